@@ -1,0 +1,161 @@
+//! Refuses models that no engine should see: oversize, deeply nested, reaching outside their file, or using operators
+//! that nobody here knows.
+//!
+//! Fed by [`crate::Engine::load`] with the bytes of a model file, before any engine parses them. It reads the protocol
+//! buffers itself, without building anything from them: every byte is looked at a bounded number of times and nothing is
+//! allocated but one entry for each distinct operator. What it lets through is not thereby correct: the engine still
+//! checks types, shapes and order. The numbers of fields are those of `onnx.proto` (ONNX 1.23, IR version 14).
+
+mod functions;
+mod walk;
+mod wire;
+
+use std::collections::BTreeMap;
+
+use types::limits::FILE_BYTES_MAX;
+
+/// Operator domains that the engines know: ONNX itself, its classical machine learning, ONNX Runtime's own operators.
+pub const DOMAINS: [&str; 4] = ["", "ai.onnx", "ai.onnx.ml", "com.microsoft"];
+
+/// Operators of those domains that reach outside the model file all the same, as (domain, operator).
+///
+/// `EPContext` loads a compiled graph from a file it names, or from bytes that go to a vendor's driver unchecked.
+pub const OPERATORS_REFUSED: [(&str, &str); 1] = [("com.microsoft", "EPContext")];
+
+/// What a model may be at most.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelLimits {
+    /// Bytes of the model file. Default: what a bundle's file may have at most.
+    pub file_bytes: u64,
+    /// Nodes, with those of subgraphs, and with each model-local function counted wherever it is called.
+    ///
+    /// Default 50,000: a decoder of 48 layers exported operator by operator has about 10,000. ONNX Runtime was still
+    /// loading a model of 200,000 after 30 s.
+    pub nodes: usize,
+    /// Initializers and constant tensors. Default 50,000, for the same reason.
+    pub tensors: usize,
+    /// Depth of graphs in attributes of nodes (`If` in `Loop` in `Scan`). Default 8: real models stay under 4.
+    pub depth: usize,
+}
+
+impl Default for ModelLimits {
+    fn default() -> Self {
+        Self { file_bytes: FILE_BYTES_MAX, nodes: 50_000, tensors: 50_000, depth: 8 }
+    }
+}
+
+/// What was counted on the way; for reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelFacts {
+    /// Version of the default operator set, if the file imports it.
+    pub opset: Option<u64>,
+    /// Nodes, counted as [`ModelLimits::nodes`] says.
+    pub nodes: usize,
+    /// Initializers and constant tensors.
+    pub tensors: usize,
+    /// Deepest graph; 0 is a model without subgraphs.
+    pub depth: usize,
+    /// How often each operator stands in the file, by `domain.operator` (the default domain is left out).
+    pub operators: BTreeMap<String, usize>,
+}
+
+/// Why a model is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The file is over the limit.
+    #[error("the model file has {bytes} bytes, over the limit of {limit}")]
+    FileSize {
+        /// Bytes of the file.
+        bytes: usize,
+        /// The limit.
+        limit: u64,
+    },
+    /// Not protocol buffers, or cut short.
+    #[error("the file is no readable ONNX model: {what}")]
+    Unreadable {
+        /// What was met.
+        what: &'static str,
+    },
+    /// The ORT format, which the pre-check cannot read.
+    #[error("the file is in ONNX Runtime's own format: only ONNX is served")]
+    OrtFormat,
+    /// Too many nodes.
+    #[error("the model has more than {limit} nodes")]
+    Nodes {
+        /// The limit.
+        limit: usize,
+    },
+    /// Too many tensors.
+    #[error("the model has more than {limit} constant tensors")]
+    Tensors {
+        /// The limit.
+        limit: usize,
+    },
+    /// Graphs, or types, nested too deep.
+    #[error("the model nests {what} deeper than {limit}")]
+    Depth {
+        /// What is nested.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// Weights outside the file.
+    #[error("tensor {tensor:?} keeps its data outside the model file: save the model with its weights inside")]
+    ExternalData {
+        /// The tensor.
+        tensor: String,
+    },
+    /// More elements than the bytes could hold.
+    #[error("tensor {tensor:?} claims more elements than its bytes can hold")]
+    TensorSize {
+        /// The tensor.
+        tensor: String,
+    },
+    /// An operator from a domain that nobody here knows.
+    #[error(
+        "operator {operator:?} is of the unknown domain {domain:?}: known are ai.onnx, ai.onnx.ml and com.microsoft"
+    )]
+    Domain {
+        /// The domain.
+        domain: String,
+        /// The operator.
+        operator: String,
+    },
+    /// An operator of a known domain that is refused by name.
+    #[error("operator {operator:?} of domain {domain:?} is not served: it reaches outside the model file")]
+    Operator {
+        /// The domain.
+        domain: String,
+        /// The operator.
+        operator: String,
+    },
+    /// A model-local function that calls itself, directly or through others.
+    #[error("function {function:?} of the model calls itself")]
+    Recursion {
+        /// The function.
+        function: String,
+    },
+    /// An input or output that is no tensor.
+    #[error("{kind} {name:?} of the model is no tensor: sequences, maps and optional values cannot be served")]
+    NotTensor {
+        /// `input` or `output`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Holds a model file against the limits.
+///
+/// # Errors
+/// The first [`Refusal`] met.
+pub fn check(file: &[u8], limits: &ModelLimits) -> Result<ModelFacts, Refusal> {
+    if u64::try_from(file.len()).map_or(true, |bytes| bytes > limits.file_bytes) {
+        return Err(Refusal::FileSize { bytes: file.len(), limit: limits.file_bytes });
+    }
+    // ONNX Runtime tells its own format by these bytes, whatever else the file may be read as.
+    if file.get(4..8) == Some(b"ORTM") {
+        return Err(Refusal::OrtFormat);
+    }
+    walk::model(file, limits)
+}

@@ -1,0 +1,359 @@
+//! What every engine offers: load a model, run it, stop it.
+//!
+//! The traits are blocking; [`crate::worker`] puts a session on its own thread for asynchronous callers.
+
+use std::error::Error;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use types::{DType, EngineName, Mismatch, NamedTensor, Signature, TensorError};
+
+use crate::precheck::{ModelLimits, Refusal};
+
+/// What an engine said when it failed, kept as the source of our own error.
+pub type Cause = Box<dyn Error + Send + Sync>;
+
+/// Turns model bytes into sessions.
+pub trait Engine: Send + Sync + fmt::Debug {
+    /// Which engine this is, as receipts name it.
+    fn name(&self) -> EngineName;
+
+    /// What it is made of: for `doctor`, `status` and the hello to the hub.
+    fn describe(&self) -> EngineDescription;
+
+    /// Checks the model against the limits, then loads it.
+    ///
+    /// Takes as long as the model is large (about 10 ms for a small CNN, seconds for hundreds of megabytes): call it
+    /// on a blocking thread.
+    ///
+    /// # Errors
+    /// When the model is refused, is broken, or needs a provider that cannot be had.
+    fn load(&self, model: ModelBytes, options: &LoadOptions) -> Result<Box<dyn Session>, LoadError>;
+}
+
+/// A loaded model. One thread at a time: `run` takes `&mut self`, as ONNX Runtime demands.
+pub trait Session: Send + fmt::Debug {
+    /// What the model takes and gives.
+    fn signature(&self) -> &Signature;
+
+    /// The execution provider that runs the model's nodes, like `CPUExecutionProvider`; when several do, their names
+    /// joined by `+`, the one with the most nodes first.
+    fn provider(&self) -> &str;
+
+    /// Runs the model once. `outputs` names the wanted outputs in the wanted order; empty means all, in the model's
+    /// order.
+    ///
+    /// The deadline and the cancel flag take effect between two nodes of the graph: one long kernel is not cut short.
+    ///
+    /// # Errors
+    /// [`RunError::Mismatch`] before anything runs when the request does not fit the signature; otherwise when the
+    /// deadline passed, the flag was raised or the engine failed.
+    fn run(
+        &mut self,
+        inputs: &[NamedTensor],
+        outputs: &[String],
+        control: &RunControl,
+    ) -> Result<Vec<NamedTensor>, RunError>;
+}
+
+/// What an engine is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineDescription {
+    /// Which engine.
+    pub engine: EngineName,
+    /// Version of the runtime behind it, like `1.32.0`.
+    pub version: String,
+    /// Where its library was found; `None` when it has none.
+    pub library: Option<String>,
+    /// Execution providers that were compiled into it, by their full names.
+    pub providers: Vec<String>,
+}
+
+/// The bytes of a model file, shared and never copied.
+#[derive(Clone)]
+pub struct ModelBytes(Bytes);
+
+impl ModelBytes {
+    /// The bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<Bytes> for ModelBytes {
+    fn from(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+}
+
+impl From<Vec<u8>> for ModelBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl fmt::Debug for ModelBytes {
+    /// Prints the length only: weights do not belong in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ModelBytes({})", self.0.len())
+    }
+}
+
+/// An execution provider that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// The processor; always there, and the last resort of a graph that another provider cannot run whole.
+    Cpu,
+    /// NVIDIA GPUs.
+    Cuda,
+    /// Intel processors, GPUs and NPUs.
+    OpenVino,
+    /// NVIDIA GPUs through TensorRT.
+    TensorRt,
+    /// Optimised kernels for Arm and x86 processors.
+    Xnnpack,
+}
+
+impl Provider {
+    /// Every provider that can be asked for.
+    pub const ALL: [Self; 5] = [Self::Cpu, Self::Cuda, Self::OpenVino, Self::TensorRt, Self::Xnnpack];
+
+    /// The name in config files.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::OpenVino => "openvino",
+            Self::TensorRt => "tensorrt",
+            Self::Xnnpack => "xnnpack",
+        }
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// No execution provider has that name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no execution provider is called {0:?}: use cpu, cuda, openvino, tensorrt or xnnpack")]
+pub struct UnknownProvider(String);
+
+impl FromStr for Provider {
+    type Err = UnknownProvider;
+    fn from_str(text: &str) -> Result<Self, UnknownProvider> {
+        let known = Self::ALL.into_iter().find(|provider| provider.as_str() == text);
+        known.ok_or_else(|| UnknownProvider(text.chars().take(40).collect()))
+    }
+}
+
+/// How to load a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Threads that share the work inside one operator; 0 lets the engine take one for each core.
+    ///
+    /// Times the number of sessions it should not exceed the cores: more make every request slower.
+    pub intra_threads: usize,
+    /// Providers in order of preference; each one named must be there or the load fails. Empty means the processor.
+    pub providers: Vec<Provider>,
+    /// What a model may be at most.
+    pub limits: ModelLimits,
+}
+
+impl Default for LoadOptions {
+    /// One thread, the processor, the limits of [`ModelLimits::default`].
+    fn default() -> Self {
+        Self { intra_threads: 1, providers: Vec::new(), limits: ModelLimits::default() }
+    }
+}
+
+/// Why a model did not become a session.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The pre-check refused it; no engine saw it.
+    #[error("the model is refused")]
+    Refused(#[from] Refusal),
+    /// An input or output is something that a request cannot carry.
+    #[error("{kind} {name:?} of the model is {what}: only tensors of {} can be served", dtypes())]
+    Unsupported {
+        /// `input` or `output`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// What the model declares it to be.
+        what: String,
+    },
+    /// A provider that was asked for cannot be had.
+    #[error(
+        "execution provider {provider} cannot be used on this machine: install it or take it out of the configuration"
+    )]
+    Provider {
+        /// The one asked for.
+        provider: Provider,
+        /// What the engine said.
+        #[source]
+        cause: Cause,
+    },
+    /// The engine could not load it.
+    #[error("load the model")]
+    Failed(#[source] Cause),
+}
+
+fn dtypes() -> String {
+    DType::ALL.map(DType::as_str).join(", ")
+}
+
+/// Why a run gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The request does not fit the model; nothing was run.
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
+    /// A string that ONNX Runtime cannot take.
+    #[error("element {element} of input {input:?} is not UTF-8 text without NUL bytes")]
+    NotText {
+        /// The input.
+        input: String,
+        /// Which element of it, from 0.
+        element: usize,
+    },
+    /// The deadline passed.
+    #[error("the deadline passed before the model answered")]
+    Deadline,
+    /// Whoever asked no longer wants the answer.
+    #[error("the request was cancelled")]
+    Cancelled,
+    /// The model gave something that an answer cannot carry.
+    #[error("output {output:?} cannot be sent")]
+    Output {
+        /// The output.
+        output: String,
+        /// What is wrong with it.
+        #[source]
+        cause: TensorError,
+    },
+    /// The engine failed.
+    #[error("run the model")]
+    Failed(#[source] Cause),
+}
+
+/// When to stop a run.
+#[derive(Debug, Clone, Default)]
+pub struct RunControl {
+    /// Stop at this instant.
+    pub deadline: Option<Instant>,
+    /// Stop when this is raised.
+    pub cancel: CancelFlag,
+}
+
+/// Raised once by whoever no longer wants an answer; clones share it.
+#[derive(Clone, Default)]
+pub struct CancelFlag(Arc<Mutex<CancelState>>);
+
+/// What stops the run that is going on, once.
+type Stop = Arc<dyn Fn() + Send + Sync>;
+
+#[derive(Default)]
+struct CancelState {
+    raised: bool,
+    stop: Option<Stop>,
+}
+
+impl CancelFlag {
+    /// Raises the flag and stops the run that it controls, if there is one. Never waits for that run to end.
+    pub fn cancel(&self) {
+        let stop = {
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            state.raised = true;
+            state.stop.take()
+        };
+        if let Some(stop) = stop {
+            stop();
+        }
+    }
+
+    /// Says whether the flag was raised.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).raised
+    }
+
+    /// Has `stop` called when the flag is raised (at once, if it is already), until the guard is dropped.
+    #[cfg(any(test, feature = "ort"))]
+    pub(crate) fn on_cancel(&self, stop: Stop) -> CancelGuard<'_> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.raised {
+            drop(state);
+            stop();
+        } else {
+            state.stop = Some(stop);
+        }
+        CancelGuard(self)
+    }
+}
+
+impl fmt::Debug for CancelFlag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CancelFlag").field(&self.is_cancelled()).finish()
+    }
+}
+
+/// Ends the registration of a run with its flag.
+#[cfg(any(test, feature = "ort"))]
+pub(crate) struct CancelGuard<'a>(&'a CancelFlag);
+
+#[cfg(any(test, feature = "ort"))]
+impl Drop for CancelGuard<'_> {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).stop = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_flag_raised_before_the_run_stops_it_at_once() {
+        let stops = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&stops);
+        let flag = CancelFlag::default();
+        flag.cancel();
+        drop(flag.on_cancel(Arc::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        })));
+        assert_eq!(stops.load(Ordering::Relaxed), 1);
+        assert!(flag.is_cancelled());
+    }
+
+    #[test]
+    fn a_flag_raised_after_the_run_stops_nothing() {
+        let stops = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&stops);
+        let flag = CancelFlag::default();
+        drop(flag.on_cancel(Arc::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        })));
+        flag.cancel();
+        assert_eq!(stops.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn every_provider_reads_back_from_its_name() {
+        for provider in Provider::ALL {
+            assert_eq!(provider.as_str().parse(), Ok(provider));
+        }
+        assert!("gpu".parse::<Provider>().is_err());
+    }
+}

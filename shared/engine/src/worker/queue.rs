@@ -1,0 +1,109 @@
+//! The bounded queue between askers and the threads of a worker.
+//!
+//! Own, and not a channel: a request whose asker has gone must leave it at once, so that it does not keep a living one out.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+use types::NamedTensor;
+
+use super::{InferError, Outcome};
+use crate::session::RunControl;
+
+/// One request on its way to a session.
+pub(super) struct Job {
+    pub(super) inputs: Vec<NamedTensor>,
+    pub(super) outputs: Vec<String>,
+    pub(super) control: RunControl,
+    pub(super) asked: Instant,
+    pub(super) answer: oneshot::Sender<Result<Outcome, InferError>>,
+}
+
+/// Why a request was not taken.
+pub(super) enum PushError {
+    Full { waiting: usize },
+    Closed,
+}
+
+pub(super) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Requests that may wait beyond those that an idle session takes at once.
+    limit: usize,
+}
+
+struct State {
+    waiting: VecDeque<(u64, Job)>,
+    next: u64,
+    /// Sessions that run nothing.
+    idle: usize,
+    closed: bool,
+}
+
+impl Queue {
+    pub(super) fn new(limit: usize, sessions: usize) -> Self {
+        let state = State { waiting: VecDeque::new(), next: 0, idle: sessions, closed: false };
+        Self { state: Mutex::new(state), changed: Condvar::new(), limit }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a request if a session is idle or a place is free; gives the number to withdraw it by.
+    pub(super) fn push(&self, job: Job) -> Result<u64, PushError> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(PushError::Closed);
+        }
+        let waiting = state.waiting.len();
+        if waiting >= self.limit.saturating_add(state.idle) {
+            return Err(PushError::Full { waiting });
+        }
+        let number = state.next;
+        state.next = state.next.wrapping_add(1);
+        state.waiting.push_back((number, job));
+        drop(state);
+        self.changed.notify_one();
+        Ok(number)
+    }
+
+    /// Waits for the next request; `None` once the queue is closed and empty.
+    pub(super) fn pop(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if let Some((_, job)) = state.waiting.pop_front() {
+                state.idle = state.idle.saturating_sub(1);
+                return Some(job);
+            }
+            if state.closed {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Says that the session which popped last is idle again.
+    pub(super) fn done(&self) {
+        self.lock().idle += 1;
+    }
+
+    /// Takes a request back out, if it still waits.
+    pub(super) fn withdraw(&self, number: u64) {
+        let mut state = self.lock();
+        if let Some(at) = state.waiting.iter().position(|(waiting, _)| *waiting == number) {
+            state.waiting.remove(at);
+        }
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+}
