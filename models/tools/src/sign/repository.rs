@@ -1,0 +1,357 @@
+//! The four roles, one after the other: each is made from the one before and checked as a device would.
+
+use std::collections::BTreeSet;
+
+use bundle::trust;
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use types::Digest;
+
+use super::metadata::{Body, Earlier, Signed, reference, sign};
+use super::{KeyPair, PublicKey, Role, SignError};
+
+/// Who may sign a role: `threshold` of these keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authority {
+    /// The keys, each once.
+    pub keys: Vec<PublicKey>,
+    /// How many of them must sign.
+    pub threshold: usize,
+}
+
+impl Authority {
+    /// One key that signs alone.
+    #[must_use]
+    pub fn of(key: PublicKey) -> Self {
+        Self { keys: vec![key], threshold: 1 }
+    }
+
+    fn check(&self, role: Role) -> Result<(), SignError> {
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = self.keys.iter().find(|key| !seen.insert(**key)) {
+            return Err(SignError::DuplicateKey { role: role.as_str(), key: twice.to_string() });
+        }
+        if self.threshold == 0 || self.threshold > self.keys.len() {
+            let (keys, threshold) = (self.keys.len(), self.threshold);
+            return Err(SignError::Threshold { role: role.as_str(), keys, threshold });
+        }
+        Ok(())
+    }
+
+    /// The signers that may sign this role, each once; refused when they are too few.
+    fn chosen<'a>(&self, role: Role, signers: &[&'a KeyPair]) -> Result<Vec<&'a KeyPair>, SignError> {
+        let mut seen = BTreeSet::new();
+        let lawful = signers.iter().filter(|signer| self.keys.contains(&signer.public()));
+        let chosen: Vec<&KeyPair> = lawful.filter(|signer| seen.insert(signer.public())).copied().collect();
+        if chosen.len() < self.threshold {
+            let (given, needed) = (chosen.len(), self.threshold);
+            return Err(SignError::NotEnoughSigners { role: role.as_str(), given, needed });
+        }
+        Ok(chosen)
+    }
+}
+
+/// Who may sign each role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Roles {
+    /// Who may change this very list.
+    pub root: Authority,
+    /// Who may sign manifests.
+    pub targets: Authority,
+    /// Who may say which targets are the latest; held by the hub.
+    pub snapshot: Authority,
+    /// Who may say that the hub is alive; held by the hub.
+    pub timestamp: Authority,
+}
+
+impl Roles {
+    fn of(&self, role: Role) -> &Authority {
+        match role {
+            Role::Root => &self.root,
+            Role::Targets => &self.targets,
+            Role::Snapshot => &self.snapshot,
+            Role::Timestamp => &self.timestamp,
+        }
+    }
+
+    fn to_fields(&self) -> Result<Map<String, Value>, SignError> {
+        let mut keys = Map::new();
+        let mut roles = Map::new();
+        for role in Role::ALL {
+            let authority = self.of(role);
+            authority.check(role)?;
+            let mut ids = Vec::new();
+            for key in &authority.keys {
+                let id = key.key_id()?;
+                keys.insert(id.clone(), key.to_json());
+                ids.push(id);
+            }
+            roles.insert(role.as_str().to_owned(), json!({"keyids": ids, "threshold": authority.threshold}));
+        }
+        let mut fields = Map::new();
+        fields.insert("consistent_snapshot".to_owned(), json!(true));
+        fields.insert("keys".to_owned(), Value::Object(keys));
+        fields.insert("roles".to_owned(), Value::Object(roles));
+        Ok(fields)
+    }
+
+    /// Reads who may sign what from a root that was checked.
+    fn read(root: &[u8]) -> Result<Self, SignError> {
+        // As a value: what is missing in it reads as null, and the checks below refuse that.
+        let fields = Value::Object(Earlier::read(Role::Root, root)?.fields);
+        let authority = |role: Role| {
+            let entry = &fields["roles"][role.as_str()];
+            let ids = entry["keyids"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let keys = ids.filter_map(|id| fields["keys"][id]["keyval"]["public"].as_str());
+            let keys = keys.map(str::parse).collect::<Result<Vec<PublicKey>, SignError>>()?;
+            let threshold = entry["threshold"].as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+            let authority = Authority { keys, threshold };
+            authority.check(role)?;
+            Ok(authority)
+        };
+        Ok(Self {
+            root: authority(Role::Root)?,
+            targets: authority(Role::Targets)?,
+            snapshot: authority(Role::Snapshot)?,
+            timestamp: authority(Role::Timestamp)?,
+        })
+    }
+}
+
+/// The keys of a new repository. Give the offline ones to the operator, not to the hub.
+#[derive(Debug)]
+pub struct InitialKeys {
+    /// Offline.
+    pub root: KeyPair,
+    /// Offline.
+    pub targets: KeyPair,
+    /// Online.
+    pub online: OnlineKeys,
+}
+
+/// The keys the hub holds.
+#[derive(Debug)]
+pub struct OnlineKeys {
+    /// Signs the snapshot.
+    pub snapshot: KeyPair,
+    /// Signs the timestamp.
+    pub timestamp: KeyPair,
+}
+
+impl InitialKeys {
+    /// Makes four new keys.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn generate() -> Result<Self, SignError> {
+        let online = OnlineKeys { snapshot: KeyPair::generate()?, timestamp: KeyPair::generate()? };
+        Ok(Self { root: KeyPair::generate()?, targets: KeyPair::generate()?, online })
+    }
+}
+
+/// The newest file of each role.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    /// Who may sign what.
+    pub root: Signed,
+    /// Which manifests are signed.
+    pub targets: Signed,
+    /// Which targets are the latest.
+    pub snapshot: Signed,
+    /// That this is the latest snapshot.
+    pub timestamp: Signed,
+}
+
+impl Repository {
+    /// The four files.
+    #[must_use]
+    pub fn files(&self) -> [&Signed; 4] {
+        [&self.root, &self.targets, &self.snapshot, &self.timestamp]
+    }
+}
+
+/// Begins a repository in which each role has one key and nothing is signed yet.
+///
+/// For more than one key begin with [`first_root`] in its place.
+///
+/// # Errors
+/// When signing fails.
+pub fn init_repository(keys: &InitialKeys, now: Timestamp) -> Result<Repository, SignError> {
+    let roles = Roles {
+        root: Authority::of(keys.root.public()),
+        targets: Authority::of(keys.targets.public()),
+        snapshot: Authority::of(keys.online.snapshot.public()),
+        timestamp: Authority::of(keys.online.timestamp.public()),
+    };
+    let root = first_root(&roles, &[&keys.root], now)?;
+    let targets = first_targets(&root.bytes, &[&keys.targets], now)?;
+    let (snapshot, timestamp) = snapshot_and_timestamp(&root.bytes, None, &targets.bytes, &keys.online, now)?;
+    Ok(Repository { root, targets, snapshot, timestamp })
+}
+
+/// Signs version 1 of a root.
+///
+/// # Errors
+/// When a key is named twice, a threshold cannot be met, or the signers are too few.
+pub fn first_root(roles: &Roles, signers: &[&KeyPair], now: Timestamp) -> Result<Signed, SignError> {
+    let fields = roles.to_fields()?;
+    let signers = roles.root.chosen(Role::Root, signers)?;
+    let root = sign(Body { role: Role::Root, version: 1, now, fields }, &signers)?;
+    trust::inspect_root(&root.bytes).map_err(refused(Role::Root))?;
+    Ok(root)
+}
+
+/// Signs the root that follows `previous`: with new keys, new thresholds, or only a new expiry.
+///
+/// # Errors
+/// As [`first_root`]; the signers must be enough for the previous root and for the new one.
+pub fn next_root(previous: &[u8], roles: &Roles, signers: &[&KeyPair], now: Timestamp) -> Result<Signed, SignError> {
+    trust::inspect_root(previous).map_err(refused(Role::Root))?;
+    let old = Roles::read(previous)?;
+    let version = Earlier::read(Role::Root, previous)?.next_version(Role::Root)?;
+    let fields = roles.to_fields()?;
+    let mut chosen = old.root.chosen(Role::Root, signers)?;
+    for signer in roles.root.chosen(Role::Root, signers)? {
+        if !chosen.iter().any(|known| known.public() == signer.public()) {
+            chosen.push(signer);
+        }
+    }
+    let root = sign(Body { role: Role::Root, version, now, fields }, &chosen)?;
+    trust::check_next_root(previous, &root.bytes).map_err(refused(Role::Root))?;
+    Ok(root)
+}
+
+/// Signs version 1 of the targets: an empty list.
+///
+/// # Errors
+/// When the signers are too few for the root.
+pub fn first_targets(root: &[u8], signers: &[&KeyPair], now: Timestamp) -> Result<Signed, SignError> {
+    let mut fields = Map::new();
+    fields.insert("targets".to_owned(), json!({}));
+    sign_targets(root, 1, fields, signers, now)
+}
+
+/// Signs a list with one more target.
+///
+/// `old` usually comes from the hub, which may be in wrong hands: it is taken only when the targets keys signed it,
+/// so nothing gets onto the list that its keepers did not put there.
+///
+/// # Errors
+/// When `old` is not signed by the root's targets keys, when the path is on the list already (a version is signed
+/// once), or when the signers are too few.
+pub fn add_target(
+    root: &[u8],
+    old: &[u8],
+    path: &str,
+    content: &[u8],
+    signers: &[&KeyPair],
+    now: Timestamp,
+) -> Result<Signed, SignError> {
+    let mut earlier = checked_targets(root, old)?;
+    let hashes = json!({"sha256": Digest::of(content).to_hex()});
+    let list = earlier.fields.entry("targets").or_insert_with(|| json!({}));
+    if let Some(known) = list.get(path) {
+        let same = known["hashes"] == hashes && known["length"] == json!(content.len());
+        return Err(SignError::AlreadySigned { path: path.to_owned(), same });
+    }
+    if let Some(list) = list.as_object_mut() {
+        list.insert(path.to_owned(), json!({"length": content.len(), "hashes": hashes}));
+    }
+    let version = earlier.next_version(Role::Targets)?;
+    sign_targets(root, version, earlier.fields, signers, now)
+}
+
+/// Signs the same list again with a new expiry, or with the keys of a new root.
+///
+/// # Errors
+/// As [`add_target`]. After the targets keys changed, `old_root` is the root that `old` was signed under.
+pub fn renew_targets(
+    root: &[u8],
+    old_root: &[u8],
+    old: &[u8],
+    signers: &[&KeyPair],
+    now: Timestamp,
+) -> Result<Signed, SignError> {
+    let earlier = checked_targets(old_root, old)?;
+    let version = earlier.next_version(Role::Targets)?;
+    sign_targets(root, version, earlier.fields, signers, now)
+}
+
+/// Signs a snapshot of these targets and a timestamp of it: what the hub does after each change, and from time to
+/// time so that devices know it is alive ([`Role::renewal_due`]).
+///
+/// `previous` are the snapshot and the timestamp before. The snapshot is signed anew only when the targets changed or
+/// half of its life is over; else it comes back as it was.
+///
+/// # Errors
+/// When the targets are not signed by the root's targets keys, when `previous` cannot be read, or when these are not
+/// the root's online keys.
+pub fn snapshot_and_timestamp(
+    root: &[u8],
+    previous: Option<(&[u8], &[u8])>,
+    targets: &[u8],
+    keys: &OnlineKeys,
+    now: Timestamp,
+) -> Result<(Signed, Signed), SignError> {
+    trust::inspect_targets(root, targets).map_err(refused(Role::Targets))?;
+    let roles = Roles::read(root)?;
+    let targets = Signed::read(Role::Targets, targets)?;
+    let (mut snapshot_version, mut timestamp_version) = (1, 1);
+    let mut kept = None;
+    if let Some((snapshot, timestamp)) = previous {
+        let earlier = Earlier::read(Role::Snapshot, snapshot)?;
+        snapshot_version = earlier.next_version(Role::Snapshot)?;
+        timestamp_version = Earlier::read(Role::Timestamp, timestamp)?.next_version(Role::Timestamp)?;
+        let pinned = earlier.fields.get("meta").and_then(|meta| meta.get("targets.json"));
+        let unchanged = pinned == Some(&reference(&targets));
+        if unchanged && !Role::Snapshot.renewal_due(earlier.expires, now) {
+            kept = Some(Signed::read(Role::Snapshot, snapshot)?);
+        }
+    }
+    let snapshot = match kept {
+        Some(snapshot) => snapshot,
+        None => {
+            let signers = roles.snapshot.chosen(Role::Snapshot, &[&keys.snapshot])?;
+            pointing(Role::Snapshot, snapshot_version, "targets.json", &targets, &signers, now)?
+        }
+    };
+    let signers = roles.timestamp.chosen(Role::Timestamp, &[&keys.timestamp])?;
+    let timestamp = pointing(Role::Timestamp, timestamp_version, "snapshot.json", &snapshot, &signers, now)?;
+    Ok((snapshot, timestamp))
+}
+
+fn pointing(
+    role: Role,
+    version: u64,
+    name: &str,
+    to: &Signed,
+    signers: &[&KeyPair],
+    now: Timestamp,
+) -> Result<Signed, SignError> {
+    let mut fields = Map::new();
+    fields.insert("meta".to_owned(), json!({name: reference(to)}));
+    sign(Body { role, version, now, fields }, signers)
+}
+
+fn checked_targets(root: &[u8], targets: &[u8]) -> Result<Earlier, SignError> {
+    trust::inspect_targets(root, targets).map_err(refused(Role::Targets))?;
+    Earlier::read(Role::Targets, targets)
+}
+
+fn sign_targets(
+    root: &[u8],
+    version: u64,
+    fields: Map<String, Value>,
+    signers: &[&KeyPair],
+    now: Timestamp,
+) -> Result<Signed, SignError> {
+    trust::inspect_root(root).map_err(refused(Role::Root))?;
+    let signers = Roles::read(root)?.targets.chosen(Role::Targets, signers)?;
+    let targets = sign(Body { role: Role::Targets, version, now, fields }, &signers)?;
+    trust::inspect_targets(root, &targets.bytes).map_err(refused(Role::Targets))?;
+    Ok(targets)
+}
+
+fn refused(role: Role) -> impl FnOnce(trust::TrustError) -> SignError {
+    move |source| SignError::Refused { role: role.as_str(), source }
+}

@@ -1,0 +1,235 @@
+//! Inputs with the answers a model must give before it serves.
+//!
+//! A golden file is a safetensors file whose tensors are named `input.<name>` and `output.<name>`. Fed by
+//! [`crate::Bundle::golden`] and by the packer; [`compare`] is fed by whoever ran the model.
+
+mod compare;
+
+pub use compare::{Agreement, Disagreement, compare};
+
+use bytes::Bytes;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use types::limits::{TENSOR_BYTES_MAX, TENSOR_NAME_BYTES_MAX, TENSORS_MAX};
+use types::{DType, Mismatch, NamedTensor, Signature, Tensor, TensorError};
+
+/// Longest golden file in bytes: all inputs and all outputs at their limit, and 1 MiB for the header.
+pub const GOLDEN_BYTES_MAX: u64 = 2 * 64 * 1024 * 1024 + 1024 * 1024;
+
+const _: () = assert!(TENSOR_BYTES_MAX == 64 * 1024 * 1024, "GOLDEN_BYTES_MAX repeats this figure");
+
+/// The tensors of a golden file, ordered by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Golden {
+    /// What the model is given.
+    pub inputs: Vec<NamedTensor>,
+    /// What it must answer.
+    pub outputs: Vec<NamedTensor>,
+}
+
+/// Why bytes are not a golden file, or not one of this model.
+#[derive(Debug, thiserror::Error)]
+pub enum GoldenError {
+    /// Not the safetensors format.
+    #[error("read golden file as safetensors")]
+    Format(#[source] SafeTensorError),
+    /// Longer than any golden file may be.
+    #[error("a golden file of {0} bytes is over the limit of {GOLDEN_BYTES_MAX}")]
+    TooLarge(usize),
+    /// A tensor whose name says neither.
+    #[error("golden tensor {0:?} must be named \"input.<name>\" or \"output.<name>\"")]
+    Name(String),
+    /// An element type that models here do not have.
+    #[error("golden tensor {name:?} has the element type {dtype}, which is not supported")]
+    Type {
+        /// The tensor.
+        name: String,
+        /// Its element type as safetensors names it.
+        dtype: String,
+    },
+    /// A tensor whose bytes or shape cannot be.
+    #[error("read golden tensor {name:?}")]
+    Tensor {
+        /// The tensor.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: TensorError,
+    },
+    /// A value nobody can be held to.
+    #[error("golden tensor {0:?} holds a value that is not finite")]
+    NotFinite(String),
+    /// Nothing to give or nothing to expect, or more than any model has.
+    #[error("a golden file needs 1 to {TENSORS_MAX} inputs and outputs, this one has {inputs} and {outputs}")]
+    Count {
+        /// Inputs found.
+        inputs: usize,
+        /// Outputs found.
+        outputs: usize,
+    },
+    /// The tensors do not fit the model.
+    #[error("hold golden file against the model's inputs and outputs")]
+    Mismatch(#[source] Mismatch),
+    /// An output has another element type than the model declares.
+    #[error("golden output {name:?} is {given}, the model declares {expected}")]
+    OutputType {
+        /// The output.
+        name: String,
+        /// What the model declares.
+        expected: DType,
+        /// What the file holds.
+        given: DType,
+    },
+}
+
+impl Golden {
+    /// Reads a golden file.
+    ///
+    /// # Errors
+    /// When it is too long, not safetensors, or holds tensors that a golden file must not.
+    pub fn parse(bytes: &Bytes) -> Result<Self, GoldenError> {
+        if u64::try_from(bytes.len()).map_or(true, |length| length > GOLDEN_BYTES_MAX) {
+            return Err(GoldenError::TooLarge(bytes.len()));
+        }
+        let file = SafeTensors::deserialize(bytes).map_err(GoldenError::Format)?;
+        let mut golden = Self { inputs: Vec::new(), outputs: Vec::new() };
+        for (name, view) in file.iter() {
+            let (list, short) = if let Some(short) = name.strip_prefix("input.") {
+                (&mut golden.inputs, short)
+            } else if let Some(short) = name.strip_prefix("output.") {
+                (&mut golden.outputs, short)
+            } else {
+                return Err(GoldenError::Name(shortened(name)));
+            };
+            list.push(tensor(short, &view, bytes)?);
+        }
+        let (inputs, outputs) = (golden.inputs.len(), golden.outputs.len());
+        if !(1..=TENSORS_MAX).contains(&inputs) || !(1..=TENSORS_MAX).contains(&outputs) {
+            return Err(GoldenError::Count { inputs, outputs });
+        }
+        golden.inputs.sort_by(|a, b| a.name.cmp(&b.name));
+        golden.outputs.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(golden)
+    }
+
+    /// Holds the tensors against what the model takes and gives.
+    ///
+    /// # Errors
+    /// The first that does not fit.
+    pub fn check(&self, signature: &Signature) -> Result<(), GoldenError> {
+        signature.check_inputs(&self.inputs).map_err(GoldenError::Mismatch)?;
+        let names = self.outputs.iter().map(|output| output.name.as_str());
+        signature.check_outputs(names).map_err(GoldenError::Mismatch)?;
+        for output in &self.outputs {
+            let spec = signature.outputs.iter().find(|spec| spec.name == output.name);
+            if let Some(spec) = spec.filter(|spec| spec.dtype != output.tensor.dtype()) {
+                return Err(GoldenError::OutputType {
+                    name: output.name.clone(),
+                    expected: spec.dtype,
+                    given: output.tensor.dtype(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tensor(name: &str, view: &TensorView<'_>, file: &Bytes) -> Result<NamedTensor, GoldenError> {
+    if name.is_empty() || name.len() > TENSOR_NAME_BYTES_MAX {
+        return Err(GoldenError::Name(shortened(name)));
+    }
+    let unsupported = || GoldenError::Type { name: shortened(name), dtype: format!("{:?}", view.dtype()) };
+    let dtype = dtype(view.dtype()).ok_or_else(unsupported)?;
+    let wrong = |source| GoldenError::Tensor { name: shortened(name), source };
+    let tensor = Tensor::new(dtype, view.shape().to_vec(), file.slice_ref(view.data())).map_err(wrong)?;
+    // Integers have no values that are not finite; for them the conversion is refused and there is nothing to check.
+    if tensor.to_f32().is_ok_and(|values| values.iter().any(|value| !value.is_finite())) {
+        return Err(GoldenError::NotFinite(shortened(name)));
+    }
+    Ok(NamedTensor { name: name.to_owned(), tensor })
+}
+
+/// The wildcard stands for the element types of a foreign crate that no model of ours has.
+fn dtype(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::BOOL => Some(DType::Bool),
+        Dtype::U8 => Some(DType::U8),
+        Dtype::U16 => Some(DType::U16),
+        Dtype::U32 => Some(DType::U32),
+        Dtype::U64 => Some(DType::U64),
+        Dtype::I8 => Some(DType::I8),
+        Dtype::I16 => Some(DType::I16),
+        Dtype::I32 => Some(DType::I32),
+        Dtype::I64 => Some(DType::I64),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::Bf16),
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F64 => Some(DType::F64),
+        _ => None,
+    }
+}
+
+fn shortened(name: &str) -> String {
+    name.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn file(tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) -> Bytes {
+        let views = tensors.iter().map(|(name, dtype, shape, data)| {
+            ((*name).to_owned(), TensorView::new(*dtype, shape.clone(), data).unwrap())
+        });
+        safetensors::serialize(views, None).unwrap().into()
+    }
+
+    fn f32s(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn a_golden_file_reads_back_its_inputs_and_outputs() {
+        let bytes = file(&[
+            ("output.logits", Dtype::F32, vec![1, 2], f32s(&[0.5, -1.0])),
+            ("input.image", Dtype::U8, vec![2], vec![3, 4]),
+        ]);
+        let golden = Golden::parse(&bytes).unwrap();
+        assert_eq!(golden.inputs[0].name, "image");
+        assert_eq!(golden.inputs[0].tensor.data().as_ref(), [3, 4]);
+        assert_eq!(golden.outputs[0].tensor.to_f32().unwrap(), [0.5, -1.0]);
+    }
+
+    #[test]
+    fn what_no_model_can_be_held_to_is_refused() {
+        let input = ("input.x", Dtype::U8, vec![1], vec![1]);
+        let output = |value: f32| ("output.y", Dtype::F32, vec![1], f32s(&[value]));
+        assert!(matches!(Golden::parse(&file(std::slice::from_ref(&input))), Err(GoldenError::Count { .. })));
+        let nan = Golden::parse(&file(&[input.clone(), output(f32::NAN)]));
+        assert!(matches!(nan, Err(GoldenError::NotFinite(_))));
+        let stray = ("label", Dtype::U8, vec![1], vec![1]);
+        assert!(matches!(Golden::parse(&file(&[input.clone(), stray])), Err(GoldenError::Name(_))));
+        let odd = ("output.y", Dtype::F8_E4M3, vec![1], vec![1]);
+        assert!(matches!(Golden::parse(&file(&[input, odd])), Err(GoldenError::Type { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            prop_assert!(Golden::parse(&bytes.into()).is_err());
+        }
+
+        #[test]
+        fn a_golden_file_with_a_flipped_byte_never_panics(at in 0_usize..200, flip in 1_u8..=255) {
+            let whole = file(&[
+                ("input.x", Dtype::U8, vec![1], vec![1]),
+                ("output.y", Dtype::F32, vec![2], f32s(&[1.0, 2.0])),
+            ]);
+            let mut bytes = whole.to_vec();
+            let at = at % bytes.len();
+            bytes[at] ^= flip;
+            drop(Golden::parse(&bytes.into()));
+        }
+    }
+}

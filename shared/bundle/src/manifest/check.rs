@@ -1,0 +1,167 @@
+//! What must hold in a manifest beyond the types of its fields.
+//!
+//! Fed by [`Manifest::validate`]; answers with the first mistake and where it is.
+
+use types::limits::{RANK_MAX, TENSOR_NAME_BYTES_MAX, TENSORS_MAX};
+use types::{Dim, TensorSpec};
+
+use super::{
+    CURVE_POINTS_MAX, Calibration, GoldenTolerance, LABELS_MAX, Manifest, ManifestError, SCHEMA, TEXT_BYTES_MAX,
+    VARIANTS_MAX, Variant,
+};
+use crate::file::FileRef;
+
+/// Longest word in bytes: a task, a class name, a licence expression, the name of a dimension.
+const WORD_BYTES_MAX: usize = 256;
+
+/// Most engines of one variant; there are three.
+const ENGINES_MAX: usize = 8;
+
+type Checked = Result<(), ManifestError>;
+
+pub(super) fn manifest(manifest: &Manifest) -> Checked {
+    require(manifest.schema == SCHEMA, "schema", || format!("must be {SCHEMA}, not {}", manifest.schema))?;
+    word(&manifest.task, "task")?;
+    text(&manifest.description, "description", TEXT_BYTES_MAX)?;
+    word(&manifest.licence, "licence")?;
+    labels(&manifest.labels)?;
+    specs(&manifest.inputs, "inputs")?;
+    specs(&manifest.outputs, "outputs")?;
+    score(manifest)?;
+    variants(&manifest.variants)
+}
+
+fn fault(path: &str, problem: impl Into<String>) -> ManifestError {
+    ManifestError::Field { path: path.to_owned(), problem: problem.into() }
+}
+
+fn require(holds: bool, path: &str, problem: impl FnOnce() -> String) -> Checked {
+    if holds { Ok(()) } else { Err(fault(path, problem())) }
+}
+
+fn text(value: &str, path: &str, bytes_max: usize) -> Checked {
+    require(value.len() <= bytes_max, path, || format!("{} bytes are over the limit of {bytes_max}", value.len()))?;
+    // What is shown in terminals and logs must not steer them.
+    require(!value.chars().any(char::is_control), path, || "must not hold control characters".to_owned())
+}
+
+fn word(value: &str, path: &str) -> Checked {
+    require(!value.trim().is_empty(), path, || "must not be empty".to_owned())?;
+    text(value, path, WORD_BYTES_MAX)
+}
+
+fn labels(labels: &[String]) -> Checked {
+    require(labels.len() <= LABELS_MAX, "labels", || format!("more than {LABELS_MAX} class names"))?;
+    labels.iter().enumerate().try_for_each(|(at, label)| word(label, &format!("labels[{at}]")))
+}
+
+fn specs(specs: &[TensorSpec], path: &str) -> Checked {
+    require(!specs.is_empty(), path, || "must not be empty".to_owned())?;
+    require(specs.len() <= TENSORS_MAX, path, || format!("more than {TENSORS_MAX} tensors"))?;
+    for (at, spec) in specs.iter().enumerate() {
+        let path = format!("{path}[{at}]");
+        word_of(&spec.name, &format!("{path}.name"), TENSOR_NAME_BYTES_MAX)?;
+        let known = specs.iter().take(at).any(|earlier| earlier.name == spec.name);
+        require(!known, &format!("{path}.name"), || format!("{:?} is there twice", spec.name))?;
+        dims(spec.shape.as_deref().unwrap_or_default(), &format!("{path}.shape"))?;
+    }
+    Ok(())
+}
+
+fn word_of(value: &str, path: &str, bytes_max: usize) -> Checked {
+    require(!value.is_empty(), path, || "must not be empty".to_owned())?;
+    text(value, path, bytes_max)
+}
+
+fn dims(dims: &[Dim], path: &str) -> Checked {
+    require(dims.len() <= RANK_MAX, path, || format!("more than {RANK_MAX} dimensions"))?;
+    dims.iter().try_for_each(|dim| match dim {
+        Dim::Symbol(name) => word(name, path),
+        Dim::Fixed(_) | Dim::Any => Ok(()),
+    })
+}
+
+fn score(manifest: &Manifest) -> Checked {
+    let Some(rule) = &manifest.score else { return Ok(()) };
+    let known = manifest.outputs.iter().find(|spec| spec.name == rule.output);
+    let Some(output) = known else {
+        return Err(fault("score.output", format!("there is no output {:?}", rule.output)));
+    };
+    use types::DType::{Bf16, F16, F32, F64};
+    let float = matches!(output.dtype, F16 | Bf16 | F32 | F64);
+    require(float, "score.output", || format!("{output} is not floating-point"))
+}
+
+fn variants(variants: &[Variant]) -> Checked {
+    require(!variants.is_empty(), "variants", || "must not be empty".to_owned())?;
+    require(variants.len() <= VARIANTS_MAX, "variants", || format!("more than {VARIANTS_MAX} variants"))?;
+    for (at, variant) in variants.iter().enumerate() {
+        let path = format!("variants[{at}]");
+        let known = variants.iter().take(at).any(|earlier| earlier.name == variant.name);
+        require(!known, &format!("{path}.name"), || format!("{:?} is there twice", variant.name))?;
+        self::variant(variant, &path)?;
+    }
+    one_name_one_file(variants)
+}
+
+fn variant(variant: &Variant, path: &str) -> Checked {
+    let count = variant.engines.len();
+    require((1..=ENGINES_MAX).contains(&count), &format!("{path}.engines"), || {
+        format!("must name 1 to {ENGINES_MAX} engines")
+    })?;
+    let twice =
+        variant.engines.iter().enumerate().any(|(at, engine)| variant.engines.iter().take(at).any(|e| e == engine));
+    require(!twice, &format!("{path}.engines"), || "names an engine twice".to_owned())?;
+    file(&variant.file, &format!("{path}.file"))?;
+    if let Some(golden) = &variant.golden {
+        file(golden, &format!("{path}.golden"))?;
+    }
+    let paired = variant.golden.is_some() == variant.golden_tolerance.is_some();
+    require(paired, &format!("{path}.golden_tolerance"), || "must be there exactly when golden is".to_owned())?;
+    if let Some(tolerance) = &variant.golden_tolerance {
+        self::tolerance(tolerance, &format!("{path}.golden_tolerance"))?;
+    }
+    if let Some(threshold) = variant.threshold {
+        share(threshold, &format!("{path}.threshold"))?;
+    }
+    variant.calibration.as_ref().map_or(Ok(()), |curve| calibration(curve, &format!("{path}.calibration")))
+}
+
+fn file(file: &FileRef, path: &str) -> Checked {
+    file.mistake().map_or(Ok(()), |problem| Err(fault(path, problem)))
+}
+
+fn tolerance(tolerance: &GoldenTolerance, path: &str) -> Checked {
+    let one = tolerance.max_abs.is_some() || tolerance.top1.is_some();
+    require(one, path, || "must set max_abs, top1 or both".to_owned())?;
+    if let Some(max_abs) = tolerance.max_abs {
+        require(max_abs.is_finite() && max_abs >= 0.0, &format!("{path}.max_abs"), || "must be 0 or more".to_owned())?;
+    }
+    tolerance.top1.map_or(Ok(()), |top1| share(top1, &format!("{path}.top1")))
+}
+
+fn calibration(calibration: &Calibration, path: &str) -> Checked {
+    share(calibration.confidence, &format!("{path}.confidence"))?;
+    let points = calibration.curve.len();
+    require(points <= CURVE_POINTS_MAX, &format!("{path}.curve"), || format!("more than {CURVE_POINTS_MAX} points"))?;
+    for (at, point) in calibration.curve.iter().enumerate() {
+        for value in [point.threshold, point.coverage, point.differing, point.bound] {
+            share(value, &format!("{path}.curve[{at}]"))?;
+        }
+    }
+    Ok(())
+}
+
+fn share(value: f32, path: &str) -> Checked {
+    require((0.0..=1.0).contains(&value), path, || format!("{value} is not within 0 to 1"))
+}
+
+/// Two files of one name would overwrite each other in the folder.
+fn one_name_one_file(variants: &[Variant]) -> Checked {
+    let files: Vec<&FileRef> = variants.iter().flat_map(Variant::files).collect();
+    for (at, file) in files.iter().enumerate() {
+        let clash = files.iter().take(at).any(|earlier| earlier.name == file.name && earlier != file);
+        require(!clash, "variants", || format!("two different files are called {}", file.name))?;
+    }
+    Ok(())
+}

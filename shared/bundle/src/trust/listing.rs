@@ -1,0 +1,190 @@
+//! What verified metadata says: which manifests are signed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use sigstore_tuf::{Metadata, Root, Targets, TrustedMetadataSet};
+use types::{Digest, ModelName, Version};
+
+use super::error::refused;
+use super::{TrustError, root};
+use crate::file::MANIFEST_FILE;
+use crate::manifest::MANIFEST_BYTES_MAX;
+
+/// Length and digest of a signed manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TargetRef {
+    /// Length in bytes, at most [`MANIFEST_BYTES_MAX`].
+    pub length: u64,
+    /// Digest of the bytes.
+    pub digest: Digest,
+}
+
+/// The content of a `targets.json` whose signatures were checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetsListing {
+    /// Its version.
+    pub version: u64,
+    /// When it expires.
+    pub expires: Timestamp,
+    /// The manifests it lists.
+    pub manifests: BTreeMap<ModelName, BTreeMap<Version, TargetRef>>,
+}
+
+/// The manifests that the offline keys signed, from one set of metadata that verified as a whole.
+///
+/// Cheap to clone; does not change when the trust it came from is refreshed.
+#[derive(Debug, Clone)]
+pub struct Trusted(Arc<Content>);
+
+#[derive(Debug, Clone)]
+struct Content {
+    root_version: u64,
+    timestamp_version: u64,
+    snapshot_version: u64,
+    targets: TargetsListing,
+    expires: Timestamp,
+    clock_behind: Option<SignedDuration>,
+}
+
+impl Trusted {
+    pub(super) fn of(set: &TrustedMetadataSet) -> Result<Self, TrustError> {
+        let timestamp = set.timestamp().ok_or(TrustError::Incomplete)?;
+        let snapshot = set.snapshot().ok_or(TrustError::Incomplete)?;
+        let targets = listing(set.targets_role("targets").ok_or(TrustError::Incomplete)?);
+        let expires = set.root().expires.min(timestamp.expires).min(snapshot.expires).min(targets.expires);
+        Ok(Self(Arc::new(Content {
+            root_version: set.root().version,
+            timestamp_version: timestamp.version,
+            snapshot_version: snapshot.version,
+            targets,
+            expires,
+            clock_behind: None,
+        })))
+    }
+
+    pub(super) fn with_clock_behind(self, behind: SignedDuration) -> Self {
+        let clock_behind = behind.is_positive().then_some(behind);
+        Self(Arc::new(Content { clock_behind, ..Arc::unwrap_or_clone(self.0) }))
+    }
+
+    /// What the manifest of a version must be.
+    ///
+    /// # Errors
+    /// [`TrustError::NotListed`] when the version is not signed.
+    pub fn manifest(&self, model: &ModelName, version: Version) -> Result<TargetRef, TrustError> {
+        let found = self.0.targets.manifests.get(model).and_then(|versions| versions.get(&version));
+        found.copied().ok_or_else(|| TrustError::NotListed { model: model.clone(), version })
+    }
+
+    /// The newest signed version of a model.
+    #[must_use]
+    pub fn latest_version(&self, model: &ModelName) -> Option<Version> {
+        self.0.targets.manifests.get(model)?.keys().next_back().copied()
+    }
+
+    /// Every signed version of a model, oldest first.
+    pub fn versions(&self, model: &ModelName) -> impl Iterator<Item = Version> {
+        self.0.targets.manifests.get(model).into_iter().flat_map(BTreeMap::keys).copied()
+    }
+
+    /// Every model with a signed version.
+    pub fn models(&self) -> impl Iterator<Item = &ModelName> {
+        self.0.targets.manifests.keys()
+    }
+
+    /// When the first part of this set expires.
+    #[must_use]
+    pub fn expires(&self) -> Timestamp {
+        self.0.expires
+    }
+
+    /// How far this machine's clock stood before the last trusted time; `None` when it did not.
+    #[must_use]
+    pub fn clock_behind(&self) -> Option<SignedDuration> {
+        self.0.clock_behind
+    }
+
+    /// Version of the root.
+    #[must_use]
+    pub fn root_version(&self) -> u64 {
+        self.0.root_version
+    }
+
+    /// Version of the timestamp.
+    #[must_use]
+    pub fn timestamp_version(&self) -> u64 {
+        self.0.timestamp_version
+    }
+
+    /// Version of the snapshot.
+    #[must_use]
+    pub fn snapshot_version(&self) -> u64 {
+        self.0.snapshot_version
+    }
+
+    /// Version of the targets.
+    #[must_use]
+    pub fn targets_version(&self) -> u64 {
+        self.0.targets.version
+    }
+}
+
+/// Checks a root on its own and answers its version: our rules for keys, and signed by its own keys.
+///
+/// # Errors
+/// When it is not acceptable.
+pub fn inspect_root(root: &[u8]) -> Result<u64, TrustError> {
+    root::accept(root)?;
+    Ok(TrustedMetadataSet::from_root(root).map_err(refused)?.root().version)
+}
+
+/// Checks that devices that trust `root` will take `next` after it.
+///
+/// # Errors
+/// When it is not the next version, or not signed by enough keys of both.
+pub fn check_next_root(root: &[u8], next: &[u8]) -> Result<(), TrustError> {
+    root::accept(next)?;
+    TrustedMetadataSet::from_root(root).and_then(|mut set| set.update_root(next)).map_err(refused)
+}
+
+/// Reads a `targets.json` that is signed by enough of the root's targets keys. Says nothing about its freshness.
+///
+/// For the signer, who must not add to a list that somebody forged, and for the hub, which must not publish what
+/// devices would refuse.
+///
+/// # Errors
+/// When the root is not acceptable, or the targets are not signed by enough of its keys.
+pub fn inspect_targets(root: &[u8], targets: &[u8]) -> Result<TargetsListing, TrustError> {
+    root::accept(root)?;
+    let root = TrustedMetadataSet::from_root(root).map_err(refused)?;
+    let root: &Root = root.root();
+    let role = root.role("targets").ok_or(TrustError::Incomplete)?;
+    let targets = Metadata::<Targets>::from_slice(targets).map_err(refused)?;
+    targets.verify_threshold(&root.keys, role, "targets").map_err(refused)?;
+    Ok(listing(targets.signed()))
+}
+
+fn listing(targets: &Targets) -> TargetsListing {
+    let mut manifests: BTreeMap<ModelName, BTreeMap<Version, TargetRef>> = BTreeMap::new();
+    for (path, target) in &targets.targets {
+        // Other targets may come one day; this version has no use for them.
+        let Some((model, version)) = parse_path(path) else { continue };
+        let bytes_max = u64::try_from(MANIFEST_BYTES_MAX).unwrap_or(u64::MAX);
+        let digest = target.hashes.get("sha256").and_then(|hex| format!("sha256:{hex}").parse().ok());
+        let Some(digest) = digest.filter(|_| target.length <= bytes_max) else {
+            tracing::warn!(path, "signed manifest has no SHA-256 or is too long: ignored");
+            continue;
+        };
+        manifests.entry(model).or_default().insert(version, TargetRef { length: target.length, digest });
+    }
+    TargetsListing { version: targets.version, expires: targets.expires, manifests }
+}
+
+fn parse_path(path: &str) -> Option<(ModelName, Version)> {
+    let mut parts = path.split('/');
+    let (model, version, file) = (parts.next()?, parts.next()?, parts.next()?);
+    (file == MANIFEST_FILE && parts.next().is_none()).then_some(())?;
+    Some((model.parse().ok()?, version.parse().ok()?))
+}

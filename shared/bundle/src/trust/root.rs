@@ -1,0 +1,84 @@
+//! What we ask of a root beyond TUF: one kind of key, written one way, each counted once.
+//!
+//! TUF lets a producer choose key ids, so one key under two ids would meet a threshold of two. With one scheme and
+//! one spelling, equal keys are equal texts. Fed with every root before it is believed, wherever it came from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sigstore_tuf::{Key, Metadata, Root};
+use types::Digest;
+
+use super::TrustError;
+use super::error::refused;
+
+/// Length of an ed25519 public key in hex.
+pub const ED25519_HEX_CHARS: usize = 64;
+
+/// The roles every root must name.
+const ROLES: [&str; 4] = ["root", "targets", "snapshot", "timestamp"];
+
+/// Most keys of one root; a handful of people and two online keys are usual.
+const KEYS_MAX: usize = 64;
+
+/// Largest version of a root: beyond it JSON readers in other languages lose digits, and counting on could overflow.
+const VERSION_MAX: u64 = 1 << 53;
+
+/// Refuses roots whose keys could be counted twice, or whose thresholds cannot be met.
+pub(super) fn accept(bytes: &[u8]) -> Result<(), TrustError> {
+    let metadata = Metadata::<Root>::from_slice(bytes).map_err(refused)?;
+    let version = metadata.signed().version;
+    if !(1..=VERSION_MAX).contains(&version) {
+        return Err(bad(format!("version {version} is not within 1 to 2^53")));
+    }
+    keys_once(&metadata.signed().keys)?;
+    ROLES.into_iter().try_for_each(|role| check_role(metadata.signed(), role))
+}
+
+fn keys_once(keys: &BTreeMap<String, Key>) -> Result<(), TrustError> {
+    if keys.len() > KEYS_MAX {
+        return Err(bad(format!("{} keys are over the limit of {KEYS_MAX}", keys.len())));
+    }
+    let mut seen = BTreeSet::new();
+    for (id, key) in keys {
+        let public = key.keyval.public.as_str();
+        let lower_hex = public.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if key.keytype != "ed25519" || key.scheme != "ed25519" || public.len() != ED25519_HEX_CHARS || !lower_hex {
+            return Err(bad(format!("key {} is not ed25519 in lower-case hex", short(id))));
+        }
+        if !seen.insert(public) {
+            return Err(bad(format!("key {} is there under two ids", short(id))));
+        }
+    }
+    Ok(())
+}
+
+fn check_role(root: &Root, name: &str) -> Result<(), TrustError> {
+    let role = root.role(name).ok_or_else(|| bad(format!("role {name:?} is missing")))?;
+    let distinct: BTreeSet<&String> = role.keyids.iter().filter(|id| root.keys.contains_key(*id)).collect();
+    if distinct.len() != role.keyids.len() {
+        return Err(bad(format!("role {name:?} names a key twice or one that is not there")));
+    }
+    if role.threshold == 0 || role.threshold > distinct.len() {
+        let (keys, threshold) = (distinct.len(), role.threshold);
+        return Err(bad(format!("role {name:?} has {keys} keys and the threshold {threshold}")));
+    }
+    Ok(())
+}
+
+/// A name for who may sign a role: changes exactly when its keys or its threshold do.
+pub(super) fn authority(root: &Root, role: &str) -> Option<Digest> {
+    let role = root.role(role)?;
+    let mut keys: Vec<&str> =
+        role.keyids.iter().filter_map(|id| root.keys.get(id)).map(|key| key.keyval.public.as_str()).collect();
+    keys.sort_unstable();
+    Some(Digest::of(format!("{}\n{}", role.threshold, keys.join("\n")).as_bytes()))
+}
+
+fn bad(problem: String) -> TrustError {
+    TrustError::BadRoot(problem)
+}
+
+/// A key id is the producer's text: it must not fill a log.
+fn short(id: &str) -> String {
+    id.chars().take(16).collect()
+}

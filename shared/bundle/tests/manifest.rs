@@ -1,0 +1,193 @@
+//! What a manifest promises: one text, every field known, and no text however hostile does harm.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of a test stop it as its own lines do")]
+
+use bundle::manifest::{Calibration, CurvePoint, MANIFEST_BYTES_MAX, Precision, VARIANTS_MAX};
+use bundle::{FileRef, GoldenTolerance, Manifest, ManifestError, ScoreFrom, ScoreKind, ScoreRule, Variant};
+use proptest::prelude::*;
+use types::{DType, Digest, Dim, EngineName, Place, TensorSpec, Version};
+
+fn file(name: &str, content: &[u8]) -> FileRef {
+    bundle::file::describe(name.parse().unwrap(), content, u64::MAX).unwrap()
+}
+
+fn variant(name: &str) -> Variant {
+    Variant {
+        name: name.parse().unwrap(),
+        runs_on: Place::Device,
+        engines: vec![EngineName::Ort],
+        precision: Precision::Int8,
+        file: file(&format!("{name}.onnx"), b"model"),
+        golden: Some(file("golden.safetensors", b"golden")),
+        golden_tolerance: Some(GoldenTolerance { max_abs: Some(0.05), top1: None }),
+        threshold: Some(0.9),
+        calibration: Some(Calibration {
+            examples: 1000,
+            confidence: 0.95,
+            curve: vec![CurvePoint { threshold: 0.99, coverage: 0.41, differing: 0.0, bound: 0.003 }],
+        }),
+    }
+}
+
+fn manifest() -> Manifest {
+    let batch = Dim::Symbol("batch".into());
+    Manifest {
+        schema: 1,
+        model: "digits".parse().unwrap(),
+        version: Version::new(2).unwrap(),
+        task: "classification".into(),
+        description: "Digits.".into(),
+        licence: "MIT".into(),
+        labels: vec!["zero".into(), "one".into()],
+        inputs: vec![TensorSpec {
+            name: "image".into(),
+            dtype: DType::F32,
+            shape: Some(vec![batch, Dim::Fixed(28), Dim::Any]),
+        }],
+        outputs: vec![TensorSpec { name: "logits".into(), dtype: DType::F32, shape: None }],
+        score: Some(ScoreRule { kind: ScoreKind::Top1Probability, output: "logits".into(), from: ScoreFrom::Logits }),
+        variants: vec![variant("int8")],
+    }
+}
+
+/// The text on disk is a treaty: when this fails, a new schema is needed, not a new text here.
+const GOLDEN: &str = r#"{"schema":1,"model":"digits","version":2,"task":"classification","description":"Digits.","licence":"MIT","labels":["zero","one"],"inputs":[{"name":"image","datatype":"FP32","shape":["batch",28,"?"]}],"outputs":[{"name":"logits","datatype":"FP32"}],"score":{"kind":"top1-probability","output":"logits","from":"logits"},"variants":[{"name":"int8","runs_on":"device","engines":["ort"],"precision":"int8","file":{"name":"int8.onnx","size":5,"digest":"sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4","chunks":["sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4"]},"golden":{"name":"golden.safetensors","size":6,"digest":"sha256:DIGEST","chunks":["sha256:DIGEST"]},"golden_tolerance":{"max_abs":0.05},"threshold":0.9,"calibration":{"examples":1000,"confidence":0.95,"curve":[{"threshold":0.99,"coverage":0.41,"differing":0.0,"bound":0.003}]}}]}"#;
+
+#[test]
+fn a_manifest_has_one_text_and_reads_back_from_it() {
+    let bytes = manifest().to_bytes().unwrap();
+    let expected = GOLDEN.replace("DIGEST", &Digest::of(b"golden").to_hex());
+    assert_eq!(String::from_utf8(bytes.clone()).unwrap(), expected);
+    assert_eq!(Manifest::parse(&bytes).unwrap(), manifest());
+    assert_eq!(manifest().files().len(), 2);
+    assert_eq!(Manifest::target_path(&manifest().model, manifest().version), "digits/2/manifest.json");
+}
+
+#[test]
+fn another_text_of_the_same_manifest_is_refused() {
+    let text = String::from_utf8(manifest().to_bytes().unwrap()).unwrap();
+    let others = [
+        format!("{text}\n"),
+        text.replacen(':', ": ", 1),
+        text.replacen("\"threshold\":0.9", "\"threshold\":0.90", 1),
+        text.replacen("\"threshold\":0.9", "\"threshold\":9e-1", 1),
+        text.replacen("Digits.", "Digit\\u0073.", 1),
+        text.replacen("\"schema\":1,\"model\":\"digits\"", "\"model\":\"digits\",\"schema\":1", 1),
+    ];
+    for other in others {
+        assert_ne!(other, text);
+        assert!(matches!(Manifest::parse(other.as_bytes()), Err(ManifestError::NotCanonical)), "{other}");
+    }
+}
+
+#[test]
+fn unknown_missing_and_doubled_fields_are_refused() {
+    let text = String::from_utf8(manifest().to_bytes().unwrap()).unwrap();
+    let others = [
+        text.replacen("{\"schema\":1,", "{\"schema\":1,\"extra\":1,", 1),
+        text.replacen("\"max_abs\":0.05", "\"max_abs\":0.05,\"min\":1", 1),
+        text.replacen("\"size\":5,", "", 1),
+        text.replacen("{\"schema\":1,", "{\"schema\":1,\"schema\":1,", 1),
+        text.replacen("\"int8.onnx\"", "\"../int8.onnx\"", 1),
+        text.replacen("\"int8.onnx\"", "\"manifest.json\"", 1),
+        text.replacen("\"size\":5", "\"size\":-5", 1),
+        text.replacen("\"version\":2", "\"version\":0", 1),
+        text.replacen("[\"batch\",28,", "[\"batch\",-28,", 1),
+        text.replacen("\"ort\"", "\"onnx\"", 1),
+    ];
+    for other in others {
+        assert_ne!(other, text);
+        assert!(matches!(Manifest::parse(other.as_bytes()), Err(ManifestError::Json(_))), "{other}");
+    }
+}
+
+/// Where [`Manifest::validate`] finds the mistake that was made.
+fn path_of(mistake: impl FnOnce(&mut Manifest)) -> String {
+    let mut manifest = manifest();
+    mistake(&mut manifest);
+    match manifest.validate() {
+        Err(ManifestError::Field { path, .. }) => path,
+        other => panic!("expected a mistake in a field, not {other:?}"),
+    }
+}
+
+#[test]
+fn a_mistake_is_named_by_its_place() {
+    assert_eq!(path_of(|m| m.schema = 2), "schema");
+    assert_eq!(path_of(|m| m.task = " ".into()), "task");
+    assert_eq!(path_of(|m| m.description = "\x1b[31m".into()), "description");
+    assert_eq!(path_of(|m| m.inputs.clear()), "inputs");
+    assert_eq!(path_of(|m| m.inputs.push(m.inputs[0].clone())), "inputs[1].name");
+    assert_eq!(path_of(|m| m.inputs[0].shape = Some(vec![Dim::Any; 17])), "inputs[0].shape");
+    assert_eq!(path_of(|m| m.outputs[0].name = "y".into()), "score.output");
+    assert_eq!(path_of(|m| m.outputs[0].dtype = DType::I64), "score.output");
+    assert_eq!(path_of(|m| m.variants.clear()), "variants");
+    assert_eq!(path_of(|m| m.variants.push(variant("int8"))), "variants[1].name");
+    assert_eq!(path_of(|m| m.variants[0].engines.clear()), "variants[0].engines");
+    assert_eq!(path_of(|m| m.variants[0].engines.push(EngineName::Ort)), "variants[0].engines");
+    assert_eq!(path_of(|m| m.variants[0].file.size = 0), "variants[0].file");
+    assert_eq!(path_of(|m| m.variants[0].file.size = u64::MAX), "variants[0].file");
+    assert_eq!(path_of(|m| m.variants[0].file.chunks.clear()), "variants[0].file");
+    assert_eq!(path_of(|m| m.variants[0].file.chunks[0] = Digest::of(b"x")), "variants[0].file");
+    assert_eq!(path_of(|m| m.variants[0].golden_tolerance = None), "variants[0].golden_tolerance");
+    let nothing = Some(GoldenTolerance::default());
+    assert_eq!(path_of(|m| m.variants[0].golden_tolerance = nothing), "variants[0].golden_tolerance");
+    let nan = Some(GoldenTolerance { max_abs: Some(f32::NAN), top1: None });
+    assert_eq!(path_of(|m| m.variants[0].golden_tolerance = nan), "variants[0].golden_tolerance.max_abs");
+    assert_eq!(path_of(|m| m.variants[0].threshold = Some(1.5)), "variants[0].threshold");
+    assert_eq!(path_of(|m| m.variants[0].threshold = Some(f32::NAN)), "variants[0].threshold");
+    let clash = |m: &mut Manifest| {
+        m.variants.push(Variant { golden: Some(file("golden.safetensors", b"other")), ..variant("fp32") });
+    };
+    assert_eq!(path_of(clash), "variants");
+}
+
+#[test]
+fn a_million_variants_are_refused() {
+    let one = serde_json::to_string(&variant("v")).unwrap();
+    let million = format!("{{\"schema\":1,\"variants\":[{}]}}", vec![one.as_str(); 1_000_000].join(","));
+    assert!(matches!(Manifest::parse(million.as_bytes()), Err(ManifestError::TooLarge(_))));
+    let nulls = format!("{{\"schema\":1,\"variants\":[{}]}}", vec!["0"; 1_000_000].join(","));
+    assert!(matches!(Manifest::parse(nulls.as_bytes()), Err(ManifestError::Json(_))));
+    let mut many = manifest();
+    many.variants = (0..=VARIANTS_MAX).map(|at| variant(&format!("v{at}"))).collect();
+    assert!(matches!(many.to_bytes(), Err(ManifestError::Field { .. })));
+    let spaces = vec![b' '; MANIFEST_BYTES_MAX + 1];
+    assert!(matches!(Manifest::parse(&spaces), Err(ManifestError::TooLarge(_))));
+}
+
+#[test]
+fn deep_and_broken_json_is_refused_without_a_panic() {
+    let deep = "[".repeat(100_000);
+    for text in ["", "null", "[]", "{}", "{\"schema\":", "\u{0}", &deep, &format!("{{\"inputs\":{deep}")] {
+        assert!(matches!(Manifest::parse(text.as_bytes()), Err(ManifestError::Json(_))), "{:.20}", text);
+    }
+}
+
+#[test]
+fn every_flipped_byte_reads_as_another_manifest_or_none() {
+    let bytes = manifest().to_bytes().unwrap();
+    for at in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << bit;
+            assert!(Manifest::parse(&flipped).ok() != Some(manifest()), "bit {bit} of byte {at}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert!(Manifest::parse(&bytes).is_err());
+    }
+
+    #[test]
+    fn any_share_reads_back_to_the_last_bit(threshold in 0.0_f32..=1.0, bound in 0.0_f32..=1.0) {
+        let mut manifest = manifest();
+        manifest.variants[0].threshold = Some(threshold);
+        manifest.variants[0].calibration.as_mut().unwrap().curve[0].bound = bound;
+        let bytes = manifest.to_bytes().unwrap();
+        prop_assert_eq!(Manifest::parse(&bytes).unwrap(), manifest);
+    }
+}
