@@ -1,0 +1,44 @@
+//! Which known name was probably meant by an unknown one.
+
+/// The problem with an unknown field, given the names that would be right in its place.
+pub(crate) fn unknown_field(name: &str, known: &[String]) -> String {
+    let nearest = known.iter().map(|known| (distance(name, known), known)).min();
+    match nearest {
+        // A third of the letters wrong is a slip, more is another word.
+        Some((distance, known)) if distance <= name.len().max(known.len()).div_ceil(3) => {
+            format!("unknown field, did you mean `{known}`?")
+        }
+        Some(_) => format!("unknown field, known here: {}", known.join(", ")),
+        None => "unknown field, nothing of this name is known here".to_owned(),
+    }
+}
+
+/// Insertions, removals and replacements of letters that make one word of the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_is_recognised_and_another_word_gets_the_list() {
+        let known = ["http".to_owned(), "metrics".to_owned()];
+        assert_eq!(unknown_field("htpp", &known), "unknown field, did you mean `http`?");
+        assert_eq!(unknown_field("metric", &known), "unknown field, did you mean `metrics`?");
+        assert_eq!(unknown_field("colour", &known), "unknown field, known here: http, metrics");
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+}

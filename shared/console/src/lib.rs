@@ -1,0 +1,15 @@
+//! What both command lines print, and how they end.
+//!
+//! Verbs of `edge-agent`, `cloud-hub` and `xtask` hand their results to [`output`] and their waits to [`progress`];
+//! `main` hands the error that ended the run to [`report`], which prints it and gives the exit code of its
+//! [`ExitKind`]. Results go to standard output, everything else to standard error, so that output can be piped.
+//!
+//! Deliberately absent: colours (a pipe, a log and a screen reader get the same text) and prompts.
+
+mod error;
+mod output;
+mod progress;
+
+pub use error::{CliError, ExitKind, OrExit, report};
+pub use output::{Output, completions, print_json, print_line, render_table, table};
+pub use progress::{Progress, progress_bytes, progress_count, spinner};

@@ -1,0 +1,133 @@
+//! What a verb prints as its result: a table for people, JSON for programs, a completion script for shells.
+
+use std::io::{self, Write};
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+/// Which form of a result was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Output {
+    /// Aligned columns for people.
+    #[default]
+    Table,
+    /// One JSON document for programs.
+    Json,
+}
+
+impl Output {
+    /// From a `--json` flag.
+    #[must_use]
+    pub const fn from_json_flag(json: bool) -> Self {
+        if json { Self::Json } else { Self::Table }
+    }
+
+    /// Prints the value as JSON, or what `human` makes of it.
+    ///
+    /// # Errors
+    /// When standard output cannot be written or the value does not serialise.
+    pub fn print<T: Serialize>(self, value: &T, human: impl FnOnce(&T) -> String) -> io::Result<()> {
+        match self {
+            Self::Json => print_json(value),
+            Self::Table => print_line(&human(value)),
+        }
+    }
+}
+
+/// Prints one line, or several, to standard output.
+///
+/// A reader that has gone (`| head`) is not an error: there is nobody left to print for.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn print_line(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// Prints a value as indented JSON with a final newline.
+///
+/// # Errors
+/// When standard output cannot be written or the value does not serialise (a map with keys that are not text).
+pub fn print_json(value: &impl Serialize) -> io::Result<()> {
+    print_line(&serde_json::to_string_pretty(value)?)
+}
+
+/// Prints a table; see [`render_table`].
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn table<H, R, C>(headers: H, rows: R) -> io::Result<()>
+where
+    H: IntoIterator<Item: Into<String>>,
+    R: IntoIterator<Item = C>,
+    C: IntoIterator<Item: Into<String>>,
+{
+    print_line(&render_table(headers, rows))
+}
+
+/// Lays out columns under upper-case headers, without rules, so that `awk` and eyes both read it.
+///
+/// Cells may hold names that a peer chose: control characters are escaped.
+#[must_use]
+pub fn render_table<H, R, C>(headers: H, rows: R) -> String
+where
+    H: IntoIterator<Item: Into<String>>,
+    R: IntoIterator<Item = C>,
+    C: IntoIterator<Item: Into<String>>,
+{
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(headers.into_iter().map(|header| header.into().to_uppercase()).collect::<Vec<_>>());
+    for row in rows {
+        table.add_row(row.into_iter().map(|cell| safe(cell.into())).collect::<Vec<_>>());
+    }
+    let lines: Vec<String> =
+        table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect();
+    lines.join("\n")
+}
+
+fn safe(cell: String) -> String {
+    telemetry::escape_control(&cell).into_owned()
+}
+
+/// Prints the completion script of a command for a shell.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn completions<C: CommandFactory>(shell: Shell) -> io::Result<()> {
+    let mut command = C::command();
+    let name = command.get_name().to_owned();
+    // Into memory first: clap_complete panics on a writer that fails, and a closed pipe is no reason to panic.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    print_line(String::from_utf8_lossy(&script).trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_lines_up_and_has_no_rules() {
+        let text = render_table(["model", "version"], [["digits", "2"], ["speech-commands", "11"]]);
+        assert_eq!(text, "MODEL            VERSION\ndigits           2\nspeech-commands  11");
+    }
+
+    #[test]
+    fn a_table_without_rows_still_says_its_columns() {
+        assert_eq!(render_table(["device"], Vec::<Vec<String>>::new()), "DEVICE");
+    }
+
+    #[test]
+    fn a_cell_cannot_break_the_line_or_steer_the_terminal() {
+        let text = render_table(["name"], [["a\nb\u{1b}[31m\u{9b}2J"]]);
+        assert_eq!(text.lines().count(), 2, "{text:?}");
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+    }
+}

@@ -1,0 +1,362 @@
+//! Plain files that are whole or absent, whatever happens in between.
+//!
+//! For what other programs read or what must be there before the store is: models, keys, trust metadata, slot
+//! pointers, listening addresses. The way is always the same: write beside, fsync, rename over, fsync the folder.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Ends the name of every file that is still being written.
+const UNFINISHED: &str = ".unfinished";
+
+/// Who may read a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// 0600: keys, tokens and what only the daemon needs.
+    Private,
+    /// 0644: what other users of the machine may read.
+    Shared,
+}
+
+impl Mode {
+    const fn bits(self) -> u32 {
+        match self {
+            Self::Private => 0o600,
+            Self::Shared => 0o644,
+        }
+    }
+}
+
+/// Why a file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The disk is full. What was there before is still there.
+    #[error("{attempt} {}: the disk is full, free some space there", path.display())]
+    DiskFull {
+        /// What was attempted, like `write file`.
+        attempt: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system refuses.
+    #[error("{attempt} {}", path.display())]
+    Io {
+        /// What was attempted, like `write file`.
+        attempt: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is larger than the reader takes.
+    #[error("read file {}: it is larger than the {max} bytes allowed", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        max: u64,
+    },
+}
+
+impl FileError {
+    fn new(attempt: &'static str, path: &Path, source: io::Error) -> Self {
+        if is_disk_full(&source) {
+            return Self::DiskFull { attempt, path: path.to_owned() };
+        }
+        Self::Io { attempt, path: path.to_owned(), source }
+    }
+
+    /// Whether there is no room on the disk.
+    #[must_use]
+    pub const fn is_disk_full(&self) -> bool {
+        matches!(self, Self::DiskFull { .. })
+    }
+
+    /// Whether the file is not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Whether the system denies this user the access.
+    #[must_use]
+    pub fn is_permission_denied(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
+/// No room on the device, over quota, or over the process's file size limit.
+pub(crate) fn is_disk_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+/// Replaces a file, or makes it: a reader, and whoever comes after a power cut, finds the old content or the new.
+///
+/// # Errors
+/// [`FileError`]; the old content is then still there.
+pub fn write_atomic(path: &Path, content: &[u8], mode: Mode) -> Result<(), FileError> {
+    let mut file = AtomicFile::create(path, mode)?;
+    file.write_all(content).map_err(|source| FileError::new("write file", path, source))?;
+    file.commit()
+}
+
+/// A file that is written piece by piece and appears only when committed; dropped before, it leaves nothing.
+#[derive(Debug)]
+pub struct AtomicFile {
+    file: File,
+    unfinished: PathBuf,
+    path: PathBuf,
+    is_committed: bool,
+}
+
+impl AtomicFile {
+    /// Begins a file beside its place.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn create(path: &Path, mode: Mode) -> Result<Self, FileError> {
+        let unfinished = beside(path);
+        let options = OpenOptions::new().write(true).create_new(true).mode(mode.bits()).open(&unfinished);
+        let file = options.map_err(|source| FileError::new("create file", path, source))?;
+        Ok(Self { file, unfinished, path: path.to_owned(), is_committed: false })
+    }
+
+    /// Makes the file durable and puts it in its place.
+    ///
+    /// # Errors
+    /// [`FileError`]; what was in its place is then still there, unless only the last step failed (the fsync of the
+    /// folder): then the new content is in place, but may be gone after a power cut.
+    pub fn commit(self) -> Result<(), FileError> {
+        self.commit_watched(&mut |_| Ok(()))
+    }
+
+    /// The steps of a commit; `before` is asked before each, so that a test can fail any of them.
+    fn commit_watched(mut self, before: &mut dyn FnMut(Step) -> io::Result<()>) -> Result<(), FileError> {
+        let failed = |source| FileError::new("write file", &self.path, source);
+        before(Step::SyncFile).and_then(|()| self.file.sync_all()).map_err(failed)?;
+        before(Step::Rename).and_then(|()| fs::rename(&self.unfinished, &self.path)).map_err(failed)?;
+        self.is_committed = true;
+        before(Step::SyncFolder).map_err(|source| FileError::new("write file", &self.path, source))?;
+        sync_dir(folder_of(&self.path))
+    }
+}
+
+/// What a commit does, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    SyncFile,
+    Rename,
+    SyncFolder,
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if !self.is_committed {
+            // Best effort: `remove_unfinished` finds it at the next start.
+            drop(fs::remove_file(&self.unfinished));
+        }
+    }
+}
+
+/// A name in the same folder that no other writer of this machine uses.
+fn beside(path: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}.{number}{UNFINISHED}", std::process::id()));
+    path.with_file_name(name)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        Some(_) | None => Path::new("."),
+    }
+}
+
+/// Makes the entries of a folder durable: files created in it, renamed into it or removed from it.
+///
+/// # Errors
+/// When the folder cannot be opened or the disk fails.
+pub fn sync_dir(folder: &Path) -> Result<(), FileError> {
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|source| FileError::new("sync folder", folder, source))
+}
+
+/// Makes a folder and those above it, durably; new ones are for this user alone (0700). No error if it is there.
+///
+/// # Errors
+/// When one cannot be made, or a file is in its place.
+pub fn create_dir(folder: &Path) -> Result<(), FileError> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = folder_of(folder);
+    if above != folder && above != Path::new(".") {
+        create_dir(above)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        // Someone else made it meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        result => result.map_err(|source| FileError::new("create folder", folder, source)),
+    }?;
+    sync_dir(above)
+}
+
+/// Removes what interrupted writers left in a folder. Only for a folder that nobody writes to right now.
+///
+/// # Errors
+/// When the folder cannot be listed or a file in it cannot be removed.
+pub fn remove_unfinished(folder: &Path) -> Result<(), FileError> {
+    let failed = |source| FileError::new("clean folder", folder, source);
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(UNFINISHED) {
+            fs::remove_file(entry.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file durably; no error when it is not there.
+///
+/// # Errors
+/// When the system refuses.
+pub fn remove_file(path: &Path) -> Result<(), FileError> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_dir(folder_of(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(FileError::new("remove file", path, error)),
+    }
+}
+
+/// Reads a whole file of at most `max` bytes; memory is taken only for what is there.
+///
+/// # Errors
+/// [`FileError::TooLarge`] when it is larger, else what the system says.
+pub fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
+    let failed = |source| FileError::new("read file", path, source);
+    let file = File::open(path).map_err(failed)?;
+    let mut content = Vec::new();
+    // The length is not asked for: a growing file, a pipe or a device would lie.
+    let read = file.take(max.saturating_add(1)).read_to_end(&mut content).map_err(failed)?;
+    if read as u64 > max {
+        return Err(FileError::TooLarge { path: path.to_owned(), max });
+    }
+    Ok(content)
+}
+
+/// Bytes that this user can still write to the file system of a path.
+///
+/// # Errors
+/// When the path is not there.
+pub fn free_bytes(path: &Path) -> Result<u64, FileError> {
+    let stat =
+        rustix::fs::statvfs(path).map_err(|source| FileError::new("ask for free space at", path, source.into()))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_write_that_fails_at_any_step_leaves_the_old_content_or_the_new_and_no_litter() {
+        for (failing, expected) in [(Step::SyncFile, "old"), (Step::Rename, "old"), (Step::SyncFolder, "new")] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("slot.json");
+            write_atomic(&path, b"old", Mode::Shared).unwrap();
+            let mut file = AtomicFile::create(&path, Mode::Shared).unwrap();
+            file.write_all(b"new").unwrap();
+            let result = file.commit_watched(&mut |step| match step == failing {
+                true => Err(io::Error::from(io::ErrorKind::StorageFull)),
+                false => Ok(()),
+            });
+            assert!(result.unwrap_err().is_disk_full());
+            assert_eq!(fs::read_to_string(&path).unwrap(), expected, "{failing:?}");
+            assert_eq!(names(folder.path()), ["slot.json"], "{failing:?}");
+        }
+    }
+
+    #[test]
+    fn a_dropped_file_never_appears() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = AtomicFile::create(&folder.path().join("model.onnx"), Mode::Shared).unwrap();
+        file.write_all(b"half").unwrap();
+        assert_eq!(names(folder.path()).len(), 1);
+        drop(file);
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_removed_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("targets.json");
+        write_atomic(&path, b"{}", Mode::Shared).unwrap();
+        // The name such a writer used; it never came to its end.
+        fs::write(beside(&path), "half").unwrap();
+        assert_eq!(names(folder.path()).len(), 2);
+        remove_unfinished(folder.path()).unwrap();
+        assert_eq!(names(folder.path()), ["targets.json"]);
+    }
+
+    #[test]
+    fn a_private_file_is_for_its_user_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("identity/device.key");
+        create_dir(folder_of(&path)).unwrap();
+        write_atomic(&path, b"key", Mode::Private).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(folder_of(&path)).unwrap().permissions().mode() & 0o777, 0o700);
+        remove_file(&path).unwrap();
+        remove_file(&path).unwrap();
+        assert!(read_bounded(&path, 10).unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn a_file_over_the_limit_is_refused_without_reading_it_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("manifest.json");
+        write_atomic(&path, b"12345", Mode::Shared).unwrap();
+        assert_eq!(read_bounded(&path, 5).unwrap(), b"12345");
+        assert!(matches!(read_bounded(&path, 4), Err(FileError::TooLarge { max: 4, .. })));
+        assert!(matches!(read_bounded(Path::new("/dev/zero"), 1 << 16), Err(FileError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn a_file_where_a_folder_should_be_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        write_atomic(&path, b"", Mode::Shared).unwrap();
+        let error = create_dir(&path.join("inner")).unwrap_err();
+        assert!(error.to_string().contains("create folder"), "{error}");
+    }
+}

@@ -1,0 +1,262 @@
+//! The folder of a store on disk and what lies beside it: its lock, a successor in the making, and what was set aside.
+//!
+//! Fed by [`crate::durable`]: opening, mending after a failure, and writing a grown database anew. The names beside
+//! `<folder>`: `<folder>.lock`, `<folder>.new` (complete once `<folder>` is away), `<folder>.broken-<n>`.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::StoreError;
+use crate::durable::Opened;
+use crate::files::{self, FileError, is_disk_full};
+use crate::lock::{LockError, StateLock};
+use crate::map::Map;
+use crate::sled_log::{LogError, SledLog, remove_half_snapshots};
+
+/// How many broken databases are kept for a later look; the oldest goes first.
+const SET_ASIDE_MAX: u32 = 3;
+
+/// A database smaller than this is never written anew: sled's own slack is of that order.
+const COMPACT_BYTES_MIN: u64 = 64 * 1024 * 1024;
+
+/// A database that takes so many times what it holds is written anew at open; sled levels off at about eight.
+const COMPACT_FACTOR: u64 = 16;
+
+/// Where a store lies.
+#[derive(Debug, Clone)]
+pub(crate) struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// An error of the system in this folder.
+    pub(crate) fn error(&self, attempt: &'static str, source: io::Error) -> StoreError {
+        if is_disk_full(&source) {
+            return StoreError::DiskFull { folder: self.path.clone() };
+        }
+        StoreError::Io { attempt, folder: self.path.clone(), source: Arc::new(source) }
+    }
+
+    /// Makes this process the only one with the store open.
+    pub(crate) fn lock(&self) -> Result<StateLock, StoreError> {
+        let parent = self.path.parent().unwrap_or(Path::new("."));
+        files::create_dir(parent).map_err(|error| self.file_error(error))?;
+        StateLock::acquire_file(&self.beside(".lock")).map_err(|error| match error {
+            LockError::Held { .. } => StoreError::Locked { folder: self.path.clone(), source: Arc::new(error) },
+            LockError::Io { path: _, source } => self.error("lock the store", source),
+        })
+    }
+
+    /// Opens the database, or creates it, or sets a damaged one aside and creates it.
+    pub(crate) fn open(&self) -> Result<(SledLog, Map, Opened), StoreError> {
+        self.finish_replacement()?;
+        let is_new = !self.path.join("db").exists();
+        match self.open_or_retry() {
+            Ok((log, map)) if self.is_overgrown(&log, &map) => {
+                drop(log);
+                let (log, outgrown) = self.replace(&map)?;
+                remove_folder(&outgrown).map_err(|error| self.error("remove the outgrown store", error))?;
+                Ok((log, map, Opened::Existing))
+            }
+            Ok((log, map)) => Ok((log, map, if is_new { Opened::Created } else { Opened::Existing })),
+            Err(LogError::Io(error)) => Err(self.error("open the store", error)),
+            Err(LogError::Broken(cause)) => {
+                let set_aside = self.set_aside()?;
+                tracing::error!(cause, set_aside = %set_aside.display(), "store did not open; an empty one takes its place");
+                let (log, map) =
+                    SledLog::open(&self.path).map_err(|error| self.error("open the store", error.into_io()))?;
+                Ok((log, map, Opened::Rebuilt { set_aside, cause }))
+            }
+        }
+    }
+
+    /// Opens the database again after a failure and brings it to what the map says; a damaged one is written anew.
+    pub(crate) fn mend(&self, map: &Map) -> Result<SledLog, StoreError> {
+        let mended = self.open_or_retry().and_then(|(mut log, found)| log.reconcile(&found, map).map(|()| log));
+        match mended {
+            Ok(log) => {
+                tracing::info!(folder = %self.path.display(), "store opened again after a failure");
+                Ok(log)
+            }
+            Err(LogError::Io(error)) => Err(self.error("open the store again", error)),
+            Err(LogError::Broken(cause)) => {
+                tracing::error!(cause, folder = %self.path.display(), "store is damaged; writing it anew from memory");
+                let (log, _set_aside) = self.replace(map)?;
+                Ok(log)
+            }
+        }
+    }
+
+    fn open_or_retry(&self) -> Result<(SledLog, Map), LogError> {
+        match SledLog::open(&self.path) {
+            Err(LogError::Broken(cause)) if remove_half_snapshots(&self.path) => {
+                tracing::warn!(cause, "removed a half-written snapshot; opening the store again");
+                SledLog::open(&self.path)
+            }
+            result => result,
+        }
+    }
+
+    fn is_overgrown(&self, log: &SledLog, map: &Map) -> bool {
+        let on_disk = log.bytes_on_disk();
+        on_disk > COMPACT_BYTES_MIN && on_disk / COMPACT_FACTOR > map.bytes()
+    }
+
+    /// Writes a new database with these entries, sets the old one aside and opens the new one.
+    ///
+    /// A power cut leaves the old one, or the finished new one for [`Folder::finish_replacement`].
+    fn replace(&self, map: &Map) -> Result<(SledLog, PathBuf), StoreError> {
+        let successor = self.beside(".new");
+        remove_folder(&successor).map_err(|error| self.error("replace the store", error))?;
+        if let Err(error) = SledLog::write_new(&successor, map) {
+            // Most likely there is no room for both: give back what the attempt took. What stays is removed later.
+            drop(remove_folder(&successor));
+            return Err(self.error("replace the store", error.into_io()));
+        }
+        let set_aside = self.set_aside()?;
+        self.finish_replacement()?;
+        let (log, _) = SledLog::open(&self.path).map_err(|error| self.error("open the store", error.into_io()))?;
+        Ok((log, set_aside))
+    }
+
+    /// Puts a finished successor in the place of a database that was moved away; removes an unfinished one.
+    fn finish_replacement(&self) -> Result<(), StoreError> {
+        let successor = self.beside(".new");
+        let done = if self.path.exists() {
+            remove_folder(&successor)
+        } else {
+            match fs::rename(&successor, &self.path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                result => result,
+            }
+        };
+        done.map_err(|error| self.error("replace the store", error))?;
+        self.sync_parent()
+    }
+
+    /// Moves the database away, under the first free number, and keeps the youngest few of those.
+    fn set_aside(&self) -> Result<PathBuf, StoreError> {
+        let failed = |error| self.error("set the store aside", error);
+        let aside = |number: u32| self.beside(&format!(".broken-{number}"));
+        if aside(SET_ASIDE_MAX).exists() {
+            remove_folder(&aside(1)).map_err(failed)?;
+            for number in (2..=SET_ASIDE_MAX).filter(|number| aside(*number).exists()) {
+                fs::rename(aside(number), aside(number - 1)).map_err(failed)?;
+            }
+        }
+        let free = (1..=SET_ASIDE_MAX).find(|number| !aside(*number).exists()).unwrap_or(SET_ASIDE_MAX);
+        fs::rename(&self.path, aside(free)).map_err(failed)?;
+        self.sync_parent()?;
+        Ok(aside(free))
+    }
+
+    fn sync_parent(&self) -> Result<(), StoreError> {
+        files::sync_dir(self.path.parent().unwrap_or(Path::new("."))).map_err(|error| self.file_error(error))
+    }
+
+    fn file_error(&self, error: FileError) -> StoreError {
+        match error {
+            FileError::DiskFull { .. } => StoreError::DiskFull { folder: self.path.clone() },
+            FileError::Io { attempt, path: _, source } => self.error(attempt, source),
+            FileError::TooLarge { .. } => self.error("open the store", io::Error::other(error)),
+        }
+    }
+
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = OsString::from(self.path.file_name().unwrap_or_default());
+        name.push(suffix);
+        self.path.with_file_name(name)
+    }
+}
+
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::map::Changes;
+
+    fn some_records() -> Map {
+        let record = |n: u8| (Bytes::from(vec![b'r', n]), Some(Bytes::from(vec![n; 9000])));
+        let mut map = Map::default();
+        map.change((0..50).map(record).collect::<Changes>());
+        map
+    }
+
+    fn folder_with(map: &Map) -> (tempfile::TempDir, Folder) {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = Folder::new(&parent.path().join("store"));
+        SledLog::write_new(folder.path(), map).unwrap();
+        (parent, folder)
+    }
+
+    fn content(folder: &Folder) -> (Map, Opened) {
+        let (_log, map, opened) = folder.open().unwrap();
+        (map, opened)
+    }
+
+    #[test]
+    fn a_log_that_is_damaged_while_running_is_written_anew_from_memory() {
+        let map = some_records();
+        let (_parent, folder) = folder_with(&map);
+        fs::write(folder.path().join("db"), vec![0x5a; 1 << 20]).unwrap();
+        drop(folder.mend(&map).unwrap());
+        assert_eq!(content(&folder), (map, Opened::Existing));
+        assert!(folder.beside(".broken-1").exists());
+    }
+
+    #[test]
+    fn a_log_that_kept_a_refused_write_is_brought_back_to_what_was_acknowledged() {
+        let map = some_records();
+        let (_parent, folder) = folder_with(&map);
+        let (mut log, found) = SledLog::open(folder.path()).unwrap();
+        let refused = [(Bytes::from("refused"), Some(Bytes::from("x"))), (Bytes::from(vec![b'r', 1]), None)];
+        log.write(&found, &refused.into()).unwrap();
+        drop(log);
+        drop(folder.mend(&map).unwrap());
+        assert_eq!(content(&folder), (map, Opened::Existing));
+    }
+
+    #[test]
+    fn a_replacement_that_was_cut_short_ends_with_the_old_records_or_the_new() {
+        let map = some_records();
+        let (_parent, folder) = folder_with(&map);
+        // Cut while the successor was written.
+        fs::create_dir(folder.beside(".new")).unwrap();
+        fs::write(folder.beside(".new").join("db"), "half").unwrap();
+        assert_eq!(content(&folder), (map.clone(), Opened::Existing));
+        assert!(!folder.beside(".new").exists());
+        // Cut between the two renames.
+        SledLog::write_new(&folder.beside(".new"), &map).unwrap();
+        folder.set_aside().unwrap();
+        assert_eq!(content(&folder), (map, Opened::Existing));
+    }
+
+    #[test]
+    fn replacing_an_outgrown_database_keeps_its_records() {
+        let map = some_records();
+        let (_parent, folder) = folder_with(&map);
+        let (log, set_aside) = folder.replace(&map).unwrap();
+        drop(log);
+        assert!(set_aside.join("db").exists());
+        assert_eq!(content(&folder), (map, Opened::Existing));
+    }
+}

@@ -1,0 +1,126 @@
+//! One process per folder: a lock that the system releases when its holder ends, however it ends.
+//!
+//! Taken by each daemon on its state folder, and by [`crate::SledStore`] on its own.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+/// Longest process id in text, with room to spare.
+const PID_BYTES_MAX: u64 = 32;
+
+/// Why a folder could not be locked.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process holds it.
+    #[error(
+        "lock {}: it is in use by {}; stop that one first, or use another folder",
+        path.display(),
+        pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+    )]
+    Held {
+        /// The lock file.
+        path: PathBuf,
+        /// The holder, where it left its number.
+        pid: Option<u32>,
+    },
+    /// The lock file cannot be made or locked.
+    #[error("lock {}", path.display())]
+    Io {
+        /// The lock file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl LockError {
+    /// Whether another process holds the lock.
+    #[must_use]
+    pub const fn is_held(&self) -> bool {
+        matches!(self, Self::Held { .. })
+    }
+}
+
+/// Holds a folder for this process until dropped.
+///
+/// An `flock` on the file `lock` in it: it cannot outlive its process, so no stale lock ever needs removing.
+#[derive(Debug)]
+pub struct StateLock {
+    _file: File,
+    path: PathBuf,
+}
+
+impl StateLock {
+    /// Locks a folder, which must exist.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] when another process (or this one) has it, else what the system says.
+    pub fn acquire(folder: &Path) -> Result<Self, LockError> {
+        Self::acquire_file(&folder.join("lock"))
+    }
+
+    /// Locks by a lock file of its own.
+    ///
+    /// # Errors
+    /// As for [`StateLock::acquire`].
+    pub(crate) fn acquire_file(path: &Path) -> Result<Self, LockError> {
+        let failed = |source| LockError::Io { path: path.to_owned(), source };
+        let options = File::options().read(true).write(true).create(true).truncate(false).open(path);
+        let mut file = options.map_err(failed)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(LockError::Held { path: path.to_owned(), pid: holder(&mut file) }),
+            Err(error) => return Err(failed(error.into())),
+        }
+        // The number only makes a better message; on a full disk the lock holds without it.
+        if let Err(error) = note_holder(&mut file) {
+            tracing::debug!(%error, path = %path.display(), "could not note the process id in the lock file");
+        }
+        Ok(Self { _file: file, path: path.to_owned() })
+    }
+
+    /// The lock file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn note_holder(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.seek(SeekFrom::Start(0))?;
+    writeln!(file, "{}", std::process::id())
+}
+
+fn holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(PID_BYTES_MAX).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_holder_is_refused_and_told_who_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = StateLock::acquire(folder.path()).unwrap();
+        let error = StateLock::acquire(folder.path()).unwrap_err();
+        assert!(error.is_held());
+        assert!(error.to_string().contains(&format!("in use by process {}", std::process::id())), "{error}");
+        drop(first);
+        StateLock::acquire(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_no_conflict() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!StateLock::acquire(&folder.path().join("absent")).unwrap_err().is_held());
+    }
+}

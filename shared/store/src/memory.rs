@@ -1,0 +1,53 @@
+//! A store without a disk, for tests of others. Same law, nothing survives the process.
+
+use std::sync::{PoisonError, RwLock};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::map::{Changes, Map, stage};
+use crate::watch::Watchers;
+use crate::{Batch, Scan, Store, StoreError, Watch};
+
+/// A store in memory.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    map: RwLock<Map>,
+    watchers: Watchers,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.map.read().unwrap_or_else(PoisonError::into_inner).get(key))
+    }
+
+    async fn scan(&self, scan: Scan) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        Ok(self.map.read().unwrap_or_else(PoisonError::into_inner).scan(&scan))
+    }
+
+    async fn apply(&self, batch: Batch) -> Result<(), StoreError> {
+        batch.check_limits()?;
+        let keys: Vec<Bytes> = batch.operations.iter().map(|(key, _)| key.clone()).collect();
+        {
+            let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+            let mut changes = Changes::new();
+            stage(&map, &mut changes, batch)?;
+            map.change(changes);
+        }
+        self.watchers.notify(keys.iter().map(|key| &key[..]));
+        Ok(())
+    }
+
+    fn watch(&self, prefix: &[u8]) -> Watch {
+        self.watchers.watch(prefix)
+    }
+}

@@ -1,0 +1,287 @@
+//! Typed records in a store: JSON values under the keys of one table.
+//!
+//! Used by the daemons; each table has one owner in the code, which keeps its record type backwards readable.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{Batch, KEY_BYTES_MAX, SCAN_ENTRIES_MAX, Scan, Store, StoreError, Watch};
+
+/// Typed records under `<name>/`, each with a text key.
+pub struct Table<T> {
+    store: Arc<dyn Store>,
+    name: &'static str,
+    records: PhantomData<fn() -> T>,
+}
+
+/// A record as it was read, so that a write can demand that it is still so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry<T> {
+    /// The record.
+    pub value: T,
+    raw: Bytes,
+}
+
+impl<T> Clone for Table<T> {
+    fn clone(&self) -> Self {
+        Self { store: Arc::clone(&self.store), name: self.name, records: PhantomData }
+    }
+}
+
+impl<T> fmt::Debug for Table<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Table<T> {
+    /// The table of a name. Names hold no slash, so that no table lies inside another.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, name: &'static str) -> Self {
+        debug_assert!(!name.is_empty() && !name.contains('/'), "table name {name:?}");
+        Self { store, name, records: PhantomData }
+    }
+
+    /// The record under a key.
+    ///
+    /// # Errors
+    /// [`StoreError::Decode`] when it is not of this type, and the store's errors.
+    pub async fn get(&self, key: &str) -> Result<Option<T>, StoreError> {
+        Ok(self.entry(key).await?.map(|entry| entry.value))
+    }
+
+    /// The record under a key, to be changed with [`Table::put_if`].
+    ///
+    /// # Errors
+    /// As for [`Table::get`].
+    pub async fn entry(&self, key: &str) -> Result<Option<Entry<T>>, StoreError> {
+        let key = self.key(key)?;
+        let Some(raw) = self.store.get(&key).await? else { return Ok(None) };
+        Ok(Some(Entry { value: decode(&key, &raw)?, raw }))
+    }
+
+    /// Sets the record under a key, whatever was there.
+    ///
+    /// # Errors
+    /// [`StoreError::Encode`] and the errors of [`Store::apply`].
+    pub async fn put(&self, key: &str, value: &T) -> Result<(), StoreError> {
+        self.store.apply(self.put_in(Batch::new(), key, value)?).await
+    }
+
+    /// Sets the record under a key if it still is as it was read; `None`: if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when it is not, and the errors of [`Table::put`].
+    pub async fn put_if(&self, key: &str, before: Option<&Entry<T>>, value: &T) -> Result<(), StoreError> {
+        let batch = self.expect_in(Batch::new(), key, before)?;
+        self.store.apply(self.put_in(batch, key, value)?).await
+    }
+
+    /// Sets a record that must be new.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when there is one, and the errors of [`Table::put`].
+    pub async fn insert(&self, key: &str, value: &T) -> Result<(), StoreError> {
+        self.put_if(key, None, value).await
+    }
+
+    /// Reads, changes and writes a record; begins again when someone else wrote in between.
+    ///
+    /// `change` is given the record or `None`, and answers what it shall be, `None` to remove it, or its own error
+    /// to leave it as it is.
+    ///
+    /// # Errors
+    /// What `change` refuses, and the store's errors turned into `E`.
+    ///
+    /// # Cancel safety
+    /// The change is made wholly or not at all.
+    pub async fn update<E: From<StoreError>>(
+        &self,
+        key: &str,
+        mut change: impl FnMut(Option<T>) -> Result<Option<T>, E>,
+    ) -> Result<(), E> {
+        loop {
+            let full_key = self.key(key)?;
+            let raw = self.store.get(&full_key).await?;
+            let before = raw.as_ref().map(|raw| decode(&full_key, raw)).transpose()?;
+            let batch = Batch::new().expect(full_key.clone(), raw);
+            let batch = match change(before)? {
+                Some(value) => self.put_in(batch, key, &value)?,
+                None => batch.delete(full_key),
+            };
+            match self.store.apply(batch).await {
+                // Someone was faster, so someone made progress: this loop ends.
+                Err(error) if error.is_conflict() => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    /// Removes the record under a key, if there is one.
+    ///
+    /// # Errors
+    /// Those of [`Store::apply`].
+    pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        self.store.apply(self.delete_in(Batch::new(), key)?).await
+    }
+
+    /// All records with their keys, in the order of the keys.
+    ///
+    /// # Errors
+    /// [`StoreError::Decode`] when one is not of this type, and the store's errors.
+    pub async fn list(&self) -> Result<Vec<(String, T)>, StoreError> {
+        let mut records = Vec::new();
+        let mut scan = Scan::prefix(self.prefix());
+        loop {
+            let page = self.store.scan(scan.clone()).await?;
+            let last = page.last().map(|(key, _)| key.clone());
+            let is_last_page = page.len() < SCAN_ENTRIES_MAX;
+            for (key, raw) in page {
+                let name = String::from_utf8_lossy(&key[self.name.len() + 1..]).into_owned();
+                records.push((name, decode(&key, &raw)?));
+            }
+            match last {
+                Some(last) if !is_last_page => scan = scan.after(last),
+                Some(_) | None => return Ok(records),
+            }
+        }
+    }
+
+    /// Adds a write of this table to a batch, so that several tables change together.
+    ///
+    /// # Errors
+    /// [`StoreError::Encode`] and [`StoreError::BadKey`].
+    pub fn put_in(&self, batch: Batch, key: &str, value: &T) -> Result<Batch, StoreError> {
+        let key = self.key(key)?;
+        let raw = serde_json::to_vec(value)
+            .map_err(|source| StoreError::Encode { key: key.clone(), source: Arc::new(source) })?;
+        Ok(batch.put(key, raw))
+    }
+
+    /// Adds a removal of this table to a batch.
+    ///
+    /// # Errors
+    /// [`StoreError::BadKey`].
+    pub fn delete_in(&self, batch: Batch, key: &str) -> Result<Batch, StoreError> {
+        Ok(batch.delete(self.key(key)?))
+    }
+
+    /// Makes a batch conditional on a record being as it was read; `None`: on there being none.
+    ///
+    /// # Errors
+    /// [`StoreError::BadKey`].
+    pub fn expect_in(&self, batch: Batch, key: &str, before: Option<&Entry<T>>) -> Result<Batch, StoreError> {
+        Ok(batch.expect(self.key(key)?, before.map(|entry| entry.raw.clone())))
+    }
+
+    /// Tells when a record of this table has changed.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        self.store.watch(&self.prefix())
+    }
+
+    /// The store behind the table, to apply a batch made with [`Table::put_in`].
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    fn prefix(&self) -> Bytes {
+        Bytes::from(format!("{}/", self.name))
+    }
+
+    fn key(&self, key: &str) -> Result<Bytes, StoreError> {
+        let full = format!("{}/{key}", self.name);
+        if key.is_empty() || full.len() > KEY_BYTES_MAX {
+            return Err(StoreError::BadKey { table: self.name, key: key.chars().take(60).collect() });
+        }
+        Ok(full.into())
+    }
+}
+
+fn decode<T: DeserializeOwned>(key: &Bytes, raw: &Bytes) -> Result<T, StoreError> {
+    serde_json::from_slice(raw).map_err(|source| StoreError::Decode { key: key.clone(), source: Arc::new(source) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryStore;
+
+    fn table() -> Table<Vec<u32>> {
+        Table::new(Arc::new(MemoryStore::new()), "waves")
+    }
+
+    #[tokio::test]
+    async fn a_record_reads_back_and_tables_do_not_see_each_other() {
+        let waves = table();
+        let other: Table<Vec<u32>> = Table::new(Arc::clone(waves.store()), "wave");
+        waves.put("first", &vec![1]).await.unwrap();
+        other.put("s/first", &vec![2]).await.unwrap();
+        assert_eq!(waves.get("first").await.unwrap(), Some(vec![1]));
+        assert_eq!(waves.list().await.unwrap(), [("first".to_owned(), vec![1])]);
+        waves.delete("first").await.unwrap();
+        assert_eq!(waves.get("first").await.unwrap(), None);
+        assert_eq!(other.list().await.unwrap(), [("s/first".to_owned(), vec![2])]);
+    }
+
+    #[tokio::test]
+    async fn a_write_based_on_an_old_reading_is_refused() {
+        let waves = table();
+        waves.insert("a", &vec![1]).await.unwrap();
+        assert!(waves.insert("a", &vec![9]).await.unwrap_err().is_conflict());
+        let entry = waves.entry("a").await.unwrap();
+        waves.put("a", &vec![2]).await.unwrap();
+        assert!(waves.put_if("a", entry.as_ref(), &vec![3]).await.unwrap_err().is_conflict());
+        assert_eq!(waves.get("a").await.unwrap(), Some(vec![2]));
+    }
+
+    #[tokio::test]
+    async fn concurrent_updates_all_count() {
+        let waves = table();
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 0..50 {
+            let waves = waves.clone();
+            tasks.spawn(async move {
+                waves
+                    .update::<StoreError>("sum", |value| {
+                        let mut value = value.unwrap_or_default();
+                        value.push(n);
+                        Ok(Some(value))
+                    })
+                    .await
+            });
+        }
+        for result in tasks.join_all().await {
+            result.unwrap();
+        }
+        assert_eq!(waves.get("sum").await.unwrap().unwrap().len(), 50);
+    }
+
+    #[tokio::test]
+    async fn a_record_of_another_shape_is_an_error_that_names_the_key() {
+        let waves = table();
+        waves.store().apply(Batch::new().put("waves/a", "{}")).await.unwrap();
+        assert_eq!(waves.get("a").await.unwrap_err().to_string(), r#"read the value of key "waves/a""#);
+        assert!(matches!(waves.get("").await, Err(StoreError::BadKey { .. })));
+        assert!(matches!(waves.get(&"k".repeat(600)).await, Err(StoreError::BadKey { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_watcher_hears_of_its_own_table_only() {
+        let waves = table();
+        let mut watch = waves.watch();
+        waves.store().apply(Batch::new().put("other/a", "1")).await.unwrap();
+        waves.put("a", &vec![1]).await.unwrap();
+        waves.put("b", &vec![1]).await.unwrap();
+        watch.changed().await.unwrap();
+        // Coalesced: both writes were told by the one notice, and the other table's by none.
+        let again = tokio::time::timeout(std::time::Duration::from_millis(1), watch.changed()).await;
+        assert!(again.is_err());
+    }
+}

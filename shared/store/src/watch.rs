@@ -1,0 +1,66 @@
+//! Notices that something under a prefix has changed.
+//!
+//! Fed by the stores after a batch is durable; used by whoever reacts to records (the hub's offers, caches). Changes
+//! are coalesced: a slow watcher sees one notice, reads, and has missed nothing.
+
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::StoreError;
+
+/// Tells when something under its prefix has changed since it was last asked.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    changes: watch::Receiver<()>,
+}
+
+impl Watch {
+    /// Waits for a change that was not yet told.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] when the store was shut down: there will be no more changes.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a change is told by the next call.
+    pub async fn changed(&mut self) -> Result<(), StoreError> {
+        // Closed is all that can go wrong.
+        self.changes.changed().await.map_err(|_closed| StoreError::Closed)
+    }
+}
+
+/// The watchers of one store.
+#[derive(Debug, Default)]
+pub(crate) struct Watchers {
+    senders: Mutex<Vec<(Bytes, watch::Sender<()>)>>,
+}
+
+impl Watchers {
+    /// A watcher of a prefix; watchers of the same prefix share one channel.
+    pub(crate) fn watch(&self, prefix: &[u8]) -> Watch {
+        let mut senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
+        senders.retain(|(_, sender)| !sender.is_closed());
+        if let Some((_, sender)) = senders.iter().find(|(watched, _)| watched == prefix) {
+            return Watch { changes: sender.subscribe() };
+        }
+        let (sender, changes) = watch::channel(());
+        senders.push((Bytes::copy_from_slice(prefix), sender));
+        Watch { changes }
+    }
+
+    /// Tells the watchers of every prefix that one of the keys has.
+    pub(crate) fn notify<'a>(&self, keys: impl Iterator<Item = &'a [u8]> + Clone) {
+        let senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
+        for (prefix, sender) in senders.iter() {
+            if keys.clone().any(|key| key.starts_with(prefix)) {
+                sender.send_replace(());
+            }
+        }
+    }
+
+    /// Ends every watch.
+    pub(crate) fn close(&self) {
+        self.senders.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}

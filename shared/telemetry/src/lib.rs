@@ -1,0 +1,66 @@
+//! Logs, metrics, trace context and error chains, the same in both daemons.
+//!
+//! `main` calls [`init`] once for logs and [`metrics::install`] once for metrics; shells then use `tracing` and the
+//! recording functions of [`metrics`]. Everything a peer can put into a name or a message is escaped before it
+//! reaches a terminal or a file ([`escape_control`]).
+//!
+//! Deliberately absent: an exporter with its own socket (the daemons render [`metrics::Metrics`] on their own port)
+//! and payloads in logs.
+
+mod escape;
+mod logs;
+pub mod metrics;
+mod trace;
+
+use std::error::Error;
+
+pub use escape::escape_control;
+pub use logs::{Guard, InitError, LogConfig, LogFormat, init};
+pub use trace::{InvalidTraceparent, TraceContext};
+
+/// An error and its causes on one line: `fetch digits/2: read chunk 3: connection reset`.
+///
+/// Each error of this project prints only its own layer, so nothing is said twice; a cause that an outside library
+/// repeats in its own text is skipped.
+#[must_use]
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut last = text.clone();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let layer = error.to_string();
+        if !last.ends_with(&layer) {
+            text.push_str(": ");
+            text.push_str(&layer);
+        }
+        last = layer;
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Layer {
+        text: &'static str,
+        #[source]
+        cause: Option<Box<Layer>>,
+    }
+
+    fn layers(texts: &[&'static str]) -> Layer {
+        let (text, rest) = texts.split_first().unwrap();
+        let cause = (!rest.is_empty()).then(|| Box::new(layers(rest)));
+        Layer { text, cause }
+    }
+
+    #[test]
+    fn a_chain_names_every_layer_once() {
+        assert_eq!(chain(&layers(&["open store", "read db", "disk failed"])), "open store: read db: disk failed");
+        assert_eq!(chain(&layers(&["open store", "io: disk failed", "disk failed"])), "open store: io: disk failed");
+        assert_eq!(chain(&layers(&["alone"])), "alone");
+    }
+}

@@ -1,0 +1,245 @@
+//! The metrics of both daemons: names, meanings, and one function for each thing worth counting.
+//!
+//! Fed by the shells through the recording functions; read by the daemons' `/metrics` door through
+//! [`Metrics::render`]. The cut is Triton's (requests and failures by model and reason, queue and compute times apart),
+//! so that its dashboards need only new names.
+//!
+//! A label value is a time series that is kept for ever: model names come from what is installed, never from a
+//! request; a request for a model that is not known counts under [`UNKNOWN_MODEL`].
+
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// The `model` label of requests that name no known model.
+pub const UNKNOWN_MODEL: &str = "unknown";
+
+/// Answered requests by `model`, `place` and `reason`.
+pub const REQUESTS: &str = "sanderling_requests_total";
+/// Requests that ended in an error, by `model` and `reason`.
+pub const FAILURES: &str = "sanderling_request_failures_total";
+/// Seconds an answered request waited for its session, by `model` and `place`.
+pub const QUEUE_SECONDS: &str = "sanderling_request_queue_seconds";
+/// Seconds inside the engine, by `model` and `place`.
+pub const COMPUTE_SECONDS: &str = "sanderling_request_compute_seconds";
+/// Seconds from the whole request to the whole answer, by `model` and `place`.
+pub const TOTAL_SECONDS: &str = "sanderling_request_seconds";
+/// Requests accepted and not yet answered, by `model`.
+pub const PENDING: &str = "sanderling_requests_pending";
+/// Tensor bytes sent to the hub because a request was deferred, by `model`.
+pub const DEFERRED_BYTES: &str = "sanderling_deferred_bytes_total";
+/// On a device: 1 while connected to the hub, else 0.
+pub const HUB_CONNECTED: &str = "sanderling_hub_connected";
+/// On a device: connections to the hub that were established.
+pub const HUB_CONNECTIONS: &str = "sanderling_hub_connections_total";
+/// On the hub: devices connected now.
+pub const DEVICES_CONNECTED: &str = "sanderling_devices_connected";
+/// On the hub: connections and enrolments refused, by `reason`.
+pub const REFUSALS: &str = "sanderling_refusals_total";
+/// Model updates that ended, by `model` and `outcome`.
+pub const UPDATES: &str = "sanderling_updates_total";
+/// The version that serves, by `model`.
+pub const MODEL_VERSION: &str = "sanderling_model_version";
+/// Bytes of model files received, by `model`.
+pub const UPDATE_BYTES: &str = "sanderling_update_bytes_total";
+/// Always 1; the label `version` tells the build.
+pub const BUILD_INFO: &str = "sanderling_build_info";
+
+/// Upper bounds of the time histograms, in seconds: 100 us (a tiny model on a fast core) to 10 s (the default
+/// deadline), about three to a decade.
+const SECONDS_BUCKETS: [f64; 16] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Reads the metrics of this process.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+}
+
+impl Metrics {
+    /// Everything recorded so far, in the Prometheus text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        // Also empties the histograms' buffers, which would grow between scrapes if nobody did.
+        self.handle.run_upkeep();
+        self.handle.render()
+    }
+
+    /// Folds what was recorded into the histograms. A daemon that may not be scraped for long calls it every few
+    /// seconds to keep memory flat.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+/// Why metrics could not start.
+#[derive(Debug, thiserror::Error)]
+#[error("start metrics")]
+pub struct InstallError(#[source] metrics_exporter_prometheus::BuildError);
+
+/// Starts recording for this process and describes every metric.
+///
+/// # Errors
+/// When a recorder was installed before.
+pub fn install(build_version: &str) -> Result<Metrics, InstallError> {
+    let handle = builder().map_err(InstallError)?.install_recorder().map_err(InstallError)?;
+    describe();
+    gauge!(BUILD_INFO, "version" => build_version.to_owned()).set(1.0);
+    Ok(Metrics { handle })
+}
+
+fn builder() -> Result<PrometheusBuilder, metrics_exporter_prometheus::BuildError> {
+    PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS_BUCKETS)
+}
+
+fn describe() {
+    describe_counter!(REQUESTS, Unit::Count, "Answered requests by model, place and reason.");
+    describe_counter!(FAILURES, Unit::Count, "Requests that ended in an error, by model and reason.");
+    describe_histogram!(QUEUE_SECONDS, Unit::Seconds, "Time an answered request waited for its session.");
+    describe_histogram!(COMPUTE_SECONDS, Unit::Seconds, "Time inside the engine that answered.");
+    describe_histogram!(TOTAL_SECONDS, Unit::Seconds, "Time from the whole request to the whole answer.");
+    describe_gauge!(PENDING, Unit::Count, "Requests accepted and not yet answered.");
+    describe_counter!(DEFERRED_BYTES, Unit::Bytes, "Tensor bytes sent to the hub for deferred requests.");
+    describe_gauge!(HUB_CONNECTED, Unit::Count, "1 while this device is connected to the hub.");
+    describe_counter!(HUB_CONNECTIONS, Unit::Count, "Connections to the hub that were established.");
+    describe_gauge!(DEVICES_CONNECTED, Unit::Count, "Devices connected now.");
+    describe_counter!(REFUSALS, Unit::Count, "Connections and enrolments refused, by reason.");
+    describe_counter!(UPDATES, Unit::Count, "Model updates that ended, by outcome.");
+    describe_gauge!(MODEL_VERSION, Unit::Count, "The version that serves.");
+    describe_counter!(UPDATE_BYTES, Unit::Bytes, "Bytes of model files received.");
+    describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the label version tells the build.");
+}
+
+/// Where the time of one answered request went.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RequestTimes {
+    /// Waiting for the session.
+    pub queue: Duration,
+    /// Inside the engine.
+    pub compute: Duration,
+    /// From the whole request to the whole answer.
+    pub total: Duration,
+}
+
+/// Counts an answered request. `model` must be the name of a known model.
+pub fn request_answered(model: &str, place: &'static str, reason: &'static str, times: RequestTimes) {
+    counter!(REQUESTS, "model" => model.to_owned(), "place" => place, "reason" => reason).increment(1);
+    histogram!(QUEUE_SECONDS, "model" => model.to_owned(), "place" => place).record(times.queue);
+    histogram!(COMPUTE_SECONDS, "model" => model.to_owned(), "place" => place).record(times.compute);
+    histogram!(TOTAL_SECONDS, "model" => model.to_owned(), "place" => place).record(times.total);
+}
+
+/// Counts a request that ended in an error; [`UNKNOWN_MODEL`] when its model is not known.
+pub fn request_failed(model: &str, reason: &'static str) {
+    counter!(FAILURES, "model" => model.to_owned(), "reason" => reason).increment(1);
+}
+
+/// Counts one request as pending until it is dropped.
+#[derive(Debug)]
+#[must_use = "the request counts as pending until this is dropped"]
+pub struct Pending {
+    model: String,
+}
+
+/// Counts a request of a known model as pending.
+pub fn request_pending(model: &str) -> Pending {
+    gauge!(PENDING, "model" => model.to_owned()).increment(1.0);
+    Pending { model: model.to_owned() }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        gauge!(PENDING, "model" => self.model.clone()).decrement(1.0);
+    }
+}
+
+/// Counts the tensor bytes of one deferred request.
+pub fn deferred_bytes(model: &str, bytes: u64) {
+    counter!(DEFERRED_BYTES, "model" => model.to_owned()).increment(bytes);
+}
+
+/// On a device: the connection to the hub came up.
+pub fn hub_connected() {
+    gauge!(HUB_CONNECTED).set(1.0);
+    counter!(HUB_CONNECTIONS).increment(1);
+}
+
+/// On a device: the connection to the hub is gone, or was never there (call it once at start).
+pub fn hub_disconnected() {
+    gauge!(HUB_CONNECTED).set(0.0);
+}
+
+/// On the hub: how many devices are connected now.
+pub fn devices_connected(count: u32) {
+    gauge!(DEVICES_CONNECTED).set(f64::from(count));
+}
+
+/// On the hub: a connection or an enrolment was refused.
+pub fn refused(reason: &'static str) {
+    counter!(REFUSALS, "reason" => reason).increment(1);
+}
+
+/// An update of a model ended, as `installed`, `refused`, `rolled-back` or what the updater calls it.
+pub fn update_ended(model: &str, outcome: &'static str) {
+    counter!(UPDATES, "model" => model.to_owned(), "outcome" => outcome).increment(1);
+}
+
+/// Counts received bytes of model files.
+pub fn update_bytes(model: &str, bytes: u64) {
+    counter!(UPDATE_BYTES, "model" => model.to_owned()).increment(bytes);
+}
+
+/// The version of a model that serves now.
+pub fn model_version(model: &str, version: u32) {
+    gauge!(MODEL_VERSION, "model" => model.to_owned()).set(f64::from(version));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Records into a recorder of its own, so that tests of one process do not see each other.
+    fn rendered(record: impl FnOnce()) -> String {
+        let recorder = builder().unwrap().build_recorder();
+        let metrics = Metrics { handle: recorder.handle() };
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            record();
+        });
+        metrics.render()
+    }
+
+    #[test]
+    fn an_answer_is_counted_with_its_place_reason_and_times() {
+        let times = RequestTimes { compute: Duration::from_millis(3), ..RequestTimes::default() };
+        let text = rendered(|| request_answered("digits", "device", "confident", times));
+        assert!(text.contains("# HELP sanderling_requests_total Answered requests"), "{text}");
+        let line = r#"sanderling_requests_total{model="digits",place="device",reason="confident"} 1"#;
+        assert!(text.contains(line), "{text}");
+        let line = r#"sanderling_request_compute_seconds_bucket{model="digits",place="device",le="0.0025"} 0"#;
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains(r#"place="device",le="0.005"} 1"#), "{text}");
+    }
+
+    #[test]
+    fn pending_falls_back_when_a_request_ends_in_any_way() {
+        let text = rendered(|| {
+            let first = request_pending("digits");
+            let _second = request_pending("digits");
+            drop(first);
+            request_failed(UNKNOWN_MODEL, "unknown-model");
+        });
+        assert!(text.contains(r#"sanderling_requests_pending{model="digits"} 0"#), "{text}");
+        assert!(
+            text.contains(r#"sanderling_request_failures_total{model="unknown",reason="unknown-model"} 1"#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_label_cannot_break_the_format() {
+        let text = rendered(|| request_failed("a\"b\nc", "bad-input"));
+        assert!(text.contains(r#"model="a\"b\nc""#), "{text}");
+    }
+}
