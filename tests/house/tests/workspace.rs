@@ -1,0 +1,187 @@
+//! Dependency directions, licences and manifests of this workspace.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::Command;
+use std::sync::OnceLock;
+
+use house::graph::{Graph, Owner, Package};
+use house::{licences, tree};
+
+/// Packages that decide or only hold data.
+const PURE: [&str; 4] = ["types", "protocol", "edge-core", "hub-core"];
+
+/// Crates that do I/O, keep time or make randomness. Not among them: `getrandom`, which comes with
+/// `uuid` in `types` (the sources are searched for its use), and `libc`, by which `sha2` asks what the processor can do.
+const IMPURE: [&str; 23] = [
+    "async-std",
+    "axum",
+    "crossbeam-channel",
+    "hyper",
+    "jiff",
+    "metrics",
+    "mio",
+    "notify",
+    "ort",
+    "quinn",
+    "rand",
+    "rcgen",
+    "reqwest",
+    "rustix",
+    "rustls",
+    "sled",
+    "smol",
+    "socket2",
+    "tempfile",
+    "tokio",
+    "tonic",
+    "ureq",
+    "wgpu",
+];
+
+/// Each foreign crate that matters has one owner, so that replacing it touches one room.
+const OWNERS: [Owner; 11] = [
+    ("bincode", &["protocol"]),
+    ("ort", &["engine"]),
+    ("quinn", &["transport"]),
+    ("quinn-proto", &["transport"]),
+    ("rcgen", &["transport"]),
+    ("rten-onnx", &["engine-wgpu"]),
+    ("rustls", &["transport"]),
+    ("sigstore-tuf", &["bundle"]),
+    ("sled", &["store"]),
+    ("wgpu", &["engine-wgpu"]),
+    ("x509-parser", &["transport"]),
+];
+
+fn graph() -> &'static Graph {
+    static GRAPH: OnceLock<Graph> = OnceLock::new();
+    GRAPH.get_or_init(|| {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let output = cargo.args(["metadata", "--format-version", "1"]).current_dir(tree::root()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Graph::read(&String::from_utf8(output.stdout).unwrap()).unwrap()
+    })
+}
+
+fn none(violations: &[String]) {
+    assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
+}
+
+#[test]
+fn what_decides_reaches_no_runtime_no_files_no_sockets_and_no_clock() {
+    none(&graph().must_not_reach(&PURE, &IMPURE, "it decides or holds data; what acts belongs into a shell"));
+}
+
+#[test]
+fn the_agent_and_the_hub_never_depend_on_each_other() {
+    let why = "agent and hub meet in `protocol` alone";
+    none(&graph().must_not_reach(&["edge-core", "edge-agent"], &["hub-core", "cloud-hub", "model-tools"], why));
+    none(&graph().must_not_reach(&["hub-core", "cloud-hub"], &["edge-core", "edge-agent"], why));
+}
+
+#[test]
+fn engines_know_no_networks() {
+    // Not `mio`: it comes with the features of tokio that others in the workspace ask for.
+    let networks = ["transport", "protocol", "quinn", "rustls", "hyper", "axum", "ureq"];
+    none(&graph().must_not_reach(&["engine", "engine-wgpu"], &networks, "an engine runs models and nothing else"));
+}
+
+#[test]
+fn each_foreign_crate_that_matters_has_one_owner() {
+    none(&graph().must_have_one_owner(&OWNERS));
+}
+
+#[test]
+fn our_packages_depend_on_each_other_only_in_the_directions_of_the_design() {
+    let root = tree::root().display().to_string();
+    let place = |package: &Package| {
+        let folder = package.folder.strip_prefix(&root).unwrap_or_default().trim_start_matches('/');
+        folder.to_owned()
+    };
+    none(&graph().must_stay_within(|package, other| match place(package).as_str() {
+        "shared/types" => false,
+        "edge-agent/core" | "cloud-hub/core" => other.name == "types",
+        "edge-agent/daemon" => place(other).starts_with("shared/") || other.name == "edge-core",
+        "cloud-hub/daemon" => {
+            place(other).starts_with("shared/") || ["hub-core", "model-tools"].contains(&&*other.name)
+        }
+        folder if folder.starts_with("tests/") || folder == "xtask" => true,
+        // What is shared, and the tools for models, know neither daemon.
+        _ => place(other).starts_with("shared/"),
+    }));
+}
+
+#[test]
+fn every_dependency_has_a_licence_and_a_source_that_deny_toml_allows() {
+    let deny: toml::Table = toml::from_str(&tree::read("deny.toml").unwrap()).unwrap();
+    let allowed = deny["licenses"]["allow"].as_array().unwrap();
+    let allowed: Vec<String> = allowed.iter().map(|licence| licence.as_str().unwrap().to_owned()).collect();
+    let mut violations = Vec::new();
+    for package in graph().foreign() {
+        let Package { name, version, licence, source, .. } = package;
+        match licence {
+            Some(licence) if licences::is_satisfied(licence, &allowed) => {}
+            licence => violations.push(format!("`{name}` {version}: {licence:?} is not allowed by deny.toml")),
+        }
+        if source.as_deref() != Some("registry+https://github.com/rust-lang/crates.io-index") {
+            violations.push(format!("`{name}` {version} comes from {source:?}: only crates.io is allowed"));
+        }
+    }
+    none(&violations);
+}
+
+#[test]
+fn no_banned_crate_is_among_the_dependencies() {
+    let deny: toml::Table = toml::from_str(&tree::read("deny.toml").unwrap()).unwrap();
+    let banned: Vec<&str> =
+        deny["bans"]["deny"].as_array().unwrap().iter().map(|entry| entry["crate"].as_str().unwrap()).collect();
+    let whole = banned.iter().filter(|name| !name.contains([':', '@']));
+    let found = whole.filter(|name| graph().foreign().any(|package| package.name == **name));
+    none(&found.map(|name| format!("`{name}` is banned by deny.toml and among the dependencies")).collect::<Vec<_>>());
+}
+
+#[test]
+fn cargo_lock_knows_no_registry_but_crates_io() {
+    let lock: toml::Table = toml::from_str(&tree::read("Cargo.lock").unwrap()).unwrap();
+    let sources = lock["package"].as_array().unwrap().iter().filter_map(|package| package.get("source"));
+    let alien =
+        sources.filter(|source| source.as_str() != Some("registry+https://github.com/rust-lang/crates.io-index"));
+    none(
+        &alien
+            .map(|source| format!("Cargo.lock names {source}: a mirror of this machine must not get in"))
+            .collect::<Vec<_>>(),
+    );
+}
+
+#[test]
+fn every_package_takes_the_lints_and_the_facts_of_the_workspace() {
+    let mut violations = Vec::new();
+    for package in graph().ours() {
+        let path = format!("{}/Cargo.toml", package.folder);
+        let manifest: toml::Table = toml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let is_inherited =
+            |value: Option<&toml::Value>| value.and_then(|value| value.get("workspace")?.as_bool()) == Some(true);
+        if !is_inherited(manifest.get("lints")) {
+            violations.push(format!("`{}` has no `[lints] workspace = true`", package.name));
+        }
+        for fact in ["version", "edition", "rust-version", "license", "publish"] {
+            if !is_inherited(manifest["package"].get(fact)) {
+                violations.push(format!("`{}` does not take `{fact}` from the workspace", package.name));
+            }
+        }
+        if manifest["package"].get("description").is_none() {
+            violations.push(format!("`{}` does not say what it is for: add a description", package.name));
+        }
+    }
+    none(&violations);
+}
+
+#[test]
+fn no_profile_turns_a_panic_into_an_abort() {
+    let manifest: toml::Table = toml::from_str(&tree::read("Cargo.toml").unwrap()).unwrap();
+    let profiles = manifest["profile"].as_table().unwrap().iter();
+    let aborting = profiles.filter(|(_, profile)| profile.get("panic").is_some());
+    let sentence = |name| format!("profile `{name}` sets `panic`: `store` catches panics of sled, and must be able to");
+    none(&aborting.map(|(name, _)| sentence(name)).collect::<Vec<_>>());
+}
