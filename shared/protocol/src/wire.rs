@@ -1,0 +1,88 @@
+//! The written form of the nouns of `types`: one number or one run of bytes each, fixed here and nowhere else.
+//!
+//! Names travel as their text and are checked while they are read. Everything that `types` may reorder or rename
+//! travels by the codes below, so that a change there cannot change the wire unseen: the matches stop compiling.
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serializer};
+use types::{DType, EngineName, Reason};
+
+/// Makes a serde `with` module that writes a noun as the code of its table. Codes are never reused.
+macro_rules! coded {
+    ($(#[$doc:meta])* $module:ident, $noun:ident, $what:literal, { $($variant:ident = $code:literal,)+ }) => {
+        $(#[$doc])*
+        pub(crate) mod $module {
+            use super::*;
+
+            pub(crate) fn code(noun: $noun) -> u8 {
+                match noun { $($noun::$variant => $code,)+ }
+            }
+
+            pub(crate) fn noun(code: u8) -> Option<$noun> {
+                match code { $($code => Some($noun::$variant),)+ _unknown => None }
+            }
+
+            pub(crate) fn serialize<S: Serializer>(noun: &$noun, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_u8(code(*noun))
+            }
+
+            pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<$noun, D::Error> {
+                let code = u8::deserialize(deserializer)?;
+                noun(code).ok_or_else(|| D::Error::custom(format_args!(concat!($what, " {} is not known"), code)))
+            }
+        }
+    };
+}
+
+coded!(
+    /// Element types.
+    dtype, DType, "element type", {
+        Bool = 1, U8 = 2, U16 = 3, U32 = 4, U64 = 5, I8 = 6, I16 = 7, I32 = 8, I64 = 9,
+        F16 = 10, Bf16 = 11, F32 = 12, F64 = 13, Bytes = 14,
+    }
+);
+coded!(
+    /// Why a request comes to the hub.
+    reason, Reason, "reason", {
+        Policy = 1, Confident = 2, LowConfidence = 3, NotCalibrated = 4, NoLocalModel = 5,
+        DeviceBusy = 6, DeviceFailed = 7, HubUnreachable = 8, HubFailed = 9, HubTooLate = 10,
+    }
+);
+coded!(
+    /// What runs a model.
+    engine, EngineName, "engine", { Ort = 1, Wgpu = 2, Fake = 3, }
+);
+
+/// A digest as its 32 bytes.
+pub(crate) mod digest {
+    use super::*;
+    use serde::Serialize;
+    use types::Digest;
+
+    pub(crate) fn serialize<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
+        digest.as_bytes().serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
+        <[u8; 32]>::deserialize(deserializer).map(Digest::from_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_reads_back_as_the_noun_it_was_written_for() {
+        for noun in DType::ALL {
+            assert_eq!(dtype::noun(dtype::code(noun)), Some(noun));
+        }
+        for noun in Reason::ALL {
+            assert_eq!(reason::noun(reason::code(noun)), Some(noun));
+        }
+        for noun in [EngineName::Ort, EngineName::Wgpu, EngineName::Fake] {
+            assert_eq!(engine::noun(engine::code(noun)), Some(noun));
+        }
+        assert_eq!(dtype::noun(0), None, "a zeroed message names no element type");
+    }
+}

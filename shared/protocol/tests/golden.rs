@@ -1,0 +1,215 @@
+//! The treaty: every message of every kind, with the bytes it has had since it was first shipped.
+//!
+//! A test that fails here means that an agent in the field would no longer be understood. Do not change the bytes: add
+//! a variant at the end of the enum, or a new kind, and its own golden bytes.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests, where a panic is the report")]
+
+#[path = "golden/bytes.rs"]
+mod golden_bytes;
+
+use bytes::Bytes;
+use golden_bytes as gold;
+use protocol::v1::{
+    ActiveVariant, BlobRange, BlobSlice, DeviceRequest, DeviceResponse, EngineInfo, EnrolRequest, EnrolResponse,
+    Enrolled, Hello, HubRequest, HubResponse, InferRequest, InferResponse, ModelState, Offer, Refusal, RefusalCode,
+    TensorHeader, UpdateOutcome, UpdateReport, UpdateStage, Welcome,
+};
+use protocol::{DecodeError, FrameHeader, JoinSecret, JoinToken, Message, decode, encode};
+use types::{DType, Digest, EngineName, Reason, Version};
+
+/// A token as first printed.
+const JOIN_TOKEN: &str = "sandjoin1_ARRodWIuZXhhbXBsZS5vcmc6NDQzMw5odWIuc2FuZGVybGluZ-Xl5eXl5eXl5eXl5eXl5eXl5eXl\
+    5eXl5eXl5eXl5eXl9vb29vb29vb29vb29vb29vb29vb29vb29vb29vb29vb8ANJJa7Fe9o8";
+
+/// Holds one message to its bytes, in both directions.
+fn golden<M: Message + PartialEq + std::fmt::Debug>(name: &str, message: &M, expected: &str) {
+    let frame = encode(message).unwrap();
+    assert_eq!(hex::encode(&frame), hex::encode(gold::bytes(expected)), "{name} is written differently");
+    let (header, body) = frame.split_first_chunk().unwrap();
+    let read: M = decode(FrameHeader::parse(*header).kind, body).unwrap();
+    assert_eq!(&read, message, "{name} is read differently");
+}
+
+fn version(number: u64) -> Version {
+    Version::new(number).unwrap()
+}
+
+fn digest(byte: u8) -> Digest {
+    Digest::from_bytes([byte; 32])
+}
+
+fn active(number: u64) -> ActiveVariant {
+    ActiveVariant { version: version(number), variant: "int8-qdq".parse().unwrap(), digest: digest(0xa1) }
+}
+
+fn tensor(name: &str, dtype: DType, shape: &[u64], bytes: u64) -> TensorHeader {
+    TensorHeader { name: name.to_owned(), dtype, shape: shape.to_vec(), bytes }
+}
+
+fn refusal() -> Refusal {
+    Refusal { code: RefusalCode::Busy, message: "the queue is full".to_owned(), retry_after_ms: Some(250) }
+}
+
+fn report(outcome: UpdateOutcome) -> DeviceRequest {
+    DeviceRequest::Report(UpdateReport {
+        model: "digits".parse().unwrap(),
+        version: version(2),
+        variant: Some("int8-qdq".parse().unwrap()),
+        stage: UpdateStage::Fetching,
+        outcome,
+    })
+}
+
+#[test]
+fn device_requests_keep_their_bytes() {
+    let hello = Hello {
+        agent_version: "0.1.0".to_owned(),
+        features: vec!["resume".to_owned()],
+        device_now_unix_ms: 1_800_000_000_123,
+        models: vec![
+            ModelState { model: "digits".parse().unwrap(), active: Some(active(2)), previous: None },
+            ModelState { model: "ocr".parse().unwrap(), active: None, previous: None },
+        ],
+        engines: vec![EngineInfo {
+            name: EngineName::Ort,
+            version: "1.32.0".to_owned(),
+            providers: vec!["CPUExecutionProvider".to_owned()],
+        }],
+    };
+    golden("Hello", &DeviceRequest::Hello(hello), gold::HELLO);
+    let infer = InferRequest {
+        request_id: "r-1".parse().unwrap(),
+        model: "digits".parse().unwrap(),
+        version: Some(version(3)),
+        reason: Reason::LowConfidence,
+        deadline_left_ms: Some(1500),
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+        outputs: vec!["logits".to_owned()],
+        tensors: vec![tensor("image", DType::F32, &[1, 1, 28, 28], 3136), tensor("mask", DType::Bool, &[1], 1)],
+    };
+    golden("Infer", &DeviceRequest::Infer(infer), gold::INFER);
+    let metadata = DeviceRequest::Metadata { name: "3.root.json".to_owned(), bytes_max: 524_288 };
+    golden("Metadata", &metadata, gold::METADATA);
+    let blob = BlobRange { digest: digest(0xb2), offset: 1_048_576, length: 1_048_576 };
+    golden("Blob", &DeviceRequest::Blob(blob), gold::BLOB);
+    let running = UpdateOutcome::Running { bytes_done: 1_048_576, bytes_total: 2_000_000 };
+    golden("Report running", &report(running), gold::REPORT_RUNNING);
+    golden("Report succeeded", &report(UpdateOutcome::Succeeded), gold::REPORT_SUCCEEDED);
+    let refused = UpdateOutcome::Refused { cause: "older".to_owned() };
+    golden("Report refused", &report(refused), gold::REPORT_REFUSED);
+    let failed = UpdateOutcome::Failed { cause: "disk full".to_owned() };
+    golden("Report failed", &report(failed), gold::REPORT_FAILED);
+    let renew = DeviceRequest::Renew { csr_der: Bytes::from_static(&[0x30, 0x01, 0x02]) };
+    golden("Renew", &renew, gold::RENEW);
+}
+
+#[test]
+fn hub_responses_keep_their_bytes() {
+    let welcome = Welcome {
+        hub_version: "0.1.0".to_owned(),
+        features: vec![],
+        hub_now_unix_ms: 1_800_000_000_456,
+        offers: vec![Offer { model: "digits".parse().unwrap(), version: version(3) }],
+        certificate_lifetime_s: 604_800,
+    };
+    golden("Welcome", &HubResponse::Welcome(welcome), gold::WELCOME);
+    let infer = InferResponse {
+        version: version(3),
+        variant: "fp32".parse().unwrap(),
+        digest: digest(0xc3),
+        engine: EngineName::Ort,
+        provider: "CPUExecutionProvider".to_owned(),
+        queue_us: 120,
+        compute_us: 70_000,
+        tensors: vec![tensor("logits", DType::F32, &[1, 10], 40)],
+    };
+    golden("Infer response", &HubResponse::Infer(infer), gold::INFER_RESPONSE);
+    golden("Metadata found", &HubResponse::Metadata { length: Some(4096) }, gold::METADATA_FOUND);
+    golden("Metadata absent", &HubResponse::Metadata { length: None }, gold::METADATA_ABSENT);
+    golden("Blob slice", &HubResponse::Blob(BlobSlice { total: 2_000_000, length: 951_424 }), gold::BLOB_SLICE);
+    golden("Accepted", &HubResponse::Accepted, gold::ACCEPTED);
+    let chain_der = vec![Bytes::from_static(&[0x30, 0x01]), Bytes::from_static(&[0x30, 0x02])];
+    golden("Renewed", &HubResponse::Renewed { chain_der }, gold::RENEWED);
+    golden("Refused", &HubResponse::Refused(refusal()), gold::REFUSED);
+}
+
+#[test]
+fn the_hubs_own_requests_keep_their_bytes() {
+    let offer = Offer { model: "digits".parse().unwrap(), version: version(300) };
+    golden("Offer", &HubRequest::Offer(offer), gold::OFFER);
+    let goodbye = HubRequest::Goodbye { reason: "restart".to_owned(), retry_after_ms: Some(2000) };
+    golden("Goodbye", &goodbye, gold::GOODBYE);
+    golden("Device accepted", &DeviceResponse::Accepted, gold::DEVICE_ACCEPTED);
+    golden("Device refused", &DeviceResponse::Refused(refusal()), gold::DEVICE_REFUSED);
+}
+
+#[test]
+fn enrolment_keeps_its_bytes() {
+    let request = EnrolRequest {
+        secret: JoinSecret::from_bytes([0xd4; 32]),
+        csr_der: Bytes::from_static(&[0x30, 0x01, 0x02]),
+        agent_version: "0.1.0".to_owned(),
+    };
+    golden("Enrol", &request, gold::ENROL);
+    let enrolled = Enrolled {
+        device: "camera-7".parse().unwrap(),
+        chain_der: vec![Bytes::from_static(&[0x30, 0x01])],
+        ca_der: Bytes::from_static(&[0x30, 0x02]),
+        root_json: Bytes::from_static(b"{}"),
+    };
+    golden("Enrolled", &EnrolResponse::Enrolled(enrolled), gold::ENROLLED);
+    golden("Enrol refused", &EnrolResponse::Refused(refusal()), gold::ENROL_REFUSED);
+}
+
+#[test]
+fn a_join_token_keeps_its_text() {
+    let token = JoinToken {
+        hub: vec!["hub.example.org:4433".to_owned()],
+        server_name: "hub.sanderling".to_owned(),
+        ca: digest(0xe5),
+        secret: JoinSecret::from_bytes([0xf6; 32]),
+        expires_unix_s: 1_800_000_000,
+    };
+    assert_eq!(token.to_string(), JOIN_TOKEN);
+    assert_eq!(JOIN_TOKEN.parse(), Ok(token));
+}
+
+#[test]
+fn every_refusal_keeps_its_number() {
+    for (number, code) in (0_u8..).zip(RefusalCode::ALL) {
+        let frame = encode(&DeviceResponse::Refused(Refusal::new(code, ""))).unwrap();
+        assert_eq!(frame[6..8], [1, number], "{code} has another number");
+    }
+}
+
+#[test]
+fn every_stage_keeps_its_number() {
+    for (number, stage) in (0_u8..).zip(UpdateStage::ALL) {
+        let report = UpdateReport {
+            model: "m".parse().unwrap(),
+            version: version(1),
+            variant: None,
+            stage,
+            outcome: UpdateOutcome::Succeeded,
+        };
+        let frame = encode(&DeviceRequest::Report(report)).unwrap();
+        assert_eq!(frame[6..], [4, 1, b'm', 1, 0, number, 1], "{stage} has another number");
+    }
+}
+
+#[test]
+fn a_message_of_another_major_version_is_called_that() {
+    let frame = encode(&HubResponse::Accepted).unwrap();
+    let refused = decode::<HubResponse>(0x0202, &frame[6..]).unwrap_err();
+    assert!(refused.is_version_mismatch(), "{refused}");
+    let refused = decode::<HubResponse>(DeviceRequest::KIND, &frame[6..]).unwrap_err();
+    assert!(matches!(refused, DecodeError::WrongKind { .. }) && !refused.is_version_mismatch());
+}
+
+#[test]
+fn every_golden_frame_is_lawful_for_the_fuzzer_too() {
+    for frame in gold::FRAMES {
+        assert_eq!(protocol::fuzz_decode(&gold::bytes(frame)), Ok(()), "{frame}");
+    }
+}

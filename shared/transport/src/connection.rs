@@ -1,0 +1,238 @@
+//! One live connection: who is at the other end, exchanges in both directions, how it ends.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use protocol::{ALPN_DEVICE, ALPN_ENROL, Message};
+use rustls::pki_types::CertificateDer;
+use types::{DeviceId, Digest};
+
+use crate::certificate::Facts;
+use crate::error::{CloseCode, CloseReason, ExchangeError};
+use crate::exchange::{Exchange, Priority};
+use crate::limits::Limits;
+
+/// What a connection is for, agreed by ALPN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Alpn {
+    /// An enrolled device and its hub.
+    Device,
+    /// A machine without a certificate, which may only ask to be enrolled.
+    Enrol,
+}
+
+impl Alpn {
+    /// The name on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static [u8] {
+        match self {
+            Self::Device => ALPN_DEVICE,
+            Self::Enrol => ALPN_ENROL,
+        }
+    }
+
+    fn from_name(name: &[u8]) -> Option<Self> {
+        [Self::Device, Self::Enrol].into_iter().find(|alpn| alpn.name() == name)
+    }
+}
+
+/// Who is at the other end, by certificate alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// A device, as its certificate names it. Whether it is still welcome is for the hub's record to say.
+    Device {
+        /// Its name.
+        id: DeviceId,
+        /// SHA-256 of its public key.
+        key: Digest,
+        /// When its certificate ends to be valid, in seconds since 1970.
+        not_after_unix_s: i64,
+    },
+    /// A machine without a certificate.
+    Anonymous,
+    /// The hub, whose certificate was verified when this side dialled it.
+    Hub,
+}
+
+/// What went over a connection so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Bytes of UDP payload sent, with retransmissions and acknowledgements.
+    pub bytes_sent: u64,
+    /// Bytes of UDP payload received.
+    pub bytes_received: u64,
+    /// Packets sent that were lost.
+    pub packets_lost: u64,
+}
+
+/// A live connection. Cheap to clone; the last clone that is dropped closes it.
+#[derive(Clone)]
+pub struct Connection {
+    quic: quinn::Connection,
+    /// Kept by the dialling side, which owns its socket.
+    endpoint: Option<quinn::Endpoint>,
+    peer: Peer,
+    alpn: Alpn,
+    limits: Limits,
+}
+
+impl Connection {
+    /// Wraps the server's side of a finished handshake, and reads who is there: also on a resumed connection, whose
+    /// certificates come out of the ticket.
+    pub(crate) fn accepted(quic: quinn::Connection, limits: Limits) -> Result<Self, String> {
+        let alpn = alpn(&quic)?;
+        let peer = client(&quic, &limits)?;
+        Ok(Self { quic, endpoint: None, peer, alpn, limits })
+    }
+
+    /// Wraps the client's side of a confirmed handshake.
+    pub(crate) fn dialled(quic: quinn::Connection, endpoint: quinn::Endpoint, alpn: Alpn, limits: Limits) -> Self {
+        Self { quic, endpoint: Some(endpoint), peer: Peer::Hub, alpn, limits }
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// What the connection is for.
+    #[must_use]
+    pub fn alpn(&self) -> Alpn {
+        self.alpn
+    }
+
+    /// Begins an exchange. Waits while as many are open as the peer allows. The peer sees it with its first byte.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn open(&self, priority: Priority) -> Result<Exchange, CloseReason> {
+        let (send, receive) = self.quic.open_bi().await?;
+        let exchange = Exchange::opened(send, receive, self.limits);
+        exchange.set_priority(priority);
+        Ok(exchange)
+    }
+
+    /// Takes the next exchange that the peer begins.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn accept(&self) -> Result<Exchange, CloseReason> {
+        let (send, receive) = self.quic.accept_bi().await?;
+        Ok(Exchange::accepted(send, receive, self.limits))
+    }
+
+    /// Asks one thing: sends a message with its body and ends this side of the stream, and receives the message that
+    /// answers. The answer's body, if it announces one, is read from the exchange.
+    ///
+    /// A peer that answers before it has taken the whole request (a refusal, most of the time) is heard.
+    ///
+    /// # Errors
+    /// As [`Exchange::send`] and [`Exchange::receive`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the exchange at the peer.
+    pub async fn ask<Q: Message, A: Message>(
+        &self,
+        priority: Priority,
+        question: &Q,
+        body: &[bytes::Bytes],
+    ) -> Result<(A, Exchange), ExchangeError> {
+        let mut exchange = self.open(priority).await.map_err(ExchangeError::ConnectionLost)?;
+        let answer = exchange.ask(question, body).await?;
+        Ok((answer, exchange))
+    }
+
+    /// Closes the connection at once; exchanges in flight are lost on both sides.
+    pub fn close(&self, code: CloseCode, reason: &str) {
+        let reason = &reason[..reason.floor_char_boundary(crate::error::CLOSE_REASON_BYTES_MAX)];
+        self.quic.close(quinn::VarInt::from_u32(code.number()), reason.as_bytes());
+    }
+
+    /// Waits until the connection has ended, and tells why.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn closed(&self) -> CloseReason {
+        self.quic.closed().await.into()
+    }
+
+    /// Why the connection ended, or `None` while it lives.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.quic.close_reason().map(CloseReason::from)
+    }
+
+    /// Waits, after [`Connection::close`] on the dialling side, until the peer was told. Bounded by three probe
+    /// timeouts of QUIC. Does nothing on the listening side, whose [`crate::Listener`] does it for all.
+    pub async fn drain(&self) {
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.wait_idle().await;
+        }
+    }
+
+    /// Smoothed round-trip time.
+    #[must_use]
+    pub fn rtt(&self) -> Duration {
+        self.quic.rtt()
+    }
+
+    /// Where the peer's packets come from now; changes when the peer moves to another network.
+    #[must_use]
+    pub fn remote_addr(&self) -> SocketAddr {
+        self.quic.remote_address()
+    }
+
+    /// What went over the connection so far.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        let stats = self.quic.stats();
+        Traffic {
+            bytes_sent: stats.udp_tx.bytes,
+            bytes_received: stats.udp_rx.bytes,
+            packets_lost: stats.path.lost_packets,
+        }
+    }
+
+    /// A number that tells this connection from every other one of the process that is alive.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.quic.stable_id()
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("number", &self.number())
+            .field("peer", &self.peer)
+            .field("alpn", &self.alpn)
+            .field("remote", &self.remote_addr())
+            .finish_non_exhaustive()
+    }
+}
+
+fn alpn(quic: &quinn::Connection) -> Result<Alpn, String> {
+    let data = quic.handshake_data().and_then(|data| data.downcast::<quinn::crypto::rustls::HandshakeData>().ok());
+    let name = data.and_then(|data| data.protocol).ok_or("no protocol was agreed")?;
+    Alpn::from_name(&name).ok_or_else(|| "an unknown protocol was agreed".to_owned())
+}
+
+/// Reads the client's certificate, if it showed one.
+fn client(quic: &quinn::Connection, limits: &Limits) -> Result<Peer, String> {
+    let Some(identity) = quic.peer_identity() else { return Ok(Peer::Anonymous) };
+    let chain = identity.downcast::<Vec<CertificateDer<'static>>>().map_err(|_other| "unknown kind of identity")?;
+    if chain.len() > limits.chain_certificates {
+        return Err(format!("a chain of {} certificates", chain.len()));
+    }
+    let leaf = chain.first().ok_or("an empty certificate chain")?;
+    let facts = Facts::read(leaf).map_err(|error| error.to_string())?;
+    Ok(Peer::Device { id: facts.device?, key: facts.key, not_after_unix_s: facts.not_after_unix_s })
+}

@@ -1,0 +1,479 @@
+//! One exchange: a bidirectional stream of typed messages, each with an optional raw body.
+//!
+//! The usual course: one side opens, sends a message and its body and finishes; the other receives, answers and
+//! finishes. Dropping an exchange before its end resets both directions, which is how a request is cancelled: the
+//! other side sees it in [`Exchange::cancelled`] or as [`ExchangeError::Cancelled`].
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use protocol::frame::FRAME_HEADER_BYTES;
+use protocol::{FrameHeader, Message, encode};
+use quinn::{ReadError, ReadExactError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
+
+use crate::error::{CloseReason, ExchangeError};
+use crate::limits::Limits;
+
+/// What goes first when the connection is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Priority {
+    /// Files of models: they can wait.
+    Artifact,
+    /// Hello, offers, reports, metadata.
+    Control,
+    /// Requests that someone is waiting for.
+    Inference,
+}
+
+impl Priority {
+    const fn number(self) -> i32 {
+        match self {
+            Self::Artifact => 0,
+            Self::Control => 1,
+            Self::Inference => 2,
+        }
+    }
+}
+
+/// Why a direction of a stream was cut, as its cutter says it. The numbers are the wire's; append only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ResetCode {
+    /// The cutter has all it needs, or simply let go.
+    Enough,
+    /// The cutter withdrew the request.
+    Withdrawn,
+    /// What was sent is over a limit.
+    TooLarge,
+    /// What was sent is not what was expected.
+    Malformed,
+    /// What was announced did not come in time.
+    TooSlow,
+    /// A code of a newer peer.
+    Other(u32),
+}
+
+impl ResetCode {
+    const fn number(self) -> u32 {
+        match self {
+            Self::Enough => 0,
+            Self::Withdrawn => 1,
+            Self::TooLarge => 2,
+            Self::Malformed => 3,
+            Self::TooSlow => 4,
+            Self::Other(number) => number,
+        }
+    }
+
+    fn from_wire(code: VarInt) -> Self {
+        let known = [Self::Enough, Self::Withdrawn, Self::TooLarge, Self::Malformed, Self::TooSlow];
+        let number = code.into_inner();
+        let found = known.into_iter().find(|code| u64::from(code.number()) == number);
+        found.unwrap_or_else(|| Self::Other(u32::try_from(number).unwrap_or(u32::MAX)))
+    }
+
+    fn varint(self) -> VarInt {
+        VarInt::from_u32(self.number())
+    }
+
+    /// Whether the same exchange may succeed another time.
+    #[must_use]
+    pub const fn is_retryable(self) -> bool {
+        match self {
+            Self::Enough | Self::Withdrawn | Self::TooSlow | Self::Other(_) => true,
+            Self::TooLarge | Self::Malformed => false,
+        }
+    }
+}
+
+impl fmt::Display for ResetCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Enough => f.write_str("it needs no more"),
+            Self::Withdrawn => f.write_str("it withdrew the request"),
+            Self::TooLarge => f.write_str("what was sent is too large"),
+            Self::Malformed => f.write_str("what was sent is not what it expected"),
+            Self::TooSlow => f.write_str("what was announced came too slowly"),
+            Self::Other(number) => write!(f, "code {number}"),
+        }
+    }
+}
+
+/// How the other side went away while it was still owed something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It cut the stream.
+    ByPeer(ResetCode),
+    /// The connection ended.
+    ConnectionLost(CloseReason),
+}
+
+/// First allocation for a body; the rest grows with what really arrives, whatever was announced.
+const BODY_FIRST_BYTES: usize = 64 * 1024;
+
+/// First allocation for a message: most take less, and six bytes of header must not buy more.
+const MESSAGE_FIRST_BYTES: usize = 4096;
+
+/// One exchange. See the module.
+pub struct Exchange {
+    send: SendStream,
+    receive: RecvStream,
+    limits: Limits,
+    /// Whether this side has said all it will say.
+    finished: bool,
+    /// Whether everything that the peer announced was read.
+    received: bool,
+    /// Bytes of the announced body that were not read yet.
+    body_left: u64,
+    /// Whether a first message may take its time: the peer answers when it is ready, but asks at once.
+    patient: bool,
+    /// What the peer is told when the exchange is dropped before its end.
+    parting: ResetCode,
+}
+
+impl Exchange {
+    pub(crate) fn opened(send: SendStream, receive: RecvStream, limits: Limits) -> Self {
+        Self::new(send, receive, limits, true)
+    }
+
+    pub(crate) fn accepted(send: SendStream, receive: RecvStream, limits: Limits) -> Self {
+        Self::new(send, receive, limits, false)
+    }
+
+    fn new(send: SendStream, receive: RecvStream, limits: Limits, patient: bool) -> Self {
+        Self {
+            send,
+            receive,
+            limits,
+            finished: false,
+            received: false,
+            body_left: 0,
+            patient,
+            parting: ResetCode::Withdrawn,
+        }
+    }
+
+    /// Sets what this side's bytes may wait for. An accepted exchange starts as [`Priority::Artifact`].
+    pub fn set_priority(&self, priority: Priority) {
+        if self.send.set_priority(priority.number()).is_err() {
+            tracing::trace!("priority of a stream that is already closed");
+        }
+    }
+
+    /// Sends a message and its body, which must be as long as the message announces.
+    ///
+    /// # Errors
+    /// When the message is over its limits, the peer cut the stream, or the connection is gone.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: what was half sent stays half sent. Drop the exchange then.
+    pub async fn send<M: Message>(&mut self, message: &M, body: &[Bytes]) -> Result<(), ExchangeError> {
+        write(&mut self.send, message, body).await
+    }
+
+    /// Ends this side: nothing more is sent. What was sent still arrives if the exchange is dropped now.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Over`] when it was ended before.
+    pub fn finish(&mut self) -> Result<(), ExchangeError> {
+        self.finished = true;
+        self.send.finish().map_err(|_closed| ExchangeError::Over)
+    }
+
+    /// Sends a message and its body and ends this side.
+    ///
+    /// # Errors
+    /// As [`Exchange::send`].
+    ///
+    /// # Cancel safety
+    /// As [`Exchange::send`].
+    pub async fn send_last<M: Message>(&mut self, message: &M, body: &[Bytes]) -> Result<(), ExchangeError> {
+        self.send(message, body).await?;
+        self.finish()
+    }
+
+    /// Receives a message. Its body, if it announces one, is read next, with [`Exchange::read_body`] or
+    /// [`Exchange::body_chunk`].
+    ///
+    /// The first message of an accepted exchange, and the rest of every message once it began, must come within
+    /// [`Limits::frame`]; for an answer to begin, the caller sets the deadline (`tokio::time::timeout`).
+    ///
+    /// # Errors
+    /// When something else than one lawful `M` comes; the peer is told why by a reset.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: drop the exchange when the future was dropped.
+    pub async fn receive<M: Message>(&mut self) -> Result<M, ExchangeError> {
+        let result = read_message(&mut self.receive, self.limits.frame, self.patient).await;
+        let message: M = self.refuse_on_error(result)?;
+        // What follows a first message follows at once.
+        self.body_left = message.body_length();
+        self.received = self.body_left == 0;
+        Ok(message)
+    }
+
+    /// Reads the whole body of the message received last, if it has at most `max` bytes.
+    ///
+    /// # Errors
+    /// [`ExchangeError::BodyTooLarge`] before anything is read or allocated; else as [`Exchange::body_chunk`].
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: drop the exchange when the future was dropped.
+    pub async fn read_body(&mut self, max: u64) -> Result<Bytes, ExchangeError> {
+        let length = self.body_left;
+        if length > max {
+            return self.refuse_on_error(Err(ExchangeError::BodyTooLarge { length, max }));
+        }
+        let expected = usize::try_from(length).unwrap_or(usize::MAX);
+        let mut body = BytesMut::with_capacity(expected.min(BODY_FIRST_BYTES));
+        while let Some(chunk) = self.body_chunk(usize::MAX).await? {
+            // A small body is most often one piece: no copy then.
+            if body.is_empty() && self.body_left == 0 {
+                return Ok(chunk);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
+    }
+
+    /// Reads the next piece of the body, of at most `max` bytes; `None` when it is complete.
+    ///
+    /// # Errors
+    /// When the peer stops sending for [`Limits::body_pause`], ends early, cancels, or is gone.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn body_chunk(&mut self, max: usize) -> Result<Option<Bytes>, ExchangeError> {
+        if self.body_left == 0 {
+            return Ok(None);
+        }
+        let room = usize::try_from(self.body_left).unwrap_or(usize::MAX).min(max);
+        let pause = self.limits.body_pause;
+        let read = tokio::time::timeout(pause, self.receive.read_chunk(room, true)).await;
+        let result = match read {
+            Err(_elapsed) => Err(ExchangeError::Stalled { what: "a body", after: pause }),
+            Ok(Err(error)) => Err(lost_read(error)),
+            Ok(Ok(None)) => Err(ExchangeError::Truncated { missing: self.body_left }),
+            Ok(Ok(Some(chunk))) => Ok(chunk.bytes),
+        };
+        let bytes = self.refuse_on_error(result)?;
+        // The chunk is at most `room` long, so this never meets zero early.
+        self.body_left = self.body_left.saturating_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        self.received = self.body_left == 0;
+        Ok(Some(bytes))
+    }
+
+    /// Bytes of the announced body that were not read yet.
+    #[must_use]
+    pub fn body_left(&self) -> u64 {
+        self.body_left
+    }
+
+    /// Waits until the peer goes away while it is still owed an answer: it cut the stream, or the connection ended.
+    /// Never completes once everything was delivered. The future stands on its own, so that work for the peer can be
+    /// raced against it (`tokio::select!`) while the exchange is in use.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub fn cancelled(&self) -> impl Future<Output = Cancelled> + Send + Sync + 'static + use<> {
+        let stopped = self.send.stopped();
+        async move {
+            match stopped.await {
+                Ok(Some(code)) => Cancelled::ByPeer(ResetCode::from_wire(code)),
+                Ok(None) => std::future::pending().await,
+                Err(StoppedError::ConnectionLost(error)) => Cancelled::ConnectionLost(error.into()),
+                // Early data is never sent, so it is never refused.
+                Err(StoppedError::ZeroRttRejected) => Cancelled::ByPeer(ResetCode::Withdrawn),
+            }
+        }
+    }
+
+    /// Waits, after [`Exchange::finish`], until the peer holds everything that was sent.
+    ///
+    /// # Errors
+    /// When it never will.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn delivered(&self) -> Result<(), ExchangeError> {
+        match self.send.stopped().await {
+            Ok(None) => Ok(()),
+            Ok(Some(code)) => Err(ExchangeError::Cancelled(ResetCode::from_wire(code))),
+            Err(StoppedError::ConnectionLost(error)) => Err(ExchangeError::ConnectionLost(error.into())),
+            Err(StoppedError::ZeroRttRejected) => Err(ExchangeError::Cancelled(ResetCode::Withdrawn)),
+        }
+    }
+
+    /// Sends the question while already listening for the answer.
+    pub(crate) async fn ask<Q: Message, A: Message>(
+        &mut self,
+        question: &Q,
+        body: &[Bytes],
+    ) -> Result<A, ExchangeError> {
+        let (sent, answered) = self.question_and_answer(question, body).await;
+        let answer: A = self.refuse_on_error(answered)?;
+        if !sent {
+            // Half a question must not look like a whole one.
+            self.send.reset(ResetCode::Enough.varint()).ok();
+        }
+        self.finished = true;
+        self.body_left = answer.body_length();
+        self.received = self.body_left == 0;
+        Ok(answer)
+    }
+
+    /// Tells whether the whole question was sent, and what came back.
+    async fn question_and_answer<Q: Message, A: Message>(
+        &mut self,
+        question: &Q,
+        body: &[Bytes],
+    ) -> (bool, Result<A, ExchangeError>) {
+        let Self { send, receive, limits, .. } = self;
+        let sending = async {
+            write(send, question, body).await?;
+            send.finish().map_err(|_closed| ExchangeError::Over)
+        };
+        let receiving = read_message::<A>(receive, limits.frame, true);
+        tokio::pin!(sending, receiving);
+        tokio::select! {
+            sent = &mut sending => match sent {
+                Ok(()) => (true, receiving.await),
+                // A peer that takes no more of the question says why in its answer, or by a reset.
+                Err(ExchangeError::Cancelled(_)) => (false, receiving.await),
+                Err(error) => (false, Err(error)),
+            },
+            answered = &mut receiving => (false, answered),
+        }
+    }
+
+    /// Tells the peer why its bytes are not taken, when it is the bytes that are wrong.
+    fn refuse_on_error<T>(&mut self, result: Result<T, ExchangeError>) -> Result<T, ExchangeError> {
+        let code = match &result {
+            Err(ExchangeError::Decode(protocol::DecodeError::TooLarge { .. }) | ExchangeError::BodyTooLarge { .. }) => {
+                ResetCode::TooLarge
+            }
+            Err(ExchangeError::Decode(_) | ExchangeError::Truncated { .. }) => ResetCode::Malformed,
+            Err(ExchangeError::Stalled { .. }) => ResetCode::TooSlow,
+            Ok(_)
+            | Err(
+                ExchangeError::ConnectionLost(_)
+                | ExchangeError::Cancelled(_)
+                | ExchangeError::Encode(_)
+                | ExchangeError::BodyLength { .. }
+                | ExchangeError::Over,
+            ) => return result,
+        };
+        self.parting = code;
+        // Fails only where the stream is over already, which is what it is for.
+        self.receive.stop(code.varint()).ok();
+        result
+    }
+}
+
+impl Drop for Exchange {
+    /// An exchange that is over leaves in peace; one that is not is withdrawn in both directions.
+    fn drop(&mut self) {
+        if !self.finished {
+            self.send.reset(self.parting.varint()).ok();
+        }
+        if !self.received && !self.finished_as_answerer() {
+            self.receive.stop(self.parting.varint()).ok();
+        }
+    }
+}
+
+impl Exchange {
+    /// Whether this side was asked and has answered: what it left unread it did not need, and quinn says so by itself.
+    fn finished_as_answerer(&self) -> bool {
+        self.finished && !self.patient
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange")
+            .field("stream", &self.send.id())
+            .field("finished", &self.finished)
+            .field("body_left", &self.body_left)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn write<M: Message>(send: &mut SendStream, message: &M, body: &[Bytes]) -> Result<(), ExchangeError> {
+    let announced = message.body_length();
+    let given = body.iter().map(|part| u64::try_from(part.len()).unwrap_or(u64::MAX)).sum();
+    if announced != given {
+        return Err(ExchangeError::BodyLength { announced, given });
+    }
+    let frame = encode(message).map_err(ExchangeError::Encode)?;
+    let mut parts = Vec::with_capacity(body.len() + 1);
+    parts.push(Bytes::from(frame));
+    parts.extend(body.iter().filter(|part| !part.is_empty()).cloned());
+    send.write_all_chunks(&mut parts).await.map_err(lost_write)
+}
+
+/// Reads one framed message. A patient reader waits for its first byte as long as the caller lets it.
+async fn read_message<M: Message>(
+    receive: &mut RecvStream,
+    within: Duration,
+    patient: bool,
+) -> Result<M, ExchangeError> {
+    let mut first = [0; 1];
+    if patient {
+        receive.read_exact(&mut first).await.map_err(lost_read_exact)?;
+    }
+    let read = async {
+        if !patient {
+            receive.read_exact(&mut first).await.map_err(lost_read_exact)?;
+        }
+        let mut header = [0; FRAME_HEADER_BYTES];
+        header[..1].copy_from_slice(&first);
+        receive.read_exact(&mut header[1..]).await.map_err(lost_read_exact)?;
+        let header = FrameHeader::parse(header);
+        let length = header.expect::<M>().map_err(ExchangeError::Decode)?;
+        let bytes = read_exactly(receive, length).await?;
+        protocol::decode(header.kind, &bytes).map_err(ExchangeError::Decode)
+    };
+    let result = tokio::time::timeout(within, read).await;
+    result.unwrap_or(Err(ExchangeError::Stalled { what: "a message", after: within }))
+}
+
+/// Reads `length` bytes, holding no more memory than has arrived.
+async fn read_exactly(receive: &mut RecvStream, length: usize) -> Result<Vec<u8>, ExchangeError> {
+    let mut bytes = Vec::with_capacity(length.min(MESSAGE_FIRST_BYTES));
+    while bytes.len() < length {
+        let missing = length.saturating_sub(bytes.len());
+        let chunk = receive.read_chunk(missing, true).await.map_err(lost_read)?;
+        let chunk = chunk.ok_or(ExchangeError::Truncated { missing: u64::try_from(missing).unwrap_or(u64::MAX) })?;
+        bytes.extend_from_slice(&chunk.bytes);
+    }
+    Ok(bytes)
+}
+
+fn lost_write(error: WriteError) -> ExchangeError {
+    match error {
+        WriteError::Stopped(code) => ExchangeError::Cancelled(ResetCode::from_wire(code)),
+        WriteError::ConnectionLost(error) => ExchangeError::ConnectionLost(error.into()),
+        WriteError::ClosedStream => ExchangeError::Over,
+        // Early data is never sent, so it is never refused.
+        WriteError::ZeroRttRejected => ExchangeError::Cancelled(ResetCode::Withdrawn),
+    }
+}
+
+fn lost_read(error: ReadError) -> ExchangeError {
+    match error {
+        ReadError::Reset(code) => ExchangeError::Cancelled(ResetCode::from_wire(code)),
+        ReadError::ConnectionLost(error) => ExchangeError::ConnectionLost(error.into()),
+        ReadError::ClosedStream | ReadError::IllegalOrderedRead => ExchangeError::Over,
+        ReadError::ZeroRttRejected => ExchangeError::Cancelled(ResetCode::Withdrawn),
+    }
+}
+
+fn lost_read_exact(error: ReadExactError) -> ExchangeError {
+    match error {
+        // How much was missing of a message is of no use to anyone; that it was cut short is.
+        ReadExactError::FinishedEarly(_read) => ExchangeError::Truncated { missing: 1 },
+        ReadExactError::ReadError(error) => lost_read(error),
+    }
+}

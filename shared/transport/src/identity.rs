@@ -1,0 +1,176 @@
+//! Who one end is: its private key, and the certificates that say so.
+
+use std::fmt;
+
+use bytes::Bytes;
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use types::{DeviceId, Digest};
+
+use crate::certificate::{Facts, chain_from_pem, chain_to_pem, to_bytes};
+use crate::error::CertificateError;
+
+/// A private key that never leaves its machine (ECDSA P-256: small, fast on devices, taken everywhere).
+pub struct DeviceKey {
+    pair: KeyPair,
+}
+
+impl DeviceKey {
+    /// Makes a new key from the system's randomness.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn generate() -> Result<Self, CertificateError> {
+        let pair = KeyPair::generate().map_err(|error| CertificateError::unreadable("new key", error))?;
+        Ok(Self { pair })
+    }
+
+    /// Reads a key from PEM (PKCS #8).
+    ///
+    /// # Errors
+    /// When the text is no such key.
+    pub fn from_pem(pem: &str) -> Result<Self, CertificateError> {
+        let pair = KeyPair::from_pem(pem).map_err(|error| CertificateError::unreadable("key file", error))?;
+        Ok(Self { pair })
+    }
+
+    /// Writes the key as PEM (PKCS #8). Keep it in a file of mode 0600.
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        self.pair.serialize_pem()
+    }
+
+    /// SHA-256 of the public key (SubjectPublicKeyInfo in DER), as the hub records it.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.pair.subject_public_key_info())
+    }
+
+    /// A signing request (PKCS #10, DER) that proves possession of the key and claims nothing else.
+    ///
+    /// # Errors
+    /// When the key cannot sign.
+    pub fn csr_der(&self) -> Result<Bytes, CertificateError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        let request = params.serialize_request(&self.pair);
+        let request = request.map_err(|error| CertificateError::unreadable("signing request", error))?;
+        Ok(Bytes::copy_from_slice(request.der()))
+    }
+
+    /// Joins the key with the certificates that were issued for it.
+    ///
+    /// # Errors
+    /// When the chain is empty, unreadable, or for another key.
+    pub fn identity(&self, chain_der: &[Bytes]) -> Result<Identity, CertificateError> {
+        let chain = chain_der.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.pair.serialize_der()));
+        Identity::new(chain, key, self.digest())
+    }
+}
+
+impl fmt::Debug for DeviceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceKey").field("public", &self.digest()).finish_non_exhaustive()
+    }
+}
+
+/// A key and its certificates, leaf first, known to belong together.
+pub struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    leaf: Facts,
+}
+
+impl Identity {
+    fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        public: Digest,
+    ) -> Result<Self, CertificateError> {
+        let first = chain.first().ok_or_else(|| CertificateError::unreadable("certificate chain", "it is empty"))?;
+        let leaf = Facts::read(first)?;
+        if leaf.key != public {
+            return Err(CertificateError::KeyMismatch);
+        }
+        Ok(Self { chain, key, leaf })
+    }
+
+    /// Reads certificates (leaf first) and key from PEM.
+    ///
+    /// # Errors
+    /// When either is unreadable, or they do not belong together.
+    pub fn from_pem(chain_pem: &str, key_pem: &str) -> Result<Self, CertificateError> {
+        let public = DeviceKey::from_pem(key_pem)?.digest();
+        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes());
+        let key = key.map_err(|error| CertificateError::unreadable("key file", format!("{error:?}")))?;
+        Self::new(chain_from_pem(chain_pem)?, key, public)
+    }
+
+    /// The certificates as PEM, leaf first.
+    #[must_use]
+    pub fn chain_pem(&self) -> String {
+        chain_to_pem(self.chain.iter().map(|der| &**der))
+    }
+
+    /// The certificates in DER, leaf first.
+    #[must_use]
+    pub fn chain_der(&self) -> Vec<Bytes> {
+        to_bytes(&self.chain)
+    }
+
+    /// The device that the certificate names.
+    ///
+    /// # Errors
+    /// [`CertificateError::NoDevice`], as for a hub's own certificate.
+    pub fn device(&self) -> Result<DeviceId, CertificateError> {
+        self.leaf.device.clone().map_err(CertificateError::NoDevice)
+    }
+
+    /// SHA-256 of the public key.
+    #[must_use]
+    pub fn key_digest(&self) -> Digest {
+        self.leaf.key
+    }
+
+    /// When the certificate begins to be valid, in seconds since 1970.
+    #[must_use]
+    pub fn not_before_unix_s(&self) -> i64 {
+        self.leaf.not_before_unix_s
+    }
+
+    /// When the certificate ends to be valid, in seconds since 1970.
+    #[must_use]
+    pub fn not_after_unix_s(&self) -> i64 {
+        self.leaf.not_after_unix_s
+    }
+
+    /// The same leaf with other certificates behind it, as an impostor would show them.
+    #[cfg(test)]
+    pub(crate) fn with_issuers(mut self, issuers: &[Bytes]) -> Self {
+        self.chain.truncate(1);
+        self.chain.extend(issuers.iter().map(|der| CertificateDer::from(der.to_vec())));
+        self
+    }
+
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.chain.clone()
+    }
+
+    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
+        self.key.clone_key()
+    }
+}
+
+impl Clone for Identity {
+    fn clone(&self) -> Self {
+        Self { chain: self.chain.clone(), key: self.key.clone_key(), leaf: self.leaf.clone() }
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("leaf", &self.leaf).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,128 @@
+//! Every limit of a connection, with its unit and reason.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::VarInt;
+use quinn::congestion::{BbrConfig, CubicConfig};
+use serde::{Deserialize, Serialize};
+
+/// What one peer, and all of them together, may make this side hold and wait for.
+///
+/// [`Limits::agent`] and [`Limits::hub`] are the two sets in use; tests shorten the times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Exchanges that the peer may have open at once; one more waits at the peer until one ends.
+    pub streams: u32,
+    /// Bytes that the peer may send ahead of our reading on one stream.
+    pub stream_window_bytes: u32,
+    /// Bytes that the peer may send ahead of our reading on all streams: what one connection can make us hold.
+    pub connection_window_bytes: u32,
+    /// Bytes that we hold for sending on all streams until the peer acknowledges them.
+    pub send_window_bytes: u32,
+    /// A connection on which nothing arrives for this long is dead.
+    pub idle: Duration,
+    /// How often a quiet connection is kept from going idle; `None` leaves that to the peer.
+    pub keep_alive: Option<Duration>,
+    /// From the first packet to a confirmed handshake.
+    pub handshake: Duration,
+    /// From the first byte of a message to its last.
+    pub frame: Duration,
+    /// Longest pause between two pieces of a body.
+    pub body_pause: Duration,
+    /// Connections that a listener keeps; further ones are refused.
+    pub connections: usize,
+    /// Handshakes that a listener works on at once; further ones are refused.
+    pub handshakes: usize,
+    /// Handshakes in work from which on a newcomer must first prove its address (QUIC Retry).
+    pub handshakes_before_retry: usize,
+    /// Certificates of one peer's chain that are looked at.
+    pub chain_certificates: usize,
+}
+
+impl Limits {
+    /// For an agent: one connection, large answers and model files come in.
+    #[must_use]
+    pub const fn agent() -> Self {
+        Self {
+            // The hub opens streams for offers and goodbyes only.
+            streams: 16,
+            // 4 MiB in flight is 640 Mbit/s at 50 ms; a device rarely has more.
+            stream_window_bytes: 4 * 1024 * 1024,
+            connection_window_bytes: 8 * 1024 * 1024,
+            send_window_bytes: 8 * 1024 * 1024,
+            // Three keep-alives may be lost before a connection counts as dead.
+            idle: Duration::from_secs(30),
+            keep_alive: Some(Duration::from_secs(10)),
+            // Two lost flights with QUIC's first timeouts of 1 s and 2 s, and a slow CPU.
+            handshake: Duration::from_secs(10),
+            // 512 KiB at 52 kB/s, a poor mobile link.
+            frame: Duration::from_secs(10),
+            body_pause: Duration::from_secs(10),
+            // An agent does not listen.
+            connections: 0,
+            handshakes: 0,
+            handshakes_before_retry: 0,
+            chain_certificates: 4,
+        }
+    }
+
+    /// For a hub: many connections, each with its share.
+    #[must_use]
+    pub const fn hub() -> Self {
+        Self {
+            // More than an agent's workers ever have in flight, few enough that one device cannot fill the hub.
+            streams: 64,
+            // 1 MiB in flight is 160 Mbit/s at 50 ms for one request.
+            stream_window_bytes: 1024 * 1024,
+            // 2 MiB for each of 10,000 hostile connections would be 20 GB; honest ones hold about 50 kB.
+            connection_window_bytes: 2 * 1024 * 1024,
+            send_window_bytes: 4 * 1024 * 1024,
+            idle: Duration::from_secs(30),
+            // The agents keep alive: 10,000 of them every 10 s are already 1,000 packets a second each way.
+            keep_alive: None,
+            handshake: Duration::from_secs(10),
+            frame: Duration::from_secs(10),
+            body_pause: Duration::from_secs(10),
+            // 50 kB each when idle (design, measured): 500 MB.
+            connections: 10_000,
+            // A handshake costs about 1 ms of CPU: half a second of work on one core.
+            handshakes: 512,
+            // A fleet that reconnects gently never meets it; a flood with forged addresses does at once.
+            handshakes_before_retry: 64,
+            chain_certificates: 4,
+        }
+    }
+
+    /// The QUIC transport parameters of these limits.
+    pub(crate) fn transport(&self, congestion: Congestion) -> Arc<quinn::TransportConfig> {
+        let mut config = quinn::TransportConfig::default();
+        config
+            .max_concurrent_bidi_streams(VarInt::from_u32(self.streams))
+            // Nothing of ours uses one-way streams or datagrams; what is not allowed costs no memory.
+            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            .datagram_receive_buffer_size(None)
+            .datagram_send_buffer_size(0)
+            .stream_receive_window(VarInt::from_u32(self.stream_window_bytes))
+            .receive_window(VarInt::from_u32(self.connection_window_bytes))
+            .send_window(u64::from(self.send_window_bytes))
+            .max_idle_timeout(self.idle.try_into().ok())
+            .keep_alive_interval(self.keep_alive);
+        match congestion {
+            Congestion::Cubic => config.congestion_controller_factory(Arc::new(CubicConfig::default())),
+            Congestion::Bbr => config.congestion_controller_factory(Arc::new(BbrConfig::default())),
+        };
+        Arc::new(config)
+    }
+}
+
+/// How fast to send into an unknown network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Congestion {
+    /// Cubic: careful, fair to others, slow where packets are lost at random (mobile links).
+    #[default]
+    Cubic,
+    /// BBR version 1: at 2 % random loss and 50 ms thirty times faster here; quinn calls it experimental.
+    Bbr,
+}

@@ -1,0 +1,140 @@
+//! How a device knows its hub: by the CA it keeps, or, before it has one, by the CA's fingerprint in the join token.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use types::Digest;
+
+use crate::client::Trust;
+use crate::tls::Observed;
+
+/// Verifies a hub's certificate chain with webpki against the one CA that is trusted, and remembers what was wrong.
+pub(crate) struct HubVerifier {
+    trust: Trust,
+    provider: Arc<CryptoProvider>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    seen: Observed,
+    /// Full handshakes verified so far; a resumed one does not come here.
+    verified: u64,
+}
+
+impl HubVerifier {
+    pub(crate) fn new(trust: Trust, provider: Arc<CryptoProvider>) -> Self {
+        Self { trust, provider, state: Mutex::default() }
+    }
+
+    /// Takes what was seen since the last call.
+    pub(crate) fn take_seen(&self) -> Observed {
+        std::mem::take(&mut self.state().seen)
+    }
+
+    /// Full handshakes verified so far.
+    #[cfg(test)]
+    pub(crate) fn verified(&self) -> u64 {
+        self.state().verified
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // Two plain values: no panic can leave them half written.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The trust anchor: the kept CA, or the certificate of the chain whose SHA-256 is the pinned one.
+    fn anchor(&self, intermediates: &[CertificateDer<'_>]) -> Option<CertificateDer<'static>> {
+        match &self.trust {
+            Trust::CaDer(der) => Some(CertificateDer::from(der.to_vec())),
+            Trust::CaFingerprint(pin) => {
+                let pinned = intermediates.iter().find(|certificate| Digest::of(certificate) == *pin)?;
+                Some(pinned.clone().into_owned())
+            }
+        }
+    }
+
+    fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let unknown = || Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let anchor = self.anchor(intermediates).ok_or_else(unknown)?;
+        let mut roots = RootCertStore::empty();
+        roots.add(anchor)?;
+        let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
+            .build()
+            .map_err(|error| Error::General(error.to_string()))?;
+        webpki.verify_server_cert(end_entity, intermediates, server_name, &[], now)
+    }
+}
+
+/// What an error of webpki means to a person.
+fn observe(error: &Error) -> Observed {
+    use rustls::CertificateError as E;
+    let Error::InvalidCertificate(error) = error else { return Observed::Unfit };
+    // rustls's enum is open, so this match cannot name every arm.
+    match error {
+        E::Expired | E::ExpiredContext { .. } => Observed::Expired,
+        E::NotValidYet | E::NotValidYetContext { .. } => Observed::NotYetValid,
+        E::NotValidForName | E::NotValidForNameContext { .. } => Observed::WrongName,
+        // A CA of the same name with another key shows as a bad signature.
+        E::UnknownIssuer | E::BadSignature => Observed::WrongCa,
+        _ => Observed::Unfit,
+    }
+}
+
+impl ServerCertVerifier for HubVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let result = self.verify(end_entity, intermediates, server_name, now);
+        let mut state = self.state();
+        state.verified += 1;
+        if let Err(error) = &result {
+            state.seen = observe(error);
+        }
+        result
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl fmt::Debug for HubVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HubVerifier").field("trust", &self.trust).finish_non_exhaustive()
+    }
+}

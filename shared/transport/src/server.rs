@@ -1,0 +1,207 @@
+//! The hub's end: accepts connections, and says who is there.
+//!
+//! **What a hub must do with each [`Connection`] before it serves anything on it**: hold [`Connection::peer`] against
+//! the device's record (known, not revoked, this very key), and close it with [`CloseCode::Revoked`] or
+//! [`CloseCode::NotAuthorised`] otherwise; and on revocation close the live ones. TLS alone does not do this: a resumed
+//! connection never meets the verifier of client certificates, only the identity in its ticket. The listener itself
+//! refuses a device whose certificate is outside its time (resumed or not), a certificate that names no device, and
+//! a missing certificate under [`Alpn::Device`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use rustls::crypto::CryptoProvider;
+use tokio::task::JoinSet;
+
+use crate::connection::{Alpn, Connection, Peer};
+use crate::error::{CertificateError, CloseCode, ListenError};
+use crate::identity::Identity;
+use crate::limits::{Congestion, Limits};
+use crate::tls::{crypto_provider, quic_server};
+
+/// Bytes that a newcomer may send before it is looked at, beyond its first packet: three more packets of a hello.
+const HELLO_BYTES_MAX: u64 = 4 * 1500;
+
+/// The same for all newcomers together: a thousand of them.
+const HELLOS_BYTES_MAX: u64 = 1000 * HELLO_BYTES_MAX;
+
+/// How a hub listens.
+#[derive(Debug, Clone)]
+pub struct ListenerConfig {
+    /// UDP address; port 0 takes any that is free.
+    pub addr: SocketAddr,
+    /// The hub's own certificate and key, with the CA in its chain ([`crate::Ca::issue_server`] makes it so).
+    pub identity: Identity,
+    /// The CA (DER) that devices' certificates must come from.
+    pub ca_der: Bytes,
+    /// What one connection, and all of them, may use.
+    pub limits: Limits,
+    /// How fast to send.
+    pub congestion: Congestion,
+}
+
+/// A socket on which devices connect.
+#[derive(Debug)]
+pub struct Listener {
+    endpoint: quinn::Endpoint,
+    handshakes: JoinSet<Option<Connection>>,
+    limits: Limits,
+}
+
+impl Listener {
+    /// Opens the socket. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the address is taken or the identity cannot be used.
+    pub fn bind(config: &ListenerConfig) -> Result<Self, ListenError> {
+        Self::bind_with(config, crypto_provider())
+    }
+
+    /// As [`Listener::bind`], with cryptography that a test can watch.
+    pub(crate) fn bind_with(config: &ListenerConfig, provider: Arc<CryptoProvider>) -> Result<Self, ListenError> {
+        let server = settings(config, provider).map_err(ListenError::Identity)?;
+        let addr = config.addr;
+        let endpoint = quinn::Endpoint::server(server, addr).map_err(|source| ListenError::Bind { addr, source })?;
+        Ok(Self { endpoint, handshakes: JoinSet::new(), limits: config.limits })
+    }
+
+    /// The address that was bound.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// Takes the next connection whose handshake is complete; `None` once the listener is closed.
+    ///
+    /// Handshakes run side by side: a slow one holds up nobody. Authorise the connection before serving it; see the
+    /// module.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn accept(&mut self) -> Option<Connection> {
+        loop {
+            tokio::select! {
+                incoming = self.endpoint.accept() => self.begin(incoming?),
+                Some(finished) = self.handshakes.join_next() => {
+                    // A handshake's task neither panics nor is aborted while the listener lives.
+                    if let Ok(Some(connection)) = finished {
+                        return Some(connection);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Connections that are alive, handshakes included.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.endpoint.open_connections()
+    }
+
+    /// Shows a new certificate to devices that connect from now on; those that are connected stay so. Sessions of
+    /// before are not resumed: their next handshake is a full one.
+    ///
+    /// # Errors
+    /// When the identity cannot be used; the old one stays.
+    pub fn renew(&self, config: &ListenerConfig) -> Result<(), CertificateError> {
+        self.endpoint.set_server_config(Some(settings(config, crypto_provider())?));
+        Ok(())
+    }
+
+    /// Closes every connection and waits until the peers were told, at most `grace`.
+    ///
+    /// Returns whether all were told in time.
+    pub async fn close(mut self, code: CloseCode, reason: &str, grace: Duration) -> bool {
+        self.handshakes.abort_all();
+        self.endpoint.close(quinn::VarInt::from_u32(code.number()), reason.as_bytes());
+        tokio::time::timeout(grace, self.endpoint.wait_idle()).await.is_ok()
+    }
+
+    /// Decides about a newcomer before any cryptography.
+    fn begin(&mut self, incoming: quinn::Incoming) {
+        let busy = self.handshakes.len();
+        let full = busy >= self.limits.handshakes || self.endpoint.open_connections() >= self.limits.connections;
+        if full {
+            tracing::debug!(remote = %incoming.remote_address(), "no room for another connection");
+            incoming.refuse();
+        } else if busy >= self.limits.handshakes_before_retry && incoming.may_retry() {
+            // An attacker who forges addresses never sees the token; an honest device loses one round trip.
+            if incoming.retry().is_err() {
+                tracing::debug!("a newcomer could not be asked to prove its address");
+            }
+        } else {
+            self.handshakes.spawn(handshake(incoming, self.limits));
+        }
+    }
+}
+
+/// The QUIC settings of a listener.
+fn settings(config: &ListenerConfig, provider: Arc<CryptoProvider>) -> Result<quinn::ServerConfig, CertificateError> {
+    let tls = quic_server(provider, &config.identity, &config.ca_der)?;
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
+    server
+        .transport_config(config.limits.transport(config.congestion))
+        .max_incoming(config.limits.handshakes)
+        .incoming_buffer_size(HELLO_BYTES_MAX)
+        .incoming_buffer_size_total(HELLOS_BYTES_MAX);
+    Ok(server)
+}
+
+/// Completes one handshake within its time, and turns away who may not be here at all.
+async fn handshake(incoming: quinn::Incoming, limits: Limits) -> Option<Connection> {
+    let remote = incoming.remote_address();
+    let finished = tokio::time::timeout(limits.handshake, async { incoming.accept()?.await }).await;
+    let quic = match finished {
+        Ok(Ok(quic)) => quic,
+        Ok(Err(error)) => {
+            tracing::debug!(%remote, %error, "handshake failed");
+            return None;
+        }
+        Err(_elapsed) => {
+            tracing::debug!(%remote, "handshake took too long");
+            return None;
+        }
+    };
+    match Connection::accepted(quic.clone(), limits)
+        .map_err(|why| (CloseCode::NotAuthorised, why))
+        .and_then(|connection| admit(connection, now_unix_s()))
+    {
+        Ok(connection) => Some(connection),
+        Err((code, why)) => {
+            tracing::debug!(%remote, %code, %why, "connection refused");
+            quic.close(quinn::VarInt::from_u32(code.number()), why.as_bytes());
+            None
+        }
+    }
+}
+
+/// The rules that need no record of devices.
+pub(crate) fn admit(connection: Connection, now_unix_s: i64) -> Result<Connection, (CloseCode, String)> {
+    match (connection.alpn(), connection.peer()) {
+        (Alpn::Device, Peer::Device { not_after_unix_s, .. }) => {
+            // webpki has looked at the time already, unless the connection is resumed.
+            if now_unix_s > *not_after_unix_s {
+                Err((CloseCode::CertificateExpired, "the certificate has expired".to_owned()))
+            } else {
+                Ok(connection)
+            }
+        }
+        (Alpn::Device, Peer::Anonymous) => {
+            Err((CloseCode::NotAuthorised, "a certificate is needed: enrol this device".to_owned()))
+        }
+        // A device that enrols anew may show its old certificate; it counts for nothing there.
+        (Alpn::Enrol, Peer::Device { .. } | Peer::Anonymous) => Ok(connection),
+        (Alpn::Device | Alpn::Enrol, Peer::Hub) => {
+            Err((CloseCode::NotAuthorised, "a hub does not connect to a hub".to_owned()))
+        }
+    }
+}
+
+fn now_unix_s() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

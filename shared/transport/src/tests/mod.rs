@@ -1,0 +1,11 @@
+//! The promises of the transport, shown on real sockets over loopback.
+
+mod admin;
+mod certificates;
+mod enrolment;
+mod exchanges;
+mod faults;
+mod handshakes;
+mod hostile;
+mod pair;
+mod resumption;

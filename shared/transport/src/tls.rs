@@ -1,0 +1,141 @@
+//! TLS settings: the one crypto provider, the two QUIC configurations, and what the HTTPS admin API needs.
+
+use std::sync::Arc;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+use crate::connection::Alpn;
+use crate::error::CertificateError;
+use crate::identity::Identity;
+use crate::pinning::HubVerifier;
+
+/// What the verifier of the hub's certificate saw in the last handshake; TLS alerts alone do not tell these apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Observed {
+    /// Nothing wrong.
+    #[default]
+    Nothing,
+    /// Another CA.
+    WrongCa,
+    /// Another name.
+    WrongName,
+    /// Past its end.
+    Expired,
+    /// Before its start.
+    NotYetValid,
+    /// Unreadable, or not for this use.
+    Unfit,
+}
+
+/// Servers that a client remembers sessions of: an agent has one hub, under few names.
+const SESSIONS_REMEMBERED: usize = 8;
+
+/// The cryptography of the whole project: aws-lc-rs, with the hybrid X25519MLKEM768 as the preferred key exchange.
+///
+/// Handed to every TLS configuration by name, also to `ureq`; the process-wide default is never relied on.
+#[must_use]
+pub fn crypto_provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn tls(error: impl std::fmt::Display) -> CertificateError {
+    CertificateError::Tls(error.to_string())
+}
+
+/// The hub's side of QUIC: a client certificate of `ca_der` is asked for and may be withheld (enrolment).
+pub(crate) fn quic_server(
+    provider: Arc<CryptoProvider>,
+    identity: &Identity,
+    ca_der: &[u8],
+) -> Result<QuicServerConfig, CertificateError> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from(ca_der.to_vec())).map_err(tls)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()
+        .map_err(tls)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(tls)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(identity.chain(), identity.key())
+        .map_err(tls)?;
+    config.alpn_protocols = vec![Alpn::Device.name().to_vec(), Alpn::Enrol.name().to_vec()];
+    // Sealed tickets: the hub remembers nothing per device, and the peer's certificates ride in the ticket.
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(tls)?;
+    // Early data can be replayed; nothing here is worth that.
+    config.max_early_data_size = 0;
+    QuicServerConfig::try_from(config).map_err(tls)
+}
+
+/// The device's side of QUIC.
+pub(crate) fn quic_client(
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<HubVerifier>,
+    identity: Option<&Identity>,
+    alpn: Alpn,
+) -> Result<QuicClientConfig, CertificateError> {
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(tls)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match identity {
+        Some(identity) => builder.with_client_auth_cert(identity.chain(), identity.key()).map_err(tls)?,
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![alpn.name().to_vec()];
+    config.resumption = Resumption::in_memory_sessions(SESSIONS_REMEMBERED);
+    config.enable_early_data = false;
+    QuicClientConfig::try_from(config).map_err(tls)
+}
+
+/// TLS for the HTTPS admin API: 1.3 only, HTTP/2 and HTTP/1.1, no client certificates (operators have tokens).
+///
+/// # Errors
+/// When the identity's certificate and key cannot be used.
+pub fn admin_server_config(identity: &Identity) -> Result<Arc<ServerConfig>, CertificateError> {
+    let mut config = ServerConfig::builder_with_provider(crypto_provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(tls)?
+        .with_no_client_auth()
+        .with_single_cert(identity.chain(), identity.key())
+        .map_err(tls)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// The CA certificates (DER) in a PEM text, for a client of the admin API that trusts them and no others.
+///
+/// With ureq: `TlsConfig::builder().root_certs(RootCerts::new_with_certs(..))` of `Certificate::from_der` of each, and
+/// `.unversioned_rustls_crypto_provider(crypto_provider())`.
+///
+/// # Errors
+/// When the text holds no certificate, or a broken one.
+pub fn admin_client_roots(ca_pem: &str) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    crate::certificate::chain_from_pem(ca_pem)
+}
+
+/// Writes one certificate (DER) as PEM, for a file that people and other programs read.
+///
+/// # Errors
+/// When the bytes are no certificate.
+pub fn certificate_pem(der: &[u8]) -> Result<String, CertificateError> {
+    crate::certificate::Facts::read(der)?;
+    Ok(crate::certificate::chain_to_pem([der]))
+}
+
+/// Reads the first certificate of a PEM text as DER.
+///
+/// # Errors
+/// When there is none.
+pub fn certificate_der(pem: &str) -> Result<bytes::Bytes, CertificateError> {
+    let chain = crate::certificate::chain_from_pem(pem)?;
+    let first = chain.first().ok_or_else(|| CertificateError::unreadable("certificate file", "it is empty"))?;
+    Ok(bytes::Bytes::copy_from_slice(first))
+}
