@@ -1,0 +1,323 @@
+//! The running agent: composes the parts, starts them in order, and stops them in order.
+//!
+//! [`Agent::start`] takes the folder, binds the ports and loads what served last; nothing is announced before all of that
+//! is done. [`Agent::run_until`] serves until it is told to stop, then drains: doors first, the link to the hub last,
+//! because requests in flight may need it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bundle::trust::Trust;
+use engine::Engine;
+use store::files::FileError;
+use store::{LockError, MemoryStore, Opened, SledStore, StateLock, Store, StoreError, Table};
+use telemetry::metrics::Metrics;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::answer::RunLimits;
+use crate::board::Board;
+use crate::config::AgentConfig;
+use crate::door::{self, ConnectionLimits, Door};
+use crate::identity::{self, Enrolment};
+use crate::models::Models;
+use crate::reports::Reports;
+use crate::shutdown::{Stopped, drain};
+use crate::state::{Folder, Listening};
+use crate::updater::{self, FAILED_TABLE, LoadTable, ModelUpdater, UpdaterParts};
+use crate::uplink::{Link, Offers, Uplink, UplinkParts};
+use crate::{metrics_door, notify};
+
+/// Offers of one model that may wait for its updater; the hub offers again at each greeting.
+const OFFERS_WAITING: usize = 16;
+/// How often metrics are folded, scraped or not.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+/// How long the link and the updaters may take to end: a goodbye is one packet, a job is taken up at the next start.
+const LINK_GRACE: Duration = Duration::from_secs(3);
+/// Connections of the metrics door: a scraper or two.
+const METRICS_CONNECTIONS: usize = 16;
+
+/// Why the agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state folder cannot be made or cleaned.
+    #[error("prepare state folder {}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: FileError,
+    },
+    /// The state folder is in use, or cannot be locked.
+    #[error("take state folder {}", path.display())]
+    Lock {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: LockError,
+    },
+    /// Another process has the store open.
+    #[error("open the store")]
+    Store(#[source] StoreError),
+    /// A port cannot be bound.
+    #[error("listen on {address} for {what}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What for.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// An agent that is ready and has not begun to serve.
+#[derive(Debug)]
+pub struct Agent {
+    config: AgentConfig,
+    folder: Folder,
+    door: Arc<Door>,
+    metrics: Metrics,
+    http: TcpListener,
+    metrics_http: TcpListener,
+    updaters: Vec<(ModelUpdater, mpsc::Receiver<(types::Version, edge_core::update::OfferKind)>)>,
+    uplink: Option<Uplink>,
+    listening: Listening,
+    store: Arc<dyn Store>,
+    /// Held until the end.
+    _lock: StateLock,
+}
+
+impl Agent {
+    /// Takes the folder, binds the ports, loads what served last.
+    ///
+    /// # Errors
+    /// When the folder is in use or a port is taken. A damaged store, identity or model is not an error: the agent serves
+    /// what it can, and says so.
+    pub async fn start(config: AgentConfig, engine: Arc<dyn Engine>, metrics: Metrics) -> Result<Self, StartError> {
+        let folder = Folder::new(&config.agent.state_dir);
+        let lock = take_folder(&folder)?;
+        let http = bind(config.door.http, "requests").await?;
+        let metrics_http = bind(config.metrics.listen, "metrics").await?;
+        let listening = Listening {
+            http: local(&http, config.door.http),
+            metrics: local(&metrics_http, config.metrics.listen),
+            pid: std::process::id(),
+        };
+        let store = open_store(&folder).await?;
+        let board = Arc::new(Board::default());
+        board.set_engine(engine.describe());
+        board.set_listening(listening.clone());
+        let enrolment = read_identity(&folder, &board);
+        let trust = enrolment.as_ref().and_then(|_| open_trust(&folder, &board));
+        let models = Arc::new(Models::new(&config.models));
+        let reports = Reports::restore(Arc::clone(&store)).await.map_err(StartError::Store)?;
+        let reports = Arc::new(reports);
+        let (publish, connection) = watch::channel(None);
+        let link = Link::new(connection);
+
+        let mut updaters = Vec::new();
+        let mut offers = Offers::new();
+        for model in models.iter() {
+            let (send, receive) = mpsc::channel(OFFERS_WAITING);
+            offers.insert(model.name.clone(), send);
+            let parts = UpdaterParts {
+                model: Arc::clone(model),
+                folder: folder.clone(),
+                trust: trust.clone(),
+                link: link.clone(),
+                engine: Arc::clone(&engine),
+                load: LoadTable::from(&config.engine),
+                updates: config.updates.clone(),
+                reports: Arc::clone(&reports),
+                failed: Table::new(Arc::clone(&store), FAILED_TABLE),
+                board: Arc::clone(&board),
+            };
+            updaters.push((ModelUpdater::resume(parts).await.map_err(StartError::Store)?, receive));
+        }
+        let uplink = enrolment.and_then(|enrolment| {
+            let addresses = match config.hub.addresses.is_empty() {
+                true => enrolment.hub.addresses.clone(),
+                false => config.hub.addresses.clone(),
+            };
+            prepare_uplink(UplinkParts {
+                enrolment,
+                identity_folder: folder.identity(),
+                addresses,
+                congestion: config.hub.congestion,
+                models: Arc::clone(&models),
+                engine: Some(engine.describe()),
+                offers,
+                reports,
+                board: Arc::clone(&board),
+                publish,
+            })
+        });
+        let run = RunLimits { run_limit: config.engine.run_limit };
+        let door = Arc::new(Door::new(models, link, board, config.door.clone(), run));
+        Ok(Self { config, folder, door, metrics, http, metrics_http, updaters, uplink, listening, store, _lock: lock })
+    }
+
+    /// The addresses that were bound.
+    #[must_use]
+    pub fn listening(&self) -> &Listening {
+        &self.listening
+    }
+
+    /// Serves until `stop` is cancelled, then drains within the grace period, or until `hurry` is cancelled.
+    pub async fn run_until(self, stop: CancellationToken, hurry: CancellationToken) -> Stopped {
+        let (requests, background) = (TaskTracker::new(), TaskTracker::new());
+        let (doors_stop, link_stop) = (CancellationToken::new(), CancellationToken::new());
+        self.announce();
+        let app = door::router(Arc::clone(&self.door));
+        let limits = ConnectionLimits {
+            header_timeout: self.config.door.header_timeout,
+            connections: ConnectionLimits::CONNECTIONS,
+        };
+        let metrics_limits = ConnectionLimits { connections: METRICS_CONNECTIONS, ..limits };
+        let metrics_app = metrics_door::router(self.metrics.clone());
+        drop(requests.spawn(door::serve(self.http, app, limits, requests.clone(), doors_stop.clone())));
+        drop(background.spawn(door::serve(
+            self.metrics_http,
+            metrics_app,
+            metrics_limits,
+            background.clone(),
+            link_stop.clone(),
+        )));
+        for (updater, offers) in self.updaters {
+            drop(background.spawn(updater.run(offers, link_stop.clone())));
+        }
+        if let Some(uplink) = self.uplink {
+            drop(background.spawn(uplink.run(link_stop.clone())));
+        }
+        drop(background.spawn(keep_metrics(self.metrics, link_stop.clone())));
+        drop(background.spawn(notify::feed_watchdog(link_stop.clone())));
+
+        stop.cancelled().await;
+        notify::stopping();
+        tracing::info!(grace = ?self.config.agent.stop_grace, "stopping: no new requests are taken");
+        doors_stop.cancel();
+        let stopped = drain(&requests, self.config.agent.stop_grace, &hurry).await;
+        link_stop.cancel();
+        if drain(&background, LINK_GRACE, &hurry).await != Stopped::Drained {
+            tracing::info!("an update or the link was cut off: it is taken up at the next start");
+        }
+        self.folder.remove_listening();
+        drop(self.store);
+        stopped
+    }
+
+    fn announce(&self) {
+        if let Err(error) = self.folder.write_listening(&self.listening) {
+            tracing::warn!(error = telemetry::chain(&error), "listening.json was not written: tools need --url");
+        }
+        let Listening { http, metrics, pid } = &self.listening;
+        tracing::info!(%http, %metrics, pid, state_dir = %self.folder.root().display(), "serving");
+        notify::ready(&format!("serving on {http}"));
+    }
+}
+
+fn take_folder(folder: &Folder) -> Result<StateLock, StartError> {
+    let path = folder.root().to_owned();
+    let prepare = |source| StartError::Folder { path: path.clone(), source };
+    folder.create().map_err(prepare)?;
+    let lock = folder.lock().map_err(|source| StartError::Lock { path: path.clone(), source })?;
+    folder.remove_unfinished().map_err(prepare)?;
+    updater::collect_incoming(folder).map_err(prepare)?;
+    Ok(lock)
+}
+
+async fn bind(address: SocketAddr, what: &'static str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Bind { address, what, source })
+}
+
+fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+/// What the store holds can be had again from files and hub, so a store that does not open stops nothing.
+async fn open_store(folder: &Folder) -> Result<Arc<dyn Store>, StartError> {
+    let path = folder.store();
+    let opened = tokio::task::spawn_blocking(move || SledStore::open(&path)).await;
+    match opened {
+        Ok(Ok((store, Opened::Rebuilt { set_aside, cause }))) => {
+            tracing::error!(set_aside = %set_aside.display(), cause, "the store was damaged: it begins anew");
+            Ok(Arc::new(store))
+        }
+        Ok(Ok((store, Opened::Existing | Opened::Created))) => Ok(Arc::new(store)),
+        Ok(Err(error)) if error.is_locked() => Err(StartError::Store(error)),
+        Ok(Err(error)) => {
+            tracing::error!(
+                error = telemetry::chain(&error),
+                "the store does not open: reports are kept in memory only"
+            );
+            Ok(Arc::new(MemoryStore::new()))
+        }
+        Err(_stopped) => Ok(Arc::new(MemoryStore::new())),
+    }
+}
+
+fn read_identity(folder: &Folder, board: &Board) -> Option<Enrolment> {
+    let identity = folder.identity();
+    let read = identity::finish_replacement(&identity).and_then(|()| identity::read(&identity));
+    let (state, error) = match read {
+        Ok(Some(enrolment)) => {
+            board.set_device(enrolment.hub.device.clone());
+            return Some(enrolment);
+        }
+        Ok(None) => ("not-enrolled", None),
+        Err(error) => ("identity-damaged", Some(telemetry::chain(&error))),
+    };
+    let advice = "enrol this device with a join token of its hub: `edge-agent enroll TOKEN`";
+    tracing::warn!(state, error, advice, "no hub: only what is installed on this device answers");
+    board.hub(|hub| {
+        state.clone_into(&mut hub.state);
+        hub.last_error = error;
+        hub.advice = Some(advice.to_owned());
+    });
+    None
+}
+
+fn open_trust(folder: &Folder, board: &Board) -> Option<Arc<Trust>> {
+    match Trust::reopen(&folder.trust()) {
+        Ok(trust) => Some(Arc::new(trust)),
+        Err(error) => {
+            let error = telemetry::chain(&error);
+            tracing::error!(error, "the trust root of this device does not read: no version can be taken");
+            board.hub(|hub| hub.last_error = Some(error));
+            None
+        }
+    }
+}
+
+fn prepare_uplink(parts: UplinkParts) -> Option<Uplink> {
+    let board = Arc::clone(&parts.board);
+    match Uplink::new(parts) {
+        Ok(uplink) => Some(uplink),
+        Err(error) => {
+            let error = telemetry::chain(&error);
+            tracing::error!(error, "the link to the hub cannot be used");
+            board.hub(|hub| {
+                "identity-damaged".clone_into(&mut hub.state);
+                hub.last_error = Some(error);
+                hub.advice = Some("enrol this device again: `edge-agent enroll --force TOKEN`".to_owned());
+            });
+            None
+        }
+    }
+}
+
+/// Keeps the histograms' buffers small when nobody scrapes.
+async fn keep_metrics(metrics: Metrics, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(METRICS_UPKEEP);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        metrics.upkeep();
+    }
+}

@@ -1,0 +1,214 @@
+//! What the agent says of itself: the state of the link, of each model's update, of the engine.
+//!
+//! Fed by the uplink and the updaters, each with its own part; read by `GET /sanderling/v1/status`, and so by
+//! `edge-agent status`. The form of the JSON is a treaty with scripts: fields are added, never changed.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use edge_core::slots::Installed;
+use engine::EngineDescription;
+use serde::{Deserialize, Serialize};
+use types::{DeviceId, ModelName, PolicyMode, Version};
+
+use crate::state::Listening;
+
+/// The whole of `GET /sanderling/v1/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the agent's software.
+    pub agent_version: String,
+    /// This device's name, once it is enrolled.
+    pub device: Option<DeviceId>,
+    /// When the agent started, in milliseconds since 1970.
+    pub started_unix_ms: u64,
+    /// The addresses it bound.
+    pub listening: Option<Listening>,
+    /// What can run models here.
+    pub engine: Option<EngineDescription>,
+    /// The way to the hub.
+    pub hub: HubStatus,
+    /// The models, by name.
+    pub models: Vec<ModelStatus>,
+}
+
+/// The way to the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HubStatus {
+    /// `not-enrolled`, `dialing`, `greeting`, `online`, `backing off`, `barred` or `stopped`.
+    pub state: String,
+    /// The address that was dialled last.
+    pub address: Option<String>,
+    /// Version of the hub's software, as it said in its last greeting.
+    pub hub_version: Option<String>,
+    /// When the state began, in milliseconds since 1970.
+    pub since_unix_ms: u64,
+    /// Failures to connect in a row.
+    pub failures: u32,
+    /// Why the last attempt failed or the last connection ended.
+    pub last_error: Option<String>,
+    /// What a person can do about it.
+    pub advice: Option<String>,
+    /// Last second of this device's certificate, since 1970.
+    pub certificate_not_after_unix_s: Option<u64>,
+    /// Certificates renewed since the agent started.
+    pub renewals: u32,
+    /// Seconds that this device's clock is behind the hub's; negative when it is ahead.
+    pub clock_skew_s: i64,
+    /// Reports that the hub has not acknowledged yet.
+    pub reports_waiting: usize,
+}
+
+/// One model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelStatus {
+    /// Its name.
+    pub model: ModelName,
+    /// Who answers where the request asks for nothing else.
+    pub policy: PolicyMode,
+    /// What serves now.
+    pub active: Option<Installed>,
+    /// What served before: the way back.
+    pub previous: Option<Installed>,
+    /// The execution provider that runs it.
+    pub provider: Option<String>,
+    /// Least score at which the device keeps its answer.
+    pub threshold: Option<f32>,
+    /// Where its update stands.
+    pub update: UpdateStatus,
+    /// Versions that were given up; an operator's retry or a newer version goes past them.
+    pub failed: Vec<FailedVersion>,
+    /// Requests answered, by this device or the hub, since the agent started.
+    pub answered: u64,
+    /// Of those, by the hub.
+    pub answered_by_hub: u64,
+    /// Requests that got no answer.
+    pub not_answered: u64,
+}
+
+/// Where an update stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct UpdateStatus {
+    /// The state of the update machine, like `idle` or `fetching`.
+    pub state: String,
+    /// The version under way.
+    pub version: Option<Version>,
+    /// Bytes of its files that are on the disk.
+    pub bytes_done: u64,
+    /// Bytes of its files in all; 0 until the manifest is there.
+    pub bytes_total: u64,
+    /// What stood in its way last.
+    pub last_error: Option<String>,
+}
+
+/// A version that was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedVersion {
+    /// The version.
+    pub version: Version,
+    /// The kind of failure, like `tampered`.
+    pub kind: String,
+    /// The error chain.
+    pub detail: String,
+}
+
+/// The part of one model that its updater writes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UpdaterPart {
+    /// What served before.
+    pub previous: Option<Installed>,
+    /// Where the update stands.
+    pub update: UpdateStatus,
+    /// Versions that were given up.
+    pub failed: Vec<FailedVersion>,
+}
+
+/// What every part of the agent last said of itself.
+#[derive(Debug)]
+pub struct Board {
+    started_unix_ms: u64,
+    parts: Mutex<Parts>,
+}
+
+#[derive(Debug, Default)]
+struct Parts {
+    device: Option<DeviceId>,
+    listening: Option<Listening>,
+    engine: Option<EngineDescription>,
+    hub: HubStatus,
+    updaters: BTreeMap<ModelName, UpdaterPart>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self { started_unix_ms: crate::clock::unix_ms(), parts: Mutex::default() }
+    }
+}
+
+impl Board {
+    /// Sets who this device is.
+    pub fn set_device(&self, device: DeviceId) {
+        self.parts().device = Some(device);
+    }
+
+    /// Sets the addresses that were bound.
+    pub fn set_listening(&self, listening: Listening) {
+        self.parts().listening = Some(listening);
+    }
+
+    /// Sets what can run models here.
+    pub fn set_engine(&self, engine: EngineDescription) {
+        self.parts().engine = Some(engine);
+    }
+
+    /// Changes the part of the link.
+    pub fn hub(&self, change: impl FnOnce(&mut HubStatus)) {
+        change(&mut self.parts().hub);
+    }
+
+    /// Changes the part of one model's updater.
+    pub fn updater(&self, model: &ModelName, change: impl FnOnce(&mut UpdaterPart)) {
+        change(self.parts().updaters.entry(model.clone()).or_default());
+    }
+
+    /// Everything, as of now.
+    #[must_use]
+    pub fn status(&self, models: &crate::models::Models) -> Status {
+        let parts = self.parts();
+        let status = |model: &std::sync::Arc<crate::models::Model>| {
+            let part = parts.updaters.get(&model.name).cloned().unwrap_or_default();
+            model_status(model, part)
+        };
+        Status {
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            device: parts.device.clone(),
+            started_unix_ms: self.started_unix_ms,
+            listening: parts.listening.clone(),
+            engine: parts.engine.clone(),
+            hub: parts.hub.clone(),
+            models: models.iter().map(status).collect(),
+        }
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn model_status(model: &crate::models::Model, part: UpdaterPart) -> ModelStatus {
+    let serving = model.serving();
+    let serving = serving.as_deref();
+    ModelStatus {
+        model: model.name.clone(),
+        policy: model.table.policy,
+        active: serving.map(|serving| serving.installed.clone()),
+        previous: part.previous,
+        provider: serving.map(|serving| serving.session.provider().to_owned()),
+        threshold: serving.and_then(crate::models::Serving::threshold),
+        update: part.update,
+        failed: part.failed,
+        answered: model.statistics.success.count(),
+        answered_by_hub: model.statistics.by_hub.load(std::sync::atomic::Ordering::Relaxed),
+        not_answered: model.statistics.fail.count(),
+    }
+}

@@ -1,0 +1,112 @@
+//! Asks the running agent over its own door.
+
+use std::io::Read as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use console::{CliError, ExitKind};
+use types::limits::TENSOR_BYTES_MAX;
+use ureq::Agent;
+use ureq::http::Response;
+
+use super::{Context, folder_of};
+
+/// Longest wait for a connection: the agent is on this machine.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// Longest wait for an answer where the caller names none.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// Largest answer that is read: all outputs at their limit, and their JSON.
+const ANSWER_BYTES_MAX: u64 = TENSOR_BYTES_MAX as u64 + 4 * 1024 * 1024;
+
+/// The door of the running agent.
+pub(super) struct Client {
+    base: String,
+    agent: Agent,
+}
+
+/// An answer of the door.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// The header that tells JSON from tensors.
+    pub(super) header_length: Option<String>,
+    pub(super) body: Bytes,
+}
+
+impl Client {
+    /// The named door; else that of the agent on the configured state folder; else the configured address.
+    pub(super) fn new(url: Option<&str>, context: &Context) -> Result<Self, CliError> {
+        let base = match url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => {
+                let config = context.configuration()?;
+                let address = folder_of(&config).read_listening().map_or(config.door.http, |listening| listening.http);
+                format!("http://{address}")
+            }
+        };
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT_WITHIN))
+            .timeout_global(Some(ANSWER_WITHIN))
+            .build()
+            .new_agent();
+        Ok(Self { base, agent })
+    }
+
+    pub(super) fn get(&self, path: &str) -> Result<Answer, CliError> {
+        let response = self.agent.get(format!("{}{path}", self.base)).call();
+        self.read(response)
+    }
+
+    pub(super) fn post(&self, path: &str, header_length: Option<usize>, body: &[u8]) -> Result<Answer, CliError> {
+        let mut request = self.agent.post(format!("{}{path}", self.base));
+        if let Some(length) = header_length {
+            request = request.header("Inference-Header-Content-Length", length.to_string());
+        }
+        self.read(request.header("Content-Type", "application/octet-stream").send(body))
+    }
+
+    fn read(&self, response: Result<Response<ureq::Body>, ureq::Error>) -> Result<Answer, CliError> {
+        let away = |error: Box<dyn std::error::Error + Send + Sync>| {
+            let said = format!("ask the agent at {}", self.base);
+            let cause = Away { said, cause: error };
+            CliError::new(ExitKind::Unavailable, cause)
+                .hint("start it with `edge-agent run`, or name its address with --url")
+        };
+        let response = response.map_err(|error| away(error.into()))?;
+        let header = response.headers().get("inference-header-content-length");
+        let header_length = header.and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let status = response.status().as_u16();
+        let mut body = Vec::new();
+        let reader = response.into_body().into_reader();
+        reader.take(ANSWER_BYTES_MAX).read_to_end(&mut body).map_err(|error| away(error.into()))?;
+        Ok(Answer { status, header_length, body: body.into() })
+    }
+}
+
+/// The agent did not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{said}")]
+struct Away {
+    said: String,
+    #[source]
+    cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl Answer {
+    /// The answer, if it is one; else what the door said, with the exit code of its status.
+    pub(super) fn good(self) -> Result<Self, CliError> {
+        if self.status == 200 {
+            return Ok(self);
+        }
+        let said: Option<serde_json::Value> = serde_json::from_slice(&self.body).ok();
+        let said = said.as_ref().and_then(|said| said.get("error")).and_then(serde_json::Value::as_str);
+        let said = said.map_or_else(|| format!("the agent answered status {}", self.status), str::to_owned);
+        let kind = match self.status {
+            404 => ExitKind::NotFound,
+            400 | 413 | 415 | 501 => ExitKind::Usage,
+            503 | 504 => ExitKind::Unavailable,
+            _ => ExitKind::Failed,
+        };
+        Err(CliError::new(kind, said))
+    }
+}

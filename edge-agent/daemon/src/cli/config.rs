@@ -1,0 +1,56 @@
+//! `edge-agent config`: check a file, print the example, print what is in force.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use console::{CliError, ExitKind, OrExit, Output};
+
+use super::Context;
+use crate::config::{AgentConfig, EXAMPLE};
+
+/// What can be done with configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigVerb {
+    /// Reads a config file and tells every mistake in it
+    #[command(after_help = "Example: edge-agent config check /etc/sanderling/agent.toml")]
+    Check {
+        /// The file; without it the one that `run` would read
+        file: Option<PathBuf>,
+    },
+    /// Prints a config file with every setting, its meaning and its default
+    #[command(after_help = "Example: edge-agent config example > agent.toml")]
+    Example,
+    /// Prints the configuration in force, defaults filled in
+    Show,
+}
+
+impl ConfigVerb {
+    pub(super) fn run(self, context: &Context) -> Result<(), CliError> {
+        match self {
+            Self::Check { file } => check(file, context),
+            Self::Example => console::print_line(EXAMPLE.trim_end()).or_exit(ExitKind::Storage),
+            Self::Show => show(context),
+        }
+    }
+}
+
+fn check(file: Option<PathBuf>, context: &Context) -> Result<(), CliError> {
+    let Some(file) = file.or_else(|| context.config_file()) else {
+        return Err(CliError::new(ExitKind::NotFound, "there is no config file to check").hint("name one"));
+    };
+    let hint = "`edge-agent config example` shows every setting";
+    let config = AgentConfig::read(&file).or_exit_try(ExitKind::Config, hint)?;
+    let said = format!("{} is right: it follows {} models", file.display(), config.models.len());
+    context.output.print(&config, |_| said).or_exit(ExitKind::Storage)
+}
+
+fn show(context: &Context) -> Result<(), CliError> {
+    let config = context.configuration()?;
+    match context.output {
+        Output::Json => console::print_json(&config).or_exit(ExitKind::Storage),
+        Output::Table => {
+            let text = toml::to_string_pretty(&config).or_exit(ExitKind::Failed)?;
+            console::print_line(text.trim_end()).or_exit(ExitKind::Storage)
+        }
+    }
+}

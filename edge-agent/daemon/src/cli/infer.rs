@@ -1,0 +1,196 @@
+//! `edge-agent infer`: asks a model of the running agent, with inputs from files.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use console::{CliError, ExitKind, OrExit, Output};
+use serde::Deserialize;
+use types::{DType, Dim, ModelName, NamedTensor, PolicyMode, TensorSpec, Version};
+
+use super::client::Client;
+use super::{Context, show};
+use crate::door::codec::client::{Answered, Wishes, decode_answer, encode_request};
+use crate::input::{FileKind, InputError, load};
+
+/// Most elements of an output that are printed; more are counted.
+const ELEMENTS_SHOWN: usize = 16;
+
+/// Asks a model of the running agent.
+///
+/// A picture is scaled to the model's size, grey or colour as the model takes it, to 0..1 for floating-point inputs.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+                        edge-agent infer digits --image seven.png\n  \
+                        edge-agent infer digits --npy batch.npy --policy only-hub\n  \
+                        edge-agent infer fusion --image camera=front.png --npy radar=echo.npy --deadline-ms 250")]
+pub struct Infer {
+    /// The model
+    model: ModelName,
+    /// PNG picture for an input; INPUT= may be left out for a model with one input
+    #[arg(long, value_name = "[INPUT=]FILE")]
+    image: Vec<String>,
+    /// NumPy array (numpy.save) for an input
+    #[arg(long, value_name = "[INPUT=]FILE")]
+    npy: Vec<String>,
+    /// Who answers: only-device, prefer-device, cascade, prefer-hub, only-hub; without it the model's own policy
+    #[arg(long)]
+    policy: Option<PolicyMode>,
+    /// Milliseconds after which the answer is of no use
+    #[arg(long, value_name = "MS")]
+    deadline_ms: Option<u64>,
+    /// The version that must answer
+    #[arg(long = "model-version", value_name = "N")]
+    model_version: Option<Version>,
+    /// The agent's door; without it the agent on the configured state folder
+    #[arg(long)]
+    url: Option<String>,
+}
+
+/// What the door says of a model.
+#[derive(Debug, Deserialize)]
+struct Metadata {
+    inputs: Vec<InputMetadata>,
+}
+
+#[derive(Debug, Deserialize)]
+struct InputMetadata {
+    name: String,
+    datatype: DType,
+    shape: Vec<i64>,
+}
+
+impl InputMetadata {
+    fn spec(&self) -> TensorSpec {
+        let dim = |size: &i64| usize::try_from(*size).map_or(Dim::Any, Dim::Fixed);
+        TensorSpec { name: self.name.clone(), dtype: self.datatype, shape: Some(self.shape.iter().map(dim).collect()) }
+    }
+}
+
+impl Infer {
+    pub(super) fn run(self, context: &Context) -> Result<(), CliError> {
+        let client = Client::new(self.url.as_deref(), context)?;
+        let path = match self.model_version {
+            Some(version) => format!("/v2/models/{}/versions/{version}", self.model),
+            None => format!("/v2/models/{}", self.model),
+        };
+        let metadata = client.get(&path)?.good()?;
+        let metadata: Metadata = serde_json::from_slice(&metadata.body)?;
+        let inputs = self.inputs(&metadata)?;
+        let wishes = Wishes { id: None, policy: self.policy, deadline_ms: self.deadline_ms };
+        let request = encode_request(&inputs, &wishes)?;
+        let answer = client.post(&format!("{path}/infer"), request.header_length, &request.body)?.good()?;
+        let answered = decode_answer(answer.header_length.as_deref(), &answer.body)?;
+        match context.output {
+            Output::Json => console::print_json(&as_json(&answered)).or_exit(ExitKind::Storage),
+            Output::Table => print(&answered),
+        }
+    }
+
+    fn inputs(&self, metadata: &Metadata) -> Result<Vec<NamedTensor>, CliError> {
+        let pictures = self.image.iter().map(|file| (file, FileKind::Picture));
+        let arrays = self.npy.iter().map(|file| (file, FileKind::Npy));
+        let given: Vec<_> = pictures.chain(arrays).collect();
+        if given.is_empty() {
+            let takes: Vec<String> = metadata.inputs.iter().map(|input| input.spec().to_string()).collect();
+            let said = format!("no input was given; {} takes {}", self.model, takes.join(", "));
+            return Err(CliError::new(ExitKind::Usage, said).hint("add --image FILE or --npy FILE"));
+        }
+        given.into_iter().map(|(argument, kind)| input(argument, kind, metadata)).collect()
+    }
+}
+
+fn input(argument: &str, kind: FileKind, metadata: &Metadata) -> Result<NamedTensor, CliError> {
+    let specs: Vec<TensorSpec> = metadata.inputs.iter().map(InputMetadata::spec).collect();
+    let (spec, path) = match argument.split_once('=') {
+        // A file may have a = in its name.
+        Some((name, path)) if !Path::new(argument).exists() => {
+            (specs.iter().find(|spec| spec.name == name), PathBuf::from(path))
+        }
+        Some(_) | None => (specs.first().filter(|_| specs.len() == 1), PathBuf::from(argument)),
+    };
+    let takes = || specs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let spec = spec.ok_or_else(|| {
+        let said = format!("it is not clear which input {argument:?} is for: the model takes {}", takes());
+        CliError::new(ExitKind::Usage, said).hint("name it: --image INPUT=FILE")
+    })?;
+    load(&path, kind, spec).map_err(|error| {
+        let kind = match &error {
+            InputError::Read { .. } => ExitKind::Storage,
+            InputError::TooLarge { .. }
+            | InputError::Png { .. }
+            | InputError::Npy { .. }
+            | InputError::Array { .. }
+            | InputError::NotAPicture { .. }
+            | InputError::Tensor { .. } => ExitKind::Config,
+        };
+        CliError::new(kind, error)
+    })
+}
+
+/// The whole answer, with the elements of its outputs where JSON can say them.
+fn as_json(answered: &Answered) -> serde_json::Value {
+    let mut json = answered.json.clone();
+    let outputs = answered.outputs.iter().map(|output| {
+        serde_json::json!({
+            "name": output.name,
+            "datatype": output.tensor.dtype().as_str(),
+            "shape": output.tensor.shape(),
+            "data": output.tensor.to_f32().ok(),
+            "top1": top1(output),
+        })
+    });
+    if let Some(fields) = json.as_object_mut() {
+        fields.insert("outputs".to_owned(), outputs.collect());
+    }
+    json
+}
+
+fn print(answered: &Answered) -> Result<(), CliError> {
+    for output in &answered.outputs {
+        console::print_line(&describe(output)).or_exit(ExitKind::Storage)?;
+    }
+    let parameter = |name: &str| answered.json.pointer(&format!("/parameters/{name}")).cloned().unwrap_or_default();
+    let text = |name: &str| parameter(name).as_str().unwrap_or_default().to_owned();
+    let time = |name: &str| show::micros(parameter(name).as_u64().unwrap_or_default());
+    let version = answered.json.get("model_version").and_then(serde_json::Value::as_str).unwrap_or_default();
+    let score = parameter("score").as_f64().map_or_else(String::new, |score| format!(", score {score:.3}"));
+    let threshold = parameter("threshold").as_f64().map_or_else(String::new, |least| format!(" of {least:.3}"));
+    let line = format!(
+        "by the {} ({}{score}{threshold}): version {version}, {}, {} {}\nin {}: queue {}, compute {}, network {}",
+        text("place"),
+        text("reason"),
+        text("variant"),
+        text("engine"),
+        text("provider"),
+        time("total_us"),
+        time("queue_us"),
+        time("compute_us"),
+        time("network_us"),
+    );
+    console::print_line(&line).or_exit(ExitKind::Storage)
+}
+
+/// One output: its largest element where it looks like classes, and its first elements.
+fn describe(output: &NamedTensor) -> String {
+    let tensor = &output.tensor;
+    let mut line = format!("{} {}{:?}", output.name, tensor.dtype(), tensor.shape());
+    if let Some(classes) = top1(output) {
+        let classes: Vec<String> = classes.iter().map(ToString::to_string).collect();
+        line.push_str(&format!(": top-1 {}", classes.join(" ")));
+    }
+    if let Ok(values) = tensor.to_f32() {
+        let shown: Vec<String> = values.iter().take(ELEMENTS_SHOWN).map(|value| format!("{value:.4}")).collect();
+        let more = values.len().saturating_sub(ELEMENTS_SHOWN);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        line.push_str(&format!("\n  [{}]{more}", shown.join(", ")));
+    }
+    line
+}
+
+/// The place of the largest element of each row, for outputs of shape `[rows, classes]`.
+fn top1(output: &NamedTensor) -> Option<Vec<usize>> {
+    let &[_rows, classes] = output.tensor.shape() else { return None };
+    let values = output.tensor.to_f32().ok().filter(|_| classes > 1)?;
+    let largest = |row: &[f32]| row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(place, _)| place);
+    values.chunks_exact(classes).map(largest).collect()
+}

@@ -1,0 +1,114 @@
+//! `edge-agent run`: the daemon.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use console::{CliError, ExitKind, OrExit};
+use engine::{Engine, LibrarySearch, OrtEngine};
+use telemetry::metrics::Metrics;
+use tokio_util::sync::CancellationToken;
+
+use super::Context;
+use crate::agent::{Agent, StartError};
+use crate::config::AgentConfig;
+use crate::shutdown::{StopSignals, Stopped};
+
+/// Environment variable that goes before `log.filter`.
+const LOG_VARIABLE: &str = "SANDERLING_LOG";
+
+/// How long the runtime waits for blocking work (a model that is still loading) when all else has ended.
+const RUNTIME_GRACE: Duration = Duration::from_secs(1);
+
+/// Runs the agent until it gets SIGTERM or SIGINT.
+///
+/// The first signal lets requests in flight finish within agent.stop_grace, the second stops at once.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  edge-agent run\n  edge-agent run --config ./agent.toml --state-dir ./state\n\n\
+                        Other ports than 8000 and 8002: see door.http and metrics.listen; the addresses that were bound \
+                        are logged and written to <state_dir>/listening.json.")]
+pub struct Run {}
+
+impl Run {
+    pub(super) fn run(self, context: &Context) -> Result<(), CliError> {
+        let mut config = context.configuration()?;
+        if let Some(filter) = std::env::var_os(LOG_VARIABLE).and_then(|filter| filter.into_string().ok()) {
+            config.log.filter = filter;
+        }
+        // What ONNX Runtime says while it is well is of interest only to who asks for it.
+        if !config.log.filter.contains("ort=") {
+            config.log.filter.push_str(",ort=warn");
+        }
+        let _log = telemetry::init(config.log.clone()).or_exit(ExitKind::Config)?;
+        let metrics = telemetry::metrics::install(env!("CARGO_PKG_VERSION"))?;
+        let engine = open_engine(&config)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let stopped = runtime.block_on(serve(config, engine, metrics));
+        runtime.shutdown_timeout(RUNTIME_GRACE);
+        match stopped? {
+            Stopped::Drained => tracing::info!("stopped: every request was answered"),
+            Stopped::CutOff { unfinished } => tracing::warn!(unfinished, "stopped: connections were cut off"),
+        }
+        Ok(())
+    }
+}
+
+/// Before the runtime has threads: opening the library changes the environment of the process.
+fn open_engine(config: &AgentConfig) -> Result<Arc<dyn Engine>, CliError> {
+    let search = LibrarySearch { configured: config.engine.onnxruntime.clone() };
+    let hint = "install the package that ships ONNX Runtime, or set engine.onnxruntime (or SANDERLING_ONNXRUNTIME) to \
+                libonnxruntime.so; `edge-agent doctor` looks again";
+    let engine = OrtEngine::open(&search).or_exit_try(ExitKind::Runtime, hint)?;
+    Ok(Arc::new(engine))
+}
+
+async fn serve(config: AgentConfig, engine: Arc<dyn Engine>, metrics: Metrics) -> Result<Stopped, CliError> {
+    let mut signals = StopSignals::listen()?;
+    let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
+    let starting = Agent::start(config, engine, metrics);
+    let agent = tokio::select! {
+        agent = starting => agent.map_err(explain)?,
+        signal = signals.next() => {
+            tracing::info!(signal, "stopped while starting");
+            return Ok(Stopped::Drained);
+        }
+    };
+    let obey_signals = async {
+        tracing::info!(signal = signals.next().await, "stopping");
+        stop.cancel();
+        tracing::warn!(signal = signals.next().await, "stopping at once");
+        hurry.cancel();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        stopped = agent.run_until(stop.clone(), hurry.clone()) => Ok(stopped),
+        () = obey_signals => Ok(Stopped::CutOff { unfinished: 0 }),
+    }
+}
+
+/// The kind of a failure to start, and what to do about it.
+fn explain(error: StartError) -> CliError {
+    let (kind, hint) = match &error {
+        StartError::Folder { .. } => {
+            (ExitKind::Storage, "check that the folder is on a writable disk with free space, and who owns it")
+        }
+        StartError::Lock { source, .. } if source.is_held() => (
+            ExitKind::Conflict,
+            "an agent runs on this folder already: stop it, or give another folder with --state-dir",
+        ),
+        StartError::Lock { .. } => (ExitKind::Storage, "check the folder and who owns it"),
+        StartError::Store(error) if error.is_locked() => {
+            (ExitKind::Conflict, "another process has the store open: stop it")
+        }
+        StartError::Store(_) => (ExitKind::Storage, "check the disk of the state folder"),
+        StartError::Bind { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => (
+            ExitKind::Conflict,
+            "another program has the port: stop it, or set door.http and metrics.listen to other addresses (port 0 takes a free one)",
+        ),
+        StartError::Bind { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            (ExitKind::Refused, "ports below 1024 need a privilege: take a higher one")
+        }
+        StartError::Bind { .. } => (ExitKind::Failed, "check that the address belongs to this machine"),
+    };
+    CliError::new(kind, error).hint(hint)
+}

@@ -1,0 +1,104 @@
+//! `edge-agent status`: what the running agent says of itself.
+
+use clap::Args;
+use console::{CliError, ExitKind, OrExit, Output};
+
+use super::client::Client;
+use super::{Context, show};
+use crate::board::{ModelStatus, Status};
+
+/// Shows the running agent: hub, models, updates.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  edge-agent status\n  edge-agent status --json | jq .hub.state")]
+pub struct StatusVerb {
+    /// The agent's door; without it the agent on the configured state folder
+    #[arg(long)]
+    url: Option<String>,
+}
+
+impl StatusVerb {
+    pub(super) fn run(self, context: &Context) -> Result<(), CliError> {
+        let status = fetch(&Client::new(self.url.as_deref(), context)?)?;
+        match context.output {
+            Output::Json => console::print_json(&status).or_exit(ExitKind::Storage),
+            Output::Table => print(&status),
+        }
+    }
+}
+
+pub(super) fn fetch(client: &Client) -> Result<Status, CliError> {
+    let answer = client.get("/sanderling/v1/status")?.good()?;
+    serde_json::from_slice(&answer.body).or_exit_try(ExitKind::Failed, "agent and command line differ in version")
+}
+
+fn print(status: &Status) -> Result<(), CliError> {
+    let device = status.device.as_ref().map_or("not enrolled", |device| device.as_str());
+    let mut lines = vec![format!("device {device}, agent {}", status.agent_version)];
+    let hub = &status.hub;
+    let address = hub.address.as_deref().unwrap_or("-");
+    lines.push(format!("hub {address}: {}", hub.state));
+    if let Some(error) = &hub.last_error {
+        lines.push(format!("  last error: {error}"));
+    }
+    if let Some(advice) = &hub.advice {
+        lines.push(format!("  try: {advice}"));
+    }
+    if let Some(not_after) = hub.certificate_not_after_unix_s {
+        let until = show::unix_time(i64::try_from(not_after).unwrap_or(i64::MAX));
+        lines.push(format!("  certificate until {until}, {} reports waiting", hub.reports_waiting));
+    }
+    if let Some(engine) = &status.engine {
+        lines.push(format!("engine {} {}: {}", engine.engine, engine.version, engine.providers.join(", ")));
+    }
+    lines.push(String::new());
+    let headers =
+        ["model", "active", "variant", "previous", "policy", "provider", "update", "answered", "by hub", "failed"];
+    lines.push(console::render_table(headers, status.models.iter().map(row)));
+    for model in &status.models {
+        for failed in &model.failed {
+            lines.push(format!(
+                "{} version {} was given up: {}: {}",
+                model.model, failed.version, failed.kind, failed.detail
+            ));
+        }
+        if let Some(error) = &model.update.last_error {
+            lines.push(format!("{} last update error: {error}", model.model));
+        }
+    }
+    let text: Vec<String> =
+        lines.iter().flat_map(|line| line.lines().chain(line.is_empty().then_some(""))).map(safe).collect();
+    console::print_line(&text.join("\n")).or_exit(ExitKind::Storage)
+}
+
+/// Error texts may quote what a peer said.
+fn safe(line: &str) -> String {
+    telemetry::escape_control(line).into_owned()
+}
+
+fn row(model: &ModelStatus) -> [String; 10] {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let update = match (&model.update.version, model.update.bytes_total) {
+        (None, _) => model.update.state.clone(),
+        (Some(version), 0) => format!("{} {version}", model.update.state),
+        (Some(version), total) => {
+            format!(
+                "{} {version} ({} of {})",
+                model.update.state,
+                show::bytes(model.update.bytes_done),
+                show::bytes(total)
+            )
+        }
+    };
+    [
+        model.model.to_string(),
+        or_dash(model.active.as_ref().map(|active| active.version.to_string())),
+        or_dash(model.active.as_ref().map(|active| active.variant.to_string())),
+        or_dash(model.previous.as_ref().map(|previous| previous.version.to_string())),
+        model.policy.to_string(),
+        or_dash(model.provider.clone()),
+        update,
+        model.answered.to_string(),
+        model.answered_by_hub.to_string(),
+        model.not_answered.to_string(),
+    ]
+}

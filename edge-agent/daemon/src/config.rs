@@ -1,0 +1,335 @@
+//! `agent.toml`: everything that can be set on a device, with its meaning, unit, default and what it touches.
+//!
+//! Read by [`crate::cli`] before a port is bound; handed to [`crate::agent`]. The shipped example is [`EXAMPLE`], and a
+//! test holds it against the defaults below, so that neither can drift from the other.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::{LoadError, Mistakes, Validate};
+use engine::Provider;
+use serde::{Deserialize, Serialize};
+use transport::Congestion;
+use types::{ModelName, PolicyMode, VariantName};
+
+/// The commented example that `edge-agent config example` prints and the packages ship.
+pub const EXAMPLE: &str = include_str!("../agent.example.toml");
+
+/// The whole of `agent.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentConfig {
+    /// Where the agent keeps its state, and how it stops.
+    pub agent: AgentTable,
+    /// The HTTP door for applications.
+    pub door: DoorTable,
+    /// The HTTP door for Prometheus.
+    pub metrics: MetricsTable,
+    /// What runs the models.
+    pub engine: EngineTable,
+    /// The way to the hub.
+    pub hub: HubTable,
+    /// What comes from the hub.
+    pub updates: UpdatesTable,
+    /// What is written about all this. The environment variable `SANDERLING_LOG` goes before its filter.
+    pub log: telemetry::LogConfig,
+    /// The models that this device follows: one table each, `[models.<name>]`. Default none.
+    pub models: BTreeMap<ModelName, ModelTable>,
+}
+
+/// `[agent]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentTable {
+    /// Folder of the agent's state. One agent at a time. Default `/var/lib/sanderling-agent`.
+    ///
+    /// A relative path starts at the folder of the config file.
+    pub state_dir: PathBuf,
+    /// How long a stop waits for requests in flight. Default `20s`; keep it under systemd's `TimeoutStopSec`.
+    #[serde(with = "config::duration")]
+    pub stop_grace: Duration,
+}
+
+/// `[door]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DoorTable {
+    /// TCP address of the Open Inference Protocol over HTTP. Default `127.0.0.1:8000`; port 0 takes a free one.
+    ///
+    /// There is no password: off loopback, everybody in the network may ask the models.
+    pub http: SocketAddr,
+    /// Largest request body in bytes. Default 68157440: the tensors of a request (64 MiB at most) and 1 MiB of JSON.
+    ///
+    /// Tensors sent as JSON take three to ten times their binary size. With `requests_max` it bounds memory.
+    pub body_bytes_max: usize,
+    /// Most requests worked on at once. Default 64; further ones are answered 503 at once.
+    pub requests_max: usize,
+    /// How long a client may take to send the head of a request, and how long a connection may idle between two
+    /// requests. Default `60s`.
+    #[serde(with = "config::duration")]
+    pub header_timeout: Duration,
+    /// How long a client may take to send the whole body. Default `60s`: 64 MiB at 9 Mbit/s.
+    #[serde(with = "config::duration")]
+    pub body_timeout: Duration,
+}
+
+/// `[metrics]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsTable {
+    /// TCP address of `GET /metrics` for Prometheus, plain HTTP without a password. Default `127.0.0.1:8002`.
+    pub listen: SocketAddr,
+}
+
+/// `[engine]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineTable {
+    /// Path of `libonnxruntime.so` or of its folder. Default: the environment variable `SANDERLING_ONNXRUNTIME`, then
+    /// `../lib/sanderling` beside the program, then `/usr/lib/sanderling`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub onnxruntime: Option<PathBuf>,
+    /// Sessions (worker threads) of each model. Default 1. Each holds its own copy of the weights.
+    pub sessions: usize,
+    /// Threads inside one session. Default 1; 0 means the cores shared out among the sessions.
+    ///
+    /// Times `sessions` it should not exceed the cores: more make every request slower.
+    pub threads: usize,
+    /// Requests that may wait for a model. Default 32; one more counts as "device busy".
+    pub queue: usize,
+    /// Longest run of one request, also when it brings no deadline. Default `30s`.
+    #[serde(with = "config::duration")]
+    pub run_limit: Duration,
+    /// Execution providers in order of preference; each one named must be there. Default none: the processor.
+    pub providers: Vec<Provider>,
+}
+
+/// `[hub]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HubTable {
+    /// Addresses (`host:port`) to try, in this order. Default empty: those of the join token.
+    pub addresses: Vec<String>,
+    /// Congestion control: `cubic` or `bbr`. Default `cubic`.
+    pub congestion: Congestion,
+}
+
+/// `[updates]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpdatesTable {
+    /// Whether new versions are taken at all. Default true.
+    pub enabled: bool,
+    /// Free space in bytes that an update must leave on the disk of the state folder. Default 67108864 (64 MiB).
+    pub disk_free_min_bytes: u64,
+}
+
+/// `[models.<name>]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelTable {
+    /// Who answers, where the request asks for nothing else. Default `cascade`.
+    pub policy: PolicyMode,
+    /// Longest wait for an answer where the request brings no deadline. Default none.
+    #[serde(with = "config::option_duration", skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Duration>,
+    /// The form of each version to take, by its name in the manifest. Default: the first one made for devices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variant: Option<VariantName>,
+}
+
+impl Default for AgentTable {
+    fn default() -> Self {
+        Self { state_dir: PathBuf::from("/var/lib/sanderling-agent"), stop_grace: Duration::from_secs(20) }
+    }
+}
+
+impl Default for DoorTable {
+    fn default() -> Self {
+        Self {
+            http: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            body_bytes_max: types::limits::TENSOR_BYTES_MAX + 1024 * 1024,
+            requests_max: 64,
+            header_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for MetricsTable {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8002)) }
+    }
+}
+
+impl Default for EngineTable {
+    fn default() -> Self {
+        Self {
+            onnxruntime: None,
+            sessions: 1,
+            threads: 1,
+            queue: 32,
+            run_limit: Duration::from_secs(30),
+            providers: Vec::new(),
+        }
+    }
+}
+
+impl Default for UpdatesTable {
+    fn default() -> Self {
+        Self { enabled: true, disk_free_min_bytes: 64 * 1024 * 1024 }
+    }
+}
+
+/// Smallest body limit that lets a metadata request and a small tensor through.
+const BODY_BYTES_LEAST: usize = 4096;
+/// Largest body limit: 64 MiB of tensors written as JSON at ten characters a byte.
+const BODY_BYTES_MOST: usize = 640 * 1024 * 1024;
+/// Longest stop: systemd kills after 90 s by default, and nobody waits longer than this.
+const STOP_GRACE_MAX: Duration = Duration::from_secs(600);
+/// Most sessions of one model: more than the cores of any device.
+const SESSIONS_MAX: usize = 256;
+
+impl Validate for AgentConfig {
+    fn validate(&self, mistakes: &mut Mistakes) {
+        self.validate_door(mistakes);
+        self.validate_engine(mistakes);
+        if self.agent.stop_grace > STOP_GRACE_MAX {
+            mistakes.add("agent.stop_grace", "use at most 10 minutes: the service manager would kill the agent before");
+        }
+        for (at, address) in self.hub.addresses.iter().enumerate() {
+            if !is_host_and_port(address) {
+                let problem = format!("{address:?} is not host:port, like hub.example:4433");
+                mistakes.add(format!("hub.addresses[{at}]"), problem);
+            }
+        }
+        for (name, model) in &self.models {
+            if model.deadline.is_some_and(|deadline| deadline.is_zero()) {
+                mistakes.add(format!("models.{name}.deadline"), "use more than zero");
+            }
+        }
+        if let Err(error) = self.log.check() {
+            mistakes.add("log.filter", telemetry::chain(&error));
+        }
+    }
+}
+
+impl AgentConfig {
+    /// Reads and checks a config file; relative paths in it start at its folder.
+    ///
+    /// # Errors
+    /// Every mistake of the file at once, or that it cannot be read.
+    pub fn read(path: &Path) -> Result<Self, LoadError> {
+        let mut config: Self = config::load(path)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        config.agent.state_dir = folder.join(&config.agent.state_dir);
+        config.engine.onnxruntime = config.engine.onnxruntime.map(|library| folder.join(library));
+        Ok(config)
+    }
+
+    fn validate_door(&self, mistakes: &mut Mistakes) {
+        let door = &self.door;
+        if !(BODY_BYTES_LEAST..=BODY_BYTES_MOST).contains(&door.body_bytes_max) {
+            mistakes.add("door.body_bytes_max", format!("use {BODY_BYTES_LEAST} to {BODY_BYTES_MOST}"));
+        }
+        if door.requests_max == 0 {
+            mistakes.add("door.requests_max", "use at least 1");
+        }
+        for (field, value) in [("door.header_timeout", door.header_timeout), ("door.body_timeout", door.body_timeout)] {
+            if value.is_zero() {
+                mistakes.add(field, "use more than zero");
+            }
+        }
+        if door.http.port() != 0 && door.http == self.metrics.listen {
+            mistakes.add("metrics.listen", "is the same address as door.http: give each its own port");
+        }
+    }
+
+    fn validate_engine(&self, mistakes: &mut Mistakes) {
+        let engine = &self.engine;
+        if !(1..=SESSIONS_MAX).contains(&engine.sessions) {
+            mistakes.add("engine.sessions", format!("use 1 to {SESSIONS_MAX}"));
+        }
+        if engine.threads > SESSIONS_MAX {
+            mistakes.add("engine.threads", format!("use 0 to {SESSIONS_MAX}"));
+        }
+        if engine.queue == 0 {
+            mistakes.add("engine.queue", "use at least 1");
+        }
+        if engine.run_limit.is_zero() {
+            mistakes.add("engine.run_limit", "use more than zero");
+        }
+    }
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    let host = |host: &str| !host.is_empty() && host.len() <= 253 && host.bytes().all(|b| b.is_ascii_graphic());
+    text.parse::<SocketAddr>().is_ok()
+        || text.rsplit_once(':').is_some_and(|(name, port)| {
+            host(name) && !name.contains([':', '/', '[', ']']) && port.parse::<u16>().is_ok_and(|port| port > 0)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<AgentConfig, String> {
+        config::parse(text, Path::new("agent.toml")).map_err(|errors| errors.to_string())
+    }
+
+    #[test]
+    fn the_shipped_example_parses_and_says_the_defaults() {
+        assert_eq!(parse(EXAMPLE).unwrap(), AgentConfig::default());
+    }
+
+    #[test]
+    fn what_the_example_comments_out_parses_too() {
+        let told: String = EXAMPLE
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(setting) if setting.contains(" = ") || setting.starts_with('[') => setting,
+                _ => line,
+            })
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let config = parse(&told).unwrap();
+        let digits = &config.models[&"digits".parse::<ModelName>().unwrap()];
+        assert_eq!((digits.policy, digits.deadline), (PolicyMode::Cascade, Some(Duration::from_secs(2))));
+        assert!(config.engine.onnxruntime.is_some() && digits.variant.is_some());
+    }
+
+    #[test]
+    fn the_example_shows_every_field() {
+        let toml::Value::Table(tables) = toml::Value::try_from(AgentConfig::default()).unwrap() else { panic!() };
+        for (table, fields) in &tables {
+            assert!(EXAMPLE.contains(&format!("[{table}")), "[{table}] is not in the example");
+            for field in fields.as_table().unwrap().keys() {
+                assert!(EXAMPLE.contains(&format!("\n{field} = ")), "{table}.{field} is not in the example");
+            }
+        }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let text = "
+            [door]
+            http = \"nowhere\"
+            [engine]
+            queue = 0
+            [hub]
+            addresses = [\"no port\"]
+            [metrics]
+            port = 1
+            [models.digits]
+            policy = \"cloud\"
+            [models.Digits]
+        ";
+        let told = parse(text).unwrap_err();
+        for mistake in ["door.http", "engine.queue", "hub.addresses[0]", "metrics.port", "models"] {
+            assert!(told.contains(mistake), "{mistake} is not in {told}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Named places where a test may kill the agent.
+//!
+//! A power cut can come after any write; the tests of updates prove that by ending the process after each of them.
+//! `SANDERLING_CRASH_AT=<name>` aborts the process at that place, as a power cut would: no destructor runs, nothing is
+//! flushed. In builds without debug assertions (what is shipped) the variable is not even read.
+
+/// A place where the agent may be killed. The names are what `SANDERLING_CRASH_AT` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrashPoint {
+    /// The trust metadata was refreshed and stored.
+    TrustStored,
+    /// The manifest lies in the version's folder-to-be.
+    ManifestStored,
+    /// The first chunk of a file was stored, the file is not complete.
+    ChunkStored,
+    /// Every file is there, complete and durable, still in `incoming`.
+    FilesStored,
+    /// The version's folder is in its place under `models`; no slot points to it.
+    VersionStored,
+    /// The version is loaded and answered its golden inputs; the old one still serves.
+    GoldenChecked,
+    /// The slot pointer names the new version; the old one still serves in memory.
+    SlotStored,
+    /// The new version serves; nothing was reported or cleaned up.
+    Switched,
+    /// The report is in the outbox; the hub has not seen it.
+    ReportStored,
+    /// What no slot names was removed.
+    Collected,
+    /// A renewed certificate and its key lie beside those in use.
+    RenewalStored,
+}
+
+impl CrashPoint {
+    /// Every place, in the order an update passes them.
+    pub const ALL: [Self; 11] = [
+        Self::TrustStored,
+        Self::ManifestStored,
+        Self::ChunkStored,
+        Self::FilesStored,
+        Self::VersionStored,
+        Self::GoldenChecked,
+        Self::SlotStored,
+        Self::Switched,
+        Self::ReportStored,
+        Self::Collected,
+        Self::RenewalStored,
+    ];
+
+    /// The name in `SANDERLING_CRASH_AT`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TrustStored => "trust-stored",
+            Self::ManifestStored => "manifest-stored",
+            Self::ChunkStored => "chunk-stored",
+            Self::FilesStored => "files-stored",
+            Self::VersionStored => "version-stored",
+            Self::GoldenChecked => "golden-checked",
+            Self::SlotStored => "slot-stored",
+            Self::Switched => "switched",
+            Self::ReportStored => "report-stored",
+            Self::Collected => "collected",
+            Self::RenewalStored => "renewal-stored",
+        }
+    }
+}
+
+/// The variable that names the place.
+pub const CRASH_VARIABLE: &str = "SANDERLING_CRASH_AT";
+
+/// Aborts the process when a test asked for it at this place.
+#[cfg(debug_assertions)]
+pub fn crash_at(point: CrashPoint) {
+    if std::env::var_os(CRASH_VARIABLE).is_some_and(|wanted| wanted == point.as_str()) {
+        std::process::abort();
+    }
+}
+
+/// Does nothing: shipped builds cannot be told to crash.
+#[cfg(not(debug_assertions))]
+pub fn crash_at(_point: CrashPoint) {}

@@ -1,0 +1,150 @@
+//! The other side of the door: writes requests and reads answers, for `edge-agent infer` and for tests.
+//!
+//! Tensors travel as binary data in both directions.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+use types::limits::{RANK_MAX, TENSORS_MAX};
+use types::{DType, NamedTensor, PolicyMode, RequestId, Tensor};
+
+use super::{BinaryPart, CodecError, Encoded, bounded_list, shorten, split_body};
+
+/// What a request may ask for beside its inputs.
+#[derive(Debug, Clone, Default)]
+pub struct Wishes {
+    /// What to call the request.
+    pub id: Option<RequestId>,
+    /// The policy for this request alone.
+    pub policy: Option<PolicyMode>,
+    /// Milliseconds until the answer is of no use.
+    pub deadline_ms: Option<u64>,
+}
+
+/// Writes a request for all outputs.
+///
+/// # Errors
+/// [`CodecError::Json`] should a name not be writable.
+pub fn encode_request(inputs: &[NamedTensor], wishes: &Wishes) -> Result<Encoded, CodecError> {
+    let described = inputs.iter().map(|input| Described {
+        name: &input.name,
+        shape: input.tensor.shape(),
+        datatype: input.tensor.dtype().as_str(),
+        parameters: Size { binary_data_size: input.tensor.data().len() },
+    });
+    let json = RequestJson {
+        id: wishes.id.as_ref().map(RequestId::as_str),
+        parameters: RequestParameters {
+            binary_data_output: true,
+            policy: wishes.policy.map(PolicyMode::as_str),
+            deadline_ms: wishes.deadline_ms,
+        },
+        inputs: described.collect(),
+    };
+    let json = serde_json::to_vec(&json).map_err(CodecError::Json)?;
+    let mut body = BytesMut::from(json.as_slice());
+    inputs.iter().for_each(|input| body.put_slice(input.tensor.data()));
+    Ok(Encoded { header_length: Some(json.len()), body: body.freeze() })
+}
+
+#[derive(Serialize)]
+struct RequestJson<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    parameters: RequestParameters,
+    inputs: Vec<Described<'a>>,
+}
+
+#[derive(Serialize)]
+struct RequestParameters {
+    binary_data_output: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline_ms: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Described<'a> {
+    name: &'a str,
+    shape: &'a [usize],
+    datatype: &'static str,
+    parameters: Size,
+}
+
+#[derive(Serialize)]
+struct Size {
+    binary_data_size: usize,
+}
+
+/// An answer as a client sees it.
+#[derive(Debug)]
+pub struct Answered {
+    /// The JSON part without the tensors' data: model, version, id and the receipt in `parameters`.
+    pub json: serde_json::Value,
+    /// The outputs.
+    pub outputs: Vec<NamedTensor>,
+}
+
+/// Reads an answer in which every output is binary.
+///
+/// # Errors
+/// [`CodecError`] when the body is not such an answer.
+pub fn decode_answer(header_length: Option<&str>, body: &Bytes) -> Result<Answered, CodecError> {
+    let (json, binary) = split_body(header_length, body)?;
+    let mut binary = BinaryPart { rest: binary.unwrap_or_default() };
+    let answer: AnswerJson = serde_json::from_slice(&json).map_err(CodecError::Json)?;
+    let outputs = answer.outputs.into_iter().map(|output| {
+        let dtype: DType = output.datatype.parse().map_err(|source| tensor_error(&output.name, source))?;
+        let size = output.parameters.map(|parameters| parameters.binary_data_size);
+        let size =
+            size.ok_or_else(|| CodecError::DataSource { name: shorten(&output.name), given: "no binary data" })?;
+        let data = binary.take(&output.name, size)?;
+        let tensor = Tensor::new(dtype, output.shape, data).map_err(|source| tensor_error(&output.name, source))?;
+        Ok(NamedTensor { name: output.name, tensor })
+    });
+    let outputs = outputs.collect::<Result<_, CodecError>>()?;
+    Ok(Answered { json: serde_json::from_slice(&json).map_err(CodecError::Json)?, outputs })
+}
+
+fn tensor_error(name: &str, source: types::TensorError) -> CodecError {
+    CodecError::Tensor { name: shorten(name), source }
+}
+
+#[derive(Deserialize)]
+struct AnswerJson {
+    #[serde(deserialize_with = "bounded_list::<_, _, TENSORS_MAX>")]
+    outputs: Vec<OutputJson>,
+}
+
+#[derive(Deserialize)]
+struct OutputJson {
+    name: String,
+    datatype: String,
+    #[serde(deserialize_with = "bounded_list::<_, _, RANK_MAX>")]
+    shape: Vec<usize>,
+    #[serde(default)]
+    parameters: Option<OutputParameters>,
+}
+
+#[derive(Deserialize)]
+struct OutputParameters {
+    binary_data_size: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::door::codec::InferCall;
+
+    #[test]
+    fn the_door_reads_what_the_client_writes() {
+        let tensor = Tensor::from_f32(vec![2], &[1.0, f32::NAN]).unwrap();
+        let inputs = [NamedTensor { name: "x".into(), tensor }];
+        let wishes = Wishes { policy: Some(PolicyMode::OnlyHub), deadline_ms: Some(5), ..Wishes::default() };
+        let encoded = encode_request(&inputs, &wishes).unwrap();
+        let call = InferCall::parse(Some(&encoded.header_length.unwrap().to_string()), &encoded.body).unwrap();
+        assert_eq!(call.inputs, inputs);
+        assert_eq!(call.policy, Some(PolicyMode::OnlyHub));
+        assert!(call.binary_by_default);
+    }
+}

@@ -1,0 +1,177 @@
+//! The Open Inference Protocol v2 on the wire: JSON, and Triton's binary tensor extension.
+//!
+//! Fed by the door with a request body ([`InferCall::parse`]) and with what to answer ([`encode_answer`]); fed by
+//! `edge-agent infer` from the other side ([`client`]). Follows `inference_rest.md` of kserve/open-inference-protocol and
+//! `extension_binary_data.md` of triton-inference-server, held against bytes that `tritonclient` really sent. Knows no
+//! sockets and no models: a tensor that is well formed may still not fit the model.
+
+pub mod answer;
+pub mod client;
+mod elements;
+mod request;
+
+pub use answer::{Answer, Encoded, encode_answer};
+pub use request::{InferCall, WantedOutput, check_deadline};
+
+use types::{InvalidId, TensorError};
+
+/// Says how many bytes at the start of a body are JSON; what follows are the binary tensors, in order.
+pub const HEADER_LENGTH: &str = "inference-header-content-length";
+
+/// Why a body is not a request (or, for the client, not an answer).
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// The length header is not a number.
+    #[error("the header Inference-Header-Content-Length must be a number of bytes, not {0:?}")]
+    HeaderNotANumber(String),
+    /// The length header points past the end of the body.
+    #[error("the header Inference-Header-Content-Length says {said} bytes of JSON, the body has {body} in all")]
+    HeaderTooLong {
+        /// What the header says.
+        said: usize,
+        /// Bytes there are.
+        body: usize,
+    },
+    /// The JSON part does not read.
+    #[error("read the JSON part of the body")]
+    Json(#[source] serde_json::Error),
+    /// The `id` is not one.
+    #[error("read the request's id")]
+    Id(#[source] InvalidId),
+    /// A parameter has a value it cannot have.
+    #[error("parameter {name:?}: {problem}")]
+    Parameter {
+        /// The parameter.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A part of the protocol that this door does not speak.
+    #[error("{what} are not supported here: {instead}")]
+    Unsupported {
+        /// The part.
+        what: &'static str,
+        /// What to use in its place.
+        instead: &'static str,
+    },
+    /// A tensor's bytes are not what its shape and datatype take.
+    #[error("tensor {name:?}")]
+    Tensor {
+        /// The tensor.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: TensorError,
+    },
+    /// A tensor's name is longer than any model's.
+    #[error("a tensor's name of {0} bytes is over the limit of {max}", max = types::limits::TENSOR_NAME_BYTES_MAX)]
+    NameTooLong(usize),
+    /// Both or neither of `data` and `binary_data_size` were given.
+    #[error("tensor {name:?} needs either \"data\" or the parameter \"binary_data_size\", and was given {given}")]
+    DataSource {
+        /// The tensor.
+        name: String,
+        /// `both` or `neither`.
+        given: &'static str,
+    },
+    /// The binary part ends before a tensor does.
+    #[error("tensor {name:?} says {said} binary bytes, {left} are left in the body")]
+    BinaryShort {
+        /// The tensor.
+        name: String,
+        /// Its `binary_data_size`.
+        said: usize,
+        /// What is left.
+        left: usize,
+    },
+    /// Bytes are left over after the last tensor.
+    #[error("{0} bytes are left in the body after the last binary tensor")]
+    BinaryLeft(usize),
+    /// Elements in JSON do not read as the datatype.
+    #[error("read the data of tensor {name:?} as {dtype}")]
+    Elements {
+        /// The tensor.
+        name: String,
+        /// Its datatype.
+        dtype: types::DType,
+        /// What does not read.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// JSON cannot say what is in a tensor.
+    #[error("{dtype} tensor {name:?} {problem}: use binary data for it")]
+    NotInJson {
+        /// The tensor.
+        name: String,
+        /// Its datatype.
+        dtype: types::DType,
+        /// What stands in the way.
+        problem: &'static str,
+    },
+    /// One output was asked for twice.
+    #[error("output {0:?} was asked for twice")]
+    OutputTwice(String),
+}
+
+/// Splits a body into its JSON part and its binary part.
+fn split_body(
+    header_length: Option<&str>,
+    body: &bytes::Bytes,
+) -> Result<(bytes::Bytes, Option<bytes::Bytes>), CodecError> {
+    let Some(said) = header_length else { return Ok((body.clone(), None)) };
+    let said: usize =
+        said.trim().parse().map_err(|_not_a_number| CodecError::HeaderNotANumber(said.chars().take(40).collect()))?;
+    if said > body.len() {
+        return Err(CodecError::HeaderTooLong { said, body: body.len() });
+    }
+    Ok((body.slice(..said), Some(body.slice(said..))))
+}
+
+/// Hands out the binary part tensor by tensor.
+struct BinaryPart {
+    rest: bytes::Bytes,
+}
+
+impl BinaryPart {
+    fn take(&mut self, name: &str, said: usize) -> Result<bytes::Bytes, CodecError> {
+        if said > self.rest.len() {
+            return Err(CodecError::BinaryShort { name: shorten(name), said, left: self.rest.len() });
+        }
+        Ok(self.rest.split_to(said))
+    }
+
+    fn finish(self) -> Result<(), CodecError> {
+        if self.rest.is_empty() { Ok(()) } else { Err(CodecError::BinaryLeft(self.rest.len())) }
+    }
+}
+
+/// A name as error messages repeat it: a hostile one must not fill the log it is refused in.
+fn shorten(name: &str) -> String {
+    name.chars().take(80).collect()
+}
+
+/// Reads a list and stops at `MAX` entries, so that a body of many tiny entries cannot become much more memory.
+fn bounded_list<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: serde::Deserialize<'de>,
+{
+    struct Bounded<T, const MAX: usize>(std::marker::PhantomData<T>);
+    impl<'de, T: serde::Deserialize<'de>, const MAX: usize> serde::de::Visitor<'de> for Bounded<T, MAX> {
+        type Value = Vec<T>;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "a list of at most {MAX} entries")
+        }
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut entries = Vec::new();
+            while let Some(entry) = list.next_element()? {
+                if entries.len() == MAX {
+                    return Err(serde::de::Error::invalid_length(MAX + 1, &self));
+                }
+                entries.push(entry);
+            }
+            Ok(entries)
+        }
+    }
+    deserializer.deserialize_seq(Bounded::<T, MAX>(std::marker::PhantomData))
+}

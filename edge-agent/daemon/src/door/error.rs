@@ -1,0 +1,173 @@
+//! Why a request is not answered, as a status and the protocol's `{"error": ".."}`.
+
+use std::any::Any;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use edge_core::route::FailureCode;
+use http::{HeaderValue, StatusCode, header};
+
+use crate::answer::NoAnswer;
+use crate::door::codec::CodecError;
+
+/// A refusal or failure on its way to the client.
+#[derive(Debug)]
+pub struct DoorError {
+    status: StatusCode,
+    /// The label in metrics and logs.
+    code: &'static str,
+    message: String,
+}
+
+/// Seconds after which a busy agent is worth asking again: queues here drain in less.
+const RETRY_AFTER_S: &str = "1";
+
+impl DoorError {
+    /// The client sent something that cannot be used.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, code: FailureCode::BadInput.as_str(), message: message.into() }
+    }
+
+    /// There is no model of that name here.
+    pub fn unknown_model(name: &str, known: &str) -> Self {
+        let name: String = name.chars().take(80).collect();
+        let message = format!("this device follows no model {name:?}: it follows {known}");
+        Self { status: StatusCode::NOT_FOUND, code: FailureCode::UnknownModel.as_str(), message }
+    }
+
+    /// There is no such version here.
+    pub fn unknown_version(model: &str, version: &str, serving: &str) -> Self {
+        let version: String = version.chars().take(40).collect();
+        let message = format!("model {model:?} version {version:?} does not serve here: {serving}");
+        Self { status: StatusCode::NOT_FOUND, code: FailureCode::UnknownModel.as_str(), message }
+    }
+
+    /// The model is known and no version of it is installed yet.
+    pub fn not_ready(model: &str) -> Self {
+        let message = format!(
+            "no version of model {model:?} is installed yet: `edge-agent status` shows how far its first update is"
+        );
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: FailureCode::UnknownModel.as_str(), message }
+    }
+
+    /// The body is over the limit.
+    pub fn too_large(limit: usize) -> Self {
+        let message = format!(
+            "the body is over the limit of {limit} bytes: send tensors as binary data, send fewer at once, or raise \
+             door.body_bytes_max"
+        );
+        Self { status: StatusCode::PAYLOAD_TOO_LARGE, code: "too-large", message }
+    }
+
+    /// The client took too long to send its body.
+    pub fn too_slow() -> Self {
+        let message = "the body did not arrive in time: see door.body_timeout".to_owned();
+        Self { status: StatusCode::REQUEST_TIMEOUT, code: "too-slow", message }
+    }
+
+    /// As many requests are being worked on as the configuration allows.
+    pub fn busy(limit: usize) -> Self {
+        let message = format!("{limit} requests are being worked on: send fewer at once, or raise door.requests_max");
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: "busy", message }
+    }
+
+    /// The body is encoded in a way that is not taken here.
+    pub fn unsupported_encoding(encoding: &str) -> Self {
+        let encoding: String = encoding.chars().take(40).collect();
+        let message = format!("content encoding {encoding:?} is not supported: send the body as it is");
+        Self { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, code: FailureCode::BadInput.as_str(), message }
+    }
+
+    /// The label in metrics and logs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// The sentence for the client.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl From<CodecError> for DoorError {
+    fn from(error: CodecError) -> Self {
+        let status = match &error {
+            CodecError::Unsupported { .. } => StatusCode::NOT_IMPLEMENTED,
+            CodecError::HeaderNotANumber(_)
+            | CodecError::HeaderTooLong { .. }
+            | CodecError::Json(_)
+            | CodecError::Id(_)
+            | CodecError::Parameter { .. }
+            | CodecError::Tensor { .. }
+            | CodecError::NameTooLong(_)
+            | CodecError::DataSource { .. }
+            | CodecError::BinaryShort { .. }
+            | CodecError::BinaryLeft(_)
+            | CodecError::Elements { .. }
+            | CodecError::NotInJson { .. }
+            | CodecError::OutputTwice(_) => StatusCode::BAD_REQUEST,
+        };
+        Self { status, code: FailureCode::BadInput.as_str(), message: telemetry::chain(&error) }
+    }
+}
+
+impl From<NoAnswer> for DoorError {
+    fn from(error: NoAnswer) -> Self {
+        let code = error.code();
+        let advice = match &error {
+            NoAnswer::Failed { failure, .. } => format!("; {}", failure.advice()),
+            NoAnswer::Route(_) => String::new(),
+        };
+        let status = error.failure().map_or(StatusCode::INTERNAL_SERVER_ERROR, status_of);
+        Self { status, code, message: format!("{}{advice}", telemetry::chain(&error)) }
+    }
+}
+
+/// The statuses that Triton gives, and 504 for a deadline that passed.
+fn status_of(code: FailureCode) -> StatusCode {
+    match code {
+        FailureCode::BadInput => StatusCode::BAD_REQUEST,
+        FailureCode::UnknownModel => StatusCode::NOT_FOUND,
+        FailureCode::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        FailureCode::DeviceBusy | FailureCode::HubUnreachable | FailureCode::HubBusy | FailureCode::NotAuthorised => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        FailureCode::DeviceFailed | FailureCode::HubFailed => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+impl IntoResponse for DoorError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, axum::Json(ErrorBody { error: &self.message })).into_response();
+        if self.code == "busy" || self.code == FailureCode::DeviceBusy.as_str() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+        }
+        response
+    }
+}
+
+#[derive(serde::Serialize)]
+struct ErrorBody<'a> {
+    error: &'a str,
+}
+
+/// Nothing lies at that path.
+pub(super) async fn no_such_path(uri: http::Uri) -> DoorError {
+    let path: String = uri.path().chars().take(200).collect();
+    let message = format!("nothing lies at {path:?}: models are at /v2/models/{{model}}");
+    DoorError { status: StatusCode::NOT_FOUND, code: "no-such-path", message }
+}
+
+/// Something lies there and wants another verb.
+pub(super) async fn wrong_method(method: http::Method) -> DoorError {
+    let message = format!("{method} is not what this path takes: infer and repository/index are POST, all else is GET");
+    DoorError { status: StatusCode::METHOD_NOT_ALLOWED, code: "wrong-method", message }
+}
+
+/// A mistake in this program must cost one request, not the agent. The panic itself is in the log.
+pub(super) fn panicked(_payload: Box<dyn Any + Send + 'static>) -> http::Response<Body> {
+    let message = "the agent made a mistake; its log holds the cause".to_owned();
+    DoorError { status: StatusCode::INTERNAL_SERVER_ERROR, code: "internal", message }.into_response()
+}

@@ -1,0 +1,112 @@
+//! Inputs from files, for `edge-agent infer`: pictures (`picture`) and NumPy arrays (`npy`).
+//!
+//! Fed by the command line with a path and by the door with what the model takes ([`TensorSpec`]); yields the tensor
+//! for one input. Files are hostile: they are read up to a limit, and every size is checked before it is allocated.
+
+mod npy;
+mod picture;
+
+use std::path::{Path, PathBuf};
+
+use types::limits::TENSOR_BYTES_MAX;
+use types::{NamedTensor, TensorError, TensorSpec};
+
+/// Largest file that is read as an input, in bytes: a tensor of the greatest size and a header beside it.
+const FILE_BYTES_MAX: u64 = TENSOR_BYTES_MAX as u64 + 64 * 1024;
+
+/// How a file holds an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A PNG picture.
+    Picture,
+    /// A NumPy array, as `numpy.save` writes it.
+    Npy,
+}
+
+/// Why a file does not become an input.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// The file does not open or read.
+    #[error("read input file {path:?}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is larger than any input.
+    #[error("input file {path:?} is over the limit of {FILE_BYTES_MAX} bytes")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Not a PNG file that decodes.
+    #[error("decode {path:?} as a PNG picture")]
+    Png {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: png::DecodingError,
+    },
+    /// Not a NumPy file that reads.
+    #[error("read {path:?} as a NumPy array")]
+    Npy {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The array is of a kind that no tensor has.
+    #[error("the array in {path:?} {problem}")]
+    Array {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do about it.
+        problem: String,
+    },
+    /// The model's input is not a picture.
+    #[error("input {spec} does not take a picture: {problem}")]
+    NotAPicture {
+        /// The input, with datatype and shape.
+        spec: String,
+        /// What stands in the way.
+        problem: &'static str,
+    },
+    /// Shape and bytes disagree.
+    #[error("make a tensor of {path:?}")]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: TensorError,
+    },
+}
+
+/// Reads a file as one input of a model.
+///
+/// # Errors
+/// [`InputError`], with what to do where that is known.
+pub fn load(path: &Path, kind: FileKind, spec: &TensorSpec) -> Result<NamedTensor, InputError> {
+    let bytes = read(path)?;
+    let tensor = match kind {
+        FileKind::Picture => picture::load(path, &bytes, spec)?,
+        FileKind::Npy => npy::load(path, &bytes, spec)?,
+    };
+    Ok(NamedTensor { name: spec.name.clone(), tensor })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, InputError> {
+    use std::io::Read as _;
+    let failed = |source| InputError::Read { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
+        return Err(InputError::TooLarge { path: path.to_owned() });
+    }
+    Ok(bytes)
+}

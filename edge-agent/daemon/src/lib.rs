@@ -1,0 +1,24 @@
+//! The edge agent: answers requests on the device, defers to the hub, takes signed model updates.
+//!
+//! Shell around [`edge_core`], which decides. [`agent`] composes the parts and runs them; [`door`] speaks to applications,
+//! [`answer`] walks one request through the routing core, [`uplink`] speaks to the hub, [`updater`] brings versions into
+//! [`models`]; [`cli`] is the command line.
+
+pub mod agent;
+pub mod answer;
+pub mod board;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod crash;
+pub mod door;
+pub mod identity;
+pub mod input;
+pub mod metrics_door;
+pub mod models;
+pub mod notify;
+pub mod reports;
+pub mod shutdown;
+pub mod state;
+pub mod updater;
+pub mod uplink;

@@ -1,0 +1,232 @@
+//! The models of this device: which version of each serves, and how it has done so far.
+//!
+//! Fed by the updater with loaded versions; feeds the door. A switch replaces one pointer: a request that holds the old
+//! version finishes on it, the next request finds the new one, and none finds half of either. The old session ends by
+//! itself when its last request is done.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bundle::{Manifest, ScoreFrom, ScoreRule, Variant};
+use edge_core::route::LocalState;
+use edge_core::score;
+use edge_core::slots::Installed;
+use engine::SessionHandle;
+use types::{EngineName, ModelName, NamedTensor, Version};
+
+use crate::config::ModelTable;
+
+/// A version that is loaded and answers.
+#[derive(Debug)]
+pub struct Serving {
+    /// Which version, in which form.
+    pub installed: Installed,
+    /// What its author says of it.
+    pub manifest: Manifest,
+    /// What runs it.
+    pub engine: EngineName,
+    /// The session, or the pool of them.
+    pub session: SessionHandle,
+}
+
+impl Serving {
+    /// The form that is loaded.
+    #[must_use]
+    pub fn variant(&self) -> Option<&Variant> {
+        self.manifest.variant(&self.installed.variant)
+    }
+
+    /// Least score at which an answer is kept; `None` when this form was never calibrated.
+    #[must_use]
+    pub fn threshold(&self) -> Option<f32> {
+        self.variant().and_then(|variant| variant.threshold)
+    }
+
+    /// The output that must be there for an answer to be scored.
+    #[must_use]
+    pub fn scored_output(&self) -> Option<&str> {
+        self.manifest.score.as_ref().map(|rule| rule.output.as_str())
+    }
+
+    /// How sure an answer is; `None` when the manifest has no rule, or the answer cannot be scored by it.
+    #[must_use]
+    pub fn score(&self, outputs: &[NamedTensor]) -> Option<f32> {
+        let rule: &ScoreRule = self.manifest.score.as_ref()?;
+        let output = outputs.iter().find(|output| output.name == rule.output)?;
+        let from = match rule.from {
+            ScoreFrom::Logits => score::ScoreFrom::Logits,
+            ScoreFrom::Probabilities => score::ScoreFrom::Probabilities,
+        };
+        match score::top1(&output.tensor, from) {
+            Ok(score) => Some(score),
+            Err(error) => {
+                tracing::debug!(error = telemetry::chain(&error), "an answer has no score");
+                None
+            }
+        }
+    }
+}
+
+/// One model that this device follows.
+#[derive(Debug)]
+pub struct Model {
+    /// Its name.
+    pub name: ModelName,
+    /// What the configuration says of it.
+    pub table: ModelTable,
+    serving: RwLock<Option<Arc<Serving>>>,
+    /// What its requests have cost so far.
+    pub statistics: Statistics,
+}
+
+impl Model {
+    fn new(name: ModelName, table: ModelTable) -> Self {
+        Self { name, table, serving: RwLock::default(), statistics: Statistics::default() }
+    }
+
+    /// The version that answers now. Whoever holds it keeps it loaded.
+    #[must_use]
+    pub fn serving(&self) -> Option<Arc<Serving>> {
+        self.serving.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The version that answers now, if it is the wanted one (`None` wants any).
+    #[must_use]
+    pub fn serving_version(&self, wanted: Option<Version>) -> Option<Arc<Serving>> {
+        self.serving().filter(|serving| wanted.is_none_or(|wanted| wanted == serving.installed.version))
+    }
+
+    /// Has `new` answer from the next request on; returns what answered before.
+    pub fn switch(&self, new: Option<Arc<Serving>>) -> Option<Arc<Serving>> {
+        let number = new.as_ref().map_or(0, |serving| serving.installed.version.number());
+        telemetry::metrics::model_version(self.name.as_str(), u32::try_from(number).unwrap_or(u32::MAX));
+        std::mem::replace(&mut *self.serving.write().unwrap_or_else(PoisonError::into_inner), new)
+    }
+
+    /// What the routing core wants to know of the device.
+    #[must_use]
+    pub fn local_state(&self, serving: Option<&Arc<Serving>>) -> LocalState {
+        match serving {
+            None => LocalState::NoModel,
+            Some(_) => LocalState::Ready { expected: self.statistics.expected() },
+        }
+    }
+}
+
+/// The models that this device follows, by name.
+#[derive(Debug)]
+pub struct Models(BTreeMap<ModelName, Arc<Model>>);
+
+impl Models {
+    /// The models of a configuration; none of them serves yet.
+    #[must_use]
+    pub fn new(tables: &BTreeMap<ModelName, ModelTable>) -> Self {
+        let model = |(name, table): (&ModelName, &ModelTable)| {
+            (name.clone(), Arc::new(Model::new(name.clone(), table.clone())))
+        };
+        Self(tables.iter().map(model).collect())
+    }
+
+    /// The model of that name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&Arc<Model>> {
+        self.0.values().find(|model| model.name.as_str() == name)
+    }
+
+    /// Every model, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Model>> {
+        self.0.values()
+    }
+
+    /// The names of all models, for error messages.
+    #[must_use]
+    pub fn names(&self) -> String {
+        if self.0.is_empty() {
+            return "none: add a [models.<name>] table to agent.toml".to_owned();
+        }
+        self.0.keys().map(ModelName::as_str).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A sum of durations and how many there were.
+#[derive(Debug, Default)]
+pub struct Sum {
+    count: AtomicU64,
+    nanos: AtomicU64,
+}
+
+impl Sum {
+    fn add(&self, duration: Duration) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.nanos.fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// How many there were.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Their sum in nanoseconds.
+    #[must_use]
+    pub fn nanos(&self) -> u64 {
+        self.nanos.load(Ordering::Relaxed)
+    }
+}
+
+/// What the requests of one model have cost since the agent started.
+#[derive(Debug, Default)]
+pub struct Statistics {
+    /// Answered, from the whole request to the whole answer.
+    pub success: Sum,
+    /// Not answered.
+    pub fail: Sum,
+    /// Waiting for the session that answered.
+    pub queue: Sum,
+    /// Inside the engine that answered.
+    pub compute: Sum,
+    /// Answered by the hub.
+    pub by_hub: AtomicU64,
+    /// When the last one was answered, in milliseconds since 1970; 0 before the first.
+    pub last_unix_ms: AtomicU64,
+    /// Smoothed time from queue to answer on this device, in nanoseconds; 0 before the first.
+    local_nanos: AtomicU64,
+}
+
+/// Weight of the past in the smoothed local time: 7/8, as TCP smooths round trips (RFC 6298).
+const SMOOTHING: u64 = 8;
+
+impl Statistics {
+    /// Counts an answer.
+    pub fn answered(&self, by_hub: bool, queue: Duration, compute: Duration, total: Duration) {
+        self.success.add(total);
+        self.queue.add(queue);
+        self.compute.add(compute);
+        if by_hub {
+            self.by_hub.fetch_add(1, Ordering::Relaxed);
+        }
+        self.last_unix_ms.store(crate::clock::unix_ms(), Ordering::Relaxed);
+    }
+
+    /// Counts a request that got none.
+    pub fn failed(&self, total: Duration) {
+        self.fail.add(total);
+    }
+
+    /// Takes note of how long this device took for one answer.
+    pub fn took_locally(&self, time: Duration) {
+        let new = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
+        // Two requests at once may lose one sample: it is an estimate.
+        let old = self.local_nanos.load(Ordering::Relaxed);
+        let smoothed = if old == 0 { new } else { (old / SMOOTHING) * (SMOOTHING - 1) + new / SMOOTHING };
+        self.local_nanos.store(smoothed.max(1), Ordering::Relaxed);
+    }
+
+    /// How long this device lately took from queue to answer.
+    #[must_use]
+    pub fn expected(&self) -> Option<Duration> {
+        Some(self.local_nanos.load(Ordering::Relaxed)).filter(|&nanos| nanos > 0).map(Duration::from_nanos)
+    }
+}

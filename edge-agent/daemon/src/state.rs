@@ -1,0 +1,175 @@
+//! The agent's folder: what lies where, who holds it, and what the agent says about where it listens.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use store::files::{self, FileError, Mode};
+use store::{LockError, StateLock};
+use types::{Digest, ModelName, Version};
+
+/// Name of the manifest in a version's folder.
+pub const MANIFEST_FILE: &str = "manifest.json";
+
+/// Paths inside the state folder.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    root: PathBuf,
+}
+
+impl Folder {
+    /// The layout under this folder; touches nothing.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Makes the folder and those in it that are always there.
+    ///
+    /// # Errors
+    /// When one cannot be made.
+    pub fn create(&self) -> Result<(), FileError> {
+        [self.identity(), self.trust(), self.models(), self.incoming(), self.slots()]
+            .iter()
+            .try_for_each(|folder| files::create_dir(folder))
+    }
+
+    /// Removes what an interrupted run left half-written. Only under the lock.
+    ///
+    /// # Errors
+    /// When a folder cannot be read.
+    pub fn remove_unfinished(&self) -> Result<(), FileError> {
+        [self.root.clone(), self.identity(), self.slots()]
+            .iter()
+            .try_for_each(|folder| files::remove_unfinished(folder))
+    }
+
+    /// The folder itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The embedded store.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    /// Key, certificate, CA and hub of this device; see [`crate::identity`].
+    #[must_use]
+    pub fn identity(&self) -> PathBuf {
+        self.root.join("identity")
+    }
+
+    /// Trusted metadata, kept by `bundle`.
+    #[must_use]
+    pub fn trust(&self) -> PathBuf {
+        self.root.join("trust")
+    }
+
+    /// Complete, verified versions of all models.
+    #[must_use]
+    pub fn models(&self) -> PathBuf {
+        self.root.join("models")
+    }
+
+    /// One version of a model. The folder comes into being in one step, complete.
+    #[must_use]
+    pub fn version(&self, model: &ModelName, version: Version) -> PathBuf {
+        self.models().join(model.as_str()).join(version.to_string())
+    }
+
+    /// Versions of a model that are on disk, in order.
+    #[must_use]
+    pub fn versions(&self, model: &ModelName) -> Vec<Version> {
+        let entries = std::fs::read_dir(self.models().join(model.as_str())).into_iter().flatten();
+        let mut versions: Vec<Version> =
+            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+        versions.sort_unstable();
+        versions
+    }
+
+    /// Downloads under way.
+    #[must_use]
+    pub fn incoming(&self) -> PathBuf {
+        self.root.join("incoming")
+    }
+
+    /// A download under way, named by what it will hash to.
+    #[must_use]
+    pub fn part(&self, digest: &Digest) -> PathBuf {
+        self.incoming().join(format!("{}.part", digest.to_hex()))
+    }
+
+    /// A version's folder while it is put together.
+    #[must_use]
+    pub fn staging(&self, model: &ModelName, version: Version) -> PathBuf {
+        self.incoming().join(format!("{model}-{version}.staging"))
+    }
+
+    /// Pointers of all models.
+    #[must_use]
+    pub fn slots(&self) -> PathBuf {
+        self.root.join("slots")
+    }
+
+    /// The pointers of one model.
+    #[must_use]
+    pub fn slot(&self, model: &ModelName) -> PathBuf {
+        self.slots().join(format!("{model}.json"))
+    }
+
+    /// Where a running agent says which addresses it bound.
+    #[must_use]
+    pub fn listening(&self) -> PathBuf {
+        self.root.join("listening.json")
+    }
+
+    /// Takes the folder for this process until the lock is dropped.
+    ///
+    /// # Errors
+    /// When another agent holds it, or it cannot be written.
+    pub fn lock(&self) -> Result<StateLock, LockError> {
+        StateLock::acquire(&self.root)
+    }
+
+    /// Says which addresses were bound.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_listening(&self, listening: &Listening) -> Result<(), FileError> {
+        // A struct of addresses and a number always serialises.
+        let text = serde_json::to_vec_pretty(listening).unwrap_or_default();
+        files::write_atomic(&self.listening(), &text, Mode::Shared)
+    }
+
+    /// Reads what a running agent said; `None` when none is running (or it ended without saying so).
+    #[must_use]
+    pub fn read_listening(&self) -> Option<Listening> {
+        let text = files::read_bounded(&self.listening(), LISTENING_BYTES_MAX).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Takes the file away again, so that nobody knocks at a door that is shut.
+    pub fn remove_listening(&self) {
+        if let Err(error) = std::fs::remove_file(self.listening())
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(error = telemetry::chain(&error), "listening.json stays behind");
+        }
+    }
+}
+
+/// Three addresses and a process id take a hundred bytes.
+const LISTENING_BYTES_MAX: u64 = 4096;
+
+/// The addresses of a running agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listening {
+    /// The Open Inference Protocol over HTTP.
+    pub http: std::net::SocketAddr,
+    /// `GET /metrics`.
+    pub metrics: std::net::SocketAddr,
+    /// The agent's process.
+    pub pid: u32,
+}

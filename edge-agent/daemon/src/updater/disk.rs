@@ -1,0 +1,315 @@
+//! What lies on the disk of one model: pointers, complete versions, versions under way.
+//!
+//! A version is complete when its folder lies under `models/` with a pin: the digest of the manifest that was signed when
+//! it was installed, and the chosen variant. The folder gets there by one rename, so it is whole or absent; its files
+//! are hashed again at every start all the same, because disks rot.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bundle::{Bundle, Manifest, Unverified, Variant, Verified, VerifyError};
+use edge_core::slots::{Installed, Slots};
+use edge_core::update::{Failure, FailureKind};
+use serde::{Deserialize, Serialize};
+use store::files::{self, FileError, Mode};
+use types::{Digest, ModelName, VariantName, Version};
+
+use super::trouble;
+use crate::state::{Folder, MANIFEST_FILE};
+
+/// Name of the pin in a version's folder. Not a name that a bundle's file can have: those begin with a letter or digit.
+const PIN_FILE: &str = ".installed.json";
+
+/// Pins and pointers take a few hundred bytes.
+const SMALL_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// What was proven when a version was installed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pin {
+    manifest: Digest,
+    variant: VariantName,
+}
+
+/// Reads the pointers of a model; none when there are none, or when they do not read.
+///
+/// # Errors
+/// When the file is there and the disk refuses it.
+pub fn read_slots(folder: &Folder, model: &ModelName) -> Result<Slots, FileError> {
+    let path = folder.slot(model);
+    let bytes = match files::read_bounded(&path, SMALL_FILE_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        Err(error) if error.is_not_found() => return Ok(Slots::default()),
+        Err(error) => return Err(error),
+    };
+    Ok(serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        // Written atomically, so only rot does this. The versions are still there and are offered again.
+        tracing::error!(%model, error = telemetry::chain(&error), "the pointers of a model do not read");
+        Slots::default()
+    }))
+}
+
+/// Writes the pointers of a model in one step.
+///
+/// # Errors
+/// When the disk refuses; the old pointers are then in force.
+pub(super) fn write_slots(folder: &Folder, model: &ModelName, slots: &Slots) -> Result<(), Failure> {
+    let text = serde_json::to_vec_pretty(slots).map_err(|error| trouble::failure(FailureKind::Storage, &error))?;
+    files::write_atomic(&folder.slot(model), &text, Mode::Private).map_err(|error| trouble::of_file(&error))
+}
+
+/// The versions of a model that are whole, and those that are not.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) complete: Vec<Installed>,
+    pub(super) partial: Vec<Version>,
+}
+
+/// Looks at everything there is of a model. Blocks for as long as hashing its files takes.
+pub(super) fn look(folder: &Folder, model: &ModelName) -> Found {
+    let mut found = Found::default();
+    for version in folder.versions(model) {
+        match installed_bundle(folder, model, version) {
+            Ok(bundle) => found.complete.push(installed(&bundle)),
+            Err(error) => {
+                tracing::error!(%model, %version, error = telemetry::chain(&error), "an installed version is damaged");
+                found.partial.push(version);
+            }
+        }
+    }
+    for version in staged_versions(folder, model) {
+        if !found.partial.contains(&version) {
+            found.partial.push(version);
+        }
+    }
+    found
+}
+
+/// The pointer to a proven bundle.
+pub(super) fn installed(bundle: &Bundle<Verified>) -> Installed {
+    Installed {
+        version: bundle.manifest().version,
+        variant: bundle.variant().name.clone(),
+        digest: bundle.variant().file.digest,
+    }
+}
+
+/// Proves an installed version again by its pin.
+pub(super) fn installed_bundle(
+    folder: &Folder,
+    model: &ModelName,
+    version: Version,
+) -> Result<Bundle<Verified>, VerifyError> {
+    let place = folder.version(model, version);
+    let pin = read_pin(&place)?;
+    Bundle::<Unverified>::load(&place)?.verify_installed(pin.manifest, model, version, &pin.variant)
+}
+
+fn read_pin(place: &Path) -> Result<Pin, VerifyError> {
+    let path = place.join(PIN_FILE);
+    let unreadable = |source| VerifyError::Io { path: path.clone(), source };
+    let bytes =
+        files::read_bounded(&path, SMALL_FILE_BYTES_MAX).map_err(|error| unreadable(io::Error::other(error)))?;
+    serde_json::from_slice(&bytes).map_err(|error| unreadable(io::Error::new(io::ErrorKind::InvalidData, error)))
+}
+
+/// Whether exactly this manifest and variant are installed already, so that nothing need be fetched.
+pub(super) fn is_installed(
+    folder: &Folder,
+    model: &ModelName,
+    version: Version,
+    manifest: Digest,
+    variant: &VariantName,
+) -> bool {
+    let pin = read_pin(&folder.version(model, version));
+    pin.is_ok_and(|pin| pin == Pin { manifest, variant: variant.clone() })
+}
+
+/// Makes the folder in which a version is put together, with its manifest.
+pub(super) fn begin_staging(staging: &Path, manifest: &[u8]) -> Result<(), FileError> {
+    files::create_dir(staging)?;
+    files::write_atomic(&staging.join(MANIFEST_FILE), manifest, Mode::Private)
+}
+
+/// Removes the staging folder of a version that turned out to be installed.
+pub(super) fn drop_staging(staging: &Path) {
+    if let Err(error) = remove_folder(staging) {
+        // It goes with the version.
+        tracing::warn!(error = telemetry::chain(&error), "a staging folder stays behind");
+    }
+}
+
+/// Pins a proven bundle and moves it to its place in one step.
+pub(super) fn install(folder: &Folder, model: &ModelName, bundle: &Bundle<Verified>) -> Result<(), FileError> {
+    let version = bundle.manifest().version;
+    let pin = Pin { manifest: bundle.manifest_digest(), variant: bundle.variant().name.clone() };
+    // Two texts always serialise.
+    let text = serde_json::to_vec_pretty(&pin).unwrap_or_default();
+    files::write_atomic(&bundle.folder().join(PIN_FILE), &text, Mode::Private)?;
+    let place = folder.version(model, version);
+    let models = folder.models().join(model.as_str());
+    files::create_dir(&models)?;
+    if place.exists() {
+        // Not what is signed now, or not whole: the caller has looked.
+        remove_folder(&place)?;
+    }
+    std::fs::rename(bundle.folder(), &place).map_err(|source| FileError::Io {
+        attempt: "move version to",
+        path: place,
+        source,
+    })?;
+    files::sync_dir(&models)?;
+    files::sync_dir(&folder.incoming())
+}
+
+/// Deletes everything of a version: its folder, what was staged, and parts of its files.
+pub(super) fn remove(folder: &Folder, model: &ModelName, version: Version) -> Result<(), FileError> {
+    let staging = folder.staging(model, version);
+    for part in parts_of(folder, &staging) {
+        files::remove_file(&part)?;
+    }
+    remove_folder(&staging)?;
+    let place = folder.version(model, version);
+    if place.exists() {
+        // Out of the way in one step, so that a cut leaves no folder that looks like a version.
+        let away = folder.incoming().join(format!("{model}-{version}.removed"));
+        remove_folder(&away)?;
+        std::fs::rename(&place, &away).map_err(|source| FileError::Io {
+            attempt: "remove version",
+            path: place.clone(),
+            source,
+        })?;
+        files::sync_dir(&folder.models().join(model.as_str()))?;
+        remove_folder(&away)?;
+    }
+    Ok(())
+}
+
+/// Removes what belongs to no version under way. Only at start, before any updater runs.
+///
+/// # Errors
+/// When the folder does not list.
+pub fn collect_incoming(folder: &Folder) -> Result<(), FileError> {
+    let incoming = folder.incoming();
+    files::remove_unfinished(&incoming)?;
+    let failed = |source| FileError::Io { attempt: "clean folder", path: incoming.clone(), source };
+    let paths: Vec<PathBuf> = std::fs::read_dir(&incoming)
+        .map_err(failed)?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .collect();
+    let has_ending = |path: &&PathBuf, ending: &str| path.extension().is_some_and(|found| found == ending);
+    let staged = paths.iter().filter(|path| has_ending(path, "staging"));
+    let wanted: Vec<PathBuf> = staged.flat_map(|staging| parts_of(folder, staging)).collect();
+    for path in paths.iter().filter(|path| has_ending(path, "removed")) {
+        remove_folder(path)?;
+    }
+    for path in paths.iter().filter(|path| has_ending(path, "part") && !wanted.contains(path)) {
+        files::remove_file(path)?;
+    }
+    Ok(())
+}
+
+/// The parts that a staged version may have: those of every variant, because the choice may change.
+fn parts_of(folder: &Folder, staging: &Path) -> Vec<PathBuf> {
+    let bytes_max = u64::try_from(bundle::MANIFEST_BYTES_MAX).unwrap_or(u64::MAX);
+    let manifest = files::read_bounded(&staging.join(MANIFEST_FILE), bytes_max).ok();
+    let manifest = manifest.and_then(|bytes| Manifest::parse(&bytes).ok());
+    manifest.iter().flat_map(Manifest::files).map(|file| folder.part(&file.digest)).collect()
+}
+
+fn staged_versions(folder: &Folder, model: &ModelName) -> Vec<Version> {
+    let entries = std::fs::read_dir(folder.incoming()).into_iter().flatten();
+    let version = |name: &str| {
+        let version = name.strip_prefix(model.as_str())?.strip_prefix('-')?.strip_suffix(".staging")?;
+        version.parse().ok()
+    };
+    entries.filter_map(|entry| version(entry.ok()?.file_name().to_str()?)).collect()
+}
+
+fn remove_folder(path: &Path) -> Result<(), FileError> {
+    match std::fs::remove_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(FileError::Io { attempt: "remove folder", path: path.to_owned(), source }),
+    }
+}
+
+/// Bytes of a variant's files that are on the disk already, whole or in part.
+pub(super) fn bytes_there(folder: &Folder, staging: &Path, variant: &Variant) -> u64 {
+    let length = |path: PathBuf| std::fs::metadata(path).map_or(0, |found| found.len());
+    variant
+        .files()
+        .map(|file| length(staging.join(&file.name)).max(length(folder.part(&file.digest))).min(file.size))
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, Folder, ModelName) {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::new(root.path());
+        folder.create().unwrap();
+        (root, folder, "digits".parse().unwrap())
+    }
+
+    fn version(number: u64) -> Version {
+        Version::new(number).unwrap()
+    }
+
+    fn slots(active: u64) -> Slots {
+        let active =
+            Installed { version: version(active), variant: "int8".parse().unwrap(), digest: Digest::of(b"model") };
+        Slots { active: Some(active), previous: None }
+    }
+
+    #[test]
+    fn pointers_read_back_and_rot_in_them_stops_nothing() {
+        let (_root, folder, model) = folder();
+        assert_eq!(read_slots(&folder, &model).unwrap(), Slots::default());
+        write_slots(&folder, &model, &slots(7)).unwrap();
+        assert_eq!(read_slots(&folder, &model).unwrap(), slots(7));
+        std::fs::write(folder.slot(&model), b"\0\0\0").unwrap();
+        assert_eq!(read_slots(&folder, &model).unwrap(), Slots::default());
+    }
+
+    #[test]
+    fn what_is_not_whole_is_found_as_partial_and_never_as_complete() {
+        let (_root, folder, model) = folder();
+        // A folder without a pin, one with a pin and nothing else, and one that is still being put together.
+        std::fs::create_dir_all(folder.version(&model, version(1))).unwrap();
+        std::fs::create_dir_all(folder.version(&model, version(2))).unwrap();
+        let pin = Pin { manifest: Digest::of(b""), variant: "int8".parse().unwrap() };
+        let text = serde_json::to_vec(&pin).unwrap();
+        std::fs::write(folder.version(&model, version(2)).join(PIN_FILE), text).unwrap();
+        begin_staging(&folder.staging(&model, version(3)), b"{}").unwrap();
+        begin_staging(&folder.staging(&"digits-4".parse().unwrap(), version(5)), b"{}").unwrap();
+        let found = look(&folder, &model);
+        assert!(found.complete.is_empty());
+        assert_eq!(found.partial, [version(1), version(2), version(3)], "another model's staging is not ours");
+    }
+
+    #[test]
+    fn removing_a_version_leaves_nothing_of_it_and_may_be_done_twice() {
+        let (_root, folder, model) = folder();
+        std::fs::create_dir_all(folder.version(&model, version(1))).unwrap();
+        begin_staging(&folder.staging(&model, version(1)), b"{}").unwrap();
+        remove(&folder, &model, version(1)).unwrap();
+        remove(&folder, &model, version(1)).unwrap();
+        assert!(look(&folder, &model).partial.is_empty());
+        assert_eq!(std::fs::read_dir(folder.incoming()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn parts_that_no_version_waits_for_are_collected_at_start() {
+        let (_root, folder, model) = folder();
+        begin_staging(&folder.staging(&model, version(2)), b"{}").unwrap();
+        std::fs::write(folder.part(&Digest::of(b"nobody")), b"half").unwrap();
+        std::fs::create_dir_all(folder.incoming().join("digits-1.removed")).unwrap();
+        collect_incoming(&folder).unwrap();
+        let left: Vec<_> =
+            std::fs::read_dir(folder.incoming()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["digits-2.staging"]);
+    }
+}

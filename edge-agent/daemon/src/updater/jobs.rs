@@ -1,0 +1,288 @@
+//! The work of each step of an update. Every job ends with what it made, or with a failure of a known kind.
+//!
+//! Disk and engine are worked on blocking threads. A job that is abandoned stops at the next place where it waits for
+//! the network; what runs on a blocking thread finishes first, so that nobody removes a file that is being written.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bundle::fetch::Download;
+use bundle::trust::{TargetRef, Trusted};
+use bundle::{Bundle, FileRef, Manifest, Unverified, Variant, Verified, golden};
+use bytes::{Bytes, BytesMut};
+use edge_core::slots::Slots;
+use edge_core::update::{Failure, FailureKind};
+use jiff::Timestamp;
+use store::files;
+use tokio_util::sync::CancellationToken;
+use types::{Digest, EngineName, Place, VariantName, Version};
+
+use super::task::UpdaterParts;
+use super::{disk, trouble};
+use crate::crash::{CrashPoint, crash_at};
+use crate::models::Serving;
+use crate::uplink::source;
+
+/// Bytes that are asked for at once: four chunks. What has arrived is safe on the disk after each.
+const ASK_BYTES: u64 = 4 * bundle::CHUNK_BYTES;
+
+/// Longest run of a golden input: a model that needs longer is of no use on this device.
+const GOLDEN_WITHIN: Duration = Duration::from_secs(60);
+
+/// A version that is signed and whose manifest was read.
+#[derive(Debug, Clone)]
+pub(super) struct Candidate {
+    pub(super) trusted: Trusted,
+    pub(super) manifest: Manifest,
+    manifest_digest: Digest,
+    pub(super) variant: Variant,
+}
+
+/// What a job made.
+#[derive(Debug)]
+pub(super) enum Done {
+    Trusted(Box<Candidate>),
+    Fetched,
+    Verified(Box<Bundle<Verified>>),
+    Loaded(Arc<Serving>),
+    GoldenMatched,
+    Switched,
+}
+
+/// Runs disk or engine work where it may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|_stopped| trouble::interrupted())?
+}
+
+/// Waits for the network, unless the job is abandoned.
+async fn unless_abandoned<T>(
+    abandoned: &CancellationToken,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    abandoned.run_until_cancelled(work).await.unwrap_or_else(|| Err(trouble::superseded()))
+}
+
+/// Refreshes trust, fetches the signed manifest and chooses a variant.
+pub(super) async fn trust(
+    parts: Arc<UpdaterParts>,
+    version: Version,
+    abandoned: CancellationToken,
+) -> Result<Done, Failure> {
+    let Some(trust) = &parts.trust else {
+        return Err(trouble::because(FailureKind::Storage, "this device has no trust root: enrol it first"));
+    };
+    let refreshed = async {
+        let refreshed = trust.refresh(source(&parts.link), Timestamp::now()).await;
+        refreshed.map_err(|error| trouble::of_trust(&error, parts.link.is_online()))
+    };
+    let trusted = unless_abandoned(&abandoned, refreshed).await?;
+    if let Some(behind) = trusted.clock_behind() {
+        tracing::warn!(%behind, "this device's clock stands before a time that was trusted: set it");
+    }
+    crash_at(CrashPoint::TrustStored);
+    let model = &parts.model.name;
+    let target = trusted.manifest(model, version).map_err(|error| trouble::of_trust(&error, true))?;
+    let bytes = unless_abandoned(&abandoned, fetch_manifest(&parts, target)).await?;
+    let manifest =
+        bundle::read_manifest(&trusted, model, version, &bytes).map_err(|error| trouble::of_verify(&error))?;
+    let variant = choose(&manifest, parts.model.table.variant.as_ref())?.clone();
+    let staging = parts.folder.staging(model, version);
+    blocking(move || disk::begin_staging(&staging, &bytes).map_err(|error| trouble::of_file(&error))).await?;
+    crash_at(CrashPoint::ManifestStored);
+    Ok(Done::Trusted(Box::new(Candidate { trusted, manifest, manifest_digest: target.digest, variant })))
+}
+
+/// A manifest is a file of the hub like any other; its length and digest are signed.
+async fn fetch_manifest(parts: &UpdaterParts, target: TargetRef) -> Result<Bytes, Failure> {
+    let mut whole = BytesMut::new();
+    loop {
+        let there = u64::try_from(whole.len()).unwrap_or(u64::MAX);
+        let Some(left) = target.length.checked_sub(there).filter(|&left| left > 0) else { return Ok(whole.freeze()) };
+        let part = parts.link.blob(target.digest, there, left.min(ASK_BYTES)).await;
+        let part = part.map_err(|error| trouble::of_link(&error))?;
+        if part.is_empty() {
+            let detail = "the hub's manifest is shorter than the signed one";
+            return Err(trouble::because(FailureKind::Tampered, detail));
+        }
+        whole.extend_from_slice(&part);
+    }
+}
+
+/// The named variant, or the first that is made for devices and that an engine here can run.
+fn choose<'a>(manifest: &'a Manifest, wanted: Option<&VariantName>) -> Result<&'a Variant, Failure> {
+    let runs =
+        |variant: &&Variant| variant.engines.contains(&EngineName::Ort) || variant.engines.contains(&EngineName::Fake);
+    let chosen = match wanted {
+        Some(name) => manifest.variant(name).filter(runs),
+        None => manifest.variants_for(Place::Device).find(runs),
+    };
+    chosen.ok_or_else(|| {
+        let known: Vec<&str> = manifest.variants.iter().map(|variant| variant.name.as_str()).collect();
+        let detail = match wanted {
+            Some(name) => format!("it has no variant {name} that runs here: it has {}", known.join(", ")),
+            None => format!("none of its variants is made for devices with ONNX Runtime: it has {}", known.join(", ")),
+        };
+        trouble::because(FailureKind::NoVariant, detail)
+    })
+}
+
+/// Fetches what is missing of the files.
+pub(super) async fn fetch(
+    parts: Arc<UpdaterParts>,
+    candidate: Candidate,
+    abandoned: CancellationToken,
+) -> Result<Done, Failure> {
+    let version = candidate.manifest.version;
+    let model = &parts.model.name;
+    let variant = &candidate.variant;
+    if is_whole(&parts, &candidate).await? {
+        return Ok(Done::Fetched);
+    }
+    let staging = parts.folder.staging(model, version);
+    let total: u64 = variant.files().map(|file| file.size).sum();
+    let there = disk::bytes_there(&parts.folder, &staging, variant);
+    parts.note_bytes(there, total);
+    require_room(&parts, total.saturating_sub(there))?;
+    let mut before = 0;
+    for file in variant.files() {
+        let destination = staging.join(&file.name);
+        let is_there = std::fs::metadata(&destination).is_ok_and(|found| found.len() == file.size);
+        if !is_there {
+            fetch_file(&parts, file, &destination, before, total, &abandoned).await?;
+        }
+        before += file.size;
+        parts.note_bytes(before, total);
+    }
+    crash_at(CrashPoint::FilesStored);
+    Ok(Done::Fetched)
+}
+
+/// Whether the version is installed already and every byte of it is still what was signed: a pin alone does not notice rot.
+async fn is_whole(parts: &Arc<UpdaterParts>, candidate: &Candidate) -> Result<bool, Failure> {
+    let (parts, version) = (Arc::clone(parts), candidate.manifest.version);
+    let (manifest, variant) = (candidate.manifest_digest, candidate.variant.name.clone());
+    blocking(move || {
+        let (folder, model) = (&parts.folder, &parts.model.name);
+        let pinned = disk::is_installed(folder, model, version, manifest, &variant);
+        Ok(pinned && disk::installed_bundle(folder, model, version).is_ok())
+    })
+    .await
+}
+
+/// A full disk is found before the first byte is asked for, and leaves room for everybody else.
+fn require_room(parts: &UpdaterParts, needed: u64) -> Result<(), Failure> {
+    let free = files::free_bytes(parts.folder.root()).map_err(|error| trouble::of_file(&error))?;
+    let wanted = needed.saturating_add(parts.updates.disk_free_min_bytes);
+    if free < wanted {
+        let detail = format!(
+            "the disk of {} has {free} bytes free, the update needs {needed} and must leave {}: free some space, or \
+             lower updates.disk_free_min_bytes",
+            parts.folder.root().display(),
+            parts.updates.disk_free_min_bytes
+        );
+        return Err(trouble::because(FailureKind::DiskFull, detail));
+    }
+    Ok(())
+}
+
+async fn fetch_file(
+    parts: &UpdaterParts,
+    file: &FileRef,
+    destination: &std::path::Path,
+    before: u64,
+    total: u64,
+    abandoned: &CancellationToken,
+) -> Result<(), Failure> {
+    let (expected, part) = (file.clone(), parts.folder.part(&file.digest));
+    let opened = move || Download::open(expected, &part).map_err(|error| trouble::of_fetch(&error));
+    let mut download = blocking(opened).await?;
+    while let Some(range) = download.next_range() {
+        // Up to the end of this chunk and some whole ones more.
+        let length = (download.size() - range.offset).min(range.length + ASK_BYTES - bundle::CHUNK_BYTES);
+        let asked = async {
+            let answer = parts.link.blob(file.digest, range.offset, length).await;
+            answer.map_err(|error| trouble::of_link(&error))
+        };
+        let bytes = unless_abandoned(abandoned, asked).await?;
+        if bytes.is_empty() {
+            return Err(trouble::because(FailureKind::Tampered, format!("the hub's \"{}\" ends early", file.name)));
+        }
+        telemetry::metrics::update_bytes(parts.model.name.as_str(), u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        download = blocking(move || {
+            download.push(&bytes).map_err(|error| trouble::of_fetch(&error))?;
+            Ok(download)
+        })
+        .await?;
+        crash_at(CrashPoint::ChunkStored);
+        parts.note_bytes(before + download.arrived(), total);
+    }
+    let destination = destination.to_owned();
+    blocking(move || download.finish(&destination).map_err(|error| trouble::of_fetch(&error))).await
+}
+
+/// Holds every file against the signed manifest and puts the version in its place.
+pub(super) async fn verify(parts: Arc<UpdaterParts>, candidate: Candidate) -> Result<Done, Failure> {
+    blocking(move || {
+        let (folder, model) = (&parts.folder, &parts.model.name);
+        let version = candidate.manifest.version;
+        let variant = &candidate.variant.name;
+        let prove = |place: &std::path::Path| {
+            let bundle = Bundle::<Unverified>::load(place)?;
+            bundle.verify(&candidate.trusted, model, version, variant)
+        };
+        let staging = folder.staging(model, version);
+        let place = folder.version(model, version);
+        let installed = disk::is_installed(folder, model, version, candidate.manifest_digest, variant);
+        // What an earlier run installed is used, if it still is what it was.
+        if let Some(bundle) = installed.then(|| prove(&place).ok()).flatten() {
+            disk::drop_staging(&staging);
+            return Ok(Done::Verified(Box::new(bundle)));
+        }
+        let bundle = prove(&staging).map_err(|error| trouble::of_verify(&error))?;
+        disk::install(folder, model, &bundle).map_err(|error| trouble::of_file(&error))?;
+        crash_at(CrashPoint::VersionStored);
+        let bundle = prove(&place).map_err(|error| trouble::of_verify(&error))?;
+        Ok(Done::Verified(Box::new(bundle)))
+    })
+    .await
+}
+
+/// Loads the version beside the active one.
+pub(super) async fn load(parts: Arc<UpdaterParts>, bundle: Bundle<Verified>) -> Result<Done, Failure> {
+    blocking(move || super::load(&parts.engine, &parts.load, &bundle).map(Done::Loaded)).await
+}
+
+/// Has the version answer its golden inputs.
+pub(super) async fn golden(bundle: Bundle<Verified>, serving: Arc<Serving>) -> Result<Done, Failure> {
+    let tolerance = bundle.variant().golden_tolerance.unwrap_or_default();
+    let golden = blocking(move || bundle.golden().map_err(|error| trouble::of_verify(&error))).await?;
+    let Some(golden) = golden else {
+        tracing::warn!(model = %serving.manifest.model, "this version brings no golden inputs: it is taken on trust");
+        return Ok(Done::GoldenMatched);
+    };
+    let names = golden.outputs.iter().map(|output| output.name.clone()).collect();
+    let deadline = Instant::now().checked_add(GOLDEN_WITHIN);
+    let answered = serving.session.infer(golden.inputs.clone(), names, deadline).await;
+    let answered = answered.map_err(|error| trouble::of_golden_run(&error))?;
+    let agreement = golden::compare(&golden.outputs, &answered.outputs, &tolerance)
+        .map_err(|error| trouble::failure(FailureKind::GoldenMismatch, &error))?;
+    tracing::info!(
+        max_abs = agreement.max_abs,
+        top1 = agreement.top1(),
+        compute_us = u64::try_from(answered.compute.as_micros()).unwrap_or(u64::MAX),
+        "golden inputs answered"
+    );
+    crash_at(CrashPoint::GoldenChecked);
+    Ok(Done::GoldenMatched)
+}
+
+/// Writes the pointers, then leads new requests to the new session.
+pub(super) async fn switch(parts: Arc<UpdaterParts>, serving: Arc<Serving>, slots: Slots) -> Result<Done, Failure> {
+    let writer = Arc::clone(&parts);
+    blocking(move || disk::write_slots(&writer.folder, &writer.model.name, &slots)).await?;
+    crash_at(CrashPoint::SlotStored);
+    // Whoever still holds the old session finishes on it; it is freed with the last of them.
+    drop(parts.model.switch(Some(serving)));
+    crash_at(CrashPoint::Switched);
+    Ok(Done::Switched)
+}

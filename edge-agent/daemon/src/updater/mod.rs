@@ -1,0 +1,15 @@
+//! Model updates: one task for each model, which obeys `edge_core::update`.
+//!
+//! Fed by the uplink with offers and by the link with whether the hub is there; feeds [`crate::models`] with loaded
+//! versions and the outbox with reports. `jobs` does the work of each step, `disk` knows what lies where, `trouble`
+//! sorts errors into the kinds that the core understands.
+
+mod disk;
+mod jobs;
+mod load;
+mod task;
+mod trouble;
+
+pub use disk::{collect_incoming, read_slots};
+pub use load::{LoadTable, load};
+pub use task::{FAILED_TABLE, ModelUpdater, UpdaterParts};

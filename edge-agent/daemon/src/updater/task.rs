@@ -1,0 +1,388 @@
+//! The task of one model: feeds its update machine and does what it says, one job at a time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bundle::trust::Trust;
+use bundle::{Bundle, Verified};
+use edge_core::slots::Slots;
+use edge_core::update::{
+    Event, Failure, FailureKind, OfferKind, OnDisk, Outcome, Report, Stage, Step, Updater as Machine, resume,
+};
+use engine::Engine;
+use store::{StoreError, Table};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use types::Version;
+
+use super::jobs::{self, Candidate, Done};
+use super::{LoadTable, disk, trouble};
+use crate::board::{Board, FailedVersion};
+use crate::config::UpdatesTable;
+use crate::crash::{CrashPoint, crash_at};
+use crate::models::{Model, Serving};
+use crate::reports::Reports;
+use crate::state::Folder;
+use crate::uplink::Link;
+
+/// Name of the table of versions that were given up.
+pub const FAILED_TABLE: &str = "failed-versions";
+
+/// What the updater of one model works with.
+#[derive(Debug)]
+pub struct UpdaterParts {
+    /// The model.
+    pub model: Arc<Model>,
+    /// Where versions lie.
+    pub folder: Folder,
+    /// Who vouches for versions; `None` on a device that was never enrolled.
+    pub trust: Option<Arc<Trust>>,
+    /// The way to the hub.
+    pub link: Link,
+    /// What runs the model.
+    pub engine: Arc<dyn Engine>,
+    /// How it is loaded.
+    pub load: LoadTable,
+    /// Limits of the configuration.
+    pub updates: UpdatesTable,
+    /// The outbox.
+    pub reports: Arc<Reports>,
+    /// Versions that were given up, by `<model>/<version>`.
+    pub failed: Table<Failure>,
+    /// Where the state is written down.
+    pub board: Arc<Board>,
+}
+
+impl UpdaterParts {
+    /// Writes down how far a download is.
+    pub(super) fn note_bytes(&self, done: u64, total: u64) {
+        self.board.updater(&self.model.name, |part| {
+            part.update.bytes_done = done;
+            part.update.bytes_total = total;
+        });
+    }
+
+    fn key(&self, version: Version) -> String {
+        format!("{}/{version}", self.model.name)
+    }
+}
+
+/// A job under way, and how to tell it to stop.
+struct Job {
+    work: Pin<Box<dyn Future<Output = Result<Done, Failure>> + Send>>,
+    abandoned: CancellationToken,
+}
+
+/// What the jobs of the version under way have made so far.
+#[derive(Debug, Default)]
+struct Made {
+    candidate: Option<Candidate>,
+    bundle: Option<Bundle<Verified>>,
+    serving: Option<Arc<Serving>>,
+}
+
+/// The task of one model.
+pub struct ModelUpdater {
+    parts: Arc<UpdaterParts>,
+    machine: Machine,
+    made: Made,
+    job: Option<Job>,
+}
+
+impl std::fmt::Debug for ModelUpdater {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModelUpdater").field("machine", &self.machine).finish_non_exhaustive()
+    }
+}
+
+impl ModelUpdater {
+    /// Takes up where the last run was cut off, and loads what served then.
+    ///
+    /// # Errors
+    /// When the store does not read.
+    pub async fn resume(parts: UpdaterParts) -> Result<Self, StoreError> {
+        let parts = Arc::new(parts);
+        let failed = failed_versions(&parts).await?;
+        let looker = Arc::clone(&parts);
+        let found = tokio::task::spawn_blocking(move || {
+            let (folder, model) = (&looker.folder, &looker.model.name);
+            let slots = disk::read_slots(folder, model).unwrap_or_else(|error| {
+                tracing::error!(%model, error = telemetry::chain(&error), "the pointers of a model cannot be read");
+                Slots::default()
+            });
+            (slots, disk::look(folder, model))
+        });
+        let (slots, found) = found.await.unwrap_or_default();
+        let on_disk = OnDisk { slots, complete: found.complete, partial: found.partial, failed };
+        let (machine, steps) = resume(parts.model.name.clone(), on_disk);
+        let mut updater = Self { parts, machine, made: Made::default(), job: None };
+        for step in steps {
+            updater.obey(step).await;
+        }
+        updater.serve_what_is_there().await;
+        updater.note();
+        Ok(updater)
+    }
+
+    /// Loads the active version; where that does not load any more, the one before it.
+    async fn serve_what_is_there(&mut self) {
+        let slots = self.machine.slots().clone();
+        for installed in [slots.active, slots.previous].into_iter().flatten() {
+            let parts = Arc::clone(&self.parts);
+            let version = installed.version;
+            let loaded = tokio::task::spawn_blocking(move || {
+                let bundle = disk::installed_bundle(&parts.folder, &parts.model.name, version);
+                let bundle = bundle.map_err(|error| trouble::of_verify(&error))?;
+                super::load(&parts.engine, &parts.load, &bundle)
+            });
+            match loaded.await.unwrap_or_else(|_stopped| Err(trouble::interrupted())) {
+                Ok(serving) => {
+                    tracing::info!(model = %self.parts.model.name, %version, provider = serving.session.provider(), "serving");
+                    drop(self.parts.model.switch(Some(serving)));
+                    return;
+                }
+                Err(failure) => {
+                    tracing::error!(model = %self.parts.model.name, %version, %failure, "an installed version does not load");
+                    let outcome = Outcome::Delayed(failure);
+                    let model = self.parts.model.name.clone();
+                    self.parts.reports.push(Report { model, version, stage: Stage::Restart, outcome }).await;
+                }
+            }
+        }
+        tracing::info!(model = %self.parts.model.name, "no version is installed yet");
+    }
+
+    /// Takes offers and works on them until `stop` is cancelled. What is under way then is taken up at the next start.
+    pub async fn run(mut self, mut offers: mpsc::Receiver<(Version, OfferKind)>, stop: CancellationToken) {
+        let mut link = self.parts.link.clone();
+        if link.is_online() {
+            self.handle(Event::HubOnline).await;
+        }
+        loop {
+            let timeout = self.machine.poll_timeout().map(|(until, _why)| until);
+            let event = tokio::select! {
+                () = stop.cancelled() => return,
+                online = link.changed() => if online { Event::HubOnline } else { Event::HubAway },
+                Some((version, kind)) = offers.recv() => {
+                    if !self.parts.updates.enabled {
+                        tracing::info!(model = %self.parts.model.name, %version, "updates are switched off: not taken");
+                        continue;
+                    }
+                    Event::Offered { version, kind }
+                }
+                ended = job_end(&mut self.job) => self.job_ended(ended),
+                () = sleep_until(timeout) => Event::Tick,
+            };
+            self.handle(event).await;
+        }
+    }
+
+    async fn handle(&mut self, event: Event) {
+        let is_switched = event == Event::Switched;
+        if let Event::Failed(failure) = &event {
+            tracing::warn!(model = %self.parts.model.name, state = self.machine.state().name(), %failure, "update");
+            let said = failure.to_string();
+            self.parts.board.updater(&self.parts.model.name, |part| part.update.last_error = Some(said));
+        }
+        let mut steps: VecDeque<Step> = match self.machine.handle(event, Instant::now(), rand::random()) {
+            Ok(steps) => steps.into(),
+            Err(refused) => {
+                tracing::error!(error = telemetry::chain(&refused), "the updater was told what cannot be");
+                return;
+            }
+        };
+        while let Some(step) = steps.pop_front() {
+            self.obey(step).await;
+        }
+        if is_switched {
+            crash_at(CrashPoint::Collected);
+            self.parts.board.updater(&self.parts.model.name, |part| part.update.last_error = None);
+        }
+        self.note();
+    }
+
+    fn job_ended(&mut self, ended: Result<Done, Failure>) -> Event {
+        self.job = None;
+        match ended {
+            Ok(Done::Trusted(candidate)) => {
+                self.made = Made { candidate: Some(*candidate), ..Made::default() };
+                Event::Trusted
+            }
+            Ok(Done::Fetched) => Event::Fetched,
+            Ok(Done::Verified(bundle)) => {
+                let installed = disk::installed(&bundle);
+                self.made.bundle = Some(*bundle);
+                Event::Verified(installed)
+            }
+            Ok(Done::Loaded(serving)) => {
+                self.made.serving = Some(serving);
+                Event::Loaded
+            }
+            Ok(Done::GoldenMatched) => Event::GoldenMatched,
+            Ok(Done::Switched) => {
+                self.made = Made::default();
+                Event::Switched
+            }
+            Err(failure) => Event::Failed(failure),
+        }
+    }
+
+    async fn obey(&mut self, step: Step) {
+        tracing::debug!(model = %self.parts.model.name, ?step, "update");
+        match step {
+            Step::RefreshTrust { version } => {
+                let abandoned = CancellationToken::new();
+                self.begin(jobs::trust(self.parts(), version, abandoned.clone()), abandoned);
+            }
+            Step::Fetch { .. } => match self.made.candidate.clone() {
+                Some(candidate) => {
+                    let abandoned = CancellationToken::new();
+                    self.begin(jobs::fetch(self.parts(), candidate, abandoned.clone()), abandoned);
+                }
+                None => self.begin_lost(),
+            },
+            Step::Verify { .. } => match self.made.candidate.clone() {
+                Some(candidate) => self.begin(jobs::verify(self.parts(), candidate), CancellationToken::new()),
+                None => self.begin_lost(),
+            },
+            Step::Load { .. } => match self.made.bundle.clone() {
+                Some(bundle) => self.begin(jobs::load(self.parts(), bundle), CancellationToken::new()),
+                None => self.begin_lost(),
+            },
+            Step::CheckGolden { .. } => match (self.made.bundle.clone(), self.made.serving.clone()) {
+                (Some(bundle), Some(serving)) => self.begin(jobs::golden(bundle, serving), CancellationToken::new()),
+                (None, _) | (_, None) => self.begin_lost(),
+            },
+            Step::Switch { slots, .. } => match self.made.serving.clone() {
+                Some(serving) => self.begin(jobs::switch(self.parts(), serving, slots), CancellationToken::new()),
+                None => self.begin_lost(),
+            },
+            Step::Abandon { .. } => {
+                if let Some(job) = &self.job {
+                    job.abandoned.cancel();
+                }
+            }
+            Step::Unload { .. } => self.made.serving = None,
+            Step::Remove { version } => self.remove(version).await,
+            Step::Repair { slots } => self.repair(slots).await,
+            Step::Report(report) => self.report(report).await,
+            Step::Remember { version, failure } => {
+                let kept = self.parts.failed.put(&self.parts.key(version), &failure).await;
+                self.say_if_not_kept(kept);
+            }
+            Step::Forget { version } => {
+                let kept = self.parts.failed.delete(&self.parts.key(version)).await;
+                self.say_if_not_kept(kept);
+            }
+            // The loop asks the machine for its next time-out.
+            Step::WaitUntil(_) => {}
+        }
+    }
+
+    fn parts(&self) -> Arc<UpdaterParts> {
+        Arc::clone(&self.parts)
+    }
+
+    fn begin(
+        &mut self,
+        work: impl Future<Output = Result<Done, Failure>> + Send + 'static,
+        abandoned: CancellationToken,
+    ) {
+        self.job = Some(Job { work: Box::pin(work), abandoned });
+    }
+
+    /// What an earlier job made is gone: the version is begun again.
+    fn begin_lost(&mut self) {
+        let failure = trouble::because(FailureKind::Interrupted, "what an earlier step made is gone");
+        self.begin(async { Err(failure) }, CancellationToken::new());
+    }
+
+    async fn remove(&mut self, version: Version) {
+        self.made = Made::default();
+        let parts = self.parts();
+        let removed =
+            tokio::task::spawn_blocking(move || disk::remove(&parts.folder, &parts.model.name, version)).await;
+        if let Ok(Err(error)) = removed {
+            // Found again at the next start.
+            tracing::warn!(error = telemetry::chain(&error), %version, "a version was not removed");
+        }
+    }
+
+    async fn repair(&mut self, slots: Slots) {
+        tracing::warn!(model = %self.parts.model.name, ?slots, "the pointers are repaired");
+        let parts = self.parts();
+        let written =
+            tokio::task::spawn_blocking(move || disk::write_slots(&parts.folder, &parts.model.name, &slots)).await;
+        if let Ok(Err(failure)) = written {
+            tracing::error!(%failure, "repaired pointers were not written: they are repaired again at the next start");
+        }
+    }
+
+    async fn report(&mut self, report: Report) {
+        match &report.outcome {
+            Outcome::Started | Outcome::Delayed(_) => {}
+            Outcome::Active(_) | Outcome::Failed(_) | Outcome::Older { .. } => {
+                telemetry::metrics::update_ended(self.parts.model.name.as_str(), report.outcome.as_str());
+            }
+        }
+        tracing::info!(
+            model = %report.model,
+            version = %report.version,
+            stage = %report.stage,
+            outcome = report.outcome.as_str(),
+            "update"
+        );
+        self.parts.reports.push(report).await;
+        crash_at(CrashPoint::ReportStored);
+    }
+
+    fn say_if_not_kept(&self, kept: Result<(), StoreError>) {
+        if let Err(error) = kept {
+            tracing::warn!(error = telemetry::chain(&error), "what failed is remembered in memory only");
+        }
+    }
+
+    /// Writes down where the update stands.
+    fn note(&self) {
+        let state = self.machine.state();
+        self.parts.board.updater(&self.parts.model.name, |part| {
+            part.previous = self.machine.slots().previous.clone();
+            state.name().clone_into(&mut part.update.state);
+            part.update.version = state.target();
+            if state.target().is_none() {
+                (part.update.bytes_done, part.update.bytes_total) = (0, 0);
+            }
+            let failed = |(version, failure): (&Version, &Failure)| FailedVersion {
+                version: *version,
+                kind: failure.kind.as_str().to_owned(),
+                detail: failure.detail.clone(),
+            };
+            part.failed = self.machine.failed().iter().map(failed).collect();
+        });
+    }
+}
+
+/// Ends when the job does; never, when there is none.
+async fn job_end(job: &mut Option<Job>) -> Result<Done, Failure> {
+    match job {
+        Some(job) => job.work.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(instant: Option<Instant>) {
+    match instant {
+        // Never in the past by much: a machine that asks for a moment gone by must not spin the task.
+        Some(instant) => tokio::time::sleep_until(instant.max(Instant::now() + Duration::from_millis(1)).into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn failed_versions(parts: &UpdaterParts) -> Result<BTreeMap<Version, Failure>, StoreError> {
+    let prefix = format!("{}/", parts.model.name);
+    let all = parts.failed.list().await?;
+    let of_model = |(key, failure): (String, Failure)| Some((key.strip_prefix(&prefix)?.parse().ok()?, failure));
+    Ok(all.into_iter().filter_map(of_model).collect())
+}

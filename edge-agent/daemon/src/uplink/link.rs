@@ -1,0 +1,348 @@
+//! What the rest of the agent sees of the hub: questions and answers over the connection there is.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bundle::trust::{MetadataSource, SourceError};
+use bytes::Bytes;
+use edge_core::route::{HubFailure, HubState};
+use protocol::v1::{
+    BlobRange, DeviceRequest, HubResponse, InferRequest, InferResponse, Refusal, RefusalCode, join_body,
+};
+use tokio::sync::watch;
+use transport::{CloseCode, Connection, ExchangeError, Priority};
+use types::limits::TENSOR_BYTES_MAX;
+use types::{Digest, ModelName, NamedTensor, Reason, RequestId, Timings, Version};
+
+use crate::answer::Made;
+
+/// Longest wait for an answer that is not an inference: metadata, a part of a file, a report.
+///
+/// A part of 4 MiB at 140 kB/s; a slower link makes progress by the transport's own limits and then tries again.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// Longest wait for the connection that takes the place of one that the hub closed for it: a greeting.
+const SUCCESSOR_WITHIN: Duration = Duration::from_secs(3);
+
+/// The connection there is, or none. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Link {
+    connection: watch::Receiver<Option<Connection>>,
+}
+
+/// Why the hub gave nothing that was asked for outside of inference.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// There is no connection.
+    #[error("the hub is away")]
+    Away,
+    /// Nothing came in time.
+    #[error("the hub did not answer within {} s", ANSWER_WITHIN.as_secs())]
+    TooLate,
+    /// The exchange broke.
+    #[error("ask the hub")]
+    Exchange(#[source] ExchangeError),
+    /// The hub would not.
+    #[error("the hub refused")]
+    Refused(#[source] Refusal),
+    /// The hub answered something else.
+    #[error("the hub answered something else than was asked")]
+    OffTopic,
+}
+
+impl LinkError {
+    /// Whether the hub is not there, rather than unwilling.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Away => true,
+            Self::Exchange(error) => error.is_connection_lost(),
+            Self::TooLate | Self::Refused(_) | Self::OffTopic => false,
+        }
+    }
+}
+
+/// A request for the hub.
+#[derive(Debug)]
+pub struct HubQuestion<'a> {
+    /// The request.
+    pub id: &'a RequestId,
+    /// The model.
+    pub model: &'a ModelName,
+    /// The version that must answer; `None` for the hub's current one.
+    pub version: Option<Version>,
+    /// Why the hub is asked.
+    pub reason: Reason,
+    /// When the answer is worth nothing any more.
+    pub until: Instant,
+    /// The inputs.
+    pub inputs: &'a [NamedTensor],
+    /// Wanted outputs; all where empty.
+    pub outputs: &'a [String],
+    /// W3C trace context of the caller.
+    pub traceparent: Option<&'a str>,
+}
+
+/// The hub's answer.
+#[derive(Debug, Clone)]
+pub struct HubAnswer {
+    /// The outputs.
+    pub outputs: Vec<NamedTensor>,
+    /// By what it was made, and where the time went.
+    pub made: Made,
+}
+
+/// Why there is no answer of the hub.
+#[derive(Debug)]
+pub struct NotAnswered {
+    /// The kind, for the routing core.
+    pub failure: HubFailure,
+    /// What the hub or the connection said.
+    pub detail: Option<String>,
+}
+
+impl NotAnswered {
+    fn new(failure: HubFailure) -> Self {
+        Self { failure, detail: None }
+    }
+}
+
+impl Link {
+    /// A link that follows the connection in `connection`.
+    #[must_use]
+    pub fn new(connection: watch::Receiver<Option<Connection>>) -> Self {
+        Self { connection }
+    }
+
+    /// A link without a hub, for a device that is not enrolled.
+    #[must_use]
+    pub fn none() -> Self {
+        // Nobody will ever send: the last value stays readable.
+        Self { connection: watch::channel(None).1 }
+    }
+
+    /// How the hub stands at this moment.
+    #[must_use]
+    pub fn hub_state(&self) -> HubState {
+        match self.published() {
+            // While a renewed certificate takes a new connection into use, the old one may be closed already.
+            Some(connection) if connection.close_reason().is_none() || was_replaced(&connection) => {
+                HubState::Online { round_trip: connection.rtt() }
+            }
+            Some(_) | None => HubState::Away,
+        }
+    }
+
+    /// Waits until the hub is there, or is not, other than it was said last. Never returns when there is no hub at all.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn changed(&mut self) -> bool {
+        if self.connection.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        self.connection.borrow_and_update().is_some()
+    }
+
+    /// Whether there is a greeted connection.
+    #[must_use]
+    pub fn is_online(&self) -> bool {
+        self.connection().is_some()
+    }
+
+    /// What the uplink gave out last, alive or not.
+    fn published(&self) -> Option<Connection> {
+        self.connection.borrow().clone()
+    }
+
+    fn connection(&self) -> Option<Connection> {
+        self.published().filter(|connection| connection.close_reason().is_none())
+    }
+
+    /// Has the hub answer a request.
+    ///
+    /// An inference changes nothing at the hub, so one whose connection gave way to a newer one (a renewed certificate
+    /// does that) is asked once more there.
+    ///
+    /// # Errors
+    /// [`NotAnswered`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws the request from the hub.
+    pub async fn ask(&self, question: HubQuestion<'_>) -> Result<HubAnswer, NotAnswered> {
+        let connection = self.published().ok_or(NotAnswered::new(HubFailure::Unreachable))?;
+        match ask_once(&connection, &question).await {
+            Err(lost) if lost.failure == HubFailure::Unreachable => {
+                match self.successor(&connection, question.until).await {
+                    Some(successor) => ask_once(&successor, &question).await,
+                    None => Err(lost),
+                }
+            }
+            result => result,
+        }
+    }
+
+    /// The connection that took the place of a lost one; waits for it a moment where the hub said that there is one.
+    async fn successor(&self, lost: &Connection, until: Instant) -> Option<Connection> {
+        let other = |connection: &Connection| connection.number() != lost.number();
+        if !was_replaced(lost) {
+            return self.connection().filter(other);
+        }
+        let mut follow = self.connection.clone();
+        let until = until.min(Instant::now() + SUCCESSOR_WITHIN);
+        // No connection at all means that it was another machine with this identity that took the place.
+        let found = follow.wait_for(|connection| connection.as_ref().is_none_or(other));
+        let found = tokio::time::timeout_at(until.into(), found).await;
+        found.ok()?.ok()?.clone()
+    }
+
+    /// Asks the hub for one thing that is not an inference, and reads the answer's body of at most `body_max` bytes.
+    ///
+    /// # Errors
+    /// [`LinkError`]; a refusal of the hub is one.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the exchange.
+    pub async fn exchange(
+        &self,
+        priority: Priority,
+        request: &DeviceRequest,
+        body_max: u64,
+    ) -> Result<(HubResponse, Bytes), LinkError> {
+        let connection = self.connection().ok_or(LinkError::Away)?;
+        exchange(&connection, priority, request, body_max).await
+    }
+
+    /// Fetches a part of a file of a bundle.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub async fn blob(&self, digest: Digest, offset: u64, length: u64) -> Result<Bytes, LinkError> {
+        let request = DeviceRequest::Blob(BlobRange { digest, offset, length });
+        match self.exchange(Priority::Artifact, &request, length).await? {
+            (HubResponse::Blob(_slice), bytes) => Ok(bytes),
+            (_other, _) => Err(LinkError::OffTopic),
+        }
+    }
+}
+
+/// Whether the hub closed the connection because this device has a newer one.
+fn was_replaced(connection: &Connection) -> bool {
+    connection.close_reason().and_then(|reason| reason.code()) == Some(CloseCode::Replaced)
+}
+
+/// One exchange over a connection, with a deadline.
+pub(super) async fn exchange(
+    connection: &Connection,
+    priority: Priority,
+    request: &DeviceRequest,
+    body_max: u64,
+) -> Result<(HubResponse, Bytes), LinkError> {
+    let asked = async {
+        let (response, mut exchange): (HubResponse, _) = connection.ask(priority, request, &[]).await?;
+        let body = exchange.read_body(body_max).await?;
+        Ok((response, body))
+    };
+    let answered = tokio::time::timeout(ANSWER_WITHIN, asked).await.map_err(|_elapsed| LinkError::TooLate)?;
+    match answered.map_err(LinkError::Exchange)? {
+        (HubResponse::Refused(refusal), _) => Err(LinkError::Refused(refusal)),
+        other => Ok(other),
+    }
+}
+
+async fn ask_once(connection: &Connection, question: &HubQuestion<'_>) -> Result<HubAnswer, NotAnswered> {
+    let begun = Instant::now();
+    let left = question.until.saturating_duration_since(begun);
+    let (tensors, body) = join_body(question.inputs);
+    let bytes = tensors.iter().map(|tensor| tensor.bytes).sum();
+    let request = DeviceRequest::Infer(InferRequest {
+        request_id: question.id.clone(),
+        model: question.model.clone(),
+        version: question.version,
+        reason: question.reason,
+        deadline_left_ms: Some(u32::try_from(left.as_millis()).unwrap_or(u32::MAX)),
+        traceparent: question.traceparent.map(str::to_owned),
+        outputs: question.outputs.to_vec(),
+        tensors,
+    });
+    let asked = async {
+        let (response, mut exchange): (HubResponse, _) =
+            connection.ask(Priority::Inference, &request, &body).await.map_err(|error| broken(&error))?;
+        let bytes_max = u64::try_from(TENSOR_BYTES_MAX).unwrap_or(u64::MAX);
+        let body = exchange.read_body(bytes_max).await.map_err(|error| broken(&error))?;
+        Ok((response, body))
+    };
+    let answered = tokio::time::timeout(left, asked).await;
+    telemetry::metrics::deferred_bytes(question.model.as_str(), bytes);
+    let (response, body) = answered.map_err(|_elapsed| NotAnswered::new(HubFailure::TooLate))??;
+    match response {
+        HubResponse::Infer(response) => answer(&response, &body, begun.elapsed()),
+        HubResponse::Refused(refusal) => Err(refused(refusal)),
+        HubResponse::Welcome(_)
+        | HubResponse::Metadata { .. }
+        | HubResponse::Blob(_)
+        | HubResponse::Accepted
+        | HubResponse::Renewed { .. } => Err(NotAnswered {
+            failure: HubFailure::Failed,
+            detail: Some("the hub answered something else than was asked".to_owned()),
+        }),
+    }
+}
+
+fn answer(response: &InferResponse, body: &Bytes, took: Duration) -> Result<HubAnswer, NotAnswered> {
+    let outputs = response
+        .split_body(body)
+        .map_err(|error| NotAnswered { failure: HubFailure::Failed, detail: Some(telemetry::chain(&error)) })?;
+    let queue = Duration::from_micros(response.queue_us);
+    let compute = Duration::from_micros(response.compute_us);
+    let network = took.saturating_sub(queue.saturating_add(compute));
+    let made = Made {
+        version: response.version,
+        variant: response.variant.clone(),
+        digest: response.digest,
+        engine: response.engine,
+        provider: response.provider.clone(),
+        timings: Timings { queue, compute, network, total: Duration::ZERO },
+    };
+    Ok(HubAnswer { outputs, made })
+}
+
+fn broken(error: &ExchangeError) -> NotAnswered {
+    let failure = if error.is_connection_lost() { HubFailure::Unreachable } else { HubFailure::Failed };
+    NotAnswered { failure, detail: Some(telemetry::chain(error)) }
+}
+
+fn refused(refusal: Refusal) -> NotAnswered {
+    let failure = match refusal.code {
+        RefusalCode::UnknownModel | RefusalCode::NotFound => HubFailure::UnknownModel,
+        RefusalCode::BadInput | RefusalCode::TooLarge => HubFailure::BadInput,
+        RefusalCode::Busy | RefusalCode::ShuttingDown => HubFailure::Busy,
+        RefusalCode::DeadlineExceeded => HubFailure::TooLate,
+        RefusalCode::NotAuthorised | RefusalCode::Revoked => HubFailure::NotAuthorised,
+        RefusalCode::Cancelled
+        | RefusalCode::TokenUnknown
+        | RefusalCode::TokenUsed
+        | RefusalCode::TokenExpired
+        | RefusalCode::Unsupported
+        | RefusalCode::Internal => HubFailure::Failed,
+    };
+    NotAnswered { failure, detail: Some(refusal.message) }
+}
+
+#[async_trait]
+impl MetadataSource for Link {
+    async fn fetch(&self, name: &str, bytes_max: u64) -> Result<Option<Bytes>, SourceError> {
+        let request = DeviceRequest::Metadata { name: name.to_owned(), bytes_max };
+        match self.exchange(Priority::Control, &request, bytes_max).await.map_err(SourceError::new)? {
+            (HubResponse::Metadata { length: Some(_) }, bytes) => Ok(Some(bytes)),
+            (HubResponse::Metadata { length: None }, _) => Ok(None),
+            (_other, _) => Err(SourceError::new(LinkError::OffTopic)),
+        }
+    }
+}
+
+/// A link that several tasks share as a source of metadata.
+pub(crate) fn source(link: &Link) -> Arc<dyn MetadataSource> {
+    Arc::new(link.clone())
+}

@@ -1,0 +1,197 @@
+//! While the hub is there: offers come in, reports go out, the certificate is renewed in time.
+
+use std::time::Duration;
+
+use edge_core::renewal;
+use edge_core::update::OfferKind;
+use edge_core::uplink::Event;
+use protocol::v1::{DeviceRequest, DeviceResponse, HubRequest, Offer};
+use tokio::sync::mpsc;
+use transport::{Connection, Exchange, ExchangeError, Priority};
+
+use super::link::{LinkError, exchange};
+use super::{renew, say, task};
+use crate::identity::Enrolment;
+use crate::reports::Reports;
+use crate::uplink::Uplink;
+
+/// Requests of the hub that are read at once: it sends offers and goodbyes, one at a time.
+const HUB_REQUESTS: usize = 16;
+/// Pause before a report is sent again over a connection that still lives.
+const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Longest time for a hub's request to be read and answered.
+const HUB_REQUEST_WITHIN: Duration = Duration::from_secs(10);
+
+/// What the hub said of itself.
+enum Said {
+    Offer(Offer),
+    Goodbye { retry_after: Option<Duration> },
+}
+
+impl Uplink {
+    /// Returns when the connection is over, and what that means.
+    pub(super) async fn stay_online(&mut self, mut connection: Connection) -> Event {
+        let (tell, mut told) = mpsc::channel(HUB_REQUESTS);
+        let mut listening = Box::pin(listen(connection.clone(), tell.clone()));
+        let mut sending = Box::pin(send_reports(connection.clone(), std::sync::Arc::clone(&self.parts.reports)));
+        let mut look = self.look_at_certificate(renewal::Event::Online);
+        loop {
+            if look == Look::Ask {
+                match self.renewed(&connection).await {
+                    // Made before broken: the old connection lives until the last request on it is done.
+                    Some(next) => {
+                        connection = next;
+                        listening = Box::pin(listen(connection.clone(), tell.clone()));
+                        let reports = std::sync::Arc::clone(&self.parts.reports);
+                        reports.not_delivered();
+                        sending = Box::pin(send_reports(connection.clone(), reports));
+                        look = self.look_at_certificate(renewal::Event::Tick);
+                    }
+                    None => look = self.look_at_certificate(renewal::Event::Tick),
+                }
+            }
+            let Look::After(pause) = look else { continue };
+            tokio::select! {
+                reason = connection.closed() => {
+                    self.parts.reports.not_delivered();
+                    tracing::info!(reason = telemetry::chain(&reason), "the connection to the hub ended");
+                    return self.closed(&reason);
+                }
+                Some(said) = told.recv() => match said {
+                    // Asked for now, for this device: a version that failed here is tried again.
+                    Said::Offer(offer) => self.offered(&offer, OfferKind::Retry),
+                    Said::Goodbye { retry_after } => {
+                        self.parts.reports.not_delivered();
+                        return Event::Goodbye { retry_after };
+                    }
+                },
+                never = &mut listening => match never {},
+                never = &mut sending => match never {},
+                () = tokio::time::sleep(pause) => look = self.look_at_certificate(renewal::Event::Tick),
+            }
+            self.parts.board.hub(|hub| hub.reports_waiting = self.parts.reports.waiting());
+        }
+    }
+
+    /// Tells the renewal core what time it is.
+    fn look_at_certificate(&mut self, event: renewal::Event) -> Look {
+        let now = renew::hub_now(self.skew);
+        match self.renewal.handle(event, now, rand::random()) {
+            Ok(renewal::Step::Ask) => Look::Ask,
+            Ok(renewal::Step::WaitUntil(second)) => Look::After(renew::until(second, self.skew)),
+            Ok(renewal::Step::Nothing) => Look::After(renew::until(u64::MAX, self.skew)),
+            Err(refused) => {
+                tracing::error!(error = telemetry::chain(&refused), "the renewal was told what cannot be");
+                Look::After(renew::until(u64::MAX, self.skew))
+            }
+        }
+    }
+
+    /// Renews, and moves to a connection with the new certificate where that works at once.
+    async fn renewed(&mut self, connection: &Connection) -> Option<Connection> {
+        let folder = self.parts.identity_folder.clone();
+        let identity = match renew::renew(connection, &self.parts.enrolment, folder).await {
+            Ok(identity) => identity,
+            Err(error) => {
+                tracing::warn!(error = telemetry::chain(&error), "the certificate was not renewed: trying again later");
+                self.parts.board.hub(|hub| hub.last_error = Some(telemetry::chain(&error)));
+                // The answer is a time to look again, which the caller asks for.
+                self.look_at_certificate(renewal::Event::Failed);
+                return None;
+            }
+        };
+        let validity = renew::validity(&identity);
+        self.look_at_certificate(renewal::Event::Renewed(validity));
+        tracing::info!(not_after_unix_s = validity.not_after, "the certificate was renewed");
+        self.parts.enrolment = Enrolment { identity, ..self.parts.enrolment.clone() };
+        self.parts.board.hub(|hub| hub.renewals += 1);
+        self.note_certificate();
+        match task::dialer(&self.parts.enrolment, self.parts.congestion) {
+            Ok(dialer) => self.dialer = dialer,
+            Err(error) => {
+                tracing::error!(error = telemetry::chain(&error), "the renewed certificate cannot be used");
+                return None;
+            }
+        }
+        self.reconnect().await
+    }
+
+    /// Dials with the new certificate and takes the new connection into use; `None` leaves the old one in use.
+    async fn reconnect(&mut self) -> Option<Connection> {
+        let next = match self.dialer.dial(&self.parts.addresses).await {
+            Ok(next) => next,
+            Err(error) => {
+                tracing::warn!(error = telemetry::chain(&error), "no connection with the renewed certificate yet");
+                return None;
+            }
+        };
+        match self.greet(&next).await {
+            Ok(welcome) => {
+                self.welcomed(&welcome);
+                self.parts.publish.send_replace(Some(next.clone()));
+                Some(next)
+            }
+            Err(error) => {
+                tracing::warn!(error = telemetry::chain(&error), "no greeting with the renewed certificate yet");
+                None
+            }
+        }
+    }
+}
+
+/// When the certificate is looked at next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Ask,
+    After(Duration),
+}
+
+/// A future that does not end by itself.
+enum Never {}
+
+/// Reads what the hub says, one exchange at a time. Never ends: that the connection is over is seen elsewhere.
+async fn listen(connection: Connection, tell: mpsc::Sender<Said>) -> Never {
+    while let Ok(exchange) = connection.accept().await {
+        match tokio::time::timeout(HUB_REQUEST_WITHIN, hear(exchange)).await {
+            Ok(Ok(said)) => drop(tell.send(said).await),
+            Ok(Err(error)) => {
+                tracing::warn!(error = telemetry::chain(&error), "a request of the hub was not understood")
+            }
+            Err(_elapsed) => tracing::warn!("a request of the hub did not come in time"),
+        }
+    }
+    std::future::pending().await
+}
+
+async fn hear(mut exchange: Exchange) -> Result<Said, ExchangeError> {
+    let said = match exchange.receive::<HubRequest>().await? {
+        HubRequest::Offer(offer) => Said::Offer(offer),
+        HubRequest::Goodbye { reason, retry_after_ms } => {
+            tracing::info!(reason, "the hub says goodbye");
+            Said::Goodbye { retry_after: retry_after_ms.map(|ms| Duration::from_millis(ms.into())) }
+        }
+    };
+    exchange.send_last(&DeviceResponse::Accepted, &[]).await?;
+    Ok(said)
+}
+
+/// Sends reports, oldest first, each until the hub has it. Never ends.
+async fn send_reports(connection: Connection, reports: std::sync::Arc<Reports>) -> Never {
+    loop {
+        let entry = reports.next().await;
+        let request = DeviceRequest::Report(say::report(&entry.report));
+        match exchange(&connection, Priority::Control, &request, 0).await {
+            Ok(_accepted) => reports.acknowledged(entry.id).await,
+            // Said again it would be refused again.
+            Err(LinkError::Refused(refusal)) if !refusal.is_retryable() => {
+                tracing::warn!(error = telemetry::chain(&refusal), "the hub does not take a report");
+                reports.acknowledged(entry.id).await;
+            }
+            Err(error) => {
+                tracing::debug!(error = telemetry::chain(&error), "a report did not arrive");
+                reports.not_delivered();
+                tokio::time::sleep(REPORT_AGAIN_AFTER).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! The task that keeps the connection: dials, greets, stays online, and says on the board how it stands.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use edge_core::renewal::{ClockSkew, Renewal};
+use edge_core::update::OfferKind;
+use edge_core::uplink::{Bar, Event, NoAddress, Step, Uplink as Machine};
+use engine::EngineDescription;
+use protocol::v1::{DeviceRequest, HubResponse, Offer, RefusalCode, Welcome};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use transport::{
+    Alpn, CertificateError, CloseCode, CloseReason, Congestion, Connection, DialError, DialErrorKind, Dialer,
+    DialerConfig, Limits, Priority, Trust,
+};
+use types::{ModelName, Version};
+
+use super::link::{LinkError, exchange};
+use super::{renew, say};
+use crate::board::{Board, HubStatus};
+use crate::identity::Enrolment;
+use crate::models::Models;
+use crate::reports::Reports;
+
+/// How often a barred device looks whether its clock was set: that may be what barred it.
+const CLOCK_LOOK: Duration = Duration::from_secs(10);
+/// A step of the clock from which a barred device tries again at once.
+const CLOCK_STEP: Duration = Duration::from_secs(30);
+
+/// The ways to the updaters, by model.
+pub type Offers = BTreeMap<ModelName, mpsc::Sender<(Version, OfferKind)>>;
+
+/// What the uplink works with.
+#[derive(Debug)]
+pub struct UplinkParts {
+    /// Who this device is.
+    pub enrolment: Enrolment,
+    /// Where its identity is stored.
+    pub identity_folder: PathBuf,
+    /// The hub's addresses, in the order they are tried.
+    pub addresses: Vec<String>,
+    /// How fast to send.
+    pub congestion: Congestion,
+    /// The models of this device, for the greeting.
+    pub models: Arc<Models>,
+    /// What can run models here, for the greeting.
+    pub engine: Option<EngineDescription>,
+    /// Where offers go.
+    pub offers: Offers,
+    /// What waits to be reported.
+    pub reports: Arc<Reports>,
+    /// Where the state is written down.
+    pub board: Arc<Board>,
+    /// Who is told of the connection.
+    pub publish: watch::Sender<Option<Connection>>,
+}
+
+/// Why the uplink cannot even start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is nowhere to dial.
+    #[error("connect to the hub")]
+    NoAddress(#[from] NoAddress),
+    /// The identity cannot be used.
+    #[error("use the identity of this device")]
+    Identity(#[from] CertificateError),
+}
+
+/// The task that keeps the connection.
+#[derive(Debug)]
+pub struct Uplink {
+    machine: Machine,
+    pub(super) parts: UplinkParts,
+    pub(super) dialer: Dialer,
+    pub(super) renewal: Renewal,
+    pub(super) skew: ClockSkew,
+    /// Dialled, not yet greeted.
+    fresh: Option<Connection>,
+}
+
+impl Uplink {
+    /// Prepares everything; opens nothing.
+    ///
+    /// # Errors
+    /// When there is no address, or the identity cannot be used.
+    pub fn new(parts: UplinkParts) -> Result<Self, StartError> {
+        let machine = Machine::new(parts.addresses.clone())?;
+        let dialer = dialer(&parts.enrolment, parts.congestion)?;
+        let renewal = Renewal::new(renew::validity(&parts.enrolment.identity), rand::random());
+        Ok(Self { machine, parts, dialer, renewal, skew: ClockSkew::default(), fresh: None })
+    }
+
+    /// Keeps the connection until `stop` is cancelled.
+    pub async fn run(mut self, stop: CancellationToken) {
+        telemetry::metrics::hub_disconnected();
+        self.note_certificate();
+        let mut event = Event::Start;
+        loop {
+            let step = match self.machine.handle(event, Instant::now(), rand::random()) {
+                Ok(step) => step,
+                Err(refused) => {
+                    // A mistake in this program; waiting for the next time-out is the way on.
+                    tracing::error!(error = telemetry::chain(&refused), "the uplink was told what cannot be");
+                    Step::Nothing
+                }
+            };
+            self.note_state();
+            if step == Step::Close {
+                self.close_fresh();
+                return;
+            }
+            event = stop.run_until_cancelled(self.obey(step)).await.unwrap_or(Event::Stop);
+            if event == Event::Stop {
+                self.say_goodbye().await;
+            }
+        }
+    }
+
+    async fn obey(&mut self, step: Step) -> Event {
+        match step {
+            Step::Dial { address } => self.dial(address).await,
+            Step::Greet => self.greet_fresh().await,
+            Step::GoOnline => self.go_online().await,
+            Step::Wait { .. } | Step::Nothing => self.wait(false).await,
+            Step::Bar { why, .. } => {
+                tracing::error!(why = why.as_str(), advice = why.advice(), "the hub does not take this device");
+                self.wait(true).await
+            }
+            // Handled by the caller.
+            Step::Close => Event::Stop,
+        }
+    }
+
+    /// Waits for the machine's next time-out; a barred device also for a change of the clock.
+    async fn wait(&mut self, barred: bool) -> Event {
+        self.close_fresh();
+        let until = self.machine.poll_timeout().map_or_else(|| Instant::now() + CLOCK_LOOK, |(until, _why)| until);
+        let barred = barred || matches!(self.machine.state(), edge_core::uplink::State::Barred { .. });
+        let clock = || SystemTime::now();
+        let (wall, steady) = (clock(), Instant::now());
+        loop {
+            let look = if barred { until.min(Instant::now() + CLOCK_LOOK) } else { until };
+            tokio::time::sleep_until(look.into()).await;
+            if Instant::now() >= until {
+                return Event::Tick;
+            }
+            let expected = wall.checked_add(steady.elapsed()).unwrap_or(wall);
+            let now = clock();
+            let step = now.duration_since(expected).unwrap_or_else(|behind| behind.duration());
+            if step >= CLOCK_STEP {
+                tracing::info!("the clock was set: trying the hub again");
+                return Event::Nudge;
+            }
+        }
+    }
+
+    async fn dial(&mut self, address: String) -> Event {
+        self.parts.board.hub(|hub| hub.address = Some(address.clone()));
+        let Some(deadline) = self.deadline() else { return Event::Tick };
+        let addresses = [address];
+        match tokio::time::timeout_at(deadline, self.dialer.dial(&addresses)).await {
+            Ok(Ok(connection)) => {
+                self.fresh = Some(connection);
+                Event::Connected
+            }
+            Ok(Err(error)) => self.dial_failed(&error),
+            Err(_elapsed) => Event::Tick,
+        }
+    }
+
+    fn dial_failed(&self, error: &DialError) -> Event {
+        tracing::info!(error = telemetry::chain(error), advice = error.advice(), "no connection to the hub");
+        self.note_error(&telemetry::chain(error), Some(error.advice()));
+        match error.kind() {
+            DialErrorKind::WrongCa => Event::Refused(Bar::WrongCa),
+            DialErrorKind::CertificateTime => Event::Refused(Bar::CertificateExpired),
+            DialErrorKind::Version => Event::Refused(Bar::Version),
+            DialErrorKind::NotAuthorised => Event::Refused(match error {
+                DialError::NotAuthorised { source, .. } if source.code() == Some(CloseCode::Revoked) => Bar::Revoked,
+                _ => Bar::NotAuthorised,
+            }),
+            DialErrorKind::Unreachable | DialErrorKind::Busy | DialErrorKind::Local | DialErrorKind::Other => {
+                Event::Failed { retry_after: None }
+            }
+        }
+    }
+
+    async fn greet_fresh(&mut self) -> Event {
+        let Some(connection) = self.fresh.clone() else { return Event::Failed { retry_after: None } };
+        let Some(deadline) = self.deadline() else { return Event::Tick };
+        match tokio::time::timeout_at(deadline, self.greet(&connection)).await {
+            Ok(Ok(welcome)) => {
+                self.welcomed(&welcome);
+                Event::Welcomed
+            }
+            Ok(Err(error)) => self.not_greeted(&connection, &error),
+            Err(_elapsed) => Event::Tick,
+        }
+    }
+
+    pub(super) async fn greet(&self, connection: &Connection) -> Result<Welcome, LinkError> {
+        let hello = say::hello(&self.parts.models, &self.parts.board, self.parts.engine.as_ref());
+        match exchange(connection, Priority::Control, &DeviceRequest::Hello(hello), 0).await? {
+            (HubResponse::Welcome(welcome), _) => Ok(welcome),
+            (_other, _) => Err(LinkError::OffTopic),
+        }
+    }
+
+    fn not_greeted(&self, connection: &Connection, error: &LinkError) -> Event {
+        let closed = connection.close_reason();
+        let said = closed.as_ref().map_or_else(|| telemetry::chain(error), |reason| telemetry::chain(reason));
+        tracing::info!(error = said, "the hub did not greet this device");
+        match (error, closed) {
+            (LinkError::Refused(refusal), _) => {
+                let retry_after = refusal.retry_after_ms.map(|ms| Duration::from_millis(ms.into()));
+                let event = match refusal.code {
+                    RefusalCode::Revoked => Event::Refused(Bar::Revoked),
+                    RefusalCode::NotAuthorised => Event::Refused(Bar::NotAuthorised),
+                    RefusalCode::Unsupported => Event::Refused(Bar::Version),
+                    RefusalCode::UnknownModel
+                    | RefusalCode::BadInput
+                    | RefusalCode::TooLarge
+                    | RefusalCode::Busy
+                    | RefusalCode::DeadlineExceeded
+                    | RefusalCode::Cancelled
+                    | RefusalCode::TokenUnknown
+                    | RefusalCode::TokenUsed
+                    | RefusalCode::TokenExpired
+                    | RefusalCode::NotFound
+                    | RefusalCode::Internal
+                    | RefusalCode::ShuttingDown => Event::Failed { retry_after },
+                };
+                self.note_refusal(&said, event);
+                event
+            }
+            (_, Some(reason)) => self.closed(&reason),
+            (_, None) => {
+                self.note_error(&said, None);
+                Event::Failed { retry_after: None }
+            }
+        }
+    }
+
+    /// What the end of a connection means.
+    pub(super) fn closed(&self, reason: &CloseReason) -> Event {
+        let event = match reason.code() {
+            Some(CloseCode::Revoked) => Event::Refused(Bar::Revoked),
+            Some(CloseCode::NotAuthorised) => Event::Refused(Bar::NotAuthorised),
+            Some(CloseCode::CertificateExpired) => Event::Refused(Bar::CertificateExpired),
+            Some(
+                CloseCode::Done
+                | CloseCode::ShuttingDown
+                | CloseCode::Replaced
+                | CloseCode::ProtocolViolation
+                | CloseCode::Busy
+                | CloseCode::Other(_),
+            )
+            | None => Event::Lost,
+        };
+        self.note_refusal(&telemetry::chain(reason), event);
+        event
+    }
+
+    fn note_refusal(&self, said: &str, event: Event) {
+        let advice = match event {
+            Event::Refused(bar) => Some(bar.advice()),
+            Event::Start
+            | Event::Connected
+            | Event::Welcomed
+            | Event::Failed { .. }
+            | Event::Lost
+            | Event::Goodbye { .. }
+            | Event::Nudge
+            | Event::Tick
+            | Event::Stop => None,
+        };
+        self.note_error(said, advice);
+    }
+
+    pub(super) fn welcomed(&mut self, welcome: &Welcome) {
+        self.skew = ClockSkew::measured(crate::clock::unix_ms(), welcome.hub_now_unix_ms);
+        if self.skew.is_notable() {
+            tracing::warn!(
+                seconds = self.skew.seconds(),
+                "this device's clock is behind the hub's by so many seconds (ahead, where negative): set it"
+            );
+        }
+        self.parts.board.hub(|hub| {
+            hub.hub_version = Some(welcome.hub_version.clone());
+            hub.clock_skew_s = self.skew.seconds();
+            hub.last_error = None;
+            hub.advice = None;
+        });
+        for offer in &welcome.offers {
+            self.offered(offer, OfferKind::Fleet);
+        }
+    }
+
+    /// Passes an offer on. Whether it is taken is decided by the model's updater.
+    pub(super) fn offered(&self, offer: &Offer, kind: OfferKind) {
+        tracing::info!(model = %offer.model, version = %offer.version, "the hub offers a version");
+        let Some(updater) = self.parts.offers.get(&offer.model) else {
+            tracing::debug!(model = %offer.model, "this device does not follow the model");
+            return;
+        };
+        if updater.try_send((offer.version, kind)).is_err() {
+            // The hub offers it again at its next greeting.
+            tracing::warn!(model = %offer.model, version = %offer.version, "the updater does not keep up with offers");
+        }
+    }
+
+    /// Online until the connection ends; tells the rest of the agent.
+    async fn go_online(&mut self) -> Event {
+        let Some(connection) = self.fresh.take() else { return Event::Lost };
+        tracing::info!(hub = %connection.remote_addr(), "online");
+        telemetry::metrics::hub_connected();
+        self.parts.publish.send_replace(Some(connection.clone()));
+        let event = self.stay_online(connection).await;
+        self.parts.publish.send_replace(None);
+        telemetry::metrics::hub_disconnected();
+        tracing::info!("offline");
+        event
+    }
+
+    /// The agent stops: what is left of a connection is closed with a word.
+    async fn say_goodbye(&mut self) {
+        let connection = self.parts.publish.send_replace(None).or_else(|| self.fresh.take());
+        if let Some(connection) = connection {
+            telemetry::metrics::hub_disconnected();
+            connection.close(CloseCode::Done, "the agent stops");
+            connection.drain().await;
+        }
+    }
+
+    fn close_fresh(&mut self) {
+        if let Some(connection) = self.fresh.take() {
+            connection.close(CloseCode::Done, "not needed");
+        }
+    }
+
+    fn deadline(&self) -> Option<tokio::time::Instant> {
+        self.machine.poll_timeout().map(|(until, _why)| until.into())
+    }
+
+    fn note_state(&self) {
+        let (state, failures) = (self.machine.state().name(), self.machine.failures());
+        self.parts.board.hub(|hub: &mut HubStatus| {
+            if hub.state != state {
+                state.clone_into(&mut hub.state);
+                hub.since_unix_ms = crate::clock::unix_ms();
+            }
+            hub.failures = failures;
+            hub.reports_waiting = self.parts.reports.waiting();
+        });
+    }
+
+    fn note_error(&self, error: &str, advice: Option<&str>) {
+        self.parts.board.hub(|hub| {
+            hub.last_error = Some(error.to_owned());
+            hub.advice = advice.map(str::to_owned);
+        });
+    }
+
+    pub(super) fn note_certificate(&self) {
+        let not_after = renew::validity(&self.parts.enrolment.identity).not_after;
+        self.parts.board.hub(|hub| hub.certificate_not_after_unix_s = Some(not_after));
+    }
+}
+
+/// A dialer with the identity of an enrolment.
+pub(super) fn dialer(enrolment: &Enrolment, congestion: Congestion) -> Result<Dialer, CertificateError> {
+    Dialer::new(DialerConfig {
+        identity: Some(enrolment.identity.clone()),
+        trust: Trust::CaDer(enrolment.ca_der.clone()),
+        server_name: enrolment.hub.server_name.clone(),
+        alpn: Alpn::Device,
+        limits: Limits::agent(),
+        congestion,
+    })
+}
