@@ -1,0 +1,187 @@
+//! Whether a connection may be served, from its certificate and the device's record.
+//!
+//! Fed by the gateway for *every* connection, a resumed one too: resumption skips the TLS library's look at the client
+//! certificate, so expiry and revocation are judged here and nowhere else. Who a device is comes from its certificate
+//! alone, never from what it says.
+
+use serde::{Deserialize, Serialize};
+use types::{DeviceId, Digest};
+
+/// What the hub keeps of a device. Times are seconds of the Unix clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    /// The device.
+    pub id: DeviceId,
+    /// Digest of the public key it uses.
+    pub key: Digest,
+    /// Digest of the key of its latest renewal, until it is seen: a device may lose power before it has stored that one.
+    pub next_key: Option<Digest>,
+    /// When it was enrolled.
+    pub enrolled_unix_s: u64,
+    /// Whether it is served.
+    pub standing: Standing,
+}
+
+/// Whether a device is served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It is.
+    Good,
+    /// It is not, whatever certificate it shows.
+    Revoked {
+        /// Since when, in seconds of the Unix clock.
+        at_unix_s: u64,
+        /// The operator's words.
+        why: String,
+    },
+}
+
+/// What a connection shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presented {
+    /// The name in its certificate.
+    pub id: DeviceId,
+    /// Digest of its public key.
+    pub key: Digest,
+    /// Last second of its certificate.
+    pub not_after_unix_s: u64,
+}
+
+/// How a connection is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Admitted {
+    /// With the key that is known.
+    Known,
+    /// With the renewed key for the first time: store [`DeviceRecord::promoted`], then serve. The old key is refused
+    /// from then on.
+    Promote,
+}
+
+/// Why a connection is refused. The gateway closes it with the matching code and says nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Refused {
+    /// No record: never enrolled here, or deleted.
+    #[error("the device is not enrolled here: enrol it with a new token")]
+    Unknown,
+    /// Revoked by an operator.
+    #[error("the device is revoked: enrol it again with a new token if that was a mistake")]
+    Revoked,
+    /// The name is known, the key is not: a restored backup, a cloned disk or an older certificate.
+    #[error("the device shows a key that is not its own: enrol it again with a new token")]
+    WrongKey,
+    /// The certificate is over.
+    #[error("the device's certificate has expired: enrol it again with a new token")]
+    Expired,
+}
+
+/// Judges a connection.
+///
+/// # Errors
+/// Why it is not served. A revoked device hears that first, whatever else is wrong with it.
+pub fn authorise(record: Option<&DeviceRecord>, presented: &Presented, now_unix_s: u64) -> Result<Admitted, Refused> {
+    let record = record.filter(|record| record.id == presented.id).ok_or(Refused::Unknown)?;
+    match record.standing {
+        Standing::Revoked { .. } => return Err(Refused::Revoked),
+        Standing::Good => {}
+    }
+    let admitted = if record.key == presented.key {
+        Admitted::Known
+    } else if record.next_key == Some(presented.key) {
+        Admitted::Promote
+    } else {
+        return Err(Refused::WrongKey);
+    };
+    if now_unix_s > presented.not_after_unix_s {
+        return Err(Refused::Expired);
+    }
+    Ok(admitted)
+}
+
+impl DeviceRecord {
+    /// A device that has just been let in.
+    #[must_use]
+    pub fn enrolled(id: DeviceId, key: Digest, now_unix_s: u64) -> Self {
+        Self { id, key, next_key: None, enrolled_unix_s: now_unix_s, standing: Standing::Good }
+    }
+
+    /// The record with a renewed key; store it before the certificate is sent. An unseen earlier one is given up.
+    #[must_use]
+    pub fn renewing(&self, key: Digest) -> Self {
+        Self { next_key: Some(key).filter(|key| *key != self.key), ..self.clone() }
+    }
+
+    /// The record after its renewed key was seen.
+    #[must_use]
+    pub fn promoted(&self) -> Self {
+        Self { key: self.next_key.unwrap_or(self.key), next_key: None, ..self.clone() }
+    }
+
+    /// The record of a device that is not served any more. Revoking twice keeps the first time and words.
+    #[must_use]
+    pub fn revoked(&self, why: &str, now_unix_s: u64) -> Self {
+        let standing = match &self.standing {
+            Standing::Good => Standing::Revoked { at_unix_s: now_unix_s, why: why.to_owned() },
+            standing @ Standing::Revoked { .. } => standing.clone(),
+        };
+        Self { standing, ..self.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Digest {
+        Digest::of(name.as_bytes())
+    }
+
+    fn record() -> DeviceRecord {
+        DeviceRecord::enrolled("pi-7".parse().unwrap(), key("first"), 100)
+    }
+
+    fn shows(id: &str, name: &str) -> Presented {
+        Presented { id: id.parse().unwrap(), key: key(name), not_after_unix_s: 1000 }
+    }
+
+    #[test]
+    fn only_the_key_on_record_is_served() {
+        let record = record();
+        assert_eq!(authorise(Some(&record), &shows("pi-7", "first"), 1000), Ok(Admitted::Known));
+        assert_eq!(authorise(Some(&record), &shows("pi-7", "other"), 500), Err(Refused::WrongKey));
+        assert_eq!(authorise(Some(&record), &shows("pi-8", "first"), 500), Err(Refused::Unknown));
+        assert_eq!(authorise(None, &shows("pi-7", "first"), 500), Err(Refused::Unknown));
+    }
+
+    #[test]
+    fn a_revoked_device_is_refused_whatever_it_shows() {
+        let revoked = record().renewing(key("second")).revoked("stolen", 200);
+        for name in ["first", "second", "third"] {
+            assert_eq!(authorise(Some(&revoked), &shows("pi-7", name), 2000), Err(Refused::Revoked));
+        }
+        assert_eq!(revoked.revoked("again", 300), revoked);
+    }
+
+    #[test]
+    fn an_expired_certificate_is_refused_even_on_a_resumed_connection() {
+        assert_eq!(authorise(Some(&record()), &shows("pi-7", "first"), 1001), Err(Refused::Expired));
+    }
+
+    #[test]
+    fn the_old_key_works_until_the_new_one_was_seen_and_never_after() {
+        let renewing = record().renewing(key("second"));
+        assert_eq!(authorise(Some(&renewing), &shows("pi-7", "first"), 500), Ok(Admitted::Known));
+        assert_eq!(authorise(Some(&renewing), &shows("pi-7", "second"), 500), Ok(Admitted::Promote));
+        let promoted = renewing.promoted();
+        assert_eq!(authorise(Some(&promoted), &shows("pi-7", "second"), 500), Ok(Admitted::Known));
+        assert_eq!(authorise(Some(&promoted), &shows("pi-7", "first"), 500), Err(Refused::WrongKey));
+    }
+
+    #[test]
+    fn of_two_renewals_in_a_row_the_later_counts() {
+        let renewing = record().renewing(key("second")).renewing(key("third"));
+        assert_eq!(authorise(Some(&renewing), &shows("pi-7", "second"), 500), Err(Refused::WrongKey));
+        assert_eq!(authorise(Some(&renewing), &shows("pi-7", "third"), 500), Ok(Admitted::Promote));
+        assert_eq!(record().renewing(key("first")).next_key, None, "the same key again is no renewal");
+    }
+}

@@ -1,0 +1,218 @@
+//! Who is online, who follows what, who is offered what, and how each version fares on each device.
+//!
+//! Fed by the gateway (connections, greetings, reports) and the admin API (publishing, revoking); answers with offers
+//! to send and connections to close. What a device says of itself is kept under the name in its certificate and is
+//! believed for display and for what to offer, never for what it may do. The shell stores a [`Device`] when a greeting
+//! or report has changed it, and restores it when it starts.
+
+mod device;
+
+use std::collections::BTreeMap;
+
+use types::{DeviceId, ModelName, Version};
+
+pub use device::{
+    CAUSE_BYTES_MAX, Device, Follows, Greeting, Installed, MODELS_MAX, Model, Outcome, Presence, Progress, Report,
+    Stage, VERSIONS_MAX,
+};
+
+/// Names a live connection; the gateway gives each a new number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// A version to be offered to a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// Which model.
+    pub model: ModelName,
+    /// Which version of it.
+    pub version: Version,
+}
+
+/// An offer and where to send it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipient {
+    /// To whom.
+    pub device: DeviceId,
+    /// Over which connection.
+    pub connection: ConnectionId,
+    /// What.
+    pub offer: Offer,
+}
+
+/// A connection spoke that is not (or no longer) the device's connection: close it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the connection of {0} was replaced by a newer one")]
+pub struct Replaced(pub DeviceId);
+
+/// How a version stands on those who follow its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Spread {
+    /// Devices that follow the model.
+    pub followers: u64,
+    /// Of these: it serves.
+    pub active: u64,
+    /// It was taken up.
+    pub under_way: u64,
+    /// It stands still and will be tried again.
+    pub delayed: u64,
+    /// It was given up.
+    pub refused: u64,
+    /// Nothing was heard of it.
+    pub silent: u64,
+}
+
+/// All devices that were ever heard of.
+#[derive(Debug, Clone, Default)]
+pub struct Fleet {
+    devices: BTreeMap<DeviceId, Device>,
+    connections: BTreeMap<DeviceId, ConnectionId>,
+}
+
+impl Fleet {
+    /// Puts back what was stored of a device.
+    pub fn restore(&mut self, id: DeviceId, device: Device) {
+        self.devices.insert(id, device);
+    }
+
+    /// An authorised connection. Returns the device's earlier one, to be closed: a device has one, and the newest is
+    /// the one it uses (after a network change, or on a disk that was cloned).
+    pub fn connected(&mut self, id: &DeviceId, connection: ConnectionId, now_unix_s: u64) -> Option<ConnectionId> {
+        self.devices.entry(id.clone()).or_default().presence = Presence::Online { since_unix_s: now_unix_s };
+        self.connections.insert(id.clone(), connection).filter(|earlier| *earlier != connection)
+    }
+
+    /// A device's greeting. Returns what it is to be offered: of each model it follows, the current version where that
+    /// is above the active one and was not given up there.
+    ///
+    /// # Errors
+    /// [`Replaced`].
+    pub fn greeted(
+        &mut self,
+        id: &DeviceId,
+        connection: ConnectionId,
+        greeting: Greeting,
+        current: impl Fn(&ModelName) -> Option<Version>,
+    ) -> Result<Vec<Offer>, Replaced> {
+        let device = self.speaking(id, connection)?;
+        device.greet(greeting);
+        let wanted = device.models().filter_map(|(model, status)| {
+            let version = current(model).filter(|version| status.wants(*version))?;
+            Some(Offer { model: model.clone(), version })
+        });
+        Ok(wanted.collect())
+    }
+
+    /// A device's report. It may come twice, and late.
+    ///
+    /// # Errors
+    /// [`Replaced`].
+    pub fn reported(
+        &mut self,
+        id: &DeviceId,
+        connection: ConnectionId,
+        report: Report,
+        now_unix_s: u64,
+    ) -> Result<(), Replaced> {
+        self.speaking(id, connection)?.report(report, now_unix_s);
+        Ok(())
+    }
+
+    /// A connection is gone. That of one that was replaced changes nothing.
+    pub fn disconnected(&mut self, id: &DeviceId, connection: ConnectionId, now_unix_s: u64) {
+        if self.connections.get(id) != Some(&connection) {
+            return;
+        }
+        self.connections.remove(id);
+        if let Some(device) = self.devices.get_mut(id) {
+            device.presence = Presence::Away { since_unix_s: now_unix_s };
+        }
+    }
+
+    /// A version became current. Returns whom to tell: who is online, follows the model and wants it. The others
+    /// hear of it at their greeting.
+    #[must_use]
+    pub fn publish(&self, model: &ModelName, version: Version) -> Vec<Recipient> {
+        self.recipients(model, version, |status| status.wants(version))
+    }
+
+    /// An operator wants a version to be tried again where it was given up. Returns whom to tell; the next greeting
+    /// of the others offers it as well.
+    pub fn retry(&mut self, model: &ModelName, version: Version) -> Vec<Recipient> {
+        for device in self.devices.values_mut() {
+            device.forget_refusal(model, version);
+        }
+        self.publish(model, version)
+    }
+
+    /// A device was revoked. Returns its connection, to be closed at once.
+    pub fn revoked(&mut self, id: &DeviceId, now_unix_s: u64) -> Option<ConnectionId> {
+        let connection = self.connections.get(id).copied()?;
+        self.disconnected(id, connection, now_unix_s);
+        Some(connection)
+    }
+
+    /// One device.
+    #[must_use]
+    pub fn device(&self, id: &DeviceId) -> Option<&Device> {
+        self.devices.get(id)
+    }
+
+    /// Every device, by name.
+    pub fn devices(&self) -> impl Iterator<Item = (&DeviceId, &Device)> {
+        self.devices.iter()
+    }
+
+    /// The live connection of a device.
+    #[must_use]
+    pub fn connection(&self, id: &DeviceId) -> Option<ConnectionId> {
+        self.connections.get(id).copied()
+    }
+
+    /// How many are online.
+    #[must_use]
+    pub fn online(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// How a version stands on those who follow its model.
+    #[must_use]
+    pub fn spread(&self, model: &ModelName, version: Version) -> Spread {
+        let mut spread = Spread::default();
+        for status in self.devices.values().filter_map(|device| device.model(model)) {
+            spread.followers += 1;
+            let active = status.active.as_ref().is_some_and(|active| active.version == version);
+            let count = match status.progress(version).map(|progress| &progress.outcome) {
+                _ if active => &mut spread.active,
+                None | Some(Outcome::Active) => &mut spread.silent,
+                Some(Outcome::Running) => &mut spread.under_way,
+                Some(Outcome::Delayed { .. }) => &mut spread.delayed,
+                Some(Outcome::Refused { .. }) => &mut spread.refused,
+            };
+            *count += 1;
+        }
+        spread
+    }
+
+    fn speaking(&mut self, id: &DeviceId, connection: ConnectionId) -> Result<&mut Device, Replaced> {
+        let replaced = || Replaced(id.clone());
+        if self.connections.get(id) != Some(&connection) {
+            return Err(replaced());
+        }
+        self.devices.get_mut(id).ok_or_else(replaced)
+    }
+
+    fn recipients(&self, model: &ModelName, version: Version, wants: impl Fn(&Model) -> bool) -> Vec<Recipient> {
+        let offer = Offer { model: model.clone(), version };
+        let wanting = self
+            .connections
+            .iter()
+            .filter(|(id, _)| self.devices.get(id).and_then(|device| device.model(model)).is_some_and(&wants));
+        let tell = |(device, connection): (&DeviceId, &ConnectionId)| Recipient {
+            device: device.clone(),
+            connection: *connection,
+            offer: offer.clone(),
+        };
+        wanting.map(tell).collect()
+    }
+}

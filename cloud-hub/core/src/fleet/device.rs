@@ -1,0 +1,276 @@
+//! What the hub knows of one device: presence, what it follows, how each version fares there.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use types::{Digest, ModelName, VariantName, Version};
+
+/// Most models whose status is kept for one device. A device with more names is broken or hostile.
+pub const MODELS_MAX: usize = 256;
+
+/// Most versions of one model whose progress is kept for one device; the lowest numbers go first.
+pub const VERSIONS_MAX: usize = 16;
+
+/// Longest cause in bytes that is kept of a report; it is stored and shown in a table.
+pub const CAUSE_BYTES_MAX: usize = 1024;
+
+/// A version on a device, as the device says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installed {
+    /// The version.
+    pub version: Version,
+    /// The form of it.
+    pub variant: VariantName,
+    /// Digest of its model file.
+    pub digest: Digest,
+}
+
+/// A model that a device follows, as it greets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Follows {
+    /// The model.
+    pub model: ModelName,
+    /// What serves there.
+    pub active: Option<Installed>,
+    /// Its way back.
+    pub previous: Option<Installed>,
+}
+
+/// A device's greeting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Greeting {
+    /// Version of the agent.
+    pub agent_version: String,
+    /// What it follows.
+    pub models: Vec<Follows>,
+}
+
+/// How far an update is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The offer was weighed.
+    Offered,
+    /// Signed metadata is being refreshed.
+    Refreshing,
+    /// Files are being fetched.
+    Fetching,
+    /// Files are being hashed.
+    Verifying,
+    /// The new session is being loaded.
+    Loading,
+    /// The golden inputs are being answered.
+    Checking,
+    /// The pointer is being moved.
+    Switching,
+    /// It serves, or did.
+    Active,
+}
+
+impl Stage {
+    /// The name in tables, the API and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Offered => "offered",
+            Self::Refreshing => "refreshing",
+            Self::Fetching => "fetching",
+            Self::Verifying => "verifying",
+            Self::Loading => "loading",
+            Self::Checking => "checking",
+            Self::Switching => "switching",
+            Self::Active => "active",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How an update stands at its stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Under way.
+    Running,
+    /// It serves.
+    Active,
+    /// It stands still and will be tried again without being asked.
+    Delayed {
+        /// Why, for the operator.
+        cause: String,
+    },
+    /// It was given up, and is not offered again before an operator says so.
+    Refused {
+        /// Why, for the operator.
+        cause: String,
+    },
+}
+
+/// A device's report on one version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Which model.
+    pub model: ModelName,
+    /// Which version.
+    pub version: Version,
+    /// Which form of it, once chosen.
+    pub variant: Option<VariantName>,
+    /// How far.
+    pub stage: Stage,
+    /// How it stands.
+    pub outcome: Outcome,
+    /// With [`Outcome::Active`]: what serves, where the report says so.
+    pub installed: Option<Installed>,
+}
+
+/// The last that was heard of a version on a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Which form of it, once chosen.
+    pub variant: Option<VariantName>,
+    /// How far.
+    pub stage: Stage,
+    /// How it stands.
+    pub outcome: Outcome,
+    /// When, in seconds of the hub's Unix clock.
+    pub at_unix_s: u64,
+}
+
+/// Whether a device is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    /// Never heard of since it was enrolled.
+    Never,
+    /// Not connected.
+    Away {
+        /// Since when, in seconds of the hub's Unix clock.
+        since_unix_s: u64,
+    },
+    /// Connected. After a restart of the hub: was connected.
+    Online {
+        /// Since when, in seconds of the hub's Unix clock.
+        since_unix_s: u64,
+    },
+}
+
+/// What the hub knows of one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Whether it is connected.
+    pub presence: Presence,
+    /// Version of its agent, once greeted.
+    pub agent_version: Option<String>,
+    models: BTreeMap<ModelName, Model>,
+}
+
+/// A model on one device.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Model {
+    /// What serves there.
+    pub active: Option<Installed>,
+    /// Its way back.
+    pub previous: Option<Installed>,
+    progress: BTreeMap<Version, Progress>,
+}
+
+impl Default for Device {
+    fn default() -> Self {
+        Self { presence: Presence::Never, agent_version: None, models: BTreeMap::new() }
+    }
+}
+
+impl Device {
+    /// What it follows, by name.
+    pub fn models(&self) -> impl Iterator<Item = (&ModelName, &Model)> {
+        self.models.iter()
+    }
+
+    /// One model it follows.
+    #[must_use]
+    pub fn model(&self, model: &ModelName) -> Option<&Model> {
+        self.models.get(model)
+    }
+
+    /// Takes the greeting as the truth: what it does not name is not followed any more.
+    pub(super) fn greet(&mut self, greeting: Greeting) {
+        self.agent_version = Some(greeting.agent_version);
+        let mut known = std::mem::take(&mut self.models);
+        for follows in greeting.models.into_iter().take(MODELS_MAX) {
+            let progress = known.remove(&follows.model).unwrap_or_default().progress;
+            let model = Model { active: follows.active, previous: follows.previous, progress };
+            self.models.insert(follows.model, model);
+        }
+    }
+
+    pub(super) fn report(&mut self, report: Report, now_unix_s: u64) {
+        // Reports are only about what the greeting named; anything else would grow without bound.
+        let Some(model) = self.models.get_mut(&report.model) else { return };
+        if report.outcome == Outcome::Active {
+            model.now_serves(report.version, report.installed);
+        }
+        let progress = Progress {
+            variant: report.variant,
+            stage: report.stage,
+            outcome: report.outcome.bounded(),
+            at_unix_s: now_unix_s,
+        };
+        model.progress.insert(report.version, progress);
+        while model.progress.len() > VERSIONS_MAX {
+            model.progress.pop_first();
+        }
+    }
+
+    pub(super) fn forget_refusal(&mut self, model: &ModelName, version: Version) {
+        if let Some(model) = self.models.get_mut(model)
+            && matches!(model.progress(version), Some(Progress { outcome: Outcome::Refused { .. }, .. }))
+        {
+            model.progress.remove(&version);
+        }
+    }
+}
+
+impl Model {
+    /// The last that was heard of a version.
+    #[must_use]
+    pub fn progress(&self, version: Version) -> Option<&Progress> {
+        self.progress.get(&version)
+    }
+
+    /// Every version of which something was heard, lowest first.
+    pub fn history(&self) -> impl Iterator<Item = (Version, &Progress)> {
+        self.progress.iter().map(|(version, progress)| (*version, progress))
+    }
+
+    /// Whether offering this version makes sense: it is above what serves, and was not given up.
+    pub(super) fn wants(&self, version: Version) -> bool {
+        let above = self.active.as_ref().is_none_or(|active| active.version < version);
+        let given_up = |progress: &Progress| matches!(progress.outcome, Outcome::Refused { .. });
+        above && !self.progress(version).is_some_and(given_up)
+    }
+
+    /// A late report on a version that was replaced since changes nothing.
+    fn now_serves(&mut self, version: Version, installed: Option<Installed>) {
+        let newer = self.active.as_ref().is_none_or(|active| active.version < version);
+        let Some(installed) = installed.filter(|installed| newer && installed.version == version) else { return };
+        self.previous = self.active.replace(installed);
+    }
+}
+
+impl Outcome {
+    /// Cuts a cause that is too long at a character.
+    fn bounded(mut self) -> Self {
+        match &mut self {
+            Self::Delayed { cause } | Self::Refused { cause } => {
+                cause.truncate(cause.floor_char_boundary(CAUSE_BYTES_MAX));
+            }
+            Self::Running | Self::Active => {}
+        }
+        self
+    }
+}

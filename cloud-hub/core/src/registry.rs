@@ -1,0 +1,285 @@
+//! Which versions of a model there are, and which one is current.
+//!
+//! Fed by the admin API; asked by the gateway and by [`crate::fleet`]. The shell stores each [`VersionRecord`] and the
+//! current version durably, and builds the registry from them when it starts. Numbers only rise: devices refuse to go
+//! back, so a bad version is followed by a higher one.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use types::{Digest, ModelName, Version};
+
+/// What the hub keeps of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRecord {
+    /// The version.
+    pub version: Version,
+    /// Digest of its signed manifest.
+    pub manifest: Digest,
+    /// When it was published, in seconds of the Unix clock.
+    pub published_unix_s: u64,
+}
+
+/// Whether a version that is published is offered at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Publish {
+    /// It becomes current and every follower is offered it.
+    Offer,
+    /// It waits for [`Registry::offer`].
+    Hold,
+}
+
+/// How a version stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Published above the current one, not offered yet.
+    Held,
+    /// Offered to every follower and served to those who name no version.
+    Current,
+    /// Under the current one.
+    Superseded,
+}
+
+/// What a publish or offer changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing: it was so already.
+    None,
+    /// A version was added, and held.
+    Held(Version),
+    /// A version became current: tell [`crate::fleet::Fleet::publish`].
+    Current(Version),
+}
+
+/// Why the registry refuses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// No such model.
+    #[error("no model is called {0}: `cloud-hub model list` shows them")]
+    UnknownModel(ModelName),
+    /// No such version.
+    #[error("{model} has no version {version}: `cloud-hub model status {model}` shows them")]
+    UnknownVersion {
+        /// The model.
+        model: ModelName,
+        /// The version that was asked for.
+        version: Version,
+    },
+    /// The number is taken by other content.
+    #[error("{model} {version} is published already with other content: publish this under a higher number")]
+    Taken {
+        /// The model.
+        model: ModelName,
+        /// The number.
+        version: Version,
+    },
+    /// The number is under one that exists.
+    #[error("{model} {version} is older than version {newest}, and devices refuse to go back: use a higher number")]
+    NotNewer {
+        /// The model.
+        model: ModelName,
+        /// The number.
+        version: Version,
+        /// The highest number there is (for a publish) or the current one (for an offer).
+        newest: Version,
+    },
+}
+
+/// The versions of one model.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Model {
+    versions: BTreeMap<Version, VersionRecord>,
+    current: Option<Version>,
+}
+
+impl Model {
+    /// The current version.
+    #[must_use]
+    pub fn current(&self) -> Option<Version> {
+        self.current
+    }
+
+    /// Every version with its standing, lowest first.
+    pub fn versions(&self) -> impl Iterator<Item = (&VersionRecord, Standing)> {
+        self.versions.values().map(|record| (record, self.standing(record.version)))
+    }
+
+    fn standing(&self, version: Version) -> Standing {
+        match self.current {
+            Some(current) if version == current => Standing::Current,
+            Some(current) if version < current => Standing::Superseded,
+            Some(_) | None => Standing::Held,
+        }
+    }
+
+    fn newest(&self) -> Option<Version> {
+        self.versions.last_key_value().map(|(version, _)| *version)
+    }
+}
+
+/// All models of the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Registry {
+    models: BTreeMap<ModelName, Model>,
+}
+
+impl Registry {
+    /// Puts back what was stored, without checks of order: the store is the truth. A current version without a
+    /// record is dropped.
+    pub fn restore(&mut self, model: ModelName, versions: Vec<VersionRecord>, current: Option<Version>) {
+        let versions: BTreeMap<_, _> = versions.into_iter().map(|record| (record.version, record)).collect();
+        let current = current.filter(|current| versions.contains_key(current));
+        self.models.insert(model, Model { versions, current });
+    }
+
+    /// Adds a version whose manifest is signed and whose blobs are all there.
+    ///
+    /// The same version with the same manifest may be published twice: the second time does what the first did not
+    /// (an upload that was cut off, a hold that is lifted).
+    ///
+    /// # Errors
+    /// [`RegistryError::Taken`] and [`RegistryError::NotNewer`]; nothing has changed.
+    pub fn publish(
+        &mut self,
+        model: &ModelName,
+        record: VersionRecord,
+        publish: Publish,
+    ) -> Result<Change, RegistryError> {
+        let entry = self.models.get(model);
+        let version = record.version;
+        let stored = entry.and_then(|entry| entry.versions.get(&version));
+        let added = match (stored, entry.and_then(Model::newest)) {
+            (Some(stored), _) if stored.manifest == record.manifest => false,
+            (Some(_), _) => return Err(RegistryError::Taken { model: model.clone(), version }),
+            (None, Some(newest)) if newest > version => {
+                return Err(RegistryError::NotNewer { model: model.clone(), version, newest });
+            }
+            (None, _) => true,
+        };
+        if added {
+            self.models.entry(model.clone()).or_default().versions.insert(version, record);
+        }
+        match publish {
+            Publish::Offer => self.offer(model, version),
+            Publish::Hold if added => Ok(Change::Held(version)),
+            Publish::Hold => Ok(Change::None),
+        }
+    }
+
+    /// Makes a version current.
+    ///
+    /// # Errors
+    /// When there is no such version, and [`RegistryError::NotNewer`] for one under the current one.
+    pub fn offer(&mut self, model: &ModelName, version: Version) -> Result<Change, RegistryError> {
+        let unknown = || RegistryError::UnknownModel(model.clone());
+        let entry = self.models.get_mut(model).ok_or_else(unknown)?;
+        if !entry.versions.contains_key(&version) {
+            return Err(RegistryError::UnknownVersion { model: model.clone(), version });
+        }
+        match entry.current {
+            Some(current) if current == version => Ok(Change::None),
+            Some(newest) if newest > version => Err(RegistryError::NotNewer { model: model.clone(), version, newest }),
+            Some(_) | None => {
+                entry.current = Some(version);
+                Ok(Change::Current(version))
+            }
+        }
+    }
+
+    /// The version that is offered and served, where there is one.
+    #[must_use]
+    pub fn current(&self, model: &ModelName) -> Option<Version> {
+        self.models.get(model).and_then(Model::current)
+    }
+
+    /// Which version answers a request: the named one, else the current one.
+    ///
+    /// # Errors
+    /// When there is no such model or version; a held version answers only to its number.
+    pub fn resolve(&self, model: &ModelName, version: Option<Version>) -> Result<&VersionRecord, RegistryError> {
+        let unknown = || RegistryError::UnknownModel(model.clone());
+        let entry = self.models.get(model).ok_or_else(unknown)?;
+        let version = version.or(entry.current).ok_or_else(unknown)?;
+        let missing = || RegistryError::UnknownVersion { model: model.clone(), version };
+        entry.versions.get(&version).ok_or_else(missing)
+    }
+
+    /// One model.
+    #[must_use]
+    pub fn model(&self, model: &ModelName) -> Option<&Model> {
+        self.models.get(model)
+    }
+
+    /// Every model, by name.
+    pub fn models(&self) -> impl Iterator<Item = (&ModelName, &Model)> {
+        self.models.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(number: u64) -> Version {
+        Version::new(number).unwrap()
+    }
+
+    fn record(number: u64, content: &str) -> VersionRecord {
+        VersionRecord { version: version(number), manifest: Digest::of(content.as_bytes()), published_unix_s: 0 }
+    }
+
+    fn digits() -> ModelName {
+        "digits".parse().unwrap()
+    }
+
+    #[test]
+    fn a_published_version_becomes_current_unless_it_is_held() {
+        let mut registry = Registry::default();
+        let digits = digits();
+        assert_eq!(registry.publish(&digits, record(1, "a"), Publish::Offer), Ok(Change::Current(version(1))));
+        assert_eq!(registry.publish(&digits, record(2, "b"), Publish::Hold), Ok(Change::Held(version(2))));
+        assert_eq!(registry.current(&digits), Some(version(1)));
+        let standings: Vec<_> = registry.model(&digits).unwrap().versions().map(|(_, standing)| standing).collect();
+        assert_eq!(standings, [Standing::Current, Standing::Held]);
+        assert_eq!(registry.offer(&digits, version(2)), Ok(Change::Current(version(2))));
+        assert_eq!(registry.offer(&digits, version(2)), Ok(Change::None));
+        assert_eq!(registry.resolve(&digits, None).unwrap().version, version(2));
+        assert_eq!(registry.resolve(&digits, Some(version(1))).unwrap().version, version(1));
+    }
+
+    #[test]
+    fn publishing_the_same_twice_is_the_same_as_once() {
+        let mut registry = Registry::default();
+        let digits = digits();
+        assert_eq!(registry.publish(&digits, record(1, "a"), Publish::Hold), Ok(Change::Held(version(1))));
+        assert_eq!(registry.publish(&digits, record(1, "a"), Publish::Hold), Ok(Change::None));
+        assert_eq!(registry.publish(&digits, record(1, "a"), Publish::Offer), Ok(Change::Current(version(1))));
+        assert_eq!(registry.publish(&digits, record(1, "a"), Publish::Offer), Ok(Change::None));
+    }
+
+    #[test]
+    fn a_number_is_never_given_to_other_content_nor_to_an_older_version() {
+        let mut registry = Registry::default();
+        let digits = digits();
+        registry.publish(&digits, record(3, "a"), Publish::Offer).unwrap();
+        let before = registry.clone();
+        assert!(matches!(registry.publish(&digits, record(3, "b"), Publish::Offer), Err(RegistryError::Taken { .. })));
+        assert!(matches!(
+            registry.publish(&digits, record(2, "a"), Publish::Hold),
+            Err(RegistryError::NotNewer { .. })
+        ));
+        registry.publish(&digits, record(4, "c"), Publish::Offer).unwrap();
+        assert!(matches!(registry.offer(&digits, version(3)), Err(RegistryError::NotNewer { .. })));
+        assert!(matches!(registry.offer(&digits, version(9)), Err(RegistryError::UnknownVersion { .. })));
+        assert_ne!(registry, before);
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        let registry = Registry::default();
+        let error = registry.resolve(&digits(), None).unwrap_err();
+        assert_eq!(error.to_string(), "no model is called digits: `cloud-hub model list` shows them");
+    }
+}

@@ -1,0 +1,28 @@
+//! Decides for one device: routing, updates, presence. No I/O, no clock.
+//!
+//! Every module is a plain value that is fed what happened, a clock reading and, where it spreads load, a random
+//! number; it answers with what must be done. `edge-agent/daemon` is the shell that obeys; `tests/sim` is another.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`route`] | where one request is answered |
+//! | [`score`] | how sure the device's own answer is |
+//! | [`update`] | the life of a model update |
+//! | [`slots`] | which version serves and which is the way back |
+//! | [`uplink`] | when to dial the hub, and where |
+//! | [`renewal`] | when to ask for the next certificate |
+//! | [`outbox`] | in which order reports reach the hub, and which are dropped |
+//! | [`backoff`] | how long to wait before trying again |
+//! | [`refused`] | how a machine says no to an event that makes no sense |
+
+pub mod backoff;
+pub mod outbox;
+pub mod refused;
+pub mod renewal;
+pub mod route;
+pub mod score;
+pub mod slots;
+pub mod update;
+pub mod uplink;
+
+pub use refused::Refused;

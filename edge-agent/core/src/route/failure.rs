@@ -1,0 +1,244 @@
+//! Why a request got no answer, in words for whoever sent it.
+
+use std::fmt;
+
+use types::Reason;
+
+/// Why the device has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LocalFailure {
+    /// No version of the model is active here.
+    NoModel,
+    /// The session's queue is full.
+    Busy,
+    /// The engine failed, or its worker stopped.
+    Failed,
+    /// The run did not end in time.
+    TooLate,
+    /// The tensors do not fit the model: no place would take them.
+    BadInput,
+}
+
+impl LocalFailure {
+    /// What a receipt says when the hub answered instead.
+    #[must_use]
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::NoModel => Reason::NoLocalModel,
+            Self::Busy => Reason::DeviceBusy,
+            Self::Failed | Self::TooLate | Self::BadInput => Reason::DeviceFailed,
+        }
+    }
+
+    const fn clause(self) -> &'static str {
+        match self {
+            Self::NoModel => "the device has no active version of the model",
+            Self::Busy => "the device's queue is full",
+            Self::Failed => "the device's engine failed",
+            Self::TooLate => "the device did not answer in time",
+            Self::BadInput => "the input does not fit the model",
+        }
+    }
+
+    const fn code(self) -> FailureCode {
+        match self {
+            Self::NoModel => FailureCode::UnknownModel,
+            Self::Busy => FailureCode::DeviceBusy,
+            Self::Failed => FailureCode::DeviceFailed,
+            Self::TooLate => FailureCode::DeadlineExceeded,
+            Self::BadInput => FailureCode::BadInput,
+        }
+    }
+}
+
+/// Why the hub has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HubFailure {
+    /// No connection, or it broke.
+    Unreachable,
+    /// It would not answer, or did not, within the time left.
+    TooLate,
+    /// Its queue is full.
+    Busy,
+    /// It does not serve this model or version.
+    UnknownModel,
+    /// The tensors do not fit the model.
+    BadInput,
+    /// It does not serve this device.
+    NotAuthorised,
+    /// It failed.
+    Failed,
+    /// The policy keeps the input on the device. Never reported by a shell.
+    Forbidden,
+}
+
+impl HubFailure {
+    /// What a receipt says when the device answered instead.
+    #[must_use]
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Unreachable => Reason::HubUnreachable,
+            Self::TooLate => Reason::HubTooLate,
+            Self::Busy | Self::UnknownModel | Self::BadInput | Self::NotAuthorised | Self::Failed => Reason::HubFailed,
+            Self::Forbidden => Reason::Policy,
+        }
+    }
+
+    const fn clause(self) -> &'static str {
+        match self {
+            Self::Unreachable => "the hub cannot be reached",
+            Self::TooLate => "the hub did not answer in time",
+            Self::Busy => "the hub's queue is full",
+            Self::UnknownModel => "the hub does not serve the model",
+            Self::BadInput => "the input does not fit the model",
+            Self::NotAuthorised => "the hub does not serve this device",
+            Self::Failed => "the hub failed",
+            Self::Forbidden => "the policy keeps the input on the device",
+        }
+    }
+
+    const fn code(self) -> FailureCode {
+        match self {
+            Self::Unreachable => FailureCode::HubUnreachable,
+            Self::TooLate => FailureCode::DeadlineExceeded,
+            Self::Busy => FailureCode::HubBusy,
+            Self::UnknownModel => FailureCode::UnknownModel,
+            Self::BadInput => FailureCode::BadInput,
+            Self::NotAuthorised => FailureCode::NotAuthorised,
+            Self::Failed => FailureCode::HubFailed,
+            Self::Forbidden => FailureCode::DeviceFailed,
+        }
+    }
+}
+
+/// The kind of a failure: what the door turns into a status and metrics into a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FailureCode {
+    /// The tensors do not fit the model.
+    BadInput,
+    /// Neither the device nor the hub (where it was asked) has the model.
+    UnknownModel,
+    /// The deadline passed.
+    DeadlineExceeded,
+    /// The device's queue is full.
+    DeviceBusy,
+    /// The device's engine failed.
+    DeviceFailed,
+    /// The hub cannot be reached.
+    HubUnreachable,
+    /// The hub's queue is full.
+    HubBusy,
+    /// The hub does not serve this device.
+    NotAuthorised,
+    /// The hub failed.
+    HubFailed,
+}
+
+impl FailureCode {
+    /// Every code, for metrics that start at zero and for documentation.
+    pub const ALL: [Self; 9] = [
+        Self::BadInput,
+        Self::UnknownModel,
+        Self::DeadlineExceeded,
+        Self::DeviceBusy,
+        Self::DeviceFailed,
+        Self::HubUnreachable,
+        Self::HubBusy,
+        Self::NotAuthorised,
+        Self::HubFailed,
+    ];
+
+    /// The code in answers, metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BadInput => "bad-input",
+            Self::UnknownModel => "unknown-model",
+            Self::DeadlineExceeded => "deadline-exceeded",
+            Self::DeviceBusy => "device-busy",
+            Self::DeviceFailed => "device-failed",
+            Self::HubUnreachable => "hub-unreachable",
+            Self::HubBusy => "hub-busy",
+            Self::NotAuthorised => "not-authorised",
+            Self::HubFailed => "hub-failed",
+        }
+    }
+
+    /// Whether the same request may succeed a little later.
+    #[must_use]
+    pub const fn is_retryable(self) -> bool {
+        match self {
+            Self::DeadlineExceeded | Self::DeviceBusy | Self::HubUnreachable | Self::HubBusy | Self::HubFailed => true,
+            Self::BadInput | Self::UnknownModel | Self::DeviceFailed | Self::NotAuthorised => false,
+        }
+    }
+
+    /// What to do next.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::BadInput => "compare the tensors with GET /v2/models/{model}",
+            Self::UnknownModel => {
+                "list the models with POST /v2/repository/index, or push one with `cloud-hub model push`"
+            }
+            Self::DeadlineExceeded => "allow more time with deadline_ms, or choose the policy only-device",
+            Self::DeviceBusy => "send fewer requests at once, or choose a policy that may use the hub",
+            Self::DeviceFailed => "see the agent's log; `edge-agent doctor` checks the engine",
+            Self::HubUnreachable => {
+                "choose the policy prefer-hub to fall back on the device; `edge-agent doctor` checks the connection"
+            }
+            Self::HubBusy => "try again later, or choose a policy that may answer on the device",
+            Self::NotAuthorised => "ask the hub's operator: `cloud-hub device show` says why the device is refused",
+            Self::HubFailed => "try again; the hub's log holds the cause under this request id",
+        }
+    }
+}
+
+impl fmt::Display for FailureCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a request got no answer; prints both places where both failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// The kind.
+    pub code: FailureCode,
+    /// How the device failed, where it was tried.
+    pub device: Option<LocalFailure>,
+    /// How the hub failed, where it was tried.
+    pub hub: Option<HubFailure>,
+}
+
+impl Failure {
+    /// Names the kind after what may still change: a missing model matters only when the other place lacks it too.
+    pub(super) fn of(device: Option<LocalFailure>, hub: Option<HubFailure>) -> Self {
+        let code = match (device, hub) {
+            (None, None) => FailureCode::DeadlineExceeded,
+            (Some(LocalFailure::BadInput), _) => FailureCode::BadInput,
+            (Some(device), None | Some(HubFailure::UnknownModel | HubFailure::Forbidden)) => device.code(),
+            (_, Some(hub)) => hub.code(),
+        };
+        Self { code, device, hub }
+    }
+
+    /// What to do next.
+    #[must_use]
+    pub const fn advice(&self) -> &'static str {
+        self.code.advice()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.device, self.hub) {
+            (None, None) => f.write_str("the deadline had passed before the request was routed"),
+            (Some(device), None) => f.write_str(device.clause()),
+            (None, Some(hub)) => f.write_str(hub.clause()),
+            (Some(device), Some(hub)) => write!(f, "{}, and {}", device.clause(), hub.clause()),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}

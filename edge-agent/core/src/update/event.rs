@@ -1,0 +1,345 @@
+//! The nouns of an update: what happens to it, what must be done for it, and what the hub is told.
+
+use std::fmt;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use types::{ModelName, Version};
+
+use crate::slots::{Installed, Slots};
+
+/// A part of an update's life, as reports and logs name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Deciding whether to take it.
+    Offer,
+    /// Refreshing the trust metadata and reading the signed manifest.
+    Trust,
+    /// Fetching the files.
+    Fetch,
+    /// Hashing the files against the manifest.
+    Verify,
+    /// Loading it beside the active one.
+    Load,
+    /// Answering its golden inputs.
+    Golden,
+    /// Moving the pointer and the traffic.
+    Switch,
+    /// Finding its files after a restart.
+    Restart,
+}
+
+impl Stage {
+    /// The name in reports, metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Offer => "offer",
+            Self::Trust => "trust",
+            Self::Fetch => "fetch",
+            Self::Verify => "verify",
+            Self::Load => "load",
+            Self::Golden => "golden",
+            Self::Switch => "switch",
+            Self::Restart => "restart",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a job of an update failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// There is no greeted connection: waits for one, without counting.
+    HubAway,
+    /// The exchange broke off or was too slow.
+    Interrupted,
+    /// The hub would not serve it now.
+    HubBusy,
+    /// No space is left on the disk.
+    DiskFull,
+    /// Another I/O error of the state folder.
+    Storage,
+    /// The trust metadata has expired, or the hub is behind what this device has already seen.
+    TrustStale,
+    /// The session worker or its memory could not be had now.
+    NoRoom,
+    /// The trust metadata is not signed as it must be, or would take the device back.
+    TrustRefused,
+    /// The version is not among the signed ones.
+    NotSigned,
+    /// A file or chunk is not what was signed.
+    Tampered,
+    /// The manifest is malformed, or over a limit.
+    BadManifest,
+    /// No variant of the version runs on this device.
+    NoVariant,
+    /// The engine refuses the model.
+    ModelRefused,
+    /// The model does not answer its golden inputs as it must.
+    GoldenMismatch,
+    /// The files of an installed version are missing or damaged.
+    Damaged,
+    /// The job was stopped because of [`Step::Abandon`].
+    Superseded,
+}
+
+impl FailureKind {
+    /// The code in reports, metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::HubAway => "hub_away",
+            Self::Interrupted => "interrupted",
+            Self::HubBusy => "hub_busy",
+            Self::DiskFull => "disk_full",
+            Self::Storage => "storage",
+            Self::TrustStale => "trust_stale",
+            Self::NoRoom => "no_room",
+            Self::TrustRefused => "trust_refused",
+            Self::NotSigned => "not_signed",
+            Self::Tampered => "tampered",
+            Self::BadManifest => "bad_manifest",
+            Self::NoVariant => "no_variant",
+            Self::ModelRefused => "model_refused",
+            Self::GoldenMismatch => "golden_mismatch",
+            Self::Damaged => "damaged",
+            Self::Superseded => "superseded",
+        }
+    }
+
+    /// Whether trying the same version again may succeed.
+    ///
+    /// What is not is remembered, and the version left alone until an operator asks for it again.
+    #[must_use]
+    pub const fn is_transient(self) -> bool {
+        match self {
+            Self::HubAway
+            | Self::Interrupted
+            | Self::HubBusy
+            | Self::DiskFull
+            | Self::Storage
+            | Self::TrustStale
+            | Self::NoRoom
+            | Self::Damaged
+            | Self::Superseded => true,
+            Self::TrustRefused
+            | Self::NotSigned
+            | Self::Tampered
+            | Self::BadManifest
+            | Self::NoVariant
+            | Self::ModelRefused
+            | Self::GoldenMismatch => false,
+        }
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a job of an update failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What kind it is.
+    pub kind: FailureKind,
+    /// The error chain, for people. Keep it short: it travels to the hub.
+    pub detail: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind, self.detail)
+    }
+}
+
+/// Who wants a version to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OfferKind {
+    /// The hub, as it tells every follower: a version that failed here for good is left alone.
+    Fleet,
+    /// An operator, for this device: a version that failed here is tried once more.
+    Retry,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A version is to be taken.
+    Offered {
+        /// The version.
+        version: Version,
+        /// Who wants it.
+        kind: OfferKind,
+    },
+    /// The hub has greeted this device.
+    HubOnline,
+    /// The connection is gone. A job that needs it ends by itself, with [`FailureKind::HubAway`].
+    HubAway,
+    /// [`Step::RefreshTrust`] is done: the version is signed, its manifest lies on the disk and a variant was chosen.
+    Trusted,
+    /// [`Step::Fetch`] is done: every file is there.
+    Fetched,
+    /// [`Step::Verify`] is done: every file is what was signed, and synced.
+    Verified(Installed),
+    /// [`Step::Load`] is done: the session is ready, beside the active one, and gets no traffic.
+    Loaded,
+    /// [`Step::CheckGolden`] is done.
+    GoldenMatched,
+    /// [`Step::Switch`] is done: the pointer is on the disk and new requests go to the new session.
+    Switched,
+    /// The job under way failed; what it had made in memory is released.
+    Failed(Failure),
+    /// The time of [`super::Updater::poll_timeout`] has come. Harmless at any other time.
+    Tick,
+}
+
+impl Event {
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Offered { .. } => "offered",
+            Self::HubOnline => "hub online",
+            Self::HubAway => "hub away",
+            Self::Trusted => "trusted",
+            Self::Fetched => "fetched",
+            Self::Verified(_) => "verified",
+            Self::Loaded => "loaded",
+            Self::GoldenMatched => "golden matched",
+            Self::Switched => "switched",
+            Self::Failed(_) => "failed",
+            Self::Tick => "tick",
+        }
+    }
+}
+
+/// What the shell must do. The first six are jobs: at most one is under way, and each ends with exactly one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Job: refresh the trust metadata, fetch the signed manifest, choose a variant. Ends with [`Event::Trusted`].
+    RefreshTrust {
+        /// The version.
+        version: Version,
+    },
+    /// Job: fetch what is missing of the files. What is there already is held against the signed digests first, and
+    /// fetched again where it differs: rot on this disk must not look like tampering, which is never tried again. Ends
+    /// with [`Event::Fetched`].
+    Fetch {
+        /// The version.
+        version: Version,
+    },
+    /// Job: hash every file against the signed manifest and sync it. Ends with [`Event::Verified`].
+    Verify {
+        /// The version.
+        version: Version,
+    },
+    /// Job: load it beside the active one. Ends with [`Event::Loaded`].
+    Load {
+        /// What to load.
+        installed: Installed,
+    },
+    /// Job: run its golden inputs and compare. Ends with [`Event::GoldenMatched`].
+    CheckGolden {
+        /// What to check.
+        installed: Installed,
+    },
+    /// Job: write the pointers in one atomic step, then lead new requests to the new session, then let the old one
+    /// finish what it holds. Ends with [`Event::Switched`] as soon as new requests go to the new session.
+    Switch {
+        /// What serves from now on.
+        installed: Installed,
+        /// The pointers to write.
+        slots: Slots,
+    },
+    /// Stop the job under way; it ends with [`Event::Failed`] and [`FailureKind::Superseded`], or as it would have.
+    Abandon {
+        /// Whose job.
+        version: Version,
+    },
+    /// Release the session that was loaded beside the active one; its files stay.
+    Unload {
+        /// Whose session.
+        version: Version,
+    },
+    /// Delete the files of a version, complete or not, and release its session where one is loaded. What is not
+    /// there needs no deleting: it may be said twice, and a crash in between does no harm.
+    Remove {
+        /// The version; never the active or the previous one.
+        version: Version,
+    },
+    /// Write repaired pointers (after a restart), before anything is served. No event follows.
+    Repair {
+        /// The pointers to write.
+        slots: Slots,
+    },
+    /// Put it into the outbox.
+    Report(Report),
+    /// Keep the failure with the version, durably, so that a restart remembers it. No event follows.
+    Remember {
+        /// The version.
+        version: Version,
+        /// Why it is left alone.
+        failure: Failure,
+    },
+    /// Drop what was kept by [`Step::Remember`]. No event follows.
+    Forget {
+        /// The version.
+        version: Version,
+    },
+    /// Nothing is to be done before then.
+    WaitUntil(Instant),
+}
+
+/// What the hub is told of a version on this device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The model.
+    pub model: ModelName,
+    /// The version.
+    pub version: Version,
+    /// How far it came.
+    pub stage: Stage,
+    /// How it stands.
+    pub outcome: Outcome,
+}
+
+/// How a version stands on this device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was taken up.
+    Started,
+    /// It serves.
+    Active(Installed),
+    /// It stands still, and will be tried again without being asked.
+    Delayed(Failure),
+    /// It was given up; the active version goes on serving.
+    Failed(Failure),
+    /// It was not taken: this device already serves a newer one.
+    Older {
+        /// What it serves.
+        active: Version,
+    },
+}
+
+impl Outcome {
+    /// The name in reports, metrics and logs.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Active(_) => "active",
+            Self::Delayed(_) => "delayed",
+            Self::Failed(_) => "failed",
+            Self::Older { .. } => "older",
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! A device of a play: a shell around `edge_core`, with a disk that survives it.
+
+mod requests;
+mod updates;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use edge_core::outbox::{Entry, Outbox};
+use edge_core::renewal::{self, ClockSkew, Renewal, Validity};
+use edge_core::route;
+use edge_core::slots::Slots;
+use edge_core::update::{self, Failure, FailureKind, OfferKind, OnDisk, Report, Updater, resume};
+use edge_core::uplink::{self, State as UplinkState, Uplink};
+use hub_core::authorise::Presented;
+use hub_core::tokens::Claim;
+use types::{DeviceId, Digest, Version};
+
+use crate::env::{Env, Fault, Happening, IDLE, name};
+use crate::scenario::MODEL;
+use crate::wire::{Connection, Down, Up};
+
+/// How long a device waits for an answer to anything but an inference.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(40);
+
+/// How often the renewal is asked.
+const RENEWAL_TICK: Duration = Duration::from_secs(60);
+
+/// Most reports that wait; the play never has as many.
+const OUTBOX: usize = 100;
+
+/// A timer or job of a device.
+#[derive(Debug, Clone)]
+pub enum Alarm {
+    /// A machine wanted to be woken.
+    Wake,
+    /// No answer to the claim came.
+    Enrol,
+    /// Time for the renewal.
+    Renewal,
+    /// No answer to a renewal with this key came.
+    NotRenewed(Digest),
+    /// No answer to a report came.
+    NotAccepted(u64),
+    /// A job of an update is over.
+    Job(u64, Result<(), FailureKind>),
+    /// An application asks.
+    Request,
+    /// A run on the device is over.
+    Local(u64, route::Event),
+    /// The hub is too late.
+    TooLate(u64),
+}
+
+/// What survives the agent.
+#[derive(Debug)]
+pub struct Disk {
+    keys: u64,
+    key: Digest,
+    /// The certificate, once enrolled.
+    pub certificate: Option<Validity>,
+    /// The pointers.
+    pub slots: Slots,
+    /// The versions whose files are whole.
+    pub complete: BTreeSet<Version>,
+    partial: BTreeSet<Version>,
+    failed: BTreeMap<Version, Failure>,
+    outbox: BTreeMap<u64, Entry<Report>>,
+}
+
+/// What does not survive it.
+struct Agent {
+    uplink: Uplink,
+    connection: Option<Connection>,
+    updater: Updater,
+    renewal: Option<Renewal>,
+    asked_key: Option<Digest>,
+    skew: ClockSkew,
+    outbox: Outbox<Report>,
+    job: Option<updates::Job>,
+    jobs: u64,
+    served: Option<Version>,
+    requests: BTreeMap<u64, requests::Pending>,
+    requests_made: u64,
+    wakes: BTreeSet<Instant>,
+}
+
+/// A device.
+pub struct Device {
+    /// Its place in the play.
+    pub at: usize,
+    /// Its name.
+    pub id: DeviceId,
+    /// Counts the runs of its agent.
+    pub boot: u64,
+    /// Whether its agent runs.
+    pub up: bool,
+    /// Its token.
+    pub token: Digest,
+    /// Whether the hub has refused its token.
+    pub turned_away: bool,
+    /// What survives the agent.
+    pub disk: Disk,
+    skew_s: i64,
+    ever_active: bool,
+    agent: Agent,
+}
+
+impl Device {
+    /// A device that is not enrolled, with a clock that may be days off.
+    pub fn new(env: &mut Env, at: usize, id: DeviceId, token: Digest) -> Self {
+        let day = 86_400_i64;
+        let skew_s = rand::Rng::random_range(&mut env.random, -2 * day..=2 * day);
+        let disk = Disk {
+            keys: 0,
+            key: key_of(&id, 0),
+            certificate: None,
+            slots: Slots::default(),
+            complete: BTreeSet::new(),
+            partial: BTreeSet::new(),
+            failed: BTreeMap::new(),
+            outbox: BTreeMap::new(),
+        };
+        let (agent, _) = Agent::start(&disk, 0);
+        Self { at, id, boot: 0, up: false, token, turned_away: false, disk, skew_s, ever_active: false, agent }
+    }
+
+    /// The version that answers here.
+    #[must_use]
+    pub fn serves(&self) -> Option<Version> {
+        self.agent.served
+    }
+
+    /// Whether the hub has greeted it.
+    #[must_use]
+    pub fn is_online(&self) -> bool {
+        matches!(self.agent.uplink.state(), UplinkState::Online { .. })
+    }
+
+    /// Where everything stands, for a broken promise.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let agent = &self.agent;
+        format!(
+            "{}: {}, update {:?}, {:?}, {} reports wait, failed {:?}",
+            self.id,
+            agent.uplink.state().name(),
+            agent.updater.state(),
+            self.disk.slots,
+            agent.outbox.len(),
+            self.disk.failed
+        )
+    }
+
+    /// Whether an update is under way.
+    #[must_use]
+    pub fn is_updating(&self) -> bool {
+        self.agent.job.is_some()
+    }
+
+    /// How many reports wait.
+    #[must_use]
+    pub fn reports_waiting(&self) -> usize {
+        self.agent.outbox.len()
+    }
+
+    /// The agent starts, from its disk.
+    pub fn start(&mut self, env: &mut Env) {
+        self.up = true;
+        let (agent, steps) = Agent::start(&self.disk, env.draw());
+        self.agent = agent;
+        self.obey_all(env, steps);
+        self.agent.served = self.disk.slots.active_version();
+        self.check(env);
+        self.later(env, RENEWAL_TICK, Alarm::Renewal);
+        let first = env.time(Duration::ZERO, env.scenario.request_every);
+        self.later(env, first, Alarm::Request);
+        match self.disk.certificate {
+            Some(_) => self.uplink(env, uplink::Event::Start),
+            None => self.enrol(env),
+        }
+        self.set_wakes(env);
+    }
+
+    /// The agent, or the power, is gone.
+    pub fn kill(&mut self, env: &mut Env) {
+        env.watch.counts.killed += 1;
+        env.watch.counts.killed_updating += u64::from(self.is_updating());
+        self.cut_off_job(env);
+        self.up = false;
+        self.boot += 1;
+        self.hub_will_notice(env);
+        self.agent.connection = None;
+    }
+
+    /// The connection broke, or was silent for too long.
+    pub fn lost(&mut self, env: &mut Env) {
+        self.hub_will_notice(env);
+        match self.agent.uplink.state() {
+            UplinkState::Greeting { .. } | UplinkState::Online { .. } => self.uplink(env, uplink::Event::Lost),
+            UplinkState::Dialing { .. } => self.uplink(env, uplink::Event::Failed { retry_after: None }),
+            UplinkState::Stopped | UplinkState::BackingOff { .. } | UplinkState::Barred { .. } => {}
+        }
+        self.set_wakes(env);
+    }
+
+    /// The connection it uses.
+    #[must_use]
+    pub fn connection(&self) -> Option<Connection> {
+        self.agent.connection
+    }
+
+    /// A timer or job of this run of the agent.
+    pub fn alarm(&mut self, env: &mut Env, alarm: Alarm) {
+        match alarm {
+            Alarm::Wake => {
+                self.agent.wakes.remove(&env.now());
+                self.uplink(env, uplink::Event::Tick);
+                self.update(env, update::Event::Tick);
+            }
+            Alarm::Enrol => self.enrol(env),
+            Alarm::Renewal => {
+                self.later(env, RENEWAL_TICK, Alarm::Renewal);
+                if self.is_online() {
+                    self.renew(env, renewal::Event::Tick);
+                }
+            }
+            Alarm::NotRenewed(key) if self.agent.asked_key == Some(key) => self.renew(env, renewal::Event::Failed),
+            Alarm::NotRenewed(_) => {}
+            Alarm::NotAccepted(entry) if self.disk.outbox.contains_key(&entry) => {
+                self.agent.outbox.not_delivered();
+                self.send_report(env);
+            }
+            Alarm::NotAccepted(_) => {}
+            Alarm::Job(number, result) => self.job_done(env, number, result),
+            Alarm::Request => self.request(env),
+            Alarm::Local(request, event) => self.route(env, request, event),
+            Alarm::TooLate(request) => self.too_late(env, request),
+        }
+        self.check(env);
+        self.set_wakes(env);
+    }
+
+    /// A message arrives.
+    pub fn hear(&mut self, env: &mut Env, connection: Connection, message: Down) {
+        match message {
+            Down::Enrolled(validity) if self.disk.certificate.is_none() => {
+                self.disk.certificate = Some(validity);
+                self.agent.renewal = Some(Renewal::new(validity, env.draw()));
+                self.uplink(env, uplink::Event::Start);
+            }
+            Down::NotEnrolled => self.turned_away = self.disk.certificate.is_none(),
+            message if self.agent.connection == Some(connection) => self.hear_hub(env, message),
+            _of_an_earlier_connection => {}
+        }
+        self.check(env);
+        self.set_wakes(env);
+    }
+
+    fn hear_hub(&mut self, env: &mut Env, message: Down) {
+        match message {
+            Down::Connected => self.uplink(env, uplink::Event::Connected),
+            Down::Barred(why) => self.uplink(env, uplink::Event::Refused(why)),
+            Down::Closed => self.lost(env),
+            Down::Welcome { hub_unix_ms, offers } => self.welcomed(env, hub_unix_ms, offers),
+            Down::Offer(version) => self.offered(env, version),
+            Down::Metadata => self.metadata_came(env),
+            Down::Blob { version, part } => self.part_came(env, version, part),
+            Down::Accepted { entry } => {
+                self.agent.outbox.acknowledged(edge_core::outbox::EntryId(entry));
+                self.disk.outbox.remove(&entry);
+                self.send_report(env);
+            }
+            Down::Renewed { key, validity } if self.agent.asked_key == Some(key) => {
+                (self.disk.key, self.disk.certificate) = (key, Some(validity));
+                self.renew(env, renewal::Event::Renewed(validity));
+            }
+            Down::Renewed { .. } | Down::Enrolled(_) | Down::NotEnrolled => {}
+            Down::Answered { request } => self.route(env, request, route::Event::HubAnswered),
+            Down::NotAnswered { request, why } => self.route(env, request, route::Event::HubFailed(why)),
+        }
+    }
+
+    fn enrol(&mut self, env: &mut Env) {
+        if self.disk.certificate.is_some() || self.turned_away {
+            return;
+        }
+        let claim = Claim { device: self.id.clone(), key: self.disk.key };
+        env.send_up(self.at, 0, Up::Enrol { secret: self.token, claim });
+        let again = env.millis(5_000, 30_000);
+        self.later(env, again, Alarm::Enrol);
+    }
+
+    fn uplink(&mut self, env: &mut Env, event: uplink::Event) {
+        let step = match self.agent.uplink.handle(event, env.now(), env.draw()) {
+            Ok(step) => step,
+            Err(refused) => return env.expect(false, || refused.to_string()),
+        };
+        match step {
+            uplink::Step::Dial { .. } => {
+                self.offline(env);
+                let connection = env.dial();
+                self.agent.connection = Some(connection);
+                let not_after_unix_s = self.disk.certificate.map_or(0, |held| held.not_after);
+                let presented = Presented { id: self.id.clone(), key: self.disk.key, not_after_unix_s };
+                env.send_up(self.at, connection, Up::Connect(presented));
+            }
+            uplink::Step::Greet => self.say(env, Up::Hello(self.disk.slots.clone())),
+            uplink::Step::Wait { .. } | uplink::Step::Bar { .. } | uplink::Step::Close => self.offline(env),
+            uplink::Step::GoOnline | uplink::Step::Nothing => {}
+        }
+    }
+
+    fn welcomed(&mut self, env: &mut Env, hub_unix_ms: u64, offers: Vec<Version>) {
+        self.uplink(env, uplink::Event::Welcomed);
+        self.agent.skew = ClockSkew::measured(self.own_unix_s(env) * 1000, hub_unix_ms);
+        self.update(env, update::Event::HubOnline);
+        for version in offers {
+            self.offered(env, version);
+        }
+        self.renew(env, renewal::Event::Online);
+        self.send_report(env);
+    }
+
+    /// Everything that waited for the hub hears that it is gone.
+    fn offline(&mut self, env: &mut Env) {
+        if self.agent.connection.take().is_none() {
+            return;
+        }
+        self.agent.outbox.not_delivered();
+        self.update(env, update::Event::HubAway);
+        self.job_lost_hub(env);
+        if self.agent.asked_key.is_some() {
+            self.renew(env, renewal::Event::Failed);
+        }
+        self.requests_lost_hub(env);
+    }
+
+    fn offered(&mut self, env: &mut Env, version: Version) {
+        self.update(env, update::Event::Offered { version, kind: OfferKind::Fleet });
+    }
+
+    fn renew(&mut self, env: &mut Env, event: renewal::Event) {
+        let now = self.agent.skew.to_hub_time(self.own_unix_s(env));
+        let random = env.draw();
+        let Some(renewal) = &mut self.agent.renewal else { return };
+        let step = renewal.handle(event, now, random);
+        match event {
+            renewal::Event::Renewed(_) | renewal::Event::Failed => self.agent.asked_key = None,
+            renewal::Event::Tick | renewal::Event::Online => {}
+        }
+        match step {
+            Ok(renewal::Step::Ask) => {
+                self.disk.keys += 1;
+                let key = key_of(&self.id, self.disk.keys);
+                self.agent.asked_key = Some(key);
+                self.say(env, Up::Renew { key });
+                self.later(env, ANSWERED_WITHIN, Alarm::NotRenewed(key));
+            }
+            Ok(renewal::Step::WaitUntil(_) | renewal::Step::Nothing) => {}
+            Err(refused) => env.expect(false, || refused.to_string()),
+        }
+    }
+
+    fn send_report(&mut self, env: &mut Env) {
+        if !self.is_online() {
+            return;
+        }
+        let Some(entry) = self.agent.outbox.send().cloned() else { return };
+        self.later(env, ANSWERED_WITHIN, Alarm::NotAccepted(entry.id.0));
+        self.say(env, Up::Report { entry: entry.id.0, report: entry.report });
+    }
+
+    /// The device's own clock, which may be wrong.
+    fn own_unix_s(&self, env: &Env) -> u64 {
+        env.unix_s().saturating_add_signed(self.skew_s)
+    }
+
+    fn say(&self, env: &mut Env, message: Up) {
+        if let Some(connection) = self.agent.connection {
+            env.send_up(self.at, connection, message);
+        }
+    }
+
+    fn later(&self, env: &mut Env, delay: Duration, alarm: Alarm) {
+        env.after(delay, Happening::Device(self.at, self.boot, alarm));
+    }
+
+    fn hub_will_notice(&self, env: &mut Env) {
+        if let Some(connection) = self.agent.connection {
+            env.after(IDLE, Happening::Fault(Fault::Silent(connection)));
+        }
+    }
+
+    fn set_wakes(&mut self, env: &mut Env) {
+        let timeouts = [self.agent.uplink.poll_timeout(), self.agent.updater.poll_timeout()];
+        for (at, _) in timeouts.into_iter().flatten() {
+            if self.agent.wakes.insert(at) {
+                env.at(at, Happening::Device(self.at, self.boot, Alarm::Wake));
+            }
+        }
+    }
+
+    /// What must hold after everything that happens here.
+    fn check(&mut self, env: &mut Env) {
+        let slots = &self.disk.slots;
+        let whole = [&slots.active, &slots.previous]
+            .into_iter()
+            .flatten()
+            .all(|slot| self.disk.complete.contains(&slot.version));
+        env.expect(whole, || format!("a pointer names an incomplete version: {}", self.describe()));
+        self.ever_active |= self.agent.served.is_some();
+        let serves = !self.ever_active || self.agent.served.is_some();
+        env.expect(serves, || format!("nothing serves any more: {}", self.describe()));
+    }
+}
+
+impl Agent {
+    fn start(disk: &Disk, random: u64) -> (Self, Vec<update::Step>) {
+        let found = OnDisk {
+            slots: disk.slots.clone(),
+            complete: disk.complete.iter().map(|version| updates::installed(*version)).collect(),
+            partial: disk.partial.iter().copied().collect(),
+            failed: disk.failed.clone(),
+        };
+        let (updater, steps) = resume(name(MODEL), found);
+        let (outbox, _) = Outbox::restore(OUTBOX, disk.outbox.values().cloned().collect());
+        #[expect(clippy::unwrap_used, reason = "an address is given")]
+        let uplink = Uplink::new(vec!["hub:4433".to_owned()]).unwrap();
+        let agent = Self {
+            uplink,
+            connection: None,
+            updater,
+            renewal: disk.certificate.map(|held| Renewal::new(held, random)),
+            asked_key: None,
+            skew: ClockSkew::default(),
+            outbox,
+            job: None,
+            jobs: 0,
+            served: None,
+            requests: BTreeMap::new(),
+            requests_made: 0,
+            wakes: BTreeSet::new(),
+        };
+        (agent, steps)
+    }
+}
+
+fn key_of(id: &DeviceId, number: u64) -> Digest {
+    Digest::of(format!("{id} {number}").as_bytes())
+}

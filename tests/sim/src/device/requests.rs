@@ -1,0 +1,139 @@
+//! A device's door: applications ask, [`edge_core::route`] decides.
+
+use std::time::{Duration, Instant};
+
+use edge_core::route::{Event, HubFailure, LocalFailure, LocalState, RequestFacts, Route, Step};
+use types::{Place, PolicyMode};
+
+use super::{Alarm, Device};
+use crate::env::{Env, Happening};
+use crate::scenario::{POLICIES, Quality};
+use crate::wire::Up;
+
+/// Requests that now and then come at once: more than the hub lets wait of one device.
+const BURST: usize = 12;
+
+/// A request that has no answer yet.
+#[derive(Debug)]
+pub(super) struct Pending {
+    route: Route,
+    policy: PolicyMode,
+    deadline: Option<Instant>,
+    at_hub: bool,
+    /// Whether a version was active when the request came.
+    had_model: bool,
+}
+
+impl Device {
+    /// An application asks, now and then many things at once.
+    pub(super) fn request(&mut self, env: &mut Env) {
+        let next = env.time(Duration::ZERO, env.scenario.request_every * 2);
+        self.later(env, next, Alarm::Request);
+        let burst = if env.chance(0.05) { BURST } else { 1 };
+        (0..burst).for_each(|_| self.ask(env));
+    }
+
+    fn ask(&mut self, env: &mut Env) {
+        let at = rand::Rng::random_range(&mut env.random, 0..POLICIES.len());
+        let policy = POLICIES[at];
+        let deadline = env.chance(0.7).then(|| env.now() + env.millis(1, 2000));
+        let expected = Some(Duration::from_millis(50));
+        let had_model = self.agent.served.is_some();
+        let local = self.agent.served.map_or(LocalState::NoModel, |_| LocalState::Ready { expected });
+        let hub = self.agent.uplink.hub(env.scenario.latency);
+        let (route, step) = Route::start(RequestFacts { policy, deadline, local }, hub, env.now());
+        self.agent.requests_made += 1;
+        let request = self.agent.requests_made;
+        self.agent.requests.insert(request, Pending { route, policy, deadline, at_hub: false, had_model });
+        self.follow(env, request, step);
+    }
+
+    /// Something came of a request; nothing, where it is over.
+    pub(super) fn route(&mut self, env: &mut Env, request: u64, event: Event) {
+        let hub = self.agent.uplink.hub(env.scenario.latency);
+        let now = env.now();
+        let Some(pending) = self.agent.requests.get_mut(&request) else { return };
+        let of_hub = matches!(event, Event::HubAnswered | Event::HubFailed(_));
+        if of_hub != pending.at_hub {
+            return;
+        }
+        match pending.route.on(event, hub, now) {
+            Ok(step) => self.follow(env, request, step),
+            Err(refused) => env.expect(false, || refused.to_string()),
+        }
+    }
+
+    pub(super) fn too_late(&mut self, env: &mut Env, request: u64) {
+        if self.agent.requests.get(&request).is_some_and(|pending| pending.at_hub) {
+            self.say(env, Up::Cancel { request });
+            self.route(env, request, Event::HubFailed(HubFailure::TooLate));
+        }
+    }
+
+    pub(super) fn requests_lost_hub(&mut self, env: &mut Env) {
+        let at_hub = self.agent.requests.iter().filter(|(_, pending)| pending.at_hub);
+        let waiting: Vec<u64> = at_hub.map(|(request, _)| *request).collect();
+        for request in waiting {
+            self.route(env, request, Event::HubFailed(HubFailure::Unreachable));
+        }
+    }
+
+    fn follow(&mut self, env: &mut Env, request: u64, step: Step) {
+        let Some(pending) = self.agent.requests.get_mut(&request) else { return };
+        let (policy, deadline, had_model) = (pending.policy, pending.deadline, pending.had_model);
+        match step {
+            Step::RunLocal { until } => {
+                pending.at_hub = false;
+                self.run_local(env, request, until);
+            }
+            Step::AskHub { until, .. } => {
+                pending.at_hub = true;
+                env.expect(policy.may_leave_device(), || format!("{} asks the hub under {policy}", self.id));
+                let left = until.saturating_duration_since(env.now());
+                self.say(env, Up::Infer { request, policy, left });
+                env.at(until, Happening::Device(self.at, self.boot, Alarm::TooLate(request)));
+            }
+            Step::Answer { place: Place::Device, .. } => {
+                env.watch.counts.by_device += 1;
+                self.end(env, request, deadline);
+            }
+            Step::Answer { place: Place::Hub, .. } => {
+                env.watch.counts.by_hub += 1;
+                self.end(env, request, deadline);
+            }
+            Step::Fail(failure) => {
+                env.watch.counts.failed += 1;
+                let lacking = failure.device == Some(LocalFailure::NoModel) && had_model;
+                env.expect(!lacking, || format!("{} had a model and has none: {failure}", self.id));
+                self.end(env, request, deadline);
+            }
+        }
+    }
+
+    fn run_local(&mut self, env: &mut Env, request: u64, until: Option<Instant>) {
+        let good = self.agent.served.is_none_or(|version| env.scenario.quality(version) == Some(Quality::Good));
+        env.expect(good, || format!("{} answers with a bad version: {:?}", self.id, self.agent.served));
+        let done = env.now() + env.millis(5, 150);
+        let event = if self.agent.served.is_none() {
+            Event::LocalFailed(LocalFailure::NoModel)
+        } else if env.chance(env.scenario.trouble) {
+            Event::LocalFailed(if env.chance(0.5) { LocalFailure::Busy } else { LocalFailure::Failed })
+        } else {
+            let score = if env.chance(0.6) { 0.95 } else { 0.5 };
+            Event::LocalAnswered { score: Some(score), threshold: env.chance(0.9).then_some(0.8) }
+        };
+        let (at, event) = match until {
+            Some(until) if until < done => (until, Event::LocalFailed(LocalFailure::TooLate)),
+            Some(_) | None => (done, event),
+        };
+        env.at(at, Happening::Device(self.at, self.boot, Alarm::Local(request, event)));
+    }
+
+    fn end(&mut self, env: &mut Env, request: u64, deadline: Option<Instant>) {
+        let now = env.now();
+        let in_time = deadline.is_none_or(|deadline| now <= deadline);
+        env.expect(in_time, || format!("{} waited past the deadline of request {request}", self.id));
+        let ended = self.agent.requests.remove(&request);
+        env.expect(ended.is_some_and(|pending| pending.route.is_over()), || format!("request {request} ended early"));
+    }
+}

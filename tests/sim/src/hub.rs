@@ -1,0 +1,309 @@
+//! The hub of a play: a shell around `hub_core`, with a store that survives it.
+
+mod inference;
+
+use std::collections::BTreeMap;
+
+use edge_core::renewal::Validity;
+use edge_core::slots::Slots;
+use edge_core::update::{self, Stage as EdgeStage};
+use edge_core::uplink::Bar;
+use hub_core::admission::{Admission, JobId};
+use hub_core::authorise::{Admitted, DeviceRecord, Presented, Refused, Standing, authorise};
+use hub_core::fleet::{ConnectionId, Device, Fleet, Follows, Greeting, Installed, Outcome, Report, Stage};
+use hub_core::registry::{Change, Publish, Registry, VersionRecord};
+use hub_core::tokens::{Claim, Redeemed, TokenRecord, redeem};
+use types::{DeviceId, Digest, ModelName, Version};
+
+use crate::env::{Env, name};
+use crate::scenario::MODEL;
+use crate::wire::{Connection, Down, Up};
+
+pub use inference::HubAlarm;
+
+/// Chance that a connection breaks between the record of a renewal and its answer.
+const ANSWER_LOST: f64 = 0.1;
+
+/// What survives the hub.
+#[derive(Debug, Default)]
+pub struct Store {
+    /// Join tokens by the digest of their secret.
+    pub tokens: BTreeMap<Digest, TokenRecord>,
+    /// Enrolled devices.
+    pub records: BTreeMap<DeviceId, DeviceRecord>,
+    devices: BTreeMap<DeviceId, Device>,
+    versions: Vec<VersionRecord>,
+    current: Option<Version>,
+}
+
+/// The hub.
+pub struct Hub {
+    /// Counts the runs of the hub.
+    pub boot: u64,
+    /// Whether it runs.
+    pub up: bool,
+    /// What survives it.
+    pub store: Store,
+    /// Who is online and how versions fare.
+    pub fleet: Fleet,
+    registry: Registry,
+    admission: Admission,
+    jobs: BTreeMap<JobId, (usize, Connection, u64)>,
+    /// The device behind each live connection.
+    connections: BTreeMap<Connection, (usize, DeviceId)>,
+}
+
+impl Hub {
+    /// A hub that runs, with these tokens.
+    #[must_use]
+    pub fn new(tokens: Vec<TokenRecord>) -> Self {
+        let tokens = tokens.into_iter().map(|token| (token.secret, token)).collect();
+        Self {
+            boot: 0,
+            up: true,
+            store: Store { tokens, ..Store::default() },
+            fleet: Fleet::default(),
+            registry: Registry::default(),
+            admission: Admission::new(inference::LIMITS),
+            jobs: BTreeMap::new(),
+            connections: BTreeMap::new(),
+        }
+    }
+
+    /// The hub is killed. Gives the devices whose connections die with it.
+    pub fn kill(&mut self, env: &mut Env) -> Vec<(usize, Connection)> {
+        env.watch.counts.hub_killed += 1;
+        self.up = false;
+        self.boot += 1;
+        self.fleet = Fleet::default();
+        self.registry = Registry::default();
+        self.admission = Admission::new(inference::LIMITS);
+        self.jobs.clear();
+        std::mem::take(&mut self.connections).into_iter().map(|(connection, (at, _))| (at, connection)).collect()
+    }
+
+    /// It starts again, from its store.
+    pub fn start(&mut self) {
+        self.up = true;
+        self.registry.restore(name(MODEL), self.store.versions.clone(), self.store.current);
+        for (id, device) in &self.store.devices {
+            self.fleet.restore(id.clone(), device.clone());
+        }
+    }
+
+    /// The operator pushes the next version.
+    pub fn publish(&mut self, env: &mut Env) {
+        let model: ModelName = name(MODEL);
+        let number = u64::try_from(self.store.versions.len()).unwrap_or(u64::MAX).saturating_add(1);
+        let Some(version) = Version::new(number) else { return };
+        let manifest = Digest::of(&number.to_le_bytes());
+        let record = VersionRecord { version, manifest, published_unix_s: env.unix_s() };
+        let change = self.registry.publish(&model, record.clone(), Publish::Offer);
+        env.expect(change == Ok(Change::Current(version)), || format!("version {version} was refused: {change:?}"));
+        self.store.versions.push(record);
+        self.store.current = Some(version);
+        for recipient in self.fleet.publish(&model, version) {
+            if let Some((at, _)) = self.connections.get(&recipient.connection.0) {
+                self.say(env, *at, recipient.connection.0, Down::Offer(recipient.offer.version));
+            }
+        }
+    }
+
+    /// The operator revokes a device.
+    pub fn revoke(&mut self, env: &mut Env, id: &DeviceId) {
+        let Some(record) = self.store.records.get_mut(id) else { return };
+        *record = record.revoked("stolen", env.unix_s());
+        if let Some(ConnectionId(connection)) = self.fleet.revoked(id, env.unix_s()) {
+            let at = self.connections.get(&connection).map(|(at, _)| *at);
+            self.drop_connection(env, connection);
+            if let Some(at) = at {
+                env.send_down(at, connection, Down::Barred(Bar::Revoked));
+            }
+        }
+    }
+
+    /// A connection has been silent for too long, or its device says goodbye.
+    pub fn drop_connection(&mut self, env: &mut Env, connection: Connection) {
+        if let Some((_, id)) = self.connections.remove(&connection) {
+            self.fleet.disconnected(&id, ConnectionId(connection), env.unix_s());
+            self.cancel_all(connection);
+        }
+    }
+
+    /// The connection of a device.
+    #[must_use]
+    pub fn connections_of(&self, at: usize) -> Vec<Connection> {
+        self.connections.iter().filter(|(_, (owner, _))| *owner == at).map(|(connection, _)| *connection).collect()
+    }
+
+    /// A message arrives.
+    pub fn hear(&mut self, env: &mut Env, at: usize, connection: Connection, message: Up) {
+        match message {
+            Up::Enrol { secret, claim } => self.enrol(env, at, connection, secret, &claim),
+            Up::Connect(presented) => self.connect(env, at, connection, &presented),
+            Up::Hello(_)
+            | Up::Metadata
+            | Up::Blob { .. }
+            | Up::Report { .. }
+            | Up::Renew { .. }
+            | Up::Infer { .. }
+            | Up::Cancel { .. } => match self.connections.get(&connection) {
+                Some((_, id)) => {
+                    let id = id.clone();
+                    self.serve(env, at, connection, &id, message);
+                }
+                // What a QUIC endpoint answers to a connection it does not know: a stateless reset.
+                None => env.send_down(at, connection, Down::Closed),
+            },
+        }
+    }
+
+    fn enrol(&mut self, env: &mut Env, at: usize, connection: Connection, secret: Digest, claim: &Claim) {
+        let stored = self.store.tokens.get(&secret);
+        let enrolled = match redeem(stored, claim, env.unix_s()) {
+            Ok(Redeemed::First(used)) => {
+                env.watch.counts.enrolled += 1;
+                self.store.tokens.insert(secret, used);
+                let record = DeviceRecord::enrolled(claim.device.clone(), claim.key, env.unix_s());
+                let before = self.store.records.insert(claim.device.clone(), record);
+                env.expect(before.is_none(), || format!("{} was enrolled twice", claim.device));
+                true
+            }
+            Ok(Redeemed::Again(_)) => true,
+            Err(_) => {
+                env.watch.counts.tokens_refused += 1;
+                false
+            }
+        };
+        let answer = if enrolled { Down::Enrolled(validity(env)) } else { Down::NotEnrolled };
+        env.send_down(at, connection, answer);
+    }
+
+    fn connect(&mut self, env: &mut Env, at: usize, connection: Connection, presented: &Presented) {
+        let record = self.store.records.get(&presented.id);
+        let answer = match authorise(record, presented, env.unix_s()) {
+            Ok(admitted) => {
+                self.let_in(env, at, connection, &presented.id, admitted);
+                Down::Connected
+            }
+            Err(Refused::Revoked) => {
+                env.watch.counts.revoked_refused += 1;
+                Down::Barred(Bar::Revoked)
+            }
+            Err(Refused::Unknown | Refused::WrongKey) => Down::Barred(Bar::NotAuthorised),
+            Err(Refused::Expired) => Down::Barred(Bar::CertificateExpired),
+        };
+        env.send_down(at, connection, answer);
+    }
+
+    fn let_in(&mut self, env: &mut Env, at: usize, connection: Connection, id: &DeviceId, admitted: Admitted) {
+        match (admitted, self.store.records.get_mut(id)) {
+            (Admitted::Promote, Some(record)) => *record = record.promoted(),
+            (Admitted::Known | Admitted::Promote, _) => {}
+        }
+        if let Some(ConnectionId(earlier)) = self.fleet.connected(id, ConnectionId(connection), env.unix_s()) {
+            self.connections.remove(&earlier);
+            self.cancel_all(earlier);
+            env.send_down(at, earlier, Down::Closed);
+        }
+        self.connections.insert(connection, (at, id.clone()));
+    }
+
+    /// Serves an authorised connection.
+    fn serve(&mut self, env: &mut Env, at: usize, connection: Connection, id: &DeviceId, message: Up) {
+        match message {
+            Up::Hello(slots) => self.greet(env, at, connection, id, slots),
+            Up::Metadata => self.say(env, at, connection, Down::Metadata),
+            Up::Blob { version, part } => self.say(env, at, connection, Down::Blob { version, part }),
+            Up::Report { entry, report } => {
+                let kept = self.fleet.reported(id, ConnectionId(connection), reported(report), env.unix_s());
+                env.expect(kept.is_ok(), || format!("a report of {id} came over a replaced connection"));
+                self.keep(id);
+                env.watch.counts.reports += 1;
+                self.say(env, at, connection, Down::Accepted { entry });
+            }
+            Up::Renew { key } => {
+                if let Some(record) = self.store.records.get_mut(id) {
+                    *record = record.renewing(key);
+                }
+                env.watch.counts.renewed += 1;
+                if env.chaos && env.chance(ANSWER_LOST) {
+                    // The record is kept and the device does not hear of it: its old key must still be good.
+                    self.drop_connection(env, connection);
+                    return env.send_down(at, connection, Down::Closed);
+                }
+                let validity = validity(env);
+                self.say(env, at, connection, Down::Renewed { key, validity });
+            }
+            Up::Infer { request, policy, left } => {
+                env.expect(policy.may_leave_device(), || format!("an only-device input of {id} left the device"));
+                self.infer(env, (at, connection, request), id, left);
+            }
+            Up::Cancel { request } => self.cancel(connection, request),
+            // These need no connection and are served before this point.
+            Up::Enrol { .. } | Up::Connect(_) => {}
+        }
+    }
+
+    fn greet(&mut self, env: &mut Env, at: usize, connection: Connection, id: &DeviceId, slots: Slots) {
+        env.watch.counts.greeted += 1;
+        let model = name(MODEL);
+        let follows = Follows { model, active: slots.active.map(here), previous: slots.previous.map(here) };
+        let greeting = Greeting { agent_version: "0.1.0".to_owned(), models: vec![follows] };
+        let registry = &self.registry;
+        let offers = self.fleet.greeted(id, ConnectionId(connection), greeting, |model| registry.current(model));
+        self.keep(id);
+        let offers = offers.map(|offers| offers.into_iter().map(|offer| offer.version).collect()).unwrap_or_default();
+        self.say(env, at, connection, Down::Welcome { hub_unix_ms: env.unix_s() * 1000, offers });
+    }
+
+    /// Says something to a device that is served; nothing of this may reach one that is revoked.
+    fn say(&self, env: &mut Env, at: usize, connection: Connection, message: Down) {
+        if let Some((_, id)) = self.connections.get(&connection) {
+            let good = self.store.records.get(id).is_some_and(|record| record.standing == Standing::Good);
+            env.expect(good, || format!("{id} is revoked and was told {message:?}"));
+        }
+        env.send_down(at, connection, message);
+    }
+
+    fn keep(&mut self, id: &DeviceId) {
+        if let Some(device) = self.fleet.device(id) {
+            self.store.devices.insert(id.clone(), device.clone());
+        }
+    }
+}
+
+fn validity(env: &Env) -> Validity {
+    Validity { not_before: env.unix_s(), not_after: env.unix_s() + env.scenario.certificate_s }
+}
+
+fn here(installed: edge_core::slots::Installed) -> Installed {
+    Installed { version: installed.version, variant: installed.variant, digest: installed.digest }
+}
+
+/// A device's report in the hub's words, as the two daemons translate it by way of `protocol`.
+fn reported(report: update::Report) -> Report {
+    let stage = match report.stage {
+        EdgeStage::Offer => Stage::Offered,
+        EdgeStage::Trust => Stage::Refreshing,
+        EdgeStage::Fetch => Stage::Fetching,
+        EdgeStage::Verify => Stage::Verifying,
+        EdgeStage::Load => Stage::Loading,
+        EdgeStage::Golden => Stage::Checking,
+        EdgeStage::Switch => Stage::Switching,
+        EdgeStage::Restart => Stage::Active,
+    };
+    let mut installed = None;
+    let outcome = match report.outcome {
+        update::Outcome::Started => Outcome::Running,
+        update::Outcome::Active(serves) => {
+            installed = Some(here(serves));
+            Outcome::Active
+        }
+        update::Outcome::Delayed(failure) => Outcome::Delayed { cause: failure.to_string() },
+        update::Outcome::Failed(failure) => Outcome::Refused { cause: failure.to_string() },
+        update::Outcome::Older { active } => Outcome::Refused { cause: format!("version {active} serves") },
+    };
+    let variant = installed.as_ref().map(|installed| installed.variant.clone());
+    Report { model: report.model, version: report.version, variant, stage, outcome, installed }
+}
