@@ -1,0 +1,98 @@
+//! Calls about models: publish, offer, look.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::{Extension, Json};
+use hub_core::registry::RegistryError;
+use types::ModelName;
+
+use super::Refused;
+use super::auth::Operator;
+use super::error::{JsonBody, Named};
+use crate::api::{ErrorCode, ModelList, ModelView, OfferRequest, PublishRequest, Published};
+use crate::hub::Hub;
+use crate::registry::MetadataName;
+use crate::registry::publish::PublishError;
+
+/// `GET /models`.
+pub(super) async fn list(State(hub): State<Arc<Hub>>) -> Result<Json<ModelList>, Refused> {
+    Ok(Json(ModelList { models: hub.models().await? }))
+}
+
+/// `GET /models/{m}`.
+pub(super) async fn show(
+    State(hub): State<Arc<Hub>>,
+    Named(model): Named<ModelName>,
+) -> Result<Json<ModelView>, Refused> {
+    hub.model(&model).await?.map(Json).ok_or_else(|| {
+        Refused::new(ErrorCode::NotFound, format!("no model is called {model}"))
+            .hint("see all of them: cloud-hub model list")
+    })
+}
+
+/// `POST /models/{m}/versions`.
+pub(super) async fn publish(
+    State(hub): State<Arc<Hub>>,
+    Extension(Operator(by)): Extension<Operator>,
+    Named(model): Named<ModelName>,
+    JsonBody(request): JsonBody<PublishRequest>,
+) -> Result<Json<Published>, Refused> {
+    let version = request.version;
+    let published = hub.publish(&model, request).await.map_err(|error| refuse(&error))?;
+    tracing::info!(operator = by, %model, %version, unchanged = published.unchanged, "version published");
+    Ok(Json(published))
+}
+
+/// `POST /models/{m}/offer`.
+pub(super) async fn offer(
+    State(hub): State<Arc<Hub>>,
+    Extension(Operator(by)): Extension<Operator>,
+    Named(model): Named<ModelName>,
+    JsonBody(request): JsonBody<OfferRequest>,
+) -> Result<Json<Published>, Refused> {
+    let version = request.version;
+    let offered = hub.offer(&model, version).await.map_err(|error| refuse(&error))?;
+    tracing::info!(operator = by, %model, %version, "version offered");
+    Ok(Json(offered))
+}
+
+/// `GET /trust/{file}`.
+pub(super) async fn metadata(
+    State(hub): State<Arc<Hub>>,
+    Named(name): Named<MetadataName>,
+) -> Result<impl IntoResponse, Refused> {
+    let bytes = hub.registry.metadata(&name).await.map_err(|error| Refused::storage(&error))?;
+    let bytes = bytes.ok_or_else(|| Refused::new(ErrorCode::NotFound, "the hub has no such metadata"))?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], bytes))
+}
+
+fn refuse(error: &PublishError) -> Refused {
+    match error {
+        PublishError::Registry(RegistryError::UnknownModel(_) | RegistryError::UnknownVersion { .. }) => {
+            Refused::new(ErrorCode::NotFound, error.to_string()).hint("see what there is: cloud-hub model list")
+        }
+        PublishError::Registry(RegistryError::Taken { .. } | RegistryError::NotNewer { .. }) => {
+            Refused::new(ErrorCode::Conflict, error.to_string())
+                .hint("raise `version` in model.toml and push that; cloud-hub model status shows what there is")
+        }
+        PublishError::Moved => {
+            Refused::new(ErrorCode::Conflict, error.to_string()).hint("push again: somebody else published meanwhile")
+        }
+        PublishError::MissingBlob { .. } => {
+            Refused::new(ErrorCode::BadRequest, error.to_string()).hint("push again: the upload was not complete")
+        }
+        PublishError::Manifest(_) | PublishError::Mismatch(_) => {
+            Refused::new(ErrorCode::BadRequest, telemetry::chain(error))
+        }
+        PublishError::NotTrusted(_) => Refused::new(ErrorCode::NotTrusted, telemetry::chain(error))
+            .hint("were the keys made by `cloud-hub init` of this hub? give their folder with --keys"),
+        PublishError::Load { .. } => Refused::new(ErrorCode::NotTrusted, telemetry::chain(error))
+            .hint("the hub publishes only what it can run itself: mend the variant that runs on the hub"),
+        PublishError::Blob(cause) => Refused::storage(cause),
+        PublishError::Metadata(cause) => Refused::storage(cause),
+        PublishError::Store(cause) => Refused::storage(cause),
+    }
+}

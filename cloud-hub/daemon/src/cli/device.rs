@@ -1,0 +1,121 @@
+//! `cloud-hub device list | show | revoke`.
+
+use clap::{Args, Subcommand};
+use console::CliError;
+use types::DeviceId;
+
+use super::{Operate, show};
+use crate::api::{DeviceList, DeviceState, DeviceView, RevokeRequest};
+use crate::clock;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DeviceVerb {
+    /// List all devices.
+    #[command(
+        after_help = "Example:\n  cloud-hub device list --json | jq '.devices[] | select(.connected | not) | .device'"
+    )]
+    List(ListArgs),
+    /// Show one device: certificate, what it serves, what it said about updates.
+    Show(OneArgs),
+    /// Shut a device out: its connections are closed now and its certificate is worth nothing.
+    #[command(after_help = "\
+Example:
+  cloud-hub device revoke kitchen
+
+To let the machine in again: cloud-hub token create --name kitchen --replace")]
+    Revoke(RevokeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    operate: Operate,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OneArgs {
+    /// Name of the device.
+    device: DeviceId,
+    #[command(flatten)]
+    operate: Operate,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RevokeArgs {
+    /// Name of the device.
+    device: DeviceId,
+    /// Why, for whoever looks later.
+    #[arg(long, default_value = "")]
+    why: String,
+    #[command(flatten)]
+    operate: Operate,
+}
+
+pub(super) fn run(verb: &DeviceVerb) -> Result<(), CliError> {
+    match verb {
+        DeviceVerb::List(args) => {
+            let list: DeviceList = args.operate.client()?.get("/devices")?;
+            args.operate.output().print(&list, table)?;
+        }
+        DeviceVerb::Show(args) => {
+            let view: DeviceView = args.operate.client()?.get(&format!("/devices/{}", args.device))?;
+            args.operate.output().print(&view, page)?;
+        }
+        DeviceVerb::Revoke(args) => {
+            let path = format!("/devices/{}/revoke", args.device);
+            let view: DeviceView = args.operate.client()?.post(&path, &RevokeRequest { why: args.why.clone() })?;
+            args.operate.output().print(&view, |view| format!("device {} is revoked", view.device))?;
+        }
+    }
+    Ok(())
+}
+
+fn table(list: &DeviceList) -> String {
+    let now = clock::unix_ms();
+    let rows = list.devices.iter().map(|view| {
+        let models: Vec<String> =
+            view.models.iter().map(|model| format!("{}/{}", model.model, show::form(model.active.as_ref()))).collect();
+        let seen = view.seen_unix_ms.map_or_else(|| "never".to_owned(), |seen| clock::ago(seen, now));
+        [
+            view.device.to_string(),
+            state(view),
+            seen,
+            view.agent_version.clone().unwrap_or_else(|| "-".to_owned()),
+            models.join(", "),
+        ]
+    });
+    console::render_table(["device", "state", "seen", "agent", "serves"], rows)
+}
+
+fn state(view: &DeviceView) -> String {
+    match (view.state, view.connected) {
+        (DeviceState::Revoked, _) => "revoked",
+        (DeviceState::Enrolled, true) => "connected",
+        (DeviceState::Enrolled, false) => "away",
+    }
+    .to_owned()
+}
+
+fn page(view: &DeviceView) -> String {
+    let moment = |at: Option<u64>| at.map_or_else(|| "-".to_owned(), clock::utc);
+    let facts = [
+        ("device", view.device.to_string()),
+        ("state", view.why.as_ref().map_or_else(|| state(view), |why| format!("{} {why}", state(view)))),
+        ("address", view.address.clone().unwrap_or_else(|| "-".to_owned())),
+        ("agent", view.agent_version.clone().unwrap_or_else(|| "-".to_owned())),
+        ("enrolled", clock::utc(view.enrolled_unix_ms)),
+        ("seen", moment(view.seen_unix_ms)),
+        ("certificate until", moment(view.certificate_until_unix_ms)),
+    ];
+    let facts: Vec<String> = facts.iter().map(|(name, value)| format!("{name:18} {value}")).collect();
+    let rows = view.models.iter().map(|model| {
+        [
+            model.model.to_string(),
+            show::form(model.active.as_ref()),
+            show::form(model.previous.as_ref()),
+            show::report(model.report.as_ref()),
+        ]
+    });
+    let models = console::render_table(["model", "active", "previous", "last report"], rows);
+    format!("{}\n\n{models}", facts.join("\n"))
+}

@@ -1,0 +1,267 @@
+//! `cloud-hub init`: everything a new hub needs, and the keys that must not stay on it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use console::{CliError, ExitKind, OrExit};
+use jiff::Timestamp;
+use model_tools::sign::{InitialKeys, init_repository};
+use serde::Serialize;
+use store::files::{self, FileError, Mode};
+use store::{SledStore, Store};
+use transport::Ca;
+use types::Digest;
+
+use super::Context;
+use crate::config::{EXAMPLE, HubConfig, is_host, is_host_and_port};
+use crate::operators::Operators;
+use crate::registry::metadata::{SNAPSHOT_KEY, TIMESTAMP_KEY};
+use crate::state::Folder;
+
+/// File names in the folder of offline keys.
+pub(super) const ROOT_KEY: &str = "root.key";
+pub(super) const TARGETS_KEY: &str = "targets.key";
+/// The root the keys were made with, so that a push can tell a foreign hub.
+pub(super) const ROOT_JSON: &str = "root.json";
+
+/// Life of the first operator token, in days. A new one: `cloud-hub operator create`.
+const FIRST_OPERATOR_DAYS: u32 = 365;
+
+const KEYS_README: &str = "\
+OFFLINE KEYS of a Sanderling hub. TAKE THIS FOLDER AWAY FROM THE HUB'S MACHINE.
+
+root.key     says which keys count. Needed once a year and after a break-in. Keep it in a safe, with a copy.
+targets.key  signs model versions: `cloud-hub model push DIR --keys THIS_FOLDER`. Keep it where models are released.
+root.json    public: the trust root these keys belong to.
+
+Whoever has the hub but not these keys can hold updates back, and nothing more.
+Whoever has targets.key can make every device install a model. Whoever loses both starts over: every device enrols anew.
+";
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cloud-hub init --dir hub --keys offline-keys
+  cloud-hub init --dir /var/lib/sanderling-hub --keys /media/usb/keys --name hub.example --public hub.example:4433
+
+Afterwards take the folder of keys away; the hub never needs it.")]
+pub(super) struct InitArgs {
+    /// Folder of the new hub: its state, hub.toml and operator.toml. Must be absent or empty.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Folder for the offline keys, outside DIR. Must be absent or empty.
+    #[arg(long, value_name = "DIR")]
+    keys: PathBuf,
+    /// Host name or IP address of the hub, for its certificate; the first is the one devices check [default: localhost].
+    #[arg(long, value_name = "HOST")]
+    name: Vec<String>,
+    /// Address that devices dial, if it is not the name with the port of --listen.
+    #[arg(long, value_name = "HOST:PORT")]
+    public: Vec<String>,
+    /// UDP address for devices; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:4433")]
+    listen: SocketAddr,
+    /// TCP address for operators; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8443")]
+    admin: SocketAddr,
+    /// TCP address for Prometheus; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9002")]
+    metrics: SocketAddr,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was made.
+#[derive(Debug, Serialize)]
+struct Made {
+    config: PathBuf,
+    operator: PathBuf,
+    keys: PathBuf,
+    ca: Digest,
+}
+
+pub(super) fn run(args: &InitArgs) -> Result<(), CliError> {
+    check(args)?;
+    let was_there = [&args.dir, &args.keys].map(|folder| folder.exists());
+    let made = make(args).inspect_err(|_error| {
+        // Both were absent or empty: nothing but our own half-made files is taken away.
+        for (folder, was_there) in [&args.dir, &args.keys].into_iter().zip(was_there) {
+            undo(folder, was_there);
+        }
+    })?;
+    console::Output::from_json_flag(args.json).print(&made, told)?;
+    Ok(())
+}
+
+fn told(made: &Made) -> String {
+    format!(
+        "The hub is made. CA {ca}\n\n\
+         1. Take this folder away, it must not stay on the hub: {keys}\n\
+         2. Start the hub:            cloud-hub serve --config {config}\n\
+         3. Operate it:               export SANDERLING_OPERATOR={operator}\n\
+         4. Let a device join:        cloud-hub token create --name kitchen",
+        ca = made.ca,
+        keys = made.keys.display(),
+        config = made.config.display(),
+        operator = made.operator.display(),
+    )
+}
+
+fn check(args: &InitArgs) -> Result<(), CliError> {
+    for folder in [&args.dir, &args.keys] {
+        let occupied =
+            folder.exists() && std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_some());
+        if occupied {
+            let problem = format!("{} is there already and not empty", folder.display());
+            return Err(CliError::new(ExitKind::Conflict, problem)
+                .hint("name a new folder: a hub and its keys are never overwritten"));
+        }
+    }
+    let absolute = |path: &Path| std::path::absolute(path).or_exit(ExitKind::Usage);
+    if absolute(&args.keys)?.starts_with(absolute(&args.dir)?) {
+        return Err(CliError::new(ExitKind::Usage, "the offline keys must not lie in the hub's own folder")
+            .hint("give --keys a folder that you can take away, like /media/usb/keys"));
+    }
+    if let Some(name) = args.name.iter().find(|name| !is_host(name)) {
+        return Err(CliError::new(ExitKind::Usage, format!("{name:?} is neither a host name nor an IP address")));
+    }
+    if let Some(address) = args.public.iter().find(|address| !is_host_and_port(address)) {
+        return Err(CliError::new(ExitKind::Usage, format!("{address:?} is not host:port, like hub.example:4433")));
+    }
+    Ok(())
+}
+
+fn make(args: &InitArgs) -> Result<Made, CliError> {
+    let folder = Folder::new(&args.dir);
+    let storage = |error: FileError| CliError::new(ExitKind::Storage, error);
+    for made in [folder.root(), &args.keys, &folder.blobs(), &folder.online_keys(), &folder.metadata()] {
+        files::create_dir(made).map_err(storage)?;
+    }
+    let config = write_config(args, &folder)?;
+    let ca = make_ca(&config, &folder)?;
+    make_trust(args, &folder)?;
+    let operator = args.dir.join("operator.toml");
+    let created = with_store(&folder, async |store| {
+        Operators::new(store).create("init", FIRST_OPERATOR_DAYS, crate::clock::unix_ms()).await
+    })?;
+    let context = Context { url: admin_url(&config), token: created.token, ca: ca.cert_pem() };
+    context.write(&operator).map_err(storage)?;
+    let shown = |path: &Path| std::path::absolute(path).unwrap_or_else(|_unknown| path.to_owned());
+    Ok(Made {
+        config: shown(&args.dir.join("hub.toml")),
+        operator: shown(&operator),
+        keys: shown(&args.keys),
+        ca: ca.fingerprint(),
+    })
+}
+
+/// Writes the commented example with the values that were asked for, and reads it back.
+fn write_config(args: &InitArgs, folder: &Folder) -> Result<HubConfig, CliError> {
+    let list = |values: &[String]| {
+        let quoted: Vec<String> = values.iter().map(|value| format!("\"{value}\"")).collect();
+        format!("[{}]", quoted.join(", "))
+    };
+    let text = EXAMPLE
+        .replacen("state_dir = \"/var/lib/sanderling-hub\"", "state_dir = \".\"", 1)
+        .replacen("names = []", &format!("names = {}", list(&args.name)), 1)
+        .replacen("public = []", &format!("public = {}", list(&args.public)), 1)
+        .replacen("\"0.0.0.0:4433\"", &format!("\"{}\"", args.listen), 1)
+        .replacen("\"127.0.0.1:8443\"", &format!("\"{}\"", args.admin), 1)
+        .replacen("\"127.0.0.1:9002\"", &format!("\"{}\"", args.metrics), 1);
+    let path = folder.root().join("hub.toml");
+    files::write_atomic(&path, text.as_bytes(), Mode::Shared).or_exit(ExitKind::Storage)?;
+    super::config::read(&path)
+}
+
+fn make_ca(config: &HubConfig, folder: &Folder) -> Result<Ca, CliError> {
+    let ca = Ca::create(&format!("Sanderling hub {}", config.server_name()))?;
+    // A name that no certificate can hold must be found now, not at the first start.
+    ca.issue_server(&config.hub.names, transport::Validity::from_now(std::time::Duration::from_secs(1)))
+        .map(drop)
+        .or_else(|error| if config.hub.names.is_empty() { Ok(()) } else { Err(error) })
+        .or_exit(ExitKind::Usage)?;
+    let parent = folder.ca_key();
+    let parent = parent.parent().unwrap_or(folder.root());
+    files::create_dir(parent).or_exit(ExitKind::Storage)?;
+    files::write_atomic(&folder.ca_key(), ca.key_pem().as_bytes(), Mode::Private).or_exit(ExitKind::Storage)?;
+    files::write_atomic(&folder.ca_certificate(), ca.cert_pem().as_bytes(), Mode::Shared).or_exit(ExitKind::Storage)?;
+    Ok(ca)
+}
+
+/// Makes the four keys, puts each where it belongs, and signs the empty list of versions.
+fn make_trust(args: &InitArgs, folder: &Folder) -> Result<(), CliError> {
+    let keys = InitialKeys::generate()?;
+    let repository = init_repository(&keys, Timestamp::now())?;
+    for (key, path) in [
+        (&keys.root, args.keys.join(ROOT_KEY)),
+        (&keys.targets, args.keys.join(TARGETS_KEY)),
+        (&keys.online.snapshot, folder.online_keys().join(SNAPSHOT_KEY)),
+        (&keys.online.timestamp, folder.online_keys().join(TIMESTAMP_KEY)),
+    ] {
+        key.save(&path).or_exit(ExitKind::Storage)?;
+    }
+    for file in repository.files() {
+        let path = folder.metadata().join(file.file_name());
+        files::write_atomic(&path, &file.bytes, Mode::Shared).or_exit(ExitKind::Storage)?;
+    }
+    let write = |name: &str, bytes: &[u8]| {
+        files::write_atomic(&args.keys.join(name), bytes, Mode::Shared).or_exit(ExitKind::Storage)
+    };
+    write(ROOT_JSON, &repository.root.bytes)?;
+    write("README.txt", KEYS_README.as_bytes())
+}
+
+/// Takes back what was made in a folder that was absent or empty before.
+fn undo(folder: &Path, was_there: bool) {
+    let taken = if was_there {
+        std::fs::read_dir(folder).and_then(|entries| {
+            for entry in entries {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    std::fs::remove_dir_all(entry.path())?;
+                } else {
+                    std::fs::remove_file(entry.path())?;
+                }
+            }
+            Ok(())
+        })
+    } else {
+        std::fs::remove_dir_all(folder)
+    };
+    // The error that led here is the one to show; the next `init` names the folder if it is still in the way.
+    drop(taken);
+}
+
+/// Does one thing with the store of a hub that is not running.
+pub(super) fn with_store<T, E>(
+    folder: &Folder,
+    work: impl AsyncFnOnce(Arc<dyn Store>) -> Result<T, E>,
+) -> Result<T, CliError>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let _lock = folder.lock().map_err(|error| {
+        let kind = if error.is_held() { ExitKind::Conflict } else { ExitKind::Storage };
+        CliError::new(kind, error).hint("stop the hub first, or ask it over its API")
+    })?;
+    let (store, _state) = SledStore::open(&folder.store()).or_exit(ExitKind::Storage)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(ExitKind::Failed)?;
+    runtime.block_on(work(Arc::new(store))).or_exit(ExitKind::Storage)
+}
+
+/// Where operators find a hub with this config.
+pub(super) fn admin_url(config: &HubConfig) -> String {
+    let listen = config.admin.listen;
+    let host = if listen.ip().is_unspecified() { config.server_name().to_owned() } else { ip(listen) };
+    format!("https://{host}:{}", listen.port())
+}
+
+fn ip(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(address) => address.ip().to_string(),
+        SocketAddr::V6(address) => format!("[{}]", address.ip()),
+    }
+}

@@ -1,0 +1,139 @@
+//! The command line: what can be asked for, and which module answers it.
+//!
+//! Verbs of the machine the hub runs on ([`init`], [`serve`], [`config`]) read `hub.toml`; verbs of the operator
+//! ([`token`], [`operator`], [`device`], [`model`], [`status`]) speak to a running hub from any machine that has an
+//! `operator.toml` ([`context`]).
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use console::{CliError, ExitKind, Output};
+
+mod client;
+mod config;
+mod context;
+mod device;
+mod init;
+mod model;
+mod operator;
+mod push;
+mod serve;
+mod show;
+mod status;
+mod token;
+
+pub use context::Context;
+
+const FIRST_STEPS: &str = "\
+First steps:
+  cloud-hub init --dir hub --keys offline-keys --name hub.example
+  cloud-hub serve --config hub/hub.toml
+  export SANDERLING_OPERATOR=$PWD/hub/operator.toml
+  cloud-hub token create --name kitchen          # prints what to run on the device
+  cloud-hub model push models/catalog/digits/v1 --keys offline-keys
+  cloud-hub model status digits
+";
+
+/// Runs a Sanderling hub, and operates one from any laptop.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cloud-hub",
+    version,
+    arg_required_else_help = true,
+    after_help = FIRST_STEPS,
+    after_long_help = format!("{FIRST_STEPS}\n{}", ExitKind::help_table())
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make a new hub: its CA, its trust keys, its config and the operator's context.
+    Init(init::InitArgs),
+    /// Run the hub until it is told to stop.
+    Serve(serve::ServeArgs),
+    /// Check a config file, or print a commented example.
+    #[command(subcommand)]
+    Config(config::ConfigVerb),
+    /// Let devices join.
+    #[command(subcommand)]
+    Token(token::TokenVerb),
+    /// Let people operate this hub.
+    #[command(subcommand)]
+    Operator(operator::OperatorVerb),
+    /// See devices, or shut one out.
+    #[command(subcommand)]
+    Device(device::DeviceVerb),
+    /// Publish models and see where they got to.
+    #[command(subcommand)]
+    Model(model::ModelVerb),
+    /// Show the hub at one glance.
+    Status(status::StatusArgs),
+    /// Print a completion script for a shell.
+    #[command(
+        after_help = "Example:\n  cloud-hub completions bash > ~/.local/share/bash-completion/completions/cloud-hub"
+    )]
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+}
+
+/// Which hub to speak to, and how to print what it says.
+#[derive(Debug, Args)]
+pub struct Operate {
+    /// The operator's context file, as `cloud-hub init` wrote it [default: ~/.config/sanderling/operator.toml].
+    #[arg(long, value_name = "FILE", env = "SANDERLING_OPERATOR")]
+    context: Option<PathBuf>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Operate {
+    /// Opens the hub that the context names.
+    fn client(&self) -> Result<client::Client, CliError> {
+        client::Client::new(Context::load(self.context.as_deref())?)
+    }
+
+    /// How to print.
+    fn output(&self) -> Output {
+        Output::from_json_flag(self.json)
+    }
+}
+
+/// Runs what was asked for and says how it went by the exit code.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    let done = match cli.verb {
+        Verb::Init(args) => init::run(&args),
+        Verb::Serve(args) => serve::run(&args),
+        Verb::Config(verb) => config::run(&verb),
+        Verb::Token(verb) => token::run(&verb),
+        Verb::Operator(verb) => operator::run(&verb),
+        Verb::Device(verb) => device::run(&verb),
+        Verb::Model(verb) => model::run(&verb),
+        Verb::Status(args) => status::run(&args),
+        Verb::Completions { shell } => console::completions::<Cli>(shell).map_err(CliError::from),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => console::report(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

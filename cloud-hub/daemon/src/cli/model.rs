@@ -1,0 +1,116 @@
+//! `cloud-hub model push | list | status | offer`.
+
+use clap::{Args, Subcommand};
+use console::CliError;
+use types::{ModelName, Version};
+
+use super::{Operate, push, show};
+use crate::api::{ModelList, ModelView, OfferRequest, Published};
+use crate::clock;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ModelVerb {
+    /// Pack, sign and publish one version of a model, and tell the devices that follow it.
+    Push(push::PushArgs),
+    /// List all models.
+    List(ListArgs),
+    /// Show one model: its versions, and how far each device has come.
+    #[command(after_help = "Example:\n  cloud-hub model status digits")]
+    Status(OneArgs),
+    /// Tell devices to follow a version that was pushed with --hold, or an operator's retry of one that failed.
+    #[command(after_help = "Example:\n  cloud-hub model offer digits 2")]
+    Offer(OfferArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    operate: Operate,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OneArgs {
+    /// Name of the model.
+    model: ModelName,
+    #[command(flatten)]
+    operate: Operate,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OfferArgs {
+    /// Name of the model.
+    model: ModelName,
+    /// The version.
+    version: Version,
+    #[command(flatten)]
+    operate: Operate,
+}
+
+pub(super) fn run(verb: &ModelVerb) -> Result<(), CliError> {
+    match verb {
+        ModelVerb::Push(args) => push::run(args)?,
+        ModelVerb::List(args) => {
+            let list: ModelList = args.operate.client()?.get("/models")?;
+            args.operate.output().print(&list, table)?;
+        }
+        ModelVerb::Status(args) => {
+            let view: ModelView = args.operate.client()?.get(&format!("/models/{}", args.model))?;
+            args.operate.output().print(&view, page)?;
+        }
+        ModelVerb::Offer(args) => {
+            let path = format!("/models/{}/offer", args.model);
+            let offered: Published = args.operate.client()?.post(&path, &OfferRequest { version: args.version })?;
+            args.operate.output().print(&offered, |done| {
+                format!("{}/{} is offered; {} connected devices were told", done.model, done.version, done.devices_told)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn table(list: &ModelList) -> String {
+    let rows = list.models.iter().map(|view| {
+        [
+            view.model.to_string(),
+            number(view.latest),
+            number(view.offered),
+            view.versions.len().to_string(),
+            view.devices.len().to_string(),
+        ]
+    });
+    console::render_table(["model", "latest", "offered", "versions", "devices"], rows)
+}
+
+fn number(version: Option<Version>) -> String {
+    version.map_or_else(|| "-".to_owned(), |version| version.to_string())
+}
+
+fn page(view: &ModelView) -> String {
+    let versions = view.versions.iter().map(|version| {
+        let state = match (Some(version.version) == view.offered, version.held) {
+            (true, _) => "offered",
+            (false, true) => "held",
+            (false, false) => "past",
+        };
+        [
+            version.version.to_string(),
+            state.to_owned(),
+            clock::utc(version.published_unix_ms),
+            show::yes(version.loaded),
+            version.variants.join(", "),
+            show::short(&version.manifest),
+        ]
+    });
+    let versions =
+        console::render_table(["version", "state", "published", "loaded here", "variants", "manifest"], versions);
+    let devices = view.devices.iter().map(|device| {
+        [
+            device.device.to_string(),
+            (if device.connected { "connected" } else { "away" }).to_owned(),
+            show::form(device.active.as_ref()),
+            show::report(device.report.as_ref()),
+        ]
+    });
+    let devices = console::render_table(["device", "state", "active", "last report"], devices);
+    format!("{versions}\n\n{devices}")
+}

@@ -1,0 +1,103 @@
+//! `cloud-hub serve`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use console::{CliError, ExitKind, OrExit};
+
+use crate::config::HubConfig;
+use crate::hub::{self, StartError};
+use crate::registry::metadata::MetadataError;
+
+/// Where the packages put the config.
+const CONFIG_DEFAULT: &str = "/etc/sanderling/hub.toml";
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cloud-hub serve --config hub/hub.toml
+  SANDERLING_LOG=debug cloud-hub serve --config hub/hub.toml
+
+SIGTERM or Ctrl-C finishes what is in flight within hub.stop_grace; a second one stops at once.
+The bound addresses are written to listening.json in the state folder.")]
+pub(super) struct ServeArgs {
+    /// The config file.
+    #[arg(long, value_name = "FILE", env = "SANDERLING_HUB_CONFIG", default_value = CONFIG_DEFAULT)]
+    config: PathBuf,
+}
+
+pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
+    let mut config = super::config::read(&args.config)?;
+    if let Ok(filter) = std::env::var("SANDERLING_LOG") {
+        config.log.filter = filter;
+    }
+    let _log = telemetry::init(config.log.clone())
+        .or_exit_try(ExitKind::Config, "see log.filter in hub.toml and SANDERLING_LOG")?;
+    let metrics = telemetry::metrics::install(env!("CARGO_PKG_VERSION"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_exit(ExitKind::Failed)?;
+    runtime.block_on(serve(config, metrics))
+}
+
+async fn serve(config: HubConfig, metrics: telemetry::metrics::Metrics) -> Result<(), CliError> {
+    let running = hub::start(config).await.map_err(explain)?;
+    if let Some(listening) = running.listening() {
+        tracing::info!(
+            quic = %listening.quic,
+            admin = %listening.admin,
+            metrics = %listening.metrics,
+            ca = %running.hub().ca.fingerprint(),
+            "hub is up"
+        );
+    }
+    let mut signals = tokio::task::JoinSet::new();
+    let stop = running.hub().stop.clone();
+    signals.spawn(async move {
+        if let Err(error) = stop.on_signals().await {
+            tracing::error!(%error, "signals cannot be heard: only SIGKILL ends this hub");
+        }
+    });
+    let stopped = running.run(metrics).await;
+    signals.abort_all();
+    let stopped = stopped.or_exit(ExitKind::Failed)?;
+    tracing::info!(?stopped, "hub is down");
+    Ok(())
+}
+
+/// Says what to do about a hub that does not come up.
+fn explain(error: StartError) -> CliError {
+    if error.is_in_the_way() {
+        let hint = match &error {
+            StartError::Lock(_) | StartError::Store(_) => "stop the other hub, or give this one its own hub.state_dir",
+            _ => "stop what listens there, or choose another port in hub.toml (0 takes a free one)",
+        };
+        return CliError::new(ExitKind::Conflict, error).hint(hint);
+    }
+    let (kind, hint) = match &error {
+        StartError::NoHub(_) => {
+            (ExitKind::NotFound, Some("make one with `cloud-hub init`, or correct hub.state_dir in hub.toml"))
+        }
+        StartError::Engine(_) => (
+            ExitKind::Runtime,
+            Some("run `cargo xtask setup`, or name the library in inference.onnxruntime or SANDERLING_ONNXRUNTIME"),
+        ),
+        StartError::Lock(_) | StartError::File(_) | StartError::Store(_) => {
+            (ExitKind::Storage, Some("is there room on the disk, and may this user write to hub.state_dir?"))
+        }
+        StartError::Registry(_) => (ExitKind::Storage, Some("restore the hub's folder from a backup")),
+        StartError::Metadata(MetadataError::Sign(_)) => (
+            ExitKind::Refused,
+            Some("the keys in trust/online must be those that `cloud-hub init` made, readable by this user alone"),
+        ),
+        StartError::Metadata(_) => (ExitKind::Storage, Some("restore the hub's folder `trust` from a backup")),
+        StartError::Ca(_) => (ExitKind::Storage, Some("restore the hub's folder `ca` from a backup")),
+        StartError::Bind { .. } | StartError::Listen(_) | StartError::Address(_) => {
+            (ExitKind::Failed, Some("correct the address in hub.toml: it must be one of this machine"))
+        }
+        StartError::Lost(_) => (ExitKind::Failed, None),
+    };
+    let error = CliError::new(kind, error);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}

@@ -1,0 +1,52 @@
+//! How values are read from and printed on a command line.
+
+use std::time::Duration;
+
+use types::Digest;
+
+use crate::api::{FormView, ReportView};
+
+/// Reads `90s`, `10m`, `1h`, `7d`.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let signed: jiff::SignedDuration =
+        text.parse().map_err(|_not| format!("{text:?} is not a duration like 10m or 1h"))?;
+    Duration::try_from(signed).map_err(|_negative| format!("{text:?} is negative"))
+}
+
+/// A form of a version in one cell: `2 int8-qdq`.
+pub(super) fn form(form: Option<&FormView>) -> String {
+    form.map_or_else(|| "-".to_owned(), |form| format!("{} {}", form.version, form.variant))
+}
+
+/// A report in one cell: `2 verify: failed (…)`.
+pub(super) fn report(report: Option<&ReportView>) -> String {
+    report.map_or_else(
+        || "-".to_owned(),
+        |report| {
+            let detail = if report.detail.is_empty() { String::new() } else { format!(" ({})", report.detail) };
+            format!("{} {}: {}{detail}", report.version, report.stage, report.outcome)
+        },
+    )
+}
+
+/// The first digits of a digest: enough for eyes.
+pub(super) fn short(digest: &Digest) -> String {
+    digest.to_hex().chars().take(12).collect()
+}
+
+/// `yes` or `no`.
+pub(super) fn yes(value: bool) -> String {
+    (if value { "yes" } else { "no" }).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_people_write_them() {
+        assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
+        assert!(parse_duration("-1h").is_err() && parse_duration("soon").is_err());
+    }
+}

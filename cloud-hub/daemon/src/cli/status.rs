@@ -1,0 +1,37 @@
+//! `cloud-hub status`.
+
+use clap::Args;
+use console::CliError;
+
+use super::Operate;
+use crate::api::HubStatus;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  cloud-hub status --json")]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    operate: Operate,
+}
+
+pub(super) fn run(args: &StatusArgs) -> Result<(), CliError> {
+    let status: HubStatus = args.operate.client()?.get("/status")?;
+    Ok(args.operate.output().print(&status, page)?)
+}
+
+fn page(status: &HubStatus) -> String {
+    let facts = [
+        ("version", status.version.clone()),
+        ("up", format!("{}s", status.uptime_s)),
+        ("devices' door", format!("{} (QUIC)", status.listening.quic)),
+        ("operators' door", format!("https://{}", status.listening.admin)),
+        ("metrics", format!("http://{}/metrics", status.listening.metrics)),
+        ("CA", status.ca.to_string()),
+        ("engine", format!("{} {}", status.engine.name, status.engine.version)),
+        ("devices", format!("{}, {} connected", status.devices, status.devices_connected)),
+        ("requests", format!("{} waiting, {} running", status.requests_waiting, status.requests_running)),
+        ("models", format!("{}, loaded: {}", status.models, status.loaded.join(", "))),
+    ];
+    let facts = facts.iter().map(|(name, value)| format!("{name:16} {value}"));
+    let warnings = status.warnings.iter().map(|warning| format!("warning          {warning}"));
+    facts.chain(warnings).collect::<Vec<_>>().join("\n")
+}

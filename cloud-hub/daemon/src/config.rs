@@ -1,0 +1,336 @@
+//! `hub.toml`: everything an operator can set, with its meaning, unit, default and what it touches.
+//!
+//! Read by [`crate::cli`] before a port is bound; handed to [`crate::hub`]. The shipped example is [`EXAMPLE`], and a
+//! test holds it against the defaults below, so that neither can drift from the other.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::{Mistakes, Validate};
+use serde::{Deserialize, Serialize};
+
+/// The commented example that `cloud-hub config example` prints and the packages ship.
+pub const EXAMPLE: &str = include_str!("../hub.example.toml");
+
+/// The whole of `hub.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HubConfig {
+    /// Where the hub keeps its state and what it is called.
+    pub hub: HubTable,
+    /// The QUIC door for devices.
+    pub gateway: GatewayTable,
+    /// The HTTPS door for operators.
+    pub admin: AdminTable,
+    /// The HTTP door for Prometheus.
+    pub metrics: MetricsTable,
+    /// What runs the models.
+    pub inference: InferenceTable,
+    /// What is written about all this. The environment variable `SANDERLING_LOG` goes before its filter.
+    pub log: telemetry::LogConfig,
+}
+
+/// `[hub]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HubTable {
+    /// Folder of the hub's state: store, blobs, CA, online keys. One hub at a time. Default `/var/lib/sanderling-hub`.
+    ///
+    /// A relative path starts at the folder of the config file.
+    pub state_dir: PathBuf,
+    /// Host names and IP addresses in the hub's certificate, beside `localhost` and the loopback addresses. Default none.
+    ///
+    /// The first is the name that devices check; without one it is `localhost`. A device that was enrolled under a
+    /// name keeps asking for it, so do not take names away.
+    pub names: Vec<String>,
+    /// How long a stop waits for requests in flight. Default `20s`; keep it under systemd's `TimeoutStopSec`.
+    #[serde(with = "config::duration")]
+    pub stop_grace: Duration,
+}
+
+/// `[gateway]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatewayTable {
+    /// UDP address to listen on. Default `0.0.0.0:4433`; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Addresses (`host:port`) written into join tokens, tried in this order. Default: the first of `hub.names` with the bound port.
+    ///
+    /// Set it when devices reach the hub through NAT or a load balancer. Port 0 stands for the bound port.
+    pub public: Vec<String>,
+    /// Most devices connected at once; further ones are told to come back later. Default 10000 (about 50 kB each).
+    pub connections_max: usize,
+    /// Most requests of one device in the hub at once. Default 32; more are answered `Busy`.
+    ///
+    /// With `inference.queue` it decides how much of the queue one device can take.
+    pub requests_per_device_max: usize,
+    /// Most bytes of tensors held for all devices together. Default 1073741824 (1 GiB). A request that does not fit is answered `Busy`.
+    pub request_bytes_max: u64,
+    /// How long a device's certificate is good for. Default `7d`; devices renew at two thirds of it.
+    #[serde(with = "config::duration")]
+    pub certificate_lifetime: Duration,
+    /// Congestion control: `cubic` (RFC 9438, fair) or `bbr` (paces by measured bandwidth). Default `cubic`.
+    ///
+    /// On links that lose packets at random (radio) `bbr` was 30 times faster in our measurement; quinn marks it experimental.
+    pub congestion: transport::Congestion,
+}
+
+/// `[admin]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminTable {
+    /// TCP address of the operator API (HTTPS). Default `127.0.0.1:8443`; port 0 takes a free one.
+    ///
+    /// Every call needs an operator token. Off loopback, put the host into `hub.names` so that its certificate holds.
+    pub listen: SocketAddr,
+    /// Largest blob an operator may upload, in bytes. Default 2147483648 (2 GiB), which is also the most that is lawful.
+    pub blob_bytes_max: u64,
+}
+
+/// `[metrics]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsTable {
+    /// TCP address of `GET /metrics` for Prometheus, plain HTTP without a password. Default `127.0.0.1:9002`.
+    pub listen: SocketAddr,
+}
+
+/// `[inference]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InferenceTable {
+    /// Path of `libonnxruntime.so`. Default: the environment variable SANDERLING_ONNXRUNTIME, then beside the program, then `/usr/lib/sanderling`.
+    pub onnxruntime: Option<PathBuf>,
+    /// Sessions (worker threads) of each loaded version. Default 1. Each holds its own copy of the weights.
+    pub sessions: usize,
+    /// Threads inside one session. Default 0: the cores shared out among the sessions.
+    pub threads: usize,
+    /// Requests that may wait for each loaded version. Default 256; further ones are answered `Busy`.
+    pub queue: usize,
+    /// Longest run of one request, also when the device gives no deadline. Default `30s`.
+    #[serde(with = "config::duration")]
+    pub run_limit: Duration,
+    /// Versions of a model kept loaded, newest first. Default 2: the newest, and the one before for devices that still ask for it.
+    pub versions_loaded: usize,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+impl Default for HubTable {
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::from("/var/lib/sanderling-hub"),
+            names: Vec::new(),
+            stop_grace: Duration::from_secs(20),
+        }
+    }
+}
+
+impl Default for GatewayTable {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 4433)),
+            public: Vec::new(),
+            connections_max: 10_000,
+            requests_per_device_max: 32,
+            request_bytes_max: 1024 * 1024 * 1024,
+            certificate_lifetime: 7 * DAY,
+            congestion: transport::Congestion::default(),
+        }
+    }
+}
+
+impl Default for AdminTable {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8443)), blob_bytes_max: types::limits::FILE_BYTES_MAX }
+    }
+}
+
+impl Default for MetricsTable {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9002)) }
+    }
+}
+
+impl Default for InferenceTable {
+    fn default() -> Self {
+        Self {
+            onnxruntime: None,
+            sessions: 1,
+            threads: 0,
+            queue: 256,
+            run_limit: Duration::from_secs(30),
+            versions_loaded: 2,
+        }
+    }
+}
+
+/// Shortest lifetime of a certificate: under this a device would do little else than renew. Tests use a few seconds.
+const CERTIFICATE_LIFETIME_MIN: Duration = Duration::from_secs(5);
+/// Longest lifetime of a certificate: what a stolen, unrevoked one is good for.
+const CERTIFICATE_LIFETIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Longest stop: systemd kills after 90 s by default.
+const STOP_GRACE_MAX: Duration = Duration::from_secs(600);
+
+impl Validate for HubConfig {
+    fn validate(&self, mistakes: &mut Mistakes) {
+        self.validate_hub(mistakes);
+        self.validate_gateway(mistakes);
+        self.validate_rest(mistakes);
+    }
+}
+
+impl HubConfig {
+    /// Reads and checks a config file; relative paths in it start at its folder.
+    ///
+    /// # Errors
+    /// Every mistake of the file at once, or that it cannot be read.
+    pub fn read(path: &Path) -> Result<Self, config::LoadError> {
+        let mut config: Self = config::load(path)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        // Without the dot of `state_dir = "."`, which would stand in every message.
+        config.hub.state_dir = folder.join(&config.hub.state_dir).components().collect();
+        config.inference.onnxruntime = config.inference.onnxruntime.map(|library| folder.join(library));
+        Ok(config)
+    }
+
+    /// The name that devices find in the hub's certificate.
+    #[must_use]
+    pub fn server_name(&self) -> &str {
+        self.hub.names.first().map_or("localhost", String::as_str)
+    }
+
+    fn validate_hub(&self, mistakes: &mut Mistakes) {
+        for (at, name) in self.hub.names.iter().enumerate() {
+            if !is_host(name) {
+                mistakes.add(format!("hub.names[{at}]"), format!("{name:?} is neither a host name nor an IP address"));
+            }
+        }
+        if self.hub.stop_grace > STOP_GRACE_MAX {
+            mistakes.add("hub.stop_grace", "use at most 10 minutes: the service manager would kill the hub before");
+        }
+    }
+
+    fn validate_gateway(&self, mistakes: &mut Mistakes) {
+        let gateway = &self.gateway;
+        for (at, address) in gateway.public.iter().enumerate() {
+            if !is_host_and_port(address) {
+                mistakes.add(
+                    format!("gateway.public[{at}]"),
+                    format!("{address:?} is not host:port, like hub.example:4433"),
+                );
+            }
+        }
+        if gateway.connections_max == 0 {
+            mistakes.add("gateway.connections_max", "use at least 1");
+        }
+        if gateway.requests_per_device_max == 0 {
+            mistakes.add("gateway.requests_per_device_max", "use at least 1");
+        }
+        let request_max = u64::try_from(types::limits::TENSOR_BYTES_MAX).unwrap_or(u64::MAX);
+        if gateway.request_bytes_max < request_max {
+            mistakes
+                .add("gateway.request_bytes_max", format!("use at least {request_max}: one request may be so large"));
+        }
+        if !(CERTIFICATE_LIFETIME_MIN..=CERTIFICATE_LIFETIME_MAX).contains(&gateway.certificate_lifetime) {
+            mistakes.add("gateway.certificate_lifetime", "use 5s to 7d: a stolen certificate is good for so long");
+        }
+    }
+
+    fn validate_rest(&self, mistakes: &mut Mistakes) {
+        if !(1..=types::limits::FILE_BYTES_MAX).contains(&self.admin.blob_bytes_max) {
+            mistakes.add("admin.blob_bytes_max", format!("use 1 to {}", types::limits::FILE_BYTES_MAX));
+        }
+        let inference = &self.inference;
+        for (field, value) in [
+            ("inference.sessions", inference.sessions),
+            ("inference.queue", inference.queue),
+            ("inference.versions_loaded", inference.versions_loaded),
+        ] {
+            if value == 0 {
+                mistakes.add(field, "use at least 1");
+            }
+        }
+        if inference.run_limit.is_zero() {
+            mistakes.add("inference.run_limit", "use more than zero");
+        }
+        if let Err(error) = self.log.check() {
+            mistakes.add("log.filter", telemetry::chain(&error));
+        }
+    }
+}
+
+/// Whether a text can stand in a certificate as a DNS name or an IP address.
+#[must_use]
+pub fn is_host(text: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    text.parse::<std::net::IpAddr>().is_ok() || (text.len() <= 253 && text.split('.').all(label))
+}
+
+/// Whether a text is `host:port` or `[v6]:port`.
+#[must_use]
+pub fn is_host_and_port(text: &str) -> bool {
+    text.parse::<SocketAddr>().is_ok()
+        || text.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<HubConfig, String> {
+        config::parse(text, Path::new("hub.toml")).map_err(|errors| errors.to_string())
+    }
+
+    #[test]
+    fn the_shipped_example_parses_and_says_the_defaults() {
+        assert_eq!(parse(EXAMPLE).unwrap(), HubConfig::default());
+    }
+
+    #[test]
+    fn the_example_shows_every_field() {
+        let toml::Value::Table(tables) = toml::Value::try_from(HubConfig::default()).unwrap() else { panic!() };
+        for (table, fields) in &tables {
+            assert!(EXAMPLE.contains(&format!("[{table}]")), "[{table}] is not in the example");
+            for field in fields.as_table().unwrap().keys() {
+                let shown = [format!("\n{field} = "), format!("\n# {field} = ")];
+                assert!(shown.iter().any(|line| EXAMPLE.contains(line)), "{table}.{field} is not in the example");
+            }
+        }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let text = "
+            [gateway]
+            listen = \"nowhere\"
+            [hub]
+            names = [\"bad name\"]
+            [inference]
+            queue = 0
+            [metrics]
+            port = 1
+        ";
+        let told = parse(text).unwrap_err();
+        for mistake in ["gateway", "hub.names[0]", "inference.queue", "metrics.port"] {
+            assert!(told.contains(mistake), "{mistake} is not in {told}");
+        }
+    }
+
+    #[test]
+    fn hosts_and_ports_are_told_from_nonsense() {
+        for good in ["hub.example:4433", "10.0.0.1:1", "[::1]:4433", "localhost:0"] {
+            assert!(is_host_and_port(good), "{good} was refused");
+        }
+        for bad in ["hub.example", "hub example:1", ":4433", "hub:99999", "::1:4433x", "a/b:1"] {
+            assert!(!is_host_and_port(bad), "{bad} was taken");
+        }
+    }
+}

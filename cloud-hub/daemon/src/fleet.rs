@@ -1,0 +1,410 @@
+//! Devices: their records on disk, their live connections, what they follow and how updates fare there.
+//!
+//! [`hub_core::authorise`] judges who may be here, [`hub_core::fleet`] who is told what; here are the store and the
+//! connections that both decide about. Every connection passes [`Fleet::admit`] before anything is served on it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hub_core::authorise::{self, Admitted, DeviceRecord, Presented, Standing};
+use hub_core::fleet::{self as core, ConnectionId, Device, Greeting, Offer, Presence, Recipient, Replaced, Report};
+use serde::{Deserialize, Serialize};
+use store::{Store, StoreError, Table};
+use transport::{CloseCode, Connection};
+use types::{DeviceId, Digest, ModelName, Version};
+
+use crate::api::{DeviceModelView, DeviceState, DeviceView, FormView, ModelDeviceView, ReportView};
+use crate::clock;
+
+/// The table of device records; [`crate::tokens`] enters devices into it.
+#[must_use]
+pub fn device_table(store: Arc<dyn Store>) -> Table<DeviceRecord> {
+    Table::new(store, "device")
+}
+
+/// What is kept of a device beside its record: nothing here decides what it may do.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct StoredState {
+    device: Device,
+    certificate_until_unix_s: Option<u64>,
+}
+
+/// Why a call about a device failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// No such device.
+    #[error("no device is called {0}")]
+    Unknown(DeviceId),
+    /// The store.
+    #[error("use the record of a device")]
+    Store(#[from] StoreError),
+}
+
+/// Why a connection is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAdmitted {
+    /// By the device's record.
+    #[error(transparent)]
+    Refused(#[from] authorise::Refused),
+    /// The store.
+    #[error("look up a device")]
+    Store(#[from] StoreError),
+}
+
+impl NotAdmitted {
+    /// What the peer is told.
+    #[must_use]
+    pub fn close_code(&self) -> CloseCode {
+        match self {
+            Self::Refused(authorise::Refused::Revoked) => CloseCode::Revoked,
+            Self::Refused(authorise::Refused::Expired) => CloseCode::CertificateExpired,
+            Self::Refused(authorise::Refused::Unknown | authorise::Refused::WrongKey) => CloseCode::NotAuthorised,
+            Self::Store(_) => CloseCode::Busy,
+        }
+    }
+
+    /// The word in metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Refused(authorise::Refused::Revoked) => "revoked",
+            Self::Refused(authorise::Refused::Expired) => "certificate-expired",
+            Self::Refused(authorise::Refused::Unknown) => "unknown-device",
+            Self::Refused(authorise::Refused::WrongKey) => "wrong-key",
+            Self::Store(_) => "storage",
+        }
+    }
+}
+
+/// All devices.
+#[derive(Debug)]
+pub struct Fleet {
+    records: Table<DeviceRecord>,
+    states: Table<StoredState>,
+    inner: Mutex<Inner>,
+    connections: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    fleet: core::Fleet,
+    live: HashMap<ConnectionId, Connection>,
+    certificates: HashMap<DeviceId, u64>,
+}
+
+/// An admitted device's seat: as long as it is held, the device counts as connected.
+#[derive(Debug)]
+pub struct Seat {
+    /// Who it is.
+    pub device: DeviceId,
+    /// Which connection.
+    pub id: ConnectionId,
+    /// The last second of its certificate.
+    pub not_after_unix_s: u64,
+    fleet: Arc<Fleet>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut inner = self.fleet.inner();
+        inner.live.remove(&self.id);
+        inner.fleet.disconnected(&self.device, self.id, clock::unix_s());
+        count_connected(&inner);
+    }
+}
+
+impl Fleet {
+    /// The devices in a store.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn open(store: Arc<dyn Store>) -> Result<Self, StoreError> {
+        let states: Table<StoredState> = Table::new(Arc::clone(&store), "device-state");
+        let mut inner = Inner::default();
+        for (name, mut state) in states.list().await? {
+            let Ok(id) = name.parse::<DeviceId>() else { continue };
+            // Nobody is connected to a hub that has just started.
+            if let Presence::Online { since_unix_s } = state.device.presence {
+                state.device.presence = Presence::Away { since_unix_s };
+            }
+            inner.certificates.extend(state.certificate_until_unix_s.map(|until| (id.clone(), until)));
+            inner.fleet.restore(id, state.device);
+        }
+        Ok(Self { records: device_table(store), states, inner: Mutex::new(inner), connections: AtomicU64::new(0) })
+    }
+
+    /// Judges a connection by the device's record, and seats the device. An older connection of it is closed.
+    ///
+    /// # Errors
+    /// When it may not be here; the caller closes the connection with [`NotAdmitted::close_code`].
+    ///
+    /// # Cancel safety
+    /// The device is seated or not.
+    pub async fn admit(self: &Arc<Self>, connection: &Connection, presented: &Presented) -> Result<Seat, NotAdmitted> {
+        self.judge(presented).await?;
+        let id = ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed));
+        let not_after_unix_s = presented.not_after_unix_s;
+        let seat = Seat { device: presented.id.clone(), id, not_after_unix_s, fleet: Arc::clone(self) };
+        let earlier = {
+            let mut inner = self.inner();
+            inner.live.insert(id, connection.clone());
+            inner.certificates.insert(presented.id.clone(), not_after_unix_s);
+            let earlier = inner.fleet.connected(&presented.id, id, clock::unix_s());
+            count_connected(&inner);
+            earlier.and_then(|earlier| inner.live.get(&earlier).cloned())
+        };
+        if let Some(earlier) = earlier {
+            earlier.close(CloseCode::Replaced, "this device has connected anew");
+        }
+        // Revoked between the first look and the seat: the revocation did not find this connection to close it.
+        self.judge(presented).await?;
+        Ok(seat)
+    }
+
+    /// Notes what a device runs and says what it is offered.
+    ///
+    /// # Errors
+    /// When the connection was replaced by a newer one.
+    pub async fn greeted(
+        &self,
+        seat: &Seat,
+        greeting: Greeting,
+        current: impl Fn(&ModelName) -> Option<Version>,
+    ) -> Result<Vec<Offer>, Replaced> {
+        let offers = self.inner().fleet.greeted(&seat.device, seat.id, greeting, current)?;
+        self.keep(&seat.device).await;
+        Ok(offers)
+    }
+
+    /// Notes how an update fares; progress on the way is kept in memory only.
+    ///
+    /// # Errors
+    /// When the connection was replaced by a newer one.
+    pub async fn reported(&self, seat: &Seat, report: Report) -> Result<(), Replaced> {
+        let is_passing = report.outcome == core::Outcome::Running;
+        self.inner().fleet.reported(&seat.device, seat.id, report, clock::unix_s())?;
+        if !is_passing {
+            self.keep(&seat.device).await;
+        }
+        Ok(())
+    }
+
+    /// Enters a renewed key into a device's record, before its certificate is sent.
+    ///
+    /// # Errors
+    /// When the device is not served any more, or the store fails.
+    pub async fn renewing(&self, device: &DeviceId, key: Digest, until_unix_s: u64) -> Result<(), NotAdmitted> {
+        self.records
+            .update(device.as_str(), |record| match record {
+                None => Err(NotAdmitted::Refused(authorise::Refused::Unknown)),
+                Some(DeviceRecord { standing: Standing::Revoked { .. }, .. }) => {
+                    Err(NotAdmitted::Refused(authorise::Refused::Revoked))
+                }
+                Some(record) => Ok(Some(record.renewing(key))),
+            })
+            .await?;
+        self.certified(device, until_unix_s).await;
+        Ok(())
+    }
+
+    /// A device has enrolled anew: whatever is connected under its name has the key of before.
+    pub fn enrolled(&self, device: &DeviceId) {
+        let live = {
+            let mut inner = self.inner();
+            let id = inner.fleet.revoked(device, clock::unix_s());
+            count_connected(&inner);
+            id.and_then(|id| inner.live.get(&id).cloned())
+        };
+        if let Some(connection) = live {
+            connection.close(CloseCode::NotAuthorised, "this device was enrolled anew");
+        }
+    }
+
+    /// Notes until when a device's newest certificate is good; for display.
+    pub async fn certified(&self, device: &DeviceId, until_unix_s: u64) {
+        self.inner().certificates.insert(device.clone(), until_unix_s);
+        self.keep(device).await;
+    }
+
+    /// Writes down what a device said of itself. A failure costs the display after a restart, so it is only logged.
+    pub async fn keep(&self, device: &DeviceId) {
+        let state = {
+            let inner = self.inner();
+            let certificate_until_unix_s = inner.certificates.get(device).copied();
+            StoredState { device: inner.fleet.device(device).cloned().unwrap_or_default(), certificate_until_unix_s }
+        };
+        if let Err(error) = self.states.put(device.as_str(), &state).await {
+            tracing::warn!(%device, error = telemetry::chain(&error), "state of a device was not written");
+        }
+    }
+
+    /// Shuts a device out: its record first, then its live connection.
+    ///
+    /// # Errors
+    /// When there is no such device, or the store fails; then nothing was changed.
+    pub async fn revoke(&self, device: &DeviceId, why: &str) -> Result<DeviceView, FleetError> {
+        let now = clock::unix_s();
+        self.records
+            .update(device.as_str(), |record| {
+                let record = record.ok_or_else(|| FleetError::Unknown(device.clone()))?;
+                Ok::<_, FleetError>(Some(record.revoked(why, now)))
+            })
+            .await?;
+        let live = {
+            let mut inner = self.inner();
+            let id = inner.fleet.revoked(device, now);
+            count_connected(&inner);
+            id.and_then(|id| inner.live.get(&id).cloned())
+        };
+        if let Some(connection) = live {
+            connection.close(CloseCode::Revoked, "this device was revoked");
+        }
+        self.keep(device).await;
+        self.show(device).await
+    }
+
+    /// One device.
+    ///
+    /// # Errors
+    /// When there is no such device, or the store fails.
+    pub async fn show(&self, device: &DeviceId) -> Result<DeviceView, FleetError> {
+        let record = self.records.get(device.as_str()).await?;
+        let record = record.ok_or_else(|| FleetError::Unknown(device.clone()))?;
+        Ok(self.inner().view(&record))
+    }
+
+    /// Every device, by name.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn list(&self) -> Result<Vec<DeviceView>, FleetError> {
+        let records = self.records.list().await?;
+        let inner = self.inner();
+        Ok(records.iter().map(|(_name, record)| inner.view(record)).collect())
+    }
+
+    /// The devices that follow a model, by name.
+    #[must_use]
+    pub fn followers(&self, model: &ModelName) -> Vec<ModelDeviceView> {
+        let inner = self.inner();
+        let followers = inner.fleet.devices().filter_map(|(id, device)| {
+            let status = device.model(model)?;
+            Some(ModelDeviceView {
+                device: id.clone(),
+                connected: inner.fleet.connection(id).is_some(),
+                active: status.active.as_ref().map(form),
+                report: report(status),
+            })
+        });
+        followers.collect()
+    }
+
+    /// Whom to tell of a version that became current; with `again` also those that had given it up.
+    #[must_use]
+    pub fn to_tell(&self, model: &ModelName, version: Version, again: bool) -> Vec<(Recipient, Connection)> {
+        let mut inner = self.inner();
+        let recipients = if again { inner.fleet.retry(model, version) } else { inner.fleet.publish(model, version) };
+        let live = |recipient: Recipient| Some((inner.live.get(&recipient.connection)?.clone(), recipient));
+        recipients.into_iter().filter_map(live).map(|(connection, recipient)| (recipient, connection)).collect()
+    }
+
+    /// Every live connection.
+    #[must_use]
+    pub fn live(&self) -> Vec<Connection> {
+        self.inner().live.values().cloned().collect()
+    }
+
+    /// Devices connected now.
+    #[must_use]
+    pub fn online(&self) -> usize {
+        self.inner().fleet.online()
+    }
+
+    /// Looks a connection up in its device's record; a renewed key that is seen for the first time is written down.
+    async fn judge(&self, presented: &Presented) -> Result<(), NotAdmitted> {
+        loop {
+            let entry = self.records.entry(presented.id.as_str()).await?;
+            let record = entry.as_ref().map(|entry| &entry.value);
+            match authorise::authorise(record, presented, clock::unix_s())? {
+                Admitted::Known => return Ok(()),
+                Admitted::Promote => {
+                    let Some(record) = record else { return Err(authorise::Refused::Unknown.into()) };
+                    match self.records.put_if(presented.id.as_str(), entry.as_ref(), &record.promoted()).await {
+                        Ok(()) => return Ok(()),
+                        // Somebody else changed the record: judge the new one.
+                        Err(error) if error.is_conflict() => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            }
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn count_connected(inner: &Inner) {
+    telemetry::metrics::devices_connected(u32::try_from(inner.fleet.online()).unwrap_or(u32::MAX));
+}
+
+impl Inner {
+    fn view(&self, record: &DeviceRecord) -> DeviceView {
+        let device = self.fleet.device(&record.id);
+        let connection = self.fleet.connection(&record.id);
+        let address = connection.and_then(|id| Some(self.live.get(&id)?.remote_addr().to_string()));
+        let until = self.certificates.get(&record.id).copied();
+        let seen = device.and_then(|device| match device.presence {
+            Presence::Never => None,
+            Presence::Away { since_unix_s } => Some(since_unix_s * 1000),
+            Presence::Online { .. } => Some(clock::unix_ms()),
+        });
+        let models = device.into_iter().flat_map(Device::models).map(|(model, status)| DeviceModelView {
+            model: model.clone(),
+            active: status.active.as_ref().map(form),
+            previous: status.previous.as_ref().map(form),
+            report: report(status),
+        });
+        let (state, why) = match &record.standing {
+            Standing::Good => (DeviceState::Enrolled, None),
+            Standing::Revoked { why, .. } => (DeviceState::Revoked, Some(why.clone())),
+        };
+        DeviceView {
+            device: record.id.clone(),
+            state,
+            why,
+            connected: connection.is_some(),
+            address,
+            enrolled_unix_ms: record.enrolled_unix_s * 1000,
+            seen_unix_ms: seen,
+            certificate_until_unix_ms: until.map(|until| until * 1000),
+            agent_version: device.and_then(|device| device.agent_version.clone()),
+            models: models.collect(),
+        }
+    }
+}
+
+fn form(installed: &core::Installed) -> FormView {
+    FormView { version: installed.version, variant: installed.variant.clone(), digest: installed.digest }
+}
+
+/// The newest word on any version.
+fn report(status: &core::Model) -> Option<ReportView> {
+    let (version, progress) = status.history().max_by_key(|(version, progress)| (progress.at_unix_s, *version))?;
+    let (outcome, detail) = match &progress.outcome {
+        core::Outcome::Running => ("running", String::new()),
+        core::Outcome::Active => ("active", String::new()),
+        core::Outcome::Delayed { cause } => ("failed", cause.clone()),
+        core::Outcome::Refused { cause } => ("refused", cause.clone()),
+    };
+    Some(ReportView {
+        version,
+        variant: progress.variant.clone(),
+        stage: progress.stage.to_string(),
+        outcome: outcome.to_owned(),
+        detail,
+        at_unix_ms: progress.at_unix_s * 1000,
+    })
+}

@@ -1,0 +1,261 @@
+//! One enrolled device: judged, seated, and served exchange by exchange.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hub_core::authorise::Presented;
+use hub_core::fleet::{Follows, Greeting, Installed, Outcome, Report, Stage};
+use protocol::v1::{
+    ActiveVariant, DeviceRequest, Hello, HubResponse, Offer, Refusal, RefusalCode, UpdateOutcome, UpdateReport,
+    UpdateStage, Welcome,
+};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tracing::Instrument;
+use transport::{CloseCode, Connection, Exchange, ExchangeError, Peer, Priority, Validity};
+use types::Version;
+
+use super::{artifact, infer};
+use crate::clock;
+use crate::fleet::{NotAdmitted, Seat};
+use crate::hub::Hub;
+
+/// One device's connection, as its exchanges see it.
+#[derive(Debug)]
+pub(super) struct Visit {
+    pub(super) hub: Arc<Hub>,
+    pub(super) seat: Seat,
+    /// Requests to be answered by the hub that this device may have here at once.
+    pub(super) requests: Arc<Semaphore>,
+}
+
+/// Serves a device until its connection ends.
+pub(super) async fn serve(hub: Arc<Hub>, connection: Connection) {
+    let Peer::Device { id, key, not_after_unix_s } = connection.peer().clone() else {
+        // The listener lets nobody else in under this protocol; this is the second lock on the door.
+        connection.close(CloseCode::NotAuthorised, "a certificate is needed: enrol this device");
+        return;
+    };
+    let span = tracing::info_span!("device", device = %id, remote = %connection.remote_addr());
+    let not_after_unix_s = u64::try_from(not_after_unix_s).unwrap_or(0);
+    let presented = Presented { id, key, not_after_unix_s };
+    seat_and_serve(hub, connection, presented).instrument(span).await;
+}
+
+async fn seat_and_serve(hub: Arc<Hub>, connection: Connection, presented: Presented) {
+    let seat = match hub.fleet.admit(&connection, &presented).await {
+        Ok(seat) => seat,
+        Err(refused) => {
+            telemetry::metrics::refused(refused.reason());
+            tracing::warn!(reason = telemetry::chain(&refused), "connection refused");
+            connection.close(refused.close_code(), &told(&refused));
+            return;
+        }
+    };
+    tracing::info!("device connected");
+    let requests = Arc::new(Semaphore::new(hub.config.gateway.requests_per_device_max));
+    let visit = Arc::new(Visit { hub: Arc::clone(&hub), seat, requests });
+    let reason = exchanges(&visit, &connection).await;
+    let device = visit.seat.device.clone();
+    // The seat goes with the last exchange; after it the device counts as away.
+    drop(visit);
+    hub.fleet.keep(&device).await;
+    tracing::info!(reason = %reason, "device left");
+}
+
+/// What a refused peer is told: the reason where it concerns it, nothing of the hub's own troubles.
+fn told(refused: &NotAdmitted) -> String {
+    match refused {
+        NotAdmitted::Refused(refused) => refused.to_string(),
+        NotAdmitted::Store(_) => "the hub cannot look this device up now".to_owned(),
+    }
+}
+
+/// Takes exchanges until the connection or the certificate ends; then whatever is in flight is broken off.
+async fn exchanges(visit: &Arc<Visit>, connection: &Connection) -> String {
+    let mut tasks = JoinSet::new();
+    let left = Duration::from_secs(visit.seat.not_after_unix_s.saturating_sub(clock::unix_s()).saturating_add(1));
+    let expiry = tokio::time::sleep(left);
+    tokio::pin!(expiry);
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => match accepted {
+                Ok(exchange) => {
+                    tasks.spawn(exchange_task(Arc::clone(visit), exchange).in_current_span());
+                }
+                Err(reason) => {
+                    tasks.shutdown().await;
+                    return reason.to_string();
+                }
+            },
+            Some(_ended) = tasks.join_next() => {}
+            () = &mut expiry => {
+                connection.close(CloseCode::CertificateExpired, "the certificate has expired");
+                tasks.shutdown().await;
+                return "its certificate has expired".to_owned();
+            }
+        }
+    }
+}
+
+async fn exchange_task(visit: Arc<Visit>, mut exchange: Exchange) {
+    match serve_exchange(&visit, &mut exchange).await {
+        Ok(()) => {}
+        // A device that withdraws or goes away needs no comment.
+        Err(ExchangeError::Cancelled(_) | ExchangeError::ConnectionLost(_)) => {}
+        Err(error) => tracing::warn!(error = telemetry::chain(&error), "exchange failed"),
+    }
+}
+
+async fn serve_exchange(visit: &Visit, exchange: &mut Exchange) -> Result<(), ExchangeError> {
+    let request: DeviceRequest = exchange.receive().await?;
+    if visit.hub.stop.drain.is_cancelled() {
+        return refuse(exchange, Refusal::new(RefusalCode::ShuttingDown, "the hub is stopping")).await;
+    }
+    match request {
+        DeviceRequest::Infer(request) => infer::serve(visit, exchange, request).await,
+        DeviceRequest::Blob(range) => artifact::blob(visit, exchange, &range).await,
+        DeviceRequest::Metadata { name, bytes_max } => artifact::metadata(visit, exchange, &name, bytes_max).await,
+        DeviceRequest::Hello(hello) => respond(exchange, greet(visit, hello).await).await,
+        DeviceRequest::Report(report) => respond(exchange, note(visit, report).await).await,
+        DeviceRequest::Renew { csr_der } => respond(exchange, renew(visit, &csr_der).await).await,
+    }
+}
+
+/// Answers a control request.
+async fn respond(exchange: &mut Exchange, answer: Result<HubResponse, Refusal>) -> Result<(), ExchangeError> {
+    exchange.set_priority(Priority::Control);
+    exchange.send_last(&answer.unwrap_or_else(HubResponse::Refused), &[]).await
+}
+
+/// Answers with a refusal.
+pub(super) async fn refuse(exchange: &mut Exchange, refusal: Refusal) -> Result<(), ExchangeError> {
+    exchange.set_priority(Priority::Control);
+    exchange.send_last(&HubResponse::Refused(refusal), &[]).await
+}
+
+/// A fault of the hub, told without its cause.
+pub(super) fn internal(error: &(dyn std::error::Error + 'static)) -> Refusal {
+    tracing::error!(error = telemetry::chain(error), "request of a device failed");
+    Refusal::new(RefusalCode::Internal, "the hub failed, its log has the cause")
+}
+
+async fn greet(visit: &Visit, hello: Hello) -> Result<HubResponse, Refusal> {
+    let hub = &visit.hub;
+    let now = clock::unix_ms();
+    let skew_s = now.abs_diff(hello.device_now_unix_ms) / 1000;
+    if skew_s > CLOCK_SKEW_WARN_S {
+        tracing::warn!(skew_s, "the device's clock is off");
+    }
+    tracing::debug!(agent = hello.agent_version, models = hello.models.len(), "greeting");
+    let greeting = Greeting {
+        agent_version: hello.agent_version,
+        models: hello
+            .models
+            .into_iter()
+            .map(|state| Follows {
+                model: state.model,
+                active: state.active.map(installed),
+                previous: state.previous.map(installed),
+            })
+            .collect(),
+    };
+    let offers = hub.fleet.greeted(&visit.seat, greeting, |model| hub.registry.current(model)).await;
+    let offers = offers.map_err(|replaced| Refusal::new(RefusalCode::NotAuthorised, replaced.to_string()))?;
+    let lifetime_s = hub.config.gateway.certificate_lifetime.as_secs();
+    Ok(HubResponse::Welcome(Welcome {
+        hub_version: env!("CARGO_PKG_VERSION").to_owned(),
+        features: Vec::new(),
+        hub_now_unix_ms: now,
+        offers: offers.into_iter().map(|offer| Offer { model: offer.model, version: offer.version }).collect(),
+        certificate_lifetime_s: u32::try_from(lifetime_s).unwrap_or(u32::MAX),
+    }))
+}
+
+/// Clock error of a device from which on it is worth a line in the log: certificates begin five minutes back.
+const CLOCK_SKEW_WARN_S: u64 = 300;
+
+fn installed(active: ActiveVariant) -> Installed {
+    Installed { version: active.version, variant: active.variant, digest: active.digest }
+}
+
+async fn note(visit: &Visit, report: UpdateReport) -> Result<HubResponse, Refusal> {
+    let outcome = match (report.stage, report.outcome) {
+        (_, UpdateOutcome::Refused { cause }) => Outcome::Refused { cause: shown(&cause) },
+        (_, UpdateOutcome::Failed { cause }) => Outcome::Delayed { cause: shown(&cause) },
+        (UpdateStage::Active, UpdateOutcome::Succeeded) => Outcome::Active,
+        // A stage that is passed is still on the way.
+        (_, UpdateOutcome::Succeeded | UpdateOutcome::Running { .. }) => Outcome::Running,
+    };
+    log_report(&report.model, report.version, report.stage, &outcome);
+    let installed = report.variant.as_ref().and_then(|variant| {
+        let manifest = visit.hub.registry.manifest(&report.model, report.version)?;
+        let digest = manifest.variant(variant)?.file.digest;
+        Some(Installed { version: report.version, variant: variant.clone(), digest })
+    });
+    let report = Report {
+        model: report.model,
+        version: report.version,
+        variant: report.variant,
+        stage: stage(report.stage),
+        outcome,
+        installed,
+    };
+    let noted = visit.hub.fleet.reported(&visit.seat, report).await;
+    noted.map_err(|replaced| Refusal::new(RefusalCode::NotAuthorised, replaced.to_string()))?;
+    Ok(HubResponse::Accepted)
+}
+
+fn log_report(model: &types::ModelName, version: Version, stage: UpdateStage, outcome: &Outcome) {
+    match outcome {
+        Outcome::Running => tracing::debug!(%model, %version, %stage, "update under way"),
+        Outcome::Active => {
+            telemetry::metrics::update_ended(model.as_str(), "active");
+            tracing::info!(%model, %version, "update active");
+        }
+        Outcome::Delayed { cause } => {
+            telemetry::metrics::update_ended(model.as_str(), "failed");
+            tracing::warn!(%model, %version, %stage, cause, "update failed");
+        }
+        Outcome::Refused { cause } => {
+            telemetry::metrics::update_ended(model.as_str(), "refused");
+            tracing::warn!(%model, %version, %stage, cause, "update refused by the device");
+        }
+    }
+}
+
+/// A device's words on one line.
+fn shown(cause: &str) -> String {
+    telemetry::escape_control(cause).into_owned()
+}
+
+fn stage(stage: UpdateStage) -> Stage {
+    match stage {
+        UpdateStage::Offered => Stage::Offered,
+        UpdateStage::Refreshing => Stage::Refreshing,
+        UpdateStage::Fetching => Stage::Fetching,
+        UpdateStage::Verifying => Stage::Verifying,
+        UpdateStage::Loading => Stage::Loading,
+        UpdateStage::Checking => Stage::Checking,
+        UpdateStage::Switching => Stage::Switching,
+        UpdateStage::Active => Stage::Active,
+    }
+}
+
+/// A new certificate for a new key; who asks is known by the connection alone.
+async fn renew(visit: &Visit, csr_der: &[u8]) -> Result<HubResponse, Refusal> {
+    let hub = &visit.hub;
+    let device = &visit.seat.device;
+    let validity = Validity::from_now(hub.config.gateway.certificate_lifetime);
+    let issued = hub.ca.issue_device(csr_der, device, validity).map_err(|error| {
+        tracing::warn!(error = telemetry::chain(&error), "renewal refused");
+        Refusal::new(RefusalCode::BadInput, "the signing request is not lawful")
+    })?;
+    let until = u64::try_from(issued.not_after_unix_s).unwrap_or(0);
+    hub.fleet.renewing(device, issued.key, until).await.map_err(|error| match error {
+        NotAdmitted::Refused(refused) => Refusal::new(RefusalCode::NotAuthorised, refused.to_string()),
+        NotAdmitted::Store(error) => internal(&error),
+    })?;
+    tracing::info!("certificate renewed");
+    Ok(HubResponse::Renewed { chain_der: issued.chain_der })
+}

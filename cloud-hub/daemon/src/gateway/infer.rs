@@ -1,0 +1,123 @@
+//! A request that a device wants answered by the hub.
+
+use std::time::{Duration, Instant};
+
+use protocol::v1::{HubResponse, InferRequest, InferResponse, Refusal, RefusalCode, join_body};
+use telemetry::metrics::{self, RequestTimes, UNKNOWN_MODEL};
+use transport::{Exchange, ExchangeError, Priority};
+use types::limits::TENSOR_BYTES_MAX;
+
+use super::device::{Visit, internal, refuse};
+use crate::hub::MEMORY_UNIT_BYTES;
+use crate::workers::pool::{Answer, Ask, NoAnswer, Pool};
+
+/// Answers one request, or says why not. When the device withdraws it, so does its work.
+pub(super) async fn serve(visit: &Visit, exchange: &mut Exchange, request: InferRequest) -> Result<(), ExchangeError> {
+    exchange.set_priority(Priority::Inference);
+    let arrived = Instant::now();
+    let hub = &visit.hub;
+    // In flight from here until the device holds the answer: a stop waits for it.
+    let _in_flight = hub.in_flight.token();
+    let Some(pool) = hub.workers.pool(&request.model, request.version, hub.registry.current(&request.model)) else {
+        metrics::request_failed(UNKNOWN_MODEL, RefusalCode::UnknownModel.as_str());
+        return refuse(exchange, unknown(&request)).await;
+    };
+    let model = pool.model().as_str();
+    let cancelled = exchange.cancelled();
+    let answered = tokio::select! {
+        biased;
+        _gone = cancelled => {
+            metrics::request_failed(model, RefusalCode::Cancelled.as_str());
+            return Ok(());
+        }
+        answered = answer(visit, exchange, &request, &pool, arrived) => answered?,
+    };
+    match answered {
+        Ok(answer) => {
+            let times = RequestTimes { queue: answer.queue, compute: answer.compute, total: arrived.elapsed() };
+            metrics::request_answered(model, types::Place::Hub.as_str(), request.reason.as_str(), times);
+            let (response, body) = response(&pool, &answer);
+            exchange.send_last(&HubResponse::Infer(response), &body).await?;
+            exchange.delivered().await
+        }
+        Err(refusal) => {
+            metrics::request_failed(model, refusal.code.as_str());
+            tracing::debug!(request_id = %request.request_id, model, code = %refusal.code, "request refused");
+            refuse(exchange, refusal).await
+        }
+    }
+}
+
+async fn answer(
+    visit: &Visit,
+    exchange: &mut Exchange,
+    request: &InferRequest,
+    pool: &Pool,
+    arrived: Instant,
+) -> Result<Result<Answer, Refusal>, ExchangeError> {
+    let hub = &visit.hub;
+    let Ok(_one_of_its_own) = visit.requests.try_acquire() else {
+        return Ok(Err(busy("this device has too many requests in the hub", None)));
+    };
+    let units = u32::try_from(exchange.body_left() / MEMORY_UNIT_BYTES + 1).unwrap_or(u32::MAX);
+    let Ok(_memory) = hub.request_memory.try_acquire_many(units) else {
+        return Ok(Err(busy("the hub holds too many requests", None)));
+    };
+    let _pending = metrics::request_pending(pool.model().as_str());
+    let limit = u64::try_from(TENSOR_BYTES_MAX).unwrap_or(u64::MAX);
+    let body = exchange.read_body(limit).await?;
+    let inputs = match request.split_body(&body) {
+        Ok(inputs) => inputs,
+        Err(error) => return Ok(Err(Refusal::new(RefusalCode::BadInput, telemetry::chain(&error)))),
+    };
+    let left = request.deadline_left_ms.map(|left| Duration::from_millis(u64::from(left)));
+    let ask = Ask {
+        device: visit.seat.device.clone(),
+        inputs,
+        outputs: request.outputs.clone(),
+        deadline: left.and_then(|left| arrived.checked_add(left)),
+    };
+    Ok(pool.infer(ask).await.map_err(refusal))
+}
+
+fn response(pool: &Pool, answer: &Answer) -> (InferResponse, Vec<bytes::Bytes>) {
+    let (tensors, body) = join_body(&answer.outputs);
+    let facts = pool.facts();
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let response = InferResponse {
+        version: facts.version,
+        variant: facts.variant.clone(),
+        digest: facts.digest,
+        engine: facts.engine,
+        provider: pool.provider().to_owned(),
+        queue_us: micros(answer.queue),
+        compute_us: micros(answer.compute),
+        tensors,
+    };
+    (response, body)
+}
+
+fn unknown(request: &InferRequest) -> Refusal {
+    let message = match request.version {
+        Some(version) => format!("the hub does not serve {} version {version}", request.model),
+        None => format!("the hub serves no model called {}", request.model),
+    };
+    Refusal::new(RefusalCode::UnknownModel, message)
+}
+
+fn busy(message: &str, retry_after: Option<Duration>) -> Refusal {
+    let retry_after_ms = retry_after.map(|after| u32::try_from(after.as_millis()).unwrap_or(u32::MAX));
+    Refusal { retry_after_ms, ..Refusal::new(RefusalCode::Busy, message) }
+}
+
+fn refusal(no_answer: NoAnswer) -> Refusal {
+    match no_answer {
+        NoAnswer::Mismatch(mismatch) => Refusal::new(RefusalCode::BadInput, mismatch.to_string()),
+        NoAnswer::Busy { retry_after } => busy("too many requests are waiting", retry_after),
+        NoAnswer::Deadline => {
+            Refusal::new(RefusalCode::DeadlineExceeded, "the deadline passed before the model answered")
+        }
+        NoAnswer::Stopped => busy("the model is being replaced", None),
+        NoAnswer::Failed(error) => internal(&error),
+    }
+}

@@ -1,0 +1,111 @@
+//! The devices' door: QUIC connections, judged one by one, and the exchanges on them.
+//!
+//! Fed by `transport`; each connection is a task of [`Gateway::run`], each exchange a task of its connection, so that
+//! whatever ends a connection ends its work. [`device`] serves enrolled devices, [`enrol`] machines that want to be.
+
+mod artifact;
+mod device;
+mod enrol;
+mod infer;
+mod notices;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum_server::tls_rustls::RustlsConfig;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use transport::{Alpn, CloseCode, Connection, Listener, ListenerConfig};
+
+use crate::hub::{self, Hub};
+
+pub use notices::{goodbye, tell};
+
+/// Enrolments at once; each costs a signature and two writes. A whole site may be switched on at once, and strangers
+/// who hold places open must bring many.
+const ENROLMENTS_MAX: usize = 256;
+
+/// How long the last packets to the devices may take when the door closes.
+const CLOSE_GRACE: Duration = Duration::from_secs(2);
+
+/// The door and what is behind it.
+pub struct Gateway {
+    hub: Arc<Hub>,
+    listener: Listener,
+    config: ListenerConfig,
+    admin_tls: RustlsConfig,
+    connections: TaskTracker,
+    enrolments: Arc<Semaphore>,
+}
+
+impl Gateway {
+    /// A door on a bound socket; `admin_tls` shows the same certificate to operators.
+    #[must_use]
+    pub fn new(hub: Arc<Hub>, listener: Listener, config: ListenerConfig, admin_tls: RustlsConfig) -> Self {
+        let enrolments = Arc::new(Semaphore::new(ENROLMENTS_MAX));
+        Self { hub, listener, config, admin_tls, connections: TaskTracker::new(), enrolments }
+    }
+
+    /// Serves devices until the hub's stop says `now`; from `drain` on nobody new is let in.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes every connection.
+    pub async fn run(mut self) {
+        let stop = self.hub.stop.clone();
+        let mut renewal = hub::identity_renewal();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.now.cancelled() => break,
+                connection = self.listener.accept() => match connection {
+                    Some(connection) => self.take(connection),
+                    None => break,
+                },
+                _ = renewal.tick() => self.renew(),
+            }
+        }
+        self.connections.close();
+        if !self.listener.close(CloseCode::ShuttingDown, "the hub is stopping", CLOSE_GRACE).await {
+            tracing::debug!("some devices were not told of the end");
+        }
+        // Their connections are closed, so their tasks end.
+        self.connections.wait().await;
+    }
+
+    /// Shows a fresh certificate from now on; when that fails, the old one goes on for two thirds of its life.
+    fn renew(&mut self) {
+        let renewed = hub::fresh_identity(&self.hub).and_then(|identity| {
+            self.admin_tls.reload_from_config(transport::admin_server_config(&identity)?);
+            self.config.identity = identity;
+            self.listener.renew(&self.config)
+        });
+        match renewed {
+            Ok(()) => tracing::info!("the hub's own certificate was renewed"),
+            Err(error) => {
+                tracing::error!(error = telemetry::chain(&error), "the hub's own certificate was not renewed")
+            }
+        }
+    }
+
+    fn take(&self, connection: Connection) {
+        if self.hub.stop.drain.is_cancelled() {
+            connection.close(CloseCode::ShuttingDown, "the hub is stopping");
+            return;
+        }
+        let hub = Arc::clone(&self.hub);
+        match connection.alpn() {
+            Alpn::Device => {
+                self.connections.spawn(device::serve(hub, connection));
+            }
+            Alpn::Enrol => match Arc::clone(&self.enrolments).try_acquire_owned() {
+                Ok(permit) => {
+                    self.connections.spawn(async move {
+                        enrol::serve(&hub, &connection).await;
+                        drop(permit);
+                    });
+                }
+                Err(_none_left) => connection.close(CloseCode::Busy, "too many devices are joining"),
+            },
+        }
+    }
+}

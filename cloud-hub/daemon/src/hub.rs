@@ -1,0 +1,237 @@
+//! The hub as a whole: what its doors share ([`Hub`]), how it comes up ([`start`]), how it runs and ends ([`Running`]).
+//!
+//! Fed by `cloud-hub serve`. The order of coming up is the order of what can go wrong cheapest: folder and lock, engine,
+//! ports, store, signed metadata, models; only then is anything served.
+
+mod running;
+mod start;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use hub_core::registry::{Change, Standing};
+use protocol::JoinToken;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use transport::Ca;
+use types::{ModelName, Version};
+
+use crate::admin::Refused;
+use crate::api::{EngineView, HubStatus, Listening, ModelView, PublishRequest, Published, TokenCreated, VersionView};
+use crate::clock;
+use crate::config::HubConfig;
+use crate::fleet::Fleet;
+use crate::gateway;
+use crate::operators::Operators;
+use crate::registry::Registry;
+use crate::registry::publish::PublishError;
+use crate::shutdown::Stop;
+use crate::state::Folder;
+use crate::tokens::{CreateTokenError, TokenOrder, Tokens};
+use crate::workers::Workers;
+use crate::workers::load::Loader;
+
+pub use running::{RunError, Running};
+pub(crate) use running::{fresh_identity, identity_renewal};
+pub use start::{StartError, start, start_with_engine};
+
+/// Unit in which request memory is counted: fine enough for small requests, and 1 TiB still fits the counter.
+pub const MEMORY_UNIT_BYTES: u64 = 1024;
+
+/// Parts of files that are read and sent at once; each may hold 16 MiB.
+const ARTIFACT_TURNS: usize = 16;
+
+/// What the doors share.
+#[derive(Debug)]
+pub struct Hub {
+    /// The config.
+    pub config: HubConfig,
+    /// The state folder.
+    pub folder: Folder,
+    /// The CA.
+    pub ca: Ca,
+    /// Who may call the admin API.
+    pub operators: Operators,
+    /// Who may join.
+    pub tokens: Tokens,
+    /// The devices.
+    pub fleet: Arc<Fleet>,
+    /// Models and versions.
+    pub registry: Registry,
+    /// Loaded versions.
+    pub workers: Workers,
+    /// How versions are loaded.
+    pub loader: Loader,
+    /// Requests in flight.
+    pub in_flight: TaskTracker,
+    /// Memory for requests, in units of [`MEMORY_UNIT_BYTES`].
+    pub request_memory: Semaphore,
+    /// Who may send a part of a file now.
+    pub artifact_turns: Semaphore,
+    /// Offers on their way.
+    pub notices: TaskTracker,
+    /// Versions that are being published.
+    pub publications: TaskTracker,
+    /// How the end is told.
+    pub stop: Stop,
+    /// Bound addresses.
+    listening: OnceLock<Listening>,
+    started: Instant,
+    warnings: Vec<String>,
+}
+
+impl Hub {
+    /// Makes a join token.
+    ///
+    /// # Errors
+    /// When the name is taken, the life is out of bounds, or the store fails.
+    pub async fn create_token(&self, order: TokenOrder) -> Result<TokenCreated, CreateTokenError> {
+        let minted = self.tokens.mint(order, clock::unix_s()).await?;
+        let token = JoinToken {
+            hub: self.public_addresses(),
+            server_name: self.config.server_name().to_owned(),
+            ca: self.ca.fingerprint(),
+            secret: minted.secret,
+            expires_unix_s: minted.expires_unix_s,
+        };
+        token.check()?;
+        Ok(TokenCreated {
+            token: token.to_string(),
+            device: minted.device,
+            expires_unix_ms: minted.expires_unix_s.saturating_mul(1000),
+        })
+    }
+
+    /// Publishes a version, lets the hub answer with it, and tells devices.
+    ///
+    /// # Errors
+    /// When anything does not hold; nothing is published then.
+    pub async fn publish(
+        self: &Arc<Self>,
+        model: &ModelName,
+        request: PublishRequest,
+    ) -> Result<Published, PublishError> {
+        // In a task of its own: an operator who hangs up must not leave a version half way.
+        let (hub, for_model) = (Arc::clone(self), model.clone());
+        let version = request.version;
+        let work = async move { hub.registry.publish(&hub.loader, &for_model, &request).await };
+        let publication = match self.publications.spawn(work).await {
+            Ok(publication) => publication?,
+            Err(_lost) => return Err(PublishError::Mismatch("publishing was broken off: push again")),
+        };
+        if let Some(pool) = publication.pool {
+            self.workers.put(pool, self.registry.current(model));
+        }
+        let devices_told = match publication.change {
+            Change::Current(version) => self.tell(model, version, false),
+            Change::Held(_) | Change::None => 0,
+        };
+        Ok(Published { model: model.clone(), version, devices_told, unchanged: publication.unchanged })
+    }
+
+    /// Makes a version what devices follow, and tells them; also those that had given it up.
+    ///
+    /// # Errors
+    /// When there is no such version, it is too low, or the store fails.
+    pub async fn offer(&self, model: &ModelName, version: Version) -> Result<Published, PublishError> {
+        let change = self.registry.offer(model, version).await?;
+        let devices_told = self.tell(model, version, true);
+        Ok(Published { model: model.clone(), version, devices_told, unchanged: change == Change::None })
+    }
+
+    /// Every model.
+    ///
+    /// # Errors
+    /// None now; callers are ready for a registry that can fail to read.
+    pub async fn models(&self) -> Result<Vec<ModelView>, Refused> {
+        let registry = self.registry.snapshot();
+        Ok(registry.models().map(|(name, model)| self.model_view(name, model)).collect())
+    }
+
+    /// One model; `None` when there is none of that name.
+    ///
+    /// # Errors
+    /// As [`Hub::models`].
+    pub async fn model(&self, name: &ModelName) -> Result<Option<ModelView>, Refused> {
+        let registry = self.registry.snapshot();
+        Ok(registry.model(name).map(|model| self.model_view(name, model)))
+    }
+
+    /// The hub at one glance.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn status(&self) -> Result<HubStatus, Refused> {
+        let devices = self.fleet.list().await.map_err(|error| Refused::storage(&error))?;
+        let described = self.loader.engine.describe();
+        let (requests_waiting, requests_running) = self.workers.load();
+        let loaded = self.workers.all();
+        let listening = self.listening.get().cloned();
+        Ok(HubStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: self.started.elapsed().as_secs(),
+            listening: listening
+                .ok_or_else(|| Refused::new(crate::api::ErrorCode::Unavailable, "the hub is starting"))?,
+            ca: self.ca.fingerprint(),
+            engine: EngineView { name: described.engine.to_string(), version: described.version },
+            devices: devices.len(),
+            devices_connected: self.fleet.online(),
+            requests_waiting,
+            requests_running,
+            models: self.registry.snapshot().models().count(),
+            loaded: loaded.iter().map(|pool| format!("{}/{}", pool.model(), pool.version())).collect(),
+            warnings: self.warnings.clone(),
+        })
+    }
+
+    /// Tells followers of a version, without waiting for them.
+    fn tell(&self, model: &ModelName, version: Version, again: bool) -> usize {
+        let recipients = self.fleet.to_tell(model, version, again);
+        let count = recipients.len();
+        self.notices.spawn(gateway::tell(recipients));
+        count
+    }
+
+    fn model_view(&self, name: &ModelName, model: &hub_core::registry::Model) -> ModelView {
+        let mut versions: Vec<VersionView> = model
+            .versions()
+            .map(|(record, standing)| VersionView {
+                version: record.version,
+                manifest: record.manifest,
+                published_unix_ms: record.published_unix_s.saturating_mul(1000),
+                held: standing == Standing::Held,
+                variants: self.variant_names(name, record.version),
+                loaded: self.workers.is_loaded(name, record.version),
+            })
+            .collect();
+        versions.reverse();
+        ModelView {
+            model: name.clone(),
+            latest: versions.first().map(|version| version.version),
+            offered: model.current(),
+            versions,
+            devices: self.fleet.followers(name),
+        }
+    }
+
+    fn variant_names(&self, model: &ModelName, version: Version) -> Vec<String> {
+        let manifest = self.registry.manifest(model, version);
+        manifest.map_or_else(Vec::new, |manifest| {
+            manifest.variants.iter().map(|variant| format!("{} ({})", variant.name, variant.runs_on)).collect()
+        })
+    }
+
+    /// Where devices find this hub, as join tokens say it.
+    fn public_addresses(&self) -> Vec<String> {
+        let port = self.listening.get().map_or(0, |listening| listening.quic.port());
+        let with_port = |address: &String| match address.strip_suffix(":0") {
+            Some(host) => format!("{host}:{port}"),
+            None => address.clone(),
+        };
+        if self.config.gateway.public.is_empty() {
+            vec![format!("{}:{port}", self.config.server_name())]
+        } else {
+            self.config.gateway.public.iter().map(with_port).collect()
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! A hub that is up: its tasks, its clockwork, and its end.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum_server::Handle;
+use axum_server::tls_rustls::RustlsConfig;
+use jiff::Timestamp;
+use sd_notify::NotifyState;
+use store::StateLock;
+use telemetry::metrics::Metrics;
+use tokio::task::JoinSet;
+use transport::Validity;
+
+use super::Hub;
+use super::start::{SERVER_CERTIFICATE_LIFETIME, Sockets, server_names};
+use crate::admin;
+use crate::api::Listening;
+use crate::gateway::{self, Gateway};
+use crate::metrics;
+use crate::shutdown::{Stop, Stopped};
+
+/// How often it is looked whether metadata must be signed anew; it lives for days.
+const SIGNING_CHECK: Duration = Duration::from_secs(3600);
+
+/// How often the hub's own certificate is made anew: at a third of its life.
+const CERTIFICATE_RENEWAL: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How often metrics are folded when nobody reads them.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// A hub whose ports are bound and whose models are loaded.
+pub struct Running {
+    hub: Arc<Hub>,
+    sockets: Sockets,
+    lock: StateLock,
+}
+
+/// Why a running hub ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A door broke.
+    #[error("serve {what}")]
+    Door {
+        /// Which door.
+        what: &'static str,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A task was lost; its panic is in the log.
+    #[error("a part of the hub broke off")]
+    Lost(#[from] tokio::task::JoinError),
+}
+
+impl Running {
+    pub(super) fn new(hub: Arc<Hub>, sockets: Sockets, lock: StateLock) -> Self {
+        Self { hub, sockets, lock }
+    }
+
+    /// What the doors share.
+    #[must_use]
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// The addresses that were bound.
+    ///
+    /// # Errors
+    /// Never for a hub that came up by [`super::start`].
+    pub fn listening(&self) -> Option<&Listening> {
+        self.hub.listening.get()
+    }
+
+    /// Serves until told to stop by `hub().stop`; says how the stop went.
+    ///
+    /// # Errors
+    /// When a door breaks.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends everything at once.
+    pub async fn run(self, recorded: Metrics) -> Result<Stopped, RunError> {
+        let Self { hub, sockets, lock } = self;
+        let stop = hub.stop.clone();
+        let tls = transport::admin_server_config(&sockets.identity)
+            .map_err(|error| RunError::Door { what: "operators", source: io::Error::other(error) })?;
+        let tls = RustlsConfig::from_config(tls);
+        let handle = Handle::new();
+        let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
+
+        let door = Gateway::new(Arc::clone(&hub), sockets.quic, sockets.quic_config, tls.clone());
+        tasks.spawn(async move {
+            door.run().await;
+            Ok(())
+        });
+        let serving = admin::serve(Arc::clone(&hub), sockets.admin, tls, handle.clone());
+        tasks.spawn(async move { serving.await.map_err(|source| RunError::Door { what: "operators", source }) });
+        let serving = metrics_door(sockets.metrics, recorded.clone(), stop.clone());
+        tasks.spawn(async move { serving.await.map_err(|source| RunError::Door { what: "metrics", source }) });
+        tasks.spawn(clockwork(Arc::clone(&hub), recorded, stop.clone()));
+
+        tell_system(&[NotifyState::Ready, NotifyState::Status("serving")]);
+        let ended = tokio::select! {
+            () = stop.drain.cancelled() => Ok(()),
+            () = stop.now.cancelled() => Ok(()),
+            Some(ended) = tasks.join_next() => ended.map_err(RunError::from).and_then(|ended| ended),
+        };
+        tell_system(&[NotifyState::Stopping]);
+        let stopped = wind_down(&hub, &stop, &handle).await;
+        while tasks.join_next().await.is_some() {}
+        hub.folder.remove_listening();
+        drop(hub);
+        drop(lock);
+        ended.map(|()| stopped)
+    }
+}
+
+/// No new work; what is in flight has the grace period; then the doors close.
+async fn wind_down(hub: &Arc<Hub>, stop: &Stop, handle: &Handle<std::net::SocketAddr>) -> Stopped {
+    stop.drain.cancel();
+    let grace = hub.config.hub.stop_grace;
+    handle.graceful_shutdown(Some(grace));
+    hub.in_flight.close();
+    hub.publications.close();
+    let idle = async {
+        // A device that is told in time sends its next request elsewhere or keeps it.
+        tokio::join!(gateway::goodbye(hub.fleet.live()), hub.in_flight.wait(), hub.publications.wait());
+    };
+    let stopped = stop.drained(grace, idle, || hub.in_flight.len() + hub.publications.len()).await;
+    match stopped {
+        Stopped::Drained => tracing::info!("everything in flight was answered"),
+        Stopped::GraceOver(left) => tracing::warn!(left, "the grace period is over, requests are broken off"),
+        Stopped::AtOnce(left) => tracing::warn!(left, "stopped at once, requests are broken off"),
+    }
+    stop.now.cancel();
+    handle.shutdown();
+    hub.notices.close();
+    stopped
+}
+
+async fn metrics_door(listener: std::net::TcpListener, recorded: Metrics, stop: Stop) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let end = stop.now.clone();
+    tokio::select! {
+        served = metrics::serve(listener, recorded, async move { stop.now.cancelled().await }) => served,
+        // A scraper that keeps its connection open must not keep the hub from ending.
+        () = end.cancelled() => Ok(()),
+    }
+}
+
+/// What must be done from time to time.
+async fn clockwork(hub: Arc<Hub>, recorded: Metrics, stop: Stop) -> Result<(), RunError> {
+    let mut signing = tokio::time::interval(SIGNING_CHECK);
+    let mut upkeep = tokio::time::interval(METRICS_UPKEEP);
+    let mut watchdog = sd_notify::watchdog_enabled().map(|limit| tokio::time::interval(limit / 2));
+    loop {
+        tokio::select! {
+            () = stop.now.cancelled() => return Ok(()),
+            _ = signing.tick() => match hub.registry.renew_metadata(Timestamp::now()).await {
+                Ok(true) => tracing::info!("signed metadata renewed"),
+                Ok(false) => {}
+                Err(error) => tracing::error!(error = telemetry::chain(&error), "metadata was not signed anew"),
+            },
+            _ = upkeep.tick() => recorded.upkeep(),
+            () = tick(&mut watchdog) => tell_system(&[NotifyState::Watchdog]),
+        }
+    }
+}
+
+async fn tick(interval: &mut Option<tokio::time::Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells systemd; without systemd there is nobody to tell.
+fn tell_system(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "the service manager was not told");
+    }
+}
+
+/// A fresh certificate for the hub, for [`Gateway`] to show from now on.
+pub(crate) fn fresh_identity(hub: &Hub) -> Result<transport::Identity, transport::CertificateError> {
+    hub.ca.issue_server(&server_names(&hub.config), Validity::from_now(SERVER_CERTIFICATE_LIFETIME))
+}
+
+/// When to make the next one.
+pub(crate) fn identity_renewal() -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(CERTIFICATE_RENEWAL);
+    interval.reset();
+    interval
+}

@@ -1,0 +1,305 @@
+//! How the hub comes up, step by step, and what each step says when it fails.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use engine::{Engine, LibrarySearch, OpenError, OrtEngine};
+use store::files::{self, FileError};
+use store::{LockError, Opened, SledStore, StateLock, Store, StoreError};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use transport::error::{CertificateError, ListenError};
+use transport::identity::Identity;
+use transport::limits::Limits;
+use transport::{Ca, Listener, ListenerConfig, Validity};
+use types::ModelName;
+
+use super::{ARTIFACT_TURNS, Hub, MEMORY_UNIT_BYTES, Running};
+use crate::api::Listening;
+use crate::config::HubConfig;
+use crate::fleet::Fleet;
+use crate::operators::Operators;
+use crate::registry::blobs::Blobs;
+use crate::registry::metadata::{Metadata, MetadataError};
+use crate::registry::{Registry, RegistryOpenError};
+use crate::shutdown::Stop;
+use crate::state::Folder;
+use crate::tokens::Tokens;
+use crate::workers::Workers;
+use crate::workers::load::Loader;
+
+/// Largest PEM file of the CA, in bytes.
+const PEM_BYTES_MAX: u64 = 64 * 1024;
+
+/// How long the hub's own certificate is good for. It is made anew at each start and every [`super::running`] renewal.
+pub(super) const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// Why the hub did not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no hub in the folder.
+    #[error("there is no hub in {0:?}")]
+    NoHub(PathBuf),
+    /// Another hub has the folder.
+    #[error("take the state folder")]
+    Lock(#[from] LockError),
+    /// ONNX Runtime cannot be used.
+    #[error("open ONNX Runtime")]
+    Engine(#[source] OpenError),
+    /// A TCP address cannot be had.
+    #[error("listen on {addr} for {what}")]
+    Bind {
+        /// `operators` or `metrics`.
+        what: &'static str,
+        /// The address.
+        addr: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The UDP address cannot be had, or the certificate cannot be used.
+    #[error("listen for devices")]
+    Listen(#[from] ListenError),
+    /// The CA cannot be used.
+    #[error("use the hub's CA")]
+    Ca(#[from] CertificateError),
+    /// A file cannot be read or written.
+    #[error("use the hub's files")]
+    File(#[from] FileError),
+    /// The store cannot be used.
+    #[error("open the store")]
+    Store(#[from] StoreError),
+    /// The signed metadata cannot be used.
+    #[error("open the signed metadata")]
+    Metadata(#[from] MetadataError),
+    /// The registry cannot be read.
+    #[error("open the registry")]
+    Registry(#[from] RegistryOpenError),
+    /// A step was lost.
+    #[error("a step of the start was broken off")]
+    Lost(#[from] tokio::task::JoinError),
+    /// A bound address is not told.
+    #[error("ask for a bound address")]
+    Address(#[source] io::Error),
+}
+
+impl StartError {
+    /// Whether something else holds what is needed: a port or the folder.
+    #[must_use]
+    pub fn is_in_the_way(&self) -> bool {
+        match self {
+            Self::Lock(error) => error.is_held(),
+            Self::Store(error) => error.is_locked(),
+            Self::Bind { source, .. } | Self::Listen(ListenError::Bind { source, .. }) => {
+                source.kind() == io::ErrorKind::AddrInUse
+            }
+            Self::NoHub(_)
+            | Self::Engine(_)
+            | Self::Listen(ListenError::Identity(_))
+            | Self::Ca(_)
+            | Self::File(_)
+            | Self::Metadata(_)
+            | Self::Registry(_)
+            | Self::Lost(_)
+            | Self::Address(_) => false,
+        }
+    }
+}
+
+/// Everything that is open before the hub is one.
+struct Ground {
+    folder: Folder,
+    lock: StateLock,
+    ca: Ca,
+    sockets: Sockets,
+}
+
+/// Bound, not yet served.
+pub(super) struct Sockets {
+    pub(super) quic: Listener,
+    pub(super) quic_config: ListenerConfig,
+    pub(super) admin: TcpListener,
+    pub(super) metrics: TcpListener,
+    pub(super) identity: Identity,
+}
+
+/// Brings a hub up with ONNX Runtime.
+///
+/// # Errors
+/// [`StartError`]; nothing is left bound or locked.
+pub async fn start(config: HubConfig) -> Result<Running, StartError> {
+    let ground = Ground::open(&config)?;
+    let search = LibrarySearch { configured: config.inference.onnxruntime.clone() };
+    let engine = tokio::task::spawn_blocking(move || OrtEngine::open(&search)).await?.map_err(StartError::Engine)?;
+    raise(config, ground, Arc::new(engine)).await
+}
+
+/// Brings a hub up with an engine that is open already.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_with_engine(config: HubConfig, engine: Arc<dyn Engine>) -> Result<Running, StartError> {
+    let ground = Ground::open(&config)?;
+    raise(config, ground, engine).await
+}
+
+async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Result<Running, StartError> {
+    let mut warnings = Vec::new();
+    let store_folder = ground.folder.store();
+    let (store, state) = tokio::task::spawn_blocking(move || SledStore::open(&store_folder)).await??;
+    let is_rebuilt = note_store(&state, &mut warnings);
+    let store: Arc<dyn Store> = Arc::new(store);
+    let metadata = Metadata::open(ground.folder.clone())?;
+    let blobs = Blobs::new(ground.folder.clone());
+    let registry = Registry::open(Arc::clone(&store), blobs, metadata, is_rebuilt, &mut warnings).await?;
+    let fleet = Arc::new(Fleet::open(Arc::clone(&store)).await?);
+    let loader = Loader { engine, inference: config.inference.clone(), gateway: config.gateway.clone() };
+    let workers = Workers::new(config.inference.clone());
+    load_models(&registry, &workers, &loader, config.inference.versions_loaded, &mut warnings).await;
+    let listening = ground.sockets.listening().map_err(StartError::Address)?;
+    ground.folder.write_listening(&listening)?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let memory = usize::try_from(config.gateway.request_bytes_max / MEMORY_UNIT_BYTES).unwrap_or(usize::MAX);
+    let hub = Hub {
+        folder: ground.folder,
+        ca: ground.ca,
+        operators: Operators::new(Arc::clone(&store)),
+        tokens: Tokens::new(store),
+        fleet,
+        registry,
+        workers,
+        loader,
+        in_flight: TaskTracker::new(),
+        request_memory: Semaphore::new(memory.min(Semaphore::MAX_PERMITS)),
+        artifact_turns: Semaphore::new(ARTIFACT_TURNS),
+        notices: TaskTracker::new(),
+        publications: TaskTracker::new(),
+        stop: Stop::default(),
+        listening: OnceLock::from(listening),
+        started: Instant::now(),
+        warnings,
+        config,
+    };
+    Ok(Running::new(Arc::new(hub), ground.sockets, ground.lock))
+}
+
+impl Ground {
+    /// Folder, lock, CA and ports: what another process can be in the way of comes first.
+    fn open(config: &HubConfig) -> Result<Self, StartError> {
+        let folder = Folder::new(&config.hub.state_dir);
+        if !folder.ca_certificate().exists() {
+            return Err(StartError::NoHub(folder.root().to_owned()));
+        }
+        let lock = folder.lock()?;
+        files::create_dir(&folder.blobs())?;
+        // What an upload left that was cut off by the last end.
+        files::remove_unfinished(&folder.blobs())?;
+        let ca = load_ca(&folder)?;
+        let identity = ca.issue_server(&server_names(config), Validity::from_now(SERVER_CERTIFICATE_LIFETIME))?;
+        let sockets = Sockets::bind(config, &ca, identity)?;
+        Ok(Self { folder, lock, ca, sockets })
+    }
+}
+
+fn load_ca(folder: &Folder) -> Result<Ca, StartError> {
+    let read = |path: PathBuf| -> Result<String, StartError> {
+        let bytes = files::read_bounded(&path, PEM_BYTES_MAX)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    Ok(Ca::load(&read(folder.ca_certificate())?, &read(folder.ca_key())?)?)
+}
+
+/// The configured names, then those that every machine has.
+pub(super) fn server_names(config: &HubConfig) -> Vec<String> {
+    let mut names = config.hub.names.clone();
+    for own in ["localhost", "127.0.0.1", "::1"] {
+        if !names.iter().any(|name| name == own) {
+            names.push(own.to_owned());
+        }
+    }
+    names
+}
+
+impl Sockets {
+    fn bind(config: &HubConfig, ca: &Ca, identity: Identity) -> Result<Self, StartError> {
+        let limits = Limits { connections: config.gateway.connections_max, ..Limits::hub() };
+        let quic_config = ListenerConfig {
+            addr: config.gateway.listen,
+            identity: identity.clone(),
+            ca_der: ca.cert_der(),
+            limits,
+            congestion: config.gateway.congestion,
+        };
+        let quic = Listener::bind(&quic_config)?;
+        let tcp = |what, addr| TcpListener::bind(addr).map_err(|source| StartError::Bind { what, addr, source });
+        let admin = tcp("operators", config.admin.listen)?;
+        let metrics = tcp("metrics", config.metrics.listen)?;
+        Ok(Self { quic, quic_config, admin, metrics, identity })
+    }
+
+    fn listening(&self) -> io::Result<Listening> {
+        Ok(Listening {
+            pid: std::process::id(),
+            quic: self.quic.local_addr()?,
+            admin: self.admin.local_addr()?,
+            metrics: self.metrics.local_addr()?,
+        })
+    }
+}
+
+/// Says what was found; whether the records must be made again from what is signed.
+fn note_store(state: &Opened, warnings: &mut Vec<String>) -> bool {
+    match state {
+        Opened::Existing => false,
+        Opened::Created => true,
+        Opened::Rebuilt { set_aside, cause } => {
+            warnings.push(format!(
+                "the store could not be opened ({cause}); it lies in {} now, and a new one was begun: models are known \
+                 again from signed metadata, devices must enrol anew, operators need new tokens (cloud-hub operator create --config)",
+                set_aside.file_name().unwrap_or_default().to_string_lossy()
+            ));
+            true
+        }
+    }
+}
+
+/// Loads what the hub shall answer with. A version that does not load costs its answers, not the start.
+async fn load_models(
+    registry: &Registry,
+    workers: &Workers,
+    loader: &Loader,
+    versions: usize,
+    warnings: &mut Vec<String>,
+) {
+    let known = registry.snapshot();
+    for (name, model) in known.models() {
+        let newest = model.versions().map(|(record, _standing)| record.version).collect::<Vec<_>>();
+        let mut wanted: Vec<_> = newest.iter().rev().copied().take(versions).chain(model.current()).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        for version in wanted {
+            if let Err(error) = load_version(registry, workers, loader, name, version).await {
+                warnings.push(format!("{name}/{version} does not load: {}", telemetry::chain(&error)));
+            }
+        }
+    }
+}
+
+async fn load_version(
+    registry: &Registry,
+    workers: &Workers,
+    loader: &Loader,
+    model: &ModelName,
+    version: types::Version,
+) -> Result<(), crate::registry::publish::PublishError> {
+    let Some(manifest) = registry.manifest(model, version) else { return Ok(()) };
+    if let Some(pool) = registry.load_own(loader, &manifest).await? {
+        workers.put(pool, registry.current(model));
+    }
+    Ok(())
+}

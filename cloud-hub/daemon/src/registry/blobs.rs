@@ -1,0 +1,276 @@
+//! Files by digest: model files, golden files and manifests, each under the hash of its content.
+//!
+//! Fed by uploads ([`crate::admin`]), read by the gateway for devices and by [`crate::workers`] for the hub itself. A
+//! file is hashed while it is written and gets its name only when the hash is right, so a file with a name is whole.
+
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use store::files::{AtomicFile, Mode};
+use types::Digest;
+
+use crate::state::Folder;
+
+/// Bytes gathered before they are written: one system call for many small pieces of an upload.
+const WRITE_BYTES: usize = 1024 * 1024;
+
+/// The files in the state folder.
+#[derive(Debug, Clone)]
+pub struct Blobs {
+    folder: Folder,
+}
+
+/// Why a blob was not stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// There is more of it than there may be.
+    #[error("a blob is over the limit of {limit} bytes")]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// The bytes are not what they were said to be.
+    #[error("the bytes hash to {given}, not to {expected}")]
+    Digest {
+        /// The name it was to have.
+        expected: Digest,
+        /// What the bytes hash to.
+        given: Digest,
+    },
+    /// The disk.
+    #[error("{what} blob {digest}")]
+    Io {
+        /// `write`, `read`, …
+        what: &'static str,
+        /// Which blob.
+        digest: Digest,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Blobs {
+    /// The blobs of a hub.
+    #[must_use]
+    pub fn new(folder: Folder) -> Self {
+        Self { folder }
+    }
+
+    /// Length of a blob in bytes; `None` when it is not there.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn length(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
+        match tokio::fs::metadata(self.folder.blob(digest)).await {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(BlobError::Io { what: "look for", digest: *digest, source }),
+        }
+    }
+
+    /// Begins an upload of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub async fn begin(&self, digest: Digest, limit: u64) -> Result<Upload, BlobError> {
+        let path = self.folder.blob(&digest);
+        let file =
+            on_disk("begin", digest, move || AtomicFile::create(&path, Mode::Shared).map_err(io::Error::other)).await?;
+        Ok(Upload {
+            digest,
+            limit,
+            length: 0,
+            gathered: Vec::new(),
+            written: Some(Written { file, hash: Sha256::new() }),
+        })
+    }
+
+    /// Reads up to `length` bytes from `offset`, and says how long the whole blob is; `None` when it is not there.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn read_range(
+        &self,
+        digest: &Digest,
+        offset: u64,
+        length: u64,
+    ) -> Result<Option<(Bytes, u64)>, BlobError> {
+        let path = self.folder.blob(digest);
+        on_disk("read", *digest, move || read_range(path, offset, length)).await
+    }
+
+    /// Reads a whole blob of at most `limit` bytes and checks its hash; `None` when it is not there.
+    ///
+    /// # Errors
+    /// When it is larger, when the disk fails or has changed it.
+    pub async fn read(&self, digest: &Digest, limit: u64) -> Result<Option<Bytes>, BlobError> {
+        let Some(length) = self.length(digest).await? else { return Ok(None) };
+        if length > limit {
+            return Err(BlobError::TooLarge { limit });
+        }
+        let Some((bytes, _total)) = self.read_range(digest, 0, length).await? else { return Ok(None) };
+        let expected = *digest;
+        on_disk("hash", expected, move || {
+            let given = Digest::of(&bytes);
+            Ok(if given == expected { Ok(Some(bytes)) } else { Err(BlobError::Digest { expected, given }) })
+        })
+        .await?
+    }
+}
+
+/// A blob that is being written; dropped without [`Upload::commit`] it leaves nothing behind.
+#[derive(Debug)]
+pub struct Upload {
+    digest: Digest,
+    limit: u64,
+    length: u64,
+    gathered: Vec<u8>,
+    /// Away on a blocking thread while a piece is written.
+    written: Option<Written>,
+}
+
+#[derive(Debug)]
+struct Written {
+    file: AtomicFile,
+    hash: Sha256,
+}
+
+impl Upload {
+    /// Adds a piece.
+    ///
+    /// # Errors
+    /// When it is one too many, or the disk fails; the upload is lost then.
+    pub async fn write(&mut self, piece: Bytes) -> Result<(), BlobError> {
+        self.length = self.length.saturating_add(u64::try_from(piece.len()).unwrap_or(u64::MAX));
+        if self.length > self.limit {
+            return Err(BlobError::TooLarge { limit: self.limit });
+        }
+        self.gathered.extend_from_slice(&piece);
+        if self.gathered.len() < WRITE_BYTES { Ok(()) } else { self.flush().await }
+    }
+
+    /// Gives the file its name if the bytes are what they were said to be; says how many there were.
+    ///
+    /// # Errors
+    /// When they are not, or the disk fails.
+    pub async fn commit(mut self) -> Result<u64, BlobError> {
+        self.flush().await?;
+        let Some(Written { file, hash }) = self.written.take() else { return Err(self.lost()) };
+        let given = Digest::from_bytes(hash.finalize().into());
+        if given != self.digest {
+            return Err(BlobError::Digest { expected: self.digest, given });
+        }
+        on_disk("keep", self.digest, move || file.commit().map_err(io::Error::other)).await?;
+        Ok(self.length)
+    }
+
+    async fn flush(&mut self) -> Result<(), BlobError> {
+        let Some(mut written) = self.written.take() else { return Err(self.lost()) };
+        let gathered = std::mem::take(&mut self.gathered);
+        let written = on_disk("write", self.digest, move || {
+            written.hash.update(&gathered);
+            written.file.write_all(&gathered)?;
+            Ok(written)
+        })
+        .await?;
+        self.written = Some(written);
+        Ok(())
+    }
+
+    fn lost(&self) -> BlobError {
+        let source = io::Error::other("an earlier piece was not written");
+        BlobError::Io { what: "write", digest: self.digest, source }
+    }
+}
+
+/// Runs file work where it may block.
+async fn on_disk<T: Send + 'static>(
+    what: &'static str,
+    digest: Digest,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, BlobError> {
+    let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+    done.map_err(|source| BlobError::Io { what, digest, source })
+}
+
+fn read_range(path: PathBuf, offset: u64, length: u64) -> io::Result<Option<(Bytes, u64)>> {
+    let mut file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let total = file.metadata()?.len();
+    let offset = offset.min(total);
+    let length = length.min(total - offset);
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(io::Error::other)?);
+    file.take(length).read_to_end(&mut bytes)?;
+    Ok(Some((bytes.into(), total)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blobs() -> (tempfile::TempDir, Blobs) {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Folder::new(folder.path());
+        std::fs::create_dir_all(layout.blobs()).unwrap();
+        (folder, Blobs::new(layout))
+    }
+
+    async fn upload(blobs: &Blobs, digest: Digest, pieces: &[&'static [u8]]) -> Result<u64, BlobError> {
+        let mut upload = blobs.begin(digest, 1000).await?;
+        for piece in pieces {
+            upload.write(Bytes::from_static(piece)).await?;
+        }
+        upload.commit().await
+    }
+
+    fn names(folder: &tempfile::TempDir) -> usize {
+        std::fs::read_dir(Folder::new(folder.path()).blobs()).unwrap().count()
+    }
+
+    #[tokio::test]
+    async fn what_was_uploaded_reads_back_from_any_offset() {
+        let (_folder, blobs) = blobs();
+        let digest = Digest::of(b"0123456789");
+        assert_eq!(upload(&blobs, digest, &[b"01234", b"56789"]).await.unwrap(), 10);
+        assert_eq!(blobs.length(&digest).await.unwrap(), Some(10));
+        let range = |offset, length| blobs.read_range(&digest, offset, length);
+        assert_eq!(range(7, 100).await.unwrap(), Some((Bytes::from_static(b"789"), 10)));
+        assert_eq!(range(2, 3).await.unwrap(), Some((Bytes::from_static(b"234"), 10)));
+        assert_eq!(range(u64::MAX, 3).await.unwrap(), Some((Bytes::new(), 10)));
+        assert_eq!(blobs.read(&digest, 10).await.unwrap(), Some(Bytes::from_static(b"0123456789")));
+        assert!(matches!(blobs.read(&digest, 9).await, Err(BlobError::TooLarge { limit: 9 })));
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_not_their_digest_leave_nothing() {
+        let (folder, blobs) = blobs();
+        let digest = Digest::of(b"right");
+        assert!(matches!(upload(&blobs, digest, &[b"wrong"]).await, Err(BlobError::Digest { .. })));
+        assert_eq!(blobs.length(&digest).await.unwrap(), None);
+        assert_eq!(names(&folder), 0, "a temporary file stayed behind");
+    }
+
+    #[tokio::test]
+    async fn an_upload_over_its_limit_stops_there() {
+        let (folder, blobs) = blobs();
+        let piece: &'static [u8] = &[7; 600];
+        assert!(matches!(upload(&blobs, Digest::of(piece), &[piece, piece]).await, Err(BlobError::TooLarge { .. })));
+        assert_eq!(names(&folder), 0, "a temporary file stayed behind");
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_rotted_on_disk_is_not_read() {
+        let (folder, blobs) = blobs();
+        let digest = Digest::of(b"right");
+        upload(&blobs, digest, &[b"right"]).await.unwrap();
+        std::fs::write(Folder::new(folder.path()).blob(&digest), b"wrong").unwrap();
+        assert!(matches!(blobs.read(&digest, 10).await, Err(BlobError::Digest { .. })));
+    }
+}

@@ -1,0 +1,225 @@
+//! How a version gets into the registry: everything is checked before anything is seen.
+//!
+//! Fed by the admin API with targets that the operator signed. In order: the manifest and its files are here and whole,
+//! the new targets are signed and add this version and nothing else, the hub's own variant loads and gives its golden
+//! answers, a device would accept the metadata. Only then is it written.
+
+use bundle::trust::{self, TargetsListing};
+use bundle::{Manifest, ManifestError};
+use hub_core::registry as core;
+use hub_core::registry::{Change, Publish, RegistryError, VersionRecord};
+use jiff::Timestamp;
+use std::sync::PoisonError;
+use store::StoreError;
+use types::{Digest, ModelName, Version};
+
+use super::blobs::BlobError;
+use super::metadata::MetadataError;
+use super::{CurrentRecord, Registry, manifest_bytes_max, variant_bytes, version_key};
+use crate::api::PublishRequest;
+use crate::clock;
+use crate::workers::load::{self, LoadFailed, Loader};
+use crate::workers::pool::Pool;
+
+/// Why a version was not published or offered.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// No such model or version, or a number that is taken or too low.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Somebody else published in between, so the signed list is not the next one.
+    #[error("the signed list of versions is not the one after the hub's own")]
+    Moved,
+    /// A file was not uploaded, or not wholly.
+    #[error("file {name} ({digest}) is not on the hub")]
+    MissingBlob {
+        /// Name in the manifest.
+        name: String,
+        /// Digest.
+        digest: Digest,
+    },
+    /// The manifest is not lawful.
+    #[error("read the manifest")]
+    Manifest(#[from] ManifestError),
+    /// Call, manifest and signed list do not say the same.
+    #[error("the request contradicts itself: {0}")]
+    Mismatch(&'static str),
+    /// Signatures do not hold.
+    #[error("the signed list of versions is not to be trusted")]
+    NotTrusted(#[source] MetadataError),
+    /// The hub's own variant does not work.
+    #[error("the variant for the hub, {file}, does not work")]
+    Load {
+        /// Its model file, as the manifest names it.
+        file: String,
+        /// Why.
+        #[source]
+        source: LoadFailed,
+    },
+    /// The disk, for blobs.
+    #[error("read an uploaded file")]
+    Blob(#[from] BlobError),
+    /// The disk or the keys, for metadata.
+    #[error("publish signed metadata")]
+    Metadata(#[source] MetadataError),
+    /// The store.
+    #[error("write the registry's records")]
+    Store(#[from] StoreError),
+}
+
+impl From<MetadataError> for PublishError {
+    fn from(error: MetadataError) -> Self {
+        if error.is_refusal() { Self::NotTrusted(error) } else { Self::Metadata(error) }
+    }
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Publication {
+    /// What the registry says changed.
+    pub change: Change,
+    /// Whether the version was there already, with the same content.
+    pub unchanged: bool,
+    /// The hub's own variant, ready to answer; `None` when the version has none, or was there already.
+    pub pool: Option<Pool>,
+}
+
+impl Registry {
+    /// Publishes a version. See the module for what is checked.
+    ///
+    /// # Errors
+    /// When anything does not hold; devices then see nothing of it.
+    ///
+    /// # Cancel safety
+    /// The version is published and on record, or (after a cut at the worst moment) published and put on record at the
+    /// next start, or not at all.
+    pub async fn publish(
+        &self,
+        loader: &Loader,
+        model: &ModelName,
+        request: &PublishRequest,
+    ) -> Result<Publication, PublishError> {
+        let _one_at_a_time = self.signing.lock().await;
+        let version = request.version;
+        let manifest = self.uploaded_manifest(model, version, request.manifest).await?;
+        let record = VersionRecord { version, manifest: request.manifest, published_unix_s: clock::unix_s() };
+        let publish = if request.hold { Publish::Hold } else { Publish::Offer };
+        let mut after = self.snapshot();
+        let was_there = self.manifest(model, version).is_some();
+        let change = after.publish(model, record.clone(), publish)?;
+        let mut pool = None;
+        if !was_there {
+            self.check_files(&manifest).await?;
+            pool = self.load_own(loader, &manifest).await?;
+            self.publish_metadata(model, &manifest, request).await?;
+            self.versions.put(&version_key(model, version), &record).await?;
+            self.known.write().unwrap_or_else(PoisonError::into_inner).add(request.manifest, manifest);
+        }
+        if after.current(model) == Some(version) {
+            self.currents.put(model.as_str(), &CurrentRecord { version }).await?;
+        }
+        *self.core() = after;
+        Ok(Publication { change, unchanged: was_there, pool })
+    }
+
+    /// Loads the variant of a version that this hub runs; `None` when it has none.
+    ///
+    /// # Errors
+    /// When its files are missing, or it does not work.
+    pub async fn load_own(&self, loader: &Loader, manifest: &Manifest) -> Result<Option<Pool>, PublishError> {
+        let Some(variant) = load::hub_variant(manifest, loader.engine.as_ref()) else { return Ok(None) };
+        let missing = || PublishError::MissingBlob { name: variant.file.name.to_string(), digest: variant.file.digest };
+        let files = variant_bytes(&self.blobs, variant).await?.ok_or_else(missing)?;
+        let failed = |source| PublishError::Load { file: variant.file.name.to_string(), source };
+        Ok(Some(loader.load(manifest, variant, files).await.map_err(failed)?))
+    }
+
+    async fn uploaded_manifest(
+        &self,
+        model: &ModelName,
+        version: Version,
+        digest: Digest,
+    ) -> Result<Manifest, PublishError> {
+        let missing = || PublishError::MissingBlob { name: "manifest.json".to_owned(), digest };
+        let bytes = self.blobs.read(&digest, manifest_bytes_max()).await?.ok_or_else(missing)?;
+        let manifest = Manifest::parse(&bytes)?;
+        if manifest.model != *model {
+            return Err(PublishError::Mismatch("the manifest is of another model"));
+        }
+        if manifest.version != version {
+            return Err(PublishError::Mismatch("the manifest is of another version"));
+        }
+        Ok(manifest)
+    }
+
+    async fn check_files(&self, manifest: &Manifest) -> Result<(), PublishError> {
+        for file in manifest.files() {
+            // Their hashes were right when they were uploaded; what the hub runs itself is hashed again.
+            if self.blobs.length(&file.digest).await? != Some(file.size) {
+                return Err(PublishError::MissingBlob { name: file.name.to_string(), digest: file.digest });
+            }
+        }
+        Ok(())
+    }
+
+    async fn publish_metadata(
+        &self,
+        model: &ModelName,
+        manifest: &Manifest,
+        request: &PublishRequest,
+    ) -> Result<(), PublishError> {
+        let now = Timestamp::now();
+        let before = self.metadata.current()?;
+        let old = inspect(&before.root, &before.targets.bytes)?;
+        let new = inspect(&before.root, request.targets.as_bytes())?;
+        let expected = target(model, manifest.version, &new).is_some_and(|digest| digest == request.manifest);
+        if !expected {
+            return Err(PublishError::Mismatch("the signed list does not name this manifest for this version"));
+        }
+        // After a cut between metadata and record the list is published already.
+        if before.targets.bytes != request.targets.as_bytes() {
+            if new.version != old.version.saturating_add(1) {
+                return Err(PublishError::Moved);
+            }
+            check_only_addition(model, manifest.version, &old, &new)?;
+        }
+        let set = self.metadata.sign(Some(request.targets.as_bytes()), now)?;
+        self.metadata.prove(&set, now).await?;
+        self.metadata.publish(&set)?;
+        Ok(())
+    }
+}
+
+fn inspect(root: &[u8], targets: &[u8]) -> Result<TargetsListing, PublishError> {
+    trust::inspect_targets(root, targets).map_err(|error| PublishError::from(MetadataError::from(error)))
+}
+
+fn target(model: &ModelName, version: Version, listing: &TargetsListing) -> Option<Digest> {
+    Some(listing.manifests.get(model)?.get(&version)?.digest)
+}
+
+/// One push adds one version: a list that drops or changes others was made from something else than ours.
+fn check_only_addition(
+    model: &ModelName,
+    version: Version,
+    old: &TargetsListing,
+    new: &TargetsListing,
+) -> Result<(), PublishError> {
+    let mut without = new.manifests.clone();
+    if let Some(versions) = without.get_mut(model) {
+        versions.remove(&version);
+        if versions.is_empty() {
+            without.remove(model);
+        }
+    }
+    if without == old.manifests { Ok(()) } else { Err(PublishError::Moved) }
+}
+
+/// Whether a change means that devices must be told.
+#[must_use]
+pub fn is_offer(change: core::Change) -> bool {
+    match change {
+        Change::Current(_) => true,
+        Change::None | Change::Held(_) => false,
+    }
+}

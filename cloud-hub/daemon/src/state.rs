@@ -1,0 +1,110 @@
+//! The hub's folder: what lies where, who holds it, and what the hub says about where it listens.
+
+use std::path::{Path, PathBuf};
+
+use store::files::{self, FileError, Mode};
+use store::{LockError, StateLock};
+use types::Digest;
+
+use crate::api::Listening;
+
+/// Paths inside the state folder.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    root: PathBuf,
+}
+
+impl Folder {
+    /// The layout under this folder; touches nothing.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The folder itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The embedded store.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    /// Model files and manifests, named by their digest.
+    #[must_use]
+    pub fn blobs(&self) -> PathBuf {
+        self.root.join("blobs").join("sha256")
+    }
+
+    /// Certificate of the CA (PEM).
+    #[must_use]
+    pub fn ca_certificate(&self) -> PathBuf {
+        self.root.join("ca").join("ca.crt")
+    }
+
+    /// Key of the CA (PEM, mode 0600).
+    #[must_use]
+    pub fn ca_key(&self) -> PathBuf {
+        self.root.join("ca").join("ca.key")
+    }
+
+    /// Keys that sign snapshots and timestamps.
+    #[must_use]
+    pub fn online_keys(&self) -> PathBuf {
+        self.root.join("trust").join("online")
+    }
+
+    /// Signed metadata that devices fetch.
+    #[must_use]
+    pub fn metadata(&self) -> PathBuf {
+        self.root.join("trust").join("metadata")
+    }
+
+    /// What the hub itself trusts, kept as a device keeps it.
+    #[must_use]
+    pub fn trusted(&self) -> PathBuf {
+        self.root.join("trust").join("trusted")
+    }
+
+    /// Where a running hub says which addresses it bound.
+    #[must_use]
+    pub fn listening(&self) -> PathBuf {
+        self.root.join("listening.json")
+    }
+
+    /// One blob.
+    #[must_use]
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blobs().join(digest.to_hex())
+    }
+
+    /// Takes the folder for this process until the lock is dropped.
+    ///
+    /// # Errors
+    /// When another hub holds it, or it cannot be written.
+    pub fn lock(&self) -> Result<StateLock, LockError> {
+        StateLock::acquire(&self.root)
+    }
+
+    /// Says which addresses were bound.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_listening(&self, listening: &Listening) -> Result<(), FileError> {
+        // Numbers and addresses always serialise.
+        let text = serde_json::to_vec_pretty(listening).unwrap_or_default();
+        files::write_atomic(&self.listening(), &text, Mode::Shared)
+    }
+
+    /// Takes the file away again, so that nobody knocks at a door that is shut.
+    pub fn remove_listening(&self) {
+        if let Err(error) = std::fs::remove_file(self.listening())
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "listening.json stays behind");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Join tokens: made for an operator, used once by a device, kept only as the hash of their secret.
+//!
+//! [`hub_core::tokens`] judges; here is the store. Using a token and entering the device it was for is one atomic
+//! write ([`Tokens::redeem`]): of two devices that come with the same token exactly one becomes a device.
+
+use std::sync::Arc;
+
+use hub_core::authorise::DeviceRecord;
+use hub_core::tokens::{self, BadLifetime, Claim, Redeemed, TokenRecord, TokenRefused};
+use protocol::JoinSecret;
+use rand::RngCore;
+use serde::{Deserialize, Serialize};
+use store::{Batch, Store, StoreError, Table};
+use types::{DeviceId, Digest};
+
+use crate::fleet;
+
+/// One token as it is kept, under the hash of its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct StoredToken {
+    record: TokenRecord,
+    /// Name of the device that joins with it.
+    device: DeviceId,
+    /// Whether it may give a device that is on record a new key.
+    replace: bool,
+}
+
+/// What an operator asks for.
+#[derive(Debug, Clone)]
+pub struct TokenOrder {
+    /// Name of the device; without it one is made up.
+    pub device: Option<DeviceId>,
+    /// Whether the name may be one that is on record: the same machine, enrolled anew.
+    pub replace: bool,
+    /// Seconds the token is good for.
+    pub lifetime_s: u64,
+}
+
+/// A token fresh from the press.
+#[derive(Debug)]
+pub struct Minted {
+    /// What only the operator and the device get to see.
+    pub secret: JoinSecret,
+    /// Name of the device that joins with it.
+    pub device: DeviceId,
+    /// When it stops being good, in seconds of the Unix clock.
+    pub expires_unix_s: u64,
+}
+
+/// Why no token was made.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateTokenError {
+    /// The name is taken.
+    #[error("there is a device called {0} already")]
+    DeviceExists(DeviceId),
+    /// Too long or too short a life.
+    #[error(transparent)]
+    Lifetime(#[from] BadLifetime),
+    /// The hub's own addresses cannot stand in a token.
+    #[error("write the join token")]
+    Token(#[from] protocol::TokenError),
+    /// The store failed.
+    #[error("store a join token")]
+    Store(#[from] StoreError),
+}
+
+/// Why a token lets nobody in.
+#[derive(Debug, thiserror::Error)]
+pub enum RedeemError {
+    /// The token itself.
+    #[error(transparent)]
+    Refused(#[from] TokenRefused),
+    /// Its device was entered in another way after it was made.
+    #[error("device {0} has joined with another token meanwhile")]
+    Overtaken(DeviceId),
+    /// The store failed.
+    #[error("use a join token")]
+    Store(#[from] StoreError),
+}
+
+/// The tokens on record, and the devices they lead to.
+#[derive(Debug, Clone)]
+pub struct Tokens {
+    tokens: Table<StoredToken>,
+    devices: Table<DeviceRecord>,
+}
+
+impl Tokens {
+    /// The tokens in a store.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { tokens: Table::new(Arc::clone(&store), "token"), devices: fleet::device_table(store) }
+    }
+
+    /// Makes a token.
+    ///
+    /// # Errors
+    /// When the name is taken, the life is out of bounds, or the store fails.
+    pub async fn mint(&self, order: TokenOrder, now_unix_s: u64) -> Result<Minted, CreateTokenError> {
+        self.forget_old(now_unix_s).await?;
+        let device = match order.device {
+            Some(device) => device,
+            None => invented_name()?,
+        };
+        if !order.replace && self.devices.get(device.as_str()).await?.is_some() {
+            return Err(CreateTokenError::DeviceExists(device));
+        }
+        let mut bytes = [0; 32];
+        rand::rng().fill_bytes(&mut bytes);
+        let secret = JoinSecret::from_bytes(bytes);
+        let record = tokens::mint(secret.digest(), Some(device.clone()), order.lifetime_s, now_unix_s)?;
+        let expires_unix_s = record.expires_unix_s;
+        let stored = StoredToken { record, device: device.clone(), replace: order.replace };
+        self.tokens.insert(&secret.digest().to_hex(), &stored).await?;
+        Ok(Minted { secret, device, expires_unix_s })
+    }
+
+    /// Says which device a secret would let in; whether it still does, [`Tokens::redeem`] decides.
+    ///
+    /// # Errors
+    /// When the token is unknown, or the store fails.
+    pub async fn device_of(&self, secret: &JoinSecret) -> Result<DeviceId, RedeemError> {
+        let token = self.tokens.get(&secret.digest().to_hex()).await?.ok_or(TokenRefused::Unknown)?;
+        Ok(token.device)
+    }
+
+    /// Uses a token up and enters its device with this key, in one write; says which device that is.
+    ///
+    /// The same key may come again while the token is good: its answer was lost, and nobody else gains by it.
+    ///
+    /// # Errors
+    /// When the token is unknown, used, expired or overtaken by events, or the store fails.
+    ///
+    /// # Cancel safety
+    /// The device is on record and the token used, or neither.
+    pub async fn redeem(&self, secret: &JoinSecret, key: Digest, now_unix_s: u64) -> Result<DeviceId, RedeemError> {
+        let token_key = secret.digest().to_hex();
+        loop {
+            let token = self.tokens.entry(&token_key).await?.ok_or(TokenRefused::Unknown)?;
+            let device = token.value.device.clone();
+            let claim = Claim { device: device.clone(), key };
+            let used = match tokens::redeem(Some(&token.value.record), &claim, now_unix_s)? {
+                Redeemed::Again(device) => return Ok(device),
+                Redeemed::First(used) => used,
+            };
+            let known = self.devices.entry(device.as_str()).await?;
+            if known.is_some() && !token.value.replace {
+                return Err(RedeemError::Overtaken(device));
+            }
+            let entering = DeviceRecord::enrolled(device.clone(), key, now_unix_s);
+            let stored = StoredToken { record: used, ..token.value.clone() };
+            let batch = self.tokens.expect_in(Batch::new(), &token_key, Some(&token))?;
+            let batch = self.tokens.put_in(batch, &token_key, &stored)?;
+            let batch = self.devices.expect_in(batch, device.as_str(), known.as_ref())?;
+            let batch = self.devices.put_in(batch, device.as_str(), &entering)?;
+            match self.tokens.store().apply(batch).await {
+                Ok(()) => return Ok(device),
+                // Somebody else used the token or entered the device in between: look again.
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Forgets tokens whose refusal interests nobody any more.
+    async fn forget_old(&self, now_unix_s: u64) -> Result<(), StoreError> {
+        for (key, stored) in self.tokens.list().await? {
+            if stored.record.is_garbage(now_unix_s) {
+                self.tokens.delete(&key).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A name for a device that the operator did not name: never given twice by chance (64 bits).
+fn invented_name() -> Result<DeviceId, StoreError> {
+    let mut bytes = [0; 8];
+    rand::rng().fill_bytes(&mut bytes);
+    let name = format!("device-{}", hex::encode(bytes));
+    name.parse().map_err(|_never: types::InvalidId| StoreError::BadKey { table: "token", key: name })
+}
+
+#[cfg(test)]
+mod tests {
+    use store::MemoryStore;
+
+    use super::*;
+
+    fn tokens() -> Tokens {
+        Tokens::new(Arc::new(MemoryStore::default()))
+    }
+
+    fn order(name: &str) -> TokenOrder {
+        TokenOrder { device: Some(name.parse().unwrap()), replace: false, lifetime_s: 3600 }
+    }
+
+    fn key(name: &str) -> Digest {
+        Digest::of(name.as_bytes())
+    }
+
+    #[tokio::test]
+    async fn a_token_lets_one_device_in_and_no_second() {
+        let tokens = tokens();
+        let minted = tokens.mint(order("kitchen"), 0).await.unwrap();
+        assert_eq!(tokens.redeem(&minted.secret, key("a"), 1).await.unwrap().as_str(), "kitchen");
+        let second = tokens.redeem(&minted.secret, key("b"), 2).await;
+        assert!(matches!(second, Err(RedeemError::Refused(TokenRefused::Used))), "{second:?}");
+        // The same machine whose answer was lost may ask again.
+        tokens.redeem(&minted.secret, key("a"), 3).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn of_many_racers_with_one_token_exactly_one_gets_in() {
+        let tokens = tokens();
+        for round in 0..50 {
+            let minted = tokens.mint(order(&format!("device{round}")), 0).await.unwrap();
+            let tries = (0..8).map(|racer| tokens.redeem(&minted.secret, Digest::of(&[racer]), 1));
+            let inside = futures_util::future::join_all(tries).await.iter().filter(|tried| tried.is_ok()).count();
+            assert_eq!(inside, 1, "round {round}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_late_forged_or_overtaken_is_refused_with_the_reason() {
+        let tokens = tokens();
+        let minted = tokens.mint(order("kitchen"), 0).await.unwrap();
+        let rival = tokens.mint(order("kitchen"), 0).await.unwrap();
+        let forged = JoinSecret::from_bytes([7; 32]);
+        let refused = tokens.redeem(&forged, key("a"), 1).await;
+        assert!(matches!(refused, Err(RedeemError::Refused(TokenRefused::Unknown))), "{refused:?}");
+        let refused = tokens.redeem(&minted.secret, key("a"), 3601).await;
+        assert!(matches!(refused, Err(RedeemError::Refused(TokenRefused::Expired))), "{refused:?}");
+        tokens.redeem(&minted.secret, key("a"), 1).await.unwrap();
+        let refused = tokens.redeem(&rival.secret, key("b"), 2).await;
+        assert!(matches!(refused, Err(RedeemError::Overtaken(_))), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn a_name_is_used_again_only_when_the_operator_says_so() {
+        let tokens = tokens();
+        let minted = tokens.mint(order("kitchen"), 0).await.unwrap();
+        tokens.redeem(&minted.secret, key("a"), 1).await.unwrap();
+        assert!(matches!(tokens.mint(order("kitchen"), 2).await, Err(CreateTokenError::DeviceExists(_))));
+        let replace = tokens.mint(TokenOrder { replace: true, ..order("kitchen") }, 2).await.unwrap();
+        assert_eq!(tokens.redeem(&replace.secret, key("b"), 3).await.unwrap().as_str(), "kitchen");
+    }
+
+    #[tokio::test]
+    async fn the_store_holds_no_secret() {
+        let store = Arc::new(MemoryStore::default());
+        let minted = Tokens::new(store.clone()).mint(order("kitchen"), 0).await.unwrap();
+        let secret = hex::encode(minted.secret.as_bytes());
+        for (key, value) in store.scan(store::Scan::prefix("")).await.unwrap() {
+            let record = format!("{}{}", String::from_utf8_lossy(&key), String::from_utf8_lossy(&value));
+            assert!(!record.contains(&secret), "{record}");
+        }
+    }
+}

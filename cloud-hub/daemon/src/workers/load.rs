@@ -1,0 +1,156 @@
+//! From signed bytes to a version that may answer: load, hold against the manifest, answer the golden inputs.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bundle::golden::{self, Disagreement, Golden, GoldenError};
+use bundle::{Manifest, Variant};
+use bytes::Bytes;
+use engine::{CancelFlag, Engine, LoadError, LoadOptions, ModelBytes, RunControl, RunError, Session};
+use engine::{SessionWorker, WorkerOptions};
+use types::Place;
+
+use super::pool::{Pool, PoolFacts};
+use crate::config::{GatewayTable, InferenceTable};
+
+/// Why a version does not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadFailed {
+    /// The engine refused or failed.
+    #[error("load the variant for the hub")]
+    Load(#[from] LoadError),
+    /// The model is not what its manifest says.
+    #[error("the manifest says inputs and outputs {declared}, the model has {found}")]
+    Signature {
+        /// By the manifest.
+        declared: String,
+        /// By the model.
+        found: String,
+    },
+    /// The golden file cannot be used.
+    #[error("read the golden file of the variant for the hub")]
+    Golden(#[from] GoldenError),
+    /// The model did not answer its golden inputs.
+    #[error("answer the golden inputs")]
+    Run(#[from] RunError),
+    /// It answered something else.
+    #[error("the model does not give its golden answers")]
+    Disagreement(#[from] Disagreement),
+    /// No thread for the session.
+    #[error("start a worker")]
+    Thread(#[source] std::io::Error),
+    /// The work was lost.
+    #[error("loading a model was broken off")]
+    Lost(#[source] tokio::task::JoinError),
+}
+
+/// The files of one variant, already held against their digests.
+#[derive(Debug, Clone)]
+pub struct VariantBytes {
+    /// The model file.
+    pub model: Bytes,
+    /// The golden file, if there is one.
+    pub golden: Option<Bytes>,
+}
+
+/// How to load: the engine, and what the config says.
+#[derive(Debug, Clone)]
+pub struct Loader {
+    /// What runs models.
+    pub engine: Arc<dyn Engine>,
+    /// `[inference]`.
+    pub inference: InferenceTable,
+    /// `[gateway]`, for the share of one device.
+    pub gateway: GatewayTable,
+}
+
+/// The variant of a version that this hub runs, if there is one for its engine.
+#[must_use]
+pub fn hub_variant<'a>(manifest: &'a Manifest, engine: &dyn Engine) -> Option<&'a Variant> {
+    manifest.variants_for(Place::Hub).find(|variant| variant.engines.contains(&engine.name()))
+}
+
+impl Loader {
+    /// Loads a variant into as many sessions as configured and has the first answer the golden inputs.
+    ///
+    /// # Errors
+    /// When anything is not as the manifest says.
+    ///
+    /// # Cancel safety
+    /// Dropping the future lets the loading go on to its end and throws it away.
+    pub async fn load(&self, manifest: &Manifest, variant: &Variant, files: VariantBytes) -> Result<Pool, LoadFailed> {
+        let (loader, manifest, variant) = (self.clone(), manifest.clone(), variant.clone());
+        let loading = tokio::task::spawn_blocking(move || loader.load_here(&manifest, &variant, &files));
+        loading.await.map_err(LoadFailed::Lost)?
+    }
+
+    fn load_here(&self, manifest: &Manifest, variant: &Variant, files: &VariantBytes) -> Result<Pool, LoadFailed> {
+        let started = Instant::now();
+        let options = LoadOptions { intra_threads: self.threads(), ..LoadOptions::default() };
+        let mut sessions = Vec::with_capacity(self.inference.sessions);
+        for _ in 0..self.inference.sessions {
+            sessions.push(self.engine.load(ModelBytes::from(files.model.clone()), &options)?);
+        }
+        for session in &mut sessions {
+            check_signature(manifest, session.as_ref())?;
+            check_golden(variant, files.golden.as_ref(), session.as_mut(), self.inference.run_limit)?;
+        }
+        // The order is kept by the pool's admission; behind it wait only requests whose session is being freed.
+        let options = WorkerOptions { queue: self.inference.sessions, name: format!("run-{}", manifest.model) };
+        let handle = SessionWorker::start_pool(sessions, &options).map_err(LoadFailed::Thread)?;
+        let facts = PoolFacts {
+            model: manifest.model.clone(),
+            version: manifest.version,
+            variant: variant.name.clone(),
+            digest: variant.file.digest,
+            engine: self.engine.name(),
+        };
+        tracing::info!(
+            model = %facts.model,
+            version = %facts.version,
+            variant = %facts.variant,
+            provider = handle.provider(),
+            sessions = self.inference.sessions,
+            took_ms = started.elapsed().as_millis(),
+            "version loaded"
+        );
+        Ok(Pool::new(facts, handle, &self.inference, &self.gateway))
+    }
+
+    /// Threads inside one session: as configured, or the cores shared out.
+    fn threads(&self) -> usize {
+        if self.inference.threads > 0 {
+            return self.inference.threads;
+        }
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        (cores / self.inference.sessions.max(1)).max(1)
+    }
+}
+
+fn check_signature(manifest: &Manifest, session: &dyn Session) -> Result<(), LoadFailed> {
+    let (declared, found) = (manifest.signature(), session.signature());
+    if declared == *found {
+        return Ok(());
+    }
+    let shown = |signature: &types::Signature| {
+        let specs = |specs: &[types::TensorSpec]| specs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        format!("{} -> {}", specs(&signature.inputs), specs(&signature.outputs))
+    };
+    Err(LoadFailed::Signature { declared: shown(&declared), found: shown(found) })
+}
+
+fn check_golden(
+    variant: &Variant,
+    golden: Option<&Bytes>,
+    session: &mut dyn Session,
+    limit: Duration,
+) -> Result<(), LoadFailed> {
+    let (Some(golden), Some(tolerance)) = (golden, &variant.golden_tolerance) else { return Ok(()) };
+    let golden = Golden::parse(golden)?;
+    golden.check(session.signature())?;
+    let wanted: Vec<String> = golden.outputs.iter().map(|output| output.name.clone()).collect();
+    let control = RunControl { deadline: Instant::now().checked_add(limit), cancel: CancelFlag::default() };
+    let answers = session.run(&golden.inputs, &wanted, &control)?;
+    golden::compare(&golden.outputs, &answers, tolerance)?;
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! The hub's own answers: full models, loaded and ready, and who runs next.
+//!
+//! Fed by the gateway with requests and by the registry with versions; runs them through `engine`. Order and limits are
+//! decided by [`hub_core::admission`] ([`pool`]); what may serve is decided by [`load`].
+
+pub mod load;
+pub mod pool;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use types::{ModelName, Version};
+
+use crate::config::InferenceTable;
+use pool::Pool;
+
+/// Every loaded version of every model.
+#[derive(Debug)]
+pub struct Workers {
+    config: InferenceTable,
+    pools: RwLock<BTreeMap<ModelName, BTreeMap<Version, Arc<Pool>>>>,
+}
+
+impl Workers {
+    /// No models yet.
+    #[must_use]
+    pub fn new(config: InferenceTable) -> Self {
+        Self { config, pools: RwLock::default() }
+    }
+
+    /// Lets a loaded version answer, and lets go of those that are too many: the newest
+    /// `inference.versions_loaded` stay, and the current one in any case. What they still answer is answered.
+    pub fn put(&self, pool: Pool, current: Option<Version>) {
+        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        let versions = pools.entry(pool.model().clone()).or_default();
+        versions.insert(pool.version(), Arc::new(pool));
+        let keep: Vec<Version> =
+            versions.keys().rev().copied().take(self.config.versions_loaded).chain(current).collect();
+        versions.retain(|version, _pool| keep.contains(version));
+        if let Some((version, pool)) = versions.last_key_value() {
+            let version = u32::try_from(version.number()).unwrap_or(u32::MAX);
+            telemetry::metrics::model_version(pool.model().as_str(), version);
+        }
+    }
+
+    /// What answers a request: the named version, else the current one, else (where that has no variant for the hub)
+    /// the newest loaded one below it.
+    #[must_use]
+    pub fn pool(&self, model: &ModelName, asked: Option<Version>, current: Option<Version>) -> Option<Arc<Pool>> {
+        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+        let versions = pools.get(model)?;
+        match asked {
+            Some(version) => versions.get(&version).cloned(),
+            None => versions.range(..=current?).next_back().map(|(_version, pool)| Arc::clone(pool)),
+        }
+    }
+
+    /// Whether a version is loaded.
+    #[must_use]
+    pub fn is_loaded(&self, model: &ModelName, version: Version) -> bool {
+        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+        pools.get(model).is_some_and(|versions| versions.contains_key(&version))
+    }
+
+    /// Every loaded pool.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Pool>> {
+        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+        pools.values().flat_map(BTreeMap::values).cloned().collect()
+    }
+
+    /// Requests that wait, and requests that run.
+    #[must_use]
+    pub fn load(&self) -> (usize, usize) {
+        self.all().iter().map(|pool| pool.load()).fold((0, 0), |sum, load| (sum.0 + load.0, sum.1 + load.1))
+    }
+}

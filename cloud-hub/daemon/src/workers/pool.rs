@@ -1,0 +1,389 @@
+//! One loaded version: its sessions, and the line of requests before them.
+//!
+//! [`hub_core::admission`] decides the order and the limits; here requests wait for their turn, run, and leave. A
+//! request whose future is dropped leaves the line, or has its run stopped.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use engine::{InferError, SessionHandle};
+use hub_core::admission::{Admission, Cancelled, JobId, Limits, Next, NotAdmitted, Priority, Request};
+use tokio::sync::oneshot;
+use types::{DeviceId, Digest, EngineName, Mismatch, ModelName, NamedTensor, VariantName, Version};
+
+use crate::config::{GatewayTable, InferenceTable};
+
+/// Jobs of one device in a round: enough to keep a session busy while its next one travels, few enough that a device
+/// with a flood delays another's next request by a handful of runs.
+const SHARE: u32 = 4;
+
+/// What a pool runs.
+#[derive(Debug, Clone)]
+pub struct PoolFacts {
+    /// The model.
+    pub model: ModelName,
+    /// Its version.
+    pub version: Version,
+    /// The form of it.
+    pub variant: VariantName,
+    /// Digest of the model file.
+    pub digest: Digest,
+    /// What runs it.
+    pub engine: EngineName,
+}
+
+/// What a device asks.
+#[derive(Debug)]
+pub struct Ask {
+    /// Who asks, by its certificate.
+    pub device: DeviceId,
+    /// The inputs.
+    pub inputs: Vec<NamedTensor>,
+    /// Outputs wanted; empty for all.
+    pub outputs: Vec<String>,
+    /// When the answer is worth nothing any more.
+    pub deadline: Option<Instant>,
+}
+
+/// An answer and what it cost.
+#[derive(Debug)]
+pub struct Answer {
+    /// The outputs.
+    pub outputs: Vec<NamedTensor>,
+    /// Time before the run.
+    pub queue: Duration,
+    /// Time of the run.
+    pub compute: Duration,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAnswer {
+    /// The inputs do not fit the model.
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
+    /// Turned away.
+    #[error("too many requests are waiting")]
+    Busy {
+        /// When to come again.
+        retry_after: Option<Duration>,
+    },
+    /// The deadline passed.
+    #[error("the deadline passed before the model answered")]
+    Deadline,
+    /// The engine failed.
+    #[error("the model gave no answer")]
+    Failed(#[source] InferError),
+    /// The version was let go meanwhile.
+    #[error("the session was stopped")]
+    Stopped,
+}
+
+/// One loaded version.
+#[derive(Debug)]
+pub struct Pool {
+    facts: PoolFacts,
+    handle: SessionHandle,
+    run_limit: Duration,
+    line: Mutex<Line>,
+}
+
+/// Who waits, and how to call them.
+#[derive(Debug)]
+struct Line {
+    admission: Admission,
+    waiting: HashMap<JobId, oneshot::Sender<Turn>>,
+}
+
+/// What a waiting request is told.
+#[derive(Debug)]
+enum Turn {
+    Run,
+    Expired,
+}
+
+impl Pool {
+    /// A pool over sessions that are ready.
+    #[must_use]
+    pub fn new(facts: PoolFacts, handle: SessionHandle, inference: &InferenceTable, gateway: &GatewayTable) -> Self {
+        let limits = Limits {
+            running: inference.sessions,
+            queued: inference.queue,
+            queued_bytes: gateway.request_bytes_max,
+            queued_per_device: gateway.requests_per_device_max,
+            share: SHARE,
+        };
+        let line = Mutex::new(Line { admission: Admission::new(limits), waiting: HashMap::new() });
+        Self { facts, handle, run_limit: inference.run_limit, line }
+    }
+
+    /// What it runs.
+    #[must_use]
+    pub fn facts(&self) -> &PoolFacts {
+        &self.facts
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &ModelName {
+        &self.facts.model
+    }
+
+    /// Its version.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.facts.version
+    }
+
+    /// The execution provider that really runs.
+    #[must_use]
+    pub fn provider(&self) -> &str {
+        self.handle.provider()
+    }
+
+    /// Requests that wait, and requests that run.
+    #[must_use]
+    pub fn load(&self) -> (usize, usize) {
+        let line = self.line();
+        (line.admission.waiting(), line.admission.running())
+    }
+
+    /// Answers one request in its turn.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] says why not.
+    ///
+    /// # Cancel safety
+    /// Dropping the future takes the request out of the line, or stops its run between two nodes.
+    pub async fn infer(&self, ask: Ask) -> Result<Answer, NoAnswer> {
+        // Before it takes a place: what cannot be answered must not keep others waiting.
+        self.handle.signature().check_inputs(&ask.inputs)?;
+        self.handle.signature().check_outputs(ask.outputs.iter().map(String::as_str))?;
+        let asked = Instant::now();
+        let bytes = ask.inputs.iter().map(|input| input.tensor.data().len()).sum::<usize>();
+        let request = Request {
+            device: ask.device,
+            priority: Priority::Interactive,
+            deadline: ask.deadline,
+            bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
+        };
+        let (mut place, turn) = self.queue_up(request, asked)?;
+        // The line looks at deadlines when something moves; this looks when nothing does.
+        let called = match ask.deadline {
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), turn).await.unwrap_or(Ok(Turn::Expired)),
+            None => turn.await,
+        };
+        match called {
+            Ok(Turn::Run) => {}
+            Ok(Turn::Expired) => return Err(NoAnswer::Deadline),
+            Err(_let_go) => return Err(NoAnswer::Stopped),
+        }
+        let started = Instant::now();
+        place.since = started;
+        let limit = started.checked_add(self.run_limit);
+        let deadline = [ask.deadline, limit].into_iter().flatten().min();
+        let outcome = self.handle.infer(ask.inputs, ask.outputs, deadline).await;
+        drop(place);
+        let outcome = outcome.map_err(NoAnswer::from)?;
+        let queue = started.duration_since(asked) + outcome.queue;
+        Ok(Answer { outputs: outcome.outputs, queue, compute: outcome.compute })
+    }
+
+    fn queue_up(&self, request: Request, now: Instant) -> Result<(Place<'_>, oneshot::Receiver<Turn>), NoAnswer> {
+        let (call, turn) = oneshot::channel();
+        let mut line = self.line();
+        let job = line.admission.submit(request, now).map_err(|refused| match refused {
+            NotAdmitted::Busy { retry_after } | NotAdmitted::DeviceBusy { retry_after } => {
+                NoAnswer::Busy { retry_after: Some(retry_after) }
+            }
+            NotAdmitted::Expired => NoAnswer::Deadline,
+        })?;
+        line.waiting.insert(job, call);
+        line.call_next(now);
+        Ok((Place { pool: self, job, since: now }, turn))
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Line {
+    /// Calls everybody whose turn it is, or whose time is over.
+    fn call_next(&mut self, now: Instant) {
+        loop {
+            let (job, turn) = match self.admission.next(now) {
+                Next::Run(job, _request) => (job, Turn::Run),
+                Next::Expired(job, _request) => (job, Turn::Expired),
+                Next::Idle => return,
+            };
+            // Whoever is not there any more has a `Place` that is about to be dropped and tidies up.
+            if self.waiting.remove(&job).is_none_or(|call| call.send(turn).is_err()) {
+                tracing::trace!("a request left as its turn came");
+            }
+        }
+    }
+}
+
+/// A request's place in the line or at a session, given back when dropped.
+struct Place<'a> {
+    pool: &'a Pool,
+    job: JobId,
+    since: Instant,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let mut line = self.pool.line();
+        line.waiting.remove(&self.job);
+        match line.admission.cancel(self.job) {
+            Cancelled::Running => {
+                if let Err(error) = line.admission.finish(self.job, now.duration_since(self.since)) {
+                    tracing::error!(%error, "the line has lost count");
+                }
+            }
+            Cancelled::Queued | Cancelled::Unknown => {}
+        }
+        line.call_next(now);
+    }
+}
+
+impl From<InferError> for NoAnswer {
+    fn from(error: InferError) -> Self {
+        match error {
+            InferError::Busy { .. } => Self::Busy { retry_after: None },
+            InferError::Deadline => Self::Deadline,
+            InferError::Mismatch(mismatch) => Self::Mismatch(mismatch),
+            InferError::Stopped => Self::Stopped,
+            InferError::Cancelled | InferError::Failed(_) => Self::Failed(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use engine::fake::Gate;
+    use engine::{Engine, FakeEngine, LoadOptions, ModelBytes, SessionWorker, WorkerOptions};
+    use tokio_util::task::TaskTracker;
+    use types::Tensor;
+
+    use super::*;
+
+    fn pool(engine: &FakeEngine, queue: usize, per_device: usize) -> Arc<Pool> {
+        let session = engine.load(ModelBytes::from(b"1".to_vec()), &LoadOptions::default()).unwrap();
+        let options = WorkerOptions { queue: 1, name: "test".to_owned() };
+        let handle = SessionWorker::start(session, &options).unwrap();
+        let facts = PoolFacts {
+            model: "sum".parse().unwrap(),
+            version: Version::new(1).unwrap(),
+            variant: "full".parse().unwrap(),
+            digest: Digest::of(b"1"),
+            engine: EngineName::Fake,
+        };
+        let inference = InferenceTable { queue, ..InferenceTable::default() };
+        let gateway = GatewayTable { requests_per_device_max: per_device, ..GatewayTable::default() };
+        Arc::new(Pool::new(facts, handle, &inference, &gateway))
+    }
+
+    fn ask(device: &str, deadline: Option<Duration>) -> Ask {
+        let tensor = Tensor::from_f32(vec![1, 1], &[1.0]).unwrap();
+        Ask {
+            device: device.parse().unwrap(),
+            inputs: vec![NamedTensor { name: "x".to_owned(), tensor }],
+            outputs: Vec::new(),
+            deadline: deadline.map(|left| Instant::now() + left),
+        }
+    }
+
+    async fn until(holds: impl Fn() -> bool) {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_are_answered_in_turn() {
+        let pool = pool(&FakeEngine::new(1), 10, 10);
+        let asks = (0..10).map(|_| pool.infer(ask("a", None)));
+        for answer in futures_util::future::join_all(asks).await {
+            assert_eq!(answer.unwrap().outputs[0].tensor.to_f32().unwrap(), [2.0]);
+        }
+        assert_eq!(pool.load(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_full_line_says_busy_and_when_to_come_again() {
+        let gate = Gate::default();
+        let pool = pool(&FakeEngine::new(1).gated(gate.clone()), 3, 2);
+        let tasks = TaskTracker::new();
+        let spawn = |device: &'static str| {
+            let pool = Arc::clone(&pool);
+            tasks.spawn(async move { pool.infer(ask(device, None)).await })
+        };
+        let running = spawn("a");
+        until(|| pool.load() == (0, 1)).await;
+        let waiting = [spawn("a"), spawn("a")];
+        until(|| pool.load() == (2, 1)).await;
+        // A device has its share of the line, the line has its end.
+        for device in ["a", "b", "c"] {
+            let answer = pool.infer(ask(device, Some(Duration::ZERO))).await;
+            assert!(matches!(answer, Err(NoAnswer::Deadline)), "{answer:?}");
+        }
+        assert!(matches!(pool.infer(ask("a", None)).await, Err(NoAnswer::Busy { retry_after: Some(_) })));
+        let last = spawn("b");
+        until(|| pool.load() == (3, 1)).await;
+        assert!(matches!(pool.infer(ask("c", None)).await, Err(NoAnswer::Busy { retry_after: Some(_) })));
+        gate.open();
+        for task in [running, last].into_iter().chain(waiting) {
+            task.await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_withdrawn_request_leaves_the_line_and_its_run_ends() {
+        let gate = Gate::default();
+        let pool = pool(&FakeEngine::new(1).gated(gate.clone()), 10, 10);
+        let tasks = TaskTracker::new();
+        let spawn = || {
+            let pool = Arc::clone(&pool);
+            tasks.spawn(async move { pool.infer(ask("a", None)).await })
+        };
+        let (running, waiting, last) = (spawn(), spawn(), spawn());
+        until(|| pool.load() == (2, 1)).await;
+        waiting.abort();
+        until(|| pool.load() == (1, 1)).await;
+        // The one that runs goes too: the last gets the session although the gate never opened for the first.
+        running.abort();
+        until(|| pool.load() == (0, 1)).await;
+        gate.open();
+        last.await.unwrap().unwrap();
+        assert_eq!(pool.load(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_deadline_that_passes_in_the_line_is_told_at_once() {
+        let gate = Gate::default();
+        let pool = pool(&FakeEngine::new(1).gated(gate.clone()), 10, 10);
+        let tasks = TaskTracker::new();
+        let first = Arc::clone(&pool);
+        let running = tasks.spawn(async move { first.infer(ask("a", None)).await });
+        until(|| pool.load() == (0, 1)).await;
+        // Nothing else moves: the session is held at the gate all the while.
+        let late = pool.infer(ask("a", Some(Duration::from_millis(20)))).await;
+        assert!(matches!(late, Err(NoAnswer::Deadline)), "{late:?}");
+        assert_eq!(pool.load(), (0, 1));
+        gate.open();
+        running.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_input_that_does_not_fit_takes_no_place() {
+        let pool = pool(&FakeEngine::new(2), 10, 10);
+        let answer = pool.infer(ask("a", None)).await;
+        assert!(matches!(answer, Err(NoAnswer::Mismatch(_))), "{answer:?}");
+    }
+}

@@ -1,0 +1,11 @@
+//! The hub through its own doors, in one process.
+//!
+//! `cloud-hub init` and the operator's verbs run as the real program; the hub itself runs in the test ([`site`]).
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers of a test fail the test")]
+
+mod admin;
+mod device;
+mod gateway;
+mod registry;
+mod site;
