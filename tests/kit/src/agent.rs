@@ -1,0 +1,292 @@
+//! A real `edge-agent` in a folder of its own.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::binaries::{Binaries, ONNXRUNTIME_ENV};
+use crate::metrics::Readings;
+use crate::site::{ConfigFile, Site, listening};
+use crate::{Client, Daemon, Finished, Hub, wait};
+
+/// An agent: its folder, its configuration, and its process while it runs.
+#[derive(Debug)]
+pub struct Agent {
+    name: String,
+    folder: PathBuf,
+    log: PathBuf,
+    binaries: Binaries,
+    config: ConfigFile,
+    environment: Vec<(String, String)>,
+    addresses: Value,
+    daemon: Option<Daemon>,
+    detached: bool,
+}
+
+impl Agent {
+    /// Makes `<site>/<name>` with an `agent.toml` whose doors take free ports and that follows `digits`.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn new(site: &Site, name: &str) -> Result<Self> {
+        let folder = site.folder().join(name);
+        fs::create_dir_all(&folder).with_context(|| format!("make folder {}", folder.display()))?;
+        let mut config = ConfigFile::empty(&folder.join("agent.toml"));
+        config.set("agent.state_dir", folder.join("state").display().to_string())?;
+        config.set("door.http", "127.0.0.1:0")?;
+        config.set("metrics.listen", "127.0.0.1:0")?;
+        config.set("log.format", "text")?;
+        config.set("models.digits.policy", "cascade")?;
+        let log = site.folder().join(format!("{name}.log"));
+        let binaries = site.binaries().clone();
+        Ok(Self {
+            name: name.to_owned(),
+            folder,
+            log,
+            binaries,
+            config,
+            environment: Vec::new(),
+            addresses: Value::Null,
+            daemon: None,
+            detached: site.is_detached(),
+        })
+    }
+
+    /// The device's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The state folder.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// The configuration file; changes hold from the next start.
+    pub fn config(&mut self) -> &mut ConfigFile {
+        &mut self.config
+    }
+
+    /// Sets an environment variable for the next starts; an empty value takes it away.
+    pub fn env(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(known, _)| known != name);
+        if !value.is_empty() {
+            self.environment.push((name.to_owned(), value.to_owned()));
+        }
+    }
+
+    /// Joins the hub's fleet under its name.
+    ///
+    /// # Errors
+    /// When either side refuses.
+    pub fn enrol(&self, hub: &Hub) -> Result<()> {
+        self.enrol_with(&hub.token(&self.name)?)?.ok().map(drop)
+    }
+
+    /// Tries a join token.
+    ///
+    /// # Errors
+    /// When the program does not start; what it said is in the result.
+    pub fn enrol_with(&self, token: &str) -> Result<Finished> {
+        self.run(["enroll", token])
+    }
+
+    /// Starts it and waits until its door listens.
+    ///
+    /// # Errors
+    /// When it ends instead, or takes too long.
+    pub fn start(&mut self) -> Result<()> {
+        let mut daemon = self.spawn()?;
+        let addresses = wait::until(&format!("agent {} listens", self.name), || {
+            if let Some(status) = daemon.ended()? {
+                bail!("agent {} ended with {status} instead of listening", self.name);
+            }
+            listening(&self.state_dir(), daemon.id())
+        })?;
+        self.daemon = Some(daemon);
+        self.addresses = addresses;
+        Ok(())
+    }
+
+    /// Starts it without waiting: for starts that are meant to fail.
+    ///
+    /// # Errors
+    /// When the program does not start at all.
+    pub fn spawn(&self) -> Result<Daemon> {
+        let mut command = self.command("run");
+        command.arg("--config").arg(self.config.path());
+        if self.detached {
+            command.process_group(0);
+        }
+        Daemon::spawn(&self.name, &mut command, &self.log)
+    }
+
+    /// Starts it and keeps the process, without waiting for its door: it may die before that.
+    ///
+    /// # Errors
+    /// When the program does not start at all.
+    pub fn launch(&mut self) -> Result<()> {
+        self.daemon = Some(self.spawn()?);
+        Ok(())
+    }
+
+    /// The running process.
+    ///
+    /// # Errors
+    /// When it was not started.
+    pub fn daemon(&mut self) -> Result<&mut Daemon> {
+        self.daemon.as_mut().context("the agent is not started")
+    }
+
+    /// Kills it without warning.
+    ///
+    /// # Errors
+    /// When it was not started.
+    pub fn kill(&mut self) -> Result<()> {
+        self.daemon()?.kill()
+    }
+
+    /// Stops it and waits until it ended.
+    ///
+    /// # Errors
+    /// When it does not stop in time.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.daemon()?.stop_within(Duration::from_secs(90))
+    }
+
+    /// A command of the agent's program with this agent's environment.
+    #[must_use]
+    pub fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(&self.binaries.agent);
+        command
+            .arg(verb)
+            .env(ONNXRUNTIME_ENV, &self.binaries.onnxruntime)
+            .env("RUST_BACKTRACE", "1")
+            .env_remove("NOTIFY_SOCKET")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Runs a verb with this agent's configuration to its end.
+    ///
+    /// # Errors
+    /// When the program does not start.
+    pub fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Finished> {
+        let mut args = args.into_iter();
+        let verb = args.next().context("a verb")?;
+        let mut command = self.command(&verb.as_ref().to_string_lossy());
+        Finished::run(command.arg("--config").arg(self.config.path()).args(args))
+    }
+
+    /// An address it listens on: `http` or `metrics`.
+    ///
+    /// # Errors
+    /// When it was not started.
+    pub fn address(&self, door: &str) -> Result<String> {
+        let address = self.addresses.get(door).and_then(Value::as_str);
+        address.map(str::to_owned).with_context(|| format!("agent {} told no {door} address", self.name))
+    }
+
+    /// A client of its door.
+    ///
+    /// # Errors
+    /// When it was not started.
+    pub fn client(&self) -> Result<Client> {
+        Ok(Client::new(&self.address("http")?))
+    }
+
+    /// What `edge-agent status` shows, as JSON.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn status(&self) -> Result<Value> {
+        let (status, value) = self.client()?.get("/sanderling/v1/status")?;
+        anyhow::ensure!(status == 200, "the agent's status answered {status}: {value}");
+        Ok(value)
+    }
+
+    /// The version that answers now, or `None` while the model is not ready here.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn active_version(&self, model: &str) -> Result<Option<u64>> {
+        let (status, value) = self.client()?.get(&format!("/v2/models/{model}"))?;
+        let newest = value["versions"].as_array().and_then(|versions| versions.iter().filter_map(as_version).max());
+        Ok(newest.filter(|_| status == 200))
+    }
+
+    /// Waits until this version answers.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub fn wait_version(&self, model: &str, version: u64) -> Result<()> {
+        let what = format!("agent {} serves {model}/{version}", self.name);
+        wait::until_true(&what, || Ok(self.active_version(model)? == Some(version)))
+    }
+
+    /// Waits until `only-hub` requests are (or are no longer) possible.
+    ///
+    /// # Errors
+    /// When that does not come.
+    pub fn wait_hub(&self, online: bool) -> Result<()> {
+        let what = format!("agent {} is {}with its hub", self.name, if online { "" } else { "not " });
+        wait::until_true(&what, || Ok((self.status()?["hub"]["state"] == "online") == online))
+    }
+
+    /// What the agent says stands between it and its hub, with its advice; empty when nothing does.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn hub_trouble(&self) -> Result<String> {
+        let hub = self.status()?["hub"].clone();
+        let told = ["last_error", "advice"].map(|field| hub[field].as_str().unwrap_or_default().to_owned());
+        Ok(told.join(" ").trim().to_owned())
+    }
+
+    /// Waits until [`Agent::hub_trouble`] says one of these words.
+    ///
+    /// # Errors
+    /// When it does not; with what it said instead.
+    pub fn wait_trouble(&self, words: &[&str]) -> Result<()> {
+        let mut told = String::new();
+        let waited = wait::until(&format!("agent {} says one of {words:?}", self.name), || {
+            told = self.hub_trouble()?;
+            Ok(words.iter().any(|word| told.contains(word)).then_some(()))
+        });
+        waited.with_context(|| format!("it says {told:?}"))
+    }
+
+    /// Reads its metrics.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn metrics(&self) -> Result<Readings> {
+        Readings::scrape(&self.address("metrics")?)
+    }
+}
+
+fn as_version(value: &Value) -> Option<u64> {
+    value.as_str()?.parse().ok()
+}
+
+/// Every file below a folder, for tests that compare before and after.
+///
+/// # Errors
+/// When a folder cannot be read.
+pub fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("read folder {}", folder.display()))? {
+        let path = entry?.path();
+        if path.is_dir() { found.extend(files_below(&path)?) } else { found.push(path) }
+    }
+    found.sort();
+    Ok(found)
+}

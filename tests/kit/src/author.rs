@@ -1,0 +1,122 @@
+//! Model folders as authors keep them, changed for a test: another version number, another golden file.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::digits::catalog;
+use crate::{Hub, Site};
+
+/// A copy of a catalog folder that a test may change.
+#[derive(Debug, Clone)]
+pub struct ModelFolder {
+    path: PathBuf,
+}
+
+impl ModelFolder {
+    /// Copies `models/catalog/digits/<base>` under the version number `version`.
+    ///
+    /// The model files are stamped with that number: they answer as before, and no two versions share a file.
+    ///
+    /// # Errors
+    /// When a file cannot be copied or the folder's `model.toml` names no version.
+    pub fn copy(site: &Site, base: &str, version: u64) -> Result<Self> {
+        let (from, path) = (catalog().join(base), site.folder().join(format!("model-{base}-as-{version}")));
+        fs::create_dir_all(&path).with_context(|| format!("make folder {}", path.display()))?;
+        for entry in fs::read_dir(&from).with_context(|| format!("read folder {}", from.display()))? {
+            let file = entry?.path();
+            let name = file.file_name().context("a file name")?;
+            if file.is_file() {
+                let mut bytes = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+                if file.extension() == Some(OsStr::new("onnx")) {
+                    bytes.extend(stamp(version));
+                }
+                fs::write(path.join(name), bytes).with_context(|| format!("copy {}", file.display()))?;
+            }
+        }
+        let folder = Self { path };
+        folder.edit(|text| {
+            let lines = text.lines().map(|line| {
+                if line.starts_with("version =") { format!("version = {version}") } else { line.to_owned() }
+            });
+            lines.collect::<Vec<_>>().join("\n") + "\n"
+        })?;
+        Ok(folder)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Rewrites `model.toml`.
+    ///
+    /// # Errors
+    /// When nothing changes, or the file cannot be read or written.
+    pub fn edit(&self, change: impl Fn(&str) -> String) -> Result<()> {
+        let path = self.path.join("model.toml");
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let changed = change(&text);
+        fs::write(&path, changed).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Changes one byte of a file at `offset` from its end.
+    ///
+    /// # Errors
+    /// As [`flip_byte`].
+    pub fn flip(&self, file: &str, offset_from_end: usize) -> Result<()> {
+        flip_byte(&self.path.join(file), offset_from_end)
+    }
+}
+
+/// One more entry of `ModelProto.metadata_props` (field 14 of the ONNX format): appending to a protobuf message is lawful.
+fn stamp(version: u64) -> Vec<u8> {
+    let (key, value) = (b"stamp", format!("{version:020}"));
+    let mut entry = vec![0x0a, 5];
+    entry.extend_from_slice(key);
+    entry.extend_from_slice(&[0x12, 20]);
+    entry.extend_from_slice(value.as_bytes());
+    // Tag of field 14, length-delimited, and the entry's length: 2 + 5 + 2 + 20.
+    [vec![0x72, 29], entry].concat()
+}
+
+/// Turns one bit of the byte that lies `offset_from_end` before a file's end.
+///
+/// # Errors
+/// When the file is shorter, or cannot be read or written.
+pub fn flip_byte(path: &Path, offset_from_end: usize) -> Result<()> {
+    let mut bytes = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    ensure!(bytes.len() > offset_from_end, "{} has only {} bytes", path.display(), bytes.len());
+    let at = bytes.len() - 1 - offset_from_end;
+    if let Some(byte) = bytes.get_mut(at) {
+        *byte ^= 1;
+    }
+    fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
+}
+
+/// The file in the hub's blob folder that holds the model of a version's first variant that runs on `place`.
+///
+/// # Errors
+/// When the hub has no such version.
+pub fn blob_of(hub: &Hub, model: &str, version: u64, place: &str) -> Result<PathBuf> {
+    let status = hub.model(model)?;
+    let versions = status["versions"].as_array().cloned().unwrap_or_default();
+    let found = versions.into_iter().find(|entry| entry["version"] == version);
+    let found = found.with_context(|| format!("the hub knows no {model}/{version}"))?;
+    let manifest = blob_path(hub, found["manifest"].as_str().context("the manifest's digest")?)?;
+    let text = fs::read(&manifest).with_context(|| format!("read {}", manifest.display()))?;
+    let manifest: Value = serde_json::from_slice(&text).context("read the manifest")?;
+    let variants = manifest["variants"].as_array().cloned().unwrap_or_default();
+    let variant = variants.into_iter().find(|variant| variant["runs_on"] == place);
+    let variant = variant.with_context(|| format!("{model}/{version} has no variant for the {place}"))?;
+    blob_path(hub, variant["file"]["digest"].as_str().context("the model file's digest")?)
+}
+
+fn blob_path(hub: &Hub, digest: &str) -> Result<PathBuf> {
+    let hex = digest.strip_prefix("sha256:").context("a sha256 digest")?;
+    Ok(hub.folder().join("blobs/sha256").join(hex))
+}

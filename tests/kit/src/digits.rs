@@ -1,0 +1,101 @@
+//! The 2,000 real test digits of `models/catalog/digits`.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::binaries::workspace;
+use crate::oip::Input;
+
+/// Pixels of one image: 28 x 28, row-major.
+pub const PIXELS: usize = 28 * 28;
+
+/// Labelled images of handwritten digits.
+#[derive(Debug, Clone)]
+pub struct Digits {
+    images: Vec<u8>,
+    labels: Vec<u8>,
+}
+
+impl Digits {
+    /// Reads the catalog's test set.
+    ///
+    /// # Errors
+    /// When the file is missing or not as its card says.
+    pub fn load() -> Result<Self> {
+        Self::load_from(&catalog().join("test/digits.npz"))
+    }
+
+    /// Reads a test set from an `.npz` file with `images` u8[n,784] and `labels` u8[n].
+    ///
+    /// # Errors
+    /// When the file is missing or of another form.
+    pub fn load_from(path: &Path) -> Result<Self> {
+        let context = || format!("read test digits {}", path.display());
+        let mut archive = npyz::npz::NpzArchive::new(File::open(path).with_context(context)?).with_context(context)?;
+        let mut column = |name: &str| -> Result<Vec<u8>> {
+            let array = archive.by_name(name).with_context(context)?;
+            array.with_context(|| format!("{name} is not in {}", path.display()))?.into_vec().with_context(context)
+        };
+        let (images, labels) = (column("images")?, column("labels")?);
+        ensure!(images.len() == labels.len() * PIXELS, "images and labels of {} do not match", path.display());
+        Ok(Self { images, labels })
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// What the image `index` (taken modulo the number of images) really shows.
+    #[must_use]
+    pub fn label(&self, index: usize) -> u8 {
+        self.labels.get(index % self.len().max(1)).copied().unwrap_or_default()
+    }
+
+    /// Pixels of the image `index` (modulo the number of images), 0 to 255.
+    #[must_use]
+    pub fn pixels(&self, index: usize) -> &[u8] {
+        let index = index % self.len().max(1);
+        self.images.get(index * PIXELS..(index + 1) * PIXELS).unwrap_or_default()
+    }
+
+    /// The image as the model's input: `image` FP32[1,1,28,28] in 0 to 1.
+    #[must_use]
+    pub fn input(&self, index: usize) -> Input {
+        let values: Vec<f32> = self.pixels(index).iter().map(|&pixel| f32::from(pixel) / 255.0).collect();
+        Input::fp32("image", &[1, 1, 28, 28], &values)
+    }
+
+    /// The image as a `.npy` file with one FP32[1,28,28] array in 0 to 1, as `edge-agent infer --npy` takes it.
+    #[must_use]
+    pub fn npy(&self, index: usize) -> Vec<u8> {
+        let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 28, 28), }";
+        // The format wants magic, header and newline together to be a multiple of 64 bytes.
+        let mut bytes = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+        bytes.extend_from_slice(format!("{header:<117}\n").as_bytes());
+        bytes.extend_from_slice(&self.input(index).bytes);
+        bytes
+    }
+}
+
+/// The catalog folder of the digits.
+#[must_use]
+pub fn catalog() -> PathBuf {
+    workspace().join("models/catalog/digits")
+}
+
+/// The class with the highest logit.
+#[must_use]
+pub fn top1(logits: &[f32]) -> Option<u8> {
+    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
+    u8::try_from(best.0).ok()
+}

@@ -1,0 +1,81 @@
+//! Where most stories begin: a hub that published digits v1, and one agent that serves it.
+
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+
+use crate::digits::catalog;
+use crate::load::{Summary, sweep};
+use crate::{Agent, Ask, Client, Digits, Hub, Reply, Site};
+
+/// A running hub and a running agent that follows `digits`.
+#[derive(Debug)]
+pub struct Fleet {
+    /// The hub.
+    pub hub: Hub,
+    /// The agent `kitchen`.
+    pub agent: Agent,
+    /// The test digits.
+    pub digits: Arc<Digits>,
+}
+
+impl Fleet {
+    /// Starts a hub, publishes v1, enrols the agent `kitchen` and waits until it serves v1.
+    ///
+    /// # Errors
+    /// When any of it fails.
+    pub fn serving_v1(site: &Site) -> Result<Self> {
+        let mut hub = site.hub()?;
+        hub.start()?;
+        Self::with_hub(site, hub)
+    }
+
+    /// As [`Fleet::serving_v1`] with a hub that is already running.
+    ///
+    /// # Errors
+    /// When any of it fails.
+    pub fn with_hub(site: &Site, hub: Hub) -> Result<Self> {
+        hub.push(&catalog().join("v1"), &[])?.ok()?;
+        let agent = site.enrolled_agent(&hub, "kitchen")?;
+        agent.wait_version("digits", 1)?;
+        Ok(Self { hub, agent, digits: Arc::new(Digits::load()?) })
+    }
+
+    /// A client of the agent's door.
+    ///
+    /// # Errors
+    /// When the agent is not started.
+    pub fn client(&self) -> Result<Client> {
+        self.agent.client()
+    }
+
+    /// Asks for the digit `index` with a policy.
+    ///
+    /// # Errors
+    /// When the door cannot be reached.
+    pub fn ask(&self, index: usize, policy: &str) -> Result<Reply> {
+        self.client()?.infer("digits", &[self.digits.input(index)], &Ask::policy(policy))
+    }
+
+    /// Sends the first `count` digits with a policy, four at a time, and demands that none fails.
+    ///
+    /// # Errors
+    /// When one fails.
+    pub fn sweep(&self, policy: &str, count: usize) -> Result<Summary> {
+        let clients = vec![self.client()?; 4];
+        let summary = Summary::of(&sweep(&clients, &self.digits, &Ask::policy(policy), count, || ())?);
+        ensure!(summary.failed == 0, "{policy}: {} failed: {:?}", summary.failed, summary.first_failure);
+        Ok(summary)
+    }
+
+    /// Demands that the agent answers by itself, with this version.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn expect_local(&self, version: u64) -> Result<()> {
+        let reply = self.ask(0, "only-device")?.ok()?;
+        ensure!(reply.parameter("place") == "device", "the answer came from {:?}", reply.parameter("place"));
+        ensure!(reply.version() == version, "version {} answered instead of {version}", reply.version());
+        Ok(())
+    }
+}

@@ -1,0 +1,31 @@
+//! What tests share: temporary hubs and agents as real processes, the digits, a client of the door.
+//!
+//! [`Site`] is a temporary folder with a [`Hub`] and its [`Agent`]s; [`story`] runs a test on one and, when it fails,
+//! prints every log and keeps the folder. [`wait`] asks until an answer comes. `cargo xtask demo` is built on the same
+//! parts, with release binaries.
+
+pub mod agent;
+pub mod author;
+pub mod binaries;
+pub mod digits;
+pub mod fleet;
+pub mod hub;
+pub mod load;
+pub mod metrics;
+pub mod oip;
+pub mod process;
+
+pub mod site;
+pub mod tools;
+pub mod udp_proxy;
+pub mod wait;
+
+pub use agent::Agent;
+pub use binaries::Binaries;
+pub use digits::Digits;
+pub use fleet::Fleet;
+pub use hub::Hub;
+pub use oip::{Ask, Client, Input, Reply};
+pub use process::{Daemon, Finished};
+pub use rustix::process::Signal;
+pub use site::{Site, skip, story};

@@ -1,0 +1,214 @@
+//! Digits through an agent's door: a sweep over the test set, or steady load until told to stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+
+use crate::digits::top1;
+use crate::{Ask, Client, Digits};
+
+/// One request and what came of it.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// When it was sent.
+    pub sent: Instant,
+    /// Until the whole answer was there.
+    pub took: Duration,
+    /// The answer, or why there is none.
+    pub outcome: Result<Seen, String>,
+}
+
+/// What an answer said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The version that answered.
+    pub version: u64,
+    /// `device` or `hub`.
+    pub place: String,
+    /// Why there.
+    pub reason: String,
+    /// Which form ran.
+    pub variant: String,
+    /// Whether the top class is the true one.
+    pub right: bool,
+}
+
+/// Asks for one digit.
+#[must_use]
+pub fn ask_one(client: &Client, digits: &Digits, index: usize, ask: &Ask) -> Sample {
+    let input = [digits.input(index)];
+    let sent = Instant::now();
+    let reply = client.infer("digits", &input, ask).and_then(crate::Reply::ok);
+    let took = sent.elapsed();
+    let outcome = reply.map_err(|error| format!("{error:#}")).map(|reply| Seen {
+        version: reply.version(),
+        place: reply.parameter("place"),
+        reason: reply.parameter("reason"),
+        variant: reply.parameter("variant"),
+        right: top1(&reply.output) == Some(digits.label(index)),
+    });
+    Sample { sent, took, outcome }
+}
+
+/// Sends the first `count` digits, one at a time over each of `clients`, and gives the samples in no particular order.
+///
+/// `clients` may name one door more than once, for more requests at a time. `done` is called after each answer.
+///
+/// # Errors
+/// When a thread died.
+pub fn sweep(
+    clients: &[Client],
+    digits: &Arc<Digits>,
+    ask: &Ask,
+    count: usize,
+    done: impl Fn() + Clone + Send + 'static,
+) -> Result<Vec<Sample>> {
+    let next = Arc::new(AtomicUsize::new(0));
+    let threads: Vec<JoinHandle<Vec<Sample>>> = clients
+        .iter()
+        .map(|client| {
+            let (client, digits, ask, next) = (client.clone(), Arc::clone(digits), ask.clone(), Arc::clone(&next));
+            let done = done.clone();
+            thread::spawn(move || {
+                let indices = std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)));
+                let indices = indices.take_while(|&index| index < count);
+                let asked = indices.map(|index| ask_one(&client, &digits, index, &ask));
+                asked.inspect(|_sample| done()).collect()
+            })
+        })
+        .collect();
+    join(threads)
+}
+
+fn join(threads: Vec<JoinHandle<Vec<Sample>>>) -> Result<Vec<Sample>> {
+    let mut samples = Vec::new();
+    for thread in threads {
+        samples.extend(thread.join().map_err(|_panic| anyhow!("a thread of the load died"))?);
+    }
+    Ok(samples)
+}
+
+/// Load that goes on until [`Load::finish`].
+#[derive(Debug)]
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicUsize>,
+    failed: Arc<AtomicUsize>,
+    threads: Vec<JoinHandle<Vec<Sample>>>,
+}
+
+impl Load {
+    /// Starts `clients` threads that each ask, pause, and ask again.
+    #[must_use]
+    pub fn start(client: &Client, digits: &Arc<Digits>, ask: &Ask, clients: usize, pause: Duration) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sent, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let threads = (0..clients)
+            .map(|_| {
+                let (client, digits, ask) = (client.clone(), Arc::clone(digits), ask.clone());
+                let (stop, sent, failed) = (Arc::clone(&stop), Arc::clone(&sent), Arc::clone(&failed));
+                thread::spawn(move || {
+                    let mut samples = Vec::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        let sample = ask_one(&client, &digits, sent.fetch_add(1, Ordering::Relaxed), &ask);
+                        failed.fetch_add(usize::from(sample.outcome.is_err()), Ordering::Relaxed);
+                        samples.push(sample);
+                        thread::sleep(pause);
+                    }
+                    samples
+                })
+            })
+            .collect();
+        Self { stop, sent, failed, threads }
+    }
+
+    /// Requests sent so far.
+    #[must_use]
+    pub fn sent(&self) -> usize {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Requests that failed so far.
+    #[must_use]
+    pub fn failed(&self) -> usize {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Stops and gives every sample in the order it was sent.
+    ///
+    /// # Errors
+    /// When a thread died.
+    pub fn finish(self) -> Result<Vec<Sample>> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut samples = join(self.threads)?;
+        samples.sort_by_key(|sample| sample.sent);
+        Ok(samples)
+    }
+}
+
+/// Figures over samples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// Requests sent.
+    pub requests: usize,
+    /// Of those, without an answer.
+    pub failed: usize,
+    /// Share of answers with the true class.
+    pub accuracy: f64,
+    /// Share of answers made by the hub.
+    pub from_hub: f64,
+    /// Median time to the whole answer.
+    pub p50: Duration,
+    /// Time that 99 of 100 answers kept.
+    pub p99: Duration,
+    /// The first failure's text, if there was one.
+    pub first_failure: Option<String>,
+}
+
+impl Summary {
+    /// Sums up samples.
+    #[must_use]
+    pub fn of(samples: &[Sample]) -> Self {
+        let answers: Vec<&Seen> = samples.iter().filter_map(|sample| sample.outcome.as_ref().ok()).collect();
+        let mut times: Vec<Duration> =
+            samples.iter().filter(|sample| sample.outcome.is_ok()).map(|sample| sample.took).collect();
+        times.sort();
+        Self {
+            requests: samples.len(),
+            failed: samples.len() - answers.len(),
+            accuracy: share(answers.iter().filter(|seen| seen.right).count(), answers.len()),
+            from_hub: share(answers.iter().filter(|seen| seen.place == "hub").count(), answers.len()),
+            p50: quantile(&times, 50),
+            p99: quantile(&times, 99),
+            first_failure: samples.iter().find_map(|sample| sample.outcome.as_ref().err().cloned()),
+        }
+    }
+}
+
+/// The time that `percent` of 100 sorted times do not exceed (nearest rank).
+fn quantile(sorted: &[Duration], percent: usize) -> Duration {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+}
+
+fn share(part: usize, whole: usize) -> f64 {
+    let float = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    if whole == 0 { 0.0 } else { float(part) / float(whole) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_by_nearest_rank() {
+        let times: Vec<Duration> = (1..=100).map(Duration::from_millis).collect();
+        assert_eq!(quantile(&times, 50), Duration::from_millis(50));
+        assert_eq!(quantile(&times, 99), Duration::from_millis(99));
+        assert_eq!(quantile(&times[..1], 99), Duration::from_millis(1));
+        assert_eq!(quantile(&[], 99), Duration::ZERO);
+    }
+}

@@ -1,0 +1,1 @@
+//! Promises shown on real daemons; see tests/.

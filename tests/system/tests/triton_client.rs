@@ -1,0 +1,72 @@
+//! NVIDIA's own Python client speaks to the agent's door, unchanged.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use testkit::{Finished, Fleet, skip, story, tools};
+
+/// What a Triton user would write: nothing in it knows Sanderling but the policy parameter.
+const SCRIPT: &str = r#"
+import sys
+import numpy as np
+import tritonclient.http as http
+
+client = http.InferenceServerClient(url=sys.argv[1])
+assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("digits")
+assert client.get_server_metadata()["name"]
+metadata = client.get_model_metadata("digits")
+assert metadata["inputs"][0]["name"] == "image" and metadata["inputs"][0]["datatype"] == "FP32", metadata
+assert metadata["outputs"][0]["name"] == "logits", metadata
+assert any(model["name"] == "digits" for model in client.get_model_repository_index())
+assert client.get_inference_statistics("digits")["model_stats"]
+
+with np.load(sys.argv[2]) as archive:
+    images, labels = archive["images"][:100], archive["labels"][:100]
+
+def infer(batch, binary, **more):
+    tensor = http.InferInput("image", list(batch.shape), "FP32")
+    tensor.set_data_from_numpy(batch, binary_data=binary)
+    output = http.InferRequestedOutput("logits", binary_data=binary)
+    return client.infer("digits", [tensor], outputs=[output], **more)
+
+right = 0
+for image, label in zip(images, labels):
+    batch = image.reshape(1, 1, 28, 28).astype(np.float32) / 255
+    result = infer(batch, True, request_id="x", parameters={"policy": "only-device"})
+    right += int(result.as_numpy("logits").argmax() == label)
+    assert result.get_response()["parameters"]["place"] == "device"
+assert right > 80, right
+
+batch = images.reshape(-1, 1, 28, 28).astype(np.float32) / 255
+binary, plain = infer(batch, True).as_numpy("logits"), infer(batch, False).as_numpy("logits")
+assert binary.shape == (100, 10) and np.allclose(binary, plain, atol=1e-4)
+assert infer(batch[:1], True, model_version="1").get_response()["model_version"] == "1"
+
+try:
+    infer(np.zeros((1, 1, 2, 2), np.float32), True)
+    raise SystemExit("a wrong shape was taken")
+except http.InferenceServerException as error:
+    assert "shape" in str(error), error
+print("right", right)
+"#;
+
+#[test]
+fn tritonclient_works_unchanged() {
+    let python = match tools::python() {
+        Ok(python) => python,
+        Err(error) => {
+            skip(&format!("tritonclient cannot be had: {error:#}"));
+            return;
+        }
+    };
+    story(|site| {
+        let fleet = Fleet::serving_v1(site)?;
+        let run = || -> Result<Finished> {
+            let images = testkit::digits::catalog().join("test/digits.npz");
+            Finished::run(Command::new(&python).args(["-c", SCRIPT, &fleet.agent.address("http")?]).arg(images))
+        };
+        let finished = run()?.ok()?;
+        ensure!(finished.stdout.starts_with("right"), "{}", finished.stdout);
+        Ok(())
+    });
+}

@@ -1,0 +1,205 @@
+//! Models on a GPU: the same answers as ONNX Runtime gives, updates as ever, and no request lost when the GPU is.
+//!
+//! Runs on whatever adapter `edge-agent doctor` finds, a software one too (Debian: mesa-vulkan-drivers), and says
+//! `skipped:` where there is none. The loss of a GPU is made by a variable that only debug builds read.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use testkit::author::ModelFolder;
+use testkit::binaries::ONNXRUNTIME_ENV;
+use testkit::digits::{catalog, top1};
+use testkit::load::{Load, Summary};
+use testkit::{Agent, Ask, Digits, Hub, Site, skip, story, wait};
+
+/// Digits that both engines are asked for.
+const COUNT: usize = 200;
+
+/// Forms of digits that name wgpu in their manifest.
+const FORMS: [&str; 2] = ["fp32", "int8-qdq"];
+
+/// Runs until the GPU is gone: some of the load's, after those of the golden inputs.
+const RUNS: &str = "60";
+
+#[test]
+fn a_gpu_gives_the_answers_of_onnx_runtime_and_does_without_it() {
+    story(|site| {
+        let Some(hub) = hub_for_gpus(site)? else { return Ok(()) };
+        let digits = Digits::load()?;
+        for form in FORMS {
+            if !runs_on_wgpu(&site.agent("asking")?, "v1", form)? {
+                continue;
+            }
+            let mut ort = site.agent(&format!("ort-{form}"))?;
+            ort.config().set("models.digits.variant", form)?;
+            let mut gpu = gpu_agent(site, &format!("gpu-{form}"), form, &["wgpu"])?;
+            // Nothing that the GPU serves needs the library.
+            gpu.env(ONNXRUNTIME_ENV, "/nowhere/libonnxruntime.so");
+            for agent in [&mut ort, &mut gpu] {
+                agent.enrol(&hub)?;
+                agent.start()?;
+                agent.wait_version("digits", 1)?;
+            }
+            let adapter = gpu.status()?["engines"][0]["description"]["providers"][0].to_string();
+            let mut same = 0;
+            for index in 0..COUNT {
+                let ask = |agent: &Agent| {
+                    agent.client()?.infer("digits", &[digits.input(index)], &Ask::policy("only-device"))?.ok()
+                };
+                let (theirs, ours) = (ask(&ort)?, ask(&gpu)?);
+                ensure!(theirs.parameter("engine") == "ort" && ours.parameter("engine") == "wgpu", "{}", ours.json);
+                ensure!(adapter.contains(&ours.parameter("provider")), "{adapter} against {}", ours.json);
+                same += usize::from(top1(&theirs.output) == top1(&ours.output));
+            }
+            ensure!(same * 100 >= COUNT * 99, "{form}: only {same} of {COUNT} digits have the same top class");
+            for mut agent in [ort, gpu] {
+                agent.stop()?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pushed_update_is_taken_on_the_gpu_and_compiled_kernels_outlive_a_restart() {
+    story(|site| {
+        let Some(hub) = hub_for_gpus(site)? else { return Ok(()) };
+        let digits = std::sync::Arc::new(Digits::load()?);
+        let mut agent = gpu_agent(site, "kitchen", "fp32", &["wgpu", "ort"])?;
+        agent.enrol(&hub)?;
+        agent.start()?;
+        agent.wait_version("digits", 1)?;
+        let load = Load::start(&agent.client()?, &digits, &Ask::policy("only-device"), 2, Duration::from_millis(5));
+        wait::until_true("the load runs", || Ok(load.sent() > 20))?;
+        hub.push(&catalog().join("v2"), &[])?.ok()?;
+        agent.wait_version("digits", 2)?;
+        let after = load.sent();
+        wait::until_true("the load goes on", || Ok(load.sent() > after + 20))?;
+        let summary = Summary::of(&load.finish()?);
+        ensure!(summary.failed == 0, "{} failed: {:?}", summary.failed, summary.first_failure);
+        expect_engine(&agent, "wgpu")?;
+        let kept = testkit::agent::files_below(&agent.state_dir().join("pipelines"))?;
+        ensure!(kept.len() == 1, "kept kernels are {kept:?}");
+        agent.stop()?;
+        agent.start()?;
+        agent.wait_version("digits", 2)?;
+        expect_engine(&agent, "wgpu")?;
+        let again = testkit::agent::files_below(&agent.state_dir().join("pipelines"))?;
+        ensure!(again == kept, "kept kernels are {again:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_lost_gpu_costs_no_request_and_onnx_runtime_takes_over() {
+    story(|site| {
+        let Some(hub) = hub_for_gpus(site)? else { return Ok(()) };
+        let digits = std::sync::Arc::new(Digits::load()?);
+        for policy in ["prefer-device", "cascade"] {
+            let mut agent = gpu_agent(site, policy, "fp32", &["wgpu", "ort"])?;
+            agent.env("SANDERLING_GPU_LOST_AFTER", RUNS);
+            agent.enrol(&hub)?;
+            agent.start()?;
+            agent.wait_version("digits", 1)?;
+            agent.wait_hub(true)?;
+            expect_engine(&agent, "wgpu")?;
+            let load = Load::start(&agent.client()?, &digits, &Ask::policy(policy), 3, Duration::ZERO);
+            wait::until_true("ONNX Runtime serves", || Ok(agent.status()?["models"][0]["engine"] == "ort"))?;
+            let after = load.sent();
+            wait::until_true("the load goes on", || Ok(load.sent() > after + 100))?;
+            let summary = Summary::of(&load.finish()?);
+            ensure!(summary.failed == 0, "{policy}: {} failed: {:?}", summary.failed, summary.first_failure);
+            expect_engine(&agent, "ort")?;
+            expect_told(&agent, &hub, policy)?;
+            // What comes later is not offered to a GPU that is gone.
+            let version = if policy == "cascade" { 3 } else { 2 };
+            hub.push(ModelFolder::copy(site, "v2", version)?.path(), &[])?.ok()?;
+            agent.wait_version("digits", version)?;
+            expect_engine(&agent, "ort")?;
+            agent.stop()?;
+        }
+        Ok(())
+    });
+}
+
+/// The loss is in status, metrics and, for the operator, at the hub.
+fn expect_told(agent: &Agent, hub: &Hub, device: &str) -> Result<()> {
+    let status = agent.status()?;
+    let failover = &status["models"][0]["failover"];
+    ensure!(failover["from"] == "wgpu" && failover["to"] == "ort", "{failover}");
+    ensure!(failover["cause"].as_str().is_some_and(|cause| cause.contains("a test wanted")), "{failover}");
+    ensure!(status["engines"][0]["state"] == "lost" && status["engines"][1]["state"] == "ready", "{status}");
+    let told = agent.metrics()?.sum("sanderling_engine_failovers_total", &[("engine", "wgpu")]);
+    ensure!((told - 1.0).abs() < f64::EPSILON, "{told} failovers are counted");
+    wait::until_true("the hub hears that the version serves again", || {
+        Ok(hub.device(device)?["models"][0]["report"]["outcome"] == "succeeded")
+    })
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_no_reason_not_to_serve() {
+    story(|site| {
+        let mut hub = site.hub()?;
+        hub.start()?;
+        hub.push(&catalog().join("v1"), &[])?.ok()?;
+        let mut agent = gpu_agent(site, "kitchen", "fp32", &["wgpu", "ort"])?;
+        agent.config().set("engine.wgpu.adapter", "no GPU has this name")?;
+        agent.enrol(&hub)?;
+        agent.start()?;
+        agent.wait_version("digits", 1)?;
+        expect_engine(&agent, "ort")?;
+        let engine = agent.status()?["engines"][0].clone();
+        ensure!(engine["engine"] == "wgpu" && engine["state"] == "missing", "{engine}");
+        agent.stop()?;
+        // With nothing beside it, it is.
+        agent.config().set("engine.engines", vec!["wgpu"])?;
+        let ended = agent.run(["run"])?;
+        ensure!(ended.code == Some(9) && ended.stderr.contains("no GPU adapter fits"), "{ended:?}");
+        Ok(())
+    });
+}
+
+/// A hub that published digits v1, or `None` and a line that says why, where no adapter can be used.
+fn hub_for_gpus(site: &Site) -> Result<Option<Hub>> {
+    let finished = gpu_agent(site, "looking", "fp32", &["wgpu"])?.run(["doctor", "--json"])?;
+    let checks: Vec<Value> = serde_json::from_str(&finished.stdout).context("read what doctor found")?;
+    let gpu = checks.iter().find(|check| check["check"] == "wgpu").context("doctor looks for a GPU")?;
+    if gpu["result"] != "ok" {
+        skip(&format!("no GPU adapter here: {}", gpu["found"]));
+        return Ok(None);
+    }
+    let mut hub = site.hub()?;
+    hub.start()?;
+    hub.push(&catalog().join("v1"), &[])?.ok()?;
+    Ok(Some(hub))
+}
+
+/// Whether the engine has every operator of a form; says what it lacks where not.
+fn runs_on_wgpu(agent: &Agent, version: &str, form: &str) -> Result<bool> {
+    let file = catalog().join(version).join(format!("{form}.onnx"));
+    let file = file.to_str().context("a path in UTF-8")?;
+    let finished = agent.run(["check", file, "--engine", "wgpu", "--json"])?;
+    let checked: Value = serde_json::from_str(&finished.stdout).context("read what check found")?;
+    if checked["can_run"] != true {
+        skip(&format!("the wgpu engine does not run {version}/{form}: {}", checked["unsupported"]));
+    }
+    Ok(checked["can_run"] == true)
+}
+
+/// An agent that prefers a GPU, be it software, for this form of digits.
+fn gpu_agent(site: &Site, name: &str, form: &str, engines: &[&str]) -> Result<Agent> {
+    let mut agent = site.agent(name)?;
+    agent.config().set("engine.engines", engines.to_vec())?;
+    agent.config().set("engine.wgpu.allow_software", true)?;
+    agent.config().set("models.digits.variant", form)?;
+    Ok(agent)
+}
+
+/// Demands that the agent answers by itself, with this engine.
+fn expect_engine(agent: &Agent, engine: &str) -> Result<()> {
+    let digit = Digits::load()?.input(0);
+    let reply = agent.client()?.infer("digits", &[digit], &Ask::policy("only-device"))?.ok()?;
+    ensure!(reply.parameter("engine") == engine, "{engine} should answer: {}", reply.json);
+    Ok(())
+}
