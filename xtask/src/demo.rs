@@ -1,0 +1,286 @@
+//! `cargo xtask demo`: the whole product on loopback, in five acts, every figure measured in this run.
+//!
+//! A hub and two agents run as real processes from a temporary folder ([`stage`]); what they did is kept in
+//! [`figures`], which also decides whether the run held its claims. When one does not hold, the exit code says so.
+
+#![expect(clippy::print_stdout, reason = "the demo is what it prints")]
+
+mod figures;
+mod stage;
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use testkit::author::{ModelFolder, blob_of, flip_byte};
+use testkit::digits::catalog;
+use testkit::load::{Load, Summary, sweep};
+use testkit::{Ask, Binaries, Client, wait};
+
+use figures::{Figures, Outage, PolicyRow, Update, bytes, micros, millis, percent, time};
+use stage::Stage;
+
+use crate::package::{build_packages, target_folder};
+use crate::setup;
+
+/// Options of `cargo xtask demo`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Leave the hub and the agents running, and say how to use them and how to stop them.
+    #[arg(long)]
+    keep: bool,
+    /// Also write every figure of this run to FILE.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Cargo profile to build with; figures of a `dev` build say nothing about speed.
+    #[arg(long, default_value = "release")]
+    profile: String,
+}
+
+/// Policies of the table, in the order a reader wants them.
+const POLICIES: [&str; 3] = ["only-device", "only-hub", "cascade"];
+
+/// Requests in flight at each device during a sweep: more than one, so that queues matter; few, so that two cores keep up.
+const CLIENTS_PER_DEVICE: usize = 2;
+
+/// Digits asked while the hub is away: enough to see that it is no accident.
+const DIGITS_WITHOUT_HUB: usize = 500;
+
+/// Pause of each client of the steady load: about 200 requests a second in all on two cores.
+const LOAD_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long the load goes on before the push and after the last switch.
+const LOAD_MARGIN: Duration = Duration::from_millis(1500);
+
+/// Runs the verb.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let library = setup::onnxruntime(setup::Arch::host()?)?;
+    build_packages(&args.profile, &["edge-agent", "cloud-hub"])?;
+    let binaries = Binaries::in_folder(&target_folder(&args.profile), library)?;
+    let begun = Instant::now();
+    let mut figures = Figures::default();
+    let mut stage = play(binaries, args.keep, &mut figures)?;
+    if let Some(path) = &args.json {
+        fs::write(path, serde_json::to_vec_pretty(&figures)?).with_context(|| format!("write {}", path.display()))?;
+    }
+    close(&figures, begun);
+    if args.keep {
+        stage.leave_running()?
+    } else {
+        stage.say_how_to_keep()
+    }
+    ensure!(figures.hold(), "a claim of the demo does not hold; the logs are above, or run it with --keep and look");
+    Ok(())
+}
+
+/// All acts; when one breaks off, the daemons' logs are shown.
+fn play(binaries: Binaries, keep: bool, figures: &mut Figures) -> Result<Stage> {
+    println!("\nSanderling: one hub, two devices and 2,000 real handwritten digits, over loopback on this machine.");
+    let mut stage = Stage::set(binaries, keep)?;
+    let acts = [raise, compare_policies, lose_the_hub, update_under_load, offer_a_tampered_version];
+    for act in acts {
+        if let Err(error) = act(&mut stage, figures) {
+            eprintln!("{}", stage.site().logs());
+            return Err(error);
+        }
+    }
+    if !figures.hold() {
+        eprintln!("{}", stage.site().logs());
+    }
+    Ok(stage)
+}
+
+fn act(number: u32, title: &str) {
+    println!("\n{number}  {title}\n");
+}
+
+fn raise(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
+    act(1, "A hub, two devices, a signed model");
+    let ca = stage.start_hub()?;
+    println!("   hub        started; its CA is {}…", ca.chars().take(23).collect::<String>());
+    println!("   keys       root and targets lie apart from the hub, in {}", stage.hub.keys().display());
+    stage.push(&catalog().join("v1"))?;
+    println!("   digits/1   signed and published");
+    for name in stage::DEVICES {
+        let took = stage.raise_device(name)?;
+        println!(
+            "   {name:10} enrolled with a one-time token, fetched, verified and serves digits/1 after {} ms",
+            millis(took)
+        );
+    }
+    figures.claim(true, "two devices enrolled and serve the signed version 1");
+    Ok(())
+}
+
+fn compare_policies(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
+    act(2, "The same 2,000 digits by three policies");
+    for policy in POLICIES {
+        let row = measure(stage, policy)?;
+        figures.policies.push(row);
+    }
+    println!("{}", figures.policy_table());
+    println!("   p50 and p99 are times at the device's door, {} requests at a time.", clients(stage)?.len());
+    let failed: usize = figures.policies.iter().map(|row| row.failed).sum();
+    figures.claim(failed == 0, "no request of the three policies failed");
+    if let [device, hub, cascade] = figures.policies.as_slice() {
+        let kept = percent(1.0 - cascade.from_hub);
+        let between = cascade.accuracy > device.accuracy && cascade.from_hub < 1.0;
+        let private = device.bytes_sent == 0 && device.from_hub == 0.0;
+        let heavy = hub.bytes_sent > cascade.bytes_sent && hub.from_hub == 1.0;
+        figures.claim(private, "only-device sent nothing to the hub");
+        figures.claim(between && heavy, format!("the cascade kept {kept} on the device and beat it in accuracy"));
+    }
+    Ok(())
+}
+
+/// Sends all digits, spread over both devices, and reads from their metrics what left them.
+fn measure(stage: &Stage, policy: &str) -> Result<PolicyRow> {
+    let before = stage.sum("sanderling_deferred_bytes_total")?;
+    let summary = sweep_all(stage, policy)?;
+    let sent = stage.sum("sanderling_deferred_bytes_total")?.saturating_sub(before);
+    Ok(PolicyRow::new(policy, &summary, sent))
+}
+
+fn sweep_all(stage: &Stage, policy: &str) -> Result<Summary> {
+    let bar = progress(u64::try_from(stage.digits.len())?, policy);
+    let counting = bar.clone();
+    let samples =
+        sweep(&clients(stage)?, &stage.digits, &Ask::policy(policy), stage.digits.len(), move || counting.inc(1))?;
+    bar.finish_and_clear();
+    Ok(Summary::of(&samples))
+}
+
+/// A client for each request that is under way at a time.
+fn clients(stage: &Stage) -> Result<Vec<Client>> {
+    let doors = stage.agents.iter().map(testkit::Agent::client).collect::<Result<Vec<Client>>>()?;
+    Ok(std::iter::repeat_n(doors, CLIENTS_PER_DEVICE).flatten().collect())
+}
+
+/// A bar on a terminal, nothing elsewhere.
+fn progress(length: u64, label: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("   {prefix:12} {bar:40} {pos}/{len}");
+    let bar = ProgressBar::new(length).with_prefix(label.to_owned());
+    if let Ok(style) = style { bar.with_style(style) } else { bar }
+}
+
+fn lose_the_hub(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
+    act(3, "The hub goes away, and comes back");
+    stage.hub.stop()?;
+    println!("   hub        stopped");
+    let policy = Ask::policy("cascade");
+    let samples = sweep(&clients(stage)?, &stage.digits, &policy, DIGITS_WITHOUT_HUB, || ())?;
+    let summary = Summary::of(&samples);
+    let local = samples.iter().filter_map(|sample| sample.outcome.as_ref().ok()).filter(|seen| seen.place == "device");
+    let mut outage = Outage { answered_locally: local.count(), failed: summary.failed, ..Outage::default() };
+    println!("   cascade    {} of {DIGITS_WITHOUT_HUB} digits answered on the devices", outage.answered_locally);
+    let asked = Instant::now();
+    let refused = stage.ask("only-hub")?;
+    outage.only_hub_refused_after_us = micros(asked.elapsed());
+    refused.error().clone_into(&mut outage.only_hub_error);
+    println!("   only-hub   refused after {}: {}", time(outage.only_hub_refused_after_us), refused.error());
+    stage.hub.start()?;
+    let open = Instant::now();
+    stage.agents.iter().try_for_each(|agent| agent.wait_hub(true))?;
+    outage.reconnected_after_ms = millis(open.elapsed());
+    println!("   hub        started again; both devices were back after {} ms", outage.reconnected_after_ms);
+    let back = stage.ask("only-hub")?;
+    figures.claim(
+        outage.failed == 0 && outage.answered_locally == DIGITS_WITHOUT_HUB,
+        "without the hub every digit was answered on the devices",
+    );
+    figures.claim(refused.status == 503, "only-hub said at once that it cannot");
+    figures.claim(back.status == 200, "both devices found the hub again by themselves");
+    figures.outage = outage;
+    Ok(())
+}
+
+fn update_under_load(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
+    act(4, "Version 2 arrives under steady load");
+    let before = stage.sum("sanderling_update_bytes_total")?;
+    let doors = stage.agents.iter().map(testkit::Agent::client).collect::<Result<Vec<Client>>>()?;
+    let load: Vec<Load> =
+        doors.iter().map(|door| Load::start(door, &stage.digits, &Ask::policy("cascade"), 2, LOAD_PAUSE)).collect();
+    thread::sleep(LOAD_MARGIN);
+    let pushed = Instant::now();
+    stage.push(&catalog().join("v2"))?;
+    follow_update(stage)?;
+    let took = pushed.elapsed();
+    thread::sleep(LOAD_MARGIN);
+    let samples = load.into_iter().map(Load::finish).collect::<Result<Vec<_>>>()?.concat();
+    let summary = Summary::of(&samples);
+    let update = Update {
+        accuracy_before: figures.policies.first().map_or(0.0, |row| row.accuracy),
+        accuracy_after: sweep_all(stage, "only-device")?.accuracy,
+        requests: summary.requests,
+        failed: summary.failed,
+        p99_us: micros(summary.p99),
+        bytes_fetched: stage.sum("sanderling_update_bytes_total")?.saturating_sub(before),
+        took_ms: millis(took),
+    };
+    println!(
+        "   digits/2   on both devices {} ms after the push began, {} fetched",
+        update.took_ms,
+        bytes(update.bytes_fetched)
+    );
+    println!(
+        "   load       {} requests meanwhile, {} failed, p99 {}",
+        update.requests,
+        update.failed,
+        time(update.p99_us)
+    );
+    let (old, new) = (percent(update.accuracy_before), percent(update.accuracy_after));
+    println!("   accuracy   on the device alone: {old} before, {new} after");
+    if let Some(failure) = &summary.first_failure {
+        println!("   failure    {failure}");
+    }
+    figures.claim(update.failed == 0 && update.requests > 0, "no request failed while the version was switched");
+    figures.claim(update.accuracy_after > update.accuracy_before, "version 2 is better than version 1");
+    figures.update = update;
+    Ok(())
+}
+
+/// Shows the devices switching, one after the other.
+fn follow_update(stage: &Stage) -> Result<()> {
+    let bar = progress(u64::try_from(stage.agents.len())?, "switched");
+    wait::until_true("both devices serve digits/2", || {
+        let versions = stage.agents.iter().map(|agent| agent.active_version("digits")).collect::<Result<Vec<_>>>()?;
+        let done = versions.iter().filter(|version| **version == Some(2)).count();
+        bar.set_position(u64::try_from(done)?);
+        Ok(done == versions.len())
+    })?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn offer_a_tampered_version(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
+    act(5, "Somebody changes one byte of a published model");
+    let third = ModelFolder::copy(stage.site(), "v2", 3)?;
+    stage.hub.push(third.path(), &["--hold"])?.ok()?;
+    let blob = blob_of(&stage.hub, "digits", 3, "device")?;
+    flip_byte(&blob, 1000)?;
+    println!("   digits/3   signed and published, then one bit of its file on the hub's disk was turned");
+    stage.hub.offer("digits", 3)?.ok()?;
+    let mut still_two = true;
+    for agent in &stage.agents {
+        let report = stage.hub.refusal(agent.name(), "digits", 3)?;
+        let told =
+            format!("{}: {}", report["outcome"].as_str().unwrap_or("?"), report["detail"].as_str().unwrap_or("?"));
+        println!("   {:10} {told}", agent.name());
+        figures.tampered.push(told);
+        still_two &= agent.active_version("digits")? == Some(2);
+    }
+    let answered = stage.ask("only-device")?;
+    println!("   digits/2   goes on answering: {}", if answered.status == 200 { "yes" } else { "no" });
+    figures.claim(still_two && answered.status == 200, "a tampered version was refused and version 2 goes on serving");
+    Ok(())
+}
+
+fn close(figures: &Figures, begun: Instant) {
+    println!("\nShown in {} s:\n", begun.elapsed().as_secs());
+    for claim in &figures.claims {
+        println!("   {}  {}", if claim.holds { "yes" } else { "NO " }, claim.text);
+    }
+}

@@ -1,0 +1,47 @@
+//! `cargo xtask`: everything a newcomer or CI runs that is more than one cargo command.
+//!
+//! Each verb is one module; `setup` is also called by the others, so that a clean checkout needs nothing first.
+
+mod demo;
+mod package;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Sets up, shows, tests and packages Sanderling.")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Fetch ONNX Runtime and whatever else the demo and the tests need; a second run does nothing.
+    Setup(setup::Args),
+    /// Build both daemons, run a hub and two agents on loopback and show what they do.
+    Demo(demo::Args),
+    /// Run every test of the workspace.
+    Test(test::Args),
+    /// Make a tarball per daemon, ready to install.
+    Package(package::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().verb {
+        Verb::Setup(args) => setup::run(&args),
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Test(args) => test::run(&args),
+        Verb::Package(args) => package::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Runs every test of the workspace and ends with one line that counts them all.
+//!
+//! Sees to what tests need first: ONNX Runtime, Python environments, the two daemons.
+
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use testkit::binaries::{BINARIES_ENV, ONNXRUNTIME_ENV, workspace};
+use testkit::tools::{FAKETIME_ENV, PYTHON_ENV, faketime};
+
+use crate::package::target_folder;
+use crate::setup;
+
+/// Options of `cargo xtask test`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only tests whose name contains one of these.
+    filters: Vec<String>,
+    /// Only the tests of this package; may be given more than once.
+    #[arg(long, short, value_name = "PACKAGE")]
+    package: Vec<String>,
+}
+
+/// What all test binaries said together.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+    skipped: u64,
+}
+
+impl Tally {
+    /// Takes one line of cargo's output into account.
+    fn read(&mut self, line: &str) {
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            self.passed += count(counts, "passed");
+            self.failed += count(counts, "failed");
+            self.ignored += count(counts, "ignored");
+        } else if line.trim_start().starts_with("skipped:") {
+            self.skipped += 1;
+        }
+    }
+}
+
+/// The number before `word` in `ok. 12 passed; 0 failed; 1 ignored; …`.
+fn count(counts: &str, word: &str) -> u64 {
+    let words: Vec<&str> = counts.split([' ', ';', '.']).filter(|word| !word.is_empty()).collect();
+    let pair = words.windows(2).find(|pair| pair.last() == Some(&word));
+    pair.and_then(|pair| pair.first()?.parse().ok()).unwrap_or(0)
+}
+
+/// Runs the verb.
+#[expect(clippy::print_stdout, reason = "the tests' lines and their count are this command's result")]
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let library = setup::onnxruntime(setup::Arch::host()?)?;
+    let tools = tools();
+    if let Err(error) = setup::conformance_cases(&workspace()) {
+        eprintln!("some tests will be skipped: {error:#}");
+    }
+    build_daemons()?;
+    let mut tally = Tally::default();
+    let mut success = true;
+    // One filter a run: libtest takes several, doc tests and cargo's own option do not agree on how.
+    let filters: Vec<Option<&String>> =
+        if args.filters.is_empty() { vec![None] } else { args.filters.iter().map(Some).collect() };
+    for filter in filters {
+        let mut cargo = cargo();
+        cargo.args(["test", "--no-fail-fast"]);
+        if args.package.is_empty() {
+            cargo.arg("--workspace");
+        }
+        for package in &args.package {
+            cargo.args(["--package", package]);
+        }
+        cargo.args(filter);
+        // `--nocapture` would mix the tests' own lines; `skipped:` lines are shown through it alone.
+        cargo.args(["--", "--show-output"]);
+        cargo.env(ONNXRUNTIME_ENV, &library).env(BINARIES_ENV, target_folder("dev")).envs(tools.clone());
+        success &= follow(cargo, &mut tally)?;
+    }
+    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped + tally.ignored);
+    ensure!(success && tally.failed == 0, "tests failed");
+    if tally.passed == 0 {
+        bail!("no test has such a name");
+    }
+    Ok(())
+}
+
+/// What only some tests want, by the variables that name it. What cannot be had is said here and skipped there.
+fn tools() -> Vec<(&'static str, PathBuf)> {
+    let python = setup::python_tools("tests", &setup::TEST_TOOLS).map(|python| (PYTHON_ENV, python));
+    let faketime = faketime(Path::new("/")).map_or_else(unpacked_faketime, Ok).map(|library| (FAKETIME_ENV, library));
+    let missing = |error: anyhow::Error| eprintln!("some tests will be skipped: {error:#}");
+    [python, faketime].into_iter().filter_map(|tool| tool.map_err(missing).ok()).collect()
+}
+
+fn unpacked_faketime() -> Result<PathBuf> {
+    let root = setup::debian_package("libfaketime")?;
+    faketime(&root).context("the Debian package libfaketime holds no library for this machine")
+}
+
+fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace());
+    cargo
+}
+
+fn build_daemons() -> Result<()> {
+    let status = cargo().args(["build", "--package", "edge-agent", "--package", "cloud-hub"]).status();
+    ensure!(status.context("run cargo build")?.success(), "the daemons do not build");
+    Ok(())
+}
+
+/// Runs the tests, printing and counting each line as it comes. True when cargo was content.
+#[expect(clippy::print_stdout, reason = "passes on what cargo prints")]
+fn follow(mut cargo: Command, tally: &mut Tally) -> Result<bool> {
+    let mut child = cargo.stdout(Stdio::piped()).spawn().context("run cargo test")?;
+    let output = child.stdout.take().context("cargo's output")?;
+    for line in BufReader::new(output).lines() {
+        let line = line.context("read cargo's output")?;
+        tally.read(&line);
+        println!("{line}");
+    }
+    Ok(child.wait().context("wait for cargo test")?.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_summed_over_test_binaries() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 3 tests",
+            "test a ... ok",
+            "skipped: no loop devices here",
+            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s",
+            "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s",
+        ] {
+            tally.read(line);
+        }
+        assert_eq!(tally, Tally { passed: 15, failed: 2, ignored: 1, skipped: 1 });
+    }
+}
