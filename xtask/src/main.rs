@@ -2,10 +2,12 @@
 //!
 //! Each verb is one module; `setup` is also called by the others, so that a clean checkout needs nothing first.
 
+mod bench;
 mod demo;
 mod package;
 mod setup;
 mod test;
+mod vulkan;
 
 use std::process::ExitCode;
 
@@ -26,6 +28,8 @@ enum Verb {
     Demo(demo::Args),
     /// Run every test of the workspace.
     Test(test::Args),
+    /// Measure speed: `bench wgpu`.
+    Bench(bench::Args),
     /// Make a tarball per daemon, ready to install.
     Package(package::Args),
 }
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
         Verb::Setup(args) => setup::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Package(args) => package::run(&args),
     };
     match done {

@@ -13,6 +13,7 @@ use testkit::tools::{FAKETIME_ENV, PYTHON_ENV, faketime};
 
 use crate::package::target_folder;
 use crate::setup;
+use crate::vulkan;
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -95,6 +96,8 @@ fn tools() -> Vec<(&'static str, PathBuf)> {
     let python = setup::python_tools("tests", &setup::TEST_TOOLS).map(|python| (PYTHON_ENV, python));
     let faketime = faketime(Path::new("/")).map_or_else(unpacked_faketime, Ok).map(|library| (FAKETIME_ENV, library));
     let missing = |error: anyhow::Error| eprintln!("some tests will be skipped: {error:#}");
+    // Found by its place, not by a variable.
+    vulkan::driver().unwrap_or_else(missing);
     [python, faketime].into_iter().filter_map(|tool| tool.map_err(missing).ok()).collect()
 }
 

@@ -1,0 +1,104 @@
+//! [`engine::Engine`] over this crate: checks a model, rewrites it, puts it on the device.
+
+use std::fmt;
+use std::sync::Arc;
+
+use engine::{Cause, EngineDescription, LoadError, LoadOptions, ModelBytes, Session, precheck};
+use types::EngineName;
+
+use crate::check::{refused_by_name, unsupported};
+use crate::error::{GpuError, ModelError, OpError};
+use crate::gpu::{AdapterChoice, AdapterReport, Gpu};
+use crate::passes::rewrite;
+use crate::read::read;
+use crate::session::WgpuSession;
+
+/// Device memory that one model may take unless configured otherwise.
+///
+/// Half of what a Raspberry Pi 4 with 2 GiB can give its GPU without starving the system.
+pub const BUDGET_BYTES: u64 = 512 * 1024 * 1024;
+
+/// The wgpu engine on one adapter.
+pub struct WgpuEngine {
+    gpu: Arc<Gpu>,
+    budget: u64,
+}
+
+impl fmt::Debug for WgpuEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WgpuEngine").field("gpu", &self.gpu).field("budget", &self.budget).finish()
+    }
+}
+
+impl WgpuEngine {
+    /// Opens the adapter that the configuration names; see [`Gpu::open`].
+    ///
+    /// # Errors
+    /// When there is none or it gives no device.
+    pub fn open(choice: &AdapterChoice, budget: u64, cache: Option<&[u8]>) -> Result<Self, GpuError> {
+        Ok(Self { gpu: Gpu::open(choice, cache)?, budget })
+    }
+
+    /// As [`WgpuEngine::open`]; see [`Gpu::open_with`].
+    ///
+    /// # Errors
+    /// When there is no such adapter or it gives no device.
+    pub fn open_with(
+        choice: &AdapterChoice,
+        budget: u64,
+        cache: impl FnOnce(&AdapterReport) -> Option<Vec<u8>>,
+    ) -> Result<Self, GpuError> {
+        Ok(Self { gpu: Gpu::open_with(choice, cache)?, budget })
+    }
+
+    /// The device that sessions run on.
+    #[must_use]
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    /// Loads a model that was pre-checked already.
+    ///
+    /// # Errors
+    /// See [`ModelError`].
+    pub fn load_checked(&self, model: &[u8]) -> Result<WgpuSession, ModelError> {
+        let mut graph = read(model)?;
+        rewrite(&mut graph);
+        if refused_by_name(&graph) {
+            return Err(ModelError::Unsupported(unsupported(&graph)));
+        }
+        WgpuSession::new(Arc::clone(&self.gpu), &graph, self.budget).map_err(|error| match error {
+            // The first refusal: now look for all of them.
+            ModelError::Node { source: OpError::Unsupported(_) | OpError::DataDependent(_), .. } => {
+                let all = unsupported(&graph);
+                if all.is_empty() { error } else { ModelError::Unsupported(all) }
+            }
+            other => other,
+        })
+    }
+}
+
+impl engine::Engine for WgpuEngine {
+    fn name(&self) -> EngineName {
+        EngineName::Wgpu
+    }
+
+    fn describe(&self) -> EngineDescription {
+        EngineDescription {
+            engine: EngineName::Wgpu,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            library: None,
+            providers: vec![format!("{} ({})", self.gpu.report().name, self.gpu.report().back_end)],
+        }
+    }
+
+    fn load(&self, model: ModelBytes, options: &LoadOptions) -> Result<Box<dyn Session>, LoadError> {
+        precheck::check(model.as_slice(), &options.limits)?;
+        let session = self.load_checked(model.as_slice()).map_err(|error| LoadError::Failed(Cause::from(error)))?;
+        Ok(Box::new(session))
+    }
+
+    fn lost(&self) -> Option<String> {
+        self.gpu.lost().map(str::to_owned)
+    }
+}

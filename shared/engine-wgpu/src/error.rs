@@ -1,0 +1,130 @@
+//! What can go wrong between a model file and an answer, in the words of the one who ships the model.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::ir::AttributeError;
+
+/// One operator (in one form) that this engine cannot run, and where it stands first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnsupportedOperator {
+    /// Operator type, like `Loop`.
+    pub operator: String,
+    /// Its domain; the default domain is `ai.onnx`.
+    pub domain: String,
+    /// Operator set version that the model imports.
+    pub opset: i64,
+    /// How many nodes of the model are of this kind.
+    pub count: usize,
+    /// Name of the first of them.
+    pub first_node: String,
+    /// Why it cannot run.
+    pub reason: String,
+}
+
+impl fmt::Display for UnsupportedOperator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { operator, domain, opset, count, first_node, reason } = self;
+        write!(f, "{domain}::{operator} (opset {opset}, {count} nodes, first {first_node:?}): {reason}")
+    }
+}
+
+/// Why a model does not load.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The bytes are no ONNX model, or one over a limit.
+    #[error("the model file is not a usable ONNX graph: {0}")]
+    Malformed(String),
+    /// Operators that this engine does not have: the complete list.
+    #[error("the wgpu engine does not support {} kinds of operators of this model: {}", .0.len(), list(.0))]
+    Unsupported(Vec<UnsupportedOperator>),
+    /// One node contradicts itself or its inputs.
+    #[error("node {node:?} ({operator})")]
+    Node {
+        /// Name of the node.
+        node: String,
+        /// Its operator.
+        operator: String,
+        /// What is wrong.
+        #[source]
+        source: OpError,
+    },
+    /// The plan for these shapes needs more memory than the budget.
+    #[error("running the model at these shapes takes {needed} bytes of device memory, the budget is {budget}")]
+    OverBudget {
+        /// Bytes of activations and weights together.
+        needed: u64,
+        /// The configured budget in bytes.
+        budget: u64,
+    },
+    /// The device refused or was lost.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+}
+
+fn list(unsupported: &[UnsupportedOperator]) -> String {
+    unsupported.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// What is wrong with one node at the given inputs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpError {
+    /// An attribute is missing or of the wrong kind.
+    #[error(transparent)]
+    Attribute(#[from] AttributeError),
+    /// Inputs or attributes that ONNX forbids.
+    #[error("{0}")]
+    Invalid(String),
+    /// Lawful ONNX that this engine does not do.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The value of an input is needed before the run (a shape, an axis) but depends on the request's data.
+    #[error("input {0} must be known before the run, but it is computed from the request's data")]
+    DataDependent(usize),
+    /// A tensor with more elements or bytes than this engine addresses.
+    #[error("a tensor of shape {0:?} is over the limit of 2^31 bytes or of 16 dimensions")]
+    TooLarge(Vec<usize>),
+}
+
+impl OpError {
+    /// An [`OpError::Invalid`] with this clause.
+    pub fn invalid(clause: impl Into<String>) -> Self {
+        Self::Invalid(clause.into())
+    }
+
+    /// An [`OpError::Unsupported`] with this clause.
+    pub fn unsupported(clause: impl Into<String>) -> Self {
+        Self::Unsupported(clause.into())
+    }
+}
+
+/// What the device or its driver refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GpuError {
+    /// No adapter fits the configuration.
+    #[error("no GPU adapter fits: {0}")]
+    NoAdapter(String),
+    /// The adapter gave no device.
+    #[error("open a device on adapter {adapter:?}: {cause}")]
+    NoDevice {
+        /// Name of the adapter.
+        adapter: String,
+        /// What the driver said.
+        cause: String,
+    },
+    /// The device was lost, or did not answer in time and is treated as lost.
+    #[error("the GPU device was lost: {0}")]
+    Lost(String),
+    /// The driver refused a buffer, shader or command.
+    #[error("the GPU driver refused: {0}")]
+    Refused(String),
+}
+
+impl GpuError {
+    /// Whether the device is gone, so that no session on it can ever answer again.
+    #[must_use]
+    pub const fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost(_))
+    }
+}

@@ -1,0 +1,260 @@
+//! What is known of every value once the shapes of a request are known: element type, shape, and often the value itself.
+//!
+//! Shape-computing subgraphs (`Shape` → `Gather` → `Concat` → …) are never run on the device: their values are known here,
+//! by [`crate::host`], before a plan is made. Fed by [`crate::plan`] with concrete input shapes; feeds [`crate::lower`].
+
+use types::Dim;
+use types::limits::RANK_MAX;
+
+use crate::error::{ModelError, OpError};
+use crate::ir::{ElementType, Graph, Literal, Node, ValueId};
+use crate::ops::Run;
+
+/// Most elements a value may have to be computed on the host while planning.
+///
+/// Shapes, axes, pads and position tables are far below; weights were folded at load and are constants already.
+const KNOWN_ELEMENTS_MAX: usize = 64 * 1024;
+
+/// What is known of one value at the shapes of one plan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fact {
+    /// Element type.
+    pub dtype: ElementType,
+    /// Size of each dimension.
+    pub shape: Vec<usize>,
+    /// The value itself, where it does not depend on the request's data.
+    pub known: Option<Literal>,
+}
+
+impl Fact {
+    /// A value of which only type and shape are known.
+    #[must_use]
+    pub fn new(dtype: ElementType, shape: Vec<usize>) -> Self {
+        Self { dtype, shape, known: None }
+    }
+
+    /// A value that is wholly known.
+    #[must_use]
+    pub fn known(literal: Literal) -> Self {
+        Self { dtype: literal.dtype(), shape: literal.shape().to_vec(), known: Some(literal) }
+    }
+
+    /// Number of elements.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Number of dimensions.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+}
+
+/// The inputs of one node, as an operator's rule sees them.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a>(pub &'a [Option<&'a Fact>]);
+
+impl<'a> Inputs<'a> {
+    /// The fact at this place.
+    ///
+    /// # Errors
+    /// [`OpError::Invalid`] when the input is not given.
+    pub fn at(&self, at: usize) -> Result<&'a Fact, OpError> {
+        self.optional(at).ok_or_else(|| OpError::invalid(format!("input {at} is missing")))
+    }
+
+    /// The fact at this place, if the input is given.
+    #[must_use]
+    pub fn optional(&self, at: usize) -> Option<&'a Fact> {
+        self.0.get(at).copied().flatten()
+    }
+
+    /// The value at this place, needed now.
+    ///
+    /// # Errors
+    /// When the input is missing or depends on the request's data.
+    pub fn known(&self, at: usize) -> Result<&'a Literal, OpError> {
+        self.at(at)?.known.as_ref().ok_or(OpError::DataDependent(at))
+    }
+
+    /// The value at this place if the input is given, needed now.
+    ///
+    /// # Errors
+    /// When the input is given but depends on the request's data.
+    pub fn optional_known(&self, at: usize) -> Result<Option<&'a Literal>, OpError> {
+        self.optional(at).map(|_given| self.known(at)).transpose()
+    }
+
+    /// How many places there are, given or not.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are no places.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// What to make of an operator whose output's shape depends on data that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Islands {
+    /// Its shape is not known, and nothing behind it.
+    Refused,
+    /// It is taken to find one thing: good for element types and for looking ahead.
+    Assumed,
+}
+
+/// The facts of every value of a graph at the shapes of one plan.
+#[derive(Debug, Clone)]
+pub struct Facts(Vec<Option<Fact>>);
+
+impl Facts {
+    /// Walks the graph from the facts of its inputs.
+    ///
+    /// # Errors
+    /// [`ModelError::Node`] for the first node whose rule refuses its inputs.
+    pub fn infer(graph: &Graph, inputs: &[Fact]) -> Result<Self, ModelError> {
+        let mut facts = Self(vec![None; graph.value_count()]);
+        for (&id, literal) in &graph.constants {
+            facts.0[id.index()] = Some(Fact::known(literal.clone()));
+        }
+        for (&id, fact) in graph.inputs.iter().zip(inputs) {
+            check_size(fact).map_err(|source| ModelError::Node {
+                node: graph.value(id).name.clone(),
+                operator: "input".into(),
+                source,
+            })?;
+            facts.0[id.index()] = Some(fact.clone());
+        }
+        for node in &graph.nodes {
+            let outputs = facts.of_node(node, Islands::Refused).map_err(|source| ModelError::Node {
+                node: node.name.clone(),
+                operator: node.op.clone(),
+                source,
+            })?;
+            for (id, fact) in node.outputs.iter().zip(outputs) {
+                if let Some(id) = id {
+                    facts.0[id.index()] = Some(fact);
+                }
+            }
+        }
+        Ok(facts)
+    }
+
+    /// The facts of a graph's inputs as declared, every symbolic size taken as 1; `None` where no shape is declared.
+    #[must_use]
+    pub fn declared_inputs(graph: &Graph) -> Vec<Option<Fact>> {
+        let size = |dim: &Dim| match dim {
+            Dim::Fixed(size) => *size,
+            Dim::Symbol(_) | Dim::Any => 1,
+        };
+        let fact = |&id: &ValueId| {
+            let (dtype, dims) = graph.value(id).declared.as_ref()?;
+            Some(Fact::new(*dtype, dims.as_ref()?.iter().map(size).collect()))
+        };
+        graph.inputs.iter().map(fact).collect()
+    }
+
+    /// Walks as far as it goes: what a rule refuses, and what comes after it, stays unknown.
+    ///
+    /// Also gives the positions of the nodes whose rule refused, and why.
+    pub(crate) fn infer_leniently(
+        graph: &Graph,
+        inputs: &[Option<Fact>],
+        islands: Islands,
+    ) -> (Self, Vec<(usize, OpError)>) {
+        let mut facts = Self(vec![None; graph.value_count()]);
+        let mut refused = Vec::new();
+        for (&id, literal) in &graph.constants {
+            facts.0[id.index()] = Some(Fact::known(literal.clone()));
+        }
+        for (&id, fact) in graph.inputs.iter().zip(inputs) {
+            facts.0[id.index()] = fact.clone().filter(|fact| check_size(fact).is_ok());
+        }
+        for (at, node) in graph.nodes.iter().enumerate() {
+            if node.inputs.iter().flatten().any(|id| facts.0[id.index()].is_none()) {
+                continue;
+            }
+            match facts.of_node(node, islands) {
+                Ok(outputs) => {
+                    for (id, fact) in node.outputs.iter().zip(outputs) {
+                        if let Some(id) = id {
+                            facts.0[id.index()] = Some(fact);
+                        }
+                    }
+                }
+                Err(error) => refused.push((at, error)),
+            }
+        }
+        (facts, refused)
+    }
+
+    fn of_node(&self, node: &Node, islands: Islands) -> Result<Vec<Fact>, OpError> {
+        let inputs: Vec<Option<&Fact>> =
+            node.inputs.iter().map(|id| id.and_then(|id| self.0[id.index()].as_ref())).collect();
+        let inputs = Inputs(&inputs);
+        let mut outputs = crate::ops::infer(node, inputs)?;
+        for fact in &outputs {
+            check_size(fact)?;
+        }
+        let small = outputs.iter().all(|fact| fact.elements() <= KNOWN_ELEMENTS_MAX);
+        let unknown = outputs.iter().any(|fact| fact.known.is_none());
+        let inputs_known: Option<Vec<Option<&Literal>>> =
+            (inputs.0.iter()).map(|input| input.map_or(Some(None), |fact| fact.known.as_ref().map(Some))).collect();
+        if small
+            && unknown
+            && let Some(literals) = inputs_known
+            && let Some(values) = crate::host::evaluate(node, &literals)?
+        {
+            outputs = values.into_iter().map(Fact::known).collect();
+        }
+        let island = crate::ops::rule(node).is_some_and(|rule| matches!(rule.run, Run::Island));
+        if island && islands == Islands::Refused && outputs.iter().any(|fact| fact.known.is_none()) {
+            return Err(OpError::unsupported(
+                "the shape of its output depends on the data, and it stands where no cut is possible",
+            ));
+        }
+        Ok(outputs)
+    }
+
+    /// Every value's fact, by its number.
+    pub(crate) fn into_vec(self) -> Vec<Option<Fact>> {
+        self.0
+    }
+
+    /// The fact of a value, if its node could be inferred.
+    #[must_use]
+    pub fn find(&self, id: ValueId) -> Option<&Fact> {
+        self.0.get(id.index())?.as_ref()
+    }
+
+    /// The fact of a value.
+    ///
+    /// # Panics
+    /// When the value is of another graph or was never defined; `read` and `passes` make sure every value is.
+    #[must_use]
+    pub fn of(&self, id: ValueId) -> &Fact {
+        match &self.0[id.index()] {
+            Some(fact) => fact,
+            None => unreachable!("value {id:?} is read before it is defined"),
+        }
+    }
+}
+
+/// Byte offsets into a buffer are 32-bit in shaders, and one bit is kept for signed index arithmetic.
+const TENSOR_BYTES_MAX: usize = 1 << 31;
+
+/// Refuses tensors that this engine cannot address.
+///
+/// Empty ones count as if each zero were a one, so that strides never overflow either.
+pub(crate) fn check_size(fact: &Fact) -> Result<(), OpError> {
+    let elements = fact.shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size.max(1)));
+    // Everything but 8-bit integers takes four bytes an element on the device.
+    let fits = elements.and_then(|elements| elements.checked_mul(4)).is_some_and(|bytes| bytes <= TENSOR_BYTES_MAX);
+    if fits && fact.shape.len() <= RANK_MAX { Ok(()) } else { Err(OpError::TooLarge(fact.shape.clone())) }
+}

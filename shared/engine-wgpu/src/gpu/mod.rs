@@ -1,0 +1,193 @@
+//! The device: which adapter, what it can do, its pipelines, and the certainty that it still answers.
+//!
+//! The only room of this crate that knows `wgpu`, together with [`crate::plan`], which holds its buffers.
+
+mod adapter;
+mod pipeline;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+pub use adapter::{AdapterChoice, AdapterReport, BackEnd, Power, adapters};
+use pipeline::compile;
+pub(crate) use pipeline::{PARAM_BYTES, PARAM_WORDS, PARAMS_MAX, Pipeline, PipelineKey};
+
+use crate::error::GpuError;
+use crate::lower::Tuning;
+
+/// How long one submission may take before the device counts as wedged.
+///
+/// The slowest model of the test set takes 1.5 s on a software adapter; drivers reset a real GPU after 2 to 10 s by themselves.
+pub const SUBMISSION_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Most bytes of one weight buffer.
+///
+/// WebGPU promises bindings of 128 MiB; larger weights are split over buffers, one weight never is.
+pub(crate) const WEIGHT_BUFFER_BYTES: u64 = 128 * 1024 * 1024;
+
+/// An open device, shared by every session on it.
+pub struct Gpu {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    report: AdapterReport,
+    limits: wgpu::Limits,
+    tuning: Tuning,
+    lost: Arc<OnceLock<String>>,
+    pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    cache: Option<wgpu::PipelineCache>,
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gpu").field("adapter", &self.report).field("lost", &self.lost.get()).finish_non_exhaustive()
+    }
+}
+
+impl Gpu {
+    /// Opens the adapter that the choice names. `cache` is what [`Gpu::pipeline_cache`] gave on an earlier run, if any.
+    ///
+    /// # Errors
+    /// [`GpuError::NoAdapter`] with the adapters there are, or [`GpuError::NoDevice`].
+    pub fn open(choice: &AdapterChoice, cache: Option<&[u8]>) -> Result<Arc<Self>, GpuError> {
+        Self::open_with(choice, |_chosen| cache.map(<[u8]>::to_vec))
+    }
+
+    /// As [`Gpu::open`]; `cache` is asked once the adapter is chosen, because a cache fits one adapter and driver only.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`].
+    pub fn open_with(
+        choice: &AdapterChoice,
+        cache: impl FnOnce(&AdapterReport) -> Option<Vec<u8>>,
+    ) -> Result<Arc<Self>, GpuError> {
+        let (adapter, report) = adapter::choose(choice)?;
+        let cache = cache(&report);
+        let limits = adapter.limits();
+        let wanted = wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
+            | wgpu::Features::PIPELINE_CACHE;
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("sanderling"),
+            required_features: adapter.features() & wanted,
+            required_limits: limits.clone(),
+            ..wgpu::DeviceDescriptor::default()
+        };
+        let no_device = |cause: String| GpuError::NoDevice { adapter: report.name.clone(), cause };
+        let (device, queue) =
+            pollster::block_on(adapter.request_device(&descriptor)).map_err(|error| no_device(error.to_string()))?;
+        let lost = Arc::new(OnceLock::new());
+        let mark = Arc::clone(&lost);
+        device.set_device_lost_callback(move |reason, message| {
+            // Only the first reason counts; later ones are its consequences.
+            let _first = mark.set(format!("{reason:?}: {message}"));
+        });
+        let mark = Arc::clone(&lost);
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            tracing::error!(%error, "the GPU driver refused a command");
+            if matches!(error, wgpu::Error::OutOfMemory { .. } | wgpu::Error::Internal { .. }) {
+                let _first = mark.set(error.to_string());
+            }
+        }));
+        let cache = pipeline::open_cache(&device, cache.as_deref());
+        let tuning = Tuning {
+            workgroup_tiles: choice.workgroup_tiles.unwrap_or(!report.software),
+            integer_dot: !report.software,
+            invocations_max: limits.max_compute_invocations_per_workgroup,
+        };
+        Ok(Arc::new(Self { device, queue, report, limits, tuning, lost, pipelines: Mutex::default(), cache }))
+    }
+
+    /// What the adapter is.
+    #[must_use]
+    pub fn report(&self) -> &AdapterReport {
+        &self.report
+    }
+
+    /// What kernels may count on here.
+    #[must_use]
+    pub fn tuning(&self) -> Tuning {
+        self.tuning
+    }
+
+    pub(crate) fn limits(&self) -> &wgpu::Limits {
+        &self.limits
+    }
+
+    /// Why the device is gone, if it is.
+    #[must_use]
+    pub fn lost(&self) -> Option<&str> {
+        self.lost.get().map(String::as_str)
+    }
+
+    /// Fails once the device is gone.
+    ///
+    /// # Errors
+    /// [`GpuError::Lost`].
+    pub fn check(&self) -> Result<(), GpuError> {
+        self.lost().map_or(Ok(()), |why| Err(GpuError::Lost(why.to_owned())))
+    }
+
+    /// Treats the device as gone from now on: every session on it fails over.
+    pub fn give_up(&self, why: &str) {
+        let _first = self.lost.set(why.to_owned());
+    }
+
+    /// What a later [`Gpu::open`] on this adapter can start from; `None` where the adapter offers no cache.
+    #[must_use]
+    pub fn pipeline_cache(&self) -> Option<Vec<u8>> {
+        self.cache.as_ref().and_then(wgpu::PipelineCache::get_data)
+    }
+
+    /// The pipeline of a kernel, compiled the first time it is asked for.
+    pub(crate) fn pipeline(&self, key: PipelineKey) -> Result<Arc<Pipeline>, GpuError> {
+        if let Some(found) = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(Arc::clone(found));
+        }
+        // Compiled outside the lock: two sessions may do it twice, none waits for the other's driver.
+        let pipeline = Arc::new(compile(&self.device, self.cache.as_ref(), &key)?);
+        self.check()?;
+        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Arc::clone(pipelines.entry(key).or_insert(pipeline)))
+    }
+
+    /// Blocks until the submission is done, its mapping callbacks have run, or `timeout` has passed.
+    ///
+    /// Blocks in the driver, without spinning. Returns whether it is done.
+    ///
+    /// # Errors
+    /// [`GpuError::Lost`] when the device is gone.
+    pub(crate) fn wait(&self, submission: wgpu::SubmissionIndex, timeout: Duration) -> Result<bool, GpuError> {
+        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(timeout) };
+        let polled = self.device.poll(wait);
+        self.check()?;
+        match polled {
+            Ok(_done) => Ok(true),
+            Err(wgpu::PollError::Timeout) => Ok(false),
+            Err(wgpu::PollError::WrongSubmissionIndex(..)) => {
+                Err(GpuError::Refused("a submission of another device".into()))
+            }
+        }
+    }
+
+    /// Runs something that creates device objects and reports what the driver refused.
+    ///
+    /// # Errors
+    /// [`GpuError::Refused`] with the driver's words.
+    pub(crate) fn scoped<T>(&self, create: impl FnOnce() -> T) -> Result<T, GpuError> {
+        scoped(&self.device, create)
+    }
+}
+
+fn scoped<T>(device: &wgpu::Device, create: impl FnOnce() -> T) -> Result<T, GpuError> {
+    let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let made = create();
+    let memory = pollster::block_on(memory.pop());
+    let validation = pollster::block_on(validation.pop());
+    match memory.or(validation) {
+        None => Ok(made),
+        Some(error) => Err(GpuError::Refused(error.to_string())),
+    }
+}

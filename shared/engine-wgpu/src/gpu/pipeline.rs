@@ -1,0 +1,118 @@
+//! Kernels as pipelines: puts the bindings in front of a kernel's text and compiles it.
+
+use std::sync::Arc;
+
+use super::scoped;
+use crate::error::GpuError;
+use crate::lower::KernelSource;
+
+/// Most `u32` params of one dispatch: three shapes with strides of eight dimensions, and then some.
+///
+/// The last three words of the slot are where a split launch begins, see `group_base()`.
+pub(crate) const PARAMS_MAX: usize = PARAM_WORDS - 3;
+
+/// Words of one dispatch's slot in the uniform buffer.
+pub(crate) const PARAM_WORDS: usize = 64;
+
+/// Bytes of one dispatch's slot in the uniform buffer; also WebGPU's offset alignment.
+pub(crate) const PARAM_BYTES: u64 = 256;
+
+/// What makes two launches share a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct PipelineKey {
+    /// The kernel.
+    pub(crate) kernel: Arc<KernelSource>,
+    /// For each binding, whether a read-only weight stands there.
+    pub(crate) read_only: Vec<bool>,
+}
+
+/// A compiled kernel.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
+}
+
+/// Opens the adapter's pipeline cache, where there is one.
+pub(super) fn open_cache(device: &wgpu::Device, data: Option<&[u8]>) -> Option<wgpu::PipelineCache> {
+    if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
+        return None;
+    }
+    let descriptor = wgpu::PipelineCacheDescriptor { label: Some("sanderling"), data, fallback: true };
+    // SAFETY: the data comes from `Gpu::pipeline_cache` of an earlier run, kept by the daemon in its own state folder;
+    // wgpu checks its header against adapter and driver, and `fallback` starts an empty cache where it does not match.
+    #[expect(unsafe_code, reason = "the API is unsafe because a forged cache could hold anything")]
+    Some(unsafe { device.create_pipeline_cache(&descriptor) })
+}
+
+/// The kernel's text with its bindings in front.
+fn source(key: &PipelineKey) -> String {
+    let mut text = format!(
+        "@group(0) @binding(0) var<uniform> params: array<vec4<u32>, {}>;\n\
+         fn param(k: u32) -> u32 {{ return params[k >> 2u][k & 3u]; }}\n\
+         fn group_base() -> vec3<u32> {{ return params[{}].yzw; }}\n",
+        PARAM_WORDS / 4,
+        PARAM_WORDS / 4 - 1
+    );
+    for (at, ((name, array), read_only)) in key.kernel.bindings.iter().zip(&key.read_only).enumerate() {
+        // wgpu tracks whole buffers: every range of the arena is read_write, or one dispatch could not read and write it.
+        let access = if *read_only { "read" } else { "read_write" };
+        text.push_str(&format!("@group(0) @binding({}) var<storage, {access}> {name}: {array};\n", at + 1));
+    }
+    text.push_str(&key.kernel.body);
+    text
+}
+
+/// Compiles a kernel.
+pub(super) fn compile(
+    device: &wgpu::Device,
+    cache: Option<&wgpu::PipelineCache>,
+    key: &PipelineKey,
+) -> Result<Pipeline, GpuError> {
+    let entry = |binding: usize, ty: wgpu::BufferBindingType| wgpu::BindGroupLayoutEntry {
+        binding: u32::try_from(binding).unwrap_or(u32::MAX),
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        count: None,
+    };
+    let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];
+    for (at, &read_only) in key.read_only.iter().enumerate() {
+        entries.push(entry(at + 1, wgpu::BufferBindingType::Storage { read_only }));
+    }
+    let label = Some(key.kernel.label);
+    let text = source(key);
+    let compiled = scoped(device, || {
+        let checks = wgpu::ShaderRuntimeChecks {
+            // Can cost a hundredfold (gfx-rs/wgpu#7698); our loops run over params that the plan has computed.
+            force_loop_bounding: false,
+            ..wgpu::ShaderRuntimeChecks::checked()
+        };
+        let descriptor = wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(text.as_str().into()) };
+        // SAFETY: bounds checks stay on; without loop bounding the one promise is that loops end, and every loop in
+        // `wgsl/` counts to a param or a constant.
+        #[expect(unsafe_code, reason = "the only way to turn loop bounding off")]
+        let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label,
+            bind_group_layouts: &[Some(&layout)],
+            ..wgpu::PipelineLayoutDescriptor::default()
+        });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label,
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: false,
+                ..wgpu::PipelineCompilationOptions::default()
+            },
+            cache,
+        });
+        Pipeline { pipeline, layout }
+    });
+    compiled.map_err(|error| {
+        tracing::debug!(kernel = key.kernel.label, text, "a kernel did not compile");
+        GpuError::Refused(format!("kernel {}: {error}", key.kernel.label))
+    })
+}

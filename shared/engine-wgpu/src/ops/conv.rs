@@ -1,0 +1,322 @@
+//! Conv over one to three spatial dimensions: chooses a kernel, packs the weights it wants, pads the input it wants.
+//!
+//! | when | kernel |
+//! |---|---|
+//! | 1x1, stride 1, no padding | a [`Product`] |
+//! | real GPU, enough output channels | a product whose right side is gathered on the fly, through workgroup memory |
+//! | depthwise | [`direct`]: eight pixels a thread |
+//! | else | [`direct`]: up to sixteen output channels by eight pixels a thread |
+//! | three dimensions, very wide kernels, tiny work | one thread per output |
+
+mod direct;
+
+use crate::error::OpError;
+use crate::facts::{Fact, Inputs};
+use crate::ir::{Node, OWN_DOMAIN, ValueId};
+use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Repr, element_groups};
+use crate::ops::Rule;
+use crate::ops::epilogue::Epilogue;
+use crate::ops::product::{Bias, Matrix, Product, groups_of, volume};
+use crate::ops::shape::{param, params};
+use crate::ops::window::{Window, three};
+
+/// The operators of this family.
+///
+/// `sanderling::Conv` is `Conv` with a fourth input, the residual, the attributes of [`crate::ops::epilogue`], and `plain` =
+/// 1 for the yardstick kernel.
+pub(super) const RULES: &[Rule] =
+    &[Rule::device("Conv", infer, lower), Rule::device("Conv", infer, lower).in_domain(OWN_DOMAIN)];
+
+/// Multiply-adds below which one thread per output beats preparing tiles.
+const SMALL: usize = 32 * 1024;
+
+/// The sizes of one convolution.
+#[derive(Debug)]
+struct Geometry {
+    images: usize,
+    /// Channels of the input, and of each group.
+    channels: usize,
+    channels_per_group: usize,
+    /// Channels of the output, and of each group.
+    filters: usize,
+    filters_per_group: usize,
+    groups: usize,
+    input: Vec<usize>,
+    output: Vec<usize>,
+    window: Window,
+}
+
+impl Geometry {
+    fn of(node: &Node, x: &[usize], w: &[usize]) -> Result<Self, OpError> {
+        let mismatch = || OpError::invalid(format!("an input of {x:?} and weights of {w:?} do not fit together"));
+        let ([images, channels, input @ ..], [filters, channels_per_group, kernel @ ..]) = (x, w) else {
+            return Err(mismatch());
+        };
+        let groups = usize::try_from(node.attributes.int("group", 1)?).unwrap_or(0);
+        let fits = groups > 0
+            && kernel.len() == input.len()
+            && channels_per_group.checked_mul(groups) == Some(*channels)
+            && filters.is_multiple_of(groups);
+        if !fits {
+            return Err(mismatch());
+        }
+        if let Some(stated) = node.attributes.ints("kernel_shape")?
+            && !stated.iter().map(|&size| usize::try_from(size).unwrap_or(0)).eq(kernel.iter().copied())
+        {
+            return Err(OpError::invalid("kernel_shape is not the shape of its weights"));
+        }
+        let window = Window::of(node, kernel, input)?;
+        let output = window.outputs(input, false)?;
+        Ok(Self {
+            images: *images,
+            channels: *channels,
+            channels_per_group: *channels_per_group,
+            filters: *filters,
+            filters_per_group: filters / groups,
+            groups,
+            input: input.to_vec(),
+            output,
+            window,
+        })
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        [self.images, self.filters].into_iter().chain(self.output.iter().copied()).collect()
+    }
+
+    /// Terms of each sum.
+    fn terms(&self) -> usize {
+        self.channels_per_group * self.window.kernel.iter().product::<usize>()
+    }
+
+    fn pixels(&self) -> usize {
+        self.output.iter().product()
+    }
+
+    fn work(&self) -> u64 {
+        [self.images, self.filters, self.pixels(), self.terms()]
+            .iter()
+            .fold(1, |work, &size| work.saturating_mul(u64::try_from(size).unwrap_or(u64::MAX)))
+    }
+
+    fn is_pointwise(&self) -> bool {
+        let Window { kernel, strides, before, after, .. } = &self.window;
+        kernel.iter().chain(strides).all(|&n| n == 1) && before.iter().chain(after).all(|&n| n == 0)
+    }
+}
+
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+    let (x, w) = (inputs.at(0)?, inputs.at(1)?);
+    if x.dtype != w.dtype || !x.dtype.is_float() {
+        return Err(OpError::invalid(format!("its input is {}, its weights are {}", x.dtype, w.dtype)));
+    }
+    let geometry = Geometry::of(node, &x.shape, &w.shape)?;
+    if inputs.optional(2).is_some_and(|bias| bias.elements() != geometry.filters) {
+        return Err(OpError::invalid("its bias has not one number for each output channel"));
+    }
+    Ok(vec![Fact::new(x.dtype, geometry.shape())])
+}
+
+/// Everything a kernel of this family binds.
+#[derive(Debug)]
+struct Operands {
+    x: Operand,
+    w: Operand,
+    bias: Option<Operand>,
+    y: Operand,
+    /// The constants that weights and bias are, if they are, so that they are packed once.
+    constants: Option<(ValueId, Option<ValueId>)>,
+    epilogue: Epilogue,
+}
+
+fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+    let (x, w, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
+    let geometry = Geometry::of(node, &x.shape, &w.shape)?;
+    if y.elements() == 0 {
+        return Ok(());
+    }
+    let constant = |at: usize| node.input(at).filter(|&id| cx.constant(id).is_some());
+    let constants = match (constant(1), node.input(2), constant(2)) {
+        (Some(w), None, _) => Some((w, None)),
+        (Some(w), Some(_given), Some(bias)) => Some((w, Some(bias))),
+        (_, _, _) => None,
+    };
+    let bias = cx.optional_input(node, 2)?;
+    let epilogue = Epilogue::of(node, cx, 3)?;
+    let operands = Operands { x, w, bias, y, constants, epilogue };
+    let plain = node.attributes.flag("plain", false)?;
+    if plain || geometry.filters * geometry.pixels() * geometry.terms() <= SMALL {
+        return lower_plain(cx, &geometry, operands);
+    }
+    if geometry.is_pointwise() && geometry.terms() > 1 {
+        return lower_pointwise(node, cx, &geometry, operands);
+    }
+    let tiles = cx.tuning.workgroup_tiles && cx.tuning.invocations_max >= 256;
+    if tiles && geometry.filters_per_group >= 16 && geometry.input.len() <= 2 {
+        return lower_tile(cx, &geometry, operands);
+    }
+    match direct::Plane::of(&geometry) {
+        // Padding launches a plane in each workgroup of one dimension.
+        Some(plane) if groups_of(geometry.images * geometry.channels, 1).is_ok() => {
+            direct::lower(cx, &geometry, &plane, operands)
+        }
+        Some(_) | None => lower_plain(cx, &geometry, operands),
+    }
+}
+
+/// A 1x1 convolution: for each image and group, weights times pixels.
+fn lower_pointwise(node: &Node, cx: &mut Lowering<'_>, g: &Geometry, operands: Operands) -> Result<(), OpError> {
+    let Operands { x, w, bias, y, epilogue, .. } = operands;
+    let (k, pixels) = (g.channels_per_group, g.pixels());
+    let constant = node.input(1).filter(|&id| cx.constant(id).is_some());
+    let a = Matrix {
+        arg: w.arg,
+        repr: w.repr,
+        constant,
+        offset: 0,
+        batch: vec![0, g.filters_per_group * k],
+        row: k,
+        col: 1,
+    };
+    let b = Matrix {
+        arg: x.arg,
+        repr: x.repr,
+        constant: None,
+        offset: 0,
+        batch: vec![g.channels * pixels, k * pixels],
+        row: pixels,
+        col: 1,
+    };
+    let bias = bias.map(|operand| Bias { operand, beta: 1.0, batch: vec![0, g.filters_per_group], row: 1, col: 0 });
+    let product = Product {
+        batch: vec![g.images, g.groups],
+        m: g.filters_per_group,
+        n: pixels,
+        k,
+        a,
+        b,
+        alpha: 1.0,
+        bias,
+        y: y.arg,
+        y_batch: vec![g.filters * pixels, g.filters_per_group * pixels],
+        y_row: pixels,
+        epilogue,
+        plain: false,
+    };
+    product.lower(cx)
+}
+
+/// Output index to window, three spatial dimensions, every attribute.
+fn lower_plain(cx: &mut Lowering<'_>, g: &Geometry, operands: Operands) -> Result<(), OpError> {
+    let Operands { x, w, bias, y, epilogue, .. } = operands;
+    let window = g.window.to_three();
+    let mut args = vec![x.arg, w.arg];
+    let mut kernel = KernelBuilder::new("conv_plain").read("x", x.repr).read("w", w.repr);
+    let mut start = "0.0";
+    if let Some(bias) = &bias {
+        kernel = kernel.read("bias", bias.repr);
+        args.push(bias.arg);
+        start = "load_bias(filter_at)";
+    }
+    kernel = epilogue.add_to(kernel, 24, &mut args);
+    args.push(y.arg);
+    let kernel = kernel.text(&include_str!("../wgsl/conv_plain.wgsl").replace("START", start)).element(Repr::F32);
+    let elements = y.elements();
+    let mut numbers = params(&[elements, g.filters, g.filters_per_group, g.channels_per_group, g.channels])?;
+    let sizes = [three(&g.output, 1), three(&g.input, 1)];
+    let window = [window.kernel, window.strides, window.dilations, window.before];
+    numbers.extend(params(&[&sizes[..], &window[..]].concat().concat())?);
+    numbers.resize(24, 0);
+    numbers.extend(epilogue.params());
+    cx.dispatch(kernel, args, numbers, element_groups(elements, Repr::F32), g.work());
+    Ok(())
+}
+
+/// Weights times pixels through workgroup memory; the pixels of each tap are gathered as they are read.
+fn lower_tile(cx: &mut Lowering<'_>, g: &Geometry, operands: Operands) -> Result<(), OpError> {
+    let Operands { x, w, bias, y, epilogue, .. } = operands;
+    let window = g.window.to_three();
+    let (input, output) = (three(&g.input, 1), three(&g.output, 1));
+    let mut args = vec![w.arg, x.arg];
+    let mut kernel = KernelBuilder::new("conv_tile").read("w", w.repr).read("x", x.repr);
+    let mut start = "";
+    if let Some(bias) = &bias {
+        kernel = kernel.read("bias", bias.repr);
+        args.push(bias.arg);
+        start = "+ load_bias(filter_at)";
+    }
+    kernel = epilogue.add_to(kernel, 20, &mut args);
+    args.push(y.arg);
+    let kernel = kernel
+        .raw("y", "array<f32>")
+        .text(&include_str!("../wgsl/conv_gather.wgsl").replace("START", start))
+        .text(include_str!("../wgsl/matmul_tile.wgsl"));
+    let mut numbers = params(&[
+        g.filters_per_group,
+        g.pixels(),
+        g.terms(),
+        g.groups,
+        g.channels_per_group,
+        input[1],
+        input[2],
+        output[1],
+        output[2],
+    ])?;
+    for pair in [&window.kernel, &window.strides, &window.dilations, &window.before] {
+        numbers.extend(params(&pair[1..])?);
+    }
+    numbers.resize(20, 0);
+    numbers.extend(epilogue.params());
+    let groups = [groups_of(g.pixels(), 64)?, groups_of(g.filters_per_group, 64)?, groups_of(g.images * g.groups, 1)?];
+    cx.dispatch(kernel.finish(), args, numbers, groups, g.work());
+    Ok(())
+}
+
+/// Weights as `[block][term][lane]` with `lanes` output channels a block, and each block's bias behind its terms.
+fn packed_weights(cx: &mut Lowering<'_>, g: &Geometry, operands: &Operands, lanes: usize) -> Result<Arg, OpError> {
+    let blocks = g.filters_per_group.div_ceil(lanes);
+    let (terms, filters) = (g.terms(), g.filters_per_group);
+    let total = volume(&[g.groups, blocks, terms + 1, lanes])?;
+    if let Some((w, bias)) = operands.constants {
+        let literals = (cx.constant(w), bias.map(|bias| cx.constant(bias)));
+        return cx.packed_weight(w, &format!("conv {lanes} {} {bias:?}", g.groups), || {
+            let w = literals.0.map(crate::ir::Literal::to_f32s).unwrap_or_default();
+            let bias = literals.1.flatten().map(crate::ir::Literal::to_f32s).unwrap_or_default();
+            let value = |i: usize| {
+                let (lane, term, block) = (i % lanes, i / lanes % (terms + 1), i / lanes / (terms + 1));
+                let in_group = block % blocks * lanes + lane;
+                let filter = block / blocks * filters + in_group;
+                let from = if term == terms { bias.get(filter) } else { w.get(filter * terms + term) };
+                from.filter(|_v| in_group < filters).map_or(0, |v| v.to_bits())
+            };
+            Ok((0..total.next_multiple_of(4)).map(value).collect())
+        });
+    }
+    let to = cx.scratch(total);
+    let mut args = vec![operands.w.arg];
+    let mut kernel = KernelBuilder::new("conv_pack").read("w", operands.w.repr);
+    let mut bias = "0.0";
+    if let Some(operand) = &operands.bias {
+        kernel = kernel.read("bias", operand.repr);
+        args.push(operand.arg);
+        bias = "load_bias(place)";
+    }
+    args.push(to);
+    let kernel = kernel
+        .text(&format!(
+            "fn element(i: u32) -> f32 {{
+    let lanes = param(1u); let terms = param(2u); let blocks = param(3u); let filters = param(4u);
+    let term = i / lanes % (terms + 1u);
+    let block = i / lanes / (terms + 1u);
+    let in_group = block % blocks * lanes + i % lanes;
+    if (in_group >= filters) {{ return 0.0; }}
+    let place = block / blocks * filters + in_group;
+    if (term == terms) {{ return {bias}; }}
+    return load_w(place * terms + term);
+}}"
+        ))
+        .element(Repr::F32);
+    let numbers = params(&[total, lanes, terms, blocks, filters])?;
+    cx.dispatch(kernel, args, numbers, element_groups(total, Repr::F32), u64::from(param(total)?));
+    Ok(to)
+}

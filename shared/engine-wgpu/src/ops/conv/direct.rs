@@ -1,0 +1,295 @@
+//! Convolutions that keep a tile of outputs in registers and read the padded input by `vec4`.
+//!
+//! A thread owns eight neighbouring pixels of one row and up to sixteen output channels: for a 3x3 window three vector
+//! loads of input serve 96 vector multiply-adds. The text is unrolled over taps of a row, pixels and channels; rows,
+//! channels and sizes are params. Fed by [`super`].
+
+use super::{Geometry, Operands, packed_weights};
+use crate::error::OpError;
+use crate::lower::{Arg, KernelBuilder, Lowering, Operand};
+use crate::ops::product::{groups_of, volume};
+use crate::ops::shape::params;
+
+/// Pixels of one thread.
+const PIXELS: usize = 8;
+
+/// Most vectors of one input row that a thread holds, and most taps of a row that are unrolled: beyond, the text and the
+/// registers grow out of hand.
+const ROW_VECTORS_MAX: usize = 16;
+
+/// The geometry over two dimensions, as the kernels want it.
+#[derive(Debug)]
+pub(super) struct Plane {
+    input: [usize; 2],
+    output: [usize; 2],
+    kernel: [usize; 2],
+    strides: [usize; 2],
+    dilations: [usize; 2],
+    before: [usize; 2],
+}
+
+impl Plane {
+    /// `None` where the kernels here do not do it.
+    pub(super) fn of(g: &Geometry) -> Option<Self> {
+        let two = |numbers: &[usize], fill: usize| match *numbers {
+            [one] => Some([fill, one]),
+            [one, two] => Some([one, two]),
+            _ => None,
+        };
+        let window = &g.window;
+        let plane = Self {
+            input: two(&g.input, 1)?,
+            output: two(&g.output, 1)?,
+            kernel: two(&window.kernel, 1)?,
+            strides: two(&window.strides, 1)?,
+            dilations: two(&window.dilations, 1)?,
+            before: two(&window.before, 0)?,
+        };
+        let fits = plane.row_vectors() <= ROW_VECTORS_MAX && plane.kernel[1] <= ROW_VECTORS_MAX;
+        fits.then_some(plane)
+    }
+
+    /// Vectors of an input row that eight pixels look at.
+    fn row_vectors(&self) -> usize {
+        ((PIXELS - 1) * self.strides[1] + (self.kernel[1] - 1) * self.dilations[1] + 1).div_ceil(4)
+    }
+
+    /// Rows and columns of the padded input that the windows reach.
+    fn reach(&self) -> [usize; 2] {
+        [0, 1].map(|d| (self.output[d] - 1) * self.strides[d] + (self.kernel[d] - 1) * self.dilations[d] + 1)
+    }
+
+    /// Tiles of eight pixels in a row of outputs.
+    fn tiles(&self) -> usize {
+        self.output[1].div_ceil(PIXELS)
+    }
+}
+
+/// Adds the launches.
+pub(super) fn lower(cx: &mut Lowering<'_>, g: &Geometry, plane: &Plane, operands: Operands) -> Result<(), OpError> {
+    let depthwise = g.channels_per_group == 1 && g.filters_per_group == 1;
+    let lanes = match g.filters_per_group {
+        _ if depthwise => 1,
+        0..=4 => 4,
+        5..=8 => 8,
+        _ => 16,
+    };
+    let weights = packed_weights(cx, g, &operands, lanes)?;
+    let (input, [rows, pitch]) = padded(cx, g, plane, &operands.x)?;
+    // A software adapter runs a workgroup of 8 as one vector; a real GPU needs a full wave, a huge image fewer groups.
+    let tiles = plane.output[0] * plane.tiles();
+    let threads = if cx.tuning.workgroup_tiles || tiles > 8 * 65_535 { 64 } else { 8 };
+    let mut args = vec![input, weights];
+    let weight_array = if depthwise { "array<f32>" } else { "array<vec4<f32>>" };
+    let kernel = KernelBuilder::new(if depthwise { "conv_depthwise" } else { "conv_direct" })
+        .raw("x", "array<vec4<f32>>")
+        .raw("w", weight_array);
+    let kernel = operands.epilogue.add_to(kernel, 14, &mut args);
+    args.push(operands.y.arg);
+    let text = if depthwise {
+        depthwise_text(plane, threads)
+    } else {
+        text(plane, lanes, threads, g.filters_per_group.is_multiple_of(lanes))
+    };
+    let kernel = kernel.raw("y", "array<f32>").text(&text).finish();
+    let blocks = g.filters_per_group.div_ceil(lanes);
+    let mut numbers = params(&[
+        g.channels_per_group,
+        pitch / 4,
+        rows * pitch / 4,
+        plane.output[0],
+        plane.output[1],
+        plane.strides[0],
+        g.filters,
+        g.filters_per_group,
+        blocks,
+        g.channels,
+        plane.dilations[0],
+        plane.tiles(),
+        plane.kernel[0],
+        g.terms(),
+    ])?;
+    numbers.extend(operands.epilogue.params());
+    let groups = [
+        // Channels run first: the pixels they share are read once while they are in the cache.
+        groups_of(g.groups * blocks, 1)?,
+        groups_of(tiles, threads)?,
+        groups_of(g.images, 1)?,
+    ];
+    cx.dispatch(kernel, args, numbers, groups, g.work());
+    Ok(())
+}
+
+/// The input with padding around it and rows that begin at a multiple of four, and its rows and pitch.
+fn padded(cx: &mut Lowering<'_>, g: &Geometry, plane: &Plane, x: &Operand) -> Result<(Arg, [usize; 2]), OpError> {
+    let [rows, reach] = plane.reach();
+    let fits =
+        plane.before == [0, 0] && plane.input[1].is_multiple_of(4) && rows <= plane.input[0] && reach <= plane.input[1];
+    if fits {
+        return Ok((x.arg, plane.input));
+    }
+    let pitch = reach.next_multiple_of(4);
+    let total = volume(&[g.images, g.channels, rows, pitch])?;
+    let to = cx.scratch(total);
+    let planes = g.images * g.channels;
+    let work = u64::try_from(total).unwrap_or(u64::MAX);
+    // Four places a thread and no division: those are slow where a vector unit has none.
+    let text = "@compute @workgroup_size(16, 4)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) thread: vec3<u32>) {
+    let place = group + group_base();
+    let four = place.x * 16u + thread.x;
+    let out_row = place.y * 4u + thread.y;
+    if (four >= param(0u) || out_row >= param(1u)) { return; }
+    // Places before the data wrap to huge numbers.
+    let row = out_row - param(4u);
+    let col = four * 4u - param(5u);
+    var values = vec4<f32>();
+    if (row < param(2u)) {
+        let at = (place.z * param(2u) + row) * param(3u);
+        for (var i = 0u; i < 4u; i++) {
+            if (col + i < param(3u)) { values[i] = load_x(at + col + i); }
+        }
+    }
+    y[(place.z * param(1u) + out_row) * param(0u) + four] = values;
+}";
+    let kernel = KernelBuilder::new("pad").read("x", x.repr).raw("y", "array<vec4<f32>>").text(text).finish();
+    let numbers = params(&[pitch / 4, rows, plane.input[0], plane.input[1], plane.before[0], plane.before[1]])?;
+    let groups = [groups_of(pitch / 4, 16)?, groups_of(rows, 4)?, groups_of(planes, 1)?];
+    cx.dispatch(kernel, vec![x.arg, to], numbers, groups, work);
+    Ok((to, [rows, pitch]))
+}
+
+/// Params: 0 channels per group, 1 vectors per row, 2 vectors per plane, 3 4 output sizes, 5 row stride, 6 filters, 7 filters
+/// per group, 8 blocks per group, 9 channels, 10 row dilation, 11 tiles per row, 12 rows of taps, 13 terms.
+///
+/// The common beginning of both kernels.
+fn begin(threads: usize) -> String {
+    format!(
+        "@compute @workgroup_size({threads})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
+    let place = group + group_base();
+    let tile = place.y * {threads}u + lane;
+    let row = tile / param(11u);
+    if (row >= param(3u)) {{ return; }}
+    let col = tile % param(11u) * {PIXELS}u;
+"
+    )
+}
+
+/// The kernel of up to sixteen output channels a thread; `full`: no block hangs over the last channel of its group.
+fn text(plane: &Plane, lanes: usize, threads: usize, full: bool) -> String {
+    let vectors = lanes / 4;
+    let (stride, dilation, taps) = (plane.strides[1], plane.dilations[1], plane.kernel[1]);
+    let mut text = begin(threads);
+    text.push_str(&format!(
+        "    let filter_group = place.x / param(8u);
+    var iw = place.x * (param(13u) + 1u) * {vectors}u;
+    let ib = iw + param(13u) * {vectors}u;
+    var plane_at = (place.z * param(9u) + filter_group * param(0u)) * param(2u) + row * param(5u) * param(1u) \
+         + col * {stride}u / 4u;
+    let pitch = param(1u) * param(10u);\n"
+    ));
+    for v in 0..vectors {
+        text.push_str(&format!("    let bias{v} = w[ib + {v}u];\n"));
+        for p in 0..PIXELS {
+            text.push_str(&format!("    var s{p}_{v} = bias{v};\n"));
+        }
+    }
+    text.push_str(
+        "    for (var c = 0u; c < param(0u); c++) {\n        var ir = plane_at;\n        \
+         for (var ky = 0u; ky < param(12u); ky++) {\n",
+    );
+    for r in 0..plane.row_vectors() {
+        text.push_str(&format!("            let r{r} = x[ir + {r}u];\n"));
+    }
+    for kx in 0..taps {
+        text.push_str("            {\n");
+        for v in 0..vectors {
+            text.push_str(&format!("                let w{v} = w[iw + {}u];\n", kx * vectors + v));
+        }
+        for p in 0..PIXELS {
+            let at = p * stride + kx * dilation;
+            for v in 0..vectors {
+                text.push_str(&format!(
+                    "                s{p}_{v} = fma(vec4<f32>(r{}.{}), w{v}, s{p}_{v});\n",
+                    at / 4,
+                    ["x", "y", "z", "w"][at % 4]
+                ));
+            }
+        }
+        text.push_str("            }\n");
+    }
+    text.push_str(&format!(
+        "            iw += {}u;\n            ir += pitch;\n        }}\n        plane_at += param(2u);\n    }}\n    \
+         let first = place.x % param(8u) * {lanes}u;\n    \
+         let plane_y = param(3u) * param(4u);\n    \
+         let at = ((place.z * param(6u) + filter_group * param(7u) + first) * param(3u) + row) * param(4u);\n",
+        taps * vectors
+    ));
+    for lane in 0..lanes {
+        let checked = !full && lane > 0;
+        if checked {
+            text.push_str(&format!("    if (first + {lane}u < param(7u)) {{\n"));
+        }
+        text.push_str(&format!("    let y{lane} = at + {lane}u * plane_y + col;\n"));
+        text.push_str(&store_text(plane, &format!("y{lane}"), |p| format!("s{p}_{}[{}]", lane / 4, lane % 4)));
+        if checked {
+            text.push_str("    }\n");
+        }
+    }
+    text.push_str("}\n");
+    text
+}
+
+/// Stores eight pixels from place `at`; only a last tile that hangs over is checked.
+fn store_text(plane: &Plane, at: &str, value: impl Fn(usize) -> String) -> String {
+    let full = plane.output[1].is_multiple_of(PIXELS);
+    let mut text = String::new();
+    for p in 0..PIXELS {
+        let store = format!("y[{at} + {p}u] = epilogue({}, {at} + {p}u);", value(p));
+        if full || p == 0 {
+            text.push_str(&format!("    {store}\n"));
+        } else {
+            text.push_str(&format!("    if (col + {p}u < param(4u)) {{ {store} }}\n"));
+        }
+    }
+    text
+}
+
+fn depthwise_text(plane: &Plane, threads: usize) -> String {
+    let (stride, dilation, taps) = (plane.strides[1], plane.dilations[1], plane.kernel[1]);
+    let mut text = begin(threads);
+    text.push_str(&format!(
+        "    var iw = place.x * (param(13u) + 1u);
+    var ir = (place.z * param(9u) + place.x) * param(2u) + row * param(5u) * param(1u) + col * {stride}u / 4u;
+    let pitch = param(1u) * param(10u);
+    let bias = w[iw + param(13u)];
+    var s0 = vec4<f32>(bias);
+    var s1 = s0;
+    for (var ky = 0u; ky < param(12u); ky++) {{\n"
+    ));
+    for r in 0..plane.row_vectors() {
+        text.push_str(&format!("        let r{r} = x[ir + {r}u];\n"));
+    }
+    for kx in 0..taps {
+        let pixel = |p: usize| {
+            let at = p * stride + kx * dilation;
+            format!("r{}.{}", at / 4, ["x", "y", "z", "w"][at % 4])
+        };
+        for half in 0..2 {
+            let four: Vec<String> = (0..4).map(|p| pixel(half * 4 + p)).collect();
+            text.push_str(&format!(
+                "        s{half} = fma(vec4<f32>({}), vec4<f32>(w[iw + {kx}u]), s{half});\n",
+                four.join(", ")
+            ));
+        }
+    }
+    text.push_str(&format!(
+        "        iw += {taps}u;\n        ir += pitch;\n    }}\n    \
+         let at_y = ((place.z * param(6u) + place.x) * param(3u) + row) * param(4u);\n"
+    ));
+    text.push_str("    let y0 = at_y + col;\n");
+    text.push_str(&store_text(plane, "y0", |p| format!("s{}[{}]", p / 4, p % 4)));
+    text.push_str("}\n");
+    text
+}

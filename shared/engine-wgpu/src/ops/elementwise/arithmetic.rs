@@ -1,0 +1,120 @@
+//! Arithmetic: four operations, Mod, Pow and rounding. Integers divide towards zero and wrap to their width.
+
+use super::host::{given, map, map_float, zip};
+use super::launch::Element;
+use super::{Class, binary, broadcasting, same, same_float, unary};
+use crate::error::OpError;
+use crate::facts::{Fact, Inputs};
+use crate::ir::{Literal, Node};
+use crate::lower::Lowering;
+use crate::ops::Rule;
+use crate::ops::shape::broadcast;
+
+/// The operators of this room.
+pub(in crate::ops) const RULES: &[Rule] = &[
+    Rule::device("Add", broadcasting, |n, cx| binary(n, cx, |_| "a + b".into()))
+        .with_host(|_n, i| zip(i, |a, b| a + b, i64::wrapping_add)),
+    Rule::device("Sub", broadcasting, |n, cx| binary(n, cx, |_| "a - b".into()))
+        .with_host(|_n, i| zip(i, |a, b| a - b, i64::wrapping_sub)),
+    Rule::device("Mul", broadcasting, |n, cx| binary(n, cx, |_| "a * b".into()))
+        .with_host(|_n, i| zip(i, |a, b| a * b, i64::wrapping_mul)),
+    Rule::device("Div", broadcasting, |n, cx| binary(n, cx, |_| "a / b".into()))
+        .with_host(|_n, i| zip(i, |a, b| a / b, |a, b| a.checked_div(b).unwrap_or(0))),
+    Rule::device("Mod", broadcasting, lower_mod).with_host(host_mod),
+    Rule::device("Pow", infer_pow, lower_pow).with_host(host_pow),
+    Rule::device("Neg", same, |n, cx| unary(n, cx, |_| "-x".into()))
+        .with_host(|_n, i| map(i, |x| -x, i64::wrapping_neg)),
+    Rule::device("Abs", same, |n, cx| unary(n, cx, |_| "abs(x)".into()))
+        .with_host(|_n, i| map(i, f64::abs, i64::wrapping_abs)),
+    Rule::device("Sign", same, |n, cx| {
+        unary(n, cx, |class| match class {
+            Class::Float => "select(sign(x), x, is_nan(x))".into(),
+            Class::Signed => "sign(x)".into(),
+            Class::Unsigned => "min(x, 1u)".into(),
+        })
+    })
+    .with_host(|_n, i| map(i, |x| if x.is_nan() || x == 0.0 { x } else { x.signum() }, i64::signum)),
+    Rule::device("Floor", same_float, |n, cx| unary(n, cx, |_| "floor(x)".into()))
+        .with_host(|_n, i| map_float(i, f64::floor)),
+    Rule::device("Ceil", same_float, |n, cx| unary(n, cx, |_| "ceil(x)".into()))
+        .with_host(|_n, i| map_float(i, f64::ceil)),
+    // WGSL's `round` is to even, as ONNX wants.
+    Rule::device("Round", same_float, |n, cx| unary(n, cx, |_| "round(x)".into()))
+        .with_host(|_n, i| map_float(i, f64::round_ties_even)),
+    Rule::device("Sqrt", same_float, |n, cx| {
+        unary(n, cx, |_| "select(sqrt(max(x, 0.0)), select(quiet_nan(), x, is_nan(x)), x < 0.0 || is_nan(x))".into())
+    })
+    .with_host(|_n, i| map_float(i, f64::sqrt)),
+    Rule::device("Reciprocal", same_float, |n, cx| unary(n, cx, |_| "1.0 / x".into()))
+        .with_host(|_n, i| map_float(i, |x| 1.0 / x)),
+];
+
+fn lower_mod(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+    let fmod = node.attributes.flag("fmod", false)?;
+    binary(node, cx, |class| {
+        match (class, fmod) {
+            (Class::Float, true) => "remainder(a, b)",
+            (Class::Float, false) => "modulo(a, b)",
+            (Class::Signed, true) | (Class::Unsigned, _) => "a % b",
+            // The result has the divisor's sign.
+            (Class::Signed, false) => "select(a % b, (a % b) + b, (a % b) != 0 && ((a % b) < 0) != (b < 0))",
+        }
+        .into()
+    })
+}
+
+fn host_mod(node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, OpError> {
+    let fmod = node.attributes.flag("fmod", false)?;
+    let floats = |a: f64, b: f64| {
+        let r = a % b;
+        if fmod || r.is_nan() {
+            r
+        } else if r == 0.0 {
+            0.0_f64.copysign(b)
+        } else if (r < 0.0) == (b < 0.0) {
+            r
+        } else {
+            r + b
+        }
+    };
+    let integers = |a: i64, b: i64| {
+        let r = a.checked_rem(b).unwrap_or(0);
+        if !fmod && r != 0 && (r < 0) != (b < 0) { r + b } else { r }
+    };
+    zip(inputs, floats, integers)
+}
+
+/// Base and exponent may differ in type; the answer has the base's.
+fn infer_pow(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+    let (a, b) = (inputs.at(0)?, inputs.at(1)?);
+    Ok(vec![Fact::new(a.dtype, broadcast(&a.shape, &b.shape)?)])
+}
+
+fn lower_pow(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+    let (a, b, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
+    let text = match (Class::of(a.repr), Class::of(b.repr)) {
+        (Class::Float, Class::Float) => "power(a, b)",
+        (Class::Float, _) => "power(a, f32(b))",
+        (_, Class::Float) => "T(power(f32(a), b))",
+        (_, _) => "T(power_i32(i32(a), i32(b)))",
+    };
+    Element::new("pow").input("a", a).input("b", b).run(cx, node, &y, text)
+}
+
+fn host_pow(_node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, OpError> {
+    let (a, b) = (given(inputs, 0)?, given(inputs, 1)?);
+    if a.dtype().is_float() || b.dtype().is_float() {
+        let wide = Literal::from_f64s(crate::ir::ElementType::F64, a.shape().to_vec(), &a.to_f64s());
+        let power = zip(&[Some(&wide), Some(b)], f64::powf, |a, _b| a)?;
+        return Ok(power.iter().map(|y| Literal::from_f64s(a.dtype(), y.shape().to_vec(), &y.to_f64s())).collect());
+    }
+    zip(inputs, f64::powf, |a, b| match u32::try_from(b) {
+        Ok(exponent) => a.wrapping_pow(exponent),
+        Err(_negative) => match a {
+            1 => 1,
+            -1 if b % 2 == 0 => 1,
+            -1 => -1,
+            _ => 0,
+        },
+    })
+}

@@ -1,0 +1,53 @@
+//! Operators on the bits of integers, and the view of one type's bits as another's.
+
+use super::{Class, binary, broadcasting, same, unary};
+use crate::error::OpError;
+use crate::facts::{Fact, Inputs};
+use crate::ir::{ElementType, Node};
+use crate::lower::Lowering;
+use crate::ops::Rule;
+
+/// The operators of this room.
+pub(in crate::ops) const RULES: &[Rule] = &[
+    Rule::device("BitwiseAnd", infer, |n, cx| binary(n, cx, |_| "a & b".into())),
+    Rule::device("BitwiseOr", infer, |n, cx| binary(n, cx, |_| "a | b".into())),
+    Rule::device("BitwiseXor", infer, |n, cx| binary(n, cx, |_| "a ^ b".into())),
+    Rule::device("BitwiseNot", infer_not, |n, cx| unary(n, cx, |_| "~x".into())),
+    Rule::device("BitShift", infer, lower_shift),
+];
+
+fn integers(fact: &Fact) -> Result<(), OpError> {
+    if fact.dtype.is_float() || fact.dtype == ElementType::Bool {
+        return Err(OpError::invalid(format!("it works on integers, not {}", fact.dtype)));
+    }
+    Ok(())
+}
+
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+    integers(inputs.at(0)?)?;
+    broadcasting(node, inputs)
+}
+
+fn infer_not(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+    integers(inputs.at(0)?)?;
+    same(node, inputs)
+}
+
+/// Shifting by the width or more (or by a negative number) leaves nothing but the sign.
+fn lower_shift(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+    let dtype = node.input(0).map_or(ElementType::U32, |id| cx.fact(id).dtype);
+    let width = dtype.bits().min(32);
+    let right = match node.attributes.text("direction", "")? {
+        "RIGHT" => true,
+        "LEFT" => false,
+        other => return Err(OpError::invalid(format!("the direction {other:?}"))),
+    };
+    binary(node, cx, |class| {
+        let beyond = format!("u32(b) >= {width}u");
+        match (class, right) {
+            (Class::Signed, true) => format!("(a >> select(u32(b), 31u, {beyond}))"),
+            (_, true) => format!("select(a >> (u32(b) & 31u), T(0), {beyond})"),
+            (_, false) => format!("select(a << (u32(b) & 31u), T(0), {beyond})"),
+        }
+    })
+}

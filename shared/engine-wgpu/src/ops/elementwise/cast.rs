@@ -1,0 +1,65 @@
+//! Casts between element types: floats are cut off towards zero, narrow integers wrap, halves round to even.
+
+use super::Class;
+use super::host::given;
+use super::launch::Element;
+use crate::error::OpError;
+use crate::facts::{Fact, Inputs};
+use crate::ir::{ElementType, Literal, Node};
+use crate::lower::Lowering;
+use crate::ops::Rule;
+
+/// The operators of this room.
+pub(in crate::ops) const RULES: &[Rule] = &[
+    Rule::device("Cast", infer, lower).with_host(|node, inputs| host(inputs, target(node)?)),
+    Rule::device("CastLike", infer_like, lower).with_host(|_node, inputs| host(inputs, given(inputs, 1)?.dtype())),
+];
+
+fn target(node: &Node) -> Result<ElementType, OpError> {
+    let number = node.attributes.int("to", 0)?;
+    let dtype = i32::try_from(number).ok().and_then(ElementType::from_onnx);
+    dtype.ok_or_else(|| OpError::unsupported(format!("a cast to element type {number}")))
+}
+
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+    Ok(vec![Fact::new(target(node)?, inputs.at(0)?.shape.clone())])
+}
+
+fn infer_like(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+    Ok(vec![Fact::new(inputs.at(1)?.dtype, inputs.at(0)?.shape.clone())])
+}
+
+fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+    let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
+    let to = node.output(0).map_or(ElementType::F32, |id| cx.fact(id).dtype);
+    let from = node.input(0).map_or(ElementType::F32, |id| cx.fact(id).dtype);
+    let class = Class::of(x.repr);
+    let text = match (class, to) {
+        // NaN is true as well.
+        (Class::Float, ElementType::Bool) => "select(0, 1, (bitcast<u32>(x) & 0x7fffffffu) != 0u)",
+        (_, ElementType::Bool) => "select(0, 1, x != T(0))",
+        (Class::Float, ElementType::F16) if from != ElementType::F16 => "to_f16(x)",
+        (_, ElementType::F16) => "to_f16(f32(x))",
+        (Class::Float, ElementType::Bf16) if from != ElementType::Bf16 => "to_bf16(x)",
+        (_, ElementType::Bf16) => "to_bf16(f32(x))",
+        (_, ElementType::F32 | ElementType::F64) => "f32(x)",
+        // A negative float to a narrow unsigned type wraps through i32, as C compilers and NumPy have it.
+        (_, ElementType::U4 | ElementType::U8 | ElementType::U16) => "u32(i32(x))",
+        (_, ElementType::U32 | ElementType::U64) => "u32(x)",
+        (_, ElementType::I4 | ElementType::I8 | ElementType::I16 | ElementType::I32 | ElementType::I64) => "i32(x)",
+    };
+    Element::new("cast").input("x", x).run(cx, node, &y, text)
+}
+
+fn host(inputs: &[Option<&Literal>], to: ElementType) -> Result<Vec<Literal>, OpError> {
+    let x = given(inputs, 0)?;
+    let shape = x.shape().to_vec();
+    Ok(vec![match (x.dtype().is_float(), to.is_float()) {
+        (_, true) => Literal::from_f64s(to, shape, &x.to_f64s()),
+        (true, false) if to == ElementType::Bool => {
+            let values: Vec<i64> = x.to_f64s().into_iter().map(|value| i64::from(value != 0.0)).collect();
+            Literal::from_i64s(to, shape, &values)
+        }
+        (_, false) => Literal::from_i64s(to, shape, &x.to_i64s()),
+    }])
+}

@@ -1,0 +1,127 @@
+//! Concat: several tensors one after the other.
+
+use crate::error::OpError;
+use crate::facts::{Fact, Inputs};
+use crate::host::rearrange;
+use crate::ir::{Literal, Node, ValueId};
+use crate::lower::{KernelBuilder, Lowering, Operand, element_groups};
+use crate::ops::Rule;
+use crate::ops::movement::{on_host, product, same_type};
+use crate::ops::shape::{axis, param};
+
+/// The operators of this family.
+pub(crate) const RULES: &[Rule] = &[Rule::device("Concat", infer, lower).with_host(evaluate)];
+
+/// Tensors that one kernel joins: WebGPU promises 8 storage bindings, one is the output.
+const JOINED_MAX: usize = 7;
+
+/// The shape of the whole, and the axis along which it grows.
+fn joined(node: &Node, inputs: Inputs<'_>) -> Result<(Vec<usize>, usize), OpError> {
+    let first = inputs.at(0)?;
+    let default = if node.opset < 4 { Some(1) } else { None };
+    let wanted = node.attributes.optional_int("axis")?.or(default);
+    let wanted = wanted.ok_or_else(|| OpError::invalid("it has no axis"))?;
+    let at = axis(wanted, first.rank())?;
+    let mut shape = first.shape.clone();
+    for k in 1..inputs.len() {
+        let part = inputs.at(k)?;
+        same_type(first.dtype, part.dtype)?;
+        let fits = part.rank() == shape.len() && (0..shape.len()).all(|d| d == at || part.shape[d] == shape[d]);
+        if !fits {
+            return Err(OpError::invalid(format!("{:?} and {:?} do not join at axis {at}", first.shape, part.shape)));
+        }
+        shape[at] = shape[at].checked_add(part.shape[at]).ok_or_else(|| OpError::TooLarge(shape.clone()))?;
+    }
+    Ok((shape, at))
+}
+
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+    Ok(vec![Fact::new(inputs.at(0)?.dtype, joined(node, inputs)?.0)])
+}
+
+fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+    let facts = cx.input_facts(node);
+    let (shape, at) = joined(node, Inputs(&facts))?;
+    let inner = product(&shape[at + 1..])?;
+    let parts: Vec<ValueId> = node.inputs.iter().flatten().copied().filter(|&id| cx.fact(id).elements() > 0).collect();
+    let Some(to) = node.output(0) else { return Ok(()) };
+    if let [only] = parts.as_slice() {
+        return cx.alias(to, *only);
+    }
+    let parts = parts.into_iter().map(|id| {
+        let part = cx.operand(id)?;
+        let run = part.shape[at] * inner;
+        Ok((part, run))
+    });
+    let parts: Vec<(Operand, usize)> = parts.collect::<Result<_, OpError>>()?;
+    let y = cx.place(to);
+    join(cx, parts, &y)
+}
+
+/// Joins runs of elements: each part brings so many to each round.
+fn join(cx: &mut Lowering<'_>, mut parts: Vec<(Operand, usize)>, y: &Operand) -> Result<(), OpError> {
+    // Too many for one kernel: groups are joined in scratch space first.
+    while parts.len() > JOINED_MAX {
+        let mut fewer = Vec::with_capacity(parts.len().div_ceil(JOINED_MAX));
+        for group in parts.chunks(JOINED_MAX) {
+            let run = group.iter().map(|(_part, run)| run).sum();
+            let elements = group.iter().map(|(part, _run)| part.elements()).sum();
+            let arg = cx.scratch(y.repr.words(elements));
+            let whole = Operand { arg, repr: y.repr, shape: vec![elements] };
+            launch(cx, group, &whole)?;
+            fewer.push((whole, run));
+        }
+        parts = fewer;
+    }
+    launch(cx, &parts, y)
+}
+
+fn launch(cx: &mut Lowering<'_>, parts: &[(Operand, usize)], y: &Operand) -> Result<(), OpError> {
+    let elements = y.elements();
+    let mut kernel = KernelBuilder::new("concat");
+    let mut text =
+        format!("fn element(i: u32) -> {} {{\n    let round = i / param(1u); let at = i % param(1u);\n", y.repr.wgsl());
+    // Params: elements, length of a round, then where each part ends in it.
+    let mut end = 0;
+    let mut numbers = Vec::with_capacity(parts.len());
+    for (k, (part, run)) in parts.iter().enumerate() {
+        kernel = kernel.read(&format!("x{k}"), part.repr);
+        let from = if k == 0 { "0u".to_owned() } else { format!("param({}u)", k + 1) };
+        let to = format!("param({}u)", k + 2);
+        let load = format!("return load_x{k}(round * ({to} - {from}) + at - {from});");
+        text.push_str(&match k + 1 == parts.len() {
+            true => format!("    {load}\n"),
+            false => format!("    if (at < {to}) {{ {load} }}\n"),
+        });
+        end += run;
+        numbers.push(param(end)?);
+    }
+    text.push('}');
+    let mut all = vec![param(elements)?, param(end)?];
+    all.append(&mut numbers);
+    let mut args: Vec<_> = parts.iter().map(|(part, _run)| part.arg).collect();
+    args.push(y.arg);
+    let kernel = kernel.text(&text).element(y.repr);
+    cx.dispatch(kernel, args, all, element_groups(elements, y.repr), elements as u64);
+    Ok(())
+}
+
+fn evaluate(node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, OpError> {
+    let (shape, at) = on_host(inputs, |inputs| joined(node, inputs))?;
+    let parts: Vec<&Literal> = inputs.iter().copied().flatten().collect();
+    let Some(first) = parts.first() else { return Err(OpError::invalid("it has no inputs")) };
+    let inner = product(&shape[at + 1..])?;
+    let round = (shape[at] * inner).max(1);
+    let runs: Vec<usize> = parts.iter().map(|part| part.shape()[at] * inner).collect();
+    let whole = rearrange(first.dtype(), shape, &parts, |flat| {
+        let (round, mut rest) = (flat / round, flat % round);
+        for (k, &run) in runs.iter().enumerate() {
+            if rest < run {
+                return Ok(Some((k, round * run + rest)));
+            }
+            rest -= run;
+        }
+        Ok(None)
+    })?;
+    Ok(vec![whole])
+}

@@ -1,0 +1,344 @@
+//! ScatterElements, its elder Scatter, and ScatterND: a copy of a tensor with some elements replaced or added to.
+//!
+//! Each output element looks for the updates that hit it, in their order: the same bits every time, whatever the indices
+//! repeat, and packed bytes need no atomics. Where that search would take too long, updates are written in parallel
+//! instead, which ONNX allows when nothing is reduced (it forbids repeated indices then).
+
+use crate::error::OpError;
+use crate::facts::{Fact, Inputs};
+use crate::host::rearrange;
+use crate::ir::{Literal, Node};
+use crate::lower::{GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, THREADS, element_groups};
+use crate::ops::Rule;
+use crate::ops::movement::gather::{INDEX, Tuples, element_axis, wrap};
+use crate::ops::movement::{given, on_host, same_type};
+use crate::ops::shape::{param, params, strides};
+
+/// The operators of this family.
+pub(crate) const RULES: &[Rule] = &[
+    Rule::device("ScatterElements", infer_elements, lower_elements).with_host(evaluate_elements),
+    Rule::device("Scatter", infer_elements, lower_elements).with_host(evaluate_elements),
+    Rule::device("ScatterND", infer_nd, lower_nd).with_host(evaluate_nd),
+];
+
+/// Most comparisons of one search: a second or so on the slowest devices.
+const SEARCH_MAX: u64 = 1 << 31;
+
+/// Comparisons above which parallel writing pays for its second launch.
+const SEARCH_GOOD: u64 = 1 << 24;
+
+/// How an update meets what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reduction {
+    Replace,
+    Add,
+    Mul,
+    Max,
+    Min,
+}
+
+impl Reduction {
+    fn of(node: &Node) -> Result<Self, OpError> {
+        Ok(match node.attributes.text("reduction", "none")? {
+            "none" => Self::Replace,
+            "add" => Self::Add,
+            "mul" => Self::Mul,
+            "max" => Self::Max,
+            "min" => Self::Min,
+            other => return Err(OpError::invalid(format!("reduction {other:?}"))),
+        })
+    }
+
+    /// WGSL of `fn meet(old, new)`.
+    fn wgsl(self, repr: Repr) -> String {
+        let wgsl = repr.wgsl();
+        let plain = match self {
+            Self::Replace => "new_one",
+            Self::Add => "old + new_one",
+            Self::Mul => "old * new_one",
+            Self::Max => "max(old, new_one)",
+            Self::Min => "min(old, new_one)",
+        };
+        // WGSL's max and min may lose a NaN, and `x != x` is false on some drivers.
+        let nan = match (self, repr) {
+            (Self::Max | Self::Min, Repr::F32) => {
+                "if ((bitcast<u32>(old) & 0x7fffffffu) > 0x7f800000u) { return old; }\n    \
+                 if ((bitcast<u32>(new_one) & 0x7fffffffu) > 0x7f800000u) { return new_one; }\n    "
+            }
+            _ => "",
+        };
+        format!("fn meet(old: {wgsl}, new_one: {wgsl}) -> {wgsl} {{\n    {nan}return {plain};\n}}\n")
+    }
+
+    fn floats(self, old: f64, new: f64) -> f64 {
+        match self {
+            Self::Replace => new,
+            Self::Add => old + new,
+            Self::Mul => old * new,
+            Self::Max | Self::Min if old.is_nan() => old,
+            Self::Max | Self::Min if new.is_nan() => new,
+            Self::Max => old.max(new),
+            Self::Min => old.min(new),
+        }
+    }
+
+    fn integers(self, old: i64, new: i64) -> i64 {
+        match self {
+            Self::Replace => new,
+            Self::Add => old.wrapping_add(new),
+            Self::Mul => old.wrapping_mul(new),
+            Self::Max => old.max(new),
+            Self::Min => old.min(new),
+        }
+    }
+}
+
+/// Puts updates on the host, each at its flat place.
+fn apply(node: &Node, x: &Literal, updates: &Literal, targets: &[usize]) -> Result<Vec<Literal>, OpError> {
+    let (shape, reduction) = (x.shape().to_vec(), Reduction::of(node)?);
+    if reduction == Reduction::Replace {
+        let mut from: Vec<(usize, usize)> = (0..x.elements()).map(|at| (0, at)).collect();
+        targets.iter().enumerate().for_each(|(update, &at)| from[at] = (1, update));
+        return Ok(vec![rearrange(x.dtype(), shape, &[x, updates], |flat| Ok(Some(from[flat])))?]);
+    }
+    if x.dtype().is_float() {
+        let (mut values, new) = (x.to_f64s(), updates.to_f64s());
+        targets.iter().zip(new).for_each(|(&at, new)| values[at] = reduction.floats(values[at], new));
+        return Ok(vec![Literal::from_f64s(x.dtype(), shape, &values)]);
+    }
+    let (mut values, new) = (x.to_i64s(), updates.to_i64s());
+    targets.iter().zip(new).for_each(|(&at, new)| values[at] = reduction.integers(values[at], new));
+    Ok(vec![Literal::from_i64s(x.dtype(), shape, &values)])
+}
+
+fn elements_of(node: &Node, inputs: Inputs<'_>) -> Result<usize, OpError> {
+    let (x, indices, updates) = (inputs.at(0)?, inputs.at(1)?, inputs.at(2)?);
+    same_type(x.dtype, updates.dtype)?;
+    Reduction::of(node)?;
+    if updates.shape != indices.shape {
+        return Err(OpError::invalid(format!("{:?} updates for {:?} indices", updates.shape, indices.shape)));
+    }
+    element_axis(node, x, indices)
+}
+
+fn infer_elements(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+    elements_of(node, inputs)?;
+    let x = inputs.at(0)?;
+    Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+}
+
+fn lower_elements(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+    let facts = cx.input_facts(node);
+    let axis = elements_of(node, Inputs(&facts))?;
+    let reduction = Reduction::of(node)?;
+    let (x, indices, updates) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.input(node, 2)?);
+    let y = cx.output(node, 0)?;
+    let (rank, wgsl) = (y.shape.len(), y.repr.wgsl());
+    // Params: elements, then for each dimension the data's stride, the indices' size and stride; then the axis' size.
+    let mut text = format!(
+        "{INDEX}\n{}fn element(i: u32) -> {wgsl} {{
+    var value = load_x(i); var rest = i; var at = 0u; var c = 0u;\n",
+        reduction.wgsl(y.repr)
+    );
+    let at = |group: usize, d: usize| 1 + group * rank + d;
+    for d in 0..rank {
+        text.push_str(&format!("    c = rest / param({0}u); rest = rest % param({0}u);\n", at(0, d)));
+        text.push_str(&match d == axis {
+            true => "    let wanted = c;\n".to_owned(),
+            false => {
+                format!("    if (c >= param({}u)) {{ return value; }} at += c * param({}u);\n", at(1, d), at(2, d))
+            }
+        });
+    }
+    text.push_str(&format!(
+        "    for (var k = 0u; k < param({}u); k++) {{
+        let place = at + k * param({}u);
+        if (index_at(place, param({}u)) == wanted) {{ value = meet(value, load_updates(place)); }}
+    }}
+    return value;\n}}",
+        at(1, axis),
+        at(2, axis),
+        1 + 3 * rank
+    ));
+    let kernel = KernelBuilder::new("scatter_elements")
+        .read("x", x.repr)
+        .read("indices", indices.repr)
+        .read("updates", updates.repr)
+        .text(&text)
+        .element(y.repr);
+    let elements = y.elements();
+    let mut numbers = vec![param(elements)?];
+    numbers.extend(params(&strides(&x.shape))?);
+    numbers.extend(params(&indices.shape)?);
+    numbers.extend(params(&strides(&indices.shape))?);
+    numbers.push(param(x.shape[axis])?);
+    let work = search(elements, indices.shape[axis])?;
+    let args = vec![x.arg, indices.arg, updates.arg, y.arg];
+    cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), work);
+    Ok(())
+}
+
+/// Comparisons of a search for `candidates` updates by each of `elements`.
+fn search(elements: usize, candidates: usize) -> Result<u64, OpError> {
+    let work = (elements as u64).saturating_mul(candidates as u64);
+    let many =
+        || OpError::unsupported(format!("scattering {candidates} updates over {elements} elements takes too long"));
+    if work <= SEARCH_MAX { Ok(work) } else { Err(many()) }
+}
+
+fn evaluate_elements(node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, OpError> {
+    let axis = on_host(inputs, |inputs| elements_of(node, inputs))?;
+    let (x, indices) = (given(inputs, 0)?, given(inputs, 1)?);
+    let (own, steps) = (strides(indices.shape()), strides(x.shape()));
+    let numbers = indices.to_i64s().into_iter().enumerate();
+    let targets = numbers.map(|(flat, index)| {
+        let (mut rest, mut target) = (flat, 0);
+        for d in 0..own.len() {
+            let c = if d == axis { wrap(index, x.shape()[d])? } else { rest / own[d] };
+            target += c * steps[d];
+            rest %= own[d];
+        }
+        Ok(target)
+    });
+    let targets: Vec<usize> = targets.collect::<Result<_, OpError>>()?;
+    apply(node, x, given(inputs, 2)?, &targets)
+}
+
+fn nd_of(node: &Node, inputs: Inputs<'_>) -> Result<Tuples, OpError> {
+    let (x, indices, updates) = (inputs.at(0)?, inputs.at(1)?, inputs.at(2)?);
+    same_type(x.dtype, updates.dtype)?;
+    Reduction::of(node)?;
+    let tuples = Tuples::of(x, indices, 0)?;
+    let wanted = [&indices.shape[..indices.rank().saturating_sub(1)], &x.shape[tuples.length..]].concat();
+    if updates.shape != wanted {
+        return Err(OpError::invalid(format!("{:?} updates where {wanted:?} are addressed", updates.shape)));
+    }
+    Ok(tuples)
+}
+
+fn infer_nd(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+    nd_of(node, inputs)?;
+    let x = inputs.at(0)?;
+    Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+}
+
+fn lower_nd(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+    let facts = cx.input_facts(node);
+    let tuples = nd_of(node, Inputs(&facts))?;
+    let reduction = Reduction::of(node)?;
+    let operands = [cx.input(node, 0)?, cx.input(node, 1)?, cx.input(node, 2)?, cx.output(node, 0)?];
+    let comparisons = (operands[3].elements() as u64).saturating_mul(tuples.per_batch as u64);
+    let parallel = reduction == Reduction::Replace && operands[3].repr.per_word() == 1;
+    if parallel && comparisons > SEARCH_GOOD {
+        write_nd(cx, &operands, &tuples)
+    } else {
+        search_nd(cx, &operands, &tuples, reduction)
+    }
+}
+
+/// Numbers that both kernels start with: elements, elements of a slice, tuples, then size and stride (in slices) of each
+/// addressed dimension.
+fn nd_params(elements: usize, x: &Operand, tuples: &Tuples) -> Result<Vec<u32>, OpError> {
+    let mut numbers = params(&[elements, tuples.slice, tuples.per_batch])?;
+    let (sizes, steps) = tuples.addressed(&x.shape);
+    for (size, step) in sizes.into_iter().zip(steps) {
+        numbers.extend(params(&[size, step / tuples.slice.max(1)])?);
+    }
+    Ok(numbers)
+}
+
+/// WGSL of `fn slice_at(tuple)`: the slice that a tuple addresses.
+fn slice_at(length: usize) -> String {
+    format!(
+        "{INDEX}\nfn slice_at(tuple: u32) -> u32 {{
+    var at = 0u;
+    for (var k = 0u; k < {length}u; k++) {{
+        at += index_at(tuple * {length}u + k, param(3u + 2u * k)) * param(4u + 2u * k);
+    }}
+    return at;
+}}\n"
+    )
+}
+
+fn search_nd(
+    cx: &mut Lowering<'_>,
+    operands: &[Operand; 4],
+    tuples: &Tuples,
+    reduction: Reduction,
+) -> Result<(), OpError> {
+    let [x, indices, updates, y] = operands;
+    let elements = y.elements();
+    let work = search(elements, tuples.per_batch)?;
+    let text = format!(
+        "{}{}fn element(i: u32) -> {} {{
+    var value = load_x(i);
+    for (var tuple = 0u; tuple < param(2u); tuple++) {{
+        if (slice_at(tuple) == i / param(1u)) {{
+            value = meet(value, load_updates(tuple * param(1u) + i % param(1u)));
+        }}
+    }}
+    return value;
+}}",
+        slice_at(tuples.length),
+        reduction.wgsl(y.repr),
+        y.repr.wgsl()
+    );
+    let kernel = KernelBuilder::new("scatter_nd")
+        .read("x", x.repr)
+        .read("indices", indices.repr)
+        .read("updates", updates.repr)
+        .text(&text)
+        .element(y.repr);
+    let args = vec![x.arg, indices.arg, updates.arg, y.arg];
+    cx.dispatch(kernel, args, nd_params(elements, x, tuples)?, element_groups(elements, y.repr), work);
+    Ok(())
+}
+
+/// Copies the data, then writes all updates at once.
+fn write_nd(cx: &mut Lowering<'_>, operands: &[Operand; 4], tuples: &Tuples) -> Result<(), OpError> {
+    let [x, indices, updates, y] = operands;
+    let wgsl = y.repr.wgsl();
+    let copy = KernelBuilder::new("copy")
+        .read("x", x.repr)
+        .text(&format!("fn element(i: u32) -> {wgsl} {{ return load_x(i); }}"))
+        .element(y.repr);
+    let elements = y.elements();
+    let groups = element_groups(elements, y.repr);
+    cx.dispatch(copy, vec![x.arg, y.arg], vec![param(elements)?], groups, elements as u64);
+    let array = match y.repr {
+        Repr::F32 => "array<f32>",
+        Repr::I32 => "array<i32>",
+        Repr::U32 | Repr::I8x4 | Repr::U8x4 => "array<u32>",
+    };
+    let text = format!(
+        "{}@compute @workgroup_size({THREADS})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
+    let i = (group.y * {GROUPS_MAX}u + group.x) * {THREADS}u + lane;
+    if (i >= param(0u)) {{ return; }}
+    y[slice_at(i / param(1u)) * param(1u) + i % param(1u)] = load_updates(i);
+}}",
+        slice_at(tuples.length)
+    );
+    let kernel = KernelBuilder::new("scatter_nd_write")
+        .read("indices", indices.repr)
+        .read("updates", updates.repr)
+        .raw("y", array)
+        .text(&text)
+        .finish();
+    let count = updates.elements();
+    let numbers = nd_params(count, x, tuples)?;
+    cx.dispatch(kernel, vec![indices.arg, updates.arg, y.arg], numbers, element_groups(count, y.repr), count as u64);
+    Ok(())
+}
+
+fn evaluate_nd(node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, OpError> {
+    let tuples = on_host(inputs, |inputs| nd_of(node, inputs))?;
+    let (x, numbers) = (given(inputs, 0)?, given(inputs, 1)?.to_i64s());
+    let (sizes, steps) = tuples.addressed(x.shape());
+    let mut targets = Vec::with_capacity(tuples.per_batch * tuples.slice);
+    for tuple in numbers.chunks(tuples.length) {
+        let begin = Tuples::begin(tuple, &sizes, &steps)?;
+        targets.extend(begin..begin + tuples.slice);
+    }
+    apply(node, x, given(inputs, 2)?, &targets)
+}

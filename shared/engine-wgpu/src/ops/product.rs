@@ -1,0 +1,349 @@
+//! The matrix product that MatMul, Gemm, 1x1 convolutions, attention and recurrent layers share.
+//!
+//! A rule describes its product as a [`Product`]: two strided matrices per batch element, bias, epilogue. This module
+//! chooses between three kernels: register tiles with `vec4` loads (software adapters; measured fastest there), a tile in
+//! workgroup memory (real GPUs), and one thread per output for small or integer products.
+
+mod packing;
+mod tile;
+
+use packing::Packing;
+pub(crate) use packing::padded_rows;
+use tile::Tile;
+
+use crate::error::OpError;
+use crate::ir::ValueId;
+use crate::lower::{Arg, GROUPS_MAX, KernelBuilder, KernelSource, Lowering, Operand, Repr, linear_groups};
+use crate::ops::epilogue::Epilogue;
+use crate::ops::shape::param;
+
+/// Multiply-adds below which one thread per output beats preparing tiles.
+const SMALL: usize = 16 * 1024;
+
+/// Most batch dimensions that fit the params.
+pub(crate) const BATCH_RANK_MAX: usize = 8;
+
+/// Columns of one panel of a packed right-hand matrix.
+const PANEL: usize = 8;
+
+/// A matrix per batch element, anywhere in one tensor.
+#[derive(Debug, Clone)]
+pub(crate) struct Matrix {
+    /// The tensor.
+    pub(crate) arg: Arg,
+    /// How its elements lie.
+    pub(crate) repr: Repr,
+    /// The constant it is, so that it is packed once per session.
+    pub(crate) constant: Option<ValueId>,
+    /// First element.
+    pub(crate) offset: usize,
+    /// Elements from one batch index to the next, for each batch dimension; 0 where the matrix repeats.
+    pub(crate) batch: Vec<usize>,
+    /// Elements from row to row.
+    pub(crate) row: usize,
+    /// Elements from column to column.
+    pub(crate) col: usize,
+}
+
+/// What is added to a product: `beta * bias[batch, row, col]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Bias {
+    /// The tensor.
+    pub(crate) operand: Operand,
+    /// Factor.
+    pub(crate) beta: f32,
+    /// Elements from one batch index to the next, for each batch dimension.
+    pub(crate) batch: Vec<usize>,
+    /// Elements from row to row; 0 where it repeats.
+    pub(crate) row: usize,
+    /// Elements from column to column; 0 where it repeats.
+    pub(crate) col: usize,
+}
+
+/// `y = epilogue(alpha * a·b + beta * bias)` for each batch element.
+#[derive(Debug)]
+pub(crate) struct Product {
+    /// Size of each batch dimension.
+    pub(crate) batch: Vec<usize>,
+    /// Rows.
+    pub(crate) m: usize,
+    /// Columns.
+    pub(crate) n: usize,
+    /// Terms of each sum.
+    pub(crate) k: usize,
+    /// `m` x `k`.
+    pub(crate) a: Matrix,
+    /// `k` x `n`.
+    pub(crate) b: Matrix,
+    /// Factor.
+    pub(crate) alpha: f32,
+    /// What is added.
+    pub(crate) bias: Option<Bias>,
+    /// The output tensor; its columns are one element apart.
+    pub(crate) y: Arg,
+    /// Elements from one batch index of the output to the next, for each batch dimension.
+    pub(crate) y_batch: Vec<usize>,
+    /// Elements from row to row of the output.
+    pub(crate) y_row: usize,
+    /// What happens to each sum.
+    pub(crate) epilogue: Epilogue,
+    /// One thread per output, whatever would be faster: the yardstick of benches.
+    pub(crate) plain: bool,
+}
+
+/// First param of the batch dimensions: five for each (size, then strides of a, b, y, bias).
+const FIRST_BATCH_PARAM: usize = 17;
+
+impl Product {
+    /// Adds the launches.
+    ///
+    /// # Errors
+    /// When a size or stride is over the device's 32 bits, or there are too many batch dimensions.
+    pub(crate) fn lower(mut self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+        if self.batch.len() > BATCH_RANK_MAX {
+            return Err(OpError::unsupported(format!("more than {BATCH_RANK_MAX} batch dimensions")));
+        }
+        let outputs = self.batch_count() * self.m * self.n;
+        if outputs == 0 {
+            return Ok(());
+        }
+        let floats = self.a.repr == Repr::F32 && self.b.repr == Repr::F32;
+        // A stack of very many matrices, or one of very many rows, has more tiles than a dispatch may have.
+        let tile = Tile::of(self.m, self.n, cx.tuning.workgroup_tiles);
+        let stacked = groups_of(self.batch_count(), 1).and(self.tile_groups(tile)).is_err();
+        if self.plain || !floats || stacked || self.m * self.n * self.k <= SMALL {
+            self.lower_plain(cx, outputs)
+        } else if cx.tuning.workgroup_tiles && cx.tuning.invocations_max >= 256 && self.m >= 16 && self.n >= 16 {
+            self.lower_tile(cx)
+        } else {
+            self.lower_registers(cx)
+        }
+    }
+
+    fn batch_count(&self) -> usize {
+        self.batch.iter().product()
+    }
+
+    fn work(&self) -> u64 {
+        [self.m, self.n, self.k, self.batch_count()]
+            .iter()
+            .fold(1, |work, &size| work.saturating_mul(u64::try_from(size).unwrap_or(u64::MAX)))
+    }
+
+    fn params(&self) -> Result<Vec<u32>, OpError> {
+        let (beta, bias_row, bias_col) = self.bias.as_ref().map_or((0.0, 0, 0), |bias| (bias.beta, bias.row, bias.col));
+        let mut params = vec![
+            param(self.m)?,
+            param(self.n)?,
+            param(self.k)?,
+            param(self.a.row)?,
+            param(self.a.col)?,
+            param(self.b.row)?,
+            param(self.b.col)?,
+            self.alpha.to_bits(),
+            beta.to_bits(),
+            param(bias_row)?,
+            param(bias_col)?,
+            param(self.y_row)?,
+            param(self.a.offset)?,
+            param(self.b.offset)?,
+            param(self.batch_count())?,
+        ];
+        params.extend(self.epilogue.params());
+        for (d, &size) in self.batch.iter().enumerate() {
+            let bias = self.bias.as_ref().map_or(0, |bias| bias.batch[d]);
+            for number in [size, self.a.batch[d], self.b.batch[d], self.y_batch[d], bias] {
+                params.push(param(number)?);
+            }
+        }
+        Ok(params)
+    }
+
+    /// `batch_at(z)` gives where a, b, y and the bias of a batch element begin; `finished` makes an output of a sum.
+    fn shared_text(&self, kernel: KernelBuilder, args: &mut Vec<Arg>) -> KernelBuilder {
+        let mut kernel = kernel;
+        let mut add_bias = "";
+        if let Some(bias) = &self.bias {
+            kernel = kernel.read("bias", bias.operand.repr);
+            args.push(bias.operand.arg);
+            add_bias = "value += ONE(bitcast<f32>(param(8u))) * \
+                        ONE(load_bias(at.w + row * param(9u) + col * param(10u)));";
+        }
+        let mut places = String::new();
+        for d in (0..self.batch.len()).rev() {
+            let p = FIRST_BATCH_PARAM + 5 * d;
+            places.push_str(&format!(
+                "    index = rest % param({p}u); rest = rest / param({p}u);\n    at += index * vec4<u32>(param({}u), \
+                 param({}u), param({}u), param({}u));\n",
+                p + 1,
+                p + 2,
+                p + 3,
+                p + 4
+            ));
+        }
+        kernel = kernel.text(&format!(
+            "fn batch_at(batch: u32) -> vec4<u32> {{\n    var at = vec4<u32>(param(12u), param(13u), 0u, 0u);\n    \
+             var rest = batch; var index = 0u;\n{places}    return at;\n}}"
+        ));
+        let one = self.a.repr.wgsl();
+        let put = if one == "f32" {
+            kernel = self.epilogue.add_to(kernel, 15, args);
+            "value = bitcast<f32>(param(7u)) * value; ADD\n    return epilogue(value, index);"
+        } else {
+            "value = ONE(bitcast<f32>(param(7u))) * value; ADD\n    return value;"
+        };
+        let put = put.replace("ADD", add_bias).replace("ONE", one);
+        kernel.text(&format!(
+            "fn finished(at: vec4<u32>, row: u32, col: u32, index: u32, sum: {one}) -> {one} {{\n    var value = sum;\n    \
+             {put}\n}}"
+        ))
+    }
+
+    fn output_array(&self) -> &'static str {
+        match self.a.repr {
+            Repr::F32 => "array<f32>",
+            Repr::I32 | Repr::I8x4 => "array<i32>",
+            Repr::U32 | Repr::U8x4 => "array<u32>",
+        }
+    }
+
+    fn lower_plain(&self, cx: &mut Lowering<'_>, outputs: usize) -> Result<(), OpError> {
+        let mut args = vec![self.a.arg, self.b.arg];
+        let kernel = KernelBuilder::new("matmul_plain").read("a", self.a.repr).read("b", self.b.repr);
+        let kernel = self.shared_text(kernel, &mut args);
+        args.push(self.y);
+        let one = self.a.repr.wgsl();
+        let kernel = kernel.raw("y", self.output_array()).text(&format!(
+            "@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
+    let place = group + group_base();
+    let i = (place.y * {GROUPS_MAX}u + place.x) * 64u + lane;
+    let of_one = param(0u) * param(1u);
+    if (i >= of_one * param(14u)) {{ return; }}
+    let at = batch_at(i / of_one);
+    let row = (i % of_one) / param(1u);
+    let col = i % param(1u);
+    var sum = {one}(0);
+    for (var k = 0u; k < param(2u); k++) {{
+        sum += load_a(at.x + row * param(3u) + k * param(4u)) * {one}(load_b(at.y + k * param(5u) + col * param(6u)));
+    }}
+    let index = at.z + row * param(11u) + col;
+    y[index] = finished(at, row, col, index, sum);
+}}"
+        ));
+        let groups = linear_groups(outputs.div_ceil(64));
+        cx.dispatch(kernel.finish(), args, self.params()?, groups, self.work());
+        Ok(())
+    }
+
+    fn lower_tile(&self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+        let mut args = vec![self.a.arg, self.b.arg];
+        let kernel = KernelBuilder::new("matmul_tile").read("a", self.a.repr).read("b", self.b.repr);
+        let kernel = self.shared_text(kernel, &mut args);
+        args.push(self.y);
+        let kernel = kernel
+            .raw("y", "array<f32>")
+            .text(
+                "fn fetch_a(batch: u32, row: u32, k: u32) -> f32 {
+    if (row >= param(0u) || k >= param(2u)) { return 0.0; }
+    return load_a(batch_at(batch).x + row * param(3u) + k * param(4u));
+}
+fn fetch_b(batch: u32, k: u32, col: u32) -> f32 {
+    if (col >= param(1u) || k >= param(2u)) { return 0.0; }
+    return load_b(batch_at(batch).y + k * param(5u) + col * param(6u));
+}
+fn put(batch: u32, row: u32, col: u32, sum: f32) {
+    if (row >= param(0u) || col >= param(1u)) { return; }
+    let at = batch_at(batch);
+    let index = at.z + row * param(11u) + col;
+    y[index] = finished(at, row, col, index, sum);
+}",
+            )
+            .text(include_str!("../wgsl/matmul_tile.wgsl"));
+        let groups = [groups_of(self.n, 64)?, groups_of(self.m, 64)?, groups_of(self.batch_count(), 1)?];
+        cx.dispatch(kernel.finish(), args, self.params()?, groups, self.work());
+        Ok(())
+    }
+
+    fn lower_registers(&mut self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+        self.align_a(cx)?;
+        self.align_b(cx)?;
+        let aligned = |number: usize| number.is_multiple_of(4);
+        let tile = Tile::of(self.m, self.n, cx.tuning.workgroup_tiles);
+        let fours = aligned(self.n) && aligned(self.y_row) && self.y_batch.iter().copied().all(aligned);
+        let mut args = vec![self.a.arg, self.b.arg];
+        let kernel = KernelBuilder::new("matmul_registers").raw("a", "array<vec4<f32>>").raw("b", "array<vec4<f32>>");
+        let kernel = self.shared_text(kernel, &mut args);
+        args.push(self.y);
+        let array = if fours { "array<vec4<f32>>" } else { "array<f32>" };
+        let kernel: KernelSource =
+            kernel.raw("y", array).text(&tile.text(fours, self.n.is_multiple_of(tile.cols))).finish();
+        cx.dispatch(kernel, args, self.params()?, self.tile_groups(tile)?, self.work());
+        Ok(())
+    }
+
+    fn tile_groups(&self, tile: Tile) -> Result<[u32; 3], OpError> {
+        Ok([
+            // Rows run first: the columns of `b`, often the larger part, are read once while they are in the cache.
+            groups_of(self.m, tile.rows * tile.threads[1])?,
+            groups_of(self.n, tile.cols * tile.threads[0])?,
+            groups_of(self.batch_count(), 1)?,
+        ])
+    }
+
+    /// Makes rows of `a` contiguous and their starts a multiple of four elements.
+    fn align_a(&mut self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+        let aligned = |number: usize| number.is_multiple_of(4);
+        let a = &self.a;
+        // A single row never steps.
+        let rows = self.m == 1 || aligned(a.row);
+        if !(a.col == 1 && rows && aligned(a.offset) && a.batch.iter().copied().all(aligned)) {
+            let pitch = self.k.next_multiple_of(4);
+            let packing = Packing { lanes: pitch, inner: self.m, outer: 1, limit: self.k, lane: a.col, step: a.row };
+            let batch = packing.apply(cx, &mut self.a, &self.batch)?;
+            self.a = Matrix { offset: 0, batch, row: pitch, col: 1, ..self.a.clone() };
+        }
+        Ok(())
+    }
+
+    /// Makes columns of `b` contiguous in fours; a constant is cut into panels of eight columns.
+    ///
+    /// Turns `b.row` and `b.col` into what the register kernel wants: elements from k to k and from panel to panel.
+    fn align_b(&mut self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+        let aligned = |number: usize| number.is_multiple_of(4);
+        let b = &self.b;
+        let lies_well = b.col == 1 && aligned(b.row) && aligned(b.offset) && b.batch.iter().copied().all(aligned);
+        if lies_well && b.constant.is_none() {
+            self.b.col = PANEL;
+            return Ok(());
+        }
+        let outer = self.n.div_ceil(PANEL);
+        let packing = Packing { lanes: PANEL, inner: self.k, outer, limit: self.n, lane: b.col, step: b.row };
+        let batch = packing.apply(cx, &mut self.b, &self.batch)?;
+        self.b = Matrix { offset: 0, batch, row: PANEL, col: self.k * PANEL, ..self.b.clone() };
+        Ok(())
+    }
+}
+
+/// The product of sizes, if the device can count so many elements.
+///
+/// # Errors
+/// [`OpError::Unsupported`] over 32 bits.
+pub(crate) fn volume(sizes: &[usize]) -> Result<usize, OpError> {
+    let product = sizes.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
+    let product = product.filter(|&product| u32::try_from(product).is_ok());
+    product.ok_or_else(|| OpError::unsupported(format!("{sizes:?} together are over the device's 32 bits")))
+}
+
+/// Workgroups for so many things, so many a group.
+///
+/// # Errors
+/// [`OpError::Unsupported`] over the limit of one dimension.
+pub(crate) fn groups_of(things: usize, per_group: usize) -> Result<u32, OpError> {
+    let groups = param(things.div_ceil(per_group).max(1))?;
+    if groups <= GROUPS_MAX {
+        Ok(groups)
+    } else {
+        Err(OpError::unsupported(format!("{groups} workgroups in one dimension are over the limit of {GROUPS_MAX}")))
+    }
+}

@@ -1,0 +1,178 @@
+//! Matrices copied into the form the register kernel reads: on the host once for constants, else by a launch.
+
+use super::{Matrix, volume};
+use crate::error::OpError;
+use crate::lower::{Arg, GROUPS_MAX, KernelBuilder, Lowering, Repr, element_groups};
+use crate::ops::shape::{param, strides};
+
+/// Rows of `k` floats copied to rows of `pitch`, zeros behind them.
+///
+/// # Errors
+/// When it is over the device's 32 bits.
+pub(crate) fn padded_rows(
+    cx: &mut Lowering<'_>,
+    from: Arg,
+    rows: usize,
+    k: usize,
+    pitch: usize,
+) -> Result<Arg, OpError> {
+    let mut matrix =
+        Matrix { arg: from, repr: Repr::F32, constant: None, offset: 0, batch: Vec::new(), row: k, col: 1 };
+    let packing = Packing { lanes: pitch, inner: rows, outer: 1, limit: k, lane: 1, step: k };
+    packing.apply(cx, &mut matrix, &[])?;
+    Ok(matrix.arg)
+}
+
+/// A strided tensor copied to `[batch][outer][inner][lanes]`, zeros beyond `limit`:
+/// element `(outer * lanes + lane) * self.lane + inner * self.step` of each batch element.
+#[derive(Debug)]
+pub(super) struct Packing {
+    pub(super) lanes: usize,
+    pub(super) inner: usize,
+    pub(super) outer: usize,
+    pub(super) limit: usize,
+    pub(super) lane: usize,
+    pub(super) step: usize,
+}
+
+impl Packing {
+    /// Packs on the host if it is a constant, else by a launch; gives the batch strides of the packed form.
+    pub(super) fn apply(
+        &self,
+        cx: &mut Lowering<'_>,
+        matrix: &mut Matrix,
+        sizes: &[usize],
+    ) -> Result<Vec<usize>, OpError> {
+        // A matrix that repeats over a batch dimension is packed once.
+        let kept: Vec<usize> = sizes.iter().zip(&matrix.batch).map(|(&s, &b)| if b == 0 { 1 } else { s }).collect();
+        let one = volume(&[self.lanes, self.inner, self.outer])?;
+        let total = volume(&[volume(&kept)?, one])?;
+        let packed = strides(&kept);
+        let batch = packed.iter().zip(&matrix.batch).map(|(&s, &b)| if b == 0 { 0 } else { s * one }).collect();
+        let literal = matrix.constant.and_then(|id| cx.constant(id).map(|literal| (id, literal)));
+        matrix.arg = match literal {
+            Some((id, literal)) => {
+                let name = format!("{self:?} {} {:?} {kept:?}", matrix.offset, matrix.batch);
+                cx.packed_weight(id, &name, || {
+                    let from = literal.to_f32s();
+                    let word =
+                        |i: usize| self.source(i, &kept, matrix).and_then(|at| from.get(at)).map_or(0, |v| v.to_bits());
+                    Ok((0..total.next_multiple_of(4)).map(word).collect())
+                })?
+            }
+            None => {
+                let to = cx.scratch(total);
+                self.launch(cx, matrix, &kept, total, to)?;
+                to
+            }
+        };
+        Ok(batch)
+    }
+
+    /// Which element of the tensor stands at a place of the packed form.
+    fn source(&self, i: usize, kept: &[usize], matrix: &Matrix) -> Option<usize> {
+        let lane = (i / (self.lanes * self.inner)) % self.outer * self.lanes + i % self.lanes;
+        let inner = i / self.lanes % self.inner;
+        let mut rest = i / (self.lanes * self.inner * self.outer);
+        let mut at = matrix.offset + lane * self.lane + inner * self.step;
+        for (size, stride) in kept.iter().zip(&matrix.batch).rev() {
+            at += rest % size * stride;
+            rest /= size;
+        }
+        (lane < self.limit).then_some(at)
+    }
+
+    /// Workgroups of [`Self::launch_fours`]; `None` where a dimension has too many.
+    fn groups(&self, total: usize) -> Option<[u32; 3]> {
+        let batches = total / (self.lanes * self.inner).max(1);
+        let group = |threads: usize, size: usize| {
+            u32::try_from(threads.div_ceil(size).max(1)).ok().filter(|&groups| groups <= GROUPS_MAX)
+        };
+        let fours = self.lanes.is_multiple_of(4);
+        if fours { Some([group(self.lanes / 4, 2)?, group(self.inner, 32)?, group(batches, 1)?]) } else { None }
+    }
+
+    /// Four lanes a thread and hardly a division: those are slow where a vector unit has none.
+    fn launch_fours(
+        &self,
+        cx: &mut Lowering<'_>,
+        matrix: &Matrix,
+        kept: &[usize],
+        total: usize,
+        to: Arg,
+        groups: [u32; 3],
+    ) -> Result<(), OpError> {
+        let mut numbers = Vec::new();
+        for number in [self.lanes / 4, self.inner, self.outer, self.limit, self.lane, self.step, matrix.offset] {
+            numbers.push(param(number)?);
+        }
+        let mut places = String::new();
+        for d in (0..kept.len()).rev() {
+            let p = 7 + 2 * d;
+            places.push_str(&format!("    at += rest % param({p}u) * param({}u); rest = rest / param({p}u);\n", p + 1));
+        }
+        for (&size, &stride) in kept.iter().zip(&matrix.batch) {
+            numbers.extend([param(size)?, param(stride)?]);
+        }
+        let text = format!(
+            "@compute @workgroup_size(2, 32)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) thread: vec3<u32>) {{
+    let place = group + group_base();
+    let four = place.x * 2u + thread.x;
+    let inner = place.y * 32u + thread.y;
+    if (four >= param(0u) || inner >= param(1u)) {{ return; }}
+    var rest = place.z / param(2u);
+    let lane = (place.z - rest * param(2u)) * param(0u) * 4u + four * 4u;
+    var at = param(6u) + lane * param(4u) + inner * param(5u);
+{places}    var values = vec4<f32>();
+    for (var i = 0u; i < 4u; i++) {{
+        if (lane + i < param(3u)) {{ values[i] = load_x(at + i * param(4u)); }}
+    }}
+    y[(place.z * param(1u) + inner) * param(0u) + four] = values;
+}}"
+        );
+        let kernel = KernelBuilder::new("pack_fours").read("x", Repr::F32).raw("y", "array<vec4<f32>>").text(&text);
+        let work = u64::try_from(total).unwrap_or(u64::MAX);
+        cx.dispatch(kernel.finish(), vec![matrix.arg, to], numbers, groups, work);
+        Ok(())
+    }
+
+    fn launch(
+        &self,
+        cx: &mut Lowering<'_>,
+        matrix: &Matrix,
+        kept: &[usize],
+        total: usize,
+        to: Arg,
+    ) -> Result<(), OpError> {
+        if let Some(groups) = self.groups(total) {
+            return self.launch_fours(cx, matrix, kept, total, to, groups);
+        }
+        let mut params = Vec::new();
+        for number in [total, self.lanes, self.inner, self.outer, self.limit, self.lane, self.step, matrix.offset] {
+            params.push(param(number)?);
+        }
+        let mut places = String::new();
+        for d in (0..kept.len()).rev() {
+            let p = 8 + 2 * d;
+            places.push_str(&format!("    at += rest % param({p}u) * param({}u); rest = rest / param({p}u);\n", p + 1));
+        }
+        for (&size, &stride) in kept.iter().zip(&matrix.batch) {
+            params.extend([param(size)?, param(stride)?]);
+        }
+        let text = format!(
+            "fn element(i: u32) -> f32 {{
+    let row = i / param(1u);
+    let lane = (row / param(2u)) % param(3u) * param(1u) + i % param(1u);
+    var rest = row / (param(2u) * param(3u));
+    var at = param(7u) + lane * param(5u) + row % param(2u) * param(6u);
+{places}    if (lane >= param(4u)) {{ return 0.0; }}
+    return load_x(at);
+}}"
+        );
+        let kernel = KernelBuilder::new("pack").read("x", Repr::F32).text(&text).element(Repr::F32);
+        let groups = element_groups(total, Repr::F32);
+        cx.dispatch(kernel, vec![matrix.arg, to], params, groups, u64::try_from(total).unwrap_or(u64::MAX));
+        Ok(())
+    }
+}

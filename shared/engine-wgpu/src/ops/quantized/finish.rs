@@ -1,0 +1,286 @@
+//! What happens to a finished integer sum before it is stored: nothing, scaling to a float, or requantising.
+
+use super::Points;
+use crate::error::OpError;
+use crate::ir::{Node, ValueId};
+use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Repr, element_groups};
+use crate::ops::epilogue::{EPILOGUE_PARAMS, Epilogue, activation};
+use crate::ops::shape::param;
+
+/// What becomes of a sum.
+#[derive(Debug)]
+pub(super) enum Finish {
+    /// It is the answer.
+    Integer,
+    /// `sum * scale[channel] (+ bias[channel])`, then the node's epilogue.
+    Float {
+        /// Product of the operands' scales; one, or one a channel.
+        scale: Operand,
+        /// A second scale to multiply it with.
+        second: Option<Operand>,
+        /// Added after scaling.
+        bias: Option<Operand>,
+        /// Activation and residual.
+        epilogue: Epilogue,
+    },
+    /// `round((sum + bias[channel]) * multiplier[channel])` put into the output's type.
+    Quantized {
+        /// Operands' scales over the output's; one, or one a channel.
+        multiplier: Operand,
+        /// Added before, as an integer.
+        bias: Option<Operand>,
+        /// The output's zero point.
+        point: Points,
+        /// Smallest and largest value.
+        limits: (i32, i32),
+        /// What is done between: see [`Between`].
+        between: Between,
+    },
+}
+
+/// What is done to a value that will be requantised.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Between {
+    /// Nothing.
+    Nothing,
+    /// Negative values become zero, which needs no other scale.
+    Relu,
+    /// This expression of `x` in real numbers, with its two numbers; the multiplier leaves the output's scale out.
+    Real {
+        /// WGSL expression of `x`, `alpha` and `beta`.
+        expression: &'static str,
+        /// Its numbers.
+        numbers: [f32; 2],
+        /// The output's scale.
+        scale: f32,
+    },
+}
+
+impl Finish {
+    /// Adds `fn finish(sum: i32, channel: u32, at: u32)`, its bindings and params.
+    pub(super) fn add_to(
+        &self,
+        kernel: KernelBuilder,
+        args: &mut Vec<Arg>,
+        params: &mut Vec<u32>,
+    ) -> Result<KernelBuilder, OpError> {
+        match self {
+            Self::Integer => Ok(kernel.text("fn finish(sum: i32, channel: u32, at: u32) -> i32 { return sum; }")),
+            Self::Float { scale, second, bias, epilogue } => {
+                let first = params.len();
+                params.extend(epilogue.params());
+                let step_of = |operand: &Option<Operand>| operand.as_ref().map_or(0, step);
+                params.extend([step(scale), step_of(second), step_of(bias)]);
+                let mut kernel = kernel.read("scale", scale.repr);
+                args.push(scale.arg);
+                let steps = first + EPILOGUE_PARAMS;
+                let mut factor = format!("load_scale(channel * param({steps}u))");
+                if let Some(second) = second {
+                    kernel = kernel.read("second", second.repr);
+                    args.push(second.arg);
+                    factor = format!("({factor} * load_second(channel * param({}u)))", steps + 1);
+                }
+                let mut sum = format!("f32(sum) * {factor}");
+                if let Some(bias) = bias {
+                    kernel = kernel.read("bias", bias.repr);
+                    args.push(bias.arg);
+                    sum = format!("{sum} + load_bias(channel * param({}u))", steps + 2);
+                }
+                let kernel = epilogue.add_to(kernel, first, args);
+                Ok(kernel.text(&format!(
+                    "fn finish(sum: i32, channel: u32, at: u32) -> f32 {{ return epilogue({sum}, at); }}"
+                )))
+            }
+            Self::Quantized { multiplier, bias, point, limits, between } => {
+                let first = params.len();
+                let mut kernel = kernel.read("multiplier", multiplier.repr);
+                args.push(multiplier.arg);
+                let (low, high) = *limits;
+                params.extend([step(multiplier), low.cast_unsigned(), high.cast_unsigned()]);
+                let mut total = "sum".to_owned();
+                if let Some(bias) = bias {
+                    kernel = kernel.read("bias", bias.repr);
+                    args.push(bias.arg);
+                    total = "(sum + load_bias(channel))".to_owned();
+                }
+                let point = match point {
+                    Points::Uniform(value) => {
+                        params.push(value.cast_unsigned());
+                        format!("f32(bitcast<i32>(param({}u)))", first + 3)
+                    }
+                    Points::Bound(operand) => {
+                        kernel = kernel.read("out_point", operand.repr);
+                        args.push(operand.arg);
+                        params.push(0);
+                        "f32(load_out_point(0u))".to_owned()
+                    }
+                };
+                let between = between_text(*between, params);
+                Ok(kernel.text(&format!(
+                    "fn finish(sum: i32, channel: u32, at: u32) -> i32 {{
+    var x = f32({total}) * load_multiplier(channel * param({first}u));
+    {between}
+    let low = f32(bitcast<i32>(param({}u))); let high = f32(bitcast<i32>(param({}u)));
+    return i32(clamp(round(x) + {point}, low, high));
+}}",
+                    first + 1,
+                    first + 2
+                )))
+            }
+        }
+    }
+}
+
+fn between_text(between: Between, params: &mut Vec<u32>) -> String {
+    match between {
+        Between::Nothing => String::new(),
+        Between::Relu => "x = max(x, 0.0);".to_owned(),
+        Between::Real { expression, numbers, scale } => {
+            let first = params.len();
+            params.extend([numbers[0].to_bits(), numbers[1].to_bits(), scale.to_bits()]);
+            format!(
+                "let alpha = bitcast<f32>(param({first}u)); let beta = bitcast<f32>(param({}u));
+    x = {expression};
+    x = x / bitcast<f32>(param({}u));",
+                first + 1,
+                first + 2
+            )
+        }
+    }
+}
+
+fn step(operand: &Operand) -> u32 {
+    u32::from(operand.elements() > 1)
+}
+
+/// Reads how a node requantises: scales of both operands and of the output, its zero point, an `int32` bias.
+///
+/// # Errors
+/// When one is missing or of the wrong size.
+pub(super) fn requantise(
+    cx: &mut Lowering<'_>,
+    node: &Node,
+    places: &Places,
+    channels: usize,
+) -> Result<Finish, OpError> {
+    let dtype = node.output(0).map(|id| cx.fact(id).dtype).ok_or_else(|| OpError::invalid("output 0 is missing"))?;
+    let limits = super::limits(dtype)?;
+    let attributes = &node.attributes;
+    let between = match attributes.text("activation", "")? {
+        "" => Between::Nothing,
+        "Relu" => Between::Relu,
+        name => {
+            let expression =
+                activation(name).ok_or_else(|| OpError::unsupported(format!("the activation {name:?}")))?;
+            let numbers = [attributes.float("activation_alpha", 0.0)?, attributes.float("activation_beta", 0.0)?];
+            let scale = node.input(places.y_scale).and_then(|id| constant(cx, id));
+            let scale = scale.and_then(|values| values.first().copied());
+            Between::Real { expression, numbers, scale: scale.ok_or(OpError::DataDependent(places.y_scale))? }
+        }
+    };
+    let over = match between {
+        Between::Real { .. } => None,
+        Between::Nothing | Between::Relu => Some(places.y_scale),
+    };
+    let multiplier = multiplier(cx, node, places.a_scale, places.b_scale, over)?;
+    super::check_channels(&multiplier.shape, channels)?;
+    let bias = cx.optional_input(node, places.bias)?;
+    if let Some(bias) = &bias
+        && (bias.repr != Repr::I32 || bias.elements() != channels)
+    {
+        return Err(OpError::invalid("its bias is not one int32 a channel"));
+    }
+    let point = Points::of(node, cx, places.y_point)?;
+    point.check(1)?;
+    Ok(Finish::Quantized { multiplier, bias, point, limits, between })
+}
+
+/// How `MatMulIntegerToFloat` and its kin scale: scales are inputs 2 and 3, the bias input 6, a residual input 7.
+///
+/// # Errors
+/// When one is of the wrong size.
+pub(super) fn to_float(node: &Node, cx: &mut Lowering<'_>, channels: usize) -> Result<Finish, OpError> {
+    let (a_scale, b_scale) = (cx.input(node, 2)?, cx.optional_input(node, 3)?);
+    let bias = cx.optional_input(node, 6)?;
+    let epilogue = Epilogue::of(node, cx, 7)?;
+    floating(a_scale, b_scale, bias, epilogue, channels)
+}
+
+/// Scales by the product of two scales and adds a bias, each one or one a channel.
+///
+/// # Errors
+/// When one is of the wrong size.
+pub(super) fn floating(
+    scale: Operand,
+    second: Option<Operand>,
+    bias: Option<Operand>,
+    epilogue: Epilogue,
+    channels: usize,
+) -> Result<Finish, OpError> {
+    for operand in [Some(&scale), second.as_ref(), bias.as_ref()].into_iter().flatten() {
+        super::check_channels(&operand.shape, channels)?;
+    }
+    Ok(Finish::Float { scale, second, bias, epilogue })
+}
+
+/// Where a node has what its requantisation needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Places {
+    /// The left operand's scale.
+    pub(super) a_scale: usize,
+    /// The right operand's scale.
+    pub(super) b_scale: usize,
+    /// The output's scale.
+    pub(super) y_scale: usize,
+    /// The output's zero point.
+    pub(super) y_point: usize,
+    /// The bias.
+    pub(super) bias: usize,
+}
+
+/// `a[i] * b[i] / c`, each one value or one a channel: the multiplier of a requantisation.
+///
+/// Made once where all are constants, else by a small kernel in each run.
+///
+/// # Errors
+/// When a scale does not fit the device.
+pub(super) fn multiplier(
+    cx: &mut Lowering<'_>,
+    node: &Node,
+    a: usize,
+    b: usize,
+    over: Option<usize>,
+) -> Result<Operand, OpError> {
+    let id = |at: usize| node.input(at).ok_or_else(|| OpError::invalid(format!("input {at} is missing")));
+    let (first, second, third) = (id(a)?, id(b)?, over.map(id).transpose()?);
+    let channels = cx.fact(first).elements().max(cx.fact(second).elements());
+    let constants: Option<Vec<Vec<f32>>> =
+        [Some(first), Some(second), third].into_iter().flatten().map(|id| constant(cx, id)).collect();
+    if let Some(values) = constants {
+        let at = |values: &[f32], i: usize| values.get(if values.len() == 1 { 0 } else { i }).copied().unwrap_or(0.0);
+        let product = |i: usize| at(&values[0], i) * at(&values[1], i) / values.get(2).map_or(1.0, |over| at(over, 0));
+        let words = (0..channels).map(|i| product(i).to_bits()).collect();
+        let arg = cx.packed_weight(second, &format!("multiplier {first:?} {third:?}"), || Ok(words))?;
+        return Ok(Operand { arg, repr: Repr::F32, shape: vec![channels] });
+    }
+    let (a, b, over) = (cx.operand(first)?, cx.operand(second)?, third.map(|id| cx.operand(id)).transpose()?);
+    let out = cx.scratch(channels);
+    let mut kernel = KernelBuilder::new("multiplier").read("a", a.repr).read("b", b.repr);
+    let mut args = vec![a.arg, b.arg];
+    let mut divide = "";
+    if let Some(over) = &over {
+        kernel = kernel.read("over", over.repr);
+        args.push(over.arg);
+        divide = " / load_over(0u)";
+    }
+    args.push(out);
+    let text = format!("fn element(i: u32) -> f32 {{ return load_a(i * param(1u)) * load_b(i * param(2u)){divide}; }}");
+    let params = vec![param(channels)?, step(&a), step(&b)];
+    let kernel = kernel.text(&text).element(Repr::F32);
+    cx.dispatch(kernel, args, params, element_groups(channels, Repr::F32), channels as u64);
+    Ok(Operand { arg: out, repr: Repr::F32, shape: vec![channels] })
+}
+
+fn constant(cx: &Lowering<'_>, id: ValueId) -> Option<Vec<f32>> {
+    cx.constant(id).map(crate::ir::Literal::to_f32s)
+}

@@ -1,0 +1,166 @@
+//! The kernel of every reduction over any set of axes, one thread an output.
+//!
+//! Sums are taken in tiles of 64 terms, so that their error grows with the tile and the number of tiles, not with the sum of
+//! both lengths.
+
+use crate::error::OpError;
+use crate::lower::{KernelBuilder, Lowering, Operand, Repr, element_groups};
+use crate::ops::elementwise::math;
+use crate::ops::shape::{param, params, strides};
+
+/// What is done to the elements of one output.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ops) struct Fold {
+    /// Each element `x` as a term; `most` is the largest of them where `shifted`.
+    pub(in crate::ops) term: &'static str,
+    /// What is before the first term.
+    pub(in crate::ops) start: &'static str,
+    /// Terms `a` and `b` as one.
+    pub(in crate::ops) join: &'static str,
+    /// The answer from `a` and the count `n`.
+    pub(in crate::ops) finish: &'static str,
+    /// Whether a first walk finds the largest element.
+    pub(in crate::ops) shifted: bool,
+}
+
+/// Which part of each output's terms a thread takes.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    /// Terms of one thread.
+    share: usize,
+    /// Threads of one output.
+    shares: usize,
+    /// Terms of one output in the tensor that is reduced.
+    total: usize,
+}
+
+/// Terms below which another thread for the same output does not pay.
+const SHARE_MIN: usize = 4096;
+
+/// Most threads of one output, so that neither step is long.
+const SHARES_MAX: usize = 16_384;
+
+impl Fold {
+    /// The mean.
+    pub(in crate::ops) const MEAN: Self =
+        Self { term: "x", start: "T(0)", join: "a + b", finish: "a / T(n)", shifted: false };
+    /// The sum of squares.
+    pub(in crate::ops) const SQUARES: Self =
+        Self { term: "x * x", start: "T(0)", join: "a + b", finish: "a", shifted: false };
+    /// The sum of absolute values.
+    pub(in crate::ops) const ABSOLUTES: Self =
+        Self { term: "abs(x)", start: "T(0)", join: "a + b", finish: "a", shifted: false };
+
+    /// Launches the reduction of those axes (sorted, each once) of `x` into `y`.
+    pub(in crate::ops) fn run(
+        self,
+        cx: &mut Lowering<'_>,
+        x: &Operand,
+        axes: &[usize],
+        y: &Operand,
+    ) -> Result<(), OpError> {
+        let count: usize = axes.iter().map(|&at| x.shape[at]).product();
+        let share = count.div_ceil(SHARES_MAX).max(SHARE_MIN);
+        if count <= share {
+            return self.launch(cx, x, axes, y, Part { share: count, shares: 1, total: count });
+        }
+        if self.shifted {
+            return Err(OpError::unsupported(format!("the logarithm of a sum of {count} exponentials")));
+        }
+        // Long reductions in two steps: it is faster, and software adapters end a thread's loops after 65,535 rounds.
+        let shares = count.div_ceil(share);
+        let words = y.elements().saturating_mul(shares);
+        let repr = match x.repr {
+            Repr::I8x4 => Repr::I32,
+            Repr::U8x4 => Repr::U32,
+            Repr::F32 | Repr::I32 | Repr::U32 => x.repr,
+        };
+        let parts = Operand { arg: cx.scratch(words), repr, shape: vec![y.elements(), shares] };
+        let first = Self { finish: "a", ..self };
+        first.launch(cx, x, axes, &parts, Part { share, shares, total: count })?;
+        let second = Self { term: "x", ..self };
+        second.launch(cx, &parts, &[1], y, Part { share: shares, shares: 1, total: count })
+    }
+
+    fn launch(
+        self,
+        cx: &mut Lowering<'_>,
+        x: &Operand,
+        axes: &[usize],
+        y: &Operand,
+        part: Part,
+    ) -> Result<(), OpError> {
+        let own = strides(&x.shape);
+        let kept = joined(&x.shape, &own, |d| !axes.contains(&d));
+        let gone = joined(&x.shape, &own, |d| axes.contains(&d));
+        let count: usize = gone.iter().map(|&(size, _stride)| size).product();
+        let outputs = y.elements();
+        let mut numbers =
+            vec![param(outputs)?, param(count)?, param(part.total)?, param(part.shares)?, param(part.share)?];
+        let base = offset("i", &kept, &mut numbers)?;
+        let at = offset("r", &gone, &mut numbers)?;
+        let Self { term, start, join, finish, shifted } = self;
+        let first = if shifted {
+            "    var most = -infinity();
+    for (var r = 0u; r < n; r++) { most = larger(most, load_x(base + member(r))); }
+    if (is_inf(most)) { most = select(0.0, most, most > 0.0); }\n"
+        } else {
+            ""
+        };
+        // exp(inf - inf) is not a number: an infinite sum stays one.
+        let last = if shifted { "select(log(a) + most, most, is_inf(most))" } else { finish };
+        let text = format!(
+            "alias T = {};
+fn member(r: u32) -> u32 {{ {} }}
+fn place(i: u32) -> u32 {{ {} }}
+fn joined(a: T, b: T) -> T {{ return {join}; }}
+fn element(i: u32) -> {} {{
+    let n = param(2u); let base = place(i / param(3u));
+    let begin = (i % param(3u)) * param(4u); let end = min(begin + param(4u), param(1u));
+{first}    var total = {start};
+    for (var tile = begin; tile < end; tile += 64u) {{
+        var part = {start};
+        for (var r = tile; r < min(tile + 64u, end); r++) {{ let x = load_x(base + member(r)); part = joined(part, {term}); }}
+        total = joined(total, part);
+    }}
+    let a = total;
+    return {last};
+}}",
+            x.repr.wgsl(),
+            at,
+            base,
+            y.repr.wgsl(),
+        );
+        let kernel = KernelBuilder::new("reduce").read("x", x.repr).text(&math::needed_by(&text)).text(&text);
+        let work = u64::try_from(outputs.saturating_mul(part.share)).unwrap_or(u64::MAX);
+        cx.dispatch(kernel.element(y.repr), vec![x.arg, y.arg], numbers, element_groups(outputs, y.repr), work);
+        Ok(())
+    }
+}
+
+/// The chosen dimensions as sizes and strides, neighbours joined.
+fn joined(shape: &[usize], own: &[usize], chosen: impl Fn(usize) -> bool) -> Vec<(usize, usize)> {
+    let mut parts: Vec<(usize, usize)> = Vec::new();
+    let mut before = None;
+    for d in (0..shape.len()).filter(|&d| chosen(d)) {
+        match parts.last_mut() {
+            Some(part) if before == Some(d.wrapping_sub(1)) => *part = (part.0 * shape[d], own[d]),
+            _ => parts.push((shape[d], own[d])),
+        }
+        before = Some(d);
+    }
+    parts
+}
+
+/// The text that turns a flat index over these dimensions into an offset in the tensor.
+fn offset(index: &str, parts: &[(usize, usize)], numbers: &mut Vec<u32>) -> Result<String, OpError> {
+    let mut text = format!("var rest = {index}; var at = 0u;");
+    for &(size, stride) in parts.iter().rev() {
+        let first = numbers.len();
+        numbers.extend(params(&[size.max(1), stride])?);
+        let step = first + 1;
+        text.push_str(&format!(" at += (rest % param({first}u)) * param({step}u); rest = rest / param({first}u);"));
+    }
+    text.push_str(" return at;");
+    Ok(text)
+}

@@ -1,0 +1,114 @@
+//! Softmax, LogSoftmax and Hardmax along one axis; before operator set 13, over all dimensions from that axis on.
+//!
+//! A workgroup takes a line where lines are long and contiguous, one thread takes a line elsewhere.
+
+use super::Lines;
+use crate::error::OpError;
+use crate::ir::Node;
+use crate::lower::{KernelBuilder, Lowering, THREADS, linear_groups};
+use crate::ops::Rule;
+use crate::ops::elementwise::math;
+use crate::ops::elementwise::same_float;
+use crate::ops::shape::{axis, param};
+
+/// The operators of this room.
+pub(in crate::ops) const RULES: &[Rule] = &[
+    Rule::device("Softmax", same_float, |n, cx| lower(n, cx, "exp(x - most) / sum")),
+    Rule::device("LogSoftmax", same_float, |n, cx| lower(n, cx, "x - most - log(sum)")),
+    Rule::device("Hardmax", same_float, |n, cx| lower(n, cx, HARD)),
+];
+
+/// One at the first largest element, zero elsewhere.
+const HARD: &str = "select(0.0, 1.0, k == first)";
+
+/// Lines at least this long are worth a workgroup.
+const LONG: usize = 128;
+
+fn lines(node: &Node, shape: &[usize]) -> Result<Lines, OpError> {
+    if node.opset >= 13 {
+        return Ok(Lines::along(shape, node.attributes.int("axis", -1)?)?.0);
+    }
+    let stated = node.attributes.int("axis", 1)?;
+    let at = if usize::try_from(stated).is_ok_and(|at| at == shape.len()) {
+        shape.len()
+    } else {
+        axis(stated, shape.len())?
+    };
+    Ok(Lines { outer: shape[..at].iter().product(), length: shape[at..].iter().product(), inner: 1 })
+}
+
+fn lower(node: &Node, cx: &mut Lowering<'_>, result: &str) -> Result<(), OpError> {
+    let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
+    let lines = lines(node, &x.shape)?;
+    if lines.length == 0 || lines.count() == 0 {
+        return Ok(());
+    }
+    let wide = lines.inner == 1 && lines.length >= LONG && result != HARD;
+    let text = if wide { wide_text(result) } else { narrow_text(result) };
+    let text = format!("{}{text}", math::needed_by(&text));
+    let kernel = KernelBuilder::new("softmax").raw("x", "array<f32>").raw("y", "array<f32>").text(&text).finish();
+    let groups = if wide { lines.count() } else { lines.count().div_ceil(THREADS as usize) };
+    let numbers = vec![param(lines.count())?, param(lines.length)?, param(lines.inner)?];
+    cx.dispatch(kernel, vec![x.arg, y.arg], numbers, linear_groups(groups), lines.elements().saturating_mul(4));
+    Ok(())
+}
+
+fn narrow_text(result: &str) -> String {
+    format!(
+        "@compute @workgroup_size({THREADS})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
+    let place = group + group_base();
+    let line = (place.y * 65535u + place.x) * {THREADS}u + lane;
+    if (line >= param(0u)) {{ return; }}
+    let n = param(1u); let step = param(2u);
+    let base = (line / step) * n * step + line % step;
+    var most = x[base]; var first = 0u;
+    for (var k = 1u; k < n; k++) {{
+        let v = x[base + k * step];
+        if (v > most || (is_nan(v) && !is_nan(most))) {{ most = v; first = k; }}
+    }}
+    var sum = 0.0;
+    for (var tile = 0u; tile < n; tile += 64u) {{
+        var part = 0.0;
+        for (var k = tile; k < min(tile + 64u, n); k++) {{ part += exp(x[base + k * step] - most); }}
+        sum += part;
+    }}
+    for (var k = 0u; k < n; k++) {{ let at = base + k * step; let x = x[at]; y[at] = {result}; }}
+}}"
+    )
+}
+
+fn wide_text(result: &str) -> String {
+    format!(
+        "var<workgroup> shared_values: array<f32, {THREADS}>;
+fn spread(lane: u32, value: f32, extreme: bool) -> f32 {{
+    workgroupBarrier();
+    shared_values[lane] = value;
+    workgroupBarrier();
+    for (var half = {THREADS}u / 2u; half > 0u; half = half / 2u) {{
+        if (lane < half) {{
+            let a = shared_values[lane]; let b = shared_values[lane + half];
+            shared_values[lane] = select(a + b, larger(a, b), extreme);
+        }}
+        workgroupBarrier();
+    }}
+    return shared_values[0];
+}}
+@compute @workgroup_size({THREADS})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
+    let place = group + group_base();
+    let line = place.y * 65535u + place.x;
+    let n = param(1u);
+    // Surplus workgroups repeat the last line: barriers must be met by all.
+    let base = min(line, param(0u) - 1u) * n;
+    var most = x[base];
+    for (var k = lane; k < n; k += {THREADS}u) {{ most = larger(most, x[base + k]); }}
+    most = spread(lane, most, true);
+    var sum = 0.0;
+    for (var k = lane; k < n; k += {THREADS}u) {{ sum += exp(x[base + k] - most); }}
+    sum = spread(lane, sum, false);
+    if (line >= param(0u)) {{ return; }}
+    for (var k = lane; k < n; k += {THREADS}u) {{ let x = x[base + k]; y[base + k] = {result}; }}
+}}"
+    )
+}

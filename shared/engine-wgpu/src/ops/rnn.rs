@@ -1,0 +1,450 @@
+//! LSTM, GRU and RNN: one product for the inputs of all steps, then one small launch a step.
+//!
+//! A step has a thread for each unit of each batch element and direction. The hidden state alternates between two places,
+//! because every thread of a step reads all of the old one.
+
+use crate::error::OpError;
+use crate::facts::{Fact, Inputs};
+use crate::ir::{Attribute, ElementType, Node};
+use crate::lower::{Arg, KernelBuilder, KernelSource, Lowering, Repr, linear_groups};
+use crate::ops::Rule;
+use crate::ops::epilogue::Epilogue;
+use crate::ops::product::{Matrix, Product, volume};
+use crate::ops::shape::{param, params};
+
+mod activation;
+
+use activation::Activation;
+
+/// The operators of this family.
+pub(super) const RULES: &[Rule] =
+    &[Rule::device("LSTM", infer, lower), Rule::device("GRU", infer, lower), Rule::device("RNN", infer, lower)];
+
+/// Which cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cell {
+    Lstm {
+        input_forget: bool,
+    },
+    /// Whether the reset gate acts after the product with the recurrent weights.
+    Gru {
+        linear_before_reset: bool,
+    },
+    Rnn,
+}
+
+impl Cell {
+    const fn gates(self) -> usize {
+        match self {
+            Self::Lstm { .. } => 4,
+            Self::Gru { .. } => 3,
+            Self::Rnn => 1,
+        }
+    }
+
+    /// Default activations of one direction.
+    const fn activations(self) -> &'static [&'static str] {
+        match self {
+            Self::Lstm { .. } => &["Sigmoid", "Tanh", "Tanh"],
+            Self::Gru { .. } => &["Sigmoid", "Tanh"],
+            Self::Rnn => &["Tanh"],
+        }
+    }
+}
+
+/// One recurrent layer.
+#[derive(Debug)]
+struct Layer {
+    cell: Cell,
+    steps: usize,
+    batch: usize,
+    inputs: usize,
+    hidden: usize,
+    directions: usize,
+    /// Whether the only direction is backwards.
+    reverse: bool,
+    /// Whether the batch is the first dimension.
+    batch_first: bool,
+    activations: Vec<Activation>,
+    clip: f32,
+}
+
+impl Layer {
+    fn of(node: &Node, inputs: Inputs<'_>) -> Result<Self, OpError> {
+        let attributes = &node.attributes;
+        let (x, w, r) = (inputs.at(0)?, inputs.at(1)?, inputs.at(2)?);
+        let cell = match node.op.as_str() {
+            "LSTM" => Cell::Lstm { input_forget: attributes.flag("input_forget", false)? },
+            "GRU" => Cell::Gru { linear_before_reset: attributes.flag("linear_before_reset", false)? },
+            _ => Cell::Rnn,
+        };
+        let batch_first = attributes.flag("layout", false)?;
+        let mismatch = || {
+            OpError::invalid(format!(
+                "its input {:?} and weights {:?}, {:?} do not fit together",
+                x.shape, w.shape, r.shape
+            ))
+        };
+        let (&[first, second, inputs_x], &[directions, gates, inputs_w], &[_, _, hidden]) =
+            (x.shape.as_slice(), w.shape.as_slice(), r.shape.as_slice())
+        else {
+            return Err(mismatch());
+        };
+        let (steps, batch) = if batch_first { (second, first) } else { (first, second) };
+        let direction = attributes.text("direction", "forward")?;
+        let wanted = match direction {
+            "forward" | "reverse" => 1,
+            "bidirectional" => 2,
+            other => return Err(OpError::invalid(format!("direction is {other:?}"))),
+        };
+        let fits = directions == wanted
+            && inputs_x == inputs_w
+            && hidden > 0
+            && gates == cell.gates() * hidden
+            && r.shape == [directions, gates, hidden]
+            && x.dtype.is_float();
+        if !fits {
+            return Err(mismatch());
+        }
+        let state = if batch_first { [batch, directions, hidden] } else { [directions, batch, hidden] };
+        let shaped = |at: usize, shape: &[usize]| inputs.optional(at).is_none_or(|fact| fact.shape == shape);
+        let peepholes = !matches!(cell, Cell::Lstm { .. }) || shaped(7, &[directions, 3 * hidden]);
+        let fits = shaped(3, &[directions, 2 * gates])
+            && shaped(4, &[batch])
+            && shaped(5, &state)
+            && (!matches!(cell, Cell::Lstm { .. }) || shaped(6, &state))
+            && peepholes;
+        if !fits {
+            return Err(OpError::invalid("its bias, lengths, states or peepholes have other sizes than its weights"));
+        }
+        Ok(Self {
+            cell,
+            steps,
+            batch,
+            inputs: inputs_x,
+            hidden,
+            directions,
+            reverse: direction == "reverse",
+            batch_first,
+            activations: Activation::all(node, cell.activations(), directions)?,
+            clip: match attributes.find("clip") {
+                Some(Attribute::Float(clip)) if *clip > 0.0 => *clip,
+                _ => f32::MAX,
+            },
+        })
+    }
+
+    /// Elements of one state.
+    fn state(&self) -> Result<usize, OpError> {
+        volume(&[self.directions, self.batch, self.hidden])
+    }
+
+    /// `activation_i(d, x)` for each activation of a direction.
+    fn activation_text(&self) -> String {
+        let each = self.activations.len() / self.directions;
+        let mut text = String::new();
+        for at in 0..each {
+            text.push_str(&format!("fn activation_{at}(d: u32, x: f32) -> f32 {{\n"));
+            for d in 0..self.directions {
+                let place = FIRST_ACTIVATION_PARAM + 2 * (d * each + at);
+                let expression = self.activations[d * each + at].expression;
+                text.push_str(&format!(
+                    "    if (d == {d}u) {{ let alpha = bitcast<f32>(param({place}u)); let beta = \
+                     bitcast<f32>(param({}u)); return {expression}; }}\n",
+                    place + 1
+                ));
+            }
+            text.push_str("    return x;\n}\n");
+        }
+        text
+    }
+
+    fn numbers(&self, step: usize, from: usize) -> Result<Vec<u32>, OpError> {
+        let mut numbers = params(&[self.state()?, self.hidden, self.batch, self.directions, self.steps, step, from])?;
+        numbers.extend([self.clip.to_bits(), u32::from(self.batch_first), u32::from(self.reverse)]);
+        for activation in &self.activations {
+            numbers.extend([activation.alpha.to_bits(), activation.beta.to_bits()]);
+        }
+        Ok(numbers)
+    }
+}
+
+/// Params before it: 0 elements of a state, 1 hidden, 2 batch, 3 directions, 4 steps, 5 step, 6 place of the old state (0 or
+/// 1), 7 clip, 8 whether the batch comes first, 9 whether the only direction is backwards.
+const FIRST_ACTIVATION_PARAM: usize = 10;
+
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+    let layer = Layer::of(node, inputs)?;
+    let Layer { steps, batch, hidden, directions, batch_first, .. } = layer;
+    let dtype: ElementType = inputs.at(0)?.dtype;
+    let (y, state) = if batch_first {
+        (vec![batch, steps, directions, hidden], vec![batch, directions, hidden])
+    } else {
+        (vec![steps, directions, batch, hidden], vec![directions, batch, hidden])
+    };
+    Ok(vec![Fact::new(dtype, y), Fact::new(dtype, state.clone()), Fact::new(dtype, state)])
+}
+
+/// What the kernels of the steps bind.
+#[derive(Debug)]
+struct Tensors {
+    /// The inputs' share of every gate at every step, `[direction][row of x][gate][hidden]`.
+    gates: Arg,
+    recurrent: Arg,
+    bias: Option<Arg>,
+    lengths: Option<(Arg, Repr)>,
+    peepholes: Option<Arg>,
+    /// Two hidden states.
+    hidden: Arg,
+    /// LSTM: the cell state. GRU: update gate, then reset times hidden state.
+    cell: Arg,
+    y: Option<Arg>,
+}
+
+fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+    let facts = cx.input_facts(node);
+    let layer = Layer::of(node, Inputs(&facts))?;
+    let state = layer.state()?;
+    if state == 0 {
+        return Ok(());
+    }
+    let bias = cx.optional_input(node, 3)?.map(|operand| operand.arg);
+    let lengths = cx.optional_input(node, 4)?.map(|operand| (operand.arg, operand.repr));
+    let peepholes = match layer.cell {
+        Cell::Lstm { .. } => cx.optional_input(node, 7)?.map(|operand| operand.arg),
+        Cell::Gru { .. } | Cell::Rnn => None,
+    };
+    let tensors = Tensors {
+        gates: input_gates(node, cx, &layer)?,
+        recurrent: cx.input(node, 2)?.arg,
+        bias,
+        lengths,
+        peepholes,
+        hidden: cx.scratch(2 * state),
+        cell: cx.scratch(2 * state),
+        y: if node.output(0).is_some() { Some(cx.output(node, 0)?.arg) } else { None },
+    };
+    let initial = cx.optional_input(node, 5)?.map(|operand| operand.arg);
+    move_state(cx, &layer, initial, tensors.hidden, 0, true)?;
+    if matches!(layer.cell, Cell::Lstm { .. }) {
+        let initial = cx.optional_input(node, 6)?.map(|operand| operand.arg);
+        move_state(cx, &layer, initial, tensors.cell, 0, true)?;
+    }
+    for step in 0..layer.steps {
+        for phase in 0..phases(layer.cell) {
+            launch_step(cx, &layer, &tensors, step, phase)?;
+        }
+    }
+    if node.output(1).is_some() {
+        let to = cx.output(node, 1)?.arg;
+        move_state(cx, &layer, Some(tensors.hidden), to, layer.steps % 2 * state, false)?;
+    }
+    if node.output(2).is_some() && matches!(layer.cell, Cell::Lstm { .. }) {
+        let to = cx.output(node, 2)?.arg;
+        move_state(cx, &layer, Some(tensors.cell), to, 0, false)?;
+    }
+    Ok(())
+}
+
+/// Launches a step takes: a reset gate inside the product needs all reset gates first.
+const fn phases(cell: Cell) -> usize {
+    match cell {
+        Cell::Gru { linear_before_reset: false } => 2,
+        Cell::Lstm { .. } | Cell::Gru { .. } | Cell::Rnn => 1,
+    }
+}
+
+/// Multiplies the inputs of all steps by the input weights.
+fn input_gates(node: &Node, cx: &mut Lowering<'_>, layer: &Layer) -> Result<Arg, OpError> {
+    let (x, w) = (cx.input(node, 0)?, cx.input(node, 1)?);
+    let (rows, columns) = (volume(&[layer.steps, layer.batch])?, layer.cell.gates() * layer.hidden);
+    let y = cx.scratch(volume(&[layer.directions, rows, columns])?);
+    let constant = node.input(1).filter(|&id| cx.constant(id).is_some());
+    let product = Product {
+        batch: vec![layer.directions],
+        m: rows,
+        n: columns,
+        k: layer.inputs,
+        a: Matrix { arg: x.arg, repr: x.repr, constant: None, offset: 0, batch: vec![0], row: layer.inputs, col: 1 },
+        b: Matrix {
+            arg: w.arg,
+            repr: w.repr,
+            constant,
+            offset: 0,
+            batch: vec![columns * layer.inputs],
+            row: 1,
+            col: layer.inputs,
+        },
+        alpha: 1.0,
+        bias: None,
+        y,
+        y_batch: vec![rows * columns],
+        y_row: columns,
+        epilogue: Epilogue::NONE,
+        plain: false,
+    };
+    product.lower(cx)?;
+    Ok(y)
+}
+
+/// Copies a state between its place in the graph (batch first or not) and its place in scratch, or clears it.
+fn move_state(
+    cx: &mut Lowering<'_>,
+    layer: &Layer,
+    from: Option<Arg>,
+    to: Arg,
+    offset: usize,
+    into_scratch: bool,
+) -> Result<(), OpError> {
+    let total = layer.state()?;
+    let turned = "((i / param(1u) % param(2u)) * param(3u) + i / param(1u) / param(2u)) * param(1u) + i % param(1u)";
+    let outside = if layer.batch_first { turned } else { "i" };
+    let (read, write) = if into_scratch { (outside, "i") } else { ("param(4u) + i", outside) };
+    let value = if from.is_some() { format!("load_x({read})") } else { "0.0".to_owned() };
+    let mut kernel = KernelBuilder::new("rnn_state");
+    let mut args = Vec::new();
+    if let Some(from) = from {
+        kernel = kernel.read("x", Repr::F32);
+        args.push(from);
+    }
+    args.push(to);
+    let kernel = kernel
+        .raw("y", "array<f32>")
+        .text(&format!(
+            "@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
+    let i = (group.y * 65535u + group.x) * 64u + lane;
+    if (i >= param(0u)) {{ return; }}
+    y[{write}] = {value};
+}}"
+        ))
+        .finish();
+    let numbers = params(&[total, layer.hidden, layer.batch, layer.directions, offset])?;
+    cx.dispatch(kernel, args, numbers, linear_groups(total.div_ceil(64)), u64::from(param(total)?));
+    Ok(())
+}
+
+fn launch_step(
+    cx: &mut Lowering<'_>,
+    layer: &Layer,
+    tensors: &Tensors,
+    step: usize,
+    phase: usize,
+) -> Result<(), OpError> {
+    let (kernel, args) = step_kernel(layer, tensors, phase);
+    let total = layer.state()?;
+    let work = total.saturating_mul(layer.hidden).saturating_mul(layer.cell.gates());
+    let work = u64::try_from(work).unwrap_or(u64::MAX);
+    cx.dispatch(kernel, args, layer.numbers(step, step % 2)?, linear_groups(total.div_ceil(64)), work);
+    Ok(())
+}
+
+/// The kernel of one step; equal for all steps.
+fn step_kernel(layer: &Layer, tensors: &Tensors, phase: usize) -> (KernelSource, Vec<Arg>) {
+    let gates = layer.cell.gates();
+    let mut args = vec![tensors.gates, tensors.recurrent];
+    let mut kernel = KernelBuilder::new("rnn_step").raw("gates", "array<f32>").raw("recurrent", "array<f32>");
+    let mut bias = "return vec2<f32>();".to_owned();
+    if let Some(arg) = tensors.bias {
+        kernel = kernel.read("bias", Repr::F32);
+        args.push(arg);
+        bias = format!(
+            "let at = (d * {}u + gate) * param(1u) + unit; return vec2<f32>(load_bias(at), load_bias(at + {gates}u * \
+             param(1u)));",
+            2 * gates
+        );
+    }
+    let mut length = "param(4u)";
+    if let Some((arg, repr)) = tensors.lengths {
+        kernel = kernel.read("lengths", repr);
+        args.push(arg);
+        length = "min(u32(max(load_lengths(b), 0)), param(4u))";
+    }
+    let mut peephole = "return 0.0;";
+    if let Some(arg) = tensors.peepholes {
+        kernel = kernel.read("peepholes", Repr::F32);
+        args.push(arg);
+        peephole = "return load_peepholes((d * 3u + gate) * param(1u) + unit);";
+    }
+    kernel = kernel.raw("states", "array<f32>").raw("cells", "array<f32>");
+    args.extend([tensors.hidden, tensors.cell]);
+    let mut store = "";
+    if let Some(arg) = tensors.y {
+        kernel = kernel.raw("y", "array<f32>");
+        args.push(arg);
+        store = "y[at] = value;";
+    }
+    let sums: String = (0..gates)
+        .map(|gate| {
+            format!(
+                "        r{gate} += h * recurrent[((d * {gates}u + {gate}u) * param(1u) + unit) * param(1u) + k];\n"
+            )
+        })
+        .collect();
+    let gather: String = (0..gates)
+        .map(|gate| {
+            format!(
+                "    let x{gate} = gates[at_x + {gate}u * param(1u)]; let bias{gate} = bias_of(d, {gate}u, unit);\n"
+            )
+        })
+        .collect();
+    let starts: String = (0..gates).map(|gate| format!("    var r{gate} = 0.0;\n")).collect();
+    let source = match (layer.cell, phase) {
+        // The last product of a GRU takes the hidden state after the reset gate.
+        (Cell::Gru { linear_before_reset: false }, 1) => "cells[param(0u) + state_at + k]",
+        (_, _) => "states[old + k]",
+    };
+    let text = include_str!("../wgsl/rnn_step.wgsl")
+        .replace("BIAS", &bias)
+        .replace("LENGTH", length)
+        .replace("PEEPHOLE", peephole)
+        .replace("STORE", store)
+        .replace("GATHER", &gather)
+        .replace("STARTS", &starts)
+        .replace("SUMS", &sums)
+        .replace("SOURCE", source)
+        .replace("GATES", &gates.to_string())
+        .replace("BODY", &body(layer.cell, phase));
+    (kernel.text(&layer.activation_text()).text(&text).finish(), args)
+}
+
+/// What a cell does with its sums: `x(g)` is a gate's input share, `r0..` the recurrent products, `bias_of(g)` both biases.
+fn body(cell: Cell, phase: usize) -> String {
+    match (cell, phase) {
+        (Cell::Lstm { input_forget }, _) => {
+            let forget = if input_forget {
+                "let f = 1.0 - i_gate;"
+            } else {
+                "let f = activation_0(d, clipped(x2 + r2 + bias2.x + bias2.y + peephole(d, 2u, unit) * old_cell));"
+            };
+            format!(
+                "let old_cell = cells[state_at + unit];
+    let i_gate = activation_0(d, clipped(x0 + r0 + bias0.x + bias0.y + peephole(d, 0u, unit) * old_cell));
+    {forget}
+    let c = activation_1(d, clipped(x3 + r3 + bias3.x + bias3.y));
+    let new_cell = f * old_cell + i_gate * c;
+    let o = activation_0(d, clipped(x1 + r1 + bias1.x + bias1.y + peephole(d, 1u, unit) * new_cell));
+    cells[state_at + unit] = new_cell;
+    finish(d, b, t, unit, fresh, o * activation_2(d, new_cell));"
+            )
+        }
+        (Cell::Gru { linear_before_reset: true }, _) => "let z = activation_0(d, clipped(x0 + r0 + bias0.x + bias0.y));
+    let r = activation_0(d, clipped(x1 + r1 + bias1.x + bias1.y));
+    let h = activation_1(d, clipped(x2 + bias2.x + r * (r2 + bias2.y)));
+    finish(d, b, t, unit, fresh, (1.0 - z) * h + z * states[old + unit]);"
+            .to_owned(),
+        (Cell::Gru { linear_before_reset: false }, 0) => {
+            "cells[state_at + unit] = activation_0(d, clipped(x0 + r0 + bias0.x + bias0.y));
+    let r = activation_0(d, clipped(x1 + r1 + bias1.x + bias1.y));
+    cells[param(0u) + state_at + unit] = r * states[old + unit];"
+                .to_owned()
+        }
+        (Cell::Gru { linear_before_reset: false }, _) => "let z = cells[state_at + unit];
+    let h = activation_1(d, clipped(x2 + r2 + bias2.x + bias2.y));
+    finish(d, b, t, unit, fresh, (1.0 - z) * h + z * states[old + unit]);"
+            .to_owned(),
+        (Cell::Rnn, _) => {
+            "finish(d, b, t, unit, fresh, activation_0(d, clipped(x0 + r0 + bias0.x + bias0.y)));".to_owned()
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! DFT and STFT by their definition, one thread an output: frames of sound are short.
+//!
+//! Angles come from whole numbers modulo the length, so that they stay exact for every bin.
+
+use crate::error::OpError;
+use crate::facts::{Fact, Inputs};
+use crate::ir::Node;
+use crate::lower::{KernelBuilder, Lowering, element_groups};
+use crate::ops::Rule;
+use crate::ops::elementwise::math;
+use crate::ops::movement::{integers, optional_integers, size};
+use crate::ops::shape::{axis, param};
+
+/// The operators of this room.
+pub(in crate::ops) const RULES: &[Rule] =
+    &[Rule::device("DFT", infer, lower), Rule::device("STFT", infer_stft, lower_stft)];
+
+/// Longest transform: the product of two positions must fit 32 bits.
+const LENGTH_MAX: usize = 65_535;
+
+/// A transform along one axis of a tensor whose last dimension is 1 (real) or 2 (complex).
+#[derive(Debug)]
+struct Transform {
+    axis: usize,
+    length: usize,
+    inverse: bool,
+    /// Half a spectrum in, a real signal out.
+    real_inverse: bool,
+    y: Vec<usize>,
+}
+
+fn bounded(length: usize) -> Result<usize, OpError> {
+    if (1..=LENGTH_MAX).contains(&length) {
+        Ok(length)
+    } else {
+        Err(OpError::unsupported(format!("a transform of {length}")))
+    }
+}
+
+fn transform(node: &Node, inputs: Inputs<'_>) -> Result<Transform, OpError> {
+    let x = inputs.at(0)?;
+    if x.rank() < 2 || !x.dtype.is_float() || !matches!(x.shape.last(), Some(1 | 2)) {
+        return Err(OpError::invalid("its input is no signal of real or complex numbers"));
+    }
+    let stated = match optional_integers(inputs, 2)?.as_deref() {
+        Some(&[at]) => at,
+        Some(_) => return Err(OpError::invalid("its axis is no scalar")),
+        None => node.attributes.int("axis", if node.opset < 20 { 1 } else { -2 })?,
+    };
+    let at = axis(stated, x.rank())?;
+    if at + 1 == x.rank() {
+        return Err(OpError::invalid("its axis is that of real and imaginary parts"));
+    }
+    let inverse = node.attributes.flag("inverse", false)?;
+    let onesided = node.attributes.flag("onesided", false)?;
+    let real_inverse = inverse && onesided;
+    let length = match optional_integers(inputs, 1)?.as_deref() {
+        Some(&[length]) => size(length)?,
+        Some(_) => return Err(OpError::invalid("its length is no scalar")),
+        None if real_inverse => x.shape[at].saturating_sub(1) * 2,
+        None => x.shape[at],
+    };
+    let length = bounded(length)?;
+    let mut y = x.shape.clone();
+    let last = y.len() - 1;
+    y[at] = if onesided && !inverse { length / 2 + 1 } else { length };
+    y[last] = if real_inverse { 1 } else { 2 };
+    Ok(Transform { axis: at, length, inverse, real_inverse, y })
+}
+
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+    Ok(vec![Fact::new(inputs.at(0)?.dtype, transform(node, inputs)?.y)])
+}
+
+/// Sums `value(t)` turned by `-k t / n` of a circle; gives both parts.
+const TURN: &str = "fn turned(k: u32, t: u32, n: u32, back: bool, re: f32, im: f32) -> vec2<f32> {
+    // Whole quarters of the circle first: what is zero by symmetry is exactly zero.
+    let quarters = ((k * t) % n) * 4u;
+    let quarter = i32(quarters / n);
+    let angle = 1.5707963267948966 * f32(quarters % n) / f32(n);
+    let c = wave(angle, quarter + 1); let s = select(-wave(angle, quarter), wave(angle, quarter), back);
+    return vec2<f32>(re * c - im * s, re * s + im * c);
+}
+";
+
+fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+    let Transform { axis, length, inverse, real_inverse, y: shape } = transform(node, Inputs(&cx.input_facts(node)))?;
+    let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
+    let last = shape.len() - 1;
+    let inner: usize = shape[axis + 1..last].iter().product();
+    let complex = x.shape[last];
+    // The upper half of a real signal's spectrum mirrors the lower.
+    let mirror = if real_inverse {
+        "let mirrored = t > n / 2u; let at = select(t, n - t, mirrored);"
+    } else {
+        "let mirrored = false; let at = t;"
+    };
+    let text = format!(
+        "{TURN}fn element(i: u32) -> f32 {{
+    let n = param(1u); let given = param(2u); let inner = param(3u); let bins = param(4u);
+    let parts = param(5u); let out_parts = param(6u); let back = param(7u) == 1u;
+    let part = i % out_parts; let column = (i / out_parts) % inner;
+    let k = (i / (out_parts * inner)) % bins; let outer = i / (out_parts * inner * bins);
+    var sum = vec2<f32>(0.0, 0.0);
+    for (var t = 0u; t < n; t++) {{
+        {mirror}
+        if (at >= given) {{ continue; }}
+        let place = ((outer * given + at) * inner + column) * parts;
+        let re = load_x(place);
+        var im = 0.0;
+        if (parts == 2u) {{ im = load_x(place + 1u); }}
+        sum += turned(k, t, n, back, re, select(im, -im, mirrored));
+    }}
+    if (back) {{ sum = sum / f32(n); }}
+    return select(sum.x, sum.y, part == 1u);
+}}"
+    );
+    let kernel = KernelBuilder::new("dft").read("x", x.repr).text(&math::needed_by(&text)).text(&text).element(y.repr);
+    let elements = y.elements();
+    let mut numbers = vec![param(elements)?];
+    for number in [length, x.shape[axis], inner, shape[axis], complex, shape[last], usize::from(inverse)] {
+        numbers.push(param(number)?);
+    }
+    let work = u64::try_from(elements.saturating_mul(length)).unwrap_or(u64::MAX).saturating_mul(16);
+    cx.dispatch(kernel, vec![x.arg, y.arg], numbers, element_groups(elements, y.repr), work);
+    Ok(())
+}
+
+/// Frame length, step, and the output's shape.
+fn frames(node: &Node, inputs: Inputs<'_>) -> Result<(usize, usize, Vec<usize>), OpError> {
+    let x = inputs.at(0)?;
+    let [batch, signal, 1 | 2] = x.shape[..] else { return Err(OpError::invalid("its input is no batch of signals")) };
+    let scalar = |values: Vec<i64>| match values[..] {
+        [value] => size(value),
+        _ => Err(OpError::invalid("a length or step that is no scalar")),
+    };
+    let step = scalar(integers(inputs, 1)?)?;
+    let window = inputs.optional(2).map(|window| window.elements());
+    let length = match (optional_integers(inputs, 3)?, window) {
+        (Some(stated), _) => scalar(stated)?,
+        (None, Some(window)) => window,
+        (None, None) => signal,
+    };
+    let length = bounded(length)?;
+    if step == 0 || length > signal || window.is_some_and(|window| window != length) {
+        return Err(OpError::invalid("its frames do not fit the signal or the window"));
+    }
+    let bins = if node.attributes.flag("onesided", true)? { length / 2 + 1 } else { length };
+    Ok((length, step, vec![batch, (signal - length) / step + 1, bins, 2]))
+}
+
+fn infer_stft(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+    Ok(vec![Fact::new(inputs.at(0)?.dtype, frames(node, inputs)?.2)])
+}
+
+fn lower_stft(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+    let (length, step, shape) = frames(node, Inputs(&cx.input_facts(node)))?;
+    let (x, window, y) = (cx.input(node, 0)?, cx.optional_input(node, 2)?, cx.output(node, 0)?);
+    let weight = if window.is_some() { "load_window(t)" } else { "1.0" };
+    let text = format!(
+        "{TURN}fn element(i: u32) -> f32 {{
+    let n = param(1u); let step = param(2u); let signal = param(3u); let frames = param(4u); let bins = param(5u);
+    let parts = param(6u);
+    let k = (i / 2u) % bins; let frame = (i / (2u * bins)) % frames; let batch = i / (2u * bins * frames);
+    var sum = vec2<f32>(0.0, 0.0);
+    for (var t = 0u; t < n; t++) {{
+        let place = (batch * signal + frame * step + t) * parts;
+        let weight = {weight};
+        var im = 0.0;
+        if (parts == 2u) {{ im = load_x(place + 1u) * weight; }}
+        sum += turned(k, t, n, false, load_x(place) * weight, im);
+    }}
+    return select(sum.x, sum.y, (i & 1u) == 1u);
+}}"
+    );
+    let mut kernel = KernelBuilder::new("stft").read("x", x.repr);
+    let mut args = vec![x.arg];
+    if let Some(window) = &window {
+        kernel = kernel.read("window", window.repr);
+        args.push(window.arg);
+    }
+    args.push(y.arg);
+    let elements = y.elements();
+    let mut numbers = vec![param(elements)?];
+    for number in [length, step, x.shape[1], shape[1], shape[2], x.shape[2]] {
+        numbers.push(param(number)?);
+    }
+    let work = u64::try_from(elements.saturating_mul(length)).unwrap_or(u64::MAX).saturating_mul(16);
+    let kernel = kernel.text(&math::needed_by(&text)).text(&text).element(y.repr);
+    cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), work);
+    Ok(())
+}

@@ -1,0 +1,233 @@
+//! Cuts a graph where the shape of a result, or which part runs at all, depends on the request's data.
+//!
+//! `NonMaxSuppression`, `NonZero`, `Unique`, and a `Compress` or large `TopK` on request data run on the host between two
+//! plans: an island. So does the choice of an `If`, whose branches are plans of their own. What comes after waits, since its
+//! shapes are not known before. Fed by [`crate::session`]; a graph without islands is one segment.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde::Serialize;
+
+use crate::ir::{Graph, Literal, Node, ValueId};
+use crate::ops::top::is_long;
+use crate::ops::{Run, rule};
+use crate::passes::assumed_facts;
+use crate::passes::branches::{adopt, branches, hand_on};
+use crate::passes::pattern::symbolic_facts;
+
+/// Most nodes that branches may add to a graph, all together.
+const ADOPTED_MAX: usize = 100_000;
+
+/// One step of an inference.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stage {
+    /// A part of the graph that runs on the device as one plan. It has the value numbers of the whole.
+    Device(Graph),
+    /// One node on the host, and the constants that it reads.
+    Host(Node, HashMap<ValueId, Literal>),
+    /// One of two lists of stages.
+    Branch(Branch),
+}
+
+/// An `If` whose condition only the run tells.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Branch {
+    /// The node's name.
+    pub name: String,
+    /// The value that decides.
+    pub condition: ValueId,
+    /// What runs where the condition is false, and where it is true.
+    pub sides: [Vec<Stage>; 2],
+}
+
+/// One island, for descriptions: each costs a way from the device to the host and back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Island {
+    /// Its operator.
+    pub operator: String,
+    /// Name of the node.
+    pub node: String,
+}
+
+/// The nodes of each side of every `If`, by one of its outputs, in the value numbers of the whole.
+type Sides = HashMap<ValueId, [Vec<Node>; 2]>;
+
+/// The stages of a graph in the order in which they run.
+#[must_use]
+pub fn cut(graph: &Graph) -> Vec<Stage> {
+    let (whole, sides) = with_branches(graph);
+    stages(&whole, &sides)
+}
+
+/// The islands of a graph.
+#[must_use]
+pub fn describe(graph: &Graph) -> Vec<Island> {
+    let flat = flattened(graph);
+    let island = |at: usize| Island { operator: flat.nodes[at].op.clone(), node: flat.nodes[at].name.clone() };
+    let choices = graph.nodes.iter().filter(|node| node.is("If"));
+    let choices = choices.map(|node| Island { operator: node.op.clone(), node: node.name.clone() });
+    choices.chain(islands(&flat).into_iter().map(island)).collect()
+}
+
+/// The graph with both sides of every `If` in its place, and its outputs taken from the side for true.
+///
+/// Computes nonsense; good for looking at every node and at what is known of every value.
+#[must_use]
+pub(crate) fn flattened(graph: &Graph) -> Graph {
+    let (mut whole, sides) = with_branches(graph);
+    let mut nodes = Vec::with_capacity(whole.nodes.len());
+    for node in std::mem::take(&mut whole.nodes) {
+        spread(node, &sides, &mut nodes);
+    }
+    whole.nodes = nodes;
+    whole
+}
+
+fn spread(node: Node, sides: &Sides, nodes: &mut Vec<Node>) {
+    let Some([other, then]) = sides_of(&node, sides) else {
+        nodes.push(node);
+        return;
+    };
+    // A value may be defined once: the side for false hands its outputs to nobody.
+    let given: BTreeSet<ValueId> = node.outputs.iter().flatten().copied().collect();
+    for inner in other.iter().filter(|inner| !inner.outputs.iter().flatten().any(|id| given.contains(id))).chain(then) {
+        spread(inner.clone(), sides, nodes);
+    }
+}
+
+/// The graph with room for the values of every branch, and the branches' nodes.
+fn with_branches(graph: &Graph) -> (Graph, Sides) {
+    let mut whole = graph.clone();
+    let mut sides = Sides::new();
+    let mut waiting: Vec<Node> = graph.nodes.iter().filter(|node| node.is("If")).cloned().collect();
+    let mut adopted = 0;
+    while let Some(node) = waiting.pop() {
+        let (Some(both), Some(&Some(first))) = (branches(&node), node.outputs.iter().find(|id| id.is_some())) else {
+            continue;
+        };
+        adopted += both.iter().map(|(branch, _captures)| branch.nodes.len()).sum::<usize>();
+        if adopted > ADOPTED_MAX {
+            break;
+        }
+        let both = both.map(|(branch, captures)| {
+            let (mut nodes, outputs) = adopt(&mut whole, branch, &captures, &node.name, &mut HashMap::new());
+            let named = node.outputs.iter().zip(outputs).filter_map(|(to, from)| Some(((*to)?, from)));
+            nodes.extend(named.map(|(to, from)| hand_on(&node, from, to)));
+            waiting.extend(nodes.iter().filter(|inner| inner.is("If")).cloned());
+            nodes
+        });
+        sides.insert(first, both);
+    }
+    (whole, sides)
+}
+
+fn sides_of<'a>(node: &Node, sides: &'a Sides) -> Option<&'a [Vec<Node>; 2]> {
+    // What hands a side's result on has the same output.
+    if node.is("If") { node.outputs.iter().flatten().find_map(|id| sides.get(id)) } else { None }
+}
+
+fn stages(graph: &Graph, sides: &Sides) -> Vec<Stage> {
+    let islands = islands(graph);
+    if islands.is_empty() {
+        return vec![Stage::Device(graph.clone())];
+    }
+    // An island's outputs stand one level above its inputs; everything else at the level of its highest input.
+    let mut levels = vec![0_usize; graph.value_count()];
+    let mut level_of = vec![0_usize; graph.nodes.len()];
+    for (at, node) in graph.nodes.iter().enumerate() {
+        let level = node.inputs.iter().flatten().map(|id| levels[id.index()]).max().unwrap_or(0);
+        level_of[at] = level;
+        for id in node.outputs.iter().flatten() {
+            levels[id.index()] = level + usize::from(islands.contains(&at));
+        }
+    }
+    let top = level_of.iter().copied().max().unwrap_or(0);
+    let mut stages = Vec::new();
+    for level in 0..=top {
+        let here = |at: &usize| level_of[*at] == level && !islands.contains(at);
+        let inside: BTreeSet<usize> = (0..graph.nodes.len()).filter(here).collect();
+        if !inside.is_empty() {
+            stages.push(Stage::Device(part(graph, &inside)));
+        }
+        let between = islands.iter().filter(|&&at| level_of[at] == level);
+        stages.extend(between.map(|&at| island(graph, &graph.nodes[at], sides)));
+    }
+    stages
+}
+
+fn island(graph: &Graph, node: &Node, sides: &Sides) -> Stage {
+    if let (Some(both), Some(condition)) = (sides_of(node, sides), node.input(0)) {
+        let side = |nodes: &Vec<Node>| {
+            let mut side = graph.clone();
+            side.nodes = nodes.clone();
+            side.outputs = node.outputs.iter().flatten().copied().collect();
+            side.inputs = outer_values(&side);
+            stages_of_side(&side, sides)
+        };
+        let [other, then] = both;
+        return Stage::Branch(Branch { name: node.name.clone(), condition, sides: [side(other), side(then)] });
+    }
+    let read = node.inputs.iter().flatten();
+    let constants = read.filter_map(|id| Some((*id, graph.constants.get(id)?.clone()))).collect();
+    Stage::Host(node.clone(), constants)
+}
+
+fn stages_of_side(side: &Graph, sides: &Sides) -> Vec<Stage> {
+    let mut side = side.clone();
+    side.remove_dead();
+    stages(&side, sides)
+}
+
+/// What the nodes of a graph read and do not define.
+fn outer_values(graph: &Graph) -> Vec<ValueId> {
+    let made: BTreeSet<ValueId> = graph.nodes.iter().flat_map(|node| node.outputs.iter().flatten()).copied().collect();
+    let read: BTreeSet<ValueId> = graph.nodes.iter().flat_map(|node| node.inputs.iter().flatten()).copied().collect();
+    read.difference(&made).copied().filter(|id| !graph.constants.contains_key(id)).collect()
+}
+
+/// Positions of the nodes that must run on the host on request data.
+pub(crate) fn islands(graph: &Graph) -> BTreeSet<usize> {
+    let mut from_request: BTreeSet<ValueId> = graph.inputs.iter().copied().collect();
+    let mut islands = BTreeSet::new();
+    let sorts = graph.nodes.iter().any(|node| node.is("TopK"));
+    let looked = sorts.then(|| (assumed_facts(graph), symbolic_facts(graph)));
+    let long = |node: &Node| {
+        looked.as_ref().is_some_and(|(assumed, symbolic)| node.is("TopK") && is_long(node, graph, assumed, symbolic))
+    };
+    for (at, node) in graph.nodes.iter().enumerate() {
+        // Shapes are known before the run, whatever the data.
+        if matches!(node.op.as_str(), "Shape" | "Size") && node.domain.is_empty() {
+            continue;
+        }
+        let reads = |k: usize| node.input(k).is_some_and(|id| from_request.contains(&id));
+        let island = match rule(node).map(|rule| rule.run) {
+            // Whatever decides it, it is decided between two plans.
+            _ if node.is("If") => true,
+            _ if !(0..node.inputs.len()).any(reads) => continue,
+            Some(Run::Island) => true,
+            // With a condition or a count that is known they run on the device.
+            Some(Run::Device(_)) => (node.is("Compress") || node.is("TopK")) && reads(1) || long(node),
+            Some(Run::HostOnly) | None => false,
+        };
+        from_request.extend(node.outputs.iter().flatten());
+        if island {
+            islands.insert(at);
+        }
+    }
+    islands
+}
+
+/// The nodes at these positions as a graph of their own, with what they need as inputs and what others need as outputs.
+fn part(graph: &Graph, inside: &BTreeSet<usize>) -> Graph {
+    let outside = (0..graph.nodes.len()).filter(|at| !inside.contains(at)).map(|at| &graph.nodes[at]);
+    let mut needed: BTreeSet<ValueId> = outside.flat_map(|node| node.inputs.iter().flatten()).copied().collect();
+    needed.extend(&graph.outputs);
+    let mut part = graph.clone();
+    part.nodes = inside.iter().map(|&at| graph.nodes[at].clone()).collect();
+    part.inputs = outer_values(&part);
+    let made: BTreeSet<ValueId> = part.nodes.iter().flat_map(|node| node.outputs.iter().flatten()).copied().collect();
+    part.outputs = made.intersection(&needed).copied().collect();
+    let read: BTreeSet<ValueId> = part.nodes.iter().flat_map(|node| node.inputs.iter().flatten()).copied().collect();
+    part.constants.retain(|id, _literal| read.contains(id));
+    part
+}

@@ -1,0 +1,254 @@
+//! A loaded model on a device, as an [`engine::Session`].
+//!
+//! Fed by the session's worker thread with one request at a time. Runs the model's [`crate::segments`] one after the other.
+//! Keeps a plan for each set of input shapes it has met lately, and fails for good once its device is gone, so that the
+//! daemon can fail over.
+
+mod run;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use engine::{Cause, RunControl, RunError};
+use run::{Crossing, Runner, Step, Stopped, Values, refused};
+use serde::Serialize;
+use types::{Dim, NamedTensor, Signature, Tensor, TensorSpec};
+
+use crate::error::{ModelError, OpError};
+use crate::facts::{Fact, Facts};
+use crate::gpu::{Gpu, SUBMISSION_TIMEOUT};
+use crate::ir::{ElementType, Graph, Literal, ValueId};
+use crate::plan::Weights;
+use crate::segments::{Island, cut, describe};
+
+/// Plans kept for different input shapes. A camera has one shape, a text model a handful of padded lengths.
+pub const PLANS_MAX: usize = 8;
+
+/// What a session is made of, for `status` and logs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SessionDescription {
+    /// Parts of the model that run on the device, each in one submission.
+    pub segments: usize,
+    /// Operators that run on the host between them, because the shape of their output depends on the data.
+    pub islands: Vec<Island>,
+    /// Kernel launches of the plans used last.
+    pub launches: usize,
+    /// Bytes of activations of the plans used last.
+    pub arena_bytes: u64,
+    /// Bytes of weights on the device.
+    pub weight_bytes: u64,
+}
+
+/// A model on a device.
+#[derive(Debug)]
+pub struct WgpuSession {
+    gpu: Arc<Gpu>,
+    steps: Vec<Step>,
+    islands: Vec<Island>,
+    inputs: Vec<ValueId>,
+    outputs: Vec<ValueId>,
+    /// Outputs that are constants of the model.
+    constants: HashMap<ValueId, Literal>,
+    signature: Signature,
+    weights: Weights,
+    budget: u64,
+}
+
+impl WgpuSession {
+    /// Puts a checked and rewritten graph on the device, and runs it once on zeros so that drivers have compiled every
+    /// kernel before the model is called ready.
+    ///
+    /// `budget` is the most bytes of device memory for weights and one plan's activations.
+    ///
+    /// # Errors
+    /// When the graph cannot run at its declared shapes (symbols taken as 1).
+    pub fn new(gpu: Arc<Gpu>, graph: &Graph, budget: u64) -> Result<Self, ModelError> {
+        let signature = signature(graph)?;
+        let constant = |id: &ValueId| graph.constants.get(id).map(|literal| (*id, literal.clone()));
+        let mut session = Self {
+            gpu,
+            steps: cut(graph).into_iter().map(Step::new).collect(),
+            islands: describe(graph),
+            inputs: graph.inputs.clone(),
+            outputs: graph.outputs.clone(),
+            constants: graph.outputs.iter().filter_map(constant).collect(),
+            signature,
+            weights: Weights::default(),
+            budget,
+        };
+        let scalar = |id| {
+            Fact::new(graph.value(id).declared.as_ref().map_or(ElementType::F32, |declared| declared.0), Vec::new())
+        };
+        let declared = Facts::declared_inputs(graph).into_iter().zip(&graph.inputs);
+        let facts: Vec<Fact> = declared.map(|(fact, &id)| fact.unwrap_or_else(|| scalar(id))).collect();
+        session.warm_up(&facts)?;
+        Ok(session)
+    }
+
+    fn warm_up(&mut self, facts: &[Fact]) -> Result<(), ModelError> {
+        let symbolic =
+            self.signature.inputs.iter().any(|spec| {
+                spec.shape.as_ref().is_none_or(|dims| dims.iter().any(|dim| !matches!(dim, Dim::Fixed(_))))
+            });
+        let mut zeros = Vec::with_capacity(facts.len());
+        for (fact, &id) in facts.iter().zip(&self.inputs) {
+            let needed = fact.shape.iter().try_fold(4_u64, |bytes, &size| bytes.checked_mul(size as u64));
+            let needed = needed.unwrap_or(u64::MAX);
+            if needed > self.budget {
+                return Err(ModelError::OverBudget { needed, budget: self.budget });
+            }
+            let literal = Literal::from_i64s(fact.dtype, fact.shape.clone(), &[]);
+            zeros.push((id, Crossing { literal, known: false }));
+        }
+        match self.execute(zeros.into_iter().collect(), &RunControl::default(), true) {
+            Ok(_answer) => Ok(()),
+            // A model may be lawful at the shapes of requests and not at 1, or find nothing in zeros and stumble over it:
+            // its first request makes the plans that are missing.
+            Err(Stopped::Failed(ModelError::Node {
+                source: OpError::Invalid(_) | OpError::Attribute(_) | OpError::TooLarge(_),
+                ..
+            })) if symbolic || !self.islands.is_empty() => Ok(()),
+            Err(Stopped::Failed(error)) => Err(error),
+            Err(Stopped::Asked(_nobody_did)) => Ok(()),
+        }
+    }
+
+    /// Kernel launches and bytes of activations of the plans used last.
+    #[must_use]
+    pub fn plan_summary(&self) -> Option<(usize, u64)> {
+        let description = self.describe();
+        let planned = self.segments().any(|segment| segment.plan().is_some());
+        planned.then_some((description.launches, description.arena_bytes))
+    }
+
+    /// What the session is made of.
+    #[must_use]
+    pub fn describe(&self) -> SessionDescription {
+        let (mut count, mut launches, mut arena_bytes) = (0, 0, 0);
+        for segment in self.segments() {
+            count += 1;
+            if let Some(plan) = segment.plan() {
+                launches += plan.launch_count();
+                arena_bytes += plan.arena_bytes;
+            }
+        }
+        let (islands, weight_bytes) = (self.islands.clone(), self.weights.bytes);
+        SessionDescription { segments: count, islands, launches, arena_bytes, weight_bytes }
+    }
+
+    fn segments(&self) -> impl Iterator<Item = &run::Segment> {
+        self.steps.iter().flat_map(Step::segments)
+    }
+
+    /// Runs the plans used last again on the inputs they were given, without reading an answer, and says how long that took:
+    /// the time of the kernels alone, for benches.
+    ///
+    /// # Errors
+    /// When the device is gone.
+    pub fn rerun(&mut self) -> Result<Duration, ModelError> {
+        let begin = Instant::now();
+        for plan in self.segments().filter_map(run::Segment::plan) {
+            let submission = self.gpu.queue.submit([plan.record(&self.gpu)]);
+            if !self.gpu.wait(submission, SUBMISSION_TIMEOUT)? {
+                self.gpu.give_up("it did not finish a run in time");
+                self.gpu.check()?;
+            }
+        }
+        Ok(begin.elapsed())
+    }
+
+    /// Runs every step; gives the outputs in the graph's order.
+    fn execute(&mut self, mut values: Values, control: &RunControl, warming: bool) -> Result<Vec<Literal>, Stopped> {
+        let (gpu, weights) = (&self.gpu, &mut self.weights);
+        let mut runner = Runner { gpu, weights, budget: self.budget, control, warming };
+        runner.run(&mut self.steps, &mut values)?;
+        let output = |id: &ValueId| {
+            let crossing = values.get(id).map(|crossing| &crossing.literal);
+            let missing = || ModelError::Malformed("an output that nothing computes".into());
+            Ok(crossing.or_else(|| self.constants.get(id)).ok_or_else(missing)?.clone())
+        };
+        self.outputs.iter().map(output).collect()
+    }
+
+    fn answer(&mut self, inputs: &[NamedTensor], control: &RunControl) -> Result<Vec<Tensor>, RunError> {
+        self.gpu.check().map_err(|error| failed(error.into()))?;
+        let mut values = HashMap::with_capacity(inputs.len());
+        for (spec, &id) in self.signature.inputs.iter().zip(&self.inputs) {
+            // `check_inputs` has seen each exactly once.
+            let Some(input) = inputs.iter().find(|input| input.name == spec.name) else { continue };
+            let dtype = ElementType::from_request(input.tensor.dtype()).unwrap_or(ElementType::U8);
+            let literal = Literal::new(dtype, input.tensor.shape().to_vec(), input.tensor.data().clone());
+            let literal = literal.ok_or_else(|| failed(refused("an input whose bytes and shape disagree")))?;
+            values.insert(id, Crossing { literal, known: false });
+        }
+        let outputs = self.execute(values, control, false).map_err(|stopped| match stopped {
+            Stopped::Asked(error) => error,
+            Stopped::Failed(error) => failed(error),
+        })?;
+        outputs.iter().map(to_tensor).collect::<Result<_, _>>().map_err(failed)
+    }
+}
+
+impl engine::Session for WgpuSession {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn provider(&self) -> &str {
+        &self.gpu.report().name
+    }
+
+    fn run(
+        &mut self,
+        inputs: &[NamedTensor],
+        outputs: &[String],
+        control: &RunControl,
+    ) -> Result<Vec<NamedTensor>, RunError> {
+        self.signature.check_inputs(inputs)?;
+        self.signature.check_outputs(outputs.iter().map(String::as_str))?;
+        let tensors = self.answer(inputs, control)?;
+        let names = self.signature.outputs.iter().map(|spec| spec.name.clone());
+        let mut all: Vec<NamedTensor> = names.zip(tensors).map(|(name, tensor)| NamedTensor { name, tensor }).collect();
+        if outputs.is_empty() {
+            return Ok(all);
+        }
+        let mut take = |name: &String| all.iter().position(|output| output.name == *name).map(|at| all[at].clone());
+        let wanted = outputs.iter().filter_map(&mut take).collect();
+        all.clear();
+        Ok(wanted)
+    }
+}
+
+fn failed(error: ModelError) -> RunError {
+    match &error {
+        // No session of this device answers again: the daemon takes the model elsewhere.
+        ModelError::Gpu(gone) if gone.is_lost() => RunError::Lost(Cause::from(error)),
+        _ => RunError::Failed(Cause::from(error)),
+    }
+}
+
+fn to_tensor(literal: &Literal) -> Result<Tensor, ModelError> {
+    let dtype = literal.dtype().to_request().ok_or_else(|| refused("an output of 4-bit integers"))?;
+    let bytes = Bytes::clone(literal.bytes());
+    Tensor::new(dtype, literal.shape().to_vec(), bytes).map_err(|error| refused(error.to_string()))
+}
+
+/// What the graph takes and gives, as requests see it.
+fn signature(graph: &Graph) -> Result<Signature, ModelError> {
+    let spec = |id| {
+        let value = graph.value(id);
+        let declared = value.declared.clone();
+        let (dtype, shape) = declared.ok_or_else(|| {
+            ModelError::Malformed(format!("{:?} is declared without an element type this engine knows", value.name))
+        })?;
+        let dtype =
+            dtype.to_request().ok_or_else(|| ModelError::Malformed(format!("{:?} is a 4-bit tensor", value.name)))?;
+        Ok(TensorSpec { name: value.name.clone(), dtype, shape })
+    };
+    Ok(Signature {
+        inputs: graph.inputs.iter().copied().map(spec).collect::<Result<_, ModelError>>()?,
+        outputs: graph.outputs.iter().copied().map(spec).collect::<Result<_, ModelError>>()?,
+    })
+}

@@ -1,0 +1,277 @@
+//! The steps of one inference: plans on the device, islands on the host, one of two branches.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use engine::{RunControl, RunError};
+
+use super::PLANS_MAX;
+use crate::error::{GpuError, ModelError, OpError};
+use crate::facts::Fact;
+use crate::gpu::{Gpu, SUBMISSION_TIMEOUT};
+use crate::ir::{Graph, Literal, Node, ValueId};
+use crate::lower::Repr;
+use crate::plan::{Plan, Port, Weights};
+use crate::segments::Stage;
+
+/// How often a waiting run looks whether it was cancelled.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A part of the model that runs as one plan.
+#[derive(Debug)]
+pub(super) struct Segment {
+    graph: Graph,
+    /// Most recently used first, each with the facts of the inputs it is for.
+    plans: VecDeque<(Vec<Fact>, Plan)>,
+}
+
+/// One step of an inference.
+#[derive(Debug)]
+pub(super) enum Step {
+    Device(Segment),
+    Host(Node, HashMap<ValueId, Literal>),
+    /// The value that decides, and what runs where it is false and where it is true.
+    Branch(ValueId, [Vec<Step>; 2]),
+}
+
+/// A tensor between two steps.
+#[derive(Debug, Clone)]
+pub(super) struct Crossing {
+    pub(super) literal: Literal,
+    /// Whether it follows from shapes alone, so that the next plan may be made for it.
+    pub(super) known: bool,
+}
+
+/// The tensors that have been computed so far.
+pub(super) type Values = HashMap<ValueId, Crossing>;
+
+/// Why an inference ended early.
+pub(super) enum Stopped {
+    Asked(RunError),
+    Failed(ModelError),
+}
+
+impl From<ModelError> for Stopped {
+    fn from(error: ModelError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<GpuError> for Stopped {
+    fn from(error: GpuError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// What every step runs with.
+pub(super) struct Runner<'a> {
+    pub(super) gpu: &'a Gpu,
+    pub(super) weights: &'a mut Weights,
+    /// Most bytes of device memory.
+    pub(super) budget: u64,
+    pub(super) control: &'a RunControl,
+    /// Whether branches that are not taken run too, so that their kernels are compiled.
+    pub(super) warming: bool,
+}
+
+impl Step {
+    pub(super) fn new(stage: Stage) -> Self {
+        match stage {
+            Stage::Device(graph) => Self::Device(Segment { graph, plans: VecDeque::new() }),
+            Stage::Host(node, constants) => Self::Host(node, constants),
+            Stage::Branch(branch) => {
+                Self::Branch(branch.condition, branch.sides.map(|side| side.into_iter().map(Self::new).collect()))
+            }
+        }
+    }
+
+    /// The segments of this step.
+    pub(super) fn segments(&self) -> Vec<&Segment> {
+        match self {
+            Self::Device(segment) => vec![segment],
+            Self::Host(..) => Vec::new(),
+            Self::Branch(_condition, sides) => sides.iter().flatten().flat_map(Self::segments).collect(),
+        }
+    }
+}
+
+impl Runner<'_> {
+    /// Runs steps in order: their inputs from `values`, their outputs into them.
+    pub(super) fn run(&mut self, steps: &mut [Step], values: &mut Values) -> Result<(), Stopped> {
+        for step in steps {
+            match step {
+                Step::Device(segment) => self.segment(segment, values)?,
+                Step::Host(node, constants) => island(node, constants, values)?,
+                Step::Branch(condition, sides) => {
+                    let decided =
+                        values.get(condition).and_then(|crossing| crossing.literal.to_i64s().first().copied());
+                    let taken = decided.ok_or_else(|| refused("a branch that nothing decides"))? != 0;
+                    let [other, then] = sides;
+                    let (taken, passed) = if taken { (then, other) } else { (other, then) };
+                    if self.warming {
+                        // On zeros the branch that is not meant for them may well stumble: its first request will tell.
+                        match self.run(passed, &mut values.clone()) {
+                            Ok(()) | Err(Stopped::Failed(ModelError::Node { .. }) | Stopped::Asked(_)) => {}
+                            Err(Stopped::Failed(error)) => return Err(error.into()),
+                        }
+                    }
+                    self.run(taken, values)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs one plan on the device.
+    fn segment(&mut self, segment: &mut Segment, values: &mut Values) -> Result<(), Stopped> {
+        let (gpu, control) = (self.gpu, self.control);
+        let mut facts = Vec::with_capacity(segment.graph.inputs.len());
+        let mut given = Vec::with_capacity(segment.graph.inputs.len());
+        for id in &segment.graph.inputs {
+            let crossing = values.get(id).ok_or_else(|| refused("an input that nobody gave"))?;
+            let literal = crossing.literal.clone();
+            facts.push(match crossing.known {
+                true => Fact::known(literal.clone()),
+                false => Fact::new(literal.dtype(), literal.shape().to_vec()),
+            });
+            given.push(literal);
+        }
+        let ids = segment.graph.outputs.clone();
+        let plan = segment.plan_for(gpu, facts, self.weights, self.budget)?;
+        if plan.launch_count() > 0 || plan.outputs.iter().any(|port| port.known().is_none()) {
+            upload(gpu, plan, &given)?;
+            let submission = gpu.queue.submit([plan.record(gpu)]);
+            plan.readback.map_async(wgpu::MapMode::Read, .., |_result| {});
+            let stopped = wait(gpu, &submission, control)?;
+            if let Some(stopped) = stopped {
+                plan.readback.unmap();
+                return Err(Stopped::Asked(stopped));
+            }
+            let outputs = plan.outputs.iter().map(|port| download(plan, port)).collect::<Result<Vec<_>, _>>();
+            plan.readback.unmap();
+            keep(values, ids, plan, outputs?);
+        } else {
+            let outputs = plan.outputs.iter().filter_map(Port::known).cloned().collect();
+            keep(values, ids, plan, outputs);
+        }
+        Ok(())
+    }
+}
+
+impl Segment {
+    /// The plan used last.
+    pub(super) fn plan(&self) -> Option<&Plan> {
+        self.plans.front().map(|(_facts, plan)| plan)
+    }
+
+    /// Finds or makes the plan for these inputs and moves it to the front.
+    fn plan_for(
+        &mut self,
+        gpu: &Gpu,
+        facts: Vec<Fact>,
+        weights: &mut Weights,
+        budget: u64,
+    ) -> Result<&Plan, ModelError> {
+        let found = self.plans.iter().position(|(made_for, _plan)| *made_for == facts);
+        let entry = match found.and_then(|at| self.plans.remove(at)) {
+            Some(entry) => entry,
+            None => {
+                self.plans.truncate(PLANS_MAX - 1);
+                let plan = Plan::new(gpu, &self.graph, &facts, weights, budget)?;
+                (facts, plan)
+            }
+        };
+        self.plans.push_front(entry);
+        match self.plans.front() {
+            Some((_facts, plan)) => Ok(plan),
+            None => unreachable!("a plan was just put in front"),
+        }
+    }
+}
+
+fn keep(values: &mut Values, ids: Vec<ValueId>, plan: &Plan, outputs: Vec<Literal>) {
+    for ((id, port), literal) in ids.into_iter().zip(&plan.outputs).zip(outputs) {
+        values.insert(id, Crossing { literal, known: port.known().is_some() });
+    }
+}
+
+/// Runs one node on the host.
+fn island(node: &Node, constants: &HashMap<ValueId, Literal>, values: &mut Values) -> Result<(), ModelError> {
+    let at_node = |source: OpError| ModelError::Node { node: node.name.clone(), operator: node.op.clone(), source };
+    let value = |id: ValueId| values.get(&id).map(|crossing| &crossing.literal).or_else(|| constants.get(&id));
+    let inputs: Vec<Option<&Literal>> = node.inputs.iter().map(|id| id.and_then(value)).collect();
+    let outputs = crate::host::evaluate(node, &inputs).map_err(at_node)?;
+    let outputs = outputs.ok_or_else(|| at_node(OpError::unsupported("the host does not have the operator")))?;
+    for (id, literal) in node.outputs.iter().zip(outputs) {
+        if let Some(id) = id {
+            values.insert(*id, Crossing { literal, known: false });
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the submission; `Some` when the caller stopped wanting the answer first.
+///
+/// The device cannot be stopped: the wait goes on until it is done either way, so that its memory is free again. That
+/// is short, since long kernels are split and one inference is one submission.
+fn wait(gpu: &Gpu, submission: &wgpu::SubmissionIndex, control: &RunControl) -> Result<Option<RunError>, GpuError> {
+    let begin = Instant::now();
+    let mut stopped = None;
+    while !gpu.wait(submission.clone(), LOOK)? {
+        if control.cancel.is_cancelled() {
+            stopped = Some(RunError::Cancelled);
+        }
+        if begin.elapsed() > SUBMISSION_TIMEOUT {
+            gpu.give_up("it did not finish a run in time");
+        }
+        gpu.check()?;
+    }
+    if control.deadline.is_some_and(|deadline| Instant::now() > deadline) {
+        stopped = stopped.or(Some(RunError::Deadline));
+    }
+    Ok(stopped)
+}
+
+/// Writes the inputs into the plan's upload buffer.
+fn upload(gpu: &Gpu, plan: &Plan, given: &[Literal]) -> Result<(), ModelError> {
+    let unmapped = || refused("the upload buffer could not be mapped");
+    plan.upload.map_async(wgpu::MapMode::Write, .., |_result| {});
+    // Nothing uses the buffer between runs, so this maps at once.
+    gpu.device.poll(wgpu::PollType::Poll).map_err(|_timeout| unmapped())?;
+    let written = (|| {
+        for (port, literal) in plan.inputs.iter().zip(given).filter(|(port, _literal)| port.known().is_none()) {
+            let words = crate::host::to_words(literal).map_err(|source| ModelError::Node {
+                node: String::new(),
+                operator: "input".into(),
+                source,
+            })?;
+            let bytes: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+            if !bytes.is_empty() {
+                let end = port.staging + u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+                let mut view = plan.upload.get_mapped_range_mut(port.staging..end).map_err(|_error| unmapped())?;
+                view.copy_from_slice(&bytes);
+            }
+        }
+        Ok(())
+    })();
+    plan.upload.unmap();
+    written
+}
+
+/// Reads one output from the plan's readback buffer.
+fn download(plan: &Plan, port: &Port) -> Result<Literal, ModelError> {
+    if let Some(literal) = port.known() {
+        return Ok(literal.clone());
+    }
+    let words = Repr::of(port.fact.dtype).words(port.fact.elements());
+    if words == 0 {
+        return Ok(Literal::from_f64s(port.fact.dtype, port.fact.shape.clone(), &[]));
+    }
+    let end = port.staging + u64::try_from(words).unwrap_or(u64::MAX) * 4;
+    let view = plan.readback.get_mapped_range(port.staging..end).map_err(|error| refused(error.to_string()))?;
+    Ok(crate::host::from_words(&port.fact, &view))
+}
+
+pub(super) fn refused(why: impl Into<String>) -> ModelError {
+    ModelError::Gpu(GpuError::Refused(why.into()))
+}

