@@ -164,12 +164,13 @@ impl Exchange {
     /// Sends a message and its body, which must be as long as the message announces.
     ///
     /// # Errors
-    /// When the message is over its limits, the peer cut the stream, or the connection is gone.
+    /// When the message is over its limits, the peer cut the stream, takes nothing for [`Limits::body_pause`], or the
+    /// connection is gone.
     ///
     /// # Cancel safety
     /// Not cancel safe: what was half sent stays half sent. Drop the exchange then.
     pub async fn send<M: Message>(&mut self, message: &M, body: &[Bytes]) -> Result<(), ExchangeError> {
-        write(&mut self.send, message, body).await
+        write(&mut self.send, self.limits.body_pause, message, body).await
     }
 
     /// Ends this side: nothing more is sent. What was sent still arrives if the exchange is dropped now.
@@ -331,7 +332,7 @@ impl Exchange {
     ) -> (bool, Result<A, ExchangeError>) {
         let Self { send, receive, limits, .. } = self;
         let sending = async {
-            write(send, question, body).await?;
+            write(send, limits.body_pause, question, body).await?;
             send.finish().map_err(|_closed| ExchangeError::Over)
         };
         let receiving = read_message::<A>(receive, limits.frame, true);
@@ -361,6 +362,7 @@ impl Exchange {
                 | ExchangeError::Cancelled(_)
                 | ExchangeError::Encode(_)
                 | ExchangeError::BodyLength { .. }
+                | ExchangeError::Unread { .. }
                 | ExchangeError::Over,
             ) => return result,
         };
@@ -400,7 +402,13 @@ impl fmt::Debug for Exchange {
     }
 }
 
-async fn write<M: Message>(send: &mut SendStream, message: &M, body: &[Bytes]) -> Result<(), ExchangeError> {
+/// Sends a message and its body. A peer that takes nothing for `pause` is given up: it must not hold what is sent.
+async fn write<M: Message>(
+    send: &mut SendStream,
+    pause: Duration,
+    message: &M,
+    body: &[Bytes],
+) -> Result<(), ExchangeError> {
     let announced = message.body_length();
     let given = body.iter().map(|part| u64::try_from(part.len()).unwrap_or(u64::MAX)).sum();
     if announced != given {
@@ -410,7 +418,14 @@ async fn write<M: Message>(send: &mut SendStream, message: &M, body: &[Bytes]) -
     let mut parts = Vec::with_capacity(body.len() + 1);
     parts.push(Bytes::from(frame));
     parts.extend(body.iter().filter(|part| !part.is_empty()).cloned());
-    send.write_all_chunks(&mut parts).await.map_err(lost_write)
+    let mut left = parts.as_mut_slice();
+    while !left.is_empty() {
+        let written = tokio::time::timeout(pause, send.write_chunks(left)).await;
+        let written = written.map_err(|_elapsed| ExchangeError::Unread { after: pause })?.map_err(lost_write)?;
+        // What was taken of a part is cut off it; parts that were taken wholly are behind us.
+        left = left.get_mut(written.chunks..).unwrap_or_default();
+    }
+    Ok(())
 }
 
 /// Reads one framed message. A patient reader waits for its first byte as long as the caller lets it.

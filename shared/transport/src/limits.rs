@@ -28,7 +28,7 @@ pub struct Limits {
     pub handshake: Duration,
     /// From the first byte of a message to its last.
     pub frame: Duration,
-    /// Longest pause between two pieces of a body.
+    /// Longest pause between two pieces of a body, in either direction: of what comes, and of what the peer takes.
     pub body_pause: Duration,
     /// Connections that a listener keeps; further ones are refused.
     pub connections: usize,

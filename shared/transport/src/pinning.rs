@@ -38,7 +38,6 @@ impl HubVerifier {
     }
 
     /// Full handshakes verified so far.
-    #[cfg(test)]
     pub(crate) fn verified(&self) -> u64 {
         self.state().verified
     }

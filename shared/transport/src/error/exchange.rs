@@ -51,6 +51,12 @@ pub enum ExchangeError {
         /// How long was waited.
         after: Duration,
     },
+    /// The peer stopped reading what it is sent.
+    #[error("the peer took nothing of what it was sent for {} s", after.as_secs_f32())]
+    Unread {
+        /// How long was waited.
+        after: Duration,
+    },
     /// The stream was already finished or reset on this side.
     #[error("the exchange is already over on this side")]
     Over,
@@ -62,7 +68,7 @@ impl ExchangeError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::ConnectionLost(reason) => reason.is_retryable(),
-            Self::Truncated { .. } | Self::Stalled { .. } => true,
+            Self::Truncated { .. } | Self::Stalled { .. } | Self::Unread { .. } => true,
             Self::Cancelled(code) => code.is_retryable(),
             Self::Decode(_) | Self::Encode(_) | Self::BodyLength { .. } | Self::BodyTooLarge { .. } | Self::Over => {
                 false

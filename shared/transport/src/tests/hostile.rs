@@ -5,7 +5,7 @@ use std::time::Duration;
 use protocol::v1::{DeviceRequest, HubRequest};
 use protocol::{DecodeError, FrameHeader, Message, encode};
 
-use super::pair::{NAME, Site, request};
+use super::pair::{NAME, Site, pattern, request, response};
 use crate::{Connection, ExchangeError, Limits, Listener, ListenerConfig};
 
 /// A raw QUIC connection of an honest device, and the hub's side of it.
@@ -85,6 +85,21 @@ async fn a_body_that_stops_is_given_up() {
     let (error, code) = refused(&bytes, false).await;
     assert!(matches!(error, ExchangeError::Stalled { what: "a body", .. }), "{error:?}");
     assert_eq!(code, Some(4));
+}
+
+#[tokio::test]
+async fn a_peer_that_reads_nothing_is_given_up() {
+    let (device, hub, _listener, _endpoint) = raw().await;
+    let (mut send, _never_read) = device.open_bi().await.unwrap();
+    send.write_all(&encode(&request(0)).unwrap()).await.unwrap();
+    let mut exchange = hub.accept().await.unwrap();
+    let _request: DeviceRequest = exchange.receive().await.unwrap();
+    // More than any peer lets us send ahead of its reading.
+    let (answer, body) = (response(16 * 1024 * 1024), [pattern(16 * 1024 * 1024)]);
+    let sending = exchange.send_last(&answer, &body);
+    let error = tokio::time::timeout(Duration::from_secs(20), sending).await.expect("sent for ever").unwrap_err();
+    assert!(matches!(error, ExchangeError::Unread { .. }), "{error:?}");
+    assert!(error.is_retryable());
 }
 
 #[tokio::test]
