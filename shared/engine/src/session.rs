@@ -33,6 +33,13 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the model is refused, is broken, or needs a provider that cannot be had.
     fn load(&self, model: ModelBytes, options: &LoadOptions) -> Result<Box<dyn Session>, LoadError>;
+
+    /// Why no session of this engine will ever answer again, once its device is gone; [`RunError::Lost`] comes with it.
+    ///
+    /// ONNX Runtime on a processor cannot be lost, so that is what an engine says unless it knows better.
+    fn lost(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A loaded model. One thread at a time: `run` takes `&mut self`, as ONNX Runtime demands.
@@ -244,6 +251,10 @@ pub enum RunError {
     /// The engine failed.
     #[error("run the model")]
     Failed(#[source] Cause),
+    /// The device under the engine is gone: neither this session nor any other on it will answer again. Load the model
+    /// on another engine.
+    #[error("run the model on a device that is gone")]
+    Lost(#[source] Cause),
 }
 
 /// When to stop a run.

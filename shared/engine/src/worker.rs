@@ -77,8 +77,18 @@ impl From<RunError> for InferError {
             RunError::Mismatch(mismatch) => Self::Mismatch(mismatch),
             RunError::Deadline => Self::Deadline,
             RunError::Cancelled => Self::Cancelled,
-            RunError::NotText { .. } | RunError::Output { .. } | RunError::Failed(_) => Self::Failed(error),
+            RunError::NotText { .. } | RunError::Output { .. } | RunError::Failed(_) | RunError::Lost(_) => {
+                Self::Failed(error)
+            }
         }
+    }
+}
+
+impl InferError {
+    /// Whether the session can never answer again, because the device under its engine is gone.
+    #[must_use]
+    pub const fn is_lost(&self) -> bool {
+        matches!(self, Self::Failed(RunError::Lost(_)))
     }
 }
 

@@ -43,6 +43,8 @@ pub const UPDATES: &str = "sanderling_updates_total";
 pub const MODEL_VERSION: &str = "sanderling_model_version";
 /// Bytes of model files received, by `model`.
 pub const UPDATE_BYTES: &str = "sanderling_update_bytes_total";
+/// On a device: models that left an engine because its device (a GPU) was lost, by `model` and `engine`.
+pub const FAILOVERS: &str = "sanderling_engine_failovers_total";
 /// Always 1; the label `version` tells the build.
 pub const BUILD_INFO: &str = "sanderling_build_info";
 
@@ -108,6 +110,7 @@ fn describe() {
     describe_counter!(UPDATES, Unit::Count, "Model updates that ended, by outcome.");
     describe_gauge!(MODEL_VERSION, Unit::Count, "The version that serves.");
     describe_counter!(UPDATE_BYTES, Unit::Bytes, "Bytes of model files received.");
+    describe_counter!(FAILOVERS, Unit::Count, "Models that left an engine because its device was lost.");
     describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the label version tells the build.");
 }
 
@@ -193,6 +196,11 @@ pub fn update_bytes(model: &str, bytes: u64) {
 /// The version of a model that serves now.
 pub fn model_version(model: &str, version: u32) {
     gauge!(MODEL_VERSION, "model" => model.to_owned()).set(f64::from(version));
+}
+
+/// On a device: a model left this engine, because the GPU under it was lost.
+pub fn engine_failed_over(model: &str, engine: &'static str) {
+    counter!(FAILOVERS, "model" => model.to_owned(), "engine" => engine).increment(1);
 }
 
 #[cfg(test)]
