@@ -112,21 +112,23 @@ impl Hub {
         request: PublishRequest,
     ) -> Result<Published, PublishError> {
         // In a task of its own: an operator who hangs up must not leave a version half way.
-        let (hub, for_model) = (Arc::clone(self), model.clone());
-        let version = request.version;
-        let work = async move { hub.registry.publish(&hub.loader, &for_model, &request).await };
-        let publication = match self.publications.spawn(work).await {
-            Ok(publication) => publication?,
-            Err(_lost) => return Err(PublishError::Mismatch("publishing was broken off: push again")),
+        let (hub, model) = (Arc::clone(self), model.clone());
+        let work = async move {
+            let version = request.version;
+            let publication = hub.registry.publish(&hub.loader, &model, &request).await?;
+            if let Some(pool) = publication.pool {
+                hub.workers.put(pool, hub.registry.current(&model));
+            }
+            let devices_told = match publication.change {
+                Change::Current(version) => hub.tell(&model, version, false),
+                Change::Held(_) | Change::None => 0,
+            };
+            Ok(Published { model, version, devices_told, unchanged: publication.unchanged })
         };
-        if let Some(pool) = publication.pool {
-            self.workers.put(pool, self.registry.current(model));
+        match self.publications.spawn(work).await {
+            Ok(published) => published,
+            Err(_lost) => Err(PublishError::Mismatch("publishing was broken off: push again")),
         }
-        let devices_told = match publication.change {
-            Change::Current(version) => self.tell(model, version, false),
-            Change::Held(_) | Change::None => 0,
-        };
-        Ok(Published { model: model.clone(), version, devices_told, unchanged: publication.unchanged })
     }
 
     /// Makes a version what devices follow, and tells them; also those that had given it up.

@@ -91,6 +91,10 @@ fn refuse(error: &PublishError) -> Refused {
             .hint("were the keys made by `cloud-hub init` of this hub? give their folder with --keys"),
         PublishError::Load { .. } => Refused::new(ErrorCode::NotTrusted, telemetry::chain(error))
             .hint("the hub publishes only what it can run itself: mend the variant that runs on the hub"),
+        PublishError::Hostile { .. } => Refused::new(ErrorCode::NotTrusted, telemetry::chain(error))
+            .hint("every device would refuse it: mend that variant, or leave it out of model.toml"),
+        PublishError::NotForGpu { .. } => Refused::new(ErrorCode::NotTrusted, error.to_string())
+            .hint("take \"wgpu\" out of its `engines` in model.toml; `cloud-hub model check` lists what is missing"),
         PublishError::Blob(cause) => Refused::storage(cause),
         PublishError::Metadata(cause) => Refused::storage(cause),
         PublishError::Store(cause) => Refused::storage(cause),

@@ -91,7 +91,9 @@ pub(super) fn run(args: &InitArgs) -> Result<(), CliError> {
         for (folder, was_there) in [&args.dir, &args.keys].into_iter().zip(was_there) {
             undo(folder, was_there);
         }
-    })?;
+    });
+    let hint = "is there room on the disk, and may this user write there? nothing was left behind";
+    let made = made.map_err(|error| if error.kind == ExitKind::Storage { error.hint(hint) } else { error })?;
     console::Output::from_json_flag(args.json).print(&made, told)?;
     Ok(())
 }

@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use console::{CliError, ExitKind, Output};
 
+mod check;
 mod client;
 mod config;
 mod context;

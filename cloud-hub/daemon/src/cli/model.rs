@@ -1,10 +1,10 @@
-//! `cloud-hub model push | list | status | offer`.
+//! `cloud-hub model push | list | status | offer | check`.
 
 use clap::{Args, Subcommand};
 use console::CliError;
 use types::{ModelName, Version};
 
-use super::{Operate, push, show};
+use super::{Operate, check, push, show};
 use crate::api::{ModelList, ModelView, OfferRequest, Published};
 use crate::clock;
 
@@ -20,6 +20,8 @@ pub(super) enum ModelVerb {
     /// Tell devices to follow a version that was pushed with --hold, or an operator's retry of one that failed.
     #[command(after_help = "Example:\n  cloud-hub model offer digits 2")]
     Offer(OfferArgs),
+    /// Say whether an engine can run a model file, and everything that stands in the way.
+    Check(check::CheckArgs),
 }
 
 #[derive(Debug, Args)]
@@ -49,6 +51,7 @@ pub(super) struct OfferArgs {
 pub(super) fn run(verb: &ModelVerb) -> Result<(), CliError> {
     match verb {
         ModelVerb::Push(args) => push::run(args)?,
+        ModelVerb::Check(args) => check::run(args)?,
         ModelVerb::List(args) => {
             let list: ModelList = args.operate.client()?.get("/models")?;
             args.operate.output().print(&list, table)?;

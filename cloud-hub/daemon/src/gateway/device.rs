@@ -9,6 +9,7 @@ use protocol::v1::{
     ActiveVariant, DeviceRequest, Hello, HubResponse, Offer, Refusal, RefusalCode, UpdateOutcome, UpdateReport,
     UpdateStage, Welcome,
 };
+use telemetry::metrics::UNKNOWN_MODEL;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::Instrument;
@@ -187,7 +188,8 @@ async fn note(visit: &Visit, report: UpdateReport) -> Result<HubResponse, Refusa
         // A stage that is passed is still on the way.
         (_, UpdateOutcome::Succeeded | UpdateOutcome::Running { .. }) => Outcome::Running,
     };
-    log_report(&report.model, report.version, report.stage, &outcome);
+    let is_published = visit.hub.registry.manifest(&report.model, report.version).is_some();
+    log_report(&report.model, is_published, report.version, report.stage, &outcome);
     let installed = report.variant.as_ref().and_then(|variant| {
         let manifest = visit.hub.registry.manifest(&report.model, report.version)?;
         let digest = manifest.variant(variant)?.file.digest;
@@ -206,19 +208,21 @@ async fn note(visit: &Visit, report: UpdateReport) -> Result<HubResponse, Refusa
     Ok(HubResponse::Accepted)
 }
 
-fn log_report(model: &types::ModelName, version: Version, stage: UpdateStage, outcome: &Outcome) {
+fn log_report(model: &types::ModelName, is_published: bool, version: Version, stage: UpdateStage, outcome: &Outcome) {
+    // A label value is kept for ever, so a device may not invent one.
+    let label = if is_published { model.as_str() } else { UNKNOWN_MODEL };
     match outcome {
         Outcome::Running => tracing::debug!(%model, %version, %stage, "update under way"),
         Outcome::Active => {
-            telemetry::metrics::update_ended(model.as_str(), "active");
+            telemetry::metrics::update_ended(label, "active");
             tracing::info!(%model, %version, "update active");
         }
         Outcome::Delayed { cause } => {
-            telemetry::metrics::update_ended(model.as_str(), "failed");
+            telemetry::metrics::update_ended(label, "failed");
             tracing::warn!(%model, %version, %stage, cause, "update failed");
         }
         Outcome::Refused { cause } => {
-            telemetry::metrics::update_ended(model.as_str(), "refused");
+            telemetry::metrics::update_ended(label, "refused");
             tracing::warn!(%model, %version, %stage, cause, "update refused by the device");
         }
     }

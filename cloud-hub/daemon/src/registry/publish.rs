@@ -5,19 +5,21 @@
 //! answers, a device would accept the metadata. Only then is it written.
 
 use bundle::trust::{self, TargetsListing};
-use bundle::{Manifest, ManifestError};
+use bundle::{FileRef, Manifest, ManifestError};
+use engine::ModelLimits;
 use hub_core::registry as core;
 use hub_core::registry::{Change, Publish, RegistryError, VersionRecord};
 use jiff::Timestamp;
 use std::sync::PoisonError;
 use store::StoreError;
-use types::{Digest, ModelName, Version};
+use types::{Digest, EngineName, ModelName, Place, Version};
 
 use super::blobs::BlobError;
 use super::metadata::MetadataError;
 use super::{CurrentRecord, Registry, manifest_bytes_max, variant_bytes, version_key};
 use crate::api::PublishRequest;
 use crate::clock;
+use crate::workers::gpu;
 use crate::workers::load::{self, LoadFailed, Loader};
 use crate::workers::pool::Pool;
 
@@ -55,6 +57,23 @@ pub enum PublishError {
         /// Why.
         #[source]
         source: LoadFailed,
+    },
+    /// A variant for devices is one that no device would load.
+    #[error("the variant for devices, {file}, is refused")]
+    Hostile {
+        /// Its model file, as the manifest names it.
+        file: String,
+        /// Why.
+        #[source]
+        source: engine::Refusal,
+    },
+    /// A variant names an engine that does not have its operators.
+    #[error("the variant for devices, {file}, names the engine wgpu, which cannot run it: {problem}")]
+    NotForGpu {
+        /// Its model file, as the manifest names it.
+        file: String,
+        /// What the engine says.
+        problem: String,
     },
     /// The disk, for blobs.
     #[error("read an uploaded file")]
@@ -110,6 +129,7 @@ impl Registry {
         let mut pool = None;
         if !was_there {
             self.check_files(&manifest).await?;
+            self.check_device_models(&manifest).await?;
             pool = self.load_own(loader, &manifest).await?;
             self.publish_metadata(model, &manifest, request).await?;
             self.versions.put(&version_key(model, version), &record).await?;
@@ -157,6 +177,28 @@ impl Registry {
             // Their hashes were right when they were uploaded; what the hub runs itself is hashed again.
             if self.blobs.length(&file.digest).await? != Some(file.size) {
                 return Err(PublishError::MissingBlob { name: file.name.to_string(), digest: file.digest });
+            }
+        }
+        Ok(())
+    }
+
+    /// Holds what devices will load against the limits that they hold it against, and what names their GPUs against what
+    /// that engine can run.
+    async fn check_device_models(&self, manifest: &Manifest) -> Result<(), PublishError> {
+        for variant in manifest.variants_for(Place::Device) {
+            let FileRef { name, digest, size, .. } = &variant.file;
+            let missing = || PublishError::MissingBlob { name: name.to_string(), digest: *digest };
+            let bytes = self.blobs.read(digest, *size).await?.ok_or_else(missing)?;
+            let names_gpu = variant.engines.contains(&EngineName::Wgpu);
+            let checking = move || {
+                engine::precheck::check(&bytes, &ModelLimits::default())?;
+                Ok(names_gpu.then(|| gpu::problem(&bytes)).flatten())
+            };
+            let checked = tokio::task::spawn_blocking(checking).await;
+            let checked = checked.map_err(|_lost| PublishError::Mismatch("the check was broken off: push again"))?;
+            let problem = checked.map_err(|source| PublishError::Hostile { file: name.to_string(), source })?;
+            if let Some(problem) = problem {
+                return Err(PublishError::NotForGpu { file: name.to_string(), problem });
             }
         }
         Ok(())

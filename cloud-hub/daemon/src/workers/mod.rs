@@ -1,8 +1,10 @@
 //! The hub's own answers: full models, loaded and ready, and who runs next.
 //!
 //! Fed by the gateway with requests and by the registry with versions; runs them through `engine`. Order and limits are
-//! decided by [`hub_core::admission`] ([`pool`]); what may serve is decided by [`load`].
+//! decided by [`hub_core::admission`] ([`pool`]); what may serve is decided by [`load`], and what devices may be offered
+//! for a GPU by [`gpu`].
 
+pub mod gpu;
 pub mod load;
 pub mod pool;
 

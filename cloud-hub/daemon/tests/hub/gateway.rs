@@ -6,7 +6,8 @@ use cloud_hub::hub;
 use cloud_hub::shutdown::Stopped;
 use protocol::JoinToken;
 use protocol::v1::{
-    DeviceRequest, HubRequest, HubResponse, InferRequest, Offer, RefusalCode, UpdateOutcome, UpdateStage, join_body,
+    DeviceRequest, HubRequest, HubResponse, InferRequest, Offer, RefusalCode, UpdateOutcome, UpdateReport, UpdateStage,
+    join_body,
 };
 use tokio_util::task::TaskTracker;
 use transport::{CloseCode, CloseReason, DeviceKey, Priority, Trust};
@@ -237,4 +238,21 @@ async fn a_hub_knows_everything_again_after_a_restart() {
     let device = Device { token: device.token, dialer: device.dialer, connection };
     device.hello(Some(1)).await;
     device.infer(&golden().inputs, None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_on_an_invented_model_makes_no_time_series() {
+    let site = Site::start().await;
+    let device = site.device("kitchen").await;
+    device.hello(None).await;
+    let report = UpdateReport {
+        model: "invented-by-a-device".parse().unwrap(),
+        version: Version::new(1).unwrap(),
+        variant: None,
+        stage: UpdateStage::Fetching,
+        outcome: UpdateOutcome::Failed { cause: "none".to_owned() },
+    };
+    device.ask(&DeviceRequest::Report(report), &[]).await.unwrap();
+    let text = metrics().render();
+    assert!(text.contains("sanderling_updates_total") && !text.contains("invented-by-a-device"), "{text}");
 }

@@ -13,15 +13,17 @@ use cloud_hub::registry::metadata::{Metadata, MetadataName};
 use cloud_hub::registry::publish::{Publication, PublishError};
 use cloud_hub::state::Folder;
 use cloud_hub::workers::load::{LoadFailed, Loader};
+use futures_util::FutureExt;
 use hub_core::registry::Change;
 use jiff::Timestamp;
 use model_tools::pack::{Packed, pack};
 use model_tools::sign::{KeyPair, Role, Signed, add_target};
+use protocol::v1::{HubRequest, Offer};
 use store::{MemoryStore, Store};
 use tempfile::TempDir;
 use types::{Digest, Version};
 
-use super::site::{catalog, ort};
+use super::site::{Site, catalog, ort};
 
 /// A registry on a folder that `cloud-hub init` made, and the keys that belong to it.
 struct Bench {
@@ -233,6 +235,18 @@ async fn a_full_model_that_does_not_load_or_answers_wrongly_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_every_device_would_refuse_is_refused_at_the_push() {
+    let bench = Bench::new().await;
+    let folder = altered(&bench, "v1", "version = 1", "version = 1");
+    std::fs::write(folder.join("int8-qdq.onnx"), b"no model").unwrap();
+    let hostile = pack(&folder).unwrap();
+    bench.upload_all(&hostile).await;
+    let refused = bench.publish(&hostile, &bench.request(&hostile, &bench.targets_key()).await).await;
+    assert!(matches!(&refused, Err(PublishError::Hostile { file, .. }) if file == "int8-qdq.onnx"), "{refused:?}");
+    assert!(bench.registry.current(&hostile.manifest.model).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn records_that_were_lost_come_back_from_what_is_signed() {
     let bench = Bench::new().await;
     let packed = digits("v1");
@@ -259,4 +273,29 @@ async fn metadata_is_signed_anew_before_it_expires_and_not_before() {
     let later = now + jiff::SignedDuration::from_hours(4 * 24);
     assert!(bench.registry.renew_metadata(later).await.unwrap());
     assert_eq!(bench.timestamp_version().await, before + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_whose_operator_hangs_up_is_offered_and_answered_all_the_same() {
+    let site = Site::start().await;
+    let device = site.device("kitchen").await;
+    assert_eq!(device.hello(None).await, []);
+    let (hub, packed) = (&site.hub, digits("v1"));
+    let files = packed.files.iter().map(|file| std::fs::read(&file.path).unwrap());
+    for bytes in files.chain([packed.manifest_bytes.clone()]) {
+        let mut upload = hub.registry.blobs().begin(Digest::of(&bytes), 1 << 30).await.unwrap();
+        upload.write(bytes.into()).await.unwrap();
+        upload.commit().await.unwrap();
+    }
+    let file = async |name| hub.registry.metadata(&name).await.unwrap().unwrap();
+    let (root, old) = (file(MetadataName::Root).await, file(MetadataName::Targets).await);
+    let path = Manifest::target_path(&packed.manifest.model, packed.manifest.version);
+    let key = KeyPair::load(&site.path("keys/targets.key")).unwrap();
+    let signed = add_target(&root, &old, &path, &packed.manifest_bytes, &[&key], Timestamp::now()).unwrap();
+    // Begun, then dropped, as a server drops the call of a client that went away.
+    let call = hub.publish(&packed.manifest.model, of(&packed, signed)).now_or_never();
+    assert!(call.is_none(), "{call:?}");
+    let offer = Offer { model: "digits".parse().unwrap(), version: Version::new(1).unwrap() };
+    assert_eq!(device.notice().await, HubRequest::Offer(offer));
+    assert!(hub.workers.is_loaded(&packed.manifest.model, packed.manifest.version), "the hub does not answer with it");
 }
