@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bundle::trust::Trust;
-use engine::Engine;
 use store::files::FileError;
 use store::{LockError, MemoryStore, Opened, SledStore, StateLock, Store, StoreError, Table};
 use telemetry::metrics::Metrics;
@@ -23,6 +22,7 @@ use crate::answer::RunLimits;
 use crate::board::Board;
 use crate::config::AgentConfig;
 use crate::door::{self, ConnectionLimits, Door};
+use crate::engines::{Engines, NoEngine, Runtime};
 use crate::identity::{self, Enrolment};
 use crate::models::Models;
 use crate::reports::Reports;
@@ -62,6 +62,9 @@ pub enum StartError {
         #[source]
         source: LockError,
     },
+    /// No engine can run models.
+    #[error(transparent)]
+    Engine(#[from] NoEngine),
     /// Another process has the store open.
     #[error("open the store")]
     Store(#[source] StoreError),
@@ -99,11 +102,12 @@ impl Agent {
     /// Takes the folder, binds the ports, loads what served last.
     ///
     /// # Errors
-    /// When the folder is in use or a port is taken. A damaged store, identity or model is not an error: the agent serves
+    /// When the folder is in use, no engine opens or a port is taken. A damaged store, identity or model is not an error: the agent serves
     /// what it can, and says so.
-    pub async fn start(config: AgentConfig, engine: Arc<dyn Engine>, metrics: Metrics) -> Result<Self, StartError> {
+    pub async fn start(config: AgentConfig, runtime: Runtime, metrics: Metrics) -> Result<Self, StartError> {
         let folder = Folder::new(&config.agent.state_dir);
         let lock = take_folder(&folder)?;
+        let engines = open_engines(&config, runtime, &folder).await?;
         let http = bind(config.door.http, "requests").await?;
         let metrics_http = bind(config.metrics.listen, "metrics").await?;
         let listening = Listening {
@@ -113,7 +117,7 @@ impl Agent {
         };
         let store = open_store(&folder).await?;
         let board = Arc::new(Board::default());
-        board.set_engine(engine.describe());
+        board.set_engines(Arc::clone(&engines));
         board.set_listening(listening.clone());
         let enrolment = read_identity(&folder, &board);
         let trust = enrolment.as_ref().and_then(|_| open_trust(&folder, &board));
@@ -133,7 +137,7 @@ impl Agent {
                 folder: folder.clone(),
                 trust: trust.clone(),
                 link: link.clone(),
-                engine: Arc::clone(&engine),
+                engines: Arc::clone(&engines),
                 load: LoadTable::from(&config.engine),
                 updates: config.updates.clone(),
                 reports: Arc::clone(&reports),
@@ -153,7 +157,7 @@ impl Agent {
                 addresses,
                 congestion: config.hub.congestion,
                 models: Arc::clone(&models),
-                engine: Some(engine.describe()),
+                engines,
                 offers,
                 reports,
                 board: Arc::clone(&board),
@@ -232,6 +236,15 @@ fn take_folder(folder: &Folder) -> Result<StateLock, StartError> {
     folder.remove_unfinished().map_err(prepare)?;
     updater::collect_incoming(folder).map_err(prepare)?;
     Ok(lock)
+}
+
+/// Drivers may take their time, so not on a thread that others wait for.
+async fn open_engines(config: &AgentConfig, runtime: Runtime, folder: &Folder) -> Result<Arc<Engines>, NoEngine> {
+    let (config, folder) = (config.clone(), folder.clone());
+    match tokio::task::spawn_blocking(move || Engines::open(&config, runtime, &folder)).await {
+        Ok(opened) => opened.map(Arc::new),
+        Err(_panicked) => Err(NoEngine::interrupted()),
+    }
 }
 
 async fn bind(address: SocketAddr, what: &'static str) -> Result<TcpListener, StartError> {

@@ -151,7 +151,13 @@ impl Walk<'_> {
                 self.local = Some(Local { outputs, score, queue: outcome.queue, compute: outcome.compute });
                 Event::LocalAnswered { score, threshold: serving.threshold() }
             }
-            Err(error) => Event::LocalFailed(self.local_failure(&error)),
+            Err(error) => {
+                if error.is_lost() {
+                    // Its updater takes the model to the next engine; this request goes on as its policy says.
+                    self.model.tell_lost();
+                }
+                Event::LocalFailed(self.local_failure(&error))
+            }
         }
     }
 
@@ -185,6 +191,9 @@ impl Walk<'_> {
         if failure == LocalFailure::BadInput {
             // Expected and given: the client must hear it. What an engine says stays in the log.
             self.detail = Some(telemetry::chain(error));
+        } else if error.is_lost() {
+            // Told once, by the updater; until the next engine serves every request meets it.
+            tracing::debug!(error = telemetry::chain(error), "the device gave no answer");
         } else {
             tracing::warn!(error = telemetry::chain(error), "the device gave no answer");
         }

@@ -4,13 +4,14 @@
 //! `edge-agent status`. The form of the JSON is a treaty with scripts: fields are added, never changed.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edge_core::slots::Installed;
 use engine::EngineDescription;
 use serde::{Deserialize, Serialize};
-use types::{DeviceId, ModelName, PolicyMode, Version};
+use types::{DeviceId, EngineName, ModelName, PolicyMode, Version};
 
+use crate::engines::{EngineStatus, Engines};
 use crate::state::Listening;
 
 /// The whole of `GET /sanderling/v1/status`.
@@ -24,8 +25,11 @@ pub struct Status {
     pub started_unix_ms: u64,
     /// The addresses it bound.
     pub listening: Option<Listening>,
-    /// What can run models here.
+    /// What runs models here first.
     pub engine: Option<EngineDescription>,
+    /// Every engine of the configuration, in order of preference.
+    #[serde(default)]
+    pub engines: Vec<EngineStatus>,
     /// The way to the hub.
     pub hub: HubStatus,
     /// The models, by name.
@@ -70,8 +74,14 @@ pub struct ModelStatus {
     pub active: Option<Installed>,
     /// What served before: the way back.
     pub previous: Option<Installed>,
-    /// The execution provider that runs it.
+    /// The engine that runs it.
+    #[serde(default)]
+    pub engine: Option<EngineName>,
+    /// The execution provider that runs it; of the wgpu engine the adapter.
     pub provider: Option<String>,
+    /// The last time that it left an engine because its device was lost.
+    #[serde(default)]
+    pub failover: Option<Failover>,
     /// Least score at which the device keeps its answer.
     pub threshold: Option<f32>,
     /// Where its update stands.
@@ -84,6 +94,19 @@ pub struct ModelStatus {
     pub answered_by_hub: u64,
     /// Requests that got no answer.
     pub not_answered: u64,
+}
+
+/// How a model left an engine whose device was lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failover {
+    /// The engine it was on.
+    pub from: EngineName,
+    /// The engine that runs it now; `None` while there is none, and only the hub answers.
+    pub to: Option<EngineName>,
+    /// What became of the device, and why no engine took over if none did.
+    pub cause: String,
+    /// When, in milliseconds since 1970.
+    pub at_unix_ms: u64,
 }
 
 /// Where an update stands.
@@ -121,6 +144,8 @@ pub struct UpdaterPart {
     pub update: UpdateStatus,
     /// Versions that were given up.
     pub failed: Vec<FailedVersion>,
+    /// The last loss of an engine.
+    pub failover: Option<Failover>,
 }
 
 /// What every part of the agent last said of itself.
@@ -134,7 +159,7 @@ pub struct Board {
 struct Parts {
     device: Option<DeviceId>,
     listening: Option<Listening>,
-    engine: Option<EngineDescription>,
+    engines: Option<Arc<Engines>>,
     hub: HubStatus,
     updaters: BTreeMap<ModelName, UpdaterPart>,
 }
@@ -157,8 +182,8 @@ impl Board {
     }
 
     /// Sets what can run models here.
-    pub fn set_engine(&self, engine: EngineDescription) {
-        self.parts().engine = Some(engine);
+    pub fn set_engines(&self, engines: Arc<Engines>) {
+        self.parts().engines = Some(engines);
     }
 
     /// Changes the part of the link.
@@ -175,7 +200,8 @@ impl Board {
     #[must_use]
     pub fn status(&self, models: &crate::models::Models) -> Status {
         let parts = self.parts();
-        let status = |model: &std::sync::Arc<crate::models::Model>| {
+        let engines = parts.engines.as_ref().map(|engines| engines.status()).unwrap_or_default();
+        let status = |model: &Arc<crate::models::Model>| {
             let part = parts.updaters.get(&model.name).cloned().unwrap_or_default();
             model_status(model, part)
         };
@@ -184,7 +210,8 @@ impl Board {
             device: parts.device.clone(),
             started_unix_ms: self.started_unix_ms,
             listening: parts.listening.clone(),
-            engine: parts.engine.clone(),
+            engine: engines.iter().find(|engine| engine.is_ready()).and_then(|engine| engine.description.clone()),
+            engines,
             hub: parts.hub.clone(),
             models: models.iter().map(status).collect(),
         }
@@ -203,7 +230,9 @@ fn model_status(model: &crate::models::Model, part: UpdaterPart) -> ModelStatus 
         policy: model.table.policy,
         active: serving.map(|serving| serving.installed.clone()),
         previous: part.previous,
+        engine: serving.map(|serving| serving.engine),
         provider: serving.map(|serving| serving.session.provider().to_owned()),
+        failover: part.failover,
         threshold: serving.and_then(crate::models::Serving::threshold),
         update: part.update,
         failed: part.failed,

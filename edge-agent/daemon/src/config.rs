@@ -12,7 +12,7 @@ use config::{LoadError, Mistakes, Validate};
 use engine::Provider;
 use serde::{Deserialize, Serialize};
 use transport::Congestion;
-use types::{ModelName, PolicyMode, VariantName};
+use types::{EngineName, ModelName, PolicyMode, VariantName};
 
 /// The commented example that `edge-agent config example` prints and the packages ship.
 pub const EXAMPLE: &str = include_str!("../agent.example.toml");
@@ -87,6 +87,11 @@ pub struct MetricsTable {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineTable {
+    /// What runs models, in order of preference: `ort` (ONNX Runtime), `wgpu` (any GPU). Default `["ort"]`.
+    ///
+    /// A version runs on the first of them that its manifest allows and that loads it; the others stand by for the day
+    /// that one is lost. One that cannot be had is a warning, as long as another can.
+    pub engines: Vec<EngineName>,
     /// Path of `libonnxruntime.so` or of its folder. Default: the environment variable `SANDERLING_ONNXRUNTIME`, then
     /// `../lib/sanderling` beside the program, then `/usr/lib/sanderling`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -102,8 +107,58 @@ pub struct EngineTable {
     /// Longest run of one request, also when it brings no deadline. Default `30s`.
     #[serde(with = "config::duration")]
     pub run_limit: Duration,
-    /// Execution providers in order of preference; each one named must be there. Default none: the processor.
+    /// Execution providers of ONNX Runtime in order of preference; each one named must be there. Default none: the
+    /// processor. The wgpu engine has none to choose from.
     pub providers: Vec<Provider>,
+    /// Which GPU the wgpu engine takes, and how much of it.
+    pub wgpu: WgpuTable,
+}
+
+/// `[engine.wgpu]`: read when `wgpu` is among the engines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WgpuTable {
+    /// Only this API: `vulkan`, `metal`, `dx12` or `gl`. Default: all that this build has, OpenGL last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub back_end: Option<BackEnd>,
+    /// Only adapters whose name holds this text, without regard to case. Default: any. `edge-agent doctor` lists them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    /// Which of several GPUs: `high` prefers the discrete one, `low` the integrated one. Default `high`.
+    pub power: Power,
+    /// Whether an adapter that computes on the processor will do. Default false: ONNX Runtime is many times faster there.
+    pub allow_software: bool,
+    /// Most device memory in bytes for one session: its weights and the activations of one run. Default 536870912
+    /// (512 MiB). A model that needs more goes to the next engine.
+    pub memory_bytes: u64,
+    /// Whether compiled kernels are kept in `<state_dir>/pipelines` where the driver offers that. Default true: the next
+    /// start need not compile them again.
+    pub pipeline_cache: bool,
+}
+
+/// An API to reach a GPU by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackEnd {
+    /// Vulkan.
+    Vulkan,
+    /// Metal.
+    Metal,
+    /// Direct3D 12.
+    Dx12,
+    /// OpenGL 4.3 or OpenGL ES 3.1.
+    Gl,
+}
+
+/// Which of several GPUs to prefer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Power {
+    /// The integrated one.
+    Low,
+    /// The discrete one.
+    #[default]
+    High,
 }
 
 /// `[hub]`.
@@ -138,6 +193,9 @@ pub struct ModelTable {
     /// The form of each version to take, by its name in the manifest. Default: the first one made for devices.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<VariantName>,
+    /// The engine to prefer for this model; those of `engine.engines` stand by behind it. Default: their order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineName>,
 }
 
 impl Default for AgentTable {
@@ -167,12 +225,27 @@ impl Default for MetricsTable {
 impl Default for EngineTable {
     fn default() -> Self {
         Self {
+            engines: vec![EngineName::Ort],
             onnxruntime: None,
             sessions: 1,
             threads: 1,
             queue: 32,
             run_limit: Duration::from_secs(30),
             providers: Vec::new(),
+            wgpu: WgpuTable::default(),
+        }
+    }
+}
+
+impl Default for WgpuTable {
+    fn default() -> Self {
+        Self {
+            back_end: None,
+            adapter: None,
+            power: Power::default(),
+            allow_software: false,
+            memory_bytes: 512 * 1024 * 1024,
+            pipeline_cache: true,
         }
     }
 }
@@ -191,6 +264,8 @@ const BODY_BYTES_MOST: usize = 640 * 1024 * 1024;
 const STOP_GRACE_MAX: Duration = Duration::from_secs(600);
 /// Most sessions of one model: more than the cores of any device.
 const SESSIONS_MAX: usize = 256;
+/// Least device memory that makes sense: the buffers of the smallest model take a few MiB.
+const GPU_BYTES_LEAST: u64 = 16 * 1024 * 1024;
 
 impl Validate for AgentConfig {
     fn validate(&self, mistakes: &mut Mistakes) {
@@ -208,6 +283,9 @@ impl Validate for AgentConfig {
         for (name, model) in &self.models {
             if model.deadline.is_some_and(|deadline| deadline.is_zero()) {
                 mistakes.add(format!("models.{name}.deadline"), "use more than zero");
+            }
+            if let Some(problem) = model.engine.and_then(not_an_engine) {
+                mistakes.add(format!("models.{name}.engine"), problem);
             }
         }
         if let Err(error) = self.log.check() {
@@ -261,6 +339,42 @@ impl AgentConfig {
         if engine.run_limit.is_zero() {
             mistakes.add("engine.run_limit", "use more than zero");
         }
+        if engine.engines.is_empty() {
+            mistakes.add("engine.engines", "name at least one: \"ort\" or \"wgpu\"");
+        }
+        for (at, name) in engine.engines.iter().enumerate() {
+            if let Some(problem) = not_an_engine(*name) {
+                mistakes.add(format!("engine.engines[{at}]"), problem);
+            }
+            if engine.engines.iter().take(at).any(|before| before == name) {
+                mistakes.add(format!("engine.engines[{at}]"), format!("names {name} twice"));
+            }
+        }
+        if engine.wgpu.memory_bytes < GPU_BYTES_LEAST {
+            mistakes.add("engine.wgpu.memory_bytes", format!("use at least {GPU_BYTES_LEAST}"));
+        }
+    }
+
+    /// The engines that some model may want: those of `[engine]`, then those that only models name.
+    #[must_use]
+    pub fn engines_wanted(&self) -> Vec<EngineName> {
+        let mut wanted = self.engine.engines.clone();
+        for engine in self.models.values().filter_map(|model| model.engine) {
+            if !wanted.contains(&engine) {
+                wanted.push(engine);
+            }
+        }
+        wanted
+    }
+}
+
+/// Why a configuration cannot name this engine.
+fn not_an_engine(name: EngineName) -> Option<&'static str> {
+    match name {
+        EngineName::Ort => None,
+        EngineName::Wgpu if cfg!(feature = "wgpu") => None,
+        EngineName::Wgpu => Some("this build is without the wgpu engine: use \"ort\""),
+        EngineName::Fake => Some("is for tests alone: use \"ort\" or \"wgpu\""),
     }
 }
 
@@ -298,18 +412,38 @@ mod tests {
         let config = parse(&told).unwrap();
         let digits = &config.models[&"digits".parse::<ModelName>().unwrap()];
         assert_eq!((digits.policy, digits.deadline), (PolicyMode::Cascade, Some(Duration::from_secs(2))));
-        assert!(config.engine.onnxruntime.is_some() && digits.variant.is_some());
+        assert!(config.engine.onnxruntime.is_some() && digits.variant.is_some() && digits.engine.is_some());
+        assert!(config.engine.wgpu.back_end.is_some() && config.engine.wgpu.adapter.is_some());
     }
 
     #[test]
     fn the_example_shows_every_field() {
         let toml::Value::Table(tables) = toml::Value::try_from(AgentConfig::default()).unwrap() else { panic!() };
         for (table, fields) in &tables {
-            assert!(EXAMPLE.contains(&format!("[{table}")), "[{table}] is not in the example");
-            for field in fields.as_table().unwrap().keys() {
-                assert!(EXAMPLE.contains(&format!("\n{field} = ")), "{table}.{field} is not in the example");
+            shown(table, fields.as_table().unwrap());
+        }
+    }
+
+    fn shown(table: &str, fields: &toml::Table) {
+        assert!(EXAMPLE.contains(&format!("[{table}")), "[{table}] is not in the example");
+        for (field, value) in fields {
+            match value {
+                toml::Value::Table(fields) => shown(&format!("{table}.{field}"), fields),
+                _ => assert!(EXAMPLE.contains(&format!("\n{field} = ")), "{table}.{field} is not in the example"),
             }
         }
+    }
+
+    #[test]
+    fn an_engine_is_named_once_and_exists() {
+        let told =
+            parse("[engine]\nengines = [\"ort\", \"fake\", \"ort\"]\n[models.a]\nengine = \"fake\"").unwrap_err();
+        for mistake in ["engine.engines[1]", "names ort twice", "models.a.engine"] {
+            assert!(told.contains(mistake), "{mistake} is not in {told}");
+        }
+        assert!(parse("[engine]\nengines = []").unwrap_err().contains("engine.engines"));
+        let config = parse("[models.a]\nengine = \"wgpu\"\n[models.b]").unwrap();
+        assert_eq!(config.engines_wanted(), [EngineName::Ort, EngineName::Wgpu]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod crash;
 pub mod door;
+pub mod engines;
 pub mod identity;
 pub mod input;
 pub mod metrics_door;

@@ -14,6 +14,7 @@ use edge_core::route::LocalState;
 use edge_core::score;
 use edge_core::slots::Installed;
 use engine::SessionHandle;
+use tokio::sync::watch;
 use types::{EngineName, ModelName, NamedTensor, Version};
 
 use crate::config::ModelTable;
@@ -77,13 +78,42 @@ pub struct Model {
     /// What the configuration says of it.
     pub table: ModelTable,
     serving: RwLock<Option<Arc<Serving>>>,
+    /// Counts the runs that found their device gone; shared by all models, because one device may run them all.
+    losses: watch::Sender<u64>,
     /// What its requests have cost so far.
     pub statistics: Statistics,
 }
 
 impl Model {
-    fn new(name: ModelName, table: ModelTable) -> Self {
-        Self { name, table, serving: RwLock::default(), statistics: Statistics::default() }
+    fn new(name: ModelName, table: ModelTable, losses: watch::Sender<u64>) -> Self {
+        Self { name, table, serving: RwLock::default(), losses, statistics: Statistics::default() }
+    }
+
+    /// Says that a run found the device under its engine gone: every updater looks whether its model was on it.
+    pub fn tell_lost(&self) {
+        self.losses.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Hears of every device that is found gone from now on.
+    #[must_use]
+    pub fn losses(&self) -> watch::Receiver<u64> {
+        self.losses.subscribe()
+    }
+
+    /// Has `new` answer in place of `old`, if `old` still does; says whether it did.
+    pub fn replace(&self, old: &Arc<Serving>, new: Option<Arc<Serving>>) -> bool {
+        let mut serving = self.serving.write().unwrap_or_else(PoisonError::into_inner);
+        let is_old = serving.as_ref().is_some_and(|serving| Arc::ptr_eq(serving, old));
+        if is_old {
+            self.note_version(new.as_ref());
+            *serving = new;
+        }
+        is_old
+    }
+
+    fn note_version(&self, serving: Option<&Arc<Serving>>) {
+        let number = serving.map_or(0, |serving| serving.installed.version.number());
+        telemetry::metrics::model_version(self.name.as_str(), u32::try_from(number).unwrap_or(u32::MAX));
     }
 
     /// The version that answers now. Whoever holds it keeps it loaded.
@@ -100,8 +130,7 @@ impl Model {
 
     /// Has `new` answer from the next request on; returns what answered before.
     pub fn switch(&self, new: Option<Arc<Serving>>) -> Option<Arc<Serving>> {
-        let number = new.as_ref().map_or(0, |serving| serving.installed.version.number());
-        telemetry::metrics::model_version(self.name.as_str(), u32::try_from(number).unwrap_or(u32::MAX));
+        self.note_version(new.as_ref());
         std::mem::replace(&mut *self.serving.write().unwrap_or_else(PoisonError::into_inner), new)
     }
 
@@ -123,8 +152,9 @@ impl Models {
     /// The models of a configuration; none of them serves yet.
     #[must_use]
     pub fn new(tables: &BTreeMap<ModelName, ModelTable>) -> Self {
+        let (losses, _nobody_yet) = watch::channel(0);
         let model = |(name, table): (&ModelName, &ModelTable)| {
-            (name.clone(), Arc::new(Model::new(name.clone(), table.clone())))
+            (name.clone(), Arc::new(Model::new(name.clone(), table.clone(), losses.clone())))
         };
         Self(tables.iter().map(model).collect())
     }

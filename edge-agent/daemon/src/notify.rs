@@ -2,6 +2,8 @@
 //!
 //! Without systemd (`NOTIFY_SOCKET` unset) each of these does nothing.
 
+use std::sync::OnceLock;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -35,8 +37,32 @@ pub async fn feed_watchdog(stop: CancellationToken) {
     }
 }
 
+/// States that may wait for the service manager; further ones are dropped.
+const WAITING_MAX: usize = 4;
+
+/// Tells the service manager from a thread of its own: one that reads nothing would hold up whoever tells it.
 fn tell(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(error = telemetry::chain(&error), "the service manager was not told");
+    static TELLER: OnceLock<Option<SyncSender<String>>> = OnceLock::new();
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
     }
+    let lines: Vec<String> = state.iter().map(ToString::to_string).collect();
+    let sent = TELLER.get_or_init(teller).as_ref().map(|teller| teller.try_send(lines.join("\n")));
+    if !matches!(sent, Some(Ok(()))) {
+        tracing::warn!("the service manager does not listen");
+    }
+}
+
+/// The thread; `None` when the system gives none. It is never joined: it may be blocked for good.
+fn teller() -> Option<SyncSender<String>> {
+    let (teller, told) = sync_channel::<String>(WAITING_MAX);
+    let tell_all = move || {
+        for lines in told {
+            if let Err(error) = sd_notify::notify(&[NotifyState::Custom(&lines)]) {
+                tracing::warn!(error = telemetry::chain(&error), "the service manager was not told");
+            }
+        }
+    };
+    std::thread::Builder::new().name("service-manager".to_owned()).spawn(tell_all).ok()?;
+    Some(teller)
 }

@@ -107,6 +107,12 @@ impl Folder {
         self.incoming().join(format!("{model}-{version}.staging"))
     }
 
+    /// Compiled kernels of the GPU; made when there are any.
+    #[must_use]
+    pub fn pipelines(&self) -> PathBuf {
+        self.root.join("pipelines")
+    }
+
     /// Pointers of all models.
     #[must_use]
     pub fn slots(&self) -> PathBuf {

@@ -72,7 +72,7 @@ fn help_teaches_with_examples_and_completions_complete() {
     for taught in ["edge-agent enroll", "edge-agent infer digits --image", "Exit codes:", "9  "] {
         assert!(help.contains(taught), "{taught:?} is not in the help");
     }
-    for verb in ["enroll", "run", "infer", "status", "doctor"] {
+    for verb in ["enroll", "run", "infer", "status", "doctor", "check"] {
         let (code, help, _) = run(agent(folder.path()).args([verb, "--help"]));
         assert!(code == 0 && help.contains("Examples:"), "{verb} --help shows no examples");
     }
@@ -176,4 +176,58 @@ fn sigterm_ends_the_agent_with_exit_code_0_and_takes_its_address_away() {
     } else {
         panic!("the agent still runs");
     }
+}
+
+/// An ONNX model of one node, with float inputs and outputs of one element.
+fn model_of(operator: &str) -> Vec<u8> {
+    let field = |number: u8, bytes: &[u8]| [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat();
+    // TypeProto.tensor_type { elem_type: FLOAT, shape { dim { dim_value: 1 } } }
+    let tensor = field(1, &[&[1 << 3, 1][..], &field(2, &field(1, &[1 << 3, 1]))].concat());
+    let value = |name: &[u8]| [field(1, name), field(2, &tensor)].concat();
+    let node = [field(1, b"x"), field(2, b"y"), field(3, b"the-node"), field(4, operator.as_bytes())].concat();
+    let graph = [field(1, &node), field(2, b"g"), field(11, &value(b"x")), field(12, &value(b"y"))].concat();
+    [vec![1 << 3, 8], field(7, &graph), field(8, &[2 << 3, 17])].concat()
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn checking_a_model_lists_everything_that_stands_in_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.onnx");
+    let check = |content: &[u8]| {
+        std::fs::write(&file, content).unwrap();
+        let (code, stdout, stderr) =
+            run(agent(folder.path()).arg("check").arg(&file).args(["--engine", "wgpu", "--json"]));
+        (code, serde_json::from_str::<serde_json::Value>(&stdout).unwrap(), stderr)
+    };
+    let (code, checked, stderr) = check(&model_of("Relu"));
+    assert!(code == 0 && checked["can_run"] == true, "{checked} {stderr}");
+    let (code, checked, stderr) = check(&model_of("Frobnicate"));
+    assert!(code == 1 && checked["can_run"] == false, "{checked} {stderr}");
+    let first = &checked["unsupported"][0];
+    assert_eq!((first["operator"].as_str(), first["first_node"].as_str()), (Some("Frobnicate"), Some("the-node")));
+    assert_eq!(
+        (first["domain"].as_str(), first["opset"].as_i64(), first["count"].as_i64()),
+        (Some("ai.onnx"), Some(17), Some(1))
+    );
+    assert!(first["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{checked}");
+    let (code, checked, stderr) = check(b"not a model");
+    assert!(code == 3 && checked["can_run"] == false && stderr.contains("cannot run it"), "{checked} {stderr}");
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(run(agent(folder.path()).arg("check").arg(&file)).0, 4);
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn doctor_tells_of_an_engine_that_is_missing_beside_another_without_failing() {
+    let Some(library) = onnxruntime() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let more = "[engine]\nengines = [\"wgpu\", \"ort\"]\n[engine.wgpu]\nadapter = \"no GPU has this name\"\n";
+    let path = config(folder.path(), more);
+    let mut command = agent(folder.path());
+    command.env("SANDERLING_ONNXRUNTIME", &library).args(["doctor", "--json", "--config"]).arg(&path);
+    let (code, stdout, stderr) = run(&mut command);
+    let checks: Vec<serde_json::Value> = serde_json::from_str(&stdout).unwrap();
+    let result = |name: &str| checks.iter().find(|check| check["check"] == name).unwrap()["result"].clone();
+    assert_eq!((code, result("wgpu"), result("ONNX Runtime")), (0, "warning".into(), "ok".into()), "{stdout} {stderr}");
 }

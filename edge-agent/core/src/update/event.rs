@@ -89,6 +89,8 @@ pub enum FailureKind {
     Damaged,
     /// The job was stopped because of [`Step::Abandon`].
     Superseded,
+    /// The device under the engine (a GPU) is gone.
+    EngineLost,
 }
 
 impl FailureKind {
@@ -112,6 +114,7 @@ impl FailureKind {
             Self::GoldenMismatch => "golden_mismatch",
             Self::Damaged => "damaged",
             Self::Superseded => "superseded",
+            Self::EngineLost => "engine_lost",
         }
     }
 
@@ -129,7 +132,8 @@ impl FailureKind {
             | Self::TrustStale
             | Self::NoRoom
             | Self::Damaged
-            | Self::Superseded => true,
+            | Self::Superseded
+            | Self::EngineLost => true,
             Self::TrustRefused
             | Self::NotSigned
             | Self::Tampered

@@ -5,13 +5,12 @@ use std::path::Path;
 use clap::Args;
 use console::{CliError, ExitKind, OrExit, Output};
 use edge_core::slots::Slots;
-use engine::{Engine, LibrarySearch, OrtEngine};
 use serde::Serialize;
 use store::files;
 use transport::{Alpn, CloseCode, Dialer, DialerConfig, Limits};
 
 use super::client::Client;
-use super::{Context, enroll, folder_of, show, status};
+use super::{Context, doctor_engines, enroll, folder_of, show, status};
 use crate::config::AgentConfig;
 use crate::identity::{self, Enrolment};
 use crate::state::Folder;
@@ -47,26 +46,51 @@ impl Verdict {
 
 /// One check.
 #[derive(Debug, Serialize)]
-struct Check {
+pub(super) struct Check {
     check: &'static str,
     result: Verdict,
     found: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     advice: Option<String>,
+    /// The same for programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<serde_json::Value>,
     #[serde(skip)]
     exit: ExitKind,
 }
 
 impl Check {
-    fn ok(check: &'static str, found: impl Into<String>) -> Self {
-        Self { check, result: Verdict::Ok, found: found.into(), advice: None, exit: ExitKind::Ok }
+    pub(super) fn ok(check: &'static str, found: impl Into<String>) -> Self {
+        Self { check, result: Verdict::Ok, found: found.into(), advice: None, details: None, exit: ExitKind::Ok }
+    }
+
+    pub(super) fn is_ok(&self) -> bool {
+        self.result == Verdict::Ok
+    }
+
+    /// A failure becomes a warning: something else does the work.
+    pub(super) fn not_fatal(self) -> Self {
+        match self.result {
+            Verdict::Failed => Self { result: Verdict::Warning, ..self },
+            Verdict::Ok | Verdict::Warning => self,
+        }
+    }
+
+    #[cfg(feature = "wgpu")]
+    pub(super) fn with_details(self, details: &impl Serialize) -> Self {
+        Self { details: serde_json::to_value(details).ok(), ..self }
     }
 
     fn warning(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { result: Verdict::Warning, advice: Some(advice.into()), ..Self::ok(check, found) }
     }
 
-    fn failed(check: &'static str, exit: ExitKind, found: impl Into<String>, advice: impl Into<String>) -> Self {
+    pub(super) fn failed(
+        check: &'static str,
+        exit: ExitKind,
+        found: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
         Self { result: Verdict::Failed, exit, ..Self::warning(check, found, advice) }
     }
 }
@@ -77,7 +101,7 @@ impl Doctor {
         let folder = folder_of(&config);
         let mut checks = vec![configuration(context, &config), state_folder(&folder, &config)];
         let running = status::fetch(&Client::new(None, context)?).ok();
-        checks.push(engine(&config));
+        checks.extend(doctor_engines::engines(&config));
         let (identity, enrolment) = certificate(&folder);
         checks.push(identity);
         checks.extend(config.models.keys().map(|model| installed(&folder, model)));
@@ -150,21 +174,6 @@ fn state_folder(folder: &Folder, config: &AgentConfig) -> Check {
             "free some space: until then requests are answered and updates are refused",
         ),
         Ok(free) => Check::ok(NAME, format!("{}, {} free", root.display(), show::bytes(free))),
-    }
-}
-
-fn engine(config: &AgentConfig) -> Check {
-    const NAME: &str = "ONNX Runtime";
-    match OrtEngine::open(&LibrarySearch { configured: config.engine.onnxruntime.clone() }) {
-        Ok(engine) => {
-            let described = engine.describe();
-            let library = described.library.unwrap_or_default();
-            Check::ok(NAME, format!("{} from {library}: {}", described.version, described.providers.join(", ")))
-        }
-        Err(error) => {
-            let advice = "install the package that ships it, or set engine.onnxruntime";
-            Check::failed(NAME, ExitKind::Runtime, telemetry::chain(&error), advice)
-        }
     }
 }
 

@@ -11,6 +11,7 @@ use protocol::v1::{EnrolRequest, EnrolResponse, Enrolled, Refusal, RefusalCode};
 use protocol::{JoinToken, TokenError};
 use serde::Serialize;
 use store::StateLock;
+use store::files::{self, Mode};
 use transport::{Alpn, DeviceKey, DialError, DialErrorKind, Dialer, DialerConfig, ExchangeError, Limits, Priority};
 use types::Digest;
 
@@ -23,6 +24,9 @@ use crate::state::Folder;
 const ENROL_WITHIN: Duration = Duration::from_secs(30);
 /// Longest token that is read from standard input, in bytes; see `protocol::token::TOKEN_CHARS_MAX`.
 const TOKEN_BYTES_MAX: u64 = 8192;
+
+/// Bytes that an identity and the trust root take at most, on a disk of 4 KiB blocks.
+const IDENTITY_BYTES: usize = 64 * 1024;
 
 /// Makes this machine a device of a hub, with a join token.
 ///
@@ -58,6 +62,7 @@ impl Enroll {
         let folder = folder_of(&config);
         let _lock = take_folder(&folder)?;
         self.check_earlier(&folder, &token)?;
+        check_room(&folder)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let waiting = console::spinner("asking the hub");
         let enrolled = runtime.block_on(enrol(&config, &token));
@@ -91,6 +96,14 @@ impl Enroll {
         }
         Ok(())
     }
+}
+
+/// Writes as much as an identity takes, and removes it: a full disk must not cost the token.
+fn check_room(folder: &Folder) -> Result<(), CliError> {
+    let trial = folder.identity().join("room.trial");
+    let hint = "free some space, then use the same token again: it was not used up";
+    let written = files::write_atomic(&trial, &[0; IDENTITY_BYTES], Mode::Private);
+    files::remove_file(&trial).and(written).or_exit_try(ExitKind::Storage, hint)
 }
 
 fn read_token(argument: &str) -> Result<JoinToken, CliError> {
@@ -155,7 +168,7 @@ fn keep(folder: &Folder, token: &JoinToken, (key, enrolled): (DeviceKey, Enrolle
     let hub =
         HubRecord { device: enrolled.device, addresses: token.hub.clone(), server_name: token.server_name.clone() };
     let enrolment = Enrolment { identity, ca_der: ca, hub };
-    let hint = "free some space, then enrol again with a new token";
+    let hint = "free some space, then enrol again with a new token: `cloud-hub token create --name … --replace`";
     identity::store(&folder.identity(), &key, &enrolment).or_exit_try(ExitKind::Storage, hint)?;
     Ok(Outcome {
         device: enrolment.hub.device.to_string(),
@@ -225,7 +238,10 @@ fn explain_trust(error: TrustError) -> CliError {
         TrustError::OtherRoot(_) => {
             (ExitKind::Conflict, "give another folder with --state-dir, or move the old one away, and make a new token")
         }
-        TrustError::Storage { .. } => (ExitKind::Storage, "free some space, then enrol again with a new token"),
+        TrustError::Storage { .. } => (
+            ExitKind::Storage,
+            "free some space, then enrol again with a new token: `cloud-hub token create --name … --replace`",
+        ),
         TrustError::BadRoot(_)
         | TrustError::NoRoot(_)
         | TrustError::Source { .. }

@@ -115,15 +115,17 @@ fn input(argument: &str, kind: FileKind, metadata: &Metadata) -> Result<NamedTen
     })?;
     load(&path, kind, spec).map_err(|error| {
         let kind = match &error {
-            InputError::Read { .. } => ExitKind::Storage,
-            InputError::TooLarge { .. }
+            InputError::Read { source, .. } if source.kind() != std::io::ErrorKind::NotFound => ExitKind::Storage,
+            InputError::Read { .. }
+            | InputError::TooLarge { .. }
             | InputError::Png { .. }
             | InputError::Npy { .. }
             | InputError::Array { .. }
             | InputError::NotAPicture { .. }
             | InputError::Tensor { .. } => ExitKind::Config,
         };
-        CliError::new(kind, error)
+        let hint = format!("give {spec} as a PNG file with --image, or as numpy.save wrote it with --npy");
+        CliError::new(kind, error).hint(hint)
     })
 }
 

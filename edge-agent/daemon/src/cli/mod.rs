@@ -3,9 +3,11 @@
 //! [`Cli`] says what there is, each verb has a file. Results go to standard output (`--json` for programs), progress and
 //! errors to standard error; the exit code tells the kind of failure.
 
+mod check;
 mod client;
 mod config;
 mod doctor;
+mod doctor_engines;
 mod enroll;
 mod infer;
 mod run;
@@ -67,6 +69,8 @@ pub enum Verb {
     Status(status::StatusVerb),
     /// Looks for what is wrong on this device and says what to do
     Doctor(doctor::Doctor),
+    /// Says whether an engine can run a model file
+    Check(check::Check),
     /// Checks or prints configuration
     #[command(subcommand)]
     Config(config::ConfigVerb),
@@ -88,6 +92,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Infer(verb) => verb.run(&context),
         Verb::Status(verb) => verb.run(&context),
         Verb::Doctor(verb) => verb.run(&context),
+        Verb::Check(verb) => verb.run(&context),
         Verb::Config(verb) => verb.run(&context),
         Verb::Completions { shell } => console::completions::<Cli>(shell).or_exit(ExitKind::Storage),
     };

@@ -1,17 +1,16 @@
 //! `edge-agent run`: the daemon.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use console::{CliError, ExitKind, OrExit};
-use engine::{Engine, LibrarySearch, OrtEngine};
 use telemetry::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
 use crate::agent::{Agent, StartError};
 use crate::config::AgentConfig;
+use crate::engines::Runtime;
 use crate::shutdown::{StopSignals, Stopped};
 
 /// Environment variable that goes before `log.filter`.
@@ -41,9 +40,10 @@ impl Run {
         }
         let _log = telemetry::init(config.log.clone()).or_exit(ExitKind::Config)?;
         let metrics = telemetry::metrics::install(env!("CARGO_PKG_VERSION"))?;
-        let engine = open_engine(&config)?;
+        // Before the runtime has threads: opening the library changes the environment of the process.
+        let library = Runtime::open(&config);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let stopped = runtime.block_on(serve(config, engine, metrics));
+        let stopped = runtime.block_on(serve(config, library, metrics));
         runtime.shutdown_timeout(RUNTIME_GRACE);
         match stopped? {
             Stopped::Drained => tracing::info!("stopped: every request was answered"),
@@ -53,19 +53,10 @@ impl Run {
     }
 }
 
-/// Before the runtime has threads: opening the library changes the environment of the process.
-fn open_engine(config: &AgentConfig) -> Result<Arc<dyn Engine>, CliError> {
-    let search = LibrarySearch { configured: config.engine.onnxruntime.clone() };
-    let hint = "install the package that ships ONNX Runtime, or set engine.onnxruntime (or SANDERLING_ONNXRUNTIME) to \
-                libonnxruntime.so; `edge-agent doctor` looks again";
-    let engine = OrtEngine::open(&search).or_exit_try(ExitKind::Runtime, hint)?;
-    Ok(Arc::new(engine))
-}
-
-async fn serve(config: AgentConfig, engine: Arc<dyn Engine>, metrics: Metrics) -> Result<Stopped, CliError> {
+async fn serve(config: AgentConfig, library: Runtime, metrics: Metrics) -> Result<Stopped, CliError> {
     let mut signals = StopSignals::listen()?;
     let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
-    let starting = Agent::start(config, engine, metrics);
+    let starting = Agent::start(config, library, metrics);
     let agent = tokio::select! {
         agent = starting => agent.map_err(explain)?,
         signal = signals.next() => {
@@ -97,6 +88,11 @@ fn explain(error: StartError) -> CliError {
             "an agent runs on this folder already: stop it, or give another folder with --state-dir",
         ),
         StartError::Lock { .. } => (ExitKind::Storage, "check the folder and who owns it"),
+        StartError::Engine(_) => (
+            ExitKind::Runtime,
+            "install the package that ships ONNX Runtime, or set engine.onnxruntime (or SANDERLING_ONNXRUNTIME) to \
+             libonnxruntime.so, or choose others with engine.engines; `edge-agent doctor` looks again",
+        ),
         StartError::Store(error) if error.is_locked() => {
             (ExitKind::Conflict, "another process has the store open: stop it")
         }

@@ -6,6 +6,7 @@ use console::{CliError, ExitKind, OrExit, Output};
 use super::client::Client;
 use super::{Context, show};
 use crate::board::{ModelStatus, Status};
+use crate::engines::EngineStatus;
 
 /// Shows the running agent: hub, models, updates.
 #[derive(Debug, Args)]
@@ -47,14 +48,18 @@ fn print(status: &Status) -> Result<(), CliError> {
         let until = show::unix_time(i64::try_from(not_after).unwrap_or(i64::MAX));
         lines.push(format!("  certificate until {until}, {} reports waiting", hub.reports_waiting));
     }
-    if let Some(engine) = &status.engine {
-        lines.push(format!("engine {} {}: {}", engine.engine, engine.version, engine.providers.join(", ")));
-    }
+    lines.extend(status.engines.iter().map(engine));
     lines.push(String::new());
-    let headers =
-        ["model", "active", "variant", "previous", "policy", "provider", "update", "answered", "by hub", "failed"];
+    let headers = [
+        "model", "active", "variant", "previous", "policy", "engine", "provider", "update", "answered", "by hub",
+        "failed",
+    ];
     lines.push(console::render_table(headers, status.models.iter().map(row)));
     for model in &status.models {
+        if let Some(failover) = &model.failover {
+            let to = failover.to.map_or_else(|| "no engine".to_owned(), |to| to.to_string());
+            lines.push(format!("{} went from {} to {to}: {}", model.model, failover.from, failover.cause));
+        }
         for failed in &model.failed {
             lines.push(format!(
                 "{} version {} was given up: {}: {}",
@@ -70,12 +75,21 @@ fn print(status: &Status) -> Result<(), CliError> {
     console::print_line(&text.join("\n")).or_exit(ExitKind::Storage)
 }
 
+fn engine(status: &EngineStatus) -> String {
+    let EngineStatus { engine, state, problem, description } = status;
+    let made_of = description.as_ref().map_or_else(String::new, |description| {
+        format!(" {}: {}", description.version, description.providers.join(", "))
+    });
+    let problem = problem.as_ref().map_or_else(String::new, |problem| format!(": {problem}"));
+    format!("engine {engine}{made_of}, {state}{problem}")
+}
+
 /// Error texts may quote what a peer said.
 fn safe(line: &str) -> String {
     telemetry::escape_control(line).into_owned()
 }
 
-fn row(model: &ModelStatus) -> [String; 10] {
+fn row(model: &ModelStatus) -> [String; 11] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let update = match (&model.update.version, model.update.bytes_total) {
         (None, _) => model.update.state.clone(),
@@ -95,6 +109,7 @@ fn row(model: &ModelStatus) -> [String; 10] {
         or_dash(model.active.as_ref().map(|active| active.variant.to_string())),
         or_dash(model.previous.as_ref().map(|previous| previous.version.to_string())),
         model.policy.to_string(),
+        or_dash(model.engine.map(|engine| engine.to_string())),
         or_dash(model.provider.clone()),
         update,
         model.answered.to_string(),

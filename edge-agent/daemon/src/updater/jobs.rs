@@ -15,8 +15,9 @@ use edge_core::update::{Failure, FailureKind};
 use jiff::Timestamp;
 use store::files;
 use tokio_util::sync::CancellationToken;
-use types::{Digest, EngineName, Place, VariantName, Version};
+use types::{Digest, Place, Version};
 
+use super::load::Wanted;
 use super::task::UpdaterParts;
 use super::{disk, trouble};
 use crate::crash::{CrashPoint, crash_at};
@@ -45,7 +46,7 @@ pub(super) enum Done {
     Fetched,
     Verified(Box<Bundle<Verified>>),
     Loaded(Arc<Serving>),
-    GoldenMatched,
+    GoldenMatched(Arc<Serving>),
     Switched,
 }
 
@@ -85,7 +86,7 @@ pub(super) async fn trust(
     let bytes = unless_abandoned(&abandoned, fetch_manifest(&parts, target)).await?;
     let manifest =
         bundle::read_manifest(&trusted, model, version, &bytes).map_err(|error| trouble::of_verify(&error))?;
-    let variant = choose(&manifest, parts.model.table.variant.as_ref())?.clone();
+    let variant = choose(&manifest, &parts)?.clone();
     let staging = parts.folder.staging(model, version);
     blocking(move || disk::begin_staging(&staging, &bytes).map_err(|error| trouble::of_file(&error))).await?;
     crash_at(CrashPoint::ManifestStored);
@@ -109,20 +110,30 @@ async fn fetch_manifest(parts: &UpdaterParts, target: TargetRef) -> Result<Bytes
 }
 
 /// The named variant, or the first that is made for devices and that an engine here can run.
-fn choose<'a>(manifest: &'a Manifest, wanted: Option<&VariantName>) -> Result<&'a Variant, Failure> {
-    let runs =
-        |variant: &&Variant| variant.engines.contains(&EngineName::Ort) || variant.engines.contains(&EngineName::Fake);
-    let chosen = match wanted {
+fn choose<'a>(manifest: &'a Manifest, parts: &UpdaterParts) -> Result<&'a Variant, Failure> {
+    let table = &parts.model.table;
+    let runs = |variant: &&Variant| Wanted::by(table).among(&parts.engines, &variant.engines).next().is_some();
+    let chosen = match &table.variant {
         Some(name) => manifest.variant(name).filter(runs),
         None => manifest.variants_for(Place::Device).find(runs),
     };
     chosen.ok_or_else(|| {
-        let known: Vec<&str> = manifest.variants.iter().map(|variant| variant.name.as_str()).collect();
-        let detail = match wanted {
-            Some(name) => format!("it has no variant {name} that runs here: it has {}", known.join(", ")),
-            None => format!("none of its variants is made for devices with ONNX Runtime: it has {}", known.join(", ")),
+        let engine = |name: &types::EngineName| name.as_str();
+        let forms = manifest.variants.iter().map(|variant| {
+            format!("{} (for {})", variant.name, variant.engines.iter().map(engine).collect::<Vec<_>>().join(", "))
+        });
+        let forms = forms.collect::<Vec<_>>().join(", ");
+        let states: Vec<String> =
+            parts.engines.status().iter().map(|status| format!("{} is {}", status.engine, status.state)).collect();
+        let states = states.join(", ");
+        let detail = match &table.variant {
+            Some(name) => format!("it has no variant {name} that runs here ({states}): it has {forms}"),
+            None => format!("none of its variants for devices runs here ({states}): it has {forms}"),
         };
-        trouble::because(FailureKind::NoVariant, detail)
+        // With a GPU that is gone it may run after a restart; otherwise only another version or configuration helps.
+        let is_lost = parts.engines.status().iter().any(|status| parts.engines.lost(status.engine).is_some());
+        let kind = if is_lost { FailureKind::EngineLost } else { FailureKind::NoVariant };
+        trouble::because(kind, detail)
     })
 }
 
@@ -249,16 +260,47 @@ pub(super) async fn verify(parts: Arc<UpdaterParts>, candidate: Candidate) -> Re
 
 /// Loads the version beside the active one.
 pub(super) async fn load(parts: Arc<UpdaterParts>, bundle: Bundle<Verified>) -> Result<Done, Failure> {
-    blocking(move || super::load(&parts.engine, &parts.load, &bundle).map(Done::Loaded)).await
+    let wanted = Wanted::by(&parts.model.table);
+    blocking(move || super::load(&parts.engines, &parts.load, &bundle, wanted).map(Done::Loaded)).await
 }
 
-/// Has the version answer its golden inputs.
-pub(super) async fn golden(bundle: Bundle<Verified>, serving: Arc<Serving>) -> Result<Done, Failure> {
+/// Has the version answer its golden inputs, on the next engine where one does not answer as it must.
+pub(super) async fn golden(
+    parts: Arc<UpdaterParts>,
+    bundle: Bundle<Verified>,
+    serving: Arc<Serving>,
+) -> Result<Done, Failure> {
+    let proven = proven(&parts, &bundle, serving).await.map_err(|(_unproven, failure)| failure)?;
+    crash_at(CrashPoint::GoldenChecked);
+    Ok(Done::GoldenMatched(proven))
+}
+
+/// The version on the first engine that answers its golden inputs, beginning with the one it was loaded on; with the
+/// failure the one that was tried last.
+pub(super) async fn proven(
+    parts: &Arc<UpdaterParts>,
+    bundle: &Bundle<Verified>,
+    mut serving: Arc<Serving>,
+) -> Result<Arc<Serving>, (Arc<Serving>, Failure)> {
+    loop {
+        let Err(failure) = answer_golden(bundle, &serving).await else { return Ok(serving) };
+        let wanted = Wanted { after: Some(serving.engine), ..Wanted::by(&parts.model.table) };
+        let (loader, again) = (Arc::clone(parts), bundle.clone());
+        let next = blocking(move || super::load(&loader.engines, &loader.load, &again, wanted)).await;
+        let Ok(next) = next else { return Err((serving, failure)) };
+        let (model, engine) = (&parts.model.name, serving.engine);
+        tracing::error!(%model, %engine, %failure, next = %next.engine, "an engine does not give the golden answers");
+        serving = next;
+    }
+}
+
+async fn answer_golden(bundle: &Bundle<Verified>, serving: &Serving) -> Result<(), Failure> {
     let tolerance = bundle.variant().golden_tolerance.unwrap_or_default();
+    let bundle = bundle.clone();
     let golden = blocking(move || bundle.golden().map_err(|error| trouble::of_verify(&error))).await?;
     let Some(golden) = golden else {
         tracing::warn!(model = %serving.manifest.model, "this version brings no golden inputs: it is taken on trust");
-        return Ok(Done::GoldenMatched);
+        return Ok(());
     };
     let names = golden.outputs.iter().map(|output| output.name.clone()).collect();
     let deadline = Instant::now().checked_add(GOLDEN_WITHIN);
@@ -267,13 +309,13 @@ pub(super) async fn golden(bundle: Bundle<Verified>, serving: Arc<Serving>) -> R
     let agreement = golden::compare(&golden.outputs, &answered.outputs, &tolerance)
         .map_err(|error| trouble::failure(FailureKind::GoldenMismatch, &error))?;
     tracing::info!(
+        engine = %serving.engine,
         max_abs = agreement.max_abs,
         top1 = agreement.top1(),
         compute_us = u64::try_from(answered.compute.as_micros()).unwrap_or(u64::MAX),
         "golden inputs answered"
     );
-    crash_at(CrashPoint::GoldenChecked);
-    Ok(Done::GoldenMatched)
+    Ok(())
 }
 
 /// Writes the pointers, then leads new requests to the new session.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use bundle::{Bundle, Verified};
 use edge_core::update::{Failure, FailureKind};
 use engine::{Engine, LoadOptions, ModelBytes, ModelLimits, SessionWorker, WorkerOptions};
-use types::{Signature, TensorSpec};
+use types::{EngineName, Signature, TensorSpec};
 
 use super::{disk, trouble};
-use crate::config::EngineTable;
+use crate::config::{EngineTable, ModelTable};
+use crate::engines::Engines;
 use crate::models::Serving;
 
 /// How models are loaded on this device.
@@ -38,13 +39,76 @@ impl From<&EngineTable> for LoadTable {
     }
 }
 
-/// Loads a proven bundle. Blocks for as long as the engine takes.
+/// Which of the engines of this device to try.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted {
+    /// The one to try first; `None` goes by the configured order.
+    pub preferred: Option<EngineName>,
+    /// Only those behind this one.
+    pub after: Option<EngineName>,
+}
+
+impl Wanted {
+    /// As a model's table says.
+    #[must_use]
+    pub fn by(table: &ModelTable) -> Self {
+        Self { preferred: table.engine, after: None }
+    }
+
+    /// The engines to try for a form that allows `allowed`, in order.
+    pub(super) fn among<'a>(
+        self,
+        engines: &'a Engines,
+        allowed: &'a [EngineName],
+    ) -> impl Iterator<Item = &'a Arc<dyn Engine>> {
+        engines.usable(self.preferred, self.after).filter(|engine| allowed.contains(&engine.name()))
+    }
+}
+
+/// Loads a proven bundle on the first engine that its manifest allows and that takes it. Blocks for as long as that takes.
 ///
 /// # Errors
-/// When the model is refused, or is not what its manifest says.
-pub fn load(engine: &Arc<dyn Engine>, table: &LoadTable, bundle: &Bundle<Verified>) -> Result<Arc<Serving>, Failure> {
+/// What each engine said, when all refuse the model or it is not what its manifest says.
+pub fn load(
+    engines: &Engines,
+    table: &LoadTable,
+    bundle: &Bundle<Verified>,
+    wanted: Wanted,
+) -> Result<Arc<Serving>, Failure> {
     let bytes = ModelBytes::from(bundle.model_bytes().map_err(|error| trouble::of_verify(&error))?);
-    let one = |_number| engine.load(bytes.clone(), &table.options).map_err(|error| trouble::of_load(&error));
+    let mut refused: Option<Failure> = None;
+    for engine in wanted.among(engines, &bundle.variant().engines) {
+        match load_on(engine, table, bundle, &bytes) {
+            Ok(serving) => return Ok(serving),
+            Err(failure) => {
+                let model = &bundle.manifest().model;
+                tracing::warn!(%model, engine = %engine.name(), %failure, "an engine does not load it");
+                let told = format!("{}: {}", engine.name(), failure.detail);
+                let detail = refused.map_or_else(|| told.clone(), |before| format!("{}; {told}", before.detail));
+                refused = Some(Failure { detail, ..failure });
+            }
+        }
+    }
+    let none = || {
+        let variant = &bundle.variant().name;
+        trouble::because(FailureKind::EngineLost, format!("no engine that may run {variant} is left on this device"))
+    };
+    Err(refused.unwrap_or_else(none))
+}
+
+fn load_on(
+    engine: &Arc<dyn Engine>,
+    table: &LoadTable,
+    bundle: &Bundle<Verified>,
+    bytes: &ModelBytes,
+) -> Result<Arc<Serving>, Failure> {
+    let one = |_number| {
+        let refused = |error| match engine.lost() {
+            None => trouble::of_load(&error),
+            Some(_why) => trouble::failure(FailureKind::EngineLost, &error),
+        };
+        engine.load(bytes.clone(), &table.options).map_err(refused)
+    };
     let sessions = (0..table.sessions).map(one).collect::<Result<Vec<_>, _>>()?;
     let manifest = bundle.manifest().clone();
     if let Some(session) = sessions.first() {

@@ -2,14 +2,15 @@
 //!
 //! Fed by the uplink with offers and by the link with whether the hub is there; feeds [`crate::models`] with loaded
 //! versions and the outbox with reports. `jobs` does the work of each step, `disk` knows what lies where, `trouble`
-//! sorts errors into the kinds that the core understands.
+//! sorts errors into the kinds that the core understands, `failover` takes a model to the next engine when a GPU is lost.
 
 mod disk;
+mod failover;
 mod jobs;
 mod load;
 mod task;
 mod trouble;
 
 pub use disk::{collect_incoming, read_slots};
-pub use load::{LoadTable, load};
+pub use load::{LoadTable, Wanted, load};
 pub use task::{FAILED_TABLE, ModelUpdater, UpdaterParts};

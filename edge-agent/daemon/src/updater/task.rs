@@ -11,17 +11,19 @@ use edge_core::slots::Slots;
 use edge_core::update::{
     Event, Failure, FailureKind, OfferKind, OnDisk, Outcome, Report, Stage, Step, Updater as Machine, resume,
 };
-use engine::Engine;
 use store::{StoreError, Table};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use types::Version;
 
+use super::failover::Failovers;
 use super::jobs::{self, Candidate, Done};
+use super::load::Wanted;
 use super::{LoadTable, disk, trouble};
 use crate::board::{Board, FailedVersion};
 use crate::config::UpdatesTable;
 use crate::crash::{CrashPoint, crash_at};
+use crate::engines::Engines;
 use crate::models::{Model, Serving};
 use crate::reports::Reports;
 use crate::state::Folder;
@@ -41,8 +43,8 @@ pub struct UpdaterParts {
     pub trust: Option<Arc<Trust>>,
     /// The way to the hub.
     pub link: Link,
-    /// What runs the model.
-    pub engine: Arc<dyn Engine>,
+    /// What can run the model.
+    pub engines: Arc<Engines>,
     /// How it is loaded.
     pub load: LoadTable,
     /// Limits of the configuration.
@@ -89,6 +91,7 @@ pub struct ModelUpdater {
     machine: Machine,
     made: Made,
     job: Option<Job>,
+    failovers: Failovers,
 }
 
 impl std::fmt::Debug for ModelUpdater {
@@ -117,7 +120,8 @@ impl ModelUpdater {
         let (slots, found) = found.await.unwrap_or_default();
         let on_disk = OnDisk { slots, complete: found.complete, partial: found.partial, failed };
         let (machine, steps) = resume(parts.model.name.clone(), on_disk);
-        let mut updater = Self { parts, machine, made: Made::default(), job: None };
+        let failovers = Failovers::new(Arc::clone(&parts));
+        let mut updater = Self { parts, machine, made: Made::default(), job: None, failovers };
         for step in steps {
             updater.obey(step).await;
         }
@@ -135,11 +139,14 @@ impl ModelUpdater {
             let loaded = tokio::task::spawn_blocking(move || {
                 let bundle = disk::installed_bundle(&parts.folder, &parts.model.name, version);
                 let bundle = bundle.map_err(|error| trouble::of_verify(&error))?;
-                super::load(&parts.engine, &parts.load, &bundle)
+                let serving = super::load(&parts.engines, &parts.load, &bundle, Wanted::by(&parts.model.table))?;
+                Ok((bundle, serving))
             });
             match loaded.await.unwrap_or_else(|_stopped| Err(trouble::interrupted())) {
-                Ok(serving) => {
-                    tracing::info!(model = %self.parts.model.name, %version, provider = serving.session.provider(), "serving");
+                Ok((bundle, serving)) => {
+                    let serving = prove(&self.parts, bundle, serving).await;
+                    let (engine, provider) = (serving.engine, serving.session.provider());
+                    tracing::info!(model = %self.parts.model.name, %version, %engine, provider, "serving");
                     drop(self.parts.model.switch(Some(serving)));
                     return;
                 }
@@ -173,6 +180,10 @@ impl ModelUpdater {
                     Event::Offered { version, kind }
                 }
                 ended = job_end(&mut self.job) => self.job_ended(ended),
+                turn = self.failovers.next() => {
+                    self.failovers.on(turn).await;
+                    continue;
+                }
                 () = sleep_until(timeout) => Event::Tick,
             };
             self.handle(event).await;
@@ -220,7 +231,11 @@ impl ModelUpdater {
                 self.made.serving = Some(serving);
                 Event::Loaded
             }
-            Ok(Done::GoldenMatched) => Event::GoldenMatched,
+            Ok(Done::GoldenMatched(serving)) => {
+                // Not always the engine that it was loaded on first.
+                self.made.serving = Some(serving);
+                Event::GoldenMatched
+            }
             Ok(Done::Switched) => {
                 self.made = Made::default();
                 Event::Switched
@@ -252,7 +267,9 @@ impl ModelUpdater {
                 None => self.begin_lost(),
             },
             Step::CheckGolden { .. } => match (self.made.bundle.clone(), self.made.serving.clone()) {
-                (Some(bundle), Some(serving)) => self.begin(jobs::golden(bundle, serving), CancellationToken::new()),
+                (Some(bundle), Some(serving)) => {
+                    self.begin(jobs::golden(self.parts(), bundle, serving), CancellationToken::new());
+                }
                 (None, _) | (_, None) => self.begin_lost(),
             },
             Step::Switch { slots, .. } => match self.made.serving.clone() {
@@ -362,6 +379,19 @@ impl ModelUpdater {
             part.failed = self.machine.failed().iter().map(failed).collect();
         });
     }
+}
+
+/// Where there is a choice of engines, the configuration or a driver may have changed since the golden inputs were
+/// answered. The last engine serves what it was trusted with before.
+async fn prove(parts: &Arc<UpdaterParts>, bundle: Bundle<Verified>, serving: Arc<Serving>) -> Arc<Serving> {
+    let behind = Wanted { after: Some(serving.engine), ..Wanted::by(&parts.model.table) };
+    if behind.among(&parts.engines, &bundle.variant().engines).next().is_none() {
+        return serving;
+    }
+    jobs::proven(parts, &bundle, serving).await.unwrap_or_else(|(serving, failure)| {
+        tracing::error!(model = %parts.model.name, %failure, "no engine gives the golden answers");
+        serving
+    })
 }
 
 /// Ends when the job does; never, when there is none.

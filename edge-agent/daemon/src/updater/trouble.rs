@@ -106,6 +106,7 @@ pub(super) fn of_load(error: &LoadError) -> Failure {
 
 pub(super) fn of_golden_run(error: &InferError) -> Failure {
     let kind = match error {
+        _ if error.is_lost() => FailureKind::EngineLost,
         InferError::Busy { .. } | InferError::Stopped | InferError::Cancelled => FailureKind::NoRoom,
         InferError::Deadline | InferError::Mismatch(_) | InferError::Failed(_) => FailureKind::GoldenMismatch,
     };

@@ -1,6 +1,6 @@
 //! What the rest of the agent sees of the hub: questions and answers over the connection there is.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -25,10 +25,35 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Longest wait for the connection that takes the place of one that the hub closed for it: a greeting.
 const SUCCESSOR_WITHIN: Duration = Duration::from_secs(3);
 
+/// Longest wait for any sign of life after a question; four round trips where those take longer.
+///
+/// QUIC acknowledges within a round trip what has arrived, however long the answer takes, and until then sends it again:
+/// three times within this at 50 ms. Without it, a hub that lost its power would hold up every request until the
+/// connection is given up (30 s).
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+
+/// Longest time without a sign of life later on: the connection is kept alive every 10 s.
+const QUIET_MAX: Duration = Duration::from_secs(12);
+
 /// The connection there is, or none. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Link {
     connection: watch::Receiver<Option<Connection>>,
+    /// The connection on which the hub fell silent, and what had been heard on it by then.
+    silent: Arc<Mutex<Option<Heard>>>,
+}
+
+/// How much was heard on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Heard {
+    connection: usize,
+    bytes: u64,
+}
+
+impl Heard {
+    fn on(connection: &Connection) -> Self {
+        Self { connection: connection.number(), bytes: connection.traffic().bytes_received }
+    }
 }
 
 /// Why the hub gave nothing that was asked for outside of inference.
@@ -112,20 +137,21 @@ impl Link {
     /// A link that follows the connection in `connection`.
     #[must_use]
     pub fn new(connection: watch::Receiver<Option<Connection>>) -> Self {
-        Self { connection }
+        Self { connection, silent: Arc::default() }
     }
 
     /// A link without a hub, for a device that is not enrolled.
     #[must_use]
     pub fn none() -> Self {
         // Nobody will ever send: the last value stays readable.
-        Self { connection: watch::channel(None).1 }
+        Self::new(watch::channel(None).1)
     }
 
     /// How the hub stands at this moment.
     #[must_use]
     pub fn hub_state(&self) -> HubState {
         match self.published() {
+            Some(connection) if self.is_silent(&connection) => HubState::Away,
             // While a renewed certificate takes a new connection into use, the old one may be closed already.
             Some(connection) if connection.close_reason().is_none() || was_replaced(&connection) => {
                 HubState::Online { round_trip: connection.rtt() }
@@ -172,15 +198,38 @@ impl Link {
     /// Dropping the future withdraws the request from the hub.
     pub async fn ask(&self, question: HubQuestion<'_>) -> Result<HubAnswer, NotAnswered> {
         let connection = self.published().ok_or(NotAnswered::new(HubFailure::Unreachable))?;
-        match ask_once(&connection, &question).await {
+        match self.ask_or_silence(&connection, &question).await {
             Err(lost) if lost.failure == HubFailure::Unreachable => {
                 match self.successor(&connection, question.until).await {
-                    Some(successor) => ask_once(&successor, &question).await,
+                    Some(successor) => self.ask_or_silence(&successor, &question).await,
                     None => Err(lost),
                 }
             }
             result => result,
         }
+    }
+
+    /// Asks once, and gives a hub up that shows no sign of life; it counts as away until it shows one.
+    async fn ask_or_silence(
+        &self,
+        connection: &Connection,
+        question: &HubQuestion<'_>,
+    ) -> Result<HubAnswer, NotAnswered> {
+        let silent = tokio::select! {
+            biased;
+            answered = ask_once(connection, question) => return answered,
+            silent = silence(connection) => silent,
+        };
+        // What was sent was sent, also when nobody took it.
+        let bytes = question.inputs.iter().map(|input| u64::try_from(input.tensor.data().len()).unwrap_or(u64::MAX));
+        telemetry::metrics::deferred_bytes(question.model.as_str(), bytes.sum());
+        *self.silent.lock().unwrap_or_else(PoisonError::into_inner) = Some(silent);
+        Err(NotAnswered { failure: HubFailure::Unreachable, detail: Some("the hub fell silent".to_owned()) })
+    }
+
+    fn is_silent(&self, connection: &Connection) -> bool {
+        let silent = *self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.is_some_and(|silent| silent == Heard::on(connection))
     }
 
     /// The connection that took the place of a lost one; waits for it a moment where the hub said that there is one.
@@ -224,6 +273,19 @@ impl Link {
             (HubResponse::Blob(_slice), bytes) => Ok(bytes),
             (_other, _) => Err(LinkError::OffTopic),
         }
+    }
+}
+
+/// Ends when nothing is heard of a hub that was sent something just now.
+async fn silence(connection: &Connection) -> Heard {
+    let mut patience = SILENCE_MAX.max(connection.rtt() * 4);
+    loop {
+        let before = Heard::on(connection);
+        tokio::time::sleep(patience).await;
+        if Heard::on(connection) == before {
+            return before;
+        }
+        patience = QUIET_MAX.max(patience);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::board::Board;
 use crate::models::{Model, Models};
 
 /// The device's greeting.
-pub(super) fn hello(models: &Models, board: &Board, engine: Option<&EngineDescription>) -> Hello {
+pub(super) fn hello(models: &Models, board: &Board, engines: &[EngineDescription]) -> Hello {
     let status = board.status(models);
     let state = |model: &Arc<Model>| {
         let previous = status.models.iter().find(|status| status.model == model.name);
@@ -26,7 +26,7 @@ pub(super) fn hello(models: &Models, board: &Board, engine: Option<&EngineDescri
         features: Vec::new(),
         device_now_unix_ms: crate::clock::unix_ms(),
         models: models.iter().map(state).collect(),
-        engines: engine.into_iter().map(engine_info).collect(),
+        engines: engines.iter().take(protocol::v1::hello::ENGINES_MAX).map(engine_info).collect(),
     }
 }
 

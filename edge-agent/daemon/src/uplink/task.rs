@@ -8,7 +8,6 @@ use std::time::{Duration, Instant, SystemTime};
 use edge_core::renewal::{ClockSkew, Renewal};
 use edge_core::update::OfferKind;
 use edge_core::uplink::{Bar, Event, NoAddress, Step, Uplink as Machine};
-use engine::EngineDescription;
 use protocol::v1::{DeviceRequest, HubResponse, Offer, RefusalCode, Welcome};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +20,7 @@ use types::{ModelName, Version};
 use super::link::{LinkError, exchange};
 use super::{renew, say};
 use crate::board::{Board, HubStatus};
+use crate::engines::Engines;
 use crate::identity::Enrolment;
 use crate::models::Models;
 use crate::reports::Reports;
@@ -47,7 +47,7 @@ pub struct UplinkParts {
     /// The models of this device, for the greeting.
     pub models: Arc<Models>,
     /// What can run models here, for the greeting.
-    pub engine: Option<EngineDescription>,
+    pub engines: Arc<Engines>,
     /// Where offers go.
     pub offers: Offers,
     /// What waits to be reported.
@@ -202,7 +202,7 @@ impl Uplink {
     }
 
     pub(super) async fn greet(&self, connection: &Connection) -> Result<Welcome, LinkError> {
-        let hello = say::hello(&self.parts.models, &self.parts.board, self.parts.engine.as_ref());
+        let hello = say::hello(&self.parts.models, &self.parts.board, &self.parts.engines.describe());
         match exchange(connection, Priority::Control, &DeviceRequest::Hello(hello), 0).await? {
             (HubResponse::Welcome(welcome), _) => Ok(welcome),
             (_other, _) => Err(LinkError::OffTopic),

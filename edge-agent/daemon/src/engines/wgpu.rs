@@ -1,0 +1,164 @@
+//! The wgpu engine as this device is configured: its adapter, its compiled kernels on the disk, and a way for tests to
+//! lose the GPU.
+
+use engine::{Engine, EngineDescription, LoadError, LoadOptions, ModelBytes, Session};
+use engine_wgpu::gpu::{AdapterChoice, AdapterReport, BackEnd, Power};
+use engine_wgpu::{GpuError, WgpuEngine};
+use types::EngineName;
+
+use super::pipelines::PipelineFile;
+use crate::config::{self, WgpuTable};
+use crate::state::Folder;
+
+/// The variable by which a test has the GPU be lost after so many runs. Not even read in builds without debug
+/// assertions (what is shipped).
+pub const LOST_AFTER_VARIABLE: &str = "SANDERLING_GPU_LOST_AFTER";
+
+/// Every adapter that this machine and build offer.
+#[must_use]
+pub fn adapters() -> Vec<AdapterReport> {
+    engine_wgpu::gpu::adapters()
+}
+
+/// What the configuration says of the adapter, in the engine's words.
+#[must_use]
+pub fn adapter_choice(table: &WgpuTable) -> AdapterChoice {
+    AdapterChoice {
+        back_end: table.back_end.map(|back_end| match back_end {
+            config::BackEnd::Vulkan => BackEnd::Vulkan,
+            config::BackEnd::Metal => BackEnd::Metal,
+            config::BackEnd::Dx12 => BackEnd::Dx12,
+            config::BackEnd::Gl => BackEnd::Gl,
+        }),
+        name: table.adapter.clone(),
+        power: match table.power {
+            config::Power::Low => Power::Low,
+            config::Power::High => Power::High,
+        },
+        allow_software: table.allow_software,
+        ..AdapterChoice::default()
+    }
+}
+
+/// The wgpu engine of this device.
+#[derive(Debug)]
+pub(super) struct DeviceEngine {
+    engine: WgpuEngine,
+    pipelines: Option<PipelineFile>,
+    #[cfg(debug_assertions)]
+    fault: Option<fault::LostAfter>,
+}
+
+impl DeviceEngine {
+    /// Opens the adapter that the configuration names, with the kernels that an earlier start compiled for it.
+    pub(super) fn open(table: &WgpuTable, folder: &Folder) -> Result<Self, GpuError> {
+        let mut pipelines = None;
+        let engine = WgpuEngine::open_with(&adapter_choice(table), table.memory_bytes, |adapter| {
+            let file = table.pipeline_cache.then(|| PipelineFile::of(folder, adapter));
+            pipelines.insert(file?).take()
+        })?;
+        Ok(Self {
+            engine,
+            pipelines,
+            #[cfg(debug_assertions)]
+            fault: fault::LostAfter::asked_for(),
+        })
+    }
+
+    fn keep_pipelines(&self) {
+        if let Some(file) = &self.pipelines
+            && let Some(data) = self.engine.gpu().pipeline_cache()
+        {
+            file.keep(&data);
+        }
+    }
+}
+
+impl Engine for DeviceEngine {
+    fn name(&self) -> EngineName {
+        self.engine.name()
+    }
+
+    fn describe(&self) -> EngineDescription {
+        self.engine.describe()
+    }
+
+    fn load(&self, model: ModelBytes, options: &LoadOptions) -> Result<Box<dyn Session>, LoadError> {
+        let session = self.engine.load(model, options)?;
+        // Loading ran the model once, so its kernels are compiled now.
+        self.keep_pipelines();
+        #[cfg(debug_assertions)]
+        if let Some(fault) = &self.fault {
+            return Ok(fault.wrap(session, self.engine.gpu()));
+        }
+        Ok(session)
+    }
+
+    fn lost(&self) -> Option<String> {
+        self.engine.lost()
+    }
+}
+
+/// A GPU that is lost when a test wants it.
+#[cfg(debug_assertions)]
+mod fault {
+    use std::fmt;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use engine::{RunControl, RunError, Session};
+    use engine_wgpu::gpu::Gpu;
+    use types::{NamedTensor, Signature};
+
+    /// Counts the runs of all sessions down.
+    #[derive(Debug, Clone)]
+    pub(super) struct LostAfter(Arc<AtomicU64>);
+
+    impl LostAfter {
+        /// What the environment says.
+        pub(super) fn asked_for() -> Option<Self> {
+            let runs = std::env::var(super::LOST_AFTER_VARIABLE).ok()?.parse().ok()?;
+            Some(Self(Arc::new(AtomicU64::new(runs))))
+        }
+
+        pub(super) fn wrap(&self, session: Box<dyn Session>, gpu: &Arc<Gpu>) -> Box<dyn Session> {
+            Box::new(Doomed { session, gpu: Arc::clone(gpu), left: self.clone() })
+        }
+    }
+
+    /// A session whose GPU may be lost.
+    struct Doomed {
+        session: Box<dyn Session>,
+        gpu: Arc<Gpu>,
+        left: LostAfter,
+    }
+
+    impl fmt::Debug for Doomed {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("Doomed").field("session", &self.session).finish_non_exhaustive()
+        }
+    }
+
+    impl Session for Doomed {
+        fn signature(&self) -> &Signature {
+            self.session.signature()
+        }
+
+        fn provider(&self) -> &str {
+            self.session.provider()
+        }
+
+        fn run(
+            &mut self,
+            inputs: &[NamedTensor],
+            outputs: &[String],
+            control: &RunControl,
+        ) -> Result<Vec<NamedTensor>, RunError> {
+            let one_less = |left: u64| left.checked_sub(1);
+            if self.left.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err() {
+                self.gpu.give_up("a test wanted it to be lost");
+            }
+            self.session.run(inputs, outputs, control)
+        }
+    }
+}
