@@ -98,7 +98,7 @@ pub fn unknown(commands: &[Shown], path: &str, help: Help<'_>) -> Result<Vec<Str
         let mut text = help(program, &verbs)?;
         for argument in arguments {
             let known = crate::help::verbs(&text);
-            if argument.starts_with('-') {
+            if argument.len() > 1 && argument.starts_with('-') {
                 let flag = argument.split('=').next().unwrap_or_default();
                 if !crate::help::has_flag(&text, flag) {
                     let command = [&[(*program).to_owned()], verbs.as_slice()].concat().join(" ");

@@ -28,6 +28,7 @@ fn a_full_disk_does_not_cost_the_token() {
         let ballast = state.join("ballast");
         let mut file = fs::File::create(&ballast)?;
         while file.write_all(&[0x55; 4096]).is_ok() {}
+        drop(file);
         let full = agent.enrol_with(&token)?;
         fs::remove_file(&ballast)?;
         let again = agent.enrol_with(&token)?;

@@ -79,13 +79,13 @@ fn the_service_manager_hears_of_start_life_and_stop() {
         let mut hub = site.hub()?;
         let (hub_socket, hub_heard) = listen(&site.folder().join("hub-notify"))?;
         hub.env("NOTIFY_SOCKET", &hub_socket);
-        hub.env("WATCHDOG_USEC", "400000");
+        hub.env("WATCHDOG_USEC", "4000000");
         hub.start()?;
         let mut fleet = Fleet::with_hub(site, hub)?;
         fleet.agent.stop()?;
         let (agent_socket, agent_heard) = listen(&site.folder().join("agent-notify"))?;
         fleet.agent.env("NOTIFY_SOCKET", &agent_socket);
-        fleet.agent.env("WATCHDOG_USEC", "400000");
+        fleet.agent.env("WATCHDOG_USEC", "4000000");
         fleet.agent.start()?;
         for (who, heard) in [("hub", &hub_heard), ("agent", &agent_heard)] {
             expect(who, heard, "READY=1")?;
