@@ -205,7 +205,7 @@ impl Agent {
         drop(background.spawn(notify::feed_watchdog(link_stop.clone())));
 
         stop.cancelled().await;
-        notify::stopping();
+        telemetry::service::stopping();
         tracing::info!(grace = ?self.config.agent.stop_grace, "stopping: no new requests are taken");
         doors_stop.cancel();
         let stopped = drain(&requests, self.config.agent.stop_grace, &hurry).await;
@@ -224,7 +224,7 @@ impl Agent {
         }
         let Listening { http, metrics, pid } = &self.listening;
         tracing::info!(%http, %metrics, pid, state_dir = %self.folder.root().display(), "serving");
-        notify::ready(&format!("serving on {http}"));
+        telemetry::service::ready(&format!("serving on {http}"));
     }
 }
 

@@ -10,6 +10,7 @@
 mod escape;
 mod logs;
 pub mod metrics;
+pub mod service;
 mod trace;
 
 use std::error::Error;

@@ -1,14 +1,12 @@
 //! A hub that is up: its tasks, its clockwork, and its end.
 
 use std::io;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
 use jiff::Timestamp;
-use sd_notify::NotifyState;
 use store::StateLock;
 use telemetry::metrics::Metrics;
 use tokio::task::JoinSet;
@@ -101,13 +99,13 @@ impl Running {
         tasks.spawn(async move { serving.await.map_err(|source| RunError::Door { what: "metrics", source }) });
         tasks.spawn(clockwork(Arc::clone(&hub), recorded, stop.clone()));
 
-        tell_system(&[NotifyState::Ready, NotifyState::Status("serving")]);
+        telemetry::service::ready("serving");
         let ended = tokio::select! {
             () = stop.drain.cancelled() => Ok(()),
             () = stop.now.cancelled() => Ok(()),
             Some(ended) = tasks.join_next() => ended.map_err(RunError::from).and_then(|ended| ended),
         };
-        tell_system(&[NotifyState::Stopping]);
+        telemetry::service::stopping();
         let stopped = wind_down(&hub, &stop, &handle).await;
         while tasks.join_next().await.is_some() {}
         hub.folder.remove_listening();
@@ -155,7 +153,7 @@ async fn metrics_door(listener: std::net::TcpListener, recorded: Metrics, stop: 
 async fn clockwork(hub: Arc<Hub>, recorded: Metrics, stop: Stop) -> Result<(), RunError> {
     let mut signing = tokio::time::interval(SIGNING_CHECK);
     let mut upkeep = tokio::time::interval(METRICS_UPKEEP);
-    let mut watchdog = sd_notify::watchdog_enabled().map(|limit| tokio::time::interval(limit / 2));
+    let mut watchdog = telemetry::service::watchdog_period().map(tokio::time::interval);
     loop {
         tokio::select! {
             () = stop.now.cancelled() => return Ok(()),
@@ -165,7 +163,7 @@ async fn clockwork(hub: Arc<Hub>, recorded: Metrics, stop: Stop) -> Result<(), R
                 Err(error) => tracing::error!(error = telemetry::chain(&error), "metadata was not signed anew"),
             },
             _ = upkeep.tick() => recorded.upkeep(),
-            () = tick(&mut watchdog) => tell_system(&[NotifyState::Watchdog]),
+            () = tick(&mut watchdog) => telemetry::service::alive(),
         }
     }
 }
@@ -177,36 +175,6 @@ async fn tick(interval: &mut Option<tokio::time::Interval>) {
         }
         None => std::future::pending().await,
     }
-}
-
-/// States that may wait for the service manager; further ones are dropped.
-const WAITING_MAX: usize = 4;
-
-/// Tells the service manager from a thread of its own: one that reads nothing would hold up whoever tells it.
-fn tell_system(state: &[NotifyState<'_>]) {
-    static TELLER: OnceLock<Option<SyncSender<String>>> = OnceLock::new();
-    if std::env::var_os("NOTIFY_SOCKET").is_none() {
-        return;
-    }
-    let lines: Vec<String> = state.iter().map(ToString::to_string).collect();
-    let sent = TELLER.get_or_init(teller).as_ref().map(|teller| teller.try_send(lines.join("\n")));
-    if !matches!(sent, Some(Ok(()))) {
-        tracing::warn!("the service manager does not listen");
-    }
-}
-
-/// The thread; `None` when the system gives none. It is never joined: it may be blocked for good.
-fn teller() -> Option<SyncSender<String>> {
-    let (teller, told) = sync_channel::<String>(WAITING_MAX);
-    let tell_all = move || {
-        for lines in told {
-            if let Err(error) = sd_notify::notify(&[NotifyState::Custom(&lines)]) {
-                tracing::warn!(error = telemetry::chain(&error), "the service manager was not told");
-            }
-        }
-    };
-    std::thread::Builder::new().name("service-manager".to_owned()).spawn(tell_all).ok()?;
-    Some(teller)
 }
 
 /// A fresh certificate for the hub, for [`Gateway`] to show from now on.
