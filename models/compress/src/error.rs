@@ -1,0 +1,44 @@
+//! Why a model was not compressed.
+
+use onnx_graph::TensorError;
+
+/// Why a pass gave no model.
+#[derive(Debug, thiserror::Error)]
+pub enum CompressError {
+    /// A weight could not be read.
+    #[error("read a weight")]
+    Weight(#[from] TensorError),
+    /// The engine did not load or run the model.
+    #[error("run the model to see its values: {what}")]
+    Run {
+        /// What was attempted.
+        what: &'static str,
+        /// What the engine said.
+        #[source]
+        source: engine::Cause,
+    },
+    /// The pass has no place in this model.
+    #[error("{pass} changes nothing in this model: {why}")]
+    Nothing {
+        /// The pass.
+        pass: &'static str,
+        /// What it looked for, and what to do.
+        why: String,
+    },
+    /// The examples do not fit the model, or are too few.
+    #[error("the examples cannot be used: {why}")]
+    Examples {
+        /// What is wrong with them, and what to do.
+        why: String,
+    },
+    /// An option that makes no sense.
+    #[error("option {option} cannot be {value}: {why}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// The value given.
+        value: String,
+        /// What it may be.
+        why: String,
+    },
+}

@@ -1,0 +1,13 @@
+//! Makes small models of large ones.
+//!
+//! A pass takes a [`onnx_graph::Model`] and gives a new one with a [`Report`]; what must be run (calibration, judging
+//! quality, latency) is run through an [`engine::Engine`] that is handed in. Fed by the operator's command line
+//! (`cloud-hub model compress`). Knows no network and no trust.
+
+mod error;
+mod report;
+mod selection;
+
+pub use error::CompressError;
+pub use report::{Report, Skipped};
+pub use selection::Selection;

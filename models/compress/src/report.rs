@@ -1,0 +1,44 @@
+//! What a pass did to a model.
+
+use serde::Serialize;
+
+/// What a pass did, what it left alone, and why.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Report {
+    /// The pass, like `int8-qdq`.
+    pub pass: String,
+    /// Names of the nodes (as they were in the model given) that were changed.
+    pub changed: Vec<String>,
+    /// Nodes that the pass is made for and left alone.
+    pub skipped: Vec<Skipped>,
+    /// Anything else its reader should know, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// A node that a pass left alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Skipped {
+    /// Its name.
+    pub node: String,
+    /// Its operator, with the domain unless it is the default one.
+    pub operator: String,
+    /// Why, in one clause.
+    pub reason: String,
+}
+
+impl Report {
+    /// An empty report of the pass.
+    #[must_use]
+    pub fn of(pass: &str) -> Self {
+        Self { pass: pass.to_owned(), ..Self::default() }
+    }
+
+    /// Notes a node left alone.
+    pub fn skip(&mut self, node: &onnx_graph::proto::NodeProto, reason: impl Into<String>) {
+        let operator = match node.domain() {
+            "" | "ai.onnx" => node.op_type().to_owned(),
+            domain => format!("{domain}.{}", node.op_type()),
+        };
+        self.skipped.push(Skipped { node: node.name().to_owned(), operator, reason: reason.into() });
+    }
+}

@@ -1,0 +1,69 @@
+//! Who makes each value and who takes it.
+
+use std::collections::HashMap;
+
+use crate::graph::Graph;
+use crate::proto::{GraphProto, NodeProto};
+
+/// An index over the nodes of a graph; made anew after nodes were added or removed.
+#[derive(Debug, Default)]
+pub struct Uses {
+    producers: HashMap<String, usize>,
+    consumers: HashMap<String, Vec<usize>>,
+}
+
+impl Uses {
+    /// Reads every node once. A node whose subgraph takes an outer value is a consumer of that value.
+    #[must_use]
+    pub fn of(graph: &Graph) -> Self {
+        let mut uses = Self::default();
+        for (place, node) in graph.nodes.iter().enumerate() {
+            for output in node.output.iter().filter(|name| !name.is_empty()) {
+                uses.producers.insert(output.clone(), place);
+            }
+            let mut taken: Vec<&str> = node.input.iter().map(String::as_str).collect();
+            subgraphs(node).for_each(|graph| mentioned(graph, &mut taken));
+            taken.sort_unstable();
+            taken.dedup();
+            for input in taken.into_iter().filter(|name| !name.is_empty()) {
+                uses.consumers.entry(input.to_owned()).or_default().push(place);
+            }
+        }
+        uses
+    }
+
+    /// The place of the node that makes the value; `None` for inputs and initializers.
+    #[must_use]
+    pub fn producer(&self, value: &str) -> Option<usize> {
+        self.producers.get(value).copied()
+    }
+
+    /// The places of the nodes that take the value, each once, in order. The graph's own outputs are not among them.
+    #[must_use]
+    pub fn consumers(&self, value: &str) -> &[usize] {
+        self.consumers.get(value).map_or(&[], Vec::as_slice)
+    }
+
+    /// The only taker of a value that the graph does not hand out.
+    #[must_use]
+    pub fn only_consumer(&self, graph: &Graph, value: &str) -> Option<usize> {
+        match self.consumers(value) {
+            [only] if !graph.is_output(value) => Some(*only),
+            _ => None,
+        }
+    }
+}
+
+/// The graphs in a node's attributes.
+pub fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
+    node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
+}
+
+/// Every name that a subgraph takes, its own ones among them: a name that is both is an outer use at worst too many.
+fn mentioned<'graph>(graph: &'graph GraphProto, into: &mut Vec<&'graph str>) {
+    into.extend(graph.output.iter().map(|output| output.name()));
+    for node in &graph.node {
+        into.extend(node.input.iter().map(String::as_str));
+        subgraphs(node).for_each(|inner| mentioned(inner, into));
+    }
+}
