@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.shape_inference
 import onnxruntime
 from onnx import helper, numpy_helper
 
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "shared/engine-wgpu
 from case_file import cache  # noqa: E402
 from gen_model_cases import DATA, randomise  # noqa: E402
 
-REVISION = "2"
+REVISION = "3"
 NAMES = ("squeezenet", "resnet50")
 
 
@@ -54,6 +55,9 @@ def for_wonnx(model: onnx.ModelProto) -> onnx.ModelProto:
     inputs = [value for value in model.graph.input if value.name not in weights]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
+    del model.graph.value_info[:]
+    # wonnx wants to read the shape of every value.
+    model = onnx.shape_inference.infer_shapes(model)
     onnx.checker.check_model(model)
     return model
 
