@@ -10,7 +10,10 @@ use super::{MICROSOFT, check_bytes, limits};
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
-use crate::lower::{Arg, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, THREADS, element_groups, linear_groups};
+use crate::lower::{
+    Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, THREADS, element_groups, linear_groups,
+    nested_steps,
+};
 use crate::ops::Rule;
 use crate::ops::shape::{axis, broadcast, broadcast_strides, param, params, strides};
 
@@ -282,6 +285,15 @@ fn pool(node: &Node, cx: &mut Lowering<'_>, x: &Operand, window: &Window, steps:
     let first = sizes.len();
     sizes.extend(params(&window.params())?);
     let limits = output_limits(node, cx)?;
+    let [k0, k1, k2] = window.kernel;
+    let tap = "let d = d0 + kd * dilation_d(); let h = h0 + kh * dilation_h(); let w = w0 + kw * dilation_w();
+                if (d < input_d() && h < input_h() && w < input_w()) {
+                    let x = i32(load_x(((plane * input_d() + d) * input_h() + h) * input_w() + w)) - zero;
+                    sum += x;
+                    mean += f32(x) * n(0u);
+                    taken++;
+                }";
+    let (walk, rounds) = nested_steps("kw", "kernel_w()", k0.saturating_mul(k1), k2, tap);
     let kernel = KernelBuilder::new("quantized_pool")
         .read("x", x.repr)
         .read("numbers", Repr::F32)
@@ -296,22 +308,19 @@ fn pool(node: &Node, cx: &mut Lowering<'_>, x: &Operand, window: &Window, steps:
     var sum = 0; var mean = 0.0; var taken = 0u;
     for (var kd = 0u; kd < kernel_d(); kd++) {{
         for (var kh = 0u; kh < kernel_h(); kh++) {{
-            for (var kw = 0u; kw < kernel_w(); kw++) {{
-                let d = d0 + kd * dilation_d(); let h = h0 + kh * dilation_h(); let w = w0 + kw * dilation_w();
-                if (d < input_d() && h < input_h() && w < input_w()) {{
-                    let x = i32(load_x(((plane * input_d() + d) * input_h() + h) * input_w() + w)) - zero;
-                    sum += x;
-                    mean += f32(x) * n(0u);
-                    taken++;
-                }}
-            }}
-        }}
+{walk}        }}
     }}
     return quantize({steps});
 }}"
         ))
         .element(y.repr);
     let work = elements as u64 * window.taps() as u64;
-    cx.dispatch(kernel, vec![x.arg, table, y.arg], sizes, element_groups(elements, y.repr), work);
+    cx.dispatch(
+        kernel,
+        vec![x.arg, table, y.arg],
+        sizes,
+        element_groups(elements, y.repr),
+        Effort::looping(work, rounds + k0),
+    );
     Ok(())
 }
