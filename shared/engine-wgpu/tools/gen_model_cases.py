@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from case_file import Suite, cache
 
-REVISION = 5
+REVISION = 6
 ROOT = Path(__file__).resolve().parents[3]
 DATA = Path(onnx.__file__).parent / "backend/test/data"
 
@@ -167,10 +167,27 @@ class Ranges:
         return next(self.requests, None)
 
 
+def add_form(suite: Suite, name: str, model: bytes, feeds: dict, top1: float) -> None:
+    """A quantized network against ONNX Runtime as it serves it. Rounding to 8 bits makes some networks so unsteady that ONNX
+    Runtime differs from itself by more than 0.9999: those must be as near to it as it is to itself, without its optimiser or
+    with its input a millionth larger."""
+    wanted = answer(model, feeds)
+    near = {key: (value * 1.000001).astype(value.dtype) if value.dtype == np.float32 else value for key, value in feeds.items()}
+    least = 0.9999
+    for other in (answer(model, feeds, False), answer(model, near)):
+        for (_name, a), (_same, b) in zip(wanted, other):
+            a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+            least = min(least, float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-30)) - 1e-6)
+    if least < 0.9999:
+        print(f"{name}: ONNX Runtime is within {least:.6f} of itself", file=sys.stderr)
+    assert least > 0.98, f"{name} is too unsteady to show anything"
+    suite.add(name, model, list(feeds.items()), wanted, "cosine", least, top1)
+
+
 QUANTIZED_OPERATORS = ["Conv", "MatMul", "Gemm", "Add", "Mul", "MaxPool", "AveragePool", "Concat", "Relu"]
 
 
-def forms(suite: Suite, name: str, model: bytes, feeds: dict, top1: float, per_channel: bool = True) -> None:
+def forms(suite: Suite, name: str, model: bytes, feeds: dict, top1: float, per_channel: bool = True, static: bool = True) -> None:
     """The quantized forms of a float model, made by ONNX Runtime's own tools."""
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
@@ -181,12 +198,13 @@ def forms(suite: Suite, name: str, model: bytes, feeds: dict, top1: float, per_c
         source.write_bytes(floats)
         ranges = Ranges(feeds)
         kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "quant_format": QuantFormat.QDQ}
-        quantize_static(source, target, ranges, op_types_to_quantize=QUANTIZED_OPERATORS, per_channel=per_channel, **kinds)
-        add(suite, f"{name}_static", target.read_bytes(), feeds, top1, False)
+        if static:
+            quantize_static(source, target, ranges, op_types_to_quantize=QUANTIZED_OPERATORS, per_channel=per_channel, **kinds)
+            add_form(suite, f"{name}_static", target.read_bytes(), feeds, top1)
         products = ["Conv", "MatMul", "Gemm"]
         quantize_dynamic(source, target, op_types_to_quantize=products, weight_type=QuantType.QUInt8)
-        add(suite, f"{name}_dynamic", target.read_bytes(), feeds, top1, False)
-    add(suite, f"{name}_int4_weights", int4_weights(onnx.load_from_string(floats)), feeds, top1, False)
+        add_form(suite, f"{name}_dynamic", target.read_bytes(), feeds, top1)
+    add_form(suite, f"{name}_int4_weights", int4_weights(onnx.load_from_string(floats)), feeds, top1)
 
 
 def int4_filters(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -300,7 +318,8 @@ def from_wheels(suite: Suite) -> None:
             add(suite, f"minilm_{batch}x{length}", model, feeds, 0.0)
         # The package holds it with weights of 8 bits alone; in floats they are what those stand for.
         add(suite, "minilm_fp32", plain(model), feeds, 0.0)
-        forms(suite, "minilm", model, feeds, 0.0)
+        # One request's ranges make its static form so unsteady (0.91 of itself) that it would show nothing.
+        forms(suite, "minilm", model, feeds, 0.0, static=False)
     with wheel("silero") as files:
         for path in [name for name in files.namelist() if name.endswith(".onnx")]:
             model = files.read(path)

@@ -17,10 +17,21 @@ pub(crate) use pipeline::{PARAM_BYTES, PARAM_WORDS, PARAMS_MAX, Pipeline, Pipeli
 use crate::error::GpuError;
 use crate::lower::{SOFTWARE_ROUNDS_MAX, Tuning, part_words};
 
-/// How long one submission may take before the device counts as wedged.
+/// How long one submission may take, whatever it does, before the device counts as wedged.
 ///
-/// The slowest model of the test set takes 1.5 s on a software adapter; drivers reset a real GPU after 2 to 10 s by themselves.
+/// Most models take under 2 s on a software adapter; drivers reset a real GPU after 2 to 10 s by themselves.
 pub const SUBMISSION_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Elementary operations a second that a device must do to count as alive beyond that.
+///
+/// A tenth of what a software adapter reaches on two cores, so that a large network on a busy machine is waited for
+/// (`light_vgg19`: 40 s more).
+const OPERATIONS_PER_SECOND_MIN: u64 = 500_000_000;
+
+/// How long a submission of so many elementary operations may take.
+pub(crate) fn patience(work: u64) -> Duration {
+    SUBMISSION_TIMEOUT + Duration::from_secs(work / OPERATIONS_PER_SECOND_MIN)
+}
 
 /// Most bytes of one binding that are made use of, whatever the adapter offers; also the size of a weight buffer.
 ///

@@ -11,13 +11,14 @@ mod weights;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arena::Interval;
 pub(crate) use weights::Weights;
 
 use crate::error::{GpuError, ModelError, OpError};
 use crate::facts::{Fact, Facts};
-use crate::gpu::{Gpu, PARAM_BYTES, PARAM_WORDS, Pipeline, PipelineKey, Place};
+use crate::gpu::{Gpu, PARAM_BYTES, PARAM_WORDS, Pipeline, PipelineKey, Place, patience};
 use crate::ir::{Graph, Literal, ValueId};
 use crate::lower::{Arg, Dispatch, Lowering, Repr, WeightId, WeightPool};
 
@@ -64,6 +65,8 @@ pub(crate) struct Plan {
     pub(crate) outputs: Vec<Port>,
     /// Bytes of the activation arena.
     pub(crate) arena_bytes: u64,
+    /// How long a run may take before the device counts as wedged.
+    pub(crate) patience: Duration,
 }
 
 impl Plan {
@@ -163,7 +166,9 @@ impl Plan {
         let (outputs, readback_bytes) = ports(outputs, facts, layout);
         let upload = buffer("upload", upload_bytes, wgpu::BufferUsages::MAP_WRITE | src)?;
         let readback = buffer("readback", readback_bytes, wgpu::BufferUsages::MAP_READ | dst)?;
-        Ok(Self { launches, arena, upload, readback, inputs, outputs, arena_bytes: layout.total })
+        let work = dispatches.iter().fold(0, |work: u64, dispatch| work.saturating_add(dispatch.effort.work));
+        let (arena_bytes, patience) = (layout.total, patience(work));
+        Ok(Self { launches, arena, upload, readback, inputs, outputs, arena_bytes, patience })
     }
 
     /// Number of kernel launches of one inference.
