@@ -365,3 +365,28 @@ fn a_walk_that_is_too_long_for_the_adapter_is_refused_and_not_cut_short() {
     let error = format!("{:?}", engine.load_checked(&model).err());
     assert!(error.contains("ends loops after"), "{error}");
 }
+
+#[test]
+fn pools_of_bytes_see_the_whole_of_a_large_window() {
+    for side in [150_i64, 448] {
+        let Some(engine) = engine() else { return };
+        // A thread makes the four bytes of a word, one after the other.
+        let model = Model::new(17)
+            .input("x", DataType::FLOAT, &[1, 4, side, side])
+            .constant("scale", DataType::FLOAT, &[], &0.01_f32.to_le_bytes())
+            .constant("point", DataType::UINT8, &[], &[128])
+            .node("QuantizeLinear", &["x", "scale", "point"], &["q"])
+            .node("DequantizeLinear", &["q", "scale", "point"], &["d"])
+            .node("GlobalAveragePool", &["d"], &["p"])
+            .node("QuantizeLinear", &["p", "scale", "point"], &["r"])
+            .node("DequantizeLinear", &["r", "scale", "point"], &["y"])
+            .output("y", DataType::FLOAT, &[1, 4, 1, 1])
+            .bytes();
+        let size = side as usize;
+        // Negative but for the last quarter, which decides the mean.
+        let value = |at: usize| if at % (size * size) < size * size / 4 * 3 { -0.2 } else { 1.2 };
+        let values: Vec<f32> = (0..4 * size * size).map(value).collect();
+        let y = run(&engine, &model, &[f32s("x", &[1, 4, size, size], &values)])[0].tensor.to_f32().unwrap();
+        assert!(y.iter().all(|y| (y - 0.15).abs() < 0.011), "mean over {side}x{side}: {y:?}");
+    }
+}
