@@ -203,3 +203,16 @@ fn a_long_axis_is_sorted_on_the_host_and_a_short_one_on_the_device() {
         assert_eq!(y[1..], [10.0, 8.0, 2.0, 2.0, 0.0]);
     }
 }
+
+#[test]
+fn a_model_of_endless_islands_is_refused_before_it_is_cut() {
+    let Some(engine) = engine() else { return };
+    let mut model = Model::new(17).input("v0", DataType::FLOAT, &[-1]);
+    for at in 0..300 {
+        let (from, indices, to) = (format!("v{at}"), format!("n{at}"), format!("v{}", at + 1));
+        model = model.node("NonZero", &[&from], &[&indices]).node_with("Cast", &[&indices], &[&to], vec![int("to", 1)]);
+    }
+    let model = model.output("v300", DataType::FLOAT, &[-1, -1]).bytes();
+    let error = engine.load_checked(&model).unwrap_err();
+    assert!(format!("{error:?}").contains("run on the host"), "{error:?}");
+}

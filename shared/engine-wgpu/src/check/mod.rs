@@ -13,8 +13,9 @@ use types::Dim;
 
 use crate::error::{ModelError, OpError, UnsupportedOperator};
 use crate::facts::{Facts, Islands};
+use crate::gpu::BINDING_BYTES_MAX;
 use crate::ir::{Graph, Node, OWN_DOMAIN};
-use crate::lower::{Lowering, Tuning, WeightPool};
+use crate::lower::{Lowering, Tuning, WeightPool, part_words};
 use crate::ops::rule;
 use crate::passes::rewrite;
 use crate::segments::{Island, describe, flattened, islands};
@@ -71,14 +72,24 @@ pub(crate) fn unsupported(graph: &Graph) -> Vec<UnsupportedOperator> {
             found.add(node, reason);
         }
     }
+    for at in islands(graph).into_iter().skip(ISLANDS_MAX) {
+        found.add(&graph.nodes[at], format!("more than {ISLANDS_MAX} operators of the model run on the host"));
+    }
     dry_run(graph, &mut found);
     found.0.into_values().collect()
 }
 
-/// Whether some operator is refused by its name or version alone.
+/// Whether some operator is refused by its name or version alone, or there are too many islands.
 pub(crate) fn refused_by_name(graph: &Graph) -> bool {
-    flattened(graph).nodes.iter().any(|node| by_name(node).is_some())
+    let flat = flattened(graph);
+    flat.nodes.iter().any(|node| by_name(node).is_some()) || islands(&flat).len() > ISLANDS_MAX
 }
+
+/// Most operators of a model that run on the host between two plans.
+///
+/// Each is a way from the device to the host and back, and a plan of its own that knows the whole graph's values: detectors have
+/// a handful, and a file of thousands would load for minutes.
+const ISLANDS_MAX: usize = 256;
 
 /// By domain, operator, opset and reason.
 #[derive(Default)]
@@ -129,7 +140,13 @@ fn dry_run(graph: &Graph, found: &mut Found) {
     });
     let (facts, refused) = Facts::infer_leniently(graph, &Facts::declared_inputs(graph), Islands::Assumed);
     // Kernels of real GPUs refuse nothing that others run; no size here depends on the device.
-    let tuning = Tuning { workgroup_tiles: false, integer_dot: false, invocations_max: 256 };
+    let tuning = Tuning {
+        workgroup_tiles: false,
+        integer_dot: false,
+        invocations_max: 256,
+        rounds_max: u64::MAX,
+        part_words: part_words(BINDING_BYTES_MAX),
+    };
     let (mut weights, mut known) = (WeightPool::default(), WeightPool::default());
     let mut lowering = Lowering::new(graph, &facts, tuning, &mut weights, &mut known);
     let mut refused: BTreeMap<usize, OpError> = refused.into_iter().collect();

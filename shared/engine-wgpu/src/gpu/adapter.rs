@@ -55,6 +55,11 @@ pub struct AdapterChoice {
     pub allow_software: bool,
     /// Whether to compute products in workgroup memory; `None`: on real GPUs only, where it pays.
     pub workgroup_tiles: Option<bool>,
+    /// Whether to multiply bytes by `dot4I8Packed`; `None`: on real GPUs only, since drivers without such an instruction take it
+    /// apart.
+    pub integer_dot: Option<bool>,
+    /// Most bytes of one binding, if fewer than the adapter offers: lets small models walk the road of large ones.
+    pub binding_bytes: Option<u64>,
 }
 
 /// One adapter, for `doctor` and errors.

@@ -12,20 +12,31 @@ use std::time::Duration;
 
 pub use adapter::{AdapterChoice, AdapterReport, BackEnd, Power, adapters};
 use pipeline::compile;
-pub(crate) use pipeline::{PARAM_BYTES, PARAM_WORDS, PARAMS_MAX, Pipeline, PipelineKey};
+pub(crate) use pipeline::{PARAM_BYTES, PARAM_WORDS, PARAMS_MAX, Pipeline, PipelineKey, Place};
 
 use crate::error::GpuError;
-use crate::lower::Tuning;
+use crate::lower::{SOFTWARE_ROUNDS_MAX, Tuning, part_words};
 
-/// How long one submission may take before the device counts as wedged.
+/// How long one submission may take, whatever it does, before the device counts as wedged.
 ///
-/// The slowest model of the test set takes 1.5 s on a software adapter; drivers reset a real GPU after 2 to 10 s by themselves.
+/// Most models take under 2 s on a software adapter; drivers reset a real GPU after 2 to 10 s by themselves.
 pub const SUBMISSION_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Most bytes of one weight buffer.
+/// Elementary operations a second that a device must do to count as alive beyond that.
 ///
-/// WebGPU promises bindings of 128 MiB; larger weights are split over buffers, one weight never is.
-pub(crate) const WEIGHT_BUFFER_BYTES: u64 = 128 * 1024 * 1024;
+/// A tenth of what a software adapter reaches on two cores, so that a large network on a busy machine is waited for
+/// (`light_vgg19`: 40 s more).
+const OPERATIONS_PER_SECOND_MIN: u64 = 500_000_000;
+
+/// How long a submission of so many elementary operations may take.
+pub(crate) fn patience(work: u64) -> Duration {
+    SUBMISSION_TIMEOUT + Duration::from_secs(work / OPERATIONS_PER_SECOND_MIN)
+}
+
+/// Most bytes of one binding that are made use of, whatever the adapter offers; also the size of a weight buffer.
+///
+/// WebGPU promises 128 MiB, so every device takes the same road with what is larger.
+pub const BINDING_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
 /// An open device, shared by every session on it.
 pub struct Gpu {
@@ -91,10 +102,14 @@ impl Gpu {
             }
         }));
         let cache = pipeline::open_cache(&device, cache.as_deref());
+        let binding_bytes =
+            limits.max_storage_buffer_binding_size.min(choice.binding_bytes.unwrap_or(BINDING_BYTES_MAX));
         let tuning = Tuning {
             workgroup_tiles: choice.workgroup_tiles.unwrap_or(!report.software),
-            integer_dot: !report.software,
+            integer_dot: choice.integer_dot.unwrap_or(!report.software),
             invocations_max: limits.max_compute_invocations_per_workgroup,
+            rounds_max: if report.software { SOFTWARE_ROUNDS_MAX } else { u64::MAX },
+            part_words: part_words(binding_bytes),
         };
         Ok(Arc::new(Self { device, queue, report, limits, tuning, lost, pipelines: Mutex::default(), cache }))
     }
@@ -146,7 +161,7 @@ impl Gpu {
             return Ok(Arc::clone(found));
         }
         // Compiled outside the lock: two sessions may do it twice, none waits for the other's driver.
-        let pipeline = Arc::new(compile(&self.device, self.cache.as_ref(), &key)?);
+        let pipeline = Arc::new(compile(&self.device, self.cache.as_ref(), &key, self.tuning.part_words)?);
         self.check()?;
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(pipelines.entry(key).or_insert(pipeline)))

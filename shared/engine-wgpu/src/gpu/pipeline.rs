@@ -8,8 +8,9 @@ use crate::lower::KernelSource;
 
 /// Most `u32` params of one dispatch: three shapes with strides of eight dimensions, and then some.
 ///
-/// The last three words of the slot are where a split launch begins, see `group_base()`.
-pub(crate) const PARAMS_MAX: usize = PARAM_WORDS - 3;
+/// The last words of the slot are which word an element kernel's binding begins with, `first_word()`, and where a split launch
+/// begins, `group_base()`.
+pub(crate) const PARAMS_MAX: usize = PARAM_WORDS - 4;
 
 /// Words of one dispatch's slot in the uniform buffer.
 pub(crate) const PARAM_WORDS: usize = 64;
@@ -22,8 +23,17 @@ pub(crate) const PARAM_BYTES: u64 = 256;
 pub(crate) struct PipelineKey {
     /// The kernel.
     pub(crate) kernel: Arc<KernelSource>,
-    /// For each binding, whether a read-only weight stands there.
-    pub(crate) read_only: Vec<bool>,
+    /// What stands at each binding.
+    pub(crate) places: Vec<Place>,
+}
+
+/// What stands at one binding of a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Place {
+    /// Whether it is a read-only weight.
+    pub(crate) read_only: bool,
+    /// In how many bindings it lies, being larger than one may be.
+    pub(crate) parts: u32,
 }
 
 /// A compiled kernel.
@@ -46,18 +56,22 @@ pub(super) fn open_cache(device: &wgpu::Device, data: Option<&[u8]>) -> Option<w
 }
 
 /// The kernel's text with its bindings in front.
-fn source(key: &PipelineKey) -> String {
+fn source(key: &PipelineKey, part_words: u64) -> String {
     let mut text = format!(
         "@group(0) @binding(0) var<uniform> params: array<vec4<u32>, {}>;\n\
          fn param(k: u32) -> u32 {{ return params[k >> 2u][k & 3u]; }}\n\
+         fn first_word() -> u32 {{ return params[{}].x; }}\n\
          fn group_base() -> vec3<u32> {{ return params[{}].yzw; }}\n",
         PARAM_WORDS / 4,
+        PARAM_WORDS / 4 - 1,
         PARAM_WORDS / 4 - 1
     );
-    for (at, ((name, array), read_only)) in key.kernel.bindings.iter().zip(&key.read_only).enumerate() {
+    let mut first = 1;
+    for (binding, place) in key.kernel.bindings.iter().zip(&key.places) {
         // wgpu tracks whole buffers: every range of the arena is read_write, or one dispatch could not read and write it.
-        let access = if *read_only { "read" } else { "read_write" };
-        text.push_str(&format!("@group(0) @binding({}) var<storage, {access}> {name}: {array};\n", at + 1));
+        let access = if place.read_only { "read" } else { "read_write" };
+        text.push_str(&binding.text(first, access, place.parts, part_words));
+        first += place.parts as usize;
     }
     text.push_str(&key.kernel.body);
     text
@@ -68,6 +82,7 @@ pub(super) fn compile(
     device: &wgpu::Device,
     cache: Option<&wgpu::PipelineCache>,
     key: &PipelineKey,
+    part_words: u64,
 ) -> Result<Pipeline, GpuError> {
     let entry = |binding: usize, ty: wgpu::BufferBindingType| wgpu::BindGroupLayoutEntry {
         binding: u32::try_from(binding).unwrap_or(u32::MAX),
@@ -76,11 +91,13 @@ pub(super) fn compile(
         count: None,
     };
     let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];
-    for (at, &read_only) in key.read_only.iter().enumerate() {
-        entries.push(entry(at + 1, wgpu::BufferBindingType::Storage { read_only }));
+    for Place { read_only, parts } in key.places.iter().copied() {
+        for _part in 0..parts {
+            entries.push(entry(entries.len(), wgpu::BufferBindingType::Storage { read_only }));
+        }
     }
     let label = Some(key.kernel.label);
-    let text = source(key);
+    let text = source(key, part_words);
     let compiled = scoped(device, || {
         let checks = wgpu::ShaderRuntimeChecks {
             // Can cost a hundredfold (gfx-rs/wgpu#7698); our loops run over params that the plan has computed.

@@ -15,11 +15,97 @@ pub struct KernelSource {
     /// The text without its bindings: those depend on where each argument lies (a weight is `read`, the arena always
     /// `read_write`, because wgpu tracks whole buffers) and are put in front by `gpu`.
     pub body: String,
-    /// Name and WGSL array type of each storage binding, in order.
-    pub bindings: Vec<(String, &'static str)>,
+    /// Its storage bindings, in order.
+    pub bindings: Vec<Binding>,
+    /// Of an [`KernelBuilder::element`] kernel: how what it writes lies in its last binding.
+    pub output: Option<Repr>,
+}
+
+/// One storage binding of a kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Binding {
+    /// Its name in the text.
+    pub name: String,
+    /// How the text reaches it.
+    pub access: Access,
+}
+
+/// How a kernel's text reaches a binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Through `load_NAME(i)` alone, one element each: what stands there may lie in several buffers (see [`Binding::text`]).
+    Elements(Repr),
+    /// As an array of this WGSL type, by its name.
+    Raw(&'static str),
+}
+
+/// Words of a workgroup row of an [`KernelBuilder::element`] launch.
+const ROW_WORDS: u64 = GROUPS_MAX as u64 * THREADS as u64;
+
+/// Words of one part of what is larger than one binding may be, on a device that binds so many bytes at once.
+///
+/// Whole workgroups of an element kernel, and whole rows of them where that is possible, so that a launch writes exactly one
+/// part; a multiple of every offset alignment.
+#[must_use]
+pub fn part_words(binding_bytes_max: u64) -> u64 {
+    let words = binding_bytes_max / 4;
+    let unit = if words >= ROW_WORDS { ROW_WORDS } else { u64::from(THREADS) };
+    (words / unit).max(1) * unit
+}
+
+impl Binding {
+    /// The declarations from number `first` on, and the function that loads an element.
+    ///
+    /// `parts` over 1: the tensor is larger than a binding may be and stands in that many, `part_words` words each.
+    #[must_use]
+    pub fn text(&self, first: usize, access: &str, parts: u32, part_words: u64) -> String {
+        let name = &self.name;
+        let array = match self.access {
+            Access::Elements(repr) => repr.array(),
+            Access::Raw(array) => array,
+        };
+        let declare = |at: u32, name: &str| {
+            format!("@group(0) @binding({}) var<storage, {access}> {name}: {array};\n", first + at as usize)
+        };
+        let Access::Elements(repr) = self.access else { return declare(0, name) };
+        let (word, open, close) = match repr {
+            Repr::F32 | Repr::I32 | Repr::U32 => ("i", "", ""),
+            Repr::U8x4 => ("i >> 2u", "extractBits(", ", (i & 3u) * 8u, 8u)"),
+            Repr::I8x4 => ("i >> 2u", "extractBits(bitcast<i32>(", "), (i & 3u) * 8u, 8u)"),
+        };
+        let load = format!("fn load_{name}(i: u32) -> {} {{", repr.wgsl());
+        if parts <= 1 {
+            return format!("{}{load} return {open}{name}[{word}]{close}; }}\n", declare(0, name));
+        }
+        let declared: String = (0..parts).map(|at| declare(at, &format!("{name}_{at}"))).collect();
+        let cases: String = (0..parts)
+            .map(|at| {
+                format!(
+                    "        case {at}u: {{ return {open}{name}_{at}[word - {}u]{close}; }}\n",
+                    u64::from(at) * part_words
+                )
+            })
+            .collect();
+        format!(
+            "{declared}{load}\n    let word = {word};\n    switch (word / {part_words}u) {{\n{cases}        default: {{ return \
+             {}(0); }}\n    }}\n}}\n",
+            repr.wgsl()
+        )
+    }
 }
 
 impl KernelSource {
+    /// Whether a loop of the text goes over data: its end is no number in the text.
+    #[must_use]
+    pub fn loops_over_data(&self) -> bool {
+        let ends = self.body.match_indices("for (").filter_map(|(at, _for)| self.body[at..].split(';').nth(1));
+        let counted = |end: &str| {
+            let last = end.rsplit(['<', '>', '=', ' ']).find(|word| !word.is_empty());
+            last.is_some_and(|word| word.trim_end_matches('u').parse::<u32>().is_ok())
+        };
+        ends.into_iter().any(|end| !counted(end))
+    }
+
     /// Whether the kernel adds `group_base()` to its workgroup's place, so that a long launch can be cut into several.
     #[must_use]
     pub fn is_splittable(&self) -> bool {
@@ -35,7 +121,7 @@ pub const THREADS: u32 = 64;
 pub struct KernelBuilder {
     label: &'static str,
     body: String,
-    bindings: Vec<(String, &'static str)>,
+    bindings: Vec<Binding>,
 }
 
 impl KernelBuilder {
@@ -48,26 +134,14 @@ impl KernelBuilder {
     /// Adds a tensor that the text reads as `load_NAME(i)`, one element each, as `f32`, `i32` or `u32` by its repr.
     #[must_use]
     pub fn read(mut self, name: &str, repr: Repr) -> Self {
-        let array = match repr {
-            Repr::F32 => "array<f32>",
-            Repr::I32 => "array<i32>",
-            Repr::U32 | Repr::I8x4 | Repr::U8x4 => "array<u32>",
-        };
-        let wgsl = repr.wgsl();
-        let load = match repr {
-            Repr::F32 | Repr::I32 | Repr::U32 => format!("return {name}[i];"),
-            Repr::U8x4 => format!("return extractBits({name}[i >> 2u], (i & 3u) * 8u, 8u);"),
-            Repr::I8x4 => format!("return extractBits(bitcast<i32>({name}[i >> 2u]), (i & 3u) * 8u, 8u);"),
-        };
-        self.body.push_str(&format!("fn load_{name}(i: u32) -> {wgsl} {{ {load} }}\n"));
-        self.bindings.push((name.to_owned(), array));
+        self.bindings.push(Binding { name: name.to_owned(), access: Access::Elements(repr) });
         self
     }
 
     /// Adds a binding that the text uses by its own name as an array of this WGSL type, like `array<vec4<f32>>`.
     #[must_use]
     pub fn raw(mut self, name: &str, array: &'static str) -> Self {
-        self.bindings.push((name.to_owned(), array));
+        self.bindings.push(Binding { name: name.to_owned(), access: Access::Raw(array) });
         self
     }
 
@@ -82,7 +156,7 @@ impl KernelBuilder {
     /// Ends a kernel whose text has its own `@compute` entry point.
     #[must_use]
     pub fn finish(self) -> KernelSource {
-        KernelSource { label: self.label, body: self.body, bindings: self.bindings }
+        KernelSource { label: self.label, body: self.body, bindings: self.bindings, output: None }
     }
 
     /// Ends a kernel whose text defines `fn element(i: u32) -> T`, run for each of `param(0)` elements and stored in a
@@ -91,31 +165,28 @@ impl KernelBuilder {
     /// Launch it with [`element_groups`]; the element count must be the first param.
     #[must_use]
     pub fn element(mut self, output: Repr) -> KernelSource {
-        let (array, store) = match output {
-            Repr::F32 => ("array<f32>", "y[word] = element(word);"),
-            Repr::I32 => ("array<i32>", "y[word] = element(word);"),
-            Repr::U32 => ("array<u32>", "y[word] = element(word);"),
-            Repr::I8x4 | Repr::U8x4 => (
-                "array<u32>",
+        let store = match output {
+            Repr::F32 | Repr::I32 | Repr::U32 => "y[word - first_word()] = element(word);",
+            Repr::I8x4 | Repr::U8x4 => {
                 "var packed = 0u;\n    for (var lane = 0u; lane < 4u; lane++) {\n        \
                  let i = word * 4u + lane;\n        \
                  if (i < param(0u)) { packed = insertBits(packed, u32(element(i)), lane * 8u, 8u); }\n    }\n    \
-                 y[word] = packed;",
-            ),
+                 y[word - first_word()] = packed;"
+            }
         };
         let words = match output.per_word() {
             1 => "param(0u)",
             _ => "(param(0u) + 3u) / 4u",
         };
-        self.bindings.push(("y".to_owned(), array));
+        self.bindings.push(Binding { name: "y".to_owned(), access: Access::Raw(output.array()) });
         self.body.push_str(&format!(
             "@compute @workgroup_size({THREADS})\nfn main(@builtin(workgroup_id) group: vec3<u32>, \
              @builtin(local_invocation_index) lane_index: u32) {{\n    \
              let place = group + group_base();\n    \
-             let word = (place.y * {GROUPS_MAX}u + place.x) * {THREADS}u + lane_index;\n    \
+             let word = first_word() + (place.y * {GROUPS_MAX}u + place.x) * {THREADS}u + lane_index;\n    \
              if (word >= {words}) {{ return; }}\n    {store}\n}}\n"
         ));
-        self.finish()
+        KernelSource { output: Some(output), ..self.finish() }
     }
 }
 

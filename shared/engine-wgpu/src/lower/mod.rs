@@ -6,153 +6,25 @@
 //! # How values lie on the device
 //! See [`Repr`]. Row-major always; one buffer range per value; 4-byte words throughout.
 
+mod dispatch;
 mod kernel;
+mod repr;
+mod steps;
+mod weights;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub use kernel::{KernelBuilder, KernelSource, THREADS, element_groups, linear_groups};
+pub use dispatch::{Arg, Dispatch, Effort, GROUPS_MAX, SOFTWARE_ROUNDS_MAX, ScratchId, Tuning};
+pub use kernel::{Access, Binding, KernelBuilder, KernelSource, THREADS, element_groups, linear_groups, part_words};
+pub use repr::Repr;
+pub use steps::{nested_steps, steps};
+pub use weights::{WeightId, WeightPool};
 
 use crate::error::OpError;
 use crate::facts::{Fact, Facts};
 use crate::gpu::PARAMS_MAX;
-use crate::ir::{ElementType, Graph, Node, ValueId};
-
-/// How the elements of a value lie in device memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Repr {
-    /// One `f32` a word: every floating-point type (`f64` rounds, halves widen).
-    F32,
-    /// One `i32` a word: `int64` (range-checked where it enters), `int32`, `int16`, `bool` as 0 or 1.
-    I32,
-    /// One `u32` a word: `uint64` (range-checked), `uint32`, `uint16`.
-    U32,
-    /// Four signed bytes a word, the first in the low byte, the last word padded with zeros.
-    I8x4,
-    /// Four unsigned bytes a word, likewise.
-    U8x4,
-}
-
-impl Repr {
-    /// How values of an element type lie on the device; 4-bit weights never lie there as themselves.
-    #[must_use]
-    pub const fn of(dtype: ElementType) -> Self {
-        match dtype {
-            ElementType::F16 | ElementType::Bf16 | ElementType::F32 | ElementType::F64 => Self::F32,
-            ElementType::Bool | ElementType::I16 | ElementType::I32 | ElementType::I64 => Self::I32,
-            ElementType::U16 | ElementType::U32 | ElementType::U64 => Self::U32,
-            ElementType::I8 | ElementType::I4 => Self::I8x4,
-            ElementType::U8 | ElementType::U4 => Self::U8x4,
-        }
-    }
-
-    /// Elements in one 4-byte word.
-    #[must_use]
-    pub const fn per_word(self) -> usize {
-        match self {
-            Self::F32 | Self::I32 | Self::U32 => 1,
-            Self::I8x4 | Self::U8x4 => 4,
-        }
-    }
-
-    /// Words that so many elements take.
-    #[must_use]
-    pub const fn words(self, elements: usize) -> usize {
-        elements.div_ceil(self.per_word())
-    }
-
-    /// The WGSL type of one element once it is loaded.
-    #[must_use]
-    pub const fn wgsl(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::I32 | Self::I8x4 => "i32",
-            Self::U32 | Self::U8x4 => "u32",
-        }
-    }
-}
-
-/// Space that lives only inside one node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ScratchId(pub usize);
-
-/// A weight in the form a kernel wants it, made once per session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WeightId(pub usize);
-
-/// What stands at one binding of a dispatch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Arg {
-    /// A value of the graph in the activation arena.
-    Value(ValueId),
-    /// Scratch space in the activation arena.
-    Scratch(ScratchId),
-    /// A read-only weight of the session.
-    Weight(WeightId),
-    /// A read-only value that is known at the shapes of this plan only.
-    Known(WeightId),
-}
-
-/// Most threads in one dimension of a dispatch, in workgroups (WebGPU's default limit).
-pub const GROUPS_MAX: u32 = 65_535;
-
-/// One kernel launch, as data.
-#[derive(Debug, Clone)]
-pub struct Dispatch {
-    /// The kernel; equal text means one pipeline.
-    pub kernel: Arc<KernelSource>,
-    /// What stands at its storage bindings, in the kernel's order.
-    pub args: Vec<Arg>,
-    /// The numbers in its uniform slot.
-    pub params: Vec<u32>,
-    /// Workgroups in each dimension.
-    pub groups: [u32; 3],
-    /// Rough work in elementary operations, from which a dispatch over 50 ms is foreseen and split.
-    pub work: u64,
-    /// The node it is for.
-    pub node: usize,
-}
-
-/// What of the device the choice of kernels depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tuning {
-    /// A real GPU: tiles in workgroup memory pay. On a software adapter register tiles alone are faster (measured 3x).
-    pub workgroup_tiles: bool,
-    /// The device has integer dot products in hardware (`dot4I8Packed` beats unpacking to `f32`).
-    pub integer_dot: bool,
-    /// Most invocations in one workgroup.
-    pub invocations_max: u32,
-}
-
-/// Weights by what they are made from, so that two nodes (and two plans) share them.
-#[derive(Debug, Default)]
-pub struct WeightPool {
-    by_key: HashMap<(ValueId, String), WeightId>,
-    /// The words of each weight, in order of [`WeightId`]; taken out by the upload.
-    pub words: Vec<Vec<u32>>,
-}
-
-impl WeightPool {
-    /// The weight made from a constant by the packing of that name; `pack` runs only the first time.
-    ///
-    /// # Errors
-    /// What `pack` refuses.
-    pub fn intern(
-        &mut self,
-        from: ValueId,
-        packing: &str,
-        pack: impl FnOnce() -> Result<Vec<u32>, OpError>,
-    ) -> Result<WeightId, OpError> {
-        let key = (from, packing.to_owned());
-        if let Some(&id) = self.by_key.get(&key) {
-            return Ok(id);
-        }
-        let id = WeightId(self.words.len());
-        self.words.push(pack()?);
-        self.by_key.insert(key, id);
-        Ok(id)
-    }
-}
+use crate::ir::{Graph, Literal, Node, ValueId};
 
 /// What one node is lowered into.
 #[derive(Debug)]
@@ -208,8 +80,25 @@ impl<'a> Lowering<'a> {
         }
         let first = self.dispatches.len();
         crate::ops::lower(node, self)?;
-        if self.dispatches[first..].iter().any(|dispatch| dispatch.params.len() > PARAMS_MAX) {
+        self.dispatches[first..].iter().try_for_each(|dispatch| self.check(dispatch))
+    }
+
+    fn check(&self, dispatch: &Dispatch) -> Result<(), OpError> {
+        let Dispatch { kernel, params, effort, .. } = dispatch;
+        if params.len() > PARAMS_MAX {
             return Err(OpError::unsupported("its tensors have more dimensions than a kernel's params describe"));
+        }
+        debug_assert!(
+            effort.rounds > 0 || !kernel.loops_over_data(),
+            "{} loops unseen:\n{}",
+            kernel.label,
+            kernel.body
+        );
+        if effort.rounds > self.tuning.rounds_max {
+            return Err(OpError::unsupported(format!(
+                "a thread would loop {} times, and this adapter's driver ends loops after {}: use the engine ort",
+                effort.rounds, self.tuning.rounds_max
+            )));
         }
         Ok(())
     }
@@ -253,11 +142,10 @@ impl<'a> Lowering<'a> {
         let arg = match &fact.known {
             None => Arg::Value(self.root(id)),
             Some(literal) => {
-                let words = || crate::host::to_words(literal);
                 if self.graph.constants.contains_key(&id) {
-                    Arg::Weight(self.weights.intern(id, &format!("{repr:?}"), words)?)
+                    Arg::Weight(self.weights.intern_plain(id, literal)?)
                 } else {
-                    Arg::Known(self.known.intern(id, "", words)?)
+                    Arg::Known(self.known.intern_plain(id, literal)?)
                 }
             }
         };
@@ -266,7 +154,7 @@ impl<'a> Lowering<'a> {
 
     /// The constant of the session that this value is; `None` for values known at the shapes of one plan only.
     #[must_use]
-    pub fn constant(&self, id: ValueId) -> Option<&'a crate::ir::Literal> {
+    pub fn constant(&self, id: ValueId) -> Option<&'a Literal> {
         self.graph.constants.get(&id)
     }
 
@@ -348,10 +236,21 @@ impl<'a> Lowering<'a> {
         self.aliases.get(&id).copied().unwrap_or(id)
     }
 
-    /// Adds a launch.
-    pub fn dispatch(&mut self, kernel: KernelSource, args: Vec<Arg>, params: Vec<u32>, groups: [u32; 3], work: u64) {
+    /// Adds a launch. `effort` is the work alone where no loop goes over data.
+    pub fn dispatch(
+        &mut self,
+        kernel: KernelSource,
+        args: Vec<Arg>,
+        params: Vec<u32>,
+        groups: [u32; 3],
+        effort: impl Into<Effort>,
+    ) {
+        let mut effort = effort.into();
+        // A thread makes every element of its word.
+        let lanes = kernel.output.map_or(1, Repr::per_word);
+        effort.rounds = effort.rounds.saturating_mul(u64::try_from(lanes).unwrap_or(1));
         let node = self.node;
-        self.dispatches.push(Dispatch { kernel: Arc::new(kernel), args, params, groups, work, node });
+        self.dispatches.push(Dispatch { kernel: Arc::new(kernel), args, params, groups, effort, part: 0, node });
     }
 }
 

@@ -6,7 +6,7 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
-use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Repr, element_groups, linear_groups};
+use crate::lower::{self, Arg, Effort, KernelBuilder, Lowering, Operand, Repr, element_groups, linear_groups};
 use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Matrix, Product, volume};
@@ -299,10 +299,26 @@ fn softmax(
         };
     }
     let threads = if cx.tuning.workgroup_tiles { 64 } else { 8 };
+    let scores = format!(
+        "let score = softcapped(p[first + key]);
+        let value = biased(score, batch, head, query, key);
+        {store}
+        p[first + key] = value;
+        largest = max(largest, value);"
+    );
+    let sum = "let value = p[first + key];
+        var part = 0.0;
+        if (!is_barred(value)) { part = exp(value - largest); }
+        p[first + key] = part;
+        sum += part;";
+    let walk = |body: &str| lower::steps("key", "param(3u)", keys, body);
+    let (walk_scores, rounds) = walk(&scores);
     let text = include_str!("../wgsl/attention_softmax.wgsl")
+        .replace("WALK_SCORES", &walk_scores)
+        .replace("WALK_SUM", &walk(sum).0)
+        .replace("WALK_SCALE", &walk("p[first + key] = p[first + key] * factor;").0)
         .replace("BEFORE", &before)
         .replace("MASK", &text)
-        .replace("STORE", store)
         .replace("THREADS", &threads.to_string());
     let window =
         |name: &str| -> Result<u32, OpError> { Ok(u32::try_from(node.attributes.int(name, -1)?).unwrap_or(u32::MAX)) };
@@ -313,6 +329,7 @@ fn softmax(
     numbers.push(param(past)?);
     numbers.extend([window("left_window_size")?, window("right_window_size")?, f32::NEG_INFINITY.to_bits()]);
     let work = u64::try_from(rows.saturating_mul(keys).saturating_mul(8)).unwrap_or(u64::MAX);
-    cx.dispatch(kernel.text(&text).finish(), args, numbers, linear_groups(rows.div_ceil(threads)), work);
+    let effort = Effort::looping(work, rounds.saturating_mul(3));
+    cx.dispatch(kernel.text(&text).finish(), args, numbers, linear_groups(rows.div_ceil(threads)), effort);
     Ok(())
 }

@@ -13,7 +13,7 @@ mod direct;
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Node, OWN_DOMAIN, ValueId};
-use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Repr, element_groups};
+use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Repr, element_groups, nested_steps};
 use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Bias, Matrix, Product, groups_of, volume};
@@ -220,7 +220,16 @@ fn lower_plain(cx: &mut Lowering<'_>, g: &Geometry, operands: Operands) -> Resul
     }
     kernel = epilogue.add_to(kernel, 24, &mut args);
     args.push(y.arg);
-    let kernel = kernel.text(&include_str!("../wgsl/conv_plain.wgsl").replace("START", start)).element(Repr::F32);
+    let (k0, k1, k2) = (window.kernel[0], window.kernel[1], window.kernel[2]);
+    let tap = "let i2 = o2 * param(16u) + k2 * param(19u) - param(22u);
+                    if (i0 < param(8u) && i1 < param(9u) && i2 < param(10u)) {
+                        sum = fma(load_x(((base + i0) * param(9u) + i1) * param(10u) + i2), load_w(at_w + k2), sum);
+                    }";
+    let rows = g.channels_per_group.saturating_mul(k0).saturating_mul(k1);
+    let (walk, rounds) = nested_steps("k2", "param(13u)", rows, k2, tap);
+    let rounds = rounds.saturating_add(g.channels_per_group.saturating_mul(k0 + 1));
+    let text = include_str!("../wgsl/conv_plain.wgsl").replace("START", start).replace("WALK", &walk);
+    let kernel = kernel.text(&text).element(Repr::F32);
     let elements = y.elements();
     let mut numbers = params(&[elements, g.filters, g.filters_per_group, g.channels_per_group, g.channels])?;
     let sizes = [three(&g.output, 1), three(&g.input, 1)];
@@ -228,7 +237,7 @@ fn lower_plain(cx: &mut Lowering<'_>, g: &Geometry, operands: Operands) -> Resul
     numbers.extend(params(&[&sizes[..], &window[..]].concat().concat())?);
     numbers.resize(24, 0);
     numbers.extend(epilogue.params());
-    cx.dispatch(kernel, args, numbers, element_groups(elements, Repr::F32), g.work());
+    cx.dispatch(kernel, args, numbers, element_groups(elements, Repr::F32), Effort::looping(g.work(), rounds));
     Ok(())
 }
 
@@ -268,7 +277,9 @@ fn lower_tile(cx: &mut Lowering<'_>, g: &Geometry, operands: Operands) -> Result
     numbers.resize(20, 0);
     numbers.extend(epilogue.params());
     let groups = [groups_of(g.pixels(), 64)?, groups_of(g.filters_per_group, 64)?, groups_of(g.images * g.groups, 1)?];
-    cx.dispatch(kernel.finish(), args, numbers, groups, g.work());
+    // Each of the 16 steps of a tile and the two passes that fetch it.
+    let rounds = g.terms().div_ceil(16).saturating_mul(1 + 4 + 16);
+    cx.dispatch(kernel.finish(), args, numbers, groups, Effort::looping(g.work(), rounds));
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Node, OWN_DOMAIN};
-use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Repr, element_groups};
+use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Repr, element_groups, nested_steps};
 use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Matrix, Product, volume};
@@ -119,14 +119,8 @@ const SMALL: usize = 64 * 1024;
 /// Most floats between product and gathering (256 MiB): beyond, memory is worth more than time.
 const BETWEEN_MAX: usize = 64 << 20;
 
-/// What one tap adds when weights and pixels are multiplied on the spot.
-const MULTIPLY: &str = "var at_x = (image * param(4u) + first_channel) * volume + spatial;
-                var at_w = (first_channel * param(2u) + filter_at % param(2u)) * taps + tap;
-                for (var c = 0u; c < param(3u); c++) {
-                    sum = fma(load_x(at_x), load_w(at_w), sum);
-                    at_x += volume;
-                    at_w += param(2u) * taps;
-                }";
+/// One term of what a tap adds when weights and pixels are multiplied on the spot.
+const MULTIPLY: &str = "sum = fma(load_x(at_x + c * volume), load_w(at_w + c * param(2u) * taps), sum);";
 
 /// What one tap adds when all products are there.
 const GATHER: &str = "sum += load_x((plane * taps + tap) * volume + spatial);";
@@ -145,10 +139,19 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         between <= BETWEEN_MAX && between.saturating_mul(g.channels_per_group) > SMALL && g.channels_per_group > 2;
     let mut kernel = KernelBuilder::new("conv_transpose").read("x", x.repr);
     let mut args = if through_product { vec![product(node, cx, &g, &x, &w, between)?] } else { vec![x.arg, w.arg] };
-    let mut tap = GATHER;
+    let mut tap = GATHER.to_owned();
+    let met: usize = g.kernel.iter().zip(&g.strides).map(|(&taps, &stride)| taps.div_ceil(stride)).product();
+    // The outer loops pass by every tap, those that meet no pixel too.
+    let mut rounds = taps.saturating_mul(3);
     if !through_product {
         kernel = kernel.read("w", w.repr);
-        tap = MULTIPLY;
+        let (walk, inner) = nested_steps("c", "param(3u)", met, g.channels_per_group, MULTIPLY);
+        rounds = rounds.saturating_add(inner);
+        tap = format!(
+            "let at_x = (image * param(4u) + first_channel) * volume + spatial;
+                let at_w = (first_channel * param(2u) + filter_at % param(2u)) * taps + tap;
+{walk}"
+        );
     }
     let mut start = "0.0";
     if let Some(bias) = cx.optional_input(node, 2)? {
@@ -159,17 +162,16 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let epilogue = Epilogue::of(node, cx, 3)?;
     kernel = epilogue.add_to(kernel, 23, &mut args);
     args.push(y.arg);
-    let text = include_str!("../wgsl/conv_transpose.wgsl").replace("START", start).replace("TAP", tap);
+    let text = include_str!("../wgsl/conv_transpose.wgsl").replace("START", start).replace("TAP", &tap);
     let kernel = kernel.text(&text).element(Repr::F32);
     let mut numbers = params(&[elements, filters, g.filters_per_group, g.channels_per_group, g.channels])?;
     let sizes = [three(&g.output, 1), three(&x.shape[2..], 1)];
     let window = [three(&g.kernel, 1), three(&g.strides, 1), three(&g.dilations, 1), three(&g.before, 0)];
     numbers.extend(params(&[&sizes[..], &window[..]].concat().concat())?);
     numbers.extend(epilogue.params());
-    let met: usize = g.kernel.iter().zip(&g.strides).map(|(&taps, &stride)| taps.div_ceil(stride)).product();
     let terms = if through_product { 1 } else { g.channels_per_group };
     let work = u64::try_from(elements.saturating_mul(met).saturating_mul(terms)).unwrap_or(u64::MAX);
-    cx.dispatch(kernel, args, numbers, element_groups(elements, Repr::F32), work);
+    cx.dispatch(kernel, args, numbers, element_groups(elements, Repr::F32), Effort::looping(work, rounds));
     Ok(())
 }
 

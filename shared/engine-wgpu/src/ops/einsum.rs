@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
-use crate::lower::{KernelBuilder, Lowering, element_groups};
+use crate::lower::{Effort, KernelBuilder, Lowering, Operand, element_groups};
 use crate::ops::Rule;
+use crate::ops::product::volume;
+use crate::ops::reduce::fold::Fold;
 use crate::ops::shape::{param, strides};
 
 /// The operators of this family.
@@ -119,6 +121,9 @@ fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     Ok(vec![Fact::new(inputs.at(0)?.dtype, equation.shape())])
 }
 
+/// Most terms that one thread adds up.
+const TERMS_MAX: usize = 4096;
+
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let operands = (0..node.inputs.len()).map(|at| cx.input(node, at)).collect::<Result<Vec<_>, _>>()?;
     let y = cx.output(node, 0)?;
@@ -126,7 +131,17 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let equation = Equation::of(node, &shapes)?;
     let free = equation.output.len();
     let terms: usize = equation.sizes[free..].iter().map(|&(_label, size)| size).product();
-    let mut numbers = vec![param(y.elements())?, param(terms)?];
+    // Long sums in shares, one thread each, that a reduction adds up.
+    let shares = terms.div_ceil(TERMS_MAX).max(1);
+    let share = if shares == 1 { terms } else { TERMS_MAX };
+    let sums = match shares {
+        1 => y.clone(),
+        _ => {
+            let shape = vec![y.elements(), shares];
+            Operand { arg: cx.scratch(volume(&shape)?), repr: y.repr.unpacked(), shape }
+        }
+    };
+    let mut numbers = vec![param(sums.elements())?, param(terms)?, param(shares)?, param(share)?];
     let mut walks = [String::new(), String::new()];
     let count = operands.len();
     // Innermost first: each takes its index off the rest.
@@ -150,16 +165,17 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let keep: String = (0..count).map(|of| format!("    let base_{of} = at_{of};\n")).collect();
     let reset: String = (0..count).map(|of| format!("    at_{of} = base_{of};\n")).collect();
     let product = (0..count).map(|of| format!("load_x{of}(at_{of})")).collect::<Vec<_>>().join(" * ");
-    let wgsl = y.repr.wgsl();
+    let wgsl = sums.repr.wgsl();
     let text = format!(
         "fn element(i: u32) -> {wgsl} {{
-    var rest = i; var at = 0u;
+    var rest = i / param(2u); var at = 0u;
 {}{outer}{keep}    var total = {wgsl}(0);
-    for (var tile = 0u; tile < param(1u); tile += 64u) {{
+    let begin = i % param(2u) * param(3u); let end = min(begin + param(3u), param(1u));
+    for (var tile = begin; tile < end; tile += 64u) {{
     var part = {wgsl}(0);
-    for (var r = tile; r < min(tile + 64u, param(1u)); r++) {{
+    for (var r = tile; r < min(tile + 64u, end); r++) {{
     rest = r;
-{reset}{inner}    part += {product};
+{reset}{inner}    part += {wgsl}({product});
     }}
     total += part;
     }}
@@ -171,9 +187,10 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     for (of, operand) in operands.iter().enumerate() {
         kernel = kernel.read(&format!("x{of}"), operand.repr);
     }
-    let args = operands.iter().map(|operand| operand.arg).chain([y.arg]).collect();
-    let elements = y.elements();
-    let work = u64::try_from(elements.saturating_mul(terms)).unwrap_or(u64::MAX);
-    cx.dispatch(kernel.text(&text).element(y.repr), args, numbers, element_groups(elements, y.repr), work);
-    Ok(())
+    let args = operands.iter().map(|operand| operand.arg).chain([sums.arg]).collect();
+    let elements = sums.elements();
+    let work = u64::try_from(elements.saturating_mul(share)).unwrap_or(u64::MAX);
+    let effort = Effort::looping(work, share + share.div_ceil(64));
+    cx.dispatch(kernel.text(&text).element(sums.repr), args, numbers, element_groups(elements, sums.repr), effort);
+    if shares > 1 { Fold::SUM.run(cx, &sums, &[1], &y) } else { Ok(()) }
 }

@@ -45,7 +45,7 @@ pub(crate) const ERF: &str = "fn erf_of(x: f32) -> f32 {
 ";
 
 /// The epilogue of one node.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Epilogue {
     activation: Option<&'static str>,
     alpha: f32,

@@ -4,7 +4,7 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node, ValueId};
-use crate::lower::{Arg, KernelBuilder, Lowering};
+use crate::lower::{Arg, Effort, KernelBuilder, Lowering};
 use crate::ops::Rule;
 use crate::ops::product::{groups_of, padded_rows};
 use crate::ops::shape::params;
@@ -182,7 +182,8 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let numbers = params(&[rows, sizes.n, sizes.blocks(), words, pitch / 4])?;
     let groups = [groups_of(sizes.n, COLUMNS * threads)?, groups_of(rows, tile_rows)?, 1];
     let work = [rows, sizes.n, pitch].iter().fold(1_usize, |work, &size| work.saturating_mul(size));
-    cx.dispatch(kernel, args, numbers, groups, u64::try_from(work).unwrap_or(u64::MAX));
+    let effort = Effort::looping(u64::try_from(work).unwrap_or(u64::MAX), sizes.blocks().saturating_mul(words + 1));
+    cx.dispatch(kernel, args, numbers, groups, effort);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
-use crate::lower::{KernelBuilder, Lowering, Operand, Repr, element_groups};
+use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Repr, element_groups, nested_steps};
 use crate::ops::Rule;
 use crate::ops::shape::params;
 use crate::ops::window::{SPATIAL_MAX, Window, positive, three};
@@ -83,10 +83,23 @@ fn launch(
     if elements == 0 {
         return Ok(());
     }
+    let taps = window.to_three().kernel;
+    let (k0, k1, k2) = (taps[0], taps[1], taps[2]);
+    let (padded, body) = (fold.padded, &fold.body);
+    // One tap: x at flat place `at`, spatial places i0 i1 i2.
+    let tap = format!(
+        "let i2 = o2 * param(16u) + k2 * param(19u) - param(22u);
+                {padded}
+                if (i0 < param(8u) && i1 < param(9u) && i2 < param(10u)) {{
+                    let at = ((plane * param(8u) + i0) * param(9u) + i1) * param(10u) + i2;
+                    let x = load_x(at);
+                    {body}
+                }}"
+    );
+    let (walk, rounds) = nested_steps("k2", "param(13u)", k0.saturating_mul(k1), k2, &tap);
     let text = include_str!("../wgsl/pool.wgsl")
         .replace("START", fold.start)
-        .replace("PADDED", fold.padded)
-        .replace("BODY", &fold.body)
+        .replace("WALK", &walk)
         .replace("FINISH", &fold.finish)
         .replace("ELEMENT", y.repr.wgsl());
     let kernel = KernelBuilder::new(fold.label).read("x", x.repr).text(&text).element(y.repr);
@@ -100,7 +113,13 @@ fn launch(
     let mut numbers = params(&[elements, 0, 0, 0, 0])?;
     numbers.extend(params(&[&sizes[..], &rest[..]].concat().concat())?);
     let work = u64::try_from(elements.saturating_mul(taps)).unwrap_or(u64::MAX);
-    cx.dispatch(kernel, vec![x.arg, y.arg], numbers, element_groups(elements, y.repr), work);
+    cx.dispatch(
+        kernel,
+        vec![x.arg, y.arg],
+        numbers,
+        element_groups(elements, y.repr),
+        Effort::looping(work, rounds + k0),
+    );
     Ok(())
 }
 

@@ -13,7 +13,9 @@ use tile::Tile;
 
 use crate::error::OpError;
 use crate::ir::ValueId;
-use crate::lower::{Arg, GROUPS_MAX, KernelBuilder, KernelSource, Lowering, Operand, Repr, linear_groups};
+use crate::lower::{
+    Arg, Effort, GROUPS_MAX, KernelBuilder, KernelSource, Lowering, Operand, Repr, linear_groups, steps,
+};
 use crate::ops::epilogue::Epilogue;
 use crate::ops::shape::param;
 
@@ -92,7 +94,7 @@ pub(crate) struct Product {
 }
 
 /// First param of the batch dimensions: five for each (size, then strides of a, b, y, bias).
-const FIRST_BATCH_PARAM: usize = 17;
+const FIRST_BATCH_PARAM: usize = 19;
 
 impl Product {
     /// Adds the launches.
@@ -130,7 +132,8 @@ impl Product {
             .fold(1, |work, &size| work.saturating_mul(u64::try_from(size).unwrap_or(u64::MAX)))
     }
 
-    fn params(&self) -> Result<Vec<u32>, OpError> {
+    /// `first_col`: how many columns of the whole product are in front of this part of it.
+    fn params(&self, first_col: usize) -> Result<Vec<u32>, OpError> {
         let (beta, bias_row, bias_col) = self.bias.as_ref().map_or((0.0, 0, 0), |bias| (bias.beta, bias.row, bias.col));
         let mut params = vec![
             param(self.m)?,
@@ -148,6 +151,8 @@ impl Product {
             param(self.a.offset)?,
             param(self.b.offset)?,
             param(self.batch_count())?,
+            param(first_col)?,
+            param(first_col * bias_col)?,
         ];
         params.extend(self.epilogue.params());
         for (d, &size) in self.batch.iter().enumerate() {
@@ -182,12 +187,12 @@ impl Product {
             ));
         }
         kernel = kernel.text(&format!(
-            "fn batch_at(batch: u32) -> vec4<u32> {{\n    var at = vec4<u32>(param(12u), param(13u), 0u, 0u);\n    \
+            "fn batch_at(batch: u32) -> vec4<u32> {{\n    var at = vec4<u32>(param(12u), param(13u), param(15u), param(16u));\n    \
              var rest = batch; var index = 0u;\n{places}    return at;\n}}"
         ));
         let one = self.a.repr.wgsl();
         let put = if one == "f32" {
-            kernel = self.epilogue.add_to(kernel, 15, args);
+            kernel = self.epilogue.add_to(kernel, 17, args);
             "value = bitcast<f32>(param(7u)) * value; ADD\n    return epilogue(value, index);"
         } else {
             "value = ONE(bitcast<f32>(param(7u))) * value; ADD\n    return value;"
@@ -213,6 +218,10 @@ impl Product {
         let kernel = self.shared_text(kernel, &mut args);
         args.push(self.y);
         let one = self.a.repr.wgsl();
+        let term = format!(
+            "sum += load_a(at.x + row * param(3u) + k * param(4u)) * {one}(load_b(at.y + k * param(5u) + col * param(6u)));"
+        );
+        let (sum, rounds) = steps("k", "param(2u)", self.k, &term);
         let kernel = kernel.raw("y", self.output_array()).text(&format!(
             "@compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
@@ -224,15 +233,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let row = (i % of_one) / param(1u);
     let col = i % param(1u);
     var sum = {one}(0);
-    for (var k = 0u; k < param(2u); k++) {{
-        sum += load_a(at.x + row * param(3u) + k * param(4u)) * {one}(load_b(at.y + k * param(5u) + col * param(6u)));
-    }}
-    let index = at.z + row * param(11u) + col;
+{sum}    let index = at.z + row * param(11u) + col;
     y[index] = finished(at, row, col, index, sum);
 }}"
         ));
         let groups = linear_groups(outputs.div_ceil(64));
-        cx.dispatch(kernel.finish(), args, self.params()?, groups, self.work());
+        cx.dispatch(kernel.finish(), args, self.params(0)?, groups, Effort::looping(self.work(), rounds));
         Ok(())
     }
 
@@ -261,12 +267,41 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
             )
             .text(include_str!("../wgsl/matmul_tile.wgsl"));
         let groups = [groups_of(self.n, 64)?, groups_of(self.m, 64)?, groups_of(self.batch_count(), 1)?];
-        cx.dispatch(kernel.finish(), args, self.params()?, groups, self.work());
+        // Each of the 16 steps of a tile and the two passes that fetch it.
+        let rounds = self.k.div_ceil(16).saturating_mul(1 + 4 + 16);
+        cx.dispatch(kernel.finish(), args, self.params(0)?, groups, Effort::looping(self.work(), rounds));
         Ok(())
     }
 
     fn lower_registers(&mut self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         self.align_a(cx)?;
+        // A right-hand matrix that is larger than one binding may be is multiplied a range of columns at a time.
+        let part_words = usize::try_from(cx.tuning.part_words).unwrap_or(usize::MAX);
+        let columns = (part_words / (self.k * PANEL).max(1)).max(1).saturating_mul(PANEL);
+        if self.b_words() <= part_words || self.b.batch.iter().any(|&stride| stride != 0) || columns >= self.n {
+            return self.part(self.b.clone(), self.n).lower_columns(cx, 0);
+        }
+        for first in (0..self.n).step_by(columns) {
+            let b = Matrix { offset: self.b.offset + first * self.b.col, ..self.b.clone() };
+            self.part(b, columns.min(self.n - first)).lower_columns(cx, first)?;
+        }
+        Ok(())
+    }
+
+    /// The same product with another right-hand matrix of so many columns.
+    fn part(&self, b: Matrix, n: usize) -> Self {
+        let (batch, a, bias) = (self.batch.clone(), self.a.clone(), self.bias.clone());
+        let (y_batch, epilogue) = (self.y_batch.clone(), self.epilogue.clone());
+        Self { batch, n, a, b, bias, y_batch, epilogue, ..*self }
+    }
+
+    /// Words from the first to behind the last that the right-hand matrix touches.
+    fn b_words(&self) -> usize {
+        let last = self.b.offset + (self.k.saturating_sub(1)) * self.b.row + (self.n.saturating_sub(1)) * self.b.col;
+        last.max(self.k.saturating_mul(self.n.next_multiple_of(PANEL)).saturating_sub(1)).saturating_add(1)
+    }
+
+    fn lower_columns(mut self, cx: &mut Lowering<'_>, first: usize) -> Result<(), OpError> {
         self.align_b(cx)?;
         let aligned = |number: usize| number.is_multiple_of(4);
         let tile = Tile::of(self.m, self.n, cx.tuning.workgroup_tiles);
@@ -278,7 +313,9 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         let array = if fours { "array<vec4<f32>>" } else { "array<f32>" };
         let kernel: KernelSource =
             kernel.raw("y", array).text(&tile.text(fours, self.n.is_multiple_of(tile.cols))).finish();
-        cx.dispatch(kernel, args, self.params()?, self.tile_groups(tile)?, self.work());
+        let rounds = self.k / 4 + self.k % 4;
+        let effort = Effort::looping(self.work(), rounds);
+        cx.dispatch(kernel, args, self.params(first)?, self.tile_groups(tile)?, effort);
         Ok(())
     }
 
@@ -313,7 +350,10 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         let aligned = |number: usize| number.is_multiple_of(4);
         let b = &self.b;
         let lies_well = b.col == 1 && aligned(b.row) && aligned(b.offset) && b.batch.iter().copied().all(aligned);
-        if lies_well && b.constant.is_none() {
+        if lies_well
+            && b.constant.is_none()
+            && self.b_words() <= usize::try_from(cx.tuning.part_words).unwrap_or(usize::MAX)
+        {
             self.b.col = PANEL;
             return Ok(());
         }

@@ -6,7 +6,7 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Literal, Node};
-use crate::lower::{KernelBuilder, Lowering, Operand, Repr, element_groups};
+use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Repr, element_groups};
 use crate::ops::Rule;
 use crate::ops::product::volume;
 use crate::ops::shape::{axis, params};
@@ -400,6 +400,7 @@ fn along(
     let mut numbers = params(&[elements, size_to, size_from, inner, taps])?;
     numbers.push(extrapolation.to_bits());
     let work = u64::try_from(elements.saturating_mul(taps)).unwrap_or(u64::MAX);
-    cx.dispatch(kernel, vec![from.arg, table, to.arg], numbers, element_groups(elements, to.repr), work);
+    let effort = Effort::looping(work, taps);
+    cx.dispatch(kernel, vec![from.arg, table, to.arg], numbers, element_groups(elements, to.repr), effort);
     Ok(())
 }

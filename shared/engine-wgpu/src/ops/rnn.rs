@@ -6,7 +6,7 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Attribute, ElementType, Node};
-use crate::lower::{Arg, KernelBuilder, KernelSource, Lowering, Repr, linear_groups};
+use crate::lower::{Arg, Effort, KernelBuilder, KernelSource, Lowering, Repr, linear_groups};
 use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Matrix, Product, volume};
@@ -335,7 +335,8 @@ fn launch_step(
     let total = layer.state()?;
     let work = total.saturating_mul(layer.hidden).saturating_mul(layer.cell.gates());
     let work = u64::try_from(work).unwrap_or(u64::MAX);
-    cx.dispatch(kernel, args, layer.numbers(step, step % 2)?, linear_groups(total.div_ceil(64)), work);
+    let effort = Effort::looping(work, layer.hidden);
+    cx.dispatch(kernel, args, layer.numbers(step, step % 2)?, linear_groups(total.div_ceil(64)), effort);
     Ok(())
 }
 

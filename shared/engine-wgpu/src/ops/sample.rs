@@ -3,7 +3,7 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
-use crate::lower::{KernelBuilder, Lowering, Repr, element_groups};
+use crate::lower::{Effort, KernelBuilder, Lowering, Repr, element_groups};
 use crate::ops::Rule;
 use crate::ops::shape::params;
 
@@ -104,6 +104,11 @@ fn lower_grid(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     Ok(())
 }
 
+/// Most samples a bin and direction where a region has as many as pixels; a larger region's answer is NaN, not a guess.
+///
+/// No feature map of the known detectors is as wide; the square must stay under what a software adapter loops.
+const ADAPTIVE_MAX: usize = 250;
+
 fn roi_sizes(node: &Node) -> Result<[usize; 2], OpError> {
     let size = |name: &str| -> Result<usize, OpError> {
         let size = usize::try_from(node.attributes.int(name, 1)?).ok().filter(|&size| size > 0 && size < 1 << 16);
@@ -153,7 +158,9 @@ fn lower_roi(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     if samples > 1 << 12 {
         return Err(OpError::unsupported(format!("{samples} samples a bin")));
     }
-    let text = include_str!("../wgsl/roi_align.wgsl").replace("RESULT", result);
+    let text = include_str!("../wgsl/roi_align.wgsl")
+        .replace("RESULT", result)
+        .replace("ADAPTIVE_MAX", &ADAPTIVE_MAX.to_string());
     let kernel = KernelBuilder::new("roi_align")
         .read("x", x.repr)
         .read("rois", rois.repr)
@@ -164,8 +171,12 @@ fn lower_roi(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     numbers.push(attributes.float("spatial_scale", 1.0)?.to_bits());
     numbers.push(if half_pixel { 0.5_f32 } else { 0.0 }.to_bits());
     numbers.push(u32::from(half_pixel));
+    numbers.push(f32::NAN.to_bits());
     let work = elements.saturating_mul(16 * samples.max(2).pow(2));
+    // As many as pixels: the kernel itself knows how many are too many.
+    let most = if samples == 0 { ADAPTIVE_MAX } else { samples };
+    let effort = Effort::looping(u64::try_from(work).unwrap_or(u64::MAX), most * (most + 1));
     let args = vec![x.arg, rois.arg, batches.arg, y.arg];
-    cx.dispatch(kernel, args, numbers, element_groups(elements, Repr::F32), u64::try_from(work).unwrap_or(u64::MAX));
+    cx.dispatch(kernel, args, numbers, element_groups(elements, Repr::F32), effort);
     Ok(())
 }

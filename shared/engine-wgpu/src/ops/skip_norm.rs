@@ -4,7 +4,7 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
-use crate::lower::{GROUPS_MAX, KernelBuilder, Lowering, THREADS, linear_groups};
+use crate::lower::{Effort, GROUPS_MAX, KernelBuilder, Lowering, THREADS, linear_groups};
 use crate::ops::Rule;
 use crate::ops::shape::param;
 
@@ -138,6 +138,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let epsilon = node.attributes.float("epsilon", EPSILON)?;
     let numbers = vec![param(rows)?, param(width)?, param(skip.elements())?, epsilon.to_bits()];
     let work = x.elements() as u64 * 4;
-    cx.dispatch(kernel.finish(), args, numbers, linear_groups(rows), work);
+    let rounds = width.div_ceil(THREADS as usize).saturating_mul(3);
+    cx.dispatch(kernel.finish(), args, numbers, linear_groups(rows), Effort::looping(work, rounds));
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{ElementType, Graph, Literal, Node};
-use crate::lower::{GROUPS_MAX, KernelBuilder, Lowering, Repr, THREADS, element_groups};
+use crate::lower::{Effort, GROUPS_MAX, KernelBuilder, Lowering, Repr, THREADS, element_groups};
 use crate::ops::Rule;
 use crate::ops::movement::{given, integers, on_host, product, size};
 use crate::ops::shape::{axis, param, params};
@@ -131,7 +131,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let elements = x.elements();
     let numbers = params(&[elements, top.n, top.inner, top.k])?;
     let work = elements as u64 * u64::from(param(top.n)?);
-    cx.dispatch(kernel, vec![x.arg, places], numbers, element_groups(elements, Repr::I32), work);
+    let effort = Effort::looping(work, top.n);
+    cx.dispatch(kernel, vec![x.arg, places], numbers, element_groups(elements, Repr::I32), effort);
     let Some(values) = node.output(0) else { return Ok(()) };
     let y = cx.place(values);
     let text = format!(

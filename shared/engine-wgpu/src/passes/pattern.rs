@@ -5,8 +5,8 @@ use types::Dim;
 use crate::facts::{Fact, Facts, Islands};
 use crate::ir::{ElementType, Graph, Literal, Node, ValueId};
 
-/// Who makes and who reads each value, as of when it was made: values that come later are unknown to it.
-#[derive(Debug)]
+/// Who makes and who reads each value, as of when it was made and told of changes: values that come later are unknown to it.
+#[derive(Debug, Default)]
 pub(super) struct Uses {
     producers: Vec<Option<usize>>,
     /// Readers and requests together.
@@ -22,6 +22,31 @@ impl Uses {
             reads[id.index()] += 1;
         }
         Self { producers: graph.producers(), reads }
+    }
+
+    /// Takes note of a node at a new position.
+    pub(super) fn added(&mut self, at: usize, node: &Node) {
+        let ids = node.inputs.iter().chain(&node.outputs).flatten();
+        let values = ids.map(|id| id.index() + 1).max().unwrap_or(0).max(self.reads.len());
+        self.reads.resize(values, 0);
+        self.producers.resize(values, None);
+        for id in node.inputs.iter().flatten() {
+            self.reads[id.index()] += 1;
+        }
+        for id in node.outputs.iter().flatten() {
+            self.producers[id.index()] = Some(at);
+        }
+    }
+
+    /// Takes note of another node at a known position.
+    pub(super) fn replaced(&mut self, at: usize, before: &Node, after: &Node) {
+        for id in before.inputs.iter().flatten() {
+            self.reads[id.index()] = self.reads[id.index()].saturating_sub(1);
+        }
+        for id in before.outputs.iter().flatten() {
+            self.producers[id.index()] = None;
+        }
+        self.added(at, after);
     }
 
     /// The node that makes this value, and its position.

@@ -5,21 +5,23 @@
 //! device object is made on the way.
 
 mod arena;
+mod parts;
 mod split;
 mod timing;
 mod weights;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arena::Interval;
 pub(crate) use weights::Weights;
 
 use crate::error::{GpuError, ModelError, OpError};
 use crate::facts::{Fact, Facts};
-use crate::gpu::{Gpu, PARAM_BYTES, PARAM_WORDS, Pipeline, PipelineKey};
+use crate::gpu::{Gpu, PARAM_BYTES, PARAM_WORDS, Pipeline, PipelineKey, Place, patience};
 use crate::ir::{Graph, Literal, ValueId};
-use crate::lower::{Arg, Dispatch, Lowering, Repr, WeightPool};
+use crate::lower::{Arg, Dispatch, Lowering, Repr, WeightId, WeightPool};
 
 /// One launch, ready to record.
 #[derive(Debug)]
@@ -74,6 +76,8 @@ pub(crate) struct Plan {
     pub(crate) outputs: Vec<Port>,
     /// Bytes of the activation arena.
     pub(crate) arena_bytes: u64,
+    /// How long a run may take before the device counts as wedged.
+    pub(crate) patience: Duration,
 }
 
 impl Plan {
@@ -95,27 +99,49 @@ impl Plan {
             lowering.node(at).map_err(|source| at_node(graph, at, source))?;
         }
         let Lowering { dispatches, scratch, aliases, .. } = lowering;
-        let dispatches = split::split(dispatches);
-        let layout = Layout::new(gpu, graph, &facts, &dispatches, &scratch, &aliases)?;
-        let needed = layout.total + weights.pending_bytes();
+        let bound = |weight: fn(&Arg) -> Option<WeightId>| -> BTreeSet<WeightId> {
+            dispatches.iter().flat_map(|dispatch| &dispatch.args).filter_map(weight).collect()
+        };
+        let lasting = bound(|arg| if let Arg::Weight(id) = *arg { Some(id) } else { None });
+        let passing = bound(|arg| if let Arg::Known(id) = *arg { Some(id) } else { None });
+        let mut layout = Layout::new(gpu, graph, &facts, &dispatches, &scratch, &aliases)?;
+        let mut known = Weights::of(known);
+        for (pool, ids, place) in [
+            (&weights.pool, &lasting, Arg::Weight as fn(WeightId) -> Arg),
+            (&known.pool, &passing, Arg::Known as fn(WeightId) -> Arg),
+        ] {
+            layout.words.extend(ids.iter().map(|&id| (place(id), pool.word_count(id.0) as u64)));
+        }
+        let needed =
+            known.bytes_with(&passing).saturating_add(weights.bytes_with(&lasting)).saturating_add(layout.total);
         if needed > budget {
             return Err(ModelError::OverBudget { needed, budget });
         }
-        let mut known_weights = Weights::of(known);
-        weights.upload(gpu)?;
-        known_weights.upload(gpu)?;
-        Ok(Self::on_device(gpu, graph, &facts, &dispatches, layout, weights, &known_weights)?)
+        let words = |arg: Arg| layout.words(arg);
+        let cut = dispatches.into_iter().flat_map(|dispatch| parts::cut(dispatch, words, gpu.tuning()));
+        let dispatches = split::split(cut.collect());
+        let bindings_max = gpu.limits().max_storage_buffers_per_shader_stage;
+        let mut parts = Vec::with_capacity(dispatches.len());
+        for dispatch in &dispatches {
+            let found = parts::bindings(dispatch, words, gpu.tuning(), bindings_max);
+            parts.push(found.map_err(|source| at_node(graph, dispatch.node, source))?);
+        }
+        weights.upload(gpu, &lasting)?;
+        known.upload(gpu, &passing)?;
+        let ports = (graph.inputs.as_slice(), graph.outputs.as_slice());
+        let buffers = Buffers { layout, weights, known: &known };
+        Ok(Self::on_device(gpu, ports, &facts, &dispatches, &parts, &buffers)?)
     }
 
     fn on_device(
         gpu: &Gpu,
-        graph: &Graph,
+        (inputs, outputs): (&[ValueId], &[ValueId]),
         facts: &Facts,
         dispatches: &[Dispatch],
-        layout: Layout,
-        weights: &Weights,
-        known: &Weights,
+        parts: &[Vec<u32>],
+        buffers: &Buffers<'_>,
     ) -> Result<Self, GpuError> {
+        let layout = &buffers.layout;
         let buffer = |label, size: u64, usage| {
             let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
             gpu.scoped(|| gpu.device.create_buffer(&descriptor))
@@ -127,20 +153,17 @@ impl Plan {
         let params = buffer("params", slots * PARAM_BYTES, wgpu::BufferUsages::UNIFORM | dst)?;
         gpu.queue.write_buffer(&params, 0, &param_bytes(dispatches));
         let mut launches = Vec::with_capacity(dispatches.len());
-        for (slot, dispatch) in (0_u64..).zip(dispatches) {
-            let read_only = dispatch.args.iter().map(|arg| matches!(arg, Arg::Weight(_) | Arg::Known(_))).collect();
-            let pipeline = gpu.pipeline(PipelineKey { kernel: Arc::clone(&dispatch.kernel), read_only })?;
-            let mut entries = vec![entry(0, &params, slot * PARAM_BYTES, PARAM_BYTES)];
-            for (binding, arg) in (1_u32..).zip(&dispatch.args) {
-                let (buffer, offset, bytes) = match *arg {
-                    Arg::Weight(id) => weights.range(id),
-                    Arg::Known(id) => known.range(id),
-                    Arg::Value(_) | Arg::Scratch(_) => {
-                        let (offset, bytes) = layout.range(*arg);
-                        (&arena, offset, bytes)
-                    }
-                };
-                entries.push(entry(binding, buffer, offset, bytes));
+        for ((slot, dispatch), parts) in (0_u64..).zip(dispatches).zip(parts) {
+            let place =
+                |(arg, &parts): (&Arg, &u32)| Place { read_only: matches!(arg, Arg::Weight(_) | Arg::Known(_)), parts };
+            let places = dispatch.args.iter().zip(parts).map(place).collect();
+            let pipeline = gpu.pipeline(PipelineKey { kernel: Arc::clone(&dispatch.kernel), places })?;
+            let mut entries = vec![entry(0, (&params, slot * PARAM_BYTES, PARAM_BYTES))];
+            for (at, (&arg, &parts)) in dispatch.args.iter().zip(parts).enumerate() {
+                let first = if at + 1 == dispatch.args.len() { dispatch.part } else { 0 };
+                for part in first..first + parts {
+                    entries.push(entry(entries.len(), buffers.part(&arena, arg, part, gpu.tuning().part_words)));
+                }
             }
             let descriptor = wgpu::BindGroupDescriptor {
                 label: Some(dispatch.kernel.label),
@@ -150,11 +173,13 @@ impl Plan {
             let bind_group = gpu.scoped(|| gpu.device.create_bind_group(&descriptor))?;
             launches.push(Launch { label: dispatch.kernel.label, pipeline, bind_group, groups: dispatch.groups });
         }
-        let (inputs, upload_bytes) = ports(&graph.inputs, facts, &layout);
-        let (outputs, readback_bytes) = ports(&graph.outputs, facts, &layout);
+        let (inputs, upload_bytes) = ports(inputs, facts, layout);
+        let (outputs, readback_bytes) = ports(outputs, facts, layout);
         let upload = buffer("upload", upload_bytes, wgpu::BufferUsages::MAP_WRITE | src)?;
         let readback = buffer("readback", readback_bytes, wgpu::BufferUsages::MAP_READ | dst)?;
-        Ok(Self { launches, arena, upload, readback, inputs, outputs, arena_bytes: layout.total })
+        let work = dispatches.iter().fold(0, |work: u64, dispatch| work.saturating_add(dispatch.effort.work));
+        let (arena_bytes, patience) = (layout.total, patience(work));
+        Ok(Self { launches, arena, upload, readback, inputs, outputs, arena_bytes, patience })
     }
 
     /// Number of kernel launches of one inference.
@@ -187,10 +212,37 @@ fn at_node(graph: &Graph, at: usize, source: OpError) -> ModelError {
     ModelError::Node { node: node.name.clone(), operator: node.op.clone(), source }
 }
 
-fn entry(binding: u32, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> wgpu::BindGroupEntry<'_> {
+/// A range of a buffer: offset and bytes.
+type Range<'a> = (&'a wgpu::Buffer, u64, u64);
+
+/// Where the arguments of launches lie.
+struct Buffers<'a> {
+    layout: Layout,
+    weights: &'a Weights,
+    known: &'a Weights,
+}
+
+impl Buffers<'_> {
+    /// A part of an argument; the whole of it, unless it is larger than a binding may be.
+    fn part<'b>(&'b self, arena: &'b wgpu::Buffer, arg: Arg, part: u32, part_words: u64) -> Range<'b> {
+        let of_weight = |weights: &'b Weights, id| weights.pieces(id).nth(part as usize);
+        let found = match arg {
+            Arg::Weight(id) => of_weight(self.weights, id),
+            Arg::Known(id) => of_weight(self.known, id),
+            Arg::Value(_) | Arg::Scratch(_) => None,
+        };
+        found.unwrap_or_else(|| {
+            let (offset, bytes) = self.layout.range(arg);
+            let from = u64::from(part) * part_words * 4;
+            (arena, offset + from, bytes.saturating_sub(from).min(part_words * 4))
+        })
+    }
+}
+
+fn entry(binding: usize, (buffer, offset, bytes): Range<'_>) -> wgpu::BindGroupEntry<'_> {
     let size = std::num::NonZeroU64::new(bytes);
     wgpu::BindGroupEntry {
-        binding,
+        binding: u32::try_from(binding).unwrap_or(u32::MAX),
         resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size }),
     }
 }
@@ -222,6 +274,8 @@ fn ports(ids: &[ValueId], facts: &Facts, layout: &Layout) -> (Vec<Port>, u64) {
 #[derive(Debug)]
 struct Layout {
     ranges: HashMap<Arg, (u64, u64)>,
+    /// Words of each thing that launches read or write, weights included.
+    words: HashMap<Arg, u64>,
     aliases: HashMap<ValueId, ValueId>,
     total: u64,
 }
@@ -259,17 +313,16 @@ impl Layout {
         let mut args: Vec<(Arg, (usize, usize))> = lives.into_iter().collect();
         args.sort_unstable_by_key(|&(arg, _life)| arg);
         let mut intervals = Vec::with_capacity(args.len());
+        let mut sizes = HashMap::with_capacity(args.len());
         for &(arg, (from, to)) in &args {
             let words = match arg {
                 Arg::Value(id) => Repr::of(facts.of(id).dtype).words(facts.of(id).elements()),
                 Arg::Scratch(id) => scratch[id.0].0,
                 Arg::Weight(_) | Arg::Known(_) => 0,
             };
-            let bytes = u64::try_from(words).unwrap_or(u64::MAX).saturating_mul(4).max(4);
-            let limit = gpu.limits().max_storage_buffer_binding_size;
-            if bytes > limit {
-                return Err(ModelError::OverBudget { needed: bytes, budget: limit });
-            }
+            let words = u64::try_from(words).unwrap_or(u64::MAX).max(1);
+            sizes.insert(arg, words);
+            let bytes = words.saturating_mul(4);
             intervals.push(Interval { bytes: bytes.next_multiple_of(alignment), from, to });
         }
         let (offsets, total) = arena::pack(&intervals);
@@ -278,11 +331,16 @@ impl Layout {
         }
         let places = args.iter().zip(offsets.iter().zip(&intervals));
         let ranges = places.map(|(&(arg, _life), (&offset, interval))| (arg, (offset, interval.bytes))).collect();
-        Ok(Self { ranges, aliases: aliases.clone(), total })
+        Ok(Self { ranges, words: sizes, aliases: aliases.clone(), total })
     }
 
     fn root(&self, id: ValueId) -> ValueId {
         self.aliases.get(&id).copied().unwrap_or(id)
+    }
+
+    /// Words of something that launches read or write.
+    fn words(&self, arg: Arg) -> u64 {
+        self.words.get(&arg).copied().unwrap_or(0)
     }
 
     /// Offset and bytes of something in the arena.

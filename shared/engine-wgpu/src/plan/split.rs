@@ -20,18 +20,19 @@ pub(crate) fn split(dispatches: Vec<Dispatch>) -> Vec<Dispatch> {
 }
 
 fn parts(dispatch: Dispatch) -> Vec<Dispatch> {
-    let wanted = u32::try_from(dispatch.work.div_ceil(LAUNCH_WORK_MAX)).unwrap_or(u32::MAX);
+    let wanted = u32::try_from(dispatch.effort.work.div_ceil(LAUNCH_WORK_MAX)).unwrap_or(u32::MAX);
     let (axis, groups) = longest(dispatch.groups);
-    if wanted <= 1 || groups <= 1 || !dispatch.kernel.is_splittable() || dispatch.params.len() > PARAMS_MAX {
+    if wanted <= 1 || groups <= 1 || !dispatch.kernel.is_splittable() || dispatch.params.len() > PARAMS_MAX + 1 {
         return vec![dispatch];
     }
     let ranges = ranges(groups, wanted);
-    let share = dispatch.work / u64::try_from(ranges.len()).unwrap_or(1).max(1);
+    let share = dispatch.effort.work / u64::try_from(ranges.len()).unwrap_or(1).max(1);
     let part = |range: Range<u32>| {
-        let mut part = Dispatch { work: share, ..dispatch.clone() };
+        let mut part = dispatch.clone();
+        part.effort.work = share;
         part.groups[axis] = range.end - range.start;
         part.params.resize(PARAM_WORDS, 0);
-        part.params[PARAMS_MAX + axis] = range.start;
+        part.params[PARAMS_MAX + 1 + axis] = range.start;
         part
     };
     ranges.into_iter().map(part).collect()

@@ -1,15 +1,31 @@
 //! Weights on the device: read-only buffers, filled once, shared by every plan of a session.
 
+use std::collections::BTreeSet;
+
 use crate::error::ModelError;
-use crate::gpu::{Gpu, WEIGHT_BUFFER_BYTES};
+use crate::gpu::Gpu;
 use crate::lower::{WeightId, WeightPool};
 
-/// Where one weight lies.
+/// A piece of a weight: the whole of it, unless it is larger than one binding may be.
 #[derive(Debug, Clone, Copy)]
-struct Slot {
+struct Piece {
+    weight: usize,
+    /// Words of the weight in front of it.
+    from: usize,
+    words: usize,
     buffer: usize,
     offset: u64,
-    bytes: u64,
+}
+
+impl Piece {
+    fn bytes(&self) -> u64 {
+        bytes_of(self.words)
+    }
+}
+
+/// Bytes that so many words take in a buffer, which holds at least one.
+fn bytes_of(words: usize) -> u64 {
+    u64::try_from(words).unwrap_or(u64::MAX).saturating_mul(4).max(4)
 }
 
 /// The weights of a session.
@@ -17,7 +33,8 @@ struct Slot {
 pub(crate) struct Weights {
     /// What kernels asked for; its words are dropped once they are on the device.
     pub(crate) pool: WeightPool,
-    slots: Vec<Slot>,
+    /// Of each weight on the device its pieces, in order.
+    slots: Vec<Vec<Piece>>,
     buffers: Vec<wgpu::Buffer>,
     /// Bytes on the device.
     pub(crate) bytes: u64,
@@ -29,63 +46,84 @@ impl Weights {
         Self { pool, ..Self::default() }
     }
 
-    /// Bytes on the device once everything asked for is uploaded.
-    pub(crate) fn pending_bytes(&self) -> u64 {
-        let words: usize = self.pool.words.iter().map(Vec::len).sum();
-        self.bytes + u64::try_from(words).unwrap_or(u64::MAX).saturating_mul(4)
+    /// Those of these weights that are not on the device.
+    fn missing<'a>(&'a self, used: &'a BTreeSet<WeightId>) -> impl Iterator<Item = usize> + 'a {
+        used.iter().map(|id| id.0).filter(|&at| self.slots.get(at).is_none_or(Vec::is_empty))
     }
 
-    /// Puts weights that are new into buffers of their own.
+    /// Bytes on the device once these are uploaded.
+    pub(crate) fn bytes_with(&self, used: &BTreeSet<WeightId>) -> u64 {
+        self.missing(used).fold(self.bytes, |bytes, at| bytes.saturating_add(bytes_of(self.pool.word_count(at))))
+    }
+
+    /// Puts those of these weights that are new into buffers of their own.
     ///
     /// # Errors
-    /// When one weight is larger than a binding may be, or the driver refuses.
-    pub(crate) fn upload(&mut self, gpu: &Gpu) -> Result<(), ModelError> {
-        let alignment = u64::from(gpu.limits().min_storage_buffer_offset_alignment).max(4);
-        let limit = gpu.limits().max_storage_buffer_binding_size.min(WEIGHT_BUFFER_BYTES);
-        let mut start = self.slots.len();
-        while start < self.pool.words.len() {
-            let buffer = self.buffers.len();
-            let mut size = 0;
-            let mut next = start;
-            while let Some(words) = self.pool.words.get(next) {
-                let bytes = u64::try_from(words.len()).unwrap_or(u64::MAX).saturating_mul(4).max(4);
-                if bytes > limit {
-                    return Err(ModelError::OverBudget { needed: bytes, budget: limit });
-                }
-                if size + bytes > limit {
-                    break;
-                }
-                self.slots.push(Slot { buffer, offset: size, bytes });
-                size = (size + bytes).next_multiple_of(alignment);
-                next += 1;
-            }
-            let filled = self.fill(gpu, start..next, size)?;
+    /// When the driver refuses.
+    pub(crate) fn upload(&mut self, gpu: &Gpu, used: &BTreeSet<WeightId>) -> Result<(), ModelError> {
+        let pieces = self.place(gpu, used);
+        self.slots.resize(self.slots.len().max(self.pool.len()), Vec::new());
+        let mut begin = 0;
+        while let Some(first) = pieces.get(begin) {
+            let buffer = pieces[begin..].iter().take_while(|piece| piece.buffer == first.buffer);
+            let end = begin + buffer.count();
+            let filled = self.fill(gpu, &pieces[begin..end])?;
+            self.bytes += filled.size();
             self.buffers.push(filled);
-            self.bytes += size;
-            start = next;
+            begin = end;
+        }
+        for piece in pieces {
+            self.pool.drop_words(piece.weight);
+            self.slots[piece.weight].push(piece);
         }
         Ok(())
     }
 
-    fn fill(&mut self, gpu: &Gpu, ids: std::ops::Range<usize>, size: u64) -> Result<wgpu::Buffer, ModelError> {
+    /// Where each piece of each new weight goes, buffer by buffer.
+    fn place(&self, gpu: &Gpu, used: &BTreeSet<WeightId>) -> Vec<Piece> {
+        let alignment = u64::from(gpu.limits().min_storage_buffer_offset_alignment).max(4);
+        let part = usize::try_from(gpu.tuning().part_words).unwrap_or(usize::MAX);
+        let (mut buffer, mut end) = (self.buffers.len(), 0);
+        let mut pieces = Vec::new();
+        for weight in self.missing(used) {
+            let count = self.pool.word_count(weight);
+            // An empty weight has a place too.
+            for from in (0..count.max(1)).step_by(part) {
+                let words = (count - from).min(part);
+                if end > 0 && end + bytes_of(words) > bytes_of(part) {
+                    (buffer, end) = (buffer + 1, 0);
+                }
+                let piece = Piece { weight, from, words, buffer, offset: end };
+                end = (end + piece.bytes()).next_multiple_of(alignment);
+                pieces.push(piece);
+            }
+        }
+        pieces
+    }
+
+    /// One buffer with these pieces.
+    fn fill(&mut self, gpu: &Gpu, pieces: &[Piece]) -> Result<wgpu::Buffer, ModelError> {
+        let size = pieces.last().map_or(4, |last| last.offset + last.bytes());
         let descriptor = wgpu::BufferDescriptor {
             label: Some("weights"),
-            size: size.next_multiple_of(4),
+            size,
             usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         };
         let buffer = gpu.scoped(|| gpu.device.create_buffer(&descriptor))?;
-        for id in ids {
-            let words = std::mem::take(&mut self.pool.words[id]);
+        for piece in pieces {
+            let words = self.pool.words(piece.weight);
+            let words = words.get(piece.from..piece.from + piece.words).unwrap_or_default();
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-            gpu.queue.write_buffer(&buffer, self.slots[id].offset, &bytes);
+            gpu.queue.write_buffer(&buffer, piece.offset, &bytes);
         }
+        // Lets go of the copies that wait for the next submission: they may be as large as the model.
+        gpu.queue.submit([]);
         Ok(buffer)
     }
 
-    /// Buffer, offset and bytes of a weight that was uploaded.
-    pub(crate) fn range(&self, id: WeightId) -> (&wgpu::Buffer, u64, u64) {
-        let slot = self.slots[id.0];
-        (&self.buffers[slot.buffer], slot.offset, slot.bytes)
+    /// Buffer, offset and bytes of each piece of a weight that was uploaded.
+    pub(crate) fn pieces(&self, id: WeightId) -> impl Iterator<Item = (&wgpu::Buffer, u64, u64)> {
+        self.slots[id.0].iter().map(|piece| (&self.buffers[piece.buffer], piece.offset, piece.bytes()))
     }
 }

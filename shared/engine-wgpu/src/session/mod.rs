@@ -18,7 +18,7 @@ use types::{Dim, NamedTensor, Signature, Tensor, TensorSpec};
 
 use crate::error::{ModelError, OpError};
 use crate::facts::{Fact, Facts};
-use crate::gpu::{Gpu, SUBMISSION_TIMEOUT};
+use crate::gpu::Gpu;
 use crate::ir::{ElementType, Graph, Literal, ValueId};
 use crate::plan::Weights;
 use crate::segments::{Island, cut, describe};
@@ -151,7 +151,7 @@ impl WgpuSession {
         let begin = Instant::now();
         for plan in self.segments().filter_map(run::Segment::plan) {
             let submission = self.gpu.queue.submit([plan.record(&self.gpu)]);
-            if !self.gpu.wait(submission, SUBMISSION_TIMEOUT)? {
+            if !self.gpu.wait(submission, plan.patience)? {
                 self.gpu.give_up("it did not finish a run in time");
                 self.gpu.check()?;
             }

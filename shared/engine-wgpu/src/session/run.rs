@@ -8,7 +8,7 @@ use engine::{RunControl, RunError};
 use super::PLANS_MAX;
 use crate::error::{GpuError, ModelError, OpError};
 use crate::facts::Fact;
-use crate::gpu::{Gpu, SUBMISSION_TIMEOUT};
+use crate::gpu::Gpu;
 use crate::ir::{Graph, Literal, Node, ValueId};
 use crate::lower::Repr;
 use crate::plan::{Plan, Port, Weights};
@@ -142,7 +142,7 @@ impl Runner<'_> {
             upload(gpu, plan, &given)?;
             let submission = gpu.queue.submit([plan.record(gpu)]);
             plan.readback.map_async(wgpu::MapMode::Read, .., |_result| {});
-            let stopped = wait(gpu, &submission, control)?;
+            let stopped = wait(gpu, &submission, plan.patience, control)?;
             if let Some(stopped) = stopped {
                 plan.readback.unmap();
                 return Err(Stopped::Asked(stopped));
@@ -214,14 +214,19 @@ fn island(node: &Node, constants: &HashMap<ValueId, Literal>, values: &mut Value
 ///
 /// The device cannot be stopped: the wait goes on until it is done either way, so that its memory is free again. That
 /// is short, since long kernels are split and one inference is one submission.
-fn wait(gpu: &Gpu, submission: &wgpu::SubmissionIndex, control: &RunControl) -> Result<Option<RunError>, GpuError> {
+fn wait(
+    gpu: &Gpu,
+    submission: &wgpu::SubmissionIndex,
+    patience: Duration,
+    control: &RunControl,
+) -> Result<Option<RunError>, GpuError> {
     let begin = Instant::now();
     let mut stopped = None;
     while !gpu.wait(submission.clone(), LOOK)? {
         if control.cancel.is_cancelled() {
             stopped = Some(RunError::Cancelled);
         }
-        if begin.elapsed() > SUBMISSION_TIMEOUT {
+        if begin.elapsed() > patience {
             gpu.give_up("it did not finish a run in time");
         }
         gpu.check()?;

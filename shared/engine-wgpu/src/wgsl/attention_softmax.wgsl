@@ -1,5 +1,6 @@
 // Scores to probabilities in place, one thread a row: softcap, mask, softmax over the keys that are not barred.
-// A row whose keys are all barred becomes zeros.
+// A row whose keys are all barred becomes zeros. The words in capitals are filled in by ops/attention.rs, which also has the
+// three walks over the keys.
 // Params: 0 rows, 1 query heads, 2 queries, 3 keys, 4 softcap, 5 6 7 mask strides of batch, head and query, 8 keys the mask
 // knows, 9 whether causal, 10 keys before the queries, 11 12 windows to the left and right (0xffffffff: none).
 const BARRED: f32 = -3.0e38;
@@ -31,21 +32,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let batch = row / param(2u) / param(1u);
     let first = row * param(3u);
     var largest = BARRED;
-    for (var key = 0u; key < param(3u); key++) {
-        let score = softcapped(p[first + key]);
-        let value = biased(score, batch, head, query, key);
-        STORE
-        p[first + key] = value;
-        largest = max(largest, value);
-    }
-    var sum = 0.0;
-    for (var key = 0u; key < param(3u); key++) {
-        let value = p[first + key];
-        var part = 0.0;
-        if (!is_barred(value)) { part = exp(value - largest); }
-        p[first + key] = part;
-        sum += part;
-    }
-    let factor = select(1.0 / sum, 0.0, sum == 0.0);
-    for (var key = 0u; key < param(3u); key++) { p[first + key] = p[first + key] * factor; }
-}
+WALK_SCORES    var sum = 0.0;
+WALK_SUM    let factor = select(1.0 / sum, 0.0, sum == 0.0);
+WALK_SCALE}

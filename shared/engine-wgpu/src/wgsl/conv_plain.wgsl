@@ -1,4 +1,5 @@
-// One output of a convolution over three dimensions; START is the bias or zero.
+// One output of a convolution over three dimensions; The words in capitals are filled in by
+// ops/conv.rs: the bias or zero, and the walk along k2.
 // Params: 1 filters, 2 filters per group, 3 channels per group, 4 channels, then three numbers each: 5 output sizes,
 // 8 input sizes, 11 taps, 14 strides, 17 dilations, 20 padding before.
 fn element(i: u32) -> f32 {
@@ -18,13 +19,7 @@ fn element(i: u32) -> f32 {
             let i0 = o0 * param(14u) + k0 * param(17u) - param(20u);
             for (var k1 = 0u; k1 < param(12u); k1++) {
                 let i1 = o1 * param(15u) + k1 * param(18u) - param(21u);
-                for (var k2 = 0u; k2 < param(13u); k2++) {
-                    let i2 = o2 * param(16u) + k2 * param(19u) - param(22u);
-                    if (i0 < param(8u) && i1 < param(9u) && i2 < param(10u)) {
-                        sum = fma(load_x(((base + i0) * param(9u) + i1) * param(10u) + i2), load_w(at_w), sum);
-                    }
-                    at_w++;
-                }
+WALK                at_w += param(13u);
             }
         }
     }

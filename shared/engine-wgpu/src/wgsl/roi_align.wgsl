@@ -1,5 +1,5 @@
 // One output of RoiAlign. Params: 1 output rows, 2 output columns, 3 channels, 4 rows, 5 columns, 6 samples a bin and
-// direction (0: as many as it has pixels), 7 scale, 8 shift of pixel centres, 9 whether regions may be smaller than a pixel.
+// direction (0: as many as it has pixels), 7 scale, 8 shift of pixel centres, 9 whether regions may be smaller than a pixel, 10 NaN.
 fn sample(base: u32, at_y: f32, at_x: f32) -> vec4<f32> {
     let rows = param(4u);
     let cols = param(5u);
@@ -34,10 +34,14 @@ fn element(i: u32) -> f32 {
     if (param(9u) == 0u) { width = max(width, 1.0); height = max(height, 1.0); }
     let bin_h = height / f32(param(1u));
     let bin_w = width / f32(param(2u));
-    // A region as wide as the image has as many samples as pixels; nothing needs more than the limit.
+    // A region as wide as the image has as many samples as pixels.
     var grid_h = param(6u);
     var grid_w = param(6u);
-    if (grid_h == 0u) { grid_h = u32(clamp(ceil(bin_h), 0.0, 4096.0)); grid_w = u32(clamp(ceil(bin_w), 0.0, 4096.0)); }
+    if (grid_h == 0u) {
+        if (bin_h > ADAPTIVE_MAX.0 || bin_w > ADAPTIVE_MAX.0) { return bitcast<f32>(param(10u)); }
+        grid_h = u32(max(ceil(bin_h), 0.0));
+        grid_w = u32(max(ceil(bin_w), 0.0));
+    }
     let base = (u32(load_batches(roi)) * param(3u) + channel) * param(4u) * param(5u);
     var sum = 0.0;
     var best = 0.0;

@@ -42,8 +42,10 @@ pub(crate) fn judge(engine: &WgpuEngine, case: &Case) -> Verdict {
             break;
         }
     }
+    let refused =
+        first.as_ref().map(|(form, why)| format!(" ({}: {why})", form.as_str())).filter(|_said| wrong.is_some());
     let (form, why) = wrong.or(first).unwrap_or((Form::AsIs, "no form of it can be made".into()));
-    Verdict::Fail(form, why)
+    Verdict::Fail(form, why + &refused.unwrap_or_default())
 }
 
 enum Failure {

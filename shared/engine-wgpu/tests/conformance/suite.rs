@@ -42,8 +42,12 @@ pub(crate) struct Outcome {
 
 /// Opens a device of its own.
 pub(crate) fn open() -> Result<WgpuEngine, GpuError> {
-    let choice = AdapterChoice { allow_software: true, ..AdapterChoice::default() };
-    WgpuEngine::open(&choice, BUDGET_BYTES, None)
+    open_as(AdapterChoice::default())
+}
+
+/// Opens a device that is tuned like this.
+pub(crate) fn open_as(choice: AdapterChoice) -> Result<WgpuEngine, GpuError> {
+    WgpuEngine::open(&AdapterChoice { allow_software: true, ..choice }, BUDGET_BYTES, None)
 }
 
 /// The cases of a suite that `NODE_FILTER` (a part of the name; several are separated by commas) lets through; `None`, having

@@ -6,7 +6,7 @@
 
 use super::{Geometry, Operands, packed_weights};
 use crate::error::OpError;
-use crate::lower::{Arg, KernelBuilder, Lowering, Operand};
+use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand};
 use crate::ops::product::{groups_of, volume};
 use crate::ops::shape::params;
 
@@ -116,7 +116,8 @@ pub(super) fn lower(cx: &mut Lowering<'_>, g: &Geometry, plane: &Plane, operands
         groups_of(tiles, threads)?,
         groups_of(g.images, 1)?,
     ];
-    cx.dispatch(kernel, args, numbers, groups, g.work());
+    let rounds = g.channels_per_group.saturating_mul(plane.kernel[0] + 1);
+    cx.dispatch(kernel, args, numbers, groups, Effort::looping(g.work(), rounds));
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{ElementType, Literal, Node};
-use crate::lower::{KernelBuilder, Lowering, element_groups};
+use crate::lower::{Effort, KernelBuilder, Lowering, element_groups, steps};
 use crate::ops::Rule;
 use crate::ops::movement::{given, on_host, product};
 use crate::ops::shape::{axis, param, params, strides};
@@ -235,14 +235,17 @@ fn lower_nd(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (x, indices, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
     // Params: elements, slice, tuples of a batch, elements of a batch, then size and stride of each addressed dimension.
     let length = tuples.length;
+    let parts: String = (0..length)
+        .map(|k| {
+            let (size, step) = (4 + 2 * k, 5 + 2 * k);
+            format!("    at += index_at(tuple * {length}u + {k}u, param({size}u)) * param({step}u);\n")
+        })
+        .collect();
     let text = format!(
         "{INDEX}\nfn element(i: u32) -> {} {{
     let tuple = i / param(1u);
     var at = (tuple / param(2u)) * param(3u) + i % param(1u);
-    for (var k = 0u; k < {length}u; k++) {{
-        at += index_at(tuple * {length}u + k, param(4u + 2u * k)) * param(5u + 2u * k);
-    }}
-    return load_x(at);
+{parts}    return load_x(at);
 }}",
         y.repr.wgsl()
     );
@@ -311,18 +314,14 @@ fn lower_compress(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (x, condition, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
     let (_shape, inner, n) = compressed(&x.shape, at, picks.len())?;
     // The condition is short and the same for all: each thread counts its own way through it.
+    let look = "if (load_condition(k) != 0) { if (seen == wanted) { index = k; } seen++; }";
+    let (walk, rounds) = steps("k", "param(4u)", condition.elements(), look);
     let text = format!(
         "fn element(i: u32) -> {} {{
     let inner = param(1u); let rest = i / inner;
     let wanted = rest % param(3u);
     var seen = 0u; var index = 0u;
-    for (var k = 0u; k < param(4u); k++) {{
-        if (load_condition(k) != 0) {{
-            if (seen == wanted) {{ index = k; break; }}
-            seen++;
-        }}
-    }}
-    return load_x(((rest / param(3u)) * param(2u) + index) * inner + i % inner);
+{walk}    return load_x(((rest / param(3u)) * param(2u) + index) * inner + i % inner);
 }}",
         y.repr.wgsl()
     );
@@ -331,7 +330,8 @@ fn lower_compress(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let elements = y.elements();
     let numbers = params(&[elements, inner, n, picks.len(), condition.elements()])?;
     let work = elements as u64 * u64::from(param(condition.elements())?);
-    cx.dispatch(kernel, vec![x.arg, condition.arg, y.arg], numbers, element_groups(elements, y.repr), work);
+    let effort = Effort::looping(work, rounds);
+    cx.dispatch(kernel, vec![x.arg, condition.arg, y.arg], numbers, element_groups(elements, y.repr), effort);
     Ok(())
 }
 

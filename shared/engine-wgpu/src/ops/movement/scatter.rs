@@ -8,7 +8,7 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{Literal, Node};
-use crate::lower::{GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, THREADS, element_groups};
+use crate::lower::{Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, THREADS, element_groups, steps};
 use crate::ops::Rule;
 use crate::ops::movement::gather::{INDEX, Tuples, element_axis, wrap};
 use crate::ops::movement::{given, on_host, same_type};
@@ -150,16 +150,14 @@ fn lower_elements(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
             }
         });
     }
-    text.push_str(&format!(
-        "    for (var k = 0u; k < param({}u); k++) {{
-        let place = at + k * param({}u);
-        if (index_at(place, param({}u)) == wanted) {{ value = meet(value, load_updates(place)); }}
-    }}
-    return value;\n}}",
-        at(1, axis),
+    let look = format!(
+        "let place = at + k * param({}u);
+        if (index_at(place, param({}u)) == wanted) {{ value = meet(value, load_updates(place)); }}",
         at(2, axis),
         1 + 3 * rank
-    ));
+    );
+    let (walk, rounds) = steps("k", &format!("param({}u)", at(1, axis)), indices.shape[axis], &look);
+    text.push_str(&format!("{walk}    return value;\n}}"));
     let kernel = KernelBuilder::new("scatter_elements")
         .read("x", x.repr)
         .read("indices", indices.repr)
@@ -174,7 +172,7 @@ fn lower_elements(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     numbers.push(param(x.shape[axis])?);
     let work = search(elements, indices.shape[axis])?;
     let args = vec![x.arg, indices.arg, updates.arg, y.arg];
-    cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), work);
+    cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), Effort::looping(work, rounds));
     Ok(())
 }
 
@@ -249,15 +247,12 @@ fn nd_params(elements: usize, x: &Operand, tuples: &Tuples) -> Result<Vec<u32>, 
 
 /// WGSL of `fn slice_at(tuple)`: the slice that a tuple addresses.
 fn slice_at(length: usize) -> String {
-    format!(
-        "{INDEX}\nfn slice_at(tuple: u32) -> u32 {{
-    var at = 0u;
-    for (var k = 0u; k < {length}u; k++) {{
-        at += index_at(tuple * {length}u + k, param(3u + 2u * k)) * param(4u + 2u * k);
-    }}
-    return at;
-}}\n"
-    )
+    let part = |k: usize| {
+        let (size, step) = (3 + 2 * k, 4 + 2 * k);
+        format!("    at += index_at(tuple * {length}u + {k}u, param({size}u)) * param({step}u);\n")
+    };
+    let parts: String = (0..length).map(part).collect();
+    format!("{INDEX}\nfn slice_at(tuple: u32) -> u32 {{\n    var at = 0u;\n{parts}    return at;\n}}\n")
 }
 
 fn search_nd(
@@ -269,15 +264,14 @@ fn search_nd(
     let [x, indices, updates, y] = operands;
     let elements = y.elements();
     let work = search(elements, tuples.per_batch)?;
+    let look = "if (slice_at(tuple) == i / param(1u)) {
+            value = meet(value, load_updates(tuple * param(1u) + i % param(1u)));
+        }";
+    let (walk, rounds) = steps("tuple", "param(2u)", tuples.per_batch, look);
     let text = format!(
         "{}{}fn element(i: u32) -> {} {{
     var value = load_x(i);
-    for (var tuple = 0u; tuple < param(2u); tuple++) {{
-        if (slice_at(tuple) == i / param(1u)) {{
-            value = meet(value, load_updates(tuple * param(1u) + i % param(1u)));
-        }}
-    }}
-    return value;
+{walk}    return value;
 }}",
         slice_at(tuples.length),
         reduction.wgsl(y.repr),
@@ -290,7 +284,8 @@ fn search_nd(
         .text(&text)
         .element(y.repr);
     let args = vec![x.arg, indices.arg, updates.arg, y.arg];
-    cx.dispatch(kernel, args, nd_params(elements, x, tuples)?, element_groups(elements, y.repr), work);
+    let effort = Effort::looping(work, rounds);
+    cx.dispatch(kernel, args, nd_params(elements, x, tuples)?, element_groups(elements, y.repr), effort);
     Ok(())
 }
 

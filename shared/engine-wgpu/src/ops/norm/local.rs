@@ -3,7 +3,7 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
-use crate::lower::{KernelBuilder, Lowering, Operand, Repr, element_groups};
+use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Repr, element_groups};
 use crate::ops::Rule;
 use crate::ops::elementwise::launch::Element;
 use crate::ops::elementwise::{math, same_float};
@@ -52,7 +52,8 @@ fn lower_lrn(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         attributes.float("bias", 1.0)?.to_bits(),
     ];
     let work = u64::try_from(elements.saturating_mul(size.min(x.shape[1]))).unwrap_or(u64::MAX);
-    cx.dispatch(kernel, vec![x.arg, y.arg], numbers, element_groups(elements, y.repr), work);
+    let effort = Effort::looping(work, size.min(x.shape[1]));
+    cx.dispatch(kernel, vec![x.arg, y.arg], numbers, element_groups(elements, y.repr), effort);
     Ok(())
 }
 

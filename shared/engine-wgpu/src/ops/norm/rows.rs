@@ -5,7 +5,7 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
-use crate::lower::{Arg, KernelBuilder, Lowering, Operand, THREADS, linear_groups};
+use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, THREADS, linear_groups};
 use crate::ops::Rule;
 use crate::ops::shape::{axis, broadcast, broadcast_strides, param, params, strides};
 
@@ -96,7 +96,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 }}"
         );
         let work = u64::try_from(self.count * self.length).unwrap_or(u64::MAX).saturating_mul(4);
-        cx.dispatch(kernel.text(&text).finish(), args, numbers, linear_groups(self.count), work);
+        let rounds = self.length.div_ceil(THREADS as usize).saturating_mul(3);
+        cx.dispatch(
+            kernel.text(&text).finish(),
+            args,
+            numbers,
+            linear_groups(self.count),
+            Effort::looping(work, rounds),
+        );
         Ok(())
     }
 }

@@ -10,7 +10,10 @@ use super::{MICROSOFT, check_bytes, limits};
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
-use crate::lower::{Arg, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, THREADS, element_groups, linear_groups};
+use crate::lower::{
+    Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, THREADS, element_groups, linear_groups,
+    nested_steps,
+};
 use crate::ops::Rule;
 use crate::ops::shape::{axis, broadcast, broadcast_strides, param, params, strides};
 
@@ -224,9 +227,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 }
 
 fn pool_window(node: &Node, x: &[usize]) -> Result<Window, OpError> {
-    if node.attributes.flag("channels_last", false)? {
-        return Err(OpError::unsupported("channels_last is not supported"));
-    }
     let [_images, _channels, input @ ..] = x else {
         return Err(OpError::invalid("it pools fewer than two dimensions"));
     };
@@ -238,15 +238,33 @@ fn pool_window(node: &Node, x: &[usize]) -> Result<Window, OpError> {
 fn infer_pool(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     let x = inputs.at(0)?;
     check_bytes(x)?;
-    let window = pool_window(node, &x.shape)?;
-    let mut shape = x.shape[..2].to_vec();
+    let first = channels_first(node, &x.shape)?;
+    let window = pool_window(node, &first)?;
+    let mut shape = first[..2].to_vec();
     shape.extend(window.output_shape());
-    Ok(vec![Fact::new(x.dtype, shape)])
+    Ok(vec![Fact::new(x.dtype, as_stated(node, shape)?)])
+}
+
+/// The shape with its channels in second place, wherever they lie.
+fn channels_first(node: &Node, shape: &[usize]) -> Result<Vec<usize>, OpError> {
+    let mut shape = shape.to_vec();
+    if node.attributes.flag("channels_last", false)? && shape.len() > 2 {
+        shape[1..].rotate_right(1);
+    }
+    Ok(shape)
+}
+
+/// Undoes [`channels_first`].
+fn as_stated(node: &Node, mut shape: Vec<usize>) -> Result<Vec<usize>, OpError> {
+    if node.attributes.flag("channels_last", false)? && shape.len() > 2 {
+        shape[1..].rotate_left(1);
+    }
+    Ok(shape)
 }
 
 fn lower_pool(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let x = cx.input(node, 0)?;
-    let window = pool_window(node, &x.shape)?;
+    let window = pool_window(node, &channels_first(node, &x.shape)?)?;
     // Like ONNX Runtime: the mean of the real numbers, then quantized; with the padding counts the whole window, even where
     // `ceil_mode` lets it reach beyond.
     let whole = "kernel_d() * kernel_h() * kernel_w()";
@@ -257,17 +275,17 @@ fn lower_pool(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
 fn infer_global(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     let x = inputs.at(0)?;
     check_bytes(x)?;
-    if x.rank() < 3 || node.attributes.flag("channels_last", false)? {
-        return Err(OpError::unsupported("it pools fewer than three dimensions, or channels_last"));
+    if x.rank() < 3 {
+        return Err(OpError::unsupported("it pools fewer than three dimensions"));
     }
-    let mut shape = x.shape.clone();
+    let mut shape = channels_first(node, &x.shape)?;
     shape[2..].fill(1);
-    Ok(vec![Fact::new(x.dtype, shape)])
+    Ok(vec![Fact::new(x.dtype, as_stated(node, shape)?)])
 }
 
 fn lower_global(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let x = cx.input(node, 0)?;
-    let window = Window::whole(&x.shape[2..])?;
+    let window = Window::whole(&channels_first(node, &x.shape)?[2..])?;
     // Like ONNX Runtime: the sum of the integers, scaled once.
     pool(node, cx, &x, &window, "f32(sum) * (n(0u) / (n(2u) * f32(taken)))")
 }
@@ -278,10 +296,21 @@ fn pool(node: &Node, cx: &mut Lowering<'_>, x: &Operand, window: &Window, steps:
     let table = numbers(node, cx, &[1, 2, 3, 4])?;
     let y = cx.output(node, 0)?;
     let (elements, wgsl) = (y.elements(), y.repr.wgsl());
-    let mut sizes = params(&[elements, window.positions()])?;
+    // Elements from one place to the next: where channels lie last, all of them.
+    let step = if node.attributes.flag("channels_last", false)? { x.shape.last().copied().unwrap_or(1) } else { 1 };
+    let mut sizes = params(&[elements, window.positions(), step])?;
     let first = sizes.len();
     sizes.extend(params(&window.params())?);
     let limits = output_limits(node, cx)?;
+    let [k0, k1, k2] = window.kernel;
+    let tap = "let d = d0 + kd * dilation_d(); let h = h0 + kh * dilation_h(); let w = w0 + kw * dilation_w();
+                if (d < input_d() && h < input_h() && w < input_w()) {
+                    let x = i32(load_x(base + ((d * input_h() + h) * input_w() + w) * param(2u))) - zero;
+                    sum += x;
+                    mean += f32(x) * n(0u);
+                    taken++;
+                }";
+    let (walk, rounds) = nested_steps("kw", "kernel_w()", k0.saturating_mul(k1), k2, tap);
     let kernel = KernelBuilder::new("quantized_pool")
         .read("x", x.repr)
         .read("numbers", Repr::F32)
@@ -289,29 +318,28 @@ fn pool(node: &Node, cx: &mut Lowering<'_>, x: &Operand, window: &Window, steps:
         .text(&text(3, wgsl, limits))
         .text(&format!(
             "fn element(i: u32) -> {wgsl} {{
-    var at = i % param(1u); let plane = i / param(1u);
+    let step = param(2u);
+    var at = i / step % param(1u);
+    let base = i / (step * param(1u)) * input_d() * input_h() * input_w() * step + i % step;
     let w0 = (at % output_w()) * stride_w() - pad_w(); at = at / output_w();
     let h0 = (at % output_h()) * stride_h() - pad_h(); let d0 = (at / output_h()) * stride_d() - pad_d();
     let zero = i32(n(1u));
     var sum = 0; var mean = 0.0; var taken = 0u;
     for (var kd = 0u; kd < kernel_d(); kd++) {{
         for (var kh = 0u; kh < kernel_h(); kh++) {{
-            for (var kw = 0u; kw < kernel_w(); kw++) {{
-                let d = d0 + kd * dilation_d(); let h = h0 + kh * dilation_h(); let w = w0 + kw * dilation_w();
-                if (d < input_d() && h < input_h() && w < input_w()) {{
-                    let x = i32(load_x(((plane * input_d() + d) * input_h() + h) * input_w() + w)) - zero;
-                    sum += x;
-                    mean += f32(x) * n(0u);
-                    taken++;
-                }}
-            }}
-        }}
+{walk}        }}
     }}
     return quantize({steps});
 }}"
         ))
         .element(y.repr);
     let work = elements as u64 * window.taps() as u64;
-    cx.dispatch(kernel, vec![x.arg, table, y.arg], sizes, element_groups(elements, y.repr), work);
+    cx.dispatch(
+        kernel,
+        vec![x.arg, table, y.arg],
+        sizes,
+        element_groups(elements, y.repr),
+        Effort::looping(work, rounds + k0),
+    );
     Ok(())
 }

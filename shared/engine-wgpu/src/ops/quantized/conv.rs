@@ -11,7 +11,7 @@ use super::{Points, check_bytes, flip};
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node, OWN_DOMAIN};
-use crate::lower::{KernelBuilder, Lowering, element_groups};
+use crate::lower::{Effort, KernelBuilder, Lowering, element_groups, nested_steps};
 use crate::ops::Rule;
 use crate::ops::shape::params;
 
@@ -163,6 +163,16 @@ fn direct(
     let kernel = w_points.add_to(kernel, "w", all, &mut args, &mut numbers)?;
     let kernel = finish.add_to(kernel, &mut args, &mut numbers)?;
     let wgsl = y.repr.wgsl();
+    let [k0, k1, k2] = sizes.window.kernel;
+    let product = "let d = d0 + kd * dilation_d(); let h = h0 + kh * dilation_h(); let w = w0 + kw * dilation_w();
+                    // Left of the input is far right of it: unsigned numbers wrap.
+                    if (d < input_d() && h < input_h() && w < input_w()) {
+                        let x = i32(load_x((((first + channel) * input_d() + d) * input_h() + h) * input_w() + w));
+                        sum += (x - x_zero) * (i32(load_w(tap + kw)) - w_zero);
+                    }";
+    let rows = sizes.channels.saturating_mul(k0).saturating_mul(k1);
+    let (walk, rounds) = nested_steps("kw", "kernel_w()", rows, k2, product);
+    let rounds = rounds.saturating_add(sizes.channels.saturating_mul(k0 + 1));
     let kernel = kernel.text(&names(first)).text(&format!(
         "fn element(i: u32) -> {wgsl} {{
     var at = i % param(1u);
@@ -175,15 +185,7 @@ fn direct(
     for (var channel = 0u; channel < param(4u); channel++) {{
         for (var kd = 0u; kd < kernel_d(); kd++) {{
             for (var kh = 0u; kh < kernel_h(); kh++) {{
-                for (var kw = 0u; kw < kernel_w(); kw++) {{
-                    let d = d0 + kd * dilation_d(); let h = h0 + kh * dilation_h(); let w = w0 + kw * dilation_w();
-                    // Left of the input is far right of it: unsigned numbers wrap.
-                    if (d < input_d() && h < input_h() && w < input_w()) {{
-                        let x = i32(load_x((((first + channel) * input_d() + d) * input_h() + h) * input_w() + w));
-                        sum += (x - x_zero) * (i32(load_w(tap)) - w_zero);
-                    }}
-                    tap++;
-                }}
+{walk}                tap += kernel_w();
             }}
         }}
     }}
@@ -192,6 +194,6 @@ fn direct(
     ));
     args.push(y.arg);
     let work = elements as u64 * (sizes.channels * sizes.window.taps()) as u64;
-    cx.dispatch(kernel.element(y.repr), args, numbers, element_groups(elements, y.repr), work);
+    cx.dispatch(kernel.element(y.repr), args, numbers, element_groups(elements, y.repr), Effort::looping(work, rounds));
     Ok(())
 }

@@ -5,7 +5,7 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
-use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Repr, THREADS, element_groups};
+use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Repr, THREADS, element_groups};
 use crate::ops::Rule;
 use crate::ops::shape::param;
 
@@ -58,7 +58,8 @@ pub(super) fn parameters(cx: &mut Lowering<'_>, x: &Operand, scale: Arg, point: 
         .text(&reduction("load_x(i)", "load_x(i)", "ranges[2u * group.x] = low; ranges[2u * group.x + 1u] = high;"))
         .finish();
     let groups = [param(shares)?, 1, 1];
-    cx.dispatch(kernel, vec![x.arg, ranges], vec![param(elements)?, param(share)?], groups, elements as u64);
+    let effort = Effort::looping(elements as u64, share.div_ceil(THREADS as usize));
+    cx.dispatch(kernel, vec![x.arg, ranges], vec![param(elements)?, param(share)?], groups, effort);
     // ONNX: the range always holds zero; a range of nothing but zero has scale 1.
     let finish = "let width = high - low; let s = select(width / 255.0, 1.0, width == 0.0);
         scale[0] = s; point[0] = u32(round(clamp(0.0 - low / s, 0.0, 255.0)));";
@@ -69,7 +70,8 @@ pub(super) fn parameters(cx: &mut Lowering<'_>, x: &Operand, scale: Arg, point: 
         .text(&reduction("ranges[2u * i]", "ranges[2u * i + 1u]", finish))
         .finish();
     let params = vec![param(shares)?, param(shares)?];
-    cx.dispatch(kernel, vec![ranges, scale, point], params, [1, 1, 1], shares as u64);
+    let effort = Effort::looping(shares as u64, shares.div_ceil(THREADS as usize));
+    cx.dispatch(kernel, vec![ranges, scale, point], params, [1, 1, 1], effort);
     Ok(())
 }
 

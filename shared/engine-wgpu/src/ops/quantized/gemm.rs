@@ -9,7 +9,7 @@ use super::Points;
 use super::finish::Finish;
 use super::pack::{LANES, Side};
 use crate::error::OpError;
-use crate::lower::{Arg, GROUPS_MAX, KernelBuilder, Lowering, Repr, element_groups};
+use crate::lower::{Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Repr, element_groups};
 use crate::ops::shape::param;
 
 /// Most rows and quads of columns of one thread where the hardware has dot products: 32 sums still fit the registers of
@@ -121,7 +121,8 @@ impl Gemm {
             return Err(OpError::TooLarge(vec![batches, m, n]));
         }
         let work = (m * n * batches) as u64 * depth as u64;
-        cx.dispatch(kernel, args, params, groups, work);
+        let rounds = words + words.div_ceil(EXACT_WORDS);
+        cx.dispatch(kernel, args, params, groups, Effort::looping(work, rounds));
         if wide {
             narrow(cx, y, self.y, self.repr, m * n * batches)?;
         }

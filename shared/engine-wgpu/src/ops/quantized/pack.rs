@@ -8,7 +8,9 @@ use super::geometry::{Window, names};
 use super::{Points, flip};
 use crate::error::OpError;
 use crate::ir::{Literal, ValueId};
-use crate::lower::{Arg, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, THREADS, element_groups, linear_groups};
+use crate::lower::{
+    Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, THREADS, element_groups, linear_groups,
+};
 use crate::ops::shape::params;
 
 /// Values in a word.
@@ -317,6 +319,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     ));
     args.push(out);
     let groups = linear_groups(threads.div_ceil(THREADS as usize));
-    cx.dispatch(kernel.finish(), args, numbers, groups, (threads * taps) as u64);
+    let rounds = taps.saturating_mul(3);
+    cx.dispatch(kernel.finish(), args, numbers, groups, Effort::looping((threads * taps) as u64, rounds));
     Ok(Side { arg: out, unsigned, points })
 }

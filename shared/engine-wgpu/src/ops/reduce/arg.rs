@@ -4,10 +4,10 @@ use super::Lines;
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
-use crate::lower::{KernelBuilder, Lowering, Repr, element_groups};
+use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Repr, element_groups};
 use crate::ops::Rule;
 use crate::ops::elementwise::math;
-use crate::ops::shape::param;
+use crate::ops::shape::{param, params};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -30,6 +30,9 @@ fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     Ok(vec![Fact::new(ElementType::I64, shape)])
 }
 
+/// Elements that one thread looks at; longer lines are looked at in shares, and then the best of each.
+const SHARE: usize = 4096;
+
 fn lower(node: &Node, cx: &mut Lowering<'_>, better: &str) -> Result<(), OpError> {
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
     let (lines, _at) = Lines::along(&x.shape, node.attributes.int("axis", 0)?)?;
@@ -37,21 +40,63 @@ fn lower(node: &Node, cx: &mut Lowering<'_>, better: &str) -> Result<(), OpError
     let equal = if last { "|| v == best" } else { "" };
     // The first NaN is the extreme, as in NumPy.
     let nan = if x.repr == Repr::F32 { "|| (is_nan(v) && !is_nan(best))" } else { "" };
-    let text = format!(
-        "fn element(i: u32) -> i32 {{
-    let n = param(1u); let step = param(2u);
-    let base = (i / step) * n * step + i % step;
-    var best = load_x(base); var at = 0;
-    for (var k = 1u; k < n; k++) {{
-        let v = load_x(base + k * step);
-        if (v {better} best {equal} {nan}) {{ best = v; at = i32(k); }}
+    let better = format!("v {better} best {equal} {nan}");
+    let mut search = Search { x, lines, better, among: None, count: lines.length };
+    while search.count > SHARE {
+        let shares = search.count.div_ceil(SHARE);
+        let words = lines.count().checked_mul(shares).ok_or_else(|| OpError::TooLarge(vec![lines.count(), shares]))?;
+        let best = Operand { arg: cx.scratch(words), repr: Repr::I32, shape: vec![lines.count(), shares] };
+        search.launch(cx, &best, shares)?;
+        search = Search { among: Some(best.arg), count: shares, ..search };
+    }
+    search.launch(cx, &y, 1)
+}
+
+/// A search for the place of the extreme of each line.
+struct Search {
+    x: Operand,
+    lines: Lines,
+    /// WGSL: whether `v` beats `best`.
+    better: String,
+    /// The places to look at, line by line; `None`: all.
+    among: Option<Arg>,
+    /// How many they are in a line.
+    count: usize,
+}
+
+impl Search {
+    /// Launches it, with so many answers a line.
+    fn launch(&self, cx: &mut Lowering<'_>, y: &Operand, shares: usize) -> Result<(), OpError> {
+        // None is empty.
+        let share = if shares == 1 { self.count } else { SHARE };
+        let place = if self.among.is_some() { "u32(load_among(line * param(3u) + k))" } else { "k" };
+        let better = &self.better;
+        let text = format!(
+            "fn element(i: u32) -> i32 {{
+    let step = param(2u); let line = i / param(4u);
+    let base = (line / step) * param(1u) * step + line % step;
+    let begin = (i % param(4u)) * param(5u); let end = min(begin + param(5u), param(3u));
+    var k = begin;
+    var at = {place}; var best = load_x(base + at * step);
+    for (k = begin + 1u; k < end; k++) {{
+        let place = {place}; let v = load_x(base + place * step);
+        if ({better}) {{ best = v; at = place; }}
     }}
-    return at;
+    return i32(at);
 }}"
-    );
-    let kernel = KernelBuilder::new("arg").read("x", x.repr).text(&math::needed_by(&text)).text(&text).element(y.repr);
-    let elements = y.elements();
-    let numbers = vec![param(elements)?, param(lines.length)?, param(lines.inner)?];
-    cx.dispatch(kernel, vec![x.arg, y.arg], numbers, element_groups(elements, y.repr), lines.elements());
-    Ok(())
+        );
+        let mut kernel = KernelBuilder::new("arg").read("x", self.x.repr);
+        let mut args = vec![self.x.arg];
+        if let Some(among) = self.among {
+            kernel = kernel.read("among", Repr::I32);
+            args.push(among);
+        }
+        args.push(y.arg);
+        let kernel = kernel.text(&math::needed_by(&text)).text(&text).element(y.repr);
+        let elements = self.lines.count() * shares;
+        let numbers = params(&[elements, self.lines.length, self.lines.inner, self.count, shares, share])?;
+        let effort = Effort::looping(u64::from(param(elements)?) * u64::from(param(share)?), share);
+        cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), effort);
+        Ok(())
+    }
 }

@@ -4,7 +4,7 @@ use super::Lines;
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Literal, Node};
-use crate::lower::{KernelBuilder, Lowering, THREADS, linear_groups};
+use crate::lower::{Effort, KernelBuilder, Lowering, THREADS, linear_groups, steps};
 use crate::ops::Rule;
 use crate::ops::elementwise::host::given;
 use crate::ops::movement::{integers, on_host};
@@ -40,6 +40,8 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let at = if node.attributes.flag("reverse", false)? { "n - 1u - k" } else { "k" };
     let (before, after) =
         if node.attributes.flag("exclusive", false)? { ("y[at] = sum;", "") } else { ("", "y[at] = sum;") };
+    let step = format!("let at = base + ({at}) * step; let v = load_x(at); {before} sum = sum {join} v; {after}");
+    let (walk, rounds) = steps("k", "n", lines.length, &step);
     let text = format!(
         "@compute @workgroup_size({THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
@@ -49,12 +51,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let n = param(1u); let step = param(2u);
     let base = (line / step) * n * step + line % step;
     var sum = {wgsl}({start});
-    for (var k = 0u; k < n; k++) {{
-        let at = base + ({at}) * step;
-        let v = load_x(at);
-        {before} sum = sum {join} v; {after}
-    }}
-}}"
+{walk}}}"
     );
     let array = match wgsl {
         "f32" => "array<f32>",
@@ -64,7 +61,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let kernel = KernelBuilder::new("cumulative").read("x", x.repr).raw("y", array).text(&text).finish();
     let groups = linear_groups(lines.count().div_ceil(THREADS as usize));
     let numbers = vec![param(lines.count())?, param(lines.length)?, param(lines.inner)?];
-    cx.dispatch(kernel, vec![x.arg, y.arg], numbers, groups, lines.elements());
+    cx.dispatch(kernel, vec![x.arg, y.arg], numbers, groups, Effort::looping(lines.elements(), rounds));
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 //! both lengths.
 
 use crate::error::OpError;
-use crate::lower::{KernelBuilder, Lowering, Operand, Repr, element_groups};
+use crate::lower::{Effort, KernelBuilder, Lowering, Operand, element_groups};
 use crate::ops::elementwise::math;
 use crate::ops::shape::{param, params, strides};
 
@@ -19,13 +19,15 @@ pub(in crate::ops) struct Fold {
     pub(in crate::ops) join: &'static str,
     /// The answer from `a` and the count `n`.
     pub(in crate::ops) finish: &'static str,
-    /// Whether a first walk finds the largest element.
+    /// Whether terms are of the distance to the largest element, which is found first.
     pub(in crate::ops) shifted: bool,
 }
 
 /// Which part of each output's terms a thread takes.
 #[derive(Debug, Clone, Copy)]
-struct Part {
+struct Part<'a> {
+    /// Where the largest element of each output is.
+    most: Option<&'a Operand>,
     /// Terms of one thread.
     share: usize,
     /// Threads of one output.
@@ -34,6 +36,9 @@ struct Part {
     total: usize,
 }
 
+/// The largest element.
+const MOST: Fold = Fold { term: "x", start: "-infinity()", join: "larger(a, b)", finish: "a", shifted: false };
+
 /// Terms below which another thread for the same output does not pay.
 const SHARE_MIN: usize = 4096;
 
@@ -41,6 +46,8 @@ const SHARE_MIN: usize = 4096;
 const SHARES_MAX: usize = 16_384;
 
 impl Fold {
+    /// The sum.
+    pub(in crate::ops) const SUM: Self = Self { term: "x", start: "T(0)", join: "a + b", finish: "a", shifted: false };
     /// The mean.
     pub(in crate::ops) const MEAN: Self =
         Self { term: "x", start: "T(0)", join: "a + b", finish: "a / T(n)", shifted: false };
@@ -59,27 +66,35 @@ impl Fold {
         axes: &[usize],
         y: &Operand,
     ) -> Result<(), OpError> {
+        if !self.shifted {
+            return self.run_from(cx, x, axes, y, None);
+        }
+        let most = Operand { arg: cx.scratch(y.elements()), repr: y.repr, shape: y.shape.clone() };
+        MOST.run_from(cx, x, axes, &most, None)?;
+        self.run_from(cx, x, axes, y, Some(&most))
+    }
+
+    fn run_from(
+        self,
+        cx: &mut Lowering<'_>,
+        x: &Operand,
+        axes: &[usize],
+        y: &Operand,
+        most: Option<&Operand>,
+    ) -> Result<(), OpError> {
         let count: usize = axes.iter().map(|&at| x.shape[at]).product();
         let share = count.div_ceil(SHARES_MAX).max(SHARE_MIN);
         if count <= share {
-            return self.launch(cx, x, axes, y, Part { share: count, shares: 1, total: count });
+            return self.launch(cx, x, axes, y, Part { most, share: count, shares: 1, total: count });
         }
-        if self.shifted {
-            return Err(OpError::unsupported(format!("the logarithm of a sum of {count} exponentials")));
-        }
-        // Long reductions in two steps: it is faster, and software adapters end a thread's loops after 65,535 rounds.
+        // Long reductions in two steps: it is faster, and no thread loops for long.
         let shares = count.div_ceil(share);
         let words = y.elements().saturating_mul(shares);
-        let repr = match x.repr {
-            Repr::I8x4 => Repr::I32,
-            Repr::U8x4 => Repr::U32,
-            Repr::F32 | Repr::I32 | Repr::U32 => x.repr,
-        };
-        let parts = Operand { arg: cx.scratch(words), repr, shape: vec![y.elements(), shares] };
+        let parts = Operand { arg: cx.scratch(words), repr: x.repr.unpacked(), shape: vec![y.elements(), shares] };
         let first = Self { finish: "a", ..self };
-        first.launch(cx, x, axes, &parts, Part { share, shares, total: count })?;
+        first.launch(cx, x, axes, &parts, Part { most, share, shares, total: count })?;
         let second = Self { term: "x", ..self };
-        second.launch(cx, &parts, &[1], y, Part { share: shares, shares: 1, total: count })
+        second.launch(cx, &parts, &[1], y, Part { most, share: shares, shares: 1, total: count })
     }
 
     fn launch(
@@ -88,7 +103,7 @@ impl Fold {
         x: &Operand,
         axes: &[usize],
         y: &Operand,
-        part: Part,
+        part: Part<'_>,
     ) -> Result<(), OpError> {
         let own = strides(&x.shape);
         let kept = joined(&x.shape, &own, |d| !axes.contains(&d));
@@ -99,16 +114,13 @@ impl Fold {
             vec![param(outputs)?, param(count)?, param(part.total)?, param(part.shares)?, param(part.share)?];
         let base = offset("i", &kept, &mut numbers)?;
         let at = offset("r", &gone, &mut numbers)?;
-        let Self { term, start, join, finish, shifted } = self;
-        let first = if shifted {
-            "    var most = -infinity();
-    for (var r = 0u; r < n; r++) { most = larger(most, load_x(base + member(r))); }
-    if (is_inf(most)) { most = select(0.0, most, most > 0.0); }\n"
+        let Self { term, start, join, finish, .. } = self;
+        // exp(inf - inf) is not a number: an infinite sum stays one.
+        let first = if part.most.is_some() {
+            "    let extreme = load_most(i / param(3u)); let most = select(extreme, 0.0, is_inf(extreme) && extreme < 0.0);\n"
         } else {
             ""
         };
-        // exp(inf - inf) is not a number: an infinite sum stays one.
-        let last = if shifted { "select(log(a) + most, most, is_inf(most))" } else { finish };
         let text = format!(
             "alias T = {};
 fn member(r: u32) -> u32 {{ {} }}
@@ -124,16 +136,24 @@ fn element(i: u32) -> {} {{
         total = joined(total, part);
     }}
     let a = total;
-    return {last};
+    return {finish};
 }}",
             x.repr.wgsl(),
             at,
             base,
             y.repr.wgsl(),
         );
-        let kernel = KernelBuilder::new("reduce").read("x", x.repr).text(&math::needed_by(&text)).text(&text);
+        let mut kernel = KernelBuilder::new("reduce").read("x", x.repr);
+        let mut args = vec![x.arg];
+        if let Some(most) = part.most {
+            kernel = kernel.read("most", most.repr);
+            args.push(most.arg);
+        }
+        args.push(y.arg);
+        let kernel = kernel.text(&math::needed_by(&text)).text(&text).element(y.repr);
         let work = u64::try_from(outputs.saturating_mul(part.share)).unwrap_or(u64::MAX);
-        cx.dispatch(kernel.element(y.repr), vec![x.arg, y.arg], numbers, element_groups(outputs, y.repr), work);
+        let effort = Effort::looping(work, part.share + part.share.div_ceil(64));
+        cx.dispatch(kernel, args, numbers, element_groups(outputs, y.repr), effort);
         Ok(())
     }
 }

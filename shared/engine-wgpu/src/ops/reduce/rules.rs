@@ -49,7 +49,7 @@ fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
 }
 
 fn fold(op: &str, repr: Repr) -> Result<Fold, OpError> {
-    let sum = Fold { term: "x", start: "T(0)", join: "a + b", finish: "a", shifted: false };
+    let sum = Fold::SUM;
     let float = repr == Repr::F32;
     let extreme = |float_join, float_start, join, start| Fold {
         join: if float { float_join } else { join },
@@ -73,7 +73,9 @@ fn fold(op: &str, repr: Repr) -> Result<Fold, OpError> {
         "ReduceL1" => Fold::ABSOLUTES,
         "ReduceL2" => Fold { finish: "T(sqrt(f32(a)))", ..Fold::SQUARES },
         "ReduceLogSum" => Fold { finish: "T(log(f32(a)))", ..sum },
-        "ReduceLogSumExp" if float => Fold { term: "exp(x - most)", shifted: true, ..sum },
+        "ReduceLogSumExp" if float => {
+            Fold { term: "exp(x - most)", finish: "select(log(a) + most, most, is_inf(most))", shifted: true, ..sum }
+        }
         other => return Err(OpError::unsupported(format!("{other} of integers"))),
     })
 }

@@ -1,11 +1,11 @@
 //! Softmax, LogSoftmax and Hardmax along one axis; before operator set 13, over all dimensions from that axis on.
 //!
-//! A workgroup takes a line where lines are long and contiguous, one thread takes a line elsewhere.
+//! A workgroup takes a line where lines are long and contiguous, or very long; one thread takes a line elsewhere.
 
 use super::Lines;
 use crate::error::OpError;
 use crate::ir::Node;
-use crate::lower::{KernelBuilder, Lowering, THREADS, linear_groups};
+use crate::lower::{Effort, KernelBuilder, Lowering, THREADS, linear_groups};
 use crate::ops::Rule;
 use crate::ops::elementwise::math;
 use crate::ops::elementwise::same_float;
@@ -23,6 +23,9 @@ const HARD: &str = "select(0.0, 1.0, k == first)";
 
 /// Lines at least this long are worth a workgroup.
 const LONG: usize = 128;
+
+/// Lines at least this long are too long for one thread wherever they lie.
+const VERY_LONG: usize = 4096;
 
 fn lines(node: &Node, shape: &[usize]) -> Result<Lines, OpError> {
     if node.opset >= 13 {
@@ -43,13 +46,16 @@ fn lower(node: &Node, cx: &mut Lowering<'_>, result: &str) -> Result<(), OpError
     if lines.length == 0 || lines.count() == 0 {
         return Ok(());
     }
-    let wide = lines.inner == 1 && lines.length >= LONG && result != HARD;
+    let wide = (lines.inner == 1 && lines.length >= LONG && result != HARD) || lines.length >= VERY_LONG;
     let text = if wide { wide_text(result) } else { narrow_text(result) };
     let text = format!("{}{text}", math::needed_by(&text));
     let kernel = KernelBuilder::new("softmax").raw("x", "array<f32>").raw("y", "array<f32>").text(&text).finish();
     let groups = if wide { lines.count() } else { lines.count().div_ceil(THREADS as usize) };
     let numbers = vec![param(lines.count())?, param(lines.length)?, param(lines.inner)?];
-    cx.dispatch(kernel, vec![x.arg, y.arg], numbers, linear_groups(groups), lines.elements().saturating_mul(4));
+    // Three walks along the line, the one that sums in tiles.
+    let walk = if wide { lines.length.div_ceil(THREADS as usize) } else { lines.length };
+    let effort = Effort::looping(lines.elements().saturating_mul(4), walk.saturating_mul(3) + walk / 64 + 1);
+    cx.dispatch(kernel, vec![x.arg, y.arg], numbers, linear_groups(groups), effort);
     Ok(())
 }
 
@@ -79,36 +85,52 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 }
 
 fn wide_text(result: &str) -> String {
-    format!(
-        "var<workgroup> shared_values: array<f32, {THREADS}>;
-fn spread(lane: u32, value: f32, extreme: bool) -> f32 {{
+    // Only Hardmax asks which of equal elements comes first.
+    let first = if result == HARD {
+        "    var own = n;
+    for (var k = lane; k < n; k += THREADSu) {
+        let v = x[base + k * step];
+        if (own == n && (v == most || (is_nan(v) && is_nan(most)))) { own = k; }
+    }
+    workgroupBarrier();
+    shared_values[lane] = bitcast<f32>(own);
+    workgroupBarrier();
+    var first = n;
+    for (var other = 0u; other < THREADSu; other++) { first = min(first, bitcast<u32>(shared_values[other])); }
+"
+    } else {
+        "    var sum = 0.0;
+    for (var k = lane; k < n; k += THREADSu) { sum += exp(x[base + k * step] - most); }
+    sum = spread(lane, sum, false);
+"
+    };
+    let text = "var<workgroup> shared_values: array<f32, THREADS>;
+fn spread(lane: u32, value: f32, extreme: bool) -> f32 {
     workgroupBarrier();
     shared_values[lane] = value;
     workgroupBarrier();
-    for (var half = {THREADS}u / 2u; half > 0u; half = half / 2u) {{
-        if (lane < half) {{
+    for (var half = THREADSu / 2u; half > 0u; half = half / 2u) {
+        if (lane < half) {
             let a = shared_values[lane]; let b = shared_values[lane + half];
             shared_values[lane] = select(a + b, larger(a, b), extreme);
-        }}
+        }
         workgroupBarrier();
-    }}
+    }
     return shared_values[0];
-}}
-@compute @workgroup_size({THREADS})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
+}
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let place = group + group_base();
     let line = place.y * 65535u + place.x;
-    let n = param(1u);
+    let n = param(1u); let step = param(2u);
     // Surplus workgroups repeat the last line: barriers must be met by all.
-    let base = min(line, param(0u) - 1u) * n;
+    let own_line = min(line, param(0u) - 1u);
+    let base = (own_line / step) * n * step + own_line % step;
     var most = x[base];
-    for (var k = lane; k < n; k += {THREADS}u) {{ most = larger(most, x[base + k]); }}
+    for (var k = lane; k < n; k += THREADSu) { most = larger(most, x[base + k * step]); }
     most = spread(lane, most, true);
-    var sum = 0.0;
-    for (var k = lane; k < n; k += {THREADS}u) {{ sum += exp(x[base + k] - most); }}
-    sum = spread(lane, sum, false);
-    if (line >= param(0u)) {{ return; }}
-    for (var k = lane; k < n; k += {THREADS}u) {{ let x = x[base + k]; y[base + k] = {result}; }}
-}}"
-    )
+FIRST    if (line >= param(0u)) { return; }
+    for (var k = lane; k < n; k += THREADSu) { let at = base + k * step; let x = x[at]; y[at] = RESULT; }
+}";
+    text.replace("FIRST", first).replace("THREADS", &THREADS.to_string()).replace("RESULT", result)
 }

@@ -5,7 +5,7 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
-use crate::lower::{KernelBuilder, Lowering, element_groups};
+use crate::lower::{Effort, KernelBuilder, Lowering, element_groups, steps};
 use crate::ops::Rule;
 use crate::ops::elementwise::math;
 use crate::ops::movement::{integers, optional_integers, size};
@@ -95,6 +95,17 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     } else {
         "let mirrored = false; let at = t;"
     };
+    let term = format!(
+        "{mirror}
+        if (at < given) {{
+            let place = ((outer * given + at) * inner + column) * parts;
+            let re = load_x(place);
+            var im = 0.0;
+            if (parts == 2u) {{ im = load_x(place + 1u); }}
+            sum += turned(k, t, n, back, re, select(im, -im, mirrored));
+        }}"
+    );
+    let (walk, rounds) = steps("t", "n", length, &term);
     let text = format!(
         "{TURN}fn element(i: u32) -> f32 {{
     let n = param(1u); let given = param(2u); let inner = param(3u); let bins = param(4u);
@@ -102,16 +113,7 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let part = i % out_parts; let column = (i / out_parts) % inner;
     let k = (i / (out_parts * inner)) % bins; let outer = i / (out_parts * inner * bins);
     var sum = vec2<f32>(0.0, 0.0);
-    for (var t = 0u; t < n; t++) {{
-        {mirror}
-        if (at >= given) {{ continue; }}
-        let place = ((outer * given + at) * inner + column) * parts;
-        let re = load_x(place);
-        var im = 0.0;
-        if (parts == 2u) {{ im = load_x(place + 1u); }}
-        sum += turned(k, t, n, back, re, select(im, -im, mirrored));
-    }}
-    if (back) {{ sum = sum / f32(n); }}
+{walk}    if (back) {{ sum = sum / f32(n); }}
     return select(sum.x, sum.y, part == 1u);
 }}"
     );
@@ -122,7 +124,8 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         numbers.push(param(number)?);
     }
     let work = u64::try_from(elements.saturating_mul(length)).unwrap_or(u64::MAX).saturating_mul(16);
-    cx.dispatch(kernel, vec![x.arg, y.arg], numbers, element_groups(elements, y.repr), work);
+    let effort = Effort::looping(work, rounds);
+    cx.dispatch(kernel, vec![x.arg, y.arg], numbers, element_groups(elements, y.repr), effort);
     Ok(())
 }
 
@@ -157,20 +160,21 @@ fn lower_stft(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (length, step, shape) = frames(node, Inputs(&cx.input_facts(node)))?;
     let (x, window, y) = (cx.input(node, 0)?, cx.optional_input(node, 2)?, cx.output(node, 0)?);
     let weight = if window.is_some() { "load_window(t)" } else { "1.0" };
+    let term = format!(
+        "let place = (batch * signal + frame * step + t) * parts;
+        let weight = {weight};
+        var im = 0.0;
+        if (parts == 2u) {{ im = load_x(place + 1u) * weight; }}
+        sum += turned(k, t, n, false, load_x(place) * weight, im);"
+    );
+    let (walk, rounds) = steps("t", "n", length, &term);
     let text = format!(
         "{TURN}fn element(i: u32) -> f32 {{
     let n = param(1u); let step = param(2u); let signal = param(3u); let frames = param(4u); let bins = param(5u);
     let parts = param(6u);
     let k = (i / 2u) % bins; let frame = (i / (2u * bins)) % frames; let batch = i / (2u * bins * frames);
     var sum = vec2<f32>(0.0, 0.0);
-    for (var t = 0u; t < n; t++) {{
-        let place = (batch * signal + frame * step + t) * parts;
-        let weight = {weight};
-        var im = 0.0;
-        if (parts == 2u) {{ im = load_x(place + 1u) * weight; }}
-        sum += turned(k, t, n, false, load_x(place) * weight, im);
-    }}
-    return select(sum.x, sum.y, (i & 1u) == 1u);
+{walk}    return select(sum.x, sum.y, (i & 1u) == 1u);
 }}"
     );
     let mut kernel = KernelBuilder::new("stft").read("x", x.repr);
@@ -187,6 +191,6 @@ fn lower_stft(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     }
     let work = u64::try_from(elements.saturating_mul(length)).unwrap_or(u64::MAX).saturating_mul(16);
     let kernel = kernel.text(&math::needed_by(&text)).text(&text).element(y.repr);
-    cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), work);
+    cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), Effort::looping(work, rounds));
     Ok(())
 }

@@ -1,0 +1,93 @@
+//! A launch as data: kernel, arguments, numbers, workgroups, effort; and what of the device its making depends on.
+
+use std::sync::Arc;
+
+use super::{KernelSource, WeightId};
+use crate::ir::ValueId;
+
+/// Space that lives only inside one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ScratchId(pub usize);
+
+/// What stands at one binding of a dispatch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Arg {
+    /// A value of the graph in the activation arena.
+    Value(ValueId),
+    /// Scratch space in the activation arena.
+    Scratch(ScratchId),
+    /// A read-only weight of the session.
+    Weight(WeightId),
+    /// A read-only value that is known at the shapes of this plan only.
+    Known(WeightId),
+}
+
+/// Most threads in one dimension of a dispatch, in workgroups (WebGPU's default limit).
+pub const GROUPS_MAX: u32 = 65_535;
+
+/// One kernel launch, as data.
+#[derive(Debug, Clone)]
+pub struct Dispatch {
+    /// The kernel; equal text means one pipeline.
+    pub kernel: Arc<KernelSource>,
+    /// What stands at its storage bindings, in the kernel's order.
+    pub args: Vec<Arg>,
+    /// The numbers in its uniform slot.
+    pub params: Vec<u32>,
+    /// Workgroups in each dimension.
+    pub groups: [u32; 3],
+    /// What it costs.
+    pub effort: Effort,
+    /// Which part of its output it writes, where that is larger than a binding may be; see [`part_words`].
+    pub part: u32,
+    /// The node it is for.
+    pub node: usize,
+}
+
+/// What a launch costs, as far as it can be told beforehand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Effort {
+    /// Rough work in elementary operations, from which a dispatch over 50 ms is foreseen and split.
+    pub work: u64,
+    /// Most rounds that all loops over data make in one thread together (in one call of `element`), so that a driver which
+    /// ends them early is not trusted with more.
+    pub rounds: u64,
+}
+
+impl Effort {
+    /// The effort of a kernel whose threads loop over data.
+    #[must_use]
+    pub fn looping(work: u64, rounds: usize) -> Self {
+        // A loop over nothing is a loop still.
+        Self { work, rounds: u64::try_from(rounds.max(1)).unwrap_or(u64::MAX) }
+    }
+}
+
+/// The effort of a kernel without loops over data.
+impl From<u64> for Effort {
+    fn from(work: u64) -> Self {
+        Self { work, rounds: 0 }
+    }
+}
+
+/// Most rounds of all loops together in one thread on a software adapter.
+///
+/// Mesa's llvmpipe ends every loop without a word once a thread has made 65,535 rounds, whichever loops they were in
+/// (`LP_MAX_TGSI_LOOP_ITERATIONS` in `gallivm`; measured with Mesa 22.3.6: nesting does not help). The rest is for loops that the
+/// text itself bounds.
+pub const SOFTWARE_ROUNDS_MAX: u64 = 65_000;
+
+/// What of the device the choice of kernels depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// A real GPU: tiles in workgroup memory pay. On a software adapter register tiles alone are faster (measured 3x).
+    pub workgroup_tiles: bool,
+    /// The device has integer dot products in hardware (`dot4I8Packed` beats unpacking to `f32`).
+    pub integer_dot: bool,
+    /// Most invocations in one workgroup.
+    pub invocations_max: u32,
+    /// Most rounds of all loops of one thread; see [`SOFTWARE_ROUNDS_MAX`].
+    pub rounds_max: u64,
+    /// Words of one part of what is larger than one binding may be; see [`part_words`].
+    pub part_words: u64,
+}
