@@ -4,10 +4,18 @@
 //! quality, latency) is run through an [`engine::Engine`] that is handed in. Fed by the operator's command line
 //! (`cloud-hub model compress`). Knows no network and no trust.
 
+mod constants;
+mod dense;
+mod embedding;
 mod error;
+pub mod gram;
+mod linear;
 mod report;
 mod selection;
+mod sweep;
+pub mod weight_only;
 
 pub use error::CompressError;
+pub use gram::Grams;
 pub use report::{Report, Skipped};
 pub use selection::Selection;
