@@ -6,8 +6,10 @@
 
 mod constants;
 mod dense;
+pub mod dequantize;
 mod embedding;
 mod error;
+pub mod examples;
 pub mod gram;
 mod linear;
 mod report;
@@ -15,7 +17,9 @@ mod selection;
 mod sweep;
 pub mod weight_only;
 
+pub use dequantize::dequantize;
 pub use error::CompressError;
+pub use examples::Examples;
 pub use gram::Grams;
 pub use report::{Report, Skipped};
 pub use selection::Selection;
