@@ -7,10 +7,12 @@
 mod constants;
 mod dense;
 pub mod dequantize;
+pub mod dynamic_int8;
 mod embedding;
 mod error;
 pub mod examples;
 pub mod gram;
+pub mod half_precision;
 mod linear;
 mod report;
 mod selection;
