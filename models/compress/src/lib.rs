@@ -14,6 +14,7 @@ pub mod examples;
 pub mod gram;
 pub mod half_precision;
 mod linear;
+pub mod prune;
 mod report;
 mod selection;
 mod sweep;
