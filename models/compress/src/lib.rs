@@ -17,7 +17,6 @@ mod linear;
 pub mod prune;
 mod report;
 mod selection;
-mod sweep;
 pub mod weight_only;
 
 pub use dequantize::dequantize;

@@ -60,6 +60,7 @@ pub(crate) fn observe(
 
 /// Runs the model on lavapipe or a real GPU; `None` (after saying why) without any device.
 pub(crate) fn on_wgpu(model: &Model, requests: &[Vec<NamedTensor>]) -> Option<Vec<Vec<NamedTensor>>> {
+    // One at a time: a device in software takes the whole machine, and a run that is too slow loses it.
     static ENGINE: LazyLock<Option<Mutex<WgpuEngine>>> = LazyLock::new(|| {
         let choice = AdapterChoice { allow_software: true, ..AdapterChoice::default() };
         let opened = WgpuEngine::open(&choice, BUDGET_BYTES, None);

@@ -1,6 +1,7 @@
 //! The pass over the graph.
 
 use onnx_graph::proto::{AttributeProto, NodeProto, TensorProto};
+use onnx_graph::rewrite::remove_dead;
 use onnx_graph::{Attributes, Graph, Model, Names, Uses, Values};
 
 use super::follow::{Followed, Part, follow};
@@ -10,7 +11,7 @@ use super::{Compensation, Options, importance};
 use crate::constants::Constants;
 use crate::gram::Grams;
 use crate::linear::{Linear, transpose};
-use crate::sweep::sweep;
+
 use crate::{CompressError, Report};
 
 /// Takes channels out.
@@ -54,7 +55,7 @@ pub fn prune(model: &Model, options: &Options, grams: &Grams) -> Result<(Model, 
     }
     tell(&model.graph, &followed, &kept, &mut report);
     made.graph.nodes = nodes;
-    sweep(&mut made.graph);
+    remove_dead(&mut made.graph);
     Ok((made, report))
 }
 
