@@ -4,10 +4,12 @@
 //! quality, latency) is run through an [`engine::Engine`] that is handed in. Fed by the operator's command line
 //! (`cloud-hub model compress`). Knows no network and no trust.
 
+pub mod calibrate;
 mod error;
 pub mod examples;
 mod report;
 mod selection;
+pub mod static_int8;
 
 pub use error::CompressError;
 pub use examples::Examples;
