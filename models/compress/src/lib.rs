@@ -7,11 +7,13 @@
 pub mod calibrate;
 mod error;
 pub mod examples;
+mod prepare;
 mod report;
 mod selection;
 pub mod static_int8;
 
 pub use error::CompressError;
 pub use examples::Examples;
+pub use prepare::prepare;
 pub use report::{Report, Skipped};
 pub use selection::Selection;
