@@ -40,7 +40,7 @@ fn minilm_keeps_its_embeddings_at_a_quarter_of_the_size() {
 fn dynamic_minilm_runs_on_wgpu_alike_and_comes_back_to_floats() {
     let (Some(engine), Some(full)) = (judge::runtime(), minilm::full()) else { return };
     let (made, _report) = quantize(&full, &Options { embeddings: false, ..Options::default() }).unwrap();
-    let requests = &minilm::requests()[..2];
+    let requests = &minilm::short();
     let wanted = minilm::embeddings(&judge::answers(&engine, &made, requests));
     if let Some(found) = judge::on_wgpu(&made, requests) {
         assert!(judge::least_cosine(&wanted, &minilm::embeddings(&found)) > 0.999);
