@@ -33,6 +33,7 @@ pub fn quantize(model: &Model, options: &Options) -> Result<(Model, Report), Com
     }
     let uses = Uses::of(&model.graph);
     let mut report = Report::of("dynamic-int8");
+    report.tell_of_subgraphs(&model.graph);
     let mut made = model.clone();
     let names = Names::of(&model.graph);
     let constants = Constants::of(&model.graph, &uses);

@@ -16,6 +16,7 @@ use onnx_graph::{Attributes, ElementType, Graph, Model, Names, Uses, Values, sub
 use super::Options;
 use super::weights::{Losses, of_floats, overflows};
 
+use crate::calibrate::Ranges;
 use crate::{CompressError, Report};
 
 /// First operator set whose common operators all take f16.
@@ -120,19 +121,16 @@ const TAKING: [&str; 91] = [
 const COMPARING: [&str; 9] =
     ["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsNaN", "ScatterElements", "ScatterND", "Where"];
 
-pub(super) fn convert(
-    model: &Model,
-    options: &Options,
-    peaks: &HashMap<String, f32>,
-) -> Result<(Model, Report), CompressError> {
+pub(super) fn convert(model: &Model, options: &Options, seen: &Ranges) -> Result<(Model, Report), CompressError> {
     let opset = model.opset("").unwrap_or(0);
     if opset < OPSET {
         let why = format!("f16 needs operator set {OPSET}: convert the model first");
         return Err(CompressError::Option { option: "model", value: format!("of operator set {opset}"), why });
     }
     let mut report = Report::of("f16");
+    report.tell_of_subgraphs(&model.graph);
     let types = infer(model, &HashMap::new());
-    let choice = Choice { graph: &model.graph, types: &types, options, peaks };
+    let choice = Choice { graph: &model.graph, types: &types, options, seen };
     let halved: Vec<bool> =
         model.graph.nodes.iter().map(|node| choice.takes(node, &mut report)).collect::<Result<_, _>>()?;
     let mut made = model.clone();
@@ -184,7 +182,7 @@ struct Choice<'a> {
     graph: &'a Graph,
     types: &'a Types,
     options: &'a Options,
-    peaks: &'a HashMap<String, f32>,
+    seen: &'a Ranges,
 }
 
 impl Choice<'_> {
@@ -209,15 +207,19 @@ impl Choice<'_> {
             return Ok(false);
         } else if self.beyond_f16(node)? {
             "one of its weights is beyond f16"
-        } else if floats()
-            .any(|name| self.peaks.get(name).is_some_and(|&peak| peak.is_nan() || peak > f16::MAX.to_f32()))
-        {
+        } else if floats().any(|name| self.went_beyond(name)) {
             "one of its values went beyond f16 on the examples"
         } else {
             return Ok(true);
         };
         report.skip(node, reason);
         Ok(false)
+    }
+
+    /// Whether a value went beyond f16 on the examples.
+    fn went_beyond(&self, name: &str) -> bool {
+        let most = self.seen.found.get(name).map(|range| range.low.abs().max(range.high.abs()));
+        self.seen.unbounded.contains(name) || most.is_some_and(|most| most > f16::MAX.to_f32())
     }
 
     fn beyond_f16(&self, node: &NodeProto) -> Result<bool, CompressError> {

@@ -43,6 +43,7 @@ pub fn quantize(model: &Model, options: &Options, grams: &Grams) -> Result<(Mode
     check(model, options)?;
     let uses = Uses::of(&model.graph);
     let mut report = Report::of("weight-only");
+    report.tell_of_subgraphs(&model.graph);
     let mut made = model.clone();
     let names = Names::of(&model.graph);
     let mut pass = Pass {

@@ -31,7 +31,7 @@ pub(crate) fn runtime() -> Option<OrtEngine> {
 
 /// Runs a model on each request and gives the outputs of each.
 pub(crate) fn answers(engine: &dyn Engine, model: &Model, requests: &[Vec<NamedTensor>]) -> Vec<Vec<NamedTensor>> {
-    let mut session = engine.load(model.to_bytes().into(), &LoadOptions::default()).unwrap();
+    let mut session = engine.load(model.to_bytes().unwrap().into(), &LoadOptions::default()).unwrap();
     requests.iter().map(|request| session.run(request, &[], &RunControl::default()).unwrap()).collect()
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn observe(
         .graph
         .outputs
         .extend(names.iter().filter(|name| !known.contains(name) && !inputs.contains(name)).map(value));
-    let mut session = engine.load(exposed.to_bytes().into(), &LoadOptions::default()).unwrap();
+    let mut session = engine.load(exposed.to_bytes().unwrap().into(), &LoadOptions::default()).unwrap();
     for request in requests {
         see(request);
         see(&session.run(request, &[], &RunControl::default()).unwrap());
@@ -66,7 +66,7 @@ pub(crate) fn on_wgpu(model: &Model, requests: &[Vec<NamedTensor>]) -> Option<Ve
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let choice = AdapterChoice { allow_software: true, ..AdapterChoice::default() };
     let engine = WgpuEngine::open(&choice, BUDGET_BYTES, None).map_err(|error| println!("skipped: {error}")).ok()?;
-    let mut session = engine.load_checked(&model.to_bytes()).unwrap();
+    let mut session = engine.load_checked(&model.to_bytes().unwrap()).unwrap();
     let run = |request: &Vec<NamedTensor>| match session.run(request, &[], &RunControl::default()) {
         Err(RunError::Lost(why)) => {
             println!("skipped: this machine is too busy for a device in software: {why}");
@@ -89,7 +89,7 @@ pub(crate) fn check(model: &Model) {
     let script = "import sys, onnx; onnx.checker.check_model(onnx.load_from_string(sys.stdin.buffer.read()))";
     let mut child =
         Command::new(python).args(["-c", script]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(&model.to_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(&model.to_bytes().unwrap()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "onnx.checker: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -20,7 +20,7 @@ fn parameters(model: &Model) -> usize {
 
 /// The time of one request; the least of several, because others use this machine too.
 fn latency(engine: &engine::OrtEngine, model: &Model, request: &[types::NamedTensor]) -> Duration {
-    let mut session = engine.load(model.to_bytes().into(), &LoadOptions::default()).unwrap();
+    let mut session = engine.load(model.to_bytes().unwrap().into(), &LoadOptions::default()).unwrap();
     let once = |_round| {
         let started = Instant::now();
         session.run(request, &[], &RunControl::default()).unwrap();

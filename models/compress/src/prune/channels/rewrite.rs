@@ -29,6 +29,7 @@ pub fn prune(model: &Model, options: &Options, grams: &Grams) -> Result<(Model, 
     let constants = Constants::of(&model.graph, &uses);
     let followed = follow(&model.graph, &uses, constants);
     let mut report = Report::of("prune-channels");
+    report.tell_of_subgraphs(&model.graph);
     let kept = importance::kept(&model.graph, constants, &followed, options, grams)?;
     if kept.iter().all(|&kept| kept) {
         tell(&model.graph, &followed, &kept, &mut report);
