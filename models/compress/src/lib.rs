@@ -4,10 +4,28 @@
 //! quality, latency) is run through an [`engine::Engine`] that is handed in. Fed by the operator's command line
 //! (`cloud-hub model compress`). Knows no network and no trust.
 
+pub mod calibrate;
+mod constants;
+mod dense;
+pub mod dequantize;
+pub mod dynamic_int8;
+mod embedding;
 mod error;
+pub mod examples;
+pub mod gram;
+pub mod half_precision;
+mod linear;
+mod prepare;
+pub mod prune;
 mod report;
 mod selection;
+pub mod static_int8;
+pub mod weight_only;
 
+pub use dequantize::dequantize;
 pub use error::CompressError;
+pub use examples::Examples;
+pub use gram::Grams;
+pub use prepare::prepare;
 pub use report::{Report, Skipped};
 pub use selection::Selection;
