@@ -5,9 +5,11 @@
 //! (`cloud-hub model compress`). Knows no network and no trust.
 
 mod error;
+pub mod examples;
 mod report;
 mod selection;
 
 pub use error::CompressError;
+pub use examples::Examples;
 pub use report::{Report, Skipped};
 pub use selection::Selection;

@@ -1,0 +1,357 @@
+//! Real inputs, and what they really show, read from the operator's files.
+//!
+//! Fed by `.npz` files; feeds calibration and everything that judges a model. Holds no more than one batch at a time, so
+//! that gigabytes of examples need no more memory than one.
+
+mod column;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use types::{DType, Dim, NamedTensor, Signature, Tensor, TensorSpec};
+
+use crate::CompressError;
+use column::{Column, Rows};
+
+/// Most examples of one set. Calibration wants hundreds, an evaluation thousands.
+pub const EXAMPLES_MAX: usize = 1_000_000;
+
+/// Most files of a folder of examples: each is opened on its own.
+pub const FILES_MAX: usize = 100_000;
+
+/// The array that holds what each example shows; it is no input.
+pub const LABELS: &str = "labels";
+
+/// A set of examples on disk, and which of them are meant. Clones share what was read.
+#[derive(Debug, Clone)]
+pub struct Examples {
+    source: Arc<Source>,
+    chosen: Vec<usize>,
+}
+
+/// One request, and its answer where it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// A tensor for every input of the model.
+    pub inputs: Vec<NamedTensor>,
+    /// What it shows, from the array `labels`.
+    pub label: Option<i64>,
+}
+
+/// Several examples in one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// A tensor for every input; its first dimension counts the examples when there are several.
+    pub inputs: Vec<NamedTensor>,
+    /// One entry for each example.
+    pub labels: Vec<Option<i64>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// One file, whose arrays have an example in each row.
+    File { path: PathBuf, inputs: Vec<Input>, labels: Option<Column> },
+    /// One file for each example.
+    Folder { files: Vec<PathBuf>, inputs: Vec<TensorSpec> },
+}
+
+/// An input of the model and the array that feeds it.
+#[derive(Debug)]
+struct Input {
+    column: Column,
+    /// Shape of one example.
+    shape: Vec<usize>,
+    /// Bytes of one example.
+    bytes: usize,
+    /// Whether several can stand in one tensor.
+    joins: bool,
+}
+
+impl Examples {
+    /// Opens a `.npz` file, whose arrays are named like the inputs and have one example in each row; or a folder of
+    /// `.npz` files of one example each (for inputs whose shape varies), in the order of their names.
+    ///
+    /// An array `labels` of whole numbers, if there is one, says what each example shows. Reads no data yet.
+    ///
+    /// # Errors
+    /// [`CompressError::Examples`] when files are missing, broken, over a limit or do not fit the signature.
+    pub fn open(path: &Path, signature: &Signature) -> Result<Self, CompressError> {
+        let opened = if path.is_dir() { folder(path, signature) } else { file(path, signature) };
+        let (source, count) = opened.map_err(unusable)?;
+        if count == 0 {
+            return Err(unusable(format!("{} holds no example", path.display())));
+        }
+        if count > EXAMPLES_MAX {
+            return Err(unusable(format!("{count} examples are over the limit of {EXAMPLES_MAX}: take a part")));
+        }
+        Ok(Self { source: Arc::new(source), chosen: (0..count).collect() })
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.chosen.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.chosen.is_empty()
+    }
+
+    /// Whether every example of a file comes with a label; a folder's files are looked into only when they are read.
+    #[must_use]
+    pub fn are_labelled(&self) -> bool {
+        matches!(&*self.source, Source::File { labels: Some(_), .. })
+    }
+
+    /// Takes `calibration` of them, spread evenly over all (files are often sorted by class), and the rest.
+    #[must_use]
+    pub fn split(&self, calibration: usize) -> (Self, Self) {
+        let all = self.len().max(1);
+        let wanted = calibration.min(self.len());
+        let mut first = Vec::with_capacity(wanted);
+        let mut rest = Vec::with_capacity(self.len() - wanted);
+        for (at, &index) in self.chosen.iter().enumerate() {
+            // The count of chosen ones steps up here: Bresenham's line from (0, 0) to (all, wanted).
+            let steps = (at + 1) * wanted / all > at * wanted / all;
+            if steps { first.push(index) } else { rest.push(index) }
+        }
+        let part = |chosen| Self { source: Arc::clone(&self.source), chosen };
+        (part(first), part(rest))
+    }
+
+    /// Reads them one after the other. Ends after the first error.
+    ///
+    /// # Errors
+    /// [`CompressError::Examples`] in an item, when a file cannot be read or is not what its header said.
+    pub fn iter(&self) -> impl Iterator<Item = Result<Example, CompressError>> + use<'_> {
+        let mut reader: Option<Reader> = None;
+        let mut failed = false;
+        self.chosen.iter().map_while(move |&index| {
+            if failed {
+                return None;
+            }
+            let example = match &*self.source {
+                Source::File { path, inputs, labels } => match &mut reader {
+                    Some(reader) => reader.read(inputs, index),
+                    None => Reader::open(path, inputs, labels.as_ref())
+                        .and_then(|opened| reader.insert(opened).read(inputs, index)),
+                },
+                Source::Folder { files, inputs } => {
+                    files.get(index).ok_or_else(|| "no such example".to_owned()).and_then(|file| whole(file, inputs))
+                }
+            };
+            failed = example.is_err();
+            Some(example.map_err(unusable))
+        })
+    }
+
+    /// Reads them in batches of `size` (the last is smaller); inputs that cannot be joined come one by one.
+    ///
+    /// # Errors
+    /// As [`Examples::iter`].
+    pub fn batches(&self, size: usize) -> impl Iterator<Item = Result<Batch, CompressError>> + use<'_> {
+        let size = if self.can_be_joined() { size.max(1) } else { 1 };
+        let mut examples = self.iter();
+        std::iter::from_fn(move || {
+            let batch: Result<Vec<Example>, CompressError> = examples.by_ref().take(size).collect();
+            match batch {
+                Ok(batch) if batch.is_empty() => None,
+                Ok(batch) => Some(join(batch).map_err(unusable)),
+                Err(error) => Some(Err(error)),
+            }
+        })
+    }
+
+    /// Whether every input has a free first dimension that counts examples.
+    #[must_use]
+    pub fn can_be_joined(&self) -> bool {
+        matches!(&*self.source, Source::File { inputs, .. } if inputs.iter().all(|input| input.joins))
+    }
+}
+
+fn unusable(why: String) -> CompressError {
+    CompressError::Examples { why }
+}
+
+fn file(path: &Path, signature: &Signature) -> Result<(Source, usize), String> {
+    let wanted = |name: &str| name == LABELS || signature.inputs.iter().any(|input| input.name == name);
+    let mut columns = column::columns(path, wanted)?;
+    let mut take = |name: &str| {
+        let at = columns.iter().position(|column| column.name == name)?;
+        Some(columns.swap_remove(at))
+    };
+    let mut inputs = Vec::new();
+    for spec in &signature.inputs {
+        let column = take(&spec.name)
+            .ok_or_else(|| format!("{} has no array {:?}: the model's input {spec}", path.display(), spec.name))?;
+        inputs.push(rows_for(column, spec)?);
+    }
+    // An input of that name is an input.
+    let labels = take(LABELS);
+    let count = inputs.first().and_then(|input| input.column.shape.first()).copied().unwrap_or_default();
+    for column in inputs.iter().map(|input| &input.column).chain(&labels) {
+        if column.shape.first() != Some(&count) {
+            return Err(format!("array {:?} has {:?} rows, others {count}", column.name, column.shape.first()));
+        }
+    }
+    if let Some(labels) = labels.as_ref().filter(|labels| labels.shape.len() != 1 || !is_whole(labels.dtype)) {
+        return Err(format!("array {LABELS:?} of {}{:?} is no list of whole numbers", labels.dtype, labels.shape));
+    }
+    Ok((Source::File { path: path.to_owned(), inputs, labels }, count))
+}
+
+fn is_whole(dtype: DType) -> bool {
+    matches!(dtype, DType::U8 | DType::U16 | DType::U32 | DType::U64 | DType::I8 | DType::I16 | DType::I32 | DType::I64)
+}
+
+/// Holds an array with one example in each row against the input it is for.
+fn rows_for(column: Column, spec: &TensorSpec) -> Result<Input, String> {
+    check_dtype(&column, spec)?;
+    let row = column.shape.get(1..).ok_or_else(|| format!("array {:?} has no rows", column.name))?.to_vec();
+    let bytes = column.bytes_of(true)?;
+    let batched: Vec<usize> = std::iter::once(1).chain(row.iter().copied()).collect();
+    let free_first = |dims: &[Dim]| matches!(dims.first(), Some(Dim::Any | Dim::Symbol(_)));
+    let (shape, joins) = match &spec.shape {
+        Some(dims) if fits(dims, &batched) => (batched, free_first(dims)),
+        Some(dims) if fits(dims, &row) => (row, false),
+        None => (batched, false),
+        Some(_) => {
+            let found = &column.shape;
+            return Err(format!("array {:?} has shape {found:?}: one row must be an input {spec}", column.name));
+        }
+    };
+    Ok(Input { column, shape, bytes, joins })
+}
+
+fn check_dtype(column: &Column, spec: &TensorSpec) -> Result<(), String> {
+    if column.dtype == spec.dtype {
+        return Ok(());
+    }
+    let wanted = spec.dtype.as_str().to_lowercase().replace("fp", "float");
+    Err(format!("array {:?} is {}: save x.astype('{wanted}') for input {spec}", column.name, column.dtype))
+}
+
+fn fits(dims: &[Dim], shape: &[usize]) -> bool {
+    let fit = |(dim, &size): (&Dim, &usize)| match dim {
+        Dim::Fixed(fixed) => *fixed == size,
+        Dim::Any | Dim::Symbol(_) => true,
+    };
+    dims.len() == shape.len() && dims.iter().zip(shape).all(fit)
+}
+
+fn folder(path: &Path, signature: &Signature) -> Result<(Source, usize), String> {
+    let broken = |error: std::io::Error| format!("read folder {}: {error}", path.display());
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).map_err(broken)? {
+        let file = entry.map_err(broken)?.path();
+        if file.extension().is_some_and(|extension| extension == "npz") && file.is_file() {
+            files.push(file);
+        }
+        if files.len() > FILES_MAX {
+            return Err(format!("{} holds more than {FILES_MAX} files: take a part", path.display()));
+        }
+    }
+    files.sort();
+    let count = files.len();
+    Ok((Source::Folder { files, inputs: signature.inputs.clone() }, count))
+}
+
+/// Reads a file that is one example.
+fn whole(path: &Path, inputs: &[TensorSpec]) -> Result<Example, String> {
+    let wanted = |name: &str| name == LABELS || inputs.iter().any(|input| input.name == name);
+    let columns = column::columns(path, wanted)?;
+    let find = |name: &str| columns.iter().find(|column| column.name == name);
+    let mut tensors = Vec::with_capacity(inputs.len());
+    for spec in inputs {
+        let column = find(&spec.name)
+            .ok_or_else(|| format!("{} has no array {:?}: the model's input {spec}", path.display(), spec.name))?;
+        check_dtype(column, spec)?;
+        let batched: Vec<usize> = std::iter::once(1).chain(column.shape.iter().copied()).collect();
+        let shape = match &spec.shape {
+            Some(dims) if fits(dims, &column.shape) => column.shape.clone(),
+            Some(dims) if fits(dims, &batched) => batched,
+            None => column.shape.clone(),
+            Some(_) => {
+                let (name, found) = (&column.name, &column.shape);
+                return Err(format!("array {name:?} of {} has shape {found:?}, not {spec}", path.display()));
+            }
+        };
+        let data = column.rows(path, column.bytes_of(false)?)?.read(0)?;
+        tensors.push(named(&spec.name, column.dtype, shape, data)?);
+    }
+    let is_input = inputs.iter().any(|input| input.name == LABELS);
+    let label = match find(LABELS).filter(|column| !is_input && is_whole(column.dtype)) {
+        Some(column) => whole_number(column.dtype, &column.rows(path, column.bytes_of(false)?)?.read(0)?),
+        None => None,
+    };
+    Ok(Example { inputs: tensors, label })
+}
+
+fn named(name: &str, dtype: DType, shape: Vec<usize>, data: Vec<u8>) -> Result<NamedTensor, String> {
+    let tensor = Tensor::new(dtype, shape, data.into()).map_err(|error| format!("array {name:?}: {error}"))?;
+    Ok(NamedTensor { name: name.to_owned(), tensor })
+}
+
+/// One little-endian whole number; `None` when it is beyond 63 bits or not one number.
+fn whole_number(dtype: DType, bytes: &[u8]) -> Option<i64> {
+    let signed = matches!(dtype, DType::I8 | DType::I16 | DType::I32 | DType::I64);
+    let negative = signed && bytes.last().is_some_and(|&byte| byte >= 0x80);
+    let mut wide = if negative { [0xff; 8] } else { [0; 8] };
+    if dtype.size() != Some(bytes.len()) {
+        return None;
+    }
+    wide.get_mut(..bytes.len())?.copy_from_slice(bytes);
+    if signed { Some(i64::from_le_bytes(wide)) } else { i64::try_from(u64::from_le_bytes(wide)).ok() }
+}
+
+/// Reads rows of all arrays side by side.
+struct Reader {
+    inputs: Vec<Rows>,
+    labels: Option<(DType, Rows)>,
+}
+
+impl Reader {
+    fn open(path: &Path, inputs: &[Input], labels: Option<&Column>) -> Result<Self, String> {
+        let rows = inputs.iter().map(|input| input.column.rows(path, input.bytes)).collect::<Result<_, _>>()?;
+        let labels = labels.map(|column| Ok::<_, String>((column.dtype, column.rows(path, column.bytes_of(true)?)?)));
+        Ok(Self { inputs: rows, labels: labels.transpose()? })
+    }
+
+    fn read(&mut self, inputs: &[Input], index: usize) -> Result<Example, String> {
+        let mut tensors = Vec::with_capacity(inputs.len());
+        for (input, rows) in inputs.iter().zip(&mut self.inputs) {
+            tensors.push(named(&input.column.name, input.column.dtype, input.shape.clone(), rows.read(index)?)?);
+        }
+        let label = match &mut self.labels {
+            Some((dtype, rows)) => whole_number(*dtype, &rows.read(index)?),
+            None => None,
+        };
+        Ok(Example { inputs: tensors, label })
+    }
+}
+
+/// Joins examples along the first dimension.
+fn join(batch: Vec<Example>) -> Result<Batch, String> {
+    let labels = batch.iter().map(|example| example.label).collect();
+    let count = batch.len();
+    let mut examples = batch.into_iter();
+    let Some(first) = examples.next() else { return Err("an empty batch".to_owned()) };
+    if count == 1 {
+        return Ok(Batch { inputs: first.inputs, labels });
+    }
+    let mut data: Vec<Vec<u8>> = first.inputs.iter().map(|input| input.tensor.data().to_vec()).collect();
+    for example in examples {
+        for (bytes, input) in data.iter_mut().zip(&example.inputs) {
+            bytes.extend_from_slice(input.tensor.data());
+        }
+    }
+    let joined = first.inputs.into_iter().zip(data).map(|(input, bytes)| {
+        let row = input.tensor.shape().get(1..).unwrap_or_default();
+        let shape = std::iter::once(count).chain(row.iter().copied()).collect();
+        named(&input.name, input.tensor.dtype(), shape, bytes)
+    });
+    Ok(Batch { inputs: joined.collect::<Result<_, _>>()?, labels })
+}
