@@ -6,8 +6,13 @@
 
 mod error;
 pub mod examples;
+pub mod front;
+pub mod latency;
+pub mod quality;
 mod report;
+pub mod search;
 mod selection;
+pub mod sensitivity;
 
 pub use error::CompressError;
 pub use examples::Examples;
