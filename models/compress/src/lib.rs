@@ -8,6 +8,7 @@ pub mod auto;
 mod constants;
 mod dense;
 mod embedding;
+pub mod calibrate;
 mod error;
 pub mod examples;
 pub mod front;
@@ -19,6 +20,7 @@ mod report;
 pub mod search;
 mod selection;
 pub mod sensitivity;
+pub mod static_int8;
 
 pub use error::CompressError;
 pub use examples::Examples;
