@@ -103,7 +103,7 @@ pub(super) struct PassArgs {
     /// Give each channel of a weight a scale of its own, for int8-qdq and int8-dynamic.
     #[arg(long)]
     per_channel: bool,
-    /// Use 7 bits of each weight, for int8-qdq: x86 processors without VNNI saturate with 8.
+    /// Use 7 bits of each weight, for int8: x86 processors without VNNI saturate with 8.
     #[arg(long)]
     reduce_range: bool,
     /// Share of the weights (or channels) that are taken out, for prune and prune-channels.
@@ -332,10 +332,11 @@ fn recipes(args: &CompressArgs) -> Vec<Recipe> {
     }
     let passes = &args.passes;
     let (calibration, per_channel) = (passes.calibration.into(), passes.per_channel);
+    let reduce_range = passes.reduce_range;
     let recipe = |wanted: &WantedForm| match wanted {
         // The mixed form is searched for when the plain one, made first, loses too much.
-        WantedForm::Int8Qdq | WantedForm::Int8Mixed => Recipe::StaticInt8 { per_channel, calibration, reduce_range: passes.reduce_range },
-        WantedForm::Int8Dynamic => Recipe::DynamicInt8 { per_channel },
+        WantedForm::Int8Qdq | WantedForm::Int8Mixed => Recipe::StaticInt8 { per_channel, calibration, reduce_range },
+        WantedForm::Int8Dynamic => Recipe::DynamicInt8 { per_channel, convolutions: true, reduce_range },
         WantedForm::Int8Weights => Recipe::WeightOnly { bits: Bits::Eight, compensated: false },
         WantedForm::Int4Weights => Recipe::WeightOnly { bits: Bits::Four, compensated: true },
         WantedForm::Fp16 => Recipe::Half { bf16: false },

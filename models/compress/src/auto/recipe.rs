@@ -121,6 +121,10 @@ pub enum Recipe {
     DynamicInt8 {
         /// A scale for each channel of a weight.
         per_channel: bool,
+        /// Convolutions too.
+        convolutions: bool,
+        /// 7 bits of each weight.
+        reduce_range: bool,
     },
     /// Weights alone.
     WeightOnly {
@@ -161,8 +165,8 @@ impl Recipe {
             static_int8(true, Calibration::Entropy),
             static_int8(true, Calibration::Mse),
             Self::StaticInt8 { per_channel: true, calibration: Calibration::Minmax, reduce_range: true },
-            Self::DynamicInt8 { per_channel: false },
-            Self::DynamicInt8 { per_channel: true },
+            Self::DynamicInt8 { per_channel: true, convolutions: false, reduce_range: false },
+            Self::DynamicInt8 { per_channel: true, convolutions: true, reduce_range: false },
             Self::WeightOnly { bits: Bits::Eight, compensated: false },
             Self::WeightOnly { bits: Bits::Four, compensated: false },
             Self::WeightOnly { bits: Bits::Four, compensated: true },
@@ -195,7 +199,11 @@ impl Recipe {
                 let bits = if *reduce_range { " 7-bit" } else { "" };
                 format!("{form}{}{bits} {}", scales(*per_channel), calibration.as_str())
             }
-            Self::DynamicInt8 { per_channel } => format!("{form}{}", scales(*per_channel)),
+            Self::DynamicInt8 { per_channel, convolutions, reduce_range } => {
+                let bits = if *reduce_range { " 7-bit" } else { "" };
+                let convolutions = if *convolutions { " with convolutions" } else { "" };
+                format!("{form}{}{bits}{convolutions}", scales(*per_channel))
+            }
             Self::WeightOnly { compensated, .. } => format!("{form}{}", if *compensated { " gptq" } else { "" }),
             Self::Half { .. } => form.to_owned(),
             Self::PruneWeights { share } => format!("{form} weights {:.0} %", 100.0 * share),
