@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use compress::auto::{self, Calibration, Outcome, Recipe, Request, Stage};
 use compress::quality::Measure;
+use compress::half_precision::Format;
 use compress::weight_only::Bits;
 use compress::{CompressError, Examples, Selection};
 use console::{CliError, ExitKind, OrExit, Output, Progress};
@@ -150,9 +151,9 @@ enum WantedForm {
     Int8Weights,
     /// Weights alone in 4 bits.
     Int4Weights,
-    /// Half precision.
+    /// Weights and computation in half precision.
     Fp16,
-    /// The upper half of single precision.
+    /// Weights kept in the upper half of single precision, computed with in fp32.
     Bf16,
     /// The smallest weights set to zero.
     Prune,
@@ -339,8 +340,8 @@ fn recipes(args: &CompressArgs) -> Vec<Recipe> {
         WantedForm::Int8Dynamic => Recipe::DynamicInt8 { per_channel, convolutions: true, reduce_range },
         WantedForm::Int8Weights => Recipe::WeightOnly { bits: Bits::Eight, compensated: false },
         WantedForm::Int4Weights => Recipe::WeightOnly { bits: Bits::Four, compensated: true },
-        WantedForm::Fp16 => Recipe::Half { bf16: false },
-        WantedForm::Bf16 => Recipe::Half { bf16: true },
+        WantedForm::Fp16 => Recipe::Half { format: Format::Float16 },
+        WantedForm::Bf16 => Recipe::Half { format: Format::Bfloat16Weights },
         WantedForm::Prune => Recipe::PruneWeights { share: passes.sparsity },
         WantedForm::PruneChannels => Recipe::PruneChannels { share: passes.sparsity },
     };

@@ -65,7 +65,7 @@ impl<'a> Maker<'a> {
                 };
                 dynamic_int8::quantize(&self.model, &options)
             }
-            Recipe::Half { bf16 } => self.half(bf16, selection),
+            Recipe::Half { format } => self.half(format, selection),
             Recipe::WeightOnly { bits, compensated } => self.weight_only(bits, compensated, selection),
             _ => Err(CompressError::Nothing { pass: "x", why: String::new() }),
         }
@@ -88,8 +88,7 @@ impl<'a> Maker<'a> {
         static_int8::quantize(&self.model, options, &seen.ranges)
     }
 
-    fn half(&self, bf16: bool, selection: Selection) -> Result<(Model, Report), CompressError> {
-        let format = if bf16 { Format::Bfloat16Weights } else { Format::Float16 };
+    fn half(&self, format: Format, selection: Selection) -> Result<(Model, Report), CompressError> {
         let options = half_precision::Options { format, selection, ..half_precision::Options::default() };
         // What was seen for int8 tells which values are too large for half precision.
         let seen = self.seen.get(&Calibration::Minmax).into_iter().flat_map(|seen| &seen.ranges.found);
