@@ -18,6 +18,7 @@ pub mod gram;
 pub mod half_precision;
 pub mod latency;
 mod linear;
+pub mod prune;
 pub mod quality;
 mod report;
 pub mod search;
