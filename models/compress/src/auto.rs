@@ -7,7 +7,7 @@
 mod candidate;
 mod maker;
 mod mixed;
-mod prepare;
+mod names;
 mod recipe;
 mod verdict;
 
@@ -21,7 +21,6 @@ use types::NamedTensor;
 
 pub use candidate::{Candidate, EngineRun, Verdict};
 pub use mixed::Step;
-pub use prepare::prepare;
 pub use recipe::{Calibration, Form, Recipe};
 pub use verdict::{DeviceClass, Recommendation, recommend, settle};
 
@@ -30,6 +29,7 @@ use crate::quality::{Judge, Kind, Measure, Quality, load};
 use crate::sensitivity::LayerLoss;
 use crate::{CompressError, Examples, Report, Selection};
 use maker::Maker;
+use names::name_nodes;
 
 /// Examples whose requests are timed and on which engines are held against each other.
 const SAMPLE: usize = 8;
@@ -233,7 +233,13 @@ impl<'a> Bench<'a> {
     }
 
     fn maker(&self, request: &Request<'a>) -> Result<Maker<'a>, CompressError> {
-        Ok(Maker::new(prepare(&request.model)?, self.engine, self.calibration.clone()))
+        let no_order = |source: onnx_graph::rewrite::Cycle| CompressError::Run {
+            what: "bring its nodes into order",
+            source: source.into(),
+        };
+        let mut model = crate::prepare(&request.model).map_err(no_order)?;
+        name_nodes(&mut model);
+        Ok(Maker::new(model, self.engine, self.calibration.clone()))
     }
 
     /// Makes a candidate of what a pass made: its size, its quality, or why it is none.

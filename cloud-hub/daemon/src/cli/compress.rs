@@ -34,6 +34,9 @@ const LOSS_MAX: f64 = 0.01;
 /// Examples that calibrate, unless said otherwise; more than a few hundred move no range.
 const CALIBRATION_EXAMPLES: usize = 200;
 
+/// Part of the weights or channels that pruning takes out, unless said otherwise.
+const SPARSITY: f32 = 0.5;
+
 /// Most share of the examples that calibrate when there are few: the rest must judge.
 const CALIBRATION_SHARE: usize = 2;
 
@@ -108,8 +111,8 @@ pub(super) struct PassArgs {
     #[arg(long)]
     reduce_range: bool,
     /// Share of the weights (or channels) that are taken out, for prune and prune-channels.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
-    sparsity: f64,
+    #[arg(long, value_name = "SHARE", default_value_t = SPARSITY, value_parser = part)]
+    sparsity: f32,
     /// What the sensitivity of layers is counted in, for int8-mixed [default: kl for classes, else mse].
     #[arg(long, value_enum)]
     rank_by: Option<RankedBy>,
@@ -236,6 +239,12 @@ enum WantedEngine {
     Ort,
     /// Our own engine for GPUs.
     Wgpu,
+}
+
+/// Reads a part of weights between 0 and 1.
+fn part(text: &str) -> Result<f32, String> {
+    share(text)?;
+    text.parse().map_err(|_not| format!("{text:?} is no number"))
 }
 
 /// Reads a share between 0 and 1.

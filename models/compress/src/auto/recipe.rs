@@ -143,12 +143,12 @@ pub enum Recipe {
     /// The smallest weights set to zero.
     PruneWeights {
         /// Share of the weights, 0 to 1.
-        share: f64,
+        share: f32,
     },
     /// The weakest channels taken out.
     PruneChannels {
         /// Share of the channels, 0 to 1.
-        share: f64,
+        share: f32,
     },
 }
 
@@ -208,8 +208,8 @@ impl Recipe {
             Self::WeightOnly { compensated, .. } => format!("{form}{}", if *compensated { " gptq" } else { "" }),
             Self::Half { format: Format::Float16 } => form.to_owned(),
             Self::Half { format: Format::Float16Weights | Format::Bfloat16Weights } => format!("{form} weights"),
-            Self::PruneWeights { share } => format!("{form} weights {:.0} %", 100.0 * share),
-            Self::PruneChannels { share } => format!("{form} channels {:.0} %", 100.0 * share),
+            Self::PruneWeights { share } => format!("{form} weights {:.0} %", 100.0 * *share),
+            Self::PruneChannels { share } => format!("{form} channels {:.0} %", 100.0 * *share),
         }
     }
 }
