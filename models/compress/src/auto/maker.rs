@@ -8,8 +8,8 @@ use onnx_graph::Model;
 use super::recipe::{Calibration, Recipe};
 use crate::calibrate::{self, Ranges, observe};
 use crate::half_precision::{self, Format};
-use crate::prune::magnitude::{self, Pattern};
 use crate::prune::channels;
+use crate::prune::magnitude::{self, Pattern};
 use crate::weight_only::{self, Bits};
 use crate::{CompressError, Examples, Grams, Report, Selection, dynamic_int8, static_int8};
 

@@ -157,8 +157,7 @@ impl Recipe {
     /// won on one real model or another. Pruning changes what a model computes far more, and is never tried unasked.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        let static_int8 =
-            |per_channel, calibration| Self::StaticInt8 { per_channel, calibration, reduce_range: false };
+        let static_int8 = |per_channel, calibration| Self::StaticInt8 { per_channel, calibration, reduce_range: false };
         vec![
             static_int8(false, Calibration::Minmax),
             static_int8(true, Calibration::Minmax),
