@@ -4,6 +4,8 @@
 //! quality, latency) is run through an [`engine::Engine`] that is handed in. Fed by the operator's command line
 //! (`cloud-hub model compress`). Knows no network and no trust.
 
+<<<<<<< HEAD
+pub mod auto;
 pub mod calibrate;
 mod constants;
 mod dense;
@@ -12,14 +14,20 @@ pub mod dynamic_int8;
 mod embedding;
 mod error;
 pub mod examples;
+pub mod front;
 pub mod gram;
 pub mod half_precision;
+pub mod latency;
 mod linear;
 mod prepare;
 pub mod prune;
+pub mod quality;
 mod report;
+pub mod search;
 mod selection;
+pub mod sensitivity;
 pub mod static_int8;
+mod sweep;
 pub mod weight_only;
 
 pub use dequantize::dequantize;

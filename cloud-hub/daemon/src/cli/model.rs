@@ -1,10 +1,10 @@
-//! `cloud-hub model push | list | status | offer | check | inspect`.
+//! `cloud-hub model push | list | status | offer | check | inspect | compress`.
 
 use clap::{Args, Subcommand};
 use console::CliError;
 use types::{ModelName, Version};
 
-use super::{Operate, check, inspect, push, show};
+use super::{Operate, check, compress, inspect, push, show};
 use crate::api::{ModelList, ModelView, OfferRequest, Published};
 use crate::clock;
 
@@ -24,6 +24,8 @@ pub(super) enum ModelVerb {
     Check(check::CheckArgs),
     /// Show what is in a model file: inputs, operators, weights, arithmetic, and which engine runs it.
     Inspect(inspect::InspectArgs),
+    /// Make small, fast variants of a model file, and measure what they cost.
+    Compress(Box<compress::CompressArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -55,6 +57,7 @@ pub(super) fn run(verb: &ModelVerb) -> Result<(), CliError> {
         ModelVerb::Push(args) => push::run(args)?,
         ModelVerb::Check(args) => check::run(args)?,
         ModelVerb::Inspect(args) => inspect::run(args)?,
+        ModelVerb::Compress(args) => compress::run(args)?,
         ModelVerb::List(args) => {
             let list: ModelList = args.operate.client()?.get("/models")?;
             args.operate.output().print(&list, table)?;

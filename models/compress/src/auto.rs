@@ -1,0 +1,153 @@
+//! From one model and examples to the forms worth shipping.
+//!
+//! Makes the candidates, holds each against the model given, measures it on every engine, refuses what is invalid or
+//! beaten in every respect, and recommends one for each class of devices. Fed by the operator's command line; everything
+//! it decides by is in its [`Outcome`].
+
+mod bench;
+mod candidate;
+mod maker;
+mod mixed;
+mod names;
+mod recipe;
+mod verdict;
+
+use std::time::Duration;
+
+use engine::{Engine, ModelBytes};
+use onnx_graph::Model;
+use serde::Serialize;
+
+pub use bench::EXAMPLES_FEW;
+pub use candidate::{Candidate, EngineRun, Verdict};
+pub use mixed::Step;
+pub use recipe::{Calibration, Form, Recipe};
+pub use verdict::{DeviceClass, Recommendation, recommend, settle};
+
+use crate::quality::{Kind, Measure, Quality};
+use crate::sensitivity::LayerLoss;
+use crate::{CompressError, Examples, Selection};
+use bench::Bench;
+
+/// What is asked for.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The model file as it was given: the reference.
+    pub file: ModelBytes,
+    /// The same, as passes take it.
+    pub model: Model,
+    /// Real inputs.
+    pub examples: Examples,
+    /// How many of them calibrate; the others judge. At least one is left to judge by.
+    pub calibration: usize,
+    /// The engines; the first one calibrates and judges, all are timed.
+    pub engines: Vec<&'a dyn Engine>,
+    /// What to make.
+    pub recipes: Vec<Recipe>,
+    /// Whether a mixed form is searched when no static int8 form is within the loss.
+    pub search_mixed: bool,
+    /// What the sensitivity of layers is counted in; `None` takes the finest that the answers allow.
+    pub rank_by: Option<Measure>,
+    /// Nodes and operators that passes may touch.
+    pub selection: Selection,
+    /// What loss is counted in; `None` takes what the model's answers allow.
+    pub measure: Option<Measure>,
+    /// Greatest loss that a recommended form may have.
+    pub loss_max: f64,
+    /// How long the timing on one engine may take.
+    pub race_budget: Duration,
+}
+
+/// What is going on; for progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage<'a> {
+    /// The reference answers the examples.
+    Reference,
+    /// A form is made.
+    Make(&'a str),
+    /// A form answers the examples: how many of how many.
+    Judge(&'a str, usize, usize),
+    /// Layers are ranked: how many of how many.
+    Rank(usize, usize),
+    /// The mixed form is searched: which probe.
+    Search(usize),
+    /// Forms are timed on an engine: which round.
+    Race(&'a str, usize),
+}
+
+/// Everything that came of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// Examples that calibrated.
+    pub calibrated_on: usize,
+    /// Examples that judged.
+    pub judged_on: usize,
+    /// What loss is counted in.
+    pub measure: Measure,
+    /// Greatest loss allowed.
+    pub loss_max: f64,
+    /// What was tried; the first one is the reference.
+    pub candidates: Vec<Candidate>,
+    /// What each class of devices should get.
+    pub recommendations: Vec<Recommendation>,
+    /// How much each layer loses alone, the worst first; empty when there was no search.
+    pub sensitivity: Vec<LayerLoss>,
+    /// The models that the search for a mixed form made, in order.
+    pub steps: Vec<Step>,
+    /// What its reader should know, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Does all of it.
+///
+/// # Errors
+/// When the reference does not run, the examples do not fit it, or there are too few. A form that fails is no error: its
+/// verdict says why.
+pub fn run(request: Request<'_>, progress: &mut dyn FnMut(Stage<'_>)) -> Result<Outcome, CompressError> {
+    let (mut bench, reference) = Bench::new(&request, progress)?;
+    let mut candidates = vec![reference];
+    let mut maker = bench.maker(&request)?;
+    for recipe in &request.recipes {
+        progress(Stage::Make(&recipe.name()));
+        let made = maker.make(recipe, &request.selection);
+        let candidate = bench.weigh(recipe.name(), recipe.form(), made, &candidates, progress)?;
+        candidates.push(candidate);
+    }
+    let (mut sensitivity, mut steps) = (Vec::new(), Vec::new());
+    if let Some(start) = mixed::start(&request, &candidates) {
+        let searched = mixed::search(&request, start, &mut maker, &mut bench, progress)?;
+        (sensitivity, steps) = (searched.sensitivity, searched.steps);
+        if let Some((made, name)) = searched.made {
+            candidates.push(bench.weigh(name, Form::Int8Mixed, Ok(made), &candidates, progress)?);
+        }
+        bench.notes.extend(searched.notes);
+    }
+    bench.try_other_engines(&request.engines, &mut candidates);
+    for &engine in &request.engines {
+        bench.race(engine, request.race_budget, &mut candidates, progress);
+    }
+    settle(&mut candidates, request.loss_max);
+    let recommendations = recommend(&candidates);
+    Ok(Outcome {
+        calibrated_on: bench.calibration.len(),
+        judged_on: bench.judge.examples().len(),
+        measure: bench.measure,
+        loss_max: request.loss_max,
+        candidates,
+        recommendations,
+        sensitivity,
+        steps,
+        notes: bench.notes,
+    })
+}
+
+/// The output that scores an answer, and whether it holds probabilities; `None` when no output holds classes.
+#[must_use]
+pub fn scored_output(quality: &Quality) -> Option<(&str, bool)> {
+    let classes = |output: &&crate::quality::OutputQuality| output.kind != Kind::Values;
+    let output = match &quality.labelled_output {
+        Some(name) => quality.outputs.iter().filter(classes).find(|output| output.name == *name),
+        None => quality.outputs.iter().find(classes),
+    }?;
+    Some((&output.name, output.kind == Kind::Probabilities))
+}

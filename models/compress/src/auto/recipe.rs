@@ -1,0 +1,227 @@
+//! What can be made of a model: the forms, and the ways to each.
+
+use onnx_graph::{ElementType, Model, Values};
+use serde::{Deserialize, Serialize};
+
+use crate::half_precision::Format;
+use crate::weight_only::Bits;
+
+/// What a model file is, in the names that variants of a version have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// Single precision.
+    Fp32,
+    /// Half precision.
+    Fp16,
+    /// The upper half of single precision.
+    Bf16,
+    /// Weights and activations as 8-bit integers, with ranges that were calibrated.
+    Int8Qdq,
+    /// Weights as 8-bit integers, activations quantized while it runs.
+    Int8Dynamic,
+    /// Weights alone as 8-bit integers.
+    Int8Weights,
+    /// Weights alone as 4-bit integers.
+    Int4Weights,
+    /// 8-bit integers, with the layers in float that lose most by it.
+    Int8Mixed,
+    /// With weights or channels taken out.
+    Pruned,
+}
+
+impl Form {
+    /// The name, as a variant of a version has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
+            Self::Bf16 => "bf16",
+            Self::Int8Qdq => "int8-qdq",
+            Self::Int8Dynamic => "int8-dynamic",
+            Self::Int8Weights => "int8-weights",
+            Self::Int4Weights => "int4-weights",
+            Self::Int8Mixed => "int8-mixed",
+            Self::Pruned => "pruned",
+        }
+    }
+
+    /// What the model given is: by its operators, else by the type that most of its weights have.
+    #[must_use]
+    pub fn of(model: &Model) -> Self {
+        let has = |operators: &[&str]| model.graph.nodes.iter().any(|node| operators.contains(&node.op_type()));
+        if has(&["DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"]) {
+            return Self::Int8Dynamic;
+        }
+        if has(&["QuantizeLinear", "QLinearConv", "QLinearMatMul"]) {
+            return Self::Int8Qdq;
+        }
+        if has(&["MatMulNBits"]) {
+            return Self::Int4Weights;
+        }
+        let held = |element: ElementType| {
+            let of_type = model.graph.initializers.values().filter(|weight| weight.element_type() == element);
+            of_type.map(|weight| weight.dims.iter().product::<i64>()).fold(0, i64::saturating_add)
+        };
+        let (single, half) = (held(ElementType::Float), held(ElementType::Float16));
+        let (upper, byte) = (held(ElementType::Bfloat16), held(ElementType::Int8));
+        match single.max(half).max(upper).max(byte) {
+            most if most == single => Self::Fp32,
+            most if most == half => Self::Fp16,
+            most if most == upper => Self::Bf16,
+            _ => Self::Int8Weights,
+        }
+    }
+}
+
+/// How ranges of activations are read from examples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Calibration {
+    /// From the least to the greatest value seen.
+    #[default]
+    Minmax,
+    /// Least and greatest of each batch, averaged.
+    MovingAverage,
+    /// What holds nearly all values.
+    Percentile,
+    /// The cut that keeps most of the distribution.
+    Entropy,
+    /// The cut with the least squared error.
+    Mse,
+}
+
+impl Calibration {
+    /// The name in reports and on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Minmax => "minmax",
+            Self::MovingAverage => "moving-average",
+            Self::Percentile => "percentile",
+            Self::Entropy => "entropy",
+            Self::Mse => "mse",
+        }
+    }
+}
+
+/// One way to make a form.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Recipe {
+    /// 8-bit weights and activations with calibrated ranges.
+    StaticInt8 {
+        /// A scale for each channel of a weight.
+        per_channel: bool,
+        /// How ranges are found.
+        calibration: Calibration,
+        /// 7 bits of each weight, for x86 processors that saturate with 8.
+        reduce_range: bool,
+    },
+    /// 8-bit weights, activations quantized while it runs.
+    DynamicInt8 {
+        /// A scale for each channel of a weight.
+        per_channel: bool,
+        /// Convolutions too.
+        convolutions: bool,
+        /// 7 bits of each weight.
+        reduce_range: bool,
+    },
+    /// Weights alone.
+    WeightOnly {
+        /// Of so many bits.
+        bits: Bits,
+        /// Chosen so that errors make up for each other on the calibration examples, instead of each to nearest.
+        compensated: bool,
+    },
+    /// 16-bit floats.
+    Half {
+        /// What becomes of the floats.
+        format: Format,
+    },
+    /// The smallest weights set to zero.
+    PruneWeights {
+        /// Share of the weights, 0 to 1.
+        share: f32,
+    },
+    /// The weakest channels taken out.
+    PruneChannels {
+        /// Share of the channels, 0 to 1.
+        share: f32,
+    },
+}
+
+impl Recipe {
+    /// What is tried when everything is to be tried: every form, and for the one with most knobs the settings that have
+    /// won on one real model or another. Pruning changes what a model computes far more, and is never tried unasked.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let static_int8 = |per_channel, calibration| Self::StaticInt8 { per_channel, calibration, reduce_range: false };
+        vec![
+            static_int8(false, Calibration::Minmax),
+            static_int8(true, Calibration::Minmax),
+            static_int8(true, Calibration::Percentile),
+            static_int8(true, Calibration::Entropy),
+            static_int8(true, Calibration::Mse),
+            Self::StaticInt8 { per_channel: true, calibration: Calibration::Minmax, reduce_range: true },
+            Self::DynamicInt8 { per_channel: true, convolutions: false, reduce_range: false },
+            Self::DynamicInt8 { per_channel: true, convolutions: true, reduce_range: false },
+            Self::WeightOnly { bits: Bits::Eight, compensated: false },
+            Self::WeightOnly { bits: Bits::Four, compensated: false },
+            Self::WeightOnly { bits: Bits::Four, compensated: true },
+            Self::Half { format: Format::Float16 },
+            Self::Half { format: Format::Float16Weights },
+        ]
+    }
+
+    /// What it makes.
+    #[must_use]
+    pub const fn form(&self) -> Form {
+        match self {
+            Self::StaticInt8 { .. } => Form::Int8Qdq,
+            Self::DynamicInt8 { .. } => Form::Int8Dynamic,
+            Self::WeightOnly { bits: Bits::Eight, .. } => Form::Int8Weights,
+            Self::WeightOnly { bits: Bits::Four, .. } => Form::Int4Weights,
+            Self::Half { format: Format::Float16 | Format::Float16Weights } => Form::Fp16,
+            Self::Half { format: Format::Bfloat16Weights } => Form::Bf16,
+            Self::PruneWeights { .. } | Self::PruneChannels { .. } => Form::Pruned,
+        }
+    }
+
+    /// The form and the way to it, like `int8-qdq per-channel entropy`; unique among recipes.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let form = self.form().as_str();
+        let scales = |per_channel: bool| if per_channel { " per-channel" } else { "" };
+        match self {
+            Self::StaticInt8 { per_channel, calibration, reduce_range } => {
+                let bits = if *reduce_range { " 7-bit" } else { "" };
+                format!("{form}{}{bits} {}", scales(*per_channel), calibration.as_str())
+            }
+            Self::DynamicInt8 { per_channel, convolutions, reduce_range } => {
+                let bits = if *reduce_range { " 7-bit" } else { "" };
+                let convolutions = if *convolutions { " with convolutions" } else { "" };
+                format!("{form}{}{bits}{convolutions}", scales(*per_channel))
+            }
+            Self::WeightOnly { compensated, .. } => format!("{form}{}", if *compensated { " gptq" } else { "" }),
+            Self::Half { format: Format::Float16 } => form.to_owned(),
+            Self::Half { format: Format::Float16Weights | Format::Bfloat16Weights } => format!("{form} weights"),
+            Self::PruneWeights { share } => format!("{form} weights {:.0} %", 100.0 * *share),
+            Self::PruneChannels { share } => format!("{form} channels {:.0} %", 100.0 * *share),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_recipe_has_a_name_of_its_own_that_begins_with_its_form() {
+        let recipes = Recipe::all();
+        let names: std::collections::BTreeSet<String> = recipes.iter().map(Recipe::name).collect();
+        assert_eq!(names.len(), recipes.len());
+        assert!(recipes.iter().all(|recipe| recipe.name().starts_with(recipe.form().as_str())));
+    }
+}
