@@ -5,6 +5,7 @@
 //! (`cloud-hub model compress`). Knows no network and no trust.
 
 pub mod calibrate;
+pub mod equalize;
 mod error;
 pub mod examples;
 mod prepare;
