@@ -4,12 +4,16 @@
 //! the operator's command line. Knows no engine: it never computes more than what a pass over constants needs.
 
 mod attribute;
+pub mod check;
 mod external;
 pub mod fold;
 mod graph;
+pub mod infer;
+pub mod inspect;
 mod limits;
 mod model;
 mod names;
+pub mod opset;
 pub mod proto;
 pub mod rewrite;
 mod scan;
