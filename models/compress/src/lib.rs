@@ -4,7 +4,6 @@
 //! quality, latency) is run through an [`engine::Engine`] that is handed in. Fed by the operator's command line
 //! (`cloud-hub model compress`). Knows no network and no trust.
 
-<<<<<<< HEAD
 pub mod auto;
 pub mod calibrate;
 mod constants;
@@ -12,6 +11,7 @@ mod dense;
 pub mod dequantize;
 pub mod dynamic_int8;
 mod embedding;
+pub mod equalize;
 mod error;
 pub mod examples;
 pub mod front;
