@@ -4,12 +4,26 @@
 //! quality, latency) is run through an [`engine::Engine`] that is handed in. Fed by the operator's command line
 //! (`cloud-hub model compress`). Knows no network and no trust.
 
+mod constants;
+mod dense;
+mod embedding;
 mod error;
 pub mod examples;
+pub mod front;
+pub mod latency;
+pub mod quality;
+pub mod gram;
+mod linear;
 mod report;
+pub mod search;
 mod selection;
+pub mod sensitivity;
 
 pub use error::CompressError;
 pub use examples::Examples;
+mod sweep;
+pub mod weight_only;
+
+pub use gram::Grams;
 pub use report::{Report, Skipped};
 pub use selection::Selection;

@@ -112,6 +112,26 @@ impl Golden {
         Ok(golden)
     }
 
+    /// The file that [`Golden::parse`] reads.
+    ///
+    /// # Errors
+    /// When the tensors are none that a golden file may hold, or the file would be too long.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, GoldenError> {
+        let sides = [("input.", &self.inputs), ("output.", &self.outputs)];
+        let named = sides.iter().flat_map(|(side, list)| list.iter().map(move |one| (format!("{side}{}", one.name), one)));
+        let mut views = Vec::new();
+        for (name, one) in named {
+            let unsupported = || GoldenError::Type { name: shortened(&one.name), dtype: one.tensor.dtype().to_string() };
+            let element = element(one.tensor.dtype()).ok_or_else(unsupported)?;
+            let view = TensorView::new(element, one.tensor.shape().to_vec(), one.tensor.data());
+            views.push((name, view.map_err(GoldenError::Format)?));
+        }
+        let bytes = safetensors::serialize(views, None).map_err(GoldenError::Format)?;
+        // Whatever it must not hold is found by reading it.
+        Self::parse(&Bytes::copy_from_slice(&bytes))?;
+        Ok(bytes)
+    }
+
     /// Holds the tensors against what the model takes and gives.
     ///
     /// # Errors
@@ -169,6 +189,26 @@ fn dtype(dtype: Dtype) -> Option<DType> {
     }
 }
 
+/// The element type in a file; text has none.
+fn element(dtype: DType) -> Option<Dtype> {
+    match dtype {
+        DType::Bool => Some(Dtype::BOOL),
+        DType::U8 => Some(Dtype::U8),
+        DType::U16 => Some(Dtype::U16),
+        DType::U32 => Some(Dtype::U32),
+        DType::U64 => Some(Dtype::U64),
+        DType::I8 => Some(Dtype::I8),
+        DType::I16 => Some(Dtype::I16),
+        DType::I32 => Some(Dtype::I32),
+        DType::I64 => Some(Dtype::I64),
+        DType::F16 => Some(Dtype::F16),
+        DType::Bf16 => Some(Dtype::BF16),
+        DType::F32 => Some(Dtype::F32),
+        DType::F64 => Some(Dtype::F64),
+        DType::Bytes => None,
+    }
+}
+
 fn shortened(name: &str) -> String {
     name.chars().take(80).collect()
 }
@@ -199,6 +239,22 @@ mod tests {
         assert_eq!(golden.inputs[0].name, "image");
         assert_eq!(golden.inputs[0].tensor.data().as_ref(), [3, 4]);
         assert_eq!(golden.outputs[0].tensor.to_f32().unwrap(), [0.5, -1.0]);
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let tensor = |shape: Vec<usize>, values: &[f32]| Tensor::from_f32(shape, values).unwrap();
+        let named = |name: &str, tensor| NamedTensor { name: name.to_owned(), tensor };
+        let golden = Golden {
+            inputs: vec![named("image", tensor(vec![1, 2], &[0.5, 1.0]))],
+            outputs: vec![named("logits", tensor(vec![1, 1], &[3.0]))],
+        };
+        assert_eq!(Golden::parse(&golden.to_bytes().unwrap().into()).unwrap(), golden);
+        let text = Tensor::from_elements(vec![1], &["a"]).unwrap();
+        let outputs = vec![named("answer", text)];
+        assert!(matches!(Golden { outputs, ..golden.clone() }.to_bytes(), Err(GoldenError::Type { .. })));
+        let outputs = vec![named("logits", tensor(vec![1], &[f32::NAN]))];
+        assert!(matches!(Golden { outputs, ..golden }.to_bytes(), Err(GoldenError::NotFinite(_))));
     }
 
     #[test]

@@ -1,0 +1,155 @@
+//! Which forms become variants, under which names and for which engines.
+
+use compress::auto::{Candidate, DeviceClass, Form, Outcome, Verdict};
+use console::{CliError, ExitKind};
+use engine::ModelBytes;
+use types::{EngineName, Place};
+
+use super::engines::Engines;
+use super::show;
+
+/// The variant that the hub serves: the model as it was given.
+const FULL: &str = "full";
+
+/// One variant to be.
+#[derive(Debug)]
+pub(super) struct Chosen<'a> {
+    /// Its name.
+    pub(super) name: String,
+    /// What it is.
+    pub(super) candidate: &'a Candidate,
+    /// Where it is meant to run.
+    pub(super) runs_on: Place,
+    /// What can run it, best first.
+    pub(super) engines: Vec<EngineName>,
+    /// The file's content.
+    pub(super) model: ModelBytes,
+    /// Name of the file without its ending; variants of the same content share it.
+    stem: String,
+}
+
+impl Chosen<'_> {
+    /// Name of the model file.
+    pub(super) fn file(&self) -> String {
+        format!("{}.onnx", self.stem)
+    }
+
+    /// Name of the file with its golden answers.
+    pub(super) fn golden_file(&self) -> String {
+        format!("{}.golden.safetensors", self.stem)
+    }
+
+    /// Whether it brings a file of its own.
+    pub(super) fn is_first_of_file(&self) -> bool {
+        self.name == self.stem
+    }
+}
+
+/// Chooses: what is recommended, or what was asked for by name; and the model as it was given, for devices that run
+/// nothing else and for the hub.
+///
+/// The order is the one in which devices choose: the first variant that an engine of theirs runs.
+pub(super) fn choose<'a>(outcome: &'a Outcome, auto: bool, engines: &Engines) -> Result<Vec<Chosen<'a>>, CliError> {
+    let Some((reference, others)) = outcome.candidates.split_first() else { return Ok(Vec::new()) };
+    let mut chosen: Vec<Chosen<'a>> = Vec::new();
+    if auto {
+        recommended(outcome, engines, &mut chosen);
+    } else {
+        refuse_failed(outcome, others)?;
+        for candidate in others.iter().filter(|candidate| is_wanted(candidate, others)) {
+            add(&mut chosen, candidate, runs(candidate, engines));
+        }
+    }
+    add(&mut chosen, reference, runs(reference, engines));
+    let full = chosen.last().map(|last| Chosen {
+        name: FULL.to_owned(),
+        candidate: last.candidate,
+        runs_on: Place::Hub,
+        engines: vec![EngineName::Ort],
+        model: last.model.clone(),
+        stem: last.stem.clone(),
+    });
+    chosen.extend(full);
+    Ok(chosen)
+}
+
+fn recommended<'a>(outcome: &'a Outcome, engines: &Engines, chosen: &mut Vec<Chosen<'a>>) {
+    let find = |class: DeviceClass| {
+        let found = outcome.recommendations.iter().find(|one| one.class == class && !one.is_reference)?;
+        outcome.candidates.iter().find(|candidate| candidate.name == found.candidate)
+    };
+    let judged_on_gpu = outcome.recommendations.iter().any(|one| one.class == DeviceClass::GpuWgpu)
+        && engines.is_representative(EngineName::Wgpu);
+    let (cpu, small) = (find(DeviceClass::Cpu), find(DeviceClass::Small));
+    let gpu = find(DeviceClass::GpuWgpu).filter(|_| judged_on_gpu);
+    if let Some(cpu) = cpu {
+        let mut on = runs(cpu, engines);
+        // Where a GPU was timed, the form that was the fastest on it is the one for it.
+        let same = gpu.is_some_and(|gpu| gpu.name == cpu.name);
+        on.retain(|&engine| engine == EngineName::Ort || !judged_on_gpu || same);
+        add(chosen, cpu, on);
+    }
+    if let Some(gpu) = gpu {
+        add(chosen, gpu, vec![EngineName::Wgpu]);
+    }
+    if let Some(small) = small {
+        // With nothing faster, the smallest is what devices take; otherwise it is there to be chosen by name.
+        add(chosen, small, runs(small, engines));
+    }
+}
+
+/// The engines that run a candidate: tried here, or for wgpu without a GPU by its operators.
+fn runs(candidate: &Candidate, engines: &Engines) -> Vec<EngineName> {
+    let mut on = vec![EngineName::Ort];
+    let was_tried = candidate.on(EngineName::Wgpu);
+    let could = candidate.model.as_ref().is_some_and(|model| Engines::wgpu_could_run(model.as_slice()));
+    if could && was_tried.is_none_or(|run| run.problem.is_none()) {
+        on.push(EngineName::Wgpu);
+    }
+    debug_assert!(engines.all().iter().any(|engine| engine.name() == EngineName::Ort), "ONNX Runtime judges");
+    on
+}
+
+fn add<'a>(chosen: &mut Vec<Chosen<'a>>, candidate: &'a Candidate, engines: Vec<EngineName>) {
+    let Some(model) = candidate.model.clone() else { return };
+    if chosen.iter().any(|known| known.candidate.name == candidate.name) {
+        return;
+    }
+    let form = candidate.form.as_str();
+    let taken = |name: &str| chosen.iter().any(|known| known.name == name);
+    let numbered = (2..).map(|number: u32| format!("{form}-{number}"));
+    let name = std::iter::once(form.to_owned()).chain(numbered).find(|name| !taken(name)).unwrap_or_default();
+    chosen.push(Chosen { stem: name.clone(), name, candidate, runs_on: Place::Device, engines, model });
+}
+
+/// Of what was asked for by name everything is written that works; a plain form that was only the way to a mixed one is
+/// not.
+fn is_wanted(candidate: &Candidate, others: &[Candidate]) -> bool {
+    let is_way = candidate.form == Form::Int8Qdq && others.iter().any(|other| other.form == Form::Int8Mixed);
+    candidate.loss.is_some() && !(is_way && candidate.verdict == Verdict::Lossy)
+}
+
+/// A form that was asked for by name and cannot be given ends the run; nothing is written then.
+fn refuse_failed(outcome: &Outcome, others: &[Candidate]) -> Result<(), CliError> {
+    let mixed = others.iter().any(|other| other.form == Form::Int8Mixed && other.verdict != Verdict::Lossy);
+    for candidate in others {
+        let name = &candidate.name;
+        let (problem, hint) = match &candidate.verdict {
+            Verdict::Lossy if candidate.form == Form::Int8Qdq && mixed => continue,
+            Verdict::Lossy => (
+                format!(
+                    "{name} loses {} ({}), over the {} of --max-loss",
+                    show::percent(candidate.loss.unwrap_or(1.0)),
+                    outcome.measure.as_str(),
+                    show::percent(outcome.loss_max)
+                ),
+                "raise --max-loss, try another --calibration or --per-channel, or --to int8-mixed",
+            ),
+            Verdict::Invalid { why } => (format!("{name} is no valid model: {why}"), "try --auto: it says what works"),
+            Verdict::NotApplicable { why } => (format!("{name} is not for this model: {why}"), "try --auto"),
+            Verdict::Beaten { .. } | Verdict::Good | Verdict::Reference => continue,
+        };
+        return Err(CliError::new(ExitKind::Failed, problem).hint(hint));
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! What the verb prints: one table, then in sentences what to take and why.
+
+use std::path::{Path, PathBuf};
+
+use compress::auto::{Candidate, EXAMPLES_FEW, Outcome, Verdict};
+use compress::quality::{Accuracy, Measure};
+use serde::Serialize;
+use types::EngineName;
+
+use super::choice::Chosen;
+
+/// What came of a run.
+#[derive(Debug, Serialize)]
+pub(super) struct Made<'a> {
+    folder: PathBuf,
+    variants: Vec<MadeVariant>,
+    #[serde(flatten)]
+    outcome: &'a Outcome,
+    engine_notes: &'a [String],
+}
+
+/// A variant that was written.
+#[derive(Debug, Serialize)]
+struct MadeVariant {
+    name: String,
+    file: String,
+    engines: Vec<EngineName>,
+    made_by: String,
+    bytes: u64,
+}
+
+impl<'a> Made<'a> {
+    pub(super) fn new(
+        folder: &Path,
+        outcome: &'a Outcome,
+        chosen: &[Chosen<'_>],
+        engine_notes: &'a [String],
+    ) -> Self {
+        let variant = |chosen: &Chosen<'_>| MadeVariant {
+            name: chosen.name.clone(),
+            file: chosen.file(),
+            engines: chosen.engines.clone(),
+            made_by: chosen.candidate.name.clone(),
+            bytes: chosen.candidate.bytes,
+        };
+        Self { folder: folder.to_owned(), variants: chosen.iter().map(variant).collect(), outcome, engine_notes }
+    }
+}
+
+/// The text for people.
+pub(super) fn told(made: &Made<'_>) -> String {
+    let outcome = made.outcome;
+    let mut lines = vec![table(outcome), String::new()];
+    for one in &outcome.recommendations {
+        lines.push(format!("for {}: {}, {}", one.class.as_str(), one.candidate, one.why));
+    }
+    let nothing = outcome.recommendations.iter().all(|one| one.is_reference);
+    if nothing && let Some(reference) = outcome.candidates.first() {
+        lines.push(format!("nothing beats {}: ship it as it is", reference.name));
+    }
+    lines.push(String::new());
+    for variant in &made.variants {
+        let engines: Vec<&str> = variant.engines.iter().map(|engine| engine.as_str()).collect();
+        lines.push(format!("variant {} ({}) in {}, by {}", variant.name, engines.join(", "), variant.file, variant.made_by));
+    }
+    lines.extend(outcome.notes.iter().chain(made.engine_notes).map(|note| format!("note: {note}")));
+    lines.push(format!(
+        "calibrated on {} examples, judged on {} others by {}{}",
+        outcome.calibrated_on,
+        outcome.judged_on,
+        outcome.measure.as_str(),
+        if outcome.judged_on < EXAMPLES_FEW { " (few)" } else { "" }
+    ));
+    let folder = made.folder.display();
+    lines.push(format!("written to {folder}; read {folder}/model.toml, then: cloud-hub model push {folder} --keys DIR"));
+    // Names come from files.
+    lines.iter().flat_map(|line| line.lines().chain(line.is_empty().then_some(""))).map(escaped).collect::<Vec<_>>().join("\n")
+}
+
+fn escaped(line: &str) -> String {
+    telemetry::escape_control(line).into_owned()
+}
+
+fn table(outcome: &Outcome) -> String {
+    let Some(reference) = outcome.candidates.first() else { return String::new() };
+    let engines: Vec<EngineName> = reference.runs.iter().map(|run| run.engine).collect();
+    let loss = if outcome.measure == Measure::Accuracy { "accuracy lost (95 %)".to_owned() } else {
+        format!("lost {}", outcome.measure.as_str())
+    };
+    let mut headers = vec!["form".to_owned(), "bytes".to_owned(), "zstd".to_owned(), loss, "cosine".to_owned()];
+    headers.extend(engines.iter().map(|engine| format!("time {engine}")));
+    headers.push("verdict".to_owned());
+    let rows = outcome.candidates.iter().map(|candidate| row(candidate, reference, &engines));
+    console::render_table(headers, rows)
+}
+
+fn row(candidate: &Candidate, reference: &Candidate, engines: &[EngineName]) -> Vec<String> {
+    let none = || "-".to_owned();
+    let has_file = candidate.bytes > 0;
+    let quality = candidate.quality.as_ref();
+    let accuracy = quality.and_then(|quality| quality.accuracy);
+    let loss = match (candidate.loss, accuracy, &candidate.verdict) {
+        (_, Some(accuracy), Verdict::Reference) => format!("accuracy {}", percent(accuracy.reference)),
+        (Some(_), Some(accuracy), _) => interval(&accuracy),
+        (Some(loss), None, _) => percent(loss),
+        (None, _, _) => none(),
+    };
+    let cosine = quality.and_then(|quality| quality.outputs.iter().map(|output| output.cosine).reduce(f64::min));
+    let mut cells = vec![
+        candidate.name.clone(),
+        if has_file { candidate.bytes.to_string() } else { none() },
+        if has_file { percent(ratio(candidate.bytes_zstd, reference.bytes_zstd)) } else { none() },
+        loss,
+        cosine.map_or_else(none, |cosine| format!("{cosine:.5}")),
+    ];
+    cells.extend(engines.iter().map(|&engine| time(candidate, engine)));
+    cells.push(verdict(candidate));
+    cells
+}
+
+/// The loss and its interval: `0.20 % (-0.10 to 0.61)`.
+fn interval(accuracy: &Accuracy) -> String {
+    format!("{} ({:.2} to {:.2})", percent(accuracy.lost), 100.0 * accuracy.lost_low, 100.0 * accuracy.lost_high)
+}
+
+/// The time of the reference in milliseconds, of the others as a ratio.
+fn time(candidate: &Candidate, engine: EngineName) -> String {
+    let Some(run) = candidate.on(engine) else { return "-".to_owned() };
+    match (run.timing, &run.problem) {
+        (Some(timing), _) if candidate.verdict == Verdict::Reference => format!("{:.3} ms", timing.median_ms),
+        (Some(timing), _) => format!("{:.2}x ({:.2} to {:.2})", timing.ratio, timing.ratio_low, timing.ratio_high),
+        (None, Some(_)) => "does not run".to_owned(),
+        (None, None) => "-".to_owned(),
+    }
+}
+
+fn verdict(candidate: &Candidate) -> String {
+    match &candidate.verdict {
+        Verdict::Reference => "reference".to_owned(),
+        Verdict::Good => "good".to_owned(),
+        Verdict::Lossy => "loses too much".to_owned(),
+        Verdict::Beaten { by, why } => format!("refused, {by} beats it: {why}"),
+        Verdict::Invalid { why } => format!("refused, invalid: {why}"),
+        Verdict::NotApplicable { why } => format!("not made: {why}"),
+    }
+}
+
+/// Whether nothing beats it.
+pub(super) fn is_on_front(candidate: &Candidate) -> bool {
+    matches!(candidate.verdict, Verdict::Reference | Verdict::Good | Verdict::Lossy)
+}
+
+/// One size over another.
+#[expect(clippy::cast_precision_loss, reason = "told with two digits")]
+pub(super) fn ratio(bytes: u64, of: u64) -> f64 {
+    bytes as f64 / of.max(1) as f64
+}
+
+/// A share in percent.
+pub(super) fn percent(share: f64) -> String {
+    let percent = 100.0 * share;
+    let digits = if percent.abs() >= 10.0 { 1 } else { 2 };
+    // No `-0.00`.
+    let percent = if percent.abs() < 0.005 { 0.0 } else { percent };
+    format!("{percent:.digits$} %")
+}
