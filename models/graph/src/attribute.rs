@@ -33,7 +33,7 @@ pub trait Attributes {
 
     /// A tensor.
     fn attr_tensor(&self, name: &str) -> Option<&TensorProto> {
-        self.attr(name).filter(|found| found.r#type() == AttributeType::Tensor)?.t.as_ref()
+        self.attr(name).filter(|found| found.r#type() == AttributeType::Tensor)?.t.as_deref()
     }
 }
 
@@ -117,7 +117,7 @@ impl AttributeProto {
     /// A tensor.
     #[must_use]
     pub fn tensor(name: &str, value: TensorProto) -> Self {
-        Self { t: Some(value), ..Self::of(name, AttributeType::Tensor) }
+        Self { t: Some(Box::new(value)), ..Self::of(name, AttributeType::Tensor) }
     }
 
     fn of(name: &str, kind: AttributeType) -> Self {

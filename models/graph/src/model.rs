@@ -1,14 +1,21 @@
 //! A model file in memory.
 
-use std::fs;
-use std::io;
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use prost::Message;
 
+use crate::external::{self, ExternalError};
 use crate::graph::Graph;
+use crate::limits::{ReadLimits, Refusal};
 use crate::proto::{ModelProto, OperatorSetIdProto};
+use crate::scan::scan;
+
+/// Oldest version of the format that is written: the first in which a weight need not be an input.
+const IR_VERSION_MIN: i64 = 4;
 
 /// A model: its graph and what stands around it.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,7 +30,7 @@ pub struct Model {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The file could not be read.
-    #[error("read model file {path:?}")]
+    #[error("read model file {}", path.display())]
     File {
         /// Its path.
         path: PathBuf,
@@ -31,54 +38,80 @@ pub enum ReadError {
         #[source]
         source: io::Error,
     },
+    /// Over a limit, or no protocol buffers.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The bytes are not ONNX.
     #[error("the file is no readable ONNX model")]
     Decode(#[source] prost::DecodeError),
     /// A model without a graph has nothing to run.
     #[error("the model has no graph")]
     NoGraph,
-}
-
-/// Why a model was not written.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    /// The file could not be written.
-    #[error("write model file {path:?}")]
-    File {
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
+    /// Two weights of one name.
+    #[error("the model has two initializers {name:?}")]
+    Duplicate {
+        /// The name.
+        name: String,
     },
+    /// Weights beside the model could not be read.
+    #[error(transparent)]
+    External(#[from] ExternalError),
 }
 
 impl Model {
-    /// Reads a model file.
+    /// Reads a model file, with weights that lie beside it.
     ///
     /// # Errors
-    /// When the file cannot be read or is no model.
+    /// When a file cannot be read, is over a limit, or is no model.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
-        let bytes = fs::read(path).map_err(|source| ReadError::File { path: path.to_owned(), source })?;
-        Self::from_bytes(bytes.into())
+        Self::open_within(path, &ReadLimits::default())
     }
 
-    /// Reads a model from its bytes; weights stay slices of them.
+    /// Reads a model file as [`Model::open`] does, within other limits.
     ///
     /// # Errors
-    /// When the bytes are no model.
-    pub fn from_bytes(bytes: Bytes) -> Result<Self, ReadError> {
-        let mut rest = ModelProto::decode(bytes).map_err(ReadError::Decode)?;
-        let graph = rest.graph.take().ok_or(ReadError::NoGraph)?;
-        Ok(Self { graph: Graph::from_proto(graph), rest })
+    /// As [`Model::open`].
+    pub fn open_within(path: &Path, limits: &ReadLimits) -> Result<Self, ReadError> {
+        let failed = |source| ReadError::File { path: path.to_owned(), source };
+        let file = File::open(path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        if size > limits.file_bytes {
+            return Err(Refusal::FileSize { bytes: size, limit: limits.file_bytes }.into());
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        // One more than allowed, so that a file that grows meanwhile, or a pipe, is found out.
+        file.take(limits.file_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+        let mut proto = decoded(bytes.into(), limits)?;
+        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        external::load(&mut proto, folder, limits.external_bytes)?;
+        Self::from_proto(proto)
     }
 
-    /// The bytes of the model as one file.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut whole = self.rest.clone();
-        whole.graph = Some(self.graph.clone().into_proto());
-        whole.encode_to_vec()
+    /// Reads a model from its bytes; weights stay slices of them. Weights beside it are not read, and say so when asked.
+    ///
+    /// # Errors
+    /// When the bytes are over a limit or no model.
+    pub fn from_bytes(bytes: Bytes) -> Result<Self, ReadError> {
+        Self::from_bytes_within(bytes, &ReadLimits::default())
+    }
+
+    /// Reads a model from its bytes as [`Model::from_bytes`] does, within other limits.
+    ///
+    /// # Errors
+    /// As [`Model::from_bytes`].
+    pub fn from_bytes_within(bytes: Bytes, limits: &ReadLimits) -> Result<Self, ReadError> {
+        Self::from_proto(decoded(bytes, limits)?)
+    }
+
+    fn from_proto(mut rest: ModelProto) -> Result<Self, ReadError> {
+        let graph = rest.graph.take().ok_or(ReadError::NoGraph)?;
+        let mut names = HashSet::new();
+        if let Some(twice) = graph.initializer.iter().find(|tensor| !names.insert(tensor.name())) {
+            return Err(ReadError::Duplicate { name: twice.name().to_owned() });
+        }
+        // Before version 4 every initializer had to be an input too; they are none here.
+        rest.ir_version = Some(rest.ir_version().max(IR_VERSION_MIN));
+        Ok(Self { graph: Graph::from_proto(graph), rest })
     }
 
     /// The version of an operator domain; the default domain is `""`.
@@ -99,4 +132,9 @@ impl Model {
 /// The default domain has two spellings.
 fn plain(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
+}
+
+fn decoded(bytes: Bytes, limits: &ReadLimits) -> Result<ModelProto, ReadError> {
+    scan(&bytes, limits)?;
+    ModelProto::decode(bytes).map_err(ReadError::Decode)
 }

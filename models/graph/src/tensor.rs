@@ -21,13 +21,13 @@ pub enum TensorError {
         dims: Vec<i64>,
     },
     /// Too few or too many numbers for the dimensions.
-    #[error("tensor {name:?} holds {found} elements where its dimensions say {wanted}")]
+    #[error("tensor {name:?} holds {found} bytes where its dimensions say {wanted}")]
     Length {
         /// The tensor.
         name: String,
-        /// Elements in the message.
+        /// Bytes in the message.
         found: usize,
-        /// Elements that the dimensions make.
+        /// Bytes that the dimensions make.
         wanted: usize,
     },
     /// Another element type than the caller can use.
@@ -56,7 +56,7 @@ pub trait Values: Sized {
     /// The dimensions.
     ///
     /// # Errors
-    /// [`TensorError::Dims`] when one is negative or their product is beyond `usize`.
+    /// [`TensorError::Dims`] when one is negative or [`is_possible`] says no.
     fn shape(&self) -> Result<Vec<usize>, TensorError>;
 
     /// The elements as f32, from any float type (half precision widens, f64 rounds).
@@ -65,10 +65,17 @@ pub trait Values: Sized {
     /// When they are no floats, or not as many as the dimensions say.
     fn floats(&self) -> Result<Vec<f32>, TensorError>;
 
-    /// The elements as i64, from any whole number type of 8 bits or more, and bool.
+    /// The elements as little-endian bytes, wherever the message has them; numbers under 8 bits stay packed, the first in
+    /// the lowest bits. Bytes that are raw already are shared, not copied.
     ///
     /// # Errors
-    /// When they are no whole numbers, or not as many as the dimensions say.
+    /// When they are no numbers, or not as many as the dimensions say.
+    fn raw(&self) -> Result<Bytes, TensorError>;
+
+    /// The elements as i64, from any whole number type, and bool.
+    ///
+    /// # Errors
+    /// When they are no whole numbers, one is beyond `i64`, or they are not as many as the dimensions say.
     fn integers(&self) -> Result<Vec<i64>, TensorError>;
 
     /// A tensor of little-endian bytes; `raw` holds exactly the elements of `shape`.
@@ -101,36 +108,62 @@ impl Values for TensorProto {
     fn shape(&self) -> Result<Vec<usize>, TensorError> {
         let wrong = || TensorError::Dims { name: self.name().to_owned(), dims: self.dims.clone() };
         let shape: Vec<usize> =
-            self.dims.iter().map(|&dim| usize::try_from(dim)).collect::<Result<_, _>>().map_err(|_| wrong())?;
-        shape.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim)).ok_or_else(wrong)?;
-        Ok(shape)
+            self.dims.iter().map(|&dim| usize::try_from(dim)).collect::<Result<_, _>>().map_err(|_error| wrong())?;
+        if is_possible(&shape) { Ok(shape) } else { Err(wrong()) }
     }
 
     fn floats(&self) -> Result<Vec<f32>, TensorError> {
+        let element = self.element_type();
+        if !matches!(element, ElementType::Float | ElementType::Double | ElementType::Float16 | ElementType::Bfloat16) {
+            return Err(self.wrong_type("floating-point numbers"));
+        }
+        let raw = self.raw()?;
         #[expect(clippy::cast_possible_truncation, reason = "f64 weights are rounded to f32, as the doc says")]
-        let values = match self.element_type() {
-            ElementType::Float => self.pick(&self.float_data, f32::from_le_bytes)?,
-            ElementType::Double => {
-                self.pick(&self.double_data, f64::from_le_bytes)?.into_iter().map(|value| value as f32).collect()
-            }
-            ElementType::Float16 => self.halves(|bits| f16::from_bits(bits).to_f32())?,
-            ElementType::Bfloat16 => self.halves(|bits| bf16::from_bits(bits).to_f32())?,
-            _ => return Err(self.wrong_type("floating-point numbers")),
-        };
-        self.counted(values)
+        Ok(match element {
+            ElementType::Double => lanes(&raw, |lane| f64::from_le_bytes(lane) as f32),
+            ElementType::Float16 => lanes(&raw, |lane| f16::from_le_bytes(lane).to_f32()),
+            ElementType::Bfloat16 => lanes(&raw, |lane| bf16::from_le_bytes(lane).to_f32()),
+            _ => lanes(&raw, f32::from_le_bytes),
+        })
     }
 
     fn integers(&self) -> Result<Vec<i64>, TensorError> {
-        let values = match self.element_type() {
-            ElementType::Int64 => self.pick(&self.int64_data, i64::from_le_bytes)?,
-            ElementType::Int32 => self.widen(&self.int32_data, i32::from_le_bytes)?,
-            ElementType::Int16 => self.narrow(i16::from_le_bytes)?,
-            ElementType::Uint16 => self.narrow(u16::from_le_bytes)?,
-            ElementType::Int8 => self.narrow(i8::from_le_bytes)?,
-            ElementType::Uint8 | ElementType::Bool => self.narrow(u8::from_le_bytes)?,
-            _ => return Err(self.wrong_type("whole numbers")),
+        let element = self.element_type();
+        if !is_integer(element) {
+            return Err(self.wrong_type("whole numbers"));
+        }
+        let raw = self.raw()?;
+        Ok(match element {
+            ElementType::Int64 => lanes(&raw, i64::from_le_bytes),
+            ElementType::Int32 => lanes(&raw, |lane| i32::from_le_bytes(lane).into()),
+            ElementType::Uint32 => lanes(&raw, |lane| u32::from_le_bytes(lane).into()),
+            ElementType::Int16 => lanes(&raw, |lane| i16::from_le_bytes(lane).into()),
+            ElementType::Uint16 => lanes(&raw, |lane| u16::from_le_bytes(lane).into()),
+            ElementType::Int8 => lanes(&raw, |lane| i8::from_le_bytes(lane).into()),
+            ElementType::Uint64 => {
+                let wide = lanes(&raw, u64::from_le_bytes);
+                let wide: Result<_, _> = wide.into_iter().map(i64::try_from).collect();
+                wide.map_err(|_beyond| self.wrong_type("whole numbers under 2^63"))?
+            }
+            ElementType::Int4 | ElementType::Uint4 | ElementType::Int2 | ElementType::Uint2 => {
+                unpacked(&raw, element, self.shape()?.iter().product())
+            }
+            _ => lanes(&raw, |lane: [u8; 1]| u8::from_le_bytes(lane).into()),
+        })
+    }
+
+    fn raw(&self) -> Result<Bytes, TensorError> {
+        self.here()?;
+        let element = self.element_type();
+        let wanted = bytes_of(element, &self.shape()?).ok_or_else(|| self.wrong_type("numbers"))?;
+        let raw = match &self.raw_data {
+            Some(raw) if raw.len() == wanted || !raw.is_empty() => raw.clone(),
+            _ => self.listed(element),
         };
-        self.counted(values)
+        if raw.len() == wanted {
+            return Ok(raw);
+        }
+        Err(TensorError::Length { name: self.name().to_owned(), found: raw.len(), wanted })
     }
 
     fn of_raw(name: &str, element: ElementType, shape: &[usize], raw: impl Into<Bytes>) -> Self {
@@ -145,40 +178,21 @@ impl Values for TensorProto {
 }
 
 impl TensorProto {
-    /// Elements by whatever field holds them: raw bytes, or the list of their own type.
-    fn pick<const N: usize, T: Copy>(&self, list: &[T], read: fn([u8; N]) -> T) -> Result<Vec<T>, TensorError> {
-        self.here()?;
-        Ok(match &self.raw_data {
-            Some(raw) => whole(raw).iter().map(|chunk| read(*chunk)).collect(),
-            None => list.to_vec(),
-        })
-    }
-
-    fn widen<const N: usize, T: Copy + Into<i64>>(
-        &self,
-        list: &[T],
-        read: fn([u8; N]) -> T,
-    ) -> Result<Vec<i64>, TensorError> {
-        Ok(self.pick(list, read)?.into_iter().map(Into::into).collect())
-    }
-
-    /// Narrow whole numbers stand in `int32_data`, one each.
-    fn narrow<const N: usize, T: Into<i64>>(&self, read: fn([u8; N]) -> T) -> Result<Vec<i64>, TensorError> {
-        self.here()?;
-        Ok(match &self.raw_data {
-            Some(raw) => whole(raw).iter().map(|chunk| read(*chunk).into()).collect(),
-            None => self.int32_data.iter().map(|&value| value.into()).collect(),
-        })
-    }
-
-    /// Half precision stands in `int32_data` by its bits.
-    fn halves(&self, read: fn(u16) -> f32) -> Result<Vec<f32>, TensorError> {
-        self.here()?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the low 16 bits are the number")]
-        Ok(match &self.raw_data {
-            Some(raw) => whole(raw).iter().map(|chunk| read(u16::from_le_bytes(*chunk))).collect(),
-            None => self.int32_data.iter().map(|&bits| read(bits as u16)).collect(),
-        })
+    /// The elements out of the list that the format has for their type.
+    fn listed(&self, element: ElementType) -> Bytes {
+        match element {
+            ElementType::Float | ElementType::Complex64 => flat(&self.float_data, |value| value.to_le_bytes()),
+            ElementType::Double | ElementType::Complex128 => flat(&self.double_data, |value| value.to_le_bytes()),
+            ElementType::Int64 => flat(&self.int64_data, |value| value.to_le_bytes()),
+            ElementType::Uint64 => flat(&self.uint64_data, |value| value.to_le_bytes()),
+            // Narrower numbers stand in lists of wider ones, by their low bytes.
+            ElementType::Uint32 => flat(&self.uint64_data, |value| low::<8, 4>(value.to_le_bytes())),
+            ElementType::Int32 => flat(&self.int32_data, |value| value.to_le_bytes()),
+            ElementType::Int16 | ElementType::Uint16 | ElementType::Float16 | ElementType::Bfloat16 => {
+                flat(&self.int32_data, |value| low::<4, 2>(value.to_le_bytes()))
+            }
+            _ => flat(&self.int32_data, |value| low::<4, 1>(value.to_le_bytes())),
+        }
     }
 
     fn here(&self) -> Result<(), TensorError> {
@@ -188,22 +202,108 @@ impl TensorProto {
         }
     }
 
-    fn counted<T>(&self, values: Vec<T>) -> Result<Vec<T>, TensorError> {
-        let wanted = self.shape()?.iter().product();
-        let found = values.len();
-        if found == wanted {
-            return Ok(values);
-        }
-        Err(TensorError::Length { name: self.name().to_owned(), found, wanted })
-    }
-
     fn wrong_type(&self, wanted: &'static str) -> TensorError {
         let found = self.element_type().as_str_name();
         TensorError::Type { name: self.name().to_owned(), found, wanted }
     }
 }
 
-/// The bytes in pieces of `N`; what is left over is not counted, and the length check says so.
-fn whole<const N: usize>(raw: &[u8]) -> &[[u8; N]] {
-    raw.as_chunks().0
+/// Bits of one element; `None` for text and for what is no type.
+#[must_use]
+pub const fn bits_of(element: ElementType) -> Option<usize> {
+    Some(match element {
+        ElementType::Undefined | ElementType::String => return None,
+        ElementType::Int2 | ElementType::Uint2 => 2,
+        ElementType::Int4 | ElementType::Uint4 | ElementType::Float4e2m1 => 4,
+        ElementType::Float6e2m3 | ElementType::Float6e3m2 => 6,
+        ElementType::Int8
+        | ElementType::Uint8
+        | ElementType::Bool
+        | ElementType::Float8e4m3fn
+        | ElementType::Float8e4m3fnuz
+        | ElementType::Float8e5m2
+        | ElementType::Float8e5m2fnuz
+        | ElementType::Float8e8m0 => 8,
+        ElementType::Int16 | ElementType::Uint16 | ElementType::Float16 | ElementType::Bfloat16 => 16,
+        ElementType::Int32 | ElementType::Uint32 | ElementType::Float => 32,
+        ElementType::Int64 | ElementType::Uint64 | ElementType::Double | ElementType::Complex64 => 64,
+        ElementType::Complex128 => 128,
+    })
+}
+
+/// Bytes of a tensor's elements; `None` for text, and beyond `usize`.
+#[must_use]
+pub fn bytes_of(element: ElementType, shape: &[usize]) -> Option<usize> {
+    let elements = shape.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim))?;
+    Some(elements.checked_mul(bits_of(element)?)?.div_ceil(8))
+}
+
+/// Whether the product of any of the dimensions, in bytes of the widest elements, is within `isize`: also of those beside
+/// a dimension of 0, so that nobody who multiplies some of them needs to look.
+#[must_use]
+pub fn is_possible(shape: &[usize]) -> bool {
+    let product = shape.iter().try_fold(16_usize, |product, &dim| product.checked_mul(dim.max(1)));
+    product.is_some_and(|bytes| isize::try_from(bytes).is_ok())
+}
+
+/// Whether these are whole numbers, or bool.
+#[must_use]
+pub const fn is_integer(element: ElementType) -> bool {
+    matches!(
+        element,
+        ElementType::Int64
+            | ElementType::Int32
+            | ElementType::Int16
+            | ElementType::Int8
+            | ElementType::Int4
+            | ElementType::Int2
+            | ElementType::Uint64
+            | ElementType::Uint32
+            | ElementType::Uint16
+            | ElementType::Uint8
+            | ElementType::Uint4
+            | ElementType::Uint2
+            | ElementType::Bool
+    )
+}
+
+/// Packs whole numbers of 2 or 4 bits, the first in the lowest bits, as ONNX stores them. Only the low bits of each count.
+#[must_use]
+pub fn packed(values: &[i8], bits: u32) -> Vec<u8> {
+    let in_byte = usize::try_from(8 / bits.clamp(1, 8)).unwrap_or(1);
+    let mask = u8::MAX >> (8 - bits.clamp(1, 8));
+    let byte = |chunk: &[i8]| {
+        chunk
+            .iter()
+            .rev()
+            .fold(0_u8, |byte, value| (u16::from(byte) << bits).to_le_bytes()[0] | (value.to_le_bytes()[0] & mask))
+    };
+    values.chunks(in_byte).map(byte).collect()
+}
+
+/// Numbers of 2 or 4 bits, with their signs.
+fn unpacked(raw: &[u8], element: ElementType, count: usize) -> Vec<i64> {
+    let bits: u32 = if matches!(element, ElementType::Int2 | ElementType::Uint2) { 2 } else { 4 };
+    let is_signed = matches!(element, ElementType::Int2 | ElementType::Int4);
+    let (mask, half) = ((1_i64 << bits) - 1, 1_i64 << (bits - 1));
+    let places = (0..8 / bits).map(|place| place * bits);
+    let number = |value: i64| if is_signed && value >= half { value - (mask + 1) } else { value };
+    raw.iter()
+        .flat_map(|&byte| places.clone().map(move |shift| number((i64::from(byte) >> shift) & mask)))
+        .take(count)
+        .collect()
+}
+
+/// Each `N` bytes as a number.
+fn lanes<const N: usize, T>(raw: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {
+    raw.as_chunks().0.iter().map(|lane| read(*lane)).collect()
+}
+
+fn flat<T: Copy, const N: usize>(list: &[T], bytes: impl Fn(T) -> [u8; N]) -> Bytes {
+    list.iter().flat_map(|&value| bytes(value)).collect::<Vec<u8>>().into()
+}
+
+/// The low bytes of a little-endian number.
+fn low<const N: usize, const M: usize>(bytes: [u8; N]) -> [u8; M] {
+    std::array::from_fn(|place| bytes.get(place).copied().unwrap_or(0))
 }

@@ -21,11 +21,7 @@ impl Uses {
             for output in node.output.iter().filter(|name| !name.is_empty()) {
                 uses.producers.insert(output.clone(), place);
             }
-            let mut taken: Vec<&str> = node.input.iter().map(String::as_str).collect();
-            subgraphs(node).for_each(|graph| mentioned(graph, &mut taken));
-            taken.sort_unstable();
-            taken.dedup();
-            for input in taken.into_iter().filter(|name| !name.is_empty()) {
+            for input in taken_by(node) {
                 uses.consumers.entry(input.to_owned()).or_default().push(place);
             }
         }
@@ -57,6 +53,16 @@ impl Uses {
 /// The graphs in a node's attributes.
 pub fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
     node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
+}
+
+/// The values that a node takes, by itself or in its subgraphs, each once.
+pub(crate) fn taken_by(node: &NodeProto) -> Vec<&str> {
+    let mut taken: Vec<&str> = node.input.iter().map(String::as_str).collect();
+    subgraphs(node).for_each(|graph| mentioned(graph, &mut taken));
+    taken.sort_unstable();
+    taken.dedup();
+    taken.retain(|name| !name.is_empty());
+    taken
 }
 
 /// Every name that a subgraph takes, its own ones among them: a name that is both is an outer use at worst too many.
