@@ -1,13 +1,16 @@
-//! Measures what the project promises about speed. So far: the wgpu engine, kernel by kernel and model by model.
-//!
-//! Prints one JSON row for each; on a software adapter ratios travel to other machines, times do not.
+//! `cargo xtask bench`: sees to what a benchmark needs, then runs it from the package `bench`, optimised.
 
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use testkit::binaries::{ONNXRUNTIME_ENV, workspace};
 
-use crate::setup;
+use crate::{setup, vulkan};
+
+/// Where a desktop session keeps its sockets.
+const RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -15,31 +18,55 @@ pub(crate) struct Args {
     /// What to measure.
     #[arg(value_enum)]
     subject: Subject,
-    /// Rounds over all rows; the median of each is reported.
-    #[arg(long, default_value_t = 20)]
-    rounds: u32,
-    /// Only rows whose name contains this.
+    /// Rounds of each figure; the median is reported. Figures that take seconds make fewer.
+    #[arg(long, value_name = "N")]
+    rounds: Option<u32>,
+    /// Only figures whose name contains this.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
+    /// Also write the rows into this file, as a JSON array.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Subject {
-    /// The wgpu engine: its heavy kernels, then whole models beside ONNX Runtime.
+    /// The wgpu engine: kernels against burn, networks against wonnx and the sum of their kernels, loading.
     Wgpu,
+    /// What the wgpu engine adds to the agent's binary: two builds as they are shipped.
+    Size,
 }
 
-/// Runs the verb.
+/// Runs the verb; whether bars hold does not change how it ends.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let Subject::Wgpu = args.subject;
-    let library = setup::onnxruntime(setup::Arch::host()?)?;
-    setup::conformance_cases(&workspace())?;
-    for example in ["bench_kernels", "bench_models"] {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(workspace()).env(ONNXRUNTIME_ENV, &library);
-        cargo.args(["run", "--release", "--quiet", "--package", "engine-wgpu", "--example", example, "--"]);
-        cargo.arg(args.rounds.to_string()).args(&args.only);
-        ensure!(cargo.status().context("run cargo")?.success(), "{example} failed");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["run", "--release", "--quiet", "--package", "bench", "--"]).current_dir(workspace());
+    match args.subject {
+        Subject::Wgpu => {
+            cargo.arg("wgpu").env(ONNXRUNTIME_ENV, setup::onnxruntime(setup::Arch::host()?)?);
+            vulkan::driver()?;
+            // Mesa complains of its absence in every process, and uses it for nothing here.
+            if std::env::var_os(RUNTIME_DIR).is_none() {
+                cargo.env(RUNTIME_DIR, std::env::temp_dir());
+            }
+            // Without them the figures of whole models say that they are missing.
+            setup::bench_models(&workspace())
+                .unwrap_or_else(|error| eprintln!("some figures will be missing: {error:#}"));
+        }
+        Subject::Size => {
+            cargo.arg("size");
+        }
     }
+    let rounds = args.rounds.map(|rounds| rounds.to_string().into());
+    let json = args.json.as_ref().map(|file| std::path::absolute(file).map(PathBuf::into_os_string)).transpose();
+    let given: [(&str, Option<OsString>); 3] = [
+        ("--rounds", rounds),
+        ("--only", args.only.clone().map(Into::into)),
+        ("--json", json.context("find --json's folder")?),
+    ];
+    for (name, value) in given.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+        cargo.arg(name).arg(value);
+    }
+    ensure!(cargo.status().context("run cargo")?.success(), "the benchmark failed");
     Ok(())
 }

@@ -276,6 +276,17 @@ pub(crate) fn conformance_cases(workspace: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Makes sure that the networks which `cargo xtask bench` runs are in the cache.
+///
+/// # Errors
+/// When the script or its environment cannot be had.
+pub(crate) fn bench_models(workspace: &Path) -> anyhow::Result<()> {
+    let requirements: Vec<&str> = CASE_TOOLS.lines().collect();
+    let python = python_tools("onnx", &requirements)?;
+    let script = workspace.join("tests/bench/tools/bench_models.py");
+    succeed(Command::new(&python).arg(script)).context("write the networks of the benchmark")
+}
+
 fn make_environment(folder: &Path, python: &Path, requirements: &[&str]) -> anyhow::Result<()> {
     // Without its mark it is the remains of an attempt that was cut short.
     if folder.exists() {

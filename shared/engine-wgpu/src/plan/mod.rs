@@ -6,6 +6,7 @@
 
 mod arena;
 mod split;
+mod timing;
 mod weights;
 
 use std::collections::HashMap;
@@ -23,9 +24,19 @@ use crate::lower::{Arg, Dispatch, Lowering, Repr, WeightPool};
 /// One launch, ready to record.
 #[derive(Debug)]
 struct Launch {
+    label: &'static str,
     pipeline: Arc<Pipeline>,
     bind_group: wgpu::BindGroup,
     groups: [u32; 3],
+}
+
+impl Launch {
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.pipeline.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        let [x, y, z] = self.groups;
+        pass.dispatch_workgroups(x, y, z);
+    }
 }
 
 /// Where an input goes or an output comes from.
@@ -137,7 +148,7 @@ impl Plan {
                 entries: &entries,
             };
             let bind_group = gpu.scoped(|| gpu.device.create_bind_group(&descriptor))?;
-            launches.push(Launch { pipeline, bind_group, groups: dispatch.groups });
+            launches.push(Launch { label: dispatch.kernel.label, pipeline, bind_group, groups: dispatch.groups });
         }
         let (inputs, upload_bytes) = ports(&graph.inputs, facts, &layout);
         let (outputs, readback_bytes) = ports(&graph.outputs, facts, &layout);
@@ -161,10 +172,7 @@ impl Plan {
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             for launch in &self.launches {
-                pass.set_pipeline(&launch.pipeline.pipeline);
-                pass.set_bind_group(0, &launch.bind_group, &[]);
-                let [x, y, z] = launch.groups;
-                pass.dispatch_workgroups(x, y, z);
+                launch.record(&mut pass);
             }
         }
         for port in self.outputs.iter().filter(|port| port.known().is_none()) {

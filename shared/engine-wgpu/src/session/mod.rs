@@ -159,6 +159,20 @@ impl WgpuSession {
         Ok(begin.elapsed())
     }
 
+    /// As [`WgpuSession::rerun`], but gives each kernel's label and time by the device's own clock, in order; `None` where the
+    /// adapter has no such clock.
+    ///
+    /// # Errors
+    /// When the device is gone or refuses the queries.
+    pub fn kernel_times(&mut self) -> Result<Option<Vec<(&'static str, Duration)>>, ModelError> {
+        let mut all = Vec::new();
+        for plan in self.segments().filter_map(run::Segment::plan).filter(|plan| plan.launch_count() > 0) {
+            let Some(times) = plan.kernel_times(&self.gpu)? else { return Ok(None) };
+            all.extend(times);
+        }
+        Ok(Some(all))
+    }
+
     /// Runs every step; gives the outputs in the graph's order.
     fn execute(&mut self, mut values: Values, control: &RunControl, warming: bool) -> Result<Vec<Literal>, Stopped> {
         let (gpu, weights) = (&self.gpu, &mut self.weights);

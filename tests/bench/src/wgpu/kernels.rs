@@ -1,0 +1,129 @@
+//! Single operators at the sizes that peers were measured at.
+//!
+//! A turn is submit and wait, without bringing inputs and reading outputs, for us and for burn alike.
+
+use anyhow::{Context as _, Result};
+use bench::figure::Measured;
+use bench::peer::{self, Peer};
+use bench::race::race;
+use engine::{RunControl, Session as _};
+use engine_wgpu::ir::{Attribute, Attributes, ElementType, Graph, Literal, Node, OWN_DOMAIN, Value};
+use engine_wgpu::session::WgpuSession;
+use types::{Dim, NamedTensor, Tensor};
+
+use super::{BUDGET_BYTES, Context};
+
+/// Largest difference to burn over the largest magnitude: 512 or 576 terms are summed in another order.
+const TOLERANCE: f32 = 1e-5;
+
+const SQUARE: [usize; 2] = [512, 512];
+const IMAGE: [usize; 4] = [1, 64, 56, 56];
+const FILTERS: [usize; 4] = [64, 64, 3, 3];
+
+/// An operand: its value, and whether the model holds it.
+struct Operand {
+    value: Literal,
+    constant: bool,
+}
+
+/// Numbers that are neither zero nor equal, so that no driver takes a short cut; peers make the same.
+fn numbers(shape: &[usize]) -> Literal {
+    let count = shape.iter().product();
+    #[expect(clippy::cast_precision_loss, reason = "below 2003")]
+    let values: Vec<f32> = (0..count).map(|at: usize| ((at * 7919) % 2003) as f32 / 2003.0 - 0.5).collect();
+    Literal::from_f32s(shape.to_vec(), &values)
+}
+
+fn given(value: Literal) -> Operand {
+    Operand { value, constant: false }
+}
+
+fn held(value: Literal) -> Operand {
+    Operand { value, constant: true }
+}
+
+/// One operator as a session that has run once, and its result.
+fn session(context: &Context, node: Node, operands: &[Operand]) -> Result<(WgpuSession, Vec<f32>)> {
+    let mut graph = Graph::default();
+    let mut inputs = Vec::new();
+    let mut request = Vec::new();
+    for (at, operand) in operands.iter().enumerate() {
+        let (name, value) = (format!("in{at}"), &operand.value);
+        inputs.push(Some(if operand.constant {
+            graph.add_constant(&name, value.clone())
+        } else {
+            let dims = value.shape().iter().map(|&size| Dim::Fixed(size)).collect();
+            let id = graph.add_value(Value { name: name.clone(), declared: Some((value.dtype(), Some(dims))) });
+            graph.inputs.push(id);
+            let dtype = value.dtype().to_request().context("an operand that no request carries")?;
+            let tensor = Tensor::new(dtype, value.shape().to_vec(), value.bytes().clone())?;
+            request.push(NamedTensor { name, tensor });
+            id
+        }));
+    }
+    let answer = if node.op == "MatMulInteger" { ElementType::I32 } else { ElementType::F32 };
+    let output = graph.add_value(Value { name: "out".into(), declared: Some((answer, None)) });
+    graph.outputs.push(output);
+    graph.nodes.push(Node { inputs, outputs: vec![Some(output)], ..node });
+    let mut session = WgpuSession::new(context.engine.gpu().clone(), &graph, BUDGET_BYTES)?;
+    let outputs = session.run(&request, &[], &RunControl::default())?;
+    let first = outputs.first().context("an operator without an output")?;
+    let result = if answer == ElementType::F32 { first.tensor.to_f32()? } else { Vec::new() };
+    Ok((session, result))
+}
+
+fn node(domain: &str, op: &str, opset: i64, attributes: Attributes) -> Node {
+    let (name, domain, op) = (op.to_owned(), domain.to_owned(), op.to_owned());
+    Node { name, domain, op, opset, inputs: Vec::new(), outputs: Vec::new(), attributes }
+}
+
+/// A product; `naive` has one thread compute each output, as the first lesson on GPUs does.
+fn matmul(naive: bool) -> Node {
+    node(OWN_DOMAIN, "MatMul", 1, Attributes::default().with("plain", Attribute::Int(naive.into())))
+}
+
+fn turn(session: &mut WgpuSession) -> Result<f64> {
+    Ok(session.rerun()?.as_secs_f64() * 1e3)
+}
+
+fn against_burn(context: &Context, operation: &str, node: Node, operands: &[Operand]) -> Result<Measured> {
+    let mut burn = Peer::start(&peer::built("burn")?, &[operation.as_ref()])?;
+    let (mut session, ours) = session(context, node, operands)?;
+    let difference = peer::agree(&ours, &burn.output()?, TOLERANCE)?;
+    let samples = race(context.rounds, [&mut || turn(&mut session), &mut || burn.run()])?;
+    Ok(Measured::race(samples).noting(format!("results differ by {difference:.1e} of the largest")))
+}
+
+fn against_ourselves(context: &Context, mut one: WgpuSession, mut two: WgpuSession) -> Result<Measured> {
+    Ok(Measured::race(race(context.rounds, [&mut || turn(&mut one), &mut || turn(&mut two)])?))
+}
+
+pub(super) fn matmul_and_burn(context: &Context) -> Result<Measured> {
+    against_burn(context, "matmul", matmul(false), &[given(numbers(&SQUARE)), given(numbers(&SQUARE))])
+}
+
+pub(super) fn conv_and_burn(context: &Context) -> Result<Measured> {
+    let attributes = Attributes::default().with("pads", Attribute::Ints(vec![1; 4]));
+    let conv = node("", "Conv", 22, attributes);
+    against_burn(context, "conv", conv, &[given(numbers(&IMAGE)), held(numbers(&FILTERS))])
+}
+
+pub(super) fn matmul_and_naive(context: &Context) -> Result<Measured> {
+    let operands = [given(numbers(&SQUARE)), given(numbers(&SQUARE))];
+    let (ours, result) = session(context, matmul(false), &operands)?;
+    let (naive, expected) = session(context, matmul(true), &operands)?;
+    peer::agree(&result, &expected, TOLERANCE)?;
+    against_ourselves(context, ours, naive)
+}
+
+/// A layer as models have it: the right-hand matrix is a weight.
+pub(super) fn int8_and_f32(context: &Context) -> Result<Measured> {
+    let integers = |dtype, least: i64| {
+        let values: Vec<i64> = (0..512 * 512).map(|at: i64| (at * 7919) % 251 + least).collect();
+        Literal::from_i64s(dtype, SQUARE.to_vec(), &values)
+    };
+    let operands = [given(integers(ElementType::U8, 0)), held(integers(ElementType::I8, -125))];
+    let (ours, _integers) = session(context, node("", "MatMulInteger", 10, Attributes::default()), &operands)?;
+    let (floats, _result) = session(context, matmul(false), &[given(numbers(&SQUARE)), held(numbers(&SQUARE))])?;
+    against_ourselves(context, ours, floats)
+}
