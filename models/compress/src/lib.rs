@@ -7,6 +7,7 @@
 mod constants;
 mod dense;
 mod embedding;
+pub mod calibrate;
 mod error;
 pub mod examples;
 pub mod front;
@@ -18,6 +19,7 @@ mod report;
 pub mod search;
 mod selection;
 pub mod sensitivity;
+pub mod static_int8;
 
 pub use error::CompressError;
 pub use examples::Examples;
