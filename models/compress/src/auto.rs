@@ -19,7 +19,8 @@ use serde::Serialize;
 use types::NamedTensor;
 
 pub use candidate::{Candidate, EngineRun, Verdict};
-pub use recipe::{Form, Recipe};
+pub use mixed::Step;
+pub use recipe::{Calibration, Form, Recipe};
 pub use verdict::{DeviceClass, Recommendation, recommend, settle};
 
 use crate::latency::{Contender, race};
@@ -61,6 +62,10 @@ pub struct Request<'a> {
     pub engines: Vec<&'a dyn Engine>,
     /// What to make.
     pub recipes: Vec<Recipe>,
+    /// Whether a mixed form is searched when no static int8 form is within the loss.
+    pub search_mixed: bool,
+    /// What the sensitivity of layers is counted in; `None` takes the finest that the answers allow.
+    pub rank_by: Option<Measure>,
     /// Nodes and operators that passes may touch.
     pub selection: Selection,
     /// What loss is counted in; `None` takes what the model's answers allow.
@@ -105,6 +110,8 @@ pub struct Outcome {
     pub recommendations: Vec<Recommendation>,
     /// How much each layer loses alone, the worst first; empty when there was no search.
     pub sensitivity: Vec<LayerLoss>,
+    /// The models that the search for a mixed form made, in order.
+    pub steps: Vec<Step>,
     /// What its reader should know, one sentence each.
     pub notes: Vec<String>,
 }
@@ -124,10 +131,10 @@ pub fn run(request: Request<'_>, progress: &mut dyn FnMut(Stage<'_>)) -> Result<
         let candidate = bench.weigh(recipe.name(), recipe.form(), made, &candidates, progress)?;
         candidates.push(candidate);
     }
-    let mut sensitivity = Vec::new();
-    if let Some(search) = mixed::worth_it(&request, &candidates, bench.measure) {
-        let searched = mixed::search(&request, search, &mut maker, &mut bench, progress)?;
-        sensitivity = searched.sensitivity;
+    let (mut sensitivity, mut steps) = (Vec::new(), Vec::new());
+    if let Some(start) = mixed::start(&request, &candidates) {
+        let searched = mixed::search(&request, start, &mut maker, &mut bench, progress)?;
+        (sensitivity, steps) = (searched.sensitivity, searched.steps);
         if let Some((made, name)) = searched.made {
             candidates.push(bench.weigh(name, Form::Int8Mixed, Ok(made), &candidates, progress)?);
         }
@@ -147,6 +154,7 @@ pub fn run(request: Request<'_>, progress: &mut dyn FnMut(Stage<'_>)) -> Result<
         candidates,
         recommendations,
         sensitivity,
+        steps,
         notes: bench.notes,
     })
 }
@@ -175,7 +183,8 @@ impl<'a> Bench<'a> {
             return Err(CompressError::Examples { why });
         }
         let (calibration, evaluation) = request.examples.split(request.calibration.clamp(1, there - 1));
-        let sample = evaluation.iter().take(SAMPLE).map(|example| Ok(example?.inputs)).collect::<Result<_, _>>()?;
+        let sample = evaluation.iter().take(SAMPLE).map(|example| Ok(example?.inputs));
+        let sample = sample.collect::<Result<_, CompressError>>()?;
         let mut judge = Judge::new(engine, request.file.clone(), evaluation)?;
         let mut session = load(engine, request.file.clone(), "load the reference")?;
         let quality = judge.judge(&mut *session, |done| progress(Stage::Judge("reference", done, there)))?;

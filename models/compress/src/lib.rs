@@ -4,6 +4,7 @@
 //! quality, latency) is run through an [`engine::Engine`] that is handed in. Fed by the operator's command line
 //! (`cloud-hub model compress`). Knows no network and no trust.
 
+pub mod auto;
 mod constants;
 mod dense;
 mod embedding;

@@ -11,19 +11,18 @@ mod interrupt;
 mod show;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use compress::auto::{self, Form, Outcome, Recipe, Request, Stage};
+use compress::auto::{self, Calibration, Outcome, Recipe, Request, Stage};
 use compress::quality::Measure;
+use compress::weight_only::Bits;
 use compress::{CompressError, Examples, Selection};
 use console::{CliError, ExitKind, OrExit, Output, Progress};
 use engine::{LoadError, LoadOptions, ModelBytes, ModelLimits, Refusal, precheck};
 use onnx_graph::Model;
 use store::files;
-use types::{EngineName, ModelName, Signature, Version};
+use types::{ModelName, Signature, Version};
 
-use choice::Chosen;
 use engines::Engines;
 use folder::Target;
 use interrupt::Interrupt;
@@ -107,6 +106,9 @@ pub(super) struct PassArgs {
     /// Share of the weights (or channels) that are taken out, for prune and prune-channels.
     #[arg(long, value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
     sparsity: f64,
+    /// What the sensitivity of layers is counted in, for int8-mixed [default: kl for classes, else mse].
+    #[arg(long, value_enum)]
+    rank_by: Option<RankedBy>,
     /// Leave this node alone; may be given several times.
     #[arg(long, value_name = "NODE")]
     exclude_node: Vec<String>,
@@ -165,6 +167,63 @@ enum WantedMeasure {
     Cosine,
     /// Squared error over the square of the answers.
     Error,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RankedBy {
+    /// Mean squared error of the answers.
+    Mse,
+    /// Kullback-Leibler divergence of the class probabilities.
+    Kl,
+    /// Accuracy lost on labelled examples.
+    Accuracy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WantedCalibration {
+    /// From the least to the greatest value seen.
+    Minmax,
+    /// Least and greatest of each batch, averaged.
+    MovingAverage,
+    /// What holds nearly all values.
+    Percentile,
+    /// The cut that keeps most of the distribution.
+    Entropy,
+    /// The cut with the least squared error.
+    Mse,
+}
+
+impl From<WantedMeasure> for Measure {
+    fn from(wanted: WantedMeasure) -> Self {
+        match wanted {
+            WantedMeasure::Accuracy => Self::Accuracy,
+            WantedMeasure::Agreement => Self::Agreement,
+            WantedMeasure::Cosine => Self::Cosine,
+            WantedMeasure::Error => Self::Error,
+        }
+    }
+}
+
+impl From<RankedBy> for Measure {
+    fn from(ranked: RankedBy) -> Self {
+        match ranked {
+            RankedBy::Mse => Self::Error,
+            RankedBy::Kl => Self::Divergence,
+            RankedBy::Accuracy => Self::Accuracy,
+        }
+    }
+}
+
+impl From<WantedCalibration> for Calibration {
+    fn from(wanted: WantedCalibration) -> Self {
+        match wanted {
+            WantedCalibration::Minmax => Self::Minmax,
+            WantedCalibration::MovingAverage => Self::MovingAverage,
+            WantedCalibration::Percentile => Self::Percentile,
+            WantedCalibration::Entropy => Self::Entropy,
+            WantedCalibration::Mse => Self::Mse,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -254,8 +313,9 @@ fn measure(
         engines: engines.all(),
         recipes: recipes(args),
         search_mixed: args.auto || args.to.contains(&WantedForm::Int8Mixed),
+        rank_by: args.passes.rank_by.map(Measure::from),
         selection: selection(passes),
-        measure: args.measure.map(WantedMeasure::into),
+        measure: args.measure.map(Measure::from),
         loss_max: args.max_loss,
         race_budget: compress::latency::BUDGET,
     };
@@ -268,21 +328,20 @@ fn recipes(args: &CompressArgs) -> Vec<Recipe> {
         return Recipe::all();
     }
     let passes = &args.passes;
-    let (method, per_channel) = (passes.calibration.into(), passes.per_channel);
+    let (calibration, per_channel) = (passes.calibration.into(), passes.per_channel);
     let recipe = |wanted: &WantedForm| match wanted {
-        WantedForm::Int8Qdq => Some(Recipe::StaticInt8 { per_channel, method }),
-        // Searched for when the plain form loses too much, which it is made for to know.
-        WantedForm::Int8Mixed => Some(Recipe::StaticInt8 { per_channel, method }),
-        WantedForm::Int8Dynamic => Some(Recipe::DynamicInt8 { per_channel }),
-        WantedForm::Int8Weights => Some(Recipe::WeightOnly { bits: 8 }),
-        WantedForm::Int4Weights => Some(Recipe::WeightOnly { bits: 4 }),
-        WantedForm::Fp16 => Some(Recipe::Half { form: Form::Fp16 }),
-        WantedForm::Bf16 => Some(Recipe::Half { form: Form::Bf16 }),
-        WantedForm::Prune => Some(Recipe::PruneWeights { share: passes.sparsity }),
-        WantedForm::PruneChannels => Some(Recipe::PruneChannels { share: passes.sparsity }),
+        // The mixed form is searched for when the plain one, made first, loses too much.
+        WantedForm::Int8Qdq | WantedForm::Int8Mixed => Recipe::StaticInt8 { per_channel, calibration },
+        WantedForm::Int8Dynamic => Recipe::DynamicInt8 { per_channel },
+        WantedForm::Int8Weights => Recipe::WeightOnly { bits: Bits::Eight, compensated: false },
+        WantedForm::Int4Weights => Recipe::WeightOnly { bits: Bits::Four, compensated: true },
+        WantedForm::Fp16 => Recipe::Half { bf16: false },
+        WantedForm::Bf16 => Recipe::Half { bf16: true },
+        WantedForm::Prune => Recipe::PruneWeights { share: passes.sparsity },
+        WantedForm::PruneChannels => Recipe::PruneChannels { share: passes.sparsity },
     };
     let mut recipes: Vec<Recipe> = Vec::new();
-    for recipe in args.to.iter().filter_map(recipe) {
+    for recipe in args.to.iter().map(recipe) {
         if !recipes.contains(&recipe) {
             recipes.push(recipe);
         }

@@ -13,6 +13,7 @@ use console::{CliError, ExitKind, Output};
 
 mod check;
 mod client;
+mod compress;
 mod config;
 mod context;
 mod device;

@@ -1,10 +1,10 @@
-//! `cloud-hub model push | list | status | offer | check`.
+//! `cloud-hub model push | list | status | offer | check | compress`.
 
 use clap::{Args, Subcommand};
 use console::CliError;
 use types::{ModelName, Version};
 
-use super::{Operate, check, push, show};
+use super::{Operate, check, compress, push, show};
 use crate::api::{ModelList, ModelView, OfferRequest, Published};
 use crate::clock;
 
@@ -22,6 +22,8 @@ pub(super) enum ModelVerb {
     Offer(OfferArgs),
     /// Say whether an engine can run a model file, and everything that stands in the way.
     Check(check::CheckArgs),
+    /// Make small, fast variants of a model file, and measure what they cost.
+    Compress(Box<compress::CompressArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -52,6 +54,7 @@ pub(super) fn run(verb: &ModelVerb) -> Result<(), CliError> {
     match verb {
         ModelVerb::Push(args) => push::run(args)?,
         ModelVerb::Check(args) => check::run(args)?,
+        ModelVerb::Compress(args) => compress::run(args)?,
         ModelVerb::List(args) => {
             let list: ModelList = args.operate.client()?.get("/models")?;
             args.operate.output().print(&list, table)?;

@@ -72,3 +72,141 @@ impl Form {
         }
     }
 }
+
+/// How ranges of activations are read from examples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Calibration {
+    /// From the least to the greatest value seen.
+    #[default]
+    Minmax,
+    /// Least and greatest of each batch, averaged.
+    MovingAverage,
+    /// What holds nearly all values.
+    Percentile,
+    /// The cut that keeps most of the distribution.
+    Entropy,
+    /// The cut with the least squared error.
+    Mse,
+}
+
+impl Calibration {
+    /// The name in reports and on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Minmax => "minmax",
+            Self::MovingAverage => "moving-average",
+            Self::Percentile => "percentile",
+            Self::Entropy => "entropy",
+            Self::Mse => "mse",
+        }
+    }
+}
+
+/// One way to make a form.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Recipe {
+    /// 8-bit weights and activations with calibrated ranges.
+    StaticInt8 {
+        /// A scale for each channel of a weight.
+        per_channel: bool,
+        /// How ranges are found.
+        calibration: Calibration,
+    },
+    /// 8-bit weights, activations quantized while it runs.
+    DynamicInt8 {
+        /// A scale for each channel of a weight.
+        per_channel: bool,
+    },
+    /// Weights alone.
+    WeightOnly {
+        /// Of so many bits.
+        bits: crate::weight_only::Bits,
+        /// Chosen so that errors make up for each other on the calibration examples, instead of each to nearest.
+        compensated: bool,
+    },
+    /// 16-bit floats.
+    Half {
+        /// Whether as bf16 instead of fp16.
+        bf16: bool,
+    },
+    /// The smallest weights set to zero.
+    PruneWeights {
+        /// Share of the weights, 0 to 1.
+        share: f64,
+    },
+    /// The weakest channels taken out.
+    PruneChannels {
+        /// Share of the channels, 0 to 1.
+        share: f64,
+    },
+}
+
+impl Recipe {
+    /// What is tried when everything is to be tried: every form, and for the one with most knobs the settings that have
+    /// won on one real model or another. Pruning changes what a model computes far more, and is never tried unasked.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        use crate::weight_only::Bits;
+        vec![
+            Self::StaticInt8 { per_channel: false, calibration: Calibration::Minmax },
+            Self::StaticInt8 { per_channel: true, calibration: Calibration::Minmax },
+            Self::StaticInt8 { per_channel: true, calibration: Calibration::Percentile },
+            Self::StaticInt8 { per_channel: true, calibration: Calibration::Entropy },
+            Self::StaticInt8 { per_channel: true, calibration: Calibration::Mse },
+            Self::DynamicInt8 { per_channel: false },
+            Self::DynamicInt8 { per_channel: true },
+            Self::WeightOnly { bits: Bits::Eight, compensated: false },
+            Self::WeightOnly { bits: Bits::Four, compensated: false },
+            Self::WeightOnly { bits: Bits::Four, compensated: true },
+            Self::Half { bf16: false },
+        ]
+    }
+
+    /// What it makes.
+    #[must_use]
+    pub const fn form(&self) -> Form {
+        use crate::weight_only::Bits;
+        match self {
+            Self::StaticInt8 { .. } => Form::Int8Qdq,
+            Self::DynamicInt8 { .. } => Form::Int8Dynamic,
+            Self::WeightOnly { bits: Bits::Eight, .. } => Form::Int8Weights,
+            Self::WeightOnly { bits: Bits::Four, .. } => Form::Int4Weights,
+            Self::Half { bf16: false } => Form::Fp16,
+            Self::Half { bf16: true } => Form::Bf16,
+            Self::PruneWeights { .. } | Self::PruneChannels { .. } => Form::Pruned,
+        }
+    }
+
+    /// The form and the way to it, like `int8-qdq per-channel entropy`; unique among recipes.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let form = self.form().as_str();
+        let scales = |per_channel: bool| if per_channel { " per-channel" } else { "" };
+        match self {
+            Self::StaticInt8 { per_channel, calibration } => {
+                format!("{form}{} {}", scales(*per_channel), calibration.as_str())
+            }
+            Self::DynamicInt8 { per_channel } => format!("{form}{}", scales(*per_channel)),
+            Self::WeightOnly { compensated, .. } => format!("{form}{}", if *compensated { " gptq" } else { "" }),
+            Self::Half { .. } => form.to_owned(),
+            Self::PruneWeights { share } => format!("{form} weights {:.0} %", 100.0 * share),
+            Self::PruneChannels { share } => format!("{form} channels {:.0} %", 100.0 * share),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_recipe_has_a_name_of_its_own_that_begins_with_its_form() {
+        let recipes = Recipe::all();
+        let names: std::collections::BTreeSet<String> = recipes.iter().map(Recipe::name).collect();
+        assert_eq!(names.len(), recipes.len());
+        assert!(recipes.iter().all(|recipe| recipe.name().starts_with(recipe.form().as_str())));
+    }
+}

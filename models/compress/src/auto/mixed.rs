@@ -1,0 +1,137 @@
+//! The mixed form: int8 with the layers in float that lose most by it, searched when plain int8 loses too much.
+
+use onnx_graph::Model;
+use serde::Serialize;
+
+use super::candidate::{Candidate, Verdict};
+use super::maker::Maker;
+use super::recipe::{Form, Recipe};
+use super::{Bench, Request, Stage};
+use crate::quality::{Judge, Measure, load};
+use crate::search::smallest_within;
+use crate::sensitivity::{self, LayerLoss, examples_for, layers, rank};
+use crate::{CompressError, Report, Selection};
+use engine::ModelBytes;
+
+/// What came of the search.
+pub(super) struct Searched {
+    /// The model and the name of the form; `None` when nothing short of the whole model in float is within the loss.
+    pub(super) made: Option<((Model, Report), String)>,
+    /// The layers by what each loses alone.
+    pub(super) sensitivity: Vec<LayerLoss>,
+    /// Every model that was made on the way.
+    pub(super) steps: Vec<Step>,
+    /// What the reader should know.
+    pub(super) notes: Vec<String>,
+}
+
+/// One model on the way to the mixed form.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Step {
+    /// How many layers it has in float.
+    pub layers_in_float: usize,
+    /// What it loses.
+    pub loss: f64,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// The static recipe to start from, if a search is wanted and none of that kind is within the loss.
+pub(super) fn start(request: &Request<'_>, candidates: &[Candidate]) -> Option<(Recipe, Vec<String>)> {
+    let made = request.recipes.iter().filter(|recipe| recipe.form() == Form::Int8Qdq);
+    let judged = made.filter_map(|recipe| {
+        let name = recipe.name();
+        let candidate = candidates.iter().find(|candidate| candidate.name == name)?;
+        Some((recipe, candidate, candidate.loss.filter(|loss| loss.is_finite())?))
+    });
+    let (recipe, candidate, loss) = judged.min_by(|a, b| a.2.total_cmp(&b.2))?;
+    let is_needed = loss > request.loss_max && candidate.verdict == Verdict::Good;
+    (request.search_mixed && is_needed).then(|| (*recipe, candidate.report.changed.clone()))
+}
+
+/// Ranks the layers on the calibration examples, then searches on the judging ones.
+///
+/// # Errors
+/// When the examples cannot be read or a pass fails.
+pub(super) fn search(
+    request: &Request<'_>,
+    (recipe, changed): (Recipe, Vec<String>),
+    maker: &mut Maker<'_>,
+    bench: &mut Bench<'_>,
+    progress: &mut dyn FnMut(Stage<'_>),
+) -> Result<Searched, CompressError> {
+    let layers = layers(maker.model(), &changed);
+    let mut notes = Vec::new();
+    if layers.len() == sensitivity::LAYERS_MAX {
+        notes.push(format!("only the {} heaviest layers were ranked", layers.len()));
+    }
+    // Ranked on other examples than those that judge: the order is then not fitted to them.
+    let (some, _) = bench.calibration.split(examples_for(layers.len(), bench.calibration.len()));
+    let mut judge = Judge::new(bench.engine, request.file.clone(), some)?;
+    let by = request.rank_by.unwrap_or(bench.finest_measure());
+    let ranked = {
+        let quantize = |alone: &Selection| maker.make(&recipe, &within(&request.selection, alone)).map(|made| made.0);
+        rank(bench.engine, &mut judge, &layers, by, quantize, |done| progress(Stage::Rank(done, layers.len())))?
+    };
+    let mut steps: Vec<Step> = Vec::new();
+    let mut best: Option<((Model, Report), usize)> = None;
+    let found = smallest_within(ranked.len(), request.loss_max, |float| {
+        progress(Stage::Search(steps.len() + 1));
+        let made = match maker.make(&recipe, &without(&request.selection, &ranked, float)) {
+            Ok(made) => made,
+            // With everything in float it is the model that was given.
+            Err(CompressError::Nothing { .. }) => return Ok(0.0),
+            Err(error) => return Err(error),
+        };
+        let file = ModelBytes::from(made.0.to_bytes());
+        let bytes = super::size(&file);
+        let mut session = load(bench.engine, file, "load a mixed form")?;
+        let quality = bench.judge.judge(&mut *session, |_| {})?;
+        let loss = quality.loss(bench.measure).unwrap_or(1.0);
+        steps.push(Step { layers_in_float: float.len(), loss, bytes });
+        if loss <= request.loss_max && best.as_ref().is_none_or(|(_, count)| float.len() < *count) {
+            best = Some((made, float.len()));
+        }
+        Ok(loss)
+    })?;
+    if found.is_cut_short {
+        notes.push(format!("the search for a mixed form ended after {} models", found.probes.len()));
+    }
+    let made = best.filter(|_| found.float.len() < ranked.len()).map(|((model, mut report), count)| {
+        let kept = names(&ranked, &found.float);
+        report.notes.push(format!("left in float: {}", kept.join(", ")));
+        let of = ranked.len();
+        let way = recipe.name().replacen(Form::Int8Qdq.as_str(), Form::Int8Mixed.as_str(), 1);
+        ((model, report), format!("{way}, {count} of {of} layers in float"))
+    });
+    if made.is_none() {
+        notes.push("no mixed form is within the loss: every layer would have to stay in float".to_owned());
+    }
+    Ok(Searched { made, sensitivity: ranked, steps, notes })
+}
+
+fn names(ranked: &[LayerLoss], places: &[usize]) -> Vec<String> {
+    places.iter().filter_map(|&at| ranked.get(at)).flat_map(|one| one.layer.nodes.clone()).collect()
+}
+
+/// What was asked for, less the layers that stay in float.
+fn without(asked: &Selection, ranked: &[LayerLoss], float: &[usize]) -> Selection {
+    let mut selection = asked.clone();
+    selection.nodes_excluded.extend(names(ranked, float));
+    selection
+}
+
+/// One layer, as far as what was asked for allows it.
+fn within(asked: &Selection, alone: &Selection) -> Selection {
+    Selection { nodes: alone.nodes.clone(), ..asked.clone() }
+}
+
+impl Bench<'_> {
+    /// The measure that tells small differences apart best: a divergence or an error, where an accuracy moves in steps.
+    fn finest_measure(&self) -> Measure {
+        match self.measure {
+            Measure::Accuracy | Measure::Agreement | Measure::Divergence => Measure::Divergence,
+            Measure::Cosine | Measure::Error => Measure::Error,
+        }
+    }
+}
