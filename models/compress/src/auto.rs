@@ -267,7 +267,7 @@ impl<'a> Bench<'a> {
                 return Ok(candidate);
             }
         };
-        let file = ModelBytes::from(model.to_bytes());
+        let file = ModelBytes::from(model.to_bytes()?);
         drop(model);
         (candidate.bytes, candidate.bytes_zstd, candidate.report) = (size(&file), size_zstd(&file), report);
         if let Some(same) = known.iter().find(|other| is_same(other, &file)) {

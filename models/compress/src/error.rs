@@ -8,6 +8,9 @@ pub enum CompressError {
     /// A weight could not be read.
     #[error("read a weight")]
     Weight(#[from] TensorError),
+    /// A model that was made could not be put into bytes.
+    #[error("write the model that was made")]
+    Write(#[from] onnx_graph::WriteError),
     /// The engine did not load or run the model.
     #[error("run the model to see its values: {what}")]
     Run {

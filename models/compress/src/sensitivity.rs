@@ -123,7 +123,7 @@ pub fn rank(
 }
 
 fn loss_of(engine: &dyn Engine, judge: &mut Judge, model: &Model, measure: Measure) -> Result<f64, CompressError> {
-    let session = load(engine, ModelBytes::from(model.to_bytes()), "load one quantized layer");
+    let session = load(engine, ModelBytes::from(model.to_bytes()?), "load one quantized layer");
     match session.and_then(|mut session| judge.judge(&mut *session, |_| {})) {
         Ok(quality) => Ok(quality.loss(measure).unwrap_or(1.0)),
         Err(CompressError::Run { .. }) => Ok(1.0),

@@ -83,7 +83,7 @@ pub(super) fn search(
             Err(CompressError::Nothing { .. }) => return Ok(0.0),
             Err(error) => return Err(error),
         };
-        let file = ModelBytes::from(made.0.to_bytes());
+        let file = ModelBytes::from(made.0.to_bytes()?);
         let bytes = super::size(&file);
         let mut session = load(bench.engine, file, "load a mixed form")?;
         let quality = bench.judge.judge(&mut *session, |_| {})?;

@@ -22,7 +22,7 @@ pub(super) fn load(engine: &dyn Engine, model: &Model) -> Result<Box<dyn Session
     // Every core: nothing else of the tool runs meanwhile.
     let options = LoadOptions { intra_threads: 0, ..LoadOptions::default() };
     engine
-        .load(model.to_bytes().into(), &options)
+        .load(model.to_bytes()?.into(), &options)
         .map_err(|source| CompressError::Run { what: "load it with inner values exposed", source: source.into() })
 }
 
