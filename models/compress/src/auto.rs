@@ -7,6 +7,7 @@
 mod candidate;
 mod maker;
 mod mixed;
+mod prepare;
 mod recipe;
 mod verdict;
 
@@ -20,6 +21,7 @@ use types::NamedTensor;
 
 pub use candidate::{Candidate, EngineRun, Verdict};
 pub use mixed::Step;
+pub use prepare::prepare;
 pub use recipe::{Calibration, Form, Recipe};
 pub use verdict::{DeviceClass, Recommendation, recommend, settle};
 
@@ -124,7 +126,7 @@ pub struct Outcome {
 pub fn run(request: Request<'_>, progress: &mut dyn FnMut(Stage<'_>)) -> Result<Outcome, CompressError> {
     let (mut bench, reference) = Bench::new(&request, progress)?;
     let mut candidates = vec![reference];
-    let mut maker = bench.maker(&request);
+    let mut maker = bench.maker(&request)?;
     for recipe in &request.recipes {
         progress(Stage::Make(&recipe.name()));
         let made = maker.make(recipe, &request.selection);
@@ -230,8 +232,8 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn maker(&self, request: &Request<'a>) -> Maker<'a> {
-        Maker::new(request.model.clone(), self.engine, self.calibration.clone())
+    fn maker(&self, request: &Request<'a>) -> Result<Maker<'a>, CompressError> {
+        Ok(Maker::new(prepare(&request.model)?, self.engine, self.calibration.clone()))
     }
 
     /// Makes a candidate of what a pass made: its size, its quality, or why it is none.
@@ -267,7 +269,13 @@ impl<'a> Bench<'a> {
                 return Ok(candidate);
             }
         };
-        let file = ModelBytes::from(model.to_bytes()?);
+        let file = match model.to_bytes() {
+            Ok(bytes) => ModelBytes::from(bytes),
+            Err(error) => {
+                candidate.verdict = Verdict::Invalid { why: chain(&error) };
+                return Ok(candidate);
+            }
+        };
         drop(model);
         (candidate.bytes, candidate.bytes_zstd, candidate.report) = (size(&file), size_zstd(&file), report);
         if let Some(same) = known.iter().find(|other| is_same(other, &file)) {

@@ -1,6 +1,6 @@
 //! Why a model was not compressed.
 
-use onnx_graph::TensorError;
+use onnx_graph::{TensorError, WriteError};
 
 /// Why a pass gave no model.
 #[derive(Debug, thiserror::Error)]
@@ -8,9 +8,9 @@ pub enum CompressError {
     /// A weight could not be read.
     #[error("read a weight")]
     Weight(#[from] TensorError),
-    /// A model that was made could not be put into bytes.
-    #[error("write the model that was made")]
-    Write(#[from] onnx_graph::WriteError),
+    /// The model made is none that can be written as one file.
+    #[error("write the model made")]
+    Write(#[from] WriteError),
     /// The engine did not load or run the model.
     #[error("run the model to see its values: {what}")]
     Run {

@@ -103,6 +103,9 @@ pub(super) struct PassArgs {
     /// Give each channel of a weight a scale of its own, for int8-qdq and int8-dynamic.
     #[arg(long)]
     per_channel: bool,
+    /// Use 7 bits of each weight, for int8-qdq: x86 processors without VNNI saturate with 8.
+    #[arg(long)]
+    reduce_range: bool,
     /// Share of the weights (or channels) that are taken out, for prune and prune-channels.
     #[arg(long, value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
     sparsity: f64,
@@ -276,7 +279,7 @@ fn read(path: &Path) -> Result<(ModelBytes, Model), CliError> {
         }
         Err(Refusal::ExternalData { .. }) => {
             let model = Model::open(path).or_exit_try(ExitKind::Config, wrong)?;
-            let whole = model.to_bytes();
+            let whole = model.to_bytes().or_exit_try(ExitKind::Config, wrong)?;
             precheck::check(&whole, &limits).map_err(no_model)?;
             Ok((ModelBytes::from(whole), model))
         }
@@ -331,7 +334,7 @@ fn recipes(args: &CompressArgs) -> Vec<Recipe> {
     let (calibration, per_channel) = (passes.calibration.into(), passes.per_channel);
     let recipe = |wanted: &WantedForm| match wanted {
         // The mixed form is searched for when the plain one, made first, loses too much.
-        WantedForm::Int8Qdq | WantedForm::Int8Mixed => Recipe::StaticInt8 { per_channel, calibration },
+        WantedForm::Int8Qdq | WantedForm::Int8Mixed => Recipe::StaticInt8 { per_channel, calibration, reduce_range: passes.reduce_range },
         WantedForm::Int8Dynamic => Recipe::DynamicInt8 { per_channel },
         WantedForm::Int8Weights => Recipe::WeightOnly { bits: Bits::Eight, compensated: false },
         WantedForm::Int4Weights => Recipe::WeightOnly { bits: Bits::Four, compensated: true },

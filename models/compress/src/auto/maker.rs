@@ -1,22 +1,40 @@
-//! Makes forms by the passes of this crate; what examples told once is kept for the next form.
+//! Makes forms by the passes of this crate; what the calibration examples told once is kept for the next form.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use engine::Engine;
 use onnx_graph::Model;
 
-use super::recipe::Recipe;
-use crate::weight_only::{self, Bits, Method};
-use crate::{CompressError, Examples, Grams, Report, Selection};
+use super::recipe::{Calibration, Recipe};
+use crate::calibrate::{self, Ranges, observe};
+use crate::weight_only::{self, Bits};
+use crate::{CompressError, Examples, Grams, Report, Selection, static_int8};
+
+/// Weight of the newest batch in a moving average; ONNX Runtime's tools use the same.
+const MOMENTUM: f32 = 0.01;
+
+/// Share of the values that a percentile range holds, in percent; ONNX Runtime's tools use 99.999 and clip less than
+/// what pays on real models of this size.
+const PERCENT: f64 = 99.99;
 
 /// Makes forms of one model.
 pub(super) struct Maker<'a> {
     model: Model,
     engine: &'a dyn Engine,
     calibration: Examples,
+    seen: BTreeMap<Calibration, Seen>,
+}
+
+/// What one kind of calibration has found so far.
+#[derive(Default)]
+struct Seen {
+    asked: BTreeSet<String>,
+    ranges: Ranges,
 }
 
 impl<'a> Maker<'a> {
     pub(super) fn new(model: Model, engine: &'a dyn Engine, calibration: Examples) -> Self {
-        Self { model, engine, calibration }
+        Self { model, engine, calibration, seen: BTreeMap::new() }
     }
 
     /// The model that forms are made of.
@@ -31,9 +49,31 @@ impl<'a> Maker<'a> {
     pub(super) fn make(&mut self, recipe: &Recipe, selection: &Selection) -> Result<(Model, Report), CompressError> {
         let selection = selection.clone();
         match *recipe {
+            Recipe::StaticInt8 { per_channel, calibration, reduce_range } => {
+                let options =
+                    static_int8::Options { selection, per_channel, reduce_range, ..static_int8::Options::default() };
+                self.static_int8(&options, calibration)
+            }
             Recipe::WeightOnly { bits, compensated } => self.weight_only(bits, compensated, selection),
             _ => Err(CompressError::Nothing { pass: "x", why: String::new() }),
         }
+    }
+
+    fn static_int8(
+        &mut self,
+        options: &static_int8::Options,
+        calibration: Calibration,
+    ) -> Result<(Model, Report), CompressError> {
+        let values = static_int8::values(&self.model, options);
+        let seen = self.seen.entry(calibration).or_default();
+        let missing: Vec<String> = values.into_iter().filter(|value| !seen.asked.contains(value)).collect();
+        if !missing.is_empty() {
+            let found = observe(self.engine, &self.model, &self.calibration, &missing, method(calibration))?;
+            seen.asked.extend(missing);
+            seen.ranges.found.extend(found.found);
+            seen.ranges.unbounded.extend(found.unbounded);
+        }
+        static_int8::quantize(&self.model, options, &seen.ranges)
     }
 
     fn weight_only(
@@ -42,9 +82,27 @@ impl<'a> Maker<'a> {
         compensated: bool,
         selection: Selection,
     ) -> Result<(Model, Report), CompressError> {
-        let grams = Grams::of(&self.model, &selection);
-        let method = if compensated { Method::Gptq { act_order: true } } else { Method::Rtn };
+        let mut grams = Grams::of(&self.model, &selection);
+        let method = if compensated {
+            let values = grams.values();
+            calibrate::each(self.engine, &self.model, &self.calibration, &values, &mut |_batch, tensors| {
+                grams.add(tensors)
+            })?;
+            weight_only::Method::Gptq { act_order: true }
+        } else {
+            weight_only::Method::Rtn
+        };
         let options = weight_only::Options { bits, method, selection, ..weight_only::Options::default() };
         weight_only::quantize(&self.model, &options, &grams)
+    }
+}
+
+const fn method(calibration: Calibration) -> calibrate::Method {
+    match calibration {
+        Calibration::Minmax => calibrate::Method::MinMax,
+        Calibration::MovingAverage => calibrate::Method::MovingAverage { momentum: MOMENTUM },
+        Calibration::Percentile => calibrate::Method::Percentile { percent: PERCENT },
+        Calibration::Entropy => calibrate::Method::Entropy,
+        Calibration::Mse => calibrate::Method::Mse,
     }
 }

@@ -114,6 +114,8 @@ pub enum Recipe {
         per_channel: bool,
         /// How ranges are found.
         calibration: Calibration,
+        /// 7 bits of each weight, for x86 processors that saturate with 8.
+        reduce_range: bool,
     },
     /// 8-bit weights, activations quantized while it runs.
     DynamicInt8 {
@@ -150,12 +152,15 @@ impl Recipe {
     #[must_use]
     pub fn all() -> Vec<Self> {
         use crate::weight_only::Bits;
+        let static_int8 =
+            |per_channel, calibration| Self::StaticInt8 { per_channel, calibration, reduce_range: false };
         vec![
-            Self::StaticInt8 { per_channel: false, calibration: Calibration::Minmax },
-            Self::StaticInt8 { per_channel: true, calibration: Calibration::Minmax },
-            Self::StaticInt8 { per_channel: true, calibration: Calibration::Percentile },
-            Self::StaticInt8 { per_channel: true, calibration: Calibration::Entropy },
-            Self::StaticInt8 { per_channel: true, calibration: Calibration::Mse },
+            static_int8(false, Calibration::Minmax),
+            static_int8(true, Calibration::Minmax),
+            static_int8(true, Calibration::Percentile),
+            static_int8(true, Calibration::Entropy),
+            static_int8(true, Calibration::Mse),
+            Self::StaticInt8 { per_channel: true, calibration: Calibration::Minmax, reduce_range: true },
             Self::DynamicInt8 { per_channel: false },
             Self::DynamicInt8 { per_channel: true },
             Self::WeightOnly { bits: Bits::Eight, compensated: false },
@@ -186,8 +191,9 @@ impl Recipe {
         let form = self.form().as_str();
         let scales = |per_channel: bool| if per_channel { " per-channel" } else { "" };
         match self {
-            Self::StaticInt8 { per_channel, calibration } => {
-                format!("{form}{} {}", scales(*per_channel), calibration.as_str())
+            Self::StaticInt8 { per_channel, calibration, reduce_range } => {
+                let bits = if *reduce_range { " 7-bit" } else { "" };
+                format!("{form}{}{bits} {}", scales(*per_channel), calibration.as_str())
             }
             Self::DynamicInt8 { per_channel } => format!("{form}{}", scales(*per_channel)),
             Self::WeightOnly { compensated, .. } => format!("{form}{}", if *compensated { " gptq" } else { "" }),

@@ -23,6 +23,10 @@ const LEFT: f64 = 64.0;
 const TOP: f64 = 46.0;
 /// Room below and to the right of each panel for axis and names.
 const FOOT: f64 = 54.0;
+/// Room within a panel below the least loss, so that names there do not lie on the frame.
+const FLOOR: f64 = 18.0;
+/// Radius of a marker.
+const RADIUS: f64 = 4.0;
 const GAP: f64 = 128.0;
 /// Height of a line of names.
 const LINE: f64 = 13.0;
@@ -134,24 +138,26 @@ impl Panel {
 
     fn points(&self, points: &[Point]) -> String {
         let mut drawn = String::new();
-        let mut names: Vec<(f64, f64, f64)> = Vec::new();
-        for point in points {
-            let Some(place) = point.places.get(self.at).copied().flatten().filter(|place| place.is_finite()) else {
-                continue;
-            };
+        let place = |point: &Point| point.places.get(self.at).copied().flatten().filter(|place| place.is_finite());
+        let shown = || points.iter().filter_map(|point| Some((point, place(point)?)));
+        // Names lie neither on each other nor on markers.
+        let mut taken: Vec<(f64, f64, f64)> = shown()
+            .map(|(point, place)| (self.x(place) - RADIUS, 2.0 * RADIUS, y(point.loss) + RADIUS))
+            .collect();
+        for (point, place) in shown() {
             let (across, height) = (self.x(place), y(point.loss));
             let (fill, text) = if point.is_on_front { ("#16c", "#000") } else { ("white", "#888") };
             push(
                 &mut drawn,
                 format_args!(
-                    r##"<circle cx="{across:.1}" cy="{height:.1}" r="4" fill="{fill}" stroke="#16c"><title>{}: loss {}, {}</title></circle>"##,
+                    r##"<circle cx="{across:.1}" cy="{height:.1}" r="{RADIUS}" fill="{fill}" stroke="#16c"><title>{}: loss {}, {}</title></circle>"##,
                     escaped(&point.name),
                     percent(point.loss),
                     percent(place)
                 ),
             );
             let name = shortened(&point.name);
-            let (left, base) = (across + 8.0, free_line(&mut names, across + 8.0, height + 4.0, &name));
+            let (left, base) = (across + 8.0, free_line(&mut taken, across + 8.0, height + RADIUS, &name));
             push(
                 &mut drawn,
                 format_args!(r#"<text x="{left:.1}" y="{base:.1}" fill="{text}">{}</text>"#, escaped(&name)),
@@ -180,7 +186,7 @@ fn free_line(taken: &mut Vec<(f64, f64, f64)>, left: f64, wanted: f64, name: &st
 /// Where a loss stands; one that is no number, or above 1, stands at the top.
 fn y(loss: f64) -> f64 {
     let loss = if loss.is_nan() { 1.0 } else { loss.clamp(LOSS_LEAST, 1.0) };
-    TOP + PANEL_HEIGHT * (-loss.log10() / f64::from(DECADES))
+    TOP + (PANEL_HEIGHT - FLOOR) * (-loss.log10() / f64::from(DECADES))
 }
 
 /// The next number up whose quarters read well.

@@ -61,13 +61,14 @@ pub(super) fn choose<'a>(outcome: &'a Outcome, auto: bool, engines: &Engines) ->
         }
     }
     add(&mut chosen, reference, runs(reference, engines));
-    let full = chosen.last().map(|last| Chosen {
+    let given = chosen.iter().find(|one| one.candidate.name == reference.name);
+    let full = given.map(|given| Chosen {
         name: FULL.to_owned(),
-        candidate: last.candidate,
+        candidate: given.candidate,
         runs_on: Place::Hub,
         engines: vec![EngineName::Ort],
-        model: last.model.clone(),
-        stem: last.stem.clone(),
+        model: given.model.clone(),
+        stem: given.stem.clone(),
     });
     chosen.extend(full);
     Ok(chosen)
@@ -82,6 +83,14 @@ fn recommended<'a>(outcome: &'a Outcome, engines: &Engines, chosen: &mut Vec<Cho
         && engines.is_representative(EngineName::Wgpu);
     let (cpu, small) = (find(DeviceClass::Cpu), find(DeviceClass::Small));
     let gpu = find(DeviceClass::GpuWgpu).filter(|_| judged_on_gpu);
+    if cpu.is_none()
+        && let Some(reference) = outcome.candidates.first()
+    {
+        // Nothing is faster on a processor: devices take the model as it was given unless told otherwise.
+        let mut on = runs(reference, engines);
+        on.retain(|&engine| engine == EngineName::Ort || gpu.is_none());
+        add(chosen, reference, on);
+    }
     if let Some(cpu) = cpu {
         let mut on = runs(cpu, engines);
         // Where a GPU was timed, the form that was the fastest on it is the one for it.
@@ -93,7 +102,7 @@ fn recommended<'a>(outcome: &'a Outcome, engines: &Engines, chosen: &mut Vec<Cho
         add(chosen, gpu, vec![EngineName::Wgpu]);
     }
     if let Some(small) = small {
-        // With nothing faster, the smallest is what devices take; otherwise it is there to be chosen by name.
+        // Behind the others: it is there to be chosen by name.
         add(chosen, small, runs(small, engines));
     }
 }
