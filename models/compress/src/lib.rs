@@ -5,28 +5,31 @@
 //! (`cloud-hub model compress`). Knows no network and no trust.
 
 pub mod auto;
+pub mod calibrate;
 mod constants;
 mod dense;
+pub mod dequantize;
+pub mod dynamic_int8;
 mod embedding;
-pub mod calibrate;
 mod error;
 pub mod examples;
 pub mod front;
-pub mod latency;
-pub mod quality;
 pub mod gram;
+pub mod half_precision;
+pub mod latency;
 mod linear;
+pub mod quality;
 mod report;
 pub mod search;
 mod selection;
 pub mod sensitivity;
 pub mod static_int8;
-
-pub use error::CompressError;
-pub use examples::Examples;
 mod sweep;
 pub mod weight_only;
 
+pub use dequantize::dequantize;
+pub use error::CompressError;
+pub use examples::Examples;
 pub use gram::Grams;
 pub use report::{Report, Skipped};
 pub use selection::Selection;

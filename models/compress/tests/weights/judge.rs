@@ -1,0 +1,106 @@
+//! Who says whether a produced model is good: ONNX Runtime, our wgpu engine, onnx.checker, and a likeness.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use engine::{Engine, LibrarySearch, LoadOptions, OrtEngine, RunControl, Session as _};
+use engine_wgpu::gpu::AdapterChoice;
+use engine_wgpu::{BUDGET_BYTES, WgpuEngine};
+use onnx_graph::Model;
+use onnx_graph::proto::ValueInfoProto;
+use types::NamedTensor;
+
+/// Names the Python interpreter that has onnx; without it models are not checked by onnx.checker.
+const PYTHON_ENV: &str = "SANDERLING_ONNX_PYTHON";
+
+/// Opens ONNX Runtime, or says why the test is skipped.
+pub(crate) fn runtime() -> Option<OrtEngine> {
+    let developer = engine::library::developer_library().filter(|library| library.is_file());
+    let named = std::env::var_os(engine::library::LIBRARY_VARIABLE).map(PathBuf::from);
+    match OrtEngine::open(&LibrarySearch { configured: named.or(developer) }) {
+        Ok(engine) => Some(engine),
+        Err(engine::OpenError::NotFound(why)) => {
+            println!("skipped: {why}");
+            None
+        }
+        Err(error) => panic!("ONNX Runtime is there and does not open: {error:?}"),
+    }
+}
+
+/// Runs a model on each request and gives the outputs of each.
+pub(crate) fn answers(engine: &dyn Engine, model: &Model, requests: &[Vec<NamedTensor>]) -> Vec<Vec<NamedTensor>> {
+    let mut session = engine.load(model.to_bytes().into(), &LoadOptions::default()).unwrap();
+    requests.iter().map(|request| session.run(request, &[], &RunControl::default()).unwrap()).collect()
+}
+
+/// Hands the values of these names in each run to `see`, by making them outputs of the model.
+pub(crate) fn observe(
+    engine: &dyn Engine,
+    model: &Model,
+    names: &[String],
+    requests: &[Vec<NamedTensor>],
+    mut see: impl FnMut(&[NamedTensor]),
+) {
+    let mut exposed = model.clone();
+    let known: Vec<String> = model.graph.outputs.iter().map(|output| output.name().to_owned()).collect();
+    let inputs: Vec<String> = model.graph.inputs.iter().map(|input| input.name().to_owned()).collect();
+    let value = |name: &String| ValueInfoProto { name: Some(name.clone()), ..ValueInfoProto::default() };
+    exposed.graph.outputs.extend(names.iter().filter(|name| !known.contains(name) && !inputs.contains(name)).map(value));
+    let mut session = engine.load(exposed.to_bytes().into(), &LoadOptions::default()).unwrap();
+    for request in requests {
+        see(request);
+        see(&session.run(request, &[], &RunControl::default()).unwrap());
+    }
+}
+
+/// Runs the model on lavapipe or a real GPU; `None` (after saying why) without any device.
+pub(crate) fn on_wgpu(model: &Model, requests: &[Vec<NamedTensor>]) -> Option<Vec<Vec<NamedTensor>>> {
+    static ENGINE: LazyLock<Option<Mutex<WgpuEngine>>> = LazyLock::new(|| {
+        let choice = AdapterChoice { allow_software: true, ..AdapterChoice::default() };
+        let opened = WgpuEngine::open(&choice, BUDGET_BYTES, None);
+        opened.map_err(|error| println!("skipped: {error}")).ok().map(Mutex::new)
+    });
+    let engine = ENGINE.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut session = engine.load_checked(&model.to_bytes()).unwrap();
+    Some(requests.iter().map(|request| session.run(request, &[], &RunControl::default()).unwrap()).collect())
+}
+
+/// Checks a model by onnx.checker with full shape inference; says so when there is no onnx here.
+pub(crate) fn check(model: &Model) {
+    let cached = engine::library::developer_library()
+        .and_then(|library| Some(library.ancestors().nth(4)?.join("python/compress/bin/python")));
+    let Some(python) = std::env::var_os(PYTHON_ENV).map(PathBuf::from).or(cached).filter(|path| path.is_file()) else {
+        println!("skipped: onnx.checker, because {PYTHON_ENV} names no Python with onnx");
+        return;
+    };
+    // Operators of com.microsoft have no schema there; the checker passes them over, shape inference in strict mode too.
+    let script = "import sys, onnx; onnx.checker.check_model(onnx.load_from_string(sys.stdin.buffer.read()))";
+    let mut child = Command::new(python)
+        .args(["-c", script])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&model.to_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "onnx.checker: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The cosine of two vectors.
+pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f64::MIN_POSITIVE)
+}
+
+/// The first output of each answer.
+pub(crate) fn firsts(answers: &[Vec<NamedTensor>]) -> Vec<Vec<f32>> {
+    answers.iter().map(|answer| answer[0].tensor.to_f32().unwrap()).collect()
+}
+
+/// The smallest cosine between the first outputs of two lists of answers.
+pub(crate) fn least_cosine(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| cosine(a, b)).fold(f64::INFINITY, f64::min)
+}

@@ -1,0 +1,8 @@
+//! What the passes over weights promise, on real models through ONNX Runtime, our wgpu engine and onnx.checker.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests may do what tests may")]
+
+mod digits;
+mod hostile;
+mod judge;
+mod minilm;
+mod minilm_int4;
