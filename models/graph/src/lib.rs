@@ -4,9 +4,11 @@
 //! the operator's command line. Knows no engine: it never computes more than what a pass over constants needs.
 
 mod attribute;
+pub mod check;
 mod external;
 pub mod fold;
 mod graph;
+pub mod infer;
 mod limits;
 mod model;
 mod names;

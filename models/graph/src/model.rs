@@ -130,7 +130,7 @@ impl Model {
 }
 
 /// The default domain has two spellings.
-fn plain(domain: &str) -> &str {
+pub(crate) fn plain(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
 }
 

@@ -1,6 +1,6 @@
 //! Who makes each value and who takes it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::graph::Graph;
 use crate::proto::{GraphProto, NodeProto};
@@ -10,13 +10,15 @@ use crate::proto::{GraphProto, NodeProto};
 pub struct Uses {
     producers: HashMap<String, usize>,
     consumers: HashMap<String, Vec<usize>>,
+    handed_out: HashSet<String>,
 }
 
 impl Uses {
     /// Reads every node once. A node whose subgraph takes an outer value is a consumer of that value.
     #[must_use]
     pub fn of(graph: &Graph) -> Self {
-        let mut uses = Self::default();
+        let handed_out = graph.outputs.iter().map(|output| output.name().to_owned()).collect();
+        let mut uses = Self { handed_out, ..Self::default() };
         for (place, node) in graph.nodes.iter().enumerate() {
             for output in node.output.iter().filter(|name| !name.is_empty()) {
                 uses.producers.insert(output.clone(), place);
@@ -40,11 +42,17 @@ impl Uses {
         self.consumers.get(value).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether the graph hands this value out.
+    #[must_use]
+    pub fn is_output(&self, value: &str) -> bool {
+        self.handed_out.contains(value)
+    }
+
     /// The only taker of a value that the graph does not hand out.
     #[must_use]
-    pub fn only_consumer(&self, graph: &Graph, value: &str) -> Option<usize> {
+    pub fn only_consumer(&self, value: &str) -> Option<usize> {
         match self.consumers(value) {
-            [only] if !graph.is_output(value) => Some(*only),
+            [only] if !self.is_output(value) => Some(*only),
             _ => None,
         }
     }

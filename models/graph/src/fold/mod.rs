@@ -15,6 +15,7 @@ use crate::tensor::ElementType;
 use crate::uses::{Uses, subgraphs};
 
 use array::Array;
+pub(crate) use movement::range_of;
 
 /// Bounds of folding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,13 +48,13 @@ pub fn fold(graph: &mut Graph, opset: i64, limits: &FoldLimits) -> usize {
         match folded(graph, &uses, &inner, &node, opset, limits.result_bytes.min(left)) {
             Some((name, array)) => {
                 left = left.saturating_sub(array.raw.len());
-                graph.value_info.shift_remove(&name);
                 graph.add_initializer(array.into_tensor(&name));
             }
             None => kept.push(node),
         }
     }
     graph.nodes = kept;
+    graph.value_info.retain(|name, _| !graph.initializers.contains_key(name));
     before - graph.nodes.len()
 }
 
@@ -69,7 +70,7 @@ fn folded(
     let is_default = matches!(node.domain(), "" | "ai.onnx");
     if !is_default
         || output.is_empty()
-        || graph.is_output(output)
+        || uses.is_output(output)
         || inner.has(output)
         || subgraphs(node).next().is_some()
     {
@@ -85,7 +86,7 @@ fn folded(
         let array = Array::of(graph.initializer(name)?)?;
         if array.raw.len() > result_bytes {
             // A second form of a weight beside the first would make the model larger.
-            if uses.consumers(name).len() != 1 || graph.is_output(name) {
+            if uses.consumers(name).len() != 1 || uses.is_output(name) {
                 return None;
             }
             large += array.raw.len();

@@ -2,6 +2,8 @@
 //!
 //! With `k = scale / sqrt(variance + epsilon)` of a channel, `(w·x + b - mean)·k + shift` is `(w·k)·x + ((b - mean)·k + shift)`.
 
+use std::collections::HashSet;
+
 use crate::attribute::Attributes;
 use crate::graph::Graph;
 use crate::names::Names;
@@ -17,6 +19,7 @@ const EPSILON: f32 = 1e-5;
 pub fn fold_batch_norms(graph: &mut Graph, opset: i64) -> usize {
     let uses = Uses::of(graph);
     let mut names = Names::of(graph);
+    let mut gone = HashSet::new();
     let mut removed = vec![false; graph.nodes.len()];
     for place in 0..graph.nodes.len() {
         let Some(fold) = Fold::of(graph, &uses, place, opset) else { continue };
@@ -34,8 +37,7 @@ pub fn fold_batch_norms(graph: &mut Graph, opset: i64) -> usize {
             node.set(AttributeProto::float("beta", 1.0));
         }
         if let Some(old) = node.output.first_mut() {
-            graph.value_info.shift_remove(old.as_str());
-            *old = output;
+            gone.insert(std::mem::replace(old, output));
         }
         graph.add_initializer(TensorProto { name: Some(weight_name), ..weight });
         graph.add_initializer(TensorProto::of_floats(&bias_name, &[bias.len()], &bias));
@@ -43,6 +45,7 @@ pub fn fold_batch_norms(graph: &mut Graph, opset: i64) -> usize {
             *removed = true;
         }
     }
+    graph.value_info.retain(|name, _| !gone.contains(name));
     let count = removed.iter().filter(|&&removed| removed).count();
     let mut removed = removed.into_iter();
     graph.nodes.retain(|_| !removed.next().unwrap_or(false));
@@ -64,11 +67,11 @@ impl Fold {
         let maker = uses.producer(source)?;
         // Folded already: the producer of that name is another node now.
         let node = graph.nodes.get(maker).filter(|node| node.output.first().is_some_and(|made| made == source))?;
-        if uses.only_consumer(graph, source) != Some(place) || node.output.len() != 1 {
+        if uses.only_consumer(source) != Some(place) || node.output.len() != 1 {
             return None;
         }
         let weight_name = node.input_at(1)?;
-        if uses.consumers(weight_name) != [maker] || graph.is_output(weight_name) {
+        if uses.consumers(weight_name) != [maker] || uses.is_output(weight_name) {
             return None;
         }
         let weight = graph.initializer(weight_name).filter(|weight| weight.element_type() == ElementType::Float)?;

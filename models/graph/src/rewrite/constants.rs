@@ -3,7 +3,7 @@
 //! Some exporters (PP-OCR's among them) keep every weight in a `Constant` node, often behind an `Identity`; passes look for
 //! weights among the initializers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::attribute::Attributes;
 use crate::graph::Graph;
@@ -16,6 +16,7 @@ use crate::tensor::{ElementType, Values};
 /// A node whose value the graph hands out stays.
 pub fn constants_to_initializers(graph: &mut Graph) -> usize {
     let inner = Inner::of(graph);
+    let handed_out: HashSet<String> = graph.outputs.iter().map(|output| output.name().to_owned()).collect();
     let before = graph.nodes.len();
     let mut replaced = HashMap::new();
     let mut kept = Vec::with_capacity(before);
@@ -24,12 +25,11 @@ pub fn constants_to_initializers(graph: &mut Graph) -> usize {
             kept.push(node);
             continue;
         };
-        let is_free = !output.is_empty() && !graph.is_output(output) && !inner.has(output);
+        let is_free = !output.is_empty() && !handed_out.contains(output) && !inner.has(output);
         if is_free
             && !graph.initializers.contains_key(output)
             && let Some(mut tensor) = constant(&node)
         {
-            graph.value_info.shift_remove(output);
             tensor.name = Some(output.clone());
             graph.add_initializer(tensor);
             continue;
@@ -39,7 +39,6 @@ pub fn constants_to_initializers(graph: &mut Graph) -> usize {
             Some(source)
                 if is_free && node.is("Identity") && graph.initializers.contains_key(source) && !inner.has(source) =>
             {
-                graph.value_info.shift_remove(output);
                 replaced.insert(output.clone(), source.to_owned());
             }
             _ => kept.push(node),
@@ -47,6 +46,7 @@ pub fn constants_to_initializers(graph: &mut Graph) -> usize {
     }
     graph.nodes = kept;
     replace_uses(graph, &replaced);
+    graph.value_info.retain(|name, _| !graph.initializers.contains_key(name) && !replaced.contains_key(name));
     before - graph.nodes.len()
 }
 

@@ -1,6 +1,6 @@
 //! Keeps one of several equal initializers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::graph::Graph;
@@ -11,6 +11,7 @@ use crate::rewrite::{Inner, replace_uses};
 /// hands out stay.
 pub fn merge_duplicates(graph: &mut Graph) -> usize {
     let inner = Inner::of(graph);
+    let handed_out: HashSet<&str> = graph.outputs.iter().map(|output| output.name()).collect();
     let mut by_content: HashMap<u64, Vec<&str>> = HashMap::new();
     let mut replaced = HashMap::new();
     for (name, tensor) in &graph.initializers {
@@ -24,7 +25,7 @@ pub fn merge_duplicates(graph: &mut Graph) -> usize {
         let alike = by_content.entry(hasher.finish()).or_default();
         let first = alike.iter().find(|first| graph.initializer(first).is_some_and(|first| is_equal(first, tensor)));
         match first {
-            Some(first) if !graph.is_output(name) => {
+            Some(first) if !handed_out.contains(name.as_str()) => {
                 replaced.insert(name.clone(), (*first).to_owned());
             }
             Some(_) => {}

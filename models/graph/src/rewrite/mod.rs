@@ -17,6 +17,7 @@ use crate::fold::{self, FoldLimits};
 use crate::model::Model;
 
 pub use batch_norm::fold_batch_norms;
+pub(crate) use constants::constant;
 pub use constants::constants_to_initializers;
 pub use dead::remove_dead;
 pub use duplicates::merge_duplicates;

@@ -29,11 +29,11 @@ pub fn remove_pass_through(graph: &mut Graph, opset: i64) -> usize {
         if inner.has(input) || inner.has(output) || output.is_empty() || input == output {
             continue;
         }
-        if !graph.is_output(output) {
+        if !uses.is_output(output) {
             replaced.insert(output.clone(), input.to_owned());
             removed.insert(place);
         } else if !renamed.contains_key(input)
-            && !graph.is_output(input)
+            && !uses.is_output(input)
             && let Some(maker) = uses.producer(input)
             && !removed.contains(&maker)
         {
@@ -50,9 +50,7 @@ pub fn remove_pass_through(graph: &mut Graph, opset: i64) -> usize {
         }
     }
     replaced.extend(renamed);
-    for name in replaced.keys() {
-        graph.value_info.shift_remove(name);
-    }
+    graph.value_info.retain(|name, _| !replaced.contains_key(name));
     replace_uses(graph, &replaced);
     removed.len()
 }
@@ -64,7 +62,7 @@ fn passes_through(graph: &Graph, uses: &Uses, node: &NodeProto, opset: i64) -> b
     let mask_is_used = node
         .output
         .get(1)
-        .is_some_and(|mask| !mask.is_empty() && (graph.is_output(mask) || !uses.consumers(mask).is_empty()));
+        .is_some_and(|mask| !mask.is_empty() && (uses.is_output(mask) || !uses.consumers(mask).is_empty()));
     let trains = node.input_at(2).is_some_and(|mode| {
         let told = graph.initializer(mode).and_then(|tensor| tensor.integers().ok());
         told.is_none_or(|mode| mode != [0])
