@@ -56,9 +56,9 @@ impl<'g> Dynamic<'g> {
         let made = |name: &str| pass.uses.producer(name).and_then(|at| graph.nodes.get(at));
         let quantize = made(node.input_at(0)?).filter(|node| node.is("DynamicQuantizeLinear"))?;
         let [_codes, input_scale, _point] = quantize.output.as_slice() else { return None };
-        let cast_at = pass.uses.only_consumer(graph, node.output.first()?)?;
+        let cast_at = pass.uses.only_consumer(node.output.first()?)?;
         let cast = graph.nodes.get(cast_at).filter(|node| node.is("Cast"))?;
-        let mul_at = pass.uses.only_consumer(graph, cast.output.first()?)?;
+        let mul_at = pass.uses.only_consumer(cast.output.first()?)?;
         let mul = graph.nodes.get(mul_at).filter(|node| node.is("Mul"))?;
         let scales = mul.input.iter().find(|&name| Some(name) != cast.output.first())?;
         let product = made(scales).filter(|node| node.is("Mul") && node.input.contains(input_scale))?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use compress::{Examples, Grams, Selection, calibrate, static_int8, weight_only};
+use compress::{Examples, Grams, Selection, calibrate, dynamic_int8, static_int8, weight_only};
 use engine::{LibrarySearch, OrtEngine};
 use onnx_graph::Model;
 use onnx_graph::fold::FoldLimits;
@@ -17,6 +17,11 @@ use types::{DType, Dim, Signature, TensorSpec};
 use super::Form;
 use super::corpus::Entry;
 
+/// Everything that the other side takes too: products, convolutions, tables.
+fn dynamic() -> dynamic_int8::Options {
+    dynamic_int8::Options { per_channel: false, convolutions: true, ..dynamic_int8::Options::default() }
+}
+
 /// Makes the form and writes it to `out`.
 ///
 /// # Errors
@@ -26,7 +31,7 @@ pub fn make(form: Form, entry: &Entry, out: &Path) -> Result<()> {
     let (model, _) = rewrite::tidy(&model, &FoldLimits::default())?;
     let (made, _report) = match form {
         Form::Int8Qdq => static_qdq(&model, entry)?,
-        Form::Int8Dynamic => anyhow::bail!("there is no such pass yet"),
+        Form::Int8Dynamic => dynamic_int8::quantize(&model, &dynamic())?,
         Form::Int4Weights => weights(&model)?,
     };
     made.save(out)?;
