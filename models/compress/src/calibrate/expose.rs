@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use onnx_graph::proto::tensor_proto::DataType;
-use onnx_graph::proto::{AttributeProto, NodeProto, TensorProto, ValueInfoProto};
+use onnx_graph::proto::tensor_shape_proto::dimension::Value as Dimension;
+use onnx_graph::proto::{AttributeProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
 use onnx_graph::{Model, Names, Uses, Values};
 
 /// The output that holds the least and greatest values, one after the other.
@@ -70,15 +71,27 @@ pub(crate) fn is_float(model: &Model, name: &str) -> Option<bool> {
     let info = info.or_else(|| model.graph.outputs.iter().chain(&model.graph.inputs).find(|info| info.name() == name));
     let tensor = info?.r#type.as_ref()?.value.as_ref()?;
     match tensor {
-        onnx_graph::proto::type_proto::Value::TensorType(tensor) => {
-            Some(tensor.elem_type() == i32::from(DataType::Float))
-        }
+        type_proto::Value::TensorType(tensor) => Some(tensor.elem_type() == i32::from(DataType::Float)),
         _ => Some(false),
+    }
+}
+
+/// Forgets the names of dimensions. Some exporters call all unknown ones `?`, which would make them equal.
+fn forget_symbols(model: &mut Model) {
+    for input in &mut model.graph.inputs {
+        let kind = input.r#type.as_mut().and_then(|kind| kind.value.as_mut());
+        let Some(type_proto::Value::TensorType(tensor)) = kind else { continue };
+        for dim in tensor.shape.iter_mut().flat_map(|shape| &mut shape.dim) {
+            if matches!(dim.value, Some(Dimension::DimParam(_))) {
+                dim.value = None;
+            }
+        }
     }
 }
 
 /// Removes every node and constant that no output needs.
 fn prune(model: &mut Model) {
+    forget_symbols(model);
     let graph = &mut model.graph;
     let uses = Uses::of(graph);
     let mut needed = vec![false; graph.nodes.len()];

@@ -21,9 +21,9 @@ const RUN_TIME_MAX: Duration = Duration::from_secs(300);
 pub(super) fn load(engine: &dyn Engine, model: &Model) -> Result<Box<dyn Session>, CompressError> {
     // Every core: nothing else of the tool runs meanwhile.
     let options = LoadOptions { intra_threads: 0, ..LoadOptions::default() };
-    engine
-        .load(model.to_bytes()?.into(), &options)
-        .map_err(|source| CompressError::Run { what: "load it with inner values exposed", source: source.into() })
+    let failed = |source: engine::Cause| CompressError::Run { what: "load it with inner values exposed", source };
+    let bytes = model.to_bytes().map_err(|error| failed(error.into()))?;
+    engine.load(bytes.into(), &options).map_err(|error| failed(error.into()))
 }
 
 /// Runs one batch.

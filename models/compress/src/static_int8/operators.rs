@@ -38,6 +38,8 @@ pub(super) fn role(graph: &Graph, node: &NodeProto, opset: i64) -> Option<Role> 
         "ConvTranspose" => Some(Role::WeightOnly),
         "Gather" if node.input_at(0).is_some_and(|table| graph.initializer(table).is_some()) => Some(Role::Lookup),
         "Add" | "Mul" | "Concat" => Some(Role::Joins),
+        // Written as Add, which engines know in integers.
+        "Sum" if opset >= 8 && node.input.len() == 2 => Some(Role::Joins),
         "AveragePool" | "GlobalAveragePool" | "Sigmoid" | "LeakyRelu" | "Softmax" | "HardSigmoid" | "HardSwish"
         | "Tanh" | "Elu" => Some(Role::Computes),
         "Relu" => Some(Role::Cuts),
