@@ -76,11 +76,7 @@ struct Pass<'g> {
 
 impl<'g> Pass<'g> {
     /// The nodes in place of this one; `None` when it stays.
-    fn replaced(
-        &mut self,
-        node: &'g NodeProto,
-        report: &mut Report,
-    ) -> Result<Option<Vec<NodeProto>>, CompressError> {
+    fn replaced(&mut self, node: &'g NodeProto, report: &mut Report) -> Result<Option<Vec<NodeProto>>, CompressError> {
         if let Some(tensor) = constant::folded(node, self)? {
             let Some(output) = node.output.first() else { return Ok(None) };
             if self.graph.is_output(output) {
@@ -93,7 +89,12 @@ impl<'g> Pass<'g> {
             ("DequantizeLinear", _) => self.pair(node),
             ("MatMulInteger" | "ConvInteger", "" | "ai.onnx") => {
                 let made = product::float(node, self)?;
-                Ok(self.or_skip(made, node, "what scales its result is not in the form of dynamic quantization", report))
+                Ok(self.or_skip(
+                    made,
+                    node,
+                    "what scales its result is not in the form of dynamic quantization",
+                    report,
+                ))
             }
             ("MatMulNBits", "com.microsoft") => {
                 let made = product::of_nbits(node, self)?;

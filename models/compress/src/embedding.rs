@@ -41,7 +41,11 @@ impl Embedding {
         let shape = constants.float32(weight)?.shape().ok()?;
         let [output] = node.output.as_slice() else { return None };
         let large = shape.len() == 2 && shape.iter().product::<usize>() >= ELEMENTS_MIN;
-        large.then(|| Self { weight: weight.to_owned(), indices: node.input_at(1).unwrap_or("").to_owned(), output: output.clone() })
+        large.then(|| Self {
+            weight: weight.to_owned(),
+            indices: node.input_at(1).unwrap_or("").to_owned(),
+            output: output.clone(),
+        })
     }
 
     /// The nodes that take its place.
@@ -51,7 +55,8 @@ impl Embedding {
         let (cast, find, scale) = (fresh("cast"), fresh("find_scales"), fresh("scale"));
         vec![
             NodeProto::new("Gather", node.name(), &[&packed.codes, &self.indices], &[&codes]),
-            NodeProto::new("Cast", &cast, &[&codes], &[&floats]).with(AttributeProto::int("to", DataType::Float as i64)),
+            NodeProto::new("Cast", &cast, &[&codes], &[&floats])
+                .with(AttributeProto::int("to", DataType::Float as i64)),
             NodeProto::new("Gather", &find, &[&packed.scales, &self.indices], &[&scales]),
             NodeProto::new("Mul", &scale, &[&floats, &scales], &[&self.output]),
         ]
@@ -88,7 +93,11 @@ pub(crate) fn pack(
     Ok(Some(packed))
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounded, and within -128 to 127 by the clamp")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "rounded, and within -128 to 127 by the clamp"
+)]
 fn signed_byte(value: f32) -> u8 {
     value.round_ties_even().clamp(-128.0, 127.0) as i8 as u8
 }

@@ -8,8 +8,8 @@ mod samples;
 use std::collections::HashMap;
 
 use indexmap::IndexMap;
-use onnx_graph::{Model, Uses, Values};
 use onnx_graph::proto::NodeProto;
+use onnx_graph::{Model, Uses, Values};
 use types::NamedTensor;
 
 use crate::constants::Constants;

@@ -76,7 +76,11 @@ impl Default for Options {
 ///
 /// # Errors
 /// When a weight's bytes are broken, the operator set is too low, or nothing can be changed.
-pub fn convert(model: &Model, options: &Options, peaks: &HashMap<String, f32>) -> Result<(Model, Report), CompressError> {
+pub fn convert(
+    model: &Model,
+    options: &Options,
+    peaks: &HashMap<String, f32>,
+) -> Result<(Model, Report), CompressError> {
     match options.format {
         Format::Float16 => whole::convert(model, options, peaks),
         Format::Float16Weights | Format::Bfloat16Weights => weights::convert(model, options),

@@ -19,6 +19,7 @@ pub mod half_precision;
 pub mod latency;
 mod linear;
 mod prepare;
+pub mod prune;
 pub mod quality;
 mod report;
 pub mod search;

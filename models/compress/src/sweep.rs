@@ -21,7 +21,7 @@ pub(crate) fn sweep(graph: &mut Graph) {
     graph.nodes.retain(|_node| keep.next().unwrap_or(true));
     let uses = Uses::of(graph);
     let outputs: Vec<String> = graph.outputs.iter().map(|output| output.name().to_owned()).collect();
-    graph
-        .value_info
-        .retain(|name, _info| uses.producer(name).is_some() || outputs.contains(name) || !uses.consumers(name).is_empty());
+    graph.value_info.retain(|name, _info| {
+        uses.producer(name).is_some() || outputs.contains(name) || !uses.consumers(name).is_empty()
+    });
 }

@@ -21,7 +21,8 @@ pub(super) fn float(node: &NodeProto, pass: &mut Pass<'_>) -> Result<Option<Vec<
         (false, [outputs, rest @ ..]) => (*outputs, rest.iter().product()),
         _ => return Ok(None),
     };
-    let channel = |at: usize, count: usize| if count == 1 { 0 } else { at / usize::max(inner, 1) % usize::max(channels, 1) };
+    let channel =
+        |at: usize, count: usize| if count == 1 { 0 } else { at / usize::max(inner, 1) % usize::max(channels, 1) };
     #[expect(clippy::cast_precision_loss, reason = "codes have 8 bits")]
     let value = |(at, code): (usize, i64)| {
         let point = points.get(channel(at, points.len())).copied().unwrap_or(0);
@@ -79,8 +80,10 @@ impl<'g> Dynamic<'g> {
 
 /// `MatMulNBits` as `MatMul` (and `Add`); `None` when its parts are not constants of the sizes it names.
 pub(super) fn of_nbits(node: &NodeProto, pass: &mut Pass<'_>) -> Result<Option<Vec<NodeProto>>, CompressError> {
-    let size = |name: &str, default: i64| usize::try_from(node.attr_int(name).unwrap_or(default)).ok().filter(|&n| n > 0);
-    let (Some(k), Some(n), Some(bits @ (4 | 8)), Some(block)) = (size("K", 0), size("N", 0), size("bits", 4), size("block_size", 0))
+    let size =
+        |name: &str, default: i64| usize::try_from(node.attr_int(name).unwrap_or(default)).ok().filter(|&n| n > 0);
+    let (Some(k), Some(n), Some(bits @ (4 | 8)), Some(block)) =
+        (size("K", 0), size("N", 0), size("bits", 4), size("block_size", 0))
     else {
         return Ok(None);
     };

@@ -6,8 +6,8 @@
 use onnx_graph::proto::{NodeProto, TensorProto};
 use onnx_graph::{Attributes, Graph, Names, Values};
 
-use super::weight::{Codes, quantized};
 use super::Options;
+use super::weight::{Codes, quantized};
 use crate::CompressError;
 use crate::constants::Constants;
 use crate::linear::transpose;
@@ -31,7 +31,9 @@ pub(super) fn replaced(
     names: &mut Names,
 ) -> Result<Result<NodeProto, &'static str>, CompressError> {
     let weight = |at: usize| node.input_at(at).and_then(|name| constants.float32(name));
-    let (Some(inputs), Some(hidden)) = (weight(1), weight(2)) else { return Ok(Err("its weights are no f32 constants")) };
+    let (Some(inputs), Some(hidden)) = (weight(1), weight(2)) else {
+        return Ok(Err("its weights are no f32 constants"));
+    };
     if node.attr_int("layout").unwrap_or(0) != 0 {
         return Ok(Err("the quantized operator knows no layout with the batch first"));
     }
@@ -43,8 +45,18 @@ pub(super) fn replaced(
     };
     let other = |at: usize| node.input_at(at).unwrap_or("");
     let taken = [
-        other(0), &inputs.codes, &hidden.codes, other(3), other(4), other(5), other(6), other(7),
-        &inputs.scales, &inputs.points, &hidden.scales, &hidden.points,
+        other(0),
+        &inputs.codes,
+        &hidden.codes,
+        other(3),
+        other(4),
+        other(5),
+        other(6),
+        other(7),
+        &inputs.scales,
+        &inputs.points,
+        &hidden.scales,
+        &hidden.points,
     ];
     let outputs: Vec<&str> = node.output.iter().map(String::as_str).collect();
     let mut made = NodeProto::new("DynamicQuantizeLSTM", node.name(), &taken, &outputs).in_domain("com.microsoft");

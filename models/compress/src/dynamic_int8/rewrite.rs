@@ -119,7 +119,9 @@ impl Place {
                 self.weight() == other.weight()
             }
             // LSTMs are packed one by one, so a shared weight would be stored for each.
-            (Self::Product(_) | Self::Convolution { .. } | Self::Table(_) | Self::Lstm(_), _) => std::ptr::eq(self, other),
+            (Self::Product(_) | Self::Convolution { .. } | Self::Table(_) | Self::Lstm(_), _) => {
+                std::ptr::eq(self, other)
+            }
         }
     }
 }
@@ -246,7 +248,14 @@ impl Pass<'_> {
     }
 
     /// Quantizer (when it is the first of its value), integer operator, and what makes floats of its result.
-    fn integer(&mut self, operator: &str, node: &NodeProto, input: &str, packed: &Packed, output: &str) -> Vec<NodeProto> {
+    fn integer(
+        &mut self,
+        operator: &str,
+        node: &NodeProto,
+        input: &str,
+        packed: &Packed,
+        output: &str,
+    ) -> Vec<NodeProto> {
         let mut nodes = Vec::with_capacity(5);
         let quantizer = match self.inputs.get(input) {
             Some(quantizer) => quantizer.clone(),
@@ -276,7 +285,14 @@ impl Pass<'_> {
         nodes
     }
 
-    fn convolution(&mut self, node: &NodeProto, input: &str, weight: &str, bias: Option<&str>, output: &str) -> Replaced {
+    fn convolution(
+        &mut self,
+        node: &NodeProto,
+        input: &str,
+        weight: &str,
+        bias: Option<&str>,
+        output: &str,
+    ) -> Replaced {
         let key = (weight.to_owned(), false, 0);
         let Some(tensor) = self.constants.tensor(weight) else { return Ok(Err("its weight is no constant")) };
         let shape = tensor.shape()?;
@@ -293,7 +309,8 @@ impl Pass<'_> {
         let product = self.names.fresh(&format!("{output}_product"));
         let mut nodes = self.integer("ConvInteger", node, input, &packed, &product);
         let mut fresh = |what: &str| self.names.fresh(&format!("{output}_{what}"));
-        let (as_channel, target, reshape, add) = (fresh("bias"), fresh("bias_shape"), fresh("bias_reshape"), fresh("bias_add"));
+        let (as_channel, target, reshape, add) =
+            (fresh("bias"), fresh("bias_shape"), fresh("bias_reshape"), fresh("bias_add"));
         let mut dims = vec![1; shape.len()];
         if let Some(channel) = dims.get_mut(1) {
             *channel = -1;

@@ -1,7 +1,7 @@
 //! Weights as bytes.
 
-use onnx_graph::{ElementType, Values};
 use onnx_graph::proto::TensorProto;
+use onnx_graph::{ElementType, Values};
 
 use super::Options;
 
@@ -37,10 +37,18 @@ impl Codes {
             (scale, (-low / scale).round())
         };
         // Weights that are all zero (or too small to divide by): any scale will do.
-        if scale.is_normal() { (scale, point) } else { (1.0, if self.low < 0.0 { 0.0 } else { 128.0_f32.min(self.high) }) }
+        if scale.is_normal() {
+            (scale, point)
+        } else {
+            (1.0, if self.low < 0.0 { 0.0 } else { 128.0_f32.min(self.high) })
+        }
     }
 
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounded, and within a byte by the clamp")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "rounded, and within a byte by the clamp"
+    )]
     fn byte(self, value: f32) -> u8 {
         let value = value.round_ties_even().clamp(self.low, self.high);
         if self.low < 0.0 { value as i8 as u8 } else { value as u8 }

@@ -8,17 +8,26 @@ use onnx_graph::proto::{NodeProto, ValueInfoProto, type_proto};
 use onnx_graph::{Attributes, ElementType, Graph, Values};
 
 /// Operators whose outputs are truth values.
-const TRUTHS: [&str; 11] = [
-    "And", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Xor",
-];
+const TRUTHS: [&str; 11] =
+    ["And", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Xor"];
 
 /// Operators whose outputs are int64.
 const PLACES: [&str; 6] = ["ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "Shape", "Size"];
 
 /// Operators whose outputs have types that only their subgraphs or bodies tell, or no tensor type at all.
 const UNTOLD: [&str; 12] = [
-    "If", "Loop", "Scan", "Optional", "OptionalGetElement", "SequenceAt", "SequenceConstruct", "SequenceEmpty",
-    "SequenceInsert", "SplitToSequence", "StringNormalizer", "TfIdfVectorizer",
+    "If",
+    "Loop",
+    "Scan",
+    "Optional",
+    "OptionalGetElement",
+    "SequenceAt",
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "SequenceInsert",
+    "SplitToSequence",
+    "StringNormalizer",
+    "TfIdfVectorizer",
 ];
 
 /// Element types by the names of values.
@@ -83,7 +92,9 @@ impl Types {
             ("Unique", 1..) => Some(ElementType::Int64),
             _ if TRUTHS.contains(&operator) => Some(ElementType::Bool),
             _ if PLACES.contains(&operator) => Some(ElementType::Int64),
-            _ if UNTOLD.contains(&operator) || operator.starts_with("Random") || operator.starts_with("QLinear") => None,
+            _ if UNTOLD.contains(&operator) || operator.starts_with("Random") || operator.starts_with("QLinear") => {
+                None
+            }
             _ => of_input(0),
         }
     }

@@ -38,8 +38,10 @@ pub(super) fn convert(model: &Model, options: &Options) -> Result<(Model, Report
     let (mut casts, mut losses, mut changed) = (Vec::new(), Losses::default(), BTreeSet::new());
     for (name, tensor) in &model.graph.initializers {
         let takers = uses.consumers(name);
-        let selected = takers.iter().filter_map(|&at| model.graph.nodes.get(at)).all(|node| options.selection.takes(node));
-        let large = tensor.element_type() == ElementType::Float && tensor.shape()?.iter().product::<usize>() >= ELEMENTS_MIN;
+        let selected =
+            takers.iter().filter_map(|&at| model.graph.nodes.get(at)).all(|node| options.selection.takes(node));
+        let large =
+            tensor.element_type() == ElementType::Float && tensor.shape()?.iter().product::<usize>() >= ELEMENTS_MIN;
         if !large || !selected || takers.is_empty() || model.graph.is_output(name) {
             continue;
         }
@@ -63,7 +65,8 @@ pub(super) fn convert(model: &Model, options: &Options) -> Result<(Model, Report
     }
     casts.append(&mut made.graph.nodes);
     made.graph.nodes = casts;
-    report.changed = changed.iter().filter_map(|&at| model.graph.nodes.get(at)).map(|node| node.name().to_owned()).collect();
+    report.changed =
+        changed.iter().filter_map(|&at| model.graph.nodes.get(at)).map(|node| node.name().to_owned()).collect();
     losses.tell(&mut report);
     Ok((made, report))
 }
@@ -90,7 +93,13 @@ pub(super) fn overflows(values: &[f32]) -> bool {
 }
 
 /// A tensor of these floats in 16 bits.
-pub(super) fn of_floats(name: &str, shape: &[usize], values: &[f32], element: ElementType, losses: &mut Losses) -> TensorProto {
+pub(super) fn of_floats(
+    name: &str,
+    shape: &[usize],
+    values: &[f32],
+    element: ElementType,
+    losses: &mut Losses,
+) -> TensorProto {
     let raw: Vec<u8> = if element == ElementType::Bfloat16 {
         values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect()
     } else {

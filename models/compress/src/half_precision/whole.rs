@@ -11,9 +11,9 @@ use onnx_graph::proto::tensor_proto::DataType;
 use onnx_graph::proto::{AttributeProto, NodeProto, ValueInfoProto, type_proto};
 use onnx_graph::{Attributes, ElementType, Graph, Model, Names, Uses, Values, subgraphs};
 
+use super::Options;
 use super::types::Types;
 use super::weights::{Losses, of_floats, overflows};
-use super::Options;
 use crate::sweep::sweep;
 use crate::{CompressError, Report};
 
@@ -22,16 +22,97 @@ const OPSET: i64 = 7;
 
 /// Operators of the default domain that take f16 and give it.
 const TAKING: [&str; 91] = [
-    "Abs", "Add", "Attention", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Celu", "Clip", "Compress", "Concat",
-    "Constant", "ConstantOfShape", "Conv", "ConvTranspose", "Cos", "CumSum", "DepthToSpace", "Div", "Dropout", "Einsum",
-    "Elu", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Gelu", "Gemm",
-    "GlobalAveragePool", "GlobalMaxPool", "GridSample", "GroupNormalization", "HardSigmoid", "HardSwish", "Identity",
-    "InstanceNormalization", "LRN", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax", "LpNormalization", "MatMul",
-    "Max", "MaxPool", "Mean", "MeanVarianceNormalization", "Min", "Mish", "Mod", "Mul", "Neg", "PRelu", "Pad", "Pow",
-    "RMSNormalization", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
-    "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Resize", "Round", "Selu", "Shape", "Sigmoid",
-    "Sign", "Sin", "Slice", "Softmax", "Softplus", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Tile",
-    "Transpose", "Unsqueeze",
+    "Abs",
+    "Add",
+    "Attention",
+    "AveragePool",
+    "BatchNormalization",
+    "Cast",
+    "Ceil",
+    "Celu",
+    "Clip",
+    "Compress",
+    "Concat",
+    "Constant",
+    "ConstantOfShape",
+    "Conv",
+    "ConvTranspose",
+    "Cos",
+    "CumSum",
+    "DepthToSpace",
+    "Div",
+    "Dropout",
+    "Einsum",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Expand",
+    "Flatten",
+    "Floor",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "Gelu",
+    "Gemm",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "GridSample",
+    "GroupNormalization",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "InstanceNormalization",
+    "LRN",
+    "LayerNormalization",
+    "LeakyRelu",
+    "Log",
+    "LogSoftmax",
+    "LpNormalization",
+    "MatMul",
+    "Max",
+    "MaxPool",
+    "Mean",
+    "MeanVarianceNormalization",
+    "Min",
+    "Mish",
+    "Mod",
+    "Mul",
+    "Neg",
+    "PRelu",
+    "Pad",
+    "Pow",
+    "RMSNormalization",
+    "Reciprocal",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
+    "Relu",
+    "Reshape",
+    "Resize",
+    "Round",
+    "Selu",
+    "Shape",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Slice",
+    "Softmax",
+    "Softplus",
+    "SpaceToDepth",
+    "Split",
+    "Sqrt",
+    "Squeeze",
+    "Sub",
+    "Tanh",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
 ];
 
 /// More of them, that only compare or choose.
@@ -51,7 +132,8 @@ pub(super) fn convert(
     let mut report = Report::of("f16");
     let types = Types::of(&model.graph);
     let choice = Choice { graph: &model.graph, types: &types, options, peaks };
-    let halved: Vec<bool> = model.graph.nodes.iter().map(|node| choice.takes(node, &mut report)).collect::<Result<_, _>>()?;
+    let halved: Vec<bool> =
+        model.graph.nodes.iter().map(|node| choice.takes(node, &mut report)).collect::<Result<_, _>>()?;
     let mut made = model.clone();
     let mut pass = Pass {
         graph: &model.graph,
@@ -100,7 +182,8 @@ impl Choice<'_> {
     fn takes(&self, node: &NodeProto, report: &mut Report) -> Result<bool, CompressError> {
         let operator = node.op_type();
         let floats = || node.input.iter().chain(&node.output).filter(|name| self.types.is_float(name));
-        let known = matches!(node.domain(), "" | "ai.onnx") && (TAKING.contains(&operator) || COMPARING.contains(&operator));
+        let known =
+            matches!(node.domain(), "" | "ai.onnx") && (TAKING.contains(&operator) || COMPARING.contains(&operator));
         if floats().next().is_none() {
             return Ok(false);
         }
@@ -116,7 +199,9 @@ impl Choice<'_> {
             return Ok(false);
         } else if self.beyond_f16(node)? {
             "one of its weights is beyond f16"
-        } else if floats().any(|name| self.peaks.get(name).is_some_and(|&peak| peak.is_nan() || peak > f16::MAX.to_f32())) {
+        } else if floats()
+            .any(|name| self.peaks.get(name).is_some_and(|&peak| peak.is_nan() || peak > f16::MAX.to_f32()))
+        {
             "one of its values went beyond f16 on the examples"
         } else {
             return Ok(true);

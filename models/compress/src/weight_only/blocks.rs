@@ -211,7 +211,8 @@ mod tests {
         let weights = waves(64);
         for symmetric in [true, false] {
             let found = Grid::best(&weights, rules(Bits::Four, symmetric));
-            let (low, high) = (weights.iter().fold(0.0_f32, |a, &b| a.min(b)), weights.iter().fold(0.0_f32, |a, &b| a.max(b)));
+            let (low, high) =
+                (weights.iter().fold(0.0_f32, |a, &b| a.min(b)), weights.iter().fold(0.0_f32, |a, &b| a.max(b)));
             let scale = (high - low) / 15.0;
             let plain = if symmetric {
                 Grid { scale: low.abs().max(high) / 7.0, point: 8.0, top: 15.0 }

@@ -69,7 +69,8 @@ pub fn quantize(model: &Model, options: &Options, grams: &Grams) -> Result<(Mode
         nodes.extend(replaced.unwrap_or_else(|| vec![node.clone()]));
     }
     if report.changed.is_empty() {
-        let why = "it has no MatMul, Gemm or Gather with a constant f32 weight that may be changed; widen the selection";
+        let why =
+            "it has no MatMul, Gemm or Gather with a constant f32 weight that may be changed; widen the selection";
         return Err(CompressError::Nothing { pass: "weight-only", why: why.to_owned() });
     }
     made.graph.nodes = nodes;
@@ -92,7 +93,11 @@ fn check(model: &Model, options: &Options) -> Result<(), CompressError> {
     }
     if options.form == Form::Qdq && opset < BLOCK_OPSET {
         if options.bits == Bits::Four {
-            return refuse("form", "qdq".to_owned(), "4 bits in this form need operator set 21: convert the model first");
+            return refuse(
+                "form",
+                "qdq".to_owned(),
+                "4 bits in this form need operator set 21: convert the model first",
+            );
         }
         if opset < PER_AXIS_OPSET {
             return refuse("form", "qdq".to_owned(), "it needs operator set 13: convert the model first");
@@ -160,7 +165,9 @@ impl Pass<'_> {
             }
         }
         let reason = |place: &Place| {
-            kept_by_others(place.weight(), self.source, uses, |at| places.get(&at).is_some_and(|other| same(place, other)))
+            kept_by_others(place.weight(), self.source, uses, |at| {
+                places.get(&at).is_some_and(|other| same(place, other))
+            })
         };
         let kept: Vec<(usize, &str)> =
             places.iter().filter_map(|(&at, place)| reason(place).map(|reason| (at, reason))).collect();
@@ -197,7 +204,9 @@ impl Pass<'_> {
         let bias = linear.bias.as_ref().and_then(|(name, _beta)| self.constants.tensor(name));
         let (output, add) = linear.with_bias(self.made, bias, &mut self.names)?;
         let mut nodes = match self.options.form {
-            Form::MatMulNBits { accuracy_level } => vec![self.nbits(node, &linear.input, &output, &packed, &matrix, accuracy_level)],
+            Form::MatMulNBits { accuracy_level } => {
+                vec![self.nbits(node, &linear.input, &output, &packed, &matrix, accuracy_level)]
+            }
             Form::Qdq => self.qdq(node, &linear.input, &output, &packed),
         };
         nodes.extend(add);
@@ -236,7 +245,8 @@ impl Pass<'_> {
                 let gram = self.grams.of_node(node);
                 let made = gram.and_then(|gram| gptq::gptq(matrix, gram, block, rules, act_order));
                 made.unwrap_or_else(|| {
-                    let why = if gram.is_some() { "its inputs give no usable Hessian" } else { "no example reached it" };
+                    let why =
+                        if gram.is_some() { "its inputs give no usable Hessian" } else { "no example reached it" };
                     report.notes.push(format!("{} was rounded to nearest: {why}", node.name()));
                     plain()
                 })
@@ -244,7 +254,15 @@ impl Pass<'_> {
         }
     }
 
-    fn nbits(&self, node: &NodeProto, input: &str, output: &str, packed: &Packed, matrix: &Matrix, level: u8) -> NodeProto {
+    fn nbits(
+        &self,
+        node: &NodeProto,
+        input: &str,
+        output: &str,
+        packed: &Packed,
+        matrix: &Matrix,
+        level: u8,
+    ) -> NodeProto {
         let mut inputs = vec![input, &packed.codes, &packed.scales];
         inputs.extend(packed.points.as_deref());
         let int = |name: &str, value: usize| AttributeProto::int(name, i64::try_from(value).unwrap_or(i64::MAX));
@@ -277,7 +295,12 @@ impl Pass<'_> {
     }
 
     /// What looks rows up in a quantized table.
-    fn table(&mut self, node: &NodeProto, table: &Embedding, report: &mut Report) -> Result<Option<Vec<NodeProto>>, CompressError> {
+    fn table(
+        &mut self,
+        node: &NodeProto,
+        table: &Embedding,
+        report: &mut Report,
+    ) -> Result<Option<Vec<NodeProto>>, CompressError> {
         let Some(tensor) = self.constants.tensor(&table.weight) else { return Ok(None) };
         let packed = match self.tables.get(&table.weight) {
             Some(packed) => packed.clone(),

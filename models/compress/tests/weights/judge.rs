@@ -47,7 +47,10 @@ pub(crate) fn observe(
     let known: Vec<String> = model.graph.outputs.iter().map(|output| output.name().to_owned()).collect();
     let inputs: Vec<String> = model.graph.inputs.iter().map(|input| input.name().to_owned()).collect();
     let value = |name: &String| ValueInfoProto { name: Some(name.clone()), ..ValueInfoProto::default() };
-    exposed.graph.outputs.extend(names.iter().filter(|name| !known.contains(name) && !inputs.contains(name)).map(value));
+    exposed
+        .graph
+        .outputs
+        .extend(names.iter().filter(|name| !known.contains(name) && !inputs.contains(name)).map(value));
     let mut session = engine.load(exposed.to_bytes().into(), &LoadOptions::default()).unwrap();
     for request in requests {
         see(request);
@@ -77,12 +80,8 @@ pub(crate) fn check(model: &Model) {
     };
     // Operators of com.microsoft have no schema there; the checker passes them over, shape inference in strict mode too.
     let script = "import sys, onnx; onnx.checker.check_model(onnx.load_from_string(sys.stdin.buffer.read()))";
-    let mut child = Command::new(python)
-        .args(["-c", script])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        Command::new(python).args(["-c", script]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(&model.to_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "onnx.checker: {}", String::from_utf8_lossy(&output.stderr));

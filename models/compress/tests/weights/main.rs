@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests may do what tests may")]
 
 mod digits;
+mod eight_bits;
+mod half;
 mod hostile;
 mod judge;
 mod minilm;
 mod minilm_int4;
+mod prune;

@@ -1,0 +1,96 @@
+//! 16 bits: f16 throughout, and weights alone.
+
+use std::collections::HashMap;
+
+use compress::CompressError;
+use compress::half_precision::{Format, Options, convert};
+use onnx_graph::proto::{NodeProto, TensorProto};
+use onnx_graph::{Model, Values};
+
+use crate::{digits, hostile, judge, minilm};
+
+fn casts(model: &Model) -> usize {
+    model.graph.nodes.iter().filter(|node| node.op_type() == "Cast").count()
+}
+
+#[test]
+fn minilm_in_f16_keeps_its_embeddings_at_half_the_size() {
+    let (Some(engine), Some(full)) = (judge::runtime(), minilm::full()) else { return };
+    let judging = &minilm::requests()[..10];
+    let wanted = minilm::embeddings(&judge::answers(&engine, &full, judging));
+    for (format, least) in
+        [(Format::Float16, 0.9999), (Format::Float16Weights, 0.99999), (Format::Bfloat16Weights, 0.999)]
+    {
+        let (made, report) = convert(&full, &Options { format, ..Options::default() }, &HashMap::new()).unwrap();
+        judge::check(&made);
+        let found = minilm::embeddings(&judge::answers(&engine, &made, judging));
+        let cosine = judge::least_cosine(&wanted, &found);
+        let bytes = made.to_bytes().len();
+        println!("{format:?}: least {cosine:.6}, {bytes} bytes, {} casts, {:?}", casts(&made), report.notes);
+        assert!(cosine > least, "{format:?}: {cosine}");
+        assert!(bytes * 100 < full.to_bytes().len() * 52);
+    }
+}
+
+#[test]
+fn digits_in_f16_take_and_give_f32() {
+    let Some(engine) = judge::runtime() else { return };
+    let full = digits::model("v1/full.onnx");
+    let (requests, labels) = digits::requests();
+    let before = digits::accuracy(&judge::answers(&engine, &full, &requests), &labels);
+    let (made, _report) = convert(&full, &Options::default(), &HashMap::new()).unwrap();
+    judge::check(&made);
+    // One at each end, none between.
+    assert_eq!(casts(&made), 2);
+    assert_eq!((&made.graph.inputs, &made.graph.outputs), (&full.graph.inputs, &full.graph.outputs));
+    let after = digits::accuracy(&judge::answers(&engine, &made, &requests), &labels);
+    assert!((after - before).abs() <= 0.001, "{before} to {after}");
+}
+
+#[test]
+fn what_is_beyond_f16_stays_and_is_told() {
+    let Some(engine) = judge::runtime() else { return };
+    let nodes = || {
+        vec![
+            NodeProto::new("MatMul", "good", &["x", "w"], &["h"]),
+            NodeProto::new("Mul", "huge", &["h", "big"], &["i"]),
+            NodeProto::new("MatMul", "peak", &["i", "w"], &["j"]),
+            NodeProto::new("Softmax", "kept", &["j"], &["y"]),
+        ]
+    };
+    let big = TensorProto::of_floats("big", &[1], &[70_000.0]);
+    let model = hostile::model(nodes(), vec![hostile::weight("w", 4, 4), big]);
+    let peaks = HashMap::from([("j".to_owned(), 1e6)]);
+    let (made, report) = convert(&model, &Options::default(), &peaks).unwrap();
+    judge::check(&made);
+    assert_eq!(report.changed, ["good"]);
+    let reasons: Vec<&str> = report.skipped.iter().map(|skipped| skipped.reason.as_str()).collect();
+    assert!(reasons[0].contains("weights is beyond") && reasons[1].contains("on the examples"), "{reasons:?}");
+    let tensor = types::Tensor::from_f32(vec![1, 4], &[0.1, 0.2, 0.3, 0.4]).unwrap();
+    judge::answers(&engine, &made, &[vec![types::NamedTensor { name: "x".into(), tensor }]]);
+    let all = Options { kept: ["MatMul", "Mul", "Softmax"].map(str::to_owned).into(), ..Options::default() };
+    assert!(matches!(convert(&model, &all, &peaks), Err(CompressError::Nothing { .. })));
+}
+
+#[test]
+fn weights_too_small_for_f16_are_counted() {
+    let values: Vec<f32> = (0..1_100_u16)
+        .map(|at| {
+            if at < 3 {
+                1e-6
+            } else if at < 5 {
+                1e-9
+            } else {
+                0.5
+            }
+        })
+        .collect();
+    let model = hostile::model(
+        vec![NodeProto::new("MatMul", "m", &["x", "w"], &["y"])],
+        vec![TensorProto::of_floats("w", &[1, 1_100], &values)],
+    );
+    for format in [Format::Float16, Format::Float16Weights] {
+        let (_made, report) = convert(&model, &Options { format, ..Options::default() }, &HashMap::new()).unwrap();
+        assert_eq!(report.notes, ["5 weights are subnormal in f16, 2 of them became zero"]);
+    }
+}
