@@ -17,7 +17,25 @@ pub struct Cost {
     /// Size in bytes as it travels (after zstd).
     pub bytes: u64,
     /// Time over the reference's time, one for each engine of the run; `None` where it does not run.
-    pub latency: Vec<Option<f64>>,
+    pub latency: Vec<Option<Span>>,
+}
+
+/// A measured ratio and what it may really be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Span {
+    /// The least it may be.
+    pub low: f64,
+    /// The best guess.
+    pub middle: f64,
+    /// The most it may be.
+    pub high: f64,
+}
+
+impl Span {
+    /// Whether this one is surely less: apart by more than the slack, and the two spans do not meet.
+    fn is_below(self, other: Self) -> bool {
+        self.middle < other.middle * (1.0 - LATENCY_SLACK) && self.high < other.low
+    }
 }
 
 impl Cost {
@@ -43,10 +61,10 @@ impl Cost {
     }
 }
 
-fn compare_times(one: Option<f64>, other: Option<f64>) -> Ordering {
+fn compare_times(one: Option<Span>, other: Option<Span>) -> Ordering {
     match (one, other) {
-        (Some(one), Some(other)) if one < other * (1.0 - LATENCY_SLACK) => Ordering::Less,
-        (Some(one), Some(other)) if other < one * (1.0 - LATENCY_SLACK) => Ordering::Greater,
+        (Some(one), Some(other)) if one.is_below(other) => Ordering::Less,
+        (Some(one), Some(other)) if other.is_below(one) => Ordering::Greater,
         (Some(_), Some(_)) | (None, None) => Ordering::Equal,
         (Some(_), None) => Ordering::Less,
         (None, Some(_)) => Ordering::Greater,
@@ -107,7 +125,7 @@ pub fn worse_in(candidate: &Cost, than: &Cost, engines: &[String]) -> String {
         let time = |cost: &Cost| cost.latency.get(at).copied().flatten();
         match (time(candidate), time(than)) {
             (Some(one), Some(other)) if compare_times(Some(one), Some(other)) == Ordering::Greater => {
-                said.push(format!("{} slower on {engine}", times(one / other)));
+                said.push(format!("{} slower on {engine}", times(one.middle / other.middle)));
             }
             (None, Some(_)) => said.push(format!("does not run on {engine}")),
             (Some(_), _) | (None, None) => {}
@@ -140,13 +158,17 @@ mod tests {
 
     use super::*;
 
+    fn span(middle: f64) -> Span {
+        Span { low: 0.99 * middle, middle, high: 1.01 * middle }
+    }
+
     fn cost(loss: f64, bytes: u64, latency: f64) -> Cost {
-        Cost { loss, bytes, latency: vec![Some(latency)] }
+        Cost { loss, bytes, latency: vec![Some(span(latency))] }
     }
 
     fn any_cost() -> impl Strategy<Value = Cost> {
         // Few distinct values, so that ties and circles come up.
-        let latency = vec(option::of((90_u32..110).prop_map(|percent| f64::from(percent) / 100.0)), 2);
+        let latency = vec(option::of((90_u32..110).prop_map(|percent| span(f64::from(percent) / 100.0))), 2);
         (0_u8..4, 0_u64..4, latency).prop_map(|(loss, bytes, latency)| Cost { loss: f64::from(loss), bytes, latency })
     }
 
@@ -166,14 +188,14 @@ mod tests {
 
     #[test]
     fn what_runs_where_nothing_else_does_stays() {
-        let only_here = Cost { loss: 1.0, bytes: 900, latency: vec![Some(2.0), Some(1.0)] };
-        let better = Cost { loss: 0.0, bytes: 100, latency: vec![Some(1.0), None] };
+        let only_here = Cost { loss: 1.0, bytes: 900, latency: vec![Some(span(2.0)), Some(span(1.0))] };
+        let better = Cost { loss: 0.0, bytes: 100, latency: vec![Some(span(1.0)), None] };
         assert_eq!(beaten_by(&[only_here, better]), [None, None]);
     }
 
     #[test]
     fn a_loss_that_is_no_number_beats_nothing() {
-        let broken = Cost { loss: f64::NAN, bytes: 100, latency: vec![Some(1.0)] };
+        let broken = Cost { loss: f64::NAN, bytes: 100, latency: vec![Some(span(1.0))] };
         assert_eq!(beaten_by(&[broken, cost(0.5, 100, 1.0)]), [Some(1), None]);
     }
 
@@ -181,6 +203,8 @@ mod tests {
     fn times_within_the_noise_are_equal() {
         assert!(!cost(0.0, 1, 0.99).beats(&cost(0.0, 1, 1.0)));
         assert!(cost(0.0, 1, 0.9).beats(&cost(0.0, 1, 1.0)));
+        let wide = Cost { latency: vec![Some(Span { low: 0.2, middle: 0.5, high: 1.6 })], ..cost(0.0, 1, 0.5) };
+        assert!(!wide.beats(&cost(0.0, 1, 1.0)), "half the time, as far as anybody can tell, is not sure enough");
     }
 
     proptest! {

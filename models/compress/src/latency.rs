@@ -1,7 +1,8 @@
 //! How long models take on this machine, measured so that the ratio between them means something.
 //!
-//! All contenders run in every round, in an order that turns, so that a busy neighbour or a clock that drops slows all
-//! alike; a ratio is taken within a round and the median over the rounds is told. Fed by [`crate::auto`] with sessions
+//! All contenders run in every round, in an order that turns. Neighbouring rounds make a block; of a block the best time
+//! of each contender counts, because what disturbs a run only ever adds to it, and a ratio is taken within a block, so
+//! that a clock that drops slows both sides. The median over the blocks is told. Fed by [`crate::auto`] with sessions
 //! that are loaded already.
 
 use std::time::{Duration, Instant};
@@ -24,6 +25,9 @@ const ROUNDS_LEAST: usize = 7;
 
 /// Most rounds; more would only narrow what is already narrower than the drift between two days.
 const ROUNDS_MOST: usize = 500;
+
+/// Most blocks that the rounds are divided into; with fewer rounds each is a block.
+const BLOCKS_MAX: usize = 20;
 
 /// The rounds end when every ratio's interval is this narrow, relative to the ratio.
 const SETTLED_WIDTH: f64 = 0.04;
@@ -49,7 +53,7 @@ pub struct Timing {
     pub p10_ms: f64,
     /// A tenth of the rounds were slower than this.
     pub p90_ms: f64,
-    /// Time over the reference's time of the same round, median over the rounds: under 1 is faster.
+    /// Best time over the reference's best time of the same block, median over the blocks: under 1 is faster.
     pub ratio: f64,
     /// Lower end of the 95 % interval of that median.
     pub ratio_low: f64,
@@ -166,9 +170,10 @@ fn settled(lanes: &[Lane]) -> bool {
 
 /// What the rounds of one contender and of the reference come to; `None` without rounds.
 fn timing(times: &[f64], reference: &[f64]) -> Option<Timing> {
-    let paired = times.iter().zip(reference);
+    let rounds = times.len().min(reference.len());
+    let (of, mut times) = (reference.get(..rounds)?, times.get(..rounds)?.to_vec());
+    let paired = blocks(&times).zip(blocks(of));
     let mut ratios: Vec<f64> = paired.map(|(time, of)| time / of.max(f64::MIN_POSITIVE)).collect();
-    let mut times = times.to_vec();
     ratios.sort_unstable_by(f64::total_cmp);
     times.sort_unstable_by(f64::total_cmp);
     let (low, high) = median_interval(&ratios)?;
@@ -179,8 +184,14 @@ fn timing(times: &[f64], reference: &[f64]) -> Option<Timing> {
         ratio: quantile(&ratios, 0.5)?,
         ratio_low: low,
         ratio_high: high,
-        rounds: ratios.len(),
+        rounds,
     })
+}
+
+/// The best time of each block of neighbouring rounds.
+fn blocks(times: &[f64]) -> impl Iterator<Item = f64> + '_ {
+    let size = times.len().div_ceil(BLOCKS_MAX).max(1);
+    times.chunks(size).filter_map(|block| block.iter().copied().reduce(f64::min))
 }
 
 /// The 95 % interval of a median, free of any assumption on the distribution: the order statistics that a binomial of
@@ -219,9 +230,19 @@ mod tests {
     }
 
     #[test]
+    fn a_neighbour_that_takes_the_processor_now_and_then_moves_nothing() {
+        let busy = |round: u32, every: u32| if round % every == 0 { 7.0 } else { 0.0 };
+        let reference: Vec<f64> = (0..200).map(|round| 1.0 + busy(round, 3)).collect();
+        let other: Vec<f64> = (0..200).map(|round| 0.5 + busy(round, 2)).collect();
+        let found = timing(&other, &reference).unwrap();
+        assert_eq!((found.ratio, found.rounds), (0.5, 200));
+        assert!(found.is_faster());
+    }
+
+    #[test]
     fn noise_around_equal_times_is_neither_faster_nor_slower() {
-        let reference = vec![1.0; 30];
-        let other: Vec<f64> = (0..30_u32).map(|round| if round % 2 == 0 { 0.9 } else { 1.1 }).collect();
+        let noisy = |phase: u32| (0..60).map(move |round| if (round + phase) % 7 < 4 { 0.9 } else { 1.1 });
+        let (reference, other): (Vec<f64>, Vec<f64>) = (noisy(0).collect(), noisy(3).collect());
         let found = timing(&other, &reference).unwrap();
         assert!(!found.is_faster() && !found.is_slower(), "{found:?}");
     }

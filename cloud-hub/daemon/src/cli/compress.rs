@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use compress::auto::{self, Calibration, Outcome, Recipe, Request, Stage};
 use compress::quality::Measure;
+use compress::half_precision::Format;
 use compress::weight_only::Bits;
 use compress::{CompressError, Examples, Selection};
 use console::{CliError, ExitKind, OrExit, Output, Progress};
@@ -103,7 +104,7 @@ pub(super) struct PassArgs {
     /// Give each channel of a weight a scale of its own, for int8-qdq and int8-dynamic.
     #[arg(long)]
     per_channel: bool,
-    /// Use 7 bits of each weight, for int8-qdq: x86 processors without VNNI saturate with 8.
+    /// Use 7 bits of each weight, for int8: x86 processors without VNNI saturate with 8.
     #[arg(long)]
     reduce_range: bool,
     /// Share of the weights (or channels) that are taken out, for prune and prune-channels.
@@ -150,9 +151,9 @@ enum WantedForm {
     Int8Weights,
     /// Weights alone in 4 bits.
     Int4Weights,
-    /// Half precision.
+    /// Weights and computation in half precision.
     Fp16,
-    /// The upper half of single precision.
+    /// Weights kept in the upper half of single precision, computed with in fp32.
     Bf16,
     /// The smallest weights set to zero.
     Prune,
@@ -332,14 +333,15 @@ fn recipes(args: &CompressArgs) -> Vec<Recipe> {
     }
     let passes = &args.passes;
     let (calibration, per_channel) = (passes.calibration.into(), passes.per_channel);
+    let reduce_range = passes.reduce_range;
     let recipe = |wanted: &WantedForm| match wanted {
         // The mixed form is searched for when the plain one, made first, loses too much.
-        WantedForm::Int8Qdq | WantedForm::Int8Mixed => Recipe::StaticInt8 { per_channel, calibration, reduce_range: passes.reduce_range },
-        WantedForm::Int8Dynamic => Recipe::DynamicInt8 { per_channel },
+        WantedForm::Int8Qdq | WantedForm::Int8Mixed => Recipe::StaticInt8 { per_channel, calibration, reduce_range },
+        WantedForm::Int8Dynamic => Recipe::DynamicInt8 { per_channel, convolutions: true, reduce_range },
         WantedForm::Int8Weights => Recipe::WeightOnly { bits: Bits::Eight, compensated: false },
         WantedForm::Int4Weights => Recipe::WeightOnly { bits: Bits::Four, compensated: true },
-        WantedForm::Fp16 => Recipe::Half { bf16: false },
-        WantedForm::Bf16 => Recipe::Half { bf16: true },
+        WantedForm::Fp16 => Recipe::Half { format: Format::Float16 },
+        WantedForm::Bf16 => Recipe::Half { format: Format::Bfloat16Weights },
         WantedForm::Prune => Recipe::PruneWeights { share: passes.sparsity },
         WantedForm::PruneChannels => Recipe::PruneChannels { share: passes.sparsity },
     };

@@ -6,7 +6,7 @@ use types::EngineName;
 
 use super::recipe::Form;
 use crate::Report;
-use crate::front::Cost;
+use crate::front::{Cost, Span};
 use crate::latency::Timing;
 use crate::quality::Quality;
 
@@ -81,7 +81,8 @@ impl Candidate {
     #[must_use]
     pub fn cost(&self) -> Option<Cost> {
         let loss = self.loss?;
-        let latency = self.runs.iter().map(|run| run.timing.map(|timing| timing.ratio)).collect();
+        let span = |timing: Timing| Span { low: timing.ratio_low, middle: timing.ratio, high: timing.ratio_high };
+        let latency = self.runs.iter().map(|run| run.timing.map(span)).collect();
         Some(Cost { loss, bytes: self.bytes_zstd, latency })
     }
 

@@ -7,8 +7,9 @@ use onnx_graph::Model;
 
 use super::recipe::{Calibration, Recipe};
 use crate::calibrate::{self, Ranges, observe};
+use crate::half_precision::{self, Format};
 use crate::weight_only::{self, Bits};
-use crate::{CompressError, Examples, Grams, Report, Selection, static_int8};
+use crate::{CompressError, Examples, Grams, Report, Selection, dynamic_int8, static_int8};
 
 /// Weight of the newest batch in a moving average; ONNX Runtime's tools use the same.
 const MOMENTUM: f32 = 0.01;
@@ -54,6 +55,17 @@ impl<'a> Maker<'a> {
                     static_int8::Options { selection, per_channel, reduce_range, ..static_int8::Options::default() };
                 self.static_int8(&options, calibration)
             }
+            Recipe::DynamicInt8 { per_channel, convolutions, reduce_range } => {
+                let options = dynamic_int8::Options {
+                    selection,
+                    per_channel,
+                    convolutions,
+                    reduce_range,
+                    ..dynamic_int8::Options::default()
+                };
+                dynamic_int8::quantize(&self.model, &options)
+            }
+            Recipe::Half { format } => self.half(format, selection),
             Recipe::WeightOnly { bits, compensated } => self.weight_only(bits, compensated, selection),
             _ => Err(CompressError::Nothing { pass: "x", why: String::new() }),
         }
@@ -74,6 +86,14 @@ impl<'a> Maker<'a> {
             seen.ranges.unbounded.extend(found.unbounded);
         }
         static_int8::quantize(&self.model, options, &seen.ranges)
+    }
+
+    fn half(&self, format: Format, selection: Selection) -> Result<(Model, Report), CompressError> {
+        let options = half_precision::Options { format, selection, ..half_precision::Options::default() };
+        // What was seen for int8 tells which values are too large for half precision.
+        let seen = self.seen.get(&Calibration::Minmax).into_iter().flat_map(|seen| &seen.ranges.found);
+        let peaks = seen.map(|(name, range)| (name.clone(), range.low.abs().max(range.high.abs()))).collect();
+        half_precision::convert(&self.model, &options, &peaks)
     }
 
     fn weight_only(

@@ -73,6 +73,8 @@ pub(super) fn search(
         let quantize = |alone: &Selection| maker.make(&recipe, &within(&request.selection, alone)).map(|made| made.0);
         rank(bench.engine, &mut judge, &layers, by, quantize, |done| progress(Stage::Rank(done, layers.len())))?
     };
+    // What cannot be quantized alone, a Relu between two layers, follows its neighbours.
+    let ranked: Vec<LayerLoss> = ranked.into_iter().filter(|one| one.loss.is_some()).collect();
     let mut steps: Vec<Step> = Vec::new();
     let mut best: Option<((Model, Report), usize)> = None;
     let found = smallest_within(ranked.len(), request.loss_max, |float| {

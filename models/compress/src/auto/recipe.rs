@@ -1,8 +1,10 @@
 //! What can be made of a model: the forms, and the ways to each.
 
-use onnx_graph::Model;
-use onnx_graph::{ElementType, Values};
+use onnx_graph::{ElementType, Model, Values};
 use serde::{Deserialize, Serialize};
+
+use crate::half_precision::Format;
+use crate::weight_only::Bits;
 
 /// What a model file is, in the names that variants of a version have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -121,18 +123,22 @@ pub enum Recipe {
     DynamicInt8 {
         /// A scale for each channel of a weight.
         per_channel: bool,
+        /// Convolutions too.
+        convolutions: bool,
+        /// 7 bits of each weight.
+        reduce_range: bool,
     },
     /// Weights alone.
     WeightOnly {
         /// Of so many bits.
-        bits: crate::weight_only::Bits,
+        bits: Bits,
         /// Chosen so that errors make up for each other on the calibration examples, instead of each to nearest.
         compensated: bool,
     },
     /// 16-bit floats.
     Half {
-        /// Whether as bf16 instead of fp16.
-        bf16: bool,
+        /// What becomes of the floats.
+        format: Format,
     },
     /// The smallest weights set to zero.
     PruneWeights {
@@ -151,7 +157,6 @@ impl Recipe {
     /// won on one real model or another. Pruning changes what a model computes far more, and is never tried unasked.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        use crate::weight_only::Bits;
         let static_int8 =
             |per_channel, calibration| Self::StaticInt8 { per_channel, calibration, reduce_range: false };
         vec![
@@ -161,26 +166,26 @@ impl Recipe {
             static_int8(true, Calibration::Entropy),
             static_int8(true, Calibration::Mse),
             Self::StaticInt8 { per_channel: true, calibration: Calibration::Minmax, reduce_range: true },
-            Self::DynamicInt8 { per_channel: false },
-            Self::DynamicInt8 { per_channel: true },
+            Self::DynamicInt8 { per_channel: true, convolutions: false, reduce_range: false },
+            Self::DynamicInt8 { per_channel: true, convolutions: true, reduce_range: false },
             Self::WeightOnly { bits: Bits::Eight, compensated: false },
             Self::WeightOnly { bits: Bits::Four, compensated: false },
             Self::WeightOnly { bits: Bits::Four, compensated: true },
-            Self::Half { bf16: false },
+            Self::Half { format: Format::Float16 },
+            Self::Half { format: Format::Float16Weights },
         ]
     }
 
     /// What it makes.
     #[must_use]
     pub const fn form(&self) -> Form {
-        use crate::weight_only::Bits;
         match self {
             Self::StaticInt8 { .. } => Form::Int8Qdq,
             Self::DynamicInt8 { .. } => Form::Int8Dynamic,
             Self::WeightOnly { bits: Bits::Eight, .. } => Form::Int8Weights,
             Self::WeightOnly { bits: Bits::Four, .. } => Form::Int4Weights,
-            Self::Half { bf16: false } => Form::Fp16,
-            Self::Half { bf16: true } => Form::Bf16,
+            Self::Half { format: Format::Float16 | Format::Float16Weights } => Form::Fp16,
+            Self::Half { format: Format::Bfloat16Weights } => Form::Bf16,
             Self::PruneWeights { .. } | Self::PruneChannels { .. } => Form::Pruned,
         }
     }
@@ -195,9 +200,14 @@ impl Recipe {
                 let bits = if *reduce_range { " 7-bit" } else { "" };
                 format!("{form}{}{bits} {}", scales(*per_channel), calibration.as_str())
             }
-            Self::DynamicInt8 { per_channel } => format!("{form}{}", scales(*per_channel)),
+            Self::DynamicInt8 { per_channel, convolutions, reduce_range } => {
+                let bits = if *reduce_range { " 7-bit" } else { "" };
+                let convolutions = if *convolutions { " with convolutions" } else { "" };
+                format!("{form}{}{bits}{convolutions}", scales(*per_channel))
+            }
             Self::WeightOnly { compensated, .. } => format!("{form}{}", if *compensated { " gptq" } else { "" }),
-            Self::Half { .. } => form.to_owned(),
+            Self::Half { format: Format::Float16 } => form.to_owned(),
+            Self::Half { format: Format::Float16Weights | Format::Bfloat16Weights } => format!("{form} weights"),
             Self::PruneWeights { share } => format!("{form} weights {:.0} %", 100.0 * share),
             Self::PruneChannels { share } => format!("{form} channels {:.0} %", 100.0 * share),
         }

@@ -144,15 +144,19 @@ fn nothing_beats(class: DeviceClass, reference: &Candidate, others: &[Candidate]
     if !others.iter().any(Candidate::is_eligible) {
         return format!("nothing tried is within the loss allowed and worth its place: keep {name}");
     }
-    let ratio = |candidate: &Candidate| candidate.on(class.engine()?)?.timing.map(|timing| timing.ratio);
+    let timing = |candidate: &Candidate| candidate.on(class.engine()?)?.timing;
     let nearest = others
         .iter()
         .filter(|candidate| candidate.is_eligible())
-        .filter_map(|candidate| Some((ratio(candidate)?, &candidate.name)))
-        .min_by(|a, b| a.0.total_cmp(&b.0));
+        .filter_map(|candidate| Some((timing(candidate)?, &candidate.name)))
+        .min_by(|a, b| a.0.ratio.total_cmp(&b.0.ratio));
     match nearest {
-        Some((ratio, nearest)) => {
-            format!("nothing within the loss is {what} than {name} here; {nearest} takes {ratio:.2} of its time")
+        Some((timing, nearest)) => {
+            let (ratio, low, high) = (timing.ratio, timing.ratio_low, timing.ratio_high);
+            let near = format!("{nearest} takes {ratio:.2} of its time ({low:.2} to {high:.2})");
+            // What looks faster and is not sure to be is said to be so: a quieter machine may tell.
+            let unsure = if ratio < 1.0 - LATENCY_SLACK { ", too wide to tell on this busy machine" } else { "" };
+            format!("nothing within the loss is surely {what} than {name} here; {near}{unsure}")
         }
         None => format!("nothing within the loss is {what} than {name}"),
     }
@@ -237,7 +241,7 @@ mod tests {
             candidate("int8-dynamic", 0.001, 110, &[Some(1.8)]),
         ]);
         assert!(recommended[0].is_reference);
-        assert_eq!(recommended[0].why, "nothing within the loss is faster than fp32 here; int8-dynamic takes 1.80 of its time");
+        assert_eq!(recommended[0].why, "nothing within the loss is surely faster than fp32 here; int8-dynamic takes 1.80 of its time (1.78 to 1.82)");
         assert_eq!(recommended[1].candidate, "int8-dynamic", "it is still smaller, and within the loss");
     }
 

@@ -92,6 +92,13 @@ impl Panel {
         self.left + PANEL_WIDTH * (place / self.most).clamp(0.0, 1.0)
     }
 
+    /// Where a name beside a marker begins: to its right if that stays clear of the next panel, else to its left.
+    fn beside(&self, across: f64, name: &str) -> f64 {
+        let room = self.left + PANEL_WIDTH + GAP - LEFT;
+        let right = across + 2.0 * RADIUS;
+        if right + width(name) <= room { right } else { across - 2.0 * RADIUS - width(name) }
+    }
+
     fn frame(&self, axis: &str, loss_max: f64) -> String {
         let (left, foot) = (self.left, TOP + PANEL_HEIGHT);
         let mut drawn = format!(
@@ -157,7 +164,8 @@ impl Panel {
                 ),
             );
             let name = shortened(&point.name);
-            let (left, base) = (across + 8.0, free_line(&mut taken, across + 8.0, height + RADIUS, &name));
+            let left = self.beside(across, &name);
+            let base = free_line(&mut taken, left, height + RADIUS, &name);
             push(
                 &mut drawn,
                 format_args!(r#"<text x="{left:.1}" y="{base:.1}" fill="{text}">{}</text>"#, escaped(&name)),
@@ -167,9 +175,14 @@ impl Panel {
     }
 }
 
+/// Width of a name, roughly.
+fn width(name: &str) -> f64 {
+    LETTER * f64::from(u32::try_from(name.chars().count()).unwrap_or(0))
+}
+
 /// The base line of a name, moved up until it lies on no other name; noted for the names to come.
 fn free_line(taken: &mut Vec<(f64, f64, f64)>, left: f64, wanted: f64, name: &str) -> f64 {
-    let width = LETTER * f64::from(u32::try_from(name.chars().count()).unwrap_or(0));
+    let width = width(name);
     let mut base = wanted;
     let overlaps = |base: f64, taken: &[(f64, f64, f64)]| {
         taken.iter().any(|&(other, other_width, other_base)| {

@@ -28,7 +28,7 @@ fn dynamic() -> dynamic_int8::Options {
 /// When the model, its examples or a pass fails.
 pub fn make(form: Form, entry: &Entry, out: &Path) -> Result<()> {
     let model = Model::open(&entry.model())?;
-    let (model, _) = rewrite::tidy(&model, &FoldLimits::default())?;
+    let (model, _) = (prepare(&model)?, ());
     let (made, _report) = match form {
         Form::Int8Qdq => static_qdq(&model, entry)?,
         Form::Int8Dynamic => dynamic_int8::quantize(&model, &dynamic())?,
