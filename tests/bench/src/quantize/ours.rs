@@ -6,11 +6,9 @@ use anyhow::{Context, Result};
 use compress::{Examples, Grams, Selection, calibrate, dynamic_int8, static_int8, weight_only};
 use engine::{LibrarySearch, OrtEngine};
 use onnx_graph::Model;
-use onnx_graph::fold::FoldLimits;
 use onnx_graph::proto::ValueInfoProto;
 use onnx_graph::proto::tensor_shape_proto::dimension;
 use onnx_graph::proto::type_proto;
-use onnx_graph::rewrite;
 use testkit::binaries::ONNXRUNTIME_ENV;
 use types::{DType, Dim, Signature, TensorSpec};
 
@@ -27,8 +25,7 @@ fn dynamic() -> dynamic_int8::Options {
 /// # Errors
 /// When the model, its examples or a pass fails.
 pub fn make(form: Form, entry: &Entry, out: &Path) -> Result<()> {
-    let model = Model::open(&entry.model())?;
-    let (model, _) = (prepare(&model)?, ());
+    let model = compress::prepare(&Model::open(&entry.model())?)?;
     let (made, _report) = match form {
         Form::Int8Qdq => static_qdq(&model, entry)?,
         Form::Int8Dynamic => dynamic_int8::quantize(&model, &dynamic())?,
