@@ -35,13 +35,19 @@ impl<'g> Constants<'g> {
         None
     }
 
-    /// The same when it is f32.
+    /// The same when it is f32 and has as many elements as its dimensions say.
     pub(crate) fn float32(&self, value: &'g str) -> Option<&'g TensorProto> {
-        self.tensor(value).filter(|tensor| tensor.element_type() == ElementType::Float)
+        self.tensor(value).filter(|tensor| tensor.element_type() == ElementType::Float && is_whole(tensor))
     }
 
     /// The whole numbers of a small constant.
     pub(crate) fn whole_numbers(&self, value: &'g str) -> Option<Vec<i64>> {
         self.tensor(value)?.integers().ok()
     }
+}
+
+/// Whether an f32 tensor holds what its dimensions promise: dimensions alone may promise anything.
+fn is_whole(tensor: &TensorProto) -> bool {
+    let held = tensor.raw_data.as_ref().map_or(tensor.float_data.len(), |raw| raw.len() / size_of::<f32>());
+    tensor.shape().is_ok_and(|shape| shape.iter().product::<usize>() == held)
 }

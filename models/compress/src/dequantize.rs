@@ -10,10 +10,11 @@ mod product;
 use std::collections::HashMap;
 
 use onnx_graph::proto::{NodeProto, TensorProto};
+use onnx_graph::rewrite::remove_dead;
 use onnx_graph::{Graph, Model, Names, Uses, Values};
 
 use crate::constants::Constants;
-use crate::sweep::sweep;
+
 use crate::{CompressError, Report};
 
 /// Makes an f32 model of a quantized one.
@@ -56,7 +57,7 @@ pub fn dequantize(model: &Model) -> Result<(Model, Report), CompressError> {
         tensor.name = Some(name);
         made.graph.add_initializer(tensor);
     }
-    sweep(&mut made.graph);
+    remove_dead(&mut made.graph);
     made.graph.initializers.sort_unstable_keys();
     Ok((made, report))
 }

@@ -24,7 +24,7 @@ pub struct Options {
     pub per_channel: bool,
     /// Weights of 7 bits: old x86 processors without VNNI add pairs of products in 16 bits and saturate with 8.
     pub reduce_range: bool,
-    /// Whether embedding tables (the constant of a `Gather`) become 8 bits with one scale per row.
+    /// Whether embedding tables (the constant of a `Gather`) become 8 bits with one scale per column.
     pub embeddings: bool,
     /// Whether convolutions are taken; they are often slower than in f32 where the engine has no fast integer kernel.
     pub convolutions: bool,

@@ -1,7 +1,8 @@
-//! Tables that rows are looked up in, at 8 bits with one scale per row.
+//! Tables that rows are looked up in, at 8 bits with one scale per column.
 //!
-//! `Gather` finds the row's codes and its scale, `Cast` and `Mul` make floats of it: every engine can, at any operator
-//! set, and a row costs four bytes more than its codes. Fed by `weight_only` and `dynamic_int8`.
+//! `Gather` finds the row's codes, `Cast` and `Mul` make floats of it: every engine can, at any operator set. Columns,
+//! because a few of them are much larger than the others in every row, and there are far fewer of them than rows.
+//! Fed by `weight_only` and `dynamic_int8`.
 
 use onnx_graph::proto::tensor_proto::DataType;
 use onnx_graph::proto::{AttributeProto, NodeProto, TensorProto};
@@ -51,14 +52,13 @@ impl Embedding {
     /// The nodes that take its place.
     pub(crate) fn nodes(&self, node: &NodeProto, packed: &Packed, names: &mut Names) -> Vec<NodeProto> {
         let mut fresh = |what: &str| names.fresh(&format!("{}_{what}", self.output));
-        let (codes, floats, scales) = (fresh("codes"), fresh("floats"), fresh("scales"));
-        let (cast, find, scale) = (fresh("cast"), fresh("find_scales"), fresh("scale"));
+        let (codes, floats) = (fresh("codes"), fresh("floats"));
+        let (cast, scale) = (fresh("cast"), fresh("scale"));
         vec![
             NodeProto::new("Gather", node.name(), &[&packed.codes, &self.indices], &[&codes]),
             NodeProto::new("Cast", &cast, &[&codes], &[&floats])
                 .with(AttributeProto::int("to", DataType::Float as i64)),
-            NodeProto::new("Gather", &find, &[&packed.scales, &self.indices], &[&scales]),
-            NodeProto::new("Mul", &scale, &[&floats, &scales], &[&self.output]),
+            NodeProto::new("Mul", &scale, &[&floats, &packed.scales], &[&self.output]),
         ]
     }
 }
@@ -79,17 +79,20 @@ pub(crate) fn pack(
     }
     let shape = tensor.shape()?;
     let width = shape.last().copied().unwrap_or(1).max(1);
-    let (mut codes, mut scales) = (Vec::with_capacity(values.len()), Vec::with_capacity(values.len() / width));
+    let mut scales = vec![0.0_f32; width];
     for row in values.chunks(width) {
-        let most = row.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
-        let scale = if (most / 127.0).is_normal() { most / 127.0 } else { 1.0 };
-        scales.push(scale);
-        codes.extend(row.iter().map(|value| signed_byte(value / scale)));
+        scales.iter_mut().zip(row).for_each(|(most, value)| *most = most.max(value.abs()));
     }
+    for scale in &mut scales {
+        *scale = if (*scale / 127.0).is_normal() { *scale / 127.0 } else { 1.0 };
+    }
+    let row =
+        |row: &[f32]| row.iter().zip(&scales).map(|(value, scale)| signed_byte(value / scale)).collect::<Vec<u8>>();
+    let codes: Vec<u8> = values.chunks(width).flat_map(row).collect();
     let packed = Packed { codes: names.fresh(&format!("{name}_q8")), scales: names.fresh(&format!("{name}_scales")) };
-    let rows = scales.len();
+    let rows = values.len() / width;
     graph.add_initializer(TensorProto::of_raw(&packed.codes, DataType::Int8, &[rows, width], codes));
-    graph.add_initializer(TensorProto::of_floats(&packed.scales, &[rows, 1], &scales));
+    graph.add_initializer(TensorProto::of_floats(&packed.scales, &[width], &scales));
     Ok(Some(packed))
 }
 

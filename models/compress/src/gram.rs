@@ -7,6 +7,7 @@ mod samples;
 
 use std::collections::HashMap;
 
+use engine::Engine;
 use indexmap::IndexMap;
 use onnx_graph::proto::NodeProto;
 use onnx_graph::{Model, Uses, Values};
@@ -15,7 +16,7 @@ use types::NamedTensor;
 use crate::constants::Constants;
 use crate::dense::Square;
 use crate::linear::Linear;
-use crate::{CompressError, Selection};
+use crate::{CompressError, Examples, Selection, calibrate};
 use samples::View;
 
 /// Most inputs of one weight: 4,096 make a matrix of 128 MiB. Larger ones are left out, and the passes do without.
@@ -60,6 +61,22 @@ impl Grams {
             }
         }
         grams
+    }
+
+    /// Runs the model on the examples and gives the sums of what the selected nodes saw.
+    ///
+    /// # Errors
+    /// When the engine does not run the model, or an example cannot be read.
+    pub fn observe(
+        engine: &dyn Engine,
+        model: &Model,
+        examples: &Examples,
+        selection: &Selection,
+    ) -> Result<Self, CompressError> {
+        let mut grams = Self::of(model, selection);
+        let values = grams.values();
+        calibrate::each(engine, model, examples, &values, &mut |_batch, values| grams.add(values))?;
+        Ok(grams)
     }
 
     /// The values that must be seen, each once.

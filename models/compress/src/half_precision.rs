@@ -3,15 +3,17 @@
 //! Either the whole computation in f16, with f32 kept where 16 bits are too few, or only the weights stored in 16 bits
 //! and widened by the engine as it loads. Inputs and outputs of the model stay f32.
 
-mod types;
 mod weights;
 mod whole;
 
 use std::collections::{BTreeSet, HashMap};
 
-use onnx_graph::Model;
+use onnx_graph::infer::infer;
+
+use onnx_graph::{ElementType, Model};
 use serde::{Deserialize, Serialize};
 
+use crate::calibrate::Ranges;
 use crate::{CompressError, Report, Selection};
 
 /// Operators that stay f32 unless they are asked for: sums over many elements, and what raises to a power.
@@ -70,19 +72,23 @@ impl Default for Options {
     }
 }
 
+/// The f32 values of a model that should be seen on examples ([`crate::calibrate::observe`]) before it computes in f16.
+#[must_use]
+pub fn watched(model: &Model) -> Vec<String> {
+    let types = infer(model, &HashMap::new());
+    let made = model.graph.nodes.iter().flat_map(|node| &node.output);
+    made.filter(|name| types.element(name) == ElementType::Float).cloned().collect()
+}
+
 /// Halves the floats of a model.
 ///
-/// `peaks` is the largest magnitude seen of each value on examples; a node with one beyond f16 stays f32. It may be empty.
+/// `seen` is the range of each value on examples; a node with a value beyond f16 stays f32. It may be empty.
 ///
 /// # Errors
 /// When a weight's bytes are broken, the operator set is too low, or nothing can be changed.
-pub fn convert(
-    model: &Model,
-    options: &Options,
-    peaks: &HashMap<String, f32>,
-) -> Result<(Model, Report), CompressError> {
+pub fn convert(model: &Model, options: &Options, seen: &Ranges) -> Result<(Model, Report), CompressError> {
     match options.format {
-        Format::Float16 => whole::convert(model, options, peaks),
+        Format::Float16 => whole::convert(model, options, seen),
         Format::Float16Weights | Format::Bfloat16Weights => weights::convert(model, options),
     }
 }

@@ -33,6 +33,14 @@ impl Report {
         Self { pass: pass.to_owned(), ..Self::default() }
     }
 
+    /// Notes that passes do not look into subgraphs, when there are any.
+    pub(crate) fn tell_of_subgraphs(&mut self, graph: &onnx_graph::Graph) {
+        let holding = graph.nodes.iter().filter(|node| onnx_graph::subgraphs(node).next().is_some()).count();
+        if holding > 0 {
+            self.notes.push(format!("the subgraphs of {holding} nodes (If, Loop, Scan) were left as they are"));
+        }
+    }
+
     /// Notes a node left alone.
     pub fn skip(&mut self, node: &onnx_graph::proto::NodeProto, reason: impl Into<String>) {
         let operator = match node.domain() {

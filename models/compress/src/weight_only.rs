@@ -93,7 +93,7 @@ pub struct Options {
     pub method: Method,
     /// What the product looks like.
     pub form: Form,
-    /// Whether embedding tables (the constant of a `Gather`) become 8 bits with one scale per row.
+    /// Whether embedding tables (the constant of a `Gather`) become 8 bits with one scale per column.
     pub embeddings: bool,
     /// The nodes that may be changed.
     pub selection: Selection,

@@ -117,7 +117,7 @@ pub(super) fn dequantized(
         .integers()?
         .into_iter()
         .enumerate()
-        .map(|(at, code)| float(code - point(at)) * scales.get(channel(at)).copied().unwrap_or(1.0))
+        .map(|(at, code)| float(code.saturating_sub(point(at))) * scales.get(channel(at)).copied().unwrap_or(1.0))
         .collect();
     Ok(Some(TensorProto::of_floats(codes.name(), &shape, &values)))
 }

@@ -26,7 +26,7 @@ pub(super) fn float(node: &NodeProto, pass: &mut Pass<'_>) -> Result<Option<Vec<
     #[expect(clippy::cast_precision_loss, reason = "codes have 8 bits")]
     let value = |(at, code): (usize, i64)| {
         let point = points.get(channel(at, points.len())).copied().unwrap_or(0);
-        (code - point) as f32 * scales.get(channel(at, scales.len())).copied().unwrap_or(1.0)
+        code.saturating_sub(point) as f32 * scales.get(channel(at, scales.len())).copied().unwrap_or(1.0)
     };
     let values: Vec<f32> = codes.into_iter().enumerate().map(value).collect();
     let weight = pass.names.fresh(&format!("{}_dequantized", form.codes.name()));

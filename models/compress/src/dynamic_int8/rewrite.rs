@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use onnx_graph::proto::tensor_proto::DataType;
 use onnx_graph::proto::{AttributeProto, NodeProto, TensorProto};
+use onnx_graph::rewrite::remove_dead;
 use onnx_graph::{Graph, Model, Names, Uses, Values};
 
 use super::weight::{self, Codes, quantized};
@@ -11,7 +12,7 @@ use super::{Options, lstm};
 use crate::constants::Constants;
 use crate::embedding::{self, Embedding};
 use crate::linear::{Linear, kept_by_others, transpose};
-use crate::sweep::sweep;
+
 use crate::{CompressError, Report};
 
 /// First operator set with `DynamicQuantizeLinear`.
@@ -32,6 +33,7 @@ pub fn quantize(model: &Model, options: &Options) -> Result<(Model, Report), Com
     }
     let uses = Uses::of(&model.graph);
     let mut report = Report::of("dynamic-int8");
+    report.tell_of_subgraphs(&model.graph);
     let mut made = model.clone();
     let names = Names::of(&model.graph);
     let constants = Constants::of(&model.graph, &uses);
@@ -61,7 +63,7 @@ pub fn quantize(model: &Model, options: &Options) -> Result<(Model, Report), Com
         return Err(CompressError::Nothing { pass: "dynamic-int8", why });
     }
     made.graph.nodes = nodes;
-    sweep(&mut made.graph);
+    remove_dead(&mut made.graph);
     if made.graph.nodes.iter().any(|node| node.domain() == MICROSOFT) && made.opset(MICROSOFT).is_none() {
         made.import(MICROSOFT, 1);
     }

@@ -34,6 +34,7 @@ pub(super) fn convert(model: &Model, options: &Options) -> Result<(Model, Report
     let uses = Uses::of(&model.graph);
     let mut names = Names::of(&model.graph);
     let mut report = Report::of(pass);
+    report.tell_of_subgraphs(&model.graph);
     let mut made = model.clone();
     let (mut casts, mut losses, mut changed) = (Vec::new(), Losses::default(), BTreeSet::new());
     for (name, tensor) in &model.graph.initializers {

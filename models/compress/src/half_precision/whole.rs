@@ -7,14 +7,16 @@
 use std::collections::HashMap;
 
 use half::f16;
+use onnx_graph::infer::{Types, infer};
 use onnx_graph::proto::tensor_proto::DataType;
 use onnx_graph::proto::{AttributeProto, NodeProto, ValueInfoProto, type_proto};
+use onnx_graph::rewrite::remove_dead;
 use onnx_graph::{Attributes, ElementType, Graph, Model, Names, Uses, Values, subgraphs};
 
 use super::Options;
-use super::types::Types;
 use super::weights::{Losses, of_floats, overflows};
-use crate::sweep::sweep;
+
+use crate::calibrate::Ranges;
 use crate::{CompressError, Report};
 
 /// First operator set whose common operators all take f16.
@@ -119,19 +121,16 @@ const TAKING: [&str; 91] = [
 const COMPARING: [&str; 9] =
     ["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsNaN", "ScatterElements", "ScatterND", "Where"];
 
-pub(super) fn convert(
-    model: &Model,
-    options: &Options,
-    peaks: &HashMap<String, f32>,
-) -> Result<(Model, Report), CompressError> {
+pub(super) fn convert(model: &Model, options: &Options, seen: &Ranges) -> Result<(Model, Report), CompressError> {
     let opset = model.opset("").unwrap_or(0);
     if opset < OPSET {
         let why = format!("f16 needs operator set {OPSET}: convert the model first");
         return Err(CompressError::Option { option: "model", value: format!("of operator set {opset}"), why });
     }
     let mut report = Report::of("f16");
-    let types = Types::of(&model.graph);
-    let choice = Choice { graph: &model.graph, types: &types, options, peaks };
+    report.tell_of_subgraphs(&model.graph);
+    let types = infer(model, &HashMap::new());
+    let choice = Choice { graph: &model.graph, types: &types, options, seen };
     let halved: Vec<bool> =
         model.graph.nodes.iter().map(|node| choice.takes(node, &mut report)).collect::<Result<_, _>>()?;
     let mut made = model.clone();
@@ -161,7 +160,7 @@ pub(super) fn convert(
     }
     losses.tell(&mut report);
     made.graph.nodes = nodes;
-    sweep(&mut made.graph);
+    remove_dead(&mut made.graph);
     Ok((made, report))
 }
 
@@ -170,18 +169,27 @@ fn follows(node: &NodeProto, place: usize) -> bool {
     place == 0 || !matches!(node.op_type(), "Resize" | "Dropout")
 }
 
+fn is_float(types: &Types, value: &str) -> bool {
+    types.element(value) == ElementType::Float
+}
+
+/// A value that is left out is as good as known.
+fn is_known(types: &Types, value: &str) -> bool {
+    value.is_empty() || types.element(value) != ElementType::Undefined
+}
+
 struct Choice<'a> {
     graph: &'a Graph,
     types: &'a Types,
     options: &'a Options,
-    peaks: &'a HashMap<String, f32>,
+    seen: &'a Ranges,
 }
 
 impl Choice<'_> {
     /// Whether a node computes in f16; why not is reported when it could be expected to.
     fn takes(&self, node: &NodeProto, report: &mut Report) -> Result<bool, CompressError> {
         let operator = node.op_type();
-        let floats = || node.input.iter().chain(&node.output).filter(|name| self.types.is_float(name));
+        let floats = || node.input.iter().chain(&node.output).filter(|name| is_float(self.types, name));
         let known =
             matches!(node.domain(), "" | "ai.onnx") && (TAKING.contains(&operator) || COMPARING.contains(&operator));
         if floats().next().is_none() {
@@ -193,21 +201,25 @@ impl Choice<'_> {
             "its operator is kept in f32"
         } else if !self.options.selection.takes(node) {
             "it is not selected"
-        } else if node.input.iter().chain(&node.output).any(|name| !self.types.is_known(name)) {
+        } else if node.input.iter().chain(&node.output).any(|name| !is_known(self.types, name)) {
             "the type of one of its values is unknown"
         } else if operator == "Constant" && node.attr_tensor("value").is_none() {
             return Ok(false);
         } else if self.beyond_f16(node)? {
             "one of its weights is beyond f16"
-        } else if floats()
-            .any(|name| self.peaks.get(name).is_some_and(|&peak| peak.is_nan() || peak > f16::MAX.to_f32()))
-        {
+        } else if floats().any(|name| self.went_beyond(name)) {
             "one of its values went beyond f16 on the examples"
         } else {
             return Ok(true);
         };
         report.skip(node, reason);
         Ok(false)
+    }
+
+    /// Whether a value went beyond f16 on the examples.
+    fn went_beyond(&self, name: &str) -> bool {
+        let most = self.seen.found.get(name).map(|range| range.low.abs().max(range.high.abs()));
+        self.seen.unbounded.contains(name) || most.is_some_and(|most| most > f16::MAX.to_f32())
     }
 
     fn beyond_f16(&self, node: &NodeProto) -> Result<bool, CompressError> {
@@ -239,12 +251,12 @@ impl Pass<'_> {
     fn halve(&mut self, node: &NodeProto) -> Result<(), CompressError> {
         let mut narrow = node.clone();
         for (place, name) in node.input.iter().enumerate() {
-            if follows(node, place) && self.types.is_float(name) {
+            if follows(node, place) && is_float(self.types, name) {
                 narrow.input[place] = self.half(name)?;
             }
         }
         let mut widened = Vec::new();
-        for (place, name) in node.output.iter().enumerate().filter(|(_place, name)| self.types.is_float(name)) {
+        for (place, name) in node.output.iter().enumerate().filter(|(_place, name)| is_float(self.types, name)) {
             let short = self.names.fresh(&format!("{name}_half"));
             narrow.output[place].clone_from(&short);
             self.declare(name, &short);

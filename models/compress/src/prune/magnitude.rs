@@ -63,6 +63,7 @@ pub struct Sparsity {
 pub fn prune(model: &Model, options: &Options) -> Result<(Model, Report, Vec<Sparsity>), CompressError> {
     check(options.pattern)?;
     let mut report = Report::of("prune-magnitude");
+    report.tell_of_subgraphs(&model.graph);
     let found = weights(model, options, &mut report)?;
     let threshold = match options.pattern {
         Pattern::Global(part) => global_threshold(&found, part),

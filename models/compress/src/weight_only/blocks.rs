@@ -127,41 +127,54 @@ impl Grid {
         if !(full / top).is_normal() {
             return Self { scale: 1.0, point: f32::from(rules.bits.middle()), top };
         }
-        let mut best = (f32::INFINITY, Self { scale: 1.0, point: 0.0, top });
-        let mut consider = |grid: Self| {
-            let error = grid.error(weights);
-            if error < best.0 {
-                best = (error, grid);
-            }
-        };
+        let mut found = Found { weights, error: f32::INFINITY, grid: Self { scale: 1.0, point: 0.0, top } };
         if rules.symmetric {
-            symmetric(low, high, top, rules, &mut consider);
+            found.symmetric(low, high, rules)
         } else {
-            asymmetric(low, high, top, &mut consider);
+            found.asymmetric(low, high)
         }
-        let refitted = best.1.refitted(weights);
-        if refitted.error(weights) < best.0 { refitted } else { best.1 }
+        found.consider(found.grid.refitted(weights));
+        found.grid
     }
 }
 
-fn symmetric(low: f32, high: f32, top: f32, rules: Rules, consider: &mut impl FnMut(Grid)) {
-    let point = f32::from(rules.bits.middle());
-    let most = low.abs().max(high);
-    // One level more on the side of the code 0: it goes to the larger side.
-    let sign = if high > -low && rules.signed_scale { -1.0 } else { 1.0 };
-    for range in RANGES {
-        consider(Grid { scale: sign * most * range / point, point, top });
-        consider(Grid { scale: most * range / (top - point), point, top });
-    }
+/// The best grid so far.
+struct Found<'a> {
+    weights: &'a [f32],
+    error: f32,
+    grid: Grid,
 }
 
-fn asymmetric(low: f32, high: f32, top: f32, consider: &mut impl FnMut(Grid)) {
-    for range in RANGES {
-        let scale = (high - low) * range / top;
-        let middle = (-low * range / scale).round().clamp(0.0, top);
-        for point in [middle - 1.0, middle, middle + 1.0] {
+impl Found<'_> {
+    fn consider(&mut self, grid: Grid) {
+        let error = grid.error(self.weights);
+        if error < self.error {
+            (self.error, self.grid) = (error, grid);
+        }
+    }
+
+    fn symmetric(&mut self, low: f32, high: f32, rules: Rules) {
+        let point = f32::from(rules.bits.middle());
+        let (most, top) = (low.abs().max(high), self.grid.top);
+        // One level more on the side of the code 0: it goes to the larger side.
+        let sign = if high > -low && rules.signed_scale { -1.0 } else { 1.0 };
+        for range in RANGES {
+            self.consider(Grid { scale: sign * most * range / point, point, top });
+        }
+        // The whole range with as many levels on both sides.
+        self.consider(Grid { scale: most / (top - point), point, top });
+    }
+
+    fn asymmetric(&mut self, low: f32, high: f32) {
+        let top = self.grid.top;
+        let point = (-low / (high - low) * top).round().clamp(0.0, top);
+        for range in RANGES {
+            self.consider(Grid { scale: (high - low) * range / top, point, top });
+        }
+        let best = self.grid;
+        for point in [point - 1.0, point + 1.0] {
             if (0.0..=top).contains(&point) {
-                consider(Grid { scale, point, top });
+                self.consider(Grid { point, ..best });
             }
         }
     }

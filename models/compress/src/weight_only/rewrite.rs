@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use onnx_graph::proto::{AttributeProto, NodeProto};
+use onnx_graph::rewrite::remove_dead;
 use onnx_graph::{Graph, Model, Names, Uses};
 
 use super::blocks::{Quantized, Rules, rtn};
@@ -12,7 +13,7 @@ use crate::constants::Constants;
 use crate::embedding::{self, Embedding};
 use crate::gram::Grams;
 use crate::linear::{Linear, Matrix, kept_by_others};
-use crate::sweep::sweep;
+
 use crate::{CompressError, Report};
 
 /// Block lengths that `MatMulNBits` knows.
@@ -42,6 +43,7 @@ pub fn quantize(model: &Model, options: &Options, grams: &Grams) -> Result<(Mode
     check(model, options)?;
     let uses = Uses::of(&model.graph);
     let mut report = Report::of("weight-only");
+    report.tell_of_subgraphs(&model.graph);
     let mut made = model.clone();
     let names = Names::of(&model.graph);
     let mut pass = Pass {
@@ -74,7 +76,7 @@ pub fn quantize(model: &Model, options: &Options, grams: &Grams) -> Result<(Mode
         return Err(CompressError::Nothing { pass: "weight-only", why: why.to_owned() });
     }
     made.graph.nodes = nodes;
-    sweep(&mut made.graph);
+    remove_dead(&mut made.graph);
     declare(&mut made, options);
     Ok((made, report))
 }

@@ -17,7 +17,10 @@ fn minilm_keeps_its_embeddings_at_a_quarter_of_the_size() {
     let (Some(engine), Some(full)) = (judge::runtime(), minilm::full()) else { return };
     let judging = &minilm::requests()[..20];
     let wanted = minilm::embeddings(&judge::answers(&engine, &full, judging));
-    for (signed, per_channel) in [(true, true), (true, false), (false, true), (false, false)] {
+    // One scale for a whole matrix is what its largest weight makes of it.
+    for (signed, per_channel, floor) in
+        [(true, true, 0.985), (true, false, 0.93), (false, true, 0.985), (false, false, 0.93)]
+    {
         let options = Options { signed, per_channel, ..Options::default() };
         let (made, report) = quantize(&full, &options).unwrap();
         judge::check(&made);
@@ -26,10 +29,10 @@ fn minilm_keeps_its_embeddings_at_a_quarter_of_the_size() {
         assert_eq!(count(&made, "DynamicQuantizeLinear"), 24);
         let found = minilm::embeddings(&judge::answers(&engine, &made, judging));
         let least = judge::least_cosine(&wanted, &found);
-        let bytes = made.to_bytes().len();
+        let bytes = made.to_bytes().unwrap().len();
         println!("signed {signed} per channel {per_channel}: least {least:.5}, {bytes} bytes");
-        assert!(least > 0.97, "{least}");
-        assert!(bytes * 100 < full.to_bytes().len() * 27);
+        assert!(least > floor, "{least}");
+        assert!(bytes * 100 < full.to_bytes().unwrap().len() * 27);
     }
 }
 
@@ -37,7 +40,7 @@ fn minilm_keeps_its_embeddings_at_a_quarter_of_the_size() {
 fn dynamic_minilm_runs_on_wgpu_alike_and_comes_back_to_floats() {
     let (Some(engine), Some(full)) = (judge::runtime(), minilm::full()) else { return };
     let (made, _report) = quantize(&full, &Options { embeddings: false, ..Options::default() }).unwrap();
-    let requests = &minilm::requests()[..2];
+    let requests = &minilm::short();
     let wanted = minilm::embeddings(&judge::answers(&engine, &made, requests));
     if let Some(found) = judge::on_wgpu(&made, requests) {
         assert!(judge::least_cosine(&wanted, &minilm::embeddings(&found)) > 0.999);
@@ -68,8 +71,9 @@ fn convolutions_of_the_digits_are_computed_on_integers() {
         let after = digits::accuracy(&found, &labels[..500]);
         println!("signed {signed}: {before} to {after}");
         assert!(after > before - 0.01);
-        if let Some(on_wgpu) = judge::on_wgpu(&made, &requests[..1]) {
-            assert!(judge::least_cosine(&judge::firsts(&found[..1]), &judge::firsts(&on_wgpu)) > 0.999);
+        if let Some(on_wgpu) = judge::on_wgpu(&made, &digits::few()) {
+            let ort = judge::firsts(&judge::answers(&engine, &made, &digits::few()));
+            assert!(judge::least_cosine(&ort, &judge::firsts(&on_wgpu)) > 0.999);
         }
         let (back, _report) = dequantize(&made).unwrap();
         assert_eq!((count(&back, "Conv"), count(&back, "ConvInteger")), (4, 0));
@@ -91,7 +95,7 @@ fn an_lstm_is_quantized_by_gates() {
             .with(onnx_graph::proto::AttributeProto::text("direction", "bidirectional")),
     ];
     let weights = vec![tensor("w", &[2, 64, 12]), tensor("r", &[2, 64, 16]), tensor("b", &[2, 128])];
-    let model = hostile::with_rank(hostile::model(nodes, weights), "x", &[5, 1, 12]);
+    let model = hostile::with_rank(hostile::model(nodes, weights), &[5, 1, 12], 4);
     let values: Vec<f32> = (0..60).map(|at| ((at * 17 % 41) as f32 - 20.0) / 20.0).collect();
     let request = types::Tensor::from_f32(vec![5, 1, 12], &values).unwrap();
     let requests = [vec![types::NamedTensor { name: "x".into(), tensor: request }]];

@@ -1,8 +1,7 @@
 //! 16 bits: f16 throughout, and weights alone.
 
-use std::collections::HashMap;
-
 use compress::CompressError;
+use compress::calibrate::{Range, Ranges};
 use compress::half_precision::{Format, Options, convert};
 use onnx_graph::proto::{NodeProto, TensorProto};
 use onnx_graph::{Model, Values};
@@ -21,14 +20,14 @@ fn minilm_in_f16_keeps_its_embeddings_at_half_the_size() {
     for (format, least) in
         [(Format::Float16, 0.9999), (Format::Float16Weights, 0.99999), (Format::Bfloat16Weights, 0.999)]
     {
-        let (made, report) = convert(&full, &Options { format, ..Options::default() }, &HashMap::new()).unwrap();
+        let (made, report) = convert(&full, &Options { format, ..Options::default() }, &Ranges::default()).unwrap();
         judge::check(&made);
         let found = minilm::embeddings(&judge::answers(&engine, &made, judging));
         let cosine = judge::least_cosine(&wanted, &found);
-        let bytes = made.to_bytes().len();
+        let bytes = made.to_bytes().unwrap().len();
         println!("{format:?}: least {cosine:.6}, {bytes} bytes, {} casts, {:?}", casts(&made), report.notes);
         assert!(cosine > least, "{format:?}: {cosine}");
-        assert!(bytes * 100 < full.to_bytes().len() * 52);
+        assert!(bytes * 100 < full.to_bytes().unwrap().len() * 52);
     }
 }
 
@@ -38,7 +37,7 @@ fn digits_in_f16_take_and_give_f32() {
     let full = digits::model("v1/full.onnx");
     let (requests, labels) = digits::requests();
     let before = digits::accuracy(&judge::answers(&engine, &full, &requests), &labels);
-    let (made, _report) = convert(&full, &Options::default(), &HashMap::new()).unwrap();
+    let (made, _report) = convert(&full, &Options::default(), &Ranges::default()).unwrap();
     judge::check(&made);
     // One at each end, none between.
     assert_eq!(casts(&made), 2);
@@ -60,7 +59,8 @@ fn what_is_beyond_f16_stays_and_is_told() {
     };
     let big = TensorProto::of_floats("big", &[1], &[70_000.0]);
     let model = hostile::model(nodes(), vec![hostile::weight("w", 4, 4), big]);
-    let peaks = HashMap::from([("j".to_owned(), 1e6)]);
+    let mut peaks = Ranges::default();
+    peaks.found.insert("j".to_owned(), Range { low: -1e6, high: 1.0 });
     let (made, report) = convert(&model, &Options::default(), &peaks).unwrap();
     judge::check(&made);
     assert_eq!(report.changed, ["good"]);
@@ -90,7 +90,7 @@ fn weights_too_small_for_f16_are_counted() {
         vec![TensorProto::of_floats("w", &[1, 1_100], &values)],
     );
     for format in [Format::Float16, Format::Float16Weights] {
-        let (_made, report) = convert(&model, &Options { format, ..Options::default() }, &HashMap::new()).unwrap();
+        let (_made, report) = convert(&model, &Options { format, ..Options::default() }, &Ranges::default()).unwrap();
         assert_eq!(report.notes, ["5 weights are subnormal in f16, 2 of them became zero"]);
     }
 }

@@ -129,19 +129,17 @@ fn options_that_make_no_sense_are_refused() {
     }
 }
 
-/// The same model with an input of this shape, and an output of unknown rank.
-pub(crate) fn with_rank(mut model: Model, input: &str, shape: &[i64]) -> Model {
-    use onnx_graph::proto::{
-        TensorShapeProto,
-        tensor_shape_proto::{Dimension, dimension::Value},
-        type_proto,
-    };
-    let dims: Vec<Dimension> =
-        shape.iter().map(|&size| Dimension { value: Some(Value::DimValue(size)), ..Dimension::default() }).collect();
-    for info in model.graph.inputs.iter_mut().chain(&mut model.graph.outputs) {
-        let is_input = info.name() == input;
+/// The same model with an input of this shape, and an output of that rank.
+pub(crate) fn with_rank(mut model: Model, input: &[i64], output: usize) -> Model {
+    use onnx_graph::proto::tensor_shape_proto::{Dimension, dimension::Value};
+    use onnx_graph::proto::{TensorShapeProto, type_proto};
+    let known = |&size: &i64| Dimension { value: Some(Value::DimValue(size)), ..Dimension::default() };
+    let given = TensorShapeProto { dim: input.iter().map(known).collect() };
+    let made = TensorShapeProto { dim: vec![Dimension::default(); output] };
+    let infos = model.graph.inputs.iter_mut().zip([given]).chain(model.graph.outputs.iter_mut().zip([made]));
+    for (info, shape) in infos {
         if let Some(type_proto::Value::TensorType(tensor)) = info.r#type.as_mut().and_then(|kind| kind.value.as_mut()) {
-            tensor.shape = is_input.then(|| TensorShapeProto { dim: Vec::clone(&dims) });
+            tensor.shape = Some(shape);
         }
     }
     model

@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use engine::{Engine, LibrarySearch, LoadOptions, OrtEngine, RunControl, Session as _};
+use engine::{Engine, LibrarySearch, LoadOptions, OrtEngine, RunControl, RunError, Session as _};
 use engine_wgpu::gpu::AdapterChoice;
 use engine_wgpu::{BUDGET_BYTES, WgpuEngine};
 use onnx_graph::Model;
@@ -31,7 +31,7 @@ pub(crate) fn runtime() -> Option<OrtEngine> {
 
 /// Runs a model on each request and gives the outputs of each.
 pub(crate) fn answers(engine: &dyn Engine, model: &Model, requests: &[Vec<NamedTensor>]) -> Vec<Vec<NamedTensor>> {
-    let mut session = engine.load(model.to_bytes().into(), &LoadOptions::default()).unwrap();
+    let mut session = engine.load(model.to_bytes().unwrap().into(), &LoadOptions::default()).unwrap();
     requests.iter().map(|request| session.run(request, &[], &RunControl::default()).unwrap()).collect()
 }
 
@@ -51,23 +51,30 @@ pub(crate) fn observe(
         .graph
         .outputs
         .extend(names.iter().filter(|name| !known.contains(name) && !inputs.contains(name)).map(value));
-    let mut session = engine.load(exposed.to_bytes().into(), &LoadOptions::default()).unwrap();
+    let mut session = engine.load(exposed.to_bytes().unwrap().into(), &LoadOptions::default()).unwrap();
     for request in requests {
         see(request);
         see(&session.run(request, &[], &RunControl::default()).unwrap());
     }
 }
 
-/// Runs the model on lavapipe or a real GPU; `None` (after saying why) without any device.
+/// Runs the model on lavapipe or a real GPU; `None` (after saying why) without any device, or when a device in software
+/// is too slow on a busy machine.
 pub(crate) fn on_wgpu(model: &Model, requests: &[Vec<NamedTensor>]) -> Option<Vec<Vec<NamedTensor>>> {
-    static ENGINE: LazyLock<Option<Mutex<WgpuEngine>>> = LazyLock::new(|| {
-        let choice = AdapterChoice { allow_software: true, ..AdapterChoice::default() };
-        let opened = WgpuEngine::open(&choice, BUDGET_BYTES, None);
-        opened.map_err(|error| println!("skipped: {error}")).ok().map(Mutex::new)
-    });
-    let engine = ENGINE.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut session = engine.load_checked(&model.to_bytes()).unwrap();
-    Some(requests.iter().map(|request| session.run(request, &[], &RunControl::default()).unwrap()).collect())
+    // One at a time: a device in software takes the whole machine, and a run that is too slow loses it.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let choice = AdapterChoice { allow_software: true, ..AdapterChoice::default() };
+    let engine = WgpuEngine::open(&choice, BUDGET_BYTES, None).map_err(|error| println!("skipped: {error}")).ok()?;
+    let mut session = engine.load_checked(&model.to_bytes().unwrap()).unwrap();
+    let run = |request: &Vec<NamedTensor>| match session.run(request, &[], &RunControl::default()) {
+        Err(RunError::Lost(why)) => {
+            println!("skipped: this machine is too busy for a device in software: {why}");
+            None
+        }
+        answer => Some(answer.unwrap()),
+    };
+    requests.iter().map(run).collect()
 }
 
 /// Checks a model by onnx.checker with full shape inference; says so when there is no onnx here.
@@ -82,7 +89,7 @@ pub(crate) fn check(model: &Model) {
     let script = "import sys, onnx; onnx.checker.check_model(onnx.load_from_string(sys.stdin.buffer.read()))";
     let mut child =
         Command::new(python).args(["-c", script]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(&model.to_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(&model.to_bytes().unwrap()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "onnx.checker: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -8,4 +8,5 @@ mod hostile;
 mod judge;
 mod minilm;
 mod minilm_int4;
+mod node_cases;
 mod prune;

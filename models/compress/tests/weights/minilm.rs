@@ -56,6 +56,14 @@ pub(crate) fn requests() -> Vec<Vec<NamedTensor>> {
     SENTENCES.lines().map(request).collect()
 }
 
+/// The shortest sentences, for devices in software.
+pub(crate) fn short() -> Vec<Vec<NamedTensor>> {
+    let mut requests = requests();
+    requests.sort_by_key(|request| request[0].tensor.elements());
+    requests.truncate(2);
+    requests
+}
+
 /// Sentence embeddings: the mean over the tokens, as the model's card says.
 pub(crate) fn embeddings(answers: &[Vec<NamedTensor>]) -> Vec<Vec<f32>> {
     let mean = |answer: &Vec<NamedTensor>| {

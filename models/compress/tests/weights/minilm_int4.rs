@@ -22,7 +22,7 @@ fn minilm_of_four_bits_keeps_its_embeddings() {
     let judging = &minilm::requests()[minilm::TEACHING..];
     let wanted = minilm::embeddings(&judge::answers(&engine, &full, judging));
     let grams = grams(&engine, &full);
-    let small = full.to_bytes().len() * 22 / 100;
+    let small = full.to_bytes().unwrap().len() * 22 / 100;
     for (method, symmetric, block) in [
         (Method::Rtn, false, 32),
         (Method::Rtn, true, 32),
@@ -43,7 +43,7 @@ fn minilm_of_four_bits_keeps_its_embeddings() {
         let found = minilm::embeddings(&judge::answers(&engine, &made, judging));
         let mean = wanted.iter().zip(&found).map(|(a, b)| judge::cosine(a, b)).sum::<f64>() / wanted.len() as f64;
         let least = judge::least_cosine(&wanted, &found);
-        let bytes = made.to_bytes().len();
+        let bytes = made.to_bytes().unwrap().len();
         println!(
             "{method:?} symmetric {symmetric} block {block}: mean {mean:.5} least {least:.5} {bytes} bytes {took:?}"
         );
@@ -59,7 +59,7 @@ fn minilm_of_four_bits_keeps_its_embeddings() {
 fn minilm_of_four_bits_runs_on_wgpu_alike() {
     let (Some(engine), Some(full)) = (judge::runtime(), minilm::full()) else { return };
     let (made, _report) = quantize(&full, &Options::default(), &Grams::default()).unwrap();
-    let requests = &minilm::requests()[..2];
+    let requests = &minilm::short();
     let Some(found) = judge::on_wgpu(&made, requests) else { return };
     let wanted = judge::firsts(&judge::answers(&engine, &made, requests));
     assert!(judge::least_cosine(&wanted, &judge::firsts(&found)) > 0.9999);

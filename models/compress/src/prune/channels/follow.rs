@@ -175,7 +175,7 @@ impl<'g> Way<'g> {
 
     fn product(&mut self, node: &'g NodeProto, lane: Option<Lane>) -> Option<Step> {
         let linear = Linear::of(node, self.constants)?.ok()?;
-        let shape = self.constants.tensor(&linear.weight)?.shape().ok()?;
+        let shape = self.constants.float32(node.input_at(1)?)?.shape().ok()?;
         let &[first, second] = shape.as_slice() else { return None };
         let (outputs, inputs) = if linear.transposed { (first, second) } else { (second, first) };
         let taken = match lane {
@@ -265,7 +265,8 @@ impl<'g> Way<'g> {
         let (rank, flat) = lanes.first().map(|lane| (lane.rank, lane.flat))?;
         let axis = node.attr_int("axis")?;
         let alike = lanes.iter().all(|lane| lane.rank == rank && !lane.flat);
-        let along = axis == 1 || usize::try_from(-axis).is_ok_and(|back| back + 1 == rank);
+        let along = axis == 1
+            || axis.checked_neg().and_then(|back| usize::try_from(back).ok()).is_some_and(|back| back + 1 == rank);
         let channels = lanes.iter().flat_map(|lane| lane.channels.iter().copied()).collect();
         (alike && along && !flat).then_some((None, Some(Lane { channels, rank, flat })))
     }

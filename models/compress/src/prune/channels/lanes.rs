@@ -40,9 +40,19 @@ impl Channels {
         at
     }
 
+    /// The root, with the way there made short for the next time.
+    fn settle(&mut self, channel: Channel) -> Channel {
+        let root = self.root(channel);
+        let mut at = channel;
+        while self.parents[at] != root {
+            at = std::mem::replace(&mut self.parents[at], root);
+        }
+        root
+    }
+
     /// From now on both stay or both go.
     pub(super) fn join(&mut self, a: Channel, b: Channel) {
-        let (a, b) = (self.root(a), self.root(b));
+        let (a, b) = (self.settle(a), self.settle(b));
         if a == b {
             return;
         }

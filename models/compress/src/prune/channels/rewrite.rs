@@ -1,6 +1,7 @@
 //! The pass over the graph.
 
 use onnx_graph::proto::{AttributeProto, NodeProto, TensorProto};
+use onnx_graph::rewrite::remove_dead;
 use onnx_graph::{Attributes, Graph, Model, Names, Uses, Values};
 
 use super::follow::{Followed, Part, follow};
@@ -10,7 +11,7 @@ use super::{Compensation, Options, importance};
 use crate::constants::Constants;
 use crate::gram::Grams;
 use crate::linear::{Linear, transpose};
-use crate::sweep::sweep;
+
 use crate::{CompressError, Report};
 
 /// Takes channels out.
@@ -28,6 +29,7 @@ pub fn prune(model: &Model, options: &Options, grams: &Grams) -> Result<(Model, 
     let constants = Constants::of(&model.graph, &uses);
     let followed = follow(&model.graph, &uses, constants);
     let mut report = Report::of("prune-channels");
+    report.tell_of_subgraphs(&model.graph);
     let kept = importance::kept(&model.graph, constants, &followed, options, grams)?;
     if kept.iter().all(|&kept| kept) {
         tell(&model.graph, &followed, &kept, &mut report);
@@ -54,7 +56,7 @@ pub fn prune(model: &Model, options: &Options, grams: &Grams) -> Result<(Model, 
     }
     tell(&model.graph, &followed, &kept, &mut report);
     made.graph.nodes = nodes;
-    sweep(&mut made.graph);
+    remove_dead(&mut made.graph);
     Ok((made, report))
 }
 
