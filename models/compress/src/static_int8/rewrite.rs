@@ -102,9 +102,6 @@ impl Rewriter<'_> {
         let role = self.plan.nodes.get(&place).copied();
         if let Some(role) = role {
             self.inputs(model, &mut node, role)?;
-            if node.is("Sum") {
-                node.op_type = Some("Add".to_owned());
-            }
             report.changed.push(node.name().to_owned());
         }
         // What vanishes behind this node may be cut twice: Relu, then Clip.

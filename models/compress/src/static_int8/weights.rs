@@ -171,11 +171,11 @@ mod tests {
     #[test]
     fn a_bias_beyond_32_bits_widens_the_scale_of_its_channel_only() {
         let mut params = [Params { scale: 1e-6, zero: 0 }, Params { scale: 1e-6, zero: 0 }];
-        assert!(make_room(&mut params, &[1e6, 1.0], 1e-5));
+        assert!(make_room(&mut params, &[1e6, 1e-3], 1e-5));
         assert!(params[0].scale > 1e-6 && params[1].scale <= 1e-6);
-        let rounded = round_bias(&[1e6, 1.0], &params.map(|one| one.scale * 1e-5));
+        let rounded = round_bias(&[1e6, 1e-3], &params.map(|one| one.scale * 1e-5));
         assert!(rounded[0] > 1_000_000_000 && rounded[0] < i32::MAX, "{rounded:?}");
-        assert!(!make_room(&mut params, &[1.0, 1.0], 1e-5));
+        assert!(!make_room(&mut params, &[1.0, 1e-3], 1e-5));
     }
 
     #[test]
