@@ -75,7 +75,8 @@ impl Quality {
         if self.outputs.iter().any(|output| output.not_finite > 0 || output.other_shape > 0) {
             return Some(1.0);
         }
-        let worst = |figure: &dyn Fn(&OutputQuality) -> Option<f64>| self.outputs.iter().filter_map(figure).reduce(f64::max);
+        let worst =
+            |figure: &dyn Fn(&OutputQuality) -> Option<f64>| self.outputs.iter().filter_map(figure).reduce(f64::max);
         match measure {
             Measure::Accuracy => self.accuracy.map(|accuracy| accuracy.lost),
             Measure::Agreement => worst(&|output| {
@@ -258,9 +259,7 @@ fn answer(
     inputs: &[NamedTensor],
     what: &'static str,
 ) -> Result<Vec<NamedTensor>, CompressError> {
-    session
-        .run(inputs, &[], &RunControl::default())
-        .map_err(|error| CompressError::Run { what, source: error.into() })
+    session.run(inputs, &[], &RunControl::default()).map_err(|error| CompressError::Run { what, source: error.into() })
 }
 
 fn named<'a>(answers: &'a [NamedTensor], name: &str) -> Option<&'a Tensor> {

@@ -56,8 +56,10 @@ pub fn layers(model: &Model, changed: &[String]) -> Vec<Layer> {
     let mut by_weight: BTreeMap<&str, usize> = BTreeMap::new();
     for node in model.graph.nodes.iter().filter(|node| changed.contains(node.name())) {
         let held = node.input.iter().filter_map(|input| model.graph.initializers.get_key_value(input));
-        let weights: Vec<(&str, u64)> =
-            held.filter(|(_, tensor)| tensor.dims.len() >= 2).map(|(name, tensor)| (name.as_str(), bytes(tensor))).collect();
+        let weights: Vec<(&str, u64)> = held
+            .filter(|(_, tensor)| tensor.dims.len() >= 2)
+            .map(|(name, tensor)| (name.as_str(), bytes(tensor)))
+            .collect();
         let known = weights.iter().find_map(|(name, _)| by_weight.get(name).copied());
         let at = known.unwrap_or(layers.len());
         match layers.get_mut(at) {
@@ -133,7 +135,9 @@ fn loss_of(engine: &dyn Engine, judge: &mut Judge, model: &Model, measure: Measu
 
 /// The worst first; a stable sort keeps the order of the graph among equals.
 fn in_order(mut layers: Vec<LayerLoss>) -> Vec<LayerLoss> {
-    let harm = |layer: &LayerLoss| layer.loss.map_or(f64::NEG_INFINITY, |loss| if loss.is_nan() { f64::INFINITY } else { loss });
+    let harm = |layer: &LayerLoss| {
+        layer.loss.map_or(f64::NEG_INFINITY, |loss| if loss.is_nan() { f64::INFINITY } else { loss })
+    };
     layers.sort_by(|a, b| harm(b).total_cmp(&harm(a)));
     layers
 }
@@ -150,9 +154,14 @@ mod tests {
         for (name, width) in [("w0", 2_usize), ("w1", 8)] {
             graph.add_initializer(TensorProto::of_floats(name, &[width, width], &vec![0.5; width * width]));
         }
-        let matmul = |name: &str, from: &str, weight: &str, to: &str| NodeProto::new("MatMul", name, &[from, weight], &[to]);
-        graph.nodes =
-            vec![matmul("a", "x", "w0", "y"), matmul("b", "y", "w1", "z"), matmul("c", "z", "w0", "u"), matmul("d", "u", "w1", "v")];
+        let matmul =
+            |name: &str, from: &str, weight: &str, to: &str| NodeProto::new("MatMul", name, &[from, weight], &[to]);
+        graph.nodes = vec![
+            matmul("a", "x", "w0", "y"),
+            matmul("b", "y", "w1", "z"),
+            matmul("c", "z", "w0", "u"),
+            matmul("d", "u", "w1", "v"),
+        ];
         Model { graph, rest: onnx_graph::proto::ModelProto::default() }
     }
 

@@ -118,10 +118,12 @@ impl Golden {
     /// When the tensors are none that a golden file may hold, or the file would be too long.
     pub fn to_bytes(&self) -> Result<Vec<u8>, GoldenError> {
         let sides = [("input.", &self.inputs), ("output.", &self.outputs)];
-        let named = sides.iter().flat_map(|(side, list)| list.iter().map(move |one| (format!("{side}{}", one.name), one)));
+        let named =
+            sides.iter().flat_map(|(side, list)| list.iter().map(move |one| (format!("{side}{}", one.name), one)));
         let mut views = Vec::new();
         for (name, one) in named {
-            let unsupported = || GoldenError::Type { name: shortened(&one.name), dtype: one.tensor.dtype().to_string() };
+            let unsupported =
+                || GoldenError::Type { name: shortened(&one.name), dtype: one.tensor.dtype().to_string() };
             let element = element(one.tensor.dtype()).ok_or_else(unsupported)?;
             let view = TensorView::new(element, one.tensor.shape().to_vec(), one.tensor.data());
             views.push((name, view.map_err(GoldenError::Format)?));

@@ -1,6 +1,7 @@
 //! The 2,000 real test digits of `models/catalog/digits`.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -78,13 +79,47 @@ impl Digits {
     /// The image as a `.npy` file with one FP32[1,28,28] array in 0 to 1, as `edge-agent infer --npy` takes it.
     #[must_use]
     pub fn npy(&self, index: usize) -> Vec<u8> {
-        let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 28, 28), }";
-        // The format wants magic, header and newline together to be a multiple of 64 bytes.
-        let mut bytes = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
-        bytes.extend_from_slice(format!("{header:<117}\n").as_bytes());
-        bytes.extend_from_slice(&self.input(index).bytes);
-        bytes
+        npy("<f4", "(1, 28, 28)", &self.input(index).bytes)
     }
+
+    /// Writes the first `count` images and their labels as `cloud-hub model compress --examples` takes them: `image`
+    /// FP32[count,1,28,28] in 0 to 1 and `labels` u8[count].
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_examples(&self, path: &Path, count: usize) -> Result<()> {
+        let images: Vec<u8> = (0..count).flat_map(|index| self.input(index).bytes).collect();
+        let labels: Vec<u8> = (0..count).map(|index| self.label(index)).collect();
+        let image = npy("<f4", &format!("({count}, 1, 28, 28)"), &images);
+        write_npz(path, &[("image", image), ("labels", npy("|u1", &format!("({count},)"), &labels))])
+    }
+}
+
+/// A `.npy` file of version 1.0; `descr` and `shape` as Python writes them.
+#[must_use]
+pub fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+    let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
+    // The format wants magic, header and newline together to be a multiple of 64 bytes.
+    let mut bytes = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+    bytes.extend_from_slice(format!("{header:<117}\n").as_bytes());
+    bytes.extend_from_slice(data);
+    bytes
+}
+
+/// Writes `.npy` files into one `.npz`, as `numpy.savez` does.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_npz(path: &Path, arrays: &[(&str, Vec<u8>)]) -> Result<()> {
+    let context = || format!("write {}", path.display());
+    let mut archive = zip::ZipWriter::new(File::create(path).with_context(context)?);
+    for (name, bytes) in arrays {
+        let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+        archive.start_file(format!("{name}.npy"), stored).with_context(context)?;
+        archive.write_all(bytes).with_context(context)?;
+    }
+    archive.finish().with_context(context)?;
+    Ok(())
 }
 
 /// The catalog folder of the digits.

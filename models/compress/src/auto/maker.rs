@@ -8,6 +8,8 @@ use onnx_graph::Model;
 use super::recipe::{Calibration, Recipe};
 use crate::calibrate::{self, Ranges, observe};
 use crate::half_precision::{self, Format};
+use crate::prune::channels;
+use crate::prune::magnitude::{self, Pattern};
 use crate::weight_only::{self, Bits};
 use crate::{CompressError, Examples, Grams, Report, Selection, dynamic_int8, static_int8};
 
@@ -67,7 +69,15 @@ impl<'a> Maker<'a> {
             }
             Recipe::Half { format } => self.half(format, selection),
             Recipe::WeightOnly { bits, compensated } => self.weight_only(bits, compensated, selection),
-            _ => Err(CompressError::Nothing { pass: "x", why: String::new() }),
+            Recipe::PruneWeights { share } => {
+                let options = magnitude::Options { pattern: Pattern::PerLayer(share), selection };
+                magnitude::prune(&self.model, &options).map(|(model, report, _sparsity)| (model, report))
+            }
+            Recipe::PruneChannels { share } => {
+                let grams = self.grams(&selection)?;
+                let options = channels::Options { fraction: share, selection, ..channels::Options::default() };
+                channels::prune(&self.model, &options, &grams)
+            }
         }
     }
 
@@ -102,18 +112,23 @@ impl<'a> Maker<'a> {
         compensated: bool,
         selection: Selection,
     ) -> Result<(Model, Report), CompressError> {
-        let mut grams = Grams::of(&self.model, &selection);
-        let method = if compensated {
-            let values = grams.values();
-            calibrate::each(self.engine, &self.model, &self.calibration, &values, &mut |_batch, tensors| {
-                grams.add(tensors)
-            })?;
-            weight_only::Method::Gptq { act_order: true }
+        let (method, grams) = if compensated {
+            (weight_only::Method::Gptq { act_order: true }, self.grams(&selection)?)
         } else {
-            weight_only::Method::Rtn
+            (weight_only::Method::Rtn, Grams::of(&self.model, &selection))
         };
         let options = weight_only::Options { bits, method, selection, ..weight_only::Options::default() };
         weight_only::quantize(&self.model, &options, &grams)
+    }
+
+    /// How the inputs of each product go together on the calibration examples.
+    fn grams(&self, selection: &Selection) -> Result<Grams, CompressError> {
+        let mut grams = Grams::of(&self.model, selection);
+        let values = grams.values();
+        calibrate::each(self.engine, &self.model, &self.calibration, &values, &mut |_batch, tensors| {
+            grams.add(tensors)
+        })?;
+        Ok(grams)
     }
 }
 

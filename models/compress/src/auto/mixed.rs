@@ -3,10 +3,11 @@
 use onnx_graph::Model;
 use serde::Serialize;
 
+use super::bench::{Bench, size};
 use super::candidate::{Candidate, Verdict};
 use super::maker::Maker;
 use super::recipe::{Form, Recipe};
-use super::{Bench, Request, Stage};
+use super::{Request, Stage};
 use crate::quality::{Judge, Measure, load};
 use crate::search::smallest_within;
 use crate::sensitivity::{self, LayerLoss, examples_for, layers, rank};
@@ -86,7 +87,7 @@ pub(super) fn search(
             Err(error) => return Err(error),
         };
         let file = ModelBytes::from(made.0.to_bytes()?);
-        let bytes = super::size(&file);
+        let bytes = size(&file);
         let mut session = load(bench.engine, file, "load a mixed form")?;
         let quality = bench.judge.judge(&mut *session, |_| {})?;
         let loss = quality.loss(bench.measure).unwrap_or(1.0);

@@ -143,12 +143,12 @@ pub enum Recipe {
     /// The smallest weights set to zero.
     PruneWeights {
         /// Share of the weights, 0 to 1.
-        share: f64,
+        share: f32,
     },
     /// The weakest channels taken out.
     PruneChannels {
         /// Share of the channels, 0 to 1.
-        share: f64,
+        share: f32,
     },
 }
 
@@ -157,8 +157,7 @@ impl Recipe {
     /// won on one real model or another. Pruning changes what a model computes far more, and is never tried unasked.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        let static_int8 =
-            |per_channel, calibration| Self::StaticInt8 { per_channel, calibration, reduce_range: false };
+        let static_int8 = |per_channel, calibration| Self::StaticInt8 { per_channel, calibration, reduce_range: false };
         vec![
             static_int8(false, Calibration::Minmax),
             static_int8(true, Calibration::Minmax),
@@ -208,8 +207,8 @@ impl Recipe {
             Self::WeightOnly { compensated, .. } => format!("{form}{}", if *compensated { " gptq" } else { "" }),
             Self::Half { format: Format::Float16 } => form.to_owned(),
             Self::Half { format: Format::Float16Weights | Format::Bfloat16Weights } => format!("{form} weights"),
-            Self::PruneWeights { share } => format!("{form} weights {:.0} %", 100.0 * share),
-            Self::PruneChannels { share } => format!("{form} channels {:.0} %", 100.0 * share),
+            Self::PruneWeights { share } => format!("{form} weights {:.0} %", 100.0 * *share),
+            Self::PruneChannels { share } => format!("{form} channels {:.0} %", 100.0 * *share),
         }
     }
 }

@@ -107,7 +107,10 @@ fn recommend_for(class: DeviceClass, candidates: &[Candidate]) -> Option<Recomme
     };
     let why = match class.engine().and_then(|engine| best.on(engine)?.timing) {
         Some(timing) => {
-            format!("takes {:.2} of the reference's time ({:.2} to {:.2})", timing.ratio, timing.ratio_low, timing.ratio_high)
+            format!(
+                "takes {:.2} of the reference's time ({:.2} to {:.2})",
+                timing.ratio, timing.ratio_low, timing.ratio_high
+            )
         }
         None => format!("{} of the reference's size after zstd", share(best.bytes_zstd, reference.bytes_zstd)),
     };
@@ -218,7 +221,8 @@ mod tests {
             candidate("fp16", 0.0, 200, &[Some(1.2), Some(0.7)]),
             candidate("int4-weights", 0.008, 60, &[Some(0.9), Some(0.9)]),
         ]);
-        let found: Vec<(&str, &str)> = recommended.iter().map(|one| (one.class.as_str(), one.candidate.as_str())).collect();
+        let found: Vec<(&str, &str)> =
+            recommended.iter().map(|one| (one.class.as_str(), one.candidate.as_str())).collect();
         assert_eq!(found, [("cpu", "int8-qdq"), ("gpu-wgpu", "fp16"), ("small", "int4-weights")]);
     }
 
@@ -241,7 +245,10 @@ mod tests {
             candidate("int8-dynamic", 0.001, 110, &[Some(1.8)]),
         ]);
         assert!(recommended[0].is_reference);
-        assert_eq!(recommended[0].why, "nothing within the loss is surely faster than fp32 here; int8-dynamic takes 1.80 of its time (1.78 to 1.82)");
+        assert_eq!(
+            recommended[0].why,
+            "nothing within the loss is surely faster than fp32 here; int8-dynamic takes 1.80 of its time (1.78 to 1.82)"
+        );
         assert_eq!(recommended[1].candidate, "int8-dynamic", "it is still smaller, and within the loss");
     }
 

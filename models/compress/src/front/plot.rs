@@ -120,10 +120,7 @@ impl Panel {
             let (across, below) = (self.x(place), foot + 16.0);
             push(
                 &mut drawn,
-                format_args!(
-                    r#"<text x="{across:.1}" y="{below:.1}" text-anchor="middle">{}</text>"#,
-                    percent(place)
-                ),
+                format_args!(r#"<text x="{across:.1}" y="{below:.1}" text-anchor="middle">{}</text>"#, percent(place)),
             );
         }
         let (middle, below) = (left + PANEL_WIDTH / 2.0, foot + 36.0);
@@ -148,9 +145,8 @@ impl Panel {
         let place = |point: &Point| point.places.get(self.at).copied().flatten().filter(|place| place.is_finite());
         let shown = || points.iter().filter_map(|point| Some((point, place(point)?)));
         // Names lie neither on each other nor on markers.
-        let mut taken: Vec<(f64, f64, f64)> = shown()
-            .map(|(point, place)| (self.x(place) - RADIUS, 2.0 * RADIUS, y(point.loss) + RADIUS))
-            .collect();
+        let mut taken: Vec<(f64, f64, f64)> =
+            shown().map(|(point, place)| (self.x(place) - RADIUS, 2.0 * RADIUS, y(point.loss) + RADIUS)).collect();
         for (point, place) in shown() {
             let (across, height) = (self.x(place), y(point.loss));
             let (fill, text) = if point.is_on_front { ("#16c", "#000") } else { ("white", "#888") };
@@ -205,13 +201,23 @@ fn y(loss: f64) -> f64 {
 /// The next number up whose quarters read well.
 fn nice(most: f64) -> f64 {
     let step = 10_f64.powf(most.max(0.1).log10().floor());
-    [1.0, 1.2, 1.6, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0].map(|times| times * step).into_iter().find(|&end| end >= most).unwrap_or(most)
+    [1.0, 1.2, 1.6, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0]
+        .map(|times| times * step)
+        .into_iter()
+        .find(|&end| end >= most)
+        .unwrap_or(most)
 }
 
 /// A share as percent with as many digits as it needs.
 fn percent(share: f64) -> String {
     let percent = 100.0 * share;
-    let digits = if percent.abs() >= 10.0 || percent == 0.0 { 0 } else if percent.abs() >= 0.95 { 1 } else { 3 };
+    let digits = if percent.abs() >= 10.0 || percent == 0.0 {
+        0
+    } else if percent.abs() >= 0.95 {
+        1
+    } else {
+        3
+    };
     let text = format!("{percent:.digits$}");
     let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     format!("{text} %")

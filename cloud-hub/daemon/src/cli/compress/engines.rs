@@ -4,7 +4,7 @@ use console::{CliError, ExitKind, OrExit};
 use engine::{Engine, LibrarySearch, OrtEngine};
 use types::EngineName;
 
-use super::WantedEngine;
+use super::options::WantedEngine;
 
 /// The engines of one run. ONNX Runtime is always there: it calibrates and judges.
 #[derive(Debug)]

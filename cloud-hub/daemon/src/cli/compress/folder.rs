@@ -166,7 +166,8 @@ impl Drop for Unfinished {
 }
 
 fn storage(error: FileError) -> CliError {
-    let hint = if error.is_disk_full() { "free some space there, or choose another --out" } else { "choose another --out" };
+    let hint =
+        if error.is_disk_full() { "free some space there, or choose another --out" } else { "choose another --out" };
     CliError::new(ExitKind::Storage, error).hint(hint)
 }
 

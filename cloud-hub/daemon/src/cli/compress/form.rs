@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use store::files;
 use types::{EngineName, ModelName, Place, Signature, Version};
 
-use super::AboutArgs;
 use super::choice::Chosen;
 use super::golden::Golden;
+use super::options::AboutArgs;
 
 /// Longest form that is read; as the packer takes it.
 const FORM_BYTES_MAX: u64 = 1024 * 1024;
@@ -105,7 +105,9 @@ impl Head {
             None => (named_like(model), Some(1)),
         };
         let Some(name) = about.name.clone().or(name) else {
-            return Err(CliError::new(ExitKind::Usage, "the file's name makes no name of a model").hint("give --name NAME"));
+            return Err(
+                CliError::new(ExitKind::Usage, "the file's name makes no name of a model").hint("give --name NAME")
+            );
         };
         let version = about.version.or_else(|| version.and_then(Version::new));
         let Some(version) = version else {
@@ -116,7 +118,9 @@ impl Head {
             model: name,
             version,
             task: of.map(|existing| existing.task.clone()),
-            description: given(&about.description).or_else(|| of.map(|one| one.description.clone())).unwrap_or_default(),
+            description: given(&about.description)
+                .or_else(|| of.map(|one| one.description.clone()))
+                .unwrap_or_default(),
             licence: given(&about.licence)
                 .or_else(|| of.map(|one| one.licence.clone()))
                 .unwrap_or_else(|| LICENCE_UNKNOWN.to_owned()),

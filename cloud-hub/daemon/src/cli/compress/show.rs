@@ -30,12 +30,7 @@ struct MadeVariant {
 }
 
 impl<'a> Made<'a> {
-    pub(super) fn new(
-        folder: &Path,
-        outcome: &'a Outcome,
-        chosen: &[Chosen<'_>],
-        engine_notes: &'a [String],
-    ) -> Self {
+    pub(super) fn new(folder: &Path, outcome: &'a Outcome, chosen: &[Chosen<'_>], engine_notes: &'a [String]) -> Self {
         let variant = |chosen: &Chosen<'_>| MadeVariant {
             name: chosen.name.clone(),
             file: chosen.file(),
@@ -61,7 +56,13 @@ pub(super) fn told(made: &Made<'_>) -> String {
     lines.push(String::new());
     for variant in &made.variants {
         let engines: Vec<&str> = variant.engines.iter().map(|engine| engine.as_str()).collect();
-        lines.push(format!("variant {} ({}) in {}, by {}", variant.name, engines.join(", "), variant.file, variant.made_by));
+        lines.push(format!(
+            "variant {} ({}) in {}, by {}",
+            variant.name,
+            engines.join(", "),
+            variant.file,
+            variant.made_by
+        ));
     }
     lines.extend(outcome.notes.iter().chain(made.engine_notes).map(|note| format!("note: {note}")));
     lines.push(format!(
@@ -72,9 +73,15 @@ pub(super) fn told(made: &Made<'_>) -> String {
         if outcome.judged_on < EXAMPLES_FEW { " (few)" } else { "" }
     ));
     let folder = made.folder.display();
-    lines.push(format!("written to {folder}; read {folder}/model.toml, then: cloud-hub model push {folder} --keys DIR"));
+    lines
+        .push(format!("written to {folder}; read {folder}/model.toml, then: cloud-hub model push {folder} --keys DIR"));
     // Names come from files.
-    lines.iter().flat_map(|line| line.lines().chain(line.is_empty().then_some(""))).map(escaped).collect::<Vec<_>>().join("\n")
+    lines
+        .iter()
+        .flat_map(|line| line.lines().chain(line.is_empty().then_some("")))
+        .map(escaped)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn escaped(line: &str) -> String {
@@ -84,7 +91,9 @@ fn escaped(line: &str) -> String {
 fn table(outcome: &Outcome) -> String {
     let Some(reference) = outcome.candidates.first() else { return String::new() };
     let engines: Vec<EngineName> = reference.runs.iter().map(|run| run.engine).collect();
-    let loss = if outcome.measure == Measure::Accuracy { "accuracy lost (95 %)".to_owned() } else {
+    let loss = if outcome.measure == Measure::Accuracy {
+        "accuracy lost (95 %)".to_owned()
+    } else {
         format!("lost {}", outcome.measure.as_str())
     };
     let mut headers = vec!["form".to_owned(), "bytes".to_owned(), "zstd".to_owned(), loss, "cosine".to_owned()];

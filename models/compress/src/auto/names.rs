@@ -1,26 +1,11 @@
-//! Brings a model into the form that passes find their way in: constants as constants, every node with a name.
+//! Names for all nodes of a model: selections and reports go by them.
 
 use std::collections::HashSet;
 
-use onnx_graph::fold::FoldLimits;
-use onnx_graph::rewrite::tidy;
 use onnx_graph::{Model, Names};
 
-use crate::CompressError;
-
-/// The same model, tidied, with unique names for its nodes: selections and reports go by them.
-///
-/// # Errors
-/// When the nodes have no order.
-pub fn prepare(model: &Model) -> Result<Model, CompressError> {
-    let (mut model, _done) = tidy(model, &FoldLimits::default())
-        .map_err(|source| CompressError::Run { what: "order its nodes", source: source.into() })?;
-    name_nodes(&mut model);
-    Ok(model)
-}
-
 /// Names nodes that have no name, or that of an earlier node, after their first output, as exporters do.
-fn name_nodes(model: &mut Model) {
+pub(super) fn name_nodes(model: &mut Model) {
     let mut names = Names::of(&model.graph);
     let mut seen: HashSet<String> = HashSet::new();
     for node in &mut model.graph.nodes {

@@ -1,0 +1,274 @@
+//! What `cloud-hub model compress` can be told.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use compress::Selection;
+use compress::auto::{Calibration, Recipe};
+use compress::half_precision::Format;
+use compress::quality::Measure;
+use compress::weight_only::Bits;
+use types::{ModelName, Version};
+
+/// Greatest loss of a form that is recommended, unless said otherwise: one in a hundred.
+const LOSS_MAX: f64 = 0.01;
+
+/// Examples that calibrate, unless said otherwise; more than a few hundred move no range.
+const CALIBRATION_EXAMPLES: usize = 200;
+
+/// Part of the weights or channels that pruning takes out, unless said otherwise.
+const SPARSITY: f32 = 0.5;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cloud-hub model compress model.onnx --examples inputs.npz --out v2 --auto
+  cloud-hub model compress model.onnx --examples inputs.npz --out v2 --to int8-qdq --calibration entropy --per-channel
+  cloud-hub model compress model.onnx --examples inputs.npz --out v2 --auto --json | jq '.recommendations'
+  cloud-hub model push v2 --keys offline-keys
+
+inputs.npz holds one array for each input of the model, an example in each row, and if you have them an array `labels`
+of class numbers; a few hundred real inputs are enough. For inputs of varying shape give a folder of .npz files, one
+example each. In Python: numpy.savez('inputs.npz', image=images, labels=labels)
+
+DIR gets model.toml, the model files, their golden answers, compress.json with every figure, and front.svg. Where MODEL
+lies beside a model.toml that names it, that is taken over, with the next version. docs/compress.md says what the
+figures mean.")]
+pub(in crate::cli) struct CompressArgs {
+    /// The model file, in fp32.
+    pub(super) model: PathBuf,
+    /// Real inputs: a .npz file, or a folder of them.
+    #[arg(long, value_name = "FILE")]
+    pub(super) examples: PathBuf,
+    /// Folder to write; it must be absent or empty.
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: PathBuf,
+    /// Try every form and keep what is worth it.
+    #[arg(long, required_unless_present = "to", conflicts_with = "to")]
+    pub(super) auto: bool,
+    /// Make this form; may be given several times.
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub(super) to: Vec<WantedForm>,
+    /// Greatest loss of a form that is kept, as a share: 0.01 is one in a hundred.
+    #[arg(long, value_name = "SHARE", default_value_t = LOSS_MAX, value_parser = share)]
+    pub(super) max_loss: f64,
+    /// What loss is counted in [default: accuracy with labels, agreement for classes, else cosine].
+    #[arg(long, value_enum)]
+    pub(super) measure: Option<WantedMeasure>,
+    #[command(flatten)]
+    pub(super) passes: PassArgs,
+    #[command(flatten)]
+    pub(super) about: AboutArgs,
+    /// Time forms on this engine; may be given twice [default: ort, and wgpu where a GPU is there].
+    #[arg(long, value_enum, value_name = "ENGINE")]
+    pub(super) engine: Vec<WantedEngine>,
+    /// Let wgpu run on a software adapter; its times then say nothing about GPUs.
+    #[arg(long)]
+    pub(super) software_gpu: bool,
+    /// Replace what an earlier run wrote to DIR.
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl CompressArgs {
+    /// What to make.
+    pub(super) fn recipes(&self) -> Vec<Recipe> {
+        if self.auto {
+            return Recipe::all();
+        }
+        let passes = &self.passes;
+        let (calibration, per_channel) = (passes.calibration.into(), passes.per_channel);
+        let reduce_range = passes.reduce_range;
+        let recipe = |wanted: &WantedForm| match wanted {
+            // The mixed form is searched for when the plain one, made first, loses too much.
+            WantedForm::Int8Qdq | WantedForm::Int8Mixed => {
+                Recipe::StaticInt8 { per_channel, calibration, reduce_range }
+            }
+            WantedForm::Int8Dynamic => Recipe::DynamicInt8 { per_channel, convolutions: true, reduce_range },
+            WantedForm::Int8Weights => Recipe::WeightOnly { bits: Bits::Eight, compensated: false },
+            WantedForm::Int4Weights => Recipe::WeightOnly { bits: Bits::Four, compensated: true },
+            WantedForm::Fp16 => Recipe::Half { format: Format::Float16 },
+            WantedForm::Bf16 => Recipe::Half { format: Format::Bfloat16Weights },
+            WantedForm::Prune => Recipe::PruneWeights { share: passes.sparsity },
+            WantedForm::PruneChannels => Recipe::PruneChannels { share: passes.sparsity },
+        };
+        let mut recipes: Vec<Recipe> = Vec::new();
+        for recipe in self.to.iter().map(recipe) {
+            if !recipes.contains(&recipe) {
+                recipes.push(recipe);
+            }
+        }
+        recipes
+    }
+
+    /// What passes may touch.
+    pub(super) fn selection(&self) -> Selection {
+        Selection {
+            nodes_excluded: self.passes.exclude_node.iter().cloned().collect(),
+            operators_excluded: self.passes.exclude_operator.iter().cloned().collect(),
+            ..Selection::default()
+        }
+    }
+}
+
+/// How forms are made.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "How forms are made")]
+pub(super) struct PassArgs {
+    /// How ranges are read from the examples, for int8-qdq.
+    #[arg(long, value_enum, default_value = "minmax")]
+    calibration: WantedCalibration,
+    /// Examples that calibrate; the others judge.
+    #[arg(long, value_name = "COUNT", default_value_t = CALIBRATION_EXAMPLES)]
+    pub(super) calibration_examples: usize,
+    /// Give each channel of a weight a scale of its own, for int8-qdq and int8-dynamic.
+    #[arg(long)]
+    per_channel: bool,
+    /// Use 7 bits of each weight, for int8: x86 processors without VNNI saturate with 8.
+    #[arg(long)]
+    reduce_range: bool,
+    /// Share of the weights (or channels) that are taken out, for prune and prune-channels.
+    #[arg(long, value_name = "SHARE", default_value_t = SPARSITY, value_parser = part)]
+    sparsity: f32,
+    /// What the sensitivity of layers is counted in, for int8-mixed [default: kl for classes, else mse].
+    #[arg(long, value_enum)]
+    pub(super) rank_by: Option<RankedBy>,
+    /// Leave this node alone; may be given several times.
+    #[arg(long, value_name = "NODE")]
+    exclude_node: Vec<String>,
+    /// Leave all nodes of this operator alone, like Softmax; may be given several times.
+    #[arg(long, value_name = "OPERATOR")]
+    exclude_operator: Vec<String>,
+}
+
+/// What model.toml says where MODEL does not lie beside one.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What model.toml says")]
+pub(super) struct AboutArgs {
+    /// Name of the model [default: that of the file].
+    #[arg(long)]
+    pub(super) name: Option<ModelName>,
+    /// Version of the model [default: 1, or the one after that of MODEL's own model.toml].
+    #[arg(long)]
+    pub(super) version: Option<Version>,
+    /// SPDX expression of its licence.
+    #[arg(long)]
+    pub(super) licence: Option<String>,
+    /// What it is, in a sentence.
+    #[arg(long)]
+    pub(super) description: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum WantedForm {
+    /// Weights and activations in 8 bits, with calibrated ranges.
+    Int8Qdq,
+    /// As int8-qdq, with the layers in float that lose most by it.
+    Int8Mixed,
+    /// Weights in 8 bits, activations quantized while it runs.
+    Int8Dynamic,
+    /// Weights alone in 8 bits.
+    Int8Weights,
+    /// Weights alone in 4 bits.
+    Int4Weights,
+    /// Weights and computation in half precision.
+    Fp16,
+    /// Weights kept in the upper half of single precision, computed with in fp32.
+    Bf16,
+    /// The smallest weights set to zero.
+    Prune,
+    /// The weakest channels taken out.
+    PruneChannels,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum WantedMeasure {
+    /// Accuracy lost on labelled examples.
+    Accuracy,
+    /// Share of answers with another top class.
+    Agreement,
+    /// One minus the cosine between the answers.
+    Cosine,
+    /// Squared error over the square of the answers.
+    Error,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum RankedBy {
+    /// Mean squared error of the answers.
+    Mse,
+    /// Kullback-Leibler divergence of the class probabilities.
+    Kl,
+    /// Accuracy lost on labelled examples.
+    Accuracy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum WantedCalibration {
+    /// From the least to the greatest value seen.
+    Minmax,
+    /// Least and greatest of each batch, averaged.
+    MovingAverage,
+    /// What holds nearly all values.
+    Percentile,
+    /// The cut that keeps most of the distribution.
+    Entropy,
+    /// The cut with the least squared error.
+    Mse,
+}
+
+impl From<WantedMeasure> for Measure {
+    fn from(wanted: WantedMeasure) -> Self {
+        match wanted {
+            WantedMeasure::Accuracy => Self::Accuracy,
+            WantedMeasure::Agreement => Self::Agreement,
+            WantedMeasure::Cosine => Self::Cosine,
+            WantedMeasure::Error => Self::Error,
+        }
+    }
+}
+
+impl From<RankedBy> for Measure {
+    fn from(ranked: RankedBy) -> Self {
+        match ranked {
+            RankedBy::Mse => Self::Error,
+            RankedBy::Kl => Self::Divergence,
+            RankedBy::Accuracy => Self::Accuracy,
+        }
+    }
+}
+
+impl From<WantedCalibration> for Calibration {
+    fn from(wanted: WantedCalibration) -> Self {
+        match wanted {
+            WantedCalibration::Minmax => Self::Minmax,
+            WantedCalibration::MovingAverage => Self::MovingAverage,
+            WantedCalibration::Percentile => Self::Percentile,
+            WantedCalibration::Entropy => Self::Entropy,
+            WantedCalibration::Mse => Self::Mse,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum WantedEngine {
+    /// ONNX Runtime.
+    Ort,
+    /// Our own engine for GPUs.
+    Wgpu,
+}
+
+/// Reads a part of weights between 0 and 1.
+fn part(text: &str) -> Result<f32, String> {
+    share(text)?;
+    text.parse().map_err(|_not| format!("{text:?} is no number"))
+}
+
+/// Reads a share between 0 and 1.
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|_not| format!("{text:?} is no number"))?;
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err(format!("{text} is not between 0 and 1; 1 % is 0.01")) }
+}

@@ -1,0 +1,211 @@
+//! `cloud-hub model compress`: from the digits' full model to a version that a device serves, and every way it can end.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use testkit::binaries::ONNXRUNTIME_ENV;
+use testkit::digits::{catalog, npy, write_npz};
+use testkit::process::{Daemon, Signal};
+use testkit::{Digits, Finished, Fleet, Site, skip, story, wait};
+
+/// Examples of a run: enough to tell an accuracy of 99 % from one of 90 %, few enough for a debug build.
+const EXAMPLES: usize = 240;
+
+/// Exit codes, as the command line's help lists them.
+const FAILED: i32 = 1;
+const USAGE: i32 = 2;
+const INPUT: i32 = 3;
+const NOT_FOUND: i32 = 4;
+const CONFLICT: i32 = 7;
+const STORAGE: i32 = 8;
+
+/// What a shell sees of a program that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
+/// Longest wait for a program that was told to stop.
+const STOP_MAX: Duration = Duration::from_secs(60);
+
+/// The verb on a model with these examples; `--engine ort`, so that a GPU of the machine changes nothing.
+fn compress(site: &Site, model: &Path, examples: &Path, out: &Path) -> Command {
+    let mut command = Command::new(&site.binaries().hub);
+    command.args(["model", "compress"]).arg(model).arg("--examples").arg(examples).arg("--out").arg(out);
+    command.args(["--engine", "ort"]).env(ONNXRUNTIME_ENV, &site.binaries().onnxruntime);
+    command
+}
+
+fn full() -> PathBuf {
+    catalog().join("v2/full.onnx")
+}
+
+fn examples(site: &Site) -> Result<PathBuf> {
+    let path = site.folder().join("inputs.npz");
+    Digits::load()?.write_examples(&path, EXAMPLES)?;
+    Ok(path)
+}
+
+/// What lies beside the given folder and begins like it, hidden or not.
+fn litter(out: &Path) -> Result<Vec<String>> {
+    let above = out.parent().unwrap_or(out);
+    let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut names = Vec::new();
+    for entry in fs::read_dir(above)? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.retain(|found| found.contains(&name));
+    Ok(names)
+}
+
+fn find<'a>(report: &'a Value, name: &str) -> Result<&'a Value> {
+    let all = report["candidates"].as_array().into_iter().flatten();
+    let found = all.into_iter().find(|candidate| candidate["name"] == name);
+    found.ok_or_else(|| anyhow::anyhow!("there is no {name} in {report:#}"))
+}
+
+#[test]
+fn auto_makes_a_version_that_the_hub_publishes_and_a_device_serves() {
+    story(|site| {
+        let out = site.folder().join("v3");
+        let run = Finished::run(compress(site, &full(), &examples(site)?, &out).args(["--auto", "--json"]))?.ok()?;
+        let report = run.json()?;
+        let fp32 = find(&report, "fp32")?["quality"]["accuracy"]["reference"].as_f64();
+        ensure!(fp32.is_some_and(|accuracy| accuracy > 0.97), "{report:#}");
+        let int8 = find(&report, "int8-qdq per-channel minmax")?;
+        ensure!(int8["loss"].as_f64().is_some_and(|loss| loss <= 0.01), "{int8:#}");
+        ensure!(int8["bytes"].as_u64() < Some(472_000 / 3), "{int8:#}");
+        ensure!(int8["runs"][0]["timing"]["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0), "{int8:#}");
+        let small = report["recommendations"].as_array().into_iter().flatten().find(|one| one["class"] == "small");
+        ensure!(small.is_some_and(|small| small["is_reference"] == false), "{report:#}");
+        for file in ["model.toml", "compress.json", "front.svg", "fp32.onnx", "fp32.golden.safetensors"] {
+            ensure!(out.join(file).is_file(), "{file} is missing");
+        }
+        ensure!(fs::read(out.join("fp32.onnx"))? == fs::read(full())?, "the model given is passed on as it is");
+
+        // Name, labels and score came from the form beside the model, and so did the version.
+        let fleet = Fleet::serving_v1(site)?;
+        fleet.hub.push(&out, &[])?.ok()?;
+        fleet.agent.wait_version("digits", 3)?;
+        fleet.expect_local(3)?;
+        let right = fleet.sweep("only-device", 200)?.accuracy;
+        ensure!(right > 0.97, "the device is right on {right}");
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_wrong_with_the_command_line_or_the_files_is_said_and_nothing_is_written() {
+    story(|site| {
+        let (out, good) = (site.folder().join("out"), examples(site)?);
+        let at = |name: &str| site.folder().join(name);
+        fs::write(at("text.onnx"), "this is no model")?;
+        fs::write(at("text.npz"), "these are no examples")?;
+        fs::create_dir(at("empty"))?;
+        let image = |shape: &str, count: usize| npy("<f4", shape, &vec![0; 4 * count]);
+        write_npz(&at("shape.npz"), &[("image", image("(4, 1, 8, 8)", 256))])?;
+        write_npz(&at("type.npz"), &[("image", npy("|u1", "(4, 1, 28, 28)", &[0; 4 * 784]))])?;
+        write_npz(&at("name.npz"), &[("picture", image("(4, 1, 28, 28)", 4 * 784))])?;
+        write_npz(&at("none.npz"), &[("image", image("(0, 1, 28, 28)", 0))])?;
+        write_npz(&at("one.npz"), &[("image", image("(1, 1, 28, 28)", 784))])?;
+        let labels = npy("|u1", "(4,)", &[0, 1, 2, 10]);
+        write_npz(&at("labels.npz"), &[("image", image("(4, 1, 28, 28)", 4 * 784)), ("labels", labels)])?;
+        let auto = ["--auto"].as_slice();
+        let cases: [(PathBuf, PathBuf, &[&str], i32, &str); 17] = [
+            (full(), good.clone(), &[], USAGE, "--auto"),
+            (full(), good.clone(), &["--auto", "--to", "fp16"], USAGE, "--to"),
+            (full(), good.clone(), &["--to", "int3"], USAGE, "int8-qdq"),
+            (full(), good.clone(), &["--auto", "--max-loss", "5"], USAGE, "1 % is 0.01"),
+            (full(), at("one.npz"), &["--auto"], INPUT, "too few"),
+            (at("absent.onnx"), good.clone(), auto, NOT_FOUND, "absent.onnx"),
+            (at("text.onnx"), good.clone(), auto, INPUT, "ONNX"),
+            (full(), at("absent.npz"), auto, INPUT, "absent.npz"),
+            (full(), at("text.npz"), auto, INPUT, "text.npz"),
+            (full(), at("empty"), auto, INPUT, "no example"),
+            (full(), at("none.npz"), auto, INPUT, "no example"),
+            (full(), at("shape.npz"), auto, INPUT, "8, 8"),
+            (full(), at("type.npz"), auto, INPUT, "float32"),
+            (full(), at("name.npz"), auto, INPUT, "no array \"image\""),
+            (full(), at("labels.npz"), auto, INPUT, "labels go from 0 to 10"),
+            (full(), at("one.npz"), &["--auto", "--engine", "cuda"], USAGE, "wgpu"),
+            // Too little may be lost: the form is made and not written.
+            (full(), good, &["--to", "int4-weights", "--max-loss", "0", "--measure", "cosine"], FAILED, "--max-loss"),
+        ];
+        for (model, inputs, args, code, words) in cases {
+            let told = Finished::run(compress(site, &model, &inputs, &out).args(args))?;
+            ensure!(told.code == Some(code), "{} ended with {:?}: {}", told.command, told.code, told.stderr);
+            ensure!(told.stderr.contains(words), "{} does not say {words:?}: {}", told.command, told.stderr);
+            ensure!(litter(&out)?.is_empty(), "{} left {:?}", told.command, litter(&out)?);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_folder_is_replaced_only_by_force_and_only_if_it_is_ours() {
+    story(|site| {
+        let (out, examples) = (site.folder().join("out"), examples(site)?);
+        let run = |more: &[&str]| {
+            Finished::run(compress(site, &full(), &examples, &out).args(["--to", "int8-weights"]).args(more))
+        };
+        run(&[])?.ok()?;
+        let again = run(&[])?;
+        ensure!(again.code == Some(CONFLICT) && again.stderr.contains("--force"), "{}", again.stderr);
+        fs::write(out.join("int8-weights.onnx"), "damaged")?;
+        run(&["--force"])?.ok()?;
+        ensure!(fs::metadata(out.join("int8-weights.onnx"))?.len() > 1000, "the old file is still there");
+        ensure!(litter(&out)? == ["out"], "{:?}", litter(&out)?);
+        let foreign = site.folder().join("foreign");
+        fs::create_dir(&foreign)?;
+        fs::write(foreign.join("thesis.txt"), "years of work")?;
+        let mut command = compress(site, &full(), &examples, &foreign);
+        let refused = Finished::run(command.args(["--to", "int8-weights", "--force"]))?;
+        ensure!(refused.code == Some(CONFLICT), "{:?} {}", refused.code, refused.stderr);
+        ensure!(foreign.join("thesis.txt").is_file(), "a foreign file is gone");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_interrupted_run_leaves_nothing() {
+    story(|site| {
+        let (out, examples) = (site.folder().join("out"), examples(site)?);
+        for signal in [Signal::INT, Signal::TERM] {
+            let log = site.folder().join(format!("run-{}.log", signal.as_raw()));
+            let mut command = compress(site, &full(), &examples, &out);
+            let mut run = Daemon::spawn("compress", command.arg("--auto"), &log)?;
+            // Its watch stands as soon as ONNX Runtime is loaded: that comes later.
+            let maps = format!("/proc/{}/maps", run.id());
+            wait::until_true("ONNX Runtime is loaded", || Ok(fs::read_to_string(&maps)?.contains("onnxruntime")))?;
+            run.signal(signal)?;
+            let ended = run.wait_ended(STOP_MAX)?;
+            ensure!(ended.code() == Some(INTERRUPTED), "{ended:?}: {}", run.log()?);
+            ensure!(run.log()?.contains("nothing was written"), "{}", run.log()?);
+            ensure!(litter(&out)?.is_empty(), "{:?}", litter(&out)?);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_full_disk_is_said_and_leaves_no_folder() {
+    story(|site| {
+        let (disk, examples) = (site.folder().join("disk"), examples(site)?);
+        fs::create_dir(&disk)?;
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=256k", "sanderling-test"]).arg(&disk);
+        if let Err(error) = Finished::run(&mut mount)?.ok() {
+            skip(&format!("no small filesystem can be mounted here: {error:#}"));
+            return Ok(());
+        }
+        let out = disk.join("out");
+        let told = Finished::run(compress(site, &full(), &examples, &out).args(["--to", "int8-weights"]));
+        let left = litter(&out);
+        Finished::run(Command::new("umount").arg("--lazy").arg(&disk))?.ok()?;
+        let (told, left) = (told?, left?);
+        ensure!(told.code == Some(STORAGE) && told.stderr.contains("free"), "{:?} {}", told.code, told.stderr);
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    });
+}
