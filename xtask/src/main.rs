@@ -28,7 +28,7 @@ enum Verb {
     Demo(demo::Args),
     /// Run every test of the workspace.
     Test(test::Args),
-    /// Measure speed: `bench wgpu`.
+    /// Measure speed or size side by side with peers and print what holds.
     Bench(bench::Args),
     /// Make a tarball per daemon, ready to install.
     Package(package::Args),

@@ -27,8 +27,8 @@ fn growth(_context: &()) -> Result<Measured> {
 
 /// Megabytes of the agent's binary.
 fn agent_bytes(wgpu: bool) -> Result<f64> {
-    // A folder of its own: the two builds would take turns to throw out each other's crates.
-    let target = cache()?.join("bench").join(if wgpu { "target-with-wgpu" } else { "target-without-wgpu" });
+    // The two builds share what they have in common; outside of the checkout it outlives it.
+    let target = cache()?.join("bench/target-size");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--locked", "--quiet", "--package", "edge-agent", "--profile", PROFILE]);
     if !wgpu {

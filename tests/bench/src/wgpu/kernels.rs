@@ -2,7 +2,7 @@
 //!
 //! A turn is submit and wait, without bringing inputs and reading outputs, for us and for burn alike.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use bench::figure::Measured;
 use bench::peer::{self, Peer};
 use bench::race::race;
@@ -43,7 +43,7 @@ fn held(value: Literal) -> Operand {
 }
 
 /// One operator as a session that has run once, and its result.
-fn session(context: &Context, node: Node, operands: &[Operand]) -> Result<(WgpuSession, Vec<f32>)> {
+fn session(context: &Context, node: Node, operands: &[Operand]) -> Result<(WgpuSession, Literal)> {
     let mut graph = Graph::default();
     let mut inputs = Vec::new();
     let mut request = Vec::new();
@@ -67,8 +67,8 @@ fn session(context: &Context, node: Node, operands: &[Operand]) -> Result<(WgpuS
     graph.nodes.push(Node { inputs, outputs: vec![Some(output)], ..node });
     let mut session = WgpuSession::new(context.engine.gpu().clone(), &graph, BUDGET_BYTES)?;
     let outputs = session.run(&request, &[], &RunControl::default())?;
-    let first = outputs.first().context("an operator without an output")?;
-    let result = if answer == ElementType::F32 { first.tensor.to_f32()? } else { Vec::new() };
+    let tensor = &outputs.first().context("an operator without an output")?.tensor;
+    let result = Literal::new(answer, tensor.shape().to_vec(), tensor.data().clone()).context("an answer of bytes")?;
     Ok((session, result))
 }
 
@@ -89,7 +89,7 @@ fn turn(session: &mut WgpuSession) -> Result<f64> {
 fn against_burn(context: &Context, operation: &str, node: Node, operands: &[Operand]) -> Result<Measured> {
     let mut burn = Peer::start(&peer::built("burn")?, &[operation.as_ref()])?;
     let (mut session, ours) = session(context, node, operands)?;
-    let difference = peer::agree(&ours, &burn.output()?, TOLERANCE)?;
+    let difference = peer::agree(&ours.to_f32s(), &burn.output()?, TOLERANCE)?;
     let samples = race(context.rounds, [&mut || turn(&mut session), &mut || burn.run()])?;
     Ok(Measured::race(samples).noting(format!("results differ by {difference:.1e} of the largest")))
 }
@@ -112,18 +112,30 @@ pub(super) fn matmul_and_naive(context: &Context) -> Result<Measured> {
     let operands = [given(numbers(&SQUARE)), given(numbers(&SQUARE))];
     let (ours, result) = session(context, matmul(false), &operands)?;
     let (naive, expected) = session(context, matmul(true), &operands)?;
-    peer::agree(&result, &expected, TOLERANCE)?;
+    peer::agree(&result.to_f32s(), &expected.to_f32s(), TOLERANCE)?;
     against_ourselves(context, ours, naive)
 }
 
 /// A layer as models have it: the right-hand matrix is a weight.
 pub(super) fn int8_and_f32(context: &Context) -> Result<Measured> {
-    let integers = |dtype, least: i64| {
-        let values: Vec<i64> = (0..512 * 512).map(|at: i64| (at * 7919) % 251 + least).collect();
-        Literal::from_i64s(dtype, SQUARE.to_vec(), &values)
-    };
-    let operands = [given(integers(ElementType::U8, 0)), held(integers(ElementType::I8, -125))];
-    let (ours, _integers) = session(context, node("", "MatMulInteger", 10, Attributes::default()), &operands)?;
+    let integers = |least: i64| (0..512 * 512).map(|at: i64| (at * 7919) % 251 + least).collect::<Vec<_>>();
+    let (left, right) = (integers(0), integers(-125));
+    let literal = |dtype, values: &[i64]| Literal::from_i64s(dtype, SQUARE.to_vec(), values);
+    let operands = [given(literal(ElementType::U8, &left)), held(literal(ElementType::I8, &right))];
+    let (ours, result) = session(context, node("", "MatMulInteger", 10, Attributes::default()), &operands)?;
+    ensure!(result.to_i64s() == product(&left, &right), "the int8 product is not exact");
     let (floats, _result) = session(context, matmul(false), &[given(numbers(&SQUARE)), held(numbers(&SQUARE))])?;
-    against_ourselves(context, ours, floats)
+    Ok(against_ourselves(context, ours, floats)?.noting("every integer is exact"))
+}
+
+/// The product of two square matrices, on the host.
+fn product(left: &[i64], right: &[i64]) -> Vec<i64> {
+    let row_times = |row: &[i64]| {
+        let mut sums = vec![0; SQUARE[1]];
+        for (factor, others) in row.iter().zip(right.chunks(SQUARE[1])) {
+            sums.iter_mut().zip(others).for_each(|(sum, other)| *sum += factor * other);
+        }
+        sums
+    };
+    left.chunks(SQUARE[0]).flat_map(row_times).collect()
 }

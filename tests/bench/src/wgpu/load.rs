@@ -4,7 +4,7 @@
 //! cache and in ours. The model is SqueezeNet, 5 MB.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use bench::figure::Measured;
@@ -54,9 +54,11 @@ pub(crate) fn first_result(model: &Path, input: &Path, cache: &Path) -> Result<[
 fn in_own_process(cache: &Path) -> Result<[f64; 2]> {
     let mut child = Command::new(std::env::current_exe().context("find this program")?);
     child.arg("first-result").args([file("squeezenet.onnx")?, file("squeezenet.f32")?]).arg(cache);
-    child.env(MESA_VARIABLE, cache.join("mesa")).stderr(Stdio::inherit());
+    child.env(MESA_VARIABLE, cache.join("mesa"));
     let output = child.output().context("start a process")?;
-    ensure!(output.status.success(), "the process that loads the model failed; its own words are above");
+    let words = String::from_utf8_lossy(&output.stderr);
+    let last = words.lines().last().unwrap_or_default();
+    ensure!(output.status.success(), "the process that loads the model failed: {last}");
     let said = String::from_utf8_lossy(&output.stdout);
     let read = |text: &str| text.parse().with_context(|| format!("the process said {said:?}"));
     let (took, busy) = said.trim().split_once(' ').context("the process did not say its milliseconds")?;
