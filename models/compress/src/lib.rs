@@ -26,7 +26,6 @@ pub mod search;
 mod selection;
 pub mod sensitivity;
 pub mod static_int8;
-mod sweep;
 pub mod weight_only;
 
 pub use dequantize::dequantize;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use compress::{Examples, Grams, Selection, calibrate, dynamic_int8, static_int8, weight_only};
 use engine::{LibrarySearch, OrtEngine};
-use onnx_graph::Model;
+use onnx_graph::{Model, opset};
 use onnx_graph::proto::ValueInfoProto;
 use onnx_graph::proto::tensor_shape_proto::dimension;
 use onnx_graph::proto::type_proto;
@@ -14,6 +14,9 @@ use types::{DType, Dim, Signature, TensorSpec};
 
 use super::Form;
 use super::corpus::Entry;
+
+/// Older operator sets are brought to this one first, as on the other side: scales for channels begin there.
+const OPSET_MIN: i64 = 13;
 
 /// Everything that the other side takes too: products, convolutions, tables.
 fn dynamic() -> dynamic_int8::Options {
@@ -25,7 +28,9 @@ fn dynamic() -> dynamic_int8::Options {
 /// # Errors
 /// When the model, its examples or a pass fails.
 pub fn make(form: Form, entry: &Entry, out: &Path) -> Result<()> {
-    let model = compress::prepare(&Model::open(&entry.model())?)?;
+    let model = Model::open(&entry.model())?;
+    let version = model.opset("").unwrap_or_default();
+    let model = compress::prepare(&opset::upgrade(&model, version.max(OPSET_MIN))?)?;
     let (made, _report) = match form {
         Form::Int8Qdq => static_qdq(&model, entry)?,
         Form::Int8Dynamic => dynamic_int8::quantize(&model, &dynamic())?,
