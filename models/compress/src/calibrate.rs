@@ -6,6 +6,7 @@
 mod expose;
 mod extremes;
 mod histogram;
+mod means;
 mod run;
 mod threshold;
 
@@ -20,6 +21,7 @@ use crate::{CompressError, Examples};
 pub(crate) use expose::is_float;
 use extremes::Extremes;
 use histogram::Histogram;
+pub use means::{Means, means};
 
 /// How a range is made of what was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
