@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use testkit::binaries::{ONNXRUNTIME_ENV, workspace};
+use testkit::tools::{COMPRESS_CORPUS_ENV, COMPRESS_PYTHON_ENV};
 
 use crate::{setup, vulkan};
 
@@ -33,6 +34,8 @@ pub(crate) struct Args {
 enum Subject {
     /// The wgpu engine: kernels against burn, networks against wonnx and the sum of their kernels, loading.
     Wgpu,
+    /// Our compression against PyPI's onnxruntime.quantization: time, memory, size, answers.
+    Quantize,
     /// What the wgpu engine adds to the agent's binary: two builds as they are shipped.
     Size,
 }
@@ -52,6 +55,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             // Without them the figures of whole models say that they are missing.
             setup::bench_models(&workspace())
                 .unwrap_or_else(|error| eprintln!("some figures will be missing: {error:#}"));
+        }
+        Subject::Quantize => {
+            let (python, corpus) = setup::compress_corpus(&workspace())?;
+            cargo.arg("quantize").env(ONNXRUNTIME_ENV, setup::onnxruntime(setup::Arch::host()?)?);
+            cargo.env(COMPRESS_PYTHON_ENV, python).env(COMPRESS_CORPUS_ENV, corpus);
         }
         Subject::Size => {
             cargo.arg("size");

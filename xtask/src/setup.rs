@@ -34,6 +34,9 @@ const CASE_TOOLS: &str = include_str!("../../shared/engine-wgpu/tools/requiremen
 /// The scripts that write those cases into the cache, once: the ONNX suite, ONNX Runtime's answers, whole models.
 const CASE_SCRIPTS: [&str; 3] = ["gen_node_tests.py", "gen_ort_cases.py", "gen_model_cases.py"];
 
+/// Python packages that quantize beside us, and judge what came out, pinned beside the scripts.
+const COMPRESS_TOOLS: &str = include_str!("../../models/compress/tools/requirements.txt");
+
 /// Options of `cargo xtask setup`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -276,6 +279,20 @@ pub(crate) fn conformance_cases(workspace: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Makes sure that the corpus of the compression tests is in the cache, with ONNX Runtime's own quantizer beside it; gives
+/// the `python` that knows it, and the corpus' folder.
+///
+/// # Errors
+/// When the script or its environment cannot be had: the tests then say that they are skipped.
+pub(crate) fn compress_corpus(workspace: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let requirements: Vec<&str> = COMPRESS_TOOLS.lines().collect();
+    let python = python_tools("compress", &requirements)?;
+    let script = workspace.join("models/compress/tools/corpus.py");
+    let said = succeed(Command::new(&python).arg(script)).context("write the corpus of the compression tests")?;
+    let folder = said.lines().last().map(PathBuf::from).context("corpus.py names no folder")?;
+    Ok((python, folder))
+}
+
 /// Makes sure that the networks which `cargo xtask bench` runs are in the cache.
 ///
 /// # Errors
@@ -284,7 +301,7 @@ pub(crate) fn bench_models(workspace: &Path) -> anyhow::Result<()> {
     let requirements: Vec<&str> = CASE_TOOLS.lines().collect();
     let python = python_tools("onnx", &requirements)?;
     let script = workspace.join("tests/bench/tools/bench_models.py");
-    succeed(Command::new(&python).arg(script)).context("write the networks of the benchmark")
+    succeed(Command::new(&python).arg(script)).map(drop).context("write the networks of the benchmark")
 }
 
 fn make_environment(folder: &Path, python: &Path, requirements: &[&str]) -> anyhow::Result<()> {
@@ -298,6 +315,7 @@ fn make_environment(folder: &Path, python: &Path, requirements: &[&str]) -> anyh
             .args(["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--only-binary=:all:"])
             .args(requirements),
     )
+    .map(drop)
 }
 
 /// Makes sure that the files of a Debian package are in the cache; gives the folder that stands for `/`. Nothing is
@@ -347,12 +365,12 @@ fn lock(cache: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Runs a command to its end; its last words become the error.
-fn succeed(command: &mut Command) -> anyhow::Result<()> {
+/// Runs a command to its end and gives what it printed; its last words become the error.
+fn succeed(command: &mut Command) -> anyhow::Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("run {program}: is it installed?"))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(if output.stderr.is_empty() { &output.stdout } else { &output.stderr });
     let last: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use testkit::binaries::{BINARIES_ENV, ONNXRUNTIME_ENV, workspace};
-use testkit::tools::{FAKETIME_ENV, PYTHON_ENV, faketime};
+use testkit::tools::{COMPRESS_CORPUS_ENV, COMPRESS_PYTHON_ENV, FAKETIME_ENV, PYTHON_ENV, faketime};
 
 use crate::package::target_folder;
 use crate::setup;
@@ -98,7 +98,12 @@ fn tools() -> Vec<(&'static str, PathBuf)> {
     let missing = |error: anyhow::Error| eprintln!("some tests will be skipped: {error:#}");
     // Found by its place, not by a variable.
     vulkan::driver().unwrap_or_else(missing);
-    [python, faketime].into_iter().filter_map(|tool| tool.map_err(missing).ok()).collect()
+    let mut tools: Vec<_> = [python, faketime].into_iter().filter_map(|tool| tool.map_err(missing).ok()).collect();
+    match setup::compress_corpus(&workspace()) {
+        Ok((python, corpus)) => tools.extend([(COMPRESS_PYTHON_ENV, python), (COMPRESS_CORPUS_ENV, corpus)]),
+        Err(error) => missing(error),
+    }
+    tools
 }
 
 fn unpacked_faketime() -> Result<PathBuf> {

@@ -27,7 +27,6 @@ pub mod search;
 mod selection;
 pub mod sensitivity;
 pub mod static_int8;
-mod sweep;
 pub mod weight_only;
 
 pub use dequantize::dequantize;

@@ -6,6 +6,7 @@
 
 pub mod figure;
 pub mod peer;
+pub mod quantize;
 pub mod race;
 pub mod report;
 pub mod row;

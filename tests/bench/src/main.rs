@@ -6,7 +6,9 @@ mod wgpu;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use bench::quantize::corpus::Entry;
+use bench::quantize::{self, Form};
 use bench::report;
 use bench::row::Row;
 use clap::{Parser, Subcommand};
@@ -22,8 +24,13 @@ struct Cli {
 enum Verb {
     /// The wgpu engine against burn, wonnx, ONNX Runtime and itself.
     Wgpu(Args),
+    /// Our compression against PyPI's onnxruntime.quantization, as processes.
+    Quantize(Args),
     /// The agent's binary with and without the wgpu engine.
     Size(Args),
+    /// Makes one form of a model of the corpus (a process of its own for each).
+    #[command(hide = true)]
+    MakeForm { form: Form, folder: PathBuf, out: PathBuf },
     /// Loads a model and gives its first result; prints the milliseconds by the clock and of processors.
     #[command(hide = true)]
     FirstResult {
@@ -62,6 +69,11 @@ fn main() -> ExitCode {
 fn run(verb: &Verb) -> Result<()> {
     match verb {
         Verb::Wgpu(args) => tell(&wgpu::rows(args.rounds, &args.only)?, args),
+        Verb::Quantize(args) => {
+            let program = std::env::current_exe().context("find this program")?;
+            tell(&quantize::rows::rows(&program, args.rounds, &args.only)?, args)
+        }
+        Verb::MakeForm { form, folder, out } => quantize::ours::make(*form, &Entry::at(folder), out),
         Verb::Size(args) => tell(&size::rows(&args.only), args),
         Verb::FirstResult { model, input, cache } => {
             let [took, busy] = wgpu::load::first_result(model, input, cache)?;

@@ -16,6 +16,12 @@ pub const PYTHON_ENV: &str = "SANDERLING_TEST_PYTHON";
 /// Names the libfaketime library; set by `cargo xtask test` where it could be had.
 pub const FAKETIME_ENV: &str = "SANDERLING_TEST_FAKETIME";
 
+/// Names a Python with ONNX Runtime's own quantizer; set by `cargo xtask test` where it could be had.
+pub const COMPRESS_PYTHON_ENV: &str = "SANDERLING_COMPRESS_PYTHON";
+
+/// Names the folder with the corpus of the compression tests; set with the one above.
+pub const COMPRESS_CORPUS_ENV: &str = "SANDERLING_COMPRESS_CORPUS";
+
 /// Where Debian's and Fedora's packages put libfaketime.
 const FAKETIME_PLACES: [&str; 3] = [
     "usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",

@@ -101,9 +101,9 @@ impl<'a> Maker<'a> {
     fn half(&self, format: Format, selection: Selection) -> Result<(Model, Report), CompressError> {
         let options = half_precision::Options { format, selection, ..half_precision::Options::default() };
         // What was seen for int8 tells which values are too large for half precision.
-        let seen = self.seen.get(&Calibration::Minmax).into_iter().flat_map(|seen| &seen.ranges.found);
-        let peaks = seen.map(|(name, range)| (name.clone(), range.low.abs().max(range.high.abs()))).collect();
-        half_precision::convert(&self.model, &options, &peaks)
+        let nothing = Ranges::default();
+        let seen = self.seen.get(&Calibration::Minmax).map_or(&nothing, |seen| &seen.ranges);
+        half_precision::convert(&self.model, &options, seen)
     }
 
     fn weight_only(
