@@ -1,6 +1,8 @@
 //! Tensors that are larger than one binding of the device may be, on a device that is told to bind very little.
 #![expect(
     clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
     clippy::cast_precision_loss,
     reason = "references count in small numbers, and a test may stop anywhere"

@@ -368,8 +368,9 @@ fn a_walk_that_is_too_long_for_the_adapter_is_refused_and_not_cut_short() {
 
 #[test]
 fn pools_of_bytes_see_the_whole_of_a_large_window() {
-    for side in [150_i64, 448] {
+    for size in [150_usize, 448] {
         let Some(engine) = engine() else { return };
+        let side = size as i64;
         // A thread makes the four bytes of a word, one after the other.
         let model = Model::new(17)
             .input("x", DataType::FLOAT, &[1, 4, side, side])
@@ -382,7 +383,6 @@ fn pools_of_bytes_see_the_whole_of_a_large_window() {
             .node("DequantizeLinear", &["r", "scale", "point"], &["y"])
             .output("y", DataType::FLOAT, &[1, 4, 1, 1])
             .bytes();
-        let size = side as usize;
         // Negative but for the last quarter, which decides the mean.
         let value = |at: usize| if at % (size * size) < size * size / 4 * 3 { -0.2 } else { 1.2 };
         let values: Vec<f32> = (0..4 * size * size).map(value).collect();

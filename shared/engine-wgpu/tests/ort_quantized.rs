@@ -2,6 +2,7 @@
 //! zero points and element types.
 //!
 //! Integer operators must give the same bits; those that round may be one unit off on one element in a thousand.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests may do what tests may")]
 
 mod conformance;
 
