@@ -16,6 +16,8 @@ impl Names {
     pub fn of(graph: &Graph) -> Self {
         let mut names = Self(HashSet::new());
         names.0.extend(graph.initializers.keys().cloned());
+        let sparse = graph.rest.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
+        names.0.extend(sparse.map(|values| values.name().to_owned()));
         names.0.extend(graph.inputs.iter().chain(&graph.outputs).map(|value| value.name().to_owned()));
         for node in &graph.nodes {
             names.node(node);

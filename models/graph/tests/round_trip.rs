@@ -73,7 +73,7 @@ fn a_model_over_the_limit_of_one_file_keeps_its_weights_beside() {
 #[test]
 fn a_model_of_more_than_two_gigabytes_is_written_and_read() {
     if std::env::var_os("SANDERLING_LARGE_MODELS").is_none() {
-        println!("skipped: takes 7 GB of memory and 2.2 GB of disk; set SANDERLING_LARGE_MODELS=1");
+        println!("skipped: takes 3.3 GB of memory and 2.2 GB of disk; set SANDERLING_LARGE_MODELS=1");
         return;
     }
     let Some(case) = real_models().into_iter().find(|case| case.name == "digits_v1_fp32") else { return };

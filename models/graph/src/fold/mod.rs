@@ -8,10 +8,12 @@ mod array;
 mod cast;
 mod movement;
 
+use std::collections::HashSet;
+
 use crate::graph::Graph;
 use crate::proto::NodeProto;
 use crate::rewrite::Inner;
-use crate::tensor::ElementType;
+use crate::tensor::{ElementType, Values, bytes_of};
 use crate::uses::{Uses, subgraphs};
 
 use array::Array;
@@ -35,21 +37,25 @@ impl Default for FoldLimits {
     }
 }
 
+/// How many times the bytes of a result the small inputs of one node may have together.
+const SMALL_INPUTS_MAX: usize = 16;
+
 /// Replaces nodes of constants by initializers; gives how many. `opset` is the version of the default domain.
 ///
 /// The nodes must be in order. A node whose result the graph hands out stays.
 pub fn fold(graph: &mut Graph, opset: i64, limits: &FoldLimits) -> usize {
-    let inner = Inner::of(graph);
-    let uses = Uses::of(graph);
-    let mut left = limits.total_bytes;
+    let mut folding = Folding {
+        inner: Inner::of(graph),
+        uses: Uses::of(graph),
+        opset,
+        result_bytes: limits.result_bytes,
+        left: limits.total_bytes,
+    };
     let mut kept = Vec::with_capacity(graph.nodes.len());
     let before = graph.nodes.len();
     for node in std::mem::take(&mut graph.nodes) {
-        match folded(graph, &uses, &inner, &node, opset, limits.result_bytes.min(left)) {
-            Some((name, array)) => {
-                left = left.saturating_sub(array.raw.len());
-                graph.add_initializer(array.into_tensor(&name));
-            }
+        match folding.folded(graph, &node) {
+            Some((name, array)) => graph.add_initializer(array.into_tensor(&name)),
             None => kept.push(node),
         }
     }
@@ -58,44 +64,58 @@ pub fn fold(graph: &mut Graph, opset: i64, limits: &FoldLimits) -> usize {
     before - graph.nodes.len()
 }
 
-fn folded(
-    graph: &Graph,
-    uses: &Uses,
-    inner: &Inner,
-    node: &NodeProto,
+struct Folding {
+    inner: Inner,
+    uses: Uses,
     opset: i64,
     result_bytes: usize,
-) -> Option<(String, Array)> {
-    let [output] = node.output.as_slice() else { return None };
-    let is_default = matches!(node.domain(), "" | "ai.onnx");
-    if !is_default
-        || output.is_empty()
-        || uses.is_output(output)
-        || inner.has(output)
-        || subgraphs(node).next().is_some()
-    {
-        return None;
-    }
-    let mut inputs = Vec::with_capacity(node.input.len());
-    let mut large = 0_usize;
-    for name in &node.input {
-        if name.is_empty() {
-            inputs.push(None);
-            continue;
+    /// Bytes that results may still take.
+    left: usize,
+}
+
+impl Folding {
+    /// The value that the node makes, and its name; `None` when the node stays.
+    fn folded(&mut self, graph: &Graph, node: &NodeProto) -> Option<(String, Array)> {
+        let [output] = node.output.as_slice() else { return None };
+        let is_default = matches!(node.domain(), "" | "ai.onnx");
+        let is_free = !output.is_empty() && !self.uses.is_output(output) && !self.inner.has(output);
+        if !is_default || !is_free || subgraphs(node).next().is_some() {
+            return None;
         }
-        let array = Array::of(graph.initializer(name)?)?;
-        if array.raw.len() > result_bytes {
-            // A second form of a weight beside the first would make the model larger.
-            if uses.consumers(name).len() != 1 || uses.is_output(name) {
+        let (inputs, large) = self.inputs(graph, node)?;
+        let bound = self.result_bytes.max(large).min(self.left);
+        let array = evaluate(node, &inputs, self.opset, bound)?;
+        self.left = self.left.checked_sub(array.raw.len())?;
+        (array.raw.len() <= bound).then(|| (output.clone(), array))
+    }
+
+    /// The numbers of all inputs, and the bytes of those that are no small ones.
+    fn inputs(&self, graph: &Graph, node: &NodeProto) -> Option<(Vec<Option<Array>>, usize)> {
+        let (mut large, mut small, mut seen) = (0_usize, 0_usize, HashSet::new());
+        let mut inputs = Vec::with_capacity(node.input.len());
+        for name in &node.input {
+            if name.is_empty() {
+                inputs.push(None);
+                continue;
+            }
+            let tensor = graph.initializer(name)?;
+            // Before the numbers are unpacked: many nodes may ask for the same ones.
+            let bytes = bytes_of(tensor.element_type(), &tensor.shape().ok()?)?;
+            if bytes > self.result_bytes {
+                // A second form of a weight beside the first would make the model larger.
+                let is_only_use =
+                    self.uses.consumers(name).len() == 1 && !self.uses.is_output(name) && seen.insert(name);
+                large = large.checked_add(bytes).filter(|_| is_only_use)?;
+            } else {
+                small = small.checked_add(bytes)?;
+            }
+            if small > self.result_bytes.saturating_mul(SMALL_INPUTS_MAX) {
                 return None;
             }
-            large += array.raw.len();
+            inputs.push(Some(Array::of(tensor)?));
         }
-        inputs.push(Some(array));
+        Some((inputs, large))
     }
-    let bound = result_bytes.max(large);
-    let array = evaluate(node, &inputs, opset, bound)?;
-    (array.raw.len() <= bound).then(|| (output.clone(), array))
 }
 
 /// The one result of a node of the default domain; `None` for what is not computed here or would be over `bytes_max`.

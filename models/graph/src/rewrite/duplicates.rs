@@ -1,7 +1,7 @@
 //! Keeps one of several equal initializers.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, RandomState};
 
 use crate::graph::Graph;
 use crate::proto::TensorProto;
@@ -12,6 +12,8 @@ use crate::rewrite::{Inner, replace_uses};
 pub fn merge_duplicates(graph: &mut Graph) -> usize {
     let inner = Inner::of(graph);
     let handed_out: HashSet<&str> = graph.outputs.iter().map(|output| output.name()).collect();
+    // Nobody can choose weights that meet in one place of the table; which are merged does not depend on it.
+    let keys = RandomState::new();
     let mut by_content: HashMap<u64, Vec<&str>> = HashMap::new();
     let mut replaced = HashMap::new();
     for (name, tensor) in &graph.initializers {
@@ -20,9 +22,7 @@ pub fn merge_duplicates(graph: &mut Graph) -> usize {
         if inner.has(name) {
             continue;
         }
-        let mut hasher = DefaultHasher::new();
-        (tensor.data_type(), &tensor.dims, raw).hash(&mut hasher);
-        let alike = by_content.entry(hasher.finish()).or_default();
+        let alike = by_content.entry(keys.hash_one((tensor.data_type(), &tensor.dims, raw))).or_default();
         let first = alike.iter().find(|first| graph.initializer(first).is_some_and(|first| is_equal(first, tensor)));
         match first {
             Some(first) if !handed_out.contains(name.as_str()) => {
