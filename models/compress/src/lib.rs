@@ -15,6 +15,6 @@ pub mod static_int8;
 
 pub use error::CompressError;
 pub use examples::Examples;
-pub use prepare::prepare;
+pub use prepare::{PrepareError, prepare};
 pub use report::{Report, Skipped};
 pub use selection::Selection;

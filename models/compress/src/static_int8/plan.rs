@@ -195,7 +195,7 @@ impl<'model> Draft<'model> {
 
     /// Whether a cutting node can be left out: nobody else sees what it takes.
     fn vanishes(&self, node: &NodeProto, role: Role) -> bool {
-        let only = |name: &str| self.uses.only_consumer(self.graph, name).is_some();
+        let only = |name: &str| self.uses.only_consumer(name).is_some();
         self.absorbs && role == Role::Cuts && node.input_at(0).is_some_and(only)
     }
 
@@ -252,7 +252,7 @@ impl<'model> Draft<'model> {
     }
 
     fn is_absorbed_behind(&self, plan: &Plan, value: &str) -> bool {
-        self.uses.only_consumer(self.graph, value).is_some_and(|consumer| plan.absorbed.contains(&consumer))
+        self.uses.only_consumer(value).is_some_and(|consumer| plan.absorbed.contains(&consumer))
     }
 }
 
