@@ -8,9 +8,10 @@ mod convolutions;
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use onnx_graph::infer::infer;
 use onnx_graph::opset::{OpsetError, upgrade};
-use onnx_graph::proto::{TypeProto, ValueInfoProto, type_proto};
+use onnx_graph::proto::{TensorProto, TypeProto, ValueInfoProto, type_proto};
 use onnx_graph::rewrite::{self, Cycle};
 use onnx_graph::{ElementType, Model};
 
@@ -36,8 +37,8 @@ pub enum PrepareError {
 ///
 /// # Errors
 /// [`PrepareError`] when the nodes have no order, or cannot be converted.
-pub fn prepare(model: &Model) -> Result<Model, PrepareError> {
-    let (model, _tidied) = rewrite::tidy(model, &onnx_graph::fold::FoldLimits::default())?;
+pub fn prepare(original: &Model) -> Result<Model, PrepareError> {
+    let (model, _tidied) = rewrite::tidy(original, &onnx_graph::fold::FoldLimits::default())?;
     let mut model = match upgrade(&model, OPSET_WANTED) {
         Ok(newer) => newer,
         Err(_stuck) if model.opset("").is_some_and(|opset| opset >= OPSET_NEEDED) => model,
@@ -47,7 +48,25 @@ pub fn prepare(model: &Model) -> Result<Model, PrepareError> {
     activations::put_together(&mut model);
     rewrite::remove_dead(&mut model.graph);
     note_types(&mut model);
+    detach(&mut model, original);
     Ok(model)
+}
+
+/// Copies the weights that are still slices of the original file when they are few: each of them keeps all of it in
+/// memory.
+fn detach(model: &mut Model, original: &Model) {
+    let is_slice = |tensor: &TensorProto| {
+        let before = original.graph.initializer(tensor.name()).and_then(|before| before.raw_data.as_ref());
+        matches!((&tensor.raw_data, before), (Some(now), Some(before)) if now.as_ptr() == before.as_ptr())
+    };
+    let length = |tensor: &TensorProto| tensor.raw_data.as_ref().map_or(0, Bytes::len);
+    let all: usize = model.graph.initializers.values().map(length).sum();
+    let slices: usize = model.graph.initializers.values().filter(|tensor| is_slice(tensor)).map(length).sum();
+    if slices.saturating_mul(4) < all {
+        for tensor in model.graph.initializers.values_mut().filter(|tensor| is_slice(tensor)) {
+            tensor.raw_data = tensor.raw_data.as_deref().map(Bytes::copy_from_slice);
+        }
+    }
 }
 
 /// Writes down the element types that can be inferred, for passes that must tell floats from other numbers.
