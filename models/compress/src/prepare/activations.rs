@@ -2,7 +2,7 @@
 //!
 //! An engine fuses them itself while they are in floating point, but not once their input is shared by rounding.
 
-use onnx_graph::proto::{AttributeProto, NodeProto};
+use onnx_graph::proto::NodeProto;
 use onnx_graph::{Graph, Model, Uses, Values};
 
 /// Distance from a constant of the definition, relative to it, that rounding to f32 or to a few decimals explains.
@@ -11,16 +11,20 @@ const TOLERANCE: f32 = 1e-4;
 /// First operator set with Gelu; before, ONNX Runtime's own domain has it.
 const OPSET_GELU: i64 = 20;
 
+/// First operator set with HardSwish.
+const OPSET_HARD_SWISH: i64 = 14;
+
 /// Finds GELU and HardSwish and writes each with its own operator; what is left over is dead.
 pub(super) fn put_together(model: &mut Model) {
-    let own = model.opset("").unwrap_or(1) >= OPSET_GELU;
+    let opset = model.opset("").unwrap_or(1);
+    let own = opset >= OPSET_GELU;
     let uses = Uses::of(&model.graph);
     let mut contributed = false;
     for place in 0..model.graph.nodes.len() {
         let Some(node) = model.graph.nodes.get(place) else { continue };
         let found = if node.is("Erf") {
             gelu(&model.graph, &uses, place)
-        } else if node.is("Clip") {
+        } else if node.is("Clip") && opset >= OPSET_HARD_SWISH {
             hard_swish(&model.graph, &uses, place)
         } else {
             None
@@ -34,20 +38,7 @@ pub(super) fn put_together(model: &mut Model) {
                 contributed |= !own;
                 *last = if own { gelu } else { gelu.in_domain("com.microsoft") };
             }
-            Kind::HardSwish { clip } => {
-                // relu6(x + 3) / 6 is HardSigmoid with these numbers; it takes the place of the Clip.
-                let gate = model.graph.nodes.get_mut(clip);
-                let Some((gate, gated)) = gate.and_then(|gate| gate.output.first().cloned().map(|name| (gate, name)))
-                else {
-                    continue;
-                };
-                *gate = NodeProto::new("HardSigmoid", gate.name(), &[&input], &[&gated])
-                    .with(AttributeProto::float("alpha", 1.0 / 6.0))
-                    .with(AttributeProto::float("beta", 0.5));
-                if let Some(last) = model.graph.nodes.get_mut(end) {
-                    *last = NodeProto::new("Mul", &name, &[&input, &gated], &[&output]);
-                }
-            }
+            Kind::HardSwish => *last = NodeProto::new("HardSwish", &name, &[&input], &[&output]),
         }
     }
     if contributed && model.opset("com.microsoft").is_none() {
@@ -65,7 +56,7 @@ struct Found {
 
 enum Kind {
     Gelu,
-    HardSwish { clip: usize },
+    HardSwish,
 }
 
 /// `x / sqrt(2)` -> Erf -> `+ 1` -> `* x` and `* 0.5`, in any order of the last two.
@@ -119,7 +110,7 @@ fn hard_swish(graph: &Graph, uses: &Uses, clip: usize) -> Option<Found> {
     if !divides {
         other(graph, last, "Mul", 1.0 / 6.0)?;
     }
-    Some(Found { input: input.to_owned(), end, kind: Kind::HardSwish { clip } })
+    Some(Found { input: input.to_owned(), end, kind: Kind::HardSwish })
 }
 
 /// The only node that takes what this one makes.

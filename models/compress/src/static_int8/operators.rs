@@ -38,8 +38,10 @@ pub(super) fn role(graph: &Graph, node: &NodeProto, opset: i64) -> Option<Role> 
         "ConvTranspose" => Some(Role::WeightOnly),
         "Gather" if node.input_at(0).is_some_and(|table| graph.initializer(table).is_some()) => Some(Role::Lookup),
         "Add" | "Mul" | "Concat" => Some(Role::Joins),
-        "AveragePool" | "GlobalAveragePool" | "Sigmoid" | "LeakyRelu" | "Softmax" | "HardSigmoid" | "HardSwish"
-        | "Tanh" | "Elu" => Some(Role::Computes),
+        // No engine has HardSigmoid in integers, but it gates products that are.
+        "AveragePool" | "GlobalAveragePool" | "Sigmoid" | "LeakyRelu" | "Softmax" | "HardSigmoid" => {
+            Some(Role::Computes)
+        }
         "Relu" => Some(Role::Cuts),
         "Clip" => Some(if cuts_around_zero(graph, node) { Role::Cuts } else { Role::Computes }),
         // Before operator set 12 it takes no 8-bit numbers.
