@@ -93,7 +93,7 @@ impl TensorType {
         Self { element, shape: Some(shape) }
     }
 
-    fn of(info: &ValueInfoProto) -> Option<Self> {
+    pub(crate) fn of(info: &ValueInfoProto) -> Option<Self> {
         let Some(type_proto::Value::TensorType(tensor)) = info.r#type.as_ref()?.value.as_ref() else { return None };
         let element = ElementType::try_from(tensor.elem_type()).unwrap_or(ElementType::Undefined);
         let dim = |dim: &crate::proto::tensor_shape_proto::Dimension| match &dim.value {
