@@ -124,7 +124,7 @@ fn hard_swish(graph: &Graph, uses: &Uses, clip: usize) -> Option<Found> {
 
 /// The only node that takes what this one makes.
 fn follow(graph: &Graph, uses: &Uses, node: &NodeProto) -> Option<usize> {
-    uses.only_consumer(graph, node.output.first()?)
+    uses.only_consumer(node.output.first()?)
 }
 
 /// The operand beside a constant near `wanted`, when the node is that operator.
