@@ -77,9 +77,9 @@ fn gelu(graph: &Graph, uses: &Uses, erf: usize) -> Option<Found> {
     } else {
         other(graph, before, "Mul", std::f32::consts::FRAC_1_SQRT_2)?
     };
-    let plus_one = follow(graph, uses, node)?;
+    let plus_one = follow(uses, node)?;
     other(graph, graph.nodes.get(plus_one)?, "Add", 1.0)?;
-    let product = follow(graph, uses, graph.nodes.get(plus_one)?)?;
+    let product = follow(uses, graph.nodes.get(plus_one)?)?;
     let sum = graph.nodes.get(plus_one)?.output.first()?;
     let node = graph.nodes.get(product).filter(|node| node.is("Mul"))?;
     let factor = if node.input_at(0) == Some(sum) { node.input_at(1)? } else { node.input_at(0)? };
@@ -88,11 +88,11 @@ fn gelu(graph: &Graph, uses: &Uses, erf: usize) -> Option<Found> {
         other(graph, maker, "Mul", 0.5).filter(|half| *half == input).map(drop)
     };
     let end = if factor == input {
-        let end = follow(graph, uses, node)?;
+        let end = follow(uses, node)?;
         other(graph, graph.nodes.get(end)?, "Mul", 0.5)?;
         end
     } else if number(graph, factor).is_some_and(|number| near(number, 0.5)) {
-        let end = follow(graph, uses, node)?;
+        let end = follow(uses, node)?;
         let last = graph.nodes.get(end).filter(|last| last.is("Mul"))?;
         last.input.iter().any(|name| name == input).then_some(end)?
     } else {
@@ -110,10 +110,10 @@ fn hard_swish(graph: &Graph, uses: &Uses, clip: usize) -> Option<Found> {
         return None;
     }
     let input = other(graph, graph.nodes.get(uses.producer(node.input_at(0)?)?)?, "Add", 3.0)?;
-    let product = follow(graph, uses, node)?;
+    let product = follow(uses, node)?;
     let last = graph.nodes.get(product).filter(|product| product.is("Mul"))?;
     last.input.iter().any(|name| name == input).then_some(())?;
-    let end = follow(graph, uses, last)?;
+    let end = follow(uses, last)?;
     let last = graph.nodes.get(end)?;
     let divides = last.is("Div") && number(graph, last.input_at(1)?).is_some_and(|six| near(six, 6.0));
     if !divides {
@@ -123,7 +123,7 @@ fn hard_swish(graph: &Graph, uses: &Uses, clip: usize) -> Option<Found> {
 }
 
 /// The only node that takes what this one makes.
-fn follow(graph: &Graph, uses: &Uses, node: &NodeProto) -> Option<usize> {
+fn follow(uses: &Uses, node: &NodeProto) -> Option<usize> {
     uses.only_consumer(node.output.first()?)
 }
 
