@@ -129,21 +129,22 @@ mod tests {
     }
 
     fn off(matrix: &Matrix, quantized: &Quantized, columns: &[Vec<f32>]) -> f64 {
-        let mut sum = 0.0;
-        for sample in 0..columns[0].len() {
-            for row in 0..matrix.rows {
-                let error: f32 = (0..matrix.columns)
-                    .map(|input| {
-                        let block = row * quantized.blocks() + input / quantized.block;
-                        let code = f32::from(quantized.codes[row * matrix.columns + input]);
-                        let level = (code - quantized.points[block]) * quantized.scales[block];
-                        (matrix.values[row * matrix.columns + input] - level) * columns[input][sample]
-                    })
-                    .sum();
-                sum += f64::from(error * error);
-            }
-        }
-        sum
+        let level = |row: usize, input: usize| {
+            let block = row * quantized.blocks() + input / quantized.block;
+            let code = f32::from(quantized.codes[row * matrix.columns + input]);
+            (code - quantized.points[block]) * quantized.scales[block]
+        };
+        let error = |row: usize, sample: usize| -> f32 {
+            let of_input = |(input, column): (usize, &Vec<f32>)| {
+                (matrix.values[row * matrix.columns + input] - level(row, input)) * column[sample]
+            };
+            columns.iter().enumerate().map(of_input).sum()
+        };
+        let samples = 0..columns[0].len();
+        samples
+            .flat_map(|sample| (0..matrix.rows).map(move |row| (row, sample)))
+            .map(|(row, sample)| f64::from(error(row, sample).powi(2)))
+            .sum()
     }
 
     #[test]
