@@ -4,7 +4,6 @@
 //! quality, latency) is run through an [`engine::Engine`] that is handed in. Fed by the operator's command line
 //! (`cloud-hub model compress`). Knows no network and no trust.
 
-<<<<<<< HEAD
 pub mod auto;
 pub mod calibrate;
 mod constants;
@@ -27,7 +26,6 @@ pub mod search;
 mod selection;
 pub mod sensitivity;
 pub mod static_int8;
-mod sweep;
 pub mod weight_only;
 
 pub use dequantize::dequantize;

@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use engine::Engine;
 use onnx_graph::Model;
+use onnx_graph::opset::upgrade;
+use onnx_graph::rewrite::Cycle;
 
+use super::names::name_nodes;
 use super::recipe::{Calibration, Recipe};
 use crate::calibrate::{self, Ranges, observe};
 use crate::half_precision::{self, Format};
 use crate::prune::channels;
 use crate::prune::magnitude::{self, Pattern};
 use crate::weight_only::{self, Bits};
-use crate::{CompressError, Examples, Grams, Report, Selection, dynamic_int8, static_int8};
+use crate::{CompressError, Examples, Grams, Report, Selection, dynamic_int8, prepare, static_int8};
 
 /// Weight of the newest batch in a moving average; ONNX Runtime's tools use the same.
 const MOMENTUM: f32 = 0.01;
@@ -20,11 +23,14 @@ const MOMENTUM: f32 = 0.01;
 /// what pays on real models of this size.
 const PERCENT: f64 = 99.99;
 
+/// The operator set that scales by channel came with.
+const OPSET: i64 = 13;
+
 /// Makes forms of one model.
 pub(super) struct Maker<'a> {
     model: Model,
     engine: &'a dyn Engine,
-    calibration: Examples,
+    examples: Examples,
     seen: BTreeMap<Calibration, Seen>,
 }
 
@@ -36,8 +42,24 @@ struct Seen {
 }
 
 impl<'a> Maker<'a> {
-    pub(super) fn new(model: Model, engine: &'a dyn Engine, calibration: Examples) -> Self {
-        Self { model, engine, calibration, seen: BTreeMap::new() }
+    /// Brings the model into the form that passes find their way in; gives what could not be brought.
+    ///
+    /// # Errors
+    /// When the nodes have no order.
+    pub(super) fn new(
+        model: &Model,
+        engine: &'a dyn Engine,
+        examples: Examples,
+    ) -> Result<(Self, Option<String>), CompressError> {
+        let no_order = |source: Cycle| CompressError::Run { what: "bring its nodes into order", source: source.into() };
+        let mut model = prepare(model).map_err(no_order)?;
+        let (newer, problem) = match upgrade(&model, OPSET) {
+            Ok(newer) => (Some(newer), None),
+            Err(error) => (None, Some(format!("some forms need operator set {OPSET}: {error}"))),
+        };
+        model = newer.unwrap_or(model);
+        name_nodes(&mut model);
+        Ok((Self { model, engine, examples, seen: BTreeMap::new() }, problem))
     }
 
     /// The model that forms are made of.
@@ -86,24 +108,27 @@ impl<'a> Maker<'a> {
         options: &static_int8::Options,
         calibration: Calibration,
     ) -> Result<(Model, Report), CompressError> {
-        let values = static_int8::values(&self.model, options);
-        let seen = self.seen.entry(calibration).or_default();
-        let missing: Vec<String> = values.into_iter().filter(|value| !seen.asked.contains(value)).collect();
-        if !missing.is_empty() {
-            let found = observe(self.engine, &self.model, &self.calibration, &missing, method(calibration))?;
-            seen.asked.extend(missing);
-            seen.ranges.found.extend(found.found);
-            seen.ranges.unbounded.extend(found.unbounded);
-        }
-        static_int8::quantize(&self.model, options, &seen.ranges)
+        let Self { model, engine, examples, seen } = self;
+        let values = static_int8::values(model, options);
+        let seen = seen.entry(calibration).or_default();
+        static_int8::quantize(
+            model,
+            options,
+            seen.with(values, |values| observe(*engine, model, examples, values, method(calibration)))?,
+        )
     }
 
-    fn half(&self, format: Format, selection: Selection) -> Result<(Model, Report), CompressError> {
+    fn half(&mut self, format: Format, selection: Selection) -> Result<(Model, Report), CompressError> {
+        let Self { model, engine, examples, seen } = self;
         let options = half_precision::Options { format, selection, ..half_precision::Options::default() };
-        // What was seen for int8 tells which values are too large for half precision.
-        let seen = self.seen.get(&Calibration::Minmax).into_iter().flat_map(|seen| &seen.ranges.found);
-        let peaks = seen.map(|(name, range)| (name.clone(), range.low.abs().max(range.high.abs()))).collect();
-        half_precision::convert(&self.model, &options, &peaks)
+        let seen = seen.entry(Calibration::Minmax).or_default();
+        half_precision::convert(
+            model,
+            &options,
+            seen.with(half_precision::watched(model), |values| {
+                observe(*engine, model, examples, values, calibrate::Method::MinMax)
+            })?,
+        )
     }
 
     fn weight_only(
@@ -121,14 +146,26 @@ impl<'a> Maker<'a> {
         weight_only::quantize(&self.model, &options, &grams)
     }
 
-    /// How the inputs of each product go together on the calibration examples.
     fn grams(&self, selection: &Selection) -> Result<Grams, CompressError> {
-        let mut grams = Grams::of(&self.model, selection);
-        let values = grams.values();
-        calibrate::each(self.engine, &self.model, &self.calibration, &values, &mut |_batch, tensors| {
-            grams.add(tensors)
-        })?;
-        Ok(grams)
+        Grams::observe(self.engine, &self.model, &self.examples, selection)
+    }
+}
+
+impl Seen {
+    /// The ranges, with those of these values; what is not known yet is observed.
+    fn with(
+        &mut self,
+        values: Vec<String>,
+        observe: impl FnOnce(&[String]) -> Result<Ranges, CompressError>,
+    ) -> Result<&Ranges, CompressError> {
+        let missing: Vec<String> = values.into_iter().filter(|value| !self.asked.contains(value)).collect();
+        if !missing.is_empty() {
+            let found = observe(&missing)?;
+            self.asked.extend(missing);
+            self.ranges.found.extend(found.found);
+            self.ranges.unbounded.extend(found.unbounded);
+        }
+        Ok(&self.ranges)
     }
 }
 
