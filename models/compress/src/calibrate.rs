@@ -6,6 +6,7 @@
 mod expose;
 mod extremes;
 mod histogram;
+mod means;
 mod run;
 mod threshold;
 
@@ -20,6 +21,7 @@ use crate::{CompressError, Examples};
 pub(crate) use expose::is_float;
 use extremes::Extremes;
 use histogram::Histogram;
+pub use means::{Means, means};
 
 /// How a range is made of what was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -136,6 +138,9 @@ fn ranges(seen: impl Iterator<Item = (String, bool, Option<Range>)>) -> Ranges {
     ranges
 }
 
+/// What looks at the values of a batch, given its number.
+pub type See<'a> = dyn FnMut(usize, &[NamedTensor]) -> Result<(), CompressError> + 'a;
+
 /// Runs the model on every example and hands the values of each batch to `see`, with the number of the batch.
 ///
 /// Values that do not fit into one answer of the engine are handed over in groups: one group through all batches, then
@@ -149,7 +154,7 @@ pub fn each(
     model: &Model,
     examples: &Examples,
     values: &[String],
-    see: &mut dyn FnMut(usize, &[NamedTensor]) -> Result<(), CompressError>,
+    see: &mut See<'_>,
 ) -> Result<(), CompressError> {
     run::in_groups(engine, model, examples, values, see)
 }

@@ -11,6 +11,7 @@ mod dense;
 pub mod dequantize;
 pub mod dynamic_int8;
 mod embedding;
+pub mod equalize;
 mod error;
 pub mod examples;
 pub mod front;

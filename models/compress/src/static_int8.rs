@@ -10,13 +10,16 @@ mod plan;
 mod rewrite;
 mod weights;
 
+use std::collections::BTreeSet;
+
 use onnx_graph::Model;
 use serde::{Deserialize, Serialize};
 
-use crate::calibrate::Ranges;
+use crate::calibrate::{Means, Ranges};
 use crate::{CompressError, Report, Selection};
 use params::Integers;
 use plan::Plan;
+use rewrite::Seen;
 
 /// The pass's name in reports.
 const PASS: &str = "int8-qdq";
@@ -101,6 +104,33 @@ pub fn values(model: &Model, options: &Options) -> Vec<String> {
 /// [`CompressError::Option`] when the model's operator set is too old for the options, [`CompressError::Nothing`] when
 /// no node could be quantized, [`CompressError::Weight`] when a weight cannot be read.
 pub fn quantize(model: &Model, options: &Options, ranges: &Ranges) -> Result<(Model, Report), CompressError> {
+    carry_out(model, options, &Seen { ranges, means: None })
+}
+
+/// The values whose means [`quantize_corrected`] can use.
+#[must_use]
+pub fn means_wanted(model: &Model) -> Vec<String> {
+    let takers = model.graph.nodes.iter().filter(|node| node.is("Conv") || node.is("Gemm"));
+    let inputs: BTreeSet<&str> = takers.filter_map(|node| node.input_at(0)).collect();
+    inputs.into_iter().filter(|name| model.graph.initializer(name).is_none()).map(str::to_owned).collect()
+}
+
+/// Quantizes as [`quantize`] does, and takes out of the biases of Conv and Gemm what rounding their weights adds in the
+/// mean: inputs behind a Relu are positive, so that errors of weights do not cancel out.
+///
+/// # Errors
+/// As [`quantize`].
+pub fn quantize_corrected(
+    model: &Model,
+    options: &Options,
+    ranges: &Ranges,
+    means: &Means,
+) -> Result<(Model, Report), CompressError> {
+    carry_out(model, options, &Seen { ranges, means: Some(means) })
+}
+
+fn carry_out(model: &Model, options: &Options, seen: &Seen<'_>) -> Result<(Model, Report), CompressError> {
+    let ranges = seen.ranges;
     check_opset(model, options)?;
     let mut report = Report::of(PASS);
     let usable = |value: &str| {
@@ -118,7 +148,7 @@ pub fn quantize(model: &Model, options: &Options, ranges: &Ranges) -> Result<(Mo
                    the model first (constants folded, shapes and types inferred)";
         return Err(CompressError::Nothing { pass: PASS, why: why.to_owned() });
     }
-    let mut quantized = rewrite::rewrite(model.clone(), &plan, options, ranges, &mut report)?;
+    let mut quantized = rewrite::rewrite(model.clone(), &plan, options, seen, &mut report)?;
     let ir_version = quantized.rest.ir_version().max(IR_VERSION_MIN);
     quantized.rest.ir_version = Some(ir_version);
     Ok((quantized, report))

@@ -7,7 +7,7 @@ use onnx_graph::Model;
 use types::limits::TENSORS_MAX;
 use types::{NamedTensor, TensorError};
 
-use super::{BATCH, expose};
+use super::{BATCH, See, expose};
 use crate::examples::Batch;
 use crate::{CompressError, Examples};
 
@@ -50,7 +50,7 @@ pub(super) fn in_groups(
     model: &Model,
     examples: &Examples,
     values: &[String],
-    see: &mut dyn FnMut(usize, &[NamedTensor]) -> Result<(), CompressError>,
+    see: &mut See<'_>,
 ) -> Result<(), CompressError> {
     let is_input = |name: &&String| model.graph.inputs.iter().any(|input| input.name() == name.as_str());
     let (inputs, inner): (Vec<&String>, Vec<&String>) = values.iter().partition(is_input);
@@ -71,11 +71,7 @@ pub(super) fn in_groups(
     Ok(())
 }
 
-fn see_inputs(
-    examples: &Examples,
-    inputs: &[&String],
-    see: &mut dyn FnMut(usize, &[NamedTensor]) -> Result<(), CompressError>,
-) -> Result<(), CompressError> {
+fn see_inputs(examples: &Examples, inputs: &[&String], see: &mut See<'_>) -> Result<(), CompressError> {
     for (number, batch) in examples.batches(BATCH).enumerate() {
         let mut tensors = batch?.inputs;
         tensors.retain(|tensor| inputs.contains(&&tensor.name));
@@ -90,7 +86,7 @@ fn one_group(
     model: &Model,
     examples: &Examples,
     group: &Group,
-    see: &mut dyn FnMut(usize, &[NamedTensor]) -> Result<(), CompressError>,
+    see: &mut See<'_>,
 ) -> Result<Option<usize>, CompressError> {
     let exposed = expose::values(model, &group.values);
     if exposed.graph.outputs.is_empty() {

@@ -38,15 +38,13 @@ pub(super) fn role(graph: &Graph, node: &NodeProto, opset: i64) -> Option<Role> 
         "ConvTranspose" => Some(Role::WeightOnly),
         "Gather" if node.input_at(0).is_some_and(|table| graph.initializer(table).is_some()) => Some(Role::Lookup),
         "Add" | "Mul" | "Concat" => Some(Role::Joins),
-        // Written as Add, which engines know in integers.
-        "Sum" if opset >= 8 && node.input.len() == 2 => Some(Role::Joins),
         "AveragePool" | "GlobalAveragePool" | "Sigmoid" | "LeakyRelu" | "Softmax" | "HardSigmoid" | "HardSwish"
         | "Tanh" | "Elu" => Some(Role::Computes),
         "Relu" => Some(Role::Cuts),
         "Clip" => Some(if cuts_around_zero(graph, node) { Role::Cuts } else { Role::Computes }),
         // Before operator set 12 it takes no 8-bit numbers.
         "MaxPool" if opset >= 12 && node.output.len() == 1 => Some(Role::Moves),
-        "Resize" if opset >= 11 && !node.attr_str("mode").is_some_and(|mode| mode == "cubic") => Some(Role::Moves),
+        "Resize" if opset >= 11 && node.attr_str("mode").is_none_or(|mode| mode != "cubic") => Some(Role::Moves),
         "Pad" if opset >= 13 && pads_zero(graph, node) => Some(Role::Moves),
         "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Flatten" | "Slice" | "Split" | "Gather"
         | "DepthToSpace" | "SpaceToDepth" => Some(Role::Moves),

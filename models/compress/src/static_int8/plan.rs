@@ -127,7 +127,7 @@ impl<'model> Draft<'model> {
         }
         for (place, node) in self.graph.nodes.iter().enumerate().rev() {
             let Some(&role) = self.roles.get(&place).filter(|_| forwards.contains(&place)) else { continue };
-            if anchors(role) || node.output.iter().any(|value| self.is_wanted(value)) {
+            if anchors(role) || self.is_wanted_of(node, role) {
                 self.taken.insert(place);
             }
         }
@@ -146,7 +146,7 @@ impl<'model> Draft<'model> {
     fn still(&self, place: usize) -> bool {
         let (Some(node), Some(&role)) = (self.graph.nodes.get(place), self.roles.get(&place)) else { return false };
         matches!(role, Role::Convolution | Role::Product | Role::WeightOnly | Role::Lookup)
-            || (self.is_fed(node, role, &self.taken) && node.output.iter().any(|value| self.is_wanted(value)))
+            || (self.is_fed(node, role, &self.taken) && self.is_wanted_of(node, role))
     }
 
     /// Whether every value that the node takes is a constant or comes in integers.
@@ -168,6 +168,16 @@ impl<'model> Draft<'model> {
                 }
             })
             && any
+    }
+
+    /// Whether what a node gives is wanted in integers. A convolution gives nothing else, so that what cuts its result
+    /// off may as well vanish, whoever reads it.
+    fn is_wanted_of(&self, node: &NodeProto, role: Role) -> bool {
+        let convolved = || {
+            let feeder = node.input_at(0).and_then(|name| self.uses.producer(name));
+            feeder.and_then(|feeder| self.roles.get(&feeder)) == Some(&Role::Convolution)
+        };
+        (self.vanishes(node, role) && convolved()) || node.output.iter().any(|value| self.is_wanted(value))
     }
 
     /// Whether some node that is taken takes the value in integers.

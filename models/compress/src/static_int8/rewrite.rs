@@ -13,12 +13,13 @@ use super::params::{Integers, Params, fit};
 use super::plan::Plan;
 use super::weights;
 use super::{Activations, Options};
-use crate::calibrate::Ranges;
+use crate::calibrate::{Means, Ranges};
 use crate::{CompressError, Report};
 
 pub(super) struct Rewriter<'plan> {
     plan: &'plan Plan,
     options: &'plan Options,
+    means: Option<&'plan Means>,
     params: BTreeMap<String, Params>,
     names: Names,
     /// New constants by what is in them.
@@ -38,23 +39,33 @@ struct Done {
     /// What DequantizeLinear gives.
     output: String,
     params: Vec<Params>,
+    /// The integers.
+    quantized: String,
+}
+
+/// What was seen of the model's values.
+pub(super) struct Seen<'seen> {
+    pub(super) ranges: &'seen Ranges,
+    /// Means of what convolutions and Gemm take, when biases are to be corrected.
+    pub(super) means: Option<&'seen Means>,
 }
 
 pub(super) fn rewrite(
     mut model: Model,
     plan: &Plan,
     options: &Options,
-    ranges: &Ranges,
+    seen: &Seen<'_>,
     report: &mut Report,
 ) -> Result<Model, CompressError> {
     let integers = options.activations.integers();
     let params = plan.roots().into_iter().filter_map(|root| {
-        let range = ranges.found.get(root)?;
+        let range = seen.ranges.found.get(root)?;
         Some((root.to_owned(), fit(*range, integers, options.activations_symmetric)))
     });
     let mut rewriter = Rewriter {
         plan,
         options,
+        means: seen.means,
         params: params.collect(),
         names: Names::of(&model.graph),
         constants: HashMap::new(),
@@ -90,7 +101,7 @@ fn absorbed_into(plan: &Plan, nodes: &[NodeProto]) -> HashMap<String, String> {
     ends.collect()
 }
 
-impl Rewriter<'_> {
+impl<'plan> Rewriter<'plan> {
     fn node(
         &mut self,
         model: &Model,
@@ -102,9 +113,6 @@ impl Rewriter<'_> {
         let role = self.plan.nodes.get(&place).copied();
         if let Some(role) = role {
             self.inputs(model, &mut node, role)?;
-            if node.is("Sum") {
-                node.op_type = Some("Add".to_owned());
-            }
             report.changed.push(node.name().to_owned());
         }
         // What vanishes behind this node may be cut twice: Relu, then Clip.
@@ -250,13 +258,22 @@ impl Rewriter<'_> {
         };
         let bias = bias.map(weights::read).transpose()?.map(|(values, _)| values);
         let bias: Option<Vec<f32>> = bias.map(|values| values.into_iter().map(|value| value * beta).collect());
+        let means = node.input_at(0).and_then(|name| self.means_of(name)).filter(|_| alpha == 1.0);
         let input = node.input_at(0).and_then(|name| self.source_params(name));
         let room = bias.as_deref().zip(input.map(|input| input.scale));
         let symmetric = axis.is_some() || self.options.weights_symmetric;
         let done = self.round(tensor, axis, alpha, self.options.weight_integers(symmetric), symmetric, room)?;
-        set_input(node, at, done.output);
+        set_input(node, at, done.output.clone());
+        let correction = means.and_then(|means| self.shift(node, tensor, axis, &done, means));
+        let bias = match (bias, correction) {
+            (Some(bias), Some(shift)) => Some(bias.iter().zip(&shift).map(|(bias, shift)| bias - shift).collect()),
+            (None, Some(shift)) if node.is("Conv") => Some(shift.into_iter().map(|shift| -shift).collect()),
+            (bias, _) => bias,
+        };
         if let (Some(bias), Some(input)) = (bias, input) {
+            let bias: Vec<f32> = bias;
             let output = self.bias(node, &bias, input.scale, &done.params);
+            node.input.resize(node.input.len().max(3), String::new());
             set_input(node, 2, output);
         }
         Ok(())
@@ -266,6 +283,34 @@ impl Rewriter<'_> {
     fn source_params(&self, name: &str) -> Option<Params> {
         let value = self.beside.iter().find(|(_, output)| *output == name).map_or(name, |(value, _)| value);
         self.params_of(value)
+    }
+
+    /// The means of what a node reads.
+    fn means_of(&self, name: &str) -> Option<&'plan [f32]> {
+        let value = self.beside.iter().find(|(_, output)| *output == name).map_or(name, |(value, _)| value);
+        self.means?.0.get(value).map(Vec::as_slice)
+    }
+
+    /// What rounding the weights adds to each channel of a node's result in the mean (Nagel et al. 2019, section 4.2).
+    fn shift(
+        &self,
+        node: &NodeProto,
+        tensor: &TensorProto,
+        axis: Option<usize>,
+        done: &Done,
+        means: &[f32],
+    ) -> Option<Vec<f32>> {
+        let integers = &self.added.iter().find(|added| added.name() == done.quantized)?.raw_data;
+        let rounded = weights::Rounded { bytes: integers.as_deref()?, params: &done.params, axis };
+        let (values, shape) = weights::read(tensor).ok()?;
+        if node.is("Conv") {
+            let groups = usize::try_from(node.attr_int("group").unwrap_or(1)).ok()?;
+            rounded.shift_of_convolution(&values, &shape, groups, means)
+        } else if node.is("Gemm") && node.attr_int("transA").unwrap_or_default() == 0 {
+            rounded.shift_of_product(&values, &shape, node.attr_int("transB").unwrap_or_default() != 0, means)
+        } else {
+            None
+        }
     }
 
     fn bias(&mut self, node: &NodeProto, bias: &[f32], input: f32, weights: &[Params]) -> String {
@@ -315,7 +360,7 @@ impl Rewriter<'_> {
             Some(axis) => dequantize.with(AttributeProto::int("axis", axis)),
             None => dequantize,
         });
-        let done = Done { output, params };
+        let done = Done { output, params, quantized };
         if !widened {
             self.weights.insert(key, done.clone());
         }

@@ -136,6 +136,70 @@ pub(super) fn round_bias(bias: &[f32], scales: &[f32]) -> Vec<i32> {
         .collect()
 }
 
+/// Weights after rounding.
+pub(super) struct Rounded<'weights> {
+    pub(super) bytes: &'weights [u8],
+    pub(super) params: &'weights [Params],
+    pub(super) axis: Option<usize>,
+}
+
+impl Rounded<'_> {
+    /// Walks over what rounding added to each weight; `place` tells the channels that a weight leads from and to.
+    fn shift(
+        &self,
+        values: &[f32],
+        shape: &[usize],
+        outputs: usize,
+        means: &[f32],
+        place: impl Fn(usize) -> (usize, usize),
+    ) -> Option<Vec<f32>> {
+        let layout = Layout::of(shape, self.axis);
+        let mut shift = vec![0.0_f64; outputs];
+        for (at, (&value, &byte)) in values.iter().zip(self.bytes).enumerate() {
+            let channel = at / layout.inner.max(1) % layout.channels.max(1);
+            let Params { scale, zero } = *self.params.get(channel)?;
+            let rounded = (i32::from(byte.cast_signed()) - zero) as f32 * scale;
+            let (input, output) = place(at);
+            *shift.get_mut(output)? += f64::from(rounded - value) * f64::from(*means.get(input)?);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "a bias is f32")]
+        Some(shift.into_iter().map(|shift| shift as f32).collect())
+    }
+
+    /// For each output channel, given the mean of each input channel.
+    pub(super) fn shift_of_convolution(
+        &self,
+        values: &[f32],
+        shape: &[usize],
+        groups: usize,
+        means: &[f32],
+    ) -> Option<Vec<f32>> {
+        let (&outputs, &inputs) = (shape.first()?, shape.get(1)?);
+        let inner: usize = shape.iter().skip(2).product();
+        let per_group = outputs.checked_div(groups)?.max(1);
+        self.shift(values, shape, outputs, means, |at| {
+            let (output, input) = (at / inner / inputs, at / inner % inputs);
+            (output / per_group * inputs + input, output)
+        })
+    }
+
+    /// For each output, given the mean of each input; rows of the weights are inputs unless they are `transposed`.
+    pub(super) fn shift_of_product(
+        &self,
+        values: &[f32],
+        shape: &[usize],
+        transposed: bool,
+        means: &[f32],
+    ) -> Option<Vec<f32>> {
+        let &[rows, columns] = shape else { return None };
+        let outputs = if transposed { rows } else { columns };
+        self.shift(values, shape, outputs, means, |at| {
+            let (row, column) = (at / columns, at % columns);
+            if transposed { (column, row) } else { (row, column) }
+        })
+    }
+}
+
 /// Reads a constant of f32.
 ///
 /// # Errors
@@ -171,11 +235,11 @@ mod tests {
     #[test]
     fn a_bias_beyond_32_bits_widens_the_scale_of_its_channel_only() {
         let mut params = [Params { scale: 1e-6, zero: 0 }, Params { scale: 1e-6, zero: 0 }];
-        assert!(make_room(&mut params, &[1e6, 1.0], 1e-5));
+        assert!(make_room(&mut params, &[1e6, 1e-3], 1e-5));
         assert!(params[0].scale > 1e-6 && params[1].scale <= 1e-6);
-        let rounded = round_bias(&[1e6, 1.0], &params.map(|one| one.scale * 1e-5));
+        let rounded = round_bias(&[1e6, 1e-3], &params.map(|one| one.scale * 1e-5));
         assert!(rounded[0] > 1_000_000_000 && rounded[0] < i32::MAX, "{rounded:?}");
-        assert!(!make_room(&mut params, &[1.0, 1.0], 1e-5));
+        assert!(!make_room(&mut params, &[1.0, 1e-3], 1e-5));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod digits;
 mod eight_bits;
+mod examples;
 mod half;
 mod hostile;
 mod judge;

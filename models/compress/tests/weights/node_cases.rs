@@ -102,3 +102,35 @@ fn no_pass_panics_or_breaks_a_node_case() {
     }
     println!("{made} models made, {refused} left alone");
 }
+
+/// Spoilt copies of each case.
+const COPIES: u64 = 4;
+
+/// Numbers that look like chance and are the same in every run (Steele, Lea and Flood's SplitMix64).
+fn chance(state: &mut u64) -> usize {
+    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    usize::try_from((mixed ^ (mixed >> 27)) & 0xFFFF_FFFF).unwrap()
+}
+
+#[test]
+fn no_pass_panics_on_a_spoilt_node_case() {
+    let (mut read, mut state) = (0, 7);
+    for (_name, model) in cases() {
+        let whole = frozen(&model).to_bytes().unwrap();
+        for _copy in 0..COPIES {
+            let mut spoilt = whole.clone();
+            for _byte in 0..1 + chance(&mut state) % 4 {
+                let at = chance(&mut state) % spoilt.len().min(2_000);
+                spoilt[at] = u8::try_from(chance(&mut state) % 256).unwrap();
+            }
+            if let Ok(model) = Model::from_bytes(Bytes::from(spoilt)) {
+                read += 1;
+                let made = passes(&model).into_iter().filter_map(|(_pass, result)| result.ok());
+                // A refusal to write is as good as a model.
+                made.for_each(|(after, _report)| drop(after.to_bytes()));
+            }
+        }
+    }
+    println!("{read} spoilt models went through every pass");
+}

@@ -1,0 +1,152 @@
+//! Activations that an exporter wrote out, as one operator again.
+//!
+//! An engine fuses them itself while they are in floating point, but not once their input is shared by rounding.
+
+use onnx_graph::proto::{AttributeProto, NodeProto};
+use onnx_graph::{Graph, Model, Uses, Values};
+
+/// Distance from a constant of the definition, relative to it, that rounding to f32 or to a few decimals explains.
+const TOLERANCE: f32 = 1e-4;
+
+/// First operator set with Gelu; before, ONNX Runtime's own domain has it.
+const OPSET_GELU: i64 = 20;
+
+/// Finds GELU and HardSwish and writes each with its own operator; what is left over is dead.
+pub(super) fn put_together(model: &mut Model) {
+    let own = model.opset("").unwrap_or(1) >= OPSET_GELU;
+    let uses = Uses::of(&model.graph);
+    let mut contributed = false;
+    for place in 0..model.graph.nodes.len() {
+        let Some(node) = model.graph.nodes.get(place) else { continue };
+        let found = if node.is("Erf") {
+            gelu(&model.graph, &uses, place)
+        } else if node.is("Clip") {
+            hard_swish(&model.graph, &uses, place)
+        } else {
+            None
+        };
+        let Some(Found { input, end, kind }) = found else { continue };
+        let Some(last) = model.graph.nodes.get_mut(end) else { continue };
+        let (name, output) = (last.name().to_owned(), last.output.first().cloned().unwrap_or_default());
+        match kind {
+            Kind::Gelu => {
+                let gelu = NodeProto::new("Gelu", &name, &[&input], &[&output]);
+                contributed |= !own;
+                *last = if own { gelu } else { gelu.in_domain("com.microsoft") };
+            }
+            Kind::HardSwish { clip } => {
+                // relu6(x + 3) / 6 is HardSigmoid with these numbers; it takes the place of the Clip.
+                let gate = model.graph.nodes.get_mut(clip);
+                let Some((gate, gated)) = gate.and_then(|gate| gate.output.first().cloned().map(|name| (gate, name)))
+                else {
+                    continue;
+                };
+                *gate = NodeProto::new("HardSigmoid", gate.name(), &[&input], &[&gated])
+                    .with(AttributeProto::float("alpha", 1.0 / 6.0))
+                    .with(AttributeProto::float("beta", 0.5));
+                if let Some(last) = model.graph.nodes.get_mut(end) {
+                    *last = NodeProto::new("Mul", &name, &[&input, &gated], &[&output]);
+                }
+            }
+        }
+    }
+    if contributed && model.opset("com.microsoft").is_none() {
+        model.import("com.microsoft", 1);
+    }
+}
+
+struct Found {
+    /// What goes in.
+    input: String,
+    /// The node whose output is the activation's.
+    end: usize,
+    kind: Kind,
+}
+
+enum Kind {
+    Gelu,
+    HardSwish { clip: usize },
+}
+
+/// `x / sqrt(2)` -> Erf -> `+ 1` -> `* x` and `* 0.5`, in any order of the last two.
+fn gelu(graph: &Graph, uses: &Uses, erf: usize) -> Option<Found> {
+    let node = graph.nodes.get(erf)?;
+    let before = graph.nodes.get(uses.producer(node.input_at(0)?)?)?;
+    let input = if before.is("Div") {
+        near(number(graph, before.input_at(1)?)?, std::f32::consts::SQRT_2).then(|| before.input_at(0))??
+    } else {
+        other(graph, before, "Mul", std::f32::consts::FRAC_1_SQRT_2)?
+    };
+    let plus_one = follow(graph, uses, node)?;
+    other(graph, graph.nodes.get(plus_one)?, "Add", 1.0)?;
+    let product = follow(graph, uses, graph.nodes.get(plus_one)?)?;
+    let sum = graph.nodes.get(plus_one)?.output.first()?;
+    let node = graph.nodes.get(product).filter(|node| node.is("Mul"))?;
+    let factor = if node.input_at(0) == Some(sum) { node.input_at(1)? } else { node.input_at(0)? };
+    let halved = |name: &str| {
+        let maker = graph.nodes.get(uses.producer(name)?)?;
+        other(graph, maker, "Mul", 0.5).filter(|half| *half == input).map(drop)
+    };
+    let end = if factor == input {
+        let end = follow(graph, uses, node)?;
+        other(graph, graph.nodes.get(end)?, "Mul", 0.5)?;
+        end
+    } else if number(graph, factor).is_some_and(|number| near(number, 0.5)) {
+        let end = follow(graph, uses, node)?;
+        let last = graph.nodes.get(end).filter(|last| last.is("Mul"))?;
+        last.input.iter().any(|name| name == input).then_some(end)?
+    } else {
+        halved(factor)?;
+        product
+    };
+    Some(Found { input: input.to_owned(), end, kind: Kind::Gelu })
+}
+
+/// `x + 3` -> Clip to 0 and 6 -> `* x` -> `/ 6`.
+fn hard_swish(graph: &Graph, uses: &Uses, clip: usize) -> Option<Found> {
+    let node = graph.nodes.get(clip)?;
+    let bound = |place: usize| number(graph, node.input_at(place)?);
+    if bound(1)? != 0.0 || !near(bound(2)?, 6.0) {
+        return None;
+    }
+    let input = other(graph, graph.nodes.get(uses.producer(node.input_at(0)?)?)?, "Add", 3.0)?;
+    let product = follow(graph, uses, node)?;
+    let last = graph.nodes.get(product).filter(|product| product.is("Mul"))?;
+    last.input.iter().any(|name| name == input).then_some(())?;
+    let end = follow(graph, uses, last)?;
+    let last = graph.nodes.get(end)?;
+    let divides = last.is("Div") && number(graph, last.input_at(1)?).is_some_and(|six| near(six, 6.0));
+    if !divides {
+        other(graph, last, "Mul", 1.0 / 6.0)?;
+    }
+    Some(Found { input: input.to_owned(), end, kind: Kind::HardSwish { clip } })
+}
+
+/// The only node that takes what this one makes.
+fn follow(graph: &Graph, uses: &Uses, node: &NodeProto) -> Option<usize> {
+    uses.only_consumer(graph, node.output.first()?)
+}
+
+/// The operand beside a constant near `wanted`, when the node is that operator.
+fn other<'graph>(graph: &Graph, node: &'graph NodeProto, operator: &str, wanted: f32) -> Option<&'graph str> {
+    let (left, right) = (node.input_at(0)?, node.input_at(1)?);
+    let constant = |name: &str| number(graph, name).is_some_and(|number| near(number, wanted));
+    if !node.is(operator) {
+        None
+    } else if constant(right) {
+        Some(left)
+    } else {
+        constant(left).then_some(right)
+    }
+}
+
+fn near(number: f32, wanted: f32) -> bool {
+    (number - wanted).abs() <= TOLERANCE * wanted.abs()
+}
+
+fn number(graph: &Graph, name: &str) -> Option<f32> {
+    match graph.initializer(name)?.floats().ok()?.as_slice() {
+        [only] => Some(*only),
+        _ => None,
+    }
+}
