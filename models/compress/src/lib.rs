@@ -33,6 +33,6 @@ pub use dequantize::dequantize;
 pub use error::CompressError;
 pub use examples::Examples;
 pub use gram::Grams;
-pub use prepare::prepare;
+pub use prepare::{PrepareError, prepare};
 pub use report::{Report, Skipped};
 pub use selection::Selection;

@@ -6,18 +6,62 @@
 mod activations;
 mod convolutions;
 
-use onnx_graph::Model;
-use onnx_graph::rewrite::{self, Cycle};
+use std::collections::HashMap;
 
-/// Tidies the model, folds constant sums and products into the convolutions before them, and puts activations together
-/// that were written out (GELU, HardSwish).
+use onnx_graph::infer::infer;
+use onnx_graph::opset::{OpsetError, upgrade};
+use onnx_graph::proto::{TypeProto, ValueInfoProto, type_proto};
+use onnx_graph::rewrite::{self, Cycle};
+use onnx_graph::{ElementType, Model};
+
+/// Oldest operator set that scales by channel can be written in.
+const OPSET_NEEDED: i64 = 13;
+
+/// The operator set that older models are brought to: the first with HardSwish.
+const OPSET_WANTED: i64 = 14;
+
+/// Why a model was not prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// Its nodes have no order.
+    #[error("put the nodes of the model in order")]
+    Cycle(#[from] Cycle),
+    /// It is too old, and some of its nodes cannot be converted.
+    #[error("bring the model to operator set {OPSET_NEEDED}")]
+    Opset(#[source] OpsetError),
+}
+
+/// Tidies the model, brings it to operator set 14 if it is older, folds constant sums and products into the convolutions
+/// before them, puts activations together that were written out (GELU, HardSwish), and notes the types of its values.
 ///
 /// # Errors
-/// [`Cycle`] when the nodes have no order.
-pub fn prepare(model: &Model) -> Result<Model, Cycle> {
-    let (mut model, _tidied) = rewrite::tidy(model, &onnx_graph::fold::FoldLimits::default())?;
+/// [`PrepareError`] when the nodes have no order, or cannot be converted.
+pub fn prepare(model: &Model) -> Result<Model, PrepareError> {
+    let (model, _tidied) = rewrite::tidy(model, &onnx_graph::fold::FoldLimits::default())?;
+    let mut model = match upgrade(&model, OPSET_WANTED) {
+        Ok(newer) => newer,
+        Err(_stuck) if model.opset("").is_some_and(|opset| opset >= OPSET_NEEDED) => model,
+        Err(stuck) => return Err(PrepareError::Opset(stuck)),
+    };
     while convolutions::fold_into_convolutions(&mut model.graph) > 0 {}
     activations::put_together(&mut model);
     rewrite::remove_dead(&mut model.graph);
+    note_types(&mut model);
     Ok(model)
+}
+
+/// Writes down the element types that can be inferred, for passes that must tell floats from other numbers.
+fn note_types(model: &mut Model) {
+    let types = infer(model, &HashMap::new());
+    let made = model.graph.nodes.iter().flat_map(|node| &node.output).filter(|name| !name.is_empty());
+    let mut notes = Vec::new();
+    for name in made {
+        let element = types.element(name);
+        if element != ElementType::Undefined && !model.graph.value_info.contains_key(name) {
+            let tensor = type_proto::Tensor { elem_type: Some(element.into()), shape: None };
+            let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+            notes.push(ValueInfoProto { name: Some(name.clone()), r#type: Some(kind), ..ValueInfoProto::default() });
+        }
+    }
+    model.graph.value_info.extend(notes.into_iter().map(|note| (note.name().to_owned(), note)));
 }

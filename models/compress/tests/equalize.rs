@@ -1,5 +1,7 @@
 //! Equalization and bias correction: the same function before rounding, a better one after it, on models that need it.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may do what tests may")]
+
 mod support;
 
 use compress::calibrate::{Method, means, observe};
@@ -54,12 +56,12 @@ fn digits_with_rescaled_channels_are_saved_by_equalization() {
     let spoilt = spoilt_digits();
     let examples = Examples::open(&path, &signature(&engine, &spoilt)).unwrap();
     let options = Options { per_channel: false, ..Options::default() };
-    let before = digits.accuracy(&engine, &spoilt, 500..2000);
-    let rounded = digits.accuracy(&engine, &quantized(&engine, &spoilt, &examples, &options), 500..2000);
+    let before = digits.accuracy(&engine, &spoilt, 500..1000);
+    let rounded = digits.accuracy(&engine, &quantized(&engine, &spoilt, &examples, &options), 500..1000);
     let (equal, report) = cross_layer(&spoilt);
     assert!(report.changed.len() >= 2, "{report:?}");
-    assert!((digits.accuracy(&engine, &equal, 500..2000) - before).abs() < 0.002, "the function stays");
-    let saved = digits.accuracy(&engine, &quantized(&engine, &equal, &examples, &options), 500..2000);
+    assert!((digits.accuracy(&engine, &equal, 500..1000) - before).abs() < 0.003, "the function stays");
+    let saved = digits.accuracy(&engine, &quantized(&engine, &equal, &examples, &options), 500..1000);
     assert!(rounded < before - 0.05, "the model needs no help: {before} became {rounded}");
     assert!(saved > before - 0.01, "{before} became {rounded}, and {saved} after equalization");
 }

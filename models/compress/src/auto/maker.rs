@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use engine::Engine;
 use onnx_graph::Model;
-use onnx_graph::opset::upgrade;
-use onnx_graph::rewrite::Cycle;
 
 use super::names::name_nodes;
 use super::recipe::{Calibration, Recipe};
@@ -14,7 +12,7 @@ use crate::half_precision::{self, Format};
 use crate::prune::channels;
 use crate::prune::magnitude::{self, Pattern};
 use crate::weight_only::{self, Bits};
-use crate::{CompressError, Examples, Grams, Report, Selection, dynamic_int8, prepare, static_int8};
+use crate::{CompressError, Examples, Grams, PrepareError, Report, Selection, dynamic_int8, prepare, static_int8};
 
 /// Weight of the newest batch in a moving average; ONNX Runtime's tools use the same.
 const MOMENTUM: f32 = 0.01;
@@ -22,9 +20,6 @@ const MOMENTUM: f32 = 0.01;
 /// Share of the values that a percentile range holds, in percent; ONNX Runtime's tools use 99.999 and clip less than
 /// what pays on real models of this size.
 const PERCENT: f64 = 99.99;
-
-/// The operator set that scales by channel came with.
-const OPSET: i64 = 13;
 
 /// Makes forms of one model.
 pub(super) struct Maker<'a> {
@@ -51,13 +46,14 @@ impl<'a> Maker<'a> {
         engine: &'a dyn Engine,
         examples: Examples,
     ) -> Result<(Self, Option<String>), CompressError> {
-        let no_order = |source: Cycle| CompressError::Run { what: "bring its nodes into order", source: source.into() };
-        let mut model = prepare(model).map_err(no_order)?;
-        let (newer, problem) = match upgrade(&model, OPSET) {
-            Ok(newer) => (Some(newer), None),
-            Err(error) => (None, Some(format!("some forms need operator set {OPSET}: {error}"))),
+        let (mut model, problem) = match prepare(model) {
+            Ok(prepared) => (prepared, None),
+            // Some forms can be made of it as it is; those that cannot say so themselves.
+            Err(error @ PrepareError::Opset(_)) => (model.clone(), Some(super::bench::chain(&error))),
+            Err(error @ PrepareError::Cycle(_)) => {
+                return Err(CompressError::Run { what: "bring its nodes into order", source: error.into() });
+            }
         };
-        model = newer.unwrap_or(model);
         name_nodes(&mut model);
         Ok((Self { model, engine, examples, seen: BTreeMap::new() }, problem))
     }

@@ -39,7 +39,7 @@ pub fn cross_layer(model: &Model) -> (Model, Report) {
 fn next(graph: &Graph, uses: &Uses, first: usize) -> Option<usize> {
     let mut node = graph.nodes.get(first).filter(|node| node.is("Conv"))?;
     for _ in 0..graph.nodes.len() {
-        let place = uses.only_consumer(graph, node.output.first()?)?;
+        let place = uses.only_consumer(node.output.first()?)?;
         let follower = graph.nodes.get(place)?;
         if follower.is("Conv") {
             return (follower.input_at(0) == node.output.first().map(String::as_str)).then_some(place);

@@ -2,7 +2,7 @@
 //!
 //! An engine fuses them itself while they are in floating point, but not once their input is shared by rounding.
 
-use onnx_graph::proto::{AttributeProto, NodeProto};
+use onnx_graph::proto::NodeProto;
 use onnx_graph::{Graph, Model, Uses, Values};
 
 /// Distance from a constant of the definition, relative to it, that rounding to f32 or to a few decimals explains.
@@ -11,16 +11,20 @@ const TOLERANCE: f32 = 1e-4;
 /// First operator set with Gelu; before, ONNX Runtime's own domain has it.
 const OPSET_GELU: i64 = 20;
 
+/// First operator set with HardSwish.
+const OPSET_HARD_SWISH: i64 = 14;
+
 /// Finds GELU and HardSwish and writes each with its own operator; what is left over is dead.
 pub(super) fn put_together(model: &mut Model) {
-    let own = model.opset("").unwrap_or(1) >= OPSET_GELU;
+    let opset = model.opset("").unwrap_or(1);
+    let own = opset >= OPSET_GELU;
     let uses = Uses::of(&model.graph);
     let mut contributed = false;
     for place in 0..model.graph.nodes.len() {
         let Some(node) = model.graph.nodes.get(place) else { continue };
         let found = if node.is("Erf") {
             gelu(&model.graph, &uses, place)
-        } else if node.is("Clip") {
+        } else if node.is("Clip") && opset >= OPSET_HARD_SWISH {
             hard_swish(&model.graph, &uses, place)
         } else {
             None
@@ -34,20 +38,7 @@ pub(super) fn put_together(model: &mut Model) {
                 contributed |= !own;
                 *last = if own { gelu } else { gelu.in_domain("com.microsoft") };
             }
-            Kind::HardSwish { clip } => {
-                // relu6(x + 3) / 6 is HardSigmoid with these numbers; it takes the place of the Clip.
-                let gate = model.graph.nodes.get_mut(clip);
-                let Some((gate, gated)) = gate.and_then(|gate| gate.output.first().cloned().map(|name| (gate, name)))
-                else {
-                    continue;
-                };
-                *gate = NodeProto::new("HardSigmoid", gate.name(), &[&input], &[&gated])
-                    .with(AttributeProto::float("alpha", 1.0 / 6.0))
-                    .with(AttributeProto::float("beta", 0.5));
-                if let Some(last) = model.graph.nodes.get_mut(end) {
-                    *last = NodeProto::new("Mul", &name, &[&input, &gated], &[&output]);
-                }
-            }
+            Kind::HardSwish => *last = NodeProto::new("HardSwish", &name, &[&input], &[&output]),
         }
     }
     if contributed && model.opset("com.microsoft").is_none() {
@@ -65,7 +56,7 @@ struct Found {
 
 enum Kind {
     Gelu,
-    HardSwish { clip: usize },
+    HardSwish,
 }
 
 /// `x / sqrt(2)` -> Erf -> `+ 1` -> `* x` and `* 0.5`, in any order of the last two.
@@ -77,9 +68,9 @@ fn gelu(graph: &Graph, uses: &Uses, erf: usize) -> Option<Found> {
     } else {
         other(graph, before, "Mul", std::f32::consts::FRAC_1_SQRT_2)?
     };
-    let plus_one = follow(graph, uses, node)?;
+    let plus_one = follow(uses, node)?;
     other(graph, graph.nodes.get(plus_one)?, "Add", 1.0)?;
-    let product = follow(graph, uses, graph.nodes.get(plus_one)?)?;
+    let product = follow(uses, graph.nodes.get(plus_one)?)?;
     let sum = graph.nodes.get(plus_one)?.output.first()?;
     let node = graph.nodes.get(product).filter(|node| node.is("Mul"))?;
     let factor = if node.input_at(0) == Some(sum) { node.input_at(1)? } else { node.input_at(0)? };
@@ -88,11 +79,11 @@ fn gelu(graph: &Graph, uses: &Uses, erf: usize) -> Option<Found> {
         other(graph, maker, "Mul", 0.5).filter(|half| *half == input).map(drop)
     };
     let end = if factor == input {
-        let end = follow(graph, uses, node)?;
+        let end = follow(uses, node)?;
         other(graph, graph.nodes.get(end)?, "Mul", 0.5)?;
         end
     } else if number(graph, factor).is_some_and(|number| near(number, 0.5)) {
-        let end = follow(graph, uses, node)?;
+        let end = follow(uses, node)?;
         let last = graph.nodes.get(end).filter(|last| last.is("Mul"))?;
         last.input.iter().any(|name| name == input).then_some(end)?
     } else {
@@ -110,21 +101,21 @@ fn hard_swish(graph: &Graph, uses: &Uses, clip: usize) -> Option<Found> {
         return None;
     }
     let input = other(graph, graph.nodes.get(uses.producer(node.input_at(0)?)?)?, "Add", 3.0)?;
-    let product = follow(graph, uses, node)?;
+    let product = follow(uses, node)?;
     let last = graph.nodes.get(product).filter(|product| product.is("Mul"))?;
     last.input.iter().any(|name| name == input).then_some(())?;
-    let end = follow(graph, uses, last)?;
+    let end = follow(uses, last)?;
     let last = graph.nodes.get(end)?;
     let divides = last.is("Div") && number(graph, last.input_at(1)?).is_some_and(|six| near(six, 6.0));
     if !divides {
         other(graph, last, "Mul", 1.0 / 6.0)?;
     }
-    Some(Found { input: input.to_owned(), end, kind: Kind::HardSwish { clip } })
+    Some(Found { input: input.to_owned(), end, kind: Kind::HardSwish })
 }
 
 /// The only node that takes what this one makes.
-fn follow(graph: &Graph, uses: &Uses, node: &NodeProto) -> Option<usize> {
-    uses.only_consumer(graph, node.output.first()?)
+fn follow(uses: &Uses, node: &NodeProto) -> Option<usize> {
+    uses.only_consumer(node.output.first()?)
 }
 
 /// The operand beside a constant near `wanted`, when the node is that operator.

@@ -47,7 +47,7 @@ impl Found {
             (Some(constant), None) => (right, constant),
             _ => return None,
         };
-        uses.only_consumer(graph, value)?;
+        uses.only_consumer(value)?;
         let conv = uses.producer(value)?;
         let conv_node = graph.nodes.get(conv).filter(|conv| conv.is("Conv"))?;
         let weight = graph.initializer(conv_node.input_at(1)?)?;

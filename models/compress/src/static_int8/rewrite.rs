@@ -91,6 +91,8 @@ pub(super) fn rewrite(
         model.graph.add_initializer(tensor);
     }
     drop_unused(&mut model);
+    // What was noted of values is no longer true of all, and engines infer it.
+    model.graph.value_info.clear();
     Ok(model)
 }
 
