@@ -5,6 +5,8 @@
 
 mod attribute;
 pub mod check;
+#[doc(hidden)]
+pub mod exercise;
 mod external;
 pub mod fold;
 mod graph;

@@ -18,6 +18,7 @@ mod config;
 mod context;
 mod device;
 mod init;
+mod inspect;
 mod model;
 mod operator;
 mod push;

@@ -1,0 +1,10 @@
+//! Feeds any bytes to what the compression tool does with a model file: reading, checking, inference, every rewrite,
+//! conversion, inspection, writing. The same entry runs on the stable compiler with spoilt copies of real models and with the
+//! ONNX node cases, in `models/graph/tests/robustness.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    if let Err(broken) = onnx_graph::exercise::exercise(data.to_vec().into()) {
+        panic!("{broken}");
+    }
+});
