@@ -1,18 +1,10 @@
-<<<<<<< HEAD
-//! `cloud-hub model push | list | status | offer | check | compress`.
-=======
-//! `cloud-hub model push | list | status | offer | check | inspect`.
->>>>>>> graph
+//! `cloud-hub model push | list | status | offer | check | inspect | compress`.
 
 use clap::{Args, Subcommand};
 use console::CliError;
 use types::{ModelName, Version};
 
-<<<<<<< HEAD
-use super::{Operate, check, compress, push, show};
-=======
-use super::{Operate, check, inspect, push, show};
->>>>>>> graph
+use super::{Operate, check, compress, inspect, push, show};
 use crate::api::{ModelList, ModelView, OfferRequest, Published};
 use crate::clock;
 
@@ -30,13 +22,10 @@ pub(super) enum ModelVerb {
     Offer(OfferArgs),
     /// Say whether an engine can run a model file, and everything that stands in the way.
     Check(check::CheckArgs),
-<<<<<<< HEAD
-    /// Make small, fast variants of a model file, and measure what they cost.
-    Compress(Box<compress::CompressArgs>),
-=======
     /// Show what is in a model file: inputs, operators, weights, arithmetic, and which engine runs it.
     Inspect(inspect::InspectArgs),
->>>>>>> graph
+    /// Make small, fast variants of a model file, and measure what they cost.
+    Compress(Box<compress::CompressArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -67,11 +56,8 @@ pub(super) fn run(verb: &ModelVerb) -> Result<(), CliError> {
     match verb {
         ModelVerb::Push(args) => push::run(args)?,
         ModelVerb::Check(args) => check::run(args)?,
-<<<<<<< HEAD
-        ModelVerb::Compress(args) => compress::run(args)?,
-=======
         ModelVerb::Inspect(args) => inspect::run(args)?,
->>>>>>> graph
+        ModelVerb::Compress(args) => compress::run(args)?,
         ModelVerb::List(args) => {
             let list: ModelList = args.operate.client()?.get("/models")?;
             args.operate.output().print(&list, table)?;
