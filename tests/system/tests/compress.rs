@@ -9,8 +9,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 use testkit::binaries::ONNXRUNTIME_ENV;
 use testkit::digits::{catalog, npy, write_npz};
-use testkit::process::{Daemon, Signal};
-use testkit::{Digits, Finished, Fleet, Site, skip, story, wait};
+use testkit::{Daemon, Digits, Finished, Fleet, Signal, Site, skip, story, wait};
 
 /// Examples of a run: enough to tell an accuracy of 99 % from one of 90 %, few enough for a debug build.
 const EXAMPLES: usize = 240;
@@ -130,7 +129,13 @@ fn what_is_wrong_with_the_command_line_or_the_files_is_said_and_nothing_is_writt
             (full(), at("labels.npz"), auto, INPUT, "labels go from 0 to 10"),
             (full(), at("one.npz"), &["--auto", "--engine", "cuda"], USAGE, "wgpu"),
             // Too little may be lost: the form is made and not written.
-            (full(), good, &["--to", "int4-weights", "--max-loss", "0", "--measure", "cosine"], FAILED, "--max-loss"),
+            (
+                full(),
+                good,
+                &["--to", "int4-weights", "--max-loss", "0", "--measure", "cosine"],
+                FAILED,
+                "over the 0.00 % of --max-loss",
+            ),
         ];
         for (model, inputs, args, code, words) in cases {
             let told = Finished::run(compress(site, &model, &inputs, &out).args(args))?;

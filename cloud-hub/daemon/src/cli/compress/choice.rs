@@ -154,7 +154,7 @@ fn refuse_failed(outcome: &Outcome, others: &[Candidate]) -> Result<(), CliError
                     outcome.measure.as_str(),
                     show::percent(outcome.loss_max)
                 ),
-                "raise --max-loss, try another --calibration or --per-channel, or --to int8-mixed",
+                "raise --max-loss, or let --auto look for a form that loses less",
             ),
             Verdict::Invalid { why } => (format!("{name} is no valid model: {why}"), "try --auto: it says what works"),
             Verdict::NotApplicable { why } => (format!("{name} is not for this model: {why}"), "try --auto"),
