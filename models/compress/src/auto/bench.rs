@@ -8,7 +8,6 @@ use types::NamedTensor;
 
 use super::candidate::{Candidate, EngineRun, Verdict};
 use super::maker::Maker;
-use super::names::name_nodes;
 use super::recipe::Form;
 use super::{Request, Stage};
 use crate::latency::{Contender, race};
@@ -57,6 +56,8 @@ impl<'a> Bench<'a> {
             return Err(CompressError::Examples { why });
         }
         let (calibration, evaluation) = request.examples.split(request.calibration.clamp(1, there - 1));
+        // An example that cannot be read is found now, and told as what it is.
+        calibration.iter().try_for_each(|example| example.map(drop))?;
         let sample = evaluation.iter().take(SAMPLE).map(|example| Ok(example?.inputs));
         let sample = sample.collect::<Result<_, CompressError>>()?;
         let mut judge = Judge::new(engine, request.file.clone(), evaluation)?;
@@ -104,14 +105,14 @@ impl<'a> Bench<'a> {
         }
     }
 
-    pub(super) fn maker(&self, request: &Request<'a>) -> Result<Maker<'a>, CompressError> {
-        let no_order = |source: onnx_graph::rewrite::Cycle| CompressError::Run {
-            what: "bring its nodes into order",
-            source: source.into(),
-        };
-        let mut model = crate::prepare(&request.model).map_err(no_order)?;
-        name_nodes(&mut model);
-        Ok(Maker::new(model, self.engine, self.calibration.clone()))
+    /// What makes forms of the model.
+    ///
+    /// # Errors
+    /// When the model's nodes have no order.
+    pub(super) fn maker(&mut self, request: &Request<'a>) -> Result<Maker<'a>, CompressError> {
+        let (maker, problem) = Maker::new(&request.model, self.engine, self.calibration.clone())?;
+        self.notes.extend(problem);
+        Ok(maker)
     }
 
     /// Makes a candidate of what a pass made: its size, its quality, or why it is none.
@@ -137,7 +138,6 @@ impl<'a> Bench<'a> {
         };
         let (model, report) = match made {
             Ok(made) => made,
-            Err(error @ CompressError::Examples { .. }) => return Err(error),
             Err(error) => {
                 let why = chain(&error);
                 candidate.verdict = match error {
@@ -327,7 +327,7 @@ fn no_engine() -> CompressError {
 }
 
 /// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut told = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

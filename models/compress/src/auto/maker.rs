@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use engine::Engine;
 use onnx_graph::Model;
 
+use super::names::name_nodes;
 use super::recipe::{Calibration, Recipe};
 use crate::calibrate::{self, Ranges, observe};
 use crate::half_precision::{self, Format};
 use crate::prune::channels;
 use crate::prune::magnitude::{self, Pattern};
 use crate::weight_only::{self, Bits};
-use crate::{CompressError, Examples, Grams, Report, Selection, dynamic_int8, static_int8};
+use crate::{CompressError, Examples, Grams, PrepareError, Report, Selection, dynamic_int8, prepare, static_int8};
 
 /// Weight of the newest batch in a moving average; ONNX Runtime's tools use the same.
 const MOMENTUM: f32 = 0.01;
@@ -24,7 +25,7 @@ const PERCENT: f64 = 99.99;
 pub(super) struct Maker<'a> {
     model: Model,
     engine: &'a dyn Engine,
-    calibration: Examples,
+    examples: Examples,
     seen: BTreeMap<Calibration, Seen>,
 }
 
@@ -36,8 +37,25 @@ struct Seen {
 }
 
 impl<'a> Maker<'a> {
-    pub(super) fn new(model: Model, engine: &'a dyn Engine, calibration: Examples) -> Self {
-        Self { model, engine, calibration, seen: BTreeMap::new() }
+    /// Brings the model into the form that passes find their way in; gives what could not be brought.
+    ///
+    /// # Errors
+    /// When the nodes have no order.
+    pub(super) fn new(
+        model: &Model,
+        engine: &'a dyn Engine,
+        examples: Examples,
+    ) -> Result<(Self, Option<String>), CompressError> {
+        let (mut model, problem) = match prepare(model) {
+            Ok(prepared) => (prepared, None),
+            // Some forms can be made of it as it is; those that cannot say so themselves.
+            Err(error @ PrepareError::Opset(_)) => (model.clone(), Some(super::bench::chain(&error))),
+            Err(error @ PrepareError::Cycle(_)) => {
+                return Err(CompressError::Run { what: "bring its nodes into order", source: error.into() });
+            }
+        };
+        name_nodes(&mut model);
+        Ok((Self { model, engine, examples, seen: BTreeMap::new() }, problem))
     }
 
     /// The model that forms are made of.
@@ -86,24 +104,27 @@ impl<'a> Maker<'a> {
         options: &static_int8::Options,
         calibration: Calibration,
     ) -> Result<(Model, Report), CompressError> {
-        let values = static_int8::values(&self.model, options);
-        let seen = self.seen.entry(calibration).or_default();
-        let missing: Vec<String> = values.into_iter().filter(|value| !seen.asked.contains(value)).collect();
-        if !missing.is_empty() {
-            let found = observe(self.engine, &self.model, &self.calibration, &missing, method(calibration))?;
-            seen.asked.extend(missing);
-            seen.ranges.found.extend(found.found);
-            seen.ranges.unbounded.extend(found.unbounded);
-        }
-        static_int8::quantize(&self.model, options, &seen.ranges)
+        let Self { model, engine, examples, seen } = self;
+        let values = static_int8::values(model, options);
+        let seen = seen.entry(calibration).or_default();
+        static_int8::quantize(
+            model,
+            options,
+            seen.with(values, |values| observe(*engine, model, examples, values, method(calibration)))?,
+        )
     }
 
-    fn half(&self, format: Format, selection: Selection) -> Result<(Model, Report), CompressError> {
+    fn half(&mut self, format: Format, selection: Selection) -> Result<(Model, Report), CompressError> {
+        let Self { model, engine, examples, seen } = self;
         let options = half_precision::Options { format, selection, ..half_precision::Options::default() };
-        // What was seen for int8 tells which values are too large for half precision.
-        let nothing = Ranges::default();
-        let seen = self.seen.get(&Calibration::Minmax).map_or(&nothing, |seen| &seen.ranges);
-        half_precision::convert(&self.model, &options, seen)
+        let seen = seen.entry(Calibration::Minmax).or_default();
+        half_precision::convert(
+            model,
+            &options,
+            seen.with(half_precision::watched(model), |values| {
+                observe(*engine, model, examples, values, calibrate::Method::MinMax)
+            })?,
+        )
     }
 
     fn weight_only(
@@ -121,14 +142,26 @@ impl<'a> Maker<'a> {
         weight_only::quantize(&self.model, &options, &grams)
     }
 
-    /// How the inputs of each product go together on the calibration examples.
     fn grams(&self, selection: &Selection) -> Result<Grams, CompressError> {
-        let mut grams = Grams::of(&self.model, selection);
-        let values = grams.values();
-        calibrate::each(self.engine, &self.model, &self.calibration, &values, &mut |_batch, tensors| {
-            grams.add(tensors)
-        })?;
-        Ok(grams)
+        Grams::observe(self.engine, &self.model, &self.examples, selection)
+    }
+}
+
+impl Seen {
+    /// The ranges, with those of these values; what is not known yet is observed.
+    fn with(
+        &mut self,
+        values: Vec<String>,
+        observe: impl FnOnce(&[String]) -> Result<Ranges, CompressError>,
+    ) -> Result<&Ranges, CompressError> {
+        let missing: Vec<String> = values.into_iter().filter(|value| !self.asked.contains(value)).collect();
+        if !missing.is_empty() {
+            let found = observe(&missing)?;
+            self.asked.extend(missing);
+            self.ranges.found.extend(found.found);
+            self.ranges.unbounded.extend(found.unbounded);
+        }
+        Ok(&self.ranges)
     }
 }
 

@@ -147,25 +147,26 @@ impl Panel {
         // Names lie neither on each other nor on markers.
         let mut taken: Vec<(f64, f64, f64)> =
             shown().map(|(point, place)| (self.x(place) - RADIUS, 2.0 * RADIUS, y(point.loss) + RADIUS)).collect();
-        for (point, place) in shown() {
-            let (across, height) = (self.x(place), y(point.loss));
-            let (fill, text) = if point.is_on_front { ("#16c", "#000") } else { ("white", "#888") };
+        // Those on the front lie on top, and their names nearest.
+        let (front, beaten): (Vec<_>, Vec<_>) = shown().partition(|(point, _)| point.is_on_front);
+        for (point, place) in beaten.iter().chain(&front) {
+            let (across, height) = (self.x(*place), y(point.loss));
+            let fill = if point.is_on_front { "#16c" } else { "white" };
+            let (name, loss, place) = (escaped(&point.name), percent(point.loss), percent(*place));
             push(
                 &mut drawn,
                 format_args!(
-                    r##"<circle cx="{across:.1}" cy="{height:.1}" r="{RADIUS}" fill="{fill}" stroke="#16c"><title>{}: loss {}, {}</title></circle>"##,
-                    escaped(&point.name),
-                    percent(point.loss),
-                    percent(place)
+                    r##"<circle cx="{across:.1}" cy="{height:.1}" r="{RADIUS}" fill="{fill}" stroke="#16c"><title>{name}: loss {loss}, {place}</title></circle>"##
                 ),
             );
+        }
+        for (point, place) in front.iter().chain(&beaten) {
+            let (across, height) = (self.x(*place), y(point.loss));
             let name = shortened(&point.name);
             let left = self.beside(across, &name);
             let base = free_line(&mut taken, left, height + RADIUS, &name);
-            push(
-                &mut drawn,
-                format_args!(r#"<text x="{left:.1}" y="{base:.1}" fill="{text}">{}</text>"#, escaped(&name)),
-            );
+            let (fill, name) = (if point.is_on_front { "#000" } else { "#888" }, escaped(&name));
+            push(&mut drawn, format_args!(r#"<text x="{left:.1}" y="{base:.1}" fill="{fill}">{name}</text>"#));
         }
         drawn
     }

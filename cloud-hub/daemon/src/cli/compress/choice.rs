@@ -56,11 +56,14 @@ pub(super) fn choose<'a>(outcome: &'a Outcome, auto: bool, engines: &Engines) ->
         recommended(outcome, engines, &mut chosen);
     } else {
         refuse_failed(outcome, others)?;
-        for candidate in others.iter().filter(|candidate| is_wanted(candidate, others)) {
-            add(&mut chosen, candidate, runs(candidate, engines));
+        let mut wanted: Vec<&Candidate> = others.iter().filter(|candidate| is_wanted(candidate, others)).collect();
+        // What another beats is written, as it was asked for, and comes last.
+        wanted.sort_by_key(|candidate| matches!(candidate.verdict, Verdict::Beaten { .. }));
+        for candidate in wanted {
+            add(&mut chosen, candidate, runs(candidate));
         }
     }
-    add(&mut chosen, reference, runs(reference, engines));
+    add(&mut chosen, reference, runs(reference));
     let given = chosen.iter().find(|one| one.candidate.name == reference.name);
     let full = given.map(|given| Chosen {
         name: FULL.to_owned(),
@@ -87,12 +90,12 @@ fn recommended<'a>(outcome: &'a Outcome, engines: &Engines, chosen: &mut Vec<Cho
         && let Some(reference) = outcome.candidates.first()
     {
         // Nothing is faster on a processor: devices take the model as it was given unless told otherwise.
-        let mut on = runs(reference, engines);
+        let mut on = runs(reference);
         on.retain(|&engine| engine == EngineName::Ort || gpu.is_none());
         add(chosen, reference, on);
     }
     if let Some(cpu) = cpu {
-        let mut on = runs(cpu, engines);
+        let mut on = runs(cpu);
         // Where a GPU was timed, the form that was the fastest on it is the one for it.
         let same = gpu.is_some_and(|gpu| gpu.name == cpu.name);
         on.retain(|&engine| engine == EngineName::Ort || !judged_on_gpu || same);
@@ -103,19 +106,18 @@ fn recommended<'a>(outcome: &'a Outcome, engines: &Engines, chosen: &mut Vec<Cho
     }
     if let Some(small) = small {
         // Behind the others: it is there to be chosen by name.
-        add(chosen, small, runs(small, engines));
+        add(chosen, small, runs(small));
     }
 }
 
 /// The engines that run a candidate: tried here, or for wgpu without a GPU by its operators.
-fn runs(candidate: &Candidate, engines: &Engines) -> Vec<EngineName> {
+fn runs(candidate: &Candidate) -> Vec<EngineName> {
     let mut on = vec![EngineName::Ort];
     let was_tried = candidate.on(EngineName::Wgpu);
     let could = candidate.model.as_ref().is_some_and(|model| Engines::wgpu_could_run(model.as_slice()));
     if could && was_tried.is_none_or(|run| run.problem.is_none()) {
         on.push(EngineName::Wgpu);
     }
-    debug_assert!(engines.all().iter().any(|engine| engine.name() == EngineName::Ort), "ONNX Runtime judges");
     on
 }
 
@@ -152,7 +154,7 @@ fn refuse_failed(outcome: &Outcome, others: &[Candidate]) -> Result<(), CliError
                     outcome.measure.as_str(),
                     show::percent(outcome.loss_max)
                 ),
-                "raise --max-loss, try another --calibration or --per-channel, or --to int8-mixed",
+                "raise --max-loss, or let --auto look for a form that loses less",
             ),
             Verdict::Invalid { why } => (format!("{name} is no valid model: {why}"), "try --auto: it says what works"),
             Verdict::NotApplicable { why } => (format!("{name} is not for this model: {why}"), "try --auto"),

@@ -55,10 +55,6 @@ pub(in crate::cli) struct CompressArgs {
     /// What loss is counted in [default: accuracy with labels, agreement for classes, else cosine].
     #[arg(long, value_enum)]
     pub(super) measure: Option<WantedMeasure>,
-    #[command(flatten)]
-    pub(super) passes: PassArgs,
-    #[command(flatten)]
-    pub(super) about: AboutArgs,
     /// Time forms on this engine; may be given twice [default: ort, and wgpu where a GPU is there].
     #[arg(long, value_enum, value_name = "ENGINE")]
     pub(super) engine: Vec<WantedEngine>,
@@ -71,6 +67,11 @@ pub(in crate::cli) struct CompressArgs {
     /// Print JSON instead of a table.
     #[arg(long)]
     pub(super) json: bool,
+    // Last: their headings would be those of whatever follows.
+    #[command(flatten)]
+    pub(super) passes: PassArgs,
+    #[command(flatten)]
+    pub(super) about: AboutArgs,
 }
 
 impl CompressArgs {
