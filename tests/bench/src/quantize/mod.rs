@@ -35,6 +35,13 @@ impl Form {
         }
     }
 
+    /// Whether the other side changes anything in this model of the corpus: its 4-bit weights are those of MatMul alone,
+    /// and of Gemm, convolutions and tables it leaves every one as it is.
+    #[must_use]
+    pub fn suits(self, model: &str) -> bool {
+        self != Self::Int4Weights || ["rapidocr-cls", "magika", "rapidocr-rec", "minilm"].contains(&model)
+    }
+
     /// What `peer.py` is told.
     const fn peer_arguments(self) -> &'static [&'static str] {
         match self {

@@ -36,7 +36,7 @@ pub fn rows(program: &Path, rounds: u32, only: &str) -> Result<Vec<Row>> {
     for name in MODELS {
         for form in Form::ALL {
             let figure = format!("{name} {}", form.name());
-            if !figure.contains(only) {
+            if !(figure.contains(only) && form.suits(name)) {
                 continue;
             }
             eprintln!("measuring {figure}");
