@@ -49,7 +49,7 @@ impl<'a> Bench<'a> {
         progress: &mut dyn FnMut(Stage<'_>),
     ) -> Result<(Self, Candidate), CompressError> {
         progress(Stage::Reference);
-        let &engine = request.engines.first().ok_or_else(|| no_engine())?;
+        let &engine = request.engines.first().ok_or_else(no_engine)?;
         let there = request.examples.len();
         if there < EXAMPLES_LEAST {
             let why = format!("{there} is too few: at least {EXAMPLES_LEAST} are needed, a few hundred are wanted");
