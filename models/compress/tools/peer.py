@@ -14,6 +14,7 @@ STARTED = time.perf_counter()
 import argparse
 import json
 import logging
+import os
 import resource
 import tempfile
 from pathlib import Path
@@ -116,7 +117,10 @@ def main() -> None:
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     imported = time.perf_counter()
+    args.model, args.out = args.model.absolute(), args.out.absolute()
     with tempfile.TemporaryDirectory() as folder:
+        # Shape inference leaves files of its own where it runs.
+        os.chdir(folder)
         {"static": static, "dynamic": dynamic, "int4": int4}[args.form](args, Path(folder))
     print(
         json.dumps(

@@ -3,6 +3,9 @@
 //!
 //! A small selection of the corpus, so that it ends in minutes; `cargo xtask bench quantize` compares all of it.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "a skipped test says so, and figures are shown by --show-output")]
+
 use std::path::PathBuf;
 use std::process::Command;
 

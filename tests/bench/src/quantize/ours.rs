@@ -5,10 +5,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use compress::{Examples, Grams, Selection, calibrate, dynamic_int8, static_int8, weight_only};
 use engine::{LibrarySearch, OrtEngine};
-use onnx_graph::{Model, opset};
 use onnx_graph::proto::ValueInfoProto;
 use onnx_graph::proto::tensor_shape_proto::dimension;
 use onnx_graph::proto::type_proto;
+use onnx_graph::{Model, opset};
 use testkit::binaries::ONNXRUNTIME_ENV;
 use types::{DType, Dim, Signature, TensorSpec};
 

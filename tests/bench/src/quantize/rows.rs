@@ -109,7 +109,8 @@ impl Pair<'_> {
         #[expect(clippy::cast_precision_loss, reason = "files are far below 2^53 bytes")]
         let size = one("size", "bytes", |candidate| Some(candidate.bytes as f64));
         let loss = one("loss of cosine", "1 - cosine", |candidate| candidate.cosine.map(|cosine| 1.0 - cosine));
-        let answers = one("wrong answers", "share", |candidate| Some(1.0 - candidate.accuracy.or(candidate.agreement)?[0]));
+        let answers =
+            one("wrong answers", "share", |candidate| Some(1.0 - candidate.accuracy.or(candidate.agreement)?[0]));
         Ok(vec![size, loss, Row { note: Some(told(&judgement)), ..answers }])
     }
 
