@@ -10,9 +10,11 @@ use super::recipe::{Calibration, Recipe};
 use crate::calibrate::{self, Ranges, observe};
 use crate::half_precision::{self, Format};
 use crate::prune::channels;
-use crate::prune::magnitude::{self, Pattern};
+use crate::prune::magnitude;
 use crate::weight_only::{self, Bits};
-use crate::{CompressError, Examples, Grams, PrepareError, Report, Selection, dynamic_int8, prepare, static_int8};
+use crate::{
+    CompressError, Examples, Grams, PrepareError, Report, Selection, dynamic_int8, equalize, prepare, static_int8,
+};
 
 /// Weight of the newest batch in a moving average; ONNX Runtime's tools use the same.
 const MOMENTUM: f32 = 0.01;
@@ -21,11 +23,24 @@ const MOMENTUM: f32 = 0.01;
 /// what pays on real models of this size.
 const PERCENT: f64 = 99.99;
 
+/// How much of a normalization's unevenness goes into the weights behind it: half, what SmoothQuant (arXiv 2211.10438)
+/// found best for most models.
+const SMOOTHING: f32 = 0.5;
+
 /// Makes forms of one model.
 pub(super) struct Maker<'a> {
     model: Model,
     engine: &'a dyn Engine,
     examples: Examples,
+    seen: BTreeMap<Calibration, Seen>,
+    /// The model with its scales moved, and what was seen of that; made when the first recipe wants it.
+    equalized: Option<Equalized>,
+}
+
+/// A model whose scales were moved, and what its own values are.
+struct Equalized {
+    model: Model,
+    report: Report,
     seen: BTreeMap<Calibration, Seen>,
 }
 
@@ -55,7 +70,7 @@ impl<'a> Maker<'a> {
             }
         };
         name_nodes(&mut model);
-        Ok((Self { model, engine, examples, seen: BTreeMap::new() }, problem))
+        Ok((Self { model, engine, examples, seen: BTreeMap::new(), equalized: None }, problem))
     }
 
     /// The model that forms are made of.
@@ -70,10 +85,10 @@ impl<'a> Maker<'a> {
     pub(super) fn make(&mut self, recipe: &Recipe, selection: &Selection) -> Result<(Model, Report), CompressError> {
         let selection = selection.clone();
         match *recipe {
-            Recipe::StaticInt8 { per_channel, calibration, reduce_range } => {
+            Recipe::StaticInt8 { per_channel, calibration, reduce_range, equalize, correct_bias } => {
                 let options =
                     static_int8::Options { selection, per_channel, reduce_range, ..static_int8::Options::default() };
-                self.static_int8(&options, calibration)
+                self.static_int8(&options, calibration, equalize, correct_bias)
             }
             Recipe::DynamicInt8 { per_channel, convolutions, reduce_range } => {
                 let options = dynamic_int8::Options {
@@ -87,8 +102,8 @@ impl<'a> Maker<'a> {
             }
             Recipe::Half { format } => self.half(format, selection),
             Recipe::WeightOnly { bits, compensated } => self.weight_only(bits, compensated, selection),
-            Recipe::PruneWeights { share } => {
-                let options = magnitude::Options { pattern: Pattern::PerLayer(share), selection };
+            Recipe::PruneWeights { pattern } => {
+                let options = magnitude::Options { pattern, selection };
                 magnitude::prune(&self.model, &options).map(|(model, report, _sparsity)| (model, report))
             }
             Recipe::PruneChannels { share } => {
@@ -103,19 +118,47 @@ impl<'a> Maker<'a> {
         &mut self,
         options: &static_int8::Options,
         calibration: Calibration,
+        equalize: bool,
+        correct_bias: bool,
     ) -> Result<(Model, Report), CompressError> {
-        let Self { model, engine, examples, seen } = self;
+        let engine = self.engine;
+        let examples = self.examples.clone();
+        let (model, seen, before) = if equalize {
+            let Equalized { model, report, seen } = self.equalized()?;
+            (&*model, seen, Some(report.clone()))
+        } else {
+            (&self.model, &mut self.seen, None)
+        };
         let values = static_int8::values(model, options);
         let seen = seen.entry(calibration).or_default();
-        static_int8::quantize(
-            model,
-            options,
-            seen.with(values, |values| observe(*engine, model, examples, values, method(calibration)))?,
-        )
+        let ranges = seen.with(values, |values| observe(engine, model, &examples, values, method(calibration)))?;
+        let (quantized, mut report) = if correct_bias {
+            let means = calibrate::means(engine, model, &examples, &static_int8::means_wanted(model))?;
+            static_int8::quantize_corrected(model, options, ranges, &means)?
+        } else {
+            static_int8::quantize(model, options, ranges)?
+        };
+        report.notes.extend(before.map(|before| {
+            format!("scales were moved at {} places before: {}", before.changed.len(), before.changed.join(", "))
+        }));
+        Ok((quantized, report))
+    }
+
+    /// The model with its scales moved: between convolutions, and out of layer normalizations.
+    fn equalized(&mut self) -> Result<&mut Equalized, CompressError> {
+        if self.equalized.is_none() {
+            let (model, mut report) = equalize::cross_layer(&self.model);
+            let magnitudes = equalize::magnitudes(self.engine, &model, &self.examples)?;
+            let (model, smoothed) = equalize::smooth(&model, &magnitudes, SMOOTHING)?;
+            report.changed.extend(smoothed.changed);
+            self.equalized = Some(Equalized { model, report, seen: BTreeMap::new() });
+        }
+        let why = "the model has no form with its scales moved".to_owned();
+        self.equalized.as_mut().ok_or(CompressError::Nothing { pass: "equalize", why })
     }
 
     fn half(&mut self, format: Format, selection: Selection) -> Result<(Model, Report), CompressError> {
-        let Self { model, engine, examples, seen } = self;
+        let Self { model, engine, examples, seen, .. } = self;
         let options = half_precision::Options { format, selection, ..half_precision::Options::default() };
         let seen = seen.entry(Calibration::Minmax).or_default();
         half_precision::convert(

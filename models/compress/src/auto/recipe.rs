@@ -4,6 +4,7 @@ use onnx_graph::{ElementType, Model, Values};
 use serde::{Deserialize, Serialize};
 
 use crate::half_precision::Format;
+use crate::prune::magnitude::Pattern;
 use crate::weight_only::Bits;
 
 /// What a model file is, in the names that variants of a version have.
@@ -118,6 +119,10 @@ pub enum Recipe {
         calibration: Calibration,
         /// 7 bits of each weight, for x86 processors that saturate with 8.
         reduce_range: bool,
+        /// Scale is moved first from channels that are large to neighbours that bear it ([`crate::equalize`]).
+        equalize: bool,
+        /// What rounding adds to a layer's answers in the mean is taken out of its bias.
+        correct_bias: bool,
     },
     /// 8-bit weights, activations quantized while it runs.
     DynamicInt8 {
@@ -142,8 +147,8 @@ pub enum Recipe {
     },
     /// The smallest weights set to zero.
     PruneWeights {
-        /// Share of the weights, 0 to 1.
-        share: f32,
+        /// Which ones.
+        pattern: Pattern,
     },
     /// The weakest channels taken out.
     PruneChannels {
@@ -157,14 +162,22 @@ impl Recipe {
     /// won on one real model or another. Pruning changes what a model computes far more, and is never tried unasked.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        let static_int8 = |per_channel, calibration| Self::StaticInt8 { per_channel, calibration, reduce_range: false };
+        let plain = |per_channel, calibration| (per_channel, calibration, false, false);
+        let static_int8 = |(per_channel, calibration, reduce_range, is_refined)| Self::StaticInt8 {
+            per_channel,
+            calibration,
+            reduce_range,
+            equalize: is_refined,
+            correct_bias: is_refined,
+        };
         vec![
-            static_int8(false, Calibration::Minmax),
-            static_int8(true, Calibration::Minmax),
-            static_int8(true, Calibration::Percentile),
-            static_int8(true, Calibration::Entropy),
-            static_int8(true, Calibration::Mse),
-            Self::StaticInt8 { per_channel: true, calibration: Calibration::Minmax, reduce_range: true },
+            static_int8(plain(false, Calibration::Minmax)),
+            static_int8(plain(true, Calibration::Minmax)),
+            static_int8(plain(true, Calibration::Percentile)),
+            static_int8(plain(true, Calibration::Entropy)),
+            static_int8(plain(true, Calibration::Mse)),
+            static_int8((true, Calibration::Minmax, true, false)),
+            static_int8((true, Calibration::Minmax, false, true)),
             Self::DynamicInt8 { per_channel: true, convolutions: false, reduce_range: false },
             Self::DynamicInt8 { per_channel: true, convolutions: true, reduce_range: false },
             Self::WeightOnly { bits: Bits::Eight, compensated: false },
@@ -195,9 +208,11 @@ impl Recipe {
         let form = self.form().as_str();
         let scales = |per_channel: bool| if per_channel { " per-channel" } else { "" };
         match self {
-            Self::StaticInt8 { per_channel, calibration, reduce_range } => {
+            Self::StaticInt8 { per_channel, calibration, reduce_range, equalize, correct_bias } => {
                 let bits = if *reduce_range { " 7-bit" } else { "" };
-                format!("{form}{}{bits} {}", scales(*per_channel), calibration.as_str())
+                let equalized = if *equalize { " equalized" } else { "" };
+                let corrected = if *correct_bias { " bias-corrected" } else { "" };
+                format!("{form}{}{bits}{equalized}{corrected} {}", scales(*per_channel), calibration.as_str())
             }
             Self::DynamicInt8 { per_channel, convolutions, reduce_range } => {
                 let bits = if *reduce_range { " 7-bit" } else { "" };
@@ -207,7 +222,15 @@ impl Recipe {
             Self::WeightOnly { compensated, .. } => format!("{form}{}", if *compensated { " gptq" } else { "" }),
             Self::Half { format: Format::Float16 } => form.to_owned(),
             Self::Half { format: Format::Float16Weights | Format::Bfloat16Weights } => format!("{form} weights"),
-            Self::PruneWeights { share } => format!("{form} weights {:.0} %", 100.0 * *share),
+            Self::PruneWeights { pattern: Pattern::PerLayer(share) } => {
+                format!("{form} weights {:.0} %", 100.0 * *share)
+            }
+            Self::PruneWeights { pattern: Pattern::Global(share) } => {
+                format!("{form} weights {:.0} % overall", 100.0 * *share)
+            }
+            Self::PruneWeights { pattern: Pattern::Groups { zeros, group } } => {
+                format!("{form} weights {zeros}:{group}")
+            }
             Self::PruneChannels { share } => format!("{form} channels {:.0} %", 100.0 * *share),
         }
     }

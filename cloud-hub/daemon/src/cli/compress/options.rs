@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use compress::Selection;
 use compress::auto::{Calibration, Recipe};
 use compress::half_precision::Format;
+use compress::prune::magnitude::Pattern;
 use compress::quality::Measure;
 use compress::weight_only::Bits;
 use types::{ModelName, Version};
@@ -86,14 +87,17 @@ impl CompressArgs {
         let recipe = |wanted: &WantedForm| match wanted {
             // The mixed form is searched for when the plain one, made first, loses too much.
             WantedForm::Int8Qdq | WantedForm::Int8Mixed => {
-                Recipe::StaticInt8 { per_channel, calibration, reduce_range }
+                let (equalize, correct_bias) = (passes.equalize, passes.correct_bias);
+                Recipe::StaticInt8 { per_channel, calibration, reduce_range, equalize, correct_bias }
             }
             WantedForm::Int8Dynamic => Recipe::DynamicInt8 { per_channel, convolutions: true, reduce_range },
             WantedForm::Int8Weights => Recipe::WeightOnly { bits: Bits::Eight, compensated: false },
             WantedForm::Int4Weights => Recipe::WeightOnly { bits: Bits::Four, compensated: true },
             WantedForm::Fp16 => Recipe::Half { format: Format::Float16 },
             WantedForm::Bf16 => Recipe::Half { format: Format::Bfloat16Weights },
-            WantedForm::Prune => Recipe::PruneWeights { share: passes.sparsity },
+            WantedForm::Prune => {
+                Recipe::PruneWeights { pattern: passes.pattern.unwrap_or(Pattern::PerLayer(passes.sparsity)) }
+            }
             WantedForm::PruneChannels => Recipe::PruneChannels { share: passes.sparsity },
         };
         let mut recipes: Vec<Recipe> = Vec::new();
@@ -108,9 +112,10 @@ impl CompressArgs {
     /// What passes may touch.
     pub(super) fn selection(&self) -> Selection {
         Selection {
+            nodes: self.passes.only_node.iter().cloned().collect(),
+            operators: self.passes.only_operator.iter().cloned().collect(),
             nodes_excluded: self.passes.exclude_node.iter().cloned().collect(),
             operators_excluded: self.passes.exclude_operator.iter().cloned().collect(),
-            ..Selection::default()
         }
     }
 }
@@ -131,12 +136,28 @@ pub(super) struct PassArgs {
     /// Use 7 bits of each weight, for int8: x86 processors without VNNI saturate with 8.
     #[arg(long)]
     reduce_range: bool,
+    /// Move scale from large channels to neighbours that bear it before rounding, for int8-qdq (cross-layer
+    /// equalization of convolutions, SmoothQuant behind layer normalizations).
+    #[arg(long)]
+    equalize: bool,
+    /// Take out of biases what rounding adds in the mean, for int8-qdq.
+    #[arg(long)]
+    correct_bias: bool,
+    /// Set so many of every so many weights along a layer's inputs to zero, like 2:4, for prune.
+    #[arg(long, value_name = "ZEROS:GROUP", value_parser = pattern, conflicts_with = "sparsity")]
+    pattern: Option<Pattern>,
     /// Share of the weights (or channels) that are taken out, for prune and prune-channels.
     #[arg(long, value_name = "SHARE", default_value_t = SPARSITY, value_parser = part)]
     sparsity: f32,
     /// What the sensitivity of layers is counted in, for int8-mixed [default: kl for classes, else mse].
     #[arg(long, value_enum)]
     pub(super) rank_by: Option<RankedBy>,
+    /// Touch this node only; may be given several times.
+    #[arg(long, value_name = "NODE")]
+    only_node: Vec<String>,
+    /// Touch nodes of this operator only, like MatMul; may be given several times.
+    #[arg(long, value_name = "OPERATOR")]
+    only_operator: Vec<String>,
     /// Leave this node alone; may be given several times.
     #[arg(long, value_name = "NODE")]
     exclude_node: Vec<String>,
@@ -266,6 +287,16 @@ pub(super) enum WantedEngine {
 fn part(text: &str) -> Result<f32, String> {
     share(text)?;
     text.parse().map_err(|_not| format!("{text:?} is no number"))
+}
+
+/// Reads how many of how many weights become zero, like `2:4`.
+fn pattern(text: &str) -> Result<Pattern, String> {
+    let read = || {
+        let (zeros, group) = text.split_once(':')?;
+        let (zeros, group) = (zeros.parse().ok()?, group.parse().ok()?);
+        (0 < zeros && zeros < group).then_some(Pattern::Groups { zeros, group })
+    };
+    read().ok_or_else(|| format!("{text:?} is no pattern: 2:4 sets two of every four weights to zero"))
 }
 
 /// Reads a share between 0 and 1.
