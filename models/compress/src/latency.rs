@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_neighbour_that_takes_the_processor_now_and_then_moves_nothing() {
-        let busy = |round: u32, every: u32| if round % every == 0 { 7.0 } else { 0.0 };
+        let busy = |round: u32, every: u32| if round.is_multiple_of(every) { 7.0 } else { 0.0 };
         let reference: Vec<f64> = (0..200).map(|round| 1.0 + busy(round, 3)).collect();
         let other: Vec<f64> = (0..200).map(|round| 0.5 + busy(round, 2)).collect();
         let found = timing(&other, &reference).unwrap();
