@@ -76,7 +76,11 @@ fn what_decides_reaches_no_runtime_no_files_no_sockets_and_no_clock() {
 #[test]
 fn the_agent_and_the_hub_never_depend_on_each_other() {
     let why = "agent and hub meet in `protocol` alone";
-    none(&graph().must_not_reach(&["edge-core", "edge-agent"], &["hub-core", "cloud-hub", "model-tools", "compress"], why));
+    none(&graph().must_not_reach(
+        &["edge-core", "edge-agent"],
+        &["hub-core", "cloud-hub", "model-tools", "compress"],
+        why,
+    ));
     none(&graph().must_not_reach(&["hub-core", "cloud-hub"], &["edge-core", "edge-agent"], why));
 }
 
