@@ -91,7 +91,7 @@ impl Compared {
         let mut gpu = match gpu.load(file.into(), &LoadOptions::default()) {
             Ok(session) => session,
             Err(error @ LoadError::Unsupported { .. }) => return println!("skipped: wgpu does not run it: {error}"),
-            Err(error) => panic!("{error}"),
+            Err(error) => panic!("{error:?}"),
         };
         let examples = Examples::open(&self.entry.evaluation(), ort.signature()).unwrap();
         for example in examples.iter().take(ENGINES_EXAMPLES) {
