@@ -138,6 +138,9 @@ impl Grid {
     }
 }
 
+/// Fewest rows that are worth a thread: below it starting one takes as long as the work.
+const ROWS_MIN: usize = 32;
+
 /// The best grid so far.
 struct Found<'a> {
     weights: &'a [f32],
@@ -185,19 +188,35 @@ pub(super) fn rtn(matrix: &Matrix, block: usize, rules: Rules) -> Quantized {
     by_blocks(matrix, block, |weights| Grid::best(weights, rules))
 }
 
-/// Rounds every weight to the nearest level of the grid that `find` gives its block.
-pub(super) fn by_blocks(matrix: &Matrix, block: usize, find: impl Fn(&[f32]) -> Grid) -> Quantized {
+/// Rounds every weight to the nearest level of the grid that `find` gives its block. Rows are shared out among the
+/// processor's cores; each is a world of its own, so the result does not hang on how many there are.
+pub(super) fn by_blocks(matrix: &Matrix, block: usize, find: impl Fn(&[f32]) -> Grid + Sync) -> Quantized {
     let mut quantized = Quantized::empty(matrix, block);
-    for (row, weights) in matrix.values.chunks_exact(matrix.columns.max(1)).enumerate() {
-        for (at, weights) in weights.chunks(block).enumerate() {
-            let grid = find(weights);
-            quantized.set_grid(row, at, grid);
-            let start = row * matrix.columns + at * block;
-            for (code, &weight) in quantized.codes[start..start + weights.len()].iter_mut().zip(weights) {
-                *code = as_code(grid.code(weight));
-            }
+    let (columns, blocks) = (matrix.columns.max(1), quantized.blocks().max(1));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let rows = matrix.rows.div_ceil(cores).max(ROWS_MIN);
+    let find = &find;
+    std::thread::scope(|scope| {
+        let weights = matrix.values.chunks(rows * columns);
+        let codes = quantized.codes.chunks_mut(rows * columns);
+        let grids = quantized.scales.chunks_mut(rows * blocks).zip(quantized.points.chunks_mut(rows * blocks));
+        for ((weights, codes), (scales, points)) in weights.zip(codes).zip(grids) {
+            scope.spawn(move || {
+                let rows = weights.chunks(columns).zip(codes.chunks_mut(columns));
+                let grids = scales.chunks_mut(blocks).zip(points.chunks_mut(blocks));
+                for ((weights, codes), (scales, points)) in rows.zip(grids) {
+                    let blocks = weights.chunks(block).zip(codes.chunks_mut(block));
+                    for ((weights, codes), (scale, point)) in blocks.zip(scales.iter_mut().zip(points)) {
+                        let grid = find(weights);
+                        (*scale, *point) = (grid.scale, grid.point);
+                        for (code, &weight) in codes.iter_mut().zip(weights) {
+                            *code = as_code(grid.code(weight));
+                        }
+                    }
+                }
+            });
         }
-    }
+    });
     quantized
 }
 
