@@ -257,7 +257,8 @@ fn declaration(info: &ValueInfoProto) -> Result<Declared, ModelError> {
     }
     let dims = shape.dim.iter().map(|dim| match (dim.dim_value, &dim.dim_param) {
         (Some(size), _) => usize::try_from(size).map_or(Dim::Any, Dim::Fixed),
-        (None, Some(symbol)) if !symbol.is_empty() => Dim::Symbol(symbol.clone()),
+        // "?" is no name: older exporters write it for whatever they do not know.
+        (None, Some(symbol)) if !symbol.is_empty() && symbol != "?" => Dim::Symbol(symbol.clone()),
         (None, _) => Dim::Any,
     });
     Ok(Some((dtype, Some(dims.collect()))))
