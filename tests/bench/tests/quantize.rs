@@ -8,6 +8,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use bench::quantize::corpus::{Corpus, Entry};
 use bench::quantize::theirs::{Candidate, Judgement};
@@ -30,6 +31,9 @@ const ENGINES_EXAMPLES: usize = 12;
 
 /// Device memory for a model, in bytes.
 const BUDGET_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// One model at a time on the software adapter: several share the cores with it, and run into its time limits.
+static ADAPTER: Mutex<()> = Mutex::new(());
 
 /// Both sides' models, and what the judge said of ours, then theirs.
 struct Compared {
@@ -79,6 +83,7 @@ impl Compared {
 
     /// Both engines answer our model alike.
     fn is_one_model_to_both_engines(&self) {
+        let _alone = ADAPTER.lock().unwrap_or_else(PoisonError::into_inner);
         let file = std::fs::read(&self.ours).unwrap();
         let library = Some(testkit::binaries::onnxruntime().unwrap());
         let ort = OrtEngine::open(&LibrarySearch { configured: library }).unwrap();

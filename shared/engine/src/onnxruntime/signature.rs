@@ -34,7 +34,8 @@ fn spec(kind: &'static str, outlet: &Outlet) -> Result<TensorSpec, LoadError> {
     }
     let dims = shape.iter().zip(dimension_symbols.iter()).map(|(&size, symbol)| match usize::try_from(size) {
         Ok(size) => Dim::Fixed(size),
-        Err(_negative) if symbol.is_empty() => Dim::Any,
+        // Older exporters write "?" for whatever they do not know: no promise that all of these are equal.
+        Err(_negative) if symbol.is_empty() || symbol == "?" => Dim::Any,
         Err(_negative) => Dim::Symbol(symbol.clone()),
     });
     Ok(TensorSpec { name: outlet.name().to_owned(), dtype, shape: Some(dims.collect()) })
