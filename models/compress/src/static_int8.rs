@@ -144,8 +144,8 @@ fn carry_out(model: &Model, options: &Options, seen: &Seen<'_>) -> Result<(Model
     };
     let plan = Plan::of(model, &options.selection, options.absorbs(), &usable, &mut report);
     if plan.nodes.is_empty() {
-        let why = "no Conv, MatMul, Gemm or large Gather of f32 with constant weights was found or selected; prepare \
-                   the model first (constants folded, shapes and types inferred)";
+        let why = "no Conv, MatMul, Gemm or large Gather of f32 with constant weights was found or selected: \
+                   select others, or look at what the model is made of";
         return Err(CompressError::Nothing { pass: PASS, why: why.to_owned() });
     }
     let mut quantized = rewrite::rewrite(model.clone(), &plan, options, seen, &mut report)?;

@@ -13,7 +13,7 @@ use onnx_graph::proto::ValueInfoProto;
 use types::NamedTensor;
 
 /// Names the Python interpreter that has onnx; without it models are not checked by onnx.checker.
-const PYTHON_ENV: &str = "SANDERLING_ONNX_PYTHON";
+const PYTHON_ENV: &str = "SANDERLING_COMPRESS_PYTHON";
 
 /// Opens ONNX Runtime, or says why the test is skipped.
 pub(crate) fn runtime() -> Option<OrtEngine> {

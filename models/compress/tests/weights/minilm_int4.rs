@@ -26,7 +26,8 @@ fn minilm_of_four_bits_keeps_its_embeddings() {
     let judging = &minilm::requests()[minilm::TEACHING..];
     let wanted = minilm::embeddings(&judge::answers(&engine, &full, judging));
     let grams = grams(&engine, &full);
-    let small = full.to_bytes().unwrap().len() * 22 / 100;
+    // HQQ is the largest: its zero points are floats.
+    let small = full.to_bytes().unwrap().len() * 23 / 100;
     for (method, symmetric, least) in [
         (Method::Rtn, false, RTN_OF_PYTHON[0]),
         (Method::Rtn, true, RTN_OF_PYTHON[1]),
