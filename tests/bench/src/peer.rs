@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use sha2::{Digest, Sha256};
 use testkit::binaries::{cache, workspace};
 
@@ -97,7 +98,21 @@ impl Peer {
         Ok(words.iter().map(|&word| f32::from_le_bytes(word)).collect())
     }
 
+    /// Wakes it, has it answer, and puts it to sleep again: burn's threads look for work some hundred times a second, and
+    /// would take a tenth of a core from whoever has the next turn.
     fn ask(&mut self, request: &str) -> Result<String> {
+        self.signal(Signal::CONT)?;
+        let said = self.say(request);
+        self.signal(Signal::STOP)?;
+        said
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let process = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a peer without a number")?;
+        kill_process(process, signal).context("stop or wake the peer")
+    }
+
+    fn say(&mut self, request: &str) -> Result<String> {
         writeln!(self.input, "{request}").and_then(|()| self.input.flush()).context("ask the peer")?;
         self.line()
     }
