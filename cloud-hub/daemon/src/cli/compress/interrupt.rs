@@ -71,5 +71,6 @@ fn end(filling: &Mutex<Option<PathBuf>>) {
     }
     let told = CliError::new(ExitKind::Failed, "interrupted: nothing was written");
     let _code = console::report(&told);
-    std::process::exit(EXIT_INTERRUPTED);
+    // Not `std::process::exit`: it takes ONNX Runtime's memory down while a worker still runs a model in it.
+    signal_hook::low_level::exit(EXIT_INTERRUPTED);
 }
