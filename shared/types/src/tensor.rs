@@ -97,6 +97,26 @@ impl DType {
             Self::Bytes => None,
         }
     }
+
+    /// The type of a little-endian NumPy type string, such as `<f4`; single bytes have no byte order. `None` for every other.
+    #[must_use]
+    pub fn from_numpy(descr: &str) -> Option<Self> {
+        Some(match descr {
+            "|b1" => Self::Bool,
+            "|u1" => Self::U8,
+            "<u2" => Self::U16,
+            "<u4" => Self::U32,
+            "<u8" => Self::U64,
+            "|i1" => Self::I8,
+            "<i2" => Self::I16,
+            "<i4" => Self::I32,
+            "<i8" => Self::I64,
+            "<f2" => Self::F16,
+            "<f4" => Self::F32,
+            "<f8" => Self::F64,
+            _ => return None,
+        })
+    }
 }
 
 impl fmt::Display for DType {

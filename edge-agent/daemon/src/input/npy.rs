@@ -17,7 +17,7 @@ pub(super) fn load(path: &Path, bytes: &[u8], spec: &TensorSpec) -> Result<Tenso
         return Err(array("is in Fortran order: save numpy.ascontiguousarray(x)".into()));
     }
     let descr = header.dtype().descr();
-    let dtype = dtype_of(descr.trim_matches('\'')).ok_or_else(|| {
+    let dtype = DType::from_numpy(descr.trim_matches('\'')).ok_or_else(|| {
         array(format!("has dtype {descr}: use a little-endian number or boolean type, for example x.astype('float32')"))
     })?;
     if dtype != spec.dtype {
@@ -35,25 +35,6 @@ fn with_batch(shape: Vec<usize>, spec: &TensorSpec) -> Vec<usize> {
         dims.len() == shape.len() + 1 && matches!(dims.first(), Some(Dim::Any | Dim::Symbol(_) | Dim::Fixed(1)))
     });
     if lacks_one { std::iter::once(1).chain(shape).collect() } else { shape }
-}
-
-/// The tensor type of a NumPy type string; single bytes have no byte order.
-fn dtype_of(descr: &str) -> Option<DType> {
-    Some(match descr {
-        "|b1" => DType::Bool,
-        "|u1" => DType::U8,
-        "<u2" => DType::U16,
-        "<u4" => DType::U32,
-        "<u8" => DType::U64,
-        "|i1" => DType::I8,
-        "<i2" => DType::I16,
-        "<i4" => DType::I32,
-        "<i8" => DType::I64,
-        "<f2" => DType::F16,
-        "<f4" => DType::F32,
-        "<f8" => DType::F64,
-        _ => return None,
-    })
 }
 
 #[cfg(test)]

@@ -90,7 +90,7 @@ fn header(path: &Path, name: String, place: Place) -> Result<Column, String> {
     if fortran && shape.len() > 1 {
         return Err(wrong("is in Fortran order: save numpy.ascontiguousarray(x)".to_owned()));
     }
-    let dtype = dtype_of(descr)
+    let dtype = DType::from_numpy(descr)
         .ok_or_else(|| wrong(format!("has dtype {descr:?}: use a little-endian number or boolean type")))?;
     if shape.len() > RANK_MAX + 1 {
         return Err(wrong(format!("has {} dimensions", shape.len())));
@@ -131,25 +131,6 @@ impl<'text> Header<'text> {
         let shape = dims.map(|dim| dim.parse().ok()).collect::<Option<Vec<usize>>>()?;
         Some(Self { descr, fortran, shape })
     }
-}
-
-/// The tensor type of a NumPy type string; single bytes have no byte order.
-fn dtype_of(descr: &str) -> Option<DType> {
-    Some(match descr {
-        "|b1" => DType::Bool,
-        "|u1" => DType::U8,
-        "<u2" => DType::U16,
-        "<u4" => DType::U32,
-        "<u8" => DType::U64,
-        "|i1" => DType::I8,
-        "<i2" => DType::I16,
-        "<i4" => DType::I32,
-        "<i8" => DType::I64,
-        "<f2" => DType::F16,
-        "<f4" => DType::F32,
-        "<f8" => DType::F64,
-        _ => return None,
-    })
 }
 
 fn stream(path: &Path, start: u64, length: u64, deflated: bool) -> io::Result<Box<dyn Read + Send>> {

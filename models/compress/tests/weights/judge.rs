@@ -5,29 +5,17 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
-use engine::{Engine, LibrarySearch, LoadOptions, OrtEngine, RunControl, RunError, Session as _};
+use engine::{Engine, LoadOptions, RunControl, RunError, Session as _};
 use engine_wgpu::gpu::AdapterChoice;
 use engine_wgpu::{BUDGET_BYTES, WgpuEngine};
 use onnx_graph::Model;
 use onnx_graph::proto::ValueInfoProto;
 use types::NamedTensor;
 
+pub(crate) use crate::support::runtime;
+
 /// Names the Python interpreter that has onnx; without it models are not checked by onnx.checker.
 const PYTHON_ENV: &str = "SANDERLING_COMPRESS_PYTHON";
-
-/// Opens ONNX Runtime, or says why the test is skipped.
-pub(crate) fn runtime() -> Option<OrtEngine> {
-    let developer = engine::library::developer_library().filter(|library| library.is_file());
-    let named = std::env::var_os(engine::library::LIBRARY_VARIABLE).map(PathBuf::from);
-    match OrtEngine::open(&LibrarySearch { configured: named.or(developer) }) {
-        Ok(engine) => Some(engine),
-        Err(engine::OpenError::NotFound(why)) => {
-            println!("skipped: {why}");
-            None
-        }
-        Err(error) => panic!("ONNX Runtime is there and does not open: {error:?}"),
-    }
-}
 
 /// Runs a model on each request and gives the outputs of each.
 pub(crate) fn answers(engine: &dyn Engine, model: &Model, requests: &[Vec<NamedTensor>]) -> Vec<Vec<NamedTensor>> {

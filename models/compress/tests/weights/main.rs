@@ -11,3 +11,5 @@ mod minilm;
 mod minilm_int4;
 mod node_cases;
 mod prune;
+#[path = "../support/mod.rs"]
+mod support;
