@@ -98,35 +98,60 @@ def light(name: str, rng) -> onnx.ModelProto:
     return model
 
 
-def enliven(model: onnx.ModelProto, images: np.ndarray, spread: float = 2.0) -> None:
-    """Scales and shifts each class so that answers differ: a random network's features have much in common, and without this it
-    calls every picture the same. `spread` is the deviation of the softmax's input between pictures."""
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+
+
+def settle(model: onnx.ModelProto, images: np.ndarray) -> None:
+    """Gives every BatchNormalization the statistics of what it really sees, as training would: without this the layers of a
+    random network hand on little but what all pictures have in common. Goes through the nodes one by one up to the head."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    describe = lambda name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+    values = {input_name(model): images}
+    for node in model.graph.node:
+        if node.op_type in ("Reshape", "Flatten", "Gemm"):
+            return
+        if node.op_type == "BatchNormalization":
+            seen = values[node.input[0]]
+            for name, value in zip(node.input[3:5], (seen.mean((0, 2, 3)), seen.var((0, 2, 3)))):
+                constants[name].CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
+        given = [name for name in node.input if name not in constants]
+        held = [constants[name] for name in node.input if name in constants]
+        graph = onnx.helper.make_graph([node], "one", [*map(describe, given)], [describe(node.output[0])], held)
+        alone = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+        values[node.output[0]] = session(alone).run([node.output[0]], {name: values[name] for name in given})[0]
+
+
+def teach(model: onnx.ModelProto, images: np.ndarray, labels: np.ndarray, ridge: float = 0.1, sharpness: float = 10.0) -> None:
+    """Fits the last layer by ridge regression, so that the first classes are the labels: a random network's features tell
+    pictures well apart, its random last layer calls all of them the same. `ridge` is a share of the features' mean square,
+    `sharpness` the distance between right and wrong at the softmax. The other classes stay random and never win."""
     graph = model.graph
     last = [node for node in graph.node if node.op_type in ("Conv", "Gemm")][-1]
-    softmax = next(node for node in graph.node if node.op_type == "Softmax")
     constants = {tensor.name: tensor for tensor in graph.initializer}
     weight, bias = (constants[name] for name in last.input[1:3])
-
-    def seen(name: str) -> np.ndarray:
-        probe = onnx.ModelProto()
-        probe.CopyFrom(model)
-        probe.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-        session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
-        return np.concatenate([session.run([name], {input_name(model): image[None]})[0] for image in images])
-
-    def change(scale, shift) -> None:
-        w = numpy_helper.to_array(weight)
-        w = w * np.reshape(scale, (-1,) + (1,) * (w.ndim - 1))
-        b = numpy_helper.to_array(bias) * scale + shift
-        weight.CopyFrom(numpy_helper.from_array(w.astype(np.float32), weight.name))
-        bias.CopyFrom(numpy_helper.from_array(b.astype(np.float32), bias.name))
-
-    found = seen(last.output[0])
-    axes = tuple(axis for axis in range(found.ndim) if axis != 1)
-    scale = 1 / found.std(axes)
-    change(scale, -found.mean(axes) * scale)
-    found = seen(softmax.input[0]).reshape(len(images), -1)
-    change(np.full(len(scale), spread / found.std(0).mean()), 0)
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    probe.graph.output.append(onnx.helper.make_tensor_value_info(last.input[0], onnx.TensorProto.FLOAT, None))
+    network = session(probe)
+    seen = [network.run(None, {input_name(model): image[None]})[0] for image in images]
+    # Planes are averaged: what follows a convolution in a head is their mean.
+    seen = np.concatenate([value.reshape(1, value.shape[1], -1).mean(2) for value in seen]).astype(np.float64)
+    middle = seen.mean(0)
+    centred, wanted = seen - middle, np.eye(labels.max() + 1)[labels]
+    likeness = centred @ centred.T
+    likeness += ridge * np.trace(likeness) / len(seen) * np.eye(len(seen))
+    fitted = (centred.T @ np.linalg.solve(likeness, wanted - wanted.mean(0))).T * sharpness
+    w = numpy_helper.to_array(weight).reshape(-1, len(middle)).astype(np.float64)
+    w *= np.linalg.norm(fitted, axis=1).mean() / np.linalg.norm(w, axis=1, keepdims=True)
+    w[: len(fitted)] = fitted
+    b = -w @ middle - sharpness
+    b[: len(fitted)] += 1.5 * sharpness
+    weight.CopyFrom(numpy_helper.from_array(w.reshape(tuple(weight.dims)).astype(np.float32), weight.name))
+    bias.CopyFrom(numpy_helper.from_array(b.astype(np.float32), bias.name))
 
 
 def input_name(model: onnx.ModelProto) -> str:
