@@ -1,7 +1,7 @@
 """Writes the networks of `cargo xtask bench wgpu` into the cache: SqueezeNet and ResNet-50 of the onnx package's `light` set.
 
 <name>.onnx           random weights in place of the constant ones that the package ships
-<name>.wonnx.onnx     the same as wonnx 0.5.1 can read it: no Dropout, Add for Sum, Gemm without transB
+<name>.wonnx.onnx     the same as wonnx 0.5.1 can read it: no Dropout, Add for Sum, Gemm without transB, a bias for Conv
 <name>.shipped.onnx   as shipped, for its count of nodes
 <name>.f32            an input, as little-endian f32
 
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "shared/engine-wgpu
 from case_file import cache  # noqa: E402
 from gen_model_cases import DATA, randomise  # noqa: E402
 
-REVISION = "3"
+REVISION = "4"
 NAMES = ("squeezenet", "resnet50")
 
 
@@ -43,6 +43,12 @@ def for_wonnx(model: onnx.ModelProto) -> onnx.ModelProto:
             kept = [item for item in node.attribute if item.name != "transB"]
             del node.attribute[:]
             node.attribute.extend(kept)
+        if node.op_type == "Conv" and len(node.input) == 2:
+            # Its kernel for 3x3 wants weights in fours, and it lays them so for a Conv with a bias only (optimizer.rs): without
+            # one it reads others.
+            zeros = numpy_helper.from_array(np.zeros(weights[node.input[1]].dims[0], np.float32), f"{node.output[0]}_bias")
+            model.graph.initializer.append(zeros)
+            node.input.append(zeros.name)
         nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
