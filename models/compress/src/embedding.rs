@@ -10,6 +10,7 @@ use onnx_graph::{Attributes, Graph, Names, Values};
 
 use crate::CompressError;
 use crate::constants::Constants;
+use crate::nearest::nearest;
 
 /// Tables smaller than this stay: three more nodes cost more than 200 kB of file are worth.
 const ELEMENTS_MIN: usize = 65_536;
@@ -102,5 +103,5 @@ pub(crate) fn pack(
     reason = "rounded, and within -128 to 127 by the clamp"
 )]
 fn signed_byte(value: f32) -> u8 {
-    value.round_ties_even().clamp(-128.0, 127.0) as i8 as u8
+    nearest(value.clamp(-128.0, 127.0)) as i8 as u8
 }

@@ -19,6 +19,7 @@ pub mod gram;
 pub mod half_precision;
 pub mod latency;
 mod linear;
+mod nearest;
 mod prepare;
 pub mod prune;
 pub mod quality;

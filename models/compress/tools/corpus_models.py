@@ -124,10 +124,11 @@ def settle(model: onnx.ModelProto, images: np.ndarray) -> None:
         values[node.output[0]] = session(alone).run([node.output[0]], {name: values[name] for name in given})[0]
 
 
-def teach(model: onnx.ModelProto, images: np.ndarray, labels: np.ndarray, ridge: float = 0.1, sharpness: float = 10.0) -> None:
+def teach(model: onnx.ModelProto, images: np.ndarray, labels: np.ndarray, ridge: float = 0.1) -> None:
     """Fits the last layer by ridge regression, so that the first classes are the labels: a random network's features tell
-    pictures well apart, its random last layer calls all of them the same. `ridge` is a share of the features' mean square,
-    `sharpness` the distance between right and wrong at the softmax. The other classes stay random and never win."""
+    pictures well apart, its random last layer calls all of them the same. `ridge` is a share of the features' mean square.
+    The other classes stay random and never win. The scale is that of the likeliest softmax for the last fifth, which a first
+    fit has not seen (temperature scaling, Guo et al. 2017): a sharper one would turn every rounding into another answer."""
     graph = model.graph
     last = [node for node in graph.node if node.op_type in ("Conv", "Gemm")][-1]
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -141,15 +142,25 @@ def teach(model: onnx.ModelProto, images: np.ndarray, labels: np.ndarray, ridge:
     # Planes are averaged: what follows a convolution in a head is their mean.
     seen = np.concatenate([value.reshape(1, value.shape[1], -1).mean(2) for value in seen]).astype(np.float64)
     middle = seen.mean(0)
-    centred, wanted = seen - middle, np.eye(labels.max() + 1)[labels]
-    likeness = centred @ centred.T
-    likeness += ridge * np.trace(likeness) / len(seen) * np.eye(len(seen))
-    fitted = (centred.T @ np.linalg.solve(likeness, wanted - wanted.mean(0))).T * sharpness
+    features, wanted = seen - middle, np.eye(labels.max() + 1)[labels]
+
+    def fit(rows: slice) -> np.ndarray:
+        likeness = features[rows] @ features[rows].T
+        likeness += ridge * np.trace(likeness) / len(likeness) * np.eye(len(likeness))
+        return features[rows].T @ np.linalg.solve(likeness, wanted[rows] - wanted.mean(0))
+
+    shown, held = slice(len(seen) * 4 // 5), slice(len(seen) * 4 // 5, None)
+    scores = features[held] @ fit(shown)
+    likelihood = lambda scale: (scale * (scores * wanted[held]).sum(1) - np.log(np.exp(scale * scores).sum(1))).mean()
+    scale = max(np.arange(1.0, 40.0, 0.5), key=likelihood)
+    fitted = scale * fit(slice(None)).T
     w = numpy_helper.to_array(weight).reshape(-1, len(middle)).astype(np.float64)
     w *= np.linalg.norm(fitted, axis=1).mean() / np.linalg.norm(w, axis=1, keepdims=True)
     w[: len(fitted)] = fitted
-    b = -w @ middle - sharpness
-    b[: len(fitted)] += 1.5 * sharpness
+    # The others begin lower by more than the classes differ, and what a Relu takes for nothing stays above zero.
+    b = np.full(len(w), -scale)
+    b[: len(fitted)] = scale / 2
+    b -= w @ middle
     weight.CopyFrom(numpy_helper.from_array(w.reshape(tuple(weight.dims)).astype(np.float32), weight.name))
     bias.CopyFrom(numpy_helper.from_array(b.astype(np.float32), bias.name))
 

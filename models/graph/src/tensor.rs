@@ -83,19 +83,19 @@ pub trait Values: Sized {
 
     /// A tensor of f32.
     fn of_floats(name: &str, shape: &[usize], values: &[f32]) -> Self {
-        let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let raw = values.iter().map(|value| value.to_le_bytes()).collect::<Vec<_>>().into_flattened();
         Self::of_raw(name, ElementType::Float, shape, raw)
     }
 
     /// A tensor of int64.
     fn of_int64(name: &str, shape: &[usize], values: &[i64]) -> Self {
-        let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let raw = values.iter().map(|value| value.to_le_bytes()).collect::<Vec<_>>().into_flattened();
         Self::of_raw(name, ElementType::Int64, shape, raw)
     }
 
     /// A tensor of int32.
     fn of_int32(name: &str, shape: &[usize], values: &[i32]) -> Self {
-        let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let raw = values.iter().map(|value| value.to_le_bytes()).collect::<Vec<_>>().into_flattened();
         Self::of_raw(name, ElementType::Int32, shape, raw)
     }
 }
@@ -300,7 +300,7 @@ fn lanes<const N: usize, T>(raw: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {
 }
 
 fn flat<T: Copy, const N: usize>(list: &[T], bytes: impl Fn(T) -> [u8; N]) -> Bytes {
-    list.iter().flat_map(|&value| bytes(value)).collect::<Vec<u8>>().into()
+    list.iter().map(|&value| bytes(value)).collect::<Vec<_>>().into_flattened().into()
 }
 
 /// The low bytes of a little-endian number.

@@ -4,6 +4,7 @@ use onnx_graph::proto::TensorProto;
 use onnx_graph::{ElementType, Values};
 
 use super::Options;
+use crate::nearest::nearest;
 
 /// The range of codes of one byte type.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,7 +51,7 @@ impl Codes {
         reason = "rounded, and within a byte by the clamp"
     )]
     fn byte(self, value: f32) -> u8 {
-        let value = value.round_ties_even().clamp(self.low, self.high);
+        let value = nearest(value.clamp(self.low, self.high));
         if self.low < 0.0 { value as i8 as u8 } else { value as u8 }
     }
 }

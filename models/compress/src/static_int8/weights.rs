@@ -5,6 +5,7 @@ use onnx_graph::{ElementType, TensorError, Values};
 
 use super::params::{Integers, Params, fit};
 use crate::calibrate::Range;
+use crate::nearest::nearest;
 
 /// How a tensor lies in memory, seen from one axis.
 #[derive(Debug, Clone, Copy)]
@@ -89,20 +90,12 @@ pub(super) fn round(
         let Params { scale, zero } = params.get(channel).copied().unwrap_or(Params { scale: 1.0, zero: 0 });
         let (least, greatest) = ((integers.least - zero) as f32, (integers.greatest - zero) as f32);
         bytes.extend(run.iter().map(|&value| {
-            let nearest = nearest((value / scale).clamp(least, greatest));
-            integers.byte(nearest + zero)
+            #[expect(clippy::cast_possible_truncation, reason = "whole, and within the integers by the clamp")]
+            let whole = nearest((value / scale).clamp(least, greatest)) as i32;
+            integers.byte(whole + zero)
         }));
     }
     bytes
-}
-
-/// The nearest whole number, the even one of two; for magnitudes below 2^22. Adding and taking away 1.5 * 2^23 leaves
-/// no place for a fraction, and is what a vector register can do.
-fn nearest(value: f32) -> i32 {
-    const SHIFT: f32 = 12_582_912.0;
-    #[expect(clippy::cast_possible_truncation, reason = "small and whole")]
-    let whole = ((value + SHIFT) - SHIFT) as i32;
-    whole
 }
 
 /// Largest integer that a bias may become: the sum that it is added to must stay within 32 bits too.

@@ -2,6 +2,7 @@
 
 use super::{Bits, Options};
 use crate::linear::Matrix;
+use crate::nearest::nearest;
 
 /// The levels `(code - point) · scale` of one block.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -74,13 +75,10 @@ impl Rules {
 /// Parts of the full range that are tried: cutting off the largest weight makes the levels of the others finer.
 const RANGES: [f32; 9] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7, 0.64];
 
-/// Adding and taking away this rounds an f32 below 2²² to the nearest whole number (ties to even), in vectors.
-const ROUND: f32 = 12_582_912.0;
-
 impl Grid {
     /// The code of a weight, as a whole float.
     pub(super) fn code(self, weight: f32) -> f32 {
-        (weight / self.scale + self.point).clamp(0.0, self.top) + ROUND - ROUND
+        nearest((weight / self.scale + self.point).clamp(0.0, self.top))
     }
 
     /// The weight that a code stands for.
@@ -91,7 +89,7 @@ impl Grid {
     fn error(self, weights: &[f32]) -> f32 {
         let inverse = self.scale.recip();
         let square = |&weight: &f32| {
-            let code = (weight * inverse + self.point).clamp(0.0, self.top) + ROUND - ROUND;
+            let code = nearest((weight * inverse + self.point).clamp(0.0, self.top));
             let off = weight - (code - self.point) * self.scale;
             off * off
         };
