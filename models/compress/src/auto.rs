@@ -21,7 +21,7 @@ use serde::Serialize;
 pub use bench::EXAMPLES_FEW;
 pub use candidate::{Candidate, EngineRun, Verdict};
 pub use mixed::Step;
-pub use recipe::{Calibration, Form, Recipe};
+pub use recipe::{Calibration, Form, GPTQ, Recipe};
 pub use verdict::{DeviceClass, Recommendation, recommend, settle};
 
 use crate::quality::{Kind, Measure, Quality};

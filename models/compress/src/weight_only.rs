@@ -13,7 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::Selection;
 
-pub use rewrite::quantize;
+pub use rewrite::{opset_needed, quantize};
+
+/// Block lengths that `MatMulNBits` knows.
+pub const BLOCKS: [usize; 5] = [16, 32, 64, 128, 256];
+
+/// Weights that share a scale, unless said otherwise: as ONNX Runtime's own tools have it.
+pub const BLOCK: usize = 32;
 
 /// Bits of one weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +91,7 @@ pub enum Form {
 pub struct Options {
     /// Bits of one weight.
     pub bits: Bits,
-    /// Weights that share a scale: 16, 32, 64, 128 or 256.
+    /// Weights that share a scale: one of [`BLOCKS`].
     pub block: usize,
     /// No zero points: smaller, and a little less accurate.
     pub symmetric: bool,
@@ -104,7 +110,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             bits: Bits::Four,
-            block: 32,
+            block: BLOCK,
             symmetric: false,
             method: Method::Rtn,
             form: Form::MatMulNBits { accuracy_level: 0 },

@@ -138,9 +138,10 @@ def teach(model: onnx.ModelProto, images: np.ndarray, labels: np.ndarray, ridge:
     del probe.graph.output[:]
     probe.graph.output.append(onnx.helper.make_tensor_value_info(last.input[0], onnx.TensorProto.FLOAT, None))
     network = session(probe)
-    seen = [network.run(None, {input_name(model): image[None]})[0] for image in images]
+    channels = weight.dims[1]
     # Planes are averaged: what follows a convolution in a head is their mean.
-    seen = np.concatenate([value.reshape(1, value.shape[1], -1).mean(2) for value in seen]).astype(np.float64)
+    feature = lambda image: network.run(None, {input_name(model): image[None]})[0][0].reshape(channels, -1).mean(1)
+    seen = np.stack([feature(image) for image in images]).astype(np.float64)
     middle = seen.mean(0)
     features, wanted = seen - middle, np.eye(labels.max() + 1)[labels]
 

@@ -94,6 +94,48 @@ fn auto_makes_a_version_that_the_hub_publishes_and_a_device_serves() {
     });
 }
 
+/// The model of this form in the folder, as `model inspect` tells it.
+fn inspected(site: &Site, out: &Path, form: &str) -> Result<Value> {
+    let mut command = Command::new(&site.binaries().hub);
+    command.args(["model", "inspect", "--json"]).arg(out.join(format!("{form}.onnx")));
+    Finished::run(command.env(ONNXRUNTIME_ENV, &site.binaries().onnxruntime))?.ok()?.json()
+}
+
+/// The element types of its weights.
+fn dtypes(inspection: &Value) -> Vec<&str> {
+    inspection["dtypes"].as_array().into_iter().flatten().filter_map(|one| one["dtype"].as_str()).collect()
+}
+
+#[test]
+fn integers_blocks_and_rounding_are_the_ones_asked_for() {
+    story(|site| {
+        let (out, examples) = (site.folder().join("out"), examples(site)?);
+        let made = |arguments: &[&str]| -> Result<String> {
+            let run =
+                Finished::run(compress(site, &full(), &examples, &out).args(arguments).args(["--force", "--json"]))?;
+            let report = run.ok()?.json()?;
+            Ok(report["candidates"][1]["name"].as_str().unwrap_or_default().to_owned())
+        };
+        let name = made(&["--to", "int8-qdq", "--activations", "s8", "--symmetric"])?;
+        ensure!(name == "int8-qdq s8 symmetric minmax", "{name}");
+        let types = inspected(site, &out, "int8-qdq")?;
+        ensure!(!dtypes(&types).contains(&"uint8"), "a zero point of u8 is left: {types:#}");
+
+        // The model is of an older operator set than four bits need: it is brought to theirs.
+        let qdq =
+            ["--to", "int4-weights", "--rounding", "rtn", "--symmetric", "--weights-as-qdq", "--block-size", "16"];
+        let name = made(&qdq)?;
+        ensure!(name == "int4-weights by 16 symmetric qdq", "{name}");
+        let four = inspected(site, &out, "int4-weights")?;
+        ensure!(dtypes(&four).contains(&"int4"), "{four:#}");
+        ensure!(four["opsets"].as_object().is_some_and(|sets| sets.values().any(|set| set == 21)), "{four:#}");
+
+        let name = made(&["--to", "int8-weights", "--rounding", "hqq", "--block-size", "64"])?;
+        ensure!(name == "int8-weights hqq by 64", "{name}");
+        Ok(())
+    });
+}
+
 #[test]
 fn what_is_wrong_with_the_command_line_or_the_files_is_said_and_nothing_is_written() {
     story(|site| {
@@ -111,11 +153,19 @@ fn what_is_wrong_with_the_command_line_or_the_files_is_said_and_nothing_is_writt
         let labels = npy("|u1", "(4,)", &[10; 4]);
         write_npz(&at("labels.npz"), &[("image", image("(4, 1, 28, 28)", 4 * 784)), ("labels", labels)])?;
         let auto = ["--auto"].as_slice();
-        let cases: [(PathBuf, PathBuf, &[&str], i32, &str); 17] = [
+        let cases: [(PathBuf, PathBuf, &[&str], i32, &str); 19] = [
             (full(), good.clone(), &[], USAGE, "--auto"),
             (full(), good.clone(), &["--auto", "--to", "fp16"], USAGE, "--to"),
             (full(), good.clone(), &["--to", "int3"], USAGE, "int8-qdq"),
             (full(), good.clone(), &["--auto", "--max-loss", "5"], USAGE, "1 % is 0.01"),
+            (full(), good.clone(), &["--to", "int4-weights", "--block-size", "48"], USAGE, "16, 32, 64, 128 or 256"),
+            (
+                full(),
+                good.clone(),
+                &["--to", "int4-weights", "--rounding", "hqq", "--symmetric"],
+                FAILED,
+                "zero points",
+            ),
             (full(), at("one.npz"), &["--auto"], INPUT, "too few"),
             (at("absent.onnx"), good.clone(), auto, NOT_FOUND, "absent.onnx"),
             (at("text.onnx"), good.clone(), auto, INPUT, "ONNX"),

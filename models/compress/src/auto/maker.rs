@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use engine::Engine;
-use onnx_graph::Model;
+use onnx_graph::{Model, opset};
 
 use super::names::name_nodes;
 use super::recipe::{Calibration, Recipe};
@@ -11,7 +11,7 @@ use crate::calibrate::{self, Ranges, observe};
 use crate::half_precision::{self, Format};
 use crate::prune::channels;
 use crate::prune::magnitude;
-use crate::weight_only::{self, Bits};
+use crate::weight_only;
 use crate::{
     CompressError, Examples, Grams, PrepareError, Report, Selection, dynamic_int8, equalize, prepare, static_int8,
 };
@@ -85,9 +85,23 @@ impl<'a> Maker<'a> {
     pub(super) fn make(&mut self, recipe: &Recipe, selection: &Selection) -> Result<(Model, Report), CompressError> {
         let selection = selection.clone();
         match *recipe {
-            Recipe::StaticInt8 { per_channel, calibration, reduce_range, equalize, correct_bias } => {
-                let options =
-                    static_int8::Options { selection, per_channel, reduce_range, ..static_int8::Options::default() };
+            Recipe::StaticInt8 {
+                per_channel,
+                calibration,
+                activations,
+                symmetric: activations_symmetric,
+                reduce_range,
+                equalize,
+                correct_bias,
+            } => {
+                let options = static_int8::Options {
+                    selection,
+                    activations,
+                    activations_symmetric,
+                    per_channel,
+                    reduce_range,
+                    ..static_int8::Options::default()
+                };
                 self.static_int8(&options, calibration, equalize, correct_bias)
             }
             Recipe::DynamicInt8 { per_channel, convolutions, reduce_range } => {
@@ -101,7 +115,19 @@ impl<'a> Maker<'a> {
                 dynamic_int8::quantize(&self.model, &options)
             }
             Recipe::Half { format } => self.half(format, selection),
-            Recipe::WeightOnly { bits, compensated } => self.weight_only(bits, compensated, selection),
+            Recipe::WeightOnly { bits, method, block, symmetric, qdq } => {
+                let form = if qdq { weight_only::Form::Qdq } else { weight_only::Options::default().form };
+                let options = weight_only::Options {
+                    bits,
+                    block,
+                    symmetric,
+                    method,
+                    form,
+                    selection,
+                    ..weight_only::Options::default()
+                };
+                self.weight_only(&options)
+            }
             Recipe::PruneWeights { pattern } => {
                 let options = magnitude::Options { pattern, selection };
                 magnitude::prune(&self.model, &options).map(|(model, report, _sparsity)| (model, report))
@@ -170,19 +196,19 @@ impl<'a> Maker<'a> {
         )
     }
 
-    fn weight_only(
-        &self,
-        bits: Bits,
-        compensated: bool,
-        selection: Selection,
-    ) -> Result<(Model, Report), CompressError> {
-        let (method, grams) = if compensated {
-            (weight_only::Method::Gptq { act_order: true }, self.grams(&selection)?)
-        } else {
-            (weight_only::Method::Rtn, Grams::of(&self.model, &selection))
+    fn weight_only(&self, options: &weight_only::Options) -> Result<(Model, Report), CompressError> {
+        let needed = weight_only::opset_needed(options);
+        let newer = (self.model.opset("").unwrap_or(0) < needed).then(|| opset::upgrade(&self.model, needed));
+        let newer = newer.transpose().map_err(|source| CompressError::Run {
+            what: "bring the model to the operator set that holds such weights",
+            source: source.into(),
+        })?;
+        let model = newer.as_ref().unwrap_or(&self.model);
+        let grams = match options.method {
+            weight_only::Method::Gptq { .. } => Grams::observe(self.engine, model, &self.examples, &options.selection)?,
+            weight_only::Method::Rtn | weight_only::Method::Hqq => Grams::of(model, &options.selection),
         };
-        let options = weight_only::Options { bits, method, selection, ..weight_only::Options::default() };
-        weight_only::quantize(&self.model, &options, &grams)
+        weight_only::quantize(model, options, &grams)
     }
 
     fn grams(&self, selection: &Selection) -> Result<Grams, CompressError> {

@@ -5,7 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::half_precision::Format;
 use crate::prune::magnitude::Pattern;
-use crate::weight_only::Bits;
+use crate::static_int8::Activations;
+use crate::weight_only::{self, Bits};
+
+/// The error-compensating way to choose codes, the strongest inputs first.
+pub const GPTQ: weight_only::Method = weight_only::Method::Gptq { act_order: true };
 
 /// What a model file is, in the names that variants of a version have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -117,6 +121,10 @@ pub enum Recipe {
         per_channel: bool,
         /// How ranges are found.
         calibration: Calibration,
+        /// Integers of activations.
+        activations: Activations,
+        /// Ranges of activations even around 0.
+        symmetric: bool,
         /// 7 bits of each weight, for x86 processors that saturate with 8.
         reduce_range: bool,
         /// Scale is moved first from channels that are large to neighbours that bear it ([`crate::equalize`]).
@@ -137,8 +145,14 @@ pub enum Recipe {
     WeightOnly {
         /// Of so many bits.
         bits: Bits,
-        /// Chosen so that errors make up for each other on the calibration examples, instead of each to nearest.
-        compensated: bool,
+        /// How codes are chosen.
+        method: weight_only::Method,
+        /// Weights that share a scale.
+        block: usize,
+        /// No zero points.
+        symmetric: bool,
+        /// `DequantizeLinear` before a plain product instead of `MatMulNBits`.
+        qdq: bool,
     },
     /// 16-bit floats.
     Half {
@@ -166,6 +180,8 @@ impl Recipe {
         let static_int8 = |(per_channel, calibration, reduce_range, is_refined)| Self::StaticInt8 {
             per_channel,
             calibration,
+            activations: Activations::U8,
+            symmetric: false,
             reduce_range,
             equalize: is_refined,
             correct_bias: is_refined,
@@ -180,12 +196,17 @@ impl Recipe {
             static_int8((true, Calibration::Minmax, false, true)),
             Self::DynamicInt8 { per_channel: true, convolutions: false, reduce_range: false },
             Self::DynamicInt8 { per_channel: true, convolutions: true, reduce_range: false },
-            Self::WeightOnly { bits: Bits::Eight, compensated: false },
-            Self::WeightOnly { bits: Bits::Four, compensated: false },
-            Self::WeightOnly { bits: Bits::Four, compensated: true },
+            Self::weights(Bits::Eight, weight_only::Method::Rtn),
+            Self::weights(Bits::Four, weight_only::Method::Rtn),
+            Self::weights(Bits::Four, GPTQ),
             Self::Half { format: Format::Float16 },
             Self::Half { format: Format::Float16Weights },
         ]
+    }
+
+    /// Weights alone, as the engines of this product compute them fastest.
+    const fn weights(bits: Bits, method: weight_only::Method) -> Self {
+        Self::WeightOnly { bits, method, block: weight_only::BLOCK, symmetric: false, qdq: false }
     }
 
     /// What it makes.
@@ -208,18 +229,38 @@ impl Recipe {
         let form = self.form().as_str();
         let scales = |per_channel: bool| if per_channel { " per-channel" } else { "" };
         match self {
-            Self::StaticInt8 { per_channel, calibration, reduce_range, equalize, correct_bias } => {
+            Self::StaticInt8 {
+                per_channel,
+                calibration,
+                activations,
+                symmetric,
+                reduce_range,
+                equalize,
+                correct_bias,
+            } => {
+                let signed = if *activations == Activations::S8 { " s8" } else { "" };
+                let even = if *symmetric { " symmetric" } else { "" };
                 let bits = if *reduce_range { " 7-bit" } else { "" };
                 let equalized = if *equalize { " equalized" } else { "" };
                 let corrected = if *correct_bias { " bias-corrected" } else { "" };
-                format!("{form}{}{bits}{equalized}{corrected} {}", scales(*per_channel), calibration.as_str())
+                let scales = scales(*per_channel);
+                format!("{form}{scales}{signed}{even}{bits}{equalized}{corrected} {}", calibration.as_str())
             }
             Self::DynamicInt8 { per_channel, convolutions, reduce_range } => {
                 let bits = if *reduce_range { " 7-bit" } else { "" };
                 let convolutions = if *convolutions { " with convolutions" } else { "" };
                 format!("{form}{}{bits}{convolutions}", scales(*per_channel))
             }
-            Self::WeightOnly { compensated, .. } => format!("{form}{}", if *compensated { " gptq" } else { "" }),
+            Self::WeightOnly { method, block, symmetric, qdq, .. } => {
+                let method = match method {
+                    weight_only::Method::Rtn => "",
+                    weight_only::Method::Hqq => " hqq",
+                    weight_only::Method::Gptq { .. } => " gptq",
+                };
+                let block = if *block == weight_only::BLOCK { String::new() } else { format!(" by {block}") };
+                let even = if *symmetric { " symmetric" } else { "" };
+                format!("{form}{method}{block}{even}{}", if *qdq { " qdq" } else { "" })
+            }
             Self::Half { format: Format::Float16 } => form.to_owned(),
             Self::Half { format: Format::Float16Weights | Format::Bfloat16Weights } => format!("{form} weights"),
             Self::PruneWeights { pattern: Pattern::PerLayer(share) } => {

@@ -8,16 +8,13 @@ use onnx_graph::{Graph, Model, Names, Uses};
 
 use super::blocks::{Quantized, Rules, rtn};
 use super::pack::{self, Packed};
-use super::{Bits, Form, Method, Options, gptq, hqq};
+use super::{BLOCKS, Bits, Form, Method, Options, gptq, hqq};
 use crate::constants::Constants;
 use crate::embedding::{self, Embedding};
 use crate::gram::Grams;
 use crate::linear::{Linear, Matrix, kept_by_others};
 
 use crate::{CompressError, Report};
-
-/// Block lengths that `MatMulNBits` knows.
-const BLOCKS: [usize; 5] = [16, 32, 64, 128, 256];
 
 /// First operator set of the default domain whose `Add` broadcasts.
 const BROADCAST_OPSET: i64 = 7;
@@ -81,6 +78,16 @@ pub fn quantize(model: &Model, options: &Options, grams: &Grams) -> Result<(Mode
     Ok((made, report))
 }
 
+/// The operator set that the form needs.
+#[must_use]
+pub const fn opset_needed(options: &Options) -> i64 {
+    match (options.form, options.bits) {
+        (Form::MatMulNBits { .. }, _) => BROADCAST_OPSET,
+        (Form::Qdq, Bits::Eight) => PER_AXIS_OPSET,
+        (Form::Qdq, Bits::Four) => BLOCK_OPSET,
+    }
+}
+
 fn check(model: &Model, options: &Options) -> Result<(), CompressError> {
     let refuse = |option, value: String, why: &str| Err(CompressError::Option { option, value, why: why.to_owned() });
     let opset = model.opset("").unwrap_or(0);
@@ -90,20 +97,10 @@ fn check(model: &Model, options: &Options) -> Result<(), CompressError> {
     if options.method == Method::Hqq && options.symmetric {
         return refuse("method", "hqq".to_owned(), "it moves zero points, and a symmetric grid has none");
     }
-    if opset < BROADCAST_OPSET {
-        return refuse("model", format!("of operator set {opset}"), "convert it to operator set 7 or later first");
-    }
-    if options.form == Form::Qdq && opset < BLOCK_OPSET {
-        if options.bits == Bits::Four {
-            return refuse(
-                "form",
-                "qdq".to_owned(),
-                "4 bits in this form need operator set 21: convert the model first",
-            );
-        }
-        if opset < PER_AXIS_OPSET {
-            return refuse("form", "qdq".to_owned(), "it needs operator set 13: convert the model first");
-        }
+    let needed = opset_needed(options);
+    if opset < needed {
+        let why = format!("the form needs operator set {needed}: convert it first, by onnx_graph::opset::upgrade");
+        return refuse("model", format!("of operator set {opset}"), &why);
     }
     Ok(())
 }

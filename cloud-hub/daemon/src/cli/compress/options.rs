@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use compress::Selection;
-use compress::auto::{Calibration, Recipe};
+use compress::auto::{Calibration, GPTQ, Recipe};
 use compress::half_precision::Format;
 use compress::prune::magnitude::Pattern;
 use compress::quality::Measure;
-use compress::weight_only::Bits;
+use compress::static_int8::Activations;
+use compress::weight_only::{self, Bits};
 use types::{ModelName, Version};
 
 /// Greatest loss of a form that is recommended, unless said otherwise: one in a hundred.
@@ -88,11 +89,19 @@ impl CompressArgs {
             // The mixed form is searched for when the plain one, made first, loses too much.
             WantedForm::Int8Qdq | WantedForm::Int8Mixed => {
                 let (equalize, correct_bias) = (passes.equalize, passes.correct_bias);
-                Recipe::StaticInt8 { per_channel, calibration, reduce_range, equalize, correct_bias }
+                Recipe::StaticInt8 {
+                    per_channel,
+                    calibration,
+                    activations: passes.activations.into(),
+                    symmetric: passes.symmetric,
+                    reduce_range,
+                    equalize,
+                    correct_bias,
+                }
             }
             WantedForm::Int8Dynamic => Recipe::DynamicInt8 { per_channel, convolutions: true, reduce_range },
-            WantedForm::Int8Weights => Recipe::WeightOnly { bits: Bits::Eight, compensated: false },
-            WantedForm::Int4Weights => Recipe::WeightOnly { bits: Bits::Four, compensated: true },
+            WantedForm::Int8Weights => passes.weights(Bits::Eight, weight_only::Method::Rtn),
+            WantedForm::Int4Weights => passes.weights(Bits::Four, GPTQ),
             WantedForm::Fp16 => Recipe::Half { format: Format::Float16 },
             WantedForm::Bf16 => Recipe::Half { format: Format::Bfloat16Weights },
             WantedForm::Prune => {
@@ -130,6 +139,22 @@ pub(super) struct PassArgs {
     /// Examples that calibrate; the others judge.
     #[arg(long, value_name = "COUNT", default_value_t = CALIBRATION_EXAMPLES)]
     pub(super) calibration_examples: usize,
+    /// Integers of activations, for int8-qdq: u8 is what x86 multiplies fastest, s8 what many accelerators want.
+    #[arg(long, value_enum, default_value = "u8")]
+    activations: WantedActivations,
+    /// Keep ranges even around zero: of activations for int8-qdq, of weights (no zero points) for int8- and int4-weights.
+    #[arg(long)]
+    symmetric: bool,
+    /// How codes are chosen, for int8- and int4-weights [default: gptq for int4-weights, else rtn].
+    #[arg(long, value_enum)]
+    rounding: Option<WantedRounding>,
+    /// Weights that share a scale, for int8- and int4-weights: 16, 32, 64, 128 or 256.
+    #[arg(long, value_name = "COUNT", default_value_t = weight_only::BLOCK, value_parser = block_size)]
+    block_size: usize,
+    /// Write DequantizeLinear before a plain product instead of MatMulNBits, for int8- and int4-weights: for engines that
+    /// do not know ONNX Runtime's own operators.
+    #[arg(long)]
+    weights_as_qdq: bool,
     /// Give each channel of a weight a scale of its own, for int8-qdq and int8-dynamic.
     #[arg(long)]
     per_channel: bool,
@@ -164,6 +189,14 @@ pub(super) struct PassArgs {
     /// Leave all nodes of this operator alone, like Softmax; may be given several times.
     #[arg(long, value_name = "OPERATOR")]
     exclude_operator: Vec<String>,
+}
+
+impl PassArgs {
+    /// Weights alone, as the options say; by `method` unless they name another.
+    fn weights(&self, bits: Bits, method: weight_only::Method) -> Recipe {
+        let method = self.rounding.map_or(method, weight_only::Method::from);
+        Recipe::WeightOnly { bits, method, block: self.block_size, symmetric: self.symmetric, qdq: self.weights_as_qdq }
+    }
 }
 
 /// What model.toml says where MODEL does not lie beside one.
@@ -229,6 +262,24 @@ pub(super) enum RankedBy {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum WantedActivations {
+    /// 0 to 255.
+    U8,
+    /// -128 to 127.
+    S8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum WantedRounding {
+    /// To the nearest level of the best scale.
+    Rtn,
+    /// Half-quadratic: zero points that forgive outliers.
+    Hqq,
+    /// Errors make up for each other on the calibration examples.
+    Gptq,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum WantedCalibration {
     /// From the least to the greatest value seen.
     Minmax,
@@ -240,6 +291,25 @@ pub(super) enum WantedCalibration {
     Entropy,
     /// The cut with the least squared error.
     Mse,
+}
+
+impl From<WantedActivations> for Activations {
+    fn from(wanted: WantedActivations) -> Self {
+        match wanted {
+            WantedActivations::U8 => Self::U8,
+            WantedActivations::S8 => Self::S8,
+        }
+    }
+}
+
+impl From<WantedRounding> for weight_only::Method {
+    fn from(wanted: WantedRounding) -> Self {
+        match wanted {
+            WantedRounding::Rtn => Self::Rtn,
+            WantedRounding::Hqq => Self::Hqq,
+            WantedRounding::Gptq => GPTQ,
+        }
+    }
 }
 
 impl From<WantedMeasure> for Measure {
@@ -297,6 +367,12 @@ fn pattern(text: &str) -> Result<Pattern, String> {
         (0 < zeros && zeros < group).then_some(Pattern::Groups { zeros, group })
     };
     read().ok_or_else(|| format!("{text:?} is no pattern: 2:4 sets two of every four weights to zero"))
+}
+
+/// Reads how many weights share a scale.
+fn block_size(text: &str) -> Result<usize, String> {
+    let known = |size: &usize| weight_only::BLOCKS.contains(size);
+    text.parse().ok().filter(known).ok_or_else(|| format!("{text:?} is not 16, 32, 64, 128 or 256"))
 }
 
 /// Reads a share between 0 and 1.
