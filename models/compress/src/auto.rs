@@ -20,12 +20,11 @@ use serde::Serialize;
 
 pub use bench::EXAMPLES_FEW;
 pub use candidate::{Candidate, EngineRun, Verdict};
-pub use mixed::Step;
+pub use mixed::{Search, Step};
 pub use recipe::{Calibration, Form, GPTQ, Recipe};
 pub use verdict::{DeviceClass, Recommendation, recommend, settle};
 
 use crate::quality::{Kind, Measure, Quality};
-use crate::sensitivity::LayerLoss;
 use crate::{CompressError, Examples, Selection};
 use bench::Bench;
 
@@ -44,8 +43,8 @@ pub struct Request<'a> {
     pub engines: Vec<&'a dyn Engine>,
     /// What to make.
     pub recipes: Vec<Recipe>,
-    /// Whether a mixed form is searched when no static int8 form is within the loss.
-    pub search_mixed: bool,
+    /// The forms of which a mixed one is searched when no recipe for them is within the loss.
+    pub search_mixed: Vec<Form>,
     /// What the sensitivity of layers is counted in; `None` takes the finest that the answers allow.
     pub rank_by: Option<Measure>,
     /// Nodes and operators that passes may touch.
@@ -90,10 +89,8 @@ pub struct Outcome {
     pub candidates: Vec<Candidate>,
     /// What each class of devices should get.
     pub recommendations: Vec<Recommendation>,
-    /// How much each layer loses alone, the worst first; empty when there was no search.
-    pub sensitivity: Vec<LayerLoss>,
-    /// The models that the search for a mixed form made, in order.
-    pub steps: Vec<Step>,
+    /// The searches for mixed forms; none where the plain ones are within the loss.
+    pub searches: Vec<Search>,
     /// What its reader should know, one sentence each.
     pub notes: Vec<String>,
 }
@@ -113,13 +110,14 @@ pub fn run(request: Request<'_>, progress: &mut dyn FnMut(Stage<'_>)) -> Result<
         let candidate = bench.weigh(recipe.name(), recipe.form(), made, &candidates, progress)?;
         candidates.push(candidate);
     }
-    let (mut sensitivity, mut steps) = (Vec::new(), Vec::new());
-    if let Some(start) = mixed::start(&request, &candidates) {
+    let mut searches = Vec::new();
+    for &form in &request.search_mixed {
+        let Some(start) = mixed::start(form, &request, &candidates) else { continue };
         let searched = mixed::search(&request, start, &mut maker, &mut bench, progress)?;
-        (sensitivity, steps) = (searched.sensitivity, searched.steps);
         if let Some((made, name)) = searched.made {
-            candidates.push(bench.weigh(name, Form::Int8Mixed, Ok(made), &candidates, progress)?);
+            candidates.push(bench.weigh(name, searched.search.form, Ok(made), &candidates, progress)?);
         }
+        searches.push(searched.search);
         bench.notes.extend(searched.notes);
     }
     bench.try_other_engines(&request.engines, &mut candidates);
@@ -135,8 +133,7 @@ pub fn run(request: Request<'_>, progress: &mut dyn FnMut(Stage<'_>)) -> Result<
         loss_max: request.loss_max,
         candidates,
         recommendations,
-        sensitivity,
-        steps,
+        searches,
         notes: bench.notes,
     })
 }

@@ -137,6 +137,34 @@ fn integers_blocks_and_rounding_are_the_ones_asked_for() {
 }
 
 #[test]
+fn a_mixed_form_loses_as_little_as_asked_and_is_smaller_than_the_model() {
+    story(|site| {
+        let (out, examples) = (site.folder().join("out"), examples(site)?);
+        let made = |form: &str, loss_max: f64| -> Result<Value> {
+            let loss = loss_max.to_string();
+            let asked = ["--to", form, "--measure", "cosine", "--max-loss", &loss, "--force", "--json"];
+            Finished::run(compress(site, &full(), &examples, &out).args(asked))?.ok()?.json()
+        };
+        let loss = |candidate: &Value| candidate["loss"].as_f64().unwrap_or(1.0);
+        for (plain, mixed) in [("int8-qdq", "int8-mixed"), ("int4-weights", "int4-mixed")] {
+            let bearable = loss(&made(plain, 1.0)?["candidates"][1]) / 4.0;
+            let report = made(mixed, bearable)?;
+            let all = report["candidates"].as_array().into_iter().flatten();
+            let found = all.into_iter().find(|one| one["name"].as_str().is_some_and(|name| name.starts_with(mixed)));
+            let found = found.ok_or_else(|| anyhow::anyhow!("there is no {mixed} in {report:#}"))?;
+            ensure!(loss(found) <= bearable, "{found:#} loses more than {bearable}");
+            ensure!(found["bytes"].as_u64() < report["candidates"][0]["bytes"].as_u64(), "{found:#}");
+            ensure!(out.join(format!("{mixed}.onnx")).is_file() && !out.join(format!("{plain}.onnx")).exists());
+            let told: Value = serde_json::from_slice(&fs::read(out.join("compress.json"))?)?;
+            let search = &told["searches"][0];
+            let losses: Vec<f64> = search["sensitivity"].as_array().into_iter().flatten().map(loss).collect();
+            ensure!(losses.len() > 1 && losses.is_sorted_by(|one, next| one >= next), "{search:#}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn what_is_wrong_with_the_command_line_or_the_files_is_said_and_nothing_is_written() {
     story(|site| {
         let (out, good) = (site.folder().join("out"), examples(site)?);

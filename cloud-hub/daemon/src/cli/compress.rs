@@ -105,7 +105,7 @@ fn measure(
         calibration,
         engines: engines.all(),
         recipes: args.recipes(),
-        search_mixed: args.auto || args.to.contains(&options::WantedForm::Int8Mixed),
+        search_mixed: args.search_mixed(),
         rank_by: passes.rank_by.map(Measure::from),
         selection: args.selection(),
         measure: args.measure.map(Measure::from),

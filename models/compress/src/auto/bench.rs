@@ -110,7 +110,8 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// When the model's nodes have no order.
     pub(super) fn maker(&mut self, request: &Request<'a>) -> Result<Maker<'a>, CompressError> {
-        let (maker, problem) = Maker::new(&request.model, self.engine, self.calibration.clone())?;
+        let (maker, problem) =
+            Maker::new(&request.model, self.engine, self.calibration.clone(), request.selection.clone())?;
         self.notes.extend(problem);
         Ok(maker)
     }

@@ -1,5 +1,6 @@
 //! Makes forms by the passes of this crate; what the calibration examples told once is kept for the next form.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use engine::Engine;
@@ -32,6 +33,10 @@ pub(super) struct Maker<'a> {
     model: Model,
     engine: &'a dyn Engine,
     examples: Examples,
+    /// Everything that may be touched.
+    selection: Selection,
+    /// What examples say of the inputs of every weight that may be touched, by the operator set of the model.
+    grams: BTreeMap<i64, Grams>,
     seen: BTreeMap<Calibration, Seen>,
     /// The model with its scales moved, and what was seen of that; made when the first recipe wants it.
     equalized: Option<Equalized>,
@@ -60,6 +65,7 @@ impl<'a> Maker<'a> {
         model: &Model,
         engine: &'a dyn Engine,
         examples: Examples,
+        selection: Selection,
     ) -> Result<(Self, Option<String>), CompressError> {
         let (mut model, problem) = match prepare(model) {
             Ok(prepared) => (prepared, None),
@@ -70,7 +76,10 @@ impl<'a> Maker<'a> {
             }
         };
         name_nodes(&mut model);
-        Ok((Self { model, engine, examples, seen: BTreeMap::new(), equalized: None }, problem))
+        Ok((
+            Self { model, engine, examples, selection, grams: BTreeMap::new(), seen: BTreeMap::new(), equalized: None },
+            problem,
+        ))
     }
 
     /// The model that forms are made of.
@@ -133,7 +142,7 @@ impl<'a> Maker<'a> {
                 magnitude::prune(&self.model, &options).map(|(model, report, _sparsity)| (model, report))
             }
             Recipe::PruneChannels { share } => {
-                let grams = self.grams(&selection)?;
+                let grams = Grams::observe(self.engine, &self.model, &self.examples, &selection)?;
                 let options = channels::Options { fraction: share, selection, ..channels::Options::default() };
                 channels::prune(&self.model, &options, &grams)
             }
@@ -196,7 +205,7 @@ impl<'a> Maker<'a> {
         )
     }
 
-    fn weight_only(&self, options: &weight_only::Options) -> Result<(Model, Report), CompressError> {
+    fn weight_only(&mut self, options: &weight_only::Options) -> Result<(Model, Report), CompressError> {
         let needed = weight_only::opset_needed(options);
         let newer = (self.model.opset("").unwrap_or(0) < needed).then(|| opset::upgrade(&self.model, needed));
         let newer = newer.transpose().map_err(|source| CompressError::Run {
@@ -204,15 +213,21 @@ impl<'a> Maker<'a> {
             source: source.into(),
         })?;
         let model = newer.as_ref().unwrap_or(&self.model);
+        let nothing_known;
         let grams = match options.method {
-            weight_only::Method::Gptq { .. } => Grams::observe(self.engine, model, &self.examples, &options.selection)?,
-            weight_only::Method::Rtn | weight_only::Method::Hqq => Grams::of(model, &options.selection),
+            weight_only::Method::Gptq { .. } => match self.grams.entry(model.opset("").unwrap_or(0)) {
+                // Of everything, though a search may ask for a part of it: running the model costs more than the sums.
+                Entry::Vacant(place) => {
+                    place.insert(Grams::observe(self.engine, model, &self.examples, &self.selection)?)
+                }
+                Entry::Occupied(known) => known.into_mut(),
+            },
+            weight_only::Method::Rtn | weight_only::Method::Hqq => {
+                nothing_known = Grams::of(model, &options.selection);
+                &nothing_known
+            }
         };
-        weight_only::quantize(model, options, &grams)
-    }
-
-    fn grams(&self, selection: &Selection) -> Result<Grams, CompressError> {
-        Grams::observe(self.engine, &self.model, &self.examples, selection)
+        weight_only::quantize(model, options, grams)
     }
 }
 

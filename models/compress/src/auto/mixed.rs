@@ -1,4 +1,4 @@
-//! The mixed form: int8 with the layers in float that lose most by it, searched when plain int8 loses too much.
+//! The mixed forms: int8 or int4 with the layers in float that lose most by it, searched when the plain form loses too much.
 
 use onnx_graph::Model;
 use serde::Serialize;
@@ -18,12 +18,29 @@ use engine::ModelBytes;
 pub(super) struct Searched {
     /// The model and the name of the form; `None` when nothing short of the whole model in float is within the loss.
     pub(super) made: Option<((Model, Report), String)>,
-    /// The layers by what each loses alone.
-    pub(super) sensitivity: Vec<LayerLoss>,
-    /// Every model that was made on the way.
-    pub(super) steps: Vec<Step>,
+    /// How it went.
+    pub(super) search: Search,
     /// What the reader should know.
     pub(super) notes: Vec<String>,
+}
+
+/// How the search for a mixed form went.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Search {
+    /// The form that was searched.
+    pub form: Form,
+    /// How much each layer loses alone, the worst first.
+    pub sensitivity: Vec<LayerLoss>,
+    /// The models that were made on the way, in order.
+    pub steps: Vec<Step>,
+}
+
+/// What a search begins with.
+pub(super) struct Start {
+    recipe: Recipe,
+    form: Form,
+    /// The nodes that the recipe changed.
+    changed: Vec<String>,
 }
 
 /// One model on the way to the mixed form.
@@ -37,9 +54,10 @@ pub struct Step {
     pub bytes: u64,
 }
 
-/// The static recipe to start from, if a search is wanted and none of that kind is within the loss.
-pub(super) fn start(request: &Request<'_>, candidates: &[Candidate]) -> Option<(Recipe, Vec<String>)> {
-    let made = request.recipes.iter().filter(|recipe| recipe.form() == Form::Int8Qdq);
+/// The best recipe for the plain form, if none of them is within the loss.
+pub(super) fn start(plain: Form, request: &Request<'_>, candidates: &[Candidate]) -> Option<Start> {
+    let form = plain.mixed()?;
+    let made = request.recipes.iter().filter(|recipe| recipe.form() == plain);
     let judged = made.filter_map(|recipe| {
         let name = recipe.name();
         let candidate = candidates.iter().find(|candidate| candidate.name == name)?;
@@ -47,7 +65,7 @@ pub(super) fn start(request: &Request<'_>, candidates: &[Candidate]) -> Option<(
     });
     let (recipe, candidate, loss) = judged.min_by(|a, b| a.2.total_cmp(&b.2))?;
     let is_needed = loss > request.loss_max && candidate.verdict == Verdict::Good;
-    (request.search_mixed && is_needed).then(|| (*recipe, candidate.report.changed.clone()))
+    is_needed.then(|| Start { recipe: *recipe, form, changed: candidate.report.changed.clone() })
 }
 
 /// Ranks the layers on the calibration examples, then searches on the judging ones.
@@ -56,7 +74,7 @@ pub(super) fn start(request: &Request<'_>, candidates: &[Candidate]) -> Option<(
 /// When the examples cannot be read or a pass fails.
 pub(super) fn search(
     request: &Request<'_>,
-    (recipe, changed): (Recipe, Vec<String>),
+    Start { recipe, form, changed }: Start,
     maker: &mut Maker<'_>,
     bench: &mut Bench<'_>,
     progress: &mut dyn FnMut(Stage<'_>),
@@ -98,19 +116,21 @@ pub(super) fn search(
         Ok(loss)
     })?;
     if found.is_cut_short {
-        notes.push(format!("the search for a mixed form ended after {} models", found.probes.len()));
+        let form = form.as_str();
+        notes.push(format!("the search for {form} ended after {} models", found.probes.len()));
     }
     let made = best.filter(|_| found.float.len() < ranked.len()).map(|((model, mut report), count)| {
         let kept = names(&ranked, &found.float);
         report.notes.push(format!("left in float: {}", kept.join(", ")));
         let of = ranked.len();
-        let way = recipe.name().replacen(Form::Int8Qdq.as_str(), Form::Int8Mixed.as_str(), 1);
+        let way = recipe.name().replacen(recipe.form().as_str(), form.as_str(), 1);
         ((model, report), format!("{way}, {count} of {of} layers in float"))
     });
     if made.is_none() {
-        notes.push("no mixed form is within the loss: every layer would have to stay in float".to_owned());
+        let form = form.as_str();
+        notes.push(format!("no {form} form is within the loss: every layer would have to stay in float"));
     }
-    Ok(Searched { made, sensitivity: ranked, steps, notes })
+    Ok(Searched { made, search: Search { form, sensitivity: ranked, steps }, notes })
 }
 
 fn names(ranked: &[LayerLoss], places: &[usize]) -> Vec<String> {

@@ -31,6 +31,8 @@ pub enum Form {
     Int4Weights,
     /// 8-bit integers, with the layers in float that lose most by it.
     Int8Mixed,
+    /// Weights alone as 4-bit integers, with the layers in float that lose most by it.
+    Int4Mixed,
     /// With weights or channels taken out.
     Pruned,
 }
@@ -48,7 +50,19 @@ impl Form {
             Self::Int8Weights => "int8-weights",
             Self::Int4Weights => "int4-weights",
             Self::Int8Mixed => "int8-mixed",
+            Self::Int4Mixed => "int4-mixed",
             Self::Pruned => "pruned",
+        }
+    }
+
+    /// What it becomes with some of its layers in float; `None` where no such form is searched.
+    #[must_use]
+    pub const fn mixed(self) -> Option<Self> {
+        match self {
+            Self::Int8Qdq => Some(Self::Int8Mixed),
+            Self::Int4Weights => Some(Self::Int4Mixed),
+            Self::Fp32 | Self::Fp16 | Self::Bf16 | Self::Int8Dynamic | Self::Int8Weights => None,
+            Self::Int8Mixed | Self::Int4Mixed | Self::Pruned => None,
         }
     }
 

@@ -136,17 +136,18 @@ fn add<'a>(chosen: &mut Vec<Chosen<'a>>, candidate: &'a Candidate, engines: Vec<
 /// Of what was asked for by name everything is written that works; a plain form that was only the way to a mixed one is
 /// not.
 fn is_wanted(candidate: &Candidate, others: &[Candidate]) -> bool {
-    let is_way = candidate.form == Form::Int8Qdq && others.iter().any(|other| other.form == Form::Int8Mixed);
+    let mixed = candidate.form.mixed();
+    let is_way = mixed.is_some() && others.iter().any(|other| Some(other.form) == mixed);
     candidate.loss.is_some() && !(is_way && candidate.verdict == Verdict::Lossy)
 }
 
 /// A form that was asked for by name and cannot be given ends the run; nothing is written then.
 fn refuse_failed(outcome: &Outcome, others: &[Candidate]) -> Result<(), CliError> {
-    let mixed = others.iter().any(|other| other.form == Form::Int8Mixed && other.verdict != Verdict::Lossy);
+    let is_found = |form: Form| others.iter().any(|other| other.form == form && other.verdict != Verdict::Lossy);
     for candidate in others {
         let name = &candidate.name;
         let (problem, hint) = match &candidate.verdict {
-            Verdict::Lossy if candidate.form == Form::Int8Qdq && mixed => continue,
+            Verdict::Lossy if candidate.form.mixed().is_some_and(is_found) => continue,
             Verdict::Lossy => (
                 format!(
                     "{name} loses {} ({}), over the {} of --max-loss",

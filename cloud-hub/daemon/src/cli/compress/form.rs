@@ -187,7 +187,7 @@ const fn precision(form: Form) -> Precision {
         Form::Bf16 => Precision::Bf16,
         Form::Int8Qdq | Form::Int8Dynamic | Form::Int8Weights => Precision::Int8,
         Form::Int4Weights => Precision::Int4,
-        Form::Int8Mixed => Precision::Mixed,
+        Form::Int8Mixed | Form::Int4Mixed => Precision::Mixed,
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use compress::Selection;
-use compress::auto::{Calibration, GPTQ, Recipe};
+use compress::auto::{Calibration, Form, GPTQ, Recipe};
 use compress::half_precision::Format;
 use compress::prune::magnitude::Pattern;
 use compress::quality::Measure;
@@ -101,7 +101,7 @@ impl CompressArgs {
             }
             WantedForm::Int8Dynamic => Recipe::DynamicInt8 { per_channel, convolutions: true, reduce_range },
             WantedForm::Int8Weights => passes.weights(Bits::Eight, weight_only::Method::Rtn),
-            WantedForm::Int4Weights => passes.weights(Bits::Four, GPTQ),
+            WantedForm::Int4Weights | WantedForm::Int4Mixed => passes.weights(Bits::Four, GPTQ),
             WantedForm::Fp16 => Recipe::Half { format: Format::Float16 },
             WantedForm::Bf16 => Recipe::Half { format: Format::Bfloat16Weights },
             WantedForm::Prune => {
@@ -116,6 +116,13 @@ impl CompressArgs {
             }
         }
         recipes
+    }
+
+    /// The forms of which a mixed one is wanted where they lose too much.
+    pub(super) fn search_mixed(&self) -> Vec<Form> {
+        let wanted = |form| self.auto || self.to.contains(&form);
+        let both = [(WantedForm::Int8Mixed, Form::Int8Qdq), (WantedForm::Int4Mixed, Form::Int4Weights)];
+        both.into_iter().filter(|&(mixed, _)| wanted(mixed)).map(|(_, plain)| plain).collect()
     }
 
     /// What passes may touch.
@@ -174,7 +181,7 @@ pub(super) struct PassArgs {
     /// Share of the weights (or channels) that are taken out, for prune and prune-channels.
     #[arg(long, value_name = "SHARE", default_value_t = SPARSITY, value_parser = part)]
     sparsity: f32,
-    /// What the sensitivity of layers is counted in, for int8-mixed [default: kl for classes, else mse].
+    /// What the sensitivity of layers is counted in, for int8- and int4-mixed [default: kl for classes, else mse].
     #[arg(long, value_enum)]
     pub(super) rank_by: Option<RankedBy>,
     /// Touch this node only; may be given several times.
@@ -229,6 +236,8 @@ pub(super) enum WantedForm {
     Int8Weights,
     /// Weights alone in 4 bits.
     Int4Weights,
+    /// As int4-weights, with the layers in float that lose most by it.
+    Int4Mixed,
     /// Weights and computation in half precision.
     Fp16,
     /// Weights kept in the upper half of single precision, computed with in fp32.
