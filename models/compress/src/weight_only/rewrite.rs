@@ -239,7 +239,11 @@ impl Pass<'_> {
         let plain = || rtn(matrix, block, rules);
         match self.options.method {
             Method::Rtn => plain(),
-            Method::Hqq => hqq::hqq(matrix, block, rules, self.options.form == Form::Qdq),
+            Method::Hqq => {
+                // ONNX Runtime's MatMulNBits takes zero points between the levels at 4 bits only (matmul_nbits.cc).
+                let whole = self.options.form == Form::Qdq || self.options.bits == Bits::Eight;
+                hqq::hqq(matrix, block, rules, whole)
+            }
             Method::Gptq { act_order } => {
                 let gram = self.grams.of_node(node);
                 let made = gram.and_then(|gram| gptq::gptq(matrix, gram, block, rules, act_order));
