@@ -245,16 +245,17 @@ fn upload(gpu: &Gpu, plan: &Plan, given: &[Literal]) -> Result<(), ModelError> {
     gpu.device.poll(wgpu::PollType::Poll).map_err(|_timeout| unmapped())?;
     let written = (|| {
         for (port, literal) in plan.inputs.iter().zip(given).filter(|(port, _literal)| port.known().is_none()) {
-            let words = crate::host::to_words(literal).map_err(|source| ModelError::Node {
+            let bytes = crate::host::device_bytes(literal).map_err(|source| ModelError::Node {
                 node: String::new(),
                 operator: "input".into(),
                 source,
             })?;
-            let bytes: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
-            if !bytes.is_empty() {
-                let end = port.staging + u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            let filled = bytes.len().next_multiple_of(4);
+            if filled > 0 {
+                let end = port.staging + u64::try_from(filled).unwrap_or(u64::MAX);
                 let mut view = plan.upload.get_mapped_range_mut(port.staging..end).map_err(|_error| unmapped())?;
-                view.copy_from_slice(&bytes);
+                view.slice(..bytes.len()).copy_from_slice(&bytes);
+                view.slice(bytes.len()..).fill(0);
             }
         }
         Ok(())
