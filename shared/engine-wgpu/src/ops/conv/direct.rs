@@ -240,9 +240,15 @@ fn channels_text(plane: &Plane, lanes: usize) -> String {
          for (var channel = 0u; channel < lanes; channel += {TURN}u) {{\n"
     );
     for lane in 0..TURN {
-        // A channel behind the last one of its group is that one again.
-        text.push_str(&format!("        let y{lane} = at + min(channel + {lane}u, lanes - 1u) * plane_y + col;\n"));
+        // The first channel of a turn is one of its group, or there would be no turn.
+        if lane > 0 {
+            text.push_str(&format!("        if (channel + {lane}u < lanes) {{\n"));
+        }
+        text.push_str(&format!("        let y{lane} = at + (channel + {lane}u) * plane_y + col;\n"));
         text.push_str(&store_text(plane, &format!("y{lane}"), |p| format!("s{p}_0[{lane}]")));
+        if lane > 0 {
+            text.push_str("        }\n");
+        }
     }
     let last = lanes / 4 - 1;
     for (p, v) in (0..PIXELS).flat_map(|p| (0..=last).map(move |v| (p, v))) {
