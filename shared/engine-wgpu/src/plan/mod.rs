@@ -404,7 +404,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::print_stdout, reason = "says why nothing was tested")]
     fn a_kernel_is_launched_for_the_first_time_until_a_run_has_ended() {
         let choice = AdapterChoice { allow_software: true, ..AdapterChoice::default() };
         let gpu = match Gpu::open(&choice, None) {
