@@ -3,35 +3,23 @@
 //! The only room of this crate that knows `wgpu`, together with [`crate::plan`], which holds its buffers.
 
 mod adapter;
+mod patience;
 mod pipeline;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 pub use adapter::{AdapterChoice, AdapterReport, BackEnd, Power, adapters};
+pub use patience::{FIRST_LAUNCH_TIMEOUT, SUBMISSION_TIMEOUT};
+pub(crate) use patience::{Patience, patience};
 use pipeline::compile;
 pub(crate) use pipeline::{PARAM_BYTES, PARAM_WORDS, PARAMS_MAX, Pipeline, PipelineKey, Place};
 
 use crate::error::GpuError;
 use crate::lower::{SOFTWARE_ROUNDS_MAX, Tuning, part_words};
-
-/// How long one submission may take, whatever it does, before the device counts as wedged.
-///
-/// Most models take under 2 s on a software adapter; drivers reset a real GPU after 2 to 10 s by themselves.
-pub const SUBMISSION_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Elementary operations a second that a device must do to count as alive beyond that.
-///
-/// A tenth of what a software adapter reaches on two cores, so that a large network on a busy machine is waited for
-/// (`light_vgg19`: 40 s more).
-const OPERATIONS_PER_SECOND_MIN: u64 = 500_000_000;
-
-/// How long a submission of so many elementary operations may take.
-pub(crate) fn patience(work: u64) -> Duration {
-    SUBMISSION_TIMEOUT + Duration::from_secs(work / OPERATIONS_PER_SECOND_MIN)
-}
 
 /// Most bytes of one binding that are made use of, whatever the adapter offers; also the size of a weight buffer.
 ///
@@ -48,6 +36,26 @@ pub struct Gpu {
     lost: Arc<OnceLock<String>>,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     cache: Option<wgpu::PipelineCache>,
+    /// Submissions under way that launch a kernel for the first time.
+    first_launches: AtomicUsize,
+}
+
+/// A submission that launches kernels for the first time, while it is under way; see [`Gpu::submission_with`].
+#[derive(Debug)]
+pub(crate) struct FirstLaunch<'a>(Option<&'a AtomicUsize>);
+
+impl FirstLaunch<'_> {
+    fn count(&self) -> usize {
+        usize::from(self.0.is_some())
+    }
+}
+
+impl Drop for FirstLaunch<'_> {
+    fn drop(&mut self) {
+        if let Some(under_way) = self.0 {
+            under_way.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl fmt::Debug for Gpu {
@@ -111,7 +119,17 @@ impl Gpu {
             rounds_max: if report.software { SOFTWARE_ROUNDS_MAX } else { u64::MAX },
             part_words: part_words(binding_bytes),
         };
-        Ok(Arc::new(Self { device, queue, report, limits, tuning, lost, pipelines: Mutex::default(), cache }))
+        Ok(Arc::new(Self {
+            device,
+            queue,
+            report,
+            limits,
+            tuning,
+            lost,
+            pipelines: Mutex::default(),
+            cache,
+            first_launches: AtomicUsize::new(0),
+        }))
     }
 
     /// What the adapter is.
@@ -165,6 +183,20 @@ impl Gpu {
         self.check()?;
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(pipelines.entry(key).or_insert(pipeline)))
+    }
+
+    /// Says that a submission is under way which launches so many kernels for the first time, until the answer is dropped.
+    pub(crate) fn submission_with(&self, first_launches: usize) -> FirstLaunch<'_> {
+        if first_launches == 0 {
+            return FirstLaunch(None);
+        }
+        self.first_launches.fetch_add(1, Ordering::Relaxed);
+        FirstLaunch(Some(&self.first_launches))
+    }
+
+    /// Whether another submission than this one launches kernels for the first time.
+    pub(crate) fn launches_for_the_first_time_besides(&self, own: &FirstLaunch<'_>) -> bool {
+        self.first_launches.load(Ordering::Relaxed) > own.count()
     }
 
     /// Blocks until the submission is done, its mapping callbacks have run, or `timeout` has passed.

@@ -1,6 +1,7 @@
 //! Kernels as pipelines: puts the bindings in front of a kernel's text and compiles it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::scoped;
 use crate::error::GpuError;
@@ -41,6 +42,20 @@ pub(crate) struct Place {
 pub(crate) struct Pipeline {
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) layout: wgpu::BindGroupLayout,
+    /// Whether it has been launched, and so has been compiled for good: some drivers do that only then.
+    launched: AtomicBool,
+}
+
+impl Pipeline {
+    /// Whether a launch of it has come to an end.
+    pub(crate) fn has_been_launched(&self) -> bool {
+        self.launched.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a launch of it has come to an end.
+    pub(crate) fn note_launch(&self) {
+        self.launched.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Opens the adapter's pipeline cache, where there is one.
@@ -126,7 +141,7 @@ pub(super) fn compile(
             },
             cache,
         });
-        Pipeline { pipeline, layout }
+        Pipeline { pipeline, layout, launched: AtomicBool::new(false) }
     });
     compiled.map_err(|error| {
         tracing::debug!(kernel = key.kernel.label, text, "a kernel did not compile");

@@ -9,7 +9,7 @@ mod tile;
 
 use packing::Packing;
 pub(crate) use packing::padded_rows;
-use tile::Tile;
+use tile::{Form, Tile};
 
 use crate::error::OpError;
 use crate::ir::ValueId;
@@ -164,15 +164,18 @@ impl Product {
         Ok(params)
     }
 
-    /// `batch_at(z)` gives where a, b, y and the bias of a batch element begin; `finished` makes an output of a sum.
+    /// `batch_at(z)` gives where a, b, y and the bias of a batch element begin; `bias_of` what is added to a sum, `finished`
+    /// makes an output of both.
     fn shared_text(&self, kernel: KernelBuilder, args: &mut Vec<Arg>) -> KernelBuilder {
         let mut kernel = kernel;
-        let mut add_bias = "";
+        let one = self.a.repr.wgsl();
+        let (mut bias_of, mut add_bias) = (format!("{one}(0)"), "");
         if let Some(bias) = &self.bias {
             kernel = kernel.read("bias", bias.operand.repr);
             args.push(bias.operand.arg);
-            add_bias = "value += ONE(bitcast<f32>(param(8u))) * \
-                        ONE(load_bias(at.w + row * param(9u) + col * param(10u)));";
+            bias_of =
+                format!("{one}(bitcast<f32>(param(8u))) * {one}(load_bias(at.w + row * param(9u) + col * param(10u)))");
+            add_bias = "value += bias;";
         }
         let mut places = String::new();
         for d in (0..self.batch.len()).rev() {
@@ -190,7 +193,6 @@ impl Product {
             "fn batch_at(batch: u32) -> vec4<u32> {{\n    var at = vec4<u32>(param(12u), param(13u), param(15u), param(16u));\n    \
              var rest = batch; var index = 0u;\n{places}    return at;\n}}"
         ));
-        let one = self.a.repr.wgsl();
         let put = if one == "f32" {
             kernel = self.epilogue.add_to(kernel, 17, args);
             "value = bitcast<f32>(param(7u)) * value; ADD\n    return epilogue(value, index);"
@@ -199,8 +201,8 @@ impl Product {
         };
         let put = put.replace("ADD", add_bias).replace("ONE", one);
         kernel.text(&format!(
-            "fn finished(at: vec4<u32>, row: u32, col: u32, index: u32, sum: {one}) -> {one} {{\n    var value = sum;\n    \
-             {put}\n}}"
+            "fn bias_of(at: vec4<u32>, row: u32, col: u32) -> {one} {{ return {bias_of}; }}\n\
+             fn finished(bias: {one}, index: u32, sum: {one}) -> {one} {{\n    var value = sum;\n    {put}\n}}"
         ))
     }
 
@@ -234,7 +236,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let col = i % param(1u);
     var sum = {one}(0);
 {sum}    let index = at.z + row * param(11u) + col;
-    y[index] = finished(at, row, col, index, sum);
+    y[index] = finished(bias_of(at, row, col), index, sum);
 }}"
         ));
         let groups = linear_groups(outputs.div_ceil(64));
@@ -262,7 +264,7 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
     if (row >= param(0u) || col >= param(1u)) { return; }
     let at = batch_at(batch);
     let index = at.z + row * param(11u) + col;
-    y[index] = finished(at, row, col, index, sum);
+    y[index] = finished(bias_of(at, row, col), index, sum);
 }",
             )
             .text(include_str!("../wgsl/matmul_tile.wgsl"));
@@ -311,9 +313,14 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         let kernel = self.shared_text(kernel, &mut args);
         args.push(self.y);
         let array = if fours { "array<vec4<f32>>" } else { "array<f32>" };
-        let kernel: KernelSource =
-            kernel.raw("y", array).text(&tile.text(fours, self.n.is_multiple_of(tile.cols))).finish();
-        let rounds = self.k / 4 + self.k % 4;
+        let form = Form {
+            fours,
+            full: self.n.is_multiple_of(tile.cols),
+            tail: !aligned(self.k),
+            row_bias: self.bias.as_ref().is_none_or(|bias| bias.col == 0),
+        };
+        let kernel: KernelSource = kernel.raw("y", array).text(&tile.text(form)).finish();
+        let rounds = self.k / 4 + self.k % 4 + tile.turns();
         let effort = Effort::looping(self.work(), rounds);
         cx.dispatch(kernel, args, self.params(first)?, self.tile_groups(tile)?, effort);
         Ok(())

@@ -76,8 +76,10 @@ pub(crate) struct Plan {
     pub(crate) outputs: Vec<Port>,
     /// Bytes of the activation arena.
     pub(crate) arena_bytes: u64,
-    /// How long a run may take before the device counts as wedged.
+    /// How long a run may take before the device counts as wedged, once its kernels are compiled.
     pub(crate) patience: Duration,
+    /// The kernels that nothing had launched when the plan was made.
+    new_kernels: Vec<Arc<Pipeline>>,
 }
 
 impl Plan {
@@ -179,12 +181,23 @@ impl Plan {
         let readback = buffer("readback", readback_bytes, wgpu::BufferUsages::MAP_READ | dst)?;
         let work = dispatches.iter().fold(0, |work: u64, dispatch| work.saturating_add(dispatch.effort.work));
         let (arena_bytes, patience) = (layout.total, patience(work));
-        Ok(Self { launches, arena, upload, readback, inputs, outputs, arena_bytes, patience })
+        let new_kernels = new_kernels(&launches);
+        Ok(Self { launches, arena, upload, readback, inputs, outputs, arena_bytes, patience, new_kernels })
     }
 
     /// Number of kernel launches of one inference.
     pub(crate) fn launch_count(&self) -> usize {
         self.launches.len()
+    }
+
+    /// How many kernels the next run launches for the first time on the device.
+    pub(crate) fn first_launches(&self) -> usize {
+        self.new_kernels.iter().filter(|kernel| !kernel.has_been_launched()).count()
+    }
+
+    /// Notes that a run has come to its end.
+    pub(crate) fn note_run(&self) {
+        self.new_kernels.iter().for_each(|kernel| kernel.note_launch());
     }
 
     /// Records one inference: inputs in, one compute pass, outputs out.
@@ -205,6 +218,17 @@ impl Plan {
         }
         encoder.finish()
     }
+}
+
+/// The kernels of these launches that have not been launched yet, each once.
+fn new_kernels(launches: &[Launch]) -> Vec<Arc<Pipeline>> {
+    let mut kernels: Vec<Arc<Pipeline>> = Vec::new();
+    for Launch { pipeline, .. } in launches {
+        if !pipeline.has_been_launched() && !kernels.iter().any(|known| Arc::ptr_eq(known, pipeline)) {
+            kernels.push(Arc::clone(pipeline));
+        }
+    }
+    kernels
 }
 
 fn at_node(graph: &Graph, at: usize, source: OpError) -> ModelError {
@@ -347,5 +371,53 @@ impl Layout {
     fn range(&self, arg: Arg) -> (u64, u64) {
         // Every arg of every dispatch, every input and every unknown output was touched above.
         self.ranges.get(&arg).copied().unwrap_or((0, 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use types::Dim;
+
+    use super::*;
+    use crate::gpu::AdapterChoice;
+    use crate::ir::{Attributes, ElementType, Node, Value};
+    use crate::session::WgpuSession;
+
+    /// Device memory that the test's plans may take, in bytes.
+    const BUDGET: u64 = 1 << 20;
+
+    fn relu() -> Graph {
+        let mut graph = Graph::default();
+        let declared = Some((ElementType::F32, Some(vec![Dim::Fixed(4)])));
+        let [x, y] = ["x", "y"].map(|name| graph.add_value(Value { name: name.into(), declared: declared.clone() }));
+        (graph.inputs, graph.outputs) = (vec![x], vec![y]);
+        graph.nodes.push(Node {
+            name: "relu".into(),
+            domain: String::new(),
+            op: "Relu".into(),
+            opset: 17,
+            inputs: vec![Some(x)],
+            outputs: vec![Some(y)],
+            attributes: Attributes::default(),
+        });
+        graph
+    }
+
+    #[test]
+    fn a_kernel_is_launched_for_the_first_time_until_a_run_has_ended() {
+        let choice = AdapterChoice { allow_software: true, ..AdapterChoice::default() };
+        let gpu = match Gpu::open(&choice, None) {
+            Ok(gpu) => gpu,
+            Err(error) => return println!("skipped: {error}"),
+        };
+        let graph = relu();
+        let inputs = [Fact::new(ElementType::F32, vec![4])];
+        let plan = || Plan::new(&gpu, &graph, &inputs, &mut Weights::default(), BUDGET).unwrap();
+        let before = plan();
+        assert_eq!(before.first_launches(), 1);
+        // Loading a model runs it once.
+        let _session = WgpuSession::new(Arc::clone(&gpu), &graph, BUDGET).unwrap();
+        assert_eq!(plan().first_launches(), 0);
+        assert_eq!(before.first_launches(), 0, "another plan's run compiled its kernel too");
     }
 }

@@ -8,7 +8,7 @@ use engine::{RunControl, RunError};
 use super::PLANS_MAX;
 use crate::error::{GpuError, ModelError, OpError};
 use crate::facts::Fact;
-use crate::gpu::Gpu;
+use crate::gpu::{FirstLaunch, Gpu, Patience};
 use crate::ir::{Graph, Literal, Node, ValueId};
 use crate::lower::Repr;
 use crate::plan::{Plan, Port, Weights};
@@ -140,9 +140,14 @@ impl Runner<'_> {
         let plan = segment.plan_for(gpu, facts, self.weights, self.budget)?;
         if plan.launch_count() > 0 || plan.outputs.iter().any(|port| port.known().is_none()) {
             upload(gpu, plan, &given)?;
+            let first_launches = plan.first_launches();
+            let under_way = gpu.submission_with(first_launches);
+            let patience = Patience::new(plan.patience, first_launches, Instant::now());
             let submission = gpu.queue.submit([plan.record(gpu)]);
             plan.readback.map_async(wgpu::MapMode::Read, .., |_result| {});
-            let stopped = wait(gpu, &submission, plan.patience, control)?;
+            let stopped = wait(gpu, &submission, patience, &under_way, control)?;
+            drop(under_way);
+            plan.note_run();
             if let Some(stopped) = stopped {
                 plan.readback.unmap();
                 return Err(Stopped::Asked(stopped));
@@ -217,16 +222,16 @@ fn island(node: &Node, constants: &HashMap<ValueId, Literal>, values: &mut Value
 fn wait(
     gpu: &Gpu,
     submission: &wgpu::SubmissionIndex,
-    patience: Duration,
+    mut patience: Patience,
+    under_way: &FirstLaunch<'_>,
     control: &RunControl,
 ) -> Result<Option<RunError>, GpuError> {
-    let begin = Instant::now();
     let mut stopped = None;
     while !gpu.wait(submission.clone(), LOOK)? {
         if control.cancel.is_cancelled() {
             stopped = Some(RunError::Cancelled);
         }
-        if begin.elapsed() > patience {
+        if patience.is_over(Instant::now(), gpu.launches_for_the_first_time_besides(under_way)) {
             gpu.give_up("it did not finish a run in time");
         }
         gpu.check()?;
@@ -245,16 +250,17 @@ fn upload(gpu: &Gpu, plan: &Plan, given: &[Literal]) -> Result<(), ModelError> {
     gpu.device.poll(wgpu::PollType::Poll).map_err(|_timeout| unmapped())?;
     let written = (|| {
         for (port, literal) in plan.inputs.iter().zip(given).filter(|(port, _literal)| port.known().is_none()) {
-            let words = crate::host::to_words(literal).map_err(|source| ModelError::Node {
+            let bytes = crate::host::device_bytes(literal).map_err(|source| ModelError::Node {
                 node: String::new(),
                 operator: "input".into(),
                 source,
             })?;
-            let bytes: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
-            if !bytes.is_empty() {
-                let end = port.staging + u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            let filled = bytes.len().next_multiple_of(4);
+            if filled > 0 {
+                let end = port.staging + u64::try_from(filled).unwrap_or(u64::MAX);
                 let mut view = plan.upload.get_mapped_range_mut(port.staging..end).map_err(|_error| unmapped())?;
-                view.copy_from_slice(&bytes);
+                view.slice(..bytes.len()).copy_from_slice(&bytes);
+                view.slice(bytes.len()..).fill(0);
             }
         }
         Ok(())

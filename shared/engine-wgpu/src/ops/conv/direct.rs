@@ -13,6 +13,12 @@ use crate::ops::shape::params;
 /// Pixels of one thread.
 const PIXELS: usize = 8;
 
+/// Output channels that are stored in one turn of the loop over them.
+///
+/// A software adapter makes a loop over its lanes of each store in a text: with all 128 of a thread in it, it compiled for
+/// twice as long.
+const TURN: usize = 2;
+
 /// Most vectors of one input row that a thread holds, and most taps of a row that are unrolled: beyond, the text and the
 /// registers grow out of hand.
 const ROW_VECTORS_MAX: usize = 16;
@@ -86,11 +92,7 @@ pub(super) fn lower(cx: &mut Lowering<'_>, g: &Geometry, plane: &Plane, operands
         .raw("w", weight_array);
     let kernel = operands.epilogue.add_to(kernel, 14, &mut args);
     args.push(operands.y.arg);
-    let text = if depthwise {
-        depthwise_text(plane, threads)
-    } else {
-        text(plane, lanes, threads, g.filters_per_group.is_multiple_of(lanes))
-    };
+    let text = if depthwise { depthwise_text(plane, threads) } else { text(plane, lanes, threads) };
     let kernel = kernel.raw("y", "array<f32>").text(&text).finish();
     let blocks = g.filters_per_group.div_ceil(lanes);
     let mut numbers = params(&[
@@ -116,7 +118,7 @@ pub(super) fn lower(cx: &mut Lowering<'_>, g: &Geometry, plane: &Plane, operands
         groups_of(tiles, threads)?,
         groups_of(g.images, 1)?,
     ];
-    let rounds = g.channels_per_group.saturating_mul(plane.kernel[0] + 1);
+    let rounds = g.channels_per_group.saturating_mul(plane.kernel[0] + 1).saturating_add(lanes / TURN);
     cx.dispatch(kernel, args, numbers, groups, Effort::looping(g.work(), rounds));
     Ok(())
 }
@@ -177,8 +179,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     )
 }
 
-/// The kernel of up to sixteen output channels a thread; `full`: no block hangs over the last channel of its group.
-fn text(plane: &Plane, lanes: usize, threads: usize, full: bool) -> String {
+/// The kernel of up to sixteen output channels a thread.
+fn text(plane: &Plane, lanes: usize, threads: usize) -> String {
     let vectors = lanes / 4;
     let (stride, dilation, taps) = (plane.strides[1], plane.dilations[1], plane.kernel[1]);
     let mut text = begin(threads);
@@ -227,18 +229,32 @@ fn text(plane: &Plane, lanes: usize, threads: usize, full: bool) -> String {
          let at = ((place.z * param(6u) + filter_group * param(7u) + first) * param(3u) + row) * param(4u);\n",
         taps * vectors
     ));
-    for lane in 0..lanes {
-        let checked = !full && lane > 0;
-        if checked {
-            text.push_str(&format!("    if (first + {lane}u < param(7u)) {{\n"));
+    text.push_str(&channels_text(plane, lanes));
+    text
+}
+
+/// Stores the sums of the first channels, shifts the others down by as many, and so on.
+fn channels_text(plane: &Plane, lanes: usize) -> String {
+    let mut text = format!(
+        "    let lanes = min({lanes}u, param(7u) - first);\n    \
+         for (var channel = 0u; channel < lanes; channel += {TURN}u) {{\n"
+    );
+    for lane in 0..TURN {
+        // The first channel of a turn is one of its group, or there would be no turn.
+        if lane > 0 {
+            text.push_str(&format!("        if (channel + {lane}u < lanes) {{\n"));
         }
-        text.push_str(&format!("    let y{lane} = at + {lane}u * plane_y + col;\n"));
-        text.push_str(&store_text(plane, &format!("y{lane}"), |p| format!("s{p}_{}[{}]", lane / 4, lane % 4)));
-        if checked {
-            text.push_str("    }\n");
+        text.push_str(&format!("        let y{lane} = at + (channel + {lane}u) * plane_y + col;\n"));
+        text.push_str(&store_text(plane, &format!("y{lane}"), |p| format!("s{p}_0[{lane}]")));
+        if lane > 0 {
+            text.push_str("        }\n");
         }
     }
-    text.push_str("}\n");
+    let last = lanes / 4 - 1;
+    for (p, v) in (0..PIXELS).flat_map(|p| (0..=last).map(move |v| (p, v))) {
+        text.push_str(&format!("        s{p}_{v} = vec4<f32>(s{p}_{v}.zw, s{p}_{}.xy);\n", last.min(v + 1)));
+    }
+    text.push_str("    }\n}\n");
     text
 }
 
