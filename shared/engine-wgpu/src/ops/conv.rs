@@ -9,6 +9,7 @@
 //! | three dimensions, very wide kernels, tiny work | one thread per output |
 
 mod direct;
+mod winograd;
 
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
@@ -154,6 +155,12 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let tiles = cx.tuning.workgroup_tiles && cx.tuning.invocations_max >= 256;
     if tiles && geometry.filters_per_group >= 16 && geometry.input.len() <= 2 {
         return lower_tile(cx, &geometry, operands);
+    }
+    if let Some(tiles) = winograd::of(&geometry, &operands) {
+        let force = std::env::var("WINO").ok();
+        if force.as_deref() != Some("0") {
+            return winograd::lower(cx, &geometry, &tiles, operands);
+        }
     }
     match direct::Plane::of(&geometry) {
         // Padding launches a plane in each workgroup of one dimension.
