@@ -17,7 +17,7 @@ use crate::ir::{Node, OWN_DOMAIN, ValueId};
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Repr, element_groups, nested_steps};
 use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
-use crate::ops::product::{Bias, Matrix, Product, groups_of, volume};
+use crate::ops::product::{Bias, Constant, Matrix, Product, groups_of, volume};
 use crate::ops::shape::{param, params};
 use crate::ops::window::{Window, three};
 
@@ -175,7 +175,7 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
 fn lower_pointwise(node: &Node, cx: &mut Lowering<'_>, g: &Geometry, operands: Operands) -> Result<(), OpError> {
     let Operands { x, w, bias, y, epilogue, .. } = operands;
     let (k, pixels) = (g.channels_per_group, g.pixels());
-    let constant = node.input(1).filter(|&id| cx.constant(id).is_some());
+    let constant = Constant::of(cx, node.input(1));
     let a = Matrix {
         arg: w.arg,
         repr: w.repr,

@@ -12,7 +12,7 @@ pub(crate) use packing::padded_rows;
 use tile::Tile;
 
 use crate::error::OpError;
-use crate::ir::ValueId;
+use crate::ir::{Literal, ValueId};
 use crate::lower::{
     Arg, Effort, GROUPS_MAX, KernelBuilder, KernelSource, Lowering, Operand, Repr, linear_groups, steps,
 };
@@ -28,6 +28,27 @@ pub(crate) const BATCH_RANK_MAX: usize = 8;
 /// Columns of one panel of a packed right-hand matrix.
 const PANEL: usize = 8;
 
+/// Most terms of a sum that are walked one a round; longer ones, far below the rounds that a driver may allow, four a round.
+const PANEL_STEPS_MAX: usize = 16 * 1024;
+
+/// A constant of the model that a matrix is made from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Constant {
+    /// The constant.
+    pub(crate) id: ValueId,
+    /// What [`Self::floats`] makes of it, empty where that is itself; a tensor that exists on no device.
+    pub(crate) form: &'static str,
+    /// The tensor.
+    pub(crate) floats: fn(&Literal) -> Vec<f32>,
+}
+
+impl Constant {
+    /// The constant itself, if the value is one.
+    pub(crate) fn of(cx: &Lowering<'_>, id: Option<ValueId>) -> Option<Self> {
+        id.filter(|&id| cx.constant(id).is_some()).map(|id| Self { id, form: "", floats: Literal::to_f32s })
+    }
+}
+
 /// A matrix per batch element, anywhere in one tensor.
 #[derive(Debug, Clone)]
 pub(crate) struct Matrix {
@@ -36,7 +57,7 @@ pub(crate) struct Matrix {
     /// How its elements lie.
     pub(crate) repr: Repr,
     /// The constant it is, so that it is packed once per session.
-    pub(crate) constant: Option<ValueId>,
+    pub(crate) constant: Option<Constant>,
     /// First element.
     pub(crate) offset: usize,
     /// Elements from one batch index to the next, for each batch dimension; 0 where the matrix repeats.
@@ -111,11 +132,13 @@ impl Product {
         }
         let floats = self.a.repr == Repr::F32 && self.b.repr == Repr::F32;
         // A stack of very many matrices, or one of very many rows, has more tiles than a dispatch may have.
-        let tile = Tile::of(self.m, self.n, cx.tuning.workgroup_tiles);
+        let tile = Tile::of(self.m, self.n, self.batch_count(), cx.tuning.workgroup_tiles);
         let stacked = groups_of(self.batch_count(), 1).and(self.tile_groups(tile)).is_err();
         if self.plain || !floats || stacked || self.m * self.n * self.k <= SMALL {
+            self.settle_a(cx)?;
             self.lower_plain(cx, outputs)
         } else if cx.tuning.workgroup_tiles && cx.tuning.invocations_max >= 256 && self.m >= 16 && self.n >= 16 {
+            self.settle_a(cx)?;
             self.lower_tile(cx)
         } else {
             self.lower_registers(cx)
@@ -274,7 +297,6 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
     }
 
     fn lower_registers(&mut self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-        self.align_a(cx)?;
         // A right-hand matrix that is larger than one binding may be is multiplied a range of columns at a time.
         let part_words = usize::try_from(cx.tuning.part_words).unwrap_or(usize::MAX);
         let columns = (part_words / (self.k * PANEL).max(1)).max(1).saturating_mul(PANEL);
@@ -304,7 +326,13 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
     fn lower_columns(mut self, cx: &mut Lowering<'_>, first: usize) -> Result<(), OpError> {
         self.align_b(cx)?;
         let aligned = |number: usize| number.is_multiple_of(4);
-        let tile = Tile::of(self.m, self.n, cx.tuning.workgroup_tiles);
+        let tile = Tile::of(self.m, self.n, self.batch_count(), cx.tuning.workgroup_tiles);
+        let panels = self.a.constant.is_some() && aligned(tile.rows) && self.k <= PANEL_STEPS_MAX;
+        if panels {
+            self.cut_a(cx, tile.rows)?;
+        } else {
+            self.align_a(cx)?;
+        }
         let fours = aligned(self.n) && aligned(self.y_row) && self.y_batch.iter().copied().all(aligned);
         let mut args = vec![self.a.arg, self.b.arg];
         let kernel = KernelBuilder::new("matmul_registers").raw("a", "array<vec4<f32>>").raw("b", "array<vec4<f32>>");
@@ -312,8 +340,8 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         args.push(self.y);
         let array = if fours { "array<vec4<f32>>" } else { "array<f32>" };
         let kernel: KernelSource =
-            kernel.raw("y", array).text(&tile.text(fours, self.n.is_multiple_of(tile.cols))).finish();
-        let rounds = self.k / 4 + self.k % 4;
+            kernel.raw("y", array).text(&tile.text(panels, fours, self.n.is_multiple_of(tile.cols))).finish();
+        let rounds = if panels { self.k } else { self.k / 4 + self.k % 4 };
         let effort = Effort::looping(self.work(), rounds);
         cx.dispatch(kernel, args, self.params(first)?, self.tile_groups(tile)?, effort);
         Ok(())
@@ -335,11 +363,30 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         // A single row never steps.
         let rows = self.m == 1 || aligned(a.row);
         if !(a.col == 1 && rows && aligned(a.offset) && a.batch.iter().copied().all(aligned)) {
-            let pitch = self.k.next_multiple_of(4);
-            let packing = Packing { lanes: pitch, inner: self.m, outer: 1, limit: self.k, lane: a.col, step: a.row };
-            let batch = packing.apply(cx, &mut self.a, &self.batch)?;
-            self.a = Matrix { offset: 0, batch, row: pitch, col: 1, ..self.a.clone() };
+            self.pack_a(cx)?;
         }
+        Ok(())
+    }
+
+    fn pack_a(&mut self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+        let (a, pitch) = (&self.a, self.k.next_multiple_of(4));
+        let packing = Packing { lanes: pitch, inner: self.m, outer: 1, limit: self.k, lane: a.col, step: a.row, repeat: false };
+        let batch = packing.apply(cx, &mut self.a, &self.batch)?;
+        self.a = Matrix { offset: 0, batch, row: pitch, col: 1, ..self.a.clone() };
+        Ok(())
+    }
+
+    /// Makes `a` a tensor on the device, if it is made from a constant.
+    fn settle_a(&mut self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+        if self.a.constant.is_some_and(|constant| !constant.form.is_empty()) { self.pack_a(cx) } else { Ok(()) }
+    }
+
+    /// Cuts a constant `a` into panels of so many rows, the rows of one column side by side.
+    fn cut_a(&mut self, cx: &mut Lowering<'_>, rows: usize) -> Result<(), OpError> {
+        let (a, outer) = (&self.a, self.m.div_ceil(rows));
+        let packing = Packing { lanes: rows, inner: self.k, outer, limit: self.m, lane: a.row, step: a.col, repeat: true };
+        let batch = packing.apply(cx, &mut self.a, &self.batch)?;
+        self.a = Matrix { offset: 0, batch, row: self.k, col: 0, ..self.a.clone() };
         Ok(())
     }
 
@@ -358,7 +405,7 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
             return Ok(());
         }
         let outer = self.n.div_ceil(PANEL);
-        let packing = Packing { lanes: PANEL, inner: self.k, outer, limit: self.n, lane: b.col, step: b.row };
+        let packing = Packing { lanes: PANEL, inner: self.k, outer, limit: self.n, lane: b.col, step: b.row, repeat: false };
         let batch = packing.apply(cx, &mut self.b, &self.batch)?;
         self.b = Matrix { offset: 0, batch, row: PANEL, col: self.k * PANEL, ..self.b.clone() };
         Ok(())

@@ -18,7 +18,7 @@ use crate::error::OpError;
 use crate::ir::{Literal, ValueId};
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Repr};
 use crate::ops::epilogue::Epilogue;
-use crate::ops::product::{Matrix, Product, groups_of, volume};
+use crate::ops::product::{Constant, Matrix, Product, groups_of, volume};
 use crate::ops::shape::params;
 
 /// Outputs of a tile along each side.
@@ -104,7 +104,6 @@ pub(super) fn of(g: &Geometry, operands: &Operands) -> Option<Tiles> {
 
 /// Adds the launches.
 pub(super) fn lower(cx: &mut Lowering<'_>, g: &Geometry, tiles: &Tiles, operands: Operands) -> Result<(), OpError> {
-    let weights = weights(cx, g, tiles.weights)?;
     let a_tile = volume(&[PLACES, g.channels + g.filters])?;
     // A vector unit takes eight tiles at a time, and the product reads four.
     let most = (BETWEEN_WORDS_MAX / a_tile / 64).max(1) * 64;
@@ -114,7 +113,7 @@ pub(super) fn lower(cx: &mut Lowering<'_>, g: &Geometry, tiles: &Tiles, operands
     for first in (0..tiles.count).step_by(pitch) {
         let part = Part { first, count: pitch.min(tiles.count - first), pitch };
         transform_input(cx, g, tiles, part, [operands.x.arg, seen])?;
-        multiply(cx, g, part, [weights, seen, sums])?;
+        multiply(cx, g, tiles, part, [operands.w.arg, seen, sums])?;
         transform_output(cx, g, tiles, part, sums, &operands)?;
     }
     Ok(())
@@ -129,27 +128,15 @@ struct Part {
     pitch: usize,
 }
 
-/// `G g GT` as `[36][filter][channel]`, rows beginning at multiples of four.
-fn weights(cx: &mut Lowering<'_>, g: &Geometry, id: ValueId) -> Result<Arg, OpError> {
-    let (filters, channels) = (g.filters, g.channels);
-    let row = channels.next_multiple_of(4);
-    let total = volume(&[PLACES, filters, row])?;
-    let literal = cx.constant(id);
-    cx.packed_weight(id, "winograd 4", || {
-        let from = literal.map(Literal::to_f32s).unwrap_or_default();
-        let mut words = vec![0; total];
-        for (at, taps) in from.chunks_exact(9).enumerate() {
-            let to = at / channels * row + at % channels;
-            for (place, word) in words.iter_mut().skip(to).step_by(filters * row).enumerate() {
-                *word = weight(taps, place).to_bits();
-            }
-        }
-        Ok(words)
-    })
+/// `G g GT` as `[36][filter][channel]`.
+fn weights(literal: &Literal) -> Vec<f32> {
+    let from = literal.to_f32s();
+    let (taps, _rest) = from.as_chunks::<9>();
+    (0..PLACES).flat_map(|place| taps.iter().map(move |taps| weight(taps, place))).collect()
 }
 
 /// One place of `G g GT`.
-fn weight(taps: &[f32], place: usize) -> f32 {
+fn weight(taps: &[f32; 9], place: usize) -> f32 {
     let (down, across) = (WEIGHTS[place / IN], WEIGHTS[place % IN]);
     let sum: f64 = (0..9).map(|tap| f64::from(taps[tap]) * down[tap / 3] * across[tap % 3]).sum();
     #[expect(clippy::cast_possible_truncation, reason = "rounds to the device's precision")]
@@ -238,12 +225,18 @@ fn effort(part: Part, planes: usize) -> Effort {
 }
 
 /// A product for each place.
-fn multiply(cx: &mut Lowering<'_>, g: &Geometry, part: Part, [a, b, y]: [Arg; 3]) -> Result<(), OpError> {
-    let row = g.channels.next_multiple_of(4);
-    let matrix = |arg, batch, row| Matrix {
+fn multiply(
+    cx: &mut Lowering<'_>,
+    g: &Geometry,
+    tiles: &Tiles,
+    part: Part,
+    [a, b, y]: [Arg; 3],
+) -> Result<(), OpError> {
+    let constant = Constant { id: tiles.weights, form: "winograd", floats: weights };
+    let matrix = |arg, constant, batch, row| Matrix {
         arg,
         repr: Repr::F32,
-        constant: None,
+        constant,
         offset: 0,
         batch: vec![batch],
         row,
@@ -254,8 +247,8 @@ fn multiply(cx: &mut Lowering<'_>, g: &Geometry, part: Part, [a, b, y]: [Arg; 3]
         m: g.filters,
         n: part.count.next_multiple_of(8),
         k: g.channels,
-        a: matrix(a, g.filters * row, row),
-        b: matrix(b, g.channels * part.pitch, part.pitch),
+        a: matrix(a, Some(constant), g.filters * g.channels, g.channels),
+        b: matrix(b, None, g.channels * part.pitch, part.pitch),
         alpha: 1.0,
         bias: None,
         y,

@@ -11,7 +11,11 @@ pub(super) struct Tile {
 
 impl Tile {
     /// Few rows (a fully connected layer on one image) want narrow tiles, so that there are threads enough.
-    pub(super) fn of(m: usize, n: usize, real_gpu: bool) -> Self {
+    pub(super) fn of(m: usize, n: usize, batch: usize, real_gpu: bool) -> Self {
+        if let Ok(t) = std::env::var(if batch == 36 { "TILEB" } else { "TILE" }) {
+            let t: Vec<usize> = t.split(',').map(|x| x.parse().unwrap()).collect();
+            if m >= 16 { return Self { rows: t[0], cols: t[1], threads: [t[2], t[3]] }; }
+        }
         let rows = match m {
             1 => 1,
             2 => 2,
@@ -27,11 +31,10 @@ impl Tile {
         Self { rows, cols, threads }
     }
 
-    /// The entry point, unrolled so that every accumulator is a register. `fours`: outputs are stored by `vec4`; `full`: no
-    /// tile hangs over the last column.
-    pub(super) fn text(self, fours: bool, full: bool) -> String {
+    /// The entry point, unrolled so that every accumulator is a register. `panels`: the rows of `a` stand side by side in
+    /// panels as high as the tile; `fours`: outputs are stored by `vec4`; `full`: no tile hangs over the last column.
+    pub(super) fn text(self, panels: bool, fours: bool, full: bool) -> String {
         let Self { rows, cols, threads: [x, y] } = self;
-        let vectors = cols / 4;
         let mut text = format!(
             "@compute @workgroup_size({x}, {y})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {{
@@ -45,6 +48,42 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let pitch = param(5u) >> 2u;
     var ib = (at.y >> 2u) + (col >> 3u) * (param(6u) >> 2u) + ((col >> 2u) & 1u);\n"
         );
+        text.push_str(&if panels { self.panel_walk() } else { self.row_walk() });
+        text.push_str(&self.store_text(fours, full));
+        text
+    }
+
+    /// One step a round: what a thread holds is few numbers, and the text short.
+    fn panel_walk(self) -> String {
+        let Self { rows, cols, .. } = self;
+        let (vectors, fours) = (cols / 4, rows / 4);
+        let mut text = format!("    var ia = (at.x >> 2u) + row / {rows}u * steps * {fours}u;\n");
+        for r in 0..rows {
+            for v in 0..vectors {
+                text.push_str(&format!("    var s{r}_{v} = vec4<f32>();\n"));
+            }
+        }
+        text.push_str("    for (var k = 0u; k < steps; k++) {\n");
+        for v in 0..vectors {
+            text.push_str(&format!("        let b{v} = b[ib + {v}u];\n"));
+        }
+        for four in 0..fours {
+            text.push_str(&format!("        let x{four} = a[ia + {four}u];\n"));
+            for lane in 0..4 {
+                let (r, step) = (four * 4 + lane, ["x", "y", "z", "w"][lane]);
+                for v in 0..vectors {
+                    text.push_str(&format!("        s{r}_{v} = fma(vec4<f32>(x{four}.{step}), b{v}, s{r}_{v});\n"));
+                }
+            }
+        }
+        text.push_str(&format!("        ib += pitch;\n        ia += {fours}u;\n    }}\n"));
+        text
+    }
+
+    fn row_walk(self) -> String {
+        let Self { rows, cols, .. } = self;
+        let vectors = cols / 4;
+        let mut text = String::new();
         for r in 0..rows {
             text.push_str(&format!("    let a{r} = (at.x + min(row + {r}u, last) * param(3u)) >> 2u;\n"));
             for v in 0..vectors {
@@ -78,7 +117,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
             }
         }
         text.push_str("        ib += pitch;\n    }\n");
-        text.push_str(&self.store_text(fours, full));
         text
     }
 
