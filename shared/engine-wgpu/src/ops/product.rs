@@ -9,12 +9,12 @@ mod tile;
 
 use packing::Packing;
 pub(crate) use packing::padded_rows;
-use tile::Tile;
+use tile::{Lies, Tile};
 
 use crate::error::OpError;
 use crate::ir::{Literal, ValueId};
 use crate::lower::{
-    Arg, Effort, GROUPS_MAX, KernelBuilder, KernelSource, Lowering, Operand, Repr, linear_groups, steps,
+    Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, linear_groups, steps,
 };
 use crate::ops::epilogue::Epilogue;
 use crate::ops::shape::param;
@@ -324,23 +324,23 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
     }
 
     fn lower_columns(mut self, cx: &mut Lowering<'_>, first: usize) -> Result<(), OpError> {
-        self.align_b(cx)?;
-        let aligned = |number: usize| number.is_multiple_of(4);
         let tile = Tile::of(self.m, self.n, self.batch_count(), cx.tuning.workgroup_tiles);
+        let aligned = |number: usize| number.is_multiple_of(4);
+        let ones = self.align_b(cx)?;
         let panels = self.a.constant.is_some() && aligned(tile.rows) && self.k <= PANEL_STEPS_MAX;
         if panels {
             self.cut_a(cx, tile.rows)?;
         } else {
             self.align_a(cx)?;
         }
-        let fours = aligned(self.n) && aligned(self.y_row) && self.y_batch.iter().copied().all(aligned);
+        let vectors = aligned(self.n) && aligned(self.y_row) && self.y_batch.iter().copied().all(aligned);
+        let lies = Lies { panels, ones, vectors, full: self.n.is_multiple_of(tile.cols) };
         let mut args = vec![self.a.arg, self.b.arg];
-        let kernel = KernelBuilder::new("matmul_registers").raw("a", "array<vec4<f32>>").raw("b", "array<vec4<f32>>");
+        let kernel =
+            KernelBuilder::new("matmul_registers").raw("a", "array<vec4<f32>>").raw("b", tile.array(!ones));
         let kernel = self.shared_text(kernel, &mut args);
         args.push(self.y);
-        let array = if fours { "array<vec4<f32>>" } else { "array<f32>" };
-        let kernel: KernelSource =
-            kernel.raw("y", array).text(&tile.text(panels, fours, self.n.is_multiple_of(tile.cols))).finish();
+        let kernel = kernel.raw("y", tile.array(vectors)).text(&tile.text(lies)).finish();
         let rounds = if panels { self.k } else { self.k / 4 + self.k % 4 };
         let effort = Effort::looping(self.work(), rounds);
         cx.dispatch(kernel, args, self.params(first)?, self.tile_groups(tile)?, effort);
@@ -390,25 +390,24 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         Ok(())
     }
 
-    /// Makes columns of `b` contiguous in fours; a constant is cut into panels of eight columns.
+    /// Makes columns of `b` contiguous; a constant is cut into panels of eight columns. Answers whether rows begin anywhere.
     ///
     /// Turns `b.row` and `b.col` into what the register kernel wants: elements from k to k and from panel to panel.
-    fn align_b(&mut self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+    fn align_b(&mut self, cx: &mut Lowering<'_>) -> Result<bool, OpError> {
         let aligned = |number: usize| number.is_multiple_of(4);
         let b = &self.b;
-        let lies_well = b.col == 1 && aligned(b.row) && aligned(b.offset) && b.batch.iter().copied().all(aligned);
-        if lies_well
-            && b.constant.is_none()
-            && self.b_words() <= usize::try_from(cx.tuning.part_words).unwrap_or(usize::MAX)
-        {
+        let bound = self.b_words() <= usize::try_from(cx.tuning.part_words).unwrap_or(usize::MAX);
+        if b.col == 1 && b.constant.is_none() && bound {
+            let ones = !(aligned(b.row) && aligned(b.offset) && b.batch.iter().copied().all(aligned));
             self.b.col = PANEL;
-            return Ok(());
+            return Ok(ones);
         }
         let outer = self.n.div_ceil(PANEL);
-        let packing = Packing { lanes: PANEL, inner: self.k, outer, limit: self.n, lane: b.col, step: b.row, repeat: false };
+        let packing =
+            Packing { lanes: PANEL, inner: self.k, outer, limit: self.n, lane: b.col, step: b.row, repeat: false };
         let batch = packing.apply(cx, &mut self.b, &self.batch)?;
         self.b = Matrix { offset: 0, batch, row: PANEL, col: self.k * PANEL, ..self.b.clone() };
-        Ok(())
+        Ok(false)
     }
 }
 
