@@ -334,10 +334,11 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
             self.align_a(cx)?;
         }
         let vectors = aligned(self.n) && aligned(self.y_row) && self.y_batch.iter().copied().all(aligned);
-        let lies = Lies { panels, ones, vectors, full: self.n.is_multiple_of(tile.cols) };
+        let shared = panels && tile.rows.is_multiple_of(8) && cx.tuning.vector_of_eight;
+        let lies = Lies { panels, shared, ones, vectors, full: self.n.is_multiple_of(tile.cols) };
         let mut args = vec![self.a.arg, self.b.arg];
         let kernel =
-            KernelBuilder::new("matmul_registers").raw("a", "array<vec4<f32>>").raw("b", tile.array(!ones));
+            KernelBuilder::new("matmul_registers").raw("a", lies.left_array()).raw("b", tile.array(!ones));
         let kernel = self.shared_text(kernel, &mut args);
         args.push(self.y);
         let kernel = kernel.raw("y", tile.array(vectors)).text(&tile.text(lies)).finish();

@@ -14,12 +14,22 @@ pub(super) struct Tile {
 pub(super) struct Lies {
     /// The rows of `a` stand side by side in panels as high as the tile.
     pub(super) panels: bool,
+    /// The eight threads of a workgroup load the rows of a panel together, each one of eight, and tell each other: they are of
+    /// one subgroup.
+    pub(super) shared: bool,
     /// Rows of `b` begin anywhere: it is read one by one.
     pub(super) ones: bool,
     /// Outputs are stored by vectors.
     pub(super) vectors: bool,
     /// No tile hangs over the last column.
     pub(super) full: bool,
+}
+
+impl Lies {
+    /// The WGSL type of `a`.
+    pub(super) fn left_array(self) -> &'static str {
+        if self.shared { "array<f32>" } else { "array<vec4<f32>>" }
+    }
 }
 
 impl Tile {
@@ -69,13 +79,19 @@ impl Tile {
         let Self { rows, cols, threads: [x, y] } = self;
         // `b` is indexed by its vectors, or its elements.
         let width = if lies.ones { 1 } else { self.width() };
+        // A thread that has left could not tell the others what it loads.
+        let (own, inside) = if lies.shared {
+            (", @builtin(subgroup_invocation_id) own: u32", "")
+        } else {
+            ("", " || col >= param(1u)")
+        };
         let mut text = format!(
             "@compute @workgroup_size({x}, {y})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {{
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>{own}) {{
     let place = group + group_base();
     let col = (place.y * {x}u + lane.x) * {cols}u;
     let row = (place.x * {y}u + lane.y) * {rows}u;
-    if (row >= param(0u) || col >= param(1u)) {{ return; }}
+    if (row >= param(0u){inside}) {{ return; }}
     let at = batch_at(place.z);
     let last = param(0u) - 1u;
     let steps = param(2u);
@@ -123,18 +139,28 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     /// One step a round: what a thread holds is few numbers, and the text short.
     fn panel_walk(self, lies: Lies) -> String {
         let Self { rows, .. } = self;
-        let fours = rows / 4;
+        let (fours, stride) = (rows / 4, if lies.shared { rows } else { rows / 4 });
         let mut text = format!(
-            "    var ia = (at.x >> 2u) + row / {rows}u * steps * {fours}u;\n    for (var k = 0u; k < steps; k++) {{\n"
+            "    var ia = (at.x {}) + row / {rows}u * steps * {stride}u;\n    for (var k = 0u; k < steps; k++) {{\n",
+            if lies.shared { "+ own" } else { ">> 2u" }
         );
         text.push_str(&self.load_b(lies));
-        for four in 0..fours {
+        if lies.shared {
+            for eight in 0..rows / 8 {
+                text.push_str(&format!("        let x{eight} = a[ia + {}u];\n", eight * 8));
+            }
+            for r in 0..rows {
+                text.push_str(&format!("        let a{r} = subgroupBroadcast(x{}, {}u);\n", r / 8, r % 8));
+                text.push_str(&self.add(r, &format!("a{r}")));
+            }
+        }
+        for four in 0..if lies.shared { 0 } else { fours } {
             text.push_str(&format!("        let x{four} = a[ia + {four}u];\n"));
             for (lane, step) in ["x", "y", "z", "w"].iter().enumerate() {
                 text.push_str(&self.add(four * 4 + lane, &format!("x{four}.{step}")));
             }
         }
-        text.push_str(&format!("        ib += pitch;\n        ia += {fours}u;\n    }}\n"));
+        text.push_str(&format!("        ib += pitch;\n        ia += {stride}u;\n    }}\n"));
         text
     }
 
@@ -181,6 +207,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         let value = |r: usize, c: usize| {
             format!("finished(at, row{r}, col + {c}u, y{r} + {c}u, s{r}_{}[{}])", c / width, c % width)
         };
+        if lies.shared {
+            text.push_str("    if (col >= param(1u)) { return; }\n");
+        }
         let step = if lies.vectors { width } else { 1 };
         for c in (0..cols).step_by(step) {
             // The first column is inside, or the thread would not be here.
