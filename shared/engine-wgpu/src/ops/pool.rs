@@ -5,6 +5,7 @@ use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Repr, element_groups, nested_steps};
 use crate::ops::Rule;
+use crate::ops::product::groups_of;
 use crate::ops::shape::params;
 use crate::ops::window::{SPATIAL_MAX, Window, positive, three};
 
@@ -102,7 +103,7 @@ fn launch(
         .replace("WALK", &walk)
         .replace("FINISH", &fold.finish)
         .replace("ELEMENT", y.repr.wgsl());
-    let kernel = KernelBuilder::new(fold.label).read("x", x.repr).text(&text).element(y.repr);
+    let kernel = KernelBuilder::new(fold.label).read("x", x.repr).text(&text);
     let output = y.shape.get(2..).unwrap_or_default();
     // A global pool over more than three dimensions is one over their product.
     let output = if input.len() == window.kernel.len() && output.len() == input.len() { output } else { &[1] };
@@ -113,14 +114,39 @@ fn launch(
     let mut numbers = params(&[elements, 0, 0, 0, 0])?;
     numbers.extend(params(&[&sizes[..], &rest[..]].concat().concat())?);
     let work = u64::try_from(elements.saturating_mul(taps)).unwrap_or(u64::MAX);
-    cx.dispatch(
-        kernel,
-        vec![x.arg, y.arg],
-        numbers,
-        element_groups(elements, y.repr),
-        Effort::looping(work, rounds + k0),
-    );
+    let effort = Effort::looping(work, rounds + k0);
+    let (kernel, groups) = match row_groups(cx, y, &three(output, 1)) {
+        Some(groups) => (kernel.raw("y", y.repr.array()).text(BY_ROWS).finish(), groups),
+        None => (kernel.text(&BY_ELEMENTS.replace("ELEMENT", y.repr.wgsl())).element(y.repr), element_groups(elements, y.repr)),
+    };
+    cx.dispatch(kernel, vec![x.arg, y.arg], numbers, groups, effort);
     Ok(())
+}
+
+/// Finds an output's place by dividing.
+const BY_ELEMENTS: &str = "fn element(i: u32) -> ELEMENT {
+    let row = i / param(7u);
+    let slice = row / param(6u);
+    return pooled(slice / param(5u), slice % param(5u), row % param(6u), i % param(7u));
+}";
+
+/// A workgroup has outputs of a few rows: dividing is slow where a vector unit has none.
+const BY_ROWS: &str = "@compute @workgroup_size(16, 4)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) thread: vec3<u32>) {
+    let place = group + group_base();
+    let o2 = place.x * 16u + thread.x;
+    let o1 = place.y * 4u + thread.y;
+    if (o2 >= param(7u) || o1 >= param(6u)) { return; }
+    y[(place.z * param(6u) + o1) * param(7u) + o2] = pooled(place.z, 0u, o1, o2);
+}";
+
+/// Workgroups of [`BY_ROWS`]: for planes of one-word numbers that fill them.
+fn row_groups(cx: &Lowering<'_>, y: &Operand, output: &[usize]) -> Option<[u32; 3]> {
+    let [1, rows, columns] = *output else { return None };
+    let planes = y.elements() / (rows * columns).max(1);
+    let fits = y.repr.per_word() == 1 && y.elements() as u64 <= cx.tuning.part_words && rows > 1 && columns > 4;
+    let groups = || Ok::<_, OpError>([groups_of(columns, 16)?, groups_of(rows, 4)?, groups_of(planes, 1)?]);
+    if fits { groups().ok() } else { None }
 }
 
 fn largest(element: &str) -> Fold {

@@ -9,12 +9,12 @@ mod tile;
 
 use packing::Packing;
 pub(crate) use packing::padded_rows;
-use tile::{Lies, Tile};
+use tile::{Lies, Threads, Tile};
 
 use crate::error::OpError;
 use crate::ir::{Literal, ValueId};
 use crate::lower::{
-    Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, linear_groups, steps,
+    Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, Tuning, linear_groups, steps,
 };
 use crate::ops::epilogue::Epilogue;
 use crate::ops::shape::param;
@@ -132,7 +132,7 @@ impl Product {
         }
         let floats = self.a.repr == Repr::F32 && self.b.repr == Repr::F32;
         // A stack of very many matrices, or one of very many rows, has more tiles than a dispatch may have.
-        let tile = Tile::of(self.m, self.n, self.batch_count(), cx.tuning.workgroup_tiles);
+        let (tile, _panels) = self.tile(cx.tuning);
         let stacked = groups_of(self.batch_count(), 1).and(self.tile_groups(tile)).is_err();
         if self.plain || !floats || stacked || self.m * self.n * self.k <= SMALL {
             self.settle_a(cx)?;
@@ -323,25 +323,37 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         last.max(self.k.saturating_mul(self.n.next_multiple_of(PANEL)).saturating_sub(1)).saturating_add(1)
     }
 
+    /// What shape of tile this product wants, and whether it reads a constant `a` from panels.
+    fn tile(&self, tuning: Tuning) -> (Tile, bool) {
+        let constant = self.a.constant.is_some() && self.k <= PANEL_STEPS_MAX;
+        let threads = match tuning {
+            Tuning { workgroup_tiles: true, .. } => Threads::Wave,
+            Tuning { vector_of_eight: true, .. } if constant => Threads::Sharing,
+            _ => Threads::Vector,
+        };
+        let tile = Tile::of(self.m, self.n, self.batch_count(), threads);
+        (tile, constant && tile.rows.is_multiple_of(4))
+    }
+
     fn lower_columns(mut self, cx: &mut Lowering<'_>, first: usize) -> Result<(), OpError> {
-        let tile = Tile::of(self.m, self.n, self.batch_count(), cx.tuning.workgroup_tiles);
-        let aligned = |number: usize| number.is_multiple_of(4);
+        let (tile, panels) = self.tile(cx.tuning);
         let ones = self.align_b(cx)?;
-        let panels = self.a.constant.is_some() && aligned(tile.rows) && self.k <= PANEL_STEPS_MAX;
         if panels {
             self.cut_a(cx, tile.rows)?;
         } else {
             self.align_a(cx)?;
         }
+        let aligned = |number: usize| number.is_multiple_of(4);
         let vectors = aligned(self.n) && aligned(self.y_row) && self.y_batch.iter().copied().all(aligned);
-        let shared = panels && tile.rows.is_multiple_of(8) && cx.tuning.vector_of_eight;
+        let shared =
+            panels && tile.rows.is_multiple_of(8) && cx.tuning.vector_of_eight && !cx.tuning.workgroup_tiles;
         let lies = Lies { panels, shared, ones, vectors, full: self.n.is_multiple_of(tile.cols) };
         let mut args = vec![self.a.arg, self.b.arg];
-        let kernel =
-            KernelBuilder::new("matmul_registers").raw("a", lies.left_array()).raw("b", tile.array(!ones));
+        let [left, right, out] = lies.arrays();
+        let kernel = KernelBuilder::new("matmul_registers").raw("a", left).raw("b", right);
         let kernel = self.shared_text(kernel, &mut args);
         args.push(self.y);
-        let kernel = kernel.raw("y", tile.array(vectors)).text(&tile.text(lies)).finish();
+        let kernel = kernel.raw("y", out).text(&tile.text(lies)).finish();
         let rounds = if panels { self.k } else { self.k / 4 + self.k % 4 };
         let effort = Effort::looping(self.work(), rounds);
         cx.dispatch(kernel, args, self.params(first)?, self.tile_groups(tile)?, effort);

@@ -1,10 +1,6 @@
 // One output of a pool over three dimensions. The words in capitals are filled in by ops/pool.rs, which also walks along k2. Params: three numbers each: 5 output sizes, 8 input sizes, 11 taps, 14 strides, 17 dilations, 20 padding
 // before, 23 padding after.
-fn element(i: u32) -> ELEMENT {
-    let o2 = i % param(7u);
-    let o1 = i / param(7u) % param(6u);
-    let o0 = i / param(7u) / param(6u) % param(5u);
-    let plane = i / param(7u) / param(6u) / param(5u);
+fn pooled(plane: u32, o0: u32, o1: u32, o2: u32) -> ELEMENT {
     START
     for (var k0 = 0u; k0 < param(11u); k0++) {
         // Places before the data wrap to huge numbers, so that one comparison finds both sides.

@@ -7,6 +7,7 @@ use crate::ir::{Literal, Node, ValueId};
 use crate::lower::{KernelBuilder, Lowering, Operand, element_groups};
 use crate::ops::Rule;
 use crate::ops::movement::{on_host, product, same_type};
+use crate::ops::product::groups_of;
 use crate::ops::shape::{axis, param};
 
 /// The operators of this family.
@@ -14,6 +15,9 @@ pub(crate) const RULES: &[Rule] = &[Rule::device("Concat", infer, lower).with_ho
 
 /// Tensors that one kernel joins: WebGPU promises 8 storage bindings, one is the output.
 const JOINED_MAX: usize = 7;
+
+/// Threads of a workgroup along a round.
+const ROUND_THREADS: usize = 64;
 
 /// The shape of the whole, and the axis along which it grows.
 fn joined(node: &Node, inputs: Inputs<'_>) -> Result<(Vec<usize>, usize), OpError> {
@@ -76,11 +80,12 @@ fn join(cx: &mut Lowering<'_>, mut parts: Vec<(Operand, usize)>, y: &Operand) ->
     launch(cx, &parts, y)
 }
 
+/// One launch; finding its round takes a division, which is slow where a vector unit has none: of whole words, each row of
+/// workgroups has a round of its own.
 fn launch(cx: &mut Lowering<'_>, parts: &[(Operand, usize)], y: &Operand) -> Result<(), OpError> {
     let elements = y.elements();
     let mut kernel = KernelBuilder::new("concat");
-    let mut text =
-        format!("fn element(i: u32) -> {} {{\n    let round = i / param(1u); let at = i % param(1u);\n", y.repr.wgsl());
+    let mut text = format!("fn joined(round: u32, at: u32) -> {} {{\n", y.repr.wgsl());
     // Params: elements, length of a round, then where each part ends in it.
     let mut end = 0;
     let mut numbers = Vec::with_capacity(parts.len());
@@ -96,11 +101,30 @@ fn launch(cx: &mut Lowering<'_>, parts: &[(Operand, usize)], y: &Operand) -> Res
         end += run;
         numbers.push(param(end)?);
     }
-    text.push('}');
+    text.push_str("}\n");
     let mut all = vec![param(elements)?, param(end)?];
     all.append(&mut numbers);
     let mut args: Vec<_> = parts.iter().map(|(part, _run)| part.arg).collect();
     args.push(y.arg);
+    let whole = y.repr.per_word() == 1 && elements as u64 <= cx.tuning.part_words;
+    let rows = groups_of(elements / end.max(1), 1).and_then(|rows| Ok([groups_of(end, ROUND_THREADS)?, rows, 1]));
+    if let Some(groups) = rows.ok().filter(|_fits| whole) {
+        text.push_str(&format!(
+            "@compute @workgroup_size({ROUND_THREADS})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
+    let place = group + group_base();
+    let at = place.x * {ROUND_THREADS}u + lane;
+    if (at < param(1u)) {{ y[place.y * param(1u) + at] = joined(place.y, at); }}
+}}"
+        ));
+        let kernel = kernel.raw("y", y.repr.array()).text(&text).finish();
+        cx.dispatch(kernel, args, all, groups, elements as u64);
+        return Ok(());
+    }
+    text.push_str(&format!(
+        "fn element(i: u32) -> {} {{ return joined(i / param(1u), i % param(1u)); }}",
+        y.repr.wgsl()
+    ));
     let kernel = kernel.text(&text).element(y.repr);
     cx.dispatch(kernel, args, all, element_groups(elements, y.repr), elements as u64);
     Ok(())

@@ -9,6 +9,17 @@ pub(super) struct Tile {
     pub(super) threads: [usize; 2],
 }
 
+/// What the threads of a workgroup are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Threads {
+    /// A full wave of a real GPU.
+    Wave,
+    /// One vector of a processor.
+    Vector,
+    /// One vector, whose lanes load a panel of `a` together.
+    Sharing,
+}
+
 /// How the matrices of a register kernel lie; each answer is a text of its own.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lies {
@@ -26,59 +37,46 @@ pub(super) struct Lies {
 }
 
 impl Lies {
-    /// The WGSL type of `a`.
-    pub(super) fn left_array(self) -> &'static str {
-        if self.shared { "array<f32>" } else { "array<vec4<f32>>" }
+    /// The WGSL types of `a`, `b` and the output.
+    pub(super) fn arrays(self) -> [&'static str; 3] {
+        [!self.shared, !self.ones, self.vectors].map(|vectors| if vectors { "array<vec4<f32>>" } else { "array<f32>" })
     }
 }
 
 impl Tile {
     /// Few rows (a fully connected layer on one image) want narrow tiles, so that there are threads enough.
-    pub(super) fn of(m: usize, n: usize, batch: usize, real_gpu: bool) -> Self {
+    pub(super) fn of(m: usize, n: usize, batch: usize, how: Threads) -> Self {
+        let many = m * n * batch >= 64 * 1024;
         let rows = match m {
             1 => 1,
             2 => 2,
             3..=4 => 4,
             5..=8 => 8,
+            // Where rows are nearly free: the more, the fewer times `b` is read.
+            _ if many && how == Threads::Sharing && m.next_multiple_of(32) * 8 <= m * 9 => 32,
             // 16 rows a thread leave cores idle unless there are many tiles, and waste less than a quarter of the last.
-            _ if m * n * batch >= 64 * 1024 && m.next_multiple_of(16) * 3 <= m * 4 => 16,
+            _ if many && m.next_multiple_of(16) * 3 <= m * 4 => 16,
             _ => 8,
         };
-        let cols = match n {
-            _ if rows <= 2 => 4,
-            // A software adapter runs a workgroup of 8 as one vector: so few columns would leave most of it idle.
-            0..=16 if rows == 16 && !real_gpu => 2,
+        let cols = match rows {
+            1 | 2 => 4,
+            32 if n <= 32 => 4,
             _ => 8,
         };
         // A software adapter runs a workgroup of 8 as one vector; a real GPU needs a full wave.
-        let threads = if real_gpu { if rows == 1 { [64, 1] } else { [8, 8] } } else { [8, 1] };
+        let threads = match how {
+            Threads::Wave if rows == 1 => [64, 1],
+            Threads::Wave => [8, 8],
+            Threads::Vector | Threads::Sharing => [8, 1],
+        };
         Self { rows, cols, threads }
-    }
-
-    /// Columns in one vector.
-    pub(super) fn width(self) -> usize {
-        self.cols.min(4)
-    }
-
-    /// The WGSL type of so many.
-    fn vector(self) -> String {
-        format!("vec{}<f32>", self.width())
-    }
-
-    /// The WGSL type of an array of columns.
-    pub(super) fn array(self, vectors: bool) -> &'static str {
-        match (vectors, self.width()) {
-            (false, _) => "array<f32>",
-            (true, 2) => "array<vec2<f32>>",
-            (true, _) => "array<vec4<f32>>",
-        }
     }
 
     /// The entry point, unrolled so that every accumulator is a register.
     pub(super) fn text(self, lies: Lies) -> String {
         let Self { rows, cols, threads: [x, y] } = self;
         // `b` is indexed by its vectors, or its elements.
-        let width = if lies.ones { 1 } else { self.width() };
+        let width = if lies.ones { 1 } else { 4 };
         // A thread that has left could not tell the others what it loads.
         let (own, inside) = if lies.shared {
             (", @builtin(subgroup_invocation_id) own: u32", "")
@@ -100,7 +98,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         );
         for r in 0..rows {
             for v in 0..self.vectors() {
-                text.push_str(&format!("    var s{r}_{v} = {}();\n", self.vector()));
+                text.push_str(&format!("    var s{r}_{v} = vec4<f32>();\n"));
             }
         }
         text.push_str(&if lies.panels { self.panel_walk(lies) } else { self.row_walk(lies) });
@@ -110,16 +108,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
 
     /// Vectors in a row of the tile.
     fn vectors(self) -> usize {
-        self.cols / self.width()
+        self.cols / 4
     }
 
     /// Loads the row of `b` at `ib`.
     fn load_b(self, lies: Lies) -> String {
-        let width = self.width();
         let load = |v: usize| {
             let value = if lies.ones {
-                let ones: Vec<String> = (0..width).map(|c| format!("b[ib + {}u]", v * width + c)).collect();
-                format!("{}({})", self.vector(), ones.join(", "))
+                let ones: Vec<String> = (0..4).map(|c| format!("b[ib + {}u]", v * 4 + c)).collect();
+                format!("vec4<f32>({})", ones.join(", "))
             } else {
                 format!("b[ib + {v}u]")
             };
@@ -130,37 +127,39 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
 
     /// Adds row `r`'s share of a step: `factor` times the row of `b`.
     fn add(self, r: usize, factor: &str) -> String {
-        let vector = self.vector();
-        (0..self.vectors())
-            .map(|v| format!("        s{r}_{v} = fma({vector}({factor}), b{v}, s{r}_{v});\n"))
-            .collect()
+        let add = |v: usize| format!("        s{r}_{v} = fma(vec4<f32>({factor}), b{v}, s{r}_{v});\n");
+        (0..self.vectors()).map(add).collect()
     }
 
-    /// One step a round: what a thread holds is few numbers, and the text short.
+    /// One step a round: a thread holds few numbers beside its sums, and the text is short to compile.
     fn panel_walk(self, lies: Lies) -> String {
-        let Self { rows, .. } = self;
-        let (fours, stride) = (rows / 4, if lies.shared { rows } else { rows / 4 });
-        let mut text = format!(
-            "    var ia = (at.x {}) + row / {rows}u * steps * {stride}u;\n    for (var k = 0u; k < steps; k++) {{\n",
-            if lies.shared { "+ own" } else { ">> 2u" }
-        );
-        text.push_str(&self.load_b(lies));
+        let rows = self.rows;
+        let (begin, stride) = if lies.shared { ("+ own", rows) } else { (">> 2u", rows / 4) };
+        format!(
+            "    var ia = (at.x {begin}) + row / {rows}u * steps * {stride}u;
+    for (var k = 0u; k < steps; k++) {{\n{}        ib += pitch;\n        ia += {stride}u;\n    }}\n",
+            self.panel_step(lies)
+        )
+    }
+
+    fn panel_step(self, lies: Lies) -> String {
+        let mut text = self.load_b(lies);
         if lies.shared {
-            for eight in 0..rows / 8 {
+            for eight in 0..self.rows / 8 {
                 text.push_str(&format!("        let x{eight} = a[ia + {}u];\n", eight * 8));
             }
-            for r in 0..rows {
+            for r in 0..self.rows {
                 text.push_str(&format!("        let a{r} = subgroupBroadcast(x{}, {}u);\n", r / 8, r % 8));
                 text.push_str(&self.add(r, &format!("a{r}")));
             }
+            return text;
         }
-        for four in 0..if lies.shared { 0 } else { fours } {
+        for four in 0..self.rows / 4 {
             text.push_str(&format!("        let x{four} = a[ia + {four}u];\n"));
             for (lane, step) in ["x", "y", "z", "w"].iter().enumerate() {
                 text.push_str(&self.add(four * 4 + lane, &format!("x{four}.{step}")));
             }
         }
-        text.push_str(&format!("        ib += pitch;\n        ia += {stride}u;\n    }}\n"));
         text
     }
 
@@ -197,20 +196,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     /// branch around each.
     fn store_text(self, lies: Lies) -> String {
         let Self { rows, cols, .. } = self;
-        let width = self.width();
         let mut text = String::new();
         for r in 0..rows {
             text.push_str(&format!(
                 "    let row{r} = min(row + {r}u, last);\n    let y{r} = at.z + row{r} * param(11u) + col;\n"
             ));
         }
-        let value = |r: usize, c: usize| {
-            format!("finished(at, row{r}, col + {c}u, y{r} + {c}u, s{r}_{}[{}])", c / width, c % width)
-        };
+        let value =
+            |r: usize, c: usize| format!("finished(at, row{r}, col + {c}u, y{r} + {c}u, s{r}_{}[{}])", c / 4, c % 4);
         if lies.shared {
             text.push_str("    if (col >= param(1u)) { return; }\n");
         }
-        let step = if lies.vectors { width } else { 1 };
+        let step = if lies.vectors { 4 } else { 1 };
         for c in (0..cols).step_by(step) {
             // The first column is inside, or the thread would not be here.
             let checked = !lies.full && c > 0;
@@ -219,9 +216,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
             }
             for r in 0..rows {
                 if lies.vectors {
-                    let values: Vec<String> = (c..c + width).map(|c| value(r, c)).collect();
-                    let vector = self.vector();
-                    text.push_str(&format!("    y[(y{r} + {c}u) / {width}u] = {vector}({});\n", values.join(", ")));
+                    let values: Vec<String> = (c..c + 4).map(|c| value(r, c)).collect();
+                    text.push_str(&format!("    y[(y{r} + {c}u) >> 2u] = vec4<f32>({});\n", values.join(", ")));
                 } else {
                     text.push_str(&format!("    y[y{r} + {c}u] = {};\n", value(r, c)));
                 }
