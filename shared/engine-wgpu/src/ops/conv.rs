@@ -3,6 +3,7 @@
 //! | when | kernel |
 //! |---|---|
 //! | 1x1, stride 1, no padding | a [`Product`] |
+//! | 3x3, stride 1, constant weights, enough channels and tiles | [`winograd`]: three launches, a quarter of the multiplications |
 //! | real GPU, enough output channels | a product whose right side is gathered on the fly, through workgroup memory |
 //! | depthwise | [`direct`]: eight pixels a thread |
 //! | else | [`direct`]: up to sixteen output channels by eight pixels a thread |
@@ -23,8 +24,8 @@ use crate::ops::window::{Window, three};
 
 /// The operators of this family.
 ///
-/// `sanderling::Conv` is `Conv` with a fourth input, the residual, the attributes of [`crate::ops::epilogue`], and `plain` =
-/// 1 for the yardstick kernel.
+/// `sanderling::Conv` is `Conv` with a fourth input, the residual, the attributes of [`crate::ops::epilogue`], `plain` = 1 for
+/// the yardstick kernel, and `winograd` = 1 or 0 for or against that kernel where it is possible.
 pub(super) const RULES: &[Rule] =
     &[Rule::device("Conv", infer, lower), Rule::device("Conv", infer, lower).in_domain(OWN_DOMAIN)];
 
@@ -152,15 +153,15 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     if geometry.is_pointwise() && geometry.terms() > 1 {
         return lower_pointwise(node, cx, &geometry, operands);
     }
+    let wanted = node.attributes.optional_int("winograd")?;
+    if let Some(tiles) = winograd::Tiles::of(&geometry, &operands)
+        && wanted.map_or_else(|| tiles.pay(&geometry, cx.tuning), |wanted| wanted != 0)
+    {
+        return winograd::lower(cx, &geometry, &tiles, operands);
+    }
     let tiles = cx.tuning.workgroup_tiles && cx.tuning.invocations_max >= 256;
     if tiles && geometry.filters_per_group >= 16 && geometry.input.len() <= 2 {
         return lower_tile(cx, &geometry, operands);
-    }
-    if let Some(tiles) = winograd::of(&geometry, &operands) {
-        let force = std::env::var("WINO").ok();
-        if force.as_deref() != Some("0") {
-            return winograd::lower(cx, &geometry, &tiles, operands);
-        }
     }
     match direct::Plane::of(&geometry) {
         // Padding launches a plane in each workgroup of one dimension.

@@ -89,15 +89,15 @@ fn launch(
     let (padded, body) = (fold.padded, &fold.body);
     // One tap: x at flat place `at`, spatial places i0 i1 i2.
     let tap = format!(
-        "let i2 = o2 * param(16u) + k2 * param(19u) - param(22u);
+        "let i2 = first2 + k2 * each2;
                 {padded}
-                if (i0 < param(8u) && i1 < param(9u) && i2 < param(10u)) {{
-                    let at = ((plane * param(8u) + i0) * param(9u) + i1) * param(10u) + i2;
+                if (inside && i2 < n2) {{
+                    let at = row + i2;
                     let x = load_x(at);
                     {body}
                 }}"
     );
-    let (walk, rounds) = nested_steps("k2", "param(13u)", k0.saturating_mul(k1), k2, &tap);
+    let (walk, rounds) = walk(k0.saturating_mul(k1), k2, &tap);
     let text = include_str!("../wgsl/pool.wgsl")
         .replace("START", fold.start)
         .replace("WALK", &walk)
@@ -117,10 +117,25 @@ fn launch(
     let effort = Effort::looping(work, rounds + k0);
     let (kernel, groups) = match row_groups(cx, y, &three(output, 1)) {
         Some(groups) => (kernel.raw("y", y.repr.array()).text(BY_ROWS).finish(), groups),
-        None => (kernel.text(&BY_ELEMENTS.replace("ELEMENT", y.repr.wgsl())).element(y.repr), element_groups(elements, y.repr)),
+        None => (
+            kernel.text(&BY_ELEMENTS.replace("ELEMENT", y.repr.wgsl())).element(y.repr),
+            element_groups(elements, y.repr),
+        ),
     };
     cx.dispatch(kernel, vec![x.arg, y.arg], numbers, groups, effort);
     Ok(())
+}
+
+/// Most taps of a row that are written out.
+const TAPS_WRITTEN_MAX: usize = 4;
+
+/// Runs `tap` for each `k2`, so many in each of `rows` rows; and how many rounds that makes.
+fn walk(rows: usize, taps: usize, tap: &str) -> (String, usize) {
+    if taps > TAPS_WRITTEN_MAX {
+        return nested_steps("k2", "taps2", rows, taps, tap);
+    }
+    let text = (0..taps).map(|k2| format!("            {{ let k2 = {k2}u; {tap} }}\n")).collect();
+    (text, rows)
 }
 
 /// Finds an output's place by dividing.
@@ -173,7 +188,7 @@ fn lower_max(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     }
     if node.output(1).is_some() {
         let place = if node.attributes.flag("storage_order", false)? {
-            "best_at = plane * (param(8u) * param(9u) * param(10u)) + i0 + param(8u) * (i1 + param(9u) * i2);"
+            "best_at = plane * (n0 * n1 * n2) + i0 + n0 * (i1 + n1 * i2);"
         } else {
             "best_at = at;"
         };
@@ -197,12 +212,12 @@ fn lower_max(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
 
 /// The mean of a window.
 fn mean(include_padding: bool) -> Fold {
-    let inside = "if (i0 + param(20u) < param(8u) + param(20u) + param(23u) && i1 + param(21u) < param(9u) + \
-                  param(21u) + param(24u) && i2 + param(22u) < param(10u) + param(22u) + param(25u)) { count += 1.0; }";
+    let counted = "if (i0 + param(20u) < n0 + param(20u) + param(23u) && i1 + param(21u) < n1 + param(21u) + param(24u) \
+                   && i2 + param(22u) < n2 + param(22u) + param(25u)) { count += 1.0; }";
     Fold {
         label: "pool_average",
         start: "var sum = 0.0; var count = 0.0;",
-        padded: if include_padding { inside } else { "" },
+        padded: if include_padding { counted } else { "" },
         body: if include_padding { "sum += x;".to_owned() } else { "sum += x; count += 1.0;".to_owned() },
         finish: "return sum / max(count, 1.0);".to_owned(),
     }

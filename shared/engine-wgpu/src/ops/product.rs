@@ -13,9 +13,7 @@ use tile::{Lies, Threads, Tile};
 
 use crate::error::OpError;
 use crate::ir::{Literal, ValueId};
-use crate::lower::{
-    Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, Tuning, linear_groups, steps,
-};
+use crate::lower::{Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, Tuning, linear_groups, steps};
 use crate::ops::epilogue::Epilogue;
 use crate::ops::shape::param;
 
@@ -345,8 +343,7 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         }
         let aligned = |number: usize| number.is_multiple_of(4);
         let vectors = aligned(self.n) && aligned(self.y_row) && self.y_batch.iter().copied().all(aligned);
-        let shared =
-            panels && tile.rows.is_multiple_of(8) && cx.tuning.vector_of_eight && !cx.tuning.workgroup_tiles;
+        let shared = panels && tile.rows.is_multiple_of(8) && cx.tuning.vector_of_eight && !cx.tuning.workgroup_tiles;
         let lies = Lies { panels, shared, ones, vectors, full: self.n.is_multiple_of(tile.cols) };
         let mut args = vec![self.a.arg, self.b.arg];
         let [left, right, out] = lies.arrays();
@@ -383,7 +380,8 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
 
     fn pack_a(&mut self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         let (a, pitch) = (&self.a, self.k.next_multiple_of(4));
-        let packing = Packing { lanes: pitch, inner: self.m, outer: 1, limit: self.k, lane: a.col, step: a.row, repeat: false };
+        let packing =
+            Packing { lanes: pitch, inner: self.m, outer: 1, limit: self.k, lane: a.col, step: a.row, repeat: false };
         let batch = packing.apply(cx, &mut self.a, &self.batch)?;
         self.a = Matrix { offset: 0, batch, row: pitch, col: 1, ..self.a.clone() };
         Ok(())
@@ -397,7 +395,8 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
     /// Cuts a constant `a` into panels of so many rows, the rows of one column side by side.
     fn cut_a(&mut self, cx: &mut Lowering<'_>, rows: usize) -> Result<(), OpError> {
         let (a, outer) = (&self.a, self.m.div_ceil(rows));
-        let packing = Packing { lanes: rows, inner: self.k, outer, limit: self.m, lane: a.row, step: a.col, repeat: true };
+        let packing =
+            Packing { lanes: rows, inner: self.k, outer, limit: self.m, lane: a.row, step: a.col, repeat: true };
         let batch = packing.apply(cx, &mut self.a, &self.batch)?;
         self.a = Matrix { offset: 0, batch, row: self.k, col: 0, ..self.a.clone() };
         Ok(())

@@ -16,7 +16,7 @@
 use super::{Geometry, Operands};
 use crate::error::OpError;
 use crate::ir::{Literal, ValueId};
-use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Repr};
+use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Repr, Tuning};
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Constant, Matrix, Product, groups_of, volume};
 use crate::ops::shape::params;
@@ -36,6 +36,19 @@ const EACH: usize = 4;
 /// Words that the two forms between the launches may take together: 32 MiB, a twelfth of what a VGG layer would need at
 /// 224x224. More tiles are computed in several rounds.
 const BETWEEN_WORDS_MAX: usize = 8 * 1024 * 1024;
+
+/// Fewest channels and filters: each place of a tile is moved four times, for which so many multiplications must be saved.
+const CHANNELS_MIN: usize = 16;
+
+/// Fewest tiles: with fewer the product reads each weight for so little that its being four times as many costs more.
+const TILES_MIN: usize = 16;
+
+/// The same on a real GPU, where a product has tiles of 64x64 in workgroup memory. Not measured, there being none here: only
+/// where it fills such tiles.
+const WAVE_CHANNELS_MIN: usize = 64;
+
+/// The same for tiles.
+const WAVE_TILES_MIN: usize = 64;
 
 /// `G`: weights to places.
 const WEIGHTS: [[f64; 3]; IN] = [
@@ -86,20 +99,29 @@ pub(super) struct Tiles {
     before: [usize; 2],
 }
 
-/// The tiles of a convolution that can be computed so: 3x3 over a plane, stride 1, no dilation, one group, constant weights.
-pub(super) fn of(g: &Geometry, operands: &Operands) -> Option<Tiles> {
-    let (weights, _bias) = operands.constants?;
-    let window = &g.window;
-    let ones = window.strides.iter().chain(&window.dilations).all(|&n| n == 1);
-    if window.kernel != [3, 3] || !ones || g.groups != 1 {
-        return None;
+impl Tiles {
+    /// The tiles of a convolution that can be computed so: 3x3 over a plane, stride 1, no dilation, one group, constant weights.
+    pub(super) fn of(g: &Geometry, operands: &Operands) -> Option<Self> {
+        let (weights, _bias) = operands.constants?;
+        let window = &g.window;
+        let ones = window.strides.iter().chain(&window.dilations).all(|&n| n == 1);
+        if window.kernel != [3, 3] || !ones || g.groups != 1 {
+            return None;
+        }
+        let two = |numbers: &[usize]| <[usize; 2]>::try_from(numbers).ok();
+        let (input, output, before) = (two(&g.input)?, two(&g.output)?, two(&window.before)?);
+        let across = output[1].div_ceil(OUT);
+        let each_image = across.checked_mul(output[0].div_ceil(OUT))?;
+        let count = each_image.checked_mul(g.images)?;
+        Some(Self { weights, across, each_image, count, input, output, before })
     }
-    let two = |numbers: &[usize]| <[usize; 2]>::try_from(numbers).ok();
-    let (input, output, before) = (two(&g.input)?, two(&g.output)?, two(&window.before)?);
-    let across = output[1].div_ceil(OUT);
-    let each_image = across.checked_mul(output[0].div_ceil(OUT))?;
-    let count = each_image.checked_mul(g.images)?;
-    Some(Tiles { weights, across, each_image, count, input, output, before })
+
+    /// Whether it is faster than the other kernels, and worth weights that take four times the memory.
+    pub(super) fn pay(&self, g: &Geometry, tuning: Tuning) -> bool {
+        let (channels, tiles) =
+            if tuning.workgroup_tiles { (WAVE_CHANNELS_MIN, WAVE_TILES_MIN) } else { (CHANNELS_MIN, TILES_MIN) };
+        g.channels >= channels && g.filters >= channels && self.count >= tiles
+    }
 }
 
 /// Adds the launches.
@@ -196,9 +218,8 @@ fn transform_input(
     }
     for c in 0..IN {
         text.push_str(&format!("        let c{c} = col + {c}u - param(9u);\n"));
-        let seen: Vec<String> = (0..IN)
-            .map(|r| format!("select(0.0, load_x(at{r} + c{c}), in{r} && c{c} < param(7u))"))
-            .collect();
+        let seen: Vec<String> =
+            (0..IN).map(|r| format!("select(0.0, load_x(at{r} + c{c}), in{r} && c{c} < param(7u))")).collect();
         text.push_str(&format!("        let t{c} = transform(Six({}));\n", seen.join(", ")));
     }
     text.push_str("        let to = plane * param(2u) + at;\n        let step = param(5u) * param(2u);\n");
