@@ -10,8 +10,9 @@
 //! | [`Product`] | `[36][filter][tile]`; the weights, `[36][filter][channel]`, were transformed once on the host, in `f64` |
 //! | `winograd_output` | the outputs, with bias, residual and activation |
 //!
-//! F(2x2, 3x3) saves less than half as much and moves nearly twice the numbers between launches; it is more exact, which is not
-//! needed: see [`of`]. Fed by [`super`].
+//! What it rounds more: the largest error over the largest output, uniform random numbers, against `f64`, is 3.0e-6, 4.4e-6 and
+//! 9.3e-6 with 16, 64 and 256 channels. Summed directly it is 3.8e-7, 8.2e-7 and 1.6e-6, by F(2x2, 3x3) half of that; but that
+//! saves 2.25 times, not four, and moves nearly twice the numbers between launches. Fed by [`super`].
 
 use super::{Geometry, Operands};
 use crate::error::OpError;
