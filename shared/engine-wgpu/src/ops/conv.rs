@@ -3,6 +3,7 @@
 //! | when | kernel |
 //! |---|---|
 //! | 1x1, stride 1, no padding | a [`Product`] |
+//! | 1x1 with strides, no padding, software adapter | the pixels picked out, then a [`Product`] |
 //! | 3x3, stride 1, constant weights, enough channels and tiles | [`winograd`]: three launches, a quarter of the multiplications |
 //! | real GPU, enough output channels | a product whose right side is gathered on the fly, through workgroup memory |
 //! | depthwise | [`direct`]: eight pixels a thread |
@@ -102,8 +103,17 @@ impl Geometry {
     }
 
     fn is_pointwise(&self) -> bool {
-        let Window { kernel, strides, before, after, .. } = &self.window;
-        kernel.iter().chain(strides).all(|&n| n == 1) && before.iter().chain(after).all(|&n| n == 0)
+        self.has_one_tap() && self.window.strides.iter().all(|&n| n == 1)
+    }
+
+    /// Pointwise over every so many pixels of a plane.
+    fn is_sparse_pointwise(&self) -> bool {
+        self.has_one_tap() && self.input.len() == 2
+    }
+
+    fn has_one_tap(&self) -> bool {
+        let Window { kernel, before, after, .. } = &self.window;
+        kernel.iter().all(|&n| n == 1) && before.iter().chain(after).all(|&n| n == 0)
     }
 }
 
@@ -152,6 +162,10 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     }
     if geometry.is_pointwise() && geometry.terms() > 1 {
         return lower_pointwise(node, cx, &geometry, operands);
+    }
+    let gathers = cx.tuning.workgroup_tiles;
+    if !gathers && geometry.is_sparse_pointwise() && geometry.channels_per_group >= 16 {
+        return lower_sparse_pointwise(node, cx, geometry, operands);
     }
     let wanted = node.attributes.optional_int("winograd")?;
     if let Some(tiles) = winograd::Tiles::of(&geometry, &operands)
@@ -212,6 +226,34 @@ fn lower_pointwise(node: &Node, cx: &mut Lowering<'_>, g: &Geometry, operands: O
         plain: false,
     };
     product.lower(cx)
+}
+
+/// A 1x1 convolution with strides: the pixels it looks at are picked out first, so that the product reads them side by side.
+fn lower_sparse_pointwise(
+    node: &Node,
+    cx: &mut Lowering<'_>,
+    mut g: Geometry,
+    mut operands: Operands,
+) -> Result<(), OpError> {
+    let (planes, pixels) = (g.images * g.channels, g.pixels());
+    let total = volume(&[planes, pixels])?;
+    let to = cx.scratch(total);
+    let text = "@compute @workgroup_size(16, 4)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) thread: vec3<u32>) {
+    let place = group + group_base();
+    let col = place.x * 16u + thread.x;
+    let row = place.y * 4u + thread.y;
+    if (row >= param(0u) || col >= param(1u)) { return; }
+    let at = (place.z * param(2u) + row * param(4u)) * param(3u) + col * param(5u);
+    y[(place.z * param(0u) + row) * param(1u) + col] = load_x(at);
+}";
+    let kernel = KernelBuilder::new("pick").read("x", operands.x.repr).raw("y", "array<f32>").text(text).finish();
+    let numbers = params(&[&g.output[..], &g.input, &g.window.strides].concat())?;
+    let groups = [groups_of(g.output[1], 16)?, groups_of(g.output[0], 4)?, groups_of(planes, 1)?];
+    cx.dispatch(kernel, vec![operands.x.arg, to], numbers, groups, u64::try_from(total).unwrap_or(u64::MAX));
+    operands.x.arg = to;
+    g.input.clone_from(&g.output);
+    lower_pointwise(node, cx, &g, operands)
 }
 
 /// Output index to window, three spatial dimensions, every attribute.

@@ -132,11 +132,12 @@ fn the_convolutions_of_known_networks_are_within_their_rounding() {
     /// Input, filters, groups, kernel, stride, pad.
     type Known = (&'static [usize], usize, usize, &'static [usize], usize, usize);
     // Stems, bottlenecks, depthwise blocks, audio.
-    let cases: [Known; 9] = [
+    let cases: [Known; 10] = [
         (&[1, 3, 64, 64], 32, 1, &[7, 7], 2, 3),
         (&[1, 16, 28, 28], 32, 1, &[3, 3], 1, 1),
         (&[2, 32, 14, 14], 24, 1, &[3, 3], 2, 1),
         (&[1, 64, 7, 7], 40, 1, &[1, 1], 1, 0),
+        (&[2, 32, 15, 17], 40, 1, &[1, 1], 2, 0),
         (&[1, 32, 28, 28], 32, 32, &[3, 3], 1, 1),
         (&[1, 32, 28, 28], 32, 32, &[5, 5], 2, 2),
         (&[1, 32, 16, 16], 32, 4, &[3, 3], 1, 1),
