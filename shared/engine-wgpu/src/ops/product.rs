@@ -9,7 +9,7 @@ mod tile;
 
 use packing::Packing;
 pub(crate) use packing::padded_rows;
-use tile::{Lies, Threads, Tile};
+use tile::{Added, Lies, Threads, Tile};
 
 use crate::error::OpError;
 use crate::ir::{Literal, ValueId};
@@ -185,15 +185,16 @@ impl Product {
         Ok(params)
     }
 
-    /// `batch_at(z)` gives where a, b, y and the bias of a batch element begin; `finished` makes an output of a sum.
+    /// `batch_at(z)` gives where a, b, y and the bias of a batch element begin; `bias_at` what is added to a sum, if anything;
+    /// `finished` makes an output of a sum and that.
     fn shared_text(&self, kernel: KernelBuilder, args: &mut Vec<Arg>) -> KernelBuilder {
         let mut kernel = kernel;
-        let mut add_bias = "";
+        let (mut load, mut add) = ("0", "");
         if let Some(bias) = &self.bias {
             kernel = kernel.read("bias", bias.operand.repr);
             args.push(bias.operand.arg);
-            add_bias = "value += ONE(bitcast<f32>(param(8u))) * \
-                        ONE(load_bias(at.w + row * param(9u) + col * param(10u)));";
+            load = "load_bias(at.w + row * param(9u) + col * param(10u))";
+            add = "value += ONE(bitcast<f32>(param(8u))) * bias;";
         }
         let mut places = String::new();
         for d in (0..self.batch.len()).rev() {
@@ -218,10 +219,10 @@ impl Product {
         } else {
             "value = ONE(bitcast<f32>(param(7u))) * value; ADD\n    return value;"
         };
-        let put = put.replace("ADD", add_bias).replace("ONE", one);
+        let put = put.replace("ADD", add).replace("ONE", one);
         kernel.text(&format!(
-            "fn finished(at: vec4<u32>, row: u32, col: u32, index: u32, sum: {one}) -> {one} {{\n    var value = sum;\n    \
-             {put}\n}}"
+            "fn bias_at(at: vec4<u32>, row: u32, col: u32) -> {one} {{ return {one}({load}); }}
+fn finished(bias: {one}, index: u32, sum: {one}) -> {one} {{\n    var value = sum;\n    {put}\n}}"
         ))
     }
 
@@ -255,7 +256,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let col = i % param(1u);
     var sum = {one}(0);
 {sum}    let index = at.z + row * param(11u) + col;
-    y[index] = finished(at, row, col, index, sum);
+    y[index] = finished(bias_at(at, row, col), index, sum);
 }}"
         ));
         let groups = linear_groups(outputs.div_ceil(64));
@@ -283,7 +284,7 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
     if (row >= param(0u) || col >= param(1u)) { return; }
     let at = batch_at(batch);
     let index = at.z + row * param(11u) + col;
-    y[index] = finished(at, row, col, index, sum);
+    y[index] = finished(bias_at(at, row, col), index, sum);
 }",
             )
             .text(include_str!("../wgsl/matmul_tile.wgsl"));
@@ -344,7 +345,12 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         let aligned = |number: usize| number.is_multiple_of(4);
         let vectors = aligned(self.n) && aligned(self.y_row) && self.y_batch.iter().copied().all(aligned);
         let shared = panels && tile.rows.is_multiple_of(8) && cx.tuning.vector_of_eight && !cx.tuning.workgroup_tiles;
-        let lies = Lies { panels, shared, ones, vectors, full: self.n.is_multiple_of(tile.cols) };
+        let bias = match &self.bias {
+            None => Added::Nothing,
+            Some(bias) if bias.col == 0 => Added::ToRows,
+            Some(_) => Added::Anywhere,
+        };
+        let lies = Lies { panels, shared, ones, vectors, full: self.n.is_multiple_of(tile.cols), bias };
         let mut args = vec![self.a.arg, self.b.arg];
         let [left, right, out] = lies.arrays();
         let kernel = KernelBuilder::new("matmul_registers").raw("a", left).raw("b", right);

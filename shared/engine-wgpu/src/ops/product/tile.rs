@@ -34,6 +34,18 @@ pub(super) struct Lies {
     pub(super) vectors: bool,
     /// No tile hangs over the last column.
     pub(super) full: bool,
+    /// What is added to the sums.
+    pub(super) bias: Added,
+}
+
+/// The bias of a product, as far as the text depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Added {
+    Nothing,
+    /// One number to each row: loaded once.
+    ToRows,
+    /// Another number to each sum.
+    Anywhere,
 }
 
 impl Lies {
@@ -201,9 +213,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
             text.push_str(&format!(
                 "    let row{r} = min(row + {r}u, last);\n    let y{r} = at.z + row{r} * param(11u) + col;\n"
             ));
+            if lies.bias == Added::ToRows {
+                text.push_str(&format!("    let bias{r} = bias_at(at, row{r}, 0u);\n"));
+            }
         }
-        let value =
-            |r: usize, c: usize| format!("finished(at, row{r}, col + {c}u, y{r} + {c}u, s{r}_{}[{}])", c / 4, c % 4);
+        let bias = |r: usize, c: usize| match lies.bias {
+            Added::Nothing => "0.0".to_owned(),
+            Added::ToRows => format!("bias{r}"),
+            Added::Anywhere => format!("bias_at(at, row{r}, col + {c}u)"),
+        };
+        let value = |r: usize, c: usize| format!("finished({}, y{r} + {c}u, s{r}_{}[{}])", bias(r, c), c / 4, c % 4);
         if lies.shared {
             text.push_str("    if (col >= param(1u)) { return; }\n");
         }
