@@ -2,7 +2,9 @@
 //!
 //! A rule describes its product as a [`Product`]: two strided matrices per batch element, bias, epilogue. This module
 //! chooses between three kernels: register tiles with `vec4` loads (software adapters; measured fastest there), a tile in
-//! workgroup memory (real GPUs), and one thread per output for small or integer products.
+//! workgroup memory (real GPUs), and one thread per output for small or integer products. A constant left-hand matrix stands in
+//! panels as high as a register tile; where a workgroup is one vector, its threads load a panel together. A right-hand matrix is
+//! read where it lies as long as its columns are neighbours.
 
 mod packing;
 mod tile;

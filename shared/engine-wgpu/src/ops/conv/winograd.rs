@@ -34,8 +34,8 @@ const PLACES: usize = IN * IN;
 /// Channels, or filters, that one thread transforms: finding a tile's place takes divisions, which a vector unit lacks.
 const EACH: usize = 4;
 
-/// Words that the two forms between the launches may take together: 32 MiB, a twelfth of what a VGG layer would need at
-/// 224x224. More tiles are computed in several rounds.
+/// Words that the two forms between the launches may take together: 32 MiB. VGG's second layer, 64 channels of 224x224, would
+/// need 55; tiles that do not fit are computed in further rounds.
 const BETWEEN_WORDS_MAX: usize = 8 * 1024 * 1024;
 
 /// Fewest channels and filters: each place of a tile is moved four times, for which so many multiplications must be saved.
