@@ -67,28 +67,30 @@ fn fuses(wgpu: &engine_wgpu::WgpuEngine, case: &Case, relative: f32, left: &[&st
 #[test]
 fn batch_norm_residual_and_activation_go_into_their_convolutions() {
     let Some(wgpu) = engine() else { return };
-    let random = &mut Random::new(1);
-    let (c, h) = (8, 9);
-    let positive =
-        |random: &mut Random| random.floats(c, 1.0).iter().map(|value| value.abs() + 0.1).collect::<Vec<_>>();
-    let case = Case::new(17)
-        .floats(false, "x", &[2, c, h, h], &random.floats(2 * c * h * h, 1.0))
-        .floats(true, "w1", &[c, c, 3, 3], &random.floats(c * c * 9, 0.2))
-        .floats(true, "w2", &[c, c, 3, 3], &random.floats(c * c * 9, 0.2))
-        .floats(true, "b2", &[c], &random.floats(c, 0.2))
-        .floats(true, "scale", &[c], &positive(random))
-        .floats(true, "offset", &[c], &random.floats(c, 0.5))
-        .floats(true, "mean", &[c], &random.floats(c, 0.5))
-        .floats(true, "variance", &[c], &positive(random))
-        .node("Conv", &["x", "w1"], &["c1"], vec![ints("pads", &[1, 1, 1, 1])])
-        .node("BatchNormalization", &["c1", "scale", "offset", "mean", "variance"], &["n1"], vec![])
-        .node("Relu", &["n1"], &["r1"], vec![])
-        .node("Conv", &["r1", "w2", "b2"], &["c2"], vec![ints("pads", &[1, 1, 1, 1])])
-        .node("BatchNormalization", &["c2", "scale", "offset", "mean", "variance"], &["n2"], vec![])
-        .node("Add", &["n2", "x"], &["s"], vec![])
-        .node("Relu", &["s"], &["y"], vec![])
-        .output("y", DataType::FLOAT);
-    fuses(&wgpu, &case, 1e-5, &["sanderling::Conv", "sanderling::Conv"]);
+    for sum in ["Add", "Sum"] {
+        let random = &mut Random::new(1);
+        let (c, h) = (8, 9);
+        let positive =
+            |random: &mut Random| random.floats(c, 1.0).iter().map(|value| value.abs() + 0.1).collect::<Vec<_>>();
+        let case = Case::new(17)
+            .floats(false, "x", &[2, c, h, h], &random.floats(2 * c * h * h, 1.0))
+            .floats(true, "w1", &[c, c, 3, 3], &random.floats(c * c * 9, 0.2))
+            .floats(true, "w2", &[c, c, 3, 3], &random.floats(c * c * 9, 0.2))
+            .floats(true, "b2", &[c], &random.floats(c, 0.2))
+            .floats(true, "scale", &[c], &positive(random))
+            .floats(true, "offset", &[c], &random.floats(c, 0.5))
+            .floats(true, "mean", &[c], &random.floats(c, 0.5))
+            .floats(true, "variance", &[c], &positive(random))
+            .node("Conv", &["x", "w1"], &["c1"], vec![ints("pads", &[1, 1, 1, 1])])
+            .node("BatchNormalization", &["c1", "scale", "offset", "mean", "variance"], &["n1"], vec![])
+            .node("Relu", &["n1"], &["r1"], vec![])
+            .node("Conv", &["r1", "w2", "b2"], &["c2"], vec![ints("pads", &[1, 1, 1, 1])])
+            .node("BatchNormalization", &["c2", "scale", "offset", "mean", "variance"], &["n2"], vec![])
+            .node(sum, &["n2", "x"], &["s"], vec![])
+            .node("Relu", &["s"], &["y"], vec![])
+            .output("y", DataType::FLOAT);
+        fuses(&wgpu, &case, 1e-5, &["sanderling::Conv", "sanderling::Conv"]);
+    }
 }
 
 #[test]

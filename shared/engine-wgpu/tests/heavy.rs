@@ -24,3 +24,5 @@ mod matmul;
 mod nbits;
 #[path = "heavy/recurrent.rs"]
 mod recurrent;
+#[path = "heavy/winograd.rs"]
+mod winograd;

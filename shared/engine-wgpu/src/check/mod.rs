@@ -142,6 +142,7 @@ fn dry_run(graph: &Graph, found: &mut Found) {
     // Kernels of real GPUs refuse nothing that others run; no size here depends on the device.
     let tuning = Tuning {
         workgroup_tiles: false,
+        vector_of_eight: false,
         integer_dot: false,
         invocations_max: 256,
         rounds_max: u64::MAX,

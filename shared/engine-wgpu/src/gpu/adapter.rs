@@ -87,6 +87,8 @@ pub struct AdapterReport {
     pub storage_buffers_max: u32,
     /// Optional abilities that this engine makes use of, as far as they are there.
     pub features: Vec<&'static str>,
+    /// Threads that work in lockstep and can read each other's numbers, where it is always so many.
+    pub subgroup: Option<u32>,
 }
 
 /// Every adapter that this machine and build offer, through any API.
@@ -174,6 +176,8 @@ fn report(adapter: &wgpu::Adapter) -> AdapterReport {
         invocations_max: limits.max_compute_invocations_per_workgroup,
         workgroup_bytes_max: limits.max_compute_workgroup_storage_size,
         storage_buffers_max: limits.max_storage_buffers_per_shader_stage,
+        subgroup: Some(info.subgroup_max_size)
+            .filter(|&size| features.contains(wgpu::Features::SUBGROUP) && size == info.subgroup_min_size),
         features: known
             .into_iter()
             .filter(|(_name, feature)| features.contains(*feature))

@@ -86,7 +86,8 @@ impl Gpu {
         let limits = adapter.limits();
         let wanted = wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
-            | wgpu::Features::PIPELINE_CACHE;
+            | wgpu::Features::PIPELINE_CACHE
+            | wgpu::Features::SUBGROUP;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("sanderling"),
             required_features: adapter.features() & wanted,
@@ -114,6 +115,7 @@ impl Gpu {
             limits.max_storage_buffer_binding_size.min(choice.binding_bytes.unwrap_or(BINDING_BYTES_MAX));
         let tuning = Tuning {
             workgroup_tiles: choice.workgroup_tiles.unwrap_or(!report.software),
+            vector_of_eight: report.software && report.subgroup == Some(8),
             integer_dot: choice.integer_dot.unwrap_or(!report.software),
             invocations_max: limits.max_compute_invocations_per_workgroup,
             rounds_max: if report.software { SOFTWARE_ROUNDS_MAX } else { u64::MAX },

@@ -82,6 +82,9 @@ pub const SOFTWARE_ROUNDS_MAX: u64 = 65_000;
 pub struct Tuning {
     /// A real GPU: tiles in workgroup memory pay. On a software adapter register tiles alone are faster (measured 3x).
     pub workgroup_tiles: bool,
+    /// A software adapter whose subgroups are eight threads: a workgroup of eight is one vector, and its threads share what they
+    /// load. Loads are what takes the time there, being made one thread after the other.
+    pub vector_of_eight: bool,
     /// The device has integer dot products in hardware (`dot4I8Packed` beats unpacking to `f32`).
     pub integer_dot: bool,
     /// Most invocations in one workgroup.

@@ -3,12 +3,15 @@
 //! | when | kernel |
 //! |---|---|
 //! | 1x1, stride 1, no padding | a [`Product`] |
+//! | 1x1 with strides, no padding, software adapter | the pixels picked out, then a [`Product`] |
+//! | 3x3, stride 1, constant weights, enough channels and tiles | [`winograd`]: three launches, a quarter of the multiplications |
 //! | real GPU, enough output channels | a product whose right side is gathered on the fly, through workgroup memory |
 //! | depthwise | [`direct`]: eight pixels a thread |
 //! | else | [`direct`]: up to sixteen output channels by eight pixels a thread |
 //! | three dimensions, very wide kernels, tiny work | one thread per output |
 
 mod direct;
+mod winograd;
 
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
@@ -16,14 +19,14 @@ use crate::ir::{Node, OWN_DOMAIN, ValueId};
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Repr, element_groups, nested_steps};
 use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
-use crate::ops::product::{Bias, Matrix, Product, groups_of, volume};
+use crate::ops::product::{Bias, Constant, Matrix, Product, groups_of, volume};
 use crate::ops::shape::{param, params};
 use crate::ops::window::{Window, three};
 
 /// The operators of this family.
 ///
-/// `sanderling::Conv` is `Conv` with a fourth input, the residual, the attributes of [`crate::ops::epilogue`], and `plain` =
-/// 1 for the yardstick kernel.
+/// `sanderling::Conv` is `Conv` with a fourth input, the residual, the attributes of [`crate::ops::epilogue`], `plain` = 1 for
+/// the yardstick kernel, and `winograd` = 1 or 0 for or against that kernel where it is possible.
 pub(super) const RULES: &[Rule] =
     &[Rule::device("Conv", infer, lower), Rule::device("Conv", infer, lower).in_domain(OWN_DOMAIN)];
 
@@ -100,8 +103,17 @@ impl Geometry {
     }
 
     fn is_pointwise(&self) -> bool {
-        let Window { kernel, strides, before, after, .. } = &self.window;
-        kernel.iter().chain(strides).all(|&n| n == 1) && before.iter().chain(after).all(|&n| n == 0)
+        self.has_one_tap() && self.window.strides.iter().all(|&n| n == 1)
+    }
+
+    /// Pointwise over every so many pixels of a plane.
+    fn is_sparse_pointwise(&self) -> bool {
+        self.has_one_tap() && self.input.len() == 2
+    }
+
+    fn has_one_tap(&self) -> bool {
+        let Window { kernel, before, after, .. } = &self.window;
+        kernel.iter().all(|&n| n == 1) && before.iter().chain(after).all(|&n| n == 0)
     }
 }
 
@@ -151,6 +163,16 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     if geometry.is_pointwise() && geometry.terms() > 1 {
         return lower_pointwise(node, cx, &geometry, operands);
     }
+    let gathers = cx.tuning.workgroup_tiles;
+    if !gathers && geometry.is_sparse_pointwise() && geometry.channels_per_group >= 16 {
+        return lower_sparse_pointwise(node, cx, geometry, operands);
+    }
+    let wanted = node.attributes.optional_int("winograd")?;
+    if let Some(tiles) = winograd::Tiles::of(&geometry, &operands)
+        && wanted.map_or_else(|| tiles.pay(&geometry, cx.tuning), |wanted| wanted != 0)
+    {
+        return winograd::lower(cx, &geometry, &tiles, operands);
+    }
     let tiles = cx.tuning.workgroup_tiles && cx.tuning.invocations_max >= 256;
     if tiles && geometry.filters_per_group >= 16 && geometry.input.len() <= 2 {
         return lower_tile(cx, &geometry, operands);
@@ -168,7 +190,7 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
 fn lower_pointwise(node: &Node, cx: &mut Lowering<'_>, g: &Geometry, operands: Operands) -> Result<(), OpError> {
     let Operands { x, w, bias, y, epilogue, .. } = operands;
     let (k, pixels) = (g.channels_per_group, g.pixels());
-    let constant = node.input(1).filter(|&id| cx.constant(id).is_some());
+    let constant = Constant::of(cx, node.input(1));
     let a = Matrix {
         arg: w.arg,
         repr: w.repr,
@@ -204,6 +226,34 @@ fn lower_pointwise(node: &Node, cx: &mut Lowering<'_>, g: &Geometry, operands: O
         plain: false,
     };
     product.lower(cx)
+}
+
+/// A 1x1 convolution with strides: the pixels it looks at are picked out first, so that the product reads them side by side.
+fn lower_sparse_pointwise(
+    node: &Node,
+    cx: &mut Lowering<'_>,
+    mut g: Geometry,
+    mut operands: Operands,
+) -> Result<(), OpError> {
+    let (planes, pixels) = (g.images * g.channels, g.pixels());
+    let total = volume(&[planes, pixels])?;
+    let to = cx.scratch(total);
+    let text = "@compute @workgroup_size(16, 4)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) thread: vec3<u32>) {
+    let place = group + group_base();
+    let col = place.x * 16u + thread.x;
+    let row = place.y * 4u + thread.y;
+    if (row >= param(0u) || col >= param(1u)) { return; }
+    let at = (place.z * param(2u) + row * param(4u)) * param(3u) + col * param(5u);
+    y[(place.z * param(0u) + row) * param(1u) + col] = load_x(at);
+}";
+    let kernel = KernelBuilder::new("pick").read("x", operands.x.repr).raw("y", "array<f32>").text(text).finish();
+    let numbers = params(&[&g.output[..], &g.input, &g.window.strides].concat())?;
+    let groups = [groups_of(g.output[1], 16)?, groups_of(g.output[0], 4)?, groups_of(planes, 1)?];
+    cx.dispatch(kernel, vec![operands.x.arg, to], numbers, groups, u64::try_from(total).unwrap_or(u64::MAX));
+    operands.x.arg = to;
+    g.input.clone_from(&g.output);
+    lower_pointwise(node, cx, &g, operands)
 }
 
 /// Output index to window, three spatial dimensions, every attribute.

@@ -7,7 +7,7 @@ use crate::ir::{Node, OWN_DOMAIN};
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Repr, element_groups, nested_steps};
 use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
-use crate::ops::product::{Matrix, Product, volume};
+use crate::ops::product::{Constant, Matrix, Product, volume};
 use crate::ops::shape::params;
 use crate::ops::window::{SPATIAL_MAX, positive, three};
 
@@ -188,7 +188,7 @@ fn product(
     let rows = g.filters_per_group * g.kernel.iter().product::<usize>();
     let k = g.channels_per_group;
     let y = cx.scratch(between);
-    let constant = node.input(1).filter(|&id| cx.constant(id).is_some());
+    let constant = Constant::of(cx, node.input(1));
     let weights = Matrix { arg: w.arg, repr: w.repr, constant, offset: 0, batch: vec![0, k * rows], row: 1, col: rows };
     let inputs = Matrix {
         arg: x.arg,

@@ -6,7 +6,7 @@ use crate::ir::{ElementType, Literal, Node, OWN_DOMAIN};
 use crate::lower::{Lowering, Operand};
 use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
-use crate::ops::product::{Bias, Matrix, Product};
+use crate::ops::product::{Bias, Constant, Matrix, Product};
 use crate::ops::shape::{broadcast, broadcast_strides, strides};
 
 /// The operators of this family.
@@ -142,7 +142,7 @@ fn matrix(
     batch: &[usize],
     side: Side,
 ) -> Matrix {
-    let constant = node.input(at).filter(|&id| cx.constant(id).is_some());
+    let constant = Constant::of(cx, node.input(at));
     let shape = &operand.shape;
     let (row, col, own_batch) = match shape.as_slice() {
         [own @ .., _rows, cols] => {

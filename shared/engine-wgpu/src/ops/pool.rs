@@ -5,6 +5,7 @@ use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Repr, element_groups, nested_steps};
 use crate::ops::Rule;
+use crate::ops::product::groups_of;
 use crate::ops::shape::params;
 use crate::ops::window::{SPATIAL_MAX, Window, positive, three};
 
@@ -88,21 +89,21 @@ fn launch(
     let (padded, body) = (fold.padded, &fold.body);
     // One tap: x at flat place `at`, spatial places i0 i1 i2.
     let tap = format!(
-        "let i2 = o2 * param(16u) + k2 * param(19u) - param(22u);
+        "let i2 = first2 + k2 * each2;
                 {padded}
-                if (i0 < param(8u) && i1 < param(9u) && i2 < param(10u)) {{
-                    let at = ((plane * param(8u) + i0) * param(9u) + i1) * param(10u) + i2;
+                if (inside && i2 < n2) {{
+                    let at = row + i2;
                     let x = load_x(at);
                     {body}
                 }}"
     );
-    let (walk, rounds) = nested_steps("k2", "param(13u)", k0.saturating_mul(k1), k2, &tap);
+    let (walk, rounds) = walk(k0.saturating_mul(k1), k2, &tap);
     let text = include_str!("../wgsl/pool.wgsl")
         .replace("START", fold.start)
         .replace("WALK", &walk)
         .replace("FINISH", &fold.finish)
         .replace("ELEMENT", y.repr.wgsl());
-    let kernel = KernelBuilder::new(fold.label).read("x", x.repr).text(&text).element(y.repr);
+    let kernel = KernelBuilder::new(fold.label).read("x", x.repr).text(&text);
     let output = y.shape.get(2..).unwrap_or_default();
     // A global pool over more than three dimensions is one over their product.
     let output = if input.len() == window.kernel.len() && output.len() == input.len() { output } else { &[1] };
@@ -113,14 +114,54 @@ fn launch(
     let mut numbers = params(&[elements, 0, 0, 0, 0])?;
     numbers.extend(params(&[&sizes[..], &rest[..]].concat().concat())?);
     let work = u64::try_from(elements.saturating_mul(taps)).unwrap_or(u64::MAX);
-    cx.dispatch(
-        kernel,
-        vec![x.arg, y.arg],
-        numbers,
-        element_groups(elements, y.repr),
-        Effort::looping(work, rounds + k0),
-    );
+    let effort = Effort::looping(work, rounds + k0);
+    let (kernel, groups) = match row_groups(cx, y, &three(output, 1)) {
+        Some(groups) => (kernel.raw("y", y.repr.array()).text(BY_ROWS).finish(), groups),
+        None => (
+            kernel.text(&BY_ELEMENTS.replace("ELEMENT", y.repr.wgsl())).element(y.repr),
+            element_groups(elements, y.repr),
+        ),
+    };
+    cx.dispatch(kernel, vec![x.arg, y.arg], numbers, groups, effort);
     Ok(())
+}
+
+/// Most taps of a row that are written out.
+const TAPS_WRITTEN_MAX: usize = 4;
+
+/// Runs `tap` for each `k2`, so many in each of `rows` rows; and how many rounds that makes.
+fn walk(rows: usize, taps: usize, tap: &str) -> (String, usize) {
+    if taps > TAPS_WRITTEN_MAX {
+        return nested_steps("k2", "taps2", rows, taps, tap);
+    }
+    let text = (0..taps).map(|k2| format!("            {{ let k2 = {k2}u; {tap} }}\n")).collect();
+    (text, rows)
+}
+
+/// Finds an output's place by dividing.
+const BY_ELEMENTS: &str = "fn element(i: u32) -> ELEMENT {
+    let row = i / param(7u);
+    let slice = row / param(6u);
+    return pooled(slice / param(5u), slice % param(5u), row % param(6u), i % param(7u));
+}";
+
+/// A workgroup has outputs of a few rows: dividing is slow where a vector unit has none.
+const BY_ROWS: &str = "@compute @workgroup_size(16, 4)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) thread: vec3<u32>) {
+    let place = group + group_base();
+    let o2 = place.x * 16u + thread.x;
+    let o1 = place.y * 4u + thread.y;
+    if (o2 >= param(7u) || o1 >= param(6u)) { return; }
+    y[(place.z * param(6u) + o1) * param(7u) + o2] = pooled(place.z, 0u, o1, o2);
+}";
+
+/// Workgroups of [`BY_ROWS`]: for planes of one-word numbers that fill them.
+fn row_groups(cx: &Lowering<'_>, y: &Operand, output: &[usize]) -> Option<[u32; 3]> {
+    let [1, rows, columns] = *output else { return None };
+    let planes = y.elements() / (rows * columns).max(1);
+    let fits = y.repr.per_word() == 1 && y.elements() as u64 <= cx.tuning.part_words && rows > 1 && columns > 4;
+    let groups = || Ok::<_, OpError>([groups_of(columns, 16)?, groups_of(rows, 4)?, groups_of(planes, 1)?]);
+    if fits { groups().ok() } else { None }
 }
 
 fn largest(element: &str) -> Fold {
@@ -147,7 +188,7 @@ fn lower_max(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     }
     if node.output(1).is_some() {
         let place = if node.attributes.flag("storage_order", false)? {
-            "best_at = plane * (param(8u) * param(9u) * param(10u)) + i0 + param(8u) * (i1 + param(9u) * i2);"
+            "best_at = plane * (n0 * n1 * n2) + i0 + n0 * (i1 + n1 * i2);"
         } else {
             "best_at = at;"
         };
@@ -171,12 +212,12 @@ fn lower_max(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
 
 /// The mean of a window.
 fn mean(include_padding: bool) -> Fold {
-    let inside = "if (i0 + param(20u) < param(8u) + param(20u) + param(23u) && i1 + param(21u) < param(9u) + \
-                  param(21u) + param(24u) && i2 + param(22u) < param(10u) + param(22u) + param(25u)) { count += 1.0; }";
+    let counted = "if (i0 + param(20u) < n0 + param(20u) + param(23u) && i1 + param(21u) < n1 + param(21u) + param(24u) \
+                   && i2 + param(22u) < n2 + param(22u) + param(25u)) { count += 1.0; }";
     Fold {
         label: "pool_average",
         start: "var sum = 0.0; var count = 0.0;",
-        padded: if include_padding { inside } else { "" },
+        padded: if include_padding { counted } else { "" },
         body: if include_padding { "sum += x;".to_owned() } else { "sum += x; count += 1.0;".to_owned() },
         finish: "return sum / max(count, 1.0);".to_owned(),
     }

@@ -2,20 +2,20 @@
 //!
 //! A rule describes its product as a [`Product`]: two strided matrices per batch element, bias, epilogue. This module
 //! chooses between three kernels: register tiles with `vec4` loads (software adapters; measured fastest there), a tile in
-//! workgroup memory (real GPUs), and one thread per output for small or integer products.
+//! workgroup memory (real GPUs), and one thread per output for small or integer products. A constant left-hand matrix stands in
+//! panels as high as a register tile; where a workgroup is one vector, its threads load a panel together. A right-hand matrix is
+//! read where it lies as long as its columns are neighbours.
 
 mod packing;
 mod tile;
 
 use packing::Packing;
 pub(crate) use packing::padded_rows;
-use tile::{Form, Tile};
+use tile::{Added, Lies, Threads, Tile};
 
 use crate::error::OpError;
-use crate::ir::ValueId;
-use crate::lower::{
-    Arg, Effort, GROUPS_MAX, KernelBuilder, KernelSource, Lowering, Operand, Repr, linear_groups, steps,
-};
+use crate::ir::{Literal, ValueId};
+use crate::lower::{Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, Tuning, linear_groups, steps};
 use crate::ops::epilogue::Epilogue;
 use crate::ops::shape::param;
 
@@ -28,6 +28,27 @@ pub(crate) const BATCH_RANK_MAX: usize = 8;
 /// Columns of one panel of a packed right-hand matrix.
 const PANEL: usize = 8;
 
+/// Most terms of a sum that are walked one a round; longer ones, far below the rounds that a driver may allow, four a round.
+const PANEL_STEPS_MAX: usize = 16 * 1024;
+
+/// A constant of the model that a matrix is made from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Constant {
+    /// The constant.
+    pub(crate) id: ValueId,
+    /// What [`Self::floats`] makes of it, empty where that is itself; a tensor that exists on no device.
+    pub(crate) form: &'static str,
+    /// The tensor.
+    pub(crate) floats: fn(&Literal) -> Vec<f32>,
+}
+
+impl Constant {
+    /// The constant itself, if the value is one.
+    pub(crate) fn of(cx: &Lowering<'_>, id: Option<ValueId>) -> Option<Self> {
+        id.filter(|&id| cx.constant(id).is_some()).map(|id| Self { id, form: "", floats: Literal::to_f32s })
+    }
+}
+
 /// A matrix per batch element, anywhere in one tensor.
 #[derive(Debug, Clone)]
 pub(crate) struct Matrix {
@@ -36,7 +57,7 @@ pub(crate) struct Matrix {
     /// How its elements lie.
     pub(crate) repr: Repr,
     /// The constant it is, so that it is packed once per session.
-    pub(crate) constant: Option<ValueId>,
+    pub(crate) constant: Option<Constant>,
     /// First element.
     pub(crate) offset: usize,
     /// Elements from one batch index to the next, for each batch dimension; 0 where the matrix repeats.
@@ -111,11 +132,13 @@ impl Product {
         }
         let floats = self.a.repr == Repr::F32 && self.b.repr == Repr::F32;
         // A stack of very many matrices, or one of very many rows, has more tiles than a dispatch may have.
-        let tile = Tile::of(self.m, self.n, cx.tuning.workgroup_tiles);
+        let (tile, _panels) = self.tile(cx.tuning);
         let stacked = groups_of(self.batch_count(), 1).and(self.tile_groups(tile)).is_err();
         if self.plain || !floats || stacked || self.m * self.n * self.k <= SMALL {
+            self.settle_a(cx)?;
             self.lower_plain(cx, outputs)
         } else if cx.tuning.workgroup_tiles && cx.tuning.invocations_max >= 256 && self.m >= 16 && self.n >= 16 {
+            self.settle_a(cx)?;
             self.lower_tile(cx)
         } else {
             self.lower_registers(cx)
@@ -164,18 +187,16 @@ impl Product {
         Ok(params)
     }
 
-    /// `batch_at(z)` gives where a, b, y and the bias of a batch element begin; `bias_of` what is added to a sum, `finished`
-    /// makes an output of both.
+    /// `batch_at(z)` gives where a, b, y and the bias of a batch element begin; `bias_at` what is added to a sum, if anything;
+    /// `finished` makes an output of a sum and that.
     fn shared_text(&self, kernel: KernelBuilder, args: &mut Vec<Arg>) -> KernelBuilder {
         let mut kernel = kernel;
-        let one = self.a.repr.wgsl();
-        let (mut bias_of, mut add_bias) = (format!("{one}(0)"), "");
+        let (mut load, mut add) = ("0", "");
         if let Some(bias) = &self.bias {
             kernel = kernel.read("bias", bias.operand.repr);
             args.push(bias.operand.arg);
-            bias_of =
-                format!("{one}(bitcast<f32>(param(8u))) * {one}(load_bias(at.w + row * param(9u) + col * param(10u)))");
-            add_bias = "value += bias;";
+            load = "load_bias(at.w + row * param(9u) + col * param(10u))";
+            add = "value += ONE(bitcast<f32>(param(8u))) * bias;";
         }
         let mut places = String::new();
         for d in (0..self.batch.len()).rev() {
@@ -193,16 +214,17 @@ impl Product {
             "fn batch_at(batch: u32) -> vec4<u32> {{\n    var at = vec4<u32>(param(12u), param(13u), param(15u), param(16u));\n    \
              var rest = batch; var index = 0u;\n{places}    return at;\n}}"
         ));
+        let one = self.a.repr.wgsl();
         let put = if one == "f32" {
             kernel = self.epilogue.add_to(kernel, 17, args);
             "value = bitcast<f32>(param(7u)) * value; ADD\n    return epilogue(value, index);"
         } else {
             "value = ONE(bitcast<f32>(param(7u))) * value; ADD\n    return value;"
         };
-        let put = put.replace("ADD", add_bias).replace("ONE", one);
+        let put = put.replace("ADD", add).replace("ONE", one);
         kernel.text(&format!(
-            "fn bias_of(at: vec4<u32>, row: u32, col: u32) -> {one} {{ return {bias_of}; }}\n\
-             fn finished(bias: {one}, index: u32, sum: {one}) -> {one} {{\n    var value = sum;\n    {put}\n}}"
+            "fn bias_at(at: vec4<u32>, row: u32, col: u32) -> {one} {{ return {one}({load}); }}
+fn finished(bias: {one}, index: u32, sum: {one}) -> {one} {{\n    var value = sum;\n    {put}\n}}"
         ))
     }
 
@@ -236,7 +258,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let col = i % param(1u);
     var sum = {one}(0);
 {sum}    let index = at.z + row * param(11u) + col;
-    y[index] = finished(bias_of(at, row, col), index, sum);
+    y[index] = finished(bias_at(at, row, col), index, sum);
 }}"
         ));
         let groups = linear_groups(outputs.div_ceil(64));
@@ -264,7 +286,7 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
     if (row >= param(0u) || col >= param(1u)) { return; }
     let at = batch_at(batch);
     let index = at.z + row * param(11u) + col;
-    y[index] = finished(bias_of(at, row, col), index, sum);
+    y[index] = finished(bias_at(at, row, col), index, sum);
 }",
             )
             .text(include_str!("../wgsl/matmul_tile.wgsl"));
@@ -276,7 +298,6 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
     }
 
     fn lower_registers(&mut self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-        self.align_a(cx)?;
         // A right-hand matrix that is larger than one binding may be is multiplied a range of columns at a time.
         let part_words = usize::try_from(cx.tuning.part_words).unwrap_or(usize::MAX);
         let columns = (part_words / (self.k * PANEL).max(1)).max(1).saturating_mul(PANEL);
@@ -303,25 +324,44 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         last.max(self.k.saturating_mul(self.n.next_multiple_of(PANEL)).saturating_sub(1)).saturating_add(1)
     }
 
+    /// What shape of tile this product wants, and whether it reads a constant `a` from panels.
+    fn tile(&self, tuning: Tuning) -> (Tile, bool) {
+        let constant = self.a.constant.is_some() && self.k <= PANEL_STEPS_MAX;
+        let threads = match tuning {
+            Tuning { workgroup_tiles: true, .. } => Threads::Wave,
+            Tuning { vector_of_eight: true, .. } if constant => Threads::Sharing,
+            _ => Threads::Vector,
+        };
+        let tile = Tile::of(self.m, self.n, self.batch_count(), threads);
+        (tile, constant && tile.rows.is_multiple_of(4))
+    }
+
     fn lower_columns(mut self, cx: &mut Lowering<'_>, first: usize) -> Result<(), OpError> {
-        self.align_b(cx)?;
+        let (tile, panels) = self.tile(cx.tuning);
+        let ones = self.align_b(cx)?;
+        if panels {
+            self.cut_a(cx, tile.rows)?;
+        } else {
+            self.align_a(cx)?;
+        }
         let aligned = |number: usize| number.is_multiple_of(4);
-        let tile = Tile::of(self.m, self.n, cx.tuning.workgroup_tiles);
-        let fours = aligned(self.n) && aligned(self.y_row) && self.y_batch.iter().copied().all(aligned);
+        let vectors = aligned(self.n) && aligned(self.y_row) && self.y_batch.iter().copied().all(aligned);
+        let shared = panels && tile.rows.is_multiple_of(8) && cx.tuning.vector_of_eight && !cx.tuning.workgroup_tiles;
+        let bias = match &self.bias {
+            None => Added::Nothing,
+            Some(bias) if bias.col == 0 => Added::ToRows,
+            Some(_) => Added::Anywhere,
+        };
+        let (full, tail) = (self.n.is_multiple_of(tile.cols), !panels && !aligned(self.k));
+        let lies = Lies { panels, shared, ones, vectors, full, tail, bias };
         let mut args = vec![self.a.arg, self.b.arg];
-        let kernel = KernelBuilder::new("matmul_registers").raw("a", "array<vec4<f32>>").raw("b", "array<vec4<f32>>");
+        let [left, right, out] = lies.arrays();
+        let kernel = KernelBuilder::new("matmul_registers").raw("a", left).raw("b", right);
         let kernel = self.shared_text(kernel, &mut args);
         args.push(self.y);
-        let array = if fours { "array<vec4<f32>>" } else { "array<f32>" };
-        let form = Form {
-            fours,
-            full: self.n.is_multiple_of(tile.cols),
-            tail: !aligned(self.k),
-            row_bias: self.bias.as_ref().is_none_or(|bias| bias.col == 0),
-        };
-        let kernel: KernelSource = kernel.raw("y", array).text(&tile.text(form)).finish();
-        let rounds = self.k / 4 + self.k % 4 + tile.turns();
-        let effort = Effort::looping(self.work(), rounds);
+        let kernel = kernel.raw("y", out).text(&tile.text(lies)).finish();
+        let rounds = if panels { self.k } else { self.k / 4 + self.k % 4 };
+        let effort = Effort::looping(self.work(), rounds + tile.turns());
         cx.dispatch(kernel, args, self.params(first)?, self.tile_groups(tile)?, effort);
         Ok(())
     }
@@ -342,33 +382,53 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         // A single row never steps.
         let rows = self.m == 1 || aligned(a.row);
         if !(a.col == 1 && rows && aligned(a.offset) && a.batch.iter().copied().all(aligned)) {
-            let pitch = self.k.next_multiple_of(4);
-            let packing = Packing { lanes: pitch, inner: self.m, outer: 1, limit: self.k, lane: a.col, step: a.row };
-            let batch = packing.apply(cx, &mut self.a, &self.batch)?;
-            self.a = Matrix { offset: 0, batch, row: pitch, col: 1, ..self.a.clone() };
+            self.pack_a(cx)?;
         }
         Ok(())
     }
 
-    /// Makes columns of `b` contiguous in fours; a constant is cut into panels of eight columns.
+    fn pack_a(&mut self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+        let (a, pitch) = (&self.a, self.k.next_multiple_of(4));
+        let packing =
+            Packing { lanes: pitch, inner: self.m, outer: 1, limit: self.k, lane: a.col, step: a.row, repeat: false };
+        let batch = packing.apply(cx, &mut self.a, &self.batch)?;
+        self.a = Matrix { offset: 0, batch, row: pitch, col: 1, ..self.a.clone() };
+        Ok(())
+    }
+
+    /// Makes `a` a tensor on the device, if it is made from a constant.
+    fn settle_a(&mut self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+        if self.a.constant.is_some_and(|constant| !constant.form.is_empty()) { self.pack_a(cx) } else { Ok(()) }
+    }
+
+    /// Cuts a constant `a` into panels of so many rows, the rows of one column side by side.
+    fn cut_a(&mut self, cx: &mut Lowering<'_>, rows: usize) -> Result<(), OpError> {
+        let (a, outer) = (&self.a, self.m.div_ceil(rows));
+        let packing =
+            Packing { lanes: rows, inner: self.k, outer, limit: self.m, lane: a.row, step: a.col, repeat: true };
+        let batch = packing.apply(cx, &mut self.a, &self.batch)?;
+        self.a = Matrix { offset: 0, batch, row: self.k, col: 0, ..self.a.clone() };
+        Ok(())
+    }
+
+    /// Makes columns of `b` contiguous; a constant is cut into panels of eight columns. Answers whether rows begin anywhere.
     ///
     /// Turns `b.row` and `b.col` into what the register kernel wants: elements from k to k and from panel to panel.
-    fn align_b(&mut self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+    fn align_b(&mut self, cx: &mut Lowering<'_>) -> Result<bool, OpError> {
         let aligned = |number: usize| number.is_multiple_of(4);
         let b = &self.b;
-        let lies_well = b.col == 1 && aligned(b.row) && aligned(b.offset) && b.batch.iter().copied().all(aligned);
-        if lies_well
-            && b.constant.is_none()
-            && self.b_words() <= usize::try_from(cx.tuning.part_words).unwrap_or(usize::MAX)
-        {
+        let bound = self.b_words() <= usize::try_from(cx.tuning.part_words).unwrap_or(usize::MAX);
+        if b.col == 1 && b.constant.is_none() && bound {
+            let ones = !(aligned(b.row) && aligned(b.offset) && b.batch.iter().copied().all(aligned));
             self.b.col = PANEL;
-            return Ok(());
+            return Ok(ones);
         }
         let outer = self.n.div_ceil(PANEL);
-        let packing = Packing { lanes: PANEL, inner: self.k, outer, limit: self.n, lane: b.col, step: b.row };
+        let packing =
+            Packing { lanes: PANEL, inner: self.k, outer, limit: self.n, lane: b.col, step: b.row, repeat: false };
         let batch = packing.apply(cx, &mut self.b, &self.batch)?;
         self.b = Matrix { offset: 0, batch, row: PANEL, col: self.k * PANEL, ..self.b.clone() };
-        Ok(())
+        Ok(false)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::ir::{Attribute, ElementType, Node};
 use crate::lower::{Arg, Effort, KernelBuilder, KernelSource, Lowering, Repr, linear_groups};
 use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
-use crate::ops::product::{Matrix, Product, volume};
+use crate::ops::product::{Constant, Matrix, Product, volume};
 use crate::ops::shape::{param, params};
 
 mod activation;
@@ -259,7 +259,7 @@ fn input_gates(node: &Node, cx: &mut Lowering<'_>, layer: &Layer) -> Result<Arg,
     let (x, w) = (cx.input(node, 0)?, cx.input(node, 1)?);
     let (rows, columns) = (volume(&[layer.steps, layer.batch])?, layer.cell.gates() * layer.hidden);
     let y = cx.scratch(volume(&[layer.directions, rows, columns])?);
-    let constant = node.input(1).filter(|&id| cx.constant(id).is_some());
+    let constant = Constant::of(cx, node.input(1));
     let product = Product {
         batch: vec![layer.directions],
         m: rows,

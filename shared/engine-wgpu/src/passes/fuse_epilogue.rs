@@ -111,9 +111,9 @@ impl<'a> Fusion<'a> {
         Some((product.clone(), Some(literal.reshaped(vec![channels])?)))
     }
 
-    /// `Add` of something as large as the product.
+    /// `Add`, or `Sum` of two, of something as large as the product.
     fn residual(&self, node: &Node) -> Option<Fused> {
-        if !is_one_of(node, &["Add"]) {
+        if !is_one_of(node, &["Add", "Sum"]) {
             return None;
         }
         let (a, b) = pair(node)?;

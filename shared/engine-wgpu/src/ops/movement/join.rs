@@ -7,6 +7,7 @@ use crate::ir::{Literal, Node, ValueId};
 use crate::lower::{KernelBuilder, Lowering, Operand, element_groups};
 use crate::ops::Rule;
 use crate::ops::movement::{on_host, product, same_type};
+use crate::ops::product::groups_of;
 use crate::ops::shape::{axis, param};
 
 /// The operators of this family.
@@ -14,6 +15,12 @@ pub(crate) const RULES: &[Rule] = &[Rule::device("Concat", infer, lower).with_ho
 
 /// Tensors that one kernel joins: WebGPU promises 8 storage bindings, one is the output.
 const JOINED_MAX: usize = 7;
+
+/// Threads of a workgroup along a round.
+const ROUND_THREADS: usize = 64;
+
+/// Places of a round that one thread fills.
+const PLACES: usize = 4;
 
 /// The shape of the whole, and the axis along which it grows.
 fn joined(node: &Node, inputs: Inputs<'_>) -> Result<(Vec<usize>, usize), OpError> {
@@ -76,34 +83,73 @@ fn join(cx: &mut Lowering<'_>, mut parts: Vec<(Operand, usize)>, y: &Operand) ->
     launch(cx, &parts, y)
 }
 
+/// One launch; finding its round takes a division, which is slow where a vector unit has none: of whole words, each row of
+/// workgroups has a round of its own, and each thread several places of it.
 fn launch(cx: &mut Lowering<'_>, parts: &[(Operand, usize)], y: &Operand) -> Result<(), OpError> {
     let elements = y.elements();
     let mut kernel = KernelBuilder::new("concat");
-    let mut text =
-        format!("fn element(i: u32) -> {} {{\n    let round = i / param(1u); let at = i % param(1u);\n", y.repr.wgsl());
     // Params: elements, length of a round, then where each part ends in it.
     let mut end = 0;
     let mut numbers = Vec::with_capacity(parts.len());
+    let mut ends = String::from("    let end0 = 0u;");
+    let mut loads = String::new();
     for (k, (part, run)) in parts.iter().enumerate() {
         kernel = kernel.read(&format!("x{k}"), part.repr);
-        let from = if k == 0 { "0u".to_owned() } else { format!("param({}u)", k + 1) };
-        let to = format!("param({}u)", k + 2);
-        let load = format!("return load_x{k}(round * ({to} - {from}) + at - {from});");
-        text.push_str(&match k + 1 == parts.len() {
-            true => format!("    {load}\n"),
-            false => format!("    if (at < {to}) {{ {load} }}\n"),
+        ends.push_str(&format!(" let end{} = param({}u);", k + 1, k + 2));
+        let load = format!("value = load_x{k}(round * (end{} - end{k}) + at - end{k});", k + 1);
+        loads.push_str(&match (k, k + 1 == parts.len()) {
+            (0, true) => load,
+            (0, false) => format!("if (at < end1) {{ {load} }}"),
+            (_, true) => format!(" else {{ {load} }}"),
+            (_, false) => format!(" else if (at < end{}) {{ {load} }}", k + 1),
         });
         end += run;
         numbers.push(param(end)?);
     }
-    text.push('}');
     let mut all = vec![param(elements)?, param(end)?];
     all.append(&mut numbers);
     let mut args: Vec<_> = parts.iter().map(|(part, _run)| part.arg).collect();
     args.push(y.arg);
-    let kernel = kernel.text(&text).element(y.repr);
-    cx.dispatch(kernel, args, all, element_groups(elements, y.repr), elements as u64);
+    let one = y.repr.wgsl();
+    let (kernel, groups) = match round_groups(cx, y, end) {
+        Some(groups) => {
+            let place = format!(
+                "    {{\n        let at = first + AT;\n        if (at < length) {{\n            var value = {one}();\n            \
+                 {loads}\n            y[round * length + at] = value;\n        }}\n    }}\n"
+            );
+            let places: String = (0..PLACES).map(|k| place.replace("AT", &format!("{}u", k * ROUND_THREADS))).collect();
+            let text = format!(
+                "@compute @workgroup_size({ROUND_THREADS})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
+    let base = group + group_base();
+    let round = base.y;
+    let first = base.x * {}u + lane;
+    let length = param(1u);
+{ends}
+{places}}}",
+                PLACES * ROUND_THREADS
+            );
+            (kernel.raw("y", y.repr.array()).text(&text).finish(), groups)
+        }
+        None => {
+            let text = format!(
+                "fn element(i: u32) -> {one} {{\n    let round = i / param(1u); let at = i % param(1u);\n{ends}\n    \
+                 var value = {one}();\n    {loads}\n    return value;\n}}"
+            );
+            (kernel.text(&text).element(y.repr), element_groups(elements, y.repr))
+        }
+    };
+    cx.dispatch(kernel, args, all, groups, elements as u64);
     Ok(())
+}
+
+/// Workgroups where each row has a round of its own, if it has whole words and lies in one binding.
+fn round_groups(cx: &Lowering<'_>, y: &Operand, length: usize) -> Option<[u32; 3]> {
+    let elements = y.elements();
+    let rounds = groups_of(elements / length.max(1), 1).ok()?;
+    let groups = groups_of(length, PLACES * ROUND_THREADS).ok()?;
+    let fits = y.repr.per_word() == 1 && elements as u64 <= cx.tuning.part_words && length >= ROUND_THREADS;
+    fits.then_some([groups, rounds, 1])
 }
 
 fn evaluate(node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, OpError> {

@@ -18,7 +18,7 @@ pub(crate) fn padded_rows(
 ) -> Result<Arg, OpError> {
     let mut matrix =
         Matrix { arg: from, repr: Repr::F32, constant: None, offset: 0, batch: Vec::new(), row: k, col: 1 };
-    let packing = Packing { lanes: pitch, inner: rows, outer: 1, limit: k, lane: 1, step: k };
+    let packing = Packing { lanes: pitch, inner: rows, outer: 1, limit: k, lane: 1, step: k, repeat: false };
     packing.apply(cx, &mut matrix, &[])?;
     Ok(matrix.arg)
 }
@@ -33,6 +33,8 @@ pub(super) struct Packing {
     pub(super) limit: usize,
     pub(super) lane: usize,
     pub(super) step: usize,
+    /// The last lane again beyond the limit, in place of zeros: of constants alone.
+    pub(super) repeat: bool,
 }
 
 impl Packing {
@@ -49,12 +51,12 @@ impl Packing {
         let total = volume(&[volume(&kept)?, one])?;
         let packed = strides(&kept);
         let batch = packed.iter().zip(&matrix.batch).map(|(&s, &b)| if b == 0 { 0 } else { s * one }).collect();
-        let literal = matrix.constant.and_then(|id| cx.constant(id).map(|literal| (id, literal)));
+        let literal = matrix.constant.and_then(|constant| cx.constant(constant.id).map(|literal| (constant, literal)));
         matrix.arg = match literal {
-            Some((id, literal)) => {
-                let name = format!("{self:?} {} {:?} {kept:?}", matrix.offset, matrix.batch);
-                cx.packed_weight(id, &name, || {
-                    let from = literal.to_f32s();
+            Some((constant, literal)) => {
+                let name = format!("{} {self:?} {} {:?} {kept:?}", constant.form, matrix.offset, matrix.batch);
+                cx.packed_weight(constant.id, &name, || {
+                    let from = (constant.floats)(literal);
                     let word =
                         |i: usize| self.source(i, &kept, matrix).and_then(|at| from.get(at)).map_or(0, |v| v.to_bits());
                     Ok((0..total.next_multiple_of(4)).map(word).collect())
@@ -72,6 +74,7 @@ impl Packing {
     /// Which element of the tensor stands at a place of the packed form.
     fn source(&self, i: usize, kept: &[usize], matrix: &Matrix) -> Option<usize> {
         let lane = (i / (self.lanes * self.inner)) % self.outer * self.lanes + i % self.lanes;
+        let lane = if self.repeat { lane.min(self.limit.saturating_sub(1)) } else { lane };
         let inner = i / self.lanes % self.inner;
         let mut rest = i / (self.lanes * self.inner * self.outer);
         let mut at = matrix.offset + lane * self.lane + inner * self.step;

@@ -1,24 +1,11 @@
 //! The register kernel of a product: its tile's shape and its text, unrolled.
 
-/// Rows that are stored in one turn of the loop over them.
+/// Sums that are stored in one turn of the loop over them.
 ///
 /// A software adapter makes a loop over its lanes of each load and store in a text: with all 128 stores of a tile in it, and the
-/// bias of each, it compiled for four times as long (1.3 s where this takes 0.3). One row a turn saves little more and moves
+/// bias of each, it compiled for four times as long (1.3 s where this takes 0.3). Half as many a turn saves little more and moves
 /// twice as many sums.
-const TURN: usize = 2;
-
-/// What of a product its register kernel's text depends on.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Form {
-    /// Outputs are stored by `vec4`.
-    pub(super) fours: bool,
-    /// No tile hangs over the last column.
-    pub(super) full: bool,
-    /// Sums have a number of terms that is no multiple of four.
-    pub(super) tail: bool,
-    /// What is added is one number for each row.
-    pub(super) row_bias: bool,
-}
+const TURN: usize = 16;
 
 /// The shape of a register tile.
 #[derive(Debug, Clone, Copy)]
@@ -29,46 +16,180 @@ pub(super) struct Tile {
     pub(super) threads: [usize; 2],
 }
 
+/// What the threads of a workgroup are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Threads {
+    /// A full wave of a real GPU.
+    Wave,
+    /// One vector of a processor.
+    Vector,
+    /// One vector, whose lanes load a panel of `a` together.
+    Sharing,
+}
+
+/// How the matrices of a register kernel lie; each answer is a text of its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lies {
+    /// The rows of `a` stand side by side in panels as high as the tile.
+    pub(super) panels: bool,
+    /// The eight threads of a workgroup load the rows of a panel together, each one of eight, and tell each other: they are of
+    /// one subgroup.
+    pub(super) shared: bool,
+    /// Rows of `b` begin anywhere: it is read one by one.
+    pub(super) ones: bool,
+    /// Outputs are stored by vectors.
+    pub(super) vectors: bool,
+    /// No tile hangs over the last column.
+    pub(super) full: bool,
+    /// Sums have a number of terms that is no multiple of four; only rows, not panels, are read by fours.
+    pub(super) tail: bool,
+    /// What is added to the sums.
+    pub(super) bias: Added,
+}
+
+/// The bias of a product, as far as the text depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Added {
+    Nothing,
+    /// One number to each row: loaded once.
+    ToRows,
+    /// Another number to each sum.
+    Anywhere,
+}
+
+impl Lies {
+    /// The WGSL types of `a`, `b` and the output.
+    pub(super) fn arrays(self) -> [&'static str; 3] {
+        [!self.shared, !self.ones, self.vectors].map(|vectors| if vectors { "array<vec4<f32>>" } else { "array<f32>" })
+    }
+}
+
 impl Tile {
     /// Few rows (a fully connected layer on one image) want narrow tiles, so that there are threads enough.
-    pub(super) fn of(m: usize, n: usize, real_gpu: bool) -> Self {
+    pub(super) fn of(m: usize, n: usize, batch: usize, how: Threads) -> Self {
+        let many = m * n * batch >= 64 * 1024;
         let rows = match m {
             1 => 1,
             2 => 2,
             3..=4 => 4,
             5..=8 => 8,
+            // Where rows are nearly free: the more, the fewer times `b` is read.
+            _ if many && how == Threads::Sharing && m.next_multiple_of(32) * 8 <= m * 9 => 32,
             // 16 rows a thread leave cores idle unless there are many tiles, and waste less than a quarter of the last.
-            _ if m * n >= 64 * 1024 && m.next_multiple_of(16) * 3 <= m * 4 => 16,
+            _ if many && m.next_multiple_of(16) * 3 <= m * 4 => 16,
             _ => 8,
         };
-        let cols = if rows <= 2 { 4 } else { 8 };
+        let cols = match rows {
+            // 256 sums a thread would be a fifth faster and take a driver twice as long to compile, each having its epilogue.
+            1 | 2 | 32 => 4,
+            _ => 8,
+        };
         // A software adapter runs a workgroup of 8 as one vector; a real GPU needs a full wave.
-        let threads = if real_gpu { if rows == 1 { [64, 1] } else { [8, 8] } } else { [8, 1] };
+        let threads = match how {
+            Threads::Wave if rows == 1 => [64, 1],
+            Threads::Wave => [8, 8],
+            Threads::Vector | Threads::Sharing => [8, 1],
+        };
         Self { rows, cols, threads }
     }
 
     /// The entry point, unrolled so that every accumulator is a register.
-    pub(super) fn text(self, form: Form) -> String {
+    pub(super) fn text(self, lies: Lies) -> String {
         let Self { rows, cols, threads: [x, y] } = self;
-        let vectors = cols / 4;
+        // `b` is indexed by its vectors, or its elements.
+        let width = if lies.ones { 1 } else { 4 };
+        // A thread that has left could not tell the others what it loads.
+        let (own, inside) = if lies.shared {
+            (", @builtin(subgroup_invocation_id) own: u32", "")
+        } else {
+            ("", " || col >= param(1u)")
+        };
         let mut text = format!(
             "@compute @workgroup_size({x}, {y})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {{
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>{own}) {{
     let place = group + group_base();
     let col = (place.y * {x}u + lane.x) * {cols}u;
     let row = (place.x * {y}u + lane.y) * {rows}u;
-    if (row >= param(0u) || col >= param(1u)) {{ return; }}
+    if (row >= param(0u){inside}) {{ return; }}
     let at = batch_at(place.z);
     let last = param(0u) - 1u;
     let steps = param(2u);
-    let pitch = param(5u) >> 2u;
-    var ib = (at.y >> 2u) + (col >> 3u) * (param(6u) >> 2u) + ((col >> 2u) & 1u);\n"
+    let pitch = param(5u) / {width}u;
+    var ib = (at.y + (col >> 3u) * param(6u) + (col & 7u)) / {width}u;\n"
         );
         for r in 0..rows {
-            text.push_str(&format!("    let a{r} = (at.x + min(row + {r}u, last) * param(3u)) >> 2u;\n"));
-            for v in 0..vectors {
+            for v in 0..self.vectors() {
                 text.push_str(&format!("    var s{r}_{v} = vec4<f32>();\n"));
             }
+        }
+        text.push_str(&if lies.panels { self.panel_walk(lies) } else { self.row_walk(lies) });
+        text.push_str(&self.store_text(lies));
+        text
+    }
+
+    /// Vectors in a row of the tile.
+    fn vectors(self) -> usize {
+        self.cols / 4
+    }
+
+    /// Loads the row of `b` at `ib`.
+    fn load_b(self, lies: Lies) -> String {
+        let load = |v: usize| {
+            let value = if lies.ones {
+                let ones: Vec<String> = (0..4).map(|c| format!("b[ib + {}u]", v * 4 + c)).collect();
+                format!("vec4<f32>({})", ones.join(", "))
+            } else {
+                format!("b[ib + {v}u]")
+            };
+            format!("        let b{v} = {value};\n")
+        };
+        (0..self.vectors()).map(load).collect()
+    }
+
+    /// Adds row `r`'s share of a step: `factor` times the row of `b`.
+    fn add(self, r: usize, factor: &str) -> String {
+        let add = |v: usize| format!("        s{r}_{v} = fma(vec4<f32>({factor}), b{v}, s{r}_{v});\n");
+        (0..self.vectors()).map(add).collect()
+    }
+
+    /// One step a round: a thread holds few numbers beside its sums, and the text is short to compile.
+    fn panel_walk(self, lies: Lies) -> String {
+        let rows = self.rows;
+        let (begin, stride) = if lies.shared { ("+ own", rows) } else { (">> 2u", rows / 4) };
+        format!(
+            "    var ia = (at.x {begin}) + row / {rows}u * steps * {stride}u;
+    for (var k = 0u; k < steps; k++) {{\n{}        ib += pitch;\n        ia += {stride}u;\n    }}\n",
+            self.panel_step(lies)
+        )
+    }
+
+    fn panel_step(self, lies: Lies) -> String {
+        let mut text = self.load_b(lies);
+        if lies.shared {
+            for eight in 0..self.rows / 8 {
+                text.push_str(&format!("        let x{eight} = a[ia + {}u];\n", eight * 8));
+            }
+            for r in 0..self.rows {
+                text.push_str(&format!("        let a{r} = subgroupBroadcast(x{}, {}u);\n", r / 8, r % 8));
+                text.push_str(&self.add(r, &format!("a{r}")));
+            }
+            return text;
+        }
+        for four in 0..self.rows / 4 {
+            text.push_str(&format!("        let x{four} = a[ia + {four}u];\n"));
+            for (lane, step) in ["x", "y", "z", "w"].iter().enumerate() {
+                text.push_str(&self.add(four * 4 + lane, &format!("x{four}.{step}")));
+            }
+        }
+        text
+    }
+
+    /// Four steps a round, which is how rows are read by vectors.
+    fn row_walk(self, lies: Lies) -> String {
+        let rows = self.rows;
+        let mut text = String::new();
+        for r in 0..rows {
+            text.push_str(&format!("    let a{r} = (at.x + min(row + {r}u, last) * param(3u)) >> 2u;\n"));
         }
         text.push_str("    for (var k = 0u; k < (steps >> 2u); k++) {\n");
         for r in 0..rows {
@@ -76,73 +197,70 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         }
         for step in ["x", "y", "z", "w"] {
             text.push_str("        {\n");
-            for v in 0..vectors {
-                text.push_str(&format!("            let b{v} = b[ib + {v}u];\n"));
-            }
+            text.push_str(&self.load_b(lies));
             for r in 0..rows {
-                for v in 0..vectors {
-                    text.push_str(&format!("            s{r}_{v} = fma(vec4<f32>(x{r}.{step}), b{v}, s{r}_{v});\n"));
-                }
+                text.push_str(&self.add(r, &format!("x{r}.{step}")));
             }
             text.push_str("        }\n        ib += pitch;\n");
         }
         text.push_str("    }\n");
-        if form.tail {
-            text.push_str(&self.tail_text());
+        if !lies.tail {
+            return text;
         }
-        text.push_str(&self.store_text(form));
-        text
-    }
-
-    /// The last one to three terms of the sums.
-    fn tail_text(self) -> String {
-        let vectors = self.cols / 4;
-        let mut text = String::from("    for (var k = steps & 0xfffffffcu; k < steps; k++) {\n");
-        for v in 0..vectors {
-            text.push_str(&format!("        let b{v} = b[ib + {v}u];\n"));
-        }
-        for r in 0..self.rows {
+        text.push_str("    for (var k = steps & 0xfffffffcu; k < steps; k++) {\n");
+        text.push_str(&self.load_b(lies));
+        for r in 0..rows {
             text.push_str(&format!("        let x{r} = a[a{r} + (k >> 2u)][k & 3u];\n"));
-            for v in 0..vectors {
-                text.push_str(&format!("        s{r}_{v} = fma(vec4<f32>(x{r}), b{v}, s{r}_{v});\n"));
-            }
+            text.push_str(&self.add(r, &format!("x{r}")));
         }
         text.push_str("        ib += pitch;\n    }\n");
         text
     }
 
+    /// Rows that are stored in one turn of the loop over them.
+    fn turn(self) -> usize {
+        (TURN / self.cols).clamp(1, self.rows)
+    }
+
     /// Turns of the loop that stores the sums.
     pub(super) fn turns(self) -> usize {
-        self.rows.div_ceil(TURN)
+        self.rows.div_ceil(self.turn())
     }
 
     /// Stores the first rows of sums, shifts the others down by as many, and so on. A row below the last is the last one
     /// computed again: it is stored again, which costs less than a branch around each.
-    fn store_text(self, form: Form) -> String {
+    fn store_text(self, lies: Lies) -> String {
         let Self { rows, cols, .. } = self;
-        let turn = TURN.min(rows);
-        let mut text =
-            format!("    let rows = min({rows}u, param(0u) - row);\n    for (var r = 0u; r < rows; r += {turn}u) {{\n");
+        let turn = self.turn();
+        let mut text = String::new();
+        if lies.shared {
+            text.push_str("    if (col >= param(1u)) { return; }\n");
+        }
+        text.push_str(&format!(
+            "    let rows = min({rows}u, param(0u) - row);\n    for (var r = 0u; r < rows; r += {turn}u) {{\n"
+        ));
         for r in 0..turn {
             text.push_str(&format!(
                 "        let row{r} = min(row + r + {r}u, last);\n        let y{r} = at.z + row{r} * param(11u) + col;\n"
             ));
-            if form.row_bias {
-                text.push_str(&format!("        let bias{r} = bias_of(at, row{r}, 0u);\n"));
+            if lies.bias == Added::ToRows {
+                text.push_str(&format!("        let bias{r} = bias_at(at, row{r}, 0u);\n"));
             }
         }
-        let value = |r: usize, c: usize| {
-            let bias = if form.row_bias { format!("bias{r}") } else { format!("bias_of(at, row{r}, col + {c}u)") };
-            format!("finished({bias}, y{r} + {c}u, s{r}_{}[{}])", c / 4, c % 4)
+        let bias = |r: usize, c: usize| match lies.bias {
+            Added::Nothing => "0.0".to_owned(),
+            Added::ToRows => format!("bias{r}"),
+            Added::Anywhere => format!("bias_at(at, row{r}, col + {c}u)"),
         };
-        for c in (0..cols).step_by(if form.fours { 4 } else { 1 }) {
+        let value = |r: usize, c: usize| format!("finished({}, y{r} + {c}u, s{r}_{}[{}])", bias(r, c), c / 4, c % 4);
+        for c in (0..cols).step_by(if lies.vectors { 4 } else { 1 }) {
             // The first column is inside, or the thread would not be here.
-            let checked = !form.full && c > 0;
+            let checked = !lies.full && c > 0;
             if checked {
                 text.push_str(&format!("        if (col + {c}u < param(1u)) {{\n"));
             }
             for r in 0..turn {
-                if form.fours {
+                if lies.vectors {
                     let values: Vec<String> = (c..c + 4).map(|c| value(r, c)).collect();
                     text.push_str(&format!("        y[(y{r} + {c}u) >> 2u] = vec4<f32>({});\n", values.join(", ")));
                 } else {
@@ -153,7 +271,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
                 text.push_str("        }\n");
             }
         }
-        for (r, v) in (0..rows - turn).flat_map(|r| (0..cols / 4).map(move |v| (r, v))) {
+        for (r, v) in (0..rows - turn).flat_map(|r| (0..self.vectors()).map(move |v| (r, v))) {
             text.push_str(&format!("        s{r}_{v} = s{}_{v};\n", r + turn));
         }
         text.push_str("    }\n}\n");
