@@ -110,6 +110,7 @@ mod tests {
             workgroup_bytes_max: 0,
             storage_buffers_max: 0,
             features: Vec::new(),
+            subgroup: None,
         }
     }
 
