@@ -28,6 +28,13 @@ pub(crate) const BATCH_RANK_MAX: usize = 8;
 /// Columns of one panel of a packed right-hand matrix.
 const PANEL: usize = 8;
 
+/// Fewest columns for which a left-hand tensor is cut into panels: moving a number once costs what a tile of columns saves, and
+/// with this many it is saved eight times.
+const CUT_COLUMNS_MIN: usize = 256;
+
+/// Its rows must be a multiple of the highest tile's.
+const CUT_ROWS: usize = 32;
+
 /// Most terms of a sum that are walked one a round; longer ones, far below the rounds that a driver may allow, four a round.
 const PANEL_STEPS_MAX: usize = 16 * 1024;
 
@@ -324,16 +331,19 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         last.max(self.k.saturating_mul(self.n.next_multiple_of(PANEL)).saturating_sub(1)).saturating_add(1)
     }
 
-    /// What shape of tile this product wants, and whether it reads a constant `a` from panels.
+    /// What shape of tile this product wants, and whether it reads `a` from panels.
     fn tile(&self, tuning: Tuning) -> (Tile, bool) {
-        let constant = self.a.constant.is_some() && self.k <= PANEL_STEPS_MAX;
+        let shares = tuning.vector_of_eight && !tuning.workgroup_tiles;
+        // A tensor is cut by a launch of its own, which leaves zeros where its last panel is not full.
+        let worth = shares && self.n >= CUT_COLUMNS_MIN && self.m.is_multiple_of(CUT_ROWS);
+        let cut = self.k <= PANEL_STEPS_MAX && (self.a.constant.is_some() || worth);
         let threads = match tuning {
             Tuning { workgroup_tiles: true, .. } => Threads::Wave,
-            Tuning { vector_of_eight: true, .. } if constant => Threads::Sharing,
+            _ if shares && cut => Threads::Sharing,
             _ => Threads::Vector,
         };
         let tile = Tile::of(self.m, self.n, self.batch_count(), threads);
-        (tile, constant && tile.rows.is_multiple_of(4))
+        (tile, cut && tile.rows.is_multiple_of(4))
     }
 
     fn lower_columns(mut self, cx: &mut Lowering<'_>, first: usize) -> Result<(), OpError> {
@@ -401,7 +411,7 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         if self.a.constant.is_some_and(|constant| !constant.form.is_empty()) { self.pack_a(cx) } else { Ok(()) }
     }
 
-    /// Cuts a constant `a` into panels of so many rows, the rows of one column side by side.
+    /// Cuts `a` into panels of so many rows, the rows of one column side by side.
     fn cut_a(&mut self, cx: &mut Lowering<'_>, rows: usize) -> Result<(), OpError> {
         let (a, outer) = (&self.a, self.m.div_ceil(rows));
         let packing =
