@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use bench::figure::{self, Figure, Measured};
 use bench::row::{Bar, Row};
 use bench::sample::Sample;
-use testkit::binaries::{cache, workspace};
+use testkit::binaries::workspace;
 
 /// Cargo profile that `cargo xtask package` ships.
 const PROFILE: &str = "dist";
@@ -27,8 +27,8 @@ fn growth(_context: &()) -> Result<Measured> {
 
 /// Megabytes of the agent's binary.
 fn agent_bytes(wgpu: bool) -> Result<f64> {
-    // The two builds share what they have in common; outside of the checkout it outlives it.
-    let target = cache()?.join("bench/target-size");
+    // The two builds share what they have in common, with no other checkout: cargo would take what that left for fresh.
+    let target = workspace().join("target/bench-size");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--locked", "--quiet", "--package", "edge-agent", "--profile", PROFILE]);
     if !wgpu {
