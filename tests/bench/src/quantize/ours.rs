@@ -28,9 +28,7 @@ fn dynamic() -> dynamic_int8::Options {
 /// # Errors
 /// When the model, its examples or a pass fails.
 pub fn make(form: Form, entry: &Entry, out: &Path) -> Result<()> {
-    let model = Model::open(&entry.model())?;
-    let version = model.opset("").unwrap_or_default();
-    let model = compress::prepare(&opset::upgrade(&model, version.max(OPSET_MIN))?)?;
+    let model = prepared(entry)?;
     let (made, _report) = match form {
         Form::Int8Qdq => static_qdq(&model, entry)?,
         Form::Int8Dynamic => dynamic_int8::quantize(&model, &dynamic())?,
@@ -38,6 +36,13 @@ pub fn make(form: Form, entry: &Entry, out: &Path) -> Result<()> {
     };
     made.save(out)?;
     Ok(())
+}
+
+/// The model as passes want it. What it was read from is gone then: its weights would be held twice.
+fn prepared(entry: &Entry) -> Result<Model> {
+    let model = Model::open(&entry.model())?;
+    let version = model.opset("").unwrap_or_default();
+    Ok(compress::prepare(&opset::upgrade(&model, version.max(OPSET_MIN))?)?)
 }
 
 fn static_qdq(model: &Model, entry: &Entry) -> Result<(Model, compress::Report)> {
