@@ -113,9 +113,10 @@ impl Gpu {
         let cache = pipeline::open_cache(&device, cache.as_deref());
         let binding_bytes =
             limits.max_storage_buffer_binding_size.min(choice.binding_bytes.unwrap_or(BINDING_BYTES_MAX));
+        let workgroup_tiles = choice.workgroup_tiles.unwrap_or(!report.software);
         let tuning = Tuning {
-            workgroup_tiles: choice.workgroup_tiles.unwrap_or(!report.software),
-            vector_of_eight: report.software && report.subgroup == Some(8),
+            workgroup_tiles,
+            vector_of_eight: !workgroup_tiles && report.software && report.subgroup == Some(8),
             integer_dot: choice.integer_dot.unwrap_or(!report.software),
             invocations_max: limits.max_compute_invocations_per_workgroup,
             rounds_max: if report.software { SOFTWARE_ROUNDS_MAX } else { u64::MAX },

@@ -2,8 +2,9 @@
 //!
 //! A rule describes its product as a [`Product`]: two strided matrices per batch element, bias, epilogue. This module
 //! chooses between three kernels: register tiles with `vec4` loads (software adapters; measured fastest there), a tile in
-//! workgroup memory (real GPUs), and one thread per output for small or integer products. A constant left-hand matrix stands in
-//! panels as high as a register tile; where a workgroup is one vector, its threads load a panel together. A right-hand matrix is
+//! workgroup memory (real GPUs), and one thread per output for small or integer products. A left-hand matrix that is a
+//! constant, or one of many columns' product, stands in panels as high as a register tile; where a workgroup is one vector, its
+//! threads load a panel together. A right-hand matrix is
 //! read where it lies as long as its columns are neighbours.
 
 mod packing;
@@ -31,9 +32,6 @@ const PANEL: usize = 8;
 /// Fewest columns for which a left-hand tensor is cut into panels: moving a number once costs what a tile of columns saves, and
 /// with this many it is saved eight times.
 const CUT_COLUMNS_MIN: usize = 256;
-
-/// Its rows must be a multiple of the highest tile's.
-const CUT_ROWS: usize = 32;
 
 /// Most terms of a sum that are walked one a round; longer ones, far below the rounds that a driver may allow, four a round.
 const PANEL_STEPS_MAX: usize = 16 * 1024;
@@ -333,13 +331,12 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
 
     /// What shape of tile this product wants, and whether it reads `a` from panels.
     fn tile(&self, tuning: Tuning) -> (Tile, bool) {
-        let shares = tuning.vector_of_eight && !tuning.workgroup_tiles;
-        // A tensor is cut by a launch of its own, which leaves zeros where its last panel is not full.
-        let worth = shares && self.n >= CUT_COLUMNS_MIN && self.m.is_multiple_of(CUT_ROWS);
+        // A tensor is cut by a launch of its own.
+        let worth = tuning.vector_of_eight && self.n >= CUT_COLUMNS_MIN;
         let cut = self.k <= PANEL_STEPS_MAX && (self.a.constant.is_some() || worth);
         let threads = match tuning {
             Tuning { workgroup_tiles: true, .. } => Threads::Wave,
-            _ if shares && cut => Threads::Sharing,
+            Tuning { vector_of_eight: true, .. } if cut => Threads::Sharing,
             _ => Threads::Vector,
         };
         let tile = Tile::of(self.m, self.n, self.batch_count(), threads);
@@ -356,7 +353,7 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         }
         let aligned = |number: usize| number.is_multiple_of(4);
         let vectors = aligned(self.n) && aligned(self.y_row) && self.y_batch.iter().copied().all(aligned);
-        let shared = panels && tile.rows.is_multiple_of(8) && cx.tuning.vector_of_eight && !cx.tuning.workgroup_tiles;
+        let shared = panels && tile.rows.is_multiple_of(8) && cx.tuning.vector_of_eight;
         let bias = match &self.bias {
             None => Added::Nothing,
             Some(bias) if bias.col == 0 => Added::ToRows,
@@ -399,8 +396,7 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
 
     fn pack_a(&mut self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         let (a, pitch) = (&self.a, self.k.next_multiple_of(4));
-        let packing =
-            Packing { lanes: pitch, inner: self.m, outer: 1, limit: self.k, lane: a.col, step: a.row, repeat: false };
+        let packing = Packing { lanes: pitch, inner: self.m, outer: 1, limit: self.k, lane: a.col, step: a.row };
         let batch = packing.apply(cx, &mut self.a, &self.batch)?;
         self.a = Matrix { offset: 0, batch, row: pitch, col: 1, ..self.a.clone() };
         Ok(())
@@ -414,8 +410,7 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
     /// Cuts `a` into panels of so many rows, the rows of one column side by side.
     fn cut_a(&mut self, cx: &mut Lowering<'_>, rows: usize) -> Result<(), OpError> {
         let (a, outer) = (&self.a, self.m.div_ceil(rows));
-        let packing =
-            Packing { lanes: rows, inner: self.k, outer, limit: self.m, lane: a.row, step: a.col, repeat: true };
+        let packing = Packing { lanes: rows, inner: self.k, outer, limit: self.m, lane: a.row, step: a.col };
         let batch = packing.apply(cx, &mut self.a, &self.batch)?;
         self.a = Matrix { offset: 0, batch, row: self.k, col: 0, ..self.a.clone() };
         Ok(())
@@ -434,8 +429,7 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
             return Ok(ones);
         }
         let outer = self.n.div_ceil(PANEL);
-        let packing =
-            Packing { lanes: PANEL, inner: self.k, outer, limit: self.n, lane: b.col, step: b.row, repeat: false };
+        let packing = Packing { lanes: PANEL, inner: self.k, outer, limit: self.n, lane: b.col, step: b.row };
         let batch = packing.apply(cx, &mut self.b, &self.batch)?;
         self.b = Matrix { offset: 0, batch, row: PANEL, col: self.k * PANEL, ..self.b.clone() };
         Ok(false)

@@ -18,7 +18,7 @@ pub(crate) fn padded_rows(
 ) -> Result<Arg, OpError> {
     let mut matrix =
         Matrix { arg: from, repr: Repr::F32, constant: None, offset: 0, batch: Vec::new(), row: k, col: 1 };
-    let packing = Packing { lanes: pitch, inner: rows, outer: 1, limit: k, lane: 1, step: k, repeat: false };
+    let packing = Packing { lanes: pitch, inner: rows, outer: 1, limit: k, lane: 1, step: k };
     packing.apply(cx, &mut matrix, &[])?;
     Ok(matrix.arg)
 }
@@ -33,8 +33,6 @@ pub(super) struct Packing {
     pub(super) limit: usize,
     pub(super) lane: usize,
     pub(super) step: usize,
-    /// The last lane again beyond the limit, in place of zeros: of constants alone.
-    pub(super) repeat: bool,
 }
 
 impl Packing {
@@ -74,7 +72,6 @@ impl Packing {
     /// Which element of the tensor stands at a place of the packed form.
     fn source(&self, i: usize, kept: &[usize], matrix: &Matrix) -> Option<usize> {
         let lane = (i / (self.lanes * self.inner)) % self.outer * self.lanes + i % self.lanes;
-        let lane = if self.repeat { lane.min(self.limit.saturating_sub(1)) } else { lane };
         let inner = i / self.lanes % self.inner;
         let mut rest = i / (self.lanes * self.inner * self.outer);
         let mut at = matrix.offset + lane * self.lane + inner * self.step;

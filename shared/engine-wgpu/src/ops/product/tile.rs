@@ -112,7 +112,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let row = (place.x * {y}u + lane.y) * {rows}u;
     if (row >= param(0u){inside}) {{ return; }}
     let at = batch_at(place.z);
-    let last = param(0u) - 1u;
     let steps = param(2u);
     let pitch = param(5u) / {width}u;
     var ib = (at.y + (col >> 3u) * param(6u) + (col & 7u)) / {width}u;\n"
@@ -187,7 +186,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     /// Four steps a round, which is how rows are read by vectors.
     fn row_walk(self, lies: Lies) -> String {
         let rows = self.rows;
-        let mut text = String::new();
+        let mut text = String::from("    let last = param(0u) - 1u;\n");
         for r in 0..rows {
             text.push_str(&format!("    let a{r} = (at.x + min(row + {r}u, last) * param(3u)) >> 2u;\n"));
         }
@@ -227,11 +226,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         self.rows.div_ceil(self.turn())
     }
 
-    /// Stores the first rows of sums, shifts the others down by as many, and so on. A row below the last is the last one
-    /// computed again: it is stored again, which costs less than a branch around each.
+    /// Stores the first rows of sums, shifts the others down by as many, and so on. Rows below the last are not stored.
     fn store_text(self, lies: Lies) -> String {
-        let Self { rows, cols, .. } = self;
-        let turn = self.turn();
+        let (rows, turn) = (self.rows, self.turn());
         let mut text = String::new();
         if lies.shared {
             text.push_str("    if (col >= param(1u)) { return; }\n");
@@ -240,34 +237,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
             "    let rows = min({rows}u, param(0u) - row);\n    for (var r = 0u; r < rows; r += {turn}u) {{\n"
         ));
         for r in 0..turn {
-            text.push_str(&format!(
-                "        let row{r} = min(row + r + {r}u, last);\n        let y{r} = at.z + row{r} * param(11u) + col;\n"
-            ));
-            if lies.bias == Added::ToRows {
-                text.push_str(&format!("        let bias{r} = bias_at(at, row{r}, 0u);\n"));
+            // The first row of a turn is one of the product, or there would be no turn.
+            if r > 0 {
+                text.push_str(&format!("        if (r + {r}u < rows) {{\n"));
             }
-        }
-        let bias = |r: usize, c: usize| match lies.bias {
-            Added::Nothing => "0.0".to_owned(),
-            Added::ToRows => format!("bias{r}"),
-            Added::Anywhere => format!("bias_at(at, row{r}, col + {c}u)"),
-        };
-        let value = |r: usize, c: usize| format!("finished({}, y{r} + {c}u, s{r}_{}[{}])", bias(r, c), c / 4, c % 4);
-        for c in (0..cols).step_by(if lies.vectors { 4 } else { 1 }) {
-            // The first column is inside, or the thread would not be here.
-            let checked = !lies.full && c > 0;
-            if checked {
-                text.push_str(&format!("        if (col + {c}u < param(1u)) {{\n"));
-            }
-            for r in 0..turn {
-                if lies.vectors {
-                    let values: Vec<String> = (c..c + 4).map(|c| value(r, c)).collect();
-                    text.push_str(&format!("        y[(y{r} + {c}u) >> 2u] = vec4<f32>({});\n", values.join(", ")));
-                } else {
-                    text.push_str(&format!("        y[y{r} + {c}u] = {};\n", value(r, c)));
-                }
-            }
-            if checked {
+            text.push_str(&self.row_text(lies, r));
+            if r > 0 {
                 text.push_str("        }\n");
             }
         }
@@ -275,6 +250,38 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
             text.push_str(&format!("        s{r}_{v} = s{}_{v};\n", r + turn));
         }
         text.push_str("    }\n}\n");
+        text
+    }
+
+    /// Stores the sums of row `r` of a turn.
+    fn row_text(self, lies: Lies, r: usize) -> String {
+        let mut text =
+            format!("        let row{r} = row + r + {r}u;\n        let y{r} = at.z + row{r} * param(11u) + col;\n");
+        if lies.bias == Added::ToRows {
+            text.push_str(&format!("        let bias{r} = bias_at(at, row{r}, 0u);\n"));
+        }
+        let value = |c: usize| {
+            let bias = match lies.bias {
+                Added::Nothing => "0.0".to_owned(),
+                Added::ToRows => format!("bias{r}"),
+                Added::Anywhere => format!("bias_at(at, row{r}, col + {c}u)"),
+            };
+            format!("finished({bias}, y{r} + {c}u, s{r}_{}[{}])", c / 4, c % 4)
+        };
+        for c in (0..self.cols).step_by(if lies.vectors { 4 } else { 1 }) {
+            let store = if lies.vectors {
+                let values: Vec<String> = (c..c + 4).map(value).collect();
+                format!("y[(y{r} + {c}u) >> 2u] = vec4<f32>({});", values.join(", "))
+            } else {
+                format!("y[y{r} + {c}u] = {};", value(c))
+            };
+            // The first column is inside, or the thread would not be here.
+            if lies.full || c == 0 {
+                text.push_str(&format!("        {store}\n"));
+            } else {
+                text.push_str(&format!("        if (col + {c}u < param(1u)) {{ {store} }}\n"));
+            }
+        }
         text
     }
 }
