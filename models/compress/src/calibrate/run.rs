@@ -20,8 +20,7 @@ const RUN_TIME_MAX: Duration = Duration::from_secs(300);
 /// When the engine refuses it.
 pub(super) fn load(engine: &dyn Engine, model: &Model) -> Result<Box<dyn Session>, CompressError> {
     // Every core: nothing else of the tool runs meanwhile.
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let options = LoadOptions { intra_threads: cores, ..LoadOptions::default() };
+    let options = LoadOptions { intra_threads: 0, ..LoadOptions::default() };
     let failed = |source: engine::Cause| CompressError::Run { what: "load it with inner values exposed", source };
     let bytes = model.to_bytes().map_err(|error| failed(error.into()))?;
     engine.load(bytes.into(), &options).map_err(|error| failed(error.into()))

@@ -1,5 +1,5 @@
 //! What the passes over weights promise, on real models through ONNX Runtime, our wgpu engine and onnx.checker.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests may do what tests may")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests may do what tests may")]
 
 mod digits;
 mod eight_bits;
