@@ -3,9 +3,8 @@
 //! A rule describes its product as a [`Product`]: two strided matrices per batch element, bias, epilogue. This module
 //! chooses between three kernels: register tiles with `vec4` loads (software adapters; measured fastest there), a tile in
 //! workgroup memory (real GPUs), and one thread per output for small or integer products. A left-hand matrix that is a
-//! constant, or one of many columns' product, stands in panels as high as a register tile; where a workgroup is one vector, its
-//! threads load a panel together. A right-hand matrix is
-//! read where it lies as long as its columns are neighbours.
+//! constant, or that many columns share, stands in panels as high as a register tile; where a workgroup is one vector, its threads
+//! load a panel together. A right-hand matrix is read where it lies as long as its columns are neighbours.
 
 mod packing;
 mod tile;
