@@ -116,3 +116,18 @@ fn weights_that_come_with_the_request_take_another_kernel() {
     let found = forced(&case).run(&engine, &[x, w]);
     assert_sums(&case, &found[0], &wanted);
 }
+
+/// Both ways round differently, so the bits tell which one was taken.
+#[test]
+fn tiles_are_chosen_where_there_are_channels_and_tiles_enough() {
+    let Some(engine) = engine(BOTH[0]) else { return };
+    for (channels, side, chosen) in [(16, 16, 1), (15, 16, 0), (16, 12, 0)] {
+        let mut dice = Dice::new(26);
+        let case = case(&[1, channels, side, side], 16, [1; 4], false);
+        let operands = [dice.tensor(&case.x), dice.tensor(&case.weights()).constant()];
+        let by = |winograd| case.bench().domain("sanderling").int("winograd", winograd).run(&engine, &operands);
+        let found = case.bench().run(&engine, &operands);
+        assert_eq!(found[0].to_f64s(), by(chosen)[0].to_f64s(), "{channels} channels of {side}x{side}");
+        assert_ne!(found[0].to_f64s(), by(1 - chosen)[0].to_f64s(), "{channels} channels of {side}x{side}");
+    }
+}
