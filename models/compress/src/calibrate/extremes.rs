@@ -1,13 +1,14 @@
 //! The least and the greatest of what was seen.
 
-use std::collections::{BTreeMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use engine::Engine;
 use onnx_graph::Model;
 use types::{DType, Tensor};
 
-use super::run::{failed, in_groups, load, run};
-use super::{BATCH, Range, Ranges, expose, ranges};
+use super::run::{self, in_groups};
+use super::{Range, Ranges, expose, ranges};
 use crate::{CompressError, Examples};
 
 /// Numbers looked at side by side, so that the compiler can use vector registers.
@@ -135,6 +136,20 @@ impl Averages {
     }
 }
 
+/// Values in the order in which the engine should not come to them.
+///
+/// ONNX Runtime goes backwards from what it hands out, and first into what stands last there. So each value is looked at as soon
+/// as it is made, while it is still in the processor's cache, and is freed; the other way round all of them wait for the last one:
+/// twice the memory and a quarter more time on a network that finds text.
+fn last_first(model: &Model, values: &[String]) -> Vec<String> {
+    let made =
+        model.graph.nodes.iter().enumerate().flat_map(|(at, node)| node.output.iter().map(move |name| (name, at)));
+    let places: HashMap<&String, usize> = made.collect();
+    let mut values = values.to_vec();
+    values.sort_by_key(|name| Reverse(places.get(name).copied()));
+    values
+}
+
 /// Lets the engine find the extremes where the values are made: nothing large leaves it, and it can free as it goes.
 fn in_graph(
     engine: &dyn Engine,
@@ -147,16 +162,17 @@ fn in_graph(
         return Ok(());
     }
     let floors = expose::floors(model);
-    let mut session = load(engine, &expose::extremes(model, values, &floors))?;
-    for batch in examples.batches(BATCH) {
-        let answer = run(session.as_mut(), &batch?).map_err(failed)?;
+    let values = last_first(model, values);
+    let exposed = expose::extremes(model, &values, &floors);
+    // An average depends on what came first, the least and the greatest do not.
+    let ordered = seen.momentum.is_some();
+    run::everything(engine, &exposed, examples, ordered, &mut |answer| {
         let mut numbers = answer.iter().flat_map(|tensor| tensor.tensor.data().as_chunks::<4>().0);
-        for value in values {
+        for value in &values {
             let mut next = || numbers.next().map_or(f32::NAN, |bytes| f32::from_le_bytes(*bytes));
             let low = if floors.contains(value.as_str()) { 0.0 } else { next() };
             let high = next();
             seen.see(value, Extremes { low, high, bounded: low.is_finite() && high.is_finite() });
         }
-    }
-    Ok(())
+    })
 }

@@ -1,8 +1,11 @@
 //! Runs a model over examples, with values exposed, in bounded memory.
 
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::{Engine, LoadOptions, RunControl, RunError, Session};
+use engine::{Engine, LoadOptions, ModelBytes, RunControl, RunError, Session};
 use onnx_graph::Model;
 use types::limits::TENSORS_MAX;
 use types::{NamedTensor, TensorError};
@@ -14,27 +17,77 @@ use crate::{CompressError, Examples};
 /// Longest time of one batch. The heaviest model that a device serves takes seconds; a crafted Loop takes forever.
 const RUN_TIME_MAX: Duration = Duration::from_secs(300);
 
-/// Loads a model that was made here.
+/// Weights that may be held a second time, and a third, so that several batches run at once (64 MiB): twice the network
+/// of a phone, but not that of a server, whose layers keep all cores busy with one batch.
+const WEIGHTS_AGAIN_MAX: usize = 64 << 20;
+
+/// The file of a model that was made here.
+fn bytes_of(model: &Model) -> Result<ModelBytes, CompressError> {
+    model.to_bytes().map(ModelBytes::from).map_err(|error| not_loaded(error.into()))
+}
+
+fn not_loaded(source: engine::Cause) -> CompressError {
+    CompressError::Run { what: "load it with inner values exposed", source }
+}
+
+/// Loads a model, to run on so many threads; 0 is every core: nothing else of the tool runs meanwhile.
+fn load(engine: &dyn Engine, model: ModelBytes, threads: usize) -> Result<Box<dyn Session>, CompressError> {
+    let options = LoadOptions { intra_threads: threads, ..LoadOptions::default() };
+    engine.load(model, &options).map_err(|error| not_loaded(error.into()))
+}
+
+/// How many sessions of a model run side by side. One thread each does more than all threads together on one example,
+/// where they wait for each other at every operator.
+fn lanes(model: &ModelBytes) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let again = WEIGHTS_AGAIN_MAX / model.as_slice().len().max(1);
+    cores.min(again.saturating_add(1))
+}
+
+/// Runs all examples and hands over each answer. In no order and in batches of no size in particular when `ordered` is
+/// false, several at once then; else in batches of [`BATCH`], one after the other.
 ///
 /// # Errors
-/// When the engine refuses it.
-pub(super) fn load(engine: &dyn Engine, model: &Model) -> Result<Box<dyn Session>, CompressError> {
-    // Every core: nothing else of the tool runs meanwhile.
-    let options = LoadOptions { intra_threads: 0, ..LoadOptions::default() };
-    let failed = |source: engine::Cause| CompressError::Run { what: "load it with inner values exposed", source };
-    let bytes = model.to_bytes().map_err(|error| failed(error.into()))?;
-    engine.load(bytes.into(), &options).map_err(|error| failed(error.into()))
+/// When examples cannot be read, or the engine does not load or run the model.
+pub(super) fn everything(
+    engine: &dyn Engine,
+    model: &Model,
+    examples: &Examples,
+    ordered: bool,
+    see: &mut (dyn FnMut(&[NamedTensor]) + Send),
+) -> Result<(), CompressError> {
+    let model = bytes_of(model)?;
+    let lanes = if ordered { 1 } else { lanes(&model) };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).div_ceil(lanes);
+    let batches = Mutex::new(examples.batches(BATCH / lanes.min(BATCH)));
+    let (see, stopped) = (Mutex::new(see), AtomicBool::new(false));
+    let lane = |model: ModelBytes| -> Result<(), CompressError> {
+        let mut session = load(engine, model, threads)?;
+        while !stopped.load(Ordering::Relaxed) {
+            let Some(batch) = batches.lock().unwrap_or_else(PoisonError::into_inner).next() else { break };
+            let answer = run(session.as_mut(), &batch?).map_err(failed)?;
+            see.lock().unwrap_or_else(PoisonError::into_inner)(&answer);
+        }
+        Ok(())
+    };
+    // Each lets go of the file once it has loaded it.
+    let files = vec![model; lanes];
+    std::thread::scope(|scope| {
+        let lane = |model| lane(model).inspect_err(|_error| stopped.store(true, Ordering::Relaxed));
+        let running: Vec<_> = files.into_iter().map(|file| scope.spawn(move || lane(file))).collect();
+        running.into_iter().try_for_each(|lane| lane.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
 }
 
 /// Runs one batch.
-pub(super) fn run(session: &mut dyn Session, batch: &Batch) -> Result<Vec<NamedTensor>, RunError> {
+fn run(session: &mut dyn Session, batch: &Batch) -> Result<Vec<NamedTensor>, RunError> {
     let control = RunControl { deadline: Instant::now().checked_add(RUN_TIME_MAX), ..RunControl::default() };
     // A value that nothing exposed needs, an input among them, may have been pruned away with its nodes.
     session.run(&batch.inputs, &[], &control)
 }
 
 /// What the engine said, as an error of ours.
-pub(super) fn failed(source: RunError) -> CompressError {
+fn failed(source: RunError) -> CompressError {
     CompressError::Run { what: "run it on an example", source: source.into() }
 }
 
@@ -92,8 +145,9 @@ fn one_group(
     if exposed.graph.outputs.is_empty() {
         return Ok(None);
     }
-    let mut session = load(engine, &exposed)?;
+    let file = bytes_of(&exposed)?;
     drop(exposed);
+    let mut session = load(engine, file, 0)?;
     for (number, batch) in examples.batches(BATCH).enumerate().skip(group.from) {
         match run(session.as_mut(), &batch?) {
             Ok(tensors) => see(number, &tensors)?,
