@@ -108,7 +108,6 @@ fn main() {
     let pointwise = 2.0 * 64.0 * 256.0 * 56.0 * 56.0;
     let (plain, padded) = (Asked { plain: true, ..OWN }, Asked { pads: &[1; 4], ..OWN });
     let strided = Asked { strides: &[2, 2], ..padded };
-    let halves = |asked| Asked { dtype: ElementType::F16, ..asked };
     let (token, projection): (&[usize], &[usize]) = (&[1, 1024], &[1024, 4096]);
     let decode = 2.0 * 1024.0 * 4096.0;
     let middle: &[usize] = &[256, 256];
@@ -129,29 +128,18 @@ fn main() {
             session_grouped(&engine, wide, depthwise)
         }),
     ];
-    let pairs: [(_, _, _, Asked<'_>, &[(&[usize], bool)]); 5] = [
-        (["weights_decode", "weights_decode_f16"], decode, "MatMul", OWN, &[(token, false), (projection, true)]),
-        (
-            ["weights_matmul_256", "weights_matmul_256_f16"],
-            matmul_256,
-            "MatMul",
-            OWN,
-            &[(middle, false), (middle, true)],
-        ),
-        (["weights_left_256", "weights_left_256_f16"], matmul_256, "MatMul", OWN, &[(middle, true), (middle, false)]),
-        (["weights_conv_1x1", "weights_conv_1x1_f16"], pointwise, "Conv", OWN, &[(deep, false), (one, true)]),
-        (
-            ["weights_conv_strided", "weights_conv_strided_f16"],
-            conv / 4.0,
-            "Conv",
-            strided,
-            &[(image, false), (weights, true)],
-        ),
-    ];
-    for ([singles, float16], operations, op, asked, operands) in pairs {
-        rows.push(row(singles, operations, session(&engine, op, asked, operands)));
-        rows.push(row(float16, operations, session(&engine, op, halves(asked), operands)));
-    }
+    let mut pair = |names: [&'static str; 2], operations, op, asked, operands: &[(&[usize], bool)]| {
+        for (name, dtype) in names.into_iter().zip([ElementType::F32, ElementType::F16]) {
+            rows.push(row(name, operations, session(&engine, op, Asked { dtype, ..asked }, operands)));
+        }
+    };
+    let (left, right) = ([(middle, true), (middle, false)], [(middle, false), (middle, true)]);
+    pair(["weights_decode", "weights_decode_f16"], decode, "MatMul", OWN, &[(token, false), (projection, true)]);
+    pair(["weights_matmul_256", "weights_matmul_256_f16"], matmul_256, "MatMul", OWN, &right);
+    pair(["weights_left_256", "weights_left_256_f16"], matmul_256, "MatMul", OWN, &left);
+    pair(["weights_conv_1x1", "weights_conv_1x1_f16"], pointwise, "Conv", OWN, &[(deep, false), (one, true)]);
+    let operands = [(image, false), (weights, true)];
+    pair(["weights_conv_strided", "weights_conv_strided_f16"], conv / 4.0, "Conv", strided, &operands);
     let only = std::env::args().nth(2).unwrap_or_default();
     rows.retain(|row| row.name.contains(&only) && (only.is_empty() || !row.name.contains("naive")));
     for _round in 0..rounds {

@@ -136,8 +136,8 @@ fn a_convolution_with_halves_gives_the_bits_of_its_widened_weights() {
 #[test]
 fn what_reads_a_constant_one_by_one_reads_halves() {
     let mut dice = Dice::new(35);
-    let ids = |count: usize, rows: i64, dice: &mut Dice| {
-        let ids: Vec<i64> = (0..count).map(|_| dice.below(rows as usize) as i64 - rows / 2).collect();
+    let ids = |count: usize, rows: usize, dice: &mut Dice| {
+        let ids: Vec<i64> = (0..count).map(|_| dice.below(rows) as i64 - (rows as i64) / 2).collect();
         Operand::Input(Literal::from_i64s(ElementType::I64, vec![count], &ids))
     };
     let cases = [
