@@ -1,6 +1,6 @@
 //! How the floats of a constant lie on the device: float16 stays two halves a word, everything else is one `f32` a word.
 //!
-//! WGSL's `unpack2x16float` is part of every adapter, and an `f32` holds each half exactly: halves cost an adapter half the
+//! Every adapter understands WGSL's `unpack2x16float`, and an `f32` holds each half exactly: halves cost an adapter half the
 //! memory and change no bit of an answer. Asked by [`super::Lowering::dispatch`] for constants that a kernel reads one by one,
 //! and by the operators that pack constants for kernels of their own addressing.
 
