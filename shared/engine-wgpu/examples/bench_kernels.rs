@@ -38,29 +38,47 @@ fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|at| ((at * 7919) % 2003) as f32 / 2003.0 - 0.5).collect()
 }
 
+/// What a node is asked beside its operator.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    plain: bool,
+    pads: &'a [i64],
+    strides: &'a [i64],
+    dtype: ElementType,
+}
+
+/// A product of float32 by the kernel that the engine chooses.
+const OWN: Asked<'_> = Asked { plain: false, pads: &[], strides: &[], dtype: ElementType::F32 };
+
 /// A session with one node, run once.
-fn session(engine: &WgpuEngine, op: &str, plain: bool, operands: &[(&[usize], bool)], pads: &[i64]) -> WgpuSession {
+fn session(engine: &WgpuEngine, op: &str, asked: Asked<'_>, operands: &[(&[usize], bool)]) -> WgpuSession {
+    let Asked { plain, pads, strides, dtype } = asked;
     let mut graph = Graph::default();
     let mut given = Vec::new();
     let mut inputs = Vec::new();
     for (at, (shape, constant)) in operands.iter().enumerate() {
-        let literal = Literal::from_f32s(shape.to_vec(), &numbers(shape.iter().product()));
+        let values: Vec<f64> = numbers(shape.iter().product()).into_iter().map(f64::from).collect();
+        let literal = Literal::from_f64s(dtype, shape.to_vec(), &values);
         let name = format!("in{at}");
         inputs.push(Some(if *constant {
             graph.add_constant(&name, literal)
         } else {
             let dims = shape.iter().map(|&size| Dim::Fixed(size)).collect();
-            let id = graph.add_value(Value { name: name.clone(), declared: Some((ElementType::F32, Some(dims))) });
+            let id = graph.add_value(Value { name: name.clone(), declared: Some((dtype, Some(dims))) });
             graph.inputs.push(id);
-            given.push(NamedTensor { name, tensor: Tensor::from_f32(shape.to_vec(), &literal.to_f32s()).unwrap() });
+            let request = dtype.to_request().unwrap();
+            let tensor = Tensor::new(request, shape.to_vec(), literal.bytes().clone()).unwrap();
+            given.push(NamedTensor { name, tensor });
             id
         }));
     }
-    let output = graph.add_value(Value { name: "out".into(), declared: Some((ElementType::F32, None)) });
+    let output = graph.add_value(Value { name: "out".into(), declared: Some((dtype, None)) });
     graph.outputs.push(output);
     let mut attributes = Attributes::default().with("plain", Attribute::Int(plain.into()));
-    if !pads.is_empty() {
-        attributes.insert("pads", Attribute::Ints(pads.to_vec()));
+    for (name, numbers) in [("pads", pads), ("strides", strides)] {
+        if !numbers.is_empty() {
+            attributes.insert(name, Attribute::Ints(numbers.to_vec()));
+        }
     }
     graph.nodes.push(Node {
         name: op.into(),
@@ -88,28 +106,40 @@ fn main() {
     let matmul = 2.0 * 512.0_f64.powi(3);
     let conv = 2.0 * 64.0 * 64.0 * 9.0 * 56.0 * 56.0;
     let pointwise = 2.0 * 64.0 * 256.0 * 56.0 * 56.0;
+    let (plain, padded) = (Asked { plain: true, ..OWN }, Asked { pads: &[1; 4], ..OWN });
+    let strided = Asked { strides: &[2, 2], ..padded };
+    let (token, projection): (&[usize], &[usize]) = (&[1, 1024], &[1024, 4096]);
+    let decode = 2.0 * 1024.0 * 4096.0;
+    let middle: &[usize] = &[256, 256];
+    let matmul_256 = 2.0 * 256.0_f64.powi(3);
     let row = |name, operations, session| Row { name, operations, session, times: Vec::new(), ticks: 0 };
     let mut rows = vec![
-        row("matmul_512", matmul, session(&engine, "MatMul", false, &[(square, false), (square, false)], &[])),
-        row("matmul_512_constant", matmul, session(&engine, "MatMul", false, &[(square, false), (square, true)], &[])),
-        row("matmul_512_naive", matmul, session(&engine, "MatMul", true, &[(square, false), (square, false)], &[])),
-        row("matmul_512_workgroup", matmul, session(&tiles, "MatMul", false, &[(square, false), (square, false)], &[])),
-        row("conv_64x56x56_3x3", conv, session(&engine, "Conv", false, &[(image, false), (weights, true)], &[1; 4])),
-        row(
-            "conv_64x56x56_3x3_naive",
-            conv,
-            session(&engine, "Conv", true, &[(image, false), (weights, true)], &[1; 4]),
-        ),
-        row(
-            "conv_64x56x56_3x3_workgroup",
-            conv,
-            session(&tiles, "Conv", false, &[(image, false), (weights, true)], &[1; 4]),
-        ),
-        row("conv_256x56x56_1x1", pointwise, session(&engine, "Conv", false, &[(deep, false), (one, true)], &[])),
+        row("matmul_512", matmul, session(&engine, "MatMul", OWN, &[(square, false), (square, false)])),
+        row("matmul_512_constant", matmul, session(&engine, "MatMul", OWN, &[(square, false), (square, true)])),
+        row("matmul_512_naive", matmul, session(&engine, "MatMul", plain, &[(square, false), (square, false)])),
+        row("matmul_512_workgroup", matmul, session(&tiles, "MatMul", OWN, &[(square, false), (square, false)])),
+        row("conv_64x56x56_3x3", conv, session(&engine, "Conv", padded, &[(image, false), (weights, true)])),
+        row("conv_64x56x56_3x3_naive", conv, {
+            session(&engine, "Conv", Asked { plain: true, ..padded }, &[(image, false), (weights, true)])
+        }),
+        row("conv_64x56x56_3x3_workgroup", conv, session(&tiles, "Conv", padded, &[(image, false), (weights, true)])),
+        row("conv_256x56x56_1x1", pointwise, session(&engine, "Conv", OWN, &[(deep, false), (one, true)])),
         row("conv_128x56x56_3x3_depthwise", 2.0 * 128.0 * 9.0 * 56.0 * 56.0, {
             session_grouped(&engine, wide, depthwise)
         }),
     ];
+    let mut pair = |names: [&'static str; 2], operations, op, asked, operands: &[(&[usize], bool)]| {
+        for (name, dtype) in names.into_iter().zip([ElementType::F32, ElementType::F16]) {
+            rows.push(row(name, operations, session(&engine, op, Asked { dtype, ..asked }, operands)));
+        }
+    };
+    let (left, right) = ([(middle, true), (middle, false)], [(middle, false), (middle, true)]);
+    pair(["weights_decode", "weights_decode_f16"], decode, "MatMul", OWN, &[(token, false), (projection, true)]);
+    pair(["weights_matmul_256", "weights_matmul_256_f16"], matmul_256, "MatMul", OWN, &right);
+    pair(["weights_left_256", "weights_left_256_f16"], matmul_256, "MatMul", OWN, &left);
+    pair(["weights_conv_1x1", "weights_conv_1x1_f16"], pointwise, "Conv", OWN, &[(deep, false), (one, true)]);
+    let operands = [(image, false), (weights, true)];
+    pair(["weights_conv_strided", "weights_conv_strided_f16"], conv / 4.0, "Conv", strided, &operands);
     let only = std::env::args().nth(2).unwrap_or_default();
     rows.retain(|row| row.name.contains(&only) && (only.is_empty() || !row.name.contains("naive")));
     for _round in 0..rounds {

@@ -18,6 +18,8 @@ mod bench_node;
 mod conv;
 #[path = "heavy/conv_transpose.rs"]
 mod conv_transpose;
+#[path = "heavy/halves.rs"]
+mod halves;
 #[path = "heavy/matmul.rs"]
 mod matmul;
 #[path = "heavy/nbits.rs"]

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use engine::{RunControl, Session};
 use engine_wgpu::gpu::AdapterChoice;
 use engine_wgpu::{BUDGET_BYTES, WgpuEngine};
+use half::f16;
 use rten_onnx::onnx::DataType;
 use support::{Model, f32s, int, run};
 use types::{DType, NamedTensor, Tensor};
@@ -88,6 +89,24 @@ fn a_weight_over_several_bindings_multiplies_as_one() {
 }
 
 #[test]
+fn a_weight_of_halves_over_several_bindings_multiplies_as_one() {
+    // 46,200 bytes where they are halves, an odd number of them a part.
+    let (k, n) = (300, 77);
+    let halves: Vec<u8> = waves(k * n).into_iter().flat_map(|value| f16::from_f32(value).to_le_bytes()).collect();
+    for (m, op, workgroup_tiles) in [(1, "MatMul", false), (12, "MatMul", false), (24, "MatMul", true)] {
+        let model = Model::new(17)
+            .input("x", DataType::FLOAT, &[m, k as i64])
+            .node_with("Cast", &["x"], &["x16"], vec![int("to", 10)])
+            .constant("w", DataType::FLOAT16, &[k as i64, n as i64], &halves)
+            .node(op, &["x16", "w"], &["y16"])
+            .node_with("Cast", &["y16"], &["y"], vec![int("to", 1)])
+            .output("y", DataType::FLOAT, &[m, n as i64]);
+        let rows = m.unsigned_abs() as usize;
+        assert_same(op, &model.bytes(), &[f32s("x", &[rows, k], &waves(rows * k))], workgroup_tiles);
+    }
+}
+
+#[test]
 fn a_matrix_of_a_request_over_several_bindings_multiplies_as_one() {
     for (op, shape) in [("MatMul", [300, 80]), ("MatMul", [300, 77]), ("Gemm", [80, 300])] {
         let transposed = i64::from(op == "Gemm");
@@ -113,9 +132,19 @@ fn rows_are_gathered_from_a_table_over_several_bindings() {
         .node("Gather", &["table", "ids"], &["y"])
         .output("y", DataType::FLOAT, &[-1, width as i64])
         .bytes();
+    let halves: Vec<u8> =
+        waves(rows * width).into_iter().flat_map(|value| f16::from_f32(value).to_le_bytes()).collect();
+    let of_halves = Model::new(17)
+        .constant("table", DataType::FLOAT16, &[rows as i64, width as i64], &halves)
+        .input("ids", DataType::INT64, &[-1])
+        .node("Gather", &["table", "ids"], &["y"])
+        .output("y", DataType::FLOAT16, &[-1, width as i64])
+        .bytes();
     let ids: Vec<u8> = [0_i64, 340, 341, 342, 682, 683, 999, -1].iter().flat_map(|id| id.to_le_bytes()).collect();
     let tensor = Tensor::new(DType::I64, vec![8], Bytes::from(ids)).unwrap();
-    assert_same("Gather", &model, &[NamedTensor { name: "ids".into(), tensor }], false);
+    let inputs = [NamedTensor { name: "ids".into(), tensor }];
+    assert_same("Gather", &model, &inputs, false);
+    assert_same("Gather of halves", &of_halves, &inputs, false);
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub struct Binding {
 pub enum Access {
     /// Through `load_NAME(i)` alone, one element each: what stands there may lie in several buffers (see [`Binding::text`]).
     Elements(Repr),
+    /// Likewise as `f32`, of a constant that stands there in halves; see [`super::Floats`].
+    Halves,
     /// As an array of this WGSL type, by its name.
     Raw(&'static str),
 }
@@ -60,20 +62,22 @@ impl Binding {
     #[must_use]
     pub fn text(&self, first: usize, access: &str, parts: u32, part_words: u64) -> String {
         let name = &self.name;
-        let array = match self.access {
-            Access::Elements(repr) => repr.array(),
-            Access::Raw(array) => array,
+        let (array, one) = match self.access {
+            Access::Elements(repr) => (repr.array(), repr.wgsl()),
+            Access::Halves => ("array<u32>", "f32"),
+            Access::Raw(array) => (array, ""),
         };
         let declare = |at: u32, name: &str| {
             format!("@group(0) @binding({}) var<storage, {access}> {name}: {array};\n", first + at as usize)
         };
-        let Access::Elements(repr) = self.access else { return declare(0, name) };
-        let (word, open, close) = match repr {
-            Repr::F32 | Repr::I32 | Repr::U32 => ("i", "", ""),
-            Repr::U8x4 => ("i >> 2u", "extractBits(", ", (i & 3u) * 8u, 8u)"),
-            Repr::I8x4 => ("i >> 2u", "extractBits(bitcast<i32>(", "), (i & 3u) * 8u, 8u)"),
+        let (word, open, close) = match self.access {
+            Access::Raw(_) => return declare(0, name),
+            Access::Elements(Repr::F32 | Repr::I32 | Repr::U32) => ("i", "", ""),
+            Access::Elements(Repr::U8x4) => ("i >> 2u", "extractBits(", ", (i & 3u) * 8u, 8u)"),
+            Access::Elements(Repr::I8x4) => ("i >> 2u", "extractBits(bitcast<i32>(", "), (i & 3u) * 8u, 8u)"),
+            Access::Halves => ("i >> 1u", "unpack2x16float(", " >> ((i & 1u) * 16u)).x"),
         };
-        let load = format!("fn load_{name}(i: u32) -> {} {{", repr.wgsl());
+        let load = format!("fn load_{name}(i: u32) -> {one} {{");
         if parts <= 1 {
             return format!("{}{load} return {open}{name}[{word}]{close}; }}\n", declare(0, name));
         }
@@ -88,8 +92,7 @@ impl Binding {
             .collect();
         format!(
             "{declared}{load}\n    let word = {word};\n    switch (word / {part_words}u) {{\n{cases}        default: {{ return \
-             {}(0); }}\n    }}\n}}\n",
-            repr.wgsl()
+             {one}(0); }}\n    }}\n}}\n"
         )
     }
 }

@@ -7,6 +7,7 @@
 //! See [`Repr`]. Row-major always; one buffer range per value; 4-byte words throughout.
 
 mod dispatch;
+mod floats;
 mod kernel;
 mod repr;
 mod steps;
@@ -16,6 +17,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use dispatch::{Arg, Dispatch, Effort, GROUPS_MAX, SOFTWARE_ROUNDS_MAX, ScratchId, Tuning};
+pub use floats::{Floats, UNPACK_FOUR};
 pub use kernel::{Access, Binding, KernelBuilder, KernelSource, THREADS, element_groups, linear_groups, part_words};
 pub use repr::Repr;
 pub use steps::{nested_steps, steps};
@@ -237,15 +239,24 @@ impl<'a> Lowering<'a> {
     }
 
     /// Adds a launch. `effort` is the work alone where no loop goes over data.
+    ///
+    /// Constants of float16 that the kernel reads one by one are bound as halves, see [`Floats`].
     pub fn dispatch(
         &mut self,
-        kernel: KernelSource,
-        args: Vec<Arg>,
+        mut kernel: KernelSource,
+        mut args: Vec<Arg>,
         params: Vec<u32>,
         groups: [u32; 3],
         effort: impl Into<Effort>,
     ) {
         let mut effort = effort.into();
+        for (binding, arg) in kernel.bindings.iter_mut().zip(&mut args) {
+            if let (Access::Elements(Repr::F32), Arg::Weight(id)) = (binding.access, *arg)
+                && let Some(halves) = self.weights.halves(id)
+            {
+                (binding.access, *arg) = (Access::Halves, Arg::Weight(halves));
+            }
+        }
         // A thread makes every element of its word.
         let lanes = kernel.output.map_or(1, Repr::per_word);
         effort.rounds = effort.rounds.saturating_mul(u64::try_from(lanes).unwrap_or(1));

@@ -5,7 +5,7 @@ use crate::ir::ElementType;
 /// How the elements of a value lie in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Repr {
-    /// One `f32` a word: every floating-point type (`f64` rounds, halves widen).
+    /// One `f32` a word: every floating-point type (`f64` rounds, halves widen; for constants see [`super::Floats`]).
     F32,
     /// One `i32` a word: `int64` (range-checked where it enters), `int32`, `int16`, `bool` as 0 or 1.
     I32,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::Repr;
+use super::{Floats, Repr};
 use crate::error::OpError;
 use crate::ir::{Literal, ValueId};
 
@@ -18,13 +18,15 @@ pub struct WeightPool {
     by_key: HashMap<(ValueId, String), WeightId>,
     /// In order of [`WeightId`].
     forms: Vec<Form>,
+    /// Constants of float16 in halves, by themselves in singles.
+    halves: HashMap<WeightId, WeightId>,
 }
 
 /// A weight as the device wants it.
 #[derive(Debug)]
 enum Form {
     /// Floats as the model holds them, words when they are asked for.
-    Floats(Literal),
+    Floats(Literal, Floats),
     /// Its words.
     Words(Vec<u32>),
     /// How many words it has on the device, and no longer here.
@@ -48,7 +50,7 @@ impl WeightPool {
     #[must_use]
     pub fn word_count(&self, at: usize) -> usize {
         match &self.forms[at] {
-            Form::Floats(literal) => literal.elements(),
+            Form::Floats(literal, floats) => literal.elements().div_ceil(floats.per_word()),
             Form::Words(words) => words.len(),
             Form::Uploaded(count) => *count,
         }
@@ -57,12 +59,15 @@ impl WeightPool {
     /// The words of a weight that was not uploaded yet.
     pub(crate) fn words(&mut self, at: usize) -> &[u32] {
         let form = &mut self.forms[at];
-        if let Form::Floats(literal) = form {
-            *form = Form::Words(literal.to_f32s().into_iter().map(f32::to_bits).collect());
+        if let Form::Floats(literal, floats) = form {
+            *form = Form::Words(match floats {
+                Floats::Singles => literal.to_f32s().into_iter().map(f32::to_bits).collect(),
+                Floats::Halves => crate::host::pack_bytes(literal.bytes()),
+            });
         }
         match form {
             Form::Words(words) => words,
-            Form::Floats(_) | Form::Uploaded(_) => &[],
+            Form::Floats(..) | Form::Uploaded(_) => &[],
         }
     }
 
@@ -78,10 +83,25 @@ impl WeightPool {
     pub(super) fn intern_plain(&mut self, from: ValueId, literal: &Literal) -> Result<WeightId, OpError> {
         let repr = Repr::of(literal.dtype());
         let form = || match repr {
-            Repr::F32 => Ok(Form::Floats(literal.clone())),
+            Repr::F32 => Ok(Form::Floats(literal.clone(), Floats::Singles)),
             _ => crate::host::to_words(literal).map(Form::Words),
         };
         self.intern_form(from, &format!("{repr:?}"), form)
+    }
+
+    /// The same constant in halves; `None` where it is no float16, or stands on the device in singles anyway.
+    pub(super) fn halves(&mut self, singles: WeightId) -> Option<WeightId> {
+        let Form::Floats(literal, Floats::Singles) = self.forms.get(singles.0)? else { return None };
+        if Floats::of(literal) == Floats::Singles {
+            return None;
+        }
+        if let Some(&halves) = self.halves.get(&singles) {
+            return Some(halves);
+        }
+        let halves = WeightId(self.forms.len());
+        self.forms.push(Form::Floats(literal.clone(), Floats::Halves));
+        self.halves.insert(singles, halves);
+        Some(halves)
     }
 
     /// The weight made from a constant by the packing of that name; `pack` runs only the first time.

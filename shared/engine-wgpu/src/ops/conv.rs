@@ -15,8 +15,8 @@ mod winograd;
 
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
-use crate::ir::{Node, OWN_DOMAIN, ValueId};
-use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Repr, element_groups, nested_steps};
+use crate::ir::{Literal, Node, OWN_DOMAIN, ValueId};
+use crate::lower::{Arg, Effort, Floats, KernelBuilder, Lowering, Operand, Repr, element_groups, nested_steps};
 use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Bias, Constant, Matrix, Product, groups_of, volume};
@@ -333,25 +333,34 @@ fn lower_tile(cx: &mut Lowering<'_>, g: &Geometry, operands: Operands) -> Result
     Ok(())
 }
 
-/// Weights as `[block][term][lane]` with `lanes` output channels a block, and each block's bias behind its terms.
-fn packed_weights(cx: &mut Lowering<'_>, g: &Geometry, operands: &Operands, lanes: usize) -> Result<Arg, OpError> {
+/// Weights as `[block][term][lane]` with `lanes` output channels a block, and each block's bias behind its terms; and what
+/// floats they are: where weights and bias are halves those, but for single lanes, which are few.
+fn packed_weights(
+    cx: &mut Lowering<'_>,
+    g: &Geometry,
+    operands: &Operands,
+    lanes: usize,
+) -> Result<(Arg, Floats), OpError> {
     let blocks = g.filters_per_group.div_ceil(lanes);
     let (terms, filters) = (g.terms(), g.filters_per_group);
     let total = volume(&[g.groups, blocks, terms + 1, lanes])?;
     if let Some((w, bias)) = operands.constants {
-        let literals = (cx.constant(w), bias.map(|bias| cx.constant(bias)));
-        return cx.packed_weight(w, &format!("conv {lanes} {} {bias:?}", g.groups), || {
-            let w = literals.0.map(crate::ir::Literal::to_f32s).unwrap_or_default();
-            let bias = literals.1.flatten().map(crate::ir::Literal::to_f32s).unwrap_or_default();
+        let (literal, bias_literal) = (cx.constant(w), bias.and_then(|bias| cx.constant(bias)));
+        let halves = literal.into_iter().chain(bias_literal).all(|literal| Floats::of(literal) == Floats::Halves);
+        let floats = if halves && lanes > 1 { Floats::Halves } else { Floats::Singles };
+        let arg = cx.packed_weight(w, &format!("conv {lanes} {} {bias:?} {floats:?}", g.groups), || {
+            let w = literal.map(Literal::to_f32s).unwrap_or_default();
+            let bias = bias_literal.map(Literal::to_f32s).unwrap_or_default();
             let value = |i: usize| {
                 let (lane, term, block) = (i % lanes, i / lanes % (terms + 1), i / lanes / (terms + 1));
                 let in_group = block % blocks * lanes + lane;
                 let filter = block / blocks * filters + in_group;
                 let from = if term == terms { bias.get(filter) } else { w.get(filter * terms + term) };
-                from.filter(|_v| in_group < filters).map_or(0, |v| v.to_bits())
+                from.copied().filter(|_v| in_group < filters).unwrap_or(0.0)
             };
-            Ok((0..total.next_multiple_of(4)).map(value).collect())
-        });
+            Ok(floats.pack((0..total).map(value)))
+        })?;
+        return Ok((arg, floats));
     }
     let to = cx.scratch(total);
     let mut args = vec![operands.w.arg];
@@ -379,5 +388,5 @@ fn packed_weights(cx: &mut Lowering<'_>, g: &Geometry, operands: &Operands, lane
         .element(Repr::F32);
     let numbers = params(&[total, lanes, terms, blocks, filters])?;
     cx.dispatch(kernel, args, numbers, element_groups(total, Repr::F32), u64::from(param(total)?));
-    Ok(to)
+    Ok((to, Floats::Singles))
 }

@@ -15,7 +15,9 @@ use tile::{Added, Lies, Threads, Tile};
 
 use crate::error::OpError;
 use crate::ir::{Literal, ValueId};
-use crate::lower::{Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, Tuning, linear_groups, steps};
+use crate::lower::{
+    Arg, Effort, Floats, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, Tuning, UNPACK_FOUR, linear_groups, steps,
+};
 use crate::ops::epilogue::Epilogue;
 use crate::ops::shape::param;
 
@@ -44,12 +46,15 @@ pub(crate) struct Constant {
     pub(crate) form: &'static str,
     /// The tensor.
     pub(crate) floats: fn(&Literal) -> Vec<f32>,
+    /// What they are in panels and rows on the device.
+    pub(crate) lie: Floats,
 }
 
 impl Constant {
     /// The constant itself, if the value is one.
     pub(crate) fn of(cx: &Lowering<'_>, id: Option<ValueId>) -> Option<Self> {
-        id.filter(|&id| cx.constant(id).is_some()).map(|id| Self { id, form: "", floats: Literal::to_f32s })
+        let id = id?;
+        cx.constant(id).map(|literal| Self { id, form: "", floats: Literal::to_f32s, lie: Floats::of(literal) })
     }
 }
 
@@ -70,6 +75,13 @@ pub(crate) struct Matrix {
     pub(crate) row: usize,
     /// Elements from column to column.
     pub(crate) col: usize,
+}
+
+impl Matrix {
+    /// What its floats are once the register kernel reads them: it takes constants from panels or rows of its own.
+    fn lie(&self) -> Floats {
+        self.constant.map_or(Floats::Singles, |constant| constant.lie)
+    }
 }
 
 /// What is added to a product: `beta * bias[batch, row, col]`.
@@ -303,9 +315,9 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
 
     fn lower_registers(&mut self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         // A right-hand matrix that is larger than one binding may be is multiplied a range of columns at a time.
-        let part_words = usize::try_from(cx.tuning.part_words).unwrap_or(usize::MAX);
-        let columns = (part_words / (self.k * PANEL).max(1)).max(1).saturating_mul(PANEL);
-        if self.b_words() <= part_words || self.b.batch.iter().any(|&stride| stride != 0) || columns >= self.n {
+        let bound = self.b_bound(cx.tuning);
+        let columns = (bound / (self.k * PANEL).max(1)).max(1).saturating_mul(PANEL);
+        if self.b_reach() <= bound || self.b.batch.iter().any(|&stride| stride != 0) || columns >= self.n {
             return self.part(self.b.clone(), self.n).lower_columns(cx, 0);
         }
         for first in (0..self.n).step_by(columns) {
@@ -322,8 +334,13 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         Self { batch, n, a, b, bias, y_batch, epilogue, ..*self }
     }
 
-    /// Words from the first to behind the last that the right-hand matrix touches.
-    fn b_words(&self) -> usize {
+    /// Elements of the right-hand matrix that one binding may hold.
+    fn b_bound(&self, tuning: Tuning) -> usize {
+        usize::try_from(tuning.part_words).unwrap_or(usize::MAX).saturating_mul(self.b.lie().per_word())
+    }
+
+    /// Elements from the first to behind the last that the right-hand matrix touches.
+    fn b_reach(&self) -> usize {
         let last = self.b.offset + (self.k.saturating_sub(1)) * self.b.row + (self.n.saturating_sub(1)) * self.b.col;
         last.max(self.k.saturating_mul(self.n.next_multiple_of(PANEL)).saturating_sub(1)).saturating_add(1)
     }
@@ -359,12 +376,16 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
             Some(_) => Added::Anywhere,
         };
         let (full, tail) = (self.n.is_multiple_of(tile.cols), !panels && !aligned(self.k));
-        let lies = Lies { panels, shared, ones, vectors, full, tail, bias };
+        let floats = [self.a.lie(), self.b.lie()];
+        let lies = Lies { panels, shared, ones, vectors, full, tail, bias, floats };
         let mut args = vec![self.a.arg, self.b.arg];
         let [left, right, out] = lies.arrays();
         let kernel = KernelBuilder::new("matmul_registers").raw("a", left).raw("b", right);
-        let kernel = self.shared_text(kernel, &mut args);
+        let mut kernel = self.shared_text(kernel, &mut args);
         args.push(self.y);
+        if floats.contains(&Floats::Halves) {
+            kernel = kernel.text(UNPACK_FOUR);
+        }
         let kernel = kernel.raw("y", out).text(&tile.text(lies)).finish();
         let rounds = if panels { self.k } else { self.k / 4 + self.k % 4 };
         let effort = Effort::looping(self.work(), rounds + tile.turns());
@@ -381,13 +402,14 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         ])
     }
 
-    /// Makes rows of `a` contiguous and their starts a multiple of four elements.
+    /// Makes rows of `a` contiguous and their starts a multiple of four elements, and whole vectors of a constant.
     fn align_a(&mut self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         let aligned = |number: usize| number.is_multiple_of(4);
         let a = &self.a;
         // A single row never steps.
         let rows = self.m == 1 || aligned(a.row);
-        if !(a.col == 1 && rows && aligned(a.offset) && a.batch.iter().copied().all(aligned)) {
+        let lies = a.col == 1 && rows && aligned(a.offset) && a.batch.iter().copied().all(aligned);
+        if !lies || a.constant.is_some() {
             self.pack_a(cx)?;
         }
         Ok(())
@@ -421,7 +443,7 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
     fn align_b(&mut self, cx: &mut Lowering<'_>) -> Result<bool, OpError> {
         let aligned = |number: usize| number.is_multiple_of(4);
         let b = &self.b;
-        let bound = self.b_words() <= usize::try_from(cx.tuning.part_words).unwrap_or(usize::MAX);
+        let bound = self.b_reach() <= self.b_bound(cx.tuning);
         if b.col == 1 && b.constant.is_none() && bound {
             let ones = !(aligned(b.row) && aligned(b.offset) && b.batch.iter().copied().all(aligned));
             self.b.col = PANEL;

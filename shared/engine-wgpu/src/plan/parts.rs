@@ -27,7 +27,7 @@ pub(super) fn bindings(
     for (at, (&arg, binding)) in dispatch.args.iter().zip(&dispatch.kernel.bindings).enumerate() {
         let count = parts_of(words(arg), tuning);
         parts.push(match binding.access {
-            Access::Elements(_) => count,
+            Access::Elements(_) | Access::Halves => count,
             Access::Raw(_) if count == 1 || (at == last && dispatch.kernel.output.is_some()) => 1,
             Access::Raw(_) => return Err(too_large(words(arg), tuning)),
         });

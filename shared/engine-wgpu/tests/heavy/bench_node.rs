@@ -149,7 +149,7 @@ impl Bench {
         self
     }
 
-    fn graph(&self, operands: &[Operand]) -> (Graph, Vec<NamedTensor>) {
+    pub(crate) fn graph(&self, operands: &[Operand]) -> (Graph, Vec<NamedTensor>) {
         let mut graph = Graph::default();
         let mut given = Vec::new();
         let mut inputs = Vec::new();

@@ -6,7 +6,7 @@
 
 use super::{Geometry, Operands, packed_weights};
 use crate::error::OpError;
-use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand};
+use crate::lower::{Arg, Effort, Floats, KernelBuilder, Lowering, Operand, UNPACK_FOUR};
 use crate::ops::product::{groups_of, volume};
 use crate::ops::shape::params;
 
@@ -80,19 +80,22 @@ pub(super) fn lower(cx: &mut Lowering<'_>, g: &Geometry, plane: &Plane, operands
         5..=8 => 8,
         _ => 16,
     };
-    let weights = packed_weights(cx, g, &operands, lanes)?;
+    let (weights, floats) = packed_weights(cx, g, &operands, lanes)?;
     let (input, [rows, pitch]) = padded(cx, g, plane, &operands.x)?;
     // A software adapter runs a workgroup of 8 as one vector; a real GPU needs a full wave, a huge image fewer groups.
     let tiles = plane.output[0] * plane.tiles();
     let threads = if cx.tuning.workgroup_tiles || tiles > 8 * 65_535 { 64 } else { 8 };
     let mut args = vec![input, weights];
-    let weight_array = if depthwise { "array<f32>" } else { "array<vec4<f32>>" };
-    let kernel = KernelBuilder::new(if depthwise { "conv_depthwise" } else { "conv_direct" })
+    let weight_array = if depthwise { "array<f32>" } else { floats.fours() };
+    let mut kernel = KernelBuilder::new(if depthwise { "conv_depthwise" } else { "conv_direct" })
         .raw("x", "array<vec4<f32>>")
         .raw("w", weight_array);
+    if floats == Floats::Halves {
+        kernel = kernel.text(UNPACK_FOUR);
+    }
     let kernel = operands.epilogue.add_to(kernel, 14, &mut args);
     args.push(operands.y.arg);
-    let text = if depthwise { depthwise_text(plane, threads) } else { text(plane, lanes, threads) };
+    let text = if depthwise { depthwise_text(plane, threads) } else { text(plane, lanes, threads, floats) };
     let kernel = kernel.raw("y", "array<f32>").text(&text).finish();
     let blocks = g.filters_per_group.div_ceil(lanes);
     let mut numbers = params(&[
@@ -180,8 +183,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 }
 
 /// The kernel of up to sixteen output channels a thread.
-fn text(plane: &Plane, lanes: usize, threads: usize) -> String {
+fn text(plane: &Plane, lanes: usize, threads: usize, floats: Floats) -> String {
     let vectors = lanes / 4;
+    let load = |at: String| floats.four(&format!("w[{at}]"));
     let (stride, dilation, taps) = (plane.strides[1], plane.dilations[1], plane.kernel[1]);
     let mut text = begin(threads);
     text.push_str(&format!(
@@ -193,7 +197,7 @@ fn text(plane: &Plane, lanes: usize, threads: usize) -> String {
     let pitch = param(1u) * param(10u);\n"
     ));
     for v in 0..vectors {
-        text.push_str(&format!("    let bias{v} = w[ib + {v}u];\n"));
+        text.push_str(&format!("    let bias{v} = {};\n", load(format!("ib + {v}u"))));
         for p in 0..PIXELS {
             text.push_str(&format!("    var s{p}_{v} = bias{v};\n"));
         }
@@ -208,7 +212,8 @@ fn text(plane: &Plane, lanes: usize, threads: usize) -> String {
     for kx in 0..taps {
         text.push_str("            {\n");
         for v in 0..vectors {
-            text.push_str(&format!("                let w{v} = w[iw + {}u];\n", kx * vectors + v));
+            let w = load(format!("iw + {}u", kx * vectors + v));
+            text.push_str(&format!("                let w{v} = {w};\n"));
         }
         for p in 0..PIXELS {
             let at = p * stride + kx * dilation;

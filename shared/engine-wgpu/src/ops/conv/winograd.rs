@@ -17,7 +17,7 @@
 use super::{Geometry, Operands};
 use crate::error::OpError;
 use crate::ir::{Literal, ValueId};
-use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Repr, Tuning};
+use crate::lower::{Arg, Effort, Floats, KernelBuilder, Lowering, Repr, Tuning};
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Constant, Matrix, Product, groups_of, volume};
 use crate::ops::shape::params;
@@ -254,7 +254,7 @@ fn multiply(
     part: Part,
     [a, b, y]: [Arg; 3],
 ) -> Result<(), OpError> {
-    let constant = Constant { id: tiles.weights, form: "winograd", floats: weights };
+    let constant = Constant { id: tiles.weights, form: "winograd", floats: weights, lie: Floats::Singles };
     let matrix = |arg, constant, batch, row| Matrix {
         arg,
         repr: Repr::F32,

@@ -55,9 +55,8 @@ impl Packing {
                 let name = format!("{} {self:?} {} {:?} {kept:?}", constant.form, matrix.offset, matrix.batch);
                 cx.packed_weight(constant.id, &name, || {
                     let from = (constant.floats)(literal);
-                    let word =
-                        |i: usize| self.source(i, &kept, matrix).and_then(|at| from.get(at)).map_or(0, |v| v.to_bits());
-                    Ok((0..total.next_multiple_of(4)).map(word).collect())
+                    let value = |i: usize| self.source(i, &kept, matrix).and_then(|at| from.get(at)).copied();
+                    Ok(constant.lie.pack((0..total).map(|i| value(i).unwrap_or(0.0))))
                 })?
             }
             None => {

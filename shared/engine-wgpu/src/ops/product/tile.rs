@@ -1,5 +1,7 @@
 //! The register kernel of a product: its tile's shape and its text, unrolled.
 
+use crate::lower::Floats;
+
 /// Sums that are stored in one turn of the loop over them.
 ///
 /// A software adapter makes a loop over its lanes of each load and store in a text: with all 128 stores of a tile in it, and the
@@ -45,6 +47,8 @@ pub(super) struct Lies {
     pub(super) tail: bool,
     /// What is added to the sums.
     pub(super) bias: Added,
+    /// The floats of `a` and `b`.
+    pub(super) floats: [Floats; 2],
 }
 
 /// The bias of a product, as far as the text depends on it.
@@ -60,7 +64,13 @@ pub(super) enum Added {
 impl Lies {
     /// The WGSL types of `a`, `b` and the output.
     pub(super) fn arrays(self) -> [&'static str; 3] {
-        [!self.shared, !self.ones, self.vectors].map(|vectors| if vectors { "array<vec4<f32>>" } else { "array<f32>" })
+        let array = |fours, floats: Floats| match (fours, floats) {
+            (true, _) => floats.fours(),
+            (false, Floats::Singles) => "array<f32>",
+            (false, Floats::Halves) => "array<u32>",
+        };
+        let [a, b] = self.floats;
+        [array(!self.shared, a), array(!self.ones, b), array(self.vectors, Floats::Singles)]
     }
 }
 
@@ -138,7 +148,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
                 let ones: Vec<String> = (0..4).map(|c| format!("b[ib + {}u]", v * 4 + c)).collect();
                 format!("vec4<f32>({})", ones.join(", "))
             } else {
-                format!("b[ib + {v}u]")
+                lies.floats[1].four(&format!("b[ib + {v}u]"))
             };
             format!("        let b{v} = {value};\n")
         };
@@ -154,9 +164,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     /// One step a round: a thread holds few numbers beside its sums, and the text is short to compile.
     fn panel_walk(self, lies: Lies) -> String {
         let rows = self.rows;
-        let (begin, stride) = if lies.shared { ("+ own", rows) } else { (">> 2u", rows / 4) };
+        let (begin, stride) = match (lies.shared, lies.floats[0]) {
+            (true, Floats::Singles) => ("at.x + own", rows),
+            // Eight words are sixteen rows; the upper four threads load the eight rows of a low panel once more.
+            (true, Floats::Halves) if rows < 16 => ("(at.x >> 1u) + (own & 3u)", rows / 2),
+            (true, Floats::Halves) => ("(at.x >> 1u) + own", rows / 2),
+            (false, _) => ("(at.x >> 2u)", rows / 4),
+        };
         format!(
-            "    var ia = (at.x {begin}) + row / {rows}u * steps * {stride}u;
+            "    var ia = {begin} + row / {rows}u * steps * {stride}u;
     for (var k = 0u; k < steps; k++) {{\n{}        ib += pitch;\n        ia += {stride}u;\n    }}\n",
             self.panel_step(lies)
         )
@@ -165,20 +181,32 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     fn panel_step(self, lies: Lies) -> String {
         let mut text = self.load_b(lies);
         if lies.shared {
-            for eight in 0..self.rows / 8 {
-                text.push_str(&format!("        let x{eight} = a[ia + {}u];\n", eight * 8));
-            }
-            for r in 0..self.rows {
-                text.push_str(&format!("        let a{r} = subgroupBroadcast(x{}, {}u);\n", r / 8, r % 8));
-                text.push_str(&self.add(r, &format!("a{r}")));
-            }
+            text.push_str(&self.shared_step(lies));
             return text;
         }
         for four in 0..self.rows / 4 {
-            text.push_str(&format!("        let x{four} = a[ia + {four}u];\n"));
+            text.push_str(&format!("        let x{four} = {};\n", lies.floats[0].four(&format!("a[ia + {four}u]"))));
             for (lane, step) in ["x", "y", "z", "w"].iter().enumerate() {
                 text.push_str(&self.add(four * 4 + lane, &format!("x{four}.{step}")));
             }
+        }
+        text
+    }
+
+    /// Each of the eight threads loads a word of a panel for all.
+    fn shared_step(self, lies: Lies) -> String {
+        let each = lies.floats[0].per_word();
+        let mut text = String::new();
+        for word in 0..self.rows.div_ceil(8 * each) {
+            let load = format!("a[ia + {}u]", word * 8);
+            let value = if each == 2 { format!("unpack2x16float({load})") } else { load };
+            text.push_str(&format!("        let x{word} = {value};\n"));
+        }
+        for r in 0..self.rows {
+            let (word, thread) = (r / each / 8, r / each % 8);
+            let value = if each == 2 { format!("x{word}[{}]", r % each) } else { format!("x{word}") };
+            text.push_str(&format!("        let a{r} = subgroupBroadcast({value}, {thread}u);\n"));
+            text.push_str(&self.add(r, &format!("a{r}")));
         }
         text
     }
@@ -192,7 +220,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         }
         text.push_str("    for (var k = 0u; k < (steps >> 2u); k++) {\n");
         for r in 0..rows {
-            text.push_str(&format!("        let x{r} = a[a{r} + k];\n"));
+            text.push_str(&format!("        let x{r} = {};\n", lies.floats[0].four(&format!("a[a{r} + k]"))));
         }
         for step in ["x", "y", "z", "w"] {
             text.push_str("        {\n");
@@ -209,7 +237,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         text.push_str("    for (var k = steps & 0xfffffffcu; k < steps; k++) {\n");
         text.push_str(&self.load_b(lies));
         for r in 0..rows {
-            text.push_str(&format!("        let x{r} = a[a{r} + (k >> 2u)][k & 3u];\n"));
+            let four = lies.floats[0].four(&format!("a[a{r} + (k >> 2u)]"));
+            text.push_str(&format!("        let x{r} = {four}[k & 3u];\n"));
             text.push_str(&self.add(r, &format!("x{r}")));
         }
         text.push_str("        ib += pitch;\n    }\n");
