@@ -87,9 +87,11 @@ pub(crate) fn pack(
     for scale in &mut scales {
         *scale = if (*scale / 127.0).is_normal() { *scale / 127.0 } else { 1.0 };
     }
-    let row =
-        |row: &[f32]| row.iter().zip(&scales).map(|(value, scale)| signed_byte(value / scale)).collect::<Vec<u8>>();
-    let codes: Vec<u8> = values.chunks(width).flat_map(row).collect();
+    // A row at a time: flattened, they would come one byte at a time.
+    let mut codes = Vec::with_capacity(values.len());
+    for row in values.chunks(width) {
+        codes.extend(row.iter().zip(&scales).map(|(value, scale)| signed_byte(value / scale)));
+    }
     let packed = Packed { codes: names.fresh(&format!("{name}_q8")), scales: names.fresh(&format!("{name}_scales")) };
     let rows = values.len() / width;
     graph.add_initializer(TensorProto::of_raw(&packed.codes, DataType::Int8, &[rows, width], codes));

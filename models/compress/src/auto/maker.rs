@@ -223,7 +223,7 @@ impl<'a> Maker<'a> {
                 Entry::Occupied(known) => known.into_mut(),
             },
             weight_only::Method::Rtn | weight_only::Method::Hqq => {
-                nothing_known = Grams::of(model, &options.selection);
+                nothing_known = Grams::default();
                 &nothing_known
             }
         };

@@ -63,6 +63,8 @@ pub fn quantize(model: &Model, options: &Options) -> Result<(Model, Report), Com
         return Err(CompressError::Nothing { pass: "dynamic-int8", why });
     }
     made.graph.nodes = nodes;
+    // Engines infer what was noted of values; a file would carry it for nothing.
+    made.graph.value_info.clear();
     remove_dead(&mut made.graph);
     if made.graph.nodes.iter().any(|node| node.domain() == MICROSOFT) && made.opset(MICROSOFT).is_none() {
         made.import(MICROSOFT, 1);

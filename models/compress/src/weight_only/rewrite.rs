@@ -74,6 +74,8 @@ pub fn quantize(model: &Model, options: &Options, grams: &Grams) -> Result<(Mode
     }
     made.graph.nodes = nodes;
     remove_dead(&mut made.graph);
+    // Engines infer what was noted of values; a file would carry it for nothing.
+    made.graph.value_info.clear();
     declare(&mut made, options);
     Ok((made, report))
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use compress::{Examples, Grams, Selection, calibrate, dynamic_int8, static_int8, weight_only};
+use compress::{Examples, Grams, calibrate, dynamic_int8, static_int8, weight_only};
 use engine::{LibrarySearch, OrtEngine};
 use onnx_graph::proto::ValueInfoProto;
 use onnx_graph::proto::tensor_shape_proto::dimension;
@@ -55,8 +55,7 @@ fn static_qdq(model: &Model, entry: &Entry) -> Result<(Model, compress::Report)>
 
 fn weights(model: &Model) -> Result<(Model, compress::Report)> {
     let options = weight_only::Options { symmetric: true, ..weight_only::Options::default() };
-    let nothing_known = Grams::of(model, &Selection::default());
-    Ok(weight_only::quantize(model, &options, &nothing_known)?)
+    Ok(weight_only::quantize(model, &options, &Grams::default())?)
 }
 
 fn engine() -> Result<OrtEngine> {
