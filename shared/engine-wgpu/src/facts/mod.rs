@@ -124,7 +124,7 @@ impl Facts {
             facts.0[id.index()] = Some(Fact::known(literal.clone()));
         }
         for (&id, fact) in graph.inputs.iter().zip(inputs) {
-            check_size(fact).map_err(|source| ModelError::Node {
+            check_size(fact, TENSOR_BYTES_MAX).map_err(|source| ModelError::Node {
                 node: graph.value(id).name.clone(),
                 operator: "input".into(),
                 source,
@@ -132,11 +132,9 @@ impl Facts {
             facts.0[id.index()] = Some(fact.clone());
         }
         for node in &graph.nodes {
-            let outputs = facts.of_node(node, Islands::Refused).map_err(|source| ModelError::Node {
-                node: node.name.clone(),
-                operator: node.op.clone(),
-                source,
-            })?;
+            let outputs = facts
+                .of_node(node, Islands::Refused, TENSOR_BYTES_MAX)
+                .map_err(|source| ModelError::Node { node: node.name.clone(), operator: node.op.clone(), source })?;
             for (id, fact) in node.outputs.iter().zip(outputs) {
                 if let Some(id) = id {
                     facts.0[id.index()] = Some(fact);
@@ -168,19 +166,33 @@ impl Facts {
         inputs: &[Option<Fact>],
         islands: Islands,
     ) -> (Self, Vec<(usize, OpError)>) {
+        Self::walk(graph, inputs, islands, TENSOR_BYTES_MAX)
+    }
+
+    /// The same for sizes that stand for others: what they come to may be larger than anything that is ever made.
+    pub(crate) fn imagine(graph: &Graph, inputs: &[Option<Fact>]) -> Self {
+        Self::walk(graph, inputs, Islands::Refused, IMAGINED_BYTES_MAX).0
+    }
+
+    fn walk(
+        graph: &Graph,
+        inputs: &[Option<Fact>],
+        islands: Islands,
+        bytes_max: usize,
+    ) -> (Self, Vec<(usize, OpError)>) {
         let mut facts = Self(vec![None; graph.value_count()]);
         let mut refused = Vec::new();
         for (&id, literal) in &graph.constants {
             facts.0[id.index()] = Some(Fact::known(literal.clone()));
         }
         for (&id, fact) in graph.inputs.iter().zip(inputs) {
-            facts.0[id.index()] = fact.clone().filter(|fact| check_size(fact).is_ok());
+            facts.0[id.index()] = fact.clone().filter(|fact| check_size(fact, bytes_max).is_ok());
         }
         for (at, node) in graph.nodes.iter().enumerate() {
             if node.inputs.iter().flatten().any(|id| facts.0[id.index()].is_none()) {
                 continue;
             }
-            match facts.of_node(node, islands) {
+            match facts.of_node(node, islands, bytes_max) {
                 Ok(outputs) => {
                     for (id, fact) in node.outputs.iter().zip(outputs) {
                         if let Some(id) = id {
@@ -194,13 +206,13 @@ impl Facts {
         (facts, refused)
     }
 
-    fn of_node(&self, node: &Node, islands: Islands) -> Result<Vec<Fact>, OpError> {
+    fn of_node(&self, node: &Node, islands: Islands, bytes_max: usize) -> Result<Vec<Fact>, OpError> {
         let inputs: Vec<Option<&Fact>> =
             node.inputs.iter().map(|id| id.and_then(|id| self.0[id.index()].as_ref())).collect();
         let inputs = Inputs(&inputs);
         let mut outputs = crate::ops::infer(node, inputs)?;
         for fact in &outputs {
-            check_size(fact)?;
+            check_size(fact, bytes_max)?;
         }
         let small = outputs.iter().all(|fact| fact.elements() <= KNOWN_ELEMENTS_MAX);
         let unknown = outputs.iter().any(|fact| fact.known.is_none());
@@ -247,14 +259,17 @@ impl Facts {
 }
 
 /// Byte offsets into a buffer are 32-bit in shaders, and one bit is kept for signed index arithmetic.
-const TENSOR_BYTES_MAX: usize = 1 << 31;
+pub(crate) const TENSOR_BYTES_MAX: usize = 1 << 31;
 
-/// Refuses tensors that this engine cannot address.
+/// The same where nothing is addressed: the scores of a batch of attentions are some 2^32 bytes at the sizes that passes imagine.
+const IMAGINED_BYTES_MAX: usize = 1 << 48;
+
+/// Refuses tensors of more than so many bytes.
 ///
 /// Empty ones count as if each zero were a one, so that strides never overflow either.
-pub(crate) fn check_size(fact: &Fact) -> Result<(), OpError> {
+pub(crate) fn check_size(fact: &Fact, bytes_max: usize) -> Result<(), OpError> {
     let elements = fact.shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size.max(1)));
     // Everything but 8-bit integers takes four bytes an element on the device.
-    let fits = elements.and_then(|elements| elements.checked_mul(4)).is_some_and(|bytes| bytes <= TENSOR_BYTES_MAX);
+    let fits = elements.and_then(|elements| elements.checked_mul(4)).is_some_and(|bytes| bytes <= bytes_max);
     if fits && fact.shape.len() <= RANK_MAX { Ok(()) } else { Err(OpError::TooLarge(fact.shape.clone())) }
 }

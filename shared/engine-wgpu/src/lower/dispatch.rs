@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{KernelSource, WeightId};
+use super::{KernelSource, THREADS, WeightId};
 use crate::ir::ValueId;
 
 /// Space that lives only inside one node.
@@ -93,4 +93,21 @@ pub struct Tuning {
     pub rounds_max: u64,
     /// Words of one part of what is larger than one binding may be; see [`part_words`].
     pub part_words: u64,
+}
+
+/// Longest row that one vector of a software adapter walks: its loops over one stay far below [`SOFTWARE_ROUNDS_MAX`].
+const VECTOR_ROW_MAX: usize = 64 * 1024;
+
+/// Threads of such a vector.
+const VECTOR_THREADS: u32 = 8;
+
+impl Tuning {
+    /// Threads of a workgroup that walks along a row of so many elements together.
+    ///
+    /// A real GPU needs a wave. A software adapter runs a workgroup's vectors one after the other from barrier to barrier:
+    /// one vector alone was twice as fast over rows of 384, four times over rows of 128.
+    #[must_use]
+    pub fn row_threads(self, length: usize) -> u32 {
+        if self.workgroup_tiles || length > VECTOR_ROW_MAX { THREADS } else { VECTOR_THREADS }
+    }
 }

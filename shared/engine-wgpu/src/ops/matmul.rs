@@ -12,7 +12,8 @@ use crate::ops::shape::{broadcast, broadcast_strides, strides};
 /// The operators of this family.
 ///
 /// `sanderling::MatMul` is `MatMul` with inputs bias (broadcast to the output) and residual, the attributes of
-/// [`crate::ops::epilogue`], `transA`, `transB`, `alpha`, and `plain` = 1 for the yardstick kernel.
+/// [`crate::ops::epilogue`], `transA`, `transB`, `alpha`, and `plain` = 1 for the yardstick kernel. `turnA`, `turnB`, `turnY` = 1:
+/// that operand, or the output, is `[batch, rows, heads, columns]` where the product is of `[batch, heads, rows, columns]`.
 pub(super) const RULES: &[Rule] = &[
     Rule::device("MatMul", infer_matmul, lower_matmul).with_host(host_matmul),
     Rule::device("FusedMatMul", infer_matmul, lower_matmul).in_domain("com.microsoft"),
@@ -38,6 +39,20 @@ fn transposes(node: &Node) -> Result<(bool, bool), OpError> {
         return Err(OpError::unsupported("transBatchA and transBatchB are not supported"));
     }
     Ok((attributes.flag("transA", false)?, attributes.flag("transB", false)?))
+}
+
+/// Which of the operands and the output have their heads behind their rows.
+fn turns(node: &Node) -> Result<[bool; 3], OpError> {
+    let [a, b, y] = ["turnA", "turnB", "turnY"].map(|name| node.attributes.flag(name, false));
+    Ok([a?, b?, y?])
+}
+
+/// The shape with heads in front of rows, or the other way round.
+fn turned(shape: &[usize], turn: bool) -> Vec<usize> {
+    match *shape {
+        [batch, rows, heads, columns] if turn => vec![batch, heads, rows, columns],
+        _ => shape.to_vec(),
+    }
 }
 
 fn sizes(a: &[usize], b: &[usize], transposes: (bool, bool)) -> Result<Sizes, OpError> {
@@ -83,7 +98,11 @@ fn infer_matmul(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     if whole && scaled.iter().flatten().any(|&factor| factor.fract() != 0.0 || factor.abs() > 1.0e6) {
         return Err(OpError::unsupported("a product of integers scaled by a fraction"));
     }
-    let sizes = sizes(&a.shape, &b.shape, transposes(node)?)?;
+    let turns = turns(node)?;
+    if turns.contains(&true) && (a.rank() != 4 || b.rank() != 4) {
+        return Err(OpError::invalid("it moves heads of what has none"));
+    }
+    let sizes = sizes(&turned(&a.shape, turns[0]), &turned(&b.shape, turns[1]), transposes(node)?)?;
     if inputs.optional(2).is_some() && (a.rank() < 2 || b.rank() < 2) {
         return Err(OpError::unsupported("a bias on a product of vectors"));
     }
@@ -92,19 +111,27 @@ fn infer_matmul(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     {
         return Err(OpError::invalid("its bias does not broadcast to its output"));
     }
-    Ok(vec![Fact::new(a.dtype, sizes.y)])
+    Ok(vec![Fact::new(a.dtype, turned(&sizes.y, turns[2]))])
 }
 
 fn lower_matmul(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let transposes = transposes(node)?;
-    let (a, b, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
+    let (transposes, turns) = (transposes(node)?, turns(node)?);
+    let (mut a, mut b, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
+    (a.shape, b.shape) = (turned(&a.shape, turns[0]), turned(&b.shape, turns[1]));
     let Sizes { mut batch, mut m, n, k, .. } = sizes(&a.shape, &b.shape, transposes)?;
     let mut left = matrix(cx, node, 0, &a, transposes.0, &batch, Side::Left);
     let mut right = matrix(cx, node, 1, &b, transposes.1, &batch, Side::Right);
+    if turns[0] {
+        place_behind(&mut left, &a.shape, transposes.0);
+    }
+    if turns[1] {
+        place_behind(&mut right, &b.shape, transposes.1);
+    }
     let bias = cx.optional_input(node, 2)?;
     // Many matrices times one are one tall matrix times one.
     if right.batch.iter().all(|&stride| stride == 0)
         && !transposes.0
+        && turns == [false; 3]
         && bias.as_ref().is_none_or(|b| b.shape.len() <= 1)
     {
         let rows = batch.iter().product::<usize>() * m;
@@ -112,7 +139,11 @@ fn lower_matmul(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
             (batch, m, left.batch, right.batch) = (Vec::new(), rows, Vec::new(), Vec::new());
         }
     }
-    let y_batch = strides(&batch).into_iter().map(|stride| stride * m * n).collect();
+    let (mut y_batch, mut y_row): (Vec<usize>, usize) =
+        (strides(&batch).into_iter().map(|stride| stride * m * n).collect(), n);
+    if let (true, &[_batch, heads]) = (turns[2], batch.as_slice()) {
+        (y_batch, y_row) = (vec![m * heads * n, n], heads * n);
+    }
     let full: Vec<usize> = batch.iter().copied().chain([m, n]).collect();
     let bias = bias.map(|operand| {
         let mut batch = broadcast_strides(&operand.shape, &full);
@@ -123,7 +154,19 @@ fn lower_matmul(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let epilogue = Epilogue::of(node, cx, 3)?;
     let alpha = node.attributes.float("alpha", 1.0)?;
     let plain = node.attributes.flag("plain", false)?;
-    Product { batch, m, n, k, a: left, b: right, alpha, bias, y: y.arg, y_batch, y_row: n, epilogue, plain }.lower(cx)
+    Product { batch, m, n, k, a: left, b: right, alpha, bias, y: y.arg, y_batch, y_row, epilogue, plain }.lower(cx)
+}
+
+/// Reads matrices of a shape `[batch, heads, rows, columns]` where they lie as `[batch, rows, heads, columns]`.
+fn place_behind(matrix: &mut Matrix, shape: &[usize], transposed: bool) {
+    let &[_batch, heads, rows, columns] = shape else { return };
+    // What repeats over a dimension goes on doing so.
+    let strides = [rows * heads * columns, columns];
+    for (stride, behind) in matrix.batch.iter_mut().zip(strides).filter(|(stride, _behind)| **stride != 0) {
+        *stride = behind;
+    }
+    let step = if transposed { &mut matrix.col } else { &mut matrix.row };
+    *step = heads * columns;
 }
 
 /// Which operand of a product: decides how a vector counts.

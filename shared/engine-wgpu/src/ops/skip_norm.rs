@@ -4,7 +4,7 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
-use crate::lower::{Effort, GROUPS_MAX, KernelBuilder, Lowering, THREADS, linear_groups};
+use crate::lower::{Effort, GROUPS_MAX, KernelBuilder, Lowering, linear_groups};
 use crate::ops::Rule;
 use crate::ops::shape::param;
 
@@ -103,13 +103,14 @@ fn launch(node: &Node, cx: &mut Lowering<'_>, form: &Form) -> Result<(), OpError
         keep = "sums[begin + c] = value(begin, c);";
     }
     let mean = if form.centred { "total(lane, part) / f32(param(1u))" } else { "0.0" };
-    let kernel = kernel.text(&format!(
-        "var<workgroup> parts: array<f32, {THREADS}>;
+    let threads = cx.tuning.row_threads(width);
+    let text = format!(
+        "var<workgroup> parts: array<f32, THREADS>;
 fn value(begin: u32, c: u32) -> f32 {{ return load_x(begin + c) + load_skip((begin + c) % param(2u)){added}; }}
 fn total(lane: u32, part: f32) -> f32 {{
     parts[lane] = part;
     workgroupBarrier();
-    for (var half = {THREADS}u / 2u; half > 0u; half = half / 2u) {{
+    for (var half = THREADSu / 2u; half > 0u; half = half / 2u) {{
         if (lane < half) {{ parts[lane] += parts[lane + half]; }}
         workgroupBarrier();
     }}
@@ -117,28 +118,29 @@ fn total(lane: u32, part: f32) -> f32 {{
     workgroupBarrier();
     return sum;
 }}
-@compute @workgroup_size({THREADS})
+@compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let place = group + group_base();
     let row = place.y * {GROUPS_MAX}u + place.x;
     let begin = min(row, param(0u) - 1u) * param(1u);
     var part = 0.0;
-    for (var c = lane; c < param(1u); c += {THREADS}u) {{ part += value(begin, c); }}
+    for (var c = lane; c < param(1u); c += THREADSu) {{ part += value(begin, c); }}
     let mean = {mean};
     part = 0.0;
-    for (var c = lane; c < param(1u); c += {THREADS}u) {{ let d = value(begin, c) - mean; part += d * d; }}
+    for (var c = lane; c < param(1u); c += THREADSu) {{ let d = value(begin, c) - mean; part += d * d; }}
     let deviation = sqrt(total(lane, part) / f32(param(1u)) + bitcast<f32>(param(3u)));
     if (row >= param(0u)) {{ return; }}
-    for (var c = lane; c < param(1u); c += {THREADS}u) {{
+    for (var c = lane; c < param(1u); c += THREADSu) {{
         {keep}
         y[begin + c] = (value(begin, c) - mean) / deviation * load_gamma(c){offset};
     }}
 }}"
-    ));
+    );
+    let kernel = kernel.text(&text.replace("THREADS", &threads.to_string()));
     let epsilon = node.attributes.float("epsilon", EPSILON)?;
     let numbers = vec![param(rows)?, param(width)?, param(skip.elements())?, epsilon.to_bits()];
     let work = x.elements() as u64 * 4;
-    let rounds = width.div_ceil(THREADS as usize).saturating_mul(3);
+    let rounds = width.div_ceil(threads as usize).saturating_mul(3);
     cx.dispatch(kernel.finish(), args, numbers, linear_groups(rows), Effort::looping(work, rounds));
     Ok(())
 }

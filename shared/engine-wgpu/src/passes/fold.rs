@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use types::Dim;
 
-use crate::facts::{Fact, Facts, Inputs, Islands, check_size};
+use crate::facts::{Fact, Facts, Inputs, Islands, TENSOR_BYTES_MAX, check_size};
 use crate::ir::{Graph, Literal, Node};
 
 /// Bytes that a folded value may always have.
@@ -52,7 +52,7 @@ fn evaluate(graph: &Graph, node: &Node) -> Option<Vec<Literal>> {
     let facts = crate::ops::infer(node, Inputs(&known)).ok()?;
     let read: usize = inputs.iter().flatten().map(|literal| literal.bytes().len()).sum();
     for fact in &facts {
-        check_size(fact).ok()?;
+        check_size(fact, TENSOR_BYTES_MAX).ok()?;
         let bytes = fact.dtype.bytes_of(fact.elements())?;
         if bytes > FOLDED_BYTES_FREE && bytes > read.saturating_mul(FOLDED_GROWTH_MAX) && fact.known.is_none() {
             return None;

@@ -6,6 +6,7 @@
 
 pub(crate) mod branches;
 mod fold;
+mod fuse_attention;
 mod fuse_batch_norm;
 mod fuse_chain;
 mod fuse_epilogue;
@@ -36,6 +37,7 @@ const PASSES: &[Pass] = &[
     fuse_epilogue::scale_integers,
     fuse_batch_norm::fold,
     fuse_norm::recognise,
+    fuse_attention::fuse,
     fuse_epilogue::fuse,
 ];
 

@@ -2,7 +2,7 @@
 
 use types::Dim;
 
-use crate::facts::{Fact, Facts, Islands};
+use crate::facts::{Fact, Facts};
 use crate::ir::{ElementType, Graph, Literal, Node, ValueId};
 
 /// Who makes and who reads each value, as of when it was made and told of changes: values that come later are unknown to it.
@@ -176,5 +176,5 @@ pub(crate) fn symbolic_facts(graph: &Graph) -> Vec<Option<Fact>> {
             }
         }
     }
-    Facts::infer_leniently(graph, &inputs, Islands::Refused).0.into_vec()
+    Facts::imagine(graph, &inputs).into_vec()
 }

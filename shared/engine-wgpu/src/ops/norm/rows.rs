@@ -5,7 +5,7 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
-use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, THREADS, linear_groups};
+use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, linear_groups};
 use crate::ops::Rule;
 use crate::ops::shape::{axis, broadcast, broadcast_strides, param, params, strides};
 
@@ -80,7 +80,7 @@ impl Rows {
         }
         let mean = if self.centred { MEAN } else { "    let mean = 0.0;\n" };
         let text = format!(
-            "{functions}{SPREAD}@compute @workgroup_size({THREADS})
+            "{functions}{SPREAD}@compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let place = group + group_base();
     let wanted = place.y * 65535u + place.x;
@@ -89,14 +89,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let row = min(wanted, param(0u) - 1u);
     let base = row * n;
 {mean}    var squares = 0.0;
-    for (var k = lane; k < n; k += {THREADS}u) {{ let d = x[base + k] - mean; squares += d * d; }}
+    for (var k = lane; k < n; k += THREADSu) {{ let d = x[base + k] - mean; squares += d * d; }}
     let inverse = 1.0 / sqrt(spread(lane, squares) / f32(n) + bitcast<f32>(param(2u)));
     if (wanted >= param(0u)) {{ return; }}
-{statistics}    for (var k = lane; k < n; k += {THREADS}u) {{ y[base + k] = {value}; }}
+{statistics}    for (var k = lane; k < n; k += THREADSu) {{ y[base + k] = {value}; }}
 }}"
         );
         let work = u64::try_from(self.count * self.length).unwrap_or(u64::MAX).saturating_mul(4);
-        let rounds = self.length.div_ceil(THREADS as usize).saturating_mul(3);
+        let threads = cx.tuning.row_threads(self.length);
+        let text = text.replace("THREADS", &threads.to_string());
+        let rounds = self.length.div_ceil(threads as usize).saturating_mul(3);
         cx.dispatch(
             kernel.text(&text).finish(),
             args,
@@ -109,17 +111,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 }
 
 const MEAN: &str = "    var sum = 0.0;
-    for (var k = lane; k < n; k += 64u) { sum += x[base + k]; }
+    for (var k = lane; k < n; k += THREADSu) { sum += x[base + k]; }
     let mean = spread(lane, sum) / f32(n);
 ";
 
 /// Sums a number over the workgroup.
-const SPREAD: &str = "var<workgroup> sums: array<f32, 64>;
+const SPREAD: &str = "var<workgroup> sums: array<f32, THREADS>;
 fn spread(lane: u32, value: f32) -> f32 {
     workgroupBarrier();
     sums[lane] = value;
     workgroupBarrier();
-    for (var half = 32u; half > 0u; half = half / 2u) {
+    for (var half = THREADSu / 2u; half > 0u; half = half / 2u) {
         if (lane < half) { sums[lane] = sums[lane] + sums[lane + half]; }
         workgroupBarrier();
     }

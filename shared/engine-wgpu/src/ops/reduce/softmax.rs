@@ -1,10 +1,10 @@
 //! Softmax, LogSoftmax and Hardmax along one axis; before operator set 13, over all dimensions from that axis on.
 //!
-//! A workgroup takes a line where lines are long and contiguous, or very long; one thread takes a line elsewhere.
+//! A workgroup takes a line where lines are long and contiguous on a real GPU, or very long; one thread takes a line elsewhere.
 
 use super::Lines;
 use crate::error::OpError;
-use crate::ir::Node;
+use crate::ir::{Node, OWN_DOMAIN};
 use crate::lower::{Effort, KernelBuilder, Lowering, THREADS, linear_groups};
 use crate::ops::Rule;
 use crate::ops::elementwise::math;
@@ -12,16 +12,23 @@ use crate::ops::elementwise::same_float;
 use crate::ops::shape::{axis, param};
 
 /// The operators of this room.
+///
+/// `sanderling::Softmax` gives 0 where `Softmax` gives no number: in lines of which no element is above minus infinity.
 pub(in crate::ops) const RULES: &[Rule] = &[
     Rule::device("Softmax", same_float, |n, cx| lower(n, cx, "exp(x - most) / sum")),
+    Rule::device("Softmax", same_float, |n, cx| lower(n, cx, GUARDED)).in_domain(OWN_DOMAIN),
     Rule::device("LogSoftmax", same_float, |n, cx| lower(n, cx, "x - most - log(sum)")),
     Rule::device("Hardmax", same_float, |n, cx| lower(n, cx, HARD)),
 ];
 
+/// As Softmax, but for what is no number.
+const GUARDED: &str = "select(exp(x - most) / sum, 0.0, is_nan(exp(x - most) / sum))";
+
 /// One at the first largest element, zero elsewhere.
 const HARD: &str = "select(0.0, 1.0, k == first)";
 
-/// Lines at least this long are worth a workgroup.
+/// Lines at least this long are worth a workgroup of a real GPU. A software adapter walks eight lines as fast as one, a thread each:
+/// that was twice as fast up to 512.
 const LONG: usize = 128;
 
 /// Lines at least this long are too long for one thread wherever they lie.
@@ -46,14 +53,16 @@ fn lower(node: &Node, cx: &mut Lowering<'_>, result: &str) -> Result<(), OpError
     if lines.length == 0 || lines.count() == 0 {
         return Ok(());
     }
-    let wide = (lines.inner == 1 && lines.length >= LONG && result != HARD) || lines.length >= VERY_LONG;
-    let text = if wide { wide_text(result) } else { narrow_text(result) };
+    let wave = cx.tuning.workgroup_tiles && result != HARD;
+    let wide = (wave && lines.inner == 1 && lines.length >= LONG) || lines.length >= VERY_LONG;
+    let threads = if wide { cx.tuning.row_threads(lines.length) } else { THREADS };
+    let text = if wide { wide_text(result) } else { narrow_text(result) }.replace("THREADS", &threads.to_string());
     let text = format!("{}{text}", math::needed_by(&text));
     let kernel = KernelBuilder::new("softmax").raw("x", "array<f32>").raw("y", "array<f32>").text(&text).finish();
     let groups = if wide { lines.count() } else { lines.count().div_ceil(THREADS as usize) };
     let numbers = vec![param(lines.count())?, param(lines.length)?, param(lines.inner)?];
     // Three walks along the line, the one that sums in tiles.
-    let walk = if wide { lines.length.div_ceil(THREADS as usize) } else { lines.length };
+    let walk = if wide { lines.length.div_ceil(threads as usize) } else { lines.length };
     let effort = Effort::looping(lines.elements().saturating_mul(4), walk.saturating_mul(3) + walk / 64 + 1);
     cx.dispatch(kernel, vec![x.arg, y.arg], numbers, linear_groups(groups), effort);
     Ok(())
@@ -61,10 +70,10 @@ fn lower(node: &Node, cx: &mut Lowering<'_>, result: &str) -> Result<(), OpError
 
 fn narrow_text(result: &str) -> String {
     format!(
-        "@compute @workgroup_size({THREADS})
+        "@compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let place = group + group_base();
-    let line = (place.y * 65535u + place.x) * {THREADS}u + lane;
+    let line = (place.y * 65535u + place.x) * THREADSu + lane;
     if (line >= param(0u)) {{ return; }}
     let n = param(1u); let step = param(2u);
     let base = (line / step) * n * step + line % step;
@@ -132,5 +141,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 FIRST    if (line >= param(0u)) { return; }
     for (var k = lane; k < n; k += THREADSu) { let at = base + k * step; let x = x[at]; y[at] = RESULT; }
 }";
-    text.replace("FIRST", first).replace("THREADS", &THREADS.to_string()).replace("RESULT", result)
+    text.replace("FIRST", first).replace("RESULT", result)
 }
