@@ -6,7 +6,7 @@ mod support;
 
 use engine::{RunControl, Session};
 use rten_onnx::onnx::{AttributeProto, DataType};
-use support::{Model, engine, int, ints, run, text};
+use support::{Model, engine, f32s, int, ints, run, text};
 use types::{DType, NamedTensor, Tensor};
 
 /// One operator on one set of inputs.
@@ -349,5 +349,43 @@ fn a_shape_computed_from_a_shape_never_reaches_the_device() {
         assert_eq!(answer[0].tensor.shape(), [batch, 2, 2]);
         assert_eq!(answer[0].tensor.to_f32().unwrap(), values);
         assert_eq!(session.plan_summary().unwrap().0, 0, "a reshape launches nothing");
+    }
+}
+
+#[test]
+fn a_cast_that_changes_no_word_is_no_launch() {
+    let Some(engine) = engine() else { return };
+    // Each starts from what a launch made, and ends at what a request may ask for; the second number is of launches.
+    let cases = [
+        (DataType::FLOAT16, DataType::FLOAT, 2),
+        (DataType::INT32, DataType::INT64, 2),
+        (DataType::INT32, DataType::FLOAT, 3),
+    ];
+    for (from, to, launches) in cases {
+        let model = Model::new(17)
+            .input("x", DataType::FLOAT, &[5])
+            .node_with("Cast", &["x"], &["narrow"], vec![int("to", i64::from(from.0))])
+            .node("Add", &["narrow", "narrow"], &["twice"])
+            .node_with("Cast", &["twice"], &["y"], vec![int("to", i64::from(to.0))])
+            .output("y", to, &[5])
+            .bytes();
+        let mut session = engine.load_checked(&model).unwrap();
+        let values = [-3.0, 0.0, 1.5, 2.0, 1000.0];
+        let answer = session.run(&[f32s("x", &[5], &values)], &[], &RunControl::default()).unwrap();
+        let whole = |value: f32| if from == DataType::FLOAT16 { value } else { value.trunc() };
+        let twice: Vec<f32> = values.iter().map(|&value| 2.0 * whole(value)).collect();
+        let numbers: Vec<f32> = match to {
+            DataType::FLOAT => answer[0].tensor.to_f32().unwrap(),
+            _ => answer[0]
+                .tensor
+                .data()
+                .as_chunks::<8>()
+                .0
+                .iter()
+                .map(|&number| i64::from_le_bytes(number) as f32)
+                .collect(),
+        };
+        assert_eq!(numbers, twice, "{from:?} to {to:?}");
+        assert_eq!(session.plan_summary().unwrap().0, launches, "{from:?} to {to:?}");
     }
 }

@@ -29,7 +29,22 @@ fn infer_like(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     Ok(vec![Fact::new(inputs.at(1)?.dtype, inputs.at(0)?.shape.clone())])
 }
 
+/// Whether every value of the one type lies on the device as the same value of the other does: halves are widened where they
+/// enter, and wide numbers narrowed.
+const fn is_same_word(from: ElementType, to: ElementType) -> bool {
+    use ElementType::{Bf16, Bool, F16, F32, F64, I16, I32, I64, U16, U32, U64};
+    matches!(
+        (from, to),
+        (F16 | Bf16 | F32 | F64, F32 | F64) | (Bool | I16 | I32 | I64, I32 | I64) | (U16 | U32 | U64, U32 | U64)
+    )
+}
+
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+    if let (Some(input), Some(output)) = (node.input(0), node.output(0))
+        && is_same_word(cx.fact(input).dtype, cx.fact(output).dtype)
+    {
+        return cx.alias(output, input);
+    }
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
     let to = node.output(0).map_or(ElementType::F32, |id| cx.fact(id).dtype);
     let from = node.input(0).map_or(ElementType::F32, |id| cx.fact(id).dtype);
