@@ -6,6 +6,8 @@ mod oracle;
 mod support;
 
 use engine::{Engine, LoadOptions, ModelBytes, RunControl, Session};
+use engine_wgpu::gpu::AdapterChoice;
+use engine_wgpu::{BUDGET_BYTES, WgpuEngine};
 use oracle::{Case, Random, float, int, ints, ints_signed};
 use rten_onnx::onnx::DataType;
 use support::{engine, f32s};
@@ -59,7 +61,7 @@ fn has(op: &str) -> bool {
 }
 
 /// Checks that a case answers as ONNX Runtime does, and that these operators are left of it.
-fn fuses(wgpu: &engine_wgpu::WgpuEngine, case: &Case, relative: f32, left: &[&str]) {
+fn fuses(wgpu: &WgpuEngine, case: &Case, relative: f32, left: &[&str]) {
     assert_eq!(operators(&case.model()), left);
     case.agrees_about(wgpu, relative, &format!("{left:?}"));
 }
@@ -193,7 +195,7 @@ fn qdq(random: &mut Random, shape: &[usize], middle: impl FnOnce(Case, &mut Rand
 }
 
 /// At most one step of the output's scale off, rarely.
-fn quantized_agrees(wgpu: &engine_wgpu::WgpuEngine, case: &Case, step: f32, left: &[&str]) {
+fn quantized_agrees(wgpu: &WgpuEngine, case: &Case, step: f32, left: &[&str]) {
     assert_eq!(operators(&case.model()), left);
     let Some((expected, answer)) = case.both(wgpu, &format!("{left:?}")) else { return };
     let (a, b) = (expected[0].tensor.to_f32().unwrap(), answer[0].tensor.to_f32().unwrap());
@@ -460,6 +462,9 @@ fn written_out_attention(sizes: [usize; 5], halves: bool, guard: bool, mask: &[u
 #[test]
 fn attention_written_out_is_two_products_and_a_softmax() {
     let Some(wgpu) = engine() else { return };
+    // The kernels of real GPUs too: tiles and rows by whole workgroups.
+    let tiles = AdapterChoice { allow_software: true, workgroup_tiles: Some(true), ..AdapterChoice::default() };
+    let tiles = WgpuEngine::open(&tiles, BUDGET_BYTES, None).unwrap();
     for sizes in [[2, 5, 7, 3, 8], [1, 1, 9, 2, 4], [1, 33, 33, 2, 16], [3, 4, 6, 1, 5], [1, 70, 300, 1, 32]] {
         let [batch, queries, keys, heads, _size] = sizes;
         for mask in [vec![batch, 1, 1, keys], vec![queries, keys], vec![batch, heads, queries, keys], vec![keys]] {
@@ -467,6 +472,7 @@ fn attention_written_out_is_two_products_and_a_softmax() {
                 let case = written_out_attention(sizes, halves, guard, &mask);
                 let softmax = if guard { "sanderling::Softmax" } else { "Softmax" };
                 fuses(&wgpu, &case, 1e-5, &["Transpose", "sanderling::MatMul", softmax, "sanderling::MatMul"]);
+                case.agrees_about(&tiles, 1e-5, "by workgroup tiles");
             }
         }
     }
