@@ -37,11 +37,10 @@ fn load(engine: &dyn Engine, model: ModelBytes, threads: usize) -> Result<Box<dy
 }
 
 /// How many sessions of a model run side by side. One thread each does more than all threads together on one example,
-/// where they wait for each other at every operator.
-fn lanes(model: &ModelBytes) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+/// where they wait for each other at every operator. No more examples are under way together than one batch has.
+fn lanes(model: &ModelBytes, cores: usize) -> usize {
     let again = WEIGHTS_AGAIN_MAX / model.as_slice().len().max(1);
-    cores.min(again.saturating_add(1))
+    cores.min(again.saturating_add(1)).min(BATCH)
 }
 
 /// Runs all examples and hands over each answer. In no order and in batches of no size in particular when `ordered` is
@@ -57,9 +56,10 @@ pub(super) fn everything(
     see: &mut (dyn FnMut(&[NamedTensor]) + Send),
 ) -> Result<(), CompressError> {
     let model = bytes_of(model)?;
-    let lanes = if ordered { 1 } else { lanes(&model) };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).div_ceil(lanes);
-    let batches = Mutex::new(examples.batches(BATCH / lanes.min(BATCH)));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let lanes = if ordered { 1 } else { lanes(&model, cores) };
+    let threads = cores.div_ceil(lanes);
+    let batches = Mutex::new(examples.batches(BATCH / lanes));
     let (see, stopped) = (Mutex::new(see), AtomicBool::new(false));
     let lane = |model: ModelBytes| -> Result<(), CompressError> {
         let mut session = load(engine, model, threads)?;
