@@ -176,3 +176,22 @@ fn in_graph(
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use onnx_graph::Graph;
+    use onnx_graph::proto::{ModelProto, NodeProto};
+
+    use super::*;
+
+    #[test]
+    fn what_is_made_first_is_asked_for_last() {
+        let mut graph = Graph::default();
+        for (from, to) in [("x", "b"), ("b", "a"), ("a", "c")] {
+            graph.nodes.push(NodeProto::new("Relu", to, &[from], &[to]));
+        }
+        let model = Model { graph, rest: ModelProto::default() };
+        let names = ["a", "b", "c"].map(str::to_owned);
+        assert_eq!(last_first(&model, &names), ["c", "a", "b"]);
+    }
+}
