@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from case_file import Suite, cache
 
-REVISION = 11
+REVISION = 12
 ROOT = Path(__file__).resolve().parents[3]
 DATA = Path(onnx.__file__).parent / "backend/test/data"
 
@@ -194,12 +194,12 @@ def add_form(suite: Suite, name: str, model: bytes, feeds: dict, top1: float) ->
 
 def add_unsteady_form(suite: Suite, name: str, model: bytes, feeds: dict, floats: bytes) -> None:
     """A quantized network whose answers move by more than 0.98 when its input is a millionth larger. Those of ONNX Runtime lie
-    around the float network's: ours must be as near to it as the farthest of them, and within a row of a hundred."""
+    around the float network's: ours must be as near to it as the farthest of them, within the 0.0001 of all and a row of a hundred."""
     truth = answer(floats, feeds)
     millionths = (0, 1, -1, 2, -2, 4, -4)
     answers = [answer(model, feeds, False)] + [answer(model, scaled(feeds, 1 + 1e-6 * by)) for by in millionths]
     near = [nearness(a, b) for other in answers for (_, a), (_, b) in zip(truth, other)]
-    least, agreement = min(cosine for cosine, _ in near) - 1e-6, min(same for _, same in near)
+    least, agreement = min(cosine for cosine, _ in near) - 1e-4, min(same for _, same in near)
     print(f"{name}: ONNX Runtime is within {least:.6f} of the float network, {agreement:.4f} of rows the same", file=sys.stderr)
     suite.add(name, model, list(feeds.items()), truth, "cosine", least, agreement - 0.01)
 
