@@ -4,15 +4,20 @@
 //! `rten-onnx` and checks everything the rest of this crate relies on: nodes in an order that can run, each value defined
 //! once, tensors whose bytes match their shapes.
 
+mod wire;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::catch_unwind;
 
 use bytes::Bytes;
 use rten_onnx::onnx::{AttributeProto, AttributeType, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
+use rten_onnx::protobuf::DecodeMessage;
 use types::Dim;
 use types::limits::RANK_MAX;
 
 use crate::error::ModelError;
 use crate::ir::{Attribute, Attributes, ElementType, Graph, Literal, Node, Value, ValueId};
+use wire::Wire;
 
 /// Deepest nesting of subgraphs (`If` inside `Loop` inside …). Exporters write one or two.
 const DEPTH_MAX: usize = 8;
@@ -25,7 +30,10 @@ const OPSET_UNSTATED: i64 = 1;
 /// # Errors
 /// [`ModelError::Malformed`] with the first thing that is wrong.
 pub fn read(model: &[u8]) -> Result<Graph, ModelError> {
-    let model = ModelProto::parse_buf(model).map_err(|error| malformed(error.to_string()))?;
+    // Where overflow is checked, the parser panics at a length near 2^64.
+    let parsed = catch_unwind(|| ModelProto::decode(Wire::of(model)));
+    let parsed = parsed.map_err(|_panic| malformed("a message is longer than a file can be"))?;
+    let model = parsed.map_err(|error| malformed(error.to_string()))?;
     let mut opsets = HashMap::new();
     for import in &model.opset_import {
         opsets.insert(domain_of(import.domain.as_deref()), import.version.unwrap_or(OPSET_UNSTATED));

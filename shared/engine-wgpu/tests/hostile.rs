@@ -245,3 +245,37 @@ fn no_spoilt_model_makes_the_engine_panic() {
     println!("{reached:?}");
     assert!(failed.is_empty(), "{} seeds panicked: {failed:?}", failed.len());
 }
+
+/// One field of a message.
+fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(content.len()).unwrap();
+    [&[number << 3 | 2, length], content].concat()
+}
+
+#[test]
+fn lengths_and_numbers_that_lie_in_a_messages_depth_are_refused_at_once() {
+    // Found by fuzzing: in messages that the precheck does not look into, the parser trusted what it was told.
+    let endless = [0xff; 12];
+    // 2^64 - 9: added to the place where it stands it comes before it. And 2^40: a string that no file has.
+    let backwards = [0xf7, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+    let huge = [0x80, 0x80, 0x80, 0x80, 0x80, 0x20];
+    let lies: [(&str, Vec<u8>); 5] = [
+        ("an endless number", [&[0x10][..], &endless].concat()),
+        ("an endless tag", endless.to_vec()),
+        ("an unknown field that leads back", [&[0x7a][..], &backwards].concat()),
+        ("a string that leads back", [&[0x0a][..], &backwards].concat()),
+        ("a string of a tebibyte", [&[0x0a][..], &huge].concat()),
+    ];
+    let graph = field(7, &field(2, b"empty"));
+    for (what, lie) in lies {
+        // A remark of the model (14), and behind it what an endless number may run into.
+        let model = [graph.clone(), field(14, &lie), field(2, &[0xff; 40])].concat();
+        assert!(engine_wgpu::read::read(&model).is_err(), "{what} in a remark");
+        // The length of a dimension's name: graph, input, type, tensor, shape, dimension.
+        let shape = field(2, &field(1, &lie));
+        let input = field(11, &[field(1, b"x"), field(2, &field(1, &[vec![0x08, 1], shape].concat()))].concat());
+        let model = field(7, &[field(2, b"empty"), input].concat());
+        // Whether it is an error or nothing there: it comes back, and soon.
+        let _refused = engine_wgpu::read::read(&model);
+    }
+}
