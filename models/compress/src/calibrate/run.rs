@@ -1,7 +1,6 @@
 //! Runs a model over examples, with values exposed, in bounded memory.
 
-use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,7 +29,13 @@ fn not_loaded(source: engine::Cause) -> CompressError {
     CompressError::Run { what: "load it with inner values exposed", source }
 }
 
-/// Loads a model, to run on so many threads; 0 is every core: nothing else of the tool runs meanwhile.
+/// What a batch gave.
+type Answer = Result<Vec<NamedTensor>, CompressError>;
+
+/// For a session that has the machine for itself: as many threads as the engine thinks best.
+const EVERY_CORE: usize = 0;
+
+/// Loads a model, to run on so many threads.
 fn load(engine: &dyn Engine, model: ModelBytes, threads: usize) -> Result<Box<dyn Session>, CompressError> {
     let options = LoadOptions { intra_threads: threads, ..LoadOptions::default() };
     engine.load(model, &options).map_err(|error| not_loaded(error.into()))
@@ -53,29 +58,34 @@ pub(super) fn everything(
     model: &Model,
     examples: &Examples,
     ordered: bool,
-    see: &mut (dyn FnMut(&[NamedTensor]) + Send),
+    see: &mut dyn FnMut(&[NamedTensor]),
 ) -> Result<(), CompressError> {
-    let model = bytes_of(model)?;
+    let file = bytes_of(model)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let lanes = if ordered { 1 } else { lanes(&model, cores) };
-    let threads = cores.div_ceil(lanes);
+    let lanes = if ordered { 1 } else { lanes(&file, cores) };
+    let threads = if lanes == 1 { EVERY_CORE } else { cores.div_ceil(lanes) };
     let batches = Mutex::new(examples.batches(BATCH / lanes));
-    let (see, stopped) = (Mutex::new(see), AtomicBool::new(false));
-    let lane = |model: ModelBytes| -> Result<(), CompressError> {
-        let mut session = load(engine, model, threads)?;
-        while !stopped.load(Ordering::Relaxed) {
-            let Some(batch) = batches.lock().unwrap_or_else(PoisonError::into_inner).next() else { break };
+    let next = || batches.lock().unwrap_or_else(PoisonError::into_inner).next();
+    // Ends when there is nothing left, or nobody who listens.
+    let lane = |file: ModelBytes, answers: &SyncSender<Answer>| -> Result<(), CompressError> {
+        let mut session = load(engine, file, threads)?;
+        while let Some(batch) = next() {
             let answer = run(session.as_mut(), &batch?).map_err(failed)?;
-            see.lock().unwrap_or_else(PoisonError::into_inner)(&answer);
+            if answers.send(Ok(answer)).is_err() {
+                break;
+            }
         }
         Ok(())
     };
-    // Each lets go of the file once it has loaded it.
-    let files = vec![model; lanes];
     std::thread::scope(|scope| {
-        let lane = |model| lane(model).inspect_err(|_error| stopped.store(true, Ordering::Relaxed));
-        let running: Vec<_> = files.into_iter().map(|file| scope.spawn(move || lane(file))).collect();
-        running.into_iter().try_for_each(|lane| lane.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        let (answers, seen) = sync_channel(lanes);
+        // Each lets go of the file once it has loaded it.
+        for file in vec![file; lanes] {
+            let answers = answers.clone();
+            scope.spawn(move || lane(file, &answers).or_else(|error| answers.send(Err(error))));
+        }
+        drop(answers);
+        seen.into_iter().try_for_each(|answer| answer.map(|tensors| see(&tensors)))
     })
 }
 
@@ -147,7 +157,7 @@ fn one_group(
     }
     let file = bytes_of(&exposed)?;
     drop(exposed);
-    let mut session = load(engine, file, 0)?;
+    let mut session = load(engine, file, EVERY_CORE)?;
     for (number, batch) in examples.batches(BATCH).enumerate().skip(group.from) {
         match run(session.as_mut(), &batch?) {
             Ok(tensors) => see(number, &tensors)?,
