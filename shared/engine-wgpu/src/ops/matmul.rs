@@ -116,17 +116,12 @@ fn infer_matmul(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
 
 fn lower_matmul(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (transposes, turns) = (transposes(node)?, turns(node)?);
-    let (mut a, mut b, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
-    (a.shape, b.shape) = (turned(&a.shape, turns[0]), turned(&b.shape, turns[1]));
-    let Sizes { mut batch, mut m, n, k, .. } = sizes(&a.shape, &b.shape, transposes)?;
-    let mut left = matrix(cx, node, 0, &a, transposes.0, &batch, Side::Left);
-    let mut right = matrix(cx, node, 1, &b, transposes.1, &batch, Side::Right);
-    if turns[0] {
-        place_behind(&mut left, &a.shape, transposes.0);
-    }
-    if turns[1] {
-        place_behind(&mut right, &b.shape, transposes.1);
-    }
+    let (a, b, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
+    let (a_shape, b_shape) = (turned(&a.shape, turns[0]), turned(&b.shape, turns[1]));
+    let Sizes { mut batch, mut m, n, k, .. } = sizes(&a_shape, &b_shape, transposes)?;
+    let (left, right) = ((transposes.0, turns[0], Side::Left), (transposes.1, turns[1], Side::Right));
+    let mut left = matrix(&a, Constant::of(cx, node.input(0)), left, &batch);
+    let mut right = matrix(&b, Constant::of(cx, node.input(1)), right, &batch);
     let bias = cx.optional_input(node, 2)?;
     // Many matrices times one are one tall matrix times one.
     if right.batch.iter().all(|&stride| stride == 0)
@@ -139,11 +134,10 @@ fn lower_matmul(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
             (batch, m, left.batch, right.batch) = (Vec::new(), rows, Vec::new(), Vec::new());
         }
     }
-    let (mut y_batch, mut y_row): (Vec<usize>, usize) =
-        (strides(&batch).into_iter().map(|stride| stride * m * n).collect(), n);
-    if let (true, &[_batch, heads]) = (turns[2], batch.as_slice()) {
-        (y_batch, y_row) = (vec![m * heads * n, n], heads * n);
-    }
+    let (y_batch, y_row) = match turned(&strides(&y.shape), turns[2]).as_slice() {
+        [batch @ .., row, _column] if turns[2] => (batch.to_vec(), *row),
+        _ => (strides(&batch).into_iter().map(|stride| stride * m * n).collect(), n),
+    };
     let full: Vec<usize> = batch.iter().copied().chain([m, n]).collect();
     let bias = bias.map(|operand| {
         let mut batch = broadcast_strides(&operand.shape, &full);
@@ -157,18 +151,6 @@ fn lower_matmul(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     Product { batch, m, n, k, a: left, b: right, alpha, bias, y: y.arg, y_batch, y_row, epilogue, plain }.lower(cx)
 }
 
-/// Reads matrices of a shape `[batch, heads, rows, columns]` where they lie as `[batch, rows, heads, columns]`.
-fn place_behind(matrix: &mut Matrix, shape: &[usize], transposed: bool) {
-    let &[_batch, heads, rows, columns] = shape else { return };
-    // What repeats over a dimension goes on doing so.
-    let strides = [rows * heads * columns, columns];
-    for (stride, behind) in matrix.batch.iter_mut().zip(strides).filter(|(stride, _behind)| **stride != 0) {
-        *stride = behind;
-    }
-    let step = if transposed { &mut matrix.col } else { &mut matrix.row };
-    *step = heads * columns;
-}
-
 /// Which operand of a product: decides how a vector counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
@@ -176,27 +158,24 @@ enum Side {
     Right,
 }
 
+/// An operand as matrices over these batch dimensions: transposed or not, its heads behind its rows or not.
 fn matrix(
-    cx: &Lowering<'_>,
-    node: &Node,
-    at: usize,
     operand: &Operand,
-    transposed: bool,
+    constant: Option<Constant>,
+    (transposed, turn, side): (bool, bool, Side),
     batch: &[usize],
-    side: Side,
 ) -> Matrix {
-    let constant = Constant::of(cx, node.input(at));
-    let shape = &operand.shape;
-    let (row, col, own_batch) = match shape.as_slice() {
-        [own @ .., _rows, cols] => {
-            let (row, col) = if transposed { (1, *cols) } else { (*cols, 1) };
-            (row, col, own)
-        }
-        [size] if side == Side::Left => (*size, 1, &shape[..0]),
+    let (shape, steps) = (turned(&operand.shape, turn), turned(&strides(&operand.shape), turn));
+    let (row, col, own) = match (shape.as_slice(), steps.as_slice()) {
+        ([own @ .., _, _], [.., row, col]) if transposed => (*col, *row, own),
+        ([own @ .., _, _], [.., row, col]) => (*row, *col, own),
+        ([size], _) if side == Side::Left => (*size, 1, &shape[..0]),
         _ => (1, 1, &shape[..0]),
     };
-    let one: usize = shape[own_batch.len()..].iter().product();
-    let batch = broadcast_strides(own_batch, batch).into_iter().map(|stride| stride * one).collect();
+    // Where it repeats, it goes on doing so.
+    let missing = batch.len() - own.len();
+    let repeats = broadcast_strides(own, batch).into_iter().map(|step| step == 0).enumerate();
+    let batch = repeats.map(|(at, repeats)| if repeats { 0 } else { steps[at - missing] }).collect();
     Matrix { arg: operand.arg, repr: operand.repr, constant, offset: 0, batch, row, col }
 }
 
@@ -212,8 +191,8 @@ fn lower_gemm(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let transposes = transposes(node)?;
     let (a, b, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
     let Sizes { m, n, k, .. } = sizes(&a.shape, &b.shape, transposes)?;
-    let left = matrix(cx, node, 0, &a, transposes.0, &[], Side::Left);
-    let right = matrix(cx, node, 1, &b, transposes.1, &[], Side::Right);
+    let left = matrix(&a, Constant::of(cx, node.input(0)), (transposes.0, false, Side::Left), &[]);
+    let right = matrix(&b, Constant::of(cx, node.input(1)), (transposes.1, false, Side::Right), &[]);
     let beta = node.attributes.float("beta", 1.0)?;
     let bias = cx.optional_input(node, 2)?.map(|operand| {
         let steps = broadcast_strides(&operand.shape, &[m, n]);

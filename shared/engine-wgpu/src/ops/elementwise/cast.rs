@@ -40,14 +40,12 @@ const fn is_same_word(from: ElementType, to: ElementType) -> bool {
 }
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    if let (Some(input), Some(output)) = (node.input(0), node.output(0))
-        && is_same_word(cx.fact(input).dtype, cx.fact(output).dtype)
-    {
+    let (Some(input), Some(output)) = (node.input(0), node.output(0)) else { return Ok(()) };
+    let (from, to) = (cx.fact(input).dtype, cx.fact(output).dtype);
+    if is_same_word(from, to) {
         return cx.alias(output, input);
     }
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
-    let to = node.output(0).map_or(ElementType::F32, |id| cx.fact(id).dtype);
-    let from = node.input(0).map_or(ElementType::F32, |id| cx.fact(id).dtype);
     let class = Class::of(x.repr);
     let text = match (class, to) {
         // NaN is true as well.
