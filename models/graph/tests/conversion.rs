@@ -1,10 +1,5 @@
 //! A model in a newer operator set answers as before.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::allow_attributes,
-    reason = "helpers of tests may do what tests may"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may do what tests may")]
 
 mod support;
 

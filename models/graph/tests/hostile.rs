@@ -1,10 +1,5 @@
 //! Files that mean harm are refused with a reason before they take memory.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::allow_attributes,
-    reason = "helpers of tests may do what tests may"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may do what tests may")]
 
 use std::fs;
 use std::os::unix::fs::symlink;

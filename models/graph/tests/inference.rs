@@ -1,11 +1,6 @@
 //! What is inferred of types and shapes is what Python's onnx infers, wherever both know.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::allow_attributes,
-    reason = "helpers of tests may do what tests may"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may do what tests may")]
 
 mod support;
 

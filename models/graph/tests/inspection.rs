@@ -1,5 +1,4 @@
 //! What is told of a model is true of it.
-#![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "helpers of tests may do what tests may")]
 
 mod support;
 

@@ -1,11 +1,6 @@
 //! No graph makes anything here panic, and what is rewritten answers as before: shown on every node case of the ONNX project
 //! and on spoilt copies of real models.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::allow_attributes,
-    reason = "helpers of tests may do what tests may"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may do what tests may")]
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! The runtime, example files and small models, for the tests of this crate.
 #![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses a part of it")]
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests may do what tests may")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests may do what tests may")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

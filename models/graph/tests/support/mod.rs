@@ -1,6 +1,6 @@
 //! Real models with inputs (from `cargo xtask setup`'s cache), the real ONNX Runtime, and Python's onnx as judge.
 #![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test file uses its part")]
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests may do what tests may")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests may do what tests may")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
