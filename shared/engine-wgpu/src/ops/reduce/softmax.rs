@@ -56,7 +56,8 @@ fn lower(node: &Node, cx: &mut Lowering<'_>, result: &str) -> Result<(), OpError
     let wave = cx.tuning.workgroup_tiles && result != HARD;
     let wide = (wave && lines.inner == 1 && lines.length >= LONG) || lines.length >= VERY_LONG;
     let threads = if wide { cx.tuning.row_threads(lines.length) } else { THREADS };
-    let text = if wide { wide_text(result) } else { narrow_text(result) }.replace("THREADS", &threads.to_string());
+    let text = if wide { wide_text(result) } else { narrow_text(result) };
+    let text = text.replace("THREADS", &threads.to_string());
     let text = format!("{}{text}", math::needed_by(&text));
     let kernel = KernelBuilder::new("softmax").raw("x", "array<f32>").raw("y", "array<f32>").text(&text).finish();
     let groups = if wide { lines.count() } else { lines.count().div_ceil(THREADS as usize) };
