@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use testkit::binaries::{BINARIES_ENV, ONNXRUNTIME_ENV, workspace};
-use testkit::tools::{COMPRESS_CORPUS_ENV, COMPRESS_PYTHON_ENV, FAKETIME_ENV, PYTHON_ENV, faketime};
+use testkit::tools::{COMPRESS_CORPUS_ENV, COMPRESS_PYTHON_ENV, FAKETIME_ENV, LONG_ENV, PYTHON_ENV, faketime};
 
 use crate::package::target_folder;
 use crate::setup;
@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// Only the tests of this package; may be given more than once.
     #[arg(long, short, value_name = "PACKAGE")]
     package: Vec<String>,
+    /// Also run the tests that take minutes: endurance, memory checkers, years of simulated time.
+    #[arg(long)]
+    long: bool,
 }
 
 /// What all test binaries said together.
@@ -81,6 +84,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         // `--nocapture` would mix the tests' own lines; `skipped:` lines are shown through it alone.
         cargo.args(["--", "--show-output"]);
         cargo.env(ONNXRUNTIME_ENV, &library).env(BINARIES_ENV, target_folder("dev")).envs(tools.clone());
+        if args.long {
+            cargo.env(LONG_ENV, "1");
+        }
         success &= follow(cargo, &mut tally)?;
     }
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped + tally.ignored);

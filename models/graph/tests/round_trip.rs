@@ -69,11 +69,11 @@ fn a_model_over_the_limit_of_one_file_keeps_its_weights_beside() {
     assert_eq!(Model::open(&path).unwrap(), model, "a refused write leaves what was there");
 }
 
-/// Writes 2.2 GB: `SANDERLING_LARGE_MODELS=1 cargo test -p onnx-graph --test round_trip`.
+/// Writes 2.2 GB: runs under `cargo xtask test --long`.
 #[test]
 fn a_model_of_more_than_two_gigabytes_is_written_and_read() {
-    if std::env::var_os("SANDERLING_LARGE_MODELS").is_none() {
-        println!("skipped: takes 3.3 GB of memory and 2.2 GB of disk; set SANDERLING_LARGE_MODELS=1");
+    if std::env::var_os("SANDERLING_TEST_LONG").is_none() {
+        println!("skipped: takes 3.3 GB of memory and 2.2 GB of disk; set SANDERLING_TEST_LONG=1");
         return;
     }
     let Some(case) = real_models().into_iter().find(|case| case.name == "digits_v1_fp32") else { return };

@@ -22,6 +22,20 @@ pub const COMPRESS_PYTHON_ENV: &str = "SANDERLING_COMPRESS_PYTHON";
 /// Names the folder with the corpus of the compression tests; set with the one above.
 pub const COMPRESS_CORPUS_ENV: &str = "SANDERLING_COMPRESS_CORPUS";
 
+/// Set by `cargo xtask test --long`: tests that take minutes run only then.
+pub const LONG_ENV: &str = "SANDERLING_TEST_LONG";
+
+/// Returns whether long tests run; prints the `skipped:` line otherwise, so that a test can return at once.
+#[must_use]
+#[expect(clippy::print_stdout, reason = "`cargo xtask test` counts these lines")]
+pub fn runs_long(test: &str) -> bool {
+    let runs = env::var_os(LONG_ENV).is_some();
+    if !runs {
+        println!("skipped: {test} takes minutes, run `cargo xtask test --long`");
+    }
+    runs
+}
+
 /// Where Debian's and Fedora's packages put libfaketime.
 const FAKETIME_PLACES: [&str; 3] = [
     "usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
