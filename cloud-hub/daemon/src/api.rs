@@ -251,6 +251,21 @@ pub struct ModelView {
     pub versions: Vec<VersionView>,
     /// The devices that follow it, by name.
     pub devices: Vec<ModelDeviceView>,
+    /// Requests of devices that this hub has answered since it started, by the device's reason for asking.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answered: Vec<ReasonView>,
+    /// Effects of the offered version that its author may not expect, like a missing threshold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Requests that devices sent to the hub for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReasonView {
+    /// The device's reason, as in receipts.
+    pub reason: String,
+    /// Requests answered.
+    pub requests: u64,
 }
 
 /// One published version.
@@ -307,6 +322,16 @@ pub struct PublishRequest {
     /// Publish without telling devices.
     #[serde(default)]
     pub hold: bool,
+    /// Publish although the version is worse than the one in force: no threshold, no golden inputs, other labels, other
+    /// inputs or outputs.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub force: bool,
+}
+
+/// Leaves a switch that is off out of a request, so that an older hub understands it.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_false(switch: &bool) -> bool {
+    !switch
 }
 
 /// Tells devices to follow a version.
@@ -328,6 +353,9 @@ pub struct Published {
     pub devices_told: usize,
     /// Whether it was there already, with the same content.
     pub unchanged: bool,
+    /// Effects that the author may not expect, like a missing threshold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// The hub at one glance.

@@ -9,6 +9,7 @@ mod start;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use bundle::manifest::regress;
 use hub_core::registry::{Change, Standing};
 use protocol::JoinToken;
 use tokio::sync::Semaphore;
@@ -24,7 +25,7 @@ use crate::fleet::Fleet;
 use crate::gateway;
 use crate::operators::Operators;
 use crate::registry::Registry;
-use crate::registry::publish::PublishError;
+use crate::registry::publish::{Publication, PublishError};
 use crate::shutdown::Stop;
 use crate::state::Folder;
 use crate::tokens::{CreateTokenError, TokenOrder, Tokens};
@@ -115,15 +116,16 @@ impl Hub {
         let (hub, model) = (Arc::clone(self), model.clone());
         let work = async move {
             let version = request.version;
-            let publication = hub.registry.publish(&hub.loader, &model, &request).await?;
-            if let Some(pool) = publication.pool {
+            let mut publication = hub.registry.publish(&hub.loader, &model, &request).await?;
+            if let Some(pool) = publication.pool.take() {
                 hub.workers.put(pool, hub.registry.current(&model));
             }
             let devices_told = match publication.change {
                 Change::Current(version) => hub.tell(&model, version, false),
                 Change::Held(_) | Change::None => 0,
             };
-            Ok(Published { model, version, devices_told, unchanged: publication.unchanged })
+            let Publication { unchanged, warnings, .. } = publication;
+            Ok(Published { model, version, devices_told, unchanged, warnings })
         };
         match self.publications.spawn(work).await {
             Ok(published) => published,
@@ -138,7 +140,8 @@ impl Hub {
     pub async fn offer(&self, model: &ModelName, version: Version) -> Result<Published, PublishError> {
         let change = self.registry.offer(model, version).await?;
         let devices_told = self.tell(model, version, true);
-        Ok(Published { model: model.clone(), version, devices_told, unchanged: change == Change::None })
+        let (model, unchanged) = (model.clone(), change == Change::None);
+        Ok(Published { model, version, devices_told, unchanged, warnings: Vec::new() })
     }
 
     /// Every model.
@@ -207,12 +210,15 @@ impl Hub {
             })
             .collect();
         versions.reverse();
+        let offered = model.current().and_then(|version| self.registry.manifest(name, version));
         ModelView {
             model: name.clone(),
             latest: versions.first().map(|version| version.version),
             offered: model.current(),
             versions,
             devices: self.fleet.followers(name),
+            answered: self.workers.answered(name),
+            warnings: offered.map_or_else(Vec::new, |manifest| regress::warnings(&manifest)),
         }
     }
 

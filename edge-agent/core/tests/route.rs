@@ -56,7 +56,7 @@ fn an_answer_that_cannot_be_scored_is_deferred() {
     for score in [None, Some(f32::NAN)] {
         let answer = Event::LocalAnswered { score, threshold: Some(0.0) };
         let step = last(cascade, ONLINE, &[answer, Event::HubAnswered]);
-        assert_eq!(step, answered(Place::Hub, Reason::LowConfidence), "{score:?}");
+        assert_eq!(step, answered(Place::Hub, Reason::NoScore), "{score:?}");
     }
     let nan_threshold = Event::LocalAnswered { score: Some(1.0), threshold: Some(f32::NAN) };
     assert_eq!(

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use edge_core::slots::Installed;
 use engine::EngineDescription;
 use serde::{Deserialize, Serialize};
-use types::{DeviceId, EngineName, ModelName, PolicyMode, Version};
+use types::{DeviceId, EngineName, ModelName, Place, PolicyMode, Version};
 
 use crate::engines::{EngineStatus, Engines};
 use crate::state::Listening;
@@ -94,6 +94,39 @@ pub struct ModelStatus {
     pub answered_by_hub: u64,
     /// Requests that got no answer.
     pub not_answered: u64,
+    /// Answers by place and reason, since the agent started.
+    #[serde(default)]
+    pub reasons: Vec<ReasonCount>,
+}
+
+/// Answers of one place for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReasonCount {
+    /// Place that answered.
+    pub place: Place,
+    /// Why there, as in receipts.
+    pub reason: String,
+    /// Number of answers since the agent started.
+    pub answers: u64,
+}
+
+impl ModelStatus {
+    /// Says what share of the answers came from the hub and why; `None` before the first answer.
+    #[must_use]
+    pub fn share(&self) -> Option<String> {
+        let percent = self.answered_by_hub.saturating_mul(100).checked_div(self.answered)?;
+        let of_hub = self.reasons.iter().filter(|count| count.place == Place::Hub);
+        let why: Vec<String> = of_hub.map(|count| format!("{} {}", count.answers, count.reason)).collect();
+        let why = if why.is_empty() { String::new() } else { format!(": {}", why.join(", ")) };
+        Some(format!("{} of {} answers came from the hub ({percent} %){why}", self.answered_by_hub, self.answered))
+    }
+
+    /// Says that the policy cascade has no threshold to compare with; `None` where that is not so.
+    #[must_use]
+    pub fn without_threshold(&self) -> Option<&'static str> {
+        let without = self.policy == PolicyMode::Cascade && self.active.is_some() && self.threshold.is_none();
+        without.then_some("no threshold: every request goes to the hub")
+    }
 }
 
 /// How a model left an engine whose device was lost.
@@ -239,5 +272,10 @@ fn model_status(model: &crate::models::Model, part: UpdaterPart) -> ModelStatus 
         answered: model.statistics.success.count(),
         answered_by_hub: model.statistics.by_hub.load(std::sync::atomic::Ordering::Relaxed),
         not_answered: model.statistics.fail.count(),
+        reasons: model
+            .statistics
+            .by_reason()
+            .map(|(place, reason, answers)| ReasonCount { place, reason: reason.to_string(), answers })
+            .collect(),
     }
 }

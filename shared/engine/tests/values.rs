@@ -113,7 +113,11 @@ fn passing(element: u64) -> Vec<(&'static str, Vec<u8>)> {
         (
             "identities in a row",
             built(
-                vec![node("Identity", &["x"], &["a"]), node("Identity", &["a"], &["b"]), node("Identity", &["b"], &["y"])],
+                vec![
+                    node("Identity", &["x"], &["a"]),
+                    node("Identity", &["a"], &["b"]),
+                    node("Identity", &["b"], &["y"]),
+                ],
                 vec![value("y", &kind), value("a", &kind), x.clone()],
                 vec![],
             ),
@@ -140,7 +144,11 @@ fn passing(element: u64) -> Vec<(&'static str, Vec<u8>)> {
         ("a branch", built(vec![fork], vec![value("y", &kind)], vec![yes.clone()])),
         (
             "a loop that is never entered",
-            built(vec![looping.clone()], vec![value("y", &kind)], vec![yes.clone(), tensor("times", model::INT64, &[], &[0; 8])]),
+            built(
+                vec![looping.clone()],
+                vec![value("y", &kind)],
+                vec![yes.clone(), tensor("times", model::INT64, &[], &[0; 8])],
+            ),
         ),
         (
             "a loop that carries",
@@ -161,10 +169,7 @@ fn passing(element: u64) -> Vec<(&'static str, Vec<u8>)> {
         (
             "an element of a sequence",
             built(
-                vec![
-                    node("SequenceConstruct", &["x", "x"], &["s"]),
-                    node("SequenceAt", &["s", "second"], &["y"]),
-                ],
+                vec![node("SequenceConstruct", &["x", "x"], &["s"]), node("SequenceAt", &["s", "second"], &["y"])],
                 vec![value("y", &kind)],
                 vec![tensor("second", model::INT64, &[], &1_i64.to_le_bytes())],
             ),
@@ -186,7 +191,9 @@ fn an_output_that_is_an_input_comes_back_unchanged_for_every_type_and_batch() {
                 let all = run(session.as_mut(), &inputs, &[]);
                 let names: Vec<&str> = all.iter().map(|output| output.name.as_str()).collect();
                 let twice: Vec<&str> = names.iter().rev().chain(&names).copied().collect();
-                for answers in [all.clone(), run(session.as_mut(), &inputs, &names), run(session.as_mut(), &inputs, &twice)] {
+                for answers in
+                    [all.clone(), run(session.as_mut(), &inputs, &names), run(session.as_mut(), &inputs, &twice)]
+                {
                     stir(x.data().len());
                     for answer in answers {
                         let place = format!("{name}: output {} of {dtype}, batch {batch}", answer.name);
@@ -292,4 +299,37 @@ fn a_scalar_and_a_tensor_of_unknown_rank_are_told_apart() {
     let mut closed = load(&engine, file(&scalar));
     assert_eq!(closed.signature().inputs[0].shape.as_deref(), Some(&[][..] as &[Dim]));
     assert!(closed.run(&[floats("x", &[3], &[1.0; 3])], &[], &RunControl::default()).is_err(), "a scalar stays one");
+}
+
+/// Name of the variable that `cargo xtask test --long` sets.
+const LONG: &str = "SANDERLING_TEST_LONG";
+
+/// Exit code by which Valgrind reports an error that no suppression names.
+const FOUND: i32 = 99;
+
+#[test]
+#[expect(clippy::print_stdout, reason = "`cargo xtask test` counts these lines")]
+fn no_read_or_write_outside_living_memory_under_valgrind() {
+    if std::env::var_os(LONG).is_none() {
+        println!("skipped: Valgrind takes half a minute, run `cargo xtask test --long`");
+        return;
+    }
+    let suppressions = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/valgrind.supp");
+    let checked = std::process::Command::new("valgrind")
+        .args(["--quiet", "--leak-check=no", "--num-callers=30"])
+        .arg(format!("--error-exitcode={FOUND}"))
+        .arg(format!("--suppressions={}", suppressions.display()))
+        .arg(std::env::current_exe().unwrap())
+        .args(["--test-threads=1", "--skip", "under_valgrind"])
+        .output();
+    let checked = match checked {
+        Ok(checked) => checked,
+        Err(error) => {
+            println!("skipped: valgrind does not start ({error}); install the package valgrind");
+            return;
+        }
+    };
+    let errors = String::from_utf8_lossy(&checked.stderr);
+    assert_ne!(checked.status.code(), Some(FOUND), "{errors}");
+    assert!(checked.status.success(), "{errors}{}", String::from_utf8_lossy(&checked.stdout));
 }

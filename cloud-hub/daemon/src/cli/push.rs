@@ -31,6 +31,8 @@ Examples:
 
 DIR holds model.toml and the files it names. Only files that the hub does not have are uploaded.
 The hub loads its own variant and checks its golden answers before anything is published.
+A version that is worse than the one in force (no threshold, no golden inputs, other labels, other inputs or outputs) is
+refused with the list of what is worse; --force publishes it all the same.
 Pushing the same content again changes nothing; other content under the same version is refused.")]
 pub(super) struct PushArgs {
     /// Folder of the version: model.toml and the files it names.
@@ -41,6 +43,9 @@ pub(super) struct PushArgs {
     /// Publish without telling devices.
     #[arg(long)]
     hold: bool,
+    /// Publish although the version is worse than the one in force: no threshold, no golden inputs, other labels.
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     operate: Operate,
 }
@@ -70,7 +75,8 @@ pub(super) fn run(args: &PushArgs) -> Result<(), CliError> {
     let targets = sign(args, &packed, manifest, &root, targets)?;
     let (files_uploaded, bytes_uploaded) = upload(&client, &packed, &manifest)?;
     let spinner = console::spinner("the hub checks and publishes");
-    let request = PublishRequest { version: packed.manifest.version, manifest, targets, hold: args.hold };
+    let hold = args.hold;
+    let request = PublishRequest { version: packed.manifest.version, manifest, targets, hold, force: args.force };
     let published: Published = client.post(&format!("/models/{}/versions", packed.manifest.model), &request)?;
     drop(spinner);
     let files = packed.files.len();
@@ -79,14 +85,15 @@ pub(super) fn run(args: &PushArgs) -> Result<(), CliError> {
 }
 
 fn told(pushed: &Pushed) -> String {
-    let Published { model, version, devices_told, unchanged } = &pushed.published;
+    let Published { model, version, devices_told, unchanged, warnings } = &pushed.published;
     let state = match (unchanged, pushed.held) {
         (true, _) => "was published already, nothing has changed".to_owned(),
         (false, true) => format!("is published and held; offer it with: cloud-hub model offer {model} {version}"),
         (false, false) => format!("is published; {devices_told} connected devices were told"),
     };
+    let warnings: String = warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
     format!(
-        "{model}/{version} {state}\n{} of {} files uploaded, {} bytes",
+        "{model}/{version} {state}\n{} of {} files uploaded, {} bytes{warnings}",
         pushed.files_uploaded, pushed.files, pushed.bytes_uploaded
     )
 }

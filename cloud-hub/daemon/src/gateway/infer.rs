@@ -36,6 +36,7 @@ pub(super) async fn serve(visit: &Visit, exchange: &mut Exchange, request: Infer
         Ok(answer) => {
             let times = RequestTimes { queue: answer.queue, compute: answer.compute, total: arrived.elapsed() };
             metrics::request_answered(model, types::Place::Hub.as_str(), request.reason.as_str(), times);
+            hub.workers.note_answered(pool.model(), request.reason);
             let (response, body) = response(&pool, &answer);
             exchange.send_last(&HubResponse::Infer(response), &body).await?;
             exchange.delivered().await

@@ -5,6 +5,7 @@
 //! store was lost.
 
 pub mod blobs;
+mod judge;
 pub mod metadata;
 pub mod publish;
 

@@ -4,6 +4,7 @@
 //! the new targets are signed and add this version and nothing else, the hub's own variant loads and gives its golden
 //! answers, a device would accept the metadata. Only then is it written.
 
+use bundle::manifest::regress;
 use bundle::trust::{self, TargetsListing};
 use bundle::{FileRef, Manifest, ManifestError};
 use engine::ModelLimits;
@@ -75,6 +76,20 @@ pub enum PublishError {
         /// What the engine says.
         problem: String,
     },
+    /// The rule for scores cannot be right.
+    #[error("the rule in [score] cannot be right: {problem}")]
+    Score {
+        /// Why, and what to write instead.
+        problem: String,
+    },
+    /// The version is worse than the one that devices follow.
+    #[error("this version is worse than version {than}: {}", .problems.join("; "))]
+    Worse {
+        /// The version that devices follow.
+        than: Version,
+        /// What it lacks or changes.
+        problems: Vec<String>,
+    },
     /// The disk, for blobs.
     #[error("read an uploaded file")]
     Blob(#[from] BlobError),
@@ -101,6 +116,8 @@ pub struct Publication {
     pub unchanged: bool,
     /// The hub's own variant, ready to answer; `None` when the version has none, or was there already.
     pub pool: Option<Pool>,
+    /// Effects that the author may not expect, for the operator.
+    pub warnings: Vec<String>,
 }
 
 impl Registry {
@@ -127,10 +144,14 @@ impl Registry {
         let was_there = self.manifest(model, version).is_some();
         let change = after.publish(model, record.clone(), publish)?;
         let mut pool = None;
+        let mut warnings = Vec::new();
         if !was_there {
+            self.refuse_worse(model, &manifest, request.force)?;
             self.check_files(&manifest).await?;
             self.check_device_models(&manifest).await?;
             pool = self.load_own(loader, &manifest).await?;
+            self.judge_score(&manifest, pool.as_ref()).await?;
+            warnings = regress::warnings(&manifest);
             self.publish_metadata(model, &manifest, request).await?;
             self.versions.put(&version_key(model, version), &record).await?;
             self.known.write().unwrap_or_else(PoisonError::into_inner).add(request.manifest, manifest);
@@ -139,7 +160,7 @@ impl Registry {
             self.currents.put(model.as_str(), &CurrentRecord { version }).await?;
         }
         *self.core() = after;
-        Ok(Publication { change, unchanged: was_there, pool })
+        Ok(Publication { change, unchanged: was_there, pool, warnings })
     }
 
     /// Loads the variant of a version that this hub runs; `None` when it has none.

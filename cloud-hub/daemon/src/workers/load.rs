@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bundle::golden::{self, Disagreement, Golden, GoldenError};
-use bundle::{Manifest, Variant};
+use bundle::manifest::score::{self, Verdict};
+use bundle::{Manifest, ScoreRule, Variant};
 use bytes::Bytes;
 use engine::{CancelFlag, Engine, LoadError, LoadOptions, ModelBytes, RunControl, RunError, Session};
 use engine::{SessionWorker, WorkerOptions};
-use types::Place;
+use types::{Dim, NamedTensor, Place, TensorSpec};
 
 use super::pool::{Pool, PoolFacts};
 use crate::config::{GatewayTable, InferenceTable};
@@ -88,12 +89,18 @@ impl Loader {
         let started = Instant::now();
         let options = LoadOptions { intra_threads: self.threads(), ..LoadOptions::default() };
         let mut sessions = Vec::with_capacity(self.inference.sessions);
+        let mut score = Vec::new();
         for _ in 0..self.inference.sessions {
             sessions.push(self.engine.load(ModelBytes::from(files.model.clone()), &options)?);
         }
         for session in &mut sessions {
             check_signature(manifest, session.as_ref())?;
-            check_golden(variant, files.golden.as_ref(), session.as_mut(), self.inference.run_limit)?;
+            let rule = manifest.score.as_ref();
+            let answers =
+                check_golden(variant, rule, files.golden.as_ref(), session.as_mut(), self.inference.run_limit)?;
+            if score.is_empty() {
+                score = judge_score(manifest, session.as_ref(), &answers);
+            }
         }
         // The order is kept by the pool's admission; behind it wait only requests whose session is being freed.
         let options = WorkerOptions { queue: self.inference.sessions, name: format!("run-{}", manifest.model) };
@@ -104,6 +111,7 @@ impl Loader {
             variant: variant.name.clone(),
             digest: variant.file.digest,
             engine: self.engine.name(),
+            score,
         };
         tracing::info!(
             model = %facts.model,
@@ -129,7 +137,7 @@ impl Loader {
 
 fn check_signature(manifest: &Manifest, session: &dyn Session) -> Result<(), LoadFailed> {
     let (declared, found) = (manifest.signature(), session.signature());
-    if declared == *found {
+    if agree(&declared.inputs, &found.inputs) && agree(&declared.outputs, &found.outputs) {
         return Ok(());
     }
     let shown = |signature: &types::Signature| {
@@ -139,18 +147,52 @@ fn check_signature(manifest: &Manifest, session: &dyn Session) -> Result<(), Loa
     Err(LoadFailed::Signature { declared: shown(&declared), found: shown(found) })
 }
 
+/// Whether a manifest says of a model what the model file says. `"?"` and a shape that is left out say whatever the file
+/// says, and the names of dimensions are free text.
+fn agree(declared: &[TensorSpec], found: &[TensorSpec]) -> bool {
+    let dims = |declared: &[Dim], found: &[Dim]| {
+        declared.len() == found.len()
+            && declared.iter().zip(found).all(|pair| match pair {
+                (Dim::Fixed(declared), Dim::Fixed(found)) => declared == found,
+                (Dim::Any, _) | (Dim::Symbol(_), Dim::Symbol(_) | Dim::Any) => true,
+                (Dim::Symbol(_), Dim::Fixed(_)) | (Dim::Fixed(_), Dim::Symbol(_) | Dim::Any) => false,
+            })
+    };
+    let alike = |(declared, found): (&TensorSpec, &TensorSpec)| {
+        declared.name == found.name
+            && declared.dtype == found.dtype
+            && match (&declared.shape, &found.shape) {
+                (Some(declared), Some(found)) => dims(declared, found),
+                (None, _) | (Some(_), None) => true,
+            }
+    };
+    declared.len() == found.len() && declared.iter().zip(found).all(alike)
+}
+
+/// Verdicts on the manifest's rule for scores: by the model's own shapes, and by its answers to the golden inputs.
+fn judge_score(manifest: &Manifest, session: &dyn Session, answers: &[NamedTensor]) -> Vec<Verdict> {
+    let Some(rule) = &manifest.score else { return Vec::new() };
+    let declared = score::of_spec(rule, &manifest.labels, &session.signature().outputs);
+    std::iter::once(declared).chain(score::of_answers(rule, &manifest.labels, answers)).collect()
+}
+
+/// Has a session answer the golden inputs; gives the answers, with the scored output among them.
 fn check_golden(
     variant: &Variant,
+    rule: Option<&ScoreRule>,
     golden: Option<&Bytes>,
     session: &mut dyn Session,
     limit: Duration,
-) -> Result<(), LoadFailed> {
-    let (Some(golden), Some(tolerance)) = (golden, &variant.golden_tolerance) else { return Ok(()) };
+) -> Result<Vec<NamedTensor>, LoadFailed> {
+    let (Some(golden), Some(tolerance)) = (golden, &variant.golden_tolerance) else { return Ok(Vec::new()) };
     let golden = Golden::parse(golden)?;
     golden.check(session.signature())?;
-    let wanted: Vec<String> = golden.outputs.iter().map(|output| output.name.clone()).collect();
+    let mut wanted: Vec<String> = golden.outputs.iter().map(|output| output.name.clone()).collect();
+    if let Some(rule) = rule.filter(|rule| !wanted.contains(&rule.output)) {
+        wanted.push(rule.output.clone());
+    }
     let control = RunControl { deadline: Instant::now().checked_add(limit), cancel: CancelFlag::default() };
     let answers = session.run(&golden.inputs, &wanted, &control)?;
     golden::compare(&golden.outputs, &answers, tolerance)?;
-    Ok(())
+    Ok(answers)
 }

@@ -9,10 +9,11 @@ pub mod load;
 pub mod pool;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use types::{ModelName, Version};
+use types::{ModelName, Reason, Version};
 
+use crate::api::ReasonView;
 use crate::config::InferenceTable;
 use pool::Pool;
 
@@ -21,13 +22,15 @@ use pool::Pool;
 pub struct Workers {
     config: InferenceTable,
     pools: RwLock<BTreeMap<ModelName, BTreeMap<Version, Arc<Pool>>>>,
+    /// Requests answered since the start, by model and the device's reason.
+    answered: Mutex<BTreeMap<ModelName, BTreeMap<&'static str, u64>>>,
 }
 
 impl Workers {
     /// No models yet.
     #[must_use]
     pub fn new(config: InferenceTable) -> Self {
-        Self { config, pools: RwLock::default() }
+        Self { config, pools: RwLock::default(), answered: Mutex::default() }
     }
 
     /// Lets a loaded version answer, and lets go of those that are too many: the newest
@@ -55,6 +58,21 @@ impl Workers {
             Some(version) => versions.get(&version).cloned(),
             None => versions.range(..=current?).next_back().map(|(_version, pool)| Arc::clone(pool)),
         }
+    }
+
+    /// Counts an answer to a device. `model` must be the name of a known model.
+    pub fn note_answered(&self, model: &ModelName, reason: Reason) {
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = answered.entry(model.clone()).or_default().entry(reason.as_str()).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// Number of answers to devices by their reason for asking, since the start.
+    #[must_use]
+    pub fn answered(&self, model: &ModelName) -> Vec<ReasonView> {
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_model = answered.get(model).into_iter().flatten();
+        of_model.map(|(reason, &requests)| ReasonView { reason: (*reason).to_owned(), requests }).collect()
     }
 
     /// Whether a version is loaded.

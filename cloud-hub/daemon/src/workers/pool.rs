@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bundle::manifest::score::Verdict;
 use engine::{InferError, SessionHandle};
 use hub_core::admission::{Admission, Cancelled, JobId, Limits, Next, NotAdmitted, Priority, Request};
 use tokio::sync::oneshot;
@@ -31,6 +32,8 @@ pub struct PoolFacts {
     pub digest: Digest,
     /// What runs it.
     pub engine: EngineName,
+    /// Verdicts on the manifest's rule for scores, by this session and its golden answers; the registry reads them.
+    pub score: Vec<Verdict>,
 }
 
 /// What a device asks.
@@ -283,6 +286,7 @@ mod tests {
             variant: "full".parse().unwrap(),
             digest: Digest::of(b"1"),
             engine: EngineName::Fake,
+            score: Vec::new(),
         };
         let inference = InferenceTable { queue, ..InferenceTable::default() };
         let gateway = GatewayTable { requests_per_device_max: per_device, ..GatewayTable::default() };

@@ -8,6 +8,7 @@ mod client;
 mod config;
 mod doctor;
 mod doctor_engines;
+mod doctor_routing;
 mod enroll;
 mod infer;
 mod run;

@@ -56,6 +56,8 @@ fn print(status: &Status) -> Result<(), CliError> {
     ];
     lines.push(console::render_table(headers, status.models.iter().map(row)));
     for model in &status.models {
+        let told = model.share().into_iter().chain(model.without_threshold().map(str::to_owned));
+        lines.extend(told.map(|text| format!("{}: {text}", model.model)));
         if let Some(failover) = &model.failover {
             let to = failover.to.map_or_else(|| "no engine".to_owned(), |to| to.to_string());
             lines.push(format!("{} went from {} to {to}: {}", model.model, failover.from, failover.cause));

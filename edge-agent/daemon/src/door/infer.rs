@@ -13,7 +13,7 @@ use telemetry::TraceContext;
 use telemetry::metrics::{self, RequestTimes, UNKNOWN_MODEL};
 use tracing::Instrument as _;
 use tracing::field::Empty;
-use types::{Place, PolicyMode, RequestId, Version};
+use types::{PolicyMode, RequestId, Version};
 
 use super::codec::{Answer, HEADER_LENGTH, InferCall, check_deadline, encode_answer};
 use super::{Door, DoorError};
@@ -158,7 +158,7 @@ fn new_request_id() -> Result<RequestId, DoorError> {
 
 fn note(model: &Model, receipt: &types::Receipt) {
     let timings = receipt.timings;
-    model.statistics.answered(receipt.place == Place::Hub, timings.queue, timings.compute, timings.total);
+    model.statistics.answered(receipt);
     let times = RequestTimes { queue: timings.queue, compute: timings.compute, total: timings.total };
     metrics::request_answered(model.name.as_str(), receipt.place.as_str(), receipt.reason.as_str(), times);
     tracing::debug!(
