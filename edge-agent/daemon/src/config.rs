@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use config::{LoadError, Mistakes, Validate};
-use engine::Provider;
+use engine::{Isolation, Provider};
 use serde::{Deserialize, Serialize};
 use transport::Congestion;
 use types::{EngineName, ModelName, PolicyMode, VariantName};
@@ -110,6 +110,14 @@ pub struct EngineTable {
     /// Execution providers of ONNX Runtime in order of preference; each one named must be there. Default none: the
     /// processor. The wgpu engine has none to choose from.
     pub providers: Vec<Provider>,
+    /// Where engines run: `process` (child processes, the default) or `none` (inside the agent).
+    ///
+    /// With `process`, a model whose native code fails ends a child process and not the agent.
+    pub isolation: Isolation,
+    /// Maximum bytes of memory for one model in its child process. Default: 1 GiB and four times the model's file, and all
+    /// models together at most three quarters of the machine's memory. Read when `isolation` is `process`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_max_bytes: Option<u64>,
     /// Which GPU the wgpu engine takes, and how much of it.
     pub wgpu: WgpuTable,
 }
@@ -232,6 +240,8 @@ impl Default for EngineTable {
             queue: 32,
             run_limit: Duration::from_secs(30),
             providers: Vec::new(),
+            isolation: Isolation::default(),
+            memory_max_bytes: None,
             wgpu: WgpuTable::default(),
         }
     }
@@ -255,6 +265,9 @@ impl Default for UpdatesTable {
         Self { enabled: true, disk_free_min_bytes: 64 * 1024 * 1024 }
     }
 }
+
+/// Minimum of `engine.memory_max_bytes`: with less not even a model of a few kilobytes loads.
+const MEMORY_BYTES_LEAST: u64 = 16 * 1024 * 1024;
 
 /// Smallest body limit that lets a metadata request and a small tensor through.
 const BODY_BYTES_LEAST: usize = 4096;
@@ -349,6 +362,9 @@ impl AgentConfig {
             if engine.engines.iter().take(at).any(|before| before == name) {
                 mistakes.add(format!("engine.engines[{at}]"), format!("names {name} twice"));
             }
+        }
+        if engine.memory_max_bytes.is_some_and(|bytes| bytes < MEMORY_BYTES_LEAST) {
+            mistakes.add("engine.memory_max_bytes", format!("use at least {MEMORY_BYTES_LEAST}"));
         }
         if engine.wgpu.memory_bytes < GPU_BYTES_LEAST {
             mistakes.add("engine.wgpu.memory_bytes", format!("use at least {GPU_BYTES_LEAST}"));

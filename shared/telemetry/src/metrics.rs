@@ -45,6 +45,14 @@ pub const MODEL_VERSION: &str = "sanderling_model_version";
 pub const UPDATE_BYTES: &str = "sanderling_update_bytes_total";
 /// On a device: models that left an engine because its device (a GPU) was lost, by `model` and `engine`.
 pub const FAILOVERS: &str = "sanderling_engine_failovers_total";
+/// Child processes of engines that were started again after their end, by `engine`.
+pub const HOST_RESTARTS: &str = "sanderling_engine_host_restarts_total";
+/// Child processes of engines that ended, by `engine` and `cause`.
+pub const HOST_DEATHS: &str = "sanderling_engine_host_deaths_total";
+/// Requests that were not run because they had ended a child process before, by `model`.
+pub const REQUESTS_QUARANTINED: &str = "sanderling_requests_quarantined_total";
+/// Models that are not run any more because they kept ending their child process, by `model`.
+pub const MODELS_CONDEMNED: &str = "sanderling_models_condemned_total";
 /// Always 1; the label `version` tells the build.
 pub const BUILD_INFO: &str = "sanderling_build_info";
 
@@ -111,6 +119,10 @@ fn describe() {
     describe_gauge!(MODEL_VERSION, Unit::Count, "The version that serves.");
     describe_counter!(UPDATE_BYTES, Unit::Bytes, "Bytes of model files received.");
     describe_counter!(FAILOVERS, Unit::Count, "Models that left an engine because its device was lost.");
+    describe_counter!(HOST_RESTARTS, Unit::Count, "Child processes of engines that were started again.");
+    describe_counter!(HOST_DEATHS, Unit::Count, "Child processes of engines that ended, by cause.");
+    describe_counter!(REQUESTS_QUARANTINED, Unit::Count, "Requests not run because they ended a child process before.");
+    describe_counter!(MODELS_CONDEMNED, Unit::Count, "Models not run any more because they kept ending child processes.");
     describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the label version tells the build.");
 }
 
@@ -201,6 +213,26 @@ pub fn model_version(model: &str, version: u32) {
 /// On a device: a model left this engine, because the GPU under it was lost.
 pub fn engine_failed_over(model: &str, engine: &'static str) {
     counter!(FAILOVERS, "model" => model.to_owned(), "engine" => engine).increment(1);
+}
+
+/// Counts a child process of an engine that was started again.
+pub fn host_restarted(engine: &'static str) {
+    counter!(HOST_RESTARTS, "engine" => engine).increment(1);
+}
+
+/// Counts a child process of an engine that ended.
+pub fn host_died(engine: &'static str, cause: &'static str) {
+    counter!(HOST_DEATHS, "engine" => engine, "cause" => cause).increment(1);
+}
+
+/// Counts a request that was not run because it had ended a child process before. `model` must be a known model's name.
+pub fn request_quarantined(model: &str) {
+    counter!(REQUESTS_QUARANTINED, "model" => model.to_owned()).increment(1);
+}
+
+/// Counts a model that is not run any more.
+pub fn model_condemned(model: &str) {
+    counter!(MODELS_CONDEMNED, "model" => model.to_owned()).increment(1);
 }
 
 #[cfg(test)]

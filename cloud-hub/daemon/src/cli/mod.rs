@@ -76,6 +76,9 @@ enum Verb {
     Model(model::ModelVerb),
     /// Show the hub at one glance.
     Status(status::StatusArgs),
+    /// Run an engine for the hub, which starts it itself.
+    #[command(hide = true)]
+    EngineHost,
     /// Print a completion script for a shell.
     #[command(
         after_help = "Example:\n  cloud-hub completions bash > ~/.local/share/bash-completion/completions/cloud-hub"
@@ -121,6 +124,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Device(verb) => device::run(&verb),
         Verb::Model(verb) => model::run(&verb),
         Verb::Status(args) => status::run(&args),
+        Verb::EngineHost => return crate::workers::host::serve(),
         Verb::Completions { shell } => console::completions::<Cli>(shell).map_err(CliError::from),
     };
     match done {

@@ -76,7 +76,7 @@ fn explain(error: StartError) -> CliError {
         StartError::NoHub(_) => {
             (ExitKind::NotFound, Some("make one with `cloud-hub init`, or correct hub.state_dir in hub.toml"))
         }
-        StartError::Engine(_) => (
+        StartError::Engine(_) | StartError::Host(_) => (
             ExitKind::Runtime,
             Some("run `cargo xtask setup`, or name the library in inference.onnxruntime or SANDERLING_ONNXRUNTIME"),
         ),

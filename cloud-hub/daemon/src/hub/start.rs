@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use engine::{Engine, LibrarySearch, OpenError, OrtEngine};
+use engine::{Engine, Isolation, LibrarySearch, OpenError, OrtEngine};
 use store::files::{self, FileError};
 use store::{LockError, Opened, SledStore, StateLock, Store, StoreError};
 use tokio::sync::Semaphore;
@@ -19,7 +19,7 @@ use types::ModelName;
 
 use super::{ARTIFACT_TURNS, Hub, MEMORY_UNIT_BYTES, Running};
 use crate::api::Listening;
-use crate::config::HubConfig;
+use crate::config::{HubConfig, InferenceTable};
 use crate::fleet::Fleet;
 use crate::operators::Operators;
 use crate::registry::blobs::Blobs;
@@ -28,7 +28,7 @@ use crate::registry::{Registry, RegistryOpenError};
 use crate::shutdown::Stop;
 use crate::state::Folder;
 use crate::tokens::Tokens;
-use crate::workers::Workers;
+use crate::workers::{Workers, host};
 use crate::workers::load::Loader;
 
 /// Largest PEM file of the CA, in bytes.
@@ -49,6 +49,9 @@ pub enum StartError {
     /// ONNX Runtime cannot be used.
     #[error("open ONNX Runtime")]
     Engine(#[source] OpenError),
+    /// ONNX Runtime cannot be used in a child process.
+    #[error("open ONNX Runtime in a child process")]
+    Host(#[source] engine::Cause),
     /// A TCP address cannot be had.
     #[error("listen on {addr} for {what}")]
     Bind {
@@ -98,6 +101,7 @@ impl StartError {
             }
             Self::NoHub(_)
             | Self::Engine(_)
+            | Self::Host(_)
             | Self::Listen(ListenError::Identity(_))
             | Self::Ca(_)
             | Self::File(_)
@@ -132,9 +136,19 @@ pub(super) struct Sockets {
 /// [`StartError`]; nothing is left bound or locked.
 pub async fn start(config: HubConfig) -> Result<Running, StartError> {
     let ground = Ground::open(&config)?;
-    let search = LibrarySearch { configured: config.inference.onnxruntime.clone() };
-    let engine = tokio::task::spawn_blocking(move || OrtEngine::open(&search)).await?.map_err(StartError::Engine)?;
-    raise(config, ground, Arc::new(engine)).await
+    let inference = config.inference.clone();
+    let engine = tokio::task::spawn_blocking(move || open_engine(&inference)).await??;
+    raise(config, ground, engine).await
+}
+
+fn open_engine(inference: &InferenceTable) -> Result<Arc<dyn Engine>, StartError> {
+    match inference.isolation {
+        Isolation::Process => host::open(inference).map_err(StartError::Host),
+        Isolation::None => {
+            let search = LibrarySearch { configured: inference.onnxruntime.clone() };
+            Ok(Arc::new(OrtEngine::open(&search).map_err(StartError::Engine)?))
+        }
+    }
 }
 
 /// Brings a hub up with an engine that is open already.

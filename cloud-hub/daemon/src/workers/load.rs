@@ -87,7 +87,9 @@ impl Loader {
 
     fn load_here(&self, manifest: &Manifest, variant: &Variant, files: &VariantBytes) -> Result<Pool, LoadFailed> {
         let started = Instant::now();
-        let options = LoadOptions { intra_threads: self.threads(), ..LoadOptions::default() };
+        let name = format!("{}/{}", manifest.model, manifest.version);
+        // On trial until it has answered its golden inputs.
+        let options = LoadOptions { intra_threads: self.threads(), name, trial: true, ..LoadOptions::default() };
         let mut sessions = Vec::with_capacity(self.inference.sessions);
         let mut score = Vec::new();
         for _ in 0..self.inference.sessions {
@@ -105,6 +107,9 @@ impl Loader {
         // The order is kept by the pool's admission; behind it wait only requests whose session is being freed.
         let options = WorkerOptions { queue: self.inference.sessions, name: format!("run-{}", manifest.model) };
         let handle = SessionWorker::start_pool(sessions, &options).map_err(LoadFailed::Thread)?;
+        if let Err(error) = handle.promote() {
+            tracing::warn!(model = %manifest.model, error = telemetry::chain(&error), "it keeps a child process of its own");
+        }
         let facts = PoolFacts {
             model: manifest.model.clone(),
             version: manifest.version,

@@ -5,6 +5,7 @@
 //! for a GPU by [`gpu`].
 
 pub mod gpu;
+pub mod host;
 pub mod load;
 pub mod pool;
 
