@@ -118,6 +118,35 @@ impl Fleet {
         Ok(())
     }
 
+    /// A device fetches the manifest of a version. Returns whether that is news, to be stored before it is served: from
+    /// then on the device may have the version, whatever becomes of its reports.
+    ///
+    /// # Errors
+    /// [`Replaced`].
+    pub fn takes(
+        &mut self,
+        id: &DeviceId,
+        connection: ConnectionId,
+        model: &ModelName,
+        version: Version,
+        now_unix_s: u64,
+    ) -> Result<bool, Replaced> {
+        Ok(self.speaking(id, connection)?.takes(model, version, now_unix_s))
+    }
+
+    /// The devices that have a version, or may have it, by name.
+    #[must_use]
+    pub fn holders(&self, model: &ModelName, version: Version) -> Vec<DeviceId> {
+        let holds = |device: &Device| device.model(model).is_some_and(|status| status.may_have(version));
+        self.devices.iter().filter(|(_id, device)| holds(device)).map(|(id, _device)| id.clone()).collect()
+    }
+
+    /// A version was withdrawn. Returns the devices of which something changed, to be stored.
+    pub fn withdrawn(&mut self, model: &ModelName, version: Version) -> Vec<DeviceId> {
+        let changed = self.devices.iter_mut().filter_map(|(id, device)| device.forget(model, version).then(|| id.clone()));
+        changed.collect()
+    }
+
     /// A connection is gone. That of one that was replaced changes nothing.
     pub fn disconnected(&mut self, id: &DeviceId, connection: ConnectionId, now_unix_s: u64) {
         if self.connections.get(id) != Some(&connection) {

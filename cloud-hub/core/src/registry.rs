@@ -18,6 +18,9 @@ pub struct VersionRecord {
     pub manifest: Digest,
     /// When it was published, in seconds of the Unix clock.
     pub published_unix_s: u64,
+    /// Whether it was published with [`Publish::Hold`] and never offered since. Devices cannot fetch such a version.
+    #[serde(default)]
+    pub held: bool,
 }
 
 /// Whether a version that is published is offered at once.
@@ -114,6 +117,13 @@ impl Model {
         }
     }
 
+    /// Whether devices may fetch a version: it is, or was, offered to them.
+    #[must_use]
+    pub fn is_offered(&self, version: Version) -> bool {
+        let reached = self.current.is_some_and(|current| version <= current);
+        reached && self.versions.get(&version).is_some_and(|record| !record.held)
+    }
+
     fn newest(&self) -> Option<Version> {
         self.versions.last_key_value().map(|(version, _)| *version)
     }
@@ -159,6 +169,7 @@ impl Registry {
             (None, _) => true,
         };
         if added {
+            let record = VersionRecord { held: publish == Publish::Hold, ..record };
             self.models.entry(model.clone()).or_default().versions.insert(version, record);
         }
         match publish {
@@ -179,13 +190,43 @@ impl Registry {
             return Err(RegistryError::UnknownVersion { model: model.clone(), version });
         }
         match entry.current {
-            Some(current) if current == version => Ok(Change::None),
-            Some(newest) if newest > version => Err(RegistryError::NotNewer { model: model.clone(), version, newest }),
-            Some(_) | None => {
-                entry.current = Some(version);
-                Ok(Change::Current(version))
+            Some(current) if current == version => return Ok(Change::None),
+            Some(newest) if newest > version => {
+                return Err(RegistryError::NotNewer { model: model.clone(), version, newest });
             }
+            Some(_) | None => entry.current = Some(version),
         }
+        if let Some(record) = entry.versions.get_mut(&version) {
+            record.held = false;
+        }
+        Ok(Change::Current(version))
+    }
+
+    /// Takes a version back that no device has; its number may be published again with other content.
+    ///
+    /// Where it was current, `before` becomes current again if it is still there; else the model has none until one is
+    /// offered. The shell has made sure that no device took the version: the registry does not know devices.
+    ///
+    /// # Errors
+    /// When there is no such version; nothing has changed.
+    pub fn withdraw(
+        &mut self,
+        model: &ModelName,
+        version: Version,
+        before: Option<Version>,
+    ) -> Result<VersionRecord, RegistryError> {
+        let unknown = || RegistryError::UnknownModel(model.clone());
+        let entry = self.models.get_mut(model).ok_or_else(unknown)?;
+        let missing = || RegistryError::UnknownVersion { model: model.clone(), version };
+        let record = entry.versions.remove(&version).ok_or_else(missing)?;
+        if entry.current == Some(version) {
+            let may_serve = |before: &Version| entry.versions.get(before).is_some_and(|record| !record.held);
+            entry.current = before.filter(may_serve);
+        }
+        if entry.versions.is_empty() {
+            self.models.remove(model);
+        }
+        Ok(record)
     }
 
     /// The version that is offered and served, where there is one.
@@ -227,7 +268,8 @@ mod tests {
     }
 
     fn record(number: u64, content: &str) -> VersionRecord {
-        VersionRecord { version: version(number), manifest: Digest::of(content.as_bytes()), published_unix_s: 0 }
+        let manifest = Digest::of(content.as_bytes());
+        VersionRecord { version: version(number), manifest, published_unix_s: 0, held: false }
     }
 
     fn digits() -> ModelName {
@@ -274,6 +316,45 @@ mod tests {
         assert!(matches!(registry.offer(&digits, version(3)), Err(RegistryError::NotNewer { .. })));
         assert!(matches!(registry.offer(&digits, version(9)), Err(RegistryError::UnknownVersion { .. })));
         assert_ne!(registry, before);
+    }
+
+    #[test]
+    fn only_what_was_offered_may_be_fetched() {
+        let mut registry = Registry::default();
+        let digits = digits();
+        let offered = |registry: &Registry| {
+            let model = registry.model(&digits).unwrap();
+            (1..5).filter(|number| model.is_offered(version(*number))).collect::<Vec<_>>()
+        };
+        registry.publish(&digits, record(1, "a"), Publish::Offer).unwrap();
+        registry.publish(&digits, record(2, "b"), Publish::Hold).unwrap();
+        assert_eq!(offered(&registry), [1]);
+        registry.publish(&digits, record(3, "c"), Publish::Offer).unwrap();
+        assert_eq!(offered(&registry), [1, 3], "a held version that was passed over stays held");
+        registry.publish(&digits, record(4, "d"), Publish::Hold).unwrap();
+        registry.offer(&digits, version(4)).unwrap();
+        assert_eq!(offered(&registry), [1, 3, 4]);
+    }
+
+    #[test]
+    fn a_withdrawn_number_is_free_again_and_the_version_before_is_current() {
+        let mut registry = Registry::default();
+        let digits = digits();
+        registry.publish(&digits, record(1, "a"), Publish::Offer).unwrap();
+        registry.publish(&digits, record(2, "held"), Publish::Hold).unwrap();
+        registry.publish(&digits, record(20, "typo"), Publish::Offer).unwrap();
+        assert_eq!(registry.withdraw(&digits, version(20), Some(version(1))).unwrap().version, version(20));
+        assert_eq!(registry.current(&digits), Some(version(1)));
+        assert!(matches!(
+            registry.withdraw(&digits, version(20), None),
+            Err(RegistryError::UnknownVersion { .. })
+        ));
+        registry.publish(&digits, record(20, "other"), Publish::Offer).unwrap();
+        registry.withdraw(&digits, version(20), Some(version(2))).unwrap();
+        assert_eq!(registry.current(&digits), None, "what was held is not offered by a withdrawal");
+        registry.withdraw(&digits, version(2), None).unwrap();
+        registry.withdraw(&digits, version(1), None).unwrap();
+        assert!(registry.model(&digits).is_none());
     }
 
     #[test]

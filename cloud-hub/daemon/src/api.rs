@@ -13,6 +13,7 @@
 //! | `GET /trust/{file}` | | the metadata file as it is |
 //! | `POST /models/{m}/versions` | [`PublishRequest`] | [`Published`] |
 //! | `POST /models/{m}/offer` | [`OfferRequest`] | [`Published`] |
+//! | `POST /models/{m}/withdraw` | [`WithdrawRequest`] | [`Withdrawn`] |
 //!
 //! Times are milliseconds since 1970 (`_unix_ms`). Every refusal is an [`ApiError`].
 
@@ -356,6 +357,28 @@ pub struct Published {
     /// Effects that the author may not expect, like a missing threshold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+/// Takes a version back that no device took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WithdrawRequest {
+    /// The version.
+    pub version: Version,
+    /// The newly signed `targets.json` without the version, as text.
+    pub targets: String,
+}
+
+/// A version is withdrawn: its number can be published again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawn {
+    /// The model.
+    pub model: ModelName,
+    /// The version.
+    pub version: Version,
+    /// The version devices are told to follow now; absent when the model has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered: Option<Version>,
 }
 
 /// The hub at one glance.

@@ -190,6 +190,32 @@ impl Fleet {
         Ok(())
     }
 
+    /// Notes that a device fetches the manifest of a version, durably where it is news: a version that a device may have
+    /// is never withdrawn.
+    ///
+    /// # Errors
+    /// When the connection was replaced by a newer one.
+    pub async fn takes(&self, seat: &Seat, model: &ModelName, version: Version) -> Result<(), Replaced> {
+        if self.inner().fleet.takes(&seat.device, seat.id, model, version, clock::unix_s())? {
+            self.keep(&seat.device).await;
+        }
+        Ok(())
+    }
+
+    /// The devices that have a version, or may have it, by name.
+    #[must_use]
+    pub fn holders(&self, model: &ModelName, version: Version) -> Vec<DeviceId> {
+        self.inner().fleet.holders(model, version)
+    }
+
+    /// A version was withdrawn: what devices said of its number is about other content.
+    pub async fn withdrawn(&self, model: &ModelName, version: Version) {
+        let changed = self.inner().fleet.withdrawn(model, version);
+        for device in changed {
+            self.keep(&device).await;
+        }
+    }
+
     /// Enters a renewed key into a device's record, before its certificate is sent.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ use types::{ModelName, Version};
 
 use crate::admin::Refused;
 use crate::api::{EngineView, HubStatus, Listening, ModelView, PublishRequest, Published, TokenCreated, VersionView};
+use crate::api::{FormView, WithdrawRequest, Withdrawn};
 use crate::clock;
 use crate::config::HubConfig;
 use crate::fleet::Fleet;
@@ -31,6 +32,7 @@ use crate::state::Folder;
 use crate::tokens::{CreateTokenError, TokenOrder, Tokens};
 use crate::workers::Workers;
 use crate::workers::load::Loader;
+use crate::workers::pool::Pool;
 
 pub use running::{RunError, Running};
 pub(crate) use running::{fresh_identity, identity_renewal};
@@ -117,11 +119,21 @@ impl Hub {
         let work = async move {
             let version = request.version;
             let mut publication = hub.registry.publish(&hub.loader, &model, &request).await?;
-            if let Some(pool) = publication.pool.take() {
+            let pool = match publication.pool.take() {
+                // It did not load at the start, for example because a file was damaged.
+                None if publication.unchanged && !hub.workers.is_loaded(&model, version) => {
+                    hub.load_again(&model, version).await?
+                }
+                pool => pool,
+            };
+            if let Some(pool) = pool {
                 hub.workers.put(pool, hub.registry.current(&model));
             }
             let devices_told = match publication.change {
                 Change::Current(version) => hub.tell(&model, version, false),
+                Change::None if publication.mended && hub.registry.current(&model) == Some(version) => {
+                    hub.tell(&model, version, true)
+                }
                 Change::Held(_) | Change::None => 0,
             };
             let Publication { unchanged, warnings, .. } = publication;
@@ -142,6 +154,38 @@ impl Hub {
         let devices_told = self.tell(model, version, true);
         let (model, unchanged) = (model.clone(), change == Change::None);
         Ok(Published { model, version, devices_told, unchanged, warnings: Vec::new() })
+    }
+
+    /// Loads a published version that is not loaded, where the hub keeps as many versions as that.
+    async fn load_again(&self, model: &ModelName, version: Version) -> Result<Option<Pool>, PublishError> {
+        let is_current = self.registry.current(model) == Some(version);
+        match self.registry.manifest(model, version).filter(|_manifest| is_current) {
+            Some(manifest) => self.registry.load_own(&self.loader, &manifest).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Takes a version back that no device took.
+    ///
+    /// # Errors
+    /// When a device has it or may have it, or anything does not hold; it is published as before then.
+    pub async fn withdraw(
+        self: &Arc<Self>,
+        model: &ModelName,
+        request: WithdrawRequest,
+    ) -> Result<Withdrawn, PublishError> {
+        // In a task of its own, like a publication.
+        let (hub, model) = (Arc::clone(self), model.clone());
+        let work = async move {
+            let version = request.version;
+            let offered = hub.registry.withdraw(&hub.fleet, &model, &request).await?;
+            hub.workers.remove(&model, version);
+            Ok(Withdrawn { model, version, offered })
+        };
+        match self.publications.spawn(work).await {
+            Ok(withdrawn) => withdrawn,
+            Err(_lost) => Err(PublishError::Mismatch("the withdrawal was broken off: withdraw again")),
+        }
     }
 
     /// Every model.
@@ -185,8 +229,27 @@ impl Hub {
             requests_running,
             models: self.registry.snapshot().models().count(),
             loaded: loaded.iter().map(|pool| format!("{}/{}", pool.model(), pool.version())).collect(),
-            warnings: self.warnings.clone(),
+            warnings: self.warnings.iter().cloned().chain(self.registry.damage()).chain(self.strangers()).collect(),
         })
+    }
+
+    /// Devices that serve something else under a number than what is published under it. It takes a number that was used
+    /// twice: a withdrawal that a lost record allowed, or a hub that was restored from a backup.
+    fn strangers(&self) -> Vec<String> {
+        let is_other = |model: &ModelName, installed: &FormView| {
+            let manifest = self.registry.manifest(model, installed.version)?;
+            let published = manifest.variant(&installed.variant).map(|variant| variant.file.digest);
+            (published != Some(installed.digest)).then(|| {
+                format!("serves {model}/{} with other content than is published: push a higher version", installed.version)
+            })
+        };
+        let models: Vec<ModelName> = self.registry.snapshot().models().map(|(model, _versions)| model.clone()).collect();
+        let followers = models.iter().flat_map(|model| {
+            self.fleet.followers(model).into_iter().filter_map(move |follower| {
+                Some(format!("device {} {}", follower.device, is_other(model, follower.active.as_ref()?)?))
+            })
+        });
+        followers.collect()
     }
 
     /// Tells followers of a version, without waiting for them.
@@ -204,7 +267,7 @@ impl Hub {
                 version: record.version,
                 manifest: record.manifest,
                 published_unix_ms: record.published_unix_s.saturating_mul(1000),
-                held: standing == Standing::Held,
+                held: standing == Standing::Held || record.held,
                 variants: self.variant_names(name, record.version),
                 loaded: self.workers.is_loaded(name, record.version),
             })

@@ -7,8 +7,10 @@
 //! Which version is taken: the highest number that was offered. Offers may overtake each other on the way here, and
 //! numbers cannot; a version that must be withdrawn is followed by a higher one. An older or equal one is refused, one
 //! that failed for good is left alone until an operator asks for it again. Failures that may pass are tried again
-//! for ever, with back-off, and reported once each kind; a missing hub is waited for.
+//! for ever, with back-off, and reported once each kind; a missing hub is waited for. A version whose bytes were not
+//! the signed ones is given up and tried again within a day, because the hub's copy may have been mended ([`SECOND_CHANCE`]).
 
+mod chances;
 mod event;
 mod state;
 
@@ -17,6 +19,8 @@ use std::time::{Duration, Instant};
 
 use types::{ModelName, Version};
 
+use chances::Chances;
+pub use chances::SECOND_CHANCE;
 pub use event::{Event, Failure, FailureKind, OfferKind, Outcome, Report, Stage, Step};
 pub use state::State;
 
@@ -69,6 +73,8 @@ pub struct Updater {
     leftover: Option<Version>,
     /// Versions that are left alone, and why.
     failed: BTreeMap<Version, Failure>,
+    /// Times at which some of these are tried again.
+    chances: Chances,
     /// Failures in a row of the version under way.
     tries: u32,
     /// The last kind of passing failure that was reported for it.
@@ -119,6 +125,7 @@ impl Updater {
             next: None,
             leftover: None,
             failed: BTreeMap::new(),
+            chances: Chances::default(),
             tries: 0,
             told: None,
         }
@@ -153,8 +160,10 @@ impl Updater {
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         match self.state {
             State::Waiting { until, .. } => Some((until, "next try of an update")),
-            State::Idle
-            | State::Paused { .. }
+            State::Idle => {
+                Some((self.chances.next(self.slots.active_version())?, "second chance of a version that was given up"))
+            }
+            State::Paused { .. }
             | State::Refreshing { .. }
             | State::Fetching { .. }
             | State::Verifying { .. }
@@ -169,6 +178,12 @@ impl Updater {
     /// # Errors
     /// [`Refused`] for an event that the job under way cannot have caused; nothing has changed.
     pub fn handle(&mut self, event: Event, now: Instant, random: u64) -> Result<Vec<Step>, Refused> {
+        let steps = self.step(event, now, random)?;
+        self.chances.schedule(&self.failed, self.state.target(), now, random);
+        Ok(steps)
+    }
+
+    fn step(&mut self, event: Event, now: Instant, random: u64) -> Result<Vec<Step>, Refused> {
         let superseded = self.next.is_some();
         Ok(match (self.state.clone(), event) {
             (_, Event::Offered { version, kind }) => self.offered(version, kind),
@@ -192,6 +207,8 @@ impl Updater {
                 Vec::new()
             }
             (State::Waiting { target, until }, Event::Tick) if now >= until => self.begin(target),
+            // What was mended at the hub is found without an operator who asks for each device.
+            (State::Idle, Event::Tick) => self.second_chance(now),
             (_, Event::Tick) => Vec::new(),
 
             // Between two jobs is where a higher version takes over.
@@ -267,11 +284,22 @@ impl Updater {
             (OfferKind::Fleet, true) => return steps,
             (OfferKind::Retry, true) => {
                 self.failed.remove(&version);
+                self.chances.begun(version);
                 steps.push(Step::Forget { version });
             }
             (OfferKind::Fleet | OfferKind::Retry, false) => {}
         }
         steps.extend(self.take(version, kind));
+        steps
+    }
+
+    /// Begins the version whose second chance has come.
+    fn second_chance(&mut self, now: Instant) -> Vec<Step> {
+        let Some(version) = self.chances.due(self.slots.active_version(), now) else { return Vec::new() };
+        self.chances.begun(version);
+        self.failed.remove(&version);
+        let mut steps = vec![Step::Forget { version }];
+        steps.extend(self.begin_new(version));
         steps
     }
 

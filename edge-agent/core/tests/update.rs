@@ -156,6 +156,62 @@ fn an_operator_may_have_a_failed_version_tried_once_more() {
 }
 
 #[test]
+fn wrong_bytes_are_tried_again_within_a_day_and_a_bad_model_never() {
+    for (kind, again) in [
+        (FailureKind::Tampered, true),
+        (FailureKind::NotSigned, true),
+        (FailureKind::GoldenMismatch, false),
+        (FailureKind::ModelRefused, false),
+        (FailureKind::TrustRefused, false),
+    ] {
+        let mut updater = serving(1);
+        let mut now = Instant::now();
+        handle(&mut updater, offered(2));
+        for round in 1..8_u32 {
+            let steps = updater.handle(failed(kind), now, u64::MAX).unwrap();
+            assert_eq!(outcomes(&steps), ["failed"], "{kind}");
+            assert_eq!(updater.failed().len(), 1, "it counts as given up");
+            let Some((until, _why)) = updater.poll_timeout() else {
+                assert!(!again, "{kind} is not tried again");
+                break;
+            };
+            assert!(again && until - now <= SECOND_CHANCE.max, "{kind}: {:?}", until - now);
+            assert!(until - now >= SECOND_CHANCE.ceiling(round) - Duration::from_secs(1), "too soon in round {round}");
+            assert_eq!(updater.handle(Event::Tick, until - Duration::from_secs(1), 0), Ok(vec![]));
+            now = until;
+            let steps = updater.handle(Event::Tick, now, 0).unwrap();
+            assert!(steps.contains(&Step::Forget { version: version(2) }));
+            assert!(steps.contains(&Step::RefreshTrust { version: version(2) }));
+        }
+    }
+}
+
+#[test]
+fn a_second_chance_survives_a_restart_and_ends_with_a_higher_version() {
+    let slots = Slots { active: Some(installed(1)), previous: None };
+    let failure = |kind| Failure { kind, detail: "chunk 3".into() };
+    let failed = BTreeMap::from([
+        (version(2), failure(FailureKind::Tampered)),
+        (version(3), failure(FailureKind::Tampered)),
+        (version(4), failure(FailureKind::GoldenMismatch)),
+    ]);
+    let found = OnDisk { slots, complete: vec![installed(1)], partial: Vec::new(), failed };
+    let (mut updater, _steps) = resume(digits(), found);
+    let now = Instant::now();
+    updater.handle(Event::HubOnline, now, u64::MAX).unwrap();
+    let (until, _why) = updater.poll_timeout().unwrap();
+    assert!(until - now <= SECOND_CHANCE.max);
+    let steps = updater.handle(Event::Tick, until, 0).unwrap();
+    assert!(steps.contains(&Step::RefreshTrust { version: version(3) }), "the highest first: {steps:?}");
+    handle(&mut updater, Event::Trusted);
+    handle(&mut updater, Event::Fetched);
+    for event in [Event::Verified(installed(3)), Event::Loaded, Event::GoldenMatched, Event::Switched] {
+        handle(&mut updater, event);
+    }
+    assert_eq!(updater.poll_timeout(), None, "version 2 is under the active one now");
+}
+
+#[test]
 fn a_failure_that_may_pass_is_tried_again_and_told_once() {
     let mut updater = serving(1);
     let mut now = Instant::now();

@@ -129,6 +129,7 @@ impl Agent {
 
         let mut updaters = Vec::new();
         let mut offers = Offers::new();
+        let transfers = Arc::default();
         for model in models.iter() {
             let (send, receive) = mpsc::channel(OFFERS_WAITING);
             offers.insert(model.name.clone(), send);
@@ -140,6 +141,7 @@ impl Agent {
                 engines: Arc::clone(&engines),
                 load: LoadTable::from(&config.engine),
                 updates: config.updates.clone(),
+                transfers: Arc::clone(&transfers),
                 reports: Arc::clone(&reports),
                 failed: Table::new(Arc::clone(&store), FAILED_TABLE),
                 board: Arc::clone(&board),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use store::files::{self, FileError, Mode};
 use store::{LockError, StateLock};
-use types::{Digest, ModelName, Version};
+use types::{ModelName, Version};
 
 /// Name of the manifest in a version's folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -93,12 +93,6 @@ impl Folder {
     #[must_use]
     pub fn incoming(&self) -> PathBuf {
         self.root.join("incoming")
-    }
-
-    /// A download under way, named by what it will hash to.
-    #[must_use]
-    pub fn part(&self, digest: &Digest) -> PathBuf {
-        self.incoming().join(format!("{}.part", digest.to_hex()))
     }
 
     /// A version's folder while it is put together.

@@ -18,7 +18,7 @@ pub use key::{KeyPair, PublicKey};
 pub use metadata::Signed;
 pub use repository::{
     Authority, InitialKeys, OnlineKeys, Repository, Roles, add_target, first_root, first_targets, init_repository,
-    next_root, renew_targets, snapshot_and_timestamp,
+    next_root, remove_target, renew_targets, snapshot_and_timestamp,
 };
 
 /// The four files of a TUF repository.
@@ -149,6 +149,12 @@ pub enum SignError {
         path: String,
         /// Whether it is signed with exactly this content.
         same: bool,
+    },
+    /// A target that is to be taken off the list is not on it.
+    #[error("{path:?} is not on the signed list")]
+    NotSigned {
+        /// The target.
+        path: String,
     },
     /// Metadata to continue from is not what it should be.
     #[error("read {role} metadata")]

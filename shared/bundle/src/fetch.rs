@@ -61,6 +61,9 @@ pub enum FetchError {
     /// Each chunk was right and the whole is not: the manifest contradicts itself.
     #[error("\"{0}\" is not the signed file although its chunks are")]
     WrongFile(String),
+    /// A chunk was the signed one when it arrived, and reads differently now: the disk has changed it.
+    #[error("\"{0}\" was damaged on this machine's disk after it had arrived")]
+    Damaged(String),
     /// The part could not be read or written; a full disk is [`io::ErrorKind::StorageFull`].
     #[error("{action} {path:?}")]
     Io {
@@ -80,7 +83,7 @@ impl FetchError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::WrongChunk { .. } | Self::TooLong { .. } | Self::WrongFile(_) => true,
-            Self::Incomplete { .. } | Self::Io { .. } => false,
+            Self::Incomplete { .. } | Self::Damaged(_) | Self::Io { .. } => false,
         }
     }
 }
@@ -158,23 +161,46 @@ impl Download {
     /// Proves the whole, makes it durable and gives it its name.
     ///
     /// # Errors
-    /// When bytes are missing, when the whole is wrong (the part is removed), or when the disk refuses.
+    /// When bytes are missing, when the whole is wrong or was damaged on the disk (the part is removed), or when the
+    /// disk refuses.
     pub fn finish(mut self, destination: &Path) -> Result<(), FetchError> {
         let (file, size) = (self.expected.name.to_string(), self.expected.size);
         if self.arrived != size {
             return Err(FetchError::Incomplete { file, arrived: self.arrived, size });
         }
         self.part.seek(SeekFrom::Start(0)).map_err(failed("read part", &self.path))?;
-        let found = file::digest(&self.part, size).map_err(failed("read part", &self.path))?;
-        if found != self.expected.digest {
-            std::fs::remove_file(&self.path).map_err(failed("remove part", &self.path))?;
-            return Err(FetchError::WrongFile(file));
+        match file::digest(&self.part, size) {
+            Ok(found) if found == self.expected.digest => {}
+            Ok(_other) => return Err(self.wrong_whole()),
+            // Somebody else has appended to the part.
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Err(self.discard(FetchError::Damaged)),
+            Err(source) => return Err(failed("read part", &self.path)(source)),
         }
         self.part.sync_all().map_err(failed("fsync part", &self.path))?;
         std::fs::rename(&self.path, destination).map_err(failed("rename part to", destination))?;
         let folder = destination.parent().unwrap_or(Path::new("."));
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
         synced.map_err(failed("fsync folder", folder))
+    }
+
+    /// Removes a part whose digest is wrong, and tells a contradiction in the manifest from damage on this disk: the
+    /// bytes of every chunk were right when they came.
+    fn wrong_whole(mut self) -> FetchError {
+        let read = self.part.seek(SeekFrom::Start(0));
+        let read = read.and_then(|_start| file::describe(self.expected.name.clone(), &self.part, self.expected.size));
+        match read {
+            Ok(found) if found.chunks == self.expected.chunks => self.discard(FetchError::WrongFile),
+            Ok(_) => self.discard(FetchError::Damaged),
+            Err(source) => failed("read part", &self.path)(source),
+        }
+    }
+
+    /// Removes the part because of what is wrong with it.
+    fn discard(self, reason: fn(String) -> FetchError) -> FetchError {
+        match std::fs::remove_file(&self.path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => failed("remove part", &self.path)(source),
+            Ok(()) | Err(_) => reason(self.expected.name.to_string()),
+        }
     }
 
     /// Hashes what an earlier run left and cuts off what cannot become right.
@@ -309,6 +335,31 @@ mod tests {
         let download = Download::open(expected(&content), &part).unwrap();
         assert_eq!(download.next_range(), None);
         download.finish(&folder.path().join("m")).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_changes_or_loses_a_part_is_never_taken_for_a_wrong_sender() {
+        let (folder, content) = (tempfile::tempdir().unwrap(), content());
+        let part = folder.path().join("x.part");
+        let arrived = || {
+            let mut download = Download::open(expected(&content), &part).unwrap();
+            let from = usize::try_from(download.arrived()).unwrap();
+            download.push(&content[from..]).unwrap();
+            download
+        };
+        for spoil in [
+            |part: &Path| std::fs::write(part, b"short").unwrap(),
+            |part: &Path| std::fs::write(part, vec![0; SIZE]).unwrap(),
+            |part: &Path| std::fs::write(part, vec![0; SIZE + 1]).unwrap(),
+            |part: &Path| std::fs::remove_file(part).unwrap(),
+        ] {
+            let download = arrived();
+            spoil(&part);
+            let error = download.finish(&folder.path().join("m")).unwrap_err();
+            assert!(!error.is_refusal(), "{error}");
+        }
+        arrived().finish(&folder.path().join("m")).unwrap();
+        assert_eq!(std::fs::read(folder.path().join("m")).unwrap(), content);
     }
 
     proptest! {

@@ -226,6 +226,23 @@ impl Device {
         }
     }
 
+    /// Notes that the device fetches a version, unless it is known to be on its way there.
+    pub(super) fn takes(&mut self, model: &ModelName, version: Version, now_unix_s: u64) -> bool {
+        let known = self.models.get(model).and_then(|model| model.progress(version));
+        if known.is_some_and(|progress| !matches!(progress.outcome, Outcome::Refused { .. })) {
+            return false;
+        }
+        let (stage, outcome) = (Stage::Fetching, Outcome::Running);
+        let report = Report { model: model.clone(), version, variant: None, stage, outcome, installed: None };
+        self.report(report, now_unix_s);
+        true
+    }
+
+    /// Forgets a version that was withdrawn.
+    pub(super) fn forget(&mut self, model: &ModelName, version: Version) -> bool {
+        self.models.get_mut(model).is_some_and(|model| model.progress.remove(&version).is_some())
+    }
+
     pub(super) fn forget_refusal(&mut self, model: &ModelName, version: Version) {
         if let Some(model) = self.models.get_mut(model)
             && matches!(model.progress(version), Some(Progress { outcome: Outcome::Refused { .. }, .. }))
@@ -252,6 +269,14 @@ impl Model {
         let above = self.active.as_ref().is_none_or(|active| active.version < version);
         let given_up = |progress: &Progress| matches!(progress.outcome, Outcome::Refused { .. });
         above && !self.progress(version).is_some_and(given_up)
+    }
+
+    /// Whether the device has this version, or may have it: it fetched the manifest and did not say that it gave up.
+    #[must_use]
+    pub fn may_have(&self, version: Version) -> bool {
+        let named = |installed: &Option<Installed>| installed.as_ref().is_some_and(|known| known.version == version);
+        let fetched = |progress: &Progress| !matches!(progress.outcome, Outcome::Refused { .. });
+        named(&self.active) || named(&self.previous) || self.progress(version).is_some_and(fetched)
     }
 
     /// A late report on a version that was replaced since changes nothing.

@@ -19,7 +19,7 @@ use crate::registry::blobs::BlobError;
 /// Longest silence inside an upload before it is given up: a dead uplink must not hold a half-written file for ever.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 
-/// `HEAD /blobs/{digest}`: says whether it is there. Files are never given out here; devices fetch them over QUIC.
+/// `HEAD /blobs/{digest}`: says whether it is there and whole. Files are never given out here; devices fetch them over QUIC.
 pub(super) async fn head(
     State(hub): State<Arc<Hub>>,
     method: Method,
@@ -28,9 +28,9 @@ pub(super) async fn head(
     if method != Method::HEAD {
         return Err(super::error::no_such_call().await);
     }
-    match hub.registry.blobs().length(&digest).await {
-        Ok(Some(_bytes)) => Ok(StatusCode::OK),
-        Ok(None) => Ok(StatusCode::NOT_FOUND),
+    match hub.registry.blob_is_whole(&digest).await {
+        Ok(true) => Ok(StatusCode::OK),
+        Ok(false) => Ok(StatusCode::NOT_FOUND),
         Err(error) => Err(Refused::storage(&error)),
     }
 }
@@ -59,6 +59,7 @@ pub(super) async fn put(
         }
     }
     let bytes = upload.commit().await.map_err(|error| refuse(&error, limit))?;
+    hub.registry.blob_stored(&digest);
     Ok(Json(BlobStored { digest, bytes }))
 }
 
@@ -70,7 +71,7 @@ fn too_large(limit: u64) -> Refused {
 fn refuse(error: &BlobError, limit: u64) -> Refused {
     match error {
         BlobError::TooLarge { .. } => too_large(limit),
-        BlobError::Digest { .. } => Refused::new(ErrorCode::BadRequest, error.to_string()),
+        BlobError::Digest { .. } | BlobError::Length { .. } => Refused::new(ErrorCode::BadRequest, error.to_string()),
         BlobError::Io { .. } => Refused::storage(error),
     }
 }

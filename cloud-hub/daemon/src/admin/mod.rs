@@ -47,6 +47,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/models/{model}", get(models::show))
         .route("/models/{model}/versions", post(models::publish))
         .route("/models/{model}/offer", post(models::offer))
+        .route("/models/{model}/withdraw", post(models::withdraw))
         .route("/trust/{file}", get(models::metadata))
         .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
         .route("/blobs/{digest}", get(blobs::head).put(blobs::put))

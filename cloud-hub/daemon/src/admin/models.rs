@@ -12,7 +12,7 @@ use types::ModelName;
 use super::Refused;
 use super::auth::Operator;
 use super::error::{JsonBody, Named};
-use crate::api::{ErrorCode, ModelList, ModelView, OfferRequest, PublishRequest, Published};
+use crate::api::{ErrorCode, ModelList, ModelView, OfferRequest, PublishRequest, Published, WithdrawRequest, Withdrawn};
 use crate::hub::Hub;
 use crate::registry::MetadataName;
 use crate::registry::publish::PublishError;
@@ -59,6 +59,19 @@ pub(super) async fn offer(
     Ok(Json(offered))
 }
 
+/// `POST /models/{m}/withdraw`.
+pub(super) async fn withdraw(
+    State(hub): State<Arc<Hub>>,
+    Extension(Operator(by)): Extension<Operator>,
+    Named(model): Named<ModelName>,
+    JsonBody(request): JsonBody<WithdrawRequest>,
+) -> Result<Json<Withdrawn>, Refused> {
+    let version = request.version;
+    let withdrawn = hub.withdraw(&model, request).await.map_err(|error| refuse(&error))?;
+    tracing::info!(operator = by, %model, %version, "version withdrawn");
+    Ok(Json(withdrawn))
+}
+
 /// `GET /trust/{file}`.
 pub(super) async fn metadata(
     State(hub): State<Arc<Hub>>,
@@ -78,6 +91,8 @@ fn refuse(error: &PublishError) -> Refused {
             Refused::new(ErrorCode::Conflict, error.to_string())
                 .hint("raise `version` in model.toml and push that; cloud-hub model status shows what there is")
         }
+        PublishError::Taken { .. } => Refused::new(ErrorCode::Conflict, error.to_string())
+            .hint("a version that a device has is followed by a higher one: raise `version` in model.toml and push that"),
         PublishError::Moved => {
             Refused::new(ErrorCode::Conflict, error.to_string()).hint("push again: somebody else published meanwhile")
         }

@@ -26,6 +26,7 @@ mod serve;
 mod show;
 mod status;
 mod token;
+mod withdraw;
 
 pub use context::Context;
 

@@ -1,10 +1,10 @@
-//! `cloud-hub model push | list | status | offer | check | inspect | compress`.
+//! `cloud-hub model push | list | status | offer | withdraw | check | inspect | compress`.
 
 use clap::{Args, Subcommand};
 use console::CliError;
 use types::{ModelName, Version};
 
-use super::{Operate, check, compress, inspect, push, show};
+use super::{Operate, check, compress, inspect, push, show, withdraw};
 use crate::api::{ModelList, ModelView, OfferRequest, Published};
 use crate::clock;
 
@@ -20,6 +20,14 @@ pub(super) enum ModelVerb {
     /// Tell devices to follow a version that was pushed with --hold, or an operator's retry of one that failed.
     #[command(after_help = "Example:\n  cloud-hub model offer digits 2")]
     Offer(OfferArgs),
+    /// Take back a version that no device took, for example one with a wrong number.
+    #[command(after_help = "\
+Example:
+  cloud-hub model withdraw digits 20 --keys offline-keys
+
+Refused when a device has the version or may have it: a number that a device knows never gets other content.
+The number is free again afterwards, and devices follow the version that was offered before.")]
+    Withdraw(withdraw::WithdrawArgs),
     /// Say whether an engine can run a model file, and everything that stands in the way.
     Check(check::CheckArgs),
     /// Show what is in a model file: inputs, operators, weights, arithmetic, and which engine runs it.
@@ -55,6 +63,7 @@ pub(super) struct OfferArgs {
 pub(super) fn run(verb: &ModelVerb) -> Result<(), CliError> {
     match verb {
         ModelVerb::Push(args) => push::run(args)?,
+        ModelVerb::Withdraw(args) => withdraw::run(args)?,
         ModelVerb::Check(args) => check::run(args)?,
         ModelVerb::Inspect(args) => inspect::run(args)?,
         ModelVerb::Compress(args) => compress::run(args)?,

@@ -33,7 +33,8 @@ DIR holds model.toml and the files it names. Only files that the hub does not ha
 The hub loads its own variant and checks its golden answers before anything is published.
 A version that is worse than the one in force (no threshold, no golden inputs, other labels, other inputs or outputs) is
 refused with the list of what is worse; --force publishes it all the same.
-Pushing the same content again changes nothing; other content under the same version is refused.")]
+Pushing the same content again changes nothing, except that files which are damaged on the hub are sent again.
+Other content under the same version is refused.")]
 pub(super) struct PushArgs {
     /// Folder of the version: model.toml and the files it names.
     folder: PathBuf,
@@ -87,6 +88,9 @@ pub(super) fn run(args: &PushArgs) -> Result<(), CliError> {
 fn told(pushed: &Pushed) -> String {
     let Published { model, version, devices_told, unchanged, warnings } = &pushed.published;
     let state = match (unchanged, pushed.held) {
+        (true, _) if pushed.files_uploaded > 0 => {
+            format!("was published already; damaged files were replaced, {devices_told} connected devices were told")
+        }
         (true, _) => "was published already, nothing has changed".to_owned(),
         (false, true) => format!("is published and held; offer it with: cloud-hub model offer {model} {version}"),
         (false, false) => format!("is published; {devices_told} connected devices were told"),
@@ -110,7 +114,7 @@ fn sign(args: &PushArgs, packed: &Packed, digest: Digest, root: &[u8], targets: 
         Some(_) => {
             let problem = format!("{model}/{version} is published already with other content");
             return Err(CliError::new(ExitKind::Conflict, problem)
-                .hint("a version never changes: raise `version` in model.toml and push again"));
+                .hint("a version never changes: raise `version` in model.toml and push again, or take it back with `cloud-hub model withdraw` if no device has it"));
         }
         None => {}
     }
@@ -134,7 +138,7 @@ fn sign(args: &PushArgs, packed: &Packed, digest: Digest, root: &[u8], targets: 
 }
 
 /// Signs for no other hub than the one the keys were made with.
-fn check_root(keys: &Path, root: &[u8]) -> Result<(), CliError> {
+pub(super) fn check_root(keys: &Path, root: &[u8]) -> Result<(), CliError> {
     let pinned = match files::read_bounded(&keys.join(ROOT_JSON), ROOT_BYTES_MAX) {
         Ok(pinned) => pinned,
         // Keys may be kept without it; the signatures on the hub's own list are checked in any case.

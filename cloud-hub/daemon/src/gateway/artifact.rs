@@ -6,6 +6,7 @@ use transport::{Exchange, ExchangeError, Priority};
 
 use super::device::{Visit, internal, refuse};
 use crate::registry::MetadataName;
+use crate::registry::health::SendError;
 
 /// Answers with a metadata file.
 pub(super) async fn metadata(
@@ -37,23 +38,32 @@ pub(super) async fn metadata(
 pub(super) async fn blob(visit: &Visit, exchange: &mut Exchange, range: &BlobRange) -> Result<(), ExchangeError> {
     exchange.set_priority(Priority::Artifact);
     let hub = &visit.hub;
-    let not_found = || Refusal::new(RefusalCode::NotFound, "the hub publishes no such file");
-    // What was uploaded but not published, and the full models, are nobody's to fetch.
-    if !hub.registry.is_fetchable(&range.digest) {
-        return refuse(exchange, not_found()).await;
+    if let Some((model, version)) = hub.registry.fetchable_manifest(&range.digest) {
+        // Before the bytes go out: whoever has the manifest may have the version.
+        if let Err(replaced) = hub.fleet.takes(&visit.seat, &model, version).await {
+            return refuse(exchange, Refusal::new(RefusalCode::NotAuthorised, replaced.to_string())).await;
+        }
     }
     // Files can wait: a fleet that updates at once is served a few parts at a time.
     let Ok(_turn) = hub.artifact_turns.acquire().await else {
         return refuse(exchange, Refusal::new(RefusalCode::ShuttingDown, "the hub is stopping")).await;
     };
-    let read = hub.registry.blobs().read_range(&range.digest, range.offset, range.length).await;
-    match read {
-        Ok(Some((bytes, total))) => {
+    // What was uploaded but not published, what is held, and the full models, are nobody's to fetch.
+    match hub.registry.read_for_device(&range.digest, range.offset, range.length).await {
+        Ok((bytes, total)) => {
             let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
             let body = if bytes.is_empty() { Vec::new() } else { vec![bytes] };
             exchange.send_last(&HubResponse::Blob(BlobSlice { total, length }), &body).await
         }
-        Ok(None) => refuse(exchange, not_found()).await,
-        Err(error) => refuse(exchange, internal(&error)).await,
+        Err(error) => refuse(exchange, refusal(&error)).await,
     }
+}
+
+/// A damaged file is a fault of the hub that passes, not a reason to give the version up.
+fn refusal(error: &SendError) -> Refusal {
+    let code = match error {
+        SendError::Unknown => RefusalCode::NotFound,
+        SendError::Damaged => RefusalCode::Internal,
+    };
+    Refusal::new(code, error.to_string())
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
-use store::files::{AtomicFile, Mode};
+use store::files::{self, AtomicFile, Mode};
 use types::Digest;
 
 use crate::state::Folder;
@@ -39,6 +39,14 @@ pub enum BlobError {
         /// What the bytes hash to.
         given: Digest,
     },
+    /// It is shorter or longer than it was signed.
+    #[error("the blob has {given} bytes, {expected} were signed")]
+    Length {
+        /// Bytes that were signed.
+        expected: u64,
+        /// Bytes on the disk.
+        given: u64,
+    },
     /// The disk.
     #[error("{what} blob {digest}")]
     Io {
@@ -50,6 +58,13 @@ pub enum BlobError {
         #[source]
         source: io::Error,
     },
+}
+
+impl BlobError {
+    /// Work on a blob that was broken off.
+    pub(super) fn lost(digest: Digest, lost: tokio::task::JoinError) -> Self {
+        Self::Io { what: "hash", digest, source: io::Error::other(lost) }
+    }
 }
 
 impl Blobs {
@@ -100,6 +115,25 @@ impl Blobs {
     ) -> Result<Option<(Bytes, u64)>, BlobError> {
         let path = self.folder.blob(digest);
         on_disk("read", *digest, move || read_range(path, offset, length)).await
+    }
+
+    /// Hashes a whole blob without holding it in memory; `false` when it is not there.
+    ///
+    /// # Errors
+    /// When its hash is another, or the disk fails.
+    pub async fn verify(&self, digest: &Digest) -> Result<bool, BlobError> {
+        let path = self.folder.blob(digest);
+        let Some(given) = on_disk("hash", *digest, move || hash(path)).await? else { return Ok(false) };
+        if given == *digest { Ok(true) } else { Err(BlobError::Digest { expected: *digest, given }) }
+    }
+
+    /// Deletes a blob; one that is not there is deleted already.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn remove(&self, digest: &Digest) -> Result<(), BlobError> {
+        let path = self.folder.blob(digest);
+        on_disk("delete", *digest, move || files::remove_file(&path).map_err(io::Error::other)).await
     }
 
     /// Reads a whole blob of at most `limit` bytes and checks its hash; `None` when it is not there.
@@ -194,6 +228,17 @@ async fn on_disk<T: Send + 'static>(
 ) -> Result<T, BlobError> {
     let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
     done.map_err(|source| BlobError::Io { what, digest, source })
+}
+
+fn hash(path: PathBuf) -> io::Result<Option<Digest>> {
+    let mut file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut hasher = Sha256::new();
+    io::copy(&mut file, &mut hasher)?;
+    Ok(Some(Digest::from_bytes(hasher.finalize().into())))
 }
 
 fn read_range(path: PathBuf, offset: u64, length: u64) -> io::Result<Option<(Bytes, u64)>> {

@@ -1,19 +1,21 @@
 //! Models and versions: what is published, which files belong to it, who may fetch them.
 //!
 //! [`hub_core::registry`] decides about numbers; signatures are [`metadata`], files are [`blobs`], and how a version gets
-//! in is [`publish`]. Signed metadata is the truth: records in the store follow it, and are made again from it when the
-//! store was lost.
+//! in is [`publish`], how one is taken back is [`withdraw`]. Signed metadata is the truth: records in the store follow it,
+//! and are made again from it when the store was lost. What devices fetch is held against its digests by [`health`].
 
 pub mod blobs;
+pub mod health;
 mod judge;
 pub mod metadata;
 pub mod publish;
+pub mod withdraw;
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use bundle::trust::Trusted;
-use bundle::{MANIFEST_BYTES_MAX, Manifest};
+use bundle::{FileRef, MANIFEST_BYTES_MAX, Manifest};
 use bytes::Bytes;
 use hub_core::registry as core;
 use hub_core::registry::VersionRecord;
@@ -32,6 +34,9 @@ pub use metadata::MetadataName;
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct CurrentRecord {
     version: Version,
+    /// The version that devices followed before, for a withdrawal.
+    #[serde(default)]
+    before: Option<Version>,
 }
 
 /// Why the registry could not be opened or read.
@@ -54,6 +59,7 @@ pub struct Registry {
     currents: Table<CurrentRecord>,
     core: Mutex<core::Registry>,
     known: RwLock<Known>,
+    health: health::Health,
     /// Held while a version is published or metadata signed: both number what comes next.
     signing: tokio::sync::Mutex<()>,
 }
@@ -61,17 +67,37 @@ pub struct Registry {
 /// What follows from the published manifests.
 #[derive(Debug, Default)]
 struct Known {
-    manifests: BTreeMap<(ModelName, Version), Arc<Manifest>>,
-    /// Manifests and files of device variants: what a device may fetch. The full models stay here.
-    fetchable: HashSet<Digest>,
+    manifests: BTreeMap<(ModelName, Version), (Digest, Arc<Manifest>)>,
+    /// Manifests and files of device variants of offered versions: what a device may fetch. The full models stay here.
+    fetchable: HashMap<Digest, Fetchable>,
+}
+
+/// A blob that devices may fetch.
+#[derive(Debug, Clone)]
+enum Fetchable {
+    /// The manifest of a version; several versions never share one.
+    Manifest(ModelName, Version),
+    /// A file of a variant for devices.
+    File(FileRef),
 }
 
 impl Known {
     fn add(&mut self, digest: Digest, manifest: Manifest) {
-        self.fetchable.insert(digest);
-        let files = manifest.variants_for(Place::Device).flat_map(bundle::Variant::files);
-        self.fetchable.extend(files.map(|file| file.digest));
-        self.manifests.insert((manifest.model.clone(), manifest.version), Arc::new(manifest));
+        self.manifests.insert((manifest.model.clone(), manifest.version), (digest, Arc::new(manifest)));
+    }
+
+    /// Finds anew what devices may fetch: nothing of a version that is held or withdrawn.
+    fn offer(&mut self, core: &core::Registry) {
+        self.fetchable.clear();
+        for ((model, version), (digest, manifest)) in &self.manifests {
+            if !core.model(model).is_some_and(|known| known.is_offered(*version)) {
+                continue;
+            }
+            self.fetchable.insert(*digest, Fetchable::Manifest(model.clone(), *version));
+            for file in manifest.variants_for(Place::Device).flat_map(bundle::Variant::files) {
+                self.fetchable.insert(file.digest, Fetchable::File(file.clone()));
+            }
+        }
     }
 }
 
@@ -96,6 +122,7 @@ impl Registry {
             currents: Table::new(store, "current"),
             core: Mutex::default(),
             known: RwLock::default(),
+            health: health::Health::default(),
             signing: tokio::sync::Mutex::new(()),
         };
         let now = Timestamp::now();
@@ -123,17 +150,25 @@ impl Registry {
         read.unwrap_or_else(|lost| Err(MetadataError::List(std::io::Error::other(lost))))
     }
 
-    /// Whether devices may fetch a blob: it is a published manifest, or a file of a variant for devices.
+    /// Whether devices may fetch a blob: it is the manifest of an offered version, or a file of its variants for devices.
     #[must_use]
     pub fn is_fetchable(&self, digest: &Digest) -> bool {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).fetchable.contains(digest)
+        self.known().fetchable.contains_key(digest)
+    }
+
+    /// The version whose manifest this is, where devices may fetch it.
+    #[must_use]
+    pub fn fetchable_manifest(&self, digest: &Digest) -> Option<(ModelName, Version)> {
+        match self.known().fetchable.get(digest)? {
+            Fetchable::Manifest(model, version) => Some((model.clone(), *version)),
+            Fetchable::File(_) => None,
+        }
     }
 
     /// The manifest of a published version.
     #[must_use]
     pub fn manifest(&self, model: &ModelName, version: Version) -> Option<Arc<Manifest>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.manifests.get(&(model.clone(), version)).cloned()
+        self.known().manifests.get(&(model.clone(), version)).map(|(_digest, manifest)| Arc::clone(manifest))
     }
 
     /// The version that devices follow.
@@ -156,8 +191,8 @@ impl Registry {
         let _one_at_a_time = self.signing.lock().await;
         let mut after = self.snapshot();
         let change = after.offer(model, version)?;
-        self.currents.put(model.as_str(), &CurrentRecord { version }).await?;
-        *self.core() = after;
+        self.keep_current(&after, model, version).await?;
+        self.take(after);
         Ok(change)
     }
 
@@ -176,6 +211,36 @@ impl Registry {
         Ok(true)
     }
 
+    /// Writes down that devices follow a version, and that it is not held any more.
+    async fn keep_current(
+        &self,
+        after: &core::Registry,
+        model: &ModelName,
+        version: Version,
+    ) -> Result<(), StoreError> {
+        if let Ok(record) = after.resolve(model, Some(version)) {
+            self.versions.put(&version_key(model, version), record).await?;
+        }
+        let earlier = self.currents.get(model.as_str()).await?;
+        let before = match earlier {
+            Some(earlier) if earlier.version == version => earlier.before,
+            Some(earlier) => Some(earlier.version),
+            None => None,
+        };
+        self.currents.put(model.as_str(), &CurrentRecord { version, before }).await
+    }
+
+    /// Takes a changed registry for the truth, and what devices may fetch with it.
+    fn take(&self, after: core::Registry) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.offer(&after);
+        *self.core() = after;
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn core(&self) -> MutexGuard<'_, core::Registry> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -190,58 +255,73 @@ impl Registry {
         for model in trusted.models() {
             let mut records = Vec::new();
             for version in trusted.versions(model) {
-                match self.restore_version(trusted, model, version).await? {
-                    Some(record) => records.push(record),
-                    None => warnings
-                        .push(format!("{model}/{version} is signed but its manifest is not on disk: push it again")),
+                let Ok(target) = trusted.manifest(model, version) else { continue };
+                records.push(self.restore_record(model, version, target.digest).await?);
+                if !self.restore_manifest(trusted, model, version, target.digest).await {
+                    warnings.push(format!(
+                        "{model}/{version} is signed but its manifest is missing or damaged on this disk: push it again"
+                    ));
                 }
             }
-            let mut current = self.currents.get(model.as_str()).await?.map(|record| record.version);
+            let kept = self.currents.get(model.as_str()).await?;
+            let is_listed = |version: &Version| records.iter().any(|record| record.version == *version);
+            // After a cut in a withdrawal the record still names the withdrawn version.
+            let mut current = kept.and_then(|kept| Some(kept.version).filter(is_listed).or(kept.before).filter(is_listed));
             if rebuilt && current.is_none() {
                 current = records.last().map(|record| record.version);
                 if let Some(version) = current {
-                    self.currents.put(model.as_str(), &CurrentRecord { version }).await?;
+                    self.currents.put(model.as_str(), &CurrentRecord { version, before: None }).await?;
                 }
             }
             self.core().restore(model.clone(), records, current);
         }
+        let core = self.snapshot();
+        self.take(core);
         Ok(())
     }
 
-    async fn restore_version(
+    /// The record of a signed version; made again where it was lost or is of content that was withdrawn since.
+    async fn restore_record(
+        &self,
+        model: &ModelName,
+        version: Version,
+        manifest: Digest,
+    ) -> Result<VersionRecord, StoreError> {
+        let key = version_key(model, version);
+        if let Some(record) = self.versions.get(&key).await?.filter(|record| record.manifest == manifest) {
+            return Ok(record);
+        }
+        let record = VersionRecord { version, manifest, published_unix_s: clock::unix_s(), held: false };
+        self.versions.put(&key, &record).await?;
+        Ok(record)
+    }
+
+    /// Reads the manifest of a signed version; says whether it is there and whole.
+    async fn restore_manifest(
         &self,
         trusted: &Trusted,
         model: &ModelName,
         version: Version,
-    ) -> Result<Option<VersionRecord>, RegistryOpenError> {
-        let Ok(target) = trusted.manifest(model, version) else { return Ok(None) };
-        let bytes = self.blobs.read(&target.digest, manifest_bytes_max()).await;
-        let manifest = match bytes {
+        digest: Digest,
+    ) -> bool {
+        let read = match self.blobs.read(&digest, manifest_bytes_max()).await {
             Ok(Some(bytes)) => bundle::read_manifest(trusted, model, version, &bytes),
-            Ok(None) => return Ok(None),
+            Ok(None) => return false,
             Err(error) => {
                 tracing::warn!(%model, %version, error = telemetry::chain(&error), "manifest cannot be read");
-                return Ok(None);
+                return false;
             }
         };
-        let manifest = match manifest {
-            Ok(manifest) => manifest,
+        match read {
+            Ok(manifest) => {
+                self.known.write().unwrap_or_else(PoisonError::into_inner).add(digest, manifest);
+                true
+            }
             Err(error) => {
                 tracing::warn!(%model, %version, error = telemetry::chain(&error), "manifest is not the signed one");
-                return Ok(None);
+                false
             }
-        };
-        let key = version_key(model, version);
-        let record = match self.versions.get(&key).await? {
-            Some(record) => record,
-            None => {
-                let record = VersionRecord { version, manifest: target.digest, published_unix_s: clock::unix_s() };
-                self.versions.put(&key, &record).await?;
-                record
-            }
-        };
-        self.known.write().unwrap_or_else(PoisonError::into_inner).add(target.digest, manifest);
-        Ok(Some(record))
+        }
     }
 }
 

@@ -13,11 +13,11 @@ use hub_core::registry::{Change, Publish, RegistryError, VersionRecord};
 use jiff::Timestamp;
 use std::sync::PoisonError;
 use store::StoreError;
-use types::{Digest, EngineName, ModelName, Place, Version};
+use types::{DeviceId, Digest, EngineName, ModelName, Place, Version};
 
 use super::blobs::BlobError;
 use super::metadata::MetadataError;
-use super::{CurrentRecord, Registry, manifest_bytes_max, variant_bytes, version_key};
+use super::{Registry, manifest_bytes_max, variant_bytes, version_key};
 use crate::api::PublishRequest;
 use crate::clock;
 use crate::workers::gpu;
@@ -90,6 +90,16 @@ pub enum PublishError {
         /// What it lacks or changes.
         problems: Vec<String>,
     },
+    /// Devices have the version, or may have it.
+    #[error("{model} {version} cannot be withdrawn: {} has it or may have it", holders(.devices))]
+    Taken {
+        /// The model.
+        model: ModelName,
+        /// The version.
+        version: Version,
+        /// The devices, by name.
+        devices: Vec<DeviceId>,
+    },
     /// The disk, for blobs.
     #[error("read an uploaded file")]
     Blob(#[from] BlobError),
@@ -107,6 +117,17 @@ impl From<MetadataError> for PublishError {
     }
 }
 
+/// Most devices that an error names.
+const HOLDERS_NAMED: usize = 5;
+
+fn holders(devices: &[DeviceId]) -> String {
+    let named = devices.iter().take(HOLDERS_NAMED).map(DeviceId::as_str).collect::<Vec<_>>().join(", ");
+    match devices.len().saturating_sub(HOLDERS_NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
 /// What came of it.
 #[derive(Debug)]
 pub struct Publication {
@@ -114,6 +135,8 @@ pub struct Publication {
     pub change: Change,
     /// Whether the version was there already, with the same content.
     pub unchanged: bool,
+    /// Whether files of it were damaged on this disk and are whole again: devices that gave it up must hear of it.
+    pub mended: bool,
     /// The hub's own variant, ready to answer; `None` when the version has none, or was there already.
     pub pool: Option<Pool>,
     /// Effects that the author may not expect, for the operator.
@@ -138,7 +161,8 @@ impl Registry {
         let _one_at_a_time = self.signing.lock().await;
         let version = request.version;
         let manifest = self.uploaded_manifest(model, version, request.manifest).await?;
-        let record = VersionRecord { version, manifest: request.manifest, published_unix_s: clock::unix_s() };
+        let held = request.hold;
+        let record = VersionRecord { version, manifest: request.manifest, published_unix_s: clock::unix_s(), held };
         let publish = if request.hold { Publish::Hold } else { Publish::Offer };
         let mut after = self.snapshot();
         let was_there = self.manifest(model, version).is_some();
@@ -153,14 +177,16 @@ impl Registry {
             self.judge_score(&manifest, pool.as_ref()).await?;
             warnings = regress::warnings(&manifest);
             self.publish_metadata(model, &manifest, request).await?;
-            self.versions.put(&version_key(model, version), &record).await?;
+            let record = after.resolve(model, Some(version)).unwrap_or(&record);
+            self.versions.put(&version_key(model, version), record).await?;
             self.known.write().unwrap_or_else(PoisonError::into_inner).add(request.manifest, manifest);
         }
         if after.current(model) == Some(version) {
-            self.currents.put(model.as_str(), &CurrentRecord { version }).await?;
+            self.keep_current(&after, model, version).await?;
         }
-        *self.core() = after;
-        Ok(Publication { change, unchanged: was_there, pool, warnings })
+        self.take(after);
+        let mended = self.take_mended(model, version);
+        Ok(Publication { change, unchanged: was_there, mended, pool, warnings })
     }
 
     /// Loads the variant of a version that this hub runs; `None` when it has none.
@@ -241,7 +267,7 @@ impl Registry {
         }
         // After a cut between metadata and record the list is published already.
         if before.targets.bytes != request.targets.as_bytes() {
-            if new.version != old.version.saturating_add(1) {
+            if new.version <= old.version {
                 return Err(PublishError::Moved);
             }
             check_only_addition(model, manifest.version, &old, &new)?;
@@ -253,7 +279,7 @@ impl Registry {
     }
 }
 
-fn inspect(root: &[u8], targets: &[u8]) -> Result<TargetsListing, PublishError> {
+pub(super) fn inspect(root: &[u8], targets: &[u8]) -> Result<TargetsListing, PublishError> {
     trust::inspect_targets(root, targets).map_err(|error| PublishError::from(MetadataError::from(error)))
 }
 
@@ -261,8 +287,9 @@ fn target(model: &ModelName, version: Version, listing: &TargetsListing) -> Opti
     Some(listing.manifests.get(model)?.get(&version)?.digest)
 }
 
-/// One push adds one version: a list that drops or changes others was made from something else than ours.
-fn check_only_addition(
+/// One push adds one version, and a withdrawal is the same the other way round: a list that drops or changes others was
+/// made from something else than ours.
+pub(super) fn check_only_addition(
     model: &ModelName,
     version: Version,
     old: &TargetsListing,

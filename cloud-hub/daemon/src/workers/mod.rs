@@ -49,6 +49,14 @@ impl Workers {
         }
     }
 
+    /// Lets go of a version that was withdrawn. What it still answers is answered.
+    pub fn remove(&self, model: &ModelName, version: Version) {
+        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(versions) = pools.get_mut(model) {
+            versions.remove(&version);
+        }
+    }
+
     /// What answers a request: the named version, else the current one, else (where that has no variant for the hub)
     /// the newest loaded one below it.
     #[must_use]

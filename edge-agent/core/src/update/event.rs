@@ -75,7 +75,7 @@ pub enum FailureKind {
     TrustRefused,
     /// The version is not among the signed ones.
     NotSigned,
-    /// A file or chunk is not what was signed.
+    /// A file or chunk that the hub sent is not what was signed.
     Tampered,
     /// The manifest is malformed, or over a limit.
     BadManifest,
@@ -85,7 +85,7 @@ pub enum FailureKind {
     ModelRefused,
     /// The model does not answer its golden inputs as it must.
     GoldenMismatch,
-    /// The files of an installed version are missing or damaged.
+    /// Files on this device's disk are missing or damaged: of an installed version, or of one that was fetched.
     Damaged,
     /// The job was stopped because of [`Step::Abandon`].
     Superseded,
@@ -120,7 +120,8 @@ impl FailureKind {
 
     /// Whether trying the same version again may succeed.
     ///
-    /// What is not is remembered, and the version left alone until an operator asks for it again.
+    /// What is not is remembered, and the version left alone until an operator asks for it again or its second chance
+    /// comes.
     #[must_use]
     pub const fn is_transient(self) -> bool {
         match self {
@@ -142,6 +143,16 @@ impl FailureKind {
             | Self::ModelRefused
             | Self::GoldenMismatch => false,
         }
+    }
+}
+
+impl FailureKind {
+    /// Whether a version that was given up for this reason is tried again within [`super::SECOND_CHANCE`].
+    ///
+    /// These are mended at the hub, under the same version number: a damaged file, a list of versions that is behind.
+    #[must_use]
+    pub const fn has_second_chance(self) -> bool {
+        matches!(self, Self::Tampered | Self::NotSigned)
     }
 }
 

@@ -7,7 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bundle::{Bundle, Manifest, Unverified, Variant, Verified, VerifyError};
+use bundle::{Bundle, FileRef, Manifest, Unverified, Variant, Verified, VerifyError};
 use edge_core::slots::{Installed, Slots};
 use edge_core::update::{Failure, FailureKind};
 use serde::{Deserialize, Serialize};
@@ -125,10 +125,60 @@ pub(super) fn is_installed(
     pin.is_ok_and(|pin| pin == Pin { manifest, variant: variant.clone() })
 }
 
-/// Makes the folder in which a version is put together, with its manifest.
+/// Makes the folder in which a version is put together, with its manifest. Files that were fetched for another
+/// manifest of the same version are removed.
 pub(super) fn begin_staging(staging: &Path, manifest: &[u8]) -> Result<(), FileError> {
+    let path = staging.join(MANIFEST_FILE);
+    match files::read_bounded(&path, manifest_bytes_max()) {
+        Ok(earlier) if earlier == manifest => return Ok(()),
+        Ok(_) | Err(_) => remove_folder(staging)?,
+    }
     files::create_dir(staging)?;
-    files::write_atomic(&staging.join(MANIFEST_FILE), manifest, Mode::Private)
+    files::write_atomic(&path, manifest, Mode::Private)
+}
+
+/// The part of a file while it arrives. It belongs to one version alone, and lies in that version's staging folder: no
+/// other download touches it, and it goes with the folder. No file of a bundle has such a name.
+pub(super) fn part(staging: &Path, file: &FileRef) -> PathBuf {
+    staging.join(format!(".{}.part", file.name))
+}
+
+/// Removes a file of a staged version that is not what was signed, so that the next try fetches it again.
+pub(super) fn drop_damaged(staging: &Path, error: &VerifyError) -> Result<(), FileError> {
+    match error {
+        VerifyError::WrongFile { name, .. } => files::remove_file(&staging.join(name)),
+        VerifyError::WrongManifest { .. } => files::remove_file(&staging.join(MANIFEST_FILE)),
+        VerifyError::Trust(_)
+        | VerifyError::Manifest(_)
+        | VerifyError::UnknownVariant { .. }
+        | VerifyError::Golden(_)
+        | VerifyError::Io { .. } => Ok(()),
+    }
+}
+
+/// Whole files with this content that lie on the disk already, in a version that is installed or under way; `except`
+/// is left out. Only names and lengths are looked at: who reads them must hold the bytes against the digest.
+pub(super) fn copies(folder: &Folder, file: &FileRef, except: &Path) -> Vec<PathBuf> {
+    let list = |path: &Path| std::fs::read_dir(path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let installed = list(&folder.models()).flat_map(|model| list(&model).collect::<Vec<_>>());
+    let staged = list(&folder.incoming()).filter(|path| path.extension().is_some_and(|ending| ending == "staging"));
+    let mut found = Vec::new();
+    for place in installed.chain(staged) {
+        let Some(manifest) = read_manifest(&place) else { continue };
+        let same = manifest.files().into_iter().filter(|other| other.digest == file.digest);
+        found.extend(same.map(|other| place.join(&other.name)).filter(|path| {
+            path != except && std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == file.size)
+        }));
+    }
+    found
+}
+
+fn read_manifest(place: &Path) -> Option<Manifest> {
+    Manifest::parse(&files::read_bounded(&place.join(MANIFEST_FILE), manifest_bytes_max()).ok()?).ok()
+}
+
+fn manifest_bytes_max() -> u64 {
+    u64::try_from(bundle::MANIFEST_BYTES_MAX).unwrap_or(u64::MAX)
 }
 
 /// Removes the staging folder of a version that turned out to be installed.
@@ -142,6 +192,7 @@ pub(super) fn drop_staging(staging: &Path) {
 /// Pins a proven bundle and moves it to its place in one step.
 pub(super) fn install(folder: &Folder, model: &ModelName, bundle: &Bundle<Verified>) -> Result<(), FileError> {
     let version = bundle.manifest().version;
+    remove_strays(bundle)?;
     let pin = Pin { manifest: bundle.manifest_digest(), variant: bundle.variant().name.clone() };
     // Two texts always serialise.
     let text = serde_json::to_vec_pretty(&pin).unwrap_or_default();
@@ -162,13 +213,23 @@ pub(super) fn install(folder: &Folder, model: &ModelName, bundle: &Bundle<Verifi
     files::sync_dir(&folder.incoming())
 }
 
-/// Deletes everything of a version: its folder, what was staged, and parts of its files.
-pub(super) fn remove(folder: &Folder, model: &ModelName, version: Version) -> Result<(), FileError> {
-    let staging = folder.staging(model, version);
-    for part in parts_of(folder, &staging) {
-        files::remove_file(&part)?;
+/// Removes what lies in a staging folder and is no file of the proven variant: parts of a variant that was chosen before.
+fn remove_strays(bundle: &Bundle<Verified>) -> Result<(), FileError> {
+    let failed = |source| FileError::Io { attempt: "clean folder", path: bundle.folder().to_owned(), source };
+    for entry in std::fs::read_dir(bundle.folder()).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let is_ours = name == MANIFEST_FILE || bundle.variant().files().any(|file| name == file.name.as_str());
+        if !is_ours {
+            files::remove_file(&entry.path())?;
+        }
     }
-    remove_folder(&staging)?;
+    Ok(())
+}
+
+/// Deletes everything of a version: its folder, and what was staged with its parts.
+pub(super) fn remove(folder: &Folder, model: &ModelName, version: Version) -> Result<(), FileError> {
+    remove_folder(&folder.staging(model, version))?;
     let place = folder.version(model, version);
     if place.exists() {
         // Out of the way in one step, so that a cut leaves no folder that looks like a version.
@@ -198,23 +259,14 @@ pub fn collect_incoming(folder: &Folder) -> Result<(), FileError> {
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .collect();
     let has_ending = |path: &&PathBuf, ending: &str| path.extension().is_some_and(|found| found == ending);
-    let staged = paths.iter().filter(|path| has_ending(path, "staging"));
-    let wanted: Vec<PathBuf> = staged.flat_map(|staging| parts_of(folder, staging)).collect();
     for path in paths.iter().filter(|path| has_ending(path, "removed")) {
         remove_folder(path)?;
     }
-    for path in paths.iter().filter(|path| has_ending(path, "part") && !wanted.contains(path)) {
+    // Agents up to 0.1.0 kept parts here, shared by all models.
+    for path in paths.iter().filter(|path| has_ending(path, "part")) {
         files::remove_file(path)?;
     }
     Ok(())
-}
-
-/// The parts that a staged version may have: those of every variant, because the choice may change.
-fn parts_of(folder: &Folder, staging: &Path) -> Vec<PathBuf> {
-    let bytes_max = u64::try_from(bundle::MANIFEST_BYTES_MAX).unwrap_or(u64::MAX);
-    let manifest = files::read_bounded(&staging.join(MANIFEST_FILE), bytes_max).ok();
-    let manifest = manifest.and_then(|bytes| Manifest::parse(&bytes).ok());
-    manifest.iter().flat_map(Manifest::files).map(|file| folder.part(&file.digest)).collect()
 }
 
 fn staged_versions(folder: &Folder, model: &ModelName) -> Vec<Version> {
@@ -235,12 +287,9 @@ fn remove_folder(path: &Path) -> Result<(), FileError> {
 }
 
 /// Bytes of a variant's files that are on the disk already, whole or in part.
-pub(super) fn bytes_there(folder: &Folder, staging: &Path, variant: &Variant) -> u64 {
+pub(super) fn bytes_there(staging: &Path, variant: &Variant) -> u64 {
     let length = |path: PathBuf| std::fs::metadata(path).map_or(0, |found| found.len());
-    variant
-        .files()
-        .map(|file| length(staging.join(&file.name)).max(length(folder.part(&file.digest))).min(file.size))
-        .sum()
+    variant.files().map(|file| length(staging.join(&file.name)).max(length(part(staging, file))).min(file.size)).sum()
 }
 
 #[cfg(test)]
@@ -302,10 +351,23 @@ mod tests {
     }
 
     #[test]
+    fn files_fetched_for_another_manifest_of_a_version_are_not_kept() {
+        let (_root, folder, model) = folder();
+        let staging = folder.staging(&model, version(2));
+        let names = || std::fs::read_dir(&staging).unwrap().count();
+        begin_staging(&staging, b"{}").unwrap();
+        std::fs::write(staging.join("m.onnx"), b"of the first").unwrap();
+        begin_staging(&staging, b"{}").unwrap();
+        assert_eq!(names(), 2, "the same manifest goes on with what is there");
+        begin_staging(&staging, b"{ }").unwrap();
+        assert_eq!(names(), 1);
+    }
+
+    #[test]
     fn parts_that_no_version_waits_for_are_collected_at_start() {
         let (_root, folder, model) = folder();
         begin_staging(&folder.staging(&model, version(2)), b"{}").unwrap();
-        std::fs::write(folder.part(&Digest::of(b"nobody")), b"half").unwrap();
+        std::fs::write(folder.incoming().join(format!("{}.part", Digest::of(b"nobody").to_hex())), b"half").unwrap();
         std::fs::create_dir_all(folder.incoming().join("digits-1.removed")).unwrap();
         collect_incoming(&folder).unwrap();
         let left: Vec<_> =

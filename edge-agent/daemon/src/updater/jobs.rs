@@ -6,14 +6,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bundle::fetch::Download;
 use bundle::trust::{TargetRef, Trusted};
-use bundle::{Bundle, FileRef, Manifest, Unverified, Variant, Verified, golden};
+use bundle::{Bundle, Manifest, Unverified, Variant, Verified, golden};
 use bytes::{Bytes, BytesMut};
 use edge_core::slots::Slots;
 use edge_core::update::{Failure, FailureKind};
 use jiff::Timestamp;
-use store::files;
 use tokio_util::sync::CancellationToken;
 use types::{Digest, Place, Version};
 
@@ -25,7 +23,7 @@ use crate::models::Serving;
 use crate::uplink::source;
 
 /// Bytes that are asked for at once: four chunks. What has arrived is safe on the disk after each.
-const ASK_BYTES: u64 = 4 * bundle::CHUNK_BYTES;
+pub(super) const ASK_BYTES: u64 = 4 * bundle::CHUNK_BYTES;
 
 /// Longest run of a golden input: a model that needs longer is of no use on this device.
 const GOLDEN_WITHIN: Duration = Duration::from_secs(60);
@@ -35,7 +33,7 @@ const GOLDEN_WITHIN: Duration = Duration::from_secs(60);
 pub(super) struct Candidate {
     pub(super) trusted: Trusted,
     pub(super) manifest: Manifest,
-    manifest_digest: Digest,
+    pub(super) manifest_digest: Digest,
     pub(super) variant: Variant,
 }
 
@@ -51,12 +49,12 @@ pub(super) enum Done {
 }
 
 /// Runs disk or engine work where it may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.map_err(|_stopped| trouble::interrupted())?
 }
 
 /// Waits for the network, unless the job is abandoned.
-async fn unless_abandoned<T>(
+pub(super) async fn unless_abandoned<T>(
     abandoned: &CancellationToken,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
@@ -85,7 +83,7 @@ pub(super) async fn trust(
     let target = trusted.manifest(model, version).map_err(|error| trouble::of_trust(&error, true))?;
     let bytes = unless_abandoned(&abandoned, fetch_manifest(&parts, target)).await?;
     let manifest =
-        bundle::read_manifest(&trusted, model, version, &bytes).map_err(|error| trouble::of_verify(&error))?;
+        bundle::read_manifest(&trusted, model, version, &bytes).map_err(|error| trouble::of_manifest(&error))?;
     let variant = choose(&manifest, &parts)?.clone();
     let staging = parts.folder.staging(model, version);
     blocking(move || disk::begin_staging(&staging, &bytes).map_err(|error| trouble::of_file(&error))).await?;
@@ -137,100 +135,6 @@ fn choose<'a>(manifest: &'a Manifest, parts: &UpdaterParts) -> Result<&'a Varian
     })
 }
 
-/// Fetches what is missing of the files.
-pub(super) async fn fetch(
-    parts: Arc<UpdaterParts>,
-    candidate: Candidate,
-    abandoned: CancellationToken,
-) -> Result<Done, Failure> {
-    let version = candidate.manifest.version;
-    let model = &parts.model.name;
-    let variant = &candidate.variant;
-    if is_whole(&parts, &candidate).await? {
-        return Ok(Done::Fetched);
-    }
-    let staging = parts.folder.staging(model, version);
-    let total: u64 = variant.files().map(|file| file.size).sum();
-    let there = disk::bytes_there(&parts.folder, &staging, variant);
-    parts.note_bytes(there, total);
-    require_room(&parts, total.saturating_sub(there))?;
-    let mut before = 0;
-    for file in variant.files() {
-        let destination = staging.join(&file.name);
-        let is_there = std::fs::metadata(&destination).is_ok_and(|found| found.len() == file.size);
-        if !is_there {
-            fetch_file(&parts, file, &destination, before, total, &abandoned).await?;
-        }
-        before += file.size;
-        parts.note_bytes(before, total);
-    }
-    crash_at(CrashPoint::FilesStored);
-    Ok(Done::Fetched)
-}
-
-/// Whether the version is installed already and every byte of it is still what was signed: a pin alone does not notice rot.
-async fn is_whole(parts: &Arc<UpdaterParts>, candidate: &Candidate) -> Result<bool, Failure> {
-    let (parts, version) = (Arc::clone(parts), candidate.manifest.version);
-    let (manifest, variant) = (candidate.manifest_digest, candidate.variant.name.clone());
-    blocking(move || {
-        let (folder, model) = (&parts.folder, &parts.model.name);
-        let pinned = disk::is_installed(folder, model, version, manifest, &variant);
-        Ok(pinned && disk::installed_bundle(folder, model, version).is_ok())
-    })
-    .await
-}
-
-/// A full disk is found before the first byte is asked for, and leaves room for everybody else.
-fn require_room(parts: &UpdaterParts, needed: u64) -> Result<(), Failure> {
-    let free = files::free_bytes(parts.folder.root()).map_err(|error| trouble::of_file(&error))?;
-    let wanted = needed.saturating_add(parts.updates.disk_free_min_bytes);
-    if free < wanted {
-        let detail = format!(
-            "the disk of {} has {free} bytes free, the update needs {needed} and must leave {}: free some space, or \
-             lower updates.disk_free_min_bytes",
-            parts.folder.root().display(),
-            parts.updates.disk_free_min_bytes
-        );
-        return Err(trouble::because(FailureKind::DiskFull, detail));
-    }
-    Ok(())
-}
-
-async fn fetch_file(
-    parts: &UpdaterParts,
-    file: &FileRef,
-    destination: &std::path::Path,
-    before: u64,
-    total: u64,
-    abandoned: &CancellationToken,
-) -> Result<(), Failure> {
-    let (expected, part) = (file.clone(), parts.folder.part(&file.digest));
-    let opened = move || Download::open(expected, &part).map_err(|error| trouble::of_fetch(&error));
-    let mut download = blocking(opened).await?;
-    while let Some(range) = download.next_range() {
-        // Up to the end of this chunk and some whole ones more.
-        let length = (download.size() - range.offset).min(range.length + ASK_BYTES - bundle::CHUNK_BYTES);
-        let asked = async {
-            let answer = parts.link.blob(file.digest, range.offset, length).await;
-            answer.map_err(|error| trouble::of_link(&error))
-        };
-        let bytes = unless_abandoned(abandoned, asked).await?;
-        if bytes.is_empty() {
-            return Err(trouble::because(FailureKind::Tampered, format!("the hub's \"{}\" ends early", file.name)));
-        }
-        telemetry::metrics::update_bytes(parts.model.name.as_str(), u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-        download = blocking(move || {
-            download.push(&bytes).map_err(|error| trouble::of_fetch(&error))?;
-            Ok(download)
-        })
-        .await?;
-        crash_at(CrashPoint::ChunkStored);
-        parts.note_bytes(before + download.arrived(), total);
-    }
-    let destination = destination.to_owned();
-    blocking(move || download.finish(&destination).map_err(|error| trouble::of_fetch(&error))).await
-}
-
 /// Holds every file against the signed manifest and puts the version in its place.
 pub(super) async fn verify(parts: Arc<UpdaterParts>, candidate: Candidate) -> Result<Done, Failure> {
     blocking(move || {
@@ -249,7 +153,16 @@ pub(super) async fn verify(parts: Arc<UpdaterParts>, candidate: Candidate) -> Re
             disk::drop_staging(&staging);
             return Ok(Done::Verified(Box::new(bundle)));
         }
-        let bundle = prove(&staging).map_err(|error| trouble::of_verify(&error))?;
+        let bundle = match prove(&staging) {
+            Ok(bundle) => bundle,
+            Err(error) => {
+                // The next try fetches it again; where that fails too, the first reason is the one to tell.
+                if let Err(kept) = disk::drop_damaged(&staging, &error) {
+                    tracing::warn!(error = telemetry::chain(&kept), "a damaged file was not removed");
+                }
+                return Err(trouble::of_verify(&error));
+            }
+        };
         disk::install(folder, model, &bundle).map_err(|error| trouble::of_file(&error))?;
         crash_at(CrashPoint::VersionStored);
         let bundle = prove(&place).map_err(|error| trouble::of_verify(&error))?;

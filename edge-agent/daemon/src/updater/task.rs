@@ -19,7 +19,7 @@ use types::Version;
 use super::failover::Failovers;
 use super::jobs::{self, Candidate, Done};
 use super::load::Wanted;
-use super::{LoadTable, disk, trouble};
+use super::{LoadTable, Transfers, disk, fetch, trouble};
 use crate::board::{Board, FailedVersion};
 use crate::config::UpdatesTable;
 use crate::crash::{CrashPoint, crash_at};
@@ -49,6 +49,8 @@ pub struct UpdaterParts {
     pub load: LoadTable,
     /// Limits of the configuration.
     pub updates: UpdatesTable,
+    /// The downloads of all models.
+    pub transfers: Arc<Transfers>,
     /// The outbox.
     pub reports: Arc<Reports>,
     /// Versions that were given up, by `<model>/<version>`.
@@ -254,7 +256,7 @@ impl ModelUpdater {
             Step::Fetch { .. } => match self.made.candidate.clone() {
                 Some(candidate) => {
                     let abandoned = CancellationToken::new();
-                    self.begin(jobs::fetch(self.parts(), candidate, abandoned.clone()), abandoned);
+                    self.begin(fetch::fetch(self.parts(), candidate, abandoned.clone()), abandoned);
                 }
                 None => self.begin_lost(),
             },

@@ -84,15 +84,30 @@ pub(super) fn of_fetch(error: &FetchError) -> Failure {
     let kind = match error {
         FetchError::WrongChunk { .. } | FetchError::TooLong { .. } | FetchError::WrongFile(_) => FailureKind::Tampered,
         FetchError::Incomplete { .. } => FailureKind::Interrupted,
+        FetchError::Damaged(_) => FailureKind::Damaged,
         FetchError::Io { source, .. } => of_io(source),
     };
     failure(kind, error)
 }
 
+/// Sorts what is wrong with a manifest that the hub has just sent.
+pub(super) fn of_manifest(error: &VerifyError) -> Failure {
+    match error {
+        VerifyError::WrongManifest { .. } | VerifyError::WrongFile { .. } => failure(FailureKind::Tampered, error),
+        VerifyError::Trust(_)
+        | VerifyError::Manifest(_)
+        | VerifyError::Golden(_)
+        | VerifyError::UnknownVariant { .. }
+        | VerifyError::Io { .. } => of_verify(error),
+    }
+}
+
+/// Sorts what is wrong with files on this disk. Every byte of them was the signed one when it arrived, so a difference
+/// is damage that another fetch mends, never tampering.
 pub(super) fn of_verify(error: &VerifyError) -> Failure {
     let kind = match error {
         VerifyError::Trust(error) => of_trust(error, true).kind,
-        VerifyError::WrongManifest { .. } | VerifyError::WrongFile { .. } => FailureKind::Tampered,
+        VerifyError::WrongManifest { .. } | VerifyError::WrongFile { .. } => FailureKind::Damaged,
         VerifyError::Manifest(_) | VerifyError::Golden(_) => FailureKind::BadManifest,
         VerifyError::UnknownVariant { .. } => FailureKind::NoVariant,
         VerifyError::Io { source, .. } => of_io(source),

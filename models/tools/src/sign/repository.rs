@@ -261,6 +261,26 @@ pub fn add_target(
     sign_targets(root, version, earlier.fields, signers, now)
 }
 
+/// Signs a list without one of its targets.
+///
+/// # Errors
+/// As [`add_target`]; and when the path is not on the list.
+pub fn remove_target(
+    root: &[u8],
+    old: &[u8],
+    path: &str,
+    signers: &[&KeyPair],
+    now: Timestamp,
+) -> Result<Signed, SignError> {
+    let mut earlier = checked_targets(root, old)?;
+    let list = earlier.fields.get_mut("targets").and_then(Value::as_object_mut);
+    if list.and_then(|list| list.remove(path)).is_none() {
+        return Err(SignError::NotSigned { path: path.to_owned() });
+    }
+    let version = earlier.next_version(Role::Targets)?;
+    sign_targets(root, version, earlier.fields, signers, now)
+}
+
 /// Signs the same list again with a new expiry, or with the keys of a new root.
 ///
 /// # Errors
