@@ -10,12 +10,17 @@
 //! | `POST /devices/{id}/revoke` | [`RevokeRequest`] | [`DeviceView`] |
 //! | `GET /models`, `GET /models/{m}` | | [`ModelList`], [`ModelView`] |
 //! | `HEAD /blobs/{digest}`, `PUT /blobs/{digest}` | the bytes | 200 or 404; [`BlobStored`] |
+//! | `GET /trust` | | [`trust::TrustView`] |
+//! | `POST /trust/online-keys` | | [`trust::OnlineKeysView`] |
+//! | `POST /trust/changes` | [`trust::TrustChange`] | [`trust::TrustChanged`] |
 //! | `GET /trust/{file}` | | the metadata file as it is |
 //! | `POST /models/{m}/versions` | [`PublishRequest`] | [`Published`] |
 //! | `POST /models/{m}/offer` | [`OfferRequest`] | [`Published`] |
 //! | `POST /models/{m}/withdraw` | [`WithdrawRequest`] | [`Withdrawn`] |
 //!
 //! Times are milliseconds since 1970 (`_unix_ms`). Every refusal is an [`ApiError`].
+
+pub mod trust;
 
 use std::fmt;
 

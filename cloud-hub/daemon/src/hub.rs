@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use bundle::manifest::regress;
 use hub_core::registry::{Change, Standing};
+use jiff::Timestamp;
 use protocol::JoinToken;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -18,6 +19,7 @@ use transport::Ca;
 use types::{ModelName, Version};
 
 use crate::admin::Refused;
+use crate::api::trust::{TrustChange, TrustChanged};
 use crate::api::{EngineView, HubStatus, Listening, ModelView, PublishRequest, Published, TokenCreated, VersionView};
 use crate::api::{FormView, WithdrawRequest, Withdrawn};
 use crate::clock;
@@ -26,6 +28,7 @@ use crate::fleet::Fleet;
 use crate::gateway;
 use crate::operators::Operators;
 use crate::registry::Registry;
+use crate::registry::metadata::MetadataError;
 use crate::registry::publish::{Publication, PublishError};
 use crate::shutdown::Stop;
 use crate::state::Folder;
@@ -188,6 +191,26 @@ impl Hub {
         }
     }
 
+    /// Changes who may sign what, or renews it.
+    ///
+    /// # Errors
+    /// When a device would refuse the change, or the disk does; nothing is changed then.
+    pub async fn change_trust(self: &Arc<Self>, change: TrustChange) -> Result<TrustChanged, MetadataError> {
+        // In a task of its own: an operator who hangs up must not leave a change half way.
+        let hub = Arc::clone(self);
+        let work = async move { hub.registry.change_trust(&change, Timestamp::now()).await };
+        match self.publications.spawn(work).await {
+            Ok(changed) => changed.map(TrustChanged::from),
+            Err(_lost) => Err(MetadataError::NotNext("the change was broken off: see cloud-hub trust status")),
+        }
+    }
+
+    /// Everything that an operator should know now.
+    fn warnings(&self) -> Vec<String> {
+        let trust = self.registry.trust_warnings(Timestamp::now());
+        self.warnings.iter().cloned().chain(trust).chain(self.registry.damage()).chain(self.strangers()).collect()
+    }
+
     /// Every model.
     ///
     /// # Errors
@@ -229,7 +252,7 @@ impl Hub {
             requests_running,
             models: self.registry.snapshot().models().count(),
             loaded: loaded.iter().map(|pool| format!("{}/{}", pool.model(), pool.version())).collect(),
-            warnings: self.warnings.iter().cloned().chain(self.registry.damage()).chain(self.strangers()).collect(),
+            warnings: self.warnings(),
         })
     }
 

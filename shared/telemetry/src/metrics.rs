@@ -53,6 +53,8 @@ pub const HOST_DEATHS: &str = "sanderling_engine_host_deaths_total";
 pub const REQUESTS_QUARANTINED: &str = "sanderling_requests_quarantined_total";
 /// Models that are not run any more because they kept ending their child process, by `model`.
 pub const MODELS_CONDEMNED: &str = "sanderling_models_condemned_total";
+/// Expiry of a trust role in seconds since 1970, by `role`.
+pub const TRUST_EXPIRES: &str = "sanderling_trust_expires_timestamp_seconds";
 /// Always 1; the label `version` tells the build.
 pub const BUILD_INFO: &str = "sanderling_build_info";
 
@@ -123,6 +125,7 @@ fn describe() {
     describe_counter!(HOST_DEATHS, Unit::Count, "Child processes of engines that ended, by cause.");
     describe_counter!(REQUESTS_QUARANTINED, Unit::Count, "Requests not run because they ended a child process before.");
     describe_counter!(MODELS_CONDEMNED, Unit::Count, "Models not run any more because they kept ending child processes.");
+    describe_gauge!(TRUST_EXPIRES, Unit::Seconds, "When the signature of a trust role expires, since 1970.");
     describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the label version tells the build.");
 }
 
@@ -208,6 +211,13 @@ pub fn update_bytes(model: &str, bytes: u64) {
 /// The version of a model that serves now.
 pub fn model_version(model: &str, version: u32) {
     gauge!(MODEL_VERSION, "model" => model.to_owned()).set(f64::from(version));
+}
+
+/// Sets when the signature of a trust role (`root`, `targets`, `snapshot`, `timestamp`) expires, in seconds since 1970.
+pub fn trust_expires(role: &'static str, unix_s: i64) {
+    // A date is far below 2^53 seconds, up to which f64 counts exactly.
+    #[expect(clippy::cast_precision_loss, reason = "dates are below 2^53 seconds")]
+    gauge!(TRUST_EXPIRES, "role" => role).set(unix_s as f64);
 }
 
 /// On a device: a model left this engine, because the GPU under it was lost.

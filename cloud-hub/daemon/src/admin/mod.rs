@@ -8,6 +8,7 @@ mod blobs;
 mod devices;
 mod error;
 mod models;
+mod trust;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -48,6 +49,9 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/models/{model}/versions", post(models::publish))
         .route("/models/{model}/offer", post(models::offer))
         .route("/models/{model}/withdraw", post(models::withdraw))
+        .route("/trust", get(trust::show))
+        .route("/trust/online-keys", post(trust::make_online_keys))
+        .route("/trust/changes", post(trust::change))
         .route("/trust/{file}", get(models::metadata))
         .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
         .route("/blobs/{digest}", get(blobs::head).put(blobs::put))

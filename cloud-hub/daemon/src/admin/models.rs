@@ -114,6 +114,7 @@ fn refuse(error: &PublishError) -> Refused {
             .hint("correct [score] in model.toml: with a wrong rule a device keeps every answer, or none"),
         PublishError::Worse { .. } => Refused::new(ErrorCode::Conflict, error.to_string())
             .hint("correct model.toml, or publish it as it is with: cloud-hub model push DIR --force"),
+        PublishError::Stopped(cause) => super::trust::refuse(cause),
         PublishError::Blob(cause) => Refused::storage(cause),
         PublishError::Metadata(cause) => Refused::storage(cause),
         PublishError::Store(cause) => Refused::storage(cause),

@@ -20,8 +20,11 @@ use crate::gateway::{self, Gateway};
 use crate::metrics;
 use crate::shutdown::{Stop, Stopped};
 
-/// How often it is looked whether metadata must be signed anew; it lives for days.
+/// Interval between checks whether the signed metadata needs renewal; it lives for days.
 const SIGNING_CHECK: Duration = Duration::from_secs(3600);
+
+/// Interval between log lines about trust that the operator must renew.
+const TRUST_NOTICE: Duration = Duration::from_secs(24 * 3600);
 
 /// How often the hub's own certificate is made anew: at a third of its life.
 const CERTIFICATE_RENEWAL: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -152,19 +155,39 @@ async fn metrics_door(listener: std::net::TcpListener, recorded: Metrics, stop: 
 /// What must be done from time to time.
 async fn clockwork(hub: Arc<Hub>, recorded: Metrics, stop: Stop) -> Result<(), RunError> {
     let mut signing = tokio::time::interval(SIGNING_CHECK);
+    let mut notices = tokio::time::interval(TRUST_NOTICE);
+    let mut is_first = true;
     let mut upkeep = tokio::time::interval(METRICS_UPKEEP);
     let mut watchdog = telemetry::service::watchdog_period().map(tokio::time::interval);
     loop {
         tokio::select! {
             () = stop.now.cancelled() => return Ok(()),
-            _ = signing.tick() => match hub.registry.renew_metadata(Timestamp::now()).await {
-                Ok(true) => tracing::info!("signed metadata renewed"),
-                Ok(false) => {}
-                Err(error) => tracing::error!(error = telemetry::chain(&error), "metadata was not signed anew"),
-            },
+            _ = signing.tick() => {
+                renew(&hub, is_first).await;
+                is_first = false;
+            }
+            _ = notices.tick() => {
+                for warning in hub.registry.trust_warnings(Timestamp::now()) {
+                    tracing::warn!("{warning}");
+                }
+            }
             _ = upkeep.tick() => recorded.upkeep(),
             () = tick(&mut watchdog) => telemetry::service::alive(),
         }
+    }
+}
+
+/// Signs the metadata anew where that is due. A failure is in the hub's warnings, which are logged daily.
+async fn renew(hub: &Hub, is_first: bool) {
+    let renewed = match hub.registry.renew_metadata(Timestamp::now()).await {
+        // The clock of a machine that has just booted may not be set yet.
+        Ok(false) if !is_first => hub.registry.shorten_metadata(Timestamp::now()).await,
+        renewed => renewed,
+    };
+    match renewed {
+        Ok(true) => tracing::info!("signed metadata renewed"),
+        Ok(false) => {}
+        Err(error) => tracing::debug!(error = telemetry::chain(&error), "metadata was not signed anew"),
     }
 }
 

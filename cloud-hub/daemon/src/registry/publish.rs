@@ -103,6 +103,9 @@ pub enum PublishError {
     /// The disk, for blobs.
     #[error("read an uploaded file")]
     Blob(#[from] BlobError),
+    /// An offline signature has expired, or the hub has no online keys: nothing can be published.
+    #[error("publish signed metadata")]
+    Stopped(#[source] MetadataError),
     /// The disk or the keys, for metadata.
     #[error("publish signed metadata")]
     Metadata(#[source] MetadataError),
@@ -113,7 +116,11 @@ pub enum PublishError {
 
 impl From<MetadataError> for PublishError {
     fn from(error: MetadataError) -> Self {
-        if error.is_refusal() { Self::NotTrusted(error) } else { Self::Metadata(error) }
+        match error.command() {
+            Some(_) => Self::Stopped(error),
+            None if error.is_refusal() => Self::NotTrusted(error),
+            None => Self::Metadata(error),
+        }
     }
 }
 
@@ -164,6 +171,8 @@ impl Registry {
         let held = request.hold;
         let record = VersionRecord { version, manifest: request.manifest, published_unix_s: clock::unix_s(), held };
         let publish = if request.hold { Publish::Hold } else { Publish::Offer };
+        // Before the files are looked at: the operator must act first.
+        self.metadata.current()?.require_fresh(Timestamp::now())?;
         let mut after = self.snapshot();
         let was_there = self.manifest(model, version).is_some();
         let change = after.publish(model, record.clone(), publish)?;
@@ -275,6 +284,7 @@ impl Registry {
         let set = self.metadata.sign(Some(request.targets.as_bytes()), now)?;
         self.metadata.prove(&set, now).await?;
         self.metadata.publish(&set)?;
+        self.note_standing(None)?;
         Ok(())
     }
 }

@@ -82,7 +82,8 @@ impl Registry {
         check_only_addition(model, version, &new, &old)?;
         let set = self.metadata.sign(Some(request.targets.as_bytes()), now)?;
         self.metadata.prove(&set, now).await?;
-        Ok(self.metadata.publish(&set)?)
+        self.metadata.publish(&set)?;
+        Ok(self.note_standing(None)?)
     }
 
     /// Writes down the version that is current again. The one before it is not known.
