@@ -14,7 +14,7 @@ use store::files::FileError;
 use store::{LockError, MemoryStore, Opened, SledStore, StateLock, Store, StoreError, Table};
 use telemetry::metrics::Metrics;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +28,7 @@ use crate::models::Models;
 use crate::reports::Reports;
 use crate::shutdown::{Stopped, drain};
 use crate::state::{Folder, Listening};
+use crate::trust::{DeviceTrust, watch};
 use crate::updater::{self, FAILED_TABLE, LoadTable, ModelUpdater, UpdaterParts};
 use crate::uplink::{Link, Offers, Uplink, UplinkParts};
 use crate::{metrics_door, notify};
@@ -92,6 +93,7 @@ pub struct Agent {
     metrics_http: TcpListener,
     updaters: Vec<(ModelUpdater, mpsc::Receiver<(types::Version, edge_core::update::OfferKind)>)>,
     uplink: Option<Uplink>,
+    trust: Option<(Arc<DeviceTrust>, Link)>,
     listening: Listening,
     store: Arc<dyn Store>,
     /// Held until the end.
@@ -121,10 +123,11 @@ impl Agent {
         board.set_listening(listening.clone());
         let enrolment = read_identity(&folder, &board);
         let trust = enrolment.as_ref().and_then(|_| open_trust(&folder, &board));
+        let trust = trust.map(|trust| Arc::new(DeviceTrust::new(trust, Arc::clone(&board))));
         let models = Arc::new(Models::new(&config.models));
         let reports = Reports::restore(Arc::clone(&store)).await.map_err(StartError::Store)?;
         let reports = Arc::new(reports);
-        let (publish, connection) = watch::channel(None);
+        let (publish, connection) = tokio::sync::watch::channel(None);
         let link = Link::new(connection);
 
         let mut updaters = Vec::new();
@@ -166,9 +169,10 @@ impl Agent {
                 publish,
             })
         });
+        let trust = trust.map(|trust| (trust, link.clone()));
         let run = RunLimits { run_limit: config.engine.run_limit };
         let door = Arc::new(Door::new(models, link, board, config.door.clone(), run));
-        Ok(Self { config, folder, door, metrics, http, metrics_http, updaters, uplink, listening, store, _lock: lock })
+        Ok(Self { config, folder, door, metrics, http, metrics_http, updaters, uplink, trust, listening, store, _lock: lock })
     }
 
     /// The addresses that were bound.
@@ -202,6 +206,9 @@ impl Agent {
         }
         if let Some(uplink) = self.uplink {
             drop(background.spawn(uplink.run(link_stop.clone())));
+        }
+        if let Some((trust, link)) = self.trust {
+            drop(background.spawn(watch(trust, link, self.config.updates.trust_refresh, link_stop.clone())));
         }
         drop(background.spawn(keep_metrics(self.metrics, link_stop.clone())));
         drop(background.spawn(notify::feed_watchdog(link_stop.clone())));
@@ -300,9 +307,9 @@ fn read_identity(folder: &Folder, board: &Board) -> Option<Enrolment> {
     None
 }
 
-fn open_trust(folder: &Folder, board: &Board) -> Option<Arc<Trust>> {
+fn open_trust(folder: &Folder, board: &Board) -> Option<Trust> {
     match Trust::reopen(&folder.trust()) {
-        Ok(trust) => Some(Arc::new(trust)),
+        Ok(trust) => Some(trust),
         Err(error) => {
             let error = telemetry::chain(&error);
             tracing::error!(error, "the trust root of this device does not read: no version can be taken");

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edge_core::slots::Installed;
+use edge_core::trust::Standing;
 use engine::EngineDescription;
 use serde::{Deserialize, Serialize};
 use types::{DeviceId, EngineName, ModelName, Place, PolicyMode, Version};
@@ -32,6 +33,9 @@ pub struct Status {
     pub engines: Vec<EngineStatus>,
     /// The way to the hub.
     pub hub: HubStatus,
+    /// Whether the signatures that updates rest on are valid.
+    #[serde(default)]
+    pub trust: TrustStatus,
     /// The models, by name.
     pub models: Vec<ModelStatus>,
 }
@@ -61,6 +65,35 @@ pub struct HubStatus {
     pub clock_skew_s: i64,
     /// Reports that the hub has not acknowledged yet.
     pub reports_waiting: usize,
+}
+
+/// Whether the signatures that updates rest on are valid. The device goes on answering when they have expired.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TrustStatus {
+    /// `unknown` (never refreshed), `valid` or `expired`, by this device's clock.
+    pub state: String,
+    /// Last second of each role's signature since 1970: `root`, `targets`, `snapshot`, `timestamp`.
+    pub expires_unix_s: BTreeMap<String, i64>,
+    /// Time of the last refresh since the agent started, in milliseconds since 1970.
+    pub refreshed_unix_ms: Option<u64>,
+    /// Error of the last refresh; `None` after a success.
+    pub last_error: Option<String>,
+}
+
+impl TrustStatus {
+    /// Expiry of each role that is known.
+    #[must_use]
+    pub fn roles(&self) -> Vec<(&'static str, i64)> {
+        let known = |role: &'static str| self.expires_unix_s.get(role).map(|expires| (role, *expires));
+        ["root", "targets", "snapshot", "timestamp"].into_iter().filter_map(known).collect()
+    }
+
+    /// Compares the expiry of the roles with this device's clock.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let now = i64::try_from(crate::clock::unix_ms() / 1000).unwrap_or(i64::MAX);
+        edge_core::trust::standing(&self.roles(), now)
+    }
 }
 
 /// One model.
@@ -194,6 +227,7 @@ struct Parts {
     listening: Option<Listening>,
     engines: Option<Arc<Engines>>,
     hub: HubStatus,
+    trust: TrustStatus,
     updaters: BTreeMap<ModelName, UpdaterPart>,
 }
 
@@ -224,6 +258,11 @@ impl Board {
         change(&mut self.parts().hub);
     }
 
+    /// Changes the part of the trust.
+    pub fn trust(&self, change: impl FnOnce(&mut TrustStatus)) {
+        change(&mut self.parts().trust);
+    }
+
     /// Changes the part of one model's updater.
     pub fn updater(&self, model: &ModelName, change: impl FnOnce(&mut UpdaterPart)) {
         change(self.parts().updaters.entry(model.clone()).or_default());
@@ -246,6 +285,7 @@ impl Board {
             engine: engines.iter().find(|engine| engine.is_ready()).and_then(|engine| engine.description.clone()),
             engines,
             hub: parts.hub.clone(),
+            trust: with_state(parts.trust.clone()),
             models: models.iter().map(status).collect(),
         }
     }
@@ -253,6 +293,15 @@ impl Board {
     fn parts(&self) -> MutexGuard<'_, Parts> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn with_state(trust: TrustStatus) -> TrustStatus {
+    let state = match trust.standing() {
+        Standing::Unknown => "unknown",
+        Standing::Valid { .. } => "valid",
+        Standing::Expired { .. } => "expired",
+    };
+    TrustStatus { state: state.to_owned(), ..trust }
 }
 
 fn model_status(model: &crate::models::Model, part: UpdaterPart) -> ModelStatus {

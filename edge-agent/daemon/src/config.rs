@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use config::{LoadError, Mistakes, Validate};
+use edge_core::trust::REFRESH_PERIOD;
 use engine::{Isolation, Provider};
 use serde::{Deserialize, Serialize};
 use transport::Congestion;
@@ -187,6 +189,11 @@ pub struct UpdatesTable {
     pub enabled: bool,
     /// Free space in bytes that an update must leave on the disk of the state folder. Default 67108864 (64 MiB).
     pub disk_free_min_bytes: u64,
+    /// Time between two refreshes of the signed metadata without an update. Default `24h`; `1s` to `7d`.
+    ///
+    /// Each device draws its own moment. It is how a hub that is silent or kept from news is noticed: `trust` in status.
+    #[serde(with = "config::duration")]
+    pub trust_refresh: Duration,
 }
 
 /// `[models.<name>]`.
@@ -262,12 +269,15 @@ impl Default for WgpuTable {
 
 impl Default for UpdatesTable {
     fn default() -> Self {
-        Self { enabled: true, disk_free_min_bytes: 64 * 1024 * 1024 }
+        Self { enabled: true, disk_free_min_bytes: 64 * 1024 * 1024, trust_refresh: REFRESH_PERIOD }
     }
 }
 
 /// Minimum of `engine.memory_max_bytes`: with less not even a model of a few kilobytes loads.
 const MEMORY_BYTES_LEAST: u64 = 16 * 1024 * 1024;
+
+/// Shortest and longest time between two refreshes of the trust: the hub signs its timestamp for seven days.
+const TRUST_REFRESH_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
 
 /// Smallest body limit that lets a metadata request and a small tensor through.
 const BODY_BYTES_LEAST: usize = 4096;
@@ -292,6 +302,9 @@ impl Validate for AgentConfig {
                 let problem = format!("{address:?} is not host:port, like hub.example:4433");
                 mistakes.add(format!("hub.addresses[{at}]"), problem);
             }
+        }
+        if !TRUST_REFRESH_RANGE.contains(&self.updates.trust_refresh) {
+            mistakes.add("updates.trust_refresh", "use 1s to 7d");
         }
         for (name, model) in &self.models {
             if model.deadline.is_some_and(|deadline| deadline.is_zero()) {

@@ -135,7 +135,7 @@ pub enum SignError {
     KeyMethod {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the problem.
         problem: &'static str,
     },
     /// Not a public key.

@@ -1,4 +1,4 @@
-//! What is said about trust on the operator API: who may sign what and until when, and changes of that.
+//! Messages about trust on the operator API: keys, versions and expiry of each role, and changes of them.
 
 use jiff::Timestamp;
 use model_tools::sign::{PublicKey, Role, Signed};
@@ -18,7 +18,7 @@ pub struct TrustView {
     /// Online keys that were made for a rotation and are in no root yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_online_keys: Option<OnlineKeysView>,
-    /// What the operator should do, in one sentence each.
+    /// Advice for the operator, one sentence each.
     pub warnings: Vec<String>,
 }
 
@@ -29,7 +29,7 @@ pub struct TrustRoleView {
     pub role: String,
     /// Version of its file.
     pub version: u64,
-    /// When its signature expires.
+    /// Expiry of its signature.
     pub expires_unix_ms: u64,
     /// Whole days until then; negative afterwards.
     pub days_left: i64,
@@ -39,7 +39,7 @@ pub struct TrustRoleView {
     pub threshold: usize,
     /// `operator` (offline keys) or `hub` (online keys).
     pub renewed_by: String,
-    /// What the operator should do; `None` while nothing need be done.
+    /// Advice for the operator; `None` while nothing need be done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub todo: Option<String>,
 }

@@ -72,7 +72,7 @@ pub enum MetadataError {
     Expired {
         /// Root or targets.
         role: Role,
-        /// When it expired.
+        /// Its expiry.
         expires: Timestamp,
     },
     /// The hub has no online keys that it can sign with.
@@ -341,7 +341,7 @@ impl Metadata {
         Ok(too_long(&current.timestamp) || too_long(&current.snapshot))
     }
 
-    /// Who may sign which role, by the newest root.
+    /// Reads keys and thresholds of the newest root.
     ///
     /// # Errors
     /// When there is no root.

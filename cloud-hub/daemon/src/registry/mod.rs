@@ -275,7 +275,7 @@ impl Registry {
         Ok(())
     }
 
-    /// What the operator should do about the trust; empty while all is well.
+    /// Advice for the operator about the trust; empty while all is well.
     #[must_use]
     pub fn trust_warnings(&self, now: Timestamp) -> Vec<String> {
         self.standing.read().unwrap_or_else(PoisonError::into_inner).warnings(now)

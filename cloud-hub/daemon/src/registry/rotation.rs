@@ -40,7 +40,7 @@ impl OnlinePublic {
     }
 }
 
-/// What came of a change.
+/// Versions in force after a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Changed {
     /// Version of the root in force.
@@ -258,5 +258,135 @@ fn remove_dir(path: &Path) -> Result<(), FileError> {
             Err(FileError::Io { attempt: "remove folder", path: path.to_owned(), source })
         }
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use model_tools::sign::{Authority, Change, InitialKeys, init_repository};
+
+    use super::*;
+
+    /// A hub's folder as `cloud-hub init` makes it, and its offline keys.
+    fn begun(root: &Path, now: Timestamp) -> (Folder, InitialKeys) {
+        let folder = Folder::new(root);
+        for made in [folder.online_keys(), folder.metadata()] {
+            files::create_dir(&made).unwrap();
+        }
+        let keys = InitialKeys::generate().unwrap();
+        for file in init_repository(&keys, now).unwrap().files() {
+            files::write_atomic(&folder.metadata().join(file.file_name()), &file.bytes, Mode::Shared).unwrap();
+        }
+        keys.online.snapshot.save(&folder.online_keys().join(SNAPSHOT_KEY)).unwrap();
+        keys.online.timestamp.save(&folder.online_keys().join(TIMESTAMP_KEY)).unwrap();
+        (folder, keys)
+    }
+
+    /// A root that names new online keys, signed.
+    fn rotation(metadata: &Metadata, keys: &InitialKeys, now: Timestamp) -> Vec<u8> {
+        let next = metadata.next_online_keys().unwrap();
+        let current = metadata.current().unwrap();
+        let mut roles = metadata.roles().unwrap();
+        roles.snapshot = Authority::of(next.snapshot);
+        roles.timestamp = Authority::of(next.timestamp);
+        let change = Change::of_roles(&current.root, &current.targets.bytes, &roles, false, now);
+        let mut change = change.unwrap();
+        change.sign(&keys.root).unwrap();
+        change.root.unwrap().to_signed().unwrap().bytes
+    }
+
+    /// Demands that the folder is whole: its keys sign what its newest root says, and a device takes it.
+    async fn is_whole(metadata: &Metadata, root: u64, now: Timestamp) {
+        let set = metadata.sign(None, now).unwrap();
+        let proven = metadata.prove(&set, now).await.unwrap();
+        assert_eq!(proven.root_version(), root);
+        assert!(!metadata.folder.trust_change().exists() && !staged(&metadata.folder).exists());
+    }
+
+    #[tokio::test]
+    async fn a_rotation_that_is_killed_at_any_step_is_finished_or_never_was() {
+        let now = Timestamp::now();
+        let steps = 2 + 4 + 2;
+        for cut in 0..=steps {
+            let place = tempfile::tempdir().unwrap();
+            let (folder, keys) = begun(place.path(), now);
+            let metadata = Metadata::open(folder.clone()).unwrap();
+            let root = rotation(&metadata, &keys, now);
+            let (online, rotates) = metadata.keys_of(&Roles::read(&root).unwrap()).unwrap();
+            assert!(rotates);
+            let before = metadata.current().unwrap();
+            let targets = before.targets.clone();
+            let set = metadata.sign_with(&before, root, targets, &online, now).unwrap();
+            decide(&folder, &set, rotates).unwrap();
+            let plan = plan(&folder).unwrap();
+            assert_eq!(plan.len(), steps);
+            plan[..cut].iter().for_each(|step| step.run().unwrap());
+            drop(metadata);
+            is_whole(&Metadata::open(folder.clone()).unwrap(), 2, now).await;
+            assert!(!folder.next_online_keys().exists(), "cut {cut}: the keys lie about");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_that_was_not_decided_leaves_no_trace() {
+        let now = Timestamp::now();
+        let place = tempfile::tempdir().unwrap();
+        let (folder, keys) = begun(place.path(), now);
+        let metadata = Metadata::open(folder.clone()).unwrap();
+        let root = rotation(&metadata, &keys, now);
+        files::create_dir(&staged(&folder)).unwrap();
+        std::fs::write(staged(&folder).join("2.root.json"), &root).unwrap();
+        is_whole(&Metadata::open(folder.clone()).unwrap(), 1, now).await;
+        // The keys that were made are used by the next try.
+        let again = Metadata::open(folder).unwrap();
+        let changed = again.change(Some(&root), None, now).await.unwrap();
+        assert_eq!((changed.root, changed.unchanged), (2, false));
+        assert!(again.change(Some(&root), None, now).await.unwrap().unchanged, "twice does no harm");
+        is_whole(&again, 2, now).await;
+    }
+
+    #[tokio::test]
+    async fn only_what_a_device_would_follow_is_published() {
+        let now = Timestamp::now();
+        let place = tempfile::tempdir().unwrap();
+        let (folder, keys) = begun(place.path(), now);
+        let metadata = Metadata::open(folder.clone()).unwrap();
+        let good = rotation(&metadata, &keys, now);
+        // Signed by somebody else, for another hub, or with a byte changed.
+        let other = tempfile::tempdir().unwrap();
+        let (foreign_folder, foreign) = begun(other.path(), now);
+        let foreign_root = rotation(&Metadata::open(foreign_folder).unwrap(), &foreign, now);
+        let unsigned = rotation(&metadata, &foreign, now);
+        let text = String::from_utf8(good.clone()).unwrap();
+        let changed = text.replacen("\"threshold\":1", "\"threshold\":2", 1).into_bytes();
+        for bad in [foreign_root, unsigned, changed, b"{}".to_vec(), Vec::new()] {
+            assert!(metadata.change(Some(&bad), None, now).await.is_err());
+            is_whole(&metadata, 1, now).await;
+        }
+        // Online keys that this hub does not have.
+        std::fs::remove_dir_all(folder.next_online_keys()).unwrap();
+        let refused = metadata.change(Some(&good), None, now).await.unwrap_err();
+        assert!(matches!(refused, MetadataError::ForeignOnlineKeys), "{refused}");
+        // A change that expired on its way.
+        let late = now + SignedDuration::from_hours(400 * 24);
+        let good = rotation(&metadata, &keys, now);
+        let refused = metadata.change(Some(&good), None, late).await.unwrap_err();
+        assert!(matches!(refused, MetadataError::Expired { .. }), "{refused}");
+        is_whole(&metadata, 1, now).await;
+    }
+
+    #[tokio::test]
+    async fn lost_online_keys_are_replaced_by_a_rotation() {
+        let now = Timestamp::now();
+        let place = tempfile::tempdir().unwrap();
+        let (folder, keys) = begun(place.path(), now);
+        std::fs::remove_file(folder.online_keys().join(TIMESTAMP_KEY)).unwrap();
+        let metadata = Metadata::open(folder).unwrap();
+        let refused = metadata.sign(None, now).unwrap_err();
+        assert!(refused.command().is_some_and(|command| command.contains("rotate online")), "{refused}");
+        let root = rotation(&metadata, &keys, now);
+        metadata.change(Some(&root), None, now).await.unwrap();
+        is_whole(&metadata, 2, now).await;
     }
 }

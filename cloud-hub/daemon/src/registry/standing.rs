@@ -1,4 +1,4 @@
-//! How long the hub's trust lasts: what is told to the operator before it ends, and why publishing has stopped.
+//! Expiry of the hub's trust: warnings for the operator before it ends, and the reason why publishing has stopped.
 //!
 //! Fed by the registry after each signature and each change; read by `status`, the log and the metrics.
 
@@ -36,7 +36,7 @@ impl Standing {
         standing
     }
 
-    /// What the operator should do, in one sentence each; empty while all is well.
+    /// Advice for the operator, one sentence each; empty while all is well.
     #[must_use]
     pub fn warnings(&self, now: Timestamp) -> Vec<String> {
         let mut warnings: Vec<String> = self.roles.iter().filter_map(|role| warning(*role, now)).collect();
@@ -53,7 +53,7 @@ impl Standing {
     }
 }
 
-/// What to do about one role; `None` while nothing need be done.
+/// Returns the advice for one role; `None` while nothing need be done.
 #[must_use]
 pub fn advice(role: Role, version: u64, expires: Timestamp, now: Timestamp) -> Option<String> {
     if version > VERSION_PLAUSIBLE_MAX {

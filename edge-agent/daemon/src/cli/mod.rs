@@ -9,6 +9,7 @@ mod config;
 mod doctor;
 mod doctor_engines;
 mod doctor_routing;
+mod doctor_trust;
 mod enroll;
 mod infer;
 mod run;

@@ -2,10 +2,11 @@
 
 use clap::Args;
 use console::{CliError, ExitKind, OrExit, Output};
+use edge_core::trust::Standing;
 
 use super::client::Client;
 use super::{Context, show};
-use crate::board::{ModelStatus, Status};
+use crate::board::{ModelStatus, Status, TrustStatus};
 use crate::engines::EngineStatus;
 
 /// Shows the running agent: hub, models, updates.
@@ -48,6 +49,7 @@ fn print(status: &Status) -> Result<(), CliError> {
         let until = show::unix_time(i64::try_from(not_after).unwrap_or(i64::MAX));
         lines.push(format!("  certificate until {until}, {} reports waiting", hub.reports_waiting));
     }
+    lines.push(trust(&status.trust));
     lines.extend(status.engines.iter().map(engine));
     lines.push(String::new());
     let headers = [
@@ -75,6 +77,15 @@ fn print(status: &Status) -> Result<(), CliError> {
     let text: Vec<String> =
         lines.iter().flat_map(|line| line.lines().chain(line.is_empty().then_some(""))).map(safe).collect();
     console::print_line(&text.join("\n")).or_exit(ExitKind::Storage)
+}
+
+fn trust(trust: &TrustStatus) -> String {
+    let error = trust.last_error.as_ref().map_or_else(String::new, |error| format!("; last refresh: {error}"));
+    match trust.standing() {
+        Standing::Unknown => format!("trust: never refreshed{error}"),
+        Standing::Valid { role, until } => format!("trust: valid until {} ({role}){error}", show::unix_time(until)),
+        Standing::Expired { role, since } => format!("trust: expired since {} ({role}){error}", show::unix_time(since)),
+    }
 }
 
 fn engine(status: &EngineStatus) -> String {

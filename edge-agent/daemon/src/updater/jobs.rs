@@ -11,7 +11,6 @@ use bundle::{Bundle, Manifest, Unverified, Variant, Verified, golden};
 use bytes::{Bytes, BytesMut};
 use edge_core::slots::Slots;
 use edge_core::update::{Failure, FailureKind};
-use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use types::{Digest, Place, Version};
 
@@ -20,7 +19,6 @@ use super::task::UpdaterParts;
 use super::{disk, trouble};
 use crate::crash::{CrashPoint, crash_at};
 use crate::models::Serving;
-use crate::uplink::source;
 
 /// Bytes that are asked for at once: four chunks. What has arrived is safe on the disk after each.
 pub(super) const ASK_BYTES: u64 = 4 * bundle::CHUNK_BYTES;
@@ -71,7 +69,7 @@ pub(super) async fn trust(
         return Err(trouble::because(FailureKind::Storage, "this device has no trust root: enrol it first"));
     };
     let refreshed = async {
-        let refreshed = trust.refresh(source(&parts.link), Timestamp::now()).await;
+        let refreshed = trust.refresh(&parts.link).await;
         refreshed.map_err(|error| trouble::of_trust(&error, parts.link.is_online()))
     };
     let trusted = unless_abandoned(&abandoned, refreshed).await?;

@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bundle::trust::Trust;
 use bundle::{Bundle, Verified};
 use edge_core::slots::Slots;
 use edge_core::update::{
@@ -27,6 +26,7 @@ use crate::engines::Engines;
 use crate::models::{Model, Serving};
 use crate::reports::Reports;
 use crate::state::Folder;
+use crate::trust::DeviceTrust;
 use crate::uplink::Link;
 
 /// Name of the table of versions that were given up.
@@ -40,7 +40,7 @@ pub struct UpdaterParts {
     /// Where versions lie.
     pub folder: Folder,
     /// Who vouches for versions; `None` on a device that was never enrolled.
-    pub trust: Option<Arc<Trust>>,
+    pub trust: Option<Arc<DeviceTrust>>,
     /// The way to the hub.
     pub link: Link,
     /// What can run the model.

@@ -71,7 +71,7 @@ pub struct Roles {
 }
 
 impl Roles {
-    /// Who may sign this role.
+    /// Returns the keys and the threshold of a role.
     #[must_use]
     pub fn of(&self, role: Role) -> &Authority {
         match role {
@@ -103,7 +103,7 @@ impl Roles {
         Ok(fields)
     }
 
-    /// Reads who may sign what from a root. Checks no signature.
+    /// Reads the keys and thresholds of a root. Checks no signature.
     ///
     /// # Errors
     /// When it is no root, or names a key twice or a threshold that cannot be met.

@@ -12,7 +12,7 @@ use super::site::Site;
 use crate::api::trust::{TrustChange, TrustChanged};
 use crate::api::{PublishRequest, Published, WithdrawRequest, Withdrawn};
 
-/// What came of a change.
+/// End of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Finished {
     /// It is in force.
@@ -79,7 +79,7 @@ fn missing(change: &Change) -> Result<Vec<String>, CliError> {
     Ok(told.collect())
 }
 
-/// What is to be done next with a change in a file.
+/// Returns the next steps for a change in a file.
 pub(super) fn still_needed(change: &Change, file: &Path) -> Result<Vec<String>, CliError> {
     let missing = missing(change)?;
     let file = file.display();

@@ -24,7 +24,7 @@ const KEY_FILES_MAX: usize = 256;
 /// Shortest passphrase that is accepted for a new key, in characters: NIST SP 800-63B asks for eight.
 const PASSPHRASE_CHARS_MIN: usize = 8;
 
-/// Where the keys are.
+/// Arguments that name key files.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct KeyArgs {
     /// Folder with the offline keys; of its *.key files those are used that are needed.
@@ -215,6 +215,11 @@ fn key_files(folder: &Path) -> Result<Vec<PathBuf>, CliError> {
 fn public_beside(key: &Path) -> Option<PublicKey> {
     let bytes = files::read_bounded(&key.with_extension("pub"), SMALL_FILE_BYTES_MAX).ok()?;
     String::from_utf8(bytes).ok()?.trim().parse().ok()
+}
+
+/// The public half of a key file, as far as it is known without a passphrase.
+pub(super) fn public_of(key: &Path) -> Option<PublicKey> {
+    public_beside(key).or_else(|| KeyPair::load(key).ok().map(|key| key.public()))
 }
 
 /// A public key as the operator names it: the file, or the key itself.

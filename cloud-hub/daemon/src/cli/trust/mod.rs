@@ -86,9 +86,9 @@ Examples:
 /// A role whose keys are offline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum OfflineRole {
-    /// Who may sign what.
+    /// The keys of every role.
     Root,
-    /// Which versions devices may install.
+    /// The list of versions that devices may install.
     Targets,
 }
 
@@ -101,7 +101,7 @@ impl OfflineRole {
     }
 }
 
-/// Where a change goes when it needs further signatures.
+/// Argument for a change that needs further signatures.
 #[derive(Debug, Args)]
 struct OutArgs {
     /// Write the change to this file instead of publishing it: further holders add their signatures.
@@ -196,7 +196,7 @@ pub(super) fn run(verb: &TrustVerb) -> Result<(), CliError> {
     }
 }
 
-/// What is in force at the hub, checked from the root that the keys know.
+/// Files in force at the hub, checked from the root beside the keys.
 struct InForce {
     root: Vec<u8>,
     targets: Vec<u8>,
@@ -224,7 +224,7 @@ fn renew(args: &RenewArgs) -> Result<(), CliError> {
     finish::finish(&site, change, &keys, args.out.out.as_deref(), args.site.output()).map(drop)
 }
 
-/// What is done with a signer.
+/// Edit of the signers of a role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Edit {
     Add,

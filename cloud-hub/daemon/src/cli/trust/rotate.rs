@@ -17,7 +17,7 @@ use super::{InForce, OfflineRole, OutArgs, in_force};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct RotateArgs {
-    /// Which keys are replaced.
+    /// Keys to replace.
     which: Which,
     /// Public key that is replaced (64 hex digits or a .pub file); needed where the role has several.
     #[arg(long, value_name = "KEY")]
@@ -81,11 +81,10 @@ fn rotate_offline(
     let next_path = folder.join(format!("{}.next.key", role.as_str()));
     let version = Signed::read(Role::Root, &root).or_exit(ExitKind::Refused)?.version;
     // The run before was cut off after its root came into force.
-    if next_path.exists()
-        && let [(_, next)] = keys.signers(&roles.of(role).keys)?.as_slice()
-        && next_key_is(&next_path, args, next.public())?
-    {
-        retire(folder, role, &next_path, version)?;
+    if next_path.exists() && roles.of(role).keys.contains(&args.keys.open_file(&next_path)?.public()) {
+        let place = folder.join(format!("{}.key", role.as_str()));
+        let is_old = keys::public_of(&place).is_some_and(|public| !roles.of(role).keys.contains(&public));
+        retire(folder, role, &next_path, Some(place.as_path()).filter(|_| is_old), version)?;
         console::print_line(&format!("the rotation of the {} key was finished: it is in force", role.as_str()))?;
         return Ok(());
     }
@@ -107,13 +106,9 @@ fn rotate_offline(
     // The folder was listed before the new key was in it.
     let keys = args.keys.open()?;
     if finish::finish(site, change, &keys, args.out.out.as_deref(), args.site.output())? == Finished::InForce {
-        retire(folder, role, &next_path, version.saturating_add(1))?;
+        retire(folder, role, &next_path, old.as_deref(), version.saturating_add(1))?;
     }
     Ok(())
-}
-
-fn next_key_is(path: &Path, args: &RotateArgs, in_force: PublicKey) -> Result<bool, CliError> {
-    Ok(args.keys.open_file(path)?.public() == in_force)
 }
 
 /// The key that is replaced: the only one, or the one that was named.
@@ -148,18 +143,25 @@ fn next_key(path: &Path, old: Option<&Path>, keys: &Keyring, args: &RotateArgs) 
 }
 
 /// Puts the new key in the place of the old one, which is kept under another name.
-fn retire(folder: &Path, role: Role, next: &Path, version: u64) -> Result<(), CliError> {
-    let place = folder.join(format!("{}.key", role.as_str()));
+fn retire(folder: &Path, role: Role, next: &Path, old: Option<&Path>, version: u64) -> Result<(), CliError> {
     let renamed = |from: &Path, to: &Path| match std::fs::rename(from, to) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(CliError::new(ExitKind::Storage, error)),
         Ok(()) | Err(_) => Ok(()),
     };
-    for (path, ending) in [(place, "key"), (folder.join(format!("{}.pub", role.as_str())), "pub")] {
-        let retired = PathBuf::from(format!("{}.retired-{version}", path.display()));
+    let usual = folder.join(format!("{}.key", role.as_str()));
+    let place = match old.filter(|old| old.starts_with(folder)) {
+        Some(old) => old.to_owned(),
+        None if usual.exists() => folder.join(format!("{}-{version}.key", role.as_str())),
+        None => usual,
+    };
+    // The hint first: a key whose hint names another one would be passed over.
+    for ending in ["pub", "key"] {
+        let place = place.with_extension(ending);
+        let retired = PathBuf::from(format!("{}.retired-{version}", place.display()));
         if !retired.exists() {
-            renamed(&path, &retired)?;
+            renamed(&place, &retired)?;
         }
-        renamed(&next.with_extension(ending), &path)?;
+        renamed(&next.with_extension(ending), &place)?;
     }
     store::files::sync_dir(folder).or_exit(ExitKind::Storage)
 }

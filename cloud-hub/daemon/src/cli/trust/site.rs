@@ -14,7 +14,7 @@ use crate::cli::context::Context;
 use crate::registry::metadata::{Metadata, MetadataError, MetadataName};
 use crate::state::Folder;
 
-/// Which hub.
+/// Arguments that name a hub.
 #[derive(Debug, Args)]
 pub(super) struct SiteArgs {
     /// Config of a stopped hub on this machine, instead of asking a running one; needs no operator token.
@@ -49,7 +49,7 @@ impl SiteArgs {
         Ok(Site::Folder { metadata: Box::new(metadata), runtime: Box::new(runtime), _lock: lock })
     }
 
-    /// How to print.
+    /// Form of the output.
     pub(super) fn output(&self) -> Output {
         Output::from_json_flag(self.json)
     }
