@@ -18,6 +18,7 @@
 
 use std::fmt;
 
+use engine::{HostStatus, Isolation};
 use serde::{Deserialize, Serialize};
 use types::{DeviceId, Digest, ModelName, VariantName, Version};
 
@@ -328,6 +329,9 @@ pub struct Published {
     pub devices_told: usize,
     /// Whether it was there already, with the same content.
     pub unchanged: bool,
+    /// What the operator must know of it.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// The hub at one glance.
@@ -357,6 +361,12 @@ pub struct HubStatus {
     pub loaded: Vec<String>,
     /// What was met at start that an operator should know, for example a store that was rebuilt.
     pub warnings: Vec<String>,
+    /// Where the engine runs; `None` from a hub that does not say.
+    #[serde(default)]
+    pub isolation: Option<Isolation>,
+    /// Child processes of the engine; empty when it runs inside the hub.
+    #[serde(default)]
+    pub hosts: Vec<HostStatus>,
 }
 
 /// What runs models on the hub.

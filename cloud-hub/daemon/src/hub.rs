@@ -123,7 +123,8 @@ impl Hub {
                 Change::Current(version) => hub.tell(&model, version, false),
                 Change::Held(_) | Change::None => 0,
             };
-            Ok(Published { model, version, devices_told, unchanged: publication.unchanged })
+            let (unchanged, warnings) = (publication.unchanged, publication.warnings);
+            Ok(Published { model, version, devices_told, unchanged, warnings })
         };
         match self.publications.spawn(work).await {
             Ok(published) => published,
@@ -138,7 +139,8 @@ impl Hub {
     pub async fn offer(&self, model: &ModelName, version: Version) -> Result<Published, PublishError> {
         let change = self.registry.offer(model, version).await?;
         let devices_told = self.tell(model, version, true);
-        Ok(Published { model: model.clone(), version, devices_told, unchanged: change == Change::None })
+        let unchanged = change == Change::None;
+        Ok(Published { model: model.clone(), version, devices_told, unchanged, warnings: Vec::new() })
     }
 
     /// Every model.
@@ -182,7 +184,9 @@ impl Hub {
             requests_running,
             models: self.registry.snapshot().models().count(),
             loaded: loaded.iter().map(|pool| format!("{}/{}", pool.model(), pool.version())).collect(),
-            warnings: self.warnings.clone(),
+            warnings: self.warnings.iter().cloned().chain(self.workers.warnings()).collect(),
+            isolation: Some(self.config.inference.isolation),
+            hosts: self.loader.engine.hosts(),
         })
     }
 

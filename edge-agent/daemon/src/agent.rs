@@ -28,7 +28,7 @@ use crate::models::Models;
 use crate::reports::Reports;
 use crate::shutdown::{Stopped, drain};
 use crate::state::{Folder, Listening};
-use crate::updater::{self, FAILED_TABLE, LoadTable, ModelUpdater, UpdaterParts};
+use crate::updater::{self, ATTEMPTS_TABLE, Attempts, FAILED_TABLE, LoadTable, ModelUpdater, UpdaterParts};
 use crate::uplink::{Link, Offers, Uplink, UplinkParts};
 use crate::{metrics_door, notify};
 
@@ -94,6 +94,7 @@ pub struct Agent {
     uplink: Option<Uplink>,
     listening: Listening,
     store: Arc<dyn Store>,
+    attempts: Attempts,
     /// Held until the end.
     _lock: StateLock,
 }
@@ -127,6 +128,7 @@ impl Agent {
         let (publish, connection) = watch::channel(None);
         let link = Link::new(connection);
 
+        let attempts = Attempts::new(Table::new(Arc::clone(&store), ATTEMPTS_TABLE), config.engine.isolation);
         let mut updaters = Vec::new();
         let mut offers = Offers::new();
         for model in models.iter() {
@@ -142,6 +144,7 @@ impl Agent {
                 updates: config.updates.clone(),
                 reports: Arc::clone(&reports),
                 failed: Table::new(Arc::clone(&store), FAILED_TABLE),
+                attempts: attempts.clone(),
                 board: Arc::clone(&board),
             };
             updaters.push((ModelUpdater::resume(parts).await.map_err(StartError::Store)?, receive));
@@ -166,7 +169,20 @@ impl Agent {
         });
         let run = RunLimits { run_limit: config.engine.run_limit };
         let door = Arc::new(Door::new(models, link, board, config.door.clone(), run));
-        Ok(Self { config, folder, door, metrics, http, metrics_http, updaters, uplink, listening, store, _lock: lock })
+        Ok(Self {
+            config,
+            folder,
+            door,
+            metrics,
+            http,
+            metrics_http,
+            updaters,
+            uplink,
+            listening,
+            store,
+            attempts,
+            _lock: lock,
+        })
     }
 
     /// The addresses that were bound.
@@ -213,6 +229,7 @@ impl Agent {
         if drain(&background, LINK_GRACE, &hurry).await != Stopped::Drained {
             tracing::info!("an update or the link was cut off: it is taken up at the next start");
         }
+        self.attempts.settle().await;
         self.folder.remove_listening();
         drop(self.store);
         stopped

@@ -79,14 +79,15 @@ pub(super) fn run(args: &PushArgs) -> Result<(), CliError> {
 }
 
 fn told(pushed: &Pushed) -> String {
-    let Published { model, version, devices_told, unchanged } = &pushed.published;
+    let Published { model, version, devices_told, unchanged, warnings } = &pushed.published;
     let state = match (unchanged, pushed.held) {
         (true, _) => "was published already, nothing has changed".to_owned(),
         (false, true) => format!("is published and held; offer it with: cloud-hub model offer {model} {version}"),
         (false, false) => format!("is published; {devices_told} connected devices were told"),
     };
+    let warnings: String = warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
     format!(
-        "{model}/{version} {state}\n{} of {} files uploaded, {} bytes",
+        "{model}/{version} {state}\n{} of {} files uploaded, {} bytes{warnings}",
         pushed.files_uploaded, pushed.files, pushed.bytes_uploaded
     )
 }
