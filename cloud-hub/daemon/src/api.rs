@@ -24,6 +24,7 @@ pub mod trust;
 
 use std::fmt;
 
+use engine::{HostStatus, Isolation};
 use serde::{Deserialize, Serialize};
 use types::{DeviceId, Digest, ModelName, VariantName, Version};
 
@@ -413,6 +414,12 @@ pub struct HubStatus {
     pub loaded: Vec<String>,
     /// What was met at start that an operator should know, for example a store that was rebuilt.
     pub warnings: Vec<String>,
+    /// Where the engine runs; `None` from a hub that does not say.
+    #[serde(default)]
+    pub isolation: Option<Isolation>,
+    /// Child processes of the engine; empty when it runs inside the hub.
+    #[serde(default)]
+    pub hosts: Vec<HostStatus>,
 }
 
 /// What runs models on the hub.

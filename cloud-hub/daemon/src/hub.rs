@@ -208,7 +208,8 @@ impl Hub {
     /// Everything that an operator should know now.
     fn warnings(&self) -> Vec<String> {
         let trust = self.registry.trust_warnings(Timestamp::now());
-        self.warnings.iter().cloned().chain(trust).chain(self.registry.damage()).chain(self.strangers()).collect()
+        let own = self.warnings.iter().cloned().chain(self.workers.warnings());
+        own.chain(trust).chain(self.registry.damage()).chain(self.strangers()).collect()
     }
 
     /// Every model.
@@ -253,6 +254,8 @@ impl Hub {
             models: self.registry.snapshot().models().count(),
             loaded: loaded.iter().map(|pool| format!("{}/{}", pool.model(), pool.version())).collect(),
             warnings: self.warnings(),
+            isolation: Some(self.config.inference.isolation),
+            hosts: self.loader.engine.hosts(),
         })
     }
 

@@ -29,7 +29,7 @@ use crate::reports::Reports;
 use crate::shutdown::{Stopped, drain};
 use crate::state::{Folder, Listening};
 use crate::trust::{DeviceTrust, watch};
-use crate::updater::{self, FAILED_TABLE, LoadTable, ModelUpdater, UpdaterParts};
+use crate::updater::{self, ATTEMPTS_TABLE, Attempts, FAILED_TABLE, LoadTable, ModelUpdater, UpdaterParts};
 use crate::uplink::{Link, Offers, Uplink, UplinkParts};
 use crate::{metrics_door, notify};
 
@@ -96,6 +96,7 @@ pub struct Agent {
     trust: Option<(Arc<DeviceTrust>, Link)>,
     listening: Listening,
     store: Arc<dyn Store>,
+    attempts: Attempts,
     /// Held until the end.
     _lock: StateLock,
 }
@@ -130,6 +131,7 @@ impl Agent {
         let (publish, connection) = tokio::sync::watch::channel(None);
         let link = Link::new(connection);
 
+        let attempts = Attempts::new(Table::new(Arc::clone(&store), ATTEMPTS_TABLE), config.engine.isolation);
         let mut updaters = Vec::new();
         let mut offers = Offers::new();
         let transfers = Arc::default();
@@ -147,6 +149,7 @@ impl Agent {
                 transfers: Arc::clone(&transfers),
                 reports: Arc::clone(&reports),
                 failed: Table::new(Arc::clone(&store), FAILED_TABLE),
+                attempts: attempts.clone(),
                 board: Arc::clone(&board),
             };
             updaters.push((ModelUpdater::resume(parts).await.map_err(StartError::Store)?, receive));
@@ -172,7 +175,21 @@ impl Agent {
         let trust = trust.map(|trust| (trust, link.clone()));
         let run = RunLimits { run_limit: config.engine.run_limit };
         let door = Arc::new(Door::new(models, link, board, config.door.clone(), run));
-        Ok(Self { config, folder, door, metrics, http, metrics_http, updaters, uplink, trust, listening, store, _lock: lock })
+        Ok(Self {
+            config,
+            folder,
+            door,
+            metrics,
+            http,
+            metrics_http,
+            updaters,
+            uplink,
+            trust,
+            listening,
+            store,
+            attempts,
+            _lock: lock,
+        })
     }
 
     /// The addresses that were bound.
@@ -222,6 +239,7 @@ impl Agent {
         if drain(&background, LINK_GRACE, &hurry).await != Stopped::Drained {
             tracing::info!("an update or the link was cut off: it is taken up at the next start");
         }
+        self.attempts.settle().await;
         self.folder.remove_listening();
         drop(self.store);
         stopped

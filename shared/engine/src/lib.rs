@@ -28,7 +28,7 @@ pub use onnxruntime::{OpenError, OrtEngine};
 pub use precheck::{ModelFacts, ModelLimits, Refusal};
 pub use session::{
     CancelFlag, Cause, Engine, EngineDescription, HostStatus, Hosted, Isolation, LoadError, LoadOptions, ModelBytes, ModelSource,
-    Provider, RunControl, RunError, Session, UnknownProvider,
+    Provider, RunControl, RunError, Session, UnknownProvider, zeros,
 };
 pub use worker::{InferError, Outcome, SessionHandle, SessionWorker, WorkerOptions};
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use types::{DType, EngineName, Mismatch, NamedTensor, Signature, TensorError};
+use types::{DType, Dim, EngineName, Mismatch, NamedTensor, Signature, Tensor, TensorError, TensorSpec};
 
 use crate::host::HostDeath;
 use crate::precheck::{ModelLimits, Refusal};
@@ -367,6 +367,27 @@ pub enum RunError {
     /// The model ended its host process so often that it is not run again.
     #[error("the model is not run any more: {0}")]
     Condemned(String),
+}
+
+/// Elements of a tensor of zeros at most: a larger one says no more about a model.
+const ZEROS_MAX: usize = 16 * 1024 * 1024;
+
+/// Creates inputs of zeros (empty strings) for a model, with 1 for each open dimension; `None` when one would be too large.
+#[must_use]
+pub fn zeros(signature: &Signature) -> Option<Vec<NamedTensor>> {
+    let zero = |spec: &TensorSpec| {
+        let size = |dim: &Dim| match dim {
+            Dim::Fixed(size) => *size,
+            Dim::Symbol(_) | Dim::Any => 1,
+        };
+        let shape: Vec<usize> = spec.shape.as_deref().unwrap_or_default().iter().map(size).collect();
+        let elements = shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size))?;
+        // An empty string is a length of zero, in four bytes.
+        let bytes = elements.checked_mul(spec.dtype.size().unwrap_or(4)).filter(|&bytes| bytes <= ZEROS_MAX)?;
+        let tensor = Tensor::new(spec.dtype, shape, vec![0; bytes].into()).ok()?;
+        Some(NamedTensor { name: spec.name.clone(), tensor })
+    };
+    signature.inputs.iter().map(zero).collect()
 }
 
 /// When to stop a run.

@@ -106,6 +106,8 @@ fn refuse(error: &PublishError) -> Refused {
             .hint("were the keys made by `cloud-hub init` of this hub? give their folder with --keys"),
         PublishError::Load { .. } => Refused::new(ErrorCode::NotTrusted, telemetry::chain(error))
             .hint("the hub publishes only what it can run itself: mend the variant that runs on the hub"),
+        PublishError::Crashes { .. } => Refused::new(ErrorCode::NotTrusted, telemetry::chain(error))
+            .hint("mend the model; `--hold` publishes it without offering it to a device"),
         PublishError::Hostile { .. } => Refused::new(ErrorCode::NotTrusted, telemetry::chain(error))
             .hint("every device would refuse it: mend that variant, or leave it out of model.toml"),
         PublishError::NotForGpu { .. } => Refused::new(ErrorCode::NotTrusted, error.to_string())

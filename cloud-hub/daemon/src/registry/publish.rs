@@ -68,6 +68,15 @@ pub enum PublishError {
         #[source]
         source: engine::Refusal,
     },
+    /// A variant for devices ended the child process that tried it.
+    #[error("the variant for devices, {file}, is refused: it ends the engine")]
+    Crashes {
+        /// Its model file, as the manifest names it.
+        file: String,
+        /// How the child process ended.
+        #[source]
+        source: engine::HostDeath,
+    },
     /// A variant names an engine that does not have its operators.
     #[error("the variant for devices, {file}, names the engine wgpu, which cannot run it: {problem}")]
     NotForGpu {
@@ -183,8 +192,13 @@ impl Registry {
             self.check_files(&manifest).await?;
             self.check_device_models(&manifest).await?;
             pool = self.load_own(loader, &manifest).await?;
+            match self.try_device_models(loader, &manifest).await {
+                // Held, it goes to no device until an operator offers it: perhaps to look into it.
+                Err(error @ PublishError::Crashes { .. }) if request.hold => warnings.push(telemetry::chain(&error)),
+                tried => tried?,
+            }
             self.judge_score(&manifest, pool.as_ref()).await?;
-            warnings = regress::warnings(&manifest);
+            warnings.extend(regress::warnings(&manifest));
             self.publish_metadata(model, &manifest, request).await?;
             let record = after.resolve(model, Some(version)).unwrap_or(&record);
             self.versions.put(&version_key(model, version), record).await?;
@@ -255,6 +269,21 @@ impl Registry {
             let problem = checked.map_err(|source| PublishError::Hostile { file: name.to_string(), source })?;
             if let Some(problem) = problem {
                 return Err(PublishError::NotForGpu { file: name.to_string(), problem });
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs what devices will run once, in child processes: what ends one would end its host on every device.
+    async fn try_device_models(&self, loader: &Loader, manifest: &Manifest) -> Result<(), PublishError> {
+        for variant in manifest.variants_for(Place::Device) {
+            let FileRef { name, digest, .. } = &variant.file;
+            let missing = || PublishError::MissingBlob { name: name.to_string(), digest: *digest };
+            let files = variant_bytes(&self.blobs, variant).await?.ok_or_else(missing)?;
+            let tried = loader.try_for_devices(manifest, variant, files).await;
+            let tried = tried.map_err(|source| PublishError::Load { file: name.to_string(), source })?;
+            if let Some(source) = tried {
+                return Err(PublishError::Crashes { file: name.to_string(), source });
             }
         }
         Ok(())

@@ -7,7 +7,7 @@ use bundle::golden::{self, Disagreement, Golden, GoldenError};
 use bundle::manifest::score::{self, Verdict};
 use bundle::{Manifest, ScoreRule, Variant};
 use bytes::Bytes;
-use engine::{CancelFlag, Engine, LoadError, LoadOptions, ModelBytes, RunControl, RunError, Session};
+use engine::{CancelFlag, Engine, HostDeath, Isolation, LoadError, LoadOptions, ModelBytes, RunControl, RunError, Session};
 use engine::{SessionWorker, WorkerOptions};
 use types::{Dim, NamedTensor, Place, TensorSpec};
 
@@ -103,6 +103,13 @@ impl Loader {
             if score.is_empty() {
                 score = judge_score(manifest, session.as_ref(), &answers);
             }
+            if files.golden.is_none()
+                && self.inference.isolation == Isolation::Process
+                && let Some(zeros) = engine::zeros(session.signature())
+                && let Err(error @ (RunError::Died(_) | RunError::Condemned(_))) = self.run_once(session.as_mut(), &zeros)
+            {
+                return Err(LoadFailed::Run(error));
+            }
         }
         // The order is kept by the pool's admission; behind it wait only requests whose session is being freed.
         let options = WorkerOptions { queue: self.inference.sessions, name: format!("run-{}", manifest.model) };
@@ -128,6 +135,54 @@ impl Loader {
             "version loaded"
         );
         Ok(Pool::new(facts, handle, &self.inference, &self.gateway))
+    }
+
+    /// Loads a variant for devices in a child process of its own and runs its golden inputs, or zeros. Returns how that ended
+    /// the child, if it did; errors and other answers are for the devices to judge, which have other processors.
+    ///
+    /// Does nothing where the engine runs inside the hub: the hub would end instead.
+    ///
+    /// # Cancel safety
+    /// As for [`Loader::load`].
+    pub async fn try_for_devices(
+        &self,
+        manifest: &Manifest,
+        variant: &Variant,
+        files: VariantBytes,
+    ) -> Result<Option<HostDeath>, LoadFailed> {
+        if self.inference.isolation == Isolation::None || !variant.engines.contains(&self.engine.name()) {
+            return Ok(None);
+        }
+        let (loader, name) = (self.clone(), format!("{}/{} {}", manifest.model, manifest.version, variant.name));
+        let trying = tokio::task::spawn_blocking(move || loader.try_here(name, &files));
+        trying.await.map_err(LoadFailed::Lost)
+    }
+
+    fn try_here(&self, name: String, files: &VariantBytes) -> Option<HostDeath> {
+        let options = LoadOptions { intra_threads: self.threads(), name, trial: true, ..LoadOptions::default() };
+        let mut session = match self.engine.load(ModelBytes::from(files.model.clone()), &options) {
+            Ok(session) => session,
+            Err(LoadError::Died(death)) => return Some(death),
+            Err(error) => {
+                tracing::warn!(variant = options.name, error = telemetry::chain(&error), "it does not load on the hub");
+                return None;
+            }
+        };
+        let golden = files.golden.as_ref().and_then(|golden| Golden::parse(golden).ok());
+        let inputs = golden.map(|golden| golden.inputs).or_else(|| engine::zeros(session.signature()))?;
+        match self.run_once(session.as_mut(), &inputs) {
+            Ok(_answer) => None,
+            Err(RunError::Died(death)) => Some(death),
+            Err(error) => {
+                tracing::warn!(variant = options.name, error = telemetry::chain(&error), "it does not run on the hub");
+                None
+            }
+        }
+    }
+
+    fn run_once(&self, session: &mut dyn Session, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, RunError> {
+        let deadline = Instant::now().checked_add(self.inference.run_limit);
+        session.run(inputs, &[], &RunControl { deadline, cancel: CancelFlag::default() })
     }
 
     /// Threads inside one session: as configured, or the cores shared out.

@@ -65,7 +65,12 @@ impl Workers {
         let versions = pools.get(model)?;
         match asked {
             Some(version) => versions.get(&version).cloned(),
-            None => versions.range(..=current?).next_back().map(|(_version, pool)| Arc::clone(pool)),
+            // A version that keeps ending its child process gives way to the one before it.
+            None => {
+                let mut newest_first = versions.range(..=current?).rev().map(|(_version, pool)| pool);
+                let first = newest_first.clone().next();
+                newest_first.find(|pool| pool.condemned().is_none()).or(first).cloned()
+            }
         }
     }
 
@@ -88,7 +93,7 @@ impl Workers {
     #[must_use]
     pub fn is_loaded(&self, model: &ModelName, version: Version) -> bool {
         let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
-        pools.get(model).is_some_and(|versions| versions.contains_key(&version))
+        pools.get(model).and_then(|versions| versions.get(&version)).is_some_and(|pool| pool.condemned().is_none())
     }
 
     /// Every loaded pool.
@@ -96,6 +101,16 @@ impl Workers {
     pub fn all(&self) -> Vec<Arc<Pool>> {
         let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
         pools.values().flat_map(BTreeMap::values).cloned().collect()
+    }
+
+    /// Returns a sentence for each loaded version that is not run any more.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let sentence = |pool: Arc<Pool>| {
+            let why = pool.condemned()?;
+            Some(format!("{}/{} is not run any more: {why}; push a version that is mended", pool.model(), pool.version()))
+        };
+        self.all().into_iter().filter_map(sentence).collect()
     }
 
     /// Requests that wait, and requests that run.

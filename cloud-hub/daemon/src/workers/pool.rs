@@ -145,6 +145,12 @@ impl Pool {
         self.handle.provider()
     }
 
+    /// Returns the reason if the version is not run any more, because it kept ending its child process.
+    #[must_use]
+    pub fn condemned(&self) -> Option<String> {
+        self.handle.condemned()
+    }
+
     /// Requests that wait, and requests that run.
     #[must_use]
     pub fn load(&self) -> (usize, usize) {

@@ -8,6 +8,7 @@ use super::client::Client;
 use super::{Context, show};
 use crate::board::{ModelStatus, Status, TrustStatus};
 use crate::engines::EngineStatus;
+use engine::HostStatus;
 
 /// Shows the running agent: hub, models, updates.
 #[derive(Debug, Args)]
@@ -89,12 +90,23 @@ fn trust(trust: &TrustStatus) -> String {
 }
 
 fn engine(status: &EngineStatus) -> String {
-    let EngineStatus { engine, state, problem, description } = status;
+    let EngineStatus { engine, state, problem, description, hosts } = status;
     let made_of = description.as_ref().map_or_else(String::new, |description| {
         format!(" {}: {}", description.version, description.providers.join(", "))
     });
     let problem = problem.as_ref().map_or_else(String::new, |problem| format!(": {problem}"));
-    format!("engine {engine}{made_of}, {state}{problem}")
+    let hosts: String = hosts.iter().map(host).collect();
+    format!("engine {engine}{made_of}, {state}{problem}{hosts}")
+}
+
+/// A line for one child process of an engine.
+fn host(status: &HostStatus) -> String {
+    let HostStatus { pid, shared, sessions, restarts, last_death, memory_max_bytes } = status;
+    let pid = pid.map_or_else(|| "starting".to_owned(), |pid| pid.to_string());
+    let whose = if *shared { "shared" } else { "own" };
+    let memory = memory_max_bytes.map_or_else(String::new, |bytes| format!(", at most {}", show::bytes(bytes)));
+    let last = last_death.as_ref().map_or_else(String::new, |last| format!(", the last one {last}"));
+    format!("\n  child process {pid} ({whose}): {}{memory}, {restarts} restarts{last}", sessions.join(", "))
 }
 
 /// Error texts may quote what a peer said.

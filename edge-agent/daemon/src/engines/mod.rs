@@ -76,7 +76,11 @@ impl Runtime {
     }
 }
 
-fn open_ort(config: &AgentConfig) -> Result<Arc<dyn Engine>, String> {
+/// Opens ONNX Runtime where the configuration wants it: in a child process, or here.
+///
+/// # Errors
+/// What the library or the child process said.
+pub(crate) fn open_ort(config: &AgentConfig) -> Result<Arc<dyn Engine>, String> {
     if config.engine.isolation == Isolation::Process {
         return host::open_ort(&config.engine);
     }

@@ -29,7 +29,7 @@ pub const MODEL_DEATHS_MAX: usize = 8;
 pub const MODEL_DEATHS_WITHIN: Duration = Duration::from_secs(600);
 
 /// Deaths while a model is loaded again until it is not loaded any more.
-pub const LOAD_DEATHS_MAX: u32 = 2;
+pub(super) const LOAD_DEATHS_MAX: u32 = 2;
 
 /// A request that ended a host.
 #[derive(Debug)]

@@ -406,7 +406,7 @@ impl Slot {
         let reply = link.receiver.receive::<Reply>(&link.socket, self.kill_at(control));
         drop(guard);
         let answer = match reply {
-            Ok(Reply::Answer { run: answered, outputs }) if answered == run => link.take(&wanted, outputs),
+            Ok(Reply::Answer { run: answered, outputs }) if answered == run => take(&mut link.region, &wanted, outputs),
             Ok(Reply::NoAnswer { run: answered, problem }) if answered == run => {
                 process.end(number);
                 return Err(Trouble::Error(self.no_answer(problem)));
@@ -510,25 +510,25 @@ impl Link {
         }
         Ok(described)
     }
+}
 
-    /// Copies the outputs out of the region and checks them.
-    fn take(&mut self, wanted: &[(usize, &str)], outputs: Vec<Computed>) -> io::Result<Vec<NamedTensor>> {
-        if outputs.len() != wanted.len() {
-            return Err(garbage("another number of outputs than asked for"));
-        }
-        let mut left = TENSOR_BYTES_MAX;
-        let take = |((_, name), output): (&(usize, &str), Computed)| {
-            let Computed { dtype, shape, offset, length } = output;
-            left = left.checked_sub(length).ok_or_else(|| garbage("outputs over the limit"))?;
-            let end = offset.checked_add(length).filter(|&end| end <= REGION_BYTES_MAX);
-            self.region.reserve(end.ok_or_else(|| garbage("an output outside of the region"))?, false)?;
-            let data = self.region.read(offset, length).ok_or_else(|| garbage("an output outside of the region"))?;
-            let dtype: DType = dtype.parse().map_err(|_unknown| garbage("an output of an unknown type"))?;
-            let tensor = Tensor::new(dtype, shape, data).map_err(|error| garbage(&error.to_string()))?;
-            Ok(NamedTensor { name: (*name).to_owned(), tensor })
-        };
-        wanted.iter().zip(outputs).map(take).collect()
+/// Copies the outputs out of a region and checks them.
+fn take(region: &mut Region, wanted: &[(usize, &str)], outputs: Vec<Computed>) -> io::Result<Vec<NamedTensor>> {
+    if outputs.len() != wanted.len() {
+        return Err(garbage("another number of outputs than asked for"));
     }
+    let mut left = TENSOR_BYTES_MAX;
+    let take = |((_, name), output): (&(usize, &str), Computed)| {
+        let Computed { dtype, shape, offset, length } = output;
+        left = left.checked_sub(length).ok_or_else(|| garbage("outputs over the limit"))?;
+        let end = offset.checked_add(length).filter(|&end| end <= REGION_BYTES_MAX);
+        region.reserve(end.ok_or_else(|| garbage("an output outside of the region"))?, false)?;
+        let data = region.read(offset, length).ok_or_else(|| garbage("an output outside of the region"))?;
+        let dtype: DType = dtype.parse().map_err(|_unknown| garbage("an output of an unknown type"))?;
+        let tensor = Tensor::new(dtype, shape, data).map_err(|error| garbage(&error.to_string()))?;
+        Ok(NamedTensor { name: (*name).to_owned(), tensor })
+    };
+    wanted.iter().zip(outputs).map(take).collect()
 }
 
 fn garbage(what: &str) -> io::Error {
@@ -612,5 +612,57 @@ impl Hosted for Controls {
 
     fn condemned(&self) -> Option<String> {
         self.0.upgrade()?.record().condemned().map(str::to_owned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn region() -> Region {
+        let mut region = Region::create().unwrap();
+        region.reserve(4096, true).unwrap();
+        region
+    }
+
+    fn output(dtype: &str, shape: &[usize], offset: usize, length: usize) -> Computed {
+        Computed { dtype: dtype.to_owned(), shape: shape.to_vec(), offset, length }
+    }
+
+    #[test]
+    fn outputs_that_a_host_could_lie_about_are_refused() {
+        let wanted = [(0, "y")];
+        let taken = take(&mut region(), &wanted, vec![output("FP32", &[1, 4], 64, 16)]).unwrap();
+        assert_eq!(taken[0].tensor.shape(), [1, 4]);
+        for lie in [
+            vec![],
+            vec![output("FP32", &[1], 0, 4), output("FP32", &[1], 0, 4)],
+            vec![output("FP32", &[1, 4], 64, 12)],
+            vec![output("FP33", &[1, 4], 64, 16)],
+            vec![output("BOOL", &[1], usize::MAX, 1)],
+            vec![output("FP32", &[usize::MAX, 2], 0, 16)],
+            vec![output("UINT8", &[8192], 0, 8192)],
+            vec![output("UINT8", &[TENSOR_BYTES_MAX + 1], 0, TENSOR_BYTES_MAX + 1)],
+            vec![output("UINT8", &[1], REGION_BYTES_MAX, 1)],
+            vec![output("UINT8", &[0; 100], 0, 0)],
+        ] {
+            assert!(take(&mut region(), &wanted, lie).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_output_of_a_host_makes_the_daemon_read_outside_or_panic(
+            offset in prop_oneof![0_usize..10_000, any::<usize>()],
+            length in prop_oneof![0_usize..10_000, any::<usize>()],
+            shape in proptest::collection::vec(prop_oneof![0_usize..20, any::<usize>()], 0..20),
+            dtype in prop_oneof![Just("FP32"), Just("BYTES"), Just("BOOL"), Just("x")],
+        ) {
+            if let Ok(taken) = take(&mut region(), &[(0, "y")], vec![output(dtype, &shape, offset, length)]) {
+                prop_assert_eq!(taken[0].tensor.data().len(), length);
+            }
+        }
     }
 }
