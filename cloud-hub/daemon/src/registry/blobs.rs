@@ -16,6 +16,9 @@ use crate::state::Folder;
 /// Bytes gathered before they are written: one system call for many small pieces of an upload.
 const WRITE_BYTES: usize = 1024 * 1024;
 
+/// Maximum number of bytes of a file that are in memory for one transfer.
+const PIECE_BYTES: u64 = 256 * 1024;
+
 /// The files in the state folder.
 #[derive(Debug, Clone)]
 pub struct Blobs {
@@ -102,6 +105,19 @@ impl Blobs {
         on_disk("read", *digest, move || read_range(path, offset, length)).await
     }
 
+    /// Opens up to `length` bytes of a blob from `offset` for reading in pieces; `None` when it is not there.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn open_range(&self, digest: &Digest, offset: u64, length: u64) -> Result<Option<Part>, BlobError> {
+        let (path, digest) = (self.folder.blob(digest), *digest);
+        on_disk("read", digest, move || {
+            let Some((file, total, left)) = open_range(path, offset, length)? else { return Ok(None) };
+            Ok(Some(Part { digest, total, left, file: Some(file) }))
+        })
+        .await
+    }
+
     /// Reads a whole blob of at most `limit` bytes and checks its hash; `None` when it is not there.
     ///
     /// # Errors
@@ -118,6 +134,52 @@ impl Blobs {
             Ok(if given == expected { Ok(Some(bytes)) } else { Err(BlobError::Digest { expected, given }) })
         })
         .await?
+    }
+}
+
+/// A part of a blob that is read piece by piece.
+#[derive(Debug)]
+pub struct Part {
+    digest: Digest,
+    total: u64,
+    left: u64,
+    /// Away on a blocking thread while a piece is read.
+    file: Option<std::fs::File>,
+}
+
+impl Part {
+    /// Returns the length of the whole blob in bytes.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Returns the number of bytes of this part that were not read yet.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// Reads the next piece of at most 256 KiB; `None` at the end of the part.
+    ///
+    /// # Errors
+    /// When the disk fails, or the file is shorter than it was; the part ends then.
+    pub async fn next_piece(&mut self) -> Result<Option<Bytes>, BlobError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let length = usize::try_from(self.left.min(PIECE_BYTES)).unwrap_or(usize::MAX);
+        let file = self.file.take();
+        let (file, piece) = on_disk("read", self.digest, move || {
+            let mut file = file.ok_or_else(|| io::Error::other("an earlier piece was not read"))?;
+            let mut piece = vec![0; length];
+            file.read_exact(&mut piece)?;
+            Ok((file, Bytes::from(piece)))
+        })
+        .await?;
+        self.file = Some(file);
+        self.left = self.left.saturating_sub(u64::try_from(piece.len()).unwrap_or(u64::MAX));
+        Ok(Some(piece))
     }
 }
 
@@ -197,6 +259,14 @@ async fn on_disk<T: Send + 'static>(
 }
 
 fn read_range(path: PathBuf, offset: u64, length: u64) -> io::Result<Option<(Bytes, u64)>> {
+    let Some((file, total, length)) = open_range(path, offset, length)? else { return Ok(None) };
+    let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(io::Error::other)?);
+    file.take(length).read_to_end(&mut bytes)?;
+    Ok(Some((bytes.into(), total)))
+}
+
+/// Opens a file at an offset; returns it with its whole length and the number of bytes to read.
+fn open_range(path: PathBuf, offset: u64, length: u64) -> io::Result<Option<(std::fs::File, u64, u64)>> {
     let mut file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -206,9 +276,7 @@ fn read_range(path: PathBuf, offset: u64, length: u64) -> io::Result<Option<(Byt
     let offset = offset.min(total);
     let length = length.min(total - offset);
     file.seek(SeekFrom::Start(offset))?;
-    let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(io::Error::other)?);
-    file.take(length).read_to_end(&mut bytes)?;
-    Ok(Some((bytes.into(), total)))
+    Ok(Some((file, total, length)))
 }
 
 #[cfg(test)]
@@ -244,6 +312,10 @@ mod tests {
         assert_eq!(range(7, 100).await.unwrap(), Some((Bytes::from_static(b"789"), 10)));
         assert_eq!(range(2, 3).await.unwrap(), Some((Bytes::from_static(b"234"), 10)));
         assert_eq!(range(u64::MAX, 3).await.unwrap(), Some((Bytes::new(), 10)));
+        let mut part = blobs.open_range(&digest, 7, 100).await.unwrap().unwrap();
+        assert_eq!((part.total(), part.left()), (10, 3));
+        assert_eq!(part.next_piece().await.unwrap(), Some(Bytes::from_static(b"789")));
+        assert_eq!(part.next_piece().await.unwrap(), None);
         assert_eq!(blobs.read(&digest, 10).await.unwrap(), Some(Bytes::from_static(b"0123456789")));
         assert!(matches!(blobs.read(&digest, 9).await, Err(BlobError::TooLarge { limit: 9 })));
     }
