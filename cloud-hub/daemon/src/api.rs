@@ -5,7 +5,8 @@
 //! |---|---|---|
 //! | `GET /status` | | [`HubStatus`] |
 //! | `POST /tokens` | [`TokenRequest`] | [`TokenCreated`] |
-//! | `POST /operators` | [`OperatorRequest`] | [`OperatorCreated`] |
+//! | `POST /operators`, `GET /operators` | [`OperatorRequest`] | [`OperatorCreated`], [`OperatorList`] |
+//! | `POST /operators/{name}/revoke` | | [`OperatorRevoked`] |
 //! | `GET /devices`, `GET /devices/{id}` | | [`DeviceList`], [`DeviceView`] |
 //! | `POST /devices/{id}/revoke` | [`RevokeRequest`] | [`DeviceView`] |
 //! | `GET /models`, `GET /models/{m}` | | [`ModelList`], [`ModelView`] |
@@ -73,6 +74,8 @@ pub enum ErrorCode {
     Unavailable,
     /// A fault of the hub; its log has the cause under the same id.
     Internal,
+    /// Too many failed logins of one address, or too many calls of one operator at once.
+    TooMany,
 }
 
 /// Asks for a join token.
@@ -118,6 +121,36 @@ pub struct OperatorCreated {
     pub token: String,
     /// When it stops being good.
     pub expires_unix_ms: u64,
+}
+
+/// Every operator on record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorList {
+    /// Sorted by name.
+    pub operators: Vec<OperatorView>,
+}
+
+/// One operator token, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorView {
+    /// Name in the hub's log.
+    pub name: String,
+    /// Time of its creation.
+    pub created_unix_ms: u64,
+    /// Time from which on it is refused.
+    pub expires_unix_ms: u64,
+    /// Time of the last call with it; absent when there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used_unix_ms: Option<u64>,
+}
+
+/// An operator is revoked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorRevoked {
+    /// Its name.
+    pub name: String,
+    /// Number of its tokens that were removed.
+    pub tokens: usize,
 }
 
 /// Shuts a device out.

@@ -16,7 +16,7 @@ use protocol::JoinToken;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use transport::Ca;
-use types::{ModelName, Version};
+use types::{DeviceId, ModelName, Version};
 
 use crate::admin::Refused;
 use crate::api::trust::{TrustChange, TrustChanged};
@@ -26,6 +26,8 @@ use crate::clock;
 use crate::config::HubConfig;
 use crate::fleet::Fleet;
 use crate::gateway;
+use crate::guard::budget::Budget;
+use crate::guard::places::Places;
 use crate::operators::Operators;
 use crate::registry::Registry;
 use crate::registry::metadata::MetadataError;
@@ -41,11 +43,8 @@ pub use running::{RunError, Running};
 pub(crate) use running::{fresh_identity, identity_renewal};
 pub use start::{StartError, start, start_with_engine};
 
-/// Unit in which request memory is counted: fine enough for small requests, and 1 TiB still fits the counter.
-pub const MEMORY_UNIT_BYTES: u64 = 1024;
-
-/// Parts of files that are read and sent at once; each may hold 16 MiB.
-const ARTIFACT_TURNS: usize = 16;
+/// Maximum number of files that are read and sent at once; each holds one piece of 256 KiB.
+const ARTIFACT_TURNS: usize = 256;
 
 /// What the doors share.
 #[derive(Debug)]
@@ -70,8 +69,12 @@ pub struct Hub {
     pub loader: Loader,
     /// Requests in flight.
     pub in_flight: TaskTracker,
-    /// Memory for requests, in units of [`MEMORY_UNIT_BYTES`].
-    pub request_memory: Semaphore,
+    /// Bytes held for requests and responses, shared by device.
+    pub request_memory: Arc<Budget<DeviceId>>,
+    /// Places for handshakes, shared by address.
+    pub handshakes: Arc<Places>,
+    /// Calls of operators that are worked on, shared by operator.
+    pub calls: Arc<Budget<String>>,
     /// Who may send a part of a file now.
     pub artifact_turns: Semaphore,
     /// Offers on their way.

@@ -37,6 +37,10 @@ pub const HUB_CONNECTIONS: &str = "sanderling_hub_connections_total";
 pub const DEVICES_CONNECTED: &str = "sanderling_devices_connected";
 /// On the hub: connections and enrolments refused, by `reason`.
 pub const REFUSALS: &str = "sanderling_refusals_total";
+/// On the hub: newcomers that were refused, and strangers that were evicted for one, by `what` and `outcome`.
+pub const CONTENTION: &str = "sanderling_contention_total";
+/// On the hub: calls of the admin API without the token of an operator, by `reason`.
+pub const LOGIN_FAILURES: &str = "sanderling_login_failures_total";
 /// Model updates that ended, by `model` and `outcome`.
 pub const UPDATES: &str = "sanderling_updates_total";
 /// The version that serves, by `model`.
@@ -117,6 +121,8 @@ fn describe() {
     describe_counter!(HUB_CONNECTIONS, Unit::Count, "Connections to the hub that were established.");
     describe_gauge!(DEVICES_CONNECTED, Unit::Count, "Devices connected now.");
     describe_counter!(REFUSALS, Unit::Count, "Connections and enrolments refused, by reason.");
+    describe_counter!(CONTENTION, Unit::Count, "Newcomers refused and strangers evicted, because places were full.");
+    describe_counter!(LOGIN_FAILURES, Unit::Count, "Calls of the admin API without the token of an operator.");
     describe_counter!(UPDATES, Unit::Count, "Model updates that ended, by outcome.");
     describe_gauge!(MODEL_VERSION, Unit::Count, "The version that serves.");
     describe_counter!(UPDATE_BYTES, Unit::Bytes, "Bytes of model files received.");
@@ -196,6 +202,16 @@ pub fn devices_connected(count: u32) {
 /// On the hub: a connection or an enrolment was refused.
 pub fn refused(reason: &'static str) {
     counter!(REFUSALS, "reason" => reason).increment(1);
+}
+
+/// On the hub: a place (`handshake`, `enrolment`, `admin` or `metrics`) was refused or taken from a stranger.
+pub fn place_contended(what: &'static str, outcome: &'static str) {
+    counter!(CONTENTION, "what" => what, "outcome" => outcome).increment(1);
+}
+
+/// On the hub: a call of the admin API had no valid token.
+pub fn login_failed(reason: &'static str) {
+    counter!(LOGIN_FAILURES, "reason" => reason).increment(1);
 }
 
 /// An update of a model ended, as `installed`, `refused`, `rolled-back` or what the updater calls it.

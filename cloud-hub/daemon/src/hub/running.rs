@@ -98,7 +98,7 @@ impl Running {
         });
         let serving = admin::serve(Arc::clone(&hub), sockets.admin, tls, handle.clone());
         tasks.spawn(async move { serving.await.map_err(|source| RunError::Door { what: "operators", source }) });
-        let serving = metrics_door(sockets.metrics, recorded.clone(), stop.clone());
+        let serving = serve_metrics(sockets.metrics, recorded.clone(), stop.clone());
         tasks.spawn(async move { serving.await.map_err(|source| RunError::Door { what: "metrics", source }) });
         tasks.spawn(clockwork(Arc::clone(&hub), recorded, stop.clone()));
 
@@ -141,15 +141,10 @@ async fn wind_down(hub: &Arc<Hub>, stop: &Stop, handle: &Handle<std::net::Socket
     stopped
 }
 
-async fn metrics_door(listener: std::net::TcpListener, recorded: Metrics, stop: Stop) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let end = stop.now.clone();
-    tokio::select! {
-        served = metrics::serve(listener, recorded, async move { stop.now.cancelled().await }) => served,
-        // A scraper that keeps its connection open must not keep the hub from ending.
-        () = end.cancelled() => Ok(()),
-    }
+async fn serve_metrics(listener: std::net::TcpListener, recorded: Metrics, stop: Stop) -> io::Result<()> {
+    let serving = metrics::serve(listener, recorded, Handle::new());
+    // A scraper that keeps its connection open must not keep the hub from ending.
+    stop.now.run_until_cancelled(serving).await.unwrap_or(Ok(()))
 }
 
 /// What must be done from time to time.

@@ -17,10 +17,13 @@ use transport::limits::Limits;
 use transport::{Ca, Listener, ListenerConfig, Validity};
 use types::ModelName;
 
-use super::{ARTIFACT_TURNS, Hub, MEMORY_UNIT_BYTES, Running};
+use super::{ARTIFACT_TURNS, Hub, Running};
+use crate::admin;
 use crate::api::Listening;
 use crate::config::{HubConfig, InferenceTable};
 use crate::fleet::Fleet;
+use crate::guard::budget::Budget;
+use crate::guard::places::Places;
 use crate::operators::Operators;
 use crate::registry::blobs::Blobs;
 use crate::registry::metadata::{Metadata, MetadataError};
@@ -33,6 +36,10 @@ use crate::workers::load::Loader;
 
 /// Largest PEM file of the CA, in bytes.
 const PEM_BYTES_MAX: u64 = 64 * 1024;
+
+/// Minimum memory for requests, in bytes, whatever the config says: a device may hold a quarter of it (see
+/// [`hub_core::shares`]), and the largest request must fit into that.
+const REQUEST_BYTES_MIN: u64 = 4 * types::limits::TENSOR_BYTES_MAX as u64;
 
 /// How long the hub's own certificate is good for. It is made anew at each start and every [`super::running`] renewal.
 pub(super) const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -128,6 +135,7 @@ pub(super) struct Sockets {
     pub(super) admin: TcpListener,
     pub(super) metrics: TcpListener,
     pub(super) identity: Identity,
+    pub(super) handshakes: Arc<Places>,
 }
 
 /// Brings a hub up with ONNX Runtime.
@@ -178,7 +186,7 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Re
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let memory = usize::try_from(config.gateway.request_bytes_max / MEMORY_UNIT_BYTES).unwrap_or(usize::MAX);
+    let memory = config.gateway.request_bytes_max.max(REQUEST_BYTES_MIN);
     let hub = Hub {
         folder: ground.folder,
         ca: ground.ca,
@@ -189,7 +197,9 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Re
         workers,
         loader,
         in_flight: TaskTracker::new(),
-        request_memory: Semaphore::new(memory.min(Semaphore::MAX_PERMITS)),
+        request_memory: Budget::new(memory),
+        handshakes: Arc::clone(&ground.sockets.handshakes),
+        calls: Budget::new(admin::CALLS_MAX),
         artifact_turns: Semaphore::new(ARTIFACT_TURNS),
         notices: TaskTracker::new(),
         publications: TaskTracker::new(),
@@ -242,18 +252,20 @@ pub(super) fn server_names(config: &HubConfig) -> Vec<String> {
 impl Sockets {
     fn bind(config: &HubConfig, ca: &Ca, identity: Identity) -> Result<Self, StartError> {
         let limits = Limits { connections: config.gateway.connections_max, ..Limits::hub() };
+        let handshakes = Places::with_proof("handshake", limits.handshakes, limits.handshakes_before_retry);
         let quic_config = ListenerConfig {
             addr: config.gateway.listen,
             identity: identity.clone(),
             ca_der: ca.cert_der(),
             limits,
             congestion: config.gateway.congestion,
+            intake: Some(Arc::<Places>::clone(&handshakes)),
         };
         let quic = Listener::bind(&quic_config)?;
         let tcp = |what, addr| TcpListener::bind(addr).map_err(|source| StartError::Bind { what, addr, source });
         let admin = tcp("operators", config.admin.listen)?;
         let metrics = tcp("metrics", config.metrics.listen)?;
-        Ok(Self { quic, quic_config, admin, metrics, identity })
+        Ok(Self { quic, quic_config, admin, metrics, identity, handshakes })
     }
 
     fn listening(&self) -> io::Result<Listening> {
