@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, io, thread};
 
 use tokio::sync::{oneshot, watch};
-use types::{Mismatch, NamedTensor, Signature};
+use types::{Mismatch, NamedTensor, Signature, TensorError};
 
 use crate::session::{RunControl, RunError, Session};
 
@@ -77,14 +77,29 @@ impl From<RunError> for InferError {
             RunError::Mismatch(mismatch) => Self::Mismatch(mismatch),
             RunError::Deadline => Self::Deadline,
             RunError::Cancelled => Self::Cancelled,
-            RunError::NotText { .. } | RunError::Output { .. } | RunError::Failed(_) | RunError::Lost(_) => {
-                Self::Failed(error)
-            }
+            RunError::NotText { .. }
+            | RunError::Output { .. }
+            | RunError::Refused(_)
+            | RunError::Failed(_)
+            | RunError::Lost(_) => Self::Failed(error),
         }
     }
 }
 
 impl InferError {
+    /// Returns what the sender of the request must change, where the request is at fault; `None` where this machine is.
+    #[must_use]
+    pub fn fault_of_request(&self) -> Option<String> {
+        match self {
+            Self::Mismatch(mismatch) => Some(mismatch.to_string()),
+            Self::Failed(refused @ (RunError::NotText { .. } | RunError::Refused(_))) => Some(refused.to_string()),
+            Self::Failed(RunError::Output { output, cause: cause @ TensorError::TooLarge { .. } }) => {
+                Some(format!("output {output:?} is too large ({cause}): send fewer or smaller inputs"))
+            }
+            Self::Busy { .. } | Self::Deadline | Self::Cancelled | Self::Failed(_) | Self::Stopped => None,
+        }
+    }
+
     /// Whether the session can never answer again, because the device under its engine is gone.
     #[must_use]
     pub const fn is_lost(&self) -> bool {
