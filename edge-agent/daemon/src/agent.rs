@@ -204,12 +204,9 @@ impl Agent {
         let (doors_stop, link_stop) = (CancellationToken::new(), CancellationToken::new());
         self.announce();
         let app = door::router(Arc::clone(&self.door));
-        let limits = ConnectionLimits {
-            header_timeout: self.config.door.header_timeout,
-            connections: ConnectionLimits::CONNECTIONS,
-        };
+        let limits = ConnectionLimits::of(&self.config.door);
         let metrics_limits = ConnectionLimits { connections: METRICS_CONNECTIONS, ..limits };
-        let metrics_app = metrics_door::router(self.metrics.clone());
+        let metrics_app = metrics_door::router(self.metrics.clone(), Arc::clone(&self.door.guard));
         drop(requests.spawn(door::serve(self.http, app, limits, requests.clone(), doors_stop.clone())));
         drop(background.spawn(door::serve(
             self.metrics_http,

@@ -16,6 +16,10 @@ use serde::{Deserialize, Serialize};
 use transport::Congestion;
 use types::{EngineName, ModelName, PolicyMode, VariantName};
 
+mod door;
+
+pub use door::DoorTable;
+
 /// The commented example that `edge-agent config example` prints and the packages ship.
 pub const EXAMPLE: &str = include_str!("../agent.example.toml");
 
@@ -52,29 +56,6 @@ pub struct AgentTable {
     /// How long a stop waits for requests in flight. Default `20s`; keep it under systemd's `TimeoutStopSec`.
     #[serde(with = "config::duration")]
     pub stop_grace: Duration,
-}
-
-/// `[door]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DoorTable {
-    /// TCP address of the Open Inference Protocol over HTTP. Default `127.0.0.1:8000`; port 0 takes a free one.
-    ///
-    /// There is no password: off loopback, everybody in the network may ask the models.
-    pub http: SocketAddr,
-    /// Largest request body in bytes. Default 68157440: the tensors of a request (64 MiB at most) and 1 MiB of JSON.
-    ///
-    /// Tensors sent as JSON take three to ten times their binary size. With `requests_max` it bounds memory.
-    pub body_bytes_max: usize,
-    /// Most requests worked on at once. Default 64; further ones are answered 503 at once.
-    pub requests_max: usize,
-    /// How long a client may take to send the head of a request, and how long a connection may idle between two
-    /// requests. Default `60s`.
-    #[serde(with = "config::duration")]
-    pub header_timeout: Duration,
-    /// How long a client may take to send the whole body. Default `60s`: 64 MiB at 9 Mbit/s.
-    #[serde(with = "config::duration")]
-    pub body_timeout: Duration,
 }
 
 /// `[metrics]`.
@@ -219,18 +200,6 @@ impl Default for AgentTable {
     }
 }
 
-impl Default for DoorTable {
-    fn default() -> Self {
-        Self {
-            http: SocketAddr::from(([127, 0, 0, 1], 8000)),
-            body_bytes_max: types::limits::TENSOR_BYTES_MAX + 1024 * 1024,
-            requests_max: 64,
-            header_timeout: Duration::from_secs(60),
-            body_timeout: Duration::from_secs(60),
-        }
-    }
-}
-
 impl Default for MetricsTable {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 8002)) }
@@ -279,10 +248,6 @@ const MEMORY_BYTES_LEAST: u64 = 16 * 1024 * 1024;
 /// Shortest and longest time between two refreshes of the trust: the hub signs its timestamp for seven days.
 const TRUST_REFRESH_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
 
-/// Smallest body limit that lets a metadata request and a small tensor through.
-const BODY_BYTES_LEAST: usize = 4096;
-/// Largest body limit: 64 MiB of tensors written as JSON at ten characters a byte.
-const BODY_BYTES_MOST: usize = 640 * 1024 * 1024;
 /// Longest stop: systemd kills after 90 s by default, and nobody waits longer than this.
 const STOP_GRACE_MAX: Duration = Duration::from_secs(600);
 /// Most sessions of one model: more than the cores of any device.
@@ -292,7 +257,10 @@ const GPU_BYTES_LEAST: u64 = 16 * 1024 * 1024;
 
 impl Validate for AgentConfig {
     fn validate(&self, mistakes: &mut Mistakes) {
-        self.validate_door(mistakes);
+        self.door.validate(mistakes);
+        if self.door.http.port() != 0 && self.door.http == self.metrics.listen {
+            mistakes.add("metrics.listen", "is the same address as door.http: give each its own port");
+        }
         self.validate_engine(mistakes);
         if self.agent.stop_grace > STOP_GRACE_MAX {
             mistakes.add("agent.stop_grace", "use at most 10 minutes: the service manager would kill the agent before");
@@ -331,24 +299,6 @@ impl AgentConfig {
         config.agent.state_dir = folder.join(&config.agent.state_dir);
         config.engine.onnxruntime = config.engine.onnxruntime.map(|library| folder.join(library));
         Ok(config)
-    }
-
-    fn validate_door(&self, mistakes: &mut Mistakes) {
-        let door = &self.door;
-        if !(BODY_BYTES_LEAST..=BODY_BYTES_MOST).contains(&door.body_bytes_max) {
-            mistakes.add("door.body_bytes_max", format!("use {BODY_BYTES_LEAST} to {BODY_BYTES_MOST}"));
-        }
-        if door.requests_max == 0 {
-            mistakes.add("door.requests_max", "use at least 1");
-        }
-        for (field, value) in [("door.header_timeout", door.header_timeout), ("door.body_timeout", door.body_timeout)] {
-            if value.is_zero() {
-                mistakes.add(field, "use more than zero");
-            }
-        }
-        if door.http.port() != 0 && door.http == self.metrics.listen {
-            mistakes.add("metrics.listen", "is the same address as door.http: give each its own port");
-        }
     }
 
     fn validate_engine(&self, mistakes: &mut Mistakes) {

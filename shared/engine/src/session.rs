@@ -346,6 +346,10 @@ pub enum RunError {
         #[source]
         cause: TensorError,
     },
+    /// The operators of the model cannot compute this input: it fits the signature, but its values or sizes do not fit each
+    /// other (an index out of range, sizes that do not broadcast). The text is fit for the client.
+    #[error("{0}")]
+    Refused(String),
     /// The engine failed.
     #[error("run the model")]
     Failed(#[source] Cause),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, io, thread};
 
 use tokio::sync::{oneshot, watch};
-use types::{Mismatch, NamedTensor, Signature};
+use types::{Mismatch, NamedTensor, Signature, TensorError};
 
 use crate::host::HostDeath;
 use crate::session::{Hosted, LoadError, RunControl, RunError, Session};
@@ -80,6 +80,7 @@ impl From<RunError> for InferError {
             RunError::Cancelled => Self::Cancelled,
             RunError::NotText { .. }
             | RunError::Output { .. }
+            | RunError::Refused(_)
             | RunError::Failed(_)
             | RunError::Lost(_)
             | RunError::Died(_)
@@ -90,6 +91,19 @@ impl From<RunError> for InferError {
 }
 
 impl InferError {
+    /// Returns what the sender of the request must change, where the request is at fault; `None` where this machine is.
+    #[must_use]
+    pub fn fault_of_request(&self) -> Option<String> {
+        match self {
+            Self::Mismatch(mismatch) => Some(mismatch.to_string()),
+            Self::Failed(refused @ (RunError::NotText { .. } | RunError::Refused(_))) => Some(refused.to_string()),
+            Self::Failed(RunError::Output { output, cause: cause @ TensorError::TooLarge { .. } }) => {
+                Some(format!("output {output:?} is too large ({cause}): send fewer or smaller inputs"))
+            }
+            Self::Busy { .. } | Self::Deadline | Self::Cancelled | Self::Failed(_) | Self::Stopped => None,
+        }
+    }
+
     /// Whether the session can never answer again: the device under its engine is gone, or its model keeps killing its
     /// host process.
     #[must_use]

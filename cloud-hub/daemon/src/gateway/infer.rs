@@ -137,6 +137,7 @@ fn busy(message: &str, retry_after: Option<Duration>) -> Refusal {
 fn refusal(no_answer: NoAnswer) -> Refusal {
     match no_answer {
         NoAnswer::Mismatch(mismatch) => Refusal::new(RefusalCode::BadInput, mismatch.to_string()),
+        NoAnswer::Input(fault) => Refusal::new(RefusalCode::BadInput, fault),
         NoAnswer::Busy { retry_after } => busy("too many requests are waiting", retry_after),
         NoAnswer::Deadline => {
             Refusal::new(RefusalCode::DeadlineExceeded, "the deadline passed before the model answered")

@@ -66,6 +66,9 @@ pub enum NoAnswer {
     /// The inputs do not fit the model.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
+    /// The model cannot compute this input.
+    #[error("{0}")]
+    Input(String),
     /// Turned away.
     #[error("too many requests are waiting")]
     Busy {
@@ -266,7 +269,10 @@ impl From<InferError> for NoAnswer {
             InferError::Deadline => Self::Deadline,
             InferError::Mismatch(mismatch) => Self::Mismatch(mismatch),
             InferError::Stopped => Self::Stopped,
-            InferError::Cancelled | InferError::Failed(_) => Self::Failed(error),
+            InferError::Cancelled | InferError::Failed(_) => match error.fault_of_request() {
+                Some(fault) => Self::Input(fault),
+                None => Self::Failed(error),
+            },
         }
     }
 }

@@ -11,7 +11,7 @@ use ort::value::DynValue;
 use types::{NamedTensor, Signature};
 
 use super::raw::Stoppable;
-use super::value;
+use super::{refusal, value};
 use crate::session::{RunControl, RunError, Session};
 use crate::watchdog::Watchdog;
 
@@ -92,6 +92,8 @@ fn why(error: ort::Error, control: &RunControl) -> RunError {
         RunError::Cancelled
     } else if control.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
         RunError::Deadline
+    } else if let Some(problem) = refusal::of_run(error.code(), error.message()) {
+        RunError::Refused(problem)
     } else {
         RunError::Failed(error.into())
     }
