@@ -29,6 +29,7 @@ use crate::gateway;
 use crate::guard::budget::Budget;
 use crate::guard::places::Places;
 use crate::operators::Operators;
+use crate::reach;
 use crate::registry::Registry;
 use crate::registry::metadata::MetadataError;
 use crate::registry::publish::{Publication, PublishError};
@@ -41,6 +42,7 @@ use crate::workers::pool::Pool;
 
 pub use running::{RunError, Running};
 pub(crate) use running::{fresh_identity, identity_renewal};
+pub(crate) use start::second_config;
 pub use start::{StartError, start, start_with_engine};
 
 /// Maximum number of files that are read and sent at once; each holds one piece of 256 KiB.
@@ -108,6 +110,7 @@ impl Hub {
             token: token.to_string(),
             device: minted.device,
             expires_unix_ms: minted.expires_unix_s.saturating_mul(1000),
+            warnings: self.reach_warnings().await,
         })
     }
 
@@ -269,10 +272,14 @@ impl Hub {
             let manifest = self.registry.manifest(model, installed.version)?;
             let published = manifest.variant(&installed.variant).map(|variant| variant.file.digest);
             (published != Some(installed.digest)).then(|| {
-                format!("serves {model}/{} with other content than is published: push a higher version", installed.version)
+                format!(
+                    "serves {model}/{} with other content than is published: push a higher version",
+                    installed.version
+                )
             })
         };
-        let models: Vec<ModelName> = self.registry.snapshot().models().map(|(model, _versions)| model.clone()).collect();
+        let models: Vec<ModelName> =
+            self.registry.snapshot().models().map(|(model, _versions)| model.clone()).collect();
         let followers = models.iter().flat_map(|model| {
             self.fleet.followers(model).into_iter().filter_map(move |follower| {
                 Some(format!("device {} {}", follower.device, is_other(model, follower.active.as_ref()?)?))
@@ -324,14 +331,14 @@ impl Hub {
     /// Where devices find this hub, as join tokens say it.
     fn public_addresses(&self) -> Vec<String> {
         let port = self.listening.get().map_or(0, |listening| listening.quic.port());
-        let with_port = |address: &String| match address.strip_suffix(":0") {
-            Some(host) => format!("{host}:{port}"),
-            None => address.clone(),
-        };
-        if self.config.gateway.public.is_empty() {
-            vec![format!("{}:{port}", self.config.server_name())]
-        } else {
-            self.config.gateway.public.iter().map(with_port).collect()
-        }
+        reach::public_addresses(&self.config, port)
+    }
+
+    /// Says which of these addresses no device can reach.
+    async fn reach_warnings(&self) -> Vec<String> {
+        let port = self.listening.get().map_or(0, |listening| listening.quic.port());
+        let mut warnings = reach::unreachable(&self.config, port);
+        warnings.extend(reach::unresolved(&self.config, port).await);
+        warnings
     }
 }

@@ -14,6 +14,7 @@ pub mod guard;
 pub mod hub;
 pub mod metrics;
 pub mod operators;
+pub mod reach;
 pub mod registry;
 pub mod shutdown;
 pub mod state;

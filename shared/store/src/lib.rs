@@ -20,6 +20,7 @@ mod folder;
 mod lock;
 mod map;
 mod memory;
+pub mod owner;
 mod sled_log;
 mod table;
 mod watch;

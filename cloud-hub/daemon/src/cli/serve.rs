@@ -8,9 +8,6 @@ use console::{CliError, ExitKind, OrExit};
 use crate::config::HubConfig;
 use crate::hub::{self, StartError};
 
-/// Where the packages put the config.
-const CONFIG_DEFAULT: &str = "/etc/sanderling/hub.toml";
-
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -18,15 +15,16 @@ Examples:
   SANDERLING_LOG=debug cloud-hub serve --config hub/hub.toml
 
 SIGTERM or Ctrl-C finishes what is in flight within hub.stop_grace; a second one stops at once.
+SIGHUP is ignored: restart the hub to read a changed config.
 The bound addresses are written to listening.json in the state folder.")]
 pub(super) struct ServeArgs {
-    /// The config file.
-    #[arg(long, value_name = "FILE", env = "SANDERLING_HUB_CONFIG", default_value = CONFIG_DEFAULT)]
-    config: PathBuf,
+    /// The config file [default: /etc/sanderling/hub.toml].
+    #[arg(long, value_name = "FILE", env = "SANDERLING_HUB_CONFIG")]
+    config: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
-    let mut config = super::config::read(&args.config)?;
+    let mut config = super::config::read(&super::config::file(args.config.as_deref()))?;
     if let Ok(filter) = std::env::var("SANDERLING_LOG") {
         config.log.filter = filter;
     }
@@ -38,6 +36,12 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
 }
 
 async fn serve(config: HubConfig, metrics: telemetry::metrics::Metrics) -> Result<(), CliError> {
+    let mut signals = tokio::task::JoinSet::new();
+    signals.spawn(async {
+        if let Err(error) = crate::shutdown::outlive_signals().await {
+            tracing::error!(%error, "SIGHUP, SIGUSR1 and SIGUSR2 cannot be ignored: they end this hub");
+        }
+    });
     let running = hub::start(config).await.map_err(explain)?;
     if let Some(listening) = running.listening() {
         tracing::info!(
@@ -48,7 +52,6 @@ async fn serve(config: HubConfig, metrics: telemetry::metrics::Metrics) -> Resul
             "hub is up"
         );
     }
-    let mut signals = tokio::task::JoinSet::new();
     let stop = running.hub().stop.clone();
     signals.spawn(async move {
         if let Err(error) = stop.on_signals().await {
