@@ -339,8 +339,7 @@ impl Registry {
             let kept = self.currents.get(model.as_str()).await?;
             let is_listed = |version: &Version| records.iter().any(|record| record.version == *version);
             // After a cut in a withdrawal the record still names the withdrawn version.
-            let mut current =
-                kept.and_then(|kept| Some(kept.version).filter(is_listed).or(kept.before).filter(is_listed));
+            let mut current = kept.and_then(|kept| Some(kept.version).filter(is_listed).or(kept.before).filter(is_listed));
             if rebuilt && current.is_none() {
                 current = records.last().map(|record| record.version);
                 if let Some(version) = current {
@@ -371,7 +370,13 @@ impl Registry {
     }
 
     /// Reads the manifest of a signed version; says whether it is there and whole.
-    async fn restore_manifest(&self, trusted: &Trusted, model: &ModelName, version: Version, digest: Digest) -> bool {
+    async fn restore_manifest(
+        &self,
+        trusted: &Trusted,
+        model: &ModelName,
+        version: Version,
+        digest: Digest,
+    ) -> bool {
         let read = match self.blobs.read(&digest, manifest_bytes_max()).await {
             Ok(Some(bytes)) => bundle::read_manifest(trusted, model, version, &bytes),
             Ok(None) => return false,

@@ -9,8 +9,7 @@ use std::fs;
 
 use rustix::process::{Resource, Rlimit, Signal};
 use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
 use super::privileges;
@@ -69,8 +68,9 @@ pub(super) fn once_open(needs_files: bool, region_bytes_max: u64) -> Vec<String>
     }
     // Each process filters its own system calls; `clone3` apart, because the C library takes another way only after `ENOSYS`.
     for program in [filter(needs_files), without_clone3()] {
-        let applied = program
-            .and_then(|program| seccompiler::apply_filter_all_threads(&program).map_err(|error| error.to_string()));
+        let applied = program.and_then(|program| {
+            seccompiler::apply_filter_all_threads(&program).map_err(|error| error.to_string())
+        });
         if let Err(error) = applied {
             notes.push(format!("filter system calls: {error}"));
         }

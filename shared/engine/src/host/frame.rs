@@ -380,7 +380,10 @@ const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 fn timespec(left: Duration) -> Timespec {
     let left = left.min(WAIT_MAX);
-    Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
+    Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
+    }
 }
 
 #[cfg(test)]

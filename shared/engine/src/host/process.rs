@@ -276,8 +276,9 @@ fn live(options: &HostOptions, control: OwnedFd, shared: &Shared, started: &Sync
 }
 
 fn spawn(options: &HostOptions, control: OwnedFd) -> io::Result<(Child, Pid)> {
-    let is_passed =
-        |name: &str| ENVIRONMENT.contains(&name) || ENVIRONMENT_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    let is_passed = |name: &str| {
+        ENVIRONMENT.contains(&name) || ENVIRONMENT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    };
     let passed = std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_passed));
     let mut command = Command::new(&options.program);
     command

@@ -180,7 +180,8 @@ impl Hosting {
             Ok(session) => self.describe(session.as_ref()).map(|reply| (reply, Some(session))),
             Err(problem) => Ok((Reply::NotLoaded(problem), None)),
         };
-        let (reply, session) = told.unwrap_or_else(|error| (Reply::NotLoaded(failed_to_load(error.to_string())), None));
+        let (reply, session) =
+            told.unwrap_or_else(|error| (Reply::NotLoaded(failed_to_load(error.to_string())), None));
         match (send(&self.socket, &reply, &[], true), session) {
             (Ok(()), Some(session)) => self.answer(session),
             (Ok(()), None) | (Err(_), _) => {}
@@ -189,7 +190,8 @@ impl Hosting {
 
     /// Puts what is to be known of the model into the region.
     fn describe(&mut self, session: &dyn Session) -> io::Result<Reply> {
-        let described = Described { signature: session.signature().clone(), provider: session.provider().to_owned() };
+        let described =
+            Described { signature: session.signature().clone(), provider: session.provider().to_owned() };
         let json = serde_json::to_vec(&described)?;
         if json.len() > SIGNATURE_BYTES_MAX {
             return Err(io::Error::other("the names and shapes of its inputs and outputs are too long"));
