@@ -6,18 +6,17 @@
 
 use std::sync::Arc;
 
-use bundle::trust::Trust;
-use jiff::Timestamp;
 use types::ModelName;
 
-use super::{Link, source};
+use super::Link;
 use crate::board::Board;
 use crate::models::Models;
+use crate::trust::DeviceTrust;
 
 /// What the search works with.
 #[derive(Debug, Clone)]
 pub(super) struct Search {
-    pub(super) trust: Option<Arc<Trust>>,
+    pub(super) trust: Option<Arc<DeviceTrust>>,
     pub(super) link: Link,
     pub(super) models: Arc<Models>,
     pub(super) board: Arc<Board>,
@@ -29,7 +28,7 @@ impl Search {
         let followed = self.models.iter().map(|model| &model.name);
         let unsure: Vec<&ModelName> = followed.filter(|name| !offered.contains(name)).collect();
         let Some(trust) = self.trust.as_ref().filter(|_| !unsure.is_empty()) else { return };
-        let trusted = match trust.refresh(source(&self.link), Timestamp::now()).await {
+        let trusted = match trust.refresh(&self.link).await {
             Ok(trusted) => trusted,
             Err(error) => {
                 tracing::debug!(error = telemetry::chain(&error), "the hub's list of models was not read");

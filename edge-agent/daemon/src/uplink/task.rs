@@ -58,7 +58,7 @@ pub struct UplinkParts {
     /// Who is told of the connection.
     pub publish: watch::Sender<Option<Connection>>,
     /// The signed list of the hub's models.
-    pub trust: Option<Arc<bundle::trust::Trust>>,
+    pub trust: Option<Arc<crate::trust::DeviceTrust>>,
 }
 
 /// Why the uplink cannot even start.
