@@ -18,7 +18,8 @@ pub(super) fn trust(folder: &Folder, running: Option<&Status>) -> Option<Check> 
         None => {
             let trust = Trust::reopen(&folder.trust()).ok()?;
             let expires = trust.current().map(|trusted| trusted.expiries().roles());
-            let expires = expires.into_iter().flatten().map(|(role, expires)| (role, expires.as_second())).collect();
+            let expires = expires.into_iter().flatten();
+            let expires = expires.map(|(role, expires)| (role.to_owned(), expires.as_second())).collect();
             Some(judge(&TrustStatus { expires_unix_s: expires, ..TrustStatus::default() }))
         }
     }
