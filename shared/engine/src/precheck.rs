@@ -41,14 +41,14 @@ pub struct ModelLimits {
     /// Bytes of memory that loading may take beyond twice the file: sparse constants written out, numbers in wide lists,
     /// names, descriptions, metadata and small messages, all together.
     ///
-    /// Default 256 MiB: one sparse constant of the largest size. The largest exports with a stack trace in every node
+    /// Default 320 MiB: one sparse constant of the largest size and 64 MiB. The largest exports with a stack trace in every node
     /// take about 90 MB by this estimate.
     pub load_bytes: u64,
 }
 
 impl Default for ModelLimits {
     fn default() -> Self {
-        Self { file_bytes: FILE_BYTES_MAX, nodes: 50_000, tensors: 50_000, depth: 8, load_bytes: 256 * 1024 * 1024 }
+        Self { file_bytes: FILE_BYTES_MAX, nodes: 50_000, tensors: 50_000, depth: 8, load_bytes: 320 * 1024 * 1024 }
     }
 }
 

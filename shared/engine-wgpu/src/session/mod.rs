@@ -248,7 +248,7 @@ fn failed(error: ModelError) -> RunError {
         ModelError::Node { node, operator, source: source @ (OpError::Invalid(_) | OpError::TooLarge(_)) } => {
             RunError::Refused(format!("operator {operator} of node {node:?}: {source}"))
         }
-        ModelError::OverBudget { .. } => RunError::Refused(error.to_string()),
+        ModelError::OverBudget { .. } | ModelError::TooSlow { .. } => RunError::Refused(error.to_string()),
         ModelError::Malformed(_) | ModelError::Unsupported(_) | ModelError::Node { .. } | ModelError::Gpu(_) => {
             RunError::Failed(Cause::from(error))
         }

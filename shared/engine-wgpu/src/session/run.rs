@@ -232,6 +232,9 @@ fn submit(gpu: &Gpu, plan: &Plan, control: &RunControl, run_limit: Option<Durati
             }
             return Err(Stopped::Asked(stopped));
         }
+        if control.cancel.is_cancelled() && !plan.is_last(&turn) {
+            return Err(Stopped::Asked(RunError::Cancelled));
+        }
         if let Some(took) = took {
             fastest = fastest.max(per(plan.work_of(&turn), took, Duration::from_secs(1)));
         }
