@@ -123,6 +123,9 @@ pub struct InferenceTable {
     /// sessions together at most three quarters of the machine's memory. Read when `isolation` is `process`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_max_bytes: Option<u64>,
+    /// Most memory of one run in bytes, weights left out, as estimated from the golden inputs when a version is pushed.
+    /// Default 2 GiB. It holds for the variants of devices too.
+    pub run_memory_max_bytes: u64,
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -174,6 +177,7 @@ impl Default for InferenceTable {
             versions_loaded: 2,
             isolation: Isolation::default(),
             memory_max_bytes: None,
+            run_memory_max_bytes: 2 * 1024 * 1024 * 1024,
         }
     }
 }
@@ -272,6 +276,9 @@ impl HubConfig {
         }
         if inference.run_limit.is_zero() {
             mistakes.add("inference.run_limit", "use more than zero");
+        }
+        if inference.run_memory_max_bytes == 0 {
+            mistakes.add("inference.run_memory_max_bytes", "use at least 1");
         }
         if let Err(error) = self.log.check() {
             mistakes.add("log.filter", telemetry::chain(&error));

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::str::FromStr;
 use std::{fmt, io};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -260,6 +260,9 @@ pub struct LoadOptions {
     pub name: String,
     /// Whether the model is on trial: in a host process of its own, so that it can harm no other model.
     pub trial: bool,
+    /// Longest time that a request may take. An engine that measures its speed refuses a model that needs longer; `None`
+    /// refuses none.
+    pub run_limit: Option<Duration>,
 }
 
 impl Default for LoadOptions {
@@ -271,6 +274,7 @@ impl Default for LoadOptions {
             limits: ModelLimits::default(),
             name: String::new(),
             trial: false,
+            run_limit: None,
         }
     }
 }

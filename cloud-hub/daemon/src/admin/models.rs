@@ -112,6 +112,8 @@ fn refuse(error: &PublishError) -> Refused {
             .hint("every device would refuse it: mend that variant, or leave it out of model.toml"),
         PublishError::NotForGpu { .. } => Refused::new(ErrorCode::NotTrusted, error.to_string())
             .hint("take \"wgpu\" out of its `engines` in model.toml; `cloud-hub model check` lists what is missing"),
+        PublishError::Memory { .. } => Refused::new(ErrorCode::NotTrusted, error.to_string())
+            .hint("make the model smaller, or raise inference.run_memory_max_bytes in hub.toml"),
         PublishError::Score { .. } => Refused::new(ErrorCode::BadRequest, error.to_string())
             .hint("correct [score] in model.toml: with a wrong rule a device keeps every answer, or none"),
         PublishError::Worse { .. } => Refused::new(ErrorCode::Conflict, error.to_string())

@@ -85,19 +85,20 @@ pub(super) struct PlainOptions {
     intra_threads: usize,
     providers: Vec<Provider>,
     limits: ModelLimits,
+    run_limit: Option<Duration>,
 }
 
 impl From<&LoadOptions> for PlainOptions {
     fn from(options: &LoadOptions) -> Self {
         let (providers, limits) = (options.providers.clone(), options.limits.clone());
-        Self { intra_threads: options.intra_threads, providers, limits }
+        Self { intra_threads: options.intra_threads, providers, limits, run_limit: options.run_limit }
     }
 }
 
 impl From<PlainOptions> for LoadOptions {
     fn from(plain: PlainOptions) -> Self {
-        let PlainOptions { intra_threads, providers, limits } = plain;
-        Self { intra_threads, providers, limits, ..Self::default() }
+        let PlainOptions { intra_threads, providers, limits, run_limit } = plain;
+        Self { intra_threads, providers, limits, run_limit, ..Self::default() }
     }
 }
 
@@ -231,6 +232,11 @@ pub(super) enum RunProblem {
     Failed {
         /// Error chain.
         cause: String,
+    },
+    /// The operators cannot compute the input.
+    Refused {
+        /// Text for the client.
+        text: String,
     },
 }
 

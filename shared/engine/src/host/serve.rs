@@ -342,6 +342,7 @@ fn run_problem(error: RunError) -> RunProblem {
         RunError::NotText { input, element } => RunProblem::NotText { input: bounded(input), element },
         RunError::Lost(cause) => RunProblem::Lost { cause: bounded(chain(cause.as_ref())) },
         RunError::Failed(cause) => failed_to_run(chain(cause.as_ref())),
+        RunError::Refused(text) => RunProblem::Refused { text: bounded(text) },
         RunError::Mismatch(_)
         | RunError::Output { .. }
         | RunError::Died(_)

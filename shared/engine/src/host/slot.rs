@@ -481,6 +481,7 @@ impl Slot {
             RunProblem::Cancelled => RunError::Cancelled,
             RunProblem::NotText { input, element } => RunError::NotText { input, element },
             RunProblem::Failed { cause } => RunError::Failed(cause.into()),
+            RunProblem::Refused { text } => RunError::Refused(text),
             RunProblem::Lost { cause } => {
                 self.lost.get_or_init(|| cause.clone());
                 RunError::Lost(cause.into())
