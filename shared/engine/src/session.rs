@@ -4,9 +4,9 @@
 
 use std::error::Error;
 use std::str::FromStr;
-use std::{fmt, io};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+use std::{fmt, io};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

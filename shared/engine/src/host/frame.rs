@@ -43,6 +43,13 @@ pub(super) enum Order {
         needs_files: bool,
         /// Maximum bytes of a shared region, which is the largest file that the host may write.
         region_bytes_max: u64,
+        /// Maximum bytes of memory for all models that there may ever be; `None` without a limit.
+        models_bytes_max: Option<u64>,
+    },
+    /// Use no more than this many bytes of memory from now on.
+    Limit {
+        /// Bytes of private writable memory: `RLIMIT_DATA`.
+        bytes: u64,
     },
     /// Load a model. Carries the model's file, the session's region and the session's socket.
     Load {
@@ -380,10 +387,7 @@ const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 fn timespec(left: Duration) -> Timespec {
     let left = left.min(WAIT_MAX);
-    Timespec {
-        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: left.subsec_nanos().into(),
-    }
+    Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
 }
 
 #[cfg(test)]

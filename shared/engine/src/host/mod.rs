@@ -105,7 +105,10 @@ impl HostOptions {
 
 impl fmt::Debug for HostOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HostOptions").field("engine", &self.engine).field("program", &self.program).finish_non_exhaustive()
+        f.debug_struct("HostOptions")
+            .field("engine", &self.engine)
+            .field("program", &self.program)
+            .finish_non_exhaustive()
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use super::death::{DeathCause, HostDeath};
 use super::frame::{Opening, Order, Receiver, pair, send};
@@ -141,6 +141,7 @@ impl Process {
             config: self.options.config.clone(),
             needs_files: self.options.needs_files,
             region_bytes_max: u64::try_from(super::slot::REGION_BYTES_MAX).unwrap_or(u64::MAX),
+            models_bytes_max: budget::of_all(self.options.memory_max, probe::memory_bytes()),
         };
         send(&*control, &order, &[], true).map_err(StartError::Silent)?;
         let until = Instant::now().checked_add(START_TIME_MAX);
@@ -185,17 +186,10 @@ impl Process {
             Some(bytes) => budgets.insert(session, bytes),
             None => budgets.remove(&session),
         };
-        let most = self.memory_max_of(&budgets);
-        // Under the lock: the number is that of this process until it is reaped.
-        let state = self.shared.lock();
-        if state.reaped {
-            return;
-        }
-        // Only the lower limit: the upper one could not be raised again.
-        let maximum = rustix::process::getrlimit(Resource::Data).maximum;
-        let limit = Rlimit { current: Some(maximum.map_or(most, |maximum| maximum.min(most))), maximum };
-        if let Err(error) = rustix::process::prlimit(Some(self.pid), Resource::Data, limit) {
-            tracing::warn!(%error, pid = self.pid(), "the memory of an engine host is not limited");
+        // By the host itself: a daemon without privileges over another user cannot.
+        let limit = Order::Limit { bytes: self.memory_max_of(&budgets) };
+        if let Err(error) = self.order(&limit, &[]) {
+            tracing::debug!(%error, pid = self.pid(), "an engine host has ended before its memory was limited");
         }
     }
 
@@ -276,9 +270,8 @@ fn live(options: &HostOptions, control: OwnedFd, shared: &Shared, started: &Sync
 }
 
 fn spawn(options: &HostOptions, control: OwnedFd) -> io::Result<(Child, Pid)> {
-    let is_passed = |name: &str| {
-        ENVIRONMENT.contains(&name) || ENVIRONMENT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-    };
+    let is_passed =
+        |name: &str| ENVIRONMENT.contains(&name) || ENVIRONMENT_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
     let passed = std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_passed));
     let mut command = Command::new(&options.program);
     command

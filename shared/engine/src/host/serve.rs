@@ -57,7 +57,9 @@ fn run(
     let control = control_socket().map_err(ServeError::NoDaemon)?;
     let mut receiver = Receiver::new();
     let first = receiver.receive_with::<Order>(&control).map_err(ServeError::NoDaemon)?.0;
-    let Order::Open { config, needs_files, region_bytes_max } = first else { return Err(ServeError::NotOpen) };
+    let Order::Open { config, needs_files, region_bytes_max, models_bytes_max } = first else {
+        return Err(ServeError::NotOpen);
+    };
     let opened = catch_unwind(AssertUnwindSafe(|| open(&config)));
     let engine = match opened.unwrap_or_else(|_panic| Err("the engine panicked while it was opened".to_owned())) {
         Ok(engine) => engine,
@@ -66,9 +68,11 @@ fn run(
             return told.map_err(ServeError::NoDaemon);
         }
     };
-    notes.extend(confine::once_open(needs_files, region_bytes_max));
+    let before = data_bytes().unwrap_or(0);
+    let most = models_bytes_max.map(|models| before.saturating_add(models));
+    notes.extend(confine::once_open(needs_files, region_bytes_max, most));
     let description = engine.describe();
-    let opening = Opening::Opened { description, data_bytes: data_bytes().unwrap_or(0), notes };
+    let opening = Opening::Opened { description, data_bytes: before, notes };
     send(&control, &opening, &[], true).map_err(ServeError::NoDaemon)?;
     obey(&control, &mut receiver, &engine);
     // Without the destructors of libraries: they would wait for runs that nobody wants any more.
@@ -124,6 +128,11 @@ fn obey(control: &OwnedFd, receiver: &mut Receiver, engine: &Arc<dyn Engine>) {
                 }
             }
             Order::Cancel { session, run } => cancel(&cancels, session, run),
+            Order::Limit { bytes } => {
+                if let Err(error) = confine::limit_memory(bytes) {
+                    tracing::error!(%error, "memory is not limited");
+                }
+            }
             Order::Open { .. } => tracing::error!("the engine is open already"),
         }
     }
@@ -180,8 +189,7 @@ impl Hosting {
             Ok(session) => self.describe(session.as_ref()).map(|reply| (reply, Some(session))),
             Err(problem) => Ok((Reply::NotLoaded(problem), None)),
         };
-        let (reply, session) =
-            told.unwrap_or_else(|error| (Reply::NotLoaded(failed_to_load(error.to_string())), None));
+        let (reply, session) = told.unwrap_or_else(|error| (Reply::NotLoaded(failed_to_load(error.to_string())), None));
         match (send(&self.socket, &reply, &[], true), session) {
             (Ok(()), Some(session)) => self.answer(session),
             (Ok(()), None) | (Err(_), _) => {}
@@ -190,8 +198,7 @@ impl Hosting {
 
     /// Puts what is to be known of the model into the region.
     fn describe(&mut self, session: &dyn Session) -> io::Result<Reply> {
-        let described =
-            Described { signature: session.signature().clone(), provider: session.provider().to_owned() };
+        let described = Described { signature: session.signature().clone(), provider: session.provider().to_owned() };
         let json = serde_json::to_vec(&described)?;
         if json.len() > SIGNATURE_BYTES_MAX {
             return Err(io::Error::other("the names and shapes of its inputs and outputs are too long"));

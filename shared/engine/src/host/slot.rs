@@ -159,7 +159,8 @@ impl Slot {
         let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let state = self.lock();
-            let is_there = state.link.as_ref().is_some_and(|link| link_process(link).is_none_or(|at| Arc::ptr_eq(&at, process)));
+            let is_there =
+                state.link.as_ref().is_some_and(|link| link_process(link).is_none_or(|at| Arc::ptr_eq(&at, process)));
             if !Arc::ptr_eq(&state.home, host) || is_there || self.record().condemned().is_some() {
                 return;
             }
@@ -320,7 +321,12 @@ impl Slot {
         }
     }
 
-    fn run(&self, inputs: &[NamedTensor], outputs: &[String], control: &RunControl) -> Result<Vec<NamedTensor>, RunError> {
+    fn run(
+        &self,
+        inputs: &[NamedTensor],
+        outputs: &[String],
+        control: &RunControl,
+    ) -> Result<Vec<NamedTensor>, RunError> {
         if let Err(refused) = self.record().check(inputs, outputs, Instant::now()) {
             self.host_options.observe(&HostEvent::RequestRefused { model: self.name().to_owned() });
             return Err(RunError::Quarantined { deaths: refused.deaths, cause: refused.cause });
@@ -459,7 +465,11 @@ impl Slot {
             let Some(at) = self.signature().inputs.iter().position(|spec| spec.name == input.name) else { continue };
             let length = input.tensor.data().len();
             placed.push(Placed { input: at, shape: input.tensor.shape().to_vec(), offset: end, length });
-            end = end.checked_add(length).and_then(aligned).filter(|&end| end <= REGION_BYTES_MAX).ok_or_else(too_large)?;
+            end = end
+                .checked_add(length)
+                .and_then(aligned)
+                .filter(|&end| end <= REGION_BYTES_MAX)
+                .ok_or_else(too_large)?;
         }
         link.region.reserve(end, true)?;
         for (input, placed) in inputs.iter().zip(&placed) {
@@ -504,7 +514,8 @@ impl Link {
         let json = self.region.read(0, length).ok_or_else(|| garbage("a signature outside of the region"))?;
         let described: Described = parse_json(&json)?;
         let Signature { inputs, outputs } = &described.signature;
-        let is_too_deep = inputs.iter().chain(outputs).filter_map(|spec| spec.shape.as_ref()).any(|s| s.len() > RANK_MAX);
+        let is_too_deep =
+            inputs.iter().chain(outputs).filter_map(|spec| spec.shape.as_ref()).any(|s| s.len() > RANK_MAX);
         if inputs.len() > TENSORS_MAX || outputs.len() > TENSORS_MAX || is_too_deep {
             return Err(garbage("a signature over the limits"));
         }
