@@ -42,6 +42,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Returns what the engine wants to find again at its next start, like compiled kernels; `None` for nothing.
+    fn keepsake(&self) -> Option<Keepsake> {
+        None
+    }
+
     /// Returns the host processes of this engine; empty for an engine inside this process.
     fn hosts(&self) -> Vec<HostStatus> {
         Vec::new()
@@ -76,6 +81,15 @@ pub trait Session: Send + fmt::Debug {
     fn hosted(&self) -> Option<Arc<dyn Hosted>> {
         None
     }
+}
+
+/// Bytes that an engine wants to find again at its next start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keepsake {
+    /// Name by which the engine knows its own bytes, like one for each adapter.
+    pub name: String,
+    /// The bytes; they may be lost or damaged, and the engine must not trust them.
+    pub bytes: Vec<u8>,
 }
 
 /// Controls of a session that lives in a host process; see [`crate::host`].

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver as Incoming, SyncSender, sync_channel};
@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use super::death::{DeathCause, HostDeath};
 use super::frame::{Opening, Order, Receiver, pair, send};
+use super::memory::sealed_file;
 use super::{HostOptions, START_TIME_MAX, budget};
 use crate::probe;
 use crate::session::EngineDescription;
@@ -137,13 +138,18 @@ impl Process {
 
     fn open(&mut self) -> Result<EngineDescription, StartError> {
         let control = self.control.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let keepsake = self.options.keeper.as_ref().and_then(|keeper| keeper.take());
+        let kept =
+            keepsake.as_ref().map(|keepsake| sealed_file(&keepsake.bytes)).transpose().map_err(StartError::System)?;
         let order = Order::Open {
+            keepsake: keepsake.map(|keepsake| keepsake.name),
             config: self.options.config.clone(),
             needs_files: self.options.needs_files,
             region_bytes_max: u64::try_from(super::slot::REGION_BYTES_MAX).unwrap_or(u64::MAX),
             models_bytes_max: budget::of_all(self.options.memory_max, probe::memory_bytes()),
         };
-        send(&*control, &order, &[], true).map_err(StartError::Silent)?;
+        let kept: Vec<BorrowedFd<'_>> = kept.iter().map(AsFd::as_fd).collect();
+        send(&*control, &order, &kept, true).map_err(StartError::Silent)?;
         let until = Instant::now().checked_add(START_TIME_MAX);
         match Receiver::new().receive(&*control, until).map_err(StartError::Silent)? {
             Opening::Opened { description, data_bytes, notes } => {
