@@ -176,7 +176,11 @@ pub(super) async fn load(parts: Arc<UpdaterParts>, bundle: Bundle<Verified>) -> 
     load_new(&parts, &bundle, wanted).await.map(Done::Loaded)
 }
 
-async fn load_new(parts: &Arc<UpdaterParts>, bundle: &Bundle<Verified>, wanted: Wanted) -> Result<Arc<Serving>, Failure> {
+async fn load_new(
+    parts: &Arc<UpdaterParts>,
+    bundle: &Bundle<Verified>,
+    wanted: Wanted,
+) -> Result<Arc<Serving>, Failure> {
     let (parts, bundle) = (Arc::clone(parts), bundle.clone());
     blocking(move || super::load(&parts.engines, &parts.load, &parts.attempts, &bundle, wanted, Trial::New)).await
 }
