@@ -21,6 +21,7 @@ use crate::admin;
 use crate::api::Listening;
 use crate::gateway::{self, Gateway};
 use crate::metrics;
+use crate::registry::orphans::ORPHAN_AGE;
 use crate::shutdown::{Stop, Stopped};
 
 /// Interval between checks whether the signed metadata needs renewal; it lives for days.
@@ -179,6 +180,9 @@ async fn clockwork(hub: Arc<Hub>, recorded: Metrics, stop: Stop) -> Result<(), R
                 is_first = false;
             }
             _ = notices.tick() => {
+                if let Err(error) = hub.registry.remove_orphans(ORPHAN_AGE).await {
+                    tracing::warn!(error = telemetry::chain(&error), "files of failed pushes were not removed");
+                }
                 for warning in hub.registry.trust_warnings(Timestamp::now()) {
                     tracing::warn!("{warning}");
                 }
