@@ -225,7 +225,12 @@ impl Agent {
             drop(background.spawn(watch(trust, link, self.config.updates.trust_refresh, link_stop.clone())));
         }
         drop(background.spawn(keep_metrics(self.metrics, link_stop.clone())));
-        drop(background.spawn(notify::feed_watchdog(Arc::clone(&self.store), link_stop.clone())));
+        let proof = notify::Proof {
+            store: Arc::clone(&self.store),
+            models: Arc::clone(&self.door.models),
+            run_limit: self.config.engine.run_limit,
+        };
+        drop(background.spawn(notify::feed_watchdog(proof, link_stop.clone())));
 
         tokio::select! {
             () = stop.cancelled() => {}

@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// Deadline for one operation of a store, from the call to the answer. An fsync takes seconds on a worn memory card that
-/// is busy, and every caller waits for at most two of them.
-pub const OPERATION_LIMIT: Duration = Duration::from_secs(60);
+/// is busy, and every caller waits for at most two of them. With the proof of life every 30 s (half of `WatchdogSec=60`) the
+/// daemon ends by itself, with the reason, before the service manager kills it.
+pub const OPERATION_LIMIT: Duration = Duration::from_secs(25);
 
 /// Deadline for opening a store: 128 MiB are read and checked, on a slow disk.
 pub const OPEN_LIMIT: Duration = Duration::from_secs(300);

@@ -31,8 +31,8 @@ use crate::registry::{Registry, RegistryOpenError};
 use crate::shutdown::Stop;
 use crate::state::Folder;
 use crate::tokens::Tokens;
-use crate::workers::{Workers, host};
 use crate::workers::load::Loader;
+use crate::workers::{Workers, host};
 
 /// Largest PEM file of the CA, in bytes.
 const PEM_BYTES_MAX: u64 = 64 * 1024;

@@ -46,7 +46,7 @@ impl Registry {
         for (name, record) in published {
             let (digest, manifest) = known.manifests.get(&(name.clone(), record.version))?;
             named.insert(*digest);
-            named.extend(manifest.files().map(|file| file.digest));
+            named.extend(manifest.files().into_iter().map(|file| file.digest));
         }
         Some(named)
     }
