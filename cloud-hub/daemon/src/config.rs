@@ -66,7 +66,9 @@ pub struct GatewayTable {
     ///
     /// With `inference.queue` it decides how much of the queue one device can take.
     pub requests_per_device_max: usize,
-    /// Most bytes of tensors held for all devices together. Default 1073741824 (1 GiB). A request that does not fit is answered `Busy`.
+    /// Maximum bytes of request and response tensors held for all devices together. Default 1073741824 (1 GiB). A request that
+    /// does not fit is answered `Busy`. Bytes count when they arrive; one device holds at most a quarter (see
+    /// [`hub_core::shares`]), so that at least four times the largest request is always used.
     pub request_bytes_max: u64,
     /// How long a device's certificate is good for. Default `7d`; devices renew at two thirds of it.
     #[serde(with = "config::duration")]

@@ -3,6 +3,7 @@
 //! Fed by `cloud-hub serve`. The order of coming up is the order of what can go wrong cheapest: folder and lock, engine,
 //! ports, store, signed metadata, models; only then is anything served.
 
+mod progress;
 mod running;
 mod start;
 
@@ -13,6 +14,7 @@ use bundle::manifest::regress;
 use hub_core::registry::{Change, Standing};
 use jiff::Timestamp;
 use protocol::JoinToken;
+use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use transport::Ca;
@@ -55,6 +57,8 @@ pub struct Hub {
     pub folder: Folder,
     /// The CA.
     pub ca: Ca,
+    /// The records of everything below.
+    pub store: Arc<dyn Store>,
     /// Who may call the admin API.
     pub operators: Operators,
     /// Who may join.

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod author;
 pub mod binaries;
 pub mod digits;
+pub mod disk;
 pub mod fleet;
 pub mod hub;
 pub mod load;

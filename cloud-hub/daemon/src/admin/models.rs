@@ -41,7 +41,16 @@ pub(super) async fn publish(
     JsonBody(request): JsonBody<PublishRequest>,
 ) -> Result<Json<Published>, Refused> {
     let version = request.version;
-    let published = hub.publish(&model, request).await.map_err(|error| refuse(&error))?;
+    let published = match hub.publish(&model, request).await {
+        Ok(published) => published,
+        Err(error) => {
+            let refused = refuse(&error);
+            if refused.code() == ErrorCode::Storage {
+                super::make_room(&hub).await;
+            }
+            return Err(refused);
+        }
+    };
     tracing::info!(operator = by, %model, %version, unchanged = published.unchanged, "version published");
     Ok(Json(published))
 }
