@@ -15,6 +15,7 @@ pub mod load;
 pub mod metrics;
 pub mod oip;
 pub mod process;
+pub mod raw;
 
 pub mod site;
 pub mod tools;
@@ -28,5 +29,6 @@ pub use fleet::Fleet;
 pub use hub::Hub;
 pub use oip::{Ask, Client, Input, Reply};
 pub use process::{Daemon, Finished};
+pub use raw::{Raw, RawReply};
 pub use rustix::process::Signal;
 pub use site::{Site, skip, story};
