@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use hub_core::registry::{Change, Standing};
 use protocol::JoinToken;
+use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use transport::Ca;
@@ -19,6 +20,8 @@ use types::{ModelName, Version};
 use crate::admin::Refused;
 use crate::api::{EngineView, HubStatus, Listening, ModelView, PublishRequest, Published, TokenCreated, VersionView};
 use crate::api::{FormView, WithdrawRequest, Withdrawn};
+use crate::backup::snapshot::{self, SnapshotError};
+use crate::backup::{self, Restored};
 use crate::clock;
 use crate::config::HubConfig;
 use crate::fleet::Fleet;
@@ -50,6 +53,8 @@ pub struct Hub {
     pub config: HubConfig,
     /// The state folder.
     pub folder: Folder,
+    /// The records of everything, for backups.
+    pub store: Arc<dyn Store>,
     /// The CA.
     pub ca: Ca,
     /// Who may call the admin API.
@@ -185,6 +190,18 @@ impl Hub {
         }
     }
 
+    /// Writes the store and the published timestamp to a file in the state folder, for a backup. Returns its name.
+    ///
+    /// # Errors
+    /// When store or disk fail; no file is left then.
+    pub async fn backup_snapshot(&self) -> Result<String, SnapshotError> {
+        let file = format!("{}{}.snapshot", backup::SNAPSHOT_PREFIX, uuid::Uuid::new_v4());
+        let (_held, timestamp) = self.registry.hold_still().await.map_err(std::io::Error::other)?;
+        let path = self.folder.root().join(&file);
+        snapshot::write(self.store.as_ref(), &timestamp, clock::unix_s(), &path).await?;
+        Ok(file)
+    }
+
     /// Every model.
     ///
     /// # Errors
@@ -226,8 +243,14 @@ impl Hub {
             requests_running,
             models: self.registry.snapshot().models().count(),
             loaded: loaded.iter().map(|pool| format!("{}/{}", pool.model(), pool.version())).collect(),
-            warnings: self.warnings.iter().cloned().chain(self.registry.damage()).chain(self.strangers()).collect(),
+            warnings: self.warnings.iter().cloned().chain(self.live_warnings()).collect(),
         })
+    }
+
+    /// Warnings that come and go while the hub runs.
+    fn live_warnings(&self) -> Vec<String> {
+        let restored = Restored::read(&self.folder).map(|restored| restored.warning());
+        restored.into_iter().chain(self.registry.damage()).chain(self.strangers()).collect()
     }
 
     /// Devices that serve something else under a number than what is published under it. It takes a number that was used

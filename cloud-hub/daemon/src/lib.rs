@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod backup;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod gateway;
 pub mod hub;
 pub mod metrics;
 pub mod operators;
+mod readmission;
 pub mod registry;
 pub mod shutdown;
 pub mod state;

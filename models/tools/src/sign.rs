@@ -17,7 +17,8 @@ use jiff::{SignedDuration, Timestamp};
 pub use key::{KeyPair, PublicKey};
 pub use metadata::Signed;
 pub use repository::{
-    Authority, InitialKeys, OnlineKeys, Repository, Roles, add_target, first_root, first_targets, init_repository,
+    Authority, InitialKeys, OnlineKeys, Repository, Roles, add_target, first_root, first_targets,
+    fresh_snapshot_and_timestamp, init_repository,
     next_root, remove_target, renew_targets, snapshot_and_timestamp,
 };
 

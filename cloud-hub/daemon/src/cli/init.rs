@@ -217,7 +217,7 @@ fn make_trust(args: &InitArgs, folder: &Folder) -> Result<(), CliError> {
 }
 
 /// Takes back what was made in a folder that was absent or empty before.
-fn undo(folder: &Path, was_there: bool) {
+pub(super) fn undo(folder: &Path, was_there: bool) {
     let taken = if was_there {
         std::fs::read_dir(folder).and_then(|entries| {
             for entry in entries {

@@ -12,7 +12,9 @@ use async_trait::async_trait;
 use bundle::trust::{self, MetadataSource, SourceError, Trust, TrustError, Trusted};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
-use model_tools::sign::{KeyPair, OnlineKeys, Role, SignError, Signed, snapshot_and_timestamp};
+use model_tools::sign::{
+    KeyPair, OnlineKeys, Role, SignError, Signed, fresh_snapshot_and_timestamp, snapshot_and_timestamp,
+};
 use store::files::{self, FileError, Mode};
 
 use crate::state::Folder;
@@ -189,6 +191,19 @@ impl Metadata {
         Ok(Current { root: before.root, targets, snapshot, timestamp })
     }
 
+    /// Signs a new snapshot and timestamp over the present targets, numbered above all that devices have seen: the folder
+    /// may be an older copy. Writes nothing.
+    ///
+    /// # Errors
+    /// As [`Metadata::sign`].
+    pub fn sign_afresh(&self, now: Timestamp) -> Result<Current, MetadataError> {
+        let before = self.current()?;
+        let previous = (before.snapshot.bytes.as_slice(), before.timestamp.bytes.as_slice());
+        let (snapshot, timestamp) =
+            fresh_snapshot_and_timestamp(&before.root, previous, &before.targets.bytes, &self.keys, now)?;
+        Ok(Current { root: before.root, targets: before.targets, snapshot, timestamp })
+    }
+
     /// Verifies a set as a device does that has nothing but the root.
     ///
     /// # Errors
@@ -247,6 +262,8 @@ impl Metadata {
     }
 }
 
+/// File name of the timestamp, the one file of the metadata whose name has no version.
+pub const TIMESTAMP_FILE: &str = "timestamp.json";
 /// File name of the key that signs snapshots.
 pub const SNAPSHOT_KEY: &str = "snapshot.key";
 /// File name of the key that signs timestamps.

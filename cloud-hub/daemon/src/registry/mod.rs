@@ -125,7 +125,7 @@ impl Registry {
             signing: tokio::sync::Mutex::new(()),
         };
         let now = Timestamp::now();
-        let set = registry.metadata.sign(None, now)?;
+        let set = registry.metadata.sign_afresh(now)?;
         let trusted = registry.metadata.prove(&set, now).await?;
         registry.metadata.publish(&set)?;
         warnings.extend(set.offline_warnings(now));
@@ -193,6 +193,18 @@ impl Registry {
         self.keep_current(&after, model, version).await?;
         self.take(after);
         Ok(change)
+    }
+
+    /// Holds publications back as long as the guard lives, and reads the timestamp that is published: for a backup whose
+    /// records and metadata are of one moment.
+    ///
+    /// # Errors
+    /// When the timestamp cannot be read.
+    pub async fn hold_still(&self) -> Result<(tokio::sync::MutexGuard<'_, ()>, Bytes), MetadataError> {
+        let guard = self.signing.lock().await;
+        let name = metadata::TIMESTAMP_FILE;
+        let timestamp = self.metadata(&MetadataName::File(name.to_owned())).await?;
+        Ok((guard, timestamp.ok_or_else(|| MetadataError::Damaged(name.to_owned()))?))
     }
 
     /// Signs snapshot and timestamp anew if that is due; says whether it was.

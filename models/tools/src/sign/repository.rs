@@ -257,7 +257,7 @@ pub fn add_target(
     if let Some(list) = list.as_object_mut() {
         list.insert(path.to_owned(), json!({"length": content.len(), "hashes": hashes}));
     }
-    let version = earlier.next_version(Role::Targets)?;
+    let version = earlier.next_version_at(Role::Targets, now)?;
     sign_targets(root, version, earlier.fields, signers, now)
 }
 
@@ -277,7 +277,7 @@ pub fn remove_target(
     if list.and_then(|list| list.remove(path)).is_none() {
         return Err(SignError::NotSigned { path: path.to_owned() });
     }
-    let version = earlier.next_version(Role::Targets)?;
+    let version = earlier.next_version_at(Role::Targets, now)?;
     sign_targets(root, version, earlier.fields, signers, now)
 }
 
@@ -293,7 +293,7 @@ pub fn renew_targets(
     now: Timestamp,
 ) -> Result<Signed, SignError> {
     let earlier = checked_targets(old_root, old)?;
-    let version = earlier.next_version(Role::Targets)?;
+    let version = earlier.next_version_at(Role::Targets, now)?;
     sign_targets(root, version, earlier.fields, signers, now)
 }
 
@@ -313,6 +313,39 @@ pub fn snapshot_and_timestamp(
     keys: &OnlineKeys,
     now: Timestamp,
 ) -> Result<(Signed, Signed), SignError> {
+    online(root, previous, targets, keys, now, Keep::WhatIsFresh)
+}
+
+/// As [`snapshot_and_timestamp`], with a snapshot that is new in any case: its number is above that of every snapshot
+/// that was signed before now. For a hub that starts, perhaps from an older copy of its folder.
+///
+/// # Errors
+/// As [`snapshot_and_timestamp`].
+pub fn fresh_snapshot_and_timestamp(
+    root: &[u8],
+    previous: (&[u8], &[u8]),
+    targets: &[u8],
+    keys: &OnlineKeys,
+    now: Timestamp,
+) -> Result<(Signed, Signed), SignError> {
+    online(root, Some(previous), targets, keys, now, Keep::Nothing)
+}
+
+/// Whether a snapshot that is still good comes back as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    WhatIsFresh,
+    Nothing,
+}
+
+fn online(
+    root: &[u8],
+    previous: Option<(&[u8], &[u8])>,
+    targets: &[u8],
+    keys: &OnlineKeys,
+    now: Timestamp,
+    keep: Keep,
+) -> Result<(Signed, Signed), SignError> {
     trust::inspect_targets(root, targets).map_err(refused(Role::Targets))?;
     let roles = Roles::read(root)?;
     let targets = Signed::read(Role::Targets, targets)?;
@@ -320,11 +353,11 @@ pub fn snapshot_and_timestamp(
     let mut kept = None;
     if let Some((snapshot, timestamp)) = previous {
         let earlier = Earlier::read(Role::Snapshot, snapshot)?;
-        snapshot_version = earlier.next_version(Role::Snapshot)?;
-        timestamp_version = Earlier::read(Role::Timestamp, timestamp)?.next_version(Role::Timestamp)?;
+        snapshot_version = earlier.next_version_at(Role::Snapshot, now)?;
+        timestamp_version = Earlier::read(Role::Timestamp, timestamp)?.next_version_at(Role::Timestamp, now)?;
         let pinned = earlier.fields.get("meta").and_then(|meta| meta.get("targets.json"));
         let unchanged = pinned == Some(&reference(&targets));
-        if unchanged && !Role::Snapshot.renewal_due(earlier.expires, now) {
+        if keep == Keep::WhatIsFresh && unchanged && !Role::Snapshot.renewal_due(earlier.expires, now) {
             kept = Some(Signed::read(Role::Snapshot, snapshot)?);
         }
     }
