@@ -204,15 +204,14 @@ impl Fleet {
         Ok(())
     }
 
-    /// Notes that a device fetches the manifest of a version, durably where it is news: a version that a device may have
-    /// is never withdrawn.
+    /// Notes durably that a device fetches the manifest of a version: one that a device may have is never withdrawn.
     ///
     /// # Errors
     /// When the connection was replaced by a newer one.
     pub async fn takes(&self, seat: &Seat, model: &ModelName, version: Version) -> Result<(), Replaced> {
-        if self.inner().fleet.takes(&seat.device, seat.id, model, version, clock::unix_s())? {
-            self.keep(&seat.device).await;
-        }
+        self.inner().fleet.takes(&seat.device, seat.id, model, version, clock::unix_s())?;
+        // Reports of an update under way are kept in memory only, this is not.
+        self.keep(&seat.device).await;
         Ok(())
     }
 
