@@ -144,7 +144,8 @@ impl Fleet {
 
     /// A version was withdrawn. Returns the devices of which something changed, to be stored.
     pub fn withdrawn(&mut self, model: &ModelName, version: Version) -> Vec<DeviceId> {
-        let changed = self.devices.iter_mut().filter_map(|(id, device)| device.forget(model, version).then(|| id.clone()));
+        let changed =
+            self.devices.iter_mut().filter_map(|(id, device)| device.forget(model, version).then(|| id.clone()));
         changed.collect()
     }
 

@@ -10,9 +10,15 @@
 //! | [`registry`] | which versions of a model there are and which one is current |
 //! | [`fleet`] | who is online, who follows what, who is offered what, how each version fares |
 //! | [`admission`] | which inference request runs next, and which is turned away |
+//! | [`shares`] | how much of a common budget one user may hold |
+//! | [`intake`] | which stranger gets a place, and whose place it takes |
+//! | [`logins`] | which failed logins are logged one by one |
 
 pub mod admission;
 pub mod authorise;
 pub mod fleet;
+pub mod intake;
+pub mod logins;
 pub mod registry;
+pub mod shares;
 pub mod tokens;

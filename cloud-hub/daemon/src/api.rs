@@ -5,13 +5,17 @@
 //! |---|---|---|
 //! | `GET /status` | | [`HubStatus`] |
 //! | `POST /tokens` | [`TokenRequest`] | [`TokenCreated`] |
-//! | `POST /operators` | [`OperatorRequest`] | [`OperatorCreated`] |
+//! | `POST /operators`, `GET /operators` | [`OperatorRequest`] | [`OperatorCreated`], [`OperatorList`] |
+//! | `POST /operators/{name}/revoke` | | [`OperatorRevoked`] |
 //! | `GET /devices`, `GET /devices/{id}` | | [`DeviceList`], [`DeviceView`] |
 //! | `POST /devices/{id}/revoke` | [`RevokeRequest`] | [`DeviceView`] |
 //! | `POST /devices/{id}/readmit` | | [`DeviceView`] |
 //! | `POST /backup` | | [`BackupSnapshot`] |
 //! | `GET /models`, `GET /models/{m}` | | [`ModelList`], [`ModelView`] |
 //! | `HEAD /blobs/{digest}`, `PUT /blobs/{digest}` | the bytes | 200 or 404; [`BlobStored`] |
+//! | `GET /trust` | | [`trust::TrustView`] |
+//! | `POST /trust/online-keys` | | [`trust::OnlineKeysView`] |
+//! | `POST /trust/changes` | [`trust::TrustChange`] | [`trust::TrustChanged`] |
 //! | `GET /trust/{file}` | | the metadata file as it is |
 //! | `POST /models/{m}/versions` | [`PublishRequest`] | [`Published`] |
 //! | `POST /models/{m}/offer` | [`OfferRequest`] | [`Published`] |
@@ -19,8 +23,11 @@
 //!
 //! Times are milliseconds since 1970 (`_unix_ms`). Every refusal is an [`ApiError`].
 
+pub mod trust;
+
 use std::fmt;
 
+use engine::{HostStatus, Isolation};
 use serde::{Deserialize, Serialize};
 use types::{DeviceId, Digest, ModelName, VariantName, Version};
 
@@ -69,6 +76,8 @@ pub enum ErrorCode {
     Unavailable,
     /// A fault of the hub; its log has the cause under the same id.
     Internal,
+    /// Too many failed logins of one address, or too many calls of one operator at once.
+    TooMany,
 }
 
 /// Asks for a join token.
@@ -114,6 +123,36 @@ pub struct OperatorCreated {
     pub token: String,
     /// When it stops being good.
     pub expires_unix_ms: u64,
+}
+
+/// Every operator on record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorList {
+    /// Sorted by name.
+    pub operators: Vec<OperatorView>,
+}
+
+/// One operator token, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorView {
+    /// Name in the hub's log.
+    pub name: String,
+    /// Time of its creation.
+    pub created_unix_ms: u64,
+    /// Time from which on it is refused.
+    pub expires_unix_ms: u64,
+    /// Time of the last call with it; absent when there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used_unix_ms: Option<u64>,
+}
+
+/// An operator is revoked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorRevoked {
+    /// Its name.
+    pub name: String,
+    /// Number of its tokens that were removed.
+    pub tokens: usize,
 }
 
 /// Shuts a device out.
@@ -278,6 +317,21 @@ pub struct ModelView {
     pub versions: Vec<VersionView>,
     /// The devices that follow it, by name.
     pub devices: Vec<ModelDeviceView>,
+    /// Requests of devices that this hub has answered since it started, by the device's reason for asking.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answered: Vec<ReasonView>,
+    /// Effects of the offered version that its author may not expect, like a missing threshold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Requests that devices sent to the hub for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReasonView {
+    /// The device's reason, as in receipts.
+    pub reason: String,
+    /// Requests answered.
+    pub requests: u64,
 }
 
 /// One published version.
@@ -334,6 +388,16 @@ pub struct PublishRequest {
     /// Publish without telling devices.
     #[serde(default)]
     pub hold: bool,
+    /// Publish although the version is worse than the one in force: no threshold, no golden inputs, other labels, other
+    /// inputs or outputs.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub force: bool,
+}
+
+/// Leaves a switch that is off out of a request, so that an older hub understands it.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_false(switch: &bool) -> bool {
+    !switch
 }
 
 /// Tells devices to follow a version.
@@ -355,6 +419,9 @@ pub struct Published {
     pub devices_told: usize,
     /// Whether it was there already, with the same content.
     pub unchanged: bool,
+    /// Effects that the author may not expect, like a missing threshold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Takes a version back that no device took.
@@ -406,6 +473,12 @@ pub struct HubStatus {
     pub loaded: Vec<String>,
     /// What was met at start that an operator should know, for example a store that was rebuilt.
     pub warnings: Vec<String>,
+    /// Where the engine runs; `None` from a hub that does not say.
+    #[serde(default)]
+    pub isolation: Option<Isolation>,
+    /// Child processes of the engine; empty when it runs inside the hub.
+    #[serde(default)]
+    pub hosts: Vec<HostStatus>,
 }
 
 /// What runs models on the hub.

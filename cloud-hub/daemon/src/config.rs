@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use config::{Mistakes, Validate};
+use engine::Isolation;
 use serde::{Deserialize, Serialize};
 
 /// The commented example that `cloud-hub config example` prints and the packages ship.
@@ -113,6 +114,15 @@ pub struct InferenceTable {
     pub run_limit: Duration,
     /// Versions of a model kept loaded, newest first. Default 2: the newest, and the one before for devices that still ask for it.
     pub versions_loaded: usize,
+    /// Where the engine runs: `process` (child processes, the default) or `none` (inside the hub).
+    ///
+    /// With `process`, a model whose native code fails ends a child process and not the hub, and variants for devices are
+    /// tried before they are published.
+    pub isolation: Isolation,
+    /// Maximum bytes of memory for one session in its child process. Default: 1 GiB and four times the model's file, and all
+    /// sessions together at most three quarters of the machine's memory. Read when `isolation` is `process`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_max_bytes: Option<u64>,
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -162,6 +172,8 @@ impl Default for InferenceTable {
             queue: 256,
             run_limit: Duration::from_secs(30),
             versions_loaded: 2,
+            isolation: Isolation::default(),
+            memory_max_bytes: None,
         }
     }
 }
@@ -172,6 +184,9 @@ const CERTIFICATE_LIFETIME_MIN: Duration = Duration::from_secs(5);
 const CERTIFICATE_LIFETIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Longest stop: systemd kills after 90 s by default.
 const STOP_GRACE_MAX: Duration = Duration::from_secs(600);
+
+/// Minimum of `inference.memory_max_bytes`: with less not even a model of a few kilobytes loads.
+const MEMORY_BYTES_LEAST: u64 = 16 * 1024 * 1024;
 
 impl Validate for HubConfig {
     fn validate(&self, mistakes: &mut Mistakes) {
@@ -251,6 +266,9 @@ impl HubConfig {
             if value == 0 {
                 mistakes.add(field, "use at least 1");
             }
+        }
+        if inference.memory_max_bytes.is_some_and(|bytes| bytes < MEMORY_BYTES_LEAST) {
+            mistakes.add("inference.memory_max_bytes", format!("use at least {MEMORY_BYTES_LEAST}"));
         }
         if inference.run_limit.is_zero() {
             mistakes.add("inference.run_limit", "use more than zero");

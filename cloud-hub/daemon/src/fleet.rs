@@ -140,7 +140,13 @@ impl Fleet {
             inner.certificates.extend(state.certificate_until_unix_s.map(|until| (id.clone(), until)));
             inner.fleet.restore(id, state.device);
         }
-        Ok(Self { records: device_table(store), states, inner: Mutex::new(inner), connections: AtomicU64::new(0), is_restored })
+        Ok(Self {
+            records: device_table(store),
+            states,
+            inner: Mutex::new(inner),
+            connections: AtomicU64::new(0),
+            is_restored,
+        })
     }
 
     /// Judges a connection by the device's record, and seats the device. An older connection of it is closed.
@@ -370,7 +376,8 @@ impl Fleet {
                 && self.was_renewed_since_the_backup(presented)
             {
                 tracing::warn!(device = %presented.id, "a key that was renewed after the backup is taken for this device's own");
-                match self.records.put_if(presented.id.as_str(), entry.as_ref(), &record.adopting(presented.key)).await {
+                match self.records.put_if(presented.id.as_str(), entry.as_ref(), &record.adopting(presented.key)).await
+                {
                     Ok(()) => continue,
                     Err(error) if error.is_conflict() => continue,
                     Err(error) => return Err(error.into()),

@@ -9,15 +9,18 @@ mod start;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use bundle::manifest::regress;
 use hub_core::registry::{Change, Standing};
+use jiff::Timestamp;
 use protocol::JoinToken;
 use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use transport::Ca;
-use types::{ModelName, Version};
+use types::{DeviceId, ModelName, Version};
 
 use crate::admin::Refused;
+use crate::api::trust::{TrustChange, TrustChanged};
 use crate::api::{EngineView, HubStatus, Listening, ModelView, PublishRequest, Published, TokenCreated, VersionView};
 use crate::api::{FormView, WithdrawRequest, Withdrawn};
 use crate::backup::snapshot::{self, SnapshotError};
@@ -26,9 +29,12 @@ use crate::clock;
 use crate::config::HubConfig;
 use crate::fleet::Fleet;
 use crate::gateway;
+use crate::guard::budget::Budget;
+use crate::guard::places::Places;
 use crate::operators::Operators;
 use crate::registry::Registry;
-use crate::registry::publish::PublishError;
+use crate::registry::metadata::MetadataError;
+use crate::registry::publish::{Publication, PublishError};
 use crate::shutdown::Stop;
 use crate::state::Folder;
 use crate::tokens::{CreateTokenError, TokenOrder, Tokens};
@@ -40,11 +46,8 @@ pub use running::{RunError, Running};
 pub(crate) use running::{fresh_identity, identity_renewal};
 pub use start::{StartError, start, start_with_engine};
 
-/// Unit in which request memory is counted: fine enough for small requests, and 1 TiB still fits the counter.
-pub const MEMORY_UNIT_BYTES: u64 = 1024;
-
-/// Parts of files that are read and sent at once; each may hold 16 MiB.
-const ARTIFACT_TURNS: usize = 16;
+/// Maximum number of files that are read and sent at once; each holds one piece of 256 KiB.
+const ARTIFACT_TURNS: usize = 256;
 
 /// What the doors share.
 #[derive(Debug)]
@@ -71,8 +74,12 @@ pub struct Hub {
     pub loader: Loader,
     /// Requests in flight.
     pub in_flight: TaskTracker,
-    /// Memory for requests, in units of [`MEMORY_UNIT_BYTES`].
-    pub request_memory: Semaphore,
+    /// Bytes held for requests and responses, shared by device.
+    pub request_memory: Arc<Budget<DeviceId>>,
+    /// Places for handshakes, shared by address.
+    pub handshakes: Arc<Places>,
+    /// Calls of operators that are worked on, shared by operator.
+    pub calls: Arc<Budget<String>>,
     /// Who may send a part of a file now.
     pub artifact_turns: Semaphore,
     /// Offers on their way.
@@ -122,8 +129,8 @@ impl Hub {
         let (hub, model) = (Arc::clone(self), model.clone());
         let work = async move {
             let version = request.version;
-            let publication = hub.registry.publish(&hub.loader, &model, &request).await?;
-            let pool = match publication.pool {
+            let mut publication = hub.registry.publish(&hub.loader, &model, &request).await?;
+            let pool = match publication.pool.take() {
                 // It did not load at the start, for example because a file was damaged.
                 None if publication.unchanged && !hub.workers.is_loaded(&model, version) => {
                     hub.load_again(&model, version).await?
@@ -140,7 +147,8 @@ impl Hub {
                 }
                 Change::Held(_) | Change::None => 0,
             };
-            Ok(Published { model, version, devices_told, unchanged: publication.unchanged })
+            let Publication { unchanged, warnings, .. } = publication;
+            Ok(Published { model, version, devices_told, unchanged, warnings })
         };
         match self.publications.spawn(work).await {
             Ok(published) => published,
@@ -155,7 +163,8 @@ impl Hub {
     pub async fn offer(&self, model: &ModelName, version: Version) -> Result<Published, PublishError> {
         let change = self.registry.offer(model, version).await?;
         let devices_told = self.tell(model, version, true);
-        Ok(Published { model: model.clone(), version, devices_told, unchanged: change == Change::None })
+        let (model, unchanged) = (model.clone(), change == Change::None);
+        Ok(Published { model, version, devices_told, unchanged, warnings: Vec::new() })
     }
 
     /// Loads a published version that is not loaded, where the hub keeps as many versions as that.
@@ -202,6 +211,27 @@ impl Hub {
         Ok(file)
     }
 
+    /// Changes who may sign what, or renews it.
+    ///
+    /// # Errors
+    /// When a device would refuse the change, or the disk does; nothing is changed then.
+    pub async fn change_trust(self: &Arc<Self>, change: TrustChange) -> Result<TrustChanged, MetadataError> {
+        // In a task of its own: an operator who hangs up must not leave a change half way.
+        let hub = Arc::clone(self);
+        let work = async move { hub.registry.change_trust(&change, Timestamp::now()).await };
+        match self.publications.spawn(work).await {
+            Ok(changed) => changed.map(TrustChanged::from),
+            Err(_lost) => Err(MetadataError::NotNext("the change was broken off: see cloud-hub trust status")),
+        }
+    }
+
+    /// Everything that an operator should know now.
+    fn warnings(&self) -> Vec<String> {
+        let trust = self.registry.trust_warnings(Timestamp::now());
+        let own = self.warnings.iter().cloned().chain(self.workers.warnings());
+        own.chain(trust).chain(self.live_warnings()).collect()
+    }
+
     /// Every model.
     ///
     /// # Errors
@@ -243,7 +273,9 @@ impl Hub {
             requests_running,
             models: self.registry.snapshot().models().count(),
             loaded: loaded.iter().map(|pool| format!("{}/{}", pool.model(), pool.version())).collect(),
-            warnings: self.warnings.iter().cloned().chain(self.live_warnings()).collect(),
+            warnings: self.warnings(),
+            isolation: Some(self.config.inference.isolation),
+            hosts: self.loader.engine.hosts(),
         })
     }
 
@@ -260,10 +292,14 @@ impl Hub {
             let manifest = self.registry.manifest(model, installed.version)?;
             let published = manifest.variant(&installed.variant).map(|variant| variant.file.digest);
             (published != Some(installed.digest)).then(|| {
-                format!("serves {model}/{} with other content than is published: push a higher version", installed.version)
+                format!(
+                    "serves {model}/{} with other content than is published: push a higher version",
+                    installed.version
+                )
             })
         };
-        let models: Vec<ModelName> = self.registry.snapshot().models().map(|(model, _versions)| model.clone()).collect();
+        let models: Vec<ModelName> =
+            self.registry.snapshot().models().map(|(model, _versions)| model.clone()).collect();
         let followers = models.iter().flat_map(|model| {
             self.fleet.followers(model).into_iter().filter_map(move |follower| {
                 Some(format!("device {} {}", follower.device, is_other(model, follower.active.as_ref()?)?))
@@ -293,12 +329,15 @@ impl Hub {
             })
             .collect();
         versions.reverse();
+        let offered = model.current().and_then(|version| self.registry.manifest(name, version));
         ModelView {
             model: name.clone(),
             latest: versions.first().map(|version| version.version),
             offered: model.current(),
             versions,
             devices: self.fleet.followers(name),
+            answered: self.workers.answered(name),
+            warnings: offered.map_or_else(Vec::new, |manifest| regress::warnings(&manifest)),
         }
     }
 

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod fleet;
 pub mod gateway;
+pub mod guard;
 pub mod hub;
 pub mod metrics;
 pub mod operators;

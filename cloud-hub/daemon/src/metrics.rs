@@ -1,28 +1,39 @@
-//! The door for Prometheus: `GET /metrics`, plain HTTP on loopback.
+//! The server for Prometheus: `GET /metrics`, plain HTTP on loopback.
 
-use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::header;
 use axum::routing::get;
+use axum_server::Handle;
 use telemetry::metrics::Metrics;
-use tokio::net::TcpListener;
+
+use crate::guard::places::Places;
+use crate::guard::tcp::GuardedAcceptor;
 
 /// Content type of the Prometheus text format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Serves the metrics until told to stop.
+/// Maximum number of connections, shared by address: a scraper or two, and whoever looks by hand.
+const CONNECTIONS_MAX: usize = 32;
+
+/// Longest wait for the head of a request, and between two requests of a connection.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+
+/// Serves the metrics until the handle says to stop.
 ///
 /// # Errors
 /// When the socket fails.
 ///
 /// # Cancel safety
-/// Dropping the future closes the door.
-pub async fn serve(
-    listener: TcpListener,
-    metrics: Metrics,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+/// Dropping the future closes the socket.
+pub async fn serve(listener: TcpListener, metrics: Metrics, handle: Handle<SocketAddr>) -> std::io::Result<()> {
     let answer = move || async move { ([(header::CONTENT_TYPE, TEXT_FORMAT)], metrics.render()) };
-    axum::serve(listener, Router::new().route("/metrics", get(answer))).with_graceful_shutdown(stop).await
+    let app = Router::new().route("/metrics", get(answer));
+    let acceptor = GuardedAcceptor::new(Places::new("metrics", CONNECTIONS_MAX));
+    let mut server =
+        axum_server::from_tcp(listener)?.acceptor(acceptor).handle(handle).first_request_timeout(HEAD_LIMIT);
+    server.http_builder().http1().header_read_timeout(HEAD_LIMIT);
+    server.serve(app.into_make_service()).await
 }

@@ -2,14 +2,18 @@
 //!
 //! Used by [`crate::admin`] on every call and by `cloud-hub init` for the first one.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
+use hub_core::logins::{Failure, Logins};
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
 use store::{Store, StoreError, Table};
 use types::Digest;
 
-use crate::api::OperatorCreated;
+use crate::api::{OperatorCreated, OperatorRevoked, OperatorView};
 
 /// What an operator token begins with, so that secret scanners and people know one when they see it.
 const TOKEN_PREFIX: &str = "sandop1_";
@@ -25,18 +29,31 @@ pub const TTL_DAYS_MAX: u32 = 3650;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
+/// Interval in milliseconds at which the last use of a token is stored: each write costs the disk an fsync. In between it
+/// is in memory.
+const LAST_USED_EVERY_MS: u64 = 3600 * 1000;
+
 /// One operator token as it is kept, under the hash of its text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct OperatorRecord {
     name: String,
     created_unix_ms: u64,
     expires_unix_ms: u64,
+    /// Time of the last call with this token, as of the last time that it was stored.
+    #[serde(default)]
+    last_used_unix_ms: Option<u64>,
 }
 
 /// The operators on record.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Operators {
     table: Table<OperatorRecord>,
+    /// Last use by key of the record; newer than what is stored.
+    used: Mutex<BTreeMap<String, u64>>,
+    /// Failed logins by address.
+    logins: Mutex<Logins>,
+    /// Held while names are compared and a record is written.
+    naming: tokio::sync::Mutex<()>,
 }
 
 /// Why a caller is no operator.
@@ -56,6 +73,37 @@ pub enum NotAnOperator {
     Store(#[source] StoreError),
 }
 
+impl NotAnOperator {
+    /// Returns the name of the operator whose token has expired.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Expired { name } => Some(name),
+            Self::Unknown | Self::Store(_) => None,
+        }
+    }
+}
+
+/// The reason why an operator was not revoked.
+#[derive(Debug, thiserror::Error)]
+pub enum RevokeOperatorError {
+    /// No such operator.
+    #[error("no operator is called {name:?}")]
+    Unknown {
+        /// The name that was given.
+        name: String,
+    },
+    /// Nobody could operate the hub afterwards.
+    #[error("operator {name:?} is the last one whose token is good")]
+    Last {
+        /// The name that was given.
+        name: String,
+    },
+    /// The store failed.
+    #[error("revoke an operator token")]
+    Store(#[from] StoreError),
+}
+
 /// Why no operator token was made.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateOperatorError {
@@ -65,6 +113,12 @@ pub enum CreateOperatorError {
     /// The life is zero or too long.
     #[error("an operator token is good for 1 to {TTL_DAYS_MAX} days")]
     Ttl,
+    /// Two operators of one name could not be told apart in the log.
+    #[error("an operator is called {name:?} already")]
+    Exists {
+        /// The name.
+        name: String,
+    },
     /// The store failed.
     #[error("store an operator token")]
     Store(#[from] StoreError),
@@ -74,13 +128,14 @@ impl Operators {
     /// The operators in a store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { table: Table::new(store, "operator") }
+        let table = Table::new(store, "operator");
+        Self { table, used: Mutex::default(), logins: Mutex::default(), naming: tokio::sync::Mutex::default() }
     }
 
-    /// Makes a token and keeps its hash.
+    /// Makes a token and keeps its hash. An expired token of the same name is removed.
     ///
     /// # Errors
-    /// When name or life are out of bounds, or the store fails.
+    /// When name or life are out of bounds, the name is in use, or the store fails.
     pub async fn create(
         &self,
         name: &str,
@@ -93,16 +148,75 @@ impl Operators {
         if !(1..=TTL_DAYS_MAX).contains(&ttl_days) {
             return Err(CreateOperatorError::Ttl);
         }
+        let _one_at_a_time = self.naming.lock().await;
+        for (key, record) in self.table.list().await? {
+            if record.name == name && record.expires_unix_ms > now_unix_ms {
+                return Err(CreateOperatorError::Exists { name: record.name });
+            }
+            if record.name == name {
+                self.table.delete(&key).await?;
+            }
+        }
         let mut secret = [0; SECRET_BYTES];
         rand::rng().fill_bytes(&mut secret);
         let token = format!("{TOKEN_PREFIX}{}", hex::encode(secret));
         let expires_unix_ms = now_unix_ms.saturating_add(u64::from(ttl_days) * DAY_MS);
-        let record = OperatorRecord { name: name.to_owned(), created_unix_ms: now_unix_ms, expires_unix_ms };
+        let record = OperatorRecord {
+            name: name.to_owned(),
+            created_unix_ms: now_unix_ms,
+            expires_unix_ms,
+            last_used_unix_ms: None,
+        };
         self.table.insert(&key(&token), &record).await?;
         Ok(OperatorCreated { name: record.name, token, expires_unix_ms })
     }
 
-    /// Says whose token this is.
+    /// Returns every operator, by name, with the time of its last call.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn list(&self) -> Result<Vec<OperatorView>, StoreError> {
+        let records = self.table.list().await?;
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = |(key, record): (String, OperatorRecord)| OperatorView {
+            last_used_unix_ms: used.get(&key).copied().max(record.last_used_unix_ms),
+            name: record.name,
+            created_unix_ms: record.created_unix_ms,
+            expires_unix_ms: record.expires_unix_ms,
+        };
+        let mut operators: Vec<_> = records.into_iter().map(view).collect();
+        operators.sort_by(|a, b| a.name.cmp(&b.name).then(a.created_unix_ms.cmp(&b.created_unix_ms)));
+        Ok(operators)
+    }
+
+    /// Removes every token of an operator: the next call with one is refused. `by` is the operator who asks; it can only
+    /// revoke itself while another one is left.
+    ///
+    /// # Errors
+    /// When there is no such operator, it is the last one, or the store fails.
+    pub async fn revoke(&self, name: &str, by: &str, now_unix_ms: u64) -> Result<OperatorRevoked, RevokeOperatorError> {
+        let _one_at_a_time = self.naming.lock().await;
+        let (of_name, others): (Vec<_>, Vec<_>) =
+            self.table.list().await?.into_iter().partition(|(_, record)| record.name == name);
+        if of_name.is_empty() {
+            return Err(RevokeOperatorError::Unknown { name: name.to_owned() });
+        }
+        if name == by && !others.iter().any(|(_, record)| record.expires_unix_ms > now_unix_ms) {
+            return Err(RevokeOperatorError::Last { name: name.to_owned() });
+        }
+        for (key, _record) in &of_name {
+            self.table.delete(key).await?;
+            self.used.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        }
+        Ok(OperatorRevoked { name: name.to_owned(), tokens: of_name.len() })
+    }
+
+    /// Counts a failed login.
+    pub fn failed(&self, address: IpAddr, now: Instant) -> Failure {
+        self.logins.lock().unwrap_or_else(PoisonError::into_inner).failed(address.into(), now)
+    }
+
+    /// Returns the name of the operator whose token this is, and notes the use.
     ///
     /// # Errors
     /// When it is nobody's, or not any more.
@@ -110,12 +224,23 @@ impl Operators {
         if !token.starts_with(TOKEN_PREFIX) {
             return Err(NotAnOperator::Unknown);
         }
-        let record = self.table.get(&key(token)).await.map_err(NotAnOperator::Store)?;
-        let record = record.ok_or(NotAnOperator::Unknown)?;
+        let key = key(token);
+        let entry = self.table.entry(&key).await.map_err(NotAnOperator::Store)?;
+        let entry = entry.ok_or(NotAnOperator::Unknown)?;
+        let record = &entry.value;
         if record.expires_unix_ms <= now_unix_ms {
-            return Err(NotAnOperator::Expired { name: record.name });
+            return Err(NotAnOperator::Expired { name: record.name.clone() });
         }
-        Ok(record.name)
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), now_unix_ms);
+        let stored_unix_ms = record.last_used_unix_ms.unwrap_or(0);
+        if now_unix_ms.saturating_sub(stored_unix_ms) >= LAST_USED_EVERY_MS {
+            let used = OperatorRecord { last_used_unix_ms: Some(now_unix_ms), ..record.clone() };
+            // Conditional, so that a token that is revoked meanwhile stays revoked. The call does not hang on it.
+            if let Err(error) = self.table.put_if(&key, Some(&entry), &used).await {
+                tracing::debug!(error = telemetry::chain(&error), "the last use of an operator token was not stored");
+            }
+        }
+        Ok(entry.value.name)
     }
 }
 
@@ -142,6 +267,38 @@ mod tests {
         for wrong in ["", "me", TOKEN_PREFIX, &format!("{}0", created.token), &created.token.to_uppercase()] {
             assert!(matches!(operators.who(wrong, 2000).await, Err(NotAnOperator::Unknown)), "{wrong} opened");
         }
+    }
+
+    #[tokio::test]
+    async fn two_operators_of_one_name_are_refused_until_the_first_has_expired() {
+        let operators = Operators::new(Arc::new(MemoryStore::default()));
+        let first = operators.create("me", 1, 0).await.unwrap();
+        assert!(
+            matches!(operators.create("me", 1, 5).await, Err(CreateOperatorError::Exists { name }) if name == "me")
+        );
+        operators.create("Me", 1, 5).await.unwrap();
+        let second = operators.create("me", 1, DAY_MS).await.unwrap();
+        assert!(operators.who(&first.token, DAY_MS).await.is_err());
+        assert_eq!(operators.who(&second.token, DAY_MS).await.unwrap(), "me");
+        assert_eq!(operators.list().await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_revoked_operator_is_out_at_once_and_the_last_one_cannot_revoke_itself() {
+        let store = Arc::new(MemoryStore::default());
+        let operators = Operators::new(store.clone());
+        let (me, ci) = (operators.create("me", 10, 0).await.unwrap(), operators.create("ci", 1, 0).await.unwrap());
+        operators.who(&ci.token, 5000).await.unwrap();
+        let used = |list: Vec<OperatorView>| list.into_iter().map(|view| view.last_used_unix_ms).collect::<Vec<_>>();
+        assert_eq!(used(operators.list().await.unwrap()), [Some(5000), None], "by name: ci, me");
+        // Another process's view of the same store: what was stored within the hour.
+        operators.who(&ci.token, LAST_USED_EVERY_MS + 1).await.unwrap();
+        assert_eq!(used(Operators::new(store).list().await.unwrap()), [Some(LAST_USED_EVERY_MS + 1), None]);
+        assert_eq!(operators.revoke("ci", "me", 6000).await.unwrap().tokens, 1);
+        assert!(matches!(operators.who(&ci.token, 6000).await, Err(NotAnOperator::Unknown)));
+        assert!(matches!(operators.revoke("ci", "me", 6000).await, Err(RevokeOperatorError::Unknown { .. })));
+        assert!(matches!(operators.revoke("me", "me", 6000).await, Err(RevokeOperatorError::Last { .. })));
+        assert_eq!(operators.who(&me.token, 6000).await.unwrap(), "me");
     }
 
     #[tokio::test]

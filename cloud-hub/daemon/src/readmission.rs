@@ -26,7 +26,8 @@ impl UnknownDevices {
             return;
         }
         let (device, key) = (presented.id.clone(), presented.key);
-        let seen = UnknownDevice { device: device.clone(), key, address: address.to_string(), seen_unix_ms: now_unix_ms };
+        let seen =
+            UnknownDevice { device: device.clone(), key, address: address.to_string(), seen_unix_ms: now_unix_ms };
         self.0.insert(device, seen);
         if self.0.len() > UNKNOWN_MAX {
             let oldest = self.0.values().min_by_key(|seen| seen.seen_unix_ms).map(|seen| seen.device.clone());

@@ -57,6 +57,18 @@ impl Folder {
         self.root.join("trust").join("online")
     }
 
+    /// Online keys that were made for a rotation and are in no root yet.
+    #[must_use]
+    pub fn next_online_keys(&self) -> PathBuf {
+        self.root.join("trust").join("online-next")
+    }
+
+    /// A change of trust that is decided and not wholly carried out; absent otherwise.
+    #[must_use]
+    pub fn trust_change(&self) -> PathBuf {
+        self.root.join("trust").join("change")
+    }
+
     /// Signed metadata that devices fetch.
     #[must_use]
     pub fn metadata(&self) -> PathBuf {

@@ -11,6 +11,7 @@
 //! | [`slots`] | which version serves and which is the way back |
 //! | [`uplink`] | when to dial the hub, and where |
 //! | [`renewal`] | when to ask for the next certificate |
+//! | [`trust`] | when to refresh the trust metadata, and whether it has expired |
 //! | [`outbox`] | in which order reports reach the hub, and which are dropped |
 //! | [`backoff`] | how long to wait before trying again |
 //! | [`refused`] | how a machine says no to an event that makes no sense |
@@ -22,6 +23,7 @@ pub mod renewal;
 pub mod route;
 pub mod score;
 pub mod slots;
+pub mod trust;
 pub mod update;
 pub mod uplink;
 

@@ -253,9 +253,11 @@ impl Route {
         }
         let reason = match (threshold, score) {
             (None, _) => Reason::NotCalibrated,
+            (Some(_), None) => Reason::NoScore,
+            (Some(_), Some(score)) if score.is_nan() => Reason::NoScore,
             // Every comparison with NaN is false: what cannot be compared is not confident.
             (Some(threshold), Some(score)) if score >= threshold => return answer(Place::Device, Reason::Confident),
-            (Some(_), _) => Reason::LowConfidence,
+            (Some(_), Some(_)) => Reason::LowConfidence,
         };
         self.ask(reason, Fallback::Answer, hub, now).unwrap_or_else(|why| answer(Place::Device, why.reason()))
     }

@@ -56,7 +56,7 @@ fn an_answer_that_cannot_be_scored_is_deferred() {
     for score in [None, Some(f32::NAN)] {
         let answer = Event::LocalAnswered { score, threshold: Some(0.0) };
         let step = last(cascade, ONLINE, &[answer, Event::HubAnswered]);
-        assert_eq!(step, answered(Place::Hub, Reason::LowConfidence), "{score:?}");
+        assert_eq!(step, answered(Place::Hub, Reason::NoScore), "{score:?}");
     }
     let nan_threshold = Event::LocalAnswered { score: Some(1.0), threshold: Some(f32::NAN) };
     assert_eq!(
@@ -92,6 +92,7 @@ fn prefer_device_uses_the_hub_only_when_the_device_cannot() {
         (LocalFailure::NoModel, Reason::NoLocalModel),
         (LocalFailure::Busy, Reason::DeviceBusy),
         (LocalFailure::Failed, Reason::DeviceFailed),
+        (LocalFailure::Refused, Reason::DeviceFailed),
     ] {
         let step = last(policy, ONLINE, &[Event::LocalFailed(why), Event::HubAnswered]);
         assert_eq!(step, answered(Place::Hub, reason));
@@ -126,6 +127,19 @@ fn an_input_that_does_not_fit_is_refused_without_asking_anyone_else() {
     let bad = Event::LocalFailed(LocalFailure::BadInput);
     for policy in [PolicyMode::OnlyDevice, PolicyMode::PreferDevice, PolicyMode::Cascade] {
         assert_eq!(code(last(facts(policy), ONLINE, &[bad])), FailureCode::BadInput);
+    }
+    // Another form of the model may compute what this one cannot; if none does, the request is at fault, not the hub.
+    let refused = Event::LocalFailed(LocalFailure::Refused);
+    assert_eq!(
+        last(facts(PolicyMode::Cascade), ONLINE, &[refused, Event::HubAnswered]),
+        answered(Place::Hub, Reason::DeviceFailed)
+    );
+    for (policy, hub) in [(PolicyMode::OnlyDevice, ONLINE), (PolicyMode::Cascade, HubState::Away)] {
+        assert_eq!(code(last(facts(policy), hub, &[refused])), FailureCode::BadInput);
+    }
+    for why in [HubFailure::BadInput, HubFailure::Failed, HubFailure::TooLate, HubFailure::UnknownModel] {
+        let step = last(facts(PolicyMode::PreferDevice), ONLINE, &[refused, Event::HubFailed(why)]);
+        assert_eq!(code(step), FailureCode::BadInput);
     }
     let hub_says_so = Event::HubFailed(HubFailure::BadInput);
     assert_eq!(code(last(facts(PolicyMode::PreferHub), ONLINE, &[hub_says_so])), FailureCode::BadInput);
@@ -207,6 +221,7 @@ fn world() -> impl Strategy<Value = World> {
         Just(LocalFailure::NoModel),
         Just(LocalFailure::Busy),
         Just(LocalFailure::Failed),
+        Just(LocalFailure::Refused),
         Just(LocalFailure::BadInput)
     ];
     let hub_failure = proptest::sample::select(vec![Busy, Failed, NotAuthorised, Unreachable, UnknownModel]);

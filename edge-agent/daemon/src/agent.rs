@@ -14,7 +14,7 @@ use store::files::FileError;
 use store::{LockError, MemoryStore, Opened, SledStore, StateLock, Store, StoreError, Table};
 use telemetry::metrics::Metrics;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,7 +28,8 @@ use crate::models::Models;
 use crate::reports::Reports;
 use crate::shutdown::{Stopped, drain};
 use crate::state::{Folder, Listening};
-use crate::updater::{self, FAILED_TABLE, LoadTable, ModelUpdater, UpdaterParts};
+use crate::trust::{DeviceTrust, watch};
+use crate::updater::{self, ATTEMPTS_TABLE, Attempts, FAILED_TABLE, LoadTable, ModelUpdater, UpdaterParts};
 use crate::uplink::{Link, Offers, Uplink, UplinkParts};
 use crate::{metrics_door, notify};
 
@@ -92,8 +93,10 @@ pub struct Agent {
     metrics_http: TcpListener,
     updaters: Vec<(ModelUpdater, mpsc::Receiver<(types::Version, edge_core::update::OfferKind)>)>,
     uplink: Option<Uplink>,
+    trust: Option<(Arc<DeviceTrust>, Link)>,
     listening: Listening,
     store: Arc<dyn Store>,
+    attempts: Attempts,
     /// Held until the end.
     _lock: StateLock,
 }
@@ -121,12 +124,14 @@ impl Agent {
         board.set_listening(listening.clone());
         let enrolment = read_identity(&folder, &board);
         let trust = enrolment.as_ref().and_then(|_| open_trust(&folder, &board));
+        let trust = trust.map(|trust| Arc::new(DeviceTrust::new(trust, Arc::clone(&board))));
         let models = Arc::new(Models::new(&config.models));
         let reports = Reports::restore(Arc::clone(&store)).await.map_err(StartError::Store)?;
         let reports = Arc::new(reports);
-        let (publish, connection) = watch::channel(None);
+        let (publish, connection) = tokio::sync::watch::channel(None);
         let link = Link::new(connection);
 
+        let attempts = Attempts::new(Table::new(Arc::clone(&store), ATTEMPTS_TABLE), config.engine.isolation);
         let mut updaters = Vec::new();
         let mut offers = Offers::new();
         let transfers = Arc::default();
@@ -144,6 +149,7 @@ impl Agent {
                 transfers: Arc::clone(&transfers),
                 reports: Arc::clone(&reports),
                 failed: Table::new(Arc::clone(&store), FAILED_TABLE),
+                attempts: attempts.clone(),
                 board: Arc::clone(&board),
             };
             updaters.push((ModelUpdater::resume(parts).await.map_err(StartError::Store)?, receive));
@@ -166,9 +172,24 @@ impl Agent {
                 publish,
             })
         });
+        let trust = trust.map(|trust| (trust, link.clone()));
         let run = RunLimits { run_limit: config.engine.run_limit };
         let door = Arc::new(Door::new(models, link, board, config.door.clone(), run));
-        Ok(Self { config, folder, door, metrics, http, metrics_http, updaters, uplink, listening, store, _lock: lock })
+        Ok(Self {
+            config,
+            folder,
+            door,
+            metrics,
+            http,
+            metrics_http,
+            updaters,
+            uplink,
+            trust,
+            listening,
+            store,
+            attempts,
+            _lock: lock,
+        })
     }
 
     /// The addresses that were bound.
@@ -183,12 +204,9 @@ impl Agent {
         let (doors_stop, link_stop) = (CancellationToken::new(), CancellationToken::new());
         self.announce();
         let app = door::router(Arc::clone(&self.door));
-        let limits = ConnectionLimits {
-            header_timeout: self.config.door.header_timeout,
-            connections: ConnectionLimits::CONNECTIONS,
-        };
+        let limits = ConnectionLimits::of(&self.config.door);
         let metrics_limits = ConnectionLimits { connections: METRICS_CONNECTIONS, ..limits };
-        let metrics_app = metrics_door::router(self.metrics.clone());
+        let metrics_app = metrics_door::router(self.metrics.clone(), Arc::clone(&self.door.guard));
         drop(requests.spawn(door::serve(self.http, app, limits, requests.clone(), doors_stop.clone())));
         drop(background.spawn(door::serve(
             self.metrics_http,
@@ -203,6 +221,9 @@ impl Agent {
         if let Some(uplink) = self.uplink {
             drop(background.spawn(uplink.run(link_stop.clone())));
         }
+        if let Some((trust, link)) = self.trust {
+            drop(background.spawn(watch(trust, link, self.config.updates.trust_refresh, link_stop.clone())));
+        }
         drop(background.spawn(keep_metrics(self.metrics, link_stop.clone())));
         drop(background.spawn(notify::feed_watchdog(link_stop.clone())));
 
@@ -215,6 +236,7 @@ impl Agent {
         if drain(&background, LINK_GRACE, &hurry).await != Stopped::Drained {
             tracing::info!("an update or the link was cut off: it is taken up at the next start");
         }
+        self.attempts.settle().await;
         self.folder.remove_listening();
         drop(self.store);
         stopped
@@ -300,9 +322,9 @@ fn read_identity(folder: &Folder, board: &Board) -> Option<Enrolment> {
     None
 }
 
-fn open_trust(folder: &Folder, board: &Board) -> Option<Arc<Trust>> {
+fn open_trust(folder: &Folder, board: &Board) -> Option<Trust> {
     match Trust::reopen(&folder.trust()) {
-        Ok(trust) => Some(Arc::new(trust)),
+        Ok(trust) => Some(trust),
         Err(error) => {
             let error = telemetry::chain(&error);
             tracing::error!(error, "the trust root of this device does not read: no version can be taken");

@@ -181,23 +181,23 @@ impl Walk<'_> {
     }
 
     fn local_failure(&mut self, error: &InferError) -> LocalFailure {
-        let failure = match error {
-            InferError::Busy { .. } => LocalFailure::Busy,
-            InferError::Deadline => LocalFailure::TooLate,
-            InferError::Mismatch(_) => LocalFailure::BadInput,
-            InferError::Failed(engine::RunError::NotText { .. }) => LocalFailure::BadInput,
-            InferError::Cancelled | InferError::Failed(_) | InferError::Stopped => LocalFailure::Failed,
-        };
-        if failure == LocalFailure::BadInput {
-            // Expected and given: the client must hear it. What an engine says stays in the log.
-            self.detail = Some(telemetry::chain(error));
+        if let Some(fault) = error.fault_of_request() {
+            // The client must hear what to change. What an engine says of itself stays in the log.
+            tracing::info!(fault, "the device's model refused the input");
+            self.detail = Some(fault);
         } else if error.is_lost() {
             // Told once, by the updater; until the next engine serves every request meets it.
             tracing::debug!(error = telemetry::chain(error), "the device gave no answer");
         } else {
             tracing::warn!(error = telemetry::chain(error), "the device gave no answer");
         }
-        failure
+        match error {
+            InferError::Busy { .. } => LocalFailure::Busy,
+            InferError::Deadline => LocalFailure::TooLate,
+            InferError::Mismatch(_) | InferError::Failed(engine::RunError::NotText { .. }) => LocalFailure::BadInput,
+            InferError::Failed(_) if error.fault_of_request().is_some() => LocalFailure::Refused,
+            InferError::Cancelled | InferError::Failed(_) | InferError::Stopped => LocalFailure::Failed,
+        }
     }
 
     async fn ask_hub(&mut self, until: Instant, reason: Reason) -> Event {

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edge_core::slots::Installed;
+use edge_core::trust::Standing;
 use engine::EngineDescription;
 use serde::{Deserialize, Serialize};
-use types::{DeviceId, EngineName, ModelName, PolicyMode, Version};
+use types::{DeviceId, EngineName, ModelName, Place, PolicyMode, Version};
 
 use crate::engines::{EngineStatus, Engines};
 use crate::state::Listening;
@@ -32,6 +33,9 @@ pub struct Status {
     pub engines: Vec<EngineStatus>,
     /// The way to the hub.
     pub hub: HubStatus,
+    /// Whether the signatures that updates rest on are valid.
+    #[serde(default)]
+    pub trust: TrustStatus,
     /// The models, by name.
     pub models: Vec<ModelStatus>,
 }
@@ -61,6 +65,35 @@ pub struct HubStatus {
     pub clock_skew_s: i64,
     /// Reports that the hub has not acknowledged yet.
     pub reports_waiting: usize,
+}
+
+/// Whether the signatures that updates rest on are valid. The device goes on answering when they have expired.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TrustStatus {
+    /// `unknown` (never refreshed), `valid` or `expired`, by this device's clock.
+    pub state: String,
+    /// Last second of each role's signature since 1970: `root`, `targets`, `snapshot`, `timestamp`.
+    pub expires_unix_s: BTreeMap<String, i64>,
+    /// Time of the last refresh since the agent started, in milliseconds since 1970.
+    pub refreshed_unix_ms: Option<u64>,
+    /// Error of the last refresh; `None` after a success.
+    pub last_error: Option<String>,
+}
+
+impl TrustStatus {
+    /// Expiry of each role that is known.
+    #[must_use]
+    pub fn roles(&self) -> Vec<(&'static str, i64)> {
+        let known = |role: &'static str| self.expires_unix_s.get(role).map(|expires| (role, *expires));
+        ["root", "targets", "snapshot", "timestamp"].into_iter().filter_map(known).collect()
+    }
+
+    /// Compares the expiry of the roles with this device's clock.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let now = i64::try_from(crate::clock::unix_ms() / 1000).unwrap_or(i64::MAX);
+        edge_core::trust::standing(&self.roles(), now)
+    }
 }
 
 /// One model.
@@ -94,6 +127,39 @@ pub struct ModelStatus {
     pub answered_by_hub: u64,
     /// Requests that got no answer.
     pub not_answered: u64,
+    /// Answers by place and reason, since the agent started.
+    #[serde(default)]
+    pub reasons: Vec<ReasonCount>,
+}
+
+/// Answers of one place for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReasonCount {
+    /// Place that answered.
+    pub place: Place,
+    /// Why there, as in receipts.
+    pub reason: String,
+    /// Number of answers since the agent started.
+    pub answers: u64,
+}
+
+impl ModelStatus {
+    /// Says what share of the answers came from the hub and why; `None` before the first answer.
+    #[must_use]
+    pub fn share(&self) -> Option<String> {
+        let percent = self.answered_by_hub.saturating_mul(100).checked_div(self.answered)?;
+        let of_hub = self.reasons.iter().filter(|count| count.place == Place::Hub);
+        let why: Vec<String> = of_hub.map(|count| format!("{} {}", count.answers, count.reason)).collect();
+        let why = if why.is_empty() { String::new() } else { format!(": {}", why.join(", ")) };
+        Some(format!("{} of {} answers came from the hub ({percent} %){why}", self.answered_by_hub, self.answered))
+    }
+
+    /// Says that the policy cascade has no threshold to compare with; `None` where that is not so.
+    #[must_use]
+    pub fn without_threshold(&self) -> Option<&'static str> {
+        let without = self.policy == PolicyMode::Cascade && self.active.is_some() && self.threshold.is_none();
+        without.then_some("no threshold: every request goes to the hub")
+    }
 }
 
 /// How a model left an engine whose device was lost.
@@ -161,6 +227,7 @@ struct Parts {
     listening: Option<Listening>,
     engines: Option<Arc<Engines>>,
     hub: HubStatus,
+    trust: TrustStatus,
     updaters: BTreeMap<ModelName, UpdaterPart>,
 }
 
@@ -191,6 +258,11 @@ impl Board {
         change(&mut self.parts().hub);
     }
 
+    /// Changes the part of the trust.
+    pub fn trust(&self, change: impl FnOnce(&mut TrustStatus)) {
+        change(&mut self.parts().trust);
+    }
+
     /// Changes the part of one model's updater.
     pub fn updater(&self, model: &ModelName, change: impl FnOnce(&mut UpdaterPart)) {
         change(self.parts().updaters.entry(model.clone()).or_default());
@@ -213,6 +285,7 @@ impl Board {
             engine: engines.iter().find(|engine| engine.is_ready()).and_then(|engine| engine.description.clone()),
             engines,
             hub: parts.hub.clone(),
+            trust: with_state(parts.trust.clone()),
             models: models.iter().map(status).collect(),
         }
     }
@@ -220,6 +293,15 @@ impl Board {
     fn parts(&self) -> MutexGuard<'_, Parts> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn with_state(trust: TrustStatus) -> TrustStatus {
+    let state = match trust.standing() {
+        Standing::Unknown => "unknown",
+        Standing::Valid { .. } => "valid",
+        Standing::Expired { .. } => "expired",
+    };
+    TrustStatus { state: state.to_owned(), ..trust }
 }
 
 fn model_status(model: &crate::models::Model, part: UpdaterPart) -> ModelStatus {
@@ -239,5 +321,10 @@ fn model_status(model: &crate::models::Model, part: UpdaterPart) -> ModelStatus 
         answered: model.statistics.success.count(),
         answered_by_hub: model.statistics.by_hub.load(std::sync::atomic::Ordering::Relaxed),
         not_answered: model.statistics.fail.count(),
+        reasons: model
+            .statistics
+            .by_reason()
+            .map(|(place, reason, answers)| ReasonCount { place, reason: reason.to_string(), answers })
+            .collect(),
     }
 }

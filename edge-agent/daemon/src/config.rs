@@ -5,14 +5,20 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use config::{LoadError, Mistakes, Validate};
-use engine::Provider;
+use edge_core::trust::REFRESH_PERIOD;
+use engine::{Isolation, Provider};
 use serde::{Deserialize, Serialize};
 use transport::Congestion;
 use types::{EngineName, ModelName, PolicyMode, VariantName};
+
+mod door;
+
+pub use door::DoorTable;
 
 /// The commented example that `edge-agent config example` prints and the packages ship.
 pub const EXAMPLE: &str = include_str!("../agent.example.toml");
@@ -52,29 +58,6 @@ pub struct AgentTable {
     pub stop_grace: Duration,
 }
 
-/// `[door]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DoorTable {
-    /// TCP address of the Open Inference Protocol over HTTP. Default `127.0.0.1:8000`; port 0 takes a free one.
-    ///
-    /// There is no password: off loopback, everybody in the network may ask the models.
-    pub http: SocketAddr,
-    /// Largest request body in bytes. Default 68157440: the tensors of a request (64 MiB at most) and 1 MiB of JSON.
-    ///
-    /// Tensors sent as JSON take three to ten times their binary size. With `requests_max` it bounds memory.
-    pub body_bytes_max: usize,
-    /// Most requests worked on at once. Default 64; further ones are answered 503 at once.
-    pub requests_max: usize,
-    /// How long a client may take to send the head of a request, and how long a connection may idle between two
-    /// requests. Default `60s`.
-    #[serde(with = "config::duration")]
-    pub header_timeout: Duration,
-    /// How long a client may take to send the whole body. Default `60s`: 64 MiB at 9 Mbit/s.
-    #[serde(with = "config::duration")]
-    pub body_timeout: Duration,
-}
-
 /// `[metrics]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -110,6 +93,14 @@ pub struct EngineTable {
     /// Execution providers of ONNX Runtime in order of preference; each one named must be there. Default none: the
     /// processor. The wgpu engine has none to choose from.
     pub providers: Vec<Provider>,
+    /// Where engines run: `process` (child processes, the default) or `none` (inside the agent).
+    ///
+    /// With `process`, a model whose native code fails ends a child process and not the agent.
+    pub isolation: Isolation,
+    /// Maximum bytes of memory for one model in its child process. Default: 1 GiB and four times the model's file, and all
+    /// models together at most three quarters of the machine's memory. Read when `isolation` is `process`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_max_bytes: Option<u64>,
     /// Which GPU the wgpu engine takes, and how much of it.
     pub wgpu: WgpuTable,
 }
@@ -179,6 +170,11 @@ pub struct UpdatesTable {
     pub enabled: bool,
     /// Free space in bytes that an update must leave on the disk of the state folder. Default 67108864 (64 MiB).
     pub disk_free_min_bytes: u64,
+    /// Time between two refreshes of the signed metadata without an update. Default `24h`; `1s` to `7d`.
+    ///
+    /// Each device draws its own moment. It is how a hub that is silent or kept from news is noticed: `trust` in status.
+    #[serde(with = "config::duration")]
+    pub trust_refresh: Duration,
 }
 
 /// `[models.<name>]`.
@@ -204,18 +200,6 @@ impl Default for AgentTable {
     }
 }
 
-impl Default for DoorTable {
-    fn default() -> Self {
-        Self {
-            http: SocketAddr::from(([127, 0, 0, 1], 8000)),
-            body_bytes_max: types::limits::TENSOR_BYTES_MAX + 1024 * 1024,
-            requests_max: 64,
-            header_timeout: Duration::from_secs(60),
-            body_timeout: Duration::from_secs(60),
-        }
-    }
-}
-
 impl Default for MetricsTable {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 8002)) }
@@ -232,6 +216,8 @@ impl Default for EngineTable {
             queue: 32,
             run_limit: Duration::from_secs(30),
             providers: Vec::new(),
+            isolation: Isolation::default(),
+            memory_max_bytes: None,
             wgpu: WgpuTable::default(),
         }
     }
@@ -252,14 +238,16 @@ impl Default for WgpuTable {
 
 impl Default for UpdatesTable {
     fn default() -> Self {
-        Self { enabled: true, disk_free_min_bytes: 64 * 1024 * 1024 }
+        Self { enabled: true, disk_free_min_bytes: 64 * 1024 * 1024, trust_refresh: REFRESH_PERIOD }
     }
 }
 
-/// Smallest body limit that lets a metadata request and a small tensor through.
-const BODY_BYTES_LEAST: usize = 4096;
-/// Largest body limit: 64 MiB of tensors written as JSON at ten characters a byte.
-const BODY_BYTES_MOST: usize = 640 * 1024 * 1024;
+/// Minimum of `engine.memory_max_bytes`: with less not even a model of a few kilobytes loads.
+const MEMORY_BYTES_LEAST: u64 = 16 * 1024 * 1024;
+
+/// Shortest and longest time between two refreshes of the trust: the hub signs its timestamp for seven days.
+const TRUST_REFRESH_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
+
 /// Longest stop: systemd kills after 90 s by default, and nobody waits longer than this.
 const STOP_GRACE_MAX: Duration = Duration::from_secs(600);
 /// Most sessions of one model: more than the cores of any device.
@@ -269,7 +257,10 @@ const GPU_BYTES_LEAST: u64 = 16 * 1024 * 1024;
 
 impl Validate for AgentConfig {
     fn validate(&self, mistakes: &mut Mistakes) {
-        self.validate_door(mistakes);
+        self.door.validate(mistakes);
+        if self.door.http.port() != 0 && self.door.http == self.metrics.listen {
+            mistakes.add("metrics.listen", "is the same address as door.http: give each its own port");
+        }
         self.validate_engine(mistakes);
         if self.agent.stop_grace > STOP_GRACE_MAX {
             mistakes.add("agent.stop_grace", "use at most 10 minutes: the service manager would kill the agent before");
@@ -279,6 +270,9 @@ impl Validate for AgentConfig {
                 let problem = format!("{address:?} is not host:port, like hub.example:4433");
                 mistakes.add(format!("hub.addresses[{at}]"), problem);
             }
+        }
+        if !TRUST_REFRESH_RANGE.contains(&self.updates.trust_refresh) {
+            mistakes.add("updates.trust_refresh", "use 1s to 7d");
         }
         for (name, model) in &self.models {
             if model.deadline.is_some_and(|deadline| deadline.is_zero()) {
@@ -307,24 +301,6 @@ impl AgentConfig {
         Ok(config)
     }
 
-    fn validate_door(&self, mistakes: &mut Mistakes) {
-        let door = &self.door;
-        if !(BODY_BYTES_LEAST..=BODY_BYTES_MOST).contains(&door.body_bytes_max) {
-            mistakes.add("door.body_bytes_max", format!("use {BODY_BYTES_LEAST} to {BODY_BYTES_MOST}"));
-        }
-        if door.requests_max == 0 {
-            mistakes.add("door.requests_max", "use at least 1");
-        }
-        for (field, value) in [("door.header_timeout", door.header_timeout), ("door.body_timeout", door.body_timeout)] {
-            if value.is_zero() {
-                mistakes.add(field, "use more than zero");
-            }
-        }
-        if door.http.port() != 0 && door.http == self.metrics.listen {
-            mistakes.add("metrics.listen", "is the same address as door.http: give each its own port");
-        }
-    }
-
     fn validate_engine(&self, mistakes: &mut Mistakes) {
         let engine = &self.engine;
         if !(1..=SESSIONS_MAX).contains(&engine.sessions) {
@@ -349,6 +325,9 @@ impl AgentConfig {
             if engine.engines.iter().take(at).any(|before| before == name) {
                 mistakes.add(format!("engine.engines[{at}]"), format!("names {name} twice"));
             }
+        }
+        if engine.memory_max_bytes.is_some_and(|bytes| bytes < MEMORY_BYTES_LEAST) {
+            mistakes.add("engine.memory_max_bytes", format!("use at least {MEMORY_BYTES_LEAST}"));
         }
         if engine.wgpu.memory_bytes < GPU_BYTES_LEAST {
             mistakes.add("engine.wgpu.memory_bytes", format!("use at least {GPU_BYTES_LEAST}"));

@@ -2,7 +2,7 @@
 //!
 //! Shell around [`edge_core`], which decides. [`agent`] composes the parts and runs them; [`door`] speaks to applications,
 //! [`answer`] walks one request through the routing core, [`uplink`] speaks to the hub, [`updater`] brings versions into
-//! [`models`]; [`cli`] is the command line.
+//! [`models`], [`trust`] watches who vouches for them; [`cli`] is the command line.
 
 pub mod agent;
 pub mod answer;
@@ -21,5 +21,6 @@ pub mod notify;
 pub mod reports;
 pub mod shutdown;
 pub mod state;
+pub mod trust;
 pub mod updater;
 pub mod uplink;

@@ -1,5 +1,7 @@
 //! `GET /metrics` for Prometheus, on its own port.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::header;
@@ -7,12 +9,16 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use telemetry::metrics::Metrics;
 
+use crate::door::Guard;
+use crate::door::guard;
+
 /// What Prometheus expects its text to be called.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The router of the metrics door.
-pub fn router(metrics: Metrics) -> Router {
-    Router::new().route("/metrics", get(render)).with_state(metrics)
+/// Returns the router of the metrics port; `guard` refuses web pages and foreign names, as on the port for requests.
+pub fn router(metrics: Metrics, guard: Arc<Guard>) -> Router {
+    let guard = axum::middleware::from_fn_with_state(guard, guard::check);
+    Router::new().route("/metrics", get(render)).layer(guard).with_state(metrics)
 }
 
 async fn render(State(metrics): State<Metrics>) -> impl IntoResponse {

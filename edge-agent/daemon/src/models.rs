@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use bundle::{Manifest, ScoreFrom, ScoreRule, Variant};
+use bundle::{Manifest, ScoreFrom, ScoreKind, ScoreRule, Variant};
 use edge_core::route::LocalState;
 use edge_core::score;
 use edge_core::slots::Installed;
 use engine::SessionHandle;
 use tokio::sync::watch;
-use types::{EngineName, ModelName, NamedTensor, Version};
+use types::{EngineName, ModelName, NamedTensor, Place, Reason, Receipt, Version};
 
 use crate::config::ModelTable;
 
@@ -60,7 +60,12 @@ impl Serving {
             ScoreFrom::Logits => score::ScoreFrom::Logits,
             ScoreFrom::Probabilities => score::ScoreFrom::Probabilities,
         };
-        match score::top1(&output.tensor, from) {
+        let kind = match rule.kind {
+            ScoreKind::Top1Probability => score::ScoreKind::Top1 { axis: rule.axis.unwrap_or(-1) },
+            ScoreKind::Sigmoid => score::ScoreKind::Sigmoid,
+            ScoreKind::BoxMaximum => score::ScoreKind::BoxMaximum,
+        };
+        match score::score(&output.tensor, kind, from) {
             Ok(score) => Some(score),
             Err(error) => {
                 tracing::debug!(error = telemetry::chain(&error), "an answer has no score");
@@ -219,6 +224,8 @@ pub struct Statistics {
     pub compute: Sum,
     /// Answered by the hub.
     pub by_hub: AtomicU64,
+    /// Answers by reason, in the order of [`Reason::ALL`]: of the device, then of the hub.
+    reasons: [[AtomicU64; Reason::ALL.len()]; 2],
     /// When the last one was answered, in milliseconds since 1970; 0 before the first.
     pub last_unix_ms: AtomicU64,
     /// Smoothed time from queue to answer on this device, in nanoseconds; 0 before the first.
@@ -230,14 +237,30 @@ const SMOOTHING: u64 = 8;
 
 impl Statistics {
     /// Counts an answer.
-    pub fn answered(&self, by_hub: bool, queue: Duration, compute: Duration, total: Duration) {
-        self.success.add(total);
-        self.queue.add(queue);
-        self.compute.add(compute);
+    pub fn answered(&self, receipt: &Receipt) {
+        self.success.add(receipt.timings.total);
+        self.queue.add(receipt.timings.queue);
+        self.compute.add(receipt.timings.compute);
+        let by_hub = receipt.place == Place::Hub;
         if by_hub {
             self.by_hub.fetch_add(1, Ordering::Relaxed);
         }
+        let number = Reason::ALL.iter().position(|reason| *reason == receipt.reason);
+        let counter = self.reasons.get(usize::from(by_hub)).zip(number).and_then(|(of_place, at)| of_place.get(at));
+        if let Some(counter) = counter {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
         self.last_unix_ms.store(crate::clock::unix_ms(), Ordering::Relaxed);
+    }
+
+    /// Number of answers of one place for one reason; reasons that did not occur are left out.
+    pub fn by_reason(&self) -> impl Iterator<Item = (Place, Reason, u64)> {
+        let places = [Place::Device, Place::Hub].into_iter().zip(&self.reasons);
+        let counts = places.flat_map(|(place, of_place)| {
+            Reason::ALL.into_iter().zip(of_place).map(move |(reason, count)| (place, reason, count))
+        });
+        let read = counts.map(|(place, reason, count)| (place, reason, count.load(Ordering::Relaxed)));
+        read.filter(|&(_, _, count)| count > 0)
     }
 
     /// Counts a request that got none.

@@ -76,7 +76,7 @@ impl Running {
         let models = Arc::new(Models::new(&tables));
         models.find("adder").unwrap().switch(serving);
         let run = RunLimits { run_limit: Duration::from_secs(30) };
-        let limits = ConnectionLimits { header_timeout: table.header_timeout, connections: 64 };
+        let limits = ConnectionLimits { connections: 64, ..ConnectionLimits::of(&table) };
         let door = Door::new(Arc::clone(&models), Link::none(), Arc::new(Board::default()), table, run);
         let (requests, stop) = (TaskTracker::new(), CancellationToken::new());
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -211,7 +211,7 @@ fn a_body_over_the_limit_is_refused_with_413_announced_or_not() {
     assert!(String::from_utf8(body).unwrap().contains("door.body_bytes_max"));
 
     let mut stream = TcpStream::connect(running.address).unwrap();
-    write!(stream, "POST {INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1400\r\n").unwrap();
+    write!(stream, "POST {INFER} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1400\r\n").unwrap();
     stream.write_all(&[b' '; 0x1400]).unwrap();
     stream.write_all(b"\r\n0\r\n\r\n").unwrap();
     let mut answer = [0; 12];

@@ -18,7 +18,8 @@
 //! [[input]]                        # one table for each input, in the order of the model file
 //! name = "image"
 //! datatype = "FP32"                # BOOL, UINT8 … UINT64, INT8 … INT64, FP16, BF16, FP32, FP64, BYTES
-//! shape = ["batch", 1, 28, 28]     # a number, the name of a free dimension, or "?"; leave `shape` out when unknown
+//! shape = ["batch", 1, 28, 28]     # a number, the name of a free dimension, or "?"; "?" and a `shape` that is left out
+//!                                  # mean whatever the model file says
 //!
 //! [[output]]
 //! name = "logits"
@@ -26,9 +27,10 @@
 //! shape = ["batch", 10]
 //!
 //! [score]                          # optional: how sure an answer is; without it `cascade` always defers
-//! kind = "top1-probability"
+//! kind = "top1-probability"        # largest class probability; "sigmoid" for yes/no answers, "box-maximum" for detections
 //! output = "logits"
-//! from = "logits"                  # "logits" (softmax is taken) or "probabilities"
+//! from = "logits"                  # "logits" (softmax is taken; sigmoid for the other kinds) or "probabilities"
+//! axis = 1                         # optional, top1-probability only: dimension of the classes; negative from the end (-1)
 //!
 //! [[variant]]                      # one table for each form of this version
 //! name = "int8-qdq"
@@ -60,6 +62,7 @@ use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
 use bundle::golden::{GOLDEN_BYTES_MAX, Golden, GoldenError};
+use bundle::manifest::score::{self, Verdict};
 use bundle::manifest::{Calibration, SCHEMA};
 use bundle::{FileName, FileRef, GoldenTolerance, Manifest, ManifestError, Variant};
 use bytes::Bytes;
@@ -180,7 +183,7 @@ pub fn pack(folder: &Path) -> Result<Packed, PackError> {
     if read != manifest {
         return Err(packer.unlawful(ManifestError::NotCanonical));
     }
-    Packer::check_goldens(&manifest, &files)?;
+    packer.check_goldens(&manifest, &files)?;
     Ok(Packed { manifest, manifest_bytes, files })
 }
 
@@ -274,14 +277,23 @@ impl Packer {
         Ok(full)
     }
 
-    fn check_goldens(manifest: &Manifest, files: &[PackedFile]) -> Result<(), PackError> {
+    fn check_goldens(&self, manifest: &Manifest, files: &[PackedFile]) -> Result<(), PackError> {
         let signature = manifest.signature();
+        if let Verdict::Wrong(problem) = score::of_manifest(manifest) {
+            return Err(self.field("score", problem));
+        }
         for variant in &manifest.variants {
             let packed = files.iter().find(|file| Some(&file.reference) == variant.golden.as_ref());
             let Some(path) = packed.map(|file| file.path.clone()) else { continue };
             let bytes: Bytes = read_bounded(&path, GOLDEN_BYTES_MAX)?.into();
-            let checked = Golden::parse(&bytes).and_then(|golden| golden.check(&signature));
-            checked.map_err(|source| PackError::Golden { variant: variant.name.to_string(), path, source })?;
+            let golden = Golden::parse(&bytes).and_then(|golden| golden.check(&signature).map(|()| golden));
+            let wrong = |source| PackError::Golden { variant: variant.name.to_string(), path: path.clone(), source };
+            let golden = golden.map_err(wrong)?;
+            let rule = manifest.score.as_ref();
+            let verdict = rule.and_then(|rule| score::of_answers(rule, &manifest.labels, &golden.outputs));
+            if let Some(Verdict::Wrong(problem)) = verdict {
+                return Err(self.field("score", format!("{problem} (golden file {})", path.display())));
+            }
         }
         Ok(())
     }

@@ -6,7 +6,10 @@
 //! out, so that nothing is published that devices would refuse.
 
 mod canonical;
+mod change;
+mod draft;
 mod key;
+mod key_file;
 mod metadata;
 mod repository;
 
@@ -14,11 +17,14 @@ use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
 
+pub use change::{CHANGE_BYTES_MAX, Change, Missing, Push};
+pub use draft::Draft;
 pub use key::{KeyPair, PublicKey};
+pub use key_file::{EncryptedKey, KeyFile, Passphrase};
 pub use metadata::Signed;
 pub use repository::{
-    Authority, InitialKeys, OnlineKeys, Repository, Roles, add_target, first_root, first_targets,
-    fresh_snapshot_and_timestamp, init_repository,
+    Authority, InitialKeys, OnlineKeys, Repository, Roles, VERSION_PLAUSIBLE_MAX, add_target, draft_addition,
+    draft_removal, draft_root, draft_targets, first_root, first_targets, fresh_snapshot_and_timestamp, init_repository,
     next_root, remove_target, renew_targets, snapshot_and_timestamp,
 };
 
@@ -80,6 +86,15 @@ impl Role {
     pub fn renewal_due(self, expires: Timestamp, now: Timestamp) -> bool {
         expires.duration_since(now) < self.lifetime() / 2
     }
+
+    /// Whether a signature is good for far longer than any that is made here: the clock was ahead when it was made.
+    ///
+    /// Devices could be kept from news for as long, so it is made anew. Twice the lifetime, because a clock that is a few
+    /// days behind now looks the same and must not shorten what stands.
+    #[must_use]
+    pub fn is_too_long(self, expires: Timestamp, now: Timestamp) -> bool {
+        expires.duration_since(now) > self.lifetime() * 2
+    }
 }
 
 /// Why something was not signed, or a key could not be used.
@@ -109,6 +124,20 @@ pub enum SignError {
     /// Not a key.
     #[error("key file {0:?} holds no ed25519 private key in PKCS#8 PEM")]
     NotAKey(PathBuf),
+    /// The key is under a passphrase, and none was given.
+    #[error("key file {0:?} is under a passphrase: give it with --passphrase-file or at the prompt")]
+    KeyEncrypted(PathBuf),
+    /// The passphrase does not open the key.
+    #[error("the passphrase does not open key file {0:?}")]
+    WrongPassphrase(PathBuf),
+    /// The key is encrypted in a way that is not supported.
+    #[error("key file {path:?} cannot be decrypted: {problem}")]
+    KeyMethod {
+        /// The file.
+        path: PathBuf,
+        /// Description of the problem.
+        problem: &'static str,
+    },
     /// Not a public key.
     #[error("{0:?} is not an ed25519 public key: 64 lower-case hex digits are needed")]
     NotAPublicKey(String),
@@ -174,11 +203,27 @@ pub enum SignError {
         /// What it says.
         given: String,
     },
+    /// More signatures than any metadata can need.
+    #[error("{role} metadata carries more than {max} signatures")]
+    ManySignatures {
+        /// The role.
+        role: &'static str,
+        /// Most signatures that are read.
+        max: usize,
+    },
+    /// Two drafts of a file say different things.
+    #[error("the two files of {0:?} do not have the same content: their signatures cannot be put together")]
+    OtherContent(&'static str),
+    /// A file is no prepared change.
+    #[error("the file is no prepared change of trust: {0}")]
+    NotAChange(String),
     /// A number that JSON readers elsewhere would lose.
     #[error("metadata holds a number that is no integer")]
     NotAnInteger,
     /// A version number has come to its end.
-    #[error("{0} metadata cannot be counted further")]
+    #[error(
+        "{0} metadata has the highest version there is: it can only begin anew under other keys (cloud-hub trust rotate)"
+    )]
     VersionsExhausted(&'static str),
     /// Devices would refuse it.
     #[error("check {role} metadata as a device does")]

@@ -5,13 +5,15 @@
 //! for a manifest ([`Manifest::to_bytes`]); [`Manifest::parse`] takes no other.
 
 mod check;
+pub mod regress;
+pub mod score;
 mod spec;
 
 use serde::{Deserialize, Serialize};
 use types::{EngineName, ModelName, Place, Signature, TensorSpec, VariantName, Version};
 
 use crate::file::FileRef;
-pub use spec::TensorEntry;
+pub use spec::{TensorEntry, write_dimensions};
 
 /// The schema this code writes and reads.
 pub const SCHEMA: u32 = 1;
@@ -65,31 +67,53 @@ pub struct Manifest {
     pub variants: Vec<Variant>,
 }
 
-/// How the score of an answer is read from it.
+/// The rule that computes the score of an answer from one of its outputs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScoreRule {
-    /// What is computed.
+    /// Figure that is computed.
     pub kind: ScoreKind,
-    /// The output it is computed from, by name.
+    /// Name of the output it is computed from.
     pub output: String,
-    /// What that output holds.
+    /// Content of that output.
     pub from: ScoreFrom,
+    /// Number of the dimension that holds the classes, from 0; a negative number counts from the end.
+    ///
+    /// Only for [`ScoreKind::Top1Probability`]; `None` is the last dimension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub axis: Option<i64>,
 }
 
-/// The figures an answer can be scored by.
+/// The figures an answer can be scored by. Append only: an agent that does not know one refuses the version and keeps
+/// the one it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScoreKind {
-    /// The largest class probability.
+    /// The largest class probability, of answers with one class out of several.
     Top1Probability,
+    /// The certainty of independent yes/no answers: each is `max(p, 1 - p)`, and the least certain one counts.
+    Sigmoid,
+    /// The largest probability of any box of an image, of detections. An image without a likely object has a low score.
+    BoxMaximum,
 }
 
-/// What the scored output holds.
+impl ScoreKind {
+    /// The name in manifests and in `model.toml`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Top1Probability => "top1-probability",
+            Self::Sigmoid => "sigmoid",
+            Self::BoxMaximum => "box-maximum",
+        }
+    }
+}
+
+/// The content of the scored output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScoreFrom {
-    /// Unnormalised scores: softmax makes them probabilities.
+    /// Unnormalised scores: softmax over the classes, or sigmoid for the other kinds, makes them probabilities.
     Logits,
     /// Probabilities.
     Probabilities,

@@ -22,8 +22,10 @@ use jiff::{SignedDuration, Timestamp};
 use sigstore_tuf::{TrustedMetadataSet, Updater};
 
 pub use error::TrustError;
-pub use listing::{TargetRef, TargetsListing, Trusted, check_next_root, inspect_root, inspect_targets};
-pub use root::ED25519_HEX_CHARS;
+pub use listing::{
+    Expiries, TargetRef, TargetsListing, Trusted, check_next_root, inspect_root, inspect_set, inspect_targets,
+};
+pub use root::{ED25519_HEX_CHARS, VERSION_MAX};
 pub use source::{
     MetadataSource, ROOT_BYTES_MAX, SNAPSHOT_BYTES_MAX, SourceError, TARGETS_BYTES_MAX, TIMESTAMP_BYTES_MAX,
     is_metadata_name,
@@ -152,13 +154,22 @@ impl Trust {
     /// # Cancel safety
     /// Dropping the future leaves the set from before, or the new one whole.
     pub async fn refresh(&self, source: Arc<dyn MetadataSource>, now: Timestamp) -> Result<Trusted, TrustError> {
+        match self.refresh_once(Arc::clone(&source), now).await {
+            // A root that was published during the refresh makes the files after it look forged: they are signed with
+            // keys of the newer root. One more try begins with that root; a hub that lies fails it too.
+            Err(error) if error.may_be_between_roots() => self.refresh_once(source, now).await,
+            refreshed => refreshed,
+        }
+    }
+
+    async fn refresh_once(&self, source: Arc<dyn MetadataSource>, now: Timestamp) -> Result<Trusted, TrustError> {
         let one_at_a_time = Arc::clone(&self.refreshing).lock_owned().await;
         let (root, root_version, set, floor) = {
             let state = self.lock();
             (state.root.clone(), state.root_version, state.set.clone(), state.floor.clone())
         };
         let moment = now.max(floor.last_trusted);
-        let staging = Arc::new(Staging::new(root_version, set));
+        let staging = Arc::new(Staging::new(root.clone(), root_version, set));
         let repository = SourceRepository::new(source);
         let fault = repository.fault();
         let updater = Updater::new(repository, &root).map_err(refused)?;

@@ -45,7 +45,12 @@ fn manifest() -> Manifest {
             shape: Some(vec![batch, Dim::Fixed(28), Dim::Any]),
         }],
         outputs: vec![TensorSpec { name: "logits".into(), dtype: DType::F32, shape: None }],
-        score: Some(ScoreRule { kind: ScoreKind::Top1Probability, output: "logits".into(), from: ScoreFrom::Logits }),
+        score: Some(ScoreRule {
+            kind: ScoreKind::Top1Probability,
+            output: "logits".into(),
+            from: ScoreFrom::Logits,
+            axis: None,
+        }),
         variants: vec![variant("int8")],
     }
 }

@@ -308,7 +308,11 @@ async fn rotten_files_cost_a_refresh_and_nothing_else() {
                 assert_eq!(versions, (2, world.targets.version), "{file} cut to {keep} bytes");
             }
             device.reopen();
-            assert_eq!(device.trust.current().map(|kept| kept.targets_version()), Some(world.targets.version), "{file}");
+            assert_eq!(
+                device.trust.current().map(|kept| kept.targets_version()),
+                Some(world.targets.version),
+                "{file}"
+            );
         }
     }
 }

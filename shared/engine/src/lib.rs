@@ -8,6 +8,7 @@
 
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+pub mod host;
 pub mod library;
 #[cfg(feature = "ort")]
 mod onnxruntime;
@@ -20,12 +21,25 @@ pub mod worker;
 
 #[cfg(any(test, feature = "fake"))]
 pub use fake::FakeEngine;
+pub use host::{HostDeath, HostEvent, HostOptions, ProcessEngine};
 pub use library::{LibraryNotFound, LibrarySearch};
 #[cfg(feature = "ort")]
 pub use onnxruntime::{OpenError, OrtEngine};
 pub use precheck::{ModelFacts, ModelLimits, Refusal};
 pub use session::{
-    CancelFlag, Cause, Engine, EngineDescription, LoadError, LoadOptions, ModelBytes, Provider, RunControl, RunError,
-    Session, UnknownProvider,
+    CancelFlag, Cause, Engine, EngineDescription, HostStatus, Hosted, Isolation, LoadError, LoadOptions, ModelBytes,
+    ModelSource, Provider, RunControl, RunError, Session, UnknownProvider, zeros,
 };
 pub use worker::{InferError, Outcome, SessionHandle, SessionWorker, WorkerOptions};
+
+/// An error with all of its causes, in one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}

@@ -4,6 +4,7 @@
 //! spinning threads are off; the provider that is reported is the one that the nodes were really given to.
 
 mod raw;
+mod refusal;
 mod session;
 mod signature;
 mod value;

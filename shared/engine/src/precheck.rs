@@ -12,6 +12,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use types::limits::FILE_BYTES_MAX;
 
 /// Operator domains that the engines know: ONNX itself, its classical machine learning, ONNX Runtime's own operators.
@@ -23,7 +24,7 @@ pub const DOMAINS: [&str; 4] = ["", "ai.onnx", "ai.onnx.ml", "com.microsoft"];
 pub const OPERATORS_REFUSED: [(&str, &str); 1] = [("com.microsoft", "EPContext")];
 
 /// What a model may be at most.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelLimits {
     /// Bytes of the model file. Default: what a bundle's file may have at most.
     pub file_bytes: u64,

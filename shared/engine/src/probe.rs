@@ -90,7 +90,9 @@ fn features(cpuinfo: &str) -> Vec<String> {
     FEATURES.into_iter().filter(|feature| flags.contains(feature)).map(str::to_owned).collect()
 }
 
-fn memory_bytes() -> Option<u64> {
+/// Returns the bytes of memory that this process may hope for: those of the machine or of its container, whichever is less.
+#[must_use]
+pub fn memory_bytes() -> Option<u64> {
     let machine = read("/proc/meminfo").as_deref().and_then(memory_total);
     let container = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
     machine.into_iter().chain(container).min()

@@ -3,15 +3,16 @@
 //! The traits are blocking; [`crate::worker`] puts a session on its own thread for asynchronous callers.
 
 use std::error::Error;
-use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+use std::{fmt, io};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use types::{DType, EngineName, Mismatch, NamedTensor, Signature, TensorError};
+use types::{DType, Dim, EngineName, Mismatch, NamedTensor, Signature, Tensor, TensorError, TensorSpec};
 
+use crate::host::HostDeath;
 use crate::precheck::{ModelLimits, Refusal};
 
 /// What an engine said when it failed, kept as the source of our own error.
@@ -40,6 +41,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
     fn lost(&self) -> Option<String> {
         None
     }
+
+    /// Returns the host processes of this engine; empty for an engine inside this process.
+    fn hosts(&self) -> Vec<HostStatus> {
+        Vec::new()
+    }
 }
 
 /// A loaded model. One thread at a time: `run` takes `&mut self`, as ONNX Runtime demands.
@@ -65,6 +71,41 @@ pub trait Session: Send + fmt::Debug {
         outputs: &[String],
         control: &RunControl,
     ) -> Result<Vec<NamedTensor>, RunError>;
+
+    /// Returns the controls of a session in a host process; `None` for one inside this process.
+    fn hosted(&self) -> Option<Arc<dyn Hosted>> {
+        None
+    }
+}
+
+/// Controls of a session that lives in a host process; see [`crate::host`].
+pub trait Hosted: Send + Sync + fmt::Debug {
+    /// Moves a session on trial to the host that all proven sessions share. Does nothing to one that is there already.
+    /// Blocks for as long as loading takes; requests are answered meanwhile.
+    ///
+    /// # Errors
+    /// When the model does not load there; the session stays where it is.
+    fn promote(&self) -> Result<(), LoadError>;
+
+    /// Returns the reason if this session will never run again, because its model keeps killing its host.
+    fn condemned(&self) -> Option<String>;
+}
+
+/// Host process, as `status` and `doctor` show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Number of the process while it runs.
+    pub pid: Option<u32>,
+    /// Whether proven sessions share it; otherwise it belongs to one model.
+    pub shared: bool,
+    /// Names of the sessions in it, as given by [`LoadOptions::name`].
+    pub sessions: Vec<String>,
+    /// Number of times it was started again after its end.
+    pub restarts: u64,
+    /// Cause of its last end.
+    pub last_death: Option<String>,
+    /// Maximum bytes of memory that it may use now; `None` while it starts.
+    pub memory_max_bytes: Option<u64>,
 }
 
 /// What an engine is made of.
@@ -82,32 +123,50 @@ pub struct EngineDescription {
 
 /// The bytes of a model file, shared and never copied.
 #[derive(Clone)]
-pub struct ModelBytes(Bytes);
+pub struct ModelBytes {
+    bytes: Bytes,
+    source: Option<ModelSource>,
+}
+
+/// Reads a model's bytes again and checks them against their digest. Called when a host process starts again.
+pub type ModelSource = Arc<dyn Fn() -> io::Result<Bytes> + Send + Sync>;
 
 impl ModelBytes {
+    /// Creates bytes that can be read again from `source`, so that nobody keeps them in memory for that.
+    #[must_use]
+    pub fn with_source(bytes: Bytes, source: ModelSource) -> Self {
+        Self { bytes, source: Some(source) }
+    }
+
     /// The bytes.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
-        &self.0
+        &self.bytes
+    }
+
+    /// Returns what reads the bytes again: their source, or else the bytes themselves.
+    pub(crate) fn into_source(self) -> ModelSource {
+        let Self { bytes, source } = self;
+        source.unwrap_or_else(|| Arc::new(move || Ok(bytes.clone())))
     }
 }
 
 impl From<Bytes> for ModelBytes {
     fn from(bytes: Bytes) -> Self {
-        Self(bytes)
+        Self { bytes, source: None }
     }
 }
 
 impl From<Vec<u8>> for ModelBytes {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(bytes.into())
+        Self::from(Bytes::from(bytes))
     }
 }
 
 impl fmt::Debug for ModelBytes {
     /// Prints the length only: weights do not belong in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ModelBytes({})", self.0.len())
+        write!(f, "ModelBytes({})", self.bytes.len())
     }
 }
 
@@ -163,6 +222,28 @@ impl FromStr for Provider {
     }
 }
 
+/// Where engines run, as configurations name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// In child processes: native code that fails ends a child and not the daemon. See [`crate::host`].
+    #[default]
+    Process,
+    /// Inside the daemon: saves a copy and a switch of processes for each run, and lets native code end the daemon.
+    None,
+}
+
+impl Isolation {
+    /// Returns the name in config files.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::None => "none",
+        }
+    }
+}
+
 /// How to load a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadOptions {
@@ -174,12 +255,23 @@ pub struct LoadOptions {
     pub providers: Vec<Provider>,
     /// What a model may be at most.
     pub limits: ModelLimits,
+    /// Name of the model and version in logs, `status` and errors, like `digits/3`. Sessions of one name share the record of
+    /// the requests and deaths that they caused.
+    pub name: String,
+    /// Whether the model is on trial: in a host process of its own, so that it can harm no other model.
+    pub trial: bool,
 }
 
 impl Default for LoadOptions {
-    /// One thread, the processor, the limits of [`ModelLimits::default`].
+    /// One thread, the processor, the limits of [`ModelLimits::default`], no name, not on trial.
     fn default() -> Self {
-        Self { intra_threads: 1, providers: Vec::new(), limits: ModelLimits::default() }
+        Self {
+            intra_threads: 1,
+            providers: Vec::new(),
+            limits: ModelLimits::default(),
+            name: String::new(),
+            trial: false,
+        }
     }
 }
 
@@ -213,6 +305,12 @@ pub enum LoadError {
     /// The engine could not load it.
     #[error("load the model")]
     Failed(#[source] Cause),
+    /// The host process of the engine ended while it loaded the model.
+    #[error("loading the model ended its engine host")]
+    Died(#[source] HostDeath),
+    /// The host process of the engine cannot be started or reached; the model is not the reason.
+    #[error("use an engine host")]
+    Host(#[source] Cause),
 }
 
 fn dtypes() -> String {
@@ -248,6 +346,10 @@ pub enum RunError {
         #[source]
         cause: TensorError,
     },
+    /// The operators of the model cannot compute this input: it fits the signature, but its values or sizes do not fit each
+    /// other (an index out of range, sizes that do not broadcast). The text is fit for the client.
+    #[error("{0}")]
+    Refused(String),
     /// The engine failed.
     #[error("run the model")]
     Failed(#[source] Cause),
@@ -255,6 +357,41 @@ pub enum RunError {
     /// on another engine.
     #[error("run the model on a device that is gone")]
     Lost(#[source] Cause),
+    /// The host process of the engine ended during the run; it is started again.
+    #[error("running the model ended its engine host")]
+    Died(#[source] HostDeath),
+    /// This very request ended the host process before, and is not run again for a while.
+    #[error("this request is not run: it ended the engine host {deaths} times ({cause})")]
+    Quarantined {
+        /// Number of times.
+        deaths: u32,
+        /// Cause of the last end.
+        cause: HostDeath,
+    },
+    /// The model ended its host process so often that it is not run again.
+    #[error("the model is not run any more: {0}")]
+    Condemned(String),
+}
+
+/// Elements of a tensor of zeros at most: a larger one says no more about a model.
+const ZEROS_MAX: usize = 16 * 1024 * 1024;
+
+/// Creates inputs of zeros (empty strings) for a model, with 1 for each open dimension; `None` when one would be too large.
+#[must_use]
+pub fn zeros(signature: &Signature) -> Option<Vec<NamedTensor>> {
+    let zero = |spec: &TensorSpec| {
+        let size = |dim: &Dim| match dim {
+            Dim::Fixed(size) => *size,
+            Dim::Symbol(_) | Dim::Any => 1,
+        };
+        let shape: Vec<usize> = spec.shape.as_deref().unwrap_or_default().iter().map(size).collect();
+        let elements = shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size))?;
+        // An empty string is a length of zero, in four bytes.
+        let bytes = elements.checked_mul(spec.dtype.size().unwrap_or(4)).filter(|&bytes| bytes <= ZEROS_MAX)?;
+        let tensor = Tensor::new(spec.dtype, shape, vec![0; bytes].into()).ok()?;
+        Some(NamedTensor { name: spec.name.clone(), tensor })
+    };
+    signature.inputs.iter().map(zero).collect()
 }
 
 /// When to stop a run.
@@ -299,7 +436,6 @@ impl CancelFlag {
     }
 
     /// Has `stop` called when the flag is raised (at once, if it is already), until the guard is dropped.
-    #[cfg(any(test, feature = "ort"))]
     pub(crate) fn on_cancel(&self, stop: Stop) -> CancelGuard<'_> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.raised {
@@ -319,10 +455,8 @@ impl fmt::Debug for CancelFlag {
 }
 
 /// Ends the registration of a run with its flag.
-#[cfg(any(test, feature = "ort"))]
 pub(crate) struct CancelGuard<'a>(&'a CancelFlag);
 
-#[cfg(any(test, feature = "ort"))]
 impl Drop for CancelGuard<'_> {
     fn drop(&mut self) {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner).stop = None;

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use std::{fmt, io, thread};
 
 use tokio::sync::{oneshot, watch};
-use types::{Mismatch, NamedTensor, Signature};
+use types::{Mismatch, NamedTensor, Signature, TensorError};
 
-use crate::session::{RunControl, RunError, Session};
+use crate::host::HostDeath;
+use crate::session::{Hosted, LoadError, RunControl, RunError, Session};
 
 use queue::{Job, PushError, Queue};
 
@@ -77,18 +78,51 @@ impl From<RunError> for InferError {
             RunError::Mismatch(mismatch) => Self::Mismatch(mismatch),
             RunError::Deadline => Self::Deadline,
             RunError::Cancelled => Self::Cancelled,
-            RunError::NotText { .. } | RunError::Output { .. } | RunError::Failed(_) | RunError::Lost(_) => {
-                Self::Failed(error)
-            }
+            RunError::NotText { .. }
+            | RunError::Output { .. }
+            | RunError::Refused(_)
+            | RunError::Failed(_)
+            | RunError::Lost(_)
+            | RunError::Died(_)
+            | RunError::Quarantined { .. }
+            | RunError::Condemned(_) => Self::Failed(error),
         }
     }
 }
 
 impl InferError {
-    /// Whether the session can never answer again, because the device under its engine is gone.
+    /// Returns what the sender of the request must change, where the request is at fault; `None` where this machine is.
+    #[must_use]
+    pub fn fault_of_request(&self) -> Option<String> {
+        match self {
+            Self::Mismatch(mismatch) => Some(mismatch.to_string()),
+            Self::Failed(refused @ (RunError::NotText { .. } | RunError::Refused(_))) => Some(refused.to_string()),
+            Self::Failed(RunError::Output { output, cause: cause @ TensorError::TooLarge { .. } }) => {
+                Some(format!("output {output:?} is too large ({cause}): send fewer or smaller inputs"))
+            }
+            Self::Busy { .. } | Self::Deadline | Self::Cancelled | Self::Failed(_) | Self::Stopped => None,
+        }
+    }
+
+    /// Whether the session can never answer again: the device under its engine is gone, or its model keeps killing its
+    /// host process.
     #[must_use]
     pub const fn is_lost(&self) -> bool {
-        matches!(self, Self::Failed(RunError::Lost(_)))
+        matches!(self, Self::Failed(RunError::Lost(_) | RunError::Condemned(_)))
+    }
+
+    /// Returns how the host process of the engine ended, if that is why there is no answer.
+    #[must_use]
+    pub const fn host_death(&self) -> Option<&HostDeath> {
+        match self {
+            Self::Failed(RunError::Died(death)) => Some(death),
+            Self::Failed(_)
+            | Self::Busy { .. }
+            | Self::Deadline
+            | Self::Cancelled
+            | Self::Mismatch(_)
+            | Self::Stopped => None,
+        }
     }
 }
 
@@ -113,7 +147,8 @@ impl SessionWorker {
         let Some(first) = sessions.first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a worker needs at least one session"));
         };
-        let shared = Shared { signature: first.signature().clone(), provider: first.provider().to_owned() };
+        let hosted = sessions.iter().filter_map(|session| session.hosted()).collect();
+        let shared = Shared { signature: first.signature().clone(), provider: first.provider().to_owned(), hosted };
         let queue = Arc::new(Queue::new(options.queue, sessions.len()));
         let (alive, ended) = watch::channel(());
         // Made before the threads: if one cannot be started, dropping it ends those that were.
@@ -147,6 +182,8 @@ struct Owner {
 struct Shared {
     signature: Signature,
     provider: String,
+    /// Controls of the sessions that live in host processes.
+    hosted: Vec<Arc<dyn Hosted>>,
 }
 
 impl Drop for Owner {
@@ -172,6 +209,21 @@ impl SessionHandle {
     #[must_use]
     pub fn provider(&self) -> &str {
         &self.owner.shared.provider
+    }
+
+    /// Moves sessions on trial to the host process that proven models share; see [`Hosted::promote`]. Blocks for as long as
+    /// loading takes.
+    ///
+    /// # Errors
+    /// When the model does not load there; the sessions answer from where they are.
+    pub fn promote(&self) -> Result<(), LoadError> {
+        self.owner.shared.hosted.iter().try_for_each(|session| session.promote())
+    }
+
+    /// Returns the reason if no session of this model will ever run again; see [`Hosted::condemned`].
+    #[must_use]
+    pub fn condemned(&self) -> Option<String> {
+        self.owner.shared.hosted.iter().find_map(|session| session.condemned())
     }
 
     /// Requests that wait now.

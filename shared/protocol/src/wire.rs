@@ -46,6 +46,8 @@ coded!(
     reason, Reason, "reason", {
         Policy = 1, Confident = 2, LowConfidence = 3, NotCalibrated = 4, NoLocalModel = 5,
         DeviceBusy = 6, DeviceFailed = 7, HubUnreachable = 8, HubFailed = 9, HubTooLate = 10,
+        // Not sent yet: hubs of 0.1.0 refuse a request with it. Agents send LowConfidence in its place.
+        NoScore = 11,
     }
 );
 coded!(

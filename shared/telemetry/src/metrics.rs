@@ -37,6 +37,10 @@ pub const HUB_CONNECTIONS: &str = "sanderling_hub_connections_total";
 pub const DEVICES_CONNECTED: &str = "sanderling_devices_connected";
 /// On the hub: connections and enrolments refused, by `reason`.
 pub const REFUSALS: &str = "sanderling_refusals_total";
+/// On the hub: newcomers that were refused, and strangers that were evicted for one, by `what` and `outcome`.
+pub const CONTENTION: &str = "sanderling_contention_total";
+/// On the hub: calls of the admin API without the token of an operator, by `reason`.
+pub const LOGIN_FAILURES: &str = "sanderling_login_failures_total";
 /// Model updates that ended, by `model` and `outcome`.
 pub const UPDATES: &str = "sanderling_updates_total";
 /// The version that serves, by `model`.
@@ -45,6 +49,16 @@ pub const MODEL_VERSION: &str = "sanderling_model_version";
 pub const UPDATE_BYTES: &str = "sanderling_update_bytes_total";
 /// On a device: models that left an engine because its device (a GPU) was lost, by `model` and `engine`.
 pub const FAILOVERS: &str = "sanderling_engine_failovers_total";
+/// Child processes of engines that were started again after their end, by `engine`.
+pub const HOST_RESTARTS: &str = "sanderling_engine_host_restarts_total";
+/// Child processes of engines that ended, by `engine` and `cause`.
+pub const HOST_DEATHS: &str = "sanderling_engine_host_deaths_total";
+/// Requests that were not run because they had ended a child process before, by `model`.
+pub const REQUESTS_QUARANTINED: &str = "sanderling_requests_quarantined_total";
+/// Models that are not run any more because they kept ending their child process, by `model`.
+pub const MODELS_CONDEMNED: &str = "sanderling_models_condemned_total";
+/// Expiry of a trust role in seconds since 1970, by `role`.
+pub const TRUST_EXPIRES: &str = "sanderling_trust_expires_timestamp_seconds";
 /// Always 1; the label `version` tells the build.
 pub const BUILD_INFO: &str = "sanderling_build_info";
 
@@ -107,10 +121,21 @@ fn describe() {
     describe_counter!(HUB_CONNECTIONS, Unit::Count, "Connections to the hub that were established.");
     describe_gauge!(DEVICES_CONNECTED, Unit::Count, "Devices connected now.");
     describe_counter!(REFUSALS, Unit::Count, "Connections and enrolments refused, by reason.");
+    describe_counter!(CONTENTION, Unit::Count, "Newcomers refused and strangers evicted, because places were full.");
+    describe_counter!(LOGIN_FAILURES, Unit::Count, "Calls of the admin API without the token of an operator.");
     describe_counter!(UPDATES, Unit::Count, "Model updates that ended, by outcome.");
     describe_gauge!(MODEL_VERSION, Unit::Count, "The version that serves.");
     describe_counter!(UPDATE_BYTES, Unit::Bytes, "Bytes of model files received.");
     describe_counter!(FAILOVERS, Unit::Count, "Models that left an engine because its device was lost.");
+    describe_counter!(HOST_RESTARTS, Unit::Count, "Child processes of engines that were started again.");
+    describe_counter!(HOST_DEATHS, Unit::Count, "Child processes of engines that ended, by cause.");
+    describe_counter!(REQUESTS_QUARANTINED, Unit::Count, "Requests not run because they ended a child process before.");
+    describe_counter!(
+        MODELS_CONDEMNED,
+        Unit::Count,
+        "Models not run any more because they kept ending child processes."
+    );
+    describe_gauge!(TRUST_EXPIRES, Unit::Seconds, "When the signature of a trust role expires, since 1970.");
     describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the label version tells the build.");
 }
 
@@ -183,6 +208,16 @@ pub fn refused(reason: &'static str) {
     counter!(REFUSALS, "reason" => reason).increment(1);
 }
 
+/// On the hub: a place (`handshake`, `enrolment`, `admin` or `metrics`) was refused or taken from a stranger.
+pub fn place_contended(what: &'static str, outcome: &'static str) {
+    counter!(CONTENTION, "what" => what, "outcome" => outcome).increment(1);
+}
+
+/// On the hub: a call of the admin API had no valid token.
+pub fn login_failed(reason: &'static str) {
+    counter!(LOGIN_FAILURES, "reason" => reason).increment(1);
+}
+
 /// An update of a model ended, as `installed`, `refused`, `rolled-back` or what the updater calls it.
 pub fn update_ended(model: &str, outcome: &'static str) {
     counter!(UPDATES, "model" => model.to_owned(), "outcome" => outcome).increment(1);
@@ -198,9 +233,36 @@ pub fn model_version(model: &str, version: u32) {
     gauge!(MODEL_VERSION, "model" => model.to_owned()).set(f64::from(version));
 }
 
+/// Sets when the signature of a trust role (`root`, `targets`, `snapshot`, `timestamp`) expires, in seconds since 1970.
+pub fn trust_expires(role: &'static str, unix_s: i64) {
+    // A date is far below 2^53 seconds, up to which f64 counts exactly.
+    #[expect(clippy::cast_precision_loss, reason = "dates are below 2^53 seconds")]
+    gauge!(TRUST_EXPIRES, "role" => role).set(unix_s as f64);
+}
+
 /// On a device: a model left this engine, because the GPU under it was lost.
 pub fn engine_failed_over(model: &str, engine: &'static str) {
     counter!(FAILOVERS, "model" => model.to_owned(), "engine" => engine).increment(1);
+}
+
+/// Counts a child process of an engine that was started again.
+pub fn host_restarted(engine: &'static str) {
+    counter!(HOST_RESTARTS, "engine" => engine).increment(1);
+}
+
+/// Counts a child process of an engine that ended.
+pub fn host_died(engine: &'static str, cause: &'static str) {
+    counter!(HOST_DEATHS, "engine" => engine, "cause" => cause).increment(1);
+}
+
+/// Counts a request that was not run because it had ended a child process before. `model` must be a known model's name.
+pub fn request_quarantined(model: &str) {
+    counter!(REQUESTS_QUARANTINED, "model" => model.to_owned()).increment(1);
+}
+
+/// Counts a model that is not run any more.
+pub fn model_condemned(model: &str) {
+    counter!(MODELS_CONDEMNED, "model" => model.to_owned()).increment(1);
 }
 
 #[cfg(test)]

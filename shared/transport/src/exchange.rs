@@ -4,17 +4,19 @@
 //! finishes. Dropping an exchange before its end resets both directions, which is how a request is cancelled: the
 //! other side sees it in [`Exchange::cancelled`] or as [`ExchangeError::Cancelled`].
 
+mod wire;
+
 use std::fmt;
 use std::future::Future;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use protocol::frame::FRAME_HEADER_BYTES;
-use protocol::{FrameHeader, Message, encode};
-use quinn::{ReadError, ReadExactError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
+use protocol::Message;
+use quinn::{RecvStream, SendStream, StoppedError, VarInt};
 
 use crate::error::{CloseReason, ExchangeError};
 use crate::limits::Limits;
+use crate::pace::Pace;
+use wire::{read_message, read_piece, write, write_message, write_parts};
 
 /// What goes first when the connection is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,9 +114,6 @@ pub enum Cancelled {
 /// First allocation for a body; the rest grows with what really arrives, whatever was announced.
 const BODY_FIRST_BYTES: usize = 64 * 1024;
 
-/// First allocation for a message: most take less, and six bytes of header must not buy more.
-const MESSAGE_FIRST_BYTES: usize = 4096;
-
 /// One exchange. See the module.
 pub struct Exchange {
     send: SendStream,
@@ -126,6 +125,12 @@ pub struct Exchange {
     received: bool,
     /// Bytes of the announced body that were not read yet.
     body_left: u64,
+    /// Pace at which the peer sends bodies.
+    incoming: Pace,
+    /// Pace at which the peer takes the pieces of [`Exchange::send_piece`].
+    outgoing: Pace,
+    /// Bytes announced by [`Exchange::send_head`] that were not sent yet.
+    pieces_left: u64,
     /// Whether a first message may take its time: the peer answers when it is ready, but asks at once.
     patient: bool,
     /// What the peer is told when the exchange is dropped before its end.
@@ -149,6 +154,9 @@ impl Exchange {
             finished: false,
             received: false,
             body_left: 0,
+            incoming: limits.pace(),
+            outgoing: limits.pace(),
+            pieces_left: 0,
             patient,
             parting: ResetCode::Withdrawn,
         }
@@ -170,7 +178,37 @@ impl Exchange {
     /// # Cancel safety
     /// Not cancel safe: what was half sent stays half sent. Drop the exchange then.
     pub async fn send<M: Message>(&mut self, message: &M, body: &[Bytes]) -> Result<(), ExchangeError> {
-        write(&mut self.send, self.limits.body_pause, message, body).await
+        write(&mut self.send, &self.limits, message, body).await
+    }
+
+    /// Sends a message whose body follows in pieces, so that the whole body is never in memory. Send all pieces with
+    /// [`Exchange::send_piece`], then [`Exchange::finish`].
+    ///
+    /// # Errors
+    /// As [`Exchange::send`].
+    ///
+    /// # Cancel safety
+    /// As [`Exchange::send`].
+    pub async fn send_head<M: Message>(&mut self, message: &M) -> Result<(), ExchangeError> {
+        self.pieces_left = message.body_length();
+        write_message(&mut self.send, &self.limits, message).await
+    }
+
+    /// Sends the next piece of the body that [`Exchange::send_head`] announced.
+    ///
+    /// # Errors
+    /// [`ExchangeError::BodyLength`] when it is more than was announced; else as [`Exchange::send`].
+    ///
+    /// # Cancel safety
+    /// As [`Exchange::send`].
+    pub async fn send_piece(&mut self, piece: Bytes) -> Result<(), ExchangeError> {
+        let given = u64::try_from(piece.len()).unwrap_or(u64::MAX);
+        let announced = self.pieces_left;
+        self.pieces_left = announced.checked_sub(given).ok_or(ExchangeError::BodyLength { announced, given })?;
+        if piece.is_empty() {
+            return Ok(());
+        }
+        write_parts(&mut self.send, &self.limits, &mut self.outgoing, &mut [piece]).await
     }
 
     /// Ends this side: nothing more is sent. What was sent still arrives if the exchange is dropped now.
@@ -222,6 +260,23 @@ impl Exchange {
     /// # Cancel safety
     /// Not cancel safe: drop the exchange when the future was dropped.
     pub async fn read_body(&mut self, max: u64) -> Result<Bytes, ExchangeError> {
+        // A body that may always grow is never given up.
+        Ok(self.read_body_while(max, |_bytes| true).await?.unwrap_or_default())
+    }
+
+    /// Reads the whole body of the message received last, if it has at most `max` bytes, asking before it keeps what
+    /// arrived: `may_grow` is given the number of further bytes. `None` when it says no; what was read is dropped then.
+    ///
+    /// # Errors
+    /// As [`Exchange::read_body`].
+    ///
+    /// # Cancel safety
+    /// As [`Exchange::read_body`].
+    pub async fn read_body_while(
+        &mut self,
+        max: u64,
+        mut may_grow: impl FnMut(usize) -> bool,
+    ) -> Result<Option<Bytes>, ExchangeError> {
         let length = self.body_left;
         if length > max {
             return self.refuse_on_error(Err(ExchangeError::BodyTooLarge { length, max }));
@@ -229,19 +284,23 @@ impl Exchange {
         let expected = usize::try_from(length).unwrap_or(usize::MAX);
         let mut body = BytesMut::with_capacity(expected.min(BODY_FIRST_BYTES));
         while let Some(chunk) = self.body_chunk(usize::MAX).await? {
+            if !may_grow(chunk.len()) {
+                return Ok(None);
+            }
             // A small body is most often one piece: no copy then.
             if body.is_empty() && self.body_left == 0 {
-                return Ok(chunk);
+                return Ok(Some(chunk));
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(body.freeze())
+        Ok(Some(body.freeze()))
     }
 
     /// Reads the next piece of the body, of at most `max` bytes; `None` when it is complete.
     ///
     /// # Errors
-    /// When the peer stops sending for [`Limits::body_pause`], ends early, cancels, or is gone.
+    /// When the peer sends nothing for [`Limits::body_pause`] or less than [`Limits::rate_bytes_min`] in
+    /// [`Limits::rate_window`], ends early, cancels, or is gone.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -249,17 +308,9 @@ impl Exchange {
         if self.body_left == 0 {
             return Ok(None);
         }
-        let room = usize::try_from(self.body_left).unwrap_or(usize::MAX).min(max);
-        let pause = self.limits.body_pause;
-        let read = tokio::time::timeout(pause, self.receive.read_chunk(room, true)).await;
-        let result = match read {
-            Err(_elapsed) => Err(ExchangeError::Stalled { what: "a body", after: pause }),
-            Ok(Err(error)) => Err(lost_read(error)),
-            Ok(Ok(None)) => Err(ExchangeError::Truncated { missing: self.body_left }),
-            Ok(Ok(Some(chunk))) => Ok(chunk.bytes),
-        };
+        let result = read_piece(&mut self.receive, &self.limits, &mut self.incoming, self.body_left, max).await;
         let bytes = self.refuse_on_error(result)?;
-        // The chunk is at most `room` long, so this never meets zero early.
+        // The piece is at most as long as what is left, so this never meets zero early.
         self.body_left = self.body_left.saturating_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         self.received = self.body_left == 0;
         Ok(Some(bytes))
@@ -332,7 +383,7 @@ impl Exchange {
     ) -> (bool, Result<A, ExchangeError>) {
         let Self { send, receive, limits, .. } = self;
         let sending = async {
-            write(send, limits.body_pause, question, body).await?;
+            write(send, limits, question, body).await?;
             send.finish().map_err(|_closed| ExchangeError::Over)
         };
         let receiving = read_message::<A>(receive, limits.frame, true);
@@ -399,96 +450,5 @@ impl fmt::Debug for Exchange {
             .field("finished", &self.finished)
             .field("body_left", &self.body_left)
             .finish_non_exhaustive()
-    }
-}
-
-/// Sends a message and its body. A peer that takes nothing for `pause` is given up: it must not hold what is sent.
-async fn write<M: Message>(
-    send: &mut SendStream,
-    pause: Duration,
-    message: &M,
-    body: &[Bytes],
-) -> Result<(), ExchangeError> {
-    let announced = message.body_length();
-    let given = body.iter().map(|part| u64::try_from(part.len()).unwrap_or(u64::MAX)).sum();
-    if announced != given {
-        return Err(ExchangeError::BodyLength { announced, given });
-    }
-    let frame = encode(message).map_err(ExchangeError::Encode)?;
-    let mut parts = Vec::with_capacity(body.len() + 1);
-    parts.push(Bytes::from(frame));
-    parts.extend(body.iter().filter(|part| !part.is_empty()).cloned());
-    let mut left = parts.as_mut_slice();
-    while !left.is_empty() {
-        let written = tokio::time::timeout(pause, send.write_chunks(left)).await;
-        let written = written.map_err(|_elapsed| ExchangeError::Unread { after: pause })?.map_err(lost_write)?;
-        // What was taken of a part is cut off it; parts that were taken wholly are behind us.
-        left = left.get_mut(written.chunks..).unwrap_or_default();
-    }
-    Ok(())
-}
-
-/// Reads one framed message. A patient reader waits for its first byte as long as the caller lets it.
-async fn read_message<M: Message>(
-    receive: &mut RecvStream,
-    within: Duration,
-    patient: bool,
-) -> Result<M, ExchangeError> {
-    let mut first = [0; 1];
-    if patient {
-        receive.read_exact(&mut first).await.map_err(lost_read_exact)?;
-    }
-    let read = async {
-        if !patient {
-            receive.read_exact(&mut first).await.map_err(lost_read_exact)?;
-        }
-        let mut header = [0; FRAME_HEADER_BYTES];
-        header[..1].copy_from_slice(&first);
-        receive.read_exact(&mut header[1..]).await.map_err(lost_read_exact)?;
-        let header = FrameHeader::parse(header);
-        let length = header.expect::<M>().map_err(ExchangeError::Decode)?;
-        let bytes = read_exactly(receive, length).await?;
-        protocol::decode(header.kind, &bytes).map_err(ExchangeError::Decode)
-    };
-    let result = tokio::time::timeout(within, read).await;
-    result.unwrap_or(Err(ExchangeError::Stalled { what: "a message", after: within }))
-}
-
-/// Reads `length` bytes, holding no more memory than has arrived.
-async fn read_exactly(receive: &mut RecvStream, length: usize) -> Result<Vec<u8>, ExchangeError> {
-    let mut bytes = Vec::with_capacity(length.min(MESSAGE_FIRST_BYTES));
-    while bytes.len() < length {
-        let missing = length.saturating_sub(bytes.len());
-        let chunk = receive.read_chunk(missing, true).await.map_err(lost_read)?;
-        let chunk = chunk.ok_or(ExchangeError::Truncated { missing: u64::try_from(missing).unwrap_or(u64::MAX) })?;
-        bytes.extend_from_slice(&chunk.bytes);
-    }
-    Ok(bytes)
-}
-
-fn lost_write(error: WriteError) -> ExchangeError {
-    match error {
-        WriteError::Stopped(code) => ExchangeError::Cancelled(ResetCode::from_wire(code)),
-        WriteError::ConnectionLost(error) => ExchangeError::ConnectionLost(error.into()),
-        WriteError::ClosedStream => ExchangeError::Over,
-        // Early data is never sent, so it is never refused.
-        WriteError::ZeroRttRejected => ExchangeError::Cancelled(ResetCode::Withdrawn),
-    }
-}
-
-fn lost_read(error: ReadError) -> ExchangeError {
-    match error {
-        ReadError::Reset(code) => ExchangeError::Cancelled(ResetCode::from_wire(code)),
-        ReadError::ConnectionLost(error) => ExchangeError::ConnectionLost(error.into()),
-        ReadError::ClosedStream | ReadError::IllegalOrderedRead => ExchangeError::Over,
-        ReadError::ZeroRttRejected => ExchangeError::Cancelled(ResetCode::Withdrawn),
-    }
-}
-
-fn lost_read_exact(error: ReadExactError) -> ExchangeError {
-    match error {
-        // How much was missing of a message is of no use to anyone; that it was cut short is.
-        ReadExactError::FinishedEarly(_read) => ExchangeError::Truncated { missing: 1 },
-        ReadExactError::ReadError(error) => lost_read(error),
     }
 }

@@ -6,6 +6,7 @@
 //! - [`ca`], [`identity`]: who issues certificates, who carries them.
 //! - [`client`], [`server`]: the two ends; both make a [`Connection`].
 //! - [`connection`], [`exchange`]: streams with priorities, typed messages, cancellation by reset.
+//! - [`intake`]: who decides about newcomers. [`pace`]: minimum rates.
 //! - [`limits`]: every limit, with its reason. [`error`]: what can go wrong, as kinds that a person can act on.
 //! - [`tls`]: what the HTTPS admin API needs of the same certificates.
 //!
@@ -19,7 +20,9 @@ pub mod connection;
 pub mod error;
 pub mod exchange;
 pub mod identity;
+pub mod intake;
 pub mod limits;
+pub mod pace;
 pub mod server;
 pub mod tls;
 
@@ -34,6 +37,8 @@ pub use connection::{Alpn, Connection, Peer, Traffic};
 pub use error::{CertificateError, CloseCode, CloseReason, DialError, DialErrorKind, ExchangeError, ListenError};
 pub use exchange::{Cancelled, Exchange, Priority};
 pub use identity::{DeviceKey, Identity};
+pub use intake::{Intake, Judgement, Newcomer};
 pub use limits::{Congestion, Limits};
+pub use pace::Pace;
 pub use server::{Listener, ListenerConfig};
 pub use tls::{admin_client_roots, admin_server_config, certificate_der, certificate_pem, crypto_provider};

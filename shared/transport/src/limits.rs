@@ -7,6 +7,8 @@ use quinn::VarInt;
 use quinn::congestion::{BbrConfig, CubicConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::pace::Pace;
+
 /// What one peer, and all of them together, may make this side hold and wait for.
 ///
 /// [`Limits::agent`] and [`Limits::hub`] are the two sets in use; tests shorten the times.
@@ -30,6 +32,10 @@ pub struct Limits {
     pub frame: Duration,
     /// Longest pause between two pieces of a body, in either direction: of what comes, and of what the peer takes.
     pub body_pause: Duration,
+    /// Waiting time over which the rate of a body is measured; see [`Limits::rate_bytes_min`].
+    pub rate_window: Duration,
+    /// Minimum number of body bytes that the peer must send or take in each [`Limits::rate_window`]; zero expects nothing.
+    pub rate_bytes_min: u64,
     /// Connections that a listener keeps; further ones are refused.
     pub connections: usize,
     /// Handshakes that a listener works on at once; further ones are refused.
@@ -59,6 +65,9 @@ impl Limits {
             // 512 KiB at 52 kB/s, a poor mobile link.
             frame: Duration::from_secs(10),
             body_pause: Duration::from_secs(10),
+            // A device has one hub: a slow one is better than none, and each request has a deadline of its own.
+            rate_window: Duration::from_secs(20),
+            rate_bytes_min: 0,
             // An agent does not listen.
             connections: 0,
             handshakes: 0,
@@ -84,6 +93,9 @@ impl Limits {
             handshake: Duration::from_secs(10),
             frame: Duration::from_secs(10),
             body_pause: Duration::from_secs(10),
+            // 1 KiB/s, less than GSM data of 1996 (9,600 bit/s). The window outlasts two lost packets and a short outage.
+            rate_window: Duration::from_secs(20),
+            rate_bytes_min: 20 * 1024,
             // 50 kB each when idle (design, measured): 500 MB.
             connections: 10_000,
             // A handshake costs about 1 ms of CPU: half a second of work on one core.
@@ -92,6 +104,12 @@ impl Limits {
             handshakes_before_retry: 64,
             chain_certificates: 4,
         }
+    }
+
+    /// The pace of one direction of an exchange.
+    #[must_use]
+    pub const fn pace(&self) -> Pace {
+        Pace::new(self.rate_window, self.rate_bytes_min)
     }
 
     /// The QUIC transport parameters of these limits.

@@ -7,17 +7,19 @@
 //! refuses a device whose certificate is outside its time (resumed or not), a certificate that names no device, and
 //! a missing certificate under [`Alpn::Device`].
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use rustls::crypto::CryptoProvider;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, Id, JoinSet};
 
 use crate::connection::{Alpn, Connection, Peer};
 use crate::error::{CertificateError, CloseCode, ListenError};
 use crate::identity::Identity;
+use crate::intake::{FirstCome, Intake, Judgement, Newcomer};
 use crate::limits::{Congestion, Limits};
 use crate::tls::{crypto_provider, quic_server};
 
@@ -26,6 +28,10 @@ const HELLO_BYTES_MAX: u64 = 4 * 1500;
 
 /// The same for all newcomers together: a thousand of them.
 const HELLOS_BYTES_MAX: u64 = 1000 * HELLO_BYTES_MAX;
+
+/// Maximum number of first packets that wait for a decision. They are decided as fast as they are read; this outlasts a
+/// moment in which this process gets no CPU.
+const INCOMING_MAX: usize = 4096;
 
 /// How a hub listens.
 #[derive(Debug, Clone)]
@@ -40,6 +46,8 @@ pub struct ListenerConfig {
     pub limits: Limits,
     /// How fast to send.
     pub congestion: Congestion,
+    /// Decides who may begin a handshake; `None` takes whoever comes first, within [`ListenerConfig::limits`].
+    pub intake: Option<Arc<dyn Intake>>,
 }
 
 /// A socket on which devices connect.
@@ -47,6 +55,11 @@ pub struct ListenerConfig {
 pub struct Listener {
     endpoint: quinn::Endpoint,
     handshakes: JoinSet<Option<Connection>>,
+    /// Places of the handshakes under way, by task.
+    places: HashMap<Id, u64>,
+    /// What ends a handshake, by place.
+    ends: HashMap<u64, AbortHandle>,
+    intake: Arc<dyn Intake>,
     limits: Limits,
 }
 
@@ -64,7 +77,11 @@ impl Listener {
         let server = settings(config, provider).map_err(ListenError::Identity)?;
         let addr = config.addr;
         let endpoint = quinn::Endpoint::server(server, addr).map_err(|source| ListenError::Bind { addr, source })?;
-        Ok(Self { endpoint, handshakes: JoinSet::new(), limits: config.limits })
+        let limits = config.limits;
+        let first_come = || Arc::new(FirstCome::new(limits.handshakes, limits.handshakes_before_retry));
+        let intake = config.intake.clone().unwrap_or_else(|| first_come());
+        let (places, ends) = (HashMap::new(), HashMap::new());
+        Ok(Self { endpoint, handshakes: JoinSet::new(), places, ends, intake, limits })
     }
 
     /// The address that was bound.
@@ -86,9 +103,14 @@ impl Listener {
         loop {
             tokio::select! {
                 incoming = self.endpoint.accept() => self.begin(incoming?),
-                Some(finished) = self.handshakes.join_next() => {
-                    // A handshake's task neither panics nor is aborted while the listener lives.
-                    if let Ok(Some(connection)) = finished {
+                Some(finished) = self.handshakes.join_next_with_id() => {
+                    let (task, connection) = match finished {
+                        Ok((task, connection)) => (task, connection),
+                        // It was evicted: the handshake is given up with the task.
+                        Err(ended) => (ended.id(), None),
+                    };
+                    self.ended(task);
+                    if let Some(connection) = connection {
                         return Some(connection);
                     }
                 }
@@ -121,20 +143,50 @@ impl Listener {
         tokio::time::timeout(grace, self.endpoint.wait_idle()).await.is_ok()
     }
 
-    /// Decides about a newcomer before any cryptography.
+    /// Obeys the intake's decision about a newcomer, before any cryptography.
     fn begin(&mut self, incoming: quinn::Incoming) {
-        let busy = self.handshakes.len();
-        let full = busy >= self.limits.handshakes || self.endpoint.open_connections() >= self.limits.connections;
-        if full {
-            tracing::debug!(remote = %incoming.remote_address(), "no room for another connection");
+        let address = incoming.remote_address();
+        if self.endpoint.open_connections() >= self.limits.connections {
+            tracing::debug!(remote = %address, "no room for another connection");
             incoming.refuse();
-        } else if busy >= self.limits.handshakes_before_retry && incoming.may_retry() {
-            // An attacker who forges addresses never sees the token; an honest device loses one round trip.
-            if incoming.retry().is_err() {
-                tracing::debug!("a newcomer could not be asked to prove its address");
+            return;
+        }
+        // An address that cannot be proven any further counts as proven.
+        let is_proven = incoming.remote_address_validated() || !incoming.may_retry();
+        match self.intake.arrived(Newcomer { address, is_proven }) {
+            Judgement::Admit { place } => self.shake_hands(incoming, place),
+            Judgement::Replace { place, evicted } => {
+                if let Some(end) = self.ends.remove(&evicted) {
+                    end.abort();
+                }
+                self.shake_hands(incoming, place);
             }
-        } else {
-            self.handshakes.spawn(handshake(incoming, self.limits));
+            // An attacker who forges addresses never sees the token; an honest device loses one round trip.
+            Judgement::Prove => {
+                if incoming.retry().is_err() {
+                    tracing::debug!("a newcomer could not be asked to prove its address");
+                }
+            }
+            Judgement::Refuse => {
+                tracing::debug!(remote = %address, "no room for another handshake");
+                incoming.refuse();
+            }
+        }
+    }
+
+    fn shake_hands(&mut self, incoming: quinn::Incoming, place: u64) {
+        let end = self.handshakes.spawn(handshake(incoming, self.limits));
+        self.places.insert(end.id(), place);
+        self.ends.insert(place, end);
+    }
+
+    /// Gives back the place of a handshake that has ended.
+    fn ended(&mut self, task: Id) {
+        if let Some(place) = self.places.remove(&task) {
+            if self.ends.get(&place).is_some_and(|end| end.id() == task) {
+                self.ends.remove(&place);
+            }
+            self.intake.left(place);
         }
     }
 }
@@ -145,7 +197,7 @@ fn settings(config: &ListenerConfig, provider: Arc<CryptoProvider>) -> Result<qu
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
     server
         .transport_config(config.limits.transport(config.congestion))
-        .max_incoming(config.limits.handshakes)
+        .max_incoming(INCOMING_MAX)
         .incoming_buffer_size(HELLO_BYTES_MAX)
         .incoming_buffer_size_total(HELLOS_BYTES_MAX);
     Ok(server)

@@ -74,7 +74,7 @@ pub enum Reason {
     Confident,
     /// Cascade deferred to the hub: the score was under the threshold.
     LowConfidence,
-    /// Cascade could not score this model's answers (no threshold in its manifest), so it deferred.
+    /// Cascade has no threshold for this version, so it deferred.
     NotCalibrated,
     /// The device has no ready session for the model.
     NoLocalModel,
@@ -88,11 +88,13 @@ pub enum Reason {
     HubFailed,
     /// The hub was too late for the request's deadline.
     HubTooLate,
+    /// Cascade could not score the device's answer (a NaN, no classes, no score rule), so it deferred.
+    NoScore,
 }
 
 impl Reason {
     /// Every reason, for metrics that start at zero and for documentation.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Policy,
         Self::Confident,
         Self::LowConfidence,
@@ -103,6 +105,7 @@ impl Reason {
         Self::HubUnreachable,
         Self::HubFailed,
         Self::HubTooLate,
+        Self::NoScore,
     ];
 
     /// The code in answers, metrics and logs.
@@ -119,6 +122,7 @@ impl Reason {
             Self::HubUnreachable => "hub-unreachable",
             Self::HubFailed => "hub-failed",
             Self::HubTooLate => "hub-too-late",
+            Self::NoScore => "no-score",
         }
     }
 }

@@ -14,13 +14,8 @@ fn create(hub: &Hub, file: &Path) -> Result<Finished> {
     Finished::run(hub.command().args(["backup", "create"]).arg(file).arg("--config").arg(config))
 }
 
-fn restore(hub: &Hub, file: &Path, keys: bool) -> Result<Finished> {
-    let mut command = hub.command();
-    command.args(["backup", "restore"]).arg(file).arg("--dir").arg(hub.folder());
-    if keys {
-        command.arg("--keys").arg(hub.keys());
-    }
-    Finished::run(&mut command)
+fn restore(hub: &Hub, file: &Path) -> Result<Finished> {
+    Finished::run(hub.command().args(["backup", "restore"]).arg(file).arg("--dir").arg(hub.folder()))
 }
 
 /// The hub's machine burns down.
@@ -49,7 +44,7 @@ fn a_lost_hub_comes_back_from_its_backup_and_its_devices_update() {
         let again = create(&fleet.hub, &file(site))?;
         ensure!(again.code != Some(0), "a backup was overwritten");
         lose(&mut fleet.hub)?;
-        restore(&fleet.hub, &file(site), false)?.ok()?;
+        restore(&fleet.hub, &file(site))?.ok()?;
         let key = fs::metadata(fleet.hub.folder().join("ca/ca.key"))?.permissions().mode() & 0o777;
         ensure!(key == 0o600, "the CA's key has mode {key:o}");
         fleet.hub.start()?;
@@ -66,7 +61,7 @@ fn a_lost_hub_comes_back_from_its_backup_and_its_devices_update() {
 }
 
 #[test]
-fn a_backup_older_than_the_last_push_is_followed_after_the_next_push_or_with_the_offline_keys() {
+fn a_backup_older_than_the_last_push_is_followed_after_the_next_push_or_renewal() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
         create(&fleet.hub, &file(site))?.ok()?;
@@ -78,7 +73,7 @@ fn a_backup_older_than_the_last_push_is_followed_after_the_next_push_or_with_the
             fleet.hub.start()?;
         }
         lose(&mut fleet.hub)?;
-        restore(&fleet.hub, &file(site), false)?.ok()?;
+        restore(&fleet.hub, &file(site))?.ok()?;
         fleet.hub.start()?;
         fleet.hub.wait_connected("kitchen", true)?;
         fleet.expect_local(2)?;
@@ -86,9 +81,13 @@ fn a_backup_older_than_the_last_push_is_followed_after_the_next_push_or_with_the
         fleet.hub.push(&catalog().join("v2"), &[])?.ok()?;
         fleet.hub.push(ModelFolder::copy(site, "v1", 3)?.path(), &[])?.ok()?;
         fleet.agent.wait_version("digits", 3)?;
-        // Once more from the same old backup, now with the keys: nothing of what devices saw is above it.
+        // Once more from the same old backup, with the list of versions signed anew: nothing that devices saw is above it.
         lose(&mut fleet.hub)?;
-        restore(&fleet.hub, &file(site), true)?.ok()?;
+        restore(&fleet.hub, &file(site))?.ok()?;
+        let config = fleet.hub.folder().join("hub.toml");
+        let mut renew = fleet.hub.command();
+        renew.args(["trust", "renew", "--targets", "--keys"]).arg(fleet.hub.keys()).arg("--config").arg(config);
+        Finished::run(&mut renew)?.ok()?;
         fleet.hub.start()?;
         fleet.hub.wait_connected("kitchen", true)?;
         fleet.hub.push(ModelFolder::copy(site, "v2", 4)?.path(), &[])?.ok()?;
@@ -108,7 +107,7 @@ fn devices_enrolled_after_the_backup_are_readmitted_by_a_verb_and_lost_revocatio
         let mut attic = site.enrolled_agent(&fleet.hub, "attic")?;
         attic.wait_version("digits", 1)?;
         lose(&mut fleet.hub)?;
-        let restored = restore(&fleet.hub, &file(site), false)?.ok()?;
+        let restored = restore(&fleet.hub, &file(site))?.ok()?;
         ensure!(restored.stdout.contains("cellar") && restored.stdout.contains("stolen"), "{}", restored.stdout);
         ensure!(restored.stdout.contains("REVOKED SINCE"), "{}", restored.stdout);
         fleet.hub.start()?;
@@ -138,7 +137,7 @@ fn a_damaged_backup_writes_nothing_and_a_folder_in_use_is_left_alone() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
         create(&fleet.hub, &file(site))?.ok()?;
-        let occupied = restore(&fleet.hub, &file(site), false)?;
+        let occupied = restore(&fleet.hub, &file(site))?;
         ensure!(occupied.code != Some(0) && occupied.stderr.contains("not empty"), "{}", occupied.stderr);
         lose(&mut fleet.hub)?;
         let good = fs::read(file(site))?;
@@ -149,14 +148,14 @@ fn a_damaged_backup_writes_nothing_and_a_folder_in_use_is_left_alone() {
                 *byte ^= 0x10;
             }
             fs::write(file(site), bad)?;
-            let refused = restore(&fleet.hub, &file(site), false)?;
+            let refused = restore(&fleet.hub, &file(site))?;
             ensure!(refused.code != Some(0), "a backup with byte {at} changed was restored");
             ensure!(!fleet.hub.folder().exists(), "a damaged backup left files");
         }
         fs::write(file(site), good.get(..good.len() / 2).unwrap_or_default())?;
-        ensure!(restore(&fleet.hub, &file(site), false)?.code != Some(0), "half a backup was restored");
+        ensure!(restore(&fleet.hub, &file(site))?.code != Some(0), "half a backup was restored");
         fs::write(file(site), &good)?;
-        restore(&fleet.hub, &file(site), false)?.ok()?;
+        restore(&fleet.hub, &file(site))?.ok()?;
         fleet.hub.start()?;
         fleet.hub.wait_connected("kitchen", true)
     });
@@ -174,7 +173,7 @@ fn a_stopped_hub_is_backed_up_too_and_a_rotten_file_is_named_and_left_out() {
         let made = create(&fleet.hub, &second)?;
         ensure!(made.code != Some(0) && made.stderr.contains("damaged"), "{}", made.stderr);
         fs::remove_dir_all(fleet.hub.folder())?;
-        restore(&fleet.hub, &second, false)?.ok()?;
+        restore(&fleet.hub, &second)?.ok()?;
         fleet.hub.start()?;
         // The same push brings the file back.
         fleet.hub.push(&catalog().join("v1"), &[])?.ok()?;

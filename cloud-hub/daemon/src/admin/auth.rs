@@ -1,19 +1,21 @@
-//! Who calls: every call carries the token of an operator on record, or is not looked at.
+//! Checks the token of every call before anything else of it is looked at, and records who called and who failed to.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Instant;
 
-use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::Response;
+use hub_core::logins::Failure;
 
 use super::Refused;
-use super::error::JsonBody;
-use crate::api::{ErrorCode, OperatorCreated, OperatorRequest};
+use crate::api::ErrorCode;
 use crate::clock;
+use crate::guard::tcp::Guest;
 use crate::hub::Hub;
-use crate::operators::{CreateOperatorError, NotAnOperator};
+use crate::operators::NotAnOperator;
 
 /// The operator whose token a call carries; for the log.
 #[derive(Debug, Clone)]
@@ -25,38 +27,51 @@ pub(super) async fn require_operator(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Refused> {
+    let guest = request.extensions().get::<Guest>().cloned();
+    let address = guest.as_ref().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |guest| guest.address.ip());
     let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = header.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-    match hub.operators.who(token, clock::unix_ms()).await {
-        Ok(name) => {
-            request.extensions_mut().insert(Operator(name));
-            Ok(next.run(request).await)
-        }
-        Err(NotAnOperator::Unknown) => {
-            Err(Refused::new(ErrorCode::NotAuthorised, "the hub does not know this operator token"))
-        }
-        Err(NotAnOperator::Expired { name }) => {
-            Err(Refused::new(ErrorCode::TokenExpired, format!("the token of operator {name:?} has expired")))
-        }
-        Err(NotAnOperator::Store(error)) => Err(Refused::storage(&error)),
+    let name = match hub.operators.who(token, clock::unix_ms()).await {
+        Ok(name) => name,
+        Err(error) => return Err(refuse(&hub, address, &error)),
+    };
+    if let Some(guest) = guest {
+        guest.known();
     }
+    let mut call = hub.calls.hold(name.clone());
+    if call.grow(1).is_err() {
+        return Err(Refused::new(ErrorCode::TooMany, format!("operator {name:?} has too many calls under way"))
+            .hint("wait until some of them have ended"));
+    }
+    request.extensions_mut().insert(Operator(name));
+    let response = next.run(request).await;
+    drop(call);
+    Ok(response)
 }
 
-/// `POST /operators`.
-pub(super) async fn create_operator(
-    State(hub): State<Arc<Hub>>,
-    axum::Extension(Operator(by)): axum::Extension<Operator>,
-    JsonBody(request): JsonBody<OperatorRequest>,
-) -> Result<Json<OperatorCreated>, Refused> {
-    let created =
-        hub.operators.create(&request.name, request.ttl_days, clock::unix_ms()).await.map_err(
-            |error| match &error {
-                CreateOperatorError::Name | CreateOperatorError::Ttl => {
-                    Refused::new(ErrorCode::BadRequest, error.to_string())
-                }
-                CreateOperatorError::Store(cause) => Refused::storage(cause),
-            },
-        )?;
-    tracing::info!(operator = by, created = created.name, "operator token made");
-    Ok(Json(created))
+/// Records a failed login and answers it.
+fn refuse(hub: &Hub, address: IpAddr, error: &NotAnOperator) -> Refused {
+    let (reason, refused) = match error {
+        NotAnOperator::Store(error) => return Refused::storage(error),
+        NotAnOperator::Unknown => {
+            ("unknown-token", Refused::new(ErrorCode::NotAuthorised, "the hub does not know this operator token"))
+        }
+        NotAnOperator::Expired { name } => {
+            let problem = format!("the token of operator {name:?} has expired");
+            ("expired-token", Refused::new(ErrorCode::TokenExpired, problem))
+        }
+    };
+    telemetry::metrics::login_failed(reason);
+    match hub.operators.failed(address, Instant::now()) {
+        Failure::Log { unlogged } => {
+            let operator = error.name();
+            tracing::warn!(%address, reason, operator, unlogged, "failed login on the admin API");
+            refused
+        }
+        Failure::TooMany { retry_after } => {
+            let seconds = retry_after.as_secs().saturating_add(1);
+            Refused::new(ErrorCode::TooMany, "too many failed logins from this address")
+                .hint(format!("try again in {seconds} s with a token that the hub knows"))
+        }
+    }
 }

@@ -8,6 +8,8 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use futures_util::StreamExt;
+use tokio::time::Instant;
+use transport::Limits;
 use types::Digest;
 
 use super::Refused;
@@ -16,7 +18,7 @@ use crate::api::{BlobStored, ErrorCode};
 use crate::hub::Hub;
 use crate::registry::blobs::BlobError;
 
-/// Longest silence inside an upload before it is given up: a dead uplink must not hold a half-written file for ever.
+/// Longest silence in an upload before it is given up: a dead uplink must not hold a half-written file for ever.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 
 /// `HEAD /blobs/{digest}`: says whether it is there and whole. Files are never given out here; devices fetch them over QUIC.
@@ -49,10 +51,15 @@ pub(super) async fn put(
     }
     let mut upload = hub.registry.blobs().begin(digest, limit).await.map_err(|error| refuse(&error, limit))?;
     let mut body = body.into_data_stream();
+    let mut pace = Limits::hub().pace();
     loop {
+        let since = Instant::now();
         let piece = tokio::time::timeout(SILENCE_LIMIT, body.next()).await;
         let piece = piece.map_err(|_elapsed| Refused::new(ErrorCode::BadRequest, "the upload fell silent"))?;
         match piece {
+            Some(Ok(bytes)) if pace.passed(since.elapsed(), bytes.len()).is_err() => {
+                return Err(Refused::new(ErrorCode::BadRequest, "the upload is too slow: at least 1 KiB/s are needed"));
+            }
             Some(Ok(bytes)) => upload.write(bytes).await.map_err(|error| refuse(&error, limit))?,
             Some(Err(_broken)) => return Err(Refused::new(ErrorCode::BadRequest, "the upload broke off")),
             None => break,

@@ -84,8 +84,9 @@ fn refuse(error: &FleetError) -> Refused {
         FleetError::Unknown(_) => {
             Refused::new(ErrorCode::NotFound, error.to_string()).hint("see all of them: cloud-hub device list")
         }
-        FleetError::NotSeen(_) => Refused::new(ErrorCode::NotFound, error.to_string())
-            .hint("it tries again within the hour, or at once when its agent is started again; or enrol it with a new token"),
+        FleetError::NotSeen(_) => Refused::new(ErrorCode::NotFound, error.to_string()).hint(
+            "it tries again within the hour, or at once when its agent is started again; or enrol it with a new token",
+        ),
         FleetError::Exists(device) => Refused::new(ErrorCode::Conflict, error.to_string())
             .hint(format!("enrol the same machine anew: cloud-hub token create --name {device} --replace")),
         FleetError::Store(cause) => Refused::storage(cause),

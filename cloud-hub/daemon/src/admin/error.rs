@@ -1,5 +1,7 @@
 //! How the API refuses: a status, a code, one clause, and never a path, an address or a cause.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -55,6 +57,7 @@ impl IntoResponse for Refused {
             ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ErrorCode::NotTrusted => StatusCode::UNPROCESSABLE_ENTITY,
             ErrorCode::Storage => StatusCode::INSUFFICIENT_STORAGE,
+            ErrorCode::TooMany => StatusCode::TOO_MANY_REQUESTS,
             ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -72,6 +75,9 @@ pub(super) fn panicked() -> Response {
     Refused::new(ErrorCode::Internal, "the hub failed, see its log").into_response()
 }
 
+/// Deadline for a JSON body: the largest one takes a link of 1.1 Mbit/s this long.
+const JSON_LIMIT: Duration = Duration::from_secs(60);
+
 /// A JSON body whose refusals are ours: axum's own would be plain text.
 pub(super) struct JsonBody<T>(pub(super) T);
 
@@ -79,7 +85,9 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned> axum::extract::FromRequest<
     type Rejection = Refused;
 
     async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Refused> {
-        match Json::<T>::from_request(request, state).await {
+        let read = tokio::time::timeout(JSON_LIMIT, Json::<T>::from_request(request, state)).await;
+        let late = |_elapsed| Refused::new(ErrorCode::BadRequest, "the request came too slowly");
+        match read.map_err(late)? {
             Ok(Json(body)) => Ok(Self(body)),
             Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
                 Err(Refused::new(ErrorCode::TooLarge, "the request is too large"))

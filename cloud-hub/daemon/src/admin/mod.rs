@@ -9,6 +9,8 @@ mod blobs;
 mod devices;
 mod error;
 mod models;
+mod operators;
+mod trust;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -24,6 +26,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub use error::Refused;
 
 use crate::api::{HubStatus, JSON_BYTES_MAX, PREFIX};
+use crate::guard::places::Places;
+use crate::guard::tcp::GuardedAcceptor;
 use crate::hub::Hub;
 
 /// Longest wait for the head of a request; a slow writer must not hold a connection for nothing.
@@ -32,15 +36,20 @@ const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// Longest TLS handshake: two round trips to the other side of the world, and patience.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Calls that are worked on at once; operators are few, and each call may hold a megabyte of metadata.
-const CALLS_MAX: usize = 64;
+/// Maximum number of calls that are worked on at once, shared by operator; each may hold a megabyte of metadata.
+pub(crate) const CALLS_MAX: u64 = 64;
+
+/// Maximum number of connections whose token was not checked yet, shared by address. When they are used up, a newcomer
+/// takes the place of the oldest connection of the address that has the most.
+const STRANGERS_MAX: usize = 256;
 
 /// The API as a service.
 pub fn router(hub: Arc<Hub>) -> Router {
     let api = Router::new()
         .route("/status", get(status))
         .route("/tokens", post(devices::create_token))
-        .route("/operators", post(auth::create_operator))
+        .route("/operators", get(operators::list).post(operators::create))
+        .route("/operators/{operator}/revoke", post(operators::revoke))
         .route("/devices", get(devices::list))
         .route("/devices/{device}", get(devices::show))
         .route("/devices/{device}/revoke", post(devices::revoke))
@@ -51,6 +60,9 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/models/{model}/versions", post(models::publish))
         .route("/models/{model}/offer", post(models::offer))
         .route("/models/{model}/withdraw", post(models::withdraw))
+        .route("/trust", get(trust::show))
+        .route("/trust/online-keys", post(trust::make_online_keys))
+        .route("/trust/changes", post(trust::change))
         .route("/trust/{file}", get(models::metadata))
         .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
         .route("/blobs/{digest}", get(blobs::head).put(blobs::put))
@@ -61,7 +73,6 @@ pub fn router(hub: Arc<Hub>) -> Router {
     Router::new()
         .nest(PREFIX, api)
         .fallback(error::no_such_call)
-        .layer(tower::limit::GlobalConcurrencyLimitLayer::new(CALLS_MAX))
         .layer(CatchPanicLayer::custom(|_panic| error::panicked()))
         .with_state(hub)
 }
@@ -79,7 +90,8 @@ pub async fn serve(
     tls: RustlsConfig,
     handle: Handle<SocketAddr>,
 ) -> std::io::Result<()> {
-    let acceptor = RustlsAcceptor::new(tls).handshake_timeout(HANDSHAKE_LIMIT);
+    let guarded = GuardedAcceptor::new(Places::new("admin", STRANGERS_MAX));
+    let acceptor = RustlsAcceptor::new(tls).handshake_timeout(HANDSHAKE_LIMIT).acceptor(guarded);
     let mut server =
         axum_server::from_tcp(listener)?.acceptor(acceptor).handle(handle).first_request_timeout(HEAD_LIMIT);
     server.http_builder().http1().header_read_timeout(HEAD_LIMIT);

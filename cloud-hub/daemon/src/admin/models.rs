@@ -12,7 +12,9 @@ use types::ModelName;
 use super::Refused;
 use super::auth::Operator;
 use super::error::{JsonBody, Named};
-use crate::api::{ErrorCode, ModelList, ModelView, OfferRequest, PublishRequest, Published, WithdrawRequest, Withdrawn};
+use crate::api::{
+    ErrorCode, ModelList, ModelView, OfferRequest, PublishRequest, Published, WithdrawRequest, Withdrawn,
+};
 use crate::hub::Hub;
 use crate::registry::MetadataName;
 use crate::registry::publish::PublishError;
@@ -91,8 +93,9 @@ fn refuse(error: &PublishError) -> Refused {
             Refused::new(ErrorCode::Conflict, error.to_string())
                 .hint("raise `version` in model.toml and push that; cloud-hub model status shows what there is")
         }
-        PublishError::Taken { .. } => Refused::new(ErrorCode::Conflict, error.to_string())
-            .hint("a version that a device has is followed by a higher one: raise `version` in model.toml and push that"),
+        PublishError::Taken { .. } => Refused::new(ErrorCode::Conflict, error.to_string()).hint(
+            "a version that a device has is followed by a higher one: raise `version` in model.toml and push that",
+        ),
         PublishError::Moved => {
             Refused::new(ErrorCode::Conflict, error.to_string()).hint("push again: somebody else published meanwhile")
         }
@@ -106,10 +109,17 @@ fn refuse(error: &PublishError) -> Refused {
             .hint("were the keys made by `cloud-hub init` of this hub? give their folder with --keys"),
         PublishError::Load { .. } => Refused::new(ErrorCode::NotTrusted, telemetry::chain(error))
             .hint("the hub publishes only what it can run itself: mend the variant that runs on the hub"),
+        PublishError::Crashes { .. } => Refused::new(ErrorCode::NotTrusted, telemetry::chain(error))
+            .hint("mend the model; `--hold` publishes it without offering it to a device"),
         PublishError::Hostile { .. } => Refused::new(ErrorCode::NotTrusted, telemetry::chain(error))
             .hint("every device would refuse it: mend that variant, or leave it out of model.toml"),
         PublishError::NotForGpu { .. } => Refused::new(ErrorCode::NotTrusted, error.to_string())
             .hint("take \"wgpu\" out of its `engines` in model.toml; `cloud-hub model check` lists what is missing"),
+        PublishError::Score { .. } => Refused::new(ErrorCode::BadRequest, error.to_string())
+            .hint("correct [score] in model.toml: with a wrong rule a device keeps every answer, or none"),
+        PublishError::Worse { .. } => Refused::new(ErrorCode::Conflict, error.to_string())
+            .hint("correct model.toml, or publish it as it is with: cloud-hub model push DIR --force"),
+        PublishError::Stopped(cause) => super::trust::refuse(cause),
         PublishError::Blob(cause) => Refused::storage(cause),
         PublishError::Metadata(cause) => Refused::storage(cause),
         PublishError::Store(cause) => Refused::storage(cause),

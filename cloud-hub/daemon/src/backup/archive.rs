@@ -130,7 +130,9 @@ pub fn read<R: Read>(
     }
     match entries.next() {
         None => Ok(contents),
-        Some(_more) => Err(ArchiveError::NotABackup("it has members that its list of contents does not name".to_owned())),
+        Some(_more) => {
+            Err(ArchiveError::NotABackup("it has members that its list of contents does not name".to_owned()))
+        }
     }
 }
 
@@ -170,9 +172,8 @@ fn check_contents(contents: &Contents) -> Result<(), ArchiveError> {
     }
     let mut names = BTreeSet::new();
     for member in &contents.members {
-        let wrong = |problem: &str| {
-            Err(ArchiveError::Member { name: member.name.clone(), problem: problem.to_owned() })
-        };
+        let wrong =
+            |problem: &str| Err(ArchiveError::Member { name: member.name.clone(), problem: problem.to_owned() });
         if !is_member_name(&member.name) {
             return wrong("has a name that no file of a hub has");
         }
@@ -302,9 +303,9 @@ mod tests {
             let mut changed = bytes.clone();
             changed[at] ^= 1;
             // Padding, and fields of the list that are only shown, may change unnoticed; a content never.
-            unnoticed += usize::from(read(changed.as_slice(), nothing).is_ok_and(|read| {
-                read.members != contents(&FILES[..2]).members
-            }));
+            unnoticed += usize::from(
+                read(changed.as_slice(), nothing).is_ok_and(|read| read.members != contents(&FILES[..2]).members),
+            );
         }
         assert_eq!(unnoticed, 0);
     }

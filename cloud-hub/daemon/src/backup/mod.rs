@@ -140,9 +140,31 @@ mod tests {
             assert!(is_member_name(name), "{name}");
         }
         for name in [
-            "", "/", "/etc/passwd", "..", "../x", "a/../b", "a//b", "a/", "./a", ".ssh/x", "a\\b", "a\0", "a b", "ä",
-            "-x", "a/b/c/d/e", "lock", "listening.json", "store/db", "store.1/db", "trust/trusted/floor.json",
-            "backup-1.snapshot", CONTENTS_FILE, RESTORED_FILE, "x.unfinished",
+            "",
+            "/",
+            "/etc/passwd",
+            "..",
+            "../x",
+            "a/../b",
+            "a//b",
+            "a/",
+            "./a",
+            ".ssh/x",
+            "a\\b",
+            "a\0",
+            "a b",
+            "ä",
+            "-x",
+            "a/b/c/d/e",
+            "lock",
+            "listening.json",
+            "store/db",
+            "store.1/db",
+            "trust/trusted/floor.json",
+            "backup-1.snapshot",
+            CONTENTS_FILE,
+            RESTORED_FILE,
+            "x.unfinished",
         ] {
             assert!(!is_member_name(name), "{name:?} was taken");
         }

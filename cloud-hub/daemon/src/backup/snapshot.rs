@@ -58,12 +58,7 @@ pub enum SnapshotError {
 ///
 /// # Errors
 /// When the store or the disk fails; there is no file then.
-pub async fn write(
-    store: &dyn Store,
-    timestamp: &[u8],
-    created_unix_s: u64,
-    path: &Path,
-) -> Result<(), SnapshotError> {
+pub async fn write(store: &dyn Store, timestamp: &[u8], created_unix_s: u64, path: &Path) -> Result<(), SnapshotError> {
     let mut entries: Vec<(Bytes, Bytes)> = Vec::new();
     loop {
         let mut scan = Scan::prefix("");
@@ -177,11 +172,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_damaged_snapshot_is_refused() {
-        let good = |body: &str| format!("{{\"format\":\"{FORMAT}\",\"version\":1,\"created_unix_s\":1,\"timestamp\":\"\"}}\n{body}");
+        let good = |body: &str| {
+            format!("{{\"format\":\"{FORMAT}\",\"version\":1,\"created_unix_s\":1,\"timestamp\":\"\"}}\n{body}")
+        };
         for text in ["", "{}\n", &good("").replace("\"version\":1", "\"version\":2")] {
             assert!(read_head(&mut text.as_bytes()).is_err(), "{text}");
         }
-        for body in ["{}\n", "{\"key\":\"zz\",\"value\":\"\"}\n", "{\"key\":\"00\",\"value\":\"0\"}\n", "{\"key\":\"00\",\"value\":\"00\"}"] {
+        for body in [
+            "{}\n",
+            "{\"key\":\"zz\",\"value\":\"\"}\n",
+            "{\"key\":\"00\",\"value\":\"0\"}\n",
+            "{\"key\":\"00\",\"value\":\"00\"}",
+        ] {
             let text = good(body);
             let mut input = text.as_bytes();
             read_head(&mut input).unwrap();

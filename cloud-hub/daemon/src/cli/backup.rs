@@ -23,11 +23,11 @@ be this hub. It is written with mode 0600; keep it encrypted (age, gpg) or in a 
     #[command(after_help = "\
 Examples:
   cloud-hub backup restore hub.backup --dir hub
-  cloud-hub backup restore hub.backup --dir hub --keys offline-keys
+  cloud-hub trust renew --targets --keys offline-keys --config hub/hub.toml
 
 The whole file is checked before anything is written. Never run the old hub and the restored one at the same time.
-With --keys the list of versions is signed anew, so that devices that have seen a later list follow at once; without,
-they follow after the next push.")]
+Devices that have seen a later list of versions take no update before that list is signed anew: by a push, or by
+`trust renew --targets`.")]
     Restore(RestoreArgs),
 }
 
@@ -53,9 +53,6 @@ pub(super) struct RestoreArgs {
     /// Folder of the restored hub: its state, hub.toml and operator.toml. Must be absent or empty.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Folder with targets.key, to sign the list of versions anew.
-    #[arg(long, value_name = "DIR", env = "SANDERLING_KEYS")]
-    keys: Option<PathBuf>,
     /// Print JSON instead of text.
     #[arg(long)]
     json: bool,

@@ -188,6 +188,7 @@ fn refusal(refused: &ApiError) -> CliError {
         ErrorCode::NotFound => (ExitKind::NotFound, None),
         ErrorCode::Conflict => (ExitKind::Conflict, None),
         ErrorCode::Storage => (ExitKind::Storage, Some("make room on the hub's disk, then try again")),
+        ErrorCode::TooMany => (ExitKind::Unavailable, Some("wait a moment, then try again")),
         ErrorCode::Unavailable => (ExitKind::Unavailable, Some("try again in a moment")),
         ErrorCode::Internal => (ExitKind::Failed, Some("the hub's log has the cause under that id")),
     };

@@ -82,7 +82,9 @@ fn signature(engines: &Engines, file: &ModelBytes) -> Result<Signature, CliError
     let session = engines.judge().load(file.clone(), &LoadOptions::default()).map_err(|error| {
         let kind = match &error {
             LoadError::Refused(_) | LoadError::Unsupported { .. } => ExitKind::Config,
-            LoadError::Provider { .. } | LoadError::Failed(_) => ExitKind::Failed,
+            LoadError::Provider { .. } | LoadError::Failed(_) | LoadError::Died(_) | LoadError::Host(_) => {
+                ExitKind::Failed
+            }
         };
         CliError::new(kind, error).hint("the model itself must run first: cloud-hub model check MODEL")
     })?;

@@ -142,7 +142,12 @@ fn table(list: &DeviceList) -> String {
         return known;
     }
     let rows = list.unknown.iter().map(|unknown| {
-        [unknown.device.to_string(), clock::ago(unknown.seen_unix_ms, now), unknown.address.clone(), unknown.key.to_string()]
+        [
+            unknown.device.to_string(),
+            clock::ago(unknown.seen_unix_ms, now),
+            unknown.address.clone(),
+            unknown.key.to_string(),
+        ]
     });
     let unknown = console::render_table(["unknown device", "seen", "address", "key"], rows);
     format!("{known}\n\nWith a certificate of this hub and without a record (cloud-hub device readmit):\n{unknown}")

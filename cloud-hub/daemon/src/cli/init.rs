@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use console::{CliError, ExitKind, OrExit};
 use jiff::Timestamp;
-use model_tools::sign::{InitialKeys, init_repository};
+use model_tools::sign::{InitialKeys, Passphrase, init_repository};
 use serde::Serialize;
 use store::files::{self, FileError, Mode};
 use store::{SledStore, Store};
@@ -15,14 +15,15 @@ use transport::Ca;
 use types::Digest;
 
 use super::Context;
+use super::trust::keys::NewPassphrase;
 use crate::config::{EXAMPLE, HubConfig, is_host, is_host_and_port};
 use crate::operators::Operators;
 use crate::registry::metadata::{SNAPSHOT_KEY, TIMESTAMP_KEY};
 use crate::state::Folder;
 
 /// File names in the folder of offline keys.
-pub(super) const ROOT_KEY: &str = "root.key";
-pub(super) const TARGETS_KEY: &str = "targets.key";
+const ROOT_KEY: &str = "root.key";
+const TARGETS_KEY: &str = "targets.key";
 /// The root the keys were made with, so that a push can tell a foreign hub.
 pub(super) const ROOT_JSON: &str = "root.json";
 
@@ -34,7 +35,10 @@ OFFLINE KEYS of a Sanderling hub. TAKE THIS FOLDER AWAY FROM THE HUB'S MACHINE.
 
 root.key     says which keys count. Needed once a year and after a break-in. Keep it in a safe, with a copy.
 targets.key  signs model versions: `cloud-hub model push DIR --keys THIS_FOLDER`. Keep it where models are released.
+*.pub        public: the other halves of these keys.
 root.json    public: the trust root these keys belong to.
+
+Once a year, before the date that `cloud-hub trust status` shows: `cloud-hub trust renew --keys THIS_FOLDER`.
 
 Whoever has the hub but not these keys can hold updates back, and nothing more.
 Whoever has targets.key can make every device install a model. Whoever loses both starts over: every device enrols anew.
@@ -69,6 +73,8 @@ pub(super) struct InitArgs {
     /// TCP address for Prometheus; port 0 takes a free one.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9002")]
     metrics: SocketAddr,
+    #[command(flatten)]
+    passphrase: NewPassphrase,
     /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
@@ -85,8 +91,9 @@ struct Made {
 
 pub(super) fn run(args: &InitArgs) -> Result<(), CliError> {
     check(args)?;
+    let passphrase = args.passphrase.read("the offline keys")?;
     let was_there = [&args.dir, &args.keys].map(|folder| folder.exists());
-    let made = make(args).inspect_err(|_error| {
+    let made = make(args, passphrase.as_ref()).inspect_err(|_error| {
         // Both were absent or empty: nothing but our own half-made files is taken away.
         for (folder, was_there) in [&args.dir, &args.keys].into_iter().zip(was_there) {
             undo(folder, was_there);
@@ -136,7 +143,7 @@ fn check(args: &InitArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-fn make(args: &InitArgs) -> Result<Made, CliError> {
+fn make(args: &InitArgs, passphrase: Option<&Passphrase>) -> Result<Made, CliError> {
     let folder = Folder::new(&args.dir);
     let storage = |error: FileError| CliError::new(ExitKind::Storage, error);
     for made in [folder.root(), &args.keys, &folder.blobs(), &folder.online_keys(), &folder.metadata()] {
@@ -144,7 +151,7 @@ fn make(args: &InitArgs) -> Result<Made, CliError> {
     }
     let config = write_config(args, &folder)?;
     let ca = make_ca(&config, &folder)?;
-    make_trust(args, &folder)?;
+    make_trust(args, &folder, passphrase)?;
     let operator = args.dir.join("operator.toml");
     let created = with_store(&folder, async |store| {
         Operators::new(store).create("init", FIRST_OPERATOR_DAYS, crate::clock::unix_ms()).await
@@ -194,12 +201,13 @@ fn make_ca(config: &HubConfig, folder: &Folder) -> Result<Ca, CliError> {
 }
 
 /// Makes the four keys, puts each where it belongs, and signs the empty list of versions.
-fn make_trust(args: &InitArgs, folder: &Folder) -> Result<(), CliError> {
+fn make_trust(args: &InitArgs, folder: &Folder, passphrase: Option<&Passphrase>) -> Result<(), CliError> {
     let keys = InitialKeys::generate()?;
     let repository = init_repository(&keys, Timestamp::now())?;
+    for (key, name) in [(&keys.root, ROOT_KEY), (&keys.targets, TARGETS_KEY)] {
+        super::trust::keys::save(key, &args.keys.join(name), passphrase)?;
+    }
     for (key, path) in [
-        (&keys.root, args.keys.join(ROOT_KEY)),
-        (&keys.targets, args.keys.join(TARGETS_KEY)),
         (&keys.online.snapshot, folder.online_keys().join(SNAPSHOT_KEY)),
         (&keys.online.timestamp, folder.online_keys().join(TIMESTAMP_KEY)),
     ] {

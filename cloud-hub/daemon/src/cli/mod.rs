@@ -1,7 +1,7 @@
 //! The command line: what can be asked for, and which module answers it.
 //!
 //! Verbs of the machine the hub runs on ([`init`], [`serve`], [`config`], [`backup`]) read `hub.toml`; verbs of the operator
-//! ([`token`], [`operator`], [`device`], [`model`], [`status`]) speak to a running hub from any machine that has an
+//! ([`token`], [`operator`], [`device`], [`model`], [`trust`], [`status`]) speak to a running hub from any machine that has an
 //! `operator.toml` ([`context`]).
 
 use std::path::PathBuf;
@@ -27,6 +27,7 @@ mod serve;
 mod show;
 mod status;
 mod token;
+mod trust;
 mod withdraw;
 
 pub use context::Context;
@@ -79,8 +80,14 @@ enum Verb {
     /// Publish models and see where they got to.
     #[command(subcommand)]
     Model(model::ModelVerb),
+    /// See and renew who may sign what: expiry, keys, thresholds.
+    #[command(subcommand)]
+    Trust(trust::TrustVerb),
     /// Show the hub at one glance.
     Status(status::StatusArgs),
+    /// Run an engine for the hub, which starts it itself.
+    #[command(hide = true)]
+    EngineHost,
     /// Print a completion script for a shell.
     #[command(
         after_help = "Example:\n  cloud-hub completions bash > ~/.local/share/bash-completion/completions/cloud-hub"
@@ -126,7 +133,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Backup(verb) => backup::run(&verb),
         Verb::Device(verb) => device::run(&verb),
         Verb::Model(verb) => model::run(&verb),
+        Verb::Trust(verb) => trust::run(&verb),
         Verb::Status(args) => status::run(&args),
+        Verb::EngineHost => return crate::workers::host::serve(),
         Verb::Completions { shell } => console::completions::<Cli>(shell).map_err(CliError::from),
     };
     match done {

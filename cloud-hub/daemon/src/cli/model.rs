@@ -130,5 +130,14 @@ fn page(view: &ModelView) -> String {
         ]
     });
     let devices = console::render_table(["device", "state", "active", "last report"], devices);
-    format!("{versions}\n\n{devices}")
+    let mut lines = vec![versions, String::new(), devices];
+    let total: u64 = view.answered.iter().map(|count| count.requests).sum();
+    if total > 0 {
+        let why: Vec<String> =
+            view.answered.iter().map(|count| format!("{} {}", count.requests, count.reason)).collect();
+        lines.push(format!("\n{total} requests of devices answered here since the hub started: {}", why.join(", ")));
+    }
+    let offered = number(view.offered);
+    lines.extend(view.warnings.iter().map(|warning| format!("\nwarning: version {offered}: {warning}")));
+    lines.join("\n")
 }

@@ -1,12 +1,13 @@
-//! `cloud-hub operator create`: lets one more person, or a job, operate the hub; also the way back in after a token expired.
+//! `cloud-hub operator`: creates, lists and revokes operators; with `--config` also the way back in after a token expired.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use console::{CliError, ExitKind, OrExit};
 
-use super::Context;
-use crate::api::{OperatorCreated, OperatorRequest};
+use super::{Context, Operate};
+use crate::api::{OperatorCreated, OperatorList, OperatorRequest, OperatorRevoked};
+use crate::clock;
 use crate::operators::Operators;
 use crate::state::Folder;
 
@@ -20,6 +21,36 @@ Examples:
 
 With --config it works on the stopped hub's own folder and needs no token: the way back in after one expired.")]
     Create(CreateArgs),
+    /// List operators and when each was last used
+    #[command(
+        after_help = "Examples:\n  cloud-hub operator list\n  cloud-hub operator list --config /etc/sanderling/hub.toml"
+    )]
+    List(ListArgs),
+    /// Revoke every token of an operator; its next call is refused
+    #[command(
+        after_help = "Examples:\n  cloud-hub operator revoke ci\n  cloud-hub operator revoke ci --config /etc/sanderling/hub.toml"
+    )]
+    Revoke(RevokeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// Config of the stopped hub on this machine, instead of asking a running one
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    operate: Operate,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RevokeArgs {
+    /// Name of the operator, as `cloud-hub operator list` shows it
+    name: String,
+    /// Config of the stopped hub on this machine, instead of asking a running one
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    operate: Operate,
 }
 
 #[derive(Debug, Args)]
@@ -41,7 +72,61 @@ pub(super) struct CreateArgs {
 }
 
 pub(super) fn run(verb: &OperatorVerb) -> Result<(), CliError> {
-    let OperatorVerb::Create(args) = verb;
+    match verb {
+        OperatorVerb::Create(args) => create(args),
+        OperatorVerb::List(args) => list(args),
+        OperatorVerb::Revoke(args) => revoke(args),
+    }
+}
+
+fn list(args: &ListArgs) -> Result<(), CliError> {
+    let list = match &args.config {
+        Some(config) => {
+            let folder = Folder::new(&super::config::read(config)?.hub.state_dir);
+            let operators = super::init::with_store(&folder, async |store| Operators::new(store).list().await)?;
+            OperatorList { operators }
+        }
+        None => args.operate.client()?.get("/operators")?,
+    };
+    Ok(args.operate.output().print(&list, shown)?)
+}
+
+fn shown(list: &OperatorList) -> String {
+    let now = clock::unix_ms();
+    let rows = list.operators.iter().map(|operator| {
+        let used = operator.last_used_unix_ms.map_or_else(|| "never".to_owned(), |used| clock::ago(used, now));
+        let expired = if operator.expires_unix_ms <= now { " (expired)" } else { "" };
+        let expires = format!("{}{expired}", clock::utc(operator.expires_unix_ms));
+        vec![operator.name.clone(), clock::utc(operator.created_unix_ms), expires, used]
+    });
+    console::render_table(["OPERATOR", "CREATED", "EXPIRES", "LAST USED"], rows)
+}
+
+fn revoke(args: &RevokeArgs) -> Result<(), CliError> {
+    let revoked = match &args.config {
+        Some(config) => {
+            let folder = Folder::new(&super::config::read(config)?.hub.state_dir);
+            super::init::with_store(&folder, async |store| {
+                // On the hub's own machine nobody is locked out: a new operator is made without a token.
+                Operators::new(store).revoke(&args.name, "", clock::unix_ms()).await
+            })?
+        }
+        None => {
+            let path = format!("/operators/{}/revoke", encoded(&args.name));
+            args.operate.client()?.post(&path, &serde_json::json!({}))?
+        }
+    };
+    let told = |revoked: &OperatorRevoked| format!("operator {:?} is revoked, {} tokens", revoked.name, revoked.tokens);
+    Ok(args.operate.output().print(&revoked, told)?)
+}
+
+/// Encodes a name as one segment of a path (RFC 3986, section 2.1).
+fn encoded(name: &str) -> String {
+    let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    name.bytes().map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+fn create(args: &CreateArgs) -> Result<(), CliError> {
     if args.out.exists() {
         return Err(CliError::new(ExitKind::Conflict, format!("{} exists already", args.out.display()))
             .hint("take it away, or name another file with --out"));

@@ -5,43 +5,51 @@
 use std::path::{Path, PathBuf};
 
 use bundle::Manifest;
-use bundle::trust::{check_next_root, inspect_targets};
+use bundle::trust::inspect_targets;
 use clap::Args;
 use console::{CliError, ExitKind, OrExit};
 use jiff::Timestamp;
 use model_tools::pack::{Packed, pack};
-use model_tools::sign::{KeyPair, SignError, add_target};
+use model_tools::sign::{Change, Push, draft_addition};
 use serde::Serialize;
-use store::files;
 use types::Digest;
 
 use super::Operate;
 use super::client::Client;
-use super::init::{ROOT_JSON, TARGETS_KEY};
+use super::trust::Site;
+use super::trust::keys::{KeyArgs, Keyring};
 use crate::api::{PublishRequest, Published};
 
-/// Largest root that is read from the folder of keys, in bytes; as devices take it.
-const ROOT_BYTES_MAX: u64 = bundle::trust::ROOT_BYTES_MAX;
+/// Advice when list and keys do not belong together.
+pub(super) const FOREIGN: &str = "this hub's trust is not the one of these keys: is operator.toml of the right hub?";
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   cloud-hub model push models/catalog/digits/v2 --keys offline-keys
   cloud-hub model push v3 --keys /media/usb/keys --hold      # publish, tell devices later: model offer
+  cloud-hub model push v4 --keys mine --prepare v4.json      # when further holders must sign: trust sign, trust publish
 
 DIR holds model.toml and the files it names. Only files that the hub does not have are uploaded.
 The hub loads its own variant and checks its golden answers before anything is published.
+A version that is worse than the one in force (no threshold, no golden inputs, other labels, other inputs or outputs) is
+refused with the list of what is worse; --force publishes it all the same.
 Pushing the same content again changes nothing, except that files which are damaged on the hub are sent again.
 Other content under the same version is refused.")]
 pub(super) struct PushArgs {
     /// Folder of the version: model.toml and the files it names.
     folder: PathBuf,
-    /// Folder with targets.key, as `cloud-hub init` made it.
-    #[arg(long, value_name = "DIR", env = "SANDERLING_KEYS")]
-    keys: Option<PathBuf>,
+    #[command(flatten)]
+    keys: KeyArgs,
+    /// Upload the files and write the signed list to this file instead of publishing: further holders sign it.
+    #[arg(long, value_name = "FILE")]
+    prepare: Option<PathBuf>,
     /// Publish without telling devices.
     #[arg(long)]
     hold: bool,
+    /// Publish although the version is worse than the one in force: no threshold, no golden inputs, other labels.
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     operate: Operate,
 }
@@ -65,13 +73,21 @@ pub(super) fn run(args: &PushArgs) -> Result<(), CliError> {
     drop(spinner);
     let client = args.operate.client()?;
     let manifest = Digest::of(&packed.manifest_bytes);
-    let root = client.get_bytes("/trust/root.json")?;
+    let site = Site::Api(Box::new(client));
+    let root = super::trust::checked_root(&site, args.keys.folder())?;
+    let Site::Api(client) = site else { return Err(CliError::new(ExitKind::Failed, "a push needs a running hub")) };
     let targets = client.get_bytes("/trust/targets.json")?;
     // Signed before anything is uploaded: a missing key is found at once.
-    let targets = sign(args, &packed, manifest, &root, targets)?;
+    let list = sign(args, &packed, manifest, &root, targets)?;
     let (files_uploaded, bytes_uploaded) = upload(&client, &packed, &manifest)?;
+    let targets = match (list, &args.prepare) {
+        (List::Whole(targets), _) => targets,
+        (List::Change(change), Some(file)) => return prepared(args.operate.output(), &change, file),
+        (List::Change(change), None) => signed_list(&change)?,
+    };
     let spinner = console::spinner("the hub checks and publishes");
-    let request = PublishRequest { version: packed.manifest.version, manifest, targets, hold: args.hold };
+    let hold = args.hold;
+    let request = PublishRequest { version: packed.manifest.version, manifest, targets, hold, force: args.force };
     let published: Published = client.post(&format!("/models/{}/versions", packed.manifest.model), &request)?;
     drop(spinner);
     let files = packed.files.len();
@@ -80,7 +96,7 @@ pub(super) fn run(args: &PushArgs) -> Result<(), CliError> {
 }
 
 fn told(pushed: &Pushed) -> String {
-    let Published { model, version, devices_told, unchanged } = &pushed.published;
+    let Published { model, version, devices_told, unchanged, warnings } = &pushed.published;
     let state = match (unchanged, pushed.held) {
         (true, _) if pushed.files_uploaded > 0 => {
             format!("was published already; damaged files were replaced, {devices_told} connected devices were told")
@@ -89,21 +105,28 @@ fn told(pushed: &Pushed) -> String {
         (false, true) => format!("is published and held; offer it with: cloud-hub model offer {model} {version}"),
         (false, false) => format!("is published; {devices_told} connected devices were told"),
     };
+    let warnings: String = warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
     format!(
-        "{model}/{version} {state}\n{} of {} files uploaded, {} bytes",
+        "{model}/{version} {state}\n{} of {} files uploaded, {} bytes{warnings}",
         pushed.files_uploaded, pushed.files, pushed.bytes_uploaded
     )
 }
 
-/// The list of versions with this one on it, signed; the hub's own list when it is on it already.
-fn sign(args: &PushArgs, packed: &Packed, digest: Digest, root: &[u8], targets: Vec<u8>) -> Result<String, CliError> {
-    let foreign = "this hub's trust is not the one of these keys: is operator.toml of the right hub?";
-    let listing = inspect_targets(root, &targets).or_exit_try(ExitKind::Refused, foreign)?;
+/// The list of versions with this one on it.
+enum List {
+    /// The hub's own: the version is on it already.
+    Whole(String),
+    /// The one that follows, with the signatures of the keys at hand.
+    Change(Box<Change>),
+}
+
+fn sign(args: &PushArgs, packed: &Packed, digest: Digest, root: &[u8], targets: Vec<u8>) -> Result<List, CliError> {
+    let listing = inspect_targets(root, &targets).or_exit_try(ExitKind::Refused, FOREIGN)?;
     let Manifest { model, version, .. } = &packed.manifest;
-    let listed = listing.manifests.get(model).and_then(|versions| versions.get(version));
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).or_exit(ExitKind::Failed);
-    match listed {
-        Some(listed) if listed.digest == digest => return text(targets),
+    match listing.manifests.get(model).and_then(|versions| versions.get(version)) {
+        Some(listed) if listed.digest == digest => {
+            return String::from_utf8(targets).or_exit(ExitKind::Failed).map(List::Whole);
+        }
         Some(_) => {
             let problem = format!("{model}/{version} is published already with other content");
             return Err(CliError::new(ExitKind::Conflict, problem)
@@ -111,40 +134,75 @@ fn sign(args: &PushArgs, packed: &Packed, digest: Digest, root: &[u8], targets: 
         }
         None => {}
     }
-    let Some(keys) = &args.keys else {
-        return Err(CliError::new(ExitKind::Usage, "a new version must be signed with the targets key")
-            .hint("give the folder of offline keys with --keys DIR or SANDERLING_KEYS"));
-    };
-    check_root(keys, root)?;
-    let key = KeyPair::load(&keys.join(TARGETS_KEY))
-        .or_exit_try(ExitKind::Refused, "give the folder that `cloud-hub init --keys` made with --keys DIR")?;
+    let keys = args.keys.open()?;
     let path = Manifest::target_path(model, *version);
-    let signed = add_target(root, &targets, &path, &packed.manifest_bytes, &[&key], Timestamp::now());
-    let signed = signed.map_err(|error| {
-        let kind = match &error {
-            SignError::AlreadySigned { .. } => ExitKind::Conflict,
-            _ => ExitKind::Refused,
-        };
-        CliError::new(kind, error).hint(foreign)
-    })?;
-    text(signed.bytes)
+    let draft = draft_addition(root, &targets, &path, &packed.manifest_bytes, Timestamp::now());
+    let draft = draft.or_exit_try(ExitKind::Refused, FOREIGN)?;
+    let mut change = Change {
+        previous_root: root.to_vec(),
+        previous_targets: targets,
+        root: None,
+        targets: Some(draft),
+        push: Some(Push {
+            model: model.clone(),
+            version: *version,
+            manifest: digest,
+            hold: args.hold,
+            force: args.force,
+            withdraw: false,
+        }),
+    };
+    sign_list(&mut change, &keys, args.prepare.is_some())?;
+    Ok(List::Change(Box::new(change)))
 }
 
-/// Signs for no other hub than the one the keys were made with.
-pub(super) fn check_root(keys: &Path, root: &[u8]) -> Result<(), CliError> {
-    let pinned = match files::read_bounded(&keys.join(ROOT_JSON), ROOT_BYTES_MAX) {
-        Ok(pinned) => pinned,
-        // Keys may be kept without it; the signatures on the hub's own list are checked in any case.
-        Err(error) if error.is_not_found() => return Ok(()),
-        Err(error) => return Err(CliError::new(ExitKind::Storage, error)),
-    };
-    if pinned == root {
-        return Ok(());
+/// Adds the signatures of the keys at hand to a change of the list; with `is_prepared` they may be too few.
+pub(super) fn sign_list(change: &mut Change, keys: &Keyring, is_prepared: bool) -> Result<(), CliError> {
+    let authority = change.roles().or_exit(ExitKind::Refused)?.targets;
+    for (_path, key) in keys.signers(&authority.keys)? {
+        change.sign(&key).or_exit(ExitKind::Failed)?;
     }
-    check_next_root(&pinned, root).or_exit_try(
-        ExitKind::Refused,
-        "the hub shows another trust root than root.json beside the keys: is operator.toml of the right hub?",
-    )
+    let missing = change.missing().or_exit(ExitKind::Refused)?;
+    if let (Some(missing), false) = (missing.first(), is_prepared) {
+        let problem = format!("{} of the {} signatures that the list needs are at hand", missing.given, missing.needed);
+        let hint = match missing.needed {
+            1 => FOREIGN,
+            _ => "name further keys with --key FILE, or write the list for their holders: --prepare FILE",
+        };
+        return Err(CliError::new(ExitKind::Refused, problem).hint(hint));
+    }
+    Ok(())
+}
+
+pub(super) fn signed_list(change: &Change) -> Result<String, CliError> {
+    let Some(draft) = &change.targets else { return Err(CliError::new(ExitKind::Failed, "the list is gone")) };
+    change.check().or_exit(ExitKind::Refused)?;
+    String::from_utf8(draft.to_signed().or_exit(ExitKind::Failed)?.bytes).or_exit(ExitKind::Failed)
+}
+
+/// Writes the list for further holders; the files are on the hub already.
+pub(super) fn prepared(output: console::Output, change: &Change, file: &Path) -> Result<(), CliError> {
+    super::trust::write_change(file, change)?;
+    let missing: usize =
+        change.missing().or_exit(ExitKind::Refused)?.iter().map(|missing| missing.needed - missing.given).sum();
+    let waiting = Prepared { file: file.to_owned(), signatures_missing: missing };
+    Ok(output.print(&waiting, |waiting| {
+        let file = waiting.file.display();
+        match waiting.signatures_missing {
+            0 => format!("{file} has all signatures; publish it: cloud-hub trust publish {file}"),
+            missing => format!(
+                "{file} needs {missing} more signatures: cloud-hub trust sign {file} --key THEIR.key\n\
+                 then publish it: cloud-hub trust publish {file}"
+            ),
+        }
+    })?)
+}
+
+/// A list that waits for signatures.
+#[derive(Debug, Serialize)]
+struct Prepared {
+    file: PathBuf,
+    signatures_missing: usize,
 }
 
 /// Uploads what the hub does not have; says how many files and bytes that were.

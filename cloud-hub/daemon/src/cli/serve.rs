@@ -7,7 +7,6 @@ use console::{CliError, ExitKind, OrExit};
 
 use crate::config::HubConfig;
 use crate::hub::{self, StartError};
-use crate::registry::metadata::MetadataError;
 
 /// Where the packages put the config.
 const CONFIG_DEFAULT: &str = "/etc/sanderling/hub.toml";
@@ -76,7 +75,7 @@ fn explain(error: StartError) -> CliError {
         StartError::NoHub(_) => {
             (ExitKind::NotFound, Some("make one with `cloud-hub init`, or correct hub.state_dir in hub.toml"))
         }
-        StartError::Engine(_) => (
+        StartError::Engine(_) | StartError::Host(_) => (
             ExitKind::Runtime,
             Some("run `cargo xtask setup`, or name the library in inference.onnxruntime or SANDERLING_ONNXRUNTIME"),
         ),
@@ -84,10 +83,6 @@ fn explain(error: StartError) -> CliError {
             (ExitKind::Storage, Some("is there room on the disk, and may this user write to hub.state_dir?"))
         }
         StartError::Registry(_) => (ExitKind::Storage, Some("restore the hub's folder from a backup")),
-        StartError::Metadata(MetadataError::Sign(_)) => (
-            ExitKind::Refused,
-            Some("the keys in trust/online must be those that `cloud-hub init` made, readable by this user alone"),
-        ),
         StartError::Metadata(_) => (ExitKind::Storage, Some("restore the hub's folder `trust` from a backup")),
         StartError::Ca(_) => (ExitKind::Storage, Some("restore the hub's folder `ca` from a backup")),
         StartError::Bind { .. } | StartError::Listen(_) | StartError::Address(_) => {

@@ -27,6 +27,7 @@ fn page(status: &HubStatus) -> String {
         ("metrics", format!("http://{}/metrics", status.listening.metrics)),
         ("CA", status.ca.to_string()),
         ("engine", format!("{} {}", status.engine.name, status.engine.version)),
+        ("isolation", isolation(status)),
         ("devices", format!("{}, {} connected", status.devices, status.devices_connected)),
         ("requests", format!("{} waiting, {} running", status.requests_waiting, status.requests_running)),
         ("models", format!("{}, loaded: {}", status.models, status.loaded.join(", "))),
@@ -34,4 +35,16 @@ fn page(status: &HubStatus) -> String {
     let facts = facts.iter().map(|(name, value)| format!("{name:16} {value}"));
     let warnings = status.warnings.iter().map(|warning| format!("warning          {warning}"));
     facts.chain(warnings).collect::<Vec<_>>().join("\n")
+}
+
+/// Where the engine runs, and how its child processes are.
+fn isolation(status: &HubStatus) -> String {
+    let Some(isolation) = status.isolation else { return "unknown".to_owned() };
+    if status.hosts.is_empty() {
+        return isolation.as_str().to_owned();
+    }
+    let restarts: u64 = status.hosts.iter().map(|host| host.restarts).sum();
+    let last = status.hosts.iter().rev().find_map(|host| host.last_death.as_deref());
+    let last = last.map_or_else(String::new, |last| format!(", the last one {last}"));
+    format!("{}: {} child processes, {restarts} restarts{last}", isolation.as_str(), status.hosts.len())
 }

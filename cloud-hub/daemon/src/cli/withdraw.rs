@@ -9,10 +9,11 @@ use bundle::trust::inspect_targets;
 use clap::Args;
 use console::{CliError, ExitKind, OrExit};
 use jiff::Timestamp;
-use model_tools::sign::{KeyPair, remove_target};
+use model_tools::sign::{Change, Push, draft_removal};
 use types::{ModelName, Version};
 
-use super::init::TARGETS_KEY;
+use super::trust::Site;
+use super::trust::keys::KeyArgs;
 use super::{Operate, push};
 use crate::api::{WithdrawRequest, Withdrawn};
 
@@ -22,37 +23,52 @@ pub(super) struct WithdrawArgs {
     model: ModelName,
     /// The version.
     version: Version,
-    /// Folder with targets.key, as `cloud-hub init` made it.
-    #[arg(long, value_name = "DIR", env = "SANDERLING_KEYS")]
-    keys: PathBuf,
+    #[command(flatten)]
+    keys: KeyArgs,
+    /// Write the signed list to this file instead of publishing it: further holders sign it.
+    #[arg(long, value_name = "FILE")]
+    prepare: Option<PathBuf>,
     #[command(flatten)]
     operate: Operate,
 }
 
 pub(super) fn run(args: &WithdrawArgs) -> Result<(), CliError> {
     let client = args.operate.client()?;
-    let root = client.get_bytes("/trust/root.json")?;
+    let site = Site::Api(Box::new(client));
+    let root = super::trust::checked_root(&site, args.keys.folder())?;
+    let Site::Api(client) = site else {
+        return Err(CliError::new(ExitKind::Failed, "withdrawing needs a running hub"));
+    };
     let targets = client.get_bytes("/trust/targets.json")?;
-    let foreign = "this hub's trust is not the one of these keys: is operator.toml of the right hub?";
-    let listing = inspect_targets(&root, &targets).or_exit_try(ExitKind::Refused, foreign)?;
+    let listing = inspect_targets(&root, &targets).or_exit_try(ExitKind::Refused, push::FOREIGN)?;
     let WithdrawArgs { model, version, .. } = args;
-    if !listing.manifests.get(model).is_some_and(|versions| versions.contains_key(version)) {
+    let Some(listed) = listing.manifests.get(model).and_then(|versions| versions.get(version)) else {
         return Err(CliError::new(ExitKind::NotFound, format!("{model}/{version} is not published"))
             .hint(format!("see what there is: cloud-hub model status {model}")));
-    }
-    push::check_root(&args.keys, &root)?;
-    let key = KeyPair::load(&args.keys.join(TARGETS_KEY))
-        .or_exit_try(ExitKind::Refused, "give the folder that `cloud-hub init --keys` made with --keys DIR")?;
+    };
+    let manifest = listed.digest;
+    let keys = args.keys.open()?;
     let path = Manifest::target_path(model, *version);
-    let signed = remove_target(&root, &targets, &path, &[&key], Timestamp::now());
-    let signed = signed.or_exit_try(ExitKind::Refused, foreign)?;
-    let targets = String::from_utf8(signed.bytes).or_exit(ExitKind::Failed)?;
-    let request = WithdrawRequest { version: *version, targets };
+    let draft =
+        draft_removal(&root, &targets, &path, Timestamp::now()).or_exit_try(ExitKind::Refused, push::FOREIGN)?;
+    let (hold, force) = (false, false);
+    let mut change = Change {
+        previous_root: root,
+        previous_targets: targets,
+        root: None,
+        targets: Some(draft),
+        push: Some(Push { model: model.clone(), version: *version, manifest, hold, force, withdraw: true }),
+    };
+    push::sign_list(&mut change, &keys, args.prepare.is_some())?;
+    if let Some(file) = &args.prepare {
+        return push::prepared(args.operate.output(), &change, file);
+    }
+    let request = WithdrawRequest { version: *version, targets: push::signed_list(&change)? };
     let withdrawn: Withdrawn = client.post(&format!("/models/{model}/withdraw"), &request)?;
     Ok(args.operate.output().print(&withdrawn, told)?)
 }
 
-fn told(done: &Withdrawn) -> String {
+pub(super) fn told(done: &Withdrawn) -> String {
     let now = match done.offered {
         Some(version) => format!("devices follow version {version}"),
         None => "devices follow no version of it until one is offered".to_owned(),

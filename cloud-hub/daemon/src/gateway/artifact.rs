@@ -1,12 +1,19 @@
-//! What devices fetch: signed metadata, and the files it leads to.
+//! Answers requests for signed metadata, and for the files it leads to.
 
+use std::time::Duration;
+
+use bundle::CHUNK_BYTES;
 use bundle::trust::is_metadata_name;
 use protocol::v1::{BlobRange, BlobSlice, HubResponse, Refusal, RefusalCode};
+use tokio::time::Instant;
 use transport::{Exchange, ExchangeError, Priority};
 
 use super::device::{Visit, internal, refuse};
 use crate::registry::MetadataName;
 use crate::registry::health::SendError;
+
+/// Time after which a transfer gives its turn to one that waits, and waits itself: a slow reader delays others by this.
+const TURN_MAX: Duration = Duration::from_secs(10);
 
 /// Answers with a metadata file.
 pub(super) async fn metadata(
@@ -30,32 +37,65 @@ pub(super) async fn metadata(
         return refuse(exchange, Refusal::new(RefusalCode::TooLarge, "the metadata file is larger than was asked for"))
             .await;
     }
+    let mut memory = visit.hub.request_memory.hold(visit.seat.device.clone());
+    if memory.grow(length.unwrap_or(0)).is_err() {
+        return refuse(exchange, Refusal::new(RefusalCode::Busy, "this device holds its share of the hub's memory"))
+            .await;
+    }
     let body: Vec<_> = bytes.into_iter().collect();
     exchange.send_last(&HubResponse::Metadata { length }, &body).await
 }
 
-/// Answers with a part of a file.
+/// Answers with a part of a file, chunk by chunk: a transfer holds one chunk, however slowly it is read.
 pub(super) async fn blob(visit: &Visit, exchange: &mut Exchange, range: &BlobRange) -> Result<(), ExchangeError> {
     exchange.set_priority(Priority::Artifact);
     let hub = &visit.hub;
+    let stopping = || Refusal::new(RefusalCode::ShuttingDown, "the hub is stopping");
     if let Some((model, version)) = hub.registry.fetchable_manifest(&range.digest) {
         // Before the bytes go out: whoever has the manifest may have the version.
         if let Err(replaced) = hub.fleet.takes(&visit.seat, &model, version).await {
             return refuse(exchange, Refusal::new(RefusalCode::NotAuthorised, replaced.to_string())).await;
         }
     }
-    // Files can wait: a fleet that updates at once is served a few parts at a time.
-    let Ok(_turn) = hub.artifact_turns.acquire().await else {
-        return refuse(exchange, Refusal::new(RefusalCode::ShuttingDown, "the hub is stopping")).await;
-    };
-    // What was uploaded but not published, what is held, and the full models, are nobody's to fetch.
-    match hub.registry.read_for_device(&range.digest, range.offset, range.length).await {
-        Ok((bytes, total)) => {
-            let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-            let body = if bytes.is_empty() { Vec::new() } else { vec![bytes] };
-            exchange.send_last(&HubResponse::Blob(BlobSlice { total, length }), &body).await
+    // Files can wait: a device fetches a few at once, and a fleet that updates at once is served in turns.
+    let Ok(_one_of_its_own) = visit.artifacts.acquire().await else { return refuse(exchange, stopping()).await };
+    let Ok(mut turn) = hub.artifact_turns.acquire().await else { return refuse(exchange, stopping()).await };
+    let mut at = range.offset;
+    let end = range.offset.saturating_add(range.length);
+    let mut since = Instant::now();
+    let mut is_announced = false;
+    loop {
+        if since.elapsed() > TURN_MAX {
+            drop(turn);
+            // Turns are given in order of asking. No turn means that the hub ends, and the exchange with it.
+            let Ok(next) = hub.artifact_turns.acquire().await else { return Ok(()) };
+            (turn, since) = (next, Instant::now());
         }
-        Err(error) => refuse(exchange, refusal(&error)).await,
+        let to_boundary = CHUNK_BYTES - at % CHUNK_BYTES;
+        // What was uploaded but not published, what is held, and the full models, are nobody's to fetch.
+        let read = hub.registry.read_for_device(&range.digest, at, to_boundary.min(end.saturating_sub(at))).await;
+        let (piece, total) = match read {
+            Ok(read) => read,
+            Err(error) if !is_announced => return refuse(exchange, refusal(&error)).await,
+            Err(error) => {
+                // The length is announced already: only a reset tells the device that the rest does not come.
+                tracing::error!(error = telemetry::chain(&error), digest = %range.digest, "a file broke off");
+                return Ok(());
+            }
+        };
+        if !is_announced {
+            let length = end.min(total).saturating_sub(range.offset.min(total));
+            exchange.send_head(&HubResponse::Blob(BlobSlice { total, length })).await?;
+            is_announced = true;
+        }
+        if piece.is_empty() {
+            return exchange.finish();
+        }
+        at = at.saturating_add(u64::try_from(piece.len()).unwrap_or(u64::MAX));
+        exchange.send_piece(piece).await?;
+        if at >= end.min(total) {
+            return exchange.finish();
+        }
     }
 }
 

@@ -28,7 +28,16 @@ pub(super) struct Visit {
     pub(super) seat: Seat,
     /// Requests to be answered by the hub that this device may have here at once.
     pub(super) requests: Arc<Semaphore>,
+    /// Files that this device may fetch at once; further requests wait.
+    pub(super) artifacts: Semaphore,
 }
+
+/// Maximum number of files that one device fetches at once: enough to keep its link busy.
+const ARTIFACTS_PER_DEVICE_MAX: usize = 2;
+
+/// Deadline for one exchange, from the first byte of its request to the last of its response. 64 MiB each way take a link
+/// of 1 Mbit/s 18 minutes.
+const EXCHANGE_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// Serves a device until its connection ends.
 pub(super) async fn serve(hub: Arc<Hub>, connection: Connection) {
@@ -54,8 +63,10 @@ async fn seat_and_serve(hub: Arc<Hub>, connection: Connection, presented: Presen
         }
     };
     tracing::info!("device connected");
+    hub.handshakes.know(connection.remote_addr().ip());
     let requests = Arc::new(Semaphore::new(hub.config.gateway.requests_per_device_max));
-    let visit = Arc::new(Visit { hub: Arc::clone(&hub), seat, requests });
+    let artifacts = Semaphore::new(ARTIFACTS_PER_DEVICE_MAX);
+    let visit = Arc::new(Visit { hub: Arc::clone(&hub), seat, requests, artifacts });
     let reason = exchanges(&visit, &connection).await;
     let device = visit.seat.device.clone();
     // The seat goes with the last exchange; after it the device counts as away.
@@ -100,7 +111,9 @@ async fn exchanges(visit: &Arc<Visit>, connection: &Connection) -> String {
 }
 
 async fn exchange_task(visit: Arc<Visit>, mut exchange: Exchange) {
-    match serve_exchange(&visit, &mut exchange).await {
+    let served = tokio::time::timeout(EXCHANGE_LIMIT, serve_exchange(&visit, &mut exchange)).await;
+    let overdue = |_elapsed| Err(ExchangeError::Stalled { what: "an exchange", after: EXCHANGE_LIMIT });
+    match served.unwrap_or_else(overdue) {
         Ok(()) => {}
         // A device that withdraws or goes away needs no comment.
         Err(ExchangeError::Cancelled(_) | ExchangeError::ConnectionLost(_)) => {}

@@ -8,6 +8,7 @@ use transport::{CloseCode, Connection, ExchangeError, Priority, Validity};
 
 use super::device::internal;
 use crate::clock;
+use crate::guard::places::Place;
 use crate::hub::Hub;
 use crate::registry::MetadataName;
 use crate::tokens::RedeemError;
@@ -18,10 +19,10 @@ const ENROL_LIMIT: Duration = Duration::from_secs(20);
 /// From the connection to the request: whoever only holds a place open loses it soon.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 
-/// Serves one enrolment and closes the connection.
-pub(super) async fn serve(hub: &Hub, connection: &Connection) {
+/// Serves one enrolment and closes the connection. A newcomer may take the place until the request has arrived.
+pub(super) async fn serve(hub: &Hub, connection: &Connection, place: &Place) {
     let remote = connection.remote_addr();
-    match tokio::time::timeout(ENROL_LIMIT, exchange(hub, connection)).await {
+    match tokio::time::timeout(ENROL_LIMIT, exchange(hub, connection, place)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(%remote, error = telemetry::chain(&error), "enrolment broke off"),
         Err(_elapsed) => tracing::warn!(%remote, "enrolment took too long"),
@@ -29,14 +30,21 @@ pub(super) async fn serve(hub: &Hub, connection: &Connection) {
     connection.close(CloseCode::Done, "");
 }
 
-async fn exchange(hub: &Hub, connection: &Connection) -> Result<(), ExchangeError> {
+async fn exchange(hub: &Hub, connection: &Connection, place: &Place) -> Result<(), ExchangeError> {
     let asked = async {
         let mut exchange = connection.accept().await.map_err(ExchangeError::ConnectionLost)?;
         let request: EnrolRequest = exchange.receive().await?;
         Ok::<_, ExchangeError>((exchange, request))
     };
     let stalled = |_elapsed| ExchangeError::Stalled { what: "an enrolment", after: REQUEST_LIMIT };
-    let (mut exchange, request) = tokio::time::timeout(REQUEST_LIMIT, asked).await.map_err(stalled)??;
+    let evicted = place.evicted();
+    let (mut exchange, request) = tokio::select! {
+        asked = tokio::time::timeout(REQUEST_LIMIT, asked) => asked.map_err(stalled)??,
+        () = evicted.cancelled() => {
+            connection.close(CloseCode::Busy, "too many devices are joining");
+            return Err(ExchangeError::Stalled { what: "an enrolment", after: Duration::ZERO });
+        }
+    };
     exchange.set_priority(Priority::Control);
     let response = match enrol(hub, &request).await {
         Ok(enrolled) => {

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use protocol::v1::{HubResponse, InferRequest, InferResponse, Refusal, RefusalCode, join_body};
 use telemetry::metrics::{self, RequestTimes, UNKNOWN_MODEL};
 use transport::{Exchange, ExchangeError, Priority};
+use types::DeviceId;
 use types::limits::TENSOR_BYTES_MAX;
 
 use super::device::{Visit, internal, refuse};
-use crate::hub::MEMORY_UNIT_BYTES;
+use crate::guard::budget::Held;
 use crate::workers::pool::{Answer, Ask, NoAnswer, Pool};
 
 /// Answers one request, or says why not. When the device withdraws it, so does its work.
@@ -24,21 +25,33 @@ pub(super) async fn serve(visit: &Visit, exchange: &mut Exchange, request: Infer
     };
     let model = pool.model().as_str();
     let cancelled = exchange.cancelled();
+    let Ok(_one_of_its_own) = visit.requests.try_acquire() else {
+        metrics::request_failed(model, RefusalCode::Busy.as_str());
+        return refuse(exchange, busy("this device has too many requests in the hub", None)).await;
+    };
+    let mut memory = hub.request_memory.hold(visit.seat.device.clone());
     let answered = tokio::select! {
         biased;
         _gone = cancelled => {
             metrics::request_failed(model, RefusalCode::Cancelled.as_str());
             return Ok(());
         }
-        answered = answer(visit, exchange, &request, &pool, arrived) => answered?,
+        answered = answer(visit, exchange, &request, &pool, arrived, &mut memory) => answered?,
     };
-    match answered {
+    // From here the response is what is held, until the device has taken it.
+    let held = answered.and_then(|answer| match memory.resize(output_bytes(&answer)) {
+        Ok(()) => Ok(answer),
+        Err(_no_share) => Err(no_memory()),
+    });
+    match held {
         Ok(answer) => {
             let times = RequestTimes { queue: answer.queue, compute: answer.compute, total: arrived.elapsed() };
             metrics::request_answered(model, types::Place::Hub.as_str(), request.reason.as_str(), times);
+            hub.workers.note_answered(pool.model(), request.reason);
             let (response, body) = response(&pool, &answer);
             exchange.send_last(&HubResponse::Infer(response), &body).await?;
-            exchange.delivered().await
+            let delivered = tokio::time::timeout(DELIVERY_LIMIT, exchange.delivered()).await;
+            delivered.unwrap_or(Err(ExchangeError::Unread { after: DELIVERY_LIMIT }))
         }
         Err(refusal) => {
             metrics::request_failed(model, refusal.code.as_str());
@@ -54,18 +67,16 @@ async fn answer(
     request: &InferRequest,
     pool: &Pool,
     arrived: Instant,
+    memory: &mut Held<DeviceId>,
 ) -> Result<Result<Answer, Refusal>, ExchangeError> {
-    let hub = &visit.hub;
-    let Ok(_one_of_its_own) = visit.requests.try_acquire() else {
-        return Ok(Err(busy("this device has too many requests in the hub", None)));
-    };
-    let units = u32::try_from(exchange.body_left() / MEMORY_UNIT_BYTES + 1).unwrap_or(u32::MAX);
-    let Ok(_memory) = hub.request_memory.try_acquire_many(units) else {
-        return Ok(Err(busy("the hub holds too many requests", None)));
-    };
+    // What was announced is only compared with what is free: memory is taken by what arrives.
+    if memory.check(exchange.body_left()).is_err() {
+        return Ok(Err(no_memory()));
+    }
     let _pending = metrics::request_pending(pool.model().as_str());
     let limit = u64::try_from(TENSOR_BYTES_MAX).unwrap_or(u64::MAX);
-    let body = exchange.read_body(limit).await?;
+    let grow = |bytes: usize| memory.grow(u64::try_from(bytes).unwrap_or(u64::MAX)).is_ok();
+    let Some(body) = exchange.read_body_while(limit, grow).await? else { return Ok(Err(no_memory())) };
     let inputs = match request.split_body(&body) {
         Ok(inputs) => inputs,
         Err(error) => return Ok(Err(Refusal::new(RefusalCode::BadInput, telemetry::chain(&error)))),
@@ -78,6 +89,19 @@ async fn answer(
         deadline: left.and_then(|left| arrived.checked_add(left)),
     };
     Ok(pool.infer(ask).await.map_err(refusal))
+}
+
+/// Longest wait, after a whole response was handed to QUIC, until the device has it: the send window at the minimum rate
+/// would take longer, but a device that is about to be cut off by its rate is not waited for.
+const DELIVERY_LIMIT: Duration = Duration::from_secs(60);
+
+fn output_bytes(answer: &Answer) -> u64 {
+    let bytes: usize = answer.outputs.iter().map(|output| output.tensor.data().len()).sum();
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+fn no_memory() -> Refusal {
+    busy("the hub holds too many requests, or too many of this device", None)
 }
 
 fn response(pool: &Pool, answer: &Answer) -> (InferResponse, Vec<bytes::Bytes>) {
@@ -113,6 +137,7 @@ fn busy(message: &str, retry_after: Option<Duration>) -> Refusal {
 fn refusal(no_answer: NoAnswer) -> Refusal {
     match no_answer {
         NoAnswer::Mismatch(mismatch) => Refusal::new(RefusalCode::BadInput, mismatch.to_string()),
+        NoAnswer::Input(fault) => Refusal::new(RefusalCode::BadInput, fault),
         NoAnswer::Busy { retry_after } => busy("too many requests are waiting", retry_after),
         NoAnswer::Deadline => {
             Refusal::new(RefusalCode::DeadlineExceeded, "the deadline passed before the model answered")

@@ -13,16 +13,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum_server::tls_rustls::RustlsConfig;
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use transport::{Alpn, CloseCode, Connection, Listener, ListenerConfig};
 
+use crate::guard::places::Places;
 use crate::hub::{self, Hub};
 
 pub use notices::{goodbye, tell};
 
-/// Enrolments at once; each costs a signature and two writes. A whole site may be switched on at once, and strangers
-/// who hold places open must bring many.
+/// Maximum number of enrolments at once; each costs a signature and two writes. A whole site may be switched on at once.
+/// Places are shared by address (see [`hub_core::intake`]).
 const ENROLMENTS_MAX: usize = 256;
 
 /// How long the last packets to the devices may take when the door closes.
@@ -35,14 +35,14 @@ pub struct Gateway {
     config: ListenerConfig,
     admin_tls: RustlsConfig,
     connections: TaskTracker,
-    enrolments: Arc<Semaphore>,
+    enrolments: Arc<Places>,
 }
 
 impl Gateway {
     /// A door on a bound socket; `admin_tls` shows the same certificate to operators.
     #[must_use]
     pub fn new(hub: Arc<Hub>, listener: Listener, config: ListenerConfig, admin_tls: RustlsConfig) -> Self {
-        let enrolments = Arc::new(Semaphore::new(ENROLMENTS_MAX));
+        let enrolments = Places::new("enrolment", ENROLMENTS_MAX);
         Self { hub, listener, config, admin_tls, connections: TaskTracker::new(), enrolments }
     }
 
@@ -97,14 +97,13 @@ impl Gateway {
             Alpn::Device => {
                 self.connections.spawn(device::serve(hub, connection));
             }
-            Alpn::Enrol => match Arc::clone(&self.enrolments).try_acquire_owned() {
-                Ok(permit) => {
+            Alpn::Enrol => match self.enrolments.enter(connection.remote_addr().ip()) {
+                Some(place) => {
                     self.connections.spawn(async move {
-                        enrol::serve(&hub, &connection).await;
-                        drop(permit);
+                        enrol::serve(&hub, &connection, &place).await;
                     });
                 }
-                Err(_none_left) => connection.close(CloseCode::Busy, "too many devices are joining"),
+                None => connection.close(CloseCode::Busy, "too many devices are joining"),
             },
         }
     }

@@ -20,8 +20,11 @@ use crate::gateway::{self, Gateway};
 use crate::metrics;
 use crate::shutdown::{Stop, Stopped};
 
-/// How often it is looked whether metadata must be signed anew; it lives for days.
+/// Interval between checks whether the signed metadata needs renewal; it lives for days.
 const SIGNING_CHECK: Duration = Duration::from_secs(3600);
+
+/// Interval between log lines about trust that the operator must renew.
+const TRUST_NOTICE: Duration = Duration::from_secs(24 * 3600);
 
 /// How often the hub's own certificate is made anew: at a third of its life.
 const CERTIFICATE_RENEWAL: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -95,7 +98,7 @@ impl Running {
         });
         let serving = admin::serve(Arc::clone(&hub), sockets.admin, tls, handle.clone());
         tasks.spawn(async move { serving.await.map_err(|source| RunError::Door { what: "operators", source }) });
-        let serving = metrics_door(sockets.metrics, recorded.clone(), stop.clone());
+        let serving = serve_metrics(sockets.metrics, recorded.clone(), stop.clone());
         tasks.spawn(async move { serving.await.map_err(|source| RunError::Door { what: "metrics", source }) });
         tasks.spawn(clockwork(Arc::clone(&hub), recorded, stop.clone()));
 
@@ -138,33 +141,48 @@ async fn wind_down(hub: &Arc<Hub>, stop: &Stop, handle: &Handle<std::net::Socket
     stopped
 }
 
-async fn metrics_door(listener: std::net::TcpListener, recorded: Metrics, stop: Stop) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let end = stop.now.clone();
-    tokio::select! {
-        served = metrics::serve(listener, recorded, async move { stop.now.cancelled().await }) => served,
-        // A scraper that keeps its connection open must not keep the hub from ending.
-        () = end.cancelled() => Ok(()),
-    }
+async fn serve_metrics(listener: std::net::TcpListener, recorded: Metrics, stop: Stop) -> io::Result<()> {
+    let serving = metrics::serve(listener, recorded, Handle::new());
+    // A scraper that keeps its connection open must not keep the hub from ending.
+    stop.now.run_until_cancelled(serving).await.unwrap_or(Ok(()))
 }
 
 /// What must be done from time to time.
 async fn clockwork(hub: Arc<Hub>, recorded: Metrics, stop: Stop) -> Result<(), RunError> {
     let mut signing = tokio::time::interval(SIGNING_CHECK);
+    let mut notices = tokio::time::interval(TRUST_NOTICE);
+    let mut is_first = true;
     let mut upkeep = tokio::time::interval(METRICS_UPKEEP);
     let mut watchdog = telemetry::service::watchdog_period().map(tokio::time::interval);
     loop {
         tokio::select! {
             () = stop.now.cancelled() => return Ok(()),
-            _ = signing.tick() => match hub.registry.renew_metadata(Timestamp::now()).await {
-                Ok(true) => tracing::info!("signed metadata renewed"),
-                Ok(false) => {}
-                Err(error) => tracing::error!(error = telemetry::chain(&error), "metadata was not signed anew"),
-            },
+            _ = signing.tick() => {
+                renew(&hub, is_first).await;
+                is_first = false;
+            }
+            _ = notices.tick() => {
+                for warning in hub.registry.trust_warnings(Timestamp::now()) {
+                    tracing::warn!("{warning}");
+                }
+            }
             _ = upkeep.tick() => recorded.upkeep(),
             () = tick(&mut watchdog) => telemetry::service::alive(),
         }
+    }
+}
+
+/// Signs the metadata anew where that is due. A failure is in the hub's warnings, which are logged daily.
+async fn renew(hub: &Hub, is_first: bool) {
+    let renewed = match hub.registry.renew_metadata(Timestamp::now()).await {
+        // The clock of a machine that has just booted may not be set yet.
+        Ok(false) if !is_first => hub.registry.shorten_metadata(Timestamp::now()).await,
+        renewed => renewed,
+    };
+    match renewed {
+        Ok(true) => tracing::info!("signed metadata renewed"),
+        Ok(false) => {}
+        Err(error) => tracing::debug!(error = telemetry::chain(&error), "metadata was not signed anew"),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use engine::{Engine, LibrarySearch, OpenError, OrtEngine};
+use engine::{Engine, Isolation, LibrarySearch, OpenError, OrtEngine};
 use store::files::{self, FileError};
 use store::{LockError, Opened, SledStore, StateLock, Store, StoreError};
 use tokio::sync::Semaphore;
@@ -17,11 +17,14 @@ use transport::limits::Limits;
 use transport::{Ca, Listener, ListenerConfig, Validity};
 use types::ModelName;
 
-use super::{ARTIFACT_TURNS, Hub, MEMORY_UNIT_BYTES, Running};
+use super::{ARTIFACT_TURNS, Hub, Running};
+use crate::admin;
 use crate::api::Listening;
 use crate::backup::{Restored, SNAPSHOT_PREFIX};
-use crate::config::HubConfig;
+use crate::config::{HubConfig, InferenceTable};
 use crate::fleet::Fleet;
+use crate::guard::budget::Budget;
+use crate::guard::places::Places;
 use crate::operators::Operators;
 use crate::registry::blobs::Blobs;
 use crate::registry::metadata::{Metadata, MetadataError};
@@ -29,11 +32,15 @@ use crate::registry::{Registry, RegistryOpenError};
 use crate::shutdown::Stop;
 use crate::state::Folder;
 use crate::tokens::Tokens;
-use crate::workers::Workers;
 use crate::workers::load::Loader;
+use crate::workers::{Workers, host};
 
 /// Largest PEM file of the CA, in bytes.
 const PEM_BYTES_MAX: u64 = 64 * 1024;
+
+/// Minimum memory for requests, in bytes, whatever the config says: a device may hold a quarter of it (see
+/// [`hub_core::shares`]), and the largest request must fit into that.
+const REQUEST_BYTES_MIN: u64 = 4 * types::limits::TENSOR_BYTES_MAX as u64;
 
 /// How long the hub's own certificate is good for. It is made anew at each start and every [`super::running`] renewal.
 pub(super) const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -50,6 +57,9 @@ pub enum StartError {
     /// ONNX Runtime cannot be used.
     #[error("open ONNX Runtime")]
     Engine(#[source] OpenError),
+    /// ONNX Runtime cannot be used in a child process.
+    #[error("open ONNX Runtime in a child process")]
+    Host(#[source] engine::Cause),
     /// A TCP address cannot be had.
     #[error("listen on {addr} for {what}")]
     Bind {
@@ -99,6 +109,7 @@ impl StartError {
             }
             Self::NoHub(_)
             | Self::Engine(_)
+            | Self::Host(_)
             | Self::Listen(ListenError::Identity(_))
             | Self::Ca(_)
             | Self::File(_)
@@ -125,6 +136,7 @@ pub(super) struct Sockets {
     pub(super) admin: TcpListener,
     pub(super) metrics: TcpListener,
     pub(super) identity: Identity,
+    pub(super) handshakes: Arc<Places>,
 }
 
 /// Brings a hub up with ONNX Runtime.
@@ -133,9 +145,19 @@ pub(super) struct Sockets {
 /// [`StartError`]; nothing is left bound or locked.
 pub async fn start(config: HubConfig) -> Result<Running, StartError> {
     let ground = Ground::open(&config)?;
-    let search = LibrarySearch { configured: config.inference.onnxruntime.clone() };
-    let engine = tokio::task::spawn_blocking(move || OrtEngine::open(&search)).await?.map_err(StartError::Engine)?;
-    raise(config, ground, Arc::new(engine)).await
+    let inference = config.inference.clone();
+    let engine = tokio::task::spawn_blocking(move || open_engine(&inference)).await??;
+    raise(config, ground, engine).await
+}
+
+fn open_engine(inference: &InferenceTable) -> Result<Arc<dyn Engine>, StartError> {
+    match inference.isolation {
+        Isolation::Process => host::open(inference).map_err(StartError::Host),
+        Isolation::None => {
+            let search = LibrarySearch { configured: inference.onnxruntime.clone() };
+            Ok(Arc::new(OrtEngine::open(&search).map_err(StartError::Engine)?))
+        }
+    }
 }
 
 /// Brings a hub up with an engine that is open already.
@@ -166,7 +188,7 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Re
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let memory = usize::try_from(config.gateway.request_bytes_max / MEMORY_UNIT_BYTES).unwrap_or(usize::MAX);
+    let memory = config.gateway.request_bytes_max.max(REQUEST_BYTES_MIN);
     let hub = Hub {
         folder: ground.folder,
         ca: ground.ca,
@@ -178,7 +200,9 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Re
         workers,
         loader,
         in_flight: TaskTracker::new(),
-        request_memory: Semaphore::new(memory.min(Semaphore::MAX_PERMITS)),
+        request_memory: Budget::new(memory),
+        handshakes: Arc::clone(&ground.sockets.handshakes),
+        calls: Budget::new(admin::CALLS_MAX),
         artifact_turns: Semaphore::new(ARTIFACT_TURNS),
         notices: TaskTracker::new(),
         publications: TaskTracker::new(),
@@ -242,18 +266,20 @@ pub(super) fn server_names(config: &HubConfig) -> Vec<String> {
 impl Sockets {
     fn bind(config: &HubConfig, ca: &Ca, identity: Identity) -> Result<Self, StartError> {
         let limits = Limits { connections: config.gateway.connections_max, ..Limits::hub() };
+        let handshakes = Places::with_proof("handshake", limits.handshakes, limits.handshakes_before_retry);
         let quic_config = ListenerConfig {
             addr: config.gateway.listen,
             identity: identity.clone(),
             ca_der: ca.cert_der(),
             limits,
             congestion: config.gateway.congestion,
+            intake: Some(Arc::<Places>::clone(&handshakes)),
         };
         let quic = Listener::bind(&quic_config)?;
         let tcp = |what, addr| TcpListener::bind(addr).map_err(|source| StartError::Bind { what, addr, source });
         let admin = tcp("operators", config.admin.listen)?;
         let metrics = tcp("metrics", config.metrics.listen)?;
-        Ok(Self { quic, quic_config, admin, metrics, identity })
+        Ok(Self { quic, quic_config, admin, metrics, identity, handshakes })
     }
 
     fn listening(&self) -> io::Result<Listening> {

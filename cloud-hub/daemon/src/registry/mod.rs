@@ -6,8 +6,11 @@
 
 pub mod blobs;
 pub mod health;
+mod judge;
 pub mod metadata;
 pub mod publish;
+pub mod rotation;
+pub mod standing;
 pub mod withdraw;
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,9 +26,12 @@ use serde::{Deserialize, Serialize};
 use store::{Store, StoreError, Table};
 use types::{Digest, ModelName, Place, Version};
 
+use crate::api::trust::{OnlineKeysView, TrustChange, TrustView};
 use crate::clock;
 use blobs::{BlobError, Blobs};
 use metadata::{Metadata, MetadataError};
+use rotation::Changed;
+use standing::Standing;
 
 pub use metadata::MetadataName;
 
@@ -59,6 +65,7 @@ pub struct Registry {
     core: Mutex<core::Registry>,
     known: RwLock<Known>,
     health: health::Health,
+    standing: RwLock<Standing>,
     /// Held while a version is published or metadata signed: both number what comes next.
     signing: tokio::sync::Mutex<()>,
 }
@@ -103,7 +110,8 @@ impl Known {
 impl Registry {
     /// Opens the registry; `rebuilt` says that the store was lost and must be filled again from what is signed.
     ///
-    /// Signs the metadata anew where that is due. What is wrong with single versions becomes a warning.
+    /// Signs the metadata anew where that is due. A failure of that, an expired signature too, stops publishing and not the
+    /// hub. What is wrong with single versions becomes a warning.
     ///
     /// # Errors
     /// When store or metadata cannot be used.
@@ -122,14 +130,13 @@ impl Registry {
             core: Mutex::default(),
             known: RwLock::default(),
             health: health::Health::default(),
+            standing: RwLock::default(),
             signing: tokio::sync::Mutex::new(()),
         };
-        let now = Timestamp::now();
-        let set = registry.metadata.sign_afresh(now)?;
-        let trusted = registry.metadata.prove(&set, now).await?;
-        registry.metadata.publish(&set)?;
-        warnings.extend(set.offline_warnings(now));
+        let trusted = registry.metadata.current()?.listed()?;
         registry.restore(&trusted, rebuilt, warnings).await?;
+        // The failure is part of the standing, which the hub shows and logs.
+        drop(registry.sign_at_start(Timestamp::now()).await);
         Ok(registry)
     }
 
@@ -190,6 +197,8 @@ impl Registry {
         let _one_at_a_time = self.signing.lock().await;
         let mut after = self.snapshot();
         let change = after.offer(model, version)?;
+        // Devices would refuse every version under it.
+        self.metadata.current()?.require_fresh(Timestamp::now())?;
         self.keep_current(&after, model, version).await?;
         self.take(after);
         Ok(change)
@@ -207,15 +216,59 @@ impl Registry {
         Ok((guard, timestamp.ok_or_else(|| MetadataError::Damaged(name.to_owned()))?))
     }
 
-    /// Signs snapshot and timestamp anew if that is due; says whether it was.
+    /// Signs snapshot and timestamp anew if that is due; returns whether it was.
     ///
     /// # Errors
     /// When signing or the disk fails; devices keep what they have until it expires.
     pub async fn renew_metadata(&self, now: Timestamp) -> Result<bool, MetadataError> {
         let _one_at_a_time = self.signing.lock().await;
-        if !self.metadata.renewal_due(now)? {
+        let renewed = if self.metadata.renewal_due(now)? { self.sign_anew(now).await } else { Ok(false) };
+        self.note_standing(renewed.as_ref().err())?;
+        renewed
+    }
+
+    /// Signs snapshot and timestamp anew if a clock that was ahead signed them for too long; returns whether it did.
+    ///
+    /// Not at the start: a machine that boots with a clock that is behind would shorten what is good.
+    ///
+    /// # Errors
+    /// As [`Registry::renew_metadata`].
+    pub async fn shorten_metadata(&self, now: Timestamp) -> Result<bool, MetadataError> {
+        let _one_at_a_time = self.signing.lock().await;
+        if !self.metadata.is_signed_too_long(now)? {
             return Ok(false);
         }
+        let signed = self.sign_anew(now).await;
+        self.note_standing(signed.as_ref().err())?;
+        signed
+    }
+
+    /// Signs snapshot and timestamp anew, so that devices follow also where this folder is an older copy of the hub's:
+    /// restored from a backup, or a machine that was set back.
+    async fn sign_at_start(&self, now: Timestamp) -> Result<bool, MetadataError> {
+        let fresh = {
+            let _one_at_a_time = self.signing.lock().await;
+            self.sign_afresh(now).await
+        };
+        match fresh {
+            Ok(true) => {
+                let _one_at_a_time = self.signing.lock().await;
+                self.note_standing(None)?;
+                Ok(true)
+            }
+            // What is signed may be good still; whether it is, and why it cannot be renewed, is part of the standing.
+            Ok(false) | Err(_) => self.renew_metadata(now).await,
+        }
+    }
+
+    async fn sign_afresh(&self, now: Timestamp) -> Result<bool, MetadataError> {
+        let Some(set) = self.metadata.sign_afresh(now)? else { return Ok(false) };
+        self.metadata.prove(&set, now).await?;
+        self.metadata.publish(&set)?;
+        Ok(true)
+    }
+
+    async fn sign_anew(&self, now: Timestamp) -> Result<bool, MetadataError> {
         let set = self.metadata.sign(None, now)?;
         self.metadata.prove(&set, now).await?;
         self.metadata.publish(&set)?;
@@ -252,6 +305,52 @@ impl Registry {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reads again how long the trust lasts.
+    fn note_standing(&self, problem: Option<&MetadataError>) -> Result<(), MetadataError> {
+        let standing = Standing::of(&self.metadata.current()?, problem);
+        *self.standing.write().unwrap_or_else(PoisonError::into_inner) = standing;
+        Ok(())
+    }
+
+    /// Advice for the operator about the trust; empty while all is well.
+    #[must_use]
+    pub fn trust_warnings(&self, now: Timestamp) -> Vec<String> {
+        self.standing.read().unwrap_or_else(PoisonError::into_inner).warnings(now)
+    }
+
+    /// Keys, versions and expiry of every role.
+    ///
+    /// # Errors
+    /// When the metadata cannot be read.
+    pub fn trust_view(&self, now: Timestamp) -> Result<TrustView, MetadataError> {
+        let warnings = self.trust_warnings(now);
+        TrustView::read(&self.metadata, warnings, now)
+    }
+
+    /// Makes the online keys that the next root will name.
+    ///
+    /// # Errors
+    /// When they cannot be made or stored.
+    pub async fn next_online_keys(&self) -> Result<OnlineKeysView, MetadataError> {
+        let _one_at_a_time = self.signing.lock().await;
+        Ok(OnlineKeysView::from(self.metadata.next_online_keys()?))
+    }
+
+    /// Publishes a new root, a newly signed list of the same versions, or both.
+    ///
+    /// # Errors
+    /// When a device would refuse them, or the disk does.
+    ///
+    /// # Cancel safety
+    /// See [`Metadata::change`].
+    pub async fn change_trust(&self, change: &TrustChange, now: Timestamp) -> Result<Changed, MetadataError> {
+        let _one_at_a_time = self.signing.lock().await;
+        let (root, targets) = (change.root.as_deref(), change.targets.as_deref());
+        let changed = self.metadata.change(root.map(str::as_bytes), targets.map(str::as_bytes), now).await?;
+        self.note_standing(None)?;
+        Ok(changed)
+    }
+
     fn core(&self) -> MutexGuard<'_, core::Registry> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -277,7 +376,8 @@ impl Registry {
             let kept = self.currents.get(model.as_str()).await?;
             let is_listed = |version: &Version| records.iter().any(|record| record.version == *version);
             // After a cut in a withdrawal the record still names the withdrawn version.
-            let mut current = kept.and_then(|kept| Some(kept.version).filter(is_listed).or(kept.before).filter(is_listed));
+            let mut current =
+                kept.and_then(|kept| Some(kept.version).filter(is_listed).or(kept.before).filter(is_listed));
             if rebuilt && current.is_none() {
                 current = records.last().map(|record| record.version);
                 if let Some(version) = current {
@@ -308,13 +408,7 @@ impl Registry {
     }
 
     /// Reads the manifest of a signed version; says whether it is there and whole.
-    async fn restore_manifest(
-        &self,
-        trusted: &Trusted,
-        model: &ModelName,
-        version: Version,
-        digest: Digest,
-    ) -> bool {
+    async fn restore_manifest(&self, trusted: &Trusted, model: &ModelName, version: Version, digest: Digest) -> bool {
         let read = match self.blobs.read(&digest, manifest_bytes_max()).await {
             Ok(Some(bytes)) => bundle::read_manifest(trusted, model, version, &bytes),
             Ok(None) => return false,

@@ -4,6 +4,7 @@
 //! the new targets are signed and add this version and nothing else, the hub's own variant loads and gives its golden
 //! answers, a device would accept the metadata. Only then is it written.
 
+use bundle::manifest::regress;
 use bundle::trust::{self, TargetsListing};
 use bundle::{FileRef, Manifest, ManifestError};
 use engine::ModelLimits;
@@ -67,6 +68,15 @@ pub enum PublishError {
         #[source]
         source: engine::Refusal,
     },
+    /// A variant for devices ended the child process that tried it.
+    #[error("the variant for devices, {file}, is refused: it ends the engine")]
+    Crashes {
+        /// Its model file, as the manifest names it.
+        file: String,
+        /// How the child process ended.
+        #[source]
+        source: engine::HostDeath,
+    },
     /// A variant names an engine that does not have its operators.
     #[error("the variant for devices, {file}, names the engine wgpu, which cannot run it: {problem}")]
     NotForGpu {
@@ -74,6 +84,20 @@ pub enum PublishError {
         file: String,
         /// What the engine says.
         problem: String,
+    },
+    /// The rule for scores cannot be right.
+    #[error("the rule in [score] cannot be right: {problem}")]
+    Score {
+        /// Why, and what to write instead.
+        problem: String,
+    },
+    /// The version is worse than the one that devices follow.
+    #[error("this version is worse than version {than}: {}", .problems.join("; "))]
+    Worse {
+        /// The version that devices follow.
+        than: Version,
+        /// What it lacks or changes.
+        problems: Vec<String>,
     },
     /// Devices have the version, or may have it.
     #[error("{model} {version} cannot be withdrawn: {} has it or may have it", holders(.devices))]
@@ -88,6 +112,9 @@ pub enum PublishError {
     /// The disk, for blobs.
     #[error("read an uploaded file")]
     Blob(#[from] BlobError),
+    /// An offline signature has expired, or the hub has no online keys: nothing can be published.
+    #[error("publish signed metadata")]
+    Stopped(#[source] MetadataError),
     /// The disk or the keys, for metadata.
     #[error("publish signed metadata")]
     Metadata(#[source] MetadataError),
@@ -98,7 +125,11 @@ pub enum PublishError {
 
 impl From<MetadataError> for PublishError {
     fn from(error: MetadataError) -> Self {
-        if error.is_refusal() { Self::NotTrusted(error) } else { Self::Metadata(error) }
+        match error.command() {
+            Some(_) => Self::Stopped(error),
+            None if error.is_refusal() => Self::NotTrusted(error),
+            None => Self::Metadata(error),
+        }
     }
 }
 
@@ -124,6 +155,8 @@ pub struct Publication {
     pub mended: bool,
     /// The hub's own variant, ready to answer; `None` when the version has none, or was there already.
     pub pool: Option<Pool>,
+    /// Effects that the author may not expect, for the operator.
+    pub warnings: Vec<String>,
 }
 
 impl Registry {
@@ -147,14 +180,25 @@ impl Registry {
         let held = request.hold;
         let record = VersionRecord { version, manifest: request.manifest, published_unix_s: clock::unix_s(), held };
         let publish = if request.hold { Publish::Hold } else { Publish::Offer };
+        // Before the files are looked at: the operator must act first.
+        self.metadata.current()?.require_fresh(Timestamp::now())?;
         let mut after = self.snapshot();
         let was_there = self.manifest(model, version).is_some();
         let change = after.publish(model, record.clone(), publish)?;
         let mut pool = None;
+        let mut warnings = Vec::new();
         if !was_there {
+            self.refuse_worse(model, &manifest, request.force)?;
             self.check_files(&manifest).await?;
             self.check_device_models(&manifest).await?;
             pool = self.load_own(loader, &manifest).await?;
+            match self.try_device_models(loader, &manifest).await {
+                // Held, it goes to no device until an operator offers it: perhaps to look into it.
+                Err(error @ PublishError::Crashes { .. }) if request.hold => warnings.push(telemetry::chain(&error)),
+                tried => tried?,
+            }
+            self.judge_score(&manifest, pool.as_ref()).await?;
+            warnings.extend(regress::warnings(&manifest));
             self.publish_metadata(model, &manifest, request).await?;
             let record = after.resolve(model, Some(version)).unwrap_or(&record);
             self.versions.put(&version_key(model, version), record).await?;
@@ -165,7 +209,7 @@ impl Registry {
         }
         self.take(after);
         let mended = self.take_mended(model, version);
-        Ok(Publication { change, unchanged: was_there, mended, pool })
+        Ok(Publication { change, unchanged: was_there, mended, pool, warnings })
     }
 
     /// Loads the variant of a version that this hub runs; `None` when it has none.
@@ -230,6 +274,21 @@ impl Registry {
         Ok(())
     }
 
+    /// Runs what devices will run once, in child processes: what ends one would end its host on every device.
+    async fn try_device_models(&self, loader: &Loader, manifest: &Manifest) -> Result<(), PublishError> {
+        for variant in manifest.variants_for(Place::Device) {
+            let FileRef { name, digest, .. } = &variant.file;
+            let missing = || PublishError::MissingBlob { name: name.to_string(), digest: *digest };
+            let files = variant_bytes(&self.blobs, variant).await?.ok_or_else(missing)?;
+            let tried = loader.try_for_devices(manifest, variant, files).await;
+            let tried = tried.map_err(|source| PublishError::Load { file: name.to_string(), source })?;
+            if let Some(source) = tried {
+                return Err(PublishError::Crashes { file: name.to_string(), source });
+            }
+        }
+        Ok(())
+    }
+
     async fn publish_metadata(
         &self,
         model: &ModelName,
@@ -254,6 +313,7 @@ impl Registry {
         let set = self.metadata.sign(Some(request.targets.as_bytes()), now)?;
         self.metadata.prove(&set, now).await?;
         self.metadata.publish(&set)?;
+        self.note_standing(None)?;
         Ok(())
     }
 }

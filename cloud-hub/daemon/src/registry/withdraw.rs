@@ -42,7 +42,8 @@ impl Registry {
             self.take(core);
             return Err(error);
         }
-        let gone = self.known.write().unwrap_or_else(PoisonError::into_inner).manifests.remove(&(model.clone(), version));
+        let gone =
+            self.known.write().unwrap_or_else(PoisonError::into_inner).manifests.remove(&(model.clone(), version));
         let current = after.current(model);
         self.take(after);
         self.versions.delete(&version_key(model, version)).await?;
@@ -82,7 +83,8 @@ impl Registry {
         check_only_addition(model, version, &new, &old)?;
         let set = self.metadata.sign(Some(request.targets.as_bytes()), now)?;
         self.metadata.prove(&set, now).await?;
-        Ok(self.metadata.publish(&set)?)
+        self.metadata.publish(&set)?;
+        Ok(self.note_standing(None)?)
     }
 
     /// Writes down the version that is current again. The one before it is not known.

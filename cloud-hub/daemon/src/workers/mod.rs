@@ -5,14 +5,16 @@
 //! for a GPU by [`gpu`].
 
 pub mod gpu;
+pub mod host;
 pub mod load;
 pub mod pool;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use types::{ModelName, Version};
+use types::{ModelName, Reason, Version};
 
+use crate::api::ReasonView;
 use crate::config::InferenceTable;
 use pool::Pool;
 
@@ -21,13 +23,15 @@ use pool::Pool;
 pub struct Workers {
     config: InferenceTable,
     pools: RwLock<BTreeMap<ModelName, BTreeMap<Version, Arc<Pool>>>>,
+    /// Requests answered since the start, by model and the device's reason.
+    answered: Mutex<BTreeMap<ModelName, BTreeMap<&'static str, u64>>>,
 }
 
 impl Workers {
     /// No models yet.
     #[must_use]
     pub fn new(config: InferenceTable) -> Self {
-        Self { config, pools: RwLock::default() }
+        Self { config, pools: RwLock::default(), answered: Mutex::default() }
     }
 
     /// Lets a loaded version answer, and lets go of those that are too many: the newest
@@ -61,15 +65,35 @@ impl Workers {
         let versions = pools.get(model)?;
         match asked {
             Some(version) => versions.get(&version).cloned(),
-            None => versions.range(..=current?).next_back().map(|(_version, pool)| Arc::clone(pool)),
+            // A version that keeps ending its child process gives way to the one before it.
+            None => {
+                let mut newest_first = versions.range(..=current?).rev().map(|(_version, pool)| pool);
+                let first = newest_first.clone().next();
+                newest_first.find(|pool| pool.condemned().is_none()).or(first).cloned()
+            }
         }
+    }
+
+    /// Counts an answer to a device. `model` must be the name of a known model.
+    pub fn note_answered(&self, model: &ModelName, reason: Reason) {
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = answered.entry(model.clone()).or_default().entry(reason.as_str()).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// Number of answers to devices by their reason for asking, since the start.
+    #[must_use]
+    pub fn answered(&self, model: &ModelName) -> Vec<ReasonView> {
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_model = answered.get(model).into_iter().flatten();
+        of_model.map(|(reason, &requests)| ReasonView { reason: (*reason).to_owned(), requests }).collect()
     }
 
     /// Whether a version is loaded.
     #[must_use]
     pub fn is_loaded(&self, model: &ModelName, version: Version) -> bool {
         let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
-        pools.get(model).is_some_and(|versions| versions.contains_key(&version))
+        pools.get(model).and_then(|versions| versions.get(&version)).is_some_and(|pool| pool.condemned().is_none())
     }
 
     /// Every loaded pool.
@@ -77,6 +101,20 @@ impl Workers {
     pub fn all(&self) -> Vec<Arc<Pool>> {
         let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
         pools.values().flat_map(BTreeMap::values).cloned().collect()
+    }
+
+    /// Returns a sentence for each loaded version that is not run any more.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let sentence = |pool: Arc<Pool>| {
+            let why = pool.condemned()?;
+            Some(format!(
+                "{}/{} is not run any more: {why}; push a version that is mended",
+                pool.model(),
+                pool.version()
+            ))
+        };
+        self.all().into_iter().filter_map(sentence).collect()
     }
 
     /// Requests that wait, and requests that run.

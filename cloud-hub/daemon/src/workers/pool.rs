@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bundle::manifest::score::Verdict;
 use engine::{InferError, SessionHandle};
 use hub_core::admission::{Admission, Cancelled, JobId, Limits, Next, NotAdmitted, Priority, Request};
 use tokio::sync::oneshot;
@@ -31,6 +32,8 @@ pub struct PoolFacts {
     pub digest: Digest,
     /// What runs it.
     pub engine: EngineName,
+    /// Verdicts on the manifest's rule for scores, by this session and its golden answers; the registry reads them.
+    pub score: Vec<Verdict>,
 }
 
 /// What a device asks.
@@ -63,6 +66,9 @@ pub enum NoAnswer {
     /// The inputs do not fit the model.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
+    /// The model cannot compute this input.
+    #[error("{0}")]
+    Input(String),
     /// Turned away.
     #[error("too many requests are waiting")]
     Busy {
@@ -140,6 +146,12 @@ impl Pool {
     #[must_use]
     pub fn provider(&self) -> &str {
         self.handle.provider()
+    }
+
+    /// Returns the reason if the version is not run any more, because it kept ending its child process.
+    #[must_use]
+    pub fn condemned(&self) -> Option<String> {
+        self.handle.condemned()
     }
 
     /// Requests that wait, and requests that run.
@@ -257,7 +269,10 @@ impl From<InferError> for NoAnswer {
             InferError::Deadline => Self::Deadline,
             InferError::Mismatch(mismatch) => Self::Mismatch(mismatch),
             InferError::Stopped => Self::Stopped,
-            InferError::Cancelled | InferError::Failed(_) => Self::Failed(error),
+            InferError::Cancelled | InferError::Failed(_) => match error.fault_of_request() {
+                Some(fault) => Self::Input(fault),
+                None => Self::Failed(error),
+            },
         }
     }
 }
@@ -283,6 +298,7 @@ mod tests {
             variant: "full".parse().unwrap(),
             digest: Digest::of(b"1"),
             engine: EngineName::Fake,
+            score: Vec::new(),
         };
         let inference = InferenceTable { queue, ..InferenceTable::default() };
         let gateway = GatewayTable { requests_per_device_max: per_device, ..GatewayTable::default() };

@@ -135,13 +135,18 @@ impl Device {
 }
 
 pub(super) fn dialer(token: &JoinToken, identity: Option<Identity>, trust: Trust) -> Dialer {
+    dialer_with(token, identity, trust, Limits::agent())
+}
+
+/// A dialer with limits of its own, for devices that misbehave.
+pub(super) fn dialer_with(token: &JoinToken, identity: Option<Identity>, trust: Trust, limits: Limits) -> Dialer {
     let alpn = if identity.is_some() { Alpn::Device } else { Alpn::Enrol };
     let config = DialerConfig {
         identity,
         trust,
         server_name: token.server_name.clone(),
         alpn,
-        limits: Limits::agent(),
+        limits,
         congestion: Congestion::default(),
     };
     Dialer::new(config).unwrap()

@@ -6,6 +6,8 @@
 
 mod admin;
 mod device;
+mod flood;
 mod gateway;
+mod hostile;
 mod registry;
 mod site;

@@ -17,6 +17,8 @@ pub enum LocalFailure {
     TooLate,
     /// The tensors do not fit the model: no place would take them.
     BadInput,
+    /// The operators of the device's model cannot compute this input; the hub's form of the model may.
+    Refused,
 }
 
 impl LocalFailure {
@@ -26,7 +28,7 @@ impl LocalFailure {
         match self {
             Self::NoModel => Reason::NoLocalModel,
             Self::Busy => Reason::DeviceBusy,
-            Self::Failed | Self::TooLate | Self::BadInput => Reason::DeviceFailed,
+            Self::Failed | Self::TooLate | Self::BadInput | Self::Refused => Reason::DeviceFailed,
         }
     }
 
@@ -37,6 +39,7 @@ impl LocalFailure {
             Self::Failed => "the device's engine failed",
             Self::TooLate => "the device did not answer in time",
             Self::BadInput => "the input does not fit the model",
+            Self::Refused => "the device's model cannot compute this input",
         }
     }
 
@@ -46,7 +49,7 @@ impl LocalFailure {
             Self::Busy => FailureCode::DeviceBusy,
             Self::Failed => FailureCode::DeviceFailed,
             Self::TooLate => FailureCode::DeadlineExceeded,
-            Self::BadInput => FailureCode::BadInput,
+            Self::BadInput | Self::Refused => FailureCode::BadInput,
         }
     }
 }
@@ -216,7 +219,8 @@ impl Failure {
     pub(super) fn of(device: Option<LocalFailure>, hub: Option<HubFailure>) -> Self {
         let code = match (device, hub) {
             (None, None) => FailureCode::DeadlineExceeded,
-            (Some(LocalFailure::BadInput), _) => FailureCode::BadInput,
+            // A hub that is away, or fails too, does not make the request a better one.
+            (Some(LocalFailure::BadInput | LocalFailure::Refused), _) => FailureCode::BadInput,
             (Some(device), None | Some(HubFailure::UnknownModel | HubFailure::Forbidden)) => device.code(),
             (_, Some(hub)) => hub.code(),
         };

@@ -91,6 +91,8 @@ pub enum FailureKind {
     Superseded,
     /// The device under the engine (a GPU) is gone.
     EngineLost,
+    /// The version ended the engine host, or the agent, each time that it was loaded or tried.
+    EngineCrashed,
 }
 
 impl FailureKind {
@@ -115,6 +117,7 @@ impl FailureKind {
             Self::Damaged => "damaged",
             Self::Superseded => "superseded",
             Self::EngineLost => "engine_lost",
+            Self::EngineCrashed => "engine_crashed",
         }
     }
 
@@ -141,7 +144,8 @@ impl FailureKind {
             | Self::BadManifest
             | Self::NoVariant
             | Self::ModelRefused
-            | Self::GoldenMismatch => false,
+            | Self::GoldenMismatch
+            | Self::EngineCrashed => false,
         }
     }
 }

@@ -121,7 +121,11 @@ fn on_ort(model: &Path, bytes: Vec<u8>, ort: &OrtEngine, options: &LoadOptions) 
         Err(error) => {
             let exit = match &error {
                 LoadError::Refused(_) => ExitKind::Config,
-                LoadError::Unsupported { .. } | LoadError::Provider { .. } | LoadError::Failed(_) => ExitKind::Failed,
+                LoadError::Unsupported { .. }
+                | LoadError::Provider { .. }
+                | LoadError::Failed(_)
+                | LoadError::Died(_)
+                | LoadError::Host(_) => ExitKind::Failed,
             };
             checked.cannot(exit, telemetry::chain(&error))
         }

@@ -10,7 +10,7 @@ use store::files;
 use transport::{Alpn, CloseCode, Dialer, DialerConfig, Limits};
 
 use super::client::Client;
-use super::{Context, doctor_engines, enroll, folder_of, show, status};
+use super::{Context, doctor_engines, doctor_routing, doctor_trust, enroll, folder_of, show, status};
 use crate::config::AgentConfig;
 use crate::identity::{self, Enrolment};
 use crate::state::Folder;
@@ -81,7 +81,7 @@ impl Check {
         Self { details: serde_json::to_value(details).ok(), ..self }
     }
 
-    fn warning(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+    pub(super) fn warning(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { result: Verdict::Warning, advice: Some(advice.into()), ..Self::ok(check, found) }
     }
 
@@ -104,7 +104,9 @@ impl Doctor {
         checks.extend(doctor_engines::engines(&config));
         let (identity, enrolment) = certificate(&folder);
         checks.push(identity);
+        checks.extend(doctor_trust::trust(&folder, running.as_ref()));
         checks.extend(config.models.keys().map(|model| installed(&folder, model)));
+        checks.extend(running.iter().flat_map(|status| &status.models).filter_map(doctor_routing::routing));
         checks.push(match &running {
             Some(status) => running_hub(status),
             None => dialled_hub(&config, enrolment),

@@ -1,7 +1,7 @@
 //! The part of `edge-agent doctor` that looks at what can run models: ONNX Runtime, and the GPUs.
 
 use console::ExitKind;
-use engine::{Engine, LibrarySearch, OrtEngine};
+use engine::Isolation;
 use types::EngineName;
 
 use super::doctor::Check;
@@ -33,15 +33,21 @@ fn engine(config: &AgentConfig, name: EngineName) -> Check {
 
 fn runtime(config: &AgentConfig) -> Check {
     const NAME: &str = "ONNX Runtime";
-    match OrtEngine::open(&LibrarySearch { configured: config.engine.onnxruntime.clone() }) {
+    // As the agent opens it: in a child process, unless engine.isolation says otherwise.
+    match crate::engines::open_ort(config) {
         Ok(engine) => {
             let described = engine.describe();
             let library = described.library.unwrap_or_default();
-            Check::ok(NAME, format!("{} from {library}: {}", described.version, described.providers.join(", ")))
+            let place = match config.engine.isolation {
+                Isolation::Process => "in a child process",
+                Isolation::None => "inside the agent: a model whose native code fails ends the agent",
+            };
+            let providers = described.providers.join(", ");
+            Check::ok(NAME, format!("{} from {library}: {providers}; {place}", described.version))
         }
         Err(error) => {
             let advice = "install the package that ships it, or set engine.onnxruntime";
-            Check::failed(NAME, ExitKind::Runtime, telemetry::chain(&error), advice)
+            Check::failed(NAME, ExitKind::Runtime, error, advice)
         }
     }
 }

@@ -8,6 +8,8 @@ mod client;
 mod config;
 mod doctor;
 mod doctor_engines;
+mod doctor_routing;
+mod doctor_trust;
 mod enroll;
 mod infer;
 mod run;
@@ -74,6 +76,9 @@ pub enum Verb {
     /// Checks or prints configuration
     #[command(subcommand)]
     Config(config::ConfigVerb),
+    /// Runs an engine for the agent, which starts it itself
+    #[command(hide = true)]
+    EngineHost,
     /// Prints a completion script for a shell
     #[command(after_help = "Example: edge-agent completions bash > /etc/bash_completion.d/edge-agent")]
     Completions {
@@ -94,6 +99,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Doctor(verb) => verb.run(&context),
         Verb::Check(verb) => verb.run(&context),
         Verb::Config(verb) => verb.run(&context),
+        Verb::EngineHost => return crate::engines::host::serve(),
         Verb::Completions { shell } => console::completions::<Cli>(shell).or_exit(ExitKind::Storage),
     };
     match done {

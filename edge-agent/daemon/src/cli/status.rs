@@ -2,11 +2,13 @@
 
 use clap::Args;
 use console::{CliError, ExitKind, OrExit, Output};
+use edge_core::trust::Standing;
 
 use super::client::Client;
 use super::{Context, show};
-use crate::board::{ModelStatus, Status};
+use crate::board::{ModelStatus, Status, TrustStatus};
 use crate::engines::EngineStatus;
+use engine::HostStatus;
 
 /// Shows the running agent: hub, models, updates.
 #[derive(Debug, Args)]
@@ -48,6 +50,7 @@ fn print(status: &Status) -> Result<(), CliError> {
         let until = show::unix_time(i64::try_from(not_after).unwrap_or(i64::MAX));
         lines.push(format!("  certificate until {until}, {} reports waiting", hub.reports_waiting));
     }
+    lines.push(trust(&status.trust));
     lines.extend(status.engines.iter().map(engine));
     lines.push(String::new());
     let headers = [
@@ -56,6 +59,8 @@ fn print(status: &Status) -> Result<(), CliError> {
     ];
     lines.push(console::render_table(headers, status.models.iter().map(row)));
     for model in &status.models {
+        let told = model.share().into_iter().chain(model.without_threshold().map(str::to_owned));
+        lines.extend(told.map(|text| format!("{}: {text}", model.model)));
         if let Some(failover) = &model.failover {
             let to = failover.to.map_or_else(|| "no engine".to_owned(), |to| to.to_string());
             lines.push(format!("{} went from {} to {to}: {}", model.model, failover.from, failover.cause));
@@ -75,13 +80,33 @@ fn print(status: &Status) -> Result<(), CliError> {
     console::print_line(&text.join("\n")).or_exit(ExitKind::Storage)
 }
 
+fn trust(trust: &TrustStatus) -> String {
+    let error = trust.last_error.as_ref().map_or_else(String::new, |error| format!("; last refresh: {error}"));
+    match trust.standing() {
+        Standing::Unknown => format!("trust: never refreshed{error}"),
+        Standing::Valid { role, until } => format!("trust: valid until {} ({role}){error}", show::unix_time(until)),
+        Standing::Expired { role, since } => format!("trust: expired since {} ({role}){error}", show::unix_time(since)),
+    }
+}
+
 fn engine(status: &EngineStatus) -> String {
-    let EngineStatus { engine, state, problem, description } = status;
+    let EngineStatus { engine, state, problem, description, hosts } = status;
     let made_of = description.as_ref().map_or_else(String::new, |description| {
         format!(" {}: {}", description.version, description.providers.join(", "))
     });
     let problem = problem.as_ref().map_or_else(String::new, |problem| format!(": {problem}"));
-    format!("engine {engine}{made_of}, {state}{problem}")
+    let hosts: String = hosts.iter().map(host).collect();
+    format!("engine {engine}{made_of}, {state}{problem}{hosts}")
+}
+
+/// A line for one child process of an engine.
+fn host(status: &HostStatus) -> String {
+    let HostStatus { pid, shared, sessions, restarts, last_death, memory_max_bytes } = status;
+    let pid = pid.map_or_else(|| "starting".to_owned(), |pid| pid.to_string());
+    let whose = if *shared { "shared" } else { "own" };
+    let memory = memory_max_bytes.map_or_else(String::new, |bytes| format!(", at most {}", show::bytes(bytes)));
+    let last = last_death.as_ref().map_or_else(String::new, |last| format!(", the last one {last}"));
+    format!("\n  child process {pid} ({whose}): {}{memory}, {restarts} restarts{last}", sessions.join(", "))
 }
 
 /// Error texts may quote what a peer said.

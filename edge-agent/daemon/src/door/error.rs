@@ -8,6 +8,7 @@ use edge_core::route::FailureCode;
 use http::{HeaderValue, StatusCode, header};
 
 use crate::answer::NoAnswer;
+use crate::door::body::BodyLimits;
 use crate::door::codec::CodecError;
 
 /// A refusal or failure on its way to the client.
@@ -18,6 +19,9 @@ pub struct DoorError {
     code: &'static str,
     message: String,
 }
+
+/// Code of a request that the server has no room for at this moment.
+const BUSY: &str = "busy";
 
 /// Seconds after which a busy agent is worth asking again: queues here drain in less.
 const RETRY_AFTER_S: &str = "1";
@@ -60,15 +64,57 @@ impl DoorError {
     }
 
     /// The client took too long to send its body.
-    pub fn too_slow() -> Self {
-        let message = "the body did not arrive in time: see door.body_timeout".to_owned();
+    pub fn too_slow(limits: BodyLimits) -> Self {
+        let message = format!(
+            "the body did not arrive in time: send it within {:?} and at no less than {} bytes per second, or change \
+             door.body_timeout and door.rate_min_bytes",
+            limits.timeout, limits.rate_min
+        );
         Self { status: StatusCode::REQUEST_TIMEOUT, code: "too-slow", message }
+    }
+
+    /// Other requests use the memory that this one needs.
+    pub fn memory_full() -> Self {
+        let message = "other requests use the memory for requests: send again in a second, send smaller requests, or \
+                       raise door.memory_bytes_max"
+            .to_owned();
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: BUSY, message }
+    }
+
+    /// The request takes more memory than all requests together may.
+    pub fn memory_never() -> Self {
+        let message =
+            "the request takes more memory than door.memory_bytes_max allows for one request: send tensors as \
+                       binary data, send fewer at once, or raise it"
+                .to_owned();
+        Self { status: StatusCode::PAYLOAD_TOO_LARGE, code: "too-large", message }
+    }
+
+    /// A web page or a name that is not this agent's tried to use it.
+    pub fn forbidden(message: String) -> Self {
+        Self { status: StatusCode::FORBIDDEN, code: "forbidden", message }
+    }
+
+    /// The body is of a type that is not accepted.
+    pub fn unsupported_type(given: &str) -> Self {
+        let given: String = given.chars().take(80).collect();
+        let message = format!(
+            "content type {given:?} is not accepted: send application/json, or application/octet-stream for binary \
+             tensors (curl: -H 'Content-Type: application/json')"
+        );
+        Self { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, code: FailureCode::BadInput.as_str(), message }
+    }
+
+    /// This program made a mistake; its log has the cause.
+    pub fn internal() -> Self {
+        let message = "the agent failed on this request: see its log".to_owned();
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, code: "internal", message }
     }
 
     /// As many requests are being worked on as the configuration allows.
     pub fn busy(limit: usize) -> Self {
         let message = format!("{limit} requests are being worked on: send fewer at once, or raise door.requests_max");
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: "busy", message }
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: BUSY, message }
     }
 
     /// The body is encoded in a way that is not taken here.
@@ -107,7 +153,10 @@ impl From<CodecError> for DoorError {
             | CodecError::BinaryLeft(_)
             | CodecError::Elements { .. }
             | CodecError::NotInJson { .. }
+            | CodecError::Sequence
             | CodecError::OutputTwice(_) => StatusCode::BAD_REQUEST,
+            // Replaced by the budget's own error, which knows why.
+            CodecError::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self { status, code: FailureCode::BadInput.as_str(), message: telemetry::chain(&error) }
     }
@@ -141,7 +190,7 @@ fn status_of(code: FailureCode) -> StatusCode {
 impl IntoResponse for DoorError {
     fn into_response(self) -> Response {
         let mut response = (self.status, axum::Json(ErrorBody { error: &self.message })).into_response();
-        if self.code == "busy" || self.code == FailureCode::DeviceBusy.as_str() {
+        if self.code == BUSY || self.code == FailureCode::DeviceBusy.as_str() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
         }
         response
@@ -168,6 +217,5 @@ pub(super) async fn wrong_method(method: http::Method) -> DoorError {
 
 /// A mistake in this program must cost one request, not the agent. The panic itself is in the log.
 pub(super) fn panicked(_payload: Box<dyn Any + Send + 'static>) -> http::Response<Body> {
-    let message = "the agent made a mistake; its log holds the cause".to_owned();
-    DoorError { status: StatusCode::INTERNAL_SERVER_ERROR, code: "internal", message }.into_response()
+    DoorError::internal().into_response()
 }

@@ -4,19 +4,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use axum::extract::{Extension, Path, State};
+use axum::response::Response;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use telemetry::TraceContext;
 use telemetry::metrics::{self, RequestTimes, UNKNOWN_MODEL};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
-use types::{Place, PolicyMode, RequestId, Version};
+use types::{PolicyMode, RequestId, Version};
 
-use super::codec::{Answer, HEADER_LENGTH, InferCall, check_deadline, encode_answer};
-use super::{Door, DoorError};
+use super::budget::Hold;
+use super::codec::{Answer, HEADER_LENGTH, InferCall, Wanted, check_deadline, encode_answer};
+use super::connections::{Activity, Phase};
+use super::serve::Counted;
+use super::{Door, DoorError, body};
 use crate::answer::{Question, answer};
 use crate::models::Model;
 
@@ -24,39 +27,73 @@ use crate::models::Model;
 const POLICY_HEADER: &str = "sanderling-policy";
 /// Deadline of one request in milliseconds, where its body does not say one.
 const DEADLINE_HEADER: &str = "sanderling-deadline-ms";
-/// Memory for a body before its first byte is there; more is taken as it arrives.
-const BODY_BYTES_FIRST: usize = 64 * 1024;
 
 /// `POST /v2/models/{model}/infer`.
 pub(super) async fn newest(
     State(door): State<Arc<Door>>,
     Path(model): Path<String>,
+    activity: Option<Extension<Arc<Activity>>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, DoorError> {
-    infer(door, &model, None, &headers, body).await
+    infer(door, &model, None, Arrival::new(activity, &headers, body)).await
 }
 
 /// `POST /v2/models/{model}/versions/{version}/infer`.
 pub(super) async fn of_version(
     State(door): State<Arc<Door>>,
     Path((model, version)): Path<(String, String)>,
+    activity: Option<Extension<Arc<Activity>>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, DoorError> {
-    infer(door, &model, Some(&version), &headers, body).await
+    infer(door, &model, Some(&version), Arrival::new(activity, &headers, body)).await
+}
+
+/// A request that is arriving, and the connection it arrives on.
+struct Arrival<'a> {
+    activity: Arc<Activity>,
+    headers: &'a HeaderMap,
+    body: Body,
+}
+
+impl<'a> Arrival<'a> {
+    fn new(activity: Option<Extension<Arc<Activity>>>, headers: &'a HeaderMap, body: Body) -> Self {
+        // Without a connection of its own (a router called in a test), the request still has deadlines and a budget.
+        let activity = activity.map_or_else(|| Activity::new(Instant::now()), |Extension(activity)| activity);
+        Self { activity, headers, body }
+    }
+
+    /// Reads the whole body. Neither a permit nor memory for more than what arrived is held meanwhile.
+    async fn read(self, door: &Door) -> Result<(Bytes, Hold), DoorError> {
+        let cancelled = CancellationToken::new();
+        let hold = door.budget.transfer(cancelled.clone(), Instant::now());
+        self.activity.begin(Phase::Body);
+        let whole = body::read(self.headers, self.body, door.body_limits(), &hold, &cancelled).await;
+        self.activity.begin(Phase::Working);
+        let whole = whole?;
+        if !hold.complete() {
+            return Err(DoorError::memory_full());
+        }
+        Ok((whole, hold))
+    }
+
+    async fn discard(self) {
+        self.activity.begin(Phase::Body);
+        body::discard(self.headers, self.body).await;
+        self.activity.begin(Phase::Working);
+    }
 }
 
 async fn infer(
     door: Arc<Door>,
     name: &str,
     version: Option<&str>,
-    headers: &HeaderMap,
-    body: Body,
+    arrival: Arrival<'_>,
 ) -> Result<Response, DoorError> {
     let Some(model) = door.models.find(name) else {
         metrics::request_failed(UNKNOWN_MODEL, "unknown-model");
-        discard(headers, body).await;
+        arrival.discard().await;
         return Err(DoorError::unknown_model(name, &door.models.names()));
     };
     let _pending = metrics::request_pending(model.name.as_str());
@@ -64,7 +101,7 @@ async fn infer(
     let span = tracing::info_span!("request", id = Empty, model = %model.name, policy = Empty);
     async {
         let begun = Instant::now();
-        let result = admitted(&door, model, version, headers, body).await;
+        let result = admitted(&door, model, version, arrival).await;
         if let Err(error) = &result {
             model.statistics.failed(begun.elapsed());
             metrics::request_failed(model.name.as_str(), error.code());
@@ -80,45 +117,75 @@ async fn admitted(
     door: &Arc<Door>,
     model: &Arc<Model>,
     version: Option<&str>,
-    headers: &HeaderMap,
-    body: Body,
+    arrival: Arrival<'_>,
 ) -> Result<Response, DoorError> {
-    // Before the body is read: what waits here must not hold memory.
-    let Ok(_permit) = door.permits.try_acquire() else {
-        discard(headers, body).await;
-        return Err(DoorError::busy(door.table.requests_max));
+    let version = version.map(|text| read_version(model, text)).transpose();
+    let version = match version {
+        Ok(version) => version,
+        Err(error) => {
+            arrival.discard().await;
+            return Err(error);
+        }
     };
-    let version = version.map(|text| read_version(model, text)).transpose()?;
-    let body = read_body(headers, body, door.table.body_bytes_max, door.table.body_timeout).await?;
+    let headers = arrival.headers;
+    let activity = Arc::clone(&arrival.activity);
+    let (body, hold) = arrival.read(door).await?;
+    // After the body: a client that sends slowly keeps nobody from the models.
+    let Ok(_permit) = door.permits.try_acquire() else { return Err(DoorError::busy(door.table.requests_max)) };
     let arrived = Instant::now();
-    let call = parse(headers, body).await?;
-    let question = question(model, version, headers, &call, arrived)?;
+    let (call, hold) = parse(headers, body, hold).await?;
+    let (question, wanted) = question(model, version, headers, call, arrived)?;
     let span = tracing::Span::current();
     span.record("id", question.id.as_str()).record("policy", question.policy.as_str());
     let answer = answer(model, &door.link, door.run, &question).await?;
+    // The inputs are not needed any more, and the response may be as large as they are.
+    drop((question, hold));
     note(model, &answer.receipt);
-    encode(call, answer).await
+    encode(door, wanted, answer, &activity).await
 }
 
-/// Longer bodies and answers are read and written on a blocking thread: JSON takes about 5 ms per MiB, and a door must turn.
+/// Largest body or response that is read or written on the thread of the connection.
+///
+/// JSON takes about 5 ms per MiB; more than a millisecond or two of it would delay every other connection of that thread.
 const CODEC_INLINE_BYTES_MAX: usize = 256 * 1024;
 
-async fn parse(headers: &HeaderMap, body: Bytes) -> Result<InferCall, DoorError> {
+/// Makes tensors of a body. The returned hold counts what is kept: the tensors, and the body where tensors share it.
+async fn parse(headers: &HeaderMap, body: Bytes, hold: Hold) -> Result<(InferCall, Hold), DoorError> {
     let header_length = text_header(headers, HEADER_LENGTH)?.map(str::to_owned);
-    if body.len() <= CODEC_INLINE_BYTES_MAX {
-        return Ok(InferCall::parse(header_length.as_deref(), &body)?);
+    let inline = body.len() <= CODEC_INLINE_BYTES_MAX;
+    let parse = move || {
+        let refused = std::cell::Cell::new(None);
+        let room = |bytes: usize| match hold.grow(bytes, Instant::now()) {
+            Ok(()) => true,
+            Err(full) => {
+                refused.set(Some(full));
+                false
+            }
+        };
+        let call = InferCall::parse(header_length.as_deref(), &body, &room);
+        if let Some(full) = refused.get() {
+            return Err(body::full(full));
+        }
+        let call = call?;
+        if header_length.is_none() {
+            hold.shrink(body.len());
+        }
+        Ok((call, hold))
+    };
+    if inline {
+        return parse();
     }
-    let parsed = tokio::task::spawn_blocking(move || InferCall::parse(header_length.as_deref(), &body)).await;
-    Ok(parsed.map_err(|_gone| DoorError::bad_request("the body could not be parsed"))??)
+    let parsed = tokio::task::spawn_blocking(parse).await;
+    parsed.map_err(|_panicked| DoorError::internal())?
 }
 
 fn question(
     model: &Model,
     version: Option<Version>,
     headers: &HeaderMap,
-    call: &InferCall,
+    call: InferCall,
     arrived: Instant,
-) -> Result<Question, DoorError> {
+) -> Result<(Question, Wanted), DoorError> {
     let policy = match call.policy {
         Some(policy) => Some(policy),
         None => policy_header(headers)?,
@@ -127,19 +194,21 @@ fn question(
         Some(deadline) => Some(deadline),
         None => deadline_header(headers)?.or(model.table.deadline),
     };
-    Ok(Question {
-        id: match &call.id {
-            Some(id) => id.clone(),
-            None => new_request_id()?,
-        },
+    let id = match call.id {
+        Some(id) => id,
+        None => new_request_id()?,
+    };
+    let question = Question {
+        id,
         version,
         policy: policy.unwrap_or(model.table.policy),
         deadline: deadline.and_then(|deadline| arrived.checked_add(deadline)),
-        inputs: call.inputs.clone(),
-        outputs: call.output_names(),
+        inputs: call.inputs,
+        outputs: call.wanted.names(),
         traceparent: traceparent(headers),
         arrived,
-    })
+    };
+    Ok((question, call.wanted))
 }
 
 /// The caller's trace context; one that is malformed is passed over, as W3C Trace Context asks.
@@ -158,7 +227,7 @@ fn new_request_id() -> Result<RequestId, DoorError> {
 
 fn note(model: &Model, receipt: &types::Receipt) {
     let timings = receipt.timings;
-    model.statistics.answered(receipt.place == Place::Hub, timings.queue, timings.compute, timings.total);
+    model.statistics.answered(receipt);
     let times = RequestTimes { queue: timings.queue, compute: timings.compute, total: timings.total };
     metrics::request_answered(model.name.as_str(), receipt.place.as_str(), receipt.reason.as_str(), times);
     tracing::debug!(
@@ -171,16 +240,18 @@ fn note(model: &Model, receipt: &types::Receipt) {
     );
 }
 
-async fn encode(call: InferCall, answer: Answer) -> Result<Response, DoorError> {
+async fn encode(door: &Door, wanted: Wanted, answer: Answer, activity: &Activity) -> Result<Response, DoorError> {
     let bytes: usize = answer.outputs.iter().map(|output| output.tensor.data().len()).sum();
     let encoded = if bytes <= CODEC_INLINE_BYTES_MAX {
-        encode_answer(&call, &answer)?
+        encode_answer(&wanted, answer)?
     } else {
-        let encoded = tokio::task::spawn_blocking(move || encode_answer(&call, &answer)).await;
-        encoded.map_err(|_gone| DoorError::bad_request("the answer could not be written"))??
+        let encoded = tokio::task::spawn_blocking(move || encode_answer(&wanted, answer)).await;
+        encoded.map_err(|_panicked| DoorError::internal())??
     };
     let kind = if encoded.header_length.is_some() { "application/octet-stream" } else { "application/json" };
-    let mut response = encoded.body.into_response();
+    // A client that does not take its response loses its connection when other requests need the memory.
+    let hold = door.budget.response(encoded.body.len(), activity.close.clone(), Instant::now());
+    let mut response = Counted::response(encoded.body, hold);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     if let Some(length) = encoded.header_length {
         response.headers_mut().insert(HeaderName::from_static(HEADER_LENGTH), HeaderValue::from(length));
@@ -212,57 +283,4 @@ fn deadline_header(headers: &HeaderMap) -> Result<Option<Duration>, DoorError> {
 fn text_header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, DoorError> {
     let text = headers.get(name).map(|value| value.to_str()).transpose();
     text.map_err(|_not_text| DoorError::bad_request(format!("header {name} is not plain text")))
-}
-
-async fn read_body(headers: &HeaderMap, body: Body, limit: usize, timeout: Duration) -> Result<Bytes, DoorError> {
-    if let Some(encoding) = text_header(headers, header::CONTENT_ENCODING.as_str())?
-        && !encoding.eq_ignore_ascii_case("identity")
-    {
-        return Err(DoorError::unsupported_encoding(encoding));
-    }
-    let announced = text_header(headers, header::CONTENT_LENGTH.as_str())?.and_then(|text| text.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > limit) {
-        discard(headers, body).await;
-        return Err(DoorError::too_large(limit));
-    }
-    tokio::time::timeout(timeout, collect(body, limit)).await.map_err(|_elapsed| DoorError::too_slow())?
-}
-
-async fn collect(body: Body, limit: usize) -> Result<Bytes, DoorError> {
-    let mut whole = BytesMut::with_capacity(BODY_BYTES_FIRST.min(limit));
-    let mut parts = body.into_data_stream();
-    while let Some(part) = parts.next().await {
-        let part = part.map_err(|_gone| DoorError::bad_request("the body broke off"))?;
-        if whole.len() + part.len() > limit {
-            return Err(DoorError::too_large(limit));
-        }
-        whole.extend_from_slice(&part);
-    }
-    Ok(whole.freeze())
-}
-
-/// Most bytes of a refused body that are read and thrown away.
-const DISCARD_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Longest time that is spent on it.
-const DISCARD_WITHIN: Duration = Duration::from_secs(5);
-
-/// Reads a body that will not be used and keeps none of it: most clients look for an answer only when they have sent
-/// everything, and a connection closed under them would tell them nothing.
-async fn discard(headers: &HeaderMap, body: Body) {
-    // Who waits for leave to send is answered by the refusal itself.
-    if headers.contains_key(header::EXPECT) {
-        return;
-    }
-    let discarding = async {
-        let mut parts = body.into_data_stream();
-        let mut read = 0;
-        while let Some(Ok(part)) = parts.next().await {
-            read += part.len();
-            if read > DISCARD_BYTES_MAX {
-                return;
-            }
-        }
-    };
-    // Late or not, the refusal is what follows.
-    tokio::time::timeout(DISCARD_WITHIN, discarding).await.ok();
 }

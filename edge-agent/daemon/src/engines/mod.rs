@@ -4,6 +4,7 @@
 //! device is lost is not asked again until the agent restarts: a GPU that was lost once is likely to be lost again, and
 //! the next engine serves meanwhile.
 
+pub mod host;
 #[cfg(feature = "wgpu")]
 mod pipelines;
 #[cfg(feature = "wgpu")]
@@ -12,7 +13,7 @@ mod wgpu;
 use std::fmt;
 use std::sync::Arc;
 
-use engine::{Engine, EngineDescription, LibrarySearch, OrtEngine};
+use engine::{Engine, EngineDescription, HostStatus, Isolation, LibrarySearch, OrtEngine};
 use serde::{Deserialize, Serialize};
 use types::EngineName;
 
@@ -33,6 +34,9 @@ pub struct EngineStatus {
     pub problem: Option<String>,
     /// What it is made of; `None` when it did not open.
     pub description: Option<EngineDescription>,
+    /// Its child processes; empty when it runs inside the agent.
+    #[serde(default)]
+    pub hosts: Vec<HostStatus>,
 }
 
 impl EngineStatus {
@@ -72,7 +76,14 @@ impl Runtime {
     }
 }
 
-fn open_ort(config: &AgentConfig) -> Result<Arc<dyn Engine>, String> {
+/// Opens ONNX Runtime where the configuration wants it: in a child process, or here.
+///
+/// # Errors
+/// What the library or the child process said.
+pub(crate) fn open_ort(config: &AgentConfig) -> Result<Arc<dyn Engine>, String> {
+    if config.engine.isolation == Isolation::Process {
+        return host::open_ort(&config.engine);
+    }
     let search = LibrarySearch { configured: config.engine.onnxruntime.clone() };
     match OrtEngine::open(&search) {
         Ok(engine) => Ok(Arc::new(engine)),
@@ -101,7 +112,8 @@ impl Slot {
             },
         };
         let description = self.opened.as_ref().ok().map(|engine| engine.describe());
-        EngineStatus { engine: self.name, state: state.to_owned(), problem, description }
+        let hosts = self.opened.as_ref().map(|engine| engine.hosts()).unwrap_or_default();
+        EngineStatus { engine: self.name, state: state.to_owned(), problem, description, hosts }
     }
 }
 
@@ -200,7 +212,10 @@ impl Engines {
 
 #[cfg(feature = "wgpu")]
 fn open_wgpu(config: &AgentConfig, folder: &Folder) -> Result<Arc<dyn Engine>, String> {
-    match wgpu::DeviceEngine::open(&config.engine.wgpu, folder) {
+    if config.engine.isolation == Isolation::Process {
+        return host::open_wgpu(&config.engine);
+    }
+    match wgpu::DeviceEngine::open(&config.engine.wgpu, Some(folder)) {
         Ok(engine) => Ok(Arc::new(engine)),
         Err(error) => Err(telemetry::chain(&error)),
     }

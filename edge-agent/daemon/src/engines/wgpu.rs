@@ -51,10 +51,10 @@ pub(super) struct DeviceEngine {
 
 impl DeviceEngine {
     /// Opens the adapter that the configuration names, with the kernels that an earlier start compiled for it.
-    pub(super) fn open(table: &WgpuTable, folder: &Folder) -> Result<Self, GpuError> {
+    pub(super) fn open(table: &WgpuTable, folder: Option<&Folder>) -> Result<Self, GpuError> {
         let mut pipelines = None;
         let engine = WgpuEngine::open_with(&adapter_choice(table), table.memory_bytes, |adapter| {
-            let file = table.pipeline_cache.then(|| PipelineFile::of(folder, adapter));
+            let file = folder.filter(|_folder| table.pipeline_cache).map(|folder| PipelineFile::of(folder, adapter));
             pipelines.insert(file?).take()
         })?;
         Ok(Self {

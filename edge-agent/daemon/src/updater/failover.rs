@@ -10,7 +10,7 @@ use std::sync::Arc;
 use edge_core::update::{Failure, FailureKind, Outcome, Report, Stage};
 use tokio::sync::watch;
 
-use super::load::Wanted;
+use super::load::{Trial, Wanted};
 use super::task::UpdaterParts;
 use super::{disk, trouble};
 use crate::board::Failover;
@@ -78,11 +78,13 @@ impl Failovers {
             return;
         }
         let Some(lost) = self.parts.model.serving() else { return };
-        let Some(why) = self.parts.engines.lost(lost.engine) else { return };
+        let condemned = lost.session.condemned();
+        let kind = if condemned.is_some() { FailureKind::EngineCrashed } else { FailureKind::EngineLost };
+        let Some(why) = condemned.or_else(|| self.parts.engines.lost(lost.engine)) else { return };
         let model = &self.parts.model.name;
-        tracing::error!(%model, engine = %lost.engine, why, "the device under an engine is gone: the next engine is loaded");
+        tracing::error!(%model, engine = %lost.engine, why, "a version cannot run any more: another is loaded");
         telemetry::metrics::engine_failed_over(model.as_str(), lost.engine.as_str());
-        report(&self.parts, &lost, Outcome::Delayed(trouble::because(FailureKind::EngineLost, why.clone()))).await;
+        report(&self.parts, &lost, Outcome::Delayed(trouble::because(kind, why.clone()))).await;
         let loading = Box::pin(load_again(Arc::clone(&self.parts), Arc::clone(&lost)));
         self.under_way = Some(UnderWay { lost, why, loading });
     }
@@ -114,12 +116,28 @@ async fn report(parts: &UpdaterParts, lost: &Serving, outcome: Outcome) {
     parts.reports.push(Report { model, version, stage: Stage::Load, outcome }).await;
 }
 
-/// Loads the same version once more; engines that are gone are passed over.
+/// Loads the same version once more, on an engine that is left; the version before it, where this one keeps ending its child
+/// process.
 async fn load_again(parts: Arc<UpdaterParts>, lost: Arc<Serving>) -> Result<Arc<Serving>, Failure> {
     let loaded = tokio::task::spawn_blocking(move || {
-        let bundle = disk::installed_bundle(&parts.folder, &parts.model.name, lost.installed.version);
-        let bundle = bundle.map_err(|error| trouble::of_verify(&error))?;
-        super::load(&parts.engines, &parts.load, &bundle, Wanted::by(&parts.model.table))
+        let load = |version, wanted| {
+            let bundle = disk::installed_bundle(&parts.folder, &parts.model.name, version);
+            let bundle = bundle.map_err(|error| trouble::of_verify(&error))?;
+            super::load(&parts.engines, &parts.load, &parts.attempts, &bundle, wanted, Trial::Proven)
+        };
+        let wanted = Wanted::by(&parts.model.table);
+        if lost.session.condemned().is_none() {
+            return load(lost.installed.version, wanted);
+        }
+        // The engine is well and the version is not: another engine, else the version before it.
+        let elsewhere = load(lost.installed.version, Wanted { after: Some(lost.engine), ..wanted });
+        elsewhere.or_else(|failure| {
+            let slots = disk::read_slots(&parts.folder, &parts.model.name).unwrap_or_default();
+            match slots.previous.filter(|previous| previous.version != lost.installed.version) {
+                Some(previous) => load(previous.version, wanted),
+                None => Err(failure),
+            }
+        })
     });
     loaded.await.unwrap_or_else(|_stopped| Err(trouble::interrupted()))
 }

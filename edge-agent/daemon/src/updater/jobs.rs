@@ -11,16 +11,15 @@ use bundle::{Bundle, Manifest, Unverified, Variant, Verified, golden};
 use bytes::{Bytes, BytesMut};
 use edge_core::slots::Slots;
 use edge_core::update::{Failure, FailureKind};
-use jiff::Timestamp;
+use engine::{HostDeath, InferError};
 use tokio_util::sync::CancellationToken;
-use types::{Digest, Place, Version};
+use types::{Digest, EngineName, Place, Version};
 
-use super::load::Wanted;
+use super::load::{Trial, Wanted};
 use super::task::UpdaterParts;
 use super::{disk, trouble};
 use crate::crash::{CrashPoint, crash_at};
 use crate::models::Serving;
-use crate::uplink::source;
 
 /// Bytes that are asked for at once: four chunks. What has arrived is safe on the disk after each.
 pub(super) const ASK_BYTES: u64 = 4 * bundle::CHUNK_BYTES;
@@ -49,7 +48,9 @@ pub(super) enum Done {
 }
 
 /// Runs disk or engine work where it may block.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.map_err(|_stopped| trouble::interrupted())?
 }
 
@@ -71,7 +72,7 @@ pub(super) async fn trust(
         return Err(trouble::because(FailureKind::Storage, "this device has no trust root: enrol it first"));
     };
     let refreshed = async {
-        let refreshed = trust.refresh(source(&parts.link), Timestamp::now()).await;
+        let refreshed = trust.refresh(&parts.link).await;
         refreshed.map_err(|error| trouble::of_trust(&error, parts.link.is_online()))
     };
     let trusted = unless_abandoned(&abandoned, refreshed).await?;
@@ -174,7 +175,16 @@ pub(super) async fn verify(parts: Arc<UpdaterParts>, candidate: Candidate) -> Re
 /// Loads the version beside the active one.
 pub(super) async fn load(parts: Arc<UpdaterParts>, bundle: Bundle<Verified>) -> Result<Done, Failure> {
     let wanted = Wanted::by(&parts.model.table);
-    blocking(move || super::load(&parts.engines, &parts.load, &bundle, wanted).map(Done::Loaded)).await
+    load_new(&parts, &bundle, wanted).await.map(Done::Loaded)
+}
+
+async fn load_new(
+    parts: &Arc<UpdaterParts>,
+    bundle: &Bundle<Verified>,
+    wanted: Wanted,
+) -> Result<Arc<Serving>, Failure> {
+    let (parts, bundle) = (Arc::clone(parts), bundle.clone());
+    blocking(move || super::load(&parts.engines, &parts.load, &parts.attempts, &bundle, wanted, Trial::New)).await
 }
 
 /// Has the version answer its golden inputs, on the next engine where one does not answer as it must.
@@ -196,29 +206,100 @@ pub(super) async fn proven(
     mut serving: Arc<Serving>,
 ) -> Result<Arc<Serving>, (Arc<Serving>, Failure)> {
     loop {
-        let Err(failure) = answer_golden(bundle, &serving).await else { return Ok(serving) };
+        let failure = match answer_golden(bundle, &serving).await {
+            Ok(()) => {
+                note_attempt(parts, bundle, serving.engine, None).await;
+                return Ok(serving);
+            }
+            Err(Unproven::Failed(failure)) => {
+                note_attempt(parts, bundle, serving.engine, None).await;
+                failure
+            }
+            Err(Unproven::Died(death)) => {
+                match note_attempt(parts, bundle, serving.engine, Some(death)).await {
+                    // Loaded and tried once more on the same engine, in a new child process.
+                    None => {
+                        let wanted = Wanted { preferred: Some(serving.engine), after: None };
+                        match load_new(parts, bundle, wanted).await {
+                            Ok(again) => serving = again,
+                            Err(failure) => return Err((serving, failure)),
+                        }
+                        continue;
+                    }
+                    Some(failure) => failure,
+                }
+            }
+        };
         let wanted = Wanted { after: Some(serving.engine), ..Wanted::by(&parts.model.table) };
-        let (loader, again) = (Arc::clone(parts), bundle.clone());
-        let next = blocking(move || super::load(&loader.engines, &loader.load, &again, wanted)).await;
-        let Ok(next) = next else { return Err((serving, failure)) };
+        let Ok(next) = load_new(parts, bundle, wanted).await else { return Err((serving, failure)) };
         let (model, engine) = (&parts.model.name, serving.engine);
         tracing::error!(%model, %engine, %failure, next = %next.engine, "an engine does not give the golden answers");
         serving = next;
     }
 }
 
-async fn answer_golden(bundle: &Bundle<Verified>, serving: &Serving) -> Result<(), Failure> {
+/// Writes down how an attempt ended; the failure, if the version is given up on that engine.
+async fn note_attempt(
+    parts: &Arc<UpdaterParts>,
+    bundle: &Bundle<Verified>,
+    engine: EngineName,
+    death: Option<HostDeath>,
+) -> Option<Failure> {
+    let (parts, bundle) = (Arc::clone(parts), bundle.clone());
+    let noting = blocking(move || match death {
+        Some(death) => parts.attempts.died(&bundle, engine, death),
+        None => {
+            parts.attempts.survived(&bundle, engine);
+            Ok(())
+        }
+    });
+    noting.await.err()
+}
+
+/// Why a version is not proven.
+enum Unproven {
+    /// It ended its child process.
+    Died(HostDeath),
+    /// Anything else.
+    Failed(Failure),
+}
+
+impl From<Failure> for Unproven {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+fn unproven(error: &InferError) -> Unproven {
+    error.host_death().map_or_else(|| Unproven::Failed(trouble::of_golden_run(error)), |death| Unproven::Died(*death))
+}
+
+/// Runs a version without golden inputs once, on zeros: an error is no reason against it, the end of its process is.
+async fn try_zeros(serving: &Serving) -> Result<(), Unproven> {
+    let Some(inputs) = engine::zeros(serving.session.signature()) else { return Ok(()) };
+    let deadline = Instant::now().checked_add(GOLDEN_WITHIN);
+    match serving.session.infer(inputs, Vec::new(), deadline).await {
+        Ok(_outcome) => Ok(()),
+        Err(error) if error.host_death().is_some() || error.is_lost() => Err(unproven(&error)),
+        Err(error) => {
+            tracing::info!(model = %serving.manifest.model, error = telemetry::chain(&error), "it has no answer to zeros");
+            Ok(())
+        }
+    }
+}
+
+async fn answer_golden(bundle: &Bundle<Verified>, serving: &Serving) -> Result<(), Unproven> {
     let tolerance = bundle.variant().golden_tolerance.unwrap_or_default();
     let bundle = bundle.clone();
     let golden = blocking(move || bundle.golden().map_err(|error| trouble::of_verify(&error))).await?;
     let Some(golden) = golden else {
-        tracing::warn!(model = %serving.manifest.model, "this version brings no golden inputs: it is taken on trust");
-        return Ok(());
+        tracing::warn!(model = %serving.manifest.model, "this version brings no golden inputs: it is only run on zeros");
+        return try_zeros(serving).await;
     };
     let names = golden.outputs.iter().map(|output| output.name.clone()).collect();
     let deadline = Instant::now().checked_add(GOLDEN_WITHIN);
     let answered = serving.session.infer(golden.inputs.clone(), names, deadline).await;
-    let answered = answered.map_err(|error| trouble::of_golden_run(&error))?;
+    let answered = answered.map_err(|error| unproven(&error))?;
     let agreement = golden::compare(&golden.outputs, &answered.outputs, &tolerance)
         .map_err(|error| trouble::failure(FailureKind::GoldenMismatch, &error))?;
     tracing::info!(
@@ -237,7 +318,17 @@ pub(super) async fn switch(parts: Arc<UpdaterParts>, serving: Arc<Serving>, slot
     blocking(move || disk::write_slots(&writer.folder, &writer.model.name, &slots)).await?;
     crash_at(CrashPoint::SlotStored);
     // Whoever still holds the old session finishes on it; it is freed with the last of them.
-    drop(parts.model.switch(Some(serving)));
+    drop(parts.model.switch(Some(Arc::clone(&serving))));
     crash_at(CrashPoint::Switched);
+    share_host(serving).await;
     Ok(Done::Switched)
+}
+
+/// Moves a proven version to the child process that proven versions share. It answers all the while.
+pub(super) async fn share_host(serving: Arc<Serving>) {
+    let model = serving.manifest.model.clone();
+    let moved = tokio::task::spawn_blocking(move || serving.session.promote()).await;
+    if let Ok(Err(error)) = moved {
+        tracing::warn!(%model, error = telemetry::chain(&error), "it keeps a child process of its own");
+    }
 }

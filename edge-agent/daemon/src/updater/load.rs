@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bundle::{Bundle, Verified};
 use edge_core::update::{Failure, FailureKind};
-use engine::{Engine, LoadOptions, ModelBytes, ModelLimits, SessionWorker, WorkerOptions};
+use engine::{Engine, HostDeath, LoadError, LoadOptions, ModelBytes, ModelLimits, SessionWorker, WorkerOptions};
 use types::{EngineName, Signature, TensorSpec};
 
-use super::{disk, trouble};
+use super::{Attempts, disk, trouble};
 use crate::config::{EngineTable, ModelTable};
 use crate::engines::Engines;
 use crate::models::Serving;
@@ -34,9 +34,19 @@ impl From<&EngineTable> for LoadTable {
                 intra_threads: if table.threads == 0 { shared_out } else { table.threads },
                 providers: table.providers.clone(),
                 limits: ModelLimits::default(),
+                ..LoadOptions::default()
             },
         }
     }
+}
+
+/// Whether a version is new here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trial {
+    /// It has not answered its golden inputs on this device: it gets a child process of its own.
+    New,
+    /// It served here before: it goes to the child process that proven versions share.
+    Proven,
 }
 
 /// Which of the engines of this device to try.
@@ -72,13 +82,19 @@ impl Wanted {
 pub fn load(
     engines: &Engines,
     table: &LoadTable,
+    attempts: &Attempts,
     bundle: &Bundle<Verified>,
     wanted: Wanted,
+    trial: Trial,
 ) -> Result<Arc<Serving>, Failure> {
-    let bytes = ModelBytes::from(bundle.model_bytes().map_err(|error| trouble::of_verify(&error))?);
+    let bytes = bundle.model_bytes().map_err(|error| trouble::of_verify(&error))?;
+    // Read and hashed again when a child process starts again, so that nobody keeps the bytes for that.
+    let again = bundle.clone();
+    let source = Arc::new(move || again.model_bytes().map_err(std::io::Error::other));
+    let bytes = ModelBytes::with_source(bytes, source);
     let mut refused: Option<Failure> = None;
     for engine in wanted.among(engines, &bundle.variant().engines) {
-        match load_on(engine, table, bundle, &bytes) {
+        match survive(engine, table, attempts, bundle, &bytes, trial) {
             Ok(serving) => return Ok(serving),
             Err(failure) => {
                 let model = &bundle.manifest().model;
@@ -96,18 +112,69 @@ pub fn load(
     Err(refused.unwrap_or_else(none))
 }
 
+/// Loads a bundle on an engine that it may kill: once more after its first time, and never after its second.
+fn survive(
+    engine: &Arc<dyn Engine>,
+    table: &LoadTable,
+    attempts: &Attempts,
+    bundle: &Bundle<Verified>,
+    bytes: &ModelBytes,
+    trial: Trial,
+) -> Result<Arc<Serving>, Failure> {
+    loop {
+        attempts.begin(bundle, engine.name())?;
+        match (load_on(engine, table, bundle, bytes, trial), trial) {
+            // It goes on being tried; whoever has it answer its golden inputs says when it is over.
+            (Ok(serving), Trial::New) => return Ok(serving),
+            (Ok(serving), Trial::Proven) => {
+                attempts.survived(bundle, engine.name());
+                return Ok(serving);
+            }
+            (Err(Refused::Died(death)), _) => {
+                tracing::error!(model = %bundle.manifest().model, version = %bundle.manifest().version, %death, "loading it");
+                attempts.died(bundle, engine.name(), death)?;
+            }
+            (Err(Refused::Failed(failure)), _) => {
+                attempts.survived(bundle, engine.name());
+                return Err(failure);
+            }
+        }
+    }
+}
+
+/// Why an engine did not load a bundle.
+enum Refused {
+    /// Its child process ended.
+    Died(HostDeath),
+    /// Anything else.
+    Failed(Failure),
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
 fn load_on(
     engine: &Arc<dyn Engine>,
     table: &LoadTable,
     bundle: &Bundle<Verified>,
     bytes: &ModelBytes,
-) -> Result<Arc<Serving>, Failure> {
+    trial: Trial,
+) -> Result<Arc<Serving>, Refused> {
+    let options = LoadOptions {
+        name: format!("{}/{}", bundle.manifest().model, bundle.manifest().version),
+        trial: trial == Trial::New,
+        ..table.options.clone()
+    };
     let one = |_number| {
-        let refused = |error| match engine.lost() {
-            None => trouble::of_load(&error),
-            Some(_why) => trouble::failure(FailureKind::EngineLost, &error),
+        let refused = |error| match (error, engine.lost()) {
+            (LoadError::Died(death), _) => Refused::Died(death),
+            (error, None) => Refused::Failed(trouble::of_load(&error)),
+            (error, Some(_why)) => Refused::Failed(trouble::failure(FailureKind::EngineLost, &error)),
         };
-        engine.load(bytes.clone(), &table.options).map_err(refused)
+        engine.load(bytes.clone(), &options).map_err(refused)
     };
     let sessions = (0..table.sessions).map(one).collect::<Result<Vec<_>, _>>()?;
     let manifest = bundle.manifest().clone();

@@ -4,6 +4,7 @@
 //! versions and the outbox with reports. `jobs` and `fetch` do the work of each step, `disk` knows what lies where, `trouble`
 //! sorts errors into the kinds that the core understands, `failover` takes a model to the next engine when a GPU is lost.
 
+mod attempts;
 mod disk;
 mod failover;
 mod fetch;
@@ -12,7 +13,8 @@ mod load;
 mod task;
 mod trouble;
 
+pub use attempts::{ATTEMPTS_TABLE, Attempt, Attempts};
 pub use disk::{collect_incoming, read_slots};
 pub use fetch::Transfers;
-pub use load::{LoadTable, Wanted, load};
+pub use load::{LoadTable, Trial, Wanted, load};
 pub use task::{FAILED_TABLE, ModelUpdater, UpdaterParts};

@@ -5,9 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bundle::trust::Trust;
 use bundle::{Bundle, Verified};
-use edge_core::slots::Slots;
+use edge_core::slots::{Installed, Slots};
 use edge_core::update::{
     Event, Failure, FailureKind, OfferKind, OnDisk, Outcome, Report, Stage, Step, Updater as Machine, resume,
 };
@@ -18,8 +17,8 @@ use types::Version;
 
 use super::failover::Failovers;
 use super::jobs::{self, Candidate, Done};
-use super::load::Wanted;
-use super::{LoadTable, Transfers, disk, fetch, trouble};
+use super::load::{Trial, Wanted};
+use super::{Attempts, LoadTable, Transfers, disk, fetch, trouble};
 use crate::board::{Board, FailedVersion};
 use crate::config::UpdatesTable;
 use crate::crash::{CrashPoint, crash_at};
@@ -27,6 +26,7 @@ use crate::engines::Engines;
 use crate::models::{Model, Serving};
 use crate::reports::Reports;
 use crate::state::Folder;
+use crate::trust::DeviceTrust;
 use crate::uplink::Link;
 
 /// Name of the table of versions that were given up.
@@ -40,7 +40,7 @@ pub struct UpdaterParts {
     /// Where versions lie.
     pub folder: Folder,
     /// Who vouches for versions; `None` on a device that was never enrolled.
-    pub trust: Option<Arc<Trust>>,
+    pub trust: Option<Arc<DeviceTrust>>,
     /// The way to the hub.
     pub link: Link,
     /// What can run the model.
@@ -55,6 +55,8 @@ pub struct UpdaterParts {
     pub reports: Arc<Reports>,
     /// Versions that were given up, by `<model>/<version>`.
     pub failed: Table<Failure>,
+    /// Loads that were begun.
+    pub attempts: Attempts,
     /// Where the state is written down.
     pub board: Arc<Board>,
 }
@@ -109,7 +111,7 @@ impl ModelUpdater {
     /// When the store does not read.
     pub async fn resume(parts: UpdaterParts) -> Result<Self, StoreError> {
         let parts = Arc::new(parts);
-        let failed = failed_versions(&parts).await?;
+        let mut failed = failed_versions(&parts).await?;
         let looker = Arc::clone(&parts);
         let found = tokio::task::spawn_blocking(move || {
             let (folder, model) = (&looker.folder, &looker.model.name);
@@ -119,7 +121,16 @@ impl ModelUpdater {
             });
             (slots, disk::look(folder, model))
         });
-        let (slots, found) = found.await.unwrap_or_default();
+        let (slots, mut found) = found.await.unwrap_or_default();
+        // Before the machine is told what is there: a version that cannot be loaded without harm is not.
+        let (serving, crashed) = load_what_served(&parts, &slots, &found.complete).await;
+        for (version, failure) in crashed {
+            found.complete.retain(|installed| installed.version != version);
+            if let Err(error) = parts.failed.put(&parts.key(version), &failure).await {
+                tracing::warn!(error = telemetry::chain(&error), "what failed is remembered in memory only");
+            }
+            failed.insert(version, failure);
+        }
         let on_disk = OnDisk { slots, complete: found.complete, partial: found.partial, failed };
         let (machine, steps) = resume(parts.model.name.clone(), on_disk);
         let failovers = Failovers::new(Arc::clone(&parts));
@@ -127,40 +138,12 @@ impl ModelUpdater {
         for step in steps {
             updater.obey(step).await;
         }
-        updater.serve_what_is_there().await;
+        match serving {
+            Some(serving) => drop(updater.parts.model.switch(Some(serving))),
+            None => tracing::info!(model = %updater.parts.model.name, "no version is installed yet"),
+        }
         updater.note();
         Ok(updater)
-    }
-
-    /// Loads the active version; where that does not load any more, the one before it.
-    async fn serve_what_is_there(&mut self) {
-        let slots = self.machine.slots().clone();
-        for installed in [slots.active, slots.previous].into_iter().flatten() {
-            let parts = Arc::clone(&self.parts);
-            let version = installed.version;
-            let loaded = tokio::task::spawn_blocking(move || {
-                let bundle = disk::installed_bundle(&parts.folder, &parts.model.name, version);
-                let bundle = bundle.map_err(|error| trouble::of_verify(&error))?;
-                let serving = super::load(&parts.engines, &parts.load, &bundle, Wanted::by(&parts.model.table))?;
-                Ok((bundle, serving))
-            });
-            match loaded.await.unwrap_or_else(|_stopped| Err(trouble::interrupted())) {
-                Ok((bundle, serving)) => {
-                    let serving = prove(&self.parts, bundle, serving).await;
-                    let (engine, provider) = (serving.engine, serving.session.provider());
-                    tracing::info!(model = %self.parts.model.name, %version, %engine, provider, "serving");
-                    drop(self.parts.model.switch(Some(serving)));
-                    return;
-                }
-                Err(failure) => {
-                    tracing::error!(model = %self.parts.model.name, %version, %failure, "an installed version does not load");
-                    let outcome = Outcome::Delayed(failure);
-                    let model = self.parts.model.name.clone();
-                    self.parts.reports.push(Report { model, version, stage: Stage::Restart, outcome }).await;
-                }
-            }
-        }
-        tracing::info!(model = %self.parts.model.name, "no version is installed yet");
     }
 
     /// Takes offers and works on them until `stop` is cancelled. What is under way then is taken up at the next start.
@@ -381,6 +364,47 @@ impl ModelUpdater {
             part.failed = self.machine.failed().iter().map(failed).collect();
         });
     }
+}
+
+/// Loads the active version; where that does not load any more, the one before it. Also returns the versions that ended their
+/// child process, or the agent, so often that they are given up.
+async fn load_what_served(
+    parts: &Arc<UpdaterParts>,
+    slots: &Slots,
+    complete: &[Installed],
+) -> (Option<Arc<Serving>>, Vec<(Version, Failure)>) {
+    let mut crashed = Vec::new();
+    let slots = [&slots.active, &slots.previous].into_iter().flatten();
+    for installed in slots.filter(|installed| complete.contains(installed)) {
+        let loader = Arc::clone(parts);
+        let version = installed.version;
+        let loaded = tokio::task::spawn_blocking(move || {
+            let bundle = disk::installed_bundle(&loader.folder, &loader.model.name, version);
+            let bundle = bundle.map_err(|error| trouble::of_verify(&error))?;
+            let wanted = Wanted::by(&loader.model.table);
+            let serving = super::load(&loader.engines, &loader.load, &loader.attempts, &bundle, wanted, Trial::Proven)?;
+            Ok((bundle, serving))
+        });
+        match loaded.await.unwrap_or_else(|_stopped| Err(trouble::interrupted())) {
+            Ok((bundle, serving)) => {
+                let serving = prove(parts, bundle, serving).await;
+                let (engine, provider) = (serving.engine, serving.session.provider());
+                tracing::info!(model = %parts.model.name, %version, %engine, provider, "serving");
+                return (Some(serving), crashed);
+            }
+            Err(failure) if failure.kind == FailureKind::EngineCrashed => {
+                tracing::error!(model = %parts.model.name, %version, %failure, "an installed version is given up");
+                crashed.push((version, failure));
+            }
+            Err(failure) => {
+                tracing::error!(model = %parts.model.name, %version, %failure, "an installed version does not load");
+                let outcome = Outcome::Delayed(failure);
+                let model = parts.model.name.clone();
+                parts.reports.push(Report { model, version, stage: Stage::Restart, outcome }).await;
+            }
+        }
+    }
+    (None, crashed)
 }
 
 /// Where there is a choice of engines, the configuration or a driver may have changed since the golden inputs were

@@ -6,7 +6,7 @@ use bundle::VerifyError;
 use bundle::fetch::FetchError;
 use bundle::trust::TrustError;
 use edge_core::update::{Failure, FailureKind};
-use engine::{InferError, LoadError};
+use engine::{InferError, LoadError, RunError};
 use protocol::v1::RefusalCode;
 use store::files::FileError;
 
@@ -116,11 +116,22 @@ pub(super) fn of_verify(error: &VerifyError) -> Failure {
 }
 
 pub(super) fn of_load(error: &LoadError) -> Failure {
-    failure(FailureKind::ModelRefused, error)
+    let kind = match error {
+        LoadError::Died(_) => FailureKind::EngineCrashed,
+        // The child process cannot be had now: memory, descriptors.
+        LoadError::Host(_) => FailureKind::NoRoom,
+        LoadError::Refused(_) | LoadError::Unsupported { .. } | LoadError::Provider { .. } | LoadError::Failed(_) => {
+            FailureKind::ModelRefused
+        }
+    };
+    failure(kind, error)
 }
 
 pub(super) fn of_golden_run(error: &InferError) -> Failure {
     let kind = match error {
+        InferError::Failed(RunError::Died(_) | RunError::Condemned(_) | RunError::Quarantined { .. }) => {
+            FailureKind::EngineCrashed
+        }
         _ if error.is_lost() => FailureKind::EngineLost,
         InferError::Busy { .. } | InferError::Stopped | InferError::Cancelled => FailureKind::NoRoom,
         InferError::Deadline | InferError::Mismatch(_) | InferError::Failed(_) => FailureKind::GoldenMismatch,

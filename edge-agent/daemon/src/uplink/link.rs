@@ -290,6 +290,11 @@ async fn silence(connection: &Connection) -> Heard {
 }
 
 /// Whether the hub closed the connection because this device has a newer one.
+/// The reason as every hub knows it: hubs of 0.1.0 refuse a request whose reason they do not know.
+fn spoken(reason: Reason) -> Reason {
+    if reason == Reason::NoScore { Reason::LowConfidence } else { reason }
+}
+
 fn was_replaced(connection: &Connection) -> bool {
     connection.close_reason().and_then(|reason| reason.code()) == Some(CloseCode::Replaced)
 }
@@ -322,7 +327,7 @@ async fn ask_once(connection: &Connection, question: &HubQuestion<'_>) -> Result
         request_id: question.id.clone(),
         model: question.model.clone(),
         version: question.version,
-        reason: question.reason,
+        reason: spoken(question.reason),
         deadline_left_ms: Some(u32::try_from(left.as_millis()).unwrap_or(u32::MAX)),
         traceparent: question.traceparent.map(str::to_owned),
         outputs: question.outputs.to_vec(),

@@ -1,6 +1,6 @@
 //! `model.toml` as the author writes it; see the module above for its fields.
 
-use bundle::manifest::{Precision, TensorEntry};
+use bundle::manifest::{Precision, TensorEntry, write_dimensions};
 use bundle::{Manifest, ScoreRule, Variant};
 use serde::Deserialize;
 use types::{EngineName, ModelName, Place, TensorSpec, VariantName, Version};
@@ -66,6 +66,11 @@ impl AuthorModel {
     pub(super) fn into_manifest(self, schema: u32, variants: Vec<Variant>) -> Manifest {
         let Self { schema: Schema, model, version, task, description, licence, labels, inputs, outputs, score, .. } =
             self;
+        let specs = |entries: Vec<TensorEntry>| {
+            let mut specs: Vec<TensorSpec> = entries.into_iter().map(TensorSpec::from).collect();
+            write_dimensions(&mut specs);
+            specs
+        };
         Manifest {
             schema,
             model,
@@ -74,8 +79,8 @@ impl AuthorModel {
             description,
             licence,
             labels,
-            inputs: inputs.into_iter().map(TensorSpec::from).collect(),
-            outputs: outputs.into_iter().map(TensorSpec::from).collect(),
+            inputs: specs(inputs),
+            outputs: specs(outputs),
             score,
             variants,
         }

@@ -5,7 +5,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use types::Digest;
 
-use super::{KeyPair, Role, SignError, canonical};
+use super::repository::VERSION_PLAUSIBLE_MAX;
+use super::{Draft, KeyPair, Role, SignError};
 
 /// Version of the TUF specification that is followed.
 pub(super) const SPEC_VERSION: &str = "1.0.31";
@@ -50,28 +51,15 @@ pub(super) struct Body {
 
 /// Completes a body and signs it with each of the signers once.
 pub(super) fn sign(body: Body, signers: &[&KeyPair]) -> Result<Signed, SignError> {
-    let Body { role, version, now, mut fields } = body;
-    let expires = whole_seconds(now, role.lifetime());
-    fields.insert("_type".to_owned(), json!(role.as_str()));
-    fields.insert("spec_version".to_owned(), json!(SPEC_VERSION));
-    fields.insert("version".to_owned(), json!(version));
-    fields.insert("expires".to_owned(), json!(expires.to_string()));
-    let signed = Value::Object(fields);
-    let covered = canonical::to_bytes(&signed)?;
-    let mut signatures = Map::new();
+    let mut draft = Draft::new(body)?;
     for signer in signers {
-        // By key id, so that a signer given twice signs once.
-        let signature = hex::encode(signer.sign(&covered)?);
-        signatures.insert(signer.public().key_id()?, json!(signature));
+        draft.sign(signer)?;
     }
-    let signatures: Vec<Value> =
-        signatures.into_iter().map(|(keyid, sig)| json!({"keyid": keyid, "sig": sig})).collect();
-    let bytes = canonical::to_bytes(&json!({"signatures": signatures, "signed": signed}))?;
-    Ok(Signed { role, version, expires, bytes })
+    draft.to_signed()
 }
 
 /// TUF writes times in whole seconds.
-fn whole_seconds(now: Timestamp, lifetime: SignedDuration) -> Timestamp {
+pub(super) fn whole_seconds(now: Timestamp, lifetime: SignedDuration) -> Timestamp {
     let end = now.as_second().saturating_add(lifetime.as_secs());
     Timestamp::from_second(end).unwrap_or(Timestamp::MAX)
 }
@@ -120,7 +108,7 @@ impl Earlier {
     /// Numbers that follow the clock lie above all that was signed earlier, also by a hub of which only an older backup
     /// is left: devices, which never go back, follow what such a hub signs.
     pub(super) fn next_version_at(&self, role: Role, now: Timestamp) -> Result<u64, SignError> {
-        let clock = u64::try_from(now.as_second()).unwrap_or(0);
+        let clock = u64::try_from(now.as_second()).unwrap_or(0).min(VERSION_PLAUSIBLE_MAX);
         Ok(self.next_version(role)?.max(clock))
     }
 

@@ -8,7 +8,13 @@ use serde_json::{Map, Value, json};
 use types::Digest;
 
 use super::metadata::{Body, Earlier, Signed, reference, sign};
-use super::{KeyPair, PublicKey, Role, SignError};
+use super::{Draft, KeyPair, PublicKey, Role, SignError};
+
+/// Highest version that honest signers reach: one a second for a century.
+///
+/// A thief of a key can sign any version. What is above this one is taken for such a jump: the numbering begins anew at 1
+/// as soon as the role has other keys, which devices accept (TUF 5.3.11).
+pub const VERSION_PLAUSIBLE_MAX: u64 = 1 << 32;
 
 /// Who may sign a role: `threshold` of these keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +71,9 @@ pub struct Roles {
 }
 
 impl Roles {
-    fn of(&self, role: Role) -> &Authority {
+    /// Returns the keys and the threshold of a role.
+    #[must_use]
+    pub fn of(&self, role: Role) -> &Authority {
         match role {
             Role::Root => &self.root,
             Role::Targets => &self.targets,
@@ -95,8 +103,11 @@ impl Roles {
         Ok(fields)
     }
 
-    /// Reads who may sign what from a root that was checked.
-    fn read(root: &[u8]) -> Result<Self, SignError> {
+    /// Reads the keys and thresholds of a root. Checks no signature.
+    ///
+    /// # Errors
+    /// When it is no root, or names a key twice or a threshold that cannot be met.
+    pub fn read(root: &[u8]) -> Result<Self, SignError> {
         // As a value: what is missing in it reads as null, and the checks below refuse that.
         let fields = Value::Object(Earlier::read(Role::Root, root)?.fields);
         let authority = |role: Role| {
@@ -203,22 +214,32 @@ pub fn first_root(roles: &Roles, signers: &[&KeyPair], now: Timestamp) -> Result
 
 /// Signs the root that follows `previous`: with new keys, new thresholds, or only a new expiry.
 ///
+/// An expired `previous` is no obstacle: devices check the expiry of the newest root only.
+///
 /// # Errors
 /// As [`first_root`]; the signers must be enough for the previous root and for the new one.
 pub fn next_root(previous: &[u8], roles: &Roles, signers: &[&KeyPair], now: Timestamp) -> Result<Signed, SignError> {
-    trust::inspect_root(previous).map_err(refused(Role::Root))?;
+    let mut draft = draft_root(previous, roles, now)?;
     let old = Roles::read(previous)?;
-    let version = Earlier::read(Role::Root, previous)?.next_version(Role::Root)?;
-    let fields = roles.to_fields()?;
-    let mut chosen = old.root.chosen(Role::Root, signers)?;
-    for signer in roles.root.chosen(Role::Root, signers)? {
-        if !chosen.iter().any(|known| known.public() == signer.public()) {
-            chosen.push(signer);
-        }
+    for signer in old.root.chosen(Role::Root, signers)?.into_iter().chain(roles.root.chosen(Role::Root, signers)?) {
+        draft.sign(signer)?;
     }
-    let root = sign(Body { role: Role::Root, version, now, fields }, &chosen)?;
+    let root = draft.to_signed()?;
     trust::check_next_root(previous, &root.bytes).map_err(refused(Role::Root))?;
     Ok(root)
+}
+
+/// Writes the root that follows `previous`, without a signature yet.
+///
+/// # Errors
+/// When a key is named twice, a threshold cannot be met, or `previous` has the highest version there is.
+pub fn draft_root(previous: &[u8], roles: &Roles, now: Timestamp) -> Result<Draft, SignError> {
+    trust::inspect_root(previous).map_err(refused(Role::Root))?;
+    let version = Earlier::read(Role::Root, previous)?.next_version(Role::Root)?;
+    if version > trust::VERSION_MAX {
+        return Err(SignError::VersionsExhausted(Role::Root.as_str()));
+    }
+    Draft::new(Body { role: Role::Root, version, now, fields: roles.to_fields()? })
 }
 
 /// Signs version 1 of the targets: an empty list.
@@ -247,6 +268,14 @@ pub fn add_target(
     signers: &[&KeyPair],
     now: Timestamp,
 ) -> Result<Signed, SignError> {
+    finish_targets(root, draft_addition(root, old, path, content, now)?, signers)
+}
+
+/// Writes a list with one more target, without a signature yet; otherwise as [`add_target`].
+///
+/// # Errors
+/// As [`add_target`], but for the signers.
+pub fn draft_addition(root: &[u8], old: &[u8], path: &str, content: &[u8], now: Timestamp) -> Result<Draft, SignError> {
     let mut earlier = checked_targets(root, old)?;
     let hashes = json!({"sha256": Digest::of(content).to_hex()});
     let list = earlier.fields.entry("targets").or_insert_with(|| json!({}));
@@ -258,7 +287,7 @@ pub fn add_target(
         list.insert(path.to_owned(), json!({"length": content.len(), "hashes": hashes}));
     }
     let version = earlier.next_version_at(Role::Targets, now)?;
-    sign_targets(root, version, earlier.fields, signers, now)
+    Draft::new(Body { role: Role::Targets, version, now, fields: earlier.fields })
 }
 
 /// Signs a list without one of its targets.
@@ -272,13 +301,21 @@ pub fn remove_target(
     signers: &[&KeyPair],
     now: Timestamp,
 ) -> Result<Signed, SignError> {
+    finish_targets(root, draft_removal(root, old, path, now)?, signers)
+}
+
+/// Writes a list without one of its targets, and without a signature yet; otherwise as [`remove_target`].
+///
+/// # Errors
+/// As [`remove_target`], but for the signers.
+pub fn draft_removal(root: &[u8], old: &[u8], path: &str, now: Timestamp) -> Result<Draft, SignError> {
     let mut earlier = checked_targets(root, old)?;
     let list = earlier.fields.get_mut("targets").and_then(Value::as_object_mut);
     if list.and_then(|list| list.remove(path)).is_none() {
         return Err(SignError::NotSigned { path: path.to_owned() });
     }
     let version = earlier.next_version_at(Role::Targets, now)?;
-    sign_targets(root, version, earlier.fields, signers, now)
+    Draft::new(Body { role: Role::Targets, version, now, fields: earlier.fields })
 }
 
 /// Signs the same list again with a new expiry, or with the keys of a new root.
@@ -292,9 +329,25 @@ pub fn renew_targets(
     signers: &[&KeyPair],
     now: Timestamp,
 ) -> Result<Signed, SignError> {
+    finish_targets(root, draft_targets(&Roles::read(root)?, old_root, old, now)?, signers)
+}
+
+/// Writes the same list again for the roles of a root, without a signature yet; otherwise as [`renew_targets`].
+///
+/// # Errors
+/// As [`renew_targets`], but for the signers.
+pub fn draft_targets(roles: &Roles, old_root: &[u8], old: &[u8], now: Timestamp) -> Result<Draft, SignError> {
     let earlier = checked_targets(old_root, old)?;
-    let version = earlier.next_version_at(Role::Targets, now)?;
-    sign_targets(root, version, earlier.fields, signers, now)
+    let version = next_number(Role::Targets, &earlier, roles.targets == Roles::read(old_root)?.targets, now)?;
+    Draft::new(Body { role: Role::Targets, version, now, fields: earlier.fields })
+}
+
+/// Counts on; begins anew at 1 when the role has other keys and the number is one that a thief ran away with.
+fn next_number(role: Role, earlier: &Earlier, is_same_authority: bool, now: Timestamp) -> Result<u64, SignError> {
+    if !is_same_authority && earlier.version > VERSION_PLAUSIBLE_MAX {
+        return Ok(1);
+    }
+    earlier.next_version_at(role, now)
 }
 
 /// Signs a snapshot of these targets and a timestamp of it: what the hub does after each change, and from time to
@@ -352,12 +405,22 @@ fn online(
     let (mut snapshot_version, mut timestamp_version) = (1, 1);
     let mut kept = None;
     if let Some((snapshot, timestamp)) = previous {
+        // After a rotation the files before are signed by the old keys.
+        let is_signed = |role: Role, bytes: &[u8]| {
+            let count = Draft::read(role, bytes)?.count(roles.of(role))?;
+            Ok::<bool, SignError>(count >= roles.of(role).threshold)
+        };
         let earlier = Earlier::read(Role::Snapshot, snapshot)?;
-        snapshot_version = earlier.next_version_at(Role::Snapshot, now)?;
-        timestamp_version = Earlier::read(Role::Timestamp, timestamp)?.next_version_at(Role::Timestamp, now)?;
+        let is_ours = is_signed(Role::Snapshot, snapshot)?;
         let pinned = earlier.fields.get("meta").and_then(|meta| meta.get("targets.json"));
         let unchanged = pinned == Some(&reference(&targets));
-        if keep == Keep::WhatIsFresh && unchanged && !Role::Snapshot.renewal_due(earlier.expires, now) {
+        let may_keep = keep == Keep::WhatIsFresh && is_ours;
+        let is_kept = may_keep && unchanged && !Role::Snapshot.renewal_due(earlier.expires, now);
+        // A kept snapshot needs no further number: there may be none.
+        snapshot_version = if is_kept { earlier.version } else { next_number(Role::Snapshot, &earlier, is_ours, now)? };
+        let before = Earlier::read(Role::Timestamp, timestamp)?;
+        timestamp_version = next_number(Role::Timestamp, &before, is_signed(Role::Timestamp, timestamp)?, now)?;
+        if is_kept {
             kept = Some(Signed::read(Role::Snapshot, snapshot)?);
         }
     }
@@ -398,13 +461,19 @@ fn sign_targets(
     signers: &[&KeyPair],
     now: Timestamp,
 ) -> Result<Signed, SignError> {
+    finish_targets(root, Draft::new(Body { role: Role::Targets, version, now, fields })?, signers)
+}
+
+fn finish_targets(root: &[u8], mut draft: Draft, signers: &[&KeyPair]) -> Result<Signed, SignError> {
     trust::inspect_root(root).map_err(refused(Role::Root))?;
-    let signers = Roles::read(root)?.targets.chosen(Role::Targets, signers)?;
-    let targets = sign(Body { role: Role::Targets, version, now, fields }, &signers)?;
+    for signer in Roles::read(root)?.targets.chosen(Role::Targets, signers)? {
+        draft.sign(signer)?;
+    }
+    let targets = draft.to_signed()?;
     trust::inspect_targets(root, &targets.bytes).map_err(refused(Role::Targets))?;
     Ok(targets)
 }
 
-fn refused(role: Role) -> impl FnOnce(trust::TrustError) -> SignError {
+pub(super) fn refused(role: Role) -> impl FnOnce(trust::TrustError) -> SignError {
     move |source| SignError::Refused { role: role.as_str(), source }
 }

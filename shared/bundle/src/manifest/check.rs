@@ -6,13 +6,20 @@ use types::limits::{RANK_MAX, TENSOR_NAME_BYTES_MAX, TENSORS_MAX};
 use types::{Dim, TensorSpec};
 
 use super::{
-    CURVE_POINTS_MAX, Calibration, GoldenTolerance, LABELS_MAX, Manifest, ManifestError, SCHEMA, TEXT_BYTES_MAX,
-    VARIANTS_MAX, Variant,
+    CURVE_POINTS_MAX, Calibration, GoldenTolerance, LABELS_MAX, Manifest, ManifestError, SCHEMA, ScoreKind,
+    TEXT_BYTES_MAX, VARIANTS_MAX, Variant,
 };
 use crate::file::FileRef;
 
 /// Longest word in bytes: a task, a class name, a licence expression, the name of a dimension.
+///
+/// Exporters derive longer names of dimensions; [`writable_dimension`] tells which ones a manifest writes as `"?"`.
 const WORD_BYTES_MAX: usize = 256;
+
+/// Returns whether a manifest may hold this name of a dimension.
+pub(super) fn writable_dimension(name: &str) -> bool {
+    word(name, "").is_ok()
+}
 
 /// Most engines of one variant; there are three.
 const ENGINES_MAX: usize = 8;
@@ -89,7 +96,14 @@ fn score(manifest: &Manifest) -> Checked {
     };
     use types::DType::{Bf16, F16, F32, F64};
     let float = matches!(output.dtype, F16 | Bf16 | F32 | F64);
-    require(float, "score.output", || format!("{output} is not floating-point"))
+    require(float, "score.output", || format!("{output} is not floating-point"))?;
+    // Whether a rule can be right is asked at push (see `super::score`): versions that were published before that was
+    // asked must still be read. Only what no older text can hold is refused here.
+    let lawful = rule.axis.is_none() || rule.kind == ScoreKind::Top1Probability;
+    require(lawful, "score.axis", || format!("must be left out for kind = {:?}", rule.kind.as_str()))?;
+    let rank = i64::try_from(RANK_MAX).unwrap_or(i64::MAX);
+    let within = rule.axis.is_none_or(|axis| (-rank..rank).contains(&axis));
+    require(within, "score.axis", || format!("must be a number from -{rank} to {}", rank - 1))
 }
 
 fn variants(variants: &[Variant]) -> Checked {

@@ -39,6 +39,18 @@ impl From<&TensorSpec> for TensorEntry {
     }
 }
 
+/// Replaces the names of dimensions that no manifest may hold by `"?"`.
+///
+/// The names are free text of exporters, like a formula of 400 bytes. They only say which sizes are equal, and the model
+/// file says that again.
+pub fn write_dimensions(specs: &mut [TensorSpec]) {
+    for dim in specs.iter_mut().filter_map(|spec| spec.shape.as_mut()).flatten() {
+        if matches!(dim, Dim::Symbol(name) if !super::check::writable_dimension(name)) {
+            *dim = Dim::Any;
+        }
+    }
+}
+
 impl Serialize for DimEntry {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match &self.0 {

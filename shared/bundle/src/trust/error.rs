@@ -119,6 +119,24 @@ impl TrustError {
         }
     }
 
+    /// Whether a root that was published between two requests of one refresh can be the cause.
+    pub(super) fn may_be_between_roots(&self) -> bool {
+        match self {
+            Self::Signatures { .. } | Self::Refused(_) | Self::Rollback { .. } => true,
+            Self::BadRoot(_)
+            | Self::TooLarge { .. }
+            | Self::Expired { .. }
+            | Self::NotListed { .. }
+            | Self::OtherRoot(_)
+            | Self::NoRoot(_)
+            | Self::Storage { .. }
+            | Self::Source { .. }
+            | Self::ManyRoots
+            | Self::Incomplete
+            | Self::Interrupted => false,
+        }
+    }
+
     pub(super) fn storage(action: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::Storage { action, path, source }

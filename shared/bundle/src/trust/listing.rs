@@ -8,6 +8,7 @@ use sigstore_tuf::{Metadata, Root, Targets, TrustedMetadataSet};
 use types::{Digest, ModelName, Version};
 
 use super::error::refused;
+use super::folder::SetFiles;
 use super::{TrustError, root};
 use crate::file::MANIFEST_FILE;
 use crate::manifest::MANIFEST_BYTES_MAX;
@@ -44,8 +45,37 @@ struct Content {
     timestamp_version: u64,
     snapshot_version: u64,
     targets: TargetsListing,
-    expires: Timestamp,
+    expiries: Expiries,
     clock_behind: Option<SignedDuration>,
+}
+
+/// Expiry of each of the four roles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expiries {
+    /// Expiry of the root; only the operator can renew it.
+    pub root: Timestamp,
+    /// Expiry of the targets; only the operator can renew them.
+    pub targets: Timestamp,
+    /// Expiry of the snapshot; the hub renews it.
+    pub snapshot: Timestamp,
+    /// Expiry of the timestamp; the hub renews it.
+    pub timestamp: Timestamp,
+}
+
+impl Expiries {
+    /// Every role by its name in metadata, with its expiry.
+    #[must_use]
+    pub fn roles(&self) -> [(&'static str, Timestamp); 4] {
+        let Self { root, targets, snapshot, timestamp } = *self;
+        [("root", root), ("targets", targets), ("snapshot", snapshot), ("timestamp", timestamp)]
+    }
+
+    /// Returns the role that expires first, with its expiry.
+    #[must_use]
+    pub fn first(&self) -> (&'static str, Timestamp) {
+        let [root, others @ ..] = self.roles();
+        others.into_iter().fold(root, |first, role| if role.1 < first.1 { role } else { first })
+    }
 }
 
 impl Trusted {
@@ -53,13 +83,18 @@ impl Trusted {
         let timestamp = set.timestamp().ok_or(TrustError::Incomplete)?;
         let snapshot = set.snapshot().ok_or(TrustError::Incomplete)?;
         let targets = listing(set.targets_role("targets").ok_or(TrustError::Incomplete)?);
-        let expires = set.root().expires.min(timestamp.expires).min(snapshot.expires).min(targets.expires);
+        let expiries = Expiries {
+            root: set.root().expires,
+            targets: targets.expires,
+            snapshot: snapshot.expires,
+            timestamp: timestamp.expires,
+        };
         Ok(Self(Arc::new(Content {
             root_version: set.root().version,
             timestamp_version: timestamp.version,
             snapshot_version: snapshot.version,
             targets,
-            expires,
+            expiries,
             clock_behind: None,
         })))
     }
@@ -97,7 +132,13 @@ impl Trusted {
     /// When the first part of this set expires.
     #[must_use]
     pub fn expires(&self) -> Timestamp {
-        self.0.expires
+        self.0.expiries.first().1
+    }
+
+    /// Expiry of each role.
+    #[must_use]
+    pub fn expiries(&self) -> Expiries {
+        self.0.expiries
     }
 
     /// How far this machine's clock stood before the last trusted time; `None` when it did not.
@@ -147,6 +188,18 @@ pub fn inspect_root(root: &[u8]) -> Result<u64, TrustError> {
 pub fn check_next_root(root: &[u8], next: &[u8]) -> Result<(), TrustError> {
     root::accept(next)?;
     TrustedMetadataSet::from_root(root).and_then(|mut set| set.update_root(next)).map_err(refused)
+}
+
+/// Verifies a whole set against a root and lists what it signs. Ignores expiry: the caller decides about that.
+///
+/// For the hub, which goes on answering with what was signed after the signatures have expired.
+///
+/// # Errors
+/// When the root is not acceptable, or a file is not signed by enough of its keys or does not match the others.
+pub fn inspect_set(root: &[u8], timestamp: &[u8], snapshot: &[u8], targets: &[u8]) -> Result<Trusted, TrustError> {
+    root::accept(root)?;
+    let files = SetFiles { timestamp: timestamp.to_vec(), snapshot: snapshot.to_vec(), targets: targets.to_vec() };
+    Trusted::of(&super::verify_set(root, &files)?)
 }
 
 /// Reads a `targets.json` that is signed by enough of the root's targets keys. Says nothing about its freshness.

@@ -139,7 +139,8 @@ async fn a_power_cut_at_any_step_of_a_refresh_leaves_a_set_that_verifies() {
             let current = trust.current();
             let version = current.as_ref().map(|trusted| trusted.targets_version());
             let next = plan.get(cut).map(label);
-            let state = [first.targets.version, second.targets.version].iter().position(|known| Some(*known) == version);
+            let state =
+                [first.targets.version, second.targets.version].iter().position(|known| Some(*known) == version);
             assert!(state.is_some(), "cut before step {cut} {next:?} with {loss:?} left {version:?}");
             seen[state.unwrap()] += 1;
             // And the device goes on from there.

@@ -21,7 +21,7 @@ const ROLES: [&str; 4] = ["root", "targets", "snapshot", "timestamp"];
 const KEYS_MAX: usize = 64;
 
 /// Largest version of a root: beyond it JSON readers in other languages lose digits, and counting on could overflow.
-const VERSION_MAX: u64 = 1 << 53;
+pub const VERSION_MAX: u64 = 1 << 53;
 
 /// Refuses roots whose keys could be counted twice, or whose thresholds cannot be met.
 pub(super) fn accept(bytes: &[u8]) -> Result<(), TrustError> {
@@ -72,6 +72,16 @@ pub(super) fn authority(root: &Root, role: &str) -> Option<Digest> {
         role.keyids.iter().filter_map(|id| root.keys.get(id)).map(|key| key.keyval.public.as_str()).collect();
     keys.sort_unstable();
     Some(Digest::of(format!("{}\n{}", role.threshold, keys.join("\n")).as_bytes()))
+}
+
+/// Whether the keys or the threshold of the snapshot or of the timestamp differ between two roots.
+///
+/// TUF 5.3.11: a client then forgets both files, so that their numbering can begin anew.
+pub(super) fn is_online_rotated(before: &[u8], after: &[u8]) -> bool {
+    let read = |bytes: &[u8]| Metadata::<Root>::from_slice(bytes).ok();
+    let (Some(before), Some(after)) = (read(before), read(after)) else { return false };
+    let differs = |role| authority(before.signed(), role) != authority(after.signed(), role);
+    differs("snapshot") || differs("timestamp")
 }
 
 fn bad(problem: String) -> TrustError {

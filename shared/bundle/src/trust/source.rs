@@ -127,14 +127,22 @@ impl Repository for SourceRepository {
 /// Offers the committed set for comparison and collects what is new in memory.
 #[derive(Debug)]
 pub(super) struct Staging {
+    /// The root that was trusted when the refresh began.
+    root: Vec<u8>,
     root_version: u64,
     committed: Option<SetFiles>,
     staged: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
 impl Staging {
-    pub(super) fn new(root_version: u64, committed: Option<SetFiles>) -> Self {
-        Self { root_version, committed, staged: Mutex::default() }
+    pub(super) fn new(root: Vec<u8>, root_version: u64, committed: Option<SetFiles>) -> Self {
+        Self { root, root_version, committed, staged: Mutex::default() }
+    }
+
+    /// Whether a root of this refresh has other online keys: then the committed snapshot and timestamp are forgotten.
+    fn is_online_rotated(&self) -> bool {
+        let newest = self.new_roots().pop();
+        newest.is_some_and(|(_version, newest)| root::is_online_rotated(&self.root, &newest))
     }
 
     /// Roots that verified in this refresh, oldest first.
@@ -164,7 +172,9 @@ impl Staging {
 
 impl MetadataStore for Staging {
     fn load(&self, name: &str) -> sigstore_tuf::Result<Option<Vec<u8>>> {
-        Ok(self.committed.as_ref().and_then(|set| set.file(name)).cloned())
+        // Called after the roots: what an old key signed must not hold back the numbering of a new one.
+        let committed = self.committed.as_ref().filter(|_| !self.is_online_rotated());
+        Ok(committed.and_then(|set| set.file(name)).cloned())
     }
 
     fn store(&self, name: &str, bytes: &[u8]) -> sigstore_tuf::Result<()> {

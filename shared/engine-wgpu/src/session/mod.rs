@@ -239,7 +239,14 @@ fn failed(error: ModelError) -> RunError {
     match &error {
         // No session of this device answers again: the daemon takes the model elsewhere.
         ModelError::Gpu(gone) if gone.is_lost() => RunError::Lost(Cause::from(error)),
-        _ => RunError::Failed(Cause::from(error)),
+        // The plan of a loaded model fails only at the sizes and values of this request.
+        ModelError::Node { node, operator, source: source @ (OpError::Invalid(_) | OpError::TooLarge(_)) } => {
+            RunError::Refused(format!("operator {operator} of node {node:?}: {source}"))
+        }
+        ModelError::OverBudget { .. } => RunError::Refused(error.to_string()),
+        ModelError::Malformed(_) | ModelError::Unsupported(_) | ModelError::Node { .. } | ModelError::Gpu(_) => {
+            RunError::Failed(Cause::from(error))
+        }
     }
 }
 

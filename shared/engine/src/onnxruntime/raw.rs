@@ -1,7 +1,8 @@
 //! The only unsafe code of the engine: what the safe interface of `ort` does not offer.
 //!
-//! Four things: refusing telemetry before the library starts, stopping a run from another thread although it selects its
-//! outputs, reading the bytes of a tensor as they are, and asking which provider a session's nodes were given to.
+//! Five things: refusing telemetry before the library starts, stopping a run from another thread although it selects its
+//! outputs, reading the bytes of a tensor as they are, asking which provider a session's nodes were given to, and telling
+//! an input or output of unknown rank from a scalar.
 #![expect(unsafe_code, reason = "the one room of the engine where it is allowed")]
 
 use std::collections::BTreeMap;
@@ -80,6 +81,41 @@ pub(super) fn bytes_of(tensor: &DynTensorRef<'_>, length: usize) -> Option<Bytes
     // boolean that is neither 0 nor 1 is refused later, where `&[bool]` would already be undefined.
     let bytes = unsafe { std::slice::from_raw_parts(start, length) };
     Some(Bytes::copy_from_slice(bytes))
+}
+
+/// The inputs or the outputs of a session.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Side {
+    Input,
+    Output,
+}
+
+/// Returns whether the session states the rank of its input or output number `at`, which must be a tensor.
+///
+/// `true` where the library does not say.
+pub(super) fn has_shape(session: &Session, side: Side, at: usize) -> bool {
+    let api = ort::api();
+    let mut info: *mut sys::OrtTypeInfo = std::ptr::null_mut();
+    let ask = match side {
+        Side::Input => api.SessionGetInputTypeInfo,
+        Side::Output => api.SessionGetOutputTypeInfo,
+    };
+    // SAFETY: the session is alive and the result is a valid place; an index that does not exist is an error status.
+    let status = unsafe { ask(session.ptr(), at, &mut info) };
+    // SAFETY: the status comes from the call above and is handed over once.
+    if unsafe { ort::Error::result_from_status(status) }.is_err() || info.is_null() {
+        return true;
+    }
+    let mut tensor: *const sys::OrtTensorTypeAndShapeInfo = std::ptr::null();
+    // SAFETY: `info` is alive until it is released below; what is not a tensor gives a null pointer.
+    let status = unsafe { (api.CastTypeInfoToTensorInfo)(info, &mut tensor) };
+    // SAFETY: the status comes from the call above and is handed over once.
+    let cast = unsafe { ort::Error::result_from_status(status) };
+    // SAFETY: `tensor` belongs to `info` and is not null.
+    let known = cast.is_err() || tensor.is_null() || unsafe { (api.TensorTypeAndShape_HasShape)(tensor) };
+    // SAFETY: the call above gave `info` to us; nothing points into it any more.
+    unsafe { (api.ReleaseTypeInfo)(info) };
+    known
 }
 
 /// Names of the providers that the session's nodes were given to, most nodes first, joined by `+`.

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ort::session::{Session as OrtInner, SessionInputValue};
+use ort::value::DynValue;
 use types::{NamedTensor, Signature};
 
 use super::raw::Stoppable;
-use super::value;
+use super::{refusal, value};
 use crate::session::{RunControl, RunError, Session};
 use crate::watchdog::Watchdog;
 
@@ -51,10 +52,13 @@ impl Session for OrtSession {
     ) -> Result<Vec<NamedTensor>, RunError> {
         self.signature.check_inputs(inputs)?;
         self.signature.check_outputs(outputs.iter().map(String::as_str))?;
-        let values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = inputs
+        // Owned here until the outputs are copied: an output may be the memory of an input.
+        let values: Vec<DynValue> = inputs.iter().map(value::input).collect::<Result<_, RunError>>()?;
+        let views: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = inputs
             .iter()
-            .map(|input| Ok((Cow::Borrowed(input.name.as_str()), value::input(input)?)))
-            .collect::<Result<_, RunError>>()?;
+            .zip(&values)
+            .map(|(input, value)| (Cow::Borrowed(input.name.as_str()), SessionInputValue::from(value)))
+            .collect();
         let wanted: Vec<&str> = if outputs.is_empty() {
             self.signature.outputs.iter().map(|spec| spec.name.as_str()).collect()
         } else {
@@ -69,7 +73,7 @@ impl Session for OrtSession {
         // ort panics where an output that the graph promises is missing after a run.
         let inner = &mut self.inner;
         let answer = catch_unwind(AssertUnwindSafe(|| {
-            let given = inner.run_with_options(values, run.options()).map_err(|error| why(error, control))?;
+            let given = inner.run_with_options(views, run.options()).map_err(|error| why(error, control))?;
             let mut left = value::OUTPUT_BYTES_MAX;
             let copy = |name: &&str| {
                 let missing = || RunError::Failed(format!("the run gave no output {name:?}").into());
@@ -77,6 +81,7 @@ impl Session for OrtSession {
             };
             wanted.iter().map(copy).collect()
         }));
+        drop(values);
         answer.unwrap_or_else(|_panic| Err(RunError::Failed("the run did not give what the graph promises".into())))
     }
 }
@@ -87,6 +92,8 @@ fn why(error: ort::Error, control: &RunControl) -> RunError {
         RunError::Cancelled
     } else if control.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
         RunError::Deadline
+    } else if let Some(problem) = refusal::of_run(error.code(), error.message()) {
+        RunError::Refused(problem)
     } else {
         RunError::Failed(error.into())
     }

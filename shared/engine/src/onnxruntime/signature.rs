@@ -5,6 +5,7 @@ use ort::value::{Outlet, TensorElementType, ValueType};
 use types::limits::{RANK_MAX, TENSORS_MAX};
 use types::{DType, Dim, Signature, TensorSpec};
 
+use super::raw::{self, Side};
 use crate::session::LoadError;
 
 /// Reads the signature of a session.
@@ -12,18 +13,26 @@ use crate::session::LoadError;
 /// # Errors
 /// When an input or output is something that a request cannot carry, or there are too many of them.
 pub(super) fn of(session: &Session) -> Result<Signature, LoadError> {
-    Ok(Signature { inputs: specs("input", session.inputs())?, outputs: specs("output", session.outputs())? })
+    let shaped = |side| move |at| raw::has_shape(session, side, at);
+    Ok(Signature {
+        inputs: specs("input", session.inputs(), shaped(Side::Input))?,
+        outputs: specs("output", session.outputs(), shaped(Side::Output))?,
+    })
 }
 
-fn specs(kind: &'static str, outlets: &[Outlet]) -> Result<Vec<TensorSpec>, LoadError> {
+fn specs(
+    kind: &'static str,
+    outlets: &[Outlet],
+    has_shape: impl Fn(usize) -> bool,
+) -> Result<Vec<TensorSpec>, LoadError> {
     if let Some(over) = outlets.get(TENSORS_MAX) {
         let what = format!("one of {}, over the limit of {TENSORS_MAX}", outlets.len());
         return Err(LoadError::Unsupported { kind, name: over.name().to_owned(), what });
     }
-    outlets.iter().map(|outlet| spec(kind, outlet)).collect()
+    outlets.iter().enumerate().map(|(at, outlet)| spec(kind, outlet, || has_shape(at))).collect()
 }
 
-fn spec(kind: &'static str, outlet: &Outlet) -> Result<TensorSpec, LoadError> {
+fn spec(kind: &'static str, outlet: &Outlet, has_shape: impl FnOnce() -> bool) -> Result<TensorSpec, LoadError> {
     let unsupported = |what: String| LoadError::Unsupported { kind, name: outlet.name().to_owned(), what };
     let ValueType::Tensor { ty, shape, dimension_symbols } = outlet.dtype() else {
         return Err(unsupported(outlet.dtype().to_string()));
@@ -31,6 +40,10 @@ fn spec(kind: &'static str, outlet: &Outlet) -> Result<TensorSpec, LoadError> {
     let dtype = dtype(*ty).ok_or_else(|| unsupported(format!("a tensor of {ty}")))?;
     if shape.len() > RANK_MAX {
         return Err(unsupported(format!("a tensor of {} dimensions", shape.len())));
+    }
+    // ort shows a tensor of unknown rank as a scalar.
+    if shape.is_empty() && !has_shape() {
+        return Ok(TensorSpec { name: outlet.name().to_owned(), dtype, shape: None });
     }
     let dims = shape.iter().zip(dimension_symbols.iter()).map(|(&size, symbol)| match usize::try_from(size) {
         Ok(size) => Dim::Fixed(size),

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use half::{bf16, f16};
-use ort::session::SessionInputValue;
 use ort::value::{DynTensorRef, DynValue, PrimitiveTensorElementType, Shape, Tensor as OrtTensor};
 use types::limits::TENSOR_BYTES_MAX;
 use types::{DType, NamedTensor, Tensor, TensorError};
@@ -11,10 +10,13 @@ use super::raw;
 use super::signature::dtype;
 use crate::session::RunError;
 
-/// Copies a tensor into a value that ONNX Runtime can use.
+/// Copies a tensor into a value that ONNX Runtime can use. The value owns the elements.
 ///
-/// A copy, because the bytes of a request stand at any address and kernels expect elements at multiples of their size.
-pub(super) fn input(input: &NamedTensor) -> Result<SessionInputValue<'static>, RunError> {
+/// A copy, because the bytes of a request start at any address and kernels expect elements at multiples of their size.
+///
+/// The value must live until the outputs of its run are copied: an output that passes an input through (`Identity`,
+/// `Reshape`, a graph output that is a graph input) is the same memory, and ONNX Runtime does not own that memory.
+pub(super) fn input(input: &NamedTensor) -> Result<DynValue, RunError> {
     let tensor = &input.tensor;
     match tensor.dtype() {
         DType::Bool => numbers(tensor, |[byte]: [u8; 1]| byte != 0),
@@ -34,17 +36,17 @@ pub(super) fn input(input: &NamedTensor) -> Result<SessionInputValue<'static>, R
     }
 }
 
-fn numbers<T, const N: usize>(tensor: &Tensor, read: fn([u8; N]) -> T) -> Result<SessionInputValue<'static>, RunError>
+fn numbers<T, const N: usize>(tensor: &Tensor, read: fn([u8; N]) -> T) -> Result<DynValue, RunError>
 where
     T: PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static,
 {
     let elements: Vec<T> = tensor.data().as_chunks::<N>().0.iter().map(|&lane| read(lane)).collect();
     let value = OrtTensor::<T>::from_array((shape_of(tensor)?, elements)).map_err(failed)?;
-    Ok(value.into_dyn().into())
+    Ok(value.into_dyn())
 }
 
 /// Strings of ONNX are UTF-8, and its C interface ends them at the first NUL byte.
-fn strings(input: &NamedTensor) -> Result<SessionInputValue<'static>, RunError> {
+fn strings(input: &NamedTensor) -> Result<DynValue, RunError> {
     let elements = input.tensor.to_elements().map_err(|error| RunError::Failed(error.into()))?;
     let text = |(element, bytes): (usize, &&'_ [u8])| {
         let text = std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0')).map(str::to_owned);
@@ -52,7 +54,7 @@ fn strings(input: &NamedTensor) -> Result<SessionInputValue<'static>, RunError> 
     };
     let texts: Vec<String> = elements.iter().enumerate().map(text).collect::<Result<_, _>>()?;
     let value = OrtTensor::from_string_array((shape_of(&input.tensor)?, texts.as_slice())).map_err(failed)?;
-    Ok(value.into_dyn().into())
+    Ok(value.into_dyn())
 }
 
 fn shape_of(tensor: &Tensor) -> Result<Vec<i64>, RunError> {

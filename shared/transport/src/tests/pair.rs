@@ -49,6 +49,7 @@ impl Site {
             ca_der: self.ca.cert_der(),
             limits: Limits::hub(),
             congestion: Congestion::Cubic,
+            intake: None,
         }
     }
 

@@ -98,8 +98,9 @@ fn damage(created: &Created) -> Result<(), CliError> {
         return Ok(());
     }
     let problem = format!("the backup is written without damaged files: {}", created.damaged.join(", "));
-    Err(CliError::new(ExitKind::Storage, problem)
-        .hint("push the versions again that these files belong to (cloud-hub status names them), then make a new backup"))
+    Err(CliError::new(ExitKind::Storage, problem).hint(
+        "push the versions again that these files belong to (cloud-hub status names them), then make a new backup",
+    ))
 }
 
 fn check_place(args: &CreateArgs, folder: &Folder, is_stdout: bool) -> Result<(), CliError> {
@@ -172,7 +173,8 @@ fn collect(args: &CreateArgs, folder: &Folder, taken: &Taken) -> Result<(Content
     gathered.or_exit_try(ExitKind::Storage, as_user)?;
     let certificate = files::read_bounded(&folder.ca_certificate(), PEM_BYTES_MAX).or_exit(ExitKind::Storage)?;
     let key = files::read_bounded(&folder.ca_key(), PEM_BYTES_MAX).or_exit(ExitKind::Storage)?;
-    let ca = Ca::load(&String::from_utf8_lossy(&certificate), &String::from_utf8_lossy(&key)).or_exit(ExitKind::Storage)?;
+    let ca =
+        Ca::load(&String::from_utf8_lossy(&certificate), &String::from_utf8_lossy(&key)).or_exit(ExitKind::Storage)?;
     let contents = Contents {
         format: FORMAT.to_owned(),
         version: FORMAT_VERSION,
@@ -202,9 +204,10 @@ fn to_stdout(contents: &Contents, collected: &Collected) -> Result<(), CliError>
 fn changed(error: ArchiveError) -> CliError {
     let hint = match &error {
         ArchiveError::Member { .. } => "a file changed while it was read: make the backup again",
-        ArchiveError::Io { .. } | ArchiveError::Place { .. } | ArchiveError::NotABackup(_) | ArchiveError::Newer { .. } => {
-            "is there room for the backup? nothing was left behind"
-        }
+        ArchiveError::Io { .. }
+        | ArchiveError::Place { .. }
+        | ArchiveError::NotABackup(_)
+        | ArchiveError::Newer { .. } => "is there room for the backup? nothing was left behind",
     };
     CliError::new(ExitKind::Storage, error).hint(hint)
 }

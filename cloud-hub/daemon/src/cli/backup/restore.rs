@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 
 use console::{CliError, ExitKind, OrExit};
 use hub_core::authorise::{DeviceRecord, Standing};
-use jiff::Timestamp;
-use model_tools::sign::{KeyPair, renew_targets};
 use serde::Serialize;
 use store::files::{self, Mode};
 use store::{SledStore, Store, Table};
@@ -18,7 +16,7 @@ use types::{DeviceId, Digest};
 use super::RestoreArgs;
 use crate::backup::archive::{self, ArchiveError};
 use crate::backup::{Contents, Member, RESTORED_FILE, Restored, STORE_FILE, snapshot};
-use crate::cli::init::{self, TARGETS_KEY};
+use crate::cli::init;
 use crate::registry::metadata::Metadata;
 use crate::state::Folder;
 
@@ -47,16 +45,17 @@ struct Made {
     devices: usize,
     /// Newest first.
     revoked: Vec<Revoked>,
-    /// Whether the list of versions was signed anew.
-    targets_renewed: bool,
     damaged: Vec<String>,
 }
 
 pub(super) fn run(args: &RestoreArgs) -> Result<(), CliError> {
     let was_there = args.dir.exists();
     if was_there && std::fs::read_dir(&args.dir).map_or(true, |mut entries| entries.next().is_some()) {
-        return Err(CliError::new(ExitKind::Conflict, format!("{} is there already and not empty", args.dir.display()))
-            .hint("name a new folder: a hub is never overwritten"));
+        return Err(CliError::new(
+            ExitKind::Conflict,
+            format!("{} is there already and not empty", args.dir.display()),
+        )
+        .hint("name a new folder: a hub is never overwritten"));
     }
     let mut file = File::open(&args.file).or_exit_try(ExitKind::Storage, "name the file that `backup create` wrote")?;
     // Once without writing: nothing of a backup that is damaged or hostile reaches the disk.
@@ -107,7 +106,9 @@ fn make(args: &RestoreArgs, file: &File, contents: &Contents) -> Result<Made, Cl
     let free = files::free_bytes(&args.dir).or_exit(ExitKind::Storage)?;
     if free < needed {
         let problem = format!("{} has {free} bytes free, the restored hub needs {needed}", args.dir.display());
-        return Err(CliError::new(ExitKind::Storage, problem).hint("nothing was left behind; name a folder on a larger disk"));
+        return Err(
+            CliError::new(ExitKind::Storage, problem).hint("nothing was left behind; name a folder on a larger disk")
+        );
     }
     let folder = Folder::new(&args.dir);
     let placed = archive::read(BufReader::new(file), |_contents, member, content| {
@@ -115,7 +116,9 @@ fn make(args: &RestoreArgs, file: &File, contents: &Contents) -> Result<Made, Cl
     });
     let placed = placed.map_err(refused)?;
     if placed != *contents {
-        return Err(CliError::new(ExitKind::Refused, "the backup changed while it was read").hint("nothing was left behind"));
+        return Err(
+            CliError::new(ExitKind::Refused, "the backup changed while it was read").hint("nothing was left behind")
+        );
     }
     for needed in [folder.blobs(), folder.metadata(), folder.online_keys()] {
         files::create_dir(&needed).or_exit(ExitKind::Storage)?;
@@ -124,10 +127,8 @@ fn make(args: &RestoreArgs, file: &File, contents: &Contents) -> Result<Made, Cl
     move_config(&config, &args.dir)?;
     let ca = load_ca(&folder, contents)?;
     let (devices, revoked) = fill_store(file, &folder)?;
-    let targets_renewed = match &args.keys {
-        Some(keys) => renew(keys, &folder).map(|()| true)?,
-        None => Metadata::open(folder.clone()).and_then(|metadata| metadata.current()).or_exit(ExitKind::Refused).map(|_| false)?,
-    };
+    let metadata = Metadata::open(folder.clone()).and_then(|metadata| metadata.current());
+    metadata.map(drop).or_exit_try(ExitKind::Refused, "nothing was left behind; try another backup")?;
     let mark = Restored { backup_unix_s: contents.created_unix_s, restored_unix_s: crate::clock::unix_s() };
     // Two numbers always serialise.
     let text = serde_json::to_vec_pretty(&mark).unwrap_or_default();
@@ -142,7 +143,6 @@ fn make(args: &RestoreArgs, file: &File, contents: &Contents) -> Result<Made, Cl
         files: contents.members.len(),
         devices,
         revoked,
-        targets_renewed,
         damaged: contents.damaged.clone(),
     })
 }
@@ -165,7 +165,9 @@ fn move_config(path: &Path, dir: &Path) -> Result<(), CliError> {
     let bytes = files::read_bounded(path, TEXT_BYTES_MAX).or_exit(ExitKind::Storage)?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let line = "state_dir = \".\"";
-    let is_state_dir = |text: &&str| text.trim_start().strip_prefix("state_dir").is_some_and(|rest| rest.trim_start().starts_with('='));
+    let is_state_dir = |text: &&str| {
+        text.trim_start().strip_prefix("state_dir").is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
     let moved = match text.lines().find(is_state_dir) {
         Some(found) => text.replacen(found, line, 1),
         None if text.lines().any(|text| text.trim() == "[hub]") => text.replacen("[hub]", &format!("[hub]\n{line}"), 1),
@@ -176,7 +178,8 @@ fn move_config(path: &Path, dir: &Path) -> Result<(), CliError> {
     let config = crate::cli::config::read(path)?;
     if std::path::absolute(&config.hub.state_dir).ok() != std::path::absolute(dir).ok() {
         let problem = format!("hub.toml of the backup names the folder {}", config.hub.state_dir.display());
-        return Err(CliError::new(ExitKind::Config, problem).hint("nothing was left behind; its hub.state_dir must be one line of its own"));
+        return Err(CliError::new(ExitKind::Config, problem)
+            .hint("nothing was left behind; its hub.state_dir must be one line of its own"));
     }
     Ok(())
 }
@@ -227,20 +230,6 @@ fn revocation(record: &DeviceRecord) -> Option<Revoked> {
     }
 }
 
-/// Signs the list of versions anew, above every list that devices have seen.
-fn renew(keys: &Path, folder: &Folder) -> Result<(), CliError> {
-    let metadata = Metadata::open(folder.clone()).or_exit(ExitKind::Refused)?;
-    let current = metadata.current().or_exit(ExitKind::Refused)?;
-    crate::cli::push::check_root(keys, &current.root)?;
-    let key = KeyPair::load(&keys.join(TARGETS_KEY))
-        .or_exit_try(ExitKind::Refused, "give the folder that `cloud-hub init --keys` made with --keys DIR")?;
-    let now = Timestamp::now();
-    let targets = renew_targets(&current.root, &current.root, &current.targets.bytes, &[&key], now);
-    let targets = targets.or_exit_try(ExitKind::Refused, "these keys are not those of the hub in the backup")?;
-    let set = metadata.sign(Some(&targets.bytes), now).or_exit(ExitKind::Refused)?;
-    metadata.publish(&set).or_exit(ExitKind::Storage)
-}
-
 fn told(made: &Made) -> String {
     let at = crate::clock::utc(made.backup_unix_ms);
     let mut lines = vec![
@@ -252,15 +241,14 @@ fn told(made: &Made) -> String {
         Some(operator) => format!("2. Operate it:   export SANDERLING_OPERATOR={}", operator.display()),
         None => "2. Operate it with the operator.toml that you have.".to_owned(),
     });
-    lines.push(match made.targets_renewed {
-        true => "3. Push again the versions that were published since then.".to_owned(),
-        false => format!(
-            "3. Push again the versions that were published since then. Devices that have seen a later list of versions \
-             take no update until something is pushed or the list is signed anew ({}).",
-            "cloud-hub backup restore --keys"
-        ),
-    });
-    lines.push("4. Devices that were enrolled since then are not known: cloud-hub device readmit --all lets them in.".to_owned());
+    lines.push(format!(
+        "3. Push again the versions that were published since {at}. Until then devices that have seen a later list of \
+         versions take no update; where nothing was published, sign the list anew: cloud-hub trust renew --targets --keys DIR"
+    ));
+    lines.push(
+        "4. Devices that were enrolled since then are not known: cloud-hub device readmit --all lets them in."
+            .to_owned(),
+    );
     lines.push(format!(
         "5. REVOKED SINCE {at}: devices that were revoked later are NOT revoked in this backup. Revoke them again now: \
          cloud-hub device revoke NAME"

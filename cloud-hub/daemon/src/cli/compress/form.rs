@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use bundle::manifest::{Precision, ScoreFrom, ScoreKind, ScoreRule, TensorEntry};
+use bundle::manifest::score::{self, Verdict};
+use bundle::manifest::{Precision, ScoreFrom, ScoreKind, ScoreRule, TensorEntry, write_dimensions};
 use compress::auto::{Form, Outcome, scored_output};
 use console::{CliError, ExitKind};
 use model_tools::pack::AUTHOR_FILE;
 use serde::{Deserialize, Serialize};
 use store::files;
-use types::{EngineName, ModelName, Place, Signature, Version};
+use types::{EngineName, ModelName, Place, Signature, TensorSpec, Version};
 
 use super::choice::Chosen;
 use super::golden::Golden;
@@ -143,8 +144,15 @@ impl Head {
             kind: ScoreKind::Top1Probability,
             output: output.to_owned(),
             from: if is_probabilities { ScoreFrom::Probabilities } else { ScoreFrom::Logits },
+            axis: None,
         };
         let guessed = if scored.is_some() { "classification" } else { "inference" };
+        // Exporters' names of dimensions can be longer than a manifest may hold.
+        let entries = |specs: &[TensorSpec]| {
+            let mut specs = specs.to_vec();
+            write_dimensions(&mut specs);
+            specs.iter().map(TensorEntry::from).collect()
+        };
         AuthorForm {
             schema: bundle::manifest::SCHEMA,
             model: self.model,
@@ -153,11 +161,19 @@ impl Head {
             description: self.description,
             licence: self.licence,
             labels: self.labels,
-            inputs: signature.inputs.iter().map(TensorEntry::from).collect(),
-            outputs: signature.outputs.iter().map(TensorEntry::from).collect(),
-            score: self.score.or_else(|| scored.map(rule)),
+            inputs: entries(&signature.inputs),
+            outputs: entries(&signature.outputs),
+            score: self.score.or_else(|| scored.map(rule).filter(|rule| fits(rule, signature))),
             variants: chosen.iter().map(|variant| entry(variant, goldens)).collect(),
         }
+    }
+}
+
+/// Whether a guessed rule can be right: one that cannot be pushed is better left out.
+fn fits(rule: &ScoreRule, signature: &Signature) -> bool {
+    match score::of_spec(rule, &[], &signature.outputs) {
+        Verdict::Fits | Verdict::Unknown(_) => true,
+        Verdict::Wrong(_) => false,
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use types::{NamedTensor, Receipt};
 
-use super::{CodecError, InferCall, elements, shorten};
+use super::{CodecError, Wanted, elements, shorten};
 
 /// Outputs and how they came to be.
 #[derive(Debug, Clone)]
@@ -30,8 +30,12 @@ pub struct Encoded {
 ///
 /// # Errors
 /// [`CodecError::NotInJson`] when an output was asked for as JSON and JSON cannot say it.
-pub fn encode_answer(call: &InferCall, answer: &Answer) -> Result<Encoded, CodecError> {
-    let outputs = answer.outputs.iter().map(|output| describe(call, output)).collect::<Result<Vec<_>, _>>()?;
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "frees the outputs once they are written, before the response is sent"
+)]
+pub fn encode_answer(wanted: &Wanted, answer: Answer) -> Result<Encoded, CodecError> {
+    let outputs = answer.outputs.iter().map(|output| describe(wanted, output)).collect::<Result<Vec<_>, _>>()?;
     let json = AnswerJson {
         model_name: answer.receipt.model.as_str(),
         model_version: answer.receipt.version.to_string(),
@@ -39,19 +43,21 @@ pub fn encode_answer(call: &InferCall, answer: &Answer) -> Result<Encoded, Codec
         parameters: ReceiptJson::new(&answer.receipt),
         outputs: &outputs,
     };
-    let json = serde_json::to_vec(&json).map_err(CodecError::Json)?;
+    let json = serde_json::to_vec(&json).map_err(|error| CodecError::Json(error.into()))?;
     if outputs.iter().all(|output| output.data.is_some()) {
         return Ok(Encoded { header_length: None, body: json.into() });
     }
     let binary = answer.outputs.iter().zip(&outputs).filter(|(_, described)| described.data.is_none());
-    let mut body = BytesMut::from(json.as_slice());
+    let bytes: usize = binary.clone().map(|(output, _)| output.tensor.data().len()).sum();
+    let mut body = BytesMut::with_capacity(json.len().saturating_add(bytes));
+    body.put_slice(&json);
     binary.for_each(|(output, _)| body.put_slice(output.tensor.data()));
     Ok(Encoded { header_length: Some(json.len()), body: body.freeze() })
 }
 
-fn describe<'a>(call: &InferCall, output: &'a NamedTensor) -> Result<OutputJson<'a>, CodecError> {
-    let wanted = call.outputs.iter().find(|wanted| wanted.name == output.name);
-    let binary = wanted.map_or(call.binary_by_default, |wanted| wanted.binary);
+fn describe<'a>(wanted: &Wanted, output: &'a NamedTensor) -> Result<OutputJson<'a>, CodecError> {
+    let one = wanted.outputs.iter().find(|wanted| wanted.name == output.name);
+    let binary = one.map_or(wanted.binary_by_default, |one| one.binary);
     let dtype = output.tensor.dtype();
     if !binary && let Some(problem) = elements::why_not_in_json(&output.tensor) {
         return Err(CodecError::NotInJson { name: shorten(&output.name), dtype, problem });
@@ -165,14 +171,14 @@ mod tests {
         NamedTensor { name: name.into(), tensor }
     }
 
-    fn call(binary_by_default: bool, outputs: Vec<WantedOutput>) -> InferCall {
-        InferCall { id: None, policy: None, deadline: None, inputs: vec![], outputs, binary_by_default }
+    fn wanted(binary_by_default: bool, outputs: Vec<WantedOutput>) -> Wanted {
+        Wanted { outputs, binary_by_default }
     }
 
     #[test]
     fn an_answer_in_json_says_where_it_came_from() {
         let tensor = Tensor::from_f32(vec![1, 2], &[0.1, -2.0]).unwrap();
-        let encoded = encode_answer(&call(false, vec![]), &answer(vec![output("logits", tensor)])).unwrap();
+        let encoded = encode_answer(&wanted(false, vec![]), answer(vec![output("logits", tensor)])).unwrap();
         let text = std::str::from_utf8(&encoded.body).unwrap();
         let expected = concat!(
             r#"{"model_name":"digits","model_version":"2","id":"r-1","parameters":{"place":"device","reason":"confident","#,
@@ -187,11 +193,11 @@ mod tests {
 
     #[test]
     fn each_output_comes_the_way_it_was_asked_for() {
-        let wanted =
+        let outputs =
             vec![WantedOutput { name: "a".into(), binary: true }, WantedOutput { name: "b".into(), binary: false }];
         let tensor = |value: u8| Tensor::new(DType::U8, vec![1], Bytes::from(vec![value])).unwrap();
         let encoded =
-            encode_answer(&call(false, wanted), &answer(vec![output("a", tensor(7)), output("b", tensor(8))]));
+            encode_answer(&wanted(false, outputs), answer(vec![output("a", tensor(7)), output("b", tensor(8))]));
         let encoded = encoded.unwrap();
         let json = &encoded.body[..encoded.header_length.unwrap()];
         let json: serde_json::Value = serde_json::from_slice(json).unwrap();
@@ -207,9 +213,9 @@ mod tests {
         let blob = Tensor::from_elements(vec![1], &[&[0xff_u8][..]]).unwrap();
         for tensor in [not_a_number, half, blob] {
             let answer = answer(vec![output("x", tensor)]);
-            let error = encode_answer(&call(false, vec![]), &answer).unwrap_err();
+            let error = encode_answer(&wanted(false, vec![]), answer.clone()).unwrap_err();
             assert!(error.to_string().ends_with("use binary data for it"), "{error}");
-            assert!(encode_answer(&call(true, vec![]), &answer).is_ok());
+            assert!(encode_answer(&wanted(true, vec![]), answer).is_ok());
         }
     }
 }

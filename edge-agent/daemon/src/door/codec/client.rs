@@ -40,7 +40,7 @@ pub fn encode_request(inputs: &[NamedTensor], wishes: &Wishes) -> Result<Encoded
         },
         inputs: described.collect(),
     };
-    let json = serde_json::to_vec(&json).map_err(CodecError::Json)?;
+    let json = serde_json::to_vec(&json).map_err(json_error)?;
     let mut body = BytesMut::from(json.as_slice());
     inputs.iter().for_each(|input| body.put_slice(input.tensor.data()));
     Ok(Encoded { header_length: Some(json.len()), body: body.freeze() })
@@ -92,7 +92,7 @@ pub struct Answered {
 pub fn decode_answer(header_length: Option<&str>, body: &Bytes) -> Result<Answered, CodecError> {
     let (json, binary) = split_body(header_length, body)?;
     let mut binary = BinaryPart { rest: binary.unwrap_or_default() };
-    let answer: AnswerJson = serde_json::from_slice(&json).map_err(CodecError::Json)?;
+    let answer: AnswerJson = serde_json::from_slice(&json).map_err(json_error)?;
     let outputs = answer.outputs.into_iter().map(|output| {
         let dtype: DType = output.datatype.parse().map_err(|source| tensor_error(&output.name, source))?;
         let size = output.parameters.map(|parameters| parameters.binary_data_size);
@@ -103,7 +103,11 @@ pub fn decode_answer(header_length: Option<&str>, body: &Bytes) -> Result<Answer
         Ok(NamedTensor { name: output.name, tensor })
     });
     let outputs = outputs.collect::<Result<_, CodecError>>()?;
-    Ok(Answered { json: serde_json::from_slice(&json).map_err(CodecError::Json)?, outputs })
+    Ok(Answered { json: serde_json::from_slice(&json).map_err(json_error)?, outputs })
+}
+
+fn json_error(error: serde_json::Error) -> CodecError {
+    CodecError::Json(error.into())
 }
 
 fn tensor_error(name: &str, source: types::TensorError) -> CodecError {
@@ -142,9 +146,10 @@ mod tests {
         let inputs = [NamedTensor { name: "x".into(), tensor }];
         let wishes = Wishes { policy: Some(PolicyMode::OnlyHub), deadline_ms: Some(5), ..Wishes::default() };
         let encoded = encode_request(&inputs, &wishes).unwrap();
-        let call = InferCall::parse(Some(&encoded.header_length.unwrap().to_string()), &encoded.body).unwrap();
+        let call =
+            InferCall::parse(Some(&encoded.header_length.unwrap().to_string()), &encoded.body, &|_bytes| true).unwrap();
         assert_eq!(call.inputs, inputs);
         assert_eq!(call.policy, Some(PolicyMode::OnlyHub));
-        assert!(call.binary_by_default);
+        assert!(call.wanted.binary_by_default);
     }
 }

@@ -10,35 +10,68 @@ use serde_json::value::RawValue;
 use types::limits::{RANK_MAX, TENSOR_BYTES_MAX};
 use types::{DType, Tensor};
 
+use super::{CodecError, Room, shorten};
+
+/// Elements that are charged to the caller's memory at a time, in bytes.
+const ROOM_STEP_BYTES: usize = 64 * 1024;
+
 /// Reads a flat or nested list of elements into the bytes of a tensor.
 ///
 /// # Errors
-/// Where an element is not of the datatype, lists are nested deeper than a tensor has dimensions, or there are more
-/// bytes than a tensor may have.
-pub(super) fn read(dtype: DType, text: &RawValue) -> Result<Vec<u8>, serde_json::Error> {
+/// Where an element is not of the datatype, lists are nested deeper than a tensor has dimensions, there are more bytes
+/// than a tensor may have, or the caller has no memory for them.
+pub(super) fn read(name: &str, dtype: DType, text: &RawValue, room: Room<'_>) -> Result<Vec<u8>, CodecError> {
     // Each element takes at least two characters, itself and a comma, so that this never reserves on a promise.
     let expected = (text.get().len() / 2).saturating_mul(dtype.size().unwrap_or(1)).min(TENSOR_BYTES_MAX);
-    let mut bytes = Vec::with_capacity(expected);
+    let mut sink = Sink { bytes: Vec::with_capacity(expected), charged: 0, room, full: false };
     let mut json = serde_json::Deserializer::from_str(text.get());
-    Elements { dtype, bytes: &mut bytes, depth: 0 }.deserialize(&mut json)?;
-    json.end()?;
-    Ok(bytes)
+    let read = Elements { dtype, sink: &mut sink, depth: 0 }.deserialize(&mut json).and_then(|()| json.end());
+    match read {
+        Ok(()) => Ok(sink.bytes),
+        Err(_refused) if sink.full => Err(CodecError::NoRoom),
+        Err(source) => Err(CodecError::Elements { name: shorten(name), dtype, source: source.into() }),
+    }
 }
 
-/// One level of the (nested) list.
-struct Elements<'a> {
-    dtype: DType,
-    bytes: &'a mut Vec<u8>,
-    depth: usize,
+/// The bytes of a tensor while its elements are read.
+struct Sink<'a> {
+    bytes: Vec<u8>,
+    /// Bytes that the caller gave room for.
+    charged: usize,
+    room: Room<'a>,
+    /// Whether the caller has refused.
+    full: bool,
 }
 
-impl Elements<'_> {
-    fn push<E: serde::de::Error>(self, bytes: &[u8]) -> Result<(), E> {
-        if self.bytes.len() + bytes.len() > TENSOR_BYTES_MAX {
+impl Sink<'_> {
+    fn push<E: serde::de::Error>(&mut self, bytes: &[u8]) -> Result<(), E> {
+        let wanted = self.bytes.len().saturating_add(bytes.len());
+        if wanted > TENSOR_BYTES_MAX {
             return Err(E::custom(format_args!("more than {TENSOR_BYTES_MAX} bytes of elements")));
+        }
+        if wanted > self.charged {
+            let step = ROOM_STEP_BYTES.max(wanted - self.charged);
+            if !(self.room)(step) {
+                self.full = true;
+                return Err(E::custom("no memory is left"));
+            }
+            self.charged += step;
         }
         self.bytes.extend_from_slice(bytes);
         Ok(())
+    }
+}
+
+/// One level of the (nested) list.
+struct Elements<'a, 'r> {
+    dtype: DType,
+    sink: &'a mut Sink<'r>,
+    depth: usize,
+}
+
+impl Elements<'_, '_> {
+    fn push<E: serde::de::Error>(self, bytes: &[u8]) -> Result<(), E> {
+        self.sink.push(bytes)
     }
 
     fn out_of_range<E: serde::de::Error>(&self, value: impl std::fmt::Display) -> E {
@@ -78,14 +111,14 @@ impl Elements<'_> {
 /// JSON has no agreed form of 16-bit floats in this protocol.
 const NO_HALVES: &str = "FP16 and BF16 travel as binary data only";
 
-impl<'de> DeserializeSeed<'de> for Elements<'_> {
+impl<'de> DeserializeSeed<'de> for Elements<'_, '_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Elements<'_> {
+impl<'de> Visitor<'de> for Elements<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -97,7 +130,7 @@ impl<'de> Visitor<'de> for Elements<'_> {
             return Err(A::Error::custom(format_args!("lists nested deeper than {RANK_MAX}")));
         }
         let depth = self.depth + 1;
-        while list.next_element_seed(Elements { dtype: self.dtype, bytes: &mut *self.bytes, depth })?.is_some() {}
+        while list.next_element_seed(Elements { dtype: self.dtype, sink: &mut *self.sink, depth })?.is_some() {}
         Ok(())
     }
 
@@ -140,9 +173,8 @@ impl<'de> Visitor<'de> for Elements<'_> {
             return Err(E::custom(format_args!("a string is not {}", self.dtype)));
         }
         let length = u32::try_from(value.len()).map_err(|_over| E::custom("a string over 4 GiB"))?;
-        let mut element = length.to_le_bytes().to_vec();
-        element.extend_from_slice(value.as_bytes());
-        self.push(&element)
+        self.sink.push(&length.to_le_bytes())?;
+        self.sink.push(value.as_bytes())
     }
 }
 

@@ -9,9 +9,10 @@ pub mod answer;
 pub mod client;
 mod elements;
 mod request;
+mod scalar;
 
 pub use answer::{Answer, Encoded, encode_answer};
-pub use request::{InferCall, WantedOutput, check_deadline};
+pub use request::{InferCall, Wanted, WantedOutput, check_deadline};
 
 use types::{InvalidId, TensorError};
 
@@ -34,7 +35,7 @@ pub enum CodecError {
     },
     /// The JSON part does not read.
     #[error("read the JSON part of the body")]
-    Json(#[source] serde_json::Error),
+    Json(#[source] JsonError),
     /// The `id` is not one.
     #[error("read the request's id")]
     Id(#[source] InvalidId),
@@ -96,8 +97,14 @@ pub enum CodecError {
         dtype: types::DType,
         /// What does not read.
         #[source]
-        source: serde_json::Error,
+        source: JsonError,
     },
+    /// The request belongs to a sequence.
+    #[error("parameter \"sequence_id\": the models here keep no state between requests: leave it out or send 0")]
+    Sequence,
+    /// The caller has no memory for the elements of the tensors.
+    #[error("no memory is left for the tensors of the request")]
+    NoRoom,
     /// JSON cannot say what is in a tensor.
     #[error("{dtype} tensor {name:?} {problem}: use binary data for it")]
     NotInJson {
@@ -112,6 +119,36 @@ pub enum CodecError {
     #[error("output {0:?} was asked for twice")]
     OutputTwice(String),
 }
+
+/// Longest text of a [`JsonError`], in bytes: a request must not make its error, and the log, as long as itself.
+const JSON_ERROR_BYTES_MAX: usize = 300;
+
+/// An error of the JSON parser, shortened: it repeats what it found, which may be a string of many megabytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct JsonError(String);
+
+impl From<serde_json::Error> for JsonError {
+    fn from(error: serde_json::Error) -> Self {
+        /// Keeps the first bytes of what is written to it.
+        struct Beginning(String);
+        impl std::fmt::Write for Beginning {
+            fn write_str(&mut self, text: &str) -> std::fmt::Result {
+                let left = JSON_ERROR_BYTES_MAX.saturating_sub(self.0.len());
+                self.0.push_str(text.get(..text.floor_char_boundary(left)).unwrap_or_default());
+                if text.len() > left { Err(std::fmt::Error) } else { Ok(()) }
+            }
+        }
+        let mut text = Beginning(String::new());
+        if std::fmt::Write::write_fmt(&mut text, format_args!("{error}")).is_err() {
+            text.0.push_str(&format!("… at line {} column {}", error.line(), error.column()));
+        }
+        Self(text.0)
+    }
+}
+
+/// Asks the caller for memory: called with the bytes of elements that the parser is about to keep, answers whether it may.
+pub type Room<'a> = &'a dyn Fn(usize) -> bool;
 
 /// Splits a body into its JSON part and its binary part.
 fn split_body(

@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 use types::limits::{RANK_MAX, TENSOR_BYTES_MAX, TENSOR_NAME_BYTES_MAX, TENSORS_MAX};
 use types::{DType, NamedTensor, PolicyMode, RequestId, Tensor, TensorError};
 
-use super::{BinaryPart, CodecError, bounded_list, elements, shorten, split_body};
+use super::scalar::{Id, Size};
+use super::{BinaryPart, CodecError, Room, bounded_list, elements, shorten, split_body};
 
 /// Longest deadline that a request may ask for.
 ///
@@ -39,41 +40,53 @@ pub struct InferCall {
     pub deadline: Option<Duration>,
     /// The inputs, in the order of the request.
     pub inputs: Vec<NamedTensor>,
-    /// The wanted outputs; all of the model's where empty.
+    /// The wanted outputs.
+    pub wanted: Wanted,
+}
+
+/// The outputs that a request asks for, and how each shall come.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// The outputs by name; all of the model's where empty.
     pub outputs: Vec<WantedOutput>,
-    /// Whether outputs that the request does not name come as binary data.
+    /// Whether outputs that are not named come as binary data.
     pub binary_by_default: bool,
+}
+
+impl Wanted {
+    /// Returns the names of the wanted outputs; none when all are wanted.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.outputs.iter().map(|output| output.name.clone()).collect()
+    }
 }
 
 impl InferCall {
     /// Reads a request: `header_length` is the header [`super::HEADER_LENGTH`], where there was one.
     ///
-    /// Binary tensors share the memory of `body`.
+    /// Binary tensors share the memory of `body`; elements that come as JSON take memory of their own, which `room` is asked
+    /// for.
     ///
     /// # Errors
-    /// [`CodecError`], a sentence for whoever wrote the client.
-    pub fn parse(header_length: Option<&str>, body: &Bytes) -> Result<Self, CodecError> {
+    /// [`CodecError`], a sentence for the author of the client.
+    pub fn parse(header_length: Option<&str>, body: &Bytes, room: Room<'_>) -> Result<Self, CodecError> {
         let (json, binary) = split_body(header_length, body)?;
-        let request: RequestJson<'_> = serde_json::from_slice(&json).map_err(CodecError::Json)?;
+        let request: RequestJson<'_> = serde_json::from_slice(&json).map_err(|error| CodecError::Json(error.into()))?;
         let parameters = request.parameters.unwrap_or_default();
-        if parameters.sequence_id.is_some() {
-            return Err(CodecError::Unsupported { what: "sequences", instead: "send each request by itself" });
+        if parameters.belongs_to_a_sequence() {
+            return Err(CodecError::Sequence);
         }
         let binary_by_default = parameters.binary_data_output.unwrap_or(false);
         Ok(Self {
             id: read_id(request.id)?,
             policy: read_policy(parameters.policy.as_deref())?,
             deadline: read_deadline(parameters.deadline_ms, parameters.timeout)?,
-            inputs: read_inputs(request.inputs, binary)?,
-            outputs: read_outputs(request.outputs, binary_by_default)?,
-            binary_by_default,
+            inputs: read_inputs(request.inputs, binary, room)?,
+            wanted: Wanted {
+                outputs: read_outputs(request.outputs.unwrap_or_default().0, binary_by_default)?,
+                binary_by_default,
+            },
         })
-    }
-
-    /// The names of the wanted outputs; empty when all are wanted.
-    #[must_use]
-    pub fn output_names(&self) -> Vec<String> {
-        self.outputs.iter().map(|output| output.name.clone()).collect()
     }
 }
 
@@ -86,9 +99,13 @@ struct RequestJson<'a> {
     parameters: Option<RequestParameters>,
     #[serde(borrow, deserialize_with = "bounded_list::<_, _, TENSORS_MAX>")]
     inputs: Vec<InputJson<'a>>,
-    #[serde(default, deserialize_with = "bounded_list::<_, _, TENSORS_MAX>")]
-    outputs: Vec<OutputJson>,
+    /// Some clients write `null` for "all".
+    #[serde(default)]
+    outputs: Option<OutputList>,
 }
+
+#[derive(Default, Deserialize)]
+struct OutputList(#[serde(deserialize_with = "bounded_list::<_, _, TENSORS_MAX>")] Vec<OutputJson>);
 
 #[derive(Default, Deserialize)]
 struct RequestParameters {
@@ -102,15 +119,28 @@ struct RequestParameters {
     timeout: Option<u64>,
     #[serde(default)]
     binary_data_output: Option<bool>,
+    /// Zero and empty text mean none.
     #[serde(default)]
-    sequence_id: Option<IgnoredAny>,
+    sequence_id: Option<Id>,
+    #[serde(default)]
+    sequence_start: Option<bool>,
+    #[serde(default)]
+    sequence_end: Option<bool>,
+}
+
+impl RequestParameters {
+    fn belongs_to_a_sequence(&self) -> bool {
+        self.sequence_id.as_ref().is_some_and(|id| id.0)
+            || self.sequence_start == Some(true)
+            || self.sequence_end == Some(true)
+    }
 }
 
 #[derive(Deserialize)]
 struct InputJson<'a> {
     name: String,
     #[serde(deserialize_with = "bounded_list::<_, _, RANK_MAX>")]
-    shape: Vec<u64>,
+    shape: Vec<Size>,
     datatype: String,
     #[serde(default)]
     parameters: Option<InputParameters>,
@@ -137,8 +167,9 @@ struct OutputJson {
 struct OutputParameters {
     #[serde(default)]
     binary_data: Option<bool>,
+    /// Number of classes; zero means the tensor itself.
     #[serde(default)]
-    classification: Option<IgnoredAny>,
+    classification: Option<Id>,
     #[serde(default)]
     shared_memory_region: Option<IgnoredAny>,
 }
@@ -174,14 +205,18 @@ pub fn check_deadline(deadline: Duration) -> Result<Duration, String> {
     Ok(deadline)
 }
 
-fn read_inputs(inputs: Vec<InputJson<'_>>, binary: Option<Bytes>) -> Result<Vec<NamedTensor>, CodecError> {
+fn read_inputs(
+    inputs: Vec<InputJson<'_>>,
+    binary: Option<Bytes>,
+    room: Room<'_>,
+) -> Result<Vec<NamedTensor>, CodecError> {
     let mut binary = BinaryPart { rest: binary.unwrap_or_default() };
-    let tensors = inputs.into_iter().map(|input| read_input(input, &mut binary)).collect::<Result<_, _>>()?;
+    let tensors = inputs.into_iter().map(|input| read_input(input, &mut binary, room)).collect::<Result<_, _>>()?;
     binary.finish()?;
     Ok(tensors)
 }
 
-fn read_input(input: InputJson<'_>, binary: &mut BinaryPart) -> Result<NamedTensor, CodecError> {
+fn read_input(input: InputJson<'_>, binary: &mut BinaryPart, room: Room<'_>) -> Result<NamedTensor, CodecError> {
     if input.name.len() > TENSOR_NAME_BYTES_MAX {
         return Err(CodecError::NameTooLong(input.name.len()));
     }
@@ -191,12 +226,10 @@ fn read_input(input: InputJson<'_>, binary: &mut BinaryPart) -> Result<NamedTens
     }
     let bad = |source| CodecError::Tensor { name: shorten(&input.name), source };
     let dtype: DType = input.datatype.parse().map_err(bad)?;
-    let shape = input.shape.iter().map(|&size| usize::try_from(size)).collect::<Result<Vec<_>, _>>();
+    let shape = input.shape.iter().map(|&Size(size)| usize::try_from(size)).collect::<Result<Vec<_>, _>>();
     let shape = shape.map_err(|_over| bad(TensorError::TooLarge { dtype, shape: vec![usize::MAX] }))?;
     let data = match (input.data, parameters.binary_data_size) {
-        (Some(text), None) => elements::read(dtype, text)
-            .map_err(|source| CodecError::Elements { name: shorten(&input.name), dtype, source })?
-            .into(),
+        (Some(text), None) => elements::read(&input.name, dtype, text, room)?.into(),
         (None, Some(size)) if size > TENSOR_BYTES_MAX => return Err(bad(TensorError::TooLarge { dtype, shape })),
         (None, Some(size)) => binary.take(&input.name, size)?,
         (Some(_), Some(_)) => return Err(CodecError::DataSource { name: shorten(&input.name), given: "both" }),
@@ -220,7 +253,7 @@ fn read_outputs(outputs: Vec<OutputJson>, binary_by_default: bool) -> Result<Vec
         if parameters.shared_memory_region.is_some() {
             return Err(NO_SHARED_MEMORY);
         }
-        if parameters.classification.is_some() {
+        if parameters.classification.is_some_and(|classes| classes.0) {
             return Err(CodecError::Unsupported {
                 what: "classification outputs",
                 instead: "ask for the tensor and take its largest elements",
@@ -235,124 +268,4 @@ fn read_outputs(outputs: Vec<OutputJson>, binary_by_default: bool) -> Result<Vec
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(bytes: &'static [u8]) -> Result<InferCall, CodecError> {
-        InferCall::parse(None, &Bytes::from_static(bytes))
-    }
-
-    fn golden(bytes: &'static [u8], json_length: &str) -> InferCall {
-        InferCall::parse(Some(json_length), &Bytes::from_static(bytes)).unwrap()
-    }
-
-    fn message(bytes: &'static [u8]) -> String {
-        telemetry::chain(&parse(bytes).unwrap_err())
-    }
-
-    #[test]
-    fn tritonclients_default_request_is_read() {
-        let call = golden(include_bytes!("../../../tests/golden/binary_default.bin"), "139");
-        let expected = Tensor::from_f32(vec![1, 3], &[0.0, 0.5, 1.0]).unwrap();
-        assert_eq!(call.inputs, [NamedTensor { name: "image".into(), tensor: expected }]);
-        assert!(call.binary_by_default && call.outputs.is_empty() && call.id.is_none());
-    }
-
-    #[test]
-    fn tritonclients_choice_of_outputs_is_read() {
-        let call = golden(include_bytes!("../../../tests/golden/binary_with_outputs.bin"), "226");
-        let output = |name: &str, binary| WantedOutput { name: name.into(), binary };
-        assert_eq!(call.outputs, [output("logits", true), output("scores", false)]);
-        assert_eq!(call.id.unwrap().as_str(), "r-1");
-    }
-
-    #[test]
-    fn tritonclients_json_request_with_our_parameters_is_read() {
-        let call = parse(include_bytes!("../../../tests/golden/json_flat.bin")).unwrap();
-        assert_eq!(call.inputs[0].tensor, Tensor::from_f32(vec![1, 3], &[0.0, 0.5, 1.0]).unwrap());
-        assert_eq!(call.policy, Some(PolicyMode::OnlyDevice));
-        assert_eq!(call.deadline, Some(Duration::from_millis(250)));
-    }
-
-    #[test]
-    fn tritonclients_strings_booleans_and_integers_are_read() {
-        let call = golden(include_bytes!("../../../tests/golden/mixed_bytes_bool.bin"), "314");
-        assert_eq!(call.inputs[0].tensor, Tensor::from_elements(vec![3], &["a", "", "épée"]).unwrap());
-        assert_eq!(call.inputs[1].tensor, Tensor::new(DType::Bool, vec![2], Bytes::from_static(&[1, 0])).unwrap());
-        assert_eq!(call.inputs[2].tensor.data()[8..], (-2_i64).to_le_bytes());
-        assert_eq!(call.deadline, Some(Duration::from_micros(5000)), "Triton's timeout is in microseconds");
-        let strings = parse(include_bytes!("../../../tests/golden/json_bytes.bin")).unwrap();
-        assert_eq!(strings.inputs[0].tensor, Tensor::from_elements(vec![2], &["a", "é"]).unwrap());
-    }
-
-    #[test]
-    fn halves_come_as_binary_only() {
-        let call = golden(include_bytes!("../../../tests/golden/half.bin"), "132");
-        assert_eq!(call.inputs[0].tensor.to_f32().unwrap(), [1.0, -2.0]);
-        let json = br#"{"inputs":[{"name":"h","shape":[1],"datatype":"FP16","data":[1.0]}]}"#;
-        assert!(message(json).contains("binary data only"), "{}", message(json));
-    }
-
-    #[test]
-    fn nested_data_reads_like_flat_data() {
-        let nested = parse(br#"{"inputs":[{"data":[[1,2],[3,4]],"name":"x","shape":[2,2],"datatype":"INT8"}]}"#);
-        assert_eq!(nested.unwrap().inputs[0].tensor.data().as_ref(), [1, 2, 3, 4]);
-    }
-
-    #[test]
-    fn every_fault_of_a_request_has_its_sentence() {
-        let cases: [(&'static [u8], &str); 10] = [
-            (b"", "JSON"),
-            (br#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32"}]}"#, "neither"),
-            (br#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP8","data":[1]}]}"#, "FP8"),
-            (br#"{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1]}]}"#, "takes 8 bytes, 4 were given"),
-            (br#"{"inputs":[{"name":"x","shape":[1],"datatype":"UINT8","data":[256]}]}"#, "256 does not fit UINT8"),
-            (br#"{"inputs":[{"name":"x","shape":[-1],"datatype":"UINT8","data":[1]}]}"#, "-1"),
-            (
-                br#"{"inputs":[{"name":"x","shape":[1],"datatype":"UINT8","parameters":{"binary_data_size":1}}]}"#,
-                "0 are left",
-            ),
-            (br#"{"inputs":[],"parameters":{"policy":"cloud"}}"#, "only-hub"),
-            (br#"{"inputs":[],"parameters":{"deadline_ms":0}}"#, "24 hours"),
-            (br#"{"inputs":[],"outputs":[{"name":"a"},{"name":"a"}]}"#, "twice"),
-        ];
-        for (body, expected) in cases {
-            assert!(message(body).contains(expected), "{} lacks {expected:?}", message(body));
-        }
-    }
-
-    #[test]
-    fn a_length_header_that_lies_is_refused() {
-        for length in ["999", "-1", "", "x", "99999999999999999999999"] {
-            assert!(InferCall::parse(Some(length), &Bytes::from_static(b"{\"inputs\":[]}")).is_err(), "{length:?}");
-        }
-        assert!(matches!(
-            InferCall::parse(Some("13"), &Bytes::from_static(b"{\"inputs\":[]}\0")),
-            Err(CodecError::BinaryLeft(1))
-        ));
-    }
-
-    #[test]
-    fn deep_nesting_and_many_tiny_entries_are_refused() {
-        let nested = format!(
-            r#"{{"inputs":[{{"name":"x","shape":[1],"datatype":"UINT8","data":{}1{}}}]}}"#,
-            "[".repeat(100),
-            "]".repeat(100)
-        );
-        assert!(InferCall::parse(None, &Bytes::from(nested)).is_err());
-        let entry = r#"{"name":"x","shape":[],"datatype":"UINT8","data":1}"#;
-        let many = format!(r#"{{"inputs":[{}]}}"#, vec![entry; TENSORS_MAX + 1].join(","));
-        assert!(InferCall::parse(None, &Bytes::from(many)).is_err());
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_body_makes_the_parser_panic(
-            body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
-            length in proptest::option::of(0_usize..400),
-        ) {
-            let length = length.map(|length| length.to_string());
-            let _outcome = InferCall::parse(length.as_deref(), &Bytes::from(body));
-        }
-    }
-}
+mod tests;

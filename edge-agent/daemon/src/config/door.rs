@@ -1,0 +1,154 @@
+//! `[door]` of `agent.toml`: the HTTP server for applications and the limits of its clients.
+//!
+//! Read as a part of [`super::AgentConfig`]; used by [`crate::door`], and by the metrics port for the limits that both share.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use config::Mistakes;
+use serde::{Deserialize, Serialize};
+
+use crate::door::guard::{AllowedHost, Origin};
+
+/// `[door]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DoorTable {
+    /// TCP address of the Open Inference Protocol over HTTP. Default `127.0.0.1:8000`; port 0 takes a free one.
+    ///
+    /// There is no password: off loopback, everybody in the network may ask the models.
+    pub http: SocketAddr,
+    /// Largest request body in bytes. Default 68157440: the tensors of a request (64 MiB at most) and 1 MiB of JSON.
+    ///
+    /// Tensors sent as JSON take three to ten times their binary size.
+    pub body_bytes_max: usize,
+    /// Maximum bytes of all requests and responses in memory: bodies as they arrive, tensors, and responses until the
+    /// client has taken them. Default: four times `body_bytes_max` (260 MiB), two of the largest requests as JSON.
+    ///
+    /// When it is used up, stalled transfers and large unfinished ones are cancelled before a small request is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes_max: Option<usize>,
+    /// Most complete requests worked on at once. Default 64; further ones are answered 503 at once.
+    pub requests_max: usize,
+    /// Maximum number of open connections. Default 512; a further one closes the idlest. The metrics port allows 16.
+    ///
+    /// Each takes about 20 kB and a file descriptor.
+    pub connections_max: usize,
+    /// Longest time from the first byte of a request's head to its last. Default `10s`.
+    #[serde(with = "config::duration")]
+    pub header_timeout: Duration,
+    /// Longest time that a connection may stay open without a request. Default `60s`.
+    #[serde(with = "config::duration")]
+    pub idle_timeout: Duration,
+    /// Longest time to send the whole body of a request. Default `60s`: 64 MiB at 9 Mbit/s.
+    #[serde(with = "config::duration")]
+    pub body_timeout: Duration,
+    /// Longest time that a client may take to receive a whole response. Default `60s`.
+    #[serde(with = "config::duration")]
+    pub response_timeout: Duration,
+    /// Least bytes per second of a body or a response, measured over ten seconds. Default 1024; 0 means no minimum.
+    pub rate_min_bytes: usize,
+    /// Further names and addresses under which clients reach this agent, for the `Host` header: `kitchen.lan` (any port)
+    /// or `kitchen.lan:8000`. Default empty: loopback names and addresses, and the address that the connection came to.
+    ///
+    /// They count for the metrics port too. A name that is not listed is refused with 403, because a web page can point
+    /// its own name at this device (DNS rebinding).
+    pub hosts: Vec<String>,
+    /// Origins of the web pages that may use this agent, like `https://app.example`. Default none: requests of other web
+    /// pages are refused with 403. They count for the metrics port too.
+    pub origins: Vec<String>,
+}
+
+impl Default for DoorTable {
+    fn default() -> Self {
+        Self {
+            http: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            body_bytes_max: types::limits::TENSOR_BYTES_MAX + 1024 * 1024,
+            memory_bytes_max: None,
+            requests_max: 64,
+            connections_max: 512,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(60),
+            response_timeout: Duration::from_secs(60),
+            rate_min_bytes: 1024,
+            hosts: Vec::new(),
+            origins: Vec::new(),
+        }
+    }
+}
+
+/// Smallest body limit that lets a metadata request and a small tensor through.
+const BODY_BYTES_LEAST: usize = 4096;
+/// Largest body limit: 64 MiB of tensors written as JSON at ten characters a byte.
+const BODY_BYTES_MOST: usize = 640 * 1024 * 1024;
+/// Smallest memory for requests, as a multiple of the largest body: a JSON body and its tensors.
+const MEMORY_PER_BODY_LEAST: usize = 2;
+/// Fewest connections: an application, a browser and a probe.
+const CONNECTIONS_LEAST: usize = 8;
+/// Most connections: the file descriptors that a service manager allows.
+const CONNECTIONS_MOST: usize = 65_536;
+/// Highest minimum rate in bytes per second: a 10 Mbit/s link must be able to keep it.
+const RATE_MIN_MOST: usize = 1024 * 1024;
+/// Most names or origins: each request is compared with all of them.
+const NAMES_MAX: usize = 64;
+
+/// Default of `door.memory_bytes_max` as a multiple of `door.body_bytes_max`.
+///
+/// A JSON request of the largest size takes its body and its tensors at once, and so does a second one.
+const MEMORY_PER_BODY: usize = 4;
+
+impl DoorTable {
+    /// Returns the bytes that all requests and responses may take.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes_max.unwrap_or(self.body_bytes_max.saturating_mul(MEMORY_PER_BODY))
+    }
+
+    /// Adds every mistake of the section to `mistakes`.
+    pub(super) fn validate(&self, mistakes: &mut Mistakes) {
+        let door = self;
+        if !(BODY_BYTES_LEAST..=BODY_BYTES_MOST).contains(&door.body_bytes_max) {
+            mistakes.add("door.body_bytes_max", format!("use {BODY_BYTES_LEAST} to {BODY_BYTES_MOST}"));
+        }
+        let memory_least = door.body_bytes_max.saturating_mul(MEMORY_PER_BODY_LEAST);
+        if door.memory_bytes() < memory_least {
+            let problem =
+                format!("use at least {memory_least}: twice door.body_bytes_max, for a JSON body and its tensors");
+            mistakes.add("door.memory_bytes_max", problem);
+        }
+        if door.requests_max == 0 {
+            mistakes.add("door.requests_max", "use at least 1");
+        }
+        if !(CONNECTIONS_LEAST..=CONNECTIONS_MOST).contains(&door.connections_max) {
+            mistakes.add("door.connections_max", format!("use {CONNECTIONS_LEAST} to {CONNECTIONS_MOST}"));
+        }
+        if door.rate_min_bytes > RATE_MIN_MOST {
+            mistakes.add("door.rate_min_bytes", format!("use at most {RATE_MIN_MOST}"));
+        }
+        for (field, value) in [
+            ("door.header_timeout", door.header_timeout),
+            ("door.idle_timeout", door.idle_timeout),
+            ("door.body_timeout", door.body_timeout),
+            ("door.response_timeout", door.response_timeout),
+        ] {
+            if value.is_zero() {
+                mistakes.add(field, "use more than zero");
+            }
+        }
+        names(mistakes, "door.hosts", &door.hosts, |text| AllowedHost::parse(text).map(drop));
+        names(mistakes, "door.origins", &door.origins, |text| Origin::parse(text).map(drop));
+    }
+}
+
+/// Checks each entry of a list of names.
+fn names(mistakes: &mut Mistakes, field: &str, entries: &[String], check: impl Fn(&str) -> Result<(), &'static str>) {
+    if entries.len() > NAMES_MAX {
+        mistakes.add(field, format!("use at most {NAMES_MAX} entries"));
+    }
+    for (at, text) in entries.iter().enumerate() {
+        if let Err(problem) = check(text) {
+            mistakes.add(format!("{field}[{at}]"), format!("{text:?} {problem}"));
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Tells what an operator should know before a version replaces another.
+//!
+//! Fed by the hub at a push with the new manifest and that of the version in force. Nothing here is a fault of the
+//! format: a worse version can be meant, and `--force` says so.
+
+use types::{Dim, Place, TensorSpec};
+
+use super::{Manifest, Variant};
+
+/// Lists what `new` lacks or changes against `old`, the version that devices follow now. Empty when nothing got worse.
+#[must_use]
+pub fn worse(old: &Manifest, new: &Manifest) -> Vec<String> {
+    let version = old.version;
+    let mut found = Vec::new();
+    if old.score.is_some() && new.score.is_none() {
+        found.push(format!("it has no score rule, version {version} has one: {DEFERS}"));
+    }
+    for variant in new.variants_for(Place::Device) {
+        let before = before(old, variant);
+        if variant.threshold.is_none() && before.iter().any(|old| old.threshold.is_some()) {
+            found.push(format!("variant {} has no threshold, version {version} has one: {DEFERS}", variant.name));
+        }
+    }
+    for variant in &new.variants {
+        if variant.golden.is_none() && before(old, variant).iter().any(|old| old.golden.is_some()) {
+            let name = &variant.name;
+            found.push(format!(
+                "variant {name} has no golden inputs, version {version} has: a form that answers wrongly would be served"
+            ));
+        }
+    }
+    if !old.labels.is_empty() && old.labels != new.labels {
+        found.push(labels(old, new));
+    }
+    found.extend(signature("input", &old.inputs, &new.inputs, version));
+    found.extend(signature("output", &old.outputs, &new.outputs, version));
+    found
+}
+
+/// Lists what a version does that its author may not expect, whatever serves now.
+#[must_use]
+pub fn warnings(manifest: &Manifest) -> Vec<String> {
+    let mut found = Vec::new();
+    let device: Vec<&Variant> = manifest.variants_for(Place::Device).collect();
+    if manifest.score.is_none() && !device.is_empty() {
+        found.push(format!("model.toml has no [score]: {DEFERS}"));
+    } else {
+        for variant in &device {
+            if variant.threshold.is_none() {
+                found.push(format!("variant {} has no threshold: {DEFERS}", variant.name));
+            }
+        }
+    }
+    for variant in &manifest.variants {
+        if variant.golden.is_none() {
+            found.push(format!("variant {} has no golden inputs: nothing shows that it answers rightly", variant.name));
+        }
+    }
+    let newer = manifest
+        .score
+        .as_ref()
+        .is_some_and(|rule| rule.axis.is_some() || rule.kind != super::ScoreKind::Top1Probability);
+    if newer {
+        found
+            .push("agents of 0.1.0 do not know this [score], refuse the version and keep the one they have".to_owned());
+    }
+    found
+}
+
+const DEFERS: &str = "under the policy cascade every request goes to the hub";
+
+/// The variant of that name and place; all of that place where the name is new.
+fn before<'a>(old: &'a Manifest, variant: &Variant) -> Vec<&'a Variant> {
+    let of_place: Vec<&Variant> = old.variants_for(variant.runs_on).collect();
+    match of_place.iter().find(|old| old.name == variant.name) {
+        Some(same) => vec![same],
+        None => of_place,
+    }
+}
+
+fn labels(old: &Manifest, new: &Manifest) -> String {
+    let version = old.version;
+    if old.labels.len() != new.labels.len() {
+        let (before, now) = (old.labels.len(), new.labels.len());
+        return format!("`labels` names {now} classes, those of version {version} {before}");
+    }
+    let changed = old.labels.iter().zip(&new.labels).position(|(old, new)| old != new).unwrap_or(0);
+    let name = |labels: &[String]| labels.get(changed).cloned().unwrap_or_default();
+    format!(
+        "class {changed} is called {:?}, in version {version} {:?}: applications would read answers wrongly",
+        name(&new.labels),
+        name(&old.labels)
+    )
+}
+
+fn signature(kind: &str, old: &[TensorSpec], new: &[TensorSpec], version: types::Version) -> Vec<String> {
+    let mut found = Vec::new();
+    for spec in old {
+        match new.iter().find(|one| one.name == spec.name) {
+            None => found.push(format!("it has no {kind} {spec}, version {version} has")),
+            Some(one) if !alike(spec, one) => {
+                found.push(format!("{kind} {one} is {spec} in version {version}: applications would be refused"));
+            }
+            Some(_) => {}
+        }
+    }
+    // A further output harms nobody; a further input is missing in every request of today.
+    if kind == "input" {
+        let added = new.iter().filter(|one| !old.iter().any(|spec| spec.name == one.name));
+        found.extend(added.map(|one| format!("it needs the {kind} {one}, version {version} does not")));
+    }
+    found
+}
+
+/// Whether the same tensors fit both. The names of dimensions are free text.
+fn alike(old: &TensorSpec, new: &TensorSpec) -> bool {
+    let dims = |old: &[Dim], new: &[Dim]| {
+        old.len() == new.len()
+            && old.iter().zip(new).all(|pair| match pair {
+                (Dim::Fixed(old), Dim::Fixed(new)) => old == new,
+                // A size that was free and is fixed now refuses requests of today.
+                (Dim::Symbol(_), Dim::Fixed(_)) => false,
+                (Dim::Any, Dim::Fixed(_)) | (_, Dim::Symbol(_) | Dim::Any) => true,
+            })
+    };
+    old.dtype == new.dtype
+        && match (&old.shape, &new.shape) {
+            (Some(old), Some(new)) => dims(old, new),
+            (None, _) | (_, None) => true,
+        }
+}

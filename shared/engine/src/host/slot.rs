@@ -1,0 +1,679 @@
+//! One session in a host process, seen from the daemon.
+//!
+//! A [`Slot`] outlives the processes that its model is loaded in. Fed by a worker's thread through [`HostSession`]; loaded
+//! again by [`super::supervisor`], or by the worker itself when that is sooner.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use types::limits::{RANK_MAX, TENSOR_BYTES_MAX, TENSORS_MAX};
+use types::{DType, NamedTensor, Signature, Tensor};
+
+use super::death::{DeathCause, HostDeath};
+use super::frame::{
+    Computed, Described, LoadProblem, Order, Placed, PlainOptions, Receiver, Reply, Run, RunProblem,
+    SIGNATURE_BYTES_MAX, pair, parse_json, send,
+};
+use super::memory::{ALIGNMENT, Region, aligned, sealed_file};
+use super::process::{Death, Process};
+use super::record::Record;
+use super::supervisor::Host;
+use super::{ANSWER_GRACE, DEATH_WAIT, HostEvent, HostOptions, LOAD_TIME_MAX, START_TIME_MAX};
+use crate::session::{Hosted, LoadError, LoadOptions, ModelSource, RunControl, RunError, Session};
+
+/// Maximum bytes of a session's region: the tensors of a request, those of its response, and their alignment.
+pub(super) const REGION_BYTES_MAX: usize = 2 * TENSOR_BYTES_MAX + 2 * TENSORS_MAX * ALIGNMENT;
+
+/// Bytes of a region that are kept between two runs. Larger requests are rare, and their memory is given back.
+const REGION_BYTES_KEPT: usize = 4 * 1024 * 1024;
+
+/// Time between two looks whether a request that waits for its host was cancelled.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Tries of one request: a host may be gone before it sees the request, or end by the request of another model.
+const TRIES_MAX: u32 = 3;
+
+/// Keeps the shared host running while an engine or a session needs it.
+#[derive(Debug)]
+pub(super) struct Lease(pub(super) Arc<Host>);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// What a slot is made of.
+pub(super) struct SlotParts {
+    pub(super) number: u64,
+    pub(super) options: LoadOptions,
+    pub(super) source: ModelSource,
+    pub(super) budget: u64,
+    pub(super) host_options: Arc<HostOptions>,
+    pub(super) record: Arc<Mutex<Record>>,
+    pub(super) lost: Arc<OnceLock<String>>,
+    pub(super) shared: Arc<Lease>,
+}
+
+/// One session.
+pub(super) struct Slot {
+    pub(super) number: u64,
+    options: LoadOptions,
+    source: ModelSource,
+    budget: u64,
+    host_options: Arc<HostOptions>,
+    record: Arc<Mutex<Record>>,
+    /// Set once a host says that the device under its engine is gone.
+    lost: Arc<OnceLock<String>>,
+    shared: Arc<Lease>,
+    described: OnceLock<Described>,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Held while the model is loaded into a process.
+    loading: Mutex<()>,
+}
+
+struct State {
+    home: Arc<Host>,
+    link: Option<Arc<Mutex<Link>>>,
+    /// Why the last load failed.
+    problem: Option<String>,
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slot").field("number", &self.number).field("name", &self.options.name).finish_non_exhaustive()
+    }
+}
+
+/// A loaded model in one process.
+struct Link {
+    process: Arc<Process>,
+    socket: OwnedFd,
+    region: Region,
+    receiver: Receiver,
+    runs: u64,
+}
+
+/// Why a run on one process gave no answer.
+enum Trouble {
+    /// The host was gone before it had the request.
+    NotSent,
+    /// The host ended.
+    Died(Death),
+    /// Anything else.
+    Error(RunError),
+}
+
+impl Slot {
+    pub(super) fn new(parts: SlotParts, home: Arc<Host>) -> Arc<Self> {
+        let SlotParts { number, options, source, budget, host_options, record, lost, shared } = parts;
+        Arc::new(Self {
+            number,
+            options,
+            source,
+            budget,
+            host_options,
+            record,
+            lost,
+            shared,
+            described: OnceLock::new(),
+            state: Mutex::new(State { home, link: None, problem: None }),
+            changed: Condvar::new(),
+            loading: Mutex::default(),
+        })
+    }
+
+    /// Name of the model.
+    pub(super) fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Loads the model for the first time, from bytes that are at hand.
+    ///
+    /// # Errors
+    /// When the host refuses the model or ends.
+    pub(super) fn load_first(self: &Arc<Self>, bytes: &[u8]) -> Result<(), LoadError> {
+        let home = Arc::clone(&self.lock().home);
+        let (process, _description) = home.process_within(START_TIME_MAX)?;
+        let loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let link = self.connect(&process, bytes)?;
+        self.lock().link = Some(Arc::new(Mutex::new(link)));
+        drop(loading);
+        home.adopt(self);
+        Ok(())
+    }
+
+    /// Loads the model again, into a new process of the host that it is in.
+    pub(super) fn load_again(&self, host: &Arc<Host>, process: &Arc<Process>) {
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let state = self.lock();
+            let is_there =
+                state.link.as_ref().is_some_and(|link| link_process(link).is_none_or(|at| Arc::ptr_eq(&at, process)));
+            if !Arc::ptr_eq(&state.home, host) || is_there || self.record().condemned().is_some() {
+                return;
+            }
+        }
+        let loaded = (self.source)().map_err(|error| LoadError::Host(error.into()));
+        let loaded = loaded.and_then(|bytes| self.connect(process, &bytes));
+        let mut state = self.lock();
+        match loaded {
+            Ok(link) => {
+                (state.link, state.problem) = (Some(Arc::new(Mutex::new(link))), None);
+                self.record().loaded();
+            }
+            Err(error) => {
+                let why = crate::chain(&error);
+                tracing::error!(model = self.name(), error = why, "a model was not loaded again");
+                if let LoadError::Died(death) = error {
+                    if self.record().load_died(death) {
+                        self.say_condemned();
+                    }
+                } else {
+                    state.problem = Some(why);
+                }
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Moves to another host, which loads the model again.
+    pub(super) fn move_to(&self, home: Arc<Host>) {
+        let mut state = self.lock();
+        state.home = home;
+        state.link = None;
+    }
+
+    fn say_condemned(&self) {
+        let why = self.record().condemned().unwrap_or_default().to_owned();
+        tracing::error!(model = self.name(), why, "a model is not run any more");
+        self.host_options.observe(&HostEvent::Condemned { model: self.name().to_owned(), why });
+    }
+
+    /// Loads the model into a process and learns its signature.
+    fn connect(&self, process: &Arc<Process>, bytes: &[u8]) -> Result<Link, LoadError> {
+        let no_room = |error: io::Error| LoadError::Host(error.into());
+        let model = sealed_file(bytes).map_err(no_room)?;
+        let region = Region::create().map_err(no_room)?;
+        let (socket, theirs) = pair().map_err(no_room)?;
+        process.set_budget(self.number, Some(self.budget));
+        process.begin(self.number);
+        let order = Order::Load { session: self.number, options: PlainOptions::from(&self.options) };
+        let ordered = process.order(&order, &[model.as_fd(), region.file(), theirs.as_fd()]);
+        drop((model, theirs));
+        let mut link = Link { process: Arc::clone(process), socket, region, receiver: Receiver::new(), runs: 0 };
+        let until = Instant::now().checked_add(LOAD_TIME_MAX);
+        let reply = ordered.and_then(|()| link.receiver.receive(&link.socket, until));
+        let described = match reply {
+            Ok(Reply::Loaded { length }) => link.described(length),
+            Ok(Reply::NotLoaded(problem)) => {
+                process.end(self.number);
+                process.set_budget(self.number, None);
+                return Err(self.not_loaded(problem));
+            }
+            Ok(Reply::Answer { .. } | Reply::NoAnswer { .. }) => Err(garbage("a reply to a request that nobody sent")),
+            Err(error) => Err(error),
+        };
+        match described {
+            Ok(described) => {
+                process.end(self.number);
+                // A host that says something else after a restart has been taken over.
+                if self.described.get_or_init(|| described.clone()).signature == described.signature {
+                    return Ok(link);
+                }
+                Err(LoadError::Died(self.ended(process, &garbage("another signature than before")).death))
+            }
+            Err(error) => Err(LoadError::Died(self.ended(process, &error).death)),
+        }
+    }
+
+    fn not_loaded(&self, problem: LoadProblem) -> LoadError {
+        match problem {
+            LoadProblem::Unsupported { is_input, name, what } => {
+                LoadError::Unsupported { kind: if is_input { "input" } else { "output" }, name, what }
+            }
+            LoadProblem::Provider { provider, cause } => LoadError::Provider { provider, cause: cause.into() },
+            LoadProblem::Failed { cause } => LoadError::Failed(cause.into()),
+            LoadProblem::Lost { cause } => {
+                self.lost.get_or_init(|| cause.clone());
+                LoadError::Failed(cause.into())
+            }
+        }
+    }
+
+    /// Makes sure that a process that did not answer as it must has ended, and returns how.
+    fn ended(&self, process: &Process, error: &io::Error) -> Death {
+        let why = match error.kind() {
+            io::ErrorKind::TimedOut => Some(DeathCause::Silent),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => None,
+            _ => Some(DeathCause::Garbage),
+        };
+        if let Some(why) = why {
+            tracing::error!(%error, model = self.name(), pid = process.pid(), "an engine host is killed");
+            process.kill(why, Some(self.number));
+        }
+        if let Some(death) = process.death_within(DEATH_WAIT) {
+            return death;
+        }
+        // It closed one socket and lives on.
+        process.kill(DeathCause::Garbage, Some(self.number));
+        let unknown = || Death { death: HostDeath { cause: DeathCause::Unknown }, suspects: vec![self.number] };
+        process.death_within(DEATH_WAIT).unwrap_or_else(unknown)
+    }
+
+    /// Waits until the model is loaded in a process.
+    fn link(&self, control: &RunControl) -> Result<Arc<Mutex<Link>>, RunError> {
+        let patience = Instant::now().checked_add(START_TIME_MAX);
+        let until = [patience, control.deadline].into_iter().flatten().min();
+        loop {
+            let home = {
+                let state = self.lock();
+                if let Some(link) = &state.link {
+                    return Ok(Arc::clone(link));
+                }
+                if let Some(why) = self.record().condemned() {
+                    return Err(RunError::Condemned(why.to_owned()));
+                }
+                if let Some(problem) = &state.problem {
+                    return Err(RunError::Failed(problem.clone().into()));
+                }
+                Arc::clone(&state.home)
+            };
+            if control.cancel.is_cancelled() {
+                return Err(RunError::Cancelled);
+            }
+            let left = until.map_or(LOOK, |until| until.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                let is_late = control.deadline.is_some_and(|deadline| deadline <= Instant::now());
+                let cause = "its engine host was not ready in time";
+                return Err(if is_late { RunError::Deadline } else { RunError::Failed(cause.into()) });
+            }
+            match home.process_within(left.min(LOOK)) {
+                Ok((process, _description)) if process.death().is_none() => self.load_again(&home, &process),
+                Ok(_ended) => drop(self.wait_changed(left.min(LOOK))),
+                Err(_not_yet) => {}
+            }
+        }
+    }
+
+    fn wait_changed(&self, most: Duration) -> MutexGuard<'_, State> {
+        let waited = self.changed.wait_timeout(self.lock(), most);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Forgets a process that has ended.
+    fn forget(&self, link: &Arc<Mutex<Link>>) {
+        let mut state = self.lock();
+        if state.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
+            state.link = None;
+        }
+    }
+
+    fn run(
+        &self,
+        inputs: &[NamedTensor],
+        outputs: &[String],
+        control: &RunControl,
+    ) -> Result<Vec<NamedTensor>, RunError> {
+        if let Err(refused) = self.record().check(inputs, outputs, Instant::now()) {
+            self.host_options.observe(&HostEvent::RequestRefused { model: self.name().to_owned() });
+            return Err(RunError::Quarantined { deaths: refused.deaths, cause: refused.cause });
+        }
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let link = self.link(control)?;
+            let ran = self.run_on(&mut link.lock().unwrap_or_else(PoisonError::into_inner), inputs, outputs, control);
+            match ran {
+                Ok(answer) => return Ok(answer),
+                Err(Trouble::Error(error)) => return Err(error),
+                Err(Trouble::NotSent) => {
+                    self.forget(&link);
+                    if tries >= TRIES_MAX {
+                        return Err(RunError::Failed("its engine host was gone each time".into()));
+                    }
+                }
+                Err(Trouble::Died(death)) => {
+                    self.forget(&link);
+                    // Nobody knows which of several requests it was: each is tried again, in a host of its own.
+                    let is_sure = death.suspects == [self.number];
+                    if is_sure || tries >= TRIES_MAX {
+                        self.blame(inputs, outputs, death.death);
+                        return Err(RunError::Died(death.death));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes that a request of this model ended its host.
+    fn blame(&self, inputs: &[NamedTensor], outputs: &[String], death: HostDeath) {
+        let now = Instant::now();
+        let mut record = self.record();
+        if !death.cause.is_from_outside() {
+            record.request_died(inputs, outputs, death, now);
+        }
+        let is_condemned = record.died(death, now);
+        drop(record);
+        if is_condemned {
+            self.say_condemned();
+            let home = Arc::clone(&self.lock().home);
+            home.release(self.number);
+        }
+    }
+
+    fn signature(&self) -> &Signature {
+        static NOTHING: Signature = Signature { inputs: Vec::new(), outputs: Vec::new() };
+        self.described.get().map_or(&NOTHING, |described| &described.signature)
+    }
+
+    /// One round trip.
+    fn run_on(
+        &self,
+        link: &mut Link,
+        inputs: &[NamedTensor],
+        outputs: &[String],
+        control: &RunControl,
+    ) -> Result<Vec<NamedTensor>, Trouble> {
+        let failed = |error: io::Error| Trouble::Error(RunError::Failed(error.into()));
+        link.runs = link.runs.saturating_add(1);
+        let wanted = self.wanted(outputs);
+        let request = self.place(link, inputs, &wanted, control).map_err(failed)?;
+        let (number, run, process) = (self.number, link.runs, Arc::clone(&link.process));
+        process.begin(number);
+        if let Err(error) = send(&link.socket, &request, &[], false) {
+            return match error.kind() {
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected => {
+                    process.end(number);
+                    Err(Trouble::NotSent)
+                }
+                io::ErrorKind::FileTooLarge => {
+                    process.end(number);
+                    Err(failed(error))
+                }
+                // A host that does not read.
+                _ => Err(Trouble::Died(self.ended(&process, &error))),
+            };
+        }
+        let canceller = Arc::clone(&process);
+        let guard = control.cancel.on_cancel(Arc::new(move || canceller.cancel(number, run)));
+        let reply = link.receiver.receive::<Reply>(&link.socket, self.kill_at(control));
+        drop(guard);
+        let answer = match reply {
+            Ok(Reply::Answer { run: answered, outputs }) if answered == run => take(&mut link.region, &wanted, outputs),
+            Ok(Reply::NoAnswer { run: answered, problem }) if answered == run => {
+                process.end(number);
+                return Err(Trouble::Error(self.no_answer(problem)));
+            }
+            Ok(_other) => Err(garbage("a reply to another request")),
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(answer) => {
+                process.end(number);
+                link.region.release_behind(REGION_BYTES_KEPT);
+                Ok(answer)
+            }
+            Err(error) => Err(Trouble::Died(self.ended(&process, &error))),
+        }
+    }
+
+    /// Time at which a host that has not answered is killed. Not the deadline of the request alone: an impatient client must
+    /// not be able to end hosts.
+    fn kill_at(&self, control: &RunControl) -> Option<Instant> {
+        let longest = Instant::now().checked_add(self.host_options.run_limit);
+        longest.max(control.deadline).and_then(|last| last.checked_add(ANSWER_GRACE))
+    }
+
+    /// Names and numbers of the wanted outputs.
+    fn wanted<'a>(&'a self, outputs: &[String]) -> Vec<(usize, &'a str)> {
+        let specs = &self.signature().outputs;
+        if outputs.is_empty() {
+            return specs.iter().enumerate().map(|(at, spec)| (at, spec.name.as_str())).collect();
+        }
+        let find = |name: &String| {
+            let at = specs.iter().position(|spec| spec.name == *name)?;
+            Some((at, specs.get(at)?.name.as_str()))
+        };
+        outputs.iter().filter_map(find).collect()
+    }
+
+    /// Copies the inputs into the region and describes them.
+    fn place(
+        &self,
+        link: &mut Link,
+        inputs: &[NamedTensor],
+        wanted: &[(usize, &str)],
+        control: &RunControl,
+    ) -> io::Result<Run> {
+        let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, "the inputs are too large");
+        let mut placed = Vec::with_capacity(inputs.len());
+        let mut end = 0;
+        for input in inputs {
+            let Some(at) = self.signature().inputs.iter().position(|spec| spec.name == input.name) else { continue };
+            let length = input.tensor.data().len();
+            placed.push(Placed { input: at, shape: input.tensor.shape().to_vec(), offset: end, length });
+            end = end
+                .checked_add(length)
+                .and_then(aligned)
+                .filter(|&end| end <= REGION_BYTES_MAX)
+                .ok_or_else(too_large)?;
+        }
+        link.region.reserve(end, true)?;
+        for (input, placed) in inputs.iter().zip(&placed) {
+            link.region.write(placed.offset, input.tensor.data())?;
+        }
+        let left = control.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        Ok(Run {
+            run: link.runs,
+            left_us: left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX)),
+            inputs: placed,
+            outputs: wanted.iter().map(|(at, _)| *at).collect(),
+            outputs_at: end,
+        })
+    }
+
+    fn no_answer(&self, problem: RunProblem) -> RunError {
+        match problem {
+            RunProblem::Deadline => RunError::Deadline,
+            RunProblem::Cancelled => RunError::Cancelled,
+            RunProblem::NotText { input, element } => RunError::NotText { input, element },
+            RunProblem::Failed { cause } => RunError::Failed(cause.into()),
+            RunProblem::Lost { cause } => {
+                self.lost.get_or_init(|| cause.clone());
+                RunError::Lost(cause.into())
+            }
+        }
+    }
+}
+
+/// The process of a link that no run uses; `None` while one does.
+fn link_process(link: &Mutex<Link>) -> Option<Arc<Process>> {
+    link.try_lock().ok().map(|link| Arc::clone(&link.process))
+}
+
+impl Link {
+    /// Reads what the host says of a loaded model.
+    fn described(&mut self, length: usize) -> io::Result<Described> {
+        if length > SIGNATURE_BYTES_MAX {
+            return Err(garbage("a signature that is too long"));
+        }
+        self.region.reserve(length, false)?;
+        let json = self.region.read(0, length).ok_or_else(|| garbage("a signature outside of the region"))?;
+        let described: Described = parse_json(&json)?;
+        let Signature { inputs, outputs } = &described.signature;
+        let is_too_deep =
+            inputs.iter().chain(outputs).filter_map(|spec| spec.shape.as_ref()).any(|s| s.len() > RANK_MAX);
+        if inputs.len() > TENSORS_MAX || outputs.len() > TENSORS_MAX || is_too_deep {
+            return Err(garbage("a signature over the limits"));
+        }
+        Ok(described)
+    }
+}
+
+/// Copies the outputs out of a region and checks them.
+fn take(region: &mut Region, wanted: &[(usize, &str)], outputs: Vec<Computed>) -> io::Result<Vec<NamedTensor>> {
+    if outputs.len() != wanted.len() {
+        return Err(garbage("another number of outputs than asked for"));
+    }
+    let mut left = TENSOR_BYTES_MAX;
+    let take = |((_, name), output): (&(usize, &str), Computed)| {
+        let Computed { dtype, shape, offset, length } = output;
+        left = left.checked_sub(length).ok_or_else(|| garbage("outputs over the limit"))?;
+        let end = offset.checked_add(length).filter(|&end| end <= REGION_BYTES_MAX);
+        region.reserve(end.ok_or_else(|| garbage("an output outside of the region"))?, false)?;
+        let data = region.read(offset, length).ok_or_else(|| garbage("an output outside of the region"))?;
+        let dtype: DType = dtype.parse().map_err(|_unknown| garbage("an output of an unknown type"))?;
+        let tensor = Tensor::new(dtype, shape, data).map_err(|error| garbage(&error.to_string()))?;
+        Ok(NamedTensor { name: (*name).to_owned(), tensor })
+    };
+    wanted.iter().zip(outputs).map(take).collect()
+}
+
+fn garbage(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
+}
+
+impl Slot {
+    /// Moves a session on trial to the shared host; see [`Hosted::promote`].
+    fn promote(self: &Arc<Self>) -> Result<(), LoadError> {
+        let (shared, own) = (Arc::clone(&self.shared.0), Arc::clone(&self.lock().home));
+        if own.is_shared || self.record().condemned().is_some() {
+            return Ok(());
+        }
+        let (process, _description) = shared.process_within(START_TIME_MAX)?;
+        let bytes = (self.source)().map_err(|error| LoadError::Host(error.into()))?;
+        let loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let link = self.connect(&process, &bytes)?;
+        // First known there, so that it is loaded again if that process ends now.
+        shared.adopt(self);
+        let mut state = self.lock();
+        state.home = shared;
+        let old = state.link.replace(Arc::new(Mutex::new(link)));
+        drop(state);
+        drop(loading);
+        if let Some(old) = old {
+            // A run that goes on in the old process is waited for.
+            drop(old.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        own.release(self.number);
+        Ok(())
+    }
+}
+
+/// A session for workers.
+#[derive(Debug)]
+pub(super) struct HostSession(pub(super) Arc<Slot>);
+
+impl Drop for HostSession {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.link = None;
+        let home = Arc::clone(&state.home);
+        drop(state);
+        home.release(self.0.number);
+    }
+}
+
+impl Session for HostSession {
+    fn signature(&self) -> &Signature {
+        self.0.signature()
+    }
+
+    fn provider(&self) -> &str {
+        self.0.described.get().map_or("", |described| &described.provider)
+    }
+
+    fn run(
+        &mut self,
+        inputs: &[NamedTensor],
+        outputs: &[String],
+        control: &RunControl,
+    ) -> Result<Vec<NamedTensor>, RunError> {
+        self.0.signature().check_inputs(inputs)?;
+        self.0.signature().check_outputs(outputs.iter().map(String::as_str))?;
+        self.0.run(inputs, outputs, control)
+    }
+
+    fn hosted(&self) -> Option<Arc<dyn Hosted>> {
+        Some(Arc::new(Controls(Arc::downgrade(&self.0))))
+    }
+}
+
+/// Controls of a session, for whoever does not keep it alive.
+#[derive(Debug)]
+struct Controls(std::sync::Weak<Slot>);
+
+impl Hosted for Controls {
+    fn promote(&self) -> Result<(), LoadError> {
+        self.0.upgrade().map_or(Ok(()), |slot| slot.promote())
+    }
+
+    fn condemned(&self) -> Option<String> {
+        self.0.upgrade()?.record().condemned().map(str::to_owned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn region() -> Region {
+        let mut region = Region::create().unwrap();
+        region.reserve(4096, true).unwrap();
+        region
+    }
+
+    fn output(dtype: &str, shape: &[usize], offset: usize, length: usize) -> Computed {
+        Computed { dtype: dtype.to_owned(), shape: shape.to_vec(), offset, length }
+    }
+
+    #[test]
+    fn outputs_that_a_host_could_lie_about_are_refused() {
+        let wanted = [(0, "y")];
+        let taken = take(&mut region(), &wanted, vec![output("FP32", &[1, 4], 64, 16)]).unwrap();
+        assert_eq!(taken[0].tensor.shape(), [1, 4]);
+        for lie in [
+            vec![],
+            vec![output("FP32", &[1], 0, 4), output("FP32", &[1], 0, 4)],
+            vec![output("FP32", &[1, 4], 64, 12)],
+            vec![output("FP33", &[1, 4], 64, 16)],
+            vec![output("BOOL", &[1], usize::MAX, 1)],
+            vec![output("FP32", &[usize::MAX, 2], 0, 16)],
+            vec![output("UINT8", &[8192], 0, 8192)],
+            vec![output("UINT8", &[TENSOR_BYTES_MAX + 1], 0, TENSOR_BYTES_MAX + 1)],
+            vec![output("UINT8", &[1], REGION_BYTES_MAX, 1)],
+            vec![output("UINT8", &[0; 100], 0, 0)],
+        ] {
+            assert!(take(&mut region(), &wanted, lie).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_output_of_a_host_makes_the_daemon_read_outside_or_panic(
+            offset in prop_oneof![0_usize..10_000, any::<usize>()],
+            length in prop_oneof![0_usize..10_000, any::<usize>()],
+            shape in proptest::collection::vec(prop_oneof![0_usize..20, any::<usize>()], 0..20),
+            dtype in prop_oneof![Just("FP32"), Just("BYTES"), Just("BOOL"), Just("x")],
+        ) {
+            if let Ok(taken) = take(&mut region(), &[(0, "y")], vec![output(dtype, &shape, offset, length)]) {
+                prop_assert_eq!(taken[0].tensor.data().len(), length);
+            }
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Native code that fails, takes all memory or never ends costs a request or a version, and no daemon.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use testkit::binaries::workspace;
+use testkit::{Agent, Ask, Hub, Input, Reply, Site, story, wait};
+
+/// The smallest 64-bit integer, and some: its quotient by -1 is none.
+const POISON: [f32; 4] = [-9.3e18, 1.0, 2.0, 3.0];
+const FINE: [f32; 4] = [4.0, 3.0, 2.0, 1.0];
+
+/// Writes a folder for `cloud-hub model push` of two model files of `fixtures/isolation`.
+fn folder(site: &Site, model: &str, version: u64, device: &str, full: &str) -> Result<PathBuf> {
+    let path = site.folder().join(format!("{model}-{version}"));
+    fs::create_dir_all(&path)?;
+    let fixtures = workspace().join("tests/system/fixtures/isolation");
+    for (from, to) in [(device, "device.onnx"), (full, "full.onnx")] {
+        let from = fixtures.join(from).with_extension("onnx");
+        fs::copy(&from, path.join(to)).with_context(|| format!("copy {}", from.display()))?;
+    }
+    let tensor =
+        |kind: &str, name: &str| format!("[[{kind}]]\nname = \"{name}\"\ndatatype = \"FP32\"\nshape = [1, 4]\n");
+    let variant = |name: &str, runs_on: &str| {
+        format!(
+            "[[variant]]\nname = \"{name}\"\nruns_on = \"{runs_on}\"\nengines = [\"ort\"]\nprecision = \"fp32\"\nfile = \"{name}.onnx\"\n"
+        )
+    };
+    let text = format!(
+        "schema = 1\nmodel = \"{model}\"\nversion = {version}\ntask = \"test\"\ndescription = \"A test.\"\nlicence = \"MIT\"\n{}{}{}{}",
+        tensor("input", "x"),
+        tensor("output", "y"),
+        variant("device", "device"),
+        variant("full", "hub")
+    );
+    fs::write(path.join("model.toml"), text)?;
+    Ok(path)
+}
+
+fn ask(agent: &Agent, model: &str, policy: &str, values: &[f32; 4]) -> Result<Reply> {
+    agent.client()?.infer(model, &[Input::fp32("x", &[1, 4], values)], &Ask::policy(policy))
+}
+
+fn expect(agent: &Agent, model: &str, policy: &str, values: &[f32; 4]) -> Result<Reply> {
+    ask(agent, model, policy, values)?.ok().with_context(|| format!("{model} by {policy}"))
+}
+
+/// A hub that serves `models` of one device and one full file each, and an agent that follows them.
+fn fleet(site: &Site, models: &[(&str, &str, &str)]) -> Result<(Hub, Agent)> {
+    let mut hub = site.hub()?;
+    hub.start()?;
+    for (model, device, full) in models {
+        hub.push(&folder(site, model, 1, device, full)?, &[])?.ok()?;
+    }
+    let mut agent = site.agent("kitchen")?;
+    for (model, _, _) in models {
+        agent.config().set(&format!("models.{model}.policy"), "prefer-device")?;
+    }
+    agent.enrol(&hub)?;
+    agent.start()?;
+    for (model, _, _) in models {
+        agent.wait_version(model, 1)?;
+    }
+    Ok((hub, agent))
+}
+
+/// Child processes of engines under a daemon, by their parent.
+fn children(daemon: u32) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).map(str::trim);
+        if parent == Some(daemon.to_string().as_str()) && command_of(pid).contains("engine-host") {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+fn command_of(pid: u32) -> String {
+    let bytes = fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Whether a process runs; one that was not waited for does not.
+fn is_running(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    !status.is_empty() && !status.contains("State:\tZ")
+}
+
+fn signal(pid: u32, signal: rustix::process::Signal) -> Result<()> {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("a process number")?;
+    Ok(rustix::process::kill_process(pid, signal)?)
+}
+
+#[test]
+fn a_request_that_kills_native_code_is_an_error_of_its_own_and_nothing_else_fails() {
+    story(|site| {
+        let (mut hub, mut agent) = fleet(site, &[("divide", "divide", "divide"), ("good", "harmless", "harmless")])?;
+        let daemons = (hub.daemon()?.id(), agent.daemon()?.id());
+        for policy in ["only-device", "only-hub"] {
+            for _time in 0..2 {
+                let refused = ask(&agent, "divide", policy, &POISON)?;
+                ensure!(matches!(refused.status, 500..=599), "{policy}: {refused:?}");
+                expect(&agent, "good", policy, &FINE)?;
+                let answer = expect(&agent, "divide", policy, &FINE)?;
+                ensure!(answer.output == [-4.0, -3.0, -2.0, -1.0], "{answer:?}");
+            }
+        }
+        let died = |readings: testkit::metrics::Readings| readings.sum("sanderling_engine_host_deaths_total", &[]);
+        let before = (died(agent.metrics()?), died(hub.metrics()?));
+        ensure!(before == (2.0, 2.0), "{before:?}");
+        // The third time it is not even run.
+        for policy in ["only-device", "only-hub"] {
+            let refused = ask(&agent, "divide", policy, &POISON)?;
+            ensure!(matches!(refused.status, 500..=599), "{policy}: {refused:?}");
+        }
+        ensure!((died(agent.metrics()?), died(hub.metrics()?)) == before, "it was run again");
+        ensure!(agent.metrics()?.sum("sanderling_requests_quarantined_total", &[("model", "divide")]) >= 1.0, "agent");
+        ensure!(hub.metrics()?.sum("sanderling_requests_quarantined_total", &[("model", "divide")]) >= 1.0, "hub");
+        expect(&agent, "divide", "only-device", &FINE)?;
+        ensure!((hub.daemon()?.id(), agent.daemon()?.id()) == daemons && hub.daemon()?.ended()?.is_none(), "restarted");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_version_that_kills_the_engine_is_refused_at_push() {
+    story(|site| {
+        let mut hub = site.hub()?;
+        hub.start()?;
+        for (device, full) in [("divide-always", "harmless"), ("harmless", "divide-always")] {
+            let refused = hub.push(&folder(site, "always", 1, device, full)?, &[])?;
+            ensure!(refused.code != Some(0) && refused.stderr.contains("SIGFPE"), "{refused:?}");
+        }
+        ensure!(hub.daemon()?.ended()?.is_none(), "the hub ended");
+        // Held, it may be looked into.
+        let held = hub.push(&folder(site, "always", 1, "divide-always", "harmless")?, &["--hold"])?.ok()?;
+        ensure!(held.stdout.contains("SIGFPE") || held.stderr.contains("SIGFPE"), "{held:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_version_that_kills_the_engine_is_rejected_by_the_device_also_over_restarts() {
+    story(|site| {
+        let (hub, mut agent) = fleet(site, &[("always", "harmless", "harmless")])?;
+        hub.push(&folder(site, "always", 2, "divide-always", "harmless")?, &["--hold"])?.ok()?;
+        hub.offer("always", 2)?.ok()?;
+        let refused = wait::until("the hub hears of the refusal", || {
+            let device = hub.device("kitchen")?;
+            let told = device.to_string();
+            Ok((told.contains("engine_crashed") || told.contains("SIGFPE")).then_some(told))
+        })?;
+        ensure!(refused.contains("SIGFPE"), "{refused}");
+        let answer = expect(&agent, "always", "only-device", &FINE)?;
+        ensure!(answer.version() == 1 && answer.output == FINE, "{answer:?}");
+        let deaths = agent.metrics()?.sum("sanderling_engine_host_deaths_total", &[]);
+        ensure!(deaths <= 2.0, "{deaths} attempts");
+        for _restart in 0..2 {
+            agent.stop()?;
+            agent.start()?;
+            agent.wait_version("always", 1)?;
+            agent.wait_hub(true)?;
+            expect(&agent, "always", "only-device", &FINE)?;
+            ensure!(agent.metrics()?.sum("sanderling_engine_host_deaths_total", &[]) == 0.0, "it was tried again");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn without_isolation_a_version_that_ends_the_agent_is_given_up_at_its_third_start() {
+    story(|site| {
+        let mut hub = site.hub()?;
+        hub.config().set("inference.isolation", "none")?;
+        hub.start()?;
+        hub.push(&folder(site, "always", 1, "harmless", "harmless")?, &[])?.ok()?;
+        let mut agent = site.agent("kitchen")?;
+        agent.config().set("models.always.policy", "only-device")?;
+        agent.config().set("engine.isolation", "none")?;
+        agent.enrol(&hub)?;
+        agent.start()?;
+        agent.wait_version("always", 1)?;
+        hub.push(&folder(site, "always", 2, "divide-always", "harmless")?, &[])?.ok()?;
+        for _attempt in 0..2 {
+            agent.daemon()?.wait_ended(std::time::Duration::from_secs(120))?;
+            agent.launch()?;
+        }
+        wait::until("the hub hears of the refusal", || {
+            let told = hub.device("kitchen")?.to_string();
+            Ok(told.contains("engine_crashed").then_some(()))
+        })?;
+        agent.kill()?;
+        agent.start()?;
+        agent.wait_version("always", 1)?;
+        expect(&agent, "always", "only-device", &FINE).map(drop)
+    });
+}
+
+#[test]
+fn memory_that_a_model_takes_is_limited_and_not_the_daemons() {
+    story(|site| {
+        let mut hub = site.hub()?;
+        hub.config().set("inference.memory_max_bytes", 512 * 1024 * 1024)?;
+        hub.start()?;
+        // Either way is right: refused at push, or stopped at its limit at the run.
+        let pushed = hub.push(&folder(site, "memory", 1, "memory", "memory")?, &[])?;
+        ensure!(hub.daemon()?.ended()?.is_none(), "the hub ended: {pushed:?}");
+        hub.push(&folder(site, "request", 1, "memory-on-request", "memory-on-request")?, &[])?.ok()?;
+        let mut agent = site.agent("kitchen")?;
+        agent.config().set("models.request.policy", "only-device")?;
+        agent.config().set("engine.memory_max_bytes", 512 * 1024 * 1024)?;
+        agent.enrol(&hub)?;
+        agent.start()?;
+        agent.wait_version("request", 1)?;
+        for policy in ["only-device", "only-hub"] {
+            let small = expect(&agent, "request", policy, &[1.0, 0.0, 0.0, 0.0])?;
+            ensure!(small.output == [1.0, 0.0, 0.0, 0.0], "{small:?}");
+            let refused = ask(&agent, "request", policy, &[2048.0, 0.0, 0.0, 0.0])?;
+            ensure!(matches!(refused.status, 500..=599), "{policy}: {refused:?}");
+            expect(&agent, "request", policy, &[1.0, 0.0, 0.0, 0.0])?;
+        }
+        for (name, bytes) in [("agent", agent.daemon()?.resident_bytes()?), ("hub", hub.daemon()?.resident_bytes()?)] {
+            ensure!(bytes < 400 * 1024 * 1024, "the {name} has {bytes} bytes");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_child_process_that_is_killed_is_started_again_and_ends_with_its_daemon() {
+    story(|site| {
+        let (mut hub, mut agent) = fleet(site, &[("good", "harmless", "harmless")])?;
+        for (daemon, policy) in [(agent.daemon()?.id(), "only-device"), (hub.daemon()?.id(), "only-hub")] {
+            for _time in 0..2 {
+                let child = *children(daemon)?.first().context("a child process")?;
+                signal(child, rustix::process::Signal::KILL)?;
+                expect(&agent, "good", policy, &FINE)?;
+            }
+        }
+        let orphans = [children(agent.daemon()?.id())?, children(hub.daemon()?.id())?].concat();
+        ensure!(!orphans.is_empty(), "no child processes");
+        // One that does not run can be ended by the kernel alone.
+        signal(orphans[0], rustix::process::Signal::STOP)?;
+        agent.kill()?;
+        hub.kill()?;
+        wait::until_true("no child is left", || Ok(!orphans.iter().any(|pid| is_running(*pid))))
+    });
+}
+
+#[test]
+fn status_and_doctor_tell_where_engines_run() {
+    story(|site| {
+        let (hub, agent) = fleet(site, &[("good", "harmless", "harmless")])?;
+        let status = agent.status()?;
+        let hosts = status["engines"][0]["hosts"].as_array().cloned().unwrap_or_default();
+        ensure!(hosts.len() == 1 && hosts[0]["sessions"] == serde_json::json!(["good/1"]), "{status}");
+        let told: Value = hub.json(&["status"])?;
+        ensure!(told["isolation"] == "process" && told["hosts"][0]["shared"] == true, "{told}");
+        let doctor = agent.run(["doctor"])?;
+        ensure!(doctor.stdout.contains("in a child process"), "{doctor:?}");
+        Ok(())
+    });
+}
