@@ -24,6 +24,8 @@ use crate::admin::Refused;
 use crate::api::trust::{TrustChange, TrustChanged};
 use crate::api::{EngineView, HubStatus, Listening, ModelView, PublishRequest, Published, TokenCreated, VersionView};
 use crate::api::{FormView, WithdrawRequest, Withdrawn};
+use crate::backup::snapshot::{self, SnapshotError};
+use crate::backup::{self, Restored};
 use crate::clock;
 use crate::config::HubConfig;
 use crate::fleet::Fleet;
@@ -55,6 +57,8 @@ pub struct Hub {
     pub config: HubConfig,
     /// The state folder.
     pub folder: Folder,
+    /// The records of everything, for backups.
+    pub store: Arc<dyn Store>,
     /// The CA.
     pub ca: Ca,
     /// The records of everything below.
@@ -198,6 +202,18 @@ impl Hub {
         }
     }
 
+    /// Writes the store and the published timestamp to a file in the state folder, for a backup. Returns its name.
+    ///
+    /// # Errors
+    /// When store or disk fail; no file is left then.
+    pub async fn backup_snapshot(&self) -> Result<String, SnapshotError> {
+        let file = format!("{}{}.snapshot", backup::SNAPSHOT_PREFIX, uuid::Uuid::new_v4());
+        let (_held, timestamp) = self.registry.hold_still().await.map_err(std::io::Error::other)?;
+        let path = self.folder.root().join(&file);
+        snapshot::write(self.store.as_ref(), &timestamp, clock::unix_s(), &path).await?;
+        Ok(file)
+    }
+
     /// Changes who may sign what, or renews it.
     ///
     /// # Errors
@@ -216,7 +232,7 @@ impl Hub {
     fn warnings(&self) -> Vec<String> {
         let trust = self.registry.trust_warnings(Timestamp::now());
         let own = self.warnings.iter().cloned().chain(self.workers.warnings());
-        own.chain(trust).chain(self.registry.damage()).chain(self.strangers()).collect()
+        own.chain(trust).chain(self.live_warnings()).collect()
     }
 
     /// Every model.
@@ -266,6 +282,12 @@ impl Hub {
         })
     }
 
+    /// Warnings that come and go while the hub runs.
+    fn live_warnings(&self) -> Vec<String> {
+        let restored = Restored::read(&self.folder).map(|restored| restored.warning());
+        restored.into_iter().chain(self.registry.damage()).chain(self.strangers()).collect()
+    }
+
     /// Devices that serve something else under a number than what is published under it. It takes a number that was used
     /// twice: a withdrawal that a lost record allowed, or a hub that was restored from a backup.
     fn strangers(&self) -> Vec<String> {
@@ -273,10 +295,14 @@ impl Hub {
             let manifest = self.registry.manifest(model, installed.version)?;
             let published = manifest.variant(&installed.variant).map(|variant| variant.file.digest);
             (published != Some(installed.digest)).then(|| {
-                format!("serves {model}/{} with other content than is published: push a higher version", installed.version)
+                format!(
+                    "serves {model}/{} with other content than is published: push a higher version",
+                    installed.version
+                )
             })
         };
-        let models: Vec<ModelName> = self.registry.snapshot().models().map(|(model, _versions)| model.clone()).collect();
+        let models: Vec<ModelName> =
+            self.registry.snapshot().models().map(|(model, _versions)| model.clone()).collect();
         let followers = models.iter().flat_map(|model| {
             self.fleet.followers(model).into_iter().filter_map(move |follower| {
                 Some(format!("device {} {}", follower.device, is_other(model, follower.active.as_ref()?)?))

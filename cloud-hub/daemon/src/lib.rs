@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod backup;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -14,6 +15,7 @@ pub mod guard;
 pub mod hub;
 pub mod metrics;
 pub mod operators;
+mod readmission;
 pub mod registry;
 pub mod shutdown;
 pub mod state;

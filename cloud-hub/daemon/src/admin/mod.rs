@@ -4,6 +4,7 @@
 //! address or URL is ever taken from a request, and none is ever given back.
 
 mod auth;
+mod backup;
 mod blobs;
 mod devices;
 mod error;
@@ -52,6 +53,8 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/devices", get(devices::list))
         .route("/devices/{device}", get(devices::show))
         .route("/devices/{device}/revoke", post(devices::revoke))
+        .route("/devices/{device}/readmit", post(devices::readmit))
+        .route("/backup", post(backup::snapshot))
         .route("/models", get(models::list))
         .route("/models/{model}", get(models::show))
         .route("/models/{model}/versions", post(models::publish))

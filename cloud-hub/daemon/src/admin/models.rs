@@ -12,7 +12,9 @@ use types::ModelName;
 use super::Refused;
 use super::auth::Operator;
 use super::error::{JsonBody, Named};
-use crate::api::{ErrorCode, ModelList, ModelView, OfferRequest, PublishRequest, Published, WithdrawRequest, Withdrawn};
+use crate::api::{
+    ErrorCode, ModelList, ModelView, OfferRequest, PublishRequest, Published, WithdrawRequest, Withdrawn,
+};
 use crate::hub::Hub;
 use crate::registry::MetadataName;
 use crate::registry::publish::PublishError;
@@ -100,8 +102,9 @@ fn refuse(error: &PublishError) -> Refused {
             Refused::new(ErrorCode::Conflict, error.to_string())
                 .hint("raise `version` in model.toml and push that; cloud-hub model status shows what there is")
         }
-        PublishError::Taken { .. } => Refused::new(ErrorCode::Conflict, error.to_string())
-            .hint("a version that a device has is followed by a higher one: raise `version` in model.toml and push that"),
+        PublishError::Taken { .. } => Refused::new(ErrorCode::Conflict, error.to_string()).hint(
+            "a version that a device has is followed by a higher one: raise `version` in model.toml and push that",
+        ),
         PublishError::Moved => {
             Refused::new(ErrorCode::Conflict, error.to_string()).hint("push again: somebody else published meanwhile")
         }

@@ -20,6 +20,7 @@ use types::ModelName;
 use super::{ARTIFACT_TURNS, Hub, Running};
 use crate::admin;
 use crate::api::Listening;
+use crate::backup::{Restored, SNAPSHOT_PREFIX};
 use crate::config::{HubConfig, InferenceTable};
 use crate::fleet::Fleet;
 use crate::guard::budget::Budget;
@@ -180,7 +181,8 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Re
     let metadata = Metadata::open(ground.folder.clone())?;
     let blobs = Blobs::new(ground.folder.clone());
     let registry = Registry::open(Arc::clone(&store), blobs, metadata, is_rebuilt, &mut warnings).await?;
-    let fleet = Arc::new(Fleet::open(Arc::clone(&store)).await?);
+    let is_restored = Restored::read(&ground.folder).is_some();
+    let fleet = Arc::new(Fleet::open(Arc::clone(&store), is_restored).await?);
     let loader = Loader { engine, inference: config.inference.clone(), gateway: config.gateway.clone() };
     let workers = Workers::new(config.inference.clone());
     load_models(&registry, &workers, &loader, config.inference.versions_loaded, &mut warnings).await;
@@ -233,10 +235,21 @@ impl Ground {
         files::create_dir(&folder.blobs())?;
         // What an upload left that was cut off by the last end.
         files::remove_unfinished(&folder.blobs())?;
+        remove_snapshots(&folder);
         let ca = load_ca(&folder)?;
         let identity = ca.issue_server(&server_names(config), Validity::from_now(SERVER_CERTIFICATE_LIFETIME))?;
         let sockets = Sockets::bind(config, &ca, identity)?;
         Ok(Self { folder, lock, ca, sockets })
+    }
+}
+
+/// Removes snapshots that a backup left behind which was cut off: they hold every record of the hub.
+fn remove_snapshots(folder: &Folder) {
+    let entries = std::fs::read_dir(folder.root()).into_iter().flatten().filter_map(Result::ok);
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(SNAPSHOT_PREFIX)) {
+        if let Err(error) = files::remove_file(&entry.path()) {
+            tracing::warn!(error = telemetry::chain(&error), "a snapshot of an earlier backup stays behind");
+        }
     }
 }
 

@@ -48,7 +48,9 @@ pub(super) enum Done {
 }
 
 /// Runs disk or engine work where it may block.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.map_err(|_stopped| trouble::interrupted())?
 }
 

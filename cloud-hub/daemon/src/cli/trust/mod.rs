@@ -52,10 +52,13 @@ The new keys of the hub are made on the hub and never leave it. `rotate targets`
 version of the list in what these keys sign.")]
     Rotate(rotate::RotateArgs),
     /// Let one more key sign root or targets, or change how many must sign.
-    #[command(name = "add-signer", after_help = "\
+    #[command(
+        name = "add-signer",
+        after_help = "\
 Examples:
   cloud-hub trust add-signer targets alice.pub --threshold 2 --keys offline-keys
-  cloud-hub trust add-signer root --threshold 2 --keys offline-keys")]
+  cloud-hub trust add-signer root --threshold 2 --keys offline-keys"
+    )]
     AddSigner(SignerArgs),
     /// Take a key of root or targets away, for example one that was lost.
     #[command(
@@ -271,7 +274,9 @@ fn edit_authority(
     authority.threshold = threshold.unwrap_or(authority.threshold);
     if authority.threshold == 0 || authority.threshold > authority.keys.len() {
         let (keys, threshold) = (authority.keys.len(), authority.threshold);
-        return Err(usage(format!("{threshold} of {keys} keys cannot sign")).hint("give a lower --threshold, from 1 up"));
+        return Err(
+            usage(format!("{threshold} of {keys} keys cannot sign")).hint("give a lower --threshold, from 1 up")
+        );
     }
     Ok(())
 }
@@ -285,8 +290,11 @@ fn sign(args: &SignArgs) -> Result<(), CliError> {
     }
     let signed = finish::sign(&mut change, &keys)?;
     if signed == 0 {
-        return Err(CliError::new(ExitKind::Refused, "none of these keys may sign this change, or they signed it already")
-            .hint("see which keys are needed: cloud-hub trust status"));
+        return Err(CliError::new(
+            ExitKind::Refused,
+            "none of these keys may sign this change, or they signed it already",
+        )
+        .hint("see which keys are needed: cloud-hub trust status"));
     }
     write_change(&args.file, &change)?;
     for line in finish::still_needed(&change, &args.file)? {
