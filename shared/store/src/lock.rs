@@ -7,14 +7,11 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 /// Longest process id in text, with room to spare.
 const PID_BYTES_MAX: u64 = 32;
-
-/// Flag of `open` that refuses a link in the place of the lock file.
-const NO_LINK: i32 = OFlags::NOFOLLOW.bits().cast_signed();
 
 /// Why a folder could not be locked.
 #[derive(Debug, thiserror::Error)]
