@@ -111,6 +111,12 @@ impl DeviceRecord {
         Self { next_key: Some(key).filter(|key| *key != self.key), ..self.clone() }
     }
 
+    /// The record with a key that was renewed after the backup from which the record comes.
+    #[must_use]
+    pub fn adopting(&self, key: Digest) -> Self {
+        Self { key, next_key: None, ..self.clone() }
+    }
+
     /// The record after its renewed key was seen.
     #[must_use]
     pub fn promoted(&self) -> Self {

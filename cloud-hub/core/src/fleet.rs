@@ -118,8 +118,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// A device fetches the manifest of a version. Returns whether that is news, to be stored before it is served: from
-    /// then on the device may have the version, whatever becomes of its reports.
+    /// A device fetches the manifest of a version. Store the device before the manifest is served: from then on it may
+    /// have the version, whatever becomes of its reports.
     ///
     /// # Errors
     /// [`Replaced`].
@@ -130,8 +130,9 @@ impl Fleet {
         model: &ModelName,
         version: Version,
         now_unix_s: u64,
-    ) -> Result<bool, Replaced> {
-        Ok(self.speaking(id, connection)?.takes(model, version, now_unix_s))
+    ) -> Result<(), Replaced> {
+        self.speaking(id, connection)?.takes(model, version, now_unix_s);
+        Ok(())
     }
 
     /// The devices that have a version, or may have it, by name.
@@ -143,7 +144,8 @@ impl Fleet {
 
     /// A version was withdrawn. Returns the devices of which something changed, to be stored.
     pub fn withdrawn(&mut self, model: &ModelName, version: Version) -> Vec<DeviceId> {
-        let changed = self.devices.iter_mut().filter_map(|(id, device)| device.forget(model, version).then(|| id.clone()));
+        let changed =
+            self.devices.iter_mut().filter_map(|(id, device)| device.forget(model, version).then(|| id.clone()));
         changed.collect()
     }
 

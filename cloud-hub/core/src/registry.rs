@@ -345,10 +345,7 @@ mod tests {
         registry.publish(&digits, record(20, "typo"), Publish::Offer).unwrap();
         assert_eq!(registry.withdraw(&digits, version(20), Some(version(1))).unwrap().version, version(20));
         assert_eq!(registry.current(&digits), Some(version(1)));
-        assert!(matches!(
-            registry.withdraw(&digits, version(20), None),
-            Err(RegistryError::UnknownVersion { .. })
-        ));
+        assert!(matches!(registry.withdraw(&digits, version(20), None), Err(RegistryError::UnknownVersion { .. })));
         registry.publish(&digits, record(20, "other"), Publish::Offer).unwrap();
         registry.withdraw(&digits, version(20), Some(version(2))).unwrap();
         assert_eq!(registry.current(&digits), None, "what was held is not offered by a withdrawal");

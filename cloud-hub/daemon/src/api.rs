@@ -9,6 +9,8 @@
 //! | `POST /operators/{name}/revoke` | | [`OperatorRevoked`] |
 //! | `GET /devices`, `GET /devices/{id}` | | [`DeviceList`], [`DeviceView`] |
 //! | `POST /devices/{id}/revoke` | [`RevokeRequest`] | [`DeviceView`] |
+//! | `POST /devices/{id}/readmit` | | [`DeviceView`] |
+//! | `POST /backup` | | [`BackupSnapshot`] |
 //! | `GET /models`, `GET /models/{m}` | | [`ModelList`], [`ModelView`] |
 //! | `HEAD /blobs/{digest}`, `PUT /blobs/{digest}` | the bytes | 200 or 404; [`BlobStored`] |
 //! | `GET /trust` | | [`trust::TrustView`] |
@@ -184,6 +186,30 @@ impl fmt::Debug for OperatorCreated {
 pub struct DeviceList {
     /// By name.
     pub devices: Vec<DeviceView>,
+    /// Devices that have no record here and show a certificate of this hub's CA, by name: they were enrolled after the
+    /// backup from which this hub was restored. `POST /devices/{id}/readmit` lets one in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<UnknownDevice>,
+}
+
+/// A device without a record that tried to connect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnknownDevice {
+    /// The name in its certificate.
+    pub device: DeviceId,
+    /// Digest of its public key.
+    pub key: Digest,
+    /// Where it last connected from.
+    pub address: String,
+    /// When that was.
+    pub seen_unix_ms: u64,
+}
+
+/// A snapshot of the store lies in the state folder, for `cloud-hub backup create` on the hub's own machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupSnapshot {
+    /// Name of the file in the state folder. Whoever asked deletes it.
+    pub file: String,
 }
 
 /// Whether a device may connect.

@@ -14,7 +14,7 @@ use store::{Store, StoreError, Table};
 use transport::{CloseCode, Connection};
 use types::{DeviceId, Digest, ModelName, Version};
 
-use crate::api::{DeviceModelView, DeviceState, DeviceView, FormView, ModelDeviceView, ReportView};
+use crate::api::{DeviceModelView, DeviceState, DeviceView, FormView, ModelDeviceView, ReportView, UnknownDevice};
 use crate::clock;
 
 /// The table of device records; [`crate::tokens`] enters devices into it.
@@ -36,6 +36,12 @@ pub enum FleetError {
     /// No such device.
     #[error("no device is called {0}")]
     Unknown(DeviceId),
+    /// A device without a record that is to be readmitted has not connected.
+    #[error("no unknown device called {0} has connected since the hub was started")]
+    NotSeen(DeviceId),
+    /// A device that is to be readmitted has a record.
+    #[error("{0} is on record already")]
+    Exists(DeviceId),
     /// The store.
     #[error("use the record of a device")]
     Store(#[from] StoreError),
@@ -84,12 +90,15 @@ pub struct Fleet {
     states: Table<StoredState>,
     inner: Mutex<Inner>,
     connections: AtomicU64,
+    /// Whether this hub was restored from a backup: keys that were renewed since are then taken from certificates.
+    is_restored: bool,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     fleet: core::Fleet,
     live: HashMap<ConnectionId, Connection>,
+    unknown: crate::readmission::UnknownDevices,
     certificates: HashMap<DeviceId, u64>,
 }
 
@@ -119,7 +128,7 @@ impl Fleet {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn open(store: Arc<dyn Store>) -> Result<Self, StoreError> {
+    pub async fn open(store: Arc<dyn Store>, is_restored: bool) -> Result<Self, StoreError> {
         let states: Table<StoredState> = Table::new(Arc::clone(&store), "device-state");
         let mut inner = Inner::default();
         for (name, mut state) in states.list().await? {
@@ -131,7 +140,13 @@ impl Fleet {
             inner.certificates.extend(state.certificate_until_unix_s.map(|until| (id.clone(), until)));
             inner.fleet.restore(id, state.device);
         }
-        Ok(Self { records: device_table(store), states, inner: Mutex::new(inner), connections: AtomicU64::new(0) })
+        Ok(Self {
+            records: device_table(store),
+            states,
+            inner: Mutex::new(inner),
+            connections: AtomicU64::new(0),
+            is_restored,
+        })
     }
 
     /// Judges a connection by the device's record, and seats the device. An older connection of it is closed.
@@ -142,7 +157,12 @@ impl Fleet {
     /// # Cancel safety
     /// The device is seated or not.
     pub async fn admit(self: &Arc<Self>, connection: &Connection, presented: &Presented) -> Result<Seat, NotAdmitted> {
-        self.judge(presented).await?;
+        if let Err(refused) = self.judge(presented).await {
+            if matches!(refused, NotAdmitted::Refused(authorise::Refused::Unknown)) {
+                self.inner().unknown.note(presented, connection.remote_addr(), clock::unix_ms());
+            }
+            return Err(refused);
+        }
         let id = ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed));
         let not_after_unix_s = presented.not_after_unix_s;
         let seat = Seat { device: presented.id.clone(), id, not_after_unix_s, fleet: Arc::clone(self) };
@@ -190,15 +210,14 @@ impl Fleet {
         Ok(())
     }
 
-    /// Notes that a device fetches the manifest of a version, durably where it is news: a version that a device may have
-    /// is never withdrawn.
+    /// Notes durably that a device fetches the manifest of a version: one that a device may have is never withdrawn.
     ///
     /// # Errors
     /// When the connection was replaced by a newer one.
     pub async fn takes(&self, seat: &Seat, model: &ModelName, version: Version) -> Result<(), Replaced> {
-        if self.inner().fleet.takes(&seat.device, seat.id, model, version, clock::unix_s())? {
-            self.keep(&seat.device).await;
-        }
+        self.inner().fleet.takes(&seat.device, seat.id, model, version, clock::unix_s())?;
+        // Reports of an update under way are kept in memory only, this is not.
+        self.keep(&seat.device).await;
         Ok(())
     }
 
@@ -352,7 +371,19 @@ impl Fleet {
         loop {
             let entry = self.records.entry(presented.id.as_str()).await?;
             let record = entry.as_ref().map(|entry| &entry.value);
-            match authorise::authorise(record, presented, clock::unix_s())? {
+            let judged = authorise::authorise(record, presented, clock::unix_s());
+            if let (Err(authorise::Refused::WrongKey), Some(record)) = (&judged, record)
+                && self.was_renewed_since_the_backup(presented)
+            {
+                tracing::warn!(device = %presented.id, "a key that was renewed after the backup is taken for this device's own");
+                match self.records.put_if(presented.id.as_str(), entry.as_ref(), &record.adopting(presented.key)).await
+                {
+                    Ok(()) => continue,
+                    Err(error) if error.is_conflict() => continue,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            match judged? {
                 Admitted::Known => return Ok(()),
                 Admitted::Promote => {
                     let Some(record) = record else { return Err(authorise::Refused::Unknown.into()) };
@@ -365,6 +396,38 @@ impl Fleet {
                 }
             }
         }
+    }
+
+    /// Whether a certificate with a key that is not on record was issued after the backup from which this hub was
+    /// restored: it ends later than the newest one on record. This hub's CA has signed it for this name; a record from
+    /// before a backup cannot know it.
+    fn was_renewed_since_the_backup(&self, presented: &Presented) -> bool {
+        let known = self.inner().certificates.get(&presented.id).copied();
+        let is_newer = known.is_some_and(|known| presented.not_after_unix_s > known);
+        self.is_restored && is_newer && presented.not_after_unix_s >= clock::unix_s()
+    }
+
+    /// Devices without a record that tried to connect, by name.
+    #[must_use]
+    pub fn unknown(&self) -> Vec<UnknownDevice> {
+        self.inner().unknown.list()
+    }
+
+    /// Lets a device in that has no record and showed a certificate of this hub's CA: one that was enrolled after the
+    /// backup from which this hub was restored.
+    ///
+    /// # Errors
+    /// When it did not connect since the start, is on record, or the store fails; then nothing was changed.
+    pub async fn readmit(&self, device: &DeviceId) -> Result<DeviceView, FleetError> {
+        let seen = self.inner().unknown.key_of(device).ok_or_else(|| FleetError::NotSeen(device.clone()))?;
+        self.records
+            .update(device.as_str(), |record: Option<DeviceRecord>| match record {
+                Some(_) => Err(FleetError::Exists(device.clone())),
+                None => Ok(Some(DeviceRecord::enrolled(device.clone(), seen, clock::unix_s()))),
+            })
+            .await?;
+        self.inner().unknown.forget(device);
+        self.show(device).await
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

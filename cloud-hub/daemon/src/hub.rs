@@ -3,6 +3,7 @@
 //! Fed by `cloud-hub serve`. The order of coming up is the order of what can go wrong cheapest: folder and lock, engine,
 //! ports, store, signed metadata, models; only then is anything served.
 
+mod progress;
 mod running;
 mod start;
 
@@ -13,6 +14,7 @@ use bundle::manifest::regress;
 use hub_core::registry::{Change, Standing};
 use jiff::Timestamp;
 use protocol::JoinToken;
+use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use transport::Ca;
@@ -22,6 +24,8 @@ use crate::admin::Refused;
 use crate::api::trust::{TrustChange, TrustChanged};
 use crate::api::{EngineView, HubStatus, Listening, ModelView, PublishRequest, Published, TokenCreated, VersionView};
 use crate::api::{FormView, WithdrawRequest, Withdrawn};
+use crate::backup::snapshot::{self, SnapshotError};
+use crate::backup::{self, Restored};
 use crate::clock;
 use crate::config::HubConfig;
 use crate::fleet::Fleet;
@@ -55,8 +59,12 @@ pub struct Hub {
     pub config: HubConfig,
     /// The state folder.
     pub folder: Folder,
+    /// The records of everything, for backups.
+    pub store: Arc<dyn Store>,
     /// The CA.
     pub ca: Ca,
+    /// The records of everything below.
+    pub store: Arc<dyn Store>,
     /// Who may call the admin API.
     pub operators: Operators,
     /// Who may join.
@@ -197,6 +205,18 @@ impl Hub {
         }
     }
 
+    /// Writes the store and the published timestamp to a file in the state folder, for a backup. Returns its name.
+    ///
+    /// # Errors
+    /// When store or disk fail; no file is left then.
+    pub async fn backup_snapshot(&self) -> Result<String, SnapshotError> {
+        let file = format!("{}{}.snapshot", backup::SNAPSHOT_PREFIX, uuid::Uuid::new_v4());
+        let (_held, timestamp) = self.registry.hold_still().await.map_err(std::io::Error::other)?;
+        let path = self.folder.root().join(&file);
+        snapshot::write(self.store.as_ref(), &timestamp, clock::unix_s(), &path).await?;
+        Ok(file)
+    }
+
     /// Changes who may sign what, or renews it.
     ///
     /// # Errors
@@ -215,7 +235,7 @@ impl Hub {
     fn warnings(&self) -> Vec<String> {
         let trust = self.registry.trust_warnings(Timestamp::now());
         let own = self.warnings.iter().cloned().chain(self.workers.warnings());
-        own.chain(trust).chain(self.registry.damage()).chain(self.strangers()).collect()
+        own.chain(trust).chain(self.live_warnings()).collect()
     }
 
     /// Every model.
@@ -263,6 +283,12 @@ impl Hub {
             isolation: Some(self.config.inference.isolation),
             hosts: self.loader.engine.hosts(),
         })
+    }
+
+    /// Warnings that come and go while the hub runs.
+    fn live_warnings(&self) -> Vec<String> {
+        let restored = Restored::read(&self.folder).map(|restored| restored.warning());
+        restored.into_iter().chain(self.registry.damage()).chain(self.strangers()).collect()
     }
 
     /// Devices that serve something else under a number than what is published under it. It takes a number that was used

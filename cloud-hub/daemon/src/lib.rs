@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod backup;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod hub;
 pub mod metrics;
 pub mod operators;
 pub mod reach;
+mod readmission;
 pub mod registry;
 pub mod shutdown;
 pub mod state;

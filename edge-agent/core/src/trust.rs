@@ -269,7 +269,8 @@ mod tests {
 
     #[test]
     fn the_role_that_ends_first_says_how_the_trust_stands() {
-        let roles = [("root", 100 * DAY_S), ("targets", 90 * DAY_S), ("snapshot", 20 * DAY_S), ("timestamp", 7 * DAY_S)];
+        let roles =
+            [("root", 100 * DAY_S), ("targets", 90 * DAY_S), ("snapshot", 20 * DAY_S), ("timestamp", 7 * DAY_S)];
         assert_eq!(standing(&[], 0), Standing::Unknown);
         assert_eq!(standing(&roles, DAY_S), Standing::Valid { role: "timestamp", until: 7 * DAY_S });
         assert_eq!(standing(&roles, 8 * DAY_S), Standing::Expired { role: "timestamp", since: 7 * DAY_S });

@@ -95,10 +95,8 @@ pub fn resume(model: ModelName, found: OnDisk) -> (Updater, Vec<Step>) {
     }
     for lost in [found.slots.active, found.slots.previous].into_iter().flatten() {
         if !slots.names(lost.version) {
-            let damaged = || Failure {
-                kind: FailureKind::Damaged,
-                detail: "its files are missing or damaged".to_owned(),
-            };
+            let damaged =
+                || Failure { kind: FailureKind::Damaged, detail: "its files are missing or damaged".to_owned() };
             // One that was given up at this start is whole; the shell left it out because it must not be loaded again.
             let outcome = match updater.failed.get(&lost.version) {
                 Some(failure) => Outcome::Failed(failure.clone()),

@@ -24,8 +24,8 @@ pub use key_file::{EncryptedKey, KeyFile, Passphrase};
 pub use metadata::Signed;
 pub use repository::{
     Authority, InitialKeys, OnlineKeys, Repository, Roles, VERSION_PLAUSIBLE_MAX, add_target, draft_addition,
-    draft_removal, draft_root, draft_targets, first_root, first_targets, init_repository, next_root, remove_target,
-    renew_targets, snapshot_and_timestamp,
+    draft_removal, draft_root, draft_targets, first_root, first_targets, fresh_snapshot_and_timestamp, init_repository,
+    next_root, remove_target, renew_targets, snapshot_and_timestamp,
 };
 
 /// The four files of a TUF repository.
@@ -221,7 +221,9 @@ pub enum SignError {
     #[error("metadata holds a number that is no integer")]
     NotAnInteger,
     /// A version number has come to its end.
-    #[error("{0} metadata has the highest version there is: it can only begin anew under other keys (cloud-hub trust rotate)")]
+    #[error(
+        "{0} metadata has the highest version there is: it can only begin anew under other keys (cloud-hub trust rotate)"
+    )]
     VersionsExhausted(&'static str),
     /// Devices would refuse it.
     #[error("check {role} metadata as a device does")]

@@ -98,7 +98,7 @@ async fn a_hub_that_offers_older_files_is_refused() {
     // The honest hub is back.
     world.shelf.publish(&world.snapshot);
     world.shelf.publish(&newest);
-    assert_eq!(device.refresh(&world.shelf, now()).await.unwrap().targets_version(), 2);
+    assert_eq!(device.refresh(&world.shelf, now()).await.unwrap().targets_version(), world.targets.version);
     assert_eq!(device.trust.current().unwrap().latest_version(&digits()), Some(version(1)));
 }
 
@@ -122,7 +122,7 @@ async fn a_timestamp_without_its_snapshot_does_not_make_a_device_forget() {
     device.reopen();
     let refused = device.refresh(&world.shelf, now()).await.unwrap_err();
     assert!(rollback_of(&refused).starts_with("targets"), "{refused:?}");
-    assert_eq!(device.trust.current().unwrap().targets_version(), 2);
+    assert_eq!(device.trust.current().unwrap().targets_version(), world.targets.version);
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn the_floor_holds_when_the_stored_set_was_lost() {
     old.iter().for_each(|signed| world.shelf.publish(signed));
     assert_eq!(rollback_of(&device.refresh(&world.shelf, now()).await.unwrap_err()), "timestamp");
     world.beat(now());
-    assert_eq!(device.refresh(&world.shelf, now()).await.unwrap().targets_version(), 2);
+    assert_eq!(device.refresh(&world.shelf, now()).await.unwrap().targets_version(), world.targets.version);
 }
 
 #[tokio::test]
@@ -304,10 +304,15 @@ async fn rotten_files_cost_a_refresh_and_nothing_else() {
             for _restart in 0..2 {
                 device.reopen();
                 let healed = device.refresh(&world.shelf, now()).await.unwrap();
-                assert_eq!((healed.root_version(), healed.targets_version()), (2, 2), "{file} cut to {keep} bytes");
+                let versions = (healed.root_version(), healed.targets_version());
+                assert_eq!(versions, (2, world.targets.version), "{file} cut to {keep} bytes");
             }
             device.reopen();
-            assert_eq!(device.trust.current().map(|kept| kept.targets_version()), Some(2), "{file}");
+            assert_eq!(
+                device.trust.current().map(|kept| kept.targets_version()),
+                Some(world.targets.version),
+                "{file}"
+            );
         }
     }
 }

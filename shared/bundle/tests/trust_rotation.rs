@@ -221,7 +221,8 @@ async fn a_device_that_slept_through_expired_roots_follows_them() {
     }
     let at = later(1501);
     let signers = [&world.keys.targets];
-    let targets = sign::renew_targets(&world.root.bytes, &world.root.bytes, &world.targets.bytes, &signers, at).unwrap();
+    let targets =
+        sign::renew_targets(&world.root.bytes, &world.root.bytes, &world.targets.bytes, &signers, at).unwrap();
     world.publish(targets, at);
     let trusted = device.refresh(&world.shelf, at).await.unwrap();
     assert_eq!(trusted.root_version(), 4);

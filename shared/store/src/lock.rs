@@ -7,14 +7,11 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 /// Longest process id in text, with room to spare.
 const PID_BYTES_MAX: u64 = 32;
-
-/// Flag of `open` that refuses a link in the place of the lock file.
-const NO_LINK: i32 = OFlags::NOFOLLOW.bits().cast_signed();
 
 /// Why a folder could not be locked.
 #[derive(Debug, thiserror::Error)]
@@ -84,10 +81,9 @@ impl StateLock {
     pub(crate) fn acquire_file(path: &Path) -> Result<Self, LockError> {
         let failed = |source| LockError::Io { path: path.to_owned(), source };
         let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(false);
-        // A link in its place would make root write elsewhere.
-        let options = options.custom_flags(NO_LINK).open(path);
-        let mut file = options.map_err(failed)?;
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        // A link in its place would have another file emptied.
+        let mut file = options.custom_flags(crate::files::NO_FOLLOW).open(path).map_err(failed)?;
         crate::owner::adopt(&file, path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}

@@ -130,7 +130,11 @@ fn describe() {
     describe_counter!(HOST_RESTARTS, Unit::Count, "Child processes of engines that were started again.");
     describe_counter!(HOST_DEATHS, Unit::Count, "Child processes of engines that ended, by cause.");
     describe_counter!(REQUESTS_QUARANTINED, Unit::Count, "Requests not run because they ended a child process before.");
-    describe_counter!(MODELS_CONDEMNED, Unit::Count, "Models not run any more because they kept ending child processes.");
+    describe_counter!(
+        MODELS_CONDEMNED,
+        Unit::Count,
+        "Models not run any more because they kept ending child processes."
+    );
     describe_gauge!(TRUST_EXPIRES, Unit::Seconds, "When the signature of a trust role expires, since 1970.");
     describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the label version tells the build.");
 }

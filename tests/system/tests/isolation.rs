@@ -21,7 +21,8 @@ fn folder(site: &Site, model: &str, version: u64, device: &str, full: &str) -> R
         let from = fixtures.join(from).with_extension("onnx");
         fs::copy(&from, path.join(to)).with_context(|| format!("copy {}", from.display()))?;
     }
-    let tensor = |kind: &str, name: &str| format!("[[{kind}]]\nname = \"{name}\"\ndatatype = \"FP32\"\nshape = [1, 4]\n");
+    let tensor =
+        |kind: &str, name: &str| format!("[[{kind}]]\nname = \"{name}\"\ndatatype = \"FP32\"\nshape = [1, 4]\n");
     let variant = |name: &str, runs_on: &str| {
         format!(
             "[[variant]]\nname = \"{name}\"\nruns_on = \"{runs_on}\"\nengines = [\"ort\"]\nprecision = \"fp32\"\nfile = \"{name}.onnx\"\n"
@@ -98,8 +99,7 @@ fn signal(pid: u32, signal: rustix::process::Signal) -> Result<()> {
 #[test]
 fn a_request_that_kills_native_code_is_an_error_of_its_own_and_nothing_else_fails() {
     story(|site| {
-        let (mut hub, mut agent) =
-            fleet(site, &[("divide", "divide", "divide"), ("good", "harmless", "harmless")])?;
+        let (mut hub, mut agent) = fleet(site, &[("divide", "divide", "divide"), ("good", "harmless", "harmless")])?;
         let daemons = (hub.daemon()?.id(), agent.daemon()?.id());
         for policy in ["only-device", "only-hub"] {
             for _time in 0..2 {

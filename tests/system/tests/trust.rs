@@ -188,7 +188,13 @@ fn a_device_that_slept_through_renewals_and_rotations_follows() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
         fleet.agent.stop()?;
-        for args in [["renew", "--root"].as_slice(), &["rotate", "root"], &["rotate", "targets"], &["renew"], &["rotate", "online"]] {
+        for args in [
+            ["renew", "--root"].as_slice(),
+            &["rotate", "root"],
+            &["rotate", "targets"],
+            &["renew"],
+            &["rotate", "online"],
+        ] {
             trust(&fleet.hub, args)?.ok()?;
         }
         let view = fleet.hub.json(&["trust", "status"])?;
@@ -216,7 +222,9 @@ fn forge(role: Role, version: u64, meta: Value, expires: &str, key: &KeyPair) ->
             Value::Object(fields) => {
                 let mut names: Vec<&String> = fields.keys().collect();
                 names.sort();
-                Value::Object(names.into_iter().map(|name| (name.clone(), sorted(&fields[name]))).collect::<Map<_, _>>())
+                Value::Object(
+                    names.into_iter().map(|name| (name.clone(), sorted(&fields[name]))).collect::<Map<_, _>>(),
+                )
             }
             other => other.clone(),
         }
@@ -236,7 +244,8 @@ fn reference(version: u64, bytes: &[u8]) -> Value {
 fn run_away(hub: &Hub) -> Result<()> {
     let folder = hub.folder().join("trust/metadata");
     let key = |name: &str| KeyPair::load(&hub.folder().join("trust/online").join(name));
-    let newest = files_below(&folder)?.into_iter().filter(|path| path.display().to_string().ends_with(".targets.json")).max();
+    let newest =
+        files_below(&folder)?.into_iter().filter(|path| path.display().to_string().ends_with(".targets.json")).max();
     let targets = fs::read(newest.context("a list of versions")?)?;
     let targets = Signed::read(Role::Targets, &targets)?;
     let expires = "2999-01-01T00:00:00Z";

@@ -226,16 +226,15 @@ impl Device {
         }
     }
 
-    /// Notes that the device fetches a version, unless it is known to be on its way there.
-    pub(super) fn takes(&mut self, model: &ModelName, version: Version, now_unix_s: u64) -> bool {
+    /// Notes that the device fetches a version, where the device itself has not said so.
+    pub(super) fn takes(&mut self, model: &ModelName, version: Version, now_unix_s: u64) {
         let known = self.models.get(model).and_then(|model| model.progress(version));
         if known.is_some_and(|progress| !matches!(progress.outcome, Outcome::Refused { .. })) {
-            return false;
+            return;
         }
         let (stage, outcome) = (Stage::Fetching, Outcome::Running);
         let report = Report { model: model.clone(), version, variant: None, stage, outcome, installed: None };
         self.report(report, now_unix_s);
-        true
     }
 
     /// Forgets a version that was withdrawn.

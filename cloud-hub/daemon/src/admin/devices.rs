@@ -39,7 +39,7 @@ pub(super) async fn create_token(
 /// `GET /devices`.
 pub(super) async fn list(State(hub): State<Arc<Hub>>) -> Result<Json<DeviceList>, Refused> {
     let devices = hub.fleet.list().await.map_err(|error| refuse(&error))?;
-    Ok(Json(DeviceList { devices }))
+    Ok(Json(DeviceList { devices, unknown: hub.fleet.unknown() }))
 }
 
 /// `GET /devices/{id}`.
@@ -68,11 +68,27 @@ pub(super) async fn revoke(
     Ok(Json(view))
 }
 
+/// `POST /devices/{id}/readmit`.
+pub(super) async fn readmit(
+    State(hub): State<Arc<Hub>>,
+    Extension(Operator(by)): Extension<Operator>,
+    Named(device): Named<DeviceId>,
+) -> Result<Json<DeviceView>, Refused> {
+    let view = hub.fleet.readmit(&device).await.map_err(|error| refuse(&error))?;
+    tracing::info!(operator = by, %device, "device readmitted");
+    Ok(Json(view))
+}
+
 fn refuse(error: &FleetError) -> Refused {
     match error {
         FleetError::Unknown(_) => {
             Refused::new(ErrorCode::NotFound, error.to_string()).hint("see all of them: cloud-hub device list")
         }
+        FleetError::NotSeen(_) => Refused::new(ErrorCode::NotFound, error.to_string()).hint(
+            "it tries again within the hour, or at once when its agent is started again; or enrol it with a new token",
+        ),
+        FleetError::Exists(device) => Refused::new(ErrorCode::Conflict, error.to_string())
+            .hint(format!("enrol the same machine anew: cloud-hub token create --name {device} --replace")),
         FleetError::Store(cause) => Refused::storage(cause),
     }
 }

@@ -4,6 +4,7 @@
 //! address or URL is ever taken from a request, and none is ever given back.
 
 mod auth;
+mod backup;
 mod blobs;
 mod devices;
 mod error;
@@ -52,6 +53,8 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/devices", get(devices::list))
         .route("/devices/{device}", get(devices::show))
         .route("/devices/{device}/revoke", post(devices::revoke))
+        .route("/devices/{device}/readmit", post(devices::readmit))
+        .route("/backup", post(backup::snapshot))
         .route("/models", get(models::list))
         .route("/models/{model}", get(models::show))
         .route("/models/{model}/versions", post(models::publish))
@@ -93,6 +96,13 @@ pub async fn serve(
         axum_server::from_tcp(listener)?.acceptor(acceptor).handle(handle).first_request_timeout(HEAD_LIMIT);
     server.http_builder().http1().header_read_timeout(HEAD_LIMIT);
     server.serve(router(hub).into_make_service()).await
+}
+
+/// Removes what failed pushes left on a disk that is full.
+pub(super) async fn make_room(hub: &Hub) {
+    if let Err(error) = hub.registry.remove_orphans(Duration::ZERO).await {
+        tracing::warn!(error = telemetry::chain(&error), "files of failed pushes were not removed");
+    }
 }
 
 async fn status(State(hub): State<Arc<Hub>>) -> Result<Json<HubStatus>, Refused> {

@@ -12,7 +12,9 @@ use types::ModelName;
 use super::Refused;
 use super::auth::Operator;
 use super::error::{JsonBody, Named};
-use crate::api::{ErrorCode, ModelList, ModelView, OfferRequest, PublishRequest, Published, WithdrawRequest, Withdrawn};
+use crate::api::{
+    ErrorCode, ModelList, ModelView, OfferRequest, PublishRequest, Published, WithdrawRequest, Withdrawn,
+};
 use crate::hub::Hub;
 use crate::registry::MetadataName;
 use crate::registry::publish::PublishError;
@@ -41,7 +43,16 @@ pub(super) async fn publish(
     JsonBody(request): JsonBody<PublishRequest>,
 ) -> Result<Json<Published>, Refused> {
     let version = request.version;
-    let published = hub.publish(&model, request).await.map_err(|error| refuse(&error))?;
+    let published = match hub.publish(&model, request).await {
+        Ok(published) => published,
+        Err(error) => {
+            let refused = refuse(&error);
+            if refused.code() == ErrorCode::Storage {
+                super::make_room(&hub).await;
+            }
+            return Err(refused);
+        }
+    };
     tracing::info!(operator = by, %model, %version, unchanged = published.unchanged, "version published");
     Ok(Json(published))
 }
@@ -91,8 +102,9 @@ fn refuse(error: &PublishError) -> Refused {
             Refused::new(ErrorCode::Conflict, error.to_string())
                 .hint("raise `version` in model.toml and push that; cloud-hub model status shows what there is")
         }
-        PublishError::Taken { .. } => Refused::new(ErrorCode::Conflict, error.to_string())
-            .hint("a version that a device has is followed by a higher one: raise `version` in model.toml and push that"),
+        PublishError::Taken { .. } => Refused::new(ErrorCode::Conflict, error.to_string()).hint(
+            "a version that a device has is followed by a higher one: raise `version` in model.toml and push that",
+        ),
         PublishError::Moved => {
             Refused::new(ErrorCode::Conflict, error.to_string()).hint("push again: somebody else published meanwhile")
         }
@@ -112,6 +124,8 @@ fn refuse(error: &PublishError) -> Refused {
             .hint("every device would refuse it: mend that variant, or leave it out of model.toml"),
         PublishError::NotForGpu { .. } => Refused::new(ErrorCode::NotTrusted, error.to_string())
             .hint("take \"wgpu\" out of its `engines` in model.toml; `cloud-hub model check` lists what is missing"),
+        PublishError::Memory { .. } => Refused::new(ErrorCode::NotTrusted, error.to_string())
+            .hint("make the model smaller, or raise inference.run_memory_max_bytes in hub.toml"),
         PublishError::Score { .. } => Refused::new(ErrorCode::BadRequest, error.to_string())
             .hint("correct [score] in model.toml: with a wrong rule a device keeps every answer, or none"),
         PublishError::Worse { .. } => Refused::new(ErrorCode::Conflict, error.to_string())

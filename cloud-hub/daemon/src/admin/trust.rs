@@ -25,7 +25,12 @@ pub(super) async fn make_online_keys(
     Extension(Operator(by)): Extension<Operator>,
 ) -> Result<Json<OnlineKeysView>, Refused> {
     let keys = hub.registry.next_online_keys().await.map_err(|error| refuse(&error))?;
-    tracing::info!(operator = by, snapshot = keys.snapshot, timestamp = keys.timestamp, "online keys made for a rotation");
+    tracing::info!(
+        operator = by,
+        snapshot = keys.snapshot,
+        timestamp = keys.timestamp,
+        "online keys made for a rotation"
+    );
     Ok(Json(keys))
 }
 

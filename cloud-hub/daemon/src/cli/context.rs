@@ -52,7 +52,11 @@ impl Context {
     /// When there is none, or it is not a context.
     pub fn load(given: Option<&Path>) -> Result<Self, CliError> {
         let path = given.map_or_else(default_path, Path::to_owned);
-        let bytes = files::read_bounded(&path, CONTEXT_BYTES_MAX).map_err(|error| {
+        let bytes = files::read_secret(&path, CONTEXT_BYTES_MAX).map_err(|error| {
+            if error.is_exposed() {
+                return CliError::new(ExitKind::Refused, error)
+                    .hint("others may have read the token: revoke it with `cloud-hub operator revoke` if they should not have it");
+            }
             let hint = match error.is_permission_denied() {
                 true => {
                     "run this as the file's owner (sudo cloud-hub …), or copy it to ~/.config/sanderling/operator.toml"

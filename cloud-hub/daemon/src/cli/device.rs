@@ -1,7 +1,8 @@
-//! `cloud-hub device list | show | revoke`.
+//! `cloud-hub device list | show | revoke | readmit`.
 
 use clap::{Args, Subcommand};
 use console::CliError;
+use serde::Serialize;
 use types::DeviceId;
 
 use super::{Operate, show};
@@ -24,6 +25,33 @@ Example:
 
 To let the machine in again: cloud-hub token create --name kitchen --replace")]
     Revoke(RevokeArgs),
+    /// Let a device in again whose record was lost: one that was enrolled after the backup the hub was restored from.
+    #[command(after_help = "\
+Examples:
+  cloud-hub device readmit attic
+  cloud-hub device readmit --all
+
+Only for devices that show a certificate of this hub's CA; `device list` names those that have tried to connect since
+the hub was started. Check first that none of them had been revoked after the backup was made.")]
+    Readmit(ReadmitArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReadmitArgs {
+    /// Name of the device.
+    #[arg(required_unless_present = "all")]
+    device: Option<DeviceId>,
+    /// Every device that `device list` shows as unknown.
+    #[arg(long, conflicts_with = "device")]
+    all: bool,
+    #[command(flatten)]
+    operate: Operate,
+}
+
+/// The devices that were let in.
+#[derive(Debug, Serialize)]
+struct Readmitted {
+    devices: Vec<DeviceId>,
 }
 
 #[derive(Debug, Args)]
@@ -66,8 +94,33 @@ pub(super) fn run(verb: &DeviceVerb) -> Result<(), CliError> {
             let view: DeviceView = args.operate.client()?.post(&path, &RevokeRequest { why: args.why.clone() })?;
             args.operate.output().print(&view, |view| format!("device {} is revoked", view.device))?;
         }
+        DeviceVerb::Readmit(args) => readmit(args)?,
     }
     Ok(())
+}
+
+fn readmit(args: &ReadmitArgs) -> Result<(), CliError> {
+    let client = args.operate.client()?;
+    let wanted = match &args.device {
+        Some(device) => vec![device.clone()],
+        None => {
+            let list: DeviceList = client.get("/devices")?;
+            list.unknown.into_iter().map(|unknown| unknown.device).collect()
+        }
+    };
+    let mut devices = Vec::new();
+    for device in wanted {
+        let view: DeviceView = client.post(&format!("/devices/{device}/readmit"), &serde_json::json!({}))?;
+        devices.push(view.device);
+    }
+    let told = |done: &Readmitted| match done.devices.as_slice() {
+        [] => "no unknown device has tried to connect since the hub was started".to_owned(),
+        devices => {
+            let names = devices.iter().map(DeviceId::as_str).collect::<Vec<_>>().join(", ");
+            format!("readmitted: {names}; each connects again by itself within the hour")
+        }
+    };
+    Ok(args.operate.output().print(&Readmitted { devices }, told)?)
 }
 
 fn table(list: &DeviceList) -> String {
@@ -84,7 +137,20 @@ fn table(list: &DeviceList) -> String {
             models.join(", "),
         ]
     });
-    console::render_table(["device", "state", "seen", "agent", "serves"], rows)
+    let known = console::render_table(["device", "state", "seen", "agent", "serves"], rows);
+    if list.unknown.is_empty() {
+        return known;
+    }
+    let rows = list.unknown.iter().map(|unknown| {
+        [
+            unknown.device.to_string(),
+            clock::ago(unknown.seen_unix_ms, now),
+            unknown.address.clone(),
+            unknown.key.to_string(),
+        ]
+    });
+    let unknown = console::render_table(["unknown device", "seen", "address", "key"], rows);
+    format!("{known}\n\nWith a certificate of this hub and without a record (cloud-hub device readmit):\n{unknown}")
 }
 
 fn state(view: &DeviceView) -> String {

@@ -256,7 +256,7 @@ fn make_trust(args: &InitArgs, folder: &Folder, passphrase: Option<&Passphrase>)
 }
 
 /// Takes back what was made in a folder that was absent or empty before.
-fn undo(folder: &Path, was_there: bool) {
+pub(super) fn undo(folder: &Path, was_there: bool) {
     let taken = if was_there {
         std::fs::read_dir(folder).and_then(|entries| {
             for entry in entries {

@@ -1,6 +1,6 @@
 //! The command line: what can be asked for, and which module answers it.
 //!
-//! Verbs of the machine the hub runs on ([`init`], [`serve`], [`config`]) read `hub.toml`; verbs of the operator
+//! Verbs of the machine the hub runs on ([`init`], [`serve`], [`config`], [`backup`]) read `hub.toml`; verbs of the operator
 //! ([`token`], [`operator`], [`device`], [`model`], [`trust`], [`status`]) speak to a running hub from any machine that has an
 //! `operator.toml` ([`context`]).
 
@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use console::{CliError, ExitKind, Output};
 
+mod backup;
 mod check;
 mod client;
 mod compress;
@@ -72,6 +73,9 @@ enum Verb {
     /// Let people operate this hub.
     #[command(subcommand)]
     Operator(operator::OperatorVerb),
+    /// Write the whole hub into one file, or make a hub out of one.
+    #[command(subcommand)]
+    Backup(backup::BackupVerb),
     /// See devices, or shut one out.
     #[command(subcommand)]
     Device(device::DeviceVerb),
@@ -134,6 +138,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Config(verb) => config::run(&verb),
         Verb::Token(verb) => token::run(&verb),
         Verb::Operator(verb) => operator::run(&verb),
+        Verb::Backup(verb) => backup::run(&verb),
         Verb::Device(verb) => device::run(&verb),
         Verb::Model(verb) => model::run(&verb),
         Verb::Trust(verb) => trust::run(&verb),

@@ -21,8 +21,7 @@ use super::trust::keys::{KeyArgs, Keyring};
 use crate::api::{PublishRequest, Published};
 
 /// Advice when list and keys do not belong together.
-pub(super) const FOREIGN: &str =
-    "this hub's trust is not the one of these keys: is operator.toml of the right hub?";
+pub(super) const FOREIGN: &str = "this hub's trust is not the one of these keys: is operator.toml of the right hub?";
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -149,7 +148,14 @@ fn sign(args: &PushArgs, packed: &Packed, digest: Digest, root: &[u8], targets: 
         previous_targets: targets,
         root: None,
         targets: Some(draft),
-        push: Some(Push { model: model.clone(), version: *version, manifest: digest, hold: args.hold, force: args.force, withdraw: false }),
+        push: Some(Push {
+            model: model.clone(),
+            version: *version,
+            manifest: digest,
+            hold: args.hold,
+            force: args.force,
+            withdraw: false,
+        }),
     };
     sign_list(&mut change, &keys, args.prepare.is_some())?;
     Ok(List::Change(Box::new(change)))

@@ -36,7 +36,9 @@ pub(super) fn run(args: &WithdrawArgs) -> Result<(), CliError> {
     let client = args.operate.client()?;
     let site = Site::Api(Box::new(client));
     let root = super::trust::checked_root(&site, args.keys.folder())?;
-    let Site::Api(client) = site else { return Err(CliError::new(ExitKind::Failed, "withdrawing needs a running hub")) };
+    let Site::Api(client) = site else {
+        return Err(CliError::new(ExitKind::Failed, "withdrawing needs a running hub"));
+    };
     let targets = client.get_bytes("/trust/targets.json")?;
     let listing = inspect_targets(&root, &targets).or_exit_try(ExitKind::Refused, push::FOREIGN)?;
     let WithdrawArgs { model, version, .. } = args;
@@ -47,7 +49,8 @@ pub(super) fn run(args: &WithdrawArgs) -> Result<(), CliError> {
     let manifest = listed.digest;
     let keys = args.keys.open()?;
     let path = Manifest::target_path(model, *version);
-    let draft = draft_removal(&root, &targets, &path, Timestamp::now()).or_exit_try(ExitKind::Refused, push::FOREIGN)?;
+    let draft =
+        draft_removal(&root, &targets, &path, Timestamp::now()).or_exit_try(ExitKind::Refused, push::FOREIGN)?;
     let (hold, force) = (false, false);
     let mut change = Change {
         previous_root: root,

@@ -20,6 +20,7 @@ use types::ModelName;
 use super::{ARTIFACT_TURNS, Hub, Running};
 use crate::admin;
 use crate::api::Listening;
+use crate::backup::{Restored, SNAPSHOT_PREFIX};
 use crate::config::{HubConfig, InferenceTable};
 use crate::fleet::Fleet;
 use crate::guard::budget::Budget;
@@ -172,13 +173,17 @@ pub async fn start_with_engine(config: HubConfig, engine: Arc<dyn Engine>) -> Re
 async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Result<Running, StartError> {
     let mut warnings = Vec::new();
     let store_folder = ground.folder.store();
-    let (store, state) = tokio::task::spawn_blocking(move || SledStore::open(&store_folder)).await??;
+    warnings.extend(ground.folder.exposed());
+    let opening = tokio::task::spawn_blocking(move || SledStore::open(&store_folder));
+    let stalled = |_elapsed| StoreError::Stalled { folder: ground.folder.store(), after: store::OPEN_LIMIT };
+    let (store, state) = tokio::time::timeout(store::OPEN_LIMIT, opening).await.map_err(stalled)???;
     let is_rebuilt = note_store(&state, &mut warnings);
     let store: Arc<dyn Store> = Arc::new(store);
     let metadata = Metadata::open(ground.folder.clone())?;
     let blobs = Blobs::new(ground.folder.clone());
     let registry = Registry::open(Arc::clone(&store), blobs, metadata, is_rebuilt, &mut warnings).await?;
-    let fleet = Arc::new(Fleet::open(Arc::clone(&store)).await?);
+    let is_restored = Restored::read(&ground.folder).is_some();
+    let fleet = Arc::new(Fleet::open(Arc::clone(&store), is_restored).await?);
     let loader = Loader { engine, inference: config.inference.clone(), gateway: config.gateway.clone() };
     let workers = Workers::new(config.inference.clone());
     let listening = ground.sockets.listening().map_err(StartError::Address)?;
@@ -188,7 +193,13 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Re
         reach::unresolved(&config, listening.quic.port())
     );
     warnings.extend(unresolved);
-    ground.folder.write_listening(&listening)?;
+    // A full disk must not keep the hub from answering: tools that read the file have other ways to find the ports.
+    if let Err(error) = ground.folder.write_listening(&listening) {
+        warnings.push(format!(
+            "listening.json was not written, commands need the ports of hub.toml: {}",
+            telemetry::chain(&error)
+        ));
+    }
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -197,7 +208,8 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Re
         folder: ground.folder,
         ca: ground.ca,
         operators: Operators::new(Arc::clone(&store)),
-        tokens: Tokens::new(store),
+        tokens: Tokens::new(Arc::clone(&store)),
+        store,
         fleet,
         registry,
         workers,
@@ -231,6 +243,7 @@ impl Ground {
         files::create_dir(&folder.blobs())?;
         // What an upload left that was cut off by the last end.
         files::remove_unfinished(&folder.blobs())?;
+        remove_snapshots(&folder);
         let ca = load_ca(&folder)?;
         let identity = ca.issue_server(&server_names(config), Validity::from_now(SERVER_CERTIFICATE_LIFETIME))?;
         let sockets = Sockets::bind(config, &ca, identity)?;
@@ -238,12 +251,21 @@ impl Ground {
     }
 }
 
+/// Removes snapshots that a backup left behind which was cut off: they hold every record of the hub.
+fn remove_snapshots(folder: &Folder) {
+    let entries = std::fs::read_dir(folder.root()).into_iter().flatten().filter_map(Result::ok);
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(SNAPSHOT_PREFIX)) {
+        if let Err(error) = files::remove_file(&entry.path()) {
+            tracing::warn!(error = telemetry::chain(&error), "a snapshot of an earlier backup stays behind");
+        }
+    }
+}
+
 fn load_ca(folder: &Folder) -> Result<Ca, StartError> {
-    let read = |path: PathBuf| -> Result<String, StartError> {
-        let bytes = files::read_bounded(&path, PEM_BYTES_MAX)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    Ok(Ca::load(&read(folder.ca_certificate())?, &read(folder.ca_key())?)?)
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let certificate = text(files::read_bounded(&folder.ca_certificate(), PEM_BYTES_MAX)?);
+    let key = text(files::read_secret(&folder.ca_key(), PEM_BYTES_MAX)?);
+    Ok(Ca::load(&certificate, &key)?)
 }
 
 /// The configured names, then those that every machine has.

@@ -55,12 +55,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`SendError`].
-    pub async fn read_for_device(
-        &self,
-        digest: &Digest,
-        offset: u64,
-        length: u64,
-    ) -> Result<(Bytes, u64), SendError> {
+    pub async fn read_for_device(&self, digest: &Digest, offset: u64, length: u64) -> Result<(Bytes, u64), SendError> {
         let fetchable = self.known().fetchable.get(digest).cloned().ok_or(SendError::Unknown)?;
         let read = match &fetchable {
             Fetchable::Manifest(..) => self.read_whole(digest, offset, length).await,
@@ -88,12 +83,7 @@ impl Registry {
     }
 
     /// Reads whole chunks around the range: a device may have stopped inside one.
-    async fn read_chunks(
-        &self,
-        file: &FileRef,
-        offset: u64,
-        length: u64,
-    ) -> Result<Option<(Bytes, u64)>, BlobError> {
+    async fn read_chunks(&self, file: &FileRef, offset: u64, length: u64) -> Result<Option<(Bytes, u64)>, BlobError> {
         let offset = offset.min(file.size);
         let end = offset.saturating_add(length).min(file.size);
         let start = offset / CHUNK_BYTES * CHUNK_BYTES;
@@ -104,13 +94,12 @@ impl Registry {
         let checked = tokio::task::spawn_blocking(move || {
             let index = usize::try_from(start / CHUNK_BYTES).unwrap_or(usize::MAX);
             let chunk = usize::try_from(CHUNK_BYTES).unwrap_or(usize::MAX);
-            let complete = u64::try_from(bytes.len()).ok() == Some(whole_end.saturating_sub(start)) && total == file.size;
+            let complete =
+                u64::try_from(bytes.len()).ok() == Some(whole_end.saturating_sub(start)) && total == file.size;
             let expected = file.chunks.get(index..).unwrap_or_default();
             let wrong = bytes.chunks(chunk).zip(expected).find(|(found, expected)| Digest::of(found) != **expected);
             match wrong {
-                Some((found, expected)) => {
-                    Err(BlobError::Digest { expected: *expected, given: Digest::of(found) })
-                }
+                Some((found, expected)) => Err(BlobError::Digest { expected: *expected, given: Digest::of(found) }),
                 None if !complete => Err(BlobError::Length { expected: file.size, given: total }),
                 None => Ok(bytes),
             }
@@ -150,9 +139,7 @@ impl Registry {
     /// Whether files of a version were mended since devices were told of it; asked once.
     pub(super) fn take_mended(&self, model: &ModelName, version: Version) -> bool {
         let files: Vec<Digest> = match self.known().manifests.get(&(model.clone(), version)) {
-            Some((digest, manifest)) => {
-                manifest.files().into_iter().map(|file| file.digest).chain([*digest]).collect()
-            }
+            Some((digest, manifest)) => manifest.files().into_iter().map(|file| file.digest).chain([*digest]).collect(),
             None => return false,
         };
         let mut findings = self.health.findings();
@@ -175,7 +162,10 @@ impl Registry {
         damaged
             .iter()
             .map(|(digest, problem)| {
-                format!("file {digest} of {} is damaged on this disk ({problem}): push that version again", users(digest))
+                format!(
+                    "file {digest} of {} is damaged on this disk ({problem}): push that version again",
+                    users(digest)
+                )
             })
             .collect()
     }

@@ -12,7 +12,9 @@ use async_trait::async_trait;
 use bundle::trust::{self, MetadataSource, SourceError, Trust, TrustError, Trusted};
 use bytes::Bytes;
 use jiff::Timestamp;
-use model_tools::sign::{KeyPair, OnlineKeys, Role, Roles, SignError, Signed, snapshot_and_timestamp};
+use model_tools::sign::{
+    KeyPair, OnlineKeys, Role, Roles, SignError, Signed, fresh_snapshot_and_timestamp, snapshot_and_timestamp,
+};
 use store::files::{self, FileError, Mode};
 
 use super::rotation;
@@ -111,7 +113,8 @@ impl MetadataError {
     pub fn command(&self) -> Option<&'static str> {
         match self {
             Self::Expired { .. } | Self::Refused(TrustError::Expired { .. }) => Some(RENEW_COMMAND),
-            Self::NoOnlineKeys(_) | Self::Sign(SignError::NotEnoughSigners { .. } | SignError::VersionsExhausted(_)) => {
+            Self::NoOnlineKeys(_)
+            | Self::Sign(SignError::NotEnoughSigners { .. } | SignError::VersionsExhausted(_)) => {
                 Some("cloud-hub trust rotate online --keys DIR")
             }
             Self::Sign(_)
@@ -263,6 +266,26 @@ impl Metadata {
         self.sign_with(&before, root, targets, &keys, now)
     }
 
+    /// Signs a new snapshot and timestamp over the present targets, numbered above all that devices have seen: the folder
+    /// may be an older copy. `None` when this clock would shorten what is signed, as one that is behind does. Writes
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`Metadata::sign`].
+    pub fn sign_afresh(&self, now: Timestamp) -> Result<Option<Current>, MetadataError> {
+        let before = self.current()?;
+        let previous = (before.snapshot.bytes.as_slice(), before.timestamp.bytes.as_slice());
+        let keys = self.keys()?;
+        let (snapshot, timestamp) =
+            fresh_snapshot_and_timestamp(&before.root, previous, &before.targets.bytes, &keys, now)?;
+        if snapshot.expires < before.snapshot.expires || timestamp.expires < before.timestamp.expires {
+            return Ok(None);
+        }
+        let set = Current { root: before.root, targets: before.targets, snapshot, timestamp };
+        set.require_fresh(now)?;
+        Ok(Some(set))
+    }
+
     /// Signs snapshot and timestamp for a root and targets that follow `before`.
     pub(super) fn sign_with(
         &self,
@@ -364,6 +387,8 @@ impl Metadata {
     }
 }
 
+/// File name of the timestamp, the one file of the metadata whose name has no version.
+pub const TIMESTAMP_FILE: &str = "timestamp.json";
 /// File name of the key that signs snapshots.
 pub const SNAPSHOT_KEY: &str = "snapshot.key";
 /// File name of the key that signs timestamps.

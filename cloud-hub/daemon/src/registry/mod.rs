@@ -7,6 +7,7 @@
 pub mod blobs;
 pub mod health;
 mod judge;
+pub mod orphans;
 pub mod metadata;
 pub mod publish;
 pub mod rotation;
@@ -136,7 +137,7 @@ impl Registry {
         let trusted = registry.metadata.current()?.listed()?;
         registry.restore(&trusted, rebuilt, warnings).await?;
         // The failure is part of the standing, which the hub shows and logs.
-        drop(registry.renew_metadata(Timestamp::now()).await);
+        drop(registry.sign_at_start(Timestamp::now()).await);
         Ok(registry)
     }
 
@@ -204,6 +205,18 @@ impl Registry {
         Ok(change)
     }
 
+    /// Holds publications back as long as the guard lives, and reads the timestamp that is published: for a backup whose
+    /// records and metadata are of one moment.
+    ///
+    /// # Errors
+    /// When the timestamp cannot be read.
+    pub async fn hold_still(&self) -> Result<(tokio::sync::MutexGuard<'_, ()>, Bytes), MetadataError> {
+        let guard = self.signing.lock().await;
+        let name = metadata::TIMESTAMP_FILE;
+        let timestamp = self.metadata(&MetadataName::File(name.to_owned())).await?;
+        Ok((guard, timestamp.ok_or_else(|| MetadataError::Damaged(name.to_owned()))?))
+    }
+
     /// Signs snapshot and timestamp anew if that is due; returns whether it was.
     ///
     /// # Errors
@@ -229,6 +242,31 @@ impl Registry {
         let signed = self.sign_anew(now).await;
         self.note_standing(signed.as_ref().err())?;
         signed
+    }
+
+    /// Signs snapshot and timestamp anew, so that devices follow also where this folder is an older copy of the hub's:
+    /// restored from a backup, or a machine that was set back.
+    async fn sign_at_start(&self, now: Timestamp) -> Result<bool, MetadataError> {
+        let fresh = {
+            let _one_at_a_time = self.signing.lock().await;
+            self.sign_afresh(now).await
+        };
+        match fresh {
+            Ok(true) => {
+                let _one_at_a_time = self.signing.lock().await;
+                self.note_standing(None)?;
+                Ok(true)
+            }
+            // What is signed may be good still; whether it is, and why it cannot be renewed, is part of the standing.
+            Ok(false) | Err(_) => self.renew_metadata(now).await,
+        }
+    }
+
+    async fn sign_afresh(&self, now: Timestamp) -> Result<bool, MetadataError> {
+        let Some(set) = self.metadata.sign_afresh(now)? else { return Ok(false) };
+        self.metadata.prove(&set, now).await?;
+        self.metadata.publish(&set)?;
+        Ok(true)
     }
 
     async fn sign_anew(&self, now: Timestamp) -> Result<bool, MetadataError> {
@@ -339,7 +377,8 @@ impl Registry {
             let kept = self.currents.get(model.as_str()).await?;
             let is_listed = |version: &Version| records.iter().any(|record| record.version == *version);
             // After a cut in a withdrawal the record still names the withdrawn version.
-            let mut current = kept.and_then(|kept| Some(kept.version).filter(is_listed).or(kept.before).filter(is_listed));
+            let mut current =
+                kept.and_then(|kept| Some(kept.version).filter(is_listed).or(kept.before).filter(is_listed));
             if rebuilt && current.is_none() {
                 current = records.last().map(|record| record.version);
                 if let Some(version) = current {
@@ -370,13 +409,7 @@ impl Registry {
     }
 
     /// Reads the manifest of a signed version; says whether it is there and whole.
-    async fn restore_manifest(
-        &self,
-        trusted: &Trusted,
-        model: &ModelName,
-        version: Version,
-        digest: Digest,
-    ) -> bool {
+    async fn restore_manifest(&self, trusted: &Trusted, model: &ModelName, version: Version, digest: Digest) -> bool {
         let read = match self.blobs.read(&digest, manifest_bytes_max()).await {
             Ok(Some(bytes)) => bundle::read_manifest(trusted, model, version, &bytes),
             Ok(None) => return false,

@@ -58,11 +58,15 @@ impl Standing {
 pub fn advice(role: Role, version: u64, expires: Timestamp, now: Timestamp) -> Option<String> {
     if version > VERSION_PLAUSIBLE_MAX {
         let keys = match role {
-            Role::Root => return Some("its version is implausible: restore the hub's folder `trust` from a backup".into()),
+            Role::Root => {
+                return Some("its version is implausible: restore the hub's folder `trust` from a backup".into());
+            }
             Role::Targets => "targets",
             Role::Snapshot | Role::Timestamp => "online",
         };
-        return Some(format!("its key may be stolen, the version is implausible: cloud-hub trust rotate {keys} --keys DIR"));
+        return Some(format!(
+            "its key may be stolen, the version is implausible: cloud-hub trust rotate {keys} --keys DIR"
+        ));
     }
     let left = expires.duration_since(now);
     match (is_offline(role), left < SignedDuration::ZERO) {

@@ -42,7 +42,8 @@ impl Registry {
             self.take(core);
             return Err(error);
         }
-        let gone = self.known.write().unwrap_or_else(PoisonError::into_inner).manifests.remove(&(model.clone(), version));
+        let gone =
+            self.known.write().unwrap_or_else(PoisonError::into_inner).manifests.remove(&(model.clone(), version));
         let current = after.current(model);
         self.take(after);
         self.versions.delete(&version_key(model, version)).await?;

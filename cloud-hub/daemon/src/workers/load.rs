@@ -7,7 +7,9 @@ use bundle::golden::{self, Disagreement, Golden, GoldenError};
 use bundle::manifest::score::{self, Verdict};
 use bundle::{Manifest, ScoreRule, Variant};
 use bytes::Bytes;
-use engine::{CancelFlag, Engine, HostDeath, Isolation, LoadError, LoadOptions, ModelBytes, RunControl, RunError, Session};
+use engine::{
+    CancelFlag, Engine, HostDeath, Isolation, LoadError, LoadOptions, ModelBytes, RunControl, RunError, Session,
+};
 use engine::{SessionWorker, WorkerOptions};
 use types::{Dim, NamedTensor, Place, TensorSpec};
 
@@ -106,7 +108,8 @@ impl Loader {
             if files.golden.is_none()
                 && self.inference.isolation == Isolation::Process
                 && let Some(zeros) = engine::zeros(session.signature())
-                && let Err(error @ (RunError::Died(_) | RunError::Condemned(_))) = self.run_once(session.as_mut(), &zeros)
+                && let Err(error @ (RunError::Died(_) | RunError::Condemned(_))) =
+                    self.run_once(session.as_mut(), &zeros)
             {
                 return Err(LoadFailed::Run(error));
             }

@@ -108,7 +108,11 @@ impl Workers {
     pub fn warnings(&self) -> Vec<String> {
         let sentence = |pool: Arc<Pool>| {
             let why = pool.condemned()?;
-            Some(format!("{}/{} is not run any more: {why}; push a version that is mended", pool.model(), pool.version()))
+            Some(format!(
+                "{}/{} is not run any more: {why}; push a version that is mended",
+                pool.model(),
+                pool.version()
+            ))
         };
         self.all().into_iter().filter_map(sentence).collect()
     }

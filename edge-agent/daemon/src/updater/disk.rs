@@ -160,10 +160,12 @@ pub(super) fn drop_damaged(staging: &Path, error: &VerifyError) -> Result<(), Fi
 /// is left out. Only names and lengths are looked at: who reads them must hold the bytes against the digest.
 pub(super) fn copies(folder: &Folder, file: &FileRef, except: &Path) -> Vec<PathBuf> {
     let list = |path: &Path| std::fs::read_dir(path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
-    let installed = list(&folder.models()).flat_map(|model| list(&model).collect::<Vec<_>>());
-    let staged = list(&folder.incoming()).filter(|path| path.extension().is_some_and(|ending| ending == "staging"));
+    // Versions under way first: one that is moved to its place meanwhile is then seen at least once.
+    let mut places: Vec<PathBuf> = list(&folder.incoming()).collect();
+    places.retain(|path| path.extension().is_some_and(|ending| ending == "staging"));
+    places.extend(list(&folder.models()).flat_map(|model| list(&model).collect::<Vec<_>>()));
     let mut found = Vec::new();
-    for place in installed.chain(staged) {
+    for place in places {
         let Some(manifest) = read_manifest(&place) else { continue };
         let same = manifest.files().into_iter().filter(|other| other.digest == file.digest);
         found.extend(same.map(|other| place.join(&other.name)).filter(|path| {

@@ -48,7 +48,9 @@ pub(super) enum Done {
 }
 
 /// Runs disk or engine work where it may block.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.map_err(|_stopped| trouble::interrupted())?
 }
 
@@ -176,7 +178,11 @@ pub(super) async fn load(parts: Arc<UpdaterParts>, bundle: Bundle<Verified>) -> 
     load_new(&parts, &bundle, wanted).await.map(Done::Loaded)
 }
 
-async fn load_new(parts: &Arc<UpdaterParts>, bundle: &Bundle<Verified>, wanted: Wanted) -> Result<Arc<Serving>, Failure> {
+async fn load_new(
+    parts: &Arc<UpdaterParts>,
+    bundle: &Bundle<Verified>,
+    wanted: Wanted,
+) -> Result<Arc<Serving>, Failure> {
     let (parts, bundle) = (Arc::clone(parts), bundle.clone());
     blocking(move || super::load(&parts.engines, &parts.load, &parts.attempts, &bundle, wanted, Trial::New)).await
 }

@@ -382,8 +382,7 @@ async fn load_what_served(
             let bundle = disk::installed_bundle(&loader.folder, &loader.model.name, version);
             let bundle = bundle.map_err(|error| trouble::of_verify(&error))?;
             let wanted = Wanted::by(&loader.model.table);
-            let serving =
-                super::load(&loader.engines, &loader.load, &loader.attempts, &bundle, wanted, Trial::Proven)?;
+            let serving = super::load(&loader.engines, &loader.load, &loader.attempts, &bundle, wanted, Trial::Proven)?;
             Ok((bundle, serving))
         });
         match loaded.await.unwrap_or_else(|_stopped| Err(trouble::interrupted())) {

@@ -120,10 +120,9 @@ pub(super) fn of_load(error: &LoadError) -> Failure {
         LoadError::Died(_) => FailureKind::EngineCrashed,
         // The child process cannot be had now: memory, descriptors.
         LoadError::Host(_) => FailureKind::NoRoom,
-        LoadError::Refused(_)
-        | LoadError::Unsupported { .. }
-        | LoadError::Provider { .. }
-        | LoadError::Failed(_) => FailureKind::ModelRefused,
+        LoadError::Refused(_) | LoadError::Unsupported { .. } | LoadError::Provider { .. } | LoadError::Failed(_) => {
+            FailureKind::ModelRefused
+        }
     };
     failure(kind, error)
 }

@@ -268,7 +268,9 @@ impl Change {
                     Some(_) => {}
                 }
             }
-            lines.extend(before.keys().filter(|path| !after.contains_key(*path)).map(|path| format!("  removes {path}")));
+            lines.extend(
+                before.keys().filter(|path| !after.contains_key(*path)).map(|path| format!("  removes {path}")),
+            );
         }
         Ok(lines)
     }

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use types::Digest;
 
+use super::repository::VERSION_PLAUSIBLE_MAX;
 use super::{Draft, KeyPair, Role, SignError};
 
 /// Version of the TUF specification that is followed.
@@ -102,6 +103,16 @@ impl Earlier {
         Ok(Self { version: common.version, expires: common.expires, fields: signed })
     }
 
+    /// The number of the next version: one more, or the Unix time in seconds where that is higher.
+    ///
+    /// Numbers that follow the clock lie above all that was signed earlier, also by a hub of which only an older backup
+    /// is left: devices, which never go back, follow what such a hub signs.
+    pub(super) fn next_version_at(&self, role: Role, now: Timestamp) -> Result<u64, SignError> {
+        let clock = u64::try_from(now.as_second()).unwrap_or(0).min(VERSION_PLAUSIBLE_MAX);
+        Ok(self.next_version(role)?.max(clock))
+    }
+
+    /// The number of the next root: devices walk from one root to the next and leave none out.
     pub(super) fn next_version(&self, role: Role) -> Result<u64, SignError> {
         self.version.checked_add(1).ok_or(SignError::VersionsExhausted(role.as_str()))
     }

@@ -275,13 +275,7 @@ pub fn add_target(
 ///
 /// # Errors
 /// As [`add_target`], but for the signers.
-pub fn draft_addition(
-    root: &[u8],
-    old: &[u8],
-    path: &str,
-    content: &[u8],
-    now: Timestamp,
-) -> Result<Draft, SignError> {
+pub fn draft_addition(root: &[u8], old: &[u8], path: &str, content: &[u8], now: Timestamp) -> Result<Draft, SignError> {
     let mut earlier = checked_targets(root, old)?;
     let hashes = json!({"sha256": Digest::of(content).to_hex()});
     let list = earlier.fields.entry("targets").or_insert_with(|| json!({}));
@@ -292,7 +286,7 @@ pub fn draft_addition(
     if let Some(list) = list.as_object_mut() {
         list.insert(path.to_owned(), json!({"length": content.len(), "hashes": hashes}));
     }
-    let version = earlier.next_version(Role::Targets)?;
+    let version = earlier.next_version_at(Role::Targets, now)?;
     Draft::new(Body { role: Role::Targets, version, now, fields: earlier.fields })
 }
 
@@ -320,7 +314,7 @@ pub fn draft_removal(root: &[u8], old: &[u8], path: &str, now: Timestamp) -> Res
     if list.and_then(|list| list.remove(path)).is_none() {
         return Err(SignError::NotSigned { path: path.to_owned() });
     }
-    let version = earlier.next_version(Role::Targets)?;
+    let version = earlier.next_version_at(Role::Targets, now)?;
     Draft::new(Body { role: Role::Targets, version, now, fields: earlier.fields })
 }
 
@@ -344,16 +338,16 @@ pub fn renew_targets(
 /// As [`renew_targets`], but for the signers.
 pub fn draft_targets(roles: &Roles, old_root: &[u8], old: &[u8], now: Timestamp) -> Result<Draft, SignError> {
     let earlier = checked_targets(old_root, old)?;
-    let version = next_number(Role::Targets, &earlier, roles.targets == Roles::read(old_root)?.targets)?;
+    let version = next_number(Role::Targets, &earlier, roles.targets == Roles::read(old_root)?.targets, now)?;
     Draft::new(Body { role: Role::Targets, version, now, fields: earlier.fields })
 }
 
 /// Counts on; begins anew at 1 when the role has other keys and the number is one that a thief ran away with.
-fn next_number(role: Role, earlier: &Earlier, is_same_authority: bool) -> Result<u64, SignError> {
+fn next_number(role: Role, earlier: &Earlier, is_same_authority: bool, now: Timestamp) -> Result<u64, SignError> {
     if !is_same_authority && earlier.version > VERSION_PLAUSIBLE_MAX {
         return Ok(1);
     }
-    earlier.next_version(role)
+    earlier.next_version_at(role, now)
 }
 
 /// Signs a snapshot of these targets and a timestamp of it: what the hub does after each change, and from time to
@@ -372,6 +366,39 @@ pub fn snapshot_and_timestamp(
     keys: &OnlineKeys,
     now: Timestamp,
 ) -> Result<(Signed, Signed), SignError> {
+    online(root, previous, targets, keys, now, Keep::WhatIsFresh)
+}
+
+/// As [`snapshot_and_timestamp`], with a snapshot that is new in any case: its number is above that of every snapshot
+/// that was signed before now. For a hub that starts, perhaps from an older copy of its folder.
+///
+/// # Errors
+/// As [`snapshot_and_timestamp`].
+pub fn fresh_snapshot_and_timestamp(
+    root: &[u8],
+    previous: (&[u8], &[u8]),
+    targets: &[u8],
+    keys: &OnlineKeys,
+    now: Timestamp,
+) -> Result<(Signed, Signed), SignError> {
+    online(root, Some(previous), targets, keys, now, Keep::Nothing)
+}
+
+/// Whether a snapshot that is still good comes back as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    WhatIsFresh,
+    Nothing,
+}
+
+fn online(
+    root: &[u8],
+    previous: Option<(&[u8], &[u8])>,
+    targets: &[u8],
+    keys: &OnlineKeys,
+    now: Timestamp,
+    keep: Keep,
+) -> Result<(Signed, Signed), SignError> {
     trust::inspect_targets(root, targets).map_err(refused(Role::Targets))?;
     let roles = Roles::read(root)?;
     let targets = Signed::read(Role::Targets, targets)?;
@@ -387,11 +414,12 @@ pub fn snapshot_and_timestamp(
         let is_ours = is_signed(Role::Snapshot, snapshot)?;
         let pinned = earlier.fields.get("meta").and_then(|meta| meta.get("targets.json"));
         let unchanged = pinned == Some(&reference(&targets));
-        let is_kept = is_ours && unchanged && !Role::Snapshot.renewal_due(earlier.expires, now);
+        let may_keep = keep == Keep::WhatIsFresh && is_ours;
+        let is_kept = may_keep && unchanged && !Role::Snapshot.renewal_due(earlier.expires, now);
         // A kept snapshot needs no further number: there may be none.
-        snapshot_version = if is_kept { earlier.version } else { next_number(Role::Snapshot, &earlier, is_ours)? };
+        snapshot_version = if is_kept { earlier.version } else { next_number(Role::Snapshot, &earlier, is_ours, now)? };
         let before = Earlier::read(Role::Timestamp, timestamp)?;
-        timestamp_version = next_number(Role::Timestamp, &before, is_signed(Role::Timestamp, timestamp)?)?;
+        timestamp_version = next_number(Role::Timestamp, &before, is_signed(Role::Timestamp, timestamp)?, now)?;
         if is_kept {
             kept = Some(Signed::read(Role::Snapshot, snapshot)?);
         }

@@ -220,8 +220,7 @@ pub(super) fn sealed_bytes(file: &OwnedFd) -> io::Result<Bytes> {
         return Ok(Bytes::new());
     }
     // SAFETY: as in `map`; the file can neither shrink nor change, so the bytes are constant for as long as they are mapped.
-    let start =
-        unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, ProtFlags::READ, MapFlags::PRIVATE, file, 0) }?;
+    let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, ProtFlags::READ, MapFlags::PRIVATE, file, 0) }?;
     let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::other("a mapping at address zero"))?;
     let mapping = Arc::new(Mapping { start, length });
     Ok(Bytes::from_owner(View { mapping, offset: 0, length }))

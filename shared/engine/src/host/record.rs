@@ -104,7 +104,8 @@ impl Record {
             return false;
         }
         let within = MODEL_DEATHS_WITHIN.as_secs() / 60;
-        self.condemned = Some(format!("it ended its engine host {MODEL_DEATHS_MAX} times in {within} minutes; {cause}"));
+        self.condemned =
+            Some(format!("it ended its engine host {MODEL_DEATHS_MAX} times in {within} minutes; {cause}"));
         true
     }
 

@@ -179,7 +179,9 @@ fn keep(host: &Arc<Host>) {
     loop {
         let wait = match short_lives.checked_sub(RESTARTS_AT_ONCE) {
             None => Duration::ZERO,
-            Some(over) => RESTART_WAIT.saturating_mul(1_u32.checked_shl(over).unwrap_or(u32::MAX)).min(RESTART_WAIT_MAX),
+            Some(over) => {
+                RESTART_WAIT.saturating_mul(1_u32.checked_shl(over).unwrap_or(u32::MAX)).min(RESTART_WAIT_MAX)
+            }
         };
         if host.is_closed_within(wait) {
             return;

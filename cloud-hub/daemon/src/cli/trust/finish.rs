@@ -122,11 +122,16 @@ pub(super) fn publish(site: &Site, change: &Change, output: Output) -> Result<()
             let request = PublishRequest { version, manifest, targets: targets.unwrap_or_default(), hold, force };
             let published: Published = client.post(&format!("/models/{}/versions", push.model), &request)?;
             Ok(output.print(&published, |published| {
-                format!("{}/{} is published; {} connected devices were told", published.model, published.version, published.devices_told)
+                format!(
+                    "{}/{} is published; {} connected devices were told",
+                    published.model, published.version, published.devices_told
+                )
             })?)
         }
-        (Some(_), Site::Folder { .. }) => Err(CliError::new(ExitKind::Usage, "a version is published by a running hub")
-            .hint("start the hub and leave out --config")),
+        (Some(_), Site::Folder { .. }) => {
+            Err(CliError::new(ExitKind::Usage, "a version is published by a running hub")
+                .hint("start the hub and leave out --config"))
+        }
     }
 }
 
@@ -138,7 +143,8 @@ fn told(changed: &TrustChanged) -> String {
 
 /// Reads a prepared change.
 pub(super) fn read(file: &Path) -> Result<Change, CliError> {
-    Change::read(&super::read_bounded(file)?).or_exit_try(ExitKind::Config, "name a file that was written with --out or --prepare")
+    Change::read(&super::read_bounded(file)?)
+        .or_exit_try(ExitKind::Config, "name a file that was written with --out or --prepare")
 }
 
 /// Writes a prepared change.

@@ -100,8 +100,9 @@ impl KeyArgs {
                 Some(folder) => format!("there is no *.key file in {}", folder.display()),
                 None => "no keys are named".to_owned(),
             };
-            return Err(CliError::new(ExitKind::Usage, problem)
-                .hint("give the folder of offline keys with --keys DIR or SANDERLING_KEYS, or a file with --key FILE"));
+            return Err(CliError::new(ExitKind::Usage, problem).hint(
+                "give the folder of offline keys with --keys DIR or SANDERLING_KEYS, or a file with --key FILE",
+            ));
         }
         let passphrases = Passphrases::new(self.passphrase_file.as_deref())?;
         Ok(Keyring { folder: self.keys.clone(), paths, passphrases })
@@ -228,7 +229,8 @@ pub(super) fn public_key(text: &str) -> Result<PublicKey, CliError> {
         return Ok(key);
     }
     let bytes = files::read_bounded(Path::new(text), SMALL_FILE_BYTES_MAX).map_err(|error| {
-        CliError::new(ExitKind::Usage, error).hint("name the .pub file that `cloud-hub trust keygen` made, or 64 hex digits")
+        CliError::new(ExitKind::Usage, error)
+            .hint("name the .pub file that `cloud-hub trust keygen` made, or 64 hex digits")
     })?;
     let key = String::from_utf8_lossy(&bytes);
     key.trim().parse().or_exit_try(ExitKind::Usage, "name the .pub file that `cloud-hub trust keygen` made")

@@ -52,10 +52,13 @@ The new keys of the hub are made on the hub and never leave it. `rotate targets`
 version of the list in what these keys sign.")]
     Rotate(rotate::RotateArgs),
     /// Let one more key sign root or targets, or change how many must sign.
-    #[command(name = "add-signer", after_help = "\
+    #[command(
+        name = "add-signer",
+        after_help = "\
 Examples:
   cloud-hub trust add-signer targets alice.pub --threshold 2 --keys offline-keys
-  cloud-hub trust add-signer root --threshold 2 --keys offline-keys")]
+  cloud-hub trust add-signer root --threshold 2 --keys offline-keys"
+    )]
     AddSigner(SignerArgs),
     /// Take a key of root or targets away, for example one that was lost.
     #[command(
@@ -130,7 +133,8 @@ pub(super) struct SignerArgs {
     /// Role whose signers change.
     role: OfflineRole,
     /// Public key: a file that `trust keygen` made, or 64 hex digits.
-    key: Option<String>,
+    #[arg(value_name = "KEY")]
+    signer: Option<String>,
     /// Number of keys that must sign from now on.
     #[arg(long, value_name = "N")]
     threshold: Option<usize>,
@@ -238,7 +242,7 @@ fn change_signers(args: &SignerArgs, edit: Edit) -> Result<(), CliError> {
         OfflineRole::Root => &mut roles.root,
         OfflineRole::Targets => &mut roles.targets,
     };
-    let key = args.key.as_deref().map(keys::public_key).transpose()?;
+    let key = args.signer.as_deref().map(keys::public_key).transpose()?;
     edit_authority(authority, edit, key, args.threshold)?;
     let change = Change::of_roles(&root, &targets, &roles, false, Timestamp::now()).or_exit(ExitKind::Usage)?;
     finish::finish(&site, change, &keys, args.out.out.as_deref(), args.site.output()).map(drop)
@@ -270,7 +274,9 @@ fn edit_authority(
     authority.threshold = threshold.unwrap_or(authority.threshold);
     if authority.threshold == 0 || authority.threshold > authority.keys.len() {
         let (keys, threshold) = (authority.keys.len(), authority.threshold);
-        return Err(usage(format!("{threshold} of {keys} keys cannot sign")).hint("give a lower --threshold, from 1 up"));
+        return Err(
+            usage(format!("{threshold} of {keys} keys cannot sign")).hint("give a lower --threshold, from 1 up")
+        );
     }
     Ok(())
 }
@@ -284,8 +290,11 @@ fn sign(args: &SignArgs) -> Result<(), CliError> {
     }
     let signed = finish::sign(&mut change, &keys)?;
     if signed == 0 {
-        return Err(CliError::new(ExitKind::Refused, "none of these keys may sign this change, or they signed it already")
-            .hint("see which keys are needed: cloud-hub trust status"));
+        return Err(CliError::new(
+            ExitKind::Refused,
+            "none of these keys may sign this change, or they signed it already",
+        )
+        .hint("see which keys are needed: cloud-hub trust status"));
     }
     write_change(&args.file, &change)?;
     for line in finish::still_needed(&change, &args.file)? {

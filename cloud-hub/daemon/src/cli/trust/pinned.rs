@@ -39,7 +39,9 @@ pub(in crate::cli) fn checked_root(site: &Site, keys: Option<&Path>) -> Result<V
         known = bytes;
     }
     if known != root {
-        return Err(CliError::new(ExitKind::Refused, "the hub's trust root does not follow from the known one").hint(FOREIGN));
+        return Err(
+            CliError::new(ExitKind::Refused, "the hub's trust root does not follow from the known one").hint(FOREIGN)
+        );
     }
     // The keys may lie on a medium that cannot be written: then the way is only longer the next time.
     drop(files::write_atomic(&path, &root, Mode::Shared));
@@ -55,9 +57,14 @@ pub(super) fn note_root(root: &[u8], keys: Option<&Path>) -> Result<(), CliError
     }
     let version = |root: &[u8]| Signed::read(Role::Root, root).map_or(0, |root| root.version);
     if version(&known) >= version(root) {
-        return Err(CliError::new(ExitKind::Refused, "the change begins from another trust root than root.json beside the keys")
-            .hint("it is of another hub, or was prepared before the last change: prepare it again"));
+        return Err(CliError::new(
+            ExitKind::Refused,
+            "the change begins from another trust root than root.json beside the keys",
+        )
+        .hint("it is of another hub, or was prepared before the last change: prepare it again"));
     }
-    console::print_line("note: root.json beside the keys is several roots older than this change: compare the keys below")?;
+    console::print_line(
+        "note: root.json beside the keys is several roots older than this change: compare the keys below",
+    )?;
     Ok(())
 }

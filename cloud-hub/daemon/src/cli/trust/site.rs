@@ -86,9 +86,7 @@ impl Site {
     pub(super) fn view(&self) -> Result<TrustView, CliError> {
         match self {
             Self::Api(client) => client.get("/trust"),
-            Self::Folder { metadata, .. } => {
-                TrustView::read(metadata, Vec::new(), Timestamp::now()).map_err(explain)
-            }
+            Self::Folder { metadata, .. } => TrustView::read(metadata, Vec::new(), Timestamp::now()).map_err(explain),
         }
     }
 
