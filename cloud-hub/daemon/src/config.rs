@@ -66,7 +66,9 @@ pub struct GatewayTable {
     ///
     /// With `inference.queue` it decides how much of the queue one device can take.
     pub requests_per_device_max: usize,
-    /// Most bytes of tensors held for all devices together. Default 1073741824 (1 GiB). A request that does not fit is answered `Busy`.
+    /// Maximum bytes of request and response tensors held for all devices together. Default 1073741824 (1 GiB). A request that
+    /// does not fit is answered `Busy`. Bytes count when they arrive; one device holds at most a quarter (see
+    /// [`hub_core::shares`]), so that at least four times the largest request is always used.
     pub request_bytes_max: u64,
     /// How long a device's certificate is good for. Default `7d`; devices renew at two thirds of it.
     #[serde(with = "config::duration")]
@@ -123,6 +125,9 @@ pub struct InferenceTable {
     /// sessions together at most three quarters of the machine's memory. Read when `isolation` is `process`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_max_bytes: Option<u64>,
+    /// Most memory of one run in bytes, weights left out, as estimated from the golden inputs when a version is pushed.
+    /// Default 2 GiB. It holds for the variants of devices too.
+    pub run_memory_max_bytes: u64,
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -174,6 +179,7 @@ impl Default for InferenceTable {
             versions_loaded: 2,
             isolation: Isolation::default(),
             memory_max_bytes: None,
+            run_memory_max_bytes: 2 * 1024 * 1024 * 1024,
         }
     }
 }
@@ -272,6 +278,9 @@ impl HubConfig {
         }
         if inference.run_limit.is_zero() {
             mistakes.add("inference.run_limit", "use more than zero");
+        }
+        if inference.run_memory_max_bytes == 0 {
+            mistakes.add("inference.run_memory_max_bytes", "use at least 1");
         }
         if let Err(error) = self.log.check() {
             mistakes.add("log.filter", telemetry::chain(&error));

@@ -3,6 +3,7 @@
 //! Fed by `cloud-hub serve`. The order of coming up is the order of what can go wrong cheapest: folder and lock, engine,
 //! ports, store, signed metadata, models; only then is anything served.
 
+mod progress;
 mod running;
 mod start;
 
@@ -60,6 +61,8 @@ pub struct Hub {
     pub store: Arc<dyn Store>,
     /// The CA.
     pub ca: Ca,
+    /// The records of everything below.
+    pub store: Arc<dyn Store>,
     /// Who may call the admin API.
     pub operators: Operators,
     /// Who may join.

@@ -101,6 +101,15 @@ impl Folder {
         StateLock::acquire(&self.root)
     }
 
+    /// Returns a warning for each folder that other users of the machine can read or write.
+    #[must_use]
+    pub fn exposed(&self) -> Vec<String> {
+        let ca = self.ca_key();
+        let parents = [Some(self.root()), ca.parent()];
+        let parents = parents.into_iter().flatten().map(Path::to_owned);
+        parents.chain([self.online_keys(), self.store()]).filter_map(|folder| files::exposed_folder(&folder)).collect()
+    }
+
     /// Says which addresses were bound.
     ///
     /// # Errors

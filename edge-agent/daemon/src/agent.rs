@@ -225,9 +225,17 @@ impl Agent {
             drop(background.spawn(watch(trust, link, self.config.updates.trust_refresh, link_stop.clone())));
         }
         drop(background.spawn(keep_metrics(self.metrics, link_stop.clone())));
-        drop(background.spawn(notify::feed_watchdog(link_stop.clone())));
+        let proof = notify::Proof {
+            store: Arc::clone(&self.store),
+            models: Arc::clone(&self.door.models),
+            run_limit: self.config.engine.run_limit,
+        };
+        drop(background.spawn(notify::feed_watchdog(proof, link_stop.clone())));
 
-        stop.cancelled().await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.store.health().stalled() => return Stopped::Stalled,
+        }
         telemetry::service::stopping();
         tracing::info!(grace = ?self.config.agent.stop_grace, "stopping: no new requests are taken");
         doors_stop.cancel();
@@ -256,6 +264,9 @@ fn take_folder(folder: &Folder) -> Result<StateLock, StartError> {
     let path = folder.root().to_owned();
     let prepare = |source| StartError::Folder { path: path.clone(), source };
     folder.create().map_err(prepare)?;
+    for warning in folder.exposed() {
+        tracing::warn!("{warning}");
+    }
     let lock = folder.lock().map_err(|source| StartError::Lock { path: path.clone(), source })?;
     folder.remove_unfinished().map_err(prepare)?;
     updater::collect_incoming(folder).map_err(prepare)?;
@@ -282,7 +293,10 @@ fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
 /// What the store holds can be had again from files and hub, so a store that does not open stops nothing.
 async fn open_store(folder: &Folder) -> Result<Arc<dyn Store>, StartError> {
     let path = folder.store();
-    let opened = tokio::task::spawn_blocking(move || SledStore::open(&path)).await;
+    let opening = tokio::task::spawn_blocking(move || SledStore::open(&path));
+    let Ok(opened) = tokio::time::timeout(store::OPEN_LIMIT, opening).await else {
+        return Err(StartError::Store(StoreError::Stalled { folder: folder.store(), after: store::OPEN_LIMIT }));
+    };
     match opened {
         Ok(Ok((store, Opened::Rebuilt { set_aside, cause }))) => {
             tracing::error!(set_aside = %set_aside.display(), cause, "the store was damaged: it begins anew");

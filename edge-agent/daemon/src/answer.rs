@@ -196,6 +196,8 @@ impl Walk<'_> {
             InferError::Deadline => LocalFailure::TooLate,
             InferError::Mismatch(_) | InferError::Failed(engine::RunError::NotText { .. }) => LocalFailure::BadInput,
             InferError::Failed(_) if error.fault_of_request().is_some() => LocalFailure::Refused,
+            InferError::Failed(engine::RunError::Died(_)) => LocalFailure::Crashed,
+            InferError::Failed(engine::RunError::Quarantined { .. }) => LocalFailure::Quarantined,
             InferError::Cancelled | InferError::Failed(_) | InferError::Stopped => LocalFailure::Failed,
         }
     }

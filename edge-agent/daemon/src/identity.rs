@@ -101,7 +101,7 @@ pub fn read(folder: &Path) -> Result<Option<Enrolment>, IdentityError> {
     let ca_path = folder.join(CA);
     let ca_der = certificate_der(&text(&ca_path)?).map_err(damaged(&ca_path))?;
     let certificate_path = folder.join(CERTIFICATE);
-    let identity = Identity::from_pem(&text(&certificate_path)?, &text(&folder.join(KEY))?);
+    let identity = Identity::from_pem(&text(&certificate_path)?, &secret(&folder.join(KEY))?);
     let identity = identity.map_err(damaged(&certificate_path))?;
     Ok(Some(Enrolment { identity, ca_der, hub }))
 }
@@ -161,6 +161,12 @@ fn rename(folder: &Path, from: &str, to: &str) -> Result<(), FileError> {
 
 fn text(path: &Path) -> Result<String, IdentityError> {
     let bytes = files::read_bounded(path, FILE_BYTES_MAX)?;
+    String::from_utf8(bytes).map_err(|_not_text| IdentityError::NotText { path: path.to_owned() })
+}
+
+/// A key: refused when others can read or write it.
+fn secret(path: &Path) -> Result<String, IdentityError> {
+    let bytes = files::read_secret(path, FILE_BYTES_MAX)?;
     String::from_utf8(bytes).map_err(|_not_text| IdentityError::NotText { path: path.to_owned() })
 }
 

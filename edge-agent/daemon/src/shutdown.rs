@@ -42,6 +42,8 @@ impl StopSignals {
 pub enum Stopped {
     /// Everything that was begun was finished.
     Drained,
+    /// The store's disk did not answer: nothing that waits for it could be finished.
+    Stalled,
     /// The grace period ended, or a second signal came, with this many tasks unfinished.
     CutOff {
         /// Tasks that were still running.

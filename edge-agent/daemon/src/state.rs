@@ -125,6 +125,15 @@ impl Folder {
         self.root.join("listening.json")
     }
 
+    /// Returns a warning for each folder that other users of the machine can read or write.
+    #[must_use]
+    pub fn exposed(&self) -> Vec<String> {
+        [self.root.clone(), self.identity(), self.trust(), self.models(), self.slots(), self.store()]
+            .iter()
+            .filter_map(|folder| files::exposed_folder(folder))
+            .collect()
+    }
+
     /// Takes the folder for this process until the lock is dropped.
     ///
     /// # Errors

@@ -65,9 +65,8 @@ impl DeviceTrust {
         for (role, expires) in roles {
             telemetry::metrics::trust_expires(role, expires);
         }
-        self.board.trust(|trust| {
-            trust.expires_unix_s = roles.into_iter().map(|(role, expires)| (role.to_owned(), expires)).collect();
-        });
+        let expires = roles.into_iter().map(|(role, expires)| (role.to_owned(), expires)).collect();
+        self.board.trust(|trust| trust.expires_unix_s = expires);
     }
 }
 

@@ -17,6 +17,7 @@ use crate::rewrite::{
 
 /// Small enough for many runs a second.
 const LIMITS: ReadLimits = ReadLimits {
+    sparse_bytes: 1 << 20,
     file_bytes: 64 << 20,
     external_bytes: 0,
     decoded_bytes: 64 << 20,

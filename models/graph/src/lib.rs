@@ -13,6 +13,7 @@ mod graph;
 pub mod infer;
 pub mod inspect;
 mod limits;
+pub mod memory;
 mod model;
 mod names;
 pub mod opset;

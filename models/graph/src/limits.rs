@@ -15,6 +15,8 @@ pub struct ReadLimits {
     /// An empty node takes two bytes in a file and hundreds in memory. Default 1 GiB: a decoder of 48 layers exported
     /// operator by operator takes about 50 MiB, counted as generously as the scan counts.
     pub decoded_bytes: u64,
+    /// Bytes of all sparse constants together once they are written out. Default 256 MiB, as engines take them.
+    pub sparse_bytes: u64,
     /// Nodes, with those of subgraphs and functions. Default 200,000: the largest exports have about 50,000.
     pub nodes: usize,
     /// Constant tensors of all kinds. Default 200,000, for the same reason.
@@ -29,6 +31,7 @@ impl Default for ReadLimits {
             file_bytes: MESSAGE_BYTES_MAX,
             external_bytes: 64 << 30,
             decoded_bytes: 1 << 30,
+            sparse_bytes: 256 << 20,
             nodes: 200_000,
             tensors: 200_000,
             depth: 8,
@@ -68,6 +71,12 @@ pub enum Refusal {
         what: &'static str,
         /// The limit.
         limit: usize,
+    },
+    /// Sparse constants that are enormous once they are written out.
+    #[error("the sparse constants of the model together take more than {limit} bytes when they are written out")]
+    Constants {
+        /// The limit.
+        limit: u64,
     },
     /// Small in the file, enormous in memory.
     #[error("the model would take more than {limit} bytes of memory without its weights")]

@@ -7,6 +7,7 @@ use std::mem::size_of;
 
 use crate::limits::{ReadLimits, Refusal};
 use crate::proto;
+use crate::tensor::{ElementType, bytes_of};
 
 /// Deepest nesting of messages of any kind; the decoder itself gives up at 100.
 const MESSAGE_DEPTH_MAX: usize = 80;
@@ -120,7 +121,7 @@ pub(crate) fn scan(file: &[u8], limits: &ReadLimits) -> Result<(), Refusal> {
         return Err(Refusal::FileSize { bytes, limit: limits.file_bytes });
     }
     let budget = limits.decoded_bytes.saturating_add(bytes.saturating_mul(2));
-    let mut scan = Scan { limits, memory: 0, budget, nodes: 0, tensors: 0 };
+    let mut scan = Scan { limits, memory: 0, budget, sparse: 0, nodes: 0, tensors: 0 };
     scan.message(Kind::Model, file, 0, 0)
 }
 
@@ -128,6 +129,8 @@ struct Scan<'limits> {
     limits: &'limits ReadLimits,
     memory: u64,
     budget: u64,
+    /// Bytes of the sparse constants met so far, written out.
+    sparse: u64,
     nodes: usize,
     tensors: usize,
 }
@@ -172,6 +175,9 @@ impl Scan<'_> {
             Field::Message(kind) => {
                 self.charge(LIST_PLACES * as_u64(kind.size()))?;
                 self.count(kind)?;
+                if kind == Kind::Sparse {
+                    self.sparse(inner)?;
+                }
                 let graphs = graphs + usize::from(kind == Kind::Graph);
                 // The main graph is not nested in anything.
                 if graphs > self.limits.depth + 1 {
@@ -180,6 +186,13 @@ impl Scan<'_> {
                 self.message(kind, inner, depth + 1, graphs)
             }
         }
+    }
+
+    /// Adds what a sparse constant takes when it is written out.
+    fn sparse(&mut self, inner: &[u8]) -> Result<(), Refusal> {
+        self.sparse = self.sparse.saturating_add(dense_bytes(inner)?);
+        let limit = self.limits.sparse_bytes;
+        if self.sparse > limit { Err(Refusal::Constants { limit }) } else { Ok(()) }
     }
 
     fn count(&mut self, kind: Kind) -> Result<(), Refusal> {
@@ -196,6 +209,61 @@ impl Scan<'_> {
         self.memory = self.memory.saturating_add(bytes);
         if self.memory > self.budget { Err(Refusal::Memory { limit: self.budget }) } else { Ok(()) }
     }
+}
+
+/// Bytes of a `SparseTensorProto` when it is written out.
+fn dense_bytes(mut rest: &[u8]) -> Result<u64, Refusal> {
+    let (mut elements, mut width) = (1_u64, 1_u64);
+    while let Some((number, value)) = field(&mut rest)? {
+        match (number, value) {
+            (1, Value::Bytes(mut values)) => {
+                while let Some((number, value)) = field(&mut values)? {
+                    if let (2, Value::Number(element)) = (number, value) {
+                        width = element_bytes(element);
+                    }
+                }
+            }
+            (3, Value::Number(dim)) => elements = elements.saturating_mul(dim),
+            (3, Value::Bytes(mut packed)) => {
+                while !packed.is_empty() {
+                    elements = elements.saturating_mul(varint(&mut packed)?);
+                }
+            }
+            (_, Value::Number(_) | Value::Bytes(_)) => {}
+        }
+    }
+    Ok(elements.saturating_mul(width))
+}
+
+/// Bytes of one element; 32 for text and for what is not known.
+fn element_bytes(element: u64) -> u64 {
+    let known = i32::try_from(element).ok().and_then(|number| ElementType::try_from(number).ok());
+    let bytes = known.and_then(|element| bytes_of(element, &[1]));
+    bytes.map_or(32, as_u64)
+}
+
+/// Content of one field.
+enum Value<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+}
+
+/// Takes one field off the front; `None` at the end. Numbers of fixed width are given as 0: nothing here needs them.
+fn field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, Refusal> {
+    if rest.is_empty() {
+        return Ok(None);
+    }
+    let key = varint(rest)?;
+    let length = match key & 7 {
+        0 => return Ok(Some((key >> 3, Value::Number(varint(rest)?)))),
+        1 => 8,
+        5 => 4,
+        2 => usize::try_from(varint(rest)?).map_err(|_error| cut())?,
+        _ => return Err(Refusal::Unreadable { what: "a field is of an unknown kind" }),
+    };
+    let (inner, after) = rest.split_at_checked(length).ok_or_else(cut)?;
+    *rest = after;
+    Ok(Some((key >> 3, if key & 7 == 2 { Value::Bytes(inner) } else { Value::Number(0) })))
 }
 
 fn varint(rest: &mut &[u8]) -> Result<u64, Refusal> {

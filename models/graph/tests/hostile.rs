@@ -147,3 +147,28 @@ proptest! {
         let _verdict = Model::from_bytes(bytes.into());
     }
 }
+
+#[test]
+fn sparse_constants_together_are_held_against_one_limit() {
+    use onnx_graph::proto::SparseTensorProto;
+    let sparse = |rows: i64| SparseTensorProto {
+        values: Some(TensorProto {
+            data_type: Some(1),
+            dims: vec![1],
+            float_data: vec![1.0],
+            ..TensorProto::default()
+        }),
+        indices: Some(TensorProto { data_type: Some(7), dims: vec![1], int64_data: vec![5], ..TensorProto::default() }),
+        dims: vec![rows, rows],
+    };
+    let model = |count: usize, rows: i64| {
+        let graph = GraphProto { sparse_initializer: vec![sparse(rows); count], ..GraphProto::default() };
+        ModelProto { graph: Some(graph), ..ModelProto::default() }.encode_to_vec()
+    };
+    let limit = 256 << 20;
+    for (count, rows) in [(24, 8192), (2, 8192), (2_000, 512), (1, i64::MAX)] {
+        assert_eq!(refusal(model(count, rows)), Refusal::Constants { limit }, "{count} of {rows}");
+    }
+    assert!(Model::from_bytes(model(1, 8192).into()).is_ok());
+    assert!(Model::from_bytes(model(200, 256).into()).is_ok());
+}

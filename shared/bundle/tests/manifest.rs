@@ -196,3 +196,90 @@ proptest! {
         prop_assert_eq!(Manifest::parse(&bytes).unwrap(), manifest);
     }
 }
+
+/// The part of a manifest's text that holds the rule.
+fn rule_text(rule: ScoreRule) -> String {
+    let bytes = Manifest { score: Some(rule), ..manifest() }.to_bytes().unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    let rule = text.split_once("\"score\":").unwrap().1;
+    rule.split_once('}').unwrap().0.to_owned() + "}"
+}
+
+#[test]
+fn later_rules_for_scores_have_one_text_each_and_leave_the_older_ones_as_they_are() {
+    let rule = |kind, axis| ScoreRule { kind, output: "logits".into(), from: ScoreFrom::Logits, axis };
+    for (rule, text) in [
+        (rule(ScoreKind::Top1Probability, None), r#"{"kind":"top1-probability","output":"logits","from":"logits"}"#),
+        (
+            rule(ScoreKind::Top1Probability, Some(-3)),
+            r#"{"kind":"top1-probability","output":"logits","from":"logits","axis":-3}"#,
+        ),
+        (rule(ScoreKind::Sigmoid, None), r#"{"kind":"sigmoid","output":"logits","from":"logits"}"#),
+        (rule(ScoreKind::BoxMaximum, None), r#"{"kind":"box-maximum","output":"logits","from":"logits"}"#),
+    ] {
+        assert_eq!(rule_text(rule.clone()), text);
+        let bytes = Manifest { score: Some(rule.clone()), ..manifest() }.to_bytes().unwrap();
+        assert_eq!(Manifest::parse(&bytes).unwrap().score, Some(rule));
+    }
+}
+
+#[test]
+fn a_rule_that_is_not_known_is_refused_and_so_is_an_axis_that_cannot_be() {
+    // An agent meets a kind of a later release like this: it refuses the version and keeps the one it has.
+    let text = String::from_utf8(manifest().to_bytes().unwrap()).unwrap();
+    for (old, new) in [
+        ("\"kind\":\"top1-probability\"", "\"kind\":\"energy\""),
+        ("\"from\":\"logits\"", "\"from\":\"logits\",\"temperature\":2"),
+    ] {
+        assert!(matches!(Manifest::parse(text.replacen(old, new, 1).as_bytes()), Err(ManifestError::Json(_))), "{new}");
+    }
+    for (kind, axis) in [
+        (ScoreKind::Sigmoid, 1),
+        (ScoreKind::BoxMaximum, -1),
+        (ScoreKind::Top1Probability, 16),
+        (ScoreKind::Top1Probability, -17),
+        (ScoreKind::Top1Probability, i64::MIN),
+    ] {
+        let rule = ScoreRule { kind, output: "logits".into(), from: ScoreFrom::Logits, axis: Some(axis) };
+        let refused = Manifest { score: Some(rule), ..manifest() }.to_bytes();
+        assert!(matches!(refused, Err(ManifestError::Field { path, .. }) if path == "score.axis"), "{kind:?} {axis}");
+    }
+}
+
+#[test]
+fn what_a_version_takes_away_is_listed() {
+    use bundle::manifest::regress::{warnings, worse};
+    let old = manifest();
+    let newer = || Manifest { version: Version::new(3).unwrap(), ..manifest() };
+    assert_eq!(worse(&old, &newer()), Vec::<String>::new());
+    assert_eq!(warnings(&newer()), Vec::<String>::new());
+    let of_variant = |change: fn(&mut Variant)| {
+        let mut new = newer();
+        change(&mut new.variants[0]);
+        new
+    };
+    let no_golden = |variant: &mut Variant| (variant.golden, variant.golden_tolerance) = (None, None);
+    let open = |spec: &mut TensorSpec, shape| spec.shape = Some(shape);
+    let mut narrower = newer();
+    open(&mut narrower.inputs[0], vec![Dim::Fixed(1), Dim::Fixed(28), Dim::Any]);
+    let mut renamed = newer();
+    renamed.inputs[0].name = "picture".into();
+    let cases = [
+        (of_variant(|variant| variant.threshold = None), "no threshold"),
+        (of_variant(|variant| (variant.threshold, variant.name) = (None, "other".parse().unwrap())), "no threshold"),
+        (of_variant(no_golden), "no golden"),
+        (Manifest { score: None, ..newer() }, "no score rule"),
+        (Manifest { labels: vec!["zero".into(), "two".into()], ..newer() }, "class 1 is called \"two\""),
+        (Manifest { labels: vec!["zero".into()], ..newer() }, "names 1 classes"),
+        (narrower, "is \"image\" FP32[batch,28,?] in version 2"),
+        (renamed, "needs the input \"picture\""),
+    ];
+    for (new, word) in cases {
+        let listed = worse(&old, &new);
+        assert!(listed.iter().any(|line| line.contains(word)), "{word}: {listed:?}");
+    }
+    let mut free = newer();
+    open(&mut free.inputs[0], vec![Dim::Symbol("N".into()), Dim::Any, Dim::Symbol("w".into())]);
+    assert_eq!(worse(&old, &free), Vec::<String>::new(), "names are free text, and more is taken than before");
+    assert_eq!(warnings(&of_variant(|variant| variant.threshold = None)).len(), 1);
+}

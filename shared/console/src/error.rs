@@ -32,11 +32,13 @@ pub enum ExitKind {
     Storage,
     /// 9: ONNX Runtime is missing or does not fit.
     Runtime,
+    /// 10: a daemon ended because its store made no progress; the service manager starts it again.
+    Stalled,
 }
 
 impl ExitKind {
     /// Every kind, for help texts and documentation.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Ok,
         Self::Failed,
         Self::Usage,
@@ -47,6 +49,7 @@ impl ExitKind {
         Self::Conflict,
         Self::Storage,
         Self::Runtime,
+        Self::Stalled,
     ];
 
     /// The process exit code.
@@ -63,6 +66,7 @@ impl ExitKind {
             Self::Conflict => 7,
             Self::Storage => 8,
             Self::Runtime => 9,
+            Self::Stalled => 10,
         }
     }
 
@@ -80,13 +84,14 @@ impl ExitKind {
             Self::Conflict => "in the way: port taken, state folder in use, already exists",
             Self::Storage => "storage failed: disk full, unreadable or unwritable file",
             Self::Runtime => "ONNX Runtime is missing or does not fit",
+            Self::Stalled => "the store made no progress: its disk does not answer",
         }
     }
 
     /// The table of exit codes for a command's `after_long_help`.
     #[must_use]
     pub fn help_table() -> String {
-        let rows = Self::ALL.iter().map(|kind| format!("  {}  {}\n", kind.code(), kind.meaning()));
+        let rows = Self::ALL.iter().map(|kind| format!("  {:<2} {}\n", kind.code(), kind.meaning()));
         format!("Exit codes:\n{}", rows.collect::<String>())
     }
 }

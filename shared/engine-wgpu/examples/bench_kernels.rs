@@ -89,7 +89,7 @@ fn session(engine: &WgpuEngine, op: &str, asked: Asked<'_>, operands: &[(&[usize
         outputs: vec![Some(output)],
         attributes,
     });
-    let mut session = WgpuSession::new(engine.gpu().clone(), &graph, BUDGET_BYTES).unwrap();
+    let mut session = WgpuSession::new(engine.gpu().clone(), &graph, BUDGET_BYTES, None).unwrap();
     session.run(&given, &[], &RunControl::default()).unwrap();
     session
 }
@@ -185,7 +185,7 @@ fn session_grouped(engine: &WgpuEngine, image: &[usize], weights: &[usize]) -> W
             .with("group", Attribute::Int(groups))
             .with("pads", Attribute::Ints(vec![1; 4])),
     });
-    let mut session = WgpuSession::new(engine.gpu().clone(), &graph, BUDGET_BYTES).unwrap();
+    let mut session = WgpuSession::new(engine.gpu().clone(), &graph, BUDGET_BYTES, None).unwrap();
     let tensor = Tensor::from_f32(image.to_vec(), &numbers(image.iter().product())).unwrap();
     session.run(&[NamedTensor { name: "x".into(), tensor }], &[], &RunControl::default()).unwrap();
     session

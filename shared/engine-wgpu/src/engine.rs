@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::{Cause, EngineDescription, LoadError, LoadOptions, ModelBytes, Session, precheck};
 use types::EngineName;
@@ -62,12 +63,20 @@ impl WgpuEngine {
     /// # Errors
     /// See [`ModelError`].
     pub fn load_checked(&self, model: &[u8]) -> Result<WgpuSession, ModelError> {
+        self.load_within(model, None)
+    }
+
+    /// As [`WgpuEngine::load_checked`], and refuses a model that cannot answer within `run_limit` at its declared shapes.
+    ///
+    /// # Errors
+    /// See [`ModelError`].
+    pub fn load_within(&self, model: &[u8], run_limit: Option<Duration>) -> Result<WgpuSession, ModelError> {
         let mut graph = read(model)?;
         rewrite(&mut graph);
         if refused_by_name(&graph) {
             return Err(ModelError::Unsupported(unsupported(&graph)));
         }
-        WgpuSession::new(Arc::clone(&self.gpu), &graph, self.budget).map_err(|error| match error {
+        WgpuSession::new(Arc::clone(&self.gpu), &graph, self.budget, run_limit).map_err(|error| match error {
             // The first refusal: now look for all of them.
             ModelError::Node { source: OpError::Unsupported(_) | OpError::DataDependent(_), .. } => {
                 let all = unsupported(&graph);
@@ -94,7 +103,8 @@ impl engine::Engine for WgpuEngine {
 
     fn load(&self, model: ModelBytes, options: &LoadOptions) -> Result<Box<dyn Session>, LoadError> {
         precheck::check(model.as_slice(), &options.limits)?;
-        let session = self.load_checked(model.as_slice()).map_err(|error| LoadError::Failed(Cause::from(error)))?;
+        let session = self.load_within(model.as_slice(), options.run_limit);
+        let session = session.map_err(|error| LoadError::Failed(Cause::from(error)))?;
         Ok(Box::new(session))
     }
 

@@ -1,6 +1,7 @@
 //! What can go wrong between a model file and an answer, in the words of the one who ships the model.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -57,6 +58,22 @@ pub enum ModelError {
         needed: u64,
         /// The configured budget in bytes.
         budget: u64,
+    },
+    /// The work of one inference cannot be done in the time that a request may take.
+    #[error(
+        "one inference of the model is {work} operations, about {seconds} s on this device at {per_second} operations a \
+         second; a request may take {} s",
+        .limit.as_secs()
+    )]
+    TooSlow {
+        /// Elementary operations of one inference at the declared shapes.
+        work: u64,
+        /// Speed of the device in the fastest part of the model that was measured.
+        per_second: u64,
+        /// Seconds that this takes.
+        seconds: u64,
+        /// The configured limit of a run.
+        limit: Duration,
     },
     /// The device refused or was lost.
     #[error(transparent)]

@@ -27,8 +27,8 @@ pub use library::{LibraryNotFound, LibrarySearch};
 pub use onnxruntime::{OpenError, OrtEngine};
 pub use precheck::{ModelFacts, ModelLimits, Refusal};
 pub use session::{
-    CancelFlag, Cause, Engine, EngineDescription, HostStatus, Hosted, Isolation, LoadError, LoadOptions, ModelBytes,
-    ModelSource, Provider, RunControl, RunError, Session, UnknownProvider, zeros,
+    CancelFlag, Cause, Engine, EngineDescription, HostStatus, Hosted, Isolation, Keepsake, LoadError, LoadOptions,
+    ModelBytes, ModelSource, Provider, RunControl, RunError, Session, UnknownProvider, zeros,
 };
 pub use worker::{InferError, Outcome, SessionHandle, SessionWorker, WorkerOptions};
 

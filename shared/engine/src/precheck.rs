@@ -6,6 +6,7 @@
 //! allocated but one entry for each distinct operator. What it lets through is not thereby correct: the engine still
 //! checks types, shapes and order. The numbers of fields are those of `onnx.proto` (ONNX 1.23, IR version 14).
 
+mod budget;
 mod functions;
 mod walk;
 mod wire;
@@ -37,11 +38,17 @@ pub struct ModelLimits {
     pub tensors: usize,
     /// Depth of graphs in attributes of nodes (`If` in `Loop` in `Scan`). Default 8: real models stay under 4.
     pub depth: usize,
+    /// Bytes of memory that loading may take beyond twice the file: sparse constants written out, numbers in wide lists,
+    /// names, descriptions, metadata and small messages, all together.
+    ///
+    /// Default 320 MiB: one sparse constant of the largest size and 64 MiB. The largest exports with a stack trace in every node
+    /// take about 90 MB by this estimate.
+    pub load_bytes: u64,
 }
 
 impl Default for ModelLimits {
     fn default() -> Self {
-        Self { file_bytes: FILE_BYTES_MAX, nodes: 50_000, tensors: 50_000, depth: 8 }
+        Self { file_bytes: FILE_BYTES_MAX, nodes: 50_000, tensors: 50_000, depth: 8, load_bytes: 320 * 1024 * 1024 }
     }
 }
 
@@ -111,6 +118,14 @@ pub enum Refusal {
     TensorSize {
         /// The tensor.
         tensor: String,
+    },
+    /// Small in the file, enormous in memory.
+    #[error("loading the model takes more than {limit} bytes of memory, of which its {what} are the last: reduce them")]
+    Memory {
+        /// What was counted when the limit was passed.
+        what: &'static str,
+        /// The limit for this file: twice its bytes and [`ModelLimits::load_bytes`].
+        limit: u64,
     },
     /// An operator from a domain that nobody here knows.
     #[error(

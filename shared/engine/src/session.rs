@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use bytes::Bytes;
@@ -39,6 +39,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
     ///
     /// ONNX Runtime on a processor cannot be lost, so that is what an engine says unless it knows better.
     fn lost(&self) -> Option<String> {
+        None
+    }
+
+    /// Returns what the engine wants to find again at its next start, like compiled kernels; `None` for nothing.
+    fn keepsake(&self) -> Option<Keepsake> {
         None
     }
 
@@ -76,6 +81,15 @@ pub trait Session: Send + fmt::Debug {
     fn hosted(&self) -> Option<Arc<dyn Hosted>> {
         None
     }
+}
+
+/// Bytes that an engine wants to find again at its next start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keepsake {
+    /// Name by which the engine knows its own bytes, like one for each adapter.
+    pub name: String,
+    /// The bytes; they may be lost or damaged, and the engine must not trust them.
+    pub bytes: Vec<u8>,
 }
 
 /// Controls of a session that lives in a host process; see [`crate::host`].
@@ -260,6 +274,9 @@ pub struct LoadOptions {
     pub name: String,
     /// Whether the model is on trial: in a host process of its own, so that it can harm no other model.
     pub trial: bool,
+    /// Longest time that a request may take. An engine that measures its speed refuses a model that needs longer; `None`
+    /// refuses none.
+    pub run_limit: Option<Duration>,
 }
 
 impl Default for LoadOptions {
@@ -271,6 +288,7 @@ impl Default for LoadOptions {
             limits: ModelLimits::default(),
             name: String::new(),
             trial: false,
+            run_limit: None,
         }
     }
 }

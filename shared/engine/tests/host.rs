@@ -25,7 +25,7 @@ const MODEL: &[u8] = &[0x08, 0x08, 0x3a, 0x00];
 #[test]
 fn child_process() {
     if std::env::var_os(CHILD).is_some() {
-        serve(|config| Ok(Arc::new(Chaos { dies_at_load: config["dies_at_load"] == true })));
+        serve(|config, _keepsake| Ok(Arc::new(Chaos { dies_at_load: config["dies_at_load"] == true })));
         std::process::exit(1);
     }
 }
@@ -254,7 +254,6 @@ fn a_child_that_is_killed_from_outside_is_started_again_and_nobody_is_blamed() {
         // Even when its end is not noticed yet.
         expect_well(session.as_mut());
     }
-    assert_eq!(engine.hosts().len(), 1, "it shares its process as before");
 }
 
 #[test]

@@ -204,3 +204,86 @@ fn sizes_of_shapes_are_written_as_the_standard_says() {
         Graph { inputs: vec![value("x", &tensor_type(1, &[Size::Named("n"), Size::Fixed(3)]))], ..Graph::default() };
     check(&file.model(), &ModelLimits::default()).unwrap();
 }
+
+/// `SparseTensorProto` with one number in a square of that many rows.
+fn sparse(rows: u64) -> Message {
+    let values = tensor("v", model::FLOAT, &[1], &1_f32.to_le_bytes());
+    let indices = tensor("i", model::INT64, &[1], &5_i64.to_le_bytes());
+    Message::default().message(1, &values).message(2, &indices).varint(3, rows).varint(3, rows)
+}
+
+/// Nodes `Constant` that hold these sparse tensors.
+fn sparse_constants(count: usize, rows: u64) -> Vec<Message> {
+    let constant = |at: usize| {
+        let attribute = Message::default().bytes(1, "sparse_value").message(22, &sparse(rows)).varint(20, 11);
+        model::node("Constant", &[], &[&format!("w{at}")]).message(5, &attribute)
+    };
+    (0..count).map(constant).collect()
+}
+
+#[test]
+fn sparse_constants_share_one_budget_wherever_they_are() {
+    // 8192 x 8192 numbers are 256 MiB: one is lawful, and so are small ones by the hundred.
+    let file = |nodes: Vec<Message>| Graph { nodes, ..Graph::default() }.model();
+    check(&file(sparse_constants(1, 8192)), &ModelLimits::default()).unwrap();
+    check(&file(sparse_constants(200, 256)), &ModelLimits::default()).unwrap();
+    let initializers = |count: usize| {
+        let graph = Graph::default().message();
+        model::model(&(0..count).fold(graph, |graph, _| graph.message(15, &sparse(8192))), &[])
+    };
+    let in_function = model::function("f", &[("", "Relu")]).messages(7, &sparse_constants(12, 8192));
+    let branch = Graph { nodes: sparse_constants(12, 8192), ..Graph::default() }.message();
+    let fork =
+        |branch: &Message| model::node("If", &["c"], &["y"]).message(5, &model::graph_attribute("then_branch", branch));
+    let half = Graph { nodes: sparse_constants(1, 8192), ..Graph::default() }.message();
+    let over = [
+        file(sparse_constants(24, 8192)),
+        initializers(24),
+        model::model(&model::one_node("", "Relu"), &[in_function]),
+        file(vec![fork(&branch)]),
+        // One here and one there.
+        file([sparse_constants(1, 8192), vec![fork(&half)]].concat()),
+        // Many small ones.
+        file(sparse_constants(2_000, 512)),
+    ];
+    for (place, file) in over.iter().enumerate() {
+        assert!(file.len() < 500_000);
+        assert!(matches!(refusal(file), Refusal::Memory { .. }), "place {place}: {:?}", refusal(file));
+    }
+}
+
+#[test]
+fn texts_and_small_messages_share_the_budget_of_constants() {
+    let text = vec![b'x'; 1_000_000];
+    let graph = || model::one_node("", "Relu");
+    let entry = |value: &[u8]| Message::default().bytes(1, "k").bytes(2, value);
+    let metadata =
+        |count: usize, value: &[u8]| Message(model::model(&graph(), &[])).messages(14, &vec![entry(value); count]).0;
+    let described = |count: usize| model::model(&(0..count).fold(graph(), |graph, _| graph.bytes(10, &text)), &[]);
+    let commented = |count: usize| {
+        let node = (0..count).fold(model::node("Relu", &["x"], &["y"]), |node, _| node.bytes(6, &text));
+        Graph { nodes: vec![node], ..Graph::default() }.model()
+    };
+    let values = |count: usize| model::model(&(0..count).fold(graph(), |graph, _| graph.bytes(13, [])), &[]);
+    for file in [metadata(100, &text), described(100), commented(100), metadata(3_000_000, b""), values(3_000_000)] {
+        assert!(matches!(refusal(&file), Refusal::Memory { .. }), "{} bytes: {:?}", file.len(), refusal(&file));
+    }
+    // As much as the largest exports have is no harm, and neither are large weights.
+    for file in [metadata(20, &text), described(20), commented(20), metadata(100_000, b"x"), values(100_000)] {
+        check(&file, &ModelLimits::default()).unwrap();
+    }
+    let weights = tensor("w", model::FLOAT, &[25_000_000], &vec![0; 100_000_000]);
+    check(&Graph { initializers: vec![weights], ..Graph::default() }.model(), &ModelLimits::default()).unwrap();
+}
+
+#[test]
+fn numbers_that_are_wide_in_memory_are_counted_so() {
+    // A varint of one byte becomes eight.
+    let numbers = vec![1_u8; 60_000_000];
+    let list = Message::default().bytes(1, "ints").bytes(8, &numbers).varint(20, 7);
+    let file = Graph { nodes: vec![model::node("Relu", &["x"], &["y"]).message(5, &list)], ..Graph::default() }.model();
+    assert!(matches!(refusal(&file), Refusal::Memory { .. }));
+    let wide = Message::default().varint(1, 60_000_000).varint(2, model::INT64).bytes(7, &numbers).bytes(8, "w");
+    let file = Graph { initializers: vec![wide], ..Graph::default() }.model();
+    assert!(matches!(refusal(&file), Refusal::Memory { .. }));
+}

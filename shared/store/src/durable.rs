@@ -10,6 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::files;
 use crate::folder::Folder;
+use crate::health::{Health, Pulse, hang_if_asked, operation_limit};
 use crate::lock::StateLock;
 use crate::map::{Changes, Map, stage};
 use crate::sled_log::SledLog;
@@ -48,9 +50,11 @@ pub enum Opened {
 
 /// A store on disk.
 ///
-/// Dropping it waits for the writes that were accepted.
+/// Dropping it waits for the writes that were accepted, unless one has missed its deadline already.
 #[derive(Debug)]
 pub struct SledStore {
+    folder: PathBuf,
+    limit: Duration,
     shared: Arc<Shared>,
     /// `None` only while dropping.
     jobs: Option<mpsc::Sender<Job>>,
@@ -63,6 +67,7 @@ pub struct SledStore {
 struct Shared {
     map: RwLock<Map>,
     watchers: Watchers,
+    pulse: Pulse,
 }
 
 /// A batch on its way to the writer.
@@ -88,12 +93,15 @@ impl SledStore {
         let folder = Folder::new(folder);
         let lock = folder.lock()?;
         let (log, map, opened) = folder.open()?;
-        let shared = Arc::new(Shared { map: RwLock::new(map), watchers: Watchers::default() });
+        let shared = Arc::new(Shared { map: RwLock::new(map), ..Shared::default() });
+        let path = folder.path().to_owned();
         let (sender, jobs) = mpsc::channel(QUEUE_BATCHES_MAX);
         let writer = Writer { folder: folder.clone(), log: Some(log), shared: Arc::clone(&shared), jobs, reserve };
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || writer.run());
         let thread = thread.map_err(|error| folder.error("start the writer of the store", error))?;
-        Ok((Self { shared, jobs: Some(sender), writer: Some(thread), _lock: lock }, opened))
+        let limit = operation_limit();
+        let store = Self { folder: path, limit, shared, jobs: Some(sender), writer: Some(thread), _lock: lock };
+        Ok((store, opened))
     }
 }
 
@@ -101,6 +109,12 @@ impl Drop for SledStore {
     fn drop(&mut self) {
         // The writer ends when the last sender is gone and the queue is empty.
         drop(self.jobs.take());
+        if self.shared.pulse.has_missed() {
+            // The writer may never return; it ends with the process.
+            tracing::error!(folder = %self.folder.display(), "the store is left as it is: its disk does not answer");
+            self.shared.watchers.close();
+            return;
+        }
         let ended = self.writer.take().map(JoinHandle::join);
         if let Some(Err(_panic)) = ended {
             tracing::error!("the writer of the store panicked");
@@ -123,8 +137,18 @@ impl Store for SledStore {
         batch.check_limits()?;
         let jobs = self.jobs.as_ref().ok_or(StoreError::Closed)?;
         let (done, result) = oneshot::channel();
-        jobs.send(Job { batch, done }).await.map_err(|_closed| StoreError::Closed)?;
-        result.await.unwrap_or(Err(StoreError::Closed))
+        let applied = async {
+            jobs.send(Job { batch, done }).await.map_err(|_closed| StoreError::Closed)?;
+            result.await.unwrap_or(Err(StoreError::Closed))
+        };
+        tokio::time::timeout(self.limit, applied).await.unwrap_or_else(|_elapsed| {
+            self.shared.pulse.miss();
+            Err(StoreError::Stalled { folder: self.folder.clone(), after: self.limit })
+        })
+    }
+
+    fn health(&self) -> Health {
+        self.shared.pulse.health()
     }
 
     fn watch(&self, prefix: &[u8]) -> Watch {
@@ -188,6 +212,7 @@ impl Writer {
         if changes.is_empty() {
             return Ok(());
         }
+        hang_if_asked();
         self.check_room(changes)?;
         let map = self.shared.map.read().unwrap_or_else(PoisonError::into_inner);
         let mut log = match self.log.take() {
@@ -208,12 +233,14 @@ impl Writer {
         }
     }
 
-    /// Refuses before sled meets a full disk: it survives one, but has to be opened again.
+    /// Refuses before sled meets a full disk: it survives one, but has to be opened again. What only deletes is tried in
+    /// any case: it is the way out of a full disk, and most often fits into what the log has taken already.
     fn check_room(&self, changes: &Changes) -> Result<(), StoreError> {
         let bytes: usize = changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum();
         // A file system that cannot tell its free space is asked by writing to it.
         let free = files::free_bytes(self.folder.path()).unwrap_or(u64::MAX);
-        if free < self.reserve.saturating_add(bytes as u64) {
+        let only_deletes = changes.values().all(Option::is_none);
+        if !only_deletes && free < self.reserve.saturating_add(bytes as u64) {
             return Err(StoreError::DiskFull { folder: self.folder.path().to_owned() });
         }
         Ok(())

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -89,6 +90,14 @@ pub enum StoreError {
         #[source]
         source: Arc<io::Error>,
     },
+    /// The disk did not answer in time. Whether the batch was written is decided at the next open, by another process.
+    #[error("write to the store in {}: the disk has not answered for {} s", folder.display(), after.as_secs_f64())]
+    Stalled {
+        /// The store's folder.
+        folder: PathBuf,
+        /// The deadline.
+        after: Duration,
+    },
     /// The store was shut down.
     #[error("use the store: it was shut down")]
     Closed,
@@ -105,6 +114,12 @@ impl StoreError {
     #[must_use]
     pub const fn is_disk_full(&self) -> bool {
         matches!(self, Self::DiskFull { .. })
+    }
+
+    /// Whether the disk did not answer in time: the process must end, since nothing can be written any more.
+    #[must_use]
+    pub const fn is_stalled(&self) -> bool {
+        matches!(self, Self::Stalled { .. })
     }
 
     /// Whether another process has the store open.

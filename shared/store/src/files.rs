@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -53,6 +53,16 @@ pub enum FileError {
         #[source]
         source: io::Error,
     },
+    /// A key that other users of the machine can read or write, or that belongs to one of them.
+    #[error("read file {}: {problem}; run: chown {user} {path} && chmod 600 {path}", path.display(), path = path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its mode or owner, in words.
+        problem: String,
+        /// Numeric id of this process's user.
+        user: u32,
+    },
     /// The file is larger than the reader takes.
     #[error("read file {}: it is larger than the {max} bytes allowed", path.display())]
     TooLarge {
@@ -69,6 +79,21 @@ impl FileError {
             return Self::DiskFull { attempt, path: path.to_owned() };
         }
         Self::Io { attempt, path: path.to_owned(), source }
+    }
+
+    /// The error of the system; one is made of the text where there is none.
+    pub(crate) fn into_io(self) -> io::Error {
+        match self {
+            Self::Io { source, .. } => source,
+            Self::DiskFull { .. } => io::ErrorKind::StorageFull.into(),
+            Self::Exposed { .. } | Self::TooLarge { .. } => io::Error::other(self),
+        }
+    }
+
+    /// Whether others can read or write a key.
+    #[must_use]
+    pub const fn is_exposed(&self) -> bool {
+        matches!(self, Self::Exposed { .. })
     }
 
     /// Whether there is no room on the disk.
@@ -265,6 +290,90 @@ pub fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     Ok(content)
 }
 
+/// Flag of `open` that refuses a symlink in the place of the file.
+pub(crate) const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+
+/// Reads a key, as [`read_bounded`], if nobody but this user (and root) can read or write it. Of a symlink the file that it
+/// leads to counts.
+///
+/// # Errors
+/// [`FileError::Exposed`] when others can; else as [`read_bounded`].
+pub fn read_secret(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
+    let failed = |source| FileError::new("read file", path, source);
+    let file = File::open(path).map_err(failed)?;
+    // Asked of the open file: the name may lead elsewhere a moment later.
+    let metadata = file.metadata().map_err(failed)?;
+    let user = rustix::process::geteuid().as_raw();
+    let mode = metadata.mode() & 0o7777;
+    let problem = if metadata.uid() != user && metadata.uid() != 0 {
+        Some(format!("it belongs to user {}, who can replace it", metadata.uid()))
+    } else if mode & 0o077 != 0 {
+        Some(format!("its mode is {mode:04o}, so that other users can read or write it"))
+    } else {
+        None
+    };
+    if let Some(problem) = problem {
+        return Err(FileError::Exposed { path: path.to_owned(), problem, user });
+    }
+    let mut content = Vec::new();
+    let read = file.take(max.saturating_add(1)).read_to_end(&mut content).map_err(failed)?;
+    if read as u64 > max {
+        return Err(FileError::TooLarge { path: path.to_owned(), max });
+    }
+    Ok(content)
+}
+
+/// Returns a warning when other users can read or write a folder, or replace what is in it; `None` for one that is not
+/// there.
+#[must_use]
+pub fn exposed_folder(folder: &Path) -> Option<String> {
+    let metadata = fs::metadata(folder).ok()?;
+    let mode = metadata.mode() & 0o7777;
+    let user = rustix::process::geteuid().as_raw();
+    let shown = folder.display();
+    if metadata.uid() != user && metadata.uid() != 0 {
+        return Some(format!("folder {shown} belongs to user {}, who can replace what is in it", metadata.uid()));
+    }
+    let what = match mode & 0o077 {
+        0 => return None,
+        others if others & 0o022 != 0 => "write to it and replace what is in it",
+        _ => "read it",
+    };
+    Some(format!("folder {shown} has mode {mode:04o}, so that other users can {what}; run: chmod 700 {shown}"))
+}
+
+/// Takes every right on a folder of this user, and on what is in it, from everybody else. Symlinks are left alone.
+///
+/// # Errors
+/// When a mode cannot be changed.
+pub fn restrict(folder: &Path) -> Result<(), FileError> {
+    let failed = |source| FileError::new("restrict folder", folder, source);
+    let limit = |path: &Path, metadata: &fs::Metadata| {
+        let mode = metadata.mode() & 0o7777;
+        if mode & 0o077 == 0 {
+            return Ok(());
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700))
+    };
+    limit(folder, &fs::metadata(folder).map_err(failed)?).map_err(failed)?;
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        // Of the entry itself, not of what a symlink leads to. A file that sled removes meanwhile needs nothing.
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() {
+            restrict(&entry.path())?;
+        } else if metadata.is_file() {
+            limit(&entry.path(), &metadata).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes every file and folder that this process creates from now on private: what libraries create follows the umask.
+pub fn make_private_by_default() {
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+}
+
 /// Bytes that this user can still write to the file system of a path.
 ///
 /// # Errors
@@ -277,8 +386,6 @@ pub fn free_bytes(path: &Path) -> Result<u64, FileError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {

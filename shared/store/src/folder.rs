@@ -169,7 +169,9 @@ impl Folder {
         match error {
             FileError::DiskFull { .. } => StoreError::DiskFull { folder: self.path.clone() },
             FileError::Io { attempt, path: _, source } => self.error(attempt, source),
-            FileError::TooLarge { .. } => self.error("open the store", io::Error::other(error)),
+            FileError::Exposed { .. } | FileError::TooLarge { .. } => {
+                self.error("open the store", io::Error::other(error))
+            }
         }
     }
 

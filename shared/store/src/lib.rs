@@ -17,6 +17,7 @@ mod durable;
 mod error;
 pub mod files;
 mod folder;
+mod health;
 mod lock;
 mod map;
 mod memory;
@@ -32,6 +33,7 @@ use bytes::Bytes;
 pub use batch::{Batch, Scan};
 pub use durable::{Opened, SledStore};
 pub use error::StoreError;
+pub use health::{HANG_VARIABLE, Health, LIMIT_VARIABLE, OPEN_LIMIT, OPERATION_LIMIT};
 pub use lock::{LockError, StateLock};
 pub use memory::MemoryStore;
 pub use table::{Entry, Table};
@@ -75,7 +77,8 @@ pub trait Store: Send + Sync + Debug {
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when a condition does not hold, [`StoreError::DiskFull`] when there is no room (the
-    /// store stays usable and accepts writes again when there is), the limits of this crate, and I/O errors.
+    /// store stays usable and accepts writes again when there is), [`StoreError::Stalled`] when it took longer than
+    /// [`OPERATION_LIMIT`], the limits of this crate, and I/O errors.
     ///
     /// # Cancel safety
     /// A batch whose future is dropped is applied wholly or not at all; which of the two is not known.
@@ -83,4 +86,20 @@ pub trait Store: Send + Sync + Debug {
 
     /// Tells when something under a prefix has changed, from now on.
     fn watch(&self, prefix: &[u8]) -> Watch;
+
+    /// Tells when an operation has missed its deadline. A store that writes nothing never does.
+    fn health(&self) -> Health {
+        Health::default()
+    }
+
+    /// Checks that the store makes progress: waits until everything that was asked before is done. Writes nothing.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.apply(Batch::new()).await
+    }
 }

@@ -14,7 +14,7 @@
 use std::any::Any;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -75,7 +75,11 @@ pub(crate) struct SledLog {
 impl SledLog {
     /// Opens or creates the database and reads all of it.
     pub(crate) fn open(folder: &Path) -> Result<(Self, Map), LogError> {
+        // Sled makes its folder and files as the umask lets it: the folder is made here, and old files are corrected.
+        files::create_dir(folder).map_err(|error| LogError::Io(error.into_io()))?;
+        files::restrict(folder).map_err(|error| LogError::Io(error.into_io()))?;
         let db = open_released(folder)?;
+        files::restrict(folder).map_err(|error| LogError::Io(error.into_io()))?;
         let log = File::open(folder.join("db")).map_err(LogError::Io)?;
         let seal = Seal::open(folder).map_err(LogError::Io)?;
         let mut opened = Self { folder: folder.to_owned(), db: Some(db), log, number: 0, seal };
@@ -190,7 +194,9 @@ struct Seal {
 
 impl Seal {
     fn open(folder: &Path) -> io::Result<Self> {
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(folder.join("seal"))?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(files::NO_FOLLOW);
+        let file = options.open(folder.join("seal"))?;
         Ok(Self { file })
     }
 

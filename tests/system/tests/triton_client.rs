@@ -42,6 +42,20 @@ binary, plain = infer(batch, True).as_numpy("logits"), infer(batch, False).as_nu
 assert binary.shape == (100, 10) and np.allclose(binary, plain, atol=1e-4)
 assert infer(batch[:1], True, model_version="1").get_response()["model_version"] == "1"
 
+# What the client sends with every option at its default, and what the options mean to models without state.
+one = http.InferInput("image", [1, 1, 28, 28], "FP32").set_data_from_numpy(batch[:1])
+assert client.infer("digits", [one]).as_numpy("logits").shape == (1, 10)
+client.infer("digits", [one], request_id="", sequence_id=0, sequence_start=True, sequence_end=True, priority=3, timeout=5_000_000,
+             headers={"X-Note": "a"}, query_params={"a": "b"})
+client.infer("digits", [one], outputs=[http.InferRequestedOutput("logits", binary_data=True, class_count=0)])
+assert client.async_infer("digits", [one]).get_result().as_numpy("logits").shape == (1, 10)
+for sequence in (7, "a"):
+    try:
+        client.infer("digits", [one], sequence_id=sequence, sequence_start=True)
+        raise SystemExit("a sequence was taken")
+    except http.InferenceServerException as error:
+        assert error.status() == "400" and "sequence_id" in error.message(), error
+
 try:
     infer(np.zeros((1, 1, 2, 2), np.float32), True)
     raise SystemExit("a wrong shape was taken")

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
+use axum::http::Method;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::Response;
@@ -43,9 +44,15 @@ pub(super) async fn require_operator(
         return Err(Refused::new(ErrorCode::TooMany, format!("operator {name:?} has too many calls under way"))
             .hint("wait until some of them have ended"));
     }
-    request.extensions_mut().insert(Operator(name));
+    request.extensions_mut().insert(Operator(name.clone()));
+    let changes = (request.method() == Method::POST).then(|| request.uri().path().to_owned());
     let response = next.run(request).await;
     drop(call);
+    if let Some(call) = changes {
+        // Every attempt to change something, whether it succeeded or not. The handlers log what was changed.
+        let status = response.status().as_u16();
+        tracing::info!(operator = name, %address, call, status, "operator call");
+    }
     Ok(response)
 }
 

@@ -49,25 +49,47 @@ pub(super) async fn put(
     if said.is_some_and(|bytes| bytes > limit) {
         return Err(too_large(limit));
     }
-    let mut upload = hub.registry.blobs().begin(digest, limit).await.map_err(|error| refuse(&error, limit))?;
+    let bytes = match upload(&hub, digest, limit, body).await {
+        Ok(bytes) => bytes,
+        Err(Broken::Client(refused)) => return Err(refused),
+        Err(Broken::Blob(error)) => {
+            if error.is_disk_full() {
+                super::make_room(&hub).await;
+            }
+            return Err(refuse(&error, limit));
+        }
+    };
+    hub.registry.blob_stored(&digest);
+    Ok(Json(BlobStored { digest, bytes }))
+}
+
+/// The reason why an upload ended early.
+enum Broken {
+    /// The operator's end.
+    Client(Refused),
+    /// The hub's disk, or bytes that are not what they must be.
+    Blob(BlobError),
+}
+
+async fn upload(hub: &Hub, digest: Digest, limit: u64, body: Body) -> Result<u64, Broken> {
+    let client = |problem: &str| Broken::Client(Refused::new(ErrorCode::BadRequest, problem));
+    let mut upload = hub.registry.blobs().begin(digest, limit).await.map_err(Broken::Blob)?;
     let mut body = body.into_data_stream();
     let mut pace = Limits::hub().pace();
     loop {
         let since = Instant::now();
         let piece = tokio::time::timeout(SILENCE_LIMIT, body.next()).await;
-        let piece = piece.map_err(|_elapsed| Refused::new(ErrorCode::BadRequest, "the upload fell silent"))?;
+        let piece = piece.map_err(|_elapsed| client("the upload fell silent"))?;
         match piece {
             Some(Ok(bytes)) if pace.passed(since.elapsed(), bytes.len()).is_err() => {
-                return Err(Refused::new(ErrorCode::BadRequest, "the upload is too slow: at least 1 KiB/s are needed"));
+                return Err(client("the upload is too slow: at least 1 KiB/s are needed"));
             }
-            Some(Ok(bytes)) => upload.write(bytes).await.map_err(|error| refuse(&error, limit))?,
-            Some(Err(_broken)) => return Err(Refused::new(ErrorCode::BadRequest, "the upload broke off")),
+            Some(Ok(bytes)) => upload.write(bytes).await.map_err(Broken::Blob)?,
+            Some(Err(_broken)) => return Err(client("the upload broke off")),
             None => break,
         }
     }
-    let bytes = upload.commit().await.map_err(|error| refuse(&error, limit))?;
-    hub.registry.blob_stored(&digest);
-    Ok(Json(BlobStored { digest, bytes }))
+    upload.commit().await.map_err(Broken::Blob)
 }
 
 fn too_large(limit: u64) -> Refused {

@@ -98,6 +98,13 @@ pub async fn serve(
     server.serve(router(hub).into_make_service()).await
 }
 
+/// Removes what failed pushes left on a disk that is full.
+pub(super) async fn make_room(hub: &Hub) {
+    if let Err(error) = hub.registry.remove_orphans(Duration::ZERO).await {
+        tracing::warn!(error = telemetry::chain(&error), "files of failed pushes were not removed");
+    }
+}
+
 async fn status(State(hub): State<Arc<Hub>>) -> Result<Json<HubStatus>, Refused> {
     Ok(Json(hub.status().await?))
 }

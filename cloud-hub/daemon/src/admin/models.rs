@@ -43,7 +43,16 @@ pub(super) async fn publish(
     JsonBody(request): JsonBody<PublishRequest>,
 ) -> Result<Json<Published>, Refused> {
     let version = request.version;
-    let published = hub.publish(&model, request).await.map_err(|error| refuse(&error))?;
+    let published = match hub.publish(&model, request).await {
+        Ok(published) => published,
+        Err(error) => {
+            let refused = refuse(&error);
+            if refused.code() == ErrorCode::Storage {
+                super::make_room(&hub).await;
+            }
+            return Err(refused);
+        }
+    };
     tracing::info!(operator = by, %model, %version, unchanged = published.unchanged, "version published");
     Ok(Json(published))
 }
@@ -115,6 +124,8 @@ fn refuse(error: &PublishError) -> Refused {
             .hint("every device would refuse it: mend that variant, or leave it out of model.toml"),
         PublishError::NotForGpu { .. } => Refused::new(ErrorCode::NotTrusted, error.to_string())
             .hint("take \"wgpu\" out of its `engines` in model.toml; `cloud-hub model check` lists what is missing"),
+        PublishError::Memory { .. } => Refused::new(ErrorCode::NotTrusted, error.to_string())
+            .hint("make the model smaller, or raise inference.run_memory_max_bytes in hub.toml"),
         PublishError::Score { .. } => Refused::new(ErrorCode::BadRequest, error.to_string())
             .hint("correct [score] in model.toml: with a wrong rule a device keeps every answer, or none"),
         PublishError::Worse { .. } => Refused::new(ErrorCode::Conflict, error.to_string())

@@ -44,7 +44,11 @@ impl Context {
         let path = given.map(Path::to_owned).or_else(default_path).ok_or_else(|| {
             CliError::new(ExitKind::Config, "no operator context is known").hint("give one with --context FILE")
         })?;
-        let bytes = files::read_bounded(&path, CONTEXT_BYTES_MAX).map_err(|error| {
+        let bytes = files::read_secret(&path, CONTEXT_BYTES_MAX).map_err(|error| {
+            if error.is_exposed() {
+                return CliError::new(ExitKind::Refused, error)
+                    .hint("others may have read the token: revoke it with `cloud-hub operator revoke` if they should not have it");
+            }
             CliError::new(ExitKind::Config, error).hint(
                 "give the operator.toml that `cloud-hub init` wrote with --context FILE or SANDERLING_OPERATOR=FILE",
             )

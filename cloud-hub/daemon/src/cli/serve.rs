@@ -1,12 +1,13 @@
 //! `cloud-hub serve`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use console::{CliError, ExitKind, OrExit};
 
 use crate::config::HubConfig;
-use crate::hub::{self, StartError};
+use crate::hub::{self, RunError, StartError};
 
 /// Where the packages put the config.
 const CONFIG_DEFAULT: &str = "/etc/sanderling/hub.toml";
@@ -25,7 +26,11 @@ pub(super) struct ServeArgs {
     config: PathBuf,
 }
 
+/// Time that blocking work may take when all else has ended: work that hangs must not keep the process from ending.
+const RUNTIME_GRACE: Duration = Duration::from_secs(1);
+
 pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
+    store::files::make_private_by_default();
     let mut config = super::config::read(&args.config)?;
     if let Ok(filter) = std::env::var("SANDERLING_LOG") {
         config.log.filter = filter;
@@ -34,7 +39,9 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
         .or_exit_try(ExitKind::Config, "see log.filter in hub.toml and SANDERLING_LOG")?;
     let metrics = telemetry::metrics::install(env!("CARGO_PKG_VERSION"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_exit(ExitKind::Failed)?;
-    runtime.block_on(serve(config, metrics))
+    let served = runtime.block_on(serve(config, metrics));
+    runtime.shutdown_timeout(RUNTIME_GRACE);
+    served
 }
 
 async fn serve(config: HubConfig, metrics: telemetry::metrics::Metrics) -> Result<(), CliError> {
@@ -57,7 +64,12 @@ async fn serve(config: HubConfig, metrics: telemetry::metrics::Metrics) -> Resul
     });
     let stopped = running.run(metrics).await;
     signals.abort_all();
-    let stopped = stopped.or_exit(ExitKind::Failed)?;
+    let stopped = stopped.map_err(|error| match &error {
+        RunError::Stalled(_) => CliError::new(ExitKind::Stalled, error).hint(
+            "start the hub again (a service manager does); look for disk errors in the kernel's log: journalctl -k",
+        ),
+        RunError::Door { .. } | RunError::Lost(_) => CliError::new(ExitKind::Failed, error),
+    })?;
     tracing::info!(?stopped, "hub is down");
     Ok(())
 }
@@ -79,6 +91,12 @@ fn explain(error: StartError) -> CliError {
             ExitKind::Runtime,
             Some("run `cargo xtask setup`, or name the library in inference.onnxruntime or SANDERLING_ONNXRUNTIME"),
         ),
+        StartError::File(file) if file.is_exposed() => {
+            (ExitKind::Refused, Some("see who read or replaced the key in the meantime before you trust it again"))
+        }
+        StartError::Store(store) if store.is_stalled() => {
+            (ExitKind::Stalled, Some("look for disk errors in the kernel's log: journalctl -k"))
+        }
         StartError::Lock(_) | StartError::File(_) | StartError::Store(_) => {
             (ExitKind::Storage, Some("is there room on the disk, and may this user write to hub.state_dir?"))
         }

@@ -143,6 +143,13 @@ fn refusal(no_answer: NoAnswer) -> Refusal {
             Refusal::new(RefusalCode::DeadlineExceeded, "the deadline passed before the model answered")
         }
         NoAnswer::Stopped => busy("the model is being replaced", None),
+        NoAnswer::Failed(engine::InferError::Failed(
+            error @ (engine::RunError::Died(_) | engine::RunError::Quarantined { .. }),
+        )) => {
+            tracing::warn!(error = telemetry::chain(&error), "a request ended the engine's process");
+            // The sentence names no path and no address.
+            Refusal::new(RefusalCode::Internal, telemetry::chain(&error))
+        }
         NoAnswer::Failed(error) => internal(&error),
     }
 }

@@ -1,6 +1,7 @@
 //! A hub that is up: its tasks, its clockwork, and its end.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +11,17 @@ use jiff::Timestamp;
 use store::StateLock;
 use telemetry::metrics::Metrics;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use transport::Validity;
 
 use super::Hub;
+use super::progress::{PROOF_EVERY, stuck};
 use super::start::{SERVER_CERTIFICATE_LIFETIME, Sockets, server_names};
 use crate::admin;
 use crate::api::Listening;
 use crate::gateway::{self, Gateway};
 use crate::metrics;
+use crate::registry::orphans::ORPHAN_AGE;
 use crate::shutdown::{Stop, Stopped};
 
 /// Interval between checks whether the signed metadata needs renewal; it lives for days.
@@ -51,6 +55,9 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// The store's disk does not answer: only a new process can open it again.
+    #[error("the store in {0:?} makes no progress: its disk has not answered for too long")]
+    Stalled(PathBuf),
     /// A task was lost; its panic is in the log.
     #[error("a part of the hub broke off")]
     Lost(#[from] tokio::task::JoinError),
@@ -104,12 +111,21 @@ impl Running {
 
         telemetry::service::ready("serving");
         let ended = tokio::select! {
+            // Nothing that waits for the store can be finished: the grace period would only delay the restart.
+            () = hub.store.health().stalled() => {
+                stop.now.cancel();
+                return Err(RunError::Stalled(hub.folder.store()));
+            }
             () = stop.drain.cancelled() => Ok(()),
             () = stop.now.cancelled() => Ok(()),
             Some(ended) = tasks.join_next() => ended.map_err(RunError::from).and_then(|ended| ended),
         };
         telemetry::service::stopping();
-        let stopped = wind_down(&hub, &stop, &handle).await;
+        let winding_down = wind_down(&hub, &stop, &handle);
+        let stopped = tokio::select! {
+            stopped = winding_down => stopped,
+            () = hub.store.health().stalled() => return Err(RunError::Stalled(hub.folder.store())),
+        };
         while tasks.join_next().await.is_some() {}
         hub.folder.remove_listening();
         drop(hub);
@@ -153,7 +169,9 @@ async fn clockwork(hub: Arc<Hub>, recorded: Metrics, stop: Stop) -> Result<(), R
     let mut notices = tokio::time::interval(TRUST_NOTICE);
     let mut is_first = true;
     let mut upkeep = tokio::time::interval(METRICS_UPKEEP);
-    let mut watchdog = telemetry::service::watchdog_period().map(tokio::time::interval);
+    let watchdog = telemetry::service::watchdog_period();
+    let mut proof = tokio::time::interval(watchdog.unwrap_or(PROOF_EVERY));
+    proof.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.now.cancelled() => return Ok(()),
@@ -162,12 +180,19 @@ async fn clockwork(hub: Arc<Hub>, recorded: Metrics, stop: Stop) -> Result<(), R
                 is_first = false;
             }
             _ = notices.tick() => {
+                if let Err(error) = hub.registry.remove_orphans(ORPHAN_AGE).await {
+                    tracing::warn!(error = telemetry::chain(&error), "files of failed pushes were not removed");
+                }
                 for warning in hub.registry.trust_warnings(Timestamp::now()) {
                     tracing::warn!("{warning}");
                 }
             }
             _ = upkeep.tick() => recorded.upkeep(),
-            () = tick(&mut watchdog) => telemetry::service::alive(),
+            _ = proof.tick() => match stop.now.run_until_cancelled(stuck(&hub)).await {
+                Some(None) => telemetry::service::alive(),
+                Some(Some(reason)) => tracing::error!(reason, "no progress: the watchdog is not fed"),
+                None => return Ok(()),
+            },
         }
     }
 }
@@ -183,15 +208,6 @@ async fn renew(hub: &Hub, is_first: bool) {
         Ok(true) => tracing::info!("signed metadata renewed"),
         Ok(false) => {}
         Err(error) => tracing::debug!(error = telemetry::chain(&error), "metadata was not signed anew"),
-    }
-}
-
-async fn tick(interval: &mut Option<tokio::time::Interval>) {
-    match interval {
-        Some(interval) => {
-            interval.tick().await;
-        }
-        None => std::future::pending().await,
     }
 }
 

@@ -172,7 +172,10 @@ pub async fn start_with_engine(config: HubConfig, engine: Arc<dyn Engine>) -> Re
 async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Result<Running, StartError> {
     let mut warnings = Vec::new();
     let store_folder = ground.folder.store();
-    let (store, state) = tokio::task::spawn_blocking(move || SledStore::open(&store_folder)).await??;
+    warnings.extend(ground.folder.exposed());
+    let opening = tokio::task::spawn_blocking(move || SledStore::open(&store_folder));
+    let stalled = |_elapsed| StoreError::Stalled { folder: ground.folder.store(), after: store::OPEN_LIMIT };
+    let (store, state) = tokio::time::timeout(store::OPEN_LIMIT, opening).await.map_err(stalled)???;
     let is_rebuilt = note_store(&state, &mut warnings);
     let store: Arc<dyn Store> = Arc::new(store);
     let metadata = Metadata::open(ground.folder.clone())?;
@@ -184,7 +187,13 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Re
     let workers = Workers::new(config.inference.clone());
     load_models(&registry, &workers, &loader, config.inference.versions_loaded, &mut warnings).await;
     let listening = ground.sockets.listening().map_err(StartError::Address)?;
-    ground.folder.write_listening(&listening)?;
+    // A full disk must not keep the hub from answering: tools that read the file have other ways to find the ports.
+    if let Err(error) = ground.folder.write_listening(&listening) {
+        warnings.push(format!(
+            "listening.json was not written, commands need the ports of hub.toml: {}",
+            telemetry::chain(&error)
+        ));
+    }
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -245,11 +254,10 @@ fn remove_snapshots(folder: &Folder) {
 }
 
 fn load_ca(folder: &Folder) -> Result<Ca, StartError> {
-    let read = |path: PathBuf| -> Result<String, StartError> {
-        let bytes = files::read_bounded(&path, PEM_BYTES_MAX)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    Ok(Ca::load(&read(folder.ca_certificate())?, &read(folder.ca_key())?)?)
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let certificate = text(files::read_bounded(&folder.ca_certificate(), PEM_BYTES_MAX)?);
+    let key = text(files::read_secret(&folder.ca_key(), PEM_BYTES_MAX)?);
+    Ok(Ca::load(&certificate, &key)?)
 }
 
 /// The configured names, then those that every machine has.

@@ -3,8 +3,10 @@
 //! Fed by uploads ([`crate::admin`]), read by the gateway for devices and by [`crate::workers`] for the hub itself. A
 //! file is hashed while it is written and gets its name only when the hash is right, so a file with a name is whole.
 
+use std::collections::HashSet;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -64,6 +66,17 @@ impl BlobError {
     /// Work on a blob that was broken off.
     pub(super) fn lost(digest: Digest, lost: tokio::task::JoinError) -> Self {
         Self::Io { what: "hash", digest, source: io::Error::other(lost) }
+    }
+}
+
+impl BlobError {
+    /// Whether there is no room on the disk.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        let file = source.get_ref().and_then(|inner| inner.downcast_ref::<store::files::FileError>());
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge];
+        file.is_some_and(store::files::FileError::is_disk_full) || full.contains(&source.kind())
     }
 }
 
@@ -134,6 +147,33 @@ impl Blobs {
     pub async fn remove(&self, digest: &Digest) -> Result<(), BlobError> {
         let path = self.folder.blob(digest);
         on_disk("delete", *digest, move || files::remove_file(&path).map_err(io::Error::other)).await
+    }
+
+    /// Removes every blob that is not named and was last written before `before`; returns how many.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed or a file cannot be removed.
+    pub async fn retain(&self, named: HashSet<Digest>, before: Option<SystemTime>) -> Result<usize, BlobError> {
+        let folder = self.folder.blobs();
+        let digest = Digest::of(b"");
+        on_disk("remove", digest, move || {
+            let mut removed = 0;
+            for entry in std::fs::read_dir(folder)? {
+                let entry = entry?;
+                // Unfinished uploads have other names; those that nobody goes on with are removed at start.
+                let name = entry.file_name().into_string().unwrap_or_default();
+                let Ok(digest) = format!("sha256:{name}").parse::<Digest>() else { continue };
+                let is_old = before.is_some_and(|before| {
+                    entry.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|written| written <= before)
+                });
+                if is_old && !named.contains(&digest) {
+                    std::fs::remove_file(entry.path())?;
+                    removed += 1;
+                }
+            }
+            Ok(removed)
+        })
+        .await
     }
 
     /// Reads a whole blob of at most `limit` bytes and checks its hash; `None` when it is not there.

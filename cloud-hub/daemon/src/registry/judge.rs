@@ -7,6 +7,8 @@ use bundle::golden::{GOLDEN_BYTES_MAX, Golden};
 use bundle::manifest::regress;
 use bundle::manifest::score::{self, Verdict};
 use bundle::{FileRef, Manifest};
+use bytes::Bytes;
+use onnx_graph::memory::Peak;
 use types::{ModelName, Place};
 
 use super::Registry;
@@ -22,6 +24,37 @@ impl Registry {
         };
         let problems = regress::worse(&old, new);
         if problems.is_empty() { Ok(()) } else { Err(PublishError::Worse { than: old.version, problems }) }
+    }
+
+    /// Refuses variants whose runs would take more memory than `limit` bytes, as far as that follows from their graphs and
+    /// the shapes of their golden inputs. Gives what could not be told, for the operator.
+    pub(super) async fn judge_memory(&self, manifest: &Manifest, limit: u64) -> Result<Vec<String>, PublishError> {
+        let mut unknown = Vec::new();
+        for variant in &manifest.variants {
+            let FileRef { name, digest, size, .. } = &variant.file;
+            let missing = || PublishError::MissingBlob { name: name.to_string(), digest: *digest };
+            let bytes = self.blobs.read(digest, *size).await?.ok_or_else(missing)?;
+            let golden = match &variant.golden {
+                Some(golden) => self.blobs.read(&golden.digest, GOLDEN_BYTES_MAX).await?,
+                None => None,
+            };
+            let estimated = tokio::task::spawn_blocking(move || estimate(bytes, golden)).await;
+            let estimated =
+                estimated.map_err(|_lost| PublishError::Mismatch("the check was broken off: push again"))?;
+            let Some(peak) = estimated else { continue };
+            if peak.bytes > limit {
+                let (largest, largest_bytes) = peak.largest.unwrap_or_default();
+                let (file, needed) = (name.to_string(), peak.bytes);
+                return Err(PublishError::Memory { file, needed, limit, largest, largest_bytes });
+            }
+            if peak.unknown > 0 {
+                unknown.push(format!(
+                    "variant {}: the memory of a run is not known, {} tensors have sizes that depend on the request",
+                    variant.name, peak.unknown
+                ));
+            }
+        }
+        Ok(unknown)
     }
 
     /// Refuses a rule for scores that cannot be right, by all that is known: the manifest, the golden files of every
@@ -43,6 +76,14 @@ impl Registry {
         }
         combine(verdicts)
     }
+}
+
+/// Memory of one run with the golden inputs; `None` for a file that cannot be read, which is refused elsewhere.
+fn estimate(model: Bytes, golden: Option<Bytes>) -> Option<Peak> {
+    let model = onnx_graph::Model::from_bytes(model).ok()?;
+    let inputs = golden.and_then(|golden| Golden::parse(&golden).ok()).map(|golden| golden.inputs).unwrap_or_default();
+    let shapes = inputs.into_iter().map(|input| (input.name, input.tensor.shape().to_vec())).collect();
+    Some(onnx_graph::memory::peak(model, &shapes))
 }
 
 /// One contradiction is enough to refuse; one proof is enough to accept where nothing contradicts.

@@ -7,6 +7,7 @@
 pub mod blobs;
 pub mod health;
 mod judge;
+pub mod orphans;
 pub mod metadata;
 pub mod publish;
 pub mod rotation;

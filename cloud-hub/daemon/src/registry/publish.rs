@@ -85,6 +85,23 @@ pub enum PublishError {
         /// What the engine says.
         problem: String,
     },
+    /// A run of a variant takes too much memory.
+    #[error(
+        "one run of {file} takes {needed} bytes of memory, over the limit of {limit}; its largest tensor is {largest:?} \
+         with {largest_bytes} bytes"
+    )]
+    Memory {
+        /// Its model file, as the manifest names it.
+        file: String,
+        /// Bytes of all tensors that live at once.
+        needed: u64,
+        /// The limit: `inference.run_memory_max_bytes`.
+        limit: u64,
+        /// Name of the largest tensor.
+        largest: String,
+        /// Bytes of the largest tensor.
+        largest_bytes: u64,
+    },
     /// The rule for scores cannot be right.
     #[error("the rule in [score] cannot be right: {problem}")]
     Score {
@@ -191,6 +208,7 @@ impl Registry {
             self.refuse_worse(model, &manifest, request.force)?;
             self.check_files(&manifest).await?;
             self.check_device_models(&manifest).await?;
+            let unknown = self.judge_memory(&manifest, loader.inference.run_memory_max_bytes).await?;
             pool = self.load_own(loader, &manifest).await?;
             match self.try_device_models(loader, &manifest).await {
                 // Held, it goes to no device until an operator offers it: perhaps to look into it.
@@ -199,6 +217,7 @@ impl Registry {
             }
             self.judge_score(&manifest, pool.as_ref()).await?;
             warnings.extend(regress::warnings(&manifest));
+            warnings.extend(unknown);
             self.publish_metadata(model, &manifest, request).await?;
             let record = after.resolve(model, Some(version)).unwrap_or(&record);
             self.versions.put(&version_key(model, version), record).await?;

@@ -5,6 +5,10 @@
 
 use bytes::Bytes;
 
+/// Seconds that a request may take on a device by default (`engine.run_limit` of the agent).
+#[cfg(feature = "wgpu")]
+const RUN_SECONDS_MAX: u64 = 30;
+
 /// Why the wgpu engine cannot run a file that was pre-checked, in one line; `None` when it can.
 ///
 /// Takes as long as the model is large: call it on a blocking thread.
@@ -12,6 +16,11 @@ use bytes::Bytes;
 #[must_use]
 pub fn problem(model: &Bytes) -> Option<String> {
     match engine_wgpu::check::check(model) {
+        Ok(report) if report.can_run() && report.seconds_least() > RUN_SECONDS_MAX => Some(format!(
+            "one inference is {} operations, which takes any device {} s or longer",
+            report.work,
+            report.seconds_least()
+        )),
         Ok(report) if report.can_run() => None,
         Ok(report) => Some(report.unsupported.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
         Err(error) => Some(telemetry::chain(&error)),

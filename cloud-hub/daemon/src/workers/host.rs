@@ -61,7 +61,7 @@ pub fn serve() -> ExitCode {
     let filter = std::env::var(LOG_VARIABLE).unwrap_or_else(|_unset| "warn".to_owned());
     let config = telemetry::LogConfig { format: telemetry::LogFormat::Text, filter };
     let _log = telemetry::init(config);
-    engine::host::serve(|config| {
+    engine::host::serve(|config, _keepsake| {
         let hosted = Hosted::deserialize(config).map_err(|error| telemetry::chain(&error))?;
         match OrtEngine::open(&LibrarySearch { configured: Some(hosted.library) }) {
             Ok(engine) => Ok(Arc::new(engine)),

@@ -161,6 +161,13 @@ impl Pool {
         (line.admission.waiting(), line.admission.running())
     }
 
+    /// Returns how far the oldest run is over the run limit; zero while every run is within it.
+    #[must_use]
+    pub fn overdue(&self, now: Instant) -> Duration {
+        let oldest = self.line().admission.oldest_run();
+        oldest.map_or(Duration::ZERO, |since| now.duration_since(since).saturating_sub(self.run_limit))
+    }
+
     /// Answers one request in its turn.
     ///
     /// # Errors

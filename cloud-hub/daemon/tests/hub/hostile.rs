@@ -174,8 +174,8 @@ async fn a_flood_of_half_handshakes_does_not_keep_a_device_off() {
     let device = site.device("camera").await;
     let token = device.token.clone();
     let flood = Flood::start(&token, 200).await;
-    // The flood holds all it can get before the devices come back.
-    until("the flood is at its share", async || site.hub.handshakes.held() >= 200).await;
+    // More than 64: the flood has proven its address, as every attacker can that has one.
+    until("the flood holds places", async || site.hub.handshakes.held() >= 80).await;
     for _ in 0..5 {
         let connection = tokio::time::timeout(PATIENCE, device.dialer.dial(&token.hub)).await.unwrap().unwrap();
         connection.close(transport::CloseCode::Done, "");

@@ -89,6 +89,7 @@ fn of(packed: &Packed, signed: Signed) -> PublishRequest {
         manifest: Digest::of(&packed.manifest_bytes),
         targets: String::from_utf8(signed.bytes).unwrap(),
         hold: false,
+        force: false,
     }
 }
 
@@ -210,6 +211,7 @@ async fn a_number_is_never_given_to_other_content_nor_a_lower_one_after_a_higher
         manifest: Digest::of(&other.manifest_bytes),
         targets,
         hold: false,
+        force: false,
     };
     let taken = bench.publish(&other, &request).await;
     assert!(matches!(taken, Err(PublishError::Registry(_))), "{taken:?}");

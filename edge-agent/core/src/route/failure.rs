@@ -13,6 +13,10 @@ pub enum LocalFailure {
     Busy,
     /// The engine failed, or its worker stopped.
     Failed,
+    /// The request ended the engine's process, which is started again.
+    Crashed,
+    /// The request is not run, because it ended the engine's process before.
+    Quarantined,
     /// The run did not end in time.
     TooLate,
     /// The tensors do not fit the model: no place would take them.
@@ -28,7 +32,9 @@ impl LocalFailure {
         match self {
             Self::NoModel => Reason::NoLocalModel,
             Self::Busy => Reason::DeviceBusy,
-            Self::Failed | Self::TooLate | Self::BadInput | Self::Refused => Reason::DeviceFailed,
+            Self::Failed | Self::Crashed | Self::Quarantined | Self::TooLate | Self::BadInput | Self::Refused => {
+                Reason::DeviceFailed
+            }
         }
     }
 
@@ -37,6 +43,8 @@ impl LocalFailure {
             Self::NoModel => "the device has no active version of the model",
             Self::Busy => "the device's queue is full",
             Self::Failed => "the device's engine failed",
+            Self::Crashed => "running this request ended the device's engine, which was started again",
+            Self::Quarantined => "this request was not run on the device: it ended the engine before",
             Self::TooLate => "the device did not answer in time",
             Self::BadInput => "the input does not fit the model",
             Self::Refused => "the device's model cannot compute this input",
@@ -47,7 +55,7 @@ impl LocalFailure {
         match self {
             Self::NoModel => FailureCode::UnknownModel,
             Self::Busy => FailureCode::DeviceBusy,
-            Self::Failed => FailureCode::DeviceFailed,
+            Self::Failed | Self::Crashed | Self::Quarantined => FailureCode::DeviceFailed,
             Self::TooLate => FailureCode::DeadlineExceeded,
             Self::BadInput | Self::Refused => FailureCode::BadInput,
         }

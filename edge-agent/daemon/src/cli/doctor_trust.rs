@@ -18,8 +18,8 @@ pub(super) fn trust(folder: &Folder, running: Option<&Status>) -> Option<Check> 
         None => {
             let trust = Trust::reopen(&folder.trust()).ok()?;
             let expires = trust.current().map(|trusted| trusted.expiries().roles());
-            let expires = expires.into_iter().flatten().map(|(role, expires)| (role.to_owned(), expires.as_second()));
-            let expires = expires.collect();
+            let expires = expires.into_iter().flatten();
+            let expires = expires.map(|(role, expires)| (role.to_owned(), expires.as_second())).collect();
             Some(judge(&TrustStatus { expires_unix_s: expires, ..TrustStatus::default() }))
         }
     }
@@ -38,9 +38,7 @@ fn judge(trust: &TrustStatus) -> Check {
             let found = format!("expired since {} ({role}){error}", show::unix_time(since));
             let advice = match role {
                 "root" | "targets" => "ask the hub's operator to run: cloud-hub trust renew --keys DIR",
-                _ => {
-                    "check that the hub runs and is reached, and this machine's clock; requests are answered meanwhile"
-                }
+                _ => "check that the hub runs and is reached, and this machine's clock; requests are answered meanwhile",
             };
             Check::failed(NAME, ExitKind::Refused, found, advice)
         }

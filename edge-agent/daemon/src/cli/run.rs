@@ -30,6 +30,7 @@ pub struct Run {}
 
 impl Run {
     pub(super) fn run(self, context: &Context) -> Result<(), CliError> {
+        store::files::make_private_by_default();
         let mut config = context.configuration()?;
         if let Some(filter) = std::env::var_os(LOG_VARIABLE).and_then(|filter| filter.into_string().ok()) {
             config.log.filter = filter;
@@ -46,6 +47,11 @@ impl Run {
         let stopped = runtime.block_on(serve(config, library, metrics));
         runtime.shutdown_timeout(RUNTIME_GRACE);
         match stopped? {
+            Stopped::Stalled => {
+                let problem = "the agent's store makes no progress: its disk has not answered for too long";
+                let hint = "start the agent again (a service manager does); look for disk errors: journalctl -k";
+                return Err(CliError::new(ExitKind::Stalled, problem).hint(hint));
+            }
             Stopped::Drained => tracing::info!("stopped: every request was answered"),
             Stopped::CutOff { unfinished } => tracing::warn!(unfinished, "stopped: connections were cut off"),
         }
@@ -95,6 +101,9 @@ fn explain(error: StartError) -> CliError {
         ),
         StartError::Store(error) if error.is_locked() => {
             (ExitKind::Conflict, "another process has the store open: stop it")
+        }
+        StartError::Store(error) if error.is_stalled() => {
+            (ExitKind::Stalled, "look for disk errors in the kernel's log: journalctl -k")
         }
         StartError::Store(_) => (ExitKind::Storage, "check the disk of the state folder"),
         StartError::Bind { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => (

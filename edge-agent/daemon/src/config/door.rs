@@ -152,3 +152,47 @@ fn names(mistakes: &mut Mistakes, field: &str, entries: &[String], check: impl F
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(text: &str) -> String {
+        let parsed: Result<crate::config::AgentConfig, _> = config::parse(text, std::path::Path::new("agent.toml"));
+        parsed.map_or_else(|mistakes| mistakes.to_string(), |_config| String::new())
+    }
+
+    #[test]
+    fn every_mistake_of_the_section_is_told() {
+        let text = "[door]
+            memory_bytes_max = 1000
+            connections_max = 1
+            idle_timeout = \"0s\"
+            response_timeout = \"0s\"
+            rate_min_bytes = 9999999
+            hosts = [\"kitchen.lan\", \"http://kitchen.lan\", \"*\"]
+            origins = [\"https://app.example\", \"null\", \"https://app.example/page\"]";
+        let told = told(text);
+        for mistake in [
+            "door.memory_bytes_max",
+            "door.connections_max",
+            "door.idle_timeout",
+            "door.response_timeout",
+            "door.rate_min_bytes",
+            "door.hosts[1]",
+            "door.hosts[2]",
+            "door.origins[1]",
+            "door.origins[2]",
+        ] {
+            assert!(told.contains(mistake), "{mistake} is not in {told}");
+        }
+        assert!(!told.contains("hosts[0]") && !told.contains("origins[0]"), "{told}");
+    }
+
+    #[test]
+    fn the_memory_follows_the_largest_body_where_it_is_not_set() {
+        assert_eq!(told("[door]\nbody_bytes_max = 671088640"), "");
+        let table = DoorTable { body_bytes_max: 10_000, ..DoorTable::default() };
+        assert_eq!(table.memory_bytes(), 40_000);
+    }
+}

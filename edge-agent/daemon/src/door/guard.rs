@@ -15,6 +15,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
+use super::connections::{Activity, Phase};
 use super::{DoorError, LocalAddress};
 use crate::config::DoorTable;
 
@@ -48,20 +49,33 @@ const PRIVATE_NETWORK_ALLOWED: HeaderName = HeaderName::from_static("access-cont
 pub async fn check(State(guard): State<Arc<Guard>>, request: Request<Body>, next: Next) -> Response {
     let origin = match guard.judge(&request) {
         Ok(origin) => origin,
-        Err(refused) => {
-            tracing::info!(code = refused.code(), error = refused.message(), "a request was refused");
-            super::body::discard(&request.headers().clone(), request.into_body()).await;
-            return shut(refused.into_response());
-        }
+        Err(refused) => return shut(refuse(refused, request).await),
     };
-    let is_preflight = request.method() == Method::OPTIONS
-        && origin.is_some()
-        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    let response = if is_preflight { preflight(request.headers()) } else { next.run(request).await };
+    let answered = match content_type(&request) {
+        Ok(()) if origin.is_some() && is_preflight(&request) => preflight(request.headers()),
+        Ok(()) => next.run(request).await,
+        Err(refused) => refuse(refused, request).await,
+    };
     match origin {
-        Some(origin) => opened(response, origin),
-        None => shut(response),
+        Some(origin) => opened(answered, origin),
+        None => shut(answered),
     }
+}
+
+/// Reads what is left of a refused request, so that its sender reads the response.
+async fn refuse(refused: DoorError, request: Request<Body>) -> Response {
+    tracing::info!(code = refused.code(), error = refused.message(), "a request was refused");
+    // While it is read, the connection may be closed for another client.
+    if let Some(activity) = request.extensions().get::<Arc<Activity>>() {
+        activity.begin(Phase::Body);
+    }
+    let (parts, body) = request.into_parts();
+    super::body::discard(&parts.headers, body).await;
+    refused.into_response()
+}
+
+fn is_preflight(request: &Request<Body>) -> bool {
+    request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 impl Guard {
@@ -79,12 +93,7 @@ impl Guard {
     fn judge(&self, request: &Request<Body>) -> Result<Option<HeaderValue>, DoorError> {
         let local = request.extensions().get::<LocalAddress>().map(|LocalAddress(address)| address.ip());
         let host = self.host(request, local)?;
-        let origin = self.origin(request.headers(), host.as_deref())?;
-        // A preflight has no body; its answer tells the page which content types it may send.
-        if request.method() == Method::POST {
-            content_type(request.headers())?;
-        }
-        Ok(origin)
+        self.origin(request.headers(), host.as_deref())
     }
 
     /// Checks every name that the request is addressed to; returns the one that counts.
@@ -151,8 +160,11 @@ impl Guard {
 }
 
 /// Checks that a body is of a type which a web page cannot send to another origin without a preflight.
-fn content_type(headers: &HeaderMap) -> Result<(), DoorError> {
-    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+fn content_type(request: &Request<Body>) -> Result<(), DoorError> {
+    if request.method() != Method::POST {
+        return Ok(());
+    }
+    let mut types = request.headers().get_all(header::CONTENT_TYPE).iter();
     let (first, more) = (types.next(), types.next());
     if more.is_some() {
         return Err(DoorError::unsupported_type("several content types"));

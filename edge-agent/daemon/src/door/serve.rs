@@ -111,13 +111,25 @@ async fn connection(
 ) {
     // Responses are written whole: waiting for more to send only adds delay.
     drop(stream.set_nodelay(true));
-    let local = stream.local_addr().ok().map(LocalAddress);
+    let requests = Requests { app, activity: Arc::clone(activity), local: stream.local_addr().ok().map(LocalAddress) };
+    converse(stream, requests, deadlines, activity, stop).await;
+}
+
+/// Serves the requests of one connection of any kind until it ends, is overdue, or makes place for another one.
+async fn converse<S>(
+    stream: S,
+    requests: Requests,
+    deadlines: Deadlines,
+    activity: &Arc<Activity>,
+    stop: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     // The deadlines below are the only ones: hyper's does not tell an idle connection from a slow head.
     builder.http1().header_read_timeout(None).max_buf_size(HEAD_BYTES_MAX);
-    let service = Requests { app, activity: Arc::clone(activity), local };
     let watched = Watched { stream, activity: Arc::clone(activity) };
-    let serving = builder.serve_connection(TokioIo::new(watched), TowerToHyperService::new(service));
+    let serving = builder.serve_connection(TokioIo::new(watched), TowerToHyperService::new(requests));
     let mut serving = std::pin::pin!(serving);
     let mut overdue = Box::pin(overdue(activity, deadlines));
     let mut stopping = false;
@@ -246,13 +258,13 @@ impl Watch {
     }
 }
 
-/// A socket that notes what arrives and what leaves.
-struct Watched {
-    stream: TcpStream,
+/// A stream that notes what arrives and what leaves.
+struct Watched<S> {
+    stream: S,
     activity: Arc<Activity>,
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, into))?;
@@ -263,7 +275,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
         self.activity.sent(written);

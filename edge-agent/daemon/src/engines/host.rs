@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use engine::host::HOST_VERB;
-use engine::{Engine, HostEvent, HostOptions, LibrarySearch, OrtEngine, ProcessEngine, Provider};
+use engine::host::{HOST_VERB, Keeper};
+use engine::{Engine, HostEvent, HostOptions, Keepsake, LibrarySearch, OrtEngine, ProcessEngine, Provider};
 use serde::{Deserialize, Serialize};
 use types::EngineName;
 
 use crate::config::{EngineTable, WgpuTable};
+#[cfg(feature = "wgpu")]
+use crate::state::Folder;
 
 /// Environment variable that tells a child what to log.
 const LOG_VARIABLE: &str = "SANDERLING_LOG";
@@ -38,7 +40,7 @@ pub(super) fn open_ort(table: &EngineTable) -> Result<Arc<dyn Engine>, String> {
         Provider::Cpu | Provider::Xnnpack => false,
         Provider::Cuda | Provider::OpenVino | Provider::TensorRt => true,
     });
-    open(table, EngineName::Ort, &Hosted::Ort { library }, needs_files)
+    open(table, EngineName::Ort, &Hosted::Ort { library }, needs_files, None)
 }
 
 /// Starts a child with the wgpu engine.
@@ -46,14 +48,16 @@ pub(super) fn open_ort(table: &EngineTable) -> Result<Arc<dyn Engine>, String> {
 /// # Errors
 /// When there is no such adapter, or the child does not start.
 #[cfg(feature = "wgpu")]
-pub(super) fn open_wgpu(table: &EngineTable) -> Result<Arc<dyn Engine>, String> {
-    open(table, EngineName::Wgpu, &Hosted::Wgpu { table: table.wgpu.clone() }, true)
+pub(super) fn open_wgpu(table: &EngineTable, folder: &Folder) -> Result<Arc<dyn Engine>, String> {
+    let keeper = table.wgpu.pipeline_cache.then(|| Arc::new(super::pipelines::PipelineKeeper::new(folder)) as _);
+    open(table, EngineName::Wgpu, &Hosted::Wgpu { table: table.wgpu.clone() }, true, keeper)
 }
 
 fn open(table: &EngineTable, name: EngineName, hosted: &Hosted, needs_files: bool) -> Result<Arc<dyn Engine>, String> {
     let config = serde_json::to_value(hosted).map_err(|error| telemetry::chain(&error))?;
     let mut options = HostOptions {
         needs_files,
+        keeper,
         memory_max: table.memory_max_bytes,
         run_limit: table.run_limit,
         observer: Some(Arc::new(count)),
@@ -91,23 +95,25 @@ pub fn serve() -> ExitCode {
     let filter = std::env::var(LOG_VARIABLE).unwrap_or_else(|_unset| "warn".to_owned());
     let config = telemetry::LogConfig { format: telemetry::LogFormat::Text, filter };
     let _log = telemetry::init(config);
-    engine::host::serve(|config| {
+    engine::host::serve(|config, keepsake| {
         let hosted = Hosted::deserialize(config).map_err(|error| format!("read the order of {HOST_VERB}: {error}"))?;
-        open_here(hosted)
+        open_here(hosted, keepsake)
     })
 }
 
-fn open_here(hosted: Hosted) -> Result<Arc<dyn Engine>, String> {
+fn open_here(hosted: Hosted, keepsake: Option<Keepsake>) -> Result<Arc<dyn Engine>, String> {
     match hosted {
         Hosted::Ort { library } => match OrtEngine::open(&LibrarySearch { configured: Some(library) }) {
             Ok(engine) => Ok(Arc::new(engine)),
             Err(error) => Err(telemetry::chain(&error)),
         },
         #[cfg(feature = "wgpu")]
-        Hosted::Wgpu { table } => match super::wgpu::DeviceEngine::open(&table, None) {
+        Hosted::Wgpu { table } => match super::wgpu::DeviceEngine::open(&table, None, keepsake) {
             Ok(engine) => Ok(Arc::new(engine)),
             Err(error) => Err(telemetry::chain(&error)),
         },
+        #[cfg(not(feature = "wgpu"))]
+        Hosted::Wgpu { table: _ } if keepsake.is_none() => Err("this build is without it".to_owned()),
         #[cfg(not(feature = "wgpu"))]
         Hosted::Wgpu { table: _ } => Err("this build is without it".to_owned()),
     }

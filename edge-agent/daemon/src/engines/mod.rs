@@ -213,9 +213,9 @@ impl Engines {
 #[cfg(feature = "wgpu")]
 fn open_wgpu(config: &AgentConfig, folder: &Folder) -> Result<Arc<dyn Engine>, String> {
     if config.engine.isolation == Isolation::Process {
-        return host::open_wgpu(&config.engine);
+        return host::open_wgpu(&config.engine, folder);
     }
-    match wgpu::DeviceEngine::open(&config.engine.wgpu, Some(folder)) {
+    match wgpu::DeviceEngine::open(&config.engine.wgpu, Some(folder), None) {
         Ok(engine) => Ok(Arc::new(engine)),
         Err(error) => Err(telemetry::chain(&error)),
     }

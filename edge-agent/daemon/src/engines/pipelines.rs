@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use engine::Keepsake;
 use engine_wgpu::gpu::AdapterReport;
 use store::files::{self, FileError, Mode};
 use types::Digest;
@@ -16,6 +17,62 @@ use crate::state::Folder;
 /// Largest cache that is kept or read, in bytes. A model has tens of kernels of some 10 kB each; a driver that says more
 /// than this has gone wrong, and reading it would cost more than compiling.
 pub(super) const CACHE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// Ending of the file's name.
+const EXTENSION: &str = "bin";
+
+/// Digits of the digest in the file's name.
+const KEY_DIGITS: usize = 16;
+
+/// Name of the compiled kernels of an adapter with its driver.
+pub(super) fn key_of(adapter: &AdapterReport) -> String {
+    let AdapterReport { name, back_end, driver, .. } = adapter;
+    let mut key = Digest::of(format!("{name}\n{back_end}\n{driver}").as_bytes()).to_hex();
+    key.truncate(KEY_DIGITS);
+    key
+}
+
+/// Keeps compiled kernels for a child process, which reaches no files.
+#[derive(Debug)]
+pub(super) struct PipelineKeeper {
+    folder: PathBuf,
+    /// The file that was written last, by its key.
+    file: Mutex<Option<(String, PipelineFile)>>,
+}
+
+impl PipelineKeeper {
+    /// A keeper for the state folder.
+    pub(super) fn new(folder: &Folder) -> Self {
+        Self { folder: folder.pipelines(), file: Mutex::default() }
+    }
+}
+
+impl engine::host::Keeper for PipelineKeeper {
+    fn take(&self) -> Option<Keepsake> {
+        let entries = std::fs::read_dir(&self.folder).ok()?;
+        let path = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let mut path = path.filter(|path| path.extension().is_some_and(|ending| ending == EXTENSION));
+        let name = path.next()?.file_stem()?.to_str()?.to_owned();
+        let bytes = PipelineFile::named(self.folder.clone(), &name).take()?;
+        Some(Keepsake { name, bytes })
+    }
+
+    fn keep(&self, keepsake: &Keepsake) {
+        // A child may say anything, and this becomes a path.
+        if keepsake.name.len() != KEY_DIGITS || !keepsake.name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            tracing::warn!("a child process names its compiled kernels as nobody does: they are not kept");
+            return;
+        }
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_other = file.as_ref().is_none_or(|(name, file)| *name != keepsake.name || !file.path.exists());
+        if is_other {
+            *file = Some((keepsake.name.clone(), PipelineFile::named(self.folder.clone(), &keepsake.name)));
+        }
+        if let Some((_name, file)) = file.as_ref() {
+            file.keep(&keepsake.bytes);
+        }
+    }
+}
 
 /// The file that holds the compiled kernels of one adapter.
 #[derive(Debug)]
@@ -29,10 +86,11 @@ pub(super) struct PipelineFile {
 impl PipelineFile {
     /// The file of this adapter; touches nothing.
     pub(super) fn of(folder: &Folder, adapter: &AdapterReport) -> Self {
-        let AdapterReport { name, back_end, driver, .. } = adapter;
-        let key = Digest::of(format!("{name}\n{back_end}\n{driver}").as_bytes()).to_hex();
-        let folder = folder.pipelines();
-        let path = folder.join(format!("{}.bin", key.get(..16).unwrap_or(&key)));
+        Self::named(folder.pipelines(), &key_of(adapter))
+    }
+
+    fn named(folder: PathBuf, key: &str) -> Self {
+        let path = folder.join(format!("{key}.{EXTENSION}"));
         Self { folder, path, known: Mutex::default() }
     }
 

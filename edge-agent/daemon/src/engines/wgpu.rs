@@ -1,12 +1,12 @@
 //! The wgpu engine as this device is configured: its adapter, its compiled kernels on the disk, and a way for tests to
 //! lose the GPU.
 
-use engine::{Engine, EngineDescription, LoadError, LoadOptions, ModelBytes, Session};
+use engine::{Engine, EngineDescription, Keepsake, LoadError, LoadOptions, ModelBytes, Session};
 use engine_wgpu::gpu::{AdapterChoice, AdapterReport, BackEnd, Power};
 use engine_wgpu::{GpuError, WgpuEngine};
 use types::EngineName;
 
-use super::pipelines::PipelineFile;
+use super::pipelines::{PipelineFile, key_of};
 use crate::config::{self, WgpuTable};
 use crate::state::Folder;
 
@@ -45,21 +45,27 @@ pub fn adapter_choice(table: &WgpuTable) -> AdapterChoice {
 pub(super) struct DeviceEngine {
     engine: WgpuEngine,
     pipelines: Option<PipelineFile>,
+    /// Name of the compiled kernels of the adapter.
+    key: String,
     #[cfg(debug_assertions)]
     fault: Option<fault::LostAfter>,
 }
 
 impl DeviceEngine {
-    /// Opens the adapter that the configuration names, with the kernels that an earlier start compiled for it.
-    pub(super) fn open(table: &WgpuTable, folder: Option<&Folder>) -> Result<Self, GpuError> {
+    /// Opens the adapter that the configuration names, with the kernels that an earlier start compiled for it: out of the
+    /// state folder, or as the agent gave them to this child process.
+    pub(super) fn open(table: &WgpuTable, folder: Option<&Folder>, given: Option<Keepsake>) -> Result<Self, GpuError> {
         let mut pipelines = None;
         let engine = WgpuEngine::open_with(&adapter_choice(table), table.memory_bytes, |adapter| {
             let file = folder.filter(|_folder| table.pipeline_cache).map(|folder| PipelineFile::of(folder, adapter));
-            pipelines.insert(file?).take()
+            let given = given.filter(|given| given.name == key_of(adapter)).map(|given| given.bytes);
+            file.map_or(given, |file| pipelines.insert(file).take())
         })?;
+        let key = key_of(engine.gpu().report());
         Ok(Self {
             engine,
             pipelines,
+            key,
             #[cfg(debug_assertions)]
             fault: fault::LostAfter::asked_for(),
         })
@@ -96,6 +102,11 @@ impl Engine for DeviceEngine {
 
     fn lost(&self) -> Option<String> {
         self.engine.lost()
+    }
+
+    fn keepsake(&self) -> Option<Keepsake> {
+        let bytes = self.engine.gpu().pipeline_cache()?;
+        Some(Keepsake { name: self.key.clone(), bytes })
     }
 }
 

@@ -34,6 +34,7 @@ impl From<&EngineTable> for LoadTable {
                 intra_threads: if table.threads == 0 { shared_out } else { table.threads },
                 providers: table.providers.clone(),
                 limits: ModelLimits::default(),
+                run_limit: Some(table.run_limit),
                 ..LoadOptions::default()
             },
         }

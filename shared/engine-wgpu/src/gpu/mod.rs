@@ -38,6 +38,32 @@ pub struct Gpu {
     cache: Option<wgpu::PipelineCache>,
     /// Submissions under way that launch a kernel for the first time.
     first_launches: AtomicUsize,
+    /// Submissions under way.
+    under_way: AtomicUsize,
+    /// Submissions so far.
+    submissions: AtomicUsize,
+}
+
+/// A submission while it is under way; see [`Gpu::turn`].
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    gpu: &'a Gpu,
+    /// Its number among all submissions.
+    number: usize,
+    alone_at_start: bool,
+}
+
+impl Turn<'_> {
+    /// Whether no other submission was under way at any time since this one began, so that its time is its own.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone_at_start && self.gpu.submissions.load(Ordering::Relaxed) == self.number
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.gpu.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A submission that launches kernels for the first time, while it is under way; see [`Gpu::submission_with`].
@@ -132,6 +158,8 @@ impl Gpu {
             pipelines: Mutex::default(),
             cache,
             first_launches: AtomicUsize::new(0),
+            under_way: AtomicUsize::new(0),
+            submissions: AtomicUsize::new(0),
         }))
     }
 
@@ -195,6 +223,19 @@ impl Gpu {
         }
         self.first_launches.fetch_add(1, Ordering::Relaxed);
         FirstLaunch(Some(&self.first_launches))
+    }
+
+    /// Number of submissions of inferences since the device was opened.
+    #[must_use]
+    pub fn submissions(&self) -> usize {
+        self.submissions.load(Ordering::Relaxed)
+    }
+
+    /// Says that a submission is under way, until the answer is dropped.
+    pub(crate) fn turn(&self) -> Turn<'_> {
+        let before = self.under_way.fetch_add(1, Ordering::Relaxed);
+        let number = self.submissions.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        Turn { gpu: self, number, alone_at_start: before == 0 }
     }
 
     /// Whether another submission than this one launches kernels for the first time.

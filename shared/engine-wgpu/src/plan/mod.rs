@@ -1,25 +1,27 @@
 //! A plan: everything of one inference at fixed shapes that can be made before the request is there.
 //!
 //! Made from a graph, its [`Facts`] and the dispatches of [`crate::lower`]: one activation arena, one uniform buffer, bind
-//! groups, and the list of launches. Running it is writing inputs, one compute pass, one submit, reading outputs; no
-//! device object is made on the way.
+//! groups, and the list of launches. Running it is writing inputs, one compute pass and one submission for each of its
+//! turns, reading outputs; no device object is made on the way.
 
 mod arena;
 mod parts;
 mod split;
 mod timing;
+mod turns;
 mod weights;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arena::Interval;
+use turns::Pace;
+pub(crate) use turns::per;
 pub(crate) use weights::Weights;
 
 use crate::error::{GpuError, ModelError, OpError};
 use crate::facts::{Fact, Facts};
-use crate::gpu::{Gpu, PARAM_BYTES, PARAM_WORDS, Pipeline, PipelineKey, Place, patience};
+use crate::gpu::{Gpu, PARAM_BYTES, PARAM_WORDS, Pipeline, PipelineKey, Place};
 use crate::ir::{Graph, Literal, ValueId};
 use crate::lower::{Arg, Dispatch, Lowering, Repr, WeightId, WeightPool};
 
@@ -30,6 +32,8 @@ struct Launch {
     pipeline: Arc<Pipeline>,
     bind_group: wgpu::BindGroup,
     groups: [u32; 3],
+    /// Elementary operations.
+    work: u64,
 }
 
 impl Launch {
@@ -76,10 +80,9 @@ pub(crate) struct Plan {
     pub(crate) outputs: Vec<Port>,
     /// Bytes of the activation arena.
     pub(crate) arena_bytes: u64,
-    /// How long a run may take before the device counts as wedged, once its kernels are compiled.
-    pub(crate) patience: Duration,
-    /// The kernels that nothing had launched when the plan was made.
-    new_kernels: Vec<Arc<Pipeline>>,
+    /// Elementary operations of one inference.
+    pub(crate) work: u64,
+    pace: Pace,
 }
 
 impl Plan {
@@ -173,62 +176,23 @@ impl Plan {
                 entries: &entries,
             };
             let bind_group = gpu.scoped(|| gpu.device.create_bind_group(&descriptor))?;
-            launches.push(Launch { label: dispatch.kernel.label, pipeline, bind_group, groups: dispatch.groups });
+            let Dispatch { groups, effort, .. } = dispatch;
+            let work = effort.work;
+            launches.push(Launch { label: dispatch.kernel.label, pipeline, bind_group, groups: *groups, work });
         }
         let (inputs, upload_bytes) = ports(inputs, facts, layout);
         let (outputs, readback_bytes) = ports(outputs, facts, layout);
         let upload = buffer("upload", upload_bytes, wgpu::BufferUsages::MAP_WRITE | src)?;
         let readback = buffer("readback", readback_bytes, wgpu::BufferUsages::MAP_READ | dst)?;
         let work = dispatches.iter().fold(0, |work: u64, dispatch| work.saturating_add(dispatch.effort.work));
-        let (arena_bytes, patience) = (layout.total, patience(work));
-        let new_kernels = new_kernels(&launches);
-        Ok(Self { launches, arena, upload, readback, inputs, outputs, arena_bytes, patience, new_kernels })
+        let (arena_bytes, pace) = (layout.total, Pace::new());
+        Ok(Self { launches, arena, upload, readback, inputs, outputs, arena_bytes, work, pace })
     }
 
     /// Number of kernel launches of one inference.
     pub(crate) fn launch_count(&self) -> usize {
         self.launches.len()
     }
-
-    /// How many kernels the next run launches for the first time on the device.
-    pub(crate) fn first_launches(&self) -> usize {
-        self.new_kernels.iter().filter(|kernel| !kernel.has_been_launched()).count()
-    }
-
-    /// Notes that a run has come to its end.
-    pub(crate) fn note_run(&self) {
-        self.new_kernels.iter().for_each(|kernel| kernel.note_launch());
-    }
-
-    /// Records one inference: inputs in, one compute pass, outputs out.
-    pub(crate) fn record(&self, gpu: &Gpu) -> wgpu::CommandBuffer {
-        let mut encoder =
-            gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("inference") });
-        for port in &self.inputs {
-            encoder.copy_buffer_to_buffer(&self.upload, port.staging, &self.arena, port.arena, port.bytes);
-        }
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for launch in &self.launches {
-                launch.record(&mut pass);
-            }
-        }
-        for port in self.outputs.iter().filter(|port| port.known().is_none()) {
-            encoder.copy_buffer_to_buffer(&self.arena, port.arena, &self.readback, port.staging, port.bytes);
-        }
-        encoder.finish()
-    }
-}
-
-/// The kernels of these launches that have not been launched yet, each once.
-fn new_kernels(launches: &[Launch]) -> Vec<Arc<Pipeline>> {
-    let mut kernels: Vec<Arc<Pipeline>> = Vec::new();
-    for Launch { pipeline, .. } in launches {
-        if !pipeline.has_been_launched() && !kernels.iter().any(|known| Arc::ptr_eq(known, pipeline)) {
-            kernels.push(Arc::clone(pipeline));
-        }
-    }
-    kernels
 }
 
 fn at_node(graph: &Graph, at: usize, source: OpError) -> ModelError {
@@ -416,7 +380,7 @@ mod tests {
         let before = plan();
         assert_eq!(before.first_launches(), 1);
         // Loading a model runs it once.
-        let _session = WgpuSession::new(Arc::clone(&gpu), &graph, BUDGET).unwrap();
+        let _session = WgpuSession::new(Arc::clone(&gpu), &graph, BUDGET, None).unwrap();
         assert_eq!(plan().first_launches(), 0);
         assert_eq!(before.first_launches(), 0, "another plan's run compiled its kernel too");
     }

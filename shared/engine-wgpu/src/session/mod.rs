@@ -54,17 +54,19 @@ pub struct WgpuSession {
     signature: Signature,
     weights: Weights,
     budget: u64,
+    run_limit: Option<Duration>,
 }
 
 impl WgpuSession {
     /// Puts a checked and rewritten graph on the device, and runs it once on zeros so that drivers have compiled every
     /// kernel before the model is called ready.
     ///
-    /// `budget` is the most bytes of device memory for weights and one plan's activations.
+    /// `budget` is the most bytes of device memory for weights and one plan's activations, `run_limit` the longest time
+    /// that a request may take.
     ///
     /// # Errors
-    /// When the graph cannot run at its declared shapes (symbols taken as 1).
-    pub fn new(gpu: Arc<Gpu>, graph: &Graph, budget: u64) -> Result<Self, ModelError> {
+    /// When the graph cannot run at its declared shapes (symbols taken as 1), or not within `run_limit`.
+    pub fn new(gpu: Arc<Gpu>, graph: &Graph, budget: u64, run_limit: Option<Duration>) -> Result<Self, ModelError> {
         let signature = signature(graph)?;
         let constant = |id: &ValueId| graph.constants.get(id).map(|literal| (*id, literal.clone()));
         let mut session = Self {
@@ -77,6 +79,7 @@ impl WgpuSession {
             signature,
             weights: Weights::default(),
             budget,
+            run_limit,
         };
         let scalar = |id| {
             Fact::new(graph.value(id).declared.as_ref().map_or(ElementType::F32, |declared| declared.0), Vec::new())
@@ -150,8 +153,9 @@ impl WgpuSession {
     pub fn rerun(&mut self) -> Result<Duration, ModelError> {
         let begin = Instant::now();
         for plan in self.segments().filter_map(run::Segment::plan) {
-            let submission = self.gpu.queue.submit([plan.record(&self.gpu)]);
-            if !self.gpu.wait(submission, plan.patience)? {
+            let whole = plan.whole();
+            let submission = self.gpu.queue.submit([plan.record(&self.gpu, &whole)]);
+            if !self.gpu.wait(submission, plan.patience_of(&whole))? {
                 self.gpu.give_up("it did not finish a run in time");
                 self.gpu.check()?;
             }
@@ -176,7 +180,8 @@ impl WgpuSession {
     /// Runs every step; gives the outputs in the graph's order.
     fn execute(&mut self, mut values: Values, control: &RunControl, warming: bool) -> Result<Vec<Literal>, Stopped> {
         let (gpu, weights) = (&self.gpu, &mut self.weights);
-        let mut runner = Runner { gpu, weights, budget: self.budget, control, warming };
+        let (budget, run_limit) = (self.budget, self.run_limit);
+        let mut runner = Runner { gpu, weights, budget, control, warming, run_limit };
         runner.run(&mut self.steps, &mut values)?;
         let output = |id: &ValueId| {
             let crossing = values.get(id).map(|crossing| &crossing.literal);
@@ -243,7 +248,7 @@ fn failed(error: ModelError) -> RunError {
         ModelError::Node { node, operator, source: source @ (OpError::Invalid(_) | OpError::TooLarge(_)) } => {
             RunError::Refused(format!("operator {operator} of node {node:?}: {source}"))
         }
-        ModelError::OverBudget { .. } => RunError::Refused(error.to_string()),
+        ModelError::OverBudget { .. } | ModelError::TooSlow { .. } => RunError::Refused(error.to_string()),
         ModelError::Malformed(_) | ModelError::Unsupported(_) | ModelError::Node { .. } | ModelError::Gpu(_) => {
             RunError::Failed(Cause::from(error))
         }

@@ -11,7 +11,7 @@ use crate::facts::Fact;
 use crate::gpu::{FirstLaunch, Gpu, Patience};
 use crate::ir::{Graph, Literal, Node, ValueId};
 use crate::lower::Repr;
-use crate::plan::{Plan, Port, Weights};
+use crate::plan::{Plan, Port, Weights, per};
 use crate::segments::Stage;
 
 /// How often a waiting run looks whether it was cancelled.
@@ -72,6 +72,8 @@ pub(super) struct Runner<'a> {
     pub(super) control: &'a RunControl,
     /// Whether branches that are not taken run too, so that their kernels are compiled.
     pub(super) warming: bool,
+    /// Longest time that a request may take; a model that cannot meet it is refused while warming.
+    pub(super) run_limit: Option<Duration>,
 }
 
 impl Step {
@@ -140,18 +142,7 @@ impl Runner<'_> {
         let plan = segment.plan_for(gpu, facts, self.weights, self.budget)?;
         if plan.launch_count() > 0 || plan.outputs.iter().any(|port| port.known().is_none()) {
             upload(gpu, plan, &given)?;
-            let first_launches = plan.first_launches();
-            let under_way = gpu.submission_with(first_launches);
-            let patience = Patience::new(plan.patience, first_launches, Instant::now());
-            let submission = gpu.queue.submit([plan.record(gpu)]);
-            plan.readback.map_async(wgpu::MapMode::Read, .., |_result| {});
-            let stopped = wait(gpu, &submission, patience, &under_way, control)?;
-            drop(under_way);
-            plan.note_run();
-            if let Some(stopped) = stopped {
-                plan.readback.unmap();
-                return Err(Stopped::Asked(stopped));
-            }
+            submit(gpu, plan, control, self.run_limit.filter(|_| self.warming))?;
             let outputs = plan.outputs.iter().map(|port| download(plan, port)).collect::<Result<Vec<_>, _>>();
             plan.readback.unmap();
             keep(values, ids, plan, outputs?);
@@ -215,10 +206,55 @@ fn island(node: &Node, constants: &HashMap<ValueId, Literal>, values: &mut Value
     Ok(())
 }
 
+/// Runs a plan turn by turn. Other sessions' submissions run between two turns.
+///
+/// `run_limit` refuses a plan that would take longer, as soon as some of its turns have been measured.
+fn submit(gpu: &Gpu, plan: &Plan, control: &RunControl, run_limit: Option<Duration>) -> Result<(), Stopped> {
+    let mut fastest = 0;
+    for turn in plan.turns() {
+        let first_launches = plan.first_launches(&turn);
+        let under_way = gpu.submission_with(first_launches);
+        let (on_device, begun) = (gpu.turn(), Instant::now());
+        let patience = Patience::new(plan.patience_of(&turn), first_launches, begun);
+        let submission = gpu.queue.submit([plan.record(gpu, &turn)]);
+        if plan.is_last(&turn) {
+            plan.readback.map_async(wgpu::MapMode::Read, .., |_result| {});
+        }
+        let stopped = wait(gpu, &submission, patience, &under_way, control)?;
+        drop(under_way);
+        // Beside others a turn also waits for theirs: that says nothing of its own length.
+        let took = Some(begun.elapsed()).filter(|_| first_launches == 0 && on_device.is_alone());
+        drop(on_device);
+        plan.note_turn(&turn, took);
+        if let Some(stopped) = stopped {
+            if plan.is_last(&turn) {
+                plan.readback.unmap();
+            }
+            return Err(Stopped::Asked(stopped));
+        }
+        if control.cancel.is_cancelled() && !plan.is_last(&turn) {
+            return Err(Stopped::Asked(RunError::Cancelled));
+        }
+        if let Some(took) = took {
+            fastest = fastest.max(per(plan.work_of(&turn), took, Duration::from_secs(1)));
+        }
+        if let Some(limit) = run_limit.filter(|_| fastest > 0 && !plan.is_last(&turn)) {
+            check_limit(plan.work, fastest, limit)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses work that takes longer than `limit` even at the speed of the fastest turn.
+fn check_limit(work: u64, per_second: u64, limit: Duration) -> Result<(), ModelError> {
+    let seconds = work / per_second.max(1);
+    if seconds > limit.as_secs() { Err(ModelError::TooSlow { work, per_second, seconds, limit }) } else { Ok(()) }
+}
+
 /// Waits for the submission; `Some` when the caller stopped wanting the answer first.
 ///
 /// The device cannot be stopped: the wait goes on until it is done either way, so that its memory is free again. That
-/// is short, since long kernels are split and one inference is one submission.
+/// is short, since long kernels are split and one submission is one turn of a plan.
 fn wait(
     gpu: &Gpu,
     submission: &wgpu::SubmissionIndex,

@@ -193,7 +193,7 @@ impl Bench {
     /// Runs the node; gives its outputs, or why it was refused.
     pub(crate) fn try_run(&self, engine: &WgpuEngine, operands: &[Operand]) -> Result<Vec<Literal>, ModelError> {
         let (graph, given) = self.graph(operands);
-        let mut session = WgpuSession::new(engine.gpu().clone(), &graph, BUDGET_BYTES)?;
+        let mut session = WgpuSession::new(engine.gpu().clone(), &graph, BUDGET_BYTES, None)?;
         let answer = session.run(&given, &[], &RunControl::default()).unwrap();
         let literal = |named: NamedTensor| {
             let dtype = ElementType::from_request(named.tensor.dtype()).unwrap();

@@ -45,7 +45,7 @@ fn run(engine: &WgpuEngine, bench: &Bench, operands: &[Operand], dtype: ElementT
     let operands: Vec<Operand> = operands.iter().map(|operand| of_type(operand, dtype)).collect();
     let (mut graph, given) = bench.clone().outputs(&[Some(dtype)]).graph(&operands);
     unrounded(&mut graph);
-    let mut session = WgpuSession::new(engine.gpu().clone(), &graph, BUDGET_BYTES).unwrap();
+    let mut session = WgpuSession::new(engine.gpu().clone(), &graph, BUDGET_BYTES, None).unwrap();
     let answer = session.run(&given, &[], &RunControl::default()).unwrap();
     (answer[0].tensor.data().to_vec(), session.describe().weight_bytes)
 }

@@ -39,11 +39,15 @@ pub(super) fn of_host(
     machine: Option<u64>,
 ) -> u64 {
     let models = models.fold(0, u64::saturating_add);
-    let most = match (configured, machine) {
-        (None, Some(machine)) => machine / 4 * MACHINE_QUARTERS,
-        (Some(_), _) | (None, None) => u64::MAX,
-    };
-    before.saturating_add(models.min(most))
+    before.saturating_add(models.min(of_all(configured, machine).unwrap_or(u64::MAX)))
+}
+
+/// Bytes for all models of a host together: three quarters of the machine, and no limit where one is configured for each.
+pub(super) fn of_all(configured: Option<u64>, machine: Option<u64>) -> Option<u64> {
+    match (configured, machine) {
+        (None, Some(machine)) => Some(machine / 4 * MACHINE_QUARTERS),
+        (Some(_), _) | (None, None) => None,
+    }
 }
 
 #[cfg(test)]

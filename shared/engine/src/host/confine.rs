@@ -51,12 +51,28 @@ fn limit(resource: Resource, most: u64) -> rustix::io::Result<()> {
     rustix::process::setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
 }
 
-/// Gives up the rest: the user, the network, other processes, and files where the engine needs none.
-pub(super) fn once_open(needs_files: bool, region_bytes_max: u64) -> Vec<String> {
+/// Limits the memory of this process from now on: what it allocates, not what its libraries map.
+///
+/// # Errors
+/// When the limit is over the one that [`once_open`] has set for good.
+pub(super) fn limit_memory(bytes: u64) -> rustix::io::Result<()> {
+    let maximum = rustix::process::getrlimit(Resource::Data).maximum;
+    let current = Some(maximum.map_or(bytes, |maximum| maximum.min(bytes)));
+    rustix::process::setrlimit(Resource::Data, Rlimit { current, maximum })
+}
+
+/// Gives up the rest: the user, the network, other processes, and files where the engine needs none. `data_bytes_max` is the
+/// memory that no order can go beyond.
+pub(super) fn once_open(needs_files: bool, region_bytes_max: u64, data_bytes_max: Option<u64>) -> Vec<String> {
     let mut notes = Vec::new();
     // The largest file that it may write is a shared region.
     if let Err(error) = limit(Resource::Fsize, region_bytes_max) {
         notes.push(format!("no large files: {error}"));
+    }
+    if let Some(bytes) = data_bytes_max
+        && let Err(error) = limit(Resource::Data, bytes)
+    {
+        notes.push(format!("limited memory: {error}"));
     }
     if rustix::process::geteuid().is_root()
         && let Err(error) = privileges::become_user(NOBODY, needs_files)
@@ -173,9 +189,11 @@ fn filter(needs_files: bool) -> Result<BpfProgram, String> {
     let thread = u64::try_from(libc::CLONE_THREAD).unwrap_or_default();
     let new_process = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), 0);
     rules.insert(libc::SYS_clone, rule(new_process)?);
-    // Reading limits is harmless, setting them is not.
+    // Reading limits is harmless. Of its own it may set that of memory, as it is ordered to.
     let sets = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0);
-    rules.insert(libc::SYS_prlimit64, rule(sets)?);
+    let data = u64::from(libc::RLIMIT_DATA);
+    let other = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, data);
+    rules.insert(libc::SYS_prlimit64, vec![both(sets, other)?]);
     // Shared memory without a file counts to no limit of this process.
     if !needs_files {
         let flags = u64::try_from(libc::MAP_SHARED | libc::MAP_ANONYMOUS).unwrap_or_default();
@@ -200,6 +218,14 @@ fn program(rules: BTreeMap<i64, Vec<SeccompRule>>, error: libc::c_int) -> Result
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture);
     let filter = filter.map_err(|error| error.to_string())?;
     filter.try_into().map_err(|error: BackendError| error.to_string())
+}
+
+fn both(
+    first: Result<SeccompCondition, BackendError>,
+    second: Result<SeccompCondition, BackendError>,
+) -> Result<SeccompRule, String> {
+    let conditions = [first, second].into_iter().collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+    SeccompRule::new(conditions).map_err(|error| error.to_string())
 }
 
 fn rule(condition: Result<SeccompCondition, BackendError>) -> Result<Vec<SeccompRule>, String> {

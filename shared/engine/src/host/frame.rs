@@ -26,6 +26,9 @@ pub(super) const MESSAGE_BYTES_MAX: usize = 128 * 1024;
 /// Maximum bytes of what a host says of a loaded model: signatures with long names. It travels in the shared region.
 pub(super) const SIGNATURE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Maximum bytes of what an engine wants to find again; more is not kept.
+pub(super) const KEEPSAKE_BYTES_MAX: usize = 32 * 1024 * 1024;
+
 /// Maximum bytes of an error's text.
 pub(super) const TEXT_BYTES_MAX: usize = 4 * 1024;
 
@@ -43,6 +46,15 @@ pub(super) enum Order {
         needs_files: bool,
         /// Maximum bytes of a shared region, which is the largest file that the host may write.
         region_bytes_max: u64,
+        /// Maximum bytes of memory for all models that there may ever be; `None` without a limit.
+        models_bytes_max: Option<u64>,
+        /// Name of what the engine wanted to find again. Carries it as a sealed file.
+        keepsake: Option<String>,
+    },
+    /// Use no more than this many bytes of memory from now on.
+    Limit {
+        /// Bytes of private writable memory: `RLIMIT_DATA`.
+        bytes: u64,
     },
     /// Load a model. Carries the model's file, the session's region and the session's socket.
     Load {
@@ -85,19 +97,20 @@ pub(super) struct PlainOptions {
     intra_threads: usize,
     providers: Vec<Provider>,
     limits: ModelLimits,
+    run_limit: Option<Duration>,
 }
 
 impl From<&LoadOptions> for PlainOptions {
     fn from(options: &LoadOptions) -> Self {
         let (providers, limits) = (options.providers.clone(), options.limits.clone());
-        Self { intra_threads: options.intra_threads, providers, limits }
+        Self { intra_threads: options.intra_threads, providers, limits, run_limit: options.run_limit }
     }
 }
 
 impl From<PlainOptions> for LoadOptions {
     fn from(plain: PlainOptions) -> Self {
-        let PlainOptions { intra_threads, providers, limits } = plain;
-        Self { intra_threads, providers, limits, ..Self::default() }
+        let PlainOptions { intra_threads, providers, limits, run_limit } = plain;
+        Self { intra_threads, providers, limits, run_limit, ..Self::default() }
     }
 }
 
@@ -175,6 +188,19 @@ pub(super) struct Described {
     pub(super) signature: Signature,
     /// The execution provider that runs it.
     pub(super) provider: String,
+    /// What the engine wants to find again.
+    pub(super) keepsake: Option<Kept>,
+}
+
+/// What an engine wants to find again: where it is in the region.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Kept {
+    /// Its name.
+    pub(super) name: String,
+    /// Offset in the region.
+    pub(super) offset: usize,
+    /// Bytes.
+    pub(super) length: usize,
 }
 
 /// Why a model was not loaded, in words that travel.
@@ -231,6 +257,11 @@ pub(super) enum RunProblem {
     Failed {
         /// Error chain.
         cause: String,
+    },
+    /// The operators cannot compute the input.
+    Refused {
+        /// Text for the client.
+        text: String,
     },
 }
 

@@ -29,6 +29,8 @@ use std::time::Duration;
 
 use types::EngineName;
 
+use crate::session::Keepsake;
+
 pub use death::{DeathCause, HostDeath};
 pub use engine::ProcessEngine;
 pub use record::{MODEL_DEATHS_MAX, MODEL_DEATHS_WITHIN, REQUEST_DEATHS_MAX, REQUEST_QUARANTINE};
@@ -74,6 +76,17 @@ pub struct HostOptions {
     pub run_limit: Duration,
     /// Hears of what happens to hosts; for metrics.
     pub observer: Option<Observer>,
+    /// Keeps what the engine wants to find again, because a host reaches no files.
+    pub keeper: Option<Arc<dyn Keeper>>,
+}
+
+/// Keeps what an engine wants to find again at its next start.
+pub trait Keeper: Send + Sync {
+    /// Takes what was kept, for a host that starts.
+    fn take(&self) -> Option<Keepsake>;
+
+    /// Keeps what a host has; it may be anything.
+    fn keep(&self, keepsake: &Keepsake);
 }
 
 /// Hears of what happens to hosts. Must not block.
@@ -93,6 +106,7 @@ impl HostOptions {
             memory_max: None,
             run_limit: Duration::from_secs(30),
             observer: None,
+            keeper: None,
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver as Incoming, SyncSender, sync_channel};
@@ -14,10 +14,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use super::death::{DeathCause, HostDeath};
 use super::frame::{Opening, Order, Receiver, pair, send};
+use super::memory::sealed_file;
 use super::{HostOptions, START_TIME_MAX, budget};
 use crate::probe;
 use crate::session::EngineDescription;
@@ -137,12 +138,18 @@ impl Process {
 
     fn open(&mut self) -> Result<EngineDescription, StartError> {
         let control = self.control.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let keepsake = self.options.keeper.as_ref().and_then(|keeper| keeper.take());
+        let kept =
+            keepsake.as_ref().map(|keepsake| sealed_file(&keepsake.bytes)).transpose().map_err(StartError::System)?;
         let order = Order::Open {
+            keepsake: keepsake.map(|keepsake| keepsake.name),
             config: self.options.config.clone(),
             needs_files: self.options.needs_files,
             region_bytes_max: u64::try_from(super::slot::REGION_BYTES_MAX).unwrap_or(u64::MAX),
+            models_bytes_max: budget::of_all(self.options.memory_max, probe::memory_bytes()),
         };
-        send(&*control, &order, &[], true).map_err(StartError::Silent)?;
+        let kept: Vec<BorrowedFd<'_>> = kept.iter().map(AsFd::as_fd).collect();
+        send(&*control, &order, &kept, true).map_err(StartError::Silent)?;
         let until = Instant::now().checked_add(START_TIME_MAX);
         match Receiver::new().receive(&*control, until).map_err(StartError::Silent)? {
             Opening::Opened { description, data_bytes, notes } => {
@@ -185,17 +192,10 @@ impl Process {
             Some(bytes) => budgets.insert(session, bytes),
             None => budgets.remove(&session),
         };
-        let most = self.memory_max_of(&budgets);
-        // Under the lock: the number is that of this process until it is reaped.
-        let state = self.shared.lock();
-        if state.reaped {
-            return;
-        }
-        // Only the lower limit: the upper one could not be raised again.
-        let maximum = rustix::process::getrlimit(Resource::Data).maximum;
-        let limit = Rlimit { current: Some(maximum.map_or(most, |maximum| maximum.min(most))), maximum };
-        if let Err(error) = rustix::process::prlimit(Some(self.pid), Resource::Data, limit) {
-            tracing::warn!(%error, pid = self.pid(), "the memory of an engine host is not limited");
+        // By the host itself: a daemon without privileges over another user cannot.
+        let limit = Order::Limit { bytes: self.memory_max_of(&budgets) };
+        if let Err(error) = self.order(&limit, &[]) {
+            tracing::debug!(%error, pid = self.pid(), "an engine host has ended before its memory was limited");
         }
     }
 

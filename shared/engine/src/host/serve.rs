@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 use types::{NamedTensor, Tensor};
 
 use super::frame::{
-    Computed, Described, LoadProblem, Opening, Order, Placed, Receiver, Reply, Run, RunProblem, SIGNATURE_BYTES_MAX,
-    bounded, send,
+    Computed, Described, KEEPSAKE_BYTES_MAX, Kept, LoadProblem, Opening, Order, Placed, Receiver, Reply, Run,
+    RunProblem, SIGNATURE_BYTES_MAX, bounded, send,
 };
 use super::memory::{Region, aligned, sealed_bytes};
 use super::{confine, privileges};
 use crate::chain;
-use crate::session::{CancelFlag, Engine, LoadError, LoadOptions, ModelBytes, RunControl, RunError, Session};
+use crate::session::{CancelFlag, Engine, Keepsake, LoadError, LoadOptions, ModelBytes, RunControl, RunError, Session};
 
 /// Bytes of the stack of a session's thread: ONNX Runtime recurses over graphs.
 const STACK_BYTES: usize = 8 * 1024 * 1024;
@@ -36,10 +36,11 @@ enum ServeError {
     NotOpen,
 }
 
-/// Runs a host on standard input until the daemon is gone. `open` opens the engine of a configuration.
+/// Runs a host on standard input until the daemon is gone. `open` opens the engine of a configuration, with what an earlier
+/// host of the engine wanted to find again.
 ///
 /// Must be called while the process has one thread.
-pub fn serve(open: impl FnOnce(&serde_json::Value) -> Result<Arc<dyn Engine>, String>) -> ExitCode {
+pub fn serve(open: impl FnOnce(&serde_json::Value, Option<Keepsake>) -> Result<Arc<dyn Engine>, String>) -> ExitCode {
     let notes = confine::at_start();
     match run(open, notes) {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,14 +52,21 @@ pub fn serve(open: impl FnOnce(&serde_json::Value) -> Result<Arc<dyn Engine>, St
 }
 
 fn run(
-    open: impl FnOnce(&serde_json::Value) -> Result<Arc<dyn Engine>, String>,
+    open: impl FnOnce(&serde_json::Value, Option<Keepsake>) -> Result<Arc<dyn Engine>, String>,
     mut notes: Vec<String>,
 ) -> Result<(), ServeError> {
     let control = control_socket().map_err(ServeError::NoDaemon)?;
     let mut receiver = Receiver::new();
-    let first = receiver.receive_with::<Order>(&control).map_err(ServeError::NoDaemon)?.0;
-    let Order::Open { config, needs_files, region_bytes_max } = first else { return Err(ServeError::NotOpen) };
-    let opened = catch_unwind(AssertUnwindSafe(|| open(&config)));
+    let (first, kept) = receiver.receive_with::<Order>(&control).map_err(ServeError::NoDaemon)?;
+    let Order::Open { config, needs_files, region_bytes_max, models_bytes_max, keepsake } = first else {
+        return Err(ServeError::NotOpen);
+    };
+    let keepsake = keepsake.zip(kept.first()).and_then(|(name, file)| {
+        let bytes = sealed_bytes(file).ok()?.to_vec();
+        Some(Keepsake { name, bytes })
+    });
+    drop(kept);
+    let opened = catch_unwind(AssertUnwindSafe(|| open(&config, keepsake)));
     let engine = match opened.unwrap_or_else(|_panic| Err("the engine panicked while it was opened".to_owned())) {
         Ok(engine) => engine,
         Err(why) => {
@@ -66,9 +74,11 @@ fn run(
             return told.map_err(ServeError::NoDaemon);
         }
     };
-    notes.extend(confine::once_open(needs_files, region_bytes_max));
+    let before = data_bytes().unwrap_or(0);
+    let most = models_bytes_max.map(|models| before.saturating_add(models));
+    notes.extend(confine::once_open(needs_files, region_bytes_max, most));
     let description = engine.describe();
-    let opening = Opening::Opened { description, data_bytes: data_bytes().unwrap_or(0), notes };
+    let opening = Opening::Opened { description, data_bytes: before, notes };
     send(&control, &opening, &[], true).map_err(ServeError::NoDaemon)?;
     obey(&control, &mut receiver, &engine);
     // Without the destructors of libraries: they would wait for runs that nobody wants any more.
@@ -124,6 +134,11 @@ fn obey(control: &OwnedFd, receiver: &mut Receiver, engine: &Arc<dyn Engine>) {
                 }
             }
             Order::Cancel { session, run } => cancel(&cancels, session, run),
+            Order::Limit { bytes } => {
+                if let Err(error) = confine::limit_memory(bytes) {
+                    tracing::error!(%error, "memory is not limited");
+                }
+            }
             Order::Open { .. } => tracing::error!("the engine is open already"),
         }
     }
@@ -177,7 +192,7 @@ impl Hosting {
         let loaded = catch_unwind(AssertUnwindSafe(|| load(model, options, engine)));
         let loaded = loaded.unwrap_or_else(|_panic| Err(failed_to_load("the engine panicked".to_owned())));
         let told = match loaded {
-            Ok(session) => self.describe(session.as_ref()).map(|reply| (reply, Some(session))),
+            Ok(session) => self.describe(session.as_ref(), engine.keepsake()).map(|reply| (reply, Some(session))),
             Err(problem) => Ok((Reply::NotLoaded(problem), None)),
         };
         let (reply, session) = told.unwrap_or_else(|error| (Reply::NotLoaded(failed_to_load(error.to_string())), None));
@@ -187,15 +202,25 @@ impl Hosting {
         }
     }
 
-    /// Puts what is to be known of the model into the region.
-    fn describe(&mut self, session: &dyn Session) -> io::Result<Reply> {
-        let described = Described { signature: session.signature().clone(), provider: session.provider().to_owned() };
-        let json = serde_json::to_vec(&described)?;
+    /// Puts what is to be known of the model into the region, and behind it what the engine wants to find again.
+    fn describe(&mut self, session: &dyn Session, keepsake: Option<Keepsake>) -> io::Result<Reply> {
+        let keepsake = keepsake.filter(|keepsake| keepsake.bytes.len() <= KEEPSAKE_BYTES_MAX);
+        let kept = keepsake.as_ref().map(|keepsake| Kept {
+            name: keepsake.name.clone(),
+            offset: SIGNATURE_BYTES_MAX,
+            length: keepsake.bytes.len(),
+        });
+        let end = kept.as_ref().map(|kept| kept.offset.saturating_add(kept.length));
+        let (signature, provider) = (session.signature().clone(), session.provider().to_owned());
+        let json = serde_json::to_vec(&Described { signature, provider, keepsake: kept })?;
         if json.len() > SIGNATURE_BYTES_MAX {
             return Err(io::Error::other("the names and shapes of its inputs and outputs are too long"));
         }
-        self.region.reserve(json.len(), true)?;
+        self.region.reserve(end.unwrap_or(json.len()), true)?;
         self.region.write(0, &json)?;
+        if let Some(keepsake) = keepsake {
+            self.region.write(SIGNATURE_BYTES_MAX, &keepsake.bytes)?;
+        }
         Ok(Reply::Loaded { length: json.len() })
     }
 
@@ -340,9 +365,9 @@ fn run_problem(error: RunError) -> RunProblem {
         RunError::NotText { input, element } => RunProblem::NotText { input: bounded(input), element },
         RunError::Lost(cause) => RunProblem::Lost { cause: bounded(chain(cause.as_ref())) },
         RunError::Failed(cause) => failed_to_run(chain(cause.as_ref())),
+        RunError::Refused(text) => RunProblem::Refused { text: bounded(text) },
         RunError::Mismatch(_)
         | RunError::Output { .. }
-        | RunError::Refused(_)
         | RunError::Died(_)
         | RunError::Quarantined { .. }
         | RunError::Condemned(_) => failed_to_run(chain(&error)),

@@ -13,15 +13,15 @@ use types::{DType, NamedTensor, Signature, Tensor};
 
 use super::death::{DeathCause, HostDeath};
 use super::frame::{
-    Computed, Described, LoadProblem, Order, Placed, PlainOptions, Receiver, Reply, Run, RunProblem,
-    SIGNATURE_BYTES_MAX, pair, parse_json, send,
+    Computed, Described, KEEPSAKE_BYTES_MAX, LoadProblem, Order, Placed, PlainOptions, Receiver, Reply, Run,
+    RunProblem, SIGNATURE_BYTES_MAX, pair, parse_json, send,
 };
 use super::memory::{ALIGNMENT, Region, aligned, sealed_file};
 use super::process::{Death, Process};
 use super::record::Record;
 use super::supervisor::Host;
 use super::{ANSWER_GRACE, DEATH_WAIT, HostEvent, HostOptions, LOAD_TIME_MAX, START_TIME_MAX};
-use crate::session::{Hosted, LoadError, LoadOptions, ModelSource, RunControl, RunError, Session};
+use crate::session::{Hosted, Keepsake, LoadError, LoadOptions, ModelSource, RunControl, RunError, Session};
 
 /// Maximum bytes of a session's region: the tensors of a request, those of its response, and their alignment.
 pub(super) const REGION_BYTES_MAX: usize = 2 * TENSOR_BYTES_MAX + 2 * TENSORS_MAX * ALIGNMENT;
@@ -229,6 +229,7 @@ impl Slot {
         match described {
             Ok(described) => {
                 process.end(self.number);
+                self.keep(&mut link, &described);
                 // A host that says something else after a restart has been taken over.
                 if self.described.get_or_init(|| described.clone()).signature == described.signature {
                     return Ok(link);
@@ -236,6 +237,18 @@ impl Slot {
                 Err(LoadError::Died(self.ended(process, &garbage("another signature than before")).death))
             }
             Err(error) => Err(LoadError::Died(self.ended(process, &error).death)),
+        }
+    }
+
+    /// Keeps what the engine wants to find again; what a host says of it may be wrong.
+    fn keep(&self, link: &mut Link, described: &Described) {
+        let (Some(keeper), Some(kept)) = (&self.host_options.keeper, &described.keepsake) else { return };
+        let end = kept.offset.checked_add(kept.length).filter(|&end| end <= REGION_BYTES_MAX);
+        if kept.length <= KEEPSAKE_BYTES_MAX && end.is_some_and(|end| link.region.reserve(end, false).is_ok()) {
+            if let Some(bytes) = link.region.read(kept.offset, kept.length) {
+                keeper.keep(&Keepsake { name: kept.name.clone(), bytes: bytes.to_vec() });
+            }
+            link.region.release_behind(REGION_BYTES_KEPT);
         }
     }
 
@@ -349,7 +362,9 @@ impl Slot {
                     self.forget(&link);
                     // Nobody knows which of several requests it was: each is tried again, in a host of its own.
                     let is_sure = death.suspects == [self.number];
-                    if is_sure || tries >= TRIES_MAX {
+                    // Nor who sent a signal from outside: that is not to cost a request.
+                    let is_first = death.death.cause.is_from_outside() && tries == 1;
+                    if (is_sure && !is_first) || tries >= TRIES_MAX {
                         self.blame(inputs, outputs, death.death);
                         return Err(RunError::Died(death.death));
                     }
@@ -491,6 +506,7 @@ impl Slot {
             RunProblem::Cancelled => RunError::Cancelled,
             RunProblem::NotText { input, element } => RunError::NotText { input, element },
             RunProblem::Failed { cause } => RunError::Failed(cause.into()),
+            RunProblem::Refused { text } => RunError::Refused(text),
             RunProblem::Lost { cause } => {
                 self.lost.get_or_init(|| cause.clone());
                 RunError::Lost(cause.into())
@@ -654,7 +670,7 @@ mod tests {
             vec![output("FP33", &[1, 4], 64, 16)],
             vec![output("BOOL", &[1], usize::MAX, 1)],
             vec![output("FP32", &[usize::MAX, 2], 0, 16)],
-            vec![output("UINT8", &[8192], 0, 8192)],
+            vec![output("UINT8", &[80_000], 0, 80_000)],
             vec![output("UINT8", &[TENSOR_BYTES_MAX + 1], 0, TENSOR_BYTES_MAX + 1)],
             vec![output("UINT8", &[1], REGION_BYTES_MAX, 1)],
             vec![output("UINT8", &[0; 100], 0, 0)],

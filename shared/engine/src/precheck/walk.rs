@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::budget::{Budget, CONSTANTS, element_bytes};
 use super::functions::{Operator, Uses, expanded_nodes};
 use super::wire::{Fields, Value, WRONG_KIND, varint};
 use super::{DOMAINS, ModelFacts, ModelLimits, OPERATORS_REFUSED, Refusal};
@@ -17,7 +18,8 @@ const DENSE_ELEMENTS_MAX: u64 = 64 * 1024 * 1024;
 
 /// Reads a whole model.
 pub(super) fn model(file: &[u8], limits: &ModelLimits) -> Result<ModelFacts, Refusal> {
-    let mut walk = Walk { limits, nodes: 0, tensors: 0, deepest: 0 };
+    let budget = Budget::new(file.len(), limits);
+    let mut walk = Walk { limits, budget, nodes: 0, tensors: 0, deepest: 0 };
     let mut main: Option<Uses<'_>> = None;
     let mut functions = BTreeMap::new();
     let mut opset = None;
@@ -34,7 +36,10 @@ pub(super) fn model(file: &[u8], limits: &ModelLimits) -> Result<ModelFacts, Ref
                     return Err(Refusal::Unreadable { what: "it has two graphs" });
                 }
             }
-            8 => opset = default_opset(value.bytes()?)?.or(opset),
+            8 => {
+                walk.budget.field(&value)?;
+                opset = default_opset(value.bytes()?)?.or(opset);
+            }
             // Graphs for training are never run, but they are parsed with the rest.
             20 => walk.training(value.bytes()?)?,
             25 => {
@@ -43,7 +48,7 @@ pub(super) fn model(file: &[u8], limits: &ModelLimits) -> Result<ModelFacts, Ref
                     return Err(Refusal::Unreadable { what: "it defines one function twice" });
                 }
             }
-            _ => {}
+            _ => walk.budget.field(&value)?,
         }
     }
     let main = main.ok_or(Refusal::Unreadable { what: "it has no graph" })?;
@@ -56,6 +61,7 @@ pub(super) fn model(file: &[u8], limits: &ModelLimits) -> Result<ModelFacts, Ref
 
 struct Walk<'l> {
     limits: &'l ModelLimits,
+    budget: Budget,
     nodes: usize,
     tensors: usize,
     deepest: usize,
@@ -73,9 +79,13 @@ impl Walk<'_> {
             match number {
                 1 => self.node(value.bytes()?, depth, uses)?,
                 5 => self.tensor(value.bytes()?)?,
-                11..=13 => value_info(value.bytes()?)?,
+                11..=13 => {
+                    self.budget.value(&value)?;
+                    value_info(value.bytes()?)?;
+                }
+                14 => self.budget.value(&value)?,
                 15 => self.sparse_tensor(value.bytes()?)?,
-                _ => {}
+                _ => self.budget.field(&value)?,
             }
         }
         Ok(())
@@ -87,15 +97,22 @@ impl Walk<'_> {
         if self.nodes > self.limits.nodes {
             return Err(Refusal::Nodes { limit: self.limits.nodes });
         }
+        self.budget.node()?;
         let mut operator = Operator { domain: b"", name: b"", overload: b"" };
         let mut fields = Fields::of(node);
         while let Some((number, value)) = fields.next()? {
             match number {
-                4 => operator.name = value.bytes()?,
                 5 => self.attribute(value.bytes()?, depth, uses)?,
-                7 => operator.domain = plain_domain(value.bytes()?),
-                8 => operator.overload = value.bytes()?,
-                _ => {}
+                4 | 7 | 8 => {
+                    self.budget.field(&value)?;
+                    let text = value.bytes()?;
+                    match number {
+                        4 => operator.name = text,
+                        7 => operator.domain = plain_domain(text),
+                        _ => operator.overload = text,
+                    }
+                }
+                _ => self.budget.field(&value)?,
             }
         }
         *uses.entry(operator).or_default() += 1;
@@ -112,9 +129,15 @@ impl Walk<'_> {
             match number {
                 5 | 10 => self.tensor(value.bytes()?)?,
                 6 | 11 => self.graph(value.bytes()?, depth + 1, uses)?,
-                14 | 15 => type_proto(value.bytes()?, 0)?,
+                14 | 15 => {
+                    self.budget.value(&value)?;
+                    type_proto(value.bytes()?, 0)?;
+                }
                 22 | 23 => self.sparse_tensor(value.bytes()?)?,
-                _ => {}
+                7 => self.budget.numbers(&value, 1)?,
+                8 => self.budget.numbers(&value, 8)?,
+                4 | 9 => self.budget.bytes(&value)?,
+                _ => self.budget.field(&value)?,
             }
         }
         if single > 1 { Err(Refusal::Unreadable { what: "an attribute has two values" }) } else { Ok(()) }
@@ -127,13 +150,22 @@ impl Walk<'_> {
         let mut fields = Fields::of(function);
         while let Some((number, value)) = fields.next()? {
             match number {
-                1 => operator.name = value.bytes()?,
                 7 => self.node(value.bytes()?, 0, &mut uses)?,
-                10 => operator.domain = plain_domain(value.bytes()?),
                 11 => self.attribute(value.bytes()?, 0, &mut uses)?,
-                12 => value_info(value.bytes()?)?,
-                13 => operator.overload = value.bytes()?,
-                _ => {}
+                12 => {
+                    self.budget.value(&value)?;
+                    value_info(value.bytes()?)?;
+                }
+                1 | 10 | 13 => {
+                    self.budget.field(&value)?;
+                    let text = value.bytes()?;
+                    match number {
+                        1 => operator.name = text,
+                        10 => operator.domain = plain_domain(text),
+                        _ => operator.overload = text,
+                    }
+                }
+                _ => self.budget.field(&value)?,
             }
         }
         Ok((operator, uses))
@@ -143,8 +175,9 @@ impl Walk<'_> {
     fn training(&mut self, training: &[u8]) -> Result<(), Refusal> {
         let mut fields = Fields::of(training);
         while let Some((number, value)) = fields.next()? {
-            if matches!(number, 1 | 2) {
-                self.graph(value.bytes()?, 0, &mut Uses::new())?;
+            match number {
+                1 | 2 => self.graph(value.bytes()?, 0, &mut Uses::new())?,
+                _ => self.budget.field(&value)?,
             }
         }
         Ok(())
@@ -162,7 +195,16 @@ impl Walk<'_> {
         while let Some((number, value)) = fields.next()? {
             match number {
                 1 => elements = times_dims(elements, value)?,
-                8 => name = value.bytes()?,
+                // Numbers of 8 and 16 bits stand in a list of 32, and a varint of one byte becomes 8.
+                4 | 10 => self.budget.numbers(&value, 1)?,
+                5 => self.budget.numbers(&value, 4)?,
+                7 | 11 => self.budget.numbers(&value, 8)?,
+                6 => self.budget.bytes(&value)?,
+                8 => {
+                    self.budget.field(&value)?;
+                    name = value.bytes()?;
+                }
+                12 | 16 => self.budget.field(&value)?,
                 13 => external = true,
                 // DEFAULT is 0, EXTERNAL is 1; whatever else may come is not inside the file either.
                 14 => external |= value.varint()? != 0,
@@ -179,23 +221,40 @@ impl Walk<'_> {
         }
     }
 
-    /// `SparseTensorProto`: two tensors, and the shape they become.
+    /// `SparseTensorProto`: two tensors, and the shape they become. Engines write it out in full.
     fn sparse_tensor(&mut self, sparse: &[u8]) -> Result<(), Refusal> {
         let mut elements = Some(1);
+        let mut size = 1;
         let mut fields = Fields::of(sparse);
         while let Some((number, value)) = fields.next()? {
             match number {
-                1 | 2 => self.tensor(value.bytes()?)?,
+                1 => {
+                    let values = value.bytes()?;
+                    size = element_bytes(element(values)?);
+                    self.tensor(values)?;
+                }
+                2 => self.tensor(value.bytes()?)?,
                 3 => elements = times_dims(elements, value)?,
-                _ => {}
+                _ => self.budget.field(&value)?,
             }
         }
-        if elements.is_some_and(|elements| elements <= DENSE_ELEMENTS_MAX) {
-            Ok(())
-        } else {
-            Err(Refusal::TensorSize { tensor: "(sparse)".to_owned() })
+        match elements.filter(|&elements| elements <= DENSE_ELEMENTS_MAX) {
+            Some(elements) => self.budget.charge(elements.saturating_mul(size), CONSTANTS),
+            None => Err(Refusal::TensorSize { tensor: "(sparse)".to_owned() }),
         }
     }
+}
+
+/// `TensorProto`: the number of its element type, 0 where it has none.
+fn element(tensor: &[u8]) -> Result<u64, Refusal> {
+    let mut element = 0;
+    let mut fields = Fields::of(tensor);
+    while let Some((number, value)) = fields.next()? {
+        if number == 2 {
+            element = value.varint()?;
+        }
+    }
+    Ok(element)
 }
 
 /// Multiplies by one dimension or a packed list of them; `None` once the product is over 64 bits or a size is negative.

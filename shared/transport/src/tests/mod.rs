@@ -9,3 +9,4 @@ mod handshakes;
 mod hostile;
 mod pair;
 mod resumption;
+mod slow;

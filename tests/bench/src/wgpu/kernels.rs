@@ -66,7 +66,7 @@ fn session(context: &Context, node: Node, operands: &[Operand]) -> Result<(WgpuS
     let output = graph.add_value(Value { name: "out".into(), declared: Some((answer, None)) });
     graph.outputs.push(output);
     graph.nodes.push(Node { inputs, outputs: vec![Some(output)], ..node });
-    let mut session = WgpuSession::new(context.engine.gpu().clone(), &graph, BUDGET_BYTES)?;
+    let mut session = WgpuSession::new(context.engine.gpu().clone(), &graph, BUDGET_BYTES, None)?;
     let outputs = session.run(&request, &[], &RunControl::default())?;
     let tensor = &outputs.first().context("an operator without an output")?.tensor;
     let result = Literal::new(answer, tensor.shape().to_vec(), tensor.data().clone()).context("an answer of bytes")?;

@@ -133,7 +133,8 @@ pub(super) struct SignerArgs {
     /// Role whose signers change.
     role: OfflineRole,
     /// Public key: a file that `trust keygen` made, or 64 hex digits.
-    key: Option<String>,
+    #[arg(value_name = "KEY")]
+    signer: Option<String>,
     /// Number of keys that must sign from now on.
     #[arg(long, value_name = "N")]
     threshold: Option<usize>,
@@ -241,7 +242,7 @@ fn change_signers(args: &SignerArgs, edit: Edit) -> Result<(), CliError> {
         OfflineRole::Root => &mut roles.root,
         OfflineRole::Targets => &mut roles.targets,
     };
-    let key = args.key.as_deref().map(keys::public_key).transpose()?;
+    let key = args.signer.as_deref().map(keys::public_key).transpose()?;
     edit_authority(authority, edit, key, args.threshold)?;
     let change = Change::of_roles(&root, &targets, &roles, false, Timestamp::now()).or_exit(ExitKind::Usage)?;
     finish::finish(&site, change, &keys, args.out.out.as_deref(), args.site.output()).map(drop)

@@ -150,6 +150,33 @@ impl From<serde_json::Error> for JsonError {
 /// Asks the caller for memory: called with the bytes of elements that the parser is about to keep, answers whether it may.
 pub type Room<'a> = &'a dyn Fn(usize) -> bool;
 
+/// Parses any bytes as a request, for `tests/fuzz`; the first two bytes may be the length of the JSON part.
+///
+/// # Errors
+/// With the promise that the parser broke: an accepted request without a binary part is JSON, and its tensors stay within
+/// their limit and within the memory that was asked for.
+pub fn fuzz_request(data: &[u8]) -> Result<(), String> {
+    let (length, body) = match data {
+        [0, high, low, body @ ..] => (Some(u16::from_be_bytes([*high, *low]).to_string()), body),
+        body => (None, body),
+    };
+    let asked = std::cell::Cell::new(0_usize);
+    let room = |bytes: usize| {
+        asked.set(asked.get().saturating_add(bytes));
+        true
+    };
+    let body = bytes::Bytes::copy_from_slice(body);
+    let Ok(call) = InferCall::parse(length.as_deref(), &body, &room) else { return Ok(()) };
+    let kept: usize = call.inputs.iter().map(|input| input.tensor.data().len()).sum();
+    if length.is_none() && serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_err() {
+        return Err("a body that is not JSON was accepted".to_owned());
+    }
+    if kept > asked.get().saturating_add(body.len()) {
+        return Err(format!("{kept} bytes are kept, {} were asked for", asked.get()));
+    }
+    Ok(())
+}
+
 /// Splits a body into its JSON part and its binary part.
 fn split_body(
     header_length: Option<&str>,

@@ -268,4 +268,6 @@ fn read_outputs(outputs: Vec<OutputJson>, binary_by_default: bool) -> Result<Vec
 }
 
 #[cfg(test)]
+mod differential;
+#[cfg(test)]
 mod tests;

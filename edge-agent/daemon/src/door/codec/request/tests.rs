@@ -119,6 +119,59 @@ proptest::proptest! {
         length in proptest::option::of(0_usize..400),
     ) {
         let length = length.map(|length| length.to_string());
-        let _outcome = InferCall::parse(length.as_deref(), &Bytes::from(body), &|_bytes| true);
+        let _outcome = InferCall::parse(length.as_deref(), &Bytes::from(body.clone()), &|_bytes| true);
+        let data = [&[0, 0, 40][..], &body].concat();
+        for data in [&data[..], &body] {
+            proptest::prop_assert_eq!(crate::door::codec::fuzz_request(data), Ok(()));
+        }
+    }
+}
+
+#[test]
+fn null_means_the_same_as_leaving_a_field_out() {
+    let with = parse(
+        br#"{"id":null,"model_name":"m","parameters":null,"outputs":null,
+            "inputs":[{"name":"x","shape":[1],"datatype":"INT8","data":[7],"parameters":null}]}"#,
+    );
+    let without = parse(br#"{"inputs":[{"name":"x","shape":[1],"datatype":"INT8","data":[7]}]}"#);
+    assert_eq!(with.unwrap(), without.unwrap());
+    let inputs = br#"{"inputs":null}"#;
+    assert!(message(inputs).contains("JSON"), "{}", message(inputs));
+}
+
+#[test]
+fn only_a_real_sequence_is_refused() {
+    for none in ["0", "\"\"", "null", "0, \"sequence_start\": false, \"sequence_end\": null"] {
+        let body = format!(r#"{{"inputs":[],"parameters":{{"sequence_id":{none}}}}}"#);
+        assert!(InferCall::parse(None, &Bytes::from(body), &|_bytes| true).is_ok(), "{none}");
+    }
+    for one in ["1", "-1", "\"s\"", "0, \"sequence_start\": true", "null, \"sequence_end\": true"] {
+        let body = format!(r#"{{"inputs":[],"parameters":{{"sequence_id":{one}}}}}"#);
+        let refused = InferCall::parse(None, &Bytes::from(body), &|_bytes| true);
+        assert!(matches!(refused, Err(CodecError::Sequence)), "{one}: {refused:?}");
+    }
+}
+
+#[test]
+fn an_error_is_never_as_long_as_the_request() {
+    let long = "a".repeat(1 << 20);
+    let quotes = "\\\"".repeat(1 << 18);
+    for body in [
+        format!(r#"{{"inputs":"{long}"}}"#),
+        format!(r#"{{"inputs":[],"id":"{long}"}}"#),
+        format!(r#"{{"inputs":[],"parameters":"{quotes}"}}"#),
+        format!(r#"{{"inputs":[],"parameters":{{"policy":"{long}"}}}}"#),
+        format!(r#"{{"inputs":[],"parameters":{{"deadline_ms":"{long}"}}}}"#),
+        format!(r#"{{"inputs":[{{"name":"{long}","shape":[1],"datatype":"FP32","data":[1]}}]}}"#),
+        format!(r#"{{"inputs":[{{"name":"x","shape":"{long}","datatype":"FP32","data":[1]}}]}}"#),
+        format!(r#"{{"inputs":[{{"name":"x","shape":[1],"datatype":"{long}","data":[1]}}]}}"#),
+        format!(r#"{{"inputs":[{{"name":"x","shape":[1],"datatype":"FP32","data":["{long}"]}}]}}"#),
+        format!(r#"{{"inputs":[{{"name":"x","shape":[1],"datatype":"FP32","data":{{"{long}":1}}}}]}}"#),
+        format!(r#"{{"inputs":[],"outputs":[{{"name":"{long}"}},{{"name":"{long}"}}]}}"#),
+        format!(r#"{{"inputs":[],"outputs":[{{"name":"x","parameters":{{"binary_data":"{long}"}}}}]}}"#),
+    ] {
+        let error = InferCall::parse(None, &Bytes::from(body), &|_bytes| true).unwrap_err();
+        let text = telemetry::chain(&error);
+        assert!(text.len() < 600, "{} bytes: {}", text.len(), &text[..200]);
     }
 }

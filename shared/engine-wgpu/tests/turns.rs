@@ -1,0 +1,109 @@
+//! A long model and a short one on one device: the short one is answered between the turns of the long one, and a run
+//! that nobody wants any more ends between two turns.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop anywhere")]
+
+mod support;
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use engine::{CancelFlag, RunControl, RunError, Session};
+use engine_wgpu::ModelError;
+use rten_onnx::onnx::DataType;
+use support::{Model, engine, f32s};
+
+/// Rows and columns of the long model's products; one is 0.27 billion operations, more than a turn begins with.
+const WIDE: usize = 512;
+
+/// Products of the long model in a row: some hundred turns, seconds on a software adapter.
+const PRODUCTS: usize = 60;
+
+fn long() -> Vec<u8> {
+    let side = i64::try_from(WIDE).unwrap();
+    let weights: Vec<u8> =
+        (0..WIDE * WIDE).flat_map(|at| (if at % (WIDE + 1) == 0 { 1_f32 } else { 0.0 }).to_le_bytes()).collect();
+    let mut model = Model::new(17).input("x", DataType::FLOAT, &[side, side]).constant(
+        "w",
+        DataType::FLOAT,
+        &[side, side],
+        &weights,
+    );
+    for at in 0..PRODUCTS {
+        let name = |at: usize| if at == 0 { "x".to_owned() } else { format!("p{at}") };
+        let to = if at + 1 == PRODUCTS { "y".to_owned() } else { name(at + 1) };
+        model = model.node("MatMul", &[&name(at), "w"], &[&to]);
+    }
+    model.output("y", DataType::FLOAT, &[side, side]).bytes()
+}
+
+fn short() -> Vec<u8> {
+    Model::new(17)
+        .input("x", DataType::FLOAT, &[1, 8])
+        .node("Relu", &["x"], &["y"])
+        .output("y", DataType::FLOAT, &[1, 8])
+        .bytes()
+}
+
+#[test]
+fn a_short_model_is_answered_between_the_turns_of_a_long_one() {
+    let Some(engine) = engine() else { return };
+    let mut long = engine.load_checked(&long()).unwrap();
+    let mut short = engine.load_checked(&short()).unwrap();
+    let x = f32s("x", &[WIDE, WIDE], &vec![1.5; WIDE * WIDE]);
+    let (started, starts) = mpsc::sync_channel(1);
+    let running = thread::spawn(move || {
+        started.send(()).unwrap();
+        long.run(&[x], &[], &RunControl::default()).unwrap()
+    });
+    starts.recv().unwrap();
+    // By counting, not by a clock: many short answers fit into one long one.
+    let input = [f32s("x", &[1, 8], &[1.0; 8])];
+    let mut during = 0;
+    while !running.is_finished() && during < 10_000 {
+        short.run(&input, &[], &RunControl::default()).unwrap();
+        during += usize::from(!running.is_finished());
+    }
+    let outputs = running.join().unwrap();
+    assert!(during >= 5, "{during} short answers while the long model ran");
+    let values = outputs[0].tensor.to_f32().unwrap();
+    assert!(values.iter().all(|&value| value == 1.5), "what runs between does no harm");
+}
+
+#[test]
+fn a_run_that_is_cancelled_or_late_ends_between_two_turns() {
+    let Some(engine) = engine() else { return };
+    let mut session = engine.load_checked(&long()).unwrap();
+    let x = [f32s("x", &[WIDE, WIDE], &vec![1.0; WIDE * WIDE])];
+    let submissions = || engine.gpu().submissions();
+    let begun = submissions();
+    session.run(&x, &[], &RunControl::default()).unwrap();
+    let whole = submissions() - begun;
+    let cancel = CancelFlag::default();
+    cancel.cancel();
+    let begun = submissions();
+    let cancelled = session.run(&x, &[], &RunControl { cancel, deadline: None });
+    assert!(matches!(cancelled, Err(RunError::Cancelled)), "{cancelled:?}");
+    let late = session.run(&x, &[], &RunControl { deadline: Some(Instant::now()), ..RunControl::default() });
+    assert!(matches!(late, Err(RunError::Deadline)), "{late:?}");
+    assert_eq!(submissions() - begun, 2, "one turn each");
+    assert!(whole > 2 || !engine.gpu().report().software, "a whole run takes {whole} turns");
+    let again = session.run(&x, &[], &RunControl::default()).unwrap();
+    assert_eq!(again[0].tensor.to_f32().unwrap()[0], 1.0, "the session is as good as before");
+}
+
+#[test]
+fn a_model_that_cannot_meet_the_run_limit_is_refused_with_the_number() {
+    let Some(engine) = engine() else { return };
+    let bytes = long();
+    match engine.load_within(&bytes, Some(Duration::ZERO)) {
+        Err(ModelError::TooSlow { work, seconds, .. }) => {
+            assert!(work >= (PRODUCTS * WIDE * WIDE * WIDE) as u64, "{work}");
+            assert!(seconds > 0);
+        }
+        // A device that does all of it within a second is as fast as any limit in whole seconds asks.
+        Ok(_fast) => assert!(!engine.gpu().report().software, "a software adapter takes seconds"),
+        Err(other) => panic!("{other:?}"),
+    }
+    engine.load_within(&bytes, Some(Duration::from_secs(3600))).unwrap();
+}

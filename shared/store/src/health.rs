@@ -1,0 +1,96 @@
+//! The deadline of store operations, and the notice that one was missed.
+//!
+//! Fed by [`crate::SledStore`]; read by the daemons, which end when their store no longer makes progress: a flush that
+//! waits for a disk that lost its call never returns, and only a new process can open the store again.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+/// Deadline for one operation of a store, from the call to the answer. An fsync takes seconds on a worn memory card that
+/// is busy, and every caller waits for at most two of them. With the proof of life every 30 s (half of `WatchdogSec=60`) the
+/// daemon ends by itself, with the reason, before the service manager kills it.
+pub const OPERATION_LIMIT: Duration = Duration::from_secs(25);
+
+/// Deadline for opening a store: 128 MiB are read and checked, on a slow disk.
+pub const OPEN_LIMIT: Duration = Duration::from_secs(300);
+
+/// Environment variable that shortens [`OPERATION_LIMIT`], in milliseconds. Read in builds with debug assertions only.
+pub const LIMIT_VARIABLE: &str = "SANDERLING_STORE_LIMIT_MS";
+
+/// Environment variable that names a file; while it exists, every write hangs like a lost disk call. Read in builds with
+/// debug assertions only.
+pub const HANG_VARIABLE: &str = "SANDERLING_STORE_HANG";
+
+/// Returns the deadline in force.
+#[cfg(debug_assertions)]
+pub(crate) fn operation_limit() -> Duration {
+    let named = std::env::var(LIMIT_VARIABLE).ok().and_then(|text| text.parse().ok());
+    named.map_or(OPERATION_LIMIT, Duration::from_millis)
+}
+
+/// Returns the deadline in force.
+#[cfg(not(debug_assertions))]
+pub(crate) fn operation_limit() -> Duration {
+    OPERATION_LIMIT
+}
+
+/// Never returns when a test asked for it.
+#[cfg(debug_assertions)]
+pub(crate) fn hang_if_asked() {
+    let is_asked = || std::env::var_os(HANG_VARIABLE).is_some_and(|file| std::path::Path::new(&file).exists());
+    while is_asked() {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+/// Does nothing: shipped builds cannot be told to hang.
+#[cfg(not(debug_assertions))]
+pub(crate) fn hang_if_asked() {}
+
+/// Tells when a store has missed the deadline of an operation.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    missed: Option<watch::Receiver<bool>>,
+}
+
+impl Health {
+    /// Waits until an operation missed its deadline; never returns for a store that cannot miss one.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn stalled(mut self) {
+        let missed = match &mut self.missed {
+            Some(missed) => missed.wait_for(|missed| *missed).await.map(drop),
+            None => std::future::pending().await,
+        };
+        if missed.is_err() {
+            // The store was closed in time.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The side that notices.
+#[derive(Debug)]
+pub(crate) struct Pulse(watch::Sender<bool>);
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl Pulse {
+    pub(crate) fn health(&self) -> Health {
+        Health { missed: Some(self.0.subscribe()) }
+    }
+
+    pub(crate) fn miss(&self) {
+        self.0.send_replace(true);
+    }
+
+    pub(crate) fn has_missed(&self) -> bool {
+        *self.0.borrow()
+    }
+}
