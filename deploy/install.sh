@@ -77,6 +77,8 @@ if [ "$uninstall" = yes ]; then
     if [ "$purge" = yes ]; then
         rm -rf -- "$state"
         rm -f -- "$etc/$config" "$etc/$config.new"
+        # The context of the hub's operator, which `init --system` wrote.
+        if [ "$binary" = cloud-hub ]; then rm -f -- "$etc/operator.toml"; fi
         rmdir -- "$etc" 2>/dev/null || true
         say "removed $binary, its configuration and its state"
     else
@@ -122,13 +124,12 @@ start="$root/bin/$binary"
 if [ "$binary" = edge-agent ]; then
     start="$start run --config $etc/$config"
     say "next:  ${run_as}$root/bin/$binary enroll --config $etc/$config TOKEN   (TOKEN: on the hub, cloud-hub token create)"
-elif [ "$system" = yes ]; then
-    say "next:  sudo $root/bin/$binary init --dir $state --keys offline-keys --name hub.example"
-    say "       sudo chown -R $service: $state"
-    say "       and set hub.names = [\"hub.example\"] in $etc/$config"
 else
     start="$start serve --config $etc/$config"
-    say "next:  $root/bin/$binary init --dir $state --keys offline-keys --name localhost"
+    as_root=''
+    if [ "$system" = yes ]; then as_root='sudo '; fi
+    # It fills in the configuration above and makes the hub in the state folder above, for the user above.
+    say "next:  ${as_root}$root/bin/$binary init --system --keys offline-keys --name hub.example   (the name that devices dial)"
 fi
 if [ "$system" = yes ]; then start="sudo systemctl enable --now $service"; fi
 say "then:  $start"

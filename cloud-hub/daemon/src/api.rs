@@ -105,6 +105,9 @@ pub struct TokenCreated {
     pub device: DeviceId,
     /// When it stops being good.
     pub expires_unix_ms: u64,
+    /// Addresses in it that no device can reach, each with what to change on the hub.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Asks for a further operator token.

@@ -30,6 +30,9 @@ pub struct HubConfig {
     pub inference: InferenceTable,
     /// What is written about all this. The environment variable `SANDERLING_LOG` goes before its filter.
     pub log: telemetry::LogConfig,
+    /// The file this was read from, for messages that say where to change something; `None` when it was none.
+    #[serde(skip)]
+    pub origin: Option<PathBuf>,
 }
 
 /// `[hub]`.
@@ -208,12 +211,26 @@ impl HubConfig {
     /// # Errors
     /// Every mistake of the file at once, or that it cannot be read.
     pub fn read(path: &Path) -> Result<Self, config::LoadError> {
-        let mut config: Self = config::load(path)?;
+        Ok(config::load::<Self>(path)?.read_from(path))
+    }
+
+    /// Reads and checks the text of a config file that is, or will be, at `path`.
+    ///
+    /// # Errors
+    /// Every mistake of the text at once.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, config::ConfigErrors> {
+        Ok(config::parse::<Self>(text, path)?.read_from(path))
+    }
+
+    /// Lets relative paths start at the folder of the file.
+    fn read_from(self, path: &Path) -> Self {
+        let mut config = self;
         let folder = path.parent().unwrap_or(Path::new("."));
         // Without the dot of `state_dir = "."`, which would stand in every message.
         config.hub.state_dir = folder.join(&config.hub.state_dir).components().collect();
         config.inference.onnxruntime = config.inference.onnxruntime.map(|library| folder.join(library));
-        Ok(config)
+        config.origin = Some(path.to_owned());
+        config
     }
 
     /// The name that devices find in the hub's certificate.
@@ -348,6 +365,59 @@ mod tests {
         let told = parse(text).unwrap_err();
         for mistake in ["gateway", "hub.names[0]", "inference.queue", "metrics.port"] {
             assert!(told.contains(mistake), "{mistake} is not in {told}");
+        }
+    }
+
+    /// One of each kind: type, unknown table, unknown field, range, enum, element of a list, duration.
+    #[test]
+    fn ten_mistakes_of_different_kinds_are_told_at_once_each_with_its_line() {
+        let text = "\
+[hub]
+names = [\"good.example\", \"bad name\", 7]
+stop_grace = \"1h\"
+[gateway]
+listen = \"nowhere\"
+public = [\"hub.example\"]
+connections_max = 0
+requests_per_device_max = 1.5
+request_bytes_max = 10
+certificate_lifetime = \"1 year\"
+congestion = \"fast\"
+[admin]
+blob_bytes_max = 0
+token = \"x\"
+[inference]
+sessions = \"two\"
+queue = 0
+run_limit = \"0s\"
+[metric]
+listen = \"127.0.0.1:1\"
+[log]
+format = \"xml\"
+filter = \"a=loud\"
+";
+        let told = parse(text).unwrap_err();
+        for mistake in [
+            "hub.names[1] (line 2)",
+            "hub.names[2] (line 2)",
+            "hub.stop_grace (line 3)",
+            "gateway.listen (line 5)",
+            "gateway.public[0] (line 6)",
+            "gateway.connections_max (line 7)",
+            "gateway.requests_per_device_max (line 8)",
+            "gateway.request_bytes_max (line 9)",
+            "gateway.certificate_lifetime (line 10)",
+            "gateway.congestion (line 11)",
+            "admin.blob_bytes_max (line 13)",
+            "admin.token (line 14)",
+            "inference.sessions (line 16)",
+            "inference.queue (line 17)",
+            "inference.run_limit (line 18)",
+            "metric (line 19)",
+            "log.format (line 22)",
+            "log.filter (line 23)",
+        ] {
+            assert!(told.contains(mistake), "no {mistake} in:\n{told}");
         }
     }
 

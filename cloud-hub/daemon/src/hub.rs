@@ -33,6 +33,7 @@ use crate::gateway;
 use crate::guard::budget::Budget;
 use crate::guard::places::Places;
 use crate::operators::Operators;
+use crate::reach;
 use crate::registry::Registry;
 use crate::registry::metadata::MetadataError;
 use crate::registry::publish::{Publication, PublishError};
@@ -45,6 +46,7 @@ use crate::workers::pool::Pool;
 
 pub use running::{RunError, Running};
 pub(crate) use running::{fresh_identity, identity_renewal};
+pub(crate) use start::second_config;
 pub use start::{StartError, start, start_with_engine};
 
 /// Maximum number of files that are read and sent at once; each holds one piece of 256 KiB.
@@ -116,6 +118,7 @@ impl Hub {
             token: token.to_string(),
             device: minted.device,
             expires_unix_ms: minted.expires_unix_s.saturating_mul(1000),
+            warnings: self.reach_warnings().await,
         })
     }
 
@@ -354,14 +357,14 @@ impl Hub {
     /// Where devices find this hub, as join tokens say it.
     fn public_addresses(&self) -> Vec<String> {
         let port = self.listening.get().map_or(0, |listening| listening.quic.port());
-        let with_port = |address: &String| match address.strip_suffix(":0") {
-            Some(host) => format!("{host}:{port}"),
-            None => address.clone(),
-        };
-        if self.config.gateway.public.is_empty() {
-            vec![format!("{}:{port}", self.config.server_name())]
-        } else {
-            self.config.gateway.public.iter().map(with_port).collect()
-        }
+        reach::public_addresses(&self.config, port)
+    }
+
+    /// Says which of these addresses no device can reach.
+    async fn reach_warnings(&self) -> Vec<String> {
+        let port = self.listening.get().map_or(0, |listening| listening.quic.port());
+        let mut warnings = reach::unreachable(&self.config, port);
+        warnings.extend(reach::unresolved(&self.config, port).await);
+        warnings
     }
 }

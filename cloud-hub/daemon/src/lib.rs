@@ -15,6 +15,7 @@ pub mod guard;
 pub mod hub;
 pub mod metrics;
 pub mod operators;
+pub mod reach;
 mod readmission;
 pub mod registry;
 pub mod shutdown;

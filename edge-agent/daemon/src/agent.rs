@@ -170,6 +170,7 @@ impl Agent {
                 reports,
                 board: Arc::clone(&board),
                 publish,
+                trust,
             })
         });
         let trust = trust.map(|trust| (trust, link.clone()));
@@ -268,6 +269,8 @@ fn take_folder(folder: &Folder) -> Result<StateLock, StartError> {
         tracing::warn!("{warning}");
     }
     let lock = folder.lock().map_err(|source| StartError::Lock { path: path.clone(), source })?;
+    // Of an agent that was killed: who waits for this one must not take its port for ours.
+    folder.remove_listening();
     folder.remove_unfinished().map_err(prepare)?;
     updater::collect_incoming(folder).map_err(prepare)?;
     Ok(lock)

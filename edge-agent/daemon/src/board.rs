@@ -121,6 +121,9 @@ pub struct ModelStatus {
     pub update: UpdateStatus,
     /// Versions that were given up; an operator's retry or a newer version goes past them.
     pub failed: Vec<FailedVersion>,
+    /// Why no version comes from the hub, like a name that the hub does not know; `None` while one may come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub_problem: Option<String>,
     /// Requests answered, by this device or the hub, since the agent started.
     pub answered: u64,
     /// Of those, by the hub.
@@ -212,6 +215,8 @@ pub struct UpdaterPart {
     pub failed: Vec<FailedVersion>,
     /// The last loss of an engine.
     pub failover: Option<Failover>,
+    /// Why no version comes from the hub.
+    pub hub_problem: Option<String>,
 }
 
 /// What every part of the agent last said of itself.
@@ -318,6 +323,7 @@ fn model_status(model: &crate::models::Model, part: UpdaterPart) -> ModelStatus 
         threshold: serving.and_then(crate::models::Serving::threshold),
         update: part.update,
         failed: part.failed,
+        hub_problem: part.hub_problem,
         answered: model.statistics.success.count(),
         answered_by_hub: model.statistics.by_hub.load(std::sync::atomic::Ordering::Relaxed),
         not_answered: model.statistics.fail.count(),

@@ -256,6 +256,10 @@ const SESSIONS_MAX: usize = 256;
 const GPU_BYTES_LEAST: u64 = 16 * 1024 * 1024;
 
 impl Validate for AgentConfig {
+    fn placeholders() -> &'static [&'static str] {
+        &["\"ort\"", "\"cpu\""]
+    }
+
     fn validate(&self, mistakes: &mut Mistakes) {
         self.door.validate(mistakes);
         if self.door.http.port() != 0 && self.door.http == self.metrics.listen {

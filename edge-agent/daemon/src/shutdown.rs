@@ -1,6 +1,7 @@
 //! Stopping: signals, and a grace period that is kept.
 //!
-//! The first SIGTERM or SIGINT asks everything to finish; the second ends the process at once. What was cut off when
+//! The first SIGTERM or SIGINT asks everything to finish; the second ends the process at once. SIGHUP and its like are
+//! ignored. What was cut off when
 //! the grace period ended is said, so that nobody has to guess whether the stop was clean.
 
 use std::time::Duration;
@@ -34,6 +35,40 @@ impl StopSignals {
             _signal = self.terminate.recv() => "SIGTERM",
             _signal = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+/// Signals that end a process by default and mean nothing to a daemon. SIGPIPE is ignored by Rust's runtime.
+const OUTLIVED: [(&str, SignalKind); 5] = [
+    ("SIGHUP", SignalKind::hangup()),
+    ("SIGUSR1", SignalKind::user_defined1()),
+    ("SIGUSR2", SignalKind::user_defined2()),
+    ("SIGALRM", SignalKind::alarm()),
+    ("SIGIO", SignalKind::io()),
+];
+
+/// Catches the signals of [`OUTLIVED`] from the first poll on and logs them; never ends.
+///
+/// SIGHUP comes when a terminal closes, and from people who expect a new configuration to be read: that takes a restart.
+///
+/// # Errors
+/// When the system lets no handler be installed.
+///
+/// # Cancel safety
+/// May be dropped at any time; the signals are then ignored without a log line.
+pub async fn outlive_signals() -> std::io::Result<()> {
+    let mut outlived = Vec::new();
+    for (name, kind) in OUTLIVED {
+        outlived.push((name, signal(kind)?));
+    }
+    loop {
+        let next = std::future::poll_fn(|context| {
+            let mut came =
+                outlived.iter_mut().filter_map(|(name, signal)| signal.poll_recv(context).is_ready().then_some(*name));
+            came.next().map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+        });
+        let name = next.await;
+        tracing::info!(signal = name, "ignored: a new configuration is read at a restart, SIGTERM stops");
     }
 }
 

@@ -231,3 +231,65 @@ fn doctor_tells_of_an_engine_that_is_missing_beside_another_without_failing() {
     let result = |name: &str| checks.iter().find(|check| check["check"] == name).unwrap()["result"].clone();
     assert_eq!((code, result("wgpu"), result("ONNX Runtime")), (0, "warning".into(), "ok".into()), "{stdout} {stderr}");
 }
+
+/// One of each kind: type, unknown table, unknown field, key, range, enum, element of a list, duration, cross-field.
+#[test]
+fn ten_mistakes_of_different_kinds_are_told_at_once_each_with_its_line() {
+    let text = "\
+[agent]
+stop_grace = \"1h\"
+[door]
+http = \"127.0.0.1:8002\"
+body_bytes_max = \"many\"
+requests_max = -1
+timeout = \"1s\"
+[engine]
+engines = [\"ort\", \"tpu\", \"ort\"]
+sessions = 0
+providers = [\"cpu\", \"abacus\"]
+run_limit = 30
+[engine.wgpu]
+power = \"medium\"
+memory_bytes = 1
+[hub]
+addresses = [\"hub.example\", 7]
+[update]
+enabled = false
+[updates]
+enabled = \"yes\"
+[log]
+filter = \"a=loud\"
+[models.\"Bad Name\"]
+policy = \"cascade\"
+[models.digits]
+policy = \"always-hub\"
+deadline = \"0s\"
+";
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.toml");
+    std::fs::write(&file, text).unwrap();
+    let (code, _, told) = run(agent(folder.path()).args(["config", "check"]).arg(&file));
+    assert_eq!(code, 3, "{told}");
+    for mistake in [
+        "agent.stop_grace (line 2)",
+        "door.body_bytes_max (line 5)",
+        "door.requests_max (line 6)",
+        "door.timeout (line 7)",
+        "engine.engines[1] (line 9)",
+        "engine.sessions (line 10)",
+        "engine.providers[1] (line 11)",
+        "engine.run_limit (line 12)",
+        "engine.wgpu.power (line 14)",
+        "engine.wgpu.memory_bytes (line 15)",
+        "hub.addresses[1] (line 17)",
+        "update (line 18)",
+        "updates.enabled (line 21)",
+        "log.filter (line 23)",
+        "Bad Name",
+        "models.digits.policy (line 27)",
+        "models.digits.deadline (line 28)",
+        "metrics.listen",
+    ] {
+        assert!(told.contains(mistake), "no {mistake} in:\n{told}");
+    }
+}

@@ -64,11 +64,11 @@ use std::path::{Component, Path, PathBuf};
 use bundle::golden::{GOLDEN_BYTES_MAX, Golden, GoldenError};
 use bundle::manifest::score::{self, Verdict};
 use bundle::manifest::{Calibration, SCHEMA};
-use bundle::{FileName, FileRef, GoldenTolerance, Manifest, ManifestError, Variant};
+use bundle::{FileName, FileRef, Manifest, ManifestError, Variant};
 use bytes::Bytes;
 use types::limits::FILE_BYTES_MAX;
 
-use author::{AuthorModel, AuthorVariant};
+use author::{AuthorGolden, AuthorModel, AuthorVariant, in_the_form};
 
 /// The author's form, inside the folder.
 pub const AUTHOR_FILE: &str = "model.toml";
@@ -111,18 +111,12 @@ pub enum PackError {
         #[source]
         source: io::Error,
     },
-    /// The author's form is not what it should be.
-    #[error("{file}:{line}:{column}: {problem}", file = .file.display())]
-    Form {
-        /// The form.
-        file: PathBuf,
-        /// Line, from 1.
-        line: usize,
-        /// Column, from 1.
-        column: usize,
-        /// What is wrong there.
-        problem: String,
-    },
+    /// The author's form is not what it should be: all its mistakes.
+    #[error(transparent)]
+    Form(#[from] config::ConfigErrors),
+    /// Several files are not what they should be.
+    #[error("{}", .0.iter().map(|one| one.chain()).collect::<Vec<_>>().join("\n"))]
+    Several(Vec<PackError>),
     /// A field of the form holds what it must not.
     #[error("{file}: {path}: {problem}", file = .file.display())]
     Field {
@@ -164,18 +158,42 @@ pub enum PackError {
     },
 }
 
+impl PackError {
+    /// Makes one error of several; none of none.
+    fn all(mut wrong: Vec<Self>) -> Result<(), Self> {
+        match wrong.len() {
+            0 | 1 => wrong.pop().map_or(Ok(()), Err),
+            _ => Err(Self::Several(wrong)),
+        }
+    }
+
+    /// The error and its causes on one line.
+    fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+}
+
 /// Reads an author's folder.
 ///
 /// # Errors
-/// The first [`PackError`], in the order of the form.
+/// Every mistake of the form; else everything that is wrong with its files ([`PackError::Several`] if it is more than one).
 pub fn pack(folder: &Path) -> Result<Packed, PackError> {
     let packer = Packer { folder: folder.to_owned(), form: folder.join(AUTHOR_FILE) };
     let author = packer.author()?;
     let mut files = Vec::new();
     let mut variants = Vec::new();
+    let mut wrong = Vec::new();
     for (at, variant) in author.variants.iter().enumerate() {
-        variants.push(packer.variant(variant, at, &mut files)?);
+        variants.extend(packer.variant(variant, at, &mut files, &mut wrong));
     }
+    PackError::all(wrong)?;
     let manifest = author.into_manifest(SCHEMA, variants);
     let manifest_bytes = manifest.to_bytes().map_err(|source| packer.unlawful(source))?;
     // What is read back on the device must be what was meant here, to the last digit of a threshold.
@@ -183,7 +201,7 @@ pub fn pack(folder: &Path) -> Result<Packed, PackError> {
     if read != manifest {
         return Err(packer.unlawful(ManifestError::NotCanonical));
     }
-    packer.check_goldens(&manifest, &files)?;
+    PackError::all(packer.check_goldens(&manifest, &files))?;
     Ok(Packed { manifest, manifest_bytes, files })
 }
 
@@ -195,26 +213,30 @@ struct Packer {
 impl Packer {
     fn author(&self) -> Result<AuthorModel, PackError> {
         let bytes = read_bounded(&self.form, AUTHOR_BYTES_MAX)?;
-        let fail = |line, column, problem| PackError::Form { file: self.form.clone(), line, column, problem };
-        let text = std::str::from_utf8(&bytes).map_err(|_binary| fail(1, 1, "not UTF-8 text".to_owned()))?;
-        toml::from_str(text).map_err(|error| {
-            let (line, column) = place(text, error.span().map_or(0, |span| span.start));
-            fail(line, column, error.message().to_owned())
-        })
+        let text = String::from_utf8(bytes).map_err(|_binary| self.field("", "is not UTF-8 text".to_owned()))?;
+        Ok(config::parse(&text, &self.form)?)
     }
 
-    fn variant(&self, author: &AuthorVariant, at: usize, files: &mut Vec<PackedFile>) -> Result<Variant, PackError> {
+    /// Packs the files of a variant; `None` when one is not what it should be, with what is wrong added to `wrong`.
+    fn variant(
+        &self,
+        author: &AuthorVariant,
+        at: usize,
+        files: &mut Vec<PackedFile>,
+        wrong: &mut Vec<PackError>,
+    ) -> Option<Variant> {
         let field = |name: &str| format!("variant[{at}].{name}");
-        let file = self.file(&author.file, &field("file"), FILE_BYTES_MAX, files)?;
-        let mut golden = None;
-        let mut golden_tolerance = None;
-        if let Some(given) = &author.golden {
-            golden = Some(self.file(&given.file, &field("golden.file"), GOLDEN_BYTES_MAX, files)?);
-            golden_tolerance = Some(GoldenTolerance { max_abs: given.max_abs, top1: given.top1 });
-        }
+        let mut noted = |error: PackError| wrong.push(error);
+        let file = self.file(&author.file, &field("file"), FILE_BYTES_MAX, files).map_err(&mut noted);
+        let golden = author.golden.as_ref();
+        let golden = golden.map(|given| self.file(&given.file, &field("golden.file"), GOLDEN_BYTES_MAX, files));
+        let golden = golden.transpose().map_err(&mut noted);
+        let golden_tolerance = author.golden.as_ref().map(AuthorGolden::tolerance);
         let calibration = author.calibration.as_deref();
-        let calibration = calibration.map(|path| self.calibration(path, &field("calibration"))).transpose()?;
-        Ok(Variant {
+        let calibration = calibration.map(|path| self.calibration(path, &field("calibration"))).transpose();
+        let calibration = calibration.map_err(&mut noted);
+        let (Ok(file), Ok(golden), Ok(calibration)) = (file, golden, calibration) else { return None };
+        Some(Variant {
             name: author.name.clone(),
             runs_on: author.runs_on,
             engines: author.engines.clone(),
@@ -277,25 +299,31 @@ impl Packer {
         Ok(full)
     }
 
-    fn check_goldens(&self, manifest: &Manifest, files: &[PackedFile]) -> Result<(), PackError> {
-        let signature = manifest.signature();
-        if let Verdict::Wrong(problem) = score::of_manifest(manifest) {
-            return Err(self.field("score", problem));
-        }
+    fn check_goldens(&self, manifest: &Manifest, files: &[PackedFile]) -> Vec<PackError> {
+        let mut wrong = Vec::new();
         for variant in &manifest.variants {
             let packed = files.iter().find(|file| Some(&file.reference) == variant.golden.as_ref());
             let Some(path) = packed.map(|file| file.path.clone()) else { continue };
-            let bytes: Bytes = read_bounded(&path, GOLDEN_BYTES_MAX)?.into();
-            let golden = Golden::parse(&bytes).and_then(|golden| golden.check(&signature).map(|()| golden));
-            let wrong = |source| PackError::Golden { variant: variant.name.to_string(), path: path.clone(), source };
-            let golden = golden.map_err(wrong)?;
-            let rule = manifest.score.as_ref();
-            let verdict = rule.and_then(|rule| score::of_answers(rule, &manifest.labels, &golden.outputs));
-            if let Some(Verdict::Wrong(problem)) = verdict {
-                return Err(self.field("score", format!("{problem} (golden file {})", path.display())));
+            if let Err(error) = self.check_golden(manifest, variant, &path) {
+                wrong.push(error);
             }
         }
-        Ok(())
+        wrong
+    }
+
+    fn check_golden(&self, manifest: &Manifest, variant: &Variant, path: &Path) -> Result<(), PackError> {
+        let bytes: Bytes = read_bounded(path, GOLDEN_BYTES_MAX)?.into();
+        let golden = Golden::parse(&bytes).and_then(|golden| golden.check(&manifest.signature()).map(|()| golden));
+        let wrong = |source| PackError::Golden { variant: variant.name.to_string(), path: path.to_owned(), source };
+        let golden = golden.map_err(wrong)?;
+        let rule = manifest.score.as_ref();
+        let verdict = rule.and_then(|rule| score::of_answers(rule, &manifest.labels, &golden.outputs));
+        match verdict {
+            Some(Verdict::Wrong(problem)) => {
+                Err(self.field("score", format!("{problem} (golden file {})", path.display())))
+            }
+            Some(Verdict::Fits | Verdict::Unknown(_)) | None => Ok(()),
+        }
     }
 
     fn field(&self, path: &str, problem: String) -> PackError {
@@ -306,8 +334,7 @@ impl Packer {
     fn unlawful(&self, source: ManifestError) -> PackError {
         match source {
             ManifestError::Field { path, problem } => {
-                let path = path.replacen("variants[", "variant[", 1);
-                let path = path.replacen("inputs", "input", 1).replacen("outputs", "output", 1);
+                let path = in_the_form(&path);
                 PackError::Field { file: self.form.clone(), path, problem }
             }
             source @ (ManifestError::TooLarge(_) | ManifestError::Json(_) | ManifestError::NotCanonical) => {
@@ -326,12 +353,4 @@ fn read_bounded(path: &Path, bytes_max: u64) -> Result<Vec<u8>, PackError> {
         return Err(fail(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {bytes_max} bytes"))));
     }
     Ok(bytes)
-}
-
-/// Line and column, both from 1, of a byte in a text.
-fn place(text: &str, at: usize) -> (usize, usize) {
-    let before = text.get(..at).unwrap_or_default();
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().map_or(0, |rest| rest.chars().count()) + 1;
-    (line, column)
 }

@@ -100,21 +100,92 @@ fn a_folder_becomes_a_manifest_with_digests_of_every_file() {
 #[test]
 fn a_mistake_in_the_form_is_named_by_line_or_field() {
     let cases = [
-        ("schema = 1", "schema = 2", "model.toml:1:10: schema must be 1, not 2"),
-        ("licence", "license", "model.toml:6:1: unknown field `license`"),
-        ("version = 3", "version = 0", "model.toml:3:11: "),
-        ("\"digits\"", "\"Digits\"", "model.toml:2:9: model name \"Digits\" is not valid"),
-        ("datatype = \"FP32\"", "datatype = \"float\"", "model.toml:11:12: no datatype is called \"float\""),
-        ("\"batch\", 2", "\"batch\", 2.5", "model.toml:12:"),
-        ("max_abs = 0.5\ntop1 = 1", "", "model.toml: variant[0].golden_tolerance: must set max_abs, top1 or both"),
-        ("threshold = 0.9", "threshold = 9.0", "model.toml: variant[0].threshold: 9 is not within 0 to 1"),
-        ("output = \"y\"", "output = \"z\"", "model.toml: score.output: there is no output \"z\""),
-        ("name = \"full\"", "name = \"small\"", "model.toml: variant[1].name: \"small\" is there twice"),
-        ("name = \"x\"", "name = \"\"", "model.toml: input[0].name: must not be empty"),
+        ("schema = 1", "schema = 2", "model.toml: schema (line 1): schema must be 1, not 2"),
+        ("licence", "license", "model.toml: license (line 6): unknown field, did you mean `licence`?"),
+        ("version = 3", "version = 0", "model.toml: version (line 3): "),
+        ("\"digits\"", "\"Digits\"", "model.toml: model (line 2): model name \"Digits\" is not valid"),
+        (
+            "datatype = \"FP32\"",
+            "datatype = \"float\"",
+            "model.toml: input[0].datatype (line 11): no datatype is called \"float\"",
+        ),
+        ("\"batch\", 2", "\"batch\", 2.5", "model.toml: input[0].shape[1] (line 12): "),
+        ("max_abs = 0.5\ntop1 = 1", "", "model.toml: variant[0].golden ("),
+        ("threshold = 0.9", "threshold = 9.0", "model.toml: variant[0].threshold ("),
+        ("output = \"y\"", "output = \"z\"", "model.toml: score.output ("),
+        ("name = \"full\"", "name = \"small\"", "model.toml: variant[1].name ("),
+        ("name = \"x\"", "name = \"\"", "model.toml: input[0].name ("),
     ];
     for (old, new, expected) in cases {
         let told = mistake(old, new);
         assert!(told.starts_with(expected), "{told}\nshould begin with {expected}");
+    }
+}
+
+/// The form with every mistake of an unlucky author.
+fn unlucky() -> String {
+    [
+        ("schema = 1", "schema = 2"),
+        ("\"digits\"", "\"Digits\""),
+        ("version = 3", "version = \"three\""),
+        ("task = \"classification\"", "task = \"\""),
+        ("licence", "license"),
+        ("datatype = \"FP32\"", "datatype = \"float\""),
+        ("output = \"y\"", "output = \"z\""),
+        ("engines = [\"ort\"]", "engines = [\"tpu\"]"),
+        ("precision = \"int8\"", "precision = \"tiny\""),
+        ("threshold = 0.9", "threshold = 9.0"),
+        ("max_abs = 0.5", "max_abs = -1.0"),
+        ("top1 = 1", "top1 = 7"),
+        ("runs_on = \"hub\"", "runs_on = \"moon\""),
+        ("name = \"full\"", "name = \"small\"\ncolour = \"red\""),
+    ]
+    .iter()
+    .fold(FORM.to_owned(), |form, (old, new)| {
+        assert!(form.contains(old), "{old}");
+        form.replacen(old, new, 1)
+    })
+}
+
+#[test]
+fn every_mistake_of_the_form_is_told_at_once_with_its_line() {
+    let folder = author();
+    std::fs::write(folder.path().join("model.toml"), unlucky()).unwrap();
+    let told = pack(folder.path()).unwrap_err().to_string();
+    for field in [
+        "schema (line 1)",
+        "model (line 2)",
+        "version (line 3)",
+        "task (line 4)",
+        "license (line 6)",
+        "licence",
+        "input[0].datatype (line 11)",
+        "score.output (line 20)",
+        "variant[0].engines[0] (line 26)",
+        "variant[0].precision (line 27)",
+        "variant[0].threshold (line 29)",
+        "variant[0].golden.max_abs (line 34)",
+        "variant[0].golden.top1 (line 35)",
+        "variant[1].name (line 38)",
+        "variant[1].colour (line 39)",
+        "variant[1].runs_on (line 40)",
+    ] {
+        assert!(told.contains(field), "no {field} in:\n{told}");
+    }
+    assert!(told.lines().all(|line| line.contains("model.toml: ")), "{told}");
+}
+
+#[test]
+fn every_file_that_is_not_what_it_should_be_is_told_at_once() {
+    let folder = author();
+    let path = folder.path();
+    std::fs::remove_file(path.join("files/small.onnx")).unwrap();
+    std::fs::write(path.join("curve.json"), "{}").unwrap();
+    std::fs::remove_file(path.join("full.onnx")).unwrap();
+    std::fs::create_dir(path.join("full.onnx")).unwrap();
+    let told = pack(path).unwrap_err().to_string();
+    for file in ["files/small.onnx", "curve.json", "full.onnx"] {
+        assert!(told.lines().any(|line| line.contains(file)), "no {file} in:\n{told}");
     }
 }
 

@@ -259,6 +259,13 @@ impl Manifest {
     /// # Errors
     /// The first [`ManifestError::Field`], in the order of the fields.
     pub fn validate(&self) -> Result<(), ManifestError> {
+        self.mistakes().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Returns everything that [`Manifest::validate`] objects to, in the order of the fields: for the author of a version,
+    /// who wants to correct it all at once.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<ManifestError> {
         check::manifest(self)
     }
 

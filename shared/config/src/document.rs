@@ -27,6 +27,20 @@ impl FieldPath {
         Self(steps)
     }
 
+    pub(crate) fn parent(&self) -> Option<Self> {
+        self.0.split_last().map(|(_last, above)| Self(above.to_vec()))
+    }
+
+    pub(crate) fn is_inside(&self, other: &Self) -> bool {
+        self.0.len() > other.0.len() && self.0.starts_with(&other.0)
+    }
+
+    pub(crate) fn element(&self, index: usize) -> Self {
+        let mut steps = self.0.clone();
+        steps.push(Step::Index(index));
+        Self(steps)
+    }
+
     pub(crate) fn name(&self) -> String {
         self.0.last().map(Step::to_string).unwrap_or_default()
     }
@@ -129,6 +143,11 @@ impl<'t> Document<'t> {
             (Some(DeValue::Array(array)), Step::Index(index)) => *index < array.len(),
             _ => false,
         }
+    }
+
+    /// Takes a field out that is no element of an array. Answers whether that was done.
+    pub(crate) fn remove_key(&mut self, path: &FieldPath) -> bool {
+        matches!(path.0.last(), Some(Step::Key(_))) && self.remove(path)
     }
 
     /// Puts a value in a field's place; `number` tells values that were put in apart.

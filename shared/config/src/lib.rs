@@ -9,10 +9,15 @@
 
 mod document;
 pub mod duration;
+mod edit;
 mod mistakes;
 pub mod option_duration;
+mod place;
 mod read;
 mod suggest;
 
+pub use edit::set_field;
 pub use mistakes::{ConfigErrors, LoadError, Mistake, Mistakes, Validate};
+pub use place::installed_file;
 pub use read::{CONFIG_BYTES_MAX, load, parse};
+pub use suggest::nearest;

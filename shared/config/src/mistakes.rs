@@ -8,6 +8,16 @@ use std::path::PathBuf;
 pub trait Validate {
     /// Adds every mistake it finds; paths are as in the file, like `door.http`.
     fn validate(&self, errors: &mut Mistakes);
+
+    /// Returns values, as TOML, that fields of this config take and that are none of the usual ones, like the names of an
+    /// enum: one for each such type that has no default. They let the reading go on after a wrong one.
+    #[must_use]
+    fn placeholders() -> &'static [&'static str]
+    where
+        Self: Sized,
+    {
+        &[]
+    }
 }
 
 /// One mistake in a config file.

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -48,18 +49,16 @@ pub fn load<T: DeserializeOwned + Validate>(path: &Path) -> Result<T, LoadError>
 pub fn parse<T: DeserializeOwned + Validate>(text: &str, origin: &Path) -> Result<T, ConfigErrors> {
     let (table, errors) = DeTable::parse_recoverable(text);
     let document = Document::new(text, table);
-    let mut reading = Reading { mistakes: Vec::new(), repaired: Vec::new(), document: document.clone() };
-    if errors.is_empty() {
-        let config = reading.fields::<T>(&document);
-        if let Some(config) = &config {
-            reading.meaning(config, &document);
-        }
-        if let (Some(config), []) = (config, &reading.mistakes[..]) {
-            return Ok(config);
-        }
-    } else {
-        // What a broken line was meant to say is unknown, so fields are not judged.
-        reading.mistakes.extend(errors.iter().take(MISTAKES_MAX).map(|error| syntax_mistake(error, &document)));
+    let mistakes: Vec<Mistake> =
+        errors.iter().take(MISTAKES_MAX).map(|error| syntax_mistake(error, &document)).collect();
+    let unknown = Unknown::after(text, &mistakes);
+    let mut reading = Reading { mistakes, repaired: Vec::new(), document: document.clone(), unknown };
+    let config = reading.fields::<T>(&document);
+    if let Some(config) = &config {
+        reading.meaning(config, &document);
+    }
+    if let (Some(config), []) = (config, &reading.mistakes[..]) {
+        return Ok(config);
     }
     reading.mistakes.sort_by_key(|mistake| mistake.line.unwrap_or(usize::MAX));
     Err(ConfigErrors { origin: origin.to_owned(), mistakes: reading.mistakes })
@@ -70,12 +69,47 @@ fn syntax_mistake(error: &Error, document: &Document<'_>) -> Mistake {
     Mistake { path: String::new(), line, problem: one_line(error.message()) }
 }
 
+/// The lines whose meaning is unknown because of a syntax error: from the error to the next table. What is there, or is
+/// missing there, is not judged; the rest of the file is.
+#[derive(Default)]
+struct Unknown(Vec<Range<usize>>);
+
+impl Unknown {
+    fn after(text: &str, syntax_errors: &[Mistake]) -> Self {
+        let headers: Vec<usize> =
+            text.lines().zip(1..).filter(|(line, _)| is_header(line)).map(|(_, number)| number).collect();
+        let lines = text.lines().count();
+        let range = |error: &Mistake| {
+            let begin = error.line.unwrap_or(1);
+            let end = headers.iter().find(|header| **header > begin).copied().unwrap_or(lines + 2);
+            // The value that was read first stands.
+            if error.problem.contains("duplicate key") { begin..begin + 1 } else { begin..end }
+        };
+        Self(syntax_errors.iter().map(range).collect())
+    }
+
+    /// Returns whether a field on this line, or on no line, must not be judged.
+    fn covers(&self, line: Option<usize>) -> bool {
+        match line {
+            Some(line) => self.0.iter().any(|range| range.contains(&line)),
+            None => !self.0.is_empty(),
+        }
+    }
+}
+
+/// Returns whether a line begins a table.
+fn is_header(line: &str) -> bool {
+    let line = line.split('#').next().unwrap_or_default().trim();
+    line.starts_with('[') && line.ends_with(']') && !line.contains(',')
+}
+
 /// A reading that goes on after mistakes.
 struct Reading<'t> {
     mistakes: Vec<Mistake>,
     /// Fields whose value is not the file's any more.
     repaired: Vec<FieldPath>,
     document: Document<'t>,
+    unknown: Unknown,
 }
 
 /// One mistake of one attempt, and where.
@@ -95,8 +129,8 @@ enum Kind {
 
 impl<'t> Reading<'t> {
     /// Reads until nothing is wrong any more, noting what was. `None` when that cannot be had.
-    fn fields<T: DeserializeOwned>(&mut self, original: &Document<'t>) -> Option<T> {
-        while self.mistakes.len() < MISTAKES_MAX {
+    fn fields<T: DeserializeOwned + Validate>(&mut self, original: &Document<'t>) -> Option<T> {
+        while self.repaired.len() < MISTAKES_MAX {
             let mut ignored = Vec::new();
             let stumble = match attempt::<T>(&self.document, &mut |path| ignored.push(path)) {
                 Ok(config) => {
@@ -142,18 +176,23 @@ impl<'t> Reading<'t> {
                 continue;
             }
             mistake.line = original.line_of(&dotted(path));
-            self.mistakes.push(mistake);
+            if !self.unknown.covers(mistake.line) {
+                self.mistakes.push(mistake);
+            }
         }
     }
 
     fn note(&mut self, original: &Document<'_>, path: &FieldPath, problem: String) {
         let line = original.line_of(path);
-        self.mistakes.push(Mistake { path: path.to_string(), line, problem });
+        let is_left_out = self.repaired.iter().any(|left_out| left_out == path || path.is_inside(left_out));
+        if !self.unknown.covers(line) && !is_left_out {
+            self.mistakes.push(Mistake { path: path.to_string(), line, problem });
+        }
         self.repaired.push(path.clone());
     }
 
     /// After a wrong value was taken out: a default steps in by itself, else a placeholder must.
-    fn default_or_stand_in<T: DeserializeOwned>(&mut self, path: &FieldPath) -> bool {
+    fn default_or_stand_in<T: DeserializeOwned + Validate>(&mut self, path: &FieldPath) -> bool {
         match attempt::<T>(&self.document, &mut |_| {}) {
             Err(next) if next.path == *path => self.stand_in::<T>(path),
             Ok(_) | Err(_) => true,
@@ -161,11 +200,11 @@ impl<'t> Reading<'t> {
     }
 
     /// Puts the first placeholder in that moves the reading past this field.
-    fn stand_in<T: DeserializeOwned>(&mut self, path: &FieldPath) -> bool {
-        for placeholder in PLACEHOLDERS {
+    fn stand_in<T: DeserializeOwned + Validate>(&mut self, path: &FieldPath) -> bool {
+        for placeholder in PLACEHOLDERS.iter().chain(T::placeholders()) {
             let Ok(value) = DeValue::parse(placeholder) else { continue };
             let mut document = self.document.clone();
-            document.put(path, value.into_inner(), self.mistakes.len());
+            document.put(path, value.into_inner(), self.repaired.len());
             let is_past = match attempt::<T>(&document, &mut |_| {}) {
                 Ok(_) => true,
                 Err(stumble) => stumble.path != *path,
@@ -174,6 +213,20 @@ impl<'t> Reading<'t> {
                 self.document = document;
                 return true;
             }
+        }
+        self.leave_out(path)
+    }
+
+    /// Where nothing can stand in for a field, leaves out the table or list that it is in: its other fields go unjudged,
+    /// those of the rest of the file do not.
+    fn leave_out(&mut self, path: &FieldPath) -> bool {
+        let mut around = path.parent();
+        while let Some(part) = around {
+            if self.document.remove_key(&part) {
+                self.repaired.push(part);
+                return true;
+            }
+            around = part.parent();
         }
         false
     }
@@ -209,10 +262,18 @@ fn begins_inside(rest: &str) -> bool {
     rest.starts_with(['.', '['])
 }
 
-/// The path of a mistake that a validation named; an index in it ends the search at the array, which is near enough.
+/// The path of a mistake that a validation named, like `variant[1].golden.file`.
 fn dotted(path: &str) -> FieldPath {
-    let keys = path.split('[').next().unwrap_or_default().split('.').filter(|key| !key.is_empty());
-    keys.fold(FieldPath::default(), |path, key| path.child(key))
+    let mut field = FieldPath::default();
+    for part in path.split('.').filter(|part| !part.is_empty()) {
+        let (key, indices) = part.split_once('[').unwrap_or((part, ""));
+        field = field.child(key);
+        for index in indices.split('[') {
+            let Ok(index) = index.trim_end_matches(']').parse() else { break };
+            field = field.element(index);
+        }
+    }
+    field
 }
 
 #[cfg(test)]

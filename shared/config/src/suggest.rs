@@ -1,16 +1,20 @@
-//! Which known name was probably meant by an unknown one.
+//! Finds the known name that was probably meant by an unknown one.
 
 /// The problem with an unknown field, given the names that would be right in its place.
 pub(crate) fn unknown_field(name: &str, known: &[String]) -> String {
-    let nearest = known.iter().map(|known| (distance(name, known), known)).min();
-    match nearest {
-        // A third of the letters wrong is a slip, more is another word.
-        Some((distance, known)) if distance <= name.len().max(known.len()).div_ceil(3) => {
-            format!("unknown field, did you mean `{known}`?")
-        }
-        Some(_) => format!("unknown field, known here: {}", known.join(", ")),
-        None => "unknown field, nothing of this name is known here".to_owned(),
+    match nearest(name, known.iter().map(String::as_str)) {
+        Some(meant) => format!("unknown field, did you mean `{meant}`?"),
+        None if known.is_empty() => "unknown field, nothing of this name is known here".to_owned(),
+        None => format!("unknown field, known here: {}", known.join(", ")),
     }
+}
+
+/// Returns the known name that is most like a wrong one, if it is like enough to be what was meant.
+#[must_use]
+pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let nearest = known.into_iter().map(|known| (distance(name, known), known)).min();
+    // A third of the letters wrong is a slip, more is another word.
+    nearest.filter(|(distance, known)| *distance <= name.len().max(known.len()).div_ceil(3)).map(|(_, known)| known)
 }
 
 /// Insertions, removals and replacements of letters that make one word of the other (Levenshtein).

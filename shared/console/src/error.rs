@@ -192,6 +192,12 @@ impl<T, E: Into<Box<dyn Error + Send + Sync>>> OrExit<T> for Result<T, E> {
     }
 }
 
+/// Prints one warning to standard error, for something that a verb did and a person should look at.
+pub fn warn(text: &str) {
+    // A closed standard error leaves nobody to tell.
+    drop(writeln!(std::io::stderr().lock(), "warning: {}", indented(text)));
+}
+
 /// Prints the error, its causes and what to do next to standard error, and gives the exit code.
 #[must_use]
 pub fn report(error: &CliError) -> ExitCode {

@@ -6,10 +6,14 @@
 //!
 //! Deliberately absent: colours (a pipe, a log and a screen reader get the same text) and prompts.
 
+pub mod doctor;
 mod error;
 mod output;
+pub mod port;
 mod progress;
+mod starting;
 
-pub use error::{CliError, ExitKind, OrExit, report};
+pub use error::{CliError, ExitKind, OrExit, report, warn};
 pub use output::{Output, completions, print_json, print_line, render_table, table};
 pub use progress::{Progress, progress_bytes, progress_count, spinner};
+pub use starting::until_up;

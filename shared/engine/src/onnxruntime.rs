@@ -98,7 +98,8 @@ impl OrtEngine {
         }
         let library = search.find()?;
         // ort panics where a library has the right symbol and yet not the interface that it promises.
-        let made = catch_unwind(|| open_library(library.clone())).unwrap_or_else(|_panic| {
+        let opening = || telemetry::without_noise(|| open_library(library.clone()));
+        let made = catch_unwind(opening).unwrap_or_else(|_panic| {
             Err(OpenError::Start { library, cause: "it does not have the interface of its version".into() })
         })?;
         *opened = Some(made.clone());

@@ -10,6 +10,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::owner;
+
 /// Ends the name of every file that is still being written.
 const UNFINISHED: &str = ".unfinished";
 
@@ -149,7 +151,10 @@ impl AtomicFile {
         let unfinished = beside(path);
         let options = OpenOptions::new().write(true).create_new(true).mode(mode.bits()).open(&unfinished);
         let file = options.map_err(|source| FileError::new("create file", path, source))?;
-        Ok(Self { file, unfinished, path: path.to_owned(), is_committed: false })
+        let made = Self { file, unfinished, path: path.to_owned(), is_committed: false };
+        let adopted = owner::adopt(&made.file, folder_of(path));
+        adopted.map_err(|source| FileError::new("give to the folder's owner the file", path, source))?;
+        Ok(made)
     }
 
     /// Makes the file durable and puts it in its place.
@@ -216,6 +221,17 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
+/// Tries every step of a write in a folder, and leaves nothing behind: for `doctor`.
+///
+/// # Errors
+/// With the step that failed.
+pub fn try_folder(folder: &Path) -> Result<(), FileError> {
+    let trial = folder.join(".doctor.trial");
+    write_atomic(&trial, b"trial", Mode::Private)?;
+    read_bounded(&trial, 16)?;
+    remove_file(&trial)
+}
+
 /// Makes the entries of a folder durable: files created in it, renamed into it or removed from it.
 ///
 /// # Errors
@@ -240,8 +256,9 @@ pub fn create_dir(folder: &Path) -> Result<(), FileError> {
     match fs::DirBuilder::new().mode(0o700).create(folder) {
         // Someone else made it meanwhile.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
-        result => result.map_err(|source| FileError::new("create folder", folder, source)),
-    }?;
+        result => result.and_then(|()| owner::adopt_folder(folder, above)),
+    }
+    .map_err(|source| FileError::new("create folder", folder, source))?;
     sync_dir(above)
 }
 

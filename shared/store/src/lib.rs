@@ -21,6 +21,7 @@ mod health;
 mod lock;
 mod map;
 mod memory;
+pub mod owner;
 mod sled_log;
 mod table;
 mod watch;

@@ -65,6 +65,15 @@ impl StateLock {
         Self::acquire_file(&folder.join("lock"))
     }
 
+    /// Returns the process that holds a folder, as far as can be told without touching the lock; `None` when there is none.
+    #[must_use]
+    pub fn holder(folder: &Path) -> Option<u32> {
+        let pid = holder(&mut File::open(folder.join("lock")).ok()?)?;
+        // A process that has ended left its number behind, and another one may have that number by now.
+        let name = |process: &str| std::fs::read(Path::new("/proc").join(process).join("comm")).ok();
+        name(&pid.to_string()).filter(|held_by| Some(held_by) == name("self").as_ref()).map(|_same_program| pid)
+    }
+
     /// Locks by a lock file of its own.
     ///
     /// # Errors
@@ -73,8 +82,9 @@ impl StateLock {
         let failed = |source| LockError::Io { path: path.to_owned(), source };
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        // A symlink here would have another file emptied.
+        // A link in its place would have another file emptied.
         let mut file = options.custom_flags(crate::files::NO_FOLLOW).open(path).map_err(failed)?;
+        crate::owner::adopt(&file, path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(LockError::Held { path: path.to_owned(), pid: holder(&mut file) }),
@@ -117,6 +127,7 @@ mod tests {
         let error = StateLock::acquire(folder.path()).unwrap_err();
         assert!(error.is_held());
         assert!(error.to_string().contains(&format!("in use by process {}", std::process::id())), "{error}");
+        assert_eq!(StateLock::holder(folder.path()), Some(std::process::id()));
         drop(first);
         StateLock::acquire(folder.path()).unwrap();
     }

@@ -3,9 +3,13 @@
 //! Fed by `tracing` from everywhere. Text is for a terminal, JSON for a collector; in both, a control character in
 //! a value is escaped, so that one event is one line and no value steers a terminal.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::fmt::format::{FormatFields, debug_fn};
@@ -105,12 +109,45 @@ pub fn init(config: LogConfig) -> Result<Guard, InitError> {
         LogFormat::Auto => !is_terminal,
     };
     if json {
-        registry.with(json_layer(io::stderr)).try_init().map_err(InitError::Twice)?;
+        registry.with(json_layer(StandardError::now())).try_init().map_err(InitError::Twice)?;
     } else {
-        registry.with(text_layer(io::stderr)).try_init().map_err(InitError::Twice)?;
+        registry.with(text_layer(StandardError::now())).try_init().map_err(InitError::Twice)?;
     }
     log_panics();
     Ok(Guard { filter: handle })
+}
+
+/// Standard error as it was when logging began: [`crate::without_noise`] redirects the one of the process for a while.
+#[derive(Clone)]
+struct StandardError(Arc<Mutex<Option<File>>>);
+
+impl StandardError {
+    fn now() -> Self {
+        let own = io::stderr().as_fd().try_clone_to_owned();
+        Self(Arc::new(Mutex::new(own.ok().map(File::from))))
+    }
+}
+
+impl MakeWriter<'_> for StandardError {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl Write for StandardError {
+    /// Never fails: a terminal that is gone or a full disk leaves nobody to tell, and must not end the daemon.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock and in one piece: one event is one line.
+        drop(file.as_mut().map(|file| file.write_all(bytes)));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What the filter layer makes of the registry; both formats sit on it.
@@ -189,20 +226,20 @@ impl<W: Write> Write for JsonLine<W> {
     }
 }
 
-/// A panic is a defect: it is logged with its place, then handled as before.
+/// Logs a panic, which is a defect, with its place, and with the stack where `RUST_BACKTRACE` asks for it.
+///
+/// In place of Rust's own message, so that standard error holds log lines only.
 fn log_panics() {
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
+    std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, panic = %panic.payload_as_str().unwrap_or("not a text"), "panicked");
-        before(panic);
+        let stack = Backtrace::capture();
+        let stack = (stack.status() == BacktraceStatus::Captured).then(|| stack.to_string());
+        tracing::error!(place, panic = panic.payload_as_str().unwrap_or("not a text"), stack, "panicked");
     }));
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use super::*;
 
     #[derive(Clone, Default)]

@@ -23,6 +23,7 @@ fn both_tarballs_install_run_and_uninstall() {
         }
         agent_runs(&prefix)?;
         hub_runs(&prefix)?;
+        the_installed_hub_has_one_config(site, &prefix)?;
         for tarball in &tarballs {
             install(&unpack(site, tarball)?, &["--uninstall", "--purge", "--prefix"], &prefix)?;
         }
@@ -92,6 +93,55 @@ fn hub_runs(prefix: &Path) -> Result<()> {
     run(prefix, "cloud-hub", &["config", "check", &config])?.ok()?;
     ensure!(prefix.join("lib/sanderling/LICENSE.onnxruntime").is_file(), "ONNX Runtime came without its licence");
     verify_unit(&prefix.join("lib/systemd/system/sanderling-hub.service"))
+}
+
+/// From `init` to a join token without naming a file: every verb finds the config that was installed.
+fn the_installed_hub_has_one_config(site: &Site, prefix: &Path) -> Result<()> {
+    let hub = |args: &[&str]| {
+        let mut command = Command::new(prefix.join("bin/cloud-hub"));
+        command.args(args).current_dir(site.folder()).env_remove(ONNXRUNTIME_ENV).env_remove("SANDERLING_OPERATOR");
+        command.env("XDG_CONFIG_HOME", site.folder().join("none"));
+        command
+    };
+    let config = prefix.join("etc/sanderling/hub.toml");
+    let before = fs::read_to_string(&config)?;
+    let unnamed = Finished::run(&mut hub(&["init", "--system", "--keys", "unnamed-keys"]))?;
+    ensure!(unnamed.code == Some(2), "a hub that no device reaches was made: {}", unnamed.stderr);
+    for words in ["localhost:4433", "hub.names", "--name hub.example"] {
+        ensure!(unnamed.stderr.contains(words), "no {words:?} in {}", unnamed.stderr);
+    }
+    ensure!(
+        fs::read_to_string(&config)? == before && !site.folder().join("unnamed-keys").exists(),
+        "something was left"
+    );
+    let state = prefix.join("var/lib/sanderling-hub").display().to_string();
+    let second = Finished::run(&mut hub(&["init", "--dir", &state, "--keys", "second-keys"]))?;
+    ensure!(
+        second.code == Some(2) && second.stderr.contains("--system"),
+        "a second config was made: {}",
+        second.stderr
+    );
+    let args = ["init", "--system", "--keys", "keys", "--name", "hub.example", "--public", "hub.example:4433"];
+    let ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--metrics", "127.0.0.1:0"];
+    Finished::run(&mut hub(&[&args[..], &ports[..]].concat()))?.ok()?;
+    let text = fs::read_to_string(&config)?;
+    ensure!(text.contains("names = [\"hub.example\"]"), "the installed config does not have the name:\n{text}");
+    ensure!(text.contains("# Host names and IP addresses"), "the comments of the config are gone:\n{text}");
+    ensure!(!Path::new(&state).join("hub.toml").exists(), "there is a second hub.toml");
+    let mut daemon =
+        testkit::Daemon::spawn("installed hub", &mut hub(&["serve"]), &site.folder().join("installed.log"))?;
+    // At once: the verb waits for the hub that is starting.
+    let created = Finished::run(&mut hub(&["token", "create", "--name", "kitchen", "--json"]))?.ok()?.json()?;
+    let token: protocol::JoinToken = created["token"].as_str().context("a token")?.parse()?;
+    ensure!(
+        token.hub == ["hub.example:4433"] && token.server_name == "hub.example",
+        "{:?} {}",
+        token.hub,
+        token.server_name
+    );
+    Finished::run(&mut hub(&["doctor"]))?;
+    ensure!(daemon.stop_within(std::time::Duration::from_secs(60))?.success(), "the hub did not stop cleanly");
+    Ok(())
 }
 
 /// The bar for the units, in tenths: systemd calls anything below 2.0 "OK" at its best.

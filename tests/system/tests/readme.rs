@@ -7,10 +7,6 @@ use anyhow::{Context, Result, ensure};
 use testkit::binaries::{ONNXRUNTIME_ENV, workspace};
 use testkit::{Finished, Site, skip, story};
 
-/// What a reader's own pace does: wait until the daemon that was just started answers.
-const WAIT_FOR_HUB: &str = "for _ in $(seq 600); do cloud-hub status >/dev/null 2>&1 && break; sleep 0.1; done";
-const WAIT_FOR_AGENT: &str = "for _ in $(seq 600); do curl -sf http://127.0.0.1:8000/v2/models/digits/ready >/dev/null && break; sleep 0.1; done";
-
 /// The blocks of the README that are marked with this word after the language.
 fn blocks(word: &str) -> Result<Vec<String>> {
     let text = fs::read_to_string(workspace().join("README.md")).context("read README.md")?;
@@ -40,12 +36,13 @@ fn walk(site: &Site) -> Result<String> {
     let scratch = site.folder().join("checkout");
     fs::create_dir_all(&scratch)?;
     let script = site.folder().join("walk.sh");
-    // Its own network: the default ports are free there, whatever else runs on this machine.
+    // Its own network: the default ports are free there, whatever else runs on this machine. The lines themselves are
+    // pasted as one block: the shell reads them from its standard input, and nothing waits between them.
     let begin = "set -eu\nip link set lo up\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n";
-    fs::write(&script, format!("{begin}{}\n", paced(&blocks("walk")?.join("\n"))))?;
+    fs::write(&script, format!("{begin}{}\n", blocks("walk")?.join("\n")))?;
     let programs = site.binaries().agent.parent().context("a folder of programs")?.display().to_string();
     let mut shell = Command::new("unshare");
-    shell.args(["--net", "bash"]).arg(&script).current_dir(&scratch);
+    shell.args(["--net", "bash", "-s"]).stdin(fs::File::open(&script)?).current_dir(&scratch);
     shell.env("PATH", format!("{programs}:{}", std::env::var("PATH")?));
     shell.env("CATALOG", workspace().join("models/catalog"));
     shell.env(ONNXRUNTIME_ENV, &site.binaries().onnxruntime).env("HOME", site.folder());
@@ -56,23 +53,6 @@ fn walk(site: &Site) -> Result<String> {
     let output = fs::read_to_string(&log)?;
     ensure!(status.success(), "the README's lines ended with {status}:\n{output}");
     Ok(output)
-}
-
-/// The lines with a pause after each daemon that is sent to the background.
-fn paced(lines: &str) -> String {
-    let mut script = String::new();
-    for line in lines.lines() {
-        script.push_str(line);
-        script.push('\n');
-        // The operator's context is set on the line after `serve`: wait where it is known.
-        if line.starts_with("export SANDERLING_OPERATOR") {
-            script.push_str(WAIT_FOR_HUB);
-        } else if line.starts_with("edge-agent run") {
-            script.push_str(WAIT_FOR_AGENT);
-        }
-        script.push('\n');
-    }
-    script
 }
 
 #[test]

@@ -3,16 +3,25 @@
 //! Written by `cloud-hub init` and `cloud-hub operator create` with mode 0600, because it holds a secret.
 
 use std::fmt;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use console::{CliError, ExitKind};
 use serde::{Deserialize, Serialize};
+use store::StateLock;
 use store::files::{self, FileError, Mode};
 
 use crate::api::Listening;
+use crate::config::HubConfig;
+use crate::reach;
+use crate::state::Folder;
 
 /// Largest context file, in bytes; a real one has about one thousand.
 const CONTEXT_BYTES_MAX: u64 = 64 * 1024;
+
+/// Longest wait for a connection to a port of this machine.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
 /// Whom to speak to, and as who.
 #[derive(Clone, Serialize, Deserialize)]
@@ -20,7 +29,7 @@ const CONTEXT_BYTES_MAX: u64 = 64 * 1024;
 pub struct Context {
     /// Address of the operator API, like `https://hub.example:8443`.
     ///
-    /// Where `listening.json` lies beside this file, as in the hub's own folder, the port is the one it says.
+    /// Where the hub's own `hub.toml` is beside this file, the port is the one that the running hub has bound.
     pub url: String,
     /// The operator's token.
     pub token: String,
@@ -36,22 +45,27 @@ impl fmt::Debug for Context {
 }
 
 impl Context {
-    /// Reads the context from the given file or the user's own.
+    /// Reads the context from the given file, or the user's own, or that of the hub that is installed on this machine; waits
+    /// for a hub of this machine that is starting.
     ///
     /// # Errors
     /// When there is none, or it is not a context.
     pub fn load(given: Option<&Path>) -> Result<Self, CliError> {
-        let path = given.map(Path::to_owned).or_else(default_path).ok_or_else(|| {
-            CliError::new(ExitKind::Config, "no operator context is known").hint("give one with --context FILE")
-        })?;
+        let path = given.map_or_else(default_path, Path::to_owned);
         let bytes = files::read_secret(&path, CONTEXT_BYTES_MAX).map_err(|error| {
             if error.is_exposed() {
                 return CliError::new(ExitKind::Refused, error)
                     .hint("others may have read the token: revoke it with `cloud-hub operator revoke` if they should not have it");
             }
-            CliError::new(ExitKind::Config, error).hint(
-                "give the operator.toml that `cloud-hub init` wrote with --context FILE or SANDERLING_OPERATOR=FILE",
-            )
+            let hint = match error.is_permission_denied() {
+                true => {
+                    "run this as the file's owner (sudo cloud-hub …), or copy it to ~/.config/sanderling/operator.toml"
+                }
+                false => {
+                    "give the operator.toml that `cloud-hub init` wrote with --context FILE or SANDERLING_OPERATOR=FILE"
+                }
+            };
+            CliError::new(ExitKind::Config, error).hint(hint)
         })?;
         let text = String::from_utf8_lossy(&bytes);
         let mut context: Self = toml::from_str(&text).map_err(|error| {
@@ -59,7 +73,7 @@ impl Context {
             let problem = format!("{} is not an operator context: {}", path.display(), error.message());
             CliError::new(ExitKind::Config, problem).hint("make a new one: cloud-hub operator create --help")
         })?;
-        context.fill_port(&path)?;
+        context.find_own_hub(&path)?;
         Ok(context)
     }
 
@@ -74,31 +88,60 @@ impl Context {
         files::write_atomic(path, text.as_bytes(), Mode::Private)
     }
 
-    /// Beside a hub's own state, its `listening.json` knows the port better than what was written at `init`.
-    fn fill_port(&mut self, path: &Path) -> Result<(), CliError> {
-        let listening = path.parent().unwrap_or(Path::new(".")).join("listening.json");
-        let Some((host, port)) = self.url.rsplit_once(':') else { return Ok(()) };
-        match files::read_bounded(&listening, CONTEXT_BYTES_MAX) {
-            Ok(bytes) => {
-                let listening: Listening = serde_json::from_slice(&bytes).map_err(|error| {
-                    CliError::new(ExitKind::Unavailable, error).hint("start the hub again: listening.json is broken")
-                })?;
-                self.url = format!("{host}:{}", listening.admin.port());
-                Ok(())
+    /// On the hub's own machine, waits for a hub that is starting and takes the port that it has bound.
+    ///
+    /// The hub's machine is known by its config beside the context.
+    fn find_own_hub(&mut self, path: &Path) -> Result<(), CliError> {
+        let config = path.with_file_name(super::init::CONFIG_FILE);
+        let Ok(config) = HubConfig::read(&config) else { return Ok(()) };
+        let folder = Folder::new(&config.hub.state_dir);
+        let is_up = || match (listening(&folder), self.authority()) {
+            (Some(listening), _) => accepts(&listening.admin.to_string()),
+            (None, None) => false,
+            (None, Some((host, port))) => port != "0" && accepts(&format!("{host}:{port}")),
+        };
+        let is_starting = || StateLock::holder(folder.root()).is_some() && listening(&folder).is_none();
+        let is_up = console::until_up("the hub", is_up, is_starting);
+        let Some((host, port)) = self.authority() else { return Ok(()) };
+        match listening(&folder) {
+            Some(listening) => self.url = format!("https://{host}:{}", listening.admin.port()),
+            None if port == "0" && !is_up => {
+                let problem = format!("the hub in {} does not run", folder.root().display());
+                let hint = format!("start it: cloud-hub serve --config {}", reach::file_of(&config));
+                return Err(CliError::new(ExitKind::Unavailable, problem).hint(hint));
             }
-            Err(error) if port == "0" => {
-                Err(CliError::new(ExitKind::Unavailable, error)
-                    .hint("start the hub: cloud-hub serve --config hub.toml"))
-            }
-            Err(_elsewhere) => Ok(()),
+            None => {}
         }
+        Ok(())
+    }
+
+    /// Splits the address of the API into host and port.
+    fn authority(&self) -> Option<(&str, &str)> {
+        self.url.strip_prefix("https://")?.trim_end_matches('/').rsplit_once(':')
     }
 }
 
-/// `$XDG_CONFIG_HOME/sanderling/operator.toml`, or the same under `~/.config`.
-fn default_path() -> Option<PathBuf> {
+/// Reads where a hub says that it listens.
+pub(super) fn listening(folder: &Folder) -> Option<Listening> {
+    serde_json::from_slice(&files::read_bounded(&folder.listening(), CONTEXT_BYTES_MAX).ok()?).ok()
+}
+
+/// Returns whether something on this machine accepts connections there.
+fn accepts(address: &str) -> bool {
+    let addresses = address.to_socket_addrs().into_iter().flatten();
+    addresses.into_iter().any(|address| TcpStream::connect_timeout(&address, CONNECT_WITHIN).is_ok())
+}
+
+/// Returns the user's own context, `~/.config/sanderling/operator.toml`, if there is one, else that of the hub that is
+/// installed on this machine.
+fn default_path() -> PathBuf {
     let base = std::env::var_os("XDG_CONFIG_HOME")
         .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")))?;
-    Some(base.join("sanderling").join("operator.toml"))
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
+    let own = base.map(|base| base.join("sanderling").join(super::init::OPERATOR_FILE));
+    let installed = ::config::installed_file(super::init::OPERATOR_FILE);
+    match own {
+        Some(own) if own.exists() || !installed.exists() => own,
+        Some(_) | None => installed,
+    }
 }

@@ -1,5 +1,7 @@
 //! `cloud-hub init`: everything a new hub needs, and the keys that must not stay on it.
 
+mod places;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,10 +18,14 @@ use types::Digest;
 
 use super::Context;
 use super::trust::keys::NewPassphrase;
-use crate::config::{EXAMPLE, HubConfig, is_host, is_host_and_port};
+use crate::config::{HubConfig, is_host, is_host_and_port};
 use crate::operators::Operators;
+use crate::reach;
 use crate::registry::metadata::{SNAPSHOT_KEY, TIMESTAMP_KEY};
 use crate::state::Folder;
+
+use places::Places;
+pub(super) use places::{CONFIG_FILE, OPERATOR_FILE};
 
 /// File names in the folder of offline keys.
 const ROOT_KEY: &str = "root.key";
@@ -45,34 +51,41 @@ Whoever has targets.key can make every device install a model. Whoever loses bot
 ";
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("place").required(true).args(["dir", "system"]))]
 #[command(after_help = "\
 Examples:
-  cloud-hub init --dir hub --keys offline-keys
-  cloud-hub init --dir /var/lib/sanderling-hub --keys /media/usb/keys --name hub.example --public hub.example:4433
+  cloud-hub init --dir hub --keys offline-keys --name hub.example
+  sudo cloud-hub init --system --keys /media/usb/keys --name hub.example
 
+With --system it fills in the config that the installed service reads (/etc/sanderling/hub.toml), makes the hub in the
+hub.state_dir of that config, for the user of the service, and writes operator.toml beside the config, for root.
 Afterwards take the folder of keys away; the hub never needs it.")]
 pub(super) struct InitArgs {
     /// Folder of the new hub: its state, hub.toml and operator.toml. Must be absent or empty.
     #[arg(long, value_name = "DIR")]
-    dir: PathBuf,
-    /// Folder for the offline keys, outside DIR. Must be absent or empty.
+    dir: Option<PathBuf>,
+    /// Make the hub of the installed service, with its config in /etc/sanderling, in place of --dir.
+    #[arg(long)]
+    system: bool,
+    /// Folder for the offline keys, outside the hub's folder. Must be absent or empty.
     #[arg(long, value_name = "DIR")]
     keys: PathBuf,
-    /// Host name or IP address of the hub, for its certificate; the first is the one devices check [default: localhost].
+    /// Host name or IP address by which devices reach the hub, for its certificate and for join tokens. Repeat it for
+    /// further names; devices check the first.
     #[arg(long, value_name = "HOST")]
     name: Vec<String>,
     /// Address that devices dial, if it is not the name with the port of --listen.
     #[arg(long, value_name = "HOST:PORT")]
     public: Vec<String>,
-    /// UDP address for devices; port 0 takes a free one.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:4433")]
-    listen: SocketAddr,
-    /// TCP address for operators; port 0 takes a free one.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8443")]
-    admin: SocketAddr,
-    /// TCP address for Prometheus; port 0 takes a free one.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9002")]
-    metrics: SocketAddr,
+    /// UDP address for devices; port 0 takes a free one [default: 0.0.0.0:4433].
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+    /// TCP address for operators; port 0 takes a free one [default: 127.0.0.1:8443].
+    #[arg(long, value_name = "ADDR:PORT")]
+    admin: Option<SocketAddr>,
+    /// TCP address for Prometheus; port 0 takes a free one [default: 127.0.0.1:9002].
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<SocketAddr>,
     #[command(flatten)]
     passphrase: NewPassphrase,
     /// Print JSON instead of text.
@@ -84,43 +97,87 @@ pub(super) struct InitArgs {
 #[derive(Debug, Serialize)]
 struct Made {
     config: PathBuf,
+    state_dir: PathBuf,
     operator: PathBuf,
     keys: PathBuf,
     ca: Digest,
+    /// Addresses that no device can reach.
+    warnings: Vec<String>,
+    #[serde(skip)]
+    is_system: bool,
 }
 
 pub(super) fn run(args: &InitArgs) -> Result<(), CliError> {
     check(args)?;
+    let places = Places::plan(args)?;
+    check_folders(args, &places)?;
     let passphrase = args.passphrase.read("the offline keys")?;
-    let was_there = [&args.dir, &args.keys].map(|folder| folder.exists());
-    let made = make(args, passphrase.as_ref()).inspect_err(|_error| {
+    let was_there = [&places.state, &args.keys].map(|folder| folder.exists());
+    let made = make(args, &places, passphrase.as_ref()).inspect_err(|_error| {
         // Both were absent or empty: nothing but our own half-made files is taken away.
-        for (folder, was_there) in [&args.dir, &args.keys].into_iter().zip(was_there) {
+        for (folder, was_there) in [&places.state, &args.keys].into_iter().zip(was_there) {
             undo(folder, was_there);
+        }
+        if places.is_system {
+            drop(std::fs::remove_file(&places.operator));
         }
     });
     let hint = "is there room on the disk, and may this user write there? nothing was left behind";
-    let made = made.map_err(|error| if error.kind == ExitKind::Storage { error.hint(hint) } else { error })?;
+    let made = made.map_err(|error| match error.kind {
+        ExitKind::Storage if error.hint.is_none() => error.hint(hint),
+        _ => error,
+    })?;
+    for warning in &made.warnings {
+        console::warn(warning);
+    }
     console::Output::from_json_flag(args.json).print(&made, told)?;
     Ok(())
 }
 
 fn told(made: &Made) -> String {
+    let (config, operator) = (made.config.display(), made.operator.display());
+    let is_packaged = made.is_system && made.config.starts_with("/etc");
+    let start = match is_packaged {
+        true => "sudo systemctl enable --now sanderling-hub".to_owned(),
+        false => format!("cloud-hub serve --config {config}"),
+    };
+    let (operate, sudo) = match is_packaged {
+        true => (format!("sudo cloud-hub status, or elsewhere with a copy of {operator}"), "sudo "),
+        false => (format!("export SANDERLING_OPERATOR={operator}"), ""),
+    };
     format!(
         "The hub is made. CA {ca}\n\n\
          1. Take this folder away, it must not stay on the hub: {keys}\n\
-         2. Start the hub:            cloud-hub serve --config {config}\n\
-         3. Operate it:               export SANDERLING_OPERATOR={operator}\n\
-         4. Let a device join:        cloud-hub token create --name kitchen",
+         2. Start the hub:            {start}\n\
+         3. Operate it:               {operate}\n\
+         4. Let a device join:        {sudo}cloud-hub token create --name kitchen",
         ca = made.ca,
         keys = made.keys.display(),
-        config = made.config.display(),
-        operator = made.operator.display(),
     )
 }
 
+/// Checks what the command line says by itself.
 fn check(args: &InitArgs) -> Result<(), CliError> {
-    for folder in [&args.dir, &args.keys] {
+    if let Some(name) = args.name.iter().find(|name| !is_host(name)) {
+        let problem = format!("--name {name:?} is neither a host name nor an IP address");
+        return Err(
+            CliError::new(ExitKind::Usage, problem).hint("write it without a port, like hub.example or 192.0.2.7")
+        );
+    }
+    if let Some(address) = args.public.iter().find(|address| !is_host_and_port(address)) {
+        let problem = format!("--public {address:?} is not host:port");
+        return Err(CliError::new(ExitKind::Usage, problem).hint("write it like hub.example:4433"));
+    }
+    Ok(())
+}
+
+fn check_folders(args: &InitArgs, places: &Places) -> Result<(), CliError> {
+    let absolute = |path: &Path| std::path::absolute(path).or_exit(ExitKind::Usage);
+    if absolute(&args.keys)?.starts_with(absolute(&places.state)?) {
+        return Err(CliError::new(ExitKind::Usage, "the offline keys must not be in the hub's own folder")
+            .hint("give --keys a folder that you can take away, like /media/usb/keys"));
+    }
+    for folder in [&places.state, &args.keys] {
         let occupied =
             folder.exists() && std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_some());
         if occupied {
@@ -129,60 +186,34 @@ fn check(args: &InitArgs) -> Result<(), CliError> {
                 .hint("name a new folder: a hub and its keys are never overwritten"));
         }
     }
-    let absolute = |path: &Path| std::path::absolute(path).or_exit(ExitKind::Usage);
-    if absolute(&args.keys)?.starts_with(absolute(&args.dir)?) {
-        return Err(CliError::new(ExitKind::Usage, "the offline keys must not lie in the hub's own folder")
-            .hint("give --keys a folder that you can take away, like /media/usb/keys"));
-    }
-    if let Some(name) = args.name.iter().find(|name| !is_host(name)) {
-        return Err(CliError::new(ExitKind::Usage, format!("{name:?} is neither a host name nor an IP address")));
-    }
-    if let Some(address) = args.public.iter().find(|address| !is_host_and_port(address)) {
-        return Err(CliError::new(ExitKind::Usage, format!("{address:?} is not host:port, like hub.example:4433")));
-    }
     Ok(())
 }
 
-fn make(args: &InitArgs, passphrase: Option<&Passphrase>) -> Result<Made, CliError> {
-    let folder = Folder::new(&args.dir);
+fn make(args: &InitArgs, places: &Places, passphrase: Option<&Passphrase>) -> Result<Made, CliError> {
+    let folder = Folder::new(&places.state);
     let storage = |error: FileError| CliError::new(ExitKind::Storage, error);
-    for made in [folder.root(), &args.keys, &folder.blobs(), &folder.online_keys(), &folder.metadata()] {
+    places.make_folders()?;
+    for made in [&args.keys, &folder.blobs(), &folder.online_keys(), &folder.metadata()] {
         files::create_dir(made).map_err(storage)?;
     }
-    let config = write_config(args, &folder)?;
-    let ca = make_ca(&config, &folder)?;
+    let ca = make_ca(&places.config, &folder)?;
     make_trust(args, &folder, passphrase)?;
-    let operator = args.dir.join("operator.toml");
     let created = with_store(&folder, async |store| {
         Operators::new(store).create("init", FIRST_OPERATOR_DAYS, crate::clock::unix_ms()).await
     })?;
-    let context = Context { url: admin_url(&config), token: created.token, ca: ca.cert_pem() };
-    context.write(&operator).map_err(storage)?;
+    let context = Context { url: admin_url(&places.config), token: created.token, ca: ca.cert_pem() };
+    context.write(&places.operator).map_err(storage)?;
+    files::write_atomic(&places.config_file, places.config_text.as_bytes(), Mode::Shared).map_err(storage)?;
     let shown = |path: &Path| std::path::absolute(path).unwrap_or_else(|_unknown| path.to_owned());
     Ok(Made {
-        config: shown(&args.dir.join("hub.toml")),
-        operator: shown(&operator),
+        config: shown(&places.config_file),
+        state_dir: shown(&places.state),
+        operator: shown(&places.operator),
         keys: shown(&args.keys),
         ca: ca.fingerprint(),
+        warnings: reach::unreachable(&places.config, places.config.gateway.listen.port()),
+        is_system: places.is_system,
     })
-}
-
-/// Writes the commented example with the values that were asked for, and reads it back.
-fn write_config(args: &InitArgs, folder: &Folder) -> Result<HubConfig, CliError> {
-    let list = |values: &[String]| {
-        let quoted: Vec<String> = values.iter().map(|value| format!("\"{value}\"")).collect();
-        format!("[{}]", quoted.join(", "))
-    };
-    let text = EXAMPLE
-        .replacen("state_dir = \"/var/lib/sanderling-hub\"", "state_dir = \".\"", 1)
-        .replacen("names = []", &format!("names = {}", list(&args.name)), 1)
-        .replacen("public = []", &format!("public = {}", list(&args.public)), 1)
-        .replacen("\"0.0.0.0:4433\"", &format!("\"{}\"", args.listen), 1)
-        .replacen("\"127.0.0.1:8443\"", &format!("\"{}\"", args.admin), 1)
-        .replacen("\"127.0.0.1:9002\"", &format!("\"{}\"", args.metrics), 1);
-    let path = folder.root().join("hub.toml");
-    files::write_atomic(&path, text.as_bytes(), Mode::Shared).or_exit(ExitKind::Storage)?;
-    super::config::read(&path)
 }
 
 fn make_ca(config: &HubConfig, folder: &Folder) -> Result<Ca, CliError> {
@@ -259,7 +290,10 @@ where
     })?;
     let (store, _state) = SledStore::open(&folder.store()).or_exit(ExitKind::Storage)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(ExitKind::Failed)?;
-    runtime.block_on(work(Arc::new(store))).or_exit(ExitKind::Storage)
+    let done = runtime.block_on(work(Arc::new(store))).or_exit(ExitKind::Storage);
+    // With `sudo` the store's files are root's by now, and the hub would not open them.
+    store::owner::give_to_owner(folder.root()).or_exit(ExitKind::Storage)?;
+    done
 }
 
 /// Where operators find a hub with this config.

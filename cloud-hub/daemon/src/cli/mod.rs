@@ -18,6 +18,7 @@ mod compress;
 mod config;
 mod context;
 mod device;
+mod doctor;
 mod init;
 mod inspect;
 mod model;
@@ -27,6 +28,7 @@ mod serve;
 mod show;
 mod status;
 mod token;
+mod trial;
 mod trust;
 mod withdraw;
 
@@ -88,6 +90,11 @@ enum Verb {
     /// Run an engine for the hub, which starts it itself.
     #[command(hide = true)]
     EngineHost,
+    /// Look for what is wrong on the hub's machine and say what to do.
+    Doctor(doctor::DoctorArgs),
+    /// Try one step of `doctor`.
+    #[command(subcommand, hide = true)]
+    Trial(trial::Trial),
     /// Print a completion script for a shell.
     #[command(
         after_help = "Example:\n  cloud-hub completions bash > ~/.local/share/bash-completion/completions/cloud-hub"
@@ -101,7 +108,8 @@ enum Verb {
 /// Which hub to speak to, and how to print what it says.
 #[derive(Debug, Args)]
 pub struct Operate {
-    /// The operator's context file, as `cloud-hub init` wrote it [default: ~/.config/sanderling/operator.toml].
+    /// The operator's context file, as `cloud-hub init` wrote it [default: ~/.config/sanderling/operator.toml, or on the
+    /// hub's machine /etc/sanderling/operator.toml].
     #[arg(long, value_name = "FILE", env = "SANDERLING_OPERATOR")]
     context: Option<PathBuf>,
     /// Print JSON instead of a table.
@@ -136,6 +144,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Trust(verb) => trust::run(&verb),
         Verb::Status(args) => status::run(&args),
         Verb::EngineHost => return crate::workers::host::serve(),
+        Verb::Doctor(args) => doctor::run(&args),
+        Verb::Trial(verb) => verb.run(),
         Verb::Completions { shell } => console::completions::<Cli>(shell).map_err(CliError::from),
     };
     match done {

@@ -67,6 +67,16 @@ struct Pushed {
 }
 
 pub(super) fn run(args: &PushArgs) -> Result<(), CliError> {
+    if !args.folder.is_dir() {
+        let problem = format!("there is no folder {}", args.folder.display());
+        return Err(CliError::new(ExitKind::NotFound, problem)
+            .hint("name the folder that holds model.toml, for example models/catalog/digits/v1"));
+    }
+    if let Some(keys) = args.keys.as_ref().filter(|keys| !keys.join(TARGETS_KEY).is_file()) {
+        let problem = format!("there is no {TARGETS_KEY} in {}", keys.display());
+        return Err(CliError::new(ExitKind::NotFound, problem)
+            .hint("give the folder that `cloud-hub init --keys` made with --keys DIR"));
+    }
     let spinner = console::spinner("packing");
     let packed =
         pack(&args.folder).or_exit_try(ExitKind::Config, "correct model.toml or its files, then push again")?;

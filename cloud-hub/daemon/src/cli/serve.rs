@@ -9,9 +9,6 @@ use console::{CliError, ExitKind, OrExit};
 use crate::config::HubConfig;
 use crate::hub::{self, RunError, StartError};
 
-/// Where the packages put the config.
-const CONFIG_DEFAULT: &str = "/etc/sanderling/hub.toml";
-
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -19,11 +16,12 @@ Examples:
   SANDERLING_LOG=debug cloud-hub serve --config hub/hub.toml
 
 SIGTERM or Ctrl-C finishes what is in flight within hub.stop_grace; a second one stops at once.
+SIGHUP is ignored: restart the hub to read a changed config.
 The bound addresses are written to listening.json in the state folder.")]
 pub(super) struct ServeArgs {
-    /// The config file.
-    #[arg(long, value_name = "FILE", env = "SANDERLING_HUB_CONFIG", default_value = CONFIG_DEFAULT)]
-    config: PathBuf,
+    /// The config file [default: /etc/sanderling/hub.toml].
+    #[arg(long, value_name = "FILE", env = "SANDERLING_HUB_CONFIG")]
+    config: Option<PathBuf>,
 }
 
 /// Time that blocking work may take when all else has ended: work that hangs must not keep the process from ending.
@@ -31,7 +29,7 @@ const RUNTIME_GRACE: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
     store::files::make_private_by_default();
-    let mut config = super::config::read(&args.config)?;
+    let mut config = super::config::read(&super::config::file(args.config.as_deref()))?;
     if let Ok(filter) = std::env::var("SANDERLING_LOG") {
         config.log.filter = filter;
     }
@@ -45,6 +43,12 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
 }
 
 async fn serve(config: HubConfig, metrics: telemetry::metrics::Metrics) -> Result<(), CliError> {
+    let mut signals = tokio::task::JoinSet::new();
+    signals.spawn(async {
+        if let Err(error) = crate::shutdown::outlive_signals().await {
+            tracing::error!(%error, "SIGHUP, SIGUSR1 and SIGUSR2 cannot be ignored: they end this hub");
+        }
+    });
     let running = hub::start(config).await.map_err(explain)?;
     if let Some(listening) = running.listening() {
         tracing::info!(
@@ -55,7 +59,6 @@ async fn serve(config: HubConfig, metrics: telemetry::metrics::Metrics) -> Resul
             "hub is up"
         );
     }
-    let mut signals = tokio::task::JoinSet::new();
     let stop = running.hub().stop.clone();
     signals.spawn(async move {
         if let Err(error) = stop.on_signals().await {

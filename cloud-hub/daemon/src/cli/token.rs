@@ -42,6 +42,9 @@ pub(super) fn run(verb: &TokenVerb) -> Result<(), CliError> {
     }
     let request = TokenRequest { device: args.name.clone(), replace: args.replace, ttl_s: Some(ttl_s) };
     let created: TokenCreated = args.operate.client()?.post("/tokens", &request)?;
+    for warning in &created.warnings {
+        console::warn(warning);
+    }
     Ok(args.operate.output().print(&created, told)?)
 }
 

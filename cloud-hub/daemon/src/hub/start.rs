@@ -26,6 +26,7 @@ use crate::fleet::Fleet;
 use crate::guard::budget::Budget;
 use crate::guard::places::Places;
 use crate::operators::Operators;
+use crate::reach;
 use crate::registry::blobs::Blobs;
 use crate::registry::metadata::{Metadata, MetadataError};
 use crate::registry::{Registry, RegistryOpenError};
@@ -185,8 +186,13 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Re
     let fleet = Arc::new(Fleet::open(Arc::clone(&store), is_restored).await?);
     let loader = Loader { engine, inference: config.inference.clone(), gateway: config.gateway.clone() };
     let workers = Workers::new(config.inference.clone());
-    load_models(&registry, &workers, &loader, config.inference.versions_loaded, &mut warnings).await;
     let listening = ground.sockets.listening().map_err(StartError::Address)?;
+    warnings.extend(config_warnings(&config, &ground.folder, listening.quic.port()));
+    let ((), unresolved) = tokio::join!(
+        load_models(&registry, &workers, &loader, config.inference.versions_loaded, &mut warnings),
+        reach::unresolved(&config, listening.quic.port())
+    );
+    warnings.extend(unresolved);
     // A full disk must not keep the hub from answering: tools that read the file have other ways to find the ports.
     if let Err(error) = ground.folder.write_listening(&listening) {
         warnings.push(format!(
@@ -232,6 +238,8 @@ impl Ground {
             return Err(StartError::NoHub(folder.root().to_owned()));
         }
         let lock = folder.lock()?;
+        // Of a hub that was killed: who waits for this one must not take its port for ours.
+        folder.remove_listening();
         files::create_dir(&folder.blobs())?;
         // What an upload left that was cut off by the last end.
         files::remove_unfinished(&folder.blobs())?;
@@ -298,6 +306,26 @@ impl Sockets {
             metrics: self.metrics.local_addr()?,
         })
     }
+}
+
+/// Returns what the config says that is lawful and probably not meant.
+fn config_warnings(config: &HubConfig, folder: &Folder, port: u16) -> Vec<String> {
+    let mut warnings = reach::unreachable(config, port);
+    if let Some(second) = second_config(config, folder) {
+        warnings.push(format!(
+            "{} is not read: the config of this hub is {}; move what it says there, and remove it",
+            second.display(),
+            reach::file_of(config)
+        ));
+    }
+    warnings
+}
+
+/// Finds a `hub.toml` in the state folder beside the one that was read, as `init --dir` on an installed hub once left it.
+pub(crate) fn second_config(config: &HubConfig, folder: &Folder) -> Option<PathBuf> {
+    let beside = folder.root().join("hub.toml").canonicalize().ok()?;
+    let read = config.origin.as_ref()?.canonicalize().ok()?;
+    (beside != read).then_some(beside)
 }
 
 /// Says what was found; whether the records must be made again from what is signed.

@@ -1,10 +1,12 @@
 //! Asks the running agent over its own door.
 
 use std::io::Read as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use bytes::Bytes;
 use console::{CliError, ExitKind};
+use store::StateLock;
 use types::limits::TENSOR_BYTES_MAX;
 use ureq::Agent;
 use ureq::http::Response;
@@ -33,23 +35,42 @@ pub(super) struct Answer {
 }
 
 impl Client {
-    /// The named door; else that of the agent on the configured state folder; else the configured address.
+    /// The named door; else that of the agent on the configured state folder, which may be starting; else the configured
+    /// address.
     pub(super) fn new(url: Option<&str>, context: &Context) -> Result<Self, CliError> {
         let base = match url {
-            Some(url) => url.trim_end_matches('/').to_owned(),
+            Some(url) if url.starts_with("http://") => url.trim_end_matches('/').to_owned(),
+            Some(url) => {
+                let problem = format!("--url {url:?} is not the address of an agent");
+                return Err(CliError::new(ExitKind::Usage, problem).hint("write it like http://127.0.0.1:8000"));
+            }
             None => {
                 let config = context.configuration()?;
-                let address = folder_of(&config).read_listening().map_or(config.door.http, |listening| listening.http);
-                format!("http://{address}")
+                let folder = folder_of(&config);
+                let address = || folder.read_listening().map_or(config.door.http, |listening| listening.http);
+                let is_up = || TcpStream::connect_timeout(&dialled(address()), CONNECT_WITHIN).is_ok();
+                let is_starting = || StateLock::holder(folder.root()).is_some() && folder.read_listening().is_none();
+                console::until_up("the agent", is_up, is_starting);
+                format!("http://{}", dialled(address()))
             }
         };
+        Ok(Self::to(base, ANSWER_WITHIN))
+    }
+
+    /// The door at an address, without waiting for an agent that is starting, or for long: whoever listens there may be
+    /// no agent.
+    pub(super) fn probe(address: SocketAddr) -> Self {
+        Self::to(format!("http://{}", dialled(address)), CONNECT_WITHIN)
+    }
+
+    fn to(base: String, answer_within: Duration) -> Self {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_WITHIN))
-            .timeout_global(Some(ANSWER_WITHIN))
+            .timeout_global(Some(answer_within))
             .build()
             .new_agent();
-        Ok(Self { base, agent })
+        Self { base, agent }
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Answer, CliError> {
@@ -81,6 +102,16 @@ impl Client {
         reader.take(ANSWER_BYTES_MAX).read_to_end(&mut body).map_err(|error| away(error.into()))?;
         Ok(Answer { status, header_length, body: body.into() })
     }
+}
+
+/// Returns the address by which a listener is reached on its own machine.
+fn dialled(listener: SocketAddr) -> SocketAddr {
+    let ip = match listener.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listener.port())
 }
 
 /// The agent did not answer.

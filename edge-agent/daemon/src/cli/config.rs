@@ -6,7 +6,7 @@ use clap::Subcommand;
 use console::{CliError, ExitKind, OrExit, Output};
 
 use super::Context;
-use crate::config::{AgentConfig, EXAMPLE};
+use crate::config::EXAMPLE;
 
 /// What can be done with configuration.
 #[derive(Debug, Subcommand)]
@@ -38,8 +38,7 @@ fn check(file: Option<PathBuf>, context: &Context) -> Result<(), CliError> {
     let Some(file) = file.or_else(|| context.config_file()) else {
         return Err(CliError::new(ExitKind::NotFound, "there is no config file to check").hint("name one"));
     };
-    let hint = "`edge-agent config example` shows every setting";
-    let config = AgentConfig::read(&file).or_exit_try(ExitKind::Config, hint)?;
+    let config = super::read_config(&file)?;
     let said = format!("{} is right: it follows {} models", file.display(), config.models.len());
     context.output.print(&config, |_| said).or_exit(ExitKind::Storage)
 }

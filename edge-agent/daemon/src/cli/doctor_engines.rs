@@ -1,17 +1,19 @@
 //! The part of `edge-agent doctor` that looks at what can run models: ONNX Runtime, and the GPUs.
 
+#[cfg(not(feature = "wgpu"))]
 use console::ExitKind;
-use engine::Isolation;
 use types::EngineName;
 
 use super::doctor::Check;
+use super::doctor_state;
 use crate::config::AgentConfig;
+use crate::state::Folder;
 
 /// One check for each engine, one for each adapter.
 ///
 /// An engine that cannot be had is a failure only where no other is configured beside it.
-pub(super) fn engines(config: &AgentConfig) -> Vec<Check> {
-    let mut checks: Vec<Check> = config.engines_wanted().into_iter().map(|name| engine(config, name)).collect();
+pub(super) fn engines(config: &AgentConfig, folder: &Folder) -> Vec<Check> {
+    let mut checks: Vec<Check> = config.engines_wanted().into_iter().map(|name| engine(config, folder, name)).collect();
     if checks.iter().any(Check::is_ok) {
         checks = checks.into_iter().map(Check::not_fatal).collect();
     }
@@ -20,35 +22,14 @@ pub(super) fn engines(config: &AgentConfig) -> Vec<Check> {
     checks
 }
 
-fn engine(config: &AgentConfig, name: EngineName) -> Check {
+fn engine(config: &AgentConfig, folder: &Folder, name: EngineName) -> Check {
     match name {
         // The configuration refuses the engine of tests.
-        EngineName::Ort | EngineName::Fake => runtime(config),
+        EngineName::Ort | EngineName::Fake => doctor_state::library(folder, &config.engine),
         #[cfg(feature = "wgpu")]
         EngineName::Wgpu => gpu::open(config),
         #[cfg(not(feature = "wgpu"))]
         EngineName::Wgpu => Check::failed("wgpu", ExitKind::Runtime, "this build is without it", "use \"ort\""),
-    }
-}
-
-fn runtime(config: &AgentConfig) -> Check {
-    const NAME: &str = "ONNX Runtime";
-    // As the agent opens it: in a child process, unless engine.isolation says otherwise.
-    match crate::engines::open_ort(config) {
-        Ok(engine) => {
-            let described = engine.describe();
-            let library = described.library.unwrap_or_default();
-            let place = match config.engine.isolation {
-                Isolation::Process => "in a child process",
-                Isolation::None => "inside the agent: a model whose native code fails ends the agent",
-            };
-            let providers = described.providers.join(", ");
-            Check::ok(NAME, format!("{} from {library}: {providers}; {place}", described.version))
-        }
-        Err(error) => {
-            let advice = "install the package that ships it, or set engine.onnxruntime";
-            Check::failed(NAME, ExitKind::Runtime, error, advice)
-        }
     }
 }
 

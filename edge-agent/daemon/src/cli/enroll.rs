@@ -10,8 +10,8 @@ use console::{CliError, ExitKind, OrExit};
 use protocol::v1::{EnrolRequest, EnrolResponse, Enrolled, Refusal, RefusalCode};
 use protocol::{JoinToken, TokenError};
 use serde::Serialize;
-use store::StateLock;
 use store::files::{self, Mode};
+use store::{StateLock, owner};
 use transport::{Alpn, DeviceKey, DialError, DialErrorKind, Dialer, DialerConfig, ExchangeError, Limits, Priority};
 use types::Digest;
 
@@ -36,6 +36,7 @@ const IDENTITY_BYTES: usize = 64 * 1024;
                         cloud-hub token create                       (on the operator's machine)\n  \
                         edge-agent enroll sandjoin1_…\n  \
                         edge-agent enroll - < token.txt              keeps the token out of the process list\n  \
+                        sudo edge-agent enroll sandjoin1_…           for the user that owns the state folder\n  \
                         edge-agent enroll --force sandjoin1_…        replaces a revoked or expired identity\n\n\
                         The agent must not be running; start it afterwards with `edge-agent run`.")]
 pub struct Enroll {
@@ -61,14 +62,23 @@ impl Enroll {
         let token = read_token(&self.token)?;
         let folder = folder_of(&config);
         let _lock = take_folder(&folder)?;
-        self.check_earlier(&folder, &token)?;
-        check_room(&folder)?;
+        let enrolled = self.enrolled(&config, &folder, &token);
+        // With `sudo` some files are root's by now, and the agent would not read them; also after a failure.
+        let given = owner::give_to_owner(folder.root());
+        let outcome = enrolled?;
+        given.or_exit_try(ExitKind::Storage, "give the state folder to the user that the agent runs as: chown -R")?;
+        context.output.print(&outcome, human).or_exit(ExitKind::Storage)
+    }
+
+    /// Enrols with everything that can go wrong before the token is used up checked first.
+    fn enrolled(&self, config: &AgentConfig, folder: &Folder, token: &JoinToken) -> Result<Outcome, CliError> {
+        self.check_earlier(folder, token)?;
+        check_room(folder)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let waiting = console::spinner("asking the hub");
-        let enrolled = runtime.block_on(enrol(&config, &token));
+        let enrolled = runtime.block_on(enrol(config, token));
         waiting.done("");
-        let outcome = keep(&folder, &token, enrolled?)?;
-        context.output.print(&outcome, human).or_exit(ExitKind::Storage)
+        keep(folder, token, enrolled?)
     }
 
     /// Everything that can go wrong without the hub, before the token is used up.

@@ -1,6 +1,7 @@
 //! `edge-agent infer`: asks a model of the running agent, with inputs from files.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use console::{CliError, ExitKind, OrExit, Output};
@@ -8,7 +9,8 @@ use serde::Deserialize;
 use types::{DType, Dim, ModelName, NamedTensor, PolicyMode, TensorSpec, Version};
 
 use super::client::Client;
-use super::{Context, show};
+use super::{Context, show, status};
+use crate::board::Status;
 use crate::door::codec::client::{Answered, Wishes, decode_answer, encode_request};
 use crate::input::{FileKind, InputError, load};
 
@@ -73,6 +75,7 @@ impl Infer {
             Some(version) => format!("/v2/models/{}/versions/{version}", self.model),
             None => format!("/v2/models/{}", self.model),
         };
+        wait_for_first_version(&client, &self.model);
         let metadata = client.get(&path)?.good()?;
         let metadata: Metadata = serde_json::from_slice(&metadata.body)?;
         let inputs = self.inputs(&metadata)?;
@@ -97,6 +100,37 @@ impl Infer {
         }
         given.into_iter().map(|(argument, kind)| input(argument, kind, metadata)).collect()
     }
+}
+
+/// Longest wait for a version that is being fetched.
+const FIRST_VERSION_WITHIN: Duration = Duration::from_secs(300);
+/// Time after the agent's start within which it finds its hub and hears of the first version.
+const HUB_FOUND_WITHIN: Duration = Duration::from_secs(10);
+/// Pause between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Waits while the agent fetches the first version of a model, as just after its first start. Whatever else is wrong,
+/// the request itself tells.
+fn wait_for_first_version(client: &Client, model: &ModelName) {
+    let began = Instant::now();
+    let mut shown = None;
+    while began.elapsed() < FIRST_VERSION_WITHIN && status::fetch(client).is_ok_and(|status| is_coming(&status, model))
+    {
+        shown.get_or_insert_with(|| console::spinner(format!("waiting for the first version of {model}")));
+        std::thread::sleep(LOOK_EVERY);
+    }
+    if let Some(shown) = shown {
+        shown.done("");
+    }
+}
+
+/// Returns whether a model that has no version yet is about to get one.
+fn is_coming(status: &Status, model: &ModelName) -> bool {
+    let Some(model) = status.models.iter().find(|known| known.model == *model) else { return false };
+    let age_ms = crate::clock::unix_ms().saturating_sub(status.started_unix_ms);
+    let is_fresh = u128::from(age_ms) < HUB_FOUND_WITHIN.as_millis();
+    let has_a_hub = ["dialing", "greeting", "online"].contains(&status.hub.state.as_str());
+    model.active.is_none() && model.failed.is_empty() && has_a_hub && (is_fresh || model.update.version.is_some())
 }
 
 fn input(argument: &str, kind: FileKind, metadata: &Metadata) -> Result<NamedTensor, CliError> {

@@ -8,15 +8,19 @@ mod client;
 mod config;
 mod doctor;
 mod doctor_engines;
+mod doctor_models;
+mod doctor_ports;
 mod doctor_routing;
+mod doctor_state;
 mod doctor_trust;
 mod enroll;
 mod infer;
 mod run;
 mod show;
 mod status;
+mod trial;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -26,8 +30,8 @@ use console::{CliError, ExitKind, OrExit, Output};
 use crate::config::AgentConfig;
 use crate::state::Folder;
 
-/// Where the packages put the configuration.
-pub const CONFIG_FILE: &str = "/etc/sanderling/agent.toml";
+/// Name of the configuration file that the packages install.
+pub const CONFIG_FILE: &str = "agent.toml";
 
 /// Runs models on this device, defers to the hub, takes signed updates.
 #[derive(Debug, Parser)]
@@ -79,6 +83,9 @@ pub enum Verb {
     /// Runs an engine for the agent, which starts it itself
     #[command(hide = true)]
     EngineHost,
+    /// Tries one step of `doctor`
+    #[command(subcommand, hide = true)]
+    Trial(trial::Trial),
     /// Prints a completion script for a shell
     #[command(after_help = "Example: edge-agent completions bash > /etc/bash_completion.d/edge-agent")]
     Completions {
@@ -100,6 +107,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Check(verb) => verb.run(&context),
         Verb::Config(verb) => verb.run(&context),
         Verb::EngineHost => return crate::engines::host::serve(),
+        Verb::Trial(verb) => verb.run(),
         Verb::Completions { shell } => console::completions::<Cli>(shell).or_exit(ExitKind::Storage),
     };
     match done {
@@ -119,15 +127,14 @@ struct Context {
 impl Context {
     /// The config file: the named one, or that of the package where it is there.
     fn config_file(&self) -> Option<PathBuf> {
-        let packaged = PathBuf::from(CONFIG_FILE);
+        let packaged = ::config::installed_file(CONFIG_FILE);
         self.config.clone().or_else(|| packaged.exists().then_some(packaged))
     }
 
     /// The configuration in force.
     fn configuration(&self) -> Result<AgentConfig, CliError> {
         let mut config = match self.config_file() {
-            Some(file) => AgentConfig::read(&file)
-                .or_exit_try(ExitKind::Config, "`edge-agent config example` shows every setting")?,
+            Some(file) => read_config(&file)?,
             None => AgentConfig::default(),
         };
         if let Some(state_dir) = &self.state_dir {
@@ -135,6 +142,17 @@ impl Context {
         }
         Ok(config)
     }
+}
+
+/// Reads a config file for any verb.
+fn read_config(file: &Path) -> Result<AgentConfig, CliError> {
+    AgentConfig::read(file).map_err(|error| {
+        let hint = match error.is_not_found() {
+            true => "name a file that is there with --config, or write one: edge-agent config example > agent.toml",
+            false => "`edge-agent config example` shows every setting",
+        };
+        CliError::new(ExitKind::Config, error).hint(hint)
+    })
 }
 
 /// The layout of the configured state folder.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use console::{CliError, ExitKind, OrExit};
+use store::owner;
 use telemetry::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
 
@@ -11,7 +12,7 @@ use super::Context;
 use crate::agent::{Agent, StartError};
 use crate::config::AgentConfig;
 use crate::engines::Runtime;
-use crate::shutdown::{StopSignals, Stopped};
+use crate::shutdown::{StopSignals, Stopped, outlive_signals};
 
 /// Environment variable that goes before `log.filter`.
 const LOG_VARIABLE: &str = "SANDERLING_LOG";
@@ -21,7 +22,8 @@ const RUNTIME_GRACE: Duration = Duration::from_secs(1);
 
 /// Runs the agent until it gets SIGTERM or SIGINT.
 ///
-/// The first signal lets requests in flight finish within agent.stop_grace, the second stops at once.
+/// The first signal lets requests in flight finish within agent.stop_grace, the second stops at once. SIGHUP is ignored:
+/// restart the agent to read a changed configuration.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  edge-agent run\n  edge-agent run --config ./agent.toml --state-dir ./state\n\n\
                         Other ports than 8000 and 8002: see door.http and metrics.listen; the addresses that were bound \
@@ -43,9 +45,18 @@ impl Run {
         let metrics = telemetry::metrics::install(env!("CARGO_PKG_VERSION"))?;
         // Before the runtime has threads: opening the library changes the environment of the process.
         let library = Runtime::open(&config);
+        let folder = config.agent.state_dir.clone();
+        if let Some((user, _group)) = owner::owner_of(&folder) {
+            let user = owner::user_name(user);
+            let advice = format!("run it as that user: sudo -u {user} edge-agent run");
+            tracing::warn!(state_dir = %folder.display(), advice, "root runs an agent on a folder of user {user}");
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let stopped = runtime.block_on(serve(config, library, metrics));
         runtime.shutdown_timeout(RUNTIME_GRACE);
+        if let Err(error) = owner::give_to_owner(&folder) {
+            tracing::warn!(%error, "files of root stay in the state folder: `edge-agent doctor` names them");
+        }
         match stopped? {
             Stopped::Stalled => {
                 let problem = "the agent's store makes no progress: its disk has not answered for too long";
@@ -61,6 +72,8 @@ impl Run {
 
 async fn serve(config: AgentConfig, library: Runtime, metrics: Metrics) -> Result<Stopped, CliError> {
     let mut signals = StopSignals::listen()?;
+    let mut others = tokio::task::JoinSet::new();
+    others.spawn(outlive_signals());
     let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
     let starting = Agent::start(config, library, metrics);
     let agent = tokio::select! {

@@ -71,6 +71,7 @@ fn print(status: &Status) -> Result<(), CliError> {
                 model.model, failed.version, failed.kind, failed.detail
             ));
         }
+        lines.extend(model.hub_problem.iter().map(|problem| format!("{}: {problem}", model.model)));
         if let Some(error) = &model.update.last_error {
             lines.push(format!("{} last update error: {error}", model.model));
         }

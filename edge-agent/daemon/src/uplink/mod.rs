@@ -5,6 +5,7 @@
 //! `edge_core::renewal` (when to ask for the next certificate), passes offers to the updaters and reports to the hub.
 
 mod link;
+mod missing;
 mod online;
 mod renew;
 mod say;

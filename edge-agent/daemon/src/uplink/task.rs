@@ -17,7 +17,8 @@ use transport::{
 };
 use types::{ModelName, Version};
 
-use super::link::{LinkError, exchange};
+use super::link::{Link, LinkError, exchange};
+use super::missing::Search;
 use super::{renew, say};
 use crate::board::{Board, HubStatus};
 use crate::engines::Engines;
@@ -56,6 +57,8 @@ pub struct UplinkParts {
     pub board: Arc<Board>,
     /// Who is told of the connection.
     pub publish: watch::Sender<Option<Connection>>,
+    /// The signed list of the hub's models.
+    pub trust: Option<Arc<bundle::trust::Trust>>,
 }
 
 /// Why the uplink cannot even start.
@@ -79,6 +82,8 @@ pub struct Uplink {
     pub(super) skew: ClockSkew,
     /// Dialled, not yet greeted.
     fresh: Option<Connection>,
+    /// Models of the last greeting's offers.
+    pub(super) offered: Vec<ModelName>,
 }
 
 impl Uplink {
@@ -90,7 +95,7 @@ impl Uplink {
         let machine = Machine::new(parts.addresses.clone())?;
         let dialer = dialer(&parts.enrolment, parts.congestion)?;
         let renewal = Renewal::new(renew::validity(&parts.enrolment.identity), rand::random());
-        Ok(Self { machine, parts, dialer, renewal, skew: ClockSkew::default(), fresh: None })
+        Ok(Self { machine, parts, dialer, renewal, skew: ClockSkew::default(), fresh: None, offered: Vec::new() })
     }
 
     /// Keeps the connection until `stop` is cancelled.
@@ -294,6 +299,7 @@ impl Uplink {
             hub.last_error = None;
             hub.advice = None;
         });
+        self.offered = welcome.offers.iter().map(|offer| offer.model.clone()).collect();
         for offer in &welcome.offers {
             self.offered(offer, OfferKind::Fleet);
         }
@@ -306,6 +312,7 @@ impl Uplink {
             tracing::debug!(model = %offer.model, "this device does not follow the model");
             return;
         };
+        self.parts.board.updater(&offer.model, |part| part.hub_problem = None);
         if updater.try_send((offer.version, kind)).is_err() {
             // The hub offers it again at its next greeting.
             tracing::warn!(model = %offer.model, version = %offer.version, "the updater does not keep up with offers");
@@ -318,7 +325,16 @@ impl Uplink {
         tracing::info!(hub = %connection.remote_addr(), "online");
         telemetry::metrics::hub_connected();
         self.parts.publish.send_replace(Some(connection.clone()));
+        let search = Search {
+            trust: self.parts.trust.clone(),
+            link: Link::new(self.parts.publish.subscribe()),
+            models: Arc::clone(&self.parts.models),
+            board: Arc::clone(&self.parts.board),
+        };
+        let mut searches = tokio::task::JoinSet::new();
+        searches.spawn(search.run(std::mem::take(&mut self.offered)));
         let event = self.stay_online(connection).await;
+        searches.abort_all();
         self.parts.publish.send_replace(None);
         telemetry::metrics::hub_disconnected();
         tracing::info!("offline");

@@ -1,12 +1,14 @@
 //! `model.toml` as the author writes it; see the module above for its fields.
 
-use bundle::manifest::{Precision, TensorEntry, write_dimensions};
-use bundle::{Manifest, ScoreRule, Variant};
+use bundle::manifest::score::{self, Verdict};
+use bundle::manifest::{Precision, SCHEMA, TensorEntry, write_dimensions};
+use bundle::{FileRef, GoldenTolerance, Manifest, ManifestError, ScoreRule, Variant};
+use config::{Mistakes, Validate};
 use serde::Deserialize;
 use types::{EngineName, ModelName, Place, TensorSpec, VariantName, Version};
 
 /// The form.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AuthorModel {
     schema: Schema,
@@ -39,7 +41,7 @@ impl TryFrom<u32> for Schema {
 }
 
 /// A `[[variant]]`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AuthorVariant {
     pub(super) name: VariantName,
@@ -53,7 +55,7 @@ pub(super) struct AuthorVariant {
 }
 
 /// A `[variant.golden]`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AuthorGolden {
     pub(super) file: String,
@@ -62,6 +64,22 @@ pub(super) struct AuthorGolden {
 }
 
 impl AuthorModel {
+    /// The manifest as far as the form says it, with `file` in the place of every file: for finding mistakes only.
+    fn draft(&self, file: &FileRef) -> Manifest {
+        let variant = |variant: &AuthorVariant| Variant {
+            name: variant.name.clone(),
+            runs_on: variant.runs_on,
+            engines: variant.engines.clone(),
+            precision: variant.precision,
+            file: file.clone(),
+            golden: variant.golden.as_ref().map(|_given| file.clone()),
+            golden_tolerance: variant.golden.as_ref().map(AuthorGolden::tolerance),
+            threshold: variant.threshold,
+            calibration: None,
+        };
+        self.clone().into_manifest(SCHEMA, self.variants.iter().map(variant).collect())
+    }
+
     /// The manifest, once its variants are packed.
     pub(super) fn into_manifest(self, schema: u32, variants: Vec<Variant>) -> Manifest {
         let Self { schema: Schema, model, version, task, description, licence, labels, inputs, outputs, score, .. } =
@@ -85,4 +103,52 @@ impl AuthorModel {
             variants,
         }
     }
+}
+
+impl AuthorGolden {
+    /// How far an answer may be from the golden one.
+    pub(super) fn tolerance(&self) -> GoldenTolerance {
+        GoldenTolerance { max_abs: self.max_abs, top1: self.top1 }
+    }
+}
+
+impl Validate for AuthorModel {
+    fn placeholders() -> &'static [&'static str] {
+        &["\"FP32\"", "\"ort\"", "\"device\"", "\"fp32\"", "\"top1-probability\"", "\"logits\""]
+    }
+
+    /// Adds what the manifest of this form would be refused for, in the words of the form.
+    fn validate(&self, mistakes: &mut Mistakes) {
+        let name = "model.onnx".parse();
+        let Some(file) = name.ok().and_then(|name| bundle::file::describe(name, &b"draft"[..], u64::MAX).ok()) else {
+            return;
+        };
+        let draft = self.draft(&file);
+        let found = draft.mistakes();
+        let is_of_score =
+            |one: &ManifestError| matches!(one, ManifestError::Field { path, .. } if path.starts_with("score"));
+        if let (Verdict::Wrong(problem), false) = (score::of_manifest(&draft), found.iter().any(is_of_score)) {
+            mistakes.add("score", problem);
+        }
+        for mistake in found {
+            match mistake {
+                ManifestError::Field { path, problem } => mistakes.add(in_the_form(&path), problem),
+                other @ (ManifestError::TooLarge(_) | ManifestError::Json(_) | ManifestError::NotCanonical) => {
+                    mistakes.add("", other.to_string());
+                }
+            }
+        }
+    }
+}
+
+/// The name in the form of a field of the manifest.
+pub(super) fn in_the_form(path: &str) -> String {
+    let (table, rest) = path.find(['[', '.']).map_or((path, ""), |at| path.split_at(at));
+    let table = match table {
+        "variants" => "variant",
+        "inputs" => "input",
+        "outputs" => "output",
+        same => same,
+    };
+    format!("{table}{rest}").replace(".golden_tolerance", ".golden")
 }

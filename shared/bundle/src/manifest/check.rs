@@ -1,6 +1,6 @@
 //! What must hold in a manifest beyond the types of its fields.
 //!
-//! Fed by [`Manifest::validate`]; answers with the first mistake and where it is.
+//! Fed by [`Manifest::mistakes`]; returns every mistake and where it is, one for each field.
 
 use types::limits::{RANK_MAX, TENSOR_NAME_BYTES_MAX, TENSORS_MAX};
 use types::{Dim, TensorSpec};
@@ -26,16 +26,19 @@ const ENGINES_MAX: usize = 8;
 
 type Checked = Result<(), ManifestError>;
 
-pub(super) fn manifest(manifest: &Manifest) -> Checked {
-    require(manifest.schema == SCHEMA, "schema", || format!("must be {SCHEMA}, not {}", manifest.schema))?;
-    word(&manifest.task, "task")?;
-    text(&manifest.description, "description", TEXT_BYTES_MAX)?;
-    word(&manifest.licence, "licence")?;
-    labels(&manifest.labels)?;
-    specs(&manifest.inputs, "inputs")?;
-    specs(&manifest.outputs, "outputs")?;
-    score(manifest)?;
-    variants(&manifest.variants)
+pub(super) fn manifest(manifest: &Manifest) -> Vec<ManifestError> {
+    let mut checked = vec![
+        require(manifest.schema == SCHEMA, "schema", || format!("must be {SCHEMA}, not {}", manifest.schema)),
+        word(&manifest.task, "task"),
+        text(&manifest.description, "description", TEXT_BYTES_MAX),
+        word(&manifest.licence, "licence"),
+        labels(&manifest.labels),
+    ];
+    checked.extend(specs(&manifest.inputs, "inputs"));
+    checked.extend(specs(&manifest.outputs, "outputs"));
+    checked.push(score(manifest));
+    checked.extend(variants(&manifest.variants));
+    checked.into_iter().filter_map(Result::err).collect()
 }
 
 fn fault(path: &str, problem: impl Into<String>) -> ManifestError {
@@ -62,17 +65,20 @@ fn labels(labels: &[String]) -> Checked {
     labels.iter().enumerate().try_for_each(|(at, label)| word(label, &format!("labels[{at}]")))
 }
 
-fn specs(specs: &[TensorSpec], path: &str) -> Checked {
-    require(!specs.is_empty(), path, || "must not be empty".to_owned())?;
-    require(specs.len() <= TENSORS_MAX, path, || format!("more than {TENSORS_MAX} tensors"))?;
-    for (at, spec) in specs.iter().enumerate() {
+fn specs(specs: &[TensorSpec], path: &str) -> Vec<Checked> {
+    let mut checked = vec![
+        require(!specs.is_empty(), path, || "must not be empty".to_owned()),
+        require(specs.len() <= TENSORS_MAX, path, || format!("more than {TENSORS_MAX} tensors")),
+    ];
+    for (at, spec) in specs.iter().take(TENSORS_MAX).enumerate() {
         let path = format!("{path}[{at}]");
-        word_of(&spec.name, &format!("{path}.name"), TENSOR_NAME_BYTES_MAX)?;
+        let name = format!("{path}.name");
         let known = specs.iter().take(at).any(|earlier| earlier.name == spec.name);
-        require(!known, &format!("{path}.name"), || format!("{:?} is there twice", spec.name))?;
-        dims(spec.shape.as_deref().unwrap_or_default(), &format!("{path}.shape"))?;
+        let twice = || require(!known, &name, || format!("{:?} is there twice", spec.name));
+        checked.push(word_of(&spec.name, &name, TENSOR_NAME_BYTES_MAX).and_then(|()| twice()));
+        checked.push(dims(spec.shape.as_deref().unwrap_or_default(), &format!("{path}.shape")));
     }
-    Ok(())
+    checked
 }
 
 fn word_of(value: &str, path: &str, bytes_max: usize) -> Checked {
@@ -106,39 +112,42 @@ fn score(manifest: &Manifest) -> Checked {
     require(within, "score.axis", || format!("must be a number from -{rank} to {}", rank - 1))
 }
 
-fn variants(variants: &[Variant]) -> Checked {
-    require(!variants.is_empty(), "variants", || "must not be empty".to_owned())?;
-    require(variants.len() <= VARIANTS_MAX, "variants", || format!("more than {VARIANTS_MAX} variants"))?;
-    for (at, variant) in variants.iter().enumerate() {
+fn variants(variants: &[Variant]) -> Vec<Checked> {
+    let mut checked = vec![
+        require(!variants.is_empty(), "variants", || "must not be empty".to_owned()),
+        require(variants.len() <= VARIANTS_MAX, "variants", || format!("more than {VARIANTS_MAX} variants")),
+    ];
+    for (at, variant) in variants.iter().take(VARIANTS_MAX).enumerate() {
         let path = format!("variants[{at}]");
         let known = variants.iter().take(at).any(|earlier| earlier.name == variant.name);
-        require(!known, &format!("{path}.name"), || format!("{:?} is there twice", variant.name))?;
-        self::variant(variant, &path)?;
+        checked.push(require(!known, &format!("{path}.name"), || format!("{:?} is there twice", variant.name)));
+        checked.extend(self::variant(variant, &path));
     }
-    one_name_one_file(variants)
+    checked.push(one_name_one_file(variants));
+    checked
 }
 
-fn variant(variant: &Variant, path: &str) -> Checked {
+fn variant(variant: &Variant, path: &str) -> Vec<Checked> {
+    let field = |name: &str| format!("{path}.{name}");
+    let paired = variant.golden.is_some() == variant.golden_tolerance.is_some();
+    vec![
+        engines(variant, &field("engines")),
+        file(&variant.file, &field("file")),
+        variant.golden.as_ref().map_or(Ok(()), |golden| file(golden, &field("golden"))),
+        require(paired, &field("golden_tolerance"), || "must be there exactly when golden is".to_owned()),
+        variant.golden_tolerance.as_ref().map_or(Ok(()), |one| tolerance(one, &field("golden_tolerance"))),
+        top1(variant.golden_tolerance.as_ref(), &field("golden_tolerance.top1")),
+        variant.threshold.map_or(Ok(()), |threshold| share(threshold, &field("threshold"))),
+        variant.calibration.as_ref().map_or(Ok(()), |curve| calibration(curve, &field("calibration"))),
+    ]
+}
+
+fn engines(variant: &Variant, path: &str) -> Checked {
     let count = variant.engines.len();
-    require((1..=ENGINES_MAX).contains(&count), &format!("{path}.engines"), || {
-        format!("must name 1 to {ENGINES_MAX} engines")
-    })?;
+    require((1..=ENGINES_MAX).contains(&count), path, || format!("must name 1 to {ENGINES_MAX} engines"))?;
     let twice =
         variant.engines.iter().enumerate().any(|(at, engine)| variant.engines.iter().take(at).any(|e| e == engine));
-    require(!twice, &format!("{path}.engines"), || "names an engine twice".to_owned())?;
-    file(&variant.file, &format!("{path}.file"))?;
-    if let Some(golden) = &variant.golden {
-        file(golden, &format!("{path}.golden"))?;
-    }
-    let paired = variant.golden.is_some() == variant.golden_tolerance.is_some();
-    require(paired, &format!("{path}.golden_tolerance"), || "must be there exactly when golden is".to_owned())?;
-    if let Some(tolerance) = &variant.golden_tolerance {
-        self::tolerance(tolerance, &format!("{path}.golden_tolerance"))?;
-    }
-    if let Some(threshold) = variant.threshold {
-        share(threshold, &format!("{path}.threshold"))?;
-    }
-    variant.calibration.as_ref().map_or(Ok(()), |curve| calibration(curve, &format!("{path}.calibration")))
+    require(!twice, path, || "names an engine twice".to_owned())
 }
 
 fn file(file: &FileRef, path: &str) -> Checked {
@@ -151,7 +160,11 @@ fn tolerance(tolerance: &GoldenTolerance, path: &str) -> Checked {
     if let Some(max_abs) = tolerance.max_abs {
         require(max_abs.is_finite() && max_abs >= 0.0, &format!("{path}.max_abs"), || "must be 0 or more".to_owned())?;
     }
-    tolerance.top1.map_or(Ok(()), |top1| share(top1, &format!("{path}.top1")))
+    Ok(())
+}
+
+fn top1(tolerance: Option<&GoldenTolerance>, path: &str) -> Checked {
+    tolerance.and_then(|tolerance| tolerance.top1).map_or(Ok(()), |top1| share(top1, path))
 }
 
 fn calibration(calibration: &Calibration, path: &str) -> Checked {

@@ -179,3 +179,34 @@ fn a_file_that_is_not_there_or_no_config_says_so() {
     assert!(load::<Agent>(Path::new("/nonexistent/agent.toml")).unwrap_err().is_not_found());
     assert!(matches!(load::<Agent>(Path::new("/dev/zero")), Err(LoadError::TooLarge { .. })));
 }
+
+#[test]
+fn a_syntax_error_does_not_hide_the_mistakes_of_other_tables_and_invents_none() {
+    let text = r#"
+state_dir = "/var/lib/sand erling"
+[door
+http = "127.0.0.1:8000"
+[hub]
+address = "nowhere"
+retries = 1000
+[[models]]
+nam = "speech"
+"#;
+    let found = mistakes(text);
+    assert!(found[0].contains("state_dir (line 2)"), "{found:#?}");
+    assert!(found[1].starts_with("agent.toml: line 3: "), "{found:#?}");
+    for told in ["hub.address (line 6)", "hub.retries (line 7)", "models[0].nam (line 9)"] {
+        assert!(found.iter().any(|line| line.contains(told)), "no {told} in {found:#?}");
+    }
+    // `http` belongs to the table whose head is broken: nothing is said of it, nor of what that table lacks.
+    assert!(!found.iter().any(|line| line.contains("http")), "{found:#?}");
+}
+
+#[test]
+fn a_broken_value_hides_only_its_own_table() {
+    let found =
+        mistakes("[door]\nhttp = 127.0.0.1:8000\ndeadline = \"0s\"\n[hub]\naddress = \"nowhere\"\nretries = 9\n");
+    assert!(found[0].starts_with("agent.toml: line 2: "), "{found:#?}");
+    assert!(found.iter().any(|line| line.contains("hub.address (line 5)")), "{found:#?}");
+    assert!(!found.iter().any(|line| line.contains("door.deadline")), "{found:#?}");
+}

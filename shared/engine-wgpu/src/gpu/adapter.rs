@@ -94,7 +94,12 @@ pub struct AdapterReport {
 /// Every adapter that this machine and build offer, through any API.
 #[must_use]
 pub fn adapters() -> Vec<AdapterReport> {
-    pollster::block_on(instance(None).enumerate_adapters(wgpu::Backends::all())).iter().map(report).collect()
+    enumerate(None).iter().map(report).collect()
+}
+
+/// Asks every driver for its adapters. Drivers print to standard error while they look for a desktop session.
+fn enumerate(back_end: Option<BackEnd>) -> Vec<wgpu::Adapter> {
+    telemetry::without_noise(|| pollster::block_on(instance(back_end).enumerate_adapters(wgpu::Backends::all())))
 }
 
 fn instance(back_end: Option<BackEnd>) -> wgpu::Instance {
@@ -106,15 +111,11 @@ fn instance(back_end: Option<BackEnd>) -> wgpu::Instance {
 }
 
 pub(super) fn choose(choice: &AdapterChoice) -> Result<(wgpu::Adapter, AdapterReport), GpuError> {
-    let instance = instance(choice.back_end);
-    let found: Vec<(wgpu::Adapter, AdapterReport)> =
-        pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()))
-            .into_iter()
-            .map(|adapter| {
-                let report = report(&adapter);
-                (adapter, report)
-            })
-            .collect();
+    let reported = |adapter: wgpu::Adapter| {
+        let report = report(&adapter);
+        (adapter, report)
+    };
+    let found: Vec<(wgpu::Adapter, AdapterReport)> = enumerate(choice.back_end).into_iter().map(reported).collect();
     let seen = found.iter().map(|(_adapter, report)| format!("{} ({}, {})", report.name, report.back_end, report.kind));
     let seen = seen.collect::<Vec<_>>().join("; ");
     let named = |report: &AdapterReport| {

@@ -121,8 +121,8 @@ impl Gpu {
             ..wgpu::DeviceDescriptor::default()
         };
         let no_device = |cause: String| GpuError::NoDevice { adapter: report.name.clone(), cause };
-        let (device, queue) =
-            pollster::block_on(adapter.request_device(&descriptor)).map_err(|error| no_device(error.to_string()))?;
+        let requested = telemetry::without_noise(|| pollster::block_on(adapter.request_device(&descriptor)));
+        let (device, queue) = requested.map_err(|error| no_device(error.to_string()))?;
         let lost = Arc::new(OnceLock::new());
         let mark = Arc::clone(&lost);
         device.set_device_lost_callback(move |reason, message| {

@@ -1,0 +1,75 @@
+//! The part of `edge-agent doctor` that tries the ports: whether the agent has them, can have them, or who has them.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+
+use console::ExitKind;
+use console::doctor::Check;
+use console::port::{self, Protocol};
+
+use super::client::Client;
+use super::status;
+use crate::board::Status;
+use crate::config::AgentConfig;
+use crate::state::Folder;
+
+/// Returns what the agent on this state folder says of itself; `None` when none runs there.
+///
+/// The port alone does not tell: after a crash, the agent of another folder may have it.
+pub(super) fn own_agent(folder: &Folder) -> Option<Status> {
+    let listening = folder.read_listening()?;
+    let status = status::fetch(&Client::probe(listening.http)).ok()?;
+    (status.listening.as_ref().map(|said| said.pid) == Some(listening.pid)).then_some(status)
+}
+
+/// Tries to bind the ports of the configuration, if the agent does not run.
+pub(super) fn checks(config: &AgentConfig, running: Option<&Status>) -> Vec<Check> {
+    let ports = [("door.http", config.door.http), ("metrics.listen", config.metrics.listen)];
+    match running {
+        Some(_running) => Vec::new(),
+        None => ports.into_iter().map(|(field, address)| port(field, address)).collect(),
+    }
+}
+
+fn port(field: &'static str, address: SocketAddr) -> Check {
+    const NAME: &str = "port";
+    let problem = match TcpListener::bind(address) {
+        Ok(_bound) => return Check::ok(NAME, format!("{field} {address} is free")),
+        Err(problem) => problem,
+    };
+    let (exit, found, advice) = match problem.kind() {
+        ErrorKind::AddrInUse => (
+            ExitKind::Conflict,
+            format!("{field} {address} is held by {}", holder(address)),
+            format!("stop that one, or set {field} to another address (port 0 takes a free one)"),
+        ),
+        ErrorKind::AddrNotAvailable => (
+            ExitKind::Failed,
+            format!("{field} {address} is no address of this machine"),
+            format!("set {field} to an address of this machine, for example 127.0.0.1:{}", address.port()),
+        ),
+        ErrorKind::PermissionDenied => (
+            ExitKind::Refused,
+            format!("{field} {address} needs a privilege: ports below 1024 are reserved"),
+            format!("set {field} to a higher port, or run doctor and the agent with CAP_NET_BIND_SERVICE"),
+        ),
+        _ => (ExitKind::Failed, format!("{field} {address}: {problem}"), format!("correct {field}")),
+    };
+    Check::failed(NAME, exit, found, advice)
+}
+
+/// Says who holds a port: an agent with another state folder tells its device's name.
+fn holder(address: SocketAddr) -> String {
+    let other = status::fetch(&Client::probe(address)).ok();
+    let held = port::holder_in_words(Protocol::Tcp, address);
+    match other {
+        None => held,
+        Some(status) => {
+            let device = status.device.map_or_else(|| "not enrolled".to_owned(), |device| format!("device {device}"));
+            let pid = status
+                .listening
+                .map(|listening| format!("process {} ({})", listening.pid, port::command(listening.pid)));
+            format!("an agent with another state folder ({device}): {}", pid.unwrap_or(held))
+        }
+    }
+}
