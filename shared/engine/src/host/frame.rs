@@ -15,7 +15,7 @@ use rustix::net::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use types::Signature;
+use types::{DType, Signature};
 
 use crate::precheck::ModelLimits;
 use crate::session::{EngineDescription, LoadOptions, Provider};
@@ -262,6 +262,15 @@ pub(super) enum RunProblem {
     Refused {
         /// Text for the client.
         text: String,
+    },
+    /// An output is larger than an answer may be.
+    OutputTooLarge {
+        /// Name of the output.
+        output: String,
+        /// Its element type.
+        dtype: DType,
+        /// Its shape.
+        shape: Vec<usize>,
     },
 }
 

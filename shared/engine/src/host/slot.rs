@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use types::limits::{RANK_MAX, TENSOR_BYTES_MAX, TENSORS_MAX};
-use types::{DType, NamedTensor, Signature, Tensor};
+use types::{DType, NamedTensor, Signature, Tensor, TensorError};
 
 use super::death::{DeathCause, HostDeath};
 use super::frame::{
@@ -507,6 +507,9 @@ impl Slot {
             RunProblem::NotText { input, element } => RunError::NotText { input, element },
             RunProblem::Failed { cause } => RunError::Failed(cause.into()),
             RunProblem::Refused { text } => RunError::Refused(text),
+            RunProblem::OutputTooLarge { output, dtype, shape } => {
+                RunError::Output { output, cause: TensorError::TooLarge { dtype, shape } }
+            }
             RunProblem::Lost { cause } => {
                 self.lost.get_or_init(|| cause.clone());
                 RunError::Lost(cause.into())
