@@ -58,6 +58,7 @@ struct Outcome {
 
 impl Enroll {
     pub(super) fn run(self, context: &Context) -> Result<(), CliError> {
+        store::files::make_private_by_default();
         let config = context.configuration()?;
         let token = read_token(&self.token)?;
         let folder = folder_of(&config);
