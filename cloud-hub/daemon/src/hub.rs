@@ -63,8 +63,6 @@ pub struct Hub {
     pub store: Arc<dyn Store>,
     /// The CA.
     pub ca: Ca,
-    /// The records of everything below.
-    pub store: Arc<dyn Store>,
     /// Who may call the admin API.
     pub operators: Operators,
     /// Who may join.

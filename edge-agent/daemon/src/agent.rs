@@ -170,7 +170,7 @@ impl Agent {
                 reports,
                 board: Arc::clone(&board),
                 publish,
-                trust,
+                trust: trust.clone(),
             })
         });
         let trust = trust.map(|trust| (trust, link.clone()));

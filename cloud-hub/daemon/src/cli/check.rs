@@ -153,7 +153,7 @@ fn print(checked: &Checked, output: Output) -> Result<(), CliError> {
 
 #[cfg(feature = "wgpu")]
 fn told(report: &ModelReport) -> Vec<String> {
-    let ModelReport { nodes, nodes_rewritten, constant_bytes, islands, unsupported } = report;
+    let ModelReport { nodes, nodes_rewritten, constant_bytes, islands, unsupported, work: _ } = report;
     let mut lines =
         vec![format!("{nodes} nodes, {nodes_rewritten} after rewriting, {constant_bytes} bytes of constants")];
     lines.extend(islands.iter().map(|island| format!("on the processor: {} {}", island.operator, island.node)));

@@ -169,7 +169,7 @@ fn print(checked: &Checked, output: Output) -> Result<(), CliError> {
 /// The report in words: the names in it come from the file.
 #[cfg(feature = "wgpu")]
 fn told(report: &ModelReport) -> Vec<String> {
-    let ModelReport { nodes, nodes_rewritten, constant_bytes, islands, unsupported } = report;
+    let ModelReport { nodes, nodes_rewritten, constant_bytes, islands, unsupported, work: _ } = report;
     let constants = super::show::bytes(*constant_bytes);
     let mut lines = vec![format!("{nodes} nodes, {nodes_rewritten} after rewriting, {constants} of constants")];
     lines.extend(islands.iter().map(|island| format!("on the processor: {} {}", island.operator, island.node)));

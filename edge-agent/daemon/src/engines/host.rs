@@ -53,7 +53,13 @@ pub(super) fn open_wgpu(table: &EngineTable, folder: &Folder) -> Result<Arc<dyn 
     open(table, EngineName::Wgpu, &Hosted::Wgpu { table: table.wgpu.clone() }, true, keeper)
 }
 
-fn open(table: &EngineTable, name: EngineName, hosted: &Hosted, needs_files: bool) -> Result<Arc<dyn Engine>, String> {
+fn open(
+    table: &EngineTable,
+    name: EngineName,
+    hosted: &Hosted,
+    needs_files: bool,
+    keeper: Option<Arc<dyn Keeper>>,
+) -> Result<Arc<dyn Engine>, String> {
     let config = serde_json::to_value(hosted).map_err(|error| telemetry::chain(&error))?;
     let mut options = HostOptions {
         needs_files,
