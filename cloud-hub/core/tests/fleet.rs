@@ -117,6 +117,29 @@ fn reports_on_what_is_not_followed_and_endless_versions_take_no_memory() {
 }
 
 #[test]
+fn whoever_fetched_a_version_may_have_it_until_it_says_that_it_gave_it_up() {
+    let mut fleet = Fleet::default();
+    let (a, b) = (id("a"), id("b"));
+    for (device, active) in [(&a, Some(1)), (&b, None)] {
+        fleet.connected(device, FIRST, 10);
+        fleet.greeted(device, FIRST, greeting(active), |_| None).unwrap();
+    }
+    assert_eq!(fleet.holders(&digits(), version(1)), [a.clone()]);
+    assert_eq!(fleet.holders(&digits(), version(2)), []);
+    fleet.takes(&b, FIRST, &digits(), version(2), 11).unwrap();
+    assert_eq!(fleet.holders(&digits(), version(2)), [b.clone()]);
+    let cause = "no".to_owned();
+    fleet.reported(&b, FIRST, report(2, Stage::Loading, Outcome::Delayed { cause: cause.clone() }), 12).unwrap();
+    assert_eq!(fleet.holders(&digits(), version(2)), [b.clone()], "it will try again");
+    fleet.reported(&b, FIRST, report(2, Stage::Loading, Outcome::Refused { cause }), 13).unwrap();
+    assert_eq!(fleet.holders(&digits(), version(2)), []);
+    fleet.takes(&b, FIRST, &digits(), version(2), 14).unwrap();
+    assert_eq!(fleet.holders(&digits(), version(2)), [b.clone()], "a second try counts again");
+    assert_eq!(fleet.withdrawn(&digits(), version(2)), [b]);
+    assert_eq!(fleet.takes(&a, SECOND, &digits(), version(2), 15), Err(Replaced(a)));
+}
+
+#[test]
 fn a_device_has_one_connection_and_the_newest_is_it() {
     let mut fleet = Fleet::default();
     let a = id("a");

@@ -23,6 +23,7 @@
 //!
 //! Times are milliseconds since 1970 (`_unix_ms`). Every refusal is an [`ApiError`].
 
+pub mod recovery;
 pub mod trust;
 
 use std::fmt;
@@ -30,6 +31,8 @@ use std::fmt;
 use engine::{HostStatus, Isolation};
 use serde::{Deserialize, Serialize};
 use types::{DeviceId, Digest, ModelName, VariantName, Version};
+
+pub use recovery::{BackupSnapshot, UnknownDevice};
 
 /// Where the API begins.
 pub const PREFIX: &str = "/api/v1";
@@ -190,26 +193,6 @@ pub struct DeviceList {
     /// backup from which this hub was restored. `POST /devices/{id}/readmit` lets one in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unknown: Vec<UnknownDevice>,
-}
-
-/// A device without a record that tried to connect.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UnknownDevice {
-    /// The name in its certificate.
-    pub device: DeviceId,
-    /// Digest of its public key.
-    pub key: Digest,
-    /// Where it last connected from.
-    pub address: String,
-    /// When that was.
-    pub seen_unix_ms: u64,
-}
-
-/// A snapshot of the store lies in the state folder, for `cloud-hub backup create` on the hub's own machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BackupSnapshot {
-    /// Name of the file in the state folder. Whoever asked deletes it.
-    pub file: String,
 }
 
 /// Whether a device may connect.

@@ -153,9 +153,10 @@ fn print(checked: &Checked, output: Output) -> Result<(), CliError> {
 
 #[cfg(feature = "wgpu")]
 fn told(report: &ModelReport) -> Vec<String> {
-    let ModelReport { nodes, nodes_rewritten, constant_bytes, islands, unsupported, work: _ } = report;
-    let mut lines =
-        vec![format!("{nodes} nodes, {nodes_rewritten} after rewriting, {constant_bytes} bytes of constants")];
+    let ModelReport { nodes, nodes_rewritten, constant_bytes, islands, unsupported, work } = report;
+    let mut lines = vec![format!(
+        "{nodes} nodes, {nodes_rewritten} after rewriting, {constant_bytes} bytes of constants, {work} operations"
+    )];
     lines.extend(islands.iter().map(|island| format!("on the processor: {} {}", island.operator, island.node)));
     if !unsupported.is_empty() {
         let rows = unsupported.iter().map(|operator| {

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers of a test fail the test")]
 
 mod admin;
+mod artifacts;
 mod device;
 mod flood;
 mod gateway;

@@ -274,7 +274,7 @@ async fn metadata_is_signed_anew_before_it_expires_and_not_before() {
     assert!(!bench.registry.renew_metadata(now).await.unwrap());
     let later = now + jiff::SignedDuration::from_hours(4 * 24);
     assert!(bench.registry.renew_metadata(later).await.unwrap());
-    assert_eq!(bench.timestamp_version().await, before + 1);
+    assert!(bench.timestamp_version().await > before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

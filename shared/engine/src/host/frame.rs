@@ -248,6 +248,15 @@ pub(super) enum RunProblem {
         /// Number of the element.
         element: usize,
     },
+    /// An output is larger than a response may be.
+    TooLarge {
+        /// Name of the output.
+        output: String,
+        /// Element type by its name in the protocol.
+        dtype: String,
+        /// Size of each dimension.
+        shape: Vec<usize>,
+    },
     /// The device under the engine is gone.
     Lost {
         /// Error chain.

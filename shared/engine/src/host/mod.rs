@@ -13,6 +13,7 @@ mod confine;
 mod death;
 mod engine;
 mod frame;
+mod link;
 mod memory;
 mod privileges;
 mod process;

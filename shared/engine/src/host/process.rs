@@ -145,7 +145,7 @@ impl Process {
             keepsake: keepsake.map(|keepsake| keepsake.name),
             config: self.options.config.clone(),
             needs_files: self.options.needs_files,
-            region_bytes_max: u64::try_from(super::slot::REGION_BYTES_MAX).unwrap_or(u64::MAX),
+            region_bytes_max: u64::try_from(super::link::REGION_BYTES_MAX).unwrap_or(u64::MAX),
             models_bytes_max: budget::of_all(self.options.memory_max, probe::memory_bytes()),
         };
         let kept: Vec<BorrowedFd<'_>> = kept.iter().map(AsFd::as_fd).collect();

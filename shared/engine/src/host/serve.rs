@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use types::{NamedTensor, Tensor};
+use types::{NamedTensor, Tensor, TensorError};
 
 use super::frame::{
     Computed, Described, KEEPSAKE_BYTES_MAX, Kept, LoadProblem, Opening, Order, Placed, Receiver, Reply, Run,
@@ -366,6 +366,9 @@ fn run_problem(error: RunError) -> RunProblem {
         RunError::Lost(cause) => RunProblem::Lost { cause: bounded(chain(cause.as_ref())) },
         RunError::Failed(cause) => failed_to_run(chain(cause.as_ref())),
         RunError::Refused(text) => RunProblem::Refused { text: bounded(text) },
+        RunError::Output { output, cause: TensorError::TooLarge { dtype, shape } } => {
+            RunProblem::TooLarge { output: bounded(output), dtype: dtype.as_str().to_owned(), shape }
+        }
         RunError::Mismatch(_)
         | RunError::Output { .. }
         | RunError::Died(_)

@@ -4,27 +4,24 @@
 //! again by [`super::supervisor`], or by the worker itself when that is sooner.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use types::limits::{RANK_MAX, TENSOR_BYTES_MAX, TENSORS_MAX};
-use types::{DType, NamedTensor, Signature, Tensor};
+use types::{NamedTensor, Signature, TensorError};
 
 use super::death::{DeathCause, HostDeath};
 use super::frame::{
-    Computed, Described, KEEPSAKE_BYTES_MAX, LoadProblem, Order, Placed, PlainOptions, Receiver, Reply, Run,
-    RunProblem, SIGNATURE_BYTES_MAX, pair, parse_json, send,
+    Described, KEEPSAKE_BYTES_MAX, LoadProblem, Order, Placed, PlainOptions, Receiver, Reply, Run, RunProblem, pair,
+    send,
 };
-use super::memory::{ALIGNMENT, Region, aligned, sealed_file};
+use super::link::{Link, REGION_BYTES_MAX, garbage, link_process, take};
+use super::memory::{Region, aligned, sealed_file};
 use super::process::{Death, Process};
 use super::record::Record;
 use super::supervisor::Host;
 use super::{ANSWER_GRACE, DEATH_WAIT, HostEvent, HostOptions, LOAD_TIME_MAX, START_TIME_MAX};
 use crate::session::{Hosted, Keepsake, LoadError, LoadOptions, ModelSource, RunControl, RunError, Session};
-
-/// Maximum bytes of a session's region: the tensors of a request, those of its response, and their alignment.
-pub(super) const REGION_BYTES_MAX: usize = 2 * TENSOR_BYTES_MAX + 2 * TENSORS_MAX * ALIGNMENT;
 
 /// Bytes of a region that are kept between two runs. Larger requests are rare, and their memory is given back.
 const REGION_BYTES_KEPT: usize = 4 * 1024 * 1024;
@@ -86,15 +83,6 @@ impl std::fmt::Debug for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Slot").field("number", &self.number).field("name", &self.options.name).finish_non_exhaustive()
     }
-}
-
-/// A loaded model in one process.
-struct Link {
-    process: Arc<Process>,
-    socket: OwnedFd,
-    region: Region,
-    receiver: Receiver,
-    runs: u64,
 }
 
 /// Why a run on one process gave no answer.
@@ -505,6 +493,10 @@ impl Slot {
             RunProblem::Deadline => RunError::Deadline,
             RunProblem::Cancelled => RunError::Cancelled,
             RunProblem::NotText { input, element } => RunError::NotText { input, element },
+            RunProblem::TooLarge { output, dtype, shape } => match dtype.parse() {
+                Ok(dtype) => RunError::Output { output, cause: TensorError::TooLarge { dtype, shape } },
+                Err(_unknown) => RunError::Failed(format!("output {output:?} is too large").into()),
+            },
             RunProblem::Failed { cause } => RunError::Failed(cause.into()),
             RunProblem::Refused { text } => RunError::Refused(text),
             RunProblem::Lost { cause } => {
@@ -513,53 +505,6 @@ impl Slot {
             }
         }
     }
-}
-
-/// The process of a link that no run uses; `None` while one does.
-fn link_process(link: &Mutex<Link>) -> Option<Arc<Process>> {
-    link.try_lock().ok().map(|link| Arc::clone(&link.process))
-}
-
-impl Link {
-    /// Reads what the host says of a loaded model.
-    fn described(&mut self, length: usize) -> io::Result<Described> {
-        if length > SIGNATURE_BYTES_MAX {
-            return Err(garbage("a signature that is too long"));
-        }
-        self.region.reserve(length, false)?;
-        let json = self.region.read(0, length).ok_or_else(|| garbage("a signature outside of the region"))?;
-        let described: Described = parse_json(&json)?;
-        let Signature { inputs, outputs } = &described.signature;
-        let is_too_deep =
-            inputs.iter().chain(outputs).filter_map(|spec| spec.shape.as_ref()).any(|s| s.len() > RANK_MAX);
-        if inputs.len() > TENSORS_MAX || outputs.len() > TENSORS_MAX || is_too_deep {
-            return Err(garbage("a signature over the limits"));
-        }
-        Ok(described)
-    }
-}
-
-/// Copies the outputs out of a region and checks them.
-fn take(region: &mut Region, wanted: &[(usize, &str)], outputs: Vec<Computed>) -> io::Result<Vec<NamedTensor>> {
-    if outputs.len() != wanted.len() {
-        return Err(garbage("another number of outputs than asked for"));
-    }
-    let mut left = TENSOR_BYTES_MAX;
-    let take = |((_, name), output): (&(usize, &str), Computed)| {
-        let Computed { dtype, shape, offset, length } = output;
-        left = left.checked_sub(length).ok_or_else(|| garbage("outputs over the limit"))?;
-        let end = offset.checked_add(length).filter(|&end| end <= REGION_BYTES_MAX);
-        region.reserve(end.ok_or_else(|| garbage("an output outside of the region"))?, false)?;
-        let data = region.read(offset, length).ok_or_else(|| garbage("an output outside of the region"))?;
-        let dtype: DType = dtype.parse().map_err(|_unknown| garbage("an output of an unknown type"))?;
-        let tensor = Tensor::new(dtype, shape, data).map_err(|error| garbage(&error.to_string()))?;
-        Ok(NamedTensor { name: (*name).to_owned(), tensor })
-    };
-    wanted.iter().zip(outputs).map(take).collect()
-}
-
-fn garbage(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
 
 impl Slot {
@@ -639,57 +584,5 @@ impl Hosted for Controls {
 
     fn condemned(&self) -> Option<String> {
         self.0.upgrade()?.record().condemned().map(str::to_owned)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn region() -> Region {
-        let mut region = Region::create().unwrap();
-        region.reserve(4096, true).unwrap();
-        region
-    }
-
-    fn output(dtype: &str, shape: &[usize], offset: usize, length: usize) -> Computed {
-        Computed { dtype: dtype.to_owned(), shape: shape.to_vec(), offset, length }
-    }
-
-    #[test]
-    fn outputs_that_a_host_could_lie_about_are_refused() {
-        let wanted = [(0, "y")];
-        let taken = take(&mut region(), &wanted, vec![output("FP32", &[1, 4], 64, 16)]).unwrap();
-        assert_eq!(taken[0].tensor.shape(), [1, 4]);
-        for lie in [
-            vec![],
-            vec![output("FP32", &[1], 0, 4), output("FP32", &[1], 0, 4)],
-            vec![output("FP32", &[1, 4], 64, 12)],
-            vec![output("FP33", &[1, 4], 64, 16)],
-            vec![output("BOOL", &[1], usize::MAX, 1)],
-            vec![output("FP32", &[usize::MAX, 2], 0, 16)],
-            vec![output("UINT8", &[80_000], 0, 80_000)],
-            vec![output("UINT8", &[TENSOR_BYTES_MAX + 1], 0, TENSOR_BYTES_MAX + 1)],
-            vec![output("UINT8", &[1], REGION_BYTES_MAX, 1)],
-            vec![output("UINT8", &[0; 100], 0, 0)],
-        ] {
-            assert!(take(&mut region(), &wanted, lie).is_err());
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_output_of_a_host_makes_the_daemon_read_outside_or_panic(
-            offset in prop_oneof![0_usize..10_000, any::<usize>()],
-            length in prop_oneof![0_usize..10_000, any::<usize>()],
-            shape in proptest::collection::vec(prop_oneof![0_usize..20, any::<usize>()], 0..20),
-            dtype in prop_oneof![Just("FP32"), Just("BYTES"), Just("BOOL"), Just("x")],
-        ) {
-            if let Ok(taken) = take(&mut region(), &[(0, "y")], vec![output(dtype, &shape, offset, length)]) {
-                prop_assert_eq!(taken[0].tensor.data().len(), length);
-            }
-        }
     }
 }
