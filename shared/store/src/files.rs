@@ -322,7 +322,10 @@ pub fn read_secret(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     let metadata = file.metadata().map_err(failed)?;
     let user = rustix::process::geteuid().as_raw();
     let mode = metadata.mode() & 0o7777;
-    let problem = if metadata.uid() != user && metadata.uid() != 0 {
+    // Root works on the folder of a daemon's user, whose own the key is.
+    let is_of_the_folder =
+        || user == 0 && fs::metadata(folder_of(path)).is_ok_and(|folder| folder.uid() == metadata.uid());
+    let problem = if metadata.uid() != user && metadata.uid() != 0 && !is_of_the_folder() {
         Some(format!("it belongs to user {}, who can replace it", metadata.uid()))
     } else if mode & 0o077 != 0 {
         Some(format!("its mode is {mode:04o}, so that other users can read or write it"))
