@@ -171,6 +171,7 @@ impl Agent {
                 board: Arc::clone(&board),
                 publish,
                 trust,
+                silence: link.silence(),
             })
         });
         let trust = trust.map(|trust| (trust, link.clone()));
