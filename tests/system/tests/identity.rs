@@ -442,6 +442,9 @@ fn a_year_later_a_hub_enrols_and_a_device_in_grace_comes_back() {
 
 #[test]
 fn two_years_later_a_hub_enrols_and_a_device_in_grace_comes_back() {
+    if !tools::runs_long("two_years_later_a_hub_enrols_and_a_device_in_grace_comes_back") {
+        return;
+    }
     story(|site| years_later(site, "+740d"));
 }
 
