@@ -126,7 +126,10 @@ async fn one_new_online_key_is_enough_and_other_new_keys_are_not() {
             _ => OnlineKeys { timestamp: key, ..old },
         };
         rotate(&mut world, &roles, online);
-        assert!(device.refresh(&world.shelf, now()).await.unwrap().timestamp_version() < sign::VERSION_PLAUSIBLE_MAX, "{role:?}");
+        assert!(
+            device.refresh(&world.shelf, now()).await.unwrap().timestamp_version() < sign::VERSION_PLAUSIBLE_MAX,
+            "{role:?}"
+        );
     }
     // A new root key, or a root that changes nothing, is no way back for a thief of the online keys.
     let mut world = World::new();
