@@ -23,6 +23,7 @@
 //!
 //! Times are milliseconds since 1970 (`_unix_ms`). Every refusal is an [`ApiError`].
 
+pub mod cloned;
 pub mod recovery;
 pub mod trust;
 
@@ -32,6 +33,7 @@ use engine::{HostStatus, Isolation};
 use serde::{Deserialize, Serialize};
 use types::{DeviceId, Digest, ModelName, VariantName, Version};
 
+pub use cloned::ClonedView;
 pub use recovery::{BackupSnapshot, UnknownDevice};
 
 /// Where the API begins.
@@ -239,17 +241,6 @@ pub struct DeviceView {
     pub agent_version: Option<String>,
     /// What it serves and what it last said about updates.
     pub models: Vec<DeviceModelView>,
-}
-
-/// Two machines with the identity of one device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClonedView {
-    /// Addresses from which the two connected last.
-    pub addresses: [String; 2],
-    /// When it was first noticed.
-    pub first_unix_ms: u64,
-    /// When it was last noticed.
-    pub last_unix_ms: u64,
 }
 
 /// One model on one device.
