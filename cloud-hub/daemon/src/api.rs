@@ -34,8 +34,8 @@ use engine::{HostStatus, Isolation};
 use serde::{Deserialize, Serialize};
 use types::{DeviceId, Digest, ModelName, VariantName, Version};
 
-pub use recovery::{BackupSnapshot, UnknownDevice};
 pub use operators::{OperatorCreated, OperatorList, OperatorRequest, OperatorRevoked, OperatorView};
+pub use recovery::{BackupSnapshot, UnknownDevice};
 
 /// Where the API begins.
 pub const PREFIX: &str = "/api/v1";
