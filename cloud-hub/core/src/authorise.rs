@@ -1,4 +1,4 @@
-//! Whether a connection may be served, from its certificate and the device's record.
+//! Decides what a connection may do, from its certificate and the device's record.
 //!
 //! Fed by the gateway for *every* connection, a resumed one too: resumption skips the TLS library's look at the client
 //! certificate, so expiry and revocation are judged here and nowhere else. Who a device is comes from its certificate
@@ -50,12 +50,42 @@ pub struct Presented {
 
 /// How a connection is let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Admitted {
-    /// With the key that is known.
+pub struct Admitted {
+    /// Which of the record's keys it shows.
+    pub key: ShownKey,
+    /// What is served on it.
+    pub service: Service,
+}
+
+/// Which of the record's keys a connection shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ShownKey {
+    /// The key that is known.
     Known,
-    /// With the renewed key for the first time: store [`DeviceRecord::promoted`], then serve. The old key is refused
-    /// from then on.
-    Promote,
+    /// The renewed key for the first time: store [`DeviceRecord::promoted`], then serve. The old key is refused from
+    /// then on.
+    Renewed,
+}
+
+/// What is served on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Service {
+    /// Everything.
+    All,
+    /// Only the renewal of the certificate, which has expired.
+    RenewalOnly,
+}
+
+/// Default time after its end in which a certificate can still be renewed, in seconds: 90 days.
+///
+/// A hub that was down for a month, or a device that lay in a warehouse for a season, must not need a person at each
+/// device. The record decides all that time: a revoked device stays out.
+pub const RENEWAL_GRACE_S: u64 = 90 * 86_400;
+
+/// Returns the last second in which a certificate can be renewed.
+#[must_use]
+pub fn renewable_until(not_after_unix_s: u64, grace_s: u64) -> u64 {
+    not_after_unix_s.saturating_add(grace_s)
 }
 
 /// Why a connection is refused. The gateway closes it with the matching code and says nothing more.
@@ -70,32 +100,41 @@ pub enum Refused {
     /// The name is known, the key is not: a restored backup, a cloned disk or an older certificate.
     #[error("the device shows a key that is not its own: enrol it again with a new token")]
     WrongKey,
-    /// The certificate is over.
-    #[error("the device's certificate has expired: enrol it again with a new token")]
+    /// The certificate is over for longer than the grace.
+    #[error("the device's certificate expired too long ago to be renewed: enrol it again with a new token")]
     Expired,
 }
 
-/// Judges a connection.
+/// Judges a connection. For `grace_s` seconds after its end a certificate is good for its own renewal.
 ///
 /// # Errors
 /// Why it is not served. A revoked device hears that first, whatever else is wrong with it.
-pub fn authorise(record: Option<&DeviceRecord>, presented: &Presented, now_unix_s: u64) -> Result<Admitted, Refused> {
+pub fn authorise(
+    record: Option<&DeviceRecord>,
+    presented: &Presented,
+    grace_s: u64,
+    now_unix_s: u64,
+) -> Result<Admitted, Refused> {
     let record = record.filter(|record| record.id == presented.id).ok_or(Refused::Unknown)?;
     match record.standing {
         Standing::Revoked { .. } => return Err(Refused::Revoked),
         Standing::Good => {}
     }
-    let admitted = if record.key == presented.key {
-        Admitted::Known
+    let key = if record.key == presented.key {
+        ShownKey::Known
     } else if record.next_key == Some(presented.key) {
-        Admitted::Promote
+        ShownKey::Renewed
     } else {
         return Err(Refused::WrongKey);
     };
-    if now_unix_s > presented.not_after_unix_s {
+    let service = if now_unix_s <= presented.not_after_unix_s {
+        Service::All
+    } else if now_unix_s <= renewable_until(presented.not_after_unix_s, grace_s) {
+        Service::RenewalOnly
+    } else {
         return Err(Refused::Expired);
-    }
-    Ok(admitted)
+    };
+    Ok(Admitted { key, service })
 }
 
 impl DeviceRecord {
@@ -146,6 +185,16 @@ mod tests {
         DeviceRecord::enrolled("pi-7".parse().unwrap(), key("first"), 100)
     }
 
+    const GRACE_S: u64 = 100;
+
+    /// Judges with a grace of 100 s.
+    fn authorise(record: Option<&DeviceRecord>, presented: &Presented, now_unix_s: u64) -> Result<Admitted, Refused> {
+        super::authorise(record, presented, GRACE_S, now_unix_s)
+    }
+
+    const KNOWN: Admitted = Admitted { key: ShownKey::Known, service: Service::All };
+    const RENEWED: Admitted = Admitted { key: ShownKey::Renewed, service: Service::All };
+
     fn shows(id: &str, name: &str) -> Presented {
         Presented { id: id.parse().unwrap(), key: key(name), not_after_unix_s: 1000 }
     }
@@ -153,7 +202,7 @@ mod tests {
     #[test]
     fn only_the_key_on_record_is_served() {
         let record = record();
-        assert_eq!(authorise(Some(&record), &shows("pi-7", "first"), 1000), Ok(Admitted::Known));
+        assert_eq!(authorise(Some(&record), &shows("pi-7", "first"), 1000), Ok(KNOWN));
         assert_eq!(authorise(Some(&record), &shows("pi-7", "other"), 500), Err(Refused::WrongKey));
         assert_eq!(authorise(Some(&record), &shows("pi-8", "first"), 500), Err(Refused::Unknown));
         assert_eq!(authorise(None, &shows("pi-7", "first"), 500), Err(Refused::Unknown));
@@ -169,17 +218,43 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_certificate_is_refused_even_on_a_resumed_connection() {
-        assert_eq!(authorise(Some(&record()), &shows("pi-7", "first"), 1001), Err(Refused::Expired));
+    fn an_expired_certificate_is_good_for_its_renewal_until_the_grace_is_over() {
+        let presented = shows("pi-7", "first");
+        let renewal = Admitted { key: ShownKey::Known, service: Service::RenewalOnly };
+        assert_eq!(authorise(Some(&record()), &presented, 1000), Ok(KNOWN));
+        assert_eq!(authorise(Some(&record()), &presented, 1001), Ok(renewal));
+        assert_eq!(authorise(Some(&record()), &presented, 1100), Ok(renewal));
+        assert_eq!(authorise(Some(&record()), &presented, 1101), Err(Refused::Expired));
+        assert_eq!(super::authorise(Some(&record()), &presented, 0, 1001), Err(Refused::Expired), "without a grace");
+        let endless = super::authorise(Some(&record()), &presented, u64::MAX, u64::MAX);
+        assert_eq!(endless, Ok(renewal), "no overflow");
+    }
+
+    #[test]
+    fn the_grace_helps_neither_a_revoked_device_nor_another_key() {
+        let revoked = record().revoked("stolen", 200);
+        assert_eq!(authorise(Some(&revoked), &shows("pi-7", "first"), 1050), Err(Refused::Revoked));
+        assert_eq!(authorise(Some(&record()), &shows("pi-7", "other"), 1050), Err(Refused::WrongKey));
+        assert_eq!(authorise(None, &shows("pi-7", "first"), 1050), Err(Refused::Unknown));
+    }
+
+    #[test]
+    fn a_device_that_slept_right_after_a_renewal_renews_with_the_key_that_was_never_seen() {
+        let renewing = record().renewing(key("second"));
+        let admitted = authorise(Some(&renewing), &shows("pi-7", "second"), 1050);
+        assert_eq!(admitted, Ok(Admitted { key: ShownKey::Renewed, service: Service::RenewalOnly }));
+        // Its key is on record before the next one is given out: a lost answer leaves it able to ask again.
+        let again = renewing.promoted().renewing(key("third"));
+        assert!(authorise(Some(&again), &shows("pi-7", "second"), 1050).is_ok());
     }
 
     #[test]
     fn the_old_key_works_until_the_new_one_was_seen_and_never_after() {
         let renewing = record().renewing(key("second"));
-        assert_eq!(authorise(Some(&renewing), &shows("pi-7", "first"), 500), Ok(Admitted::Known));
-        assert_eq!(authorise(Some(&renewing), &shows("pi-7", "second"), 500), Ok(Admitted::Promote));
+        assert_eq!(authorise(Some(&renewing), &shows("pi-7", "first"), 500), Ok(KNOWN));
+        assert_eq!(authorise(Some(&renewing), &shows("pi-7", "second"), 500), Ok(RENEWED));
         let promoted = renewing.promoted();
-        assert_eq!(authorise(Some(&promoted), &shows("pi-7", "second"), 500), Ok(Admitted::Known));
+        assert_eq!(authorise(Some(&promoted), &shows("pi-7", "second"), 500), Ok(KNOWN));
         assert_eq!(authorise(Some(&promoted), &shows("pi-7", "first"), 500), Err(Refused::WrongKey));
     }
 
@@ -187,7 +262,7 @@ mod tests {
     fn of_two_renewals_in_a_row_the_later_counts() {
         let renewing = record().renewing(key("second")).renewing(key("third"));
         assert_eq!(authorise(Some(&renewing), &shows("pi-7", "second"), 500), Err(Refused::WrongKey));
-        assert_eq!(authorise(Some(&renewing), &shows("pi-7", "third"), 500), Ok(Admitted::Promote));
+        assert_eq!(authorise(Some(&renewing), &shows("pi-7", "third"), 500), Ok(RENEWED));
         assert_eq!(record().renewing(key("first")).next_key, None, "the same key again is no renewal");
     }
 }

@@ -5,12 +5,14 @@
 //! believed for display and for what to offer, never for what it may do. The shell stores a [`Device`] when a greeting
 //! or report has changed it, and restores it when it starts.
 
+mod clones;
 mod device;
 
 use std::collections::BTreeMap;
 
 use types::{DeviceId, ModelName, Version};
 
+pub use clones::{Cloned, LOGGED_EVERY_S, RETURNS_TOLD, RETURNS_WITHIN_S, SHOWN_FOR_S, Sighting};
 pub use device::{
     CAUSE_BYTES_MAX, Device, Follows, Greeting, Installed, MODELS_MAX, Model, Outcome, Presence, Progress, Report,
     Stage, VERSIONS_MAX,
@@ -67,6 +69,7 @@ pub struct Spread {
 pub struct Fleet {
     devices: BTreeMap<DeviceId, Device>,
     connections: BTreeMap<DeviceId, ConnectionId>,
+    processes: BTreeMap<DeviceId, clones::Processes>,
 }
 
 impl Fleet {
@@ -101,6 +104,37 @@ impl Fleet {
             Some(Offer { model: model.clone(), version })
         });
         Ok(wanted.collect())
+    }
+
+    /// Notes which process of an agent greets over a connection. Returns the clone to log, if two machines turn out to
+    /// share the identity and that was not logged lately; [`Device::cloned`] keeps it.
+    ///
+    /// # Errors
+    /// [`Replaced`].
+    pub fn sighted(
+        &mut self,
+        id: &DeviceId,
+        connection: ConnectionId,
+        sighting: Sighting,
+        now_unix_s: u64,
+    ) -> Result<Option<Cloned>, Replaced> {
+        self.speaking(id, connection)?;
+        let revealed = self.processes.entry(id.clone()).or_default().greeted(sighting, now_unix_s);
+        let Some(revealed) = revealed else { return Ok(None) };
+        let device = self.speaking(id, connection)?;
+        let earlier = device.cloned.take().filter(|cloned| cloned.is_shown(now_unix_s));
+        let first_unix_s = earlier.map_or(now_unix_s, |cloned| cloned.first_unix_s);
+        let cloned = Cloned { addresses: revealed.addresses, first_unix_s, last_unix_s: now_unix_s };
+        device.cloned = Some(cloned.clone());
+        Ok(Some(cloned).filter(|_cloned| revealed.log))
+    }
+
+    /// Forgets that two machines shared an identity: the device has a new one.
+    pub fn forget_clone(&mut self, id: &DeviceId) {
+        self.processes.remove(id);
+        if let Some(device) = self.devices.get_mut(id) {
+            device.cloned = None;
+        }
     }
 
     /// A device's report. It may come twice, and late.

@@ -5,7 +5,7 @@
 //!
 //! | module | decides |
 //! |---|---|
-//! | [`authorise`] | whether a connection may be served, from its certificate and the device's record |
+//! | [`authorise`] | what a connection may do, from its certificate and the device's record |
 //! | [`tokens`] | whether a join token lets a device in |
 //! | [`registry`] | which versions of a model there are and which one is current |
 //! | [`fleet`] | who is online, who follows what, who is offered what, how each version fares |

@@ -228,11 +228,28 @@ pub struct DeviceView {
     /// When its newest certificate ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_until_unix_ms: Option<u64>,
+    /// Set once its certificate has expired: until when the device can still renew it by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewable_until_unix_ms: Option<u64>,
+    /// Set while two machines use this device's identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloned: Option<ClonedView>,
     /// Version of its agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_version: Option<String>,
     /// What it serves and what it last said about updates.
     pub models: Vec<DeviceModelView>,
+}
+
+/// Two machines with the identity of one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClonedView {
+    /// Addresses from which the two connected last.
+    pub addresses: [String; 2],
+    /// When it was first noticed.
+    pub first_unix_ms: u64,
+    /// When it was last noticed.
+    pub last_unix_ms: u64,
 }
 
 /// One model on one device.

@@ -15,6 +15,12 @@ pub fn unix_s() -> u64 {
     unix_ms() / 1000
 }
 
+/// Returns a validity from now on; from the start of the CA on if this clock is before that, as without a clock battery.
+#[must_use]
+pub fn validity(ca: &transport::Ca, lifetime: Duration) -> transport::Validity {
+    transport::Validity { now: SystemTime::now().max(ca.begins()), lifetime }
+}
+
 /// Prints a moment as UTC, like `2026-03-01 12:30:05Z`; empty when it is out of the calendar.
 #[must_use]
 pub fn utc(unix_ms: u64) -> String {

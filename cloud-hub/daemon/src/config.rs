@@ -76,6 +76,12 @@ pub struct GatewayTable {
     /// How long a device's certificate is good for. Default `7d`; devices renew at two thirds of it.
     #[serde(with = "config::duration")]
     pub certificate_lifetime: Duration,
+    /// How long after its end a device's certificate can still be renewed, at most `3650d`. Default `90d`; `0s` allows no renewal.
+    ///
+    /// For a device that was away, or whose hub was: until then it renews by itself with its old key, as long as its
+    /// record is not revoked. Later it must enrol again. `cloud-hub device list` shows who is in this time.
+    #[serde(with = "config::duration")]
+    pub renewal_grace: Duration,
     /// Congestion control: `cubic` (RFC 9438, fair) or `bbr` (paces by measured bandwidth). Default `cubic`.
     ///
     /// On links that lose packets at random (radio) `bbr` was 30 times faster in our measurement; quinn marks it experimental.
@@ -154,6 +160,7 @@ impl Default for GatewayTable {
             requests_per_device_max: 32,
             request_bytes_max: 1024 * 1024 * 1024,
             certificate_lifetime: 7 * DAY,
+            renewal_grace: Duration::from_secs(hub_core::authorise::RENEWAL_GRACE_S),
             congestion: transport::Congestion::default(),
         }
     }
@@ -191,6 +198,8 @@ impl Default for InferenceTable {
 const CERTIFICATE_LIFETIME_MIN: Duration = Duration::from_secs(5);
 /// Longest lifetime of a certificate: what a stolen, unrevoked one is good for.
 const CERTIFICATE_LIFETIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Longest time after its end in which a certificate can be renewed: ten years, the life of much hardware.
+const RENEWAL_GRACE_MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
 /// Longest stop: systemd kills after 90 s by default.
 const STOP_GRACE_MAX: Duration = Duration::from_secs(600);
 
@@ -201,6 +210,7 @@ impl Validate for HubConfig {
     fn validate(&self, mistakes: &mut Mistakes) {
         self.validate_hub(mistakes);
         self.validate_gateway(mistakes);
+        self.validate_renewal(mistakes);
         self.validate_rest(mistakes);
     }
 }
@@ -273,6 +283,12 @@ impl HubConfig {
         }
         if !(CERTIFICATE_LIFETIME_MIN..=CERTIFICATE_LIFETIME_MAX).contains(&gateway.certificate_lifetime) {
             mistakes.add("gateway.certificate_lifetime", "use 5s to 7d: a stolen certificate is good for so long");
+        }
+    }
+
+    fn validate_renewal(&self, mistakes: &mut Mistakes) {
+        if self.gateway.renewal_grace > RENEWAL_GRACE_MAX {
+            mistakes.add("gateway.renewal_grace", "use at most 3650d: after ten years a device should enrol again");
         }
     }
 

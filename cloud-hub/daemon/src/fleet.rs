@@ -3,18 +3,21 @@
 //! [`hub_core::authorise`] judges who may be here, [`hub_core::fleet`] who is told what; here are the store and the
 //! connections that both decide about. Every connection passes [`Fleet::admit`] before anything is served on it.
 
+mod cloned;
+mod view;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hub_core::authorise::{self, Admitted, DeviceRecord, Presented, Standing};
+use hub_core::authorise::{self, DeviceRecord, Presented, Service, ShownKey, Standing};
 use hub_core::fleet::{self as core, ConnectionId, Device, Greeting, Offer, Presence, Recipient, Replaced, Report};
 use serde::{Deserialize, Serialize};
 use store::{Store, StoreError, Table};
 use transport::{CloseCode, Connection};
 use types::{DeviceId, Digest, ModelName, Version};
 
-use crate::api::{DeviceModelView, DeviceState, DeviceView, FormView, ModelDeviceView, ReportView, UnknownDevice};
+use crate::api::{DeviceView, ModelDeviceView, UnknownDevice};
 use crate::clock;
 
 /// The table of device records; [`crate::tokens`] enters devices into it.
@@ -92,6 +95,8 @@ pub struct Fleet {
     connections: AtomicU64,
     /// Whether this hub was restored from a backup: keys that were renewed since are then taken from certificates.
     is_restored: bool,
+    /// Seconds after its end in which a certificate can be renewed.
+    grace_s: u64,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +105,15 @@ struct Inner {
     live: HashMap<ConnectionId, Connection>,
     unknown: crate::readmission::UnknownDevices,
     certificates: HashMap<DeviceId, u64>,
+}
+
+/// What an admitted device gets.
+#[derive(Debug)]
+pub enum Entry {
+    /// Everything, as long as the seat is held.
+    Seated(Seat),
+    /// The renewal of its certificate, which has expired, and nothing else.
+    RenewalOnly,
 }
 
 /// An admitted device's seat: as long as it is held, the device counts as connected.
@@ -124,11 +138,11 @@ impl Drop for Seat {
 }
 
 impl Fleet {
-    /// The devices in a store.
+    /// The devices in a store. For `grace_s` seconds after its end a certificate can be renewed.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn open(store: Arc<dyn Store>, is_restored: bool) -> Result<Self, StoreError> {
+    pub async fn open(store: Arc<dyn Store>, is_restored: bool, grace_s: u64) -> Result<Self, StoreError> {
         let states: Table<StoredState> = Table::new(Arc::clone(&store), "device-state");
         let mut inner = Inner::default();
         for (name, mut state) in states.list().await? {
@@ -140,28 +154,28 @@ impl Fleet {
             inner.certificates.extend(state.certificate_until_unix_s.map(|until| (id.clone(), until)));
             inner.fleet.restore(id, state.device);
         }
-        Ok(Self {
-            records: device_table(store),
-            states,
-            inner: Mutex::new(inner),
-            connections: AtomicU64::new(0),
-            is_restored,
-        })
+        let (records, connections) = (device_table(store), AtomicU64::new(0));
+        Ok(Self { records, states, inner: Mutex::new(inner), connections, is_restored, grace_s })
     }
 
-    /// Judges a connection by the device's record, and seats the device. An older connection of it is closed.
+    /// Judges a connection by the device's record, and seats the device unless its certificate has expired. An older
+    /// connection of a device that is seated is closed.
     ///
     /// # Errors
     /// When it may not be here; the caller closes the connection with [`NotAdmitted::close_code`].
     ///
     /// # Cancel safety
     /// The device is seated or not.
-    pub async fn admit(self: &Arc<Self>, connection: &Connection, presented: &Presented) -> Result<Seat, NotAdmitted> {
-        if let Err(refused) = self.judge(presented).await {
-            if matches!(refused, NotAdmitted::Refused(authorise::Refused::Unknown)) {
-                self.inner().unknown.note(presented, connection.remote_addr(), clock::unix_ms());
+    pub async fn admit(self: &Arc<Self>, connection: &Connection, presented: &Presented) -> Result<Entry, NotAdmitted> {
+        match self.judge(presented).await {
+            Ok(Service::All) => {}
+            Ok(Service::RenewalOnly) => return Ok(Entry::RenewalOnly),
+            Err(refused) => {
+                if matches!(refused, NotAdmitted::Refused(authorise::Refused::Unknown)) {
+                    self.inner().unknown.note(presented, connection.remote_addr(), clock::unix_ms());
+                }
+                return Err(refused);
             }
-            return Err(refused);
         }
         let id = ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed));
         let not_after_unix_s = presented.not_after_unix_s;
@@ -178,8 +192,10 @@ impl Fleet {
             earlier.close(CloseCode::Replaced, "this device has connected anew");
         }
         // Revoked between the first look and the seat: the revocation did not find this connection to close it.
-        self.judge(presented).await?;
-        Ok(seat)
+        match self.judge(presented).await? {
+            Service::All => Ok(Entry::Seated(seat)),
+            Service::RenewalOnly => Ok(Entry::RenewalOnly),
+        }
     }
 
     /// Notes what a device runs and says what it is offered.
@@ -258,6 +274,7 @@ impl Fleet {
         let live = {
             let mut inner = self.inner();
             let id = inner.fleet.revoked(device, clock::unix_s());
+            inner.fleet.forget_clone(device);
             count_connected(&inner);
             id.and_then(|id| inner.live.get(&id).cloned())
         };
@@ -316,7 +333,7 @@ impl Fleet {
     pub async fn show(&self, device: &DeviceId) -> Result<DeviceView, FleetError> {
         let record = self.records.get(device.as_str()).await?;
         let record = record.ok_or_else(|| FleetError::Unknown(device.clone()))?;
-        Ok(self.inner().view(&record))
+        Ok(self.inner().view(&record, self.grace_s))
     }
 
     /// Every device, by name.
@@ -326,7 +343,7 @@ impl Fleet {
     pub async fn list(&self) -> Result<Vec<DeviceView>, FleetError> {
         let records = self.records.list().await?;
         let inner = self.inner();
-        Ok(records.iter().map(|(_name, record)| inner.view(record)).collect())
+        Ok(records.iter().map(|(_name, record)| inner.view(record, self.grace_s)).collect())
     }
 
     /// The devices that follow a model, by name.
@@ -338,8 +355,8 @@ impl Fleet {
             Some(ModelDeviceView {
                 device: id.clone(),
                 connected: inner.fleet.connection(id).is_some(),
-                active: status.active.as_ref().map(form),
-                report: report(status),
+                active: status.active.as_ref().map(view::form),
+                report: view::report(status),
             })
         });
         followers.collect()
@@ -367,11 +384,11 @@ impl Fleet {
     }
 
     /// Looks a connection up in its device's record; a renewed key that is seen for the first time is written down.
-    async fn judge(&self, presented: &Presented) -> Result<(), NotAdmitted> {
+    async fn judge(&self, presented: &Presented) -> Result<Service, NotAdmitted> {
         loop {
             let entry = self.records.entry(presented.id.as_str()).await?;
             let record = entry.as_ref().map(|entry| &entry.value);
-            let judged = authorise::authorise(record, presented, clock::unix_s());
+            let judged = authorise::authorise(record, presented, self.grace_s, clock::unix_s());
             if let (Err(authorise::Refused::WrongKey), Some(record)) = (&judged, record)
                 && self.was_renewed_since_the_backup(presented)
             {
@@ -383,12 +400,13 @@ impl Fleet {
                     Err(error) => return Err(error.into()),
                 }
             }
-            match judged? {
-                Admitted::Known => return Ok(()),
-                Admitted::Promote => {
+            let admitted = judged?;
+            match admitted.key {
+                ShownKey::Known => return Ok(admitted.service),
+                ShownKey::Renewed => {
                     let Some(record) = record else { return Err(authorise::Refused::Unknown.into()) };
                     match self.records.put_if(presented.id.as_str(), entry.as_ref(), &record.promoted()).await {
-                        Ok(()) => return Ok(()),
+                        Ok(()) => return Ok(admitted.service),
                         // Somebody else changed the record: judge the new one.
                         Err(error) if error.is_conflict() => {}
                         Err(error) => return Err(error.into()),
@@ -404,7 +422,9 @@ impl Fleet {
     fn was_renewed_since_the_backup(&self, presented: &Presented) -> bool {
         let known = self.inner().certificates.get(&presented.id).copied();
         let is_newer = known.is_some_and(|known| presented.not_after_unix_s > known);
-        self.is_restored && is_newer && presented.not_after_unix_s >= clock::unix_s()
+        self.is_restored
+            && is_newer
+            && authorise::renewable_until(presented.not_after_unix_s, self.grace_s) >= clock::unix_s()
     }
 
     /// Devices without a record that tried to connect, by name.
@@ -437,63 +457,4 @@ impl Fleet {
 
 fn count_connected(inner: &Inner) {
     telemetry::metrics::devices_connected(u32::try_from(inner.fleet.online()).unwrap_or(u32::MAX));
-}
-
-impl Inner {
-    fn view(&self, record: &DeviceRecord) -> DeviceView {
-        let device = self.fleet.device(&record.id);
-        let connection = self.fleet.connection(&record.id);
-        let address = connection.and_then(|id| Some(self.live.get(&id)?.remote_addr().to_string()));
-        let until = self.certificates.get(&record.id).copied();
-        let seen = device.and_then(|device| match device.presence {
-            Presence::Never => None,
-            Presence::Away { since_unix_s } => Some(since_unix_s * 1000),
-            Presence::Online { .. } => Some(clock::unix_ms()),
-        });
-        let models = device.into_iter().flat_map(Device::models).map(|(model, status)| DeviceModelView {
-            model: model.clone(),
-            active: status.active.as_ref().map(form),
-            previous: status.previous.as_ref().map(form),
-            report: report(status),
-        });
-        let (state, why) = match &record.standing {
-            Standing::Good => (DeviceState::Enrolled, None),
-            Standing::Revoked { why, .. } => (DeviceState::Revoked, Some(why.clone())),
-        };
-        DeviceView {
-            device: record.id.clone(),
-            state,
-            why,
-            connected: connection.is_some(),
-            address,
-            enrolled_unix_ms: record.enrolled_unix_s * 1000,
-            seen_unix_ms: seen,
-            certificate_until_unix_ms: until.map(|until| until * 1000),
-            agent_version: device.and_then(|device| device.agent_version.clone()),
-            models: models.collect(),
-        }
-    }
-}
-
-fn form(installed: &core::Installed) -> FormView {
-    FormView { version: installed.version, variant: installed.variant.clone(), digest: installed.digest }
-}
-
-/// The newest word on any version.
-fn report(status: &core::Model) -> Option<ReportView> {
-    let (version, progress) = status.history().max_by_key(|(version, progress)| (progress.at_unix_s, *version))?;
-    let (outcome, detail) = match &progress.outcome {
-        core::Outcome::Running => ("running", String::new()),
-        core::Outcome::Active => ("active", String::new()),
-        core::Outcome::Delayed { cause } => ("failed", cause.clone()),
-        core::Outcome::Refused { cause } => ("refused", cause.clone()),
-    };
-    Some(ReportView {
-        version,
-        variant: progress.variant.clone(),
-        stage: progress.stage.to_string(),
-        outcome: outcome.to_owned(),
-        detail,
-        at_unix_ms: progress.at_unix_s * 1000,
-    })
 }

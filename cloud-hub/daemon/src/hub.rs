@@ -5,6 +5,7 @@
 
 mod progress;
 mod running;
+mod secrets;
 mod start;
 
 use std::sync::{Arc, OnceLock};
@@ -17,7 +18,7 @@ use protocol::JoinToken;
 use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
-use transport::Ca;
+use transport::{Ca, Validity};
 use types::{DeviceId, ModelName, Version};
 
 use crate::admin::Refused;
@@ -45,7 +46,7 @@ use crate::workers::load::Loader;
 use crate::workers::pool::Pool;
 
 pub use running::{RunError, Running};
-pub(crate) use running::{fresh_identity, identity_renewal};
+pub(crate) use running::{fresh_identity, identity_check, is_identity_due};
 pub(crate) use start::second_config;
 pub use start::{StartError, start, start_with_engine};
 
@@ -98,6 +99,12 @@ pub struct Hub {
 }
 
 impl Hub {
+    /// Returns the validity of a device's certificate that is issued now.
+    #[must_use]
+    pub fn device_validity(&self) -> Validity {
+        clock::validity(&self.ca, self.config.gateway.certificate_lifetime)
+    }
+
     /// Makes a join token.
     ///
     /// # Errors

@@ -51,6 +51,12 @@ impl Folder {
         self.root.join("ca").join("ca.key")
     }
 
+    /// Keys for stateless resets and connection ids (mode 0600).
+    #[must_use]
+    pub fn quic_keys(&self) -> PathBuf {
+        self.root.join("quic.keys")
+    }
+
     /// Keys that sign snapshots and timestamps.
     #[must_use]
     pub fn online_keys(&self) -> PathBuf {

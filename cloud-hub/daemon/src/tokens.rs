@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use hub_core::authorise::DeviceRecord;
+use hub_core::authorise::{DeviceRecord, Standing};
 use hub_core::tokens::{self, BadLifetime, Claim, Redeemed, TokenRecord, TokenRefused};
 use protocol::JoinSecret;
 use rand::RngCore;
@@ -140,7 +140,7 @@ impl Tokens {
             let device = token.value.device.clone();
             let claim = Claim { device: device.clone(), key };
             let used = match tokens::redeem(Some(&token.value.record), &claim, now_unix_s)? {
-                Redeemed::Again(device) => return Ok(device),
+                Redeemed::Again(device) => return self.still_there(device, key).await,
                 Redeemed::First(used) => used,
             };
             let known = self.devices.entry(device.as_str()).await?;
@@ -160,6 +160,13 @@ impl Tokens {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// A device whose answer was lost gets it again, as long as its record has this key and was not revoked.
+    async fn still_there(&self, device: DeviceId, key: Digest) -> Result<DeviceId, RedeemError> {
+        let record = self.devices.get(device.as_str()).await?;
+        let same = record.is_some_and(|record| record.key == key && record.standing == Standing::Good);
+        if same { Ok(device) } else { Err(TokenRefused::Used.into()) }
     }
 
     /// Forgets tokens whose refusal interests nobody any more.
@@ -208,6 +215,21 @@ mod tests {
         assert!(matches!(second, Err(RedeemError::Refused(TokenRefused::Used))), "{second:?}");
         // The same machine whose answer was lost may ask again.
         tokens.redeem(&minted.secret, key("a"), 3).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_used_token_gives_nothing_to_a_key_that_was_replaced_or_revoked_since() {
+        let tokens = tokens();
+        let minted = tokens.mint(order("kitchen"), 0).await.unwrap();
+        tokens.redeem(&minted.secret, key("a"), 1).await.unwrap();
+        let record = tokens.devices.get("kitchen").await.unwrap().unwrap();
+        for changed in [record.renewing(key("b")).promoted(), record.revoked("stolen", 2)] {
+            tokens.devices.put("kitchen", &changed).await.unwrap();
+            let again = tokens.redeem(&minted.secret, key("a"), 3).await;
+            assert!(matches!(again, Err(RedeemError::Refused(TokenRefused::Used))), "{again:?}");
+        }
+        tokens.devices.put("kitchen", &record).await.unwrap();
+        tokens.redeem(&minted.secret, key("a"), 4).await.unwrap();
     }
 
     #[tokio::test]

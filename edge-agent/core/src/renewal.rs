@@ -15,6 +15,11 @@ pub const RETRY_S_MIN: u64 = 1;
 /// Longest wait between two tries in seconds: two days are left of a week's certificate when the tries begin.
 pub const RETRY_S_MAX: u64 = 3600;
 
+/// Seconds by which a certificate may begin after the hub's clock before it counts as issued by a clock that was wrong.
+///
+/// Such a certificate would be renewed years too late. It is renewed at once; a day, because clocks are set by less.
+pub const FUTURE_S_MAX: u64 = 86_400;
+
 /// Share of the lifetime over which a fleet that was enrolled at one moment spreads its renewals: one part in this many.
 pub const SPREAD_PARTS: u64 = 20;
 
@@ -72,6 +77,12 @@ impl Validity {
     #[must_use]
     pub fn is_void_at(self, now: u64) -> bool {
         now > self.not_after || now < self.not_before
+    }
+
+    /// Returns whether it was issued by a clock that was ahead by more than [`FUTURE_S_MAX`].
+    #[must_use]
+    pub fn is_from_the_future(self, now: u64) -> bool {
+        self.not_before > now.saturating_add(FUTURE_S_MAX)
     }
 
     /// When to begin asking for the next one: at two thirds, and up to [`SPREAD_PARTS`] later.
@@ -181,6 +192,9 @@ impl Renewal {
             (State::Holding { due: at } | State::Waiting { until: at }, Event::Tick | Event::Online) if now >= at => {
                 (State::Asking, Step::Ask)
             }
+            (State::Holding { .. }, Event::Tick | Event::Online) if self.held.is_from_the_future(now) => {
+                (State::Asking, Step::Ask)
+            }
             // The wait was for a hub that did not answer; a greeting is the news it waited for.
             (State::Waiting { .. }, Event::Online) => (State::Asking, Step::Ask),
             (State::Holding { due: at } | State::Waiting { until: at }, Event::Tick | Event::Online) => {
@@ -246,6 +260,19 @@ mod tests {
             }
             assert!(tries >= 8, "{tries} tries in {lifetime} s");
         }
+    }
+
+    #[test]
+    fn a_certificate_that_a_wrong_clock_issued_is_renewed_at_once() {
+        let mut renewal = Renewal::new(WEEK, 0);
+        assert!(matches!(renewal.handle(Event::Online, WEEK.not_before - FUTURE_S_MAX, 0), Ok(Step::WaitUntil(_))));
+        assert_eq!(renewal.handle(Event::Tick, WEEK.not_before - FUTURE_S_MAX - 1, 0), Ok(Step::Ask));
+    }
+
+    #[test]
+    fn a_certificate_that_expired_long_ago_is_due_when_the_hub_is_back() {
+        let mut renewal = Renewal::new(WEEK, u64::MAX);
+        assert_eq!(renewal.handle(Event::Online, WEEK.not_after + 80 * 86_400, u64::MAX), Ok(Step::Ask));
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub enum Bar {
     Revoked,
     /// The hub does not know this device or this key.
     NotAuthorised,
-    /// This device's certificate has expired, or is not yet valid by one of the clocks.
+    /// A certificate has expired by one of the clocks, this device's own for longer than the hub renews it.
     CertificateExpired,
     /// The hub shows a certificate of another CA.
     WrongCa,

@@ -171,6 +171,7 @@ impl Agent {
                 board: Arc::clone(&board),
                 publish,
                 trust: trust.clone(),
+                silence: link.silence(),
             })
         });
         let trust = trust.map(|trust| (trust, link.clone()));

@@ -65,7 +65,14 @@ pub struct HubStatus {
     pub clock_skew_s: i64,
     /// Reports that the hub has not acknowledged yet.
     pub reports_waiting: usize,
+    /// Address of another machine that uses this device's identity, as the hub said in its last greeting.
+    #[serde(default)]
+    pub identity_also_at: Option<String>,
 }
+
+/// What to do about a device whose identity another machine uses.
+pub const CLONE_ADVICE: &str = "a state folder was copied: on one of the two machines stop the agent, remove the folder \
+                                `identity` from its state folder, and enrol it under another name";
 
 /// Whether the signatures that updates rest on are valid. The device goes on answering when they have expired.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

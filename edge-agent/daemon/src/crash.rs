@@ -29,11 +29,19 @@ pub enum CrashPoint {
     Collected,
     /// A renewed certificate and its key lie beside those in use.
     RenewalStored,
+    /// The key of an enrolment is stored; the hub was not asked.
+    EnrolKeyStored,
+    /// The hub's answer to an enrolment is there; nothing of it is stored.
+    EnrolAnswered,
+    /// The trust root of an enrolment is stored; key and certificate are not in use.
+    EnrolTrustStored,
+    /// Key and certificate of an enrolment are in use; its pending key is still there.
+    EnrolIdentityStored,
 }
 
 impl CrashPoint {
-    /// Every place, in the order an update passes them.
-    pub const ALL: [Self; 11] = [
+    /// Every place, in the order an update, a renewal and an enrolment pass them.
+    pub const ALL: [Self; 15] = [
         Self::TrustStored,
         Self::ManifestStored,
         Self::ChunkStored,
@@ -45,6 +53,10 @@ impl CrashPoint {
         Self::ReportStored,
         Self::Collected,
         Self::RenewalStored,
+        Self::EnrolKeyStored,
+        Self::EnrolAnswered,
+        Self::EnrolTrustStored,
+        Self::EnrolIdentityStored,
     ];
 
     /// The name in `SANDERLING_CRASH_AT`.
@@ -62,6 +74,10 @@ impl CrashPoint {
             Self::ReportStored => "report-stored",
             Self::Collected => "collected",
             Self::RenewalStored => "renewal-stored",
+            Self::EnrolKeyStored => "enrol-key-stored",
+            Self::EnrolAnswered => "enrol-answered",
+            Self::EnrolTrustStored => "enrol-trust-stored",
+            Self::EnrolIdentityStored => "enrol-identity-stored",
         }
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! `identity/` holds `device.key`, `device.crt` (leaf first, CA last), `ca.crt` and `hub.json`. Key and certificate must
 //! change together and are two files, so a new pair is first laid beside (`device.key.next`, then `device.crt.next`): once
-//! the second one is there the change will happen, now or when the agent starts again ([`finish_replacement`]).
+//! the second one is there the change will happen, now or when the agent starts again ([`finish_replacement`]). The key
+//! of an enrolment that is under way is in [`pending`].
+
+pub mod pending;
 
 use std::path::{Path, PathBuf};
 
@@ -61,7 +64,7 @@ pub enum IdentityError {
         #[source]
         source: CertificateError,
     },
-    /// `hub.json` is not what it should be.
+    /// `hub.json` or `enrolling.json` is not what it should be.
     #[error("read {}", path.display())]
     HubRecord {
         /// The file.

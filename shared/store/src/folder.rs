@@ -1,11 +1,12 @@
 //! The folder of a store on disk and what lies beside it: its lock, a successor in the making, and what was set aside.
 //!
 //! Fed by [`crate::durable`]: opening, mending after a failure, and writing a grown database anew. The names beside
-//! `<folder>`: `<folder>.lock`, `<folder>.new` (complete once `<folder>` is away), `<folder>.broken-<n>`.
+//! `<folder>`: `<folder>.lock`, `<folder>.reserve`, `<folder>.new` (complete once `<folder>` is away), `<folder>.broken-<n>`.
 
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,6 +25,12 @@ const COMPACT_BYTES_MIN: u64 = 64 * 1024 * 1024;
 
 /// A database that takes so many times what it holds is written anew at open; sled levels off at about eight.
 const COMPACT_FACTOR: u64 = 16;
+
+/// Size of the file that keeps room on the disk for opening the store: after a crash sled writes some segments of 512 KiB.
+const RESERVE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The reserve is made only while so many times its size is free: on a tiny disk it would be in the way.
+const RESERVE_FREE_FACTOR: u64 = 4;
 
 /// Where a store lies.
 #[derive(Debug, Clone)]
@@ -58,8 +65,46 @@ impl Folder {
         })
     }
 
-    /// Opens the database, or creates it, or sets a damaged one aside and creates it.
+    /// Opens the database, or creates it, or sets a damaged one aside and creates it. On a full disk it uses up the reserve.
     pub(crate) fn open(&self) -> Result<(SledLog, Map, Opened), StoreError> {
+        let opened = match self.open_with_room() {
+            Err(StoreError::DiskFull { .. }) if self.release_reserve() => {
+                tracing::warn!(folder = %self.path.display(), "the disk is full: opening the store with the room kept for it");
+                self.open_with_room()
+            }
+            opened => opened,
+        };
+        if opened.is_ok() {
+            self.keep_reserve();
+        }
+        opened
+    }
+
+    /// Removes the reserve; returns whether there was one.
+    fn release_reserve(&self) -> bool {
+        fs::remove_file(self.beside(".reserve")).is_ok()
+    }
+
+    /// Makes the reserve if there is none and room for it. Without it a full disk keeps the store from opening after a crash.
+    fn keep_reserve(&self) {
+        let (path, parent) = (self.beside(".reserve"), self.path.parent().unwrap_or(Path::new(".")));
+        let has_room = files::free_bytes(parent).is_ok_and(|free| free / RESERVE_FREE_FACTOR >= RESERVE_BYTES);
+        if path.exists() || !has_room {
+            return;
+        }
+        let mut options = fs::File::options();
+        options.write(true).create_new(true).mode(0o600);
+        let made = options.open(&path).and_then(|file| {
+            let flags = rustix::fs::FallocateFlags::empty();
+            rustix::fs::fallocate(&file, flags, 0, RESERVE_BYTES).map_err(io::Error::from)
+        });
+        if let Err(error) = made {
+            tracing::debug!(%error, "no room is kept for opening the store on a full disk");
+            drop(fs::remove_file(&path));
+        }
+    }
+
+    fn open_with_room(&self) -> Result<(SledLog, Map, Opened), StoreError> {
         self.finish_replacement()?;
         let is_new = !self.path.join("db").exists();
         match self.open_or_retry() {

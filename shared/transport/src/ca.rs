@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use protocol::v1::CSR_BYTES_MAX;
@@ -18,17 +18,29 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use types::{DeviceId, Digest};
 use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::prelude::FromDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::certificate::{DEVICE_URI, Facts, chain_from_pem, chain_to_pem};
 use crate::error::CertificateError;
 use crate::identity::{DeviceKey, Identity};
 
-/// How far back a certificate begins, so that a device whose clock is a little behind can use it at once.
+/// Time by which a device's certificate begins before it is issued, so that a clock that is a little behind does not
+/// matter to other software that looks at it.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
-/// How long a CA lives: longer than the hardware of most fleets. Rotation is an operator's deliberate act.
+/// Time by which the hub's own certificate begins before it is issued, but never before the CA.
+///
+/// A start in the past protects nobody, and a device or operator whose clock is behind must get through after a restart
+/// of the hub. A year, because some systems refuse server certificates that are valid for more than 825 days in all.
+const SERVER_BACKDATE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Lifetime of a CA certificate: longer than the hardware of most fleets.
 pub const CA_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 60 * 60);
+
+/// Time before its end from which on a CA certificate is issued anew, for the same key, when the hub starts.
+///
+/// Five years: every hub is restarted within that time.
+pub const CA_RENEWAL_BEFORE: Duration = Duration::from_secs(5 * 365 * 24 * 60 * 60);
 
 /// How far back a CA begins: devices without a clock battery start in the past, and a CA tells nothing by its age.
 const CA_BACKDATE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -39,7 +51,7 @@ const SERIAL_BYTES: usize = 16;
 /// From when and for how long a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
-    /// The issuer's clock; the certificate begins [`CLOCK_SKEW`] before it.
+    /// The issuer's clock. A device's certificate begins [`CLOCK_SKEW`] before it, the hub's own up to a year before it.
     pub now: SystemTime,
     /// How long it is valid after `now`.
     pub lifetime: Duration,
@@ -74,8 +86,12 @@ pub struct Issued {
 }
 
 /// The authority: its certificate and its key.
+///
+/// Sanderling's own programs trust the CA's name and key and never look at its dates, so nothing stops when it is over.
+/// Other TLS clients (curl, browsers) do look, so it is renewed in time ([`Ca::renewed`]).
 pub struct Ca {
     certificate: CertificateDer<'static>,
+    facts: Facts,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -85,16 +101,48 @@ impl Ca {
     /// # Errors
     /// When the system gives no randomness or the name cannot stand in a certificate.
     pub fn create(name: &str) -> Result<Self, CertificateError> {
-        let pair = KeyPair::generate().map_err(issue)?;
+        Self::self_signed(name, KeyPair::generate().map_err(issue)?, SystemTime::now())
+    }
+
+    fn self_signed(name: &str, pair: KeyPair, now: SystemTime) -> Result<Self, CertificateError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = common_name(name);
         // No authority below this one.
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.serial_number = Some(serial()?);
-        Validity::from_now(CA_LIFETIME).apply(&mut params, CA_BACKDATE)?;
+        Validity { now, lifetime: CA_LIFETIME }.apply(&mut params, CA_BACKDATE)?;
         let certificate = params.self_signed(&pair).map_err(issue)?.der().clone();
-        Ok(Self { certificate, issuer: Issuer::new(params, pair) })
+        let facts = Facts::read(&certificate)?;
+        Ok(Self { certificate, facts, issuer: Issuer::new(params, pair) })
+    }
+
+    /// Issues the CA's own certificate anew, for the same name and key, valid from `now` on for [`CA_LIFETIME`].
+    ///
+    /// Certificates that the old one issued stay good, and devices that keep the old one accept what the new one issues.
+    ///
+    /// # Errors
+    /// When the certificate cannot be read back or the system gives no randomness.
+    pub fn renewed(&self, now: SystemTime) -> Result<Self, CertificateError> {
+        let pair = KeyPair::from_pem(&self.key_pem());
+        let pair = pair.map_err(|error| CertificateError::unreadable("CA key", error))?;
+        let unreadable = |error: String| CertificateError::unreadable("CA certificate", error);
+        let (_rest, old) =
+            X509Certificate::from_der(&self.certificate).map_err(|error| unreadable(error.to_string()))?;
+        let name = old.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        Self::self_signed(name.ok_or_else(|| unreadable("it has no name".to_owned()))?, pair, now)
+    }
+
+    /// Returns whether the CA's certificate should be issued anew at `now` ([`CA_RENEWAL_BEFORE`]).
+    #[must_use]
+    pub fn is_renewal_due(&self, now: SystemTime) -> bool {
+        now.checked_add(CA_RENEWAL_BEFORE).is_none_or(|then| then > second(self.facts.not_after_unix_s))
+    }
+
+    /// Returns the start of the CA's validity. The hub was made a day after it, so its clock is wrong when it is earlier.
+    #[must_use]
+    pub fn begins(&self) -> SystemTime {
+        second(self.facts.not_before_unix_s)
     }
 
     /// Reads an authority from the PEM of its certificate and its key.
@@ -106,12 +154,13 @@ impl Ca {
         let certificate = chain.into_iter().next();
         let certificate = certificate.ok_or_else(|| CertificateError::unreadable("CA file", "it is empty"))?;
         let pair = KeyPair::from_pem(key_pem).map_err(|error| CertificateError::unreadable("CA key file", error))?;
-        if Facts::read(&certificate)?.key != Digest::of(&pair.subject_public_key_info()) {
+        let facts = Facts::read(&certificate)?;
+        if facts.key != Digest::of(&pair.subject_public_key_info()) {
             return Err(CertificateError::KeyMismatch);
         }
         let issuer = Issuer::from_ca_cert_der(&certificate, pair);
         let issuer = issuer.map_err(|error| CertificateError::unreadable("CA file", error))?;
-        Ok(Self { certificate, issuer })
+        Ok(Self { certificate, facts, issuer })
     }
 
     /// The CA's certificate as PEM.
@@ -154,7 +203,7 @@ impl Ca {
         let uri = format!("{DEVICE_URI}{device}");
         params.subject_alt_names = vec![SanType::URI(uri.try_into().map_err(issue)?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let leaf = self.sign(params, &request.public_key, validity)?;
+        let leaf = self.sign(params, &request.public_key, validity, CLOCK_SKEW)?;
         let facts = Facts::read(&leaf)?;
         // The key was rebuilt from its parts: what is certified must be, byte for byte, what asked.
         if facts.key != spki {
@@ -175,7 +224,8 @@ impl Ca {
         params.distinguished_name = common_name(names.first().map_or("sanderling hub", String::as_str));
         params.subject_alt_names = names.iter().map(|name| server_name(name)).collect::<Result<_, _>>()?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let leaf = self.sign(params, &request.public_key, validity)?;
+        let since_ca = validity.now.duration_since(self.begins()).unwrap_or_default();
+        let leaf = self.sign(params, &request.public_key, validity, SERVER_BACKDATE.min(since_ca))?;
         // The CA goes along, so that a device that only knows its fingerprint can find it in the chain.
         key.identity(&[Bytes::copy_from_slice(&leaf), self.cert_der()])
     }
@@ -185,12 +235,13 @@ impl Ca {
         mut params: CertificateParams,
         key: &impl PublicKeyData,
         validity: Validity,
+        backdate: Duration,
     ) -> Result<CertificateDer<'static>, CertificateError> {
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.serial_number = Some(serial()?);
         params.use_authority_key_identifier_extension = true;
-        validity.apply(&mut params, CLOCK_SKEW)?;
+        validity.apply(&mut params, backdate)?;
         Ok(params.signed_by(key, &self.issuer).map_err(issue)?.der().clone())
     }
 }
@@ -199,6 +250,10 @@ impl fmt::Debug for Ca {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ca").field("fingerprint", &self.fingerprint()).finish_non_exhaustive()
     }
+}
+
+fn second(unix_s: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(unix_s).unwrap_or(0))
 }
 
 fn issue(error: rcgen::Error) -> CertificateError {

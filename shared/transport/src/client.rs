@@ -15,6 +15,7 @@ use crate::error::{CertificateError, CloseReason, DialError};
 use crate::identity::Identity;
 use crate::limits::{Congestion, Limits};
 use crate::pinning::HubVerifier;
+use crate::socket;
 use crate::tls::{crypto_provider, quic_client};
 
 /// How long a first address is tried alone before the next one is tried beside it (RFC 8305, section 8).
@@ -55,8 +56,8 @@ pub struct DialerConfig {
 
 /// Dials a hub again and again; remembers TLS sessions between dials, so that coming back is cheap.
 ///
-/// Make a new one when the identity changes: sessions of the old certificate end with it.
-#[derive(Debug)]
+/// Make a new one when the identity changes: sessions of the old certificate end with it. Clones share the sessions.
+#[derive(Debug, Clone)]
 pub struct Dialer {
     config: DialerConfig,
     quic: quinn::ClientConfig,
@@ -121,7 +122,10 @@ impl Dialer {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
-        let endpoint = quinn::Endpoint::client(any).map_err(DialError::Socket)?;
+        let (socket, _buffers) = socket::bind(any).map_err(DialError::Socket)?;
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, runtime);
+        let endpoint = endpoint.map_err(DialError::Socket)?;
         let address = target.to_string();
         let name = &self.config.server_name;
         let start =

@@ -1,7 +1,13 @@
 //! How a device knows its hub: by the CA it keeps, or, before it has one, by the CA's fingerprint in the join token.
+//!
+//! The device's clock may be behind: it starts in 1970, or at the last known time, where there is no battery. So the
+//! hub's certificate is verified at the later of this clock and the start of the certificate: one of the right CA that
+//! begins in the future is no attack. The start of the device's own certificate is no lower bound for the time: a hub
+//! that once issued certificates with a clock that was years ahead would lock its devices out.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -10,6 +16,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use types::Digest;
 
+use crate::certificate::Facts;
 use crate::client::Trust;
 use crate::tls::Observed;
 
@@ -66,6 +73,10 @@ impl HubVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let unknown = || Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let facts = Facts::read(end_entity);
+        let facts = facts.map_err(|_unreadable| Error::InvalidCertificate(rustls::CertificateError::BadEncoding))?;
+        let begins = u64::try_from(facts.not_before_unix_s).unwrap_or(0);
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().max(begins)));
         let anchor = self.anchor(intermediates).ok_or_else(unknown)?;
         let mut roots = RootCertStore::empty();
         roots.add(anchor)?;
@@ -83,7 +94,6 @@ fn observe(error: &Error) -> Observed {
     // rustls's enum is open, so this match cannot name every arm.
     match error {
         E::Expired | E::ExpiredContext { .. } => Observed::Expired,
-        E::NotValidYet | E::NotValidYetContext { .. } => Observed::NotYetValid,
         E::NotValidForName | E::NotValidForNameContext { .. } => Observed::WrongName,
         // A CA of the same name with another key shows as a bad signature.
         E::UnknownIssuer | E::BadSignature => Observed::WrongCa,

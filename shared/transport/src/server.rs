@@ -4,8 +4,9 @@
 //! the device's record (known, not revoked, this very key), and close it with [`CloseCode::Revoked`] or
 //! [`CloseCode::NotAuthorised`] otherwise; and on revocation close the live ones. TLS alone does not do this: a resumed
 //! connection never meets the verifier of client certificates, only the identity in its ticket. The listener itself
-//! refuses a device whose certificate is outside its time (resumed or not), a certificate that names no device, and
-//! a missing certificate under [`Alpn::Device`].
+//! refuses a certificate that is over for longer than [`ListenerConfig::grace`] (resumed or not), a certificate that
+//! names no device, and a missing certificate under [`Alpn::Device`]. Within the grace the hub decides: such a device
+//! may renew its certificate and nothing else.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,10 +18,12 @@ use rustls::crypto::CryptoProvider;
 use tokio::task::{AbortHandle, Id, JoinSet};
 
 use crate::connection::{Alpn, Connection, Peer};
+use crate::endpoint_keys::EndpointKeys;
 use crate::error::{CertificateError, CloseCode, ListenError};
 use crate::identity::Identity;
 use crate::intake::{FirstCome, Intake, Judgement, Newcomer};
 use crate::limits::{Congestion, Limits};
+use crate::socket::{self, Buffers};
 use crate::tls::{crypto_provider, quic_server};
 
 /// Bytes that a newcomer may send before it is looked at, beyond its first packet: three more packets of a hello.
@@ -42,6 +45,10 @@ pub struct ListenerConfig {
     pub identity: Identity,
     /// The CA (DER) that devices' certificates must come from.
     pub ca_der: Bytes,
+    /// Time after its end in which a device's certificate is let through. The hub must then allow it a renewal only.
+    pub grace: Duration,
+    /// Secrets kept over restarts, so that devices learn of one at once.
+    pub keys: EndpointKeys,
     /// What one connection, and all of them, may use.
     pub limits: Limits,
     /// How fast to send.
@@ -61,6 +68,8 @@ pub struct Listener {
     ends: HashMap<u64, AbortHandle>,
     intake: Arc<dyn Intake>,
     limits: Limits,
+    grace: Duration,
+    buffers: Buffers,
 }
 
 impl Listener {
@@ -76,12 +85,22 @@ impl Listener {
     pub(crate) fn bind_with(config: &ListenerConfig, provider: Arc<CryptoProvider>) -> Result<Self, ListenError> {
         let server = settings(config, provider).map_err(ListenError::Identity)?;
         let addr = config.addr;
-        let endpoint = quinn::Endpoint::server(server, addr).map_err(|source| ListenError::Bind { addr, source })?;
-        let limits = config.limits;
+        let bind = |source| ListenError::Bind { addr, source };
+        let (socket, buffers) = socket::bind(addr).map_err(bind)?;
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let endpoint = quinn::Endpoint::new(config.keys.endpoint_config(), Some(server), socket, runtime);
+        let endpoint = endpoint.map_err(bind)?;
+        let (limits, grace) = (config.limits, config.grace);
         let first_come = || Arc::new(FirstCome::new(limits.handshakes, limits.handshakes_before_retry));
         let intake = config.intake.clone().unwrap_or_else(|| first_come());
         let (places, ends) = (HashMap::new(), HashMap::new());
-        Ok(Self { endpoint, handshakes: JoinSet::new(), places, ends, intake, limits })
+        Ok(Self { endpoint, handshakes: JoinSet::new(), places, ends, intake, limits, grace, buffers })
+    }
+
+    /// Returns the buffer sizes that the kernel granted to the socket.
+    #[must_use]
+    pub fn buffers(&self) -> Buffers {
+        self.buffers
     }
 
     /// The address that was bound.
@@ -175,7 +194,7 @@ impl Listener {
     }
 
     fn shake_hands(&mut self, incoming: quinn::Incoming, place: u64) {
-        let end = self.handshakes.spawn(handshake(incoming, self.limits));
+        let end = self.handshakes.spawn(handshake(incoming, self.limits, self.grace));
         self.places.insert(end.id(), place);
         self.ends.insert(place, end);
     }
@@ -193,7 +212,7 @@ impl Listener {
 
 /// The QUIC settings of a listener.
 fn settings(config: &ListenerConfig, provider: Arc<CryptoProvider>) -> Result<quinn::ServerConfig, CertificateError> {
-    let tls = quic_server(provider, &config.identity, &config.ca_der)?;
+    let tls = quic_server(provider, &config.identity, &config.ca_der, config.grace)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
     server
         .transport_config(config.limits.transport(config.congestion))
@@ -204,7 +223,7 @@ fn settings(config: &ListenerConfig, provider: Arc<CryptoProvider>) -> Result<qu
 }
 
 /// Completes one handshake within its time, and turns away who may not be here at all.
-async fn handshake(incoming: quinn::Incoming, limits: Limits) -> Option<Connection> {
+async fn handshake(incoming: quinn::Incoming, limits: Limits, grace: Duration) -> Option<Connection> {
     let remote = incoming.remote_address();
     let finished = tokio::time::timeout(limits.handshake, async { incoming.accept()?.await }).await;
     let quic = match finished {
@@ -220,7 +239,7 @@ async fn handshake(incoming: quinn::Incoming, limits: Limits) -> Option<Connecti
     };
     match Connection::accepted(quic.clone(), limits)
         .map_err(|why| (CloseCode::NotAuthorised, why))
-        .and_then(|connection| admit(connection, now_unix_s()))
+        .and_then(|connection| admit(connection, now_unix_s(), grace))
     {
         Ok(connection) => Some(connection),
         Err((code, why)) => {
@@ -232,12 +251,18 @@ async fn handshake(incoming: quinn::Incoming, limits: Limits) -> Option<Connecti
 }
 
 /// The rules that need no record of devices.
-pub(crate) fn admit(connection: Connection, now_unix_s: i64) -> Result<Connection, (CloseCode, String)> {
+pub(crate) fn admit(
+    connection: Connection,
+    now_unix_s: i64,
+    grace: Duration,
+) -> Result<Connection, (CloseCode, String)> {
     match (connection.alpn(), connection.peer()) {
         (Alpn::Device, Peer::Device { not_after_unix_s, .. }) => {
-            // webpki has looked at the time already, unless the connection is resumed.
-            if now_unix_s > *not_after_unix_s {
-                Err((CloseCode::CertificateExpired, "the certificate has expired".to_owned()))
+            let grace_s = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+            // The verifier has checked the time already, unless the connection is resumed.
+            if now_unix_s > not_after_unix_s.saturating_add(grace_s) {
+                let said = "the certificate expired too long ago to be renewed: enrol this device again";
+                Err((CloseCode::CertificateExpired, said.to_owned()))
             } else {
                 Ok(connection)
             }

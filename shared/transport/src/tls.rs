@@ -1,6 +1,7 @@
 //! TLS settings: the one crypto provider, the two QUIC configurations, and what the HTTPS admin API needs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::Resumption;
@@ -10,6 +11,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::connection::Alpn;
+use crate::device_verifier::DeviceVerifier;
 use crate::error::CertificateError;
 use crate::identity::Identity;
 use crate::pinning::HubVerifier;
@@ -26,8 +28,6 @@ pub(crate) enum Observed {
     WrongName,
     /// Past its end.
     Expired,
-    /// Before its start.
-    NotYetValid,
     /// Unreadable, or not for this use.
     Unfit,
 }
@@ -47,11 +47,13 @@ fn tls(error: impl std::fmt::Display) -> CertificateError {
     CertificateError::Tls(error.to_string())
 }
 
-/// The hub's side of QUIC: a client certificate of `ca_der` is asked for and may be withheld (enrolment).
+/// The hub's side of QUIC: a client certificate of `ca_der` is asked for and may be withheld (enrolment). One that is
+/// over for less than `grace` is let through.
 pub(crate) fn quic_server(
     provider: Arc<CryptoProvider>,
     identity: &Identity,
     ca_der: &[u8],
+    grace: Duration,
 ) -> Result<QuicServerConfig, CertificateError> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(ca_der.to_vec())).map_err(tls)?;
@@ -62,7 +64,7 @@ pub(crate) fn quic_server(
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(tls)?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(DeviceVerifier::new(verifier, grace)))
         .with_single_cert(identity.chain(), identity.key())
         .map_err(tls)?;
     config.alpn_protocols = vec![Alpn::Device.name().to_vec(), Alpn::Enrol.name().to_vec()];

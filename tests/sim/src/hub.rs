@@ -9,7 +9,7 @@ use edge_core::slots::Slots;
 use edge_core::update::{self, Stage as EdgeStage};
 use edge_core::uplink::Bar;
 use hub_core::admission::{Admission, JobId};
-use hub_core::authorise::{Admitted, DeviceRecord, Presented, Refused, Standing, authorise};
+use hub_core::authorise::{Admitted, DeviceRecord, Presented, Refused, ShownKey, Standing, authorise};
 use hub_core::fleet::{ConnectionId, Device, Fleet, Follows, Greeting, Installed, Outcome, Report, Stage};
 use hub_core::registry::{Change, Publish, Registry, VersionRecord};
 use hub_core::tokens::{Claim, Redeemed, TokenRecord, redeem};
@@ -23,6 +23,9 @@ pub use inference::HubAlarm;
 
 /// Chance that a connection breaks between the record of a renewal and its answer.
 const ANSWER_LOST: f64 = 0.1;
+
+/// Seconds for which an expired certificate may still be renewed: none, so that a renewal that comes too late is seen.
+const NO_GRACE: u64 = 0;
 
 /// What survives the hub.
 #[derive(Debug, Default)]
@@ -181,7 +184,7 @@ impl Hub {
 
     fn connect(&mut self, env: &mut Env, at: usize, connection: Connection, presented: &Presented) {
         let record = self.store.records.get(&presented.id);
-        let answer = match authorise(record, presented, env.unix_s()) {
+        let answer = match authorise(record, presented, NO_GRACE, env.unix_s()) {
             Ok(admitted) => {
                 self.let_in(env, at, connection, &presented.id, admitted);
                 Down::Connected
@@ -197,9 +200,9 @@ impl Hub {
     }
 
     fn let_in(&mut self, env: &mut Env, at: usize, connection: Connection, id: &DeviceId, admitted: Admitted) {
-        match (admitted, self.store.records.get_mut(id)) {
-            (Admitted::Promote, Some(record)) => *record = record.promoted(),
-            (Admitted::Known | Admitted::Promote, _) => {}
+        match (admitted.key, self.store.records.get_mut(id)) {
+            (ShownKey::Renewed, Some(record)) => *record = record.promoted(),
+            (ShownKey::Known | ShownKey::Renewed, _) => {}
         }
         if let Some(ConnectionId(earlier)) = self.fleet.connected(id, ConnectionId(connection), env.unix_s()) {
             self.connections.remove(&earlier);

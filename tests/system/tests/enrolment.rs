@@ -118,25 +118,6 @@ fn certificate_until(device: &Value) -> Result<u64> {
 }
 
 #[test]
-fn a_device_that_slept_past_its_certificate_is_told_to_enrol_again() {
-    story(|site| {
-        let mut hub = site.hub()?;
-        hub.config().set("gateway.certificate_lifetime", "6s")?;
-        hub.start()?;
-        let mut fleet = Fleet::with_hub(site, hub)?;
-        fleet.agent.stop()?;
-        let until = certificate_until(&fleet.hub.device("kitchen")?)?;
-        wait::until_true("the certificate expired", || Ok(unix_ms()? > until + 1100))?;
-        fleet.agent.start()?;
-        fleet.expect_local(1)?;
-        fleet.agent.wait_trouble(&["expired"])?;
-        let refused = fleet.ask(0, "only-hub")?;
-        ensure!(refused.status == 503, "only-hub answered {}: {}", refused.status, refused.json);
-        Ok(())
-    });
-}
-
-#[test]
 fn the_device_key_is_for_its_owner_alone() {
     use std::os::unix::fs::PermissionsExt;
     story(|site| {

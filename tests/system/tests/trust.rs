@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use testkit::agent::files_below;
 use testkit::author::ModelFolder;
 use testkit::digits::catalog;
-use testkit::{Agent, Finished, Fleet, Hub, Site, skip, story, tools, wait};
+use testkit::{Agent, Finished, Fleet, Hub, skip, story, tools, wait};
 
 /// Exit code of `console::ExitKind::Refused`.
 const REFUSED: i32 = 5;
@@ -169,16 +169,20 @@ fn a_hub_whose_clock_is_a_day_behind_goes_on() {
     let Some(library) = faketime() else { return };
     story(|site| {
         let mut hub = site.hub()?;
+        move_hub(&mut hub, &library, "-1d");
         hub.start()?;
+        // The device has the right time.
         let mut fleet = Fleet::with_hub(site, hub)?;
-        fleet.hub.stop()?;
-        move_hub(&mut fleet.hub, &library, "-1d");
-        fleet.hub.start()?;
         answers_from_the_hub(&fleet)?;
-        // The operator's machine has the right time.
-        ["LD_PRELOAD", "FAKETIME"].iter().for_each(|name| fleet.hub.env(name, ""));
+        trust(&fleet.hub, &["renew"])?.ok()?;
         fleet.hub.push(&catalog().join("v2"), &[])?.ok()?;
-        fleet.agent.wait_version("digits", 2)
+        fleet.agent.wait_version("digits", 2)?;
+        // The clock is set right: everything goes on from there.
+        fleet.hub.stop()?;
+        ["LD_PRELOAD", "FAKETIME"].iter().for_each(|name| fleet.hub.env(name, ""));
+        fleet.hub.start()?;
+        fleet.hub.push(ModelFolder::copy(site, "v1", 3)?.path(), &[])?.ok()?;
+        fleet.agent.wait_version("digits", 3)
     });
 }
 

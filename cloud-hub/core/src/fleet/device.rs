@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use types::{Digest, ModelName, VariantName, Version};
 
+use super::clones::Cloned;
+
 /// Most models whose status is kept for one device. A device with more names is broken or hostile.
 pub const MODELS_MAX: usize = 256;
 
@@ -166,6 +168,9 @@ pub struct Device {
     pub presence: Presence,
     /// Version of its agent, once greeted.
     pub agent_version: Option<String>,
+    /// The last time that two machines were seen to share its identity.
+    #[serde(default)]
+    pub cloned: Option<Cloned>,
     models: BTreeMap<ModelName, Model>,
 }
 
@@ -181,7 +186,7 @@ pub struct Model {
 
 impl Default for Device {
     fn default() -> Self {
-        Self { presence: Presence::Never, agent_version: None, models: BTreeMap::new() }
+        Self { presence: Presence::Never, agent_version: None, cloned: None, models: BTreeMap::new() }
     }
 }
 

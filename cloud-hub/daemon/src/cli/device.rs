@@ -137,7 +137,9 @@ fn table(list: &DeviceList) -> String {
             models.join(", "),
         ]
     });
-    let known = console::render_table(["device", "state", "seen", "agent", "serves"], rows);
+    let table = console::render_table(["device", "state", "seen", "agent", "serves"], rows);
+    let warnings: Vec<String> = list.devices.iter().filter_map(clone_warning).collect();
+    let known = [vec![table], warnings].concat().join("\n");
     if list.unknown.is_empty() {
         return known;
     }
@@ -153,13 +155,37 @@ fn table(list: &DeviceList) -> String {
     format!("{known}\n\nWith a certificate of this hub and without a record (cloud-hub device readmit):\n{unknown}")
 }
 
+/// The warning about a device whose identity two machines use.
+fn clone_warning(view: &DeviceView) -> Option<String> {
+    let cloned = view.cloned.as_ref()?;
+    let [one, other] = &cloned.addresses;
+    Some(format!(
+        "warning: two machines use the identity of device {}: {one} and {other} (last seen {}). Remove the folder \
+         `identity` from the state folder of one and enrol it under another name",
+        view.device,
+        clock::utc(cloned.last_unix_ms)
+    ))
+}
+
 fn state(view: &DeviceView) -> String {
-    match (view.state, view.connected) {
+    let state = match (view.state, view.connected) {
         (DeviceState::Revoked, _) => "revoked",
         (DeviceState::Enrolled, true) => "connected",
         (DeviceState::Enrolled, false) => "away",
+    };
+    let expired = view.renewable_until_unix_ms.map_or_else(String::new, |until| format!(", {}", renewable(until)));
+    let cloned = if view.cloned.is_some() { ", used by two machines" } else { "" };
+    format!("{state}{expired}{cloned}")
+}
+
+/// What becomes of an expired certificate that can be renewed until then.
+fn renewable(until_unix_ms: u64) -> String {
+    let until = clock::utc(until_unix_ms);
+    if clock::unix_ms() <= until_unix_ms {
+        format!("certificate expired, may renew until {until}")
+    } else {
+        format!("certificate expired, could be renewed until {until}: enrol it again")
     }
-    .to_owned()
 }
 
 fn page(view: &DeviceView) -> String {
@@ -183,5 +209,6 @@ fn page(view: &DeviceView) -> String {
         ]
     });
     let models = console::render_table(["model", "active", "previous", "last report"], rows);
-    format!("{}\n\n{models}", facts.join("\n"))
+    let warning = clone_warning(view).map_or_else(String::new, |warning| format!("\n\n{warning}"));
+    format!("{}{warning}\n\n{models}", facts.join("\n"))
 }

@@ -4,21 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hub_core::authorise::Presented;
-use hub_core::fleet::{Follows, Greeting, Installed, Outcome, Report, Stage};
+use hub_core::fleet::{Follows, Greeting, Installed, Outcome, Replaced, Report, Stage};
 use protocol::v1::{
     ActiveVariant, DeviceRequest, Hello, HubResponse, Offer, Refusal, RefusalCode, UpdateOutcome, UpdateReport,
-    UpdateStage, Welcome,
+    UpdateStage, Welcome, feature,
 };
 use telemetry::metrics::UNKNOWN_MODEL;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::Instrument;
-use transport::{CloseCode, Connection, Exchange, ExchangeError, Peer, Priority, Validity};
+use transport::{CloseCode, Connection, Exchange, ExchangeError, Peer, Priority};
 use types::Version;
 
-use super::{artifact, infer};
+use super::{artifact, infer, renewal};
 use crate::clock;
-use crate::fleet::{NotAdmitted, Seat};
+use crate::fleet::{Entry, NotAdmitted, Seat};
 use crate::hub::Hub;
 
 /// One device's connection, as its exchanges see it.
@@ -54,7 +54,8 @@ pub(super) async fn serve(hub: Arc<Hub>, connection: Connection) {
 
 async fn seat_and_serve(hub: Arc<Hub>, connection: Connection, presented: Presented) {
     let seat = match hub.fleet.admit(&connection, &presented).await {
-        Ok(seat) => seat,
+        Ok(Entry::Seated(seat)) => seat,
+        Ok(Entry::RenewalOnly) => return renewal::serve_expired(&hub, &connection, &presented.id).await,
         Err(refused) => {
             telemetry::metrics::refused(refused.reason());
             tracing::warn!(reason = telemetry::chain(&refused), "connection refused");
@@ -132,12 +133,17 @@ async fn serve_exchange(visit: &Visit, exchange: &mut Exchange) -> Result<(), Ex
         DeviceRequest::Metadata { name, bytes_max } => artifact::metadata(visit, exchange, &name, bytes_max).await,
         DeviceRequest::Hello(hello) => respond(exchange, greet(visit, hello).await).await,
         DeviceRequest::Report(report) => respond(exchange, note(visit, report).await).await,
-        DeviceRequest::Renew { csr_der } => respond(exchange, renew(visit, &csr_der).await).await,
+        DeviceRequest::Renew { csr_der } => {
+            respond(exchange, renewal::renew(&visit.hub, &visit.seat.device, &csr_der).await).await
+        }
     }
 }
 
 /// Answers a control request.
-async fn respond(exchange: &mut Exchange, answer: Result<HubResponse, Refusal>) -> Result<(), ExchangeError> {
+pub(super) async fn respond(
+    exchange: &mut Exchange,
+    answer: Result<HubResponse, Refusal>,
+) -> Result<(), ExchangeError> {
     exchange.set_priority(Priority::Control);
     exchange.send_last(&answer.unwrap_or_else(HubResponse::Refused), &[]).await
 }
@@ -162,6 +168,8 @@ async fn greet(visit: &Visit, hello: Hello) -> Result<HubResponse, Refusal> {
         tracing::warn!(skew_s, "the device's clock is off");
     }
     tracing::debug!(agent = hello.agent_version, models = hello.models.len(), "greeting");
+    let instance = feature::Instance::find(&hello.features).map(|instance| instance.0);
+    let cloned = hub.fleet.sighted(&visit.seat, instance).map_err(|replaced| not_yours(&replaced))?;
     let greeting = Greeting {
         agent_version: hello.agent_version,
         models: hello
@@ -175,18 +183,24 @@ async fn greet(visit: &Visit, hello: Hello) -> Result<HubResponse, Refusal> {
             .collect(),
     };
     let offers = hub.fleet.greeted(&visit.seat, greeting, |model| hub.registry.current(model)).await;
-    let offers = offers.map_err(|replaced| Refusal::new(RefusalCode::NotAuthorised, replaced.to_string()))?;
+    let offers = offers.map_err(|replaced| not_yours(&replaced))?;
     let lifetime_s = hub.config.gateway.certificate_lifetime.as_secs();
     Ok(HubResponse::Welcome(Welcome {
         hub_version: env!("CARGO_PKG_VERSION").to_owned(),
-        features: Vec::new(),
+        features: cloned.map(feature::identity_also_at).into_iter().collect(),
         hub_now_unix_ms: now,
         offers: offers.into_iter().map(|offer| Offer { model: offer.model, version: offer.version }).collect(),
         certificate_lifetime_s: u32::try_from(lifetime_s).unwrap_or(u32::MAX),
     }))
 }
 
-/// Clock error of a device from which on it is worth a line in the log: certificates begin five minutes back.
+/// Another connection has taken the place of the one that speaks. Busy, because the device may repeat what it said on
+/// its newer connection; a device that is not authorised would stay away for an hour.
+fn not_yours(replaced: &Replaced) -> Refusal {
+    Refusal::new(RefusalCode::Busy, replaced.to_string())
+}
+
+/// Clock error of a device in seconds from which on it is worth a line in the log: requests and reports carry its time.
 const CLOCK_SKEW_WARN_S: u64 = 300;
 
 fn installed(active: ActiveVariant) -> Installed {
@@ -217,7 +231,7 @@ async fn note(visit: &Visit, report: UpdateReport) -> Result<HubResponse, Refusa
         installed,
     };
     let noted = visit.hub.fleet.reported(&visit.seat, report).await;
-    noted.map_err(|replaced| Refusal::new(RefusalCode::NotAuthorised, replaced.to_string()))?;
+    noted.map_err(|replaced| not_yours(&replaced))?;
     Ok(HubResponse::Accepted)
 }
 
@@ -257,22 +271,4 @@ fn stage(stage: UpdateStage) -> Stage {
         UpdateStage::Switching => Stage::Switching,
         UpdateStage::Active => Stage::Active,
     }
-}
-
-/// A new certificate for a new key; who asks is known by the connection alone.
-async fn renew(visit: &Visit, csr_der: &[u8]) -> Result<HubResponse, Refusal> {
-    let hub = &visit.hub;
-    let device = &visit.seat.device;
-    let validity = Validity::from_now(hub.config.gateway.certificate_lifetime);
-    let issued = hub.ca.issue_device(csr_der, device, validity).map_err(|error| {
-        tracing::warn!(error = telemetry::chain(&error), "renewal refused");
-        Refusal::new(RefusalCode::BadInput, "the signing request is not lawful")
-    })?;
-    let until = u64::try_from(issued.not_after_unix_s).unwrap_or(0);
-    hub.fleet.renewing(device, issued.key, until).await.map_err(|error| match error {
-        NotAdmitted::Refused(refused) => Refusal::new(RefusalCode::NotAuthorised, refused.to_string()),
-        NotAdmitted::Store(error) => internal(&error),
-    })?;
-    tracing::info!("certificate renewed");
-    Ok(HubResponse::Renewed { chain_der: issued.chain_der })
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hub_core::tokens::TokenRefused;
 use protocol::v1::{EnrolRequest, EnrolResponse, Enrolled, Refusal, RefusalCode};
-use transport::{CloseCode, Connection, ExchangeError, Priority, Validity};
+use transport::{CloseCode, Connection, ExchangeError, Priority};
 
 use super::device::internal;
 use crate::clock;
@@ -65,8 +65,7 @@ async fn exchange(hub: &Hub, connection: &Connection, place: &Place) -> Result<(
 /// device's record, and whoever loses that race gets nothing.
 async fn enrol(hub: &Hub, request: &EnrolRequest) -> Result<Enrolled, Refusal> {
     let device = hub.tokens.device_of(&request.secret).await.map_err(refusal)?;
-    let validity = Validity::from_now(hub.config.gateway.certificate_lifetime);
-    let issued = hub.ca.issue_device(&request.csr_der, &device, validity).map_err(|error| {
+    let issued = hub.ca.issue_device(&request.csr_der, &device, hub.device_validity()).map_err(|error| {
         tracing::warn!(%device, error = telemetry::chain(&error), "signing request refused");
         Refusal::new(RefusalCode::BadInput, "the signing request is not lawful")
     })?;

@@ -8,6 +8,7 @@ mod device;
 mod enrol;
 mod infer;
 mod notices;
+mod renewal;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +53,7 @@ impl Gateway {
     /// Dropping the future closes every connection.
     pub async fn run(mut self) {
         let stop = self.hub.stop.clone();
-        let mut renewal = hub::identity_renewal();
+        let mut renewal = hub::identity_check();
         loop {
             tokio::select! {
                 biased;
@@ -61,7 +62,9 @@ impl Gateway {
                     Some(connection) => self.take(connection),
                     None => break,
                 },
-                _ = renewal.tick() => self.renew(),
+                _ = renewal.tick() => if hub::is_identity_due(&self.config.identity) {
+                    self.renew();
+                },
             }
         }
         self.connections.close();
@@ -72,7 +75,7 @@ impl Gateway {
         self.connections.wait().await;
     }
 
-    /// Shows a fresh certificate from now on; when that fails, the old one goes on for two thirds of its life.
+    /// Shows a fresh certificate from now on; when that fails, the old one is used until the next try succeeds.
     fn renew(&mut self) {
         let renewed = hub::fresh_identity(&self.hub).and_then(|identity| {
             self.admin_tls.reload_from_config(transport::admin_server_config(&identity)?);

@@ -12,13 +12,13 @@ use store::StateLock;
 use telemetry::metrics::Metrics;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
-use transport::Validity;
 
 use super::Hub;
 use super::progress::{PROOF_EVERY, stuck};
 use super::start::{SERVER_CERTIFICATE_LIFETIME, Sockets, server_names};
 use crate::admin;
 use crate::api::Listening;
+use crate::clock;
 use crate::gateway::{self, Gateway};
 use crate::metrics;
 use crate::registry::orphans::ORPHAN_AGE;
@@ -30,8 +30,12 @@ const SIGNING_CHECK: Duration = Duration::from_secs(3600);
 /// Interval between log lines about trust that the operator must renew.
 const TRUST_NOTICE: Duration = Duration::from_secs(24 * 3600);
 
-/// How often the hub's own certificate is made anew: at a third of its life.
-const CERTIFICATE_RENEWAL: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Interval between checks whether the hub's own certificate needs renewal. Short, because a machine that was suspended
+/// counts no time while it was.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(3600);
+
+/// Time before its end from which on the hub's own certificate is made anew: two thirds of its life.
+const CERTIFICATE_RENEWAL_BEFORE: Duration = Duration::from_secs(60 * 24 * 3600);
 
 /// How often metrics are folded when nobody reads them.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -213,12 +217,18 @@ async fn renew(hub: &Hub, is_first: bool) {
 
 /// A fresh certificate for the hub, for [`Gateway`] to show from now on.
 pub(crate) fn fresh_identity(hub: &Hub) -> Result<transport::Identity, transport::CertificateError> {
-    hub.ca.issue_server(&server_names(&hub.config), Validity::from_now(SERVER_CERTIFICATE_LIFETIME))
+    hub.ca.issue_server(&server_names(&hub.config), clock::validity(&hub.ca, SERVER_CERTIFICATE_LIFETIME))
 }
 
-/// When to make the next one.
-pub(crate) fn identity_renewal() -> tokio::time::Interval {
-    let mut interval = tokio::time::interval(CERTIFICATE_RENEWAL);
+/// Returns whether a certificate of the hub should be made anew now.
+pub(crate) fn is_identity_due(identity: &transport::Identity) -> bool {
+    let until = u64::try_from(identity.not_after_unix_s()).unwrap_or(0);
+    clock::unix_s().saturating_add(CERTIFICATE_RENEWAL_BEFORE.as_secs()) > until
+}
+
+/// When to ask [`is_identity_due`] next.
+pub(crate) fn identity_check() -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(CERTIFICATE_CHECK);
     interval.reset();
     interval
 }

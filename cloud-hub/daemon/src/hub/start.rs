@@ -14,13 +14,15 @@ use tokio_util::task::TaskTracker;
 use transport::error::{CertificateError, ListenError};
 use transport::identity::Identity;
 use transport::limits::Limits;
-use transport::{Ca, Listener, ListenerConfig, Validity};
+use transport::socket::BUFFER_BYTES_WANTED;
+use transport::{Ca, EndpointKeys, Listener, ListenerConfig};
 use types::ModelName;
 
-use super::{ARTIFACT_TURNS, Hub, Running};
+use super::{ARTIFACT_TURNS, Hub, Running, secrets};
 use crate::admin;
 use crate::api::Listening;
 use crate::backup::{Restored, SNAPSHOT_PREFIX};
+use crate::clock;
 use crate::config::{HubConfig, InferenceTable};
 use crate::fleet::Fleet;
 use crate::guard::budget::Budget;
@@ -36,14 +38,12 @@ use crate::tokens::Tokens;
 use crate::workers::load::Loader;
 use crate::workers::{Workers, host};
 
-/// Largest PEM file of the CA, in bytes.
-const PEM_BYTES_MAX: u64 = 64 * 1024;
-
 /// Minimum memory for requests, in bytes, whatever the config says: a device may hold a quarter of it (see
 /// [`hub_core::shares`]), and the largest request must fit into that.
 const REQUEST_BYTES_MIN: u64 = 4 * types::limits::TENSOR_BYTES_MAX as u64;
 
-/// How long the hub's own certificate is good for. It is made anew at each start and every [`super::running`] renewal.
+/// How long the hub's own certificate is good for. It is made anew at each start, and by
+/// [`super::running`] when a third of it is over.
 pub(super) const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// Why the hub did not come up.
@@ -128,6 +128,7 @@ struct Ground {
     lock: StateLock,
     ca: Ca,
     sockets: Sockets,
+    warnings: Vec<String>,
 }
 
 /// Bound, not yet served.
@@ -171,7 +172,7 @@ pub async fn start_with_engine(config: HubConfig, engine: Arc<dyn Engine>) -> Re
 }
 
 async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Result<Running, StartError> {
-    let mut warnings = Vec::new();
+    let mut warnings = ground.warnings;
     let store_folder = ground.folder.store();
     warnings.extend(ground.folder.exposed());
     let opening = tokio::task::spawn_blocking(move || SledStore::open(&store_folder));
@@ -183,7 +184,8 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Re
     let blobs = Blobs::new(ground.folder.clone());
     let registry = Registry::open(Arc::clone(&store), blobs, metadata, is_rebuilt, &mut warnings).await?;
     let is_restored = Restored::read(&ground.folder).is_some();
-    let fleet = Arc::new(Fleet::open(Arc::clone(&store), is_restored).await?);
+    let grace_s = config.gateway.renewal_grace.as_secs();
+    let fleet = Arc::new(Fleet::open(Arc::clone(&store), is_restored, grace_s).await?);
     let loader = Loader { engine, inference: config.inference.clone(), gateway: config.gateway.clone() };
     let workers = Workers::new(config.inference.clone());
     let listening = ground.sockets.listening().map_err(StartError::Address)?;
@@ -244,10 +246,23 @@ impl Ground {
         // What an upload left that was cut off by the last end.
         files::remove_unfinished(&folder.blobs())?;
         remove_snapshots(&folder);
-        let ca = load_ca(&folder)?;
-        let identity = ca.issue_server(&server_names(config), Validity::from_now(SERVER_CERTIFICATE_LIFETIME))?;
-        let sockets = Sockets::bind(config, &ca, identity)?;
-        Ok(Self { folder, lock, ca, sockets })
+        let mut warnings = Vec::new();
+        let ca = secrets::load_ca(&folder, &mut warnings)?;
+        let keys = secrets::quic_keys(&folder, &mut warnings)?;
+        let identity = ca.issue_server(&server_names(config), clock::validity(&ca, SERVER_CERTIFICATE_LIFETIME))?;
+        let sockets = Sockets::bind(config, &ca, identity, keys)?;
+        let buffers = sockets.quic.buffers();
+        if buffers.are_short() {
+            warnings.push(format!(
+                "the kernel gives the devices' socket {} KiB to receive and {} KiB to send, {} KiB are wanted: large \
+                 requests lose packets; {}",
+                buffers.receive_bytes / 1024,
+                buffers.send_bytes / 1024,
+                BUFFER_BYTES_WANTED / 1024,
+                buffers.advice()
+            ));
+        }
+        Ok(Self { folder, lock, ca, sockets, warnings })
     }
 }
 
@@ -259,13 +274,6 @@ fn remove_snapshots(folder: &Folder) {
             tracing::warn!(error = telemetry::chain(&error), "a snapshot of an earlier backup stays behind");
         }
     }
-}
-
-fn load_ca(folder: &Folder) -> Result<Ca, StartError> {
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    let certificate = text(files::read_bounded(&folder.ca_certificate(), PEM_BYTES_MAX)?);
-    let key = text(files::read_secret(&folder.ca_key(), PEM_BYTES_MAX)?);
-    Ok(Ca::load(&certificate, &key)?)
 }
 
 /// The configured names, then those that every machine has.
@@ -280,13 +288,15 @@ pub(super) fn server_names(config: &HubConfig) -> Vec<String> {
 }
 
 impl Sockets {
-    fn bind(config: &HubConfig, ca: &Ca, identity: Identity) -> Result<Self, StartError> {
+    fn bind(config: &HubConfig, ca: &Ca, identity: Identity, keys: EndpointKeys) -> Result<Self, StartError> {
         let limits = Limits { connections: config.gateway.connections_max, ..Limits::hub() };
         let handshakes = Places::with_proof("handshake", limits.handshakes, limits.handshakes_before_retry);
         let quic_config = ListenerConfig {
             addr: config.gateway.listen,
             identity: identity.clone(),
             ca_der: ca.cert_der(),
+            grace: config.gateway.renewal_grace,
+            keys,
             limits,
             congestion: config.gateway.congestion,
             intake: Some(Arc::<Places>::clone(&handshakes)),

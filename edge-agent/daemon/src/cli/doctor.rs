@@ -39,6 +39,8 @@ impl Doctor {
         checks.extend(doctor_engines::engines(&config, &folder));
         let (identity, enrolment) = certificate(&folder);
         checks.push(identity);
+        checks.push(udp_buffers());
+        checks.extend(running.iter().filter_map(cloned));
         checks.extend(doctor_trust::trust(&folder, running.as_ref()));
         checks.extend(doctor_models::checks(&config, &folder, running.as_ref()));
         checks.extend(running.iter().flat_map(|status| &status.models).filter_map(doctor_routing::routing));
@@ -86,16 +88,41 @@ fn certificate(folder: &Folder) -> (Check, Option<Enrolment>) {
     let now = i64::try_from(crate::clock::unix_ms() / 1000).unwrap_or(i64::MAX);
     let until = show::unix_time(enrolment.identity.not_after_unix_s());
     let check = if now > enrolment.identity.not_after_unix_s() {
-        let advice = "set the clock if it is wrong, else enrol again: `edge-agent enroll TOKEN`";
-        Check::failed(NAME, ExitKind::Refused, format!("the certificate expired at {until} by this clock"), advice)
+        let advice = "set the clock if it is wrong; if it is right, run the agent: the hub renews the certificate for some \
+                      time (90 days by default), later enrol again: `edge-agent enroll TOKEN`";
+        Check::warning(NAME, format!("the certificate expired at {until} by this clock"), advice)
     } else if now < enrolment.identity.not_before_unix_s() {
         let begins = show::unix_time(enrolment.identity.not_before_unix_s());
         let found = format!("the certificate begins at {begins}: this clock is behind");
-        Check::failed(NAME, ExitKind::Refused, found, "set the clock, for example with NTP")
+        Check::warning(NAME, found, "set the clock, for example with NTP")
     } else {
         Check::ok(NAME, format!("device {}, certificate until {until}", enrolment.hub.device))
     };
     (check, Some(enrolment))
+}
+
+/// What the kernel grants to the socket on which the hub is dialled.
+fn udp_buffers() -> Check {
+    const NAME: &str = "udp buffers";
+    match transport::granted_buffers() {
+        Ok(buffers) => {
+            let kib = |bytes: usize| bytes / 1024;
+            let found =
+                format!("{} KiB to receive, {} KiB to send", kib(buffers.receive_bytes), kib(buffers.send_bytes));
+            match buffers.are_short() {
+                true => Check::warning(NAME, format!("{found}: large requests lose packets"), buffers.advice()),
+                false => Check::ok(NAME, found),
+            }
+        }
+        Err(error) => Check::failed(NAME, ExitKind::Failed, error.to_string(), "check that this machine has a network"),
+    }
+}
+
+/// A warning if the hub said that another machine uses this device's identity.
+fn cloned(status: &crate::board::Status) -> Option<Check> {
+    let address = status.hub.identity_also_at.as_ref()?;
+    let found = format!("another machine uses the identity of this device: {address}");
+    Some(Check::warning("clone", found, crate::board::CLONE_ADVICE))
 }
 
 fn running_hub(status: &crate::board::Status) -> Check {

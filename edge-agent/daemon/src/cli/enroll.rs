@@ -17,7 +17,8 @@ use types::Digest;
 
 use super::{Context, folder_of};
 use crate::config::AgentConfig;
-use crate::identity::{self, Enrolment, HubRecord};
+use crate::crash::{CrashPoint, crash_at};
+use crate::identity::{self, Enrolment, HubRecord, pending};
 use crate::state::Folder;
 
 /// Longest wait for the hub: handshake, issuing a certificate, and a poor mobile link.
@@ -28,9 +29,13 @@ const TOKEN_BYTES_MAX: u64 = 8192;
 /// Bytes that an identity and the trust root take at most, on a disk of 4 KiB blocks.
 const IDENTITY_BYTES: usize = 64 * 1024;
 
+/// What to do after a failure of this machine's disk: the hub answers the same key again while the token is good.
+const AGAIN: &str = "free some space, then run the same command again with the same token";
+
 /// Makes this machine a device of a hub, with a join token.
 ///
-/// The key is made here and never leaves this machine. The token works once and for an hour at most.
+/// The key is made here and never leaves this machine. The token works for one machine and for an hour at most; after a
+/// power cut or a lost answer, run the same command again.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
                         cloud-hub token create                       (on the operator's machine)\n  \
@@ -58,6 +63,7 @@ struct Outcome {
 
 impl Enroll {
     pub(super) fn run(self, context: &Context) -> Result<(), CliError> {
+        store::files::make_private_by_default();
         let config = context.configuration()?;
         let token = read_token(&self.token)?;
         let folder = folder_of(&config);
@@ -72,20 +78,25 @@ impl Enroll {
 
     /// Enrols with everything that can go wrong before the token is used up checked first.
     fn enrolled(&self, config: &AgentConfig, folder: &Folder, token: &JoinToken) -> Result<Outcome, CliError> {
+        if let Some(outcome) = finished_before(folder, token)? {
+            return Ok(outcome);
+        }
         self.check_earlier(folder, token)?;
         check_room(folder)?;
+        let key = pending::key_for(&folder.identity(), token.secret.digest()).or_exit_try(ExitKind::Storage, AGAIN)?;
+        crash_at(CrashPoint::EnrolKeyStored);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let waiting = console::spinner("asking the hub");
-        let enrolled = runtime.block_on(enrol(config, token));
+        let enrolled = runtime.block_on(enrol(config, token, &key));
         waiting.done("");
-        keep(folder, token, enrolled?)
+        let enrolled = enrolled?;
+        crash_at(CrashPoint::EnrolAnswered);
+        keep(folder, token, &key, enrolled)
     }
 
     /// Everything that can go wrong without the hub, before the token is used up.
     fn check_earlier(&self, folder: &Folder, token: &JoinToken) -> Result<(), CliError> {
-        let identity = folder.identity();
-        identity::finish_replacement(&identity).or_exit(ExitKind::Storage)?;
-        let earlier = match identity::read(&identity) {
+        let earlier = match identity::read(&folder.identity()) {
             Ok(Some(earlier)) => earlier,
             Ok(None) => return Ok(()),
             // A damaged identity is what enrolling again is for.
@@ -108,12 +119,25 @@ impl Enroll {
     }
 }
 
+/// Returns what an earlier run with this token brought, if only its last step was cut off.
+fn finished_before(folder: &Folder, token: &JoinToken) -> Result<Option<Outcome>, CliError> {
+    let identity = folder.identity();
+    identity::finish_replacement(&identity).or_exit(ExitKind::Storage)?;
+    match identity::read(&identity) {
+        Ok(Some(enrolment)) if pending::is_done(&identity, token.secret.digest(), &enrolment) => {
+            pending::forget(&identity).or_exit(ExitKind::Storage)?;
+            Ok(Some(outcome(folder, enrolment)))
+        }
+        // Anything else is for the checks that follow.
+        Ok(_) | Err(_) => Ok(None),
+    }
+}
+
 /// Writes as much as an identity takes, and removes it: a full disk must not cost the token.
 fn check_room(folder: &Folder) -> Result<(), CliError> {
     let trial = folder.identity().join("room.trial");
-    let hint = "free some space, then use the same token again: it was not used up";
     let written = files::write_atomic(&trial, &[0; IDENTITY_BYTES], Mode::Private);
-    files::remove_file(&trial).and(written).or_exit_try(ExitKind::Storage, hint)
+    files::remove_file(&trial).and(written).or_exit_try(ExitKind::Storage, AGAIN)
 }
 
 fn read_token(argument: &str) -> Result<JoinToken, CliError> {
@@ -134,8 +158,7 @@ fn take_folder(folder: &Folder) -> Result<StateLock, CliError> {
     })
 }
 
-async fn enrol(config: &AgentConfig, token: &JoinToken) -> Result<(DeviceKey, Enrolled), CliError> {
-    let key = DeviceKey::generate()?;
+async fn enrol(config: &AgentConfig, token: &JoinToken, key: &DeviceKey) -> Result<Enrolled, CliError> {
     let request = EnrolRequest {
         secret: token.secret.clone(),
         csr_der: key.csr_der()?,
@@ -153,18 +176,18 @@ async fn enrol(config: &AgentConfig, token: &JoinToken) -> Result<(DeviceKey, En
     let asked = connection.ask::<_, EnrolResponse>(Priority::Control, &request, &[]);
     let answered = tokio::time::timeout(ENROL_WITHIN, asked).await;
     let answered =
-        answered.or_exit_try(ExitKind::Unavailable, "the hub is slow or gone: try again with a new token")?;
+        answered.or_exit_try(ExitKind::Unavailable, "the hub is slow or gone: try again with the same token")?;
     let (response, _exchange) = answered.map_err(explain_exchange)?;
     connection.close(transport::CloseCode::Done, "enrolled");
     connection.drain().await;
     match response {
-        EnrolResponse::Enrolled(enrolled) => Ok((key, enrolled)),
+        EnrolResponse::Enrolled(enrolled) => Ok(enrolled),
         EnrolResponse::Refused(refusal) => Err(explain_refusal(refusal)),
     }
 }
 
 /// Checks what the hub gave and writes it down; the certificate comes last.
-fn keep(folder: &Folder, token: &JoinToken, (key, enrolled): (DeviceKey, Enrolled)) -> Result<Outcome, CliError> {
+fn keep(folder: &Folder, token: &JoinToken, key: &DeviceKey, enrolled: Enrolled) -> Result<Outcome, CliError> {
     let ca: Bytes = enrolled.ca_der;
     if Digest::of(&ca) != token.ca {
         let said = "the hub sent another CA than the join token names";
@@ -175,17 +198,23 @@ fn keep(folder: &Folder, token: &JoinToken, (key, enrolled): (DeviceKey, Enrolle
         return Err(CliError::new(ExitKind::Refused, "the hub issued a certificate for another device"));
     }
     Trust::open(&folder.trust(), &enrolled.root_json).map_err(explain_trust)?;
+    crash_at(CrashPoint::EnrolTrustStored);
     let hub =
         HubRecord { device: enrolled.device, addresses: token.hub.clone(), server_name: token.server_name.clone() };
     let enrolment = Enrolment { identity, ca_der: ca, hub };
-    let hint = "free some space, then enrol again with a new token: `cloud-hub token create --name … --replace`";
-    identity::store(&folder.identity(), &key, &enrolment).or_exit_try(ExitKind::Storage, hint)?;
-    Ok(Outcome {
+    identity::store(&folder.identity(), key, &enrolment).or_exit_try(ExitKind::Storage, AGAIN)?;
+    crash_at(CrashPoint::EnrolIdentityStored);
+    pending::forget(&folder.identity()).or_exit(ExitKind::Storage)?;
+    Ok(outcome(folder, enrolment))
+}
+
+fn outcome(folder: &Folder, enrolment: Enrolment) -> Outcome {
+    Outcome {
         device: enrolment.hub.device.to_string(),
         hub: enrolment.hub.addresses,
         certificate_not_after_unix_s: enrolment.identity.not_after_unix_s(),
         state_dir: folder.root().display().to_string(),
-    })
+    }
 }
 
 fn human(outcome: &Outcome) -> String {
@@ -215,7 +244,7 @@ fn explain_dial(error: DialError) -> CliError {
 }
 
 fn explain_exchange(error: ExchangeError) -> CliError {
-    CliError::new(ExitKind::Unavailable, error).hint("look into the hub's log, then try again with a new token")
+    CliError::new(ExitKind::Unavailable, error).hint("look into the hub's log, then try again with the same token")
 }
 
 fn explain_refusal(refusal: Refusal) -> CliError {
@@ -248,10 +277,7 @@ fn explain_trust(error: TrustError) -> CliError {
         TrustError::OtherRoot(_) => {
             (ExitKind::Conflict, "give another folder with --state-dir, or move the old one away, and make a new token")
         }
-        TrustError::Storage { .. } => (
-            ExitKind::Storage,
-            "free some space, then enrol again with a new token: `cloud-hub token create --name … --replace`",
-        ),
+        TrustError::Storage { .. } => (ExitKind::Storage, AGAIN),
         TrustError::BadRoot(_)
         | TrustError::NoRoot(_)
         | TrustError::Source { .. }

@@ -50,6 +50,10 @@ fn print(status: &Status) -> Result<(), CliError> {
         let until = show::unix_time(i64::try_from(not_after).unwrap_or(i64::MAX));
         lines.push(format!("  certificate until {until}, {} reports waiting", hub.reports_waiting));
     }
+    if let Some(address) = &hub.identity_also_at {
+        lines.push(format!("  warning: another machine uses the identity of this device: {address}"));
+        lines.push(format!("  try: {}", crate::board::CLONE_ADVICE));
+    }
     lines.push(trust(&status.trust));
     lines.extend(status.engines.iter().map(engine));
     lines.push(String::new());

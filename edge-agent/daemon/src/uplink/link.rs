@@ -1,6 +1,6 @@
 //! What the rest of the agent sees of the hub: questions and answers over the connection there is.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -15,6 +15,7 @@ use transport::{CloseCode, Connection, ExchangeError, Priority};
 use types::limits::TENSOR_BYTES_MAX;
 use types::{Digest, ModelName, NamedTensor, Reason, RequestId, Timings, Version};
 
+use super::silence::{Heard, Silence};
 use crate::answer::Made;
 
 /// Longest wait for an answer that is not an inference: metadata, a part of a file, a report.
@@ -39,21 +40,8 @@ const QUIET_MAX: Duration = Duration::from_secs(12);
 #[derive(Debug, Clone)]
 pub struct Link {
     connection: watch::Receiver<Option<Connection>>,
-    /// The connection on which the hub fell silent, and what had been heard on it by then.
-    silent: Arc<Mutex<Option<Heard>>>,
-}
-
-/// How much was heard on a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Heard {
-    connection: usize,
-    bytes: u64,
-}
-
-impl Heard {
-    fn on(connection: &Connection) -> Self {
-        Self { connection: connection.number(), bytes: connection.traffic().bytes_received }
-    }
+    /// On which connection the hub fell silent; read by the uplink task too.
+    silence: Silence,
 }
 
 /// Why the hub gave nothing that was asked for outside of inference.
@@ -137,7 +125,13 @@ impl Link {
     /// A link that follows the connection in `connection`.
     #[must_use]
     pub fn new(connection: watch::Receiver<Option<Connection>>) -> Self {
-        Self { connection, silent: Arc::default() }
+        Self { connection, silence: Silence::default() }
+    }
+
+    /// Returns where this link notes that the hub fell silent.
+    #[must_use]
+    pub fn silence(&self) -> Silence {
+        self.silence.clone()
     }
 
     /// A link without a hub, for a device that is not enrolled.
@@ -151,7 +145,7 @@ impl Link {
     #[must_use]
     pub fn hub_state(&self) -> HubState {
         match self.published() {
-            Some(connection) if self.is_silent(&connection) => HubState::Away,
+            Some(connection) if self.silence.lasts_on(&connection) => HubState::Away,
             // While a renewed certificate takes a new connection into use, the old one may be closed already.
             Some(connection) if connection.close_reason().is_none() || was_replaced(&connection) => {
                 HubState::Online { round_trip: connection.rtt() }
@@ -223,13 +217,8 @@ impl Link {
         // What was sent was sent, also when nobody took it.
         let bytes = question.inputs.iter().map(|input| u64::try_from(input.tensor.data().len()).unwrap_or(u64::MAX));
         telemetry::metrics::deferred_bytes(question.model.as_str(), bytes.sum());
-        *self.silent.lock().unwrap_or_else(PoisonError::into_inner) = Some(silent);
+        self.silence.note(silent);
         Err(NotAnswered { failure: HubFailure::Unreachable, detail: Some("the hub fell silent".to_owned()) })
-    }
-
-    fn is_silent(&self, connection: &Connection) -> bool {
-        let silent = *self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        silent.is_some_and(|silent| silent == Heard::on(connection))
     }
 
     /// The connection that took the place of a lost one; waits for it a moment where the hub said that there is one.

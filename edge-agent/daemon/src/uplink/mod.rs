@@ -4,13 +4,16 @@
 //! there is. [`Uplink`] is the task that sees to there being one: it obeys `edge_core::uplink` (when to dial, where) and
 //! `edge_core::renewal` (when to ask for the next certificate), passes offers to the updaters and reports to the hub.
 
+mod beside;
 mod link;
 mod missing;
 mod online;
 mod renew;
 mod say;
+mod silence;
 mod task;
 
 pub(crate) use link::source;
 pub use link::{HubAnswer, HubQuestion, Link, LinkError, NotAnswered};
+pub use silence::Silence;
 pub use task::{Offers, Uplink, UplinkParts};

@@ -5,10 +5,11 @@ use std::time::Duration;
 use edge_core::renewal;
 use edge_core::update::OfferKind;
 use edge_core::uplink::Event;
-use protocol::v1::{DeviceRequest, DeviceResponse, HubRequest, Offer};
+use protocol::v1::{DeviceRequest, DeviceResponse, HubRequest, Offer, feature};
 use tokio::sync::mpsc;
-use transport::{Connection, Exchange, ExchangeError, Priority};
+use transport::{CloseCode, CloseReason, Connection, Exchange, ExchangeError, Priority};
 
+use super::beside::{self, Beside};
 use super::link::{LinkError, exchange};
 use super::{renew, say, task};
 use crate::identity::Enrolment;
@@ -33,8 +34,9 @@ impl Uplink {
     pub(super) async fn stay_online(&mut self, mut connection: Connection) -> Event {
         let (tell, mut told) = mpsc::channel(HUB_REQUESTS);
         let mut listening = Box::pin(listen(connection.clone(), tell.clone()));
-        let mut sending = Box::pin(send_reports(connection.clone(), std::sync::Arc::clone(&self.parts.reports)));
+        let mut sending = self.sending_on(&connection);
         let mut look = self.look_at_certificate(renewal::Event::Online);
+        let mut beside: Option<Beside> = None;
         loop {
             if look == Look::Ask {
                 match self.renewed(&connection).await {
@@ -42,24 +44,40 @@ impl Uplink {
                     Some(next) => {
                         connection = next;
                         listening = Box::pin(listen(connection.clone(), tell.clone()));
-                        let reports = std::sync::Arc::clone(&self.parts.reports);
-                        reports.not_delivered();
-                        sending = Box::pin(send_reports(connection.clone(), reports));
+                        sending = self.sending_on(&connection);
+                        beside = None;
                         look = self.look_at_certificate(renewal::Event::Tick);
                     }
                     None => look = self.look_at_certificate(renewal::Event::Tick),
                 }
             }
             let Look::After(pause) = look else { continue };
-            tokio::select! {
+            let found = tokio::select! {
                 reason = connection.closed() => {
                     self.parts.reports.not_delivered();
                     tracing::info!(reason = telemetry::chain(&reason), "the connection to the hub ended");
-                    return self.closed(&reason);
+                    // A dial that is under way already may be the quicker way back.
+                    self.parts.publish.send_replace(None);
+                    match beside.take() {
+                        Some(dialling) => dialling.await,
+                        None => None,
+                    }
+                    .ok_or_else(|| self.ended(&reason))
                 }
+                () = self.parts.silence.noticed(), if beside.is_none() => {
+                    beside = self.dial_beside(&connection);
+                    continue;
+                }
+                found = beside::found(&mut beside) => match found {
+                    Some(found) => Ok(found),
+                    None => continue,
+                },
                 Some(said) = told.recv() => match said {
                     // Asked for now, for this device: a version that failed here is tried again.
-                    Said::Offer(offer) => self.offered(&offer, OfferKind::Retry),
+                    Said::Offer(offer) => {
+                        self.offered(&offer, OfferKind::Retry);
+                        continue;
+                    }
                     Said::Goodbye { retry_after } => {
                         self.parts.reports.not_delivered();
                         return Event::Goodbye { retry_after };
@@ -67,10 +85,64 @@ impl Uplink {
                 },
                 never = &mut listening => match never {},
                 never = &mut sending => match never {},
-                () = tokio::time::sleep(pause) => look = self.look_at_certificate(renewal::Event::Tick),
+                () = tokio::time::sleep(pause) => {
+                    look = self.look_at_certificate(renewal::Event::Tick);
+                    self.parts.board.hub(|hub| hub.reports_waiting = self.parts.reports.waiting());
+                    continue;
+                }
+            };
+            match found {
+                Ok((next, welcome)) => {
+                    tracing::info!(hub = %next.remote_addr(), "online over a new connection");
+                    self.welcomed(&welcome);
+                    self.parts.publish.send_replace(Some(next.clone()));
+                    connection = next;
+                    listening = Box::pin(listen(connection.clone(), tell.clone()));
+                    sending = self.sending_on(&connection);
+                }
+                Err(event) => return event,
             }
-            self.parts.board.hub(|hub| hub.reports_waiting = self.parts.reports.waiting());
         }
+    }
+
+    /// Sends reports over a connection that takes the place of another one.
+    fn sending_on(&self, connection: &Connection) -> std::pin::Pin<Box<dyn Future<Output = Never> + Send>> {
+        let reports = std::sync::Arc::clone(&self.parts.reports);
+        reports.not_delivered();
+        Box::pin(send_reports(connection.clone(), reports))
+    }
+
+    /// Returns a dial beside a connection, if the hub is silent on that one.
+    fn dial_beside(&self, silent: &Connection) -> Option<Beside> {
+        let silence = self.parts.silence.clone();
+        if !silence.lasts_on(silent) {
+            return None;
+        }
+        let (dialer, addresses) = (self.dialer.clone(), self.parts.addresses.clone());
+        Some(Box::pin(beside::dial_beside(dialer, addresses, self.greeter(), silent.clone(), silence)))
+    }
+
+    /// What the end of a live connection means.
+    fn ended(&self, reason: &CloseReason) -> Event {
+        if reason.code() == Some(CloseCode::CertificateExpired) {
+            // No renewal came in time; the hub serves one to a device that connects again.
+            return Event::Lost;
+        }
+        self.closed(reason)
+    }
+
+    /// Renews an expired certificate on a connection that serves nothing else; returns a connection with the new one.
+    pub(super) async fn renew_first(&mut self, connection: &Connection) -> Option<Connection> {
+        tracing::warn!("this device's certificate has expired: renewing it");
+        let renewed = match self.look_at_certificate(renewal::Event::Online) {
+            Look::Ask => self.renewed(connection).await,
+            Look::After(_not_due) => {
+                tracing::error!("the hub calls a certificate expired that is not due for renewal: check both clocks");
+                None
+            }
+        };
+        connection.close(CloseCode::Done, "renewed");
+        renewed
     }
 
     /// Tells the renewal core what time it is.
@@ -104,7 +176,7 @@ impl Uplink {
         self.look_at_certificate(renewal::Event::Renewed(validity));
         tracing::info!(not_after_unix_s = validity.not_after, "the certificate was renewed");
         self.parts.enrolment = Enrolment { identity, ..self.parts.enrolment.clone() };
-        self.parts.board.hub(|hub| hub.renewals += 1);
+        self.parts.board.hub(|hub| hub.renewals = hub.renewals.saturating_add(1));
         self.note_certificate();
         match task::dialer(&self.parts.enrolment, self.parts.congestion) {
             Ok(dialer) => self.dialer = dialer,
@@ -126,6 +198,10 @@ impl Uplink {
             }
         };
         match self.greet(&next).await {
+            Ok(welcome) if feature::is_renewal_only(&welcome.features) => {
+                tracing::warn!("the hub calls the renewed certificate expired: check its clock");
+                None
+            }
             Ok(welcome) => {
                 self.welcomed(&welcome);
                 self.parts.publish.send_replace(Some(next.clone()));

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use edge_core::slots::Installed;
 use edge_core::update::{Failure, Outcome, Report, Stage};
 use engine::EngineDescription;
+use protocol::v1::feature::Instance;
 use protocol::v1::{ActiveVariant, EngineInfo, Hello, ModelState, UpdateOutcome, UpdateReport, UpdateStage, shorten};
 
 use crate::board::Board;
 use crate::models::{Model, Models};
 
 /// The device's greeting.
-pub(super) fn hello(models: &Models, board: &Board, engines: &[EngineDescription]) -> Hello {
+pub(super) fn hello(models: &Models, board: &Board, engines: &[EngineDescription], instance: Instance) -> Hello {
     let status = board.status(models);
     let state = |model: &Arc<Model>| {
         let previous = status.models.iter().find(|status| status.model == model.name);
@@ -23,7 +24,7 @@ pub(super) fn hello(models: &Models, board: &Board, engines: &[EngineDescription
     };
     Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        features: Vec::new(),
+        features: vec![instance.to_feature()],
         device_now_unix_ms: crate::clock::unix_ms(),
         models: models.iter().map(state).collect(),
         engines: engines.iter().take(protocol::v1::hello::ENGINES_MAX).map(engine_info).collect(),

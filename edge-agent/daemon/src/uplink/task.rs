@@ -8,19 +8,22 @@ use std::time::{Duration, Instant, SystemTime};
 use edge_core::renewal::{ClockSkew, Renewal};
 use edge_core::update::OfferKind;
 use edge_core::uplink::{Bar, Event, NoAddress, Step, Uplink as Machine};
-use protocol::v1::{DeviceRequest, HubResponse, Offer, RefusalCode, Welcome};
+use protocol::v1::feature::{self, Instance};
+use protocol::v1::{Offer, RefusalCode, Welcome};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use transport::{
     Alpn, CertificateError, CloseCode, CloseReason, Congestion, Connection, DialError, DialErrorKind, Dialer,
-    DialerConfig, Limits, Priority, Trust,
+    DialerConfig, Limits, Trust,
 };
 use types::{ModelName, Version};
 
-use super::link::{Link, LinkError, exchange};
+use super::beside::Greeter;
+use super::link::{Link, LinkError};
 use super::missing::Search;
-use super::{renew, say};
-use crate::board::{Board, HubStatus};
+use super::renew;
+use super::silence::Silence;
+use crate::board::{Board, CLONE_ADVICE, HubStatus};
 use crate::engines::Engines;
 use crate::identity::Enrolment;
 use crate::models::Models;
@@ -59,6 +62,8 @@ pub struct UplinkParts {
     pub publish: watch::Sender<Option<Connection>>,
     /// The signed list of the hub's models.
     pub trust: Option<Arc<crate::trust::DeviceTrust>>,
+    /// Where requests note that the hub fell silent.
+    pub silence: Silence,
 }
 
 /// Why the uplink cannot even start.
@@ -84,6 +89,10 @@ pub struct Uplink {
     fresh: Option<Connection>,
     /// Models of the last greeting's offers.
     pub(super) offered: Vec<ModelName>,
+    /// This process, as it greets.
+    instance: Instance,
+    /// The hub serves nothing but a renewal on the connection that was greeted last.
+    pub(super) renewal_only: bool,
 }
 
 impl Uplink {
@@ -95,7 +104,8 @@ impl Uplink {
         let machine = Machine::new(parts.addresses.clone())?;
         let dialer = dialer(&parts.enrolment, parts.congestion)?;
         let renewal = Renewal::new(renew::validity(&parts.enrolment.identity), rand::random());
-        Ok(Self { machine, parts, dialer, renewal, skew: ClockSkew::default(), fresh: None, offered: Vec::new() })
+        let (skew, instance, offered) = (ClockSkew::default(), Instance(rand::random()), Vec::new());
+        Ok(Self { machine, parts, dialer, renewal, skew, fresh: None, offered, instance, renewal_only: false })
     }
 
     /// Keeps the connection until `stop` is cancelled.
@@ -199,7 +209,13 @@ impl Uplink {
         match tokio::time::timeout_at(deadline, self.greet(&connection)).await {
             Ok(Ok(welcome)) => {
                 self.welcomed(&welcome);
-                Event::Welcomed
+                if self.renewal_only {
+                    self.fresh = self.renew_first(&connection).await;
+                }
+                match self.fresh {
+                    Some(_) => Event::Welcomed,
+                    None => Event::Failed { retry_after: None },
+                }
             }
             Ok(Err(error)) => self.not_greeted(&connection, &error),
             Err(_elapsed) => Event::Tick,
@@ -207,11 +223,13 @@ impl Uplink {
     }
 
     pub(super) async fn greet(&self, connection: &Connection) -> Result<Welcome, LinkError> {
-        let hello = say::hello(&self.parts.models, &self.parts.board, &self.parts.engines.describe());
-        match exchange(connection, Priority::Control, &DeviceRequest::Hello(hello), 0).await? {
-            (HubResponse::Welcome(welcome), _) => Ok(welcome),
-            (_other, _) => Err(LinkError::OffTopic),
-        }
+        self.greeter().greet(connection).await
+    }
+
+    pub(super) fn greeter(&self) -> Greeter {
+        let UplinkParts { models, board, engines, .. } = &self.parts;
+        let (models, board, engines) = (Arc::clone(models), Arc::clone(board), Arc::clone(engines));
+        Greeter { models, board, engines, instance: self.instance }
     }
 
     fn not_greeted(&self, connection: &Connection, error: &LinkError) -> Event {
@@ -293,7 +311,13 @@ impl Uplink {
                 "this device's clock is behind the hub's by so many seconds (ahead, where negative): set it"
             );
         }
+        self.renewal_only = feature::is_renewal_only(&welcome.features);
+        let also_at = feature::find_identity_also_at(&welcome.features);
+        if let Some(address) = also_at {
+            tracing::warn!(%address, advice = CLONE_ADVICE, "another machine uses the identity of this device");
+        }
         self.parts.board.hub(|hub| {
+            hub.identity_also_at = also_at.map(|address| address.to_string());
             hub.hub_version = Some(welcome.hub_version.clone());
             hub.clock_skew_s = self.skew.seconds();
             hub.last_error = None;

@@ -12,6 +12,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::TrustError;
@@ -57,9 +58,9 @@ enum Step {
 impl Step {
     fn run(&self) -> Result<(), TrustError> {
         match self {
-            Self::MakeFolder(path) => fs::create_dir_all(path).map_err(TrustError::storage("make folder", path)),
+            Self::MakeFolder(path) => make_folder(path).map_err(TrustError::storage("make folder", path)),
             Self::Write(path, bytes) => {
-                let written = File::create(path).and_then(|mut file| file.write_all(bytes));
+                let written = create_file(path).and_then(|mut file| file.write_all(bytes));
                 written.map_err(TrustError::storage("write", path))
             }
             Self::SyncFile(path) | Self::SyncFolder(path) => {
@@ -239,6 +240,16 @@ fn read(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, TrustError> {
     let read = file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes);
     let count = read.map_err(TrustError::storage("read", path))?;
     Ok(u64::try_from(count).is_ok_and(|count| count <= bytes_max).then_some(bytes))
+}
+
+/// Makes a folder that only its owner can use, whatever the umask: who can write to it decides what a device trusts.
+fn make_folder(path: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Creates or empties a file that only its owner can use.
+fn create_file(path: &Path) -> std::io::Result<File> {
+    File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 #[cfg(test)]

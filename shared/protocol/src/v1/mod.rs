@@ -2,11 +2,13 @@
 //!
 //! Each side opens streams and asks: a device with [`DeviceRequest`], answered by [`HubResponse`]; the hub with
 //! [`HubRequest`], answered by [`DeviceResponse`]; a machine without a certificate with [`EnrolRequest`], answered by
-//! [`EnrolResponse`]. The parts are in [`hello`], [`infer`] and [`update`], the refusals in [`refusal`].
+//! [`EnrolResponse`]. The parts are in [`hello`], [`infer`] and [`update`], the refusals in [`refusal`], optional parts of
+//! a greeting in [`feature`].
 //!
 //! Enums here are append-only and structs are closed; see the crate's own page.
 
 pub mod enrol;
+pub mod feature;
 pub mod hello;
 pub mod infer;
 pub mod refusal;

@@ -65,14 +65,8 @@ pub enum DialError {
         /// The address.
         address: String,
     },
-    /// The hub's certificate is not valid yet, by this device's clock.
-    #[error("the certificate of hub {address} is not valid yet by this device's clock")]
-    HubCertificateNotYetValid {
-        /// The address.
-        address: String,
-    },
-    /// The hub finds this device's certificate expired or not yet valid.
-    #[error("hub {address} finds this device's certificate expired or not yet valid")]
+    /// The hub finds that this device's certificate expired too long ago to be renewed.
+    #[error("hub {address} finds that this device's certificate expired too long ago to be renewed")]
     OwnCertificateExpired {
         /// The address.
         address: String,
@@ -137,9 +131,7 @@ impl DialError {
             }
             Self::Socket(_) | Self::Identity(_) => DialErrorKind::Local,
             Self::WrongCa { .. } | Self::WrongName { .. } | Self::UnfitCertificate { .. } => DialErrorKind::WrongCa,
-            Self::HubCertificateExpired { .. }
-            | Self::HubCertificateNotYetValid { .. }
-            | Self::OwnCertificateExpired { .. } => DialErrorKind::CertificateTime,
+            Self::HubCertificateExpired { .. } | Self::OwnCertificateExpired { .. } => DialErrorKind::CertificateTime,
             Self::NotAuthorised { .. } => DialErrorKind::NotAuthorised,
             Self::Version { .. } => DialErrorKind::Version,
             Self::Failed { source, .. } => match source.code() {
@@ -183,7 +175,6 @@ impl DialError {
             Self::HubCertificateExpired { .. } => {
                 "check this device's clock; if it is right, restart the hub, which issues itself a new certificate"
             }
-            Self::HubCertificateNotYetValid { .. } => "this device's clock is behind: set it, for example with NTP",
             Self::OwnCertificateExpired { .. } => {
                 "check the clocks of device and hub; if they are right, enrol this device again with a new join token"
             }
@@ -204,7 +195,6 @@ impl DialError {
             (CloseReason::Handshake(_), Observed::WrongCa) => Self::WrongCa { address },
             (CloseReason::Handshake(_), Observed::WrongName) => Self::WrongName { address, name: name.to_owned() },
             (CloseReason::Handshake(_), Observed::Expired) => Self::HubCertificateExpired { address },
-            (CloseReason::Handshake(_), Observed::NotYetValid) => Self::HubCertificateNotYetValid { address },
             (CloseReason::Handshake(_), Observed::Unfit) => Self::UnfitCertificate { address },
             (CloseReason::Handshake(HandshakeFailure::CertificateTime), Observed::Nothing) => {
                 Self::OwnCertificateExpired { address }

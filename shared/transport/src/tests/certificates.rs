@@ -148,6 +148,42 @@ fn a_lifetime_that_no_certificate_can_hold_is_cut_or_refused_not_a_panic() {
     assert!(ca.issue_device(&csr, &id(), ancient).is_ok());
 }
 
+#[test]
+fn a_hub_certificate_begins_long_before_it_is_issued_and_never_before_the_ca() {
+    let ca = Ca::create("Sanderling test").unwrap();
+    let issued = |now: SystemTime| {
+        let identity = ca.issue_server(&["localhost".to_owned()], Validity { now, lifetime: DAY }).unwrap();
+        SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(identity.not_before_unix_s()).unwrap())
+    };
+    let now = SystemTime::now();
+    assert_eq!(issued(now), ca.begins(), "of a new hub: from the start of its CA");
+    assert!(now.duration_since(ca.begins()).unwrap() >= DAY);
+    let years = DAY * 730;
+    let begins = issued(now + years);
+    assert!(begins > ca.begins() && begins < now + years - DAY * 300, "of an old hub: a year back");
+    let before = ca.begins() - DAY;
+    assert!(issued(before) <= before, "of a hub whose clock went back: from its own time");
+}
+
+#[test]
+fn a_ca_is_renewed_with_its_key_and_old_certificates_and_devices_stay_good() {
+    let ca = Ca::create("Sanderling test").unwrap();
+    let now = SystemTime::now();
+    assert!(!ca.is_renewal_due(now));
+    let later = now + Duration::from_secs(16 * 365 * 86_400);
+    assert!(ca.is_renewal_due(later));
+    let renewed = ca.renewed(later).unwrap();
+    assert!(!renewed.is_renewal_due(later));
+    assert_ne!(renewed.fingerprint(), ca.fingerprint());
+    assert_eq!(renewed.key_pem(), ca.key_pem());
+    let subject = |der: &[u8]| X509Certificate::from_der(der).unwrap().1.subject().as_raw().to_vec();
+    assert_eq!(subject(&renewed.cert_der()), subject(&ca.cert_der()));
+    assert!(Ca::load(&renewed.cert_pem(), &ca.key_pem()).is_ok());
+    assert!(Ca::load(&ca.cert_pem(), &renewed.key_pem()).is_ok());
+    // Twice in a row, as over forty years.
+    assert!(renewed.renewed(later + Duration::from_secs(16 * 365 * 86_400)).is_ok());
+}
+
 proptest! {
     #[test]
     fn no_bytes_break_the_reader_of_requests(

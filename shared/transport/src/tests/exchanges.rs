@@ -182,7 +182,10 @@ async fn who_opens_too_many_exchanges_waits() {
 #[tokio::test]
 async fn a_request_that_someone_waits_for_overtakes_files() {
     const MIB: usize = 1 << 20;
-    let pair = Pair::new().await;
+    // Everything fits the sender's buffer, and a quarter of a file is on its way when the request is begun.
+    let device = Limits { send_window_bytes: 16 << 20, ..Limits::agent() };
+    let hub = Limits { connection_window_bytes: 256 << 10, ..Limits::hub() };
+    let pair = Pair::with(device, hub).await;
     let mut files = Vec::new();
     for _ in 0..8 {
         files.push(pair.device.open(Priority::Artifact).await.unwrap());

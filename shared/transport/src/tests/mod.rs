@@ -8,5 +8,6 @@ mod faults;
 mod handshakes;
 mod hostile;
 mod pair;
+mod restarts;
 mod resumption;
 mod slow;

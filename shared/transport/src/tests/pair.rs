@@ -8,8 +8,8 @@ use protocol::v1::{DeviceRequest, HubResponse, InferRequest, InferResponse, Tens
 use types::{DType, Digest, EngineName, Reason};
 
 use crate::{
-    Alpn, Ca, Congestion, Connection, DeviceKey, Dialer, DialerConfig, Identity, Limits, Listener, ListenerConfig,
-    Trust, Validity,
+    Alpn, Ca, Congestion, Connection, DeviceKey, Dialer, DialerConfig, EndpointKeys, Identity, Limits, Listener,
+    ListenerConfig, Trust, Validity,
 };
 
 /// The name in the hub's certificate.
@@ -17,6 +17,9 @@ pub(super) const NAME: &str = "hub.sanderling";
 
 /// A certificate's lifetime that outlives every test.
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The time in which an expired certificate of a device is let through.
+pub(super) const GRACE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 /// A CA and everything that comes of it.
 pub(super) struct Site {
@@ -47,6 +50,8 @@ impl Site {
             addr: "127.0.0.1:0".parse().unwrap(),
             identity: self.hub(),
             ca_der: self.ca.cert_der(),
+            grace: GRACE,
+            keys: EndpointKeys::generate().unwrap(),
             limits: Limits::hub(),
             congestion: Congestion::Cubic,
             intake: None,

@@ -1,6 +1,6 @@
 //! Coming back: a resumed connection never meets rustls's verifier, and must not get past the hub for that.
 
-use super::pair::{NAME, Site, connect};
+use super::pair::{GRACE, NAME, Site, connect};
 use crate::server::admit;
 use crate::{CloseCode, Connection, Listener, Peer};
 
@@ -56,7 +56,7 @@ async fn a_revoked_device_is_refused_also_when_it_resumes() {
 }
 
 #[tokio::test]
-async fn an_expired_certificate_is_refused_also_when_it_resumes() {
+async fn a_certificate_that_is_over_for_longer_than_the_grace_is_refused_also_when_it_resumes() {
     let site = Site::new();
     let identity = site.device("camera-1");
     let not_after = identity.not_after_unix_s();
@@ -65,8 +65,9 @@ async fn an_expired_certificate_is_refused_also_when_it_resumes() {
     first_visit(&dialer, &mut listener).await;
     let (_device, hub) = connect(&dialer, &mut listener).await;
     assert_eq!(dialer.full_handshakes(), 1, "the second connection was resumed");
-    assert!(admit(hub.clone(), not_after).is_ok());
-    let (code, _why) = admit(hub, not_after + 1).unwrap_err();
+    let grace_s = i64::try_from(GRACE.as_secs()).unwrap();
+    assert!(admit(hub.clone(), not_after + grace_s, GRACE).is_ok());
+    let (code, _why) = admit(hub, not_after + grace_s + 1, GRACE).unwrap_err();
     assert_eq!(code, CloseCode::CertificateExpired);
 }
 

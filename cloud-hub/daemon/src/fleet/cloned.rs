@@ -1,0 +1,55 @@
+//! Identities that two machines use: noticed at greetings, logged, shown to operators and told to the device.
+//!
+//! [`hub_core::fleet`] decides; here are the addresses of the live connections and the words.
+
+use std::net::SocketAddr;
+
+use hub_core::fleet::{Cloned, Replaced, Sighting};
+
+use super::{Fleet, Seat};
+use crate::api::ClonedView;
+use crate::clock;
+
+impl Fleet {
+    /// Notes which process of an agent greets over a seat's connection, where the agent says so. Returns the address of
+    /// another machine with the same identity, as long as that is known.
+    ///
+    /// # Errors
+    /// When the connection was replaced by a newer one.
+    pub fn sighted(&self, seat: &Seat, instance: Option<u64>) -> Result<Option<SocketAddr>, Replaced> {
+        let Some(instance) = instance else { return Ok(None) };
+        let now = clock::unix_s();
+        let mut inner = self.inner();
+        let address = inner.live.get(&seat.id).map(transport::Connection::remote_addr);
+        let address = address.ok_or_else(|| Replaced(seat.device.clone()))?;
+        let log = inner.fleet.sighted(&seat.device, seat.id, Sighting { instance, address }, now)?;
+        let cloned = inner.fleet.device(&seat.device).and_then(|device| device.cloned.clone());
+        drop(inner);
+        if let Some(Cloned { addresses: [one, other], .. }) = log {
+            tracing::warn!(
+                device = %seat.device,
+                %one,
+                %other,
+                "two machines use the identity of one device: enrol one of them under another name, with its identity \
+                 folder removed"
+            );
+        }
+        Ok(cloned.filter(|cloned| cloned.is_shown(now)).map(|cloned| other_than(address, &cloned)))
+    }
+}
+
+/// The address of the two that is not the one asked from; its port may have changed since.
+fn other_than(address: SocketAddr, cloned: &Cloned) -> SocketAddr {
+    let [one, other] = cloned.addresses;
+    let is_one = one == address || (one.ip() == address.ip() && other.ip() != address.ip());
+    if is_one { other } else { one }
+}
+
+/// What operators see of it.
+pub(super) fn view(cloned: &Cloned) -> ClonedView {
+    ClonedView {
+        addresses: cloned.addresses.map(|address| address.to_string()),
+        first_unix_ms: cloned.first_unix_s.saturating_mul(1000),
+        last_unix_ms: cloned.last_unix_s.saturating_mul(1000),
+    }
+}

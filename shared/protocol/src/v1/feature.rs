@@ -1,0 +1,94 @@
+//! Optional parts of a `Hello` or `Welcome`: texts in `features` that an older peer ignores.
+//!
+//! A feature is `name` or `name=value`. Names are lower case with hyphens and never change their meaning.
+
+use std::net::SocketAddr;
+
+/// In [`super::Welcome`]: the device's certificate has expired, and the hub serves nothing on this connection but its
+/// renewal. The device renews, then connects again.
+pub const RENEWAL_ONLY: &str = "renewal-only";
+
+/// In [`super::Hello`], with a value: the running process of the agent.
+const INSTANCE: &str = "instance";
+
+/// In [`super::Welcome`], with a value: the address of another machine that uses this device's key.
+const IDENTITY_ALSO_AT: &str = "identity-also-at";
+
+/// Random number of one process of an agent, new at each start.
+///
+/// One state folder has one process at a time, so a number that comes back after another one belongs to a second
+/// machine with the same key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Instance(pub u64);
+
+impl Instance {
+    /// Returns the text for [`super::Hello::features`].
+    #[must_use]
+    pub fn to_feature(self) -> String {
+        format!("{INSTANCE}={:016x}", self.0)
+    }
+
+    /// Finds the instance in a greeting; `None` for an agent that does not send one, or a malformed one.
+    #[must_use]
+    pub fn find(features: &[String]) -> Option<Self> {
+        let text = value(features, INSTANCE)?;
+        // The number reader would take a sign too.
+        let lawful = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let text = Some(text).filter(|_text| lawful)?;
+        u64::from_str_radix(text, 16).ok().map(Self)
+    }
+}
+
+/// Returns whether a `Welcome` allows nothing but a renewal.
+#[must_use]
+pub fn is_renewal_only(features: &[String]) -> bool {
+    features.iter().any(|feature| feature == RENEWAL_ONLY)
+}
+
+/// Returns the feature that tells a device where else its identity is in use.
+#[must_use]
+pub fn identity_also_at(address: SocketAddr) -> String {
+    format!("{IDENTITY_ALSO_AT}={address}")
+}
+
+/// Finds the address of another machine with this device's key in a `Welcome`.
+#[must_use]
+pub fn find_identity_also_at(features: &[String]) -> Option<SocketAddr> {
+    value(features, IDENTITY_ALSO_AT)?.parse().ok()
+}
+
+fn value<'a>(features: &'a [String], name: &str) -> Option<&'a str> {
+    features.iter().find_map(|feature| feature.strip_prefix(name)?.strip_prefix('='))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn features(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn features_read_back_among_unknown_ones() {
+        let instance = Instance(0x00ab_0000_0000_0001);
+        let address: SocketAddr = "[::1]:4433".parse().unwrap();
+        let all = [features(&["zstd", "instances=4"]), vec![instance.to_feature(), identity_also_at(address)]].concat();
+        assert_eq!(Instance::find(&all), Some(instance));
+        assert_eq!(find_identity_also_at(&all), Some(address));
+        assert!(!is_renewal_only(&all));
+        assert!(is_renewal_only(&features(&["x", RENEWAL_ONLY])));
+        assert_eq!(instance.to_feature(), "instance=00ab000000000001", "the wire's form never changes");
+        assert_eq!(identity_also_at(address), "identity-also-at=[::1]:4433");
+    }
+
+    #[test]
+    fn malformed_features_are_ignored() {
+        for text in ["instance", "instance=", "instance=12", "instance=+0ab000000000001", "instance=zzzzzzzzzzzzzzzz"] {
+            assert_eq!(Instance::find(&features(&[text])), None, "{text}");
+        }
+        for text in ["identity-also-at=", "identity-also-at=hub", "identity-also-at=1.2.3.4"] {
+            assert_eq!(find_identity_also_at(&features(&[text])), None, "{text}");
+        }
+    }
+}

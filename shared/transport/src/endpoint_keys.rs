@@ -1,0 +1,151 @@
+//! Secrets of a listener that must outlive its process, so that peers learn of a restart at once.
+//!
+//! Made and stored by the hub; used by [`crate::server`]. A packet for a connection of an earlier process is answered
+//! with a stateless reset (RFC 9000, section 10.3). The peer believes it only if its token comes from the same key as
+//! before, and the listener sends it only if it recognises the connection id as one of its own.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use quinn::{ConnectionId, ConnectionIdGenerator, EndpointConfig};
+use quinn_proto::InvalidCid;
+use rand::TryRngCore as _;
+use rand::rngs::OsRng;
+
+use crate::error::CertificateError;
+
+/// Length of the stored secret in bytes: 32 for reset tokens, 32 for connection ids.
+pub const ENDPOINT_KEYS_BYTES: usize = 64;
+
+/// Shortest time between two stateless resets.
+///
+/// Ten thousand a second: every device of a full hub ([`crate::Limits::hub`]) that sends a packet after a restart gets
+/// its reset within a second. A reset is smaller than the packet it answers and costs one HMAC, so a flood gains
+/// nothing; quinn's own 20 ms would take 200 s for the same fleet.
+const RESET_INTERVAL_MIN: Duration = Duration::from_micros(100);
+
+/// Random bytes of a connection id.
+///
+/// Eight, so that an id never comes again: quinn's own generator has three, and of 10,000 devices 50 would find their
+/// old id in use by another connection after a restart, and so get no reset.
+const NONCE_BYTES: usize = 8;
+
+/// Authenticated bytes of a connection id: a stray packet looks like one of ours once in 2^32 times.
+const TAG_BYTES: usize = 4;
+
+/// Secrets for stateless resets and connection ids. Does not print.
+#[derive(Clone)]
+pub struct EndpointKeys([u8; ENDPOINT_KEYS_BYTES]);
+
+impl EndpointKeys {
+    /// Makes new keys from the system's randomness.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn generate() -> Result<Self, CertificateError> {
+        let mut bytes = [0; ENDPOINT_KEYS_BYTES];
+        OsRng.try_fill_bytes(&mut bytes).map_err(|error| CertificateError::unreadable("new endpoint keys", error))?;
+        Ok(Self(bytes))
+    }
+
+    /// Reads stored keys; `None` when the length is not [`ENDPOINT_KEYS_BYTES`].
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// Returns the bytes to store. Keep them in a file of mode 0600: whoever has them can end connections.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; ENDPOINT_KEYS_BYTES] {
+        &self.0
+    }
+
+    /// Returns the endpoint settings that use these keys.
+    pub(crate) fn endpoint_config(&self) -> EndpointConfig {
+        let (reset, ids) = self.0.split_at(ENDPOINT_KEYS_BYTES / 2);
+        let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset)));
+        let key = hmac::Key::new(hmac::HMAC_SHA256, ids);
+        config
+            .min_reset_interval(RESET_INTERVAL_MIN)
+            .cid_generator(move || Box::new(SignedConnectionIds { key: key.clone() }));
+        config
+    }
+}
+
+impl fmt::Debug for EndpointKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EndpointKeys(..)")
+    }
+}
+
+/// Connection ids of random bytes and a tag, so that an id of an earlier process is recognised without memory.
+struct SignedConnectionIds {
+    key: hmac::Key,
+}
+
+impl SignedConnectionIds {
+    fn tag(&self, nonce: &[u8]) -> [u8; TAG_BYTES] {
+        let signature = hmac::sign(&self.key, nonce);
+        let mut tag = [0; TAG_BYTES];
+        tag.iter_mut().zip(signature.as_ref()).for_each(|(to, from)| *to = *from);
+        tag
+    }
+}
+
+impl ConnectionIdGenerator for SignedConnectionIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let nonce: [u8; NONCE_BYTES] = rand::random();
+        let mut id = [0; NONCE_BYTES + TAG_BYTES];
+        let (to_nonce, to_tag) = id.split_at_mut(NONCE_BYTES);
+        to_nonce.copy_from_slice(&nonce);
+        to_tag.copy_from_slice(&self.tag(&nonce));
+        ConnectionId::new(&id)
+    }
+
+    fn validate(&self, id: &ConnectionId) -> Result<(), InvalidCid> {
+        let Some((nonce, tag)) = id.split_at_checked(NONCE_BYTES) else { return Err(InvalidCid) };
+        if *tag == self.tag(nonce) { Ok(()) } else { Err(InvalidCid) }
+    }
+
+    fn cid_len(&self) -> usize {
+        NONCE_BYTES + TAG_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generator(key: u8) -> SignedConnectionIds {
+        SignedConnectionIds { key: hmac::Key::new(hmac::HMAC_SHA256, &[key; 32]) }
+    }
+
+    #[test]
+    fn the_ids_of_an_earlier_process_are_recognised_and_no_others() {
+        let id = generator(1).generate_cid();
+        assert!(generator(1).validate(&id).is_ok());
+        assert!(generator(2).validate(&id).is_err(), "another key");
+        let mut changed = id.to_vec();
+        changed[0] ^= 1;
+        assert!(generator(1).validate(&ConnectionId::new(&changed)).is_err(), "another nonce");
+        for length in 0..=20 {
+            let short = ConnectionId::new(&vec![7; length]);
+            assert!(generator(1).validate(&short).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn stored_keys_read_back_and_do_not_print() {
+        let keys = EndpointKeys::generate().unwrap();
+        let again = EndpointKeys::from_bytes(keys.as_bytes()).unwrap();
+        assert_eq!(again.as_bytes(), keys.as_bytes());
+        assert!(EndpointKeys::from_bytes(&keys.as_bytes()[1..]).is_none());
+        assert_eq!(format!("{keys:?}"), "EndpointKeys(..)");
+    }
+}
