@@ -189,7 +189,10 @@ fn a_loose_umask_opens_no_file_of_hub_or_agent() {
             let mode = fs::metadata(&store)?.mode() & 0o7777;
             ensure!(mode == 0o700, "{} has mode {mode:04o}", store.display());
         }
-        ensure!(kitchen.stop_within(wait::PATIENCE)?.success() && daemon.stop_within(wait::PATIENCE)?.success(), "stop");
+        ensure!(
+            kitchen.stop_within(wait::PATIENCE)?.success() && daemon.stop_within(wait::PATIENCE)?.success(),
+            "stop"
+        );
         Ok(())
     });
 }
@@ -278,7 +281,9 @@ fn operators_are_listed_told_apart_and_revoked_at_once() {
         let last = hub.run(["operator", "revoke", "init"])?;
         ensure!(last.code == Some(CONFLICT), "the last operator was revoked: {last:?}");
         let log = hub.daemon()?.log()?;
-        for trace in ["failed login", "127.0.0.1", "operator token made", "operator revoked", "operator call", "status=409"] {
+        for trace in
+            ["failed login", "127.0.0.1", "operator token made", "operator revoked", "operator call", "status=409"]
+        {
             ensure!(log.contains(trace), "{trace:?} is not in the log:\n{log}");
         }
         let failed = hub.metrics()?.sum("sanderling_login_failures_total", &[]);

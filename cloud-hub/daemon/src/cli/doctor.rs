@@ -169,7 +169,7 @@ fn addresses(config: &HubConfig, folder: &Folder) -> Result<Vec<Check>, CliError
         let addresses = reach::public_addresses(config, port).join(", ");
         return Ok(vec![Check::ok(NAME, format!("join tokens tell devices to dial {addresses}"))]);
     }
-    let check = |warning: String| match warning.split_once(": ") {
+    let check = |warning: String| match warning.rsplit_once(": ") {
         Some((found, advice)) => Check::warning(NAME, found, advice),
         None => Check::warning(NAME, warning, "correct hub.names"),
     };

@@ -7,8 +7,8 @@
 pub mod blobs;
 pub mod health;
 mod judge;
-pub mod orphans;
 pub mod metadata;
+pub mod orphans;
 pub mod publish;
 pub mod rotation;
 pub mod standing;

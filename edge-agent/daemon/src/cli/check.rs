@@ -171,7 +171,8 @@ fn print(checked: &Checked, output: Output) -> Result<(), CliError> {
 fn told(report: &ModelReport) -> Vec<String> {
     let ModelReport { nodes, nodes_rewritten, constant_bytes, islands, unsupported, work } = report;
     let constants = super::show::bytes(*constant_bytes);
-    let mut lines = vec![format!("{nodes} nodes, {nodes_rewritten} after rewriting, {constants} of constants, {work} operations")];
+    let mut lines =
+        vec![format!("{nodes} nodes, {nodes_rewritten} after rewriting, {constants} of constants, {work} operations")];
     lines.extend(islands.iter().map(|island| format!("on the processor: {} {}", island.operator, island.node)));
     if !unsupported.is_empty() {
         let rows = unsupported.iter().map(|operator| {

@@ -7,7 +7,8 @@ use console::{CliError, ExitKind};
 use transport::{Alpn, CloseCode, Dialer, DialerConfig, Limits};
 
 use super::{
-    Context, doctor_engines, doctor_models, doctor_ports, doctor_routing, doctor_state, doctor_trust, enroll, folder_of, show,
+    Context, doctor_engines, doctor_models, doctor_ports, doctor_routing, doctor_state, doctor_trust, enroll,
+    folder_of, show,
 };
 use crate::config::AgentConfig;
 use crate::identity::{self, Enrolment};
