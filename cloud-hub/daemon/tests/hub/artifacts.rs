@@ -52,7 +52,8 @@ async fn every_range_of_a_file_is_served_as_it_was_signed() {
         let (all, total) = device.blob(digest, 0, 1 << 23).await.unwrap();
         assert_eq!(Digest::of(&all), digest);
         assert_eq!(total, all.len() as u64);
-        for (offset, length) in [(0, 1), (1, 1), (7, 1000), (total - 1, 1), (total - 1, 99), (total, 5), (u64::MAX, 5)] {
+        for (offset, length) in [(0, 1), (1, 1), (7, 1000), (total - 1, 1), (total - 1, 99), (total, 5), (u64::MAX, 5)]
+        {
             let (part, _total) = device.blob(digest, offset, length).await.unwrap();
             let start = usize::try_from(offset).unwrap_or(usize::MAX).min(all.len());
             let end = start.saturating_add(usize::try_from(length).unwrap()).min(all.len());
@@ -81,7 +82,12 @@ async fn damage_of_any_kind_is_refused_shown_and_mended_by_the_same_push() {
                 None => std::fs::remove_file(path(&digest)).unwrap(),
             }
             let length = good.len() as u64;
-            assert_eq!(device.blob(digest, 0, length).await.unwrap_err(), RefusalCode::Internal, "{:?}", bad.map(|b| b.len()));
+            assert_eq!(
+                device.blob(digest, 0, length).await.unwrap_err(),
+                RefusalCode::Internal,
+                "{:?}",
+                bad.map(|b| b.len())
+            );
             let status = site.operate(&["status"]).await["warnings"].to_string();
             assert!(status.contains(&digest.to_hex()) && status.contains("digits/1"), "{status}");
             let again = site.push("v1", &[]).await;
@@ -115,7 +121,10 @@ async fn only_what_no_device_has_is_withdrawn_and_its_files_go_with_it() {
     }
     let registry = site.hub.registry.snapshot();
     let versions: Vec<_> = registry.model(&"digits".parse().unwrap()).unwrap().versions().collect();
-    assert!(matches!(versions.as_slice(), [(record, Standing::Current)] if record.version == version(1)), "{versions:?}");
+    assert!(
+        matches!(versions.as_slice(), [(record, Standing::Current)] if record.version == version(1)),
+        "{versions:?}"
+    );
     // The one that serves is not: the greeting says so.
     let (code, err) = withdraw(&site, "1").await;
     assert!(code != Some(0) && err.contains("kitchen"), "{err}");
