@@ -23,8 +23,11 @@
 //!
 //! Times are milliseconds since 1970 (`_unix_ms`). Every refusal is an [`ApiError`].
 
+pub mod cloned;
 pub mod recovery;
 pub mod trust;
+
+mod operators;
 
 use std::fmt;
 
@@ -32,6 +35,8 @@ use engine::{HostStatus, Isolation};
 use serde::{Deserialize, Serialize};
 use types::{DeviceId, Digest, ModelName, VariantName, Version};
 
+pub use cloned::ClonedView;
+pub use operators::{OperatorCreated, OperatorList, OperatorRequest, OperatorRevoked, OperatorView};
 pub use recovery::{BackupSnapshot, UnknownDevice};
 
 /// Where the API begins.
@@ -110,57 +115,6 @@ pub struct TokenCreated {
     pub warnings: Vec<String>,
 }
 
-/// Asks for a further operator token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OperatorRequest {
-    /// Who it is for, as the hub's log will name them.
-    pub name: String,
-    /// Days it is good for.
-    pub ttl_days: u32,
-}
-
-/// A fresh operator token. The hub keeps only its hash.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OperatorCreated {
-    /// Who it is for.
-    pub name: String,
-    /// The secret, for `operator.toml`.
-    pub token: String,
-    /// When it stops being good.
-    pub expires_unix_ms: u64,
-}
-
-/// Every operator on record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OperatorList {
-    /// Sorted by name.
-    pub operators: Vec<OperatorView>,
-}
-
-/// One operator token, without its secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OperatorView {
-    /// Name in the hub's log.
-    pub name: String,
-    /// Time of its creation.
-    pub created_unix_ms: u64,
-    /// Time from which on it is refused.
-    pub expires_unix_ms: u64,
-    /// Time of the last call with it; absent when there was none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_used_unix_ms: Option<u64>,
-}
-
-/// An operator is revoked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OperatorRevoked {
-    /// Its name.
-    pub name: String,
-    /// Number of its tokens that were removed.
-    pub tokens: usize,
-}
-
 /// Shuts a device out.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -174,13 +128,6 @@ impl fmt::Debug for TokenCreated {
     /// Leaves the token out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenCreated").field("device", &self.device).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for OperatorCreated {
-    /// Leaves the token out.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OperatorCreated").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -239,17 +186,6 @@ pub struct DeviceView {
     pub agent_version: Option<String>,
     /// What it serves and what it last said about updates.
     pub models: Vec<DeviceModelView>,
-}
-
-/// Two machines with the identity of one device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClonedView {
-    /// Addresses from which the two connected last.
-    pub addresses: [String; 2],
-    /// When it was first noticed.
-    pub first_unix_ms: u64,
-    /// When it was last noticed.
-    pub last_unix_ms: u64,
 }
 
 /// One model on one device.

@@ -32,8 +32,8 @@ Examples:
 
 DIR holds model.toml and the files it names. Only files that the hub does not have are uploaded.
 The hub loads its own variant and checks its golden answers before anything is published.
-A version that is worse than the one in force (no threshold, no golden inputs, other labels, other inputs or outputs) is
-refused with the list of what is worse; --force publishes it all the same.
+A version that is worse than the one in force (no threshold, no golden inputs, other labels, other
+inputs or outputs) is refused with a list of what is worse; --force publishes it all the same.
 Pushing the same content again changes nothing, except that files which are damaged on the hub are sent again.
 Other content under the same version is refused.")]
 pub(super) struct PushArgs {

@@ -38,7 +38,9 @@ fn judge(trust: &TrustStatus) -> Check {
             let found = format!("expired since {} ({role}){error}", show::unix_time(since));
             let advice = match role {
                 "root" | "targets" => "ask the hub's operator to run: cloud-hub trust renew --keys DIR",
-                _ => "check that the hub runs and is reached, and this machine's clock; requests are answered meanwhile",
+                _ => {
+                    "check that the hub runs and is reached, and this machine's clock; requests are answered meanwhile"
+                }
             };
             Check::failed(NAME, ExitKind::Refused, found, advice)
         }

@@ -41,9 +41,9 @@ const REQUEST_HEADERS: &str =
 /// Response headers that a page of a configured origin may read beside the simple ones.
 const RESPONSE_HEADERS: &str = "inference-header-content-length, retry-after";
 
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-const PRIVATE_NETWORK_ASKED: HeaderName = HeaderName::from_static("access-control-request-private-network");
-const PRIVATE_NETWORK_ALLOWED: HeaderName = HeaderName::from_static("access-control-allow-private-network");
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
+const PRIVATE_NETWORK_ASKED: &str = "access-control-request-private-network";
+const PRIVATE_NETWORK_ALLOWED: &str = "access-control-allow-private-network";
 
 /// Passes a request on if it is neither from a foreign web page nor for a foreign name.
 pub async fn check(State(guard): State<Arc<Guard>>, request: Request<Body>, next: Next) -> Response {
@@ -203,7 +203,7 @@ fn preflight(asked: &HeaderMap) -> Response {
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(PREFLIGHT_MAX_AGE_S));
     // Chromium asks for this before a public page may reach a device in the private network.
     if asked.get(PRIVATE_NETWORK_ASKED).is_some_and(|value| value == "true") {
-        headers.insert(PRIVATE_NETWORK_ALLOWED, HeaderValue::from_static("true"));
+        headers.insert(HeaderName::from_static(PRIVATE_NETWORK_ALLOWED), HeaderValue::from_static("true"));
     }
     response
 }

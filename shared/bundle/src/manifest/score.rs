@@ -102,7 +102,7 @@ fn top1(rule: &ScoreRule, labels: &[String], shape: Option<&[Dim]>) -> Verdict {
     match dims.get(at) {
         Some(Dim::Fixed(size @ (0 | 1))) => {
             let advice = advice(labels, dims, at);
-            Verdict::Wrong(format!("axis {at} of {} has {size} classes, so every score would be 1: {advice}", shown()))
+            Verdict::Wrong(format!("axis {at} of {} has size {size}, so every score would be 1: {advice}", shown()))
         }
         Some(Dim::Fixed(size)) if !labels.is_empty() && *size != labels.len() => {
             let advice = advice(labels, dims, at);

@@ -26,14 +26,11 @@ pub struct Encoded {
     pub body: Bytes,
 }
 
-/// Writes an answer the way the request wants each output.
+/// Writes an answer the way the request wants each output. Takes the outputs, so that they are freed before the response is
+/// sent.
 ///
 /// # Errors
 /// [`CodecError::NotInJson`] when an output was asked for as JSON and JSON cannot say it.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "frees the outputs once they are written, before the response is sent"
-)]
 pub fn encode_answer(wanted: &Wanted, answer: Answer) -> Result<Encoded, CodecError> {
     let outputs = answer.outputs.iter().map(|output| describe(wanted, output)).collect::<Result<Vec<_>, _>>()?;
     let json = AnswerJson {
