@@ -1,6 +1,7 @@
 //! What engines in child processes promise, shown with real processes: this very program is the child.
 
 #![expect(unsafe_code, reason = "a native crash is what is tested")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -242,13 +243,24 @@ fn a_run_takes_no_more_memory_than_it_may() {
     assert!(engine.hosts().iter().all(|host| host.memory_max_bytes.is_none_or(|most| most < 1024 * 1024 * 1024)));
 }
 
+/// Waits for the process that a model is in.
+fn pid_of(engine: &ProcessEngine, name: &str) -> u32 {
+    loop {
+        let hosts = engine.hosts();
+        if let Some(pid) = hosts.iter().find(|host| host.sessions == [name]).and_then(|host| host.pid) {
+            return pid;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn a_child_that_is_killed_from_outside_is_started_again_and_nobody_is_blamed() {
     let engine = engine();
     let mut session = load(&engine, "a", false);
     for _ in 0..3 {
         expect_well(session.as_mut());
-        let pid = engine.hosts()[0].pid.unwrap();
+        let pid = pid_of(&engine, "a");
         let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         // Even when its end is not noticed yet.
