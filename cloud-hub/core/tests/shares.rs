@@ -1,5 +1,4 @@
 //! Promises of the shares that devices, addresses and operators have of the hub's budgets.
-#![expect(clippy::unwrap_used, reason = "a test ends at its first surprise")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};

@@ -308,7 +308,6 @@ const LONG: &str = "SANDERLING_TEST_LONG";
 const FOUND: i32 = 99;
 
 #[test]
-#[expect(clippy::print_stdout, reason = "`cargo xtask test` counts these lines")]
 fn no_read_or_write_outside_living_memory_under_valgrind() {
     if std::env::var_os(LONG).is_none() {
         println!("skipped: Valgrind takes half a minute, run `cargo xtask test --long`");

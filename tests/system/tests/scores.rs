@@ -138,7 +138,8 @@ fn a_push_that_takes_something_away_is_refused_with_the_list() {
         let mut hub = site.hub()?;
         hub.start()?;
         hub.push(&catalog().join("v1"), &[])?.ok()?;
-        let edits: [(&str, fn(&str) -> String); 3] = [
+        type Edit = fn(&str) -> String;
+        let edits: [(&str, Edit); 3] = [
             ("class 0 is called", |text| text.replacen("labels = [\"0\"", "labels = [\"zero\"", 1)),
             ("no golden inputs", |text| {
                 text.split("[variant.golden]").next().unwrap_or_default().to_owned() + &hub_variant()

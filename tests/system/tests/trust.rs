@@ -334,8 +334,8 @@ fn two_holders_sign_a_version_each_on_an_own_machine() {
         let alice = site.folder().join("alice");
         let path = |ending: &str| format!("{}.{ending}", alice.display());
         fleet.hub.run(["trust", "keygen", &alice.display().to_string()])?.ok()?;
-        trust(&fleet.hub, &["add-signer", "targets", &path("pub"), "--threshold", "2"])
-            .and_then(|alone| Ok(ensure!(alone.code == Some(REFUSED), "one of two signed: {}", alone.stdout)))?;
+        let alone = trust(&fleet.hub, &["add-signer", "targets", &path("pub"), "--threshold", "2"])?;
+        ensure!(alone.code == Some(REFUSED), "one of two signed: {}", alone.stdout);
         // The list must be signed by both under the new root.
         let key = path("key");
         trust(&fleet.hub, &["add-signer", "targets", &path("pub"), "--threshold", "2", "--key", &key])?.ok()?;

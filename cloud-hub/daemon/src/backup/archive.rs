@@ -316,7 +316,8 @@ mod tests {
         let nothing = |_: &Contents, _: &Member, _: &mut dyn Read| Ok(());
         let ok = forged(&one, &[("a", EntryType::Regular, b"x", "")]);
         assert!(read(ok.as_slice(), nothing).is_ok(), "the forge itself works");
-        let bad: &[&[(&str, EntryType, &[u8], &str)]] = &[
+        type Entry<'a> = (&'a str, EntryType, &'a [u8], &'a str);
+        let bad: &[&[Entry<'_>]] = &[
             &[("a", EntryType::Symlink, b"", "/etc/passwd")],
             &[("a", EntryType::Link, b"", "/etc/passwd")],
             &[("a", EntryType::Char, b"", "")],

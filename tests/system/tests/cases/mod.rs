@@ -15,7 +15,7 @@ use testkit::{Agent, Site};
 
 /// One input or output.
 #[derive(Clone)]
-pub struct Io {
+pub(crate) struct Io {
     info: ValueInfoProto,
     kind: String,
     /// The shape in `model.toml`; `None` leaves it out.
@@ -23,17 +23,17 @@ pub struct Io {
 }
 
 /// A tensor of `FP32` with dimensions like `n,3` (`?` is one without a name).
-pub fn value(name: &str, dims: &str) -> Io {
+pub(crate) fn value(name: &str, dims: &str) -> Io {
     typed(name, "FP32", dims)
 }
 
 /// A tensor of `FP32` or `INT64`.
-pub fn typed(name: &str, kind: &str, dims: &str) -> Io {
+pub(crate) fn typed(name: &str, kind: &str, dims: &str) -> Io {
     Io { kind: kind.to_owned(), ..ranked(name, Some(dims)) }.with_element(kind)
 }
 
 /// A tensor of `FP32`, of unknown rank where `dims` is `None`.
-pub fn ranked(name: &str, dims: Option<&str>) -> Io {
+pub(crate) fn ranked(name: &str, dims: Option<&str>) -> Io {
     let dim = |text: &str| Dimension {
         value: match text.parse() {
             Ok(size) => Some(dimension::Value::DimValue(size)),
@@ -73,7 +73,7 @@ impl Io {
 }
 
 /// A constant of `FP32`.
-pub fn dense(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
+pub(crate) fn dense(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
     TensorProto {
         name: Some(name.to_owned()),
         data_type: Some(1),
@@ -84,7 +84,7 @@ pub fn dense(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
 }
 
 /// A list of `INT64`.
-pub fn longs(name: &str, values: &[i64]) -> TensorProto {
+pub(crate) fn longs(name: &str, values: &[i64]) -> TensorProto {
     let dims = vec![i64::try_from(values.len()).unwrap_or(0)];
     TensorProto {
         name: Some(name.to_owned()),
@@ -96,7 +96,7 @@ pub fn longs(name: &str, values: &[i64]) -> TensorProto {
 }
 
 /// A version of a model.
-pub struct Case {
+pub(crate) struct Case {
     name: String,
     graph: GraphProto,
     inputs: Vec<Io>,
@@ -107,7 +107,7 @@ pub struct Case {
 }
 
 impl Case {
-    pub fn new(
+    pub(crate) fn new(
         name: &str,
         node: Vec<NodeProto>,
         inputs: Vec<Io>,
@@ -122,19 +122,19 @@ impl Case {
     }
 
     /// With a `[score]` of these lines and a threshold.
-    pub fn scored(mut self, rule: &str, threshold: f32) -> Self {
+    pub(crate) fn scored(mut self, rule: &str, threshold: f32) -> Self {
         self.score = format!("[score]\n{rule}");
         self.threshold = format!("threshold = {threshold}\n");
         self
     }
 
-    pub fn labels(mut self, labels: &[&str]) -> Self {
+    pub(crate) fn labels(mut self, labels: &[&str]) -> Self {
         self.head = format!("labels = {labels:?}\n");
         self
     }
 
     /// With another shape in `model.toml` than in the file; `None` leaves it out.
-    pub fn declared(mut self, name: &str, dims: Option<&str>) -> Self {
+    pub(crate) fn declared(mut self, name: &str, dims: Option<&str>) -> Self {
         for one in self.inputs.iter_mut().chain(&mut self.outputs).filter(|one| one.info.name.as_deref() == Some(name))
         {
             one.declared = dims.map(str::to_owned);
@@ -143,7 +143,7 @@ impl Case {
     }
 
     /// Writes the folder; the same file runs on device and hub.
-    pub fn write(&self, site: &Site) -> Result<PathBuf> {
+    pub(crate) fn write(&self, site: &Site) -> Result<PathBuf> {
         let folder = site.folder().join(format!("case-{}", self.name));
         fs::create_dir_all(&folder).context("make the folder of a case")?;
         let opset_import = vec![OperatorSetIdProto { version: Some(17), ..OperatorSetIdProto::default() }];
@@ -169,12 +169,12 @@ impl Case {
 }
 
 /// The `outputs` of a request.
-pub fn names(outputs: &[&str]) -> Value {
+pub(crate) fn names(outputs: &[&str]) -> Value {
     outputs.iter().map(|name| json!({"name": name})).collect()
 }
 
 /// Asks in plain JSON; `more` may hold `policy` and `outputs`.
-pub fn ask(
+pub(crate) fn ask(
     agent: &Agent,
     model: &str,
     input: &str,
@@ -198,7 +198,14 @@ pub fn ask(
 }
 
 /// Asks with raw bytes, under `cascade`.
-pub fn ask_raw(agent: &Agent, model: &str, input: &str, kind: &str, shape: &[usize], bytes: &[u8]) -> Result<Value> {
+pub(crate) fn ask_raw(
+    agent: &Agent,
+    model: &str,
+    input: &str,
+    kind: &str,
+    shape: &[usize],
+    bytes: &[u8],
+) -> Result<Value> {
     let input = testkit::oip::Input {
         name: input.to_owned(),
         datatype: kind.to_owned(),
