@@ -57,8 +57,8 @@ async fn every_flipped_byte_of_the_metadata_is_refused() {
     world.root = next;
     world.shelf.publish(&world.root);
     world.add("digits/1/manifest.json", b"one", now());
-    let names = ["2.root.json", "2.targets.json", "2.snapshot.json", "timestamp.json"];
-    for name in names {
+    let (targets, snapshot) = (world.targets.file_name(), world.snapshot.file_name());
+    for name in ["2.root.json", targets.as_str(), snapshot.as_str(), "timestamp.json"] {
         let good = world.shelf.get(name);
         for at in 0..good.len() {
             let mut bad = good.clone();

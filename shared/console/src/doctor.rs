@@ -132,8 +132,22 @@ pub fn try_in_child(user: Option<(u32, u32)>, arguments: &[&OsStr]) -> Result<St
     let lines = said.lines().map(|line| line.trim().trim_start_matches("error: ").trim_start_matches("caused by: "));
     let said = lines.filter(|line| !line.is_empty() && !line.starts_with("try: ")).collect::<Vec<_>>().join(": ");
     match output.status.signal() {
+        Some(signal) if said.is_empty() => Err(format!("the process that tried it was ended by signal {signal}")),
         Some(signal) => Err(format!("the process that tried it was ended by signal {signal}: {said}")),
         None => Err(said),
+    }
+}
+
+/// Says what is wrong with a shared library that could not be opened: the machine it is made for, or the problem. Names
+/// the file.
+#[must_use]
+pub fn unusable_library(file: Option<&Path>, problem: String) -> String {
+    let Some(file) = file else { return problem };
+    let name = file.display().to_string();
+    match made_for(file) {
+        Some(other) => format!("{name} {other}"),
+        None if problem.contains(&name) => problem,
+        None => format!("{name}: {problem}"),
     }
 }
 

@@ -18,7 +18,7 @@ use std::error::Error;
 
 pub use escape::escape_control;
 pub use logs::{Guard, InitError, LogConfig, LogFormat, init};
-pub use noise::without_noise;
+pub use noise::{with_real_stderr, without_noise};
 pub use trace::{InvalidTraceparent, TraceContext};
 
 /// An error and its causes on one line: `fetch digits/2: read chunk 3: connection reset`.

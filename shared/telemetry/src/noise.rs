@@ -8,13 +8,21 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::stdio::dup2_stderr;
 
 /// Most bytes of foreign output that are logged; a driver that dumps its state must not flood the log.
 const LOGGED_BYTES_MAX: u64 = 16 * 1024;
+
+/// Longest wait for a redirection to end before a last message is printed; opening a driver takes less.
+const REDIRECTION_MAX: Duration = Duration::from_secs(2);
+
+/// Interval between looks whether a redirection has ended.
+const REDIRECTION_CHECK: Duration = Duration::from_millis(10);
 
 /// One redirection at a time: the second would take the first one's file for the real standard error.
 static REDIRECTED: Mutex<()> = Mutex::new(());
@@ -31,6 +39,22 @@ pub fn without_noise<T>(work: impl FnOnce() -> T) -> T {
         redirected.log();
     }
     made
+}
+
+/// Runs `work`, which prints the last words of this process, once standard error is the real one again.
+///
+/// Waits at most two seconds for a redirection of another thread: a driver that hangs must not keep the process.
+pub fn with_real_stderr<T>(work: impl FnOnce() -> T) -> T {
+    let until = Instant::now() + REDIRECTION_MAX;
+    let _none_starts = loop {
+        match REDIRECTED.try_lock() {
+            Ok(guard) => break Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => break Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if Instant::now() >= until => break None,
+            Err(TryLockError::WouldBlock) => thread::sleep(REDIRECTION_CHECK),
+        }
+    };
+    work()
 }
 
 /// Standard error leads into a file in memory until this value is dropped.

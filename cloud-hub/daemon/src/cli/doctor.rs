@@ -143,11 +143,7 @@ fn library(config: &HubConfig, root: &Path) -> Check {
         Ok(found) => Check::ok(NAME, found),
         Err(problem) => {
             let file = LibrarySearch { configured: configured.map(Path::to_owned) }.find().ok();
-            let made_for = file.as_deref().and_then(doctor::made_for);
-            let found = match (made_for, &file) {
-                (Some(other), Some(file)) => format!("{} {other}", file.display()),
-                (_, _) => problem,
-            };
+            let found = doctor::unusable_library(file.as_deref(), problem);
             let advice = "install the package that ships it for this machine, or set inference.onnxruntime to a file that \
                           this user may read";
             Check::failed(NAME, ExitKind::Runtime, found, advice)

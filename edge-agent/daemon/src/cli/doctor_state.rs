@@ -126,11 +126,7 @@ pub(super) fn library(folder: &Folder, engine: &EngineTable) -> Check {
         Err(problem) => {
             let search = engine::LibrarySearch { configured: configured.map(Path::to_owned) };
             let file = search.find().ok();
-            let made_for = file.as_deref().and_then(console::doctor::made_for);
-            let found = match (made_for, &file) {
-                (Some(other), Some(file)) => format!("{} {other}", file.display()),
-                (_, _) => problem,
-            };
+            let found = console::doctor::unusable_library(file.as_deref(), problem);
             let advice = "install the package that ships it for this machine, or set engine.onnxruntime to a file that this \
                           user may read";
             Check::failed(NAME, ExitKind::Runtime, found, advice)

@@ -129,7 +129,8 @@ fn is_coming(status: &Status, model: &ModelName) -> bool {
     let Some(model) = status.models.iter().find(|known| known.model == *model) else { return false };
     let age_ms = crate::clock::unix_ms().saturating_sub(status.started_unix_ms);
     let is_fresh = u128::from(age_ms) < HUB_FOUND_WITHIN.as_millis();
-    let has_a_hub = ["dialing", "greeting", "online"].contains(&status.hub.state.as_str());
+    // The link has no state yet in the first moments of an agent.
+    let has_a_hub = !["not-enrolled", "identity-damaged", "barred"].contains(&status.hub.state.as_str());
     model.active.is_none() && model.failed.is_empty() && has_a_hub && (is_fresh || model.update.version.is_some())
 }
 

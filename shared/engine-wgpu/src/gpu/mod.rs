@@ -42,6 +42,10 @@ pub struct Gpu {
     under_way: AtomicUsize,
     /// Submissions so far.
     submissions: AtomicUsize,
+    /// Held while the device is polled. wgpu-core reads which submissions are finished before it tidies them up: of two
+    /// polls at once the slower one finds the queue empty, its own submission unfinished, and panics (wgpu-core 30,
+    /// `Device::maintain`).
+    polling: Mutex<()>,
 }
 
 /// A submission while it is under way; see [`Gpu::turn`].
@@ -160,6 +164,7 @@ impl Gpu {
             first_launches: AtomicUsize::new(0),
             under_way: AtomicUsize::new(0),
             submissions: AtomicUsize::new(0),
+            polling: Mutex::default(),
         }))
     }
 
@@ -251,7 +256,7 @@ impl Gpu {
     /// [`GpuError::Lost`] when the device is gone.
     pub(crate) fn wait(&self, submission: wgpu::SubmissionIndex, timeout: Duration) -> Result<bool, GpuError> {
         let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(timeout) };
-        let polled = self.device.poll(wait);
+        let polled = self.poll(wait);
         self.check()?;
         match polled {
             Ok(_done) => Ok(true),
@@ -260,6 +265,16 @@ impl Gpu {
                 Err(GpuError::Refused("a submission of another device".into()))
             }
         }
+    }
+
+    /// Polls the device, one thread at a time. Another thread's wait delays this one by its timeout at most; submissions are
+    /// carried out in order anyway.
+    ///
+    /// # Errors
+    /// As [`wgpu::Device::poll`].
+    pub(crate) fn poll(&self, how: wgpu::PollType) -> Result<wgpu::PollStatus, wgpu::PollError> {
+        let _one_at_a_time = self.polling.lock().unwrap_or_else(PoisonError::into_inner);
+        self.device.poll(how)
     }
 
     /// Runs something that creates device objects and reports what the driver refused.

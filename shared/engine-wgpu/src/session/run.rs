@@ -283,7 +283,7 @@ fn upload(gpu: &Gpu, plan: &Plan, given: &[Literal]) -> Result<(), ModelError> {
     let unmapped = || refused("the upload buffer could not be mapped");
     plan.upload.map_async(wgpu::MapMode::Write, .., |_result| {});
     // Nothing uses the buffer between runs, so this maps at once.
-    gpu.device.poll(wgpu::PollType::Poll).map_err(|_timeout| unmapped())?;
+    gpu.poll(wgpu::PollType::Poll).map_err(|_timeout| unmapped())?;
     let written = (|| {
         for (port, literal) in plan.inputs.iter().zip(given).filter(|(port, _literal)| port.known().is_none()) {
             let bytes = crate::host::device_bytes(literal).map_err(|source| ModelError::Node {

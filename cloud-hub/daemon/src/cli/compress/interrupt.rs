@@ -70,7 +70,8 @@ fn end(filling: &Mutex<Option<PathBuf>>) {
         }
     }
     let told = CliError::new(ExitKind::Failed, "interrupted: nothing was written");
-    let _code = console::report(&told);
+    // While an engine is opened, what is printed goes to the log.
+    let _code = telemetry::with_real_stderr(|| console::report(&told));
     // Not `std::process::exit`: it takes ONNX Runtime's memory down while a worker still runs a model in it.
     signal_hook::low_level::exit(EXIT_INTERRUPTED);
 }
