@@ -38,6 +38,8 @@ enum Subject {
     Quantize,
     /// What the wgpu engine adds to the agent's binary: two builds as they are shipped.
     Size,
+    /// What an engine in a child process costs against the same engine inside: time of a run, memory.
+    Isolation,
 }
 
 /// Runs the verb; whether bars hold does not change how it ends.
@@ -63,6 +65,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         Subject::Size => {
             cargo.arg("size");
+        }
+        Subject::Isolation => {
+            cargo.arg("isolation").env(ONNXRUNTIME_ENV, setup::onnxruntime(setup::Arch::host()?)?);
         }
     }
     let rounds = args.rounds.map(|rounds| rounds.to_string().into());

@@ -1,5 +1,6 @@
 //! The benchmarks themselves, as `cargo xtask bench` runs them after it has seen to drivers, libraries and models.
 
+mod isolation;
 mod size;
 mod wgpu;
 
@@ -28,6 +29,14 @@ enum Verb {
     Quantize(Args),
     /// The agent's binary with and without the wgpu engine.
     Size(Args),
+    /// What an engine in a child process costs: time of a run, memory.
+    Isolation(Args),
+    /// Runs the child process of an engine.
+    #[command(hide = true)]
+    EngineHost,
+    /// Prints the megabytes that an engine with a small model holds.
+    #[command(hide = true)]
+    MemoryHere { place: isolation::Place },
     /// Makes one form of a model of the corpus (a process of its own for each).
     #[command(hide = true)]
     MakeForm { form: Form, folder: PathBuf, out: PathBuf },
@@ -56,7 +65,12 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse().verb) {
+    let verb = Cli::parse().verb;
+    // Needs a process with one thread, and says nothing on standard output.
+    if matches!(verb, Verb::EngineHost) {
+        return isolation::serve();
+    }
+    match run(&verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -74,6 +88,12 @@ fn run(verb: &Verb) -> Result<()> {
             tell(&quantize::rows::rows(&program, args.rounds, &args.only)?, args)
         }
         Verb::MakeForm { form, folder, out } => quantize::ours::make(*form, &Entry::at(folder), out),
+        Verb::Isolation(args) => tell(&isolation::rows(args.rounds, &args.only), args),
+        Verb::EngineHost => Ok(()),
+        Verb::MemoryHere { place } => {
+            println!("{:.3}", isolation::memory_here(*place)?);
+            Ok(())
+        }
         Verb::Size(args) => tell(&size::rows(&args.only), args),
         Verb::FirstResult { model, input, cache } => {
             let [took, busy] = wgpu::load::first_result(model, input, cache)?;
