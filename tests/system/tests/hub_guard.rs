@@ -216,6 +216,14 @@ fn keys_that_others_can_read_are_refused_with_the_command_that_closes_them() {
         ensure!(status.code() == Some(REFUSED), "{key}: the hub ended with {status}:\n{}", daemon.log()?);
         ensure!(daemon.log()?.contains(key), "{key} is not named:\n{}", daemon.log()?);
         close(&path, 0o600)?;
+        // An online key is not needed to answer: the hub starts without it and says what to do.
+        let online = hub.folder().join("trust/online/snapshot.key");
+        open_to_all(&online)?;
+        hub.start()?;
+        let warnings = hub.json(&["status"])?["warnings"].to_string();
+        ensure!(warnings.contains("snapshot.key"), "the exposed key is not named: {warnings}");
+        hub.stop()?;
+        close(&online, 0o600)?;
         hub.start()?;
         let operator = hub.folder().join("operator.toml");
         open_to_all(&operator)?;

@@ -223,7 +223,11 @@ impl Registry {
     /// When signing or the disk fails; devices keep what they have until it expires.
     pub async fn renew_metadata(&self, now: Timestamp) -> Result<bool, MetadataError> {
         let _one_at_a_time = self.signing.lock().await;
-        let renewed = if self.metadata.renewal_due(now)? { self.sign_anew(now).await } else { Ok(false) };
+        let renewed = match self.metadata.renewal_due(now)? {
+            true => self.sign_anew(now).await,
+            // Keys that cannot be used are told now, while the operator has days to see to them.
+            false => self.metadata.keys().map(|_usable| false),
+        };
         self.note_standing(renewed.as_ref().err())?;
         renewed
     }
