@@ -65,6 +65,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Err(error) = setup::conformance_cases(&workspace()) {
         eprintln!("some tests will be skipped: {error:#}");
     }
+    fetch_sources();
     build_daemons()?;
     let mut tally = Tally::default();
     let mut success = true;
@@ -121,6 +122,16 @@ fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace());
     cargo
+}
+
+/// Fetches the sources of every dependency on every platform: a build fetches those of this platform, and the rules of
+/// `deny.toml` look at all. Without network the test of those rules says what is missing.
+fn fetch_sources() {
+    match cargo().args(["fetch", "--locked", "--quiet"]).status() {
+        Ok(status) if status.success() => {}
+        Ok(status) => eprintln!("cargo fetch ended with {status}: the rules of deny.toml may not be checkable"),
+        Err(error) => eprintln!("run cargo fetch: {error}"),
+    }
 }
 
 fn build_daemons() -> Result<()> {
