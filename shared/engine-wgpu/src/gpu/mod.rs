@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use parking_lot::FairMutex;
+
 pub use adapter::{AdapterChoice, AdapterReport, BackEnd, Power, adapters};
 pub use patience::{FIRST_LAUNCH_TIMEOUT, SUBMISSION_TIMEOUT};
 pub(crate) use patience::{Patience, patience};
@@ -29,6 +31,7 @@ pub const BINDING_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// An open device, shared by every session on it.
 pub struct Gpu {
     pub(crate) device: wgpu::Device,
+    /// Commands are submitted by [`Gpu::submit`] only.
     pub(crate) queue: wgpu::Queue,
     report: AdapterReport,
     limits: wgpu::Limits,
@@ -42,10 +45,13 @@ pub struct Gpu {
     under_way: AtomicUsize,
     /// Submissions so far.
     submissions: AtomicUsize,
-    /// Held while the device is polled. wgpu-core reads which submissions are finished before it tidies them up: of two
-    /// polls at once the slower one finds the queue empty, its own submission unfinished, and panics (wgpu-core 30,
-    /// `Device::maintain`).
-    polling: Mutex<()>,
+    /// Held while the device is polled and while commands are submitted, which polls it too.
+    ///
+    /// wgpu-core reads which submissions are finished before it tidies them up: when another poll or submission comes
+    /// between and the queue is empty then, a wait that timed out panics (wgpu-core 30, `Device::maintain`). Fair, because a
+    /// session that waits for a long turn polls again and again: with a mutex that does not hand over, the session of a short
+    /// model would not see its own result until the long run is over.
+    polling: FairMutex<()>,
 }
 
 /// A submission while it is under way; see [`Gpu::turn`].
@@ -164,7 +170,7 @@ impl Gpu {
             first_launches: AtomicUsize::new(0),
             under_way: AtomicUsize::new(0),
             submissions: AtomicUsize::new(0),
-            polling: Mutex::default(),
+            polling: FairMutex::default(),
         }))
     }
 
@@ -267,13 +273,19 @@ impl Gpu {
         }
     }
 
-    /// Polls the device, one thread at a time. Another thread's wait delays this one by its timeout at most; submissions are
-    /// carried out in order anyway.
+    /// Submits commands. Another thread's wait delays this by its timeout at most, or until its own submission is done.
+    pub(crate) fn submit(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> wgpu::SubmissionIndex {
+        let _one_at_a_time = self.polling.lock();
+        self.queue.submit(commands)
+    }
+
+    /// Polls the device. Another thread's wait delays this as it delays [`Gpu::submit`]; submissions are carried out in order
+    /// anyway.
     ///
     /// # Errors
     /// As [`wgpu::Device::poll`].
     pub(crate) fn poll(&self, how: wgpu::PollType) -> Result<wgpu::PollStatus, wgpu::PollError> {
-        let _one_at_a_time = self.polling.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.polling.lock();
         self.device.poll(how)
     }
 

@@ -51,7 +51,7 @@ impl Plan {
         }
         encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
         encoder.copy_buffer_to_buffer(&resolved, 0, &readback, 0, bytes);
-        let submission = gpu.queue.submit([encoder.finish()]);
+        let submission = gpu.submit([encoder.finish()]);
         readback.map_async(wgpu::MapMode::Read, .., |_result| {});
         if !gpu.wait(submission, SUBMISSION_TIMEOUT)? {
             return Err(GpuError::Refused("timestamps that do not come".into()));

@@ -118,7 +118,7 @@ impl Weights {
             gpu.queue.write_buffer(&buffer, piece.offset, &bytes);
         }
         // Lets go of the copies that wait for the next submission: they may be as large as the model.
-        gpu.queue.submit([]);
+        gpu.submit([]);
         Ok(buffer)
     }
 

@@ -154,7 +154,7 @@ impl WgpuSession {
         let begin = Instant::now();
         for plan in self.segments().filter_map(run::Segment::plan) {
             let whole = plan.whole();
-            let submission = self.gpu.queue.submit([plan.record(&self.gpu, &whole)]);
+            let submission = self.gpu.submit([plan.record(&self.gpu, &whole)]);
             if !self.gpu.wait(submission, plan.patience_of(&whole))? {
                 self.gpu.give_up("it did not finish a run in time");
                 self.gpu.check()?;

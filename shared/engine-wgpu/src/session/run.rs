@@ -216,7 +216,7 @@ fn submit(gpu: &Gpu, plan: &Plan, control: &RunControl, run_limit: Option<Durati
         let under_way = gpu.submission_with(first_launches);
         let (on_device, begun) = (gpu.turn(), Instant::now());
         let patience = Patience::new(plan.patience_of(&turn), first_launches, begun);
-        let submission = gpu.queue.submit([plan.record(gpu, &turn)]);
+        let submission = gpu.submit([plan.record(gpu, &turn)]);
         if plan.is_last(&turn) {
             plan.readback.map_async(wgpu::MapMode::Read, .., |_result| {});
         }
