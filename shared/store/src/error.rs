@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::lock::LockError;
+use crate::record::Unreadable;
 
 /// Why a store could not do what it was asked.
 ///
@@ -44,14 +45,14 @@ pub enum StoreError {
         /// The limit.
         max: u64,
     },
-    /// A stored value is not what its table expects.
-    #[error("read the value of key {:?}", key.escape_ascii().to_string())]
-    Decode {
+    /// A record is not what its table expects.
+    #[error("read the record under key {:?}", key.escape_ascii().to_string())]
+    Unreadable {
         /// The key.
         key: Bytes,
-        /// What the decoder says.
+        /// The reason.
         #[source]
-        source: Arc<serde_json::Error>,
+        source: Arc<Unreadable>,
     },
     /// A value cannot be written as JSON.
     #[error("encode the value of key {:?}", key.escape_ascii().to_string())]

@@ -62,6 +62,8 @@ impl Folder {
         StateLock::acquire_file(&self.beside(".lock")).map_err(|error| match error {
             LockError::Held { .. } => StoreError::Locked { folder: self.path.clone(), source: Arc::new(error) },
             LockError::Io { path: _, source } => self.error("lock the store", source),
+            // A lock file of the store has no schema.
+            LockError::Newer(newer) => self.error("lock the store", io::Error::other(newer)),
         })
     }
 

@@ -12,6 +12,7 @@
 //!
 //! Deliberately absent: model files and other large values ([`VALUE_BYTES_MAX`]), and secondary indices.
 
+pub mod aside;
 mod batch;
 mod durable;
 mod error;
@@ -22,6 +23,8 @@ mod lock;
 mod map;
 mod memory;
 pub mod owner;
+mod record;
+mod schema;
 mod sled_log;
 mod table;
 mod watch;
@@ -37,7 +40,9 @@ pub use error::StoreError;
 pub use health::{HANG_VARIABLE, Health, LIMIT_VARIABLE, OPEN_LIMIT, OPERATION_LIMIT};
 pub use lock::{LockError, StateLock};
 pub use memory::MemoryStore;
-pub use table::{Entry, Table};
+pub use record::{Record, Unreadable};
+pub use schema::{NewerFolder, StateSchema};
+pub use table::{Entry, Listing, Table};
 pub use watch::Watch;
 
 /// Longest key, in bytes. A table name, a slash and a device or model name need far less.

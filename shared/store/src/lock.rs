@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use crate::schema::{NewerFolder, StateSchema};
+
 /// Longest process id in text, with room to spare.
 const PID_BYTES_MAX: u64 = 32;
 
@@ -37,6 +39,9 @@ pub enum LockError {
         #[source]
         source: io::Error,
     },
+    /// A later version of the program has changed the folder.
+    #[error(transparent)]
+    Newer(#[from] NewerFolder),
 }
 
 impl LockError {
@@ -57,12 +62,15 @@ pub struct StateLock {
 }
 
 impl StateLock {
-    /// Locks a folder, which must exist.
+    /// Locks a folder, which must exist and have a schema that the program knows.
     ///
     /// # Errors
-    /// [`LockError::Held`] when another process (or this one) has it, else what the system says.
-    pub fn acquire(folder: &Path) -> Result<Self, LockError> {
-        Self::acquire_file(&folder.join("lock"))
+    /// [`LockError::Held`] when another process (or this one) has it, [`LockError::Newer`] when a later version has changed
+    /// it, else what the system says.
+    pub fn acquire(folder: &Path, schema: StateSchema) -> Result<Self, LockError> {
+        let lock = Self::acquire_file(&folder.join("lock"))?;
+        schema.claim(folder)?;
+        Ok(lock)
     }
 
     /// Returns the process that holds a folder, as far as can be told without touching the lock; `None` when there is none.
@@ -120,21 +128,23 @@ fn holder(file: &mut File) -> Option<u32> {
 mod tests {
     use super::*;
 
+    const SCHEMA: StateSchema = StateSchema { known: 1, version: "0.1.0" };
+
     #[test]
     fn a_second_holder_is_refused_and_told_who_has_it() {
         let folder = tempfile::tempdir().unwrap();
-        let first = StateLock::acquire(folder.path()).unwrap();
-        let error = StateLock::acquire(folder.path()).unwrap_err();
+        let first = StateLock::acquire(folder.path(), SCHEMA).unwrap();
+        let error = StateLock::acquire(folder.path(), SCHEMA).unwrap_err();
         assert!(error.is_held());
         assert!(error.to_string().contains(&format!("in use by process {}", std::process::id())), "{error}");
         assert_eq!(StateLock::holder(folder.path()), Some(std::process::id()));
         drop(first);
-        StateLock::acquire(folder.path()).unwrap();
+        StateLock::acquire(folder.path(), SCHEMA).unwrap();
     }
 
     #[test]
     fn a_folder_that_is_not_there_is_no_conflict() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(!StateLock::acquire(&folder.path().join("absent")).unwrap_err().is_held());
+        assert!(!StateLock::acquire(&folder.path().join("absent"), SCHEMA).unwrap_err().is_held());
     }
 }

@@ -161,7 +161,7 @@ mod tests {
         let deep = folder.path().join("a").join("b");
         crate::files::create_dir(&deep).unwrap();
         crate::files::write_atomic(&deep.join("key"), b"x", crate::files::Mode::Private).unwrap();
-        let lock = crate::StateLock::acquire(folder.path()).unwrap();
+        let lock = crate::StateLock::acquire(folder.path(), crate::StateSchema { known: 1, version: "0.1.0" }).unwrap();
         for made in [folder.path().join("a"), deep.clone(), deep.join("key"), lock.path().to_owned()] {
             assert_eq!(owner(&made), OTHER, "{}", made.display());
         }

@@ -1,57 +1,65 @@
-//! Typed records in a store: JSON values under the keys of one table.
+//! Typed values in a store, each stored as its [`Record`] under a key of one table.
 //!
-//! Used by the daemons; each table has one owner in the code, which keeps its record type backwards readable.
+//! Used by the daemons; each table has one owner in the code.
 
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
-use crate::{Batch, KEY_BYTES_MAX, SCAN_ENTRIES_MAX, Scan, Store, StoreError, Watch};
+use crate::aside::entries;
+use crate::record::{self, Record};
+use crate::{Batch, KEY_BYTES_MAX, Store, StoreError, Unreadable, Watch};
 
-/// Typed records under `<name>/`, each with a text key.
-pub struct Table<T> {
+/// The values of one kind of record, each under `<table>/<key>` with a text key.
+pub struct Table<R> {
     store: Arc<dyn Store>,
-    name: &'static str,
-    records: PhantomData<fn() -> T>,
+    records: PhantomData<fn() -> R>,
 }
 
-/// A record as it was read, so that a write can demand that it is still so.
+/// The records of a table.
+#[derive(Debug)]
+pub struct Listing<T> {
+    /// Those that are readable, with their keys, in the order of the keys.
+    pub records: Vec<(String, T)>,
+    /// Keys of the others, with the reason. [`crate::aside`] moves them away before a daemon uses a table.
+    pub unreadable: Vec<(String, Unreadable)>,
+}
+
+/// A value as it was read, so that a write can demand that it is still so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry<T> {
-    /// The record.
+    /// The value.
     pub value: T,
     raw: Bytes,
 }
 
-impl<T> Clone for Table<T> {
+impl<R> Clone for Table<R> {
     fn clone(&self) -> Self {
-        Self { store: Arc::clone(&self.store), name: self.name, records: PhantomData }
+        Self { store: Arc::clone(&self.store), records: PhantomData }
     }
 }
 
-impl<T> fmt::Debug for Table<T> {
+impl<R: Record> fmt::Debug for Table<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Table").field("name", &R::TABLE).finish_non_exhaustive()
     }
 }
 
-impl<T: Serialize + DeserializeOwned> Table<T> {
-    /// The table of a name. Names hold no slash, so that no table lies inside another.
+impl<R: Record> Table<R> {
+    /// Returns the table of a kind of record.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, name: &'static str) -> Self {
-        debug_assert!(!name.is_empty() && !name.contains('/'), "table name {name:?}");
-        Self { store, name, records: PhantomData }
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        debug_assert!(!R::TABLE.is_empty() && !R::TABLE.contains('/'), "table name {:?}", R::TABLE);
+        Self { store, records: PhantomData }
     }
 
     /// The record under a key.
     ///
     /// # Errors
-    /// [`StoreError::Decode`] when it is not of this type, and the store's errors.
-    pub async fn get(&self, key: &str) -> Result<Option<T>, StoreError> {
+    /// [`StoreError::Unreadable`] when it is not of this kind, and the store's errors.
+    pub async fn get(&self, key: &str) -> Result<Option<R::Value>, StoreError> {
         Ok(self.entry(key).await?.map(|entry| entry.value))
     }
 
@@ -59,17 +67,17 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     ///
     /// # Errors
     /// As for [`Table::get`].
-    pub async fn entry(&self, key: &str) -> Result<Option<Entry<T>>, StoreError> {
+    pub async fn entry(&self, key: &str) -> Result<Option<Entry<R::Value>>, StoreError> {
         let key = self.key(key)?;
         let Some(raw) = self.store.get(&key).await? else { return Ok(None) };
-        Ok(Some(Entry { value: decode(&key, &raw)?, raw }))
+        Ok(Some(Entry { value: decode::<R>(&key, &raw)?, raw }))
     }
 
     /// Sets the record under a key, whatever was there.
     ///
     /// # Errors
     /// [`StoreError::Encode`] and the errors of [`Store::apply`].
-    pub async fn put(&self, key: &str, value: &T) -> Result<(), StoreError> {
+    pub async fn put(&self, key: &str, value: &R::Value) -> Result<(), StoreError> {
         self.store.apply(self.put_in(Batch::new(), key, value)?).await
     }
 
@@ -77,7 +85,12 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when it is not, and the errors of [`Table::put`].
-    pub async fn put_if(&self, key: &str, before: Option<&Entry<T>>, value: &T) -> Result<(), StoreError> {
+    pub async fn put_if(
+        &self,
+        key: &str,
+        before: Option<&Entry<R::Value>>,
+        value: &R::Value,
+    ) -> Result<(), StoreError> {
         let batch = self.expect_in(Batch::new(), key, before)?;
         self.store.apply(self.put_in(batch, key, value)?).await
     }
@@ -86,7 +99,7 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when there is one, and the errors of [`Table::put`].
-    pub async fn insert(&self, key: &str, value: &T) -> Result<(), StoreError> {
+    pub async fn insert(&self, key: &str, value: &R::Value) -> Result<(), StoreError> {
         self.put_if(key, None, value).await
     }
 
@@ -103,12 +116,12 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     pub async fn update<E: From<StoreError>>(
         &self,
         key: &str,
-        mut change: impl FnMut(Option<T>) -> Result<Option<T>, E>,
+        mut change: impl FnMut(Option<R::Value>) -> Result<Option<R::Value>, E>,
     ) -> Result<(), E> {
         loop {
             let full_key = self.key(key)?;
             let raw = self.store.get(&full_key).await?;
-            let before = raw.as_ref().map(|raw| decode(&full_key, raw)).transpose()?;
+            let before = raw.as_ref().map(|raw| decode::<R>(&full_key, raw)).transpose()?;
             let batch = Batch::new().expect(full_key.clone(), raw);
             let batch = match change(before)? {
                 Some(value) => self.put_in(batch, key, &value)?,
@@ -130,35 +143,29 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
         self.store.apply(self.delete_in(Batch::new(), key)?).await
     }
 
-    /// All records with their keys, in the order of the keys.
+    /// Returns all records; one that is not readable keeps none of the others away.
     ///
     /// # Errors
-    /// [`StoreError::Decode`] when one is not of this type, and the store's errors.
-    pub async fn list(&self) -> Result<Vec<(String, T)>, StoreError> {
-        let mut records = Vec::new();
-        let mut scan = Scan::prefix(self.prefix());
-        loop {
-            let page = self.store.scan(scan.clone()).await?;
-            let last = page.last().map(|(key, _)| key.clone());
-            let is_last_page = page.len() < SCAN_ENTRIES_MAX;
-            for (key, raw) in page {
-                let name = String::from_utf8_lossy(&key[self.name.len() + 1..]).into_owned();
-                records.push((name, decode(&key, &raw)?));
-            }
-            match last {
-                Some(last) if !is_last_page => scan = scan.after(last),
-                Some(_) | None => return Ok(records),
+    /// The store's errors.
+    pub async fn list(&self) -> Result<Listing<R::Value>, StoreError> {
+        let mut listing = Listing { records: Vec::new(), unreadable: Vec::new() };
+        for (key, raw) in entries(self.store.as_ref(), &format!("{}/", R::TABLE)).await? {
+            let name = String::from_utf8_lossy(&key[R::TABLE.len() + 1..]).into_owned();
+            match record::decode::<R>(&raw) {
+                Ok(value) => listing.records.push((name, value)),
+                Err(reason) => listing.unreadable.push((name, reason)),
             }
         }
+        Ok(listing)
     }
 
     /// Adds a write of this table to a batch, so that several tables change together.
     ///
     /// # Errors
     /// [`StoreError::Encode`] and [`StoreError::BadKey`].
-    pub fn put_in(&self, batch: Batch, key: &str, value: &T) -> Result<Batch, StoreError> {
+    pub fn put_in(&self, batch: Batch, key: &str, value: &R::Value) -> Result<Batch, StoreError> {
         let key = self.key(key)?;
-        let raw = serde_json::to_vec(value)
+        let raw = record::encode::<R>(value)
             .map_err(|source| StoreError::Encode { key: key.clone(), source: Arc::new(source) })?;
         Ok(batch.put(key, raw))
     }
@@ -175,7 +182,7 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     ///
     /// # Errors
     /// [`StoreError::BadKey`].
-    pub fn expect_in(&self, batch: Batch, key: &str, before: Option<&Entry<T>>) -> Result<Batch, StoreError> {
+    pub fn expect_in(&self, batch: Batch, key: &str, before: Option<&Entry<R::Value>>) -> Result<Batch, StoreError> {
         Ok(batch.expect(self.key(key)?, before.map(|entry| entry.raw.clone())))
     }
 
@@ -192,42 +199,73 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     }
 
     fn prefix(&self) -> Bytes {
-        Bytes::from(format!("{}/", self.name))
+        Bytes::from(format!("{}/", R::TABLE))
     }
 
     fn key(&self, key: &str) -> Result<Bytes, StoreError> {
-        let full = format!("{}/{key}", self.name);
+        let full = format!("{}/{key}", R::TABLE);
         if key.is_empty() || full.len() > KEY_BYTES_MAX {
-            return Err(StoreError::BadKey { table: self.name, key: key.chars().take(60).collect() });
+            return Err(StoreError::BadKey { table: R::TABLE, key: key.chars().take(60).collect() });
         }
         Ok(full.into())
     }
 }
 
-fn decode<T: DeserializeOwned>(key: &Bytes, raw: &Bytes) -> Result<T, StoreError> {
-    serde_json::from_slice(raw).map_err(|source| StoreError::Decode { key: key.clone(), source: Arc::new(source) })
+fn decode<R: Record>(key: &Bytes, raw: &Bytes) -> Result<R::Value, StoreError> {
+    record::decode::<R>(raw).map_err(|source| StoreError::Unreadable { key: key.clone(), source: Arc::new(source) })
 }
 
 #[cfg(test)]
 mod tests {
+    use serde::{Deserialize, Serialize};
+
     use super::*;
     use crate::MemoryStore;
 
-    fn table() -> Table<Vec<u32>> {
-        Table::new(Arc::new(MemoryStore::new()), "waves")
+    #[derive(Serialize, Deserialize)]
+    struct Waves {
+        heights: Vec<u32>,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct Wave {
+        heights: Vec<u32>,
+    }
+
+    macro_rules! record {
+        ($record:ident, $table:literal) => {
+            impl Record for $record {
+                type Value = Vec<u32>;
+                const TABLE: &'static str = $table;
+
+                fn from_value(value: &Vec<u32>) -> Self {
+                    Self { heights: value.clone() }
+                }
+
+                fn into_value(self) -> Result<Vec<u32>, String> {
+                    Ok(self.heights)
+                }
+            }
+        };
+    }
+    record!(Waves, "waves");
+    record!(Wave, "wave");
+
+    fn table() -> Table<Waves> {
+        Table::new(Arc::new(MemoryStore::new()))
     }
 
     #[tokio::test]
     async fn a_record_reads_back_and_tables_do_not_see_each_other() {
         let waves = table();
-        let other: Table<Vec<u32>> = Table::new(Arc::clone(waves.store()), "wave");
+        let other: Table<Wave> = Table::new(Arc::clone(waves.store()));
         waves.put("first", &vec![1]).await.unwrap();
         other.put("s/first", &vec![2]).await.unwrap();
         assert_eq!(waves.get("first").await.unwrap(), Some(vec![1]));
-        assert_eq!(waves.list().await.unwrap(), [("first".to_owned(), vec![1])]);
+        assert_eq!(waves.list().await.unwrap().records, [("first".to_owned(), vec![1])]);
         waves.delete("first").await.unwrap();
         assert_eq!(waves.get("first").await.unwrap(), None);
-        assert_eq!(other.list().await.unwrap(), [("s/first".to_owned(), vec![2])]);
+        assert_eq!(other.list().await.unwrap().records, [("s/first".to_owned(), vec![2])]);
     }
 
     #[tokio::test]
@@ -264,10 +302,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_record_of_another_shape_is_an_error_that_names_the_key() {
+    async fn a_record_of_another_shape_is_an_error_that_names_the_key_and_hides_no_other() {
         let waves = table();
+        waves.put("b", &vec![2]).await.unwrap();
         waves.store().apply(Batch::new().put("waves/a", "{}")).await.unwrap();
-        assert_eq!(waves.get("a").await.unwrap_err().to_string(), r#"read the value of key "waves/a""#);
+        assert_eq!(waves.get("a").await.unwrap_err().to_string(), r#"read the record under key "waves/a""#);
+        let listing = waves.list().await.unwrap();
+        assert_eq!(listing.records, [("b".to_owned(), vec![2])]);
+        assert_eq!(listing.unreadable.len(), 1);
+        assert_eq!(listing.unreadable[0].0, "a");
         assert!(matches!(waves.get("").await, Err(StoreError::BadKey { .. })));
         assert!(matches!(waves.get(&"k".repeat(600)).await, Err(StoreError::BadKey { .. })));
     }

@@ -1,0 +1,197 @@
+//! Moves records that are not readable out of the way, so that they stop nothing and are not lost.
+//!
+//! A daemon calls [`tidy`] once, before it uses its tables. The bytes of an unreadable record move unchanged from
+//! `<table>/<key>` to `unreadable/<table>/<key>`. One that this version can read after all (it was written by a later version
+//! that is back) returns, unless its key has a new record by then.
+
+use bytes::Bytes;
+
+use crate::record::{self, Record};
+use crate::{Batch, KEY_BYTES_MAX, SCAN_ENTRIES_MAX, Scan, Store, StoreError, Unreadable};
+
+/// Name of the table of records that were set aside.
+const TABLE: &str = "unreadable";
+
+/// Most records that are set aside under one key, one after the other; the last place is written over.
+const PER_KEY_MAX: u32 = 9;
+
+/// Reads the records of one table to find those that are not readable.
+#[derive(Debug, Clone, Copy)]
+pub struct Check {
+    table: &'static str,
+    read: fn(&[u8]) -> Result<(), Unreadable>,
+}
+
+impl Check {
+    /// Returns the check of a kind of record.
+    #[must_use]
+    pub const fn of<R: Record>() -> Self {
+        Self { table: R::TABLE, read: |bytes| record::decode::<R>(bytes).map(drop) }
+    }
+}
+
+/// A record that was set aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetAside {
+    /// Its table.
+    pub table: String,
+    /// Its key in that table.
+    pub key: String,
+    /// The reason why it is not readable.
+    pub reason: String,
+}
+
+/// Sets the unreadable records of these tables aside, and returns all that are set aside, also by earlier calls.
+///
+/// # Errors
+/// When the store cannot be read. A record that cannot be moved, because the disk is full, stays in its place.
+pub async fn tidy(store: &dyn Store, checks: &[Check]) -> Result<Vec<SetAside>, StoreError> {
+    let mut stuck = Vec::new();
+    for check in checks {
+        for (key, raw) in entries(store, &format!("{}/", check.table)).await? {
+            let Err(reason) = (check.read)(&raw) else { continue };
+            let reason = chain(&reason);
+            tracing::error!(key = %key.escape_ascii(), reason, "a record is not readable and is set aside");
+            if let Err(error) = set_aside(store, &key, raw).await {
+                tracing::warn!(key = %key.escape_ascii(), error = chain(&error), "an unreadable record stays in its place");
+                stuck.push(one(check.table, &key[check.table.len() + 1..], reason));
+            }
+        }
+    }
+    let mut found = stuck;
+    for (key, raw) in entries(store, &format!("{TABLE}/")).await? {
+        let home = key.slice(TABLE.len() + 1..);
+        let (table, name) = match home.iter().position(|byte| *byte == b'/') {
+            Some(at) => (String::from_utf8_lossy(&home[..at]).into_owned(), &home[at + 1..]),
+            None => (String::new(), &home[..]),
+        };
+        let check = checks.iter().find(|check| check.table == table);
+        match check.map(|check| (check.read)(&raw)) {
+            Some(Ok(())) if give_back(store, &key, &home, raw).await? => {}
+            Some(Ok(())) => found.push(one(&table, name, "its key has a new record".to_owned())),
+            Some(Err(reason)) => found.push(one(&table, name, chain(&reason))),
+            None => found.push(one(&table, name, "this version has no table of that name".to_owned())),
+        }
+    }
+    Ok(found)
+}
+
+async fn set_aside(store: &dyn Store, key: &Bytes, raw: Bytes) -> Result<(), StoreError> {
+    let place = |number: u32| {
+        let name = String::from_utf8_lossy(key);
+        Bytes::from(if number == 0 { format!("{TABLE}/{name}") } else { format!("{TABLE}/{name}~{number}") })
+    };
+    let mut number = 0;
+    while number < PER_KEY_MAX && store.get(&place(number)).await?.is_some() {
+        number += 1;
+    }
+    let to = place(number);
+    if to.len() > KEY_BYTES_MAX {
+        return Err(StoreError::TooLarge { what: "bytes of a key", size: to.len(), max: KEY_BYTES_MAX });
+    }
+    store.apply(Batch::new().expect(key.clone(), Some(raw.clone())).put(to, raw).delete(key.clone())).await
+}
+
+/// Moves a record back to its table; returns false if the key has another one.
+async fn give_back(store: &dyn Store, key: &Bytes, home: &Bytes, raw: Bytes) -> Result<bool, StoreError> {
+    let batch = Batch::new().expect(home.clone(), None).put(home.clone(), raw).delete(key.clone());
+    match store.apply(batch).await {
+        Ok(()) => {
+            tracing::info!(key = %home.escape_ascii(), "a record that was set aside is readable again");
+            Ok(true)
+        }
+        Err(error) if error.is_conflict() || error.is_disk_full() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn one(table: &str, key: &[u8], reason: String) -> SetAside {
+    SetAside { table: table.to_owned(), key: String::from_utf8_lossy(key).into_owned(), reason }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Returns all entries under a prefix, page by page.
+pub(crate) async fn entries(store: &dyn Store, prefix: &str) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+    let mut found = Vec::new();
+    let mut scan = Scan::prefix(prefix.to_owned());
+    loop {
+        let page = store.scan(scan.clone()).await?;
+        let last = page.last().map(|(key, _)| key.clone());
+        let is_last_page = page.len() < SCAN_ENTRIES_MAX;
+        found.extend(page);
+        match last {
+            Some(last) if !is_last_page => scan = scan.after(last),
+            Some(_) | None => return Ok(found),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::record::tests::Digit;
+    use crate::{MemoryStore, Table};
+
+    const CHECKS: [Check; 1] = [Check::of::<Digit>()];
+
+    async fn write(store: &Arc<dyn Store>, key: &'static str, value: &'static str) {
+        store.apply(Batch::new().put(key, value)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_record_is_kept_beside_and_the_others_are_served() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let digits: Table<Digit> = Table::new(Arc::clone(&store));
+        digits.put("good", &1).await.unwrap();
+        write(&store, "digits/bad", "\0").await;
+        write(&store, "digits/later", r#"{"schema":3,"value":1}"#).await;
+        let found = tidy(store.as_ref(), &CHECKS).await.unwrap();
+        let keys: Vec<_> = found.iter().map(|one| (one.table.as_str(), one.key.as_str())).collect();
+        assert_eq!(keys, [("digits", "bad"), ("digits", "later")]);
+        assert!(found[1].reason.starts_with("it has schema 3"), "{}", found[1].reason);
+        assert_eq!(digits.get("bad").await.unwrap(), None, "its key is free");
+        digits.put("bad", &2).await.unwrap();
+        let listing = digits.list().await.unwrap();
+        assert_eq!(listing.records, [("bad".to_owned(), 2), ("good".to_owned(), 1)]);
+        assert!(listing.unreadable.is_empty());
+        assert_eq!(store.get(b"unreadable/digits/bad").await.unwrap().unwrap(), "\0", "nothing is lost");
+        assert_eq!(tidy(store.as_ref(), &CHECKS).await.unwrap(), found, "it is told again at the next start");
+    }
+
+    #[tokio::test]
+    async fn a_second_unreadable_record_of_one_key_does_not_replace_the_first() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        for round in ["first", "second"] {
+            write(&store, "digits/bad", round).await;
+            tidy(store.as_ref(), &CHECKS).await.unwrap();
+        }
+        assert_eq!(store.get(b"unreadable/digits/bad").await.unwrap().unwrap(), "first");
+        assert_eq!(store.get(b"unreadable/digits/bad~1").await.unwrap().unwrap(), "second");
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_readable_again_returns_unless_its_key_is_in_use() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        write(&store, "unreadable/digits/a", r#"{"value":1}"#).await;
+        write(&store, "unreadable/digits/b", r#"{"value":2}"#).await;
+        write(&store, "digits/b", r#"{"value":3}"#).await;
+        write(&store, "unreadable/gone/c", "{}").await;
+        let found = tidy(store.as_ref(), &CHECKS).await.unwrap();
+        let told: Vec<_> = found.iter().map(|one| (one.key.as_str(), one.reason.as_str())).collect();
+        assert_eq!(told, [("b", "its key has a new record"), ("c", "this version has no table of that name")]);
+        let digits: Table<Digit> = Table::new(store);
+        assert_eq!(digits.list().await.unwrap().records, [("a".to_owned(), 1), ("b".to_owned(), 3)]);
+    }
+}
