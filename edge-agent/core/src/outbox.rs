@@ -9,8 +9,6 @@
 
 use std::collections::VecDeque;
 
-use serde::{Deserialize, Serialize};
-
 /// Most reports that wait.
 ///
 /// With one entry for each version of each model, this is a hundred models that changed ten times while the hub was
@@ -18,12 +16,11 @@ use serde::{Deserialize, Serialize};
 pub const ENTRIES_MAX: usize = 1000;
 
 /// Names an entry among those that wait, across restarts; rises with each one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId(pub u64);
 
 /// One report on its way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry<T> {
     /// Its place in the order.
     pub id: EntryId,

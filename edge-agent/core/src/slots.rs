@@ -3,11 +3,10 @@
 //! [`crate::update`] decides the transitions; the shell writes [`Slots`] to `slots/<model>.json` in one atomic step
 //! and never keeps two versions of them. A version may be named here only when its files are complete and verified.
 
-use serde::{Deserialize, Serialize};
 use types::{Digest, VariantName, Version};
 
 /// One version on this device, in the form that was chosen for it: complete and verified.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
     /// The version.
     pub version: Version,
@@ -18,7 +17,7 @@ pub struct Installed {
 }
 
 /// The pointers of one model.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Slots {
     /// What serves.
     pub active: Option<Installed>,

@@ -25,11 +25,12 @@ use crate::door::{self, ConnectionLimits, Door};
 use crate::engines::{Engines, NoEngine, Runtime};
 use crate::identity::{self, Enrolment};
 use crate::models::Models;
+use crate::records;
 use crate::reports::Reports;
 use crate::shutdown::{Stopped, drain};
 use crate::state::{Folder, Listening};
 use crate::trust::{DeviceTrust, watch};
-use crate::updater::{self, ATTEMPTS_TABLE, Attempts, FAILED_TABLE, LoadTable, ModelUpdater, UpdaterParts};
+use crate::updater::{self, Attempts, LoadTable, ModelUpdater, UpdaterParts};
 use crate::uplink::{Link, Offers, Uplink, UplinkParts};
 use crate::{metrics_door, notify};
 
@@ -120,6 +121,7 @@ impl Agent {
         };
         let store = open_store(&folder).await?;
         let board = Arc::new(Board::default());
+        set_unreadable_aside(store.as_ref(), &board).await?;
         board.set_engines(Arc::clone(&engines));
         board.set_listening(listening.clone());
         let enrolment = read_identity(&folder, &board);
@@ -131,7 +133,7 @@ impl Agent {
         let (publish, connection) = tokio::sync::watch::channel(None);
         let link = Link::new(connection);
 
-        let attempts = Attempts::new(Table::new(Arc::clone(&store), ATTEMPTS_TABLE), config.engine.isolation);
+        let attempts = Attempts::new(Table::new(Arc::clone(&store)), config.engine.isolation);
         let mut updaters = Vec::new();
         let mut offers = Offers::new();
         let transfers = Arc::default();
@@ -148,7 +150,7 @@ impl Agent {
                 updates: config.updates.clone(),
                 transfers: Arc::clone(&transfers),
                 reports: Arc::clone(&reports),
-                failed: Table::new(Arc::clone(&store), FAILED_TABLE),
+                failed: Table::new(Arc::clone(&store)),
                 attempts: attempts.clone(),
                 board: Arc::clone(&board),
             };
@@ -317,6 +319,14 @@ async fn open_store(folder: &Folder) -> Result<Arc<dyn Store>, StartError> {
         }
         Err(_stopped) => Ok(Arc::new(MemoryStore::new())),
     }
+}
+
+/// Sets aside the records that are not readable: one of them must not keep the agent from serving.
+async fn set_unreadable_aside(store: &dyn Store, board: &Board) -> Result<(), StartError> {
+    let found = store::aside::tidy(store, &records::TABLES).await.map_err(StartError::Store)?;
+    telemetry::metrics::unreadable_records(found.len());
+    board.set_unreadable_records(found.into_iter().map(Into::into).collect());
+    Ok(())
 }
 
 fn read_identity(folder: &Folder, board: &Board) -> Option<Enrolment> {

@@ -10,7 +10,8 @@ use edge_core::slots::Installed;
 use edge_core::trust::Standing;
 use engine::EngineDescription;
 use serde::{Deserialize, Serialize};
-use types::{DeviceId, EngineName, ModelName, Place, PolicyMode, Version};
+use store::aside::SetAside;
+use types::{DeviceId, Digest, EngineName, ModelName, Place, PolicyMode, VariantName, Version};
 
 use crate::engines::{EngineStatus, Engines};
 use crate::state::Listening;
@@ -38,6 +39,9 @@ pub struct Status {
     pub trust: TrustStatus,
     /// The models, by name.
     pub models: Vec<ModelStatus>,
+    /// Records of the store that were set aside because they are not readable.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable_records: Vec<UnreadableRecord>,
 }
 
 /// The way to the hub.
@@ -111,9 +115,9 @@ pub struct ModelStatus {
     /// Who answers where the request asks for nothing else.
     pub policy: PolicyMode,
     /// What serves now.
-    pub active: Option<Installed>,
+    pub active: Option<InstalledVersion>,
     /// What served before: the way back.
-    pub previous: Option<Installed>,
+    pub previous: Option<InstalledVersion>,
     /// The engine that runs it.
     #[serde(default)]
     pub engine: Option<EngineName>,
@@ -140,6 +144,40 @@ pub struct ModelStatus {
     /// Answers by place and reason, since the agent started.
     #[serde(default)]
     pub reasons: Vec<ReasonCount>,
+}
+
+/// A version on this device, in the form that was chosen for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstalledVersion {
+    /// The version.
+    pub version: Version,
+    /// The variant of it.
+    pub variant: VariantName,
+    /// Digest of its model file.
+    pub digest: Digest,
+}
+
+impl From<Installed> for InstalledVersion {
+    fn from(Installed { version, variant, digest }: Installed) -> Self {
+        Self { version, variant, digest }
+    }
+}
+
+/// A record of the store that is not readable, and was set aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadableRecord {
+    /// Its table.
+    pub table: String,
+    /// Its key in that table.
+    pub key: String,
+    /// The reason why it is not readable.
+    pub reason: String,
+}
+
+impl From<SetAside> for UnreadableRecord {
+    fn from(SetAside { table, key, reason }: SetAside) -> Self {
+        Self { table, key, reason }
+    }
 }
 
 /// Answers of one place for one reason.
@@ -241,6 +279,7 @@ struct Parts {
     hub: HubStatus,
     trust: TrustStatus,
     updaters: BTreeMap<ModelName, UpdaterPart>,
+    unreadable_records: Vec<UnreadableRecord>,
 }
 
 impl Default for Board {
@@ -263,6 +302,11 @@ impl Board {
     /// Sets what can run models here.
     pub fn set_engines(&self, engines: Arc<Engines>) {
         self.parts().engines = Some(engines);
+    }
+
+    /// Sets which records of the store were set aside.
+    pub fn set_unreadable_records(&self, records: Vec<UnreadableRecord>) {
+        self.parts().unreadable_records = records;
     }
 
     /// Changes the part of the link.
@@ -299,6 +343,7 @@ impl Board {
             hub: parts.hub.clone(),
             trust: with_state(parts.trust.clone()),
             models: models.iter().map(status).collect(),
+            unreadable_records: parts.unreadable_records.clone(),
         }
     }
 
@@ -322,8 +367,8 @@ fn model_status(model: &crate::models::Model, part: UpdaterPart) -> ModelStatus 
     ModelStatus {
         model: model.name.clone(),
         policy: model.table.policy,
-        active: serving.map(|serving| serving.installed.clone()),
-        previous: part.previous,
+        active: serving.map(|serving| serving.installed.clone().into()),
+        previous: part.previous.map(Into::into),
         engine: serving.map(|serving| serving.engine),
         provider: serving.map(|serving| serving.session.provider().to_owned()),
         failover: part.failover,

@@ -18,6 +18,7 @@ pub mod input;
 pub mod metrics_door;
 pub mod models;
 pub mod notify;
+pub mod records;
 pub mod reports;
 pub mod shutdown;
 pub mod state;

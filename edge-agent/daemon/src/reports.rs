@@ -11,14 +11,13 @@ use edge_core::update::Report;
 use store::{Batch, Store, StoreError, Table};
 use tokio::sync::Notify;
 
-/// Name of the table of waiting reports.
-const TABLE: &str = "reports";
+use crate::records::v1::WaitingReport;
 
 /// The outbox and its storage.
 #[derive(Debug)]
 pub struct Reports {
     outbox: Mutex<Outbox<Report>>,
-    table: Table<Entry<Report>>,
+    table: Table<WaitingReport>,
     more: Notify,
 }
 
@@ -28,8 +27,8 @@ impl Reports {
     /// # Errors
     /// When the store does not read or write.
     pub async fn restore(store: Arc<dyn Store>) -> Result<Self, StoreError> {
-        let table: Table<Entry<Report>> = Table::new(store, TABLE);
-        let stored = table.list().await?.into_iter().map(|(_key, entry)| entry).collect();
+        let table: Table<WaitingReport> = Table::new(store);
+        let stored = table.list().await?.records.into_iter().map(|(_key, entry)| entry).collect();
         let (outbox, dropped) = Outbox::restore(ENTRIES_MAX, stored);
         for id in dropped {
             table.delete(&key(id)).await?;

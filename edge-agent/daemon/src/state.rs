@@ -139,7 +139,7 @@ impl Folder {
     /// # Errors
     /// When another agent holds it, or it cannot be written.
     pub fn lock(&self) -> Result<StateLock, LockError> {
-        StateLock::acquire(&self.root)
+        StateLock::acquire(&self.root, crate::records::STATE_SCHEMA)
     }
 
     /// Says which addresses were bound.

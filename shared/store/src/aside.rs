@@ -54,26 +54,48 @@ pub async fn tidy(store: &dyn Store, checks: &[Check]) -> Result<Vec<SetAside>, 
             tracing::error!(key = %key.escape_ascii(), reason, "a record is not readable and is set aside");
             if let Err(error) = set_aside(store, &key, raw).await {
                 tracing::warn!(key = %key.escape_ascii(), error = chain(&error), "an unreadable record stays in its place");
-                stuck.push(one(check.table, &key[check.table.len() + 1..], reason));
+                stuck.push(one(&key, reason));
             }
         }
     }
     let mut found = stuck;
     for (key, raw) in entries(store, &format!("{TABLE}/")).await? {
-        let home = key.slice(TABLE.len() + 1..);
-        let (table, name) = match home.iter().position(|byte| *byte == b'/') {
-            Some(at) => (String::from_utf8_lossy(&home[..at]).into_owned(), &home[at + 1..]),
-            None => (String::new(), &home[..]),
-        };
-        let check = checks.iter().find(|check| check.table == table);
-        match check.map(|check| (check.read)(&raw)) {
-            Some(Ok(())) if give_back(store, &key, &home, raw).await? => {}
-            Some(Ok(())) => found.push(one(&table, name, "its key has a new record".to_owned())),
-            Some(Err(reason)) => found.push(one(&table, name, chain(&reason))),
-            None => found.push(one(&table, name, "this version has no table of that name".to_owned())),
+        let (home, verdict) = judge(&key, &raw, checks);
+        match verdict {
+            Some(one) => found.push(one),
+            None if give_back(store, &key, &home, raw).await? => {}
+            None => found.push(one(&home, "its key has a new record".to_owned())),
         }
     }
     Ok(found)
+}
+
+/// Returns the unreadable records of these tables, and those that are set aside. Changes nothing.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn find(store: &dyn Store, checks: &[Check]) -> Result<Vec<SetAside>, StoreError> {
+    let mut found = Vec::new();
+    for check in checks {
+        for (key, raw) in entries(store, &format!("{}/", check.table)).await? {
+            found.extend((check.read)(&raw).err().map(|reason| one(&key, chain(&reason))));
+        }
+    }
+    for (key, raw) in entries(store, &format!("{TABLE}/")).await? {
+        found.extend(judge(&key, &raw, checks).1);
+    }
+    Ok(found)
+}
+
+/// Returns the key that a record had before it was set aside, and what is wrong with it; `None` when it is readable.
+fn judge(key: &Bytes, raw: &Bytes, checks: &[Check]) -> (Bytes, Option<SetAside>) {
+    let home = key.slice(TABLE.len() + 1..);
+    let reason = match checks.iter().find(|check| home.starts_with(format!("{}/", check.table).as_bytes())) {
+        Some(check) => (check.read)(raw).err().map(|reason| chain(&reason)),
+        None => Some("this version has no table of that name".to_owned()),
+    };
+    let wrong = reason.map(|reason| one(&home, reason));
+    (home, wrong)
 }
 
 async fn set_aside(store: &dyn Store, key: &Bytes, raw: Bytes) -> Result<(), StoreError> {
@@ -105,8 +127,10 @@ async fn give_back(store: &dyn Store, key: &Bytes, home: &Bytes, raw: Bytes) -> 
     }
 }
 
-fn one(table: &str, key: &[u8], reason: String) -> SetAside {
-    SetAside { table: table.to_owned(), key: String::from_utf8_lossy(key).into_owned(), reason }
+fn one(key: &[u8], reason: String) -> SetAside {
+    let key = String::from_utf8_lossy(key);
+    let (table, key) = key.split_once('/').unwrap_or(("", &key));
+    SetAside { table: table.to_owned(), key: key.to_owned(), reason }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -59,6 +59,8 @@ pub const REQUESTS_QUARANTINED: &str = "sanderling_requests_quarantined_total";
 pub const MODELS_CONDEMNED: &str = "sanderling_models_condemned_total";
 /// Expiry of a trust role in seconds since 1970, by `role`.
 pub const TRUST_EXPIRES: &str = "sanderling_trust_expires_timestamp_seconds";
+/// Records of the store that were set aside because they are not readable.
+pub const UNREADABLE_RECORDS: &str = "sanderling_store_unreadable_records";
 /// Always 1; the label `version` tells the build.
 pub const BUILD_INFO: &str = "sanderling_build_info";
 
@@ -136,6 +138,7 @@ fn describe() {
         "Models not run any more because they kept ending child processes."
     );
     describe_gauge!(TRUST_EXPIRES, Unit::Seconds, "When the signature of a trust role expires, since 1970.");
+    describe_gauge!(UNREADABLE_RECORDS, Unit::Count, "Records of the store that are not readable and were set aside.");
     describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the label version tells the build.");
 }
 
@@ -238,6 +241,11 @@ pub fn trust_expires(role: &'static str, unix_s: i64) {
     // A date is far below 2^53 seconds, up to which f64 counts exactly.
     #[expect(clippy::cast_precision_loss, reason = "dates are below 2^53 seconds")]
     gauge!(TRUST_EXPIRES, "role" => role).set(unix_s as f64);
+}
+
+/// Sets how many records of the store were set aside because they are not readable.
+pub fn unreadable_records(count: usize) {
+    gauge!(UNREADABLE_RECORDS).set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
 }
 
 /// On a device: a model left this engine, because the GPU under it was lost.

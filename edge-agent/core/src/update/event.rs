@@ -3,14 +3,12 @@
 use std::fmt;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
 use types::{ModelName, Version};
 
 use crate::slots::{Installed, Slots};
 
 /// A part of an update's life, as reports and logs name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
     /// Deciding whether to take it.
     Offer,
@@ -31,6 +29,16 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// All stages, in order.
+    pub const ALL: [Self; 8] =
+        [Self::Offer, Self::Trust, Self::Fetch, Self::Verify, Self::Load, Self::Golden, Self::Switch, Self::Restart];
+
+    /// Returns the stage of a name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stage| stage.as_str() == name)
+    }
+
     /// The name in reports, metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -54,8 +62,7 @@ impl fmt::Display for Stage {
 }
 
 /// Why a job of an update failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FailureKind {
     /// There is no greeted connection: waits for one, without counting.
     HubAway,
@@ -96,6 +103,34 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// All kinds.
+    pub const ALL: [Self; 18] = [
+        Self::HubAway,
+        Self::Interrupted,
+        Self::HubBusy,
+        Self::DiskFull,
+        Self::Storage,
+        Self::TrustStale,
+        Self::NoRoom,
+        Self::TrustRefused,
+        Self::NotSigned,
+        Self::Tampered,
+        Self::BadManifest,
+        Self::NoVariant,
+        Self::ModelRefused,
+        Self::GoldenMismatch,
+        Self::Damaged,
+        Self::Superseded,
+        Self::EngineLost,
+        Self::EngineCrashed,
+    ];
+
+    /// Returns the kind of a code.
+    #[must_use]
+    pub fn named(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == code)
+    }
+
     /// The code in reports, metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -167,7 +202,7 @@ impl fmt::Display for FailureKind {
 }
 
 /// How a job of an update failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// What kind it is.
     pub kind: FailureKind,
@@ -318,7 +353,7 @@ pub enum Step {
 }
 
 /// What the hub is told of a version on this device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// The model.
     pub model: ModelName,
@@ -331,8 +366,7 @@ pub struct Report {
 }
 
 /// How a version stands on this device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// It was taken up.
     Started,

@@ -8,13 +8,14 @@ use console::ExitKind;
 use console::doctor::Check;
 use edge_core::slots::Slots;
 use edge_core::update::{Failure, FailureKind};
-use store::{SledStore, Table, owner};
+use store::{LockError, SledStore, Store, Table, owner};
 use types::{ModelName, Version};
 
-use crate::board::Status;
+use crate::board::{Status, UnreadableRecord};
 use crate::config::AgentConfig;
+use crate::records::{self, v1};
 use crate::state::Folder;
-use crate::updater::{FAILED_TABLE, read_slots};
+use crate::updater::read_slots;
 
 /// A version that this device does not try again by itself.
 struct GivenUp {
@@ -34,12 +35,15 @@ pub(super) fn checks(config: &AgentConfig, folder: &Folder, running: Option<&Sta
         Check::warning("hub's models", problem.clone(), advice)
     }));
     checks.push(updates(config));
-    let given_up = match running {
-        Some(status) => Ok(told(status)),
+    let stored = match running {
+        Some(status) => Ok(Stored { given_up: told(status), unreadable: status.unreadable_records.clone() }),
         None => stored(folder),
     };
-    match given_up {
-        Ok(given_up) => checks.extend(given_up.iter().filter(|one| follows(config, &one.model)).map(one_given_up)),
+    match stored {
+        Ok(Stored { given_up, unreadable }) => {
+            checks.extend(given_up.iter().filter(|one| follows(config, &one.model)).map(one_given_up));
+            checks.extend(unreadable.iter().map(one_unreadable));
+        }
         Err(problem) => checks.push(Check::warning(
             "given-up updates",
             problem,
@@ -102,29 +106,56 @@ fn told(status: &Status) -> Vec<GivenUp> {
     status.models.iter().flat_map(of_model).collect()
 }
 
-/// What the store of a stopped agent says was given up.
-fn stored(folder: &Folder) -> Result<Vec<GivenUp>, String> {
+/// The records of the store that a person should know of.
+#[derive(Default)]
+struct Stored {
+    given_up: Vec<GivenUp>,
+    unreadable: Vec<UnreadableRecord>,
+}
+
+/// Reads the store of a stopped agent.
+fn stored(folder: &Folder) -> Result<Stored, String> {
     let path = folder.store();
     if !path.exists() {
-        return Ok(Vec::new());
+        return Ok(Stored::default());
     }
     // A running agent has the lock; it was asked before, and did not answer.
-    let Ok(_lock) = folder.lock() else { return Ok(Vec::new()) };
-    let read = || -> Result<Vec<(String, Failure)>, String> {
+    let _lock = match folder.lock() {
+        Ok(lock) => lock,
+        Err(LockError::Newer(newer)) => return Err(newer.to_string()),
+        Err(LockError::Held { .. } | LockError::Io { .. }) => return Ok(Stored::default()),
+    };
+    let read = || -> Result<Stored, String> {
         let (store, _state) = SledStore::open(&path).map_err(|error| telemetry::chain(&error))?;
-        let failed: Table<Failure> = Table::new(Arc::new(store), FAILED_TABLE);
+        let store: Arc<dyn Store> = Arc::new(store);
+        let failed: Table<v1::FailedVersion> = Table::new(Arc::clone(&store));
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|error| error.to_string())?;
-        runtime.block_on(failed.list()).map_err(|error| telemetry::chain(&error))
+        let found = runtime.block_on(async {
+            Ok((failed.list().await?.records, store::aside::find(store.as_ref(), &records::TABLES).await?))
+        });
+        let (failed, unreadable) = found.map_err(|error: store::StoreError| telemetry::chain(&error))?;
+        Ok(Stored {
+            given_up: failed.into_iter().filter_map(given_up).collect(),
+            unreadable: unreadable.into_iter().map(Into::into).collect(),
+        })
     };
     let read = read();
     // With `sudo` the store has new files of root by now, and the agent would not open them.
     owner::give_to_owner(folder.root()).map_err(|error| error.to_string())?;
-    let given_up = |(key, failure): (String, Failure)| {
-        let (model, version) = key.rsplit_once('/')?;
-        let kind = failure.kind.as_str().to_owned();
-        Some(GivenUp { model: model.to_owned(), version: version.parse().ok()?, kind, detail: failure.detail })
-    };
-    Ok(read?.into_iter().filter_map(given_up).collect())
+    read
+}
+
+fn given_up((key, failure): (String, Failure)) -> Option<GivenUp> {
+    let (model, version) = key.rsplit_once('/')?;
+    let kind = failure.kind.as_str().to_owned();
+    Some(GivenUp { model: model.to_owned(), version: version.parse().ok()?, kind, detail: failure.detail })
+}
+
+fn one_unreadable(record: &UnreadableRecord) -> Check {
+    let UnreadableRecord { table, key, reason } = record;
+    let advice = "nothing is to be done for the device to serve: the record is kept in the store, and comes back with the \
+                  version of the agent that can read it";
+    Check::warning("stored records", format!("record {key} of table {table} was set aside: {reason}"), advice)
 }
 
 fn one_given_up(given_up: &GivenUp) -> Check {

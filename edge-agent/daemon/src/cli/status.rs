@@ -56,6 +56,9 @@ fn print(status: &Status) -> Result<(), CliError> {
     }
     lines.push(trust(&status.trust));
     lines.extend(status.engines.iter().map(engine));
+    lines.extend(status.unreadable_records.iter().map(|record| {
+        format!("warning: record {} of table {} was set aside: {}", record.key, record.table, record.reason)
+    }));
     lines.push(String::new());
     let headers = [
         "model", "active", "variant", "previous", "policy", "engine", "provider", "update", "answered", "by hub",

@@ -9,14 +9,11 @@ use std::time::Duration;
 use bundle::{Bundle, Verified};
 use edge_core::update::{Failure, FailureKind};
 use engine::{HostDeath, Isolation};
-use serde::{Deserialize, Serialize};
 use store::{StoreError, Table};
 use types::{Digest, EngineName};
 
 use super::trouble;
-
-/// Name of the table of loads that were begun.
-pub const ATTEMPTS_TABLE: &str = "load-attempts";
+use crate::records::v1::LoadAttempt;
 
 /// Ends of the engine host by one version on one engine until it is given up.
 const HOST_DEATHS_MAX: u32 = 2;
@@ -35,32 +32,25 @@ const MACHINE_ENDS_MAX: u32 = 5;
 /// Time after which earlier attempts do not count any more: a version that killed nothing for a day is not what killed.
 const ATTEMPT_LIFE: Duration = Duration::from_secs(24 * 3600);
 
-/// Loads of one version on one engine. Stored as JSON; later fields need a default.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Loads of one version on one engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     /// Digest of the model file: another file of the same number begins anew.
-    digest: Digest,
+    pub(crate) digest: Digest,
     /// Ends of the engine host.
-    #[serde(default)]
-    host_deaths: u32,
+    pub(crate) host_deaths: u32,
     /// Ends of the agent while the machine went on.
-    #[serde(default)]
-    agent_ends: u32,
+    pub(crate) agent_ends: u32,
     /// Ends of the machine.
-    #[serde(default)]
-    machine_ends: u32,
+    pub(crate) machine_ends: u32,
     /// Whether a load was begun and has not ended.
-    #[serde(default)]
-    under_way: bool,
+    pub(crate) under_way: bool,
     /// Boot in which it was begun.
-    #[serde(default)]
-    boot: String,
+    pub(crate) boot: String,
     /// Cause of the last end of the engine host.
-    #[serde(default)]
-    cause: Option<String>,
+    pub(crate) cause: Option<String>,
     /// Time of the last change, in milliseconds since 1970.
-    #[serde(default)]
-    at_unix_ms: u64,
+    pub(crate) at_unix_ms: u64,
 }
 
 impl Attempt {
@@ -111,7 +101,7 @@ impl Attempt {
 /// The attempts of one model's versions. Blocks: only for threads that may.
 #[derive(Debug, Clone)]
 pub struct Attempts {
-    table: Table<Attempt>,
+    table: Table<LoadAttempt>,
     isolation: Isolation,
     boot: String,
     runtime: tokio::runtime::Handle,
@@ -120,7 +110,7 @@ pub struct Attempts {
 impl Attempts {
     /// Creates the attempts of this device. Must be called inside of the runtime.
     #[must_use]
-    pub fn new(table: Table<Attempt>, isolation: Isolation) -> Self {
+    pub fn new(table: Table<LoadAttempt>, isolation: Isolation) -> Self {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Self { table, isolation, boot: boot.trim().to_owned(), runtime: tokio::runtime::Handle::current() }
     }
@@ -180,7 +170,7 @@ impl Attempts {
 
     /// Notes that the agent ends in good order: what is under way has harmed nothing.
     pub async fn settle(&self) {
-        let all = self.table.list().await.unwrap_or_default();
+        let all = self.table.list().await.map(|listing| listing.records).unwrap_or_default();
         for (key, attempt) in all.into_iter().filter(|(_, attempt)| attempt.under_way) {
             if let Err(error) = self.table.put(&key, &Attempt { under_way: false, ..attempt }).await {
                 tracing::warn!(error = telemetry::chain(&error), "a load that is cut off counts as a failed one");
@@ -231,12 +221,5 @@ mod tests {
         let later = NOW + 24 * 3600 * 1000;
         assert_eq!(Attempt::begun(Some(old.clone()), Digest::of(b"model"), "boot", later).host_deaths, 0);
         assert_eq!(Attempt::begun(Some(old), Digest::of(b"other"), "boot", NOW).host_deaths, 0);
-    }
-
-    #[test]
-    fn the_stored_form_reads_back_for_ever() {
-        let stored = r#"{"digest":"sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4"}"#;
-        let read: Attempt = serde_json::from_str(stored).unwrap();
-        assert_eq!((read.host_deaths, read.under_way), (0, false));
     }
 }

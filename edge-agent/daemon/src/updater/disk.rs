@@ -15,6 +15,7 @@ use store::files::{self, FileError, Mode};
 use types::{Digest, ModelName, VariantName, Version};
 
 use super::trouble;
+use crate::records;
 use crate::state::{Folder, MANIFEST_FILE};
 
 /// Name of the pin in a version's folder. Not a name that a bundle's file can have: those begin with a letter or digit.
@@ -42,8 +43,14 @@ pub fn read_slots(folder: &Folder, model: &ModelName) -> Result<Slots, FileError
         Err(error) if error.is_not_found() => return Ok(Slots::default()),
         Err(error) => return Err(error),
     };
-    Ok(serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-        // Written atomically, so only rot does this. The versions are still there and are offered again.
+    let read = serde_json::from_slice::<records::v1::Slots>(&bytes).map(Slots::from);
+    Ok(read.unwrap_or_else(|error| {
+        // Written atomically, so only rot does this, or a later version of the agent. The versions are still there and are
+        // offered again.
+        let aside = path.with_extension("json.unreadable");
+        if let Err(error) = std::fs::copy(&path, &aside) {
+            tracing::warn!(%model, %error, "unreadable pointers are not kept");
+        }
         tracing::error!(%model, error = telemetry::chain(&error), "the pointers of a model do not read");
         Slots::default()
     }))
@@ -54,7 +61,8 @@ pub fn read_slots(folder: &Folder, model: &ModelName) -> Result<Slots, FileError
 /// # Errors
 /// When the disk refuses; the old pointers are then in force.
 pub(super) fn write_slots(folder: &Folder, model: &ModelName, slots: &Slots) -> Result<(), Failure> {
-    let text = serde_json::to_vec_pretty(slots).map_err(|error| trouble::failure(FailureKind::Storage, &error))?;
+    let record = records::v1::Slots::from(slots);
+    let text = serde_json::to_vec_pretty(&record).map_err(|error| trouble::failure(FailureKind::Storage, &error))?;
     files::write_atomic(&folder.slot(model), &text, Mode::Private).map_err(|error| trouble::of_file(&error))
 }
 

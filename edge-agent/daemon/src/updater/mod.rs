@@ -13,8 +13,8 @@ mod load;
 mod task;
 mod trouble;
 
-pub use attempts::{ATTEMPTS_TABLE, Attempt, Attempts};
+pub use attempts::{Attempt, Attempts};
 pub use disk::{collect_incoming, read_slots};
 pub use fetch::Transfers;
 pub use load::{LoadTable, Trial, Wanted, load};
-pub use task::{FAILED_TABLE, ModelUpdater, UpdaterParts};
+pub use task::{ModelUpdater, UpdaterParts};

@@ -24,13 +24,11 @@ use crate::config::UpdatesTable;
 use crate::crash::{CrashPoint, crash_at};
 use crate::engines::Engines;
 use crate::models::{Model, Serving};
+use crate::records::v1::FailedVersion as FailedRecord;
 use crate::reports::Reports;
 use crate::state::Folder;
 use crate::trust::DeviceTrust;
 use crate::uplink::Link;
-
-/// Name of the table of versions that were given up.
-pub const FAILED_TABLE: &str = "failed-versions";
 
 /// What the updater of one model works with.
 #[derive(Debug)]
@@ -54,7 +52,7 @@ pub struct UpdaterParts {
     /// The outbox.
     pub reports: Arc<Reports>,
     /// Versions that were given up, by `<model>/<version>`.
-    pub failed: Table<Failure>,
+    pub failed: Table<FailedRecord>,
     /// Loads that were begun.
     pub attempts: Attempts,
     /// Where the state is written down.
@@ -438,7 +436,7 @@ async fn sleep_until(instant: Option<Instant>) {
 
 async fn failed_versions(parts: &UpdaterParts) -> Result<BTreeMap<Version, Failure>, StoreError> {
     let prefix = format!("{}/", parts.model.name);
-    let all = parts.failed.list().await?;
+    let all = parts.failed.list().await?.records;
     let of_model = |(key, failure): (String, Failure)| Some((key.strip_prefix(&prefix)?.parse().ok()?, failure));
     Ok(all.into_iter().filter_map(of_model).collect())
 }

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use edge_core::slots::Installed;
 use edge_core::update::{Failure, Outcome, Report, Stage};
 use engine::EngineDescription;
 use protocol::v1::feature::Instance;
 use protocol::v1::{ActiveVariant, EngineInfo, Hello, ModelState, UpdateOutcome, UpdateReport, UpdateStage, shorten};
 
-use crate::board::Board;
+use crate::board::{Board, InstalledVersion};
 use crate::models::{Model, Models};
 
 /// The device's greeting.
@@ -18,8 +17,8 @@ pub(super) fn hello(models: &Models, board: &Board, engines: &[EngineDescription
         let previous = status.models.iter().find(|status| status.model == model.name);
         ModelState {
             model: model.name.clone(),
-            active: model.serving().map(|serving| variant(&serving.installed)),
-            previous: previous.and_then(|status| status.previous.as_ref()).map(variant),
+            active: model.serving().map(|serving| variant(serving.installed.clone().into())),
+            previous: previous.and_then(|status| status.previous.clone()).map(variant),
         }
     };
     Hello {
@@ -31,8 +30,8 @@ pub(super) fn hello(models: &Models, board: &Board, engines: &[EngineDescription
     }
 }
 
-fn variant(installed: &Installed) -> ActiveVariant {
-    ActiveVariant { version: installed.version, variant: installed.variant.clone(), digest: installed.digest }
+fn variant(installed: InstalledVersion) -> ActiveVariant {
+    ActiveVariant { version: installed.version, variant: installed.variant, digest: installed.digest }
 }
 
 fn engine_info(engine: &EngineDescription) -> EngineInfo {

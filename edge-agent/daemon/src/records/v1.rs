@@ -1,0 +1,204 @@
+//! Records of schema 1.
+
+use edge_core::outbox::{Entry, EntryId};
+use edge_core::slots;
+use edge_core::update::{self, Failure, FailureKind, Report, Stage};
+use serde::{Deserialize, Serialize};
+use store::Record;
+use types::{Digest, ModelName, VariantName, Version};
+
+use crate::updater::Attempt;
+
+/// A report that the hub has not acknowledged, under its number.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WaitingReport {
+    id: u64,
+    subject: String,
+    report: VersionReport,
+}
+
+/// The state of a version, as the hub is told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct VersionReport {
+    model: ModelName,
+    version: Version,
+    stage: String,
+    outcome: Outcome,
+}
+
+/// The outcome of an update.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Started,
+    Active(Installed),
+    Delayed(FailedVersion),
+    Failed(FailedVersion),
+    Older { active: Version },
+}
+
+/// A version on this device.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Installed {
+    version: Version,
+    variant: VariantName,
+    digest: Digest,
+}
+
+/// The reason why a version was given up, under `<model>/<version>`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FailedVersion {
+    kind: String,
+    detail: String,
+}
+
+/// The loads of one version on one engine, under `<model>/<version>/<engine>`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LoadAttempt {
+    digest: Digest,
+    #[serde(default)]
+    host_deaths: u32,
+    #[serde(default)]
+    agent_ends: u32,
+    #[serde(default)]
+    machine_ends: u32,
+    #[serde(default)]
+    under_way: bool,
+    #[serde(default)]
+    boot: String,
+    #[serde(default)]
+    cause: Option<String>,
+    #[serde(default)]
+    at_unix_ms: u64,
+}
+
+/// The versions of a model that serve: the file `slots/<model>.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Slots {
+    active: Option<Installed>,
+    previous: Option<Installed>,
+}
+
+impl Record for WaitingReport {
+    type Value = Entry<Report>;
+    const TABLE: &'static str = "reports";
+
+    fn from_value(value: &Self::Value) -> Self {
+        Self { id: value.id.0, subject: value.subject.clone(), report: VersionReport::from(&value.report) }
+    }
+
+    fn into_value(self) -> Result<Self::Value, String> {
+        Ok(Entry { id: EntryId(self.id), subject: self.subject, report: self.report.try_into()? })
+    }
+}
+
+impl Record for FailedVersion {
+    type Value = Failure;
+    const TABLE: &'static str = "failed-versions";
+
+    fn from_value(value: &Self::Value) -> Self {
+        Self { kind: value.kind.as_str().to_owned(), detail: value.detail.clone() }
+    }
+
+    fn into_value(self) -> Result<Self::Value, String> {
+        self.try_into()
+    }
+}
+
+impl Record for LoadAttempt {
+    type Value = Attempt;
+    const TABLE: &'static str = "load-attempts";
+
+    fn from_value(value: &Self::Value) -> Self {
+        let Attempt { digest, host_deaths, agent_ends, machine_ends, under_way, boot, cause, at_unix_ms } =
+            value.clone();
+        Self { digest, host_deaths, agent_ends, machine_ends, under_way, boot, cause, at_unix_ms }
+    }
+
+    fn into_value(self) -> Result<Self::Value, String> {
+        let Self { digest, host_deaths, agent_ends, machine_ends, under_way, boot, cause, at_unix_ms } = self;
+        Ok(Attempt { digest, host_deaths, agent_ends, machine_ends, under_way, boot, cause, at_unix_ms })
+    }
+}
+
+impl From<&Report> for VersionReport {
+    fn from(report: &Report) -> Self {
+        let Report { model, version, stage, outcome } = report;
+        let stage = stage.as_str().to_owned();
+        Self { model: model.clone(), version: *version, stage, outcome: Outcome::from(outcome) }
+    }
+}
+
+impl TryFrom<VersionReport> for Report {
+    type Error = String;
+
+    fn try_from(record: VersionReport) -> Result<Self, String> {
+        let stage = Stage::named(&record.stage).ok_or_else(|| format!("no stage is called {:?}", record.stage))?;
+        Ok(Self { model: record.model, version: record.version, stage, outcome: record.outcome.try_into()? })
+    }
+}
+
+impl From<&update::Outcome> for Outcome {
+    fn from(outcome: &update::Outcome) -> Self {
+        match outcome {
+            update::Outcome::Started => Self::Started,
+            update::Outcome::Active(installed) => Self::Active(Installed::from(installed)),
+            update::Outcome::Delayed(failure) => Self::Delayed(FailedVersion::from_value(failure)),
+            update::Outcome::Failed(failure) => Self::Failed(FailedVersion::from_value(failure)),
+            update::Outcome::Older { active } => Self::Older { active: *active },
+        }
+    }
+}
+
+impl TryFrom<Outcome> for update::Outcome {
+    type Error = String;
+
+    fn try_from(record: Outcome) -> Result<Self, String> {
+        Ok(match record {
+            Outcome::Started => Self::Started,
+            Outcome::Active(installed) => Self::Active(installed.into()),
+            Outcome::Delayed(failure) => Self::Delayed(failure.try_into()?),
+            Outcome::Failed(failure) => Self::Failed(failure.try_into()?),
+            Outcome::Older { active } => Self::Older { active },
+        })
+    }
+}
+
+impl TryFrom<FailedVersion> for Failure {
+    type Error = String;
+
+    fn try_from(record: FailedVersion) -> Result<Self, String> {
+        let kind = FailureKind::named(&record.kind);
+        let kind = kind.ok_or_else(|| format!("no kind of failure is called {:?}", record.kind))?;
+        Ok(Self { kind, detail: record.detail })
+    }
+}
+
+impl From<&slots::Installed> for Installed {
+    fn from(installed: &slots::Installed) -> Self {
+        let slots::Installed { version, variant, digest } = installed.clone();
+        Self { version, variant, digest }
+    }
+}
+
+impl From<Installed> for slots::Installed {
+    fn from(Installed { version, variant, digest }: Installed) -> Self {
+        Self { version, variant, digest }
+    }
+}
+
+impl From<&slots::Slots> for Slots {
+    fn from(slots: &slots::Slots) -> Self {
+        let installed = |slot: &Option<slots::Installed>| slot.as_ref().map(Installed::from);
+        Self { active: installed(&slots.active), previous: installed(&slots.previous) }
+    }
+}
+
+impl From<Slots> for slots::Slots {
+    fn from(Slots { active, previous }: Slots) -> Self {
+        Self { active: active.map(Into::into), previous: previous.map(Into::into) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

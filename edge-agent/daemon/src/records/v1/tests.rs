@@ -1,0 +1,108 @@
+//! Golden samples: what earlier versions wrote reads as it did then, and what is written now is spelt out here.
+//!
+//! A sample is never changed. A field that is added later gets a sample of its own.
+
+use store::{Batch, MemoryStore, Store, Table};
+
+use super::*;
+
+const DIGEST: &str = "sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4";
+
+fn installed() -> slots::Installed {
+    let version = Version::new(3).unwrap();
+    slots::Installed { version, variant: "int8".parse().unwrap(), digest: DIGEST.parse().unwrap() }
+}
+
+fn failure() -> Failure {
+    Failure { kind: FailureKind::GoldenMismatch, detail: "output y differs".into() }
+}
+
+fn report(outcome: update::Outcome) -> Entry<Report> {
+    let version = Version::new(3).unwrap();
+    let report = Report { model: "digits".parse().unwrap(), version, stage: Stage::Golden, outcome };
+    Entry { id: EntryId(7), subject: "digits/3".into(), report }
+}
+
+/// Reads bytes as a record of a table, and returns what is written for a value.
+async fn through_the_store<R: Record>(bytes: &str, value: &R::Value) -> (R::Value, String) {
+    let store = std::sync::Arc::new(MemoryStore::new());
+    let table: Table<R> = Table::new(store.clone());
+    let key = format!("{}/read", R::TABLE);
+    store.apply(Batch::new().put(key, bytes.to_owned())).await.unwrap();
+    let read = table.get("read").await.unwrap().unwrap();
+    table.put("written", value).await.unwrap();
+    let written = store.get(format!("{}/written", R::TABLE).as_bytes()).await.unwrap().unwrap();
+    (read, String::from_utf8(written.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn a_waiting_report_of_every_outcome_reads_back_for_ever() {
+    let installed_json = format!(r#"{{"version":3,"variant":"int8","digest":"{DIGEST}"}}"#);
+    let failure_json = r#"{"kind":"golden_mismatch","detail":"output y differs"}"#;
+    for (outcome, json) in [
+        (update::Outcome::Started, r#""started""#.to_owned()),
+        (update::Outcome::Active(installed()), format!(r#"{{"active":{installed_json}}}"#)),
+        (update::Outcome::Delayed(failure()), format!(r#"{{"delayed":{failure_json}}}"#)),
+        (update::Outcome::Failed(failure()), format!(r#"{{"failed":{failure_json}}}"#)),
+        (update::Outcome::Older { active: Version::new(4).unwrap() }, r#"{"older":{"active":4}}"#.to_owned()),
+    ] {
+        let body = format!(
+            r#""id":7,"subject":"digits/3","report":{{"model":"digits","version":3,"stage":"golden","outcome":{json}}}}}"#
+        );
+        let (written, before_schemas) = (format!(r#"{{"schema":1,{body}"#), format!("{{{body}"));
+        for stored in [&written, &before_schemas] {
+            let found = through_the_store::<WaitingReport>(stored, &report(outcome.clone())).await;
+            assert_eq!(found, (report(outcome.clone()), written.clone()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failed_version_reads_back_for_ever() {
+    let golden = r#"{"schema":1,"kind":"golden_mismatch","detail":"output y differs"}"#;
+    assert_eq!(through_the_store::<FailedVersion>(golden, &failure()).await, (failure(), golden.to_owned()));
+    for kind in FailureKind::ALL {
+        let value = Failure { kind, detail: String::new() };
+        let bytes = format!(r#"{{"kind":"{kind}","detail":""}}"#);
+        assert_eq!(through_the_store::<FailedVersion>(&bytes, &value).await.0, value);
+    }
+}
+
+#[tokio::test]
+async fn a_load_attempt_reads_back_for_ever() {
+    let attempt = Attempt {
+        digest: DIGEST.parse().unwrap(),
+        host_deaths: 1,
+        agent_ends: 2,
+        machine_ends: 3,
+        under_way: true,
+        boot: "b".into(),
+        cause: Some("signal 11".into()),
+        at_unix_ms: 1_800_000_000_000,
+    };
+    let golden = format!(
+        r#"{{"schema":1,"digest":"{DIGEST}","host_deaths":1,"agent_ends":2,"machine_ends":3,"under_way":true,"boot":"b","cause":"signal 11","at_unix_ms":1800000000000}}"#
+    );
+    assert_eq!(through_the_store::<LoadAttempt>(&golden, &attempt).await, (attempt.clone(), golden.clone()));
+    let first_form = format!(r#"{{"digest":"{DIGEST}"}}"#);
+    let (read, _written) = through_the_store::<LoadAttempt>(&first_form, &attempt).await;
+    assert_eq!((read.host_deaths, read.under_way), (0, false));
+}
+
+#[test]
+fn slots_read_back_for_ever() {
+    let golden = format!(
+        "{{\n  \"active\": {{\n    \"version\": 3,\n    \"variant\": \"int8\",\n    \"digest\": \"{DIGEST}\"\n  }},\n  \"previous\": null\n}}"
+    );
+    let slots = slots::Slots { active: Some(installed()), previous: None };
+    assert_eq!(serde_json::to_string_pretty(&Slots::from(&slots)).unwrap(), golden);
+    assert_eq!(slots::Slots::from(serde_json::from_str::<Slots>(&golden).unwrap()), slots);
+}
+
+#[test]
+fn every_stage_has_a_name_that_leads_back_to_it() {
+    for stage in Stage::ALL {
+        assert_eq!(Stage::named(stage.as_str()), Some(stage));
+    }
+    assert_eq!(Stage::named("teleport"), None);
+}
