@@ -4,11 +4,10 @@
 //! certificate, so expiry and revocation are judged here and nowhere else. Who a device is comes from its certificate
 //! alone, never from what it says.
 
-use serde::{Deserialize, Serialize};
 use types::{DeviceId, Digest};
 
 /// What the hub keeps of a device. Times are seconds of the Unix clock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceRecord {
     /// The device.
     pub id: DeviceId,
@@ -23,8 +22,7 @@ pub struct DeviceRecord {
 }
 
 /// Whether a device is served.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// It is.
     Good,

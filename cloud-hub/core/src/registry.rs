@@ -6,11 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
 use types::{Digest, ModelName, Version};
 
 /// What the hub keeps of a version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VersionRecord {
     /// The version.
     pub version: Version,
@@ -19,13 +18,11 @@ pub struct VersionRecord {
     /// When it was published, in seconds of the Unix clock.
     pub published_unix_s: u64,
     /// Whether it was published with [`Publish::Hold`] and never offered since. Devices cannot fetch such a version.
-    #[serde(default)]
     pub held: bool,
 }
 
 /// Whether a version that is published is offered at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Publish {
     /// It becomes current and every follower is offered it.
     Offer,
@@ -34,8 +31,7 @@ pub enum Publish {
 }
 
 /// How a version stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Standing {
     /// Published above the current one, not offered yet.
     Held,

@@ -5,7 +5,6 @@
 //! still what was read (`Batch::expect`), together with the device's record, before any certificate leaves the hub.
 //! The hub keeps the digest of the secret, so whoever reads its store cannot join.
 
-use serde::{Deserialize, Serialize};
 use types::{DeviceId, Digest};
 
 /// Longest life of a token in seconds: an hour is enough to walk to the device, and short for a thief.
@@ -15,7 +14,7 @@ pub const LIFETIME_S_MAX: u64 = 3600;
 pub const KEPT_S: u64 = 7 * 86_400;
 
 /// What the hub keeps of a token, under the digest of its secret. Times are seconds of the Unix clock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRecord {
     /// Digest of the secret.
     pub secret: Digest,
@@ -30,8 +29,7 @@ pub struct TokenRecord {
 }
 
 /// Where a token stands. Expiry is a matter of the clock and is not written down.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenState {
     /// Not used yet.
     Open,

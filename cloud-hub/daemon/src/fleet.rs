@@ -12,25 +12,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hub_core::authorise::{self, DeviceRecord, Presented, Service, ShownKey, Standing};
 use hub_core::fleet::{self as core, ConnectionId, Device, Greeting, Offer, Presence, Recipient, Replaced, Report};
-use serde::{Deserialize, Serialize};
 use store::{Store, StoreError, Table};
 use transport::{CloseCode, Connection};
 use types::{DeviceId, Digest, ModelName, Version};
 
 use crate::api::{DeviceView, ModelDeviceView, UnknownDevice};
 use crate::clock;
+use crate::records::v1;
 
 /// The table of device records; [`crate::tokens`] enters devices into it.
 #[must_use]
-pub fn device_table(store: Arc<dyn Store>) -> Table<DeviceRecord> {
-    Table::new(store, "device")
+pub fn device_table(store: Arc<dyn Store>) -> Table<v1::Device> {
+    Table::new(store)
 }
 
 /// What is kept of a device beside its record: nothing here decides what it may do.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct StoredState {
-    device: Device,
-    certificate_until_unix_s: Option<u64>,
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StoredState {
+    /// What the fleet knows of it.
+    pub device: Device,
+    /// The last second of its newest certificate.
+    pub certificate_until_unix_s: Option<u64>,
 }
 
 /// Why a call about a device failed.
@@ -89,8 +91,8 @@ impl NotAdmitted {
 /// All devices.
 #[derive(Debug)]
 pub struct Fleet {
-    records: Table<DeviceRecord>,
-    states: Table<StoredState>,
+    records: Table<v1::Device>,
+    states: Table<v1::DeviceState>,
     inner: Mutex<Inner>,
     connections: AtomicU64,
     /// Whether this hub was restored from a backup: keys that were renewed since are then taken from certificates.
@@ -143,9 +145,9 @@ impl Fleet {
     /// # Errors
     /// When the store cannot be read.
     pub async fn open(store: Arc<dyn Store>, is_restored: bool, grace_s: u64) -> Result<Self, StoreError> {
-        let states: Table<StoredState> = Table::new(Arc::clone(&store), "device-state");
+        let states: Table<v1::DeviceState> = Table::new(Arc::clone(&store));
         let mut inner = Inner::default();
-        for (name, mut state) in states.list().await? {
+        for (name, mut state) in states.list().await?.records {
             let Ok(id) = name.parse::<DeviceId>() else { continue };
             // Nobody is connected to a hub that has just started.
             if let Presence::Online { since_unix_s } = state.device.presence {
@@ -341,7 +343,7 @@ impl Fleet {
     /// # Errors
     /// When the store fails.
     pub async fn list(&self) -> Result<Vec<DeviceView>, FleetError> {
-        let records = self.records.list().await?;
+        let records = self.records.list().await?.records;
         let inner = self.inner();
         Ok(records.iter().map(|(_name, record)| inner.view(record, self.grace_s)).collect())
     }

@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod operators;
 pub mod reach;
 mod readmission;
+pub mod records;
 pub mod registry;
 pub mod shutdown;
 pub mod state;

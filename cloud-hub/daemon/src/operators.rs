@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use hub_core::logins::{Failure, Logins};
 use rand::RngCore;
-use serde::{Deserialize, Serialize};
 use store::{Store, StoreError, Table};
 use types::Digest;
 
 use crate::api::{OperatorCreated, OperatorRevoked, OperatorView};
+use crate::records::v1;
 
 /// What an operator token begins with, so that secret scanners and people know one when they see it.
 const TOKEN_PREFIX: &str = "sandop1_";
@@ -34,20 +34,22 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 const LAST_USED_EVERY_MS: u64 = 3600 * 1000;
 
 /// One operator token as it is kept, under the hash of its text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct OperatorRecord {
-    name: String,
-    created_unix_ms: u64,
-    expires_unix_ms: u64,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorRecord {
+    /// The operator.
+    pub name: String,
+    /// When it was made.
+    pub created_unix_ms: u64,
+    /// When it stops being good.
+    pub expires_unix_ms: u64,
     /// Time of the last call with this token, as of the last time that it was stored.
-    #[serde(default)]
-    last_used_unix_ms: Option<u64>,
+    pub last_used_unix_ms: Option<u64>,
 }
 
 /// The operators on record.
 #[derive(Debug)]
 pub struct Operators {
-    table: Table<OperatorRecord>,
+    table: Table<v1::Operator>,
     /// Last use by key of the record; newer than what is stored.
     used: Mutex<BTreeMap<String, u64>>,
     /// Failed logins by address.
@@ -128,7 +130,7 @@ impl Operators {
     /// The operators in a store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
-        let table = Table::new(store, "operator");
+        let table = Table::new(store);
         Self { table, used: Mutex::default(), logins: Mutex::default(), naming: tokio::sync::Mutex::default() }
     }
 
@@ -149,7 +151,7 @@ impl Operators {
             return Err(CreateOperatorError::Ttl);
         }
         let _one_at_a_time = self.naming.lock().await;
-        for (key, record) in self.table.list().await? {
+        for (key, record) in self.table.list().await?.records {
             if record.name == name && record.expires_unix_ms > now_unix_ms {
                 return Err(CreateOperatorError::Exists { name: record.name });
             }
@@ -176,7 +178,7 @@ impl Operators {
     /// # Errors
     /// When the store fails.
     pub async fn list(&self) -> Result<Vec<OperatorView>, StoreError> {
-        let records = self.table.list().await?;
+        let records = self.table.list().await?.records;
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let view = |(key, record): (String, OperatorRecord)| OperatorView {
             last_used_unix_ms: used.get(&key).copied().max(record.last_used_unix_ms),
@@ -197,7 +199,7 @@ impl Operators {
     pub async fn revoke(&self, name: &str, by: &str, now_unix_ms: u64) -> Result<OperatorRevoked, RevokeOperatorError> {
         let _one_at_a_time = self.naming.lock().await;
         let (of_name, others): (Vec<_>, Vec<_>) =
-            self.table.list().await?.into_iter().partition(|(_, record)| record.name == name);
+            self.table.list().await?.records.into_iter().partition(|(_, record)| record.name == name);
         if of_name.is_empty() {
             return Err(RevokeOperatorError::Unknown { name: name.to_owned() });
         }

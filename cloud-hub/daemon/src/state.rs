@@ -104,7 +104,7 @@ impl Folder {
     /// # Errors
     /// When another hub holds it, or it cannot be written.
     pub fn lock(&self) -> Result<StateLock, LockError> {
-        StateLock::acquire(&self.root)
+        StateLock::acquire(&self.root, crate::records::STATE_SCHEMA)
     }
 
     /// Returns a warning for each folder that other users of the machine can read or write.

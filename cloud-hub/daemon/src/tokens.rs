@@ -9,20 +9,21 @@ use hub_core::authorise::{DeviceRecord, Standing};
 use hub_core::tokens::{self, BadLifetime, Claim, Redeemed, TokenRecord, TokenRefused};
 use protocol::JoinSecret;
 use rand::RngCore;
-use serde::{Deserialize, Serialize};
 use store::{Batch, Store, StoreError, Table};
 use types::{DeviceId, Digest};
 
 use crate::fleet;
+use crate::records::v1;
 
 /// One token as it is kept, under the hash of its secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct StoredToken {
-    record: TokenRecord,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredToken {
+    /// Its life.
+    pub record: TokenRecord,
     /// Name of the device that joins with it.
-    device: DeviceId,
+    pub device: DeviceId,
     /// Whether it may give a device that is on record a new key.
-    replace: bool,
+    pub replace: bool,
 }
 
 /// What an operator asks for.
@@ -81,15 +82,15 @@ pub enum RedeemError {
 /// The tokens on record, and the devices they lead to.
 #[derive(Debug, Clone)]
 pub struct Tokens {
-    tokens: Table<StoredToken>,
-    devices: Table<DeviceRecord>,
+    tokens: Table<v1::JoinToken>,
+    devices: Table<v1::Device>,
 }
 
 impl Tokens {
     /// The tokens in a store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { tokens: Table::new(Arc::clone(&store), "token"), devices: fleet::device_table(store) }
+        Self { tokens: Table::new(Arc::clone(&store)), devices: fleet::device_table(store) }
     }
 
     /// Makes a token.
@@ -171,7 +172,7 @@ impl Tokens {
 
     /// Forgets tokens whose refusal interests nobody any more.
     async fn forget_old(&self, now_unix_s: u64) -> Result<(), StoreError> {
-        for (key, stored) in self.tokens.list().await? {
+        for (key, stored) in self.tokens.list().await?.records {
             if stored.record.is_garbage(now_unix_s) {
                 self.tokens.delete(&key).await?;
             }

@@ -6,8 +6,6 @@
 
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Serialize};
-
 /// Returns of an earlier process within [`RETURNS_WITHIN_S`] from which on people are told.
 ///
 /// One could be a greeting that was on its way while its process ended; two cannot.
@@ -26,7 +24,7 @@ pub const LOGGED_EVERY_S: u64 = 3600;
 const PROCESSES_MAX: usize = 8;
 
 /// Two machines with the identity of one device. Times are seconds of the hub's Unix clock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cloned {
     /// Addresses from which the two machines connected last, the one that connected now first.
     pub addresses: [SocketAddr; 2],

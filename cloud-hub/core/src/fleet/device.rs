@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
 use types::{Digest, ModelName, VariantName, Version};
 
 use super::clones::Cloned;
@@ -18,7 +17,7 @@ pub const VERSIONS_MAX: usize = 16;
 pub const CAUSE_BYTES_MAX: usize = 1024;
 
 /// A version on a device, as the device says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
     /// The version.
     pub version: Version,
@@ -49,8 +48,7 @@ pub struct Greeting {
 }
 
 /// How far an update is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
     /// The offer was weighed.
     Offered,
@@ -71,6 +69,24 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// All stages, in order.
+    pub const ALL: [Self; 8] = [
+        Self::Offered,
+        Self::Refreshing,
+        Self::Fetching,
+        Self::Verifying,
+        Self::Loading,
+        Self::Checking,
+        Self::Switching,
+        Self::Active,
+    ];
+
+    /// Returns the stage of a name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stage| stage.as_str() == name)
+    }
+
     /// The name in tables, the API and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -94,8 +110,7 @@ impl fmt::Display for Stage {
 }
 
 /// How an update stands at its stage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Under way.
     Running,
@@ -131,7 +146,7 @@ pub struct Report {
 }
 
 /// The last that was heard of a version on a device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
     /// Which form of it, once chosen.
     pub variant: Option<VariantName>,
@@ -144,8 +159,7 @@ pub struct Progress {
 }
 
 /// Whether a device is connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
     /// Never heard of since it was enrolled.
     Never,
@@ -162,20 +176,19 @@ pub enum Presence {
 }
 
 /// What the hub knows of one device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     /// Whether it is connected.
     pub presence: Presence,
     /// Version of its agent, once greeted.
     pub agent_version: Option<String>,
     /// The last time that two machines were seen to share its identity.
-    #[serde(default)]
     pub cloned: Option<Cloned>,
     models: BTreeMap<ModelName, Model>,
 }
 
 /// A model on one device.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Model {
     /// What serves there.
     pub active: Option<Installed>,
@@ -191,6 +204,17 @@ impl Default for Device {
 }
 
 impl Device {
+    /// Puts back what was stored of a device.
+    #[must_use]
+    pub fn restored(
+        presence: Presence,
+        agent_version: Option<String>,
+        cloned: Option<Cloned>,
+        models: BTreeMap<ModelName, Model>,
+    ) -> Self {
+        Self { presence, agent_version, cloned, models }
+    }
+
     /// What it follows, by name.
     pub fn models(&self) -> impl Iterator<Item = (&ModelName, &Model)> {
         self.models.iter()
@@ -257,6 +281,16 @@ impl Device {
 }
 
 impl Model {
+    /// Puts back what was stored of a model.
+    #[must_use]
+    pub fn restored(
+        active: Option<Installed>,
+        previous: Option<Installed>,
+        progress: BTreeMap<Version, Progress>,
+    ) -> Self {
+        Self { active, previous, progress }
+    }
+
     /// The last that was heard of a version.
     #[must_use]
     pub fn progress(&self, version: Version) -> Option<&Progress> {

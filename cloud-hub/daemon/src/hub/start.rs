@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use engine::{Engine, Isolation, LibrarySearch, OpenError, OrtEngine};
+use store::aside::SetAside;
 use store::files::{self, FileError};
 use store::{LockError, Opened, SledStore, StateLock, Store, StoreError};
 use tokio::sync::Semaphore;
@@ -29,6 +30,7 @@ use crate::guard::budget::Budget;
 use crate::guard::places::Places;
 use crate::operators::Operators;
 use crate::reach;
+use crate::records;
 use crate::registry::blobs::Blobs;
 use crate::registry::metadata::{Metadata, MetadataError};
 use crate::registry::{Registry, RegistryOpenError};
@@ -180,6 +182,7 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Re
     let (store, state) = tokio::time::timeout(store::OPEN_LIMIT, opening).await.map_err(stalled)???;
     let is_rebuilt = note_store(&state, &mut warnings);
     let store: Arc<dyn Store> = Arc::new(store);
+    set_unreadable_aside(store.as_ref(), &mut warnings).await?;
     let metadata = Metadata::open(ground.folder.clone())?;
     let blobs = Blobs::new(ground.folder.clone());
     let registry = Registry::open(Arc::clone(&store), blobs, metadata, is_rebuilt, &mut warnings).await?;
@@ -352,6 +355,16 @@ fn note_store(state: &Opened, warnings: &mut Vec<String>) -> bool {
             true
         }
     }
+}
+
+/// Sets aside the records that are not readable: one of them must not keep the hub from serving.
+async fn set_unreadable_aside(store: &dyn Store, warnings: &mut Vec<String>) -> Result<(), StoreError> {
+    let found = store::aside::tidy(store, &records::TABLES).await?;
+    telemetry::metrics::unreadable_records(found.len());
+    warnings.extend(found.iter().map(|SetAside { table, key, reason }| {
+        format!("record {key} of table {table} was set aside: {reason}{}", records::consequence(table))
+    }));
+    Ok(())
 }
 
 /// Loads what the hub shall answer with. A version that does not load costs its answers, not the start.

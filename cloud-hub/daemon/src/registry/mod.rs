@@ -23,12 +23,12 @@ use bytes::Bytes;
 use hub_core::registry as core;
 use hub_core::registry::VersionRecord;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use store::{Store, StoreError, Table};
 use types::{Digest, ModelName, Place, Version};
 
 use crate::api::trust::{OnlineKeysView, TrustChange, TrustView};
 use crate::clock;
+use crate::records::v1;
 use blobs::{BlobError, Blobs};
 use metadata::{Metadata, MetadataError};
 use rotation::Changed;
@@ -37,12 +37,12 @@ use standing::Standing;
 pub use metadata::MetadataName;
 
 /// Which version of a model devices follow.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct CurrentRecord {
-    version: Version,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CurrentRecord {
+    /// The version.
+    pub version: Version,
     /// The version that devices followed before, for a withdrawal.
-    #[serde(default)]
-    before: Option<Version>,
+    pub before: Option<Version>,
 }
 
 /// Why the registry could not be opened or read.
@@ -61,8 +61,8 @@ pub enum RegistryOpenError {
 pub struct Registry {
     blobs: Blobs,
     metadata: Arc<Metadata>,
-    versions: Table<VersionRecord>,
-    currents: Table<CurrentRecord>,
+    versions: Table<v1::ModelVersion>,
+    currents: Table<v1::CurrentVersion>,
     core: Mutex<core::Registry>,
     known: RwLock<Known>,
     health: health::Health,
@@ -126,8 +126,8 @@ impl Registry {
         let registry = Self {
             blobs,
             metadata: Arc::new(metadata),
-            versions: Table::new(Arc::clone(&store), "version"),
-            currents: Table::new(store, "current"),
+            versions: Table::new(Arc::clone(&store)),
+            currents: Table::new(store),
             core: Mutex::default(),
             known: RwLock::default(),
             health: health::Health::default(),

@@ -9,7 +9,7 @@ use console::{CliError, ExitKind, OrExit};
 use hub_core::authorise::{DeviceRecord, Standing};
 use serde::Serialize;
 use store::files::{self, Mode};
-use store::{SledStore, Store, Table};
+use store::{SledStore, Store};
 use transport::Ca;
 use types::{DeviceId, Digest};
 
@@ -214,8 +214,8 @@ fn fill_store(mut file: &File, folder: &Folder) -> Result<(usize, Vec<Revoked>),
         entries.map(drop).map_err(io::Error::other)
     });
     filled.map_err(refused)?;
-    let table: Table<DeviceRecord> = crate::fleet::device_table(store);
-    let records = runtime.block_on(table.list()).or_exit(ExitKind::Storage)?;
+    let table = crate::fleet::device_table(store);
+    let records = runtime.block_on(table.list()).or_exit(ExitKind::Storage)?.records;
     let mut revoked: Vec<Revoked> = records.iter().filter_map(|(_name, record)| revocation(record)).collect();
     revoked.sort_by_key(|revoked| std::cmp::Reverse(revoked.at_unix_ms));
     Ok((records.len(), revoked))

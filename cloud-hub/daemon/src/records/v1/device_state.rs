@@ -1,0 +1,179 @@
+//! The record of what a device said of itself.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use hub_core::fleet::{self, Cloned, Presence};
+use serde::{Deserialize, Serialize};
+use store::Record;
+use types::{Digest, ModelName, VariantName, Version};
+
+use crate::fleet::StoredState;
+
+/// What a device said of itself, under its name. Nothing here decides what the device may do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeviceState {
+    device: Device,
+    #[serde(default)]
+    certificate_until_unix_s: Option<u64>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Device {
+    presence: DevicePresence,
+    agent_version: Option<String>,
+    #[serde(default)]
+    cloned: Option<CloneNotice>,
+    models: BTreeMap<ModelName, Model>,
+}
+
+/// Whether a device is connected.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum DevicePresence {
+    Never,
+    Away { since_unix_s: u64 },
+    Online { since_unix_s: u64 },
+}
+
+/// Two machines with the identity of one device.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct CloneNotice {
+    addresses: [SocketAddr; 2],
+    first_unix_s: u64,
+    last_unix_s: u64,
+}
+
+/// A model on a device.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Model {
+    active: Option<Installed>,
+    previous: Option<Installed>,
+    progress: BTreeMap<Version, Progress>,
+}
+
+/// A version on a device.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Installed {
+    version: Version,
+    variant: VariantName,
+    digest: Digest,
+}
+
+/// The last that was heard of a version.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Progress {
+    variant: Option<VariantName>,
+    stage: String,
+    outcome: Outcome,
+    at_unix_s: u64,
+}
+
+/// How an update stands at its stage.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Running,
+    Active,
+    Delayed { cause: String },
+    Refused { cause: String },
+}
+
+impl Record for DeviceState {
+    type Value = StoredState;
+    const TABLE: &'static str = "device-state";
+
+    fn from_value(value: &StoredState) -> Self {
+        let StoredState { device, certificate_until_unix_s } = value;
+        let models = device.models().map(|(name, model)| (name.clone(), Model::from(model))).collect();
+        let presence = match device.presence {
+            Presence::Never => DevicePresence::Never,
+            Presence::Away { since_unix_s } => DevicePresence::Away { since_unix_s },
+            Presence::Online { since_unix_s } => DevicePresence::Online { since_unix_s },
+        };
+        let cloned = device.cloned.clone().map(|Cloned { addresses, first_unix_s, last_unix_s }| CloneNotice {
+            addresses,
+            first_unix_s,
+            last_unix_s,
+        });
+        let device = Device { presence, agent_version: device.agent_version.clone(), cloned, models };
+        Self { device, certificate_until_unix_s: *certificate_until_unix_s }
+    }
+
+    fn into_value(self) -> Result<StoredState, String> {
+        let Device { presence, agent_version, cloned, models } = self.device;
+        let presence = match presence {
+            DevicePresence::Never => Presence::Never,
+            DevicePresence::Away { since_unix_s } => Presence::Away { since_unix_s },
+            DevicePresence::Online { since_unix_s } => Presence::Online { since_unix_s },
+        };
+        let cloned = cloned.map(|CloneNotice { addresses, first_unix_s, last_unix_s }| Cloned {
+            addresses,
+            first_unix_s,
+            last_unix_s,
+        });
+        let models = models.into_iter().map(|(name, model)| Ok((name, model.try_into()?)));
+        let models = models.collect::<Result<_, String>>()?;
+        let device = fleet::Device::restored(presence, agent_version, cloned, models);
+        Ok(StoredState { device, certificate_until_unix_s: self.certificate_until_unix_s })
+    }
+}
+
+impl From<&fleet::Model> for Model {
+    fn from(model: &fleet::Model) -> Self {
+        let installed = |slot: &Option<fleet::Installed>| slot.as_ref().map(Installed::from);
+        let progress = model.history().map(|(version, progress)| (version, Progress::from(progress)));
+        Self { active: installed(&model.active), previous: installed(&model.previous), progress: progress.collect() }
+    }
+}
+
+impl TryFrom<Model> for fleet::Model {
+    type Error = String;
+
+    fn try_from(Model { active, previous, progress }: Model) -> Result<Self, String> {
+        let progress = progress.into_iter().map(|(version, progress)| Ok((version, progress.try_into()?)));
+        let progress = progress.collect::<Result<_, String>>()?;
+        Ok(Self::restored(active.map(Into::into), previous.map(Into::into), progress))
+    }
+}
+
+impl From<&fleet::Installed> for Installed {
+    fn from(installed: &fleet::Installed) -> Self {
+        let fleet::Installed { version, variant, digest } = installed.clone();
+        Self { version, variant, digest }
+    }
+}
+
+impl From<Installed> for fleet::Installed {
+    fn from(Installed { version, variant, digest }: Installed) -> Self {
+        Self { version, variant, digest }
+    }
+}
+
+impl From<&fleet::Progress> for Progress {
+    fn from(progress: &fleet::Progress) -> Self {
+        let fleet::Progress { variant, stage, outcome, at_unix_s } = progress.clone();
+        let outcome = match outcome {
+            fleet::Outcome::Running => Outcome::Running,
+            fleet::Outcome::Active => Outcome::Active,
+            fleet::Outcome::Delayed { cause } => Outcome::Delayed { cause },
+            fleet::Outcome::Refused { cause } => Outcome::Refused { cause },
+        };
+        Self { variant, stage: stage.as_str().to_owned(), outcome, at_unix_s }
+    }
+}
+
+impl TryFrom<Progress> for fleet::Progress {
+    type Error = String;
+
+    fn try_from(Progress { variant, stage, outcome, at_unix_s }: Progress) -> Result<Self, String> {
+        let stage = fleet::Stage::named(&stage).ok_or_else(|| format!("no stage is called {stage:?}"))?;
+        let outcome = match outcome {
+            Outcome::Running => fleet::Outcome::Running,
+            Outcome::Active => fleet::Outcome::Active,
+            Outcome::Delayed { cause } => fleet::Outcome::Delayed { cause },
+            Outcome::Refused { cause } => fleet::Outcome::Refused { cause },
+        };
+        Ok(Self { variant, stage, outcome, at_unix_s })
+    }
+}
