@@ -75,6 +75,17 @@ fn what_decides_reaches_no_runtime_no_files_no_sockets_and_no_clock() {
 }
 
 #[test]
+fn what_decides_has_no_stored_form() {
+    for core in ["edge-agent/core", "cloud-hub/core"] {
+        let manifest = tree::read(&format!("{core}/Cargo.toml")).unwrap();
+        assert!(
+            !manifest.contains("serde"),
+            "{core} depends on serde: stored forms belong into `records` of the daemon"
+        );
+    }
+}
+
+#[test]
 fn the_agent_and_the_hub_never_depend_on_each_other() {
     let why = "agent and hub meet in `protocol` alone";
     none(&graph().must_not_reach(

@@ -11,11 +11,13 @@ use console::doctor::{self, Check, try_in_child};
 use console::port::{self, Protocol};
 use console::{CliError, ExitKind, Output};
 use engine::LibrarySearch;
+use store::aside::SetAside;
 use store::{StateLock, files, owner};
 
 use crate::config::HubConfig;
 use crate::hub::second_config;
 use crate::reach;
+use crate::records;
 use crate::state::Folder;
 
 /// Free bytes under which the disk is short: one version with its variants takes tens to hundreds of megabytes.
@@ -53,6 +55,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), CliError> {
     let folder = Folder::new(&config.hub.state_dir);
     let mut checks = vec![one_config(&config, &folder, &file)];
     checks.extend(state(folder.root()));
+    let is_usable = checks.iter().all(Check::is_ok);
     checks.push(library(&config, folder.root()));
     let running = StateLock::holder(folder.root());
     checks.extend(addresses(&config, &folder)?);
@@ -61,11 +64,35 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), CliError> {
         None => Check::warning("hub", "does not run", "start it: cloud-hub serve, or systemctl start sanderling-hub"),
     });
     if running.is_none() {
+        checks.extend(if is_usable { unreadable_records(&folder) } else { Vec::new() });
         checks.push(bound("gateway.listen", Protocol::Udp, config.gateway.listen));
         checks.push(bound("admin.listen", Protocol::Tcp, config.admin.listen));
         checks.push(bound("metrics.listen", Protocol::Tcp, config.metrics.listen));
     }
     doctor::finish(&checks, output)
+}
+
+/// Looks for stored records that are not readable. Of a running hub they are among the warnings of `cloud-hub status`.
+fn unreadable_records(folder: &Folder) -> Vec<Check> {
+    const NAME: &str = "stored records";
+    if !folder.store().exists() {
+        return Vec::new();
+    }
+    let found =
+        super::init::with_store(folder, async |store| store::aside::find(store.as_ref(), &records::TABLES).await);
+    match found {
+        Ok(unreadable) => {
+            let told = |SetAside { table, key, reason }: SetAside| {
+                let what_next = records::consequence(&table).trim_start_matches("; ");
+                Check::warning(NAME, format!("record {key} of table {table} was set aside: {reason}"), what_next)
+            };
+            unreadable.into_iter().map(told).collect()
+        }
+        Err(error) => {
+            let found = telemetry::chain(error.source.as_ref());
+            vec![Check::failed(NAME, error.kind, found, error.hint.unwrap_or_default())]
+        }
+    }
 }
 
 fn one_config(config: &HubConfig, folder: &Folder, file: &Path) -> Check {
