@@ -93,6 +93,12 @@ impl Folder {
         self.root.join("listening.json")
     }
 
+    /// Loads of versions that ended the hub or failed.
+    #[must_use]
+    pub fn loads(&self) -> PathBuf {
+        self.root.join("loads.json")
+    }
+
     /// One blob.
     #[must_use]
     pub fn blob(&self, digest: &Digest) -> PathBuf {

@@ -83,6 +83,8 @@ pub struct Model {
     /// What the configuration says of it.
     pub table: ModelTable,
     serving: RwLock<Option<Arc<Serving>>>,
+    /// Reason why no version serves although one was installed; read while none does.
+    given_up: RwLock<Option<String>>,
     /// Counts the runs that found their device gone; shared by all models, because one device may run them all.
     losses: watch::Sender<u64>,
     /// What its requests have cost so far.
@@ -91,7 +93,22 @@ pub struct Model {
 
 impl Model {
     fn new(name: ModelName, table: ModelTable, losses: watch::Sender<u64>) -> Self {
-        Self { name, table, serving: RwLock::default(), losses, statistics: Statistics::default() }
+        let (serving, given_up) = (RwLock::default(), RwLock::default());
+        Self { name, table, serving, given_up, losses, statistics: Statistics::default() }
+    }
+
+    /// Stores the reason why no version serves, for clients that ask this device alone.
+    pub fn set_given_up(&self, why: Option<String>) {
+        *self.given_up.write().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Returns the reason why no version serves although one was installed; `None` while one serves.
+    #[must_use]
+    pub fn given_up(&self) -> Option<String> {
+        if self.serving().is_some() {
+            return None;
+        }
+        self.given_up.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Says that a run found the device under its engine gone: every updater looks whether its model was on it.

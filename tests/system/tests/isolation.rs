@@ -268,3 +268,73 @@ fn status_and_doctor_tell_where_engines_run() {
         Ok(())
     });
 }
+
+/// Deaths after which a model is not run any more (`engine::host::MODEL_DEATHS_MAX`).
+const MODEL_DEATHS_MAX: u8 = 8;
+
+/// Sends requests that end the engine host, another one each time so that none is quarantined, until the model is not run
+/// any more.
+fn condemn(agent: &Agent, model: &str, policy: &str) -> Result<()> {
+    for number in 0..MODEL_DEATHS_MAX {
+        let refused = ask(agent, model, policy, &[POISON[0], f32::from(number), 0.0, 0.0])?;
+        ensure!(matches!(refused.status, 500..=599), "request {number} of {policy}: {refused:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_model_that_is_not_run_any_more_on_the_device_leaves_its_requests_to_the_hub() {
+    story(|site| {
+        let (hub, mut agent) = fleet(site, &[("divide", "divide", "harmless"), ("good", "harmless", "harmless")])?;
+        condemn(&agent, "divide", "only-device")?;
+        wait::until_true("the device gives the model up", || {
+            Ok(ask(&agent, "divide", "only-device", &FINE)?.status == 503)
+        })?;
+        let refused = ask(&agent, "divide", "only-device", &FINE)?;
+        let told = refused.json.to_string();
+        ensure!(told.contains("SIGFPE") && told.contains("prefer-device"), "no reason, no advice: {told}");
+        for _time in 0..3 {
+            let answer = expect(&agent, "divide", "prefer-device", &FINE)?;
+            ensure!(answer.parameter("place") == "hub" && answer.output == FINE, "{answer:?}");
+            expect(&agent, "good", "only-device", &FINE)?;
+        }
+        let doctor = agent.run(["doctor"])?;
+        ensure!(doctor.stdout.contains("SIGFPE"), "doctor does not tell: {doctor:?}");
+        let told = wait::until("the hub hears of it", || {
+            let told = hub.device("kitchen")?.to_string();
+            Ok(told.contains("SIGFPE").then_some(told))
+        })?;
+        ensure!(told.contains("engine_crashed"), "{told}");
+        // The record of runs is not kept over a restart: the device tries again.
+        agent.stop()?;
+        agent.start()?;
+        agent.wait_version("divide", 1)?;
+        expect(&agent, "divide", "only-device", &FINE).map(drop)
+    });
+}
+
+#[test]
+fn the_version_before_one_that_is_not_run_any_more_answers_on_device_and_hub() {
+    story(|site| {
+        let (hub, agent) = fleet(site, &[("divide", "harmless", "harmless")])?;
+        hub.push(&folder(site, "divide", 2, "divide", "divide")?, &[])?.ok()?;
+        agent.wait_version("divide", 2)?;
+        for policy in ["only-device", "only-hub"] {
+            let answer = expect(&agent, "divide", policy, &FINE)?;
+            ensure!(answer.version() == 2, "{policy}: {answer:?}");
+            condemn(&agent, "divide", policy)?;
+            wait::until_true("version 1 answers", || {
+                let answer = ask(&agent, "divide", policy, &FINE)?;
+                Ok(answer.status == 200 && answer.version() == 1)
+            })?;
+            // What ended version 2 is no trouble for version 1.
+            let answer = expect(&agent, "divide", policy, &POISON)?;
+            ensure!(answer.output == [0.0, 1.0, 2.0, 3.0], "{policy}: {answer:?}");
+        }
+        let doctor = agent.run(["doctor"])?;
+        ensure!(doctor.stdout.contains("an older version of divide serves"), "doctor does not tell: {doctor:?}");
+        let told: Value = hub.json(&["status"])?;
+        ensure!(told["warnings"].to_string().contains("divide/2 is not run any more"), "{told}");
+        Ok(())
+    });
+}

@@ -19,6 +19,7 @@ use crate::hub::second_config;
 use crate::reach;
 use crate::records;
 use crate::state::Folder;
+use crate::workers::attempts;
 
 /// Free bytes under which the disk is short: one version with its variants takes tens to hundreds of megabytes.
 const FREE_BYTES_LEAST: u64 = 512 * 1024 * 1024;
@@ -57,6 +58,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), CliError> {
     checks.extend(state(folder.root()));
     let is_usable = checks.iter().all(Check::is_ok);
     checks.push(library(&config, folder.root()));
+    checks.push(versions(&folder));
     let running = StateLock::holder(folder.root());
     checks.extend(addresses(&config, &folder)?);
     checks.push(match running {
@@ -91,6 +93,18 @@ fn unreadable_records(folder: &Folder) -> Vec<Check> {
         Err(error) => {
             let found = telemetry::chain(error.source.as_ref());
             vec![Check::failed(NAME, error.kind, found, error.hint.unwrap_or_default())]
+        }
+    }
+}
+
+/// Names the versions that the hub could not load at its last start.
+fn versions(folder: &Folder) -> Check {
+    const NAME: &str = "versions";
+    match attempts::problems(&folder.loads()).as_slice() {
+        [] => Check::ok(NAME, "each one loaded at the last start of the hub"),
+        problems => {
+            let advice = "push a mended version, or install the runtime that it loads in and restart the hub";
+            Check::warning(NAME, problems.join("; "), advice)
         }
     }
 }

@@ -1,11 +1,13 @@
 //! How the hub comes up, step by step, and what each step says when it fails.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use bundle::Manifest;
 use engine::{Engine, Isolation, LibrarySearch, OpenError, OrtEngine};
 use store::aside::SetAside;
 use store::files::{self, FileError};
@@ -17,7 +19,6 @@ use transport::identity::Identity;
 use transport::limits::Limits;
 use transport::socket::BUFFER_BYTES_WANTED;
 use transport::{Ca, EndpointKeys, Listener, ListenerConfig};
-use types::ModelName;
 
 use super::{ARTIFACT_TURNS, Hub, Running, secrets};
 use crate::admin;
@@ -37,7 +38,8 @@ use crate::registry::{Registry, RegistryOpenError};
 use crate::shutdown::Stop;
 use crate::state::Folder;
 use crate::tokens::Tokens;
-use crate::workers::load::Loader;
+use crate::workers::attempts::Attempts;
+use crate::workers::load::{Loader, hub_variant};
 use crate::workers::{Workers, host};
 
 /// Minimum memory for requests, in bytes, whatever the config says: a device may hold a quarter of it (see
@@ -193,8 +195,11 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Re
     let workers = Workers::new(config.inference.clone());
     let listening = ground.sockets.listening().map_err(StartError::Address)?;
     warnings.extend(config_warnings(&config, &ground.folder, listening.quic.port()));
+    let engine = loader.engine.describe();
+    let runtime = format!("{} {}", engine.engine, engine.version);
+    let attempts = Attempts::open(&ground.folder.loads(), config.inference.isolation, runtime);
     let ((), unresolved) = tokio::join!(
-        load_models(&registry, &workers, &loader, config.inference.versions_loaded, &mut warnings),
+        load_models(&registry, &workers, &loader, attempts, &mut warnings),
         reach::unresolved(&config, listening.quic.port())
     );
     warnings.extend(unresolved);
@@ -372,20 +377,30 @@ async fn load_models(
     registry: &Registry,
     workers: &Workers,
     loader: &Loader,
-    versions: usize,
+    mut attempts: Attempts,
     warnings: &mut Vec<String>,
 ) {
     let known = registry.snapshot();
+    let mut wanted = Vec::new();
     for (name, model) in known.models() {
         let newest = model.versions().map(|(record, _standing)| record.version).collect::<Vec<_>>();
-        let mut wanted: Vec<_> = newest.iter().rev().copied().take(versions).chain(model.current()).collect();
-        wanted.sort_unstable();
-        wanted.dedup();
-        for version in wanted {
-            if let Err(error) = load_version(registry, workers, loader, name, version).await {
-                warnings.push(format!("{name}/{version} does not load: {}", telemetry::chain(&error)));
+        let kept = newest.iter().rev().copied().take(loader.inference.versions_loaded).chain(model.current());
+        wanted.extend(kept.collect::<BTreeSet<_>>().into_iter().map(|version| (name.clone(), version)));
+    }
+    attempts.retain(|key| wanted.iter().any(|(name, version)| format!("{name}/{version}") == key));
+    for (name, version) in wanted {
+        let Some(manifest) = registry.manifest(&name, version) else { continue };
+        let Some(variant) = hub_variant(&manifest, loader.engine.as_ref()) else { continue };
+        let problem = match attempts.begin(&name, version, variant.file.digest) {
+            Err(why) => Some(why),
+            Ok(()) => {
+                let problem = load_version(registry, workers, loader, &manifest).await.err();
+                let problem = problem.map(|error| telemetry::chain(&error));
+                attempts.ended(&name, version, problem.clone());
+                problem
             }
-        }
+        };
+        warnings.extend(problem.map(|problem| format!("{name}/{version} does not load: {problem}")));
     }
 }
 
@@ -393,12 +408,10 @@ async fn load_version(
     registry: &Registry,
     workers: &Workers,
     loader: &Loader,
-    model: &ModelName,
-    version: types::Version,
+    manifest: &Manifest,
 ) -> Result<(), crate::registry::publish::PublishError> {
-    let Some(manifest) = registry.manifest(model, version) else { return Ok(()) };
-    if let Some(pool) = registry.load_own(loader, &manifest).await? {
-        workers.put(pool, registry.current(model));
+    if let Some(pool) = registry.load_own(loader, manifest).await? {
+        workers.put(pool, registry.current(&manifest.model));
     }
     Ok(())
 }

@@ -2,8 +2,9 @@
 //!
 //! Fed by the gateway with requests and by the registry with versions; runs them through `engine`. Order and limits are
 //! decided by [`hub_core::admission`] ([`pool`]); what may serve is decided by [`load`], and what devices may be offered
-//! for a GPU by [`gpu`].
+//! for a GPU by [`gpu`]. [`attempts`] remembers the loads that ended the hub.
 
+pub mod attempts;
 pub mod gpu;
 pub mod host;
 pub mod load;

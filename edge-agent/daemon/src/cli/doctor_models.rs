@@ -11,7 +11,7 @@ use edge_core::update::{Failure, FailureKind};
 use store::{LockError, SledStore, Store, Table, owner};
 use types::{ModelName, Version};
 
-use crate::board::{Status, UnreadableRecord};
+use crate::board::{ModelStatus, Status, UnreadableRecord};
 use crate::config::AgentConfig;
 use crate::records::{self, v1};
 use crate::state::Folder;
@@ -34,6 +34,7 @@ pub(super) fn checks(config: &AgentConfig, folder: &Folder, running: Option<&Sta
         let advice = format!("compare [models.{model}] in agent.toml with `cloud-hub model list`");
         Check::warning("hub's models", problem.clone(), advice)
     }));
+    checks.extend(running.iter().flat_map(|status| &status.models).filter_map(moved));
     checks.push(updates(config));
     let stored = match running {
         Some(status) => Ok(Stored { given_up: told(status), unreadable: status.unreadable_records.clone() }),
@@ -79,6 +80,27 @@ fn is_missing(place: &Path) -> bool {
     !place.join(crate::state::MANIFEST_FILE).exists()
 }
 
+/// Says why a model was moved away from the version or engine that its pointer names, if it was.
+fn moved(model: &ModelStatus) -> Option<Check> {
+    const NAME: &str = "engine of a model";
+    let failover = model.failover.as_ref()?;
+    let (name, from, cause) = (&model.model, failover.from, &failover.cause);
+    Some(match failover.to {
+        Some(to) if to == from => {
+            Check::warning(NAME, format!("an older version of {name} serves: {cause}"), "push a mended version")
+        }
+        Some(to) => {
+            let advice = "push a mended version, or mend the device of that engine and restart the agent";
+            Check::warning(NAME, format!("{name} was moved from {from} to {to}: {cause}"), advice)
+        }
+        None => {
+            let advice = "push a mended version, or mend the device of that engine and restart the agent; meanwhile the \
+                          hub answers requests with policy prefer-device";
+            Check::warning(NAME, format!("{name} does not run on this device any more: {cause}"), advice)
+        }
+    })
+}
+
 fn updates(config: &AgentConfig) -> Check {
     const NAME: &str = "updates";
     match config.updates.enabled {
@@ -93,7 +115,7 @@ fn updates(config: &AgentConfig) -> Check {
 
 /// What a running agent says was given up.
 fn told(status: &Status) -> Vec<GivenUp> {
-    let of_model = |model: &crate::board::ModelStatus| {
+    let of_model = |model: &ModelStatus| {
         let name = model.model.to_string();
         let given_up = model.failed.iter().map(move |failed| GivenUp {
             model: name.clone(),

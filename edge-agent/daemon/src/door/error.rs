@@ -54,6 +54,15 @@ impl DoorError {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, code: FailureCode::UnknownModel.as_str(), message }
     }
 
+    /// Every installed version of the model was given up.
+    pub fn given_up(model: &str, why: &str) -> Self {
+        let message = format!(
+            "no version of model {model:?} runs on this device ({why}): let the hub answer (policy prefer-device), or push a \
+             mended version"
+        );
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: FailureCode::DeviceFailed.as_str(), message }
+    }
+
     /// The body is over the limit.
     pub fn too_large(limit: usize) -> Self {
         let message = format!(

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::{Extension, Path, State};
 use axum::response::Response;
 use bytes::Bytes;
+use edge_core::route::FailureCode;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use telemetry::TraceContext;
 use telemetry::metrics::{self, RequestTimes, UNKNOWN_MODEL};
@@ -20,7 +21,7 @@ use super::codec::{Answer, HEADER_LENGTH, InferCall, Wanted, check_deadline, enc
 use super::connections::{Activity, Phase};
 use super::serve::Counted;
 use super::{Door, DoorError, body};
-use crate::answer::{Question, answer};
+use crate::answer::{NoAnswer, Question, answer};
 use crate::models::Model;
 
 /// Policy for one request, where its body does not say one.
@@ -137,11 +138,19 @@ async fn admitted(
     let (question, wanted) = question(model, version, headers, call, arrived)?;
     let span = tracing::Span::current();
     span.record("id", question.id.as_str()).record("policy", question.policy.as_str());
-    let answer = answer(model, &door.link, door.run, &question).await?;
+    let answer = answer(model, &door.link, door.run, &question).await.map_err(|error| explained(model, error))?;
     // The inputs are not needed any more, and the response may be as large as they are.
     drop((question, hold));
     note(model, &answer.receipt);
     encode(door, wanted, answer, &activity).await
+}
+
+/// Adds the reason where no version serves because the installed ones were given up.
+fn explained(model: &Model, error: NoAnswer) -> DoorError {
+    match (error.failure(), model.given_up()) {
+        (Some(FailureCode::UnknownModel), Some(why)) => DoorError::given_up(model.name.as_str(), &why),
+        _ => error.into(),
+    }
 }
 
 /// Largest body or response that is read or written on the thread of the connection.

@@ -21,6 +21,7 @@ type Loading = Pin<Box<dyn Future<Output = Result<Arc<Serving>, Failure>> + Send
 /// A model on its way to another engine.
 struct UnderWay {
     lost: Arc<Serving>,
+    kind: FailureKind,
     why: String,
     loading: Loading,
 }
@@ -86,16 +87,23 @@ impl Failovers {
         telemetry::metrics::engine_failed_over(model.as_str(), lost.engine.as_str());
         report(&self.parts, &lost, Outcome::Delayed(trouble::because(kind, why.clone()))).await;
         let loading = Box::pin(load_again(Arc::clone(&self.parts), Arc::clone(&lost)));
-        self.under_way = Some(UnderWay { lost, why, loading });
+        self.under_way = Some(UnderWay { lost, kind, why, loading });
     }
 
     async fn loaded(&mut self, loaded: Result<Arc<Serving>, Failure>) {
-        let Some(UnderWay { lost, why, .. }) = self.under_way.take() else { return };
+        let Some(UnderWay { lost, kind, why, .. }) = self.under_way.take() else { return };
         let model = &self.parts.model.name;
         let (to, cause, outcome) = match &loaded {
             Ok(serving) => (Some(serving.engine), why, Outcome::Active(serving.installed.clone())),
-            Err(failure) => (None, format!("{why}; {failure}"), Outcome::Delayed(failure.clone())),
+            Err(failure) => {
+                // The hub keeps the last report: it must name the first cause too.
+                let cause = format!("{why}; {failure}");
+                (None, cause.clone(), Outcome::Delayed(trouble::because(kind, cause)))
+            }
         };
+        if to.is_none() {
+            self.parts.model.set_given_up(Some(format!("version {}: {cause}", lost.installed.version)));
+        }
         if !self.parts.model.replace(&lost, loaded.ok()) {
             tracing::info!(%model, "another version serves meanwhile");
             return;

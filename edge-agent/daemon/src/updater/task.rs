@@ -192,7 +192,9 @@ impl ModelUpdater {
         }
         if is_switched {
             crash_at(CrashPoint::Collected);
-            self.parts.board.updater(&self.parts.model.name, |part| part.update.last_error = None);
+            self.parts
+                .board
+                .updater(&self.parts.model.name, |part| (part.update.last_error, part.failover) = (None, None));
         }
         self.note();
     }
@@ -347,6 +349,10 @@ impl ModelUpdater {
     /// Writes down where the update stands.
     fn note(&self) {
         let state = self.machine.state();
+        if self.machine.slots().active_version().is_none() {
+            let newest = self.machine.failed().last_key_value();
+            self.parts.model.set_given_up(newest.map(|(version, failure)| format!("version {version}: {failure}")));
+        }
         self.parts.board.updater(&self.parts.model.name, |part| {
             part.previous = self.machine.slots().previous.clone();
             state.name().clone_into(&mut part.update.state);
