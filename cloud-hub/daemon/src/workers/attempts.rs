@@ -105,11 +105,8 @@ impl Attempts {
     /// Writes down how a load ended: with a reason, or well.
     pub fn ended(&mut self, model: &ModelName, version: Version, problem: Option<String>) {
         let key = key(model, version);
-        match (self.known.remove(&key), problem) {
-            (Some(attempt), Some(problem)) => {
-                self.known.insert(key, Attempt { under_way: false, problem: Some(problem), ..attempt });
-            }
-            (None, _) | (Some(_), None) => {}
+        if let (Some(attempt), Some(problem)) = (self.known.remove(&key), problem) {
+            self.known.insert(key, Attempt { under_way: false, problem: Some(problem), ..attempt });
         }
         self.write();
     }

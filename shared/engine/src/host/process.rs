@@ -168,13 +168,22 @@ impl Process {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Orders the host to load a model for a session; the answer comes on the session's socket.
+    /// Sends an order to the host. Never waits: a host that leaves hundreds of orders unread is killed.
     ///
     /// # Errors
-    /// When the host is gone.
+    /// When the host is gone or was killed.
     pub(super) fn order(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        send(&*control, order, descriptors, true)
+        let sent = send(&*control, order, descriptors, false);
+        drop(control);
+        if let Err(error) = &sent
+            && error.kind() == io::ErrorKind::WouldBlock
+        {
+            tracing::error!(pid = self.pid(), "an engine host reads no orders: it is killed");
+            self.kill(DeathCause::Silent, None);
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        sent
     }
 
     /// Orders the host to stop a run. Never waits: a host that does not read its orders is stopped by its deadline.
