@@ -152,8 +152,7 @@ pub struct Admission {
     ranks: BTreeMap<JobId, Rank>,
     deadlines: BTreeSet<(Instant, JobId)>,
     waiting_bytes: u64,
-    /// When each run began.
-    running: BTreeMap<JobId, Instant>,
+    running: BTreeSet<JobId>,
     rounds: Rounds,
     last: u64,
     service_time: Duration,
@@ -170,7 +169,7 @@ impl Admission {
             ranks: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             waiting_bytes: 0,
-            running: BTreeMap::new(),
+            running: BTreeSet::new(),
             rounds: Rounds::new(limits.share),
             last: 0,
             service_time: SERVICE_TIME_UNKNOWN,
@@ -221,7 +220,7 @@ impl Admission {
         };
         let Some(request) = self.take(job) else { return Next::Idle };
         self.rounds.reached(priority, round);
-        self.running.insert(job, now);
+        self.running.insert(job);
         Next::Run(job, request)
     }
 
@@ -230,7 +229,7 @@ impl Admission {
     /// # Errors
     /// [`NotRunning`].
     pub fn finish(&mut self, job: JobId, took: Duration) -> Result<(), NotRunning> {
-        if self.running.remove(&job).is_none() {
+        if !self.running.remove(&job) {
             return Err(NotRunning { job });
         }
         self.counters.finished += 1;
@@ -240,7 +239,7 @@ impl Admission {
 
     /// The device does not want the answer any more.
     pub fn cancel(&mut self, job: JobId) -> Cancelled {
-        if self.running.contains_key(&job) {
+        if self.running.contains(&job) {
             return Cancelled::Running;
         }
         match self.take(job) {
@@ -268,12 +267,6 @@ impl Admission {
     #[must_use]
     pub fn running(&self) -> usize {
         self.running.len()
-    }
-
-    /// Returns the time at which the oldest run under way began.
-    #[must_use]
-    pub fn oldest_run(&self) -> Option<Instant> {
-        self.running.values().min().copied()
     }
 
     /// What became of all jobs so far.

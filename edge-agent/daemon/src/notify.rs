@@ -1,8 +1,6 @@
 //! The proof of life: feeds the service manager's watchdog while the runtime turns and store and engines make progress.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use store::Store;
@@ -11,12 +9,12 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use types::ModelName;
 
-use crate::models::Models;
+use crate::models::{Model, Models};
 
 /// Interval of the proof where the service manager keeps no watchdog: a store that hangs is then noticed all the same.
 const PROOF_EVERY: Duration = Duration::from_secs(20);
 
-/// Time over the run limit after which an engine counts as lost that answers nothing while requests wait.
+/// Time over the run limit after which a run counts as lost: stopping it takes one node of the model.
 const OVERDUE_MAX: Duration = Duration::from_secs(60);
 
 /// The parts of the agent whose progress is proven.
@@ -40,12 +38,11 @@ pub struct Proof {
 pub async fn feed_watchdog(proof: Proof, stop: CancellationToken) {
     let mut tick = tokio::time::interval(service::watchdog_period().unwrap_or(PROOF_EVERY));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut engines = EngineProgress::default();
     let feeding = async {
         loop {
             tick.tick().await;
-            if let Some(model) = engines.stuck(&proof, Instant::now()) {
-                tracing::error!(%model, "no progress: requests wait and the engine answers none; the watchdog is not fed");
+            if let Some(model) = stuck(&proof, Instant::now()) {
+                tracing::error!(%model, "no progress: a run does not come back; the watchdog is not fed");
                 continue;
             }
             match proof.store.probe().await {
@@ -60,31 +57,13 @@ pub async fn feed_watchdog(proof: Proof, stop: CancellationToken) {
     stop.run_until_cancelled(feeding).await;
 }
 
-/// Answers of each model's engine, and since when there were no further ones although requests wait.
-#[derive(Default)]
-struct EngineProgress {
-    waiting: BTreeMap<ModelName, (u64, Instant)>,
-}
-
-impl EngineProgress {
-    /// Returns a model whose engine makes no progress.
-    fn stuck(&mut self, proof: &Proof, now: Instant) -> Option<ModelName> {
-        let mut stuck = None;
-        for model in proof.models.iter() {
-            let waits = model.serving().is_some_and(|serving| serving.session.waiting() > 0);
-            if !waits {
-                self.waiting.remove(&model.name);
-                continue;
-            }
-            let by_hub = model.statistics.by_hub.load(Ordering::Relaxed);
-            let answers = model.statistics.compute.count().saturating_sub(by_hub);
-            let (seen, since) = self.waiting.entry(model.name.clone()).or_insert((answers, now));
-            if *seen != answers {
-                (*seen, *since) = (answers, now);
-            } else if now.duration_since(*since) > proof.run_limit.saturating_add(OVERDUE_MAX) {
-                stuck = Some(model.name.clone());
-            }
-        }
-        stuck
-    }
+/// Returns a model whose session hangs: nothing in this process can stop it, so only a new process helps.
+///
+/// The session is asked, not the requests: clients give up and go, and the session still hangs. One in a host process never
+/// hangs for long, because a host that does not answer is killed.
+fn stuck(proof: &Proof, now: Instant) -> Option<ModelName> {
+    let most = proof.run_limit.saturating_add(OVERDUE_MAX);
+    let hangs = |since: Instant| now.saturating_duration_since(since) > most;
+    let session = |model: &Arc<Model>| model.serving().and_then(|serving| serving.session.oldest_run());
+    proof.models.iter().find(|model| session(model).is_some_and(hangs)).map(|model| model.name.clone())
 }

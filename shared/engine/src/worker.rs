@@ -232,6 +232,13 @@ impl SessionHandle {
         self.owner.queue.waiting()
     }
 
+    /// Returns the time since which the oldest run goes on, also when nobody waits for its answer any more; `None` while
+    /// nothing runs.
+    #[must_use]
+    pub fn oldest_run(&self) -> Option<Instant> {
+        self.owner.queue.oldest_run()
+    }
+
     /// Runs the model once and waits for the answer. Empty `outputs` asks for all.
     ///
     /// # Errors
@@ -304,7 +311,7 @@ impl Drop for Withdraw<'_> {
 
 /// Answers requests until the queue is closed and empty.
 fn serve(mut session: Box<dyn Session>, queue: &Queue) {
-    while let Some(job) = queue.pop() {
+    while let Some((number, job)) = queue.pop() {
         let Job { inputs, outputs, control, asked, answer } = job;
         let started = Instant::now();
         let result = if control.cancel.is_cancelled() {
@@ -320,7 +327,7 @@ fn serve(mut session: Box<dyn Session>, queue: &Queue) {
             })
         };
         // Freed before the answer, so that an asker who counts waiting requests finds the place free.
-        queue.done();
+        queue.done(number);
         if answer.send(result).is_err() {
             tracing::debug!("an answer came after its asker had gone");
         }

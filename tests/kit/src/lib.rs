@@ -17,6 +17,7 @@ pub mod oip;
 pub mod process;
 pub mod raw;
 
+pub mod runtime;
 pub mod site;
 pub mod tools;
 pub mod udp_proxy;

@@ -2,31 +2,21 @@
 //! then the version before it serves, on the device and on the hub, also over restarts.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use testkit::author::ModelFolder;
-use testkit::binaries::{ONNXRUNTIME_ENV, workspace};
-use testkit::{Agent, Digits, Finished, Fleet, Hub, Site, story, wait};
+use testkit::binaries::ONNXRUNTIME_ENV;
+use testkit::runtime::{self, Fault};
+use testkit::{Agent, Digits, Fleet, Hub, Site, story, wait};
 
 /// Name in metrics of ends of engine hosts.
 const DEATHS: &str = "sanderling_engine_host_deaths_total";
 
 /// Builds a runtime that ends its process when it loads a model file of `version`, by the C statement `end`.
 fn fatal_runtime(site: &Site, version: u64, end: &str) -> Result<PathBuf> {
-    let library = site.folder().join(format!("libonnxruntime-fatal-{version}.so"));
-    let quoted = |text: &str| format!("{text:?}");
-    let mut cc = Command::new("cc");
-    cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library);
-    cc.arg(format!("-DREAL={}", quoted(&site.binaries().onnxruntime.display().to_string())));
-    // What `ModelFolder::copy` puts into every model file of a version.
-    cc.arg(format!("-DMARK={}", quoted(&format!("{version:020}"))));
-    cc.arg(format!("-DEND={end}"));
-    cc.arg(workspace().join("tests/system/fixtures/isolation/fatal_runtime.c")).arg("-ldl");
-    Finished::run(&mut cc)?.ok()?;
-    Ok(library)
+    runtime::with_fault(site, &Fault { version, end, hang: None })
 }
 
 fn path_of(library: &Path) -> Result<&str> {

@@ -164,7 +164,8 @@ impl Pool {
     /// Returns how far the oldest run is over the run limit; zero while every run is within it.
     #[must_use]
     pub fn overdue(&self, now: Instant) -> Duration {
-        let oldest = self.line().admission.oldest_run();
+        // Of the session itself: a request whose device has gone leaves the queue, and not a session that hangs.
+        let oldest = self.handle.oldest_run();
         oldest.map_or(Duration::ZERO, |since| now.duration_since(since).saturating_sub(self.run_limit))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Own, and not a channel: a request whose asker has gone must leave it at once, so that it does not keep a living one out.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -39,12 +39,15 @@ struct State {
     next: u64,
     /// Sessions that run nothing.
     idle: usize,
+    /// Times at which the requests were taken that sessions have not done yet, by their numbers.
+    running: BTreeMap<u64, Instant>,
     closed: bool,
 }
 
 impl Queue {
     pub(super) fn new(limit: usize, sessions: usize) -> Self {
-        let state = State { waiting: VecDeque::new(), next: 0, idle: sessions, closed: false };
+        let state =
+            State { waiting: VecDeque::new(), next: 0, idle: sessions, running: BTreeMap::new(), closed: false };
         Self { state: Mutex::new(state), changed: Condvar::new(), limit }
     }
 
@@ -70,13 +73,14 @@ impl Queue {
         Ok(number)
     }
 
-    /// Waits for the next request; `None` once the queue is closed and empty.
-    pub(super) fn pop(&self) -> Option<Job> {
+    /// Waits for the next request, and returns it with its number; `None` once the queue is closed and empty.
+    pub(super) fn pop(&self) -> Option<(u64, Job)> {
         let mut state = self.lock();
         loop {
-            if let Some((_, job)) = state.waiting.pop_front() {
+            if let Some((number, job)) = state.waiting.pop_front() {
                 state.idle = state.idle.saturating_sub(1);
-                return Some(job);
+                state.running.insert(number, Instant::now());
+                return Some((number, job));
             }
             if state.closed {
                 return None;
@@ -85,9 +89,16 @@ impl Queue {
         }
     }
 
-    /// Says that the session which popped last is idle again.
-    pub(super) fn done(&self) {
-        self.lock().idle += 1;
+    /// Notes that the session which took this request is idle again.
+    pub(super) fn done(&self, number: u64) {
+        let mut state = self.lock();
+        state.idle += 1;
+        state.running.remove(&number);
+    }
+
+    /// Returns the time at which the oldest request was taken that its session has not done yet.
+    pub(super) fn oldest_run(&self) -> Option<Instant> {
+        self.lock().running.values().min().copied()
     }
 
     /// Takes a request back out, if it still waits.

@@ -162,3 +162,42 @@ async fn an_engine_that_panics_costs_one_request_only() {
         assert!(matches!(worker.infer(vec![], vec![], None).await, Err(InferError::Failed(_))));
     }
 }
+
+/// Does not look at its cancel flag, as an engine inside of one endless operator.
+#[derive(Debug)]
+struct Stubborn(Signature, std::sync::mpsc::Receiver<()>);
+
+impl Session for Stubborn {
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn provider(&self) -> &str {
+        "Stubborn"
+    }
+
+    fn run(&mut self, _: &[NamedTensor], _: &[String], _: &RunControl) -> Result<Vec<NamedTensor>, RunError> {
+        self.1.recv().unwrap();
+        Ok(Vec::new())
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_hangs_is_seen_also_when_nobody_waits_for_it_any_more() {
+    let (free, hung) = std::sync::mpsc::sync_channel(1);
+    let stubborn = Stubborn(session(&FakeEngine::new(1)).signature().clone(), hung);
+    let worker = SessionWorker::start(Box::new(stubborn), &WorkerOptions::default()).unwrap();
+    assert_eq!(worker.oldest_run(), None);
+    let mut asked = JoinSet::new();
+    let leaving = asked.spawn(ask(worker.clone(), 1.0));
+    while worker.oldest_run().is_none() {
+        tokio::task::yield_now().await;
+    }
+    leaving.abort();
+    assert!(asked.join_next().await.unwrap().is_err());
+    assert!(worker.oldest_run().is_some_and(|since| since <= Instant::now()), "nobody waits, and it hangs");
+    free.send(()).unwrap();
+    while worker.oldest_run().is_some() {
+        tokio::task::yield_now().await;
+    }
+}
