@@ -17,6 +17,8 @@ use types::DeviceId;
 
 use rounds::Rounds;
 
+use crate::shares::FREE_PER_HELD;
+
 /// Shortest and longest `retry_after` of a refusal: below, a device would ask again before anything has changed;
 /// above, it would be silent long after the rush is over.
 pub const RETRY_AFTER_MIN: Duration = Duration::from_millis(50);
@@ -38,7 +40,7 @@ pub struct Limits {
     pub queued: usize,
     /// Most input bytes of the jobs that wait.
     pub queued_bytes: u64,
-    /// Most jobs of one device that wait.
+    /// Maximum number of jobs of one device that wait, beside its share of `queued`.
     pub queued_per_device: usize,
     /// Most jobs of one device in a round, at least one.
     pub share: u32,
@@ -277,14 +279,24 @@ impl Admission {
 
     fn room_for(&self, request: &Request) -> Result<(), NotAdmitted> {
         let of_device = self.rounds.waiting_of(&request.device);
-        if of_device >= self.limits.queued_per_device {
+        let busy = |jobs| NotAdmitted::Busy { retry_after: self.retry_after(jobs) };
+        let bytes = self.waiting_bytes.saturating_add(request.bytes);
+        let free_after =
+            self.limits.queued.checked_sub(self.waiting.len() + 1).ok_or_else(|| busy(self.waiting.len()))?;
+        if of_device >= self.limits.queued_per_device || Self::is_over_share(of_device, free_after) {
             return Err(NotAdmitted::DeviceBusy { retry_after: self.retry_after(of_device) });
         }
-        let bytes = self.waiting_bytes.saturating_add(request.bytes);
-        if self.waiting.len() >= self.limits.queued || bytes > self.limits.queued_bytes {
-            return Err(NotAdmitted::Busy { retry_after: self.retry_after(self.waiting.len()) });
+        if bytes > self.limits.queued_bytes {
+            return Err(busy(self.waiting.len()));
         }
         Ok(())
+    }
+
+    /// Whether one more job would give a device more of the queue than its share, by the rule of [`crate::shares`]: however
+    /// short the configured queue is, one device leaves three quarters of it to the others. A first job is never over it.
+    fn is_over_share(of_device: usize, free_after: usize) -> bool {
+        let per_held = usize::try_from(FREE_PER_HELD).unwrap_or(usize::MAX);
+        of_device > 0 && (of_device + 1).saturating_mul(per_held) > free_after
     }
 
     /// The time in which half of `jobs` are done at the present pace: by then there is room for who comes back.

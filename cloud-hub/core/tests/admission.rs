@@ -10,7 +10,7 @@ use hub_core::admission::{
 use proptest::prelude::*;
 use types::DeviceId;
 
-const LIMITS: Limits = Limits { running: 2, queued: 12, queued_bytes: 1000, queued_per_device: 6, share: 2 };
+const LIMITS: Limits = Limits { running: 2, queued: 24, queued_bytes: 1000, queued_per_device: 6, share: 2 };
 
 fn device(number: u8) -> DeviceId {
     format!("device-{number}").parse().unwrap()
@@ -115,6 +115,36 @@ fn a_full_queue_says_when_to_come_back() {
     assert!((RETRY_AFTER_MIN..=RETRY_AFTER_MAX).contains(&before));
     queue.finish(first, Duration::from_secs(20)).unwrap();
     assert!(retry_after(&mut queue) > before, "a slower hub asks for more patience");
+}
+
+/// Fills a queue of `queued` places, as many devices as there are taking all they can; returns what each one got.
+fn greedy(queued: usize, devices: u8) -> Vec<usize> {
+    let now = Instant::now();
+    let mut queue = Admission::new(Limits { queued, queued_per_device: 32, ..LIMITS });
+    let mut take = |number| (0..100).take_while(|_| queue.submit(request(number, None), now).is_ok()).count();
+    (0..devices).map(&mut take).collect()
+}
+
+#[test]
+fn a_device_has_a_share_of_the_queue_however_short_it_is_configured() {
+    assert_eq!(greedy(256, 1), [32], "a long queue: the configured number");
+    assert_eq!(greedy(32, 1), [8], "a quarter");
+    assert_eq!(greedy(8, 1), [2]);
+    assert_eq!(greedy(1, 2), [1, 0], "the last place goes to whoever holds none");
+    for queued in [8, 32, 64, 256] {
+        let got = greedy(queued, 6);
+        assert!(got.iter().all(|got| *got >= 1), "{queued}: somebody got nothing: {got:?}");
+        assert!(got.iter().sum::<usize>() <= queued);
+        let left = greedy(queued, 3).iter().sum::<usize>();
+        assert!(left < queued, "{queued}: three devices took it all");
+    }
+    // What one gives up another may take.
+    let now = Instant::now();
+    let mut queue = Admission::new(Limits { queued: 8, ..LIMITS });
+    let first: Vec<JobId> = (0..2).map(|_| queue.submit(request(1, None), now).unwrap()).collect();
+    assert!(matches!(queue.submit(request(1, None), now), Err(NotAdmitted::DeviceBusy { .. })));
+    queue.cancel(first[0]);
+    assert!(queue.submit(request(1, None), now).is_ok());
 }
 
 #[test]

@@ -271,8 +271,8 @@ impl Route {
         now: Instant,
     ) -> (State, Step) {
         match (self.facts.policy, why, failed) {
-            // No place would take this input, and whoever sent it must be told.
-            (_, LocalFailure::BadInput, _) => fail(Failure::of(Some(why), None)),
+            // No place would take this input, and whoever sent it must be told: the hub runs the same operators.
+            (_, LocalFailure::BadInput | LocalFailure::Refused, _) => fail(Failure::of(Some(why), None)),
             // Nobody is asked twice.
             (_, _, Some(_)) => fail(Failure::of(Some(why), failed)),
             (PolicyMode::PreferDevice | PolicyMode::Cascade, _, None) => {

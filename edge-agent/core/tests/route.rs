@@ -92,7 +92,6 @@ fn prefer_device_uses_the_hub_only_when_the_device_cannot() {
         (LocalFailure::NoModel, Reason::NoLocalModel),
         (LocalFailure::Busy, Reason::DeviceBusy),
         (LocalFailure::Failed, Reason::DeviceFailed),
-        (LocalFailure::Refused, Reason::DeviceFailed),
     ] {
         let step = last(policy, ONLINE, &[Event::LocalFailed(why), Event::HubAnswered]);
         assert_eq!(step, answered(Place::Hub, reason));
@@ -124,21 +123,16 @@ fn only_hub_fails_fast_and_clearly_when_the_hub_is_away() {
 
 #[test]
 fn an_input_that_does_not_fit_is_refused_without_asking_anyone_else() {
-    let bad = Event::LocalFailed(LocalFailure::BadInput);
-    for policy in [PolicyMode::OnlyDevice, PolicyMode::PreferDevice, PolicyMode::Cascade] {
-        assert_eq!(code(last(facts(policy), ONLINE, &[bad])), FailureCode::BadInput);
-    }
-    // Another form of the model may compute what this one cannot; if none does, the request is at fault, not the hub.
-    let refused = Event::LocalFailed(LocalFailure::Refused);
-    assert_eq!(
-        last(facts(PolicyMode::Cascade), ONLINE, &[refused, Event::HubAnswered]),
-        answered(Place::Hub, Reason::DeviceFailed)
-    );
-    for (policy, hub) in [(PolicyMode::OnlyDevice, ONLINE), (PolicyMode::Cascade, HubState::Away)] {
-        assert_eq!(code(last(facts(policy), hub, &[refused])), FailureCode::BadInput);
-    }
-    for why in [HubFailure::BadInput, HubFailure::Failed, HubFailure::TooLate, HubFailure::UnknownModel] {
-        let step = last(facts(PolicyMode::PreferDevice), ONLINE, &[refused, Event::HubFailed(why)]);
+    // Neither what the signature refuses nor what an operator cannot compute gets a second try: the hub runs the same model.
+    for why in [LocalFailure::BadInput, LocalFailure::Refused] {
+        for policy in [PolicyMode::OnlyDevice, PolicyMode::PreferDevice, PolicyMode::Cascade] {
+            for hub in [ONLINE, HubState::Away] {
+                assert_eq!(code(last(facts(policy), hub, &[Event::LocalFailed(why)])), FailureCode::BadInput);
+            }
+        }
+        // After a hub that failed otherwise the request is still the one at fault.
+        let hub_failed = Event::HubFailed(HubFailure::Failed);
+        let step = last(facts(PolicyMode::PreferHub), ONLINE, &[hub_failed, Event::LocalFailed(why)]);
         assert_eq!(code(step), FailureCode::BadInput);
     }
     let hub_says_so = Event::HubFailed(HubFailure::BadInput);

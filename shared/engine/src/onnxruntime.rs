@@ -18,6 +18,7 @@ use ort::environment::Environment;
 use ort::ep::{self, ExecutionProvider, ExecutionProviderDispatch};
 use ort::logging::LogLevel;
 use ort::session::builder::SessionBuilder;
+use tracing::subscriber::NoSubscriber;
 use types::EngineName;
 
 use crate::library::{LibraryNotFound, LibrarySearch};
@@ -109,8 +110,10 @@ impl OrtEngine {
 
 fn open_library(library: PathBuf) -> Result<Opened, OpenError> {
     raw::refuse_telemetry();
-    let builder = ort::init_from(&library)
-        .map_err(|cause| OpenError::Library { library: library.clone(), cause: cause.to_string().into() })?;
+    // ort logs at every start that a runtime newer than itself "may have compatibility issues"; the pinned pair is tested.
+    let quietly = || tracing::subscriber::with_default(NoSubscriber::new(), || ort::init_from(&library));
+    let builder =
+        quietly().map_err(|cause| OpenError::Library { library: library.clone(), cause: cause.to_string().into() })?;
     let start = |cause: crate::Cause| OpenError::Start { library: library.clone(), cause };
     let environment = builder.with_name("sanderling").with_telemetry(false).build();
     let environment = environment.map_err(|error| start(error.into()))?;

@@ -155,8 +155,18 @@ fn a_request_that_does_not_fit_is_refused_before_the_run() {
     assert!(matches!(refused(&[a()], &[]), Mismatch::Missing { .. }));
     assert!(matches!(refused(&[a(), raw("b", DType::I8, &[1, 2], &[0; 2])], &[]), Mismatch::DType { .. }));
     assert!(matches!(refused(&[a(), floats("b", &[2], &[0.0; 2])], &[]), Mismatch::Shape { .. }));
-    assert!(matches!(refused(&[a(), floats("b", &[2, 2], &[0.0; 4])], &[]), Mismatch::Symbol { .. }));
     assert!(matches!(refused(&[a(), floats("b", &[1, 2], &[0.0; 2])], &["sums".into()]), Mismatch::Unknown { .. }));
+}
+
+#[test]
+fn one_symbol_may_be_two_sizes_and_the_operators_judge() {
+    let Some(engine) = runtime() else { return };
+    let mut session = load(&engine, model::sum_and_product()).unwrap();
+    let rows = |name: &str, count: usize| floats(name, &[count, 2], &vec![1.0; 2 * count]);
+    let sum = session.run(&[rows("a", 1), rows("b", 3)], &["sum".into()], &RunControl::default()).unwrap();
+    assert_eq!((sum[0].tensor.shape(), sum[0].tensor.to_f32().unwrap()), (&[3, 2][..], vec![2.0; 6]));
+    let refused = session.run(&[rows("a", 2), rows("b", 3)], &[], &RunControl::default()).unwrap_err();
+    assert!(matches!(refused, RunError::Refused(_)), "{refused:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::{DType, NamedTensor};
 pub enum Dim {
     /// Exactly this many.
     Fixed(usize),
-    /// Any number, the same wherever the name stands in one request.
+    /// Any number. Exporters give names freely, so one name may mean several sizes; see [`Signature::check_symbols`].
     Symbol(String),
     /// Any number.
     Any,
@@ -116,12 +116,14 @@ pub enum Mismatch {
 }
 
 impl Signature {
-    /// Holds the tensors of a request against the inputs.
+    /// Holds the tensors of a request against the inputs: names, element types, ranks and fixed sizes.
+    ///
+    /// One symbol may have several sizes: ONNX Runtime does not compare them, and exporters that name every open dimension
+    /// `N` promise nothing by it.
     ///
     /// # Errors
     /// The first [`Mismatch`], in the order of the request.
     pub fn check_inputs(&self, given: &[NamedTensor]) -> Result<(), Mismatch> {
-        let mut symbols: BTreeMap<&str, usize> = BTreeMap::new();
         for (at, input) in given.iter().enumerate() {
             let spec = find(&self.inputs, &input.name, "input")?;
             if given.iter().take(at).any(|earlier| earlier.name == input.name) {
@@ -134,10 +136,30 @@ impl Signature {
                     given: input.tensor.dtype(),
                 });
             }
-            check_shape(spec, input.tensor.shape(), &mut symbols)?;
+            check_shape(spec, input.tensor.shape())?;
         }
         let missing = self.inputs.iter().find(|spec| !given.iter().any(|input| input.name == spec.name));
         missing.map_or(Ok(()), |spec| Err(Mismatch::Missing { expected: spec.to_string() }))
+    }
+
+    /// Checks that each symbol has one size in all inputs, for engines that rely on it. The inputs must have passed
+    /// [`Signature::check_inputs`].
+    ///
+    /// # Errors
+    /// [`Mismatch::Symbol`] for the first that has two.
+    pub fn check_symbols(&self, given: &[NamedTensor]) -> Result<(), Mismatch> {
+        let mut symbols: BTreeMap<&str, usize> = BTreeMap::new();
+        for input in given {
+            let dims = find(&self.inputs, &input.name, "input")?.shape.iter().flatten();
+            for (dim, &second) in dims.zip(input.tensor.shape()) {
+                let Dim::Symbol(symbol) = dim else { continue };
+                let first = *symbols.entry(symbol).or_insert(second);
+                if first != second {
+                    return Err(Mismatch::Symbol { symbol: symbol.clone(), first, second });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Checks that every wanted output exists.
@@ -157,28 +179,14 @@ fn find<'a>(specs: &'a [TensorSpec], name: &str, kind: &'static str) -> Result<&
     })
 }
 
-fn check_shape<'a>(
-    spec: &'a TensorSpec,
-    given: &[usize],
-    symbols: &mut BTreeMap<&'a str, usize>,
-) -> Result<(), Mismatch> {
+fn check_shape(spec: &TensorSpec, given: &[usize]) -> Result<(), Mismatch> {
     let Some(dims) = &spec.shape else { return Ok(()) };
-    let mismatch = || Mismatch::Shape { expected: spec.to_string(), given: given.to_vec() };
-    if dims.len() != given.len() {
-        return Err(mismatch());
-    }
-    for (dim, &size) in dims.iter().zip(given) {
-        match dim {
-            Dim::Any => {}
-            Dim::Fixed(expected) if *expected == size => {}
-            Dim::Fixed(_) => return Err(mismatch()),
-            Dim::Symbol(symbol) => {
-                let first = *symbols.entry(symbol).or_insert(size);
-                if first != size {
-                    return Err(Mismatch::Symbol { symbol: symbol.clone(), first, second: size });
-                }
-            }
-        }
+    let fits = |(dim, size): (&Dim, &usize)| match dim {
+        Dim::Any | Dim::Symbol(_) => true,
+        Dim::Fixed(expected) => expected == size,
+    };
+    if dims.len() != given.len() || !dims.iter().zip(given).all(fits) {
+        return Err(Mismatch::Shape { expected: spec.to_string(), given: given.to_vec() });
     }
     Ok(())
 }
@@ -224,11 +232,18 @@ mod tests {
             message(&[named("picture", DType::F32, &[1, 2])]),
             "the model has no input \"picture\": it has \"image\" FP32[batch,2], \"mask\" BOOL[batch]"
         );
-        assert_eq!(
-            message(&[named("image", DType::F32, &[1, 2]), named("mask", DType::Bool, &[2])]),
-            "dimension \"batch\" cannot be 1 and 2 in one request"
-        );
         let twice = [named("mask", DType::Bool, &[1]), named("mask", DType::Bool, &[1])];
         assert_eq!(message(&twice), "input \"mask\" was given twice");
+    }
+    #[test]
+    fn one_symbol_may_have_two_sizes_unless_the_engine_relies_on_it() {
+        let given = [named("image", DType::F32, &[1, 2]), named("mask", DType::Bool, &[2])];
+        assert_eq!(signature().check_inputs(&given), Ok(()));
+        let refused = signature().check_symbols(&given).unwrap_err().to_string();
+        assert_eq!(refused, "dimension \"batch\" cannot be 1 and 2 in one request");
+        assert_eq!(
+            signature().check_symbols(&[named("image", DType::F32, &[2, 2]), named("mask", DType::Bool, &[2])]),
+            Ok(())
+        );
     }
 }

@@ -8,7 +8,7 @@ use protocol::v1::{BlobRange, BlobSlice, HubResponse, Refusal, RefusalCode};
 use tokio::time::Instant;
 use transport::{Exchange, ExchangeError, Priority};
 
-use super::device::{Visit, internal, refuse};
+use super::device::{Visit, delivered, internal, refuse};
 use crate::registry::MetadataName;
 use crate::registry::health::SendError;
 
@@ -43,10 +43,13 @@ pub(super) async fn metadata(
             .await;
     }
     let body: Vec<_> = bytes.into_iter().collect();
-    exchange.send_last(&HubResponse::Metadata { length }, &body).await
+    exchange.send_last(&HubResponse::Metadata { length }, &body).await?;
+    delivered(exchange).await
 }
 
-/// Answers with a part of a file, chunk by chunk: a transfer holds one chunk, however slowly it is read.
+/// Answers with a part of a file, chunk by chunk: a transfer holds one chunk, and QUIC at most its send window for all
+/// transfers of a device. A transfer keeps its turn until the device has everything, so that what all of them hold is bounded
+/// by the number of turns.
 pub(super) async fn blob(visit: &Visit, exchange: &mut Exchange, range: &BlobRange) -> Result<(), ExchangeError> {
     exchange.set_priority(Priority::Artifact);
     let hub = &visit.hub;
@@ -89,14 +92,23 @@ pub(super) async fn blob(visit: &Visit, exchange: &mut Exchange, range: &BlobRan
             is_announced = true;
         }
         if piece.is_empty() {
-            return exchange.finish();
+            exchange.finish()?;
+            break;
         }
         at = at.saturating_add(u64::try_from(piece.len()).unwrap_or(u64::MAX));
         exchange.send_piece(piece).await?;
         if at >= end.min(total) {
-            return exchange.finish();
+            exchange.finish()?;
+            break;
         }
     }
+    // A slow reader keeps its own place for longer, and nobody else's turn.
+    let left = TURN_MAX.saturating_sub(since.elapsed());
+    if let Ok(taken) = tokio::time::timeout(left, delivered(exchange)).await {
+        return taken;
+    }
+    drop(turn);
+    delivered(exchange).await
 }
 
 /// A damaged file is a fault of the hub that passes, not a reason to give the version up.

@@ -139,6 +139,19 @@ async fn serve_exchange(visit: &Visit, exchange: &mut Exchange) -> Result<(), Ex
     }
 }
 
+/// Longest wait, after a whole response was handed to QUIC, until the device has it: the send window at the minimum rate
+/// would take longer, but a device that is about to be cut off by its rate is not waited for.
+const DELIVERY_LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits until the device has taken a response. Whoever counts its bytes counts them until then, because QUIC holds them.
+///
+/// # Errors
+/// When the device takes too long, cuts the stream or goes away.
+pub(super) async fn delivered(exchange: &Exchange) -> Result<(), ExchangeError> {
+    let delivered = tokio::time::timeout(DELIVERY_LIMIT, exchange.delivered()).await;
+    delivered.unwrap_or(Err(ExchangeError::Unread { after: DELIVERY_LIMIT }))
+}
+
 /// Answers a control request.
 pub(super) async fn respond(
     exchange: &mut Exchange,

@@ -8,7 +8,7 @@ use transport::{Exchange, ExchangeError, Priority};
 use types::DeviceId;
 use types::limits::TENSOR_BYTES_MAX;
 
-use super::device::{Visit, internal, refuse};
+use super::device::{Visit, delivered, internal, refuse};
 use crate::guard::budget::Held;
 use crate::workers::pool::{Answer, Ask, NoAnswer, Pool};
 
@@ -50,8 +50,7 @@ pub(super) async fn serve(visit: &Visit, exchange: &mut Exchange, request: Infer
             hub.workers.note_answered(pool.model(), request.reason);
             let (response, body) = response(&pool, &answer);
             exchange.send_last(&HubResponse::Infer(response), &body).await?;
-            let delivered = tokio::time::timeout(DELIVERY_LIMIT, exchange.delivered()).await;
-            delivered.unwrap_or(Err(ExchangeError::Unread { after: DELIVERY_LIMIT }))
+            delivered(exchange).await
         }
         Err(refusal) => {
             metrics::request_failed(model, refusal.code.as_str());
@@ -90,10 +89,6 @@ async fn answer(
     };
     Ok(pool.infer(ask).await.map_err(refusal))
 }
-
-/// Longest wait, after a whole response was handed to QUIC, until the device has it: the send window at the minimum rate
-/// would take longer, but a device that is about to be cut off by its rate is not waited for.
-const DELIVERY_LIMIT: Duration = Duration::from_secs(60);
 
 fn output_bytes(answer: &Answer) -> u64 {
     let bytes: usize = answer.outputs.iter().map(|output| output.tensor.data().len()).sum();

@@ -331,7 +331,7 @@ mod tests {
 
     #[tokio::test]
     async fn requests_are_answered_in_turn() {
-        let pool = pool(&FakeEngine::new(1), 10, 10);
+        let pool = pool(&FakeEngine::new(1), 40, 10);
         let asks = (0..10).map(|_| pool.infer(ask("a", None)));
         for answer in futures_util::future::join_all(asks).await {
             assert_eq!(answer.unwrap().outputs[0].tensor.to_f32().unwrap(), [2.0]);
@@ -342,7 +342,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_line_says_busy_and_when_to_come_again() {
         let gate = Gate::default();
-        let pool = pool(&FakeEngine::new(1).gated(gate.clone()), 3, 2);
+        let pool = pool(&FakeEngine::new(1).gated(gate.clone()), 8, 2);
         let tasks = TaskTracker::new();
         let spawn = |device: &'static str| {
             let pool = Arc::clone(&pool);
@@ -358,11 +358,11 @@ mod tests {
             assert!(matches!(answer, Err(NoAnswer::Deadline)), "{answer:?}");
         }
         assert!(matches!(pool.infer(ask("a", None)).await, Err(NoAnswer::Busy { retry_after: Some(_) })));
-        let last = spawn("b");
-        until(|| pool.load() == (3, 1)).await;
-        assert!(matches!(pool.infer(ask("c", None)).await, Err(NoAnswer::Busy { retry_after: Some(_) })));
+        let last = ["b", "c", "d", "e", "f", "g"].map(spawn);
+        until(|| pool.load() == (8, 1)).await;
+        assert!(matches!(pool.infer(ask("h", None)).await, Err(NoAnswer::Busy { retry_after: Some(_) })));
         gate.open();
-        for task in [running, last].into_iter().chain(waiting) {
+        for task in [running].into_iter().chain(last).chain(waiting) {
             task.await.unwrap().unwrap();
         }
     }

@@ -21,7 +21,7 @@ pub enum LocalFailure {
     TooLate,
     /// The tensors do not fit the model: no place would take them.
     BadInput,
-    /// The operators of the device's model cannot compute this input; the hub's form of the model may.
+    /// The operators of the model cannot compute this input (an index out of range, sizes that do not fit each other).
     Refused,
 }
 

@@ -226,6 +226,8 @@ impl engine::Session for WgpuSession {
         control: &RunControl,
     ) -> Result<Vec<NamedTensor>, RunError> {
         self.signature.check_inputs(inputs)?;
+        // Kernels are fused by which symbols are equal.
+        self.signature.check_symbols(inputs)?;
         self.signature.check_outputs(outputs.iter().map(String::as_str))?;
         let tensors = self.answer(inputs, control)?;
         let names = self.signature.outputs.iter().map(|spec| spec.name.clone());

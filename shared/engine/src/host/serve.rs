@@ -369,10 +369,9 @@ fn run_problem(error: RunError) -> RunProblem {
         RunError::Output { output, cause: TensorError::TooLarge { dtype, shape } } => {
             RunProblem::TooLarge { output: bounded(output), dtype: dtype.as_str().to_owned(), shape }
         }
-        RunError::Mismatch(_)
-        | RunError::Output { .. }
-        | RunError::Died(_)
-        | RunError::Quarantined { .. }
-        | RunError::Condemned(_) => failed_to_run(chain(&error)),
+        RunError::Mismatch(mismatch) => RunProblem::Refused { text: bounded(mismatch.to_string()) },
+        RunError::Output { .. } | RunError::Died(_) | RunError::Quarantined { .. } | RunError::Condemned(_) => {
+            failed_to_run(chain(&error))
+        }
     }
 }

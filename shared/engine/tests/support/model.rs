@@ -58,6 +58,11 @@ pub(crate) fn tensor_type(element: u64, shape: &[Size]) -> Message {
     Message::default().message(1, &tensor)
 }
 
+/// `TypeProto` of a tensor of unknown rank.
+pub(crate) fn unranked(element: u64) -> Message {
+    Message::default().message(1, &Message::default().varint(1, element))
+}
+
 /// `ValueInfoProto`.
 pub(crate) fn value(name: &str, kind: &Message) -> Message {
     Message::default().bytes(1, name).message(2, kind)
