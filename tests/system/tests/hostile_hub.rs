@@ -310,9 +310,11 @@ fn a_hub_that_goes_back_to_older_metadata_is_refused() {
         ensure!(told.contains("trust_stale") && told.contains("went back"), "{told}");
         fleet.expect_local(2)?;
         println!("older metadata: {told}");
+        fleet.agent.stop()?;
         drop(impostor);
         // And then the real one, which is believed again.
         fleet.hub.start()?;
+        fleet.agent.start()?;
         fleet.agent.wait_hub(true)?;
         fleet.hub.offer("digits", 3)?.ok()?;
         fleet.agent.wait_version("digits", 3)
