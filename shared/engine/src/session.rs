@@ -2,9 +2,11 @@
 //!
 //! The traits are blocking; [`crate::worker`] puts a session on its own thread for asynchronous callers.
 
+mod cancel;
+mod provider;
+
 use std::error::Error;
-use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
@@ -14,6 +16,9 @@ use types::{DType, Dim, EngineName, Mismatch, NamedTensor, Signature, Tensor, Te
 
 use crate::host::HostDeath;
 use crate::precheck::{ModelLimits, Refusal};
+
+pub use cancel::CancelFlag;
+pub use provider::{Isolation, Provider, UnknownProvider};
 
 /// What an engine said when it failed, kept as the source of our own error.
 pub type Cause = Box<dyn Error + Send + Sync>;
@@ -184,80 +189,6 @@ impl fmt::Debug for ModelBytes {
     }
 }
 
-/// An execution provider that can be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Provider {
-    /// The processor; always there, and the last resort of a graph that another provider cannot run whole.
-    Cpu,
-    /// NVIDIA GPUs.
-    Cuda,
-    /// Intel processors, GPUs and NPUs.
-    OpenVino,
-    /// NVIDIA GPUs through TensorRT.
-    TensorRt,
-    /// Optimised kernels for Arm and x86 processors.
-    Xnnpack,
-}
-
-impl Provider {
-    /// Every provider that can be asked for.
-    pub const ALL: [Self; 5] = [Self::Cpu, Self::Cuda, Self::OpenVino, Self::TensorRt, Self::Xnnpack];
-
-    /// The name in config files.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-            Self::OpenVino => "openvino",
-            Self::TensorRt => "tensorrt",
-            Self::Xnnpack => "xnnpack",
-        }
-    }
-}
-
-impl fmt::Display for Provider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// No execution provider has that name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no execution provider is called {0:?}: use cpu, cuda, openvino, tensorrt or xnnpack")]
-pub struct UnknownProvider(String);
-
-impl FromStr for Provider {
-    type Err = UnknownProvider;
-    fn from_str(text: &str) -> Result<Self, UnknownProvider> {
-        let known = Self::ALL.into_iter().find(|provider| provider.as_str() == text);
-        known.ok_or_else(|| UnknownProvider(text.chars().take(40).collect()))
-    }
-}
-
-/// Where engines run, as configurations name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Isolation {
-    /// In child processes: native code that fails ends a child and not the daemon. See [`crate::host`].
-    #[default]
-    Process,
-    /// Inside the daemon: saves a copy and a switch of processes for each run, and lets native code end the daemon.
-    None,
-}
-
-impl Isolation {
-    /// Returns the name in config files.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Process => "process",
-            Self::None => "none",
-        }
-    }
-}
-
 /// How to load a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadOptions {
@@ -419,104 +350,4 @@ pub struct RunControl {
     pub deadline: Option<Instant>,
     /// Stop when this is raised.
     pub cancel: CancelFlag,
-}
-
-/// Raised once by whoever no longer wants an answer; clones share it.
-#[derive(Clone, Default)]
-pub struct CancelFlag(Arc<Mutex<CancelState>>);
-
-/// What stops the run that is going on, once.
-type Stop = Arc<dyn Fn() + Send + Sync>;
-
-#[derive(Default)]
-struct CancelState {
-    raised: bool,
-    stop: Option<Stop>,
-}
-
-impl CancelFlag {
-    /// Raises the flag and stops the run that it controls, if there is one. Never waits for that run to end.
-    pub fn cancel(&self) {
-        let stop = {
-            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            state.raised = true;
-            state.stop.take()
-        };
-        if let Some(stop) = stop {
-            stop();
-        }
-    }
-
-    /// Says whether the flag was raised.
-    #[must_use]
-    pub fn is_cancelled(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).raised
-    }
-
-    /// Has `stop` called when the flag is raised (at once, if it is already), until the guard is dropped.
-    pub(crate) fn on_cancel(&self, stop: Stop) -> CancelGuard<'_> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.raised {
-            drop(state);
-            stop();
-        } else {
-            state.stop = Some(stop);
-        }
-        CancelGuard(self)
-    }
-}
-
-impl fmt::Debug for CancelFlag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("CancelFlag").field(&self.is_cancelled()).finish()
-    }
-}
-
-/// Ends the registration of a run with its flag.
-pub(crate) struct CancelGuard<'a>(&'a CancelFlag);
-
-impl Drop for CancelGuard<'_> {
-    fn drop(&mut self) {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).stop = None;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-
-    #[test]
-    fn a_flag_raised_before_the_run_stops_it_at_once() {
-        let stops = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&stops);
-        let flag = CancelFlag::default();
-        flag.cancel();
-        drop(flag.on_cancel(Arc::new(move || {
-            count.fetch_add(1, Ordering::Relaxed);
-        })));
-        assert_eq!(stops.load(Ordering::Relaxed), 1);
-        assert!(flag.is_cancelled());
-    }
-
-    #[test]
-    fn a_flag_raised_after_the_run_stops_nothing() {
-        let stops = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&stops);
-        let flag = CancelFlag::default();
-        drop(flag.on_cancel(Arc::new(move || {
-            count.fetch_add(1, Ordering::Relaxed);
-        })));
-        flag.cancel();
-        assert_eq!(stops.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn every_provider_reads_back_from_its_name() {
-        for provider in Provider::ALL {
-            assert_eq!(provider.as_str().parse(), Ok(provider));
-        }
-        assert!("gpu".parse::<Provider>().is_err());
-    }
 }
