@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use onnx::{FLOAT, Graph, INT64, Size, node, tensor, tensor_type, value};
 use protocol::v1::{BlobRange, DeviceRequest, InferRequest, join_body};
 use testkit::author::blob_of;
+use testkit::tools::runs_long;
 use testkit::{Agent, Ask, Hub, Input, Site, story, wait};
 use transport::{Alpn, Congestion, Connection, Dialer, DialerConfig, Exchange, Identity, Limits, Priority, Trust};
 use types::{DType, Digest, NamedTensor, Reason, Tensor};
@@ -131,6 +132,9 @@ fn ended(hub: &Hub) -> Result<f64> {
 
 #[test]
 fn responses_that_nobody_reads_stay_within_the_budget_of_the_hub() {
+    if !runs_long("30 devices that read nothing") {
+        return;
+    }
     story(|site| {
         let mut hub = site.hub()?;
         hub.config().set("gateway.request_bytes_max", i64::try_from(BUDGET)?)?;
