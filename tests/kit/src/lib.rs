@@ -10,6 +10,7 @@ pub mod binaries;
 pub mod digits;
 pub mod disk;
 pub mod fleet;
+pub mod graphs;
 pub mod hub;
 pub mod load;
 pub mod metrics;

@@ -1,0 +1,83 @@
+//! ONNX messages in short.
+
+use onnx_graph::proto::attribute_proto::AttributeType;
+use onnx_graph::proto::tensor_shape_proto::{Dimension, dimension};
+use onnx_graph::proto::{
+    AttributeProto, GraphProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
+};
+use types::DType;
+
+/// Returns the number of an element type in ONNX files.
+pub(super) const fn number(dtype: DType) -> i32 {
+    match dtype {
+        DType::F32 => 1,
+        DType::U8 => 2,
+        DType::I8 => 3,
+        DType::U16 => 4,
+        DType::I16 => 5,
+        DType::I32 => 6,
+        DType::I64 => 7,
+        DType::Bytes => 8,
+        DType::Bool => 9,
+        DType::F16 => 10,
+        DType::F64 => 11,
+        DType::U32 => 12,
+        DType::U64 => 13,
+        DType::Bf16 => 16,
+    }
+}
+
+/// Returns the declaration of a value; a size of `None` is the symbol `n`.
+pub(super) fn info(name: &str, dtype: DType, shape: Option<&[Option<usize>]>) -> ValueInfoProto {
+    let dim = |size: &Option<usize>| Dimension {
+        value: Some(match size {
+            Some(size) => dimension::Value::DimValue(i64::try_from(*size).unwrap_or(i64::MAX)),
+            None => dimension::Value::DimParam("n".to_owned()),
+        }),
+        ..Dimension::default()
+    };
+    let shape = shape.map(|shape| TensorShapeProto { dim: shape.iter().map(dim).collect() });
+    let tensor = type_proto::Tensor { elem_type: Some(number(dtype)), shape };
+    let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+    ValueInfoProto { name: Some(name.to_owned()), r#type: Some(kind), ..ValueInfoProto::default() }
+}
+
+/// Returns a constant.
+pub(super) fn tensor(name: &str, dtype: DType, shape: &[usize], bytes: Vec<u8>) -> TensorProto {
+    TensorProto {
+        name: Some(name.to_owned()),
+        data_type: Some(number(dtype)),
+        dims: shape.iter().map(|&size| i64::try_from(size).unwrap_or(i64::MAX)).collect(),
+        raw_data: Some(bytes.into()),
+        ..TensorProto::default()
+    }
+}
+
+fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
+    AttributeProto { name: Some(name.to_owned()), r#type: Some(kind.into()), ..AttributeProto::default() }
+}
+
+/// Returns an integer attribute.
+pub(super) fn int(name: &str, value: i64) -> AttributeProto {
+    AttributeProto { i: Some(value), ..attribute(name, AttributeType::Int) }
+}
+
+/// Returns an attribute of integers.
+pub(super) fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto { ints: values.to_vec(), ..attribute(name, AttributeType::Ints) }
+}
+
+/// Returns a float attribute.
+pub(super) fn float(name: &str, value: f32) -> AttributeProto {
+    AttributeProto { f: Some(value), ..attribute(name, AttributeType::Float) }
+}
+
+/// Returns a text attribute.
+pub(super) fn text(name: &str, value: &str) -> AttributeProto {
+    AttributeProto { s: Some(value.as_bytes().to_vec().into()), ..attribute(name, AttributeType::String) }
+}
+
+/// Returns an attribute that is a subgraph.
+pub(super) fn subgraph(name: &str, graph: GraphProto) -> AttributeProto {
+    AttributeProto { g: Some(graph), ..attribute(name, AttributeType::Graph) }
+}
