@@ -78,7 +78,10 @@ impl WgpuEngine {
         }
         WgpuSession::new(Arc::clone(&self.gpu), &graph, self.budget, run_limit).map_err(|error| match error {
             // The first refusal: now look for all of them.
-            ModelError::Node { source: OpError::Unsupported(_) | OpError::DataDependent(_), .. } => {
+            ModelError::Node {
+                source: OpError::Unsupported(_) | OpError::DataDependent(_) | OpError::Fault(_),
+                ..
+            } => {
                 let all = unsupported(&graph);
                 if all.is_empty() { error } else { ModelError::Unsupported(all) }
             }

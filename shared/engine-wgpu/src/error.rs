@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::ir::AttributeError;
+use crate::lower::Fault;
 
 /// One operator (in one form) that this engine cannot run, and where it stands first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -102,6 +103,9 @@ pub enum OpError {
     /// A tensor with more elements or bytes than this engine addresses.
     #[error("a tensor of shape {0:?} is over the limit of 2^31 bytes or of 16 dimensions")]
     TooLarge(Vec<usize>),
+    /// The values of a request have no answer: an index out of range, an integer over 32 bits.
+    #[error("{0}")]
+    Fault(Fault),
 }
 
 impl OpError {

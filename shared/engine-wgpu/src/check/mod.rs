@@ -185,7 +185,7 @@ fn dry_run(graph: &Graph, found: &mut Found) -> u64 {
     for (at, error) in refused.into_iter().filter(|(at, _error)| !islands.contains(at)) {
         let node = &graph.nodes[at];
         let counts = match &error {
-            OpError::Unsupported(_) | OpError::DataDependent(_) => true,
+            OpError::Unsupported(_) | OpError::DataDependent(_) | OpError::Fault(_) => true,
             // May come from the assumed sizes.
             OpError::Attribute(_) | OpError::Invalid(_) | OpError::TooLarge(_) => !symbolic,
         };

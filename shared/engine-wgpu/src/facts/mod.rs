@@ -3,6 +3,9 @@
 //! Shape-computing subgraphs (`Shape` → `Gather` → `Concat` → …) are never run on the device: their values are known here,
 //! by [`crate::host`], before a plan is made. Fed by [`crate::plan`] with concrete input shapes; feeds [`crate::lower`].
 
+mod range;
+
+pub use range::{Range, Ranges};
 use types::Dim;
 use types::limits::RANK_MAX;
 
@@ -14,6 +17,9 @@ use crate::ops::Run;
 ///
 /// Shapes, axes, pads and position tables are far below; weights were folded at load and are constants already.
 const KNOWN_ELEMENTS_MAX: usize = 64 * 1024;
+
+/// The operator that errors about an input of a model name.
+pub(crate) const INPUT: &str = "input";
 
 /// What is known of one value at the shapes of one plan.
 #[derive(Debug, Clone, PartialEq)]
@@ -126,7 +132,7 @@ impl Facts {
         for (&id, fact) in graph.inputs.iter().zip(inputs) {
             check_size(fact, TENSOR_BYTES_MAX).map_err(|source| ModelError::Node {
                 node: graph.value(id).name.clone(),
-                operator: "input".into(),
+                operator: INPUT.into(),
                 source,
             })?;
             facts.0[id.index()] = Some(fact.clone());

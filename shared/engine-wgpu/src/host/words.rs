@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::error::OpError;
 use crate::facts::Fact;
 use crate::ir::{ElementType, Literal};
-use crate::lower::Repr;
+use crate::lower::{Fault, Repr};
 
 /// Whether the device holds the very bytes of a literal, but for zeros that fill up the last word.
 const fn lies_alike(dtype: ElementType) -> bool {
@@ -32,10 +32,10 @@ pub fn device_bytes(literal: &Literal) -> Result<Cow<'_, [u8]>, OpError> {
 /// The device form of a literal, as words.
 ///
 /// # Errors
-/// [`OpError::Unsupported`] when a 64-bit integer does not fit 32 bits.
+/// [`OpError::Fault`] when a 64-bit integer does not fit 32 bits.
 pub fn to_words(literal: &Literal) -> Result<Vec<u32>, OpError> {
     let bytes = literal.bytes();
-    let out_of_range = || OpError::unsupported("a 64-bit integer is outside the 32 bits that the device computes with");
+    let out_of_range = || OpError::Fault(Fault::Overflow);
     Ok(match literal.dtype() {
         ElementType::F32 | ElementType::I32 | ElementType::U32 => {
             bytes.as_chunks::<4>().0.iter().map(|&lane| u32::from_le_bytes(lane)).collect()
@@ -45,13 +45,8 @@ pub fn to_words(literal: &Literal) -> Result<Vec<u32>, OpError> {
         }
         ElementType::Bool => bytes.iter().map(|&byte| u32::from(byte)).collect(),
         ElementType::I16 | ElementType::I64 => {
-            // i64::MAX and i64::MIN are idioms for "to the end" in slices; the device never needs them exactly.
-            let word = |value: i64| match value {
-                i64::MAX => Some(i32::MAX.cast_unsigned()),
-                i64::MIN => Some(i32::MIN.cast_unsigned()),
-                _ => i32::try_from(value).ok().map(i32::cast_unsigned),
-            };
-            literal.to_i64s().into_iter().map(|value| word(value).ok_or_else(out_of_range)).collect::<Result<_, _>>()?
+            let word = |value: i64| i32::try_from(value).map(i32::cast_unsigned).map_err(|_wide| out_of_range());
+            literal.to_i64s().into_iter().map(word).collect::<Result<_, _>>()?
         }
         ElementType::U16 | ElementType::U64 => {
             let word = |value: i64| u32::try_from(value).map_err(|_wide| out_of_range());

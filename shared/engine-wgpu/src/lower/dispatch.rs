@@ -20,6 +20,8 @@ pub enum Arg {
     Weight(WeightId),
     /// A read-only value that is known at the shapes of this plan only.
     Known(WeightId),
+    /// The word in which kernels report faults.
+    Fault,
 }
 
 /// Most threads in one dimension of a dispatch, in workgroups (WebGPU's default limit).

@@ -7,6 +7,7 @@
 //! See [`Repr`]. Row-major always; one buffer range per value; 4-byte words throughout.
 
 mod dispatch;
+mod fault;
 mod floats;
 mod kernel;
 mod repr;
@@ -17,6 +18,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use dispatch::{Arg, Dispatch, Effort, GROUPS_MAX, SOFTWARE_ROUNDS_MAX, ScratchId, Tuning};
+pub use fault::Fault;
 pub use floats::{Floats, UNPACK_FOUR};
 pub use kernel::{Access, Binding, KernelBuilder, KernelSource, THREADS, element_groups, linear_groups, part_words};
 pub use repr::Repr;
@@ -24,7 +26,7 @@ pub use steps::{nested_steps, steps};
 pub use weights::{WeightId, WeightPool};
 
 use crate::error::OpError;
-use crate::facts::{Fact, Facts};
+use crate::facts::{Fact, Facts, Range, Ranges};
 use crate::gpu::PARAMS_MAX;
 use crate::ir::{Graph, Literal, Node, ValueId};
 
@@ -37,6 +39,7 @@ pub struct Lowering<'a> {
     pub tuning: Tuning,
     weights: &'a mut WeightPool,
     known: &'a mut WeightPool,
+    ranges: Ranges,
     node: usize,
     /// Dispatches so far, in order.
     pub dispatches: Vec<Dispatch>,
@@ -63,6 +66,7 @@ impl<'a> Lowering<'a> {
             tuning,
             weights,
             known,
+            ranges: Ranges::of(graph, facts),
             node: 0,
             dispatches: Vec::new(),
             scratch: Vec::new(),
@@ -109,6 +113,18 @@ impl<'a> Lowering<'a> {
     #[must_use]
     pub fn fact(&self, id: ValueId) -> &'a Fact {
         self.facts.of(id)
+    }
+
+    /// Returns the range of a value of integers: what its kernel need not look for.
+    #[must_use]
+    pub fn range(&self, id: ValueId) -> Range {
+        self.ranges.range(id, self.facts.of(id))
+    }
+
+    /// Returns the range of an input of integers; every 64-bit integer where the input is not given.
+    #[must_use]
+    pub fn input_range(&self, node: &Node, at: usize) -> Range {
+        node.input(at).map_or(Range::new(i64::MIN, i64::MAX), |id| self.range(id))
     }
 
     /// The inputs of a node as facts.
@@ -245,7 +261,7 @@ impl<'a> Lowering<'a> {
         &mut self,
         mut kernel: KernelSource,
         mut args: Vec<Arg>,
-        params: Vec<u32>,
+        mut params: Vec<u32>,
         groups: [u32; 3],
         effort: impl Into<Effort>,
     ) {
@@ -261,6 +277,7 @@ impl<'a> Lowering<'a> {
         let lanes = kernel.output.map_or(1, Repr::per_word);
         effort.rounds = effort.rounds.saturating_mul(u64::try_from(lanes).unwrap_or(1));
         let node = self.node;
+        fault::bind(&mut kernel, &mut args, &mut params, node, self.graph.nodes.len());
         self.dispatches.push(Dispatch { kernel: Arc::new(kernel), args, params, groups, effort, part: 0, node });
     }
 }

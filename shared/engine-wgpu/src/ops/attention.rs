@@ -144,6 +144,7 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
             y_row: keys,
             epilogue: Epilogue::NONE,
             plain: false,
+            checked: false,
         }
     };
     scores(probabilities).lower(cx)?;
@@ -177,6 +178,7 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         y_row: row,
         epilogue: Epilogue::NONE,
         plain: false,
+        checked: false,
     };
     product.lower(cx)
 }

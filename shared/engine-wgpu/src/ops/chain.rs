@@ -9,7 +9,7 @@ use crate::facts::{Fact, Inputs};
 use crate::ir::{Attribute, ElementType, Node, OWN_DOMAIN};
 use crate::lower::{KernelBuilder, Lowering, Operand, element_groups};
 use crate::ops::Rule;
-use crate::ops::epilogue::{ERF, activation};
+use crate::ops::epilogue::{activation, helpers};
 use crate::ops::shape::{broadcast, broadcast_strides, param, params, strides};
 
 /// The operators of this family.
@@ -155,7 +155,7 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     for (at, step) in steps.iter().enumerate() {
         body.push_str(&line(at, step, &mut numbers).ok_or_else(|| OpError::invalid("its steps are no chain"))?);
     }
-    let helpers = if body.contains("erf_of") { ERF } else { "" };
+    let helpers = helpers(&body);
     let last = steps.len() - 1;
     let kernel = kernel.text(&format!("{helpers}fn element(i: u32) -> f32 {{\n{body}    return s{last};\n}}"));
     args.push(y.arg);

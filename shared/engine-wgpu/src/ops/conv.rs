@@ -224,6 +224,7 @@ fn lower_pointwise(node: &Node, cx: &mut Lowering<'_>, g: &Geometry, operands: O
         y_row: pixels,
         epilogue,
         plain: false,
+        checked: false,
     };
     product.lower(cx)
 }

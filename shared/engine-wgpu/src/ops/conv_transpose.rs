@@ -213,6 +213,7 @@ fn product(
         y_row: pixels,
         epilogue: Epilogue::NONE,
         plain: false,
+        checked: false,
     };
     product.lower(cx)?;
     Ok(y)

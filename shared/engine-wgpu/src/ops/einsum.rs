@@ -10,6 +10,7 @@ use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{Effort, KernelBuilder, Lowering, Operand, element_groups};
 use crate::ops::Rule;
+use crate::ops::elementwise::checked;
 use crate::ops::product::volume;
 use crate::ops::reduce::fold::Fold;
 use crate::ops::shape::{param, strides};
@@ -164,8 +165,20 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     };
     let keep: String = (0..count).map(|of| format!("    let base_{of} = at_{of};\n")).collect();
     let reset: String = (0..count).map(|of| format!("    at_{of} = base_{of};\n")).collect();
-    let product = (0..count).map(|of| format!("load_x{of}(at_{of})")).collect::<Vec<_>>().join(" * ");
     let wgsl = sums.repr.wgsl();
+    let wide = node.output(0).is_some_and(|id| checked::is_wide(cx.fact(id).dtype));
+    let factors = (0..count).map(|of| format!("load_x{of}(at_{of})"));
+    let (product, add, join) = match wide {
+        true => (
+            factors.reduce(|a, b| format!("checked_mul_{wgsl}({a}, {b})")).unwrap_or_default(),
+            format!("part = checked_add_{wgsl}(part, {wgsl}(TERM));"),
+            format!("total = checked_add_{wgsl}(total, part);"),
+        ),
+        false => {
+            (factors.collect::<Vec<_>>().join(" * "), format!("part += {wgsl}(TERM);"), "total += part;".to_owned())
+        }
+    };
+    let add = add.replace("TERM", &product);
     let text = format!(
         "fn element(i: u32) -> {wgsl} {{
     var rest = i / param(2u); var at = 0u;
@@ -175,15 +188,15 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     var part = {wgsl}(0);
     for (var r = tile; r < min(tile + 64u, end); r++) {{
     rest = r;
-{reset}{inner}    part += {wgsl}({product});
+{reset}{inner}    {add}
     }}
-    total += part;
+    {join}
     }}
     return total;
 }}",
         declare("0u")
     );
-    let mut kernel = KernelBuilder::new("einsum");
+    let mut kernel = KernelBuilder::new("einsum").text(&checked::needed_by(&text));
     for (of, operand) in operands.iter().enumerate() {
         kernel = kernel.read(&format!("x{of}"), operand.repr);
     }
@@ -192,5 +205,5 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let work = u64::try_from(elements.saturating_mul(share)).unwrap_or(u64::MAX);
     let effort = Effort::looping(work, share + share.div_ceil(64));
     cx.dispatch(kernel.text(&text).element(sums.repr), args, numbers, element_groups(elements, sums.repr), effort);
-    if shares > 1 { Fold::SUM.run(cx, &sums, &[1], &y) } else { Ok(()) }
+    if shares > 1 { Fold { checked: wide, ..Fold::SUM }.run(cx, &sums, &[1], &y) } else { Ok(()) }
 }

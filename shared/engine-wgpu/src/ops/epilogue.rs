@@ -36,8 +36,14 @@ pub(crate) fn activation(name: &str) -> Option<&'static str> {
     })
 }
 
+/// Returns the functions that expressions of [`activation`] call, as WGSL: every kernel with such an expression needs them.
+#[must_use]
+pub(crate) fn helpers(expressions: &str) -> &'static str {
+    if expressions.contains("erf_of(") { ERF } else { "" }
+}
+
 /// Abramowitz and Stegun 7.1.26: absolute error below 1.5e-7.
-pub(crate) const ERF: &str = "fn erf_of(x: f32) -> f32 {
+const ERF: &str = "fn erf_of(x: f32) -> f32 {
     let t = 1.0 / (1.0 + 0.3275911 * abs(x));
     let p = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t;
     return sign(x) * (1.0 - p * exp(-x * x));
@@ -118,7 +124,7 @@ impl Epilogue {
         if self.residual.is_some() && self.residual_last {
             body.push_str(add);
         }
-        let helpers = if self.activation.is_some_and(|text| text.contains("erf_of")) { ERF } else { "" };
+        let helpers = self.activation.map_or("", helpers);
         kernel.text(&format!("{helpers}fn epilogue(value: f32, at: u32) -> f32 {{\n{body}    return x;\n}}"))
     }
 }

@@ -5,7 +5,7 @@ use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{KernelBuilder, Lowering, element_groups};
 use crate::ops::Rule;
-use crate::ops::epilogue::{ERF, activation};
+use crate::ops::epilogue::{activation, helpers};
 use crate::ops::shape::param;
 
 const MICROSOFT: &str = "com.microsoft";
@@ -49,7 +49,7 @@ fn launch(node: &Node, cx: &mut Lowering<'_>, expression: &str) -> Result<(), Op
         argument = "load_x(i) + load_bias(i % param(1u))";
     }
     args.push(y.arg);
-    let helpers = if expression.contains("erf_of") { ERF } else { "" };
+    let helpers = helpers(expression);
     let kernel = kernel
         .text(&format!("{helpers}fn element(i: u32) -> f32 {{ let x = {argument}; return {expression}; }}"))
         .element(y.repr);

@@ -1,10 +1,11 @@
 //! Operators that need no request: shapes as values, constants, ranges.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
+use crate::facts::{Fact, Inputs, Range};
 use crate::ir::{Attribute, ElementType, Literal, Node};
-use crate::lower::{KernelBuilder, Lowering, element_groups};
+use crate::lower::{Fault, KernelBuilder, Lowering, element_groups};
 use crate::ops::Rule;
+use crate::ops::elementwise::checked;
 use crate::ops::movement::{fill, given, integers, on_host, product, size};
 use crate::ops::shape::{param, params};
 
@@ -130,6 +131,16 @@ fn infer_range(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
 }
 
 fn lower_range(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+    let facts = cx.input_facts(node);
+    if let (dtype, Progression::Integers(start, delta, count)) = progression(Inputs(&facts))?
+        && checked::is_wide(dtype)
+    {
+        let steps = i64::try_from(count.saturating_sub(1)).unwrap_or(i64::MAX);
+        let last = delta.saturating_mul(steps).saturating_add(start);
+        if !Range::new(last, last).within(Range::of_type(dtype)) {
+            return Err(OpError::Fault(Fault::Overflow));
+        }
+    }
     let (start, delta, y) = (cx.input(node, 0)?, cx.input(node, 2)?, cx.output(node, 0)?);
     let wgsl = y.repr.wgsl();
     let kernel = KernelBuilder::new("range")

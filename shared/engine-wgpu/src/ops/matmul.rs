@@ -1,10 +1,11 @@
 //! MatMul, Gemm and their fused forms: describe a [`Product`] and let it choose its kernel.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
+use crate::facts::{Fact, Inputs, Range};
 use crate::ir::{ElementType, Literal, Node, OWN_DOMAIN};
 use crate::lower::{Lowering, Operand};
 use crate::ops::Rule;
+use crate::ops::elementwise::checked;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Bias, Constant, Matrix, Product};
 use crate::ops::shape::{broadcast, broadcast_strides, strides};
@@ -148,7 +149,19 @@ fn lower_matmul(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let epilogue = Epilogue::of(node, cx, 3)?;
     let alpha = node.attributes.float("alpha", 1.0)?;
     let plain = node.attributes.flag("plain", false)?;
-    Product { batch, m, n, k, a: left, b: right, alpha, bias, y: y.arg, y_batch, y_row, epilogue, plain }.lower(cx)
+    let checked = may_overflow(node, cx, k, alpha);
+    Product { batch, m, n, k, a: left, b: right, alpha, bias, y: y.arg, y_batch, y_row, epilogue, plain, checked }
+        .lower(cx)
+}
+
+/// Whether a product of `terms` terms a sum is of 64-bit integers that may not fit 32 bits.
+fn may_overflow(node: &Node, cx: &Lowering<'_>, terms: usize, alpha: f32) -> bool {
+    let Some(dtype) = node.output(0).map(|id| cx.fact(id).dtype).filter(|&dtype| checked::is_wide(dtype)) else {
+        return false;
+    };
+    let product = cx.input_range(node, 0).times(cx.input_range(node, 1));
+    let plain = (alpha - 1.0).abs() < f32::EPSILON && node.input(2).is_none();
+    !plain || !product.summed(terms).within(Range::of_type(dtype))
 }
 
 /// Which operand of a product: decides how a vector counts.
@@ -202,7 +215,9 @@ fn lower_gemm(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let alpha = node.attributes.float("alpha", 1.0)?;
     let plain = node.attributes.flag("plain", false)?;
     let (batch, y_batch) = (Vec::new(), Vec::new());
-    Product { batch, m, n, k, a: left, b: right, alpha, bias, y: y.arg, y_batch, y_row: n, epilogue, plain }.lower(cx)
+    let checked = may_overflow(node, cx, k, alpha);
+    Product { batch, m, n, k, a: left, b: right, alpha, bias, y: y.arg, y_batch, y_row: n, epilogue, plain, checked }
+        .lower(cx)
 }
 
 /// Most multiply-adds the host does while planning; shape subgraphs have tens.

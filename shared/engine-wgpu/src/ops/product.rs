@@ -18,6 +18,7 @@ use crate::ir::{Literal, ValueId};
 use crate::lower::{
     Arg, Effort, Floats, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, Tuning, UNPACK_FOUR, linear_groups, steps,
 };
+use crate::ops::elementwise::checked;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::shape::param;
 
@@ -128,7 +129,12 @@ pub(crate) struct Product {
     pub(crate) epilogue: Epilogue,
     /// One thread per output, whatever would be faster: the yardstick of benches.
     pub(crate) plain: bool,
+    /// Whether integers beyond 32 bits are faults.
+    pub(crate) checked: bool,
 }
+
+/// The functions that a checked product calls.
+const CHECKED: &str = "checked_add_i32(checked_mul_i32(checked_add_u32(checked_mul_u32(";
 
 /// First param of the batch dimensions: five for each (size, then strides of a, b, y, bias).
 const FIRST_BATCH_PARAM: usize = 19;
@@ -212,7 +218,10 @@ impl Product {
             kernel = kernel.read("bias", bias.operand.repr);
             args.push(bias.operand.arg);
             load = "load_bias(at.w + row * param(9u) + col * param(10u))";
-            add = "value += ONE(bitcast<f32>(param(8u))) * bias;";
+            add = match self.checked {
+                true => "value = checked_add_ONE(value, checked_mul_ONE(ONE(bitcast<f32>(param(8u))), bias));",
+                false => "value += ONE(bitcast<f32>(param(8u))) * bias;",
+            };
         }
         let mut places = String::new();
         for d in (0..self.batch.len()).rev() {
@@ -235,7 +244,10 @@ impl Product {
             kernel = self.epilogue.add_to(kernel, 17, args);
             "value = bitcast<f32>(param(7u)) * value; ADD\n    return epilogue(value, index);"
         } else {
-            "value = ONE(bitcast<f32>(param(7u))) * value; ADD\n    return value;"
+            match self.checked {
+                true => "value = checked_mul_ONE(ONE(bitcast<f32>(param(7u))), value); ADD\n    return value;",
+                false => "value = ONE(bitcast<f32>(param(7u))) * value; ADD\n    return value;",
+            }
         };
         let put = put.replace("ADD", add).replace("ONE", one);
         kernel.text(&format!(
@@ -258,10 +270,16 @@ fn finished(bias: {one}, index: u32, sum: {one}) -> {one} {{\n    var value = su
         let kernel = self.shared_text(kernel, &mut args);
         args.push(self.y);
         let one = self.a.repr.wgsl();
-        let term = format!(
-            "sum += load_a(at.x + row * param(3u) + k * param(4u)) * {one}(load_b(at.y + k * param(5u) + col * param(6u)));"
-        );
+        let factors = [
+            "load_a(at.x + row * param(3u) + k * param(4u))".to_owned(),
+            format!("{one}(load_b(at.y + k * param(5u) + col * param(6u)))"),
+        ];
+        let term = match self.checked {
+            true => format!("sum = checked_add_{one}(sum, checked_mul_{one}({}, {}));", factors[0], factors[1]),
+            false => format!("sum += {} * {};", factors[0], factors[1]),
+        };
         let (sum, rounds) = steps("k", "param(2u)", self.k, &term);
+        let kernel = kernel.text(&if self.checked { checked::needed_by(CHECKED) } else { String::new() });
         let kernel = kernel.raw("y", self.output_array()).text(&format!(
             "@compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{

@@ -4,9 +4,9 @@
 //! because every thread of a step reads all of the old one.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
+use crate::facts::{Fact, Inputs, Range};
 use crate::ir::{Attribute, ElementType, Node};
-use crate::lower::{Arg, Effort, KernelBuilder, KernelSource, Lowering, Repr, linear_groups};
+use crate::lower::{Arg, Effort, Fault, KernelBuilder, KernelSource, Lowering, Repr, element_groups, linear_groups};
 use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Constant, Matrix, Product, volume};
@@ -201,6 +201,29 @@ struct Tensors {
     y: Option<Arg>,
 }
 
+/// Launches a kernel that looks for sequence lengths out of range, where there can be some.
+fn check_lengths(node: &Node, cx: &mut Lowering<'_>, layer: &Layer) -> Result<(), OpError> {
+    let Some(lengths) = cx.optional_input(node, 4)? else { return Ok(()) };
+    let longest = i64::try_from(layer.steps).unwrap_or(i64::MAX);
+    if cx.input_range(node, 4).within(Range::new(0, longest)) {
+        return Ok(());
+    }
+    let text = format!(
+        "fn element(i: u32) -> u32 {{
+    let length = u32(load_lengths(i));
+    if (length > param(1u)) {{ {} }}
+    return length;
+}}",
+        Fault::Length.report()
+    );
+    let elements = lengths.elements();
+    let kernel = KernelBuilder::new("lengths").read("lengths", lengths.repr).text(&text).element(Repr::U32);
+    let args = vec![lengths.arg, cx.scratch(elements)];
+    let numbers = vec![param(elements)?, param(layer.steps)?];
+    cx.dispatch(kernel, args, numbers, element_groups(elements, Repr::U32), elements as u64);
+    Ok(())
+}
+
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let facts = cx.input_facts(node);
     let layer = Layer::of(node, Inputs(&facts))?;
@@ -210,6 +233,7 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     }
     let bias = cx.optional_input(node, 3)?.map(|operand| operand.arg);
     let lengths = cx.optional_input(node, 4)?.map(|operand| (operand.arg, operand.repr));
+    check_lengths(node, cx, &layer)?;
     let peepholes = match layer.cell {
         Cell::Lstm { .. } => cx.optional_input(node, 7)?.map(|operand| operand.arg),
         Cell::Gru { .. } | Cell::Rnn => None,
@@ -282,6 +306,7 @@ fn input_gates(node: &Node, cx: &mut Lowering<'_>, layer: &Layer) -> Result<Arg,
         y_row: columns,
         epilogue: Epilogue::NONE,
         plain: false,
+        checked: false,
     };
     product.lower(cx)?;
     Ok(y)

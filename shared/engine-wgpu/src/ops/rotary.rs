@@ -1,9 +1,9 @@
 //! RotaryEmbedding, of ONNX (opset 23) and of com.microsoft: turns pairs of features by angles that depend on the place.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
+use crate::facts::{Fact, Inputs, Range};
 use crate::ir::Node;
-use crate::lower::{KernelBuilder, Lowering, Repr, element_groups};
+use crate::lower::{Fault, KernelBuilder, Lowering, Repr, element_groups};
 use crate::ops::Rule;
 use crate::ops::shape::params;
 
@@ -60,10 +60,10 @@ fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
 }
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let (positions, cos, sin) = places(node);
+    let (at_positions, cos, sin) = places(node);
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
     let (cos, sin) = (cx.input(node, cos)?, cx.input(node, sin)?);
-    let positions = cx.optional_input(node, positions)?;
+    let positions = cx.optional_input(node, at_positions)?;
     let (heads, size, turned) = sizes(node, &x.shape, &cos.shape)?;
     let (batch, length) = match x.shape[..] {
         [batch, _, length, _] | [batch, length, _] => (batch, length),
@@ -87,6 +87,19 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         None => return Err(OpError::invalid("without positions its caches must have a row for each place")),
     };
     args.push(y.arg);
+    let rows = cos.elements() / (turned / 2).max(1);
+    if rows == 0 && y.elements() > 0 {
+        return Err(OpError::invalid("its caches are empty"));
+    }
+    // A single position is that of the first place, the others follow it.
+    let last = i64::try_from(rows).unwrap_or(i64::MAX) - 1;
+    let behind = if place.contains("+ place") { i64::try_from(length).unwrap_or(i64::MAX) } else { 0 };
+    let known = positions.is_none() || cx.input_range(node, at_positions).within(Range::new(0, last - behind));
+    let check = match known {
+        true => String::new(),
+        // A negative position is a very large row.
+        false => format!("if (row >= param(5u)) {{ {} }}", Fault::Index.report()),
+    };
     let (index, pair) = if node.attributes.flag("interleaved", false)? {
         ("feature / 2u", "select(i - 1u, i + 1u, feature % 2u == 0u)")
     } else {
@@ -104,14 +117,16 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let half = param(2u) / 2u;
     let place = {place_of};
     let batch = i / (param(1u) * param(3u) * param(4u));
-    let at = ({place}) * half + {index};
+    let row = {place};
+    {check}
+    let at = min(row, param(5u) - 1u) * half + {index};
     let other = load_x({pair});
     let sign = select(1.0, -1.0, {first});
     return load_cos(at) * x + sign * load_sin(at) * other;
 }}"
     );
     let elements = y.elements();
-    let numbers = params(&[elements, size, turned, length, heads])?;
+    let numbers = params(&[elements, size, turned, length, heads, rows])?;
     let work = u64::try_from(elements).unwrap_or(u64::MAX);
     cx.dispatch(kernel.text(&text).element(Repr::F32), args, numbers, element_groups(elements, Repr::F32), work);
     Ok(())

@@ -1,11 +1,11 @@
 //! Reading a picture at places that are data: GridSample and RoiAlign.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
+use crate::facts::{Fact, Inputs, Range};
 use crate::ir::Node;
-use crate::lower::{Effort, KernelBuilder, Lowering, Repr, element_groups};
+use crate::lower::{Effort, Fault, KernelBuilder, Lowering, Repr, element_groups};
 use crate::ops::Rule;
-use crate::ops::shape::params;
+use crate::ops::shape::{param, params};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] =
@@ -158,9 +158,15 @@ fn lower_roi(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     if samples > 1 << 12 {
         return Err(OpError::unsupported(format!("{samples} samples a bin")));
     }
+    let images = i64::try_from(x.shape[0]).unwrap_or(i64::MAX);
+    let outside = match cx.input_range(node, 2).within(Range::new(0, images - 1)) {
+        true => String::new(),
+        false => format!("if (image >= param(11u)) {{ {} }}", Fault::Index.report()),
+    };
     let text = include_str!("../wgsl/roi_align.wgsl")
         .replace("RESULT", result)
-        .replace("ADAPTIVE_MAX", &ADAPTIVE_MAX.to_string());
+        .replace("ADAPTIVE_MAX", &ADAPTIVE_MAX.to_string())
+        .replace("OUTSIDE", &outside);
     let kernel = KernelBuilder::new("roi_align")
         .read("x", x.repr)
         .read("rois", rois.repr)
@@ -172,6 +178,7 @@ fn lower_roi(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     numbers.push(if half_pixel { 0.5_f32 } else { 0.0 }.to_bits());
     numbers.push(u32::from(half_pixel));
     numbers.push(f32::NAN.to_bits());
+    numbers.push(param(x.shape[0])?);
     let work = elements.saturating_mul(16 * samples.max(2).pow(2));
     // As many as pixels: the kernel itself knows how many are too many.
     let most = if samples == 0 { ADAPTIVE_MAX } else { samples };

@@ -5,6 +5,7 @@
 //! turns, reading outputs; no device object is made on the way.
 
 mod arena;
+mod flag;
 mod parts;
 mod split;
 mod timing;
@@ -15,6 +16,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arena::Interval;
+use flag::Flag;
 use turns::Pace;
 pub(crate) use turns::per;
 pub(crate) use weights::Weights;
@@ -78,6 +80,8 @@ pub(crate) struct Plan {
     pub(crate) inputs: Vec<Port>,
     /// In the graph's order.
     pub(crate) outputs: Vec<Port>,
+    /// Where kernels report faults, if any of them can.
+    flag: Option<Flag>,
     /// Bytes of the activation arena.
     pub(crate) arena_bytes: u64,
     /// Elementary operations of one inference.
@@ -182,11 +186,14 @@ impl Plan {
         }
         let (inputs, upload_bytes) = ports(inputs, facts, layout);
         let (outputs, readback_bytes) = ports(outputs, facts, layout);
+        let flag = Flag::of(layout, upload_bytes, readback_bytes);
+        let [upload_bytes, readback_bytes] =
+            [upload_bytes, readback_bytes].map(|bytes| bytes + flag.as_ref().map_or(0, |_flag| PARAM_BYTES));
         let upload = buffer("upload", upload_bytes, wgpu::BufferUsages::MAP_WRITE | src)?;
         let readback = buffer("readback", readback_bytes, wgpu::BufferUsages::MAP_READ | dst)?;
         let work = dispatches.iter().fold(0, |work: u64, dispatch| work.saturating_add(dispatch.effort.work));
         let (arena_bytes, pace) = (layout.total, Pace::new());
-        Ok(Self { launches, arena, upload, readback, inputs, outputs, arena_bytes, work, pace })
+        Ok(Self { launches, arena, upload, readback, inputs, outputs, flag, arena_bytes, work, pace })
     }
 
     /// Number of kernel launches of one inference.
@@ -217,7 +224,7 @@ impl Buffers<'_> {
         let found = match arg {
             Arg::Weight(id) => of_weight(self.weights, id),
             Arg::Known(id) => of_weight(self.known, id),
-            Arg::Value(_) | Arg::Scratch(_) => None,
+            Arg::Value(_) | Arg::Scratch(_) | Arg::Fault => None,
         };
         found.unwrap_or_else(|| {
             let (offset, bytes) = self.layout.range(arg);
@@ -290,8 +297,13 @@ impl Layout {
             touch(Arg::Value(id), 0);
         }
         for (step, dispatch) in (1..).zip(dispatches) {
-            for &arg in dispatch.args.iter().filter(|arg| matches!(arg, Arg::Value(_) | Arg::Scratch(_))) {
-                touch(arg, step);
+            for &arg in &dispatch.args {
+                match arg {
+                    Arg::Value(_) | Arg::Scratch(_) => touch(arg, step),
+                    // Zeroed before the first launch, read after the last.
+                    Arg::Fault => [0, end].into_iter().for_each(|step| touch(arg, step)),
+                    Arg::Weight(_) | Arg::Known(_) => {}
+                }
             }
         }
         for &id in graph.outputs.iter().filter(|&&id| facts.of(id).known.is_none()) {
@@ -306,6 +318,7 @@ impl Layout {
             let words = match arg {
                 Arg::Value(id) => Repr::of(facts.of(id).dtype).words(facts.of(id).elements()),
                 Arg::Scratch(id) => scratch[id.0].0,
+                Arg::Fault => 1,
                 Arg::Weight(_) | Arg::Known(_) => 0,
             };
             let words = u64::try_from(words).unwrap_or(u64::MAX).max(1);

@@ -95,6 +95,7 @@ impl Plan {
             for port in &self.inputs {
                 encoder.copy_buffer_to_buffer(&self.upload, port.staging, &self.arena, port.arena, port.bytes);
             }
+            self.clear_flag(&mut encoder);
         }
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
@@ -106,6 +107,7 @@ impl Plan {
             for port in self.outputs.iter().filter(|port| port.known().is_none()) {
                 encoder.copy_buffer_to_buffer(&self.arena, port.arena, &self.readback, port.staging, port.bytes);
             }
+            self.read_flag(&mut encoder);
         }
         encoder.finish()
     }

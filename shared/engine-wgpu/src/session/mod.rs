@@ -17,7 +17,7 @@ use serde::Serialize;
 use types::{Dim, NamedTensor, Signature, Tensor, TensorSpec};
 
 use crate::error::{ModelError, OpError};
-use crate::facts::{Fact, Facts};
+use crate::facts::{Fact, Facts, INPUT};
 use crate::gpu::Gpu;
 use crate::ir::{ElementType, Graph, Literal, ValueId};
 use crate::plan::Weights;
@@ -247,9 +247,14 @@ fn failed(error: ModelError) -> RunError {
         // No session of this device answers again: the daemon takes the model elsewhere.
         ModelError::Gpu(gone) if gone.is_lost() => RunError::Lost(Cause::from(error)),
         // The plan of a loaded model fails only at the sizes and values of this request.
-        ModelError::Node { node, operator, source: source @ (OpError::Invalid(_) | OpError::TooLarge(_)) } => {
-            RunError::Refused(format!("operator {operator} of node {node:?}: {source}"))
-        }
+        ModelError::Node {
+            node,
+            operator,
+            source: source @ (OpError::Invalid(_) | OpError::TooLarge(_) | OpError::Fault(_)),
+        } => RunError::Refused(match operator.as_str() {
+            INPUT => format!("input {node:?}: {source}"),
+            _ => format!("operator {operator} of node {node:?}: {source}"),
+        }),
         ModelError::OverBudget { .. } | ModelError::TooSlow { .. } => RunError::Refused(error.to_string()),
         ModelError::Malformed(_) | ModelError::Unsupported(_) | ModelError::Node { .. } | ModelError::Gpu(_) => {
             RunError::Failed(Cause::from(error))

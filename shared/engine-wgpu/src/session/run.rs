@@ -7,7 +7,7 @@ use engine::{RunControl, RunError};
 
 use super::PLANS_MAX;
 use crate::error::{GpuError, ModelError, OpError};
-use crate::facts::Fact;
+use crate::facts::{Fact, INPUT};
 use crate::gpu::{FirstLaunch, Gpu, Patience};
 use crate::ir::{Graph, Literal, Node, ValueId};
 use crate::lower::Repr;
@@ -139,12 +139,19 @@ impl Runner<'_> {
             given.push(literal);
         }
         let ids = segment.graph.outputs.clone();
-        let plan = segment.plan_for(gpu, facts, self.weights, self.budget)?;
+        let Segment { graph, plans } = segment;
+        let nodes = &graph.nodes;
+        let plan = plan_for(graph, plans, gpu, facts, self.weights, self.budget)?;
         if plan.launch_count() > 0 || plan.outputs.iter().any(|port| port.known().is_none()) {
-            upload(gpu, plan, &given)?;
+            upload(gpu, graph, plan, &given)?;
             submit(gpu, plan, control, self.run_limit.filter(|_| self.warming))?;
+            let fault = plan.fault(nodes.len()).map(|(at, fault)| at_node(&nodes[at], OpError::Fault(fault)));
             let outputs = plan.outputs.iter().map(|port| download(plan, port)).collect::<Result<Vec<_>, _>>();
             plan.readback.unmap();
+            // The zeros of the warm-up are no request.
+            if let Some(fault) = fault.filter(|_fault| !self.warming) {
+                return Err(fault.into());
+            }
             keep(values, ids, plan, outputs?);
         } else {
             let outputs = plan.outputs.iter().filter_map(Port::known).cloned().collect();
@@ -159,29 +166,30 @@ impl Segment {
     pub(super) fn plan(&self) -> Option<&Plan> {
         self.plans.front().map(|(_facts, plan)| plan)
     }
+}
 
-    /// Finds or makes the plan for these inputs and moves it to the front.
-    fn plan_for(
-        &mut self,
-        gpu: &Gpu,
-        facts: Vec<Fact>,
-        weights: &mut Weights,
-        budget: u64,
-    ) -> Result<&Plan, ModelError> {
-        let found = self.plans.iter().position(|(made_for, _plan)| *made_for == facts);
-        let entry = match found.and_then(|at| self.plans.remove(at)) {
-            Some(entry) => entry,
-            None => {
-                self.plans.truncate(PLANS_MAX - 1);
-                let plan = Plan::new(gpu, &self.graph, &facts, weights, budget)?;
-                (facts, plan)
-            }
-        };
-        self.plans.push_front(entry);
-        match self.plans.front() {
-            Some((_facts, plan)) => Ok(plan),
-            None => unreachable!("a plan was just put in front"),
+/// Finds or makes the plan for these inputs and moves it to the front.
+fn plan_for<'a>(
+    graph: &Graph,
+    plans: &'a mut VecDeque<(Vec<Fact>, Plan)>,
+    gpu: &Gpu,
+    facts: Vec<Fact>,
+    weights: &mut Weights,
+    budget: u64,
+) -> Result<&'a Plan, ModelError> {
+    let found = plans.iter().position(|(made_for, _plan)| *made_for == facts);
+    let entry = match found.and_then(|at| plans.remove(at)) {
+        Some(entry) => entry,
+        None => {
+            plans.truncate(PLANS_MAX - 1);
+            let plan = Plan::new(gpu, graph, &facts, weights, budget)?;
+            (facts, plan)
         }
+    };
+    plans.push_front(entry);
+    match plans.front() {
+        Some((_facts, plan)) => Ok(plan),
+        None => unreachable!("a plan was just put in front"),
     }
 }
 
@@ -191,9 +199,13 @@ fn keep(values: &mut Values, ids: Vec<ValueId>, plan: &Plan, outputs: Vec<Litera
     }
 }
 
+fn at_node(node: &Node, source: OpError) -> ModelError {
+    ModelError::Node { node: node.name.clone(), operator: node.op.clone(), source }
+}
+
 /// Runs one node on the host.
 fn island(node: &Node, constants: &HashMap<ValueId, Literal>, values: &mut Values) -> Result<(), ModelError> {
-    let at_node = |source: OpError| ModelError::Node { node: node.name.clone(), operator: node.op.clone(), source };
+    let at_node = |source: OpError| at_node(node, source);
     let value = |id: ValueId| values.get(&id).map(|crossing| &crossing.literal).or_else(|| constants.get(&id));
     let inputs: Vec<Option<&Literal>> = node.inputs.iter().map(|id| id.and_then(value)).collect();
     let outputs = crate::host::evaluate(node, &inputs).map_err(at_node)?;
@@ -279,16 +291,19 @@ fn wait(
 }
 
 /// Writes the inputs into the plan's upload buffer.
-fn upload(gpu: &Gpu, plan: &Plan, given: &[Literal]) -> Result<(), ModelError> {
+fn upload(gpu: &Gpu, graph: &Graph, plan: &Plan, given: &[Literal]) -> Result<(), ModelError> {
     let unmapped = || refused("the upload buffer could not be mapped");
     plan.upload.map_async(wgpu::MapMode::Write, .., |_result| {});
     // Nothing uses the buffer between runs, so this maps at once.
     gpu.poll(wgpu::PollType::Poll).map_err(|_timeout| unmapped())?;
     let written = (|| {
-        for (port, literal) in plan.inputs.iter().zip(given).filter(|(port, _literal)| port.known().is_none()) {
+        for ((port, literal), &id) in plan.inputs.iter().zip(given).zip(&graph.inputs) {
+            if port.known().is_some() {
+                continue;
+            }
             let bytes = crate::host::device_bytes(literal).map_err(|source| ModelError::Node {
-                node: String::new(),
-                operator: "input".into(),
+                node: graph.value(id).name.clone(),
+                operator: INPUT.into(),
                 source,
             })?;
             let filled = bytes.len().next_multiple_of(4);

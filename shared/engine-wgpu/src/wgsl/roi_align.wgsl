@@ -1,5 +1,5 @@
 // One output of RoiAlign. Params: 1 output rows, 2 output columns, 3 channels, 4 rows, 5 columns, 6 samples a bin and
-// direction (0: as many as it has pixels), 7 scale, 8 shift of pixel centres, 9 whether regions may be smaller than a pixel, 10 NaN.
+// direction (0: as many as it has pixels), 7 scale, 8 shift of pixel centres, 9 whether regions may be smaller than a pixel, 10 NaN, 11 images.
 fn sample(base: u32, at_y: f32, at_x: f32) -> vec4<f32> {
     let rows = param(4u);
     let cols = param(5u);
@@ -42,7 +42,10 @@ fn element(i: u32) -> f32 {
         grid_h = u32(max(ceil(bin_h), 0.0));
         grid_w = u32(max(ceil(bin_w), 0.0));
     }
-    let base = (u32(load_batches(roi)) * param(3u) + channel) * param(4u) * param(5u);
+    // A negative number is a very large one here.
+    let image = u32(load_batches(roi));
+    OUTSIDE
+    let base = (min(image, param(11u) - 1u) * param(3u) + channel) * param(4u) * param(5u);
     var sum = 0.0;
     var best = 0.0;
     var seen = false;

@@ -237,6 +237,9 @@ fn request(dtype: DataType) -> DType {
         DataType::INT16 => DType::I16,
         DataType::INT32 => DType::I32,
         DataType::INT64 => DType::I64,
+        DataType::UINT32 => DType::U32,
+        DataType::UINT64 => DType::U64,
+        DataType::BOOL => DType::Bool,
         other => panic!("no tests with {other:?}"),
     }
 }

@@ -278,6 +278,7 @@ fn multiply(
         y_row: part.pitch,
         epilogue: Epilogue::NONE,
         plain: false,
+        checked: false,
     };
     product.lower(cx)
 }

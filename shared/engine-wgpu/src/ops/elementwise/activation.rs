@@ -3,11 +3,11 @@
 use super::host::{map, map_float};
 use super::launch::Element;
 use super::variadic::{host_clip, infer_clip, lower_clip};
-use super::{Class, same, same_float};
+use super::{Class, checked, same, same_float};
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
-use crate::lower::Lowering;
+use crate::lower::{Lowering, Repr};
 use crate::ops::Rule;
 use crate::ops::shape::broadcast;
 
@@ -89,6 +89,12 @@ fn infer_prelu(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
 
 fn lower_prelu(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (x, slope, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
-    let kernel = Element::new("prelu").input("x", x).input("slope", slope);
-    kernel.run(cx, node, &y, "select(x, slope * x, x < T(0))")
+    let wide = node.output(0).is_some_and(|id| checked::is_wide(cx.fact(id).dtype));
+    let product = match (wide, y.repr) {
+        (true, Repr::I32) => "checked_mul_i32(select(1, slope, x < 0), x)",
+        // Unsigned numbers are never below zero.
+        (true, _) => "x",
+        (false, _) => "select(x, slope * x, x < T(0))",
+    };
+    Element::new("prelu").input("x", x).input("slope", slope).run(cx, node, &y, product)
 }

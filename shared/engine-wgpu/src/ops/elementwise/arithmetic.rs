@@ -1,5 +1,6 @@
 //! Arithmetic: four operations, Mod, Pow and rounding. Integers divide towards zero and wrap to their width.
 
+use super::checked::{self, Operation};
 use super::host::{given, map, map_float, zip};
 use super::launch::Element;
 use super::{Class, binary, broadcasting, same, same_float, unary};
@@ -12,19 +13,19 @@ use crate::ops::shape::broadcast;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
-    Rule::device("Add", broadcasting, |n, cx| binary(n, cx, |_| "a + b".into()))
+    Rule::device("Add", broadcasting, |n, cx| checked::arithmetic(n, cx, Operation::Add))
         .with_host(|_n, i| zip(i, |a, b| a + b, i64::wrapping_add)),
-    Rule::device("Sub", broadcasting, |n, cx| binary(n, cx, |_| "a - b".into()))
+    Rule::device("Sub", broadcasting, |n, cx| checked::arithmetic(n, cx, Operation::Sub))
         .with_host(|_n, i| zip(i, |a, b| a - b, i64::wrapping_sub)),
-    Rule::device("Mul", broadcasting, |n, cx| binary(n, cx, |_| "a * b".into()))
+    Rule::device("Mul", broadcasting, |n, cx| checked::arithmetic(n, cx, Operation::Mul))
         .with_host(|_n, i| zip(i, |a, b| a * b, i64::wrapping_mul)),
-    Rule::device("Div", broadcasting, |n, cx| binary(n, cx, |_| "a / b".into()))
+    Rule::device("Div", broadcasting, |n, cx| checked::arithmetic(n, cx, Operation::Div))
         .with_host(|_n, i| zip(i, |a, b| a / b, |a, b| a.checked_div(b).unwrap_or(0))),
     Rule::device("Mod", broadcasting, lower_mod).with_host(host_mod),
     Rule::device("Pow", infer_pow, lower_pow).with_host(host_pow),
-    Rule::device("Neg", same, |n, cx| unary(n, cx, |_| "-x".into()))
+    Rule::device("Neg", same, |n, cx| checked::turned(n, cx, "checked_neg", "-x"))
         .with_host(|_n, i| map(i, |x| -x, i64::wrapping_neg)),
-    Rule::device("Abs", same, |n, cx| unary(n, cx, |_| "abs(x)".into()))
+    Rule::device("Abs", same, |n, cx| checked::turned(n, cx, "checked_abs", "abs(x)"))
         .with_host(|_n, i| map(i, f64::abs, i64::wrapping_abs)),
     Rule::device("Sign", same, |n, cx| {
         unary(n, cx, |class| match class {
@@ -51,15 +52,22 @@ pub(in crate::ops) const RULES: &[Rule] = &[
 
 fn lower_mod(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let fmod = node.attributes.flag("fmod", false)?;
+    let zero = cx.input_range(node, 1).contains(0);
     binary(node, cx, |class| {
+        let by = match (class, zero) {
+            (Class::Signed, true) => "divisor_i32(b)",
+            (Class::Unsigned, true) => "divisor_u32(b)",
+            (Class::Float, _) | (_, false) => "b",
+        };
         match (class, fmod) {
-            (Class::Float, true) => "remainder(a, b)",
-            (Class::Float, false) => "modulo(a, b)",
-            (Class::Signed, true) | (Class::Unsigned, _) => "a % b",
+            (Class::Float, true) => "remainder(a, b)".to_owned(),
+            (Class::Float, false) => "modulo(a, b)".to_owned(),
+            (Class::Signed, true) | (Class::Unsigned, _) => format!("a % {by}"),
             // The result has the divisor's sign.
-            (Class::Signed, false) => "select(a % b, (a % b) + b, (a % b) != 0 && ((a % b) < 0) != (b < 0))",
+            (Class::Signed, false) => {
+                "select(a % BY, (a % BY) + b, (a % BY) != 0 && ((a % BY) < 0) != (b < 0))".replace("BY", by)
+            }
         }
-        .into()
     })
 }
 
@@ -92,13 +100,20 @@ fn infer_pow(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
 
 fn lower_pow(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (a, b, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
+    let wide = node.output(0).is_some_and(|id| checked::is_wide(cx.fact(id).dtype));
+    let checks = if wide { "checked_" } else { "" };
     let text = match (Class::of(a.repr), Class::of(b.repr)) {
-        (Class::Float, Class::Float) => "power(a, b)",
-        (Class::Float, _) => "power(a, f32(b))",
-        (_, Class::Float) => "T(power(f32(a), b))",
-        (_, _) => "T(power_i32(i32(a), i32(b)))",
+        (Class::Float, Class::Float) => "power(a, b)".to_owned(),
+        (Class::Float, _) => "power(a, f32(b))".to_owned(),
+        // Powers of integers are exact, and a float holds 24 bits of one.
+        (Class::Signed, Class::Float) => format!("{checks}power_i32(a, whole_exponent(b))"),
+        (Class::Unsigned, Class::Float) => format!("{checks}power_u32(a, u32(max(whole_exponent(b), 0)))"),
+        (Class::Signed, Class::Signed) => format!("{checks}power_i32(a, b)"),
+        (Class::Signed, Class::Unsigned) => format!("{checks}power_i32(a, i32(min(b, 2147483647u)))"),
+        (Class::Unsigned, Class::Unsigned) => format!("{checks}power_u32(a, b)"),
+        (Class::Unsigned, Class::Signed) => format!("{checks}power_u32(a, u32(max(b, 0)))"),
     };
-    Element::new("pow").input("a", a).input("b", b).run(cx, node, &y, text)
+    Element::new("pow").input("a", a).input("b", b).run(cx, node, &y, &text)
 }
 
 fn host_pow(_node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, OpError> {

@@ -1,6 +1,6 @@
 //! Operators on the bits of integers, and the view of one type's bits as another's.
 
-use super::{Class, binary, broadcasting, same, unary};
+use super::{Class, binary, broadcasting, checked, same, unary};
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
@@ -30,6 +30,9 @@ fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
 
 fn infer_not(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     integers(inputs.at(0)?)?;
+    if inputs.at(0)?.dtype == ElementType::U64 {
+        return Err(OpError::unsupported("the complement of uint64 is outside the 32 bits of the device"));
+    }
     same(node, inputs)
 }
 
@@ -47,6 +50,7 @@ fn lower_shift(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         match (class, right) {
             (Class::Signed, true) => format!("(a >> select(u32(b), 31u, {beyond}))"),
             (_, true) => format!("select(a >> (u32(b) & 31u), T(0), {beyond})"),
+            (_, false) if checked::is_wide(dtype) => "shifted_left(a, b)".to_owned(),
             (_, false) => format!("select(a << (u32(b) & 31u), T(0), {beyond})"),
         }
     })

@@ -47,7 +47,14 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     }
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
     let class = Class::of(x.repr);
+    let range = cx.input_range(node, 0);
     let text = match (class, to) {
+        (Class::Float, ElementType::I64) => "checked_i64(x)",
+        (Class::Float, ElementType::U64) => "checked_u64(x)",
+        (Class::Unsigned, ElementType::I64) if range.high > i64::from(i32::MAX) => "narrowed_i64(x)",
+        (Class::Signed, ElementType::U64) if range.low < 0 => "narrowed_u64(x)",
+        // Through i32 where that holds it, so that negative floats wrap as in ONNX Runtime.
+        (Class::Float, ElementType::U32) => "select(u32(x), u32(i32(x)), x < 0.0)",
         // NaN is true as well.
         (Class::Float, ElementType::Bool) => "select(0, 1, (bitcast<u32>(x) & 0x7fffffffu) != 0u)",
         (_, ElementType::Bool) => "select(0, 1, x != T(0))",

@@ -3,7 +3,7 @@
 use crate::error::OpError;
 use crate::ir::{ElementType, Node};
 use crate::lower::{KernelBuilder, Lowering, Operand, element_groups};
-use crate::ops::elementwise::math;
+use crate::ops::elementwise::{checked, math};
 use crate::ops::shape::{broadcast_strides, param, params, strides};
 
 /// An elementwise launch under construction.
@@ -103,7 +103,9 @@ impl Element {
         let value = wrapped(expression, dtype);
         let text =
             format!("alias T = {of_first};\nfn element(i: u32) -> {} {{\n{lets}    return {value};\n}}", y.repr.wgsl());
-        let kernel = kernel.text(&math::needed_by(&text)).text(&text).element(y.repr);
+        let checks = checked::needed_by(&text);
+        let kernel =
+            kernel.text(&math::needed_by(&format!("{text}{checks}"))).text(&checks).text(&text).element(y.repr);
         let work = u64::try_from(elements).unwrap_or(u64::MAX);
         cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), work);
         Ok(())

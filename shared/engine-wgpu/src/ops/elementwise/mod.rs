@@ -7,6 +7,7 @@ pub(super) mod activation;
 pub(super) mod arithmetic;
 pub(super) mod bitwise;
 pub(super) mod cast;
+pub(in crate::ops) mod checked;
 pub(super) mod compare;
 pub(in crate::ops) mod host;
 pub(crate) mod launch;

@@ -2,9 +2,9 @@
 
 use super::host::{given, indices, map, zip};
 use super::launch::Element;
-use super::{Class, same_type};
+use super::{Class, checked, same_type};
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
+use crate::facts::{Fact, Inputs, Range};
 use crate::ir::{ElementType, Literal, Node};
 use crate::lower::{Lowering, Operand};
 use crate::ops::Rule;
@@ -130,12 +130,25 @@ pub(super) fn infer_clip(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, 
     Ok(vec![Fact::new(x.dtype, x.shape.clone())])
 }
 
+/// Whether a bound of 64-bit integers is beyond all that the device holds, as in "no more than the largest int64".
+fn is_no_bound(node: &Node, cx: &Lowering<'_>, at: usize) -> bool {
+    let Some(fact) = node.input(at).map(|id| cx.fact(id)).filter(|fact| checked::is_wide(fact.dtype)) else {
+        return false;
+    };
+    let value = fact.known.as_ref().and_then(|literal| literal.to_i64s().first().copied());
+    let all = Range::of_type(fact.dtype);
+    value.is_some_and(|value| if at == 1 { value <= all.low } else { value >= all.high })
+}
+
 pub(super) fn lower_clip(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
     let mut kernel = Element::new("clip").input("x", x);
     let mut expression = String::from("x");
     for (at, name, test) in [(1, "min", "<"), (2, "max", ">")] {
         let bound = ["", "low", "high"][at];
+        if is_no_bound(node, cx, at) {
+            continue;
+        }
         match cx.optional_input(node, at)? {
             Some(operand) => kernel = kernel.input(bound, Operand { shape: Vec::new(), ..operand }),
             None if node.attributes.find(name).is_some() => {

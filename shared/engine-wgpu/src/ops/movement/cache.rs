@@ -1,10 +1,10 @@
 //! TensorScatter: new keys or values written into a cache of a fixed length, for each batch from a place of its own.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
+use crate::facts::{Fact, Inputs, Range};
 use crate::host::rearrange;
 use crate::ir::{Literal, Node};
-use crate::lower::{KernelBuilder, Lowering, element_groups};
+use crate::lower::{Fault, KernelBuilder, Lowering, element_groups};
 use crate::ops::Rule;
 use crate::ops::movement::{given, on_host, product, same_type};
 use crate::ops::shape::{axis, params};
@@ -61,17 +61,25 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let starts = cx.optional_input(node, 2)?;
     let mut kernel = KernelBuilder::new("tensor_scatter").read("cache", cache.repr).read("update", update.repr);
     let mut args = vec![cache.arg, update.arg];
-    let mut start = "0";
+    let (mut start, mut check) = ("0", String::new());
     if let Some(starts) = starts {
         kernel = kernel.read("starts", starts.repr);
         args.push(starts.arg);
         start = "i32(load_starts(i / param(1u)))";
+        let last = i64::try_from(form.places[0].saturating_sub(form.places[1])).unwrap_or(i64::MAX);
+        // A circular cache has no end; a place in front of it has no meaning.
+        let lawful = if form.circular { Range::new(0, i64::MAX) } else { Range::new(0, last) };
+        if !cx.input_range(node, 2).within(lawful) {
+            let beyond = if form.circular { "" } else { " || start > i32(param(2u)) - i32(param(3u))" };
+            check = format!("let start = {start}; if (start < 0{beyond}) {{ {} }}", Fault::Index.report());
+        }
     }
     // Params: elements, elements of a batch, places in the cache and in the update, elements of a place.
     let wrapped = if form.circular { "k = ((k % places) + places) % places;" } else { "" };
     let text = format!(
         "fn element(i: u32) -> {} {{
     let inner = param(4u); let places = i32(param(2u));
+    {check}
     var k = i32((i / inner) % param(2u)) - {start};
     {wrapped}
     if (k < 0 || k >= i32(param(3u))) {{ return load_cache(i); }}

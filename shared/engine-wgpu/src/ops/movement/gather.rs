@@ -1,7 +1,7 @@
 //! Gather, GatherElements, GatherND and Compress: elements by the numbers in another tensor.
 //!
-//! Indices that are known are checked while planning. Those that a request computes are held inside the tensor by the
-//! kernel: ONNX forbids others, and a device cannot raise an error.
+//! Indices that are known are checked while planning. Those that a request computes are checked by the kernel, see
+//! [`super::index`].
 
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
@@ -9,6 +9,7 @@ use crate::host::rearrange;
 use crate::ir::{ElementType, Literal, Node};
 use crate::lower::{Effort, KernelBuilder, Lowering, element_groups, steps};
 use crate::ops::Rule;
+use crate::ops::movement::index::{check_alone, index_at, is_safe};
 use crate::ops::movement::{given, on_host, product};
 use crate::ops::shape::{axis, param, params, strides};
 
@@ -19,13 +20,6 @@ pub(crate) const RULES: &[Rule] = &[
     Rule::device("GatherND", infer_nd, lower_nd).with_host(evaluate_nd),
     Rule::device("Compress", infer_compress, lower_compress).with_host(evaluate_compress),
 ];
-
-/// WGSL of `fn index_at(k, n)`: the index at place `k` of `indices`, counted from the end where negative, held inside `0..n`.
-pub(super) const INDEX: &str = "fn index_at(k: u32, n: u32) -> u32 {
-    var index = i32(load_indices(k));
-    index = select(index, index + i32(n), index < 0);
-    return u32(clamp(index, 0, i32(n) - 1));
-}";
 
 /// An index as ONNX counts, inside `0..n`.
 pub(super) fn wrap(index: i64, n: usize) -> Result<usize, OpError> {
@@ -65,9 +59,14 @@ fn lower_gather(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let facts = cx.input_facts(node);
     let at = gather_axis(node, Inputs(&facts))?;
     let (x, indices, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
+    let safe = is_safe(cx, node, 1, &x.shape[at..=at]);
+    if y.elements() == 0 && !safe && indices.elements() > 0 {
+        return check_alone(cx, &indices, &x.shape[at..=at]);
+    }
+    let index = index_at(safe);
     // Params: elements, elements behind the axis, indices, size of the axis.
     let text = format!(
-        "{INDEX}\nfn element(i: u32) -> {} {{
+        "{index}\nfn element(i: u32) -> {} {{
     let inner = param(1u); let n = param(3u);
     let rest = i / inner;
     let index = index_at(rest % param(2u), n);
@@ -120,9 +119,11 @@ fn lower_elements(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let facts = cx.input_facts(node);
     let at = element_axis(node, Inputs(&facts).at(0)?, Inputs(&facts).at(1)?)?;
     let (x, indices, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
+    let safe = is_safe(cx, node, 1, &x.shape[at..=at]);
     let rank = y.shape.len();
     // Params: elements, size of the axis, strides of the indices, strides of the data.
-    let mut text = format!("{INDEX}\nfn element(i: u32) -> {} {{\n    var rest = i; var at = 0u;\n", y.repr.wgsl());
+    let mut text =
+        format!("{}\nfn element(i: u32) -> {} {{\n    var rest = i; var at = 0u;\n", index_at(safe), y.repr.wgsl());
     for d in 0..rank {
         let (own, step) = (2 + d, 2 + rank + d);
         let coordinate = if d == at { "index_at(i, param(1u))".to_owned() } else { format!("rest / param({own}u)") };
@@ -233,6 +234,12 @@ fn lower_nd(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let batch = node.attributes.int("batch_dims", 0)?;
     let tuples = Tuples::of(Inputs(&facts).at(0)?, Inputs(&facts).at(1)?, batch)?;
     let (x, indices, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
+    let (sizes, addressed) = tuples.addressed(&x.shape);
+    let safe = is_safe(cx, node, 1, &sizes);
+    if y.elements() == 0 && !safe && indices.elements() > 0 {
+        return check_alone(cx, &indices, &sizes);
+    }
+    let index = index_at(safe);
     // Params: elements, slice, tuples of a batch, elements of a batch, then size and stride of each addressed dimension.
     let length = tuples.length;
     let parts: String = (0..length)
@@ -242,7 +249,7 @@ fn lower_nd(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         })
         .collect();
     let text = format!(
-        "{INDEX}\nfn element(i: u32) -> {} {{
+        "{index}\nfn element(i: u32) -> {} {{
     let tuple = i / param(1u);
     var at = (tuple / param(2u)) * param(3u) + i % param(1u);
 {parts}    return load_x(at);
@@ -253,8 +260,7 @@ fn lower_nd(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         KernelBuilder::new("gather_nd").read("x", x.repr).read("indices", indices.repr).text(&text).element(y.repr);
     let elements = y.elements();
     let mut numbers = params(&[elements, tuples.slice, tuples.per_batch, tuples.batch_elements])?;
-    let (sizes, steps) = tuples.addressed(&x.shape);
-    for (size, step) in sizes.into_iter().zip(steps) {
+    for (size, step) in sizes.into_iter().zip(addressed) {
         numbers.extend(params(&[size, step])?);
     }
     let args = vec![x.arg, indices.arg, y.arg];

@@ -5,6 +5,7 @@
 
 pub(super) mod cache;
 pub(super) mod gather;
+mod index;
 pub(super) mod join;
 pub(super) mod pad;
 pub(super) mod scatter;

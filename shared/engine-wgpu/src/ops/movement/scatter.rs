@@ -10,7 +10,9 @@ use crate::host::rearrange;
 use crate::ir::{Literal, Node};
 use crate::lower::{Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, THREADS, element_groups, steps};
 use crate::ops::Rule;
-use crate::ops::movement::gather::{INDEX, Tuples, element_axis, wrap};
+use crate::ops::elementwise::checked;
+use crate::ops::movement::gather::{Tuples, element_axis, wrap};
+use crate::ops::movement::index::{check_alone, index_at, is_safe};
 use crate::ops::movement::{given, on_host, same_type};
 use crate::ops::shape::{param, params, strides};
 
@@ -49,16 +51,19 @@ impl Reduction {
         })
     }
 
-    /// WGSL of `fn meet(old, new)`.
-    fn wgsl(self, repr: Repr) -> String {
+    /// WGSL of `fn meet(old, new)`; `wide`: results beyond 32 bits are faults.
+    fn wgsl(self, repr: Repr, wide: bool) -> String {
         let wgsl = repr.wgsl();
         let plain = match self {
-            Self::Replace => "new_one",
-            Self::Add => "old + new_one",
-            Self::Mul => "old * new_one",
-            Self::Max => "max(old, new_one)",
-            Self::Min => "min(old, new_one)",
+            Self::Add if wide => format!("checked_add_{wgsl}(old, new_one)"),
+            Self::Mul if wide => format!("checked_mul_{wgsl}(old, new_one)"),
+            Self::Replace => "new_one".to_owned(),
+            Self::Add => "old + new_one".to_owned(),
+            Self::Mul => "old * new_one".to_owned(),
+            Self::Max => "max(old, new_one)".to_owned(),
+            Self::Min => "min(old, new_one)".to_owned(),
         };
+        let checks = checked::needed_by(&plain);
         // WGSL's max and min may lose a NaN, and `x != x` is false on some drivers.
         let nan = match (self, repr) {
             (Self::Max | Self::Min, Repr::F32) => {
@@ -67,7 +72,7 @@ impl Reduction {
             }
             _ => "",
         };
-        format!("fn meet(old: {wgsl}, new_one: {wgsl}) -> {wgsl} {{\n    {nan}return {plain};\n}}\n")
+        format!("{checks}fn meet(old: {wgsl}, new_one: {wgsl}) -> {wgsl} {{\n    {nan}return {plain};\n}}\n")
     }
 
     fn floats(self, old: f64, new: f64) -> f64 {
@@ -133,12 +138,18 @@ fn lower_elements(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let reduction = Reduction::of(node)?;
     let (x, indices, updates) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.input(node, 2)?);
     let y = cx.output(node, 0)?;
+    let safe = is_safe(cx, node, 1, &x.shape[axis..=axis]);
+    let meet = reduction.wgsl(y.repr, is_wide(cx, node));
+    if y.elements() == 0 && !safe && indices.elements() > 0 {
+        check_alone(cx, &indices, &x.shape[axis..=axis])?;
+    }
     let (rank, wgsl) = (y.shape.len(), y.repr.wgsl());
     // Params: elements, then for each dimension the data's stride, the indices' size and stride; then the axis' size.
     let mut text = format!(
-        "{INDEX}\n{}fn element(i: u32) -> {wgsl} {{
+        "{}\n{}fn element(i: u32) -> {wgsl} {{
     var value = load_x(i); var rest = i; var at = 0u; var c = 0u;\n",
-        reduction.wgsl(y.repr)
+        index_at(safe),
+        meet
     );
     let at = |group: usize, d: usize| 1 + group * rank + d;
     for d in 0..rank {
@@ -174,6 +185,11 @@ fn lower_elements(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let args = vec![x.arg, indices.arg, updates.arg, y.arg];
     cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), Effort::looping(work, rounds));
     Ok(())
+}
+
+/// Whether the output's type is one of 64-bit integers.
+fn is_wide(cx: &Lowering<'_>, node: &Node) -> bool {
+    node.output(0).is_some_and(|id| checked::is_wide(cx.fact(id).dtype))
 }
 
 /// Comparisons of a search for `candidates` updates by each of `elements`.
@@ -227,10 +243,16 @@ fn lower_nd(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let operands = [cx.input(node, 0)?, cx.input(node, 1)?, cx.input(node, 2)?, cx.output(node, 0)?];
     let comparisons = (operands[3].elements() as u64).saturating_mul(tuples.per_batch as u64);
     let parallel = reduction == Reduction::Replace && operands[3].repr.per_word() == 1;
+    let (sizes, _steps) = tuples.addressed(&operands[0].shape);
+    let safe = is_safe(cx, node, 1, &sizes);
+    if operands[3].elements() == 0 && !safe && operands[1].elements() > 0 {
+        check_alone(cx, &operands[1], &sizes)?;
+    }
     if parallel && comparisons > SEARCH_GOOD {
-        write_nd(cx, &operands, &tuples)
+        write_nd(cx, &operands, &tuples, &index_at(safe))
     } else {
-        search_nd(cx, &operands, &tuples, reduction)
+        let meet = reduction.wgsl(operands[3].repr, is_wide(cx, node));
+        search_nd(cx, &operands, &tuples, (&index_at(safe), &meet))
     }
 }
 
@@ -245,21 +267,21 @@ fn nd_params(elements: usize, x: &Operand, tuples: &Tuples) -> Result<Vec<u32>, 
     Ok(numbers)
 }
 
-/// WGSL of `fn slice_at(tuple)`: the slice that a tuple addresses.
-fn slice_at(length: usize) -> String {
+/// WGSL of `fn slice_at(tuple)`: the slice that a tuple addresses, by way of `index_at`.
+fn slice_at(length: usize, index: &str) -> String {
     let part = |k: usize| {
         let (size, step) = (3 + 2 * k, 4 + 2 * k);
         format!("    at += index_at(tuple * {length}u + {k}u, param({size}u)) * param({step}u);\n")
     };
     let parts: String = (0..length).map(part).collect();
-    format!("{INDEX}\nfn slice_at(tuple: u32) -> u32 {{\n    var at = 0u;\n{parts}    return at;\n}}\n")
+    format!("{index}\nfn slice_at(tuple: u32) -> u32 {{\n    var at = 0u;\n{parts}    return at;\n}}\n")
 }
 
 fn search_nd(
     cx: &mut Lowering<'_>,
     operands: &[Operand; 4],
     tuples: &Tuples,
-    reduction: Reduction,
+    (index, meet): (&str, &str),
 ) -> Result<(), OpError> {
     let [x, indices, updates, y] = operands;
     let elements = y.elements();
@@ -269,12 +291,11 @@ fn search_nd(
         }";
     let (walk, rounds) = steps("tuple", "param(2u)", tuples.per_batch, look);
     let text = format!(
-        "{}{}fn element(i: u32) -> {} {{
+        "{}{meet}fn element(i: u32) -> {} {{
     var value = load_x(i);
 {walk}    return value;
 }}",
-        slice_at(tuples.length),
-        reduction.wgsl(y.repr),
+        slice_at(tuples.length, index),
         y.repr.wgsl()
     );
     let kernel = KernelBuilder::new("scatter_nd")
@@ -290,7 +311,7 @@ fn search_nd(
 }
 
 /// Copies the data, then writes all updates at once.
-fn write_nd(cx: &mut Lowering<'_>, operands: &[Operand; 4], tuples: &Tuples) -> Result<(), OpError> {
+fn write_nd(cx: &mut Lowering<'_>, operands: &[Operand; 4], tuples: &Tuples, index: &str) -> Result<(), OpError> {
     let [x, indices, updates, y] = operands;
     let wgsl = y.repr.wgsl();
     let copy = KernelBuilder::new("copy")
@@ -312,7 +333,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (i >= param(0u)) {{ return; }}
     y[slice_at(i / param(1u)) * param(1u) + i % param(1u)] = load_updates(i);
 }}",
-        slice_at(tuples.length)
+        slice_at(tuples.length, index)
     );
     let kernel = KernelBuilder::new("scatter_nd_write")
         .read("indices", indices.repr)

@@ -1,10 +1,10 @@
 //! Operators that keep, mirror or mark elements by their place: Trilu, ReverseSequence, OneHot.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
+use crate::facts::{Fact, Inputs, Range};
 use crate::host::rearrange;
 use crate::ir::{Literal, Node};
-use crate::lower::{KernelBuilder, Lowering, element_groups};
+use crate::lower::{Fault, KernelBuilder, Lowering, element_groups};
 use crate::ops::Rule;
 use crate::ops::movement::{given, on_host, product};
 use crate::ops::shape::{axis, param, params, strides};
@@ -98,11 +98,18 @@ fn lower_reverse(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let facts = cx.input_facts(node);
     let (batch, time) = sequence_axes(node, Inputs(&facts))?;
     let (x, lengths, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
+    let longest = i64::try_from(x.shape[time]).unwrap_or(i64::MAX);
+    let check = match cx.input_range(node, 1).within(Range::new(0, longest)) {
+        true => String::new(),
+        false => format!("if (stated < 0 || stated > i32(param(4u))) {{ {} }}", Fault::Length.report()),
+    };
     // Params: elements, stride and size of the batch, stride and size of time.
     let text = format!(
         "fn element(i: u32) -> {} {{
     let t = (i / param(3u)) % param(4u);
-    let length = u32(clamp(i32(load_lengths((i / param(1u)) % param(2u))), 0, i32(param(4u))));
+    let stated = i32(load_lengths((i / param(1u)) % param(2u)));
+    {check}
+    let length = u32(clamp(stated, 0, i32(param(4u))));
     if (t >= length) {{ return load_x(i); }}
     return load_x(i - t * param(3u) + (length - 1u - t) * param(3u));
 }}",

@@ -4,7 +4,7 @@ use super::Points;
 use crate::error::OpError;
 use crate::ir::{Node, ValueId};
 use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Repr, element_groups};
-use crate::ops::epilogue::{EPILOGUE_PARAMS, Epilogue, activation};
+use crate::ops::epilogue::{EPILOGUE_PARAMS, Epilogue, activation, helpers};
 use crate::ops::shape::param;
 
 /// What becomes of a sum.
@@ -116,8 +116,9 @@ impl Finish {
                     }
                 };
                 let between = between_text(*between, params);
+                let helpers = helpers(&between);
                 Ok(kernel.text(&format!(
-                    "fn finish(sum: i32, channel: u32, at: u32) -> i32 {{
+                    "{helpers}fn finish(sum: i32, channel: u32, at: u32) -> i32 {{
     var x = f32({total}) * load_multiplier(channel * param({first}u));
     {between}
     let low = f32(bitcast<i32>(param({}u))); let high = f32(bitcast<i32>(param({}u)));

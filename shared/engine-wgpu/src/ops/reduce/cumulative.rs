@@ -2,10 +2,11 @@
 
 use super::Lines;
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
+use crate::facts::{Fact, Inputs, Range};
 use crate::ir::{Literal, Node};
 use crate::lower::{Effort, KernelBuilder, Lowering, THREADS, linear_groups, steps};
 use crate::ops::Rule;
+use crate::ops::elementwise::checked;
 use crate::ops::elementwise::host::given;
 use crate::ops::movement::{integers, on_host};
 use crate::ops::shape::param;
@@ -36,21 +37,35 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         return Ok(());
     }
     let wgsl = x.repr.wgsl();
-    let (start, join) = if node.op == "CumSum" { (0, "+") } else { (1, "*") };
+    let wide = node.input(0).is_some_and(|id| checked::is_wide(cx.fact(id).dtype));
+    let all = node.input(0).map_or(Range::new(0, 0), |id| Range::of_type(cx.fact(id).dtype));
+    let fits = node.op == "CumSum" && cx.input_range(node, 0).summed(lines.length).within(all);
+    let (start, name, sign) = if node.op == "CumSum" { (0, "add", "+") } else { (1, "mul", "*") };
+    let next = match wide && !fits {
+        true => format!("checked_{name}_{wgsl}(sum, v)"),
+        false => format!("sum {sign} v"),
+    };
     let at = if node.attributes.flag("reverse", false)? { "n - 1u - k" } else { "k" };
-    let (before, after) =
-        if node.attributes.flag("exclusive", false)? { ("y[at] = sum;", "") } else { ("", "y[at] = sum;") };
-    let step = format!("let at = base + ({at}) * step; let v = load_x(at); {before} sum = sum {join} v; {after}");
+    let place = format!("let at = base + ({at}) * step;");
+    let step = match (node.attributes.flag("exclusive", false)?, wide && !fits) {
+        // The sum with the last term is nobody's answer, and no fault.
+        (true, true) => {
+            format!("{place} if (k > 0u) {{ let v = before; sum = {next}; }} y[at] = sum; before = load_x(at);")
+        }
+        (true, false) => format!("{place} let v = load_x(at); y[at] = sum; sum = {next};"),
+        (false, _) => format!("{place} let v = load_x(at); sum = {next}; y[at] = sum;"),
+    };
     let (walk, rounds) = steps("k", "n", lines.length, &step);
+    let checks = checked::needed_by(&step);
     let text = format!(
-        "@compute @workgroup_size({THREADS})
+        "{checks}@compute @workgroup_size({THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let place = group + group_base();
     let line = (place.y * 65535u + place.x) * {THREADS}u + lane;
     if (line >= param(0u)) {{ return; }}
     let n = param(1u); let step = param(2u);
     let base = (line / step) * n * step + line % step;
-    var sum = {wgsl}({start});
+    var sum = {wgsl}({start}); var before = {wgsl}({start});
 {walk}}}"
     );
     let array = match wgsl {
@@ -69,16 +84,35 @@ fn host(node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, OpErro
     let Lines { length, inner, .. } = on_host(inputs, lines)?;
     let (reverse, exclusive) = (node.attributes.flag("reverse", false)?, node.attributes.flag("exclusive", false)?);
     let x = given(inputs, 0)?;
-    let values = x.to_f64s();
-    let mut sums = vec![0.0; values.len()];
-    for line in 0..values.len().checked_div(length).unwrap_or(0) {
+    let places = |line: usize| {
         let base = line / inner * length * inner + line % inner;
-        let mut sum = 0.0;
-        for k in 0..length {
-            let at = base + if reverse { length - 1 - k } else { k } * inner;
-            sums[at] = if exclusive { sum } else { sum + values[at] };
-            sum += values[at];
+        (0..length).map(move |k| base + if reverse { length - 1 - k } else { k } * inner)
+    };
+    let lines = x.elements().checked_div(length).unwrap_or(0);
+    let shape = x.shape().to_vec();
+    if x.dtype().is_float() {
+        let sums = sums(&x.to_f64s(), (0..lines).map(places), exclusive, |a, b| a + b);
+        return Ok(vec![Literal::from_f64s(x.dtype(), shape, &sums)]);
+    }
+    let sums = sums(&x.to_i64s(), (0..lines).map(places), exclusive, i64::wrapping_add);
+    Ok(vec![Literal::from_i64s(x.dtype(), shape, &sums)])
+}
+
+/// Running sums along lines of places.
+fn sums<T: Copy + Default>(
+    values: &[T],
+    lines: impl Iterator<Item = impl Iterator<Item = usize>>,
+    exclusive: bool,
+    add: impl Fn(T, T) -> T,
+) -> Vec<T> {
+    let mut sums = vec![T::default(); values.len()];
+    for line in lines {
+        let mut sum = T::default();
+        for at in line {
+            let next = add(sum, values[at]);
+            sums[at] = if exclusive { sum } else { next };
+            sum = next;
         }
     }
-    Ok(vec![Literal::from_f64s(x.dtype(), x.shape().to_vec(), &sums)])
+    sums
 }

@@ -4,8 +4,8 @@
 //! both lengths.
 
 use crate::error::OpError;
-use crate::lower::{Effort, KernelBuilder, Lowering, Operand, element_groups};
-use crate::ops::elementwise::math;
+use crate::lower::{Effort, Fault, KernelBuilder, Lowering, Operand, element_groups};
+use crate::ops::elementwise::{checked, math};
 use crate::ops::shape::{param, params, strides};
 
 /// What is done to the elements of one output.
@@ -21,6 +21,8 @@ pub(in crate::ops) struct Fold {
     pub(in crate::ops) finish: &'static str,
     /// Whether terms are of the distance to the largest element, which is found first.
     pub(in crate::ops) shifted: bool,
+    /// Whether sums beyond 32 bits are faults.
+    pub(in crate::ops) checked: bool,
 }
 
 /// Which part of each output's terms a thread takes.
@@ -37,7 +39,8 @@ struct Part<'a> {
 }
 
 /// The largest element.
-const MOST: Fold = Fold { term: "x", start: "-infinity()", join: "larger(a, b)", finish: "a", shifted: false };
+const MOST: Fold =
+    Fold { term: "x", start: "-infinity()", join: "larger(a, b)", finish: "a", shifted: false, checked: false };
 
 /// Terms below which another thread for the same output does not pay.
 const SHARE_MIN: usize = 4096;
@@ -47,16 +50,17 @@ const SHARES_MAX: usize = 16_384;
 
 impl Fold {
     /// The sum.
-    pub(in crate::ops) const SUM: Self = Self { term: "x", start: "T(0)", join: "a + b", finish: "a", shifted: false };
+    pub(in crate::ops) const SUM: Self =
+        Self { term: "x", start: "T(0)", join: "a + b", finish: "a", shifted: false, checked: false };
     /// The mean.
     pub(in crate::ops) const MEAN: Self =
-        Self { term: "x", start: "T(0)", join: "a + b", finish: "a / T(n)", shifted: false };
+        Self { term: "x", start: "T(0)", join: "a + b", finish: "a / T(n)", shifted: false, checked: false };
     /// The sum of squares.
     pub(in crate::ops) const SQUARES: Self =
-        Self { term: "x * x", start: "T(0)", join: "a + b", finish: "a", shifted: false };
+        Self { term: "x * x", start: "T(0)", join: "a + b", finish: "a", shifted: false, checked: false };
     /// The sum of absolute values.
     pub(in crate::ops) const ABSOLUTES: Self =
-        Self { term: "abs(x)", start: "T(0)", join: "a + b", finish: "a", shifted: false };
+        Self { term: "abs(x)", start: "T(0)", join: "a + b", finish: "a", shifted: false, checked: false };
 
     /// Launches the reduction of those axes (sorted, each once) of `x` into `y`.
     pub(in crate::ops) fn run(
@@ -115,6 +119,20 @@ impl Fold {
         let base = offset("i", &kept, &mut numbers)?;
         let at = offset("r", &gone, &mut numbers)?;
         let Self { term, start, join, finish, .. } = self;
+        let checks = checked::needed_by(&format!("{term} {join}"));
+        let (count_wraps, wrapped) = match (self.checked, x.repr.wgsl()) {
+            // The sum is right if it has wrapped as often upwards as downwards.
+            (true, "i32") => (
+                "    let sum = a + b;\n    if (((a ^ sum) & (b ^ sum)) < 0) { wraps += select(-1, 1, a > 0); }\n",
+                format!("    if (wraps != 0) {{ {} }}\n", Fault::Overflow.report()),
+            ),
+            (true, _) => (
+                "    if (a + b < a) { wraps += 1; }\n",
+                format!("    if (wraps != 0) {{ {} }}\n", Fault::Overflow.report()),
+            ),
+            (false, _) => ("", String::new()),
+        };
+        let (declare, reset) = if self.checked { ("var<private> wraps: i32;\n", "    wraps = 0;\n") } else { ("", "") };
         // exp(inf - inf) is not a number: an infinite sum stays one.
         let first = if part.most.is_some() {
             "    let extreme = load_most(i / param(3u)); let most = select(extreme, 0.0, is_inf(extreme) && extreme < 0.0);\n"
@@ -123,20 +141,22 @@ impl Fold {
         };
         let text = format!(
             "alias T = {};
-fn member(r: u32) -> u32 {{ {} }}
+{declare}fn member(r: u32) -> u32 {{ {} }}
 fn place(i: u32) -> u32 {{ {} }}
-fn joined(a: T, b: T) -> T {{ return {join}; }}
+fn joined(a: T, b: T) -> T {{
+{count_wraps}    return {join};
+}}
 fn element(i: u32) -> {} {{
     let n = param(2u); let base = place(i / param(3u));
     let begin = (i % param(3u)) * param(4u); let end = min(begin + param(4u), param(1u));
-{first}    var total = {start};
+{first}{reset}    var total = {start};
     for (var tile = begin; tile < end; tile += 64u) {{
         var part = {start};
         for (var r = tile; r < min(tile + 64u, end); r++) {{ let x = load_x(base + member(r)); part = joined(part, {term}); }}
         total = joined(total, part);
     }}
     let a = total;
-    return {finish};
+{wrapped}    return {finish};
 }}",
             x.repr.wgsl(),
             at,
@@ -150,7 +170,7 @@ fn element(i: u32) -> {} {{
             args.push(most.arg);
         }
         args.push(y.arg);
-        let kernel = kernel.text(&math::needed_by(&text)).text(&text).element(y.repr);
+        let kernel = kernel.text(&math::needed_by(&text)).text(&checks).text(&text).element(y.repr);
         let work = u64::try_from(outputs.saturating_mul(part.share)).unwrap_or(u64::MAX);
         let effort = Effort::looping(work, part.share + part.share.div_ceil(64));
         cx.dispatch(kernel, args, numbers, element_groups(outputs, y.repr), effort);

@@ -2,10 +2,11 @@
 
 use super::fold::Fold;
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
+use crate::facts::{Fact, Inputs, Range};
 use crate::ir::{ElementType, Literal, Node};
 use crate::lower::{Lowering, Repr};
 use crate::ops::Rule;
+use crate::ops::elementwise::checked;
 use crate::ops::elementwise::host::given;
 use crate::ops::movement::{numbers, on_host};
 use crate::ops::shape::{axis, strides};
@@ -88,7 +89,37 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     if node.input(0).is_some_and(|id| cx.fact(id).dtype == ElementType::Bool) {
         fold.start = if node.op == "ReduceMin" { "T(1)" } else { "T(0)" };
     }
+    let dtype = node.output(0).map_or(ElementType::F32, |id| cx.fact(id).dtype);
+    if checked::is_wide(dtype) {
+        let count = axes.iter().map(|&at| x.shape[at]).product();
+        fold = checks(fold, &node.op, checked::suffix(x.repr), cx.input_range(node, 0), count);
+    }
     fold.run(cx, &x, &axes, &y)
+}
+
+/// The reduction of 64-bit integers, with a look for results beyond 32 bits where the inputs allow them.
+fn checks(fold: Fold, op: &str, suffix: &str, x: Range, count: usize) -> Fold {
+    let all = Range::of_type(if suffix == "i32" { ElementType::I64 } else { ElementType::U64 });
+    let term = match op {
+        "ReduceSumSquare" | "ReduceL2" => x.times(x),
+        "ReduceL1" => x.magnitude(),
+        "ReduceProd" => {
+            let join = if suffix == "i32" { "checked_mul_i32(a, b)" } else { "checked_mul_u32(a, b)" };
+            return Fold { join, ..fold };
+        }
+        _ => x,
+    };
+    let summed = matches!(op, "ReduceSum" | "ReduceMean" | "ReduceSumSquare" | "ReduceL1" | "ReduceL2");
+    if !summed || term.summed(count).within(all) {
+        return fold;
+    }
+    let term = match (op, suffix) {
+        ("ReduceSumSquare" | "ReduceL2", "i32") => "checked_mul_i32(x, x)",
+        ("ReduceSumSquare" | "ReduceL2", _) => "checked_mul_u32(x, x)",
+        ("ReduceL1", "i32") => "checked_abs_i32(x)",
+        _ => fold.term,
+    };
+    Fold { term, checked: true, ..fold }
 }
 
 fn host(node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, OpError> {

@@ -129,10 +129,22 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     Ok(())
 }
 
+/// Batch, length and numbers per sample of signals: `[batch, length]` is real, as exporters write it and ONNX Runtime takes it,
+/// and so is `[batch, length, 1]`; `[batch, length, 2]` is complex.
+fn signals(x: &[usize]) -> Result<[usize; 3], OpError> {
+    match *x {
+        [batch, length] => Ok([batch, length, 1]),
+        [batch, length, parts @ (1 | 2)] => Ok([batch, length, parts]),
+        _ => Err(OpError::invalid(format!(
+            "a signal of shape {x:?}: expected [batch, length] or [batch, length, 1 or 2]"
+        ))),
+    }
+}
+
 /// Frame length, step, and the output's shape.
 fn frames(node: &Node, inputs: Inputs<'_>) -> Result<(usize, usize, Vec<usize>), OpError> {
     let x = inputs.at(0)?;
-    let [batch, signal, 1 | 2] = x.shape[..] else { return Err(OpError::invalid("its input is no batch of signals")) };
+    let [batch, signal, _parts] = signals(&x.shape)?;
     let scalar = |values: Vec<i64>| match values[..] {
         [value] => size(value),
         _ => Err(OpError::invalid("a length or step that is no scalar")),
@@ -186,7 +198,8 @@ fn lower_stft(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     args.push(y.arg);
     let elements = y.elements();
     let mut numbers = vec![param(elements)?];
-    for number in [length, step, x.shape[1], shape[1], shape[2], x.shape[2]] {
+    let [_batch, signal, parts] = signals(&x.shape)?;
+    for number in [length, step, signal, shape[1], shape[2], parts] {
         numbers.push(param(number)?);
     }
     let work = u64::try_from(elements.saturating_mul(length)).unwrap_or(u64::MAX).saturating_mul(16);

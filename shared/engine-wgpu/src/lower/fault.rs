@@ -1,0 +1,104 @@
+//! Faults: reasons for which a run has no answer that only a kernel can see, like an index out of range.
+//!
+//! The text of a kernel calls `report_fault(KIND)`. [`super::Lowering::dispatch`] then binds the flag of the plan, one word that is
+//! zeroed at the start of each run. The word keeps the fault of the earliest node; [`crate::plan`] reads it with the outputs, and the
+//! run fails with [`crate::OpError::Fault`]. A kernel that cannot have a fault (see [`super::Lowering::range`]) does not call it and costs
+//! nothing.
+
+use std::fmt;
+
+use super::{Access, Arg, Binding, KernelSource};
+
+/// A reason for which a run has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// An index points outside its dimension.
+    Index,
+    /// A 64-bit integer does not fit the 32 bits that the device computes with.
+    Overflow,
+    /// An integer is divided by zero.
+    ZeroDivisor,
+    /// A sequence length is outside its dimension.
+    Length,
+    /// An integer is raised to a power that is no whole number.
+    FractionalPower,
+}
+
+/// Every fault, in the order of their codes.
+const ALL: [Fault; 5] = [Fault::Index, Fault::Overflow, Fault::ZeroDivisor, Fault::Length, Fault::FractionalPower];
+
+/// Bits of a flag word that hold the kind; those above it hold the node.
+const KIND_BITS: u32 = 4;
+
+/// The name of the WGSL function that kernels call.
+const REPORT: &str = "report_fault(";
+
+impl Fault {
+    /// Returns the WGSL statement that reports this fault.
+    #[must_use]
+    pub fn report(self) -> String {
+        format!("{REPORT}{}u);", self.code())
+    }
+
+    fn code(self) -> u32 {
+        // The list is short: positions fit.
+        ALL.iter().position(|&fault| fault == self).and_then(|at| u32::try_from(at + 1).ok()).unwrap_or(0)
+    }
+
+    /// Reads a flag word: the position of the earliest node with a fault, and that fault; `None` for zero.
+    pub(crate) fn of_flag(word: u32, nodes: usize) -> Option<(usize, Self)> {
+        let kind = usize::try_from(word & ((1 << KIND_BITS) - 1)).ok()?.checked_sub(1)?;
+        let from_end = usize::try_from(word >> KIND_BITS).ok()?;
+        Some((nodes.checked_sub(from_end)?, *ALL.get(kind)?))
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Index => "an index of the request is out of range",
+            Self::Overflow => "a 64-bit integer is outside the 32 bits that the wgpu engine computes with",
+            Self::ZeroDivisor => "an integer is divided by zero",
+            Self::Length => "a sequence length of the request is out of range",
+            Self::FractionalPower => "an integer is raised to a power that is no whole number",
+        })
+    }
+}
+
+/// The part of a flag word that stands for a node; larger for earlier nodes, so that the maximum is the earliest.
+fn node_word(node: usize, nodes: usize) -> u32 {
+    u32::try_from(nodes.saturating_sub(node)).unwrap_or(u32::MAX >> KIND_BITS) << KIND_BITS
+}
+
+/// Binds the flag to a kernel that reports faults: before its last binding, which is the output.
+pub(super) fn bind(kernel: &mut KernelSource, args: &mut Vec<Arg>, params: &mut Vec<u32>, node: usize, nodes: usize) {
+    if !kernel.body.contains(REPORT) {
+        return;
+    }
+    let at = params.len();
+    params.push(node_word(node, nodes));
+    kernel
+        .body
+        .push_str(&format!("fn report_fault(kind: u32) {{ atomicMax(&fault_flag[0], param({at}u) + kind); }}\n"));
+    let flag = Binding { name: "fault_flag".to_owned(), access: Access::Raw("array<atomic<u32>>") };
+    let last = kernel.bindings.len().saturating_sub(1);
+    kernel.bindings.insert(last, flag);
+    args.insert(last.min(args.len()), Arg::Fault);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_names_the_earliest_node_and_its_fault() {
+        for (node, nodes) in [(0, 1), (3, 4), (7, 100_000), (99_999, 100_000)] {
+            for fault in ALL {
+                let word = node_word(node, nodes) + fault.code();
+                assert_eq!(Fault::of_flag(word, nodes), Some((node, fault)));
+                assert!(node == 0 || node_word(node - 1, nodes) > word, "an earlier node wins whatever its fault");
+            }
+        }
+        assert_eq!(Fault::of_flag(0, 5), None);
+    }
+}
