@@ -7,8 +7,8 @@ use std::time::Duration;
 use engine::{Cause, EngineDescription, LoadError, LoadOptions, ModelBytes, Session, precheck};
 use types::EngineName;
 
-use crate::check::{refused_by_name, unsupported};
-use crate::error::{GpuError, ModelError, OpError};
+use crate::check::unsupported;
+use crate::error::{GpuError, ModelError};
 use crate::gpu::{AdapterChoice, AdapterReport, Gpu};
 use crate::passes::rewrite;
 use crate::read::read;
@@ -73,20 +73,12 @@ impl WgpuEngine {
     pub fn load_within(&self, model: &[u8], run_limit: Option<Duration>) -> Result<WgpuSession, ModelError> {
         let mut graph = read(model)?;
         rewrite(&mut graph);
-        if refused_by_name(&graph) {
-            return Err(ModelError::Unsupported(unsupported(&graph)));
+        // What `check` says of the file is what loading it says.
+        let unsupported = unsupported(&graph);
+        if !unsupported.is_empty() {
+            return Err(ModelError::Unsupported(unsupported));
         }
-        WgpuSession::new(Arc::clone(&self.gpu), &graph, self.budget, run_limit).map_err(|error| match error {
-            // The first refusal: now look for all of them.
-            ModelError::Node {
-                source: OpError::Unsupported(_) | OpError::DataDependent(_) | OpError::Fault(_),
-                ..
-            } => {
-                let all = unsupported(&graph);
-                if all.is_empty() { error } else { ModelError::Unsupported(all) }
-            }
-            other => other,
-        })
+        WgpuSession::new(Arc::clone(&self.gpu), &graph, self.budget, run_limit)
     }
 }
 

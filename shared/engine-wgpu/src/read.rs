@@ -7,6 +7,7 @@
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 use std::panic::catch_unwind;
 
 use bytes::Bytes;
@@ -22,8 +23,8 @@ use wire::Wire;
 /// Deepest nesting of subgraphs (`If` inside `Loop` inside …). Exporters write one or two.
 const DEPTH_MAX: usize = 8;
 
-/// Opset assumed for a domain that the model uses but does not import; only contrib operators do that.
-const OPSET_UNSTATED: i64 = 1;
+/// IR versions that this engine knows: the first with operator sets of their own, to that of ONNX 1.23.
+const IR_VERSIONS: RangeInclusive<i64> = 3..=14;
 
 /// Reads a model.
 ///
@@ -35,8 +36,19 @@ pub fn read(model: &[u8]) -> Result<Graph, ModelError> {
     let parsed = parsed.map_err(|_panic| malformed("a message is longer than a file can be"))?;
     let model = parsed.map_err(|error| malformed(error.to_string()))?;
     let mut opsets = HashMap::new();
+    let ir = model.ir_version.unwrap_or_default();
+    if !IR_VERSIONS.contains(&ir) {
+        let (first, last) = (IR_VERSIONS.start(), IR_VERSIONS.end());
+        return Err(malformed(format!("its IR version is {ir}, and this engine knows {first} to {last}")));
+    }
     for import in &model.opset_import {
-        opsets.insert(domain_of(import.domain.as_deref()), import.version.unwrap_or(OPSET_UNSTATED));
+        let domain = domain_of(import.domain.as_deref());
+        let version = import.version.unwrap_or_default();
+        // ONNX Runtime does not load such a file either.
+        if version < 1 {
+            return Err(malformed(format!("it imports operator set {version} of the domain {:?}", shown(&domain))));
+        }
+        opsets.insert(domain, version);
     }
     let graph = model.graph.as_ref().ok_or_else(|| malformed("it holds no graph"))?;
     Ok(Reader { opsets: &opsets, depth: 0 }.graph(graph, None)?.0)
@@ -49,6 +61,11 @@ fn malformed(clause: impl Into<String>) -> ModelError {
 /// The default domain has two spellings.
 fn domain_of(domain: Option<&str>) -> String {
     domain.filter(|&domain| domain != "ai.onnx").unwrap_or_default().to_owned()
+}
+
+/// A domain as its owners write it.
+fn shown(domain: &str) -> &str {
+    if domain.is_empty() { "ai.onnx" } else { domain }
 }
 
 struct Reader<'a> {
@@ -121,7 +138,10 @@ impl Reader<'_> {
         declared: &HashMap<String, Declared>,
     ) -> Result<Node, ModelError> {
         let domain = domain_of(proto.domain.as_deref());
-        let opset = self.opsets.get(&domain).copied().unwrap_or(OPSET_UNSTATED);
+        let opset = self.opsets.get(&domain).copied().ok_or_else(|| {
+            let (op, domain) = (proto.op_type.as_deref().unwrap_or_default(), shown(&domain));
+            malformed(format!("it uses {op} of the domain {domain:?} and imports no operator set of that domain"))
+        })?;
         // `in_order` has seen every name.
         let mut inputs: Vec<Option<ValueId>> = proto.input.iter().map(|name| names.get(name).copied()).collect();
         let (attributes, captures) = self.attributes(proto, graph, names)?;

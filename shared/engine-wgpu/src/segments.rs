@@ -8,11 +8,12 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
 
+use crate::facts::{Fact, Facts, Islands};
 use crate::ir::{Graph, Literal, Node, ValueId};
 use crate::ops::top::is_long;
 use crate::ops::{Run, rule};
 use crate::passes::assumed_facts;
-use crate::passes::branches::{adopt, branches, hand_on};
+use crate::passes::branches::{adopt, branches, hand_on, inline_known};
 use crate::passes::pattern::symbolic_facts;
 
 /// Most nodes that branches may add to a graph, all together.
@@ -81,6 +82,20 @@ pub(crate) fn flattened(graph: &Graph) -> Graph {
     }
     whole.nodes = nodes;
     whole
+}
+
+/// The graph at these inputs: each `If` whose condition is known then is replaced by the side that is taken, and the others are as
+/// in [`flattened`].
+#[must_use]
+pub(crate) fn decided(graph: &Graph, inputs: &[Option<Fact>]) -> Graph {
+    let mut graph = graph.clone();
+    while graph.nodes.iter().any(|node| node.is("If")) {
+        let (facts, _refused) = Facts::infer_leniently(&graph, inputs, Islands::Assumed);
+        if !inline_known(&mut graph, &facts) {
+            break;
+        }
+    }
+    flattened(&graph)
 }
 
 fn spread(node: Node, sides: &Sides, nodes: &mut Vec<Node>) {
@@ -173,8 +188,10 @@ fn island(graph: &Graph, node: &Node, sides: &Sides) -> Stage {
 }
 
 fn stages_of_side(side: &Graph, sides: &Sides) -> Vec<Stage> {
-    let mut side = side.clone();
+    let (mut side, constants) = (side.clone(), side.constants.clone());
     side.remove_dead();
+    // The branches inside it stand elsewhere, and read constants too.
+    side.constants = constants;
     stages(&side, sides)
 }
 

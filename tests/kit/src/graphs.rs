@@ -18,6 +18,7 @@ use types::NamedTensor;
 
 use builder::Builder;
 pub use random::Random;
+pub use write::with_named_subgraphs;
 
 /// Lowest operator set that a model imports.
 const OPSET_MIN: usize = 7;

@@ -3,22 +3,25 @@
 //! Needs no device: the hub asks before it offers a variant, the agent before it chooses an engine, and
 //! [`crate::WgpuEngine`] when a load has failed, with the same code.
 
+mod guess;
+mod kernels;
 mod table;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 pub use table::{OPS_TOML, Row, Runs, row, rows};
-use types::Dim;
 
 use crate::error::{ModelError, OpError, UnsupportedOperator};
-use crate::facts::{Facts, Islands};
 use crate::gpu::BINDING_BYTES_MAX;
 use crate::ir::{Graph, Node, OWN_DOMAIN};
 use crate::lower::{Lowering, Tuning, WeightPool, part_words};
 use crate::ops::rule;
 use crate::passes::rewrite;
 use crate::segments::{Island, describe, flattened, islands};
+pub(crate) use guess::best;
+use guess::{Guess, is_open, others};
+use kernels::Kernels;
 
 /// What a model asks of this engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -56,7 +59,8 @@ impl ModelReport {
 
 /// Looks at a model that was pre-checked already, without a device.
 ///
-/// Symbolic sizes are taken as 1: that a request's sizes contradict a node shows only at the request.
+/// Open sizes are guessed (see `guess`): what no sizes can mend is reported, what a request's own sizes contradict shows at the
+/// request. Kernels are made for every kind of device, and parsed and validated as a driver would.
 ///
 /// # Errors
 /// [`ModelError::Malformed`] when it cannot be read at all.
@@ -65,7 +69,7 @@ pub fn check(model: &[u8]) -> Result<ModelReport, ModelError> {
     let nodes = graph.nodes.len();
     rewrite(&mut graph);
     let constant_bytes = graph.constants.values().map(|literal| literal.bytes().len() as u64).sum();
-    let (unsupported, work) = judged(&graph);
+    let (unsupported, work) = judged(&graph, &DEVICES);
     Ok(ModelReport {
         nodes,
         nodes_rewritten: graph.nodes.len(),
@@ -76,31 +80,27 @@ pub fn check(model: &[u8]) -> Result<ModelReport, ModelError> {
     })
 }
 
-/// Everything in a rewritten graph that this engine does not run.
+/// Everything in a rewritten graph that this engine does not run, without a look at its kernels: those of the device are compiled.
 pub(crate) fn unsupported(graph: &Graph) -> Vec<UnsupportedOperator> {
-    judged(graph).0
+    judged(graph, &[SOFTWARE]).0
 }
 
 /// Everything in a rewritten graph that this engine does not run, and the work of what it does run.
-fn judged(graph: &Graph) -> (Vec<UnsupportedOperator>, u64) {
-    let graph = &flattened(graph);
+///
+/// Kernels are made as for each of these devices, and validated where there is more than one.
+fn judged(graph: &Graph, devices: &[Tuning]) -> (Vec<UnsupportedOperator>, u64) {
+    let flat = &flattened(graph);
     let mut found = Found::default();
-    for node in &graph.nodes {
+    for node in &flat.nodes {
         if let Some(reason) = by_name(node) {
             found.add(node, reason);
         }
     }
-    for at in islands(graph).into_iter().skip(ISLANDS_MAX) {
-        found.add(&graph.nodes[at], format!("more than {ISLANDS_MAX} operators of the model run on the host"));
+    for at in islands(flat).into_iter().skip(ISLANDS_MAX) {
+        found.add(&flat.nodes[at], format!("more than {ISLANDS_MAX} operators of the model run on the host"));
     }
-    let work = dry_run(graph, &mut found);
+    let work = dry_run(graph, devices, &mut found);
     (found.0.into_values().collect(), work)
-}
-
-/// Whether some operator is refused by its name or version alone, or there are too many islands.
-pub(crate) fn refused_by_name(graph: &Graph) -> bool {
-    let flat = flattened(graph);
-    flat.nodes.iter().any(|node| by_name(node).is_some()) || islands(&flat).len() > ISLANDS_MAX
 }
 
 /// Most operators of a model that run on the host between two plans.
@@ -149,49 +149,81 @@ fn by_name(node: &Node) -> Option<String> {
     (!known).then(|| format!("operator set {} is outside those this engine knows, {first} to {last}", node.opset))
 }
 
+/// Kernels of software adapters refuse nothing that others run; no size here depends on the device.
+const SOFTWARE: Tuning = Tuning {
+    workgroup_tiles: false,
+    vector_of_eight: false,
+    integer_dot: false,
+    invocations_max: 256,
+    rounds_max: u64::MAX,
+    part_words: part_words(BINDING_BYTES_MAX),
+};
+
+/// Kinds of devices that kernels are made for.
+const DEVICES: [Tuning; 3] = [
+    SOFTWARE,
+    Tuning { vector_of_eight: true, ..SOFTWARE },
+    Tuning { workgroup_tiles: true, integer_dot: true, ..SOFTWARE },
+];
+
 /// Infers and lowers every node as far as that goes, without a device; gives the work of the launches.
-fn dry_run(graph: &Graph, found: &mut Found) -> u64 {
-    let fixed = |dim: &Dim| matches!(dim, Dim::Fixed(_));
-    let symbolic = !graph.inputs.iter().all(|&id| match &graph.value(id).declared {
-        Some((_dtype, Some(dims))) => dims.iter().all(fixed),
-        Some((_, None)) | None => false,
-    });
-    let (facts, refused) = Facts::infer_leniently(graph, &Facts::declared_inputs(graph), Islands::Assumed);
-    // Kernels of real GPUs refuse nothing that others run; no size here depends on the device.
-    let tuning = Tuning {
-        workgroup_tiles: false,
-        vector_of_eight: false,
-        integer_dot: false,
-        invocations_max: 256,
-        rounds_max: u64::MAX,
-        part_words: part_words(BINDING_BYTES_MAX),
-    };
-    let (mut weights, mut known) = (WeightPool::default(), WeightPool::default());
-    let mut lowering = Lowering::new(graph, &facts, tuning, &mut weights, &mut known);
-    let mut refused: BTreeMap<usize, OpError> = refused.into_iter().collect();
-    let islands = islands(graph);
-    for (at, node) in graph.nodes.iter().enumerate() {
-        let mut ends = node.inputs.iter().chain(&node.outputs).flatten();
-        if !islands.contains(&at)
-            && rule(node).is_some()
-            && !refused.contains_key(&at)
-            && ends.all(|&id| facts.find(id).is_some())
-            && let Err(error) = lowering.node(at)
-        {
-            refused.insert(at, error);
+fn dry_run(graph: &Graph, devices: &[Tuning], found: &mut Found) -> u64 {
+    let guess = best(graph);
+    let mut refused: BTreeMap<usize, String> = BTreeMap::new();
+    for &at in &guess.surely {
+        refused.insert(at, guess.refused.get(&at).map(ToString::to_string).unwrap_or_default());
+    }
+    let open = is_open(graph);
+    let mut unsure: BTreeMap<usize, String> = BTreeMap::new();
+    let islands = islands(&guess.graph);
+    let (mut kernels, mut work) = (Kernels::default(), 0);
+    for (kind, &tuning) in devices.iter().enumerate() {
+        // Packing may refuse a constant; once is enough.
+        let (mut weights, mut known) = match kind {
+            0 => (WeightPool::default(), WeightPool::default()),
+            _ => (WeightPool::dry(), WeightPool::dry()),
+        };
+        let mut lowering = Lowering::new(&guess.graph, &guess.facts, tuning, &mut weights, &mut known);
+        for (at, node) in guess.graph.nodes.iter().enumerate() {
+            let lowers = !islands.contains(&at) && rule(node).is_some() && !guess.refused.contains_key(&at);
+            if !lowers || !guess.knows(node) {
+                continue;
+            }
+            if let Err(error) = lowering.node(at) {
+                let from_sizes = open && matches!(error, OpError::Invalid(_) | OpError::TooLarge(_));
+                if from_sizes { &mut unsure } else { &mut refused }.entry(at).or_insert_with(|| error.to_string());
+            }
+        }
+        let dispatches = &lowering.dispatches;
+        if devices.len() > 1 {
+            for dispatch in dispatches {
+                if let Some(fault) = kernels.fault(dispatch, tuning.part_words) {
+                    refused.entry(dispatch.node).or_insert(fault);
+                }
+            }
+        }
+        if kind == 0 {
+            work = dispatches.iter().fold(0, |work: u64, dispatch| work.saturating_add(dispatch.effort.work));
         }
     }
-    let work = lowering.dispatches.iter().fold(0, |work: u64, dispatch| work.saturating_add(dispatch.effort.work));
-    for (at, error) in refused.into_iter().filter(|(at, _error)| !islands.contains(at)) {
-        let node = &graph.nodes[at];
-        let counts = match &error {
-            OpError::Unsupported(_) | OpError::DataDependent(_) | OpError::Fault(_) => true,
-            // May come from the assumed sizes.
-            OpError::Attribute(_) | OpError::Invalid(_) | OpError::TooLarge(_) => !symbolic,
-        };
-        if counts && by_name(node).is_none() {
-            found.add(node, error.to_string());
+    if !unsure.is_empty() {
+        let others = others(graph, &guess);
+        refused.extend(
+            unsure.into_iter().filter(|(at, _why)| !others.iter().any(|other| lowers(other, &guess.graph.nodes[*at]))),
+        );
+    }
+    for (at, reason) in refused.into_iter().filter(|(at, _reason)| !islands.contains(at)) {
+        let node = &guess.graph.nodes[at];
+        if by_name(node).is_none() {
+            found.add(node, reason);
         }
     }
     work
+}
+
+/// Whether a node can be lowered under a guess.
+fn lowers(guess: &Guess, node: &Node) -> bool {
+    let Some(at) = guess.position(node).filter(|&at| guess.knows(&guess.graph.nodes[at])) else { return false };
+    let (mut weights, mut known) = (WeightPool::dry(), WeightPool::dry());
+    Lowering::new(&guess.graph, &guess.facts, SOFTWARE, &mut weights, &mut known).node(at).is_ok()
 }

@@ -71,7 +71,7 @@ pub(super) fn open_cache(device: &wgpu::Device, data: Option<&[u8]>) -> Option<w
 }
 
 /// The kernel's text with its bindings in front.
-fn source(key: &PipelineKey, part_words: u64) -> String {
+pub(crate) fn source(key: &PipelineKey, part_words: u64) -> String {
     let mut text = format!(
         "@group(0) @binding(0) var<uniform> params: array<vec4<u32>, {}>;\n\
          fn param(k: u32) -> u32 {{ return params[k >> 2u][k & 3u]; }}\n\

@@ -49,10 +49,11 @@ const ROW_WORDS: u64 = GROUPS_MAX as u64 * THREADS as u64;
 /// Whole workgroups of an element kernel, and whole rows of them where that is possible, so that a launch writes exactly one
 /// part; a multiple of every offset alignment.
 #[must_use]
-pub fn part_words(binding_bytes_max: u64) -> u64 {
+pub const fn part_words(binding_bytes_max: u64) -> u64 {
     let words = binding_bytes_max / 4;
-    let unit = if words >= ROW_WORDS { ROW_WORDS } else { u64::from(THREADS) };
-    (words / unit).max(1) * unit
+    let unit = if words >= ROW_WORDS { ROW_WORDS } else { THREADS as u64 };
+    let units = words / unit;
+    if units == 0 { unit } else { units * unit }
 }
 
 impl Binding {

@@ -20,6 +20,8 @@ pub struct WeightPool {
     forms: Vec<Form>,
     /// Constants of float16 in halves, by themselves in singles.
     halves: HashMap<WeightId, WeightId>,
+    /// Whether constants are only named, never packed: for looking at kernels.
+    dry: bool,
 }
 
 /// A weight as the device wants it.
@@ -34,6 +36,12 @@ enum Form {
 }
 
 impl WeightPool {
+    /// Creates a pool that packs nothing: for looking at kernels without a device.
+    #[must_use]
+    pub fn dry() -> Self {
+        Self { dry: true, ..Self::default() }
+    }
+
     /// How many weights there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -114,6 +122,9 @@ impl WeightPool {
         packing: &str,
         pack: impl FnOnce() -> Result<Vec<u32>, OpError>,
     ) -> Result<WeightId, OpError> {
+        if self.dry {
+            return self.intern_form(from, packing, || Ok(Form::Words(Vec::new())));
+        }
         self.intern_form(from, packing, || pack().map(Form::Words))
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::facts::Facts;
 use crate::ir::{Attribute, Attributes, Graph, Literal, Node, Value, ValueId};
 use crate::passes::rewrite;
 
@@ -23,7 +24,7 @@ pub(super) fn inline(graph: &mut Graph) -> bool {
     while let Some(node) = waiting.pop() {
         let room = NODES_MAX.saturating_sub(nodes.len() + waiting.len());
         let inside = match node.op.as_str() {
-            "If" if node.domain.is_empty() => taken(graph, &node, room),
+            "If" if node.domain.is_empty() => settled(graph, &node, room),
             "Loop" if node.domain.is_empty() => unrolled(graph, &node, room),
             _ => None,
         };
@@ -31,6 +32,26 @@ pub(super) fn inline(graph: &mut Graph) -> bool {
             // What was put in place is looked at again: it may hold a decided `If` of its own.
             Some(inside) => {
                 waiting.extend(inside.into_iter().rev());
+                changed = true;
+            }
+            None => nodes.push(node),
+        }
+    }
+    graph.nodes = nodes;
+    changed
+}
+
+/// Inlines every `If` whose condition these facts know; answers whether there was one.
+pub(crate) fn inline_known(graph: &mut Graph, facts: &Facts) -> bool {
+    let waiting = std::mem::take(&mut graph.nodes);
+    let (mut nodes, mut changed) = (Vec::with_capacity(waiting.len()), false);
+    for node in waiting {
+        let condition = node.input(0).filter(|_condition| node.is("If")).and_then(|id| facts.find(id));
+        let known = condition.and_then(|fact| fact.known.as_ref()).and_then(flag);
+        let room = NODES_MAX.saturating_sub(nodes.len());
+        match known.and_then(|then_one| taken(graph, &node, then_one, room)) {
+            Some(inside) => {
+                nodes.extend(inside);
                 changed = true;
             }
             None => nodes.push(node),
@@ -116,8 +137,13 @@ fn replacing(node: &Node, mut inside: Vec<Node>, outputs: &[ValueId]) -> Vec<Nod
 }
 
 /// What stands in the place of an `If` that a constant decides.
-fn taken(graph: &mut Graph, node: &Node, room: usize) -> Option<Vec<Node>> {
+fn settled(graph: &mut Graph, node: &Node, room: usize) -> Option<Vec<Node>> {
     let then_one = flag(graph.constant_input(node, 0)?)?;
+    taken(graph, node, then_one, room)
+}
+
+/// What stands in the place of an `If` that is decided.
+fn taken(graph: &mut Graph, node: &Node, then_one: bool, room: usize) -> Option<Vec<Node>> {
     let [other, then] = branches(node)?;
     let (branch, captures) = if then_one { then } else { other };
     if branch.nodes.len() + node.outputs.len() > room {

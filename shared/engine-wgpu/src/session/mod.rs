@@ -16,6 +16,7 @@ use run::{Crossing, Runner, Step, Stopped, Values, refused};
 use serde::Serialize;
 use types::{Dim, NamedTensor, Signature, Tensor, TensorSpec};
 
+use crate::check::best;
 use crate::error::{ModelError, OpError};
 use crate::facts::{Fact, Facts, INPUT};
 use crate::gpu::Gpu;
@@ -65,7 +66,7 @@ impl WgpuSession {
     /// that a request may take.
     ///
     /// # Errors
-    /// When the graph cannot run at its declared shapes (symbols taken as 1), or not within `run_limit`.
+    /// When the graph cannot run at its declared shapes (open sizes guessed as `check` does), or not within `run_limit`.
     pub fn new(gpu: Arc<Gpu>, graph: &Graph, budget: u64, run_limit: Option<Duration>) -> Result<Self, ModelError> {
         let signature = signature(graph)?;
         let constant = |id: &ValueId| graph.constants.get(id).map(|literal| (*id, literal.clone()));
@@ -84,9 +85,15 @@ impl WgpuSession {
         let scalar = |id| {
             Fact::new(graph.value(id).declared.as_ref().map_or(ElementType::F32, |declared| declared.0), Vec::new())
         };
-        let declared = Facts::declared_inputs(graph).into_iter().zip(&graph.inputs);
-        let facts: Vec<Fact> = declared.map(|(fact, &id)| fact.unwrap_or_else(|| scalar(id))).collect();
-        session.warm_up(&facts)?;
+        let guess = best(graph);
+        // Sizes above the least are a guess: a request may be smaller and fit the budget.
+        let least = guess.inputs == Facts::declared_inputs(graph);
+        let facts: Vec<Fact> =
+            guess.inputs.into_iter().zip(&graph.inputs).map(|(fact, &id)| fact.unwrap_or_else(|| scalar(id))).collect();
+        match session.warm_up(&facts) {
+            Err(ModelError::OverBudget { .. } | ModelError::TooSlow { .. }) if !least => {}
+            done => done?,
+        }
         Ok(session)
     }
 

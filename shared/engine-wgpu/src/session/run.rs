@@ -130,7 +130,8 @@ impl Runner<'_> {
         let mut facts = Vec::with_capacity(segment.graph.inputs.len());
         let mut given = Vec::with_capacity(segment.graph.inputs.len());
         for id in &segment.graph.inputs {
-            let crossing = values.get(id).ok_or_else(|| refused("an input that nobody gave"))?;
+            let name = &segment.graph.value(*id).name;
+            let crossing = values.get(id).ok_or_else(|| refused(format!("no step computes the value {name:?}")))?;
             let literal = crossing.literal.clone();
             facts.push(match crossing.known {
                 true => Fact::known(literal.clone()),

@@ -3,8 +3,9 @@
 use onnx_graph::proto::attribute_proto::AttributeType;
 use onnx_graph::proto::tensor_shape_proto::{Dimension, dimension};
 use onnx_graph::proto::{
-    AttributeProto, GraphProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
+    AttributeProto, GraphProto, ModelProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
+use prost::Message;
 use types::DType;
 
 /// Returns the number of an element type in ONNX files.
@@ -80,4 +81,23 @@ pub(super) fn text(name: &str, value: &str) -> AttributeProto {
 /// Returns an attribute that is a subgraph.
 pub(super) fn subgraph(name: &str, graph: GraphProto) -> AttributeProto {
     AttributeProto { g: Some(graph), ..attribute(name, AttributeType::Graph) }
+}
+
+/// Names each subgraph of a model that has no name: ONNX Runtime demands one, and not every writer can write it.
+///
+/// # Panics
+/// When the bytes are no model.
+#[must_use]
+pub fn with_named_subgraphs(model: &[u8]) -> Vec<u8> {
+    let mut model = ModelProto::decode(model).unwrap_or_else(|error| unreachable!("no model: {error}"));
+    if let Some(graph) = &mut model.graph {
+        name_subgraphs(graph);
+    }
+    model.encode_to_vec()
+}
+
+fn name_subgraphs(graph: &mut GraphProto) {
+    graph.name.get_or_insert_with(|| "graph".to_owned());
+    let attributes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
+    attributes.filter_map(|attribute| attribute.g.as_mut()).for_each(name_subgraphs);
 }
