@@ -84,12 +84,18 @@ pub(crate) fn flattened(graph: &Graph) -> Graph {
     whole
 }
 
+/// Rounds of deciding one `If` after the other; exporters nest two or three deep.
+const DECIDED_ROUNDS_MAX: usize = 16;
+
 /// The graph at these inputs: each `If` whose condition is known then is replaced by the side that is taken, and the others are as
 /// in [`flattened`].
 #[must_use]
 pub(crate) fn decided(graph: &Graph, inputs: &[Option<Fact>]) -> Graph {
     let mut graph = graph.clone();
-    while graph.nodes.iter().any(|node| node.is("If")) {
+    for _round in 0..DECIDED_ROUNDS_MAX {
+        if !graph.nodes.iter().any(|node| node.is("If")) {
+            break;
+        }
         let (facts, _refused) = Facts::infer_leniently(&graph, inputs, Islands::Assumed);
         if !inline_known(&mut graph, &facts) {
             break;

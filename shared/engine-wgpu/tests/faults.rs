@@ -364,3 +364,145 @@ fn an_index_into_rows_without_elements_is_still_checked() {
         assert_eq!(run(&case, &wgpu, "no indices"), Did::Answered);
     }
 }
+
+/// A scatter with a reduction of int64.
+fn reduced(op: &str, reduction: &str, updates: [i64; 2]) -> Case {
+    let case = Case::new(18).input("x", DataType::INT64, &[3], &i64s(&[i32::MAX.into(), 2, 0]));
+    let indices = case.input("k", DataType::INT64, if op == "ScatterND" { &[2, 1] } else { &[2] }, &i64s(&[0, 1]));
+    indices
+        .input("u", DataType::INT64, &[2], &i64s(&updates))
+        .node(op, &["x", "k", "u"], &["y"], vec![text("reduction", reduction)])
+        .output("y", DataType::INT64)
+}
+
+#[test]
+fn scattered_sums_and_products_are_right_or_an_error() {
+    for wgpu in engines() {
+        for op in ["ScatterElements", "ScatterND"] {
+            for (reduction, updates, wanted) in [
+                ("add", [-1, 5], Did::Answered),
+                ("add", [1, 5], Did::Overflow),
+                ("mul", [1, i64::from(i32::MAX)], Did::Overflow),
+                ("mul", [-1, 9], Did::Answered),
+                ("max", [0, i64::from(i32::MAX)], Did::Answered),
+            ] {
+                let label = format!("{op} {reduction} {updates:?}");
+                assert_eq!(run(&reduced(op, reduction, updates), &wgpu, &label), wanted, "{label}");
+            }
+        }
+    }
+}
+
+#[test]
+fn lengths_and_positions_out_of_range_are_errors_too() {
+    for wgpu in engines() {
+        for (length, wanted) in [(0, Did::Answered), (3, Did::Answered), (4, Did::Index), (-1, Did::Index)] {
+            let case = Case::new(17)
+                .floats(false, "x", &[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+                .input("n", DataType::INT64, &[2], &i64s(&[1, length]))
+                .node("ReverseSequence", &["x", "n"], &["y"], vec![int("time_axis", 0), int("batch_axis", 1)])
+                .output("y", DataType::FLOAT);
+            // ONNX Runtime takes a length of 0 or not, by version: it is no fault here.
+            if length != 0 {
+                assert_eq!(run(&case, &wgpu, &format!("ReverseSequence {length}")), wanted, "length {length}");
+            }
+            let weights = [0.1_f32; 4];
+            let case = Case::new(17)
+                .floats(false, "x", &[3, 1, 1], &[1.0, 2.0, 3.0])
+                .floats(true, "w", &[1, 4, 1], &weights)
+                .floats(true, "r", &[1, 4, 1], &weights)
+                .input("n", DataType::INT32, &[1], &i32s(&[i32::try_from(length).unwrap()]))
+                .node("LSTM", &["x", "w", "r", "", "n"], &["", "y"], vec![int("hidden_size", 1)])
+                .output("y", DataType::FLOAT);
+            if wanted == Did::Index {
+                assert_eq!(run(&case, &wgpu, &format!("LSTM {length}")), wanted, "LSTM of {length}");
+            }
+        }
+        for (image, wanted) in [(0, Did::Answered), (1, Did::Answered), (2, Did::Index), (-1, Did::Index)] {
+            let case = Case::new(16)
+                .floats(false, "x", &[2, 1, 2, 2], &[1.0; 8])
+                .floats(true, "rois", &[1, 4], &[0.0, 0.0, 1.0, 1.0])
+                .input("b", DataType::INT64, &[1], &i64s(&[image]))
+                .node("RoiAlign", &["x", "rois", "b"], &["y"], vec![int("sampling_ratio", 2)])
+                .output("y", DataType::FLOAT);
+            assert_eq!(run(&case, &wgpu, &format!("RoiAlign {image}")), wanted, "RoiAlign of image {image}");
+        }
+        for (position, fits) in [(0, true), (2, true), (3, false), (-1, false)] {
+            let case = Case::new(23)
+                .floats(false, "x", &[1, 1, 1, 2], &[1.0, 2.0])
+                .floats(true, "c", &[3, 1], &[0.5; 3])
+                .floats(true, "s", &[3, 1], &[0.25; 3])
+                .input("p", DataType::INT64, &[1, 1], &i64s(&[position]))
+                .node("RotaryEmbedding", &["x", "c", "s", "p"], &["y"], Vec::new())
+                .output("y", DataType::FLOAT);
+            let mut session = wgpu.load_checked(&case.model()).unwrap();
+            let answer = session.run(case.inputs(), &[], &RunControl::default());
+            assert_eq!(answer.is_ok(), fits, "position {position}: {answer:?}");
+        }
+    }
+}
+
+#[test]
+fn sums_of_bytes_wrap_at_32_bits_as_in_onnx_runtime() {
+    // 255 * 255 * 40,000 is beyond int32.
+    let count = 40_000;
+    for wgpu in engines() {
+        let case = Case::new(17)
+            .input("a", DataType::UINT8, &[1, count], &vec![255; count])
+            .input("b", DataType::UINT8, &[count, 2], &vec![255; 2 * count])
+            .node("MatMulInteger", &["a", "b"], &["y"], Vec::new())
+            .output("y", DataType::INT32);
+        assert_eq!(run(&case, &wgpu, "MatMulInteger"), Did::Answered);
+    }
+}
+
+#[test]
+fn the_error_names_the_earliest_node_and_the_next_request_is_answered() {
+    for wgpu in engines() {
+        let table: Vec<f32> = (0_u8..10).map(f32::from).collect();
+        let model = |index: i64, number: i64| {
+            Case::new(17)
+                .floats(true, "t", &[5, 2], &table)
+                .input("k", DataType::INT64, &[1], &i64s(&[index]))
+                .input("n", DataType::INT64, &[1], &i64s(&[number]))
+                .node("Gather", &["t", "k"], &["rows"], Vec::new())
+                .node("Mul", &["n", "n"], &["square"], Vec::new())
+                .node("Relu", &["rows"], &["scaled"], Vec::new())
+                .node("Exp", &["scaled"], &["y"], Vec::new())
+                .output("y", DataType::FLOAT)
+                .output("square", DataType::INT64)
+        };
+        let mut session = wgpu.load_checked(&model(0, 0).model()).unwrap();
+        let mut ask = |index, number| session.run(model(index, number).inputs(), &[], &RunControl::default());
+        let refused = |answer: Result<_, RunError>| match answer {
+            Err(RunError::Refused(why)) => why,
+            other => panic!("{other:?}"),
+        };
+        assert!(ask(4, 46_340).is_ok());
+        let why = refused(ask(9, 100_000));
+        assert!(why.contains("Gather_0") && why.contains("out of range"), "{why}");
+        let why = refused(ask(4, 100_000));
+        assert!(why.contains("Mul_1") && why.contains("32 bits"), "{why}");
+        assert!(ask(0, 7).is_ok());
+    }
+}
+
+#[test]
+fn a_fault_inside_a_branch_or_between_islands_fails_the_run() {
+    for wgpu in engines() {
+        // A second segment: what was found is squared.
+        for (values, wanted) in [([3.0, 0.0, -4.0], Did::Answered), ([60_000.0, 0.0, 1.0], Did::Overflow)] {
+            let case = Case::new(17)
+                .floats(false, "x", &[3], &values)
+                .node("NonZero", &["x"], &["at"], Vec::new())
+                .constant("zero", DataType::INT64, &[], &i64s(&[0]))
+                .node("Gather", &["at", "zero"], &["places"], Vec::new())
+                .node("Gather", &["x", "places"], &["found"], Vec::new())
+                .node("Cast", &["found"], &["whole"], vec![int("to", 7)])
+                .node("Mul", &["whole", "whole"], &["square"], Vec::new())
+                .node("Cast", &["square"], &["y"], vec![int("to", 1)])
+                .output("y", DataType::FLOAT);
+            assert_eq!(run(&case, &wgpu, &format!("{values:?}")), wanted, "{values:?}");
+        }
+    }
+}

@@ -16,6 +16,12 @@ use crate::segments::decided;
 /// Guesses that are tried at most; the first is that every open size is 1.
 const GUESSES_MAX: usize = 40;
 
+/// Nodes that all guesses together look at, so that a hostile file of very many nodes is guessed at once or twice only.
+const NODES_LOOKED_AT_MAX: usize = 1_000_000;
+
+/// Refusing nodes whose own sizes are varied; more of them say no more about a model.
+const PROBED_MAX: usize = 64;
+
 /// Sizes that are tried first, in order: small ones, then common lengths and edges of images.
 const SIZES: [usize; 16] = [1, 2, 3, 4, 5, 6, 8, 10, 16, 32, 64, 128, 224, 512, 1024, 4096];
 
@@ -93,7 +99,7 @@ pub(crate) fn best(graph: &Graph) -> Guess {
             }
         }
     }
-    let refused = best.refused.iter();
+    let refused = best.refused.iter().take(PROBED_MAX);
     best.surely =
         refused.filter(|(at, error)| is_sure(&best, **at, error, &others, open)).map(|(&at, _why)| at).collect();
     best
@@ -161,7 +167,7 @@ fn guesses(graph: &Graph) -> Vec<Sizes> {
             }
         }
     }
-    guesses.truncate(GUESSES_MAX);
+    guesses.truncate(GUESSES_MAX.min(NODES_LOOKED_AT_MAX / graph.nodes.len().max(1) + 1));
     guesses
 }
 

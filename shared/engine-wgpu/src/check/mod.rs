@@ -13,6 +13,7 @@ use serde::Serialize;
 pub use table::{OPS_TOML, Row, Runs, row, rows};
 
 use crate::error::{ModelError, OpError, UnsupportedOperator};
+use crate::facts::Facts;
 use crate::gpu::BINDING_BYTES_MAX;
 use crate::ir::{Graph, Node, OWN_DOMAIN};
 use crate::lower::{Lowering, Tuning, WeightPool, part_words};
@@ -36,7 +37,7 @@ pub struct ModelReport {
     pub islands: Vec<Island>,
     /// Every operator, by form, that this engine does not run. Empty means that the model can be loaded.
     pub unsupported: Vec<UnsupportedOperator>,
-    /// Elementary operations of one inference at the declared shapes, open sizes taken as 1.
+    /// Elementary operations of one inference at the declared shapes, open sizes taken as 1; 0 where the model takes no such size.
     pub work: u64,
 }
 
@@ -202,7 +203,8 @@ fn dry_run(graph: &Graph, devices: &[Tuning], found: &mut Found) -> u64 {
                 }
             }
         }
-        if kind == 0 {
+        // Of larger sizes than the least a request may know better.
+        if kind == 0 && guess.inputs == Facts::declared_inputs(graph) {
             work = dispatches.iter().fold(0, |work: u64, dispatch| work.saturating_add(dispatch.effort.work));
         }
     }
