@@ -133,6 +133,8 @@ fn compare_all(seeds: Range<u64>) {
         let family = if seed % 4 == 0 { Family::Layers } else { Family::Any };
         let graph = random(family, seed);
         all += 1;
+        // ONNX Runtime may end the process: the last line says at which model.
+        println!("{family:?} {seed}: {}", graph.listing);
         match compare(&graph, &engines[usize::from(seed % 3 == 0)]) {
             Ok(Outcome::Same) => {}
             Ok(Outcome::Refused(why)) => refused.push(format!("{family:?} {seed} ({}): {why}", graph.listing)),

@@ -12,6 +12,7 @@ mod layers;
 mod movement;
 mod quantized;
 mod random;
+mod rare;
 mod write;
 
 use types::NamedTensor;

@@ -22,7 +22,6 @@ use crate::passes::rewrite;
 use crate::segments::{Island, describe, flattened, islands};
 pub(crate) use guess::best;
 use guess::{Guess, is_open, others};
-use kernels::Kernels;
 
 /// What a model asks of this engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -177,7 +176,7 @@ fn dry_run(graph: &Graph, devices: &[Tuning], found: &mut Found) -> u64 {
     let open = is_open(graph);
     let mut unsure: BTreeMap<usize, String> = BTreeMap::new();
     let islands = islands(&guess.graph);
-    let (mut kernels, mut work) = (Kernels::default(), 0);
+    let mut work = 0;
     for (kind, &tuning) in devices.iter().enumerate() {
         // Packing may refuse a constant; once is enough.
         let (mut weights, mut known) = match kind {
@@ -198,7 +197,7 @@ fn dry_run(graph: &Graph, devices: &[Tuning], found: &mut Found) -> u64 {
         let dispatches = &lowering.dispatches;
         if devices.len() > 1 {
             for dispatch in dispatches {
-                if let Some(fault) = kernels.fault(dispatch, tuning.part_words) {
+                if let Some(fault) = kernels::fault(dispatch, tuning.part_words) {
                     refused.entry(dispatch.node).or_insert(fault);
                 }
             }

@@ -6,7 +6,7 @@ use types::{DType, NamedTensor, Tensor};
 
 use super::random::Random;
 use super::write::{info, int, ints, tensor};
-use super::{Family, RandomGraph, branches, floats, integers, layers, movement, quantized};
+use super::{Family, RandomGraph, branches, floats, integers, layers, movement, quantized, rare};
 
 /// Largest absolute value that a float may have.
 const BOUND_MAX: f32 = 2000.0;
@@ -73,6 +73,8 @@ pub(super) struct Builder {
     next: usize,
     /// Nesting of branches.
     pub(super) depth: usize,
+    /// Outputs whose shape the data decides, so that no other operator reads them.
+    pub(super) found: Vec<(String, DType)>,
     /// Whether a size of the model may be stated as a number although it depends on the batch.
     pub(super) fixed_rows: bool,
 }
@@ -89,6 +91,7 @@ impl Builder {
             sources: Vec::new(),
             next: 0,
             depth: 0,
+            found: Vec::new(),
             fixed_rows: false,
         }
     }
@@ -147,6 +150,7 @@ impl Builder {
             integers::STEPS,
             quantized::STEPS,
             branches::STEPS,
+            rare::STEPS,
         ];
         let families = if self.family == Family::Layers { layered } else { any };
         let mut added = 0;
@@ -297,6 +301,9 @@ impl Builder {
                 self.graph.output.push(info(&held.name, held.dtype, None));
                 noise = noise.max(held.noise);
             }
+        }
+        for (name, dtype) in std::mem::take(&mut self.found) {
+            self.graph.output.push(info(&name, dtype, None));
         }
         if self.graph.output.is_empty() {
             let source = self.sources[0].held.clone();

@@ -50,7 +50,8 @@ fn lower_shift(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         match (class, right) {
             (Class::Signed, true) => format!("(a >> select(u32(b), 31u, {beyond}))"),
             (_, true) => format!("select(a >> (u32(b) & 31u), T(0), {beyond})"),
-            (_, false) if checked::is_wide(dtype) => "shifted_left(a, b)".to_owned(),
+            (Class::Signed, false) if checked::is_wide(dtype) => "shifted_left_i32(a, b)".to_owned(),
+            (_, false) if checked::is_wide(dtype) => "shifted_left_u32(a, b)".to_owned(),
             (_, false) => format!("select(a << (u32(b) & 31u), T(0), {beyond})"),
         }
     })

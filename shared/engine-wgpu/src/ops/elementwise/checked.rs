@@ -128,8 +128,16 @@ const FUNCTIONS: &[(&str, &str)] = &[
 }",
     ),
     (
-        "shifted_left",
-        "fn shifted_left(a: u32, b: u32) -> u32 {
+        "shifted_left_i32",
+        "fn shifted_left_i32(a: i32, b: i32) -> i32 {
+    let shifted = a << (u32(b) & 31u);
+    if (a != 0 && (u32(b) >= 32u || (shifted >> (u32(b) & 31u)) != a)) { OVERFLOW }
+    return select(shifted, 0, u32(b) >= 32u);
+}",
+    ),
+    (
+        "shifted_left_u32",
+        "fn shifted_left_u32(a: u32, b: u32) -> u32 {
     if (a != 0u && (b >= 32u || (b > 0u && (a >> (32u - min(b, 31u))) != 0u))) { OVERFLOW }
     return select(a << (b & 31u), 0u, b >= 32u);
 }",
