@@ -74,13 +74,16 @@ fn compare(graph: &RandomGraph, wgpu: &WgpuEngine) -> Result<Outcome, String> {
         match (expected, answer) {
             (Ok(expected), Ok(answer)) => {
                 for (expected, answer) in expected.iter().zip(&answer) {
-                    differ(expected, answer, graph.tolerance)
-                        .map_or(Ok(()), |why| Err(format!("example {at}: {why}")))?;
+                    differ(expected, answer, graph).map_or(Ok(()), |why| Err(format!("example {at}: {why}")))?;
                 }
             }
             (Err(_), Err(RunError::Refused(_))) => {}
             (Ok(_), Err(error)) if is_out_of_range(&error) => {}
             (Ok(_), Err(error)) => return Err(format!("example {at}: only this engine fails: {}", chain(&error))),
+            // A value of a quantized chain that a branch captures is missing there: ONNX Runtime removes its `DequantizeLinear`.
+            (Err(error), Ok(_)) if chain(&error).contains("Missing Input") => {
+                return Ok(Outcome::Refused(chain(&error)));
+            }
             (Err(error), Ok(_)) => return Err(format!("example {at}: only ONNX Runtime fails: {}", chain(&error))),
             (Err(_), Err(error)) => {
                 return Err(format!("example {at}: an error of the engine, not of the request: {}", chain(&error)));
@@ -101,7 +104,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Why two answers are not the same, if they are not.
-fn differ(expected: &NamedTensor, answer: &NamedTensor, tolerance: f32) -> Option<String> {
+fn differ(expected: &NamedTensor, answer: &NamedTensor, graph: &RandomGraph) -> Option<String> {
     let name = &expected.name;
     let (expected, answer) = (&expected.tensor, &answer.tensor);
     if (expected.shape(), expected.dtype()) != (answer.shape(), answer.dtype()) {
@@ -113,9 +116,15 @@ fn differ(expected: &NamedTensor, answer: &NamedTensor, tolerance: f32) -> Optio
     }
     let (a, b) = (expected.to_f32().unwrap(), answer.to_f32().unwrap());
     let largest = a.iter().filter(|value| value.is_finite()).fold(1e-3_f32, |largest, value| largest.max(value.abs()));
-    let near = |x: f32, y: f32| (x.is_nan() && y.is_nan()) || x == y || (x - y).abs() <= tolerance * largest;
+    let near = |x: f32, y: f32| (x.is_nan() && y.is_nan()) || x == y || (x - y).abs() <= graph.tolerance * largest;
     let wrong: Vec<usize> = (0..a.len()).filter(|&at| !near(a[at], b[at])).collect();
     let &first = wrong.first()?;
+    let count = |of: &[usize]| f32::from(u16::try_from(of.len()).unwrap_or(u16::MAX));
+    let all: Vec<usize> = (0..a.len()).collect();
+    // Of few elements one may always be such a one.
+    if graph.outliers > 0.0 && count(&wrong) <= (count(&all) * graph.outliers).max(1.0) {
+        return None;
+    }
     Some(format!("{name}: {} of {} differ, element {first} is {}, not {}", wrong.len(), a.len(), b[first], a[first]))
 }
 

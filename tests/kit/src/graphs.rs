@@ -50,6 +50,8 @@ pub struct RandomGraph {
     pub examples: Vec<Vec<NamedTensor>>,
     /// Relative error of float outputs that two correct engines may differ by, of the largest value of the tensor.
     pub tolerance: f32,
+    /// Share of the elements that may differ more, because a value between two steps of a quantization was rounded to the other one.
+    pub outliers: f32,
     /// Operator set and operators in order, for messages of tests.
     pub listing: String,
 }

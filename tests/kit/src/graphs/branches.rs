@@ -14,13 +14,19 @@ pub(super) const STEPS: &[Step] = &[branch];
 const DEPTH_MAX: usize = 2;
 
 fn branch(b: &mut Builder) -> Option<()> {
-    let x = b.choose_float(1)?;
+    let x = b.choose_float(1).filter(|x| capturable(b, x))?;
     let condition = condition(b, &x)?;
     let (then, first) = side(b, &x);
     let (other, second) = side(b, &x);
     let name = b.node("If", &[&condition], vec![subgraph("then_branch", then), subgraph("else_branch", other)]);
     let noise = first.noise.max(second.noise);
     b.hold(Held { name, dtype: DType::F32, shape: x.shape.clone(), bound: first.bound.max(second.bound), noise })
+}
+
+/// Whether a branch may read a value: ONNX Runtime 1.32 removes `DequantizeLinear` nodes whose output a branch reads, and then misses
+/// the value or ends the process.
+fn capturable(b: &Builder, held: &Held) -> bool {
+    held.noise != Noise::Stepped && !b.dequantized.contains(&held.name)
 }
 
 fn condition(b: &mut Builder, x: &Held) -> Option<String> {
@@ -53,7 +59,7 @@ fn side(b: &mut Builder, x: &Held) -> (GraphProto, Held) {
         let nested = b.depth < DEPTH_MAX && b.random.once_in(3);
         if nested {
             let _fits = branch(b);
-        } else if let Some(y) = b.choose(|y| y.dtype == DType::F32 && y.shape == x.shape) {
+        } else if let Some(y) = b.choose(|y| y.dtype == DType::F32 && y.shape == x.shape).filter(|y| capturable(b, y)) {
             let _fits = apply_unary(b, &y);
         }
     }

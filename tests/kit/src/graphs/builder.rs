@@ -73,6 +73,8 @@ pub(super) struct Builder {
     next: usize,
     /// Nesting of branches.
     pub(super) depth: usize,
+    /// Outputs of `DequantizeLinear`, and what only moves them.
+    pub(super) dequantized: Vec<String>,
     /// Outputs whose shape the data decides, so that no other operator reads them.
     pub(super) found: Vec<(String, DType)>,
     /// Whether a size of the model may be stated as a number although it depends on the batch.
@@ -91,6 +93,7 @@ impl Builder {
             sources: Vec::new(),
             next: 0,
             depth: 0,
+            dequantized: Vec::new(),
             found: Vec::new(),
             fixed_rows: false,
         }
@@ -230,6 +233,9 @@ impl Builder {
             return None;
         }
         let name = self.node(op, inputs, attributes);
+        if inputs.iter().any(|input| self.dequantized.iter().any(|known| known == input)) {
+            self.dequantized.push(name.clone());
+        }
         self.hold(Held { name, shape, bound, ..like.clone() })
     }
 
@@ -322,8 +328,8 @@ impl Builder {
             }],
             ..ModelProto::default()
         };
-        let tolerance = if noise == Noise::Stepped { 0.1 } else { 1e-3 };
-        RandomGraph { seed, model: model.encode_to_vec(), examples, tolerance, listing }
+        let (tolerance, outliers) = if noise == Noise::Stepped { (0.1, 0.05) } else { (1e-3, 0.0) };
+        RandomGraph { seed, model: model.encode_to_vec(), examples, tolerance, outliers, listing }
     }
 
     /// Returns a request; the symbolic batch is that of the model's making first, then others.

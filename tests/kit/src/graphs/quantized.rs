@@ -25,7 +25,9 @@ fn grid(b: &mut Builder, bound: f32) -> Grid {
 /// Adds `QuantizeLinear` and `DequantizeLinear`; returns the name of the float.
 fn through(b: &mut Builder, x: &str, grid: &Grid) -> String {
     let integers = b.node("QuantizeLinear", &[x, &grid.scale, &grid.point], Vec::new());
-    b.node("DequantizeLinear", &[&integers, &grid.scale, &grid.point], Vec::new())
+    let name = b.node("DequantizeLinear", &[&integers, &grid.scale, &grid.point], Vec::new());
+    b.dequantized.push(name.clone());
+    name
 }
 
 fn round_trip(b: &mut Builder) -> Option<()> {
