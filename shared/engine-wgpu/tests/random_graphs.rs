@@ -2,7 +2,7 @@
 //!
 //! Also `check` says of each model what is true: it loads if and only if `check` finds nothing in the way. `RANDOM_GRAPHS=FROM..TO`
 //! runs other seeds than the default ones.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests may do what tests may")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests may do what tests may")]
 
 mod oracle;
 

@@ -178,9 +178,9 @@ fn dry_run(graph: &Graph, devices: &[Tuning], found: &mut Found) -> u64 {
     let islands = islands(&guess.graph);
     let mut work = 0;
     for (kind, &tuning) in devices.iter().enumerate() {
-        // Packing may refuse a constant; once is enough.
+        // Packing may refuse a constant; once is enough, and the plan of a load does it anyway.
         let (mut weights, mut known) = match kind {
-            0 => (WeightPool::default(), WeightPool::default()),
+            0 if devices.len() > 1 => (WeightPool::default(), WeightPool::default()),
             _ => (WeightPool::dry(), WeightPool::dry()),
         };
         let mut lowering = Lowering::new(&guess.graph, &guess.facts, tuning, &mut weights, &mut known);
