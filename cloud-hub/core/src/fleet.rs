@@ -15,7 +15,7 @@ use types::{DeviceId, ModelName, Version};
 pub use clones::{Cloned, LOGGED_EVERY_S, RETURNS_TOLD, RETURNS_WITHIN_S, SHOWN_FOR_S, Sighting};
 pub use device::{
     CAUSE_BYTES_MAX, Device, Follows, Greeting, Installed, MODELS_MAX, Model, Outcome, Presence, Progress, Report,
-    Stage, VERSIONS_MAX,
+    VERSIONS_MAX,
 };
 
 /// Names a live connection; the gateway gives each a new number.
@@ -55,11 +55,15 @@ pub struct Spread {
     /// Of these: it serves.
     pub active: u64,
     /// It was taken up.
-    pub under_way: u64,
-    /// It stands still and will be tried again.
-    pub delayed: u64,
-    /// It was given up.
-    pub refused: u64,
+    pub started: u64,
+    /// It has failed and will be tried again.
+    pub retrying: u64,
+    /// It has failed for good.
+    pub rejected: u64,
+    /// It was not taken, because a newer version serves.
+    pub superseded: u64,
+    /// It served before, and the device went back.
+    pub rolled_back: u64,
     /// Nothing was heard of it.
     pub silent: u64,
 }
@@ -249,10 +253,12 @@ impl Fleet {
             let active = status.active.as_ref().is_some_and(|active| active.version == version);
             let count = match status.progress(version).map(|progress| &progress.outcome) {
                 _ if active => &mut spread.active,
-                None | Some(Outcome::Active) => &mut spread.silent,
-                Some(Outcome::Running) => &mut spread.under_way,
-                Some(Outcome::Delayed { .. }) => &mut spread.delayed,
-                Some(Outcome::Refused { .. }) => &mut spread.refused,
+                None | Some(Outcome::Active(())) => &mut spread.silent,
+                Some(Outcome::Started) => &mut spread.started,
+                Some(Outcome::Retrying(_)) => &mut spread.retrying,
+                Some(Outcome::Rejected(_)) => &mut spread.rejected,
+                Some(Outcome::Superseded { .. }) => &mut spread.superseded,
+                Some(Outcome::RolledBack(_)) => &mut spread.rolled_back,
             };
             *count += 1;
         }

@@ -3,8 +3,8 @@
 
 use hub_core::fleet::{
     ConnectionId, Device, Fleet, Follows, Greeting, Installed, Offer, Outcome, Presence, Replaced, Report, Spread,
-    Stage,
 };
+use types::update::Stage;
 use types::{DeviceId, Digest, ModelName, Version};
 
 fn id(name: &str) -> DeviceId {
@@ -29,7 +29,7 @@ fn greeting(active: Option<u64>) -> Greeting {
 }
 
 fn report(number: u64, stage: Stage, outcome: Outcome) -> Report {
-    let serves = (outcome == Outcome::Active).then(|| installed(number));
+    let serves = (outcome == Outcome::Active(())).then(|| installed(number));
     Report { model: digits(), version: version(number), variant: None, stage, outcome, installed: serves }
 }
 
@@ -75,12 +75,12 @@ fn a_version_that_was_given_up_is_not_offered_again_before_an_operator_says_so()
     let a = id("a");
     fleet.connected(&a, FIRST, 10);
     fleet.greeted(&a, FIRST, greeting(Some(1)), |_| None).unwrap();
-    let refused = Outcome::Refused { cause: "x".repeat(5000) };
+    let refused = Outcome::Rejected("x".repeat(5000));
     fleet.reported(&a, FIRST, report(2, Stage::Verifying, refused), 11).unwrap();
     assert_eq!(fleet.publish(&digits(), version(2)), []);
     assert_eq!(fleet.greeted(&a, FIRST, greeting(Some(1)), |_| Some(version(2))), Ok(vec![]));
     assert_eq!(fleet.publish(&digits(), version(3)).len(), 1, "a higher one is");
-    assert_eq!(fleet.spread(&digits(), version(2)), Spread { followers: 1, refused: 1, ..Spread::default() });
+    assert_eq!(fleet.spread(&digits(), version(2)), Spread { followers: 1, rejected: 1, ..Spread::default() });
     assert_eq!(fleet.retry(&digits(), version(2)).len(), 1);
     assert_eq!(fleet.greeted(&a, FIRST, greeting(Some(1)), |_| Some(version(2))), Ok(vec![offer(2)]));
 }
@@ -92,7 +92,7 @@ fn reports_that_come_twice_or_late_do_no_harm() {
     fleet.connected(&a, FIRST, 10);
     fleet.greeted(&a, FIRST, greeting(Some(1)), |_| None).unwrap();
     for number in [2, 3, 3, 2] {
-        fleet.reported(&a, FIRST, report(number, Stage::Active, Outcome::Active), 11).unwrap();
+        fleet.reported(&a, FIRST, report(number, Stage::Active, Outcome::Active(())), 11).unwrap();
     }
     let model = fleet.device(&a).and_then(|device| device.model(&digits())).unwrap();
     assert_eq!((model.active.clone(), model.previous.clone()), (Some(installed(3)), Some(installed(2))));
@@ -106,7 +106,7 @@ fn reports_on_what_is_not_followed_and_endless_versions_take_no_memory() {
     fleet.connected(&a, FIRST, 10);
     fleet.greeted(&a, FIRST, greeting(None), |_| None).unwrap();
     for number in 1..1000 {
-        let mut report = report(number, Stage::Offered, Outcome::Running);
+        let mut report = report(number, Stage::Offered, Outcome::Started);
         fleet.reported(&a, FIRST, report.clone(), 11).unwrap();
         report.model = format!("model-{number}").parse().unwrap();
         fleet.reported(&a, FIRST, report, 11).unwrap();
@@ -129,9 +129,9 @@ fn whoever_fetched_a_version_may_have_it_until_it_says_that_it_gave_it_up() {
     fleet.takes(&b, FIRST, &digits(), version(2), 11).unwrap();
     assert_eq!(fleet.holders(&digits(), version(2)), std::slice::from_ref(&b));
     let cause = "no".to_owned();
-    fleet.reported(&b, FIRST, report(2, Stage::Loading, Outcome::Delayed { cause: cause.clone() }), 12).unwrap();
+    fleet.reported(&b, FIRST, report(2, Stage::Loading, Outcome::Retrying(cause.clone())), 12).unwrap();
     assert_eq!(fleet.holders(&digits(), version(2)), std::slice::from_ref(&b), "it will try again");
-    fleet.reported(&b, FIRST, report(2, Stage::Loading, Outcome::Refused { cause }), 13).unwrap();
+    fleet.reported(&b, FIRST, report(2, Stage::Loading, Outcome::Rejected(cause)), 13).unwrap();
     assert_eq!(fleet.holders(&digits(), version(2)), []);
     fleet.takes(&b, FIRST, &digits(), version(2), 14).unwrap();
     assert_eq!(fleet.holders(&digits(), version(2)), std::slice::from_ref(&b), "a second try counts again");

@@ -220,7 +220,7 @@ impl Fleet {
     /// # Errors
     /// When the connection was replaced by a newer one.
     pub async fn reported(&self, seat: &Seat, report: Report) -> Result<(), Replaced> {
-        let is_passing = report.outcome == core::Outcome::Running;
+        let is_passing = report.outcome == core::Outcome::Started;
         self.inner().fleet.reported(&seat.device, seat.id, report, clock::unix_s())?;
         if !is_passing {
             self.keep(&seat.device).await;

@@ -21,8 +21,9 @@ use types::{ModelName, Version};
 
 use chances::Chances;
 pub use chances::SECOND_CHANCE;
-pub use event::{Event, Failure, FailureKind, OfferKind, Outcome, Report, Stage, Step};
+pub use event::{Event, Failure, FailureKind, OfferKind, Outcome, Report, Step};
 pub use state::State;
+pub use types::update::Stage;
 
 use crate::Refused;
 use crate::backoff::Backoff;
@@ -99,10 +100,10 @@ pub fn resume(model: ModelName, found: OnDisk) -> (Updater, Vec<Step>) {
                 || Failure { kind: FailureKind::Damaged, detail: "its files are missing or damaged".to_owned() };
             // One that was given up at this start is whole; the shell left it out because it must not be loaded again.
             let outcome = match updater.failed.get(&lost.version) {
-                Some(failure) => Outcome::Failed(failure.clone()),
-                None => Outcome::Delayed(damaged()),
+                Some(failure) => Outcome::Rejected(failure.clone()),
+                None => Outcome::Retrying(damaged()),
             };
-            steps.push(updater.report(lost.version, Stage::Restart, outcome));
+            steps.push(updater.report(lost.version, Stage::Active, outcome));
         }
     }
     updater.slots = slots;
@@ -276,12 +277,12 @@ impl Updater {
         match self.slots.active.clone() {
             // Said again, because the hub would not ask if it knew.
             Some(active) if active.version == version => {
-                return vec![self.report(version, Stage::Switch, Outcome::Active(active))];
+                return vec![self.report(version, Stage::Active, Outcome::Active(active))];
             }
             // Signed or not: going back is not done by offering.
             Some(active) if active.version > version => {
-                let outcome = Outcome::Older { active: active.version };
-                return vec![self.report(version, Stage::Offer, outcome)];
+                let outcome = Outcome::Superseded { by: active.version };
+                return vec![self.report(version, Stage::Offered, outcome)];
             }
             Some(_) | None => {}
         }
@@ -358,7 +359,7 @@ impl Updater {
     fn begin_new(&mut self, version: Version) -> Vec<Step> {
         self.tries = 0;
         self.told = None;
-        let mut steps = vec![self.report(version, Stage::Offer, Outcome::Started)];
+        let mut steps = vec![self.report(version, Stage::Offered, Outcome::Started)];
         steps.extend(self.begin(version));
         steps
     }
@@ -398,7 +399,7 @@ impl Updater {
         let before = std::mem::take(&mut self.slots);
         self.slots = before.switched_to(candidate.clone());
         self.state = State::Idle;
-        let mut steps = vec![self.report(candidate.version, Stage::Switch, Outcome::Active(candidate))];
+        let mut steps = vec![self.report(candidate.version, Stage::Active, Outcome::Active(candidate))];
         let passed = self.leftover.take_if(|version| *version <= candidate_version);
         let left: Vec<Version> = before.previous.map(|installed| installed.version).into_iter().chain(passed).collect();
         steps.extend(self.slots.garbage(&left, None).into_iter().map(|version| Step::Remove { version }));
@@ -441,7 +442,7 @@ impl Updater {
             let lowest = self.failed.pop_first();
             steps.extend(lowest.map(|(version, _)| Step::Forget { version }));
         }
-        steps.push(self.report(target, stage, Outcome::Failed(failure)));
+        steps.push(self.report(target, stage, Outcome::Rejected(failure)));
         // With no higher version waiting, `take_over` only cleans up.
         steps
     }
@@ -459,7 +460,7 @@ impl Updater {
         let mut steps = Vec::new();
         if self.told != Some(failure.kind) {
             self.told = Some(failure.kind);
-            steps.push(self.report(target, stage, Outcome::Delayed(failure)));
+            steps.push(self.report(target, stage, Outcome::Retrying(failure)));
         }
         steps.push(Step::WaitUntil(until));
         steps

@@ -114,7 +114,7 @@ fn an_older_version_is_refused_and_the_same_is_confirmed() {
     let mut updater = serving(2);
     let older = handle(&mut updater, offered(1));
     assert!(
-        matches!(&older[..], [Step::Report(Report { outcome: Outcome::Older { active }, .. })] if *active == version(2))
+        matches!(&older[..], [Step::Report(Report { outcome: Outcome::Superseded { by }, .. })] if *by == version(2))
     );
     assert_eq!(outcomes(&handle(&mut updater, offered(2))), ["active"]);
     assert_eq!(*updater.state(), State::Idle);

@@ -117,7 +117,7 @@ mod tests {
         Report {
             model: "digits".parse().unwrap(),
             version: Version::new(version).unwrap(),
-            stage: Stage::Offer,
+            stage: Stage::Offered,
             outcome: Outcome::Started,
         }
     }

@@ -4,8 +4,9 @@
 //! travels by the codes below, so that a change there cannot change the wire unseen: the matches stop compiling.
 
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serializer};
-use types::{DType, EngineName, Reason};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use types::update::Stage;
+use types::{DType, EngineName, Reason, Version};
 
 /// Makes a serde `with` module that writes a noun as the code of its table. Codes are never reused.
 macro_rules! coded {
@@ -54,6 +55,54 @@ coded!(
     /// What runs a model.
     engine, EngineName, "engine", { Ort = 1, Wgpu = 2, Fake = 3, }
 );
+
+coded!(
+    /// How far an update is.
+    stage, Stage, "stage of an update", {
+        Offered = 0, Refreshing = 1, Fetching = 2, Verifying = 3, Loading = 4, Checking = 5, Switching = 6, Active = 7,
+    }
+);
+
+/// How an update stands: the number of the variant, then its fields. Append only.
+pub(crate) mod outcome {
+    use super::*;
+    use crate::v1::UpdateOutcome;
+
+    #[derive(Serialize, Deserialize)]
+    enum Written {
+        // The bytes that are on the device and those in all; agents send 0.
+        Started { bytes_done: u64, bytes_total: u64 },
+        Active,
+        Rejected { reason: String },
+        Retrying { reason: String },
+        // Sent only to hubs with the feature `update-outcomes`, from here on.
+        Superseded { by: Version },
+        RolledBack { reason: String },
+    }
+
+    pub(crate) fn serialize<S: Serializer>(outcome: &UpdateOutcome, serializer: S) -> Result<S::Ok, S::Error> {
+        let written = match outcome.clone() {
+            UpdateOutcome::Started => Written::Started { bytes_done: 0, bytes_total: 0 },
+            UpdateOutcome::Active(()) => Written::Active,
+            UpdateOutcome::Rejected(reason) => Written::Rejected { reason },
+            UpdateOutcome::Retrying(reason) => Written::Retrying { reason },
+            UpdateOutcome::Superseded { by } => Written::Superseded { by },
+            UpdateOutcome::RolledBack(reason) => Written::RolledBack { reason },
+        };
+        written.serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UpdateOutcome, D::Error> {
+        Ok(match Written::deserialize(deserializer)? {
+            Written::Started { .. } => UpdateOutcome::Started,
+            Written::Active => UpdateOutcome::Active(()),
+            Written::Rejected { reason } => UpdateOutcome::Rejected(reason),
+            Written::Retrying { reason } => UpdateOutcome::Retrying(reason),
+            Written::Superseded { by } => UpdateOutcome::Superseded { by },
+            Written::RolledBack { reason } => UpdateOutcome::RolledBack(reason),
+        })
+    }
+}
 
 /// A digest as its 32 bytes.
 pub(crate) mod digest {

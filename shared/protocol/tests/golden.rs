@@ -13,9 +13,10 @@ use golden_bytes as gold;
 use protocol::v1::{
     ActiveVariant, BlobRange, BlobSlice, DeviceRequest, DeviceResponse, EngineInfo, EnrolRequest, EnrolResponse,
     Enrolled, Hello, HubRequest, HubResponse, InferRequest, InferResponse, ModelState, Offer, Refusal, RefusalCode,
-    TensorHeader, UpdateOutcome, UpdateReport, UpdateStage, Welcome,
+    TensorHeader, UpdateOutcome, UpdateReport, Welcome,
 };
 use protocol::{DecodeError, FrameHeader, JoinSecret, JoinToken, Message, decode, encode};
+use types::update::Stage;
 use types::{DType, Digest, EngineName, Reason, Version};
 
 /// A token as first printed.
@@ -56,7 +57,7 @@ fn report(outcome: UpdateOutcome) -> DeviceRequest {
         model: "digits".parse().unwrap(),
         version: version(2),
         variant: Some("int8-qdq".parse().unwrap()),
-        stage: UpdateStage::Fetching,
+        stage: Stage::Fetching,
         outcome,
     })
 }
@@ -93,15 +94,26 @@ fn device_requests_keep_their_bytes() {
     golden("Metadata", &metadata, gold::METADATA);
     let blob = BlobRange { digest: digest(0xb2), offset: 1_048_576, length: 1_048_576 };
     golden("Blob", &DeviceRequest::Blob(blob), gold::BLOB);
-    let running = UpdateOutcome::Running { bytes_done: 1_048_576, bytes_total: 2_000_000 };
-    golden("Report running", &report(running), gold::REPORT_RUNNING);
-    golden("Report succeeded", &report(UpdateOutcome::Succeeded), gold::REPORT_SUCCEEDED);
-    let refused = UpdateOutcome::Refused { cause: "older".to_owned() };
+    golden("Report started", &report(UpdateOutcome::Started), gold::REPORT_STARTED);
+    golden("Report succeeded", &report(UpdateOutcome::Active(())), gold::REPORT_SUCCEEDED);
+    let refused = UpdateOutcome::Rejected("older".to_owned());
     golden("Report refused", &report(refused), gold::REPORT_REFUSED);
-    let failed = UpdateOutcome::Failed { cause: "disk full".to_owned() };
+    let failed = UpdateOutcome::Retrying("disk full".to_owned());
     golden("Report failed", &report(failed), gold::REPORT_FAILED);
+    let superseded = UpdateOutcome::Superseded { by: version(3) };
+    golden("Report superseded", &report(superseded), gold::REPORT_SUPERSEDED);
+    let rolled_back = UpdateOutcome::RolledBack("slow".to_owned());
+    golden("Report rolled back", &report(rolled_back), gold::REPORT_ROLLED_BACK);
     let renew = DeviceRequest::Renew { csr_der: Bytes::from_static(&[0x30, 0x01, 0x02]) };
     golden("Renew", &renew, gold::RENEW);
+}
+
+#[test]
+fn a_report_with_bytes_of_progress_is_read_as_started() {
+    let frame = gold::bytes(gold::REPORT_RUNNING);
+    let (header, body) = frame.split_first_chunk().unwrap();
+    let read: DeviceRequest = decode(FrameHeader::parse(*header).kind, body).unwrap();
+    assert_eq!(read, report(UpdateOutcome::Started));
 }
 
 #[test]
@@ -185,13 +197,13 @@ fn every_refusal_keeps_its_number() {
 
 #[test]
 fn every_stage_keeps_its_number() {
-    for (number, stage) in (0_u8..).zip(UpdateStage::ALL) {
+    for (number, stage) in (0_u8..).zip(Stage::ALL) {
         let report = UpdateReport {
             model: "m".parse().unwrap(),
             version: version(1),
             variant: None,
             stage,
-            outcome: UpdateOutcome::Succeeded,
+            outcome: UpdateOutcome::Active(()),
         };
         let frame = encode(&DeviceRequest::Report(report)).unwrap();
         assert_eq!(frame[6..], [4, 1, b'm', 1, 0, number, 1], "{stage} has another number");

@@ -221,7 +221,7 @@ pub fn login_failed(reason: &'static str) {
     counter!(LOGIN_FAILURES, "reason" => reason).increment(1);
 }
 
-/// An update of a model ended, as `installed`, `refused`, `rolled-back` or what the updater calls it.
+/// Counts an update of a model by its outcome, one of the labels of `types::update::Outcome`.
 pub fn update_ended(model: &str, outcome: &'static str) {
     counter!(UPDATES, "model" => model.to_owned(), "outcome" => outcome).increment(1);
 }

@@ -10,6 +10,7 @@ pub mod policy;
 pub mod receipt;
 pub mod signature;
 pub mod tensor;
+pub mod update;
 
 pub use id::{DeviceId, Digest, InvalidId, ModelName, RequestId, VariantName, Version};
 pub use policy::PolicyMode;

@@ -253,5 +253,5 @@ impl Hub {
 }
 
 fn is_refusal(report: &Value) -> bool {
-    report["outcome"] == "refused" || report["outcome"] == "failed"
+    report["outcome"] == "rejected" || report["outcome"] == "retrying"
 }

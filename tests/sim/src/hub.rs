@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 
 use edge_core::renewal::Validity;
 use edge_core::slots::Slots;
-use edge_core::update::{self, Stage as EdgeStage};
+use edge_core::update;
 use edge_core::uplink::Bar;
 use hub_core::admission::{Admission, JobId};
 use hub_core::authorise::{Admitted, DeviceRecord, Presented, Refused, ShownKey, Standing, authorise};
-use hub_core::fleet::{ConnectionId, Device, Fleet, Follows, Greeting, Installed, Outcome, Report, Stage};
+use hub_core::fleet::{ConnectionId, Device, Fleet, Follows, Greeting, Installed, Report};
 use hub_core::registry::{Change, Publish, Registry, VersionRecord};
 use hub_core::tokens::{Claim, Redeemed, TokenRecord, redeem};
 use types::{DeviceId, Digest, ModelName, Version};
@@ -286,27 +286,12 @@ fn here(installed: edge_core::slots::Installed) -> Installed {
 
 /// A device's report in the hub's words, as the two daemons translate it by way of `protocol`.
 fn reported(report: update::Report) -> Report {
-    let stage = match report.stage {
-        EdgeStage::Offer => Stage::Offered,
-        EdgeStage::Trust => Stage::Refreshing,
-        EdgeStage::Fetch => Stage::Fetching,
-        EdgeStage::Verify => Stage::Verifying,
-        EdgeStage::Load => Stage::Loading,
-        EdgeStage::Golden => Stage::Checking,
-        EdgeStage::Switch => Stage::Switching,
-        EdgeStage::Restart => Stage::Active,
+    let update::Report { model, version, stage, outcome } = report;
+    let installed = match &outcome {
+        update::Outcome::Active(serves) => Some(here(serves.clone())),
+        _ => None,
     };
-    let mut installed = None;
-    let outcome = match report.outcome {
-        update::Outcome::Started => Outcome::Running,
-        update::Outcome::Active(serves) => {
-            installed = Some(here(serves));
-            Outcome::Active
-        }
-        update::Outcome::Delayed(failure) => Outcome::Delayed { cause: failure.to_string() },
-        update::Outcome::Failed(failure) => Outcome::Refused { cause: failure.to_string() },
-        update::Outcome::Older { active } => Outcome::Refused { cause: format!("version {active} serves") },
-    };
+    let outcome = outcome.map(|_installed| (), |failure| failure.to_string());
     let variant = installed.as_ref().map(|installed| installed.variant.clone());
-    Report { model: report.model, version: report.version, variant, stage, outcome, installed }
+    Report { model, version, variant, stage, outcome, installed }
 }

@@ -46,7 +46,7 @@ fn wait_all(agent: &Agent) -> Result<()> {
 
 fn expect_no_trouble(site: &Site, device: &str) -> Result<()> {
     let log = fs::read_to_string(site.folder().join(format!("{device}.log")))?;
-    for trouble in ["storage:", "tampered", "damaged", "outcome=\"failed\"", "outcome=failed"] {
+    for trouble in ["storage:", "tampered", "damaged", "outcome=\"rejected\"", "outcome=rejected"] {
         let line = log.lines().find(|line| line.contains(trouble));
         ensure!(line.is_none(), "{device} had trouble: {}", line.unwrap_or_default());
     }
@@ -164,7 +164,7 @@ fn a_file_that_rotted_on_the_hub_is_not_sent_is_shown_and_is_fetched_again_once_
         fleet.hub.offer("digits", 2)?.ok()?;
         let report = fleet.hub.refusal("kitchen", "digits", 2)?;
         ensure!(report["detail"].as_str().is_some_and(|detail| detail.contains("damaged on the hub")), "{report}");
-        ensure!(report["outcome"] == "failed", "it will be tried again: {report}");
+        ensure!(report["outcome"] == "retrying", "it will be tried again: {report}");
         fleet.expect_local(1)?;
         let status = fleet.hub.json(&["status"])?["warnings"].to_string();
         ensure!(status.contains("digits/2") && status.contains("damaged"), "status does not show it: {status}");

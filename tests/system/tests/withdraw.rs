@@ -80,7 +80,7 @@ fn a_version_that_every_device_gave_up_is_withdrawn_and_its_number_works_with_go
         bad.edit(|text| text.replacen("name = \"int8-qdq\"", "name = \"int8-other\"", 1))?;
         fleet.hub.push(bad.path(), &[])?.ok()?;
         let report = fleet.hub.refusal("kitchen", "digits", 5)?;
-        ensure!(report["outcome"] == "refused", "{report}");
+        ensure!(report["outcome"] == "rejected", "{report}");
         withdraw(&fleet.hub, 5)?.ok()?;
         let good = ModelFolder::copy(site, "v1", 5)?;
         fleet.hub.push(good.path(), &[])?.ok()?;

@@ -1,8 +1,8 @@
 //! What the hub knows of one device: presence, what it follows, how each version fares there.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
+use types::update::Stage;
 use types::{Digest, ModelName, VariantName, Version};
 
 use super::clones::Cloned;
@@ -47,86 +47,8 @@ pub struct Greeting {
     pub models: Vec<Follows>,
 }
 
-/// How far an update is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Stage {
-    /// The offer was weighed.
-    Offered,
-    /// Signed metadata is being refreshed.
-    Refreshing,
-    /// Files are being fetched.
-    Fetching,
-    /// Files are being hashed.
-    Verifying,
-    /// The new session is being loaded.
-    Loading,
-    /// The golden inputs are being answered.
-    Checking,
-    /// The pointer is being moved.
-    Switching,
-    /// It serves, or did.
-    Active,
-}
-
-impl Stage {
-    /// All stages, in order.
-    pub const ALL: [Self; 8] = [
-        Self::Offered,
-        Self::Refreshing,
-        Self::Fetching,
-        Self::Verifying,
-        Self::Loading,
-        Self::Checking,
-        Self::Switching,
-        Self::Active,
-    ];
-
-    /// Returns the stage of a name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|stage| stage.as_str() == name)
-    }
-
-    /// The name in tables, the API and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Offered => "offered",
-            Self::Refreshing => "refreshing",
-            Self::Fetching => "fetching",
-            Self::Verifying => "verifying",
-            Self::Loading => "loading",
-            Self::Checking => "checking",
-            Self::Switching => "switching",
-            Self::Active => "active",
-        }
-    }
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// How an update stands at its stage.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// Under way.
-    Running,
-    /// It serves.
-    Active,
-    /// It stands still and will be tried again without being asked.
-    Delayed {
-        /// Why, for the operator.
-        cause: String,
-    },
-    /// It was given up, and is not offered again before an operator says so.
-    Refused {
-        /// Why, for the operator.
-        cause: String,
-    },
-}
+/// How an update stands, with the reason of a failure for the operator.
+pub type Outcome = types::update::Outcome<(), String>;
 
 /// A device's report on one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -240,13 +162,13 @@ impl Device {
     pub(super) fn report(&mut self, report: Report, now_unix_s: u64) {
         // Reports are only about what the greeting named; anything else would grow without bound.
         let Some(model) = self.models.get_mut(&report.model) else { return };
-        if report.outcome == Outcome::Active {
+        if report.outcome == Outcome::Active(()) {
             model.now_serves(report.version, report.installed);
         }
         let progress = Progress {
             variant: report.variant,
             stage: report.stage,
-            outcome: report.outcome.bounded(),
+            outcome: bounded(report.outcome),
             at_unix_s: now_unix_s,
         };
         model.progress.insert(report.version, progress);
@@ -258,10 +180,10 @@ impl Device {
     /// Notes that the device fetches a version, where the device itself has not said so.
     pub(super) fn takes(&mut self, model: &ModelName, version: Version, now_unix_s: u64) {
         let known = self.models.get(model).and_then(|model| model.progress(version));
-        if known.is_some_and(|progress| !matches!(progress.outcome, Outcome::Refused { .. })) {
+        if known.is_some_and(|progress| !progress.has_ended_without_it()) {
             return;
         }
-        let (stage, outcome) = (Stage::Fetching, Outcome::Running);
+        let (stage, outcome) = (Stage::Fetching, Outcome::Started);
         let report = Report { model: model.clone(), version, variant: None, stage, outcome, installed: None };
         self.report(report, now_unix_s);
     }
@@ -273,7 +195,7 @@ impl Device {
 
     pub(super) fn forget_refusal(&mut self, model: &ModelName, version: Version) {
         if let Some(model) = self.models.get_mut(model)
-            && matches!(model.progress(version), Some(Progress { outcome: Outcome::Refused { .. }, .. }))
+            && model.progress(version).is_some_and(Progress::is_given_up)
         {
             model.progress.remove(&version);
         }
@@ -305,16 +227,15 @@ impl Model {
     /// Whether offering this version makes sense: it is above what serves, and was not given up.
     pub(super) fn wants(&self, version: Version) -> bool {
         let above = self.active.as_ref().is_none_or(|active| active.version < version);
-        let given_up = |progress: &Progress| matches!(progress.outcome, Outcome::Refused { .. });
-        above && !self.progress(version).is_some_and(given_up)
+        above && !self.progress(version).is_some_and(Progress::is_given_up)
     }
 
     /// Whether the device has this version, or may have it: it fetched the manifest and did not say that it gave up.
     #[must_use]
     pub fn may_have(&self, version: Version) -> bool {
         let named = |installed: &Option<Installed>| installed.as_ref().is_some_and(|known| known.version == version);
-        let fetched = |progress: &Progress| !matches!(progress.outcome, Outcome::Refused { .. });
-        named(&self.active) || named(&self.previous) || self.progress(version).is_some_and(fetched)
+        let fetched = self.progress(version).is_some_and(|progress| !progress.has_ended_without_it());
+        named(&self.active) || named(&self.previous) || fetched
     }
 
     /// A late report on a version that was replaced since changes nothing.
@@ -325,15 +246,25 @@ impl Model {
     }
 }
 
-impl Outcome {
-    /// Cuts a cause that is too long at a character.
-    fn bounded(mut self) -> Self {
-        match &mut self {
-            Self::Delayed { cause } | Self::Refused { cause } => {
-                cause.truncate(cause.floor_char_boundary(CAUSE_BYTES_MAX));
-            }
-            Self::Running | Self::Active => {}
-        }
-        self
+impl Progress {
+    /// Whether the device takes the version again only when an operator asks for it.
+    fn is_given_up(&self) -> bool {
+        matches!(self.outcome, Outcome::Rejected(_) | Outcome::RolledBack(_))
     }
+
+    /// Whether the device has said that it does not have the version.
+    fn has_ended_without_it(&self) -> bool {
+        matches!(self.outcome, Outcome::Rejected(_) | Outcome::Superseded { .. })
+    }
+}
+
+/// Cuts a reason that is too long at a character.
+fn bounded(outcome: Outcome) -> Outcome {
+    outcome.map(
+        |()| (),
+        |mut reason| {
+            reason.truncate(reason.floor_char_boundary(CAUSE_BYTES_MAX));
+            reason
+        },
+    )
 }

@@ -56,17 +56,15 @@ pub(super) fn form(installed: &core::Installed) -> FormView {
 /// The newest word on any version.
 pub(super) fn report(status: &core::Model) -> Option<ReportView> {
     let (version, progress) = status.history().max_by_key(|(version, progress)| (progress.at_unix_s, *version))?;
-    let (outcome, detail) = match &progress.outcome {
-        core::Outcome::Running => ("running", String::new()),
-        core::Outcome::Active => ("active", String::new()),
-        core::Outcome::Delayed { cause } => ("failed", cause.clone()),
-        core::Outcome::Refused { cause } => ("refused", cause.clone()),
+    let detail = match &progress.outcome {
+        core::Outcome::Superseded { by } => format!("version {by} serves"),
+        outcome => outcome.reason().cloned().unwrap_or_default(),
     };
     Some(ReportView {
         version,
         variant: progress.variant.clone(),
         stage: progress.stage.to_string(),
-        outcome: outcome.to_owned(),
+        outcome: progress.outcome.as_str().to_owned(),
         detail,
         at_unix_ms: progress.at_unix_s * 1000,
     })

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hub_core::authorise::Presented;
-use hub_core::fleet::{Follows, Greeting, Installed, Outcome, Replaced, Report, Stage};
+use hub_core::fleet::{Follows, Greeting, Installed, Outcome, Replaced, Report};
 use protocol::v1::{
-    ActiveVariant, DeviceRequest, Hello, HubResponse, Offer, Refusal, RefusalCode, UpdateOutcome, UpdateReport,
-    UpdateStage, Welcome, feature,
+    ActiveVariant, DeviceRequest, Hello, HubResponse, Offer, Refusal, RefusalCode, UpdateReport, Welcome, feature,
 };
 use telemetry::metrics::UNKNOWN_MODEL;
 use tokio::sync::Semaphore;
@@ -15,6 +14,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 use transport::{CloseCode, Connection, Exchange, ExchangeError, Peer, Priority};
 use types::Version;
+use types::update::Stage;
 
 use super::{artifact, infer, renewal};
 use crate::clock;
@@ -198,9 +198,10 @@ async fn greet(visit: &Visit, hello: Hello) -> Result<HubResponse, Refusal> {
     let offers = hub.fleet.greeted(&visit.seat, greeting, |model| hub.registry.current(model)).await;
     let offers = offers.map_err(|replaced| not_yours(&replaced))?;
     let lifetime_s = hub.config.gateway.certificate_lifetime.as_secs();
+    let features = std::iter::once(feature::UPDATE_OUTCOMES.to_owned());
     Ok(HubResponse::Welcome(Welcome {
         hub_version: env!("CARGO_PKG_VERSION").to_owned(),
-        features: cloned.map(feature::identity_also_at).into_iter().collect(),
+        features: features.chain(cloned.map(feature::identity_also_at)).collect(),
         hub_now_unix_ms: now,
         offers: offers.into_iter().map(|offer| Offer { model: offer.model, version: offer.version }).collect(),
         certificate_lifetime_s: u32::try_from(lifetime_s).unwrap_or(u32::MAX),
@@ -221,12 +222,10 @@ fn installed(active: ActiveVariant) -> Installed {
 }
 
 async fn note(visit: &Visit, report: UpdateReport) -> Result<HubResponse, Refusal> {
-    let outcome = match (report.stage, report.outcome) {
-        (_, UpdateOutcome::Refused { cause }) => Outcome::Refused { cause: shown(&cause) },
-        (_, UpdateOutcome::Failed { cause }) => Outcome::Delayed { cause: shown(&cause) },
-        (UpdateStage::Active, UpdateOutcome::Succeeded) => Outcome::Active,
+    let outcome = match report.outcome {
         // A stage that is passed is still on the way.
-        (_, UpdateOutcome::Succeeded | UpdateOutcome::Running { .. }) => Outcome::Running,
+        Outcome::Active(()) if report.stage != Stage::Active => Outcome::Started,
+        outcome => outcome.map(|()| (), |reason| shown(&reason)),
     };
     let is_published = visit.hub.registry.manifest(&report.model, report.version).is_some();
     log_report(&report.model, is_published, report.version, report.stage, &outcome);
@@ -239,7 +238,7 @@ async fn note(visit: &Visit, report: UpdateReport) -> Result<HubResponse, Refusa
         model: report.model,
         version: report.version,
         variant: report.variant,
-        stage: stage(report.stage),
+        stage: report.stage,
         outcome,
         installed,
     };
@@ -248,22 +247,19 @@ async fn note(visit: &Visit, report: UpdateReport) -> Result<HubResponse, Refusa
     Ok(HubResponse::Accepted)
 }
 
-fn log_report(model: &types::ModelName, is_published: bool, version: Version, stage: UpdateStage, outcome: &Outcome) {
+fn log_report(model: &types::ModelName, is_published: bool, version: Version, stage: Stage, outcome: &Outcome) {
     // A label value is kept for ever, so a device may not invent one.
     let label = if is_published { model.as_str() } else { UNKNOWN_MODEL };
+    let word = outcome.as_str();
+    if *outcome != Outcome::Started {
+        telemetry::metrics::update_ended(label, word);
+    }
     match outcome {
-        Outcome::Running => tracing::debug!(%model, %version, %stage, "update under way"),
-        Outcome::Active => {
-            telemetry::metrics::update_ended(label, "active");
-            tracing::info!(%model, %version, "update active");
-        }
-        Outcome::Delayed { cause } => {
-            telemetry::metrics::update_ended(label, "failed");
-            tracing::warn!(%model, %version, %stage, cause, "update failed");
-        }
-        Outcome::Refused { cause } => {
-            telemetry::metrics::update_ended(label, "refused");
-            tracing::warn!(%model, %version, %stage, cause, "update refused by the device");
+        Outcome::Started => tracing::debug!(%model, %version, %stage, "update {word}"),
+        Outcome::Active(()) => tracing::info!(%model, %version, "update {word}"),
+        Outcome::Superseded { by } => tracing::info!(%model, %version, serves = %by, "update {word}"),
+        Outcome::Retrying(reason) | Outcome::Rejected(reason) | Outcome::RolledBack(reason) => {
+            tracing::warn!(%model, %version, %stage, reason, "update {word}");
         }
     }
 }
@@ -271,17 +267,4 @@ fn log_report(model: &types::ModelName, is_published: bool, version: Version, st
 /// A device's words on one line.
 fn shown(cause: &str) -> String {
     telemetry::escape_control(cause).into_owned()
-}
-
-fn stage(stage: UpdateStage) -> Stage {
-    match stage {
-        UpdateStage::Offered => Stage::Offered,
-        UpdateStage::Refreshing => Stage::Refreshing,
-        UpdateStage::Fetching => Stage::Fetching,
-        UpdateStage::Verifying => Stage::Verifying,
-        UpdateStage::Loading => Stage::Loading,
-        UpdateStage::Checking => Stage::Checking,
-        UpdateStage::Switching => Stage::Switching,
-        UpdateStage::Active => Stage::Active,
-    }
 }

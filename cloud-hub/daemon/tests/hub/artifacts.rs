@@ -1,7 +1,8 @@
 //! What devices may fetch: nothing that is held or withdrawn, and no byte that the disk has changed.
 
 use hub_core::registry::Standing;
-use protocol::v1::{RefusalCode, UpdateOutcome, UpdateStage};
+use protocol::v1::{RefusalCode, UpdateOutcome};
+use types::update::Stage;
 use types::{Digest, Place, Version};
 
 use super::site::Site;
@@ -111,8 +112,8 @@ async fn only_what_no_device_has_is_withdrawn_and_its_files_go_with_it() {
     let (code, err) = withdraw(&site, "2").await;
     assert!(code != Some(0) && err.contains("kitchen"), "{err}");
     device.blob(file, 0, 100).await.unwrap();
-    let gave_up = UpdateOutcome::Refused { cause: "does not load".to_owned() };
-    device.report(2, UpdateStage::Loading, gave_up).await;
+    let gave_up = UpdateOutcome::Rejected("does not load".to_owned());
+    device.report(2, Stage::Loading, gave_up).await;
     assert_eq!(withdraw(&site, "2").await.0, Some(0));
     for digest in [manifest, file] {
         assert_eq!(device.blob(digest, 0, 100).await.unwrap_err(), RefusalCode::NotFound);

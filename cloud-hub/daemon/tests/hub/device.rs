@@ -4,12 +4,13 @@ use bytes::Bytes;
 use protocol::JoinToken;
 use protocol::v1::{
     ActiveVariant, BlobRange, DeviceRequest, DeviceResponse, EnrolRequest, EnrolResponse, Enrolled, Hello, HubRequest,
-    HubResponse, InferRequest, ModelState, Offer, RefusalCode, UpdateOutcome, UpdateReport, UpdateStage, join_body,
+    HubResponse, InferRequest, ModelState, Offer, RefusalCode, UpdateOutcome, UpdateReport, join_body,
 };
 use transport::{
     Alpn, CloseCode, Congestion, Connection, DeviceKey, Dialer, DialerConfig, Exchange, ExchangeError, Identity,
     Limits, Priority, Trust,
 };
+use types::update::Stage;
 use types::{Digest, NamedTensor, Reason, Version};
 
 use super::site::PATIENCE;
@@ -108,7 +109,7 @@ impl Device {
         }
     }
 
-    pub(super) async fn report(&self, version: u64, stage: UpdateStage, outcome: UpdateOutcome) {
+    pub(super) async fn report(&self, version: u64, stage: Stage, outcome: UpdateOutcome) {
         let report = UpdateReport {
             model: "digits".parse().unwrap(),
             version: Version::new(version).unwrap(),

@@ -6,11 +6,11 @@ use cloud_hub::hub;
 use cloud_hub::shutdown::Stopped;
 use protocol::JoinToken;
 use protocol::v1::{
-    DeviceRequest, HubRequest, HubResponse, InferRequest, Offer, RefusalCode, UpdateOutcome, UpdateReport, UpdateStage,
-    join_body,
+    DeviceRequest, HubRequest, HubResponse, InferRequest, Offer, RefusalCode, UpdateOutcome, UpdateReport, join_body,
 };
 use tokio_util::task::TaskTracker;
 use transport::{CloseCode, CloseReason, DeviceKey, Priority, Trust};
+use types::update::Stage;
 use types::{Digest, NamedTensor, Reason, Tensor, Version};
 
 use super::device::{Device, dialer, enrol};
@@ -138,7 +138,7 @@ async fn a_new_version_is_offered_at_once_and_its_fate_is_shown() {
     let version = Version::new(2).unwrap();
     assert_eq!(device.notice().await, HubRequest::Offer(Offer { model: "digits".parse().unwrap(), version }));
     let cause = "file \"int8-qdq.onnx\" is not the signed one\u{1b}[31m".to_owned();
-    device.report(2, UpdateStage::Verifying, UpdateOutcome::Refused { cause }).await;
+    device.report(2, Stage::Verifying, UpdateOutcome::Rejected(cause)).await;
     let status = site.operate(&["model", "status", "digits"]).await;
     let report = &status["devices"][0]["report"];
     assert_eq!((&report["version"], &report["outcome"]), (&2.into(), &"refused".into()), "{status}");
@@ -147,7 +147,7 @@ async fn a_new_version_is_offered_at_once_and_its_fate_is_shown() {
     assert!(device.hello(Some(1)).await.is_empty());
     assert_eq!(site.operate(&["model", "offer", "digits", "2"]).await["devices_told"], 1);
     device.notice().await;
-    device.report(2, UpdateStage::Active, UpdateOutcome::Succeeded).await;
+    device.report(2, Stage::Active, UpdateOutcome::Active(())).await;
     let shown = site.operate(&["device", "show", "kitchen"]).await;
     assert_eq!(shown["models"][0]["active"]["version"], 2, "{shown}");
 }
@@ -249,8 +249,8 @@ async fn a_report_on_an_invented_model_makes_no_time_series() {
         model: "invented-by-a-device".parse().unwrap(),
         version: Version::new(1).unwrap(),
         variant: None,
-        stage: UpdateStage::Fetching,
-        outcome: UpdateOutcome::Failed { cause: "none".to_owned() },
+        stage: Stage::Fetching,
+        outcome: UpdateOutcome::Retrying("none".to_owned()),
     };
     device.ask(&DeviceRequest::Report(report), &[]).await.unwrap();
     let text = metrics().render();

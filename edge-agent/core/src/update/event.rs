@@ -3,63 +3,10 @@
 use std::fmt;
 use std::time::Instant;
 
+use types::update::Stage;
 use types::{ModelName, Version};
 
 use crate::slots::{Installed, Slots};
-
-/// A part of an update's life, as reports and logs name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Stage {
-    /// Deciding whether to take it.
-    Offer,
-    /// Refreshing the trust metadata and reading the signed manifest.
-    Trust,
-    /// Fetching the files.
-    Fetch,
-    /// Hashing the files against the manifest.
-    Verify,
-    /// Loading it beside the active one.
-    Load,
-    /// Answering its golden inputs.
-    Golden,
-    /// Moving the pointer and the traffic.
-    Switch,
-    /// Finding its files after a restart.
-    Restart,
-}
-
-impl Stage {
-    /// All stages, in order.
-    pub const ALL: [Self; 8] =
-        [Self::Offer, Self::Trust, Self::Fetch, Self::Verify, Self::Load, Self::Golden, Self::Switch, Self::Restart];
-
-    /// Returns the stage of a name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|stage| stage.as_str() == name)
-    }
-
-    /// The name in reports, metrics and logs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Offer => "offer",
-            Self::Trust => "trust",
-            Self::Fetch => "fetch",
-            Self::Verify => "verify",
-            Self::Load => "load",
-            Self::Golden => "golden",
-            Self::Switch => "switch",
-            Self::Restart => "restart",
-        }
-    }
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// Why a job of an update failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -366,33 +313,4 @@ pub struct Report {
 }
 
 /// How a version stands on this device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// It was taken up.
-    Started,
-    /// It serves.
-    Active(Installed),
-    /// It stands still, and will be tried again without being asked.
-    Delayed(Failure),
-    /// It was given up; the active version goes on serving.
-    Failed(Failure),
-    /// It was not taken: this device already serves a newer one.
-    Older {
-        /// What it serves.
-        active: Version,
-    },
-}
-
-impl Outcome {
-    /// The name in reports, metrics and logs.
-    #[must_use]
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Started => "started",
-            Self::Active(_) => "active",
-            Self::Delayed(_) => "delayed",
-            Self::Failed(_) => "failed",
-            Self::Older { .. } => "older",
-        }
-    }
-}
+pub type Outcome = types::update::Outcome<Installed, Failure>;

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use types::Version;
+use types::update::Stage;
 
-use super::Stage;
 use crate::slots::Installed;
 
 /// Where an update stands.
@@ -91,13 +91,13 @@ impl State {
 
     pub(super) const fn stage(&self) -> Stage {
         match self {
-            Self::Idle | Self::Paused { .. } | Self::Waiting { .. } => Stage::Offer,
-            Self::Refreshing { .. } => Stage::Trust,
-            Self::Fetching { .. } => Stage::Fetch,
-            Self::Verifying { .. } => Stage::Verify,
-            Self::Loading { .. } => Stage::Load,
-            Self::Checking { .. } => Stage::Golden,
-            Self::Switching { .. } => Stage::Switch,
+            Self::Idle | Self::Paused { .. } | Self::Waiting { .. } => Stage::Offered,
+            Self::Refreshing { .. } => Stage::Refreshing,
+            Self::Fetching { .. } => Stage::Fetching,
+            Self::Verifying { .. } => Stage::Verifying,
+            Self::Loading { .. } => Stage::Loading,
+            Self::Checking { .. } => Stage::Checking,
+            Self::Switching { .. } => Stage::Switching,
         }
     }
 }

@@ -35,7 +35,20 @@ enum Outcome {
     Delayed(FailedVersion),
     Failed(FailedVersion),
     Older { active: Version },
+    RolledBack(FailedVersion),
 }
+
+/// Stages by their names in records.
+const STAGES: [(&str, Stage); 8] = [
+    ("offer", Stage::Offered),
+    ("trust", Stage::Refreshing),
+    ("fetch", Stage::Fetching),
+    ("verify", Stage::Verifying),
+    ("load", Stage::Loading),
+    ("golden", Stage::Checking),
+    ("switch", Stage::Switching),
+    ("restart", Stage::Active),
+];
 
 /// A version on this device.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -124,7 +137,8 @@ impl Record for LoadAttempt {
 impl From<&Report> for VersionReport {
     fn from(report: &Report) -> Self {
         let Report { model, version, stage, outcome } = report;
-        let stage = stage.as_str().to_owned();
+        let named = STAGES.into_iter().find(|(_name, of)| of == stage);
+        let stage = named.map_or_else(String::new, |(name, _of)| name.to_owned());
         Self { model: model.clone(), version: *version, stage, outcome: Outcome::from(outcome) }
     }
 }
@@ -133,7 +147,8 @@ impl TryFrom<VersionReport> for Report {
     type Error = String;
 
     fn try_from(record: VersionReport) -> Result<Self, String> {
-        let stage = Stage::named(&record.stage).ok_or_else(|| format!("no stage is called {:?}", record.stage))?;
+        let named = STAGES.into_iter().find(|(name, _of)| *name == record.stage);
+        let stage = named.map(|(_name, of)| of).ok_or_else(|| format!("no stage is called {:?}", record.stage))?;
         Ok(Self { model: record.model, version: record.version, stage, outcome: record.outcome.try_into()? })
     }
 }
@@ -143,9 +158,10 @@ impl From<&update::Outcome> for Outcome {
         match outcome {
             update::Outcome::Started => Self::Started,
             update::Outcome::Active(installed) => Self::Active(Installed::from(installed)),
-            update::Outcome::Delayed(failure) => Self::Delayed(FailedVersion::from_value(failure)),
-            update::Outcome::Failed(failure) => Self::Failed(FailedVersion::from_value(failure)),
-            update::Outcome::Older { active } => Self::Older { active: *active },
+            update::Outcome::Retrying(failure) => Self::Delayed(FailedVersion::from_value(failure)),
+            update::Outcome::Rejected(failure) => Self::Failed(FailedVersion::from_value(failure)),
+            update::Outcome::Superseded { by } => Self::Older { active: *by },
+            update::Outcome::RolledBack(failure) => Self::RolledBack(FailedVersion::from_value(failure)),
         }
     }
 }
@@ -157,9 +173,10 @@ impl TryFrom<Outcome> for update::Outcome {
         Ok(match record {
             Outcome::Started => Self::Started,
             Outcome::Active(installed) => Self::Active(installed.into()),
-            Outcome::Delayed(failure) => Self::Delayed(failure.try_into()?),
-            Outcome::Failed(failure) => Self::Failed(failure.try_into()?),
-            Outcome::Older { active } => Self::Older { active },
+            Outcome::Delayed(failure) => Self::Retrying(failure.try_into()?),
+            Outcome::Failed(failure) => Self::Rejected(failure.try_into()?),
+            Outcome::Older { active } => Self::Superseded { by: active },
+            Outcome::RolledBack(failure) => Self::RolledBack(failure.try_into()?),
         })
     }
 }

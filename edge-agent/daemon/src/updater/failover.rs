@@ -85,7 +85,7 @@ impl Failovers {
         let model = &self.parts.model.name;
         tracing::error!(%model, engine = %lost.engine, why, "a version cannot run any more: another is loaded");
         telemetry::metrics::engine_failed_over(model.as_str(), lost.engine.as_str());
-        report(&self.parts, &lost, Outcome::Delayed(trouble::because(kind, why.clone()))).await;
+        report(&self.parts, &lost, Outcome::Retrying(trouble::because(kind, why.clone()))).await;
         let loading = Box::pin(load_again(Arc::clone(&self.parts), Arc::clone(&lost)));
         self.under_way = Some(UnderWay { lost, kind, why, loading });
     }
@@ -98,7 +98,7 @@ impl Failovers {
             Err(failure) => {
                 // The hub keeps the last report: it must name the first cause too.
                 let cause = format!("{why}; {failure}");
-                (None, cause.clone(), Outcome::Delayed(trouble::because(kind, cause)))
+                (None, cause.clone(), Outcome::Retrying(trouble::because(kind, cause)))
             }
         };
         if to.is_none() {
@@ -121,7 +121,7 @@ impl Failovers {
 
 async fn report(parts: &UpdaterParts, lost: &Serving, outcome: Outcome) {
     let (model, version) = (parts.model.name.clone(), lost.installed.version);
-    parts.reports.push(Report { model, version, stage: Stage::Load, outcome }).await;
+    parts.reports.push(Report { model, version, stage: Stage::Loading, outcome }).await;
 }
 
 /// Loads the same version once more, on an engine that is left; the version before it, where this one keeps ending its child

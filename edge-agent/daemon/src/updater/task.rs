@@ -323,11 +323,8 @@ impl ModelUpdater {
     }
 
     async fn report(&mut self, report: Report) {
-        match &report.outcome {
-            Outcome::Started | Outcome::Delayed(_) => {}
-            Outcome::Active(_) | Outcome::Failed(_) | Outcome::Older { .. } => {
-                telemetry::metrics::update_ended(self.parts.model.name.as_str(), report.outcome.as_str());
-            }
+        if report.outcome.is_final() {
+            telemetry::metrics::update_ended(self.parts.model.name.as_str(), report.outcome.as_str());
         }
         tracing::info!(
             model = %report.model,
@@ -402,9 +399,9 @@ async fn load_what_served(
             }
             Err(failure) => {
                 tracing::error!(model = %parts.model.name, %version, %failure, "an installed version does not load");
-                let outcome = Outcome::Delayed(failure);
+                let outcome = Outcome::Retrying(failure);
                 let model = parts.model.name.clone();
-                parts.reports.push(Report { model, version, stage: Stage::Restart, outcome }).await;
+                parts.reports.push(Report { model, version, stage: Stage::Active, outcome }).await;
             }
         }
     }

@@ -109,7 +109,7 @@ impl Uplink {
     fn sending_on(&self, connection: &Connection) -> std::pin::Pin<Box<dyn Future<Output = Never> + Send>> {
         let reports = std::sync::Arc::clone(&self.parts.reports);
         reports.not_delivered();
-        Box::pin(send_reports(connection.clone(), reports))
+        Box::pin(send_reports(connection.clone(), reports, self.hub_knows_all_outcomes))
     }
 
     /// Returns a dial beside a connection, if the hub is silent on that one.
@@ -252,10 +252,10 @@ async fn hear(mut exchange: Exchange) -> Result<Said, ExchangeError> {
 }
 
 /// Sends reports, oldest first, each until the hub has it. Never ends.
-async fn send_reports(connection: Connection, reports: std::sync::Arc<Reports>) -> Never {
+async fn send_reports(connection: Connection, reports: std::sync::Arc<Reports>, knows_all_outcomes: bool) -> Never {
     loop {
         let entry = reports.next().await;
-        let request = DeviceRequest::Report(say::report(&entry.report));
+        let request = DeviceRequest::Report(say::report(&entry.report, knows_all_outcomes));
         match exchange(&connection, Priority::Control, &request, 0).await {
             Ok(_accepted) => reports.acknowledged(entry.id).await,
             // Said again it would be refused again.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use edge_core::update::{Failure, Outcome, Report, Stage};
+use edge_core::update::{Outcome, Report, Stage};
 use engine::EngineDescription;
 use protocol::v1::feature::Instance;
-use protocol::v1::{ActiveVariant, EngineInfo, Hello, ModelState, UpdateOutcome, UpdateReport, UpdateStage, shorten};
+use protocol::v1::{ActiveVariant, EngineInfo, Hello, ModelState, UpdateOutcome, UpdateReport, shorten};
 
 use crate::board::{Board, InstalledVersion};
 use crate::models::{Model, Models};
@@ -42,34 +42,24 @@ fn engine_info(engine: &EngineDescription) -> EngineInfo {
     }
 }
 
-/// A report as the hub reads it.
-pub(super) fn report(report: &Report) -> UpdateReport {
-    let (variant, stage, outcome) = match &report.outcome {
-        Outcome::Started => (None, stage(report.stage), UpdateOutcome::Running { bytes_done: 0, bytes_total: 0 }),
-        Outcome::Active(installed) => (Some(installed.variant.clone()), UpdateStage::Active, UpdateOutcome::Succeeded),
-        Outcome::Delayed(failure) => (None, stage(report.stage), UpdateOutcome::Failed { cause: cause(failure) }),
-        Outcome::Failed(failure) => (None, stage(report.stage), UpdateOutcome::Refused { cause: cause(failure) }),
-        Outcome::Older { active } => {
-            let cause = format!("version {} is older than version {active}, which serves", report.version);
-            (None, stage(report.stage), UpdateOutcome::Refused { cause })
+/// Returns a report as the hub reads it. A hub that does not know all outcomes is told the nearest one that it knows.
+pub(super) fn report(report: &Report, knows_all_outcomes: bool) -> UpdateReport {
+    let variant = match &report.outcome {
+        Outcome::Active(installed) => Some(installed.variant.clone()),
+        Outcome::Started
+        | Outcome::Retrying(_)
+        | Outcome::Rejected(_)
+        | Outcome::Superseded { .. }
+        | Outcome::RolledBack(_) => None,
+    };
+    let stage = if variant.is_some() { Stage::Active } else { report.stage };
+    let outcome = report.outcome.clone().map(|_installed| (), |failure| shorten(&failure.to_string()));
+    let outcome = match outcome {
+        UpdateOutcome::Superseded { by } if !knows_all_outcomes => {
+            UpdateOutcome::Rejected(format!("version {} is older than version {by}, which serves", report.version))
         }
+        UpdateOutcome::RolledBack(reason) if !knows_all_outcomes => UpdateOutcome::Rejected(reason),
+        known => known,
     };
     UpdateReport { model: report.model.clone(), version: report.version, variant, stage, outcome }
-}
-
-fn cause(failure: &Failure) -> String {
-    shorten(&failure.to_string())
-}
-
-fn stage(stage: Stage) -> UpdateStage {
-    match stage {
-        Stage::Offer => UpdateStage::Offered,
-        Stage::Trust => UpdateStage::Refreshing,
-        Stage::Fetch => UpdateStage::Fetching,
-        Stage::Verify => UpdateStage::Verifying,
-        Stage::Load => UpdateStage::Loading,
-        Stage::Golden => UpdateStage::Checking,
-        Stage::Switch => UpdateStage::Switching,
-        Stage::Restart => UpdateStage::Active,
-    }
 }

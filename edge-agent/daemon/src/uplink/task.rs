@@ -93,6 +93,8 @@ pub struct Uplink {
     instance: Instance,
     /// The hub serves nothing but a renewal on the connection that was greeted last.
     pub(super) renewal_only: bool,
+    /// Whether the hub knows every outcome of an update, as it said in its last greeting.
+    pub(super) hub_knows_all_outcomes: bool,
 }
 
 impl Uplink {
@@ -105,7 +107,18 @@ impl Uplink {
         let dialer = dialer(&parts.enrolment, parts.congestion)?;
         let renewal = Renewal::new(renew::validity(&parts.enrolment.identity), rand::random());
         let (skew, instance, offered) = (ClockSkew::default(), Instance(rand::random()), Vec::new());
-        Ok(Self { machine, parts, dialer, renewal, skew, fresh: None, offered, instance, renewal_only: false })
+        Ok(Self {
+            machine,
+            parts,
+            dialer,
+            renewal,
+            skew,
+            fresh: None,
+            offered,
+            instance,
+            renewal_only: false,
+            hub_knows_all_outcomes: false,
+        })
     }
 
     /// Keeps the connection until `stop` is cancelled.
@@ -312,6 +325,7 @@ impl Uplink {
             );
         }
         self.renewal_only = feature::is_renewal_only(&welcome.features);
+        self.hub_knows_all_outcomes = feature::knows_all_outcomes(&welcome.features);
         let also_at = feature::find_identity_also_at(&welcome.features);
         if let Some(address) = also_at {
             tracing::warn!(%address, advice = CLONE_ADVICE, "another machine uses the identity of this device");

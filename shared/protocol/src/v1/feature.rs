@@ -8,6 +8,9 @@ use std::net::SocketAddr;
 /// renewal. The device renews, then connects again.
 pub const RENEWAL_ONLY: &str = "renewal-only";
 
+/// In [`super::Welcome`]: the hub knows every outcome of an update. Hubs of 0.1.0 know neither `superseded` nor `rolled-back`.
+pub const UPDATE_OUTCOMES: &str = "update-outcomes";
+
 /// In [`super::Hello`], with a value: the running process of the agent.
 const INSTANCE: &str = "instance";
 
@@ -43,6 +46,12 @@ impl Instance {
 #[must_use]
 pub fn is_renewal_only(features: &[String]) -> bool {
     features.iter().any(|feature| feature == RENEWAL_ONLY)
+}
+
+/// Returns whether a `Welcome` comes from a hub that knows every outcome of an update.
+#[must_use]
+pub fn knows_all_outcomes(features: &[String]) -> bool {
+    features.iter().any(|feature| feature == UPDATE_OUTCOMES)
 }
 
 /// Returns the feature that tells a device where else its identity is in use.

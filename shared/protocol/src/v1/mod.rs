@@ -21,7 +21,7 @@ pub use enrol::{EnrolRequest, EnrolResponse, Enrolled};
 pub use hello::{ActiveVariant, EngineInfo, Hello, ModelState, Welcome};
 pub use infer::{BodyError, InferRequest, InferResponse, TensorHeader, join_body, split_body};
 pub use refusal::{Refusal, RefusalCode};
-pub use update::{BlobRange, BlobSlice, Offer, UpdateOutcome, UpdateReport, UpdateStage};
+pub use update::{BlobRange, BlobSlice, Offer, UpdateOutcome, UpdateReport};
 
 use crate::frame::{Message, bounded_codec};
 

@@ -1,9 +1,8 @@
 //! How a version reaches a device: offers, files in parts, and reports of how it goes.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use types::limits::FILE_BYTES_MAX;
+use types::update::{Outcome, Stage};
 use types::{Digest, ModelName, VariantName, Version};
 
 use super::{at_most, text};
@@ -68,96 +67,18 @@ pub struct UpdateReport {
     /// Which form of it, once the device has chosen one.
     pub variant: Option<VariantName>,
     /// How far it is.
-    pub stage: UpdateStage,
-    /// How it stands there.
+    #[serde(with = "wire::stage")]
+    pub stage: Stage,
+    /// How it stands there. A stage that is passed is [`Outcome::Active`] too, unless it is [`Stage::Active`] it goes on.
+    #[serde(with = "wire::outcome")]
     pub outcome: UpdateOutcome,
 }
 
-/// How far an update is. Append only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum UpdateStage {
-    /// The offer was weighed.
-    Offered,
-    /// Signed metadata is being refreshed and the manifest read.
-    Refreshing,
-    /// Files are being fetched.
-    Fetching,
-    /// Files are being held against the signed digests.
-    Verifying,
-    /// The new session is being loaded beside the active one.
-    Loading,
-    /// The new session answers the golden inputs.
-    Checking,
-    /// The pointer to the active version is being moved.
-    Switching,
-    /// The version is what answers.
-    Active,
-}
-
-impl UpdateStage {
-    /// Every stage in order.
-    pub const ALL: [Self; 8] = [
-        Self::Offered,
-        Self::Refreshing,
-        Self::Fetching,
-        Self::Verifying,
-        Self::Loading,
-        Self::Checking,
-        Self::Switching,
-        Self::Active,
-    ];
-
-    /// The name in logs, tables and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Offered => "offered",
-            Self::Refreshing => "refreshing",
-            Self::Fetching => "fetching",
-            Self::Verifying => "verifying",
-            Self::Loading => "loading",
-            Self::Checking => "checking",
-            Self::Switching => "switching",
-            Self::Active => "active",
-        }
-    }
-}
-
-impl fmt::Display for UpdateStage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// How an update stands at its stage. Append only.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum UpdateOutcome {
-    /// Under way.
-    Running {
-        /// Bytes safe on the device.
-        bytes_done: u64,
-        /// Bytes in all.
-        bytes_total: u64,
-    },
-    /// The stage is passed.
-    Succeeded,
-    /// The version itself was found wanting (older, unsigned, altered, wrong golden answers). It is not tried again by itself.
-    Refused {
-        /// Why, for the operator.
-        cause: String,
-    },
-    /// The device had trouble (disk full, engine, hub away too long). The version may be tried again.
-    Failed {
-        /// Why, for the operator.
-        cause: String,
-    },
-}
+/// How an update stands, with the reason of a failure for the operator.
+pub type UpdateOutcome = Outcome<(), String>;
 
 impl UpdateReport {
     pub(super) fn check(&self) -> Result<(), String> {
-        match &self.outcome {
-            UpdateOutcome::Refused { cause } | UpdateOutcome::Failed { cause } => text("cause", cause),
-            UpdateOutcome::Running { .. } | UpdateOutcome::Succeeded => Ok(()),
-        }
+        self.outcome.reason().map_or(Ok(()), |reason| text("cause", reason))
     }
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use hub_core::fleet::{self, Cloned, Presence};
 use serde::{Deserialize, Serialize};
 use store::Record;
+use types::update::Stage;
 use types::{Digest, ModelName, VariantName, Version};
 
 use crate::fleet::StoredState;
@@ -67,9 +68,15 @@ struct Progress {
     stage: String,
     outcome: Outcome,
     at_unix_s: u64,
+    /// With [`Outcome::Refused`]: the version that serves, where it was not taken because it is older.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    superseded_by: Option<Version>,
+    /// With [`Outcome::Refused`]: whether it has served before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    rolled_back: bool,
 }
 
-/// How an update stands at its stage.
+/// How an update stands at its stage, in the words of the first records.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Outcome {
@@ -153,26 +160,38 @@ impl From<Installed> for fleet::Installed {
 impl From<&fleet::Progress> for Progress {
     fn from(progress: &fleet::Progress) -> Self {
         let fleet::Progress { variant, stage, outcome, at_unix_s } = progress.clone();
+        let (mut superseded_by, mut rolled_back) = (None, false);
         let outcome = match outcome {
-            fleet::Outcome::Running => Outcome::Running,
-            fleet::Outcome::Active => Outcome::Active,
-            fleet::Outcome::Delayed { cause } => Outcome::Delayed { cause },
-            fleet::Outcome::Refused { cause } => Outcome::Refused { cause },
+            fleet::Outcome::Started => Outcome::Running,
+            fleet::Outcome::Active(()) => Outcome::Active,
+            fleet::Outcome::Retrying(cause) => Outcome::Delayed { cause },
+            fleet::Outcome::Rejected(cause) => Outcome::Refused { cause },
+            fleet::Outcome::Superseded { by } => {
+                superseded_by = Some(by);
+                Outcome::Refused { cause: format!("version {by} serves") }
+            }
+            fleet::Outcome::RolledBack(cause) => {
+                rolled_back = true;
+                Outcome::Refused { cause }
+            }
         };
-        Self { variant, stage: stage.as_str().to_owned(), outcome, at_unix_s }
+        Self { variant, stage: stage.as_str().to_owned(), outcome, at_unix_s, superseded_by, rolled_back }
     }
 }
 
 impl TryFrom<Progress> for fleet::Progress {
     type Error = String;
 
-    fn try_from(Progress { variant, stage, outcome, at_unix_s }: Progress) -> Result<Self, String> {
-        let stage = fleet::Stage::named(&stage).ok_or_else(|| format!("no stage is called {stage:?}"))?;
-        let outcome = match outcome {
-            Outcome::Running => fleet::Outcome::Running,
-            Outcome::Active => fleet::Outcome::Active,
-            Outcome::Delayed { cause } => fleet::Outcome::Delayed { cause },
-            Outcome::Refused { cause } => fleet::Outcome::Refused { cause },
+    fn try_from(record: Progress) -> Result<Self, String> {
+        let Progress { variant, stage, outcome, at_unix_s, superseded_by, rolled_back } = record;
+        let stage = Stage::named(&stage).ok_or_else(|| format!("no stage is called {stage:?}"))?;
+        let outcome = match (outcome, superseded_by) {
+            (Outcome::Running, _) => fleet::Outcome::Started,
+            (Outcome::Active, _) => fleet::Outcome::Active(()),
+            (Outcome::Delayed { cause }, _) => fleet::Outcome::Retrying(cause),
+            (Outcome::Refused { .. }, Some(by)) => fleet::Outcome::Superseded { by },
+            (Outcome::Refused { cause }, None) if rolled_back => fleet::Outcome::RolledBack(cause),
+            (Outcome::Refused { cause }, None) => fleet::Outcome::Rejected(cause),
         };
         Ok(Self { variant, stage, outcome, at_unix_s })
     }

@@ -4,6 +4,7 @@
 
 use hub_core::fleet::{self, Cloned, Presence};
 use store::{Batch, MemoryStore, Store, Table};
+use types::update::Stage;
 
 use super::*;
 use crate::fleet::StoredState;
@@ -129,10 +130,12 @@ async fn what_a_device_said_reads_back_for_ever() {
         at_unix_s: 1_800_000_000,
     };
     let history = [
-        (version(1), progress(fleet::Stage::Active, fleet::Outcome::Active)),
-        (version(2), progress(fleet::Stage::Fetching, fleet::Outcome::Running)),
-        (version(3), progress(fleet::Stage::Checking, fleet::Outcome::Delayed { cause: "busy".into() })),
-        (version(4), progress(fleet::Stage::Loading, fleet::Outcome::Refused { cause: "bad".into() })),
+        (version(1), progress(Stage::Active, fleet::Outcome::Active(()))),
+        (version(2), progress(Stage::Fetching, fleet::Outcome::Started)),
+        (version(3), progress(Stage::Checking, fleet::Outcome::Retrying("busy".into()))),
+        (version(5), progress(Stage::Offered, fleet::Outcome::Superseded { by: version(7) })),
+        (version(6), progress(Stage::Active, fleet::Outcome::RolledBack("slow".into()))),
+        (version(4), progress(Stage::Loading, fleet::Outcome::Rejected("bad".into()))),
     ];
     let model = fleet::Model::restored(Some(installed(1)), Some(installed(2)), history.into());
     let cloned = Cloned {
@@ -144,15 +147,18 @@ async fn what_a_device_said_reads_back_for_ever() {
     let presence = Presence::Online { since_unix_s: 1_800_000_000 };
     let device = fleet::Device::restored(presence, agent_version, Some(cloned), [(name, model)].into());
     let one = |number: u64| format!(r#"{{"version":{number},"variant":"int8","digest":"{DIGEST}"}}"#);
-    let step = |stage: &str, outcome: &str| {
-        format!(r#"{{"variant":"int8","stage":"{stage}","outcome":{outcome},"at_unix_s":1800000000}}"#)
+    let step_with = |stage: &str, outcome: &str, more: &str| {
+        format!(r#"{{"variant":"int8","stage":"{stage}","outcome":{outcome},"at_unix_s":1800000000{more}}}"#)
     };
+    let step = |stage: &str, outcome: &str| step_with(stage, outcome, "");
     let history = format!(
-        r#"{{"1":{},"2":{},"3":{},"4":{}}}"#,
+        r#"{{"1":{},"2":{},"3":{},"4":{},"5":{},"6":{}}}"#,
         step("active", r#""active""#),
         step("fetching", r#""running""#),
         step("checking", r#"{"delayed":{"cause":"busy"}}"#),
-        step("loading", r#"{"refused":{"cause":"bad"}}"#)
+        step("loading", r#"{"refused":{"cause":"bad"}}"#),
+        step_with("offered", r#"{"refused":{"cause":"version 7 serves"}}"#, r#","superseded_by":7"#),
+        step_with("active", r#"{"refused":{"cause":"slow"}}"#, r#","rolled_back":true"#)
     );
     let model = format!(r#"{{"active":{},"previous":{},"progress":{history}}}"#, one(1), one(2));
     let fields = format!(
