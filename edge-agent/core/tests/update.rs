@@ -136,7 +136,7 @@ fn a_bad_version_is_given_up_at_every_stage_reported_once_and_left_alone() {
             handle(&mut updater, event);
         }
         let steps = handle(&mut updater, failed(kind));
-        assert_eq!(outcomes(&steps), ["failed"], "{kind}");
+        assert_eq!(outcomes(&steps), ["rejected"], "{kind}");
         assert!(steps.contains(&Step::Remove { version: version(2) }));
         assert_eq!((updater.state(), updater.slots().active_version()), (&State::Idle, Some(version(1))));
         assert_eq!(handle(&mut updater, offered(2)), [], "not again by itself");
@@ -169,7 +169,7 @@ fn wrong_bytes_are_tried_again_within_a_day_and_a_bad_model_never() {
         handle(&mut updater, offered(2));
         for round in 1..8_u32 {
             let steps = updater.handle(failed(kind), now, u64::MAX).unwrap();
-            assert_eq!(outcomes(&steps), ["failed"], "{kind}");
+            assert_eq!(outcomes(&steps), ["rejected"], "{kind}");
             assert_eq!(updater.failed().len(), 1, "it counts as given up");
             let Some((until, _why)) = updater.poll_timeout() else {
                 assert!(!again, "{kind} is not tried again");
@@ -290,7 +290,7 @@ fn a_damaged_active_version_gives_way_to_the_previous_one_after_a_restart() {
     let (mut updater, steps) = resume(digits(), found);
     let repaired = Slots { active: Some(installed(2)), previous: None };
     assert_eq!(steps.first(), Some(&Step::Repair { slots: repaired.clone() }));
-    assert_eq!(outcomes(&steps), ["delayed"]);
+    assert_eq!(outcomes(&steps), ["retrying"]);
     assert!(steps.contains(&Step::Remove { version: version(1) }));
     assert_eq!(updater.slots(), &repaired);
     handle(&mut updater, Event::HubOnline);
