@@ -126,7 +126,7 @@ async fn a_certificate_is_renewed_with_a_new_key_and_the_old_one_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_version_is_offered_at_once_and_its_fate_is_shown() {
+async fn a_new_version_is_offered_at_once_and_its_outcome_is_shown() {
     let site = Site::start().await;
     site.push("v1", &[]).await;
     let device = site.device("kitchen").await;
@@ -141,7 +141,7 @@ async fn a_new_version_is_offered_at_once_and_its_fate_is_shown() {
     device.report(2, Stage::Verifying, UpdateOutcome::Rejected(cause)).await;
     let status = site.operate(&["model", "status", "digits"]).await;
     let report = &status["devices"][0]["report"];
-    assert_eq!((&report["version"], &report["outcome"]), (&2.into(), &"refused".into()), "{status}");
+    assert_eq!((&report["version"], &report["outcome"]), (&2.into(), &"rejected".into()), "{status}");
     assert!(!report["detail"].as_str().unwrap().contains('\u{1b}'), "{report}");
     // Not offered again by itself, but when the operator says so.
     assert!(device.hello(Some(1)).await.is_empty());
