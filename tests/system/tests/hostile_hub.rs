@@ -105,12 +105,7 @@ impl Impostor {
     fn refusal(&self) -> Result<String> {
         wait::until("the device refuses", || {
             let reports = self.reports.lock().map_err(|_poisoned| anyhow::anyhow!("a lost lock"))?;
-            Ok(reports.iter().find_map(|report| match &report.outcome {
-                protocol::v1::UpdateOutcome::Refused { cause } | protocol::v1::UpdateOutcome::Failed { cause } => {
-                    Some(cause.clone())
-                }
-                protocol::v1::UpdateOutcome::Running { .. } | protocol::v1::UpdateOutcome::Succeeded => None,
-            }))
+            Ok(reports.iter().find_map(|report| report.outcome.reason().cloned()))
         })
     }
 
