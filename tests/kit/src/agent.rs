@@ -99,6 +99,11 @@ impl Agent {
         self.run(["enroll", token])
     }
 
+    /// Takes other programs for the next starts and verbs, as an upgrade does.
+    pub fn replace_programs(&mut self, binaries: &Binaries) {
+        self.binaries = binaries.clone();
+    }
+
     /// Starts it and waits until its door listens.
     ///
     /// # Errors

@@ -43,6 +43,16 @@ impl Hub {
             init.args([door, "127.0.0.1:0"]);
         }
         Finished::run(&mut init)?.ok()?;
+        Self::open(site, name)
+    }
+
+    /// Takes a hub that is already in `<site>/<name>`, with the offline keys in `<site>/<name>-keys`.
+    ///
+    /// # Errors
+    /// When its `hub.toml` cannot be read or written.
+    pub fn open(site: &Site, name: &str) -> Result<Self> {
+        let folder = site.folder().join(name);
+        let keys = site.folder().join(format!("{name}-keys"));
         let mut config = ConfigFile::read(&folder.join("hub.toml"))?;
         // An IPv4 address: `localhost` may mean ::1 first, where nobody listens.
         config.set("gateway.public", vec!["127.0.0.1:0"])?;
@@ -83,6 +93,11 @@ impl Hub {
     /// Sets an environment variable for the next starts.
     pub fn env(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Takes other programs for the next starts and verbs, as an upgrade does.
+    pub fn replace_programs(&mut self, binaries: &Binaries) {
+        self.binaries = binaries.clone();
     }
 
     /// Starts it and waits until it listens. From the second start on it takes the same port for devices.

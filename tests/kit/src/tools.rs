@@ -73,3 +73,16 @@ pub fn faketime(root: &Path) -> Option<PathBuf> {
     }
     FAKETIME_PLACES.iter().map(|place| root.join(place)).find(|path| path.is_file())
 }
+
+/// Returns the environment under which a process believes that it runs at another time, like `+366d` or a number of seconds.
+///
+/// Only the wall clock moves: timers go on by the machine's own monotonic clock.
+#[must_use]
+pub fn at_another_time(library: &Path, shift: &str) -> [(&'static str, String); 4] {
+    [
+        ("LD_PRELOAD", library.display().to_string()),
+        ("FAKETIME", shift.to_owned()),
+        ("DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ]
+}
