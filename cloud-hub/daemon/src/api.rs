@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 use types::{DeviceId, Digest, ModelName, VariantName, Version};
 
 pub use cloned::ClonedView;
-pub use operators::{OperatorCreated, OperatorList, OperatorRequest, OperatorRevoked, OperatorView};
+pub use operators::{OperatorCreated, OperatorList, OperatorRenewal, OperatorRequest, OperatorRevoked, OperatorView};
 pub use recovery::{BackupSnapshot, UnknownDevice};
 
 /// Where the API begins.

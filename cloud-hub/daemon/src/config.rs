@@ -51,6 +51,11 @@ pub struct HubTable {
     /// How long a stop waits for requests in flight. Default `20s`; keep it under systemd's `TimeoutStopSec`.
     #[serde(with = "config::duration")]
     pub stop_grace: Duration,
+    /// Time between two checks of all published files against their digests. Default `24h`; `0s` checks none.
+    ///
+    /// The first check begins at the start. Each reads at most 8 MiB a second. What is damaged is in `cloud-hub status`.
+    #[serde(with = "config::duration")]
+    pub scrub_every: Duration,
 }
 
 /// `[gateway]`.
@@ -147,6 +152,7 @@ impl Default for HubTable {
             state_dir: PathBuf::from("/var/lib/sanderling-hub"),
             names: Vec::new(),
             stop_grace: Duration::from_secs(20),
+            scrub_every: DAY,
         }
     }
 }

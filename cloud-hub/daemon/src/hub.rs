@@ -267,6 +267,7 @@ impl Hub {
     /// When the store cannot be read.
     pub async fn status(&self) -> Result<HubStatus, Refused> {
         let devices = self.fleet.list().await.map_err(|error| Refused::storage(&error))?;
+        let tokens = self.operators.warnings(clock::unix_ms()).await.map_err(|error| Refused::storage(&error))?;
         let described = self.loader.engine.describe();
         let (requests_waiting, requests_running) = self.workers.load();
         let loaded = self.workers.all();
@@ -284,7 +285,7 @@ impl Hub {
             requests_running,
             models: self.registry.snapshot().models().count(),
             loaded: loaded.iter().map(|pool| format!("{}/{}", pool.model(), pool.version())).collect(),
-            warnings: self.warnings(),
+            warnings: self.warnings().into_iter().chain(tokens).collect(),
             isolation: Some(self.config.inference.isolation),
             hosts: self.loader.engine.hosts(),
         })
@@ -317,6 +318,15 @@ impl Hub {
             })
         });
         followers.collect()
+    }
+
+    /// Tells the devices that follow these versions to fetch them again: files of them were damaged and are whole.
+    fn tell_mended(&self, mended: &[(ModelName, Version)]) {
+        for (model, version) in mended {
+            if self.registry.current(model) == Some(*version) {
+                self.tell(model, *version, true);
+            }
+        }
     }
 
     /// Tells followers of a version, without waiting for them.

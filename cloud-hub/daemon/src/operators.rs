@@ -1,10 +1,15 @@
 //! Operators and their tokens: who may call the admin API. Only hashes of tokens are kept.
 //!
-//! Used by [`crate::admin`] on every call and by `cloud-hub init` for the first one.
+//! Used by [`crate::admin`] on every call and by `cloud-hub init` for the first one. [`expiry`] warns before a token ends,
+//! [`renewal`] makes the next one, [`local`] is the token of the hub's own machine.
+
+pub mod expiry;
+pub mod local;
+pub mod renewal;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use hub_core::logins::{Failure, Logins};
@@ -46,6 +51,9 @@ pub struct OperatorRecord {
     pub last_used_unix_ms: Option<u64>,
 }
 
+/// Number of hexadecimal digits of a token's hash that a list shows: enough to find the token of a file in it.
+const FINGERPRINT_DIGITS: usize = 16;
+
 /// The operators on record.
 #[derive(Debug)]
 pub struct Operators {
@@ -56,6 +64,8 @@ pub struct Operators {
     logins: Mutex<Logins>,
     /// Held while names are compared and a record is written.
     naming: tokio::sync::Mutex<()>,
+    /// Hash of the token of this machine; absent where it could not be written.
+    local: OnceLock<String>,
 }
 
 /// Why a caller is no operator.
@@ -121,6 +131,12 @@ pub enum CreateOperatorError {
         /// The name.
         name: String,
     },
+    /// Nobody has this name, so there is no token to renew.
+    #[error("no operator is called {name:?}")]
+    Unknown {
+        /// The name that was given.
+        name: String,
+    },
     /// The store failed.
     #[error("store an operator token")]
     Store(#[from] StoreError),
@@ -130,8 +146,13 @@ impl Operators {
     /// The operators in a store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
-        let table = Table::new(store);
-        Self { table, used: Mutex::default(), logins: Mutex::default(), naming: tokio::sync::Mutex::default() }
+        Self {
+            table: Table::new(store),
+            used: Mutex::default(),
+            logins: Mutex::default(),
+            naming: tokio::sync::Mutex::default(),
+            local: OnceLock::new(),
+        }
     }
 
     /// Makes a token and keeps its hash. An expired token of the same name is removed.
@@ -144,7 +165,8 @@ impl Operators {
         ttl_days: u32,
         now_unix_ms: u64,
     ) -> Result<OperatorCreated, CreateOperatorError> {
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        let is_plain = !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control);
+        if !is_plain || name == local::NAME {
             return Err(CreateOperatorError::Name);
         }
         if !(1..=TTL_DAYS_MAX).contains(&ttl_days) {
@@ -159,29 +181,25 @@ impl Operators {
                 self.table.delete(&key).await?;
             }
         }
-        let mut secret = [0; SECRET_BYTES];
-        rand::rng().fill_bytes(&mut secret);
-        let token = format!("{TOKEN_PREFIX}{}", hex::encode(secret));
-        let expires_unix_ms = now_unix_ms.saturating_add(u64::from(ttl_days) * DAY_MS);
-        let record = OperatorRecord {
-            name: name.to_owned(),
-            created_unix_ms: now_unix_ms,
-            expires_unix_ms,
-            last_used_unix_ms: None,
-        };
+        let (token, record) = fresh_token(name, ttl_days, now_unix_ms);
         self.table.insert(&key(&token), &record).await?;
-        Ok(OperatorCreated { name: record.name, token, expires_unix_ms })
+        self.measure().await?;
+        Ok(OperatorCreated { name: record.name, token, expires_unix_ms: record.expires_unix_ms })
     }
 
-    /// Returns every operator, by name, with the time of its last call.
+    /// Returns every operator, by name, with the time of its last call and the warning about its token.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn list(&self) -> Result<Vec<OperatorView>, StoreError> {
+    pub async fn list(&self, now_unix_ms: u64) -> Result<Vec<OperatorView>, StoreError> {
         let records = self.table.list().await?.records;
+        let newest: Vec<OperatorRecord> =
+            expiry::newest(records.iter().map(|(_key, record)| record)).into_iter().cloned().collect();
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let view = |(key, record): (String, OperatorRecord)| OperatorView {
             last_used_unix_ms: used.get(&key).copied().max(record.last_used_unix_ms),
+            warning: newest.contains(&record).then(|| expiry::warning(&record, now_unix_ms)).flatten(),
+            fingerprint: Some(key.chars().take(FINGERPRINT_DIGITS).collect()),
             name: record.name,
             created_unix_ms: record.created_unix_ms,
             expires_unix_ms: record.expires_unix_ms,
@@ -189,6 +207,28 @@ impl Operators {
         let mut operators: Vec<_> = records.into_iter().map(view).collect();
         operators.sort_by(|a, b| a.name.cmp(&b.name).then(a.created_unix_ms.cmp(&b.created_unix_ms)));
         Ok(operators)
+    }
+
+    /// Returns a warning for each operator whose token ends soon or has ended.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn warnings(&self, now_unix_ms: u64) -> Result<Vec<String>, StoreError> {
+        let operators = self.list(now_unix_ms).await?;
+        Ok(operators.into_iter().filter_map(|operator| operator.warning).collect())
+    }
+
+    /// Sets the metric of the token that ends first.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn measure(&self) -> Result<(), StoreError> {
+        let records = self.table.list().await?.records;
+        let newest = expiry::newest(records.iter().map(|(_key, record)| record));
+        if let Some(first) = newest.iter().map(|record| record.expires_unix_ms / 1000).min() {
+            telemetry::metrics::operator_token_expires(first);
+        }
+        Ok(())
     }
 
     /// Removes every token of an operator: the next call with one is refused. `by` is the operator who asks; it can only
@@ -210,6 +250,7 @@ impl Operators {
             self.table.delete(key).await?;
             self.used.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         }
+        self.measure().await?;
         Ok(OperatorRevoked { name: name.to_owned(), tokens: of_name.len() })
     }
 
@@ -227,6 +268,9 @@ impl Operators {
             return Err(NotAnOperator::Unknown);
         }
         let key = key(token);
+        if self.local.get() == Some(&key) {
+            return Ok(local::NAME.to_owned());
+        }
         let entry = self.table.entry(&key).await.map_err(NotAnOperator::Store)?;
         let entry = entry.ok_or(NotAnOperator::Unknown)?;
         let record = &entry.value;
@@ -244,6 +288,30 @@ impl Operators {
         }
         Ok(entry.value.name)
     }
+}
+
+/// Returns a new token and the record of it.
+fn fresh_token(name: &str, ttl_days: u32, now_unix_ms: u64) -> (String, OperatorRecord) {
+    let record = OperatorRecord {
+        name: name.to_owned(),
+        created_unix_ms: now_unix_ms,
+        expires_unix_ms: now_unix_ms.saturating_add(u64::from(ttl_days) * DAY_MS),
+        last_used_unix_ms: None,
+    };
+    (secret_token(), record)
+}
+
+/// Returns the text of a token that nobody can guess.
+fn secret_token() -> String {
+    let mut secret = [0; SECRET_BYTES];
+    rand::rng().fill_bytes(&mut secret);
+    format!("{TOKEN_PREFIX}{}", hex::encode(secret))
+}
+
+/// Returns the part of a token's hash that a list shows.
+#[must_use]
+pub fn fingerprint(token: &str) -> String {
+    key(token).chars().take(FINGERPRINT_DIGITS).collect()
 }
 
 /// Tokens are found by their hash: neither a stolen store nor the time of a comparison gives one away.
@@ -282,7 +350,7 @@ mod tests {
         let second = operators.create("me", 1, DAY_MS).await.unwrap();
         assert!(operators.who(&first.token, DAY_MS).await.is_err());
         assert_eq!(operators.who(&second.token, DAY_MS).await.unwrap(), "me");
-        assert_eq!(operators.list().await.unwrap().len(), 2);
+        assert_eq!(operators.list(0).await.unwrap().len(), 2);
     }
 
     #[tokio::test]
@@ -292,10 +360,10 @@ mod tests {
         let (me, ci) = (operators.create("me", 10, 0).await.unwrap(), operators.create("ci", 1, 0).await.unwrap());
         operators.who(&ci.token, 5000).await.unwrap();
         let used = |list: Vec<OperatorView>| list.into_iter().map(|view| view.last_used_unix_ms).collect::<Vec<_>>();
-        assert_eq!(used(operators.list().await.unwrap()), [Some(5000), None], "by name: ci, me");
+        assert_eq!(used(operators.list(0).await.unwrap()), [Some(5000), None], "by name: ci, me");
         // Another process's view of the same store: what was stored within the hour.
         operators.who(&ci.token, LAST_USED_EVERY_MS + 1).await.unwrap();
-        assert_eq!(used(Operators::new(store).list().await.unwrap()), [Some(LAST_USED_EVERY_MS + 1), None]);
+        assert_eq!(used(Operators::new(store).list(0).await.unwrap()), [Some(LAST_USED_EVERY_MS + 1), None]);
         assert_eq!(operators.revoke("ci", "me", 6000).await.unwrap().tokens, 1);
         assert!(matches!(operators.who(&ci.token, 6000).await, Err(NotAnOperator::Unknown)));
         assert!(matches!(operators.revoke("ci", "me", 6000).await, Err(RevokeOperatorError::Unknown { .. })));
@@ -317,7 +385,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_or_life_out_of_bounds_is_refused() {
         let operators = Operators::new(Arc::new(MemoryStore::default()));
-        for name in ["", "a\nb", &"x".repeat(64)] {
+        for name in ["", "a\nb", &"x".repeat(64), local::NAME] {
             assert!(matches!(operators.create(name, 1, 0).await, Err(CreateOperatorError::Name)));
         }
         assert!(matches!(operators.create("me", 0, 0).await, Err(CreateOperatorError::Ttl)));

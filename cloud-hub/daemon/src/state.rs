@@ -99,6 +99,12 @@ impl Folder {
         self.root.join("loads.json")
     }
 
+    /// Token of the running hub for the verbs of this machine (mode 0600).
+    #[must_use]
+    pub fn local_token(&self) -> PathBuf {
+        self.root.join("local.token")
+    }
+
     /// One blob.
     #[must_use]
     pub fn blob(&self, digest: &Digest) -> PathBuf {
@@ -132,12 +138,14 @@ impl Folder {
         files::write_atomic(&self.listening(), &text, Mode::Shared)
     }
 
-    /// Takes the file away again, so that nobody knocks at a door that is shut.
+    /// Removes what says how to reach a running hub: `listening.json` and the token of this machine.
     pub fn remove_listening(&self) {
-        if let Err(error) = std::fs::remove_file(self.listening())
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, "listening.json stays behind");
+        for file in [self.listening(), self.local_token()] {
+            if let Err(error) = std::fs::remove_file(&file)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, "{} stays behind", file.file_name().unwrap_or_default().to_string_lossy());
+            }
         }
     }
 }

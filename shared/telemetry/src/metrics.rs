@@ -61,6 +61,10 @@ pub const MODELS_CONDEMNED: &str = "sanderling_models_condemned_total";
 pub const TRUST_EXPIRES: &str = "sanderling_trust_expires_timestamp_seconds";
 /// Records of the store that were set aside because they are not readable.
 pub const UNREADABLE_RECORDS: &str = "sanderling_store_unreadable_records";
+/// Expiry of the operator token that ends first, in seconds since 1970.
+pub const OPERATOR_TOKEN_EXPIRES: &str = "sanderling_operator_token_expires_timestamp_seconds";
+/// Files of published versions that are damaged or missing on the hub's disk.
+pub const BLOBS_DAMAGED: &str = "sanderling_blobs_damaged";
 /// Always 1; the label `version` tells the build.
 pub const BUILD_INFO: &str = "sanderling_build_info";
 
@@ -137,6 +141,8 @@ fn describe() {
         Unit::Count,
         "Models not run any more because they kept ending child processes."
     );
+    describe_gauge!(OPERATOR_TOKEN_EXPIRES, Unit::Seconds, "When the first operator token expires, since 1970.");
+    describe_gauge!(BLOBS_DAMAGED, Unit::Count, "Files of published versions that are damaged or missing.");
     describe_gauge!(TRUST_EXPIRES, Unit::Seconds, "When the signature of a trust role expires, since 1970.");
     describe_gauge!(UNREADABLE_RECORDS, Unit::Count, "Records of the store that are not readable and were set aside.");
     describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the label version tells the build.");
@@ -246,6 +252,17 @@ pub fn trust_expires(role: &'static str, unix_s: i64) {
 /// Sets how many records of the store were set aside because they are not readable.
 pub fn unreadable_records(count: usize) {
     gauge!(UNREADABLE_RECORDS).set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+}
+
+/// Sets when the operator token that ends first expires, in seconds since 1970.
+pub fn operator_token_expires(unix_s: u64) {
+    #[expect(clippy::cast_precision_loss, reason = "dates are below 2^53 seconds")]
+    gauge!(OPERATOR_TOKEN_EXPIRES).set(unix_s as f64);
+}
+
+/// Sets the number of files of published versions that are damaged or missing on the hub's disk.
+pub fn blobs_damaged(count: usize) {
+    gauge!(BLOBS_DAMAGED).set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
 }
 
 /// On a device: a model left this engine, because the GPU under it was lost.

@@ -49,6 +49,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/status", get(status))
         .route("/tokens", post(devices::create_token))
         .route("/operators", get(operators::list).post(operators::create))
+        .route("/operators/renew", post(operators::renew))
         .route("/operators/{operator}/revoke", post(operators::revoke))
         .route("/devices", get(devices::list))
         .route("/devices/{device}", get(devices::show))

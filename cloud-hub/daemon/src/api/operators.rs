@@ -14,6 +14,18 @@ pub struct OperatorRequest {
     pub ttl_days: u32,
 }
 
+/// Asks for a new token of an operator who has one.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorRenewal {
+    /// Name of the operator; the caller itself without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Days the new token is good for; as many as the earlier one without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_days: Option<u32>,
+}
+
 /// A fresh operator token. The hub keeps only its hash.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperatorCreated {
@@ -44,6 +56,12 @@ pub struct OperatorView {
     /// Time of the last call with it; absent when there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used_unix_ms: Option<u64>,
+    /// Warning that it ends soon or has ended, with the command that renews it; absent while nothing need be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
+    /// First 16 hexadecimal digits of the SHA-256 of the token: finds the operator of a context file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
 }
 
 /// An operator is revoked.

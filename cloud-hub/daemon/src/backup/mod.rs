@@ -120,7 +120,7 @@ pub fn is_member_name(name: &str) -> bool {
         first && rest && part.len() <= COMPONENT_BYTES_MAX && !part.ends_with(".unfinished")
     };
     let is_made_anew = match parts.as_slice() {
-        ["lock" | "listening.json" | "loads.json" | RESTORED_FILE | CONTENTS_FILE] => true,
+        ["lock" | "listening.json" | "loads.json" | "local.token" | RESTORED_FILE | CONTENTS_FILE] => true,
         [file] => file.starts_with(SNAPSHOT_PREFIX),
         ["trust", "trusted", ..] => true,
         // The store itself, and what was set aside of it.

@@ -38,7 +38,8 @@ pub(super) struct CreateArgs {
     /// Config of the hub, on this machine.
     #[arg(long, value_name = "FILE", env = "SANDERLING_HUB_CONFIG", default_value = "/etc/sanderling/hub.toml")]
     config: PathBuf,
-    /// Context of an operator, to ask a hub that is serving [default: operator.toml in the state folder].
+    /// Context of an operator, for a hub that is serving and has no token of its own machine [default: operator.toml in the
+    /// state folder].
     #[arg(long, value_name = "FILE", env = "SANDERLING_OPERATOR")]
     context: Option<PathBuf>,
     /// Print JSON instead of text.

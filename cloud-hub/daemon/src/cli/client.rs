@@ -179,10 +179,9 @@ fn refusal(refused: &ApiError) -> CliError {
             ExitKind::Refused,
             Some("use the operator.toml of this hub, or make a new token: cloud-hub operator create --help"),
         ),
-        ErrorCode::TokenExpired => (
-            ExitKind::Refused,
-            Some("make a new token on the hub's machine: cloud-hub operator create --config hub.toml --help"),
-        ),
+        ErrorCode::TokenExpired => {
+            (ExitKind::Refused, Some("renew it on the hub's machine: cloud-hub operator renew --config hub.toml"))
+        }
         ErrorCode::NotTrusted => (ExitKind::Refused, None),
         ErrorCode::BadRequest | ErrorCode::TooLarge => (ExitKind::Config, None),
         ErrorCode::NotFound => (ExitKind::NotFound, None),

@@ -52,7 +52,17 @@ impl Context {
     /// When there is none, or it is not a context.
     pub fn load(given: Option<&Path>) -> Result<Self, CliError> {
         let path = given.map_or_else(default_path, Path::to_owned);
-        let bytes = files::read_secret(&path, CONTEXT_BYTES_MAX).map_err(|error| {
+        let mut context = Self::read(&path)?;
+        context.find_own_hub(&path)?;
+        Ok(context)
+    }
+
+    /// Reads a context as it is in its file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is not a context.
+    pub(super) fn read(path: &Path) -> Result<Self, CliError> {
+        let bytes = files::read_secret(path, CONTEXT_BYTES_MAX).map_err(|error| {
             if error.is_exposed() {
                 return CliError::new(ExitKind::Refused, error)
                     .hint("others may have read the token: revoke it with `cloud-hub operator revoke` if they should not have it");
@@ -68,13 +78,11 @@ impl Context {
             CliError::new(ExitKind::Config, error).hint(hint)
         })?;
         let text = String::from_utf8_lossy(&bytes);
-        let mut context: Self = toml::from_str(&text).map_err(|error| {
+        toml::from_str(&text).map_err(|error| {
             // The parser quotes the line, which may hold the token: only its own sentence is passed on.
             let problem = format!("{} is not an operator context: {}", path.display(), error.message());
             CliError::new(ExitKind::Config, problem).hint("make a new one: cloud-hub operator create --help")
-        })?;
-        context.find_own_hub(&path)?;
-        Ok(context)
+        })
     }
 
     /// Writes the context for its owner alone.
@@ -94,6 +102,14 @@ impl Context {
     fn find_own_hub(&mut self, path: &Path) -> Result<(), CliError> {
         let config = path.with_file_name(super::init::CONFIG_FILE);
         let Ok(config) = HubConfig::read(&config) else { return Ok(()) };
+        self.find_hub(&config)
+    }
+
+    /// Waits for the hub of this config on this machine if it is starting, and takes the port that it has bound.
+    ///
+    /// # Errors
+    /// When only a running hub could tell its port, and it does not run.
+    pub(super) fn find_hub(&mut self, config: &HubConfig) -> Result<(), CliError> {
         let folder = Folder::new(&config.hub.state_dir);
         let is_up = || match (listening(&folder), self.authority()) {
             (Some(listening), _) => accepts(&listening.admin.to_string()),
@@ -107,7 +123,7 @@ impl Context {
             Some(listening) => self.url = format!("https://{host}:{}", listening.admin.port()),
             None if port == "0" && !is_up => {
                 let problem = format!("the hub in {} does not run", folder.root().display());
-                let hint = format!("start it: cloud-hub serve --config {}", reach::file_of(&config));
+                let hint = format!("start it: cloud-hub serve --config {}", reach::file_of(config));
                 return Err(CliError::new(ExitKind::Unavailable, problem).hint(hint));
             }
             None => {}
@@ -134,7 +150,7 @@ fn accepts(address: &str) -> bool {
 
 /// Returns the user's own context, `~/.config/sanderling/operator.toml`, if there is one, else that of the hub that is
 /// installed on this machine.
-fn default_path() -> PathBuf {
+pub(super) fn default_path() -> PathBuf {
     let base = std::env::var_os("XDG_CONFIG_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));

@@ -14,6 +14,7 @@ use engine::LibrarySearch;
 use store::aside::SetAside;
 use store::{StateLock, files, owner};
 
+use super::doctor_hub;
 use crate::config::HubConfig;
 use crate::hub::second_config;
 use crate::reach;
@@ -31,7 +32,8 @@ Examples:
   cloud-hub doctor --config hub/hub.toml --json
 
 Tries what the hub does: writes a file into the state folder (and removes it), opens ONNX Runtime, binds the ports of a
-hub that does not run, resolves the names in join tokens. With sudo it tries as the user that the hub runs as.
+hub that does not run, resolves the names in join tokens, reads every published file and compares it with its digest. A
+running hub is asked for its warnings, of a stopped one the operator tokens are looked at. With sudo it tries as the user that the hub runs as.
 The exit code is that of the first check that failed.")]
 pub(super) struct DoctorArgs {
     /// The config file [default: /etc/sanderling/hub.toml].
@@ -65,6 +67,13 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), CliError> {
         Some(pid) => Check::ok("hub", format!("process {pid} runs")),
         None => Check::warning("hub", "does not run", "start it: cloud-hub serve, or systemctl start sanderling-hub"),
     });
+    if folder.ca_certificate().exists() {
+        checks.extend(match running {
+            Some(_pid) => doctor_hub::warnings(&config, &folder),
+            None => doctor_hub::tokens(&folder),
+        });
+        checks.extend(doctor_hub::files(&folder));
+    }
     if running.is_none() {
         checks.extend(if is_usable { unreadable_records(&folder) } else { Vec::new() });
         checks.push(bound("gateway.listen", Protocol::Udp, config.gateway.listen));

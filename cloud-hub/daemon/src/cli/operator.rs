@@ -1,15 +1,18 @@
-//! `cloud-hub operator`: creates, lists and revokes operators; with `--config` also the way back in after a token expired.
+//! `cloud-hub operator`: creates, lists, renews and revokes operators; with `--config` also after every token has expired.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use console::{CliError, ExitKind, OrExit};
 
+use super::machine::{self, Reached};
 use super::{Context, Operate};
 use crate::api::{OperatorCreated, OperatorList, OperatorRequest, OperatorRevoked};
 use crate::clock;
 use crate::operators::Operators;
 use crate::state::Folder;
+
+const DAY_MS: u64 = 24 * 3600 * 1000;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum OperatorVerb {
@@ -19,8 +22,19 @@ Examples:
   cloud-hub operator create ci --ttl-days 30 --out ci-operator.toml
   cloud-hub operator create me --config /etc/sanderling/hub.toml --out ~/.config/sanderling/operator.toml
 
-With --config it works on the stopped hub's own folder and needs no token: the way back in after one expired.")]
+With --config it works on the hub's own machine, running or stopped, and needs no token.")]
     Create(CreateArgs),
+    /// Renew an operator's token, before it ends or after
+    #[command(after_help = "\
+Examples:
+  cloud-hub operator renew                                        # the token of the context file that is used
+  cloud-hub operator renew ci --out ci-operator.toml
+  sudo cloud-hub operator renew --config /etc/sanderling/hub.toml # after it has ended, on the hub's machine
+
+Writes the new token into the context file. The earlier token goes on working for a day, so that other copies of the file
+can be replaced. `operator list`, `status` and `doctor` warn from 60 days before a token ends; tokens for less than
+180 days warn in the last third of their life.")]
+    Renew(super::renew::RenewArgs),
     /// List operators and when each was last used
     #[command(
         after_help = "Examples:\n  cloud-hub operator list\n  cloud-hub operator list --config /etc/sanderling/hub.toml"
@@ -35,7 +49,7 @@ With --config it works on the stopped hub's own folder and needs no token: the w
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// Config of the stopped hub on this machine, instead of asking a running one
+    /// Config of the hub on this machine, running or stopped: needs no token
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -46,7 +60,7 @@ pub(super) struct ListArgs {
 pub(super) struct RevokeArgs {
     /// Name of the operator, as `cloud-hub operator list` shows it
     name: String,
-    /// Config of the stopped hub on this machine, instead of asking a running one
+    /// Config of the hub on this machine, running or stopped: needs no token
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -63,7 +77,7 @@ pub(super) struct CreateArgs {
     /// The context file to write; it must not exist yet.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Config of the stopped hub on this machine, instead of asking a running one.
+    /// Config of the hub on this machine, running or stopped: needs no token.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Context of an operator whose token is still good [default: ~/.config/sanderling/operator.toml].
@@ -74,6 +88,7 @@ pub(super) struct CreateArgs {
 pub(super) fn run(verb: &OperatorVerb) -> Result<(), CliError> {
     match verb {
         OperatorVerb::Create(args) => create(args),
+        OperatorVerb::Renew(args) => super::renew::run(args),
         OperatorVerb::List(args) => list(args),
         OperatorVerb::Revoke(args) => revoke(args),
     }
@@ -81,11 +96,13 @@ pub(super) fn run(verb: &OperatorVerb) -> Result<(), CliError> {
 
 fn list(args: &ListArgs) -> Result<(), CliError> {
     let list = match &args.config {
-        Some(config) => {
-            let folder = Folder::new(&super::config::read(config)?.hub.state_dir);
-            let operators = super::init::with_store(&folder, async |store| Operators::new(store).list().await)?;
-            OperatorList { operators }
-        }
+        Some(config) => match machine::reach(&super::config::read(config)?)? {
+            Reached::Running(client) => client.get("/operators")?,
+            Reached::Stopped(folder) => {
+                let list = async |store| Operators::new(store).list(clock::unix_ms()).await;
+                OperatorList { operators: super::init::with_store(&folder, list)? }
+            }
+        },
         None => args.operate.client()?.get("/operators")?,
     };
     Ok(args.operate.output().print(&list, shown)?)
@@ -95,26 +112,31 @@ fn shown(list: &OperatorList) -> String {
     let now = clock::unix_ms();
     let rows = list.operators.iter().map(|operator| {
         let used = operator.last_used_unix_ms.map_or_else(|| "never".to_owned(), |used| clock::ago(used, now));
-        let expired = if operator.expires_unix_ms <= now { " (expired)" } else { "" };
-        let expires = format!("{}{expired}", clock::utc(operator.expires_unix_ms));
+        let left = match operator.expires_unix_ms.checked_sub(now) {
+            Some(left) if left > 0 => format!("in {} days", left / DAY_MS),
+            Some(_) | None => "expired".to_owned(),
+        };
+        let expires = format!("{} ({left})", clock::utc(operator.expires_unix_ms));
         vec![operator.name.clone(), clock::utc(operator.created_unix_ms), expires, used]
     });
-    console::render_table(["OPERATOR", "CREATED", "EXPIRES", "LAST USED"], rows)
+    let mut text = console::render_table(["OPERATOR", "CREATED", "EXPIRES", "LAST USED"], rows);
+    for warning in list.operators.iter().filter_map(|operator| operator.warning.as_ref()) {
+        text.push_str(&format!("\nwarning: {warning}"));
+    }
+    text
 }
 
 fn revoke(args: &RevokeArgs) -> Result<(), CliError> {
+    let path = format!("/operators/{}/revoke", encoded(&args.name));
     let revoked = match &args.config {
-        Some(config) => {
-            let folder = Folder::new(&super::config::read(config)?.hub.state_dir);
-            super::init::with_store(&folder, async |store| {
+        Some(config) => match machine::reach(&super::config::read(config)?)? {
+            Reached::Running(client) => client.post(&path, &serde_json::json!({}))?,
+            Reached::Stopped(folder) => super::init::with_store(&folder, async |store| {
                 // On the hub's own machine nobody is locked out: a new operator is made without a token.
                 Operators::new(store).revoke(&args.name, "", clock::unix_ms()).await
-            })?
-        }
-        None => {
-            let path = format!("/operators/{}/revoke", encoded(&args.name));
-            args.operate.client()?.post(&path, &serde_json::json!({}))?
-        }
+            })?,
+        },
+        None => args.operate.client()?.post(&path, &serde_json::json!({}))?,
     };
     let told = |revoked: &OperatorRevoked| format!("operator {:?} is revoked, {} tokens", revoked.name, revoked.tokens);
     Ok(args.operate.output().print(&revoked, told)?)
@@ -149,11 +171,15 @@ fn create_online(args: &CreateArgs) -> Result<Context, CliError> {
 
 fn create_offline(args: &CreateArgs, config: &std::path::Path) -> Result<Context, CliError> {
     let config = super::config::read(config)?;
-    let folder = Folder::new(&config.hub.state_dir);
-    let ca = std::fs::read_to_string(folder.ca_certificate())
-        .or_exit_try(ExitKind::Storage, "is state_dir right? a new hub is made with: cloud-hub init")?;
-    let created = super::init::with_store(&folder, async |store| {
-        Operators::new(store).create(&args.name, args.ttl_days, crate::clock::unix_ms()).await
-    })?;
+    let ca = machine::certificate(&Folder::new(&config.hub.state_dir))?;
+    let created = match machine::reach(&config)? {
+        Reached::Running(client) => {
+            let request = OperatorRequest { name: args.name.clone(), ttl_days: args.ttl_days };
+            client.post("/operators", &request)?
+        }
+        Reached::Stopped(folder) => super::init::with_store(&folder, async |store| {
+            Operators::new(store).create(&args.name, args.ttl_days, clock::unix_ms()).await
+        })?,
+    };
     Ok(Context { url: super::init::admin_url(&config), token: created.token, ca })
 }

@@ -112,6 +112,7 @@ impl Running {
         let serving = serve_metrics(sockets.metrics, recorded.clone(), stop.clone());
         tasks.spawn(async move { serving.await.map_err(|source| RunError::Door { what: "metrics", source }) });
         tasks.spawn(clockwork(Arc::clone(&hub), recorded, stop.clone()));
+        tasks.spawn(scrub(Arc::clone(&hub), stop.clone()));
 
         telemetry::service::ready("serving");
         let ended = tokio::select! {
@@ -190,6 +191,10 @@ async fn clockwork(hub: Arc<Hub>, recorded: Metrics, stop: Stop) -> Result<(), R
                 for warning in hub.registry.trust_warnings(Timestamp::now()) {
                     tracing::warn!("{warning}");
                 }
+                for warning in hub.registry.damage() {
+                    tracing::warn!("{warning}");
+                }
+                warn_of_tokens(&hub).await;
             }
             _ = upkeep.tick() => recorded.upkeep(),
             _ = proof.tick() => match stop.now.run_until_cancelled(stuck(&hub)).await {
@@ -199,6 +204,31 @@ async fn clockwork(hub: Arc<Hub>, recorded: Metrics, stop: Stop) -> Result<(), R
             },
         }
     }
+}
+
+/// Logs the operator tokens that end soon, and removes those that were renewed and have ended.
+async fn warn_of_tokens(hub: &Hub) {
+    if let Err(error) = hub.operators.remove_superseded(clock::unix_ms()).await {
+        tracing::warn!(error = telemetry::chain(&error), "expired operator tokens were not removed");
+    }
+    match hub.operators.warnings(clock::unix_ms()).await {
+        Ok(warnings) => warnings.iter().for_each(|warning| tracing::warn!("{warning}")),
+        Err(error) => tracing::warn!(error = telemetry::chain(&error), "operator tokens were not looked at"),
+    }
+}
+
+/// Checks the published files from time to time, and tells devices of those that are whole again.
+async fn scrub(hub: Arc<Hub>, stop: Stop) -> Result<(), RunError> {
+    let every = hub.config.hub.scrub_every;
+    while !every.is_zero() {
+        let Some(mended) = stop.now.run_until_cancelled(hub.registry.scrub()).await else { return Ok(()) };
+        hub.tell_mended(&mended);
+        if stop.now.run_until_cancelled(tokio::time::sleep(every)).await.is_none() {
+            return Ok(());
+        }
+    }
+    stop.now.cancelled().await;
+    Ok(())
 }
 
 /// Signs the metadata anew where that is due. A failure is in the hub's warnings, which are logged daily.

@@ -203,6 +203,11 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Re
         reach::unresolved(&config, listening.quic.port())
     );
     warnings.extend(unresolved);
+    let operators = Operators::new(Arc::clone(&store));
+    if let Err(error) = operators.open_to_machine(&ground.folder) {
+        warnings.push(format!("verbs with --config need the hub to be stopped: {}", telemetry::chain(&error)));
+    }
+    operators.measure().await?;
     // A full disk must not keep the hub from answering: tools that read the file have other ways to find the ports.
     if let Err(error) = ground.folder.write_listening(&listening) {
         warnings.push(format!(
@@ -217,7 +222,7 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Re
     let hub = Hub {
         folder: ground.folder,
         ca: ground.ca,
-        operators: Operators::new(Arc::clone(&store)),
+        operators,
         tokens: Tokens::new(Arc::clone(&store)),
         store,
         fleet,

@@ -1,6 +1,6 @@
 //! Blobs that the disk has lost or changed: found when a device fetches them, shown to the operator, mended by a push.
 //!
-//! Used by the gateway ([`Registry::read_for_device`]) and by uploads ([`Registry::blob_is_whole`],
+//! Used by the gateway ([`Registry::read_for_device`]), by the background check ([`super::scrub`]) and by uploads ([`Registry::blob_is_whole`],
 //! [`Registry::blob_stored`]). A damaged file is never sent: devices would take it for tampering.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,8 +34,9 @@ impl Health {
         let mut findings = self.findings();
         findings.mended.remove(&digest);
         if findings.damaged.insert(digest, problem.to_owned()).is_none() {
-            tracing::error!(%digest, problem, "a file that devices fetch is damaged on this disk: push its version again");
+            tracing::error!(%digest, problem, "a published file is damaged on this disk: push its version again");
         }
+        telemetry::metrics::blobs_damaged(findings.damaged.len());
     }
 }
 
@@ -133,7 +134,32 @@ impl Registry {
         let mut findings = self.health.findings();
         if findings.damaged.remove(digest).is_some() {
             findings.mended.insert(*digest);
+            telemetry::metrics::blobs_damaged(findings.damaged.len());
         }
+    }
+
+    /// Notes that a blob was read and is not what it must be.
+    pub(super) fn note_damaged(&self, digest: Digest, problem: &str) {
+        self.health.note(digest, problem);
+    }
+
+    /// Notes that a blob was read and is whole. Returns whether it was damaged before: a disk may fail for a while, and a
+    /// person may put a file back by hand.
+    pub(super) fn note_whole(&self, digest: &Digest) -> bool {
+        let mut findings = self.health.findings();
+        let was_damaged = findings.damaged.remove(digest).is_some();
+        if was_damaged {
+            tracing::info!(%digest, "a file that was damaged is whole again");
+            telemetry::metrics::blobs_damaged(findings.damaged.len());
+        }
+        was_damaged
+    }
+
+    /// Forgets what was found of blobs that no published version names any more.
+    pub(super) fn forget_unpublished(&self, is_published: impl Fn(&Digest) -> bool) {
+        let mut findings = self.health.findings();
+        findings.damaged.retain(|digest, _problem| is_published(digest));
+        telemetry::metrics::blobs_damaged(findings.damaged.len());
     }
 
     /// Whether files of a version were mended since devices were told of it; asked once.
@@ -163,7 +189,7 @@ impl Registry {
             .iter()
             .map(|(digest, problem)| {
                 format!(
-                    "file {digest} of {} is damaged on this disk ({problem}): push that version again",
+                    "file {digest} of {} is damaged on this disk ({problem}): push that version again with cloud-hub model push",
                     users(digest)
                 )
             })

@@ -2,7 +2,8 @@
 //!
 //! [`hub_core::registry`] decides about numbers; signatures are [`metadata`], files are [`blobs`], and how a version gets
 //! in is [`publish`], how one is taken back is [`withdraw`]. Signed metadata is the truth: records in the store follow it,
-//! and are made again from it when the store was lost. What devices fetch is held against its digests by [`health`].
+//! and are made again from it when the store was lost. What devices fetch is held against its digests by [`health`],
+//! and what nobody fetches by [`scrub`].
 
 pub mod blobs;
 pub mod health;
@@ -11,6 +12,7 @@ pub mod metadata;
 pub mod orphans;
 pub mod publish;
 pub mod rotation;
+pub mod scrub;
 pub mod standing;
 pub mod withdraw;
 

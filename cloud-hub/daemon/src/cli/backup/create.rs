@@ -18,6 +18,7 @@ use crate::backup::archive::{self, ArchiveError};
 use crate::backup::{Contents, FORMAT, FORMAT_VERSION, SNAPSHOT_PREFIX, STORE_FILE, snapshot};
 use crate::cli::client::Client;
 use crate::cli::context::Context;
+use crate::cli::machine;
 use crate::registry::metadata::TIMESTAMP_FILE;
 use crate::state::Folder;
 
@@ -145,9 +146,7 @@ fn read_stopped(folder: &Folder) -> Result<Taken, CliError> {
 }
 
 fn ask_running(args: &CreateArgs, folder: &Folder) -> Result<Taken, CliError> {
-    let own = folder.root().join("operator.toml");
-    let context = args.context.clone().or_else(|| own.exists().then_some(own));
-    let client = Client::new(Context::load(context.as_deref())?)?;
+    let client = client(args, folder)?;
     let made: BackupSnapshot = client.post("/backup", &serde_json::json!({}))?;
     let is_ours = made.file.starts_with(SNAPSHOT_PREFIX) && !made.file.contains('/');
     let path = folder.root().join(&made.file);
@@ -156,6 +155,17 @@ fn ask_running(args: &CreateArgs, folder: &Folder) -> Result<Taken, CliError> {
             .hint("give the operator.toml of this hub with --context FILE"));
     }
     Ok(Taken(path))
+}
+
+/// Makes a client with the token in the state folder, which is good while the hub runs: a backup that is made every night
+/// must not fail after a year. A hub without one is asked with the context.
+fn client(args: &CreateArgs, folder: &Folder) -> Result<Client, CliError> {
+    if let Ok(client) = machine::running(&crate::cli::config::read(&args.config)?, folder) {
+        return Ok(client);
+    }
+    let own = folder.root().join("operator.toml");
+    let context = args.context.clone().or_else(|| own.exists().then_some(own));
+    Client::new(Context::load(context.as_deref())?)
 }
 
 fn collect(args: &CreateArgs, folder: &Folder, taken: &Taken) -> Result<(Contents, Collected), CliError> {

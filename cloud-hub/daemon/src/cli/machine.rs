@@ -1,0 +1,88 @@
+//! Verbs with `--config` on the hub's own machine: they ask a running hub with the token in its state folder, and read the
+//! store of a stopped one.
+
+use std::net::SocketAddr;
+
+use console::{CliError, ExitKind, OrExit};
+use store::StateLock;
+
+use super::client::Client;
+use super::context::Context;
+use crate::config::HubConfig;
+use crate::operators::local;
+use crate::state::Folder;
+
+/// A hub of this machine.
+pub(super) enum Reached {
+    /// It runs, and this client may do everything.
+    Running(Box<Client>),
+    /// It does not run: its store can be opened.
+    Stopped(Folder),
+}
+
+/// Reaches the hub of a config; waits for one that is starting.
+///
+/// # Errors
+/// When it runs and its token cannot be read.
+pub(super) fn reach(config: &HubConfig) -> Result<Reached, CliError> {
+    let folder = Folder::new(&config.hub.state_dir);
+    if StateLock::holder(folder.root()).is_none() {
+        return Ok(Reached::Stopped(folder));
+    }
+    Ok(Reached::Running(Box::new(running(config, &folder)?)))
+}
+
+/// Makes a client of the hub that runs on this folder.
+///
+/// # Errors
+/// As [`reach`].
+pub(super) fn running(config: &HubConfig, folder: &Folder) -> Result<Client, CliError> {
+    let mut context =
+        Context { url: loopback_url(config.admin.listen), token: String::new(), ca: certificate(folder)? };
+    context.find_hub(config)?;
+    context.token = local::read(folder).map_err(|error| {
+        let hint = match error.is_permission_denied() {
+            true => "run this as the user that the hub runs as, or with sudo",
+            false => "stop the hub first, or ask it over its API: leave out --config",
+        };
+        CliError::new(ExitKind::Conflict, error).hint(hint)
+    })?;
+    Client::new(context)
+}
+
+/// Reads the certificate of the hub's CA.
+///
+/// # Errors
+/// When there is none.
+pub(super) fn certificate(folder: &Folder) -> Result<String, CliError> {
+    std::fs::read_to_string(folder.ca_certificate())
+        .or_exit_try(ExitKind::Storage, "is state_dir right? a new hub is made with: cloud-hub init")
+}
+
+/// Returns the address of the admin API as it is reached from this machine.
+fn loopback_url(listen: SocketAddr) -> String {
+    let ip = match listen {
+        SocketAddr::V4(address) if address.ip().is_unspecified() => "127.0.0.1".to_owned(),
+        SocketAddr::V6(address) if address.ip().is_unspecified() => "[::1]".to_owned(),
+        SocketAddr::V4(address) => address.ip().to_string(),
+        SocketAddr::V6(address) => format!("[{}]", address.ip()),
+    };
+    format!("https://{ip}:{}", listen.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hub_that_listens_everywhere_is_asked_on_loopback() {
+        for (listen, url) in [
+            ("0.0.0.0:8443", "https://127.0.0.1:8443"),
+            ("[::]:8443", "https://[::1]:8443"),
+            ("127.0.0.1:0", "https://127.0.0.1:0"),
+            ("10.0.0.5:8443", "https://10.0.0.5:8443"),
+        ] {
+            assert_eq!(loopback_url(listen.parse().unwrap()), url);
+        }
+    }
+}
