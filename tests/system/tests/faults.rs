@@ -3,13 +3,12 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use testkit::author::{ModelFolder, flip_byte};
-use testkit::{Agent, Ask, Finished, Fleet, Hub, Input, Site, skip, story, tools, wait};
+use testkit::{Agent, Ask, Fleet, Hub, Input, skip, story, tools, wait};
 
 /// Exit codes of `console::ExitKind`.
 const CONFIG: i32 = 3;
@@ -215,89 +214,6 @@ fn an_unreadable_model_is_refused_at_the_push() {
         fleet.expect_local(1)?;
         fleet.ask(0, "only-hub")?.ok().map(drop)
     });
-}
-
-/// A small filesystem of its own, taken away when dropped.
-struct SmallDisk<'a>(&'a Path);
-
-impl<'a> SmallDisk<'a> {
-    fn mount(folder: &'a Path, megabytes: u32) -> Result<Self> {
-        fs::create_dir_all(folder)?;
-        let size = format!("size={megabytes}m");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &size, "sanderling-test"]).arg(folder);
-        Finished::run(&mut mount)?.ok()?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for SmallDisk<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = Finished::run(Command::new("umount").arg("--lazy").arg(self.0)) {
-            eprintln!("cannot unmount {}: {error:#}", self.0.display());
-        }
-    }
-}
-
-#[test]
-fn a_full_disk_stops_the_update_and_nothing_else() {
-    story(|site| {
-        let state = site.folder().join("kitchen/state");
-        let disk = match SmallDisk::mount(&state, 8) {
-            Ok(disk) => disk,
-            Err(error) => {
-                skip(&format!("no small filesystem can be mounted here: {error:#}"));
-                return Ok(());
-            }
-        };
-        let told = full_disk(site, &state);
-        drop(disk);
-        told
-    });
-}
-
-fn full_disk(site: &Site, state: &Path) -> Result<()> {
-    let mut hub = site.hub()?;
-    hub.start()?;
-    hub.push(&testkit::digits::catalog().join("v1"), &[])?.ok()?;
-    let mut agent = site.agent("kitchen")?;
-    agent.config().set("updates.disk_free_min_bytes", 0)?;
-    agent.enrol(&hub)?;
-    agent.start()?;
-    agent.wait_version("digits", 1)?;
-    let mut fleet = Fleet { hub, agent, digits: std::sync::Arc::new(testkit::Digits::load()?) };
-    let ballast = state.join("ballast");
-    fill(&ballast)?;
-    fleet.hub.push(&testkit::digits::catalog().join("v2"), &[])?.ok()?;
-    wait::until_true("the full disk is reported", || {
-        let seen = fleet.agent.status()?.to_string() + &fleet.hub.device("kitchen")?.to_string();
-        Ok(seen.contains("disk"))
-    })?;
-    for index in 0..20 {
-        fleet.ask(index, "cascade")?.ok()?;
-    }
-    fleet.expect_local(1)?;
-    fs::remove_file(&ballast)?;
-    // Space came back: it is tried again by itself, at the latest when an operator asks.
-    let taken = wait::until_within("v2 is taken by itself", Duration::from_secs(20), || {
-        Ok((fleet.agent.active_version("digits")? == Some(2)).then_some(()))
-    });
-    if taken.is_err() {
-        fleet.hub.offer("digits", 2)?.ok()?;
-        fleet.agent.wait_version("digits", 2)?;
-    }
-    fleet.expect_local(2)?;
-    ensure!(fleet.agent.stop()?.success(), "the agent did not stop cleanly");
-    Ok(())
-}
-
-/// Writes until nothing more fits.
-fn fill(path: &Path) -> Result<()> {
-    use std::io::Write as _;
-    let mut file = fs::File::create(path)?;
-    let block = [0x55_u8; 4096];
-    while file.write_all(&block).is_ok() {}
-    Ok(())
 }
 
 #[test]

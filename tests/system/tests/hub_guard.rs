@@ -7,13 +7,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use testkit::digits::catalog;
-use testkit::disk::SmallDisk;
-use testkit::{Finished, Fleet, Hub, skip, story, wait};
+use testkit::{Finished, Fleet, story, wait};
 
 /// Exit codes of `console::ExitKind`.
 const REFUSED: i32 = 5;
 const CONFLICT: i32 = 7;
-const STORAGE: i32 = 8;
 const STALLED: i32 = 10;
 
 /// Deadline of store operations in these tests, in milliseconds: long for a disk in memory, short for a test.
@@ -62,61 +60,6 @@ fn a_store_whose_disk_hangs_ends_the_agent_with_a_code_of_its_own() {
         ensure!(log.contains("makes no progress") && log.contains("try:"), "the reason is not told:\n{log}");
         fs::remove_file(&hang)?;
         fleet.agent.start()?;
-        fleet.agent.wait_version("digits", 2)
-    });
-}
-
-/// Names of the files of models on the hub's disk.
-fn blobs(hub: &Hub) -> Result<Vec<String>> {
-    let folder = hub.folder().join("blobs").join("sha256");
-    let entries = fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
-    let mut names: Vec<String> =
-        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<Result<_>>()?;
-    names.sort();
-    Ok(names)
-}
-
-#[test]
-fn a_hub_whose_disk_is_full_starts_answers_and_takes_back_what_a_push_left() {
-    story(|site| {
-        let folder = site.folder().join("hub");
-        let disk = match SmallDisk::mount(&folder, 32) {
-            Ok(disk) => disk,
-            Err(error) => {
-                skip(&format!("no small file system can be mounted here: {error:#}"));
-                return Ok(());
-            }
-        };
-        let mut hub = site.hub()?;
-        hub.start()?;
-        for address in ["admin", "metrics"] {
-            let bound = hub.address(address)?;
-            hub.config().set(&format!("{address}.listen"), bound)?;
-        }
-        let mut fleet = Fleet::with_hub(site, hub)?;
-        let context = site.folder().join("ci.toml");
-        fleet.hub.run(["operator", "create", "ci", "--out", &context.display().to_string()])?.ok()?;
-        let before = blobs(&fleet.hub)?;
-        disk.fill("ballast")?;
-
-        let push = fleet.hub.push(&catalog().join("v2"), &[])?;
-        ensure!(push.code == Some(STORAGE), "a push onto a full disk: {push:?}");
-        ensure!(blobs(&fleet.hub)? == before, "the push left {:?} of {before:?}", blobs(&fleet.hub)?);
-        fleet.ask(0, "only-hub")?.ok()?;
-        // What deletes is the way out of a full disk.
-        fleet.hub.run(["operator", "revoke", "ci"])?.ok()?;
-
-        fleet.hub.kill()?;
-        fleet.agent.wait_hub(false)?;
-        let mut restarted = fleet.hub.spawn()?;
-        fleet.agent.wait_hub(true)?;
-        fleet.ask(1, "only-hub")?.ok()?;
-        ensure!(restarted.stop_within(wait::PATIENCE)?.success(), "the hub did not stop cleanly");
-
-        fs::remove_file(folder.join("ballast"))?;
-        fleet.hub.start()?;
-        fleet.agent.wait_hub(true)?;
-        fleet.hub.push(&catalog().join("v2"), &[])?.ok()?;
         fleet.agent.wait_version("digits", 2)
     });
 }
