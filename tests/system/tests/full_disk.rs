@@ -208,10 +208,8 @@ fn hub_on(kind: FileSystem) {
         fleet.hub.run(["operator", "revoke", "ci"])?.ok()?;
 
         fleet.hub.kill()?;
-        fleet.agent.wait_hub(false)?;
         let mut restarted = fleet.hub.spawn()?;
-        fleet.agent.wait_hub(true)?;
-        fleet.ask(1, "only-hub")?.ok()?;
+        wait::until_true("the restarted hub answers", || Ok(fleet.ask(1, "only-hub")?.status == 200))?;
         ensure!(restarted.stop_within(wait::PATIENCE)?.success(), "the hub did not stop cleanly");
 
         fs::remove_file(folder.join("ballast"))?;
