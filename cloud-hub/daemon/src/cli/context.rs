@@ -117,7 +117,7 @@ impl Context {
             (None, Some((host, port))) => port != "0" && accepts(&format!("{host}:{port}")),
         };
         let is_starting = || StateLock::holder(folder.root()).is_some() && listening(&folder).is_none();
-        let is_up = console::until_up("the hub", is_up, is_starting);
+        let is_up = console::until_up("the hub", "serve", is_up, is_starting);
         let Some((host, port)) = self.authority() else { return Ok(()) };
         match listening(&folder) {
             Some(listening) => self.url = format!("https://{host}:{}", listening.admin.port()),

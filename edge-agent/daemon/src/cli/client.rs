@@ -50,7 +50,7 @@ impl Client {
                 let address = || folder.read_listening().map_or(config.door.http, |listening| listening.http);
                 let is_up = || TcpStream::connect_timeout(&dialled(address()), CONNECT_WITHIN).is_ok();
                 let is_starting = || StateLock::holder(folder.root()).is_some() && folder.read_listening().is_none();
-                console::until_up("the agent", is_up, is_starting);
+                console::until_up("the agent", "run", is_up, is_starting);
                 format!("http://{}", dialled(address()))
             }
         };
