@@ -265,12 +265,16 @@ pub struct ModelView {
 }
 
 /// Requests that devices sent to the hub for one reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReasonView {
     /// The device's reason, as in receipts.
     pub reason: String,
     /// Requests answered.
     pub requests: u64,
+    /// Share of the model's requests that this hub answered, in percent. Requests that devices answer themselves are not
+    /// counted: the hub does not see them.
+    #[serde(default)]
+    pub share_percent: f64,
 }
 
 /// One published version.

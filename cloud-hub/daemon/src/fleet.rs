@@ -305,16 +305,24 @@ impl Fleet {
 
     /// Shuts a device out: its record first, then its live connection.
     ///
+    /// A hub that was restored from a backup has no record of a device that was enrolled and revoked after the backup: it
+    /// then makes one, so that the device is never readmitted. So does any hub for a device that showed its certificate.
+    ///
     /// # Errors
     /// When there is no such device, or the store fails; then nothing was changed.
     pub async fn revoke(&self, device: &DeviceId, why: &str) -> Result<DeviceView, FleetError> {
         let now = clock::unix_s();
+        let shown = self.inner().unknown.key_of(device);
+        // Whatever key it shows, a revoked device is told so before its key is looked at.
+        let lost = shown.or_else(|| self.is_restored.then(|| Digest::of(b"")));
         self.records
             .update(device.as_str(), |record| {
-                let record = record.ok_or_else(|| FleetError::Unknown(device.clone()))?;
+                let lost = lost.map(|key| DeviceRecord::enrolled(device.clone(), key, now));
+                let record = record.or(lost).ok_or_else(|| FleetError::Unknown(device.clone()))?;
                 Ok::<_, FleetError>(Some(record.revoked(why, now)))
             })
             .await?;
+        self.inner().unknown.forget(device);
         let live = {
             let mut inner = self.inner();
             let id = inner.fleet.revoked(device, now);

@@ -82,7 +82,7 @@ fn whatever_rots_while_the_hub_runs_is_named_with_the_verb_that_mends_it() {
             hub.push(&v1, &[])?.ok()?;
             wait_damaged(hub, 0)?;
             let (code, report) = doctor(hub)?;
-            ensure!(code == Some(0) && report.contains("files are whole"), "{code:?}: {report}");
+            ensure!(code == Some(0) && report.contains("published files match their digests"), "{code:?}: {report}");
         }
         Ok(())
     });

@@ -177,7 +177,9 @@ fn refusal(refused: &ApiError) -> CliError {
     let (kind, hint) = match refused.code {
         ErrorCode::NotAuthorised => (
             ExitKind::Refused,
-            Some("use the operator.toml of this hub, or make a new token: cloud-hub operator create --help"),
+            Some(
+                "use the operator.toml of this hub, or make a new token on its machine: cloud-hub operator renew --help",
+            ),
         ),
         ErrorCode::TokenExpired => {
             (ExitKind::Refused, Some("renew it on the hub's machine: cloud-hub operator renew --config hub.toml"))

@@ -106,7 +106,7 @@ pub(super) fn files(folder: &Folder) -> Vec<Check> {
         return vec![Check::failed(NAME, ExitKind::Storage, problem, advice)];
     }
     if looked.damaged.is_empty() {
-        return vec![Check::ok(NAME, format!("{} files are whole", looked.whole))];
+        return vec![Check::ok(NAME, format!("{} published files match their digests", looked.whole))];
     }
     let check = |(digest, (users, found)): (&Digest, &(BTreeSet<String>, &'static str))| {
         let users = users.iter().cloned().collect::<Vec<_>>().join(", ");

@@ -285,8 +285,11 @@ where
     E: std::error::Error + Send + Sync + 'static,
 {
     let _lock = folder.lock().map_err(|error| {
-        let kind = if error.is_held() { ExitKind::Conflict } else { ExitKind::Storage };
-        CliError::new(kind, error).hint("stop the hub first, or ask it over its API")
+        let (kind, hint) = match error.is_held() {
+            true => (ExitKind::Conflict, "stop the hub first, or ask it over its API"),
+            false => (ExitKind::Storage, super::machine::AS_ITS_USER),
+        };
+        CliError::new(kind, error).hint(hint)
     })?;
     let (store, _state) = SledStore::open(&folder.store()).or_exit(ExitKind::Storage)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(ExitKind::Failed)?;

@@ -1,6 +1,7 @@
 //! Verbs with `--config` on the hub's own machine: they ask a running hub with the token in its state folder, and read the
 //! store of a stopped one.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use console::{CliError, ExitKind, OrExit};
@@ -11,6 +12,9 @@ use super::context::Context;
 use crate::config::HubConfig;
 use crate::operators::local;
 use crate::state::Folder;
+
+/// Advice to whoever may not read the state folder.
+pub(super) const AS_ITS_USER: &str = "run this as the user that the hub runs as, or with sudo";
 
 /// A hub of this machine.
 pub(super) enum Reached {
@@ -26,6 +30,7 @@ pub(super) enum Reached {
 /// When it runs and its token cannot be read.
 pub(super) fn reach(config: &HubConfig) -> Result<Reached, CliError> {
     let folder = Folder::new(&config.hub.state_dir);
+    require_hub(&folder)?;
     if StateLock::holder(folder.root()).is_none() {
         return Ok(Reached::Stopped(folder));
     }
@@ -42,7 +47,7 @@ pub(super) fn running(config: &HubConfig, folder: &Folder) -> Result<Client, Cli
     context.find_hub(config)?;
     context.token = local::read(folder).map_err(|error| {
         let hint = match error.is_permission_denied() {
-            true => "run this as the user that the hub runs as, or with sudo",
+            true => AS_ITS_USER,
             false => "stop the hub first, or ask it over its API: leave out --config",
         };
         CliError::new(ExitKind::Conflict, error).hint(hint)
@@ -53,10 +58,28 @@ pub(super) fn running(config: &HubConfig, folder: &Folder) -> Result<Client, Cli
 /// Reads the certificate of the hub's CA.
 ///
 /// # Errors
-/// When there is none.
+/// When there is none, or this user may not read it.
 pub(super) fn certificate(folder: &Folder) -> Result<String, CliError> {
-    std::fs::read_to_string(folder.ca_certificate())
-        .or_exit_try(ExitKind::Storage, "is state_dir right? a new hub is made with: cloud-hub init")
+    let read = std::fs::read_to_string(folder.ca_certificate());
+    let hint = match read.as_ref().map_err(std::io::Error::kind) {
+        Err(ErrorKind::PermissionDenied) => AS_ITS_USER,
+        Ok(_) | Err(_) => "is hub.state_dir right? a new hub is made with: cloud-hub init",
+    };
+    read.or_exit_try(ExitKind::Storage, hint)
+}
+
+/// Demands that there is a hub in a folder.
+///
+/// # Errors
+/// When there is none, or this user may not look.
+pub(super) fn require_hub(folder: &Folder) -> Result<(), CliError> {
+    let shown = folder.root().display();
+    match folder.ca_certificate().try_exists() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(CliError::new(ExitKind::NotFound, format!("there is no hub in {shown}"))
+            .hint("name its config with --config FILE")),
+        Err(error) => Err(CliError::new(ExitKind::Storage, format!("look into {shown}: {error}")).hint(AS_ITS_USER)),
+    }
 }
 
 /// Returns the address of the admin API as it is reached from this machine.

@@ -15,7 +15,12 @@ pub(super) enum ModelVerb {
     /// List all models.
     List(ListArgs),
     /// Show one model: its versions, and how far each device has come.
-    #[command(after_help = "Example:\n  cloud-hub model status digits")]
+    #[command(after_help = "\
+Example:
+  cloud-hub model status digits
+
+The requests that this hub answered since it started are shown by the devices' reason for asking, as counts and shares. What
+devices answer themselves is unknown to the hub: `edge-agent status` on a device shows how much it sends here.")]
     Status(OneArgs),
     /// Tell devices to follow a version that was pushed with --hold, or an operator's retry of one that failed.
     #[command(after_help = "Example:\n  cloud-hub model offer digits 2")]
@@ -133,8 +138,11 @@ fn page(view: &ModelView) -> String {
     let mut lines = vec![versions, String::new(), devices];
     let total: u64 = view.answered.iter().map(|count| count.requests).sum();
     if total > 0 {
-        let why: Vec<String> =
-            view.answered.iter().map(|count| format!("{} {}", count.requests, count.reason)).collect();
+        let why: Vec<String> = view
+            .answered
+            .iter()
+            .map(|count| format!("{} {} ({:.1} %)", count.requests, count.reason, count.share_percent))
+            .collect();
         lines.push(format!("\n{total} requests of devices answered here since the hub started: {}", why.join(", ")));
     }
     let offered = number(view.offered);

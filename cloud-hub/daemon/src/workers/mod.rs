@@ -82,12 +82,18 @@ impl Workers {
         *count = count.saturating_add(1);
     }
 
-    /// Number of answers to devices by their reason for asking, since the start.
+    /// Number and share of answers to devices by their reason for asking, since the start.
     #[must_use]
     pub fn answered(&self, model: &ModelName) -> Vec<ReasonView> {
         let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_model = answered.get(model).into_iter().flatten();
-        of_model.map(|(reason, &requests)| ReasonView { reason: (*reason).to_owned(), requests }).collect()
+        let Some(of_model) = answered.get(model) else { return Vec::new() };
+        let total = of_model.values().fold(0, |sum: u64, count| sum.saturating_add(*count));
+        let view = |(reason, &requests): (&&'static str, &u64)| ReasonView {
+            reason: (*reason).to_owned(),
+            requests,
+            share_percent: percent(requests, total),
+        };
+        of_model.iter().map(view).collect()
     }
 
     /// Whether a version is loaded.
@@ -122,5 +128,29 @@ impl Workers {
     #[must_use]
     pub fn load(&self) -> (usize, usize) {
         self.all().iter().map(|pool| pool.load()).fold((0, 0), |sum, load| (sum.0 + load.0, sum.1 + load.1))
+    }
+}
+
+/// Returns the share of a count in a total, in percent.
+#[expect(clippy::cast_precision_loss, reason = "a share of counts beyond 2^53 is as right as anybody can read")]
+fn percent(count: u64, total: u64) -> f64 {
+    if total == 0 { 0.0 } else { 100.0 * count as f64 / total as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_of_all_reasons_are_a_hundred_percent() {
+        let workers = Workers::new(InferenceTable::default());
+        let model: ModelName = "digits".parse().unwrap();
+        assert_eq!(workers.answered(&model), Vec::new());
+        for (reason, count) in [(Reason::LowConfidence, 6), (Reason::NoLocalModel, 2)] {
+            (0..count).for_each(|_request| workers.note_answered(&model, reason));
+        }
+        let shares: Vec<_> =
+            workers.answered(&model).into_iter().map(|view| (view.reason, view.requests, view.share_percent)).collect();
+        assert_eq!(shares, [("low-confidence".to_owned(), 6, 75.0), ("no-local-model".to_owned(), 2, 25.0)]);
     }
 }

@@ -51,13 +51,11 @@ impl Drop for Taken {
 pub(super) fn run(args: &CreateArgs) -> Result<(), CliError> {
     let config = crate::cli::config::read(&args.config)?;
     let folder = Folder::new(&config.hub.state_dir);
-    if !folder.ca_certificate().exists() {
-        return Err(CliError::new(ExitKind::NotFound, format!("there is no hub in {}", folder.root().display()))
-            .hint("name its config with --config FILE"));
-    }
+    machine::require_hub(&folder)?;
     let is_stdout = args.file == Path::new("-");
     check_place(args, &folder, is_stdout)?;
-    let spinner = console::spinner("reading the hub");
+    // A program that reads the backup may ask for a passphrase on the same terminal.
+    let spinner = (!is_stdout).then(|| console::spinner("reading the hub"));
     let (taken, lock) = take_snapshot(args, &folder)?;
     let (contents, collected) = collect(args, &folder, &taken)?;
     drop(spinner);
