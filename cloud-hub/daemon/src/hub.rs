@@ -236,10 +236,17 @@ impl Hub {
         }
     }
 
+    /// Returns whether a warning of the start has passed: the version that did not load then is loaded now.
+    fn has_passed(&self, warning: &str) -> bool {
+        let loaded = self.workers.all();
+        loaded.iter().any(|pool| warning.starts_with(&format!("{}/{} does not load: ", pool.model(), pool.version())))
+    }
+
     /// Everything that an operator should know now.
     fn warnings(&self) -> Vec<String> {
         let trust = self.registry.trust_warnings(Timestamp::now());
-        let own = self.warnings.iter().cloned().chain(self.workers.warnings());
+        let own = self.warnings.iter().filter(|warning| !self.has_passed(warning)).cloned();
+        let own = own.chain(self.workers.warnings());
         own.chain(trust).chain(self.live_warnings()).collect()
     }
 

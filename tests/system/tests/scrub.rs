@@ -126,3 +126,45 @@ fn a_file_that_is_put_back_by_hand_is_noticed_and_fetched_without_an_operator() 
         attic.wait_version("digits", 1)
     });
 }
+
+/// What the hub could not use at its start is used as soon as it is pushed again, and nothing is said of it any more.
+#[test]
+fn what_was_damaged_at_the_start_is_mended_by_a_push_without_a_restart() {
+    story(|site| {
+        let mut fleet = Fleet::serving_v1(site)?;
+        let harmed = [blob_of(&fleet.hub, "digits", 1, "hub")?, manifest_of(&fleet.hub, 1)?];
+        for file in harmed {
+            fleet.hub.stop()?;
+            flip_byte(&file, 100)?;
+            fleet.hub.start()?;
+            wait_damaged(&fleet.hub, 1)?;
+            let told = warnings(&fleet.hub)?;
+            ensure!(told.contains("digits/1"), "{told}");
+            fleet.agent.wait_hub(true)?;
+            fleet.expect_local(1)?;
+            fleet.hub.push(&catalog().join("v1"), &[])?.ok()?;
+            wait_damaged(&fleet.hub, 0)?;
+            let told = warnings(&fleet.hub)?;
+            ensure!(!told.contains("digits/1"), "a warning stays: {told}");
+            let asked = fleet.ask(0, "only-hub")?.ok()?;
+            ensure!(asked.parameter("place") == "hub", "{}", asked.json);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_manifest_that_is_put_back_by_hand_is_served_again() {
+    story(|site| {
+        let mut fleet = fleet_that_looks_often(site)?;
+        let manifest = manifest_of(&fleet.hub, 1)?;
+        let good = fs::read(&manifest)?;
+        fleet.hub.stop()?;
+        fs::remove_file(&manifest)?;
+        fleet.hub.start()?;
+        wait_damaged(&fleet.hub, 1)?;
+        fs::write(&manifest, good)?;
+        wait_damaged(&fleet.hub, 0)?;
+        site.enrolled_agent(&fleet.hub, "attic")?.wait_version("digits", 1)
+    });
+}

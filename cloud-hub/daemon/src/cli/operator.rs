@@ -9,10 +9,8 @@ use super::machine::{self, Reached};
 use super::{Context, Operate};
 use crate::api::{OperatorCreated, OperatorList, OperatorRequest, OperatorRevoked};
 use crate::clock;
-use crate::operators::Operators;
+use crate::operators::{Operators, expiry};
 use crate::state::Folder;
-
-const DAY_MS: u64 = 24 * 3600 * 1000;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum OperatorVerb {
@@ -113,7 +111,7 @@ fn shown(list: &OperatorList) -> String {
     let rows = list.operators.iter().map(|operator| {
         let used = operator.last_used_unix_ms.map_or_else(|| "never".to_owned(), |used| clock::ago(used, now));
         let left = match operator.expires_unix_ms.checked_sub(now) {
-            Some(left) if left > 0 => format!("in {} days", left / DAY_MS),
+            Some(left) if left > 0 => expiry::time_left(left),
             Some(_) | None => "expired".to_owned(),
         };
         let expires = format!("{} ({left})", clock::utc(operator.expires_unix_ms));

@@ -187,7 +187,7 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Re
     set_unreadable_aside(store.as_ref(), &mut warnings).await?;
     let metadata = Metadata::open(ground.folder.clone())?;
     let blobs = Blobs::new(ground.folder.clone());
-    let registry = Registry::open(Arc::clone(&store), blobs, metadata, is_rebuilt, &mut warnings).await?;
+    let registry = Registry::open(Arc::clone(&store), blobs, metadata, is_rebuilt).await?;
     let is_restored = Restored::read(&ground.folder).is_some();
     let grace_s = config.gateway.renewal_grace.as_secs();
     let fleet = Arc::new(Fleet::open(Arc::clone(&store), is_restored, grace_s).await?);

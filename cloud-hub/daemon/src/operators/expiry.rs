@@ -32,6 +32,16 @@ pub(super) fn warning(record: &OperatorRecord, now_unix_ms: u64) -> Option<Strin
     })
 }
 
+/// Returns the time that is left in words.
+#[must_use]
+pub fn time_left(left_ms: u64) -> String {
+    match left_ms / DAY_MS {
+        0 => "in less than a day".to_owned(),
+        1 => "in 1 day".to_owned(),
+        days => format!("in {days} days"),
+    }
+}
+
 /// Returns the newest token of each operator: earlier ones of the same name were renewed.
 pub(super) fn newest<'r>(records: impl IntoIterator<Item = &'r OperatorRecord>) -> Vec<&'r OperatorRecord> {
     let mut newest: Vec<&OperatorRecord> = Vec::new();
@@ -64,6 +74,8 @@ mod tests {
         assert_eq!(warning(&token, 304 * DAY_MS), None);
         let soon = warning(&token, 306 * DAY_MS).unwrap();
         assert!(soon.contains("\"me\"") && soon.contains("in 59 days: cloud-hub operator renew"), "{soon}");
+        let last = warning(&token, 365 * DAY_MS - 1).unwrap();
+        assert!(last.contains("in less than a day"), "{last}");
         let over = warning(&token, 365 * DAY_MS).unwrap();
         assert!(over.contains("expired at") && over.contains("--config") && over.contains("revoke"), "{over}");
     }

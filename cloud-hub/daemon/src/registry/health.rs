@@ -178,12 +178,10 @@ impl Registry {
     pub fn damage(&self) -> Vec<String> {
         let damaged: Vec<(Digest, String)> =
             self.health.findings().damaged.iter().map(|(digest, problem)| (*digest, problem.clone())).collect();
-        let known = self.known();
+        let published = self.published_blobs();
         let users = |digest: &Digest| {
-            let uses = known.manifests.iter().filter(|(_version, (manifest_digest, manifest))| {
-                manifest_digest == digest || manifest.files().into_iter().any(|file| file.digest == *digest)
-            });
-            uses.map(|((model, version), _manifest)| format!("{model}/{version}")).collect::<Vec<_>>().join(", ")
+            let users = published.get(digest).into_iter().flatten();
+            users.map(|(model, version)| format!("{model}/{version}")).collect::<Vec<_>>().join(", ")
         };
         damaged
             .iter()

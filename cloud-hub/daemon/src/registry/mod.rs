@@ -114,7 +114,7 @@ impl Registry {
     /// Opens the registry; `rebuilt` says that the store was lost and must be filled again from what is signed.
     ///
     /// Signs the metadata anew where that is due. A failure of that, an expired signature too, stops publishing and not the
-    /// hub. What is wrong with single versions becomes a warning.
+    /// hub. What is wrong with the files of single versions is part of [`Registry::damage`].
     ///
     /// # Errors
     /// When store or metadata cannot be used.
@@ -123,7 +123,6 @@ impl Registry {
         blobs: Blobs,
         metadata: Metadata,
         rebuilt: bool,
-        warnings: &mut Vec<String>,
     ) -> Result<Self, RegistryOpenError> {
         let registry = Self {
             blobs,
@@ -137,7 +136,7 @@ impl Registry {
             signing: tokio::sync::Mutex::new(()),
         };
         let trusted = registry.metadata.current()?.listed()?;
-        registry.restore(&trusted, rebuilt, warnings).await?;
+        registry.restore(&trusted, rebuilt).await?;
         // The failure is part of the standing, which the hub shows and logs.
         drop(registry.sign_at_start(Timestamp::now()).await);
         Ok(registry)
@@ -363,21 +362,15 @@ impl Registry {
     }
 
     /// Fills memory from what is signed and what is on record.
-    async fn restore(
-        &self,
-        trusted: &Trusted,
-        rebuilt: bool,
-        warnings: &mut Vec<String>,
-    ) -> Result<(), RegistryOpenError> {
+    async fn restore(&self, trusted: &Trusted, rebuilt: bool) -> Result<(), RegistryOpenError> {
         for model in trusted.models() {
             let mut records = Vec::new();
             for version in trusted.versions(model) {
                 let Ok(target) = trusted.manifest(model, version) else { continue };
                 records.push(self.restore_record(model, version, target.digest).await?);
                 if !self.restore_manifest(trusted, model, version, target.digest).await {
-                    warnings.push(format!(
-                        "{model}/{version} is signed but its manifest is missing or damaged on this disk: push it again"
-                    ));
+                    // Part of the damage that the hub shows until the version is pushed again.
+                    self.note_damaged(target.digest, "the manifest is missing or not whole");
                 }
             }
             let kept = self.currents.get(model.as_str()).await?;

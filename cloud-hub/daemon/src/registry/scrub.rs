@@ -40,7 +40,10 @@ impl Registry {
                 continue;
             }
             match found {
-                Ok(true) if self.note_whole(&digest) => mended.extend(users),
+                Ok(true) if self.note_whole(&digest) => {
+                    self.take_manifest(digest, &users).await;
+                    mended.extend(users);
+                }
                 Ok(true) => {}
                 Ok(false) => self.note_damaged(digest, "it is missing"),
                 Err(error) => self.note_damaged(digest, &telemetry::chain(&error)),
@@ -51,15 +54,35 @@ impl Registry {
         mended.into_iter().collect()
     }
 
-    /// Every blob of every published version, with the versions that use it.
-    fn published_blobs(&self) -> BTreeMap<Digest, BTreeSet<(ModelName, Version)>> {
+    /// Returns every blob of every published version, with the versions that use it. Of a version whose manifest is not
+    /// whole only the manifest is known.
+    pub(super) fn published_blobs(&self) -> BTreeMap<Digest, BTreeSet<(ModelName, Version)>> {
         let mut blobs: BTreeMap<Digest, BTreeSet<(ModelName, Version)>> = BTreeMap::new();
-        for (user, (digest, manifest)) in &self.known().manifests {
-            for digest in manifest.files().into_iter().map(|file| file.digest).chain([*digest]) {
-                blobs.entry(digest).or_default().insert(user.clone());
+        for (name, model) in self.snapshot().models() {
+            for (record, _standing) in model.versions() {
+                blobs.entry(record.manifest).or_default().insert((name.clone(), record.version));
+            }
+        }
+        for (user, (_digest, manifest)) in &self.known().manifests {
+            for file in manifest.files() {
+                blobs.entry(file.digest).or_default().insert(user.clone());
             }
         }
         blobs
+    }
+
+    /// Takes the manifest of a version that was not whole at the start and is now.
+    async fn take_manifest(&self, digest: Digest, users: &BTreeSet<(ModelName, Version)>) {
+        let lost: Vec<_> = users.iter().filter(|(model, version)| self.manifest(model, *version).is_none()).collect();
+        if lost.is_empty() {
+            return;
+        }
+        let _one_at_a_time = self.signing.lock().await;
+        let Ok(trusted) = self.metadata.current().and_then(|set| set.listed()) else { return };
+        for (model, version) in lost {
+            self.restore_manifest(&trusted, model, *version, digest).await;
+        }
+        self.take(self.snapshot());
     }
 
     /// Hashes a blob piece by piece, with pauses; `false` when it is not there.

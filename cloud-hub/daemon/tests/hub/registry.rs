@@ -108,10 +108,9 @@ fn init(folder: &Path) {
 async fn open(folder: &Path, store: &Arc<dyn Store>, is_rebuilt: bool) -> Registry {
     let layout = Folder::new(&folder.join("hub"));
     let metadata = Metadata::open(layout.clone()).unwrap();
-    let mut warnings = Vec::new();
-    let registry = Registry::open(Arc::clone(store), Blobs::new(layout), metadata, is_rebuilt, &mut warnings).await;
-    assert_eq!(warnings, Vec::<String>::new());
-    registry.unwrap()
+    let registry = Registry::open(Arc::clone(store), Blobs::new(layout), metadata, is_rebuilt).await.unwrap();
+    assert_eq!(registry.damage(), Vec::<String>::new());
+    registry
 }
 
 fn digits(version: &str) -> Packed {
