@@ -43,6 +43,35 @@ fn describe(program: &Path, name: &str, verbs: &mut Vec<String>, page: &mut Stri
     Ok(())
 }
 
+/// README.md promises it: no verb leaves a reader with a bare list of flags.
+#[test]
+fn the_help_of_every_verb_has_an_example() {
+    story(|site| {
+        let Binaries { agent, hub, .. } = site.binaries();
+        for program in [agent, hub] {
+            let mut without = Vec::new();
+            find_without_example(program, &mut Vec::new(), &mut without)?;
+            ensure!(without.is_empty(), "no example in the help of {without:?}");
+        }
+        Ok(())
+    });
+}
+
+/// Collects the verbs without verbs below them whose help has no example.
+fn find_without_example(program: &Path, verbs: &mut Vec<String>, without: &mut Vec<String>) -> Result<()> {
+    let help = Finished::run(Command::new(program).args(verbs.iter()).arg("--help"))?.ok()?.stdout;
+    let below = verbs_in(&help);
+    if below.is_empty() && !help.contains("Example") {
+        without.push(verbs.join(" "));
+    }
+    for verb in below {
+        verbs.push(verb);
+        find_without_example(program, verbs, without)?;
+        verbs.pop();
+    }
+    Ok(())
+}
+
 /// The names under `Commands:`, without clap's own `help`.
 fn verbs_in(help: &str) -> Vec<String> {
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());

@@ -17,6 +17,7 @@ pub(super) enum DeviceVerb {
     )]
     List(ListArgs),
     /// Show one device: certificate, what it serves, what it said about updates.
+    #[command(after_help = "Example:\n  cloud-hub device show kitchen")]
     Show(OneArgs),
     /// Shut a device out: its connections are closed now and its certificate is worth nothing.
     #[command(after_help = "\

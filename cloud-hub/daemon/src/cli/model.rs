@@ -13,6 +13,7 @@ pub(super) enum ModelVerb {
     /// Pack, sign and publish one version of a model, and tell the devices that follow it.
     Push(push::PushArgs),
     /// List all models.
+    #[command(after_help = "Example:\n  cloud-hub model list")]
     List(ListArgs),
     /// Show one model: its versions, and how far each device has come.
     #[command(after_help = "\

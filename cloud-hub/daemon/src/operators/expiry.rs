@@ -27,9 +27,11 @@ pub(super) fn warning(record: &OperatorRecord, now_unix_ms: u64) -> Option<Strin
         ));
     }
     let left = expires_unix_ms - now_unix_ms;
-    (left < notice_ms(record)).then(|| {
-        format!("the token of operator {name:?} expires at {date}, in {} days: cloud-hub operator renew", left / DAY_MS)
-    })
+    let soon = || {
+        let left = time_left(left);
+        format!("the token of operator {name:?} expires at {date}, {left}: cloud-hub operator renew")
+    };
+    (left < notice_ms(record)).then(soon)
 }
 
 /// Returns the time that is left in words.

@@ -50,8 +50,15 @@ impl Client {
                 let address = || folder.read_listening().map_or(config.door.http, |listening| listening.http);
                 let is_up = || TcpStream::connect_timeout(&dialled(address()), CONNECT_WITHIN).is_ok();
                 let is_starting = || StateLock::holder(folder.root()).is_some() && folder.read_listening().is_none();
-                console::until_up("the agent", "run", is_up, is_starting);
-                format!("http://{}", dialled(address()))
+                let is_up = console::until_up("the agent", "run", is_up, is_starting);
+                let address = address();
+                if address.port() == 0 && !is_up {
+                    // Only a running agent could tell its port.
+                    let problem = format!("no agent runs on the state folder {}", folder.root().display());
+                    return Err(CliError::new(ExitKind::Unavailable, problem)
+                        .hint("start it with `edge-agent run`, or name its address with --url"));
+                }
+                format!("http://{}", dialled(address))
             }
         };
         Ok(Self::to(base, ANSWER_WITHIN))

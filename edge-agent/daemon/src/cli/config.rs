@@ -21,6 +21,7 @@ pub enum ConfigVerb {
     #[command(after_help = "Example: edge-agent config example > agent.toml")]
     Example,
     /// Prints the configuration in force, defaults filled in
+    #[command(after_help = "Example: edge-agent config show --config agent.toml")]
     Show,
 }
 
