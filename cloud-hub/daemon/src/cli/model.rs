@@ -144,7 +144,9 @@ fn page(view: &ModelView) -> String {
             .iter()
             .map(|count| format!("{} {} ({:.1} %)", count.requests, count.reason, count.share_percent))
             .collect();
-        lines.push(format!("\n{total} requests of devices answered here since the hub started: {}", why.join(", ")));
+        let requests = if total == 1 { "request" } else { "requests" };
+        let why = why.join(", ");
+        lines.push(format!("\n{total} {requests} of devices answered here since the hub started: {why}"));
     }
     let offered = number(view.offered);
     lines.extend(view.warnings.iter().map(|warning| format!("\nwarning: version {offered}: {warning}")));
