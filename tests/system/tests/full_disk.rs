@@ -145,7 +145,8 @@ fn filled_half_way(kind: FileSystem) {
             let models = hub.device("kitchen")?["models"].clone();
             let reports = models.as_array().into_iter().flatten().map(|model| model["report"].clone());
             let full = |report: &serde_json::Value| {
-                report["outcome"] == "failed" && report["detail"].as_str().is_some_and(|detail| detail.contains("disk"))
+                report["outcome"] == "retrying"
+                    && report["detail"].as_str().is_some_and(|detail| detail.contains("disk"))
             };
             Ok(reports.filter(full).count() == 2)
         })?;
@@ -154,7 +155,7 @@ fn filled_half_way(kind: FileSystem) {
             agent.wait_version(name, 1)?;
         }
         let log = agent.daemon()?.log()?;
-        for wrong in ["tampered", "refused", "panicked"] {
+        for wrong in ["tampered", "refused", "rejected", "panicked"] {
             let line = log.lines().find(|line| line.contains(wrong) && !line.contains("connection"));
             ensure!(line.is_none(), "a full disk was called {wrong}: {}", line.unwrap_or_default());
         }
