@@ -24,7 +24,7 @@ pub use mixed::{Search, Step};
 pub use recipe::{Calibration, Form, GPTQ, Recipe};
 pub use verdict::{DeviceClass, Recommendation, recommend, settle};
 
-use crate::quality::{Kind, Measure, Quality};
+use crate::quality::{Custom, Kind, Measure, Quality, Task};
 use crate::{CompressError, Examples, Selection};
 use bench::Bench;
 
@@ -51,10 +51,14 @@ pub struct Request<'a> {
     pub selection: Selection,
     /// What loss is counted in; `None` takes what the model's answers allow.
     pub measure: Option<Measure>,
+    /// Task that the operator or the manifest declares.
+    pub task: Option<Task>,
+    /// Judge of the user; the measure is its number then.
+    pub custom: Option<Box<dyn Custom>>,
     /// Greatest loss that a recommended form may have.
     pub loss_max: f64,
-    /// How long the timing on one engine may take.
-    pub race_budget: Duration,
+    /// Longest time that the timing of one form on one engine takes.
+    pub form_budget: Duration,
 }
 
 /// What is going on; for progress.
@@ -70,8 +74,8 @@ pub enum Stage<'a> {
     Rank(usize, usize),
     /// The mixed form is searched: which probe.
     Search(usize),
-    /// Forms are timed on an engine: which round.
-    Race(&'a str, usize),
+    /// Forms are timed on an engine: seconds so far, and at most.
+    Race(&'a str, u64, u64),
 }
 
 /// Everything that came of it.
@@ -100,8 +104,8 @@ pub struct Outcome {
 /// # Errors
 /// When the reference does not run, the examples do not fit it, or there are too few. A form that fails is no error: its
 /// verdict says why.
-pub fn run(request: Request<'_>, progress: &mut dyn FnMut(Stage<'_>)) -> Result<Outcome, CompressError> {
-    let (mut bench, reference) = Bench::new(&request, progress)?;
+pub fn run(mut request: Request<'_>, progress: &mut dyn FnMut(Stage<'_>)) -> Result<Outcome, CompressError> {
+    let (mut bench, reference) = Bench::new(&mut request, progress)?;
     let mut candidates = vec![reference];
     let mut maker = bench.maker(&request)?;
     for recipe in &request.recipes {
@@ -122,8 +126,9 @@ pub fn run(request: Request<'_>, progress: &mut dyn FnMut(Stage<'_>)) -> Result<
     }
     bench.try_other_engines(&request.engines, &mut candidates);
     for &engine in &request.engines {
-        bench.race(engine, request.race_budget, &mut candidates, progress);
+        bench.race(engine, request.form_budget, &mut candidates, progress);
     }
+    bench.note_trees(&request.model, &candidates);
     settle(&mut candidates, request.loss_max);
     let recommendations = recommend(&candidates);
     Ok(Outcome {
@@ -141,7 +146,8 @@ pub fn run(request: Request<'_>, progress: &mut dyn FnMut(Stage<'_>)) -> Result<
 /// The output that scores an answer, and whether it holds probabilities; `None` when no output holds classes.
 #[must_use]
 pub fn scored_output(quality: &Quality) -> Option<(&str, bool)> {
-    let classes = |output: &&crate::quality::OutputQuality| output.kind != Kind::Values;
+    let classes =
+        |output: &&crate::quality::OutputQuality| matches!(output.kind, Kind::Probabilities | Kind::Logits);
     let output = match &quality.labelled_output {
         Some(name) => quality.outputs.iter().filter(classes).find(|output| output.name == *name),
         None => quality.outputs.iter().find(classes),

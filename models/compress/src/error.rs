@@ -34,6 +34,18 @@ pub enum CompressError {
         /// What is wrong with them, and what to do.
         why: String,
     },
+    /// The model's own answers cannot be compared.
+    #[error("no form can be held against this model: {why}")]
+    Answers {
+        /// Output, example and count.
+        why: String,
+    },
+    /// The user's judge gave no number.
+    #[error("the command of --measure gave no number: {why}")]
+    Command {
+        /// What happened, and what it printed.
+        why: String,
+    },
     /// An option that makes no sense.
     #[error("option {option} cannot be {value}: {why}")]
     Option {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use types::{DType, Dim, NamedTensor, Signature, Tensor, TensorSpec};
 
 use crate::CompressError;
+use crate::labels::{Label, numbers};
 use column::{Column, Rows};
 
 /// Most examples of one set. Calibration wants hundreds, an evaluation thousands.
@@ -31,21 +32,21 @@ pub struct Examples {
 }
 
 /// One request, and its answer where it is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Example {
     /// A tensor for every input of the model.
     pub inputs: Vec<NamedTensor>,
     /// What it shows, from the array `labels`.
-    pub label: Option<i64>,
+    pub label: Option<Label>,
 }
 
 /// Several examples in one request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     /// A tensor for every input; its first dimension counts the examples when there are several.
     pub inputs: Vec<NamedTensor>,
     /// One entry for each example.
-    pub labels: Vec<Option<i64>>,
+    pub labels: Vec<Option<Label>>,
 }
 
 #[derive(Debug)]
@@ -72,7 +73,8 @@ impl Examples {
     /// Opens a `.npz` file, whose arrays are named like the inputs and have one example in each row; or a folder of
     /// `.npz` files of one example each (for inputs whose shape varies), in the order of their names.
     ///
-    /// An array `labels` of whole numbers, if there is one, says what each example shows. Reads no data yet.
+    /// An array `labels`, if there is one, holds the right answer of each example: a class number, a quantity, or several
+    /// numbers. Reads no data yet.
     ///
     /// # Errors
     /// [`CompressError::Examples`] when files are missing, broken, over a limit or do not fit the signature.
@@ -165,6 +167,55 @@ impl Examples {
         })
     }
 
+    /// Checks that all numbers of all inputs are finite: one NaN among hundreds of rows spoils calibration and judging.
+    ///
+    /// # Errors
+    /// [`CompressError::Examples`] that names the first tensor and row, and counts the rows; or as [`Examples::iter`].
+    pub fn check_finite(&self) -> Result<(), CompressError> {
+        let mut first: Option<String> = None;
+        let mut rows = 0_usize;
+        for (at, example) in self.iter().enumerate() {
+            let example = example?;
+            let mut is_broken = false;
+            for input in &example.inputs {
+                let count = not_finite(&input.tensor);
+                is_broken |= count > 0;
+                if count > 0 && first.is_none() {
+                    let (of, place) = (input.tensor.elements(), self.place(at));
+                    let name = &input.name;
+                    first = Some(format!("{count} of {of} numbers of input {name:?} in {place} are NaN or infinite"));
+                }
+            }
+            rows += usize::from(is_broken);
+        }
+        match first {
+            None => Ok(()),
+            Some(first) => Err(unusable(format!(
+                "{first}; {rows} of {} examples hold such numbers: correct them or leave them out",
+                self.len()
+            ))),
+        }
+    }
+
+    /// Where the example at this position is, for errors and reports: `row 17`, or the name of its file.
+    #[must_use]
+    pub fn place(&self, position: usize) -> String {
+        let index = self.chosen.get(position).copied().unwrap_or(position);
+        match &*self.source {
+            Source::File { .. } => format!("row {index}"),
+            Source::Folder { files, .. } => match files.get(index).and_then(|file| file.file_name()) {
+                Some(name) => format!("file {}", name.to_string_lossy()),
+                None => format!("file {index}"),
+            },
+        }
+    }
+
+    /// Positions of the examples in the file or folder they were read from.
+    #[must_use]
+    pub fn rows(&self) -> &[usize] {
+        &self.chosen
+    }
+
     /// Whether every input has a free first dimension that counts examples.
     #[must_use]
     pub fn can_be_joined(&self) -> bool {
@@ -197,14 +248,10 @@ fn file(path: &Path, signature: &Signature) -> Result<(Source, usize), String> {
             return Err(format!("array {:?} has {:?} rows, others {count}", column.name, column.shape.first()));
         }
     }
-    if let Some(labels) = labels.as_ref().filter(|labels| labels.shape.len() != 1 || !is_whole(labels.dtype)) {
-        return Err(format!("array {LABELS:?} of {}{:?} is no list of whole numbers", labels.dtype, labels.shape));
+    if let Some(labels) = labels.as_ref().filter(|labels| labels.dtype == DType::Bytes) {
+        return Err(format!("array {LABELS:?} holds {}: save numbers, one row per example", labels.dtype));
     }
     Ok((Source::File { path: path.to_owned(), inputs, labels }, count))
-}
-
-fn is_whole(dtype: DType) -> bool {
-    matches!(dtype, DType::U8 | DType::U16 | DType::U32 | DType::U64 | DType::I8 | DType::I16 | DType::I32 | DType::I64)
 }
 
 /// Holds an array with one example in each row against the input it is for.
@@ -283,8 +330,8 @@ fn whole(path: &Path, inputs: &[TensorSpec]) -> Result<Example, String> {
         tensors.push(named(&spec.name, column.dtype, shape, data)?);
     }
     let is_input = inputs.iter().any(|input| input.name == LABELS);
-    let label = match find(LABELS).filter(|column| !is_input && is_whole(column.dtype)) {
-        Some(column) => whole_number(column.dtype, &column.rows(path, column.bytes_of(false)?)?.read(0)?),
+    let label = match find(LABELS).filter(|_| !is_input) {
+        Some(column) => Some(label(column.dtype, &column.rows(path, column.bytes_of(false)?)?.read(0)?)?),
         None => None,
     };
     Ok(Example { inputs: tensors, label })
@@ -295,16 +342,20 @@ fn named(name: &str, dtype: DType, shape: Vec<usize>, data: Vec<u8>) -> Result<N
     Ok(NamedTensor { name: name.to_owned(), tensor })
 }
 
-/// One little-endian whole number; `None` when it is beyond 63 bits or not one number.
-fn whole_number(dtype: DType, bytes: &[u8]) -> Option<i64> {
-    let signed = matches!(dtype, DType::I8 | DType::I16 | DType::I32 | DType::I64);
-    let negative = signed && bytes.last().is_some_and(|&byte| byte >= 0x80);
-    let mut wide = if negative { [0xff; 8] } else { [0; 8] };
-    if dtype.size() != Some(bytes.len()) {
-        return None;
+/// Reads the label of one example.
+fn label(dtype: DType, data: &[u8]) -> Result<Label, String> {
+    let label = Label::read(dtype, data);
+    let finite = label.filter(|label| label.0.iter().all(|number| number.is_finite()));
+    finite.ok_or_else(|| format!("array {LABELS:?} holds text, or a number that is not finite: correct it or leave it out"))
+}
+
+/// Number of elements of a float tensor that are infinite or not a number; 0 for other types.
+pub(crate) fn not_finite(tensor: &Tensor) -> usize {
+    if !matches!(tensor.dtype(), DType::F16 | DType::Bf16 | DType::F32 | DType::F64) {
+        return 0;
     }
-    wide.get_mut(..bytes.len())?.copy_from_slice(bytes);
-    if signed { Some(i64::from_le_bytes(wide)) } else { i64::try_from(u64::from_le_bytes(wide)).ok() }
+    let values = numbers(tensor.dtype(), tensor.data()).unwrap_or_default();
+    values.iter().filter(|value| !value.is_finite()).count()
 }
 
 /// Reads rows of all arrays side by side.
@@ -326,7 +377,7 @@ impl Reader {
             tensors.push(named(&input.column.name, input.column.dtype, input.shape.clone(), rows.read(index)?)?);
         }
         let label = match &mut self.labels {
-            Some((dtype, rows)) => whole_number(*dtype, &rows.read(index)?),
+            Some((dtype, rows)) => Some(label(*dtype, &rows.read(index)?)?),
             None => None,
         };
         Ok(Example { inputs: tensors, label })
@@ -335,7 +386,7 @@ impl Reader {
 
 /// Joins examples along the first dimension.
 fn join(batch: Vec<Example>) -> Result<Batch, String> {
-    let labels = batch.iter().map(|example| example.label).collect();
+    let labels = batch.iter().map(|example| example.label.clone()).collect();
     let count = batch.len();
     let mut examples = batch.into_iter();
     let Some(first) = examples.next() else { return Err("an empty batch".to_owned()) };

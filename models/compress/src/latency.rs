@@ -32,8 +32,11 @@ const BLOCKS_MAX: usize = 20;
 /// The rounds end when every ratio's interval is this narrow, relative to the ratio.
 const SETTLED_WIDTH: f64 = 0.04;
 
-/// How long all rounds of one engine may take together: long enough for ten rounds of ten models of 100 ms.
-pub const BUDGET: Duration = Duration::from_secs(12);
+/// Longest time that one form is timed for on one engine, unless the operator says otherwise: twenty rounds of 150 ms.
+pub const FORM_BUDGET: Duration = Duration::from_secs(3);
+
+/// Part of the budget that warm-ups may take; a model that is slower than that runs once.
+const WARM_UP_SHARE: u32 = 4;
 
 /// One model in the race.
 #[derive(Debug)]
@@ -67,17 +70,31 @@ impl Timing {
     /// Whether it is faster than the reference beyond what the rounds' spread could explain.
     #[must_use]
     pub fn is_faster(&self) -> bool {
-        self.ratio_high < 1.0
+        self.ratio_high < 1.0 && self.is_enough()
     }
 
     /// Whether it is slower than the reference beyond what the rounds' spread could explain.
     #[must_use]
     pub fn is_slower(&self) -> bool {
-        self.ratio_low > 1.0
+        self.ratio_low > 1.0 && self.is_enough()
+    }
+
+    /// Whether its interval means something: of fewer rounds it does not hold the median with 95 %.
+    #[must_use]
+    pub const fn is_enough(&self) -> bool {
+        self.rounds >= ROUNDS_LEAST
+    }
+
+    /// Whether it and another one of the same reference cannot be told apart.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let is_apart = self.ratio_high < other.ratio_low || other.ratio_high < self.ratio_low;
+        !(is_apart && self.is_enough() && other.is_enough())
     }
 }
 
-/// Measures all contenders against the first one, until the ratios have settled or the budget is over.
+/// Measures all contenders against the first one, until the ratios have settled or the budget is over; `progress` hears
+/// the time since the start. Every contender runs at least once, however long that takes.
 ///
 /// `inputs` are requests as a device would get them; rounds take them in turn. A contender that fails leaves the race
 /// with its error; when the first one fails there is nothing to measure against and all fail.
@@ -88,15 +105,22 @@ pub fn race(
     contenders: &mut [Contender],
     inputs: &[Vec<NamedTensor>],
     budget: Duration,
-    mut progress: impl FnMut(usize),
+    mut progress: impl FnMut(Duration),
 ) -> Vec<Result<Timing, RunError>> {
     let started = Instant::now();
     let mut lanes: Vec<Lane> = Vec::new();
+    let each = budget / u32::try_from(contenders.len().max(1)).unwrap_or(u32::MAX);
+    let warm_up = each / WARM_UP_SHARE;
     for contender in contenders.iter_mut() {
-        lanes.push(Lane::warm_up(contender, inputs));
+        lanes.push(Lane::warm_up(contender, inputs, warm_up));
+        progress(started.elapsed());
     }
     let mut rounds = 0;
-    while rounds < ROUNDS_MOST && !(rounds >= ROUNDS_LEAST && (started.elapsed() >= budget || settled(&lanes))) {
+    while rounds < ROUNDS_MOST && started.elapsed() < budget && !(rounds >= ROUNDS_LEAST && settled(&lanes)) {
+        if rounds == 0 {
+            // What the warm-ups took counts for models that have no time for rounds.
+            lanes.iter_mut().for_each(|lane| lane.times.clear());
+        }
         let Some(request) = inputs.get(rounds % inputs.len().max(1)) else { break };
         for turn in 0..lanes.len() {
             let at = (turn + rounds) % lanes.len();
@@ -105,7 +129,7 @@ pub fn race(
             }
         }
         rounds += 1;
-        progress(rounds);
+        progress(started.elapsed());
         // A first contender without times ends the race.
         if lanes.first().is_none_or(|lane| lane.failed.is_some()) {
             break;
@@ -124,10 +148,14 @@ struct Lane {
 }
 
 impl Lane {
-    fn warm_up(contender: &mut Contender, inputs: &[Vec<NamedTensor>]) -> Self {
+    fn warm_up(contender: &mut Contender, inputs: &[Vec<NamedTensor>], longest: Duration) -> Self {
         let mut lane = Self { repeats: 1, times: Vec::new(), failed: None };
         let Some(request) = inputs.first() else { return lane };
-        for _ in 0..WARM_UPS {
+        let started = Instant::now();
+        for run in 0..WARM_UPS {
+            if run > 0 && started.elapsed() >= longest {
+                break;
+            }
             lane.run(contender, request);
         }
         // The last warm-up says how long a run takes.
@@ -136,7 +164,6 @@ impl Lane {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 1..=REPEATS_MAX")]
         let repeats = wanted.clamp(1.0, f64::from(REPEATS_MAX)) as u32;
         lane.repeats = repeats;
-        lane.times.clear();
         lane
     }
 

@@ -4,7 +4,7 @@ mod support;
 
 use std::path::Path;
 
-use compress::{CompressError, Examples};
+use compress::{CompressError, Examples, Label};
 use proptest::prelude::*;
 use support::{npy, npz};
 use types::{DType, Dim, Signature, TensorSpec};
@@ -55,7 +55,7 @@ fn rows_come_in_order_with_their_labels_stored_or_compressed() {
         for (row, example) in (0_i16..).zip(&read) {
             assert_eq!(example.inputs[0].tensor.shape(), [1, 2]);
             assert_eq!(example.inputs[0].tensor.to_f32().unwrap(), [f32::from(row), -f32::from(row)]);
-            assert_eq!(example.label, Some(i64::from(row)));
+            assert_eq!(example.label, Some(Label(vec![f64::from(row)])));
         }
         let batches: Vec<_> = examples.batches(4).map(Result::unwrap).collect();
         assert_eq!(batches.iter().map(|batch| batch.labels.len()).collect::<Vec<_>>(), [4, 4, 2]);
@@ -72,9 +72,11 @@ fn a_split_is_even_complete_and_the_same_each_time() {
         ten(&path, method);
         let examples = Examples::open(&path, &signature(batch())).unwrap();
         let (calibration, evaluation) = examples.split(3);
-        let labels = |part: &Examples| part.iter().map(|example| example.unwrap().label.unwrap()).collect::<Vec<_>>();
-        assert_eq!(labels(&calibration), [3, 6, 9]);
-        assert_eq!(labels(&evaluation), [0, 1, 2, 4, 5, 7, 8]);
+        let labels = |part: &Examples| {
+            part.iter().map(|example| example.unwrap().label.unwrap().number().unwrap()).collect::<Vec<f64>>()
+        };
+        assert_eq!(labels(&calibration), [3.0, 6.0, 9.0]);
+        assert_eq!(labels(&evaluation), [0.0, 1.0, 2.0, 4.0, 5.0, 7.0, 8.0]);
         assert_eq!(labels(&examples.split(99).0).len(), 10);
         assert!(examples.split(0).0.is_empty());
     }
@@ -107,7 +109,7 @@ fn a_folder_holds_examples_of_varying_shape() {
     let examples = Examples::open(folder.path(), &signature(batch())).unwrap();
     let read: Vec<_> = examples.iter().map(Result::unwrap).collect();
     assert_eq!(read.iter().map(|example| example.inputs[0].tensor.shape()[0]).collect::<Vec<_>>(), [1, 2, 3]);
-    assert_eq!(read[2].label, Some(3));
+    assert_eq!(read[2].label, Some(Label(vec![3.0])));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Where candidates are weighed: how large they are, how close they come, how long they take.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::{Engine, ModelBytes, RunControl};
 use onnx_graph::Model;
@@ -11,14 +11,11 @@ use super::maker::Maker;
 use super::recipe::Form;
 use super::{Request, Stage};
 use crate::latency::{Contender, race};
-use crate::quality::{Judge, Measure, Quality, load};
+use crate::quality::{Judge, JudgeOptions, Kind, Measure, OutputQuality, Quality, engines_agree, load};
 use crate::{CompressError, Examples, Report};
 
 /// Examples whose requests are timed and on which engines are held against each other.
 const SAMPLE: usize = 8;
-
-/// Least cosine between two engines' answers to the same request; quantized kernels may round to neighbouring steps.
-const ENGINES_COSINE_LEAST: f64 = 0.99;
 
 /// Most bytes of model files that are loaded at once to be timed.
 const RACE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
@@ -38,6 +35,8 @@ pub(super) struct Bench<'a> {
     pub(super) judge: Judge,
     pub(super) calibration: Examples,
     pub(super) measure: Measure,
+    /// Whether some output holds scores of classes.
+    pub(super) has_classes: bool,
     /// Single requests, for timing and for holding engines against each other.
     sample: Vec<Vec<NamedTensor>>,
     pub(super) notes: Vec<String>,
@@ -45,7 +44,7 @@ pub(super) struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     pub(super) fn new(
-        request: &Request<'a>,
+        request: &mut Request<'a>,
         progress: &mut dyn FnMut(Stage<'_>),
     ) -> Result<(Self, Candidate), CompressError> {
         progress(Stage::Reference);
@@ -56,23 +55,27 @@ impl<'a> Bench<'a> {
             return Err(CompressError::Examples { why });
         }
         let (calibration, evaluation) = request.examples.split(request.calibration.clamp(1, there - 1));
-        // An example that cannot be read is found now, and told as what it is.
-        calibration.iter().try_for_each(|example| example.map(drop))?;
+        // An example that cannot be read, or is not finite, is found now, and told as what it is.
+        request.examples.check_finite()?;
         let sample = evaluation.iter().take(SAMPLE).map(|example| Ok(example?.inputs));
         let sample = sample.collect::<Result<_, CompressError>>()?;
-        let mut judge = Judge::new(engine, request.file.clone(), evaluation)?;
+        let is_unlabelled = request.measure.is_some_and(|measure| !measure.uses_labels());
+        let options = JudgeOptions { task: request.task, custom: request.custom.take(), is_unlabelled };
+        let mut judge = Judge::with(engine, request.file.clone(), evaluation, options)?;
         let mut session = load(engine, request.file.clone(), "load the reference")?;
-        let quality = judge.judge(&mut *session, |done| progress(Stage::Judge("reference", done, there)))?;
+        let of = judge.examples().len();
+        let quality = judge.judge(&mut *session, |done| progress(Stage::Judge("reference", done, of)))?;
         let measure = request.measure.unwrap_or_else(|| quality.natural_measure());
         if quality.loss(measure).is_none() {
             return Err(CompressError::Option {
                 option: "measure",
                 value: measure.as_str().to_owned(),
-                why: format!("these answers can be measured by {}", quality.natural_measure().as_str()),
+                why: format!("these answers can be measured by {}", quality.possible().join(", ")),
             });
         }
         let form = Form::of(&request.model);
-        let mut bench = Self { engine, judge, calibration, measure, sample, notes: Vec::new() };
+        let has_classes = quality.outputs.iter().any(|output| output.divergence.is_some());
+        let mut bench = Self { engine, judge, calibration, measure, has_classes, sample, notes: Vec::new() };
         bench.note_weaknesses(form, &quality);
         let reference = Candidate {
             name: form.as_str().to_owned(),
@@ -100,8 +103,30 @@ impl<'a> Bench<'a> {
         if quality.outputs.iter().any(|output| output.max_abs > 0.0) {
             self.notes.push("the model given answers the same request differently: losses are not exact".to_owned());
         }
-        if quality.accuracy.is_none() && self.measure == Measure::Accuracy {
-            self.notes.push("no output fits the labels".to_owned());
+        if quality.labelled.is_some() && !self.measure.uses_labels() {
+            self.notes.push(format!("the labels were not used: loss is counted in {}", self.measure.as_str()));
+        }
+        let is_blind = |output: &&OutputQuality| output.natural == Measure::Error && output.kind == Kind::Values;
+        if self.measure == Measure::Cosine
+            && let Some(output) = quality.outputs.iter().find(is_blind)
+        {
+            let (name, blind) = (&output.name, output.cosine_of_mean);
+            self.notes.push(format!(
+                "cosine says little of output {name:?}: a constant answer would reach {blind:.3}; use --measure error"
+            ));
+        }
+    }
+
+    /// Says that no pass makes anything of a model of decision trees.
+    pub(super) fn note_trees(&mut self, model: &Model, candidates: &[Candidate]) {
+        let trees = ["TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"];
+        let has_trees = model.graph.nodes.iter().any(|node| trees.contains(&node.op_type()));
+        if has_trees && candidates.iter().skip(1).all(|candidate| candidate.loss.is_none()) {
+            self.notes.push(
+                "no form exists of a model of decision trees: its thresholds are compared, not multiplied; ship it as it is, \
+                 or train fewer or shallower trees"
+                    .to_owned(),
+            );
         }
     }
 
@@ -170,13 +195,13 @@ impl<'a> Bench<'a> {
         let run = |problem| EngineRun { engine: self.engine.name(), timing: None, problem };
         match judged {
             Ok(quality) => {
-                candidate.verdict = answers_are_numbers(&quality);
+                candidate.verdict = answers_are_numbers(&quality, self.judge.examples());
                 candidate.loss = quality.loss(self.measure).filter(|_| candidate.verdict == Verdict::Good);
                 candidate.quality = Some(quality);
                 candidate.runs.push(run(None));
                 candidate.model = Some(file);
             }
-            Err(error @ CompressError::Examples { .. }) => return Err(error),
+            Err(error @ (CompressError::Examples { .. } | CompressError::Command { .. })) => return Err(error),
             Err(error) => {
                 candidate.verdict = Verdict::Invalid { why: chain(&error) };
                 candidate.runs.push(run(Some(chain(&error))));
@@ -200,15 +225,13 @@ impl<'a> Bench<'a> {
         let told = |error: CompressError| chain(&error);
         let mut here = load(self.engine, model.clone(), "load the form").map_err(told)?;
         let mut there = load(engine, model.clone(), "load the form").map_err(told)?;
+        let (mut wanted, mut found) = (Vec::new(), Vec::new());
         for inputs in &self.sample {
-            let wanted = here.run(inputs, &[], &RunControl::default()).map_err(|error| chain(&error))?;
-            let found = there.run(inputs, &[], &RunControl::default()).map_err(|error| chain(&error))?;
-            let least = crate::quality::cosine_least(&wanted, &found);
-            if least < ENGINES_COSINE_LEAST {
-                return Err(format!("it answers differently there: cosine {least:.4} to {}", self.engine.name()));
-            }
+            wanted.push(here.run(inputs, &[], &RunControl::default()).map_err(|error| chain(&error))?);
+            found.push(there.run(inputs, &[], &RunControl::default()).map_err(|error| chain(&error))?);
         }
-        Ok(())
+        let name = self.engine.name();
+        engines_agree(&wanted, &found).map_err(|why| format!("it answers differently there than on {name}: {why}"))
     }
 
     /// Times the candidates on an engine, as many at once as fit, each time beside the reference.
@@ -225,7 +248,10 @@ impl<'a> Bench<'a> {
         }
         let sizes: Vec<u64> = candidates.iter().map(|candidate| candidate.bytes).collect();
         let groups = groups(&sizes);
-        let share = budget / u32::try_from(groups.len()).unwrap_or(u32::MAX).max(1);
+        // The reference runs in every group.
+        let timed = candidates.len().saturating_add(groups.len()).saturating_sub(1);
+        let longest = budget.saturating_mul(u32::try_from(timed).unwrap_or(u32::MAX));
+        let started = Instant::now();
         for group in groups {
             let mut contenders = Vec::new();
             let mut places = Vec::new();
@@ -236,7 +262,11 @@ impl<'a> Bench<'a> {
                 }
             }
             let name = engine.name();
-            let times = race(&mut contenders, &self.sample, share, |round| progress(Stage::Race(name.as_str(), round)));
+            let whole = budget.saturating_mul(u32::try_from(contenders.len()).unwrap_or(u32::MAX));
+            let (before, most) = (started.elapsed().as_secs(), longest.as_secs());
+            let times = race(&mut contenders, &self.sample, whole, |elapsed| {
+                progress(Stage::Race(name.as_str(), before.saturating_add(elapsed.as_secs()).min(most), most));
+            });
             for (at, time) in places.into_iter().zip(times) {
                 let run = candidates.get_mut(at).and_then(|one| one.runs.iter_mut().find(|run| run.engine == name));
                 let Some(run) = run else { continue };
@@ -282,13 +312,19 @@ fn runs_on(engine: &dyn Engine, candidate: &Candidate) -> bool {
     candidate.loss.is_some() && candidate.on(engine.name()).is_some_and(|run| run.problem.is_none())
 }
 
-fn answers_are_numbers(quality: &Quality) -> Verdict {
-    let broken = quality.outputs.iter().find(|output| output.not_finite > 0);
-    match broken {
-        Some(output) => Verdict::Invalid {
-            why: format!("{} elements of output {:?} are no finite numbers", output.not_finite, output.name),
-        },
-        None => Verdict::Good,
+fn answers_are_numbers(quality: &Quality, examples: &Examples) -> Verdict {
+    let broken = quality.outputs.iter().find(|output| output.not_finite > 0 || output.other_shape > 0);
+    let Some(output) = broken else { return Verdict::Good };
+    let OutputQuality { name, not_finite, not_finite_examples: count, other_shape, .. } = output;
+    let of = quality.examples;
+    if *other_shape > 0 {
+        let why = format!("output {name:?} has another shape or type than the model's for {other_shape} of {of} examples");
+        return Verdict::Invalid { why };
+    }
+    let first = output.not_finite_first.and_then(|first| usize::try_from(first).ok()).unwrap_or(0);
+    let place = examples.place(first);
+    Verdict::Invalid {
+        why: format!("{not_finite} numbers of output {name:?} are NaN or infinite, for {count} of {of} examples, first {place}"),
     }
 }
 

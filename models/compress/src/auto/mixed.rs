@@ -8,7 +8,7 @@ use super::candidate::{Candidate, Verdict};
 use super::maker::Maker;
 use super::recipe::{Form, Recipe};
 use super::{Request, Stage};
-use crate::quality::{Judge, Measure, load};
+use crate::quality::{Judge, JudgeOptions, Measure, load};
 use crate::search::smallest_within;
 use crate::sensitivity::{self, LayerLoss, examples_for, layers, rank};
 use crate::{CompressError, Report, Selection};
@@ -86,7 +86,8 @@ pub(super) fn search(
     }
     // Ranked on other examples than those that judge: the order is then not fitted to them.
     let (some, _) = bench.calibration.split(examples_for(layers.len(), bench.calibration.len()));
-    let mut judge = Judge::new(bench.engine, request.file.clone(), some)?;
+    let options = JudgeOptions { task: request.task, custom: None, is_unlabelled: true };
+    let mut judge = Judge::with(bench.engine, request.file.clone(), some, options)?;
     let by = request.rank_by.unwrap_or(bench.finest_measure());
     let ranked = {
         let quantize = |alone: &Selection| maker.make(&recipe, &within(&request.selection, alone)).map(|made| made.0);
@@ -152,9 +153,6 @@ fn within(asked: &Selection, alone: &Selection) -> Selection {
 impl Bench<'_> {
     /// The measure that tells small differences apart best: a divergence or an error, where an accuracy moves in steps.
     fn finest_measure(&self) -> Measure {
-        match self.measure {
-            Measure::Accuracy | Measure::Agreement | Measure::Divergence => Measure::Divergence,
-            Measure::Cosine | Measure::Error => Measure::Error,
-        }
+        if self.has_classes { Measure::Divergence } else { Measure::Error }
     }
 }

@@ -5,6 +5,7 @@ use types::EngineName;
 
 use super::candidate::{Candidate, Verdict};
 use crate::front::{Cost, LATENCY_SLACK, beaten_by, worse_in};
+use crate::latency::Timing;
 
 /// Which devices a recommendation is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -105,28 +106,60 @@ fn recommend_for(class: DeviceClass, candidates: &[Candidate]) -> Option<Recomme
         let (candidate, why) = (reference.name.clone(), nothing_beats(class, reference, others));
         return Some(Recommendation { class, candidate, is_reference: true, why });
     };
-    let why = match class.engine().and_then(|engine| best.on(engine)?.timing) {
-        Some(timing) => {
-            format!(
-                "takes {:.2} of the reference's time ({:.2} to {:.2})",
-                timing.ratio, timing.ratio_low, timing.ratio_high
-            )
+    let why = match class.engine().and_then(|engine| Some((engine, best.on(engine)?.timing?))) {
+        Some((engine, timing)) => {
+            let (ratio, low, high) = (timing.ratio, timing.ratio_low, timing.ratio_high);
+            let time = format!("takes {ratio:.2} of the reference's time ({low:.2} to {high:.2})");
+            match alike(engine, best, others).as_slice() {
+                [] => time,
+                alike => {
+                    let names = alike.join(", ");
+                    format!("{time}; its time cannot be told apart from that of {names}, and it loses no more")
+                }
+            }
         }
         None => format!("{} of the reference's size after zstd", share(best.bytes_zstd, reference.bytes_zstd)),
     };
     Some(Recommendation { class, candidate: best.name.clone(), is_reference: false, why })
 }
 
-/// The fastest that is surely faster than the reference; of those as fast within the noise, the smallest.
+fn timing(candidate: &Candidate, engine: EngineName) -> Option<Timing> {
+    candidate.on(engine).and_then(|run| run.timing)
+}
+
+/// Whether it may be recommended and is surely faster than the reference.
+fn is_faster(candidate: &Candidate, engine: EngineName) -> bool {
+    let timing = timing(candidate, engine);
+    candidate.is_eligible() && timing.is_some_and(|timing| timing.is_faster() && timing.ratio < 1.0 - LATENCY_SLACK)
+}
+
+/// Of the forms that are surely faster than the reference, and whose times cannot be told apart from the fastest one's,
+/// the one that loses least; of equals the smallest.
 fn fastest(engine: EngineName, others: &[Candidate]) -> Option<&Candidate> {
-    let time = |candidate: &&Candidate| candidate.on(engine).and_then(|run| run.timing).map(|timing| timing.ratio);
-    let faster = |candidate: &&Candidate| {
-        let timing = candidate.on(engine).and_then(|run| run.timing);
-        candidate.is_eligible() && timing.is_some_and(|timing| timing.is_faster() && timing.ratio < 1.0 - LATENCY_SLACK)
-    };
-    let least = others.iter().filter(faster).filter_map(|one| time(&one)).reduce(f64::min)?;
-    let as_fast = |candidate: &&Candidate| time(candidate).is_some_and(|ratio| ratio <= least / (1.0 - LATENCY_SLACK));
-    others.iter().filter(faster).filter(as_fast).min_by_key(|candidate| candidate.bytes_zstd)
+    let faster = || others.iter().filter(|candidate| is_faster(candidate, engine));
+    let ratio = |candidate: &Candidate| timing(candidate, engine).map_or(f64::INFINITY, |timing| timing.ratio);
+    let first = faster().min_by(|a, b| ratio(a).total_cmp(&ratio(b)))?;
+    let loss = |candidate: &Candidate| candidate.loss.unwrap_or(f64::INFINITY);
+    faster()
+        .filter(|candidate| are_alike(engine, first, candidate))
+        .min_by(|a, b| loss(a).total_cmp(&loss(b)).then(a.bytes_zstd.cmp(&b.bytes_zstd)))
+}
+
+/// Whether the times of two forms cannot be told apart: their intervals meet, or both are within the slack.
+fn are_alike(engine: EngineName, one: &Candidate, other: &Candidate) -> bool {
+    match (timing(one, engine), timing(other, engine)) {
+        (Some(one), Some(other)) => {
+            let (less, more) = (one.ratio.min(other.ratio), one.ratio.max(other.ratio));
+            one.overlaps(&other) || less >= more * (1.0 - LATENCY_SLACK)
+        }
+        (Some(_) | None, _) => false,
+    }
+}
+
+/// Names of the other forms whose times cannot be told apart from that of the recommended one.
+fn alike(engine: EngineName, best: &Candidate, others: &[Candidate]) -> Vec<String> {
+    let others = others.iter().filter(|other| other.name != best.name && is_faster(other, engine));
+    others.filter(|other| are_alike(engine, best, other)).map(|other| other.name.clone()).collect()
 }
 
 fn smallest<'a>(reference: &Candidate, others: &'a [Candidate]) -> Option<&'a Candidate> {
@@ -157,8 +190,8 @@ fn nothing_beats(class: DeviceClass, reference: &Candidate, others: &[Candidate]
         Some((timing, nearest)) => {
             let (ratio, low, high) = (timing.ratio, timing.ratio_low, timing.ratio_high);
             let near = format!("{nearest} takes {ratio:.2} of its time ({low:.2} to {high:.2})");
-            // What looks faster and is not sure to be is said to be so: a quieter machine may tell.
-            let unsure = if ratio < 1.0 - LATENCY_SLACK { ", too wide to tell on this busy machine" } else { "" };
+            let is_open = !timing.is_faster() && !timing.is_slower();
+            let unsure = if is_open { ", and the two cannot be told apart on this machine" } else { "" };
             format!("nothing within the loss is surely {what} than {name} here; {near}{unsure}")
         }
         None => format!("nothing within the loss is {what} than {name}"),
@@ -178,7 +211,6 @@ mod tests {
     use super::super::recipe::Form;
     use super::*;
     use crate::Report;
-    use crate::latency::Timing;
 
     fn timing(ratio: f64) -> Timing {
         let (ratio_low, ratio_high) = (ratio * 0.99, ratio * 1.01);
@@ -273,5 +305,30 @@ mod tests {
         near.runs[0].timing = Some(Timing { ratio_low: 0.9, ratio_high: 1.05, ..timing(0.99) });
         let (_, recommended) = settled(&[candidate("fp32", 0.0, 400, &[Some(1.0)]), near]);
         assert!(recommended[0].is_reference, "{recommended:?}");
+    }
+
+    #[test]
+    fn of_forms_that_are_as_fast_the_one_that_loses_least_is_recommended() {
+        let wide = |name: &str, loss: f64, bytes: u64, ratio: f64| {
+            let mut form = candidate(name, loss, bytes, &[Some(ratio)]);
+            form.runs[0].timing = Some(Timing { ratio_low: ratio - 0.1, ratio_high: ratio + 0.1, ..timing(ratio) });
+            form
+        };
+        let (_, recommended) = settled(&[
+            candidate("fp32", 0.0, 400, &[Some(1.0)]),
+            wide("int8-qdq minmax", 0.008, 100, 0.50),
+            wide("int8-qdq entropy", 0.002, 110, 0.55),
+            wide("fp16", 0.0, 200, 0.80),
+        ]);
+        assert_eq!(recommended[0].candidate, "int8-qdq entropy", "fp16 is surely slower");
+        assert!(recommended[0].why.contains("cannot be told apart from that of int8-qdq minmax"), "{recommended:?}");
+    }
+
+    #[test]
+    fn too_few_rounds_tell_nothing() {
+        let mut few = candidate("int8-qdq", 0.0, 100, &[Some(0.5)]);
+        few.runs[0].timing = Some(Timing { rounds: 2, ..timing(0.5) });
+        let (_, recommended) = settled(&[candidate("fp32", 0.0, 400, &[Some(1.0)]), few]);
+        assert!(recommended[0].is_reference && recommended[0].why.contains("cannot be told apart"), "{recommended:?}");
     }
 }
