@@ -4,7 +4,9 @@
 //! quality, latency) is run through an [`engine::Engine`] that is handed in. Fed by the operator's command line
 //! (`cloud-hub model compress`). Knows no network and no trust.
 
+pub mod answers;
 pub mod auto;
+mod bodies;
 pub mod calibrate;
 mod constants;
 mod dense;
@@ -28,6 +30,7 @@ mod report;
 pub mod search;
 mod selection;
 pub mod sensitivity;
+mod stack;
 pub mod static_int8;
 pub mod weight_only;
 

@@ -11,9 +11,9 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use onnx_graph::infer::infer;
 use onnx_graph::opset::{OpsetError, upgrade};
-use onnx_graph::proto::{TensorProto, TypeProto, ValueInfoProto, type_proto};
+use onnx_graph::proto::{NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto};
 use onnx_graph::rewrite::{self, Cycle};
-use onnx_graph::{ElementType, Model};
+use onnx_graph::{Attributes, ElementType, Model};
 
 /// Oldest operator set that scales by channel can be written in.
 const OPSET_NEEDED: i64 = 13;
@@ -32,13 +32,23 @@ pub enum PrepareError {
     Opset(#[source] OpsetError),
 }
 
-/// Tidies the model, brings it to operator set 14 if it is older, folds constant sums and products into the convolutions
-/// before them, puts activations together that were written out (GELU, HardSwish), and notes the types of its values.
+/// Tidies the model, brings half and double precision to single precision, brings it to operator set 14 if it is older,
+/// folds constant sums and products into the convolutions before them, puts activations together that were written out
+/// (GELU, HardSwish), and notes the types of its values. Inputs, outputs, shapes and answers stay what they were.
 ///
 /// # Errors
 /// [`PrepareError`] when the nodes have no order, or cannot be converted.
 pub fn prepare(original: &Model) -> Result<Model, PrepareError> {
-    let (model, _tidied) = rewrite::tidy(original, &onnx_graph::fold::FoldLimits::default())?;
+    let limits = onnx_graph::fold::FoldLimits::default();
+    let (mut model, _tidied) = rewrite::tidy(original, &limits)?;
+    if rewrite::to_single(&mut model).is_some() {
+        remove_idle_casts(&mut model);
+        model = rewrite::tidy(&model, &limits)?.0;
+    }
+    if model.opset("").is_none() {
+        // A model of classical operators alone imports no ai.onnx; what passes add needs it.
+        model.import("", OPSET_WANTED);
+    }
     let mut model = match upgrade(&model, OPSET_WANTED) {
         Ok(newer) => newer,
         Err(_stuck) if model.opset("").is_some_and(|opset| opset >= OPSET_NEEDED) => model,
@@ -50,6 +60,19 @@ pub fn prepare(original: &Model) -> Result<Model, PrepareError> {
     note_types(&mut model);
     detach(&mut model, original);
     Ok(model)
+}
+
+/// Turns casts of f32 to f32 into what passes through: they were there to widen.
+fn remove_idle_casts(model: &mut Model) {
+    let types = infer(model, &HashMap::new());
+    for node in model.graph.nodes.iter_mut().filter(|node| node.is("Cast")) {
+        let is_single = |name: &str| types.element(name) == ElementType::Float;
+        if node.attr_int("to") == Some(1) && node.input_at(0).is_some_and(is_single) {
+            *node = NodeProto::new("Identity", node.name(), &[node.input_at(0).unwrap_or("")], &[
+                node.output.first().map_or("", String::as_str),
+            ]);
+        }
+    }
 }
 
 /// Copies the weights that are still slices of the original file when they are few: each of them keeps all of it in

@@ -27,6 +27,9 @@ pub struct Skipped {
 }
 
 impl Report {
+    /// Beginning of the note that passes do not look into subgraphs.
+    pub(crate) const SUBGRAPHS: &str = "the subgraphs of";
+
     /// An empty report of the pass.
     #[must_use]
     pub fn of(pass: &str) -> Self {
@@ -37,7 +40,7 @@ impl Report {
     pub(crate) fn tell_of_subgraphs(&mut self, graph: &onnx_graph::Graph) {
         let holding = graph.nodes.iter().filter(|node| onnx_graph::subgraphs(node).next().is_some()).count();
         if holding > 0 {
-            self.notes.push(format!("the subgraphs of {holding} nodes (If, Loop, Scan) were left as they are"));
+            self.notes.push(format!("{} {holding} nodes (If, Loop, Scan) were left as they are", Self::SUBGRAPHS));
         }
     }
 

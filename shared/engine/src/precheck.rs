@@ -7,6 +7,7 @@
 //! checks types, shapes and order. The numbers of fields are those of `onnx.proto` (ONNX 1.23, IR version 14).
 
 mod budget;
+pub mod format;
 mod functions;
 mod walk;
 mod wire;
@@ -84,6 +85,14 @@ pub enum Refusal {
         /// What was met.
         what: &'static str,
     },
+    /// A file of another format, told by its first bytes.
+    #[error("the file is {what}, not an ONNX model: {advice}")]
+    OtherFormat {
+        /// The format.
+        what: &'static str,
+        /// What to do.
+        advice: &'static str,
+    },
     /// The ORT format, which the pre-check cannot read.
     #[error("the file is in ONNX Runtime's own format: only ONNX is served")]
     OrtFormat,
@@ -152,7 +161,7 @@ pub enum Refusal {
         function: String,
     },
     /// An input or output that is no tensor.
-    #[error("{kind} {name:?} of the model is no tensor: sequences, maps and optional values cannot be served")]
+    #[error("{kind} {name:?} of the model is no tensor: sequences, maps and optional values cannot be served (scikit-learn: convert with options={{'zipmap': False}})")]
     NotTensor {
         /// `input` or `output`.
         kind: &'static str,
@@ -173,5 +182,11 @@ pub fn check(file: &[u8], limits: &ModelLimits) -> Result<ModelFacts, Refusal> {
     if file.get(4..8) == Some(b"ORTM") {
         return Err(Refusal::OrtFormat);
     }
-    walk::model(file, limits)
+    let walked = walk::model(file, limits);
+    match (walked, format::other(file)) {
+        // What begins like another format and can be read as a model all the same is one.
+        (Err(Refusal::Unreadable { .. }), Some((what, advice))) => Err(Refusal::OtherFormat { what, advice }),
+        (walked, _) => walked,
+    }
 }
+

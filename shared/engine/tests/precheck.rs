@@ -16,6 +16,19 @@ fn refusal(file: &[u8]) -> Refusal {
 }
 
 #[test]
+fn files_of_other_formats_are_named_as_what_they_are() {
+    let told = |file: &[u8]| refusal(file).to_string();
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4665a5\nsize 12345\n";
+    assert!(told(pointer).contains("Git LFS") && told(pointer).contains("git lfs pull"));
+    assert!(told(b"\n <!DOCTYPE html><html><head>").contains("web page"));
+    assert!(told(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR").contains("PNG"));
+    assert!(told(b"PK\x03\x04\x14\0\0\0\x08\0").contains("zip archive"));
+    assert!(told(b"\x1f\x8b\x08\0\0\0\0\0").contains("gzip"));
+    assert!(told(b"\x1c\0\0\0TFL3\0\0").contains("TensorFlow Lite"));
+    assert!(matches!(refusal(b"just text"), Refusal::Unreadable { .. }));
+}
+
+#[test]
 fn the_models_of_the_catalogue_pass_and_are_counted() {
     let facts = check(&support::digits("v1/int8-qdq.onnx"), &ModelLimits::default()).unwrap();
     assert_eq!(facts.opset, Some(17));

@@ -3,6 +3,7 @@
 //! Asks no hub. Everything is made and measured first; the folder appears whole at the end, or not at all.
 
 mod choice;
+mod command;
 mod engines;
 mod folder;
 mod form;
@@ -11,10 +12,12 @@ mod interrupt;
 mod options;
 mod show;
 
+use std::collections::HashSet;
 use std::path::Path;
+use std::time::Duration;
 
 use compress::auto::{self, Outcome, Request, Stage};
-use compress::quality::Measure;
+use compress::quality::{Custom, Measure, Task};
 use compress::{CompressError, Examples};
 use console::{CliError, ExitKind, OrExit, Output, Progress};
 use engine::{LoadError, LoadOptions, ModelBytes, ModelLimits, Refusal, precheck};
@@ -25,6 +28,7 @@ use types::Signature;
 use engines::Engines;
 use folder::Target;
 use interrupt::Interrupt;
+use options::WantedMeasure;
 
 pub(super) use options::CompressArgs;
 
@@ -34,23 +38,58 @@ const CALIBRATION_SHARE: usize = 2;
 pub(super) fn run(args: &CompressArgs) -> Result<(), CliError> {
     let target = Target::check(&args.out, args.force)?;
     let interrupt = Interrupt::watch()?;
-    let (file, model) = read(&args.model)?;
+    let (file, model, notes) = read(&args.model)?;
     let head = form::Head::find(&args.model, &args.about)?;
     let engines = Engines::open(&args.engine, args.software_gpu)?;
     let signature = signature(&engines, &file)?;
     let examples = Examples::open(&args.examples, &signature).map_err(|error| explained(error, args))?;
-    let outcome = measure(args, &file, model, &examples, &engines)?;
-    let chosen = choice::choose(&outcome, args.auto, &engines)?;
+    let outcome = measure(args, &head, &file, model, &examples, &engines)?;
+    let (chosen, missing) = choice::choose(&outcome, args.auto, &engines)?;
     let goldens = golden::make(&chosen, &outcome, &examples, &engines)?;
-    let form = head.form(&signature, &outcome, &chosen, &goldens);
-    let files = folder::Files::new(&args.model, &form, &outcome, &chosen, goldens)?;
+    let notes: Vec<String> = notes.into_iter().chain(engines.notes().iter().cloned()).chain(goldens.missing).collect();
+    let form = head.form(&signature, &outcome, &chosen, &goldens.files);
+    let files = folder::Files::new(&args.model, &form, &outcome, &chosen, goldens.files)?;
     target.write(&files, &interrupt)?;
-    let made = show::Made::new(&args.out, &outcome, &chosen, engines.notes());
-    Ok(Output::from_json_flag(args.json).print(&made, show::told)?)
+    let made = show::Made::new(&args.out, &outcome, &chosen, &notes);
+    Output::from_json_flag(args.json).print(&made, show::told)?;
+    match missing.split_first() {
+        None => Ok(()),
+        Some((first, others)) => {
+            let problems = others.iter().fold(first.problem.clone(), |all, one| format!("{all}; {}", one.problem));
+            let written = format!("{problems}; the other forms were written to {}", args.out.display());
+            Err(CliError::new(ExitKind::Failed, written).hint(first.hint))
+        }
+    }
 }
 
-/// Reads the model, with the data that lies beside it, and holds it against the limits.
-fn read(path: &Path) -> Result<(ModelBytes, Model), CliError> {
+/// Reads the model, with the data that lies beside it, and holds it against the limits. Gives what was changed in it to
+/// be served, one sentence each.
+fn read(path: &Path) -> Result<(ModelBytes, Model, Vec<String>), CliError> {
+    let (file, mut model) = read_as_given(path)?;
+    let twice = drop_repeated_outputs(&mut model);
+    if twice.is_empty() {
+        return Ok((file, model, Vec::new()));
+    }
+    let file = model.to_bytes().or_exit(ExitKind::Config)?;
+    let note = format!("the model lists output {} twice: the second one was dropped", twice.join(", "));
+    Ok((ModelBytes::from(file), model, vec![note]))
+}
+
+/// Drops outputs that are listed again: no answer can hold two tensors of one name.
+fn drop_repeated_outputs(model: &mut Model) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let mut twice = Vec::new();
+    model.graph.outputs.retain(|output| {
+        let is_first = seen.insert(output.name().to_owned());
+        if !is_first {
+            twice.push(format!("{:?}", output.name()));
+        }
+        is_first
+    });
+    twice
+}
+
+fn read_as_given(path: &Path) -> Result<(ModelBytes, Model), CliError> {
     let limits = ModelLimits::default();
     let bytes = files::read_bounded(path, limits.file_bytes).map_err(|error| {
         let kind = if error.is_not_found() { ExitKind::NotFound } else { ExitKind::Storage };
@@ -93,12 +132,21 @@ fn signature(engines: &Engines, file: &ModelBytes) -> Result<Signature, CliError
 
 fn measure(
     args: &CompressArgs,
+    head: &form::Head,
     file: &ModelBytes,
     model: Model,
     examples: &Examples,
     engines: &Engines,
 ) -> Result<Outcome, CliError> {
     let passes = &args.passes;
+    let (measure, custom) = match &args.measure {
+        None => (None, None),
+        Some(WantedMeasure::Known(measure)) => (Some(*measure), None),
+        Some(WantedMeasure::Command(command)) => {
+            let judge: Box<dyn Custom> = Box::new(command::CommandJudge::new(command, &args.examples)?);
+            (Some(Measure::Command), Some(judge))
+        }
+    };
     let calibration = passes.calibration_examples.min(examples.len() / CALIBRATION_SHARE).max(1);
     let request = Request {
         file: file.clone(),
@@ -110,9 +158,11 @@ fn measure(
         search_mixed: args.search_mixed(),
         rank_by: passes.rank_by.map(Measure::from),
         selection: args.selection(),
-        measure: args.measure.map(Measure::from),
+        measure,
+        task: args.task.map(Task::from).or_else(|| head.declared_task()),
+        custom,
         loss_max: args.max_loss,
-        race_budget: compress::latency::BUDGET,
+        form_budget: Duration::from_secs(args.timing_seconds),
     };
     let progress = console::spinner("reading");
     auto::run(request, &mut |stage| told(&progress, stage)).map_err(|error| explained(error, args))
@@ -124,6 +174,11 @@ fn explained(error: CompressError, args: &CompressArgs) -> CliError {
     match &error {
         CompressError::Examples { .. } => CliError::new(ExitKind::Config, error)
             .hint(format!("correct {examples}: one array for each input, an example in each row")),
+        CompressError::Answers { .. } => CliError::new(ExitKind::Config, error)
+            .hint("correct the model, or leave those examples out: its answers must be finite numbers"),
+        CompressError::Command { .. } => CliError::new(ExitKind::Failed, error).hint(
+            "the command gets the path of a .npz file and prints a number in its last line: docs/compress.md, Your own measure",
+        ),
         CompressError::Option { .. } => CliError::new(ExitKind::Usage, error),
         CompressError::Run { .. } => CliError::new(ExitKind::Failed, error)
             .hint(format!("the model itself must answer the examples of {examples}: cloud-hub model check MODEL")),
@@ -139,7 +194,7 @@ fn told(progress: &Progress, stage: Stage<'_>) {
         Stage::Judge(name, done, of) => format!("judging {name}: {done} of {of} examples"),
         Stage::Rank(done, of) => format!("ranking layers: {done} of {of}"),
         Stage::Search(probe) => format!("searching a mixed form: probe {probe}"),
-        Stage::Race(engine, round) => format!("timing on {engine}: round {round}"),
+        Stage::Race(engine, seconds, most) => format!("timing on {engine}: {seconds} of at most {most} s"),
     };
     progress.label(line);
 }

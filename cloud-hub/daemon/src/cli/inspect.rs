@@ -1,7 +1,7 @@
 //! `cloud-hub model inspect`: what is in a model file, as a table, JSON or a page.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use console::{CliError, ExitKind, OrExit, Output};
@@ -9,6 +9,9 @@ use engine::{Engine, LibrarySearch, LoadOptions, ModelBytes, OrtEngine};
 use onnx_graph::inspect::{EngineSupport, Inspection, Value, inspect, page};
 use onnx_graph::{Model, ReadError};
 use store::files::{self, Mode};
+
+/// Bytes at the beginning of a file that tell its format.
+const HEAD_BYTES: u64 = 4 * 1024;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -49,7 +52,12 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
             ReadError::File { .. } => ExitKind::Storage,
             _ => ExitKind::Config,
         };
-        CliError::new(kind, error).hint("name an ONNX file")
+        match other_format(&args.model).filter(|_| matches!(kind, ExitKind::Config)) {
+            Some((what, advice)) => {
+                CliError::new(kind, format!("{} is {what}, not an ONNX model", args.model.display())).hint(advice)
+            }
+            None => CliError::new(kind, error).hint("name an ONNX file"),
+        }
     })?;
     let sizes: HashMap<String, i64> = args.dims.iter().cloned().collect();
     let told = inspect(&model, &sizes, engines(&model));
@@ -64,6 +72,15 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
         files::write_atomic(file, page.as_bytes(), Mode::Shared).or_exit(ExitKind::Storage)?;
     }
     Ok(Output::from_json_flag(args.json).print(&told, table)?)
+}
+
+/// Format of a file that could not be read as a model.
+fn other_format(path: &Path) -> Option<(&'static str, &'static str)> {
+    use std::io::Read;
+
+    let mut head = Vec::new();
+    std::fs::File::open(path).ok()?.take(HEAD_BYTES).read_to_end(&mut head).ok()?;
+    engine::precheck::format::other(&head)
 }
 
 /// What the engines say of the model as one file, as `cloud-hub model check` asks them.

@@ -183,7 +183,7 @@ impl<'a> Bench<'a> {
         drop(model);
         (candidate.bytes, candidate.bytes_zstd, candidate.report) = (size(&file), size_zstd(&file), report);
         if let Some(same) = known.iter().find(|other| is_same(other, &file)) {
-            let (by, why) = (same.name.clone(), "it is the same file".to_owned());
+            let (by, why) = (same.name.clone(), "the same file".to_owned());
             candidate.verdict = Verdict::Beaten { by, why };
             return Ok(candidate);
         }

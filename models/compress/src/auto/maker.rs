@@ -8,6 +8,7 @@ use onnx_graph::{Model, opset};
 
 use super::names::name_nodes;
 use super::recipe::{Calibration, Recipe};
+use crate::bodies;
 use crate::calibrate::{self, Ranges, observe};
 use crate::half_precision::{self, Format};
 use crate::prune::channels;
@@ -121,7 +122,7 @@ impl<'a> Maker<'a> {
                     reduce_range,
                     ..dynamic_int8::Options::default()
                 };
-                dynamic_int8::quantize(&self.model, &options)
+                bodies::everywhere(&self.model, &|model| dynamic_int8::quantize(model, &options))
             }
             Recipe::Half { format } => self.half(format, selection),
             Recipe::WeightOnly { bits, method, block, symmetric, qdq } => {
@@ -196,13 +197,16 @@ impl<'a> Maker<'a> {
         let Self { model, engine, examples, seen, .. } = self;
         let options = half_precision::Options { format, selection, ..half_precision::Options::default() };
         let seen = seen.entry(Calibration::Minmax).or_default();
-        half_precision::convert(
-            model,
-            &options,
-            seen.with(half_precision::watched(model), |values| {
-                observe(*engine, model, examples, values, calibrate::Method::MinMax)
-            })?,
-        )
+        match format {
+            Format::Float16 => {
+                let observed = |values: &[String]| observe(*engine, model, examples, values, calibrate::Method::MinMax);
+                half_precision::convert(model, &options, seen.with(half_precision::watched(model), observed)?)
+            }
+            // Only weights are looked at: ranges are not needed.
+            Format::Float16Weights | Format::Bfloat16Weights => {
+                bodies::everywhere(model, &|model| half_precision::convert(model, &options, &Ranges::default()))
+            }
+        }
     }
 
     fn weight_only(&mut self, options: &weight_only::Options) -> Result<(Model, Report), CompressError> {
@@ -227,7 +231,7 @@ impl<'a> Maker<'a> {
                 &nothing_known
             }
         };
-        weight_only::quantize(model, options, grams)
+        bodies::everywhere(model, &|model| weight_only::quantize(model, options, grams))
     }
 }
 

@@ -12,6 +12,7 @@ use super::{Options, lstm};
 use crate::constants::Constants;
 use crate::embedding::{self, Embedding};
 use crate::linear::{Linear, kept_by_others, transpose};
+use crate::stack::{self, Stack};
 
 use crate::{CompressError, Report};
 
@@ -39,8 +40,8 @@ pub fn quantize(model: &Model, options: &Options) -> Result<(Model, Report), Com
     let constants = Constants::of(&model.graph, &uses);
     let places = places(&model.graph, &uses, constants, options, &mut report);
     let kind = Codes::of(options);
-    let (weights, inputs, tables) = (HashMap::new(), HashMap::new(), HashMap::new());
-    let mut pass = Pass { constants, options, kind, names, weights, inputs, tables, made: &mut made.graph };
+    let (weights, inputs, tables, stacks) = (HashMap::new(), HashMap::new(), HashMap::new(), HashMap::new());
+    let mut pass = Pass { constants, options, kind, names, weights, inputs, tables, stacks, made: &mut made.graph };
     let mut nodes = Vec::with_capacity(model.graph.nodes.len());
     for (at, node) in model.graph.nodes.iter().enumerate() {
         let replaced = match places.get(&at) {
@@ -77,11 +78,15 @@ enum Place {
     Product(Linear),
     Convolution { input: String, weight: String, bias: Option<String>, output: String },
     Table(Embedding),
+    Stack(Stack),
     Lstm(String),
 }
 
 impl Place {
     fn of(node: &NodeProto, constants: Constants<'_>, options: &Options) -> Option<Result<Self, &'static str>> {
+        if let Some(stack) = Stack::of(node, constants) {
+            return Some(Ok(Self::Stack(stack)));
+        }
         if let Some(linear) = Linear::of(node, constants) {
             return Some(linear.map(Self::Product));
         }
@@ -112,6 +117,7 @@ impl Place {
             Self::Product(linear) => &linear.weight,
             Self::Convolution { weight, .. } | Self::Lstm(weight) => weight,
             Self::Table(table) => &table.weight,
+            Self::Stack(stack) => &stack.weight,
         }
     }
 
@@ -119,11 +125,11 @@ impl Place {
     fn shares(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Product(one), Self::Product(other)) => one.key() == other.key(),
-            (Self::Convolution { .. }, Self::Convolution { .. }) | (Self::Table(_), Self::Table(_)) => {
-                self.weight() == other.weight()
-            }
+            (Self::Convolution { .. }, Self::Convolution { .. })
+            | (Self::Table(_), Self::Table(_))
+            | (Self::Stack(_), Self::Stack(_)) => self.weight() == other.weight(),
             // LSTMs are packed one by one, so a shared weight would be stored for each.
-            (Self::Product(_) | Self::Convolution { .. } | Self::Table(_) | Self::Lstm(_), _) => {
+            (Self::Product(_) | Self::Convolution { .. } | Self::Table(_) | Self::Stack(_) | Self::Lstm(_), _) => {
                 std::ptr::eq(self, other)
             }
         }
@@ -188,6 +194,7 @@ struct Pass<'a> {
     /// By the value that is quantized: one serves all its consumers.
     inputs: HashMap<String, Quantizer>,
     tables: HashMap<String, Option<embedding::Packed>>,
+    stacks: HashMap<String, Option<stack::Packed>>,
     made: &'a mut Graph,
 }
 
@@ -204,6 +211,7 @@ impl Pass<'_> {
                 self.convolution(node, input, weight, bias.as_deref(), output)
             }
             Place::Table(table) => self.table(node, table),
+            Place::Stack(stack) => self.stack(node, stack),
             Place::Lstm(_weight) => {
                 let made = lstm::replaced(node, self.constants, self.options, self.made, &mut self.names)?;
                 Ok(made.map(|made| vec![made]))
@@ -336,5 +344,18 @@ impl Pass<'_> {
             }
         };
         Ok(packed.map(|packed| table.nodes(node, &packed, &mut self.names)).ok_or(NOT_FINITE))
+    }
+
+    fn stack(&mut self, node: &NodeProto, stack: &Stack) -> Replaced {
+        let packed = match (self.stacks.get(&stack.weight), self.constants.tensor(&stack.weight)) {
+            (Some(packed), _) => packed.clone(),
+            (None, None) => None,
+            (None, Some(tensor)) => {
+                let packed = stack::pack(tensor, &stack.weight, self.made, &mut self.names)?;
+                self.stacks.insert(stack.weight.clone(), packed.clone());
+                packed
+            }
+        };
+        Ok(packed.map(|packed| Stack::nodes(node, &packed, &mut self.names)).ok_or(NOT_FINITE))
     }
 }

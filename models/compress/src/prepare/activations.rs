@@ -2,6 +2,9 @@
 //!
 //! An engine fuses them itself while they are in floating point, but not once their input is shared by rounding.
 
+use std::collections::HashMap;
+
+use onnx_graph::infer::{Types, infer};
 use onnx_graph::proto::NodeProto;
 use onnx_graph::{Graph, Model, Uses, Values};
 
@@ -19,6 +22,7 @@ pub(super) fn put_together(model: &mut Model) {
     let opset = model.opset("").unwrap_or(1);
     let own = opset >= OPSET_GELU;
     let uses = Uses::of(&model.graph);
+    let types = infer(model, &HashMap::new());
     let mut contributed = false;
     for place in 0..model.graph.nodes.len() {
         let Some(node) = model.graph.nodes.get(place) else { continue };
@@ -29,7 +33,10 @@ pub(super) fn put_together(model: &mut Model) {
         } else {
             None
         };
-        let Some(Found { input, end, kind }) = found else { continue };
+        let Some(Found { input, end, kind, constants }) = found else { continue };
+        if !keeps_rank(&model.graph, &types, &input, &constants) {
+            continue;
+        }
         let Some(last) = model.graph.nodes.get_mut(end) else { continue };
         let (name, output) = (last.name().to_owned(), last.output.first().cloned().unwrap_or_default());
         match kind {
@@ -52,6 +59,15 @@ struct Found {
     /// The node whose output is the activation's.
     end: usize,
     kind: Kind,
+    /// Constants that it was written out with.
+    constants: Vec<String>,
+}
+
+/// Whether the activation by itself has the shape that it had written out: a constant of more dimensions than what goes
+/// in gives the result dimensions of size 1.
+fn keeps_rank(graph: &Graph, types: &Types, input: &str, constants: &[String]) -> bool {
+    let rank = types.shape(input).map_or(0, <[_]>::len);
+    constants.iter().all(|name| graph.initializer(name).is_some_and(|constant| constant.dims.len() <= rank))
 }
 
 enum Kind {
@@ -74,9 +90,10 @@ fn gelu(graph: &Graph, uses: &Uses, erf: usize) -> Option<Found> {
     let sum = graph.nodes.get(plus_one)?.output.first()?;
     let node = graph.nodes.get(product).filter(|node| node.is("Mul"))?;
     let factor = if node.input_at(0) == Some(sum) { node.input_at(1)? } else { node.input_at(0)? };
+    let mut halving = None;
     let halved = |name: &str| {
-        let maker = graph.nodes.get(uses.producer(name)?)?;
-        other(graph, maker, "Mul", 0.5).filter(|half| *half == input).map(drop)
+        let place = uses.producer(name)?;
+        other(graph, graph.nodes.get(place)?, "Mul", 0.5).filter(|half| *half == input).map(|_| place)
     };
     let end = if factor == input {
         let end = follow(uses, node)?;
@@ -87,10 +104,18 @@ fn gelu(graph: &Graph, uses: &Uses, erf: usize) -> Option<Found> {
         let last = graph.nodes.get(end).filter(|last| last.is("Mul"))?;
         last.input.iter().any(|name| name == input).then_some(end)?
     } else {
-        halved(factor)?;
+        halving = Some(halved(factor)?);
         product
     };
-    Some(Found { input: input.to_owned(), end, kind: Kind::Gelu })
+    let nodes = [graph.nodes.get(uses.producer(graph.nodes.get(erf)?.input_at(0)?)?)?, graph.nodes.get(plus_one)?, node];
+    let halves = halving.and_then(|half| graph.nodes.get(half));
+    let constants = constants_of(graph, nodes.into_iter().chain(graph.nodes.get(end)).chain(halves));
+    Some(Found { input: input.to_owned(), end, kind: Kind::Gelu, constants })
+}
+
+/// The constants that nodes take.
+fn constants_of<'graph>(graph: &Graph, nodes: impl Iterator<Item = &'graph NodeProto>) -> Vec<String> {
+    nodes.flat_map(|node| &node.input).filter(|name| graph.initializer(name).is_some()).cloned().collect()
 }
 
 /// `x + 3` -> Clip to 0 and 6 -> `* x` -> `/ 6`.
@@ -110,7 +135,9 @@ fn hard_swish(graph: &Graph, uses: &Uses, clip: usize) -> Option<Found> {
     if !divides {
         other(graph, last, "Mul", 1.0 / 6.0)?;
     }
-    Some(Found { input: input.to_owned(), end, kind: Kind::HardSwish })
+    let plus_three = graph.nodes.get(uses.producer(node.input_at(0)?)?)?;
+    let constants = constants_of(graph, [plus_three, node, last].into_iter());
+    Some(Found { input: input.to_owned(), end, kind: Kind::HardSwish, constants })
 }
 
 /// The only node that takes what this one makes.

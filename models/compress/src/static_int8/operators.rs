@@ -29,7 +29,7 @@ pub(super) enum Role {
 
 /// The role of a node; `None` for what stays in floating point.
 pub(super) fn role(graph: &Graph, node: &NodeProto, opset: i64) -> Option<Role> {
-    if !matches!(node.domain(), "" | "ai.onnx") {
+    if !matches!(node.domain(), "" | "ai.onnx") || wrong_kernel(node).is_some() {
         return None;
     }
     match node.op_type() {
@@ -50,6 +50,21 @@ pub(super) fn role(graph: &Graph, node: &NodeProto, opset: i64) -> Option<Role> 
         "Pad" if opset >= 13 && pads_zero(graph, node) => Some(Role::Moves),
         "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Flatten" | "Slice" | "Split" | "Gather"
         | "DepthToSpace" | "SpaceToDepth" => Some(Role::Moves),
+        _ => None,
+    }
+}
+
+/// Reason why a node stays in float although its kind is quantized: ONNX Runtime's own kernels are wrong on integers.
+pub(super) fn wrong_kernel(node: &NodeProto) -> Option<&'static str> {
+    if !matches!(node.domain(), "" | "ai.onnx") {
+        return None;
+    }
+    match node.op_type() {
+        "Resize" if node.attr("axes").is_some() => Some("ONNX Runtime resizes integers along `axes` wrongly"),
+        "Pad" if node.input_at(3).is_some() => Some("ONNX Runtime pads integers along `axes` wrongly"),
+        "AveragePool" if node.attr_int("ceil_mode").unwrap_or_default() != 0 => {
+            Some("ONNX Runtime averages integers wrongly where `ceil_mode` adds a partial window")
+        }
         _ => None,
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use onnx_graph::proto::NodeProto;
 use onnx_graph::{Attributes, Graph, Model, Uses, Values};
 
-use super::operators::{Role, data_inputs, role, weight};
+use super::operators::{Role, data_inputs, role, weight, wrong_kernel};
 use super::weights::is_plain;
 use crate::calibrate::is_float;
 use crate::{Report, Selection};
@@ -35,6 +35,11 @@ impl Plan {
         usable: &dyn Fn(&str) -> Result<(), String>,
         report: &mut Report,
     ) -> Self {
+        for node in model.graph.nodes.iter().filter(|node| selection.takes(node)) {
+            if let Some(reason) = wrong_kernel(node) {
+                report.skip(node, reason);
+            }
+        }
         let mut excluded = BTreeSet::new();
         loop {
             let draft = Draft::of(model, selection, absorbs, &excluded);

@@ -13,6 +13,7 @@ use crate::constants::Constants;
 use crate::embedding::{self, Embedding};
 use crate::gram::Grams;
 use crate::linear::{Linear, Matrix, kept_by_others};
+use crate::stack::{self, Stack};
 
 use crate::{CompressError, Report};
 
@@ -52,6 +53,7 @@ pub fn quantize(model: &Model, options: &Options, grams: &Grams) -> Result<(Mode
         names,
         done: HashMap::new(),
         tables: HashMap::new(),
+        stacks: HashMap::new(),
         made: &mut made.graph,
     };
     let places = pass.places(&uses, &mut report);
@@ -61,6 +63,7 @@ pub fn quantize(model: &Model, options: &Options, grams: &Grams) -> Result<(Mode
             None => None,
             Some(Place::Product(linear)) => pass.product(node, linear, &mut report)?,
             Some(Place::Table(table)) => pass.table(node, table, &mut report)?,
+            Some(Place::Stack(stack)) => pass.stack(node, stack, &mut report)?,
         };
         if replaced.is_some() {
             report.changed.push(node.name().to_owned());
@@ -122,6 +125,7 @@ fn declare(model: &mut Model, options: &Options) {
 enum Place {
     Product(Linear),
     Table(Embedding),
+    Stack(Stack),
 }
 
 impl Place {
@@ -129,6 +133,7 @@ impl Place {
         match self {
             Self::Product(linear) => &linear.weight,
             Self::Table(table) => &table.weight,
+            Self::Stack(stack) => &stack.weight,
         }
     }
 }
@@ -144,6 +149,7 @@ struct Pass<'a> {
     /// Weights that were quantized already; `None` where it cannot be done.
     done: HashMap<(String, bool, u32), Option<Packed>>,
     tables: HashMap<String, Option<embedding::Packed>>,
+    stacks: HashMap<String, Option<stack::Packed>>,
     made: &'a mut Graph,
 }
 
@@ -153,6 +159,9 @@ impl Pass<'_> {
         let mut places = BTreeMap::new();
         for (at, node) in self.source.nodes.iter().enumerate() {
             let place = match (Linear::of(node, self.constants), Embedding::of(node, self.constants)) {
+                (Some(Err(_)), _) if Stack::of(node, self.constants).is_some() => {
+                    Stack::of(node, self.constants).map(Place::Stack).ok_or("its weight is no stack")
+                }
                 (Some(linear), _) => linear.map(Place::Product),
                 (None, Some(table)) if self.options.embeddings => Ok(Place::Table(table)),
                 (None, _) => continue,
@@ -323,11 +332,37 @@ impl Pass<'_> {
     }
 }
 
+impl Pass<'_> {
+    /// What multiplies with a quantized stack of matrices.
+    fn stack(
+        &mut self,
+        node: &NodeProto,
+        stack: &Stack,
+        report: &mut Report,
+    ) -> Result<Option<Vec<NodeProto>>, CompressError> {
+        let Some(tensor) = self.constants.tensor(&stack.weight) else { return Ok(None) };
+        let packed = match self.stacks.get(&stack.weight) {
+            Some(packed) => packed.clone(),
+            None => {
+                let packed = stack::pack(tensor, &stack.weight, self.made, &mut self.names)?;
+                self.stacks.insert(stack.weight.clone(), packed.clone());
+                packed
+            }
+        };
+        let Some(packed) = packed else {
+            report.skip(node, "its weight holds numbers that are not finite");
+            return Ok(None);
+        };
+        Ok(Some(Stack::nodes(node, &packed, &mut self.names)))
+    }
+}
+
 /// Two nodes that would take the same tensors in place of a weight: otherwise it would be stored once for each kind.
 fn same(one: &Place, other: &Place) -> bool {
     match (one, other) {
         (Place::Product(one), Place::Product(other)) => one.key() == other.key(),
         (Place::Table(one), Place::Table(other)) => one.weight == other.weight,
-        (Place::Product(_), Place::Table(_)) | (Place::Table(_), Place::Product(_)) => false,
+        (Place::Stack(one), Place::Stack(other)) => one.weight == other.weight,
+        (Place::Product(_) | Place::Table(_) | Place::Stack(_), _) => false,
     }
 }

@@ -9,6 +9,7 @@ mod dead;
 mod duplicates;
 mod pass_through;
 mod replace;
+mod single;
 mod sort;
 
 use serde::Serialize;
@@ -23,6 +24,7 @@ pub use dead::remove_dead;
 pub use duplicates::merge_duplicates;
 pub use pass_through::remove_pass_through;
 pub(crate) use replace::{Inner, replace_uses};
+pub use single::to_single;
 pub use sort::{Cycle, sort};
 
 /// What [`tidy`] did, in numbers.

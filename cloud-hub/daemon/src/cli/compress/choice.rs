@@ -49,14 +49,25 @@ impl Chosen<'_> {
 /// nothing else and for the hub.
 ///
 /// The order is the one in which devices choose: the first variant that an engine of theirs runs.
-pub(super) fn choose<'a>(outcome: &'a Outcome, auto: bool, engines: &Engines) -> Result<Vec<Chosen<'a>>, CliError> {
-    let Some((reference, others)) = outcome.candidates.split_first() else { return Ok(Vec::new()) };
+///
+/// Also gives what was asked for by name and cannot be given; an error where that is everything.
+pub(super) fn choose<'a>(
+    outcome: &'a Outcome,
+    auto: bool,
+    engines: &Engines,
+) -> Result<(Vec<Chosen<'a>>, Vec<Missing>), CliError> {
+    let Some((reference, others)) = outcome.candidates.split_first() else { return Ok((Vec::new(), Vec::new())) };
     let mut chosen: Vec<Chosen<'a>> = Vec::new();
+    let mut missing = Vec::new();
     if auto {
         recommended(outcome, engines, &mut chosen);
     } else {
-        refuse_failed(outcome, others)?;
-        let mut wanted: Vec<&Candidate> = others.iter().filter(|candidate| is_wanted(candidate, others)).collect();
+        missing = not_given(outcome, others);
+        let mut wanted: Vec<&Candidate> = others.iter().filter(|candidate| is_wanted(candidate)).collect();
+        if let (true, Some(first)) = (wanted.is_empty(), missing.first()) {
+            let all: Vec<&str> = missing.iter().map(|one| one.problem.as_str()).collect();
+            return Err(CliError::new(ExitKind::Failed, all.join("; ")).hint(first.hint));
+        }
         // What another beats is written, as it was asked for, and comes last.
         wanted.sort_by_key(|candidate| matches!(candidate.verdict, Verdict::Beaten { .. }));
         for candidate in wanted {
@@ -74,7 +85,16 @@ pub(super) fn choose<'a>(outcome: &'a Outcome, auto: bool, engines: &Engines) ->
         stem: given.stem.clone(),
     });
     chosen.extend(full);
-    Ok(chosen)
+    Ok((chosen, missing))
+}
+
+/// A form that was asked for by name and cannot be given.
+#[derive(Debug)]
+pub(super) struct Missing {
+    /// What is wrong with it.
+    pub(super) problem: String,
+    /// What to do.
+    pub(super) hint: &'static str,
 }
 
 fn recommended<'a>(outcome: &'a Outcome, engines: &Engines, chosen: &mut Vec<Chosen<'a>>) {
@@ -133,16 +153,14 @@ fn add<'a>(chosen: &mut Vec<Chosen<'a>>, candidate: &'a Candidate, engines: Vec<
     chosen.push(Chosen { stem: name.clone(), name, candidate, runs_on: Place::Device, engines, model });
 }
 
-/// Of what was asked for by name everything is written that works; a plain form that was only the way to a mixed one is
-/// not.
-fn is_wanted(candidate: &Candidate, others: &[Candidate]) -> bool {
-    let mixed = candidate.form.mixed();
-    let is_way = mixed.is_some() && others.iter().any(|other| Some(other.form) == mixed);
-    candidate.loss.is_some() && !(is_way && candidate.verdict == Verdict::Lossy)
+/// Whether a form that was asked for by name is written: it works, and loses no more than allowed.
+fn is_wanted(candidate: &Candidate) -> bool {
+    candidate.loss.is_some() && candidate.verdict != Verdict::Lossy
 }
 
-/// A form that was asked for by name and cannot be given ends the run; nothing is written then.
-fn refuse_failed(outcome: &Outcome, others: &[Candidate]) -> Result<(), CliError> {
+/// What was asked for by name and cannot be given. It costs none of the other forms.
+fn not_given(outcome: &Outcome, others: &[Candidate]) -> Vec<Missing> {
+    let mut missing = Vec::new();
     let is_found = |form: Form| others.iter().any(|other| other.form == form && other.verdict != Verdict::Lossy);
     for candidate in others {
         let name = &candidate.name;
@@ -161,7 +179,7 @@ fn refuse_failed(outcome: &Outcome, others: &[Candidate]) -> Result<(), CliError
             Verdict::NotApplicable { why } => (format!("{name} is not for this model: {why}"), "try --auto"),
             Verdict::Beaten { .. } | Verdict::Good | Verdict::Reference => continue,
         };
-        return Err(CliError::new(ExitKind::Failed, problem).hint(hint));
+        missing.push(Missing { problem, hint });
     }
-    Ok(())
+    missing
 }

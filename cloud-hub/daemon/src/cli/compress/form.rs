@@ -5,6 +5,7 @@ use std::path::Path;
 use bundle::manifest::score::{self, Verdict};
 use bundle::manifest::{Precision, ScoreFrom, ScoreKind, ScoreRule, TensorEntry, write_dimensions};
 use compress::auto::{Form, Outcome, scored_output};
+use compress::quality::Task;
 use console::{CliError, ExitKind};
 use model_tools::pack::AUTHOR_FILE;
 use serde::{Deserialize, Serialize};
@@ -130,6 +131,11 @@ impl Head {
         })
     }
 
+    /// Task that the form beside the model declares, where it is one that judging knows.
+    pub(super) fn declared_task(&self) -> Option<Task> {
+        self.task.as_deref().and_then(Task::declared)
+    }
+
     /// The whole form.
     pub(super) fn form(
         self,
@@ -146,7 +152,8 @@ impl Head {
             from: if is_probabilities { ScoreFrom::Probabilities } else { ScoreFrom::Logits },
             axis: None,
         };
-        let guessed = if scored.is_some() { "classification" } else { "inference" };
+        let task = quality.and_then(|quality| quality.labelled.as_ref()).map(|labelled| labelled.task.as_str());
+        let guessed = task.unwrap_or(if scored.is_some() { "classification" } else { "inference" });
         // Exporters' names of dimensions can be longer than a manifest may hold.
         let entries = |specs: &[TensorSpec]| {
             let mut specs = specs.to_vec();

@@ -31,35 +31,69 @@ pub(super) struct Golden {
     pub(super) max_abs: f32,
 }
 
-/// Has every chosen form answer the same few examples. A form whose answers no golden file can hold gets none.
+/// The golden files of a run, and the variants without one.
+#[derive(Debug, Default)]
+pub(super) struct Goldens {
+    pub(super) files: Vec<Golden>,
+    /// One sentence for each variant without golden answers.
+    pub(super) missing: Vec<String>,
+}
+
+/// Has every chosen form answer the same few examples. Where eight answers are too large for a golden file, one is tried;
+/// a form whose answers no golden file can hold gets none, and a sentence says so.
 pub(super) fn make(
     chosen: &[Chosen<'_>],
     outcome: &Outcome,
     examples: &Examples,
     engines: &Engines,
-) -> Result<Vec<Golden>, CliError> {
-    let Some(batch) = examples.batches(EXAMPLES).next() else { return Ok(Vec::new()) };
+) -> Result<Goldens, CliError> {
+    let mut goldens = Goldens::default();
+    for variant in chosen.iter().filter(|variant| variant.is_first_of_file()) {
+        let mut made = Err("there is no example".to_owned());
+        for count in [EXAMPLES, 1] {
+            made = of(variant, outcome, examples, engines, count)?;
+            if made.is_ok() {
+                break;
+            }
+        }
+        match made {
+            Ok(golden) => goldens.files.push(golden),
+            Err(why) => goldens.missing.push(format!(
+                "variant {} has no golden answers ({why}): devices only run it on zeros before it serves",
+                variant.name
+            )),
+        }
+    }
+    Ok(goldens)
+}
+
+/// The golden file of one variant with so many examples, or why there is none.
+fn of(
+    variant: &Chosen<'_>,
+    outcome: &Outcome,
+    examples: &Examples,
+    engines: &Engines,
+    count: usize,
+) -> Result<Result<Golden, String>, CliError> {
+    let Some(batch) = examples.batches(count).next() else { return Ok(Err("there is no example".to_owned())) };
     let inputs = batch?.inputs;
+    let Some(reference) = outcome.candidates.first().and_then(|reference| reference.model.as_ref()) else {
+        return Ok(Err("there is no reference".to_owned()));
+    };
     let answer = |model: &engine::ModelBytes| -> Result<Vec<NamedTensor>, CliError> {
         let mut session = engines.judge().load(model.clone(), &LoadOptions::default())?;
         Ok(session.run(&inputs, &[], &RunControl::default())?)
     };
-    let Some(reference) = outcome.candidates.first().and_then(|reference| reference.model.as_ref()) else {
-        return Ok(Vec::new());
+    let (wanted, outputs) = (answer(reference)?, answer(&variant.model)?);
+    let max_abs = tolerance(&wanted, &outputs);
+    let bytes = match (GoldenTensors { inputs: inputs.clone(), outputs }).to_bytes() {
+        Ok(bytes) => bytes,
+        Err(error) => return Ok(Err(telemetry::chain(&error))),
     };
-    let wanted = answer(reference)?;
-    let mut goldens = Vec::new();
-    for variant in chosen.iter().filter(|variant| variant.is_first_of_file()) {
-        let outputs = answer(&variant.model)?;
-        let max_abs = tolerance(&wanted, &outputs);
-        let golden = GoldenTensors { inputs: inputs.clone(), outputs };
-        // Text, or values that are not finite, cannot be held to anything.
-        let Ok(bytes) = golden.to_bytes() else { continue };
-        if u64::try_from(bytes.len()).is_ok_and(|length| length <= GOLDEN_BYTES_MAX) {
-            goldens.push(Golden { file: variant.golden_file(), bytes, max_abs });
-        }
+    if u64::try_from(bytes.len()).is_ok_and(|length| length <= GOLDEN_BYTES_MAX) {
+        return Ok(Ok(Golden { file: variant.golden_file(), bytes, max_abs }));
     }
-    Ok(goldens)
+    Ok(Err(format!("{} bytes are over the limit of {GOLDEN_BYTES_MAX}", bytes.len())))
 }
 
 fn tolerance(wanted: &[NamedTensor], found: &[NamedTensor]) -> f32 {

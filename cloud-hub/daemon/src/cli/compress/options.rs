@@ -7,7 +7,7 @@ use compress::Selection;
 use compress::auto::{Calibration, Form, GPTQ, Recipe};
 use compress::half_precision::Format;
 use compress::prune::magnitude::Pattern;
-use compress::quality::Measure;
+use compress::quality::{Measure, Task};
 use compress::static_int8::Activations;
 use compress::weight_only::{self, Bits};
 use types::{ModelName, Version};
@@ -17,6 +17,9 @@ const LOSS_MAX: f64 = 0.01;
 
 /// Examples that calibrate, unless said otherwise; more than a few hundred move no range.
 const CALIBRATION_EXAMPLES: usize = 200;
+
+/// Seconds that one form is timed for on one engine at most, unless said otherwise.
+const FORM_SECONDS: u64 = compress::latency::FORM_BUDGET.as_secs();
 
 /// Part of the weights or channels that pruning takes out, unless said otherwise.
 const SPARSITY: f32 = 0.5;
@@ -30,8 +33,8 @@ Examples:
   cloud-hub model push v2 --keys offline-keys
 
 inputs.npz holds one array for each input of the model, an example in each row, and if you have them an array `labels`
-of class numbers; a few hundred real inputs are enough. For inputs of varying shape give a folder of .npz files, one
-example each. In Python: numpy.savez('inputs.npz', image=images, labels=labels)
+of class numbers or quantities; a few hundred real inputs are enough. For inputs of varying shape give a folder of .npz
+files, one example each. In Python: numpy.savez('inputs.npz', image=images, labels=labels)
 
 DIR gets model.toml, the model files, their golden answers, compress.json with every figure, and front.svg. Where MODEL
 lies beside a model.toml that names it, that is taken over, with the next version. docs/compress.md says what the
@@ -54,9 +57,17 @@ pub(in crate::cli) struct CompressArgs {
     /// Greatest loss of a form that is kept, as a share: 0.01 is one in a hundred.
     #[arg(long, value_name = "SHARE", default_value_t = LOSS_MAX, value_parser = share)]
     pub(super) max_loss: f64,
-    /// What loss is counted in [default: accuracy with labels, agreement for classes, else cosine].
-    #[arg(long, value_enum)]
+    /// Measure of loss [default: by the labels and the kind of the answers]: accuracy, auc, f1, r2, mae (with labels);
+    /// agreement, cosine, error, each, map, edit-distance; or a command of yours that judges a file of answers, like
+    /// 'python3 score.py'.
+    #[arg(long, value_name = "MEASURE", value_parser = measure)]
     pub(super) measure: Option<WantedMeasure>,
+    /// Task of the model, which says how labels and answers are read [default: as model.toml or the labels say].
+    #[arg(long, value_enum, value_name = "TASK")]
+    pub(super) task: Option<WantedTask>,
+    /// Longest time in seconds that one form is timed for on one engine.
+    #[arg(long, value_name = "SECONDS", default_value_t = FORM_SECONDS, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub(super) timing_seconds: u64,
     /// Time forms on this engine; may be given twice [default: ort, and wgpu where a GPU is there].
     #[arg(long, value_enum, value_name = "ENGINE")]
     pub(super) engine: Vec<WantedEngine>,
@@ -248,16 +259,37 @@ pub(super) enum WantedForm {
     PruneChannels,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// Measure of loss: one of ours by its name, or the operator's own command.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum WantedMeasure {
-    /// Accuracy lost on labelled examples.
-    Accuracy,
-    /// Share of answers with another top class.
-    Agreement,
-    /// One minus the cosine between the answers.
-    Cosine,
-    /// Squared error over the square of the answers.
-    Error,
+    Known(Measure),
+    Command(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum WantedTask {
+    /// One of several classes per example; labels are class numbers.
+    Classification,
+    /// Yes or no per example or element: wake words, anomalies, tags; labels are 0 and 1 (or -1 and 1).
+    Binary,
+    /// One or several quantities per example.
+    Regression,
+    /// Boxes; labels are rows of x1 y1 x2 y2 class, padded with class -1.
+    Detection,
+    /// Texts with blanks between symbols; labels are symbols, padded with -1.
+    Ctc,
+}
+
+impl From<WantedTask> for Task {
+    fn from(wanted: WantedTask) -> Self {
+        match wanted {
+            WantedTask::Classification => Self::Classification,
+            WantedTask::Binary => Self::Binary,
+            WantedTask::Regression => Self::Regression,
+            WantedTask::Detection => Self::Detection,
+            WantedTask::Ctc => Self::Ctc,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -321,17 +353,6 @@ impl From<WantedRounding> for weight_only::Method {
     }
 }
 
-impl From<WantedMeasure> for Measure {
-    fn from(wanted: WantedMeasure) -> Self {
-        match wanted {
-            WantedMeasure::Accuracy => Self::Accuracy,
-            WantedMeasure::Agreement => Self::Agreement,
-            WantedMeasure::Cosine => Self::Cosine,
-            WantedMeasure::Error => Self::Error,
-        }
-    }
-}
-
 impl From<RankedBy> for Measure {
     fn from(ranked: RankedBy) -> Self {
         match ranked {
@@ -360,6 +381,20 @@ pub(super) enum WantedEngine {
     Ort,
     /// Our own engine for GPUs.
     Wgpu,
+}
+
+/// Reads the name of a measure, or a command: two words, or a path.
+fn measure(text: &str) -> Result<WantedMeasure, String> {
+    let known = |measure: &Measure| !matches!(measure, Measure::Command | Measure::Divergence);
+    let found = Measure::ALL.into_iter().filter(known).find(|measure| measure.as_str() == text);
+    match found {
+        Some(measure) => Ok(WantedMeasure::Known(measure)),
+        None if text.trim().contains([' ', '/']) => Ok(WantedMeasure::Command(text.to_owned())),
+        None => {
+            let names: Vec<&str> = Measure::ALL.iter().filter(|one| known(one)).map(|one| one.as_str()).collect();
+            Err(format!("use {}, or a command with its path or arguments, like 'python3 score.py'", names.join(", ")))
+        }
+    }
 }
 
 /// Reads a part of weights between 0 and 1.

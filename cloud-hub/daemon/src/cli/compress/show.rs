@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use compress::auto::{Candidate, EXAMPLES_FEW, Outcome, Verdict};
-use compress::quality::{Accuracy, Measure};
+use compress::quality::{Accuracy, Measure, Quality};
 use serde::Serialize;
 use types::EngineName;
 
@@ -66,10 +66,10 @@ pub(super) fn told(made: &Made<'_>) -> String {
     }
     lines.extend(outcome.notes.iter().chain(made.engine_notes).map(|note| format!("note: {note}")));
     lines.push(format!(
-        "calibrated on {} examples, judged on {} others by {}{}",
+        "calibrated on {} examples, judged on {} others, one at a time, by {}{}",
         outcome.calibrated_on,
         outcome.judged_on,
-        outcome.measure.as_str(),
+        judged_by(outcome),
         if outcome.judged_on < EXAMPLES_FEW { " (few)" } else { "" }
     ));
     let folder = made.folder.display();
@@ -84,6 +84,18 @@ pub(super) fn told(made: &Made<'_>) -> String {
         .join("\n")
 }
 
+/// The measure; where each output has its own, all of them.
+fn judged_by(outcome: &Outcome) -> String {
+    let quality = outcome.candidates.first().and_then(|reference| reference.quality.as_ref());
+    match (outcome.measure, quality) {
+        (Measure::Each, Some(quality)) => {
+            let each = quality.outputs.iter().map(|output| format!("{} of {:?}", output.natural.as_str(), output.name));
+            each.collect::<Vec<_>>().join(", ")
+        }
+        (measure, _) => measure.as_str().to_owned(),
+    }
+}
+
 fn escaped(line: &str) -> String {
     telemetry::escape_control(line).into_owned()
 }
@@ -91,43 +103,58 @@ fn escaped(line: &str) -> String {
 fn table(outcome: &Outcome) -> String {
     let Some(reference) = outcome.candidates.first() else { return String::new() };
     let engines: Vec<EngineName> = reference.runs.iter().map(|run| run.engine).collect();
-    let loss = if outcome.measure == Measure::Accuracy {
-        "accuracy lost (95 %)".to_owned()
-    } else {
-        format!("lost {}", outcome.measure.as_str())
-    };
-    let mut headers = vec!["form".to_owned(), "bytes".to_owned(), "zstd".to_owned(), loss, "cosine".to_owned()];
+    let interval = if outcome.measure.needs_labels() { " (95 %)" } else { "" };
+    let loss = format!("{} lost{interval}", outcome.measure.as_str());
+    let mut headers = vec!["form".to_owned(), "bytes".to_owned(), "zstd".to_owned(), loss, "off by".to_owned()];
     headers.extend(engines.iter().map(|engine| format!("time {engine}")));
     headers.push("verdict".to_owned());
-    let rows = outcome.candidates.iter().map(|candidate| row(candidate, reference, &engines));
+    let rows = outcome.candidates.iter().map(|candidate| row(candidate, reference, &engines, outcome.measure));
     console::render_table(headers, rows)
 }
 
-fn row(candidate: &Candidate, reference: &Candidate, engines: &[EngineName]) -> Vec<String> {
+fn row(candidate: &Candidate, reference: &Candidate, engines: &[EngineName], measure: Measure) -> Vec<String> {
     let none = || "-".to_owned();
     let has_file = candidate.bytes > 0;
     let quality = candidate.quality.as_ref();
-    let accuracy = quality.and_then(|quality| quality.accuracy);
-    let loss = match (candidate.loss, accuracy, &candidate.verdict) {
-        (_, Some(accuracy), Verdict::Reference) => format!("accuracy {}", percent(accuracy.reference)),
-        (Some(_), Some(accuracy), _) => interval(&accuracy),
-        (Some(loss), None, _) => percent(loss),
-        (None, _, _) => none(),
+    let loss = match (candidate.loss, quality) {
+        (Some(loss), Some(quality)) => loss_told(loss, quality, measure, candidate.verdict == Verdict::Reference),
+        (Some(_) | None, _) => none(),
     };
-    let cosine = quality.and_then(|quality| quality.outputs.iter().map(|output| output.cosine).reduce(f64::min));
+    let off = quality.and_then(|quality| quality.outputs.iter().map(|output| output.error).reduce(f64::max));
     let mut cells = vec![
         candidate.name.clone(),
         if has_file { candidate.bytes.to_string() } else { none() },
         if has_file { percent(ratio(candidate.bytes_zstd, reference.bytes_zstd)) } else { none() },
         loss,
-        cosine.map_or_else(none, |cosine| format!("{cosine:.5}")),
+        off.map_or_else(none, |error| percent(error.sqrt())),
     ];
     cells.extend(engines.iter().map(|&engine| time(candidate, engine)));
     cells.push(verdict(candidate));
     cells
 }
 
-/// The loss and its interval: `0.20 % (-0.10 to 0.61)`.
+/// The loss, with its interval where there is one: `0.20 % (-0.10 to 0.61)`; the reference's own figure in its row.
+fn loss_told(loss: f64, quality: &Quality, measure: Measure, is_reference: bool) -> String {
+    let name = measure.as_str();
+    if let Some(accuracy) = quality.accuracy.filter(|_| measure == Measure::Accuracy) {
+        return if is_reference { format!("{name} {}", percent(accuracy.reference)) } else { interval(&accuracy) };
+    }
+    let of_labels = quality.labelled.as_ref().and_then(|labelled| labelled.figure(measure));
+    let figure = of_labels.or_else(|| quality.figures.iter().find(|figure| figure.measure == measure));
+    match figure {
+        // The operator's own unit is told as it is.
+        Some(figure) if measure == Measure::Command && is_reference => format!("{:.4}", figure.reference),
+        Some(figure) if measure == Measure::Command => format!("{:.4} ({:.4} less good)", figure.variant, figure.lost),
+        Some(figure) if is_reference => format!("{name} {:.4}", figure.reference),
+        Some(figure) => match figure.interval {
+            Some([low, high]) => format!("{} ({:.2} to {:.2})", percent(figure.lost), 100.0 * low, 100.0 * high),
+            None => percent(figure.lost),
+        },
+        None => percent(loss),
+    }
+}
+
+/// The loss of accuracy and its interval: `0.20 % (-0.10 to 0.61)`.
 fn interval(accuracy: &Accuracy) -> String {
     format!("{} ({:.2} to {:.2})", percent(accuracy.lost), 100.0 * accuracy.lost_low, 100.0 * accuracy.lost_high)
 }
@@ -148,7 +175,7 @@ fn verdict(candidate: &Candidate) -> String {
         Verdict::Reference => "reference".to_owned(),
         Verdict::Good => "good".to_owned(),
         Verdict::Lossy => "loses too much".to_owned(),
-        Verdict::Beaten { by, why } => format!("refused, {by} beats it: {why}"),
+        Verdict::Beaten { by, why } => format!("refused, beaten by {by}; this form: {why}"),
         Verdict::Invalid { why } => format!("refused, invalid: {why}"),
         Verdict::NotApplicable { why } => format!("not made: {why}"),
     }
@@ -167,6 +194,10 @@ pub(super) fn ratio(bytes: u64, of: u64) -> f64 {
 
 /// A share in percent.
 pub(super) fn percent(share: f64) -> String {
+    // A form that could not be measured at all.
+    if share >= 1e6 {
+        return "everything".to_owned();
+    }
     let percent = 100.0 * share;
     let digits = if percent.abs() >= 10.0 { 1 } else { 2 };
     // No `-0.00`.
