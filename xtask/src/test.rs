@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use testkit::binaries::{BINARIES_ENV, ONNXRUNTIME_ENV, workspace};
-use testkit::tools::{COMPRESS_CORPUS_ENV, COMPRESS_PYTHON_ENV, FAKETIME_ENV, LONG_ENV, PYTHON_ENV, faketime};
+use testkit::tools::{
+    COMPRESS_CORPUS_ENV, COMPRESS_FIELD_ENV, COMPRESS_PYTHON_ENV, FAKETIME_ENV, LONG_ENV, PYTHON_ENV, faketime,
+};
 
 use crate::package::target_folder;
 use crate::setup;
@@ -87,6 +89,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         cargo.env(ONNXRUNTIME_ENV, &library).env(BINARIES_ENV, target_folder("dev")).envs(tools.clone());
         if args.long {
             cargo.env(LONG_ENV, "1");
+            match setup::compress_field(&workspace()) {
+                Ok(folder) => {
+                    cargo.env(COMPRESS_FIELD_ENV, folder);
+                }
+                Err(error) => eprintln!("some tests will be skipped: {error:#}"),
+            }
         }
         success &= follow(cargo, &mut tally)?;
     }

