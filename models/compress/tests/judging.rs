@@ -207,7 +207,8 @@ fn a_judge_of_the_user_sees_every_answer_and_decides() {
     write(&path, 60, None);
     let original = wake_word();
     let mut asked = request(&engine, &original, &path, &["int8-qdq minmax"]);
-    (asked.measure, asked.custom) = (Some(Measure::Command), Some(Box::new(Mean::default())));
+    asked.measure = Some(Measure::Command);
+    asked.custom = Some(Box::new(Mean::default()));
     let outcome = judged(asked).unwrap();
     let (reference, form) = (&outcome.candidates[0], &outcome.candidates[1]);
     assert_eq!((outcome.measure, reference.loss), (Measure::Command, Some(0.0)));
@@ -229,9 +230,20 @@ fn boxes_and_texts_are_judged_as_what_they_are_where_the_task_is_declared() {
         let nodes = vec![
             NodeProto::new("MatMul", "m", &["x", "w"], &["a"]),
             NodeProto::new("Abs", "abs", &["a"], &["b"]),
-            NodeProto::new("Reshape", "r", &["b", "shape"], &["y"]),
+            NodeProto::new("Reshape", "r", &["b", "shape"], &["c"]),
+            // Boxes have an area and one class; symbols stay what they are.
+            NodeProto::new("Mul", "mask", &["c", "factor"], &["d"]),
+            NodeProto::new("Add", "grow", &["d", "size"], &["y"]),
         ];
-        let constants = vec![noisy("w", 5, &[WIDTH, columns]), TensorProto::of_int64("shape", &[3], &shape)];
+        let is_boxes = task == Task::Detection;
+        let factor = if is_boxes { [1.0, 1.0, 1.0, 1.0, 1.0, 0.0] } else { [1.0; 6] };
+        let size = if is_boxes { [0.0, 0.0, 50.0, 50.0, 0.0, 0.0] } else { [0.0; 6] };
+        let constants = vec![
+            noisy("w", 5, &[WIDTH, columns]),
+            TensorProto::of_int64("shape", &[3], &shape),
+            TensorProto::of_floats("factor", &[6], &factor),
+            TensorProto::of_floats("size", &[6], &size),
+        ];
         let y = value("y", &[-1, shape[1], shape[2]]);
         let original = model(nodes, constants, vec![value("x", &[-1, 32])], vec![y]);
         let mut asked = request(&engine, &original, &path, &["int4-weights", "int8-weights"]);
@@ -240,6 +252,6 @@ fn boxes_and_texts_are_judged_as_what_they_are_where_the_task_is_declared() {
         assert_eq!(outcome.measure, measure);
         let loss = |name: &str| outcome.candidates.iter().find(|one| one.name == name).unwrap().loss.unwrap();
         assert_eq!(loss("fp32"), 0.0);
-        assert!(loss("int8-weights") < 0.1, "{task:?}: {}", loss("int8-weights"));
+        assert!(loss("int8-weights") < 0.15, "{task:?}: {}", loss("int8-weights"));
     }
 }

@@ -98,7 +98,12 @@ fn read_as_given(path: &Path) -> Result<(ModelBytes, Model), CliError> {
     // Shared from here on: the engines and the graph's weights are slices of it.
     let bytes = bytes::Bytes::from(bytes);
     let no_model = |error: Refusal| {
-        CliError::new(ExitKind::Config, error).hint("give a model in the ONNX format: torch.onnx.export, tf2onnx, …")
+        let hint = match &error {
+            Refusal::Unreadable { .. } => "give a model in the ONNX format: torch.onnx.export, tf2onnx, …",
+            Refusal::OtherFormat { .. } => "then give the ONNX file",
+            _ => "see what is in it: cloud-hub model inspect MODEL",
+        };
+        CliError::new(ExitKind::Config, error).hint(hint)
     };
     let wrong = "see what is wrong with it: cloud-hub model inspect MODEL";
     match precheck::check(&bytes, &limits) {

@@ -77,8 +77,11 @@ impl<'a> Bench<'a> {
         let has_classes = quality.outputs.iter().any(|output| output.divergence.is_some());
         let mut bench = Self { engine, judge, calibration, measure, has_classes, sample, notes: Vec::new() };
         bench.note_weaknesses(form, &quality);
+        // A model that is given in half precision is not the form of that name that is made of it.
+        let is_taken = request.recipes.iter().any(|recipe| recipe.name() == form.as_str());
+        let name = if is_taken { format!("{} as given", form.as_str()) } else { form.as_str().to_owned() };
         let reference = Candidate {
-            name: form.as_str().to_owned(),
+            name,
             form,
             bytes: size(&request.file),
             bytes_zstd: size_zstd(&request.file),

@@ -160,8 +160,11 @@ fn thinned(mut boxes: Vec<Found>) -> Vec<Found> {
     kept
 }
 
-/// Intersection over union.
+/// Intersection over union; 1 for equal boxes, also those without an area.
 fn overlap(one: &Found, other: &Found) -> f64 {
+    if one.corners.map(f64::to_bits) == other.corners.map(f64::to_bits) {
+        return 1.0;
+    }
     let [left, top, right, bottom] = one.corners;
     let [other_left, other_top, other_right, other_bottom] = other.corners;
     let width = right.min(other_right) - left.max(other_left);

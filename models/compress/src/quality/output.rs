@@ -429,7 +429,7 @@ mod tests {
         }
         let found = frames.finish(false);
         assert!(found.cosine > 0.99 && found.error > 0.9 && found.natural == Measure::Error, "{found:?}");
-        let embeddings = compare("y", &[2, 2], &[1.0, 0.0, 0.0, 1.0], &[1.0, 0.0, 0.0, 1.0]);
+        let embeddings = compare("y", &[2, 2], &[2.0, -1.0, -1.0, 2.0], &[2.0, -1.0, -1.0, 2.0]);
         assert_eq!(embeddings.natural, Measure::Cosine);
         // Boxes far from the origin point the same way, whatever the image shows.
         let boxes: Vec<f32> = (0_u16..40).map(|at| 300.0 + f32::from(at * 7 % 40)).collect();

@@ -147,16 +147,23 @@ fn loss_told(loss: f64, quality: &Quality, measure: Measure, is_reference: bool)
         Some(figure) if measure == Measure::Command => format!("{:.4} ({:.4} less good)", figure.variant, figure.lost),
         Some(figure) if is_reference => format!("{name} {:.4}", figure.reference),
         Some(figure) => match figure.interval {
-            Some([low, high]) => format!("{} ({:.2} to {:.2})", percent(figure.lost), 100.0 * low, 100.0 * high),
+            Some([low, high]) => format!("{} ({:.2} to {:.2})", percent(figure.lost), in_percent(low), in_percent(high)),
             None => percent(figure.lost),
         },
         None => percent(loss),
     }
 }
 
+/// A share in percent, without a sign where two digits show none.
+fn in_percent(share: f64) -> f64 {
+    let percent = 100.0 * share;
+    if percent.abs() < 0.005 { 0.0 } else { percent }
+}
+
 /// The loss of accuracy and its interval: `0.20 % (-0.10 to 0.61)`.
 fn interval(accuracy: &Accuracy) -> String {
-    format!("{} ({:.2} to {:.2})", percent(accuracy.lost), 100.0 * accuracy.lost_low, 100.0 * accuracy.lost_high)
+    let (low, high) = (in_percent(accuracy.lost_low), in_percent(accuracy.lost_high));
+    format!("{} ({low:.2} to {high:.2})", percent(accuracy.lost))
 }
 
 /// The time of the reference in milliseconds, of the others as a ratio.
@@ -199,9 +206,7 @@ pub(super) fn percent(share: f64) -> String {
     if share >= 1e6 {
         return "everything".to_owned();
     }
-    let percent = 100.0 * share;
+    let percent = in_percent(share);
     let digits = if percent.abs() >= 10.0 { 1 } else { 2 };
-    // No `-0.00`.
-    let percent = if percent.abs() < 0.005 { 0.0 } else { percent };
     format!("{percent:.digits$} %")
 }
