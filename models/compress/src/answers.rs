@@ -97,7 +97,8 @@ impl AnswersFile {
         let is_even = self.labels.iter().all(|label| Some(label.0.len()) == width);
         if let Some(width) = width.filter(|_| is_even && self.labels.len() == self.rows.len() && !taken(LABELS)) {
             let shape = if width == 1 { vec![self.labels.len()] } else { vec![self.labels.len(), width] };
-            let data: Vec<u8> = self.labels.iter().flat_map(|label| &label.0).flat_map(|one| one.to_le_bytes()).collect();
+            let data: Vec<u8> =
+                self.labels.iter().flat_map(|label| &label.0).flat_map(|one| one.to_le_bytes()).collect();
             array(&mut archive, LABELS, DType::F64, &shape)?.write_all(&data)?;
         }
         archive.finish()?.flush()

@@ -146,8 +146,7 @@ pub fn run(mut request: Request<'_>, progress: &mut dyn FnMut(Stage<'_>)) -> Res
 /// The output that scores an answer, and whether it holds probabilities; `None` when no output holds classes.
 #[must_use]
 pub fn scored_output(quality: &Quality) -> Option<(&str, bool)> {
-    let classes =
-        |output: &&crate::quality::OutputQuality| matches!(output.kind, Kind::Probabilities | Kind::Logits);
+    let classes = |output: &&crate::quality::OutputQuality| matches!(output.kind, Kind::Probabilities | Kind::Logits);
     let output = match &quality.labelled_output {
         Some(name) => quality.outputs.iter().filter(classes).find(|output| output.name == *name),
         None => quality.outputs.iter().find(classes),

@@ -346,7 +346,9 @@ fn named(name: &str, dtype: DType, shape: Vec<usize>, data: Vec<u8>) -> Result<N
 fn label(dtype: DType, data: &[u8]) -> Result<Label, String> {
     let label = Label::read(dtype, data);
     let finite = label.filter(|label| label.0.iter().all(|number| number.is_finite()));
-    finite.ok_or_else(|| format!("array {LABELS:?} holds text, or a number that is not finite: correct it or leave it out"))
+    finite.ok_or_else(|| {
+        format!("array {LABELS:?} holds text, or a number that is not finite: correct it or leave it out")
+    })
 }
 
 /// Number of elements of a float tensor that are infinite or not a number; 0 for other types.

@@ -68,9 +68,12 @@ fn remove_idle_casts(model: &mut Model) {
     for node in model.graph.nodes.iter_mut().filter(|node| node.is("Cast")) {
         let is_single = |name: &str| types.element(name) == ElementType::Float;
         if node.attr_int("to") == Some(1) && node.input_at(0).is_some_and(is_single) {
-            *node = NodeProto::new("Identity", node.name(), &[node.input_at(0).unwrap_or("")], &[
-                node.output.first().map_or("", String::as_str),
-            ]);
+            *node = NodeProto::new(
+                "Identity",
+                node.name(),
+                &[node.input_at(0).unwrap_or("")],
+                &[node.output.first().map_or("", String::as_str)],
+            );
         }
     }
 }

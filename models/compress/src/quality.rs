@@ -64,9 +64,8 @@ impl Quality {
         if self.outputs.iter().any(|output| output.not_finite > 0 || output.other_shape > 0) {
             return Some(if matches!(measure, Measure::Mae | Measure::Command) { f64::MAX } else { 1.0 });
         }
-        let worst = |figure: &dyn Fn(&OutputQuality) -> Option<f64>| {
-            self.outputs.iter().filter_map(figure).reduce(f64::max)
-        };
+        let worst =
+            |figure: &dyn Fn(&OutputQuality) -> Option<f64>| self.outputs.iter().filter_map(figure).reduce(f64::max);
         match measure {
             Measure::Accuracy | Measure::Auc | Measure::F1 | Measure::R2 | Measure::Mae => {
                 self.labelled.as_ref().and_then(|labelled| labelled.loss(measure))

@@ -80,7 +80,8 @@ pub(crate) fn pack(
         for row in matrix.chunks(columns.max(1)) {
             most.iter_mut().zip(row).for_each(|(most, value)| *most = most.max(value.abs()));
         }
-        let steps: Vec<f32> = most.iter().map(|most| most / 127.0).map(|step| if step.is_normal() { step } else { 1.0 }).collect();
+        let steps: Vec<f32> =
+            most.iter().map(|most| most / 127.0).map(|step| if step.is_normal() { step } else { 1.0 }).collect();
         for row in matrix.chunks(columns.max(1)) {
             codes.extend(row.iter().zip(&steps).map(|(value, step)| signed_byte(value / step)));
         }

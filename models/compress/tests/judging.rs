@@ -55,10 +55,8 @@ fn write(path: &Path, rows: usize, labels: Option<Vec<u8>>) -> Vec<f32> {
 
 /// One sigmoid score per row.
 fn wake_word() -> Model {
-    let nodes = vec![
-        NodeProto::new("MatMul", "m", &["x", "w"], &["a"]),
-        NodeProto::new("Sigmoid", "s", &["a"], &["score"]),
-    ];
+    let nodes =
+        vec![NodeProto::new("MatMul", "m", &["x", "w"], &["a"]), NodeProto::new("Sigmoid", "s", &["a"], &["score"])];
     model(nodes, vec![noisy("w", 5, &[WIDTH, 1])], vec![value("x", &[-1, 32])], vec![value("score", &[-1, 1])])
 }
 
@@ -99,7 +97,8 @@ fn labels_choose_the_measure_and_are_never_ignored() {
     let original = wake_word();
     let data = write(&path, 80, None);
     let answers = support::run(&engine, &original, &[("x", vec![80, WIDTH], data)]).remove(0);
-    let doubles = |values: Vec<f64>| npy("<f8", "(80,)", &values.iter().flat_map(|one| one.to_le_bytes()).collect::<Vec<_>>());
+    let doubles =
+        |values: Vec<f64>| npy("<f8", "(80,)", &values.iter().flat_map(|one| one.to_le_bytes()).collect::<Vec<_>>());
     let yes = answers.iter().map(|&score| f64::from(u8::from(score > 0.5))).collect();
     let cases: [(Vec<u8>, Measure); 3] = [
         (doubles(yes), Measure::F1),
@@ -162,7 +161,9 @@ fn forms_answer_one_example_at_a_time() {
     let data: Vec<f32> = noise(11, 32 * WIDTH)
         .chunks(WIDTH)
         .enumerate()
-        .flat_map(|(row, values)| values.iter().map(move |value| if row % 8 == 0 { 200.0 * value } else { *value }).collect::<Vec<_>>())
+        .flat_map(|(row, values)| {
+            values.iter().map(move |value| if row % 8 == 0 { 200.0 * value } else { *value }).collect::<Vec<_>>()
+        })
         .collect();
     npz(&path, CompressionMethod::Stored, &[("x", floats(&[32, WIDTH], &data))]);
     let (small, _) = dynamic_int8::quantize(&original, &dynamic_int8::Options::default()).unwrap();

@@ -3,8 +3,8 @@
 
 mod support;
 
-use compress::{prepare, static_int8, weight_only};
 use compress::{CompressError, Grams, dynamic_int8};
+use compress::{prepare, static_int8, weight_only};
 use engine::{Engine, LoadOptions, OrtEngine, RunControl};
 use half::f16;
 use onnx_graph::proto::tensor_proto::DataType;
@@ -38,7 +38,12 @@ fn written_out(gelu: bool, rank: usize) -> Model {
             NodeProto::new("Mul", "q", &["c", "a"], &["q"]),
             NodeProto::new("Div", "h", &["q", "sixth"], &["y"]),
         ]);
-        constants.extend([scalar("three", 3.0, rank), scalar("zero", 0.0, 0), scalar("six", 6.0, 0), scalar("sixth", 6.0, rank)]);
+        constants.extend([
+            scalar("three", 3.0, rank),
+            scalar("zero", 0.0, 0),
+            scalar("six", 6.0, 0),
+            scalar("sixth", 6.0, rank),
+        ]);
     }
     let y = ValueInfoProto { name: Some("y".to_owned()), ..value("y", &[]) };
     let mut made = model(nodes, constants, vec![value("x", &[-1, 16])], vec![y]);
@@ -113,13 +118,12 @@ fn weights_in_half_precision_behind_casts_are_quantized_like_others() {
     let prepared = prepare(&original).unwrap();
     let operators: Vec<&str> = prepared.graph.nodes.iter().map(|node| node.op_type()).collect();
     assert_eq!(operators, ["MatMul", "Relu"]);
-    let (small, report) = weight_only::quantize(&prepared, &weight_only::Options::default(), &Grams::default()).unwrap();
+    let (small, report) =
+        weight_only::quantize(&prepared, &weight_only::Options::default(), &Grams::default()).unwrap();
     assert_eq!(report.changed, ["m"]);
     let input = noise(9, 4 * 128);
-    let (before, after) = (
-        ask(&engine, &original, DType::F32, &[4, 128], &input),
-        ask(&engine, &small, DType::F32, &[4, 128], &input),
-    );
+    let (before, after) =
+        (ask(&engine, &original, DType::F32, &[4, 128], &input), ask(&engine, &small, DType::F32, &[4, 128], &input));
     assert!(cosine(&before.1, &after.1) > 0.99);
 }
 
@@ -176,7 +180,8 @@ fn stacks_of_matrices_are_quantized_with_a_scale_for_each_column_of_each() {
 
 /// A Loop that multiplies with a weight three times; the weight is inside its body, or outside.
 fn looping(inside: bool) -> Model {
-    let weight = TensorProto::of_floats("w", &[64, 64], &noise(3, 64 * 64).iter().map(|one| one / 16.0).collect::<Vec<_>>());
+    let weight =
+        TensorProto::of_floats("w", &[64, 64], &noise(3, 64 * 64).iter().map(|one| one / 16.0).collect::<Vec<_>>());
     let condition = |name: &str| typed(value(name, &[]), DataType::Bool);
     let body = GraphProto {
         name: Some("body".to_owned()),
@@ -219,7 +224,10 @@ fn weights_in_bodies_of_loops_are_quantized() {
             examples: compress::Examples::open(&path, &signature).unwrap(),
             calibration: 4,
             engines: vec![&engine],
-            recipes: recipes.into_iter().filter(|recipe| recipe.name().contains("weights") || recipe.name().contains("dynamic")).collect(),
+            recipes: recipes
+                .into_iter()
+                .filter(|recipe| recipe.name().contains("weights") || recipe.name().contains("dynamic"))
+                .collect(),
             search_mixed: Vec::new(),
             rank_by: None,
             selection: compress::Selection::default(),
@@ -285,7 +293,12 @@ fn integers_are_kept_from_kernels_that_compute_them_wrongly_and_it_is_said() {
 
 #[test]
 fn a_pass_that_finds_nothing_anywhere_says_so() {
-    let plain = model(vec![NodeProto::new("Relu", "r", &["x"], &["y"])], Vec::new(), vec![value("x", &[4])], vec![value("y", &[4])]);
+    let plain = model(
+        vec![NodeProto::new("Relu", "r", &["x"], &["y"])],
+        Vec::new(),
+        vec![value("x", &[4])],
+        vec![value("y", &[4])],
+    );
     let refused = dynamic_int8::quantize(&plain, &dynamic_int8::Options::default());
     assert!(matches!(refused, Err(CompressError::Nothing { .. })));
 }

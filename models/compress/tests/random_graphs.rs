@@ -50,6 +50,7 @@ fn preparation_changes_no_answer_and_no_shape_of_random_models() {
     let Some(engine) = runtime() else { return };
     for family in [Family::Layers, Family::Any] {
         for seed in seeds() {
+            eprintln!("preparation of {family:?} {seed}");
             let graph = random(family, seed);
             let model = Model::from_bytes(graph.model.clone().into()).unwrap();
             // Old operators that no converter knows are left to the passes, which say so.
@@ -87,6 +88,7 @@ fn every_form_of_a_random_model_is_valid_and_keeps_its_shapes() {
     let Some(engine) = runtime() else { return };
     let mut made = 0;
     for seed in seeds() {
+        eprintln!("forms of seed {seed}");
         let graph = random(Family::Layers, seed);
         let folder = tempfile::tempdir().unwrap();
         write_examples(folder.path(), &graph);

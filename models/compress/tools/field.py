@@ -204,7 +204,8 @@ def mos(entry: Entry) -> None:
 
 def swift_f0(entry: Entry) -> None:
     model = member("swift_f0", "swift_f0/model.onnx")
-    feeds = [{first_input(model): speech(entry.rng, 16_000)[None]} for _ in range(24)]
+    ends = {"fmin": np.float32(46.875), "fmax": np.float32(2093.75)}
+    feeds = [{"audio": speech(entry.rng, 16_000)[None], **ends} for _ in range(24)]
     entry.write(model, feeds, "pitch")
 
 

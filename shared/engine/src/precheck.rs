@@ -161,7 +161,9 @@ pub enum Refusal {
         function: String,
     },
     /// An input or output that is no tensor.
-    #[error("{kind} {name:?} of the model is no tensor: sequences, maps and optional values cannot be served (scikit-learn: convert with options={{'zipmap': False}})")]
+    #[error(
+        "{kind} {name:?} of the model is no tensor: sequences, maps and optional values cannot be served (scikit-learn: convert with options={{'zipmap': False}})"
+    )]
     NotTensor {
         /// `input` or `output`.
         kind: &'static str,
@@ -189,4 +191,3 @@ pub fn check(file: &[u8], limits: &ModelLimits) -> Result<ModelFacts, Refusal> {
         (walked, _) => walked,
     }
 }
-

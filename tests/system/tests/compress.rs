@@ -32,7 +32,7 @@ const STOP_MAX: Duration = Duration::from_secs(60);
 fn compress(site: &Site, model: &Path, examples: &Path, out: &Path) -> Command {
     let mut command = Command::new(&site.binaries().hub);
     command.args(["model", "compress"]).arg(model).arg("--examples").arg(examples).arg("--out").arg(out);
-    command.args(["--engine", "ort"]).env(ONNXRUNTIME_ENV, &site.binaries().onnxruntime);
+    command.args(["--engine", "ort", "--timing-seconds", "1"]).env(ONNXRUNTIME_ENV, &site.binaries().onnxruntime);
     command
 }
 

@@ -86,7 +86,8 @@ fn one(site: &Site, fleet: &mut Fleet, name: &str, model: &Path) -> Result<()> {
     let examples = examples.context("there are no examples")?.to_string_lossy().into_owned();
     let out = site.folder().join(name);
     let folder = out.to_string_lossy().into_owned();
-    let args = ["model", "compress", &path, "--examples", &examples, "--out", &folder, "--auto", "--timing-seconds", "1"];
+    let args =
+        ["model", "compress", &path, "--examples", &examples, "--out", &folder, "--auto", "--timing-seconds", "1"];
     let run = Finished::run(hub(site, &args).args(["--version", "2", "--software-gpu", "--json"]))?.ok()?;
     let report = run.json()?;
     let measure = report["measure"].as_str().unwrap_or_default();

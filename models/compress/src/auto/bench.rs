@@ -321,13 +321,16 @@ fn answers_are_numbers(quality: &Quality, examples: &Examples) -> Verdict {
     let OutputQuality { name, not_finite, not_finite_examples: count, other_shape, .. } = output;
     let of = quality.examples;
     if *other_shape > 0 {
-        let why = format!("output {name:?} has another shape or type than the model's for {other_shape} of {of} examples");
+        let why =
+            format!("output {name:?} has another shape or type than the model's for {other_shape} of {of} examples");
         return Verdict::Invalid { why };
     }
     let first = output.not_finite_first.and_then(|first| usize::try_from(first).ok()).unwrap_or(0);
     let place = examples.place(first);
     Verdict::Invalid {
-        why: format!("{not_finite} numbers of output {name:?} are NaN or infinite, for {count} of {of} examples, first {place}"),
+        why: format!(
+            "{not_finite} numbers of output {name:?} are NaN or infinite, for {count} of {of} examples, first {place}"
+        ),
     }
 }
 

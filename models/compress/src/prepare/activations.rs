@@ -107,7 +107,8 @@ fn gelu(graph: &Graph, uses: &Uses, erf: usize) -> Option<Found> {
         halving = Some(halved(factor)?);
         product
     };
-    let nodes = [graph.nodes.get(uses.producer(graph.nodes.get(erf)?.input_at(0)?)?)?, graph.nodes.get(plus_one)?, node];
+    let nodes =
+        [graph.nodes.get(uses.producer(graph.nodes.get(erf)?.input_at(0)?)?)?, graph.nodes.get(plus_one)?, node];
     let halves = halving.and_then(|half| graph.nodes.get(half));
     let constants = constants_of(graph, nodes.into_iter().chain(graph.nodes.get(end)).chain(halves));
     Some(Found { input: input.to_owned(), end, kind: Kind::Gelu, constants })

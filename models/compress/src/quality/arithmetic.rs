@@ -12,9 +12,12 @@ const PROBABILITY_LEAST: f64 = 1e-12;
 /// Number of elements that are exactly equal in two tensors of one shape and type.
 pub(super) fn equal_elements(one: &Tensor, other: &Tensor) -> usize {
     match one.dtype().size() {
-        Some(size) if size > 0 => {
-            one.data().chunks_exact(size).zip(other.data().chunks_exact(size)).filter(|(one, other)| one == other).count()
-        }
+        Some(size) if size > 0 => one
+            .data()
+            .chunks_exact(size)
+            .zip(other.data().chunks_exact(size))
+            .filter(|(one, other)| one == other)
+            .count(),
         _ => match (one.to_elements(), other.to_elements()) {
             (Ok(one), Ok(other)) => one.iter().zip(&other).filter(|(one, other)| one == other).count(),
             (Ok(_) | Err(_), _) => 0,

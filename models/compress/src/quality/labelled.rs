@@ -195,7 +195,8 @@ fn yes_or_no(rows: &[Row]) -> Figures {
     let decides = |yes: f64| decided.iter().any(|row| is_same(row.reference, yes));
     let hits = decided.iter().any(|row| row.label > 0.0 && row.reference > 0.0);
     let natural = if decides(0.0) && decides(1.0) && hits { Measure::F1 } else { Measure::Auc };
-    let labelled: Vec<Row> = rows.iter().map(|row| Row { label: f64::from(u8::from(row.label > 0.0)), ..*row }).collect();
+    let labelled: Vec<Row> =
+        rows.iter().map(|row| Row { label: f64::from(u8::from(row.label > 0.0)), ..*row }).collect();
     (paired.accuracy(), vec![figure(Measure::F1, &decided, f1_of_yes), auc_figure(&labelled)], natural)
 }
 

@@ -395,7 +395,8 @@ mod tests {
 
     #[test]
     fn a_value_that_is_no_number_is_counted_and_spoils_nothing_else() {
-        let found = compare("y", &[2, 3], &[1.0, 2.0, 3.0, 1.0, 2.0, f32::INFINITY], &[1.0, 2.0, 3.0, 1.0, f32::NAN, 5.0]);
+        let found =
+            compare("y", &[2, 3], &[1.0, 2.0, 3.0, 1.0, 2.0, f32::INFINITY], &[1.0, 2.0, 3.0, 1.0, f32::NAN, 5.0]);
         assert_eq!((found.not_finite, found.not_finite_examples, found.not_finite_first), (2, 1, Some(1)));
         assert!(found.cosine.is_finite() && found.max_abs.is_finite() && found.mse.is_finite());
     }
@@ -440,7 +441,8 @@ mod tests {
     fn whole_numbers_are_compared_as_whole_numbers() {
         let big = (1_i64 << 60) + 1;
         let wanted = Tensor::new(DType::I64, vec![1, 4], [big, 2, 3, 4].map(i64::to_le_bytes).concat().into()).unwrap();
-        let found = Tensor::new(DType::I64, vec![1, 4], [big - 1, 2, 3, 5].map(i64::to_le_bytes).concat().into()).unwrap();
+        let found =
+            Tensor::new(DType::I64, vec![1, 4], [big - 1, 2, 3, 5].map(i64::to_le_bytes).concat().into()).unwrap();
         let mut comparison = Comparison::new("tokens");
         comparison.add(&wanted, &found);
         let found = comparison.finish(false);

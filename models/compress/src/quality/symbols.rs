@@ -59,7 +59,8 @@ impl Edits {
         self.between.1 += length(&wanted);
         if let Some(label) = label {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "symbols are small and whole")]
-            let text: Vec<usize> = label.0.iter().filter(|&&symbol| symbol >= 0.0).map(|&symbol| symbol as usize).collect();
+            let text: Vec<usize> =
+                label.0.iter().filter(|&&symbol| symbol >= 0.0).map(|&symbol| symbol as usize).collect();
             self.reference += distance(&text, &wanted);
             self.variant += distance(&text, &found);
             self.labelled += length(&text);

@@ -21,7 +21,9 @@ pub(super) struct Choice {
 pub(super) fn choose(task: Option<Task>, labels: &LabelFacts, answers: &[NamedTensor]) -> Result<Choice, String> {
     let fit = Fit { labels, answers };
     let found = match task {
-        Some(Task::Classification) => fit.classes().or_else(|| fit.class_number()).map(|output| (Task::Classification, output)),
+        Some(Task::Classification) => {
+            fit.classes().or_else(|| fit.class_number()).map(|output| (Task::Classification, output))
+        }
         Some(Task::Binary) => fit.yes_or_no().map(|output| (Task::Binary, output)).or_else(|| fit.two_classes()),
         Some(Task::Regression) => fit.quantities().map(|output| (Task::Regression, output)),
         Some(task @ (Task::Detection | Task::Ctc)) => fit.any().map(|output| (task, output)),

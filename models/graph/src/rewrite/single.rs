@@ -171,7 +171,8 @@ fn cast_inputs(graph: &mut Graph, names: &mut Names, sources: Sources) {
     let mut done: HashMap<String, String> = HashMap::new();
     let mut casts = Vec::new();
     for input in graph.inputs.iter().filter(|input| sources.has(element(input))) {
-        let taken = |node: &NodeProto| node.input.iter().any(|name| name == input.name()) || subgraphs(node).next().is_some();
+        let taken =
+            |node: &NodeProto| node.input.iter().any(|name| name == input.name()) || subgraphs(node).next().is_some();
         if graph.nodes.iter().any(taken) {
             let wide = names.fresh(&format!("{}_single", input.name()));
             casts.push(cast(names, input.name(), &wide, i32::from(DataType::Float)));

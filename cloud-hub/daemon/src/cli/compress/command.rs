@@ -50,7 +50,8 @@ pub(super) struct CommandJudge {
 impl CommandJudge {
     /// Prepares a folder for the answers.
     pub(super) fn new(command: &str, examples: &Path) -> Result<Self, CliError> {
-        let folder = Scratch::new().or_exit_try(ExitKind::Storage, "set TMPDIR to a folder with room for the answers")?;
+        let folder =
+            Scratch::new().or_exit_try(ExitKind::Storage, "set TMPDIR to a folder with room for the answers")?;
         let examples = fs::canonicalize(examples).or_exit(ExitKind::NotFound)?;
         Ok(Self { command: command.to_owned(), examples, folder, filling: None, has_reference: false })
     }

@@ -147,7 +147,9 @@ fn loss_told(loss: f64, quality: &Quality, measure: Measure, is_reference: bool)
         Some(figure) if measure == Measure::Command => format!("{:.4} ({:.4} less good)", figure.variant, figure.lost),
         Some(figure) if is_reference => format!("{name} {:.4}", figure.reference),
         Some(figure) => match figure.interval {
-            Some([low, high]) => format!("{} ({:.2} to {:.2})", percent(figure.lost), in_percent(low), in_percent(high)),
+            Some([low, high]) => {
+                format!("{} ({:.2} to {:.2})", percent(figure.lost), in_percent(low), in_percent(high))
+            }
             None => percent(figure.lost),
         },
         None => percent(loss),
