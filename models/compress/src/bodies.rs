@@ -18,22 +18,18 @@ const ELEMENTS_MIN: i64 = 64;
 /// Deepest body that is looked into; the pre-check of models refuses deeper ones.
 const DEPTH_MAX: usize = 8;
 
+/// A pass that looks at one graph.
+type Pass<'a> = dyn Fn(&Model) -> Result<(Model, Report), CompressError> + 'a;
+
 /// Runs a pass on the main graph and on every body in it.
 ///
 /// # Errors
 /// The pass's own; [`CompressError::Nothing`] when it changed neither the main graph nor a body.
-pub(crate) fn everywhere(
-    model: &Model,
-    pass: &dyn Fn(&Model) -> Result<(Model, Report), CompressError>,
-) -> Result<(Model, Report), CompressError> {
+pub(crate) fn everywhere(model: &Model, pass: &Pass<'_>) -> Result<(Model, Report), CompressError> {
     within(model, pass, DEPTH_MAX)
 }
 
-fn within(
-    model: &Model,
-    pass: &dyn Fn(&Model) -> Result<(Model, Report), CompressError>,
-    depth: usize,
-) -> Result<(Model, Report), CompressError> {
+fn within(model: &Model, pass: &Pass<'_>, depth: usize) -> Result<(Model, Report), CompressError> {
     if depth == 0 || !model.graph.nodes.iter().any(|node| subgraphs(node).next().is_some()) {
         return pass(model);
     }

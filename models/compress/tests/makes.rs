@@ -197,7 +197,7 @@ fn looping(inside: bool) -> Model {
     let graph = AttributeProto {
         name: Some("body".to_owned()),
         r#type: Some(onnx_graph::proto::attribute_proto::AttributeType::Graph.into()),
-        g: Some(body.into()),
+        g: Some(body),
         ..AttributeProto::default()
     };
     let truth = TensorProto::of_raw("true", ElementType::Bool, &[], vec![1_u8]);

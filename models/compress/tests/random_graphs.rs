@@ -20,13 +20,22 @@ use zip::CompressionMethod;
 const GRAPHS: u64 = 50;
 const GRAPHS_LONG: u64 = 1_000;
 
+/// Models of [`Family::Any`] at whose load ONNX Runtime 1.32 aborts the process, prepared or not: nested branches whose
+/// quantized values it fuses.
+const ABORTING: [u64; 1] = [167];
+
 fn seeds() -> std::ops::Range<u64> {
     0..if std::env::var_os(testkit::tools::LONG_ENV).is_some() { GRAPHS_LONG } else { GRAPHS }
 }
 
+/// Answers of a model to the requests of a graph; `None` where ONNX Runtime does not load it.
+fn try_answers(engine: &OrtEngine, file: &[u8], graph: &RandomGraph) -> Option<Vec<Vec<NamedTensor>>> {
+    let mut session = engine.load(file.to_vec().into(), &LoadOptions::default()).ok()?;
+    Some(graph.examples.iter().map(|inputs| session.run(inputs, &[], &RunControl::default()).unwrap()).collect())
+}
+
 fn answers(engine: &OrtEngine, file: &[u8], graph: &RandomGraph) -> Vec<Vec<NamedTensor>> {
-    let mut session = engine.load(file.to_vec().into(), &LoadOptions::default()).unwrap();
-    graph.examples.iter().map(|inputs| session.run(inputs, &[], &RunControl::default()).unwrap()).collect()
+    try_answers(engine, file, graph).unwrap()
 }
 
 /// Checks that two answers have the same names, types and shapes, and values as close as the graph allows.
@@ -49,13 +58,17 @@ fn compare(graph: &RandomGraph, what: &str, wanted: &[NamedTensor], found: &[Nam
 fn preparation_changes_no_answer_and_no_shape_of_random_models() {
     let Some(engine) = runtime() else { return };
     for family in [Family::Layers, Family::Any] {
-        for seed in seeds() {
+        for seed in seeds().filter(|seed| family != Family::Any || !ABORTING.contains(seed)) {
             eprintln!("preparation of {family:?} {seed}");
             let graph = random(family, seed);
             let model = Model::from_bytes(graph.model.clone().into()).unwrap();
             // Old operators that no converter knows are left to the passes, which say so.
             let Ok(prepared) = prepare(&model) else { continue };
-            let before = answers(&engine, &graph.model, &graph);
+            // ONNX Runtime's own rewrites break a few quantized models of the other family.
+            let Some(before) = try_answers(&engine, &graph.model, &graph) else {
+                assert_eq!(family, Family::Any, "seed {seed} does not load: {}", graph.listing);
+                continue;
+            };
             let after = answers(&engine, &prepared.to_bytes().unwrap(), &graph);
             for (before, after) in before.iter().zip(&after) {
                 compare(&graph, "preparation", before, after, graph.tolerance.max(1e-4));

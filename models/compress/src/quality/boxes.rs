@@ -189,7 +189,8 @@ pub(super) fn mean_precision(images: &[(Vec<Found>, Vec<Found>)]) -> f64 {
         return f64::from(u8::from(is_empty));
     }
     let sum: f64 = classes.iter().map(|&class| precision(images, class)).sum();
-    sum / f64::from(u32::try_from(classes.len()).unwrap_or(u32::MAX))
+    // Sums of parts of 1 may end a rounding error beside it.
+    (sum / f64::from(u32::try_from(classes.len()).unwrap_or(u32::MAX))).clamp(0.0, 1.0)
 }
 
 fn precision(images: &[(Vec<Found>, Vec<Found>)], class: i64) -> f64 {
