@@ -5,12 +5,14 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests may do what tests may")]
 
 mod oracle;
+mod support;
 
 use engine::{Engine, LoadOptions, ModelBytes, RunControl, RunError, Session};
 use engine_wgpu::gpu::AdapterChoice;
 use engine_wgpu::{BUDGET_BYTES, WgpuEngine};
 use oracle::{Case, int, text};
 use rten_onnx::onnx::DataType;
+use types::{DType, NamedTensor, Tensor};
 
 /// Both families of kernels.
 fn engines() -> Vec<WgpuEngine> {
@@ -503,6 +505,105 @@ fn a_fault_inside_a_branch_or_between_islands_fails_the_run() {
                 .node("Cast", &["square"], &["y"], vec![int("to", 1)])
                 .output("y", DataType::FLOAT);
             assert_eq!(run(&case, &wgpu, &format!("{values:?}")), wanted, "{values:?}");
+        }
+    }
+}
+
+#[test]
+fn a_fault_in_a_branch_of_an_if_fails_only_the_requests_that_take_it() {
+    for wgpu in engines() {
+        let above = support::Model::new(17)
+            .node("Mul", &["k", "k"], &["square"])
+            .output("square", DataType::INT64, &[-1])
+            .subgraph("then_branch");
+        let below = support::Model::new(17)
+            .constant("table", DataType::INT64, &[3], &i64s(&[10, 20, 30]))
+            .node("Gather", &["table", "k"], &["picked"])
+            .output("picked", DataType::INT64, &[-1])
+            .subgraph("else_branch");
+        let model = support::Model::new(17)
+            .input("x", DataType::FLOAT, &[1])
+            .input("k", DataType::INT64, &[-1])
+            .constant("limit", DataType::FLOAT, &[1], &1.0_f32.to_le_bytes())
+            .node("Greater", &["x", "limit"], &["large"])
+            .node_with("If", &["large"], &["y"], vec![above, below])
+            .output("y", DataType::INT64, &[-1])
+            .bytes();
+        let mut session = wgpu.load_checked(&model).unwrap();
+        let mut ask = |x: f32, k: i64| {
+            let k = Tensor::new(DType::I64, vec![1], i64s(&[k]).into()).unwrap();
+            let inputs = [support::f32s("x", &[1], &[x]), NamedTensor { name: "k".into(), tensor: k }];
+            let answer = session.run(&inputs, &[], &RunControl::default());
+            answer.map(|answer| {
+                answer[0]
+                    .tensor
+                    .data()
+                    .as_chunks::<8>()
+                    .0
+                    .iter()
+                    .map(|lane| i64::from_le_bytes(*lane))
+                    .collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(ask(2.0, 46_340).unwrap(), [2_147_395_600]);
+        assert!(matches!(ask(2.0, 46_341), Err(RunError::Refused(why)) if why.contains("32 bits")));
+        assert_eq!(ask(0.0, -1).unwrap(), [30]);
+        assert!(matches!(ask(0.0, 46_341), Err(RunError::Refused(why)) if why.contains("out of range")));
+        assert_eq!(ask(2.0, 3).unwrap(), [9]);
+    }
+}
+
+#[test]
+fn a_table_in_several_bindings_is_checked_like_any_other() {
+    // A binding of 64 KiB: the table takes five, the answer three launches.
+    let choice = AdapterChoice { allow_software: true, binding_bytes: Some(64 * 1024), ..AdapterChoice::default() };
+    let Ok(wgpu) = WgpuEngine::open(&choice, BUDGET_BYTES, None) else { return };
+    let rows: u16 = 40_000;
+    let table: Vec<f32> = (0..rows).flat_map(|row| [f32::from(row), -f32::from(row)]).collect();
+    let mut indices: Vec<i64> = (0..20_000).map(|at| at * 7919 % i64::from(rows)).collect();
+    let case = |indices: &[i64]| {
+        Case::new(17)
+            .floats(true, "t", &[usize::from(rows), 2], &table)
+            .input("k", DataType::INT64, &[indices.len()], &i64s(indices))
+            .node("Gather", &["t", "k"], &["y"], Vec::new())
+            .output("y", DataType::FLOAT)
+    };
+    if oracle::runtime().is_none() {
+        return;
+    }
+    assert_eq!(run(&case(&indices), &wgpu, "in range"), Did::Answered);
+    for place in [0, 9_999, 19_999] {
+        let before = std::mem::replace(&mut indices[place], i64::from(rows));
+        assert_eq!(run(&case(&indices), &wgpu, "out of range"), Did::Index, "at {place}");
+        indices[place] = before;
+    }
+}
+
+#[test]
+fn uint64_is_right_or_an_error() {
+    let Some(wgpu) = engines().into_iter().next() else { return };
+    let most = u64::from(u32::MAX);
+    for (op, a, b, wanted) in [
+        ("Add", most, 0, Some(most)),
+        ("Add", most, 1, None),
+        ("Sub", 3, 3, Some(0)),
+        ("Sub", 3, 4, None),
+        ("Mul", 65_536, 65_535, Some(65_536 * 65_535)),
+        ("Mul", 65_536, 65_536, None),
+        ("Div", most, 2, Some(most / 2)),
+        ("Div", most, 0, None),
+    ] {
+        let case = Case::new(17)
+            .input("a", DataType::UINT64, &[1], &a.to_le_bytes())
+            .input("b", DataType::UINT64, &[1], &u64::to_le_bytes(b))
+            .node(op, &["a", "b"], &["y"], Vec::new())
+            .output("y", DataType::UINT64);
+        let mut session = wgpu.load_checked(&case.model()).unwrap();
+        let answer = session.run(case.inputs(), &[], &RunControl::default());
+        match (answer, wanted) {
+            (Ok(answer), Some(wanted)) => assert_eq!(answer[0].tensor.data()[..], wanted.to_le_bytes(), "{op} {a} {b}"),
+            (Err(RunError::Refused(_)), None) => {}
+            (answer, wanted) => panic!("{op} {a} {b}: {answer:?}, not {wanted:?}"),
         }
     }
 }
