@@ -1,5 +1,5 @@
 //! `check` and `load` say what is true: a model that they let pass answers its requests as ONNX Runtime does.
-#![expect(clippy::unwrap_used, reason = "helpers of tests may do what tests may")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may do what tests may")]
 
 mod oracle;
 mod support;
