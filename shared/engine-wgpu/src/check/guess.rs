@@ -107,7 +107,7 @@ pub(crate) fn best(graph: &Graph) -> Guess {
 
 /// Returns a few guesses other than a given one, for a second look at what it refuses.
 pub(crate) fn others(graph: &Graph, than: &Guess) -> Vec<Guess> {
-    let guesses = guesses(graph).into_iter().filter(|sizes| sizes.first == sizes.other);
+    let guesses = guesses(graph).into_iter().filter(|sizes| sizes.first == 1);
     guesses.take(OTHERS).map(|sizes| Guess::of(graph, sizes)).filter(|guess| guess.inputs != than.inputs).collect()
 }
 
@@ -160,7 +160,7 @@ fn guesses(graph: &Graph) -> Vec<Sizes> {
     sizes.extend(own);
     let mut guesses = Vec::new();
     for other in sizes {
-        for first in [other, 1] {
+        for first in [1, other] {
             let guess = Sizes { first, other };
             if !guesses.contains(&guess) {
                 guesses.push(guess);

@@ -27,6 +27,11 @@ use crate::segments::{Island, cut, describe};
 /// Plans kept for different input shapes. A camera has one shape, a text model a handful of padded lengths.
 pub const PLANS_MAX: usize = 8;
 
+/// Most elements of all inputs together for which a model is warmed up at sizes that are a guess.
+///
+/// A picture of 512 by 512 is below; with more, a load could take minutes for sizes that no request has.
+const GUESSED_ELEMENTS_MAX: usize = 1 << 20;
+
 /// What a session is made of, for `status` and logs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SessionDescription {
@@ -90,9 +95,12 @@ impl WgpuSession {
         let least = guess.inputs == Facts::declared_inputs(graph);
         let facts: Vec<Fact> =
             guess.inputs.into_iter().zip(&graph.inputs).map(|(fact, &id)| fact.unwrap_or_else(|| scalar(id))).collect();
-        match session.warm_up(&facts) {
-            Err(ModelError::OverBudget { .. } | ModelError::TooSlow { .. }) if !least => {}
-            done => done?,
+        let elements = facts.iter().map(Fact::elements).fold(0, usize::saturating_add);
+        if least || elements <= GUESSED_ELEMENTS_MAX {
+            match session.warm_up(&facts) {
+                Err(ModelError::OverBudget { .. } | ModelError::TooSlow { .. }) if !least => {}
+                done => done?,
+            }
         }
         Ok(session)
     }
