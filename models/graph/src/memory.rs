@@ -28,7 +28,12 @@ pub struct Peak {
 
 /// Estimates one inference with inputs of these shapes, by input name. A dimension that is given nowhere counts as 1.
 #[must_use]
-pub fn peak(mut model: Model, shapes: &HashMap<String, Vec<usize>>) -> Peak {
+pub fn peak(model: Model, shapes: &HashMap<String, Vec<usize>>) -> Peak {
+    let mut model = match model.rest.functions.is_empty() {
+        true => model,
+        // A function that cannot be inlined counts as an operator of unknown results.
+        false => model.clone().without_functions().unwrap_or(model),
+    };
     constants_to_initializers(&mut model.graph);
     for input in &mut model.graph.inputs {
         let given = shapes.get(input.name.as_deref().unwrap_or_default());

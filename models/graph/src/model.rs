@@ -53,6 +53,9 @@ pub enum ReadError {
         /// The name.
         name: String,
     },
+    /// Functions of the model could not be inlined.
+    #[error(transparent)]
+    Functions(#[from] onnx_functions::InlineError),
     /// Weights beside the model could not be read.
     #[error(transparent)]
     External(#[from] ExternalError),
@@ -112,6 +115,20 @@ impl Model {
         // Before version 4 every initializer had to be an input too; they are none here.
         rest.ir_version = Some(rest.ir_version().max(IR_VERSION_MIN));
         Ok(Self { graph: Graph::from_proto(graph), rest })
+    }
+
+    /// Returns the model with its own functions inlined, so that passes see every operator. A model without functions is returned
+    /// unchanged.
+    ///
+    /// # Errors
+    /// [`ReadError::Functions`] when a function cannot be inlined.
+    pub fn without_functions(self) -> Result<Self, ReadError> {
+        if self.rest.functions.is_empty() {
+            return Ok(self);
+        }
+        let file = ModelProto { graph: Some(self.graph.into_proto()), ..self.rest }.encode_to_vec();
+        let inlined = onnx_functions::inlined(&file, &onnx_functions::Limits::default())?;
+        Self::from_proto(decoded(inlined.unwrap_or(file).into(), &ReadLimits::default())?)
     }
 
     /// The version of an operator domain; the default domain is `""`.

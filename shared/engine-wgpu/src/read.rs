@@ -1,7 +1,7 @@
 //! Reads an ONNX file into a [`Graph`].
 //!
-//! Fed with bytes that [`engine::precheck`] has already bounded (size, nodes, depth, no external data); parses them with
-//! `rten-onnx` and checks everything the rest of this crate relies on: nodes in an order that can run, each value defined
+//! Fed with bytes that [`engine::precheck`] has already bounded (size, nodes, depth, no external data); inlines the model's own
+//! functions with `onnx-functions`, parses the result with `rten-onnx` and checks everything the rest of this crate relies on: nodes in an order that can run, each value defined
 //! once, tensors whose bytes match their shapes.
 
 mod wire;
@@ -31,6 +31,9 @@ const IR_VERSIONS: RangeInclusive<i64> = 3..=14;
 /// # Errors
 /// [`ModelError::Malformed`] with the first thing that is wrong.
 pub fn read(model: &[u8]) -> Result<Graph, ModelError> {
+    let inlined = onnx_functions::inlined(model, &onnx_functions::Limits::default());
+    let inlined = inlined.map_err(|error| malformed(error.to_string()))?;
+    let model = inlined.as_deref().unwrap_or(model);
     // Where overflow is checked, the parser panics at a length near 2^64.
     let parsed = catch_unwind(|| ModelProto::decode(Wire::of(model)));
     let parsed = parsed.map_err(|_panic| malformed("a message is longer than a file can be"))?;

@@ -109,10 +109,12 @@ fn read_as_given(path: &Path) -> Result<(ModelBytes, Model), CliError> {
     match precheck::check(&bytes, &limits) {
         Ok(_facts) => {
             let model = Model::from_bytes(bytes.clone()).or_exit_try(ExitKind::Config, wrong)?;
+            let model = model.without_functions().or_exit_try(ExitKind::Config, wrong)?;
             Ok((ModelBytes::from(bytes), model))
         }
         Err(Refusal::ExternalData { .. }) => {
             let model = Model::open(path).or_exit_try(ExitKind::Config, wrong)?;
+            let model = model.without_functions().or_exit_try(ExitKind::Config, wrong)?;
             let whole = model.to_bytes().or_exit_try(ExitKind::Config, wrong)?;
             precheck::check(&whole, &limits).map_err(no_model)?;
             Ok((ModelBytes::from(whole), model))

@@ -5,6 +5,7 @@
 
 mod attention;
 pub(crate) mod chain;
+mod classical;
 mod conv;
 mod conv_transpose;
 mod einsum;
@@ -104,6 +105,11 @@ impl Rule {
 /// Every family's rules. A new family is one line here.
 const FAMILIES: &[&[Rule]] = &[
     chain::RULES,
+    classical::encode::RULES,
+    classical::linear::RULES,
+    classical::prepare::RULES,
+    classical::support::RULES,
+    classical::trees::RULES,
     gelu::RULES,
     skip_norm::RULES,
     quantized::affine::RULES,

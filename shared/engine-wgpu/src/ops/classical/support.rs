@@ -1,0 +1,130 @@
+//! SVMRegressor, and SVMClassifier with linear scores or votes: kernels against support vectors.
+
+use super::scores::{Raw, Transform};
+use super::{DOMAIN, bits, floats, index, table_of, weights};
+use crate::error::OpError;
+use crate::facts::{Fact, Inputs};
+use crate::ir::{ElementType, Node};
+use crate::lower::{Effort, KernelBuilder, Lowering, Repr, element_groups, nested_steps};
+use crate::ops::Rule;
+use crate::ops::elementwise::math;
+use crate::ops::shape::params;
+
+/// The operators of this file.
+pub(in crate::ops) const RULES: &[Rule] =
+    &[Rule::device("SVMRegressor", infer_regressor, lower_regressor).in_domain(DOMAIN)];
+
+/// A regressor over support vectors, or one dot product where it has none.
+#[derive(Debug)]
+struct Machine<'a> {
+    vectors: usize,
+    features: usize,
+    coefficients: &'a [f32],
+    support: &'a [f32],
+    rho: f32,
+    /// WGSL of the kernel of `dot`, `square` (the squared distance) and three numbers.
+    kernel: &'static str,
+    numbers: [f32; 3],
+    one_class: bool,
+}
+
+impl<'a> Machine<'a> {
+    fn of(node: &'a Node, features: usize) -> Result<Self, OpError> {
+        let vectors = index("n_supports", node.attributes.int("n_supports", 0)?)?;
+        let (coefficients, support) = (floats(node, "coefficients")?, floats(node, "support_vectors")?);
+        let fits = match vectors {
+            0 => coefficients.len() == features,
+            _ => coefficients.len() == vectors && vectors.checked_mul(features) == Some(support.len()),
+        };
+        let rho = floats(node, "rho")?;
+        let (true, [rho]) = (fits, rho) else {
+            return Err(OpError::invalid(format!(
+                "{} coefficients, {} numbers of support vectors and {} of rho for {features} features",
+                coefficients.len(),
+                support.len(),
+                rho.len()
+            )));
+        };
+        let kernel = match node.attributes.text("kernel_type", "LINEAR")? {
+            "LINEAR" => "dot",
+            "POLY" => "power(gamma * dot + coef0, degree)",
+            "RBF" => "exp(-gamma * square)",
+            "SIGMOID" => "tanh_of(gamma * dot + coef0)",
+            other => return Err(OpError::invalid(format!("the kernel {other:?}"))),
+        };
+        let number = |at: usize| -> Result<f32, OpError> {
+            Ok(floats(node, "kernel_params")?.get(at).copied().unwrap_or(0.0))
+        };
+        Ok(Self {
+            vectors,
+            features,
+            coefficients,
+            support: if vectors == 0 { coefficients } else { support },
+            rho: *rho,
+            kernel: if vectors == 0 { "dot" } else { kernel },
+            numbers: [number(0)?, number(1)?, number(2)?],
+            one_class: node.attributes.flag("one_class", false)?,
+        })
+    }
+}
+
+fn infer_regressor(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+    let [rows, features] = table_of(inputs)?;
+    Machine::of(node, features)?;
+    if Transform::named(node)? != Transform::None {
+        return Err(OpError::unsupported("a transform of its answers"));
+    }
+    Ok(vec![Fact::new(ElementType::F32, vec![rows, 1])])
+}
+
+fn lower_regressor(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+    let facts = cx.input_facts(node);
+    let [rows, features] = table_of(Inputs(&facts))?;
+    let machine = Machine::of(node, features)?;
+    let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
+    if rows == 0 {
+        return Ok(());
+    }
+    let support = weights(cx, node, "support", bits(machine.support))?;
+    let factors = if machine.vectors == 0 { vec![1.0] } else { machine.coefficients.to_vec() };
+    let count = factors.len();
+    let factors = weights(cx, node, "factors", bits(&factors))?;
+    let body = "let v = f32(load_x(i * param(1u) + k)); let s = load_support(j * param(1u) + k);
+            dot += v * s; square += (v - s) * (v - s);";
+    let (inner, rounds) = nested_steps("k", "param(1u)", count, machine.features, body);
+    let answer = if machine.one_class { "select(-1.0, 1.0, sum > 0.0)" } else { "sum" };
+    let text = format!(
+        "fn element(i: u32) -> f32 {{
+    let gamma = bitcast<f32>(param(4u)); let coef0 = bitcast<f32>(param(5u)); let degree = bitcast<f32>(param(6u));
+    var sum = 0.0;
+    for (var j = 0u; j < param(2u); j++) {{
+        var dot = 0.0; var square = 0.0;
+    {inner}        sum += load_factors(j) * {kernel};
+    }}
+    sum += bitcast<f32>(param(3u));
+    return {answer};
+}}",
+        kernel = machine.kernel
+    );
+    let kernel = KernelBuilder::new("support_vectors")
+        .read("x", x.repr)
+        .read("support", Repr::F32)
+        .read("factors", Repr::F32)
+        .text(&math::needed_by(&text))
+        .text(&text)
+        .element(Repr::F32);
+    let mut numbers = params(&[rows, machine.features, count])?;
+    numbers.push(machine.rho.to_bits());
+    numbers.extend(bits(&machine.numbers));
+    let raw = Raw { arg: y.arg, rows, columns: 1 };
+    let work = (rows as u64).saturating_mul((count.saturating_mul(machine.features)) as u64);
+    let effort = Effort::looping(work, rounds.saturating_add(count));
+    cx.dispatch(
+        kernel,
+        vec![x.arg, support, factors, raw.arg],
+        numbers,
+        element_groups(raw.rows, Repr::F32),
+        effort,
+    );
+    Ok(())
+}
