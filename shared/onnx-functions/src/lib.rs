@@ -9,6 +9,9 @@ mod call;
 mod message;
 mod opsets;
 mod scope;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 

@@ -132,6 +132,8 @@ fn lower_label(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
     let mapping = mapping(node)?;
     let (keys, values, nan) = mapping.sorted()?;
+    // Before operator set 4 ONNX Runtime finds NaN under no key.
+    let nan = nan.filter(|_value| node.opset >= 4);
     let default = mapping.default.words("its default")?.first().copied().unwrap_or(0);
     let mut numbers = params(&[y.elements(), keys.len()])?;
     numbers.extend([default, nan.unwrap_or(default)]);

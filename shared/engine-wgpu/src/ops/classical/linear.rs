@@ -111,7 +111,12 @@ fn lower_classifier(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         return raw.write(cx, Transform::named(node)?, y);
     }
     let kernel = KernelBuilder::new("two_scores").raw("raw", "array<f32>").raw("y", "array<f32>");
-    let text = "    y[2u * row] = 1.0 - raw[row]; y[2u * row + 1u] = raw[row];\n";
+    let text = match Transform::named(node)? {
+        Transform::Logistic => "    y[2u * row] = logistic(-raw[row]); y[2u * row + 1u] = logistic(raw[row]);\n",
+        Transform::None | Transform::Softmax | Transform::SoftmaxZero | Transform::Probit => {
+            "    y[2u * row] = 1.0 - raw[row]; y[2u * row + 1u] = raw[row];\n"
+        }
+    };
     by_row(cx, kernel, vec![raw.arg, y], FUNCTIONS, text, params(&[raw.rows])?, (raw.rows, 0));
     Ok(())
 }

@@ -185,8 +185,8 @@ fn add_shares(
         "    let c = row % param(1u);
     var sum = 0.0; var hit = 0u;
     for (var share = 0u; share < param(2u); share++) {{
-        let from = ((row / param(1u)) * param(2u) + share) * param(1u) + c;
-        let v = part_sums[from]; let more = part_hits[from];
+        let source = ((row / param(1u)) * param(2u) + share) * param(1u) + c;
+        let v = part_sums[source]; let more = part_hits[source];
         if (more > 0u) {{ sum = {merge}; hit += more; }}
     }}
     sums[row] = {finish}; hits[row] = hit;
@@ -286,6 +286,7 @@ fn two_classes(
         _ => "",
     };
     let (label, second) = match (single_class, forest.all_positive()) {
+        (true, true) if logistic => ("positive > 0.5", "z_0 = logistic(-s_0); z_1 = logistic(s_0);"),
         (true, true) => ("positive > 0.5", "z_0 = 1.0 - s_0; z_1 = s_0;"),
         (true, false) if logistic => ("positive > 0.0", "z_0 = logistic(-s_0); z_1 = logistic(s_0);"),
         (true, false) => ("positive > 0.0", "z_0 = -s_0; z_1 = s_0;"),
@@ -319,7 +320,8 @@ fn two_classes(
         store_scores = if node.output(1).is_some() { "    z[2u * row] = z_0; z[2u * row + 1u] = z_1;\n" } else { "" },
     );
     let text = text.replace("LABEL", label);
-    let pair = if class_words.len() == 2 { class_words } else { vec![0, 1] };
+    // Where leaves answer for both classes, ONNX Runtime gives 0 and 1 whatever the labels are.
+    let pair = if single_class { class_words } else { vec![0, 1] };
     let class_labels = weights(cx, node, "labels", pair)?;
     let base = weights(cx, node, "base", bits(&forest.base))?;
     let mut kernel = KernelBuilder::new("two_classes")
