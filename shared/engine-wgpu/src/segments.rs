@@ -4,16 +4,20 @@
 //! plans: an island. So does the choice of an `If`, whose branches are plans of their own. What comes after waits, since its
 //! shapes are not known before. Fed by [`crate::session`]; a graph without islands is one segment.
 
+pub mod cycle;
+
 use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
+
+use cycle::{Cycle, is_cycle};
 
 use crate::facts::{Fact, Facts, Islands};
 use crate::ir::{Graph, Literal, Node, ValueId};
 use crate::ops::top::is_long;
 use crate::ops::{Run, rule};
 use crate::passes::assumed_facts;
-use crate::passes::branches::{adopt, branches, hand_on, inline_known};
+use crate::passes::branches::{adopt, branches, hand_on, inline_known, subgraph};
 use crate::passes::pattern::symbolic_facts;
 
 /// Most nodes that branches may add to a graph, all together.
@@ -28,6 +32,8 @@ pub enum Stage {
     Host(Node, HashMap<ValueId, Literal>),
     /// One of two lists of stages.
     Branch(Branch),
+    /// A list of stages that runs more than once.
+    Cycle(Box<Cycle>),
 }
 
 /// An `If` whose condition only the run tells.
@@ -50,8 +56,16 @@ pub struct Island {
     pub node: String,
 }
 
-/// The nodes of each side of every `If`, by one of its outputs, in the value numbers of the whole.
-type Sides = HashMap<ValueId, [Vec<Node>; 2]>;
+/// The nodes inside every `If`, `Loop` and `Scan`, by one of its outputs, in the value numbers of the whole.
+type Sides = HashMap<ValueId, Inside>;
+
+/// Nodes inside a node.
+enum Inside {
+    /// Of an `If`: where the condition is false, and where it is true.
+    Sides([Vec<Node>; 2]),
+    /// Of a loop: one iteration, and what makes that a part of the graph.
+    Body { cycle: Box<Cycle>, nodes: Vec<Node>, bridges: [Vec<Node>; 2] },
+}
 
 /// The stages of a graph in the order in which they run.
 #[must_use]
@@ -65,7 +79,7 @@ pub fn cut(graph: &Graph) -> Vec<Stage> {
 pub fn describe(graph: &Graph) -> Vec<Island> {
     let flat = flattened(graph);
     let island = |at: usize| Island { operator: flat.nodes[at].op.clone(), node: flat.nodes[at].name.clone() };
-    let choices = graph.nodes.iter().filter(|node| node.is("If"));
+    let choices = graph.nodes.iter().filter(|node| node.is("If") || is_cycle(node));
     let choices = choices.map(|node| Island { operator: node.op.clone(), node: node.name.clone() });
     choices.chain(islands(&flat).into_iter().map(island)).collect()
 }
@@ -105,9 +119,18 @@ pub(crate) fn decided(graph: &Graph, inputs: &[Option<Fact>]) -> Graph {
 }
 
 fn spread(node: Node, sides: &Sides, nodes: &mut Vec<Node>) {
-    let Some([other, then]) = sides_of(&node, sides) else {
-        nodes.push(node);
-        return;
+    let [other, then] = match sides_of(&node, sides) {
+        Some(Inside::Sides(sides)) => sides,
+        Some(Inside::Body { nodes: inside, bridges: [before, behind], .. }) => {
+            nodes.extend(before.iter().cloned());
+            inside.iter().for_each(|inner| spread(inner.clone(), sides, nodes));
+            nodes.extend(behind.iter().cloned());
+            return;
+        }
+        None => {
+            nodes.push(node);
+            return;
+        }
     };
     // A value may be defined once: the side for false hands its outputs to nobody.
     let given: BTreeSet<ValueId> = node.outputs.iter().flatten().copied().collect();
@@ -120,9 +143,22 @@ fn spread(node: Node, sides: &Sides, nodes: &mut Vec<Node>) {
 fn with_branches(graph: &Graph) -> (Graph, Sides) {
     let mut whole = graph.clone();
     let mut sides = Sides::new();
-    let mut waiting: Vec<Node> = graph.nodes.iter().filter(|node| node.is("If")).cloned().collect();
+    let has_inside = |node: &&Node| node.is("If") || is_cycle(node);
+    let mut waiting: Vec<Node> = graph.nodes.iter().filter(has_inside).cloned().collect();
     let mut adopted = 0;
     while let Some(node) = waiting.pop() {
+        if is_cycle(&node) {
+            adopted += subgraph(&node, "body").map_or(0, |body| body.nodes.len());
+            if adopted > ADOPTED_MAX {
+                break;
+            }
+            let Some(&Some(first)) = node.outputs.iter().find(|id| id.is_some()) else { continue };
+            let Some((cycle, nodes)) = cycle::read(&mut whole, &node) else { continue };
+            waiting.extend(nodes.iter().filter(has_inside).cloned());
+            let bridges = cycle.bridges(&mut whole, &node);
+            sides.insert(first, Inside::Body { cycle: Box::new(cycle), nodes, bridges });
+            continue;
+        }
         let (Some(both), Some(&Some(first))) = (branches(&node), node.outputs.iter().find(|id| id.is_some())) else {
             continue;
         };
@@ -134,17 +170,17 @@ fn with_branches(graph: &Graph) -> (Graph, Sides) {
             let (mut nodes, outputs) = adopt(&mut whole, branch, &captures, &node.name, &mut HashMap::new());
             let named = node.outputs.iter().zip(outputs).filter_map(|(to, from)| Some(((*to)?, from)));
             nodes.extend(named.map(|(to, from)| hand_on(&node, from, to)));
-            waiting.extend(nodes.iter().filter(|inner| inner.is("If")).cloned());
+            waiting.extend(nodes.iter().filter(has_inside).cloned());
             nodes
         });
-        sides.insert(first, both);
+        sides.insert(first, Inside::Sides(both));
     }
     (whole, sides)
 }
 
-fn sides_of<'a>(node: &Node, sides: &'a Sides) -> Option<&'a [Vec<Node>; 2]> {
+fn sides_of<'a>(node: &Node, sides: &'a Sides) -> Option<&'a Inside> {
     // What hands a side's result on has the same output.
-    if node.is("If") { node.outputs.iter().flatten().find_map(|id| sides.get(id)) } else { None }
+    if node.is("If") || is_cycle(node) { node.outputs.iter().flatten().find_map(|id| sides.get(id)) } else { None }
 }
 
 fn stages(graph: &Graph, sides: &Sides) -> Vec<Stage> {
@@ -177,16 +213,27 @@ fn stages(graph: &Graph, sides: &Sides) -> Vec<Stage> {
 }
 
 fn island(graph: &Graph, node: &Node, sides: &Sides) -> Stage {
-    if let (Some(both), Some(condition)) = (sides_of(node, sides), node.input(0)) {
-        let side = |nodes: &Vec<Node>| {
-            let mut side = graph.clone();
-            side.nodes = nodes.clone();
-            side.outputs = node.outputs.iter().flatten().copied().collect();
-            side.inputs = outer_values(&side);
-            stages_of_side(&side, sides)
-        };
-        let [other, then] = both;
-        return Stage::Branch(Branch { name: node.name.clone(), condition, sides: [side(other), side(then)] });
+    let side = |nodes: &Vec<Node>, outputs: Vec<ValueId>| {
+        let mut side = graph.clone();
+        side.nodes = nodes.clone();
+        side.outputs = outputs;
+        side.inputs = outer_values(&side);
+        stages_of_side(&side, sides)
+    };
+    match (sides_of(node, sides), node.input(0)) {
+        (Some(Inside::Sides([other, then])), Some(condition)) => {
+            let outputs = || node.outputs.iter().flatten().copied().collect();
+            let sides = [side(other, outputs()), side(then, outputs())];
+            return Stage::Branch(Branch { name: node.name.clone(), condition, sides });
+        }
+        (Some(Inside::Body { cycle, nodes, .. }), _) => {
+            let mut cycle = cycle.clone();
+            cycle.stages = side(nodes, cycle.made());
+            let constant = |id: ValueId| Some((id, graph.constants.get(&id)?.clone()));
+            cycle.constants = cycle.read().filter_map(constant).collect();
+            return Stage::Cycle(cycle);
+        }
+        (Some(Inside::Sides(_)), None) | (None, _) => {}
     }
     let read = node.inputs.iter().flatten();
     let constants = read.filter_map(|id| Some((*id, graph.constants.get(id)?.clone()))).collect();
@@ -225,7 +272,7 @@ pub(crate) fn islands(graph: &Graph) -> BTreeSet<usize> {
         let reads = |k: usize| node.input(k).is_some_and(|id| from_request.contains(&id));
         let island = match rule(node).map(|rule| rule.run) {
             // Whatever decides it, it is decided between two plans.
-            _ if node.is("If") => true,
+            _ if node.is("If") || is_cycle(node) => true,
             _ if !(0..node.inputs.len()).any(reads) => continue,
             Some(Run::Island) => true,
             // With a condition or a count that is known they run on the device.

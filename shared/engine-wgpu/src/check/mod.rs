@@ -137,7 +137,8 @@ fn by_name(node: &Node) -> Option<String> {
     if node.domain.is_empty() {
         match node.op.as_str() {
             "If" => return Some("its branches do not fit it".into()),
-            "Loop" | "Scan" => return Some("a device runs no loops over operators: export the model unrolled".into()),
+            "Scan" if node.opset < 9 => return Some("before operator set 9 it has a batch of its own: convert the model".into()),
+            "Loop" | "Scan" => return Some("its body does not fit it".into()),
             _ => {}
         }
     }

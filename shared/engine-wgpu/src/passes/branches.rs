@@ -224,27 +224,32 @@ fn unrolled(graph: &mut Graph, node: &Node, room: usize) -> Option<Vec<Node>> {
     Some(replacing(node, inside, &outputs))
 }
 
-/// Rewrites the branches that no constant decides: each becomes a plan of its own.
+/// Rewrites the branches that no constant decides and the bodies of loops: each becomes a plan of its own.
 pub(super) fn rewrite_inner(graph: &mut Graph) {
     for at in 0..graph.nodes.len() {
         let node = &graph.nodes[at];
-        if !node.is("If") {
-            continue;
-        }
-        let Some(sides) = branches(node) else { continue };
-        let mut inputs: Vec<_> = node.inputs.iter().copied().take(1).collect();
+        let inner: Option<(usize, Vec<(&str, &Graph, Vec<ValueId>)>)> = match node.op.as_str() {
+            "If" if node.domain.is_empty() => branches(node).map(|[other, then]| {
+                (1, vec![("else_branch", other.0, other.1), ("then_branch", then.0, then.1)])
+            }),
+            "Loop" | "Scan" if node.domain.is_empty() => body(node),
+            _ => None,
+        };
+        let Some((own, inner)) = inner else { continue };
+        let mut inputs: Vec<_> = node.inputs.iter().copied().take(own).collect();
         let mut attributes = node.attributes.clone();
-        for (name, (branch, captures)) in ["else_branch", "then_branch"].into_iter().zip(sides) {
+        for (name, branch, captures) in inner {
             let mut branch = branch.clone();
             // A captured constant is the branch's own: fusions look for weights.
-            let outer = branch.inputs.iter().copied().zip(captures);
+            let formal = branch.inputs.len() - captures.len();
+            let outer = branch.inputs.split_off(formal).into_iter().zip(captures);
             let (known, open): (Vec<_>, Vec<_>) =
                 outer.partition(|(_inner, outer)| graph.constants.contains_key(outer));
             let constants =
                 known.into_iter().filter_map(|(inner, outer)| Some((inner, graph.constants.get(&outer)?.clone())));
             branch.constants.extend(constants.collect::<Vec<_>>());
-            branch.inputs = open.iter().map(|&(inner, _outer)| inner).collect();
-            branch.captured = branch.inputs.len();
+            branch.inputs.extend(open.iter().map(|&(inner, _outer)| inner));
+            branch.captured = open.len();
             rewrite(&mut branch);
             inputs.extend(open.into_iter().map(|(_inner, outer)| Some(outer)));
             attributes.insert(name, Attribute::Graph(Box::new(branch)));
@@ -252,4 +257,12 @@ pub(super) fn rewrite_inner(graph: &mut Graph) {
         graph.nodes[at].inputs = inputs;
         graph.nodes[at].attributes = attributes;
     }
+}
+
+/// The body of a loop with the outer values that it captures, and how many inputs of the node stand before those.
+fn body(node: &Node) -> Option<(usize, Vec<(&str, &Graph, Vec<ValueId>)>)> {
+    let body = subgraph(node, "body")?;
+    let own = node.inputs.len().checked_sub(body.captured)?;
+    let captures = node.inputs[own..].iter().copied().collect::<Option<_>>()?;
+    (body.captured <= body.inputs.len()).then(|| (own, vec![("body", body, captures)]))
 }

@@ -4,6 +4,7 @@
 //! Keeps a plan for each set of input shapes it has met lately, and fails for good once its device is gone, so that the
 //! daemon can fail over.
 
+mod cycle;
 mod run;
 
 use std::collections::HashMap;
@@ -23,6 +24,8 @@ use crate::gpu::Gpu;
 use crate::ir::{ElementType, Graph, Literal, ValueId};
 use crate::plan::Weights;
 use crate::segments::{Island, cut, describe};
+
+pub use cycle::ITERATIONS_MAX;
 
 /// Plans kept for different input shapes. A camera has one shape, a text model a handful of padded lengths.
 pub const PLANS_MAX: usize = 8;
@@ -196,7 +199,7 @@ impl WgpuSession {
     fn execute(&mut self, mut values: Values, control: &RunControl, warming: bool) -> Result<Vec<Literal>, Stopped> {
         let (gpu, weights) = (&self.gpu, &mut self.weights);
         let (budget, run_limit) = (self.budget, self.run_limit);
-        let mut runner = Runner { gpu, weights, budget, control, warming, run_limit };
+        let mut runner = Runner { gpu, weights, budget, control, warming, run_limit, in_cycles: 0 };
         runner.run(&mut self.steps, &mut values)?;
         let output = |id: &ValueId| {
             let crossing = values.get(id).map(|crossing| &crossing.literal);

@@ -13,6 +13,7 @@ use crate::ir::{Graph, Literal, Node, ValueId};
 use crate::lower::Repr;
 use crate::plan::{Plan, Port, Weights, per};
 use crate::segments::Stage;
+use crate::segments::cycle::Cycle;
 
 /// How often a waiting run looks whether it was cancelled.
 const LOOK: Duration = Duration::from_millis(20);
@@ -23,7 +24,12 @@ pub(super) struct Segment {
     graph: Graph,
     /// Most recently used first, each with the facts of the inputs it is for.
     plans: VecDeque<(Vec<Fact>, Plan)>,
+    /// Whether plans are made for the values of small integer inputs, not for their shapes alone; see [`Runner::facts`].
+    by_value: bool,
 }
+
+/// Maximum elements of an integer input whose values a plan may be made for: indices, bounds of slices, shapes.
+const VALUE_ELEMENTS_MAX: usize = 64;
 
 /// One step of an inference.
 #[derive(Debug)]
@@ -32,6 +38,8 @@ pub(super) enum Step {
     Host(Node, HashMap<ValueId, Literal>),
     /// The value that decides, and what runs where it is false and where it is true.
     Branch(ValueId, [Vec<Step>; 2]),
+    /// A loop, and the steps of its body.
+    Cycle(Box<Cycle>, Vec<Step>),
 }
 
 /// A tensor between two steps.
@@ -74,15 +82,21 @@ pub(super) struct Runner<'a> {
     pub(super) warming: bool,
     /// Longest time that a request may take; a model that cannot meet it is refused while warming.
     pub(super) run_limit: Option<Duration>,
+    /// Number of loops around the present step.
+    pub(super) in_cycles: usize,
 }
 
 impl Step {
     pub(super) fn new(stage: Stage) -> Self {
         match stage {
-            Stage::Device(graph) => Self::Device(Segment { graph, plans: VecDeque::new() }),
+            Stage::Device(graph) => Self::Device(Segment { graph, plans: VecDeque::new(), by_value: false }),
             Stage::Host(node, constants) => Self::Host(node, constants),
             Stage::Branch(branch) => {
                 Self::Branch(branch.condition, branch.sides.map(|side| side.into_iter().map(Self::new).collect()))
+            }
+            Stage::Cycle(mut cycle) => {
+                let stages = std::mem::take(&mut cycle.stages);
+                Self::Cycle(cycle, stages.into_iter().map(Self::new).collect())
             }
         }
     }
@@ -93,6 +107,7 @@ impl Step {
             Self::Device(segment) => vec![segment],
             Self::Host(..) => Vec::new(),
             Self::Branch(_condition, sides) => sides.iter().flatten().flat_map(Self::segments).collect(),
+            Self::Cycle(_cycle, steps) => steps.iter().flat_map(Self::segments).collect(),
         }
     }
 }
@@ -104,6 +119,7 @@ impl Runner<'_> {
             match step {
                 Step::Device(segment) => self.segment(segment, values)?,
                 Step::Host(node, constants) => island(node, constants, values)?,
+                Step::Cycle(cycle, steps) => self.cycle(cycle, steps, values)?,
                 Step::Branch(condition, sides) => {
                     let decided =
                         values.get(condition).and_then(|crossing| crossing.literal.to_i64s().first().copied());
@@ -127,20 +143,15 @@ impl Runner<'_> {
     /// Runs one plan on the device.
     fn segment(&mut self, segment: &mut Segment, values: &mut Values) -> Result<(), Stopped> {
         let (gpu, control) = (self.gpu, self.control);
-        let mut facts = Vec::with_capacity(segment.graph.inputs.len());
         let mut given = Vec::with_capacity(segment.graph.inputs.len());
         for id in &segment.graph.inputs {
             let name = &segment.graph.value(*id).name;
             let crossing = values.get(id).ok_or_else(|| refused(format!("no step computes the value {name:?}")))?;
-            let literal = crossing.literal.clone();
-            facts.push(match crossing.known {
-                true => Fact::known(literal.clone()),
-                false => Fact::new(literal.dtype(), literal.shape().to_vec()),
-            });
-            given.push(literal);
+            given.push(crossing.literal.clone());
         }
         let ids = segment.graph.outputs.clone();
-        let Segment { graph, plans } = segment;
+        let facts = self.facts(segment, values)?;
+        let Segment { graph, plans, .. } = segment;
         let nodes = &graph.nodes;
         let plan = plan_for(graph, plans, gpu, facts, self.weights, self.budget)?;
         if plan.launch_count() > 0 || plan.outputs.iter().any(|port| port.known().is_none()) {
@@ -162,7 +173,38 @@ impl Runner<'_> {
     }
 }
 
+impl Runner<'_> {
+    /// Returns the facts of a segment's inputs that a plan is to be made for.
+    ///
+    /// In a loop, a shape or a bound may hang on a value that each iteration computes: the number of the iteration, or a
+    /// counter. Where a node asks for such a value, plans are made for the values of small integers.
+    fn facts(&mut self, segment: &mut Segment, values: &Values) -> Result<Vec<Fact>, ModelError> {
+        if self.in_cycles > 0 && !segment.by_value {
+            let facts = segment.facts(values)?;
+            match plan_for(&segment.graph, &mut segment.plans, self.gpu, facts, self.weights, self.budget) {
+                Err(ModelError::Node { source: OpError::DataDependent(_), .. }) => segment.by_value = true,
+                Err(error) => return Err(error),
+                Ok(_made) => {}
+            }
+        }
+        segment.facts(values)
+    }
+}
+
 impl Segment {
+    /// The facts of the inputs that a plan is made for.
+    fn facts(&self, values: &Values) -> Result<Vec<Fact>, ModelError> {
+        let fact = |id| {
+            let Crossing { literal, known } = values.get(id).ok_or_else(|| refused("an input that nobody gave"))?;
+            let small = !literal.dtype().is_float() && literal.elements() <= VALUE_ELEMENTS_MAX;
+            Ok(match *known || (self.by_value && small) {
+                true => Fact::known(literal.clone()),
+                false => Fact::new(literal.dtype(), literal.shape().to_vec()),
+            })
+        };
+        self.graph.inputs.iter().map(fact).collect()
+    }
+
     /// The plan used last.
     pub(super) fn plan(&self) -> Option<&Plan> {
         self.plans.front().map(|(_facts, plan)| plan)
