@@ -22,7 +22,7 @@ use crate::answer::RunLimits;
 use crate::board::Board;
 use crate::config::AgentConfig;
 use crate::door::{self, ConnectionLimits, Door};
-use crate::engines::{Engines, NoEngine, Runtime};
+use crate::engines::{Engines, NoEngine, Runtime, reopen};
 use crate::identity::{self, Enrolment};
 use crate::models::Models;
 use crate::records;
@@ -98,6 +98,7 @@ pub struct Agent {
     listening: Listening,
     store: Arc<dyn Store>,
     attempts: Attempts,
+    engines: Arc<Engines>,
     /// Held until the end.
     _lock: StateLock,
 }
@@ -167,7 +168,7 @@ impl Agent {
                 addresses,
                 congestion: config.hub.congestion,
                 models: Arc::clone(&models),
-                engines,
+                engines: Arc::clone(&engines),
                 offers,
                 reports,
                 board: Arc::clone(&board),
@@ -192,6 +193,7 @@ impl Agent {
             listening,
             store,
             attempts,
+            engines,
             _lock: lock,
         })
     }
@@ -229,6 +231,7 @@ impl Agent {
             drop(background.spawn(watch(trust, link, self.config.updates.trust_refresh, link_stop.clone())));
         }
         drop(background.spawn(keep_metrics(self.metrics, link_stop.clone())));
+        drop(background.spawn(reopen::run(self.engines, link_stop.clone())));
         let proof = notify::Proof {
             store: Arc::clone(&self.store),
             models: Arc::clone(&self.door.models),

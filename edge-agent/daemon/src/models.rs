@@ -13,7 +13,7 @@ use bundle::{Manifest, ScoreFrom, ScoreKind, ScoreRule, Variant};
 use edge_core::route::LocalState;
 use edge_core::score;
 use edge_core::slots::Installed;
-use engine::SessionHandle;
+use engine::{Engine, SessionHandle};
 use tokio::sync::watch;
 use types::{EngineName, ModelName, NamedTensor, Place, Reason, Receipt, Version};
 
@@ -28,6 +28,8 @@ pub struct Serving {
     pub manifest: Manifest,
     /// What runs it.
     pub engine: EngineName,
+    /// The engine as it was opened: another one may have taken its place since its device was lost.
+    pub on: Arc<dyn Engine>,
     /// The session, or the pool of them.
     pub session: SessionHandle,
 }
@@ -131,6 +133,17 @@ impl Model {
             *serving = new;
         }
         is_old
+    }
+
+    /// Has `new` answer, if nothing does; says whether it does.
+    pub fn fill(&self, new: Arc<Serving>) -> bool {
+        let mut serving = self.serving.write().unwrap_or_else(PoisonError::into_inner);
+        let is_empty = serving.is_none();
+        if is_empty {
+            self.note_version(Some(&new));
+            *serving = Some(new);
+        }
+        is_empty
     }
 
     fn note_version(&self, serving: Option<&Arc<Serving>>) {

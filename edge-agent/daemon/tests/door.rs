@@ -57,7 +57,8 @@ fn version(number: u64, bias: &str, engine: &FakeEngine) -> Arc<Serving> {
         }],
     };
     let installed = Installed { version: manifest.version, variant: "fp32".parse().unwrap(), digest };
-    Arc::new(Serving { installed, manifest, engine: EngineName::Fake, session })
+    let on: Arc<dyn Engine> = Arc::new(FakeEngine::new(1));
+    Arc::new(Serving { installed, manifest, engine: EngineName::Fake, on, session })
 }
 
 /// A door on a free port, with one model `adder` that may serve a version.

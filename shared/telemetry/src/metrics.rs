@@ -49,6 +49,10 @@ pub const MODEL_VERSION: &str = "sanderling_model_version";
 pub const UPDATE_BYTES: &str = "sanderling_update_bytes_total";
 /// On a device: models that left an engine because its device (a GPU) was lost, by `model` and `engine`.
 pub const FAILOVERS: &str = "sanderling_engine_failovers_total";
+/// On a device: models that went back to an engine that was opened again after a loss, by `model` and `engine`.
+pub const TAKEN_BACK: &str = "sanderling_engine_returns_total";
+/// On a device: attempts to open an engine again whose device was lost, by `engine` and `outcome` (`opened`, `failed`).
+pub const REOPENED: &str = "sanderling_engine_reopened_total";
 /// Child processes of engines that were started again after their end, by `engine`.
 pub const HOST_RESTARTS: &str = "sanderling_engine_host_restarts_total";
 /// Child processes of engines that ended, by `engine` and `cause`.
@@ -133,6 +137,8 @@ fn describe() {
     describe_gauge!(MODEL_VERSION, Unit::Count, "The version that serves.");
     describe_counter!(UPDATE_BYTES, Unit::Bytes, "Bytes of model files received.");
     describe_counter!(FAILOVERS, Unit::Count, "Models that left an engine because its device was lost.");
+    describe_counter!(TAKEN_BACK, Unit::Count, "Models that went back to an engine that was opened again.");
+    describe_counter!(REOPENED, Unit::Count, "Attempts to open an engine again whose device was lost.");
     describe_counter!(HOST_RESTARTS, Unit::Count, "Child processes of engines that were started again.");
     describe_counter!(HOST_DEATHS, Unit::Count, "Child processes of engines that ended, by cause.");
     describe_counter!(REQUESTS_QUARANTINED, Unit::Count, "Requests not run because they ended a child process before.");
@@ -268,6 +274,16 @@ pub fn blobs_damaged(count: usize) {
 /// On a device: a model left this engine, because the GPU under it was lost.
 pub fn engine_failed_over(model: &str, engine: &'static str) {
     counter!(FAILOVERS, "model" => model.to_owned(), "engine" => engine).increment(1);
+}
+
+/// Counts a model that went back to an engine that was opened again.
+pub fn engine_taken_back(model: &str, engine: &'static str) {
+    counter!(TAKEN_BACK, "model" => model.to_owned(), "engine" => engine).increment(1);
+}
+
+/// Counts an attempt to open an engine again whose device was lost.
+pub fn engine_reopened(engine: &'static str, outcome: &'static str) {
+    counter!(REOPENED, "engine" => engine, "outcome" => outcome).increment(1);
 }
 
 /// Counts a child process of an engine that was started again.

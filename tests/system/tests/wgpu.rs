@@ -99,6 +99,8 @@ fn a_lost_gpu_costs_no_request_and_onnx_runtime_takes_over() {
         for (policy, version) in [("prefer-device", 1), ("cascade", 2)] {
             let mut agent = gpu_agent(site, policy, "fp32", &["wgpu", "ort"])?;
             agent.env("SANDERLING_GPU_LOST_AFTER", RUNS);
+            // It stays lost for the length of this test.
+            agent.env(REOPEN_MS, "3600000");
             agent.enrol(&hub)?;
             agent.start()?;
             agent.wait_version("digits", version)?;
@@ -116,6 +118,51 @@ fn a_lost_gpu_costs_no_request_and_onnx_runtime_takes_over() {
             hub.push(ModelFolder::copy(site, "v2", version + 1)?.path(), &[])?.ok()?;
             agent.wait_version("digits", version + 1)?;
             expect_engine(&agent, "ort")?;
+            agent.stop()?;
+        }
+        Ok(())
+    });
+}
+
+/// Sets the pause before a lost GPU is opened again, in builds with debug assertions.
+const REOPEN_MS: &str = "SANDERLING_GPU_REOPEN_MS";
+
+#[test]
+fn a_gpu_that_comes_back_takes_its_models_back() {
+    story(|site| {
+        let Some(hub) = hub_for_gpus(site)? else { return Ok(()) };
+        let digits = std::sync::Arc::new(Digits::load()?);
+        // In child processes, inside the agent, and with nobody to stand in but the hub.
+        for (name, isolation, engines, policy) in [
+            ("process", "process", &["wgpu", "ort"][..], "only-device"),
+            ("inside", "none", &["wgpu", "ort"][..], "only-device"),
+            ("alone", "process", &["wgpu"][..], "prefer-device"),
+        ] {
+            let mut agent = gpu_agent(site, name, "fp32", engines)?;
+            agent.config().set("engine.isolation", isolation)?;
+            agent.env("SANDERLING_GPU_LOST_AFTER", RUNS);
+            agent.env(REOPEN_MS, "1500");
+            agent.enrol(&hub)?;
+            agent.start()?;
+            agent.wait_version("digits", 1)?;
+            agent.wait_hub(true)?;
+            let load = Load::start(&agent.client()?, &digits, &Ask::policy(policy), 2, Duration::from_millis(1));
+            let counted = |metric: &str| -> Result<bool> { Ok(agent.metrics()?.sum(metric, &[("engine", "wgpu")]) >= 1.0) };
+            wait::until_true("the GPU is lost", || counted("sanderling_engine_failovers_total"))?;
+            wait::until_true("the model is back on the GPU", || counted("sanderling_engine_returns_total"))?;
+            let after = load.sent();
+            wait::until_true("the load goes on", || Ok(load.sent() > after + 50))?;
+            let summary = Summary::of(&load.finish()?);
+            ensure!(summary.failed == 0, "{name}: {} failed: {:?}", summary.failed, summary.first_failure);
+            expect_engine(&agent, "wgpu")?;
+            let status = agent.status()?;
+            let wgpu = &status["engines"][0];
+            ensure!(wgpu["state"] == "ready" && wgpu["reopened"] == 1, "{wgpu}");
+            ensure!(status["models"][0]["failover"]["to"] == "wgpu", "{status}");
+            ensure!(counted("sanderling_engine_reopened_total")?, "the attempt is counted");
+            wait::until_true("the hub hears that the version serves", || {
+                Ok(hub.device(name)?["models"][0]["report"]["outcome"] == "active")
+            })?;
             agent.stop()?;
         }
         Ok(())

@@ -98,13 +98,14 @@ fn trust(trust: &TrustStatus) -> String {
 }
 
 fn engine(status: &EngineStatus) -> String {
-    let EngineStatus { engine, state, problem, description, hosts } = status;
+    let EngineStatus { engine, state, problem, description, hosts, reopened } = status;
     let made_of = description.as_ref().map_or_else(String::new, |description| {
         format!(" {}: {}", description.version, description.providers.join(", "))
     });
     let problem = problem.as_ref().map_or_else(String::new, |problem| format!(": {problem}"));
     let hosts: String = hosts.iter().map(host).collect();
-    format!("engine {engine}{made_of}, {state}{problem}{hosts}")
+    let reopened = if *reopened > 0 { format!(", opened again {reopened} times") } else { String::new() };
+    format!("engine {engine}{made_of}, {state}{problem}{reopened}{hosts}")
 }
 
 /// A line for one child process of an engine.

@@ -71,7 +71,7 @@ fn open(
     };
     options.environment.push((LOG_VARIABLE.into(), "warn".into()));
     #[cfg(all(debug_assertions, feature = "wgpu"))]
-    if let Some(runs) = std::env::var_os(super::LOST_AFTER_VARIABLE) {
+    if let Some(runs) = (name == EngineName::Wgpu).then(super::wgpu::lost_after).flatten() {
         options.environment.push((super::LOST_AFTER_VARIABLE.into(), runs));
     }
     match ProcessEngine::open(options) {

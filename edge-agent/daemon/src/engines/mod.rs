@@ -1,20 +1,21 @@
 //! The engines of this device, in order of preference, and what becomes of them.
 //!
 //! Opened by [`crate::agent`] from the configuration; asked by the updaters for who may run a version. An engine whose
-//! device is lost is not asked again until the agent restarts: a GPU that was lost once is likely to be lost again, and
-//! the next engine serves meanwhile.
+//! device is lost is not asked until [`reopen`] has opened it again; the next engine serves meanwhile.
 
 pub mod host;
 #[cfg(feature = "wgpu")]
 mod pipelines;
+pub mod reopen;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use engine::{Engine, EngineDescription, HostStatus, Isolation, LibrarySearch, OrtEngine};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use types::EngineName;
 
 use crate::config::AgentConfig;
@@ -37,6 +38,9 @@ pub struct EngineStatus {
     /// Its child processes; empty when it runs inside the agent.
     #[serde(default)]
     pub hosts: Vec<HostStatus>,
+    /// Number of times it was opened again after its device was lost.
+    #[serde(default)]
+    pub reopened: u64,
 }
 
 impl EngineStatus {
@@ -94,34 +98,57 @@ pub(crate) fn open_ort(config: &AgentConfig) -> Result<Arc<dyn Engine>, String> 
 /// One engine of the configuration.
 struct Slot {
     name: EngineName,
-    opened: Result<Arc<dyn Engine>, String>,
+    opened: RwLock<Opened>,
+}
+
+/// An engine as it was opened last.
+#[derive(Clone)]
+struct Opened {
+    engine: Result<Arc<dyn Engine>, String>,
+    /// Number of times it was opened again.
+    reopened: u64,
 }
 
 impl Slot {
+    fn new(name: EngineName, engine: Result<Arc<dyn Engine>, String>) -> Self {
+        Self { name, opened: RwLock::new(Opened { engine, reopened: 0 }) }
+    }
+
+    fn opened(&self) -> Opened {
+        self.opened.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The engine, while it can load models.
-    fn usable(&self) -> Option<&Arc<dyn Engine>> {
-        self.opened.as_ref().ok().filter(|engine| engine.lost().is_none())
+    fn usable(&self) -> Option<Arc<dyn Engine>> {
+        self.opened().engine.ok().filter(|engine| engine.lost().is_none())
     }
 
     fn status(&self) -> EngineStatus {
-        let (state, problem) = match &self.opened {
+        let Opened { engine: opened, reopened } = self.opened();
+        let (state, problem) = match &opened {
             Err(problem) => ("missing", Some(problem.clone())),
             Ok(engine) => match engine.lost() {
                 Some(why) => ("lost", Some(why)),
                 None => ("ready", None),
             },
         };
-        let description = self.opened.as_ref().ok().map(|engine| engine.describe());
-        let hosts = self.opened.as_ref().map(|engine| engine.hosts()).unwrap_or_default();
-        EngineStatus { engine: self.name, state: state.to_owned(), problem, description, hosts }
+        let description = opened.as_ref().ok().map(|engine| engine.describe());
+        let hosts = opened.as_ref().map(|engine| engine.hosts()).unwrap_or_default();
+        EngineStatus { engine: self.name, state: state.to_owned(), problem, description, hosts, reopened }
     }
 }
+
+/// Opens an engine by its name, once more.
+type Opener = Box<dyn Fn(EngineName) -> Result<Arc<dyn Engine>, String> + Send + Sync>;
 
 /// The engines of this device.
 pub struct Engines {
     slots: Vec<Slot>,
     /// What `engine.engines` says; other slots are for the models that name them.
     order: Vec<EngineName>,
+    opener: Opener,
+    /// Counts the engines that were opened again.
+    returns: watch::Sender<u64>,
 }
 
 impl fmt::Debug for Engines {
@@ -143,11 +170,17 @@ impl Engines {
             // The configuration refuses it.
             EngineName::Fake => Err("is for tests alone".to_owned()),
         };
-        let slots = config.engines_wanted().into_iter().map(|name| Slot { name, opened: open(name) }).collect();
-        let engines = Self { slots, order: config.engine.engines.clone() };
+        let slots = config.engines_wanted().into_iter().map(|name| Slot::new(name, open(name))).collect();
+        let (again, folder) = (config.clone(), folder.clone());
+        let opener: Opener = Box::new(move |name| match name {
+            EngineName::Ort => open_ort(&again),
+            EngineName::Wgpu => open_wgpu(&again, &folder),
+            EngineName::Fake => Err("is for tests alone".to_owned()),
+        });
+        let engines = Self::of(slots, config.engine.engines.clone(), opener);
         engines.demand(config)?;
         for slot in &engines.slots {
-            match &slot.opened {
+            match &slot.opened().engine {
                 Ok(engine) => tracing::info!(engine = %slot.name, providers = ?engine.describe().providers, "engine"),
                 Err(error) => tracing::warn!(engine = %slot.name, error, "an engine cannot be had: others do its work"),
             }
@@ -159,7 +192,37 @@ impl Engines {
     #[must_use]
     pub fn only(engine: Arc<dyn Engine>) -> Self {
         let name = engine.name();
-        Self { slots: vec![Slot { name, opened: Ok(engine) }], order: vec![name] }
+        let opener: Opener = Box::new(|_name| Err("it is the only one there is".to_owned()));
+        Self::of(vec![Slot::new(name, Ok(engine))], vec![name], opener)
+    }
+
+    fn of(slots: Vec<Slot>, order: Vec<EngineName>, opener: Opener) -> Self {
+        let (returns, _nobody_yet) = watch::channel(0);
+        Self { slots, order, opener, returns }
+    }
+
+    /// Notifies of every engine that is opened again from now on.
+    #[must_use]
+    pub fn returns(&self) -> watch::Receiver<u64> {
+        self.returns.subscribe()
+    }
+
+    /// The engines of the configuration.
+    fn names(&self) -> Vec<EngineName> {
+        self.slots.iter().map(|slot| slot.name).collect()
+    }
+
+    /// Opens an engine once more in the place of one whose device was lost. Blocks for as long as its driver takes.
+    fn open_again(&self, name: EngineName) -> Result<(), String> {
+        let slot = self.slots.iter().find(|slot| slot.name == name).ok_or("it is not configured")?;
+        let engine = (self.opener)(name)?;
+        {
+            let mut opened = slot.opened.write().unwrap_or_else(PoisonError::into_inner);
+            let reopened = opened.reopened.saturating_add(1);
+            *opened = Opened { engine: Ok(engine), reopened };
+        }
+        self.returns.send_modify(|count| *count = count.wrapping_add(1));
+        Ok(())
     }
 
     /// Each model must have somebody to run it, and without models at least the order must.
@@ -172,7 +235,7 @@ impl Engines {
         if !is_short {
             return Ok(());
         }
-        let problem = |slot: &Slot| Some(format!("{}: {}", slot.name, slot.opened.as_ref().err()?));
+        let problem = |slot: &Slot| Some(format!("{}: {}", slot.name, slot.opened().engine.err()?));
         let problems: Vec<String> = self.slots.iter().filter_map(problem).collect();
         Err(NoEngine { problems: problems.join("; ") })
     }
@@ -183,7 +246,7 @@ impl Engines {
         &self,
         preferred: Option<EngineName>,
         after: Option<EngineName>,
-    ) -> impl Iterator<Item = &Arc<dyn Engine>> {
+    ) -> impl Iterator<Item = Arc<dyn Engine>> {
         let rest = self.order.iter().copied().filter(move |name| Some(*name) != preferred);
         let names: Vec<EngineName> = preferred.into_iter().chain(rest).collect();
         let passed = after.and_then(|after| names.iter().position(|name| *name == after)).map_or(0, |at| at + 1);
@@ -194,7 +257,7 @@ impl Engines {
     /// Whether the device under this engine is gone.
     #[must_use]
     pub fn lost(&self, name: EngineName) -> Option<String> {
-        self.slots.iter().find(|slot| slot.name == name)?.opened.as_ref().ok()?.lost()
+        self.slots.iter().find(|slot| slot.name == name)?.opened().engine.ok()?.lost()
     }
 
     /// What can run models now, for the greeting.
@@ -256,9 +319,10 @@ mod tests {
     fn engines(slots: Vec<(EngineName, Result<Option<&str>, &str>)>, order: &[EngineName]) -> Engines {
         let slot = |(name, opened): (EngineName, Result<Option<&str>, &str>)| {
             let engine = |lost: Option<&str>| Arc::new(Named(name, lost.map(str::to_owned))) as Arc<dyn Engine>;
-            Slot { name, opened: opened.map(engine).map_err(str::to_owned) }
+            Slot::new(name, opened.map(engine).map_err(str::to_owned))
         };
-        Engines { slots: slots.into_iter().map(slot).collect(), order: order.to_vec() }
+        let opener: Opener = Box::new(|name| Ok(Arc::new(Named(name, None))));
+        Engines::of(slots.into_iter().map(slot).collect(), order.to_vec(), opener)
     }
 
     fn names(engines: &Engines, preferred: Option<EngineName>, after: Option<EngineName>) -> Vec<EngineName> {
@@ -284,6 +348,15 @@ mod tests {
         let states: Vec<String> = lost.status().into_iter().map(|status| status.state).collect();
         assert_eq!(states, ["lost", "ready"]);
         assert_eq!(lost.describe().len(), 1);
+        // Opened again, it goes first as before, and whoever waits for it is told.
+        let mut returns = lost.returns();
+        lost.open_again(Wgpu).unwrap();
+        assert_eq!(names(&lost, None, None), [Wgpu, Ort]);
+        assert_eq!(lost.status()[0].reopened, 1);
+        assert!(returns.has_changed().unwrap());
+        returns.mark_unchanged();
+        assert!(lost.open_again(EngineName::Fake).is_err());
+        assert!(!returns.has_changed().unwrap());
     }
 
     #[test]

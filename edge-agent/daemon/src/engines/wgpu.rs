@@ -51,6 +51,17 @@ pub(super) struct DeviceEngine {
     fault: Option<fault::LostAfter>,
 }
 
+/// Returns the number of runs after which a test wants the GPU to be lost, to the first caller of this process: an engine that
+/// is opened again lasts.
+#[cfg(debug_assertions)]
+pub(super) fn lost_after() -> Option<std::ffi::OsString> {
+    static TAKEN: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+    if TAKEN.swap(true, std::sync::atomic::Ordering::Relaxed) {
+        return None;
+    }
+    std::env::var_os(LOST_AFTER_VARIABLE)
+}
+
 impl DeviceEngine {
     /// Opens the adapter that the configuration names, with the kernels that an earlier start compiled for it: out of the
     /// state folder, or as the agent gave them to this child process.
@@ -128,7 +139,7 @@ mod fault {
     impl LostAfter {
         /// What the environment says.
         pub(super) fn asked_for() -> Option<Self> {
-            let runs = std::env::var(super::LOST_AFTER_VARIABLE).ok()?.parse().ok()?;
+            let runs = super::lost_after()?.to_str()?.parse().ok()?;
             Some(Self(Arc::new(AtomicU64::new(runs))))
         }
 

@@ -1,4 +1,5 @@
-//! From an engine whose device was lost to the next one, while the updater goes on with its own work.
+//! From an engine whose device was lost to the next one, and back when that engine was opened again, while the updater goes on with
+//! its own work.
 //!
 //! Fed by requests that found the device gone ([`crate::models::Model::tell_lost`]); loads the version that serves once
 //! more, on an engine that is left. Meanwhile the lost session answers every request with a failure at once, and the
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use edge_core::update::{Failure, FailureKind, Outcome, Report, Stage};
 use tokio::sync::watch;
+use types::Version;
 
 use super::load::{Trial, Wanted};
 use super::task::UpdaterParts;
@@ -20,9 +22,13 @@ type Loading = Pin<Box<dyn Future<Output = Result<Arc<Serving>, Failure>> + Send
 
 /// A model on its way to another engine.
 struct UnderWay {
-    lost: Arc<Serving>,
+    /// What it leaves; `None` when nothing serves.
+    left: Option<Arc<Serving>>,
+    version: Version,
     kind: FailureKind,
     why: String,
+    /// Whether an engine was opened again: what serves goes on serving unless a better engine loads the version.
+    is_return: bool,
     loading: Loading,
 }
 
@@ -30,6 +36,8 @@ struct UnderWay {
 pub(super) enum Turn {
     /// Some device was found gone.
     Loss,
+    /// Some engine was opened again.
+    Return,
     /// The next engine has loaded the version, or there is none.
     Loaded(Result<Arc<Serving>, Failure>),
 }
@@ -38,13 +46,16 @@ pub(super) enum Turn {
 pub(super) struct Failovers {
     parts: Arc<UpdaterParts>,
     losses: watch::Receiver<u64>,
+    returns: watch::Receiver<u64>,
     under_way: Option<UnderWay>,
+    /// Whether an engine was opened again while another one was loading the version.
+    return_waits: bool,
 }
 
 impl Failovers {
     pub(super) fn new(parts: Arc<UpdaterParts>) -> Self {
-        let losses = parts.model.losses();
-        Self { parts, losses, under_way: None }
+        let (losses, returns) = (parts.model.losses(), parts.engines.returns());
+        Self { parts, losses, returns, under_way: None, return_waits: false }
     }
 
     /// Waits for what happens next.
@@ -62,6 +73,8 @@ impl Failovers {
             loaded = loaded => Turn::Loaded(loaded),
             // The model holds the other end, so it cannot be closed.
             Ok(()) = self.losses.changed() => Turn::Loss,
+            // The engines hold the other end.
+            Ok(()) = self.returns.changed() => Turn::Return,
         }
     }
 
@@ -69,7 +82,13 @@ impl Failovers {
     pub(super) async fn on(&mut self, turn: Turn) {
         match turn {
             Turn::Loss => self.look().await,
-            Turn::Loaded(loaded) => self.loaded(loaded).await,
+            Turn::Return => self.come_back().await,
+            Turn::Loaded(loaded) => {
+                self.loaded(loaded).await;
+                if std::mem::take(&mut self.return_waits) {
+                    self.come_back().await;
+                }
+            }
         }
     }
 
@@ -81,17 +100,87 @@ impl Failovers {
         let Some(lost) = self.parts.model.serving() else { return };
         let condemned = lost.session.condemned();
         let kind = if condemned.is_some() { FailureKind::EngineCrashed } else { FailureKind::EngineLost };
-        let Some(why) = condemned.or_else(|| self.parts.engines.lost(lost.engine)) else { return };
+        let Some(why) = condemned.or_else(|| lost.on.lost()) else { return };
         let model = &self.parts.model.name;
         tracing::error!(%model, engine = %lost.engine, why, "a version cannot run any more: another is loaded");
         telemetry::metrics::engine_failed_over(model.as_str(), lost.engine.as_str());
-        report(&self.parts, &lost, Outcome::Retrying(trouble::because(kind, why.clone()))).await;
+        report(&self.parts, lost.installed.version, Outcome::Retrying(trouble::because(kind, why.clone()))).await;
         let loading = Box::pin(load_again(Arc::clone(&self.parts), Arc::clone(&lost)));
-        self.under_way = Some(UnderWay { lost, kind, why, loading });
+        let version = lost.installed.version;
+        self.under_way = Some(UnderWay { left: Some(lost), version, kind, why, is_return: false, loading });
+    }
+
+    /// Goes to an engine that was opened again, where it comes before the one that the model is on.
+    async fn come_back(&mut self) {
+        if self.under_way.is_some() {
+            self.return_waits = true;
+            return;
+        }
+        let left = self.parts.model.serving();
+        if left.as_ref().is_some_and(|serving| serving.on.lost().is_some()) {
+            // No request has found that out yet.
+            self.look().await;
+            return;
+        }
+        let version = match &left {
+            Some(serving) => Some(serving.installed.version),
+            None => self.installed_version().await,
+        };
+        let Some(version) = version else { return };
+        let best = match left.as_ref().and_then(|serving| serving.variant()) {
+            Some(variant) => Wanted::by(&self.parts.model.table).among(&self.parts.engines, &variant.engines).next(),
+            None => None,
+        };
+        let is_there = |serving: &Arc<Serving>| best.is_none_or(|best| best.name() == serving.engine);
+        if left.as_ref().is_some_and(is_there) {
+            return;
+        }
+        tracing::info!(model = %self.parts.model.name, "an engine was opened again: the version is loaded on it");
+        let loading = Box::pin(load_back(Arc::clone(&self.parts), version));
+        let why = "the engine that comes before it was opened again".to_owned();
+        self.under_way = Some(UnderWay { left, version, kind: FailureKind::EngineLost, why, is_return: true, loading });
+    }
+
+    /// The version that should serve, by the pointers on the disk.
+    async fn installed_version(&mut self) -> Option<Version> {
+        let parts = Arc::clone(&self.parts);
+        let read = tokio::task::spawn_blocking(move || disk::read_slots(&parts.folder, &parts.model.name));
+        read.await.ok()?.ok()?.active_version()
+    }
+
+    /// Has the version serve on an engine that was opened again; what serves stays where that failed.
+    async fn returned(&mut self, left: Option<Arc<Serving>>, version: Version, why: String, loaded: Arc<Serving>) {
+        let model = &self.parts.model.name;
+        if left.as_ref().is_some_and(|left| left.engine == loaded.engine) {
+            return;
+        }
+        let (to, outcome) = (loaded.engine, Outcome::Active(loaded.installed.clone()));
+        let is_taken = match &left {
+            Some(left) => self.parts.model.replace(left, Some(loaded)),
+            None => self.parts.model.fill(loaded),
+        };
+        if !is_taken {
+            tracing::info!(%model, "another version serves meanwhile");
+            return;
+        }
+        tracing::info!(%model, engine = %to, "serves on the engine that was opened again");
+        telemetry::metrics::engine_taken_back(model.as_str(), to.as_str());
+        let from = left.map_or(to, |left| left.engine);
+        let failover = Failover { from, to: Some(to), cause: why, at_unix_ms: crate::clock::unix_ms() };
+        self.parts.board.updater(model, |part| part.failover = Some(failover));
+        report(&self.parts, version, outcome).await;
     }
 
     async fn loaded(&mut self, loaded: Result<Arc<Serving>, Failure>) {
-        let Some(UnderWay { lost, kind, why, .. }) = self.under_way.take() else { return };
+        let Some(UnderWay { left, version, kind, why, is_return, .. }) = self.under_way.take() else { return };
+        if is_return {
+            match loaded {
+                Ok(loaded) => self.returned(left, version, why, loaded).await,
+                Err(failure) => tracing::warn!(model = %self.parts.model.name, %failure, "it is not taken back"),
+            }
+            return;
+        }
+        let Some(lost) = left else { return };
         let model = &self.parts.model.name;
         let (to, cause, outcome) = match &loaded {
             Ok(serving) => (Some(serving.engine), why, Outcome::Active(serving.installed.clone())),
@@ -115,13 +204,24 @@ impl Failovers {
         let at_unix_ms = crate::clock::unix_ms();
         let failover = Failover { from: lost.engine, to, cause, at_unix_ms };
         self.parts.board.updater(model, |part| part.failover = Some(failover));
-        report(&self.parts, &lost, outcome).await;
+        report(&self.parts, lost.installed.version, outcome).await;
     }
 }
 
-async fn report(parts: &UpdaterParts, lost: &Serving, outcome: Outcome) {
-    let (model, version) = (parts.model.name.clone(), lost.installed.version);
+async fn report(parts: &UpdaterParts, version: Version, outcome: Outcome) {
+    let model = parts.model.name.clone();
     parts.reports.push(Report { model, version, stage: Stage::Loading, outcome }).await;
+}
+
+/// Loads a version on the first engine that takes it.
+async fn load_back(parts: Arc<UpdaterParts>, version: Version) -> Result<Arc<Serving>, Failure> {
+    let loaded = tokio::task::spawn_blocking(move || {
+        let bundle = disk::installed_bundle(&parts.folder, &parts.model.name, version);
+        let bundle = bundle.map_err(|error| trouble::of_verify(&error))?;
+        let wanted = Wanted::by(&parts.model.table);
+        super::load(&parts.engines, &parts.load, &parts.attempts, &bundle, wanted, Trial::Proven)
+    });
+    loaded.await.unwrap_or_else(|_stopped| Err(trouble::interrupted()))
 }
 
 /// Loads the same version once more, on an engine that is left; the version before it, where this one keeps ending its child

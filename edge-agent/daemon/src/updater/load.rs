@@ -71,7 +71,7 @@ impl Wanted {
         self,
         engines: &'a Engines,
         allowed: &'a [EngineName],
-    ) -> impl Iterator<Item = &'a Arc<dyn Engine>> {
+    ) -> impl Iterator<Item = Arc<dyn Engine>> {
         engines.usable(self.preferred, self.after).filter(|engine| allowed.contains(&engine.name()))
     }
 }
@@ -95,7 +95,7 @@ pub fn load(
     let bytes = ModelBytes::with_source(bytes, source);
     let mut refused: Option<Failure> = None;
     for engine in wanted.among(engines, &bundle.variant().engines) {
-        match survive(engine, table, attempts, bundle, &bytes, trial) {
+        match survive(&engine, table, attempts, bundle, &bytes, trial) {
             Ok(serving) => return Ok(serving),
             Err(failure) => {
                 let model = &bundle.manifest().model;
@@ -185,7 +185,7 @@ fn load_on(
     let name = format!("{}-{}", manifest.model, manifest.version);
     let started = SessionWorker::start_pool(sessions, &WorkerOptions { queue: table.queue, name });
     let session = started.map_err(|error| trouble::failure(FailureKind::NoRoom, &error))?;
-    Ok(Arc::new(Serving { installed: disk::installed(bundle), manifest, engine: engine.name(), session }))
+    Ok(Arc::new(Serving { installed: disk::installed(bundle), manifest, engine: engine.name(), on: Arc::clone(engine), session }))
 }
 
 /// A manifest that promises other inputs or outputs than the model has would mislead every client.

@@ -39,8 +39,10 @@ pub struct Gpu {
     lost: Arc<OnceLock<String>>,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     cache: Option<wgpu::PipelineCache>,
-    /// Submissions under way that launch a kernel for the first time.
+    /// Submissions under way that launch a kernel for the first time, and kernels that are being compiled.
     first_launches: AtomicUsize,
+    /// Models that are being loaded.
+    loads: AtomicUsize,
     /// Submissions under way.
     under_way: AtomicUsize,
     /// Submissions so far.
@@ -73,6 +75,16 @@ impl Turn<'_> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.gpu.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A load under way; see [`Gpu::loading`].
+#[derive(Debug)]
+pub(crate) struct Loading<'a>(&'a AtomicUsize);
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -168,6 +180,7 @@ impl Gpu {
             pipelines: Mutex::default(),
             cache,
             first_launches: AtomicUsize::new(0),
+            loads: AtomicUsize::new(0),
             under_way: AtomicUsize::new(0),
             submissions: AtomicUsize::new(0),
             polling: FairMutex::default(),
@@ -220,11 +233,25 @@ impl Gpu {
         if let Some(found) = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(Arc::clone(found));
         }
-        // Compiled outside the lock: two sessions may do it twice, none waits for the other's driver.
+        // Compiled outside the lock: two sessions may do it twice, none waits for the other's driver. A software adapter takes the
+        // cores for it that the runs of others want.
+        let _compiling = self.submission_with(1);
         let pipeline = Arc::new(compile(&self.device, self.cache.as_ref(), &key, self.tuning.part_words)?);
         self.check()?;
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(pipelines.entry(key).or_insert(pipeline)))
+    }
+
+    /// Marks a model as being loaded until the result is dropped: see [`Gpu::is_loading`].
+    pub(crate) fn loading(&self) -> Loading<'_> {
+        self.loads.fetch_add(1, Ordering::Relaxed);
+        Loading(&self.loads)
+    }
+
+    /// Whether a model is being loaded. Weights on their way and warm-ups take the device from the runs of other models; the
+    /// warm-up's own timeout finds a device that does not answer.
+    pub(crate) fn is_loading(&self) -> bool {
+        self.loads.load(Ordering::Relaxed) > 0
     }
 
     /// Says that a submission is under way which launches so many kernels for the first time, until the answer is dropped.

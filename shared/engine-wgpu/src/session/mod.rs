@@ -77,6 +77,8 @@ impl WgpuSession {
     /// When the graph cannot run at its declared shapes (open sizes guessed as `check` does), or not within `run_limit`.
     pub fn new(gpu: Arc<Gpu>, graph: &Graph, budget: u64, run_limit: Option<Duration>) -> Result<Self, ModelError> {
         let signature = signature(graph)?;
+        let device = Arc::clone(&gpu);
+        let _loading = device.loading();
         let constant = |id: &ValueId| graph.constants.get(id).map(|literal| (*id, literal.clone()));
         let mut session = Self {
             gpu,

@@ -8,7 +8,7 @@ use engine::{RunControl, RunError};
 use super::PLANS_MAX;
 use crate::error::{GpuError, ModelError, OpError};
 use crate::facts::{Fact, INPUT};
-use crate::gpu::{FirstLaunch, Gpu, Patience};
+use crate::gpu::{Gpu, Patience};
 use crate::ir::{Graph, Literal, Node, ValueId};
 use crate::lower::Repr;
 use crate::plan::{Plan, Port, Weights, per};
@@ -156,7 +156,7 @@ impl Runner<'_> {
         let plan = plan_for(graph, plans, gpu, facts, self.weights, self.budget)?;
         if plan.launch_count() > 0 || plan.outputs.iter().any(|port| port.known().is_none()) {
             upload(gpu, graph, plan, &given)?;
-            submit(gpu, plan, control, self.run_limit.filter(|_| self.warming))?;
+            submit(gpu, plan, control, self.run_limit.filter(|_| self.warming), self.warming)?;
             let fault = plan.fault(nodes.len()).map(|(at, fault)| at_node(&nodes[at], OpError::Fault(fault)));
             let outputs = plan.outputs.iter().map(|port| download(plan, port)).collect::<Result<Vec<_>, _>>();
             plan.readback.unmap();
@@ -264,7 +264,13 @@ fn island(node: &Node, constants: &HashMap<ValueId, Literal>, values: &mut Value
 /// Runs a plan turn by turn. Other sessions' submissions run between two turns.
 ///
 /// `run_limit` refuses a plan that would take longer, as soon as some of its turns have been measured.
-fn submit(gpu: &Gpu, plan: &Plan, control: &RunControl, run_limit: Option<Duration>) -> Result<(), Stopped> {
+fn submit(
+    gpu: &Gpu,
+    plan: &Plan,
+    control: &RunControl,
+    run_limit: Option<Duration>,
+    warming: bool,
+) -> Result<(), Stopped> {
     let mut fastest = 0;
     for turn in plan.turns() {
         let first_launches = plan.first_launches(&turn);
@@ -275,7 +281,11 @@ fn submit(gpu: &Gpu, plan: &Plan, control: &RunControl, run_limit: Option<Durati
         if plan.is_last(&turn) {
             plan.readback.map_async(wgpu::MapMode::Read, .., |_result| {});
         }
-        let stopped = wait(gpu, &submission, patience, &under_way, control)?;
+        let behind = || {
+            let is_loading = !warming && gpu.is_loading();
+            is_loading || gpu.launches_for_the_first_time_besides(&under_way)
+        };
+        let stopped = wait(gpu, &submission, patience, behind, control)?;
         drop(under_way);
         // Beside others a turn also waits for theirs: that says nothing of its own length.
         let took = Some(begun.elapsed()).filter(|_| first_launches == 0 && on_device.is_alone());
@@ -314,7 +324,7 @@ fn wait(
     gpu: &Gpu,
     submission: &wgpu::SubmissionIndex,
     mut patience: Patience,
-    under_way: &FirstLaunch<'_>,
+    behind_others: impl Fn() -> bool,
     control: &RunControl,
 ) -> Result<Option<RunError>, GpuError> {
     let mut stopped = None;
@@ -322,7 +332,7 @@ fn wait(
         if control.cancel.is_cancelled() {
             stopped = Some(RunError::Cancelled);
         }
-        if patience.is_over(Instant::now(), gpu.launches_for_the_first_time_besides(under_way)) {
+        if patience.is_over(Instant::now(), behind_others()) {
             gpu.give_up("it did not finish a run in time");
         }
         gpu.check()?;
