@@ -4,6 +4,7 @@
 
 mod bench;
 mod demo;
+mod gpu_check;
 mod package;
 mod setup;
 mod test;
@@ -30,6 +31,8 @@ enum Verb {
     Test(test::Args),
     /// Measure speed or size side by side with peers and print what holds.
     Bench(bench::Args),
+    /// Pack the wgpu engine's tests and benches for a machine with a GPU, or run what was packed.
+    GpuCheck(gpu_check::Args),
     /// Make a tarball per daemon, ready to install.
     Package(package::Args),
 }
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::GpuCheck(args) => gpu_check::run(&args),
         Verb::Package(args) => package::run(&args),
     };
     match done {

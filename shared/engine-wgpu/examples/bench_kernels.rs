@@ -96,7 +96,7 @@ fn session(engine: &WgpuEngine, op: &str, asked: Asked<'_>, operands: &[(&[usize
 
 fn main() {
     let rounds = std::env::args().nth(1).and_then(|rounds| rounds.parse().ok()).unwrap_or(20_u32);
-    let choice = |tiles| AdapterChoice { allow_software: true, workgroup_tiles: tiles, ..AdapterChoice::default() };
+    let choice = |tiles| AdapterChoice { allow_software: true, workgroup_tiles: tiles, ..AdapterChoice::for_tests() };
     let engine = WgpuEngine::open(&choice(None), BUDGET_BYTES, None).unwrap();
     let tiles = WgpuEngine::open(&choice(Some(true)), BUDGET_BYTES, None).unwrap();
     let square: &[usize] = &[512, 512];

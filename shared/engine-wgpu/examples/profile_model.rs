@@ -20,7 +20,7 @@ fn main() {
     let model = std::env::args().nth(1).unwrap();
     let rounds = std::env::args().nth(2).and_then(|rounds| rounds.parse().ok()).unwrap_or(20_usize);
     let open = std::env::args().nth(3).and_then(|size| size.parse().ok()).unwrap_or(1_usize);
-    let choice = AdapterChoice { allow_software: true, ..AdapterChoice::default() };
+    let choice = AdapterChoice::for_tests();
     let engine = WgpuEngine::open(&choice, BUDGET_BYTES, None).unwrap();
     let mut session = engine.load_checked(&std::fs::read(model).unwrap()).unwrap();
     let request: Vec<NamedTensor> = session

@@ -20,7 +20,7 @@ const GROWTH_BYTES_MAX: u64 = 24 * 1024 * 1024;
 const RUNS: usize = 10_000;
 
 fn digits(file: &str) -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/catalog/digits").join(file)).unwrap()
+    fs::read(Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into())).join("../../models/catalog/digits").join(file)).unwrap()
 }
 
 /// A made-up image; another for each number.
@@ -129,7 +129,7 @@ fn a_refused_request_leaves_the_session_as_it_was() {
 
 #[test]
 fn a_lost_device_fails_every_session_on_it_and_says_why() {
-    let choice = AdapterChoice { allow_software: true, ..AdapterChoice::default() };
+    let choice = AdapterChoice::for_tests();
     let Ok(engine) = WgpuEngine::open(&choice, engine_wgpu::BUDGET_BYTES, None) else { return };
     let mut session = engine.load_checked(&digits("v1/fp32.onnx")).unwrap();
     answer(&mut session, image(1, 1));

@@ -58,7 +58,7 @@ fn look_at(model: &[u8]) -> Reached {
 
 /// Models to spoil: those of the catalog and, where they were generated, of the ONNX suite.
 fn originals() -> Vec<PathBuf> {
-    let catalog = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/catalog/digits");
+    let catalog = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into())).join("../../models/catalog/digits");
     let mut found: Vec<PathBuf> = ["v1", "v2"]
         .iter()
         .flat_map(|version| fs::read_dir(catalog.join(version)).unwrap())

@@ -28,7 +28,7 @@ fn engines(workgroup_tiles: bool) -> Option<[WgpuEngine; 2]> {
         allow_software: true,
         workgroup_tiles: Some(workgroup_tiles),
         binding_bytes,
-        ..AdapterChoice::default()
+        ..AdapterChoice::for_tests()
     };
     match WgpuEngine::open(&choice(Some(BINDING_BYTES)), BUDGET_BYTES, None) {
         Ok(small) => Some([small, WgpuEngine::open(&choice(None), BUDGET_BYTES, None).unwrap()]),

@@ -36,7 +36,7 @@ fn answers(engine: &WgpuEngine, case: &Case, form: Form) -> Vec<NamedTensor> {
 fn assert_same_bits(folder: &Path, tool: &str, lists: &Lists) {
     let Some(cases) = suite::cases(folder, tool) else { return };
     let [floats, dots] = [false, true].map(|integer_dot| {
-        suite::open_as(AdapterChoice { integer_dot: Some(integer_dot), ..AdapterChoice::default() }).unwrap()
+        suite::open_as(AdapterChoice { integer_dot: Some(integer_dot), ..AdapterChoice::for_tests() }).unwrap()
     });
     let mut compared = 0;
     for case in cases.iter().map(|folder| Case::read(folder)) {

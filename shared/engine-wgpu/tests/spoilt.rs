@@ -315,7 +315,7 @@ fn no_spoilt_model_panics_the_check() {
 
 #[test]
 fn no_spoilt_model_troubles_the_driver_or_takes_more_than_the_budget() {
-    let choice = AdapterChoice { allow_software: true, ..AdapterChoice::default() };
+    let choice = AdapterChoice::for_tests();
     let engine = match WgpuEngine::open(&choice, BUDGET, None) {
         Ok(engine) => engine,
         Err(error) => return println!("skipped: {error}"),

@@ -134,8 +134,8 @@ fn a_gpu_that_comes_back_takes_its_models_back() {
         let digits = std::sync::Arc::new(Digits::load()?);
         // In child processes, inside the agent, and with nobody to stand in but the hub.
         for (name, isolation, engines, policy) in [
-            ("process", "process", &["wgpu", "ort"][..], "only-device"),
-            ("inside", "none", &["wgpu", "ort"][..], "only-device"),
+            ("process", "process", &["wgpu", "ort"][..], "prefer-device"),
+            ("inside", "none", &["wgpu", "ort"][..], "prefer-device"),
             ("alone", "process", &["wgpu"][..], "prefer-device"),
         ] {
             let mut agent = gpu_agent(site, name, "fp32", engines)?;

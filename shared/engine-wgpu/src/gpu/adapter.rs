@@ -19,6 +19,17 @@ pub enum BackEnd {
 }
 
 impl BackEnd {
+    /// Returns the API of that name, as [`AdapterReport::back_end`] has it.
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "vulkan" => Some(Self::Vulkan),
+            "metal" => Some(Self::Metal),
+            "dx12" => Some(Self::Dx12),
+            "gl" => Some(Self::Gl),
+            _ => None,
+        }
+    }
+
     const fn to_wgpu(self) -> wgpu::Backends {
         match self {
             Self::Vulkan => wgpu::Backends::VULKAN,
@@ -60,6 +71,22 @@ pub struct AdapterChoice {
     pub integer_dot: Option<bool>,
     /// Most bytes of one binding, if fewer than the adapter offers: lets small models walk the road of large ones.
     pub binding_bytes: Option<u64>,
+}
+
+/// Environment variable with a part of the name of the adapter that tests and benches use.
+pub const TEST_ADAPTER_VARIABLE: &str = "SANDERLING_TEST_ADAPTER";
+
+/// Environment variable with the API that tests and benches use, like `vulkan`.
+pub const TEST_BACK_END_VARIABLE: &str = "SANDERLING_TEST_BACK_END";
+
+impl AdapterChoice {
+    /// Choice of tests and benches: any adapter, or the one that [`TEST_ADAPTER_VARIABLE`] and [`TEST_BACK_END_VARIABLE`] name.
+    #[must_use]
+    pub fn for_tests() -> Self {
+        let given = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+        let back_end = given(TEST_BACK_END_VARIABLE).and_then(|name| BackEnd::named(&name));
+        Self { allow_software: true, name: given(TEST_ADAPTER_VARIABLE), back_end, ..Self::default() }
+    }
 }
 
 /// One adapter, for `doctor` and errors.

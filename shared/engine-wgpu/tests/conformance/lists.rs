@@ -16,7 +16,7 @@ pub(crate) struct Lists {
 }
 
 fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/lists")
+    PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into())).join("tests/lists")
 }
 
 fn lines(text: &str) -> impl Iterator<Item = &str> {

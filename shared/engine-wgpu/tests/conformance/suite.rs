@@ -42,7 +42,7 @@ pub(crate) struct Outcome {
 
 /// Opens a device of its own.
 pub(crate) fn open() -> Result<WgpuEngine, GpuError> {
-    open_as(AdapterChoice::default())
+    open_as(AdapterChoice::for_tests())
 }
 
 /// Opens a device that is tuned like this.

@@ -56,7 +56,7 @@ fn written_out_attention(sizes: [usize; 5], halves: bool, guard: bool, mask: &[u
 fn attention_written_out_is_two_products_and_a_softmax() {
     let Some(wgpu) = engine() else { return };
     // The kernels of real GPUs too: tiles and rows by whole workgroups.
-    let tiles = AdapterChoice { allow_software: true, workgroup_tiles: Some(true), ..AdapterChoice::default() };
+    let tiles = AdapterChoice { allow_software: true, workgroup_tiles: Some(true), ..AdapterChoice::for_tests() };
     let tiles = WgpuEngine::open(&tiles, BUDGET_BYTES, None).unwrap();
     for sizes in [[2, 5, 7, 3, 8], [1, 1, 9, 2, 4], [1, 33, 33, 2, 16], [3, 4, 6, 1, 5], [1, 70, 300, 1, 32]] {
         let [batch, queries, keys, heads, _size] = sizes;

@@ -92,7 +92,7 @@ pub(crate) enum Kernels {
 pub(crate) const BOTH: [Kernels; 2] = [Kernels::Own, Kernels::WorkgroupTiles];
 
 static TILES: LazyLock<Option<Mutex<WgpuEngine>>> = LazyLock::new(|| {
-    let choice = AdapterChoice { allow_software: true, workgroup_tiles: Some(true), ..AdapterChoice::default() };
+    let choice = AdapterChoice { allow_software: true, workgroup_tiles: Some(true), ..AdapterChoice::for_tests() };
     WgpuEngine::open(&choice, BUDGET_BYTES, None).ok().map(Mutex::new)
 });
 

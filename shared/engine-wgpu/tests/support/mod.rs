@@ -14,7 +14,7 @@ use rten_onnx::onnx::{
 use types::{NamedTensor, Tensor};
 
 static ENGINE: LazyLock<Option<Mutex<WgpuEngine>>> = LazyLock::new(|| {
-    let choice = AdapterChoice { allow_software: true, ..AdapterChoice::default() };
+    let choice = AdapterChoice::for_tests();
     match WgpuEngine::open(&choice, BUDGET_BYTES, None) {
         Ok(engine) => Some(Mutex::new(engine)),
         Err(error) => {

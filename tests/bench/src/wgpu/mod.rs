@@ -35,7 +35,7 @@ impl Context {
 
 /// Opens whatever adapter this machine has.
 fn open(pipelines: Option<&[u8]>) -> Result<WgpuEngine> {
-    let choice = AdapterChoice { allow_software: true, ..AdapterChoice::default() };
+    let choice = AdapterChoice::for_tests();
     WgpuEngine::open(&choice, BUDGET_BYTES, pipelines).context("open a GPU for the wgpu engine")
 }
 

@@ -1,0 +1,208 @@
+//! What a check found, as JSON for programs and Markdown for people.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::suite::text;
+
+/// Lines of output that a report keeps of a program that did not end well.
+const LINES_KEPT: usize = 60;
+
+/// Everything of one run.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Report {
+    /// Commit and kind of the build.
+    pub(super) build: String,
+    pub(super) seconds: f64,
+    pub(super) adapters: Vec<Adapter>,
+}
+
+/// One adapter and what became of the tests on it.
+#[derive(Debug, Serialize)]
+pub(super) struct Adapter {
+    /// As the engine describes it.
+    pub(super) adapter: Value,
+    pub(super) tests: Vec<Test>,
+    pub(super) bench: Bench,
+}
+
+/// One test binary.
+#[derive(Debug, Serialize)]
+pub(super) struct Test {
+    name: String,
+    passed: usize,
+    failed: Vec<String>,
+    /// What tests say they left out.
+    skipped: Vec<String>,
+    ran: Ran,
+}
+
+/// The benches of an adapter.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Bench {
+    pub(super) kernels: Ran,
+    pub(super) networks: Ran,
+    /// Rows of `bench wgpu`, as its `--json` writes them.
+    pub(super) rows: Value,
+}
+
+/// What became of a program.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Ran {
+    Ended { code: Option<i32>, seconds: f64, output: String },
+    OutOfTime { seconds: f64, output: String },
+    NotRun { why: String },
+}
+
+impl Default for Ran {
+    fn default() -> Self {
+        Self::NotRun { why: "it was not begun".to_owned() }
+    }
+}
+
+impl Ran {
+    pub(super) fn summary(&self) -> String {
+        match self {
+            Self::Ended { code: Some(0), seconds, .. } => format!("ok in {seconds:.1} s"),
+            Self::Ended { code: Some(code), seconds, .. } => format!("exit {code} after {seconds:.1} s"),
+            Self::Ended { code: None, seconds, .. } => format!("ended by a signal after {seconds:.1} s"),
+            Self::OutOfTime { seconds, .. } => format!("stopped after {seconds:.1} s"),
+            Self::NotRun { why } => format!("not run: {why}"),
+        }
+    }
+
+    fn output(&self) -> &str {
+        match self {
+            Self::Ended { output, .. } | Self::OutOfTime { output, .. } => output,
+            Self::NotRun { .. } => "",
+        }
+    }
+
+    fn is_well(&self) -> bool {
+        matches!(self, Self::Ended { code: Some(0), .. })
+    }
+
+    /// The last lines of the output.
+    fn tail(&self) -> String {
+        let lines: Vec<&str> = self.output().lines().collect();
+        lines[lines.len().saturating_sub(LINES_KEPT)..].join("\n")
+    }
+}
+
+impl Test {
+    /// Reads what the test harness printed.
+    pub(super) fn new(name: String, ran: Ran) -> Self {
+        let (mut passed, mut failed, mut skipped) = (0, Vec::new(), Vec::new());
+        for line in ran.output().lines() {
+            if let Some((test, result)) = line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... ")) {
+                match result {
+                    "ok" => passed += 1,
+                    "FAILED" => failed.push(test.to_owned()),
+                    _ => {}
+                }
+            } else if line.contains("skipped: ") {
+                skipped.push(line.trim().to_owned());
+            }
+        }
+        // A binary that a driver brought down prints no result.
+        let broke_off = matches!(ran, Ran::Ended { .. }) && !ran.is_well() && failed.is_empty();
+        if broke_off {
+            failed.push("(the binary broke off)".to_owned());
+        }
+        Self { name, passed, failed, skipped, ran }
+    }
+}
+
+impl Adapter {
+    pub(super) fn failed(&self) -> usize {
+        self.tests.iter().map(|test| test.failed.len()).sum()
+    }
+}
+
+impl Report {
+    /// Writes `report.json` and `report.md`.
+    pub(super) fn write(&self, folder: &Path) -> Result<()> {
+        let json = serde_json::to_vec_pretty(self).context("write the report as JSON")?;
+        fs::write(folder.join("report.json"), json).context("write report.json")?;
+        fs::write(folder.join("report.md"), self.markdown()).context("write report.md")
+    }
+
+    fn markdown(&self) -> String {
+        let mut page = format!("# wgpu engine on this machine\n\nBuild: {}. Time: {:.0} s.\n", self.build, self.seconds);
+        for adapter in &self.adapters {
+            adapter.write(&mut page);
+        }
+        page
+    }
+}
+
+impl Adapter {
+    fn write(&self, page: &mut String) {
+        let about = &self.adapter;
+        let _infallible = write!(
+            page,
+            "\n## {} ({}, {})\n\nDriver: {}. {} tests passed, {} failed.\n\n| tests | passed | failed | result |\n|---|---:|---:|---|\n",
+            text(about, "name"),
+            text(about, "back_end"),
+            text(about, "kind"),
+            text(about, "driver"),
+            self.tests.iter().map(|test| test.passed).sum::<usize>(),
+            self.failed(),
+        );
+        for Test { name, passed, failed, ran, .. } in &self.tests {
+            let _infallible = writeln!(page, "| {name} | {passed} | {} | {} |", failed.len(), ran.summary());
+        }
+        let skipped: Vec<&String> = self.tests.iter().flat_map(|test| &test.skipped).collect();
+        if !skipped.is_empty() {
+            page.push_str("\nLeft out:\n");
+            skipped.iter().for_each(|line| page.push_str(&format!("- {line}\n")));
+        }
+        for test in self.tests.iter().filter(|test| !test.failed.is_empty()) {
+            page.push_str(&format!("\n### {} failed: {}\n\n```\n{}\n```\n", test.name, test.failed.join(", "), test.ran.tail()));
+        }
+        for (name, ran) in [("Kernels", &self.bench.kernels), ("Networks", &self.bench.networks)] {
+            page.push_str(&format!("\n### {name}: {}\n\n```\n{}\n```\n", ran.summary(), ran.tail()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(code: i32, output: &str) -> Ran {
+        Ran::Ended { code: Some(code), seconds: 1.0, output: output.to_owned() }
+    }
+
+    #[test]
+    fn results_are_read_from_what_the_harness_prints() {
+        let output = "running 3 tests\ntest a::one ... ok\ntest two ... FAILED\ntest three ... ignored\n\n---- one stdout ----\nskipped: no cases\n";
+        let test = Test::new("math".into(), ended(101, output));
+        assert_eq!((test.passed, test.failed, test.skipped), (1, vec!["two".to_owned()], vec!["skipped: no cases".to_owned()]));
+    }
+
+    #[test]
+    fn a_binary_that_a_driver_brings_down_counts_as_failed() {
+        let signal = Ran::Ended { code: None, seconds: 1.0, output: "running 3 tests\n".into() };
+        assert_eq!(Test::new("math".into(), signal).failed.len(), 1);
+        let late = Ran::OutOfTime { seconds: 9.0, output: String::new() };
+        assert!(Test::new("math".into(), late).failed.is_empty(), "the time of the check is not the test's fault");
+    }
+
+    #[test]
+    fn the_page_names_adapter_driver_and_failures() {
+        let adapter = serde_json::json!({"name": "Some GPU", "back_end": "vulkan", "kind": "discrete", "driver": "550"});
+        let tests = vec![Test::new("math".into(), ended(101, "test sums ... FAILED\n"))];
+        let report = Report { adapters: vec![Adapter { adapter, tests, bench: Bench::default() }], ..Report::default() };
+        let page = report.markdown();
+        for part in ["Some GPU", "Driver: 550", "| math | 0 | 1 |", "math failed: sums", "not run"] {
+            assert!(page.contains(part), "{part:?} is missing:\n{page}");
+        }
+    }
+}
