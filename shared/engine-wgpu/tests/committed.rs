@@ -45,3 +45,8 @@ fn every_model_with_functions_of_its_own_answers_as_onnx_runtime_does() {
 fn every_loop_answers_as_onnx_runtime_does() {
     assert_all_pass("loops", 10);
 }
+
+#[test]
+fn every_operator_of_onnx_runtimes_own_answers_as_it_does() {
+    assert_all_pass("contrib", 30);
+}

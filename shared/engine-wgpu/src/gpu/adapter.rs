@@ -74,13 +74,14 @@ pub struct AdapterChoice {
 }
 
 /// Environment variable with a part of the name of the adapter that tests and benches use.
-pub const TEST_ADAPTER_VARIABLE: &str = "SANDERLING_TEST_ADAPTER";
+const TEST_ADAPTER_VARIABLE: &str = "SANDERLING_TEST_ADAPTER";
 
 /// Environment variable with the API that tests and benches use, like `vulkan`.
-pub const TEST_BACK_END_VARIABLE: &str = "SANDERLING_TEST_BACK_END";
+const TEST_BACK_END_VARIABLE: &str = "SANDERLING_TEST_BACK_END";
 
 impl AdapterChoice {
-    /// Choice of tests and benches: any adapter, or the one that [`TEST_ADAPTER_VARIABLE`] and [`TEST_BACK_END_VARIABLE`] name.
+    /// Choice of tests and benches: any adapter, or the one that `SANDERLING_TEST_ADAPTER` (a part of its name) and
+    /// `SANDERLING_TEST_BACK_END` (like `vulkan`) name.
     #[must_use]
     pub fn for_tests() -> Self {
         let given = |name| std::env::var(name).ok().filter(|text| !text.is_empty());

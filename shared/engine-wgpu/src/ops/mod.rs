@@ -14,6 +14,7 @@ mod epilogue;
 mod gelu;
 mod generate;
 mod island;
+mod legacy;
 mod matmul;
 mod movement;
 mod nbits;
@@ -119,6 +120,7 @@ const FAMILIES: &[&[Rule]] = &[
     quantized::matmul::RULES,
     generate::RULES,
     island::RULES,
+    legacy::RULES,
     movement::cache::RULES,
     movement::gather::RULES,
     movement::join::RULES,

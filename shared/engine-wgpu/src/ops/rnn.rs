@@ -4,21 +4,28 @@
 //! because every thread of a step reads all of the old one.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs, Range};
+use crate::facts::{Fact, Inputs};
 use crate::ir::{Attribute, ElementType, Node};
-use crate::lower::{Arg, Effort, Fault, KernelBuilder, KernelSource, Lowering, Repr, element_groups, linear_groups};
+use crate::lower::{Arg, Effort, KernelBuilder, KernelSource, Lowering, Operand, Repr, linear_groups};
 use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Constant, Matrix, Product, volume};
 use crate::ops::shape::{param, params};
 
 mod activation;
+mod lengths;
+mod quantized;
 
 use activation::Activation;
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] =
-    &[Rule::device("LSTM", infer, lower), Rule::device("GRU", infer, lower), Rule::device("RNN", infer, lower)];
+    &[
+    Rule::device("LSTM", infer, lower),
+    Rule::device("GRU", infer, lower),
+    Rule::device("RNN", infer, lower),
+    Rule::device("DynamicQuantizeLSTM", quantized::infer, quantized::lower).in_domain("com.microsoft"),
+];
 
 /// Which cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,15 +181,32 @@ impl Layer {
 const FIRST_ACTIVATION_PARAM: usize = 10;
 
 fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
-    let layer = Layer::of(node, inputs)?;
-    let Layer { steps, batch, hidden, directions, batch_first, .. } = layer;
-    let dtype: ElementType = inputs.at(0)?.dtype;
-    let (y, state) = if batch_first {
-        (vec![batch, steps, directions, hidden], vec![batch, directions, hidden])
-    } else {
-        (vec![steps, directions, batch, hidden], vec![directions, batch, hidden])
-    };
-    Ok(vec![Fact::new(dtype, y), Fact::new(dtype, state.clone()), Fact::new(dtype, state)])
+    Ok(Layer::of(node, inputs)?.outputs(inputs.at(0)?.dtype))
+}
+
+impl Layer {
+    /// All hidden states, the last one and the last cell state.
+    fn outputs(&self, dtype: ElementType) -> Vec<Fact> {
+        let &Self { steps, batch, hidden, directions, batch_first, .. } = self;
+        let (y, state) = if batch_first {
+            (vec![batch, steps, directions, hidden], vec![batch, directions, hidden])
+        } else {
+            (vec![steps, directions, batch, hidden], vec![directions, batch, hidden])
+        };
+        vec![Fact::new(dtype, y), Fact::new(dtype, state.clone()), Fact::new(dtype, state)]
+    }
+}
+
+/// What a layer multiplies.
+#[derive(Debug)]
+struct Sources {
+    x: Operand,
+    w: Operand,
+    /// The constant that `w` is, where it is one.
+    constant: Option<Constant>,
+    recurrent: Arg,
+    /// Whether hidden states are rounded to 8 bits before the product.
+    rounds_states: bool,
 }
 
 /// What the kernels of the steps bind.
@@ -199,73 +223,63 @@ struct Tensors {
     /// LSTM: the cell state. GRU: update gate, then reset times hidden state.
     cell: Arg,
     y: Option<Arg>,
-}
-
-/// Launches a kernel that looks for sequence lengths out of range, where there can be some.
-fn check_lengths(node: &Node, cx: &mut Lowering<'_>, layer: &Layer) -> Result<(), OpError> {
-    let Some(lengths) = cx.optional_input(node, 4)? else { return Ok(()) };
-    let longest = i64::try_from(layer.steps).unwrap_or(i64::MAX);
-    if cx.input_range(node, 4).within(Range::new(0, longest)) {
-        return Ok(());
-    }
-    let text = format!(
-        "fn element(i: u32) -> u32 {{
-    let length = u32(load_lengths(i));
-    if (length > param(1u)) {{ {} }}
-    return length;
-}}",
-        Fault::Length.report()
-    );
-    let elements = lengths.elements();
-    let kernel = KernelBuilder::new("lengths").read("lengths", lengths.repr).text(&text).element(Repr::U32);
-    let args = vec![lengths.arg, cx.scratch(elements)];
-    let numbers = vec![param(elements)?, param(layer.steps)?];
-    cx.dispatch(kernel, args, numbers, element_groups(elements, Repr::U32), elements as u64);
-    Ok(())
+    /// Whether hidden states are rounded before the product, by scale and zero point behind the cell states.
+    rounds_states: bool,
 }
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let facts = cx.input_facts(node);
     let layer = Layer::of(node, Inputs(&facts))?;
+    let constant = Constant::of(cx, node.input(1));
+    let (x, w, recurrent) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.input(node, 2)?.arg);
+    lower_layer(node, cx, &layer, Sources { x, w, constant, recurrent, rounds_states: false })
+}
+
+fn lower_layer(node: &Node, cx: &mut Lowering<'_>, layer: &Layer, sources: Sources) -> Result<(), OpError> {
+    let rounds_states = sources.rounds_states;
     let state = layer.state()?;
     if state == 0 {
         return Ok(());
     }
     let bias = cx.optional_input(node, 3)?.map(|operand| operand.arg);
     let lengths = cx.optional_input(node, 4)?.map(|operand| (operand.arg, operand.repr));
-    check_lengths(node, cx, &layer)?;
+    lengths::check(node, cx, layer)?;
     let peepholes = match layer.cell {
         Cell::Lstm { .. } => cx.optional_input(node, 7)?.map(|operand| operand.arg),
         Cell::Gru { .. } | Cell::Rnn => None,
     };
     let tensors = Tensors {
-        gates: input_gates(node, cx, &layer)?,
-        recurrent: cx.input(node, 2)?.arg,
+        recurrent: sources.recurrent,
+        gates: input_gates(cx, layer, sources)?,
         bias,
         lengths,
         peepholes,
         hidden: cx.scratch(2 * state),
-        cell: cx.scratch(2 * state),
+        cell: cx.scratch(2 * state + if rounds_states { 2 * layer.directions } else { 0 }),
         y: if node.output(0).is_some() { Some(cx.output(node, 0)?.arg) } else { None },
+        rounds_states,
     };
     let initial = cx.optional_input(node, 5)?.map(|operand| operand.arg);
-    move_state(cx, &layer, initial, tensors.hidden, 0, true)?;
+    move_state(cx, layer, initial, tensors.hidden, 0, true)?;
     if matches!(layer.cell, Cell::Lstm { .. }) {
         let initial = cx.optional_input(node, 6)?.map(|operand| operand.arg);
-        move_state(cx, &layer, initial, tensors.cell, 0, true)?;
+        move_state(cx, layer, initial, tensors.cell, 0, true)?;
     }
     for step in 0..layer.steps {
+        if rounds_states {
+            quantized::range(cx, layer, &tensors, step % 2)?;
+        }
         for phase in 0..phases(layer.cell) {
-            launch_step(cx, &layer, &tensors, step, phase)?;
+            launch_step(cx, layer, &tensors, step, phase)?;
         }
     }
     if node.output(1).is_some() {
         let to = cx.output(node, 1)?.arg;
-        move_state(cx, &layer, Some(tensors.hidden), to, layer.steps % 2 * state, false)?;
+        move_state(cx, layer, Some(tensors.hidden), to, layer.steps % 2 * state, false)?;
     }
     if node.output(2).is_some() && matches!(layer.cell, Cell::Lstm { .. }) {
         let to = cx.output(node, 2)?.arg;
-        move_state(cx, &layer, Some(tensors.cell), to, 0, false)?;
+        move_state(cx, layer, Some(tensors.cell), to, 0, false)?;
     }
     Ok(())
 }
@@ -279,11 +293,10 @@ const fn phases(cell: Cell) -> usize {
 }
 
 /// Multiplies the inputs of all steps by the input weights.
-fn input_gates(node: &Node, cx: &mut Lowering<'_>, layer: &Layer) -> Result<Arg, OpError> {
-    let (x, w) = (cx.input(node, 0)?, cx.input(node, 1)?);
+fn input_gates(cx: &mut Lowering<'_>, layer: &Layer, sources: Sources) -> Result<Arg, OpError> {
+    let Sources { x, w, constant, .. } = sources;
     let (rows, columns) = (volume(&[layer.steps, layer.batch])?, layer.cell.gates() * layer.hidden);
     let y = cx.scratch(volume(&[layer.directions, rows, columns])?);
-    let constant = Constant::of(cx, node.input(1));
     let product = Product {
         batch: vec![layer.directions],
         m: rows,
@@ -418,8 +431,10 @@ fn step_kernel(layer: &Layer, tensors: &Tensors, phase: usize) -> (KernelSource,
     let source = match (layer.cell, phase) {
         // The last product of a GRU takes the hidden state after the reset gate.
         (Cell::Gru { linear_before_reset: false }, 1) => "cells[param(0u) + state_at + k]",
+        (_, _) if tensors.rounds_states => "rounded(states[old + k], d)",
         (_, _) => "states[old + k]",
     };
+    let rounding = if tensors.rounds_states { quantized::rounding_text() } else { String::new() };
     let text = include_str!("../wgsl/rnn_step.wgsl")
         .replace("BIAS", &bias)
         .replace("LENGTH", length)
@@ -431,7 +446,7 @@ fn step_kernel(layer: &Layer, tensors: &Tensors, phase: usize) -> (KernelSource,
         .replace("SOURCE", source)
         .replace("GATES", &gates.to_string())
         .replace("BODY", &body(layer.cell, phase));
-    (kernel.text(&layer.activation_text()).text(&text).finish(), args)
+    (kernel.text(&layer.activation_text()).text(&rounding).text(&text).finish(), args)
 }
 
 /// What a cell does with its sums: `x(g)` is a gate's input share, `r0..` the recurrent products, `bias_of(g)` both biases.

@@ -48,9 +48,21 @@ pub(in crate::ops) const RULES: &[Rule] = &[
             "T(select(select(0.0, f32(x) - beta, f32(x) > alpha), f32(x) + beta, f32(x) < -alpha))",
         )
     }),
+    // ONNX Runtime's own, in models of CoreML and WinML before operator set 10.
+    Rule::device("Affine", same_float, |n, cx| two(n, cx, numbers(n, 1.0, 0.0)?, "alpha * x + beta")),
+    Rule::device("ScaledTanh", same_float, |n, cx| two(n, cx, numbers(n, 1.0, 1.0)?, "alpha * tanh_of(beta * x)")),
+    Rule::device("ParametricSoftplus", same_float, |n, cx| {
+        two(n, cx, numbers(n, 1.0, 1.0)?, "alpha * softplus_of(beta * x)")
+    }),
+    Rule::device("Scale", same_float, |n, cx| two(n, cx, (n.attributes.float("scale", 1.0)?, 0.0), "alpha * x + beta")),
     Rule::device("PRelu", infer_prelu, lower_prelu),
     Rule::device("Clip", infer_clip, lower_clip).with_host(host_clip),
 ];
+
+/// The attributes `alpha` and `beta`, or their defaults.
+fn numbers(node: &Node, alpha: f32, beta: f32) -> Result<(f32, f32), OpError> {
+    Ok((node.attributes.float("alpha", alpha)?, node.attributes.float("beta", beta)?))
+}
 
 fn plain(node: &Node, cx: &mut Lowering<'_>, expression: &str) -> Result<(), OpError> {
     super::unary(node, cx, |_class: Class| expression.to_owned())

@@ -47,7 +47,7 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
 }
 
 /// Computes scale (`f32`) and zero point (one `u8` in a word) of a float tensor.
-pub(super) fn parameters(cx: &mut Lowering<'_>, x: &Operand, scale: Arg, point: Arg) -> Result<(), OpError> {
+pub(in crate::ops) fn parameters(cx: &mut Lowering<'_>, x: &Operand, scale: Arg, point: Arg) -> Result<(), OpError> {
     let elements = x.elements();
     let shares = elements.div_ceil(SHARE_MIN).clamp(1, SHARES_MAX);
     let ranges = cx.scratch(shares * 2);

@@ -1,0 +1,105 @@
+"""Writes single operators of ONNX Runtime's own into tests/cases/contrib, with its answers: normalizations of domain ai.onnx at every operator
+set, operators of CoreML's exporters, DynamicQuantizeLSTM.
+
+Run again after a change here, in the environment of tools/requirements.txt.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from case_file import write_case
+
+OUT = Path(__file__).parent.parent / "tests/cases/contrib"
+F = TensorProto.FLOAT
+rng = np.random.default_rng(5)
+
+
+def case(name, op, feeds, constants=(), outputs=("y",), opset=17, domain="", tolerance=1e-5, inputs=None, **attributes):
+    inputs = inputs or [*feeds, *(n for n, _ in constants)]
+    made = helper.make_node(op, inputs, list(outputs), domain=domain, **attributes)
+    infos = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in feeds.items()]
+    known = [numpy_helper.from_array(array, n) for n, array in constants]
+    wanted = [n for n in outputs if n]
+    graph = helper.make_graph([made], name, infos, [helper.make_tensor_value_info(n, F, None) for n in wanted], known)
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets)
+    model.ir_version = 8
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    write_case(OUT / name, model, list(feeds.items()), list(zip(wanted, session.run(wanted, feeds))), "close", tolerance, tolerance)
+
+
+def normal(*shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+
+def norms():
+    x, scale, bias = normal(2, 3, 8), normal(8), normal(8)
+    for opset in (8, 11, 13, 15, 16):
+        case(f"layer_norm_{opset}", "LayerNormalization", {"x": x}, [("s", scale), ("b", bias)], opset=opset, epsilon=1e-3)
+    for opset in (8, 11, 13, 17, 21, 23):
+        case(f"simplified_layer_norm_{opset}", "SimplifiedLayerNormalization", {"x": x}, [("s", scale)], opset=opset, axis=-1, epsilon=1e-6, stash_type=1)
+    case("simplified_layer_norm_deviation", "SimplifiedLayerNormalization", {"x": x}, [("s", scale)], outputs=("y", "d"), opset=13)
+    case("layer_norm_mean", "LayerNormalization", {"x": x}, [("s", scale), ("b", bias)], outputs=("y", "m", "d"), opset=14)
+
+
+def coreml():
+    x = normal(2, 3, 5, 4)
+    case("affine", "Affine", {"x": x}, opset=9, alpha=2.0, beta=-0.5)
+    case("scaled_tanh", "ScaledTanh", {"x": x}, opset=9, alpha=2.0, beta=0.7)
+    case("parametric_softplus", "ParametricSoftplus", {"x": x * 9}, opset=8, alpha=1.5, beta=0.7)
+    case("scale", "Scale", {"x": x}, opset=7, scale=0.25)
+    case("image_scaler", "ImageScaler", {"x": x}, opset=9, scale=0.5, bias=[1.0, -2, 3])
+    case("crop", "Crop", {"x": x}, opset=9, border=[1, 2, 1, 1])
+    case("crop_scale", "Crop", {"x": x}, opset=9, border=[1, 2, 0, 0], scale=[2, 3])
+    case("thresholded_relu_9", "ThresholdedRelu", {"x": x}, opset=9, alpha=0.3)
+
+
+def lstm(name, steps=5, batch=1, inputs=6, hidden=7, directions=1, dtype=np.int8, per_channel=False, bias=True, states=False, lengths=False, **attributes):
+    def packed(rows):
+        values = normal(directions, rows, 4 * hidden)
+        span = np.abs(values).max(axis=1 if per_channel else (1, 2))
+        scale = (span / 127).astype(np.float32)
+        grid = scale[:, None, :] if per_channel else scale[:, None, None]
+        point = 0 if dtype == np.int8 else 128
+        codes = np.clip(np.rint(values / grid) + point, np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
+        return codes, scale, np.full(scale.shape, point, dtype)
+
+    (w, w_scale, w_point), (r, r_scale, r_point) = packed(inputs), packed(hidden)
+    feeds, constants, names = {"x": normal(steps, batch, inputs)}, [("w", w), ("r", r)], ["x", "w", "r"]
+    optional = [("b", bias, normal(directions, 8 * hidden)), ("n", lengths, np.arange(steps - batch + 1, steps + 1, dtype=np.int32)),
+                ("h", states, normal(directions, batch, hidden) * 0.3), ("c", states, normal(directions, batch, hidden)), ("p", False, None)]
+    for short, given, value in optional:
+        names.append(short if given else "")
+        if given:
+            constants.append((short, value))
+    names += ["ws", "wp", "rs", "rp"]
+    constants += [("ws", w_scale), ("wp", w_point), ("rs", r_scale), ("rp", r_point)]
+    if directions == 2:
+        attributes["direction"] = "bidirectional"
+    case(f"lstm_{name}", "DynamicQuantizeLSTM", feeds, constants, ("y", "yh", "yc"), domain="com.microsoft", tolerance=2e-3, inputs=names, hidden_size=hidden, **attributes)
+
+
+def lstms():
+    for kind, dtype in (("i8", np.int8), ("u8", np.uint8)):
+        for channels in (False, True):
+            lstm(f"{kind}_{'channels' if channels else 'whole'}", dtype=dtype, per_channel=channels)
+    lstm("reverse", direction="reverse")
+    lstm("both", directions=2, per_channel=True)
+    lstm("states", states=True)
+    lstm("no_bias", bias=False, steps=1)
+    lstm("long", steps=40, inputs=3, hidden=4)
+    lstm("wide", steps=3, inputs=80, hidden=70, per_channel=True)
+
+
+if __name__ == "__main__":
+    shutil.rmtree(OUT, ignore_errors=True)
+    norms()
+    coreml()
+    lstms()
+    print(len(list(OUT.iterdir())), "cases")
