@@ -10,7 +10,7 @@ mod conformance;
 use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use engine::precheck::{self, ModelLimits};
 use rten_onnx::onnx::{DataType, ModelProto};
@@ -58,15 +58,17 @@ fn look_at(model: &[u8]) -> Reached {
 
 /// Models to spoil: those of the catalog and, where they were generated, of the ONNX suite.
 fn originals() -> Vec<PathBuf> {
-    let catalog = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into())).join("../../models/catalog/digits");
+    let here = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into()));
+    let catalog = here.join("../../models/catalog/digits");
     let mut found: Vec<PathBuf> = ["v1", "v2"]
         .iter()
         .flat_map(|version| fs::read_dir(catalog.join(version)).unwrap())
         .map(|entry| entry.unwrap().path())
         .collect();
     found.retain(|path| path.extension().is_some_and(|kind| kind == "onnx"));
-    for suite in ["onnx-node/1.23.2", "ort-cases/1.32.0"] {
-        let folder = conformance::case::cache().join(suite);
+    let cached = ["onnx-node/1.23.2", "ort-cases/1.32.0"].map(|suite| conformance::case::cache().join(suite));
+    let committed = ["classical", "contrib", "functions", "loops"].map(|suite| here.join("tests/cases").join(suite));
+    for folder in cached.into_iter().chain(committed) {
         let entries = fs::read_dir(folder).into_iter().flatten();
         found.extend(entries.map(|entry| entry.unwrap().path().join("model.onnx")).filter(|path| path.is_file()));
     }

@@ -2,7 +2,9 @@
 
 mod support;
 
-use engine::{RunControl, Session};
+use std::time::Instant;
+
+use engine::{RunControl, RunError, Session};
 use rten_onnx::onnx::DataType;
 use support::{Model, engine, f32s, int};
 use types::{DType, NamedTensor, Tensor};
@@ -215,4 +217,65 @@ fn a_model_of_endless_islands_is_refused_before_it_is_cut() {
     let model = model.output("v300", DataType::FLOAT, &[-1, -1]).bytes();
     let error = engine.load_checked(&model).unwrap_err();
     assert!(format!("{error:?}").contains("run on the host"), "{error:?}");
+}
+
+/// A loop whose condition stays true, with this as its number of iterations.
+fn looping(count: &str) -> Vec<u8> {
+    let body = Model::new(17)
+        .input("i", L, &[])
+        .input("c", DataType::BOOL, &[])
+        .input("s", F, &[-1])
+        .node("Identity", &["c"], &["c2"])
+        .node("Add", &["s", "s"], &["s2"])
+        .output("c2", DataType::BOOL, &[])
+        .output("s2", F, &[-1])
+        .subgraph("body");
+    let model = Model::new(17).input("x", F, &[-1]).input("m", L, &[]).constant("yes", DataType::BOOL, &[], &[1]);
+    model.node_with("Loop", &[count, "yes", "x"], &["y"], vec![body]).output("y", F, &[-1]).bytes()
+}
+
+fn counted(count: i64) -> [NamedTensor; 2] {
+    let tensor = Tensor::new(DType::I64, Vec::new(), count.to_le_bytes().to_vec().into()).unwrap();
+    [f32s("x", &[2], &[1.0, 3.0]), NamedTensor { name: "m".into(), tensor }]
+}
+
+#[test]
+fn a_loop_whose_count_a_request_decides_is_told_before_it_runs() {
+    let Some(engine) = engine() else { return };
+    let model = looping("m");
+    let report = engine_wgpu::check(&model).unwrap();
+    assert!(report.can_run(), "{:?}", report.unsupported);
+    assert_eq!(report.islands[0].operator, "Loop");
+    let mut session = engine.load_checked(&model).unwrap();
+    for (count, expected) in [(0, [1.0, 3.0]), (3, [8.0, 24.0]), (-5, [1.0, 3.0]), (1, [2.0, 6.0])] {
+        let answer = session.run(&counted(count), &[], &RunControl::default()).unwrap();
+        assert_eq!(answer[0].tensor.to_f32().unwrap(), expected, "{count}");
+    }
+}
+
+#[test]
+fn a_loop_without_end_stops_when_nobody_wants_its_answer() {
+    let Some(engine) = engine() else { return };
+    let mut session = engine.load_checked(&looping("")).unwrap();
+    let cancelled = RunControl::default();
+    cancelled.cancel.cancel();
+    assert!(matches!(session.run(&counted(0), &[], &cancelled), Err(RunError::Cancelled)));
+    let late = RunControl { deadline: Some(Instant::now()), ..RunControl::default() };
+    assert!(matches!(session.run(&counted(0), &[], &late), Err(RunError::Deadline)));
+    // The session goes on with what ends.
+    let mut ending = engine.load_checked(&looping("m")).unwrap();
+    assert!(ending.run(&counted(2), &[], &RunControl::default()).is_ok());
+}
+
+#[test]
+fn a_scan_of_before_operator_set_9_and_a_zip_map_are_refused_with_what_to_do() {
+    let mut scan = Model::new(8).input("x", F, &[1, 2, 3]);
+    let body = Model::new(8).input("v", F, &[3]).node("Neg", &["v"], &["o"]).output("o", F, &[3]).subgraph("body");
+    scan = scan.node_with("Scan", &["", "x"], &["y"], vec![body, int("num_scan_inputs", 1)]).output("y", F, &[1, 2, 3]);
+    let report = engine_wgpu::check(&scan.bytes()).unwrap();
+    assert!(report.unsupported[0].reason.contains("convert the model"), "{:?}", report.unsupported);
+    let mut zip = Model::new(17).input("x", F, &[2, 3]).node("ZipMap", &["x"], &["y"]).output("y", F, &[2, 3]);
+    zip.graph_mut().node[0].domain = Some("ai.onnx.ml".into());
+    let report = engine_wgpu::check(&zip.bytes()).unwrap();
+    assert!(report.unsupported[0].reason.contains("zipmap=False"), "{:?}", report.unsupported);
 }

@@ -162,7 +162,8 @@ pub enum Refusal {
     },
     /// An input or output that is no tensor.
     #[error(
-        "{kind} {name:?} of the model is no tensor: sequences, maps and optional values cannot be served (scikit-learn: convert with options={{'zipmap': False}})"
+        "{kind} {name:?} of the model is no tensor: sequences, maps and optional values cannot be served (convert classifiers of \
+         scikit-learn, LightGBM and XGBoost with zipmap=False)"
     )]
     NotTensor {
         /// `input` or `output`.

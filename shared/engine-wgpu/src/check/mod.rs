@@ -19,7 +19,9 @@ use crate::ir::{Graph, Node, OWN_DOMAIN};
 use crate::lower::{Lowering, Tuning, WeightPool, part_words};
 use crate::ops::rule;
 use crate::passes::rewrite;
+use crate::segments::cycle::endless;
 use crate::segments::{Island, describe, flattened, islands};
+use crate::session::ITERATIONS_MAX;
 pub(crate) use guess::best;
 use guess::{Guess, is_open, others};
 
@@ -91,6 +93,9 @@ pub(crate) fn unsupported(graph: &Graph) -> Vec<UnsupportedOperator> {
 fn judged(graph: &Graph, devices: &[Tuning]) -> (Vec<UnsupportedOperator>, u64) {
     let flat = &flattened(graph);
     let mut found = Found::default();
+    for node in endless(graph) {
+        found.add(node, format!("it makes more than {ITERATIONS_MAX} iterations"));
+    }
     for node in &flat.nodes {
         if let Some(reason) = by_name(node) {
             found.add(node, reason);
@@ -141,6 +146,9 @@ fn by_name(node: &Node) -> Option<String> {
             "Loop" | "Scan" => return Some("its body does not fit it".into()),
             _ => {}
         }
+    }
+    if node.domain == "ai.onnx.ml" && node.op == "ZipMap" {
+        return Some("its answer is a list of maps, which no request carries: convert the model with zipmap=False".into());
     }
     if rule(node).is_none() {
         return Some("this engine does not have the operator".into());

@@ -157,8 +157,8 @@ fn flag(literal: &Literal) -> Option<bool> {
     literal.to_i64s().first().filter(|_one| literal.elements() == 1).map(|&value| value != 0)
 }
 
-/// Rounds of a loop whose count is constant and whose condition never ends it early.
-fn rounds(graph: &Graph, node: &Node, body: &Graph, room: usize) -> Option<usize> {
+/// Number of iterations of a loop whose count is constant and whose condition never ends it early.
+pub(crate) fn fixed_count(graph: &Graph, node: &Node, body: &Graph) -> Option<usize> {
     let count = graph.constant_input(node, 0)?.to_i64s().first().copied()?;
     let starts = node.input(1).is_none_or(|id| graph.constants.get(&id).and_then(flag) == Some(true));
     // The condition that comes out must be the one that went in, or constant.
@@ -168,10 +168,15 @@ fn rounds(graph: &Graph, node: &Node, body: &Graph, room: usize) -> Option<usize
     }
     let unchanged = body.inputs.get(1) == Some(&goes_on);
     let lasts = unchanged || body.constants.get(&goes_on).and_then(flag) == Some(true);
-    let count = usize::try_from(count.max(0)).ok().filter(|&count| count <= ROUNDS_UNROLLED_MAX)?;
+    (starts && lasts).then(|| usize::try_from(count.max(0)).unwrap_or(usize::MAX))
+}
+
+/// Rounds of a loop that is short enough to be unrolled.
+fn rounds(graph: &Graph, node: &Node, body: &Graph, room: usize) -> Option<usize> {
+    let count = fixed_count(graph, node, body).filter(|&count| count <= ROUNDS_UNROLLED_MAX)?;
     // A round adds its nodes and one for each output that it stacks.
     let fits = count.checked_mul(body.nodes.len() + body.outputs.len())? <= room;
-    (starts && lasts && fits).then_some(count)
+    fits.then_some(count)
 }
 
 /// What stands in the place of a `Loop` that is counted.

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 
 use super::Stage;
 use crate::ir::{Attribute, Attributes, ElementType, Graph, Literal, Node, Value, ValueId};
-use crate::passes::branches::{adopt, hand_on, subgraph};
+use crate::passes::branches::{adopt, fixed_count, hand_on, subgraph};
+use crate::session::ITERATIONS_MAX;
 
 /// First operator set of `Scan` without a batch of its own.
 const SCAN_OPSET_MIN: i64 = 9;
@@ -84,6 +85,14 @@ pub struct Stacked {
 /// Whether this is a node that [`read`] reads.
 pub(super) fn is_cycle(node: &Node) -> bool {
     node.is("Loop") || node.is("Scan")
+}
+
+/// The loops of a graph that make more iterations than a run may, by constants alone.
+pub(crate) fn endless(graph: &Graph) -> impl Iterator<Item = &Node> {
+    graph.nodes.iter().filter(|node| {
+        let count = subgraph(node, "body").filter(|_body| node.is("Loop")).and_then(|body| fixed_count(graph, node, body));
+        count.is_some_and(|count| count > ITERATIONS_MAX)
+    })
 }
 
 /// Numbers of an attribute, one for each of `count` tensors; 0 where it is left out.
