@@ -4,7 +4,8 @@
 
 use onnx_graph::Model;
 use onnx_graph::proto::{
-    FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto, type_proto,
+    FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto,
+    type_proto,
 };
 use prost::Message;
 
@@ -29,7 +30,10 @@ fn model() -> Model {
         domain: Some("own".into()),
         input: vec!["a".into(), "w".into()],
         output: vec!["b".into()],
-        node: vec![NodeProto::new("MatMul", "product", &["a", "w"], &["t"]), NodeProto::new("Relu", "", &["t"], &["b"])],
+        node: vec![
+            NodeProto::new("MatMul", "product", &["a", "w"], &["t"]),
+            NodeProto::new("Relu", "", &["t"], &["b"]),
+        ],
         opset_import: vec![import("", 17)],
         ..FunctionProto::default()
     };

@@ -13,7 +13,9 @@ use conformance::suite;
 
 /// Runs each case of a folder whose name holds `NODE_FILTER`.
 fn assert_all_pass(folder: &str, least: usize) {
-    let folder = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into())).join("tests/cases").join(folder);
+    let folder = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into()))
+        .join("tests/cases")
+        .join(folder);
     let Some(engine) = suite::open().inspect_err(|error| println!("skipped: {error}")).ok() else { return };
     let filter = std::env::var("NODE_FILTER").unwrap_or_default();
     let mut cases: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();

@@ -20,7 +20,12 @@ const GROWTH_BYTES_MAX: u64 = 24 * 1024 * 1024;
 const RUNS: usize = 10_000;
 
 fn digits(file: &str) -> Vec<u8> {
-    fs::read(Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into())).join("../../models/catalog/digits").join(file)).unwrap()
+    fs::read(
+        Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into()))
+            .join("../../models/catalog/digits")
+            .join(file),
+    )
+    .unwrap()
 }
 
 /// A made-up image; another for each number.

@@ -14,7 +14,8 @@ use rten_onnx::onnx::DataType;
 use support::{engine, f32s};
 
 fn file(name: &str) -> Vec<u8> {
-    let root = std::path::Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into())).join("../../models/catalog/digits");
+    let root = std::path::Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into()))
+        .join("../../models/catalog/digits");
     std::fs::read(root.join(name)).unwrap()
 }
 

@@ -15,6 +15,12 @@ pub(crate) struct Operator<'a> {
     pub(crate) overload: &'a [u8],
 }
 
+/// Domain and name of an operator.
+type Used<'a> = (&'a [u8], &'a [u8]);
+
+/// Name and `AttributeProto` of an attribute.
+type Attribute = (Vec<u8>, Vec<u8>);
+
 /// A model-local function.
 #[derive(Debug, Default)]
 pub(crate) struct Function<'a> {
@@ -53,18 +59,14 @@ impl<'a> Function<'a> {
     }
 
     /// Returns domain and name of each operator in the body, with those in subgraphs.
-    fn operators(&self) -> Result<Vec<(&'a [u8], &'a [u8])>, InlineError> {
+    fn operators(&self) -> Result<Vec<Used<'a>>, InlineError> {
         let mut found = Vec::new();
         self.nodes.iter().try_for_each(|node| operators_of(node, 0, &mut found))?;
         Ok(found)
     }
 }
 
-fn operators_of<'a>(
-    message: &'a [u8],
-    depth: usize,
-    found: &mut Vec<(&'a [u8], &'a [u8])>,
-) -> Result<(), InlineError> {
+fn operators_of<'a>(message: &'a [u8], depth: usize, found: &mut Vec<Used<'a>>) -> Result<(), InlineError> {
     if depth > GRAPH_DEPTH_MAX {
         return Err(InlineError::GraphDepth);
     }
@@ -96,8 +98,7 @@ struct Node {
     inputs: Vec<Vec<u8>>,
     outputs: Vec<Vec<u8>>,
     name: Vec<u8>,
-    /// Name and `AttributeProto` of each attribute.
-    attributes: Vec<(Vec<u8>, Vec<u8>)>,
+    attributes: Vec<Attribute>,
     /// All other fields.
     rest: Writer,
 }
@@ -270,7 +271,7 @@ impl<'f, 'a> Inliner<'f, 'a> {
         message: &'a [u8],
         scope: &mut Scope<'a>,
         depth: usize,
-    ) -> Result<Option<(Vec<u8>, Vec<u8>)>, InlineError> {
+    ) -> Result<Option<Attribute>, InlineError> {
         let name = field(message, attribute::NAME)?.to_vec();
         let reference = field(message, attribute::REFERENCE)?;
         if !reference.is_empty() && !scope.is_main() {

@@ -147,7 +147,8 @@ fn a_gpu_that_comes_back_takes_its_models_back() {
             agent.wait_version("digits", 1)?;
             agent.wait_hub(true)?;
             let load = Load::start(&agent.client()?, &digits, &Ask::policy(policy), 2, Duration::from_millis(1));
-            let counted = |metric: &str| -> Result<bool> { Ok(agent.metrics()?.sum(metric, &[("engine", "wgpu")]) >= 1.0) };
+            let counted =
+                |metric: &str| -> Result<bool> { Ok(agent.metrics()?.sum(metric, &[("engine", "wgpu")]) >= 1.0) };
             wait::until_true("the GPU is lost", || counted("sanderling_engine_failovers_total"))?;
             wait::until_true("the model is back on the GPU", || counted("sanderling_engine_returns_total"))?;
             let after = load.sent();

@@ -11,7 +11,8 @@ use testkit::binaries::workspace;
 use crate::setup;
 
 /// Folders of the checkout that tests and benches read, below the workspace.
-const SOURCES: [&str; 3] = ["shared/engine-wgpu/tests/lists", "shared/engine-wgpu/tests/cases", "models/catalog/digits"];
+const SOURCES: [&str; 3] =
+    ["shared/engine-wgpu/tests/lists", "shared/engine-wgpu/tests/cases", "models/catalog/digits"];
 
 /// Folders of the cache that hold cases, as far as they are there. Whole networks (800 MB) are left out.
 const CACHED: [&str; 2] = ["onnx-node", "ort-cases"];
@@ -44,7 +45,8 @@ pub(super) fn pack(folder: &Path, dev: bool) -> Result<()> {
     for built in build(&examples, dev)?.into_iter().filter(|built| built.kind == "example") {
         copy(&built.path, &bin.join(&built.name))?;
     }
-    for built in build(&["build", "--package", "bench", "--bins"], dev)?.into_iter().filter(|built| built.kind == "bin") {
+    for built in build(&["build", "--package", "bench", "--bins"], dev)?.into_iter().filter(|built| built.kind == "bin")
+    {
         copy(&built.path, &bin.join(&built.name))?;
     }
     copy(&std::env::current_exe().context("find the own binary")?, &bin.join("xtask"))?;
@@ -66,7 +68,11 @@ pub(super) fn pack(folder: &Path, dev: bool) -> Result<()> {
     let script = folder.join("run.sh");
     fs::write(&script, RUN_SH).context("write run.sh")?;
     make_executable(&script)?;
-    println!("{}: {} test binaries. Copy it to a machine with a GPU and run ./run.sh there.", folder.display(), tests.len());
+    eprintln!(
+        "{}: {} test binaries. Copy it to a machine with a GPU and run ./run.sh there.",
+        folder.display(),
+        tests.len()
+    );
     Ok(())
 }
 

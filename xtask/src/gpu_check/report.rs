@@ -134,7 +134,8 @@ impl Report {
     }
 
     fn markdown(&self) -> String {
-        let mut page = format!("# wgpu engine on this machine\n\nBuild: {}. Time: {:.0} s.\n", self.build, self.seconds);
+        let mut page =
+            format!("# wgpu engine on this machine\n\nBuild: {}. Time: {:.0} s.\n", self.build, self.seconds);
         for adapter in &self.adapters {
             adapter.write(&mut page);
         }
@@ -164,7 +165,12 @@ impl Adapter {
             skipped.iter().for_each(|line| page.push_str(&format!("- {line}\n")));
         }
         for test in self.tests.iter().filter(|test| !test.failed.is_empty()) {
-            page.push_str(&format!("\n### {} failed: {}\n\n```\n{}\n```\n", test.name, test.failed.join(", "), test.ran.tail()));
+            page.push_str(&format!(
+                "\n### {} failed: {}\n\n```\n{}\n```\n",
+                test.name,
+                test.failed.join(", "),
+                test.ran.tail()
+            ));
         }
         for (name, ran) in [("Kernels", &self.bench.kernels), ("Networks", &self.bench.networks)] {
             page.push_str(&format!("\n### {name}: {}\n\n```\n{}\n```\n", ran.summary(), ran.tail()));
@@ -184,7 +190,10 @@ mod tests {
     fn results_are_read_from_what_the_harness_prints() {
         let output = "running 3 tests\ntest a::one ... ok\ntest two ... FAILED\ntest three ... ignored\n\n---- one stdout ----\nskipped: no cases\n";
         let test = Test::new("math".into(), ended(101, output));
-        assert_eq!((test.passed, test.failed, test.skipped), (1, vec!["two".to_owned()], vec!["skipped: no cases".to_owned()]));
+        assert_eq!(
+            (test.passed, test.failed, test.skipped),
+            (1, vec!["two".to_owned()], vec!["skipped: no cases".to_owned()])
+        );
     }
 
     #[test]
@@ -197,9 +206,11 @@ mod tests {
 
     #[test]
     fn the_page_names_adapter_driver_and_failures() {
-        let adapter = serde_json::json!({"name": "Some GPU", "back_end": "vulkan", "kind": "discrete", "driver": "550"});
+        let adapter =
+            serde_json::json!({"name": "Some GPU", "back_end": "vulkan", "kind": "discrete", "driver": "550"});
         let tests = vec![Test::new("math".into(), ended(101, "test sums ... FAILED\n"))];
-        let report = Report { adapters: vec![Adapter { adapter, tests, bench: Bench::default() }], ..Report::default() };
+        let report =
+            Report { adapters: vec![Adapter { adapter, tests, bench: Bench::default() }], ..Report::default() };
         let page = report.markdown();
         for part in ["Some GPU", "Driver: 550", "| math | 0 | 1 |", "math failed: sums", "not run"] {
             assert!(page.contains(part), "{part:?} is missing:\n{page}");

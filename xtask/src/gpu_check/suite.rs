@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::report::{Adapter, Bench, Report, Ran, Test};
+use super::report::{Adapter, Bench, Ran, Report, Test};
 
 /// Pause between looks whether a program has ended.
 const LOOK: Duration = Duration::from_millis(50);
@@ -41,7 +41,7 @@ pub(super) fn run(folder: &Path, wanted: &str, time: Duration) -> Result<()> {
         // Written after each adapter: a driver may take the machine down.
         report.write(&folder)?;
     }
-    println!("{}", folder.join("report.md").display());
+    eprintln!("{}", folder.join("report.md").display());
     let failed = report.adapters.iter().map(Adapter::failed).sum::<usize>();
     ensure!(failed == 0, "{failed} tests failed: see the report");
     Ok(())
@@ -66,9 +66,8 @@ fn adapters(folder: &Path) -> Result<Vec<Value>> {
 /// Names of the packed test binaries in the order in which they run.
 fn tests(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder.join("bin")).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_prefix("test-")?.to_owned()))
-        .collect();
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_prefix("test-")?.to_owned())).collect();
     let place = |name: &str| match (FIRST.iter().position(|first| *first == name), LAST.contains(&name)) {
         (Some(at), _) => (0, at),
         (None, false) => (1, 0),
@@ -81,7 +80,7 @@ fn tests(folder: &Path) -> Vec<String> {
 fn check(folder: &Path, adapter: Value, time: Duration) -> Adapter {
     let begun = Instant::now();
     let name = text(&adapter, "name").to_owned();
-    println!("{name}: {} s", time.as_secs());
+    eprintln!("{name}: {} s", time.as_secs());
     let mut checked = Adapter { adapter, tests: Vec::new(), bench: Bench::default() };
     let for_tests = time - time / BENCH_SHARE;
     for test in tests(folder) {
@@ -89,7 +88,7 @@ fn check(folder: &Path, adapter: Value, time: Duration) -> Adapter {
         let mut command = program(folder, &checked.adapter, &format!("test-{test}"));
         command.args(["--test-threads", "2", "--show-output"]);
         let ran = finish(&mut command, folder, left);
-        println!("  {test}: {}", ran.summary());
+        eprintln!("  {test}: {}", ran.summary());
         checked.tests.push(Test::new(test, ran));
     }
     let left = time.saturating_sub(begun.elapsed());

@@ -185,7 +185,13 @@ fn load_on(
     let name = format!("{}-{}", manifest.model, manifest.version);
     let started = SessionWorker::start_pool(sessions, &WorkerOptions { queue: table.queue, name });
     let session = started.map_err(|error| trouble::failure(FailureKind::NoRoom, &error))?;
-    Ok(Arc::new(Serving { installed: disk::installed(bundle), manifest, engine: engine.name(), on: Arc::clone(engine), session }))
+    Ok(Arc::new(Serving {
+        installed: disk::installed(bundle),
+        manifest,
+        engine: engine.name(),
+        on: Arc::clone(engine),
+        session,
+    }))
 }
 
 /// A manifest that promises other inputs or outputs than the model has would mislead every client.

@@ -142,13 +142,17 @@ fn by_name(node: &Node) -> Option<String> {
     if node.domain.is_empty() {
         match node.op.as_str() {
             "If" => return Some("its branches do not fit it".into()),
-            "Scan" if node.opset < 9 => return Some("before operator set 9 it has a batch of its own: convert the model".into()),
+            "Scan" if node.opset < 9 => {
+                return Some("before operator set 9 it has a batch of its own: convert the model".into());
+            }
             "Loop" | "Scan" => return Some("its body does not fit it".into()),
             _ => {}
         }
     }
     if node.domain == "ai.onnx.ml" && node.op == "ZipMap" {
-        return Some("its answer is a list of maps, which no request carries: convert the model with zipmap=False".into());
+        return Some(
+            "its answer is a list of maps, which no request carries: convert the model with zipmap=False".into(),
+        );
     }
     if rule(node).is_none() {
         return Some("this engine does not have the operator".into());

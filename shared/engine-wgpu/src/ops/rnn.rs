@@ -19,8 +19,7 @@ mod quantized;
 use activation::Activation;
 
 /// The operators of this family.
-pub(super) const RULES: &[Rule] =
-    &[
+pub(super) const RULES: &[Rule] = &[
     Rule::device("LSTM", infer, lower),
     Rule::device("GRU", infer, lower),
     Rule::device("RNN", infer, lower),

@@ -229,14 +229,16 @@ fn unrolled(graph: &mut Graph, node: &Node, room: usize) -> Option<Vec<Node>> {
     Some(replacing(node, inside, &outputs))
 }
 
+/// Number of a node's inputs before those that its subgraphs capture; name, graph and captures of each subgraph.
+type Inner<'a> = (usize, Vec<(&'a str, &'a Graph, Vec<ValueId>)>);
+
 /// Rewrites the branches that no constant decides and the bodies of loops: each becomes a plan of its own.
 pub(super) fn rewrite_inner(graph: &mut Graph) {
     for at in 0..graph.nodes.len() {
         let node = &graph.nodes[at];
-        let inner: Option<(usize, Vec<(&str, &Graph, Vec<ValueId>)>)> = match node.op.as_str() {
-            "If" if node.domain.is_empty() => branches(node).map(|[other, then]| {
-                (1, vec![("else_branch", other.0, other.1), ("then_branch", then.0, then.1)])
-            }),
+        let inner: Option<Inner<'_>> = match node.op.as_str() {
+            "If" if node.domain.is_empty() => branches(node)
+                .map(|[other, then]| (1, vec![("else_branch", other.0, other.1), ("then_branch", then.0, then.1)])),
             "Loop" | "Scan" if node.domain.is_empty() => body(node),
             _ => None,
         };
@@ -265,7 +267,7 @@ pub(super) fn rewrite_inner(graph: &mut Graph) {
 }
 
 /// The body of a loop with the outer values that it captures, and how many inputs of the node stand before those.
-fn body(node: &Node) -> Option<(usize, Vec<(&str, &Graph, Vec<ValueId>)>)> {
+fn body(node: &Node) -> Option<Inner<'_>> {
     let body = subgraph(node, "body")?;
     let own = node.inputs.len().checked_sub(body.captured)?;
     let captures = node.inputs[own..].iter().copied().collect::<Option<_>>()?;

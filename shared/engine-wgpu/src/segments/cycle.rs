@@ -90,7 +90,8 @@ pub(super) fn is_cycle(node: &Node) -> bool {
 /// The loops of a graph that make more iterations than a run may, by constants alone.
 pub(crate) fn endless(graph: &Graph) -> impl Iterator<Item = &Node> {
     graph.nodes.iter().filter(|node| {
-        let count = subgraph(node, "body").filter(|_body| node.is("Loop")).and_then(|body| fixed_count(graph, node, body));
+        let count =
+            subgraph(node, "body").filter(|_body| node.is("Loop")).and_then(|body| fixed_count(graph, node, body));
         count.is_some_and(|count| count > ITERATIONS_MAX)
     })
 }

@@ -245,7 +245,8 @@ fn a_constant_row_of_any_length_is_multiplied_whole() {
 
 /// The digits with their weights rounded to halves, as float16 with casts around the model, or as float32.
 fn digits(halves: bool) -> Vec<u8> {
-    let path = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into())).join("../../models/catalog/digits/v2/full.onnx");
+    let path = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into()))
+        .join("../../models/catalog/digits/v2/full.onnx");
     let mut model = ModelProto::parse_buf(&std::fs::read(path).unwrap()).unwrap();
     let graph = model.graph.as_mut().unwrap();
     graph.value_info.clear();

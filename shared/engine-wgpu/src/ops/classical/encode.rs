@@ -87,7 +87,11 @@ fn mapping(node: &Node) -> Result<Mapping, OpError> {
         (&values, &default),
         (Numbers::Floats(_), Numbers::Floats(_)) | (Numbers::Integers(_), Numbers::Integers(_))
     );
-    if fits { Ok(Mapping { keys, values, default, dtype }) } else { Err(OpError::invalid("its default is no such value")) }
+    if fits {
+        Ok(Mapping { keys, values, default, dtype })
+    } else {
+        Err(OpError::invalid("its default is no such value"))
+    }
 }
 
 fn infer_label(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
@@ -100,9 +104,20 @@ fn infer_label(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     Ok(vec![Fact::new(mapping.dtype, x.shape.clone())])
 }
 
+/// A mapping as the kernel searches it.
+#[derive(Debug)]
+struct Sorted {
+    /// Words of the keys, in rising order of what they stand for.
+    keys: Vec<u32>,
+    /// Words of the values in the order of their keys.
+    values: Vec<u32>,
+    /// Word of the value of NaN, where that is a key.
+    nan: Option<u32>,
+}
+
 impl Mapping {
-    /// Keys in rising order, the values in the same order, and the value of NaN where it is a key. Of equal keys the first counts.
-    fn sorted(&self) -> Result<(Vec<u32>, Vec<u32>, Option<u32>), OpError> {
+    /// Sorts the keys. Of equal ones the first counts.
+    fn sorted(&self) -> Result<Sorted, OpError> {
         let values = self.values.words("values")?;
         let mut nan = None;
         let mut pairs: Vec<(u32, u32)> = Vec::with_capacity(values.len());
@@ -124,14 +139,14 @@ impl Mapping {
         }
         pairs.dedup_by_key(|(key, _value)| *key);
         let (keys, values) = pairs.into_iter().unzip();
-        Ok((keys, values, nan))
+        Ok(Sorted { keys, values, nan })
     }
 }
 
 fn lower_label(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
     let mapping = mapping(node)?;
-    let (keys, values, nan) = mapping.sorted()?;
+    let Sorted { keys, values, nan } = mapping.sorted()?;
     // Before operator set 4 ONNX Runtime finds NaN under no key.
     let nan = nan.filter(|_value| node.opset >= 4);
     let default = mapping.default.words("its default")?.first().copied().unwrap_or(0);

@@ -56,7 +56,8 @@ fn check(node: &Node, columns: usize, features: usize, intercepts: usize) -> Res
     let fits = columns > 0
         && columns.checked_mul(features) == Some(coefficients)
         && (intercepts == columns || intercepts == 0);
-    let clause = || format!("{coefficients} coefficients and {intercepts} intercepts for {columns} columns of {features}");
+    let clause =
+        || format!("{coefficients} coefficients and {intercepts} intercepts for {columns} columns of {features}");
     if fits { Ok(()) } else { Err(OpError::invalid(clause())) }
 }
 

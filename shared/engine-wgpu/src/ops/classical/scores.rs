@@ -139,10 +139,8 @@ impl Raw {
 
     /// Writes the label of the largest score; the first of equal ones.
     pub(super) fn write_best(self, cx: &mut Lowering<'_>, labels: Arg, y: Arg) -> Result<(), OpError> {
-        let kernel = KernelBuilder::new("best_label")
-            .raw("raw", "array<f32>")
-            .read("labels", Repr::I32)
-            .raw("y", "array<i32>");
+        let kernel =
+            KernelBuilder::new("best_label").raw("raw", "array<f32>").read("labels", Repr::I32).raw("y", "array<i32>");
         let text = "    let at = row * param(1u);
     var best = 0u;
     for (var c = 1u; c < param(1u); c++) { if (raw[at + c] > raw[at + best]) { best = c; } }

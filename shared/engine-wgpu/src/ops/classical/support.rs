@@ -52,9 +52,8 @@ impl<'a> Machine<'a> {
             "SIGMOID" => "tanh_of(gamma * dot + coef0)",
             other => return Err(OpError::invalid(format!("the kernel {other:?}"))),
         };
-        let number = |at: usize| -> Result<f32, OpError> {
-            Ok(floats(node, "kernel_params")?.get(at).copied().unwrap_or(0.0))
-        };
+        let number =
+            |at: usize| -> Result<f32, OpError> { Ok(floats(node, "kernel_params")?.get(at).copied().unwrap_or(0.0)) };
         Ok(Self {
             vectors,
             features,
@@ -119,12 +118,6 @@ fn lower_regressor(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let raw = Raw { arg: y.arg, rows, columns: 1 };
     let work = (rows as u64).saturating_mul((count.saturating_mul(machine.features)) as u64);
     let effort = Effort::looping(work, rounds.saturating_add(count));
-    cx.dispatch(
-        kernel,
-        vec![x.arg, support, factors, raw.arg],
-        numbers,
-        element_groups(raw.rows, Repr::F32),
-        effort,
-    );
+    cx.dispatch(kernel, vec![x.arg, support, factors, raw.arg], numbers, element_groups(raw.rows, Repr::F32), effort);
     Ok(())
 }

@@ -280,7 +280,9 @@ fn two_classes(
     // Where all leaves are of one class, the score is that of the second class.
     let single_class = class_words.len() == 2 && forest.leaf_columns() == 1;
     let base_one = match (sums.columns, forest.base.len()) {
-        (2, 2) => "if (has_1) { s_1 = load_base(1u) + s_0; s_0 = -s_1; } else { s_1 += load_base(1u); s_0 += load_base(0u); has_1 = true; }",
+        (2, 2) => {
+            "if (has_1) { s_1 = load_base(1u) + s_0; s_0 = -s_1; } else { s_1 += load_base(1u); s_0 += load_base(0u); has_1 = true; }"
+        }
         (1, 2) => "s_1 = load_base(1u) + s_0; s_0 = -s_1; has_1 = true;",
         (_, 1) => "s_0 += load_base(0u);",
         _ => "",
@@ -307,7 +309,8 @@ fn two_classes(
         z_0 = e_0 / sum; z_1 = e_1 / sum;"
         }
     };
-    let second_sum = if sums.columns == 2 { "s_1 = sums[2u * row + 1u]; has_1 = hits[2u * row + 1u] > 0u;" } else { "" };
+    let second_sum =
+        if sums.columns == 2 { "s_1 = sums[2u * row + 1u]; has_1 = hits[2u * row + 1u] > 0u;" } else { "" };
     let text = format!(
         "    var s_0 = sums[param(1u) * row]; var s_1 = 0.0; var has_1 = false;
     {second_sum}

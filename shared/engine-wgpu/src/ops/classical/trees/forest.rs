@@ -28,7 +28,14 @@ pub(super) const EQUAL: u32 = 4;
 /// A node of a tree.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum TreeNode {
-    Branch { mode: u32, feature: usize, limit: f32, missing: bool, yes: usize, no: usize },
+    Branch {
+        mode: u32,
+        feature: usize,
+        limit: f32,
+        missing: bool,
+        yes: usize,
+        no: usize,
+    },
     /// Column and weight of each answer.
     Leaf(Vec<(usize, f32)>),
 }
@@ -169,7 +176,7 @@ impl Forest {
         let mut more = Vec::new();
         // Branches first, then leaves, then what sets are written out to.
         let first_more = count + leaf.len();
-        for place in 0..count {
+        for (place, &mode) in modes.iter().enumerate() {
             let mut children = [0; 2];
             for (child, (name, leafs)) in children.iter_mut().zip(sides) {
                 let to = index(name, at(name, ints(node, name)?, place, count, None)?)?;
@@ -185,8 +192,8 @@ impl Forest {
             let [yes, no] = children;
             let branch = |mode: u32, limit: f32, no: usize| TreeNode::Branch { mode, feature, limit, missing, yes, no };
             let limit = at("nodes_splits", &limits, place, count, None)?;
-            match u32::try_from(modes[place]) {
-                Ok(mode) if (mode as usize) < BRANCHES.len() => nodes.push(branch(mode, limit, no)),
+            match u32::try_from(mode) {
+                Ok(known) if (known as usize) < BRANCHES.len() => nodes.push(branch(known, limit, no)),
                 // Membership of a set: equal to one of its numbers.
                 Ok(6) => {
                     let set = sets.next()?;
@@ -198,7 +205,7 @@ impl Forest {
                     }
                     nodes.push(branch(EQUAL, *first, to));
                 }
-                _ => return Err(OpError::invalid(format!("the mode {} of a node", modes[place]))),
+                _ => return Err(OpError::invalid(format!("the mode {mode} of a node"))),
             }
         }
         nodes.extend(leaf.into_iter().map(|one| TreeNode::Leaf(vec![one])));
