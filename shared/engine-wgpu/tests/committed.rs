@@ -2,6 +2,7 @@
 //!
 //! Written by `tools/gen_classical.py`, whose trainers are too large to fetch for a test, and by `tools/gen_functions.py` and
 //! `tools/gen_loops.py`.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests may do what tests may")]
 
 mod conformance;
 
