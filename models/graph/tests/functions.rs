@@ -2,11 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-use onnx_graph::{Model, Values};
 use onnx_graph::proto::{
     FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto,
     type_proto,
 };
+use onnx_graph::{Model, Values};
 use prost::Message;
 
 fn import(domain: &str, version: i64) -> OperatorSetIdProto {

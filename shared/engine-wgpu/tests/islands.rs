@@ -268,14 +268,10 @@ fn a_loop_without_end_stops_when_nobody_wants_its_answer() {
 }
 
 #[test]
-fn a_scan_of_before_operator_set_9_and_a_zip_map_are_refused_with_what_to_do() {
+fn a_scan_of_before_operator_set_9_is_refused_with_what_to_do() {
     let mut scan = Model::new(8).input("x", F, &[1, 2, 3]);
     let body = Model::new(8).input("v", F, &[3]).node("Neg", &["v"], &["o"]).output("o", F, &[3]).subgraph("body");
     scan = scan.node_with("Scan", &["", "x"], &["y"], vec![body, int("num_scan_inputs", 1)]).output("y", F, &[1, 2, 3]);
     let report = engine_wgpu::check(&scan.bytes()).unwrap();
     assert!(report.unsupported[0].reason.contains("convert the model"), "{:?}", report.unsupported);
-    let mut zip = Model::new(17).input("x", F, &[2, 3]).node("ZipMap", &["x"], &["y"]).output("y", F, &[2, 3]);
-    zip.graph_mut().node[0].domain = Some("ai.onnx.ml".into());
-    let report = engine_wgpu::check(&zip.bytes()).unwrap();
-    assert!(report.unsupported[0].reason.contains("zipmap=False"), "{:?}", report.unsupported);
 }

@@ -224,9 +224,25 @@ impl Cycle {
         for stacked in &self.stacked {
             let Some(to) = stacked.whole else { continue };
             let axis = whole.add_constant("", Literal::i64_vector(&[stacked.axis]));
-            let unsqueeze = hand_on(node, stacked.slice, to);
+            let mut fresh = || whole.add_value(Value { name: String::new(), declared: None });
+            let row = if self.scanned.is_empty() { to } else { fresh() };
+            let unsqueeze = hand_on(node, stacked.slice, row);
             let inputs = vec![Some(stacked.slice), Some(axis)];
             behind.push(Node { op: "Unsqueeze".into(), opset: 13, inputs, ..unsqueeze });
+            // A scan makes a slice for each that it takes: the one slice as often as that.
+            let Some(scanned) = self.scanned.first() else { continue };
+            let (shape, length, places) = (fresh(), fresh(), fresh());
+            let at = whole.add_constant("", Literal::i64_vector(&[scanned.axis]));
+            let zeros = Attribute::Tensor(Literal::i64_vector(&[0]));
+            behind.push(Node { op: "Shape".into(), opset: 13, ..hand_on(node, scanned.whole, shape) });
+            behind.push(Node { inputs: vec![Some(shape), Some(at)], ..axis_node("Gather", 0, shape, length) });
+            behind.push(Node {
+                op: "ConstantOfShape".into(),
+                opset: 13,
+                attributes: Attributes::default().with("value", zeros),
+                ..hand_on(node, length, places)
+            });
+            behind.push(Node { inputs: vec![Some(row), Some(places)], ..axis_node("Gather", stacked.axis, row, to) });
         }
         [before, behind]
     }
