@@ -234,6 +234,7 @@ fn looping(count: &str) -> Vec<u8> {
     model.node_with("Loop", &[count, "yes", "x"], &["y"], vec![body]).output("y", F, &[-1]).bytes()
 }
 
+#[expect(clippy::unwrap_used, reason = "a test may stop anywhere")]
 fn counted(count: i64) -> [NamedTensor; 2] {
     let tensor = Tensor::new(DType::I64, Vec::new(), count.to_le_bytes().to_vec().into()).unwrap();
     [f32s("x", &[2], &[1.0, 3.0]), NamedTensor { name: "m".into(), tensor }]
