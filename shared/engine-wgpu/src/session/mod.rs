@@ -100,7 +100,8 @@ impl WgpuSession {
         let least = guess.inputs == Facts::declared_inputs(graph);
         let facts: Vec<Fact> =
             guess.inputs.into_iter().zip(&graph.inputs).map(|(fact, &id)| fact.unwrap_or_else(|| scalar(id))).collect();
-        let elements = facts.iter().map(Fact::elements).fold(0, usize::saturating_add);
+        let of = |fact: &Fact| fact.shape.iter().copied().fold(1, usize::saturating_mul);
+        let elements = facts.iter().map(of).fold(0, usize::saturating_add);
         if least || elements <= GUESSED_ELEMENTS_MAX {
             match session.warm_up(&facts) {
                 Err(ModelError::OverBudget { .. } | ModelError::TooSlow { .. }) if !least => {}
