@@ -114,7 +114,8 @@ fn walk(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<(String, Path
 
 /// Whether a file that is no member needs no word: a start makes it anew.
 fn is_made_anew(name: &str) -> bool {
-    let is_marker = matches!(name, "lock" | "listening.json" | "local.token") || name == crate::backup::RESTORED_FILE;
+    let is_marker = matches!(name, "lock" | "listening.json" | "loads.json" | "local.token")
+        || name == crate::backup::RESTORED_FILE;
     is_marker || name.starts_with(crate::backup::SNAPSHOT_PREFIX) || name.ends_with(".unfinished")
 }
 
