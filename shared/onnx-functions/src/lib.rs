@@ -10,7 +10,6 @@ mod message;
 mod opsets;
 mod scope;
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;
 
 use std::collections::{BTreeMap, HashSet};
