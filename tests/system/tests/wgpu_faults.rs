@@ -17,7 +17,7 @@ use serde_json::Value;
 use testkit::{Client, Site, skip, story};
 
 /// Policies under which the device answers.
-const POLICIES: [&str; 1] = ["only-device"];
+const POLICIES: [&str; 2] = ["only-device", "prefer-device"];
 
 fn vector(element: u64) -> Message {
     tensor_type(element, &[Size::Named("n")])
