@@ -78,7 +78,8 @@ impl WgpuEngine {
         if !unsupported.is_empty() {
             return Err(ModelError::Unsupported(unsupported));
         }
-        WgpuSession::new(Arc::clone(&self.gpu), &graph, self.budget, run_limit)
+        let session = WgpuSession::new(Arc::clone(&self.gpu), &graph, self.budget, run_limit)?;
+        Ok(session.sharing(self.gpu.turns_of(model)))
     }
 }
 

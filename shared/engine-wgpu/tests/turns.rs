@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -73,6 +74,44 @@ fn a_short_model_is_answered_between_the_turns_of_a_long_one() {
     assert!(during * 8 >= turns, "{during} short answers in {turns} turns of the long model");
     let values = outputs[0].tensor.to_f32().unwrap();
     assert!(values.iter().all(|&value| value == 1.5), "what runs between does no harm");
+}
+
+/// Products of the models that share the device in the test below: some tens of turns each.
+const FEW_PRODUCTS: usize = 20;
+
+/// Sessions of the model that would take the device for itself.
+const MANY_SESSIONS: usize = 8;
+
+#[test]
+fn a_model_with_many_sessions_takes_no_larger_share_than_one_with_one() {
+    let Some(engine) = engine() else { return };
+    let x = || [f32s("x", &[WIDE, WIDE], &vec![1.5; WIDE * WIDE])];
+    let crowded = long(FEW_PRODUCTS);
+    let mut sessions: Vec<_> = (0..MANY_SESSIONS).map(|_| engine.load_checked(&crowded).unwrap()).collect();
+    let mut other = engine.load_checked(&long(FEW_PRODUCTS + 1)).unwrap();
+    let before = engine.gpu().submissions();
+    other.run(&x(), &[], &RunControl::default()).unwrap();
+    let own = engine.gpu().submissions() - before;
+    let done = AtomicBool::new(false);
+    let crowd = thread::scope(|scope| {
+        for session in &mut sessions {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    session.run(&x(), &[], &RunControl::default()).unwrap();
+                }
+            });
+        }
+        while engine.gpu().submissions() < before + own + MANY_SESSIONS {
+            thread::yield_now();
+        }
+        let begun = engine.gpu().submissions();
+        other.run(&x(), &[], &RunControl::default()).unwrap();
+        let ended = engine.gpu().submissions();
+        done.store(true, Ordering::Relaxed);
+        (ended - begun).saturating_sub(own)
+    });
+    // By turn of sessions it would be eight for each turn of the other model.
+    assert!(crowd <= own * 4, "{crowd} turns of {MANY_SESSIONS} sessions beside {own} of another model");
 }
 
 #[test]

@@ -8,8 +8,9 @@ mod pipeline;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use parking_lot::FairMutex;
@@ -54,6 +55,8 @@ pub struct Gpu {
     /// session that waits for a long turn polls again and again: with a mutex that does not hand over, the session of a short
     /// model would not see its own result until the long run is over.
     polling: FairMutex<()>,
+    /// Held by a model's session for one turn, by the hash of the model's file; see [`Gpu::turns_of`].
+    models: Mutex<HashMap<u64, Weak<FairMutex<()>>>>,
 }
 
 /// A submission while it is under way; see [`Gpu::turn`].
@@ -184,6 +187,7 @@ impl Gpu {
             under_way: AtomicUsize::new(0),
             submissions: AtomicUsize::new(0),
             polling: FairMutex::default(),
+            models: Mutex::default(),
         }))
     }
 
@@ -298,6 +302,21 @@ impl Gpu {
                 Err(GpuError::Refused("a submission of another device".into()))
             }
         }
+    }
+
+    /// Returns the mutex that sessions of one model hold for a turn, so that a model takes one share of the device however many
+    /// sessions it has. Models are told apart by a hash of their files; two that share one by chance share their turns.
+    pub(crate) fn turns_of(&self, model: &[u8]) -> Arc<FairMutex<()>> {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(model);
+        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        models.retain(|_hash, turns| turns.strong_count() > 0);
+        let turns = models.entry(hasher.finish()).or_default();
+        turns.upgrade().unwrap_or_else(|| {
+            let new = Arc::new(FairMutex::new(()));
+            *turns = Arc::downgrade(&new);
+            new
+        })
     }
 
     /// Submits commands. Another thread's wait delays this by its timeout at most, or until its own submission is done.

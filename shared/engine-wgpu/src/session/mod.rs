@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use engine::{Cause, RunControl, RunError};
+use parking_lot::FairMutex;
 use run::{Crossing, Runner, Step, Stopped, Values, refused};
 use serde::Serialize;
 use types::{Dim, NamedTensor, Signature, Tensor, TensorSpec};
@@ -64,9 +65,16 @@ pub struct WgpuSession {
     weights: Weights,
     budget: u64,
     run_limit: Option<Duration>,
+    /// Held for each turn on the device; all sessions of a model have the same one.
+    turns: Arc<FairMutex<()>>,
 }
 
 impl WgpuSession {
+    /// Lets the session share the turns of its model; see [`Gpu::turns_of`].
+    pub(crate) fn sharing(self, turns: Arc<FairMutex<()>>) -> Self {
+        Self { turns, ..self }
+    }
+
     /// Puts a checked and rewritten graph on the device, and runs it once on zeros so that drivers have compiled every
     /// kernel before the model is called ready.
     ///
@@ -91,6 +99,7 @@ impl WgpuSession {
             weights: Weights::default(),
             budget,
             run_limit,
+            turns: Arc::default(),
         };
         let scalar = |id| {
             Fact::new(graph.value(id).declared.as_ref().map_or(ElementType::F32, |declared| declared.0), Vec::new())
@@ -201,8 +210,8 @@ impl WgpuSession {
     /// Runs every step; gives the outputs in the graph's order.
     fn execute(&mut self, mut values: Values, control: &RunControl, warming: bool) -> Result<Vec<Literal>, Stopped> {
         let (gpu, weights) = (&self.gpu, &mut self.weights);
-        let (budget, run_limit) = (self.budget, self.run_limit);
-        let mut runner = Runner { gpu, weights, budget, control, warming, run_limit, in_cycles: 0 };
+        let (budget, run_limit, turns) = (self.budget, self.run_limit, self.turns.as_ref());
+        let mut runner = Runner { gpu, weights, budget, control, warming, run_limit, turns, in_cycles: 0 };
         runner.run(&mut self.steps, &mut values)?;
         let output = |id: &ValueId| {
             let crossing = values.get(id).map(|crossing| &crossing.literal);

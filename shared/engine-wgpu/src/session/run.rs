@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use engine::{RunControl, RunError};
 
 use super::PLANS_MAX;
+use parking_lot::FairMutex;
+
 use crate::error::{GpuError, ModelError, OpError};
 use crate::facts::{Fact, INPUT};
 use crate::gpu::{Gpu, Patience};
@@ -82,6 +84,8 @@ pub(super) struct Runner<'a> {
     pub(super) warming: bool,
     /// Longest time that a request may take; a model that cannot meet it is refused while warming.
     pub(super) run_limit: Option<Duration>,
+    /// Held for each turn, so that the sessions of one model take turns among themselves.
+    pub(super) turns: &'a FairMutex<()>,
     /// Number of loops around the present step.
     pub(super) in_cycles: usize,
 }
@@ -156,7 +160,7 @@ impl Runner<'_> {
         let plan = plan_for(graph, plans, gpu, facts, self.weights, self.budget)?;
         if plan.launch_count() > 0 || plan.outputs.iter().any(|port| port.known().is_none()) {
             upload(gpu, graph, plan, &given)?;
-            submit(gpu, plan, control, self.run_limit.filter(|_| self.warming), self.warming)?;
+            submit(gpu, plan, control, self.turns, self.run_limit.filter(|_| self.warming), self.warming)?;
             let fault = plan.fault(nodes.len()).map(|(at, fault)| at_node(&nodes[at], OpError::Fault(fault)));
             let outputs = plan.outputs.iter().map(|port| download(plan, port)).collect::<Result<Vec<_>, _>>();
             plan.readback.unmap();
@@ -268,16 +272,19 @@ fn submit(
     gpu: &Gpu,
     plan: &Plan,
     control: &RunControl,
+    turns_of_model: &FairMutex<()>,
     run_limit: Option<Duration>,
     warming: bool,
 ) -> Result<(), Stopped> {
     let mut fastest = 0;
     for turn in plan.turns() {
+        let commands = plan.record(gpu, &turn);
+        let turn_of_model = turns_of_model.lock();
         let first_launches = plan.first_launches(&turn);
         let under_way = gpu.submission_with(first_launches);
         let (on_device, begun) = (gpu.turn(), Instant::now());
         let patience = Patience::new(plan.patience_of(&turn), first_launches, begun);
-        let submission = gpu.submit([plan.record(gpu, &turn)]);
+        let submission = gpu.submit([commands]);
         if plan.is_last(&turn) {
             plan.readback.map_async(wgpu::MapMode::Read, .., |_result| {});
         }
@@ -286,7 +293,7 @@ fn submit(
             is_loading || gpu.launches_for_the_first_time_besides(&under_way)
         };
         let stopped = wait(gpu, &submission, patience, behind, control)?;
-        drop(under_way);
+        drop((under_way, turn_of_model));
         // Beside others a turn also waits for theirs: that says nothing of its own length.
         let took = Some(begun.elapsed()).filter(|_| first_launches == 0 && on_device.is_alone());
         drop(on_device);
