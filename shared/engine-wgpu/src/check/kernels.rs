@@ -47,14 +47,27 @@ pub(super) fn fault(dispatch: &Dispatch, part_words: u64) -> Option<String> {
 
 fn validate(text: &str) -> Result<(), String> {
     let module = naga::front::wgsl::parse_str(text).map_err(|error| error.message().to_owned())?;
-    let (flags, capabilities) = (naga::valid::ValidationFlags::all(), naga::valid::Capabilities::empty());
+    // Kernels with subgroups are made only where the device has them.
+    let (flags, capabilities) = (naga::valid::ValidationFlags::all(), naga::valid::Capabilities::SUBGROUP);
     let mut validator = naga::valid::Validator::new(flags, capabilities);
+    validator
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(naga::valid::SubgroupOperationSet::all());
     validator.validate(&module).map(|_info| ()).map_err(|error| crate::error::chain(&error))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_with_subgroups_is_valid() {
+        assert_eq!(validate("@compute @workgroup_size(8) fn main() { var x = 1.0; x = subgroupAdd(x); }"), Ok(()));
+        assert_eq!(
+            validate("@compute @workgroup_size(8) fn main() { var x = 1.0; x = subgroupBroadcastFirst(x); }"),
+            Ok(())
+        );
+    }
 
     #[test]
     fn a_kernel_that_calls_what_is_not_there_is_refused() {

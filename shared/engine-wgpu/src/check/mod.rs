@@ -220,6 +220,8 @@ fn dry_run(graph: &Graph, devices: &[Tuning], found: &mut Found) -> u64 {
             work = dispatches.iter().fold(0, |work: u64, dispatch| work.saturating_add(dispatch.effort.work));
         }
     }
+    // A fusion relies on the sizes that the passes assume; under other sizes its shapes say nothing of the model.
+    unsure.retain(|at, _why| guess.graph.nodes[*at].domain != OWN_DOMAIN);
     if !unsure.is_empty() {
         let others = others(graph, &guess);
         refused.extend(
