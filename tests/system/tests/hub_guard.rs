@@ -219,7 +219,7 @@ fn operators_are_listed_told_apart_and_revoked_at_once() {
         let shown = context.display().to_string();
         hub.run(["operator", "create", "ci", "--out", &shown])?.ok()?;
         let again = hub.run(["operator", "create", "ci", "--out", &format!("{shown}2")])?;
-        ensure!(again.code == Some(CONFLICT) && again.stderr.contains("revoke"), "two of one name: {again:?}");
+        ensure!(again.code == Some(CONFLICT) && again.stderr.contains("operator renew"), "two of one name: {again:?}");
         let operators = hub.json(&["operator", "list"])?;
         ensure!(operators["operators"].as_array().is_some_and(|all| all.len() == 2), "{operators}");
         ensure!(operators["operators"][0]["last_used_unix_ms"].is_null(), "ci was never used: {operators}");
