@@ -28,10 +28,10 @@ fn seeds() -> std::ops::Range<u64> {
     0..if std::env::var_os(testkit::tools::LONG_ENV).is_some() { GRAPHS_LONG } else { GRAPHS }
 }
 
-/// Answers of a model to the requests of a graph; `None` where ONNX Runtime does not load it.
+/// Answers of a model to the requests of a graph; `None` where ONNX Runtime does not load it or refuses a request.
 fn try_answers(engine: &OrtEngine, file: &[u8], graph: &RandomGraph) -> Option<Vec<Vec<NamedTensor>>> {
     let mut session = engine.load(file.to_vec().into(), &LoadOptions::default()).ok()?;
-    Some(graph.examples.iter().map(|inputs| session.run(inputs, &[], &RunControl::default()).unwrap()).collect())
+    graph.examples.iter().map(|inputs| session.run(inputs, &[], &RunControl::default()).ok()).collect()
 }
 
 fn answers(engine: &OrtEngine, file: &[u8], graph: &RandomGraph) -> Vec<Vec<NamedTensor>> {
