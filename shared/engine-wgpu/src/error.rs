@@ -85,17 +85,6 @@ fn list(unsupported: &[UnsupportedOperator]) -> String {
     unsupported.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// An error with all of its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
-}
-
 /// What is wrong with one node at the given inputs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpError {

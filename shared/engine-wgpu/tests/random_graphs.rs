@@ -11,6 +11,7 @@ use std::ops::Range;
 use engine::{Engine, LoadOptions, ModelBytes, RunControl, RunError, Session};
 use engine_wgpu::gpu::AdapterChoice;
 use engine_wgpu::{BUDGET_BYTES, WgpuEngine, check};
+use telemetry::chain;
 use testkit::graphs::{Family, RandomGraph, random};
 use types::{DType, NamedTensor};
 
@@ -38,7 +39,7 @@ fn engines() -> Option<[WgpuEngine; 2]> {
     }
 }
 
-/// How a comparison ended.
+/// Result of a comparison.
 enum Outcome {
     /// Both engines gave the same answers, or both refused the request.
     Same,
@@ -93,17 +94,7 @@ fn compare(graph: &RandomGraph, wgpu: &WgpuEngine) -> Result<Outcome, String> {
     Ok(Outcome::Same)
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
-}
-
-/// Why two answers are not the same, if they are not.
+/// Returns the first difference of two answers; `None` where they are the same.
 fn differ(expected: &NamedTensor, answer: &NamedTensor, graph: &RandomGraph) -> Option<String> {
     let name = &expected.name;
     let (expected, answer) = (&expected.tensor, &answer.tensor);

@@ -33,7 +33,7 @@ impl Check {
 /// A record that was set aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetAside {
-    /// Its table.
+    /// Table that the record was in.
     pub table: String,
     /// Its key in that table.
     pub key: String,
@@ -50,10 +50,10 @@ pub async fn tidy(store: &dyn Store, checks: &[Check]) -> Result<Vec<SetAside>, 
     for check in checks {
         for (key, raw) in entries(store, &format!("{}/", check.table)).await? {
             let Err(reason) = (check.read)(&raw) else { continue };
-            let reason = chain(&reason);
+            let reason = telemetry::chain(&reason);
             tracing::error!(key = %key.escape_ascii(), reason, "a record is not readable and is set aside");
             if let Err(error) = set_aside(store, &key, raw).await {
-                tracing::warn!(key = %key.escape_ascii(), error = chain(&error), "an unreadable record stays in its place");
+                tracing::warn!(key = %key.escape_ascii(), error = telemetry::chain(&error), "an unreadable record stays in its place");
                 stuck.push(one(&key, reason));
             }
         }
@@ -78,7 +78,7 @@ pub async fn find(store: &dyn Store, checks: &[Check]) -> Result<Vec<SetAside>, 
     let mut found = Vec::new();
     for check in checks {
         for (key, raw) in entries(store, &format!("{}/", check.table)).await? {
-            found.extend((check.read)(&raw).err().map(|reason| one(&key, chain(&reason))));
+            found.extend((check.read)(&raw).err().map(|reason| one(&key, telemetry::chain(&reason))));
         }
     }
     for (key, raw) in entries(store, &format!("{TABLE}/")).await? {
@@ -91,7 +91,7 @@ pub async fn find(store: &dyn Store, checks: &[Check]) -> Result<Vec<SetAside>, 
 fn judge(key: &Bytes, raw: &Bytes, checks: &[Check]) -> (Bytes, Option<SetAside>) {
     let home = key.slice(TABLE.len() + 1..);
     let reason = match checks.iter().find(|check| home.starts_with(format!("{}/", check.table).as_bytes())) {
-        Some(check) => (check.read)(raw).err().map(|reason| chain(&reason)),
+        Some(check) => (check.read)(raw).err().map(|reason| telemetry::chain(&reason)),
         None => Some("this version has no table of that name".to_owned()),
     };
     let wrong = reason.map(|reason| one(&home, reason));
@@ -131,17 +131,6 @@ fn one(key: &[u8], reason: String) -> SetAside {
     let key = String::from_utf8_lossy(key);
     let (table, key) = key.split_once('/').unwrap_or(("", &key));
     SetAside { table: table.to_owned(), key: key.to_owned(), reason }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Returns all entries under a prefix, page by page.

@@ -53,7 +53,7 @@ fn validate(text: &str) -> Result<(), String> {
     validator
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(naga::valid::SubgroupOperationSet::all());
-    validator.validate(&module).map(|_info| ()).map_err(|error| crate::error::chain(&error))
+    validator.validate(&module).map(|_info| ()).map_err(|error| telemetry::chain(&error))
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! Runs a case on a device and says whether the answer is the one asked for.
 
 use std::any::Any;
-use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use engine::{RunControl, Session};
 use engine_wgpu::WgpuEngine;
 use engine_wgpu::ir::{ElementType, Literal};
+use telemetry::chain;
 use types::NamedTensor;
 
 use super::case::{Case, Form, Measure, Named};
@@ -56,18 +56,6 @@ enum Failure {
 fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
-}
-
-/// An error and all its causes.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 fn run(engine: &WgpuEngine, case: &Case, model: &[u8], inputs: &[NamedTensor]) -> Result<(), Failure> {
