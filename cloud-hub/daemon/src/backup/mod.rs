@@ -110,6 +110,15 @@ impl Restored {
     }
 }
 
+/// Files of the state folder that a start makes anew, or that belong to one run or one machine.
+const MADE_ANEW: [&str; 5] = ["lock", "listening.json", "loads.json", "local.token", RESTORED_FILE];
+
+/// Whether a start makes a file of this name anew, so that a backup without it loses nothing.
+#[must_use]
+pub fn is_made_anew(name: &str) -> bool {
+    MADE_ANEW.contains(&name) || name.starts_with(SNAPSHOT_PREFIX) || name.ends_with(".unfinished")
+}
+
 /// Whether a file of this name is part of a backup: a plain path below the state folder, and nothing that a start makes.
 #[must_use]
 pub fn is_member_name(name: &str) -> bool {
@@ -119,15 +128,15 @@ pub fn is_member_name(name: &str) -> bool {
         let rest = part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
         first && rest && part.len() <= COMPONENT_BYTES_MAX && !part.ends_with(".unfinished")
     };
-    let is_made_anew = match parts.as_slice() {
-        ["lock" | "listening.json" | "loads.json" | "local.token" | RESTORED_FILE | CONTENTS_FILE] => true,
-        [file] => file.starts_with(SNAPSHOT_PREFIX),
+    let is_left_out = match parts.as_slice() {
+        [CONTENTS_FILE] => true,
+        [file] => is_made_anew(file),
         ["trust", "trusted", ..] => true,
         // The store itself, and what was set aside of it.
         [first, ..] => first.starts_with("store"),
         [] => true,
     };
-    parts.len() <= DEPTH_MAX && parts.iter().all(is_plain) && !is_made_anew
+    parts.len() <= DEPTH_MAX && parts.iter().all(is_plain) && !is_left_out
 }
 
 #[cfg(test)]
@@ -159,6 +168,7 @@ mod tests {
             "lock",
             "listening.json",
             "loads.json",
+            "local.token",
             "store/db",
             "store.1/db",
             "trust/trusted/floor.json",

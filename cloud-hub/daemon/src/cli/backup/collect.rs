@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 use types::Digest;
 
-use crate::backup::{Member, is_member_name};
+use crate::backup::{Member, is_made_anew, is_member_name};
 
 /// Folder of the blobs, as members name it: files there are named by their digest.
 const BLOBS: &str = "blobs/sha256/";
@@ -110,13 +110,6 @@ fn walk(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<(String, Path
         }
     }
     Ok(())
-}
-
-/// Whether a file that is no member needs no word: a start makes it anew.
-fn is_made_anew(name: &str) -> bool {
-    let is_marker = matches!(name, "lock" | "listening.json" | "loads.json" | "local.token")
-        || name == crate::backup::RESTORED_FILE;
-    is_marker || name.starts_with(crate::backup::SNAPSHOT_PREFIX) || name.ends_with(".unfinished")
 }
 
 fn digest(mut file: File) -> io::Result<(u64, Digest)> {
