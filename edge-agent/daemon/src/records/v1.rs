@@ -38,17 +38,19 @@ enum Outcome {
     RolledBack(FailedVersion),
 }
 
-/// Stages by their names in records.
-const STAGES: [(&str, Stage); 8] = [
-    ("offer", Stage::Offered),
-    ("trust", Stage::Refreshing),
-    ("fetch", Stage::Fetching),
-    ("verify", Stage::Verifying),
-    ("load", Stage::Loading),
-    ("golden", Stage::Checking),
-    ("switch", Stage::Switching),
-    ("restart", Stage::Active),
-];
+/// Returns the name of a stage in records, which is older than the common words.
+const fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Offered => "offer",
+        Stage::Refreshing => "trust",
+        Stage::Fetching => "fetch",
+        Stage::Verifying => "verify",
+        Stage::Loading => "load",
+        Stage::Checking => "golden",
+        Stage::Switching => "switch",
+        Stage::Active => "restart",
+    }
+}
 
 /// A version on this device.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -137,8 +139,7 @@ impl Record for LoadAttempt {
 impl From<&Report> for VersionReport {
     fn from(report: &Report) -> Self {
         let Report { model, version, stage, outcome } = report;
-        let named = STAGES.into_iter().find(|(_name, of)| of == stage);
-        let stage = named.map_or_else(String::new, |(name, _of)| name.to_owned());
+        let stage = stage_name(*stage).to_owned();
         Self { model: model.clone(), version: *version, stage, outcome: Outcome::from(outcome) }
     }
 }
@@ -147,8 +148,8 @@ impl TryFrom<VersionReport> for Report {
     type Error = String;
 
     fn try_from(record: VersionReport) -> Result<Self, String> {
-        let named = STAGES.into_iter().find(|(name, _of)| *name == record.stage);
-        let stage = named.map(|(_name, of)| of).ok_or_else(|| format!("no stage is called {:?}", record.stage))?;
+        let named = Stage::ALL.into_iter().find(|stage| stage_name(*stage) == record.stage);
+        let stage = named.ok_or_else(|| format!("no stage is called {:?}", record.stage))?;
         Ok(Self { model: record.model, version: record.version, stage, outcome: record.outcome.try_into()? })
     }
 }
