@@ -148,18 +148,7 @@ const FUNCTIONS: &[(&str, &str)] = &[
 
 /// Returns the functions of this file that a text calls, directly or through another, as WGSL.
 pub(crate) fn needed_by(text: &str) -> String {
-    let mut needed = vec![false; FUNCTIONS.len()];
-    let mut waiting = vec![text];
-    while let Some(text) = waiting.pop() {
-        for (at, (name, body)) in FUNCTIONS.iter().enumerate() {
-            if !needed[at] && text.contains(&format!("{name}(")) {
-                needed[at] = true;
-                waiting.push(body);
-            }
-        }
-    }
-    let bodies = FUNCTIONS.iter().zip(needed).filter(|(_function, needed)| *needed);
-    let all: String = bodies.map(|((_name, body), _needed)| format!("{body}\n")).collect();
+    let all = super::math::needed_of(FUNCTIONS, text);
     all.replace("OVERFLOW", &Fault::Overflow.report())
         .replace("ZERO", &Fault::ZeroDivisor.report())
         .replace("FRACTION", &Fault::FractionalPower.report())

@@ -230,16 +230,21 @@ const FUNCTIONS: &[(&str, &str)] = &[
 
 /// The functions that a kernel's text calls, directly or through another.
 pub(crate) fn needed_by(text: &str) -> String {
-    let mut needed = vec![false; FUNCTIONS.len()];
+    needed_of(FUNCTIONS, text)
+}
+
+/// Returns the functions of a table of names and bodies that a text calls, directly or through another, as WGSL.
+pub(super) fn needed_of(functions: &[(&str, &str)], text: &str) -> String {
+    let mut needed = vec![false; functions.len()];
     let mut waiting = vec![text];
     while let Some(text) = waiting.pop() {
-        for (at, (name, body)) in FUNCTIONS.iter().enumerate() {
+        for (at, (name, body)) in functions.iter().enumerate() {
             if !needed[at] && text.contains(&format!("{name}(")) {
                 needed[at] = true;
                 waiting.push(body);
             }
         }
     }
-    let bodies = FUNCTIONS.iter().zip(needed).filter(|(_function, needed)| *needed);
+    let bodies = functions.iter().zip(needed).filter(|(_function, needed)| *needed);
     bodies.map(|((_name, body), _needed)| format!("{body}\n")).collect()
 }
