@@ -64,6 +64,23 @@ impl Embedding {
     }
 }
 
+/// Appends a matrix as signed bytes with one scale for each of its columns, and returns the scales.
+pub(crate) fn quantize_columns(matrix: &[f32], columns: usize, codes: &mut Vec<u8>) -> Vec<f32> {
+    let columns = columns.max(1);
+    let mut scales = vec![0.0_f32; columns];
+    for row in matrix.chunks(columns) {
+        scales.iter_mut().zip(row).for_each(|(most, value)| *most = most.max(value.abs()));
+    }
+    for scale in &mut scales {
+        *scale = if (*scale / 127.0).is_normal() { *scale / 127.0 } else { 1.0 };
+    }
+    // A row at a time: flattened, they would come one byte at a time.
+    for row in matrix.chunks(columns) {
+        codes.extend(row.iter().zip(&scales).map(|(value, scale)| signed_byte(value / scale)));
+    }
+    scales
+}
+
 /// Quantizes a table into the graph; `None` when it is not finite.
 ///
 /// # Errors
@@ -80,18 +97,8 @@ pub(crate) fn pack(
     }
     let shape = tensor.shape()?;
     let width = shape.last().copied().unwrap_or(1).max(1);
-    let mut scales = vec![0.0_f32; width];
-    for row in values.chunks(width) {
-        scales.iter_mut().zip(row).for_each(|(most, value)| *most = most.max(value.abs()));
-    }
-    for scale in &mut scales {
-        *scale = if (*scale / 127.0).is_normal() { *scale / 127.0 } else { 1.0 };
-    }
-    // A row at a time: flattened, they would come one byte at a time.
     let mut codes = Vec::with_capacity(values.len());
-    for row in values.chunks(width) {
-        codes.extend(row.iter().zip(&scales).map(|(value, scale)| signed_byte(value / scale)));
-    }
+    let scales = quantize_columns(&values, width, &mut codes);
     let packed = Packed { codes: names.fresh(&format!("{name}_q8")), scales: names.fresh(&format!("{name}_scales")) };
     let rows = values.len() / width;
     graph.add_initializer(TensorProto::of_raw(&packed.codes, DataType::Int8, &[rows, width], codes));

@@ -10,7 +10,7 @@ use onnx_graph::{Graph, Names, Values};
 
 use crate::CompressError;
 use crate::constants::Constants;
-use crate::nearest::nearest;
+use crate::embedding::quantize_columns;
 
 /// Smallest stack that is packed; two more nodes cost more than a smaller one saves.
 const ELEMENTS_MIN: usize = 4_096;
@@ -76,16 +76,7 @@ pub(crate) fn pack(
     let mut scales = Vec::new();
     let mut codes = Vec::with_capacity(values.len());
     for matrix in values.chunks((rows * columns).max(1)) {
-        let mut most = vec![0.0_f32; columns];
-        for row in matrix.chunks(columns.max(1)) {
-            most.iter_mut().zip(row).for_each(|(most, value)| *most = most.max(value.abs()));
-        }
-        let steps: Vec<f32> =
-            most.iter().map(|most| most / 127.0).map(|step| if step.is_normal() { step } else { 1.0 }).collect();
-        for row in matrix.chunks(columns.max(1)) {
-            codes.extend(row.iter().zip(&steps).map(|(value, step)| signed_byte(value / step)));
-        }
-        scales.extend(steps);
+        scales.extend(quantize_columns(matrix, columns, &mut codes));
     }
     let mut scales_shape = shape.clone();
     if let Some(rows) = shape.len().checked_sub(2).and_then(|at| scales_shape.get_mut(at)) {
@@ -95,13 +86,4 @@ pub(crate) fn pack(
     graph.add_initializer(TensorProto::of_raw(&packed.codes, DataType::Int8, &shape, codes));
     graph.add_initializer(TensorProto::of_floats(&packed.scales, &scales_shape, &scales));
     Ok(Some(packed))
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "rounded, and within -128 to 127 by the clamp"
-)]
-fn signed_byte(value: f32) -> u8 {
-    nearest(value.clamp(-128.0, 127.0)) as i8 as u8
 }
