@@ -29,7 +29,7 @@ pub fn device_table(store: Arc<dyn Store>) -> Table<v1::Device> {
 /// What is kept of a device beside its record: nothing here decides what it may do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StoredState {
-    /// What the fleet knows of it.
+    /// State of the device as the fleet knows it.
     pub device: Device,
     /// The last second of its newest certificate.
     pub certificate_until_unix_s: Option<u64>,

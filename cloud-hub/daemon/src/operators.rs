@@ -41,11 +41,11 @@ const LAST_USED_EVERY_MS: u64 = 3600 * 1000;
 /// One operator token as it is kept, under the hash of its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperatorRecord {
-    /// The operator.
+    /// Name of the operator; a renewed token has the same.
     pub name: String,
-    /// When it was made.
+    /// Time at which the token was made, in milliseconds since 1970.
     pub created_unix_ms: u64,
-    /// When it stops being good.
+    /// First time at which the token is refused, in milliseconds since 1970.
     pub expires_unix_ms: u64,
     /// Time of the last call with this token, as of the last time that it was stored.
     pub last_used_unix_ms: Option<u64>,

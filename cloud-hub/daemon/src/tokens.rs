@@ -18,7 +18,7 @@ use crate::records::v1;
 /// One token as it is kept, under the hash of its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredToken {
-    /// Its life.
+    /// State and times of the token.
     pub record: TokenRecord,
     /// Name of the device that joins with it.
     pub device: DeviceId,

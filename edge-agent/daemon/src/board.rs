@@ -149,7 +149,7 @@ pub struct ModelStatus {
 /// A version on this device, in the form that was chosen for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstalledVersion {
-    /// The version.
+    /// Number of the version.
     pub version: Version,
     /// The variant of it.
     pub variant: VariantName,
@@ -166,7 +166,7 @@ impl From<Installed> for InstalledVersion {
 /// A record of the store that is not readable, and was set aside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnreadableRecord {
-    /// Its table.
+    /// Table that the record was in.
     pub table: String,
     /// Its key in that table.
     pub key: String,

@@ -31,7 +31,7 @@ pub struct AnswersFile {
     labels: Vec<Label>,
 }
 
-/// What was gathered of one output.
+/// Values of one output that were gathered so far.
 #[derive(Debug)]
 struct Spool {
     file: BufWriter<File>,

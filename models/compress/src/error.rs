@@ -43,7 +43,7 @@ pub enum CompressError {
     /// The user's judge gave no number.
     #[error("the command of --measure gave no number: {why}")]
     Command {
-        /// What happened, and what it printed.
+        /// Exit status or error of the command, and its last output.
         why: String,
     },
     /// An option that makes no sense.

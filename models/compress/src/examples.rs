@@ -197,7 +197,7 @@ impl Examples {
         }
     }
 
-    /// Where the example at this position is, for errors and reports: `row 17`, or the name of its file.
+    /// Returns the place of the example at this position for errors and reports: `row 17`, or the name of its file.
     #[must_use]
     pub fn place(&self, position: usize) -> String {
         let index = self.chosen.get(position).copied().unwrap_or(position);

@@ -64,9 +64,9 @@ pub(crate) struct LabelFacts {
     pub(crate) width: Option<usize>,
     /// Whether every number is whole.
     pub(crate) is_whole: bool,
-    /// Smallest number.
+    /// Smallest number among the labels.
     pub(crate) least: f64,
-    /// Largest number.
+    /// Largest number among the labels.
     pub(crate) greatest: f64,
     /// Different numbers, by their bits; at most [`VALUES_MAX`].
     values: BTreeSet<i64>,

@@ -32,7 +32,7 @@ fn engines() -> Vec<WgpuEngine> {
     }
 }
 
-/// What this engine did with a request.
+/// Result of a request on this engine.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 enum Did {
     Answered,

@@ -269,7 +269,7 @@ fn runs_about(model: &[u8], inputs: &[NamedTensor], label: &str) {
     }
 }
 
-/// What is wrong with a file, according to `check` and to `load`, which must agree.
+/// Returns the refusal of a file by `check` and by `load`, which must agree.
 fn refusal(model: &[u8]) -> Option<String> {
     let Some(wgpu) = engine() else { return Some(String::new()) };
     let loaded = wgpu.load_checked(model).err().map(|error| error.to_string());

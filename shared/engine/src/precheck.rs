@@ -88,9 +88,9 @@ pub enum Refusal {
     /// A file of another format, told by its first bytes.
     #[error("the file is {what}, not an ONNX model: {advice}")]
     OtherFormat {
-        /// The format.
+        /// Name of the format, like `a zip archive`.
         what: &'static str,
-        /// What to do.
+        /// Advice for the operator, as a clause.
         advice: &'static str,
     },
     /// The ORT format, which the pre-check cannot read.

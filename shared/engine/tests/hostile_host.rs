@@ -53,7 +53,7 @@ enum Step {
     Answer,
 }
 
-/// What the child does in each phase; nothing in a phase without steps.
+/// Steps of the child in each phase.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Script {
     opening: Vec<Step>,

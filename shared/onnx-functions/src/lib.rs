@@ -101,7 +101,7 @@ pub enum InlineError {
         function: String,
         /// Operator that changed between the versions.
         operator: String,
-        /// Its domain.
+        /// Domain of the operator.
         domain: String,
         /// Version that the function imports.
         own: i64,

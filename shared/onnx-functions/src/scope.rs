@@ -95,7 +95,7 @@ fn names_of_node(message: &[u8], depth: usize, names: &mut HashSet<Vec<u8>>) -> 
     Ok(())
 }
 
-/// What the names and attribute references of one body stand for at one call.
+/// Substitutions for the names and attribute references of one body at one call.
 #[derive(Debug, Default)]
 pub(crate) struct Scope<'a> {
     /// Prefix of the body's own names; empty in the main graph, whose names stay.

@@ -57,13 +57,13 @@ coded!(
 );
 
 coded!(
-    /// How far an update is.
+    /// Stages of an update.
     stage, Stage, "stage of an update", {
         Offered = 0, Refreshing = 1, Fetching = 2, Verifying = 3, Loading = 4, Checking = 5, Switching = 6, Active = 7,
     }
 );
 
-/// How an update stands: the number of the variant, then its fields. Append only.
+/// Outcomes of an update: the number of the variant, then its fields. Append only.
 pub(crate) mod outcome {
     use super::*;
     use crate::v1::UpdateOutcome;

@@ -30,7 +30,7 @@ pub struct Listing<T> {
 /// A value as it was read, so that a write can demand that it is still so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry<T> {
-    /// The value.
+    /// Value as it was read.
     pub value: T,
     raw: Bytes,
 }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::binaries::workspace;
 use crate::{Finished, Site};
 
-/// How a runtime fails.
+/// Failure of a runtime at one model.
 #[derive(Debug, Clone)]
 pub struct Fault<'a> {
     /// Version whose model files it does not survive; [`crate::author::ModelFolder::copy`] stamps them.

@@ -14,7 +14,7 @@ use testkit::{Finished, Fleet, Site, skip, story};
 /// Fewest models that the folder must hold.
 const MODELS_LEAST: usize = 12;
 
-/// What must be judged by what; models that are not named may be judged by anything but cosine of one number.
+/// Expected measure by model. Other models may have any measure but the cosine of one number.
 const MEASURES: [(&str, &str); 8] = [
     ("dnsmos", "error"),
     ("oww-wake-word", "error"),

@@ -18,7 +18,7 @@ use transport::{
     Ca, Congestion, Connection, EndpointKeys, Exchange, Limits, Listener, ListenerConfig, Priority, Validity,
 };
 
-/// How the impostor lies.
+/// Kind of lie that the impostor tells.
 #[derive(Debug, Clone, PartialEq)]
 enum Lie {
     /// Not at all, but it signs nothing anew.
@@ -52,7 +52,7 @@ struct Impostor {
     asked: Arc<Mutex<u64>>,
 }
 
-/// What each connection of the impostor needs.
+/// State that all connections of the impostor share.
 #[derive(Clone)]
 struct Role {
     lie: Lie,

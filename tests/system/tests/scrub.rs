@@ -127,7 +127,7 @@ fn a_file_that_is_put_back_by_hand_is_noticed_and_fetched_without_an_operator() 
     });
 }
 
-/// What the hub could not use at its start is used as soon as it is pushed again, and nothing is said of it any more.
+/// A file that was damaged at the start is used as soon as it is pushed again, and its warning goes.
 #[test]
 fn what_was_damaged_at_the_start_is_mended_by_a_push_without_a_restart() {
     story(|site| {

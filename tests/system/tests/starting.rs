@@ -27,7 +27,7 @@ fn a_verb_right_behind_the_start_of_its_daemon_waits_for_it_and_one_on_a_stopped
     });
 }
 
-/// What a killed daemon leaves behind, its lock file and its addresses, is not taken for a daemon that is starting.
+/// The lock file and the addresses of a killed daemon are not taken for a daemon that is starting.
 #[test]
 fn the_traces_of_a_killed_daemon_are_not_waited_for() {
     story(|site| {

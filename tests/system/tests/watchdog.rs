@@ -12,10 +12,10 @@ use testkit::runtime::{self, Fault};
 use testkit::tools::runs_long;
 use testkit::{Daemon, Digits, Fleet, Hub, Site, story, wait};
 
-/// What a daemon tells its service manager while it is well.
+/// Message of a healthy daemon to its service manager.
 const ALIVE: &str = "WATCHDOG=1";
 
-/// What a daemon logs instead of that.
+/// Log line of a daemon that stops sending it.
 const UNFED: &str = "the watchdog is not fed";
 
 /// A service manager that reads what it is told.

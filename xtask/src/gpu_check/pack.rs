@@ -28,7 +28,7 @@ here=$(cd \"$(dirname \"$0\")\" && pwd)
 exec \"$here/bin/xtask\" gpu-check run \"$here\" \"$@\"
 ";
 
-/// Makes the folder.
+/// Creates the folder with binaries, cases and `run.sh`.
 pub(super) fn pack(folder: &Path, dev: bool) -> Result<()> {
     ensure!(!folder.exists(), "{} is there already: name a new folder", folder.display());
     let bin = folder.join("bin");
@@ -90,7 +90,7 @@ struct Built {
     path: PathBuf,
 }
 
-/// What cargo says of a binary.
+/// Message of `cargo build --message-format json` about a binary.
 #[derive(Deserialize)]
 struct Message {
     reason: String,

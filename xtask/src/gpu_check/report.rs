@@ -31,13 +31,13 @@ pub(super) struct Adapter {
     pub(super) bench: Bench,
 }
 
-/// One test binary.
+/// Result of one test binary.
 #[derive(Debug, Serialize)]
 pub(super) struct Test {
     name: String,
     passed: usize,
     failed: Vec<String>,
-    /// What tests say they left out.
+    /// Lines in which tests say what they skipped.
     skipped: Vec<String>,
     ran: Ran,
 }
@@ -51,7 +51,7 @@ pub(super) struct Bench {
     pub(super) rows: Value,
 }
 
-/// What became of a program.
+/// Result of running a program.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Ran {

@@ -47,7 +47,7 @@ pub struct Greeting {
     pub models: Vec<Follows>,
 }
 
-/// How an update stands, with the reason of a failure for the operator.
+/// State of an update, with the reason of a failure for the operator.
 pub type Outcome = types::update::Outcome<(), String>;
 
 /// A device's report on one version.

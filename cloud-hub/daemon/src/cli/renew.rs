@@ -36,7 +36,7 @@ pub(super) struct RenewArgs {
     json: bool,
 }
 
-/// What was done.
+/// Result of the verb, for `--json`.
 #[derive(Debug, Serialize)]
 struct Renewed {
     operator: String,
@@ -115,7 +115,7 @@ fn not_own(used: &Path, name: &str) -> CliError {
     CliError::new(ExitKind::Usage, problem).hint("name the file to write with --out FILE")
 }
 
-/// How the records of operators are reached.
+/// Access to the records of operators.
 enum Way {
     /// Over the admin API.
     Api(Box<Client>),

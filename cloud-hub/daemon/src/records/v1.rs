@@ -54,7 +54,7 @@ struct TokenLife {
     state: TokenState,
 }
 
-/// Where a join token stands.
+/// State of a join token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum TokenState {

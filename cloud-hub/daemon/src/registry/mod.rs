@@ -41,7 +41,7 @@ pub use metadata::MetadataName;
 /// Which version of a model devices follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CurrentRecord {
-    /// The version.
+    /// Version that devices are offered.
     pub version: Version,
     /// The version that devices followed before, for a withdrawal.
     pub before: Option<Version>,

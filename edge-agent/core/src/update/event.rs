@@ -50,7 +50,7 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    /// All kinds.
+    /// All kinds, in the order of their declaration.
     pub const ALL: [Self; 18] = [
         Self::HubAway,
         Self::Interrupted,

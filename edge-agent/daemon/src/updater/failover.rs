@@ -22,7 +22,7 @@ type Loading = Pin<Box<dyn Future<Output = Result<Arc<Serving>, Failure>> + Send
 
 /// A model on its way to another engine.
 struct UnderWay {
-    /// What it leaves; `None` when nothing serves.
+    /// Version and engine that serve now; `None` when nothing serves.
     left: Option<Arc<Serving>>,
     version: Version,
     kind: FailureKind,

@@ -20,7 +20,7 @@ const ANSWERS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Answers of the reference by which the blank symbol of a text is found.
 const BLANK_SAMPLE: usize = 32;
 
-/// What is known of the answers beside themselves.
+/// Task, labels and measure with which answers are judged.
 #[derive(Debug, Default)]
 pub struct JudgeOptions {
     /// Task that the operator or the manifest declares.
@@ -38,7 +38,7 @@ pub struct Judge {
     examples: Examples,
     /// Answers to the first examples, as many as fit into [`ANSWERS_BYTES_MAX`].
     answers: Vec<Vec<NamedTensor>>,
-    /// What the labels are about; known after the first run.
+    /// Output that the labels belong to; known after the first run.
     choice: Option<Choice>,
     whole: Option<Whole>,
     custom: Option<(Box<dyn Custom>, Score)>,

@@ -211,7 +211,7 @@ fn is_same(label: f64, class: f64) -> bool {
     (label - class).abs() < 0.5
 }
 
-/// Which of the two answers of a row is meant.
+/// Selects one of the two answers of a row.
 type Answer = fn(&Row) -> f64;
 
 /// A figure of one model over rows with weights, and whether higher is better; `None` when it is not defined.

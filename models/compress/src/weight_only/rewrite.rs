@@ -333,7 +333,7 @@ impl Pass<'_> {
 }
 
 impl Pass<'_> {
-    /// What multiplies with a quantized stack of matrices.
+    /// Creates the nodes that multiply with a quantized stack of matrices.
     fn stack(
         &mut self,
         node: &NodeProto,

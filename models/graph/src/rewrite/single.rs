@@ -60,7 +60,7 @@ pub fn to_single(model: &mut Model) -> Option<usize> {
     Some(changed)
 }
 
-/// What the model holds: any half, and double where its weights are mostly double.
+/// Returns which types must become f32: f16 if there is any, f64 if most weights are f64.
 fn sources(graph: &Graph) -> Sources {
     let mut bytes: HashMap<i32, usize> = HashMap::new();
     let mut add = |tensor: &TensorProto| {

@@ -47,7 +47,7 @@ pub(crate) struct Guess {
     pub(crate) inputs: Vec<Option<Fact>>,
     /// The graph with each `If` that the guess decides in place, and both sides of the others.
     pub(crate) graph: Graph,
-    /// What is known of each value.
+    /// Facts of each value under this guess.
     pub(crate) facts: Facts,
     /// Positions of the nodes that refuse their inputs, and why.
     pub(crate) refused: BTreeMap<usize, OpError>,

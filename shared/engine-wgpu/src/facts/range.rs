@@ -11,9 +11,9 @@ const LOOKED_AT_MAX: usize = 64 * 1024;
 /// Least and greatest value, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
-    /// Least value.
+    /// Least value, included.
     pub low: i64,
-    /// Greatest value.
+    /// Greatest value, included.
     pub high: i64,
 }
 
@@ -105,7 +105,7 @@ impl Range {
 pub struct Ranges(Vec<Option<Range>>);
 
 impl Ranges {
-    /// Walks the graph.
+    /// Computes the ranges of all values, node by node.
     #[must_use]
     pub fn of(graph: &Graph, facts: &Facts) -> Self {
         let mut ranges = Self(vec![None; graph.value_count()]);

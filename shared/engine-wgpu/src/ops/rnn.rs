@@ -196,7 +196,7 @@ impl Layer {
     }
 }
 
-/// What a layer multiplies.
+/// Operands of the products of a layer.
 #[derive(Debug)]
 struct Sources {
     x: Operand,

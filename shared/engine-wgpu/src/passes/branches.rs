@@ -142,7 +142,7 @@ fn settled(graph: &mut Graph, node: &Node, room: usize) -> Option<Vec<Node>> {
     taken(graph, node, then_one, room)
 }
 
-/// What stands in the place of an `If` that is decided.
+/// Returns the nodes that replace an `If` whose condition is known.
 fn taken(graph: &mut Graph, node: &Node, then_one: bool, room: usize) -> Option<Vec<Node>> {
     let [other, then] = branches(node)?;
     let (branch, captures) = if then_one { then } else { other };

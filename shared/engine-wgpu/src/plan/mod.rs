@@ -80,7 +80,7 @@ pub(crate) struct Plan {
     pub(crate) inputs: Vec<Port>,
     /// In the graph's order.
     pub(crate) outputs: Vec<Port>,
-    /// Where kernels report faults, if any of them can.
+    /// Buffer in which kernels report faults; `None` where no kernel can.
     flag: Option<Flag>,
     /// Bytes of the activation arena.
     pub(crate) arena_bytes: u64,

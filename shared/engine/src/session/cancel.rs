@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Clone, Default)]
 pub struct CancelFlag(Arc<Mutex<CancelState>>);
 
-/// What stops the run that is going on, once.
+/// Function that stops the present run; it is called once at most.
 type Stop = Arc<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]

@@ -57,7 +57,7 @@ impl FromStr for Provider {
     }
 }
 
-/// Where engines run, as configurations name it.
+/// Place of engines, by the names of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {

@@ -66,15 +66,15 @@ pub struct UpdateReport {
     pub version: Version,
     /// Which form of it, once the device has chosen one.
     pub variant: Option<VariantName>,
-    /// How far it is.
+    /// Stage that the update has reached.
     #[serde(with = "wire::stage")]
     pub stage: Stage,
-    /// How it stands there. A stage that is passed is [`Outcome::Active`] too, unless it is [`Stage::Active`] it goes on.
+    /// State of the update at this stage. [`Outcome::Active`] at a stage before [`Stage::Active`] means that the stage is passed.
     #[serde(with = "wire::outcome")]
     pub outcome: UpdateOutcome,
 }
 
-/// How an update stands, with the reason of a failure for the operator.
+/// State of an update, with the reason of a failure for the operator.
 pub type UpdateOutcome = Outcome<(), String>;
 
 impl UpdateReport {

@@ -14,7 +14,7 @@ const BOUND_MAX: f32 = 2000.0;
 /// Most elements of a value.
 const ELEMENTS_MAX: usize = 4096;
 
-/// How far two correct engines may differ on a value.
+/// Largest difference of two correct engines on a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Noise {
     /// Not at all.
@@ -65,7 +65,7 @@ pub(super) struct Builder {
     pub(super) random: Random,
     pub(super) opset: usize,
     pub(super) graph: GraphProto,
-    /// What operators may read, the newest last.
+    /// Values that operators may read, the newest last.
     pub(super) values: Vec<Held>,
     /// Weights by name and shape, for sharing.
     weights: Vec<(String, Vec<usize>)>,

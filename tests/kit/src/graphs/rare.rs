@@ -226,7 +226,7 @@ fn reductions(b: &mut Builder) -> Option<()> {
     b.apply(op, &inputs, attributes, &rounded(&x), shape, bound)
 }
 
-/// What is found in the data is an output of its own.
+/// Adds `NonZero` with its result as an output of the model.
 fn non_zero(b: &mut Builder) -> Option<()> {
     if b.opset < 9 || b.depth > 0 {
         return None;

@@ -91,9 +91,9 @@ pub(super) fn choose<'a>(
 /// A form that was asked for by name and cannot be given.
 #[derive(Debug)]
 pub(super) struct Missing {
-    /// What is wrong with it.
+    /// Problem in one sentence, without advice.
     pub(super) problem: String,
-    /// What to do.
+    /// Advice that is printed after `try:`.
     pub(super) hint: &'static str,
 }
 
@@ -158,7 +158,7 @@ fn is_wanted(candidate: &Candidate) -> bool {
     candidate.loss.is_some() && candidate.verdict != Verdict::Lossy
 }
 
-/// What was asked for by name and cannot be given. It costs none of the other forms.
+/// Lists the forms that were asked for by name and cannot be written. The other forms are written all the same.
 fn not_given(outcome: &Outcome, others: &[Candidate]) -> Vec<Missing> {
     let mut missing = Vec::new();
     let is_found = |form: Form| others.iter().any(|other| other.form == form && other.verdict != Verdict::Lossy);

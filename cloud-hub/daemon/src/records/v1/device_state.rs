@@ -11,7 +11,7 @@ use types::{Digest, ModelName, VariantName, Version};
 
 use crate::fleet::StoredState;
 
-/// What a device said of itself, under its name. Nothing here decides what the device may do.
+/// State of a device as it last reported it, under its name. It decides nothing about the rights of the device.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeviceState {
     device: Device,
@@ -76,7 +76,7 @@ struct Progress {
     rolled_back: bool,
 }
 
-/// How an update stands at its stage, in the words of the first records.
+/// State of an update at its stage, in the words of the first release.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Outcome {

@@ -14,7 +14,7 @@ pub const SCHEMA: u32 = 1;
 pub struct StartLoads {
     /// Number of this form.
     pub schema: u32,
-    /// Loads by `<model>/<version>`.
+    /// Loads that ended badly, by `<model>/<version>`.
     pub loads: BTreeMap<String, StartLoad>,
 }
 

@@ -9,7 +9,7 @@ use crate::ir::Node;
 use crate::lower::{Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Repr, THREADS, linear_groups};
 use crate::ops::shape::params;
 
-/// What is done to scores last.
+/// Transform that is applied to the scores last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transform {
     None,

@@ -9,7 +9,7 @@ use crate::ops::classical::{floats, index, ints};
 /// Maximum number of nodes of all trees together: 80 MiB on the device.
 const NODES_MAX: usize = 4 << 20;
 
-/// How the answers of trees are put together.
+/// Aggregation of the leaves of all trees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Aggregate {
     Sum,
