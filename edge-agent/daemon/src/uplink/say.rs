@@ -63,3 +63,27 @@ pub(super) fn report(report: &Report, knows_all_outcomes: bool) -> UpdateReport 
     };
     UpdateReport { model: report.model.clone(), version: report.version, variant, stage, outcome }
 }
+
+#[cfg(test)]
+mod tests {
+    use edge_core::update::{Failure, FailureKind};
+    use types::Version;
+
+    use super::*;
+
+    #[test]
+    fn a_hub_of_an_earlier_release_is_told_outcomes_that_it_knows() {
+        let version = |number| Version::new(number).unwrap();
+        let of =
+            |outcome| Report { model: "digits".parse().unwrap(), version: version(2), stage: Stage::Offered, outcome };
+        let superseded = of(Outcome::Superseded { by: version(3) });
+        assert_eq!(report(&superseded, true).outcome, UpdateOutcome::Superseded { by: version(3) });
+        let rejected = UpdateOutcome::Rejected("version 2 is older than version 3, which serves".to_owned());
+        assert_eq!(report(&superseded, false).outcome, rejected);
+        let failure = Failure { kind: FailureKind::EngineCrashed, detail: "signal 11".to_owned() };
+        let rolled_back = of(Outcome::RolledBack(failure));
+        let reason = "engine_crashed: signal 11".to_owned();
+        assert_eq!(report(&rolled_back, true).outcome, UpdateOutcome::RolledBack(reason.clone()));
+        assert_eq!(report(&rolled_back, false).outcome, UpdateOutcome::Rejected(reason));
+    }
+}
