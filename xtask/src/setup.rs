@@ -25,8 +25,13 @@ const LICENCES: [&str; 2] = ["onnxruntime/LICENSE", "onnxruntime/ThirdPartyNotic
 const MEMBER_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
 /// Python packages of the tests: the reference TUF client, and a client of the Open Inference Protocol by someone else.
-pub(crate) const TEST_TOOLS: [&str; 4] =
-    ["tuf==7.0.1", "securesystemslib[crypto]==1.6.0", "tritonclient[http]==2.73.0", "numpy==2.4.6"];
+pub(crate) const TEST_TOOLS: [&str; 5] = [
+    "tuf==7.0.1",
+    "securesystemslib[crypto]==1.6.0",
+    "tritonclient[http,grpc]==2.73.0",
+    "grpcio-reflection==1.85.1",
+    "numpy==2.4.6",
+];
 
 /// Python packages that write the wgpu engine's conformance cases, pinned beside the scripts.
 const CASE_TOOLS: &str = include_str!("../../shared/engine-wgpu/tools/requirements.txt");

@@ -1,0 +1,1 @@
+//! The inference servers of both daemons over one trait.
