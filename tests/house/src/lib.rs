@@ -5,6 +5,7 @@
 
 pub mod deny;
 pub mod documents;
+pub mod english;
 pub mod graph;
 pub mod help;
 pub mod licences;

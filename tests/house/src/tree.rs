@@ -71,3 +71,11 @@ pub fn texts(ending: &str) -> Result<Vec<(String, String)>, String> {
     let paths = files()?.into_iter().filter(|path| path.ends_with(ending));
     paths.map(|path| read(&path).map(|text| (path, text))).collect()
 }
+
+/// Returns the folders of all packages, relative to the root, without the workspace itself.
+///
+/// # Errors
+/// Fails when the files cannot be listed.
+pub fn crates() -> Result<Vec<String>, String> {
+    Ok(files()?.iter().filter_map(|path| Some(path.strip_suffix("/Cargo.toml")?.to_owned())).collect())
+}
