@@ -107,7 +107,7 @@ fn a_mistake_in_the_form_is_named_by_line_or_field() {
         (
             "datatype = \"FP32\"",
             "datatype = \"float\"",
-            "model.toml: input[0].datatype (line 11): no datatype is called \"float\"",
+            "model.toml: input[0].datatype (line 11): unknown datatype \"float\"",
         ),
         ("\"batch\", 2", "\"batch\", 2.5", "model.toml: input[0].shape[1] (line 12): "),
         ("max_abs = 0.5\ntop1 = 1", "", "model.toml: variant[0].golden ("),

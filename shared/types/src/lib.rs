@@ -1,8 +1,9 @@
-//! The nouns that travel between cores and shells.
+//! Data types that the cores and the shells exchange.
 //!
-//! Data without behaviour of its own: names and digests ([`id`]), tensors ([`tensor`]) and what a model takes and
-//! gives ([`signature`]), routing policies ([`policy`]), how an answer came to be ([`receipt`]) and the limits that
-//! several crates must agree on ([`limits`]). Depends on nothing of ours; knows no I/O, no clock, no engine.
+//! Data without behaviour of its own: names and digests ([`id`]), tensors ([`tensor`]), the inputs and outputs of a
+//! model ([`signature`]), routing policies ([`policy`]), the origin of a response ([`receipt`]) and the limits that
+//! several crates share ([`limits`]). Depends on no other crate of this workspace; does no I/O, reads no clock, knows
+//! no engine.
 
 pub mod id;
 pub mod limits;

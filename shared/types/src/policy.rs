@@ -1,34 +1,35 @@
-//! The routing rules of a model, as its users name them.
+//! Routing policies of a model, as users name them.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Where a request may be answered, and what makes it move.
+/// Routing mode: decides whether the device or the hub serves a request, and when the other one takes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PolicyMode {
-    /// On the device or not at all: the input never leaves it.
+    /// Serves on the device only: the input never leaves it, and the request fails if the device cannot serve it.
     OnlyDevice,
-    /// On the device; by the hub when the device cannot (no model, full queue, engine failure).
+    /// Serves on the device; on the hub when the device cannot (no model, full queue, engine failure).
     PreferDevice,
-    /// On the device first; by the hub when the answer's score is under the threshold in the model's manifest.
+    /// Serves on the device first; on the hub when the score of the device's response is below the threshold in the
+    /// model's manifest.
     ///
-    /// When the hub cannot be reached in time the device's own answer is given, with the reason.
+    /// If the hub does not respond in time, the device's own response is returned, with the reason.
     #[default]
     Cascade,
-    /// By the hub; on the device when the hub is away or too late.
+    /// Serves on the hub; on the device when the hub is unreachable or too late.
     PreferHub,
-    /// By the hub or not at all.
+    /// Serves on the hub only: the request fails if the hub cannot serve it.
     OnlyHub,
 }
 
 impl PolicyMode {
-    /// Every mode, in order from the device to the hub.
+    /// All modes, ordered from device to hub.
     pub const ALL: [Self; 5] = [Self::OnlyDevice, Self::PreferDevice, Self::Cascade, Self::PreferHub, Self::OnlyHub];
 
-    /// The name in config files, requests and logs.
+    /// Returns the name used in config files, requests and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -40,7 +41,7 @@ impl PolicyMode {
         }
     }
 
-    /// Whether the input may be sent to the hub at all.
+    /// Whether the input may be sent to the hub.
     #[must_use]
     pub const fn may_leave_device(self) -> bool {
         !matches!(self, Self::OnlyDevice)
@@ -53,9 +54,9 @@ impl fmt::Display for PolicyMode {
     }
 }
 
-/// A text that names no policy.
+/// Error: a text is not the name of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no policy is called {0:?}: use only-device, prefer-device, cascade, prefer-hub or only-hub")]
+#[error("unknown policy {0:?}: use only-device, prefer-device, cascade, prefer-hub or only-hub")]
 pub struct UnknownPolicy(String);
 
 impl FromStr for PolicyMode {

@@ -1,4 +1,4 @@
-//! How an answer came to be: what ran, where, and why there.
+//! The receipt of a response: which model ran, on which engine and host, and why that host was chosen.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,18 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Digest, ModelName, PolicyMode, RequestId, VariantName, Version};
 
-/// Where an answer was made.
+/// Host that computed a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Place {
-    /// On this device.
+    /// The device that received the request.
     Device,
-    /// By the hub.
+    /// The hub that the device is connected to.
     Hub,
 }
 
 impl Place {
-    /// The name in answers, metrics and logs.
+    /// Returns the name used in responses, metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -34,20 +34,20 @@ impl fmt::Display for Place {
     }
 }
 
-/// What ran the model.
+/// Engine that ran the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineName {
-    /// ONNX Runtime.
+    /// ONNX Runtime, through the crate `ort`.
     Ort,
-    /// Our own wgpu engine.
+    /// The wgpu engine of this project.
     Wgpu,
-    /// The deterministic stand-in of tests; never in a shipped binary's configuration.
+    /// A deterministic engine for tests, which no shipped binary can be configured to use.
     Fake,
 }
 
 impl EngineName {
-    /// The name in config files, answers, metrics and logs.
+    /// Returns the name used in config files, responses, metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -64,36 +64,36 @@ impl fmt::Display for EngineName {
     }
 }
 
-/// Why the answer was made where it was made.
+/// Reason for the choice of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
-    /// The policy names this place first and nothing stood against it.
+    /// The policy prefers this host, and no condition prevented it.
     Policy,
-    /// Cascade kept the device's answer: its score reached the threshold.
+    /// Cascade kept the device's response: its score reached the threshold.
     Confident,
-    /// Cascade deferred to the hub: the score was under the threshold.
+    /// Cascade deferred to the hub: the score was below the threshold.
     LowConfidence,
-    /// Cascade has no threshold for this version, so it deferred.
+    /// Cascade deferred to the hub: this version has no threshold.
     NotCalibrated,
     /// The device has no ready session for the model.
     NoLocalModel,
     /// The device's queue was full.
     DeviceBusy,
-    /// The device's engine failed or overran the deadline.
+    /// The engine of the device failed or exceeded the deadline.
     DeviceFailed,
     /// The hub could not be reached.
     HubUnreachable,
-    /// The hub answered with an error.
+    /// The hub responded with an error.
     HubFailed,
-    /// The hub was too late for the request's deadline.
+    /// The hub did not respond within the request's deadline.
     HubTooLate,
-    /// Cascade could not score the device's answer (a NaN, no classes, no score rule), so it deferred.
+    /// Cascade deferred to the hub: the device's response has no score (NaN, no classes, or no score rule).
     NoScore,
 }
 
 impl Reason {
-    /// Every reason, for metrics that start at zero and for documentation.
+    /// All reasons, so that metrics start at zero and the documentation is complete.
     pub const ALL: [Self; 11] = [
         Self::Policy,
         Self::Confident,
@@ -108,7 +108,7 @@ impl Reason {
         Self::NoScore,
     ];
 
-    /// The code in answers, metrics and logs.
+    /// Returns the code used in responses, metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -133,46 +133,46 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Where the time of a request went. Each part is zero where it did not happen.
+/// Durations of the parts of a request. A part that did not occur is zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Timings {
-    /// Waiting for the session that answered.
+    /// Time in the queue of the session that served the request.
     pub queue: Duration,
-    /// Inside the engine that answered.
+    /// Time inside the engine that served the request.
     pub compute: Duration,
-    /// From the first byte towards the hub to the last byte back, less the hub's queue and compute.
+    /// Time from the first byte sent to the hub to the last byte received, less the hub's queue and compute times.
     pub network: Duration,
-    /// From the whole request at the door to the whole answer.
+    /// Time from the receipt of the whole request to the whole response.
     pub total: Duration,
 }
 
-/// How one answer came to be; it travels with the answer.
+/// Origin of one response; returned with the response.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
-    /// The request this belongs to.
+    /// Identifier of the request.
     pub request_id: RequestId,
-    /// The model that answered.
+    /// Name of the model that ran.
     pub model: ModelName,
-    /// Its version.
+    /// Version of the model that ran.
     pub version: Version,
-    /// The form of that version that ran.
+    /// Variant of the version that ran.
     pub variant: VariantName,
     /// Digest of the model file that ran.
     pub digest: Digest,
-    /// The engine that ran it.
+    /// Engine that ran the model.
     pub engine: EngineName,
-    /// The execution provider (ort) or adapter (wgpu) that really ran, like `CPUExecutionProvider`.
+    /// Execution provider (ort) or adapter (wgpu) that was used, like `CPUExecutionProvider`.
     pub provider: String,
-    /// Where it ran.
+    /// Host that computed the response.
     pub place: Place,
-    /// Why there.
+    /// Reason for the choice of the host.
     pub reason: Reason,
-    /// The policy that was in force for this request.
+    /// Policy that applied to this request.
     pub policy: PolicyMode,
-    /// The score of the device's own answer, 0 to 1, where one was made and could be scored.
+    /// Score of the device's own response, 0 to 1; `None` if there was none or it could not be scored.
     pub score: Option<f32>,
-    /// The threshold that score was held against.
+    /// Threshold that the score was compared with.
     pub threshold: Option<f32>,
-    /// Where the time went.
+    /// Durations of the parts of the request.
     pub timings: Timings,
 }

@@ -1,4 +1,4 @@
-//! What a model takes and gives, and how a request's tensors are held against it.
+//! Inputs and outputs of a model, and the check of a request's tensors against them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,11 +10,12 @@ use crate::{DType, NamedTensor};
 /// One dimension of a declared shape.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Dim {
-    /// Exactly this many.
+    /// A fixed size, at least 0.
     Fixed(usize),
-    /// Any number. Exporters give names freely, so one name may mean several sizes; see [`Signature::check_symbols`].
+    /// Any size, under a name. Exporters choose names freely, so one name may mean several sizes; see
+    /// [`Signature::check_symbols`].
     Symbol(String),
-    /// Any number.
+    /// Any size, without a name.
     Any,
 }
 
@@ -33,9 +34,9 @@ impl fmt::Display for Dim {
 pub struct TensorSpec {
     /// Name as written in the model file.
     pub name: String,
-    /// Element type.
+    /// Element type of the tensor.
     pub dtype: DType,
-    /// One entry for each dimension; `None` where the model does not even say how many there are.
+    /// One entry for each dimension; `None` if the model does not declare the number of dimensions.
     pub shape: Option<Vec<Dim>>,
 }
 
@@ -54,75 +55,75 @@ impl fmt::Display for TensorSpec {
     }
 }
 
-/// The inputs and outputs of a model, in the order of the model file.
+/// Inputs and outputs of a model, in the order of the model file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Signature {
-    /// What a request must bring.
+    /// Inputs that a request must contain.
     pub inputs: Vec<TensorSpec>,
-    /// What an answer may hold.
+    /// Outputs that a response may contain.
     pub outputs: Vec<TensorSpec>,
 }
 
-/// How a request does not fit a model: says what is expected and what was given.
+/// Difference between a request and a model's signature; names the expected and the given value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
-    /// The model has no input or output of that name.
+    /// The model has no input or output with this name.
     #[error("the model has no {kind} {given:?}: it has {expected}")]
     Unknown {
-        /// `input` or `output`.
+        /// Either `input` or `output`.
         kind: &'static str,
-        /// The name in the request.
+        /// Name in the request.
         given: String,
-        /// The names the model has.
+        /// Names that the model has.
         expected: String,
     },
-    /// An input was not given.
+    /// The request lacks an input.
     #[error("input {expected} is missing")]
     Missing {
-        /// The input, with dtype and shape.
+        /// The missing input, with element type and shape.
         expected: String,
     },
-    /// An input was given twice.
+    /// The request contains an input twice.
     #[error("input {0:?} was given twice")]
     Twice(String),
-    /// Wrong element type.
+    /// The element type of an input is wrong.
     #[error("input {name:?} must be {expected}, not {given}")]
     DType {
-        /// The input.
+        /// Name of the input.
         name: String,
-        /// What the model declares.
+        /// Element type that the model declares.
         expected: DType,
-        /// What the request brought.
+        /// Element type in the request.
         given: DType,
     },
-    /// Wrong number of dimensions or wrong size of one.
+    /// The number of dimensions or the size of one dimension is wrong.
     #[error("input {expected} was given with shape {given:?}")]
     Shape {
-        /// The input, with dtype and shape.
+        /// The input, with element type and shape.
         expected: String,
-        /// What the request brought.
+        /// Shape in the request.
         given: Vec<usize>,
     },
-    /// One symbol would have to be two sizes at once.
-    #[error("dimension {symbol:?} cannot be {first} and {second} in one request")]
+    /// One symbol would need two sizes at the same time.
+    #[error("dimension {symbol:?} is both {first} and {second} in one request")]
     Symbol {
         /// The symbol in the model's shapes.
         symbol: String,
-        /// Its size where it was met first.
+        /// Size at its first occurrence.
         first: usize,
-        /// Its size at the later place.
+        /// Size at its later occurrence.
         second: usize,
     },
 }
 
 impl Signature {
-    /// Holds the tensors of a request against the inputs: names, element types, ranks and fixed sizes.
+    /// Checks the tensors of a request against the inputs: names, element types, numbers of dimensions and fixed sizes.
     ///
-    /// One symbol may have several sizes: ONNX Runtime does not compare them, and exporters that name every open dimension
-    /// `N` promise nothing by it.
+    /// One symbol may have several sizes: ONNX Runtime does not compare them, and exporters that name every open
+    /// dimension `N` do not mean that these are equal.
     ///
     /// # Errors
-    /// The first [`Mismatch`], in the order of the request.
+    /// Returns the first [`Mismatch`], in the order of the request.
     pub fn check_inputs(&self, given: &[NamedTensor]) -> Result<(), Mismatch> {
         for (at, input) in given.iter().enumerate() {
             let spec = find(&self.inputs, &input.name, "input")?;
@@ -146,7 +147,7 @@ impl Signature {
     /// [`Signature::check_inputs`].
     ///
     /// # Errors
-    /// [`Mismatch::Symbol`] for the first that has two.
+    /// Returns [`Mismatch::Symbol`] for the first symbol with two sizes.
     pub fn check_symbols(&self, given: &[NamedTensor]) -> Result<(), Mismatch> {
         let mut symbols: BTreeMap<&str, usize> = BTreeMap::new();
         for input in given {
@@ -162,10 +163,10 @@ impl Signature {
         Ok(())
     }
 
-    /// Checks that every wanted output exists.
+    /// Checks that the model has every requested output.
     ///
     /// # Errors
-    /// [`Mismatch::Unknown`] for the first that does not.
+    /// Returns [`Mismatch::Unknown`] for the first that it does not have.
     pub fn check_outputs<'a>(&self, wanted: impl IntoIterator<Item = &'a str>) -> Result<(), Mismatch> {
         wanted.into_iter().try_for_each(|name| find(&self.outputs, name, "output").map(drop))
     }

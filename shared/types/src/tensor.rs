@@ -1,8 +1,8 @@
-//! Tensors as they travel: element type, shape and raw little-endian bytes.
+//! Tensors in requests, responses and on the wire: element type, shape and raw little-endian bytes.
 //!
-//! The byte layout is that of the Open Inference Protocol's binary extension, so that a tensor passes from the door
-//! to the hub and back without being re-encoded: row-major, little-endian, booleans one byte each, and `BYTES`
-//! elements each preceded by their length as a 32-bit little-endian integer.
+//! The byte layout is that of the Open Inference Protocol's binary extension, so that a tensor passes from the HTTP
+//! server to the hub and back without re-encoding: row-major, little-endian, booleans one byte each, and each `BYTES`
+//! element preceded by its length as a 32-bit little-endian integer.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{RANK_MAX, TENSOR_BYTES_MAX};
 
-/// Element type of a tensor, printed by its Open Inference Protocol name.
+/// Element type of a tensor, printed as its Open Inference Protocol name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DType {
-    /// One byte, 0 or 1.
+    /// Boolean in one byte, 0 or 1.
     Bool,
     /// Unsigned 8-bit integer.
     U8,
@@ -34,20 +34,20 @@ pub enum DType {
     I32,
     /// Signed 64-bit integer.
     I64,
-    /// IEEE 754 half precision.
+    /// IEEE 754 half precision (16 bits).
     F16,
-    /// The upper half of an IEEE 754 single.
+    /// Brain floating point: the upper 16 bits of an IEEE 754 single.
     Bf16,
-    /// IEEE 754 single precision.
+    /// IEEE 754 single precision (32 bits).
     F32,
-    /// IEEE 754 double precision.
+    /// IEEE 754 double precision (64 bits).
     F64,
     /// Strings or blobs of any length.
     Bytes,
 }
 
 impl DType {
-    /// Every element type.
+    /// All element types, for tests and documentation.
     pub const ALL: [Self; 14] = [
         Self::Bool,
         Self::U8,
@@ -65,7 +65,7 @@ impl DType {
         Self::Bytes,
     ];
 
-    /// Name in the Open Inference Protocol (`BF16` as Triton writes it).
+    /// Returns the name in the Open Inference Protocol (`BF16` as Triton writes it).
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -86,7 +86,7 @@ impl DType {
         }
     }
 
-    /// Bytes of one element; `None` for [`DType::Bytes`].
+    /// Returns the size of one element in bytes; `None` for [`DType::Bytes`].
     #[must_use]
     pub const fn size(self) -> Option<usize> {
         match self {
@@ -98,7 +98,8 @@ impl DType {
         }
     }
 
-    /// The type of a little-endian NumPy type string, such as `<f4`; single bytes have no byte order. `None` for every other.
+    /// Returns the element type of a little-endian NumPy type string, such as `<f4`; single bytes have no byte order.
+    /// `None` for every other string.
     #[must_use]
     pub fn from_numpy(descr: &str) -> Option<Self> {
         Some(match descr {
@@ -146,52 +147,52 @@ impl From<DType> for String {
     }
 }
 
-/// Why bytes are not the tensor they are said to be.
+/// Error: bytes are not a valid tensor of the declared type and shape.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TensorError {
-    /// No element type has that name.
-    #[error("no datatype is called {0:?}: use BOOL, UINT8 to UINT64, INT8 to INT64, FP16, BF16, FP32, FP64 or BYTES")]
+    /// The name of the element type is unknown.
+    #[error("unknown datatype {0:?}: use BOOL, UINT8 to UINT64, INT8 to INT64, FP16, BF16, FP32, FP64 or BYTES")]
     UnknownDType(String),
-    /// Too many dimensions.
-    #[error("a tensor of {0} dimensions is over the limit of {RANK_MAX}")]
+    /// The tensor has too many dimensions.
+    #[error("a tensor of {0} dimensions exceeds the limit of {RANK_MAX}")]
     Rank(usize),
-    /// The tensor is larger than any request may be.
-    #[error("a {dtype} tensor of shape {shape:?} is over the limit of {TENSOR_BYTES_MAX} bytes")]
+    /// The tensor exceeds the size limit of a request.
+    #[error("a {dtype} tensor of shape {shape:?} exceeds the limit of {TENSOR_BYTES_MAX} bytes")]
     TooLarge {
-        /// Element type.
+        /// Declared element type of the tensor.
         dtype: DType,
-        /// Shape as given.
+        /// Declared shape of the tensor.
         shape: Vec<usize>,
     },
-    /// Shape and bytes disagree.
-    #[error("a {dtype} tensor of shape {shape:?} takes {expected} bytes, {given} were given")]
+    /// The number of bytes does not match the shape.
+    #[error("a {dtype} tensor of shape {shape:?} needs {expected} bytes, {given} were given")]
     Length {
-        /// Element type.
+        /// Declared element type of the tensor.
         dtype: DType,
-        /// Shape as given.
+        /// Declared shape of the tensor.
         shape: Vec<usize>,
-        /// Bytes that shape takes.
+        /// Number of bytes that the shape needs.
         expected: usize,
-        /// Bytes there were.
+        /// Number of bytes given.
         given: usize,
     },
-    /// The length prefixes of a `BYTES` tensor do not add up to its bytes.
+    /// The length prefixes of a `BYTES` tensor do not match its bytes.
     #[error("a BYTES tensor of {elements} elements has length prefixes that do not match its {given} bytes")]
     Prefixes {
-        /// Elements by the shape.
+        /// Number of elements by the shape.
         elements: usize,
-        /// Bytes there were.
+        /// Number of bytes given.
         given: usize,
     },
-    /// A boolean that is neither 0 nor 1.
-    #[error("a BOOL tensor holds the byte {0}: use 0 or 1")]
+    /// A boolean has a value other than 0 and 1.
+    #[error("a BOOL tensor contains the byte {0}: use 0 or 1")]
     NotBool(u8),
-    /// The elements were asked for as another type than they are.
+    /// The elements were requested as another type than they have.
     #[error("a {given} tensor cannot be read as {wanted}")]
     WrongType {
-        /// What the tensor is.
+        /// Element type of the tensor.
         given: DType,
-        /// What was asked for.
+        /// Element type requested.
         wanted: DType,
     },
 }
@@ -205,10 +206,10 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// Checks that `data` is exactly a tensor of this type and shape. An empty shape is a scalar.
+    /// Creates a tensor after checking that `data` matches the type and shape exactly. An empty shape is a scalar.
     ///
     /// # Errors
-    /// When rank or size is over its limit, or when shape and bytes disagree.
+    /// Fails if the number of dimensions or the size exceeds its limit, or if the bytes do not match the shape.
     pub fn new(dtype: DType, shape: Vec<usize>, data: Bytes) -> Result<Self, TensorError> {
         if shape.len() > RANK_MAX {
             return Err(TensorError::Rank(shape.len()));
@@ -242,7 +243,7 @@ impl Tensor {
         Ok(Self { dtype, shape, data })
     }
 
-    /// Makes an `FP32` tensor.
+    /// Creates an `FP32` tensor.
     ///
     /// # Errors
     /// As [`Tensor::new`].
@@ -251,10 +252,10 @@ impl Tensor {
         Self::new(DType::F32, shape, data.into())
     }
 
-    /// Makes a `BYTES` tensor from its elements.
+    /// Creates a `BYTES` tensor from its elements.
     ///
     /// # Errors
-    /// As [`Tensor::new`]; also when one element is longer than 32 bits can say.
+    /// As [`Tensor::new`]; also if the length of an element does not fit into 32 bits.
     pub fn from_elements<E: AsRef<[u8]>>(shape: Vec<usize>, elements: &[E]) -> Result<Self, TensorError> {
         let mut data = Vec::new();
         for element in elements {
@@ -267,31 +268,31 @@ impl Tensor {
         Self::new(DType::Bytes, shape, data.into())
     }
 
-    /// Element type.
+    /// Returns the element type.
     #[must_use]
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// Size of each dimension; empty for a scalar.
+    /// Returns the size of each dimension; empty for a scalar.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Number of elements.
+    /// Returns the number of elements.
     #[must_use]
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// The bytes, in the layout the module describes.
+    /// Returns the bytes, in the layout that the module describes.
     #[must_use]
     pub fn data(&self) -> &Bytes {
         &self.data
     }
 
-    /// The elements of a floating-point tensor as `f32` (`FP64` rounds).
+    /// Returns the elements of a floating-point tensor as `f32` (`FP64` is rounded).
     ///
     /// # Errors
     /// [`TensorError::WrongType`] for integers, booleans and `BYTES`.
@@ -315,7 +316,7 @@ impl Tensor {
         }
     }
 
-    /// The elements of a `BYTES` tensor.
+    /// Returns the elements of a `BYTES` tensor.
     ///
     /// # Errors
     /// [`TensorError::WrongType`] for every other type.
@@ -327,29 +328,29 @@ impl Tensor {
         split_prefixed(&self.data).collect::<Result<_, ()>>().map_err(broken)
     }
 
-    /// The raw lanes of `N` bytes each.
+    /// Iterates over the raw elements of `N` bytes each.
     fn lanes<const N: usize>(&self) -> impl Iterator<Item = [u8; N]> + '_ {
         self.data.as_chunks::<N>().0.iter().copied()
     }
 }
 
 impl fmt::Debug for Tensor {
-    /// Prints type and shape only: payloads do not belong in logs.
+    /// Prints type and shape only: payloads must not be logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{:?}", self.dtype, self.shape)
     }
 }
 
-/// A tensor and the name of the input or output it is for.
+/// A tensor and the name of its input or output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedTensor {
     /// Name as written in the model file.
     pub name: String,
-    /// The tensor.
+    /// Element type, shape and data.
     pub tensor: Tensor,
 }
 
-/// Walks length-prefixed elements; yields `Err` once where a prefix points past the end.
+/// Iterates over length-prefixed elements; yields `Err` once if a prefix points past the end.
 fn split_prefixed(mut rest: &[u8]) -> impl Iterator<Item = Result<&[u8], ()>> {
     std::iter::from_fn(move || {
         if rest.is_empty() {

@@ -1,27 +1,28 @@
-//! The words for an update of a model: used by devices, the hub, the wire, metrics, the command lines and the documents.
+//! Stages and outcomes of a model update, shared by devices, the hub, the wire, metrics, the command lines and the
+//! documents.
 
 use std::fmt;
 
 use crate::Version;
 
-/// A part of an update, in order.
+/// Stage of an update, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
-    /// The device decides whether to take the version.
+    /// The device decides whether to install the version.
     Offered,
     /// The trust metadata is refreshed and the signed manifest read.
     Refreshing,
-    /// The files are fetched.
+    /// The device downloads the files.
     Fetching,
     /// The files are hashed and compared with the manifest.
     Verifying,
-    /// The version is loaded beside the active one.
+    /// The device loads the version beside the active one.
     Loading,
-    /// The version answers its golden inputs.
+    /// The device runs the version on its golden inputs.
     Checking,
-    /// The pointer to the active version is moved, and the requests with it.
+    /// The device moves the pointer to the active version, and routes requests to the new one.
     Switching,
-    /// The version serves, or did until its files were found damaged.
+    /// The version serves, or served until its files were found damaged.
     Active,
 }
 
@@ -66,27 +67,28 @@ impl fmt::Display for Stage {
     }
 }
 
-/// The state of an update, with what serves (`S`) and the reason of a failure (`R`) as the place has them.
+/// State of an update, with data of a serving version (`S`) and the reason of a failure (`R`) in the types of the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome<S, R> {
-    /// The device has taken it up.
+    /// The device has started the update.
     Started,
     /// The version serves.
     Active(S),
-    /// It has failed, and the device tries it again by itself.
+    /// The update failed, and the device retries it automatically.
     Retrying(R),
-    /// It has failed for good: the active version goes on serving, and the device tries this one again only when it is told to.
+    /// The update failed permanently: the active version continues to serve, and the device retries this version only
+    /// on request.
     Rejected(R),
-    /// It was not taken, because the device serves a newer version.
+    /// The update was skipped, because the device serves a newer version.
     Superseded {
-        /// The version that serves.
+        /// Version that serves instead.
         by: Version,
     },
-    /// It has served, and the device went back to the version before.
+    /// The version served, and the device returned to the previous version.
     RolledBack(R),
 }
 
-/// The label of every outcome, in metrics, tables, the APIs and logs.
+/// Label of every outcome in metrics, tables, the APIs and logs.
 pub const OUTCOME_LABELS: [&str; 6] = ["started", "active", "retrying", "rejected", "superseded", "rolled-back"];
 
 impl<S, R> Outcome<S, R> {
@@ -112,7 +114,7 @@ impl<S, R> Outcome<S, R> {
         }
     }
 
-    /// Returns the outcome in the types of another place.
+    /// Converts the data of the outcome to other types.
     #[must_use]
     pub fn map<T, Q>(self, serves: impl FnOnce(S) -> T, reason: impl FnOnce(R) -> Q) -> Outcome<T, Q> {
         match self {
@@ -125,7 +127,7 @@ impl<S, R> Outcome<S, R> {
         }
     }
 
-    /// Returns the reason of a failure.
+    /// Returns the reason of a failure or of a return to the previous version.
     #[must_use]
     pub const fn reason(&self) -> Option<&R> {
         match self {
