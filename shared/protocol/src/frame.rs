@@ -1,46 +1,47 @@
-//! The frame around a message, and the bounded codec within it.
+//! The frame around a message, and the bounded codec inside it.
 //!
-//! `u32` length of the message (little-endian) | `u16` kind, whose high byte is the version of the wire | the message in
-//! bincode. The length is checked against the limit of the one kind that may stand there before anything is
-//! allocated, and the message must use every byte of it.
+//! `u32` length of the message (little-endian) | `u16` kind, whose high byte is the version of the wire | the message
+//! in bincode. The length is checked against the limit of the expected kind before anything is allocated, and the
+//! message must use every byte.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Bytes before the message: length and kind.
+/// Size of a frame header in bytes: length and kind.
 pub const FRAME_HEADER_BYTES: usize = 6;
 
-/// A message that may stand on a stream, and its limits.
+/// A message of one kind, with its limits.
 pub trait Message: Serialize + DeserializeOwned + Send + Sync {
     /// Number of this kind of message; the high byte is the version of the wire.
     const KIND: u16;
-    /// Name for errors and logs.
+    /// Name of the kind in errors and logs.
     const NAME: &'static str;
-    /// Most bytes its encoded form may take, without the frame header and without the body.
+    /// Maximum size of the encoded message in bytes, without frame header and body.
     const BYTES_MAX: usize;
 
-    /// Length in bytes of the raw body that follows the message on the stream.
+    /// Returns the length in bytes of the raw body that follows the message on the stream.
     fn body_length(&self) -> u64 {
         0
     }
 
-    /// Checks what the types cannot say: counts, lengths and ranges. Runs on every decoded message.
+    /// Checks what the types do not express: counts, lengths and ranges. Called for every decoded message.
     ///
     /// # Errors
-    /// One clause that names the field and the limit.
+    /// Returns one clause that names the field and the limit.
     fn check(&self) -> Result<(), String> {
         Ok(())
     }
 
-    /// Decodes under this kind's own limit; gives the message and the bytes it used. Call [`decode`] instead.
+    /// Decodes with the size limit of this kind; returns the message and the number of bytes used. Call [`decode`]
+    /// instead.
     ///
     /// # Errors
-    /// The codec's own words.
+    /// Returns the error text of the codec.
     #[doc(hidden)]
     fn decode_bounded(bytes: &[u8]) -> Result<(Self, usize), String>;
 }
 
-/// Implements the codec part of [`Message`], where the limit must be a constant of a concrete type.
+/// Implements the codec part of [`Message`], whose limit must be a constant of a concrete type.
 macro_rules! bounded_codec {
     () => {
         fn decode_bounded(bytes: &[u8]) -> Result<(Self, usize), String> {
@@ -51,80 +52,80 @@ macro_rules! bounded_codec {
 }
 pub(crate) use bounded_codec;
 
-/// Why a message cannot be sent.
+/// Error: a message cannot be sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
-    /// It would not be taken on the other side.
-    #[error("{message} of {bytes} bytes is over its limit of {max}")]
+    /// The encoded message exceeds the limit of its kind, so the peer would refuse it.
+    #[error("{message} of {bytes} bytes exceeds its limit of {max}")]
     TooLarge {
         /// Name of the message.
         message: &'static str,
-        /// Bytes it takes.
+        /// Size of the encoded message in bytes.
         bytes: usize,
-        /// Bytes it may take.
+        /// Maximum size in bytes.
         max: usize,
     },
-    /// A field is over its limit.
+    /// A field exceeds its limit.
     #[error("{message} cannot be sent: {problem}")]
     Invalid {
         /// Name of the message.
         message: &'static str,
-        /// The field and the limit.
+        /// The field and its limit.
         problem: String,
     },
-    /// The codec could not write it.
+    /// The codec failed to encode the message.
     #[error("encode {message}: {detail}")]
     Codec {
         /// Name of the message.
         message: &'static str,
-        /// The codec's words.
+        /// Error text of the codec.
         detail: String,
     },
 }
 
-/// Why bytes are not the message that was expected.
+/// Error: bytes are not the expected message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// The announced length is over the limit; nothing was allocated for it.
-    #[error("a frame of {length} bytes is over the limit of {max} of {message}")]
+    /// The announced length exceeds the limit; nothing was allocated for it.
+    #[error("a frame of {length} bytes exceeds the limit of {max} of {message}")]
     TooLarge {
         /// Name of the expected message.
         message: &'static str,
         /// Announced length in bytes.
         length: u64,
-        /// Limit in bytes.
+        /// Maximum length in bytes.
         max: usize,
     },
-    /// Another message stands where this one must.
-    #[error("a frame of kind {given:#06x} stands where {message} ({expected:#06x}) is expected")]
+    /// The frame contains a message of another kind.
+    #[error("received a frame of kind {given:#06x}, expected {message} ({expected:#06x})")]
     WrongKind {
         /// Name of the expected message.
         message: &'static str,
-        /// Its kind.
+        /// Kind of the expected message.
         expected: u16,
-        /// The kind that was given.
+        /// Kind in the frame header.
         given: u16,
     },
-    /// The bytes are no message of this kind.
+    /// The bytes do not decode as a message of this kind.
     #[error("{message} cannot be read: {detail}")]
     Malformed {
         /// Name of the expected message.
         message: &'static str,
-        /// What is wrong with the bytes.
+        /// Description of the fault.
         detail: String,
     },
-    /// The message ends before its frame does.
+    /// The message ends before its frame.
     #[error("{message} leaves {left} bytes of its frame unused")]
     Trailing {
         /// Name of the expected message.
         message: &'static str,
-        /// Bytes left over.
+        /// Number of unused bytes.
         left: usize,
     },
 }
 
 impl DecodeError {
-    /// Whether the peer may simply be of another version, rather than broken.
+    /// Whether the peer may be of another version, rather than faulty.
     #[must_use]
     pub fn is_version_mismatch(&self) -> bool {
         match self {
@@ -134,24 +135,24 @@ impl DecodeError {
     }
 }
 
-/// What stands before each message.
+/// Header of a frame: length and kind of the message that follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameHeader {
-    /// Length of the message in bytes, as announced and not yet believed.
+    /// Announced length of the message in bytes; not yet checked.
     pub length: u32,
     /// Kind of the message.
     pub kind: u16,
 }
 
 impl FrameHeader {
-    /// Reads a header. Every six bytes are one; [`FrameHeader::expect`] decides whether it is lawful here.
+    /// Parses a header. Any six bytes are a header; [`FrameHeader::expect`] checks it.
     #[must_use]
     pub fn parse(bytes: [u8; FRAME_HEADER_BYTES]) -> Self {
         let [a, b, c, d, e, f] = bytes;
         Self { length: u32::from_le_bytes([a, b, c, d]), kind: u16::from_le_bytes([e, f]) }
     }
 
-    /// Writes a header.
+    /// Encodes the header.
     #[must_use]
     pub fn to_bytes(self) -> [u8; FRAME_HEADER_BYTES] {
         let [a, b, c, d] = self.length.to_le_bytes();
@@ -159,10 +160,10 @@ impl FrameHeader {
         [a, b, c, d, e, f]
     }
 
-    /// Checks that an `M` of lawful size follows, and gives the bytes to read for it.
+    /// Checks that the header announces an `M` within its size limit, and returns the number of bytes to read.
     ///
     /// # Errors
-    /// [`DecodeError::WrongKind`] and [`DecodeError::TooLarge`].
+    /// Returns [`DecodeError::WrongKind`] or [`DecodeError::TooLarge`].
     pub fn expect<M: Message>(self) -> Result<usize, DecodeError> {
         if self.kind != M::KIND {
             return Err(DecodeError::WrongKind { message: M::NAME, expected: M::KIND, given: self.kind });
@@ -172,10 +173,10 @@ impl FrameHeader {
     }
 }
 
-/// Writes a message with its frame header.
+/// Encodes a message with its frame header.
 ///
 /// # Errors
-/// When the message or one of its fields is over its limit: what the other side would refuse is not sent.
+/// Fails if the message or one of its fields exceeds its limit, because the peer would refuse it.
 pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, EncodeError> {
     message.check().map_err(|problem| EncodeError::Invalid { message: M::NAME, problem })?;
     let mut frame = vec![0; FRAME_HEADER_BYTES];
@@ -191,10 +192,10 @@ pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, EncodeError> {
     Ok(frame)
 }
 
-/// Reads the message of a frame: `kind` from its header, `bytes` exactly what follows the header.
+/// Decodes the message of a frame: `kind` from its header, `bytes` exactly the bytes after the header.
 ///
 /// # Errors
-/// When the bytes are not one whole, lawful message of this kind.
+/// Fails if the bytes are not one complete, valid message of this kind.
 pub fn decode<M: Message>(kind: u16, bytes: &[u8]) -> Result<M, DecodeError> {
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     FrameHeader { length, kind }.expect::<M>()?;

@@ -1,4 +1,4 @@
-//! One entry for hostile bytes, shared by the fuzz target in `tests/fuzz` and a property test.
+//! Entry point for hostile bytes, shared by the fuzz target in `tests/fuzz` and a property test.
 
 use bytes::Bytes;
 
@@ -6,7 +6,7 @@ use crate::frame::{FRAME_HEADER_BYTES, FrameHeader, Message, decode, encode};
 use crate::token::JoinToken;
 use crate::v1::{DeviceRequest, DeviceResponse, EnrolRequest, EnrolResponse, HubRequest, HubResponse};
 
-/// A promise that some bytes broke.
+/// Error: a property of the codec does not hold for some bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}: {promise}")]
 pub struct Broken {
@@ -14,13 +14,13 @@ pub struct Broken {
     promise: &'static str,
 }
 
-/// Reads the bytes as a frame, as every kind of message, and as a join token.
+/// Decodes the bytes as a frame, as every kind of message, and as a join token.
 ///
-/// Must neither panic nor allocate beyond the limits, whatever the bytes. What is accepted must be written and read
-/// again as the same message, and its body must split without a panic.
+/// Must neither panic nor allocate beyond the limits for any bytes. An accepted message must encode and decode to
+/// itself, and its body must split without a panic.
 ///
 /// # Errors
-/// The promise that the bytes broke.
+/// Returns the property that does not hold.
 pub fn fuzz_decode(data: &[u8]) -> Result<(), Broken> {
     if let Some((header, rest)) = data.split_first_chunk::<FRAME_HEADER_BYTES>() {
         let kind = FrameHeader::parse(*header).kind;
@@ -52,7 +52,7 @@ fn each_message(kind: u16, bytes: &[u8]) -> Result<(), Broken> {
     Ok(())
 }
 
-/// Reads, and holds what was accepted to being written and read again.
+/// Decodes a message and checks that it encodes and decodes to itself.
 fn round<M: Message>(kind: u16, bytes: &[u8]) -> Result<Option<M>, Broken> {
     let broken = |promise| Broken { message: M::NAME, promise };
     let Ok(message) = decode::<M>(kind, bytes) else { return Ok(None) };
@@ -64,7 +64,7 @@ fn round<M: Message>(kind: u16, bytes: &[u8]) -> Result<Option<M>, Broken> {
     if second == frame { Ok(Some(message)) } else { Err(broken("writing is stable")) }
 }
 
-/// Splits some body by the headers of a request; only a panic would be wrong.
+/// Splits a body by the headers of a request; only a panic is a fault.
 fn split(message: &DeviceRequest, body: &[u8]) {
     if let DeviceRequest::Infer(request) = message {
         drop(request.split_body(&Bytes::copy_from_slice(body)));

@@ -1,8 +1,8 @@
-//! The join token: one line that an operator hands to the machine that is to become a device.
+//! The join token: one line of text that an operator gives to a machine so that it can become a device.
 //!
-//! `sandjoin1_` and base64url of: format byte | bincode of the fields | four bytes of checksum. It says where the hub
-//! is, which CA it must show, and carries a secret that works once. The checksum finds slips of copying, so that a
-//! typo is told apart from a token that the hub refuses; it proves nothing about who made it.
+//! `sandjoin1_` and base64url of: format byte | bincode of the fields | four bytes of checksum. It contains the
+//! addresses of the hub, the digest of its CA, and a secret that can be used once. The checksum detects copying
+//! mistakes, so that a typo is distinguished from a token that the hub refuses; it does not authenticate the token.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,28 +14,28 @@ use types::Digest;
 
 use crate::wire;
 
-/// What every join token begins with; the digit is the version of its format.
+/// Prefix of every join token; the digit is the version of the format.
 pub const TOKEN_PREFIX: &str = "sandjoin1_";
 
-/// Longest token in characters: eight addresses of a full DNS name each take 2.8 kB in base64.
+/// Maximum length of a token in characters: eight addresses with full DNS names take 2.8 kB in base64.
 pub const TOKEN_CHARS_MAX: usize = 4096;
 
-/// Most addresses of a hub in a token: two sites with two address families each, twice over.
+/// Maximum number of hub addresses in a token: two sites with two address families each, doubled.
 pub const HUB_ADDRESSES_MAX: usize = 8;
 
-/// Longest `host:port` in bytes: a full DNS name, a colon and five digits.
+/// Maximum length of a `host:port` in bytes: a full DNS name, a colon and five digits.
 const ADDRESS_BYTES_MAX: usize = 253 + 6;
 
-/// Bytes of checksum: one slip in four thousand million goes unseen, and then the hub refuses the token.
+/// Length of the checksum in bytes: one mistake in 2^32 is not detected, and then the hub refuses the token.
 const CHECKSUM_BYTES: usize = 4;
 
-/// Keeps the checksum apart from any other use of SHA-256.
+/// Prefix of the hashed bytes, which separates the checksum from any other use of SHA-256.
 const CHECKSUM_DOMAIN: &[u8] = b"sanderling join token 1\0";
 
-/// Most bytes that the fields may take while they are read.
+/// Maximum size of the encoded fields in bytes.
 const FIELDS_BYTES_MAX: usize = TOKEN_CHARS_MAX;
 
-/// 32 random bytes that enrol one machine, once. Does not print.
+/// A secret of 32 random bytes that enrols one machine, once. Its `Debug` form hides it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinSecret([u8; 32]);
 
@@ -46,13 +46,14 @@ impl JoinSecret {
         Self(bytes)
     }
 
-    /// The bytes.
+    /// Returns the 32 secret bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// What the hub keeps instead of the secret, and looks it up by: finding it by its hash leaks nothing through time.
+    /// Returns the digest that the hub stores instead of the secret. A lookup by digest leaks nothing about the secret
+    /// through its duration.
     #[must_use]
     pub fn digest(&self) -> Digest {
         Digest::of(&self.0)
@@ -65,47 +66,47 @@ impl fmt::Debug for JoinSecret {
     }
 }
 
-/// What a join token says.
+/// Content of a join token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinToken {
-    /// Where the hub listens for devices, as `host:port`, best first; at least one, at most [`HUB_ADDRESSES_MAX`].
+    /// Addresses at which the hub listens for devices, as `host:port`, best first; 1 to [`HUB_ADDRESSES_MAX`].
     pub hub: Vec<String>,
-    /// The name in the hub's certificate, whatever address it is reached by.
+    /// Name in the hub's certificate, independent of the address.
     pub server_name: String,
-    /// SHA-256 of the CA certificate (DER) that the hub must show.
+    /// SHA-256 of the CA certificate (DER) that the hub must present.
     #[serde(with = "wire::digest")]
     pub ca: Digest,
-    /// Works once.
+    /// Secret for one enrolment.
     pub secret: JoinSecret,
-    /// When it stops working, in seconds since 1970. The hub's clock decides.
+    /// Expiry, in seconds since 1970. The hub's clock decides.
     pub expires_unix_s: u64,
 }
 
-/// Why a text is no join token.
+/// Error: a text is not a valid join token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Something else altogether.
-    #[error("this is not a join token: one begins with \"{TOKEN_PREFIX}\"; make one with `cloud-hub token create`")]
+    /// The text does not have the form of a join token.
+    #[error("this is not a join token: one begins with \"{TOKEN_PREFIX}\"; create one with `cloud-hub token create`")]
     NotAToken,
-    /// Made by a newer hub.
+    /// The token has a newer format, so a newer hub created it.
     #[error("this join token has a newer format: update this agent, then enrol")]
     NewerFormat,
-    /// A character was lost or changed on the way.
+    /// The checksum does not match: a character was lost or changed.
     #[error("this join token was damaged in copying: copy the whole line again")]
     Damaged,
-    /// The checksum holds but the content does not: made by something else than a hub.
-    #[error("this join token says nothing that a hub would say: {problem}; make one with `cloud-hub token create`")]
+    /// The checksum matches but a field is invalid, so the token was not created by a hub.
+    #[error("the join token is malformed: {problem}; create one with `cloud-hub token create`")]
     Invalid {
-        /// Which field, and why.
+        /// The field and its fault.
         problem: String,
     },
 }
 
 impl JoinToken {
-    /// Checks the fields; a token that passes prints and reads back.
+    /// Checks the fields. A token that passes can be printed and parsed again.
     ///
     /// # Errors
-    /// [`TokenError::Invalid`], naming the field.
+    /// Returns [`TokenError::Invalid`], which names the field.
     pub fn check(&self) -> Result<(), TokenError> {
         let invalid = |problem: String| Err(TokenError::Invalid { problem });
         if self.hub.is_empty() || self.hub.len() > HUB_ADDRESSES_MAX {
@@ -121,14 +122,15 @@ impl JoinToken {
         Ok(())
     }
 
-    /// Whether it is too old at `now`, in seconds since 1970. Only a hint on a device, whose clock may be wrong.
+    /// Whether the token has expired at `now_unix_s`, in seconds since 1970. Only a hint on a device, whose clock may
+    /// be wrong.
     #[must_use]
     pub fn is_expired(&self, now_unix_s: u64) -> bool {
         now_unix_s >= self.expires_unix_s
     }
 }
 
-/// `host:port`, with an IPv6 address in brackets and a port that is not zero.
+/// Checks for `host:port`, with an IPv6 address in brackets and a port other than zero.
 fn is_address(address: &str) -> bool {
     let Some((host, port)) = address.rsplit_once(':') else { return false };
     let port = port.parse::<u16>().is_ok_and(|port| port != 0);
@@ -148,7 +150,7 @@ fn checksum(fields: &[u8]) -> [u8; CHECKSUM_BYTES] {
 }
 
 impl fmt::Display for JoinToken {
-    /// Prints the token with its secret: this is the one place that does.
+    /// Prints the token with its secret; no other function does.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let codec = bincode::config::standard();
         let mut bytes = bincode::serde::encode_to_vec(self, codec).map_err(|_never| fmt::Error)?;
@@ -160,7 +162,7 @@ impl fmt::Display for JoinToken {
 impl FromStr for JoinToken {
     type Err = TokenError;
 
-    /// Reads a token; blanks around it are forgiven.
+    /// Parses a token; spaces around it are ignored.
     fn from_str(text: &str) -> Result<Self, TokenError> {
         let text = text.trim();
         let encoded = text.strip_prefix(TOKEN_PREFIX).ok_or_else(|| foreign(text))?;
@@ -181,7 +183,7 @@ impl FromStr for JoinToken {
     }
 }
 
-/// Tells a token of a later format from a text that is no token.
+/// Returns [`TokenError::NewerFormat`] for a token of a later format, [`TokenError::NotAToken`] for any other text.
 fn foreign(text: &str) -> TokenError {
     let version = text.strip_prefix("sandjoin").and_then(|rest| rest.split_once('_')).map(|(version, _)| version);
     match version {

@@ -1,14 +1,15 @@
-//! The written form of the nouns of `types`: one number or one run of bytes each, fixed here and nowhere else.
+//! Encoding of the types of the crate `types`: one number or one run of bytes each, defined only here.
 //!
-//! Names travel as their text and are checked while they are read. Everything that `types` may reorder or rename
-//! travels by the codes below, so that a change there cannot change the wire unseen: the matches stop compiling.
+//! Names are encoded as their text and checked while they are decoded. Everything that `types` may reorder or rename is
+//! encoded as one of the codes below, so that a change there cannot change the wire format unnoticed: the matches stop
+//! compiling.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use types::update::Stage;
 use types::{DType, EngineName, Reason, Version};
 
-/// Makes a serde `with` module that writes a noun as the code of its table. Codes are never reused.
+/// Defines a serde `with` module that encodes a value as the code in its table. Codes are never reused.
 macro_rules! coded {
     ($(#[$doc:meta])* $module:ident, $noun:ident, $what:literal, { $($variant:ident = $code:literal,)+ }) => {
         $(#[$doc])*
@@ -36,14 +37,14 @@ macro_rules! coded {
 }
 
 coded!(
-    /// Element types.
+    /// Codes of the element types.
     dtype, DType, "element type", {
         Bool = 1, U8 = 2, U16 = 3, U32 = 4, U64 = 5, I8 = 6, I16 = 7, I32 = 8, I64 = 9,
         F16 = 10, Bf16 = 11, F32 = 12, F64 = 13, Bytes = 14,
     }
 );
 coded!(
-    /// Why a request comes to the hub.
+    /// Codes of the reasons for which a request comes to the hub.
     reason, Reason, "reason", {
         Policy = 1, Confident = 2, LowConfidence = 3, NotCalibrated = 4, NoLocalModel = 5,
         DeviceBusy = 6, DeviceFailed = 7, HubUnreachable = 8, HubFailed = 9, HubTooLate = 10,
@@ -52,18 +53,18 @@ coded!(
     }
 );
 coded!(
-    /// What runs a model.
+    /// Codes of the engines.
     engine, EngineName, "engine", { Ort = 1, Wgpu = 2, Fake = 3, }
 );
 
 coded!(
-    /// Stages of an update.
+    /// Codes of the stages of an update.
     stage, Stage, "stage of an update", {
         Offered = 0, Refreshing = 1, Fetching = 2, Verifying = 3, Loading = 4, Checking = 5, Switching = 6, Active = 7,
     }
 );
 
-/// Outcomes of an update: the number of the variant, then its fields. Append only.
+/// Codes of the outcomes of an update: the number of the variant, then its fields. Append only.
 pub(crate) mod outcome {
     use super::*;
     use crate::v1::UpdateOutcome;
@@ -104,7 +105,7 @@ pub(crate) mod outcome {
     }
 }
 
-/// A digest as its 32 bytes.
+/// Encodes a digest as its 32 bytes.
 pub(crate) mod digest {
     use super::*;
     use serde::Serialize;

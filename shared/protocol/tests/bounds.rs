@@ -1,4 +1,4 @@
-//! Hostile bytes: limits hold before memory is taken, and nothing panics.
+//! Tests with hostile bytes: limits are checked before memory is allocated, and nothing panics.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, where a panic is the report")]
 
@@ -158,7 +158,7 @@ fn a_body_that_is_not_what_the_headers_say_is_refused() {
     assert!(split_body(&[not_bool], &body).is_err());
 }
 
-/// Every golden frame, as a start for mutations.
+/// Returns every golden frame, as a start for mutations.
 fn seeds() -> Vec<Vec<u8>> {
     gold::FRAMES.iter().map(|frame| gold::bytes(frame)).collect()
 }

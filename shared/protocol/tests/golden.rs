@@ -1,4 +1,4 @@
-//! The treaty: every message of every kind, with the bytes it has had since it was first shipped.
+//! Golden bytes of every message of every kind, unchanged since its first release.
 //!
 //! A test that fails here means that an agent in the field would no longer be understood. Do not change the bytes: add
 //! a variant at the end of the enum, or a new kind, and its own golden bytes.
@@ -19,11 +19,11 @@ use protocol::{DecodeError, FrameHeader, JoinSecret, JoinToken, Message, decode,
 use types::update::Stage;
 use types::{DType, Digest, EngineName, Reason, Version};
 
-/// A token as first printed.
+/// A token in its first released form.
 const JOIN_TOKEN: &str = "sandjoin1_ARRodWIuZXhhbXBsZS5vcmc6NDQzMw5odWIuc2FuZGVybGluZ-Xl5eXl5eXl5eXl5eXl5eXl5eXl\
     5eXl5eXl5eXl5eXl9vb29vb29vb29vb29vb29vb29vb29vb29vb29vb29vb8ANJJa7Fe9o8";
 
-/// Holds one message to its bytes, in both directions.
+/// Compares one message with its bytes, in both directions.
 fn golden<M: Message + PartialEq + std::fmt::Debug>(name: &str, message: &M, expected: &str) {
     let frame = encode(message).unwrap();
     assert_eq!(hex::encode(&frame), hex::encode(gold::bytes(expected)), "{name} is written differently");

@@ -1,6 +1,7 @@
-//! Messages of earlier releases: each frame that a released agent or hub sends is read, and written back unchanged.
+//! Messages of earlier releases: each frame that a released agent or hub sends is decoded, and encoded to the same
+//! bytes.
 //!
-//! The golden samples beside this test follow the code; these files are what is in the field and never change.
+//! The golden samples beside this test follow the code; these files contain frames in the field and never change.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, where a panic is the report")]
 
@@ -10,10 +11,10 @@ use protocol::{FrameHeader, Message, decode, encode};
 /// Frames of each release, oldest first.
 const RELEASES: [(&str, &str); 1] = [("343ea06", include_str!("golden/343ea06.txt"))];
 
-/// Number of frames that a release has at least: one of each message that existed in the first one.
+/// Minimum number of frames of a release: one of each message that existed in the first one.
 const FRAMES_LEAST: usize = 24;
 
-/// Reads a frame as the message of its kind, and writes it again.
+/// Decodes a frame as the message of its kind, and encodes it again.
 fn round_trip(frame: &[u8]) -> Vec<u8> {
     fn of<M: Message>(kind: u16, body: &[u8]) -> Vec<u8> {
         encode(&decode::<M>(kind, body).unwrap()).unwrap().to_vec()

@@ -1,4 +1,4 @@
-//! How a machine becomes a device: a join token's secret and a public key against an identity.
+//! Messages of an enrolment: a machine exchanges a join token's secret and a public key for an identity.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use super::{
 use crate::frame::{Message, bounded_codec};
 use crate::token::JoinSecret;
 
-/// The only request that is served without a client certificate.
+/// Request to enrol; the only request that is served without a client certificate.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrolRequest {
-    /// The secret of the join token.
+    /// Secret of the join token.
     pub secret: JoinSecret,
     /// PKCS #10 request in DER; only its public key is used, the hub chooses the identity.
     pub csr_der: Bytes,
@@ -24,7 +24,7 @@ pub struct EnrolRequest {
 }
 
 impl fmt::Debug for EnrolRequest {
-    /// Prints everything but the secret and the request's bytes.
+    /// Prints all fields except the secret and the bytes of the certificate request.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EnrolRequest").field("agent_version", &self.agent_version).finish_non_exhaustive()
     }
@@ -42,25 +42,25 @@ impl Message for EnrolRequest {
     }
 }
 
-/// What comes of an [`EnrolRequest`].
+/// Response to an [`EnrolRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EnrolResponse {
-    /// The machine is a device now.
+    /// The machine is now a device.
     Enrolled(Enrolled),
-    /// It is not, and why.
+    /// The hub refused the enrolment.
     Refused(Refusal),
 }
 
-/// All that a device needs from now on.
+/// Identity and trust anchors of a new device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enrolled {
-    /// Its name, as its certificate says it.
+    /// Name of the device, as in its certificate.
     pub device: DeviceId,
     /// Certificates in DER, the device's own first, the CA last.
     pub chain_der: Vec<Bytes>,
-    /// The CA in DER. The device must hold its SHA-256 against the join token before it keeps it.
+    /// CA certificate in DER. The device must compare its SHA-256 with the join token before it stores it.
     pub ca_der: Bytes,
-    /// The TUF root, byte for byte, from which all trust in models starts.
+    /// TUF root metadata, byte for byte, from which all trust in models starts.
     pub root_json: Bytes,
 }
 

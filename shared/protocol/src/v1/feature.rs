@@ -19,8 +19,8 @@ const IDENTITY_ALSO_AT: &str = "identity-also-at";
 
 /// Random number of one process of an agent, new at each start.
 ///
-/// One state folder has one process at a time, so a number that comes back after another one belongs to a second
-/// machine with the same key.
+/// A state folder is used by one process at a time, so a number that appears again after another one belongs to a
+/// second machine with the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Instance(pub u64);
 
@@ -31,7 +31,7 @@ impl Instance {
         format!("{INSTANCE}={:016x}", self.0)
     }
 
-    /// Finds the instance in a greeting; `None` for an agent that does not send one, or a malformed one.
+    /// Returns the instance in a `Hello`; `None` if it is absent (older agents) or malformed.
     #[must_use]
     pub fn find(features: &[String]) -> Option<Self> {
         let text = value(features, INSTANCE)?;
@@ -42,7 +42,7 @@ impl Instance {
     }
 }
 
-/// Returns whether a `Welcome` allows nothing but a renewal.
+/// Returns whether a `Welcome` allows only a renewal.
 #[must_use]
 pub fn is_renewal_only(features: &[String]) -> bool {
     features.iter().any(|feature| feature == RENEWAL_ONLY)
@@ -54,13 +54,13 @@ pub fn knows_all_outcomes(features: &[String]) -> bool {
     features.iter().any(|feature| feature == UPDATE_OUTCOMES)
 }
 
-/// Returns the feature that tells a device where else its identity is in use.
+/// Returns the feature that names the other address at which the device's identity is in use.
 #[must_use]
 pub fn identity_also_at(address: SocketAddr) -> String {
     format!("{IDENTITY_ALSO_AT}={address}")
 }
 
-/// Finds the address of another machine with this device's key in a `Welcome`.
+/// Returns the address of another machine with this device's key from a `Welcome`; `None` if it is absent or malformed.
 #[must_use]
 pub fn find_identity_also_at(features: &[String]) -> Option<SocketAddr> {
     value(features, IDENTITY_ALSO_AT)?.parse().ok()

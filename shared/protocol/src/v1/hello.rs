@@ -1,4 +1,4 @@
-//! How a connection begins: the device says what it is and runs, the hub says what it offers.
+//! First messages of a connection: the device sends its state, the hub sends its offers.
 
 use serde::{Deserialize, Serialize};
 use types::{Digest, EngineName, ModelName, VariantName, Version};
@@ -6,10 +6,11 @@ use types::{Digest, EngineName, ModelName, VariantName, Version};
 use super::{FEATURES_MAX, Offer, count, text};
 use crate::wire;
 
-/// Most models that one device may follow; each costs a session in memory, so real devices hold a handful.
+/// Maximum number of models that one device may follow; each costs a session in memory, so real devices have only a
+/// few.
 pub const MODELS_MAX: usize = 256;
 
-/// Most engines, and most execution providers of one; ONNX Runtime knows about 20.
+/// Maximum number of engines, and of execution providers of one engine; ONNX Runtime knows about 20.
 pub const ENGINES_MAX: usize = 32;
 
 /// The first request of a device on each connection.
@@ -19,46 +20,47 @@ pub struct Hello {
     pub agent_version: String,
     /// Optional parts of the protocol that the agent speaks; unknown ones are ignored.
     pub features: Vec<String>,
-    /// The device's clock in milliseconds since 1970, so that the hub can tell a device whose clock is wrong.
+    /// Device's clock in milliseconds since 1970, so that the hub can detect a wrong clock.
     pub device_now_unix_ms: u64,
-    /// The models that the device follows and what it runs of each; a model without an active version is new to it.
+    /// Models that the device follows, with their installed versions; a model without an active version is new to the
+    /// device.
     pub models: Vec<ModelState>,
-    /// What the device can run models with.
+    /// Engines of the device.
     pub engines: Vec<EngineInfo>,
 }
 
-/// One model on one device.
+/// State of one model on one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelState {
-    /// Which model.
+    /// Name of the model.
     pub model: ModelName,
-    /// What answers now.
+    /// Version that serves now.
     pub active: Option<ActiveVariant>,
-    /// What would answer after a step back.
+    /// Version that would serve after a rollback.
     pub previous: Option<ActiveVariant>,
 }
 
-/// One form of one version as it lies on a device.
+/// Installed variant of a version on a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActiveVariant {
-    /// Its version.
+    /// Installed version of the model.
     pub version: Version,
-    /// Which form of it.
+    /// Variant of the version.
     pub variant: VariantName,
-    /// Digest of its model file.
+    /// Digest of the model file.
     #[serde(with = "wire::digest")]
     pub digest: Digest,
 }
 
-/// An engine that a device has.
+/// An inference engine of a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineInfo {
-    /// Which engine.
+    /// Name of the engine.
     #[serde(with = "wire::engine")]
     pub name: EngineName,
-    /// Its own version, like `1.32.0`.
+    /// Version of the engine, like `1.32.0`.
     pub version: String,
-    /// The execution providers it can use here, best first.
+    /// Execution providers that the engine can use on this device, best first.
     pub providers: Vec<String>,
 }
 
@@ -76,7 +78,7 @@ impl Hello {
     }
 }
 
-/// The hub's answer to [`Hello`].
+/// Hub's response to [`Hello`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     /// Version of the hub's software.
@@ -85,9 +87,9 @@ pub struct Welcome {
     pub features: Vec<String>,
     /// The hub's clock in milliseconds since 1970.
     pub hub_now_unix_ms: u64,
-    /// Newer versions of the models that the device named.
+    /// Newer versions of the models that the device follows.
     pub offers: Vec<Offer>,
-    /// How long a certificate lives that the hub issues now, in seconds.
+    /// Lifetime of certificates that the hub issues now, in seconds.
     pub certificate_lifetime_s: u32,
 }
 

@@ -1,7 +1,7 @@
-//! An inference over the wire: headers in the message, tensor bytes as body.
+//! Messages of an inference: headers in the message, tensor bytes as body.
 //!
 //! The bytes of the tensors follow each other in the order of their headers, without gaps, in the layout of
-//! [`types::tensor`]. Every bound is checked before the bytes are touched, and splitting copies nothing.
+//! [`types::tensor`]. Every bound is checked before the bytes are read, and splitting copies nothing.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -13,70 +13,70 @@ use types::{
 use super::{count, text};
 use crate::wire;
 
-/// What a tensor in the body is.
+/// Name, type, shape and size of a tensor in the body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorHeader {
     /// Name of the input or output.
     pub name: String,
-    /// Element type.
+    /// Element type of the tensor.
     #[serde(with = "wire::dtype")]
     pub dtype: DType,
     /// Size of each dimension.
     pub shape: Vec<u64>,
-    /// Bytes of it in the body.
+    /// Size in the body, in bytes.
     pub bytes: u64,
 }
 
-/// A device's request to be answered by the hub.
+/// Inference request from a device to the hub.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InferRequest {
-    /// Ties answer, logs and receipt together.
+    /// Identifier in the response, the logs and the receipt.
     pub request_id: RequestId,
-    /// Which model.
+    /// Name of the model.
     pub model: ModelName,
-    /// Which version; `None` for the current one.
+    /// Version of the model; `None` for the current one.
     pub version: Option<Version>,
-    /// Why the device asks rather than answers.
+    /// Reason for which the device sends the request to the hub.
     #[serde(with = "wire::reason")]
     pub reason: Reason,
-    /// Time left for the whole exchange in milliseconds, when it has a deadline. Clocks are not compared.
+    /// Remaining time for the whole exchange in milliseconds; `None` without a deadline. Clocks are not compared.
     pub deadline_left_ms: Option<u32>,
     /// W3C trace context of the caller.
     pub traceparent: Option<String>,
-    /// Outputs wanted; empty for all.
+    /// Names of the requested outputs; empty for all.
     pub outputs: Vec<String>,
-    /// The inputs, in the order of their bytes in the body.
+    /// Inputs, in the order of their bytes in the body.
     pub tensors: Vec<TensorHeader>,
 }
 
-/// The hub's answer to an [`InferRequest`].
+/// Hub's response to an [`InferRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InferResponse {
-    /// The version that answered.
+    /// Version that ran.
     pub version: Version,
-    /// Which form of it.
+    /// Variant of the version that ran.
     pub variant: VariantName,
-    /// Digest of its model file.
+    /// Digest of the model file that ran.
     #[serde(with = "wire::digest")]
     pub digest: Digest,
-    /// What ran it.
+    /// Engine that ran the model.
     #[serde(with = "wire::engine")]
     pub engine: EngineName,
-    /// The execution provider that really ran.
+    /// Execution provider that was used.
     pub provider: String,
     /// Time in the hub's queue, in microseconds.
     pub queue_us: u64,
     /// Time in the engine, in microseconds.
     pub compute_us: u64,
-    /// The outputs, in the order of their bytes in the body.
+    /// Outputs, in the order of their bytes in the body.
     pub tensors: Vec<TensorHeader>,
 }
 
 impl InferRequest {
-    /// Cuts the body into the inputs. See [`split_body`].
+    /// Splits the body into the inputs. See [`split_body`].
     ///
     /// # Errors
-    /// When headers and body disagree.
+    /// Fails if the body does not match the headers.
     pub fn split_body(&self, body: &Bytes) -> Result<Vec<NamedTensor>, BodyError> {
         split_body(&self.tensors, body)
     }
@@ -92,10 +92,10 @@ impl InferRequest {
 }
 
 impl InferResponse {
-    /// Cuts the body into the outputs. See [`split_body`].
+    /// Splits the body into the outputs. See [`split_body`].
     ///
     /// # Errors
-    /// When headers and body disagree.
+    /// Fails if the body does not match the headers.
     pub fn split_body(&self, body: &Bytes) -> Result<Vec<NamedTensor>, BodyError> {
         split_body(&self.tensors, body)
     }
@@ -106,35 +106,35 @@ impl InferResponse {
     }
 }
 
-/// Why headers and body are not tensors.
+/// Error: a body does not match its tensor headers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// The body is not as long as the headers say.
+    /// The length of the body differs from the sum over the headers.
     #[error("the tensors take {announced} bytes, the body has {given}")]
     Length {
-        /// Sum over the headers.
+        /// Sum over the headers, in bytes.
         announced: u64,
-        /// Bytes there were.
+        /// Length of the body, in bytes.
         given: usize,
     },
-    /// A dimension is larger than this machine can address.
+    /// A dimension is too large for the address space of this machine.
     #[error("tensor {name:?} has a dimension that is too large")]
     Dimension {
         /// Name of the tensor.
         name: String,
     },
-    /// The bytes are not the tensor they are said to be.
+    /// The bytes of a tensor do not match its type and shape.
     #[error("tensor {name:?} is not valid")]
     Tensor {
         /// Name of the tensor.
         name: String,
-        /// What is wrong with it.
+        /// Fault of the tensor.
         #[source]
         source: TensorError,
     },
 }
 
-/// Bytes that the headers announce; stays at the ceiling of `u64` instead of overflowing.
+/// Returns the number of bytes that the headers announce, saturating at the maximum of `u64`.
 pub(super) fn length(headers: &[TensorHeader]) -> u64 {
     headers.iter().fold(0, |sum, header| sum.saturating_add(header.bytes))
 }
@@ -149,7 +149,7 @@ fn check_headers(headers: &[TensorHeader]) -> Result<(), String> {
     super::at_most("sum of tensor bytes", length(headers), max)
 }
 
-/// Describes tensors for a message and gives their bytes for its body, without copying them.
+/// Returns the headers of tensors for a message and their bytes for its body, without copying them.
 #[must_use]
 pub fn join_body(tensors: &[NamedTensor]) -> (Vec<TensorHeader>, Vec<Bytes>) {
     tensors.iter().map(|named| (header(named), named.tensor.data().clone())).unzip()
@@ -166,10 +166,10 @@ fn header(named: &NamedTensor) -> TensorHeader {
     }
 }
 
-/// Cuts a body into the tensors that the headers announce; the tensors share the body's memory.
+/// Splits a body into the tensors that the headers announce; the tensors share the body's memory.
 ///
 /// # Errors
-/// When the body is not exactly as long as announced, or when a tensor's bytes do not match its shape.
+/// Fails if the length of the body is not the announced one, or if the bytes of a tensor do not match its shape.
 pub fn split_body(headers: &[TensorHeader], body: &Bytes) -> Result<Vec<NamedTensor>, BodyError> {
     let wrong_length = || BodyError::Length { announced: length(headers), given: body.len() };
     let mut rest = body.clone();

@@ -1,11 +1,11 @@
-//! The messages of major version 1.
+//! Messages of major version 1.
 //!
-//! Each side opens streams and asks: a device with [`DeviceRequest`], answered by [`HubResponse`]; the hub with
-//! [`HubRequest`], answered by [`DeviceResponse`]; a machine without a certificate with [`EnrolRequest`], answered by
-//! [`EnrolResponse`]. The parts are in [`hello`], [`infer`] and [`update`], the refusals in [`refusal`], optional parts of
-//! a greeting in [`feature`].
+//! Each side opens streams for its requests: a device sends [`DeviceRequest`] and receives [`HubResponse`]; the hub
+//! sends [`HubRequest`] and receives [`DeviceResponse`]; a machine without a certificate sends [`EnrolRequest`] and
+//! receives [`EnrolResponse`]. The parts are in [`hello`], [`infer`] and [`update`], the refusals in [`refusal`],
+//! optional parts of `Hello` and `Welcome` in [`feature`].
 //!
-//! Enums here are append-only and structs are closed; see the crate's own page.
+//! Enums here are append-only and structs are closed; see the documentation of the crate.
 
 pub mod enrol;
 pub mod feature;
@@ -25,52 +25,55 @@ pub use update::{BlobRange, BlobSlice, Offer, UpdateOutcome, UpdateReport};
 
 use crate::frame::{Message, bounded_codec};
 
-/// Most bytes of a message that may carry tensor headers.
+/// Maximum size of a message that may contain tensor headers, in bytes.
 ///
-/// 256 tensors (`types::limits::TENSORS_MAX`) and as many wanted outputs with names of 512 bytes take 256 KiB, their
+/// 256 tensors (`types::limits::TENSORS_MAX`) and as many requested outputs with names of 512 bytes take 256 KiB, their
 /// shapes another 36 KiB.
 pub const INFER_MESSAGE_BYTES_MAX: usize = 512 * 1024;
 
-/// Most bytes of a message that carries nothing large; it is also what a peer can make us hold before we know it.
+/// Maximum size of a small message in bytes; an unauthenticated peer can make us allocate this much.
 pub const SMALL_MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
-/// Most bytes of an [`EnrolResponse`], which carries a TUF root: tough's limit for one is 1 MiB, ours are a few KiB.
+/// Maximum size of an [`EnrolResponse`] in bytes. It contains a TUF root: tough's limit for one is 1 MiB, ours are a
+/// few KiB.
 pub const ENROL_RESPONSE_BYTES_MAX: usize = 512 * 1024;
 
-/// Most bytes of one TUF metadata file: tough's limit for targets is 10 MiB; 8 MiB lists about 30,000 versions.
+/// Maximum size of one TUF metadata file in bytes: tough's limit for targets is 10 MiB; 8 MiB lists about 30,000
+/// versions.
 pub const METADATA_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// Longest certificate signing request in bytes; one for P-256 takes about 250.
+/// Maximum size of a certificate signing request in bytes; one for P-256 takes about 250.
 pub const CSR_BYTES_MAX: usize = 4096;
 
-/// Most certificates in a chain: device, and the CA with room for two between.
+/// Maximum number of certificates in a chain: the device's, the CA's, and two between them.
 pub const CHAIN_CERTIFICATES_MAX: usize = 4;
 
-/// Longest free text (a cause, a reason, a version of software) in bytes: a line that a person reads.
+/// Maximum length of a free text (a cause, a reason, a software version) in bytes.
 pub const TEXT_BYTES_MAX: usize = 1024;
 
-/// Most features that a `Hello` or `Welcome` may name.
+/// Maximum number of features in a `Hello` or `Welcome`.
 pub const FEATURES_MAX: usize = 64;
 
-/// What a device asks of its hub.
+/// Requests from a device to its hub.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceRequest {
-    /// The first request on each connection: who speaks and what runs there.
+    /// First request on each connection: identifies the agent and lists its models.
     Hello(Hello),
-    /// Answer this in the device's place. The tensors' bytes follow as body.
+    /// Requests an inference. The bytes of the tensors follow as body.
     Infer(InferRequest),
-    /// Give a TUF metadata file.
+    /// Requests a TUF metadata file.
     Metadata {
-        /// Its name, like `timestamp.json` or `3.root.json`.
+        /// Name of the file, like `timestamp.json` or `3.root.json`.
         name: String,
-        /// Most bytes the device will take; a longer file is refused as [`RefusalCode::TooLarge`].
+        /// Maximum size that the device accepts, in bytes; the hub refuses a longer file with
+        /// [`RefusalCode::TooLarge`].
         bytes_max: u64,
     },
-    /// Give a part of a file of a bundle.
+    /// Requests a part of a file of a bundle.
     Blob(BlobRange),
-    /// How an update goes; the hub answers [`HubResponse::Accepted`].
+    /// Reports the state of an update; the hub responds [`HubResponse::Accepted`].
     Report(UpdateReport),
-    /// Give a new certificate for a new key over this live connection.
+    /// Requests a certificate for a new key over this authenticated connection.
     Renew {
         /// PKCS #10 request in DER, at most [`CSR_BYTES_MAX`] bytes; only its public key is used.
         csr_der: Bytes,
@@ -105,28 +108,28 @@ impl Message for DeviceRequest {
     }
 }
 
-/// What a hub answers.
+/// Responses of a hub to a [`DeviceRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HubResponse {
-    /// To `Hello`: the device is known and may go on.
+    /// Response to `Hello`: the device is known and may continue.
     Welcome(Welcome),
-    /// To `Infer`. The tensors' bytes follow as body.
+    /// Response to `Infer`. The bytes of the tensors follow as body.
     Infer(InferResponse),
-    /// To `Metadata`. The file follows as body.
+    /// Response to `Metadata`. The file follows as body.
     Metadata {
-        /// Its length in bytes, or `None` when there is no such file.
+        /// Length of the file in bytes; `None` if it does not exist.
         length: Option<u64>,
     },
-    /// To `Blob`. The bytes follow as body.
+    /// Response to `Blob`. The bytes follow as body.
     Blob(BlobSlice),
-    /// To `Report`: noted.
+    /// Response to `Report`: the hub has recorded it.
     Accepted,
-    /// To `Renew`.
+    /// Response to `Renew`: the new certificate.
     Renewed {
         /// Certificates in DER, the device's own first, the CA last.
         chain_der: Vec<Bytes>,
     },
-    /// To anything: not done, and why.
+    /// Response to any request: the hub did not execute it.
     Refused(Refusal),
 }
 
@@ -158,16 +161,16 @@ impl Message for HubResponse {
     }
 }
 
-/// What a hub asks of a device.
+/// Requests from a hub to a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HubRequest {
-    /// A version of a model that the device follows is there to be fetched.
+    /// Announces a version of a model that the device follows.
     Offer(Offer),
-    /// The hub is about to close this connection.
+    /// Announces that the hub is about to close this connection.
     Goodbye {
-        /// Why, for the log.
+        /// Reason for the log.
         reason: String,
-        /// How long to stay away, in milliseconds; `None` leaves it to the device's own back-off.
+        /// Time to wait before the next connection, in milliseconds; `None` leaves it to the device's back-off.
         retry_after_ms: Option<u32>,
     },
 }
@@ -186,12 +189,12 @@ impl Message for HubRequest {
     }
 }
 
-/// What a device answers.
+/// Responses of a device to a [`HubRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceResponse {
-    /// Noted; what comes of it is told by reports.
+    /// The device has recorded the request; it reports the result in later messages.
     Accepted,
-    /// Not taken, and why.
+    /// The device refused the request.
     Refused(Refusal),
 }
 
@@ -209,31 +212,31 @@ impl Message for DeviceResponse {
     }
 }
 
-/// Refuses a count or length over its limit.
+/// Checks a count or length against its limit.
 fn count(field: &str, given: usize, max: usize) -> Result<(), String> {
     if given <= max { Ok(()) } else { Err(format!("{field} has {given}, at most {max} are allowed")) }
 }
 
-/// Refuses a number over its limit.
+/// Checks a number against its limit.
 fn at_most(field: &str, given: u64, max: u64) -> Result<(), String> {
     if given <= max { Ok(()) } else { Err(format!("{field} is {given}, at most {max} is allowed")) }
 }
 
-/// Refuses a free text that no person would read to its end.
+/// Checks the length of a free text against [`TEXT_BYTES_MAX`].
 fn text(field: &str, given: &str) -> Result<(), String> {
     count(field, given.len(), TEXT_BYTES_MAX)
 }
 
-/// Cuts a text to what a message may carry, at a character boundary.
+/// Truncates a text to the length that a message may contain, at a character boundary.
 #[must_use]
 pub fn shorten(text: &str) -> String {
     text[..text.floor_char_boundary(TEXT_BYTES_MAX)].to_owned()
 }
 
-/// Longest name of a metadata file in bytes; `18446744073709551615.timestamp.json` takes 35.
+/// Maximum length of the name of a metadata file in bytes; `18446744073709551615.timestamp.json` takes 35.
 const METADATA_NAME_BYTES_MAX: usize = 64;
 
-/// Refuses a metadata name that could be anything but a file in the hub's own metadata folder.
+/// Checks that a metadata name can only be a file in the hub's own metadata folder.
 fn check_metadata_name(name: &str) -> Result<(), String> {
     let lawful = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
     let plain = name.bytes().all(lawful) && !name.starts_with('.') && !name.contains("..") && name.ends_with(".json");

@@ -1,4 +1,4 @@
-//! Why something asked for is not done: a code for the machine, a sentence for the person.
+//! Refusals of requests: a code for programs and a sentence for people.
 
 use std::fmt;
 
@@ -6,43 +6,43 @@ use serde::{Deserialize, Serialize};
 
 use super::text;
 
-/// Why a request is refused, as the machine understands it. Append only.
+/// Code of the reason for a refusal. Append only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum RefusalCode {
-    /// The hub serves no such model or version.
+    /// The hub does not serve this model or version.
     UnknownModel,
-    /// The input does not fit the model, or the request is not lawful.
+    /// The input does not match the model, or the request is invalid.
     BadInput,
-    /// Something is over a limit.
+    /// A size exceeds its limit.
     TooLarge,
     /// A queue is full; the same request may succeed later.
     Busy,
-    /// The time the request had is over.
+    /// The deadline of the request has passed.
     DeadlineExceeded,
-    /// The asker withdrew the request.
+    /// The caller cancelled the request.
     Cancelled,
-    /// This device may not do that.
+    /// The device is not permitted to make this request.
     NotAuthorised,
     /// The operator has revoked this device.
     Revoked,
-    /// The hub knows no such join token.
+    /// The hub does not know this join token.
     TokenUnknown,
     /// The join token was already used.
     TokenUsed,
-    /// The join token is too old.
+    /// The join token has expired.
     TokenExpired,
-    /// This side does not know that request or feature.
+    /// The receiver does not know this request or feature.
     Unsupported,
-    /// There is no such file or record.
+    /// The file or record does not exist.
     NotFound,
-    /// This side failed; the cause is in its log.
+    /// The receiver failed; the cause is in its log.
     Internal,
-    /// This side is stopping.
+    /// The receiver is shutting down.
     ShuttingDown,
 }
 
 impl RefusalCode {
-    /// Every code, for documentation and metrics.
+    /// All codes, for documentation and metrics.
     pub const ALL: [Self; 15] = [
         Self::UnknownModel,
         Self::BadInput,
@@ -61,7 +61,7 @@ impl RefusalCode {
         Self::ShuttingDown,
     ];
 
-    /// The name in logs and metrics.
+    /// Returns the name used in logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -83,7 +83,7 @@ impl RefusalCode {
         }
     }
 
-    /// Whether the same request may succeed when it is made again later.
+    /// Whether the same request may succeed later.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
         match self {
@@ -110,26 +110,26 @@ impl fmt::Display for RefusalCode {
     }
 }
 
-/// A refusal as it travels.
+/// A refusal in a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message} ({code})")]
 pub struct Refusal {
-    /// Why, for the machine.
+    /// Code for programs.
     pub code: RefusalCode,
-    /// Why, for the person; one clause, at most [`super::TEXT_BYTES_MAX`] bytes. Names no path and no address.
+    /// Sentence for people: one clause, at most [`super::TEXT_BYTES_MAX`] bytes. Contains no path and no address.
     pub message: String,
-    /// When to ask again, in milliseconds from now, where that is known.
+    /// Time after which to retry, in milliseconds from now; `None` if it is not known.
     pub retry_after_ms: Option<u32>,
 }
 
 impl Refusal {
-    /// A refusal with a message (cut to what may travel) and no time to retry.
+    /// Creates a refusal with a message (truncated to the limit) and without a time to retry.
     #[must_use]
     pub fn new(code: RefusalCode, message: impl AsRef<str>) -> Self {
         Self { code, message: super::shorten(message.as_ref()), retry_after_ms: None }
     }
 
-    /// Whether the same request may succeed when it is made again later.
+    /// Whether the same request may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         self.code.is_retryable()

@@ -1,4 +1,4 @@
-//! How a version reaches a device: offers, files in parts, and reports of how it goes.
+//! Messages of an update: offers, parts of files, and reports of progress.
 
 use serde::{Deserialize, Serialize};
 use types::limits::FILE_BYTES_MAX;
@@ -8,29 +8,29 @@ use types::{Digest, ModelName, VariantName, Version};
 use super::{at_most, text};
 use crate::wire;
 
-/// Most bytes that one [`BlobRange`] may ask for.
+/// Maximum length of one [`BlobRange`] in bytes.
 ///
-/// 16 chunks of a bundle (1 MiB each): at 1 MB/s a quarter of a minute of transfer, after which progress is safe on disk.
+/// 16 chunks of a bundle (1 MiB each): at 1 MB/s about 16 s of transfer, after which the progress is stored on disk.
 pub const BLOB_RANGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// A version of a model to be fetched. It is a hint: what is installed is decided by signed metadata alone.
+/// A version of a model that is available to the device. Only a hint: signed metadata alone decides what is installed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
-    /// Which model.
+    /// Name of the model.
     pub model: ModelName,
-    /// Which version of it.
+    /// Version of the model.
     pub version: Version,
 }
 
-/// A part of a file, named by what the whole file hashes to.
+/// A part of a file, which is named by the digest of the whole file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobRange {
     /// Digest of the whole file.
     #[serde(with = "wire::digest")]
     pub digest: Digest,
-    /// First byte wanted.
+    /// Offset of the first byte.
     pub offset: u64,
-    /// Bytes wanted, at most [`BLOB_RANGE_BYTES_MAX`]; the hub gives fewer at the end of the file.
+    /// Number of bytes, at most [`BLOB_RANGE_BYTES_MAX`]; the hub sends fewer at the end of the file.
     pub length: u64,
 }
 
@@ -41,12 +41,12 @@ impl BlobRange {
     }
 }
 
-/// The part that follows as body.
+/// Lengths of a part that follows as body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobSlice {
     /// Length of the whole file in bytes.
     pub total: u64,
-    /// Bytes that follow.
+    /// Number of bytes that follow.
     pub length: u64,
 }
 
@@ -57,19 +57,20 @@ impl BlobSlice {
     }
 }
 
-/// How an update of one model goes on one device.
+/// Progress of an update of one model on one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpdateReport {
-    /// Which model.
+    /// Name of the model.
     pub model: ModelName,
-    /// The version being installed.
+    /// Version that is being installed.
     pub version: Version,
-    /// Which form of it, once the device has chosen one.
+    /// Variant of the version, once the device has chosen one.
     pub variant: Option<VariantName>,
     /// Stage that the update has reached.
     #[serde(with = "wire::stage")]
     pub stage: Stage,
-    /// State of the update at this stage. [`Outcome::Active`] at a stage before [`Stage::Active`] means that the stage is passed.
+    /// State of the update at this stage. [`Outcome::Active`] at a stage before [`Stage::Active`] means that the stage
+    /// is complete.
     #[serde(with = "wire::outcome")]
     pub outcome: UpdateOutcome,
 }

@@ -1,4 +1,4 @@
-//! The bytes themselves: frame header (length, kind) and message, in hex, as first shipped.
+//! Golden frames: frame header (length, kind) and message, in hex, as first released.
 
 pub(crate) const HELLO: &str = "
     71000000 0101
@@ -73,7 +73,7 @@ pub(crate) const FRAMES: [&str; 27] = [
     ENROL_REFUSED,
 ];
 
-/// A frame of this file in bytes.
+/// Decodes the hex of a frame of this file.
 pub(crate) fn bytes(frame: &str) -> Vec<u8> {
     hex::decode(frame.split_whitespace().collect::<String>()).unwrap()
 }
