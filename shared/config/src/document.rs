@@ -1,6 +1,6 @@
-//! A parsed TOML document in which fields can be found by their place in the text, taken out and put in.
+//! A parsed TOML document whose fields can be found by their position in the text, removed and replaced.
 //!
-//! Used by [`crate::read`] to go on after a mistake.
+//! Used by [`crate::read`] to continue after a mistake.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,7 +10,7 @@ use serde_ignored::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// The way to a field.
+/// Path of a field from the root of the document.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct FieldPath(Vec<Step>);
 
@@ -83,7 +83,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// The document, each part with its place in the text.
+/// A document whose parts know their positions in the text.
 #[derive(Clone)]
 pub(crate) struct Document<'t> {
     text: &'t str,
@@ -96,7 +96,7 @@ impl<'t> Document<'t> {
         Self { text, root: Spanned::new(span, DeValue::Table(table.into_inner())) }
     }
 
-    /// The whole as a table, to be deserialised.
+    /// Returns the whole document as a table, for deserialisation.
     pub(crate) fn table(&self) -> Spanned<DeTable<'t>> {
         let table = match self.root.get_ref() {
             DeValue::Table(table) => table.clone(),
@@ -106,7 +106,8 @@ impl<'t> Document<'t> {
         Spanned::new(self.root.span(), table)
     }
 
-    /// The field that lies at a place: the one whose key or value is exactly there, else the innermost around it.
+    /// Returns the field at a position: the field whose key or value has exactly this range, else the innermost one
+    /// around it.
     pub(crate) fn field_at(&self, place: &Range<usize>) -> FieldPath {
         let mut all = Vec::new();
         walk(&self.root, &mut FieldPath::default(), &mut |path, span| all.push((path.clone(), span)));
@@ -116,7 +117,7 @@ impl<'t> Document<'t> {
         found.map(|(path, _)| path.clone()).unwrap_or_default()
     }
 
-    /// The line of a field, from 1; of the nearest table around it if it is not in the text.
+    /// Returns the line of a field, from 1; that of the nearest enclosing table if the field is not in the text.
     pub(crate) fn line_of(&self, path: &FieldPath) -> Option<usize> {
         let mut found = None;
         walk(&self.root, &mut FieldPath::default(), &mut |at, span| {
@@ -134,8 +135,8 @@ impl<'t> Document<'t> {
         self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
     }
 
-    /// Takes a field out; an element of an array stays, since the others are told by their number. Answers whether
-    /// the field was there.
+    /// Removes a field; an element of an array stays, because its removal would renumber the others. Returns whether
+    /// the field existed.
     pub(crate) fn remove(&mut self, path: &FieldPath) -> bool {
         let Some((last, above)) = path.0.split_last() else { return false };
         match (find(&mut self.root, above).map(Spanned::get_mut), last) {
@@ -145,12 +146,12 @@ impl<'t> Document<'t> {
         }
     }
 
-    /// Takes a field out that is no element of an array. Answers whether that was done.
+    /// Removes a field that is not an element of an array. Returns whether it was removed.
     pub(crate) fn remove_key(&mut self, path: &FieldPath) -> bool {
         matches!(path.0.last(), Some(Step::Key(_))) && self.remove(path)
     }
 
-    /// Puts a value in a field's place; `number` tells values that were put in apart.
+    /// Replaces the value of a field; `number` distinguishes replaced values from each other.
     pub(crate) fn put(&mut self, path: &FieldPath, value: DeValue<'t>, number: usize) {
         // A place behind the text, so that an error about this value is found to be about it.
         let start = self.text.len() + 1 + 2 * number;
@@ -170,7 +171,7 @@ impl<'t> Document<'t> {
     }
 }
 
-/// Visits every field with the place of its key, then with that of its value, parents first.
+/// Visits every field with the position of its key, then with that of its value, parents first.
 fn walk(value: &Spanned<DeValue<'_>>, path: &mut FieldPath, visit: &mut dyn FnMut(&FieldPath, Range<usize>)) {
     visit(path, value.span());
     match value.get_ref() {

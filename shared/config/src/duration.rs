@@ -9,29 +9,29 @@ use jiff::{Span, SpanRelativeTo};
 use serde::de::{self, Visitor};
 use serde::{Deserializer, Serializer};
 
-/// How to write one, in the words of an error.
+/// Description of the format, for error messages.
 const EXAMPLES: &str = "a duration like \"10s\", \"1h 30m\" or \"7d\"";
 
-/// The units that a duration is written in, each with its length: the largest that divides it is used.
+/// Units of a duration with their lengths in milliseconds; the largest unit that divides a duration is used.
 const UNITS_MS: [(&str, u128); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// Reads a duration.
 ///
 /// # Errors
-/// When the value is no text, or not of the form `"10s"`.
+/// Fails if the value is not a string of the form `"10s"`.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     deserializer.deserialize_str(Text)
 }
 
-/// Writes a duration as it would be read; parts of a millisecond are dropped.
+/// Serialises a duration in the form that [`deserialize`] reads; fractions of a millisecond are dropped.
 ///
 /// # Errors
-/// The serialiser's own.
+/// Returns the error of the serialiser.
 pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&format(*duration))
 }
 
-/// A duration in its largest whole unit: `90s`, `7d`.
+/// Formats a duration in its largest whole unit: `90s`, `7d`.
 #[must_use]
 pub fn format(duration: Duration) -> String {
     let ms = duration.as_millis();

@@ -1,12 +1,12 @@
-//! Changes one field of a TOML text and leaves the rest, comments too, as it is.
+//! Changes one field of a TOML text and keeps the rest, including comments.
 //!
-//! Used by `cloud-hub init`, which fills in a file that an operator may have edited before.
+//! Used by `cloud-hub init`, which completes a file that an operator may have edited before.
 
 use toml::de::{DeTable, DeValue};
 
-/// Sets `table.field` to a value, which is TOML too (a text with its quotes).
+/// Sets `table.field` to a value, which is also TOML (a text with its quotes).
 ///
-/// Returns the new text, or `None` when this form of file cannot be changed: it is not TOML, or the table is written
+/// Returns the new text, or `None` if the file cannot be changed in this way: it is not TOML, or the table is written
 /// inline.
 #[must_use]
 pub fn set_field(text: &str, table: &str, field: &str, value: &str) -> Option<String> {

@@ -1,11 +1,11 @@
 //! Reads a TOML config file and reports all its mistakes at once.
 //!
 //! Each daemon defines its own config types with `serde` (defaults for every field, `deny_unknown_fields`) and their
-//! [`Validate`]; [`load`] or [`parse`] gives either a value that is right in every respect, or [`ConfigErrors`]: one
-//! line per mistake with file, field and line number: syntax, unknown fields with the name that was probably meant,
-//! wrong types, missing fields, and what [`Validate`] objects to. Durations are text ([`duration`]).
+//! [`Validate`]; [`load`] or [`parse`] returns either a valid value, or [`ConfigErrors`]: one line per mistake with
+//! file, field and line number: syntax, unknown fields with the most similar known name, wrong types, missing fields,
+//! and the results of [`Validate`]. Durations are text ([`duration`]).
 //!
-//! Deliberately absent: environment overrides and layered files. One file says how a daemon runs.
+//! Deliberately absent: environment overrides and layered files. One file contains the whole configuration of a daemon.
 
 mod document;
 pub mod duration;

@@ -1,16 +1,17 @@
-//! What is wrong with a config file, and the trait by which its types say so.
+//! Mistakes in a config file, and the trait by which config types report them.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// Checks what types cannot: ranges, and fields that must fit each other.
+/// Checks what types do not express: ranges, and fields that depend on each other.
 pub trait Validate {
-    /// Adds every mistake it finds; paths are as in the file, like `door.http`.
+    /// Adds every mistake that it finds; paths are as in the file, like `door.http`.
     fn validate(&self, errors: &mut Mistakes);
 
-    /// Returns values, as TOML, that fields of this config take and that are none of the usual ones, like the names of an
-    /// enum: one for each such type that has no default. They let the reading go on after a wrong one.
+    /// Returns TOML values that fields of this config accept and that [`crate::parse`] does not try by default, like
+    /// the names of an enum: one for each such type without a default. They allow the parser to continue after a wrong
+    /// value.
     #[must_use]
     fn placeholders() -> &'static [&'static str]
     where
@@ -23,11 +24,11 @@ pub trait Validate {
 /// One mistake in a config file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// The field, like `hub.addresses[1]`; empty for the file as a whole.
+    /// Path of the field, like `hub.addresses[1]`; empty for the file as a whole.
     pub path: String,
-    /// Line in the file, from 1, where the field is in the file.
+    /// Line of the field, from 1; `None` if the field is not in the file.
     pub line: Option<usize>,
-    /// What is wrong and what would be right.
+    /// Description of the fault and of a correct value.
     pub problem: String,
 }
 
@@ -39,20 +40,20 @@ pub struct Mistakes {
 }
 
 impl Mistakes {
-    /// Adds a mistake of a field, named from where this collector stands.
+    /// Adds a mistake of a field, named relative to the current table.
     pub fn add(&mut self, path: impl AsRef<str>, problem: impl Into<String>) {
         let path = joined(&self.prefix, path.as_ref());
         self.found.push(Mistake { path, line: None, problem: problem.into() });
     }
 
-    /// Adds a mistake unless the condition holds.
+    /// Adds a mistake unless the condition `holds`.
     pub fn require(&mut self, holds: bool, path: impl AsRef<str>, problem: impl Into<String>) {
         if !holds {
             self.add(path, problem);
         }
     }
 
-    /// Validates a table inside: its mistakes are named from there.
+    /// Validates a nested table; the paths of its mistakes begin with the name of the table.
     pub fn within(&mut self, table: impl AsRef<str>, part: &impl Validate) {
         let before = self.prefix.clone();
         self.prefix = joined(&before, table.as_ref());
@@ -73,14 +74,14 @@ fn joined(prefix: &str, path: &str) -> String {
     }
 }
 
-/// Everything that is wrong with a config file.
+/// All mistakes of a config file.
 ///
 /// Prints one line per mistake: `agent.toml: door.http (line 3): invalid type: …`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors {
-    /// The file, as it was named.
+    /// Path of the file, as given by the user.
     pub origin: PathBuf,
-    /// The mistakes in the order of their lines; never empty.
+    /// Mistakes in the order of their lines; never empty.
     pub mistakes: Vec<Mistake>,
 }
 
@@ -103,33 +104,33 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// Why a config file gave no config.
+/// Error: a config file could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("read config file {}", path.display())]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// It is larger than a config file can sensibly be.
-    #[error("read config file {}: it is larger than {max} bytes, so it is something else", path.display())]
+    /// The file exceeds [`crate::CONFIG_BYTES_MAX`].
+    #[error("read config file {}: it has more than {max} bytes, so it is not a config file", path.display())]
     TooLarge {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The limit.
+        /// Maximum size in bytes.
         max: u64,
     },
-    /// It holds mistakes.
+    /// The file contains mistakes.
     #[error(transparent)]
     Wrong(#[from] ConfigErrors),
 }
 
 impl LoadError {
-    /// Whether there is no such file.
+    /// Whether the file does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)

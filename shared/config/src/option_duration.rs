@@ -1,4 +1,5 @@
-//! As [`crate::duration`], for a field that may be left out: `#[serde(with = "config::option_duration", default)]`.
+//! Optional durations: as [`crate::duration`], for a field that may be absent: `#[serde(with =
+//! "config::option_duration", default)]`.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use serde::{Deserializer, Serializer};
 
 use crate::duration;
 
-/// Reads a duration that is there; a field that is not takes its default.
+/// Reads a duration that is present; an absent field takes its default.
 ///
 /// # Errors
 /// As for [`duration::deserialize`].
@@ -14,10 +15,10 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
     duration::deserialize(deserializer).map(Some)
 }
 
-/// Writes the duration or nothing.
+/// Writes the duration, or nothing if there is none.
 ///
 /// # Errors
-/// The serialiser's own.
+/// Returns the error of the serialiser.
 pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     match duration {
         Some(duration) => serializer.serialize_some(&duration::format(*duration)),

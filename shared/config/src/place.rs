@@ -1,12 +1,12 @@
-//! Where the packages put the config files.
+//! Locations of installed config files.
 
 use std::path::{Path, PathBuf};
 
-/// Folder of the config files of a machine.
+/// Folder of the config files that packages install.
 const SYSTEM_FOLDER: &str = "/etc/sanderling";
 
-/// Returns the place of an installed config file: `../etc/sanderling` beside the program's folder if the file is there, as
-/// after `install.sh --prefix`, else `/etc/sanderling`.
+/// Returns the path of an installed config file: `../etc/sanderling` beside the program's folder if the file exists
+/// there, as after `install.sh --prefix`, else `/etc/sanderling`.
 #[must_use]
 pub fn installed_file(name: &str) -> PathBuf {
     let program = std::env::current_exe().ok();

@@ -1,8 +1,8 @@
-//! From a file's text to a config or to all its mistakes.
+//! Reads a config from the text of a file, or reports all mistakes of the text.
 //!
-//! `serde` stops at the first mistake. To find the next one, the field that was wrong is taken out of the document
-//! (its default steps in) or, where there is no default, filled with a placeholder, and the whole is read again.
-//! What is read that way is used for nothing but finding mistakes.
+//! `serde` stops at the first mistake. To find the next one, the wrong field is removed from the document (so that its
+//! default applies) or, if it has no default, replaced with a placeholder, and the whole document is read again. The
+//! results of these repeated reads are used only to find mistakes.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,21 +16,21 @@ use crate::document::{Document, FieldPath};
 use crate::mistakes::{ConfigErrors, LoadError, Mistake, Mistakes, Validate};
 use crate::suggest;
 
-/// Largest config file that is read. The longest sensible one, fully commented, has some ten kilobytes.
+/// Maximum size of a config file in bytes. The longest realistic one, with all comments, has about 10 kB.
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Most mistakes that are reported: beyond that, the file is probably not what it should be.
+/// Maximum number of reported mistakes: a file with more is probably not a config file.
 const MISTAKES_MAX: usize = 50;
 
-/// Values that stand in for a required one that is missing or wrong. The first that its type takes is used, so that
-/// the reading can go on; between them they satisfy most types of a config, and where none fits the reading ends.
+/// Placeholders for a required value that is missing or wrong. The first one that its type accepts is used, so that
+/// reading can continue. Together they satisfy most types of a config; if none is accepted, reading ends.
 const PLACEHOLDERS: [&str; 9] =
     ["{}", "[]", "1", "true", "1.5", "\"a\"", "\"1s\"", "\"127.0.0.1:1\"", "\"https://localhost:1\""];
 
 /// Reads a config file.
 ///
 /// # Errors
-/// When it cannot be read, or with all its mistakes.
+/// Fails if the file cannot be read, or with all its mistakes.
 pub fn load<T: DeserializeOwned + Validate>(path: &Path) -> Result<T, LoadError> {
     let failed = |source| LoadError::Read { path: path.to_owned(), source };
     let mut text = String::new();
@@ -42,10 +42,10 @@ pub fn load<T: DeserializeOwned + Validate>(path: &Path) -> Result<T, LoadError>
     Ok(parse(&text, path)?)
 }
 
-/// Reads a config from its text; `origin` is how the file is called in messages.
+/// Reads a config from its text; `origin` is the name of the file in messages.
 ///
 /// # Errors
-/// All mistakes of the text.
+/// Returns all mistakes of the text.
 pub fn parse<T: DeserializeOwned + Validate>(text: &str, origin: &Path) -> Result<T, ConfigErrors> {
     let (table, errors) = DeTable::parse_recoverable(text);
     let document = Document::new(text, table);
@@ -69,8 +69,8 @@ fn syntax_mistake(error: &Error, document: &Document<'_>) -> Mistake {
     Mistake { path: String::new(), line, problem: one_line(error.message()) }
 }
 
-/// The lines whose meaning is unknown because of a syntax error: from the error to the next table. What is there, or is
-/// missing there, is not judged; the rest of the file is.
+/// Lines whose meaning is unknown because of a syntax error: from the error to the next table. Fields on these lines
+/// are not checked; the rest of the file is.
 #[derive(Default)]
 struct Unknown(Vec<Range<usize>>);
 
@@ -88,7 +88,7 @@ impl Unknown {
         Self(syntax_errors.iter().map(range).collect())
     }
 
-    /// Returns whether a field on this line, or on no line, must not be judged.
+    /// Returns whether a field on this line, or on no line, must not be checked.
     fn covers(&self, line: Option<usize>) -> bool {
         match line {
             Some(line) => self.0.iter().any(|range| range.contains(&line)),
@@ -103,32 +103,32 @@ fn is_header(line: &str) -> bool {
     line.starts_with('[') && line.ends_with(']') && !line.contains(',')
 }
 
-/// A reading that goes on after mistakes.
+/// State of a read that continues after mistakes.
 struct Reading<'t> {
     mistakes: Vec<Mistake>,
-    /// Fields whose value is not the file's any more.
+    /// Fields whose value was replaced and is no longer that of the file.
     repaired: Vec<FieldPath>,
     document: Document<'t>,
     unknown: Unknown,
 }
 
-/// One mistake of one attempt, and where.
+/// One mistake of one attempt, with its position.
 struct Stumble {
     path: FieldPath,
     kind: Kind,
 }
 
 enum Kind {
-    /// The field should not be there; these should.
+    /// The field is unknown; contains the known names.
     Unknown(Vec<String>),
-    /// The field should be there.
+    /// The required field is missing.
     Missing,
-    /// The field is not what it should be.
+    /// The value of the field is wrong.
     Wrong(String),
 }
 
 impl<'t> Reading<'t> {
-    /// Reads until nothing is wrong any more, noting what was. `None` when that cannot be had.
+    /// Reads repeatedly until there is no further mistake, and records the mistakes. `None` if reading cannot continue.
     fn fields<T: DeserializeOwned + Validate>(&mut self, original: &Document<'t>) -> Option<T> {
         while self.repaired.len() < MISTAKES_MAX {
             let mut ignored = Vec::new();
@@ -164,7 +164,7 @@ impl<'t> Reading<'t> {
         None
     }
 
-    /// Adds what the config itself objects to, except about values that are not the file's.
+    /// Adds the mistakes that [`Validate`] finds, except those about replaced values.
     fn meaning<T: Validate>(&mut self, config: &T, original: &Document<'t>) {
         let mut mistakes = Mistakes::default();
         config.validate(&mut mistakes);
@@ -191,7 +191,7 @@ impl<'t> Reading<'t> {
         self.repaired.push(path.clone());
     }
 
-    /// After a wrong value was taken out: a default steps in by itself, else a placeholder must.
+    /// Tries the default of a field whose wrong value was removed, then a placeholder.
     fn default_or_stand_in<T: DeserializeOwned + Validate>(&mut self, path: &FieldPath) -> bool {
         match attempt::<T>(&self.document, &mut |_| {}) {
             Err(next) if next.path == *path => self.stand_in::<T>(path),
@@ -199,7 +199,7 @@ impl<'t> Reading<'t> {
         }
     }
 
-    /// Puts the first placeholder in that moves the reading past this field.
+    /// Replaces the field with the first placeholder that lets reading continue past it.
     fn stand_in<T: DeserializeOwned + Validate>(&mut self, path: &FieldPath) -> bool {
         for placeholder in PLACEHOLDERS.iter().chain(T::placeholders()) {
             let Ok(value) = DeValue::parse(placeholder) else { continue };
@@ -217,8 +217,8 @@ impl<'t> Reading<'t> {
         self.leave_out(path)
     }
 
-    /// Where nothing can stand in for a field, leaves out the table or list that it is in: its other fields go unjudged,
-    /// those of the rest of the file do not.
+    /// Removes the table or list that contains a field for which no placeholder fits: its other fields are not checked,
+    /// those of the rest of the file are.
     fn leave_out(&mut self, path: &FieldPath) -> bool {
         let mut around = path.parent();
         while let Some(part) = around {
@@ -238,7 +238,7 @@ fn attempt<T: DeserializeOwned>(document: &Document<'_>, ignored: &mut dyn FnMut
     result.map_err(|error: Error| stumble(&error, document))
 }
 
-/// Reads what kind of mistake an error is about from its message: serde gives nothing else.
+/// Determines the kind of a mistake from the message of its error, because serde provides nothing else.
 fn stumble(error: &Error, document: &Document<'_>) -> Stumble {
     let path = error.span().map(|span| document.field_at(&span)).unwrap_or_default();
     let message = error.message();
@@ -262,7 +262,7 @@ fn begins_inside(rest: &str) -> bool {
     rest.starts_with(['.', '['])
 }
 
-/// The path of a mistake that a validation named, like `variant[1].golden.file`.
+/// Parses the path of a mistake from a validation, like `variant[1].golden.file`.
 fn dotted(path: &str) -> FieldPath {
     let mut field = FieldPath::default();
     for part in path.split('.').filter(|part| !part.is_empty()) {

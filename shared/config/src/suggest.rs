@@ -1,15 +1,15 @@
-//! Finds the known name that was probably meant by an unknown one.
+//! Finds the known name that is most similar to an unknown one.
 
-/// The problem with an unknown field, given the names that would be right in its place.
+/// Describes the mistake of an unknown field, with the known names of its table.
 pub(crate) fn unknown_field(name: &str, known: &[String]) -> String {
     match nearest(name, known.iter().map(String::as_str)) {
         Some(meant) => format!("unknown field, did you mean `{meant}`?"),
-        None if known.is_empty() => "unknown field, nothing of this name is known here".to_owned(),
+        None if known.is_empty() => "unknown field, no field is allowed here".to_owned(),
         None => format!("unknown field, known here: {}", known.join(", ")),
     }
 }
 
-/// Returns the known name that is most like a wrong one, if it is like enough to be what was meant.
+/// Returns the known name that is most similar to a wrong one; `None` if none is similar enough.
 #[must_use]
 pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let nearest = known.into_iter().map(|known| (distance(name, known), known)).min();
@@ -17,7 +17,7 @@ pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
     nearest.filter(|(distance, known)| *distance <= name.len().max(known.len()).div_ceil(3)).map(|(_, known)| known)
 }
 
-/// Insertions, removals and replacements of letters that make one word of the other (Levenshtein).
+/// Returns the Levenshtein distance: the number of insertions, removals and replacements of letters between two words.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -1,4 +1,4 @@
-//! Every kind of mistake, alone and together.
+//! Tests of every kind of mistake, alone and combined.
 
 use std::net::SocketAddr;
 use std::time::Duration;
