@@ -1,6 +1,7 @@
-//! The report of a `doctor` verb: one [`Check`] for each thing that was tried, printed as a table or as JSON.
+//! Report of a `doctor` verb: one [`Check`] for each tested part, printed as a table or as JSON.
 //!
-//! Fed by the `doctor` verbs of both daemons; [`finish`] prints the report and makes the exit code of it.
+//! Created by the `doctor` verbs of both daemons; [`finish`] prints the report and returns the first failure as the
+//! error of the verb.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -18,16 +19,16 @@ use crate::{CliError, ExitKind, Output, print_json, print_line};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// Nothing to do.
+    /// The check found no problem.
     Ok,
-    /// The daemon works, and a person should look at this.
+    /// The daemon works, but the finding needs attention.
     Warning,
     /// The daemon does not work, or not as configured.
     Failed,
 }
 
 impl Verdict {
-    /// Returns the word in the report.
+    /// Returns the word printed in the report.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -38,7 +39,7 @@ impl Verdict {
     }
 }
 
-/// One thing that was tried.
+/// Result of one check of a report.
 #[derive(Debug, Clone, Serialize)]
 pub struct Check {
     check: &'static str,
@@ -46,7 +47,7 @@ pub struct Check {
     found: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     advice: Option<String>,
-    /// The same for programs.
+    /// Finding as structured data, for programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     details: Option<serde_json::Value>,
     #[serde(skip)]
@@ -54,34 +55,34 @@ pub struct Check {
 }
 
 impl Check {
-    /// Makes a check that found nothing to do.
+    /// Creates a check that found no problem.
     pub fn ok(check: &'static str, found: impl Into<String>) -> Self {
         Self { check, result: Verdict::Ok, found: found.into(), advice: None, details: None, exit: ExitKind::Ok }
     }
 
-    /// Makes a check that a person should look at; the exit code stays 0.
+    /// Creates a check whose finding needs attention; the exit code stays 0.
     pub fn warning(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { result: Verdict::Warning, advice: Some(advice.into()), ..Self::ok(check, found) }
     }
 
-    /// Makes a check that failed; the first of a report gives the exit code.
+    /// Creates a check that failed; the first failed check of a report determines the exit code.
     pub fn failed(check: &'static str, exit: ExitKind, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { result: Verdict::Failed, exit, ..Self::warning(check, found, advice) }
     }
 
-    /// Returns the result.
+    /// Returns the result of the check.
     #[must_use]
     pub const fn result(&self) -> Verdict {
         self.result
     }
 
-    /// Returns true when there is nothing to do.
+    /// Returns whether the check found no problem.
     #[must_use]
     pub fn is_ok(&self) -> bool {
         self.result == Verdict::Ok
     }
 
-    /// Turns a failure into a warning, because something else does the work.
+    /// Turns a failure into a warning, because another part provides the function.
     #[must_use]
     pub fn not_fatal(self) -> Self {
         match self.result {
@@ -90,22 +91,22 @@ impl Check {
         }
     }
 
-    /// Adds the same for programs.
+    /// Adds the finding as structured data, for programs.
     #[must_use]
     pub fn with_details(self, details: &impl Serialize) -> Self {
         Self { details: serde_json::to_value(details).ok(), ..self }
     }
 }
 
-/// Longest time for one trial: opening a library from a slow disk takes seconds.
+/// Maximum time of one trial in a child process: opening a library from a slow disk takes seconds.
 const TRIAL_WITHIN: Duration = Duration::from_secs(60);
 
-/// Runs this program with other arguments, as another user where one is given; returns what it printed.
+/// Runs this program with other arguments, as another user if one is given; returns its standard output.
 ///
-/// For what can only be tried as the user that the daemon runs as, and for what may end the process that tries it.
+/// For checks that must run as the user of the daemon, and for checks that may crash the process.
 ///
 /// # Errors
-/// With what it printed as its error, or how it ended, in words.
+/// Returns the error output of the child process, or a description of its exit status.
 pub fn try_in_child(user: Option<(u32, u32)>, arguments: &[&OsStr]) -> Result<String, String> {
     let program = std::env::current_exe().map_err(|error| format!("find this program: {error}"))?;
     let mut command = Command::new(program);
@@ -120,7 +121,7 @@ pub fn try_in_child(user: Option<(u32, u32)>, arguments: &[&OsStr]) -> Result<St
         if began.elapsed() > TRIAL_WITHIN {
             drop(child.kill());
             drop(child.wait());
-            return Err(format!("it did not end within {} s", TRIAL_WITHIN.as_secs()));
+            return Err(format!("it did not finish within {} s", TRIAL_WITHIN.as_secs()));
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -138,8 +139,8 @@ pub fn try_in_child(user: Option<(u32, u32)>, arguments: &[&OsStr]) -> Result<St
     }
 }
 
-/// Says what is wrong with a shared library that could not be opened: the machine it is made for, or the problem. Names
-/// the file.
+/// Describes the fault of a shared library that could not be opened: the machine that it is made for, or the given
+/// problem. Names the file.
 #[must_use]
 pub fn unusable_library(file: Option<&Path>, problem: String) -> String {
     let Some(file) = file else { return problem };
@@ -151,15 +152,15 @@ pub fn unusable_library(file: Option<&Path>, problem: String) -> String {
     }
 }
 
-/// Returns what a shared library is made for, if that is not this machine, in words that fit after its name; `None` when
-/// it is made for this machine or cannot be read.
+/// Returns a description of the machine that a shared library is made for; `None` if it is made for this machine or
+/// cannot be read.
 #[must_use]
 pub fn made_for(library: &Path) -> Option<String> {
     const HEADER_BYTES: usize = 20;
     let mut header = [0; HEADER_BYTES];
     File::open(library).and_then(|mut file| file.read_exact(&mut header)).ok()?;
     let [0x7f, b'E', b'L', b'F', class, order, .., low, high] = header else {
-        return Some("is no shared library".to_owned());
+        return Some("is not a shared library".to_owned());
     };
     let machine = if order == 2 { u16::from_be_bytes([low, high]) } else { u16::from_le_bytes([low, high]) };
     // Numbers of e_machine in the System V ABI.
@@ -176,10 +177,10 @@ pub fn made_for(library: &Path) -> Option<String> {
         .then(|| format!("is made for {name}, and this machine is {}", std::env::consts::ARCH))
 }
 
-/// Prints the report: in a terminal's words one paragraph for each check that needs attention, or all as JSON.
+/// Prints the report: as text with one paragraph for each check that needs attention, or complete as JSON.
 ///
 /// # Errors
-/// With the first check that failed, as the error of the verb, or when standard output cannot be written.
+/// Fails with the first check that failed, as the error of the verb, or if standard output cannot be written.
 pub fn finish(checks: &[Check], output: Output) -> Result<(), CliError> {
     let printed = match output {
         Output::Json => print_json(&checks),
@@ -195,7 +196,7 @@ pub fn finish(checks: &[Check], output: Output) -> Result<(), CliError> {
     }
 }
 
-/// Lays the report out: columns for result and check, then what was found, and the advice on a line of its own.
+/// Formats the report: columns for result and check, then the finding, and the advice on a line of its own.
 fn text(checks: &[Check]) -> String {
     let width = checks.iter().map(|check| check.check.len()).max().unwrap_or_default();
     let safe = |text: &str| telemetry::escape_control(text).into_owned();
@@ -242,7 +243,7 @@ mod tests {
             assert!(told.contains(name) && told.contains(std::env::consts::ARCH), "{told}");
         }
         std::fs::write(&file, "not a library at all, whatever it is called").unwrap();
-        assert_eq!(made_for(&file).as_deref(), Some("is no shared library"));
+        assert_eq!(made_for(&file).as_deref(), Some("is not a shared library"));
         assert_eq!(made_for(&std::env::current_exe().unwrap()), None);
         assert_eq!(made_for(&folder.path().join("absent")), None);
     }

@@ -1,43 +1,43 @@
-//! How a command fails: the kind of failure (its exit code), the error with its causes, and what to do next.
+//! Errors of a command: the kind of failure (its exit code), the error with its causes, and advice for the user.
 //!
-//! Fed by the verbs; [`report`] is called once, by `main`.
+//! Created by the verbs; `main` calls [`report`] once.
 
 use std::error::Error;
 use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
 
-/// How a command ended, as scripts and service managers see it.
+/// Result of a command as an exit code, for scripts and service managers.
 ///
 /// The numbers are part of the command line's contract: they never change meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ExitKind {
-    /// 0: done.
+    /// 0: the command succeeded.
     Ok,
-    /// 1: failed in a way that has no number of its own.
+    /// 1: the command failed with an error that has no other number.
     Failed,
-    /// 2: the command line itself is wrong (clap uses the same number).
+    /// 2: the command line is wrong (clap uses the same number).
     Usage,
     /// 3: a config file or an input file is wrong.
     Config,
-    /// 4: what was asked about does not exist.
+    /// 4: the requested object does not exist.
     NotFound,
     /// 5: refused: token, certificate, signature or permission.
     Refused,
     /// 6: the hub or the agent cannot be reached.
     Unavailable,
-    /// 7: something is in the way: port taken, state folder in use, already exists.
+    /// 7: a conflict: port in use, state folder in use, object already exists.
     Conflict,
-    /// 8: storage failed: disk full, file cannot be read or written.
+    /// 8: storage failed: disk full, or a file cannot be read or written.
     Storage,
-    /// 9: ONNX Runtime is missing or does not fit.
+    /// 9: ONNX Runtime is missing or incompatible.
     Runtime,
-    /// 10: a daemon ended because its store made no progress; the service manager starts it again.
+    /// 10: the daemon ended because its store made no progress; the service manager restarts it.
     Stalled,
 }
 
 impl ExitKind {
-    /// Every kind, for help texts and documentation.
+    /// All kinds, for help texts and documentation.
     pub const ALL: [Self; 11] = [
         Self::Ok,
         Self::Failed,
@@ -52,7 +52,7 @@ impl ExitKind {
         Self::Stalled,
     ];
 
-    /// The process exit code.
+    /// Returns the process exit code.
     #[must_use]
     pub const fn code(self) -> u8 {
         match self {
@@ -70,7 +70,7 @@ impl ExitKind {
         }
     }
 
-    /// One line for `--help`, like `wrong config or input file`.
+    /// Returns one line for `--help`, like `wrong config or input file`.
     #[must_use]
     pub const fn meaning(self) -> &'static str {
         match self {
@@ -80,15 +80,15 @@ impl ExitKind {
             Self::Config => "wrong config or input file",
             Self::NotFound => "does not exist",
             Self::Refused => "refused: token, certificate, signature or permission",
-            Self::Unavailable => "hub or agent cannot be reached",
-            Self::Conflict => "in the way: port taken, state folder in use, already exists",
+            Self::Unavailable => "hub or agent is unreachable",
+            Self::Conflict => "conflict: port in use, state folder in use, already exists",
             Self::Storage => "storage failed: disk full, unreadable or unwritable file",
-            Self::Runtime => "ONNX Runtime is missing or does not fit",
-            Self::Stalled => "the store made no progress: its disk does not answer",
+            Self::Runtime => "ONNX Runtime is missing or incompatible",
+            Self::Stalled => "the store made no progress: its disk does not respond",
         }
     }
 
-    /// The table of exit codes for a command's `after_long_help`.
+    /// Returns the table of exit codes for a command's `after_long_help`.
     #[must_use]
     pub fn help_table() -> String {
         let rows = Self::ALL.iter().map(|kind| format!("  {:<2} {}\n", kind.code(), kind.meaning()));
@@ -102,36 +102,36 @@ impl From<ExitKind> for ExitCode {
     }
 }
 
-/// What ended a command.
+/// Error that ended a command.
 ///
-/// Not itself an [`Error`], so that `?` can turn every error into one (of kind [`ExitKind::Failed`]); give the kind
-/// with [`OrExit::or_exit`].
+/// Does not implement [`Error`], so that `?` can convert every error into one (of kind [`ExitKind::Failed`]); set the
+/// kind with [`OrExit::or_exit`].
 pub struct CliError {
-    /// Decides the exit code.
+    /// Kind of failure, which determines the exit code.
     pub kind: ExitKind,
-    /// What was attempted, with its causes behind it.
+    /// The failed operation, with its causes as sources.
     pub source: Box<dyn Error + Send + Sync>,
-    /// What the user can do now, as an instruction: ``start the agent: `edge-agent run` ``.
+    /// Advice for the user, as an instruction: ``start the agent: `edge-agent run` ``.
     pub hint: Option<String>,
 }
 
 impl CliError {
-    /// An error of a kind, from an error (typed or `anyhow`) or from a plain sentence.
+    /// Creates an error of a kind from an error (typed or `anyhow`) or from a sentence.
     pub fn new(kind: ExitKind, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { kind, source: source.into(), hint: None }
     }
 
-    /// Adds what the user can do now.
+    /// Adds advice for the user.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Writes what [`report`] prints.
+    /// Writes the text that [`report`] prints.
     ///
     /// # Errors
-    /// When the writer fails.
+    /// Fails if the writer fails.
     pub fn write_to(&self, out: &mut dyn Write) -> std::io::Result<()> {
         writeln!(out, "error: {}", indented(&self.source.to_string()))?;
         let mut cause = self.source.source();
@@ -146,7 +146,7 @@ impl CliError {
     }
 }
 
-/// A text that may come from a peer or a file, made safe for a terminal: line breaks kept but indented.
+/// Escapes a text from a peer or a file for a terminal; keeps line breaks and indents the lines.
 fn indented(text: &str) -> String {
     text.lines().map(|line| telemetry::escape_control(line).into_owned()).collect::<Vec<_>>().join("\n    ")
 }
@@ -167,18 +167,18 @@ impl<E: Error + Send + Sync + 'static> From<E> for CliError {
     }
 }
 
-/// Gives a failing result its exit code.
+/// Converts the error of a result into a [`CliError`].
 pub trait OrExit<T> {
-    /// The error becomes a [`CliError`] of this kind.
+    /// Converts the error into a [`CliError`] of this kind.
     ///
     /// # Errors
-    /// The result's own.
+    /// Returns the converted error of the result.
     fn or_exit(self, kind: ExitKind) -> Result<T, CliError>;
 
-    /// The same, with what the user can do now.
+    /// Converts the error into a [`CliError`] of this kind, with advice for the user.
     ///
     /// # Errors
-    /// The result's own.
+    /// Returns the converted error of the result.
     fn or_exit_try(self, kind: ExitKind, hint: &str) -> Result<T, CliError>;
 }
 
@@ -192,13 +192,13 @@ impl<T, E: Into<Box<dyn Error + Send + Sync>>> OrExit<T> for Result<T, E> {
     }
 }
 
-/// Prints one warning to standard error, for something that a verb did and a person should look at.
+/// Prints one warning to standard error, for a result that needs the user's attention.
 pub fn warn(text: &str) {
     // A closed standard error leaves nobody to tell.
     drop(writeln!(std::io::stderr().lock(), "warning: {}", indented(text)));
 }
 
-/// Prints the error, its causes and what to do next to standard error, and gives the exit code.
+/// Prints the error, its causes and its advice to standard error, and returns the exit code.
 #[must_use]
 pub fn report(error: &CliError) -> ExitCode {
     // A closed standard error leaves nobody to tell; the exit code still tells.

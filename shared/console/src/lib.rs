@@ -1,10 +1,11 @@
-//! What both command lines print, and how they end.
+//! Output and exit codes of the command lines.
 //!
-//! Verbs of `edge-agent`, `cloud-hub` and `xtask` hand their results to [`output`] and their waits to [`progress`];
-//! `main` hands the error that ended the run to [`report`], which prints it and gives the exit code of its
-//! [`ExitKind`]. Results go to standard output, everything else to standard error, so that output can be piped.
+//! The verbs of `edge-agent`, `cloud-hub` and `xtask` print their results through [`output`] and their progress through
+//! [`progress`]; `main` passes the error that ended the command to [`report`], which prints it and returns the exit
+//! code of its [`ExitKind`]. Results go to standard output, everything else to standard error, so that output can be
+//! piped.
 //!
-//! Deliberately absent: colours (a pipe, a log and a screen reader get the same text) and prompts.
+//! Deliberately absent: colours (pipes, logs and screen readers get the same text) and prompts.
 
 pub mod doctor;
 mod error;

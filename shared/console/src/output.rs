@@ -1,4 +1,4 @@
-//! What a verb prints as its result: a table for people, JSON for programs, a completion script for shells.
+//! Result of a verb: a table for people, JSON for programs, or a completion script for shells.
 
 use std::io::{self, Write};
 
@@ -7,27 +7,27 @@ use clap_complete::Shell;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-/// Which form of a result was asked for.
+/// Form in which a verb prints its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Output {
-    /// Aligned columns for people.
+    /// Aligned columns, for people.
     #[default]
     Table,
-    /// One JSON document for programs.
+    /// One JSON document, for programs.
     Json,
 }
 
 impl Output {
-    /// From a `--json` flag.
+    /// Returns the form that a `--json` flag selects.
     #[must_use]
     pub const fn from_json_flag(json: bool) -> Self {
         if json { Self::Json } else { Self::Table }
     }
 
-    /// Prints the value as JSON, or what `human` makes of it.
+    /// Prints the value as JSON, or the text that `human` returns for it.
     ///
     /// # Errors
-    /// When standard output cannot be written or the value does not serialise.
+    /// Fails if standard output cannot be written or the value cannot be serialised.
     pub fn print<T: Serialize>(self, value: &T, human: impl FnOnce(&T) -> String) -> io::Result<()> {
         match self {
             Self::Json => print_json(value),
@@ -36,12 +36,12 @@ impl Output {
     }
 }
 
-/// Prints one line, or several, to standard output.
+/// Prints one or more lines to standard output.
 ///
-/// A reader that has gone (`| head`) is not an error: there is nobody left to print for.
+/// A closed pipe (`| head`) is not an error.
 ///
 /// # Errors
-/// When standard output cannot be written.
+/// Fails if standard output cannot be written.
 pub fn print_line(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
@@ -53,7 +53,7 @@ pub fn print_line(text: &str) -> io::Result<()> {
 /// Prints a value as indented JSON with a final newline.
 ///
 /// # Errors
-/// When standard output cannot be written or the value does not serialise (a map with keys that are not text).
+/// Fails if standard output cannot be written or the value cannot be serialised (a map with keys that are not strings).
 pub fn print_json(value: &impl Serialize) -> io::Result<()> {
     print_line(&serde_json::to_string_pretty(value)?)
 }
@@ -61,7 +61,7 @@ pub fn print_json(value: &impl Serialize) -> io::Result<()> {
 /// Prints a table; see [`render_table`].
 ///
 /// # Errors
-/// When standard output cannot be written.
+/// Fails if standard output cannot be written.
 pub fn table<H, R, C>(headers: H, rows: R) -> io::Result<()>
 where
     H: IntoIterator<Item: Into<String>>,
@@ -71,9 +71,9 @@ where
     print_line(&render_table(headers, rows))
 }
 
-/// Lays out columns under upper-case headers, without rules, so that `awk` and eyes both read it.
+/// Formats columns under upper-case headers, without rules, so that people and `awk` can read them.
 ///
-/// Cells may hold names that a peer chose: control characters are escaped.
+/// Control characters are escaped, because cells may contain names that a peer chose.
 #[must_use]
 pub fn render_table<H, R, C>(headers: H, rows: R) -> String
 where
@@ -99,7 +99,7 @@ fn safe(cell: String) -> String {
 /// Prints the completion script of a command for a shell.
 ///
 /// # Errors
-/// When standard output cannot be written.
+/// Fails if standard output cannot be written.
 pub fn completions<C: CommandFactory>(shell: Shell) -> io::Result<()> {
     let mut command = C::command();
     let name = command.get_name().to_owned();

@@ -1,27 +1,27 @@
-//! Which process holds a port of this machine, read from `/proc`.
+//! Finds the process that uses a port of this machine, from `/proc`.
 //!
-//! Used by the `doctor` verbs and by error messages about a port that is taken. The kernel tells the sockets of every
-//! process to everybody, and which process a socket belongs to only to that process's user and to root.
+//! Used by the `doctor` verbs and by error messages about a port in use. Every user can read the sockets of every
+//! process from the kernel, but only the owner of a process and root can read which process a socket belongs to.
 
 use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-/// Longest command line that is shown, in characters; the program and its first arguments are what tells it apart.
+/// Maximum length of a displayed command line in characters; the program and its first arguments identify it.
 const COMMAND_CHARS_MAX: usize = 120;
 
 /// The transport protocol of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// Sockets that listen.
+    /// TCP, for listening sockets.
     Tcp,
-    /// Sockets that are bound.
+    /// UDP, for bound sockets.
     Udp,
 }
 
 impl Protocol {
-    /// Returns the kernel's tables for IPv4 and IPv6, and the state of a socket that holds its port.
+    /// Returns the kernel's tables for IPv4 and IPv6, and the state of a socket that occupies its port.
     const fn tables(self) -> ([&'static str; 2], &'static str) {
         match self {
             // TCP_LISTEN
@@ -32,12 +32,12 @@ impl Protocol {
     }
 }
 
-/// A process that holds a port.
+/// A process that uses a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// Its number.
+    /// Number of the process (pid).
     pub pid: u32,
-    /// Its command line, shortened.
+    /// Command line, truncated to [`COMMAND_CHARS_MAX`].
     pub command: String,
 }
 
@@ -47,7 +47,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Finds the process that holds a port; `None` when there is none or it may not be known to this user.
+/// Finds the process that uses a port; `None` if there is none or this user may not see it.
 #[must_use]
 pub fn holder(protocol: Protocol, address: SocketAddr) -> Option<Holder> {
     let (tables, state) = protocol.tables();
@@ -61,7 +61,7 @@ pub fn holder(protocol: Protocol, address: SocketAddr) -> Option<Holder> {
     processes.into_iter().find(|pid| has_one_of(*pid, &wanted)).map(|pid| Holder { pid, command: command(pid) })
 }
 
-/// Says who holds a port, in words that fit after "is held by".
+/// Describes the process that uses a port, for use after "is held by".
 #[must_use]
 pub fn holder_in_words(protocol: Protocol, address: SocketAddr) -> String {
     holder(protocol, address).map_or_else(
@@ -70,7 +70,7 @@ pub fn holder_in_words(protocol: Protocol, address: SocketAddr) -> String {
     )
 }
 
-/// Returns the inodes of the sockets in one of the kernel's tables that keep others from binding an address.
+/// Returns the inodes of the sockets in one of the kernel's tables that prevent others from binding an address.
 fn inodes(table: &str, state: &str, address: SocketAddr) -> Vec<String> {
     let in_the_way = |line: &str| -> Option<String> {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -84,7 +84,7 @@ fn inodes(table: &str, state: &str, address: SocketAddr) -> Vec<String> {
     table.lines().skip(1).filter_map(in_the_way).collect()
 }
 
-/// Reads an address as `/proc/net` writes it: hexadecimal, in words of four bytes in the machine's byte order.
+/// Parses an address in the form of `/proc/net`: hexadecimal, in words of four bytes in the machine's byte order.
 fn parse_ip(text: &str) -> Option<IpAddr> {
     let mut bytes = Vec::with_capacity(16);
     for at in (0..text.len()).step_by(8) {
@@ -106,7 +106,7 @@ fn is_one_of(link: &Path, sockets: &[String]) -> bool {
     link.to_str().is_some_and(|link| sockets.iter().any(|socket| socket == link))
 }
 
-/// Returns the command line of a process, or its name where that is empty.
+/// Returns the command line of a process, or its name if the command line is empty.
 #[must_use]
 pub fn command(pid: u32) -> String {
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

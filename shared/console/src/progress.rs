@@ -1,41 +1,42 @@
-//! Progress of long work, on standard error; silent when that is no terminal.
+//! Progress of long operations on standard error; silent unless standard error is a terminal.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How often a spinner turns by itself: slow enough to cost nothing, fast enough to look alive.
+/// Interval of a spinner's animation: rare enough to cost nothing, often enough to look active.
 const SPINNER_TICK: Duration = Duration::from_millis(120);
 
-/// A bar or a spinner. It is removed from the screen when dropped, unless [`Progress::done`] left its last line.
+/// A progress bar or a spinner. It is removed from the screen when dropped, unless [`Progress::done`] left its last
+/// line.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
-    /// Adds to what is done.
+    /// Adds to the completed amount.
     pub fn add(&self, amount: u64) {
         self.bar.inc(amount);
     }
 
-    /// Sets what is done.
+    /// Sets the completed amount.
     pub fn set(&self, done: u64) {
         self.bar.set_position(done);
     }
 
-    /// Sets the whole, when it became known late.
+    /// Sets the total, if it became known after the start.
     pub fn set_total(&self, total: u64) {
         self.bar.set_length(total);
     }
 
-    /// Replaces the label.
+    /// Replaces the label of the bar.
     pub fn label(&self, label: impl Into<Cow<'static, str>>) {
         self.bar.set_message(label);
     }
 
-    /// Ends it and leaves one last line on the screen.
+    /// Ends the progress and leaves one last line on the screen.
     pub fn done(self, message: impl Into<Cow<'static, str>>) {
         self.bar.finish_with_message(message);
     }
@@ -49,17 +50,17 @@ impl Drop for Progress {
     }
 }
 
-/// A bar that counts bytes, with rate and remaining time.
+/// Creates a bar that counts bytes, with rate and remaining time.
 pub fn progress_bytes(label: impl Into<Cow<'static, str>>, total: u64) -> Progress {
     bar(label, total, "{msg:24} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}")
 }
 
-/// A bar that counts things.
+/// Creates a bar that counts items.
 pub fn progress_count(label: impl Into<Cow<'static, str>>, total: u64) -> Progress {
     bar(label, total, "{msg:24} [{bar:30}] {pos}/{len} {per_sec} {eta}")
 }
 
-/// A spinner for work of unknown length.
+/// Creates a spinner for work of unknown length.
 pub fn spinner(label: impl Into<Cow<'static, str>>) -> Progress {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     bar.set_style(style(ProgressStyle::default_spinner(), "{spinner} {msg} {elapsed}"));
@@ -78,7 +79,7 @@ fn bar(label: impl Into<Cow<'static, str>>, total: u64, template: &str) -> Progr
     Progress { bar }
 }
 
-/// The templates are constants of this file; should one be wrong, indicatif's own look is no loss.
+/// Applies a template; keeps the default style if the template, a constant of this file, were invalid.
 fn style(base: ProgressStyle, template: &str) -> ProgressStyle {
     base.clone().template(template).unwrap_or(base)
 }

@@ -1,33 +1,34 @@
 //! Waits for a daemon of this machine that was started a moment ago.
 //!
-//! `cloud-hub serve &` and the next line of a script must fit together: the daemon takes its folder within moments and
-//! its port some time later, because it loads its models first. Where nothing is starting, the verb fails at once.
+//! `cloud-hub serve &` must work together with the next line of a script: the daemon locks its folder within moments
+//! and opens its port some time later, because it loads its models first. If no daemon is starting, the verb fails at
+//! once.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::progress;
 
-/// Time that a shell has to turn the process of the line before into the daemon: it may lie between two system calls.
+/// Maximum time between a shell's fork and its exec of the daemon in the previous line of a script.
 const EXEC_WITHIN: Duration = Duration::from_millis(250);
-/// Longest wait for a daemon that was started to take its folder; an older process belongs to another folder.
+/// Maximum wait until a started daemon locks its folder; an older process belongs to another folder.
 const SIGN_WITHIN: Duration = Duration::from_secs(3);
-/// Longest wait for a daemon that is starting: it loads models, on a slow disk for minutes.
+/// Maximum wait for a starting daemon: it loads models, on a slow disk for minutes.
 const START_WITHIN: Duration = Duration::from_secs(300);
-/// Pause between two looks.
+/// Interval between two checks.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// Time after which the wait is shown.
+/// Delay before the wait is displayed.
 const QUIET_FOR: Duration = Duration::from_millis(500);
 
-/// Field of `/proc/PID/stat` after the name of the program that holds the start of the process (proc(5): field 22, and the
-/// name is field 2).
+/// Index of the start time in `/proc/PID/stat` after the name of the program (proc(5): field 22, and the name is field
+/// 2).
 const STARTED_FIELD: usize = 19;
-/// Ticks in a second of `/proc/PID/stat`: fixed for every architecture of Linux (`USER_HZ`).
+/// Number of ticks per second in `/proc/PID/stat`: fixed for every architecture of Linux (`USER_HZ`).
 const TICKS_PER_S: f64 = 100.0;
 
-/// Waits until `is_up`, as long as the daemon is starting: `is_starting` says that it has its folder, and a process of
-/// this program that runs the daemon's `verb` for a moment may be about to take it. Returns whether it is up; the caller's
-/// own attempt tells the error if it is not.
+/// Waits until `is_up` as long as the daemon is starting: `is_starting` reports that it has locked its folder, and a
+/// process of this program that has run the daemon's `verb` for a moment may be about to lock it. Returns whether it is
+/// up; if not, the caller's own attempt produces the error.
 pub fn until_up(what: &str, verb: &str, mut is_up: impl FnMut() -> bool, is_starting: impl Fn() -> bool) -> bool {
     let began = Instant::now();
     let mut shown = None;

@@ -207,7 +207,7 @@ fn doctor_opens_the_library_and_tells_what_is_wrong_with_it() {
         let cases = [
             (header, ""),
             (other, "is made for riscv64"),
-            (b"#!/bin/sh\necho no library\n".to_vec(), "is no shared library"),
+            (b"#!/bin/sh\necho no library\n".to_vec(), "is not a shared library"),
         ];
         for (bytes, word) in cases {
             fs::write(&library, bytes)?;
