@@ -1,4 +1,4 @@
-//! Makes text from outside safe to print: no control character survives.
+//! Escapes control characters in text from outside, so that it is safe to print.
 //!
 //! Used by the log formatter here and by the tables and error lines of `console`.
 
@@ -14,7 +14,7 @@ pub(crate) fn is_unsafe(c: char) -> bool {
 
 /// Replaces control characters, line separators and text-direction overrides by `\n`, `\u{1b}` and the like.
 ///
-/// Borrowed when there was nothing to replace.
+/// Borrows the text if there is nothing to replace.
 #[must_use]
 pub fn escape_control(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
@@ -31,7 +31,7 @@ pub fn escape_control(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Passes text on to a formatter, escaped as by [`escape_control`].
+/// Writes text to a formatter, escaped as by [`escape_control`].
 pub(crate) struct Escaping<'a, W: Write>(pub(crate) &'a mut W);
 
 impl<W: Write> Write for Escaping<'_, W> {

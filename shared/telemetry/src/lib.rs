@@ -1,11 +1,11 @@
-//! Logs, metrics, trace context and error chains, the same in both daemons.
+//! Logs, metrics, trace context and error chains of both daemons.
 //!
-//! `main` calls [`init`] once for logs and [`metrics::install`] once for metrics; shells then use `tracing` and the
-//! recording functions of [`metrics`]. Everything a peer can put into a name or a message is escaped before it
-//! reaches a terminal or a file ([`escape_control`]).
+//! `main` calls [`init`] once for logs and [`metrics::install`] once for metrics; the shells then use `tracing` and the
+//! recording functions of [`metrics`]. Names and messages from peers are escaped before they reach a terminal or a file
+//! ([`escape_control`]).
 //!
-//! Deliberately absent: an exporter with its own socket (the daemons render [`metrics::Metrics`] on their own port)
-//! and payloads in logs.
+//! Deliberately absent: an exporter with its own socket (the daemons serve [`metrics::Metrics`] on their own port) and
+//! payloads in logs.
 
 mod escape;
 mod logs;
@@ -21,10 +21,10 @@ pub use logs::{Guard, InitError, LogConfig, LogFormat, init};
 pub use noise::{with_real_stderr, without_noise};
 pub use trace::{InvalidTraceparent, TraceContext};
 
-/// An error and its causes on one line: `fetch digits/2: read chunk 3: connection reset`.
+/// Formats an error and its causes on one line: `fetch digits/2: read chunk 3: connection reset`.
 ///
-/// Each error of this project prints only its own layer, so nothing is said twice; a cause that an outside library
-/// repeats in its own text is skipped.
+/// Each error of this project prints only its own layer, so nothing is repeated; a cause that a foreign library repeats
+/// in its own text is skipped.
 #[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();

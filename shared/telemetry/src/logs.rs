@@ -1,7 +1,7 @@
-//! The log of a daemon or a command: one line per event on standard error, as text or as JSON.
+//! Log of a daemon or a command: one line per event on standard error, as text or as JSON.
 //!
-//! Fed by `tracing` from everywhere. Text is for a terminal, JSON for a collector; in both, a control character in
-//! a value is escaped, so that one event is one line and no value steers a terminal.
+//! Receives the events of `tracing`. Text is for a terminal, JSON for a collector; in both, control characters in
+//! values are escaped, so that one event is one line and no value controls a terminal.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Write as _;
@@ -20,26 +20,26 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::escape::{Escaping, is_unsafe};
 
-/// The form of a log line.
+/// Format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
-    /// For people: time, level, spans, message and fields.
+    /// Text for people: time, level, spans, message and fields.
     Text,
-    /// For collectors: one JSON object per line.
+    /// One JSON object per line, for collectors.
     Json,
     /// Text when standard error is a terminal, JSON otherwise.
     #[default]
     Auto,
 }
 
-/// How to log.
+/// Settings of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
-    /// The form of a line. Default `auto`.
+    /// Format of a line. Default `auto`.
     pub format: LogFormat,
-    /// What to log, in the syntax of `RUST_LOG`: `info`, or `warn,transport=debug`. Default `info`.
+    /// Filter in the syntax of `RUST_LOG`: `info`, or `warn,transport=debug`. Default `info`.
     pub filter: String,
 }
 
@@ -50,16 +50,16 @@ impl Default for LogConfig {
 }
 
 impl LogConfig {
-    /// Checks the filter's syntax, so that a config check can tell before anything starts.
+    /// Checks the syntax of the filter, so that a config check finds a mistake before the start.
     ///
     /// # Errors
-    /// [`InitError::Filter`].
+    /// Returns [`InitError::Filter`] for invalid syntax.
     pub fn check(&self) -> Result<(), InitError> {
         parse_filter(&self.filter).map(drop)
     }
 }
 
-/// Why logging could not start.
+/// Error: logging could not start or could not be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
     /// The filter is not in the syntax of `RUST_LOG`.
@@ -67,38 +67,38 @@ pub enum InitError {
     Filter {
         /// The filter as given.
         filter: String,
-        /// What the parser says.
+        /// Error of the filter's parser.
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
     /// Logging was already started in this process.
-    #[error("start logging: it was started before in this process")]
+    #[error("start logging: it is already started in this process")]
     Twice(#[source] tracing_subscriber::util::TryInitError),
-    /// The filter cannot be changed any more.
+    /// The filter can no longer be changed.
     #[error("change the log filter")]
     Reload(#[source] reload::Error),
 }
 
-/// Held by `main` as long as the process logs; changes the filter while it runs.
+/// Handle of the log; changes the filter. `main` keeps it as long as the process logs.
 #[derive(Debug, Clone)]
 pub struct Guard {
     filter: reload::Handle<EnvFilter, Registry>,
 }
 
 impl Guard {
-    /// Replaces the filter from the next event on.
+    /// Replaces the filter for all later events.
     ///
     /// # Errors
-    /// [`InitError::Filter`] when it cannot be read; the old one stays.
+    /// Returns [`InitError::Filter`] for invalid syntax; the old filter remains.
     pub fn set_filter(&self, filter: &str) -> Result<(), InitError> {
         self.filter.reload(parse_filter(filter)?).map_err(InitError::Reload)
     }
 }
 
-/// Starts logging for this process and turns a panic into one log line before it goes its way.
+/// Starts logging for this process, and logs a panic as one line before the process unwinds.
 ///
 /// # Errors
-/// When the filter cannot be read, or logging was started before.
+/// Fails if the filter is invalid or logging was started before.
 pub fn init(config: LogConfig) -> Result<Guard, InitError> {
     let (filter, handle) = reload::Layer::new(parse_filter(&config.filter)?);
     let registry = tracing_subscriber::registry().with(filter);
@@ -117,7 +117,8 @@ pub fn init(config: LogConfig) -> Result<Guard, InitError> {
     Ok(Guard { filter: handle })
 }
 
-/// Standard error as it was when logging began: [`crate::without_noise`] redirects the one of the process for a while.
+/// Standard error as it was when logging began, because [`crate::without_noise`] temporarily redirects that of the
+/// process.
 #[derive(Clone)]
 struct StandardError(Arc<Mutex<Option<File>>>);
 
@@ -137,7 +138,7 @@ impl MakeWriter<'_> for StandardError {
 }
 
 impl Write for StandardError {
-    /// Never fails: a terminal that is gone or a full disk leaves nobody to tell, and must not end the daemon.
+    /// Writes and never fails: a closed terminal or a full disk must not end the daemon.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock and in one piece: one event is one line.
@@ -150,7 +151,7 @@ impl Write for StandardError {
     }
 }
 
-/// What the filter layer makes of the registry; both formats sit on it.
+/// Type of the registry with the filter layer, on which both formats build.
 type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
 
 fn parse_filter(text: &str) -> Result<EnvFilter, InitError> {
@@ -173,7 +174,7 @@ where
     layer.with_ansi(false).with_writer(JsonWriter(writer))
 }
 
-/// `name=value` pairs; the value escaped whatever it is, the message without its name.
+/// Formats fields as `name=value` pairs with escaped values, the message without its name.
 fn escaped_fields() -> impl for<'writer> FormatFields<'writer> + Clone + Send + Sync + 'static {
     use tracing_subscriber::field::MakeExt;
     debug_fn(|writer, field, value| match field.name() {
@@ -186,7 +187,7 @@ fn escaped_fields() -> impl for<'writer> FormatFields<'writer> + Clone + Send + 
     .delimited(" ")
 }
 
-/// Makes the writers of JSON lines.
+/// Creates the writers of JSON lines.
 struct JsonWriter<W>(W);
 
 impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for JsonWriter<W> {
@@ -197,8 +198,9 @@ impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for JsonWriter<W> {
     }
 }
 
-/// Escapes what JSON itself lets through: serde_json escapes the controls below U+0020, terminals also act on
-/// U+007F to U+009F and on the text-direction overrides. All of them can only stand inside a JSON string.
+/// Escapes the characters that JSON permits but terminals interpret: serde_json escapes the controls below U+0020,
+/// terminals also act on U+007F to U+009F and on the text-direction overrides. All of them can only occur inside a JSON
+/// string.
 struct JsonLine<W>(W);
 
 impl<W: Write> Write for JsonLine<W> {
@@ -226,9 +228,9 @@ impl<W: Write> Write for JsonLine<W> {
     }
 }
 
-/// Logs a panic, which is a defect, with its place, and with the stack where `RUST_BACKTRACE` asks for it.
+/// Logs a panic, which is a defect, with its location, and with the stack if `RUST_BACKTRACE` requests it.
 ///
-/// In place of Rust's own message, so that standard error holds log lines only.
+/// Replaces Rust's own message, so that standard error contains log lines only.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();

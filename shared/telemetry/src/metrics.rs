@@ -1,90 +1,90 @@
-//! The metrics of both daemons: names, meanings, and one function for each thing worth counting.
+//! Metrics of both daemons: names, descriptions, and one recording function for each event.
 //!
-//! Fed by the shells through the recording functions; read by the daemons' `/metrics` door through
-//! [`Metrics::render`]. The cut is Triton's (requests and failures by model and reason, queue and compute times apart),
-//! so that its dashboards need only new names.
+//! The shells call the recording functions; the daemons' `/metrics` endpoints return [`Metrics::render`]. The division
+//! is Triton's (requests and failures by model and reason, queue and compute times separately), so that its dashboards
+//! need only new names.
 //!
-//! A label value is a time series that is kept for ever: model names come from what is installed, never from a
-//! request; a request for a model that is not known counts under [`UNKNOWN_MODEL`].
+//! Each label value creates a time series that is kept for the life of the process: model names come from the installed
+//! models, never from a request; a request for an unknown model counts under [`UNKNOWN_MODEL`].
 
 use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-/// The `model` label of requests that name no known model.
+/// Value of the `model` label for requests that name no known model.
 pub const UNKNOWN_MODEL: &str = "unknown";
 
-/// Answered requests by `model`, `place` and `reason`.
+/// Number of served requests by `model`, `place` and `reason`.
 pub const REQUESTS: &str = "sanderling_requests_total";
-/// Requests that ended in an error, by `model` and `reason`.
+/// Number of requests that ended in an error, by `model` and `reason`.
 pub const FAILURES: &str = "sanderling_request_failures_total";
-/// Seconds an answered request waited for its session, by `model` and `place`.
+/// Seconds that a served request waited for its session, by `model` and `place`.
 pub const QUEUE_SECONDS: &str = "sanderling_request_queue_seconds";
 /// Seconds inside the engine, by `model` and `place`.
 pub const COMPUTE_SECONDS: &str = "sanderling_request_compute_seconds";
-/// Seconds from the whole request to the whole answer, by `model` and `place`.
+/// Seconds from the receipt of the whole request to the whole response, by `model` and `place`.
 pub const TOTAL_SECONDS: &str = "sanderling_request_seconds";
-/// Requests accepted and not yet answered, by `model`.
+/// Number of accepted requests without a response yet, by `model`.
 pub const PENDING: &str = "sanderling_requests_pending";
 /// Tensor bytes sent to the hub because a request was deferred, by `model`.
 pub const DEFERRED_BYTES: &str = "sanderling_deferred_bytes_total";
-/// On a device: 1 while connected to the hub, else 0.
+/// Connection state of a device: 1 while connected to the hub, else 0.
 pub const HUB_CONNECTED: &str = "sanderling_hub_connected";
-/// On a device: connections to the hub that were established.
+/// Number of connections to the hub that a device established.
 pub const HUB_CONNECTIONS: &str = "sanderling_hub_connections_total";
-/// On the hub: devices connected now.
+/// Number of devices that are connected to the hub now.
 pub const DEVICES_CONNECTED: &str = "sanderling_devices_connected";
-/// On the hub: connections and enrolments refused, by `reason`.
+/// Number of connections and enrolments that the hub refused, by `reason`.
 pub const REFUSALS: &str = "sanderling_refusals_total";
-/// On the hub: newcomers that were refused, and strangers that were evicted for one, by `what` and `outcome`.
+/// Number of clients that the hub refused at a limit, or evicted for a new client, by `what` and `outcome`.
 pub const CONTENTION: &str = "sanderling_contention_total";
-/// On the hub: calls of the admin API without the token of an operator, by `reason`.
+/// Number of requests to the admin API without a valid operator token, by `reason`.
 pub const LOGIN_FAILURES: &str = "sanderling_login_failures_total";
-/// Model updates that ended, by `model` and `outcome`.
+/// Number of model updates that ended, by `model` and `outcome`.
 pub const UPDATES: &str = "sanderling_updates_total";
-/// The version that serves, by `model`.
+/// Version that serves, by `model`.
 pub const MODEL_VERSION: &str = "sanderling_model_version";
 /// Bytes of model files received, by `model`.
 pub const UPDATE_BYTES: &str = "sanderling_update_bytes_total";
-/// On a device: models that left an engine because its device (a GPU) was lost, by `model` and `engine`.
+/// Number of models that left an engine because its device (a GPU) was lost, by `model` and `engine`.
 pub const FAILOVERS: &str = "sanderling_engine_failovers_total";
-/// On a device: models that went back to an engine that was opened again after a loss, by `model` and `engine`.
+/// Number of models that returned to an engine that was reopened after a loss, by `model` and `engine`.
 pub const TAKEN_BACK: &str = "sanderling_engine_returns_total";
-/// On a device: attempts to open an engine again whose device was lost, by `engine` and `outcome` (`opened`, `failed`).
+/// Number of attempts to reopen an engine whose device was lost, by `engine` and `outcome` (`opened`, `failed`).
 pub const REOPENED: &str = "sanderling_engine_reopened_total";
-/// Child processes of engines that were started again after their end, by `engine`.
+/// Number of child processes of engines that were restarted, by `engine`.
 pub const HOST_RESTARTS: &str = "sanderling_engine_host_restarts_total";
-/// Child processes of engines that ended, by `engine` and `cause`.
+/// Number of child processes of engines that ended, by `engine` and `cause`.
 pub const HOST_DEATHS: &str = "sanderling_engine_host_deaths_total";
-/// Requests that were not run because they had ended a child process before, by `model`.
+/// Number of requests that were refused because they had crashed a child process before, by `model`.
 pub const REQUESTS_QUARANTINED: &str = "sanderling_requests_quarantined_total";
-/// Models that are not run any more because they kept ending their child process, by `model`.
+/// Number of models that are disabled because they repeatedly crashed their child process, by `model`.
 pub const MODELS_CONDEMNED: &str = "sanderling_models_condemned_total";
 /// Expiry of a trust role in seconds since 1970, by `role`.
 pub const TRUST_EXPIRES: &str = "sanderling_trust_expires_timestamp_seconds";
-/// Records of the store that were set aside because they are not readable.
+/// Number of unreadable records of the store that were set aside.
 pub const UNREADABLE_RECORDS: &str = "sanderling_store_unreadable_records";
-/// Expiry of the operator token that ends first, in seconds since 1970.
+/// Earliest expiry of an operator token, in seconds since 1970.
 pub const OPERATOR_TOKEN_EXPIRES: &str = "sanderling_operator_token_expires_timestamp_seconds";
-/// Files of published versions that are damaged or missing on the hub's disk.
+/// Number of files of published versions that are damaged or missing on the hub's disk.
 pub const BLOBS_DAMAGED: &str = "sanderling_blobs_damaged";
-/// Always 1; the label `version` tells the build.
+/// Always 1; the label `version` is the version of the build.
 pub const BUILD_INFO: &str = "sanderling_build_info";
 
 /// Upper bounds of the time histograms, in seconds: 100 us (a tiny model on a fast core) to 10 s (the default
-/// deadline), about three to a decade.
+/// deadline), about three per decade.
 const SECONDS_BUCKETS: [f64; 16] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// Reads the metrics of this process.
+/// Handle that renders the metrics of this process.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     handle: PrometheusHandle,
 }
 
 impl Metrics {
-    /// Everything recorded so far, in the Prometheus text format.
+    /// Returns all recorded metrics in the Prometheus text format.
     #[must_use]
     pub fn render(&self) -> String {
         // Also empties the histograms' buffers, which would grow between scrapes if nobody did.
@@ -92,14 +92,14 @@ impl Metrics {
         self.handle.render()
     }
 
-    /// Folds what was recorded into the histograms. A daemon that may not be scraped for long calls it every few
-    /// seconds to keep memory flat.
+    /// Folds recorded samples into the histograms. A daemon that may not be scraped for a long time calls it every few
+    /// seconds to limit memory.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
     }
 }
 
-/// Why metrics could not start.
+/// Error: the recorder of metrics could not be installed.
 #[derive(Debug, thiserror::Error)]
 #[error("start metrics")]
 pub struct InstallError(#[source] metrics_exporter_prometheus::BuildError);
@@ -107,7 +107,7 @@ pub struct InstallError(#[source] metrics_exporter_prometheus::BuildError);
 /// Starts recording for this process and describes every metric.
 ///
 /// # Errors
-/// When a recorder was installed before.
+/// Fails if a recorder was installed before.
 pub fn install(build_version: &str) -> Result<Metrics, InstallError> {
     let handle = builder().map_err(InstallError)?.install_recorder().map_err(InstallError)?;
     describe();
@@ -120,52 +120,60 @@ fn builder() -> Result<PrometheusBuilder, metrics_exporter_prometheus::BuildErro
 }
 
 fn describe() {
-    describe_counter!(REQUESTS, Unit::Count, "Answered requests by model, place and reason.");
+    describe_counter!(REQUESTS, Unit::Count, "Served requests by model, place and reason.");
     describe_counter!(FAILURES, Unit::Count, "Requests that ended in an error, by model and reason.");
-    describe_histogram!(QUEUE_SECONDS, Unit::Seconds, "Time an answered request waited for its session.");
-    describe_histogram!(COMPUTE_SECONDS, Unit::Seconds, "Time inside the engine that answered.");
-    describe_histogram!(TOTAL_SECONDS, Unit::Seconds, "Time from the whole request to the whole answer.");
-    describe_gauge!(PENDING, Unit::Count, "Requests accepted and not yet answered.");
+    describe_histogram!(QUEUE_SECONDS, Unit::Seconds, "Time that a served request waited for its session.");
+    describe_histogram!(COMPUTE_SECONDS, Unit::Seconds, "Time inside the engine.");
+    describe_histogram!(
+        TOTAL_SECONDS,
+        Unit::Seconds,
+        "Time from the receipt of the whole request to the whole response."
+    );
+    describe_gauge!(PENDING, Unit::Count, "Accepted requests without a response yet.");
     describe_counter!(DEFERRED_BYTES, Unit::Bytes, "Tensor bytes sent to the hub for deferred requests.");
     describe_gauge!(HUB_CONNECTED, Unit::Count, "1 while this device is connected to the hub.");
     describe_counter!(HUB_CONNECTIONS, Unit::Count, "Connections to the hub that were established.");
     describe_gauge!(DEVICES_CONNECTED, Unit::Count, "Devices connected now.");
     describe_counter!(REFUSALS, Unit::Count, "Connections and enrolments refused, by reason.");
-    describe_counter!(CONTENTION, Unit::Count, "Newcomers refused and strangers evicted, because places were full.");
-    describe_counter!(LOGIN_FAILURES, Unit::Count, "Calls of the admin API without the token of an operator.");
+    describe_counter!(CONTENTION, Unit::Count, "Clients refused at a limit, or evicted for a new client.");
+    describe_counter!(LOGIN_FAILURES, Unit::Count, "Requests to the admin API without a valid operator token.");
     describe_counter!(UPDATES, Unit::Count, "Model updates that ended, by outcome.");
     describe_gauge!(MODEL_VERSION, Unit::Count, "The version that serves.");
     describe_counter!(UPDATE_BYTES, Unit::Bytes, "Bytes of model files received.");
     describe_counter!(FAILOVERS, Unit::Count, "Models that left an engine because its device was lost.");
-    describe_counter!(TAKEN_BACK, Unit::Count, "Models that went back to an engine that was opened again.");
-    describe_counter!(REOPENED, Unit::Count, "Attempts to open an engine again whose device was lost.");
-    describe_counter!(HOST_RESTARTS, Unit::Count, "Child processes of engines that were started again.");
+    describe_counter!(TAKEN_BACK, Unit::Count, "Models that returned to a reopened engine.");
+    describe_counter!(REOPENED, Unit::Count, "Attempts to reopen an engine whose device was lost.");
+    describe_counter!(HOST_RESTARTS, Unit::Count, "Child processes of engines that were restarted.");
     describe_counter!(HOST_DEATHS, Unit::Count, "Child processes of engines that ended, by cause.");
-    describe_counter!(REQUESTS_QUARANTINED, Unit::Count, "Requests not run because they ended a child process before.");
+    describe_counter!(
+        REQUESTS_QUARANTINED,
+        Unit::Count,
+        "Requests refused because they crashed a child process before."
+    );
     describe_counter!(
         MODELS_CONDEMNED,
         Unit::Count,
-        "Models not run any more because they kept ending child processes."
+        "Models disabled because they repeatedly crashed child processes."
     );
-    describe_gauge!(OPERATOR_TOKEN_EXPIRES, Unit::Seconds, "When the first operator token expires, since 1970.");
+    describe_gauge!(OPERATOR_TOKEN_EXPIRES, Unit::Seconds, "Earliest expiry of an operator token, since 1970.");
     describe_gauge!(BLOBS_DAMAGED, Unit::Count, "Files of published versions that are damaged or missing.");
-    describe_gauge!(TRUST_EXPIRES, Unit::Seconds, "When the signature of a trust role expires, since 1970.");
-    describe_gauge!(UNREADABLE_RECORDS, Unit::Count, "Records of the store that are not readable and were set aside.");
-    describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the label version tells the build.");
+    describe_gauge!(TRUST_EXPIRES, Unit::Seconds, "Expiry of the signature of a trust role, since 1970.");
+    describe_gauge!(UNREADABLE_RECORDS, Unit::Count, "Unreadable records of the store that were set aside.");
+    describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; the label version is the version of the build.");
 }
 
-/// Where the time of one answered request went.
+/// Durations of the parts of one served request.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RequestTimes {
-    /// Waiting for the session.
+    /// Time in the queue of the session.
     pub queue: Duration,
-    /// Inside the engine.
+    /// Time inside the engine.
     pub compute: Duration,
-    /// From the whole request to the whole answer.
+    /// Time from the receipt of the whole request to the whole response.
     pub total: Duration,
 }
 
-/// Counts an answered request. `model` must be the name of a known model.
+/// Counts a served request. `model` must be the name of a known model.
 pub fn request_answered(model: &str, place: &'static str, reason: &'static str, times: RequestTimes) {
     counter!(REQUESTS, "model" => model.to_owned(), "place" => place, "reason" => reason).increment(1);
     histogram!(QUEUE_SECONDS, "model" => model.to_owned(), "place" => place).record(times.queue);
@@ -173,7 +181,7 @@ pub fn request_answered(model: &str, place: &'static str, reason: &'static str, 
     histogram!(TOTAL_SECONDS, "model" => model.to_owned(), "place" => place).record(times.total);
 }
 
-/// Counts a request that ended in an error; [`UNKNOWN_MODEL`] when its model is not known.
+/// Counts a request that ended in an error; `model` must be [`UNKNOWN_MODEL`] unless its model is known.
 pub fn request_failed(model: &str, reason: &'static str) {
     counter!(FAILURES, "model" => model.to_owned(), "reason" => reason).increment(1);
 }
@@ -202,33 +210,34 @@ pub fn deferred_bytes(model: &str, bytes: u64) {
     counter!(DEFERRED_BYTES, "model" => model.to_owned()).increment(bytes);
 }
 
-/// On a device: the connection to the hub came up.
+/// Counts a new connection to the hub (on a device).
 pub fn hub_connected() {
     gauge!(HUB_CONNECTED).set(1.0);
     counter!(HUB_CONNECTIONS).increment(1);
 }
 
-/// On a device: the connection to the hub is gone, or was never there (call it once at start).
+/// Records that the device has no connection to the hub. Call it once at start, too.
 pub fn hub_disconnected() {
     gauge!(HUB_CONNECTED).set(0.0);
 }
 
-/// On the hub: how many devices are connected now.
+/// Sets the number of devices that are connected now (on the hub).
 pub fn devices_connected(count: u32) {
     gauge!(DEVICES_CONNECTED).set(f64::from(count));
 }
 
-/// On the hub: a connection or an enrolment was refused.
+/// Counts a refused connection or enrolment (on the hub).
 pub fn refused(reason: &'static str) {
     counter!(REFUSALS, "reason" => reason).increment(1);
 }
 
-/// On the hub: a place (`handshake`, `enrolment`, `admin` or `metrics`) was refused or taken from a stranger.
+/// Counts a client that was refused or evicted at the limit of `handshake`, `enrolment`, `admin` or `metrics` (on the
+/// hub).
 pub fn place_contended(what: &'static str, outcome: &'static str) {
     counter!(CONTENTION, "what" => what, "outcome" => outcome).increment(1);
 }
 
-/// On the hub: a call of the admin API had no valid token.
+/// Counts a request to the admin API without a valid token (on the hub).
 pub fn login_failed(reason: &'static str) {
     counter!(LOGIN_FAILURES, "reason" => reason).increment(1);
 }
@@ -243,7 +252,7 @@ pub fn update_bytes(model: &str, bytes: u64) {
     counter!(UPDATE_BYTES, "model" => model.to_owned()).increment(bytes);
 }
 
-/// The version of a model that serves now.
+/// Sets the version of a model that serves now.
 pub fn model_version(model: &str, version: u32) {
     gauge!(MODEL_VERSION, "model" => model.to_owned()).set(f64::from(version));
 }
@@ -255,12 +264,12 @@ pub fn trust_expires(role: &'static str, unix_s: i64) {
     gauge!(TRUST_EXPIRES, "role" => role).set(unix_s as f64);
 }
 
-/// Sets how many records of the store were set aside because they are not readable.
+/// Sets the number of unreadable records of the store that were set aside.
 pub fn unreadable_records(count: usize) {
     gauge!(UNREADABLE_RECORDS).set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
 }
 
-/// Sets when the operator token that ends first expires, in seconds since 1970.
+/// Sets the earliest expiry of an operator token, in seconds since 1970.
 pub fn operator_token_expires(unix_s: u64) {
     #[expect(clippy::cast_precision_loss, reason = "dates are below 2^53 seconds")]
     gauge!(OPERATOR_TOKEN_EXPIRES).set(unix_s as f64);
@@ -271,22 +280,22 @@ pub fn blobs_damaged(count: usize) {
     gauge!(BLOBS_DAMAGED).set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
 }
 
-/// On a device: a model left this engine, because the GPU under it was lost.
+/// Counts a model that left this engine because its GPU was lost (on a device).
 pub fn engine_failed_over(model: &str, engine: &'static str) {
     counter!(FAILOVERS, "model" => model.to_owned(), "engine" => engine).increment(1);
 }
 
-/// Counts a model that went back to an engine that was opened again.
+/// Counts a model that returned to a reopened engine.
 pub fn engine_taken_back(model: &str, engine: &'static str) {
     counter!(TAKEN_BACK, "model" => model.to_owned(), "engine" => engine).increment(1);
 }
 
-/// Counts an attempt to open an engine again whose device was lost.
+/// Counts an attempt to reopen an engine whose device was lost.
 pub fn engine_reopened(engine: &'static str, outcome: &'static str) {
     counter!(REOPENED, "engine" => engine, "outcome" => outcome).increment(1);
 }
 
-/// Counts a child process of an engine that was started again.
+/// Counts a restart of a child process of an engine.
 pub fn host_restarted(engine: &'static str) {
     counter!(HOST_RESTARTS, "engine" => engine).increment(1);
 }
@@ -296,12 +305,13 @@ pub fn host_died(engine: &'static str, cause: &'static str) {
     counter!(HOST_DEATHS, "engine" => engine, "cause" => cause).increment(1);
 }
 
-/// Counts a request that was not run because it had ended a child process before. `model` must be a known model's name.
+/// Counts a request that was refused because it had crashed a child process before. `model` must be a known model's
+/// name.
 pub fn request_quarantined(model: &str) {
     counter!(REQUESTS_QUARANTINED, "model" => model.to_owned()).increment(1);
 }
 
-/// Counts a model that is not run any more.
+/// Counts a model that was disabled.
 pub fn model_condemned(model: &str) {
     counter!(MODELS_CONDEMNED, "model" => model.to_owned()).increment(1);
 }
@@ -310,7 +320,7 @@ pub fn model_condemned(model: &str) {
 mod tests {
     use super::*;
 
-    /// Records into a recorder of its own, so that tests of one process do not see each other.
+    /// Renders records of a separate recorder, so that tests of one process do not affect each other.
     fn rendered(record: impl FnOnce()) -> String {
         let recorder = builder().unwrap().build_recorder();
         let metrics = Metrics { handle: recorder.handle() };

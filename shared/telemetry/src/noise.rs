@@ -1,9 +1,8 @@
-//! Keeps what foreign code prints away from standard error.
+//! Redirects the output of foreign code from standard error to the log.
 //!
-//! Graphics drivers and other native libraries print to standard error by themselves, for example Mesa: `error:
-//! XDG_RUNTIME_DIR is invalid or not set in the environment`. The standard error of a daemon holds log lines only, and
-//! that of a command line only its own words, so what such a library prints while it is opened becomes debug lines of
-//! the log.
+//! Graphics drivers and other native libraries print to standard error, for example Mesa: `error: XDG_RUNTIME_DIR is
+//! invalid or not set in the environment`. The standard error of a daemon contains log lines only, and that of a
+//! command line only its own messages, so the output of such a library while it is opened is logged at debug level.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -15,22 +14,23 @@ use std::time::{Duration, Instant};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::stdio::dup2_stderr;
 
-/// Most bytes of foreign output that are logged; a driver that dumps its state must not flood the log.
+/// Maximum size of foreign output that is logged, in bytes; a driver that dumps its state must not flood the log.
 const LOGGED_BYTES_MAX: u64 = 16 * 1024;
 
-/// Longest wait for a redirection to end before a last message is printed; opening a driver takes less.
+/// Maximum wait for the end of a redirection before a last message is printed; opening a driver takes less.
 const REDIRECTION_MAX: Duration = Duration::from_secs(2);
 
-/// Interval between looks whether a redirection has ended.
+/// Interval between checks whether a redirection has ended.
 const REDIRECTION_CHECK: Duration = Duration::from_millis(10);
 
-/// One redirection at a time: the second would take the first one's file for the real standard error.
+/// Lock that allows one redirection at a time: a second one would take the first one's file for the real standard
+/// error.
 static REDIRECTED: Mutex<()> = Mutex::new(());
 
-/// Runs `work` while everything that is printed to standard error goes to the log, at debug level, one event a line.
+/// Runs `work` while everything that is printed to standard error is logged at debug level, one event per line.
 ///
-/// Covers the whole process: call it for short steps that run foreign code, like opening a driver. The log itself is not
-/// affected. Where standard error cannot be redirected, `work` runs as it is.
+/// Affects the whole process: use it for short operations that run foreign code, like opening a driver. The log itself
+/// is not affected. If standard error cannot be redirected, `work` runs without redirection.
 pub fn without_noise<T>(work: impl FnOnce() -> T) -> T {
     let _one_at_a_time = REDIRECTED.lock().unwrap_or_else(PoisonError::into_inner);
     let redirected = Redirected::start();
@@ -41,7 +41,7 @@ pub fn without_noise<T>(work: impl FnOnce() -> T) -> T {
     made
 }
 
-/// Runs `work`, which prints the last words of this process, once standard error is the real one again.
+/// Runs `work`, which prints the last message of this process, once standard error is no longer redirected.
 ///
 /// Waits at most two seconds for a redirection of another thread: a driver that hangs must not keep the process.
 pub fn with_real_stderr<T>(work: impl FnOnce() -> T) -> T {
@@ -57,7 +57,7 @@ pub fn with_real_stderr<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Standard error leads into a file in memory until this value is dropped.
+/// Redirection of standard error to a file in memory, until this value is dropped.
 struct Redirected {
     before: OwnedFd,
     file: File,

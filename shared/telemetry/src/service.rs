@@ -1,6 +1,6 @@
-//! What the service manager (systemd) is told: ready, stopping, and still alive. The same in both daemons.
+//! Notifies the service manager (systemd) of the state of a daemon: ready, stopping, alive.
 //!
-//! Without one (`NOTIFY_SOCKET` unset) each of these does nothing.
+//! Without a service manager (`NOTIFY_SOCKET` unset) each function does nothing.
 
 use std::sync::OnceLock;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -8,33 +8,34 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// Tells the service manager that the daemon serves.
+/// Notifies the service manager that the daemon serves.
 pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// Tells the service manager that the end has begun.
+/// Notifies the service manager that the daemon is stopping.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Feeds the service manager's watchdog once.
+/// Resets the service manager's watchdog once.
 pub fn alive() {
     tell(&[NotifyState::Watchdog]);
 }
 
-/// How often [`alive`] should be said; `None` where no watchdog is kept.
+/// Returns the interval at which to call [`alive`]; `None` without a watchdog.
 ///
-/// Half of the limit is what sd_watchdog_enabled(3) recommends.
+/// Half of the limit, as sd_watchdog_enabled(3) recommends.
 #[must_use]
 pub fn watchdog_period() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| (limit / 2).max(Duration::from_millis(1)))
 }
 
-/// States that may wait for the service manager; further ones are dropped.
+/// Maximum number of notifications that wait for the service manager; further ones are dropped.
 const WAITING_MAX: usize = 4;
 
-/// Tells the service manager from a thread of its own: one that reads nothing would hold up whoever tells it.
+/// Notifies the service manager from a separate thread, because a service manager that does not read would block the
+/// caller.
 fn tell(state: &[NotifyState<'_>]) {
     static TELLER: OnceLock<Option<SyncSender<String>>> = OnceLock::new();
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
@@ -43,17 +44,18 @@ fn tell(state: &[NotifyState<'_>]) {
     let lines: Vec<String> = state.iter().map(ToString::to_string).collect();
     let sent = TELLER.get_or_init(teller).as_ref().map(|teller| teller.try_send(lines.join("\n")));
     if !matches!(sent, Some(Ok(()))) {
-        tracing::warn!("the service manager does not listen");
+        tracing::warn!("the service manager does not read notifications");
     }
 }
 
-/// The thread; `None` when the system gives none. It is never joined: it may be blocked for good.
+/// Returns the sender to the notification thread; `None` if the system cannot create the thread. The thread is never
+/// joined, because it may be blocked.
 fn teller() -> Option<SyncSender<String>> {
     let (teller, told) = sync_channel::<String>(WAITING_MAX);
     let tell_all = move || {
         for lines in told {
             if let Err(error) = sd_notify::notify(&[NotifyState::Custom(&lines)]) {
-                tracing::warn!(error = crate::chain(&error), "the service manager was not told");
+                tracing::warn!(error = crate::chain(&error), "the service manager was not notified");
             }
         }
     };

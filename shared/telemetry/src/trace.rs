@@ -1,7 +1,7 @@
-//! The W3C trace context that a request carries from the application through the agent to the hub.
+//! W3C trace context that a request carries from the application through the agent to the hub.
 //!
-//! Pure: the doors parse what arrived or make a new one from random bytes handed in; `protocol` carries the text.
-//! Format: <https://www.w3.org/TR/trace-context/#traceparent-header>.
+//! Does no I/O: the servers parse a received context or create one from given random bytes; `protocol` carries the
+//! text. Format: <https://www.w3.org/TR/trace-context/#traceparent-header>.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ const LEN_V0: usize = 55;
 /// Bit 0 of the flags: the caller records this trace.
 const FLAG_SAMPLED: u8 = 1;
 
-/// One request's place in a distributed trace.
+/// Trace id, span id and flags of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceContext {
     trace_id: [u8; 16],
@@ -20,13 +20,13 @@ pub struct TraceContext {
     sampled: bool,
 }
 
-/// A text that is no W3C traceparent; by the recommendation the receiver then starts a new trace.
+/// Error: a text is not a W3C traceparent. As the recommendation says, the receiver then starts a new trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("read traceparent: not of the form 00-<32 hex>-<16 hex>-<2 hex> with ids that are not zero")]
 pub struct InvalidTraceparent;
 
 impl TraceContext {
-    /// A new trace from random bytes; not sampled, since nobody asked for it.
+    /// Creates a trace from random bytes; not sampled, because no caller requested it.
     #[must_use]
     pub fn from_random(random: [u8; 24]) -> Self {
         let mut trace_id = [0; 16];
@@ -39,7 +39,7 @@ impl TraceContext {
         Self { trace_id, span_id, sampled: false }
     }
 
-    /// The next hop of the same trace, with a span id from random bytes.
+    /// Returns the context of the next hop in the same trace, with a span id from random bytes.
     #[must_use]
     pub fn child(self, random: [u8; 8]) -> Self {
         let mut span_id = random;
@@ -47,13 +47,13 @@ impl TraceContext {
         Self { span_id, ..self }
     }
 
-    /// The trace id as 32 hex digits, for log fields.
+    /// Returns the trace id as 32 hex digits, for log fields.
     #[must_use]
     pub fn trace_id(self) -> String {
         hex(&self.trace_id)
     }
 
-    /// The span id as 16 hex digits.
+    /// Returns the span id as 16 hex digits.
     #[must_use]
     pub fn span_id(self) -> String {
         hex(&self.span_id)
@@ -98,7 +98,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Lower case only, as the recommendation demands.
+/// Parses lower-case hex digits; upper case is invalid by the recommendation.
 fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digits = text.as_bytes();
     if digits.len() != 2 * N {
@@ -123,7 +123,7 @@ fn digit(ascii: u8) -> Option<u8> {
 mod tests {
     use super::*;
 
-    /// The example of the recommendation.
+    /// Example from the recommendation.
     const EXAMPLE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
