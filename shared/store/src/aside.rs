@@ -1,8 +1,8 @@
-//! Moves records that are not readable out of the way, so that they stop nothing and are not lost.
+//! Moves unreadable records aside, so that they stop nothing and are not lost.
 //!
 //! A daemon calls [`tidy`] once, before it uses its tables. The bytes of an unreadable record move unchanged from
-//! `<table>/<key>` to `unreadable/<table>/<key>`. One that this version can read after all (it was written by a later version
-//! that is back) returns, unless its key has a new record by then.
+//! `<table>/<key>` to `unreadable/<table>/<key>`. A record that this version can read (because a later version, which
+//! wrote it, is installed again) moves back, unless its key has a new record by then.
 
 use bytes::Bytes;
 
@@ -12,7 +12,7 @@ use crate::{Batch, KEY_BYTES_MAX, SCAN_ENTRIES_MAX, Scan, Store, StoreError, Unr
 /// Name of the table of records that were set aside.
 const TABLE: &str = "unreadable";
 
-/// Most records that are set aside under one key, one after the other; the last place is written over.
+/// Maximum number of records that are set aside under one key; the last of them is overwritten.
 const PER_KEY_MAX: u32 = 9;
 
 /// Reads the records of one table to find those that are not readable.
@@ -35,25 +35,25 @@ impl Check {
 pub struct SetAside {
     /// Table that the record was in.
     pub table: String,
-    /// Its key in that table.
+    /// Key of the record in that table.
     pub key: String,
-    /// The reason why it is not readable.
+    /// Reason for which it is not readable.
     pub reason: String,
 }
 
 /// Sets the unreadable records of these tables aside, and returns all that are set aside, also by earlier calls.
 ///
 /// # Errors
-/// When the store cannot be read. A record that cannot be moved, because the disk is full, stays in its place.
+/// Fails if the store cannot be read. A record that cannot be moved, because the disk is full, remains in its table.
 pub async fn tidy(store: &dyn Store, checks: &[Check]) -> Result<Vec<SetAside>, StoreError> {
     let mut stuck = Vec::new();
     for check in checks {
         for (key, raw) in entries(store, &format!("{}/", check.table)).await? {
             let Err(reason) = (check.read)(&raw) else { continue };
             let reason = telemetry::chain(&reason);
-            tracing::error!(key = %key.escape_ascii(), reason, "a record is not readable and is set aside");
+            tracing::error!(key = %key.escape_ascii(), reason, "set aside an unreadable record");
             if let Err(error) = set_aside(store, &key, raw).await {
-                tracing::warn!(key = %key.escape_ascii(), error = telemetry::chain(&error), "an unreadable record stays in its place");
+                tracing::warn!(key = %key.escape_ascii(), error = telemetry::chain(&error), "an unreadable record remains in its table");
                 stuck.push(one(&key, reason));
             }
         }
@@ -73,7 +73,7 @@ pub async fn tidy(store: &dyn Store, checks: &[Check]) -> Result<Vec<SetAside>, 
 /// Returns the unreadable records of these tables, and those that are set aside. Changes nothing.
 ///
 /// # Errors
-/// When the store cannot be read.
+/// Fails when the store cannot be read.
 pub async fn find(store: &dyn Store, checks: &[Check]) -> Result<Vec<SetAside>, StoreError> {
     let mut found = Vec::new();
     for check in checks {
@@ -87,7 +87,8 @@ pub async fn find(store: &dyn Store, checks: &[Check]) -> Result<Vec<SetAside>, 
     Ok(found)
 }
 
-/// Returns the key that a record had before it was set aside, and what is wrong with it; `None` when it is readable.
+/// Returns the key that a record had before it was set aside, and its fault; `None` instead of the fault if it is
+/// readable.
 fn judge(key: &Bytes, raw: &Bytes, checks: &[Check]) -> (Bytes, Option<SetAside>) {
     let home = key.slice(TABLE.len() + 1..);
     let reason = match checks.iter().find(|check| home.starts_with(format!("{}/", check.table).as_bytes())) {
@@ -114,7 +115,7 @@ async fn set_aside(store: &dyn Store, key: &Bytes, raw: Bytes) -> Result<(), Sto
     store.apply(Batch::new().expect(key.clone(), Some(raw.clone())).put(to, raw).delete(key.clone())).await
 }
 
-/// Moves a record back to its table; returns false if the key has another one.
+/// Moves a record back to its table; returns false if the key has another record.
 async fn give_back(store: &dyn Store, key: &Bytes, home: &Bytes, raw: Bytes) -> Result<bool, StoreError> {
     let batch = Batch::new().expect(home.clone(), None).put(home.clone(), raw).delete(key.clone());
     match store.apply(batch).await {

@@ -1,12 +1,13 @@
-//! What callers ask of a store: a [`Batch`] of writes with conditions, a [`Scan`] over a range.
+//! Requests to a store: a [`Batch`] of writes with conditions, a [`Scan`] over a range.
 
 use bytes::Bytes;
 
 use crate::{BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, KEY_BYTES_MAX, SCAN_ENTRIES_MAX, StoreError, VALUE_BYTES_MAX};
 
-/// Writes that happen together or not at all.
+/// Writes that are applied together or not at all.
 ///
-/// Operations on the same key happen in the order given. Conditions are checked against the state before the batch.
+/// Operations on the same key are applied in the given order. Conditions are checked against the state before the
+/// batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     pub(crate) conditions: Vec<(Bytes, Option<Bytes>)>,
@@ -14,7 +15,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// An empty batch; applying it does nothing.
+    /// Creates an empty batch; applying it does nothing.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -27,33 +28,33 @@ impl Batch {
         self
     }
 
-    /// Removes a key; no error when it is not there.
+    /// Removes a key; a missing key is not an error.
     #[must_use]
     pub fn delete(mut self, key: impl Into<Bytes>) -> Self {
         self.operations.push((key.into(), None));
         self
     }
 
-    /// Makes the whole batch conditional on a key's value before it; `None` demands that the key is absent.
+    /// Makes the whole batch conditional on a key's value before it; `None` requires that the key is absent.
     #[must_use]
     pub fn expect(mut self, key: impl Into<Bytes>, value: Option<Bytes>) -> Self {
         self.conditions.push((key.into(), value));
         self
     }
 
-    /// Whether nothing would be written.
+    /// Whether the batch contains no writes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
     }
 
-    /// Bytes of keys and values.
+    /// Returns the size of keys and values in bytes.
     pub(crate) fn bytes(&self) -> usize {
         let parts = self.operations.iter().chain(&self.conditions);
         parts.map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum()
     }
 
-    /// Refuses what is over the limits of this crate.
+    /// Checks the batch against the limits of this crate.
     pub(crate) fn check_limits(&self) -> Result<(), StoreError> {
         within("operations of a batch", self.operations.len() + self.conditions.len(), BATCH_OPERATIONS_MAX)?;
         within("bytes of a batch", self.bytes(), BATCH_BYTES_MAX)?;
@@ -72,16 +73,16 @@ fn within(what: &'static str, size: usize, max: usize) -> Result<(), StoreError>
 /// A range of entries, in the order of their keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scan {
-    /// Only keys that begin with this; empty for all.
+    /// Prefix of the keys; empty for all.
     pub prefix: Bytes,
-    /// Only keys greater than this: the last key of the scan before.
+    /// Lower bound of the keys, exclusive: the last key of the previous scan.
     pub after: Option<Bytes>,
-    /// At most so many entries; more than [`SCAN_ENTRIES_MAX`] counts as that.
+    /// Maximum number of entries; values above [`SCAN_ENTRIES_MAX`] count as that.
     pub limit: usize,
 }
 
 impl Scan {
-    /// The first [`SCAN_ENTRIES_MAX`] entries under a prefix.
+    /// Returns a scan of the first [`SCAN_ENTRIES_MAX`] entries under a prefix.
     #[must_use]
     pub fn prefix(prefix: impl Into<Bytes>) -> Self {
         Self { prefix: prefix.into(), after: None, limit: SCAN_ENTRIES_MAX }
@@ -94,7 +95,7 @@ impl Scan {
         self
     }
 
-    /// At most so many entries.
+    /// Sets the maximum number of entries.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = limit;

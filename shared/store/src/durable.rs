@@ -1,11 +1,11 @@
 //! The store on disk: reads from memory, writes through one thread that makes them durable in groups.
 //!
-//! Fed by the daemons through [`Store`]. The writer takes all batches that wait, checks their conditions, writes them
-//! to the log ([`crate::sled_log`]) with one fsync, changes the map, tells the watchers and only then acknowledges.
-//! So one fsync serves many callers, and nobody ever reads what a power cut could still take.
+//! The daemons use it through [`Store`]. The writer takes all waiting batches, checks their conditions, writes them to
+//! the log ([`crate::sled_log`]) with one fsync, changes the map, notifies the watchers and only then acknowledges. So
+//! one fsync serves many callers, and no reader ever sees data that a power cut could still remove.
 //!
-//! A log that fails is closed and opened again at the next write, and brought to what the map says; if it is damaged
-//! it is set aside and written anew from the map. A full disk therefore costs the writes it refuses and nothing else.
+//! A log that fails is closed, reopened at the next write, and brought to the state of the map; if it is damaged it is
+//! set aside and rewritten from the map. A full disk therefore fails the writes that do not fit and nothing else.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,44 +25,46 @@ use crate::sled_log::SledLog;
 use crate::watch::Watchers;
 use crate::{BATCH_BYTES_MAX, Batch, Scan, Store, StoreError, Watch};
 
-/// Batches that wait for the writer; more callers wait in [`Store::apply`]. A few fsyncs' worth of a busy hub.
+/// Maximum number of batches that wait for the writer; further callers wait in [`Store::apply`]. A busy hub produces as
+/// many during a few fsyncs.
 const QUEUE_BATCHES_MAX: usize = 256;
 
-/// Room that must be left on the disk after a write: sled's next segments and its snapshot, and a little for whoever
-/// else must write to get out of a full disk.
+/// Space in bytes that must remain on the disk after a write: sled's next segments and its snapshot, and some for other
+/// processes that must write in order to free space.
 const DISK_RESERVE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// What was found when a store was opened.
+/// State of a store when it was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Opened {
-    /// It was there.
+    /// The store existed.
     Existing,
-    /// There was none; it is empty.
+    /// The store did not exist; it is empty.
     Created,
-    /// It could not be opened, was set aside and is now empty: fill it again from files and the hub, and report it.
+    /// The store could not be opened, was set aside and is now empty: fill it again from files and the hub, and report
+    /// it.
     Rebuilt {
-        /// Where the old one lies, for a later look.
+        /// Path of the old store, for a later analysis.
         set_aside: PathBuf,
-        /// Why it could not be opened.
+        /// Cause for which it could not be opened.
         cause: String,
     },
 }
 
 /// A store on disk.
 ///
-/// Dropping it waits for the writes that were accepted, unless one has missed its deadline already.
+/// Dropping it waits for the accepted writes, unless one has already exceeded its deadline.
 #[derive(Debug)]
 pub struct SledStore {
     folder: PathBuf,
     limit: Duration,
     shared: Arc<Shared>,
-    /// `None` only while dropping.
+    /// Queue of the writer; `None` only while dropping.
     jobs: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
     _lock: StateLock,
 }
 
-/// What readers and the writer share.
+/// State that the readers and the writer share.
 #[derive(Debug, Default)]
 struct Shared {
     map: RwLock<Map>,
@@ -70,7 +72,7 @@ struct Shared {
     pulse: Pulse,
 }
 
-/// A batch on its way to the writer.
+/// A batch in the queue of the writer.
 #[derive(Debug)]
 struct Job {
     batch: Batch,
@@ -78,17 +80,18 @@ struct Job {
 }
 
 impl SledStore {
-    /// Opens the store in a folder or creates it; a damaged one is set aside and an empty one takes its place.
+    /// Opens the store in a folder or creates it; a damaged one is set aside and replaced with an empty one.
     ///
-    /// Blocks: it reads the whole store. Call it at start, before anything is served.
+    /// Blocks: it reads the whole store. Call it at start, before the daemon serves.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] when another process has it open, [`StoreError::DiskFull`], or what the system says.
+    /// Returns [`StoreError::Locked`] if another process has it open, [`StoreError::DiskFull`], or the error of the
+    /// operating system.
     pub fn open(folder: &Path) -> Result<(Self, Opened), StoreError> {
         Self::open_with_reserve(folder, DISK_RESERVE_BYTES)
     }
 
-    /// Opens a store that leaves this much room on the disk.
+    /// Opens a store that leaves `reserve` bytes free on the disk.
     fn open_with_reserve(folder: &Path, reserve: u64) -> Result<(Self, Opened), StoreError> {
         let folder = Folder::new(folder);
         let lock = folder.lock()?;
@@ -111,7 +114,7 @@ impl Drop for SledStore {
         drop(self.jobs.take());
         if self.shared.pulse.has_missed() {
             // The writer may never return; it ends with the process.
-            tracing::error!(folder = %self.folder.display(), "the store is left as it is: its disk does not answer");
+            tracing::error!(folder = %self.folder.display(), "the store was not closed: its disk does not respond");
             self.shared.watchers.close();
             return;
         }
@@ -156,10 +159,10 @@ impl Store for SledStore {
     }
 }
 
-/// The one thread that writes.
+/// State of the only thread that writes.
 struct Writer {
     folder: Folder,
-    /// `None` after a failure, until it is opened again.
+    /// Log on disk; `None` after a failure, until it is reopened.
     log: Option<SledLog>,
     shared: Arc<Shared>,
     jobs: mpsc::Receiver<Job>,
@@ -174,7 +177,7 @@ impl Writer {
         }
     }
 
-    /// The first batch and those that wait behind it, as many as one write may hold.
+    /// Returns the first batch and those that wait behind it, as many as one write may contain.
     fn group(&mut self, first: Job) -> Vec<Job> {
         let mut bytes = first.batch.bytes();
         let mut group = vec![first];
@@ -207,7 +210,7 @@ impl Writer {
         }
     }
 
-    /// Makes changes durable, mending the log first if it failed before.
+    /// Makes changes durable; reopens the log first if it failed before.
     fn write(&mut self, changes: &Changes) -> Result<(), StoreError> {
         if changes.is_empty() {
             return Ok(());
@@ -233,8 +236,9 @@ impl Writer {
         }
     }
 
-    /// Refuses before sled meets a full disk: it survives one, but has to be opened again. What only deletes is tried in
-    /// any case: it is the way out of a full disk, and most often fits into what the log has taken already.
+    /// Checks for free space before sled reaches the end of a full disk: sled survives that, but has to be reopened. A
+    /// write with deletions only is always tried: it frees space, and usually fits into space that the log has already
+    /// allocated.
     fn check_room(&self, changes: &Changes) -> Result<(), StoreError> {
         let bytes: usize = changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum();
         // A file system that cannot tell its free space is asked by writing to it.
@@ -253,7 +257,7 @@ mod tests {
 
     use super::*;
 
-    /// A disk so small that sled itself meets its end.
+    /// A disk so small that sled itself reaches its end.
     struct SmallDisk(tempfile::TempDir);
 
     impl SmallDisk {

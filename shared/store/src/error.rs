@@ -1,4 +1,4 @@
-//! Why a store could not do what it was asked.
+//! Errors of a store.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,93 +10,93 @@ use bytes::Bytes;
 use crate::lock::LockError;
 use crate::record::Unreadable;
 
-/// Why a store could not do what it was asked.
+/// Error: an operation of a store failed.
 ///
-/// Cheap to clone: one failed write to disk is told to every caller whose batch was in it.
+/// Cheap to clone: one failed write to disk is returned to every caller whose batch was part of it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// A condition of the batch did not hold: someone else changed the key first. Nothing was written.
-    #[error("write to key {:?}: it was changed by someone else", key.escape_ascii().to_string())]
+    /// A condition of the batch did not hold: another writer changed the key first. Nothing was written.
+    #[error("write to key {:?}: another writer changed it", key.escape_ascii().to_string())]
     Conflict {
-        /// The first key whose condition failed.
+        /// First key whose condition failed.
         key: Bytes,
     },
-    /// There is no room on the disk. Nothing was written; the store stays usable.
+    /// The disk is full. Nothing was written; the store remains usable.
     #[error("write to the store in {}: the disk is full, free some space there", folder.display())]
     DiskFull {
-        /// The store's folder.
+        /// Folder of the store.
         folder: PathBuf,
     },
-    /// A key, a value or a batch is over its limit. Nothing was written.
+    /// A key, a value or a batch exceeds its limit. Nothing was written.
     #[error("write to the store: {size} {what}, at most {max} are allowed")]
     TooLarge {
-        /// What is too large, like `bytes of a value`.
+        /// Object that is too large, like `bytes of a value`.
         what: &'static str,
-        /// Its size.
+        /// Size of the object.
         size: usize,
-        /// The limit.
+        /// Maximum size.
         max: usize,
     },
     /// The whole store is at its limit. Nothing was written.
-    #[error("write to the store: it holds {bytes} bytes, at most {max} are allowed; delete what is no longer needed")]
+    #[error("write to the store: it would have {bytes} bytes, at most {max} are allowed; delete unneeded records")]
     Full {
-        /// Bytes of keys and values it would hold.
+        /// Size of keys and values after the write, in bytes.
         bytes: u64,
-        /// The limit.
+        /// Maximum size in bytes.
         max: u64,
     },
-    /// A record is not what its table expects.
+    /// A record cannot be decoded for its table.
     #[error("read the record under key {:?}", key.escape_ascii().to_string())]
     Unreadable {
-        /// The key.
+        /// Key of the record.
         key: Bytes,
-        /// The reason.
+        /// Reason for which it is not readable.
         #[source]
         source: Arc<Unreadable>,
     },
-    /// A value cannot be written as JSON.
+    /// A value cannot be encoded as JSON.
     #[error("encode the value of key {:?}", key.escape_ascii().to_string())]
     Encode {
-        /// The key.
+        /// Key of the record.
         key: Bytes,
-        /// What the encoder says.
+        /// Error of the encoder.
         #[source]
         source: Arc<serde_json::Error>,
     },
-    /// A key that its table cannot hold.
+    /// A key is not valid in its table.
     #[error("use {key:?} as a key of table {table:?}: a key is neither empty nor over the length limit")]
     BadKey {
-        /// The table.
+        /// Name of the table.
         table: &'static str,
-        /// The key, cut short.
+        /// The key, truncated.
         key: String,
     },
     /// Another process has the store open.
     #[error("open the store in {}", folder.display())]
     Locked {
-        /// The store's folder.
+        /// Folder of the store.
         folder: PathBuf,
-        /// Who holds it.
+        /// Error of the lock, which names the other process.
         #[source]
         source: Arc<LockError>,
     },
-    /// The disk or the file system failed. Whether the batch was written is decided at the next write or open.
+    /// The disk or the file system failed. The next write or open decides whether the batch was written.
     #[error("{attempt} in {}", folder.display())]
     Io {
-        /// What was attempted, like `write to the store`.
+        /// Operation that failed, like `write to the store`.
         attempt: &'static str,
-        /// The store's folder.
+        /// Folder of the store.
         folder: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         #[source]
         source: Arc<io::Error>,
     },
-    /// The disk did not answer in time. Whether the batch was written is decided at the next open, by another process.
-    #[error("write to the store in {}: the disk has not answered for {} s", folder.display(), after.as_secs_f64())]
+    /// The disk did not respond in time. The next open, by another process, decides whether the batch was written.
+    #[error("write to the store in {}: the disk has not responded for {} s", folder.display(), after.as_secs_f64())]
     Stalled {
-        /// The store's folder.
+        /// Folder of the store.
         folder: PathBuf,
-        /// The deadline.
+        /// Deadline of the operation.
         after: Duration,
     },
     /// The store was shut down.
@@ -105,19 +105,19 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether someone else's write came first: read again and decide again.
+    /// Whether another writer changed the key first: read and decide again.
     #[must_use]
     pub const fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict { .. })
     }
 
-    /// Whether the disk is full: nothing was lost, and writes work again once there is room.
+    /// Whether the disk is full: nothing was lost, and writes succeed again once there is space.
     #[must_use]
     pub const fn is_disk_full(&self) -> bool {
         matches!(self, Self::DiskFull { .. })
     }
 
-    /// Whether the disk did not answer in time: the process must end, since nothing can be written any more.
+    /// Whether the disk did not respond in time: the process must end, since no write can succeed any more.
     #[must_use]
     pub const fn is_stalled(&self) -> bool {
         matches!(self, Self::Stalled { .. })

@@ -1,7 +1,8 @@
-//! Plain files that are whole or absent, whatever happens in between.
+//! Plain files that are complete or absent, whatever interrupts the write.
 //!
-//! For what other programs read or what must be there before the store is: models, keys, trust metadata, slot
-//! pointers, listening addresses. The way is always the same: write beside, fsync, rename over, fsync the folder.
+//! For files that other programs read or that must exist before the store: models, keys, trust metadata, slot pointers,
+//! listening addresses. Every write takes the same steps: write a temporary file in the same folder, fsync, rename over
+//! the target, fsync the folder.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -12,15 +13,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::owner;
 
-/// Ends the name of every file that is still being written.
+/// Suffix of the name of every unfinished file.
 const UNFINISHED: &str = ".unfinished";
 
-/// Who may read a file.
+/// Access rights of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// 0600: keys, tokens and what only the daemon needs.
+    /// 0600: keys, tokens and data that only the daemon needs.
     Private,
-    /// 0644: what other users of the machine may read.
+    /// 0644: data that other users of the machine may read.
     Shared,
 }
 
@@ -33,44 +34,44 @@ impl Mode {
     }
 }
 
-/// Why a file could not be read or written.
+/// Error: a file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The disk is full. What was there before is still there.
+    /// The disk is full. The previous content is still there.
     #[error("{attempt} {}: the disk is full, free some space there", path.display())]
     DiskFull {
-        /// What was attempted, like `write file`.
+        /// Operation that failed, like `write file`.
         attempt: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// The system refuses.
+    /// The operating system refused the operation.
     #[error("{attempt} {}", path.display())]
     Io {
-        /// What was attempted, like `write file`.
+        /// Operation that failed, like `write file`.
         attempt: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
     /// A key that other users of the machine can read or write, or that belongs to one of them.
     #[error("read file {}: {problem}; run: chown {user} {path} && chmod 600 {path}", path.display(), path = path.display())]
     Exposed {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its mode or owner, in words.
+        /// Description of its mode or owner.
         problem: String,
         /// Numeric id of this process's user.
         user: u32,
     },
-    /// The file is larger than the reader takes.
+    /// The file exceeds the reader's limit.
     #[error("read file {}: it is larger than the {max} bytes allowed", path.display())]
     TooLarge {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The limit.
+        /// Maximum size in bytes.
         max: u64,
     },
 }
@@ -83,7 +84,7 @@ impl FileError {
         Self::Io { attempt, path: path.to_owned(), source }
     }
 
-    /// The error of the system; one is made of the text where there is none.
+    /// Returns the error of the operating system; creates one from the text if there is none.
     pub(crate) fn into_io(self) -> io::Error {
         match self {
             Self::Io { source, .. } => source,
@@ -92,48 +93,48 @@ impl FileError {
         }
     }
 
-    /// Whether others can read or write a key.
+    /// Whether other users can read or write a key.
     #[must_use]
     pub const fn is_exposed(&self) -> bool {
         matches!(self, Self::Exposed { .. })
     }
 
-    /// Whether there is no room on the disk.
+    /// Whether the disk is full.
     #[must_use]
     pub const fn is_disk_full(&self) -> bool {
         matches!(self, Self::DiskFull { .. })
     }
 
-    /// Whether the file is not there.
+    /// Whether the file does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Whether the system denies this user the access.
+    /// Whether the operating system denies this user the access.
     #[must_use]
     pub fn is_permission_denied(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
     }
 }
 
-/// No room on the device, over quota, or over the process's file size limit.
+/// Whether the disk is full, the quota exceeded, or the process's file size limit reached.
 pub(crate) fn is_disk_full(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
-/// Replaces a file, or makes it: a reader, and whoever comes after a power cut, finds the old content or the new.
+/// Replaces or creates a file: a reader, also after a power cut, finds the old content or the new.
 ///
 /// # Errors
-/// [`FileError`]; the old content is then still there.
+/// Returns [`FileError`]; the old content then remains.
 pub fn write_atomic(path: &Path, content: &[u8], mode: Mode) -> Result<(), FileError> {
     let mut file = AtomicFile::create(path, mode)?;
     file.write_all(content).map_err(|source| FileError::new("write file", path, source))?;
     file.commit()
 }
 
-/// A file that is written piece by piece and appears only when committed; dropped before, it leaves nothing.
+/// A file that is written in pieces and appears only when committed; dropping it before leaves nothing.
 #[derive(Debug)]
 pub struct AtomicFile {
     file: File,
@@ -143,10 +144,10 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Begins a file beside its place.
+    /// Creates a temporary file in the folder of the target.
     ///
     /// # Errors
-    /// When it cannot be created.
+    /// Fails when it cannot be created.
     pub fn create(path: &Path, mode: Mode) -> Result<Self, FileError> {
         let unfinished = beside(path);
         let options = OpenOptions::new().write(true).create_new(true).mode(mode.bits()).open(&unfinished);
@@ -157,16 +158,16 @@ impl AtomicFile {
         Ok(made)
     }
 
-    /// Makes the file durable and puts it in its place.
+    /// Makes the file durable and renames it to the target.
     ///
     /// # Errors
-    /// [`FileError`]; what was in its place is then still there, unless only the last step failed (the fsync of the
-    /// folder): then the new content is in place, but may be gone after a power cut.
+    /// Returns [`FileError`]; the previous file then remains, unless only the last step failed (the fsync of the
+    /// folder): then the new content is in place, but may be lost in a power cut.
     pub fn commit(self) -> Result<(), FileError> {
         self.commit_watched(&mut |_| Ok(()))
     }
 
-    /// The steps of a commit; `before` is asked before each, so that a test can fail any of them.
+    /// Executes the steps of a commit; calls `before` before each, so that a test can fail any of them.
     fn commit_watched(mut self, before: &mut dyn FnMut(Step) -> io::Result<()>) -> Result<(), FileError> {
         let failed = |source| FileError::new("write file", &self.path, source);
         before(Step::SyncFile).and_then(|()| self.file.sync_all()).map_err(failed)?;
@@ -177,7 +178,7 @@ impl AtomicFile {
     }
 }
 
-/// What a commit does, in this order.
+/// Steps of a commit, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     SyncFile,
@@ -204,7 +205,7 @@ impl Drop for AtomicFile {
     }
 }
 
-/// A name in the same folder that no other writer of this machine uses.
+/// Returns a name in the same folder that no other writer of this machine uses.
 fn beside(path: &Path) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -221,10 +222,10 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Tries every step of a write in a folder, and leaves nothing behind: for `doctor`.
+/// Tries every step of a write in a folder, and leaves nothing behind; used by `doctor`.
 ///
 /// # Errors
-/// With the step that failed.
+/// Returns the step that failed.
 pub fn try_folder(folder: &Path) -> Result<(), FileError> {
     let trial = folder.join(".doctor.trial");
     write_atomic(&trial, b"trial", Mode::Private)?;
@@ -235,16 +236,16 @@ pub fn try_folder(folder: &Path) -> Result<(), FileError> {
 /// Makes the entries of a folder durable: files created in it, renamed into it or removed from it.
 ///
 /// # Errors
-/// When the folder cannot be opened or the disk fails.
+/// Fails when the folder cannot be opened or the disk fails.
 pub fn sync_dir(folder: &Path) -> Result<(), FileError> {
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(|source| FileError::new("sync folder", folder, source))
 }
 
-/// Makes a folder and those above it, durably; new ones are for this user alone (0700). No error if it is there.
+/// Creates a folder and its missing parents, durably; new ones have mode 0700. An existing folder is not an error.
 ///
 /// # Errors
-/// When one cannot be made, or a file is in its place.
+/// Fails if one cannot be created, or if a file has its name.
 pub fn create_dir(folder: &Path) -> Result<(), FileError> {
     if folder.is_dir() {
         return Ok(());
@@ -262,10 +263,10 @@ pub fn create_dir(folder: &Path) -> Result<(), FileError> {
     sync_dir(above)
 }
 
-/// Removes what interrupted writers left in a folder. Only for a folder that nobody writes to right now.
+/// Removes temporary files of interrupted writers from a folder. Only for a folder without active writers.
 ///
 /// # Errors
-/// When the folder cannot be listed or a file in it cannot be removed.
+/// Fails when the folder cannot be listed or a file in it cannot be removed.
 pub fn remove_unfinished(folder: &Path) -> Result<(), FileError> {
     let failed = |source| FileError::new("clean folder", folder, source);
     for entry in fs::read_dir(folder).map_err(failed)? {
@@ -279,10 +280,10 @@ pub fn remove_unfinished(folder: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Removes a file durably; no error when it is not there.
+/// Removes a file durably; a missing file is not an error.
 ///
 /// # Errors
-/// When the system refuses.
+/// Fails when the system refuses.
 pub fn remove_file(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {
         Ok(()) => sync_dir(folder_of(path)),
@@ -291,10 +292,10 @@ pub fn remove_file(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Reads a whole file of at most `max` bytes; memory is taken only for what is there.
+/// Reads a whole file of at most `max` bytes; allocates only for its actual size.
 ///
 /// # Errors
-/// [`FileError::TooLarge`] when it is larger, else what the system says.
+/// Returns [`FileError::TooLarge`] if it is larger, else the error of the operating system.
 pub fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     let failed = |source| FileError::new("read file", path, source);
     let file = File::open(path).map_err(failed)?;
@@ -307,14 +308,14 @@ pub fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     Ok(content)
 }
 
-/// Flag of `open` that refuses a symlink in the place of the file.
+/// Flag of `open` that refuses a symlink as the last component of the path.
 pub(crate) const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 
-/// Reads a key, as [`read_bounded`], if nobody but this user (and root) can read or write it. Of a symlink the file that it
-/// leads to counts.
+/// Reads a key like [`read_bounded`], if only this user (and root) can read or write it. For a symlink, the target is
+/// checked.
 ///
 /// # Errors
-/// [`FileError::Exposed`] when others can; else as [`read_bounded`].
+/// Returns [`FileError::Exposed`] if others can; else as [`read_bounded`].
 pub fn read_secret(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     let failed = |source| FileError::new("read file", path, source);
     let file = File::open(path).map_err(failed)?;
@@ -343,8 +344,7 @@ pub fn read_secret(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     Ok(content)
 }
 
-/// Returns a warning when other users can read or write a folder, or replace what is in it; `None` for one that is not
-/// there.
+/// Returns a warning if other users can read or write a folder, or replace its content; `None` for a missing folder.
 #[must_use]
 pub fn exposed_folder(folder: &Path) -> Option<String> {
     let metadata = fs::metadata(folder).ok()?;
@@ -352,20 +352,20 @@ pub fn exposed_folder(folder: &Path) -> Option<String> {
     let user = rustix::process::geteuid().as_raw();
     let shown = folder.display();
     if metadata.uid() != user && metadata.uid() != 0 {
-        return Some(format!("folder {shown} belongs to user {}, who can replace what is in it", metadata.uid()));
+        return Some(format!("folder {shown} belongs to user {}, who can replace its content", metadata.uid()));
     }
     let what = match mode & 0o077 {
         0 => return None,
-        others if others & 0o022 != 0 => "write to it and replace what is in it",
+        others if others & 0o022 != 0 => "write to it and replace its content",
         _ => "read it",
     };
     Some(format!("folder {shown} has mode {mode:04o}, so that other users can {what}; run: chmod 700 {shown}"))
 }
 
-/// Takes every right on a folder of this user, and on what is in it, from everybody else. Symlinks are left alone.
+/// Removes all rights of other users from a folder of this user and its content. Symlinks are left alone.
 ///
 /// # Errors
-/// When a mode cannot be changed.
+/// Fails when a mode cannot be changed.
 pub fn restrict(folder: &Path) -> Result<(), FileError> {
     let failed = |source| FileError::new("restrict folder", folder, source);
     let limit = |path: &Path, metadata: &fs::Metadata| {
@@ -389,15 +389,15 @@ pub fn restrict(folder: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Makes every file and folder that this process creates from now on private: what libraries create follows the umask.
+/// Makes every file and folder that this process creates from now on private, because libraries follow the umask.
 pub fn make_private_by_default() {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }
 
-/// Bytes that this user can still write to the file system of a path.
+/// Returns the number of bytes that this user can still write to the file system of a path.
 ///
 /// # Errors
-/// When the path is not there.
+/// Fails if the path does not exist.
 pub fn free_bytes(path: &Path) -> Result<u64, FileError> {
     let stat =
         rustix::fs::statvfs(path).map_err(|source| FileError::new("ask for free space at", path, source.into()))?;

@@ -1,7 +1,9 @@
-//! The folder of a store on disk and what lies beside it: its lock, a successor in the making, and what was set aside.
+//! The folder of a store on disk and the files beside it: its lock, an unfinished successor, and databases that were
+//! set aside.
 //!
-//! Fed by [`crate::durable`]: opening, mending after a failure, and writing a grown database anew. The names beside
-//! `<folder>`: `<folder>.lock`, `<folder>.reserve`, `<folder>.new` (complete once `<folder>` is away), `<folder>.broken-<n>`.
+//! Used by [`crate::durable`] to open, to repair after a failure, and to rewrite a database that has grown. The names
+//! beside `<folder>`: `<folder>.lock`, `<folder>.reserve`, `<folder>.new` (complete once `<folder>` was moved away),
+//! `<folder>.broken-<n>`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -17,22 +19,23 @@ use crate::lock::{LockError, StateLock};
 use crate::map::Map;
 use crate::sled_log::{LogError, SledLog, remove_half_snapshots};
 
-/// How many broken databases are kept for a later look; the oldest goes first.
+/// Maximum number of broken databases that are kept for analysis; the oldest is removed first.
 const SET_ASIDE_MAX: u32 = 3;
 
-/// A database smaller than this is never written anew: sled's own slack is of that order.
+/// Minimum size in bytes of a database that is rewritten: sled's own overhead is of that order.
 const COMPACT_BYTES_MIN: u64 = 64 * 1024 * 1024;
 
-/// A database that takes so many times what it holds is written anew at open; sled levels off at about eight.
+/// Ratio of size on disk to content from which a database is rewritten at open; sled levels off at about eight.
 const COMPACT_FACTOR: u64 = 16;
 
-/// Size of the file that keeps room on the disk for opening the store: after a crash sled writes some segments of 512 KiB.
+/// Size in bytes of the file that reserves space on the disk for opening the store: after a crash sled writes some
+/// segments of 512 KiB.
 const RESERVE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// The reserve is made only while so many times its size is free: on a tiny disk it would be in the way.
+/// Ratio of free space to the reserve that is required to create the reserve: a tiny disk needs the space otherwise.
 const RESERVE_FREE_FACTOR: u64 = 4;
 
-/// Where a store lies.
+/// Paths of a store.
 #[derive(Debug, Clone)]
 pub(crate) struct Folder {
     path: PathBuf,
@@ -47,7 +50,7 @@ impl Folder {
         &self.path
     }
 
-    /// An error of the system in this folder.
+    /// Returns an error of the operating system for this folder.
     pub(crate) fn error(&self, attempt: &'static str, source: io::Error) -> StoreError {
         if is_disk_full(&source) {
             return StoreError::DiskFull { folder: self.path.clone() };
@@ -55,7 +58,7 @@ impl Folder {
         StoreError::Io { attempt, folder: self.path.clone(), source: Arc::new(source) }
     }
 
-    /// Makes this process the only one with the store open.
+    /// Locks the store for this process.
     pub(crate) fn lock(&self) -> Result<StateLock, StoreError> {
         let parent = self.path.parent().unwrap_or(Path::new("."));
         files::create_dir(parent).map_err(|error| self.file_error(error))?;
@@ -67,11 +70,11 @@ impl Folder {
         })
     }
 
-    /// Opens the database, or creates it, or sets a damaged one aside and creates it. On a full disk it uses up the reserve.
+    /// Opens the database, creates it, or sets a damaged one aside and creates it. On a full disk it uses the reserve.
     pub(crate) fn open(&self) -> Result<(SledLog, Map, Opened), StoreError> {
         let opened = match self.open_with_room() {
             Err(StoreError::DiskFull { .. }) if self.release_reserve() => {
-                tracing::warn!(folder = %self.path.display(), "the disk is full: opening the store with the room kept for it");
+                tracing::warn!(folder = %self.path.display(), "the disk is full: opening the store with its reserved space");
                 self.open_with_room()
             }
             opened => opened,
@@ -87,7 +90,7 @@ impl Folder {
         fs::remove_file(self.beside(".reserve")).is_ok()
     }
 
-    /// Makes the reserve if there is none and room for it. Without it a full disk keeps the store from opening after a crash.
+    /// Creates the reserve if it is missing and fits. Without it a full disk prevents opening the store after a crash.
     fn keep_reserve(&self) {
         let (path, parent) = (self.beside(".reserve"), self.path.parent().unwrap_or(Path::new(".")));
         let has_room = files::free_bytes(parent).is_ok_and(|free| free / RESERVE_FREE_FACTOR >= RESERVE_BYTES);
@@ -101,7 +104,7 @@ impl Folder {
             rustix::fs::fallocate(&file, flags, 0, RESERVE_BYTES).map_err(io::Error::from)
         });
         if let Err(error) = made {
-            tracing::debug!(%error, "no room is kept for opening the store on a full disk");
+            tracing::debug!(%error, "no space is reserved for opening the store on a full disk");
             drop(fs::remove_file(&path));
         }
     }
@@ -120,7 +123,7 @@ impl Folder {
             Err(LogError::Io(error)) => Err(self.error("open the store", error)),
             Err(LogError::Broken(cause)) => {
                 let set_aside = self.set_aside()?;
-                tracing::error!(cause, set_aside = %set_aside.display(), "store did not open; an empty one takes its place");
+                tracing::error!(cause, set_aside = %set_aside.display(), "store did not open; replaced it with an empty one");
                 let (log, map) =
                     SledLog::open(&self.path).map_err(|error| self.error("open the store", error.into_io()))?;
                 Ok((log, map, Opened::Rebuilt { set_aside, cause }))
@@ -128,7 +131,7 @@ impl Folder {
         }
     }
 
-    /// Opens the database again after a failure and brings it to what the map says; a damaged one is written anew.
+    /// Reopens the database after a failure and brings it to the state of the map; a damaged one is rewritten.
     pub(crate) fn mend(&self, map: &Map) -> Result<SledLog, StoreError> {
         let mended = self.open_or_retry().and_then(|(mut log, found)| log.reconcile(&found, map).map(|()| log));
         match mended {
@@ -138,7 +141,7 @@ impl Folder {
             }
             Err(LogError::Io(error)) => Err(self.error("open the store again", error)),
             Err(LogError::Broken(cause)) => {
-                tracing::error!(cause, folder = %self.path.display(), "store is damaged; writing it anew from memory");
+                tracing::error!(cause, folder = %self.path.display(), "store is damaged; rewriting it from memory");
                 let (log, _set_aside) = self.replace(map)?;
                 Ok(log)
             }
@@ -177,7 +180,7 @@ impl Folder {
         Ok((log, set_aside))
     }
 
-    /// Puts a finished successor in the place of a database that was moved away; removes an unfinished one.
+    /// Renames a finished successor to the name of a database that was moved away; removes an unfinished one.
     fn finish_replacement(&self) -> Result<(), StoreError> {
         let successor = self.beside(".new");
         let done = if self.path.exists() {
@@ -192,7 +195,7 @@ impl Folder {
         self.sync_parent()
     }
 
-    /// Moves the database away, under the first free number, and keeps the youngest few of those.
+    /// Moves the database away under the first free number, and keeps the newest few of those.
     fn set_aside(&self) -> Result<PathBuf, StoreError> {
         let failed = |error| self.error("set the store aside", error);
         let aside = |number: u32| self.beside(&format!(".broken-{number}"));

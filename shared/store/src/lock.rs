@@ -1,6 +1,6 @@
-//! One process per folder: a lock that the system releases when its holder ends, however it ends.
+//! One process per folder: a lock that the operating system releases when its process ends, for any reason.
 //!
-//! Taken by each daemon on its state folder, and by [`crate::SledStore`] on its own.
+//! Used by each daemon on its state folder, and by [`crate::SledStore`] on its own.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -12,30 +12,30 @@ use rustix::io::Errno;
 
 use crate::schema::{NewerFolder, StateSchema};
 
-/// Longest process id in text, with room to spare.
+/// Maximum length of a process id as text, in bytes.
 const PID_BYTES_MAX: u64 = 32;
 
-/// Why a folder could not be locked.
+/// Error: a folder could not be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another process holds it.
+    /// Another process has the lock.
     #[error(
         "lock {}: it is in use by {}; stop that one first, or use another folder",
         path.display(),
         pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
     )]
     Held {
-        /// The lock file.
+        /// Path of the lock file.
         path: PathBuf,
-        /// The holder, where it left its number.
+        /// Process id of the other process, if it wrote one.
         pid: Option<u32>,
     },
-    /// The lock file cannot be made or locked.
+    /// The lock file cannot be created or locked.
     #[error("lock {}", path.display())]
     Io {
-        /// The lock file.
+        /// Path of the lock file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -45,14 +45,14 @@ pub enum LockError {
 }
 
 impl LockError {
-    /// Whether another process holds the lock.
+    /// Whether another process has the lock.
     #[must_use]
     pub const fn is_held(&self) -> bool {
         matches!(self, Self::Held { .. })
     }
 }
 
-/// Holds a folder for this process until dropped.
+/// Lock of a folder for this process, until dropped.
 ///
 /// An `flock` on the file `lock` in it: it cannot outlive its process, so no stale lock ever needs removing.
 #[derive(Debug)]
@@ -65,15 +65,16 @@ impl StateLock {
     /// Locks a folder, which must exist and have a schema that the program knows.
     ///
     /// # Errors
-    /// [`LockError::Held`] when another process (or this one) has it, [`LockError::Newer`] when a later version has changed
-    /// it, else what the system says.
+    /// Returns [`LockError::Held`] if another process (or this one) has it, [`LockError::Newer`] if a later version has
+    /// changed it, else the error of the operating system.
     pub fn acquire(folder: &Path, schema: StateSchema) -> Result<Self, LockError> {
         let lock = Self::acquire_file(&folder.join("lock"))?;
         schema.claim(folder)?;
         Ok(lock)
     }
 
-    /// Returns the process that holds a folder, as far as can be told without touching the lock; `None` when there is none.
+    /// Returns the process that has locked a folder, as far as that is known without touching the lock; `None` if there
+    /// is none.
     #[must_use]
     pub fn holder(folder: &Path) -> Option<u32> {
         let pid = holder(&mut File::open(folder.join("lock")).ok()?)?;
@@ -82,7 +83,7 @@ impl StateLock {
         name(&pid.to_string()).filter(|held_by| Some(held_by) == name("self").as_ref()).map(|_same_program| pid)
     }
 
-    /// Locks by a lock file of its own.
+    /// Locks a given lock file.
     ///
     /// # Errors
     /// As for [`StateLock::acquire`].
@@ -100,12 +101,12 @@ impl StateLock {
         }
         // The number only makes a better message; on a full disk the lock holds without it.
         if let Err(error) = note_holder(&mut file) {
-            tracing::debug!(%error, path = %path.display(), "could not note the process id in the lock file");
+            tracing::debug!(%error, path = %path.display(), "could not write the process id to the lock file");
         }
         Ok(Self { _file: file, path: path.to_owned() })
     }
 
-    /// The lock file.
+    /// Returns the path of the lock file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,7 +1,7 @@
-//! The state both stores answer from: an ordered map in memory, its conditions, scans and limits.
+//! State of both stores: an ordered map in memory, with its conditions, scans and limits.
 //!
-//! Pure. [`crate::MemoryStore`] is this map alone; [`crate::SledStore`] adds a log that makes it durable and changes
-//! the map only after the log is on disk.
+//! Does no I/O. [`crate::MemoryStore`] is only this map; [`crate::SledStore`] adds a log that makes it durable and
+//! changes the map only after the log is on disk.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::{Batch, SCAN_ENTRIES_MAX, STORE_BYTES_MAX, Scan, StoreError};
 
-/// What a batch changes: the last word on each key, `None` for removed.
+/// Changes of a batch: the last value of each key, `None` for removed.
 pub(crate) type Changes = BTreeMap<Bytes, Option<Bytes>>;
 
 /// An ordered map that knows its size.
@@ -35,7 +35,7 @@ impl Map {
         entries.take(scan.limit.min(SCAN_ENTRIES_MAX)).map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
-    /// Bytes of keys and values.
+    /// Returns the size of keys and values in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -61,10 +61,10 @@ impl Map {
     }
 }
 
-/// Checks a batch against the map as changed by the batches before it in the same group, and adds its changes.
+/// Checks a batch against the map with the changes of the batches before it in the same group, and adds its changes.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] or [`StoreError::Full`]; then `pending` is as it was.
+/// Returns [`StoreError::Conflict`] or [`StoreError::Full`]; `pending` is then unchanged.
 pub(crate) fn stage(map: &Map, pending: &mut Changes, batch: Batch) -> Result<(), StoreError> {
     for (key, wanted) in &batch.conditions {
         let found = pending.get(key).cloned().unwrap_or_else(|| map.get(key));
@@ -83,7 +83,7 @@ pub(crate) fn stage(map: &Map, pending: &mut Changes, batch: Batch) -> Result<()
     Ok(())
 }
 
-/// Bytes of keys and values after the pending changes and these.
+/// Returns the size of keys and values in bytes after the pending changes and these.
 fn size_after(map: &Map, pending: &Changes, changes: &Changes) -> u64 {
     let mut bytes = map.bytes;
     for (key, value) in pending.iter().filter(|(key, _)| !changes.contains_key(*key)).chain(changes) {

@@ -1,4 +1,4 @@
-//! A store without a disk, for tests of others. Same law, nothing survives the process.
+//! A store without a disk, for tests of others. It has the same guarantees, but nothing survives the process.
 
 use std::sync::{PoisonError, RwLock};
 
@@ -9,7 +9,7 @@ use crate::map::{Changes, Map, stage};
 use crate::watch::Watchers;
 use crate::{Batch, Scan, Store, StoreError, Watch};
 
-/// A store in memory.
+/// A store that exists only in memory.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     map: RwLock<Map>,
@@ -17,7 +17,7 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// Creates an empty store.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -1,7 +1,8 @@
-//! Ownership of what root writes: it belongs to the owner of the folder that it is written into.
+//! Ownership of files that root writes: they are given to the owner of their folder.
 //!
-//! A daemon runs as a user of its own, and an operator runs a verb with `sudo`. Without this, the daemon could not read
-//! afterwards what that verb wrote. Nothing here does anything when the process is not root or the folder is root's.
+//! A daemon runs as its own user, and an operator may run a verb with `sudo`. Without this, the daemon could not read
+//! the files of that verb. Nothing here has an effect unless the process is root and the folder belongs to another
+//! user.
 //!
 //! The owner of the folder may be hostile: entries are reached relative to open folders and never through links, and a
 //! file with a second name is left alone, because that name may be outside of the folder.
@@ -15,10 +16,10 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, fchown, open, openat, statat};
 use rustix::process::geteuid;
 
-/// Deepest folder below a state folder that is visited; real ones are four deep.
+/// Maximum depth of folders below a state folder that is visited; real ones are four deep.
 const DEPTH_MAX: usize = 32;
 
-/// Returns the owner and group that a folder's new entries must get; `None` when they are right by themselves.
+/// Returns the owner and group that a folder's new entries must get; `None` if they are already right.
 fn other_owner(folder: &Path) -> Option<(Uid, Gid)> {
     if !geteuid().is_root() {
         return None;
@@ -27,20 +28,20 @@ fn other_owner(folder: &Path) -> Option<(Uid, Gid)> {
     Some((Uid::from_raw(found.uid()), Gid::from_raw(found.gid())))
 }
 
-/// Returns owner and group of a state folder, if it belongs to another user than root and this process is root: who a
-/// daemon on that folder runs as.
+/// Returns owner and group of a state folder if it belongs to a user other than root and this process is root: the user
+/// of a daemon on that folder.
 #[must_use]
 pub fn owner_of(root: &Path) -> Option<(u32, u32)> {
     other_owner(root).map(|(owner, group)| (owner.as_raw(), group.as_raw()))
 }
 
-/// Returns the number of the user that this process runs as.
+/// Returns the id of the user that this process runs as.
 #[must_use]
 pub fn this_user() -> u32 {
     geteuid().as_raw()
 }
 
-/// Returns the name of a user, or its number where the machine has no name for it.
+/// Returns the name of a user, or its number if the machine has no name for it.
 #[must_use]
 pub fn user_name(number: u32) -> String {
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -52,10 +53,10 @@ pub fn user_name(number: u32) -> String {
     users.lines().find_map(name).unwrap_or_else(|| number.to_string())
 }
 
-/// Gives a new file to the owner of the folder that it is in, if this process is root.
+/// Gives a new file to the owner of its folder, if this process is root.
 ///
 /// # Errors
-/// When the system refuses.
+/// Fails when the system refuses.
 pub(crate) fn adopt(file: &File, folder: &Path) -> io::Result<()> {
     let Some((owner, group)) = other_owner(folder) else { return Ok(()) };
     let found = file.metadata()?;
@@ -65,17 +66,17 @@ pub(crate) fn adopt(file: &File, folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives a new folder to the owner of the folder above it, if this process is root.
+/// Gives a new folder to the owner of its parent folder, if this process is root.
 ///
 /// # Errors
-/// When the system refuses.
+/// Fails when the system refuses.
 pub(crate) fn adopt_folder(made: &Path, above: &Path) -> io::Result<()> {
     let Some((owner, group)) = other_owner(above) else { return Ok(()) };
     let opened = open(made, FOLDER, Mode::empty())?;
     Ok(fchown(&opened, Some(owner), Some(group))?)
 }
 
-/// Opens a folder, and refuses a link in its place.
+/// Flags that open a folder and refuse a link in its place.
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Gives every file and folder of root below a state folder to the owner of that folder, if this process is root.
@@ -84,7 +85,7 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOF
 /// Call it under the lock of the folder, at the end of a verb.
 ///
 /// # Errors
-/// When a folder cannot be read or the system refuses.
+/// Fails when a folder cannot be read or the system refuses.
 pub fn give_to_owner(root: &Path) -> io::Result<usize> {
     let Some(owner) = other_owner(root) else { return Ok(0) };
     let mut given = 0;
@@ -117,8 +118,8 @@ fn give_below(folder: &OwnedFd, owner: (Uid, Gid), depth: usize, given: &mut usi
     Ok(())
 }
 
-/// Finds an entry of a state folder that does not belong to the folder's owner, so that a daemon that runs as that owner
-/// may be unable to use it. `None` when there is none, or it cannot be looked at.
+/// Finds an entry of a state folder that does not belong to the folder's owner, so that a daemon that runs as that
+/// owner may be unable to use it. `None` if there is none, or it cannot be inspected.
 #[must_use]
 pub fn foreign_entry(root: &Path) -> Option<std::path::PathBuf> {
     let owner = std::fs::metadata(root).ok()?.uid();
@@ -141,14 +142,14 @@ pub fn foreign_entry(root: &Path) -> Option<std::path::PathBuf> {
 mod tests {
     use super::*;
 
-    /// A user that is not root; none of that number needs to exist.
+    /// Id of a user other than root; the user need not exist.
     const OTHER: u32 = 12_345;
 
     fn owner(path: &Path) -> u32 {
         std::fs::symlink_metadata(path).unwrap().uid()
     }
 
-    /// A state folder of another user; `None` where this test is not root.
+    /// Returns a state folder of another user; `None` if this test is not root.
     fn folder_of_another() -> Option<tempfile::TempDir> {
         let folder = tempfile::tempdir().unwrap();
         std::os::unix::fs::chown(folder.path(), Some(OTHER), Some(OTHER)).ok()?;

@@ -1,7 +1,7 @@
 //! Stored forms of values: one plain struct per kind of record and schema, and its form on disk.
 //!
-//! A record is a JSON object with the fields of its struct and `schema`, the number of its shape. Records that were written
-//! before the number existed have schema 1. Used by [`crate::Table`] and by [`crate::aside`].
+//! A record is a JSON object with the fields of its struct and `schema`, the number of its layout. Records that were
+//! written before the number existed have schema 1. Used by [`crate::Table`] and by [`crate::aside`].
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -10,16 +10,16 @@ use serde::{Deserialize, Serialize};
 /// The stored form of a value.
 ///
 /// The struct that implements this is written to the disk and read by later versions: a field that is added later has
-/// `serde(default)`, a field is never renamed, and a shape that old versions would misread gets a new struct with the next
-/// schema number.
+/// `serde(default)`, a field is never renamed, and a layout that old versions would misread gets a new struct with the
+/// next schema number.
 pub trait Record: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// The value that the code works with.
+    /// Value that the code works with.
     type Value: Send + Sync + 'static;
 
-    /// Name of the table that holds these records; without a slash, so that no table lies inside another.
+    /// Name of the table that contains these records; without a slash, so that no table is inside another.
     const TABLE: &'static str;
 
-    /// Number of this shape. Readers refuse higher numbers, whose meaning they cannot know.
+    /// Number of this layout. Readers refuse higher numbers, whose meaning they do not know.
     const SCHEMA: u32 = 1;
 
     /// Returns the record of a value.
@@ -28,14 +28,14 @@ pub trait Record: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Returns the value of the record.
     ///
     /// # Errors
-    /// The reason why a field cannot be used, as a clause.
+    /// Returns the fault of a field, as a clause.
     fn into_value(self) -> Result<Self::Value, String>;
 }
 
-/// The reason why the bytes of a record are not a value.
+/// Error: the bytes of a record cannot be decoded as a value.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    /// The bytes are no JSON object with the fields of the record.
+    /// The bytes are not a JSON object with the fields of the record.
     #[error("it is damaged, or written by another program")]
     Json(#[from] serde_json::Error),
     /// The record is of a later version of this program.
@@ -45,22 +45,22 @@ pub enum Unreadable {
     Newer {
         /// Schema of the record.
         found: u32,
-        /// Highest schema that is readable.
+        /// Highest schema that this version reads.
         known: u32,
     },
     /// A field has a value that the program cannot use.
-    #[error("a field of it has a value that cannot be: {0}")]
+    #[error("a field has an invalid value: {0}")]
     Value(String),
 }
 
-/// The part that every record has.
+/// Field that every record has.
 #[derive(Deserialize)]
 struct Head {
     #[serde(default = "first_schema")]
     schema: u32,
 }
 
-/// A record as it is written.
+/// A record in its written form.
 #[derive(Serialize)]
 struct Whole<'a, R> {
     schema: u32,
@@ -75,7 +75,7 @@ const fn first_schema() -> u32 {
 /// Encodes a value as its record.
 ///
 /// # Errors
-/// When the value cannot be written as JSON.
+/// Fails if the value cannot be encoded as JSON.
 pub(crate) fn encode<R: Record>(value: &R::Value) -> Result<Bytes, serde_json::Error> {
     let record = R::from_value(value);
     serde_json::to_vec(&Whole { schema: R::SCHEMA, record: &record }).map(Bytes::from)
@@ -84,7 +84,7 @@ pub(crate) fn encode<R: Record>(value: &R::Value) -> Result<Bytes, serde_json::E
 /// Decodes a value from the bytes of its record.
 ///
 /// # Errors
-/// [`Unreadable`].
+/// Returns [`Unreadable`] if the bytes are not a record of this kind.
 pub(crate) fn decode<R: Record>(bytes: &[u8]) -> Result<R::Value, Unreadable> {
     let Head { schema } = serde_json::from_slice(bytes)?;
     if schema > R::SCHEMA {
@@ -134,7 +134,7 @@ pub(crate) mod tests {
             (&b"\0\x01"[..], "it is damaged, or written by another program"),
             (br#"{"value":-1}"#, "it is damaged, or written by another program"),
             (br#"{}"#, "it is damaged, or written by another program"),
-            (br#"{"value":70}"#, "a field of it has a value that cannot be: 70 is no digit"),
+            (br#"{"value":70}"#, "a field has an invalid value: 70 is no digit"),
             (
                 br#"{"schema":3,"other":0}"#,
                 "it has schema 3, and this version reads schemas up to 2: use the version that wrote it, or a later one",

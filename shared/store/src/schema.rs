@@ -1,7 +1,7 @@
-//! The schema of a state folder, so that an older program does not take a newer folder for its own.
+//! Schema of a state folder, so that an older program does not use a newer folder.
 //!
-//! `state.json` in the folder holds one number and the version of the program that wrote it last. A folder without the file
-//! has schema 1. Checked by each daemon when it locks its folder.
+//! The file `state.json` in the folder contains one number and the version of the program that wrote it last. A folder
+//! without the file has schema 1. Checked by each daemon when it locks its folder.
 
 use std::path::{Path, PathBuf};
 
@@ -11,23 +11,23 @@ use crate::files::{self, FileError, Mode};
 
 const FILE: &str = "state.json";
 
-/// A number and a version take a hundred bytes.
+/// Maximum size of the file in bytes; a number and a version take a hundred.
 const FILE_BYTES_MAX: u64 = 4096;
 
-/// The layout that a program knows, and the program.
+/// The schema that a program knows, and the program's version.
 #[derive(Debug, Clone, Copy)]
 pub struct StateSchema {
-    /// Highest schema that is readable.
+    /// Highest schema that the program reads.
     pub known: u32,
     /// Version of the program, for messages.
     pub version: &'static str,
 }
 
-/// A state folder that a later version of the program has changed.
+/// Error: a later version of the program has changed the state folder.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{} was written by version {written_by} (schema {found}); this is version {version}, which reads schemas up to {known}: \
-     install version {written_by} or a later one, or restore a backup of before",
+     install version {written_by} or a later one, or restore an earlier backup",
     folder.display()
 )]
 pub struct NewerFolder {
@@ -38,7 +38,7 @@ pub struct NewerFolder {
     version: &'static str,
 }
 
-/// `state.json`.
+/// Content of `state.json`.
 #[derive(Serialize, Deserialize)]
 struct StateFile {
     schema: u32,
@@ -47,10 +47,10 @@ struct StateFile {
 }
 
 impl StateSchema {
-    /// Checks that a folder is readable, and notes in it that this program writes it from now on.
+    /// Checks that the schema of a folder is known, and records in the folder that this program writes it from now on.
     ///
     /// # Errors
-    /// [`NewerFolder`]. A file that is damaged or cannot be written stops nothing.
+    /// Returns [`NewerFolder`] for a later schema. A file that is damaged or cannot be written is ignored.
     pub fn claim(self, folder: &Path) -> Result<(), NewerFolder> {
         let path = folder.join(FILE);
         let found = files::read_bounded(&path, FILE_BYTES_MAX).ok();

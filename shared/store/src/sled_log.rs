@@ -1,15 +1,15 @@
-//! The durable side of a store: a sled database that holds the same entries as the map in memory.
+//! The durable part of a store: a sled database with the same entries as the map in memory.
 //!
-//! Fed by the writer thread of [`crate::durable`]. The one place that touches sled, and it trusts sled little:
-//! every panic is caught, everything is read once at open (so damage shows there and not later), and a write counts
-//! only after sled's flush **and** an fsync of its file, which sled itself leaves out on Linux.
+//! Used by the writer thread of [`crate::durable`]. No other module uses sled, and this one trusts sled little: every
+//! panic is caught, everything is read once at open (so that damage is detected there and not later), and a write
+//! counts only after sled's flush **and** an fsync of its file, which sled itself omits on Linux.
 //!
-//! Sled takes damage in its log for the torn end of a power cut and opens with what lies before it. To notice, every
-//! write carries a number, and [`Seal`] keeps the last one beside the database: a database that is behind its seal
+//! Sled takes damage in its log for the torn end of a power cut and opens with the entries before it. To detect this,
+//! every write has a number, and [`Seal`] stores the last one beside the database: a database that is behind its seal
 //! has lost acknowledged writes.
 //!
-//! Values are cut into pieces ([`PIECE_BYTES`]) so that no page of sled outgrows its log: larger pages go to files
-//! of their own whose removal is not ordered with the log, which a power cut can turn into a hole.
+//! Values are split into pieces ([`PIECE_BYTES`]) so that no page of sled outgrows its log: larger pages are stored in
+//! separate files whose removal is not ordered with the log, which a power cut can turn into a hole.
 
 use std::any::Any;
 use std::fs::{self, File};
@@ -24,29 +24,30 @@ use bytes::{Bytes, BytesMut};
 use crate::files::{self, is_disk_full};
 use crate::map::{Changes, Map};
 
-/// Longest piece of a value in one sled entry. A sled leaf holds up to 17 entries, and its page stays in the log up
-/// to 128 KiB (a quarter of a segment): 17 × (4 KiB + the longest key) is 78 KiB.
+/// Maximum length of a piece of a value in one sled entry, in bytes. A sled leaf has up to 17 entries, and its page
+/// stays in the log up to 128 KiB (a quarter of a segment): 17 × (4 KiB + the longest key) is 78 KiB.
 const PIECE_BYTES: usize = 4096;
 
-/// The sled key of the number of the last write: too short to be the key of a piece.
+/// Sled key of the number of the last write: too short to be the key of a piece.
 const NUMBER_KEY: &[u8] = &[0xff];
 
-/// Sled's page cache. Reads are answered elsewhere, so it only serves writes.
+/// Size of sled's page cache in bytes. Reads are served from the map, so it only serves writes.
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 
-/// How often, and at which distance, a database is tried whose file a dying thread still holds: one second in all.
+/// Number of attempts, and their interval, to open a database whose file an ending thread still has open: one second in
+/// all.
 const RELEASE_ATTEMPTS: u32 = 50;
 const RELEASE_WAIT: Duration = Duration::from_millis(20);
 
-/// Most bytes written between two flushes while a whole database is written anew.
+/// Maximum number of bytes written between two flushes while a whole database is rewritten.
 const REWRITE_BYTES: usize = 1024 * 1024;
 
-/// Why the database could not be opened or written.
+/// Error: the database could not be opened or written.
 #[derive(Debug)]
 pub(crate) enum LogError {
-    /// The content is damaged, or sled panicked over it: worth setting aside.
+    /// The content is damaged, or sled panicked on it: the database should be set aside.
     Broken(String),
-    /// The system refuses: setting aside would not help.
+    /// The operating system refused: setting the database aside would not help.
     Io(io::Error),
 }
 
@@ -63,9 +64,9 @@ impl LogError {
 #[derive(Debug)]
 pub(crate) struct SledLog {
     folder: PathBuf,
-    /// `Some` until dropped: sled may panic while it closes, and that must be caught.
+    /// Sled's database; `Some` until dropped: sled may panic while it closes, and that must be caught.
     db: Option<sled::Db>,
-    /// A handle of our own on sled's log file, for the fsync.
+    /// A second handle on sled's log file, for the fsync.
     log: File,
     /// Number of the last write.
     number: u64,
@@ -88,7 +89,8 @@ impl SledLog {
         Ok((opened, map))
     }
 
-    /// Writes a new database with these entries; the folder must not exist. It is durable and closed on return.
+    /// Writes a new database with these entries; the folder must not exist. The database is durable and closed on
+    /// return.
     pub(crate) fn write_new(folder: &Path, map: &Map) -> Result<(), LogError> {
         let (mut log, nothing) = Self::open(folder)?;
         let mut changes = Changes::new();
@@ -105,7 +107,7 @@ impl SledLog {
         log.sync_everything()
     }
 
-    /// Writes changes to what `before` holds; durable on return.
+    /// Writes changes relative to the content of `before`; durable on return.
     pub(crate) fn write(&mut self, before: &Map, changes: &Changes) -> Result<(), LogError> {
         let number = self.number + 1;
         let mut batch = pieces_of(before, changes);
@@ -121,7 +123,7 @@ impl SledLog {
         Ok(())
     }
 
-    /// Makes the database hold exactly `wanted`; durable on return.
+    /// Makes the content of the database equal to `wanted`; durable on return.
     pub(crate) fn reconcile(&mut self, found: &Map, wanted: &Map) -> Result<(), LogError> {
         let mut changes: Changes = found.entries().map(|(key, _)| (key.clone(), None)).collect();
         changes.extend(wanted.entries().map(|(key, value)| (key.clone(), Some(value.clone()))));
@@ -129,7 +131,7 @@ impl SledLog {
         if changes.is_empty() { Ok(()) } else { self.write(found, &changes) }
     }
 
-    /// Bytes on disk.
+    /// Returns the size on disk in bytes.
     pub(crate) fn bytes_on_disk(&self) -> u64 {
         self.log.metadata().map_or(0, |metadata| metadata.len())
     }
@@ -151,7 +153,7 @@ impl SledLog {
         assemble(pieces.into_iter().map(|(key, value)| (&key[..], &value[..]))).map_err(LogError::Broken)
     }
 
-    /// Makes the folder and all in it durable: sled creates files without telling the disk about their names.
+    /// Makes the folder and its content durable: sled creates files without an fsync of their folder.
     fn sync_everything(&mut self) -> Result<(), LogError> {
         let db = self.db()?;
         guarded(|| db.flush())?;
@@ -168,9 +170,9 @@ impl Drop for SledLog {
     }
 }
 
-/// Opens sled, waiting for the threads of a database that this process has just closed to let go of its file.
+/// Opens sled, after waiting for the threads of a database that this process has just closed to release its file.
 ///
-/// No other process can be in the way: the caller holds the store's lock.
+/// No other process can have it open: the caller has the store's lock.
 fn open_released(folder: &Path) -> Result<sled::Db, LogError> {
     let config = sled::Config::new().path(folder).mode(sled::Mode::LowSpace);
     let config = config.cache_capacity(CACHE_BYTES).flush_every_ms(None);
@@ -183,10 +185,10 @@ fn open_released(folder: &Path) -> Result<sled::Db, LogError> {
     guarded(|| config.open())
 }
 
-/// The number of the last durable write, in a file of its own in the database's folder.
+/// The number of the last durable write, in a separate file in the database's folder.
 ///
-/// Written after each write without waiting for the disk: a power cut may leave it behind, which only makes it
-/// notice less, but never ahead.
+/// Written after each write without waiting for the disk: a power cut may leave an older number, which only detects
+/// less, but never a newer one.
 #[derive(Debug)]
 struct Seal {
     file: File,
@@ -200,7 +202,7 @@ impl Seal {
         Ok(Self { file })
     }
 
-    /// The number, followed by its complement, so that a torn one is told from a whole one.
+    /// Writes the number, followed by its complement, so that a torn write is detected.
     fn set(&self, number: u64) {
         let content = [number.to_be_bytes(), (!number).to_be_bytes()].concat();
         if let Err(error) = self.file.write_all_at(&content, 0) {
@@ -208,7 +210,7 @@ impl Seal {
         }
     }
 
-    /// Zero when there is none that is whole.
+    /// Reads the number; zero if there is no complete one.
     fn read(&self) -> u64 {
         let mut number = [0; 8];
         let mut complement = [0; 8];
@@ -218,9 +220,9 @@ impl Seal {
     }
 }
 
-/// Removes what a crash left of sled's snapshots: with such a file in the way, sled refuses to open.
+/// Removes unfinished snapshots of sled after a crash: sled refuses to open with such a file.
 ///
-/// Answers whether there was any.
+/// Returns whether there was any.
 pub(crate) fn remove_half_snapshots(folder: &Path) -> bool {
     let Ok(entries) = fs::read_dir(folder) else { return false };
     let half = entries.flatten().filter(|entry| {
@@ -231,7 +233,7 @@ pub(crate) fn remove_half_snapshots(folder: &Path) -> bool {
     half.filter(|entry| fs::remove_file(entry.path()).is_ok()).count() > 0
 }
 
-/// Runs sled code: its panics and its errors, told apart by whether the content or the system is at fault.
+/// Runs sled code; separates its panics and errors by whether the content or the operating system is at fault.
 fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, LogError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(sort),
@@ -246,7 +248,7 @@ fn sort(error: sled::Error) -> LogError {
     }
 }
 
-/// Errors that would also meet a new database in the same place.
+/// Returns whether a new database in the same place would meet the same error.
 fn is_of_the_system(error: &io::Error) -> bool {
     use io::ErrorKind::{OutOfMemory, PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
     let refused = matches!(error.kind(), OutOfMemory | PermissionDenied | ReadOnlyFilesystem | ResourceBusy);
@@ -258,7 +260,7 @@ fn is_of_the_system(error: &io::Error) -> bool {
     refused || exhausted || is_disk_full(error) || is_lock_failure(error)
 }
 
-/// Sled tells it by its text only.
+/// Returns whether the error is a failure to lock, which sled reports by its text only.
 fn is_lock_failure(error: &io::Error) -> bool {
     error.to_string().contains("could not acquire lock")
 }
@@ -307,19 +309,20 @@ fn piece_count(value_length: usize) -> usize {
     (value_length + size_of::<u32>()).div_ceil(PIECE_BYTES)
 }
 
-/// Values are at most [`crate::VALUE_BYTES_MAX`], far from the saturation.
+/// Returns the encoded length; values are at most [`crate::VALUE_BYTES_MAX`], so it never saturates.
 fn length_of(value: &Bytes) -> [u8; 4] {
     u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes()
 }
 
-/// Keys are at most [`crate::KEY_BYTES_MAX`] and values have at most 65 pieces, far from the saturations.
+/// Returns the key of a piece; keys are at most [`crate::KEY_BYTES_MAX`] and values have at most 65 pieces, so nothing
+/// saturates.
 fn piece_key(key: &[u8], number: usize) -> Vec<u8> {
     let length = u16::try_from(key.len()).unwrap_or(u16::MAX);
     let number = u16::try_from(number).unwrap_or(u16::MAX);
     [&length.to_be_bytes()[..], key, &number.to_be_bytes()].concat()
 }
 
-/// Puts pieces, given in the order of their keys, together again; everything in them is doubted.
+/// Assembles values from pieces in the order of their keys; checks every field, because the pieces may be damaged.
 fn assemble<'a>(pieces: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<Map, String> {
     let mut changes = Changes::new();
     // The value in work: its key, the number of its next piece, its bytes so far with the length before them.

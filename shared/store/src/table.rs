@@ -21,16 +21,16 @@ pub struct Table<R> {
 /// The records of a table.
 #[derive(Debug)]
 pub struct Listing<T> {
-    /// Those that are readable, with their keys, in the order of the keys.
+    /// Readable records with their keys, in the order of the keys.
     pub records: Vec<(String, T)>,
-    /// Keys of the others, with the reason. [`crate::aside`] moves them away before a daemon uses a table.
+    /// Keys of the unreadable records, with the reason. [`crate::aside`] moves them away before a daemon uses a table.
     pub unreadable: Vec<(String, Unreadable)>,
 }
 
-/// A value as it was read, so that a write can demand that it is still so.
+/// A value with its stored form, so that a write can require that it is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry<T> {
-    /// Value as it was read.
+    /// Value at the time of the read.
     pub value: T,
     raw: Bytes,
 }
@@ -55,15 +55,15 @@ impl<R: Record> Table<R> {
         Self { store, records: PhantomData }
     }
 
-    /// The record under a key.
+    /// Returns the record of a key.
     ///
     /// # Errors
-    /// [`StoreError::Unreadable`] when it is not of this kind, and the store's errors.
+    /// Returns [`StoreError::Unreadable`] if it is not of this kind, and the store's errors.
     pub async fn get(&self, key: &str) -> Result<Option<R::Value>, StoreError> {
         Ok(self.entry(key).await?.map(|entry| entry.value))
     }
 
-    /// The record under a key, to be changed with [`Table::put_if`].
+    /// Returns the record of a key, for a change with [`Table::put_if`].
     ///
     /// # Errors
     /// As for [`Table::get`].
@@ -73,18 +73,18 @@ impl<R: Record> Table<R> {
         Ok(Some(Entry { value: decode::<R>(&key, &raw)?, raw }))
     }
 
-    /// Sets the record under a key, whatever was there.
+    /// Sets the record of a key, whatever its previous value.
     ///
     /// # Errors
-    /// [`StoreError::Encode`] and the errors of [`Store::apply`].
+    /// Returns [`StoreError::Encode`] and the errors of [`Store::apply`].
     pub async fn put(&self, key: &str, value: &R::Value) -> Result<(), StoreError> {
         self.store.apply(self.put_in(Batch::new(), key, value)?).await
     }
 
-    /// Sets the record under a key if it still is as it was read; `None`: if there is none.
+    /// Sets the record of a key if it is unchanged since `before` was read; with `None`, if there is no record.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when it is not, and the errors of [`Table::put`].
+    /// Returns [`StoreError::Conflict`] if it has changed, and the errors of [`Table::put`].
     pub async fn put_if(
         &self,
         key: &str,
@@ -95,24 +95,24 @@ impl<R: Record> Table<R> {
         self.store.apply(self.put_in(batch, key, value)?).await
     }
 
-    /// Sets a record that must be new.
+    /// Creates a record under a key that must have none.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when there is one, and the errors of [`Table::put`].
+    /// Returns [`StoreError::Conflict`] if there is one, and the errors of [`Table::put`].
     pub async fn insert(&self, key: &str, value: &R::Value) -> Result<(), StoreError> {
         self.put_if(key, None, value).await
     }
 
-    /// Reads, changes and writes a record; begins again when someone else wrote in between.
+    /// Reads, changes and writes a record; starts again if another writer changed it in between.
     ///
-    /// `change` is given the record or `None`, and answers what it shall be, `None` to remove it, or its own error
-    /// to leave it as it is.
+    /// `change` receives the record or `None`, and returns the new value, `None` to remove it, or its own error to
+    /// leave it unchanged.
     ///
     /// # Errors
-    /// What `change` refuses, and the store's errors turned into `E`.
+    /// Returns the error of `change`, and the store's errors converted to `E`.
     ///
     /// # Cancel safety
-    /// The change is made wholly or not at all.
+    /// The change is made completely or not at all.
     pub async fn update<E: From<StoreError>>(
         &self,
         key: &str,
@@ -135,18 +135,18 @@ impl<R: Record> Table<R> {
         }
     }
 
-    /// Removes the record under a key, if there is one.
+    /// Removes the record of a key, if there is one.
     ///
     /// # Errors
-    /// Those of [`Store::apply`].
+    /// Returns the errors of [`Store::apply`].
     pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
         self.store.apply(self.delete_in(Batch::new(), key)?).await
     }
 
-    /// Returns all records; one that is not readable keeps none of the others away.
+    /// Returns all records; an unreadable one does not hide the others.
     ///
     /// # Errors
-    /// The store's errors.
+    /// Returns the store's errors.
     pub async fn list(&self) -> Result<Listing<R::Value>, StoreError> {
         let mut listing = Listing { records: Vec::new(), unreadable: Vec::new() };
         for (key, raw) in entries(self.store.as_ref(), &format!("{}/", R::TABLE)).await? {
@@ -162,7 +162,7 @@ impl<R: Record> Table<R> {
     /// Adds a write of this table to a batch, so that several tables change together.
     ///
     /// # Errors
-    /// [`StoreError::Encode`] and [`StoreError::BadKey`].
+    /// Returns [`StoreError::Encode`] or [`StoreError::BadKey`].
     pub fn put_in(&self, batch: Batch, key: &str, value: &R::Value) -> Result<Batch, StoreError> {
         let key = self.key(key)?;
         let raw = record::encode::<R>(value)
@@ -173,26 +173,26 @@ impl<R: Record> Table<R> {
     /// Adds a removal of this table to a batch.
     ///
     /// # Errors
-    /// [`StoreError::BadKey`].
+    /// Returns [`StoreError::BadKey`] for an invalid key.
     pub fn delete_in(&self, batch: Batch, key: &str) -> Result<Batch, StoreError> {
         Ok(batch.delete(self.key(key)?))
     }
 
-    /// Makes a batch conditional on a record being as it was read; `None`: on there being none.
+    /// Makes a batch conditional on a record being unchanged since it was read; with `None`, on its absence.
     ///
     /// # Errors
-    /// [`StoreError::BadKey`].
+    /// Returns [`StoreError::BadKey`] for an invalid key.
     pub fn expect_in(&self, batch: Batch, key: &str, before: Option<&Entry<R::Value>>) -> Result<Batch, StoreError> {
         Ok(batch.expect(self.key(key)?, before.map(|entry| entry.raw.clone())))
     }
 
-    /// Tells when a record of this table has changed.
+    /// Returns a watch that is notified when a record of this table changes.
     #[must_use]
     pub fn watch(&self) -> Watch {
         self.store.watch(&self.prefix())
     }
 
-    /// The store behind the table, to apply a batch made with [`Table::put_in`].
+    /// Returns the store of the table, to apply a batch made with [`Table::put_in`].
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store

@@ -1,7 +1,7 @@
-//! Notices that something under a prefix has changed.
+//! Notifications of changes under a prefix.
 //!
-//! Fed by the stores after a batch is durable; used by whoever reacts to records (the hub's offers, caches). Changes
-//! are coalesced: a slow watcher sees one notice, reads, and has missed nothing.
+//! The stores notify after a batch is durable; users react to changed records (the hub's offers, caches). Changes are
+//! coalesced: a slow watcher receives one notification, reads, and has missed nothing.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,20 +10,20 @@ use tokio::sync::watch;
 
 use crate::StoreError;
 
-/// Tells when something under its prefix has changed since it was last asked.
+/// Receiver of notifications of changes under its prefix.
 #[derive(Debug, Clone)]
 pub struct Watch {
     changes: watch::Receiver<()>,
 }
 
 impl Watch {
-    /// Waits for a change that was not yet told.
+    /// Waits for a change since the last call.
     ///
     /// # Errors
-    /// [`StoreError::Closed`] when the store was shut down: there will be no more changes.
+    /// Returns [`StoreError::Closed`] if the store was shut down: there will be no more changes.
     ///
     /// # Cancel safety
-    /// Cancel safe: a change is told by the next call.
+    /// Cancel safe: the next call reports the change.
     pub async fn changed(&mut self) -> Result<(), StoreError> {
         // Closed is all that can go wrong.
         self.changes.changed().await.map_err(|_closed| StoreError::Closed)
@@ -37,7 +37,7 @@ pub(crate) struct Watchers {
 }
 
 impl Watchers {
-    /// A watcher of a prefix; watchers of the same prefix share one channel.
+    /// Returns a watcher of a prefix; watchers of the same prefix share one channel.
     pub(crate) fn watch(&self, prefix: &[u8]) -> Watch {
         let mut senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
         senders.retain(|(_, sender)| !sender.is_closed());
@@ -49,7 +49,7 @@ impl Watchers {
         Watch { changes }
     }
 
-    /// Tells the watchers of every prefix that one of the keys has.
+    /// Notifies the watchers of every prefix that one of the keys has.
     pub(crate) fn notify<'a>(&self, keys: impl Iterator<Item = &'a [u8]> + Clone) {
         let senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
         for (prefix, sender) in senders.iter() {

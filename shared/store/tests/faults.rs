@@ -1,4 +1,4 @@
-//! What a store does when its files are damaged, its disk is full or its folder is taken.
+//! Tests of a store whose files are damaged, whose disk is full or whose folder is in use.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,7 +9,7 @@ use std::process::Command;
 use bytes::Bytes;
 use store::{Batch, Opened, Scan, SledStore, Store, VALUE_BYTES_MAX};
 
-/// Bits to flip, spread over the log.
+/// Number of bits to flip, spread over the log.
 const FLIPS: usize = 80;
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -24,7 +24,7 @@ fn value(store: &SledStore, key: &str) -> Option<Bytes> {
     runtime().block_on(store.get(key.as_bytes())).unwrap()
 }
 
-/// A closed store with some records in it.
+/// Creates and closes a store with some records.
 fn filled(folder: &Path) {
     let (store, _) = SledStore::open(folder).unwrap();
     for number in 0..40_u8 {
@@ -32,7 +32,7 @@ fn filled(folder: &Path) {
     }
 }
 
-/// As bad as it gets: sled takes such a log for an empty one.
+/// Overwrites the log in the way that sled takes for an empty one.
 fn overwrite(folder: &Path) {
     let length = fs::metadata(folder.join("db")).unwrap().len();
     fs::write(folder.join("db"), vec![0x5a; usize::try_from(length).unwrap()]).unwrap();

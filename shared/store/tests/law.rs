@@ -1,5 +1,5 @@
-//! The law of a store, for both implementations: whatever is asked in whatever order, the answers are those of a
-//! plain `BTreeMap`, and for the one on disk also after it was closed and opened again.
+//! Tests of the guarantees of a store, for both implementations: after any sequence of operations the results equal
+//! those of a plain `BTreeMap`, and for the store on disk also after it was closed and reopened.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -20,7 +20,7 @@ enum Action {
     Reopen,
 }
 
-/// What a batch expects of a key: mostly the truth, so that most batches go through.
+/// Condition of a batch on a key: usually true, so that most batches are applied.
 #[derive(Debug, Clone)]
 enum Condition {
     AsItIs,
@@ -28,12 +28,12 @@ enum Condition {
     Value(Vec<u8>),
 }
 
-/// Few keys, so that actions meet; with prefixes of each other, the empty key and bytes at both ends.
+/// Generates few keys, so that actions collide; with prefixes of each other, the empty key and bytes at both ends.
 fn key() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(prop::sample::select(vec![0_u8, b'a', b'/', 0xff]), 0..4)
 }
 
-/// Sizes around the pieces that values are cut into.
+/// Generates values with sizes around the pieces that values are split into.
 fn value() -> impl Strategy<Value = Vec<u8>> {
     let size = prop_oneof![8 => 0_usize..40, 1 => 4085_usize..4100, 1 => 20_000_usize..20_010];
     (any::<u8>(), size).prop_map(|(byte, size)| vec![byte; size])
@@ -56,7 +56,7 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// The store under test and how to open it again.
+/// The store under test and its method of reopening.
 enum Subject {
     Memory(MemoryStore),
     Sled { store: Option<SledStore>, folder: PathBuf },

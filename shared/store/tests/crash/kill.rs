@@ -1,4 +1,4 @@
-//! A process killed in the middle of its writes loses nothing that it had acknowledged.
+//! Tests that a process killed during its writes loses no acknowledged write.
 
 use store::SledStore;
 

@@ -1,4 +1,4 @@
-//! What a store keeps when its process is killed or its machine loses power.
+//! Tests of a store whose process is killed or whose machine loses power.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 

@@ -1,8 +1,8 @@
-//! A power cut in the middle of writes loses nothing that was acknowledged.
+//! Tests that a power cut during writes loses no acknowledged write.
 //!
-//! A real file system on a loop device: the writer is frozen, the raw image is copied (what the device had been given
-//! by then and nothing more: not the page cache), the copy is mounted, which replays its journal, and the store in
-//! it is opened. Needs root and loop devices; elsewhere it says why it was skipped.
+//! A real file system on a loop device: the writer is stopped, the raw image is copied (only the data that the device
+//! has received by then, without the page cache), the copy is mounted, which replays its journal, and the store in it
+//! is opened. Needs root and loop devices; without them it prints the reason of the skip.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use std::process::Command;
 
 use crate::writer::{Work, Writer, check};
 
-/// Power cuts to try.
+/// Number of power cuts to simulate.
 const CUTS: usize = 24;
 
-/// Size of the image: room for the store, ext4 and its journal; small enough to be copied often.
+/// Size of the image in bytes: space for the store, ext4 and its journal; small enough to be copied often.
 const IMAGE_BYTES: u64 = 64 * 1024 * 1024;
 
 #[test]
@@ -57,7 +57,8 @@ fn make_disk(image: &Path) -> Result<(), String> {
     run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image))
 }
 
-/// Copies the image; again, when the kernel's own threads wrote to it meanwhile: a cut has one moment.
+/// Copies the image; repeats the copy if the kernel's own threads wrote to it during the copy, because a power cut has
+/// one moment.
 fn copy_at_rest(image: &Path, copy: &Path) {
     let mut before = fs::read(image).unwrap();
     loop {

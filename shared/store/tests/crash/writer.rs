@@ -1,4 +1,4 @@
-//! A process that writes to a store until it is killed, and the check of what it left.
+//! A process that writes to a store until it is killed, and the check of its data.
 //!
 //! The test binary starts itself again as the writer, through a test that does nothing otherwise.
 
@@ -14,19 +14,19 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use store::files::{Mode, read_bounded, write_atomic};
 use store::{Batch, Opened, SledStore, Store};
 
-/// Tell a started writer its folder, its first number and what it shall write.
+/// Environment variables that pass a started writer its folder, its first number and its work.
 const FOLDER: &str = "SANDERLING_TEST_STORE_WRITER";
 const BEGIN: &str = "SANDERLING_TEST_STORE_BEGIN";
 const WORK: &str = "SANDERLING_TEST_STORE_WORK";
 
-/// What a writer writes. Apart, because an fsync of one file carries others with it on some file systems.
+/// Work of a writer. Separate, because an fsync of one file includes others on some file systems.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// Batches into the store.
+    /// Writes batches to the store.
     Store,
-    /// Plain files.
+    /// Writes plain files.
     Files,
-    /// First the one, then the other.
+    /// Writes a batch, then a file.
     Both,
 }
 
@@ -42,17 +42,17 @@ impl Work {
     }
 }
 
-/// Writers at the same time in one process, so that writes are grouped.
+/// Number of concurrent writers in one process, so that writes are grouped.
 const TASKS: u64 = 4;
 
-/// So many numbers later a batch is cleaned up, so that the log is cleaned while it is written.
+/// Number of batches after which an old batch is removed, so that the log is cleaned while it is written.
 const KEPT: u64 = 400;
 
-/// What was acknowledged: task and number.
+/// Acknowledged writes: task and number.
 pub(crate) type Acknowledged = BTreeSet<(u64, u64)>;
 
-/// Not a test but the writer process of the tests: for ever writes a batch of two keys or a plain file, and says so
-/// once it is acknowledged. In the run of the tests themselves it has nothing to do.
+/// Runs as the writer process of the tests, not as a test: writes batches of two keys or plain files forever, and
+/// reports each one once it is acknowledged. Does nothing in the run of the tests themselves.
 #[test]
 fn writer_process() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
@@ -81,14 +81,15 @@ fn writer_process() {
     });
 }
 
-/// One write for one line, so that a killed process leaves no half of it in the pipe.
+/// Writes one line with one system call, so that a killed process leaves no partial line in the pipe.
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     out.write_all(format!("\n{line}\n").as_bytes()).unwrap();
     out.flush().unwrap();
 }
 
-/// Two keys that only ever appear together, one of them with a value of several pieces; and the end of an old pair.
+/// Returns a batch of two keys that only ever appear together, one of them with a value of several pieces; and the
+/// removal of an old pair.
 fn batch(number: u64) -> Batch {
     let batch = Batch::new().put(key("a", number), small(number)).put(key("b", number), large(number));
     match number.checked_sub(KEPT) {
@@ -117,7 +118,7 @@ fn pointer_content(number: u64) -> Vec<u8> {
     number.to_be_bytes().repeat(100)
 }
 
-/// A writer process and what it has acknowledged so far.
+/// A writer process and its acknowledged writes so far.
 pub(crate) struct Writer {
     child: Child,
     lines: Receiver<String>,
@@ -143,7 +144,7 @@ impl Writer {
         Self { child, lines, acknowledged: Acknowledged::new() }
     }
 
-    /// Waits until so many more batches are acknowledged.
+    /// Waits until `count` more batches are acknowledged.
     pub(crate) fn wait_for(&mut self, count: usize) {
         let goal = self.acknowledged.len() + count;
         while self.acknowledged.len() < goal {
@@ -159,7 +160,7 @@ impl Writer {
         }
     }
 
-    /// Kills the process without warning; answers what it had acknowledged.
+    /// Kills the process without warning; returns its acknowledged writes.
     pub(crate) fn kill(mut self) -> Acknowledged {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -169,7 +170,7 @@ impl Writer {
         std::mem::take(&mut self.acknowledged)
     }
 
-    /// Lets `at_rest` run while the process is stopped where it is, with what it had acknowledged by then.
+    /// Calls `at_rest` while the process is stopped, with its acknowledged writes at that time.
     pub(crate) fn frozen<T>(&mut self, at_rest: impl FnOnce(&Acknowledged) -> T) -> T {
         use rustix::process::{Pid, Signal, kill_process};
         let process = Pid::from_child(&self.child);
@@ -196,7 +197,7 @@ impl Drop for Writer {
     }
 }
 
-/// Opens what a writer left: nothing acknowledged is missing, nothing is there by half. Answers the next number.
+/// Checks the data of a writer: no acknowledged write is missing, no batch is partial. Returns the next number.
 pub(crate) fn check(folder: &Path, acknowledged: &Acknowledged, work: Work) -> u64 {
     if work != Work::Store {
         (0..TASKS).for_each(|task| check_pointer(&pointer(folder, task), task, acknowledged));
@@ -235,7 +236,7 @@ fn is_there(number: u64, a: Option<&[u8]>, b: Option<&[u8]>) -> bool {
     }
 }
 
-/// The plain file holds one whole content, no older than the last acknowledged.
+/// Checks that the plain file has one complete content, no older than the last acknowledged one.
 fn check_pointer(path: &Path, task: u64, acknowledged: &Acknowledged) {
     let last = acknowledged.iter().filter(|(of, _)| *of == task).map(|(_, number)| *number).max();
     let Some(last) = last else { return };
