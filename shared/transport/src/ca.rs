@@ -1,7 +1,7 @@
-//! The hub's certificate authority: one self-signed CA, certificates of devices and of the hub itself.
+//! Certificate authority of the hub: one self-signed CA that issues the certificates of devices and of the hub itself.
 //!
-//! Fed by enrolment and renewal with signing requests. Of a request it takes the public key, once the request has
-//! proven possession of it, and nothing else: identity, names, uses and lifetime come from the caller.
+//! Enrolment and renewal submit signing requests. The CA uses only the public key of a request, after the request has
+//! proven possession of the private key; identity, names, uses and lifetime come from the caller.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -24,41 +24,43 @@ use crate::certificate::{DEVICE_URI, Facts, chain_from_pem, chain_to_pem};
 use crate::error::CertificateError;
 use crate::identity::{DeviceKey, Identity};
 
-/// Time by which a device's certificate begins before it is issued, so that a clock that is a little behind does not
-/// matter to other software that looks at it.
+/// Time between the start of a device's certificate and its issue, so that other software with a slightly slow clock
+/// accepts the certificate.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
-/// Time by which the hub's own certificate begins before it is issued, but never before the CA.
+/// Maximum time between the start of the hub's own certificate and its issue; it never starts before the CA.
 ///
-/// A start in the past protects nobody, and a device or operator whose clock is behind must get through after a restart
-/// of the hub. A year, because some systems refuse server certificates that are valid for more than 825 days in all.
+/// A late start would protect nothing, and a device or operator with a slow clock must be able to connect after a
+/// restart of the hub. A year, because some systems refuse server certificates that are valid for more than 825 days in
+/// all.
 const SERVER_BACKDATE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Lifetime of a CA certificate: longer than the hardware of most fleets.
 pub const CA_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 60 * 60);
 
-/// Time before its end from which on a CA certificate is issued anew, for the same key, when the hub starts.
+/// Remaining validity below which the CA certificate is reissued with the same key when the hub starts.
 ///
 /// Five years: every hub is restarted within that time.
 pub const CA_RENEWAL_BEFORE: Duration = Duration::from_secs(5 * 365 * 24 * 60 * 60);
 
-/// How far back a CA begins: devices without a clock battery start in the past, and a CA tells nothing by its age.
+/// Time between the start of the CA certificate and its creation, because devices without a clock battery start in the
+/// past.
 const CA_BACKDATE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Bytes of a serial number: RFC 5280 allows 20, and 16 random ones never meet again.
+/// Length of a serial number in bytes: RFC 5280 allows 20, and 16 random bytes do not repeat.
 const SERIAL_BYTES: usize = 16;
 
-/// From when and for how long a certificate is valid.
+/// Start and lifetime of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
-    /// The issuer's clock. A device's certificate begins [`CLOCK_SKEW`] before it, the hub's own up to a year before it.
+    /// Issuer's clock. A device's certificate starts [`CLOCK_SKEW`] before it, the hub's own up to a year before it.
     pub now: SystemTime,
-    /// How long it is valid after `now`.
+    /// Validity after `now`.
     pub lifetime: Duration,
 }
 
 impl Validity {
-    /// Valid from now on.
+    /// Returns a validity that starts now, by the system clock.
     #[must_use]
     pub fn from_now(lifetime: Duration) -> Self {
         Self { now: SystemTime::now(), lifetime }
@@ -74,21 +76,21 @@ impl Validity {
     }
 }
 
-/// A certificate that was issued, with what the hub keeps of it in the device's record.
+/// An issued certificate, with the data that the hub stores in the device's record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issued {
     /// Certificates in DER: the device's own, then the CA.
     pub chain_der: Vec<Bytes>,
-    /// SHA-256 of the device's public key.
+    /// SHA-256 digest of the device's public key.
     pub key: Digest,
-    /// When it ends to be valid, in seconds since 1970.
+    /// End of validity, in seconds since 1970.
     pub not_after_unix_s: i64,
 }
 
 /// The authority: its certificate and its key.
 ///
-/// Sanderling's own programs trust the CA's name and key and never look at its dates, so nothing stops when it is over.
-/// Other TLS clients (curl, browsers) do look, so it is renewed in time ([`Ca::renewed`]).
+/// Sanderling's own programs trust the CA's name and key and ignore its dates, so nothing stops when it expires. Other
+/// TLS clients (curl, browsers) check the dates, so the certificate is renewed in time ([`Ca::renewed`]).
 pub struct Ca {
     certificate: CertificateDer<'static>,
     facts: Facts,
@@ -96,10 +98,10 @@ pub struct Ca {
 }
 
 impl Ca {
-    /// Makes a new authority. `name` is what people see in certificates, like `Sanderling hub.example.org`.
+    /// Creates an authority. `name` is displayed in certificates, like `Sanderling hub.example.org`.
     ///
     /// # Errors
-    /// When the system gives no randomness or the name cannot stand in a certificate.
+    /// Fails if the system provides no randomness or the name is not valid in a certificate.
     pub fn create(name: &str) -> Result<Self, CertificateError> {
         Self::self_signed(name, KeyPair::generate().map_err(issue)?, SystemTime::now())
     }
@@ -117,12 +119,13 @@ impl Ca {
         Ok(Self { certificate, facts, issuer: Issuer::new(params, pair) })
     }
 
-    /// Issues the CA's own certificate anew, for the same name and key, valid from `now` on for [`CA_LIFETIME`].
+    /// Reissues the CA's own certificate for the same name and key, valid from `now` for [`CA_LIFETIME`].
     ///
-    /// Certificates that the old one issued stay good, and devices that keep the old one accept what the new one issues.
+    /// Certificates that the old one issued remain valid, and devices that store the old one accept certificates that
+    /// the new one issues.
     ///
     /// # Errors
-    /// When the certificate cannot be read back or the system gives no randomness.
+    /// Fails if the certificate cannot be read back or the system provides no randomness.
     pub fn renewed(&self, now: SystemTime) -> Result<Self, CertificateError> {
         let pair = KeyPair::from_pem(&self.key_pem());
         let pair = pair.map_err(|error| CertificateError::unreadable("CA key", error))?;
@@ -133,22 +136,22 @@ impl Ca {
         Self::self_signed(name.ok_or_else(|| unreadable("it has no name".to_owned()))?, pair, now)
     }
 
-    /// Returns whether the CA's certificate should be issued anew at `now` ([`CA_RENEWAL_BEFORE`]).
+    /// Returns whether the CA's certificate should be reissued at `now` ([`CA_RENEWAL_BEFORE`]).
     #[must_use]
     pub fn is_renewal_due(&self, now: SystemTime) -> bool {
         now.checked_add(CA_RENEWAL_BEFORE).is_none_or(|then| then > second(self.facts.not_after_unix_s))
     }
 
-    /// Returns the start of the CA's validity. The hub was made a day after it, so its clock is wrong when it is earlier.
+    /// Returns the start of the CA's validity. The hub was created a day later, so an earlier clock is wrong.
     #[must_use]
     pub fn begins(&self) -> SystemTime {
         second(self.facts.not_before_unix_s)
     }
 
-    /// Reads an authority from the PEM of its certificate and its key.
+    /// Loads an authority from the PEM of its certificate and its key.
     ///
     /// # Errors
-    /// When either is unreadable, or they do not belong together.
+    /// Fails if either cannot be parsed, or if the key does not match the certificate.
     pub fn load(cert_pem: &str, key_pem: &str) -> Result<Self, CertificateError> {
         let chain = chain_from_pem(cert_pem)?;
         let certificate = chain.into_iter().next();
@@ -163,34 +166,34 @@ impl Ca {
         Ok(Self { certificate, facts, issuer })
     }
 
-    /// The CA's certificate as PEM.
+    /// Returns the CA's certificate as PEM.
     #[must_use]
     pub fn cert_pem(&self) -> String {
         chain_to_pem([&*self.certificate])
     }
 
-    /// The CA's certificate in DER.
+    /// Returns the CA's certificate in DER.
     #[must_use]
     pub fn cert_der(&self) -> Bytes {
         Bytes::copy_from_slice(&self.certificate)
     }
 
-    /// The CA's private key as PEM. Keep it in a file of mode 0600 on the hub alone.
+    /// Returns the CA's private key as PEM. Store it in a file of mode 0600 on the hub only.
     #[must_use]
     pub fn key_pem(&self) -> String {
         self.issuer.key().serialize_pem()
     }
 
-    /// SHA-256 of the CA's certificate in DER, as join tokens carry it.
+    /// Returns the SHA-256 of the CA's certificate in DER, as in join tokens.
     #[must_use]
     pub fn fingerprint(&self) -> Digest {
         Digest::of(&self.certificate)
     }
 
-    /// Issues a device's certificate for the public key in `csr_der`. Whatever else the request claims is ignored.
+    /// Issues a device's certificate for the public key in `csr_der`. All other content of the request is ignored.
     ///
     /// # Errors
-    /// When the request is unreadable, not signed by its own key, or its key is of a kind that is not taken.
+    /// Fails if the request cannot be parsed, is not signed by its own key, or has a key of an unsupported kind.
     pub fn issue_device(
         &self,
         csr_der: &[u8],
@@ -213,10 +216,10 @@ impl Ca {
         Ok(Issued { chain_der, key: facts.key, not_after_unix_s: facts.not_after_unix_s })
     }
 
-    /// Issues a certificate for the hub itself, with a new key, for DNS names and IP addresses.
+    /// Issues a certificate with a new key for the hub itself, for DNS names and IP addresses.
     ///
     /// # Errors
-    /// When a name is neither, or the system gives no randomness.
+    /// Fails if a name is neither, or if the system provides no randomness.
     pub fn issue_server(&self, names: &[String], validity: Validity) -> Result<Identity, CertificateError> {
         let key = DeviceKey::generate()?;
         let (request, _spki) = read_request(&key.csr_der()?)?;
@@ -275,7 +278,7 @@ fn server_name(name: &str) -> Result<SanType, CertificateError> {
     Ok(SanType::DnsName(dns.as_ref().to_owned().try_into().map_err(|_not_ascii| bad())?))
 }
 
-/// A positive random serial number.
+/// Returns a positive random serial number.
 fn serial() -> Result<SerialNumber, CertificateError> {
     let mut bytes = [0; SERIAL_BYTES];
     OsRng.try_fill_bytes(&mut bytes).map_err(|error| CertificateError::Issue(error.to_string()))?;
@@ -284,11 +287,11 @@ fn serial() -> Result<SerialNumber, CertificateError> {
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-/// Checks a request's own signature; gives it and the SHA-256 of its public key.
+/// Checks the signature of a request; returns the request and the SHA-256 of its public key.
 fn read_request(csr_der: &[u8]) -> Result<(CertificateSigningRequestParams, Digest), CertificateError> {
     let unreadable = |detail: String| CertificateError::unreadable("signing request", detail);
     if csr_der.len() > CSR_BYTES_MAX {
-        return Err(unreadable(format!("it has {} bytes, at most {CSR_BYTES_MAX} are taken", csr_der.len())));
+        return Err(unreadable(format!("it has {} bytes, at most {CSR_BYTES_MAX} are allowed", csr_der.len())));
     }
     let (rest, parsed) = X509CertificationRequest::from_der(csr_der).map_err(|error| unreadable(error.to_string()))?;
     if !rest.is_empty() {

@@ -1,4 +1,4 @@
-//! Reading certificates: who a peer is, until when, and with which key.
+//! Parsing of certificates: the identity of a peer, its validity and its key.
 
 use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
@@ -8,10 +8,10 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::error::CertificateError;
 
-/// What stands before a device's id in the subject alternative name of its certificate.
+/// Prefix of a device's id in the subject alternative name of its certificate.
 pub(crate) const DEVICE_URI: &str = "sanderling://device/";
 
-/// The parts of a certificate that we look at.
+/// Fields of a certificate that this crate uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// SHA-256 of the public key (SubjectPublicKeyInfo in DER).
@@ -20,12 +20,12 @@ pub(crate) struct Facts {
     pub(crate) not_before_unix_s: i64,
     /// End of validity in seconds since 1970.
     pub(crate) not_after_unix_s: i64,
-    /// The device it names, if it names exactly one in our form.
+    /// Device that the certificate names, if it names exactly one in the form of this project.
     pub(crate) device: Result<DeviceId, String>,
 }
 
 impl Facts {
-    /// Reads a certificate in DER. Says nothing about who signed it.
+    /// Parses a certificate in DER. Does not check the signature.
     pub(crate) fn read(der: &[u8]) -> Result<Self, CertificateError> {
         let unreadable = |detail: String| CertificateError::unreadable("certificate", detail);
         let (rest, certificate) = X509Certificate::from_der(der).map_err(|error| unreadable(error.to_string()))?;
@@ -41,7 +41,7 @@ impl Facts {
     }
 }
 
-/// The one device that a certificate names.
+/// Returns the single device that a certificate names.
 fn device(certificate: &X509Certificate<'_>) -> Result<DeviceId, String> {
     let names = certificate.subject_alternative_name().map_err(|error| error.to_string())?;
     let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
@@ -56,23 +56,23 @@ fn device(certificate: &X509Certificate<'_>) -> Result<DeviceId, String> {
     }
 }
 
-/// Every certificate of a PEM text, in order; at least one.
+/// Parses all certificates of a PEM text, in order; at least one.
 pub(crate) fn chain_from_pem(pem: &str) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     let chain = read.map_err(|error| CertificateError::unreadable("certificate file", format!("{error:?}")))?;
     if chain.is_empty() {
-        return Err(CertificateError::unreadable("certificate file", "it holds no certificate"));
+        return Err(CertificateError::unreadable("certificate file", "it contains no certificate"));
     }
     chain.iter().try_for_each(|der| Facts::read(der).map(drop))?;
     Ok(chain)
 }
 
-/// Writes certificates as PEM, in order.
+/// Formats certificates as PEM, in order.
 pub(crate) fn chain_to_pem<'a>(chain: impl IntoIterator<Item = &'a [u8]>) -> String {
     chain.into_iter().map(|der| pem("CERTIFICATE", der)).collect()
 }
 
-/// RFC 7468: base64 in lines of 64.
+/// Formats bytes as PEM: base64 in lines of 64 characters (RFC 7468).
 fn pem(label: &str, der: &[u8]) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
@@ -81,7 +81,7 @@ fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
-/// Certificates as they travel in messages.
+/// Converts certificates to the form used in messages.
 pub(crate) fn to_bytes(chain: &[CertificateDer<'_>]) -> Vec<Bytes> {
     chain.iter().map(|der| Bytes::copy_from_slice(der)).collect()
 }

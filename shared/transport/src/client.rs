@@ -1,4 +1,4 @@
-//! The device's end: dials its hub, and says in a person's words why it cannot.
+//! Client of the connection: a device dials its hub, and reports a failure with advice for the user.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -18,45 +18,46 @@ use crate::pinning::HubVerifier;
 use crate::socket;
 use crate::tls::{crypto_provider, quic_client};
 
-/// How long a first address is tried alone before the next one is tried beside it (RFC 8305, section 8).
+/// Delay before the next address is tried in parallel with the previous one (RFC 8305, section 8).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
-/// Most addresses that are tried in one dial: those of a join token, each with two address families.
+/// Maximum number of addresses that one dial tries: those of a join token, each with two address families.
 const ADDRESSES_MAX: usize = 16;
 
-/// How often the first confirmation by the hub is looked for; quinn counts it and tells nobody.
+/// Interval between checks for the hub's first confirmation; quinn counts it but does not notify.
 const CONFIRMATION_POLL: Duration = Duration::from_millis(2);
 
-/// What a hub must prove.
+/// Proof of identity that a hub must provide.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
-    /// Its certificate comes from this CA (DER), which the device keeps since enrolment.
+    /// Its certificate was issued by this CA (DER), which the device has stored since enrolment.
     CaDer(Bytes),
-    /// Its chain holds the CA with this SHA-256, and its certificate comes from it. For enrolment: after it, hold the
-    /// CA that the hub sends against the same digest before keeping it.
+    /// Its chain contains the CA with this SHA-256, which issued its certificate. For enrolment: afterwards, compare
+    /// the CA that the hub sends with the same digest before storing it.
     CaFingerprint(Digest),
 }
 
-/// How a device dials.
+/// Settings of a [`Dialer`].
 #[derive(Debug, Clone)]
 pub struct DialerConfig {
-    /// The device's certificate and key; `None` enrols.
+    /// Device's certificate and key; `None` for enrolment.
     pub identity: Option<Identity>,
-    /// What the hub must prove.
+    /// Proof that the hub must provide.
     pub trust: Trust,
-    /// The name in the hub's certificate, whatever address it is reached by.
+    /// Name in the hub's certificate, independent of the address.
     pub server_name: String,
-    /// What the connection is for.
+    /// Purpose of the connection.
     pub alpn: Alpn,
-    /// What one connection may use.
+    /// Limits of one connection.
     pub limits: Limits,
-    /// How fast to send.
+    /// Congestion control for sent data.
     pub congestion: Congestion,
 }
 
-/// Dials a hub again and again; remembers TLS sessions between dials, so that coming back is cheap.
+/// Dials a hub repeatedly, and resumes TLS sessions of earlier connections, which is cheaper.
 ///
-/// Make a new one when the identity changes: sessions of the old certificate end with it. Clones share the sessions.
+/// Create a new one when the identity changes: sessions of the old certificate are then invalid. Clones share the
+/// sessions.
 #[derive(Debug, Clone)]
 pub struct Dialer {
     config: DialerConfig,
@@ -65,15 +66,15 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// Prepares certificates and settings; opens nothing.
+    /// Prepares certificates and settings; opens no socket.
     ///
     /// # Errors
-    /// When the identity cannot be used.
+    /// Fails when the identity cannot be used.
     pub fn new(config: DialerConfig) -> Result<Self, CertificateError> {
         Self::new_with(config, crypto_provider())
     }
 
-    /// As [`Dialer::new`], with cryptography that a test can choose.
+    /// Creates a dialer as [`Dialer::new`] does, with a crypto provider that a test chooses.
     pub(crate) fn new_with(config: DialerConfig, provider: Arc<CryptoProvider>) -> Result<Self, CertificateError> {
         let verifier = Arc::new(HubVerifier::new(config.trust.clone(), Arc::clone(&provider)));
         let tls = quic_client(provider, Arc::clone(&verifier), config.identity.as_ref(), config.alpn)?;
@@ -82,16 +83,18 @@ impl Dialer {
         Ok(Self { config, quic, verifier })
     }
 
-    /// Connects to the first of these `host:port` that answers as the right hub. Must be called within a tokio runtime.
+    /// Connects to the first of these `host:port` addresses that responds as the right hub. Must be called within a
+    /// tokio runtime.
     ///
-    /// Returns once the hub has confirmed the handshake, and so has taken this device's certificate. Whether the hub
-    /// still wants the device, the first exchange tells. When every address fails, the error is the one that tells most.
+    /// Returns once the hub has confirmed the handshake, and has therefore accepted this device's certificate. The
+    /// first exchange shows whether the hub still accepts the device itself. When every address fails, the most
+    /// informative error is returned.
     ///
     /// # Errors
-    /// See [`DialError`]; each has advice for a person.
+    /// See [`DialError`]; each error has advice for the user.
     ///
     /// # Cancel safety
-    /// Dropping the future gives up the attempts.
+    /// Dropping the future cancels the attempts.
     pub async fn dial(&self, addresses: &[String]) -> Result<Connection, DialError> {
         let (targets, mut worst) = resolve(addresses).await;
         let mut attempts: FuturesUnordered<_> = targets
@@ -116,7 +119,7 @@ impl Dialer {
         Err(worst.unwrap_or(DialError::NoAddress))
     }
 
-    /// Connects to one address, from a socket of its own: each dial starts on the network as it is now.
+    /// Connects to one address from a new socket, so that each dial uses the current network.
     async fn attempt(&self, target: SocketAddr) -> Result<Connection, DialError> {
         let any: SocketAddr = match target {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -141,13 +144,13 @@ impl Dialer {
         Err(DialError::from_close(&address, name, within, self.verifier.take_seen(), reason))
     }
 
-    /// Full handshakes so far; resumed ones do not count.
+    /// Returns the number of full handshakes so far; resumed ones do not count.
     #[must_use]
     pub fn full_handshakes(&self) -> u64 {
         self.verifier.verified()
     }
 
-    /// The QUIC settings, for tests that misbehave.
+    /// Returns the QUIC settings, for tests that misuse them.
     #[cfg(test)]
     pub(crate) fn quic(&self) -> quinn::ClientConfig {
         self.quic.clone()
@@ -155,7 +158,7 @@ impl Dialer {
 }
 
 /// Waits until the hub has confirmed the handshake (RFC 9001, section 4.1.2): TLS 1.3 lets a client finish before the
-/// server has looked at its certificate, so that only then a refusal of it is out of the question.
+/// server has checked its certificate, so the server could still refuse it before that point.
 async fn confirmed(connecting: quinn::Connecting) -> Result<quinn::Connection, CloseReason> {
     let quic = connecting.await?;
     let mut poll = tokio::time::interval(CONFIRMATION_POLL);
@@ -168,7 +171,7 @@ async fn confirmed(connecting: quinn::Connecting) -> Result<quinn::Connection, C
     Ok(quic)
 }
 
-/// Looks up every address; gives what was found, and the first that could not be.
+/// Resolves every address; returns the results and the first failure.
 async fn resolve(addresses: &[String]) -> (Vec<SocketAddr>, Option<DialError>) {
     let mut found = Vec::new();
     let mut failed = None;

@@ -1,4 +1,4 @@
-//! One live connection: who is at the other end, exchanges in both directions, how it ends.
+//! A live connection: the identity of the peer, exchanges in both directions, and the reason of its end.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,17 +13,17 @@ use crate::error::{CloseCode, CloseReason, ExchangeError};
 use crate::exchange::{Exchange, Priority};
 use crate::limits::Limits;
 
-/// What a connection is for, agreed by ALPN.
+/// Purpose of a connection, negotiated by ALPN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Alpn {
-    /// An enrolled device and its hub.
+    /// Connection of an enrolled device to its hub.
     Device,
-    /// A machine without a certificate, which may only ask to be enrolled.
+    /// Connection of a machine without a certificate, which can only enrol.
     Enrol,
 }
 
 impl Alpn {
-    /// The name on the wire.
+    /// Returns the ALPN name.
     #[must_use]
     pub const fn name(self) -> &'static [u8] {
         match self {
@@ -37,16 +37,16 @@ impl Alpn {
     }
 }
 
-/// Who is at the other end, by certificate alone.
+/// Identity of the peer, from its certificate only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
-    /// A device, as its certificate names it. Whether it is still welcome is for the hub's record to say.
+    /// A device, as its certificate names it. The hub's record decides whether the device is still accepted.
     Device {
-        /// Its name.
+        /// Name of the device.
         id: DeviceId,
         /// SHA-256 of its public key.
         key: Digest,
-        /// When its certificate ends to be valid, in seconds since 1970.
+        /// End of its certificate's validity, in seconds since 1970.
         not_after_unix_s: i64,
     },
     /// A machine without a certificate.
@@ -55,22 +55,22 @@ pub enum Peer {
     Hub,
 }
 
-/// What went over a connection so far.
+/// Amounts of data of a connection so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Traffic {
     /// Bytes of UDP payload sent, with retransmissions and acknowledgements.
     pub bytes_sent: u64,
     /// Bytes of UDP payload received.
     pub bytes_received: u64,
-    /// Packets sent that were lost.
+    /// Number of sent packets that were lost.
     pub packets_lost: u64,
 }
 
-/// A live connection. Cheap to clone; the last clone that is dropped closes it.
+/// A live connection. Cheap to clone; dropping the last clone closes it.
 #[derive(Clone)]
 pub struct Connection {
     quic: quinn::Connection,
-    /// Kept by the dialling side, which owns its socket.
+    /// Endpoint of the dialling side, which owns its socket.
     endpoint: Option<quinn::Endpoint>,
     peer: Peer,
     alpn: Alpn,
@@ -78,8 +78,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Wraps the server's side of a finished handshake, and reads who is there: also on a resumed connection, whose
-    /// certificates come out of the ticket.
+    /// Wraps the server's side of a completed handshake and reads the peer's identity; on a resumed connection, the
+    /// certificates come from the ticket.
     pub(crate) fn accepted(quic: quinn::Connection, limits: Limits) -> Result<Self, String> {
         let alpn = alpn(&quic)?;
         let peer = client(&quic, &limits)?;
@@ -91,22 +91,23 @@ impl Connection {
         Self { quic, endpoint: Some(endpoint), peer: Peer::Hub, alpn, limits }
     }
 
-    /// Who is at the other end.
+    /// Returns the identity of the peer.
     #[must_use]
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
 
-    /// What the connection is for.
+    /// Returns the purpose of the connection.
     #[must_use]
     pub fn alpn(&self) -> Alpn {
         self.alpn
     }
 
-    /// Begins an exchange. Waits while as many are open as the peer allows. The peer sees it with its first byte.
+    /// Opens an exchange. Waits while the number of open exchanges is at the peer's limit. The peer sees the exchange
+    /// with its first byte.
     ///
     /// # Errors
-    /// When the connection is gone.
+    /// Fails when the connection is gone.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -117,10 +118,10 @@ impl Connection {
         Ok(exchange)
     }
 
-    /// Takes the next exchange that the peer begins.
+    /// Accepts the next exchange that the peer opens.
     ///
     /// # Errors
-    /// When the connection is gone.
+    /// Fails when the connection is gone.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -129,10 +130,10 @@ impl Connection {
         Ok(Exchange::accepted(send, receive, self.limits))
     }
 
-    /// Asks one thing: sends a message with its body and ends this side of the stream, and receives the message that
-    /// answers. The answer's body, if it announces one, is read from the exchange.
+    /// Sends one request: a message with its body, then the end of this side of the stream; returns the exchange with
+    /// the response message. The body of the response, if announced, is read from the exchange.
     ///
-    /// A peer that answers before it has taken the whole request (a refusal, most of the time) is heard.
+    /// A response that arrives before the whole request was sent (usually a refusal) is also received.
     ///
     /// # Errors
     /// As [`Exchange::send`] and [`Exchange::receive`].
@@ -150,13 +151,13 @@ impl Connection {
         Ok((answer, exchange))
     }
 
-    /// Closes the connection at once; exchanges in flight are lost on both sides.
+    /// Closes the connection at once; exchanges in progress are lost on both sides.
     pub fn close(&self, code: CloseCode, reason: &str) {
         let reason = &reason[..reason.floor_char_boundary(crate::error::CLOSE_REASON_BYTES_MAX)];
         self.quic.close(quinn::VarInt::from_u32(code.number()), reason.as_bytes());
     }
 
-    /// Waits until the connection has ended, and tells why.
+    /// Waits until the connection has ended; returns the reason.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -164,33 +165,33 @@ impl Connection {
         self.quic.closed().await.into()
     }
 
-    /// Why the connection ended, or `None` while it lives.
+    /// Returns the reason for the end of the connection, or `None` while it is alive.
     #[must_use]
     pub fn close_reason(&self) -> Option<CloseReason> {
         self.quic.close_reason().map(CloseReason::from)
     }
 
-    /// Waits, after [`Connection::close`] on the dialling side, until the peer was told. Bounded by three probe
-    /// timeouts of QUIC. Does nothing on the listening side, whose [`crate::Listener`] does it for all.
+    /// Waits, after [`Connection::close`] on the dialling side, until the peer was notified. Bounded by three probe
+    /// timeouts of QUIC. Does nothing on the listening side, where [`crate::Listener`] does it for all connections.
     pub async fn drain(&self) {
         if let Some(endpoint) = &self.endpoint {
             endpoint.wait_idle().await;
         }
     }
 
-    /// Smoothed round-trip time.
+    /// Returns the smoothed round-trip time.
     #[must_use]
     pub fn rtt(&self) -> Duration {
         self.quic.rtt()
     }
 
-    /// Where the peer's packets come from now; changes when the peer moves to another network.
+    /// Returns the current source address of the peer's packets; it changes when the peer moves to another network.
     #[must_use]
     pub fn remote_addr(&self) -> SocketAddr {
         self.quic.remote_address()
     }
 
-    /// What went over the connection so far.
+    /// Returns the amounts of data of the connection so far.
     #[must_use]
     pub fn traffic(&self) -> Traffic {
         let stats = self.quic.stats();
@@ -201,7 +202,7 @@ impl Connection {
         }
     }
 
-    /// A number that tells this connection from every other one of the process that is alive.
+    /// Returns a number that is unique among the live connections of the process.
     #[must_use]
     pub fn number(&self) -> usize {
         self.quic.stable_id()
@@ -221,11 +222,11 @@ impl fmt::Debug for Connection {
 
 fn alpn(quic: &quinn::Connection) -> Result<Alpn, String> {
     let data = quic.handshake_data().and_then(|data| data.downcast::<quinn::crypto::rustls::HandshakeData>().ok());
-    let name = data.and_then(|data| data.protocol).ok_or("no protocol was agreed")?;
-    Alpn::from_name(&name).ok_or_else(|| "an unknown protocol was agreed".to_owned())
+    let name = data.and_then(|data| data.protocol).ok_or("no protocol was negotiated")?;
+    Alpn::from_name(&name).ok_or_else(|| "an unknown protocol was negotiated".to_owned())
 }
 
-/// Reads the client's certificate, if it showed one.
+/// Reads the client's certificate, if it presented one.
 fn client(quic: &quinn::Connection, limits: &Limits) -> Result<Peer, String> {
     let Some(identity) = quic.peer_identity() else { return Ok(Peer::Anonymous) };
     let chain = identity.downcast::<Vec<CertificateDer<'static>>>().map_err(|_other| "unknown kind of identity")?;

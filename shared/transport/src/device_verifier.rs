@@ -1,9 +1,10 @@
-//! The hub's check of a device's certificate in the handshake: issued by our CA, for this use, not over for too long.
+//! Verification of a device's certificate in the handshake: issued by our CA, for this use, and not expired for too
+//! long.
 //!
-//! A device that was away longer than its certificate, or whose hub was, must be able to renew it. So a certificate is
-//! let through for [`DeviceVerifier::grace`] after its end, and also before its start: then the clock of this hub went
-//! back, or was ahead when it issued the certificate. What such a connection may do is decided by the hub from the
-//! device's record, for every connection.
+//! A device that was offline longer than its certificate's validity, or whose hub was, must be able to renew it.
+//! Therefore a certificate is accepted for [`DeviceVerifier::grace`] after its end, and also before its start, because
+//! the clock of this hub may have gone back, or was ahead when the certificate was issued. The hub decides from the
+//! device's record what such a connection may do, for every connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +16,11 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 
 use crate::certificate::Facts;
 
-/// Verifies client certificates with webpki, at a time at which the certificate is valid if the grace allows that.
+/// Verifies client certificates with webpki, at a time at which the certificate is valid if the grace allows it.
 #[derive(Debug)]
 pub(crate) struct DeviceVerifier {
     webpki: Arc<dyn ClientCertVerifier>,
-    /// How long after its end a certificate is let through.
+    /// Time after its end for which a certificate is accepted.
     grace: Duration,
 }
 
@@ -28,8 +29,8 @@ impl DeviceVerifier {
         Self { webpki, grace }
     }
 
-    /// Returns the time to verify a certificate at: the nearest to `now` at which it is valid, or `now` itself when the
-    /// certificate is over for longer than the grace.
+    /// Returns the time at which to verify a certificate: the nearest to `now` at which it is valid, or `now` itself if
+    /// the certificate expired longer ago than the grace.
     fn time_of(&self, facts: &Facts, now: UnixTime) -> UnixTime {
         let second = |second: i64| u64::try_from(second).unwrap_or(0);
         let (from, until) = (second(facts.not_before_unix_s), second(facts.not_after_unix_s));

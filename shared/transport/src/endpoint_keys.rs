@@ -1,8 +1,8 @@
-//! Secrets of a listener that must outlive its process, so that peers learn of a restart at once.
+//! Secrets of a listener that must outlive its process, so that peers detect a restart at once.
 //!
-//! Made and stored by the hub; used by [`crate::server`]. A packet for a connection of an earlier process is answered
-//! with a stateless reset (RFC 9000, section 10.3). The peer believes it only if its token comes from the same key as
-//! before, and the listener sends it only if it recognises the connection id as one of its own.
+//! Created and stored by the hub; used by [`crate::server`]. The listener responds with a stateless reset (RFC 9000,
+//! section 10.3) to a packet for a connection of an earlier process. The peer accepts the reset only if its token comes
+//! from the same key as before, and the listener sends it only if it recognises the connection id as its own.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,44 +19,44 @@ use crate::error::CertificateError;
 /// Length of the stored secret in bytes: 32 for reset tokens, 32 for connection ids.
 pub const ENDPOINT_KEYS_BYTES: usize = 64;
 
-/// Shortest time between two stateless resets.
+/// Minimum time between two stateless resets.
 ///
-/// Ten thousand a second: every device of a full hub ([`crate::Limits::hub`]) that sends a packet after a restart gets
-/// its reset within a second. A reset is smaller than the packet it answers and costs one HMAC, so a flood gains
-/// nothing; quinn's own 20 ms would take 200 s for the same fleet.
+/// Ten thousand a second: every device of a full hub ([`crate::Limits::hub`]) that sends a packet after a restart
+/// receives its reset within a second. A reset is smaller than the packet it answers and costs one HMAC, so a flood
+/// gains nothing; quinn's own 20 ms would take 200 s for the same fleet.
 const RESET_INTERVAL_MIN: Duration = Duration::from_micros(100);
 
-/// Random bytes of a connection id.
+/// Number of random bytes in a connection id.
 ///
-/// Eight, so that an id never comes again: quinn's own generator has three, and of 10,000 devices 50 would find their
-/// old id in use by another connection after a restart, and so get no reset.
+/// Eight, so that an id does not repeat: quinn's own generator has three, and of 10,000 devices 50 would find their old
+/// id in use by another connection after a restart, and would therefore receive no reset.
 const NONCE_BYTES: usize = 8;
 
-/// Authenticated bytes of a connection id: a stray packet looks like one of ours once in 2^32 times.
+/// Number of authentication bytes in a connection id: a stray packet is taken for one of ours once in 2^32 times.
 const TAG_BYTES: usize = 4;
 
-/// Secrets for stateless resets and connection ids. Does not print.
+/// Secrets for stateless resets and connection ids. Its `Debug` form hides them.
 #[derive(Clone)]
 pub struct EndpointKeys([u8; ENDPOINT_KEYS_BYTES]);
 
 impl EndpointKeys {
-    /// Makes new keys from the system's randomness.
+    /// Generates new keys from the system's randomness.
     ///
     /// # Errors
-    /// When the system gives no randomness.
+    /// Fails when the system gives no randomness.
     pub fn generate() -> Result<Self, CertificateError> {
         let mut bytes = [0; ENDPOINT_KEYS_BYTES];
         OsRng.try_fill_bytes(&mut bytes).map_err(|error| CertificateError::unreadable("new endpoint keys", error))?;
         Ok(Self(bytes))
     }
 
-    /// Reads stored keys; `None` when the length is not [`ENDPOINT_KEYS_BYTES`].
+    /// Returns keys from their stored form; `None` if the length is not [`ENDPOINT_KEYS_BYTES`].
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
-    /// Returns the bytes to store. Keep them in a file of mode 0600: whoever has them can end connections.
+    /// Returns the bytes to store. Store them in a file of mode 0600: anyone who knows them can end connections.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; ENDPOINT_KEYS_BYTES] {
         &self.0
@@ -80,7 +80,8 @@ impl fmt::Debug for EndpointKeys {
     }
 }
 
-/// Connection ids of random bytes and a tag, so that an id of an earlier process is recognised without memory.
+/// Generator of connection ids from random bytes and a tag, so that ids of an earlier process are recognised without a
+/// list.
 struct SignedConnectionIds {
     key: hmac::Key,
 }

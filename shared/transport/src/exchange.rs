@@ -1,8 +1,8 @@
 //! One exchange: a bidirectional stream of typed messages, each with an optional raw body.
 //!
-//! The usual course: one side opens, sends a message and its body and finishes; the other receives, answers and
-//! finishes. Dropping an exchange before its end resets both directions, which is how a request is cancelled: the
-//! other side sees it in [`Exchange::cancelled`] or as [`ExchangeError::Cancelled`].
+//! Usually one side opens the exchange, sends a message and its body and finishes; the other receives, responds and
+//! finishes. Dropping an exchange before its end resets both directions, which is how a request is cancelled: the other
+//! side sees it in [`Exchange::cancelled`] or as [`ExchangeError::Cancelled`].
 
 mod wire;
 
@@ -18,14 +18,14 @@ use crate::limits::Limits;
 use crate::pace::Pace;
 use wire::{read_message, read_piece, write, write_message, write_parts};
 
-/// What goes first when the connection is full.
+/// Priority of an exchange when the connection is at its capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Priority {
-    /// Files of models: they can wait.
+    /// Files of models, with the lowest priority.
     Artifact,
-    /// Hello, offers, reports, metadata.
+    /// Hello, offers, reports and metadata.
     Control,
-    /// Requests that someone is waiting for.
+    /// Inference requests that a client waits for.
     Inference,
 }
 
@@ -39,20 +39,21 @@ impl Priority {
     }
 }
 
-/// Why a direction of a stream was cut, as its cutter says it. The numbers are the wire's; append only.
+/// Code for cutting a direction of a stream, chosen by the side that cuts it. The numbers are part of the wire format;
+/// append only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ResetCode {
-    /// The cutter has all it needs, or simply let go.
+    /// The side has all the data it needs, or dropped the exchange.
     Enough,
-    /// The cutter withdrew the request.
+    /// The side cancelled the request.
     Withdrawn,
-    /// What was sent is over a limit.
+    /// The received data exceeds a limit.
     TooLarge,
-    /// What was sent is not what was expected.
+    /// The received data is not the expected message.
     Malformed,
-    /// What was announced did not come in time.
+    /// The announced data did not arrive in time.
     TooSlow,
-    /// A code of a newer peer.
+    /// A code that a newer peer sent.
     Other(u32),
 }
 
@@ -79,7 +80,7 @@ impl ResetCode {
         VarInt::from_u32(self.number())
     }
 
-    /// Whether the same exchange may succeed another time.
+    /// Whether the same exchange may succeed later.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
         match self {
@@ -92,48 +93,48 @@ impl ResetCode {
 impl fmt::Display for ResetCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Enough => f.write_str("it needs no more"),
-            Self::Withdrawn => f.write_str("it withdrew the request"),
-            Self::TooLarge => f.write_str("what was sent is too large"),
-            Self::Malformed => f.write_str("what was sent is not what it expected"),
-            Self::TooSlow => f.write_str("what was announced came too slowly"),
+            Self::Enough => f.write_str("it needs no more data"),
+            Self::Withdrawn => f.write_str("it cancelled the request"),
+            Self::TooLarge => f.write_str("the data is too large"),
+            Self::Malformed => f.write_str("the data is not the expected message"),
+            Self::TooSlow => f.write_str("the announced data arrived too slowly"),
             Self::Other(number) => write!(f, "code {number}"),
         }
     }
 }
 
-/// How the other side went away while it was still owed something.
+/// Cause of a peer's departure before the response was delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cancelled {
-    /// It cut the stream.
+    /// The peer reset or stopped the stream.
     ByPeer(ResetCode),
     /// The connection ended.
     ConnectionLost(CloseReason),
 }
 
-/// First allocation for a body; the rest grows with what really arrives, whatever was announced.
+/// First allocation for a body in bytes; further memory is allocated for received bytes only, whatever was announced.
 const BODY_FIRST_BYTES: usize = 64 * 1024;
 
-/// One exchange. See the module.
+/// A bidirectional exchange; see the documentation of the module.
 pub struct Exchange {
     send: SendStream,
     receive: RecvStream,
     limits: Limits,
-    /// Whether this side has said all it will say.
+    /// Whether this side has finished sending.
     finished: bool,
     /// Whether everything that the peer announced was read.
     received: bool,
-    /// Bytes of the announced body that were not read yet.
+    /// Number of bytes of the announced body that were not read yet.
     body_left: u64,
     /// Pace at which the peer sends bodies.
     incoming: Pace,
-    /// Pace at which the peer takes the pieces of [`Exchange::send_piece`].
+    /// Pace at which the peer reads the pieces of [`Exchange::send_piece`].
     outgoing: Pace,
-    /// Bytes announced by [`Exchange::send_head`] that were not sent yet.
+    /// Number of bytes announced by [`Exchange::send_head`] that were not sent yet.
     pieces_left: u64,
-    /// Whether a first message may take its time: the peer answers when it is ready, but asks at once.
+    /// Whether the first message has no time limit: a response may take its time, a request may not.
     patient: bool,
-    /// What the peer is told when the exchange is dropped before its end.
+    /// Code that the peer receives when the exchange is dropped before its end.
     parting: ResetCode,
 }
 
@@ -162,7 +163,7 @@ impl Exchange {
         }
     }
 
-    /// Sets what this side's bytes may wait for. An accepted exchange starts as [`Priority::Artifact`].
+    /// Sets the priority of this side's bytes. An accepted exchange starts as [`Priority::Artifact`].
     pub fn set_priority(&self, priority: Priority) {
         if self.send.set_priority(priority.number()).is_err() {
             tracing::trace!("priority of a stream that is already closed");
@@ -172,17 +173,17 @@ impl Exchange {
     /// Sends a message and its body, which must be as long as the message announces.
     ///
     /// # Errors
-    /// When the message is over its limits, the peer cut the stream, takes nothing for [`Limits::body_pause`], or the
-    /// connection is gone.
+    /// Fails if the message exceeds its limits, the peer cut the stream, reads nothing for [`Limits::body_pause`], or
+    /// the connection has ended.
     ///
     /// # Cancel safety
-    /// Not cancel safe: what was half sent stays half sent. Drop the exchange then.
+    /// Not cancel safe: part of the message may have been sent. Drop the exchange in that case.
     pub async fn send<M: Message>(&mut self, message: &M, body: &[Bytes]) -> Result<(), ExchangeError> {
         write(&mut self.send, &self.limits, message, body).await
     }
 
     /// Sends a message whose body follows in pieces, so that the whole body is never in memory. Send all pieces with
-    /// [`Exchange::send_piece`], then [`Exchange::finish`].
+    /// [`Exchange::send_piece`], then call [`Exchange::finish`].
     ///
     /// # Errors
     /// As [`Exchange::send`].
@@ -197,7 +198,7 @@ impl Exchange {
     /// Sends the next piece of the body that [`Exchange::send_head`] announced.
     ///
     /// # Errors
-    /// [`ExchangeError::BodyLength`] when it is more than was announced; else as [`Exchange::send`].
+    /// Returns [`ExchangeError::BodyLength`] if it exceeds the announced length; else as [`Exchange::send`].
     ///
     /// # Cancel safety
     /// As [`Exchange::send`].
@@ -211,16 +212,16 @@ impl Exchange {
         write_parts(&mut self.send, &self.limits, &mut self.outgoing, &mut [piece]).await
     }
 
-    /// Ends this side: nothing more is sent. What was sent still arrives if the exchange is dropped now.
+    /// Finishes this side: no more data can be sent. Sent data still arrives if the exchange is dropped afterwards.
     ///
     /// # Errors
-    /// [`ExchangeError::Over`] when it was ended before.
+    /// Returns [`ExchangeError::Over`] if it was finished before.
     pub fn finish(&mut self) -> Result<(), ExchangeError> {
         self.finished = true;
         self.send.finish().map_err(|_closed| ExchangeError::Over)
     }
 
-    /// Sends a message and its body and ends this side.
+    /// Sends a message and its body and finishes this side.
     ///
     /// # Errors
     /// As [`Exchange::send`].
@@ -232,14 +233,14 @@ impl Exchange {
         self.finish()
     }
 
-    /// Receives a message. Its body, if it announces one, is read next, with [`Exchange::read_body`] or
+    /// Receives a message. Its body, if announced, is read next, with [`Exchange::read_body`] or
     /// [`Exchange::body_chunk`].
     ///
-    /// The first message of an accepted exchange, and the rest of every message once it began, must come within
-    /// [`Limits::frame`]; for an answer to begin, the caller sets the deadline (`tokio::time::timeout`).
+    /// The first message of an accepted exchange, and the rest of every message once it began, must arrive within
+    /// [`Limits::frame`]; for the start of a response, the caller sets the deadline (`tokio::time::timeout`).
     ///
     /// # Errors
-    /// When something else than one lawful `M` comes; the peer is told why by a reset.
+    /// Fails if anything but one valid `M` arrives; the peer receives the reason as a reset code.
     ///
     /// # Cancel safety
     /// Not cancel safe: drop the exchange when the future was dropped.
@@ -252,10 +253,10 @@ impl Exchange {
         Ok(message)
     }
 
-    /// Reads the whole body of the message received last, if it has at most `max` bytes.
+    /// Reads the whole body of the last received message, if it has at most `max` bytes.
     ///
     /// # Errors
-    /// [`ExchangeError::BodyTooLarge`] before anything is read or allocated; else as [`Exchange::body_chunk`].
+    /// Returns [`ExchangeError::BodyTooLarge`] before anything is read or allocated; else as [`Exchange::body_chunk`].
     ///
     /// # Cancel safety
     /// Not cancel safe: drop the exchange when the future was dropped.
@@ -264,8 +265,8 @@ impl Exchange {
         Ok(self.read_body_while(max, |_bytes| true).await?.unwrap_or_default())
     }
 
-    /// Reads the whole body of the message received last, if it has at most `max` bytes, asking before it keeps what
-    /// arrived: `may_grow` is given the number of further bytes. `None` when it says no; what was read is dropped then.
+    /// Reads the whole body of the last received message, if it has at most `max` bytes. Calls `may_grow` with the
+    /// number of further bytes before it keeps received bytes; if it returns false, drops the bytes and returns `None`.
     ///
     /// # Errors
     /// As [`Exchange::read_body`].
@@ -296,10 +297,10 @@ impl Exchange {
         Ok(Some(body.freeze()))
     }
 
-    /// Reads the next piece of the body, of at most `max` bytes; `None` when it is complete.
+    /// Reads the next piece of the body, of at most `max` bytes; `None` when the body is complete.
     ///
     /// # Errors
-    /// When the peer sends nothing for [`Limits::body_pause`] or less than [`Limits::rate_bytes_min`] in
+    /// Fails when the peer sends nothing for [`Limits::body_pause`] or less than [`Limits::rate_bytes_min`] in
     /// [`Limits::rate_window`], ends early, cancels, or is gone.
     ///
     /// # Cancel safety
@@ -316,15 +317,15 @@ impl Exchange {
         Ok(Some(bytes))
     }
 
-    /// Bytes of the announced body that were not read yet.
+    /// Returns the number of bytes of the announced body that were not read yet.
     #[must_use]
     pub fn body_left(&self) -> u64 {
         self.body_left
     }
 
-    /// Waits until the peer goes away while it is still owed an answer: it cut the stream, or the connection ended.
-    /// Never completes once everything was delivered. The future stands on its own, so that work for the peer can be
-    /// raced against it (`tokio::select!`) while the exchange is in use.
+    /// Waits until the peer leaves before its response was delivered: it cut the stream, or the connection ended. Never
+    /// completes once everything was delivered. The future does not borrow the exchange, so that work for the peer can
+    /// race against it (`tokio::select!`) while the exchange is in use.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -341,10 +342,10 @@ impl Exchange {
         }
     }
 
-    /// Waits, after [`Exchange::finish`], until the peer holds everything that was sent.
+    /// Waits, after [`Exchange::finish`], until the peer has received all sent data.
     ///
     /// # Errors
-    /// When it never will.
+    /// Fails if the peer cannot receive it any more.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -357,7 +358,7 @@ impl Exchange {
         }
     }
 
-    /// Sends the question while already listening for the answer.
+    /// Sends the request while already receiving the response.
     pub(crate) async fn ask<Q: Message, A: Message>(
         &mut self,
         question: &Q,
@@ -375,7 +376,7 @@ impl Exchange {
         Ok(answer)
     }
 
-    /// Tells whether the whole question was sent, and what came back.
+    /// Returns whether the whole request was sent, and the received response.
     async fn question_and_answer<Q: Message, A: Message>(
         &mut self,
         question: &Q,
@@ -399,7 +400,7 @@ impl Exchange {
         }
     }
 
-    /// Tells the peer why its bytes are not taken, when it is the bytes that are wrong.
+    /// Resets the stream with the matching code if a result shows that the peer's bytes were wrong.
     fn refuse_on_error<T>(&mut self, result: Result<T, ExchangeError>) -> Result<T, ExchangeError> {
         let code = match &result {
             Err(ExchangeError::Decode(protocol::DecodeError::TooLarge { .. }) | ExchangeError::BodyTooLarge { .. }) => {
@@ -425,7 +426,7 @@ impl Exchange {
 }
 
 impl Drop for Exchange {
-    /// An exchange that is over leaves in peace; one that is not is withdrawn in both directions.
+    /// Leaves a completed exchange as it is; cancels an incomplete one in both directions.
     fn drop(&mut self) {
         if !self.finished {
             self.send.reset(self.parting.varint()).ok();
@@ -437,7 +438,8 @@ impl Drop for Exchange {
 }
 
 impl Exchange {
-    /// Whether this side was asked and has answered: what it left unread it did not need, and quinn says so by itself.
+    /// Whether this side has responded to the peer's request: it does not need the unread data, and quinn notifies the
+    /// peer.
     fn finished_as_answerer(&self) -> bool {
         self.finished && !self.patient
     }

@@ -1,4 +1,4 @@
-//! Who one end is: its private key, and the certificates that say so.
+//! Identity of one side of a connection: its private key and its certificates.
 
 use std::fmt;
 
@@ -11,46 +11,46 @@ use types::{DeviceId, Digest};
 use crate::certificate::{Facts, chain_from_pem, chain_to_pem, to_bytes};
 use crate::error::CertificateError;
 
-/// A private key that never leaves its machine (ECDSA P-256: small, fast on devices, taken everywhere).
+/// A private key that never leaves its machine (ECDSA P-256: small, fast on devices, supported everywhere).
 pub struct DeviceKey {
     pair: KeyPair,
 }
 
 impl DeviceKey {
-    /// Makes a new key from the system's randomness.
+    /// Generates a new key from the system's randomness.
     ///
     /// # Errors
-    /// When the system gives no randomness.
+    /// Fails when the system gives no randomness.
     pub fn generate() -> Result<Self, CertificateError> {
         let pair = KeyPair::generate().map_err(|error| CertificateError::unreadable("new key", error))?;
         Ok(Self { pair })
     }
 
-    /// Reads a key from PEM (PKCS #8).
+    /// Parses a key from PEM (PKCS #8).
     ///
     /// # Errors
-    /// When the text is no such key.
+    /// Fails when the text is no such key.
     pub fn from_pem(pem: &str) -> Result<Self, CertificateError> {
         let pair = KeyPair::from_pem(pem).map_err(|error| CertificateError::unreadable("key file", error))?;
         Ok(Self { pair })
     }
 
-    /// Writes the key as PEM (PKCS #8). Keep it in a file of mode 0600.
+    /// Formats the key as PEM (PKCS #8). Store it in a file of mode 0600.
     #[must_use]
     pub fn to_pem(&self) -> String {
         self.pair.serialize_pem()
     }
 
-    /// SHA-256 of the public key (SubjectPublicKeyInfo in DER), as the hub records it.
+    /// Returns the SHA-256 of the public key (SubjectPublicKeyInfo in DER), as the hub records it.
     #[must_use]
     pub fn digest(&self) -> Digest {
         Digest::of(&self.pair.subject_public_key_info())
     }
 
-    /// A signing request (PKCS #10, DER) that proves possession of the key and claims nothing else.
+    /// Returns a signing request (PKCS #10, DER) that proves possession of the key and claims nothing else.
     ///
     /// # Errors
-    /// When the key cannot sign.
+    /// Fails when the key cannot sign.
     pub fn csr_der(&self) -> Result<Bytes, CertificateError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -59,10 +59,10 @@ impl DeviceKey {
         Ok(Bytes::copy_from_slice(request.der()))
     }
 
-    /// Joins the key with the certificates that were issued for it.
+    /// Combines the key with the certificates that were issued for it.
     ///
     /// # Errors
-    /// When the chain is empty, unreadable, or for another key.
+    /// Fails if the chain is empty, cannot be parsed, or is for another key.
     pub fn identity(&self, chain_der: &[Bytes]) -> Result<Identity, CertificateError> {
         let chain = chain_der.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.pair.serialize_der()));
@@ -76,7 +76,7 @@ impl fmt::Debug for DeviceKey {
     }
 }
 
-/// A key and its certificates, leaf first, known to belong together.
+/// A key and its matching certificates, leaf first.
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -97,10 +97,10 @@ impl Identity {
         Ok(Self { chain, key, leaf })
     }
 
-    /// Reads certificates (leaf first) and key from PEM.
+    /// Parses certificates (leaf first) and key from PEM.
     ///
     /// # Errors
-    /// When either is unreadable, or they do not belong together.
+    /// Fails if either cannot be parsed, or if the key does not match the certificates.
     pub fn from_pem(chain_pem: &str, key_pem: &str) -> Result<Self, CertificateError> {
         let public = DeviceKey::from_pem(key_pem)?.digest();
         let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes());
@@ -108,45 +108,45 @@ impl Identity {
         Self::new(chain_from_pem(chain_pem)?, key, public)
     }
 
-    /// The certificates as PEM, leaf first.
+    /// Returns the certificates as PEM, leaf first.
     #[must_use]
     pub fn chain_pem(&self) -> String {
         chain_to_pem(self.chain.iter().map(|der| &**der))
     }
 
-    /// The certificates in DER, leaf first.
+    /// Returns the certificates in DER, leaf first.
     #[must_use]
     pub fn chain_der(&self) -> Vec<Bytes> {
         to_bytes(&self.chain)
     }
 
-    /// The device that the certificate names.
+    /// Returns the device that the certificate names.
     ///
     /// # Errors
-    /// [`CertificateError::NoDevice`], as for a hub's own certificate.
+    /// Returns [`CertificateError::NoDevice`] if it names none, as a hub's own certificate.
     pub fn device(&self) -> Result<DeviceId, CertificateError> {
         self.leaf.device.clone().map_err(CertificateError::NoDevice)
     }
 
-    /// SHA-256 of the public key.
+    /// Returns the SHA-256 of the public key.
     #[must_use]
     pub fn key_digest(&self) -> Digest {
         self.leaf.key
     }
 
-    /// When the certificate begins to be valid, in seconds since 1970.
+    /// Returns the start of the certificate's validity, in seconds since 1970.
     #[must_use]
     pub fn not_before_unix_s(&self) -> i64 {
         self.leaf.not_before_unix_s
     }
 
-    /// When the certificate ends to be valid, in seconds since 1970.
+    /// Returns the end of the certificate's validity, in seconds since 1970.
     #[must_use]
     pub fn not_after_unix_s(&self) -> i64 {
         self.leaf.not_after_unix_s
     }
 
-    /// The same leaf with other certificates behind it, as an impostor would show them.
+    /// Returns the same leaf with other certificates after it, as an impostor would present them.
     #[cfg(test)]
     pub(crate) fn with_issuers(mut self, issuers: &[Bytes]) -> Self {
         self.chain.truncate(1);

@@ -1,7 +1,7 @@
-//! The decision about newcomers, before any cryptography is spent on them.
+//! Admission of new connections, decided before any cryptography is computed for them.
 //!
-//! A listener asks its [`Intake`] about every new connection and obeys. The hub's own lives in its daemon and shares the
-//! places by address; [`FirstCome`] is used where a listener is given none.
+//! A listener calls its [`Intake`] for every new connection. The hub's own implementation is in its daemon and divides
+//! the permits by address; [`FirstCome`] is used by a listener without one.
 
 use std::fmt::Debug;
 use std::net::SocketAddr;
@@ -16,37 +16,37 @@ pub struct Newcomer {
     pub is_proven: bool,
 }
 
-/// The decision about a newcomer.
+/// Decision about a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Judgement {
-    /// Begin the handshake. The place is given back with [`Intake::left`] when it ends.
+    /// Begin the handshake. The permit is returned with [`Intake::left`] when the handshake ends.
     Admit {
-        /// Names the place.
+        /// Number of the permit.
         place: u64,
     },
-    /// End another handshake, whose place is free already, then begin this one.
+    /// End another handshake, whose permit is already free, then begin this one.
     Replace {
-        /// Names the newcomer's place.
+        /// Number of the new connection's permit.
         place: u64,
-        /// Names the place of the handshake to end.
+        /// Number of the permit of the handshake to end.
         evicted: u64,
     },
-    /// Ask for a proof of the address (QUIC Retry), which costs no memory here.
+    /// Request a proof of the address (QUIC Retry), which needs no memory here.
     Prove,
     /// Refuse the connection.
     Refuse,
 }
 
-/// Decides about newcomers. Called for every first packet, so it must be quick and must not block.
+/// Decides about new connections. Called for every first packet, so it must be fast and must not block.
 pub trait Intake: Send + Sync + Debug {
-    /// Decides about one newcomer.
+    /// Decides about one new connection.
     fn arrived(&self, newcomer: Newcomer) -> Judgement;
 
-    /// Frees a place: its handshake has ended, whichever way.
+    /// Frees a permit: its handshake has ended, with or without success.
     fn left(&self, place: u64);
 }
 
-/// Takes whoever comes first, up to a number of handshakes.
+/// Admits connections in the order of their arrival, up to a number of handshakes.
 #[derive(Debug)]
 pub(crate) struct FirstCome {
     handshakes: usize,

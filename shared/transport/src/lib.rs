@@ -1,19 +1,19 @@
 //! QUIC between agent and hub: endpoints, mutual TLS identity, certificates, one typed exchange per stream.
 //!
-//! Fed by the agent's uplink and the hub's gateway with messages of `protocol`; moves them and their raw bodies and
-//! knows nothing of what they mean. quinn, rustls, rcgen and x509-parser live here and nowhere else.
+//! The agent's uplink and the hub's gateway use it to send messages of `protocol` and their raw bodies, whose meaning
+//! it does not know. Only this crate uses quinn, rustls, rcgen and x509-parser.
 //!
-//! - [`ca`], [`identity`]: who issues certificates, who carries them.
-//! - [`client`], [`server`]: the two ends; both make a [`Connection`].
-//! - [`endpoint_keys`], [`socket`]: what a listener keeps over a restart, and the buffers of UDP sockets.
+//! - [`ca`], [`identity`]: issuing and using certificates.
+//! - [`client`], [`server`]: the two sides; both create a [`Connection`].
+//! - [`endpoint_keys`], [`socket`]: the secrets that a listener keeps over a restart, and the buffers of UDP sockets.
 //! - [`connection`], [`exchange`]: streams with priorities, typed messages, cancellation by reset.
-//! - [`intake`]: who decides about newcomers. [`pace`]: minimum rates.
-//! - [`limits`]: every limit, with its reason. [`error`]: what can go wrong, as kinds that a person can act on.
-//! - [`tls`]: what the HTTPS admin API needs of the same certificates.
+//! - [`intake`]: admission of new connections. [`pace`]: minimum rates.
+//! - [`limits`]: every limit, with its reason. [`error`]: errors, with advice for users.
+//! - [`tls`]: TLS settings, also for the HTTPS admin API.
 //!
 //! TLS is 1.3 only, its key exchange post-quantum ([`crypto_provider`]), early data off. **Resumption skips rustls's
-//! verifier of client certificates**: a [`Connection`] carries its peer's identity also when resumed, and the hub must
-//! hold that identity against its record before it serves anything (see [`server`]).
+//! verifier of client certificates**: a [`Connection`] has its peer's identity also when resumed, and the hub must
+//! compare that identity with its record before it serves anything (see [`server`]).
 
 pub mod ca;
 pub mod client;

@@ -1,4 +1,4 @@
-//! Every limit of a connection, with its unit and reason.
+//! Limits of connections, each with its unit and reason.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,45 +9,46 @@ use serde::{Deserialize, Serialize};
 
 use crate::pace::Pace;
 
-/// What one peer, and all of them together, may make this side hold and wait for.
+/// Resources that one peer, and all peers together, may occupy on this side.
 ///
 /// [`Limits::agent`] and [`Limits::hub`] are the two sets in use; tests shorten the times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Exchanges that the peer may have open at once; one more waits at the peer until one ends.
+    /// Maximum number of exchanges that the peer may have open at once; further ones wait at the peer.
     pub streams: u32,
-    /// Bytes that the peer may send ahead of our reading on one stream.
+    /// Maximum number of unread bytes from the peer on one stream.
     pub stream_window_bytes: u32,
-    /// Bytes that the peer may send ahead of our reading on all streams: what one connection can make us hold.
+    /// Maximum number of unread bytes from the peer on all streams, which limits the memory of one connection.
     pub connection_window_bytes: u32,
-    /// Bytes that we hold for sending on all streams until the peer acknowledges them.
+    /// Maximum number of sent and unacknowledged bytes on all streams.
     pub send_window_bytes: u32,
-    /// A connection on which nothing arrives for this long is dead.
+    /// Idle timeout: a connection that receives nothing for this long ends.
     pub idle: Duration,
-    /// How often a quiet connection is kept from going idle; `None` leaves that to the peer.
+    /// Interval of keep-alive packets on a quiet connection; `None` leaves them to the peer.
     pub keep_alive: Option<Duration>,
-    /// From the first packet to a confirmed handshake.
+    /// Maximum time from the first packet to a confirmed handshake.
     pub handshake: Duration,
-    /// From the first byte of a message to its last.
+    /// Maximum time from the first byte of a message to its last.
     pub frame: Duration,
-    /// Longest pause between two pieces of a body, in either direction: of what comes, and of what the peer takes.
+    /// Maximum pause between two pieces of a body, in either direction.
     pub body_pause: Duration,
     /// Waiting time over which the rate of a body is measured; see [`Limits::rate_bytes_min`].
     pub rate_window: Duration,
-    /// Minimum number of body bytes that the peer must send or take in each [`Limits::rate_window`]; zero expects nothing.
+    /// Minimum number of body bytes that the peer must send or read in each [`Limits::rate_window`]; zero disables the
+    /// check.
     pub rate_bytes_min: u64,
-    /// Connections that a listener keeps; further ones are refused.
+    /// Maximum number of connections of a listener; further ones are refused.
     pub connections: usize,
-    /// Handshakes that a listener works on at once; further ones are refused.
+    /// Maximum number of concurrent handshakes of a listener; further ones are refused.
     pub handshakes: usize,
-    /// Handshakes in work from which on a newcomer must first prove its address (QUIC Retry).
+    /// Number of concurrent handshakes from which a new peer must first prove its address (QUIC Retry).
     pub handshakes_before_retry: usize,
-    /// Certificates of one peer's chain that are looked at.
+    /// Maximum number of certificates in a peer's chain that are parsed.
     pub chain_certificates: usize,
 }
 
 impl Limits {
-    /// For an agent: one connection, large answers and model files come in.
+    /// Returns the limits of an agent: one connection that receives large responses and model files.
     #[must_use]
     pub const fn agent() -> Self {
         Self {
@@ -76,7 +77,7 @@ impl Limits {
         }
     }
 
-    /// For a hub: many connections, each with its share.
+    /// Returns the limits of a hub: many connections with a small share each.
     #[must_use]
     pub const fn hub() -> Self {
         Self {
@@ -108,13 +109,13 @@ impl Limits {
         }
     }
 
-    /// The pace of one direction of an exchange.
+    /// Returns the pace of one direction of an exchange.
     #[must_use]
     pub const fn pace(&self) -> Pace {
         Pace::new(self.rate_window, self.rate_bytes_min)
     }
 
-    /// The QUIC transport parameters of these limits.
+    /// Returns the QUIC transport parameters for these limits.
     pub(crate) fn transport(&self, congestion: Congestion) -> Arc<quinn::TransportConfig> {
         let mut config = quinn::TransportConfig::default();
         config
@@ -136,13 +137,13 @@ impl Limits {
     }
 }
 
-/// How fast to send into an unknown network.
+/// Congestion control algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Congestion {
-    /// Cubic: careful, fair to others, slow where packets are lost at random (mobile links).
+    /// Cubic: careful and fair to others, but slow on links with random loss (mobile links).
     #[default]
     Cubic,
-    /// BBR version 1: at 2 % random loss and 50 ms thirty times faster here; quinn calls it experimental.
+    /// BBR version 1: thirty times faster in our measurement at 2 % random loss and 50 ms; quinn calls it experimental.
     Bbr,
 }

@@ -1,23 +1,23 @@
-//! The minimum rate at which a peer must send or take bytes.
+//! Minimum rate at which a peer must send or read bytes.
 //!
-//! Fed by [`crate::exchange`] and by servers of other protocols with the time they waited for the peer and the bytes that
-//! passed. Only waiting counts: time in which this side was busy is not held against the peer.
+//! [`crate::exchange`] and servers of other protocols report the time they waited for the peer and the number of bytes.
+//! Only waiting counts: time in which this side was busy is not counted against the peer.
 
 use std::time::Duration;
 
-/// The peer was slower than its minimum rate.
+/// Error: the peer was slower than its minimum rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{bytes} bytes passed in {} s, at least {bytes_min} are expected", window.as_secs())]
+#[error("{bytes} bytes were transferred in {} s, at least {bytes_min} are required", window.as_secs())]
 pub struct TooSlow {
     /// Waiting time over which the bytes were counted.
     pub window: Duration,
-    /// Bytes that passed.
+    /// Number of bytes transferred in the window.
     pub bytes: u64,
-    /// Bytes that were expected.
+    /// Minimum number of bytes.
     pub bytes_min: u64,
 }
 
-/// Bytes that passed in one direction in the current window of waiting time.
+/// Number of bytes transferred in one direction in the current window of waiting time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
     window: Duration,
@@ -27,16 +27,16 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Expects at least `bytes_min` bytes in each `window` of waiting; zero bytes expect nothing.
+    /// Requires at least `bytes_min` bytes in each `window` of waiting; zero disables the check.
     #[must_use]
     pub const fn new(window: Duration, bytes_min: u64) -> Self {
         Self { window, bytes_min, waited: Duration::ZERO, bytes: 0 }
     }
 
-    /// Counts bytes that passed after waiting for the peer.
+    /// Counts bytes that were transferred after waiting for the peer.
     ///
     /// # Errors
-    /// [`TooSlow`] when a window is over in which too few bytes passed.
+    /// Returns [`TooSlow`] if too few bytes were transferred in a complete window.
     pub fn passed(&mut self, waited: Duration, bytes: usize) -> Result<(), TooSlow> {
         self.waited = self.waited.saturating_add(waited);
         self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));

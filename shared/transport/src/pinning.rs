@@ -1,9 +1,11 @@
-//! How a device knows its hub: by the CA it keeps, or, before it has one, by the CA's fingerprint in the join token.
+//! Verification of the hub by a device: by the CA that the device stores or, before enrolment, by the CA's fingerprint
+//! in the join token.
 //!
-//! The device's clock may be behind: it starts in 1970, or at the last known time, where there is no battery. So the
-//! hub's certificate is verified at the later of this clock and the start of the certificate: one of the right CA that
-//! begins in the future is no attack. The start of the device's own certificate is no lower bound for the time: a hub
-//! that once issued certificates with a clock that was years ahead would lock its devices out.
+//! The device's clock may be behind: without a battery it starts in 1970, or at the last known time. Therefore the
+//! hub's certificate is verified at the later of this clock and the start of the certificate: a certificate of the
+//! right CA that starts in the future is no attack. The start of the device's own certificate is not used as a lower
+//! bound for the time: a hub that once issued certificates with a clock that was years ahead would lock its devices
+//! out.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +22,7 @@ use crate::certificate::Facts;
 use crate::client::Trust;
 use crate::tls::Observed;
 
-/// Verifies a hub's certificate chain with webpki against the one CA that is trusted, and remembers what was wrong.
+/// Verifies a hub's certificate chain with webpki against the one trusted CA, and records the fault.
 pub(crate) struct HubVerifier {
     trust: Trust,
     provider: Arc<CryptoProvider>,
@@ -30,7 +32,7 @@ pub(crate) struct HubVerifier {
 #[derive(Debug, Default)]
 struct State {
     seen: Observed,
-    /// Full handshakes verified so far; a resumed one does not come here.
+    /// Number of full handshakes verified so far; resumed ones are not verified here.
     verified: u64,
 }
 
@@ -39,12 +41,12 @@ impl HubVerifier {
         Self { trust, provider, state: Mutex::default() }
     }
 
-    /// Takes what was seen since the last call.
+    /// Takes the recorded result since the last call.
     pub(crate) fn take_seen(&self) -> Observed {
         std::mem::take(&mut self.state().seen)
     }
 
-    /// Full handshakes verified so far.
+    /// Returns the number of full handshakes verified so far.
     pub(crate) fn verified(&self) -> u64 {
         self.state().verified
     }
@@ -54,7 +56,7 @@ impl HubVerifier {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The trust anchor: the kept CA, or the certificate of the chain whose SHA-256 is the pinned one.
+    /// Returns the trust anchor: the stored CA, or the certificate of the chain whose SHA-256 is the pinned one.
     fn anchor(&self, intermediates: &[CertificateDer<'_>]) -> Option<CertificateDer<'static>> {
         match &self.trust {
             Trust::CaDer(der) => Some(CertificateDer::from(der.to_vec())),
@@ -87,7 +89,7 @@ impl HubVerifier {
     }
 }
 
-/// What an error of webpki means to a person.
+/// Maps an error of webpki to the fault to report.
 fn observe(error: &Error) -> Observed {
     use rustls::CertificateError as E;
     let Error::InvalidCertificate(error) = error else { return Observed::Unfit };

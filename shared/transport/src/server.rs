@@ -1,12 +1,6 @@
-//! The hub's end: accepts connections, and says who is there.
+//! Server of the connection: the hub accepts connections and identifies the peers.
 //!
-//! **What a hub must do with each [`Connection`] before it serves anything on it**: hold [`Connection::peer`] against
-//! the device's record (known, not revoked, this very key), and close it with [`CloseCode::Revoked`] or
-//! [`CloseCode::NotAuthorised`] otherwise; and on revocation close the live ones. TLS alone does not do this: a resumed
-//! connection never meets the verifier of client certificates, only the identity in its ticket. The listener itself
-//! refuses a certificate that is over for longer than [`ListenerConfig::grace`] (resumed or not), a certificate that
-//! names no device, and a missing certificate under [`Alpn::Device`]. Within the grace the hub decides: such a device
-//! may renew its certificate and nothing else.
+//! **Duties of a hub for each [`Connection`] before it serves anything on it**: compare [`Connection::peer`] with the device's record (known, not revoked, this very key), and close it with [`CloseCode::Revoked`] or [`CloseCode::NotAuthorised`] if they differ; and on revocation close the live connections. TLS alone does not do this: a resumed connection never reaches the verifier of client certificates, only the identity in its ticket is known. The listener itself refuses a certificate that expired longer ago than [`ListenerConfig::grace`] (resumed or not), a certificate that names no device, and a missing certificate under [`Alpn::Device`]. Within the grace the hub decides: such a device may renew its certificate and nothing else.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -26,34 +20,36 @@ use crate::limits::{Congestion, Limits};
 use crate::socket::{self, Buffers};
 use crate::tls::{crypto_provider, quic_server};
 
-/// Bytes that a newcomer may send before it is looked at, beyond its first packet: three more packets of a hello.
+/// Maximum number of bytes that a new peer may send before it is handled, beyond its first packet: three more packets
+/// of a hello.
 const HELLO_BYTES_MAX: u64 = 4 * 1500;
 
-/// The same for all newcomers together: a thousand of them.
+/// Maximum number of such bytes of all new peers together: a thousand peers.
 const HELLOS_BYTES_MAX: u64 = 1000 * HELLO_BYTES_MAX;
 
-/// Maximum number of first packets that wait for a decision. They are decided as fast as they are read; this outlasts a
-/// moment in which this process gets no CPU.
+/// Maximum number of first packets that wait for a decision. They are decided as fast as they are read; the queue
+/// covers a moment in which this process gets no CPU.
 const INCOMING_MAX: usize = 4096;
 
-/// How a hub listens.
+/// Settings of a [`Listener`].
 #[derive(Debug, Clone)]
 pub struct ListenerConfig {
-    /// UDP address; port 0 takes any that is free.
+    /// UDP address; port 0 selects any free port.
     pub addr: SocketAddr,
-    /// The hub's own certificate and key, with the CA in its chain ([`crate::Ca::issue_server`] makes it so).
+    /// Hub's own certificate and key, with the CA in its chain ([`crate::Ca::issue_server`] creates it so).
     pub identity: Identity,
-    /// The CA (DER) that devices' certificates must come from.
+    /// CA (DER) that must have issued the devices' certificates.
     pub ca_der: Bytes,
-    /// Time after its end in which a device's certificate is let through. The hub must then allow it a renewal only.
+    /// Time after its end for which a device's certificate is accepted. The hub must then allow a renewal only.
     pub grace: Duration,
-    /// Secrets kept over restarts, so that devices learn of one at once.
+    /// Secrets kept over restarts, so that devices detect a restart at once.
     pub keys: EndpointKeys,
-    /// What one connection, and all of them, may use.
+    /// Limits of one connection, and of all of them.
     pub limits: Limits,
-    /// How fast to send.
+    /// Congestion control for sent data.
     pub congestion: Congestion,
-    /// Decides who may begin a handshake; `None` takes whoever comes first, within [`ListenerConfig::limits`].
+    /// Decides who may begin a handshake; `None` admits peers in the order of their arrival, within
+    /// [`ListenerConfig::limits`].
     pub intake: Option<Arc<dyn Intake>>,
 }
 
@@ -62,9 +58,9 @@ pub struct ListenerConfig {
 pub struct Listener {
     endpoint: quinn::Endpoint,
     handshakes: JoinSet<Option<Connection>>,
-    /// Places of the handshakes under way, by task.
+    /// Permits of the running handshakes, by task.
     places: HashMap<Id, u64>,
-    /// What ends a handshake, by place.
+    /// Handles to abort handshakes, by permit.
     ends: HashMap<u64, AbortHandle>,
     intake: Arc<dyn Intake>,
     limits: Limits,
@@ -76,12 +72,12 @@ impl Listener {
     /// Opens the socket. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When the address is taken or the identity cannot be used.
+    /// Fails when the address is taken or the identity cannot be used.
     pub fn bind(config: &ListenerConfig) -> Result<Self, ListenError> {
         Self::bind_with(config, crypto_provider())
     }
 
-    /// As [`Listener::bind`], with cryptography that a test can watch.
+    /// Opens the socket as [`Listener::bind`] does, with a crypto provider that a test can observe.
     pub(crate) fn bind_with(config: &ListenerConfig, provider: Arc<CryptoProvider>) -> Result<Self, ListenError> {
         let server = settings(config, provider).map_err(ListenError::Identity)?;
         let addr = config.addr;
@@ -103,18 +99,18 @@ impl Listener {
         self.buffers
     }
 
-    /// The address that was bound.
+    /// Returns the address of the socket.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// Fails if the operating system does not report it.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.endpoint.local_addr()
     }
 
-    /// Takes the next connection whose handshake is complete; `None` once the listener is closed.
+    /// Returns the next connection whose handshake is complete; `None` once the listener is closed.
     ///
-    /// Handshakes run side by side: a slow one holds up nobody. Authorise the connection before serving it; see the
-    /// module.
+    /// Handshakes run concurrently: a slow one does not delay others. Authorise the connection before serving it; see
+    /// the module.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -137,32 +133,32 @@ impl Listener {
         }
     }
 
-    /// Connections that are alive, handshakes included.
+    /// Returns the number of live connections, including handshakes.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.endpoint.open_connections()
     }
 
-    /// Shows a new certificate to devices that connect from now on; those that are connected stay so. Sessions of
-    /// before are not resumed: their next handshake is a full one.
+    /// Presents a new certificate to devices that connect from now on; existing connections remain. Earlier sessions
+    /// are not resumed: the next handshake of their devices is a full one.
     ///
     /// # Errors
-    /// When the identity cannot be used; the old one stays.
+    /// Fails if the identity cannot be used; the old one remains.
     pub fn renew(&self, config: &ListenerConfig) -> Result<(), CertificateError> {
         self.endpoint.set_server_config(Some(settings(config, crypto_provider())?));
         Ok(())
     }
 
-    /// Closes every connection and waits until the peers were told, at most `grace`.
+    /// Closes every connection and waits until the peers were notified, at most `grace`.
     ///
-    /// Returns whether all were told in time.
+    /// Returns whether all were notified in time.
     pub async fn close(mut self, code: CloseCode, reason: &str, grace: Duration) -> bool {
         self.handshakes.abort_all();
         self.endpoint.close(quinn::VarInt::from_u32(code.number()), reason.as_bytes());
         tokio::time::timeout(grace, self.endpoint.wait_idle()).await.is_ok()
     }
 
-    /// Obeys the intake's decision about a newcomer, before any cryptography.
+    /// Executes the decision of the intake about a new peer, before any cryptography.
     fn begin(&mut self, incoming: quinn::Incoming) {
         let address = incoming.remote_address();
         if self.endpoint.open_connections() >= self.limits.connections {
@@ -183,7 +179,7 @@ impl Listener {
             // An attacker who forges addresses never sees the token; an honest device loses one round trip.
             Judgement::Prove => {
                 if incoming.retry().is_err() {
-                    tracing::debug!("a newcomer could not be asked to prove its address");
+                    tracing::debug!("could not request a proof of its address from a new peer");
                 }
             }
             Judgement::Refuse => {
@@ -199,7 +195,7 @@ impl Listener {
         self.ends.insert(place, end);
     }
 
-    /// Gives back the place of a handshake that has ended.
+    /// Returns the permit of a handshake that has ended.
     fn ended(&mut self, task: Id) {
         if let Some(place) = self.places.remove(&task) {
             if self.ends.get(&place).is_some_and(|end| end.id() == task) {
@@ -210,7 +206,7 @@ impl Listener {
     }
 }
 
-/// The QUIC settings of a listener.
+/// Returns the QUIC settings of a listener.
 fn settings(config: &ListenerConfig, provider: Arc<CryptoProvider>) -> Result<quinn::ServerConfig, CertificateError> {
     let tls = quic_server(provider, &config.identity, &config.ca_der, config.grace)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
@@ -222,7 +218,7 @@ fn settings(config: &ListenerConfig, provider: Arc<CryptoProvider>) -> Result<qu
     Ok(server)
 }
 
-/// Completes one handshake within its time, and turns away who may not be here at all.
+/// Completes one handshake within its time limit, and refuses peers that are not permitted.
 async fn handshake(incoming: quinn::Incoming, limits: Limits, grace: Duration) -> Option<Connection> {
     let remote = incoming.remote_address();
     let finished = tokio::time::timeout(limits.handshake, async { incoming.accept()?.await }).await;
@@ -250,7 +246,7 @@ async fn handshake(incoming: quinn::Incoming, limits: Limits, grace: Duration) -
     }
 }
 
-/// The rules that need no record of devices.
+/// Applies the rules that need no record of devices.
 pub(crate) fn admit(
     connection: Connection,
     now_unix_s: i64,
@@ -268,7 +264,7 @@ pub(crate) fn admit(
             }
         }
         (Alpn::Device, Peer::Anonymous) => {
-            Err((CloseCode::NotAuthorised, "a certificate is needed: enrol this device".to_owned()))
+            Err((CloseCode::NotAuthorised, "a certificate is required: enrol this device".to_owned()))
         }
         // A device that enrols anew may show its old certificate; it counts for nothing there.
         (Alpn::Enrol, Peer::Device { .. } | Peer::Anonymous) => Ok(connection),

@@ -1,26 +1,26 @@
-//! UDP sockets with buffers that hold a burst of QUIC packets.
+//! UDP sockets with buffers that are large enough for a burst of QUIC packets.
 //!
-//! Used by [`crate::client`] and [`crate::server`]; [`granted_buffers`] lets a command line report what this machine
-//! grants. The kernel's default of 208 KiB is smaller than one request of 600 kB: what overruns it is lost and sent
-//! again.
+//! Used by [`crate::client`] and [`crate::server`]; [`granted_buffers`] lets a command line report the sizes that this
+//! machine grants. The kernel's default of 208 KiB is smaller than one request of 600 kB: packets that exceed the
+//! buffer are lost and sent again.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
 use rustix::net::sockopt;
 
-/// Wanted size in bytes of the receive buffer and of the send buffer of a UDP socket.
+/// Requested size in bytes of the receive buffer and of the send buffer of a UDP socket.
 ///
 /// 4 MiB is the largest amount that one stream of an agent may have in flight ([`crate::Limits::agent`]). The kernel
-/// takes the memory only while packets wait.
+/// uses the memory only while packets wait.
 pub const BUFFER_BYTES_WANTED: usize = 4 * 1024 * 1024;
 
 /// Buffer sizes that the kernel granted to a UDP socket, in bytes of payload and overhead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buffers {
-    /// Bytes that may wait to be received.
+    /// Size of the receive buffer in bytes.
     pub receive_bytes: usize,
-    /// Bytes that may wait to be sent.
+    /// Size of the send buffer in bytes.
     pub send_bytes: usize,
 }
 
@@ -31,7 +31,7 @@ impl Buffers {
         self.receive_bytes < BUFFER_BYTES_WANTED || self.send_bytes < BUFFER_BYTES_WANTED
     }
 
-    /// Returns the command that lifts the kernel's limits until the next start of the machine.
+    /// Returns the command that raises the kernel's limits until the next boot of the machine.
     #[must_use]
     pub fn advice(self) -> String {
         format!(
@@ -44,7 +44,7 @@ impl Buffers {
 /// Opens a UDP socket and returns the buffer sizes that it got.
 ///
 /// # Errors
-/// When the address cannot be bound. Small buffers are not an error.
+/// Fails when the address cannot be bound. Small buffers are not an error.
 pub(crate) fn bind(addr: SocketAddr) -> io::Result<(UdpSocket, Buffers)> {
     let socket = UdpSocket::bind(addr)?;
     let buffers = enlarge(&socket)?;
@@ -54,12 +54,12 @@ pub(crate) fn bind(addr: SocketAddr) -> io::Result<(UdpSocket, Buffers)> {
 /// Returns the buffer sizes that this machine grants to a UDP socket of this process.
 ///
 /// # Errors
-/// When no socket can be opened.
+/// Fails when no socket can be opened.
 pub fn granted_buffers() -> io::Result<Buffers> {
     Ok(bind((std::net::Ipv4Addr::LOCALHOST, 0).into())?.1)
 }
 
-/// Asks for [`BUFFER_BYTES_WANTED`] in both directions and reads back what was granted. Never makes a buffer smaller.
+/// Requests [`BUFFER_BYTES_WANTED`] in both directions and reads back the granted sizes. Never makes a buffer smaller.
 fn enlarge(socket: &UdpSocket) -> io::Result<Buffers> {
     // The kernel doubles what is asked for, as room for its own bookkeeping, and reports the doubled number.
     let receive = || Ok::<_, io::Error>(sockopt::socket_recv_buffer_size(socket)? / 2);

@@ -1,4 +1,4 @@
-//! TLS settings: the one crypto provider, the two QUIC configurations, and what the HTTPS admin API needs.
+//! TLS settings: the crypto provider, the two QUIC configurations, and the settings of the HTTPS admin API.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,28 +16,30 @@ use crate::error::CertificateError;
 use crate::identity::Identity;
 use crate::pinning::HubVerifier;
 
-/// What the verifier of the hub's certificate saw in the last handshake; TLS alerts alone do not tell these apart.
+/// Result of the verifier of the hub's certificate in the last handshake; TLS alerts alone do not distinguish these
+/// cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Observed {
-    /// Nothing wrong.
+    /// The certificate is valid.
     #[default]
     Nothing,
-    /// Another CA.
+    /// The certificate was issued by another CA.
     WrongCa,
-    /// Another name.
+    /// The certificate is for another name.
     WrongName,
-    /// Past its end.
+    /// The certificate has expired.
     Expired,
-    /// Unreadable, or not for this use.
+    /// The certificate cannot be parsed, or is not permitted for this use.
     Unfit,
 }
 
-/// Servers that a client remembers sessions of: an agent has one hub, under few names.
+/// Maximum number of servers whose sessions a client remembers: an agent has one hub, under few names.
 const SESSIONS_REMEMBERED: usize = 8;
 
-/// The cryptography of the whole project: aws-lc-rs, with the hybrid X25519MLKEM768 as the preferred key exchange.
+/// Returns the crypto provider of the whole project: aws-lc-rs, with the hybrid X25519MLKEM768 as the preferred key
+/// exchange.
 ///
-/// Handed to every TLS configuration by name, also to `ureq`; the process-wide default is never relied on.
+/// Passed explicitly to every TLS configuration, also to `ureq`; the process-wide default is never used.
 #[must_use]
 pub fn crypto_provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
@@ -47,8 +49,8 @@ fn tls(error: impl std::fmt::Display) -> CertificateError {
     CertificateError::Tls(error.to_string())
 }
 
-/// The hub's side of QUIC: a client certificate of `ca_der` is asked for and may be withheld (enrolment). One that is
-/// over for less than `grace` is let through.
+/// Returns the hub's QUIC configuration: it requests a client certificate of `ca_der`, which may be absent (enrolment).
+/// A certificate that expired less than `grace` ago is accepted.
 pub(crate) fn quic_server(
     provider: Arc<CryptoProvider>,
     identity: &Identity,
@@ -75,7 +77,7 @@ pub(crate) fn quic_server(
     QuicServerConfig::try_from(config).map_err(tls)
 }
 
-/// The device's side of QUIC.
+/// Returns the device's QUIC configuration.
 pub(crate) fn quic_client(
     provider: Arc<CryptoProvider>,
     verifier: Arc<HubVerifier>,
@@ -97,10 +99,11 @@ pub(crate) fn quic_client(
     QuicClientConfig::try_from(config).map_err(tls)
 }
 
-/// TLS for the HTTPS admin API: 1.3 only, HTTP/2 and HTTP/1.1, no client certificates (operators have tokens).
+/// Returns the TLS configuration of the HTTPS admin API: 1.3 only, HTTP/2 and HTTP/1.1, no client certificates
+/// (operators have tokens).
 ///
 /// # Errors
-/// When the identity's certificate and key cannot be used.
+/// Fails when the identity's certificate and key cannot be used.
 pub fn admin_server_config(identity: &Identity) -> Result<Arc<ServerConfig>, CertificateError> {
     let mut config = ServerConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -112,30 +115,30 @@ pub fn admin_server_config(identity: &Identity) -> Result<Arc<ServerConfig>, Cer
     Ok(Arc::new(config))
 }
 
-/// The CA certificates (DER) in a PEM text, for a client of the admin API that trusts them and no others.
+/// Returns the CA certificates (DER) in a PEM text, for a client of the admin API that trusts only them.
 ///
 /// With ureq: `TlsConfig::builder().root_certs(RootCerts::new_with_certs(..))` of `Certificate::from_der` of each, and
 /// `.unversioned_rustls_crypto_provider(crypto_provider())`.
 ///
 /// # Errors
-/// When the text holds no certificate, or a broken one.
+/// Fails if the text contains no certificate, or an invalid one.
 pub fn admin_client_roots(ca_pem: &str) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     crate::certificate::chain_from_pem(ca_pem)
 }
 
-/// Writes one certificate (DER) as PEM, for a file that people and other programs read.
+/// Formats one certificate (DER) as PEM, for a file that people and other programs read.
 ///
 /// # Errors
-/// When the bytes are no certificate.
+/// Fails if the bytes are not a certificate.
 pub fn certificate_pem(der: &[u8]) -> Result<String, CertificateError> {
     crate::certificate::Facts::read(der)?;
     Ok(crate::certificate::chain_to_pem([der]))
 }
 
-/// Reads the first certificate of a PEM text as DER.
+/// Parses the first certificate of a PEM text as DER.
 ///
 /// # Errors
-/// When there is none.
+/// Fails when there is none.
 pub fn certificate_der(pem: &str) -> Result<bytes::Bytes, CertificateError> {
     let chain = crate::certificate::chain_from_pem(pem)?;
     let first = chain.first().ok_or_else(|| CertificateError::unreadable("certificate file", "it is empty"))?;

@@ -1,16 +1,16 @@
-//! What is wrong with certificates, keys and requests, and why a listener did not start.
+//! Errors of certificates, keys, signing requests, and of the start of a listener.
 
 use std::fmt;
 
-/// Why a listener did not start.
+/// Error: a listener did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// The address is taken, or not ours.
+    /// The address is in use, or does not belong to this machine.
     #[error("listen on UDP {addr}")]
     Bind {
-        /// The address.
+        /// Address of the listener.
         addr: std::net::SocketAddr,
-        /// Why.
+        /// Error of the operating system.
         #[source]
         source: std::io::Error,
     },
@@ -19,37 +19,37 @@ pub enum ListenError {
     Identity(#[source] CertificateError),
 }
 
-/// Why a certificate, key or request is not usable.
+/// Error: a certificate, key or signing request cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
-    /// The bytes are not what they should be.
+    /// The bytes cannot be parsed.
     #[error("{what} cannot be read: {detail}")]
     Unreadable {
-        /// Which thing.
+        /// Kind of the object.
         what: &'static str,
-        /// Why.
+        /// Error of the parser.
         detail: String,
     },
-    /// A signing request was not signed by the key in it.
+    /// The signing request was not signed by its own key.
     #[error("the signing request is not signed by its own key")]
     ForgedRequest,
-    /// The key is of a kind that is not taken.
+    /// The kind of the key is not supported.
     #[error("the key is not ECDSA P-256, ECDSA P-384 or Ed25519")]
     KeyKind,
-    /// Key and certificate do not belong together.
-    #[error("the key does not belong to the certificate")]
+    /// The key does not match the certificate.
+    #[error("the key does not match the certificate")]
     KeyMismatch,
-    /// The certificate names no device, or names it in a way that is not ours.
+    /// The certificate names no device, or not in the form of this project.
     #[error("the certificate names no device: {0}")]
     NoDevice(String),
-    /// A name for a server certificate is neither DNS name nor address.
+    /// A name for a server certificate is neither a DNS name nor an IP address.
     #[error("{0:?} is neither a DNS name nor an IP address")]
     BadName(String),
-    /// The CA could not sign.
+    /// The CA failed to sign.
     #[error("issue a certificate: {0}")]
     Issue(String),
-    /// TLS does not take the identity.
-    #[error("TLS refuses the certificates: {0}")]
+    /// The TLS library refused the identity.
+    #[error("the TLS library refuses the certificates: {0}")]
     Tls(String),
 }
 

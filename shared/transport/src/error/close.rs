@@ -1,32 +1,33 @@
-//! How connections end: the code and words of the closer, or what QUIC and TLS say.
+//! Reasons for the end of connections: the code and text of the side that closed, or the error of QUIC or TLS.
 
 use std::fmt;
 
-/// Why a connection was closed, as its closer says it. The numbers are the wire's; append only.
+/// Code for closing a connection, chosen by the side that closes it. The numbers are part of the wire format; append
+/// only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CloseCode {
-    /// Nothing more to say.
+    /// The exchange of messages is complete.
     Done,
-    /// The closer is stopping; come back later.
+    /// The closing side is shutting down; connect again later.
     ShuttingDown,
-    /// The peer may not be here: no certificate where one is needed, or none that names a device.
+    /// The peer is not permitted: it has no certificate where one is required, or its certificate names no device.
     NotAuthorised,
     /// The operator has revoked this device.
     Revoked,
     /// The peer's certificate is not valid now.
     CertificateExpired,
-    /// The same device has connected anew; this older connection is closed.
+    /// The same device has opened a newer connection, so this one is closed.
     Replaced,
-    /// The peer broke the protocol.
+    /// The peer violated the protocol.
     ProtocolViolation,
-    /// The closer has no room; come back later.
+    /// The closing side is at its limit; connect again later.
     Busy,
-    /// A code of a newer peer.
+    /// A code that a newer peer sent.
     Other(u32),
 }
 
 impl CloseCode {
-    /// The number on the wire.
+    /// Returns the number on the wire.
     #[must_use]
     pub const fn number(self) -> u32 {
         match self {
@@ -42,7 +43,7 @@ impl CloseCode {
         }
     }
 
-    /// The code of a number on the wire.
+    /// Returns the code for a number on the wire.
     #[must_use]
     pub fn from_number(number: u64) -> Self {
         let known = [
@@ -76,39 +77,39 @@ impl fmt::Display for CloseCode {
     }
 }
 
-/// Why a connection ended.
+/// Reason for the end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CloseReason {
-    /// The peer closed it, and said why.
+    /// The peer closed the connection, with a reason.
     #[error("the peer closed the connection: {code} {reason:?}")]
     ByPeer {
-        /// Why, for the machine.
+        /// Code for programs.
         code: CloseCode,
-        /// Why, for the person; at most [`CLOSE_REASON_BYTES_MAX`] bytes, as the peer wrote it.
+        /// Text for people, as the peer wrote it; at most [`CLOSE_REASON_BYTES_MAX`] bytes.
         reason: String,
     },
-    /// This side closed it.
-    #[error("the connection was closed here")]
+    /// This side closed the connection.
+    #[error("this side closed the connection")]
     Here,
-    /// Nothing arrived for the idle time.
-    #[error("the peer went silent")]
+    /// The peer sent nothing for the idle timeout.
+    #[error("the peer sent nothing for the idle timeout")]
     Silent,
-    /// The peer lost the state of this connection, as after a restart.
-    #[error("the peer does not know this connection any more")]
+    /// The peer lost the state of this connection, for example in a restart.
+    #[error("the peer no longer knows this connection")]
     Forgotten,
     /// One side refused the other's certificate or parameters in the handshake.
     #[error("the handshake failed: {0}")]
     Handshake(HandshakeFailure),
-    /// A side broke QUIC, or no QUIC version was shared.
+    /// One side violated QUIC, or the sides share no QUIC version.
     #[error("QUIC failed: {0}")]
     Quic(String),
 }
 
-/// Longest reason in bytes that is kept of a peer's close.
+/// Maximum length of the stored reason of a peer's close, in bytes.
 pub const CLOSE_REASON_BYTES_MAX: usize = 256;
 
 impl CloseReason {
-    /// Whether the peer may take this device back without an operator doing something.
+    /// Whether the peer may accept this device again without any action of an operator.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -126,7 +127,7 @@ impl CloseReason {
         }
     }
 
-    /// The code, where the peer gave one.
+    /// Returns the code, if the peer sent one.
     #[must_use]
     pub fn code(&self) -> Option<CloseCode> {
         match self {
@@ -136,28 +137,28 @@ impl CloseReason {
     }
 }
 
-/// What a TLS alert says, cut to what a person can act on.
+/// Meaning of a TLS alert, reduced to the cases that need different advice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum HandshakeFailure {
-    /// A certificate is not valid at this time, by the clock of the side that refused.
+    /// A certificate is not valid now, by the clock of the side that refused it.
     #[error("a certificate is expired or not yet valid")]
     CertificateTime,
     /// A certificate was not issued by the CA that the side trusts.
     #[error("a certificate was issued by an unknown CA")]
     UnknownCa,
-    /// A certificate is missing or not lawful for its use.
+    /// A certificate is missing or not permitted for its use.
     #[error("a certificate was refused")]
     Certificate,
-    /// No common ALPN or TLS version.
+    /// The sides share no ALPN name or TLS version.
     #[error("no common protocol version")]
     Version,
-    /// Anything else.
+    /// Any other alert, by number.
     #[error("TLS alert {0}")]
     Alert(u8),
 }
 
 impl HandshakeFailure {
-    /// By the numbers of RFC 8446, section 6.
+    /// Returns the failure for an alert number of RFC 8446, section 6.
     fn from_alert(alert: u8) -> Self {
         match alert {
             45 => Self::CertificateTime,
@@ -168,7 +169,7 @@ impl HandshakeFailure {
         }
     }
 
-    /// QUIC carries TLS alerts as error codes 0x100 to 0x1ff (RFC 9001, section 4.8).
+    /// Returns the failure for a QUIC error code; TLS alerts are the codes 0x100 to 0x1ff (RFC 9001, section 4.8).
     fn from_quic(code: u64) -> Option<Self> {
         let alert = code.checked_sub(0x100).and_then(|alert| u8::try_from(alert).ok())?;
         Some(Self::from_alert(alert))

@@ -1,101 +1,101 @@
-//! Why a device has no connection to its hub, with advice for the person who looks.
+//! Errors of dialling a hub, with advice for the user.
 
 use std::time::Duration;
 
 use super::{CertificateError, CloseCode, CloseReason, HandshakeFailure};
 use crate::tls::Observed;
 
-/// Why no connection to the hub came to be. Display says what happened, [`DialError::advice`] what to do.
+/// Error: no connection to the hub was established. Display describes the failure, [`DialError::advice`] the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// A host name has no address, or is none.
+    /// A host name cannot be resolved.
     #[error("look up hub address {address:?}")]
     Lookup {
-        /// As configured.
+        /// Address as configured.
         address: String,
-        /// Why.
+        /// Error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// No address was given.
+    /// The list of addresses is empty.
     #[error("no hub address is configured")]
     NoAddress,
     /// No socket could be opened.
     #[error("open a UDP socket")]
     Socket(#[source] std::io::Error),
-    /// QUIC refused to start towards that address or name.
+    /// QUIC refused to start a connection to this address or name.
     #[error("dial hub {address}: {problem}")]
     Start {
-        /// The address.
+        /// Address of the hub.
         address: String,
-        /// Why.
+        /// Error of QUIC.
         problem: String,
     },
-    /// Nothing answered in time.
-    #[error("hub {address} did not answer within {} s", within.as_secs_f32())]
+    /// No response arrived in time.
+    #[error("hub {address} did not respond within {} s", within.as_secs_f32())]
     NoAnswer {
-        /// The address that was tried.
+        /// Address of the hub.
         address: String,
-        /// How long was waited.
+        /// Duration of the wait.
         within: Duration,
     },
-    /// The hub's certificate does not come from the CA that this device trusts.
-    #[error("hub {address} has a certificate from another CA than this device trusts")]
+    /// The hub's certificate was not issued by the CA that this device trusts.
+    #[error("hub {address} has a certificate of a CA that this device does not trust")]
     WrongCa {
-        /// The address.
+        /// Address of the hub.
         address: String,
     },
     /// The hub's certificate is for another name.
     #[error("the certificate of hub {address} is not for the name {name:?}")]
     WrongName {
-        /// The address.
+        /// Address of the hub.
         address: String,
-        /// The name that was expected.
+        /// Expected name.
         name: String,
     },
-    /// The hub's certificate is not one for a hub.
-    #[error("hub {address} has a certificate that is not one of a hub")]
+    /// The hub's certificate is not permitted for a hub.
+    #[error("hub {address} has a certificate that is not valid for a hub")]
     UnfitCertificate {
-        /// The address.
+        /// Address of the hub.
         address: String,
     },
     /// The hub's certificate has expired, by this device's clock.
     #[error("the certificate of hub {address} has expired by this device's clock")]
     HubCertificateExpired {
-        /// The address.
+        /// Address of the hub.
         address: String,
     },
-    /// The hub finds that this device's certificate expired too long ago to be renewed.
-    #[error("hub {address} finds that this device's certificate expired too long ago to be renewed")]
+    /// The hub refused this device's certificate because it expired too long ago to be renewed.
+    #[error("hub {address} refused this device's certificate: it expired too long ago to be renewed")]
     OwnCertificateExpired {
-        /// The address.
+        /// Address of the hub.
         address: String,
     },
-    /// The hub does not take this device.
+    /// The hub does not accept this device.
     #[error("hub {address} refused this device")]
     NotAuthorised {
-        /// The address.
+        /// Address of the hub.
         address: String,
-        /// What the hub said.
+        /// Reason that the hub sent.
         #[source]
         source: CloseReason,
     },
     /// The two sides share no protocol version.
-    #[error("hub {address} speaks another version of the protocol")]
+    #[error("hub {address} uses another version of the protocol")]
     Version {
-        /// The address.
+        /// Address of the hub.
         address: String,
     },
-    /// Anything else that ended the connection before it was one.
+    /// The connection attempt ended for another reason.
     #[error("connect to hub {address}")]
     Failed {
-        /// The address.
+        /// Address of the hub.
         address: String,
-        /// Why.
+        /// Reason for the end.
         #[source]
         source: CloseReason,
     },
-    /// Certificates and keys of this side cannot be used.
+    /// The certificate or key of this side cannot be used.
     #[error("prepare the TLS identity of this device")]
     Identity(#[source] CertificateError),
 }
@@ -103,26 +103,26 @@ pub enum DialError {
 /// Coarse kind of a [`DialError`], for exit codes and back-off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DialErrorKind {
-    /// Nothing answered, or there is nothing to ask.
+    /// No hub responded, or no address is known.
     Unreachable,
-    /// It answered, but is not the hub this device belongs to.
+    /// A server responded, but not the hub that this device belongs to.
     WrongCa,
-    /// A certificate is outside its time; often a wrong clock.
+    /// A certificate is outside its validity; often because of a wrong clock.
     CertificateTime,
-    /// The hub does not take this device.
+    /// The hub does not accept this device.
     NotAuthorised,
-    /// The versions do not fit.
+    /// The two sides share no version.
     Version,
-    /// The hub is full or stopping.
+    /// The hub is at its limit or shutting down.
     Busy,
-    /// This side's own files or sockets.
+    /// A file or socket of this side failed.
     Local,
-    /// Anything else.
+    /// Any other error.
     Other,
 }
 
 impl DialError {
-    /// The coarse kind.
+    /// Returns the coarse kind.
     #[must_use]
     pub fn kind(&self) -> DialErrorKind {
         match self {
@@ -141,7 +141,7 @@ impl DialError {
         }
     }
 
-    /// Whether the same dial may succeed later without anyone doing something.
+    /// Whether the same dial may succeed later without any action.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self.kind() {
@@ -155,7 +155,7 @@ impl DialError {
         }
     }
 
-    /// What a person can do about it.
+    /// Returns advice for the user.
     #[must_use]
     pub fn advice(&self) -> &'static str {
         match self {
@@ -167,13 +167,12 @@ impl DialError {
                 "check that the hub runs and that UDP to its port passes every firewall on the way (try `cloud-hub status`)"
             }
             Self::WrongCa { .. } => {
-                "this is another hub than the one this device was enrolled with, or the hub was set up anew: \
-                 check the address, or enrol again with a new join token"
+                "this hub is not the one that this device enrolled with, or the hub was set up again: check the address, or enrol again with a new join token"
             }
             Self::WrongName { .. } => "the hub was set up under another name: enrol again with a new join token",
-            Self::UnfitCertificate { .. } => "something else than a hub answers there: check the address",
+            Self::UnfitCertificate { .. } => "the server at this address is not a hub: check the address",
             Self::HubCertificateExpired { .. } => {
-                "check this device's clock; if it is right, restart the hub, which issues itself a new certificate"
+                "check this device's clock; if it is right, restart the hub, which then issues a new certificate for itself"
             }
             Self::OwnCertificateExpired { .. } => {
                 "check the clocks of device and hub; if they are right, enrol this device again with a new join token"
@@ -182,12 +181,12 @@ impl DialError {
                 "ask the hub's operator whether this device was revoked (`cloud-hub device list`); enrol again if so"
             }
             Self::Version { .. } => "update the older of agent and hub: they must share a major version",
-            Self::Failed { .. } => "look into the hub's log; the connection is tried again",
+            Self::Failed { .. } => "check the hub's log; the device retries automatically",
             Self::Identity(_) => "enrol this device again: its certificate or key file is damaged",
         }
     }
 
-    /// Puts a finished handshake's failure into words, with what the verifier saw on this side.
+    /// Converts the end of a failed handshake to an error, using the result of this side's verifier.
     pub(crate) fn from_close(address: &str, name: &str, within: Duration, seen: Observed, reason: CloseReason) -> Self {
         let address = address.to_owned();
         // What the verifier saw may belong to another attempt of the same dial; only a failed handshake asks for it.
@@ -213,7 +212,8 @@ impl DialError {
         }
     }
 
-    /// How much an error tells, where several addresses failed: a refusal tells more than silence.
+    /// Returns the information value of an error, to choose one where several addresses failed: a refusal ranks above a
+    /// timeout.
     pub(crate) fn weight(&self) -> u8 {
         match self.kind() {
             DialErrorKind::Local | DialErrorKind::Unreachable => 0,

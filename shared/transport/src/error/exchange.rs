@@ -1,4 +1,4 @@
-//! Why one exchange did not go to its end.
+//! Errors of one exchange.
 
 use std::time::Duration;
 
@@ -6,59 +6,59 @@ use protocol::{DecodeError, EncodeError};
 
 use super::CloseReason;
 
-/// Why an exchange did not go to its end.
+/// Error: an exchange was not completed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ExchangeError {
     /// The connection ended.
     #[error("the connection was lost during the exchange")]
     ConnectionLost(#[source] CloseReason),
-    /// The peer withdrew: it reset its stream or stopped ours.
+    /// The peer cancelled: it reset its stream or stopped ours.
     #[error("the peer cancelled the exchange: {0}")]
     Cancelled(crate::exchange::ResetCode),
-    /// The peer ended its stream before everything announced had come.
+    /// The peer ended its stream before all announced bytes arrived.
     #[error("the exchange ended early: {missing} bytes are missing")]
     Truncated {
-        /// Bytes that were still expected.
+        /// Number of bytes that are missing.
         missing: u64,
     },
-    /// The peer sent something else than expected.
+    /// The peer sent an unexpected or invalid message.
     #[error("receive a message")]
     Decode(#[source] DecodeError),
-    /// The message cannot be sent as it is.
+    /// The message cannot be encoded within its limits.
     #[error("send a message")]
     Encode(#[source] EncodeError),
-    /// The body handed in is not as long as the message says.
+    /// The length of the given body differs from the message.
     #[error("the body has {given} bytes, its message announces {announced}")]
     BodyLength {
-        /// What the message says.
+        /// Length in the message, in bytes.
         announced: u64,
-        /// What was handed in.
+        /// Length given, in bytes.
         given: u64,
     },
-    /// The announced body is larger than the caller takes.
-    #[error("a body of {length} bytes is over the limit of {max}")]
+    /// The announced body exceeds the caller's limit.
+    #[error("a body of {length} bytes exceeds the limit of {max}")]
     BodyTooLarge {
-        /// Announced bytes.
+        /// Announced length in bytes.
         length: u64,
-        /// The caller's limit.
+        /// Caller's limit in bytes.
         max: u64,
     },
-    /// The peer began and did not go on.
+    /// The peer stopped in the middle of a message or body.
     #[error("the peer sent nothing for {} s in the middle of {what}", after.as_secs_f32())]
     Stalled {
-        /// A message or a body.
+        /// Either `message` or `body`.
         what: &'static str,
-        /// How long was waited.
+        /// Duration of the wait.
         after: Duration,
     },
     /// The peer stopped reading what it is sent.
-    #[error("the peer took nothing of what it was sent for {} s", after.as_secs_f32())]
+    #[error("the peer read nothing for {} s", after.as_secs_f32())]
     Unread {
-        /// How long was waited.
+        /// Duration of the wait.
         after: Duration,
     },
     /// The stream was already finished or reset on this side.
-    #[error("the exchange is already over on this side")]
+    #[error("the exchange is already finished on this side")]
     Over,
 }
 
@@ -76,7 +76,7 @@ impl ExchangeError {
         }
     }
 
-    /// Whether the connection itself is gone.
+    /// Whether the connection itself has ended.
     #[must_use]
     pub fn is_connection_lost(&self) -> bool {
         matches!(self, Self::ConnectionLost(_))

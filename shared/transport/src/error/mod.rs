@@ -1,7 +1,7 @@
-//! What can go wrong between two ends, in kinds that a caller can act on and a person can be advised about.
+//! Errors of this crate, in kinds that a caller can act on and for which a user can be advised.
 //!
-//! How connections end is in [`close`], why none came to be in [`dial`], why one exchange failed in [`exchange`], and
-//! what is wrong with certificates in [`certificate`].
+//! Reasons for the end of connections are in [`close`], failures to connect in [`dial`], failures of one exchange in
+//! [`exchange`], and faults of certificates in [`certificate`].
 
 pub mod certificate;
 pub mod close;

@@ -1,4 +1,4 @@
-//! Bytes of one stream in each direction: messages, pieces of bodies, and the time a peer may take for them.
+//! Reads and writes the bytes of one stream: messages, pieces of bodies, and the time limits for the peer.
 //!
 //! Used by [`super::Exchange`] only.
 
@@ -15,7 +15,8 @@ use crate::error::ExchangeError;
 use crate::limits::Limits;
 use crate::pace::Pace;
 
-/// First allocation for a message: most take less, and six bytes of header must not buy more.
+/// First allocation for a message in bytes: most are smaller, and a header of six bytes must not cause a larger
+/// allocation.
 const MESSAGE_FIRST_BYTES: usize = 4096;
 
 /// Sends a message without its body.
@@ -47,8 +48,8 @@ pub(super) async fn write<M: Message>(
     write_parts(send, limits, &mut limits.pace(), &mut parts).await
 }
 
-/// Sends bytes. A peer that takes nothing for [`Limits::body_pause`], or too little for its pace, is given up: it must not
-/// hold what is sent.
+/// Sends bytes. Gives up on a peer that reads nothing for [`Limits::body_pause`], or too slowly for its pace, because
+/// the unsent data occupies memory.
 pub(super) async fn write_parts(
     send: &mut SendStream,
     limits: &Limits,
@@ -68,7 +69,7 @@ pub(super) async fn write_parts(
     Ok(())
 }
 
-/// Reads the next piece of a body that has `missing` more bytes.
+/// Reads the next piece of a body of which `missing` bytes remain.
 pub(super) async fn read_piece(
     receive: &mut RecvStream,
     limits: &Limits,
@@ -91,7 +92,7 @@ pub(super) async fn read_piece(
     }
 }
 
-/// Reads one framed message. A patient reader waits for its first byte as long as the caller lets it.
+/// Reads one framed message. With `patient`, waits for its first byte without a time limit.
 pub(super) async fn read_message<M: Message>(
     receive: &mut RecvStream,
     within: Duration,
@@ -117,7 +118,7 @@ pub(super) async fn read_message<M: Message>(
     result.unwrap_or(Err(ExchangeError::Stalled { what: "a message", after: within }))
 }
 
-/// Reads `length` bytes, holding no more memory than has arrived.
+/// Reads `length` bytes; never allocates more memory than the received bytes need.
 async fn read_exactly(receive: &mut RecvStream, length: usize) -> Result<Vec<u8>, ExchangeError> {
     let mut bytes = Vec::with_capacity(length.min(MESSAGE_FIRST_BYTES));
     while bytes.len() < length {

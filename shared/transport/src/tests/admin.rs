@@ -1,4 +1,4 @@
-//! The pieces of the HTTPS admin API: a server by `admin_server_config`, a client as the CLI builds it with ureq.
+//! Tests of the HTTPS admin API: a server by `admin_server_config`, a client as the CLI builds it with ureq.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -10,7 +10,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use super::pair::{DAY, Site};
 use crate::{Validity, admin_client_roots, admin_server_config, crypto_provider};
 
-/// A client that trusts one CA and no other.
+/// Returns a client that trusts one CA and no other.
 fn client(ca_pem: &str) -> ureq::Agent {
     let roots = admin_client_roots(ca_pem).unwrap();
     let roots: Vec<_> = roots.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
@@ -21,7 +21,7 @@ fn client(ca_pem: &str) -> ureq::Agent {
     ureq::Agent::config_builder().tls_config(tls).build().new_agent()
 }
 
-/// Answers one request; gives the TLS version and key exchange, or why there was none.
+/// Serves one request; returns its address and the TLS version and key exchange, or the error.
 fn serve_once(site: &Site) -> (String, std::thread::JoinHandle<Result<String, std::io::Error>>) {
     let names = ["localhost", "127.0.0.1"].map(str::to_owned);
     let identity = site.ca.issue_server(&names, Validity::from_now(DAY)).unwrap();

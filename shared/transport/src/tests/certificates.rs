@@ -1,4 +1,4 @@
-//! What the authority certifies, and what it does not let itself be talked into.
+//! Tests of the certificates that the authority issues, and of the requests that it refuses.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,4 @@
-//! From a join token to a device, and from one certificate to the next: the whole road at the library's level.
+//! Tests of enrolment and renewal: from a join token to a device, and from one certificate to the next.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     Alpn, Connection, DeviceKey, Dialer, DialerConfig, Identity, Peer, Priority, Trust, Validity, certificate_der,
 };
 
-/// Long enough for the test, short enough that a renewal shows in the certificate's end.
+/// Lifetime of a certificate: longer than the test, short enough that a renewal is visible in its end.
 const SHORT: Duration = Duration::from_secs(60);
 
 fn token(site: &Site, hub: &str) -> JoinToken {
@@ -24,7 +24,7 @@ fn token(site: &Site, hub: &str) -> JoinToken {
     }
 }
 
-/// What a hub does with one enrolment: it alone chooses the name.
+/// Serves one enrolment as a hub does: the hub alone chooses the name.
 async fn serve_enrolment(site: &Site, hub: &Connection, token: &JoinToken) {
     assert_eq!((hub.peer(), hub.alpn()), (&Peer::Anonymous, Alpn::Enrol));
     let mut exchange = hub.accept().await.unwrap();
@@ -38,7 +38,7 @@ async fn serve_enrolment(site: &Site, hub: &Connection, token: &JoinToken) {
     exchange.delivered().await.unwrap();
 }
 
-/// What a device does with a token.
+/// Enrols with a token as a device does.
 async fn enrol(token: &JoinToken, connection: &Connection) -> (DeviceKey, Enrolled) {
     let key = DeviceKey::generate().unwrap();
     let csr_der = key.csr_der().unwrap();
@@ -78,7 +78,8 @@ async fn a_token_makes_a_device_whose_certificate_is_renewed_over_the_live_conne
     assert!(matches!(hub.peer(), Peer::Device { key, .. } if *key == second.key_digest()));
 }
 
-/// A new certificate for a new key; the hub names it after the certificate that asks, whatever the request says.
+/// Renews a certificate for a new key; the hub takes the name from the certificate of the connection, not from the
+/// request.
 async fn renew(site: &Site, device: &Connection, hub: &Connection) -> Identity {
     let key = DeviceKey::generate().unwrap();
     let question = DeviceRequest::Renew { csr_der: key.csr_der().unwrap() };

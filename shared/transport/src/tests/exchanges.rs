@@ -1,4 +1,4 @@
-//! Typed messages and bodies, cancellation, and how connections end.
+//! Tests of typed messages and bodies, cancellation, and the end of connections.
 
 use std::time::Duration;
 

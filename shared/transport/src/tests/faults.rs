@@ -1,4 +1,4 @@
-//! Bad networks: what is lost, late, doubled or out of order costs time and nothing else.
+//! Tests on bad networks: lost, late, duplicated and reordered packets cost time and nothing else.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ impl Link {
         Self { device, hub, proxy, dialer, listener }
     }
 
-    /// This many exchanges with bodies of this many bytes each way, eight at a time.
+    /// Runs `count` exchanges with bodies of `bytes` bytes in each direction, eight at a time.
     async fn exchange(&self, count: usize, bytes: usize) {
         let asking = futures_util::future::join_all((0..count).map(|_| ask(&self.device, bytes)));
         let serving = futures_util::future::join_all((0..count).map(|_| echo(&self.hub)));

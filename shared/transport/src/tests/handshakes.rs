@@ -1,4 +1,4 @@
-//! Who is let in, by whom, and what is said to who is not.
+//! Tests of accepted and refused peers, and of the errors that refused peers see.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -48,7 +48,7 @@ async fn a_device_and_its_hub_know_each_other() {
     assert_eq!((device.alpn(), hub.alpn()), (Alpn::Device, Alpn::Device));
 }
 
-/// A key exchange group that writes down when a server uses it.
+/// A key exchange group that records its use by a server.
 #[derive(Debug)]
 struct Watched {
     group: &'static dyn SupportedKxGroup,

@@ -1,4 +1,4 @@
-//! A peer that breaks the rules, on raw streams: it is told so, and costs no more than its limits.
+//! Tests with a peer that violates the protocol on raw streams: it is refused, and uses no more than its limits.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use protocol::{DecodeError, FrameHeader, Message, encode};
 use super::pair::{NAME, Site, pattern, request, response};
 use crate::{Connection, ExchangeError, Limits, Listener, ListenerConfig};
 
-/// A raw QUIC connection of an honest device, and the hub's side of it.
+/// Returns a raw QUIC connection of an honest device, and the hub's side of it.
 async fn raw() -> (quinn::Connection, Connection, Listener, quinn::Endpoint) {
     let site = Site::new();
     let limits = Limits { frame: Duration::from_millis(200), body_pause: Duration::from_millis(200), ..Limits::hub() };
@@ -20,7 +20,7 @@ async fn raw() -> (quinn::Connection, Connection, Listener, quinn::Endpoint) {
     (device.unwrap(), hub.unwrap(), listener, endpoint)
 }
 
-/// Sends these bytes on a new stream; gives the hub's error and the code by which the stream was stopped.
+/// Sends these bytes on a new stream; returns the hub's error and the code by which the stream was stopped.
 async fn refused(bytes: &[u8], finish: bool) -> (ExchangeError, Option<u64>) {
     let (device, hub, _listener, _endpoint) = raw().await;
     let (mut send, _receive) = device.open_bi().await.unwrap();

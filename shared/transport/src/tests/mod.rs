@@ -1,4 +1,4 @@
-//! The promises of the transport, shown on real sockets over loopback.
+//! Tests of the transport on real sockets over loopback.
 
 mod admin;
 mod certificates;

@@ -1,4 +1,4 @@
-//! A hub and a device on loopback, with what tests ask of each other.
+//! A hub and a device on loopback, with the operations that tests need.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use crate::{
     ListenerConfig, Trust, Validity,
 };
 
-/// The name in the hub's certificate.
+/// Name in the hub's certificate.
 pub(super) const NAME: &str = "hub.sanderling";
 
-/// A certificate's lifetime that outlives every test.
+/// Lifetime of certificates, longer than every test.
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The time in which an expired certificate of a device is let through.
+/// Time for which a device's expired certificate is accepted.
 pub(super) const GRACE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
-/// A CA and everything that comes of it.
+/// A CA and the configurations that use it.
 pub(super) struct Site {
     pub(super) ca: Ca,
 }
@@ -83,13 +83,13 @@ pub(super) fn at(addr: SocketAddr) -> Vec<String> {
     vec![addr.to_string()]
 }
 
-/// Dials and accepts; both must succeed. Gives the device's side, then the hub's.
+/// Dials and accepts; both must succeed. Returns the device's side, then the hub's.
 pub(super) async fn connect(dialer: &Dialer, listener: &mut Listener) -> (Connection, Connection) {
     let addr = listener.local_addr().unwrap();
     connect_via(dialer, listener, addr).await
 }
 
-/// As [`connect`], through something that stands before the listener.
+/// Connects as [`connect`] does, through a proxy in front of the listener.
 pub(super) async fn connect_via(dialer: &Dialer, listener: &mut Listener, via: SocketAddr) -> (Connection, Connection) {
     let target = at(via);
     let (device, hub) = tokio::join!(dialer.dial(&target), listener.accept());
@@ -117,7 +117,7 @@ impl Pair {
     }
 }
 
-/// Bytes that no mix-up leaves looking right.
+/// Returns bytes in which every mix-up is visible.
 pub(super) fn pattern(length: usize) -> Bytes {
     (0..length).map(|at| u8::try_from(at.wrapping_mul(31) % 251).unwrap()).collect()
 }
@@ -127,7 +127,7 @@ fn header(bytes: usize) -> TensorHeader {
     TensorHeader { name: "x".to_owned(), dtype: DType::U8, shape: vec![bytes], bytes }
 }
 
-/// A request with a body of this many bytes.
+/// Returns a request with a body of this many bytes.
 pub(super) fn request(bytes: usize) -> DeviceRequest {
     DeviceRequest::Infer(InferRequest {
         request_id: "r-1".parse().unwrap(),
@@ -141,7 +141,7 @@ pub(super) fn request(bytes: usize) -> DeviceRequest {
     })
 }
 
-/// An answer with a body of this many bytes.
+/// Returns a response with a body of this many bytes.
 pub(super) fn response(bytes: usize) -> HubResponse {
     HubResponse::Infer(InferResponse {
         version: types::Version::new(1).unwrap(),
@@ -155,7 +155,7 @@ pub(super) fn response(bytes: usize) -> HubResponse {
     })
 }
 
-/// Serves one exchange of a connection: gives the request's body back as the answer's.
+/// Serves one exchange of a connection: returns the request's body as the response's.
 pub(super) async fn echo(hub: &Connection) {
     let mut exchange = hub.accept().await.unwrap();
     let asked: DeviceRequest = exchange.receive().await.unwrap();
@@ -164,7 +164,7 @@ pub(super) async fn echo(hub: &Connection) {
     exchange.send_last(&response(body.len()), &[body]).await.unwrap();
 }
 
-/// Asks with a body of this many bytes, and holds the answer against it.
+/// Sends a request with a body of this many bytes, and compares the response with it.
 pub(super) async fn ask(device: &Connection, bytes: usize) {
     let body = pattern(bytes);
     let asked = device.ask(crate::Priority::Inference, &request(bytes), std::slice::from_ref(&body)).await;

@@ -1,4 +1,4 @@
-//! A hub that is killed and starts again on the same port: every device learns of it from its next packet.
+//! Tests of a hub that is killed and starts again on the same port: every device detects it from its next packet.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,22 +10,25 @@ use tokio::task::JoinSet;
 use super::pair::{Site, at, connect};
 use crate::{CloseReason, Connection, EndpointKeys, ListenError, Listener, ListenerConfig, Priority};
 
-/// Devices that are connected at once: enough to see a limit on resets (quinn's own would let 50 a second through).
+/// Number of devices that are connected at once: enough to exceed a limit on resets (quinn's own would allow 50 per
+/// second).
 const DEVICES: usize = 300;
 
-/// Far less than the 30 s after which a silent connection ends by itself, far more than a loaded machine needs.
+/// Maximum time for the detection: far less than the 30 s after which a silent connection ends, far more than a loaded
+/// machine needs.
 const LEARNED_WITHIN: Duration = Duration::from_secs(15);
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-/// Starts a hub in a runtime of its own: shutting that down ends its sockets and tasks as a kill would, without a word.
+/// Starts a hub in a runtime of its own: shutting the runtime down ends its sockets and tasks as a kill would, without
+/// a close.
 fn hub_process(config: &ListenerConfig) -> (Runtime, SocketAddr) {
     start(config).unwrap()
 }
 
-/// Starts it again on the same port, as soon as that is free.
+/// Starts the hub again on the same port, as soon as the port is free.
 fn hub_process_again(config: &ListenerConfig) -> Runtime {
     loop {
         match start(config) {
@@ -58,7 +61,7 @@ async fn connected(site: &Site, addr: SocketAddr, count: usize) -> Vec<Connectio
     connections
 }
 
-/// Sends a packet on each connection and counts how many end as forgotten in time.
+/// Sends a packet on each connection and counts those that end as forgotten in time.
 async fn learned(connections: Vec<Connection>) -> usize {
     let mut waiting = JoinSet::new();
     for connection in connections {

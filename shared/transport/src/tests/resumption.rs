@@ -1,10 +1,10 @@
-//! Coming back: a resumed connection never meets rustls's verifier, and must not get past the hub for that.
+//! Tests of resumed connections, which never reach rustls's verifier: the hub must check them nevertheless.
 
 use super::pair::{GRACE, NAME, Site, connect};
 use crate::server::admit;
 use crate::{CloseCode, Connection, Listener, Peer};
 
-/// What a hub does with each connection before it serves anything on it.
+/// Checks a connection as a hub does before it serves anything on it.
 fn authorise(connection: &Connection, revoked: &str) -> bool {
     match connection.peer() {
         Peer::Device { id, .. } if id.as_str() == revoked => {
@@ -16,7 +16,7 @@ fn authorise(connection: &Connection, revoked: &str) -> bool {
     }
 }
 
-/// Connects once in full and lets the device take its tickets.
+/// Connects once with a full handshake and lets the device receive its tickets.
 async fn first_visit(dialer: &crate::Dialer, listener: &mut Listener) {
     let (device, hub) = connect(dialer, listener).await;
     // Tickets follow the handshake; an answered exchange proves that they have arrived.

@@ -1,4 +1,4 @@
-//! Peers that send or take bytes in a trickle.
+//! Tests with peers that send or read bytes very slowly.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use protocol::v1::{DeviceRequest, HubResponse};
 use super::pair::{Pair, pattern, request, response};
 use crate::{ExchangeError, Limits, Priority};
 
-/// Limits under which a trickle is too slow within a second.
+/// Returns limits under which a trickle is too slow within a second.
 fn impatient() -> Limits {
     Limits { rate_window: Duration::from_millis(400), rate_bytes_min: 10_000, ..Limits::hub() }
 }
