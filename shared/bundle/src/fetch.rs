@@ -1,8 +1,8 @@
-//! A file of a bundle on its way in: resumable, and wrong bytes are found within one chunk.
+//! A file of a bundle that is being downloaded: resumable, and wrong bytes are detected within one chunk.
 //!
-//! Fed by the updater with bytes in order ([`Download::push`]); asks it for what is missing
-//! ([`Download::next_range`]). What has arrived lies in a `.part` file that survives a restart: it is hashed again
-//! when it is opened, and whatever follows the last good chunk is kept only as far as it may still turn out right.
+//! The updater passes bytes in order to [`Download::push`] and asks [`Download::next_range`] for the missing range. The
+//! received bytes are stored in a `.part` file that survives a restart: it is hashed again when it is opened, and the
+//! bytes after the last good chunk are kept only as far as they may still be right.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -14,71 +14,71 @@ use types::Digest;
 
 use crate::file::{self, CHUNK_BYTES, FileRef};
 
-/// Bytes that are read at once while an earlier part is hashed again.
+/// Size of the buffer in bytes for hashing an earlier part again.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Who may read a part: the agent alone; models can be secrets of their owner.
+/// Access rights of a part: readable by the agent only; models can be secrets of their owner.
 const PART_MODE: u32 = 0o600;
 
-/// The next bytes a download needs.
+/// The next bytes that a download needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
-    /// Where they begin, in bytes from the start of the file.
+    /// Offset of the first byte, from the start of the file.
     pub offset: u64,
-    /// How many, at least 1 and never across the end of a chunk.
+    /// Number of bytes, at least 1 and never across the end of a chunk.
     pub length: u64,
 }
 
-/// Why bytes were not taken, or the file could not be written.
+/// Error: bytes were refused, or the file could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// A chunk is not the signed one. It was thrown away; the download goes on from its start.
-    #[error("chunk {chunk} of \"{file}\" is not the signed one")]
+    /// A chunk differs from the signed one. It was removed; the download continues from its start.
+    #[error("chunk {chunk} of \"{file}\" differs from the signed one")]
     WrongChunk {
-        /// The file.
+        /// Name of the file.
         file: String,
-        /// The chunk, from 0.
+        /// Number of the chunk, from 0.
         chunk: usize,
     },
-    /// More bytes than the file has.
-    #[error("more than the {size} bytes of \"{file}\" were sent")]
+    /// More bytes were received than the file has.
+    #[error("received more than the {size} bytes of \"{file}\"")]
     TooLong {
-        /// The file.
+        /// Name of the file.
         file: String,
-        /// Bytes it has.
+        /// Size of the file in bytes.
         size: u64,
     },
-    /// Asked to finish before all has arrived.
-    #[error("\"{file}\" has {arrived} of {size} bytes")]
+    /// The download was finished before all bytes arrived.
+    #[error("received only {arrived} of {size} bytes of \"{file}\"")]
     Incomplete {
-        /// The file.
+        /// Name of the file.
         file: String,
-        /// Bytes there are.
+        /// Number of received bytes.
         arrived: u64,
-        /// Bytes it has.
+        /// Size of the file in bytes.
         size: u64,
     },
-    /// Each chunk was right and the whole is not: the manifest contradicts itself.
-    #[error("\"{0}\" is not the signed file although its chunks are")]
+    /// Each chunk was right but the whole file is not: the manifest contradicts itself.
+    #[error("\"{0}\" differs from the signed file although its chunks match: the manifest contradicts itself")]
     WrongFile(String),
-    /// A chunk was the signed one when it arrived, and reads differently now: the disk has changed it.
-    #[error("\"{0}\" was damaged on this machine's disk after it had arrived")]
+    /// A chunk was right when it arrived but reads differently now: the disk has changed it.
+    #[error("\"{0}\" was damaged on this machine's disk after the download")]
     Damaged(String),
     /// The part could not be read or written; a full disk is [`io::ErrorKind::StorageFull`].
     #[error("{action} {path:?}")]
     Io {
-        /// What was attempted.
+        /// Operation that failed.
         action: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The cause.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
 }
 
 impl FetchError {
-    /// Whether the sender is to blame, not this machine.
+    /// Whether the sender is at fault, not this machine.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {
@@ -88,23 +88,23 @@ impl FetchError {
     }
 }
 
-/// One file that is arriving.
+/// Download of one file.
 #[derive(Debug)]
 pub struct Download {
     expected: FileRef,
     path: PathBuf,
     part: File,
-    /// Bytes in the part; all of them are hashed into `chunk` or proven.
+    /// Number of bytes in the part; all of them are hashed into `chunk` or verified.
     arrived: u64,
     /// Hash of the bytes since the last end of a chunk.
     chunk: Sha256,
 }
 
 impl Download {
-    /// Starts a download, or takes up an earlier one at the byte where it stopped.
+    /// Starts a download, or resumes an earlier one at the byte where it stopped.
     ///
     /// # Errors
-    /// When the part cannot be opened or read.
+    /// Fails if the part cannot be opened or read.
     pub fn open(expected: FileRef, part: &Path) -> Result<Self, FetchError> {
         let fail = failed("open part", part);
         if std::fs::symlink_metadata(part).is_ok_and(|found| !found.is_file()) {
@@ -117,7 +117,7 @@ impl Download {
         Ok(download)
     }
 
-    /// What to ask for next: at most the rest of the current chunk. `None` when all has arrived.
+    /// Returns the next range to request: at most the rest of the current chunk. `None` when all bytes have arrived.
     #[must_use]
     pub fn next_range(&self) -> Option<Range> {
         let left = self.expected.size.checked_sub(self.arrived).filter(|&left| left > 0)?;
@@ -125,23 +125,23 @@ impl Download {
         Some(Range { offset: self.arrived, length: left.min(in_chunk) })
     }
 
-    /// Bytes that have arrived.
+    /// Returns the number of received bytes.
     #[must_use]
     pub fn arrived(&self) -> u64 {
         self.arrived
     }
 
-    /// Bytes of the whole file.
+    /// Returns the size of the whole file in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.expected.size
     }
 
-    /// Takes the bytes that follow those that have arrived; any number of them, across chunks too.
+    /// Adds the bytes that follow the received ones; any number of them, also across chunks.
     ///
     /// # Errors
-    /// When a chunk turns out wrong (it is dropped and asked for again), when there are too many bytes, or when the
-    /// disk refuses. After an error of the disk the part is as it was at its last whole write: open it again.
+    /// Fails if a chunk is wrong (it is removed and requested again), if there are too many bytes, or if writing fails.
+    /// After a write error the part contains its last complete write: open it again.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
         let total = u64::try_from(bytes.len()).ok().and_then(|length| self.arrived.checked_add(length));
         if total.is_none_or(|total| total > self.expected.size) {
@@ -158,11 +158,11 @@ impl Download {
         Ok(())
     }
 
-    /// Proves the whole, makes it durable and gives it its name.
+    /// Verifies the whole file, makes it durable and renames it to its final path.
     ///
     /// # Errors
-    /// When bytes are missing, when the whole is wrong or was damaged on the disk (the part is removed), or when the
-    /// disk refuses.
+    /// Fails if bytes are missing, if the whole file is wrong or was damaged on the disk (the part is removed), or if
+    /// writing fails.
     pub fn finish(mut self, destination: &Path) -> Result<(), FetchError> {
         let (file, size) = (self.expected.name.to_string(), self.expected.size);
         if self.arrived != size {
@@ -183,8 +183,8 @@ impl Download {
         synced.map_err(failed("fsync folder", folder))
     }
 
-    /// Removes a part whose digest is wrong, and tells a contradiction in the manifest from damage on this disk: the
-    /// bytes of every chunk were right when they came.
+    /// Removes a part whose digest is wrong, and returns whether the manifest contradicts itself or the disk damaged
+    /// the file: the bytes of every chunk were right when they arrived.
     fn wrong_whole(mut self) -> FetchError {
         let read = self.part.seek(SeekFrom::Start(0));
         let read = read.and_then(|_start| file::describe(self.expected.name.clone(), &self.part, self.expected.size));
@@ -195,7 +195,7 @@ impl Download {
         }
     }
 
-    /// Removes the part because of what is wrong with it.
+    /// Removes the part and returns an error with the given reason.
     fn discard(self, reason: fn(String) -> FetchError) -> FetchError {
         match std::fs::remove_file(&self.path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => failed("remove part", &self.path)(source),
@@ -203,7 +203,7 @@ impl Download {
         }
     }
 
-    /// Hashes what an earlier run left and cuts off what cannot become right.
+    /// Hashes the bytes of an earlier run and truncates those that cannot become right.
     fn take_up(&mut self) -> Result<(), FetchError> {
         let length = self.part.metadata().map_err(failed("read part", &self.path))?.len();
         let keep = length.min(self.expected.size);
@@ -225,7 +225,7 @@ impl Download {
         Ok(())
     }
 
-    /// Counts bytes that lie in the part already; at the end of a chunk they are proven or cut off.
+    /// Counts bytes that are already in the part; at the end of a chunk they are verified or truncated.
     fn absorb(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
         self.chunk.update(bytes);
         self.arrived += u64::try_from(bytes.len()).unwrap_or(u64::MAX);

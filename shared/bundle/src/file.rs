@@ -1,7 +1,7 @@
-//! The files of a bundle: their names, sizes and digests, whole and by chunk.
+//! Files of a bundle: their names, sizes and digests, of the whole file and by chunk.
 //!
-//! Fed by the packer, which describes files that it finds ([`describe`]), and by manifests, which say what a file must
-//! be ([`FileRef`]). Every byte that is read to be trusted is hashed here.
+//! Used by the packer, which describes existing files ([`describe`]), and by manifests, which declare the files
+//! ([`FileRef`]). Every byte that must be trusted is hashed here.
 
 use std::fmt;
 use std::fs::File;
@@ -14,21 +14,21 @@ use sha2::{Digest as _, Sha256};
 use types::Digest;
 use types::limits::FILE_BYTES_MAX;
 
-/// Bytes of one chunk of a file; only the last one may be shorter.
+/// Size of one chunk of a file in bytes; only the last one may be shorter.
 ///
-/// 1 MiB: what a device on a bad link can lose of a download, against 71 bytes of manifest for each chunk.
+/// 1 MiB: the amount of a download that a device on a bad link can lose, against 71 bytes of manifest for each chunk.
 pub const CHUNK_BYTES: u64 = 1024 * 1024;
 
-/// Longest name of a file in bytes; most file systems end at 255 and names get a suffix while they arrive.
+/// Maximum length of a file name in bytes; most file systems allow 255, and names get a suffix during the download.
 pub const FILE_NAME_BYTES_MAX: usize = 128;
 
-/// Bytes that are read at once while hashing.
+/// Size of the buffer in bytes for hashing.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Name of the manifest inside a bundle's folder; no other file may be called so.
+/// Name of the manifest inside a bundle's folder; no other file may have it.
 pub const MANIFEST_FILE: &str = "manifest.json";
 
-/// A text that may not name a file of a bundle.
+/// Error: a text is not a valid file name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "file name {0:?} is not valid: use 1 to 128 of A-Z, a-z, 0-9, '-', '_' and '.', starting with a letter or \
@@ -36,13 +36,13 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 )]
 pub struct InvalidFileName(String);
 
-/// The name of a file in the folder of a bundle: one path component that can do no harm.
+/// Name of a file in the folder of a bundle: one safe path component.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct FileName(String);
 
 impl FileName {
-    /// The text, as it is written in the manifest.
+    /// Returns the text, as it is written in the manifest.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -93,22 +93,22 @@ impl fmt::Debug for FileName {
     }
 }
 
-/// What a file of a bundle must be, to the byte.
+/// Declaration of a file of a bundle, down to the byte.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileRef {
     /// Name in the bundle's folder.
     pub name: FileName,
-    /// Length in bytes.
+    /// Size in bytes.
     pub size: u64,
     /// Digest of the whole file.
     pub digest: Digest,
-    /// Digest of each [`CHUNK_BYTES`] of it, in order.
+    /// Digest of each chunk of [`CHUNK_BYTES`], in order.
     pub chunks: Vec<Digest>,
 }
 
 impl FileRef {
-    /// Offset and length of a chunk, or `None` past the end.
+    /// Returns offset and length of a chunk, or `None` past the end.
     #[must_use]
     pub fn chunk_range(&self, index: usize) -> Option<(u64, u64)> {
         let offset = u64::try_from(index).ok()?.checked_mul(CHUNK_BYTES)?;
@@ -116,7 +116,7 @@ impl FileRef {
         Some((offset, left.min(CHUNK_BYTES)))
     }
 
-    /// What is wrong with the reference itself, if anything.
+    /// Returns the fault of the reference itself, if there is one.
     pub(crate) fn mistake(&self) -> Option<String> {
         if self.size == 0 || self.size > FILE_BYTES_MAX {
             return Some(format!("size {} is not within 1 to {FILE_BYTES_MAX} bytes", self.size));
@@ -134,7 +134,7 @@ impl FileRef {
     }
 }
 
-/// Hashes a stream whole and by chunk.
+/// Hashes a stream as a whole and by chunk.
 #[derive(Clone)]
 pub(crate) struct ChunkHasher {
     whole: Sha256,
@@ -148,7 +148,7 @@ impl ChunkHasher {
         Self { whole: Sha256::new(), chunk: Sha256::new(), chunks: Vec::new(), size: 0 }
     }
 
-    /// Takes the next bytes of the stream.
+    /// Adds the next bytes of the stream.
     pub(crate) fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let room = CHUNK_BYTES - self.size % CHUNK_BYTES;
@@ -164,7 +164,7 @@ impl ChunkHasher {
         }
     }
 
-    /// Size, digest and chunk digests of all that was taken.
+    /// Returns size, digest and chunk digests of all added bytes.
     pub(crate) fn finish(mut self) -> (u64, Digest, Vec<Digest>) {
         if !self.size.is_multiple_of(CHUNK_BYTES) {
             self.chunks.push(Digest::from_bytes(self.chunk.finalize().into()));
@@ -173,10 +173,10 @@ impl ChunkHasher {
     }
 }
 
-/// Describes what a reader holds, up to `bytes_max`.
+/// Describes the content of a reader, up to `bytes_max`.
 ///
 /// # Errors
-/// When reading fails; [`io::ErrorKind::FileTooLarge`] when there is more than `bytes_max`.
+/// Fails if reading fails; [`io::ErrorKind::FileTooLarge`] if there is more than `bytes_max`.
 pub fn describe(name: FileName, reader: impl Read, bytes_max: u64) -> io::Result<FileRef> {
     let mut hasher = ChunkHasher::new();
     read_all(reader, bytes_max, |bytes| hasher.update(bytes))?;
@@ -184,7 +184,7 @@ pub fn describe(name: FileName, reader: impl Read, bytes_max: u64) -> io::Result
     Ok(FileRef { name, size, digest, chunks })
 }
 
-/// The digest of what a reader holds, up to `bytes_max`; at half the cost of [`describe`].
+/// Returns the digest of the content of a reader, up to `bytes_max`; at half the cost of [`describe`].
 pub(crate) fn digest(reader: impl Read, bytes_max: u64) -> io::Result<Digest> {
     let mut hasher = Sha256::new();
     read_all(reader, bytes_max, |bytes| hasher.update(bytes))?;
@@ -209,10 +209,10 @@ fn read_all(reader: impl Read, bytes_max: u64, mut take: impl FnMut(&[u8])) -> i
     Ok(())
 }
 
-/// Opens a regular file; a link, a folder or a device is refused.
+/// Opens a regular file; refuses a link, a folder or a device.
 ///
 /// # Errors
-/// When it cannot be opened, or is no regular file.
+/// Fails if it cannot be opened, or is not a regular file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     if !std::fs::symlink_metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));

@@ -1,7 +1,7 @@
-//! Inputs with the answers a model must give before it serves.
+//! Golden files: inputs with the outputs that a model must produce before it serves.
 //!
-//! A golden file is a safetensors file whose tensors are named `input.<name>` and `output.<name>`. Fed by
-//! [`crate::Bundle::golden`] and by the packer; [`compare`] is fed by whoever ran the model.
+//! A golden file is a safetensors file whose tensors are named `input.<name>` and `output.<name>`. Read by
+//! [`crate::Bundle::golden`] and the packer; [`compare`] compares the outputs of a run with it.
 
 mod compare;
 
@@ -13,7 +13,7 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use types::limits::{TENSOR_BYTES_MAX, TENSOR_NAME_BYTES_MAX, TENSORS_MAX};
 use types::{DType, Mismatch, NamedTensor, Signature, Tensor, TensorError};
 
-/// Longest golden file in bytes: all inputs and all outputs at their limit, and 1 MiB for the header.
+/// Maximum size of a golden file in bytes: all inputs and all outputs at their limit, and 1 MiB for the header.
 pub const GOLDEN_BYTES_MAX: u64 = 2 * 64 * 1024 * 1024 + 1024 * 1024;
 
 const _: () = assert!(TENSOR_BYTES_MAX == 64 * 1024 * 1024, "GOLDEN_BYTES_MAX repeats this figure");
@@ -21,63 +21,63 @@ const _: () = assert!(TENSOR_BYTES_MAX == 64 * 1024 * 1024, "GOLDEN_BYTES_MAX re
 /// The tensors of a golden file, ordered by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Golden {
-    /// What the model is given.
+    /// Inputs for the model.
     pub inputs: Vec<NamedTensor>,
-    /// What it must answer.
+    /// Outputs that the model must produce.
     pub outputs: Vec<NamedTensor>,
 }
 
-/// Why bytes are not a golden file, or not one of this model.
+/// Error: bytes are not a golden file, or not one of this model.
 #[derive(Debug, thiserror::Error)]
 pub enum GoldenError {
-    /// Not the safetensors format.
+    /// The file does not have the safetensors format.
     #[error("read golden file as safetensors")]
     Format(#[source] SafeTensorError),
-    /// Longer than any golden file may be.
-    #[error("a golden file of {0} bytes is over the limit of {GOLDEN_BYTES_MAX}")]
+    /// The file exceeds [`GOLDEN_BYTES_MAX`].
+    #[error("a golden file of {0} bytes exceeds the limit of {GOLDEN_BYTES_MAX}")]
     TooLarge(usize),
-    /// A tensor whose name says neither.
+    /// The name of a tensor begins neither with `input.` nor with `output.`.
     #[error("golden tensor {0:?} must be named \"input.<name>\" or \"output.<name>\"")]
     Name(String),
-    /// An element type that models here do not have.
+    /// The element type is not supported for models here.
     #[error("golden tensor {name:?} has the element type {dtype}, which is not supported")]
     Type {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
-        /// Its element type as safetensors names it.
+        /// Element type as safetensors names it.
         dtype: String,
     },
-    /// A tensor whose bytes or shape cannot be.
+    /// The bytes of a tensor do not match its type and shape.
     #[error("read golden tensor {name:?}")]
     Tensor {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
-        /// What is wrong with it.
+        /// Fault of the tensor.
         #[source]
         source: TensorError,
     },
-    /// A value nobody can be held to.
-    #[error("golden tensor {0:?} holds a value that is not finite")]
+    /// A tensor contains an infinite or NaN value.
+    #[error("golden tensor {0:?} contains a value that is not finite")]
     NotFinite(String),
-    /// Nothing to give or nothing to expect, or more than any model has.
+    /// The file has no inputs, no outputs, or more than any model.
     #[error("a golden file needs 1 to {TENSORS_MAX} inputs and outputs, this one has {inputs} and {outputs}")]
     Count {
-        /// Inputs found.
+        /// Number of inputs.
         inputs: usize,
-        /// Outputs found.
+        /// Number of outputs.
         outputs: usize,
     },
-    /// The tensors do not fit the model.
-    #[error("hold golden file against the model's inputs and outputs")]
+    /// The tensors do not match the model's signature.
+    #[error("compare golden file with the model's inputs and outputs")]
     Mismatch(#[source] Mismatch),
     /// An output has another element type than the model declares.
     #[error("golden output {name:?} is {given}, the model declares {expected}")]
     OutputType {
-        /// The output.
+        /// Name of the output.
         name: String,
-        /// What the model declares.
+        /// Element type that the model declares.
         expected: DType,
-        /// What the file holds.
+        /// Element type in the file.
         given: DType,
     },
 }
@@ -86,7 +86,7 @@ impl Golden {
     /// Reads a golden file.
     ///
     /// # Errors
-    /// When it is too long, not safetensors, or holds tensors that a golden file must not.
+    /// Fails if it is too long, not safetensors, or contains tensors that a golden file must not contain.
     pub fn parse(bytes: &Bytes) -> Result<Self, GoldenError> {
         if u64::try_from(bytes.len()).map_or(true, |length| length > GOLDEN_BYTES_MAX) {
             return Err(GoldenError::TooLarge(bytes.len()));
@@ -112,10 +112,10 @@ impl Golden {
         Ok(golden)
     }
 
-    /// The file that [`Golden::parse`] reads.
+    /// Returns the bytes of a file that [`Golden::parse`] reads.
     ///
     /// # Errors
-    /// When the tensors are none that a golden file may hold, or the file would be too long.
+    /// Fails if a golden file may not contain these tensors, or the file would be too long.
     pub fn to_bytes(&self) -> Result<Vec<u8>, GoldenError> {
         let sides = [("input.", &self.inputs), ("output.", &self.outputs)];
         let named =
@@ -134,10 +134,10 @@ impl Golden {
         Ok(bytes)
     }
 
-    /// Holds the tensors against what the model takes and gives.
+    /// Compares the tensors with the inputs and outputs of the model.
     ///
     /// # Errors
-    /// The first that does not fit.
+    /// Returns the first tensor that does not match.
     pub fn check(&self, signature: &Signature) -> Result<(), GoldenError> {
         signature.check_inputs(&self.inputs).map_err(GoldenError::Mismatch)?;
         let names = self.outputs.iter().map(|output| output.name.as_str());
@@ -171,7 +171,7 @@ fn tensor(name: &str, view: &TensorView<'_>, file: &Bytes) -> Result<NamedTensor
     Ok(NamedTensor { name: name.to_owned(), tensor })
 }
 
-/// The wildcard stands for the element types of a foreign crate that no model of ours has.
+/// Returns the element type; the wildcard covers types of the foreign crate that no model here has.
 fn dtype(dtype: Dtype) -> Option<DType> {
     match dtype {
         Dtype::BOOL => Some(DType::Bool),
@@ -191,7 +191,7 @@ fn dtype(dtype: Dtype) -> Option<DType> {
     }
 }
 
-/// The element type in a file; text has none.
+/// Returns the element type in a file; text has none.
 fn element(dtype: DType) -> Option<Dtype> {
     match dtype {
         DType::Bool => Some(Dtype::BOOL),

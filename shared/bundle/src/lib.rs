@@ -1,9 +1,9 @@
-//! The signed parcel a model version travels in.
+//! Signed bundles, in which model versions are distributed.
 //!
-//! What is in it ([`manifest`]), which bytes it names ([`mod@file`]), how they arrive ([`fetch`]), who vouches for them
-//! ([`trust`]) and what the model must answer before it serves ([`golden`]). A parcel on disk is a
-//! [`Bundle<Unverified>`]; only [`Bundle::verify`] makes it a [`Bundle<Verified>`], and only that one yields the bytes
-//! of a model. Reads and writes local files; knows no network: the caller hands in a [`trust::MetadataSource`].
+//! The content of a bundle ([`manifest`]), its files ([`mod@file`]), their download ([`fetch`]), their signatures
+//! ([`trust`]) and the outputs that the model must produce before it serves ([`golden`]). A bundle on disk is a
+//! [`Bundle<Unverified>`]; only [`Bundle::verify`] makes it a [`Bundle<Verified>`], and only that one returns the bytes
+//! of a model. Reads and writes local files; does no network I/O: the caller provides a [`trust::MetadataSource`].
 
 pub mod fetch;
 pub mod file;

@@ -1,8 +1,8 @@
-//! What a bundle says about itself: the model, its inputs and outputs, its variants and their files.
+//! The manifest of a bundle: the model, its inputs and outputs, its variants and their files.
 //!
 //! Written once by the packer, signed as a whole by its digest, then read by hub and devices. The text on disk is a
-//! treaty: JSON in the order of the fields below, without white space, every field known. There is exactly one text
-//! for a manifest ([`Manifest::to_bytes`]); [`Manifest::parse`] takes no other.
+//! stable format: JSON in the order of the fields below, without white space, with no unknown field. There is exactly
+//! one text for a manifest ([`Manifest::to_bytes`]); [`Manifest::parse`] accepts no other.
 
 mod check;
 pub mod regress;
@@ -15,90 +15,89 @@ use types::{EngineName, ModelName, Place, Signature, TensorSpec, VariantName, Ve
 use crate::file::FileRef;
 pub use spec::{TensorEntry, write_dimensions};
 
-/// The schema this code writes and reads.
+/// Version of the schema that this code writes and reads.
 pub const SCHEMA: u32 = 1;
 
-/// Longest manifest in bytes.
+/// Maximum size of a manifest in bytes.
 ///
 /// A file of 2 GiB takes 150 kB of chunk digests; a dozen such variants and their goldens fit.
 pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Most variants of one version; a handful is usual: three precisions, two engines, two places.
+/// Maximum number of variants of one version; a handful is usual: three precisions, two engines, two hosts.
 pub const VARIANTS_MAX: usize = 32;
 
-/// Most class names; ImageNet-21k has 21,841.
+/// Maximum number of class names; ImageNet-21k has 21,841.
 pub const LABELS_MAX: usize = 32_768;
 
-/// Longest description in bytes; a paragraph, the model card holds more.
+/// Maximum length of a description in bytes; a paragraph, the model card contains more.
 pub const TEXT_BYTES_MAX: usize = 4096;
 
-/// Most points of a calibration curve; more than can be told apart on a plot.
+/// Maximum number of points of a calibration curve; more than a plot can show.
 pub const CURVE_POINTS_MAX: usize = 1024;
 
-/// A version of a model, as its author released it.
+/// Description of a version of a model, as its author released it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Layout of this text; always [`SCHEMA`].
+    /// Version of the schema; always [`SCHEMA`].
     pub schema: u32,
-    /// The model.
+    /// Name of the model.
     pub model: ModelName,
-    /// The version.
+    /// Version of the model.
     pub version: Version,
-    /// What the model does, in one word (`classification`, `detection`, …).
+    /// Task of the model, in one word (`classification`, `detection`, …).
     pub task: String,
-    /// What it is, in a sentence or two.
+    /// Description of the model in a sentence or two.
     pub description: String,
-    /// SPDX expression of its licence.
+    /// Licence of the model as an SPDX expression.
     pub licence: String,
-    /// Names of the classes, in the order of the scored output; empty when there are none.
+    /// Names of the classes, in the order of the scored output; empty if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
-    /// What a request must bring, in the order of the model file.
+    /// Inputs that a request must contain, in the order of the model file.
     #[serde(with = "spec")]
     pub inputs: Vec<TensorSpec>,
-    /// What an answer may hold, in the order of the model file.
+    /// Outputs that a response may contain, in the order of the model file.
     #[serde(with = "spec")]
     pub outputs: Vec<TensorSpec>,
-    /// How sure an answer is; `None` when the model's answers cannot be scored.
+    /// Rule for the score of a response; `None` if the model's responses cannot be scored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<ScoreRule>,
-    /// The forms this version comes in, at least one.
+    /// Variants of this version, at least one.
     pub variants: Vec<Variant>,
 }
 
-/// The rule that computes the score of an answer from one of its outputs.
+/// Rule that computes the score of a response from one of its outputs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScoreRule {
-    /// Figure that is computed.
+    /// Kind of score that is computed.
     pub kind: ScoreKind,
-    /// Name of the output it is computed from.
+    /// Name of the output that the score is computed from.
     pub output: String,
     /// Content of that output.
     pub from: ScoreFrom,
-    /// Number of the dimension that holds the classes, from 0; a negative number counts from the end.
+    /// Number of the dimension of the classes, from 0; a negative number counts from the end.
     ///
     /// Only for [`ScoreKind::Top1Probability`]; `None` is the last dimension.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub axis: Option<i64>,
 }
 
-/// The figures an answer can be scored by. Append only: an agent that does not know one refuses the version and keeps
-/// the one it has.
+/// Kinds of scores. Append only: an agent that does not know a kind refuses the version and keeps its present one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScoreKind {
-    /// The largest class probability, of answers with one class out of several.
+    /// Largest class probability, for responses with one class out of several.
     Top1Probability,
-    /// The certainty of independent yes/no answers: each is `max(p, 1 - p)`, and the least certain one counts.
+    /// Certainty of independent yes/no responses: each is `max(p, 1 - p)`, and the least certain one counts.
     Sigmoid,
-    /// The largest probability of any box of an image, of detections. An image without a likely object has a low score.
+    /// Largest probability of any detected box of an image. An image without a likely object has a low score.
     BoxMaximum,
 }
 
 impl ScoreKind {
-    /// The name in manifests and in `model.toml`.
+    /// Returns the name used in manifests and in `model.toml`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -109,13 +108,13 @@ impl ScoreKind {
     }
 }
 
-/// The content of the scored output.
+/// Content of the scored output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScoreFrom {
-    /// Unnormalised scores: softmax over the classes, or sigmoid for the other kinds, makes them probabilities.
+    /// Unnormalised scores, converted to probabilities by softmax over the classes, or by sigmoid for the other kinds.
     Logits,
-    /// Probabilities.
+    /// Probabilities that are used as they are.
     Probabilities,
 }
 
@@ -123,113 +122,113 @@ pub enum ScoreFrom {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
-    /// IEEE 754 single.
+    /// IEEE 754 single precision (32 bits).
     Fp32,
-    /// IEEE 754 half.
+    /// IEEE 754 half precision (16 bits).
     Fp16,
-    /// The upper half of an IEEE 754 single.
+    /// Upper 16 bits of an IEEE 754 single.
     Bf16,
-    /// 8-bit integers.
+    /// 8-bit integers, quantised.
     Int8,
-    /// 4-bit integers.
+    /// 4-bit integers, quantised.
     Int4,
-    /// Several of them.
+    /// Several widths in one file.
     Mixed,
 }
 
-/// One form of a version.
+/// One form of a version: a model file and its properties.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Variant {
-    /// Its name, unique in the manifest.
+    /// Name of the variant, unique in the manifest.
     pub name: VariantName,
-    /// Where it is meant to run.
+    /// Host on which the variant is meant to run.
     pub runs_on: Place,
-    /// What can run it, best first.
+    /// Engines that can run the variant, best first.
     pub engines: Vec<EngineName>,
-    /// Width of its weights.
+    /// Width of the variant's weights.
     pub precision: Precision,
-    /// The model file.
+    /// Model file of the variant.
     pub file: FileRef,
-    /// Inputs with the answers they must give (safetensors); `None` when the author gave none.
+    /// Golden file with inputs and expected outputs (safetensors); `None` if the author provided none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub golden: Option<FileRef>,
-    /// How far an answer may be from the golden one; there exactly when `golden` is.
+    /// Tolerance for differences from the golden outputs; present exactly if `golden` is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub golden_tolerance: Option<GoldenTolerance>,
-    /// Least score, 0 to 1, at which the device keeps its answer; `None` when it was never calibrated.
+    /// Minimum score, 0 to 1, at which the device keeps its response; `None` without calibration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f32>,
-    /// Where the threshold comes from.
+    /// Calibration that determined the threshold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
 }
 
-/// How far an answer may be from the golden one; at least one of the two is set.
+/// Tolerance for differences from the golden outputs; at least one of the two is set.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GoldenTolerance {
-    /// Largest absolute difference of any element of a floating-point output.
+    /// Maximum absolute difference of any element of a floating-point output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_abs: Option<f32>,
-    /// Least share, 0 to 1, of rows whose largest element stands at the same place.
+    /// Minimum share, 0 to 1, of rows whose largest element is at the same position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top1: Option<f32>,
 }
 
-/// The curve a threshold was read from (design §5).
+/// Curve from which a threshold was chosen (design §5).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
-    /// Examples that were answered by both models.
+    /// Number of examples that both models processed.
     pub examples: u32,
     /// Confidence of the bounds, 0 to 1.
     pub confidence: f32,
-    /// The curve, strictest threshold first.
+    /// Points of the curve, strictest threshold first.
     pub curve: Vec<CurvePoint>,
 }
 
-/// One threshold and what it would do.
+/// One threshold of a curve, with its effect.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CurvePoint {
-    /// Least score at which an answer is kept.
+    /// Minimum score at which a response is kept.
     pub threshold: f32,
-    /// Share of answers that are kept.
+    /// Share of responses that are kept.
     pub coverage: f32,
-    /// Share of all answers that are kept and differ from the full model's.
+    /// Share of all responses that are kept and differ from the full model's.
     pub differing: f32,
     /// Upper bound of that share at the stated confidence.
     pub bound: f32,
 }
 
-/// Why bytes are not a manifest.
+/// Error: bytes are not a valid manifest.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// Longer than any manifest may be.
+    /// The manifest exceeds [`MANIFEST_BYTES_MAX`].
     #[error("a manifest of {0} bytes is over the limit of {MANIFEST_BYTES_MAX}")]
     TooLarge(usize),
-    /// No JSON, a field that is unknown, missing or of the wrong type.
+    /// The text is not JSON, or a field is unknown, missing or of the wrong type.
     #[error("read manifest")]
     Json(#[source] serde_json::Error),
-    /// The right content in another text than the one that is agreed on.
+    /// The content is valid but not in the canonical form.
     #[error("manifest is not in canonical form: have `cloud-hub model push` write it")]
     NotCanonical,
-    /// A field holds what it must not.
+    /// A field has an invalid value.
     #[error("{path}: {problem}")]
     Field {
-        /// Where, like `variants[1].file.size`.
+        /// Path of the field, like `variants[1].file.size`.
         path: String,
-        /// What is wrong there.
+        /// Fault of the field.
         problem: String,
     },
 }
 
 impl Manifest {
-    /// Reads and checks a manifest.
+    /// Parses and checks a manifest.
     ///
     /// # Errors
-    /// When it is too long, not JSON of this schema, not in canonical form, or when [`Manifest::validate`] objects.
+    /// Fails if it is too long, not JSON of this schema, not in canonical form, or if [`Manifest::validate`] fails.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         if bytes.len() > MANIFEST_BYTES_MAX {
             return Err(ManifestError::TooLarge(bytes.len()));
@@ -241,10 +240,10 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The one text of this manifest.
+    /// Returns the canonical text of this manifest.
     ///
     /// # Errors
-    /// When [`Manifest::validate`] objects, or when the text would be too long.
+    /// Fails if [`Manifest::validate`] fails, or if the text would be too long.
     pub fn to_bytes(&self) -> Result<Vec<u8>, ManifestError> {
         self.validate()?;
         let bytes = serde_json::to_vec(self).map_err(ManifestError::Json)?;
@@ -254,39 +253,39 @@ impl Manifest {
         Ok(bytes)
     }
 
-    /// Checks everything that the types do not say.
+    /// Checks everything that the types do not express.
     ///
     /// # Errors
-    /// The first [`ManifestError::Field`], in the order of the fields.
+    /// Returns the first [`ManifestError::Field`], in the order of the fields.
     pub fn validate(&self) -> Result<(), ManifestError> {
         self.mistakes().into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// Returns everything that [`Manifest::validate`] objects to, in the order of the fields: for the author of a version,
-    /// who wants to correct it all at once.
+    /// Returns all errors of [`Manifest::validate`], in the order of the fields, so that the author of a version can
+    /// correct them all at once.
     #[must_use]
     pub fn mistakes(&self) -> Vec<ManifestError> {
         check::manifest(self)
     }
 
-    /// Inputs and outputs together.
+    /// Returns inputs and outputs together.
     #[must_use]
     pub fn signature(&self) -> Signature {
         Signature { inputs: self.inputs.clone(), outputs: self.outputs.clone() }
     }
 
-    /// The variant of that name.
+    /// Returns the variant with this name.
     #[must_use]
     pub fn variant(&self, name: &VariantName) -> Option<&Variant> {
         self.variants.iter().find(|variant| variant.name == *name)
     }
 
-    /// The variants meant for a place, in the author's order.
+    /// Returns the variants for a host, in the author's order.
     pub fn variants_for(&self, place: Place) -> impl Iterator<Item = &Variant> {
         self.variants.iter().filter(move |variant| variant.runs_on == place)
     }
 
-    /// Every file of every variant, each name once.
+    /// Returns every file of every variant, each name once.
     #[must_use]
     pub fn files(&self) -> Vec<&FileRef> {
         let mut files: Vec<&FileRef> = Vec::new();
@@ -298,7 +297,7 @@ impl Manifest {
         files
     }
 
-    /// Where the trust metadata lists the manifest of a version.
+    /// Returns the path under which the trust metadata lists the manifest of a version.
     #[must_use]
     pub fn target_path(model: &ModelName, version: Version) -> String {
         format!("{model}/{version}/{}", crate::file::MANIFEST_FILE)
@@ -306,7 +305,7 @@ impl Manifest {
 }
 
 impl Variant {
-    /// The files this variant needs: the model, then the golden file if there is one.
+    /// Returns the files that this variant needs: the model, then the golden file if there is one.
     pub fn files(&self) -> impl Iterator<Item = &FileRef> {
         std::iter::once(&self.file).chain(&self.golden)
     }

@@ -1,9 +1,9 @@
-//! A bundle on disk, before and after it was proven.
+//! A bundle on disk, before and after its verification.
 //!
-//! [`Bundle<Unverified>`] is a folder and the bytes of a manifest that came from anywhere. [`Bundle::verify`] is the
-//! one door to [`Bundle<Verified>`]: the trust metadata lists this manifest for this model and version, and every
-//! file of the wanted variant is what the manifest says. Only `Verified` yields bytes, and hashes them again as it
-//! reads, so that what was proven is what is loaded.
+//! [`Bundle<Unverified>`] is a folder and the bytes of a manifest from any origin. [`Bundle::verify`] is the only way
+//! to [`Bundle<Verified>`]: the trust metadata lists this manifest for this model and version, and every file of the
+//! requested variant matches the manifest. Only `Verified` returns bytes, and hashes them again as it reads, so that
+//! the verified bytes are the loaded ones.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,13 +17,13 @@ use crate::golden::{GOLDEN_BYTES_MAX, Golden, GoldenError};
 use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, Variant};
 use crate::trust::{TrustError, Trusted};
 
-/// State of a bundle nobody has vouched for yet.
+/// State of a bundle that was not verified yet.
 #[derive(Debug, Clone)]
 pub struct Unverified {
     manifest: Vec<u8>,
 }
 
-/// State of a bundle whose manifest is signed and whose files are what it says.
+/// State of a bundle whose manifest is signed and whose files match it.
 #[derive(Debug, Clone)]
 pub struct Verified {
     manifest: Manifest,
@@ -31,68 +31,68 @@ pub struct Verified {
     variant: Variant,
 }
 
-/// A version of a model in a folder: `manifest.json` and the files it names.
+/// A version of a model in a folder: `manifest.json` and the files that it names.
 #[derive(Debug, Clone)]
 pub struct Bundle<State> {
     folder: PathBuf,
     state: State,
 }
 
-/// Why a bundle is not to be trusted, or cannot be read.
+/// Error: a bundle cannot be trusted or read.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The trust metadata does not list this version.
     #[error("verify manifest of a bundle")]
     Trust(#[from] TrustError),
-    /// The manifest is not the one that was signed.
-    #[error("manifest of {model} version {version} is not the signed one: {problem}")]
+    /// The manifest is not the signed one.
+    #[error("manifest of {model} version {version} differs from the signed one: {problem}")]
     WrongManifest {
-        /// The model.
+        /// Name of the model.
         model: ModelName,
-        /// The version.
+        /// Version of the model.
         version: Version,
-        /// What differs.
+        /// Difference from the signed manifest.
         problem: String,
     },
-    /// The manifest was signed and is still not lawful.
+    /// The manifest is signed but invalid.
     #[error("read manifest of a bundle")]
     Manifest(#[from] ManifestError),
-    /// The manifest has no such variant.
+    /// The manifest has no variant with this name.
     #[error("{model} version {version} has no variant {variant}: it has {known}")]
     UnknownVariant {
-        /// The model.
+        /// Name of the model.
         model: ModelName,
-        /// The version.
+        /// Version of the model.
         version: Version,
-        /// What was asked for.
+        /// Requested variant.
         variant: VariantName,
-        /// What there is.
+        /// Names of the variants in the manifest.
         known: String,
     },
-    /// A file is not what the manifest says.
-    #[error("file \"{name}\" of a bundle is not the signed one: {problem}")]
+    /// A file does not match the manifest.
+    #[error("file \"{name}\" of a bundle differs from the signed one: {problem}")]
     WrongFile {
-        /// The file.
+        /// Name of the file.
         name: FileName,
-        /// What differs.
+        /// Difference from the manifest.
         problem: String,
     },
     /// A file could not be read.
     #[error("read file {path:?} of a bundle")]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The cause.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The golden file was signed and is still not lawful.
+    /// The golden file is signed but invalid.
     #[error("read golden file of a bundle")]
     Golden(#[from] GoldenError),
 }
 
 impl VerifyError {
-    /// Whether the bytes are wrong, so that trying again with the same bytes cannot help.
+    /// Whether the bytes are wrong, so that a retry with the same bytes cannot succeed.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {
@@ -107,10 +107,10 @@ impl VerifyError {
     }
 }
 
-/// Reads a manifest that the trust metadata vouches for; nothing is parsed before its digest is right.
+/// Reads a manifest that the trust metadata lists; parses nothing before its digest is verified.
 ///
 /// # Errors
-/// When the version is not listed, when these are not the listed bytes, or when they are no lawful manifest.
+/// Fails if the version is not listed, if these are not the listed bytes, or if they are not a valid manifest.
 pub fn read_manifest(
     trusted: &Trusted,
     model: &ModelName,
@@ -139,22 +139,22 @@ fn read_pinned_manifest(
     let manifest = Manifest::parse(bytes)?;
     // The signature is for a path; a manifest that was put under another path is a mistake of the signer.
     if manifest.model != *model || manifest.version != version {
-        return Err(wrong(format!("it says {} version {}", manifest.model, manifest.version)));
+        return Err(wrong(format!("it is for {} version {}", manifest.model, manifest.version)));
     }
     Ok(manifest)
 }
 
 impl Bundle<Unverified> {
-    /// Names a folder and the manifest bytes that came with it. Nothing is read or trusted yet.
+    /// Creates an unverified bundle from a folder and the bytes of its manifest. Reads and trusts nothing yet.
     #[must_use]
     pub fn open(folder: &Path, manifest: &[u8]) -> Self {
         Self { folder: folder.to_owned(), state: Unverified { manifest: manifest.to_vec() } }
     }
 
-    /// As [`Bundle::open`] with the manifest that lies in the folder.
+    /// Creates an unverified bundle as [`Bundle::open`] does, with the manifest in the folder.
     ///
     /// # Errors
-    /// When there is none, or when it is longer than any manifest.
+    /// Fails if there is none, or if it exceeds the limit of a manifest.
     pub fn load(folder: &Path) -> Result<Self, VerifyError> {
         let path = folder.join(MANIFEST_FILE);
         let fail = |source| VerifyError::Io { path: path.clone(), source };
@@ -168,10 +168,10 @@ impl Bundle<Unverified> {
         Ok(Self { folder: folder.to_owned(), state: Unverified { manifest } })
     }
 
-    /// Proves the bundle by the trust metadata: the door for everything that is new.
+    /// Verifies a new bundle by the trust metadata.
     ///
     /// # Errors
-    /// The first thing that is not as signed.
+    /// Returns the first difference from the signed content.
     pub fn verify(
         self,
         trusted: &Trusted,
@@ -183,13 +183,13 @@ impl Bundle<Unverified> {
         self.into_verified(manifest, variant)
     }
 
-    /// Proves a bundle again that was installed before, by the manifest digest that was written down then.
+    /// Verifies an installed bundle again, by the manifest digest that was recorded at its installation.
     ///
-    /// For starting up: an active model goes on serving when the trust metadata has expired, was lost, or no longer
-    /// lists it. Never for anything that arrives.
+    /// For the start of a daemon: an active model continues to serve after the trust metadata has expired, was lost, or
+    /// no longer lists it. Never for received data.
     ///
     /// # Errors
-    /// The first thing that is not as it was then.
+    /// Returns the first difference from the installed content.
     pub fn verify_installed(
         self,
         manifest_digest: Digest,
@@ -218,42 +218,42 @@ impl Bundle<Unverified> {
 }
 
 impl Bundle<Verified> {
-    /// The folder it lies in.
+    /// Returns the folder of the bundle.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The signed manifest.
+    /// Returns the signed manifest.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.state.manifest
     }
 
-    /// Digest of the manifest: what [`Bundle::verify_installed`] wants to be told later.
+    /// Returns the digest of the manifest, which [`Bundle::verify_installed`] needs later.
     #[must_use]
     pub fn manifest_digest(&self) -> Digest {
         self.state.manifest_digest
     }
 
-    /// The variant whose files were proven.
+    /// Returns the variant whose files were verified.
     #[must_use]
     pub fn variant(&self) -> &Variant {
         &self.state.variant
     }
 
-    /// Reads the model file; its bytes are hashed again and are the signed ones, or there are none.
+    /// Reads the model file; hashes its bytes again, and returns only the signed ones.
     ///
     /// # Errors
-    /// When the file changed since it was verified, or cannot be read.
+    /// Fails if the file changed since it was verified, or cannot be read.
     pub fn model_bytes(&self) -> Result<Bytes, VerifyError> {
         read_file(&self.folder, &self.state.variant.file)
     }
 
-    /// Reads the golden inputs and outputs, or `None` when the author gave none.
+    /// Reads the golden inputs and outputs; `None` if the author provided none.
     ///
     /// # Errors
-    /// When the file changed since it was verified, cannot be read, or does not fit the model.
+    /// Fails if the file changed since it was verified, cannot be read, or does not match the model.
     pub fn golden(&self) -> Result<Option<Golden>, VerifyError> {
         let Some(file) = &self.state.variant.golden else { return Ok(None) };
         if file.size > GOLDEN_BYTES_MAX {
@@ -265,10 +265,10 @@ impl Bundle<Verified> {
     }
 }
 
-/// Whether the file in the folder is what the manifest says, to the byte.
+/// Checks whether the file in the folder matches the manifest, down to the byte.
 ///
 /// # Errors
-/// [`VerifyError::WrongFile`] when it is not, [`VerifyError::Io`] when it cannot be read.
+/// Returns [`VerifyError::WrongFile`] if it does not, [`VerifyError::Io`] if it cannot be read.
 pub fn verify_file(folder: &Path, expected: &FileRef) -> Result<(), VerifyError> {
     let (path, file) = open_expected(folder, expected)?;
     let found = file::digest(file, expected.size).map_err(|source| VerifyError::Io { path, source })?;
@@ -287,7 +287,7 @@ fn read_file(folder: &Path, expected: &FileRef) -> Result<Bytes, VerifyError> {
     Ok(bytes.into())
 }
 
-/// Opens the file when it is a regular one of the right length.
+/// Opens the file if it is a regular one of the right length.
 fn open_expected(folder: &Path, expected: &FileRef) -> Result<(PathBuf, File), VerifyError> {
     let path = folder.join(&expected.name);
     let fail = |source| VerifyError::Io { path: path.clone(), source };

@@ -1,12 +1,12 @@
-//! Who vouches for a version: TUF metadata, kept so that it can only move forward.
+//! Trust in versions: TUF metadata, stored so that it can only move forward.
 //!
-//! Fed by the updater with a [`MetadataSource`] and the time; answers with [`Trusted`], the list of manifests that
-//! the offline keys signed. Verification is done by `sigstore-tuf`; what stands around it here: metadata reaches the
-//! disk only as a whole set that verified (`folder`), versions and the clock never go back (`floor`), one key
-//! counts once (`root`), and nothing is read without a limit (`source`).
+//! The updater calls it with a [`MetadataSource`] and the time, and receives [`Trusted`], the list of manifests that
+//! the offline keys signed. `sigstore-tuf` verifies the signatures; this module adds: metadata reaches the disk only as
+//! a complete set that verified (`folder`), versions and the clock never go back (`floor`), one key counts once
+//! (`root`), and nothing is read without a limit (`source`).
 //!
-//! A stolen hub can choose among signed versions and withhold new ones, nothing more. Delegated targets are not used
-//! and not followed: every manifest stands in the top-level targets.
+//! A stolen hub can choose among signed versions and withhold new ones, nothing more. Delegated targets are neither
+//! used nor followed: every manifest is listed in the top-level targets.
 
 mod error;
 mod floor;
@@ -36,27 +36,28 @@ use floor::Floor;
 use folder::{Folder, SetFiles};
 use source::{SourceRepository, Staging};
 
-/// Most new roots that are taken in one refresh; what came is kept, so the next refresh goes on from there.
+/// Maximum number of new roots in one refresh; the roots are kept, so the next refresh continues from them.
 ///
-/// A root a week for twenty years. Each one needs the signatures of the root before, so a hub alone cannot make any.
+/// A root per week for twenty years. Each one needs the signatures of the previous root, so a hub alone cannot create
+/// any.
 pub const ROOT_ROTATIONS_MAX: u32 = 1024;
 
-/// How far time must move before it is written down although nothing else changed.
+/// Minimum advance of the time before it is stored although nothing else changed.
 ///
-/// One hour: a device that asks every minute wears its flash 24 times a day, and a clock that steps back after a
-/// power cut is caught to the hour; metadata lives for days.
+/// One hour: a device that asks every minute wears its flash 24 times a day, and a clock that steps back after a power
+/// cut is detected to the hour; metadata is valid for days.
 const CLOCK_STEP: SignedDuration = SignedDuration::from_hours(1);
 
-/// The trust of one device or hub, backed by a folder.
+/// Trust of one device or hub, stored in a folder.
 #[derive(Debug)]
 pub struct Trust {
     folder: Arc<Folder>,
     state: Arc<Mutex<State>>,
-    /// Held through a refresh and its write: two at once would both start from the same set.
+    /// Lock for a refresh and its write: two concurrent ones would both start from the same set.
     refreshing: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// What is known, all of it verified.
+/// Verified metadata in memory.
 #[derive(Debug)]
 struct State {
     root: Vec<u8>,
@@ -66,7 +67,7 @@ struct State {
     floor: Floor,
 }
 
-/// What a successful refresh leaves to be written.
+/// Results of a successful refresh, to be written.
 struct Outcome {
     set: SetFiles,
     trusted: Trusted,
@@ -74,13 +75,14 @@ struct Outcome {
 }
 
 impl Trust {
-    /// Opens the folder, or begins one with the root that came with enrolment.
+    /// Opens the folder, or creates one with the root from the enrolment.
     ///
-    /// Metadata that does not verify any more (a root took its keys away, the disk rotted) is left out: then
-    /// [`Trust::current`] is `None` until the next refresh.
+    /// Metadata that no longer verifies (a root removed its keys, the disk is damaged) is ignored: [`Trust::current`]
+    /// is then `None` until the next refresh.
     ///
     /// # Errors
-    /// When `pinned_root` is no acceptable root, when the folder began with another one, or when the disk refuses.
+    /// Fails if `pinned_root` is not an acceptable root, if the folder was created with another one, or if an access to
+    /// the disk fails.
     pub fn open(folder: &Path, pinned_root: &[u8]) -> Result<Self, TrustError> {
         root::accept(pinned_root)?;
         TrustedMetadataSet::from_root(pinned_root).map_err(refused)?;
@@ -88,10 +90,10 @@ impl Trust {
         Self::read(folder, pinned_root)
     }
 
-    /// Opens a folder that [`Trust::open`] began earlier.
+    /// Opens a folder that [`Trust::open`] created earlier.
     ///
     /// # Errors
-    /// When there is none, when its root is damaged, or when the disk refuses.
+    /// Fails if there is none, if its root is damaged, or if an access to the disk fails.
     pub fn reopen(folder: &Path) -> Result<Self, TrustError> {
         let (folder, pinned_root) = Folder::existing(folder)?;
         root::accept(&pinned_root)?;
@@ -121,38 +123,39 @@ impl Trust {
         Ok(Self { folder: Arc::new(folder), state: Arc::new(Mutex::new(state)), refreshing })
     }
 
-    /// What was trusted at the last successful refresh, whether or not it has expired since.
+    /// Returns the metadata of the last successful refresh, whether or not it has expired since.
     ///
-    /// Expiry limits how long a device can be kept from news, so it is checked when metadata is fetched; what was
-    /// proven in time stays proven for a device that is offline. [`Trusted::expires`] tells.
+    /// Expiry limits how long a device can be kept from new versions, so it is checked when metadata is fetched;
+    /// metadata that was verified in time remains verified for a device that is offline. [`Trusted::expires`] returns
+    /// the expiry.
     #[must_use]
     pub fn current(&self) -> Option<Trusted> {
         self.lock().current.clone()
     }
 
-    /// Version of the newest root that is known.
+    /// Returns the version of the newest known root.
     #[must_use]
     pub fn root_version(&self) -> u64 {
         self.lock().root_version
     }
 
-    /// The moment before which this machine's clock is not believed.
+    /// Returns the earliest time that this machine's clock may plausibly show.
     #[must_use]
     pub fn clock_floor(&self) -> Timestamp {
         self.lock().floor.last_trusted
     }
 
-    /// Fetches what is new, verifies it from the root down and makes it durable as a whole.
+    /// Fetches new metadata, verifies it from the root down and makes it durable as a whole.
     ///
-    /// A clock that stands before the last trusted time is taken to be wrong, and that time is used in its place:
-    /// [`Trusted::clock_behind`] says by how much.
+    /// A clock that is before the last trusted time is considered wrong, and that time is used instead:
+    /// [`Trusted::clock_behind`] returns the difference.
     ///
     /// # Errors
-    /// When anything does not verify, is older than what was trusted, is missing or too long, or when the disk
-    /// refuses. What was trusted before stays trusted; new roots that verified are kept.
+    /// Fails if anything does not verify, is older than the trusted metadata, is missing or too long, or if an access
+    /// to the disk fails. The previously trusted metadata remains trusted; new roots that verified are kept.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the set from before, or the new one whole.
+    /// Dropping the future leaves the previous set, or the complete new one.
     pub async fn refresh(&self, source: Arc<dyn MetadataSource>, now: Timestamp) -> Result<Trusted, TrustError> {
         match self.refresh_once(Arc::clone(&source), now).await {
             // A root that was published during the refresh makes the files after it look forged: they are signed with
@@ -202,7 +205,7 @@ impl Trust {
     }
 }
 
-/// Walks from the pinned root over the stored ones to the newest.
+/// Verifies the stored roots in order from the pinned one; returns the newest.
 fn newest_root(folder: &Folder, pinned_root: &[u8]) -> Result<TrustedMetadataSet, TrustError> {
     let mut chain = TrustedMetadataSet::from_root(pinned_root).map_err(refused)?;
     while let Some(bytes) = folder.read_root(chain.root().version.saturating_add(1))? {
@@ -215,7 +218,7 @@ fn newest_root(folder: &Folder, pinned_root: &[u8]) -> Result<TrustedMetadataSet
     Ok(chain)
 }
 
-/// Verifies a whole set against a root; expiry is left to whoever fetched it.
+/// Verifies a whole set against a root; the caller that fetched it checks expiry.
 fn verify_set(root: &[u8], files: &SetFiles) -> Result<TrustedMetadataSet, TrustError> {
     // A moment before everything: nothing has expired then.
     let always = Timestamp::MIN;
@@ -226,7 +229,7 @@ fn verify_set(root: &[u8], files: &SetFiles) -> Result<TrustedMetadataSet, Trust
     Ok(metadata)
 }
 
-/// Lists a verified set when none of its versions is under the floor, with the floor it sets from now on.
+/// Lists the manifests of a verified set if none of its versions is below the floor; also returns the new floor.
 fn admit(metadata: &TrustedMetadataSet, floor: &Floor) -> Result<(Trusted, Floor), TrustError> {
     let trusted = Trusted::of(metadata)?;
     let raised = floor.raise(metadata.root(), &trusted)?;
@@ -248,7 +251,7 @@ fn complete(
     Ok(Outcome { set, trusted: trusted.with_clock_behind(moment.duration_since(now)), floor })
 }
 
-/// Writes roots in any case, the set when it is new, then the floor; memory follows the disk.
+/// Writes roots in any case, the set if it is new, then the floor; memory follows the disk.
 fn commit(
     folder: &Folder,
     state: &Mutex<State>,
@@ -284,7 +287,7 @@ impl State {
     fn forget_what_a_new_root_disowns(&mut self, rotated: bool) {
         let Some(set) = self.set.as_ref().filter(|_| rotated) else { return };
         if let Err(error) = verify_set(&self.root, set) {
-            tracing::warn!(%error, "a new root disowns the stored trust metadata: a refresh is needed");
+            tracing::warn!(%error, "a new root has other keys than the stored trust metadata: a refresh is needed");
             self.set = None;
             self.current = None;
         }

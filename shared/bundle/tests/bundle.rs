@@ -1,4 +1,4 @@
-//! What a device promises about a bundle: only the signed bytes ever become a model.
+//! Tests of bundles on a device: only the signed bytes are ever loaded as a model.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of a test stop it as its own lines do")]
 
@@ -21,7 +21,7 @@ fn small() -> VariantName {
     "small".parse().unwrap()
 }
 
-/// An author's folder with a model of a few bytes.
+/// Creates an author's folder with a model of a few bytes.
 fn author(folder: &Path, number: u64) {
     let form = format!(
         r#"

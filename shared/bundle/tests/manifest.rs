@@ -1,4 +1,4 @@
-//! What a manifest promises: one text, every field known, and no text however hostile does harm.
+//! Tests of manifests: there is one text, no unknown field, and no hostile text does harm.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of a test stop it as its own lines do")]
 
@@ -55,7 +55,7 @@ fn manifest() -> Manifest {
     }
 }
 
-/// The text on disk is a treaty: when this fails, a new schema is needed, not a new text here.
+/// Golden text on disk: if this fails, a new schema is needed, not a new text here.
 const GOLDEN: &str = r#"{"schema":1,"model":"digits","version":2,"task":"classification","description":"Digits.","licence":"MIT","labels":["zero","one"],"inputs":[{"name":"image","datatype":"FP32","shape":["batch",28,"?"]}],"outputs":[{"name":"logits","datatype":"FP32"}],"score":{"kind":"top1-probability","output":"logits","from":"logits"},"variants":[{"name":"int8","runs_on":"device","engines":["ort"],"precision":"int8","file":{"name":"int8.onnx","size":5,"digest":"sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4","chunks":["sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4"]},"golden":{"name":"golden.safetensors","size":6,"digest":"sha256:DIGEST","chunks":["sha256:DIGEST"]},"golden_tolerance":{"max_abs":0.05},"threshold":0.9,"calibration":{"examples":1000,"confidence":0.95,"curve":[{"threshold":0.99,"coverage":0.41,"differing":0.0,"bound":0.003}]}}]}"#;
 
 #[test]
@@ -106,7 +106,7 @@ fn unknown_missing_and_doubled_fields_are_refused() {
     }
 }
 
-/// Where [`Manifest::validate`] finds the mistake that was made.
+/// Returns the path of the mistake that [`Manifest::validate`] finds.
 fn path_of(mistake: impl FnOnce(&mut Manifest)) -> String {
     let mut manifest = manifest();
     mistake(&mut manifest);
@@ -197,7 +197,7 @@ proptest! {
     }
 }
 
-/// The part of a manifest's text that holds the rule.
+/// Returns the part of a manifest's text that contains the rule.
 fn rule_text(rule: ScoreRule) -> String {
     let bytes = Manifest { score: Some(rule), ..manifest() }.to_bytes().unwrap();
     let text = String::from_utf8(bytes).unwrap();

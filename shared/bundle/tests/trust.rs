@@ -1,4 +1,4 @@
-//! What a device promises about trust metadata, against a hub that is honest, broken or stolen.
+//! Tests of trust metadata on a device, against a hub that is honest, faulty or stolen.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of a test stop it as its own lines do")]
 
@@ -215,7 +215,7 @@ async fn numbers_that_are_no_integers_are_refused() {
     }
 }
 
-/// A hub that answers with more than was asked for.
+/// A hub that sends more bytes than requested.
 struct Endless;
 
 #[async_trait]
@@ -229,7 +229,7 @@ impl MetadataSource for Endless {
     }
 }
 
-/// A hub that cannot be reached.
+/// A hub that is unreachable, so that every fetch fails.
 struct Away;
 
 #[async_trait]

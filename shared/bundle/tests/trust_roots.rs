@@ -1,4 +1,4 @@
-//! What a device promises about roots and keys: each counts once, and the chain of roots leads on.
+//! Tests of roots and keys on a device: each key counts once, and the chain of roots is followed.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of a test stop it as its own lines do")]
 

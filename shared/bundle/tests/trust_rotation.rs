@@ -1,4 +1,4 @@
-//! What a device promises when keys were stolen: run-away versions are shaken off by new keys, and by nothing else.
+//! Tests of stolen keys on a device: only new keys replace run-away versions.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of a test stop it as its own lines do")]
 
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use model_tools::sign::{self, Authority, Draft, KeyPair, OnlineKeys, Role, Roles, Signed};
 use support::{Device, World, digits, later, now, rollback_of, version};
 
-/// Signs the same content under another version, as whoever has the key can.
+/// Signs the same content under another version, as anyone with the key can.
 fn at_version(file: &Signed, version: u64, key: &KeyPair) -> Signed {
     edited(file, key, |signed| signed["version"] = version.into())
 }
@@ -37,7 +37,7 @@ fn pointing(from: &Signed, name: &str, to: &Signed, key: &KeyPair) -> Signed {
     })
 }
 
-/// Publishes snapshot and timestamp with this version, as the thief of the online keys does.
+/// Publishes snapshot and timestamp with this version, as a thief of the online keys does.
 fn run_away(world: &mut World, version: u64) {
     let keys = &world.keys.online;
     let snapshot = pointing(&world.snapshot, "targets.json", &world.targets, &keys.snapshot);
@@ -52,7 +52,7 @@ fn new_online() -> OnlineKeys {
     OnlineKeys { snapshot: KeyPair::generate().unwrap(), timestamp: KeyPair::generate().unwrap() }
 }
 
-/// Publishes a root with these roles and what the hub signs under it.
+/// Publishes a root with these roles and the metadata that the hub signs under it.
 fn rotate(world: &mut World, roles: &Roles, online: OnlineKeys) {
     let root_key = std::mem::replace(&mut world.keys.root, KeyPair::generate().unwrap());
     world.rotate(roles, &[&root_key]);
@@ -61,7 +61,7 @@ fn rotate(world: &mut World, roles: &Roles, online: OnlineKeys) {
     world.beat(now());
 }
 
-/// A device that was served run-away versions.
+/// Returns a device that received run-away versions.
 async fn fooled(world: &mut World, version: u64) -> Device {
     world.add("digits/1/manifest.json", b"one", now());
     let device = world.device();
@@ -172,7 +172,7 @@ async fn a_run_away_list_is_shaken_off_by_new_targets_and_online_keys() {
     assert_eq!(trusted.latest_version(&digits()), Some(version(1)));
 }
 
-/// Publishes a new root, and what belongs to it, in the middle of a refresh.
+/// Publishes a new root, and its metadata, in the middle of a refresh.
 struct Midway {
     before: std::sync::Arc<support::Shelf>,
     after: std::sync::Arc<support::Shelf>,

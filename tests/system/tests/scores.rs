@@ -54,7 +54,7 @@ fn a_rule_that_cannot_be_right_is_refused_at_the_push() {
         let folder = ModelFolder::copy(site, "v1", 1)?;
         folder.edit(|text| text.replace("from = \"logits\"", "from = \"probabilities\""))?;
         let refused = hub.push(folder.path(), &[])?;
-        ensure!(refused.code != Some(0) && refused.stderr.contains("no probability"), "{}", refused.stderr);
+        ensure!(refused.code != Some(0) && refused.stderr.contains("is not a probability"), "{}", refused.stderr);
         Ok(())
     });
 }

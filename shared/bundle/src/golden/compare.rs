@@ -1,22 +1,22 @@
-//! Holds a model's answer against the golden one.
+//! Compares the outputs of a model with the golden ones.
 
 use types::{DType, NamedTensor, Tensor};
 
 use crate::manifest::GoldenTolerance;
 
-/// How well an answer that passed agrees with the golden one.
+/// Agreement of an accepted response with the golden one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Agreement {
     /// Largest absolute difference of any floating-point element.
     pub max_abs: f32,
-    /// Rows (all dimensions but the last) of floating-point outputs that have at least two elements.
+    /// Number of rows (all dimensions but the last) of floating-point outputs that have at least two elements.
     pub rows: usize,
-    /// How many of them have their largest element at the same place.
+    /// Number of those rows whose largest element is at the same position.
     pub same_top1: usize,
 }
 
 impl Agreement {
-    /// Share, 0 to 1, of the rows with the same top-1; `None` when there are no rows.
+    /// Returns the share, 0 to 1, of the rows with the same top-1; `None` if there are no rows.
     #[must_use]
     pub fn top1(&self) -> Option<f32> {
         #[expect(clippy::cast_precision_loss, reason = "a share; the 24 bits of f32 are more than it needs")]
@@ -24,61 +24,61 @@ impl Agreement {
     }
 }
 
-/// How an answer differs from the golden one by more than it may.
+/// Difference between a response and the golden one that exceeds the tolerance.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Disagreement {
-    /// The model did not give the output.
-    #[error("golden output {0:?} was not answered")]
+    /// The response lacks the output.
+    #[error("the response lacks golden output {0:?}")]
     Missing(String),
-    /// Another shape or element type.
-    #[error("golden output {output:?} is {expected}, the answer is {given}")]
+    /// The output has another shape or element type.
+    #[error("golden output {output:?} is {expected}, the response has {given}")]
     Shape {
-        /// The output.
+        /// Name of the output.
         output: String,
         /// Type and shape in the golden file.
         expected: String,
-        /// Type and shape in the answer.
+        /// Type and shape in the response.
         given: String,
     },
-    /// An integer, boolean or text that is not the same.
-    #[error("golden output {0:?} is not answered exactly")]
+    /// An integer, boolean or text differs.
+    #[error("the response differs in golden output {0:?}, which must be equal")]
     NotEqual(String),
-    /// NaN where the golden answer is a number, or the reverse.
-    #[error("answer for golden output {output:?} is not a number at element {element}")]
+    /// Only one of the golden and the given value is NaN.
+    #[error("golden output {output:?} and the response differ in NaN at element {element}")]
     NotANumber {
-        /// The output.
+        /// Name of the output.
         output: String,
-        /// Where, in row-major order.
+        /// Position of the element, in row-major order.
         element: usize,
     },
-    /// Too far apart.
-    #[error("answer for golden output {output:?} is {given} away where {allowed} is allowed")]
+    /// A floating-point difference exceeds the tolerance.
+    #[error("the response differs from golden output {output:?} by {given}, at most {allowed} is allowed")]
     TooFar {
-        /// The output.
+        /// Name of the output.
         output: String,
-        /// The largest difference.
+        /// Largest difference in the output.
         given: f32,
-        /// The largest that is allowed.
+        /// Maximum difference allowed.
         allowed: f32,
     },
-    /// Too many other classes.
-    #[error("{same} of {rows} golden rows have the same top-1 class where a share of {least} is required")]
+    /// The top-1 differs in too many rows.
+    #[error("{same} of {rows} golden rows have the same top-1 class, a share of at least {least} is required")]
     Top1 {
-        /// Rows that agree.
+        /// Number of rows that agree.
         same: usize,
-        /// All rows.
+        /// Number of all rows.
         rows: usize,
-        /// Share that is required.
+        /// Minimum share of rows that must agree.
         least: f32,
     },
 }
 
-/// Holds an answer against the golden one. Outputs that the golden file does not name are not looked at.
+/// Compares a response with the golden one. Outputs that the golden file does not name are ignored.
 ///
-/// Floating-point outputs may differ as `tolerance` says, all others must be equal. NaN agrees with NaN alone.
+/// Floating-point outputs may differ within `tolerance`, all others must be equal. NaN equals only NaN.
 ///
 /// # Errors
-/// The first [`Disagreement`].
+/// Returns the first [`Disagreement`].
 pub fn compare(
     expected: &[NamedTensor],
     actual: &[NamedTensor],
@@ -147,7 +147,7 @@ fn largest_difference(name: &str, golden: &[f32], answer: &[f32]) -> Result<f32,
     Ok(largest)
 }
 
-/// Place of the largest element, the first of equals; NaN is never the largest.
+/// Returns the position of the largest element, the first of equals; NaN is never the largest.
 fn top1(row: &[f32]) -> Option<usize> {
     let mut best: Option<(usize, f32)> = None;
     for (at, &value) in row.iter().enumerate() {

@@ -1,6 +1,6 @@
-//! What must hold in a manifest beyond the types of its fields.
+//! Checks of a manifest beyond the types of its fields.
 //!
-//! Fed by [`Manifest::mistakes`]; returns every mistake and where it is, one for each field.
+//! Called by [`Manifest::mistakes`]; returns every mistake with its path, one for each field.
 
 use types::limits::{RANK_MAX, TENSOR_NAME_BYTES_MAX, TENSORS_MAX};
 use types::{Dim, TensorSpec};
@@ -11,17 +11,17 @@ use super::{
 };
 use crate::file::FileRef;
 
-/// Longest word in bytes: a task, a class name, a licence expression, the name of a dimension.
+/// Maximum length in bytes of a word: a task, a class name, a licence expression, the name of a dimension.
 ///
-/// Exporters derive longer names of dimensions; [`writable_dimension`] tells which ones a manifest writes as `"?"`.
+/// Exporters derive longer names of dimensions; a manifest writes those that [`writable_dimension`] refuses as `"?"`.
 const WORD_BYTES_MAX: usize = 256;
 
-/// Returns whether a manifest may hold this name of a dimension.
+/// Returns whether a manifest may contain this name of a dimension.
 pub(super) fn writable_dimension(name: &str) -> bool {
     word(name, "").is_ok()
 }
 
-/// Most engines of one variant; there are three.
+/// Maximum number of engines of one variant; there are three.
 const ENGINES_MAX: usize = 8;
 
 type Checked = Result<(), ManifestError>;
@@ -52,7 +52,7 @@ fn require(holds: bool, path: &str, problem: impl FnOnce() -> String) -> Checked
 fn text(value: &str, path: &str, bytes_max: usize) -> Checked {
     require(value.len() <= bytes_max, path, || format!("{} bytes are over the limit of {bytes_max}", value.len()))?;
     // What is shown in terminals and logs must not steer them.
-    require(!value.chars().any(char::is_control), path, || "must not hold control characters".to_owned())
+    require(!value.chars().any(char::is_control), path, || "must not contain control characters".to_owned())
 }
 
 fn word(value: &str, path: &str) -> Checked {
@@ -74,7 +74,7 @@ fn specs(specs: &[TensorSpec], path: &str) -> Vec<Checked> {
         let path = format!("{path}[{at}]");
         let name = format!("{path}.name");
         let known = specs.iter().take(at).any(|earlier| earlier.name == spec.name);
-        let twice = || require(!known, &name, || format!("{:?} is there twice", spec.name));
+        let twice = || require(!known, &name, || format!("{:?} is listed twice", spec.name));
         checked.push(word_of(&spec.name, &name, TENSOR_NAME_BYTES_MAX).and_then(|()| twice()));
         checked.push(dims(spec.shape.as_deref().unwrap_or_default(), &format!("{path}.shape")));
     }
@@ -120,7 +120,7 @@ fn variants(variants: &[Variant]) -> Vec<Checked> {
     for (at, variant) in variants.iter().take(VARIANTS_MAX).enumerate() {
         let path = format!("variants[{at}]");
         let known = variants.iter().take(at).any(|earlier| earlier.name == variant.name);
-        checked.push(require(!known, &format!("{path}.name"), || format!("{:?} is there twice", variant.name)));
+        checked.push(require(!known, &format!("{path}.name"), || format!("{:?} is listed twice", variant.name)));
         checked.extend(self::variant(variant, &path));
     }
     checked.push(one_name_one_file(variants));
@@ -134,7 +134,7 @@ fn variant(variant: &Variant, path: &str) -> Vec<Checked> {
         engines(variant, &field("engines")),
         file(&variant.file, &field("file")),
         variant.golden.as_ref().map_or(Ok(()), |golden| file(golden, &field("golden"))),
-        require(paired, &field("golden_tolerance"), || "must be there exactly when golden is".to_owned()),
+        require(paired, &field("golden_tolerance"), || "must be set exactly if golden is set".to_owned()),
         variant.golden_tolerance.as_ref().map_or(Ok(()), |one| tolerance(one, &field("golden_tolerance"))),
         top1(variant.golden_tolerance.as_ref(), &field("golden_tolerance.top1")),
         variant.threshold.map_or(Ok(()), |threshold| share(threshold, &field("threshold"))),
@@ -183,7 +183,7 @@ fn share(value: f32, path: &str) -> Checked {
     require((0.0..=1.0).contains(&value), path, || format!("{value} is not within 0 to 1"))
 }
 
-/// Two files of one name would overwrite each other in the folder.
+/// Checks that no two files have the same name, because they would overwrite each other in the folder.
 fn one_name_one_file(variants: &[Variant]) -> Checked {
     let files: Vec<&FileRef> = variants.iter().flat_map(Variant::files).collect();
     for (at, file) in files.iter().enumerate() {

@@ -1,13 +1,13 @@
-//! Tells what an operator should know before a version replaces another.
+//! Warnings for an operator before a version replaces another.
 //!
-//! Fed by the hub at a push with the new manifest and that of the version in force. Nothing here is a fault of the
-//! format: a worse version can be meant, and `--force` says so.
+//! Called by the hub at a push with the new manifest and that of the active version. None of these is a fault of the
+//! format: a worse version can be intended, which `--force` confirms.
 
 use types::{Dim, Place, TensorSpec};
 
 use super::{Manifest, Variant};
 
-/// Lists what `new` lacks or changes against `old`, the version that devices follow now. Empty when nothing got worse.
+/// Returns the regressions of `new` against `old`, the version that devices follow now. Empty if nothing got worse.
 #[must_use]
 pub fn worse(old: &Manifest, new: &Manifest) -> Vec<String> {
     let version = old.version;
@@ -25,7 +25,7 @@ pub fn worse(old: &Manifest, new: &Manifest) -> Vec<String> {
         if variant.golden.is_none() && before(old, variant).iter().any(|old| old.golden.is_some()) {
             let name = &variant.name;
             found.push(format!(
-                "variant {name} has no golden inputs, version {version} has: a form that answers wrongly would be served"
+                "variant {name} has no golden inputs, version {version} has: a variant with wrong outputs would be served"
             ));
         }
     }
@@ -37,7 +37,7 @@ pub fn worse(old: &Manifest, new: &Manifest) -> Vec<String> {
     found
 }
 
-/// Lists what a version does that its author may not expect, whatever serves now.
+/// Returns properties of a version that its author may not expect, whatever serves now.
 #[must_use]
 pub fn warnings(manifest: &Manifest) -> Vec<String> {
     let mut found = Vec::new();
@@ -53,7 +53,7 @@ pub fn warnings(manifest: &Manifest) -> Vec<String> {
     }
     for variant in &manifest.variants {
         if variant.golden.is_none() {
-            found.push(format!("variant {} has no golden inputs: nothing shows that it answers rightly", variant.name));
+            found.push(format!("variant {} has no golden inputs: its outputs cannot be checked", variant.name));
         }
     }
     let newer = manifest
@@ -69,7 +69,7 @@ pub fn warnings(manifest: &Manifest) -> Vec<String> {
 
 const DEFERS: &str = "under the policy cascade every request goes to the hub";
 
-/// The variant of that name and place; all of that place where the name is new.
+/// Returns the old variant with the same name and host; all old variants of that host if the name is new.
 fn before<'a>(old: &'a Manifest, variant: &Variant) -> Vec<&'a Variant> {
     let of_place: Vec<&Variant> = old.variants_for(variant.runs_on).collect();
     match of_place.iter().find(|old| old.name == variant.name) {
@@ -87,7 +87,7 @@ fn labels(old: &Manifest, new: &Manifest) -> String {
     let changed = old.labels.iter().zip(&new.labels).position(|(old, new)| old != new).unwrap_or(0);
     let name = |labels: &[String]| labels.get(changed).cloned().unwrap_or_default();
     format!(
-        "class {changed} is called {:?}, in version {version} {:?}: applications would read answers wrongly",
+        "class {changed} is called {:?}, in version {version} {:?}: applications would misread responses",
         name(&new.labels),
         name(&old.labels)
     )
@@ -99,7 +99,9 @@ fn signature(kind: &str, old: &[TensorSpec], new: &[TensorSpec], version: types:
         match new.iter().find(|one| one.name == spec.name) {
             None => found.push(format!("it has no {kind} {spec}, version {version} has")),
             Some(one) if !alike(spec, one) => {
-                found.push(format!("{kind} {one} is {spec} in version {version}: applications would be refused"));
+                found.push(format!(
+                    "{kind} {one} is {spec} in version {version}: requests of applications would be refused"
+                ));
             }
             Some(_) => {}
         }
@@ -112,7 +114,7 @@ fn signature(kind: &str, old: &[TensorSpec], new: &[TensorSpec], version: types:
     found
 }
 
-/// Whether the same tensors fit both. The names of dimensions are free text.
+/// Returns whether the same tensors match both. The names of dimensions are free text.
 fn alike(old: &TensorSpec, new: &TensorSpec) -> bool {
     let dims = |old: &[Dim], new: &[Dim]| {
         old.len() == new.len()

@@ -1,41 +1,42 @@
-//! Tells whether a rule for scores can be right for a model: asked before a version is published.
+//! Checks whether a rule for scores can be right for a model, before a version is published.
 //!
-//! A wrong rule is silent in service: the softmax of one class is always 1, so every answer is kept, and probabilities
-//! that are taken for logits are never sure. Fed by the packer and the hub with declared shapes and with golden values.
+//! A wrong rule goes unnoticed in service: the softmax of one class is always 1, so every response is kept, and
+//! probabilities that are taken for logits are never certain. Used by the packer and the hub with declared shapes and
+//! with golden values.
 
 use types::{Dim, NamedTensor, Tensor, TensorSpec};
 
 use super::{Manifest, ScoreFrom, ScoreKind, ScoreRule};
 
-/// Largest distance of a sum of probabilities from 1 where the values are plain floating point.
+/// Maximum distance of a sum of probabilities from 1 for plain floating-point values.
 ///
-/// Softmax in half precision over 1,000 classes stays within it. Logits that lie in 0 to 1 and sum up to 1 by chance in
-/// every row are not to be expected.
+/// Softmax in half precision over 1,000 classes stays within it. Logits between 0 and 1 that sum up to 1 in every row
+/// by chance are unlikely.
 const SUM_SLACK: f64 = 1e-2;
 
 /// Further distance of a sum of probabilities from 1 for each class: 8-bit outputs are rounded to steps of 1/256.
 const SUM_SLACK_PER_CLASS: f64 = 1.0 / 512.0;
 
-/// Largest distance of a probability from the range 0 to 1.
+/// Maximum distance of a probability from the range 0 to 1.
 const RANGE_SLACK: f32 = 1e-2;
 
-/// Least number of values from which logits that all lie in 0 to 1 are taken for probabilities.
+/// Minimum number of values from which logits between 0 and 1 are taken for probabilities.
 ///
-/// Each value of a real yes/no model is as often negative as positive, so that 16 of them tell with near certainty.
+/// Each value of a real yes/no model is as often negative as positive, so 16 of them suffice for near certainty.
 const VALUES_TELLING: usize = 16;
 
-/// The verdict on a rule for an output of a declared shape.
+/// Result of the check of a rule against an output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The rule fits the shape.
+    /// The rule matches the shape.
     Fits,
-    /// The shape does not tell; the text says what is missing.
+    /// The shape does not suffice for a decision; the text names the missing information.
     Unknown(String),
-    /// The rule cannot be right; the text says why and what to write instead.
+    /// The rule cannot be right; the text contains the reason and the correct value.
     Wrong(String),
 }
 
-/// Holds the rule of a manifest against the shape that the manifest declares. A manifest without a rule fits.
+/// Checks the rule of a manifest against the shape that the manifest declares. A manifest without a rule passes.
 #[must_use]
 pub fn of_manifest(manifest: &Manifest) -> Verdict {
     let Some(rule) = &manifest.score else { return Verdict::Fits };
@@ -45,7 +46,7 @@ pub fn of_manifest(manifest: &Manifest) -> Verdict {
     }
 }
 
-/// Holds a rule against a shape: that of a manifest, of a model file, or of an answer (see [`of_spec`]).
+/// Checks a rule against a shape: that of a manifest, of a model file, or of a response (see [`of_spec`]).
 #[must_use]
 pub fn of_shape(rule: &ScoreRule, labels: &[String], shape: Option<&[Dim]>) -> Verdict {
     match rule.kind {
@@ -55,7 +56,7 @@ pub fn of_shape(rule: &ScoreRule, labels: &[String], shape: Option<&[Dim]>) -> V
     }
 }
 
-/// Holds a rule against an output as a loaded model declares it.
+/// Checks a rule against an output as a loaded model declares it.
 #[must_use]
 pub fn of_spec(rule: &ScoreRule, labels: &[String], outputs: &[TensorSpec]) -> Verdict {
     match outputs.iter().find(|spec| spec.name == rule.output) {
@@ -64,9 +65,10 @@ pub fn of_spec(rule: &ScoreRule, labels: &[String], outputs: &[TensorSpec]) -> V
     }
 }
 
-/// Holds a rule against the shape and the values that a model really gives. Outputs that it does not score are ignored.
+/// Checks a rule against the shape and the values that a model really produces. Outputs that it does not score are
+/// ignored.
 ///
-/// `None` when `answers` do not hold the scored output.
+/// `None` if `answers` do not contain the scored output.
 #[must_use]
 pub fn of_answers(rule: &ScoreRule, labels: &[String], answers: &[NamedTensor]) -> Option<Verdict> {
     let answer = answers.iter().find(|answer| answer.name == rule.output)?;
@@ -80,7 +82,7 @@ pub fn of_answers(rule: &ScoreRule, labels: &[String], answers: &[NamedTensor]) 
     })
 }
 
-/// Position of a class axis in a shape of that many dimensions.
+/// Returns the position of a class axis in a shape of that many dimensions.
 #[must_use]
 pub fn position(axis: Option<i64>, rank: usize) -> Option<usize> {
     let axis = axis.unwrap_or(-1);
@@ -95,7 +97,7 @@ fn top1(rule: &ScoreRule, labels: &[String], shape: Option<&[Dim]>) -> Verdict {
     let Some(at) = position(rule.axis, dims.len()) else {
         let problem = match rule.axis {
             Some(axis) => format!("axis {axis} does not exist in {}", shown()),
-            None => format!("{} holds one value and no classes: use kind = \"sigmoid\" for a yes/no answer", shown()),
+            None => format!("{} has one value and no classes: use kind = \"sigmoid\" for a yes/no output", shown()),
         };
         return Verdict::Wrong(problem);
     };
@@ -117,7 +119,7 @@ fn top1(rule: &ScoreRule, labels: &[String], shape: Option<&[Dim]>) -> Verdict {
     }
 }
 
-/// Says which axis or kind is meant instead, where the shape tells.
+/// Suggests the intended axis or kind, if the shape indicates it.
 fn advice(labels: &[String], dims: &[Dim], not: usize) -> String {
     let fits = |size: usize| if labels.is_empty() { size > 1 } else { size == labels.len() };
     let mut axes =
@@ -135,7 +137,7 @@ fn advice(labels: &[String], dims: &[Dim], not: usize) -> String {
 
 fn missing(rule: &ScoreRule) -> String {
     format!(
-        "nothing tells how many classes output {:?} has: write the number into its `shape`, or give golden outputs",
+        "the number of classes of output {:?} is unknown: write it into its `shape`, or provide golden outputs",
         rule.output
     )
 }
@@ -152,7 +154,7 @@ fn sigmoid(rule: &ScoreRule, labels: &[String], shape: Option<&[Dim]>) -> Verdic
     if rank <= 2 && !named {
         let dims = shape.unwrap_or_default();
         return Verdict::Wrong(format!(
-            "{} has {last} yes/no answers and `labels` names {}",
+            "{} has {last} yes/no values and `labels` names {}",
             shown(&rule.output, dims),
             labels.len()
         ));
@@ -165,7 +167,7 @@ fn boxes(rule: &ScoreRule, shape: Option<&[Dim]>) -> Verdict {
         return Verdict::Wrong("kind = \"box-maximum\" has no class axis: leave `axis` out".to_owned());
     }
     match shape {
-        Some([]) => Verdict::Wrong(format!("output {:?} is one number and holds no boxes", rule.output)),
+        Some([]) => Verdict::Wrong(format!("output {:?} is one number and contains no boxes", rule.output)),
         Some(_) | None => Verdict::Fits,
     }
 }
@@ -175,14 +177,14 @@ fn shown(output: &str, dims: &[Dim]) -> String {
     format!("output {output:?} [{}]", dims.join(","))
 }
 
-/// Says why the values of a scored output are not what the rule takes them for.
+/// Returns the reason for which the values of a scored output do not match the rule.
 fn wrong_values(rule: &ScoreRule, answer: &Tensor) -> Option<String> {
     let values = answer.to_f32().ok()?;
     let output = &rule.output;
     // Minus infinity is how exporters mask a class.
     let masked = |value: f32| rule.from == ScoreFrom::Logits && value == f32::NEG_INFINITY;
     if let Some(bad) = values.iter().find(|value| !value.is_finite() && !masked(**value)) {
-        return Some(format!("output {output:?} holds {bad} for a golden input, which has no score"));
+        return Some(format!("output {output:?} contains {bad} for a golden input, which has no score"));
     }
     let within = |value: f32| (-RANGE_SLACK..=1.0 + RANGE_SLACK).contains(&value);
     let all_within = values.iter().all(|&value| within(value));
@@ -194,7 +196,7 @@ fn wrong_values(rule: &ScoreRule, answer: &Tensor) -> Option<String> {
         ScoreFrom::Probabilities => {
             if let Some(bad) = values.iter().find(|value| !within(**value)) {
                 return Some(format!(
-                    "output {output:?} holds {bad}, which is no probability: write from = \"logits\""
+                    "output {output:?} contains {bad}, which is not a probability: write from = \"logits\""
                 ));
             }
             let slack = |classes: usize| {
@@ -202,7 +204,7 @@ fn wrong_values(rule: &ScoreRule, answer: &Tensor) -> Option<String> {
             };
             let off = sums.iter().find(|(sum, classes)| (sum - 1.0).abs() > slack(*classes));
             off.map(|(sum, _)| {
-                format!("the probabilities of output {output:?} sum up to {sum:.3} and not to 1: use kind = \"sigmoid\" for independent answers")
+                format!("the probabilities of output {output:?} sum up to {sum:.3} and not to 1: use kind = \"sigmoid\" for independent outputs")
             })
         }
         ScoreFrom::Logits => {
@@ -213,14 +215,14 @@ fn wrong_values(rule: &ScoreRule, answer: &Tensor) -> Option<String> {
             };
             (all_within && told).then(|| {
                 format!(
-                    "the values of output {output:?} are probabilities and no logits: write from = \"probabilities\""
+                    "the values of output {output:?} are probabilities and not logits: write from = \"probabilities\""
                 )
             })
         }
     }
 }
 
-/// Sum and number of classes of each row along the class axis.
+/// Returns sum and number of classes of each row along the class axis.
 fn sums(answer: &Tensor, values: &[f32], at: usize) -> Vec<(f64, usize)> {
     let classes = answer.shape().get(at).copied().unwrap_or(0);
     let inner: usize = answer.shape().iter().skip(at + 1).product();

@@ -1,4 +1,4 @@
-//! Inputs and outputs as manifests and `model.toml` write them.
+//! Inputs and outputs in the form of manifests and `model.toml`.
 //!
 //! A dimension is a number, the name of a free dimension, or `"?"`: `"shape":["batch",1,28,28]`.
 
@@ -9,7 +9,7 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 use types::{DType, Dim, TensorSpec};
 
-/// What stands for a dimension of any size.
+/// Text for a dimension of any size.
 const ANY: &str = "?";
 
 /// One input or output in a manifest or in `model.toml`.
@@ -39,10 +39,10 @@ impl From<&TensorSpec> for TensorEntry {
     }
 }
 
-/// Replaces the names of dimensions that no manifest may hold by `"?"`.
+/// Replaces names of dimensions that a manifest may not contain with `"?"`.
 ///
-/// The names are free text of exporters, like a formula of 400 bytes. They only say which sizes are equal, and the model
-/// file says that again.
+/// The names are free text of exporters, like a formula of 400 bytes. They only express which sizes are equal, and the
+/// model file contains that again.
 pub fn write_dimensions(specs: &mut [TensorSpec]) {
     for dim in specs.iter_mut().filter_map(|spec| spec.shape.as_mut()).flatten() {
         if matches!(dim, Dim::Symbol(name) if !super::check::writable_dimension(name)) {
@@ -93,12 +93,12 @@ impl Visitor<'_> for DimVisitor {
     }
 }
 
-/// Writes a list of inputs or outputs; see `#[serde(with)]`.
+/// Serialises a list of inputs or outputs; see `#[serde(with)]`.
 pub(super) fn serialize<S: Serializer>(specs: &[TensorSpec], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(specs.iter().map(TensorEntry::from))
 }
 
-/// Reads a list of inputs or outputs; see `#[serde(with)]`.
+/// Deserialises a list of inputs or outputs; see `#[serde(with)]`.
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TensorSpec>, D::Error> {
     let entries = Vec::<TensorEntry>::deserialize(deserializer)?;
     Ok(entries.into_iter().map(TensorSpec::from).collect())

@@ -1,4 +1,4 @@
-//! Why metadata was not trusted.
+//! Errors of trust metadata.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,97 +8,97 @@ use types::{ModelName, Version};
 
 use super::source::SourceError;
 
-/// Why metadata was not trusted, or could not be fetched or kept.
+/// Error: metadata was not trusted, or could not be fetched or stored.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// A root breaks our own rules.
+    /// A root violates the rules of this project.
     #[error("trust root is not acceptable: {0}")]
     BadRoot(String),
-    /// The folder began with another root.
+    /// The folder was created with another root.
     #[error("trust folder {0:?} belongs to another hub: enrol with an empty state folder")]
     OtherRoot(PathBuf),
-    /// The folder was never begun.
+    /// The folder was not created yet.
     #[error("trust folder {0:?} has no root: enrol this device first")]
     NoRoot(PathBuf),
-    /// The disk refused.
+    /// An access to the disk failed.
     #[error("{action} {path:?}")]
     Storage {
-        /// What was attempted.
+        /// Operation that failed.
         action: &'static str,
-        /// On what.
+        /// Path of the operation.
         path: PathBuf,
-        /// The cause.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The hub could not be asked.
+    /// The metadata source failed.
     #[error("fetch trust metadata {name:?}")]
     Source {
-        /// The file.
+        /// Name of the file.
         name: String,
-        /// The cause.
+        /// Error of the source.
         #[source]
         source: SourceError,
     },
-    /// Longer than any such file may be.
+    /// The file exceeds its limit.
     #[error("trust metadata {name:?} is over the limit of {bytes_max} bytes")]
     TooLarge {
-        /// The file.
+        /// Name of the file.
         name: String,
-        /// The limit.
+        /// Maximum size in bytes.
         bytes_max: u64,
     },
-    /// Out of date: the hub is silent or holds back news, or a clock is wrong.
+    /// The metadata has expired: the hub is silent or withholds new metadata, or a clock is wrong.
     #[error("trust metadata \"{role}\" expired at {expires}: check the hub and this machine's clock")]
     Expired {
-        /// The role.
+        /// Role of the metadata.
         role: String,
-        /// When it expired.
+        /// Time of the expiry.
         expires: Timestamp,
     },
-    /// Older than what was trusted before.
+    /// The metadata is older than trusted metadata.
     #[error("trust metadata \"{role}\" went back from version {trusted} to {offered}")]
     Rollback {
-        /// The role.
+        /// Role of the metadata.
         role: String,
-        /// The version that was trusted.
+        /// Version that is trusted.
         trusted: u64,
-        /// The version that came.
+        /// Version that was received.
         offered: u64,
     },
-    /// Not enough valid signatures.
+    /// The file has too few valid signatures.
     #[error("trust metadata \"{role}\" is not signed by enough of its keys")]
     Signatures {
-        /// The role.
+        /// Role of the metadata.
         role: String,
-        /// The details.
+        /// Error of the verification.
         #[source]
         source: sigstore_tuf::Error,
     },
-    /// Anything else that does not verify.
+    /// The metadata fails verification for another reason.
     #[error("verify trust metadata")]
     Refused(#[source] sigstore_tuf::Error),
-    /// More new roots than are taken at once; those that came are kept.
+    /// The source has more new roots than one refresh accepts; the received ones are kept.
     #[error("more than {max} new trust roots: refresh again", max = super::ROOT_ROTATIONS_MAX)]
     ManyRoots,
-    /// The metadata verified and a part of it is missing.
+    /// The metadata is verified but a part of it is missing.
     #[error("trust metadata is incomplete")]
     Incomplete,
-    /// The process is stopping.
+    /// The process is shutting down.
     #[error("writing trust metadata was interrupted")]
     Interrupted,
     /// The version is not signed.
     #[error("{model} version {version} is not listed in the signed targets")]
     NotListed {
-        /// The model.
+        /// Name of the model.
         model: ModelName,
-        /// The version.
+        /// Version of the model.
         version: Version,
     },
 }
 
 impl TrustError {
-    /// Whether what was offered must not be trusted, so that the same offer will be refused again.
+    /// Whether the received data must not be trusted, so that the same data will be refused again.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {
@@ -143,7 +143,7 @@ impl TrustError {
     }
 }
 
-/// Sorts the errors of `sigstore-tuf` into ours. The wildcard stands for all its others.
+/// Converts the errors of `sigstore-tuf`. The wildcard covers all errors without a variant of ours.
 pub(super) fn refused(error: sigstore_tuf::Error) -> TrustError {
     use sigstore_tuf::Error;
     match error {

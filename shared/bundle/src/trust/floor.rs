@@ -1,7 +1,7 @@
-//! How far trust has come: versions that are never gone under again, and the latest time that was believed.
+//! Lower bounds of trust: the highest trusted versions, and the latest trusted time.
 //!
-//! `sigstore-tuf` compares with the set it is given; the floor holds also when that set was lost. A version counts
-//! for the keys that signed it: when the root takes a role's keys away, its numbering may begin anew (TUF 5.3.11).
+//! `sigstore-tuf` compares with the set that it is given; the floor remains effective when that set was lost. A version
+//! counts for the keys that signed it: when the root removes a role's keys, its numbering may restart (TUF 5.3.11).
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -10,10 +10,10 @@ use types::Digest;
 
 use super::{TrustError, Trusted, root};
 
-/// Layout of `floor.json`.
+/// Version of the schema of `floor.json`.
 const SCHEMA: u32 = 1;
 
-/// Lowest lawful versions and earliest believable time.
+/// Lowest acceptable versions and earliest plausible time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Floor {
     pub(super) last_trusted: Timestamp,
@@ -22,7 +22,7 @@ pub(super) struct Floor {
     targets: Option<RoleFloor>,
 }
 
-/// A version, and who signed it.
+/// Version of a role, and the keys that signed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RoleFloor {
@@ -30,7 +30,7 @@ struct RoleFloor {
     keys: Digest,
 }
 
-/// `floor.json`.
+/// Content of `floor.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FloorFile {
@@ -48,7 +48,7 @@ impl Default for Floor {
 }
 
 impl Floor {
-    /// The floor after this set, if none of its versions is under the present one.
+    /// Returns the floor after this set, if none of its versions is below the present floor.
     pub(super) fn raise(&self, root: &Root, set: &Trusted) -> Result<Self, TrustError> {
         let offered = |role: &str, version: u64| {
             let keys = root::authority(root, role).ok_or(TrustError::Incomplete)?;
@@ -66,7 +66,7 @@ impl Floor {
         Ok(Self { last_trusted, timestamp: Some(timestamp), snapshot: Some(snapshot), targets: Some(targets) })
     }
 
-    /// Whether the later floor is worth a write.
+    /// Returns whether the later floor differs enough to be written.
     pub(super) fn differs(&self, later: &Self, clock_step: SignedDuration) -> bool {
         let versions = |floor: &Self| (floor.timestamp, floor.snapshot, floor.targets);
         versions(self) != versions(later) || later.last_trusted.duration_since(self.last_trusted) >= clock_step
@@ -82,7 +82,7 @@ impl Floor {
         })
     }
 
-    /// Reads `floor.json`; `None` when it is damaged.
+    /// Parses `floor.json`; `None` if it is damaged.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let file: FloorFile = serde_json::from_slice(bytes).ok()?;
         let last_trusted = Timestamp::from_second(file.last_trusted_unix_s).ok()?;

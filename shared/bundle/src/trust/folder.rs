@@ -1,14 +1,14 @@
-//! Trust metadata on disk, written so that a power cut at any moment leaves what was, or what is new, whole.
+//! Trust metadata on disk, written so that a power cut at any moment leaves the complete old or the complete new data.
 //!
 //! ```text
-//! root.json                    the root that came with enrolment, written once
-//! roots/<n>.root.json          every later root, written once as soon as it verified
+//! root.json                    the root from the enrolment, written once
+//! roots/<n>.root.json          every later root, written once after its verification
 //! sets/<generation>/           timestamp.json, snapshot.json, targets.json; the highest number counts
-//! sets/staged/                 the next set until it is whole
-//! floor.json                   lowest lawful versions and last trusted time
+//! sets/staged/                 the next set until it is complete
+//! floor.json                   lowest acceptable versions and last trusted time
 //! ```
-//! Every write is a plan, a list of [`Step`]s, so that a test can cut the power between any two of them. A set
-//! becomes valid by one rename of its folder, after all that is in it was fsynced.
+//! Every write is a plan, a list of [`Step`]s, so that a test can simulate a power cut between any two of them.
+//! A set becomes valid by one rename of its folder, after all its files were fsynced.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -19,13 +19,13 @@ use super::TrustError;
 use super::floor::Floor;
 use super::source::{ROOT_BYTES_MAX, SNAPSHOT_BYTES_MAX, TARGETS_BYTES_MAX, TIMESTAMP_BYTES_MAX};
 
-/// Longest `floor.json` in bytes; it takes about 400.
+/// Maximum size of `floor.json` in bytes; it takes about 400.
 const FLOOR_BYTES_MAX: u64 = 4096;
 
-/// Digits of a generation's folder name, so that names sort as numbers do.
+/// Number of digits in a generation's folder name, so that names sort like numbers.
 const GENERATION_DIGITS: usize = 20;
 
-/// The bytes of one consistent set of metadata below the root.
+/// Bytes of one consistent set of metadata below the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SetFiles {
     pub(super) timestamp: Vec<u8>,
@@ -44,7 +44,7 @@ impl SetFiles {
     }
 }
 
-/// One thing the disk is asked to do; the power can go before and after each.
+/// One operation on the disk; a power cut can occur before and after each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
     MakeFolder(PathBuf),
@@ -82,14 +82,14 @@ fn run(plan: &[Step]) -> Result<(), TrustError> {
     plan.iter().try_for_each(Step::run)
 }
 
-/// The folder of one [`super::Trust`].
+/// Folder of one [`super::Trust`].
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
 }
 
 impl Folder {
-    /// Makes the folder where it is missing; refuses one that began with another root.
+    /// Creates the folder if it is missing; refuses one that was created with another root.
     pub(super) fn begin(path: &Path, pinned_root: &[u8]) -> Result<Self, TrustError> {
         let folder = Self { path: path.to_owned() };
         match read(&folder.pinned(), ROOT_BYTES_MAX)? {
@@ -102,7 +102,7 @@ impl Folder {
         }
     }
 
-    /// The folder and the root it began with.
+    /// Returns the folder and the root that it was created with.
     pub(super) fn existing(path: &Path) -> Result<(Self, Vec<u8>), TrustError> {
         let folder = Self { path: path.to_owned() };
         let root = read(&folder.pinned(), ROOT_BYTES_MAX)?.ok_or_else(|| TrustError::NoRoot(path.to_owned()))?;
@@ -117,7 +117,7 @@ impl Folder {
         run(&write_whole(&self.root(version), bytes))
     }
 
-    /// The newest set, or `None` when there is none or a file of it is missing.
+    /// Returns the newest set; `None` if there is none or one of its files is missing.
     pub(super) fn read_set(&self) -> Result<Option<SetFiles>, TrustError> {
         let Some(newest) = self.generations()?.last().copied() else { return Ok(None) };
         let folder = self.generation(newest);
@@ -133,11 +133,11 @@ impl Folder {
         run(&self.plan_set(&self.generations()?, set))
     }
 
-    /// The floor; a missing or damaged one is the lowest there is.
+    /// Returns the floor; a missing or damaged one is the lowest possible.
     pub(super) fn read_floor(&self) -> Result<Floor, TrustError> {
         let Some(bytes) = read(&self.floor(), FLOOR_BYTES_MAX)? else { return Ok(Floor::default()) };
         Ok(Floor::from_bytes(&bytes).unwrap_or_else(|| {
-            tracing::warn!(path = ?self.floor(), "trust floor is damaged: the stored set sets it anew");
+            tracing::warn!(path = ?self.floor(), "trust floor is damaged: it is computed again from the stored set");
             Floor::default()
         }))
     }
@@ -177,7 +177,7 @@ impl Folder {
         plan
     }
 
-    /// Numbers of the sets there are, lowest first.
+    /// Returns the numbers of the existing sets, lowest first.
     fn generations(&self) -> Result<Vec<u64>, TrustError> {
         let sets = self.sets();
         let fail = |source| TrustError::storage("list folder", &sets)(source);
@@ -216,7 +216,7 @@ impl Folder {
     }
 }
 
-/// Writes beside, fsyncs, renames, fsyncs the folder.
+/// Returns the steps of an atomic write: write a temporary file, fsync, rename, fsync the folder.
 fn write_whole(path: &Path, bytes: &[u8]) -> Vec<Step> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
@@ -230,7 +230,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Vec<Step> {
     plan
 }
 
-/// Reads a file of at most `bytes_max`; `None` when there is none, or when it is longer and so not ours.
+/// Reads a file of at most `bytes_max` bytes; `None` if it does not exist or is longer.
 fn read(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, TrustError> {
     let file = match File::open(path) {
         Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -242,12 +242,13 @@ fn read(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, TrustError> {
     Ok(u64::try_from(count).is_ok_and(|count| count <= bytes_max).then_some(bytes))
 }
 
-/// Makes a folder that only its owner can use, whatever the umask: who can write to it decides what a device trusts.
+/// Creates a folder that only its owner can use, whatever the umask: anyone who can write to it decides which metadata
+/// a device trusts.
 fn make_folder(path: &Path) -> std::io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Creates or empties a file that only its owner can use.
+/// Creates or truncates a file that only its owner can use.
 fn create_file(path: &Path) -> std::io::Result<File> {
     File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
 }

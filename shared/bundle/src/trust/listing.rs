@@ -1,4 +1,4 @@
-//! What verified metadata says: which manifests are signed.
+//! Content of verified metadata: the list of signed manifests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,26 +16,26 @@ use crate::manifest::MANIFEST_BYTES_MAX;
 /// Length and digest of a signed manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TargetRef {
-    /// Length in bytes, at most [`MANIFEST_BYTES_MAX`].
+    /// Size in bytes, at most [`MANIFEST_BYTES_MAX`].
     pub length: u64,
-    /// Digest of the bytes.
+    /// Digest of the manifest.
     pub digest: Digest,
 }
 
-/// The content of a `targets.json` whose signatures were checked.
+/// Content of a `targets.json` whose signatures were checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetsListing {
-    /// Its version.
+    /// Version of the targets.
     pub version: u64,
-    /// When it expires.
+    /// Expiry of the targets.
     pub expires: Timestamp,
-    /// The manifests it lists.
+    /// Listed manifests by model and version.
     pub manifests: BTreeMap<ModelName, BTreeMap<Version, TargetRef>>,
 }
 
 /// The manifests that the offline keys signed, from one set of metadata that verified as a whole.
 ///
-/// Cheap to clone; does not change when the trust it came from is refreshed.
+/// Cheap to clone; does not change when its [`super::Trust`] is refreshed.
 #[derive(Debug, Clone)]
 pub struct Trusted(Arc<Content>);
 
@@ -63,7 +63,7 @@ pub struct Expiries {
 }
 
 impl Expiries {
-    /// Every role by its name in metadata, with its expiry.
+    /// Returns every role by its name in metadata, with its expiry.
     #[must_use]
     pub fn roles(&self) -> [(&'static str, Timestamp); 4] {
         let Self { root, targets, snapshot, timestamp } = *self;
@@ -104,111 +104,112 @@ impl Trusted {
         Self(Arc::new(Content { clock_behind, ..Arc::unwrap_or_clone(self.0) }))
     }
 
-    /// What the manifest of a version must be.
+    /// Returns size and digest of the signed manifest of a version.
     ///
     /// # Errors
-    /// [`TrustError::NotListed`] when the version is not signed.
+    /// Returns [`TrustError::NotListed`] if the version is not signed.
     pub fn manifest(&self, model: &ModelName, version: Version) -> Result<TargetRef, TrustError> {
         let found = self.0.targets.manifests.get(model).and_then(|versions| versions.get(&version));
         found.copied().ok_or_else(|| TrustError::NotListed { model: model.clone(), version })
     }
 
-    /// The newest signed version of a model.
+    /// Returns the newest signed version of a model.
     #[must_use]
     pub fn latest_version(&self, model: &ModelName) -> Option<Version> {
         self.0.targets.manifests.get(model)?.keys().next_back().copied()
     }
 
-    /// Every signed version of a model, oldest first.
+    /// Returns every signed version of a model, oldest first.
     pub fn versions(&self, model: &ModelName) -> impl Iterator<Item = Version> {
         self.0.targets.manifests.get(model).into_iter().flat_map(BTreeMap::keys).copied()
     }
 
-    /// Every model with a signed version.
+    /// Returns every model with a signed version.
     pub fn models(&self) -> impl Iterator<Item = &ModelName> {
         self.0.targets.manifests.keys()
     }
 
-    /// When the first part of this set expires.
+    /// Returns the earliest expiry of a part of this set.
     #[must_use]
     pub fn expires(&self) -> Timestamp {
         self.0.expiries.first().1
     }
 
-    /// Expiry of each role.
+    /// Returns the expiry of each role.
     #[must_use]
     pub fn expiries(&self) -> Expiries {
         self.0.expiries
     }
 
-    /// How far this machine's clock stood before the last trusted time; `None` when it did not.
+    /// Returns the time by which this machine's clock was before the last trusted time; `None` if it was not.
     #[must_use]
     pub fn clock_behind(&self) -> Option<SignedDuration> {
         self.0.clock_behind
     }
 
-    /// Version of the root.
+    /// Returns the version of the root.
     #[must_use]
     pub fn root_version(&self) -> u64 {
         self.0.root_version
     }
 
-    /// Version of the timestamp.
+    /// Returns the version of the timestamp.
     #[must_use]
     pub fn timestamp_version(&self) -> u64 {
         self.0.timestamp_version
     }
 
-    /// Version of the snapshot.
+    /// Returns the version of the snapshot.
     #[must_use]
     pub fn snapshot_version(&self) -> u64 {
         self.0.snapshot_version
     }
 
-    /// Version of the targets.
+    /// Returns the version of the targets.
     #[must_use]
     pub fn targets_version(&self) -> u64 {
         self.0.targets.version
     }
 }
 
-/// Checks a root on its own and answers its version: our rules for keys, and signed by its own keys.
+/// Checks a single root and returns its version: the rules of this project for keys, and the signatures of its own
+/// keys.
 ///
 /// # Errors
-/// When it is not acceptable.
+/// Fails if it is not acceptable.
 pub fn inspect_root(root: &[u8]) -> Result<u64, TrustError> {
     root::accept(root)?;
     Ok(TrustedMetadataSet::from_root(root).map_err(refused)?.root().version)
 }
 
-/// Checks that devices that trust `root` will take `next` after it.
+/// Checks that devices that trust `root` will accept `next` after it.
 ///
 /// # Errors
-/// When it is not the next version, or not signed by enough keys of both.
+/// Fails if it is not the next version, or not signed by enough keys of both.
 pub fn check_next_root(root: &[u8], next: &[u8]) -> Result<(), TrustError> {
     root::accept(next)?;
     TrustedMetadataSet::from_root(root).and_then(|mut set| set.update_root(next)).map_err(refused)
 }
 
-/// Verifies a whole set against a root and lists what it signs. Ignores expiry: the caller decides about that.
+/// Verifies a whole set against a root and lists its signed manifests. Ignores expiry: the caller decides about that.
 ///
-/// For the hub, which goes on answering with what was signed after the signatures have expired.
+/// For the hub, which continues to serve signed metadata after the signatures have expired.
 ///
 /// # Errors
-/// When the root is not acceptable, or a file is not signed by enough of its keys or does not match the others.
+/// Fails if the root is not acceptable, or a file is not signed by enough of its keys or does not match the others.
 pub fn inspect_set(root: &[u8], timestamp: &[u8], snapshot: &[u8], targets: &[u8]) -> Result<Trusted, TrustError> {
     root::accept(root)?;
     let files = SetFiles { timestamp: timestamp.to_vec(), snapshot: snapshot.to_vec(), targets: targets.to_vec() };
     Trusted::of(&super::verify_set(root, &files)?)
 }
 
-/// Reads a `targets.json` that is signed by enough of the root's targets keys. Says nothing about its freshness.
+/// Reads a `targets.json` that is signed by enough of the root's targets keys. Does not check its freshness.
 ///
-/// For the signer, who must not add to a list that somebody forged, and for the hub, which must not publish what
-/// devices would refuse.
+/// For the signer, who must not add to a forged list, and for the hub, which must not publish metadata that devices
+/// would refuse.
 ///
 /// # Errors
-/// When the root is not acceptable, or the targets are not signed by enough of its keys.
+/// Fails if the root is not acceptable, or the targets are not signed by enough of its keys.
 pub fn inspect_targets(root: &[u8], targets: &[u8]) -> Result<TargetsListing, TrustError> {
     root::accept(root)?;
     let root = TrustedMetadataSet::from_root(root).map_err(refused)?;

@@ -1,4 +1,4 @@
-//! Cuts the power between any two steps of a write, and lets the disk lose whatever was not fsynced.
+//! Tests with a power cut between any two steps of a write, in which the disk loses all writes without an fsync.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,18 +16,18 @@ fn now() -> Timestamp {
     "2026-11-01T12:00:00Z".parse().unwrap()
 }
 
-/// What the disk does with writes that nobody fsynced when the power goes.
+/// Fate of the writes without an fsync in a power cut.
 #[derive(Debug, Clone, Copy)]
 enum Loss {
-    /// All of them arrived.
+    /// All of them reached the disk.
     None,
-    /// Half of each file arrived; renames and new names did not.
+    /// Half of each file reached the disk; renames and new names did not.
     Late,
-    /// Files are full of zeros; renames arrived.
+    /// Files contain zeros; renames reached the disk.
     Torn,
 }
 
-/// What is on the disk after the power went before `plan[cut]`.
+/// Brings the disk to its state after a power cut before `plan[cut]`.
 fn cut_power(plan: &[Step], cut: usize, loss: Loss) {
     let done = &plan[..cut];
     for (at, step) in done.iter().enumerate() {
@@ -50,7 +50,7 @@ fn cut_power(plan: &[Step], cut: usize, loss: Loss) {
     }
 }
 
-/// A step without the bytes it writes.
+/// Returns a description of a step without the bytes that it writes.
 fn label(step: &Step) -> String {
     format!("{step:?}").split('[').next().unwrap().to_owned()
 }
@@ -72,7 +72,7 @@ fn set_of(repository: &Repository) -> SetFiles {
     }
 }
 
-/// A repository, and the same with one more target and one more root.
+/// Returns a repository, and the same with one more target and one more root.
 fn two_states() -> (Repository, Repository) {
     let keys = InitialKeys::generate().unwrap();
     let first = sign::init_repository(&keys, now()).unwrap();
@@ -102,7 +102,7 @@ fn plan_floor(folder: &Folder, floor: &Floor) -> Vec<Step> {
     super::write_whole(&folder.floor(), &floor.to_bytes().unwrap())
 }
 
-/// The folder as a device leaves it after a refresh to the first state.
+/// Returns the folder of a device after a refresh to the first state.
 fn begun(path: &Path, first: &Repository) -> Folder {
     let folder = Folder::begin(path, &first.root.bytes).unwrap();
     folder.write_set(&set_of(first)).unwrap();
@@ -110,7 +110,7 @@ fn begun(path: &Path, first: &Repository) -> Folder {
     folder
 }
 
-/// All the writes of a refresh from the first state to the second, in the order of `commit`.
+/// Returns all writes of a refresh from the first state to the second, in the order of `commit`.
 fn whole_commit(folder: &Folder, first: &Repository, second: &Repository) -> Vec<Step> {
     let mut plan = super::write_whole(&folder.root(2), &second.root.bytes);
     plan.extend(folder.plan_set(&folder.generations().unwrap(), &set_of(second)));

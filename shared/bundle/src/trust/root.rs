@@ -1,7 +1,7 @@
-//! What we ask of a root beyond TUF: one kind of key, written one way, each counted once.
+//! Rules for a root beyond TUF: one kind of key, in one spelling, and each key counted once.
 //!
-//! TUF lets a producer choose key ids, so one key under two ids would meet a threshold of two. With one scheme and
-//! one spelling, equal keys are equal texts. Fed with every root before it is believed, wherever it came from.
+//! TUF lets a producer choose key ids, so one key under two ids would satisfy a threshold of two. With one scheme and
+//! one spelling, equal keys are equal texts. Every root is checked here before it is trusted, whatever its origin.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,19 +11,19 @@ use types::Digest;
 use super::TrustError;
 use super::error::refused;
 
-/// Length of an ed25519 public key in hex.
+/// Length of an ed25519 public key in hex digits.
 pub const ED25519_HEX_CHARS: usize = 64;
 
-/// The roles every root must name.
+/// Roles that every root must name.
 const ROLES: [&str; 4] = ["root", "targets", "snapshot", "timestamp"];
 
-/// Most keys of one root; a handful of people and two online keys are usual.
+/// Maximum number of keys of one root; a handful of people and two online keys are usual.
 const KEYS_MAX: usize = 64;
 
-/// Largest version of a root: beyond it JSON readers in other languages lose digits, and counting on could overflow.
+/// Maximum version of a root: above it JSON readers in other languages lose digits, and incrementing could overflow.
 pub const VERSION_MAX: u64 = 1 << 53;
 
-/// Refuses roots whose keys could be counted twice, or whose thresholds cannot be met.
+/// Refuses roots whose keys could be counted twice, or whose thresholds cannot be reached.
 pub(super) fn accept(bytes: &[u8]) -> Result<(), TrustError> {
     let metadata = Metadata::<Root>::from_slice(bytes).map_err(refused)?;
     let version = metadata.signed().version;
@@ -46,7 +46,7 @@ fn keys_once(keys: &BTreeMap<String, Key>) -> Result<(), TrustError> {
             return Err(bad(format!("key {} is not ed25519 in lower-case hex", short(id))));
         }
         if !seen.insert(public) {
-            return Err(bad(format!("key {} is there under two ids", short(id))));
+            return Err(bad(format!("key {} is listed under two ids", short(id))));
         }
     }
     Ok(())
@@ -56,7 +56,7 @@ fn check_role(root: &Root, name: &str) -> Result<(), TrustError> {
     let role = root.role(name).ok_or_else(|| bad(format!("role {name:?} is missing")))?;
     let distinct: BTreeSet<&String> = role.keyids.iter().filter(|id| root.keys.contains_key(*id)).collect();
     if distinct.len() != role.keyids.len() {
-        return Err(bad(format!("role {name:?} names a key twice or one that is not there")));
+        return Err(bad(format!("role {name:?} names a key twice, or a key that is not listed")));
     }
     if role.threshold == 0 || role.threshold > distinct.len() {
         let (keys, threshold) = (distinct.len(), role.threshold);
@@ -65,7 +65,7 @@ fn check_role(root: &Root, name: &str) -> Result<(), TrustError> {
     Ok(())
 }
 
-/// A name for who may sign a role: changes exactly when its keys or its threshold do.
+/// Returns an identifier of the signers of a role, which changes exactly when its keys or its threshold change.
 pub(super) fn authority(root: &Root, role: &str) -> Option<Digest> {
     let role = root.role(role)?;
     let mut keys: Vec<&str> =
@@ -74,9 +74,9 @@ pub(super) fn authority(root: &Root, role: &str) -> Option<Digest> {
     Some(Digest::of(format!("{}\n{}", role.threshold, keys.join("\n")).as_bytes()))
 }
 
-/// Whether the keys or the threshold of the snapshot or of the timestamp differ between two roots.
+/// Returns whether the keys or the threshold of the snapshot or of the timestamp differ between two roots.
 ///
-/// TUF 5.3.11: a client then forgets both files, so that their numbering can begin anew.
+/// TUF 5.3.11: a client then discards both files, so that their numbering can restart.
 pub(super) fn is_online_rotated(before: &[u8], after: &[u8]) -> bool {
     let read = |bytes: &[u8]| Metadata::<Root>::from_slice(bytes).ok();
     let (Some(before), Some(after)) = (read(before), read(after)) else { return false };
@@ -88,7 +88,7 @@ fn bad(problem: String) -> TrustError {
     TrustError::BadRoot(problem)
 }
 
-/// A key id is the producer's text: it must not fill a log.
+/// Truncates a key id, which the producer chooses, so that it does not fill a log.
 fn short(id: &str) -> String {
     id.chars().take(16).collect()
 }

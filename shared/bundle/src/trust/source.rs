@@ -1,8 +1,8 @@
-//! Where metadata comes from, and where it waits until all of it has verified.
+//! The source of metadata, and its buffer until all of it has verified.
 //!
-//! [`SourceRepository`] hands the caller's [`MetadataSource`] to `sigstore-tuf` and holds every answer against its
-//! limit and, for roots, against [`super::root`]. [`Staging`] stands in for the store of `sigstore-tuf`, which would
-//! write each file as it comes: a timestamp kept without its snapshot would forget how far the snapshot had been.
+//! [`SourceRepository`] passes the caller's [`MetadataSource`] to `sigstore-tuf` and checks every response against its
+//! limit and, for roots, against [`super::root`]. [`Staging`] replaces the store of `sigstore-tuf`, which would write
+//! each file as it arrives: a timestamp stored without its snapshot would lose the last version of the snapshot.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,39 +15,39 @@ use sigstore_tuf::{MetadataStore, Repository, UpdaterConfig};
 use super::folder::SetFiles;
 use super::{ROOT_ROTATIONS_MAX, TrustError, root};
 
-/// Longest root in bytes: 64 keys and as many signatures take 25 kB.
+/// Maximum size of a root in bytes: 64 keys and as many signatures take 25 kB.
 pub const ROOT_BYTES_MAX: u64 = 512 * 1024;
-/// Longest timestamp in bytes: it names one file.
+/// Maximum size of a timestamp in bytes: it names one file.
 pub const TIMESTAMP_BYTES_MAX: u64 = 16 * 1024;
-/// Longest snapshot in bytes: without delegations it names one file.
+/// Maximum size of a snapshot in bytes: without delegations it names one file.
 pub const SNAPSHOT_BYTES_MAX: u64 = 64 * 1024;
-/// Longest targets in bytes: 20,000 versions at 230 bytes each.
+/// Maximum size of the targets in bytes: 20,000 versions at 230 bytes each.
 pub const TARGETS_BYTES_MAX: u64 = 5 * 1024 * 1024;
 
-/// Why a source could not answer.
+/// Error: a metadata source failed.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct SourceError(Box<dyn std::error::Error + Send + Sync>);
 
 impl SourceError {
-    /// Wraps whatever kept the source from answering.
+    /// Wraps the cause of the failure.
     pub fn new(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self(cause.into())
     }
 }
 
-/// Hands out metadata files by name, as the hub stores them: `3.root.json`, `timestamp.json`, `7.snapshot.json`.
+/// Provides metadata files by name, as the hub stores them: `3.root.json`, `timestamp.json`, `7.snapshot.json`.
 #[async_trait]
 pub trait MetadataSource: Send + Sync {
-    /// Fetches a file, or `None` when there is none of that name. Should stop reading after `bytes_max` bytes; a
-    /// longer answer is refused.
+    /// Fetches a file, or `None` if there is no file of that name. Should stop reading after `bytes_max` bytes; a
+    /// longer file is refused.
     ///
     /// # Errors
-    /// When the file may exist and could not be had.
+    /// Fails if the file may exist but could not be fetched.
     async fn fetch(&self, name: &str, bytes_max: u64) -> Result<Option<Bytes>, SourceError>;
 }
 
-/// Whether this is the name of a metadata file, safe to look up in the hub's folder of them.
+/// Whether this is the name of a metadata file, which is safe to look up in the hub's folder of them.
 #[must_use]
 pub fn is_metadata_name(name: &str) -> bool {
     let number = |text: &str| {
@@ -69,14 +69,14 @@ pub(super) fn limits() -> UpdaterConfig {
     limits
 }
 
-/// Our own error on its way around `sigstore-tuf`, whose errors cannot carry it.
+/// An error of this crate that passes around `sigstore-tuf`, whose errors cannot contain it.
 pub(super) type Fault = Arc<Mutex<Option<TrustError>>>;
 
 pub(super) fn take_fault(fault: &Fault) -> Option<TrustError> {
     fault.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// A [`MetadataSource`] as `sigstore-tuf` wants it.
+/// Adapter from a [`MetadataSource`] to the repository trait of `sigstore-tuf`.
 pub(super) struct SourceRepository {
     source: Arc<dyn MetadataSource>,
     fault: Fault,
@@ -116,7 +116,7 @@ impl Repository for SourceRepository {
         })
     }
 
-    /// Targets never come this way: `sigstore-tuf` would hold them in memory whole.
+    /// Fails, because targets are never fetched this way: `sigstore-tuf` would load them into memory as a whole.
     fn fetch_target<'a>(&'a self, path: &'a str, _max_length: u64) -> FetchFuture<'a> {
         Box::pin(
             async move { Err(sigstore_tuf::Error::transport(format!("target {path:?} is not fetched as metadata"))) },
@@ -124,10 +124,10 @@ impl Repository for SourceRepository {
     }
 }
 
-/// Offers the committed set for comparison and collects what is new in memory.
+/// Provides the committed set for comparison and collects new files in memory.
 #[derive(Debug)]
 pub(super) struct Staging {
-    /// The root that was trusted when the refresh began.
+    /// Trusted root at the start of the refresh.
     root: Vec<u8>,
     root_version: u64,
     committed: Option<SetFiles>,
@@ -139,13 +139,14 @@ impl Staging {
         Self { root, root_version, committed, staged: Mutex::default() }
     }
 
-    /// Whether a root of this refresh has other online keys: then the committed snapshot and timestamp are forgotten.
+    /// Whether a root of this refresh has other online keys, so that the committed snapshot and timestamp are
+    /// discarded.
     fn is_online_rotated(&self) -> bool {
         let newest = self.new_roots().pop();
         newest.is_some_and(|(_version, newest)| root::is_online_rotated(&self.root, &newest))
     }
 
-    /// Roots that verified in this refresh, oldest first.
+    /// Returns the roots that verified in this refresh, oldest first.
     pub(super) fn new_roots(&self) -> Vec<(u64, Vec<u8>)> {
         let staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = self.root_version;
@@ -158,7 +159,7 @@ impl Staging {
         roots
     }
 
-    /// The set after the refresh: what came, and the rest as it was.
+    /// Returns the set after the refresh: the new files, and the others unchanged.
     pub(super) fn set(&self) -> Option<SetFiles> {
         let staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
         let file = |name: &str| staged.get(name).cloned().or_else(|| self.committed.as_ref()?.file(name).cloned());

@@ -1,4 +1,4 @@
-//! A hub of files in memory and the keys behind it, signed by the real signer.
+//! A hub with files in memory and its keys, signed by the real signer.
 
 #![expect(dead_code, reason = "each test file uses a part of it")]
 
@@ -37,7 +37,7 @@ pub(crate) fn rollback_of(error: &TrustError) -> &str {
     }
 }
 
-/// Files by name; a test may put anything in.
+/// Files by name; a test may add any content.
 #[derive(Default)]
 pub(crate) struct Shelf {
     files: Mutex<BTreeMap<String, Vec<u8>>>,
@@ -121,7 +121,7 @@ impl World {
         }
     }
 
-    /// What the holder of the online keys can make of any signed targets.
+    /// Signs a new snapshot and timestamp for any signed targets, as the holder of the online keys can.
     pub(crate) fn online(&self, targets: &[u8], at: Timestamp) -> (Signed, Signed) {
         let previous = Some((self.snapshot.bytes.as_slice(), self.timestamp.bytes.as_slice()));
         sign::snapshot_and_timestamp(&self.root.bytes, previous, targets, &self.keys.online, at).unwrap()
@@ -136,7 +136,7 @@ impl World {
         }
     }
 
-    /// Publishes the root that follows.
+    /// Publishes the next root.
     pub(crate) fn rotate(&mut self, roles: &Roles, signers: &[&KeyPair]) {
         self.root = sign::next_root(&self.root.bytes, roles, signers, now()).unwrap();
         self.shelf.publish(&self.root);
@@ -147,7 +147,7 @@ impl World {
     }
 }
 
-/// A device's trust in a folder of its own.
+/// Trust of a device in a temporary folder.
 pub(crate) struct Device {
     pub(crate) folder: TempDir,
     pub(crate) root: Vec<u8>,
@@ -165,7 +165,7 @@ impl Device {
         self.folder.path().join("trust")
     }
 
-    /// As after a restart.
+    /// Reopens the folder, as after a restart.
     pub(crate) fn reopen(&mut self) {
         self.trust = Trust::open(&self.path(), &self.root).unwrap();
     }
