@@ -1,4 +1,4 @@
-//! A real `edge-agent` in a folder of its own.
+//! A real `edge-agent` in a temporary folder.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -30,10 +30,10 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Makes `<site>/<name>` with an `agent.toml` whose doors take free ports and that follows `digits`.
+    /// Creates `<site>/<name>` with an `agent.toml` that lets the servers use free ports and follows `digits`.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// Fails when the folder cannot be written.
     pub fn new(site: &Site, name: &str) -> Result<Self> {
         let folder = site.folder().join(name);
         fs::create_dir_all(&folder).with_context(|| format!("make folder {}", folder.display()))?;
@@ -58,24 +58,24 @@ impl Agent {
         })
     }
 
-    /// The device's name.
+    /// Returns the name of the device.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The state folder.
+    /// Returns the path of the state folder.
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {
         self.folder.join("state")
     }
 
-    /// The configuration file; changes hold from the next start.
+    /// Returns the configuration file; changes take effect at the next start.
     pub fn config(&mut self) -> &mut ConfigFile {
         &mut self.config
     }
 
-    /// Sets an environment variable for the next starts; an empty value takes it away.
+    /// Sets an environment variable for the next starts; an empty value removes it.
     pub fn env(&mut self, name: &str, value: &str) {
         self.environment.retain(|(known, _)| known != name);
         if !value.is_empty() {
@@ -83,31 +83,31 @@ impl Agent {
         }
     }
 
-    /// Joins the hub's fleet under its name.
+    /// Enrols the agent with the hub under its name.
     ///
     /// # Errors
-    /// When either side refuses.
+    /// Fails when either side refuses.
     pub fn enrol(&self, hub: &Hub) -> Result<()> {
         self.enrol_with(&hub.token(&self.name)?)?.ok().map(drop)
     }
 
-    /// Tries a join token.
+    /// Tries to enrol with a join token.
     ///
     /// # Errors
-    /// When the program does not start; what it said is in the result.
+    /// Fails if the program does not start; its output is in the result.
     pub fn enrol_with(&self, token: &str) -> Result<Finished> {
         self.run(["enroll", token])
     }
 
-    /// Takes other programs for the next starts and verbs, as an upgrade does.
+    /// Replaces the programs for the next starts and verbs, as an upgrade does.
     pub fn replace_programs(&mut self, binaries: &Binaries) {
         self.binaries = binaries.clone();
     }
 
-    /// Starts it and waits until its door listens.
+    /// Starts the agent and waits until its HTTP server listens.
     ///
     /// # Errors
-    /// When it ends instead, or takes too long.
+    /// Fails when it ends instead, or takes too long.
     pub fn start(&mut self) -> Result<()> {
         let mut daemon = self.spawn()?;
         let addresses = wait::until(&format!("agent {} listens", self.name), || {
@@ -121,10 +121,10 @@ impl Agent {
         Ok(())
     }
 
-    /// Starts it without waiting: for starts that are meant to fail.
+    /// Starts the agent without waiting, for starts that are meant to fail.
     ///
     /// # Errors
-    /// When the program does not start at all.
+    /// Fails when the program does not start at all.
     pub fn spawn(&self) -> Result<Daemon> {
         let mut command = self.command("run");
         command.arg("--config").arg(self.config.path());
@@ -134,40 +134,40 @@ impl Agent {
         Daemon::spawn(&self.name, &mut command, &self.log)
     }
 
-    /// Starts it and keeps the process, without waiting for its door: it may die before that.
+    /// Starts the agent and keeps the process, without waiting for its HTTP server: it may end before that.
     ///
     /// # Errors
-    /// When the program does not start at all.
+    /// Fails when the program does not start at all.
     pub fn launch(&mut self) -> Result<()> {
         self.daemon = Some(self.spawn()?);
         Ok(())
     }
 
-    /// The running process.
+    /// Returns the running process.
     ///
     /// # Errors
-    /// When it was not started.
+    /// Fails when it was not started.
     pub fn daemon(&mut self) -> Result<&mut Daemon> {
         self.daemon.as_mut().context("the agent is not started")
     }
 
-    /// Kills it without warning.
+    /// Kills the agent without warning.
     ///
     /// # Errors
-    /// When it was not started.
+    /// Fails when it was not started.
     pub fn kill(&mut self) -> Result<()> {
         self.daemon()?.kill()
     }
 
-    /// Stops it and waits until it ended.
+    /// Stops the agent and waits until it has ended.
     ///
     /// # Errors
-    /// When it does not stop in time.
+    /// Fails when it does not stop in time.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         self.daemon()?.stop_within(Duration::from_secs(90))
     }
 
-    /// A command of the agent's program with this agent's environment.
+    /// Returns a command of the agent's program with this agent's environment.
     #[must_use]
     pub fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(&self.binaries.agent);
@@ -183,7 +183,7 @@ impl Agent {
     /// Runs a verb with this agent's configuration to its end.
     ///
     /// # Errors
-    /// When the program does not start.
+    /// Fails when the program does not start.
     pub fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Finished> {
         let mut args = args.into_iter();
         let verb = args.next().context("a verb")?;
@@ -191,47 +191,47 @@ impl Agent {
         Finished::run(command.arg("--config").arg(self.config.path()).args(args))
     }
 
-    /// An address it listens on: `http` or `metrics`.
+    /// Returns an address that the agent listens on: `http` or `metrics`.
     ///
     /// # Errors
-    /// When it was not started.
+    /// Fails when it was not started.
     pub fn address(&self, door: &str) -> Result<String> {
         let address = self.addresses.get(door).and_then(Value::as_str);
         address.map(str::to_owned).with_context(|| format!("agent {} told no {door} address", self.name))
     }
 
-    /// A client of its door.
+    /// Returns a client of the agent's HTTP server.
     ///
     /// # Errors
-    /// When it was not started.
+    /// Fails when it was not started.
     pub fn client(&self) -> Result<Client> {
         Ok(Client::new(&self.address("http")?))
     }
 
-    /// What `edge-agent status` shows, as JSON.
+    /// Returns the output of `edge-agent status` as JSON.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Fails when it does not answer.
     pub fn status(&self) -> Result<Value> {
         let (status, value) = self.client()?.get("/sanderling/v1/status")?;
         anyhow::ensure!(status == 200, "the agent's status answered {status}: {value}");
         Ok(value)
     }
 
-    /// The version that answers now, or `None` while the model is not ready here.
+    /// Returns the version that serves now, or `None` while the model is not ready.
     ///
     /// # Errors
-    /// When the agent does not answer.
+    /// Fails when the agent does not answer.
     pub fn active_version(&self, model: &str) -> Result<Option<u64>> {
         let (status, value) = self.client()?.get(&format!("/v2/models/{model}"))?;
         let newest = value["versions"].as_array().and_then(|versions| versions.iter().filter_map(as_version).max());
         Ok(newest.filter(|_| status == 200))
     }
 
-    /// Waits until this version answers.
+    /// Waits until this version serves.
     ///
     /// # Errors
-    /// When it does not come to that.
+    /// Fails when it does not come to that.
     pub fn wait_version(&self, model: &str, version: u64) -> Result<()> {
         let what = format!("agent {} serves {model}/{version}", self.name);
         wait::until_true(&what, || Ok(self.active_version(model)? == Some(version)))
@@ -240,26 +240,26 @@ impl Agent {
     /// Waits until `only-hub` requests are (or are no longer) possible.
     ///
     /// # Errors
-    /// When that does not come.
+    /// Fails when that does not come.
     pub fn wait_hub(&self, online: bool) -> Result<()> {
         let what = format!("agent {} is {}with its hub", self.name, if online { "" } else { "not " });
         wait::until_true(&what, || Ok((self.status()?["hub"]["state"] == "online") == online))
     }
 
-    /// What the agent says stands between it and its hub, with its advice; empty when nothing does.
+    /// Returns the agent's current problem with its hub and the advice; empty without a problem.
     ///
     /// # Errors
-    /// When the agent does not answer.
+    /// Fails when the agent does not answer.
     pub fn hub_trouble(&self) -> Result<String> {
         let hub = self.status()?["hub"].clone();
         let told = ["last_error", "advice"].map(|field| hub[field].as_str().unwrap_or_default().to_owned());
         Ok(told.join(" ").trim().to_owned())
     }
 
-    /// Waits until [`Agent::hub_trouble`] says one of these words.
+    /// Waits until [`Agent::hub_trouble`] contains one of these words.
     ///
     /// # Errors
-    /// When it does not; with what it said instead.
+    /// Fails if it does not, with the actual text.
     pub fn wait_trouble(&self, words: &[&str]) -> Result<()> {
         let mut told = String::new();
         let waited = wait::until(&format!("agent {} says one of {words:?}", self.name), || {
@@ -269,10 +269,10 @@ impl Agent {
         waited.with_context(|| format!("it says {told:?}"))
     }
 
-    /// Reads its metrics.
+    /// Reads the agent's metrics.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Fails when it does not answer.
     pub fn metrics(&self) -> Result<Readings> {
         Readings::scrape(&self.address("metrics")?)
     }
@@ -282,10 +282,10 @@ fn as_version(value: &Value) -> Option<u64> {
     value.as_str()?.parse().ok()
 }
 
-/// Every file below a folder, for tests that compare before and after.
+/// Returns every file below a folder, for tests that compare before and after.
 ///
 /// # Errors
-/// When a folder cannot be read.
+/// Fails when a folder cannot be read.
 pub fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| format!("read folder {}", folder.display()))? {

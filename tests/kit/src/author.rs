@@ -1,4 +1,4 @@
-//! Model folders as authors keep them, changed for a test: another version number, another golden file.
+//! Model folders of authors, changed for a test: another version number, another golden file.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -19,10 +19,10 @@ pub struct ModelFolder {
 impl ModelFolder {
     /// Copies `models/catalog/digits/<base>` under the version number `version`.
     ///
-    /// The model files are stamped with that number: they answer as before, and no two versions share a file.
+    /// The model files are stamped with that number: they produce the same outputs, and no two versions share a file.
     ///
     /// # Errors
-    /// When a file cannot be copied or the folder's `model.toml` names no version.
+    /// Fails when a file cannot be copied or the folder's `model.toml` names no version.
     pub fn copy(site: &Site, base: &str, version: u64) -> Result<Self> {
         let (from, path) = (catalog().join(base), site.folder().join(format!("model-{base}-as-{version}")));
         fs::create_dir_all(&path).with_context(|| format!("make folder {}", path.display()))?;
@@ -47,7 +47,7 @@ impl ModelFolder {
         Ok(folder)
     }
 
-    /// Where it is.
+    /// Returns the path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -56,7 +56,7 @@ impl ModelFolder {
     /// Rewrites `model.toml`.
     ///
     /// # Errors
-    /// When nothing changes, or the file cannot be read or written.
+    /// Fails when nothing changes, or the file cannot be read or written.
     pub fn edit(&self, change: impl Fn(&str) -> String) -> Result<()> {
         let path = self.path.join("model.toml");
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
@@ -73,7 +73,8 @@ impl ModelFolder {
     }
 }
 
-/// One more entry of `ModelProto.metadata_props` (field 14 of the ONNX format): appending to a protobuf message is lawful.
+/// Returns one more entry of `ModelProto.metadata_props` (field 14 of the ONNX format), which may be appended to a
+/// protobuf message.
 fn stamp(version: u64) -> Vec<u8> {
     let (key, value) = (b"stamp", format!("{version:020}"));
     let mut entry = vec![0x0a, 5];
@@ -84,10 +85,10 @@ fn stamp(version: u64) -> Vec<u8> {
     [vec![0x72, 29], entry].concat()
 }
 
-/// Turns one bit of the byte that lies `offset_from_end` before a file's end.
+/// Flips one bit of the byte that is `offset_from_end` before a file's end.
 ///
 /// # Errors
-/// When the file is shorter, or cannot be read or written.
+/// Fails when the file is shorter, or cannot be read or written.
 pub fn flip_byte(path: &Path, offset_from_end: usize) -> Result<()> {
     let mut bytes = fs::read(path).with_context(|| format!("read {}", path.display()))?;
     ensure!(bytes.len() > offset_from_end, "{} has only {} bytes", path.display(), bytes.len());
@@ -98,10 +99,10 @@ pub fn flip_byte(path: &Path, offset_from_end: usize) -> Result<()> {
     fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
 }
 
-/// The file in the hub's blob folder that holds the model of a version's first variant that runs on `place`.
+/// Returns the file in the hub's blob folder with the model of a version's first variant that runs on `place`.
 ///
 /// # Errors
-/// When the hub has no such version.
+/// Fails when the hub has no such version.
 pub fn blob_of(hub: &Hub, model: &str, version: u64, place: &str) -> Result<PathBuf> {
     let status = hub.model(model)?;
     let versions = status["versions"].as_array().cloned().unwrap_or_default();

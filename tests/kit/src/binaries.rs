@@ -1,4 +1,4 @@
-//! The two built programs and ONNX Runtime: where they are, and building them when they are not.
+//! Paths of the two programs and of ONNX Runtime, and the build of missing programs.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -7,31 +7,31 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 
-/// Names a folder with ready-built daemons; set by `cargo xtask test`, which has just built them.
+/// Environment variable that names a folder with built daemons; set by `cargo xtask test`, which has just built them.
 pub const BINARIES_ENV: &str = "SANDERLING_TEST_BINARIES";
 
-/// Names the ONNX Runtime library itself; set by `cargo xtask`, read by the daemons too.
+/// Environment variable that names the ONNX Runtime library itself; set by `cargo xtask`, read by the daemons too.
 pub const ONNXRUNTIME_ENV: &str = "SANDERLING_ONNXRUNTIME";
 
-/// Version of ONNX Runtime that `cargo xtask setup` keeps.
+/// Version of ONNX Runtime that `cargo xtask setup` caches.
 const ONNXRUNTIME_VERSION: &str = "1.32.0";
 
-/// The programs under test.
+/// Paths of the programs under test.
 #[derive(Debug, Clone)]
 pub struct Binaries {
-    /// `edge-agent`.
+    /// Path of `edge-agent`.
     pub agent: PathBuf,
-    /// `cloud-hub`.
+    /// Path of `cloud-hub`.
     pub hub: PathBuf,
-    /// The ONNX Runtime library that both are pointed at.
+    /// Path of the ONNX Runtime library that both use.
     pub onnxruntime: PathBuf,
 }
 
 impl Binaries {
-    /// Takes the programs of a folder like `target/release`.
+    /// Returns the programs in a folder like `target/release`.
     ///
     /// # Errors
-    /// When one is missing.
+    /// Fails when one is missing.
     pub fn in_folder(folder: &Path, onnxruntime: PathBuf) -> Result<Self> {
         let find = |name: &str| {
             let path = folder.join(name);
@@ -40,10 +40,10 @@ impl Binaries {
         Ok(Self { agent: find("edge-agent")?, hub: find("cloud-hub")?, onnxruntime })
     }
 
-    /// The programs of this build, made or refreshed by cargo once per process.
+    /// Returns the programs of this build, built or rebuilt by cargo once per process.
     ///
     /// # Errors
-    /// When they do not build, or ONNX Runtime was not fetched (`cargo xtask setup`).
+    /// Fails when they do not build, or ONNX Runtime was not fetched (`cargo xtask setup`).
     pub fn of_this_build() -> Result<Self> {
         static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
         let folder = FOLDER.get_or_init(|| built_folder().map_err(|error| format!("{error:#}")));
@@ -55,7 +55,7 @@ impl Binaries {
 /// Environment variable that names the folder to use as the workspace.
 pub const WORKSPACE_ENV: &str = "SANDERLING_WORKSPACE";
 
-/// The checkout's root folder.
+/// Returns the root folder of the checkout.
 #[must_use]
 pub fn workspace() -> PathBuf {
     // A folder of `cargo xtask gpu-check` stands for it on machines without the checkout.
@@ -66,10 +66,10 @@ pub fn workspace() -> PathBuf {
     kit.ancestors().nth(2).unwrap_or(kit).to_owned()
 }
 
-/// The folder kept between runs and outside the checkout, as `cargo xtask setup` uses it.
+/// Returns the cache folder outside the checkout, as `cargo xtask setup` uses it.
 ///
 /// # Errors
-/// When the environment names no home.
+/// Fails when the environment names no home.
 pub fn cache() -> Result<PathBuf> {
     let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let found = variable("SANDERLING_CACHE")
@@ -78,10 +78,10 @@ pub fn cache() -> Result<PathBuf> {
     found.context("find the cache: set SANDERLING_CACHE")
 }
 
-/// The ONNX Runtime library of this machine.
+/// Returns the ONNX Runtime library of this machine.
 ///
 /// # Errors
-/// When it is neither named by the environment nor in the cache.
+/// Fails when it is neither named by the environment nor in the cache.
 pub fn onnxruntime() -> Result<PathBuf> {
     if let Some(path) = env::var_os(ONNXRUNTIME_ENV) {
         return Ok(path.into());

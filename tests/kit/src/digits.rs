@@ -1,4 +1,4 @@
-//! The 2,000 real test digits of `models/catalog/digits`.
+//! The 2,000 test digits of `models/catalog/digits`.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use crate::binaries::workspace;
 use crate::oip::Input;
 
-/// Pixels of one image: 28 x 28, row-major.
+/// Number of pixels of one image: 28 x 28, row-major.
 pub const PIXELS: usize = 28 * 28;
 
 /// Labelled images of handwritten digits.
@@ -23,7 +23,7 @@ impl Digits {
     /// Reads the catalog's test set.
     ///
     /// # Errors
-    /// When the file is missing or not as its card says.
+    /// Fails if the file is missing or differs from its model card.
     pub fn load() -> Result<Self> {
         Self::load_from(&catalog().join("test/digits.npz"))
     }
@@ -31,7 +31,7 @@ impl Digits {
     /// Reads a test set from an `.npz` file with `images` u8[n,784] and `labels` u8[n].
     ///
     /// # Errors
-    /// When the file is missing or of another form.
+    /// Fails when the file is missing or of another form.
     pub fn load_from(path: &Path) -> Result<Self> {
         let context = || format!("read test digits {}", path.display());
         let mut archive = npyz::npz::NpzArchive::new(File::open(path).with_context(context)?).with_context(context)?;
@@ -44,49 +44,49 @@ impl Digits {
         Ok(Self { images, labels })
     }
 
-    /// How many there are.
+    /// Returns the number of images.
     #[must_use]
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no images.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// What the image `index` (taken modulo the number of images) really shows.
+    /// Returns the true class of the image `index` (modulo the number of images).
     #[must_use]
     pub fn label(&self, index: usize) -> u8 {
         self.labels.get(index % self.len().max(1)).copied().unwrap_or_default()
     }
 
-    /// Pixels of the image `index` (modulo the number of images), 0 to 255.
+    /// Returns the pixels of the image `index` (modulo the number of images), 0 to 255.
     #[must_use]
     pub fn pixels(&self, index: usize) -> &[u8] {
         let index = index % self.len().max(1);
         self.images.get(index * PIXELS..(index + 1) * PIXELS).unwrap_or_default()
     }
 
-    /// The image as the model's input: `image` FP32[1,1,28,28] in 0 to 1.
+    /// Returns the image as the model's input: `image` FP32[1,1,28,28] in 0 to 1.
     #[must_use]
     pub fn input(&self, index: usize) -> Input {
         let values: Vec<f32> = self.pixels(index).iter().map(|&pixel| f32::from(pixel) / 255.0).collect();
         Input::fp32("image", &[1, 1, 28, 28], &values)
     }
 
-    /// The image as a `.npy` file with one FP32[1,28,28] array in 0 to 1, as `edge-agent infer --npy` takes it.
+    /// Returns the image as a `.npy` file with one FP32[1,28,28] array in 0 to 1, as `edge-agent infer --npy` reads it.
     #[must_use]
     pub fn npy(&self, index: usize) -> Vec<u8> {
         npy("<f4", "(1, 28, 28)", &self.input(index).bytes)
     }
 
-    /// Writes the first `count` images and their labels as `cloud-hub model compress --examples` takes them: `image`
+    /// Writes the first `count` images and their labels as `cloud-hub model compress --examples` reads them: `image`
     /// FP32[count,1,28,28] in 0 to 1 and `labels` u8[count].
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// Fails when the file cannot be written.
     pub fn write_examples(&self, path: &Path, count: usize) -> Result<()> {
         let images: Vec<u8> = (0..count).flat_map(|index| self.input(index).bytes).collect();
         let labels: Vec<u8> = (0..count).map(|index| self.label(index)).collect();
@@ -95,7 +95,7 @@ impl Digits {
     }
 }
 
-/// A `.npy` file of version 1.0; `descr` and `shape` as Python writes them.
+/// Returns a `.npy` file of version 1.0; `descr` and `shape` as Python writes them.
 #[must_use]
 pub fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
     let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
@@ -109,7 +109,7 @@ pub fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
 /// Writes `.npy` files into one `.npz`, as `numpy.savez` does.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// Fails when the file cannot be written.
 pub fn write_npz(path: &Path, arrays: &[(&str, Vec<u8>)]) -> Result<()> {
     let context = || format!("write {}", path.display());
     let mut archive = zip::ZipWriter::new(File::create(path).with_context(context)?);
@@ -122,13 +122,13 @@ pub fn write_npz(path: &Path, arrays: &[(&str, Vec<u8>)]) -> Result<()> {
     Ok(())
 }
 
-/// The catalog folder of the digits.
+/// Returns the catalog folder of the digits.
 #[must_use]
 pub fn catalog() -> PathBuf {
     workspace().join("models/catalog/digits")
 }
 
-/// The class with the highest logit.
+/// Returns the class with the highest logit.
 #[must_use]
 pub fn top1(logits: &[f32]) -> Option<u8> {
     let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;

@@ -1,4 +1,4 @@
-//! A file system so small that a test can fill it.
+//! A small file system that a test can fill.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -10,10 +10,10 @@ use anyhow::{Context, Result, ensure};
 
 use crate::Finished;
 
-/// Bytes written at once while a disk is filled.
+/// Number of bytes written at once while a disk is filled.
 const FILL_BYTES: usize = 4096;
 
-/// Megabytes that a fresh ext4 takes for itself, its journal above all.
+/// Overhead of a fresh ext4 in megabytes, mostly its journal.
 const EXT4_OVERHEAD_MEGABYTES: u32 = 8;
 
 /// Kinds of file systems that a test can make.
@@ -21,12 +21,12 @@ const EXT4_OVERHEAD_MEGABYTES: u32 = 8;
 pub enum FileSystem {
     /// In memory; a full one fails each write at once.
     Tmpfs,
-    /// In a file, through a loop device: the usual one of devices and servers, with a journal and delayed allocation.
+    /// In a file, through a loop device: the usual kind of devices and servers, with a journal and delayed allocation.
     Ext4,
 }
 
 impl FileSystem {
-    /// Every kind.
+    /// All kinds of file systems.
     pub const ALL: [Self; 2] = [Self::Tmpfs, Self::Ext4];
 }
 
@@ -38,12 +38,12 @@ impl<'a> SmallDisk<'a> {
     /// Mounts an empty tmpfs of this many megabytes at a folder.
     ///
     /// # Errors
-    /// When the system does not permit it. Tests then print `skipped:` and why.
+    /// Fails if the system does not permit it. Tests then print `skipped:` with the reason.
     pub fn mount(folder: &'a Path, megabytes: u32) -> Result<Self> {
         Self::mount_kind(FileSystem::Tmpfs, folder, megabytes)
     }
 
-    /// Mounts an empty file system with this many megabytes of room at a folder.
+    /// Mounts an empty file system with this many megabytes of space at a folder.
     ///
     /// # Errors
     /// As [`SmallDisk::mount`].
@@ -79,7 +79,7 @@ impl<'a> SmallDisk<'a> {
     /// Fills the file system to its last byte with a file of this name.
     ///
     /// # Errors
-    /// When something else than a full disk ends it.
+    /// Fails on any error other than a full disk.
     pub fn fill(&self, name: &str) -> Result<()> {
         let path = self.0.join(name);
         let mut file = File::create(&path).with_context(|| format!("make {}", path.display()))?;

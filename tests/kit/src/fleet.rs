@@ -1,4 +1,4 @@
-//! Where most stories begin: a hub that published digits v1, and one agent that serves it.
+//! Initial state of most tests: a hub that published digits v1, and one agent that serves it.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use crate::{Agent, Ask, Client, Digits, Hub, Reply, Site};
 /// A running hub and a running agent that follows `digits`.
 #[derive(Debug)]
 pub struct Fleet {
-    /// The hub.
+    /// Hub of the fleet.
     pub hub: Hub,
-    /// The agent `kitchen`.
+    /// Agent with the name `kitchen`.
     pub agent: Agent,
-    /// The test digits.
+    /// Test digits of the catalog.
     pub digits: Arc<Digits>,
 }
 
@@ -23,17 +23,17 @@ impl Fleet {
     /// Starts a hub, publishes v1, enrols the agent `kitchen` and waits until it serves v1.
     ///
     /// # Errors
-    /// When any of it fails.
+    /// Fails when any of it fails.
     pub fn serving_v1(site: &Site) -> Result<Self> {
         let mut hub = site.hub()?;
         hub.start()?;
         Self::with_hub(site, hub)
     }
 
-    /// As [`Fleet::serving_v1`] with a hub that is already running.
+    /// Creates the fleet as [`Fleet::serving_v1`] does, with a hub that is already running.
     ///
     /// # Errors
-    /// When any of it fails.
+    /// Fails when any of it fails.
     pub fn with_hub(site: &Site, hub: Hub) -> Result<Self> {
         hub.push(&catalog().join("v1"), &[])?.ok()?;
         let agent = site.enrolled_agent(&hub, "kitchen")?;
@@ -41,26 +41,26 @@ impl Fleet {
         Ok(Self { hub, agent, digits: Arc::new(Digits::load()?) })
     }
 
-    /// A client of the agent's door.
+    /// Returns a client of the agent's HTTP server.
     ///
     /// # Errors
-    /// When the agent is not started.
+    /// Fails when the agent is not started.
     pub fn client(&self) -> Result<Client> {
         self.agent.client()
     }
 
-    /// Asks for the digit `index` with a policy.
+    /// Sends the digit `index` with a policy.
     ///
     /// # Errors
-    /// When the door cannot be reached.
+    /// Fails if the server cannot be reached.
     pub fn ask(&self, index: usize, policy: &str) -> Result<Reply> {
         self.client()?.infer("digits", &[self.digits.input(index)], &Ask::policy(policy))
     }
 
-    /// Sends the first `count` digits with a policy, four at a time, and demands that none fails.
+    /// Sends the first `count` digits with a policy, four at a time; none may fail.
     ///
     /// # Errors
-    /// When one fails.
+    /// Fails when one fails.
     pub fn sweep(&self, policy: &str, count: usize) -> Result<Summary> {
         let clients = vec![self.client()?; 4];
         let summary = Summary::of(&sweep(&clients, &self.digits, &Ask::policy(policy), count, || ())?);
@@ -68,10 +68,10 @@ impl Fleet {
         Ok(summary)
     }
 
-    /// Demands that the agent answers by itself, with this version.
+    /// Checks that the agent serves locally, with this version.
     ///
     /// # Errors
-    /// When it does not.
+    /// Fails when it does not.
     pub fn expect_local(&self, version: u64) -> Result<()> {
         let reply = self.ask(0, "only-device")?.ok()?;
         ensure!(reply.parameter("place") == "device", "the answer came from {:?}", reply.parameter("place"));

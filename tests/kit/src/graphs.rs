@@ -1,8 +1,9 @@
-//! Random ONNX models with example inputs, from a seed: for comparing engines and for judging compression forms.
+//! Random ONNX models with example inputs, from a seed, for comparing engines and for judging compression.
 //!
-//! A seed always gives the same bytes. Every model is valid ONNX that ONNX Runtime runs on its CPU. Values are kept in a range where
-//! two correct engines agree: no operator with a jump (`Floor`, `ArgMax`, a comparison) reads what rounding errors reach,
-//! unless it is a quantization, for which [`RandomGraph::tolerance`] allows a step. Fed by tests; knows no engine.
+//! A seed always produces the same bytes. Every model is valid ONNX that ONNX Runtime runs on its CPU. Values are kept
+//! in a range where two correct engines agree: no discontinuous operator (`Floor`, `ArgMax`, a comparison) reads values
+//! with rounding errors, except a quantization, for which [`RandomGraph::tolerance`] allows a step. Used by tests;
+//! knows no engine.
 
 mod branches;
 mod builder;
@@ -21,19 +22,19 @@ use builder::Builder;
 pub use random::Random;
 pub use write::with_named_subgraphs;
 
-/// Lowest operator set that a model imports.
+/// Lowest operator set version that a model imports.
 const OPSET_MIN: usize = 7;
 
-/// Highest operator set that a model imports.
+/// Highest operator set version that a model imports.
 const OPSET_MAX: usize = 23;
 
-/// Requests that each model comes with.
+/// Number of example requests of each model.
 const EXAMPLES: usize = 3;
 
-/// The family of models that a seed is taken from.
+/// Family of models that a seed selects from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
-    /// Layers with float32 weights over a batch of rows, each row answered by itself: the models that are compressed.
+    /// Layers with float32 weights over a batch of independent rows: the models that are compressed.
     Layers,
     /// Any operator and element type: integers, quantized chains, branches, operators that mix rows.
     Any,
@@ -42,21 +43,22 @@ pub enum Family {
 /// A random model and requests for it.
 #[derive(Debug, Clone)]
 pub struct RandomGraph {
-    /// The seed that it was made from.
+    /// Seed of the model.
     pub seed: u64,
-    /// The model file.
+    /// Bytes of the model file.
     pub model: Vec<u8>,
-    /// Requests with all inputs each; the first dimension of an input that is symbolic differs between them.
+    /// Example requests with all inputs each; a symbolic first dimension differs between them.
     pub examples: Vec<Vec<NamedTensor>>,
-    /// Relative error of float outputs that two correct engines may differ by, of the largest value of the tensor.
+    /// Maximum difference of float outputs between two correct engines, relative to the largest value of the tensor.
     pub tolerance: f32,
-    /// Share of the elements that may differ more, because a value between two steps of a quantization was rounded to the other one.
+    /// Share of the elements that may differ more, because a value between two quantization steps was rounded to the
+    /// other one.
     pub outliers: f32,
-    /// Operator set and operators in order, for messages of tests.
+    /// Operator set version and operators in order, for messages of tests.
     pub listing: String,
 }
 
-/// Makes the model of a seed.
+/// Generates the model of a seed.
 #[must_use]
 pub fn random(family: Family, seed: u64) -> RandomGraph {
     let mut random = Random::new(seed ^ family_salt(family));
@@ -67,7 +69,7 @@ pub fn random(family: Family, seed: u64) -> RandomGraph {
     builder.finish(seed, EXAMPLES)
 }
 
-/// Bits that make the models of two families differ at the same seed.
+/// Returns bits that make the models of two families differ for the same seed.
 const fn family_salt(family: Family) -> u64 {
     match family {
         Family::Layers => 0x6c61_7965_7273,

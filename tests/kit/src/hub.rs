@@ -1,4 +1,4 @@
-//! A real `cloud-hub` in a folder of its own.
+//! A real `cloud-hub` in a temporary folder.
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt as _;
@@ -33,7 +33,7 @@ impl Hub {
     /// Runs `cloud-hub init` in `<site>/<name>`, with the offline keys in `<site>/<name>-keys`.
     ///
     /// # Errors
-    /// When that fails.
+    /// Fails when that fails.
     pub fn init(site: &Site, name: &str) -> Result<Self> {
         let folder = site.folder().join(name);
         let keys = site.folder().join(format!("{name}-keys"));
@@ -46,10 +46,10 @@ impl Hub {
         Self::open(site, name)
     }
 
-    /// Takes a hub that is already in `<site>/<name>`, with the offline keys in `<site>/<name>-keys`.
+    /// Opens a hub that is already in `<site>/<name>`, with the offline keys in `<site>/<name>-keys`.
     ///
     /// # Errors
-    /// When its `hub.toml` cannot be read or written.
+    /// Fails when its `hub.toml` cannot be read or written.
     pub fn open(site: &Site, name: &str) -> Result<Self> {
         let folder = site.folder().join(name);
         let keys = site.folder().join(format!("{name}-keys"));
@@ -73,19 +73,19 @@ impl Hub {
         })
     }
 
-    /// The state folder.
+    /// Returns the path of the state folder.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The offline keys.
+    /// Returns the folder of the offline keys.
     #[must_use]
     pub fn keys(&self) -> &Path {
         &self.keys
     }
 
-    /// The configuration file; changes hold from the next start.
+    /// Returns the configuration file; changes take effect at the next start.
     pub fn config(&mut self) -> &mut ConfigFile {
         &mut self.config
     }
@@ -95,15 +95,15 @@ impl Hub {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
-    /// Takes other programs for the next starts and verbs, as an upgrade does.
+    /// Replaces the programs for the next starts and verbs, as an upgrade does.
     pub fn replace_programs(&mut self, binaries: &Binaries) {
         self.binaries = binaries.clone();
     }
 
-    /// Starts it and waits until it listens. From the second start on it takes the same port for devices.
+    /// Starts the hub and waits until it listens. From the second start on it uses the same port for devices.
     ///
     /// # Errors
-    /// When it ends instead, or takes too long.
+    /// Fails when it ends instead, or takes too long.
     pub fn start(&mut self) -> Result<()> {
         let mut daemon = self.spawn()?;
         let addresses = wait::until("the hub listens", || {
@@ -118,10 +118,10 @@ impl Hub {
         self.config.set("gateway.listen", gateway)
     }
 
-    /// Starts it without waiting: for starts that are meant to fail.
+    /// Starts the hub without waiting, for starts that are meant to fail.
     ///
     /// # Errors
-    /// When the program does not start at all.
+    /// Fails when the program does not start at all.
     pub fn spawn(&self) -> Result<Daemon> {
         let mut command = self.command();
         command.arg("serve").arg("--config").arg(self.config.path());
@@ -131,40 +131,40 @@ impl Hub {
         Daemon::spawn(&self.name, &mut command, &self.log)
     }
 
-    /// The running process.
+    /// Returns the running process.
     ///
     /// # Errors
-    /// When it was not started.
+    /// Fails when it was not started.
     pub fn daemon(&mut self) -> Result<&mut Daemon> {
         self.daemon.as_mut().context("the hub is not started")
     }
 
-    /// Kills it without warning.
+    /// Kills the hub without warning.
     ///
     /// # Errors
-    /// When it was not started.
+    /// Fails when it was not started.
     pub fn kill(&mut self) -> Result<()> {
         self.daemon()?.kill()
     }
 
-    /// Stops it and waits until it ended.
+    /// Stops the hub and waits until it has ended.
     ///
     /// # Errors
-    /// When it does not stop in time.
+    /// Fails when it does not stop in time.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         self.daemon()?.stop_within(Duration::from_secs(90))
     }
 
-    /// An address it listens on: `quic`, `admin` or `metrics`.
+    /// Returns an address that the hub listens on: `quic`, `admin` or `metrics`.
     ///
     /// # Errors
-    /// When it was not started.
+    /// Fails when it was not started.
     pub fn address(&self, door: &str) -> Result<String> {
         let address = self.addresses.get(door).and_then(Value::as_str);
         address.map(str::to_owned).with_context(|| format!("the hub told no {door} address"))
     }
 
-    /// The operator's command line, with this hub as its context.
+    /// Returns the operator's command line, with this hub as its context.
     #[must_use]
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.binaries.hub);
@@ -180,23 +180,23 @@ impl Hub {
     /// Runs an operator's verb to its end.
     ///
     /// # Errors
-    /// When the program does not start.
+    /// Fails when the program does not start.
     pub fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Finished> {
         Finished::run(self.command().args(args))
     }
 
-    /// Runs an operator's verb with `--json` and reads its answer.
+    /// Runs an operator's verb with `--json` and parses its output.
     ///
     /// # Errors
-    /// When the verb fails.
+    /// Fails when the verb fails.
     pub fn json(&self, args: &[&str]) -> Result<Value> {
         self.run(args.iter().chain(&["--json"]))?.ok()?.json()
     }
 
-    /// Makes a join token for a device.
+    /// Creates a join token for a device.
     ///
     /// # Errors
-    /// When the hub refuses.
+    /// Fails when the hub refuses.
     pub fn token(&self, device: &str) -> Result<String> {
         let created = self.json(&["token", "create", "--name", device])?;
         created.get("token").and_then(Value::as_str).map(str::to_owned).context("a token in the answer")
@@ -205,41 +205,41 @@ impl Hub {
     /// Publishes a model version from an author's folder; `extra` are further arguments, like `--hold`.
     ///
     /// # Errors
-    /// When the program does not start; whether the hub took it is in the result.
+    /// Fails if the program does not start; the result contains the hub's response.
     pub fn push(&self, folder: &Path, extra: &[&str]) -> Result<Finished> {
         let mut command = self.command();
         command.args(["model", "push"]).arg(folder).arg("--keys").arg(&self.keys).args(extra);
         Finished::run(&mut command)
     }
 
-    /// Tells devices to follow a version.
+    /// Makes devices follow a version.
     ///
     /// # Errors
-    /// When the program does not start; whether the hub did is in the result.
+    /// Fails if the program does not start; the result contains the hub's response.
     pub fn offer(&self, model: &str, version: u64) -> Result<Finished> {
         self.run(["model", "offer", model, &version.to_string()])
     }
 
-    /// What the hub knows about a device.
+    /// Returns the hub's data about a device.
     ///
     /// # Errors
-    /// When it knows none.
+    /// Fails if the hub has none.
     pub fn device(&self, device: &str) -> Result<Value> {
         self.json(&["device", "show", device])
     }
 
-    /// What the hub knows about a model.
+    /// Returns the hub's data about a model.
     ///
     /// # Errors
-    /// When it knows none.
+    /// Fails if the hub has none.
     pub fn model(&self, model: &str) -> Result<Value> {
         self.json(&["model", "status", model])
     }
 
-    /// A device's last word on a version, once it is that the version was not taken.
+    /// Waits until a device's last report on a version is a rejection; returns the report.
     ///
     /// # Errors
-    /// When no such report comes.
+    /// Fails when no such report comes.
     pub fn refusal(&self, device: &str, model: &str, version: u64) -> Result<Value> {
         wait::until(&format!("{device} reports that it does not take {model}/{version}"), || {
             let models = self.device(device)?.get("models").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -252,16 +252,16 @@ impl Hub {
     /// Waits until the device is (or is no longer) connected.
     ///
     /// # Errors
-    /// When that does not come.
+    /// Fails when that does not come.
     pub fn wait_connected(&self, device: &str, connected: bool) -> Result<()> {
         let what = format!("{device} is {}connected", if connected { "" } else { "not " });
         wait::until_true(&what, || Ok(self.device(device)?["connected"] == connected))
     }
 
-    /// Reads its metrics.
+    /// Reads the hub's metrics.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Fails when it does not answer.
     pub fn metrics(&self) -> Result<Readings> {
         Readings::scrape(&self.address("metrics")?)
     }

@@ -1,7 +1,7 @@
-//! What tests share: temporary hubs and agents as real processes, the digits, a client of the door.
+//! Shared parts of the tests: temporary hubs and agents as real processes, the digits, a client of the HTTP server.
 //!
-//! [`Site`] is a temporary folder with a [`Hub`] and its [`Agent`]s; [`story`] runs a test on one and, when it fails,
-//! prints every log and keeps the folder. [`wait`] asks until an answer comes. `cargo xtask demo` is built on the same
+//! [`Site`] is a temporary folder with a [`Hub`] and its [`Agent`]s; [`story`] runs a test on one and, if it fails,
+//! prints every log and keeps the folder. [`wait`] polls until a condition holds. `cargo xtask demo` uses the same
 //! parts, with release binaries.
 
 pub mod agent;

@@ -1,4 +1,4 @@
-//! Digits through an agent's door: a sweep over the test set, or steady load until told to stop.
+//! Load of digits on an agent's HTTP server: a sweep over the test set, or steady load until stopped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,33 +10,33 @@ use anyhow::{Result, anyhow};
 use crate::digits::top1;
 use crate::{Ask, Client, Digits};
 
-/// One request and what came of it.
+/// One request and its result.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// When it was sent.
+    /// Time of sending.
     pub sent: Instant,
-    /// Until the whole answer was there.
+    /// Duration until the whole response was received.
     pub took: Duration,
-    /// The answer, or why there is none.
+    /// Response, or the text of the error.
     pub outcome: Result<Seen, String>,
 }
 
-/// What an answer said.
+/// Content of a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// The version that answered.
+    /// Version that served the request.
     pub version: u64,
-    /// `device` or `hub`.
+    /// Host that served: `device` or `hub`.
     pub place: String,
-    /// Why there.
+    /// Reason for the choice of the host.
     pub reason: String,
-    /// Which form ran.
+    /// Variant that served the request.
     pub variant: String,
     /// Whether the top class is the true one.
     pub right: bool,
 }
 
-/// Asks for one digit.
+/// Sends one digit and returns its sample.
 #[must_use]
 pub fn ask_one(client: &Client, digits: &Digits, index: usize, ask: &Ask) -> Sample {
     let input = [digits.input(index)];
@@ -53,12 +53,14 @@ pub fn ask_one(client: &Client, digits: &Digits, index: usize, ask: &Ask) -> Sam
     Sample { sent, took, outcome }
 }
 
-/// Sends the first `count` digits, one at a time over each of `clients`, and gives the samples in no particular order.
+/// Sends the first `count` digits, one at a time over each of `clients`, and returns the samples in no particular
+/// order.
 ///
-/// `clients` may name one door more than once, for more requests at a time. `done` is called after each answer.
+/// `clients` may contain clients of the same server, for more concurrent requests. `done` is called after each
+/// response.
 ///
 /// # Errors
-/// When a thread died.
+/// Fails if a thread panicked.
 pub fn sweep(
     clients: &[Client],
     digits: &Arc<Digits>,
@@ -91,7 +93,7 @@ fn join(threads: Vec<JoinHandle<Vec<Sample>>>) -> Result<Vec<Sample>> {
     Ok(samples)
 }
 
-/// Load that goes on until [`Load::finish`].
+/// Load that continues until [`Load::finish`].
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -101,7 +103,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts `clients` threads that each ask, pause, and ask again.
+    /// Starts `clients` threads that send a request, pause, and repeat.
     #[must_use]
     pub fn start(client: &Client, digits: &Arc<Digits>, ask: &Ask, clients: usize, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
@@ -125,22 +127,22 @@ impl Load {
         Self { stop, sent, failed, threads }
     }
 
-    /// Requests sent so far.
+    /// Returns the number of requests sent so far.
     #[must_use]
     pub fn sent(&self) -> usize {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Requests that failed so far.
+    /// Returns the number of requests that failed so far.
     #[must_use]
     pub fn failed(&self) -> usize {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Stops and gives every sample in the order it was sent.
+    /// Stops the load and returns every sample in the order of sending.
     ///
     /// # Errors
-    /// When a thread died.
+    /// Fails if a thread panicked.
     pub fn finish(self) -> Result<Vec<Sample>> {
         self.stop.store(true, Ordering::Relaxed);
         let mut samples = join(self.threads)?;
@@ -149,27 +151,27 @@ impl Load {
     }
 }
 
-/// Figures over samples.
+/// Statistics of samples.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
-    /// Requests sent.
+    /// Number of requests sent.
     pub requests: usize,
-    /// Of those, without an answer.
+    /// Number of requests without a successful response.
     pub failed: usize,
-    /// Share of answers with the true class.
+    /// Share of responses with the true class.
     pub accuracy: f64,
-    /// Share of answers made by the hub.
+    /// Share of responses from the hub.
     pub from_hub: f64,
-    /// Median time to the whole answer.
+    /// Median time to the whole response.
     pub p50: Duration,
-    /// Time that 99 of 100 answers kept.
+    /// 99th percentile of the time to the whole response.
     pub p99: Duration,
-    /// The first failure's text, if there was one.
+    /// Text of the first failure, if there was one.
     pub first_failure: Option<String>,
 }
 
 impl Summary {
-    /// Sums up samples.
+    /// Computes the statistics of samples.
     #[must_use]
     pub fn of(samples: &[Sample]) -> Self {
         let answers: Vec<&Seen> = samples.iter().filter_map(|sample| sample.outcome.as_ref().ok()).collect();
@@ -188,7 +190,7 @@ impl Summary {
     }
 }
 
-/// The time that `percent` of 100 sorted times do not exceed (nearest rank).
+/// Returns the time that `percent` of 100 sorted times do not exceed (nearest rank).
 fn quantile(sorted: &[Duration], percent: usize) -> Duration {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()

@@ -1,28 +1,28 @@
-//! Readings from a daemon's Prometheus page.
+//! Values from a daemon's Prometheus endpoint.
 
 use anyhow::{Context, Result};
 
-/// One scrape of `/metrics`.
+/// Values of one scrape of `/metrics`.
 #[derive(Debug, Clone, Default)]
 pub struct Readings {
     samples: Vec<(String, f64)>,
 }
 
 impl Readings {
-    /// Fetches and reads the page.
+    /// Fetches and parses the metrics of a daemon.
     ///
     /// # Errors
-    /// When the daemon does not answer or a line is not in Prometheus' text form.
+    /// Fails if the daemon does not respond or a line is not in Prometheus' text format.
     pub fn scrape(address: &str) -> Result<Self> {
         let url = format!("http://{address}/metrics");
         let mut response = ureq::get(&url).call().with_context(|| format!("get {url}"))?;
         Self::parse(&response.body_mut().read_to_string().with_context(|| format!("read {url}"))?)
     }
 
-    /// Reads a page.
+    /// Parses metrics in Prometheus' text format.
     ///
     /// # Errors
-    /// When a line is not in Prometheus' text form.
+    /// Fails if a line is not in Prometheus' text format.
     pub fn parse(text: &str) -> Result<Self> {
         let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
         let samples = lines.map(|line| {
@@ -32,7 +32,7 @@ impl Readings {
         Ok(Self { samples: samples.collect::<Result<_>>()? })
     }
 
-    /// Sum over every series of `name` whose labels hold all of `labels`; 0 where there is none.
+    /// Returns the sum over every series of `name` that has all of `labels`; 0 if there is none.
     #[must_use]
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();

@@ -1,36 +1,36 @@
-//! A client of the agent's door: Open Inference Protocol v2 over HTTP, JSON and binary.
+//! A client of the agent's HTTP server: Open Inference Protocol v2, JSON and binary.
 //!
-//! Written from the protocol's text, not from the agent's source, so that the two check each other.
+//! Written from the protocol's specification, not from the agent's source, so that the two check each other.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
-/// Header that says where the JSON ends and the raw tensors begin.
+/// Header with the length of the JSON part, after which the raw tensors begin.
 const SPLIT_HEADER: &str = "inference-header-content-length";
 
-/// Longer than any deadline a test gives: a door that never answers fails the test instead of hanging it.
+/// Timeout of a request, longer than any deadline of a test: a server that never responds fails the test.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Largest answer read: no model in a test says more than this, in bytes.
+/// Maximum size of a response in bytes: no model in a test returns more.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// One input tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Input {
-    /// Name in the model.
+    /// Name of the input in the model.
     pub name: String,
     /// Element type by its protocol name.
     pub datatype: String,
-    /// Shape.
+    /// Size of each dimension.
     pub shape: Vec<usize>,
     /// Raw little-endian bytes.
     pub bytes: Vec<u8>,
 }
 
 impl Input {
-    /// An `FP32` tensor.
+    /// Creates an `FP32` tensor.
     #[must_use]
     pub fn fp32(name: &str, shape: &[usize], values: &[f32]) -> Self {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -43,25 +43,25 @@ impl Input {
     }
 }
 
-/// What is asked of the door besides the inputs.
+/// Options of a request besides its inputs.
 #[derive(Debug, Clone, Default)]
 pub struct Ask {
-    /// Request id, or none.
+    /// Request id; `None` lets the agent generate one.
     pub id: Option<String>,
-    /// Routing policy of this request (`only-device`, `cascade`, …), or the model's own.
+    /// Routing policy of this request (`only-device`, `cascade`, …); `None` for the model's own.
     pub policy: Option<String>,
-    /// Time the answer may take, or the model's own.
+    /// Deadline of the response; `None` for the model's own.
     pub deadline: Option<Duration>,
 }
 
 impl Ask {
-    /// Asks for a policy.
+    /// Returns options with a policy.
     #[must_use]
     pub fn policy(policy: &str) -> Self {
         Self { policy: Some(policy.to_owned()), ..Self::default() }
     }
 
-    /// Adds a deadline.
+    /// Adds a deadline to the options.
     #[must_use]
     pub fn within(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
@@ -80,28 +80,29 @@ impl Ask {
     }
 }
 
-/// What the door said.
+/// Response of the server.
 #[derive(Debug, Clone)]
 pub struct Reply {
-    /// HTTP status.
+    /// HTTP status code.
     pub status: u16,
-    /// The JSON part, or `null` where there was none.
+    /// JSON part of the response, or `null`.
     pub json: Value,
-    /// The first output's elements, when it is `FP32`.
+    /// Elements of the first output, if it is `FP32`.
     pub output: Vec<f32>,
 }
 
 impl Reply {
-    /// Gives itself back when the door answered 200.
+    /// Returns the response if its status is 200.
     ///
     /// # Errors
-    /// With the door's own words otherwise.
+    /// Returns the server's error text otherwise.
     pub fn ok(self) -> Result<Self> {
         ensure!(self.status == 200, "the door answered {}: {}", self.status, self.json);
         Ok(self)
     }
 
-    /// An answer parameter as text (`place`, `reason`, `variant`, …); numbers are printed, absence is empty.
+    /// Returns a response parameter as text (`place`, `reason`, `variant`, …); numbers are printed, a missing one is
+    /// empty.
     #[must_use]
     pub fn parameter(&self, name: &str) -> String {
         match self.json.get("parameters").and_then(|parameters| parameters.get(name)) {
@@ -111,21 +112,21 @@ impl Reply {
         }
     }
 
-    /// The version that answered, 0 when none is named.
+    /// Returns the version that served, 0 if none is named.
     #[must_use]
     pub fn version(&self) -> u64 {
         let version = self.json.get("model_version").and_then(Value::as_str).unwrap_or_default();
         version.parse().unwrap_or_default()
     }
 
-    /// The error text, empty when there is none.
+    /// Returns the error text, empty if there is none.
     #[must_use]
     pub fn error(&self) -> &str {
         self.json.get("error").and_then(Value::as_str).unwrap_or_default()
     }
 }
 
-/// A client of one door. Cheap to clone; clones share connections.
+/// A client of one server. Cheap to clone; clones share connections.
 #[derive(Debug, Clone)]
 pub struct Client {
     base: String,
@@ -133,17 +134,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the door at `address` (`127.0.0.1:8000`).
+    /// Creates a client of the server at `address` (`127.0.0.1:8000`).
     #[must_use]
     pub fn new(address: &str) -> Self {
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).build();
         Self { base: format!("http://{address}"), http: config.into() }
     }
 
-    /// `GET path`: status and JSON (or text as a JSON string).
+    /// Sends `GET path`; returns status and JSON (or text as a JSON string).
     ///
     /// # Errors
-    /// When the door cannot be reached.
+    /// Fails if the server cannot be reached.
     pub fn get(&self, path: &str) -> Result<(u16, Value)> {
         let url = format!("{}{path}", self.base);
         let mut response = self.http.get(&url).call().with_context(|| format!("get {url}"))?;
@@ -151,10 +152,10 @@ impl Client {
         Ok((response.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text))))
     }
 
-    /// `POST path` with any body and headers.
+    /// Sends `POST path` with any body and headers.
     ///
     /// # Errors
-    /// When the door cannot be reached.
+    /// Fails if the server cannot be reached.
     pub fn post(&self, path: &str, headers: &[(&str, String)], body: &[u8]) -> Result<Reply> {
         let url = format!("{}{path}", self.base);
         let mut request = self.http.post(&url);
@@ -169,10 +170,10 @@ impl Client {
         read_reply(status, &bytes, split)
     }
 
-    /// One inference with binary tensors both ways.
+    /// Sends one inference request with binary tensors in both directions.
     ///
     /// # Errors
-    /// When the door cannot be reached or its answer is malformed. An error answer of the door is a [`Reply`].
+    /// Fails if the server cannot be reached or its response is malformed. An error response is a [`Reply`].
     pub fn infer(&self, model: &str, inputs: &[Input], ask: &Ask) -> Result<Reply> {
         let heads: Vec<Value> = inputs.iter().map(binary_head).collect();
         let mut parameters = ask.parameters();
@@ -184,7 +185,7 @@ impl Client {
         self.post(&format!("/v2/models/{model}/infer"), &headers, &body)
     }
 
-    /// One inference in plain JSON; inputs must be `FP32`.
+    /// Sends one inference request in plain JSON; inputs must be `FP32`.
     ///
     /// # Errors
     /// As [`Client::infer`].

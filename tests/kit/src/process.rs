@@ -1,4 +1,4 @@
-//! One real daemon as a child process, with its log kept in a file.
+//! A real daemon as a child process, with its log in a file.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait;
 
-/// A running (or ended) daemon. Dropping it kills it.
+/// A running or ended daemon. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Daemon {
     name: String,
@@ -20,10 +20,10 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `command`; what it prints is appended to `log`.
+    /// Starts `command` and appends its output to `log`.
     ///
     /// # Errors
-    /// When the log cannot be opened or the program not started.
+    /// Fails if the log cannot be opened or the program cannot be started.
     pub fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let out = File::options().create(true).append(true).open(log);
         let out = out.with_context(|| format!("open log {}", log.display()))?;
@@ -33,24 +33,24 @@ impl Daemon {
         Ok(Self { name: name.to_owned(), child, log: log.to_owned(), left_running: false })
     }
 
-    /// The process id.
+    /// Returns the process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// How it ended, or `None` while it runs.
+    /// Returns its exit status, or `None` while it runs.
     ///
     /// # Errors
-    /// When the operating system does not say.
+    /// Fails if the operating system does not report it.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().with_context(|| format!("ask how {} is", self.name))
     }
 
-    /// Kills it without warning, as a power cut or the kernel's memory killer would.
+    /// Kills the process without warning, as a power cut or the kernel's OOM killer would.
     ///
     /// # Errors
-    /// When it cannot be killed.
+    /// Fails if it cannot be killed.
     pub fn kill(&mut self) -> Result<()> {
         if self.ended()?.is_none() {
             self.child.kill().with_context(|| format!("kill {}", self.name))?;
@@ -58,19 +58,19 @@ impl Daemon {
         self.child.wait().map(drop).with_context(|| format!("reap {}", self.name))
     }
 
-    /// Sends a signal: `Signal::TERM` asks it to stop, `Signal::STOP` freezes it.
+    /// Sends a signal: `Signal::TERM` requests a stop, `Signal::STOP` suspends the process.
     ///
     /// # Errors
-    /// When the process is gone.
+    /// Fails if the process has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a process id of this system")?;
         kill_process(pid, signal).with_context(|| format!("signal {}", self.name))
     }
 
-    /// Asks it to stop and waits until it did.
+    /// Requests a stop and waits until the process has ended.
     ///
     /// # Errors
-    /// When it has not ended within `limit`.
+    /// Fails when it has not ended within `limit`.
     pub fn stop_within(&mut self, limit: Duration) -> Result<ExitStatus> {
         if let Some(status) = self.ended()? {
             return Ok(status);
@@ -79,33 +79,33 @@ impl Daemon {
         self.wait_ended(limit)
     }
 
-    /// Waits until it ended by itself.
+    /// Waits until the process ends without a signal.
     ///
     /// # Errors
-    /// When it has not ended within `limit`.
+    /// Fails when it has not ended within `limit`.
     pub fn wait_ended(&mut self, limit: Duration) -> Result<ExitStatus> {
         let what = format!("{} ends", self.name);
         wait::until_within(&what, limit, || self.ended())
     }
 
-    /// Lets it run on when this value is dropped.
+    /// Lets the process continue to run when this value is dropped.
     pub fn leave_running(&mut self) {
         self.left_running = true;
     }
 
-    /// Everything it printed so far, earlier starts included.
+    /// Returns the whole log so far, including that of earlier starts.
     ///
     /// # Errors
-    /// When the log cannot be read.
+    /// Fails when the log cannot be read.
     pub fn log(&self) -> Result<String> {
         let bytes = fs::read(&self.log).with_context(|| format!("read log {}", self.log.display()))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Memory it holds now, in bytes (resident set, from the kernel).
+    /// Returns its current memory in bytes (resident set, from the kernel).
     ///
     /// # Errors
-    /// When the process is gone.
+    /// Fails when the process is gone.
     pub fn resident_bytes(&self) -> Result<u64> {
         let path = format!("/proc/{}/status", self.id());
         let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
@@ -126,16 +126,16 @@ impl Drop for Daemon {
     }
 }
 
-/// What a command line tool answered.
+/// Result of a command line program.
 #[derive(Debug, Clone)]
 pub struct Finished {
-    /// The command as it was run, for messages.
+    /// Command line, for messages.
     pub command: String,
-    /// Exit code; `None` when a signal ended it.
+    /// Exit code; `None` if a signal ended the program.
     pub code: Option<i32>,
-    /// Standard output.
+    /// Text on standard output.
     pub stdout: String,
-    /// Standard error.
+    /// Text on standard error.
     pub stderr: String,
 }
 
@@ -143,7 +143,7 @@ impl Finished {
     /// Runs a command to its end.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// Fails when it cannot be started.
     pub fn run(command: &mut Command) -> Result<Self> {
         let output = command.stdin(Stdio::null()).output().with_context(|| format!("run {command:?}"))?;
         Ok(Self {
@@ -154,10 +154,10 @@ impl Finished {
         })
     }
 
-    /// Gives itself back when the command succeeded.
+    /// Returns the result if the command succeeded.
     ///
     /// # Errors
-    /// When it did not; the text holds what it printed.
+    /// Fails if it did not; the error contains its output.
     pub fn ok(self) -> Result<Self> {
         anyhow::ensure!(
             self.code == Some(0),
@@ -170,10 +170,10 @@ impl Finished {
         Ok(self)
     }
 
-    /// The standard output as JSON.
+    /// Parses standard output as JSON.
     ///
     /// # Errors
-    /// When it is none.
+    /// Fails if it is not JSON.
     pub fn json(&self) -> Result<serde_json::Value> {
         serde_json::from_str(&self.stdout).with_context(|| format!("{} printed no JSON: {}", self.command, self.stdout))
     }

@@ -1,4 +1,4 @@
-//! HTTP written by hand over a plain socket: unfinished requests, foreign headers, readers that do not read.
+//! Raw HTTP over a plain socket: incomplete requests, unusual headers, clients that do not read.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// Longest wait for a response: far over every deadline that tests configure.
+/// Maximum wait for a response: far above every deadline that tests configure.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A connection to a server.
 #[derive(Debug)]
 pub struct Raw(TcpStream);
 
-/// A response as it was sent.
+/// A response as it was received.
 #[derive(Debug)]
 pub struct RawReply {
-    /// The status; 0 when the connection ended without a response.
+    /// Status code; 0 if the connection ended without a response.
     pub status: u16,
-    /// Status line and headers, as they were written.
+    /// Status line and headers, unparsed.
     pub head: String,
-    /// The body.
+    /// Body of the response.
     pub body: String,
 }
 
@@ -34,10 +34,10 @@ impl RawReply {
 }
 
 impl Raw {
-    /// Connects.
+    /// Connects to an address.
     ///
     /// # Errors
-    /// When nothing listens there.
+    /// Fails if no server listens there.
     pub fn connect(address: &str) -> Result<Self> {
         let address: SocketAddr = address.parse().with_context(|| format!("read the address {address}"))?;
         let stream = TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("connect to {address}"))?;
@@ -46,15 +46,15 @@ impl Raw {
         Ok(Self(stream))
     }
 
-    /// Sends bytes; a connection that was closed meanwhile is no error.
+    /// Sends bytes; returns false if the connection was closed.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.0.write_all(bytes.as_ref()).is_ok()
     }
 
-    /// Sends bytes until the peer takes no more for `patience`, or has closed; returns what it took.
+    /// Sends bytes until the peer reads nothing for `patience`, or has closed; returns the number of bytes sent.
     ///
     /// # Errors
-    /// When the socket cannot be set up.
+    /// Fails when the socket cannot be set up.
     pub fn send_what_is_taken(&mut self, bytes: &[u8], patience: Duration) -> Result<usize> {
         self.0.set_write_timeout(Some(patience))?;
         let mut sent = 0;
@@ -67,10 +67,10 @@ impl Raw {
         Ok(sent)
     }
 
-    /// Waits this long; returns whether neither a response nor the end of the connection came.
+    /// Waits this long; returns whether neither a response nor the end of the connection arrived.
     ///
     /// # Errors
-    /// When the socket cannot be set up.
+    /// Fails when the socket cannot be set up.
     pub fn is_silent(&mut self, wait: Duration) -> Result<bool> {
         self.0.set_read_timeout(Some(wait))?;
         let seen = self.0.peek(&mut [0]);
@@ -82,7 +82,7 @@ impl Raw {
     /// Sends one request with these header lines and reads its response to the end of the connection.
     ///
     /// # Errors
-    /// When the response does not come.
+    /// Fails when the response does not come.
     pub fn request(mut self, line: &str, headers: &[&str], body: &str) -> Result<RawReply> {
         let mut text = format!("{line}\r\n");
         headers.iter().for_each(|header| text.extend([header, "\r\n"]));
@@ -91,10 +91,10 @@ impl Raw {
         self.reply()
     }
 
-    /// Reads until the connection ends.
+    /// Reads the response until the connection ends.
     ///
     /// # Errors
-    /// When it does not end.
+    /// Fails when it does not end.
     pub fn reply(mut self) -> Result<RawReply> {
         let bytes = self.read_to_end()?;
         let text = String::from_utf8_lossy(&bytes);
@@ -103,10 +103,10 @@ impl Raw {
         Ok(RawReply { status, head: head.to_owned(), body: body.to_owned() })
     }
 
-    /// Reads until the connection ends, orderly or not.
+    /// Reads until the connection ends, regularly or not.
     ///
     /// # Errors
-    /// When it does not end.
+    /// Fails when it does not end.
     pub fn read_to_end(&mut self) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         match self.0.read_to_end(&mut bytes) {

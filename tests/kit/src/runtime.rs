@@ -1,4 +1,4 @@
-//! A runtime with a fault: a library that stands in for ONNX Runtime, forwards to the real one, and fails as it is told.
+//! A faulty runtime: a library that replaces ONNX Runtime, forwards to the real one, and fails as configured.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,21 +8,21 @@ use anyhow::Result;
 use crate::binaries::workspace;
 use crate::{Finished, Site};
 
-/// Failure of a runtime at one model.
+/// Failure of a runtime for one model.
 #[derive(Debug, Clone)]
 pub struct Fault<'a> {
-    /// Version whose model files it does not survive; [`crate::author::ModelFolder::copy`] stamps them.
+    /// Version whose model files trigger the failure; [`crate::author::ModelFolder::copy`] stamps them.
     pub version: u64,
-    /// C statement that it does then.
+    /// C statement that the library executes then.
     pub end: &'a str,
-    /// While this file exists, no run comes back.
+    /// File whose existence makes every run hang.
     pub hang: Option<&'a Path>,
 }
 
 /// Builds the library with the C compiler of this machine.
 ///
 /// # Errors
-/// When it does not compile.
+/// Fails when it does not compile.
 pub fn with_fault(site: &Site, fault: &Fault<'_>) -> Result<PathBuf> {
     let Fault { version, end, hang } = fault;
     let library = site.folder().join(format!("libonnxruntime-fault-{version}.so"));

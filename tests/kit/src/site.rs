@@ -1,4 +1,4 @@
-//! A temporary folder in which a hub and agents live, and the frame of a system test around it.
+//! A temporary folder with a hub and agents, and the frame of a system test around it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,10 +11,10 @@ use tempfile::TempDir;
 use crate::binaries::{Binaries, ONNXRUNTIME_ENV};
 use crate::{Agent, Hub};
 
-/// Last lines of each log that a failed story prints: the end is where it broke.
+/// Number of last lines of each log that a failed test prints.
 const LOG_LINES_SHOWN: usize = 60;
 
-/// A folder of its own and the programs to run in it.
+/// A temporary folder and the programs to run in it.
 #[derive(Debug)]
 pub struct Site {
     folder: PathBuf,
@@ -24,55 +24,55 @@ pub struct Site {
 }
 
 impl Site {
-    /// Makes a temporary folder for the programs of this build.
+    /// Creates a temporary folder for the programs of this build.
     ///
     /// # Errors
-    /// When the programs do not build or the folder cannot be made.
+    /// Fails when the programs do not build or the folder cannot be made.
     pub fn new() -> Result<Self> {
         Self::with(Binaries::of_this_build()?)
     }
 
-    /// Makes a temporary folder for given programs.
+    /// Creates a temporary folder for given programs.
     ///
     /// # Errors
-    /// When the folder cannot be made.
+    /// Fails when the folder cannot be made.
     pub fn with(binaries: Binaries) -> Result<Self> {
         let temporary = tempfile::Builder::new().prefix("sanderling-").tempdir().context("make a temporary folder")?;
         let folder = temporary.path().to_owned();
         Ok(Self { folder, temporary: Some(temporary), binaries, detached: false })
     }
 
-    /// The folder.
+    /// Returns the path of the folder.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The programs.
+    /// Returns the programs under test.
     #[must_use]
     pub fn binaries(&self) -> &Binaries {
         &self.binaries
     }
 
-    /// Lets daemons that are started from now on outlive the terminal: neither its Ctrl-C nor its end reaches them.
+    /// Lets daemons that are started from now on outlive the terminal: they receive neither its Ctrl-C nor its hang-up.
     pub fn detach(&mut self) {
         self.detached = true;
     }
 
-    /// Whether daemons are started apart from the terminal.
+    /// Whether daemons are started separately from the terminal.
     #[must_use]
     pub fn is_detached(&self) -> bool {
         self.detached
     }
 
-    /// Leaves the folder behind when this value goes.
+    /// Keeps the folder when this value is dropped.
     pub fn keep(&mut self) {
         if let Some(temporary) = self.temporary.take() {
             self.folder = temporary.keep();
         }
     }
 
-    /// A command with the environment that both programs get here: nothing of the user's own configuration.
+    /// Returns a command with the environment of both programs here: none of the user's own configuration.
     #[must_use]
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
@@ -87,26 +87,26 @@ impl Site {
         command
     }
 
-    /// Makes a hub with free ports; it is not started yet.
+    /// Creates a hub with free ports; does not start it.
     ///
     /// # Errors
-    /// When `cloud-hub init` fails.
+    /// Fails when `cloud-hub init` fails.
     pub fn hub(&self) -> Result<Hub> {
         Hub::init(self, "hub")
     }
 
-    /// Makes the folder and configuration of an agent; it is neither enrolled nor started.
+    /// Creates the folder and configuration of an agent; neither enrols nor starts it.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// Fails when the folder cannot be written.
     pub fn agent(&self, name: &str) -> Result<Agent> {
         Agent::new(self, name)
     }
 
-    /// Makes an agent, enrols it and starts it.
+    /// Creates an agent, enrols it and starts it.
     ///
     /// # Errors
-    /// When one of these fails.
+    /// Fails when one of these fails.
     pub fn enrolled_agent(&self, hub: &Hub, name: &str) -> Result<Agent> {
         let mut agent = self.agent(name)?;
         agent.enrol(hub)?;
@@ -114,7 +114,7 @@ impl Site {
         Ok(agent)
     }
 
-    /// The last lines of every log in the folder.
+    /// Returns the last lines of every log in the folder.
     #[must_use]
     pub fn logs(&self) -> String {
         let mut text = String::new();
@@ -133,10 +133,10 @@ impl Site {
     }
 }
 
-/// Runs a test on a fresh [`Site`]. When it fails, the logs are printed and the folder is kept.
+/// Runs a test on a new [`Site`]. If it fails, prints the logs and keeps the folder.
 ///
 /// # Panics
-/// When the story fails: this is the test's verdict.
+/// Panics if the test returns an error.
 #[expect(clippy::panic, reason = "the verdict of a test")]
 pub fn story(told: impl FnOnce(&Site) -> Result<()>) {
     let mut site = match Site::new() {
@@ -149,7 +149,7 @@ pub fn story(told: impl FnOnce(&Site) -> Result<()>) {
     }
 }
 
-/// Says that a test, or a part of it, could not run here and why; `cargo xtask test` counts these lines.
+/// Prints that a test, or a part of it, was skipped, with the reason; `cargo xtask test` counts these lines.
 #[expect(clippy::print_stdout, reason = "the line is for whoever reads the test's output")]
 pub fn skip(why: &str) {
     println!("skipped: {why}");
@@ -163,23 +163,23 @@ pub struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// Reads the file.
+    /// Reads the configuration file.
     ///
     /// # Errors
-    /// When it is missing or not TOML.
+    /// Fails when it is missing or not TOML.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
         let root = text.parse().with_context(|| format!("read {} as TOML", path.display()))?;
         Ok(Self { path: path.to_owned(), root })
     }
 
-    /// Starts an empty file.
+    /// Creates an empty file.
     #[must_use]
     pub fn empty(path: &Path) -> Self {
         Self { path: path.to_owned(), root: toml::Table::new() }
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -188,7 +188,7 @@ impl ConfigFile {
     /// Sets `table.field` (any depth) and writes the file.
     ///
     /// # Errors
-    /// When something on the way is no table, or the file cannot be written.
+    /// Fails if a part of the path is not a table, or the file cannot be written.
     pub fn set(&mut self, field: &str, value: impl Into<toml::Value>) -> Result<()> {
         let (tables, name) = field.rsplit_once('.').unwrap_or(("", field));
         let mut table = &mut self.root;
@@ -205,10 +205,10 @@ impl ConfigFile {
     }
 }
 
-/// Reads `listening.json` once the daemon with this process id wrote it.
+/// Reads `listening.json` once the daemon with this process id has written it.
 ///
 /// # Errors
-/// When the file is there but not JSON.
+/// Fails if the file exists but is not JSON.
 pub(crate) fn listening(folder: &Path, pid: u32) -> Result<Option<serde_json::Value>> {
     let Ok(text) = fs::read_to_string(folder.join("listening.json")) else { return Ok(None) };
     let value: serde_json::Value = serde_json::from_str(&text).context("read listening.json")?;

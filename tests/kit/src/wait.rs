@@ -1,22 +1,22 @@
-//! Waiting for a condition: never a sleep that hopes, always a question asked again until it is answered.
+//! Waiting for a condition by polling, never by a fixed sleep.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// How long a test waits for something that takes a second at most on an idle machine.
+/// Timeout of conditions that take a second at most on an idle machine.
 ///
-/// Sixty times that: test machines have two cores and run several builds beside us.
+/// Sixty times that: test machines have two cores and run several builds at the same time.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Pause between two questions: short against every wait, long enough not to keep a core busy.
+/// Interval between two polls: short compared with every wait, long enough not to occupy a core.
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Asks until the answer is `Some`, at most `limit` long.
+/// Polls until the result is `Some`, at most for `limit`.
 ///
 /// # Errors
-/// At once when the question itself fails; after `limit` with `what` in the text.
+/// Fails at once if the poll itself fails; after `limit` with `what` in the text.
 pub fn until_within<T>(what: &str, limit: Duration, mut question: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Instant::now();
     loop {
@@ -30,7 +30,7 @@ pub fn until_within<T>(what: &str, limit: Duration, mut question: impl FnMut() -
     }
 }
 
-/// [`until_within`] with [`PATIENCE`].
+/// Polls as [`until_within`] does, with the timeout [`PATIENCE`].
 ///
 /// # Errors
 /// As [`until_within`].
@@ -38,10 +38,10 @@ pub fn until<T>(what: &str, question: impl FnMut() -> Result<Option<T>>) -> Resu
     until_within(what, PATIENCE, question)
 }
 
-/// Waits until the condition holds. An error of the condition counts as "not yet" and is told at the end.
+/// Waits until the condition holds. An error of the condition counts as "not yet" and is reported at the end.
 ///
 /// # Errors
-/// When it did not hold within [`PATIENCE`].
+/// Fails when it did not hold within [`PATIENCE`].
 pub fn until_true(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     let mut last = None;
     let done = until(what, || match condition() {

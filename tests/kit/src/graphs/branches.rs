@@ -1,4 +1,4 @@
-//! `If`, decided by a constant, by a shape or by the data, nested now and then.
+//! `If` operators, decided by a constant, by a shape or by the data, sometimes nested.
 
 use onnx_graph::proto::GraphProto;
 use types::DType;
@@ -7,10 +7,10 @@ use super::builder::{Builder, Held, Noise, Step};
 use super::floats::apply_unary;
 use super::write::{info, int, subgraph};
 
-/// The steps of this family.
+/// Steps of this family of operators.
 pub(super) const STEPS: &[Step] = &[branch];
 
-/// Deepest nesting.
+/// Maximum depth of nested branches.
 const DEPTH_MAX: usize = 2;
 
 fn branch(b: &mut Builder) -> Option<()> {
@@ -23,8 +23,8 @@ fn branch(b: &mut Builder) -> Option<()> {
     b.hold(Held { name, dtype: DType::F32, shape: x.shape.clone(), bound: first.bound.max(second.bound), noise })
 }
 
-/// Whether a branch may read a value: ONNX Runtime 1.32 removes `DequantizeLinear` nodes whose output a branch reads, and then misses
-/// the value or ends the process.
+/// Returns whether a branch may read a value: ONNX Runtime 1.32 removes `DequantizeLinear` nodes whose output a branch
+/// reads, and then lacks the value or crashes.
 fn capturable(b: &Builder, held: &Held) -> bool {
     held.noise != Noise::Stepped && !b.dequantized.contains(&held.name)
 }
@@ -50,7 +50,7 @@ fn condition(b: &mut Builder, x: &Held) -> Option<String> {
     }
 }
 
-/// A branch whose answer is shaped like `x`, and what its answer is like.
+/// Returns a branch whose output has the shape of `x`, and the properties of the output.
 fn side(b: &mut Builder, x: &Held) -> (GraphProto, Held) {
     let outer = std::mem::replace(&mut b.graph, GraphProto { name: Some("branch".into()), ..GraphProto::default() });
     let held = b.values.len();

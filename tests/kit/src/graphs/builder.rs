@@ -1,4 +1,4 @@
-//! A random model in the making: its values so far, and what operators need to add nodes to it.
+//! Builder of a random model: its values so far, and the operations to add nodes.
 
 use onnx_graph::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use prost::Message;
@@ -8,20 +8,20 @@ use super::random::Random;
 use super::write::{info, int, ints, tensor};
 use super::{Family, RandomGraph, branches, floats, integers, layers, movement, quantized, rare};
 
-/// Largest absolute value that a float may have.
+/// Maximum absolute value of a float.
 const BOUND_MAX: f32 = 2000.0;
 
-/// Most elements of a value.
+/// Maximum number of elements of a value.
 const ELEMENTS_MAX: usize = 4096;
 
-/// Largest difference of two correct engines on a value.
+/// Kind of difference between two correct engines on a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Noise {
-    /// Not at all.
+    /// No difference: the bits are equal.
     Exact,
-    /// In the last bits of floats.
+    /// Differences in the last bits of floats.
     Rounded,
-    /// By a step of a quantization.
+    /// Differences by a step of a quantization.
     Stepped,
 }
 
@@ -30,9 +30,9 @@ pub(super) enum Noise {
 pub(super) struct Held {
     pub(super) name: String,
     pub(super) dtype: DType,
-    /// Shape at the first example.
+    /// Shape in the first example.
     pub(super) shape: Vec<usize>,
-    /// Largest absolute value of floats.
+    /// Maximum absolute value of the floats.
     pub(super) bound: f32,
     pub(super) noise: Noise,
 }
@@ -47,7 +47,7 @@ impl Held {
     }
 }
 
-/// An operator as a step of making a model; `None` when no value fits it.
+/// Step that adds an operator to a model; `None` if no value is suitable.
 pub(super) type Step = fn(&mut Builder) -> Option<()>;
 
 /// An input of the model.
@@ -58,7 +58,7 @@ struct Source {
     symbolic: bool,
 }
 
-/// A model in the making.
+/// State of a model that is being built.
 #[derive(Debug)]
 pub(super) struct Builder {
     pub(super) family: Family,
@@ -71,13 +71,13 @@ pub(super) struct Builder {
     weights: Vec<(String, Vec<usize>)>,
     sources: Vec<Source>,
     next: usize,
-    /// Nesting of branches.
+    /// Current depth of nested branches.
     pub(super) depth: usize,
-    /// Outputs of `DequantizeLinear`, and what only moves them.
+    /// Outputs of `DequantizeLinear`, and of operators that only move them.
     pub(super) dequantized: Vec<String>,
-    /// Outputs whose shape the data decides, so that no other operator reads them.
+    /// Outputs whose shape depends on the data, so that no other operator reads them.
     pub(super) found: Vec<(String, DType)>,
-    /// Whether a size of the model may be stated as a number although it depends on the batch.
+    /// Whether the model may state a size as a number although it depends on the batch.
     pub(super) fixed_rows: bool,
 }
 
@@ -141,7 +141,7 @@ impl Builder {
         self.add_some(wanted);
     }
 
-    /// Adds so many operators that fit.
+    /// Adds up to `wanted` operators.
     pub(super) fn add_some(&mut self, wanted: usize) {
         let layered: &[&[Step]] = &[layers::STEPS, layers::STEPS, floats::STEPS, movement::BY_ROW];
         let any: &[&[Step]] = &[
@@ -210,7 +210,7 @@ impl Builder {
         });
     }
 
-    /// Makes a value available to the operators that follow, unless it is too large; `None` then.
+    /// Makes a value available to later operators; `None` if it is too large.
     pub(super) fn hold(&mut self, held: Held) -> Option<()> {
         if held.bound > BOUND_MAX || held.elements() > ELEMENTS_MAX || held.rank() > 6 {
             return None;
@@ -219,7 +219,7 @@ impl Builder {
         Some(())
     }
 
-    /// Adds a node with one output that is like `like` but for shape and bound.
+    /// Adds a node with one output that equals `like` except for shape and bound.
     pub(super) fn apply(
         &mut self,
         op: &str,
@@ -239,7 +239,7 @@ impl Builder {
         self.hold(Held { name, shape, bound, ..like.clone() })
     }
 
-    /// Adds a float32 constant of random numbers up to `scale`; sometimes one of the same shape that is there already.
+    /// Adds a float32 constant of random numbers up to `scale`; sometimes reuses an existing one of the same shape.
     pub(super) fn weight(&mut self, shape: &[usize], scale: f32) -> String {
         let same: Vec<String> =
             self.weights.iter().filter(|(_name, of)| of == shape).map(|(name, _shape)| name.clone()).collect();
@@ -266,14 +266,15 @@ impl Builder {
         self.constant(DType::I64, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
-    /// Adds a constant, as an initializer or, now and then, as a `Constant` node.
+    /// Adds a constant, as an initializer or sometimes as a `Constant` node.
     pub(super) fn constant(&mut self, dtype: DType, shape: &[usize], bytes: Vec<u8>) -> String {
         let name = self.name("constant");
         self.graph.initializer.push(tensor(&name, dtype, shape, bytes));
         name
     }
 
-    /// Returns the axes of an operator whose axes became an input at operator set `since`: attribute or second input.
+    /// Returns the axes of an operator whose axes became an input at operator set version `since`: as attribute or
+    /// second input.
     pub(super) fn axes(&mut self, axes: &[i64], since: usize) -> (Option<String>, Vec<AttributeProto>) {
         if self.opset >= since {
             (Some(self.int64s(&[axes.len()], axes)), Vec::new())
@@ -282,20 +283,20 @@ impl Builder {
         }
     }
 
-    /// Returns an integer of one of the axes of a value, never the batch where rows stay apart, negative now and then.
+    /// Returns the number of an axis of a value, sometimes negative, never the batch if rows must stay separate.
     pub(super) fn axis(&mut self, held: &Held) -> Option<usize> {
         let first = usize::from(self.family == Family::Layers);
         (held.rank() > first).then(|| self.random.between(first, held.rank() - 1))
     }
 
-    /// Returns an attribute `axis`, counted from the end now and then where `negative` allows it.
+    /// Returns an attribute `axis`, sometimes counted from the end if `negative` allows it.
     pub(super) fn axis_attribute(&mut self, axis: usize, rank: usize, negative: bool) -> AttributeProto {
         let signed = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         let from_end = negative && self.random.once_in(2);
         int("axis", if from_end { signed(axis) - signed(rank) } else { signed(axis) })
     }
 
-    /// Ends the model: its outputs, and requests for it.
+    /// Finishes the model: adds its outputs and its requests.
     pub(super) fn finish(mut self, seed: u64, examples: usize) -> RandomGraph {
         let read: Vec<String> = self.graph.node.iter().flat_map(|node| node.input.iter().cloned()).collect();
         let mut noise = Noise::Exact;
@@ -332,7 +333,7 @@ impl Builder {
         RandomGraph { seed, model: model.encode_to_vec(), examples, tolerance, outliers, listing }
     }
 
-    /// Returns a request; the symbolic batch is that of the model's making first, then others.
+    /// Returns a request; the symbolic batch is the size used for building first, then others.
     fn example(&mut self, at: usize) -> Vec<NamedTensor> {
         let sources = self.sources.clone();
         sources

@@ -1,4 +1,4 @@
-//! Operators on floats, element by element.
+//! Elementwise operators on floats.
 
 use types::DType;
 
@@ -6,10 +6,10 @@ use super::Family;
 use super::builder::{Builder, Held, Noise, Step};
 use super::write::{float, int, text};
 
-/// The steps of this family.
+/// Steps of this family of operators.
 pub(super) const STEPS: &[Step] = &[unary, unary, unary, binary, binary, with_constant, clip, divide, choose_by, prelu];
 
-/// An operator on one float: its first operator set, and the bound of its answer.
+/// An operator on one float: its first operator set version, and the bound of its output.
 struct Unary {
     op: &'static str,
     since: usize,
@@ -19,11 +19,11 @@ struct Unary {
 
 #[derive(PartialEq)]
 enum Kind {
-    /// Gives the same bits in every engine.
+    /// Produces the same bits in every engine.
     Exact,
-    /// Rounds.
+    /// Continuous, with rounding errors in the output.
     Smooth,
-    /// Has a jump, so that its input must be exact.
+    /// Discontinuous, so that its input must be exact.
     Jumps,
 }
 
@@ -67,7 +67,7 @@ fn unary(b: &mut Builder) -> Option<()> {
     apply_unary(b, &x).map(|_name| ())
 }
 
-/// Applies a random operator of one float that fits, and returns the name of its answer.
+/// Applies a random suitable operator on one float, and returns the name of its output.
 pub(super) fn apply_unary(b: &mut Builder, x: &Held) -> Option<String> {
     let opset = b.opset;
     let fits = |unary: &&Unary| {
@@ -86,7 +86,7 @@ pub(super) fn apply_unary(b: &mut Builder, x: &Held) -> Option<String> {
     b.values.last().map(|held| held.name.clone())
 }
 
-/// The shape that two shapes broadcast to.
+/// Returns the shape that two shapes broadcast to.
 pub(super) fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());
     let size = |of: &[usize], at: usize| (at + of.len()).checked_sub(rank).map_or(1, |at| of[at]);
@@ -99,7 +99,8 @@ pub(super) fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
         .collect()
 }
 
-/// Whether joining these two keeps rows apart: the batch of one never meets another dimension of the other.
+/// Returns whether combining these two keeps rows separate: the batch of one never meets another dimension of the
+/// other.
 fn keeps_rows(b: &Builder, x: &Held, y: &Held) -> bool {
     b.family == Family::Any || x.rank() == y.rank()
 }
@@ -123,7 +124,7 @@ fn binary(b: &mut Builder) -> Option<()> {
     b.apply(op, &[&first, &second], Vec::new(), &like, shape, bound)
 }
 
-/// A shape that broadcasts to another: its last dimensions, some of them 1.
+/// Returns a shape that broadcasts to another: its last dimensions, some of them 1.
 pub(super) fn part_of_shape(b: &mut Builder, shape: &[usize]) -> Vec<usize> {
     let first = usize::from(b.family == Family::Layers || !b.fixed_rows).min(shape.len());
     let from = b.random.between(first, shape.len());
@@ -168,7 +169,7 @@ fn clip(b: &mut Builder) -> Option<()> {
     b.apply("Clip", &inputs, Vec::new(), &x, x.shape.clone(), x.bound)
 }
 
-/// A division, logarithm, root or reciprocal of what is one or more.
+/// Adds a division, logarithm, root or reciprocal of values of at least one.
 fn divide(b: &mut Builder) -> Option<()> {
     let x = b.choose_float(0)?;
     let absolute = b.node("Abs", &[&x.name], Vec::new());
@@ -185,7 +186,7 @@ fn divide(b: &mut Builder) -> Option<()> {
     }
 }
 
-/// A comparison of exact values, and a choice by it.
+/// Adds a comparison of exact values, and a selection by it.
 fn choose_by(b: &mut Builder) -> Option<()> {
     if b.opset < 9 {
         return None;
@@ -209,7 +210,7 @@ fn prelu(b: &mut Builder) -> Option<()> {
     b.apply("PRelu", &[&x.name, &slope], Vec::new(), &like, x.shape.clone(), x.bound)
 }
 
-/// Softmax and its kin.
+/// Adds a softmax or a related operator.
 pub(super) fn softmax(b: &mut Builder) -> Option<()> {
     let x = b.choose_float(2)?;
     let op = b.random.pick(&["Softmax", "Softmax", "LogSoftmax"]);

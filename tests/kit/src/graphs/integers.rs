@@ -7,13 +7,13 @@ use super::floats::broadcast;
 use super::random::Random;
 use super::write::{int, number};
 
-/// The steps of this family.
+/// Steps of this family of operators.
 pub(super) const STEPS: &[Step] = &[arithmetic, arithmetic, single, cast, compare, reduce, logic, lookup];
 
-/// Values at the edges of what 32 bits hold; 64-bit inputs have one now and then.
+/// Values at the limits of 32 bits; 64-bit inputs sometimes contain one.
 const EDGES: [i64; 6] = [-1, i32::MAX as i64, i32::MIN as i64, 1 << 31, -(1 << 31) - 1, 3_000_000_000];
 
-/// Returns the bytes of random elements; floats up to `bound`, integers small but for an edge now and then.
+/// Returns the bytes of random elements: floats up to `bound`, small integers with some limit values.
 pub(super) fn random_elements(random: &mut Random, dtype: DType, count: usize, bound: f32) -> Vec<u8> {
     match dtype {
         DType::F32 => random.floats(count, bound).into_iter().flat_map(f32::to_le_bytes).collect(),
@@ -124,7 +124,7 @@ fn logic(b: &mut Builder) -> Option<()> {
     b.apply(op, &inputs[..count], Vec::new(), &x, x.shape.clone(), 1.0)
 }
 
-/// A table and rows of it by computed indices, now and then out of range.
+/// Adds a table and a lookup of rows by computed indices, sometimes out of range.
 fn lookup(b: &mut Builder) -> Option<()> {
     let x = b.choose(|x| x.dtype == DType::I64 && x.rank() <= 3 && x.elements() <= 64)?;
     let rows = b.random.between(3, 50);

@@ -4,14 +4,14 @@ use super::builder::{Builder, Held, Noise, Step};
 use super::floats::softmax;
 use super::write::{float, int, ints};
 
-/// The steps of this family.
+/// Steps of this family of operators.
 pub(super) const STEPS: &[Step] = &[matmul, gemm, conv, conv, pool, normalise, softmax, activations_product];
 
 fn rounded(x: &Held) -> Held {
     Held { noise: x.noise.max(Noise::Rounded), ..x.clone() }
 }
 
-/// The bound of a sum of so many products with weights up to `scale`, as it mostly comes.
+/// Returns the usual bound of a sum of `terms` products with weights up to `scale`.
 fn sum_bound(x: &Held, terms: usize, scale: f32) -> f32 {
     let terms = f32::from(u16::try_from(terms).unwrap_or(u16::MAX));
     (x.bound * scale * terms.sqrt()).max(0.5)
@@ -122,7 +122,7 @@ fn pool(b: &mut Builder) -> Option<()> {
     b.apply(op, &[&x.name], attributes, &like, shape, x.bound)
 }
 
-/// A constant of numbers around one, for scales and variances.
+/// Adds a constant of numbers around one, for scales and variances.
 fn around_one(b: &mut Builder, shape: &[usize]) -> String {
     let values: Vec<f32> = b.random.floats(shape.iter().product(), 0.5).into_iter().map(|value| value + 1.0).collect();
     b.floats(shape, &values)
@@ -150,7 +150,7 @@ fn normalise(b: &mut Builder) -> Option<()> {
     b.apply("BatchNormalization", &inputs, Vec::new(), &like, x.shape.clone(), 2.5 * x.bound + 2.0)
 }
 
-/// A product of two activations, as in attention.
+/// Adds a product of two activations, as in attention.
 fn activations_product(b: &mut Builder) -> Option<()> {
     let x = b.choose_float(3)?;
     let (rows, inner) = (x.shape[x.rank() - 2], x.shape[x.rank() - 1]);

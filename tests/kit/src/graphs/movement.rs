@@ -1,4 +1,4 @@
-//! Operators that move, repeat, choose or join elements, and reductions.
+//! Operators that move, repeat, select or join elements, and reductions.
 
 use types::DType;
 
@@ -8,7 +8,7 @@ use super::write::{int, ints};
 /// Steps that never mix rows.
 pub(super) const BY_ROW: &[Step] = &[flatten, reshape_row, transpose_inner, concat, slice, reduce, unsqueeze];
 
-/// Steps that may mix rows, or hold for one number of rows only.
+/// Steps that may mix rows, or are valid for one number of rows only.
 pub(super) const STEPS: &[Step] =
     &[transpose, reshape_fixed, split, pad, tile, expand, gather, cumulate, arg, squeeze, top];
 
@@ -20,7 +20,7 @@ fn any(b: &mut Builder, rank: usize) -> Option<Held> {
     b.choose(|held| held.rank() >= rank && held.elements() > 0)
 }
 
-/// Whether operators that move values take this type in every operator set.
+/// Returns whether operators that move values support this type in every operator set version.
 fn moves(held: &Held) -> bool {
     matches!(held.dtype, DType::F32 | DType::I64 | DType::I32)
 }
@@ -31,7 +31,7 @@ fn flatten(b: &mut Builder) -> Option<()> {
     b.apply("Flatten", &[&x.name], vec![int("axis", 1)], &x, shape, x.bound)
 }
 
-/// A reshape that leaves the batch alone.
+/// Adds a reshape that keeps the batch.
 fn reshape_row(b: &mut Builder) -> Option<()> {
     let x = any(b, 2)?;
     let count: usize = x.shape[1..].iter().product();
@@ -237,7 +237,8 @@ fn cumulate(b: &mut Builder) -> Option<()> {
     b.apply("CumSum", &[&x.name, &at], flags, &like, x.shape.clone(), x.bound * count)
 }
 
-/// An input of the model: its random numbers hardly ever repeat, and of equal ones ONNX Runtime does not always find the first.
+/// Returns an input of the model: its random numbers hardly ever repeat, and of equal ones ONNX Runtime does not always
+/// find the first.
 fn distinct(b: &mut Builder) -> Option<Held> {
     b.choose(|x| x.name.starts_with("input_") && x.dtype == DType::F32 && x.rank() >= 2)
 }

@@ -1,11 +1,11 @@
-//! Quantized chains as quantization tools write them.
+//! Chains of quantized operators, as quantization tools write them.
 
 use types::DType;
 
 use super::builder::{Builder, Held, Noise, Step};
 use super::write::{int, ints};
 
-/// The steps of this family.
+/// Steps of this family of operators.
 pub(super) const STEPS: &[Step] = &[round_trip, sandwich, sandwich, dynamic];
 
 /// Scale and zero point of a tensor.
@@ -41,7 +41,7 @@ fn round_trip(b: &mut Builder) -> Option<()> {
     b.hold(Held { name, noise, ..x })
 }
 
-/// A weight of bytes behind `DequantizeLinear`.
+/// Adds a weight of bytes behind `DequantizeLinear`.
 fn weight(b: &mut Builder, shape: &[usize], axis: usize, scale: f32) -> String {
     let bytes: Vec<u8> = (0..shape.iter().product()).map(|_| b.random.bits().to_le_bytes()[0]).collect();
     let integers = b.constant(DType::I8, shape, bytes);
@@ -56,7 +56,7 @@ fn weight(b: &mut Builder, shape: &[usize], axis: usize, scale: f32) -> String {
     b.node("DequantizeLinear", &[&integers, &scale, &point], Vec::new())
 }
 
-/// A quantized product, an activation, and a quantization.
+/// Adds a quantized product, an activation, and a quantization.
 fn sandwich(b: &mut Builder) -> Option<()> {
     if b.opset < 10 {
         return None;
@@ -92,7 +92,7 @@ fn sandwich(b: &mut Builder) -> Option<()> {
     b.hold(Held { name, ..held })
 }
 
-/// A product that is quantized as it runs.
+/// Adds a product that is quantized at run time.
 fn dynamic(b: &mut Builder) -> Option<()> {
     if b.opset < 11 {
         return None;

@@ -1,11 +1,11 @@
-//! Repeatable random numbers.
+//! Repeatable random numbers from a seed.
 
 /// A generator of repeatable random numbers (SplitMix64).
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
 impl Random {
-    /// Starts at a seed.
+    /// Creates a generator with a seed.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
@@ -20,7 +20,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// Returns a number from 0 to below `bound`; 0 where that is no range.
+    /// Returns a number from 0 to below `bound`; 0 if `bound` is 0.
     pub fn below(&mut self, bound: usize) -> usize {
         let bound = u64::try_from(bound).unwrap_or(u64::MAX).max(1);
         usize::try_from(self.bits() % bound).unwrap_or(0)
@@ -36,7 +36,7 @@ impl Random {
         self.below(of) == 0
     }
 
-    /// Returns one of several.
+    /// Returns a random element of a list.
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())]
     }

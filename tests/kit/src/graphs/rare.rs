@@ -1,11 +1,11 @@
-//! Operators that few models have, and element types that few models compute with.
+//! Rarely used operators, and element types that few models compute with.
 
 use types::DType;
 
 use super::builder::{Builder, Held, Noise, Step};
 use super::write::{float, int, ints, number, text};
 
-/// The steps of this family.
+/// Steps of this family of operators.
 pub(super) const STEPS: &[Step] = &[
     resize,
     transposed,
@@ -183,7 +183,7 @@ fn mirror(b: &mut Builder) -> Option<()> {
     b.apply("Pad", &[&x.name, &pads], vec![mode], &x, shape, x.bound)
 }
 
-/// Computes in another float type and comes back.
+/// Computes in another float type and converts back.
 fn narrow(b: &mut Builder) -> Option<()> {
     let x = b.choose_float(1).filter(|x| x.bound < 100.0)?;
     let (dtype, noise) = b.random.pick(&[(DType::F16, Noise::Stepped), (DType::F64, Noise::Rounded)]);

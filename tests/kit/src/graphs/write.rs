@@ -1,4 +1,4 @@
-//! ONNX messages in short.
+//! Short constructors of ONNX messages.
 
 use onnx_graph::proto::attribute_proto::AttributeType;
 use onnx_graph::proto::tensor_shape_proto::{Dimension, dimension};
@@ -43,7 +43,7 @@ pub(super) fn info(name: &str, dtype: DType, shape: Option<&[Option<usize>]>) ->
     ValueInfoProto { name: Some(name.to_owned()), r#type: Some(kind), ..ValueInfoProto::default() }
 }
 
-/// Returns a constant.
+/// Returns a constant with the given bytes.
 pub(super) fn tensor(name: &str, dtype: DType, shape: &[usize], bytes: Vec<u8>) -> TensorProto {
     TensorProto {
         name: Some(name.to_owned()),
@@ -58,22 +58,22 @@ fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
     AttributeProto { name: Some(name.to_owned()), r#type: Some(kind.into()), ..AttributeProto::default() }
 }
 
-/// Returns an integer attribute.
+/// Returns an integer attribute of a node.
 pub(super) fn int(name: &str, value: i64) -> AttributeProto {
     AttributeProto { i: Some(value), ..attribute(name, AttributeType::Int) }
 }
 
-/// Returns an attribute of integers.
+/// Returns an attribute of several integers.
 pub(super) fn ints(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto { ints: values.to_vec(), ..attribute(name, AttributeType::Ints) }
 }
 
-/// Returns a float attribute.
+/// Returns a float attribute of a node.
 pub(super) fn float(name: &str, value: f32) -> AttributeProto {
     AttributeProto { f: Some(value), ..attribute(name, AttributeType::Float) }
 }
 
-/// Returns a text attribute.
+/// Returns a text attribute of a node.
 pub(super) fn text(name: &str, value: &str) -> AttributeProto {
     AttributeProto { s: Some(value.as_bytes().to_vec().into()), ..attribute(name, AttributeType::String) }
 }
@@ -83,10 +83,10 @@ pub(super) fn subgraph(name: &str, graph: GraphProto) -> AttributeProto {
     AttributeProto { g: Some(graph), ..attribute(name, AttributeType::Graph) }
 }
 
-/// Names each subgraph of a model that has no name: ONNX Runtime demands one, and not every writer can write it.
+/// Names each subgraph of a model that has no name: ONNX Runtime requires one, and not every writer can write it.
 ///
 /// # Panics
-/// When the bytes are no model.
+/// Panics if the bytes are not a model.
 #[must_use]
 pub fn with_named_subgraphs(model: &[u8]) -> Vec<u8> {
     let mut model = ModelProto::decode(model).unwrap_or_else(|error| unreachable!("no model: {error}"));
