@@ -1,4 +1,4 @@
-//! A device of a play: a shell around `edge_core`, with a disk that survives it.
+//! A simulated device: a shell around `edge_core`, with a disk that survives its restarts.
 
 mod requests;
 mod updates;
@@ -20,55 +20,55 @@ use crate::env::{Env, Fault, Happening, IDLE, name};
 use crate::scenario::MODEL;
 use crate::wire::{Connection, Down, Up};
 
-/// How long a device waits for an answer to anything but an inference.
+/// Timeout of requests other than inferences.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(40);
 
-/// How often the renewal is asked.
+/// Interval at which the renewal is polled.
 const RENEWAL_TICK: Duration = Duration::from_secs(60);
 
-/// Most reports that wait; the play never has as many.
+/// Maximum number of waiting reports; the simulation never reaches it.
 const OUTBOX: usize = 100;
 
 /// A timer or job of a device.
 #[derive(Debug, Clone)]
 pub enum Alarm {
-    /// A machine wanted to be woken.
+    /// Wake-up time of a core.
     Wake,
-    /// No answer to the claim came.
+    /// Timeout of an enrolment.
     Enrol,
-    /// Time for the renewal.
+    /// Time to poll the renewal.
     Renewal,
-    /// No answer to a renewal with this key came.
+    /// Timeout of a renewal with this key.
     NotRenewed(Digest),
-    /// No answer to a report came.
+    /// Timeout of a report.
     NotAccepted(u64),
-    /// A job of an update is over.
+    /// End of a job of an update.
     Job(u64, Result<(), FailureKind>),
-    /// An application asks.
+    /// Arrival of a request from an application.
     Request,
-    /// A run on the device is over.
+    /// End of a run on the device.
     Local(u64, route::Event),
-    /// The hub is too late.
+    /// Timeout of a request to the hub.
     TooLate(u64),
 }
 
-/// What survives the agent.
+/// State that survives the agent.
 #[derive(Debug)]
 pub struct Disk {
     keys: u64,
     key: Digest,
-    /// The certificate, once enrolled.
+    /// Certificate, once enrolled.
     pub certificate: Option<Validity>,
-    /// The pointers.
+    /// Pointers to the installed versions.
     pub slots: Slots,
-    /// The versions whose files are whole.
+    /// Versions whose files are complete.
     pub complete: BTreeSet<Version>,
     partial: BTreeSet<Version>,
     failed: BTreeMap<Version, Failure>,
     outbox: BTreeMap<u64, Entry<Report>>,
 }
 
-/// What does not survive it.
+/// State that does not survive the agent.
 struct Agent {
     uplink: Uplink,
     connection: Option<Connection>,
@@ -85,21 +85,21 @@ struct Agent {
     wakes: BTreeSet<Instant>,
 }
 
-/// A device.
+/// A simulated device.
 pub struct Device {
-    /// Its place in the play.
+    /// Index of the device in the simulation.
     pub at: usize,
-    /// Its name.
+    /// Name of the device.
     pub id: DeviceId,
-    /// Counts the runs of its agent.
+    /// Number of starts of its agent.
     pub boot: u64,
     /// Whether its agent runs.
     pub up: bool,
-    /// Its token.
+    /// Digest of its join token.
     pub token: Digest,
     /// Whether the hub has refused its token.
     pub turned_away: bool,
-    /// What survives the agent.
+    /// State that survives the agent.
     pub disk: Disk,
     skew_s: i64,
     ever_active: bool,
@@ -107,7 +107,7 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device that is not enrolled, with a clock that may be days off.
+    /// Creates a device that is not enrolled, with a clock that may be days off.
     pub fn new(env: &mut Env, at: usize, id: DeviceId, token: Digest) -> Self {
         let day = 86_400_i64;
         let skew_s = rand::Rng::random_range(&mut env.random, -2 * day..=2 * day);
@@ -125,19 +125,19 @@ impl Device {
         Self { at, id, boot: 0, up: false, token, turned_away: false, disk, skew_s, ever_active: false, agent }
     }
 
-    /// The version that answers here.
+    /// Returns the version that serves here.
     #[must_use]
     pub fn serves(&self) -> Option<Version> {
         self.agent.served
     }
 
-    /// Whether the hub has greeted it.
+    /// Returns whether the hub has welcomed the device.
     #[must_use]
     pub fn is_online(&self) -> bool {
         matches!(self.agent.uplink.state(), UplinkState::Online { .. })
     }
 
-    /// Where everything stands, for a broken promise.
+    /// Describes the state of the device, for a broken promise.
     #[must_use]
     pub fn describe(&self) -> String {
         let agent = &self.agent;
@@ -152,19 +152,19 @@ impl Device {
         )
     }
 
-    /// Whether an update is under way.
+    /// Returns whether an update is in progress.
     #[must_use]
     pub fn is_updating(&self) -> bool {
         self.agent.job.is_some()
     }
 
-    /// How many reports wait.
+    /// Returns the number of waiting reports.
     #[must_use]
     pub fn reports_waiting(&self) -> usize {
         self.agent.outbox.len()
     }
 
-    /// The agent starts, from its disk.
+    /// Starts the agent from its disk.
     pub fn start(&mut self, env: &mut Env) {
         self.up = true;
         let (agent, steps) = Agent::start(&self.disk, env.draw());
@@ -182,7 +182,7 @@ impl Device {
         self.set_wakes(env);
     }
 
-    /// The agent, or the power, is gone.
+    /// Ends the agent, as a kill or a power cut does.
     pub fn kill(&mut self, env: &mut Env) {
         env.watch.counts.killed += 1;
         env.watch.counts.killed_updating += u64::from(self.is_updating());
@@ -193,7 +193,7 @@ impl Device {
         self.agent.connection = None;
     }
 
-    /// The connection broke, or was silent for too long.
+    /// Handles the loss of the connection.
     pub fn lost(&mut self, env: &mut Env) {
         self.hub_will_notice(env);
         match self.agent.uplink.state() {
@@ -204,13 +204,13 @@ impl Device {
         self.set_wakes(env);
     }
 
-    /// The connection it uses.
+    /// Returns the connection in use.
     #[must_use]
     pub fn connection(&self) -> Option<Connection> {
         self.agent.connection
     }
 
-    /// A timer or job of this run of the agent.
+    /// Handles a timer or job of this run of the agent.
     pub fn alarm(&mut self, env: &mut Env, alarm: Alarm) {
         match alarm {
             Alarm::Wake => {
@@ -241,7 +241,7 @@ impl Device {
         self.set_wakes(env);
     }
 
-    /// A message arrives.
+    /// Handles a message from the hub.
     pub fn hear(&mut self, env: &mut Env, connection: Connection, message: Down) {
         match message {
             Down::Enrolled(validity) if self.disk.certificate.is_none() => {
@@ -322,7 +322,7 @@ impl Device {
         self.send_report(env);
     }
 
-    /// Everything that waited for the hub hears that it is gone.
+    /// Informs every part that waits for the hub of the loss of the connection.
     fn offline(&mut self, env: &mut Env) {
         if self.agent.connection.take().is_none() {
             return;
@@ -371,7 +371,7 @@ impl Device {
         self.say(env, Up::Report { entry: entry.id.0, report: entry.report });
     }
 
-    /// The device's own clock, which may be wrong.
+    /// Returns the device's own clock, which may be wrong.
     fn own_unix_s(&self, env: &Env) -> u64 {
         env.unix_s().saturating_add_signed(self.skew_s)
     }
@@ -401,7 +401,7 @@ impl Device {
         }
     }
 
-    /// What must hold after everything that happens here.
+    /// Checks the invariants of the device after every event.
     fn check(&mut self, env: &mut Env) {
         let slots = &self.disk.slots;
         let whole = [&slots.active, &slots.previous]

@@ -1,4 +1,4 @@
-//! Virtual time, the one source of randomness, and the network between the devices and the hub.
+//! Virtual time, the only source of randomness, and the network between the devices and the hub.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -14,65 +14,65 @@ use crate::scenario::Scenario;
 use crate::watch::Watch;
 use crate::wire::{Connection, Down, Up};
 
-/// The Unix clock when the play begins, in seconds.
+/// Unix time at the start of the simulation, in seconds.
 const UNIX_S_AT_START: u64 = 1_800_000_000;
 
-/// How long a connection bears silence, and a message the lack of a network.
+/// Idle timeout of a connection, and maximum time for which a message waits for a network.
 pub const IDLE: Duration = Duration::from_secs(30);
 
-/// Most happenings at one moment: far more than hundreds of devices can have to do at once.
+/// Maximum number of events at one time: far more than hundreds of devices can cause at once.
 const MOMENT_MAX: u32 = 100_000;
 
-/// Time after which a lost message is sent again.
+/// Delay after which a lost message is sent again.
 const RESEND: Duration = Duration::from_millis(200);
 
-/// Something that is due.
+/// An event that is due.
 #[derive(Debug, Clone)]
 pub enum Happening {
-    /// A message of a device arrives.
+    /// Arrival of a message of a device.
     Up(usize, Connection, Up),
-    /// A message of the hub arrives.
+    /// Arrival of a message of the hub.
     Down(usize, Connection, Down),
     /// A timer or job of a device, in the run of the agent that set it.
     Device(usize, u64, Alarm),
     /// A timer or job of the hub, in the run of the hub that set it.
     Hub(u64, HubAlarm),
-    /// Something goes wrong, or is mended.
+    /// Start or end of a fault.
     Fault(Fault),
 }
 
-/// What goes wrong, and how it is mended.
+/// Faults and their ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The next one, drawn when it is due.
+    /// The next fault, chosen when it is due.
     Next,
-    /// A device's network is gone.
+    /// A device loses its network.
     Cut(usize),
-    /// It has been gone for longer than a connection bears.
+    /// The outage exceeds the idle timeout of a connection.
     Idle(usize, u64),
-    /// A connection's device has been silent for longer than it bears: the hub gives it up.
+    /// The device of a connection was silent for longer than the idle timeout, so the hub drops it.
     Silent(Connection),
-    /// It is back.
+    /// The network of a device is back.
     Heal(usize, u64),
-    /// A device's agent, or power, is gone.
+    /// The agent of a device is killed, or its power is cut.
     Kill(usize),
-    /// A device's agent, or power, is back.
+    /// The agent of a device starts again.
     Start(usize),
-    /// The hub is back.
+    /// The hub starts again.
     HubStart,
-    /// The next version is published.
+    /// The operator publishes the next version.
     Publish,
-    /// A device is revoked.
+    /// The operator revokes a device.
     Revoke(usize),
-    /// The quiet time begins.
+    /// The period without faults begins.
     Quiet,
 }
 
-/// The network of one device.
+/// Network of one device.
 #[derive(Debug, Clone, Copy, Default)]
 struct Link {
     cut: bool,
-    /// Counts the cuts.
+    /// Number of outages so far.
     cuts: u64,
 }
 
@@ -102,13 +102,13 @@ impl Ord for Due {
     }
 }
 
-/// Everything that is around the cores.
+/// Environment of the cores.
 pub struct Env {
-    /// What is played.
+    /// Parameters of the simulation.
     pub scenario: Scenario,
-    /// The one source of randomness.
+    /// The only source of randomness.
     pub random: StdRng,
-    /// What was seen.
+    /// Statistics and broken promises.
     pub watch: Watch,
     /// Whether faults happen.
     pub chaos: bool,
@@ -122,7 +122,7 @@ pub struct Env {
 }
 
 impl Env {
-    /// The beginning of a play.
+    /// Creates the environment at the start of a simulation.
     #[must_use]
     pub fn new(scenario: Scenario) -> Self {
         Self {
@@ -141,56 +141,56 @@ impl Env {
         }
     }
 
-    /// Time since the beginning.
+    /// Returns the time since the start.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.elapsed
     }
 
-    /// The monotonic clock.
+    /// Returns the monotonic clock.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.epoch + self.elapsed
     }
 
-    /// The right Unix clock, in seconds.
+    /// Returns the correct Unix time, in seconds.
     #[must_use]
     pub fn unix_s(&self) -> u64 {
         UNIX_S_AT_START + self.elapsed.as_secs()
     }
 
-    /// A draw for the cores.
+    /// Returns a random number for the cores.
     pub fn draw(&mut self) -> u64 {
         self.random.random()
     }
 
-    /// Whether something of this chance happens.
+    /// Returns true with this probability.
     pub fn chance(&mut self, chance: f64) -> bool {
         self.random.random_bool(chance)
     }
 
-    /// A time from a range, drawn.
+    /// Returns a random time in a range.
     pub fn time(&mut self, least: Duration, most: Duration) -> Duration {
         self.random.random_range(least..=most)
     }
 
-    /// A time in milliseconds from a range, drawn.
+    /// Returns a random time in a range of milliseconds.
     pub fn millis(&mut self, least: u64, most: u64) -> Duration {
         Duration::from_millis(self.random.random_range(least..=most))
     }
 
-    /// Lets something happen later.
+    /// Schedules an event after a delay.
     pub fn after(&mut self, delay: Duration, what: Happening) {
         self.order += 1;
         self.queue.push(Reverse(Due { at: self.elapsed + delay, order: self.order, what }));
     }
 
-    /// Lets something happen at a moment; at once where that has passed.
+    /// Schedules an event at a time; at once if that has passed.
     pub fn at(&mut self, at: Instant, what: Happening) {
         self.after(at.saturating_duration_since(self.now()), what);
     }
 
-    /// Moves time to the next thing that is due, up to `end`.
+    /// Advances time to the next event, at most to `end`.
     pub fn next(&mut self, end: Duration) -> Option<Happening> {
         let Reverse(due) = self.queue.pop()?;
         if due.at > end {
@@ -205,33 +205,33 @@ impl Env {
         Some(due.what)
     }
 
-    /// A name for a new connection.
+    /// Returns the number of a new connection.
     pub fn dial(&mut self) -> Connection {
         self.connections += 1;
         self.connections
     }
 
-    /// Sends a device's message. Messages overtake each other, as streams do.
+    /// Sends a message of a device. Messages can overtake each other, as streams do.
     pub fn send_up(&mut self, device: usize, connection: Connection, message: Up) {
         if let Some(delay) = self.way() {
             self.after(delay, Happening::Up(device, connection, message));
         }
     }
 
-    /// Sends the hub's message.
+    /// Sends a message of the hub.
     pub fn send_down(&mut self, device: usize, connection: Connection, message: Down) {
         if let Some(delay) = self.way() {
             self.after(delay, Happening::Down(device, connection, message));
         }
     }
 
-    /// Whether a device has no network now.
+    /// Returns whether a device has no network now.
     #[must_use]
     pub fn is_cut(&self, device: usize) -> bool {
         self.links.get(&device).is_some_and(|link| link.cut)
     }
 
-    /// Cuts a device off; gives the number of the cut.
+    /// Disconnects the network of a device; returns the number of the outage.
     pub fn cut(&mut self, device: usize) -> u64 {
         let link = self.links.entry(device).or_default();
         link.cut = true;
@@ -239,23 +239,23 @@ impl Env {
         link.cuts
     }
 
-    /// Whether this very cut still lasts.
+    /// Returns whether this outage still lasts.
     #[must_use]
     pub fn is_cut_since(&self, device: usize, cut: u64) -> bool {
         self.links.get(&device).is_some_and(|link| link.cut && link.cuts == cut)
     }
 
-    /// Mends a device's network.
+    /// Restores the network of a device.
     pub fn heal(&mut self, device: usize) {
         self.links.entry(device).or_default().cut = false;
     }
 
-    /// Writes down a broken promise where `kept` is false.
+    /// Records a broken promise if `kept` is false.
     pub fn expect(&mut self, kept: bool, what: impl FnOnce() -> String) {
         self.watch.expect(kept, self.elapsed, what);
     }
 
-    /// How long a message is under way with all its losses; `None` for one that never arrives.
+    /// Returns the delivery time of a message including its losses; `None` if it never arrives.
     fn way(&mut self) -> Option<Duration> {
         let latency = self.scenario.latency;
         let mut delay = self.time(latency, latency * 10);
@@ -266,10 +266,10 @@ impl Env {
     }
 }
 
-/// Reads a name that the play itself has made up.
+/// Parses a name that the simulation itself has generated.
 ///
 /// # Panics
-/// When it is no lawful name, which is a mistake in the play.
+/// Panics if the name is invalid, which is a defect of the simulation.
 #[must_use]
 pub fn name<T: FromStr>(text: &str) -> T
 where

@@ -1,4 +1,4 @@
-//! The hub of a play: a shell around `hub_core`, with a store that survives it.
+//! The simulated hub: a shell around `hub_core`, with a store that survives its restarts.
 
 mod inference;
 
@@ -21,13 +21,13 @@ use crate::wire::{Connection, Down, Up};
 
 pub use inference::HubAlarm;
 
-/// Chance that a connection breaks between the record of a renewal and its answer.
+/// Chance that a connection breaks between the record of a renewal and its response.
 const ANSWER_LOST: f64 = 0.1;
 
-/// Seconds for which an expired certificate may still be renewed: none, so that a renewal that comes too late is seen.
+/// Seconds for which an expired certificate may still be renewed: none, so that a late renewal is visible.
 const NO_GRACE: u64 = 0;
 
-/// What survives the hub.
+/// State that survives the hub.
 #[derive(Debug, Default)]
 pub struct Store {
     /// Join tokens by the digest of their secret.
@@ -39,25 +39,25 @@ pub struct Store {
     current: Option<Version>,
 }
 
-/// The hub.
+/// The simulated hub.
 pub struct Hub {
-    /// Counts the runs of the hub.
+    /// Number of starts of the hub.
     pub boot: u64,
-    /// Whether it runs.
+    /// Whether the hub runs.
     pub up: bool,
-    /// What survives it.
+    /// State that survives the hub.
     pub store: Store,
-    /// Who is online and how versions fare.
+    /// Online devices and the state of versions.
     pub fleet: Fleet,
     registry: Registry,
     admission: Admission,
     jobs: BTreeMap<JobId, (usize, Connection, u64)>,
-    /// The device behind each live connection.
+    /// Device of each live connection.
     connections: BTreeMap<Connection, (usize, DeviceId)>,
 }
 
 impl Hub {
-    /// A hub that runs, with these tokens.
+    /// Creates a running hub with these tokens.
     #[must_use]
     pub fn new(tokens: Vec<TokenRecord>) -> Self {
         let tokens = tokens.into_iter().map(|token| (token.secret, token)).collect();
@@ -73,7 +73,7 @@ impl Hub {
         }
     }
 
-    /// The hub is killed. Gives the devices whose connections die with it.
+    /// Kills the hub. Returns the devices whose connections end with it.
     pub fn kill(&mut self, env: &mut Env) -> Vec<(usize, Connection)> {
         env.watch.counts.hub_killed += 1;
         self.up = false;
@@ -85,7 +85,7 @@ impl Hub {
         std::mem::take(&mut self.connections).into_iter().map(|(connection, (at, _))| (at, connection)).collect()
     }
 
-    /// It starts again, from its store.
+    /// Starts the hub again from its store.
     pub fn start(&mut self) {
         self.up = true;
         self.registry.restore(name(MODEL), self.store.versions.clone(), self.store.current);
@@ -94,7 +94,7 @@ impl Hub {
         }
     }
 
-    /// The operator pushes the next version.
+    /// Publishes the next version, as the operator does.
     pub fn publish(&mut self, env: &mut Env) {
         let model: ModelName = name(MODEL);
         let number = u64::try_from(self.store.versions.len()).unwrap_or(u64::MAX).saturating_add(1);
@@ -112,7 +112,7 @@ impl Hub {
         }
     }
 
-    /// The operator revokes a device.
+    /// Revokes a device, as the operator does.
     pub fn revoke(&mut self, env: &mut Env, id: &DeviceId) {
         let Some(record) = self.store.records.get_mut(id) else { return };
         *record = record.revoked("stolen", env.unix_s());
@@ -125,7 +125,7 @@ impl Hub {
         }
     }
 
-    /// A connection has been silent for too long, or its device says goodbye.
+    /// Drops a connection that was silent for too long or whose device closed it.
     pub fn drop_connection(&mut self, env: &mut Env, connection: Connection) {
         if let Some((_, id)) = self.connections.remove(&connection) {
             self.fleet.disconnected(&id, ConnectionId(connection), env.unix_s());
@@ -133,13 +133,13 @@ impl Hub {
         }
     }
 
-    /// The connection of a device.
+    /// Returns the connections of a device.
     #[must_use]
     pub fn connections_of(&self, at: usize) -> Vec<Connection> {
         self.connections.iter().filter(|(_, (owner, _))| *owner == at).map(|(connection, _)| *connection).collect()
     }
 
-    /// A message arrives.
+    /// Handles a message from a device.
     pub fn hear(&mut self, env: &mut Env, at: usize, connection: Connection, message: Up) {
         match message {
             Up::Enrol { secret, claim } => self.enrol(env, at, connection, secret, &claim),
@@ -260,7 +260,7 @@ impl Hub {
         self.say(env, at, connection, Down::Welcome { hub_unix_ms: env.unix_s() * 1000, offers });
     }
 
-    /// Says something to a device that is served; nothing of this may reach one that is revoked.
+    /// Sends a message to a served device; no such message may reach a revoked one.
     fn say(&self, env: &mut Env, at: usize, connection: Connection, message: Down) {
         if let Some((_, id)) = self.connections.get(&connection) {
             let good = self.store.records.get(id).is_some_and(|record| record.standing == Standing::Good);
@@ -284,7 +284,7 @@ fn here(installed: edge_core::slots::Installed) -> Installed {
     Installed { version: installed.version, variant: installed.variant, digest: installed.digest }
 }
 
-/// A device's report in the hub's words, as the two daemons translate it by way of `protocol`.
+/// Converts a device's report to the hub's type, as the two daemons do through `protocol`.
 fn reported(report: update::Report) -> Report {
     let update::Report { model, version, stage, outcome } = report;
     let installed = match &outcome {

@@ -1,12 +1,12 @@
-//! A fleet and a hub in one thread of virtual time.
+//! Simulation of a fleet and a hub in one thread of virtual time.
 //!
-//! The cores of `edge-agent` and `cloud-hub` decide here exactly as they do in the daemons; everything around them
-//! (network, disks, engines, clocks) is played from one seed: delay, loss, partitions, connections that break, agents
-//! and hubs that are killed, files that are not what was signed, jobs that fail, stolen tokens, wrong clocks. Hours
-//! pass in a second, and the same seed plays the same hours again.
+//! The cores of `edge-agent` and `cloud-hub` run here exactly as in the daemons; everything around them (network,
+//! disks, engines, clocks) is simulated from one seed: delay, loss, partitions, broken connections, killed agents and
+//! hubs, files that differ from the signed ones, failing jobs, stolen tokens, wrong clocks. Hours pass in a second, and
+//! the same seed repeats the same hours.
 //!
-//! [`run`] plays one [`Scenario`] and gives what it saw: counts, and every broken promise ([`watch::Watch`]).
-//! `tests/fleet.rs` plays many seeds and prints the one that fails; `SIM_SEED=n` plays that one alone.
+//! [`run`] simulates one [`Scenario`] and returns its statistics and every broken promise ([`watch::Watch`]).
+//! `tests/fleet.rs` runs many seeds and prints the one that fails; `SIM_SEED=n` runs only that one.
 
 pub mod device;
 pub mod env;

@@ -1,43 +1,43 @@
-//! What is played: how many, how long, and how badly things go.
+//! Parameters of a simulation: its size, its duration, and its faults.
 
 use std::time::Duration;
 
 use types::{PolicyMode, Version};
 
-/// The model that everybody follows.
+/// Name of the model that all devices follow.
 pub const MODEL: &str = "digits";
 
-/// What is wrong with a version.
+/// Fault of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quality {
-    /// Nothing.
+    /// The version has no fault.
     Good,
-    /// It is offered and not among the signed ones.
+    /// The version is offered but not signed.
     Unsigned,
-    /// A file is not what was signed.
+    /// A file differs from the signed one.
     Tampered,
-    /// It loads, and does not answer its golden inputs as it must.
+    /// The version loads, but its outputs differ from the golden ones.
     WrongAnswers,
 }
 
-/// One play.
+/// Parameters of one simulation.
 #[derive(Debug, Clone)]
 pub struct Scenario {
-    /// Where all randomness comes from.
+    /// Seed of all randomness.
     pub seed: u64,
-    /// How many devices hold a token of their own.
+    /// Number of devices with a token of their own.
     pub devices: usize,
-    /// How many hold a copy of somebody else's token.
+    /// Number of devices with a copy of another device's token.
     pub thieves: usize,
-    /// Faults happen until then.
+    /// Duration of the period with faults.
     pub chaos: Duration,
-    /// Then everything works for as long, so that whatever is unfinished can end.
+    /// Duration of the following period without faults, so that everything unfinished can end.
     ///
     /// Longer than the longest back-off of an update (15 minutes) and everything that follows it.
     pub quiet: Duration,
-    /// Chance that a message has to be sent again, each time it is sent.
+    /// Chance that a message is lost, each time it is sent.
     pub loss: f64,
-    /// Shortest way between a device and the hub; the longest is ten times that.
+    /// Minimum delay between a device and the hub; the maximum is ten times that.
     pub latency: Duration,
     /// Mean time between two faults, anywhere.
     pub fault_every: Duration,
@@ -45,16 +45,16 @@ pub struct Scenario {
     pub request_every: Duration,
     /// Chance that a job of an update or a run of the engine fails.
     pub trouble: f64,
-    /// The versions that are published, in this order; the last is good.
+    /// Versions that are published, in this order; the last one has no fault.
     pub versions: Vec<Quality>,
-    /// How many devices are revoked.
+    /// Number of devices that are revoked.
     pub revoked: usize,
-    /// Life of a certificate in seconds.
+    /// Lifetime of a certificate in seconds.
     pub certificate_s: u64,
 }
 
 impl Scenario {
-    /// A small fleet in a bad hour.
+    /// Returns a small fleet in an hour with many faults.
     #[must_use]
     pub fn small(seed: u64) -> Self {
         Self {
@@ -81,7 +81,7 @@ impl Scenario {
         }
     }
 
-    /// Hundreds of devices that lose their hub together, more than once.
+    /// Returns hundreds of devices that lose their hub together, several times.
     #[must_use]
     pub fn large(seed: u64) -> Self {
         Self {
@@ -94,19 +94,19 @@ impl Scenario {
         }
     }
 
-    /// What is wrong with a version; nothing is known of one that was not published.
+    /// Returns the fault of a version; `None` if it was not published.
     #[must_use]
     pub fn quality(&self, version: Version) -> Option<Quality> {
         let at = usize::try_from(version.number().checked_sub(1)?).ok()?;
         self.versions.get(at).copied()
     }
 
-    /// The last version.
+    /// Returns the last version.
     #[must_use]
     pub fn last_version(&self) -> Option<Version> {
         Version::new(u64::try_from(self.versions.len()).ok()?)
     }
 }
 
-/// The policies that requests come with, in turn by chance.
+/// Policies of the requests, chosen at random.
 pub const POLICIES: [PolicyMode; 5] = PolicyMode::ALL;

@@ -1,67 +1,67 @@
-//! What was seen, and every promise that was broken.
+//! Statistics of a simulation, and every broken promise.
 
 use std::time::Duration;
 
-/// Most broken promises that are written down: the first few say what is wrong.
+/// Maximum number of recorded broken promises: the first few are enough for a diagnosis.
 const BROKEN_MAX: usize = 20;
 
-/// How often things happened; a play in which something never happened proves nothing about it.
+/// Numbers of events; a simulation without an event tests nothing about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// Certificates given for a token.
+    /// Certificates issued for a token.
     pub enrolled: u64,
-    /// Claims on a token that were refused.
+    /// Token redemptions that were refused.
     pub tokens_refused: u64,
-    /// Connections greeted.
+    /// Connections that were welcomed.
     pub greeted: u64,
     /// Connections refused because the device is revoked.
     pub revoked_refused: u64,
-    /// Certificates renewed.
+    /// Certificates that were renewed.
     pub renewed: u64,
-    /// Agents killed.
+    /// Agents that were killed.
     pub killed: u64,
-    /// Agents killed while an update was under way.
+    /// Agents killed during an update.
     pub killed_updating: u64,
     /// Files of active versions that were damaged.
     pub damaged: u64,
-    /// Hubs killed.
+    /// Times that the hub was killed.
     pub hub_killed: u64,
-    /// Partitions.
+    /// Outages of a device's network.
     pub partitions: u64,
     /// Switches to a new version.
     pub switched: u64,
-    /// Versions given up.
+    /// Versions that devices rejected.
     pub given_up: u64,
-    /// Requests answered by the device.
+    /// Requests served by the device.
     pub by_device: u64,
-    /// Requests answered by the hub.
+    /// Requests served by the hub.
     pub by_hub: u64,
-    /// Requests that got no answer.
+    /// Requests that ended in an error.
     pub failed: u64,
     /// Requests refused by the hub's queue.
     pub busy: u64,
-    /// Reports acknowledged.
+    /// Reports that were acknowledged.
     pub reports: u64,
 }
 
-/// What was seen.
+/// Results of a simulation.
 #[derive(Debug, Clone, Default)]
 pub struct Watch {
-    /// How often things happened.
+    /// Numbers of events.
     pub counts: Counts,
-    /// Promises that were broken, with the time at which they were.
+    /// Broken promises, with their times.
     pub broken: Vec<String>,
 }
 
 impl Watch {
-    /// Writes down a broken promise.
+    /// Records a broken promise.
     pub fn broken(&mut self, at: Duration, what: impl FnOnce() -> String) {
         if self.broken.len() < BROKEN_MAX {
             self.broken.push(format!("{:.3} s: {}", at.as_secs_f64(), what()));
         }
     }
 
-    /// Writes it down where `kept` is false.
+    /// Records a broken promise if `kept` is false.
     pub fn expect(&mut self, kept: bool, at: Duration, what: impl FnOnce() -> String) {
         if !kept {
             self.broken(at, what);

@@ -1,4 +1,4 @@
-//! What devices and the hub say to each other, in the words of the cores.
+//! Messages between devices and the hub, in the types of the cores.
 
 use std::time::Duration;
 
@@ -11,113 +11,113 @@ use hub_core::authorise::Presented;
 use hub_core::tokens::Claim;
 use types::{Digest, PolicyMode, Version};
 
-/// Names a connection; every dial makes a new one.
+/// Number of a connection; every dial creates a new one.
 pub type Connection = u64;
 
-/// A device speaks.
+/// Messages from a device.
 #[derive(Debug, Clone)]
 pub enum Up {
-    /// Redeem a token; needs no connection.
+    /// Redeems a token; needs no connection.
     Enrol {
         /// Digest of the token's secret.
         secret: Digest,
-        /// Who wants in.
+        /// Claim of the device.
         claim: Claim,
     },
-    /// The handshake.
+    /// Connects with a certificate.
     Connect(Presented),
-    /// The greeting: what serves here.
+    /// Lists the versions that serve on the device.
     Hello(Slots),
-    /// The trust metadata, please.
+    /// Requests the trust metadata.
     Metadata,
-    /// A part of a version's files, please.
+    /// Requests a part of a version's files.
     Blob {
-        /// The version.
+        /// Version of the model.
         version: Version,
-        /// Which part.
+        /// Number of the part.
         part: u32,
     },
-    /// How an update goes.
+    /// Reports the progress of an update.
     Report {
-        /// Names the entry in the device's outbox.
+        /// Number of the entry in the device's outbox.
         entry: u64,
-        /// What it says.
+        /// Content of the report.
         report: Report,
     },
-    /// The next certificate, please.
+    /// Requests the next certificate.
     Renew {
         /// Digest of the new key.
         key: Digest,
     },
-    /// An inference.
+    /// Requests an inference.
     Infer {
-        /// Names the request on this connection.
+        /// Number of the request on this connection.
         request: u64,
-        /// Not on the real wire: what the watch holds it against.
+        /// Policy of the request, not on the real wire: the simulation checks the result against it.
         policy: PolicyMode,
-        /// Time left.
+        /// Remaining time of the deadline.
         left: Duration,
     },
-    /// The answer is not wanted any more.
+    /// Cancels an inference.
     Cancel {
-        /// The request.
+        /// Number of the request.
         request: u64,
     },
 }
 
-/// The hub speaks.
+/// Messages from the hub.
 #[derive(Debug, Clone)]
 pub enum Down {
-    /// The token let the device in.
+    /// The hub enrolled the device.
     Enrolled(Validity),
-    /// It did not.
+    /// The hub refused the token.
     NotEnrolled,
-    /// The handshake is done.
+    /// The hub accepted the connection.
     Connected,
-    /// It is refused, or a live connection is closed, for good.
+    /// The hub refused the connection, or closed a live one, permanently.
     Barred(Bar),
-    /// The connection is not (or no longer) known here.
+    /// The hub does not (or no longer) know the connection.
     Closed,
-    /// The greeting.
+    /// Response to `Hello`.
     Welcome {
-        /// The hub's clock in milliseconds.
+        /// Hub's clock in milliseconds.
         hub_unix_ms: u64,
-        /// What to take.
+        /// Versions to install.
         offers: Vec<Version>,
     },
-    /// A version was published.
+    /// Announces a new version.
     Offer(Version),
-    /// The trust metadata.
+    /// Trust metadata of the hub.
     Metadata,
     /// A part of a version's files.
     Blob {
-        /// The version.
+        /// Version of the model.
         version: Version,
-        /// Which part.
+        /// Number of the part.
         part: u32,
     },
-    /// The report is kept.
+    /// The hub has stored the report.
     Accepted {
-        /// Names the entry in the device's outbox.
+        /// Number of the entry in the device's outbox.
         entry: u64,
     },
-    /// The next certificate.
+    /// The next certificate of the device.
     Renewed {
         /// Digest of its key.
         key: Digest,
-        /// Its life.
+        /// Validity of the certificate.
         validity: Validity,
     },
-    /// An answer.
+    /// A successful inference.
     Answered {
-        /// The request.
+        /// Number of the request.
         request: u64,
     },
-    /// None.
+    /// An inference that failed.
     NotAnswered {
-        /// The request.
+        /// Number of the request.
         request: u64,
-        /// Why.
+        /// Reason of the failure.
         why: HubFailure,
     },
 }

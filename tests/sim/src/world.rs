@@ -1,4 +1,4 @@
-//! One play from its beginning to its end: who is there, what goes wrong when, and what must hold at the end.
+//! One simulation from start to end: its participants, the times of faults, and the checks at the end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use crate::scenario::{MODEL, Scenario};
 use crate::watch::Watch;
 use crate::wire::Up;
 
-/// Wait before an operator tries again what the hub was not there for.
+/// Delay before an operator retries an operation for which the hub was down.
 const OPERATOR_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Chance of a device to lose power while it updates.
+/// Chance that a device loses power during an update.
 const UNLUCKY: f64 = 0.25;
 
-/// About how long an update takes that nothing disturbs.
+/// Approximate duration of an undisturbed update.
 const UPDATE_TAKES: Duration = Duration::from_secs(12);
 
-/// Time after which a message that met a cut network is tried again.
+/// Delay before a message is retried that found the network disconnected.
 const CUT_RETRY: Duration = Duration::from_secs(1);
 
 struct World {
@@ -33,7 +33,7 @@ struct World {
     devices: Vec<Device>,
 }
 
-/// Plays a scenario and gives what was seen.
+/// Runs a scenario and returns its results.
 #[must_use]
 pub fn run(scenario: Scenario) -> Watch {
     let end = scenario.chaos + scenario.quiet;
@@ -135,7 +135,7 @@ impl World {
         }
     }
 
-    /// Publishes, and picks who will lose power in the middle of the update.
+    /// Publishes a version, and chooses the devices that will lose power during the update.
     fn publish(&mut self) {
         self.hub.publish(&mut self.env);
         for at in 0..self.devices.len() {
@@ -190,7 +190,7 @@ impl World {
         self.env.after(back, Happening::Fault(Fault::HubStart));
     }
 
-    /// Everything is mended.
+    /// Ends all faults.
     fn quiet(&mut self) {
         self.env.chaos = false;
         if !self.hub.up {
@@ -202,7 +202,7 @@ impl World {
         }
     }
 
-    /// What must hold when everything that was unfinished had time to end.
+    /// Checks the promises at the end, when everything unfinished had time to end.
     fn judge(&mut self) {
         let last = self.env.scenario.last_version();
         let mut by_token: BTreeMap<Digest, usize> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Plays the fleet with many seeds. `SIM_SEED=n` plays that seed alone; a failure prints the seed it came from.
+//! Simulates the fleet with many seeds. `SIM_SEED=n` runs only that seed; a failure prints its seed.
 #![expect(clippy::expect_used, reason = "a test ends at its first surprise")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use sim::watch::Counts;
 use sim::{Scenario, run};
 
-/// Seeds of the small plays: half a dozen seconds of a debug build on an idle machine.
+/// Seeds of the small simulations: a few seconds of a debug build on an idle machine.
 const SMALL: std::ops::Range<u64> = 0..50;
 
 fn seeds(all: std::ops::Range<u64>) -> Vec<u64> {
@@ -16,12 +16,12 @@ fn seeds(all: std::ops::Range<u64>) -> Vec<u64> {
     }
 }
 
-/// Whether one seed is played alone: it need not hold everything that many do.
+/// Returns whether a single seed is run: it need not cover everything that many seeds do.
 fn is_replay() -> bool {
     std::env::var_os("SIM_SEED").is_some()
 }
 
-/// Plays a scenario; a broken promise or a panic names the seed.
+/// Runs a scenario; a broken promise or a panic names the seed.
 fn play(scenario: Scenario) -> Counts {
     let seed = scenario.seed;
     let watch = match catch_unwind(AssertUnwindSafe(|| run(scenario))) {

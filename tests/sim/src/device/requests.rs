@@ -1,4 +1,4 @@
-//! A device's door: applications ask, [`edge_core::route`] decides.
+//! Requests of applications to a device, decided by [`edge_core::route`].
 
 use std::time::{Duration, Instant};
 
@@ -10,22 +10,22 @@ use crate::env::{Env, Happening};
 use crate::scenario::{POLICIES, Quality};
 use crate::wire::Up;
 
-/// Requests that now and then come at once: more than the hub lets wait of one device.
+/// Number of requests in an occasional burst: more than the hub queues for one device.
 const BURST: usize = 12;
 
-/// A request that has no answer yet.
+/// A request without a response yet.
 #[derive(Debug)]
 pub(super) struct Pending {
     route: Route,
     policy: PolicyMode,
     deadline: Option<Instant>,
     at_hub: bool,
-    /// Whether a version was active when the request came.
+    /// Whether a version was active when the request arrived.
     had_model: bool,
 }
 
 impl Device {
-    /// An application asks, now and then many things at once.
+    /// Sends a request of an application, sometimes a burst of them.
     pub(super) fn request(&mut self, env: &mut Env) {
         let next = env.time(Duration::ZERO, env.scenario.request_every * 2);
         self.later(env, next, Alarm::Request);
@@ -48,7 +48,7 @@ impl Device {
         self.follow(env, request, step);
     }
 
-    /// Something came of a request; nothing, where it is over.
+    /// Handles an event of a request; does nothing if the request has ended.
     pub(super) fn route(&mut self, env: &mut Env, request: u64, event: Event) {
         let hub = self.agent.uplink.hub(env.scenario.latency);
         let now = env.now();

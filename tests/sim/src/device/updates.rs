@@ -1,4 +1,4 @@
-//! A device's updater task: obeys [`edge_core::update`].
+//! Updater task of a device, which executes the steps of [`edge_core::update`].
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::env::{Env, name};
 use crate::scenario::Quality;
 use crate::wire::Up;
 
-/// Parts of a version's files.
+/// Number of parts of a version's files.
 const PARTS: u32 = 4;
 
-/// Failures that may pass, of jobs in bad times.
+/// Transient failures of jobs while faults happen.
 const TROUBLES: [FailureKind; 5] = [
     FailureKind::Interrupted,
     FailureKind::DiskFull,
@@ -24,10 +24,10 @@ const TROUBLES: [FailureKind; 5] = [
     FailureKind::NoRoom,
 ];
 
-/// Chance that the active version's file is damaged when the power goes.
+/// Chance that the active version's file is damaged in a power cut.
 const ROT: f64 = 0.1;
 
-/// The job under way.
+/// The running job.
 #[derive(Debug)]
 pub(super) struct Job {
     number: u64,
@@ -35,7 +35,7 @@ pub(super) struct Job {
     part: u32,
 }
 
-/// What a version is when it is installed.
+/// Returns the record of an installed version.
 pub(super) fn installed(version: Version) -> Installed {
     Installed { version, variant: name("int8"), digest: Digest::of(&version.number().to_le_bytes()) }
 }
@@ -140,7 +140,7 @@ impl Device {
         }
     }
 
-    /// What comes of a job that nothing has stopped.
+    /// Returns the result of a job that ran to its end.
     fn outcome(&mut self, env: &mut Env, step: &Step) -> Result<Event, FailureKind> {
         if env.chaos && env.chance(env.scenario.trouble) {
             let at = rand::Rng::random_range(&mut env.random, 0..TROUBLES.len());
@@ -183,7 +183,7 @@ impl Device {
         }
     }
 
-    /// The power goes: the pointer of a switch under way may or may not be on the disk.
+    /// Cuts the power: the pointer of a running switch may or may not be on the disk.
     pub(super) fn cut_off_job(&mut self, env: &mut Env) {
         if let Some(Job { step: Step::Switch { slots, .. }, .. }) = &self.agent.job
             && env.chance(0.5)

@@ -1,4 +1,4 @@
-//! The hub's inference: its queue and its workers.
+//! Inference on the hub: its queue and its workers.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use super::Hub;
 use crate::env::{Env, Happening};
 use crate::wire::{Connection, Down};
 
-/// Few sessions and a short queue, so that plays see it full.
+/// Few sessions and a short queue, so that simulations reach the limits.
 pub(super) const LIMITS: Limits =
     Limits { running: 2, queued: 8, queued_bytes: 1 << 20, queued_per_device: 4, share: 2 };
 
 /// A timer or job of the hub.
 #[derive(Debug, Clone, Copy)]
 pub enum HubAlarm {
-    /// A worker is done.
+    /// End of a job of a worker.
     Worked(JobId, Duration),
-    /// A deadline of the queue.
+    /// Deadline of a queued request.
     Queue,
 }
 
 impl Hub {
-    /// A timer or job of this run of the hub.
+    /// Handles a timer or job of this run of the hub.
     pub fn alarm(&mut self, env: &mut Env, alarm: HubAlarm) {
         match alarm {
             HubAlarm::Worked(job, took) => {
