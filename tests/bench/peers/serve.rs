@@ -1,30 +1,30 @@
-//! The line protocol that the benchmark speaks with a peer, so that it can take turns with us.
+//! Line protocol between the benchmark and a peer, so that the two can take turns.
 //!
-//! The peer says `ready NAME OF ADAPTER` once it is warm. Then each line asks for one thing: `run` for one timed iteration,
-//! answered with its milliseconds; `dump FILE` for the result, written as little-endian f32 and answered with the count of
-//! values. It ends when its input does.
+//! The peer prints `ready NAME OF ADAPTER` once it is warm. Then each input line is one request: `run` for one timed
+//! iteration, to which it responds with the milliseconds; `dump FILE` for the result, written as little-endian f32, to
+//! which it responds with the number of values. It ends when its input ends.
 
 use std::io::{BufRead, Write};
 use std::time::Instant;
 
-/// Iterations before `ready`: drivers compile on the first, allocators settle on the second.
+/// Number of iterations before `ready`: drivers compile on the first, allocators settle on the second.
 const WARM_UP: usize = 3;
 
-/// What a peer measures.
+/// Operation that a peer measures.
 pub trait Subject {
-    /// One iteration, waited for.
+    /// Runs one iteration and waits for its end.
     fn run(&mut self);
-    /// The result of an iteration.
+    /// Returns the result of an iteration.
     fn output(&mut self) -> Vec<f32>;
 }
 
-/// Numbers that are neither zero nor equal; the benchmark makes the same.
+/// Returns numbers that are neither zero nor equal; the benchmark uses the same.
 #[allow(dead_code, reason = "a peer that runs a model reads its input from a file")]
 pub fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|at| ((at * 7919) % 2003) as f32 / 2003.0 - 0.5).collect()
 }
 
-/// Answers until the input ends.
+/// Serves requests until the input ends.
 pub fn serve(adapter: &str, subject: &mut dyn Subject) -> std::io::Result<()> {
     for _iteration in 0..WARM_UP {
         subject.run();

@@ -1,52 +1,52 @@
-//! A figure that a benchmark promises, and the walk over all of them.
+//! A figure of a benchmark with its target, and the measurement of all figures.
 
 use anyhow::Result;
 
 use crate::row::{Bar, Row};
 use crate::sample::Sample;
 
-/// What was measured of a figure.
+/// Measurements of a figure.
 #[derive(Debug, Default)]
 pub struct Measured {
-    /// Ours, a number a round.
+    /// Our numbers, one per round.
     pub ours: Sample,
-    /// The peer's, of the same rounds.
+    /// Peer's numbers of the same rounds.
     pub peer: Option<Sample>,
-    /// What a reader must know beside the numbers.
+    /// Note for the reader beside the numbers.
     pub note: Option<String>,
 }
 
 impl Measured {
-    /// What a race of us against a peer gave.
+    /// Returns the measurements of a race between us and a peer.
     #[must_use]
     pub fn race([ours, peer]: [Sample; 2]) -> Self {
         Self { ours, peer: Some(peer), note: None }
     }
 
-    /// Adds what a reader must know.
+    /// Adds a note for the reader.
     #[must_use]
     pub fn noting(self, note: impl Into<String>) -> Self {
         Self { note: Some(note.into()), ..self }
     }
 }
 
-/// One figure of a benchmark; `C` is what its measuring needs, like a device and the rounds.
+/// One figure of a benchmark; `C` is the context of its measurement, like a device and the number of rounds.
 #[derive(Debug)]
 pub struct Figure<C> {
-    /// Its name in tables, in JSON and for `--only`.
+    /// Name in tables, in JSON and for `--only`.
     pub name: &'static str,
     /// Unit of both numbers.
     pub unit: &'static str,
-    /// What we are compared with.
+    /// Name of the peer to compare with.
     pub peer: Option<&'static str>,
-    /// What is promised; `None` for a number that is only printed.
+    /// Target of the figure; `None` for a number that is only printed.
     pub bar: Option<Bar>,
-    /// Measures it.
+    /// Function that measures the figure.
     pub measure: fn(&C) -> Result<Measured>,
 }
 
 impl<C> Figure<C> {
-    /// Measures it; what cannot be had becomes a row that says why.
+    /// Measures the figure; if that fails, returns a row with the reason.
     #[must_use]
     pub fn row(&self, context: &C) -> Row {
         let row = Row::empty(self.name, self.unit, self.peer, self.bar);
@@ -57,7 +57,7 @@ impl<C> Figure<C> {
     }
 }
 
-/// Measures the figures whose name contains `only`, one after the other, and names each on stderr as its turn comes.
+/// Measures the figures whose name contains `only`, one after the other, and prints the name of each on stderr before.
 #[must_use]
 pub fn measure<C>(figures: &[Figure<C>], context: &C, only: &str) -> Vec<Row> {
     let wanted = figures.iter().filter(|figure| figure.name.contains(only));

@@ -1,4 +1,4 @@
-//! The cost of engines in child processes: the time that one run takes more, and the memory of both processes.
+//! Cost of engines in child processes: the added time of one run, and the memory of both processes.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -21,24 +21,24 @@ use serde_json::json;
 use testkit::binaries::workspace;
 use types::{EngineName, NamedTensor, Tensor};
 
-/// Elements of the input: 110 kB of FP32, about a picture of 96 x 96 x 3.
+/// Number of elements of the input: 110 kB of FP32, about a picture of 96 x 96 x 3.
 const ELEMENTS: usize = 27_500;
 
-/// Runs of one round, of which the median counts: a run takes some microseconds.
+/// Number of runs in one round, of which the median counts: a run takes some microseconds.
 const RUNS_PER_ROUND: usize = 200;
 
 /// Maximum time that a child process may add to the median run, in microseconds.
 const ADDED_US_MAX: f64 = 60.0;
 
-/// Maximum rounds of the memory figure: each starts two processes.
+/// Maximum number of rounds of the memory figure: each starts two processes.
 const MEMORY_ROUNDS_MAX: u32 = 5;
 
-/// Where the engine runs.
+/// Process of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Place {
-    /// In this process.
+    /// The process of the benchmark itself.
     Inside,
-    /// In a child process.
+    /// A child process of the benchmark.
     Hosted,
 }
 
@@ -67,10 +67,10 @@ pub(crate) fn serve() -> ExitCode {
     })
 }
 
-/// Loads the digits' full model, runs it once and returns the megabytes that this process and its children hold.
+/// Loads the digits' full model, runs it once and returns the memory of this process and its children in megabytes.
 ///
 /// # Errors
-/// When the engine, the model or the system's account of memory cannot be had.
+/// Fails if the engine, the model or the system's memory statistics are not available.
 pub(crate) fn memory_here(place: Place) -> Result<f64> {
     let engine = open(place)?;
     let file = workspace().join("models/catalog/digits/v1/full.onnx");
@@ -86,8 +86,8 @@ pub(crate) fn memory_here(place: Place) -> Result<f64> {
     Ok(kilobytes / 1e3)
 }
 
-/// Proportional set size in kilobytes (kernel's `Documentation/filesystems/proc.rst`): shared pages count for each process by
-/// its share, so that the sum over processes is what the machine gives.
+/// Returns the proportional set size in kilobytes (kernel's `Documentation/filesystems/proc.rst`): each process counts
+/// its share of shared pages, so that the sum over processes is the real memory.
 fn held(rollup: &Path) -> Result<f64> {
     let text = std::fs::read_to_string(rollup).with_context(|| format!("read {}", rollup.display()))?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("find Pss in smaps_rollup")?;
@@ -156,7 +156,7 @@ fn memory(rounds: &u32) -> Result<Measured> {
     Ok(Measured { ours, peer: Some(peer), ..Measured::default() }.noting(note))
 }
 
-/// `y = -x` over FP32 of [`ELEMENTS`] elements: next to no work, so that the way there and back is what is measured.
+/// Returns the model `y = -x` over FP32 of [`ELEMENTS`] elements: almost no work, so that the overhead is measured.
 fn negation() -> Vec<u8> {
     let size = i64::try_from(ELEMENTS).unwrap_or(i64::MAX);
     let dim = vec![Dimension { value: Some(dimension::Value::DimValue(size)), ..Dimension::default() }];

@@ -1,8 +1,8 @@
-//! What every benchmark shares: a [`figure::Figure`] is measured into [`sample::Sample`]s by a [`race`], becomes a
+//! Shared parts of the benchmarks: a [`race`] measures a [`figure::Figure`] into [`sample::Sample`]s, which become a
 //! [`row::Row`], and rows become a table and a JSON file ([`report`]).
 //!
-//! Absolute times do not travel between machines, so a figure is a ratio of two things that took turns in one run. Others
-//! that are compared with are [`peer::Peer`]s: small programs under `peers/`, built once into the cache.
+//! Absolute times of different machines are not comparable, so a figure is a ratio of two contestants that took turns
+//! in one run. Foreign contestants are [`peer::Peer`]s: small programs under `peers/`, built once into the cache.
 
 pub mod figure;
 pub mod peer;

@@ -1,4 +1,4 @@
-//! The benchmarks themselves, as `cargo xtask bench` runs them after it has seen to drivers, libraries and models.
+//! The benchmarks, which `cargo xtask bench` runs after preparing drivers, libraries and models.
 
 mod isolation;
 mod size;
@@ -29,23 +29,23 @@ enum Verb {
     Quantize(Args),
     /// The agent's binary with and without the wgpu engine.
     Size(Args),
-    /// What an engine in a child process costs: time of a run, memory.
+    /// Cost of an engine in a child process: time of a run, memory.
     Isolation(Args),
     /// Runs the child process of an engine.
     #[command(hide = true)]
     EngineHost,
-    /// Prints the megabytes that an engine with a small model holds.
+    /// Prints the memory of an engine with a small model in megabytes.
     #[command(hide = true)]
     MemoryHere { place: isolation::Place },
-    /// Makes one form of a model of the corpus (a process of its own for each).
+    /// Creates one form of a model of the corpus (in a separate process for each).
     #[command(hide = true)]
     MakeForm { form: Form, folder: PathBuf, out: PathBuf },
-    /// Loads a model and gives its first result; prints the milliseconds by the clock and of processors.
+    /// Loads a model and computes its first result; prints the wall time and the CPU time in milliseconds.
     #[command(hide = true)]
     FirstResult {
         model: PathBuf,
         input: PathBuf,
-        /// Folder in which drivers and the engine keep what they have compiled.
+        /// Folder in which drivers and the engine cache compiled code.
         cache: PathBuf,
     },
 }
@@ -53,13 +53,13 @@ enum Verb {
 /// Options of every benchmark.
 #[derive(clap::Args)]
 struct Args {
-    /// Rounds of each figure; slow ones make fewer, as the page says.
+    /// Rounds of each figure; slow ones use fewer, as the page says.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Only figures whose name contains this.
+    /// Only figures whose name contains this text.
     #[arg(long, value_name = "NAME", default_value = "")]
     only: String,
-    /// Also write the rows into this file, as a JSON array.
+    /// Also write the rows to this file, as a JSON array.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -103,7 +103,7 @@ fn run(verb: &Verb) -> Result<()> {
     }
 }
 
-/// Whether bars hold is for the reader to judge: a software adapter on a busy machine is no reason to fail.
+/// Prints the rows. A missed target is no error: a software adapter or a busy machine can be the reason.
 #[expect(clippy::print_stdout, reason = "the table is this command's result")]
 fn tell(rows: &[Row], args: &Args) -> Result<()> {
     anyhow::ensure!(!rows.is_empty(), "no figure has {:?} in its name", args.only);

@@ -1,4 +1,4 @@
-//! Programs of others under the clock: built once into the cache, then asked line by line (see `peers/serve.rs`).
+//! Foreign programs to compare with: built once into the cache, then controlled line by line (see `peers/serve.rs`).
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,13 +11,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use sha2::{Digest, Sha256};
 use testkit::binaries::{cache, workspace};
 
-/// What a peer is built from, below `peers/`; the digest of these names its binary.
+/// Source files of a peer, below `peers/`; their digest names its binary.
 const SOURCES: [&str; 3] = ["Cargo.toml", "Cargo.lock", "src/main.rs"];
 
-/// Hexadecimal digits of the digest in a binary's name.
+/// Number of hexadecimal digits of the digest in a binary's name.
 const DIGEST_DIGITS: usize = 16;
 
-/// A running peer.
+/// A running peer process.
 #[derive(Debug)]
 pub struct Peer {
     child: Child,
@@ -25,10 +25,11 @@ pub struct Peer {
     output: BufReader<ChildStdout>,
 }
 
-/// The peer's binary, built if this source has not been built on this machine before. burn takes 17 processor minutes.
+/// Returns the peer's binary, built if this source has not been built on this machine before. burn takes 17 minutes of
+/// CPU time.
 ///
 /// # Errors
-/// When cargo cannot build it: no network the first time, or no space.
+/// Fails when cargo cannot build it: no network the first time, or no space.
 pub fn built(name: &str) -> Result<PathBuf> {
     let peers = workspace().join("tests/bench/peers");
     let source = peers.join(name);
@@ -61,10 +62,10 @@ fn digest(peers: &Path, name: &str) -> Result<String> {
 }
 
 impl Peer {
-    /// Starts it and waits until it is warm.
+    /// Starts the peer and waits until it is warm.
     ///
     /// # Errors
-    /// When it ends before that; its own words are on stderr.
+    /// Fails if it ends before that; its error is on stderr.
     pub fn start(program: &Path, arguments: &[&OsStr]) -> Result<Self> {
         let mut command = Command::new(program);
         let child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
@@ -77,19 +78,19 @@ impl Peer {
         Ok(peer)
     }
 
-    /// Has it run one iteration; gives its milliseconds, as it took them itself.
+    /// Runs one iteration; returns the milliseconds that the peer measured.
     ///
     /// # Errors
-    /// When it has ended or talks nonsense.
+    /// Fails if it has ended or its response is malformed.
     pub fn run(&mut self) -> Result<f64> {
         let said = self.ask("run")?;
         said.parse().with_context(|| format!("the peer said {said:?} instead of its milliseconds"))
     }
 
-    /// Its result.
+    /// Returns the peer's result.
     ///
     /// # Errors
-    /// When it has ended or its file cannot be read.
+    /// Fails when it has ended or its file cannot be read.
     pub fn output(&mut self) -> Result<Vec<f32>> {
         let file = tempfile::NamedTempFile::new().context("make a file for the peer's result")?;
         self.ask(&format!("dump {}", file.path().display()))?;
@@ -98,8 +99,8 @@ impl Peer {
         Ok(words.iter().map(|&word| f32::from_le_bytes(word)).collect())
     }
 
-    /// Wakes it, has it answer, and puts it to sleep again: burn's threads look for work some hundred times a second, and
-    /// would take a tenth of a core from whoever has the next turn.
+    /// Resumes the peer, sends one request, and suspends it again: burn's threads poll for work some hundred times a
+    /// second, and would take a tenth of a core from the next contestant.
     fn ask(&mut self, request: &str) -> Result<String> {
         self.signal(Signal::CONT)?;
         let said = self.say(request);
@@ -133,10 +134,10 @@ impl Drop for Peer {
     }
 }
 
-/// Largest difference of two results over the largest magnitude of the second.
+/// Returns the largest difference of two results divided by the largest magnitude of the second.
 ///
 /// # Errors
-/// When they are of different lengths, or further apart than `tolerance`: then one of the two did not do the work.
+/// Fails if their lengths differ, or the difference exceeds `tolerance`: then one of the two is wrong.
 pub fn agree(ours: &[f32], theirs: &[f32], tolerance: f32) -> Result<f32> {
     ensure!(ours.len() == theirs.len(), "results of {} and {} values were compared", ours.len(), theirs.len());
     let largest = theirs.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));

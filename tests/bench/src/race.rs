@@ -1,4 +1,4 @@
-//! Lets contestants take turns, so that the load of the machine meets all of them alike.
+//! Lets contestants take turns, so that the load of the machine affects all of them alike.
 
 use std::time::Instant;
 
@@ -6,15 +6,16 @@ use anyhow::Result;
 
 use crate::sample::Sample;
 
-/// One iteration of a contestant; gives its milliseconds.
+/// One iteration of a contestant; returns its milliseconds.
 pub type Turn<'a> = &'a mut dyn FnMut() -> Result<f64>;
 
-/// Runs so many rounds; every other round goes backwards, so that nobody always follows the same one.
+/// Runs this number of rounds; every other round is in reverse order, so that no contestant always follows the same
+/// one.
 ///
-/// Gives one [`Sample`] for each contestant. The first turn of each is not counted: caches are cold.
+/// Returns one [`Sample`] for each contestant. The first turn of each is not counted: caches are cold.
 ///
 /// # Errors
-/// The first error of a contestant.
+/// Returns the first error of a contestant.
 pub fn race<const N: usize>(rounds: u32, mut turns: [Turn<'_>; N]) -> Result<[Sample; N]> {
     let mut samples = [const { Vec::new() }; N];
     for turn in &mut turns {
@@ -32,10 +33,10 @@ pub fn race<const N: usize>(rounds: u32, mut turns: [Turn<'_>; N]) -> Result<[Sa
     Ok(samples.map(Sample::new))
 }
 
-/// Milliseconds that something takes, and what it gives.
+/// Returns the milliseconds of some work, and its result.
 ///
 /// # Errors
-/// Its own.
+/// Returns the error of the work.
 pub fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
     let begin = Instant::now();
     let result = work()?;

@@ -1,4 +1,4 @@
-//! Rows as a table for a person, which is also Markdown, and as JSON for a program.
+//! Rows as a table for people, which is also Markdown, and as JSON for programs.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::row::Row;
 
-/// Rows as a Markdown table, notes below it.
+/// Formats rows as a Markdown table, with notes below it.
 #[must_use]
 pub fn table(rows: &[Row]) -> String {
     let mut table = Table::new();
@@ -47,7 +47,7 @@ pub fn table(rows: &[Row]) -> String {
     text
 }
 
-/// Three significant digits.
+/// Formats a number with three significant digits.
 fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
@@ -59,7 +59,7 @@ fn short(value: f64) -> String {
 /// Writes the rows as a JSON array.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// Fails when the file cannot be written.
 pub fn write_json(rows: &[Row], file: &Path) -> Result<()> {
     let mut text = serde_json::to_string_pretty(rows).context("turn the rows into JSON")?;
     text.push('\n');

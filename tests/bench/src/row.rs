@@ -1,17 +1,17 @@
-//! One line of a benchmark's result: a figure, ours and the peer's number, their ratio, and whether the bar holds.
+//! One line of a benchmark's result: a figure, our and the peer's number, their ratio, and whether the target is met.
 
 use serde::Serialize;
 
 use crate::sample::Sample;
 
-/// What a figure promises.
+/// Target of a figure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Bar {
-    /// The peer's number is at least so many times ours: we are so many times faster.
+    /// Minimum ratio of the peer's number to ours: we are that many times faster.
     TimesFaster(f64),
-    /// Ours is at most this share of the peer's.
+    /// Maximum ratio of our number to the peer's.
     Share(f64),
-    /// Ours is at most this, in the figure's unit, on the machine of the benchmark.
+    /// Maximum of our number, in the figure's unit, on the machine of the benchmark.
     AtMost(f64),
 }
 
@@ -45,24 +45,24 @@ pub struct Row {
     pub ours_spread: Option<[f64; 2]>,
     /// Median of the peer's rounds.
     pub peer: Option<f64>,
-    /// What we are compared with.
+    /// Name of the peer.
     pub peer_name: Option<String>,
-    /// Of the medians: peer over ours, or ours over peer where the bar is a share.
+    /// Ratio of the medians: peer to ours, or ours to peer if the target is a share.
     pub ratio: Option<f64>,
     /// First and third quartile of the ratios of single rounds.
     pub ratio_spread: Option<[f64; 2]>,
     /// Unit of ours and peer.
     pub unit: String,
-    /// The promise in words; none for what is only printed.
+    /// Target in words; `None` for a number that is only printed.
     pub bar: Option<String>,
-    /// Whether it was kept; `null` without a bar or without a number.
+    /// Whether the target is met; `null` without a target or without a number.
     pub holds: Option<bool>,
-    /// Why there is no number, or what else a reader must know.
+    /// Reason for a missing number, or another note for the reader.
     pub note: Option<String>,
 }
 
 impl Row {
-    /// A row with no number in it yet.
+    /// Returns a row without numbers.
     #[must_use]
     pub fn empty(figure: &str, unit: &str, peer_name: Option<&str>, bar: Option<Bar>) -> Self {
         Self {
@@ -80,13 +80,13 @@ impl Row {
         }
     }
 
-    /// Says why there is no number.
+    /// Sets the reason for the missing number.
     #[must_use]
     pub fn missing(self, why: impl Into<String>) -> Self {
         Self { note: Some(why.into()), ..self }
     }
 
-    /// Fills in what was measured and judges it by `bar`.
+    /// Sets the measurements and compares them with the target `bar`.
     #[must_use]
     pub fn measured(mut self, bar: Option<Bar>, ours: &Sample, peer: Option<&Sample>) -> Self {
         let is_share = matches!(bar, Some(Bar::Share(_)));

@@ -1,17 +1,17 @@
-//! Numbers of several rounds, and what stands for them: the median, with quartiles as its spread.
+//! Numbers of several rounds, and their summary: the median, with quartiles as its spread.
 
-/// One number a round, in the order of the rounds.
+/// One number per round, in the order of the rounds.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Sample(Vec<f64>);
 
 impl Sample {
-    /// Takes the numbers of all rounds.
+    /// Creates a sample from the numbers of all rounds.
     #[must_use]
     pub fn new(values: Vec<f64>) -> Self {
         Self(values)
     }
 
-    /// A number that is the same in every round, like a count.
+    /// Creates a sample of a number that is equal in every round, like a count.
     #[must_use]
     pub fn exact(value: f64) -> Self {
         Self(vec![value])
@@ -22,19 +22,20 @@ impl Sample {
         self.0.push(value);
     }
 
-    /// The middle number, between the two middle ones if their count is even; NaN without numbers.
+    /// Returns the median, between the two middle numbers if their count is even; NaN without numbers.
     #[must_use]
     pub fn median(&self) -> f64 {
         self.quantile(0.5)
     }
 
-    /// The numbers that a quarter and three quarters of the rounds stay below.
+    /// Returns the first and third quartile.
     #[must_use]
     pub fn quartiles(&self) -> [f64; 2] {
         [self.quantile(0.25), self.quantile(0.75)]
     }
 
-    /// Of each round, this number over that of `other` in the same round: both met the same load of the machine.
+    /// Returns for each round the ratio of this number to that of `other` in the same round: both had the same load of
+    /// the machine.
     #[must_use]
     pub fn over(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(one, two)| one / two).collect())

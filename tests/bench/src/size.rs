@@ -1,4 +1,4 @@
-//! What the feature `wgpu` adds to the agent's binary, as it is shipped.
+//! Size that the feature `wgpu` adds to the agent's binary, as it is shipped.
 
 use std::process::Command;
 
@@ -14,7 +14,7 @@ const PROFILE: &str = "dist";
 const FIGURES: [Figure<()>; 1] =
     [Figure { name: "agent_growth_by_wgpu", unit: "MB", peer: None, bar: Some(Bar::AtMost(6.0)), measure: growth }];
 
-/// Builds and measures.
+/// Builds both binaries and measures their sizes.
 pub(crate) fn rows(only: &str) -> Vec<Row> {
     figure::measure(&FIGURES, &(), only)
 }
@@ -25,7 +25,7 @@ fn growth(_context: &()) -> Result<Measured> {
     Ok(Measured { ours: Sample::exact(with - without), ..Measured::default() }.noting(note))
 }
 
-/// Megabytes of the agent's binary.
+/// Returns the size of the agent's binary in megabytes.
 fn agent_bytes(wgpu: bool) -> Result<f64> {
     // The two builds share what they have in common, with no other checkout: cargo would take what that left for fresh.
     let target = workspace().join("target/bench-size");

@@ -1,5 +1,5 @@
-//! What our compression makes is no worse than what PyPI's `onnxruntime.quantization` makes of the same model with the same
-//! examples and options, is valid to others, and runs on both of our engines.
+//! Tests that our compression is no worse than PyPI's `onnxruntime.quantization` with the same model, examples and
+//! options, is valid to others, and runs on both of our engines.
 //!
 //! A small selection of the corpus, so that it ends in minutes; `cargo xtask bench quantize` compares all of it.
 
@@ -19,33 +19,34 @@ use engine_wgpu::WgpuEngine;
 use engine_wgpu::gpu::AdapterChoice;
 use types::NamedTensor;
 
-/// How much lower than theirs our mean cosine may be. Two roundings of one model differ by so much in either direction.
+/// Tolerance for our mean cosine below theirs. Two roundings of one model differ by this amount in either direction.
 const COSINE_NOISE: f64 = 1e-4;
 
-/// Least cosine between the answers of both engines to one quantized model: an activation at the edge of two steps falls
-/// either way, and that travels.
+/// Minimum cosine between the outputs of both engines for one quantized model: an activation between two steps may
+/// round either way, and the difference propagates.
 const ENGINES_COSINE_MIN: f64 = 0.999;
 
-/// Examples that both engines answer: a software GPU takes a while.
+/// Number of examples that both engines process: a software GPU is slow.
 const ENGINES_EXAMPLES: usize = 12;
 
-/// Device memory for a model, in bytes.
+/// Maximum device memory of a model, in bytes.
 const BUDGET_BYTES: u64 = 1024 * 1024 * 1024;
 
-/// One model at a time on the software adapter: several share the cores with it, and run into its time limits.
+/// Lock that allows one model at a time on the software adapter: several would share its cores and exceed its time
+/// limits.
 static ADAPTER: Mutex<()> = Mutex::new(());
 
-/// Both sides' models, and what the judge said of ours, then theirs.
+/// Models of both quantizers, and the judgements of ours, then theirs.
 struct Compared {
     entry: Entry,
     ours: PathBuf,
     judgement: Judgement,
-    /// Holds the models.
+    /// Folder with the models.
     _folder: tempfile::TempDir,
 }
 
 impl Compared {
-    /// `None` (and a line that says why) when the peer or the corpus cannot be had.
+    /// Creates and judges the models; `None` (and a line with the reason) if the peer or the corpus is not available.
     fn new(name: &str, form: Form) -> Option<Self> {
         let corpus = match Corpus::from_env() {
             Ok(corpus) => corpus,
@@ -69,7 +70,7 @@ impl Compared {
         (ours, theirs)
     }
 
-    /// Valid, no larger, no less right, no further from the f32 model.
+    /// Checks that our model is valid, no larger, no less accurate, and no further from the f32 model.
     fn is_no_worse(&self) {
         let (ours, theirs) = self.sides();
         assert_eq!(ours.refused, None, "onnx.checker and ONNX Runtime take it");
@@ -81,7 +82,7 @@ impl Compared {
         assert!(gain >= -COSINE_NOISE, "cosine {:?} is below theirs, {:?}", ours.cosine, theirs.cosine);
     }
 
-    /// Both engines answer our model alike.
+    /// Checks that both engines produce the same outputs for our model.
     fn is_one_model_to_both_engines(&self) {
         let _alone = ADAPTER.lock().unwrap_or_else(PoisonError::into_inner);
         let file = std::fs::read(&self.ours).unwrap();

@@ -1,4 +1,4 @@
-//! The corpus and the Python that goes with it, as `cargo xtask` names them by the environment.
+//! The corpus and its Python, which `cargo xtask` names in the environment.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use testkit::binaries::workspace;
 use testkit::tools::{COMPRESS_CORPUS_ENV, COMPRESS_PYTHON_ENV};
 
-/// The models of the corpus, from small to large.
+/// Names of the models in the corpus, from small to large.
 pub const MODELS: [&str; 9] = [
     "digits-edge",
     "digits-full",
@@ -23,16 +23,16 @@ pub const MODELS: [&str; 9] = [
 /// A Python with `onnxruntime.quantization`, and models with examples.
 #[derive(Debug, Clone)]
 pub struct Corpus {
-    /// The interpreter.
+    /// Path of the Python interpreter.
     pub python: PathBuf,
     folder: PathBuf,
 }
 
 impl Corpus {
-    /// Takes what the environment names.
+    /// Returns the corpus that the environment names.
     ///
     /// # Errors
-    /// When it names nothing; a test then says that it is skipped.
+    /// Fails if it names none; a test then reports that it is skipped.
     pub fn from_env() -> Result<Self> {
         let named = |variable: &str| {
             let value = env::var_os(variable).map(PathBuf::from);
@@ -43,17 +43,17 @@ impl Corpus {
         Ok(found)
     }
 
-    /// One of its models.
+    /// Returns one model of the corpus.
     ///
     /// # Errors
-    /// When it is not there.
+    /// Fails when it is not there.
     pub fn model(&self, name: &str) -> Result<Entry> {
         let folder = self.folder.join(name);
         ensure!(folder.join("about.json").is_file(), "{} is not in the corpus", folder.display());
         Ok(Entry { folder })
     }
 
-    /// A script beside `corpus.py`.
+    /// Returns the path of a script beside `corpus.py`.
     #[must_use]
     pub fn script(&self, name: &str) -> PathBuf {
         workspace().join("models/compress/tools").join(name)
@@ -67,31 +67,31 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The entry in this folder.
+    /// Returns the entry in this folder.
     #[must_use]
     pub fn at(folder: &Path) -> Self {
         Self { folder: folder.to_owned() }
     }
 
-    /// Its folder.
+    /// Returns the folder of the entry.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The model in f32.
+    /// Returns the path of the model in f32.
     #[must_use]
     pub fn model(&self) -> PathBuf {
         self.folder.join("model.onnx")
     }
 
-    /// The examples that calibrate: a file, or a folder of one file each.
+    /// Returns the examples for calibration: a file, or a folder with one file per example.
     #[must_use]
     pub fn calibration(&self) -> PathBuf {
         self.part("calibration")
     }
 
-    /// The examples that judge, likewise.
+    /// Returns the examples for evaluation, in the same form.
     #[must_use]
     pub fn evaluation(&self) -> PathBuf {
         self.part("evaluation")

@@ -1,4 +1,4 @@
-//! Our side: one form of one model, with nothing measured or judged, as the other side does.
+//! Our quantizer: creates one form of one model, without measuring or judging, as the other one does.
 
 use std::path::Path;
 
@@ -15,18 +15,19 @@ use types::{DType, Dim, Signature, TensorSpec};
 use super::Form;
 use super::corpus::Entry;
 
-/// Older operator sets are brought to this one first, as on the other side: scales for channels begin there.
+/// Minimum operator set version; older models are converted first, as by the other quantizer: scales per channel begin
+/// there.
 const OPSET_MIN: i64 = 13;
 
-/// Everything that the other side takes too: products, convolutions, tables.
+/// Returns the options that quantize everything that the other quantizer also does: products, convolutions, tables.
 fn dynamic() -> dynamic_int8::Options {
     dynamic_int8::Options { per_channel: false, convolutions: true, ..dynamic_int8::Options::default() }
 }
 
-/// Makes the form and writes it to `out`.
+/// Creates the form and writes it to `out`.
 ///
 /// # Errors
-/// When the model, its examples or a pass fails.
+/// Fails when the model, its examples or a pass fails.
 pub fn make(form: Form, entry: &Entry, out: &Path) -> Result<()> {
     let model = prepared(entry)?;
     let (made, _report) = match form {
@@ -38,7 +39,7 @@ pub fn make(form: Form, entry: &Entry, out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The model as passes want it. What it was read from is gone then: its weights would be held twice.
+/// Returns the prepared model for the passes. Drops the original, whose weights would otherwise be in memory twice.
 fn prepared(entry: &Entry) -> Result<Model> {
     let model = Model::open(&entry.model())?;
     let version = model.opset("").unwrap_or_default();
@@ -64,7 +65,7 @@ fn engine() -> Result<OrtEngine> {
         .context("open ONNX Runtime")
 }
 
-/// What the file says of the inputs.
+/// Returns the signature that the file declares.
 fn signature(model: &Model) -> Result<Signature> {
     let inputs = model.graph.inputs.iter().map(spec).collect::<Result<_>>()?;
     Ok(Signature { inputs, outputs: Vec::new() })

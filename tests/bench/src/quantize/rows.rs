@@ -1,4 +1,4 @@
-//! The benchmark's rows: for each model and form the time, the memory, the size and the answers of both sides.
+//! Rows of the benchmark: for each model and form the time, the memory, the size and the quality of both quantizers.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -13,22 +13,22 @@ use crate::race;
 use crate::row::{Bar, Row};
 use crate::sample::Sample;
 
-/// What the other side is called in rows.
+/// Name of the other quantizer in rows.
 const PEER: &str = "onnxruntime.quantization 1.32.0";
 
-/// Most rounds: one of the largest model takes the other side a minute.
+/// Maximum number of rounds: one of the largest model takes the other quantizer a minute.
 const ROUNDS_MAX: u32 = 5;
 
-/// Our time at most, as a share of the other side's.
+/// Maximum of our time, as a share of the other quantizer's.
 const TIME_SHARE: f64 = 0.3;
 
-/// Our memory at most, likewise.
+/// Maximum of our memory, as a share of the other quantizer's.
 const MEMORY_SHARE: f64 = 0.7;
 
 /// Measures every model and form whose name contains `only`; `program` is this benchmark's own binary.
 ///
 /// # Errors
-/// When the corpus is not there. What fails later becomes a row that says so.
+/// Fails if the corpus does not exist. A later failure becomes a row with the reason.
 pub fn rows(program: &Path, rounds: u32, only: &str) -> Result<Vec<Row>> {
     let corpus = Corpus::from_env()?;
     let folder = tempfile::tempdir().context("make a folder for the models")?;
@@ -54,7 +54,7 @@ pub fn rows(program: &Path, rounds: u32, only: &str) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// One model in one form, of both sides.
+/// One model in one form, by both quantizers.
 struct Pair<'a> {
     corpus: &'a Corpus,
     entry: Entry,
@@ -125,12 +125,12 @@ fn mib(kib: f64) -> f64 {
     kib / 1024.0
 }
 
-/// Without the first round, which [`race::race`] does not count either.
+/// Drops the first round, which [`race::race`] does not count either.
 fn counted(values: Vec<f64>) -> Sample {
     Sample::new(values.into_iter().skip(1).collect())
 }
 
-/// Everything that the judge said, in one line.
+/// Formats the results of the judge in one line.
 fn told(judgement: &Judgement) -> String {
     let share = |found: Option<[f64; 3]>| {
         found.map_or("-".to_owned(), |[mean, low, high]| format!("{mean:.4} ({low:.4} to {high:.4})"))

@@ -1,4 +1,4 @@
-//! The Python side: ONNX Runtime's quantizer, the judge of both, and the count of time and memory.
+//! The Python scripts: ONNX Runtime's quantizer, the judge of both, and the measurement of time and memory.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -11,59 +11,59 @@ use serde::de::DeserializeOwned;
 use super::Form;
 use super::corpus::{Corpus, Entry};
 
-/// What `peer.py` says of its work.
+/// Output of `peer.py`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Work {
     /// Seconds without the start of Python and its imports.
     pub seconds: f64,
 }
 
-/// What the kernel counted of a process, the same way for both sides.
+/// Kernel statistics of a process, obtained in the same way for both quantizers.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Usage {
     /// Seconds from start to end.
     pub seconds: f64,
-    /// The most memory that was resident, in KiB.
+    /// Maximum resident memory, in KiB.
     pub rss_kib: f64,
-    /// How it ended.
+    /// Exit code of the process.
     code: i32,
 }
 
 /// A share with its 95 % interval.
 pub type Share = [f64; 3];
 
-/// What `judge.py` says of one model.
+/// Output of `judge.py` for one model.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Candidate {
-    /// Size of the file.
+    /// Size of the file in bytes.
     pub bytes: u64,
-    /// What onnx.checker or ONNX Runtime said against it.
+    /// Error of onnx.checker or ONNX Runtime; `None` for a valid model.
     pub refused: Option<String>,
-    /// Cosine to the outputs of the f32 model, mean over the examples.
+    /// Mean cosine similarity to the outputs of the f32 model over the examples.
     pub cosine: Option<f64>,
-    /// Share of the f32 model's answers.
+    /// Share of outputs that equal those of the f32 model.
     pub agreement: Option<Share>,
-    /// Share of right answers, where they are known.
+    /// Share of right outputs, where the right ones are known.
     pub accuracy: Option<Share>,
 }
 
-/// What `judge.py` says of one model, or of two.
+/// Output of `judge.py` for one model, or for two.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Judgement {
-    /// How many examples judged.
+    /// Number of examples for the judgement.
     pub examples: u64,
-    /// The models, in the order given.
+    /// Results of the models, in the order given.
     pub candidates: Vec<Candidate>,
-    /// Of the f32 model, where right answers are known.
+    /// Accuracy of the f32 model, where the right outputs are known.
     pub fp32_accuracy: Option<Share>,
     /// Mean difference of accuracy (else agreement), first less second, with its paired interval.
     pub quality_gain: Option<Share>,
-    /// Mean difference of cosines likewise.
+    /// Mean difference of cosine similarities, with its paired interval.
     pub cosine_gain: Option<Share>,
 }
 
 impl Corpus {
-    /// The command that lets ONNX Runtime's tool make a form.
+    /// Returns the command in which ONNX Runtime's tool creates a form.
     #[must_use]
     pub fn peer(&self, form: Form, entry: &Entry, out: &Path) -> Command {
         let mut command = Command::new(&self.python);
@@ -72,20 +72,20 @@ impl Corpus {
         command
     }
 
-    /// Judges one model or two made of an entry.
+    /// Judges one or two models that were created from an entry.
     ///
     /// # Errors
-    /// When the script fails.
+    /// Fails when the script fails.
     pub fn judge(&self, entry: &Entry, candidates: &[&Path]) -> Result<Judgement> {
         let mut command = Command::new(&self.python);
         command.arg(self.script("judge.py")).arg(entry.folder()).args(candidates);
         said(&mut command).map(|(judgement, _err)| judgement)
     }
 
-    /// Runs a command and counts; gives also what it printed.
+    /// Runs a command; returns its statistics and its output.
     ///
     /// # Errors
-    /// When it fails.
+    /// Fails if the command fails.
     pub fn measure(&self, command: &Command) -> Result<(Usage, String)> {
         let mut measured = Command::new(&self.python);
         measured.arg(self.script("measure.py")).arg(command.get_program()).args(command.get_args());
@@ -95,7 +95,7 @@ impl Corpus {
     }
 }
 
-/// Runs a script and reads the JSON that it prints last; with what it said on stderr.
+/// Runs a script; returns the JSON in its last line and its text on stderr.
 fn said<T: DeserializeOwned>(command: &mut Command) -> Result<(T, String)> {
     let program = Path::new(command.get_args().next().unwrap_or(OsStr::new("python"))).to_owned();
     let output = command.stdin(Stdio::null()).output().context("run Python")?;
@@ -106,10 +106,10 @@ fn said<T: DeserializeOwned>(command: &mut Command) -> Result<(T, String)> {
     Ok((last_json(&String::from_utf8_lossy(&output.stdout))?, stderr))
 }
 
-/// Reads the last line as JSON.
+/// Parses the last line as JSON.
 ///
 /// # Errors
-/// When it is none.
+/// Fails when it is none.
 pub fn last_json<T: DeserializeOwned>(text: &str) -> Result<T> {
     let line = text.lines().rev().find(|line| line.starts_with('{')).context("the script printed no JSON")?;
     serde_json::from_str(line).with_context(|| format!("read {line:?}"))

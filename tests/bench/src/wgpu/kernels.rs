@@ -1,7 +1,8 @@
-//! Single operators at the sizes that peers were measured at.
+//! Single operators at the sizes for which peers were measured.
 //!
-//! A turn is submit and wait, without bringing inputs and reading outputs, for us and for burn alike. Each side makes one
-//! turn that is not counted before the one that is: it finds its threads asleep and the other's data in the caches.
+//! A turn is submit and wait, without uploading inputs and reading outputs, for us and for burn alike. Each side makes
+//! one turn that is not counted before the counted one: its threads sleep then, and the caches contain the other's
+//! data.
 
 use anyhow::{Context as _, Result, ensure};
 use bench::figure::Measured;
@@ -14,20 +15,20 @@ use types::{Dim, NamedTensor, Tensor};
 
 use super::{BUDGET_BYTES, Context};
 
-/// Largest difference to burn over the largest magnitude: 512 or 576 terms are summed in another order.
+/// Maximum difference to burn divided by the largest magnitude: 512 or 576 terms are summed in another order.
 const TOLERANCE: f32 = 1e-5;
 
 const SQUARE: [usize; 2] = [512, 512];
 const IMAGE: [usize; 4] = [1, 64, 56, 56];
 const FILTERS: [usize; 4] = [64, 64, 3, 3];
 
-/// An operand: its value, and whether the model holds it.
+/// An operand: its value, and whether it is an initializer of the model.
 struct Operand {
     value: Literal,
     constant: bool,
 }
 
-/// Numbers that are neither zero nor equal, so that no driver takes a short cut; peers make the same.
+/// Returns numbers that are neither zero nor equal, so that no driver takes a short cut; peers use the same.
 fn numbers(shape: &[usize]) -> Literal {
     let count = shape.iter().product();
     #[expect(clippy::cast_precision_loss, reason = "below 2003")]
@@ -43,7 +44,7 @@ fn held(value: Literal) -> Operand {
     Operand { value, constant: true }
 }
 
-/// One operator as a session that has run once, and its result.
+/// Returns a session of one operator that has run once, and its result.
 fn session(context: &Context, node: Node, operands: &[Operand]) -> Result<(WgpuSession, Literal)> {
     let mut graph = Graph::default();
     let mut inputs = Vec::new();
@@ -78,7 +79,7 @@ fn node(domain: &str, op: &str, opset: i64, attributes: Attributes) -> Node {
     Node { name, domain, op, opset, inputs: Vec::new(), outputs: Vec::new(), attributes }
 }
 
-/// A product; `naive` has one thread compute each output, as the first lesson on GPUs does.
+/// Returns a product; with `naive`, one thread computes each output, as in the first lesson on GPUs.
 fn matmul(naive: bool) -> Node {
     node(OWN_DOMAIN, "MatMul", 1, Attributes::default().with("plain", Attribute::Int(naive.into())))
 }
@@ -129,7 +130,7 @@ pub(super) fn matmul_and_naive(context: &Context) -> Result<Measured> {
     against_ourselves(context, ours, naive)
 }
 
-/// A layer as models have it: the right-hand matrix is a weight.
+/// Measures a layer as models have it: the right-hand matrix is a weight.
 pub(super) fn int8_and_f32(context: &Context) -> Result<Measured> {
     let integers = |least: i64| (0..512 * 512).map(|at: i64| (at * 7919) % 251 + least).collect::<Vec<_>>();
     let (left, right) = (integers(0), integers(-125));
@@ -141,7 +142,7 @@ pub(super) fn int8_and_f32(context: &Context) -> Result<Measured> {
     Ok(against_ourselves(context, ours, floats)?.noting("every integer is exact"))
 }
 
-/// The product of two square matrices, on the host.
+/// Computes the product of two square matrices on the host.
 fn product(left: &[i64], right: &[i64]) -> Vec<i64> {
     let row_times = |row: &[i64]| {
         let mut sums = vec![0; SQUARE[1]];

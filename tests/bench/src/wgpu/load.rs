@@ -1,7 +1,7 @@
-//! How soon a model answers: from nothing open to the first result, in a process of its own.
+//! Time to the first result of a model: from the start of a separate process.
 //!
-//! Cold: the driver has compiled nothing before. Warm: the same in a second process, with what the first left in the driver's
-//! cache and in ours. The model is SqueezeNet, 5 MB.
+//! Cold: the driver has no compiled code. Warm: the same in a second process, with the driver's cache and ours from the
+//! first. The model is SqueezeNet, 5 MB.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,23 +15,23 @@ use engine::{RunControl, Session as _};
 use super::models::{file, floats, request};
 use super::{Context, open};
 
-/// Rounds, each of two processes.
+/// Number of rounds, each of two processes.
 const ROUNDS: u32 = 5;
 
-/// Where Mesa's drivers, lavapipe among them, keep what they have compiled.
+/// Environment variable of the folder in which Mesa's drivers, including lavapipe, cache compiled code.
 const MESA_VARIABLE: &str = "MESA_SHADER_CACHE_DIR";
 
-/// What the engine keeps for itself, as the agent does in its state folder.
+/// Name of the engine's own cache file, as the agent has it in its state folder.
 const PIPELINES: &str = "pipelines.bin";
 
-/// Where `/proc/self/stat` has user and system time, counted from the field after the program's name; see proc(5).
+/// Position of user and system time in `/proc/self/stat`, counted from the field after the program's name; see proc(5).
 const USER_TIME: usize = 11;
 const SYSTEM_TIME: usize = 12;
 
-/// Milliseconds of a tick of those, on Linux.
+/// Milliseconds per tick of those times, on Linux.
 const TICK_MS: f64 = 10.0;
 
-/// Opens the engine, loads the model, runs it once; gives the milliseconds of all that, by the clock and of processors.
+/// Opens the engine, loads the model and runs it once; returns the wall time and the CPU time in milliseconds.
 pub(crate) fn first_result(model: &Path, input: &Path, cache: &Path) -> Result<[f64; 2]> {
     let kept = cache.join(PIPELINES);
     let (took, engine) = timed(|| {
@@ -65,7 +65,7 @@ fn in_own_process(cache: &Path) -> Result<[f64; 2]> {
     Ok([read(took)?, read(busy)?])
 }
 
-/// Milliseconds that this process has kept processors busy, all threads together; 0 where there is no `/proc`.
+/// Returns the CPU time of all threads of this process in milliseconds; 0 without `/proc`.
 fn busy() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
@@ -73,7 +73,7 @@ fn busy() -> f64 {
     ticks.map(|ticks| f64::from(ticks) * TICK_MS).sum()
 }
 
-/// What a first result costs, by the clock and of processors: the second says more on a busy machine.
+/// Wall time and CPU time of a first result: the second is more reliable on a busy machine.
 #[derive(Default)]
 struct Cost {
     took: Sample,
@@ -92,7 +92,7 @@ impl Cost {
     }
 }
 
-/// Cold and warm.
+/// Returns the costs of a cold and a warm start.
 fn pairs(rounds: u32) -> Result<[Cost; 2]> {
     let [mut cold, mut warm] = [Cost::default(), Cost::default()];
     for _round in 0..rounds {

@@ -1,5 +1,5 @@
-//! The wgpu engine: its heavy kernels against burn and against itself, whole models against wonnx and the sum of their
-//! kernels, and how soon a model answers.
+//! Benchmarks of the wgpu engine: its heavy kernels against burn and against itself, whole models against wonnx and the
+//! sum of their kernels, and the time to the first result.
 
 mod kernels;
 pub(crate) mod load;
@@ -12,10 +12,10 @@ use engine::{Engine as _, LibrarySearch, OrtEngine};
 use engine_wgpu::WgpuEngine;
 use engine_wgpu::gpu::AdapterChoice;
 
-/// Device memory that a model may take, in bytes: `light_resnet50` has 102 MB of weights.
+/// Maximum device memory of a model, in bytes: `light_resnet50` has 102 MB of weights.
 const BUDGET_BYTES: u64 = 1024 * 1024 * 1024;
 
-/// What the figures are measured with.
+/// Context of the measurements.
 #[derive(Debug)]
 pub(crate) struct Context {
     engine: WgpuEngine,
@@ -27,13 +27,13 @@ impl Context {
         Ok(Self { engine: open(None)?, rounds })
     }
 
-    /// The rounds asked for, but not more than `most`: of what takes seconds.
+    /// Returns the requested number of rounds, at most `most`, for figures that take seconds.
     fn rounds(&self, most: u32) -> u32 {
         self.rounds.min(most)
     }
 }
 
-/// Opens whatever adapter this machine has.
+/// Opens any adapter of this machine.
 fn open(pipelines: Option<&[u8]>) -> Result<WgpuEngine> {
     let choice = AdapterChoice::for_tests();
     WgpuEngine::open(&choice, BUDGET_BYTES, pipelines).context("open a GPU for the wgpu engine")

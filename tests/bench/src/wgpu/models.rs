@@ -1,7 +1,7 @@
-//! Whole networks: as wonnx runs them, as the sum of their kernels, as ONNX Runtime runs them on the processor.
+//! Whole networks: in wonnx, as the sum of their kernels, and in ONNX Runtime on the CPU.
 //!
-//! A turn is a request: input in, network, output out. The models are written by `tools/bench_models.py`: the onnx package's
-//! light networks with random weights in place of constant ones, because a result of constants checks nothing.
+//! A turn is a request: input in, network, output out. The models are written by `tools/bench_models.py`: the onnx
+//! package's light networks with random weights instead of constant ones, because a result of constants checks nothing.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -18,26 +18,27 @@ use types::{DType, Dim, NamedTensor, Signature, Tensor};
 
 use super::{Context, ort};
 
-/// Rounds of a network that takes a peer seconds.
+/// Number of rounds of a network that takes a peer seconds.
 const SLOW_ROUNDS: u32 = 6;
 
-/// Largest difference of two networks' answers over the largest magnitude: fifty layers, each summed in another order.
+/// Maximum difference of two networks' outputs divided by the largest magnitude: fifty layers, each summed in another
+/// order.
 const TOLERANCE: f32 = 1e-3;
 
-/// A quantized network may round one step the other way; its answers are compared more loosely.
+/// Maximum difference for a quantized network, which may round one step the other way.
 const QUANTIZED_TOLERANCE: f32 = 5e-2;
 
 const SQUEEZENET: &str = "squeezenet";
 const RESNET50: &str = "resnet50";
 
-/// A file that `tools/bench_models.py` wrote.
+/// Returns the path of a file that `tools/bench_models.py` wrote.
 pub(super) fn file(name: &str) -> Result<PathBuf> {
     let path = cache()?.join("bench/models").join(name);
     ensure!(path.is_file(), "{} is missing: `cargo xtask bench wgpu` writes it, given Python", path.display());
     Ok(path)
 }
 
-/// The request that belongs to a model: one float input, its numbers in a file beside it.
+/// Returns the request for a model: one float input, with its numbers in a file beside it.
 pub(super) fn request(signature: &Signature, numbers: &[f32]) -> Result<Vec<NamedTensor>> {
     let [input] = signature.inputs.as_slice() else { anyhow::bail!("a benchmark's model has one input") };
     ensure!(input.dtype == DType::F32, "a benchmark's model takes floats");
@@ -50,14 +51,14 @@ pub(super) fn request(signature: &Signature, numbers: &[f32]) -> Result<Vec<Name
     Ok(vec![NamedTensor { name: input.name.clone(), tensor }])
 }
 
-/// Numbers of a file of little-endian f32.
+/// Reads a file of little-endian f32.
 pub(super) fn floats(file: &Path) -> Result<Vec<f32>> {
     let bytes = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
     let (words, _rest) = bytes.as_chunks::<4>();
     Ok(words.iter().map(|&word| f32::from_le_bytes(word)).collect())
 }
 
-/// A model, its request, and our session.
+/// A model with its request and our session.
 struct Network {
     bytes: Vec<u8>,
     session: WgpuSession,
@@ -78,7 +79,7 @@ impl Network {
     }
 }
 
-/// One request; gives its milliseconds and the first output.
+/// Runs one request; returns its milliseconds and the first output.
 fn ask(session: &mut dyn Session, request: &[NamedTensor]) -> Result<(f64, Vec<f32>)> {
     let (took, outputs) = timed(|| Ok(session.run(request, &[], &RunControl::default())?))?;
     Ok((took, outputs.first().context("a model without an output")?.tensor.to_f32()?))
@@ -144,7 +145,7 @@ pub(super) fn resnet50_and_ort(context: &Context) -> Result<Measured> {
     against_ort(context, Network::load(context, RESNET50)?, TOLERANCE, context.rounds)
 }
 
-/// The catalogue's quantized digits, one image.
+/// Measures the catalogue's quantized digits, one image.
 pub(super) fn digits_and_ort(context: &Context) -> Result<Measured> {
     let model = workspace().join("models/catalog/digits/v2/int8-qdq.onnx");
     let bytes = std::fs::read(&model).with_context(|| format!("read {}", model.display()))?;
