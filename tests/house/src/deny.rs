@@ -1,30 +1,30 @@
-//! The licence, ban and source rules of `deny.toml`, without `cargo deny`: it takes long to install, and these rules need
-//! no database.
+//! Checks the licence, ban and source rules of `deny.toml` without `cargo deny`, which takes long to install; these
+//! rules need no database.
 //!
-//! The file itself is the one list: what it says is applied, and a key that is not applied here is an error, so that
-//! nobody takes a rule for enforced that is not. The advisory rules are the exception; they need `cargo deny`.
+//! The file itself is the only list of rules. A key that is not applied here is an error, so that every key is known to
+//! be enforced. The advisory rules are the exception; they need `cargo deny`.
 
 use serde_json::Value;
 use toml::Table;
 
 use crate::licences;
 
-/// A package that something of ours is built with.
+/// A package in the dependency tree of this workspace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Crate {
-    /// Its name.
+    /// Name of the package.
     pub name: String,
-    /// Its version.
+    /// Version of the package.
     pub version: String,
-    /// Its licence expression, if it has one.
+    /// Licence expression, if it has one.
     pub licence: Option<String>,
-    /// Where it comes from; `None` for ours.
+    /// Source of a foreign package; `None` for a local one.
     pub source: Option<String>,
-    /// Dependencies that it takes in any version, and not by a path.
+    /// Dependencies that accept any version, other than by a path.
     pub wildcards: Vec<String>,
 }
 
-/// Keys of `deny.toml` that are applied, or need no applying: `table.key`.
+/// Keys of `deny.toml` that are applied, or need no application: `table.key`.
 const APPLIED: [&str; 13] = [
     "graph.targets",
     "graph.all-features",
@@ -42,13 +42,13 @@ const APPLIED: [&str; 13] = [
     "advisories.ignore",
 ];
 
-/// The rules of `deny.toml`.
+/// Rules that `deny.toml` contains.
 #[derive(Debug)]
 pub struct Rules {
     targets: Vec<String>,
     licences: Vec<String>,
     wildcards: bool,
-    /// Name, version requirement and reason.
+    /// Banned crates: name, version requirement and reason.
     banned: Vec<(String, String, String)>,
     registries: Vec<String>,
 }
@@ -57,7 +57,7 @@ impl Rules {
     /// Reads the rules from the text of `deny.toml`.
     ///
     /// # Errors
-    /// When it is not TOML, or holds what is not applied here.
+    /// Fails when it is not TOML, or contains a key that is not applied here.
     pub fn read(text: &str) -> Result<Self, String> {
         let root: Table = toml::from_str(text).map_err(|error| format!("deny.toml: {error}"))?;
         for (table, fields) in &root {
@@ -94,7 +94,7 @@ impl Rules {
         })
     }
 
-    /// Returns the arguments of `cargo metadata` that give the packages these rules are about.
+    /// Returns the arguments of `cargo metadata` that list the packages to check.
     #[must_use]
     pub fn metadata_arguments(&self) -> Vec<String> {
         let mut arguments: Vec<String> =
@@ -103,7 +103,7 @@ impl Rules {
         arguments
     }
 
-    /// Returns a sentence for each package that a rule is against. Licences are known from `cargo metadata` only.
+    /// Returns a sentence for each violation of a rule. Licences are known from `cargo metadata` only.
     #[must_use]
     pub fn violations(&self, crates: &[Crate], are_licences_known: bool) -> Vec<String> {
         let mut violations = Vec::new();
@@ -134,7 +134,7 @@ impl Rules {
     }
 }
 
-/// Reads an entry of `bans.deny`: a name, or a name with a requirement (`bincode:>=3`, `bincode@3.0.0`).
+/// Parses an entry of `bans.deny`: a name, or a name with a requirement (`bincode:>=3`, `bincode@3.0.0`).
 fn banned_crate(entry: &toml::Value) -> Result<(String, String, String), String> {
     let wrong = || format!("deny.toml: bans.deny: {entry} is not {{ crate = \"…\", reason = \"…\" }}");
     let text = |field: &str| entry.get(field).and_then(toml::Value::as_str).ok_or_else(wrong);
@@ -149,7 +149,7 @@ fn banned_crate(entry: &toml::Value) -> Result<(String, String, String), String>
     Ok((name.to_owned(), requirement.to_owned(), text("reason")?.to_owned()))
 }
 
-/// Returns whether a version is one that a requirement of `deny.toml` means: comparisons, all of which must hold.
+/// Returns whether a version matches a requirement of `deny.toml`: comparisons, all of which must hold.
 fn matches(version: &str, requirement: &str) -> bool {
     requirement == "*"
         || requirement.split(',').all(|one| {
@@ -174,16 +174,16 @@ fn comparison(text: &str) -> Option<(&str, Vec<u64>)> {
     is_version.then(|| (operator, numbers(wanted)))
 }
 
-/// Returns the numbers of a version; what comes after a `-` or `+` counts for nothing.
+/// Returns the numbers of a version; the part after a `-` or `+` is ignored.
 fn numbers(version: &str) -> Vec<u64> {
     let release = version.split(['-', '+']).next().unwrap_or_default();
     release.split('.').filter_map(|part| part.parse().ok()).collect()
 }
 
-/// Reads the packages of `cargo metadata`.
+/// Parses the packages of `cargo metadata`.
 ///
 /// # Errors
-/// When it is not of that form.
+/// Fails when it is not of that form.
 pub fn of_metadata(metadata: &str) -> Result<Vec<Crate>, String> {
     let metadata: Value = serde_json::from_str(metadata).map_err(|error| format!("cargo metadata: {error}"))?;
     let packages = metadata["packages"].as_array().ok_or("cargo metadata: there are no packages")?;
@@ -203,10 +203,10 @@ pub fn of_metadata(metadata: &str) -> Result<Vec<Crate>, String> {
     packages.iter().map(|package| read(package).ok_or_else(|| format!("cargo metadata: {package}"))).collect()
 }
 
-/// Reads the packages of a `Cargo.lock`, which does not tell their licences.
+/// Parses the packages of a `Cargo.lock`, which does not contain licences.
 ///
 /// # Errors
-/// When it is not of that form.
+/// Fails when it is not of that form.
 pub fn of_lock(lock: &str) -> Result<Vec<Crate>, String> {
     let lock: Table = toml::from_str(lock).map_err(|error| format!("Cargo.lock: {error}"))?;
     let packages = lock.get("package").and_then(toml::Value::as_array).ok_or("Cargo.lock: there are no packages")?;

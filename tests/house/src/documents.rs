@@ -1,27 +1,27 @@
-//! What documents say: the commands in their code blocks and the links in their text.
+//! Parses Markdown documents: the commands in their code blocks and the links in their text.
 
-/// A command of ours that a document shows.
+/// A command of this project that a document shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shown {
-    /// `edge-agent`, `cloud-hub` or `cargo xtask`.
+    /// One of `edge-agent`, `cloud-hub` and `cargo xtask`.
     pub program: &'static str,
-    /// What follows on the line, without quotes.
+    /// Arguments on the line, without quotes.
     pub arguments: Vec<String>,
     /// Line in the document, from 1.
     pub line: usize,
 }
 
-/// The programs whose commands are checked, and how they are begun in a shell.
+/// Programs whose commands are checked, with the words that start them in a shell.
 const PROGRAMS: [(&str, &[&str]); 3] =
     [("edge-agent", &["edge-agent"]), ("cloud-hub", &["cloud-hub"]), ("cargo xtask", &["cargo", "xtask"])];
 
-/// Gives the `--help` of a program's verb.
+/// Returns the `--help` of a program's verb.
 pub type Help<'h> = &'h mut dyn FnMut(&str, &[String]) -> Result<String, String>;
 
 /// Words that end a command in a shell.
 const ENDS: [&str; 9] = ["|", "||", "&&", "&", ";", ">", "2>", "<", "#"];
 
-/// The commands of ours in the shell and text blocks of a Markdown document.
+/// Returns the commands of this project in the shell and text blocks of a Markdown document.
 #[must_use]
 pub fn commands(markdown: &str) -> Vec<Shown> {
     let mut shown = Vec::new();
@@ -44,7 +44,7 @@ pub fn commands(markdown: &str) -> Vec<Shown> {
     shown
 }
 
-/// Lines in code blocks with their number and the language of the block.
+/// Returns the lines in code blocks with their number and the language of the block.
 fn code_lines(markdown: &str) -> impl Iterator<Item = (usize, &str, &str)> {
     let mut language: Option<&str> = None;
     markdown.lines().enumerate().filter_map(move |(number, line)| {
@@ -77,7 +77,7 @@ fn in_line(line: &str) -> Vec<(&'static str, Vec<String>)> {
     found
 }
 
-/// Whether a command may stand after these words: at the begin, after a separator, a prompt, a variable or `sudo`.
+/// Whether a command may follow these words: at the start, after a separator, a prompt, a variable or `sudo`.
 fn begins_a_command(before: &[&str]) -> bool {
     let sudo = before.iter().rposition(|word| *word == "sudo");
     let is_sudo = sudo.is_some_and(|at| before.len() - at <= 3);
@@ -87,10 +87,10 @@ fn begins_a_command(before: &[&str]) -> bool {
     }
 }
 
-/// Sentences about commands which a program's help does not know; `help` gives the help of a verb.
+/// Returns a sentence for each command that a program's help does not know; `help` returns the help of a verb.
 ///
 /// # Errors
-/// When the help cannot be had.
+/// Fails when the help is not available.
 pub fn unknown(commands: &[Shown], path: &str, help: Help<'_>) -> Result<Vec<String>, String> {
     let mut violations = Vec::new();
     for Shown { program, arguments, line } in commands {
@@ -117,7 +117,7 @@ pub fn unknown(commands: &[Shown], path: &str, help: Help<'_>) -> Result<Vec<Str
     Ok(violations)
 }
 
-/// Targets of links within the project, without anchors: `[text](target)`.
+/// Returns the targets of links within the project, without anchors: `[text](target)`.
 #[must_use]
 pub fn links(markdown: &str) -> Vec<String> {
     let mut found = Vec::new();
@@ -158,7 +158,7 @@ edge-agent = 1
 ```
 ";
 
-    /// The help of a program with `token create` and `run`.
+    /// Returns the help of a program with `token create` and `run`.
     fn help(_: &str, verbs: &[String]) -> Result<String, String> {
         let verbs: Vec<&str> = verbs.iter().map(String::as_str).collect();
         Ok(match verbs[..] {

@@ -1,10 +1,10 @@
-//! Which package depends on which, from `cargo metadata`, and the directions that the design allows.
+//! Dependencies between packages, from `cargo metadata`, and the directions that the design allows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-/// A foreign crate that matters, and the only packages that may depend on it directly.
+/// A foreign crate, and the only packages that may depend on it directly.
 pub type Owner = (&'static str, &'static [&'static str]);
 
 /// All packages and their dependencies.
@@ -13,30 +13,30 @@ pub struct Graph {
     packages: BTreeMap<String, Package>,
 }
 
-/// One package, ours or foreign.
+/// A local or foreign package.
 #[derive(Debug, Default, Clone)]
 pub struct Package {
-    /// Its name.
+    /// Name of the package.
     pub name: String,
-    /// Its version.
+    /// Version of the package.
     pub version: String,
-    /// Its licence expression, if it has one.
+    /// Licence expression, if it has one.
     pub licence: Option<String>,
-    /// Where it comes from; `None` for ours.
+    /// Source of a foreign package; `None` for a local one.
     pub source: Option<String>,
-    /// Folder of its Cargo.toml.
+    /// Folder of the package's Cargo.toml.
     pub folder: String,
-    /// Ids of what it is built with.
+    /// Ids of its normal and build dependencies.
     normal: BTreeSet<String>,
-    /// Ids of what only its tests are built with.
+    /// Ids of its dev-dependencies.
     dev: BTreeSet<String>,
 }
 
 impl Graph {
-    /// Reads the output of `cargo metadata --format-version 1`.
+    /// Parses the output of `cargo metadata --format-version 1`.
     ///
     /// # Errors
-    /// When it is not of that form.
+    /// Fails when it is not of that form.
     pub fn read(metadata: &str) -> Result<Self, String> {
         let metadata: Value = serde_json::from_str(metadata).map_err(|error| format!("cargo metadata: {error}"))?;
         let mut graph = Self::default();
@@ -71,12 +71,12 @@ impl Graph {
         Ok(graph)
     }
 
-    /// Our packages.
+    /// Returns the packages of this workspace.
     pub fn ours(&self) -> impl Iterator<Item = &Package> {
         self.packages.values().filter(|package| package.source.is_none())
     }
 
-    /// Packages of others.
+    /// Returns the foreign packages.
     pub fn foreign(&self) -> impl Iterator<Item = &Package> {
         self.packages.values().filter(|package| package.source.is_some())
     }
@@ -90,7 +90,7 @@ impl Graph {
         self.packages.get(id).map_or(id, |package| &package.name)
     }
 
-    /// Sentences about packages that reach what they must not, each with the way there.
+    /// Returns a sentence for each package that reaches a forbidden one, with the path of dependencies.
     #[must_use]
     pub fn must_not_reach(&self, from: &[&str], forbidden: &[&str], why: &str) -> Vec<String> {
         let mut violations = Vec::new();
@@ -112,7 +112,7 @@ impl Graph {
         violations
     }
 
-    /// The shortest way to every package that one is built with, without its tests.
+    /// Returns the shortest path to every dependency of a package, without its dev-dependencies.
     fn ways(&self, from: &str) -> Vec<Vec<String>> {
         let mut seen = BTreeSet::from([from.to_owned()]);
         let mut ways = vec![vec![from.to_owned()]];
@@ -129,7 +129,8 @@ impl Graph {
         ways.split_off(1)
     }
 
-    /// Sentences about direct dependencies, those of tests too, on a crate by another than its owners.
+    /// Returns a sentence for each direct dependency, including dev-dependencies, on a crate by a package that is not
+    /// its owner.
     #[must_use]
     pub fn must_have_one_owner(&self, owners: &[Owner]) -> Vec<String> {
         let mut violations = Vec::new();
@@ -149,7 +150,7 @@ impl Graph {
         violations
     }
 
-    /// Sentences about our packages that are built with one of ours which `allowed` does not name for them.
+    /// Returns a sentence for each dependency between local packages that `allowed` does not permit.
     #[must_use]
     pub fn must_stay_within(&self, allowed: impl Fn(&Package, &Package) -> bool) -> Vec<String> {
         let mut violations = Vec::new();
@@ -182,7 +183,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// edge-core → types → tokio, and a test of edge-core that uses sled.
+    /// Returns the graph edge-core → types → tokio, with a dev-dependency of edge-core on sled.
     fn planted() -> Graph {
         let package = |name: &str, source: Option<&str>| {
             json!({ "id": name, "name": name, "version": "1.0.0", "license": "MIT", "source": source,

@@ -1,6 +1,6 @@
-//! What clap's `--help` tells about a command: its verbs and its flags.
+//! Parses clap's `--help` of a command: its verbs and its flags.
 
-/// The verbs under `Commands:`.
+/// Returns the verbs under `Commands:`.
 #[must_use]
 pub fn verbs(help: &str) -> Vec<String> {
     let section = help.lines().skip_while(|line| line.trim_end() != "Commands:").skip(1);

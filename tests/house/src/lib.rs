@@ -1,7 +1,7 @@
-//! House rules, checked: dependency directions, pure cores, module headers, examples, documents.
+//! Checks of the house rules: dependency directions, pure cores, module headers, examples, documents, English.
 //!
-//! Each module here looks at one thing and answers with sentences about what it found wrong; its own tests plant a
-//! violation and see it found. `tests/` holds the real workspace against them.
+//! Each module here checks one subject and returns a sentence for each violation; its own tests contain violations that
+//! must be found. `tests/` applies the checks to the real workspace.
 
 pub mod deny;
 pub mod documents;

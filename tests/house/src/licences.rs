@@ -1,4 +1,4 @@
-//! Whether a licence expression can be satisfied with the licences that `deny.toml` allows.
+//! Evaluates licence expressions against the licences that `deny.toml` allows.
 
 /// Whether an SPDX expression (or the older `MIT/Apache-2.0`) allows use under the given licences alone.
 ///

@@ -1,11 +1,11 @@
-//! What source files hold: their headers and lengths, and in cores no way to the world outside.
+//! Checks source files: their headers and lengths, and that cores do no I/O.
 
-/// Longest source file, in lines. The aim is 500; a file that is over this is two.
+/// Maximum length of a source file in lines. The aim is 500; a longer file should be split.
 pub const LINES_MAX: usize = 600;
 
-/// What a core must not name, and what it should do instead.
+/// Items that a core must not name, each with the alternative.
 ///
-/// IP addresses are nouns, so of `std::net` only what opens sockets or resolves names.
+/// IP addresses are data, so only the parts of `std::net` that open sockets or resolve names are forbidden.
 const FORBIDDEN_IN_CORES: [(&str, &str); 17] = [
     ("std::fs", "answer with what is to be written; the shell writes it"),
     ("std::net::TcpStream", "the shell owns sockets"),
@@ -26,7 +26,7 @@ const FORBIDDEN_IN_CORES: [(&str, &str); 17] = [
     ("println!", "the shell speaks to people"),
 ];
 
-/// The problem with how a source file begins or how long it is, if there is one.
+/// Returns a sentence if a source file has no header or is too long.
 #[must_use]
 pub fn shape(path: &str, text: &str) -> Vec<String> {
     let mut violations = Vec::new();
@@ -40,7 +40,7 @@ pub fn shape(path: &str, text: &str) -> Vec<String> {
     violations
 }
 
-/// Sentences about each way to the world outside that a core's source names, outside of its tests.
+/// Returns a sentence for each forbidden item that a core's source names, outside of its tests.
 #[must_use]
 pub fn impurities(path: &str, text: &str) -> Vec<String> {
     let code = without_tests(&without_comments_and_texts(text));
@@ -110,7 +110,7 @@ fn block_comment(rest: &[char]) -> usize {
     end.map_or(rest.len(), |end| end + 4)
 }
 
-/// Length of a text literal that begins after `skip` characters.
+/// Returns the length of a text literal that begins after `skip` characters.
 fn text_literal(rest: &[char], skip: usize) -> usize {
     let mut is_escaped = false;
     for (index, c) in rest.iter().enumerate().skip(skip + 1) {
@@ -123,7 +123,7 @@ fn text_literal(rest: &[char], skip: usize) -> usize {
     rest.len()
 }
 
-/// Length of `r"…"` or `r#"…"#`; 0 for a raw name like `r#type`.
+/// Returns the length of `r"…"` or `r#"…"#`; 0 for a raw name like `r#type`.
 fn raw_text(rest: &[char]) -> usize {
     let hashes = rest.iter().skip(1).take_while(|c| **c == '#').count();
     if rest.get(1 + hashes) != Some(&'"') {
@@ -136,7 +136,7 @@ fn raw_text(rest: &[char]) -> usize {
     end.map_or(rest.len(), |end| 2 + hashes + end + closing.len())
 }
 
-/// Length of a character literal; 0 for a lifetime.
+/// Returns the length of a character literal; 0 for a lifetime.
 fn character(rest: &[char]) -> usize {
     match (rest.get(1), rest.get(2)) {
         (Some('\\'), _) => rest.iter().skip(3).position(|c| *c == '\'').map_or(0, |end| end + 4),
@@ -161,7 +161,7 @@ fn without_tests(code: &str) -> String {
     kept
 }
 
-/// Bytes of an item: to its `;`, or to the brace that closes its first one.
+/// Returns the length of an item in bytes: to its `;`, or to the brace that closes its first one.
 fn item_length(code: &str) -> usize {
     let mut depth = 0_usize;
     for (at, c) in code.char_indices() {
@@ -176,7 +176,7 @@ fn item_length(code: &str) -> usize {
     code.len()
 }
 
-/// The full path of everything that `use` brings in.
+/// Returns the full path of everything that `use` imports.
 fn imports(code: &str) -> Vec<String> {
     let mut found = Vec::new();
     for line_start in code.match_indices("use ").map(|(at, _)| at) {
@@ -191,7 +191,7 @@ fn imports(code: &str) -> Vec<String> {
     found
 }
 
-/// `a::{b, c::{d}}` is `a::b` and `a::c::d`.
+/// Expands `a::{b, c::{d}}` to `a::b` and `a::c::d`.
 fn expand(prefix: &str, tree: &str, found: &mut Vec<String>) {
     let Some((head, group)) = tree.split_once('{') else {
         found.push(format!("{prefix}{tree}"));

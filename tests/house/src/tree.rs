@@ -1,24 +1,24 @@
-//! The files of the checkout.
+//! Lists and reads the files of the checkout.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Folders that builds and tools make.
+/// Folders that builds and tools create.
 const MADE: [&str; 4] = ["target", ".git", "node_modules", "__pycache__"];
 
-/// The checkout's root folder.
+/// Returns the root folder of the checkout.
 #[must_use]
 pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here).to_owned()
 }
 
-/// The project's own files, relative to the root: what git tracks or would track; in a tarball without git, all that is
-/// not in a folder which a build makes.
+/// Returns the project's own files, relative to the root: those that git tracks or would track; in a tarball without
+/// git, all files that are not in a folder which a build creates.
 ///
 /// # Errors
-/// When a folder cannot be listed.
+/// Fails when a folder cannot be listed.
 pub fn files() -> Result<Vec<String>, String> {
     let mut git = Command::new("git");
     git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(root());
@@ -55,18 +55,18 @@ fn walk(folder: &Path, prefix: &str, files: &mut Vec<String>) -> Result<(), Stri
     Ok(())
 }
 
-/// The text of a file of the checkout.
+/// Returns the text of a file of the checkout.
 ///
 /// # Errors
-/// When it cannot be read.
+/// Fails when it cannot be read.
 pub fn read(path: &str) -> Result<String, String> {
     fs::read_to_string(root().join(path)).map_err(|error| format!("{path} cannot be read: {error}"))
 }
 
-/// The texts of all files with an ending.
+/// Returns the texts of all files whose path has this suffix.
 ///
 /// # Errors
-/// When one cannot be read.
+/// Fails when one cannot be read.
 pub fn texts(ending: &str) -> Result<Vec<(String, String)>, String> {
     let paths = files()?.into_iter().filter(|path| path.ends_with(ending));
     paths.map(|path| read(&path).map(|text| (path, text))).collect()

@@ -1,4 +1,4 @@
-//! What the documents and examples of this workspace promise is there.
+//! Tests that the promises of the documents and examples of this workspace are true.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,10 +10,10 @@ use std::process::Command;
 use house::{documents, tree};
 use testkit::binaries::Binaries;
 
-/// Longest README: what fits on a few screens. The rest is linked.
+/// Maximum length of the README in lines; the rest is linked.
 const README_LINES_MAX: usize = 150;
 
-/// What everyone expects in a repository.
+/// Files that users expect in a repository.
 const EXPECTED: [&str; 10] = [
     "README.md",
     "ARCHITECTURE.md",
@@ -36,7 +36,7 @@ fn program(name: &str) -> PathBuf {
     if name == "edge-agent" { binaries.agent } else { binaries.hub }
 }
 
-/// The `--help` of a verb, asked of the program itself.
+/// Returns the `--help` of a verb, printed by the program itself.
 fn help(program_name: &str, verbs: &[String]) -> Result<String, String> {
     let mut command = if program_name == "cargo xtask" {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -1,4 +1,4 @@
-//! The English of this workspace against its limits. `cargo run -p house --bin english [PATH]` lists the offenders.
+//! Tests of the English of this workspace. `cargo run -p house --bin english [PATH]` lists the offenders.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

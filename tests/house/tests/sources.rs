@@ -1,14 +1,14 @@
-//! Headers, lengths and purity of this workspace's sources.
+//! Tests of the headers, lengths and purity of this workspace's sources.
 
 use house::{sources, tree};
 
-/// Largest file in the repository: a clone must stay small; models and data sets come from where they are kept.
+/// Maximum size of a file in the repository in bytes, so that a clone is small; models and data sets are fetched.
 const FILE_BYTES_MAX: u64 = 500_000;
 
-/// Sources of what decides.
+/// Folders of the cores' sources.
 const CORES: [&str; 2] = ["edge-agent/core/src/", "cloud-hub/core/src/"];
 
-/// Sources of what only holds data.
+/// Folders of the sources that only define data.
 const NOUNS: [&str; 2] = ["shared/types/src/", "shared/protocol/src/"];
 
 fn none(violations: &[String]) {

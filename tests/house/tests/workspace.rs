@@ -1,4 +1,4 @@
-//! Dependency directions, licences and manifests of this workspace.
+//! Tests of the dependency directions, licences and manifests of this workspace.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,11 +9,11 @@ use house::deny::{self, Crate, Rules};
 use house::graph::{Graph, Owner, Package};
 use house::tree;
 
-/// Packages that decide or only hold data.
+/// Packages without I/O: cores and data types.
 const PURE: [&str; 4] = ["types", "protocol", "edge-core", "hub-core"];
 
-/// Crates that do I/O, keep time or make randomness. Not among them: `getrandom`, which comes with
-/// `uuid` in `types` (the sources are searched for its use), and `libc`, by which `sha2` asks what the processor can do.
+/// Crates that do I/O, read the clock or generate randomness. Not among them: `getrandom`, which comes with `uuid` in
+/// `types` (the sources are searched for its use), and `libc`, with which `sha2` detects the features of the CPU.
 const IMPURE: [&str; 23] = [
     "async-std",
     "axum",
@@ -40,7 +40,7 @@ const IMPURE: [&str; 23] = [
     "wgpu",
 ];
 
-/// Each foreign crate that matters has one owner, so that replacing it touches one room.
+/// Foreign crates with their owners, so that replacing one changes one package.
 const OWNERS: [Owner; 11] = [
     ("bincode", &["protocol"]),
     ("ort", &["engine"]),
@@ -134,7 +134,8 @@ fn rules() -> Rules {
     Rules::read(&tree::read("deny.toml").unwrap()).unwrap()
 }
 
-/// What `cargo metadata` tells of a workspace on this machine, without network; an error where sources are not here.
+/// Returns the packages of a workspace on this machine from `cargo metadata`, without network; an error if sources are
+/// missing.
 fn crates_of(manifest: &str) -> Result<Vec<Crate>, String> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(rules().metadata_arguments()).args(["--manifest-path", manifest]).current_dir(tree::root());
@@ -152,7 +153,7 @@ fn deny_toml_allows_every_dependency_with_all_features_on_each_target() {
     none(&rules().violations(&crates, true));
 }
 
-/// Workspaces of their own, which are built by hand: their sources may not be on this machine.
+/// Separate workspaces, which are built by hand: their sources may not be on this machine.
 const ASIDE: [&str; 3] = ["tests/fuzz", "tests/bench/peers/burn", "tests/bench/peers/wonnx"];
 
 #[test]

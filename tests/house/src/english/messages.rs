@@ -122,7 +122,7 @@ fn literals(rest: &str) -> Option<String> {
     (!found.is_empty()).then_some(found)
 }
 
-/// Reads a text literal to its closing quote. A line break after a backslash, with the spaces after it, counts for nothing.
+/// Reads a text literal to its closing quote. Ignores a line break after a backslash and the spaces after it.
 fn literal(chars: &mut impl Iterator<Item = char>) -> String {
     let mut text = String::new();
     while let Some(c) = chars.next() {
