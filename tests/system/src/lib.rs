@@ -1,1 +1,1 @@
-//! Promises shown on real daemons; see tests/.
+//! Tests with real daemons; see the folder `tests`.

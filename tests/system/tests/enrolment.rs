@@ -1,10 +1,11 @@
-//! How a device joins: one token, one use, a key that never leaves, a certificate that renews itself.
+//! Tests of enrolment: one token, one use, a private key that never leaves the device, a certificate that is renewed
+//! automatically.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use testkit::{Finished, Fleet, Hub, story, wait};
 
-/// The exit code of a refusal (`console::ExitKind::Refused`).
+/// Exit code of a refusal (`console::ExitKind::Refused`).
 const REFUSED: i32 = 5;
 
 fn started_hub(site: &testkit::Site) -> Result<Hub> {
@@ -13,7 +14,7 @@ fn started_hub(site: &testkit::Site) -> Result<Hub> {
     Ok(hub)
 }
 
-/// Demands a refusal that says what to do next and left no identity behind.
+/// Checks that an enrolment was refused with advice and left no identity behind.
 fn expect_refused(agent: &testkit::Agent, tried: &Finished, word: &str) -> Result<()> {
     ensure!(tried.code == Some(REFUSED), "exit code {:?}: {}", tried.code, tried.stderr);
     ensure!(tried.stderr.to_lowercase().contains(word), "the refusal does not say {word:?}: {}", tried.stderr);

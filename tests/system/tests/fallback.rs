@@ -1,11 +1,11 @@
-//! The device answers by itself, defers what it is unsure of, and does without the hub when it must.
+//! Tests of routing: the device serves, defers uncertain results, and works without the hub when necessary.
 
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use testkit::{Ask, Fleet, story};
 
-/// Digits sent for each policy: enough for a share, few enough for a debug build.
+/// Number of digits sent for each policy: enough for a share, few enough for a debug build.
 const COUNT: usize = 200;
 
 #[test]

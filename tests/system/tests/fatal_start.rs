@@ -1,5 +1,5 @@
-//! A version that served well and ends its engine host at every later load, as after an upgrade of the runtime: two attempts,
-//! then the version before it serves, on the device and on the hub, also over restarts.
+//! Tests of a version that served well and crashes its engine host at every later load, as after an upgrade of the
+//! runtime: after two attempts the previous version serves, on the device and on the hub, also over restarts.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use testkit::binaries::ONNXRUNTIME_ENV;
 use testkit::runtime::{self, Fault};
 use testkit::{Agent, Digits, Fleet, Hub, Site, story, wait};
 
-/// Name in metrics of ends of engine hosts.
+/// Name of the metric that counts ended engine hosts.
 const DEATHS: &str = "sanderling_engine_host_deaths_total";
 
 /// Builds a runtime that ends its process when it loads a model file of `version`, by the C statement `end`.
@@ -27,7 +27,7 @@ fn deaths(agent: &Agent) -> Result<f64> {
     Ok(agent.metrics()?.sum(DEATHS, &[]))
 }
 
-/// A hub and an agent that serves version 2 of digits, with version 1 behind it.
+/// Returns a hub and an agent that serves version 2 of digits, with version 1 as the previous one.
 fn serving_v2(site: &Site) -> Result<Fleet> {
     let mut hub = site.hub()?;
     hub.start()?;
@@ -48,7 +48,7 @@ fn serving_v2_of(site: &Site, hub: Hub) -> Result<Fleet> {
     Ok(Fleet { hub, agent, digits: std::sync::Arc::new(Digits::load()?) })
 }
 
-/// The entry of a given-up version in `edge-agent status`.
+/// Returns the entry of a rejected version in `edge-agent status`.
 fn given_up(agent: &Agent, version: u64) -> Result<Option<Value>> {
     let status = agent.status()?;
     let models = status["models"].as_array().cloned().unwrap_or_default();
@@ -149,7 +149,7 @@ fn without_isolation_a_serving_version_that_ends_the_agent_gives_way_at_the_thir
     });
 }
 
-/// Demands that the hub answers with version 1, says that version 2 does not load, and lives.
+/// Checks that the hub serves version 1, reports that version 2 does not load, and keeps running.
 fn expect_hub_without_v2(fleet: &mut Fleet, said: &str) -> Result<()> {
     fleet.agent.wait_hub(true)?;
     let answer = fleet.ask(0, "only-hub")?.ok()?;

@@ -1,4 +1,4 @@
-//! Bad input and broken surroundings: each a clear error with what to do, nothing lost, no panic.
+//! Tests of bad input and a broken environment: each causes a clear error with advice, no loss, no panic.
 
 use std::fs;
 use std::net::TcpListener;
@@ -15,7 +15,7 @@ const CONFIG: i32 = 3;
 const CONFLICT: i32 = 7;
 const RUNTIME: i32 = 9;
 
-/// Starts an agent that is meant to fail and gives its exit code and log.
+/// Starts an agent that is meant to fail and returns its exit code and log.
 fn failed_start(agent: &Agent) -> Result<(Option<i32>, String)> {
     let mut daemon = agent.spawn()?;
     let status = daemon.wait_ended(wait::PATIENCE)?;
@@ -28,7 +28,7 @@ fn failed_hub_start(hub: &Hub) -> Result<(Option<i32>, String)> {
     Ok((status.code(), daemon.log()?))
 }
 
-/// Demands an exit code, a word of the cause and an advice, and no panic.
+/// Checks for an exit code, a word of the cause and an advice, and no panic.
 fn expect_failure(ended: &(Option<i32>, String), code: i32, words: &[&str]) -> Result<()> {
     let (given, log) = ended;
     ensure!(*given == Some(code), "exit code {given:?} instead of {code}:\n{log}");

@@ -1,5 +1,5 @@
-//! Disks that fill up, at the device and at the hub, on tmpfs and on ext4: nothing is lost, nothing is called tampering, and
-//! everything goes on once there is room again.
+//! Tests of full disks, at the device and at the hub, on tmpfs and on ext4: nothing is lost, nothing is reported as
+//! tampering, and everything continues once there is space again.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -18,10 +18,10 @@ use testkit::{Agent, Digits, Fleet, Hub, Site, skip, story, wait};
 /// Exit code of `console::ExitKind::Storage`.
 const STORAGE: i32 = 8;
 
-/// Weights that no operator uses and that make a model file large, in bytes.
+/// Size in bytes of weights that no operator uses and that make a model file large.
 const BALLAST_BYTES: usize = 12 * 1024 * 1024;
 
-/// Mounts a small file system, or prints why the test cannot run.
+/// Mounts a small file system, or prints the reason for which the test cannot run.
 fn mount(kind: FileSystem, folder: &Path, megabytes: u32) -> Option<SmallDisk<'_>> {
     SmallDisk::mount_kind(kind, folder, megabytes)
         .inspect_err(|error| skip(&format!("no small {kind:?} can be mounted here: {error:#}")))
@@ -36,7 +36,8 @@ fn agent_on(kind: FileSystem) {
     });
 }
 
-/// The disk of a device is full when a version comes: the device goes on answering and takes it once there is room.
+/// Fills the disk of a device before a version arrives: the device continues to serve and installs the version once
+/// there is space.
 fn full_device(site: &Site, disk: &SmallDisk<'_>, state: &Path) -> Result<()> {
     let mut hub = site.hub()?;
     hub.start()?;
@@ -103,7 +104,7 @@ fn publish_two(site: &Site, hub: &Hub) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of unfinished downloads on a device.
+/// Returns the size of unfinished downloads on a device in bytes.
 fn bytes_of_parts(agent: &Agent) -> Result<u64> {
     let incoming = agent.state_dir().join("incoming");
     if !incoming.exists() {
@@ -175,7 +176,7 @@ fn models_with_one_file_do_the_same_on_ext4() {
     filled_half_way(FileSystem::Ext4);
 }
 
-/// Names of the files of models on the hub's disk.
+/// Returns the names of the model files on the hub's disk.
 fn blobs(hub: &Hub) -> Result<Vec<String>> {
     let folder = hub.folder().join("blobs").join("sha256");
     let entries = fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;

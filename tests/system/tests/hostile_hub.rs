@@ -1,5 +1,6 @@
-//! A hub in wrong hands, with its CA and its files: it serves changed bytes, old or foreign metadata, or nothing at all. The
-//! device refuses, says why, and goes on serving what it has. A hub that only stands still is shown by the expiry of the trust.
+//! Tests of a stolen hub, with its CA and its files: it serves changed bytes, old or foreign metadata, or nothing at
+//! all. The device refuses, reports the reason, and continues to serve. The expiry of the trust reveals a hub that only
+//! withholds updates.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -18,41 +19,41 @@ use transport::{
     Ca, Congestion, Connection, EndpointKeys, Exchange, Limits, Listener, ListenerConfig, Priority, Validity,
 };
 
-/// Kind of lie that the impostor tells.
+/// Attack of the impostor.
 #[derive(Debug, Clone, PartialEq)]
 enum Lie {
-    /// Not at all, but it signs nothing anew.
+    /// No change, but nothing is signed again.
     Frozen,
-    /// Changes a byte of every file but manifests.
+    /// A changed byte in every file but manifests.
     File,
-    /// Changes a byte of manifests.
+    /// A changed byte in manifests.
     Manifest,
-    /// Sends other bytes for files, of the right length.
+    /// Other bytes of the right length for files.
     OtherFile,
-    /// Announces files as longer than they are, and sends zeros behind them.
+    /// Files announced as longer than they are, followed by zeros.
     LongFile,
-    /// Announces files as shorter than they are.
+    /// Files announced as shorter than they are.
     ShortFile,
-    /// Serves metadata of another folder: older, or of another hub.
+    /// Metadata of another folder: older, or of another hub.
     Metadata(PathBuf),
-    /// Changes a byte in the signed part of every metadata file but the root.
+    /// A changed byte in the signed part of every metadata file but the root.
     ForgedMetadata,
-    /// Says that there is no metadata.
+    /// A report that there is no metadata.
     NoMetadata,
-    /// Answers the greeting and nothing else.
+    /// No response after the first one.
     Mute,
-    /// Takes connections and answers nothing.
+    /// No response to any request.
     Deaf,
 }
 
-/// A hub that is played by this test, on the address, with the CA and from the files of a real one that is stopped.
+/// A hub simulated by this test, with the address, the CA and the files of a real one that is stopped.
 struct Impostor {
     _runtime: Runtime,
     reports: Arc<Mutex<Vec<UpdateReport>>>,
     asked: Arc<Mutex<u64>>,
 }
 
-/// State that all connections of the impostor share.
+/// State shared by all connections of the impostor.
 #[derive(Clone)]
 struct Role {
     lie: Lie,
@@ -101,7 +102,7 @@ impl Impostor {
         Ok(Self { _runtime: runtime, reports, asked })
     }
 
-    /// Waits until the device has reported that it refuses a version, and returns its words.
+    /// Waits until the device has reported the refusal of a version, and returns the reason.
     fn refusal(&self) -> Result<String> {
         wait::until("the device refuses", || {
             let reports = self.reports.lock().map_err(|_poisoned| anyhow::anyhow!("a lost lock"))?;
@@ -210,7 +211,7 @@ fn now_ms() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Digests of the manifests of all versions.
+/// Returns the digests of the manifests of all versions.
 fn manifests(hub: &Hub) -> Result<Vec<String>> {
     let versions = hub.model("digits")?["versions"].as_array().cloned().unwrap_or_default();
     Ok(versions.iter().filter_map(|version| version["manifest"].as_str().map(str::to_owned)).collect())
@@ -226,7 +227,7 @@ fn copy_all(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The update of the agent's model, as its status shows it.
+/// Returns the update of the agent's model, as its status shows it.
 fn update(agent: &Agent) -> Result<Value> {
     Ok(agent.status()?["models"][0].clone())
 }
@@ -342,7 +343,7 @@ fn a_hub_that_answers_nothing_holds_up_no_answer_of_the_device() {
     });
 }
 
-/// Has the agent's clock follow a file from its next start on; `None` where that library is not there.
+/// Makes the agent's clock follow a file from its next start on; `None` if that library is not available.
 fn clock_of(site: &Site, agent: &mut Agent) -> Result<Option<PathBuf>> {
     let Some(library) = tools::faketime(Path::new("/")) else {
         skip("libfaketime is not installed (apt install faketime)");
@@ -362,7 +363,7 @@ fn clock_of(site: &Site, agent: &mut Agent) -> Result<Option<PathBuf>> {
     Ok(Some(file))
 }
 
-/// Moves the agent's clock past the end of the trust that it holds.
+/// Moves the agent's clock past the expiry of its trust metadata.
 fn live_past_expiry(agent: &Agent, clock: &Path) -> Result<()> {
     let trust = agent.status()?["trust"].clone();
     ensure!(trust["state"] == "valid", "{trust}");

@@ -1,4 +1,5 @@
-//! The hub and the agent against their own machine: a disk that hangs or is full, files that others can read, operators.
+//! Tests of the hub and the agent against their own machine: a disk that hangs or is full, files that others can read,
+//! operators.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -64,7 +65,7 @@ fn a_store_whose_disk_hangs_ends_the_agent_with_a_code_of_its_own() {
     });
 }
 
-/// Files and folders below `folder` that others can read or write, without those in `but`.
+/// Returns the files and folders below `folder` that others can read or write, except those in `but`.
 fn exposed(folder: &Path, but: &[&str]) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -85,7 +86,7 @@ fn exposed(folder: &Path, but: &[&str]) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Runs a command with the loosest umask.
+/// Runs a command with the most permissive umask.
 fn loose(command: &Command) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", "umask 000; exec \"$0\" \"$@\""]).arg(command.get_program()).args(command.get_args());

@@ -1,4 +1,4 @@
-//! The hub may go and come back: devices find it again, and what it had said stays said.
+//! Tests of a hub that stops and restarts: devices reconnect, and its records persist.
 
 use anyhow::ensure;
 use testkit::digits::catalog;

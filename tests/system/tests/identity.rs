@@ -1,5 +1,5 @@
-//! Identities over time and accidents: certificates that expired, clocks that are off, hubs that die, enrolments that are
-//! cut off, state folders that are copied.
+//! Tests of identities over time and accidents: expired certificates, wrong clocks, crashed hubs, interrupted
+//! enrolments, copied state folders.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use transport::{
     Alpn, CloseCode, CloseReason, Congestion, Connection, Dialer, DialerConfig, Identity, Limits, Priority, Trust,
 };
 
-/// Certificates that end while a test waits.
+/// Lifetime of certificates that expire during a test.
 const SHORT: &str = "6s";
 
 fn unix_ms() -> Result<u64> {
@@ -21,7 +21,7 @@ fn unix_ms() -> Result<u64> {
     Ok(u64::try_from(now.as_millis())?)
 }
 
-/// A fleet whose agent is stopped and whose certificate has expired.
+/// Returns a fleet whose agent is stopped and whose certificate has expired.
 fn expired_fleet(site: &Site, settings: &[(&str, &str)]) -> Result<Fleet> {
     let mut hub = site.hub()?;
     for (field, value) in [("gateway.certificate_lifetime", SHORT)].iter().chain(settings) {
@@ -147,7 +147,7 @@ async fn ask(connection: &Connection, request: DeviceRequest) -> Result<HubRespo
     Ok(answer)
 }
 
-/// Dials as the agent would, with its identity.
+/// Returns a dialer with the agent's identity.
 fn dialer(agent: &Agent) -> Result<Dialer> {
     let folder = agent.state_dir().join("identity");
     let read = |file: &str| std::fs::read_to_string(folder.join(file)).with_context(|| format!("read {file}"));
@@ -161,7 +161,7 @@ fn dialer(agent: &Agent) -> Result<Dialer> {
     })?)
 }
 
-/// The places where an enrolment can be cut off (`edge-agent/daemon/src/crash.rs`), in their order.
+/// Names of the steps at which an enrolment can be interrupted (`edge-agent/daemon/src/crash.rs`), in their order.
 const ENROLMENT_STEPS: [&str; 5] =
     ["enrol-key-stored", "enrol-answered", "enrol-trust-stored", "renewal-stored", "enrol-identity-stored"];
 
@@ -191,7 +191,7 @@ fn an_enrolment_that_is_cut_off_anywhere_is_finished_with_the_same_token() {
     });
 }
 
-/// Far less than the idle timeout of 30 s, far more than a loaded machine needs for a dial.
+/// Maximum time to reconnect: far less than the idle timeout of 30 s, far more than a loaded machine needs for a dial.
 const BACK_WITHIN: Duration = Duration::from_secs(15);
 
 #[test]
@@ -234,7 +234,7 @@ fn answered_within(fleet: &Fleet, limit: Duration) -> Result<()> {
     })
 }
 
-/// Copies a folder with everything in it, as a disk image does.
+/// Copies a folder with all its content, as a disk image does.
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
@@ -293,7 +293,7 @@ fn a_copied_identity_is_told_to_the_operator_and_to_both_machines() {
     });
 }
 
-/// Starts a daemon's clock elsewhere, like `-1d` or `+60d`; empty sets it right.
+/// Returns the environment that shifts a daemon's clock, like `-1d` or `+60d`; empty for the right time.
 fn shifted(shift: &str) -> Option<[(&'static str, String); 3]> {
     let library = tools::faketime(Path::new("/"))?;
     let (library, real) = if shift.is_empty() { (String::new(), "") } else { (library.display().to_string(), "1") };
@@ -388,7 +388,7 @@ fn new_operator(hub: &Hub) -> Result<()> {
     hub.run(["operator", "create", "me", "--config", &config, "--out", &context])?.ok().map(drop)
 }
 
-/// Both machines wake up later: `later` after the device was last there.
+/// Restarts both machines `later` after the device was last connected.
 fn woken_up(site: &Site, later: &str, grace: &str) -> Result<Option<Fleet>> {
     let mut hub = site.hub()?;
     hub.config().set("gateway.renewal_grace", grace)?;

@@ -1,4 +1,4 @@
-//! `cloud-hub model inspect` tells what is in a model file, without a hub.
+//! Tests of `cloud-hub model inspect`, which describes a model file without a hub.
 
 use std::fs;
 use std::path::Path;

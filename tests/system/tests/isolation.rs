@@ -1,4 +1,4 @@
-//! Native code that fails, takes all memory or never ends costs a request or a version, and no daemon.
+//! Tests of native code that crashes, exhausts memory or never returns: it costs a request or a version, but no daemon.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use serde_json::Value;
 use testkit::binaries::workspace;
 use testkit::{Agent, Ask, Hub, Input, Reply, Site, story, wait};
 
-/// The smallest 64-bit integer, and some: its quotient by -1 is none.
+/// Input with the smallest 64-bit integer, whose quotient by -1 overflows.
 const POISON: [f32; 4] = [-9.3e18, 1.0, 2.0, 3.0];
 const FINE: [f32; 4] = [4.0, 3.0, 2.0, 1.0];
 
@@ -47,7 +47,7 @@ fn expect(agent: &Agent, model: &str, policy: &str, values: &[f32; 4]) -> Result
     ask(agent, model, policy, values)?.ok().with_context(|| format!("{model} by {policy}"))
 }
 
-/// A hub that serves `models` of one device and one full file each, and an agent that follows them.
+/// Returns a hub that serves `models` of one device and one full file each, and an agent that follows them.
 fn fleet(site: &Site, models: &[(&str, &str, &str)]) -> Result<(Hub, Agent)> {
     let mut hub = site.hub()?;
     hub.start()?;
@@ -66,7 +66,7 @@ fn fleet(site: &Site, models: &[(&str, &str, &str)]) -> Result<(Hub, Agent)> {
     Ok((hub, agent))
 }
 
-/// Child processes of engines under a daemon, by their parent.
+/// Returns the child processes with engines of a daemon.
 fn children(daemon: u32) -> Result<Vec<u32>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
@@ -85,7 +85,7 @@ fn command_of(pid: u32) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Whether a process runs; one that was not waited for does not.
+/// Whether a process runs; a zombie does not.
 fn is_running(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     !status.is_empty() && !status.contains("State:\tZ")
@@ -269,11 +269,11 @@ fn status_and_doctor_tell_where_engines_run() {
     });
 }
 
-/// Deaths after which a model is not run any more (`engine::host::MODEL_DEATHS_MAX`).
+/// Number of crashes after which a model is disabled (`engine::host::MODEL_DEATHS_MAX`).
 const MODEL_DEATHS_MAX: u8 = 8;
 
-/// Sends requests that end the engine host, another one each time so that none is quarantined, until the model is not run
-/// any more.
+/// Sends requests that crash the engine host, each one different so that none is quarantined, until the model is
+/// disabled.
 fn condemn(agent: &Agent, model: &str, policy: &str) -> Result<()> {
     for number in 0..MODEL_DEATHS_MAX {
         let refused = ask(agent, model, policy, &[POISON[0], f32::from(number), 0.0, 0.0])?;

@@ -1,4 +1,4 @@
-//! Operator tokens end: people are warned before, and one verb renews a token, also after it has ended.
+//! Tests of expiring operator tokens: users are warned in time, and one verb renews a token, also after its expiry.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,7 +13,7 @@ const REFUSED: i32 = 5;
 
 const METRIC: &str = "sanderling_operator_token_expires_timestamp_seconds";
 
-/// A hub of this moment whose clock is moved from now on; `None` where no clock can be moved.
+/// Returns a hub whose clock is shifted after its creation; `None` if no clock can be shifted.
 fn hub_after(site: &Site, shift: &str) -> Result<Option<Hub>> {
     let Some(library) = tools::faketime(Path::new("/")) else {
         skip("libfaketime is not installed (apt install faketime)");
@@ -36,7 +36,7 @@ fn doctor(hub: &Hub) -> Result<String> {
     Ok(hub.run(["doctor", "--config", &config_of(hub)])?.stdout)
 }
 
-/// Demands that the warning is in the text or that it is not.
+/// Checks that the text contains the warning, or that it does not.
 fn expect_warning(text: &str, is_there: bool) -> Result<()> {
     let found = text.contains("the token of operator") && text.contains("cloud-hub operator renew");
     ensure!(found == is_there, "the warning is {}there: {text}", if found { "" } else { "not " });
@@ -144,7 +144,7 @@ fn a_token_that_has_ended_is_renewed_while_the_hub_is_stopped() {
     });
 }
 
-/// The token in the state folder opens the hub to whoever may read that folder, and to nobody else.
+/// Tests that the token in the state folder gives access to the hub only to users who may read that folder.
 #[test]
 fn the_token_of_the_machine_is_private_new_at_each_start_and_in_no_backup() {
     story(|site| {
@@ -178,7 +178,7 @@ fn the_token_of_the_machine_is_private_new_at_each_start_and_in_no_backup() {
     });
 }
 
-/// A hub whose disk has no room for the token starts, and says that verbs with `--config` need it stopped.
+/// Tests that a hub without disk space for the token starts, and reports that verbs with `--config` need it stopped.
 #[test]
 fn a_hub_that_cannot_write_the_token_starts() {
     story(|site| {

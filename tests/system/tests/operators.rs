@@ -1,5 +1,5 @@
-//! What an ordinary operator does: runs a verb with `sudo`, closes a terminal, asks `doctor` why something does not work,
-//! writes a wrong name, reads the log.
+//! Tests of an ordinary operator's work: runs a verb with `sudo`, closes a terminal, asks `doctor` for the cause of a
+//! problem, writes a wrong name, reads the log.
 
 use std::fs;
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use testkit::binaries::ONNXRUNTIME_ENV;
 use testkit::{Agent, Finished, Fleet, Hub, Signal, Site, skip, story, wait};
 
-/// A user that is not root; no account of that number needs to exist.
+/// Id of a user other than root; the account need not exist.
 const OTHER: u32 = 12_345;
 
 fn is_root() -> bool {
@@ -25,14 +25,14 @@ fn started_hub(site: &Site) -> Result<Hub> {
     Ok(hub)
 }
 
-/// The checks of `doctor` by name, and how it ended.
+/// Returns the checks of `doctor` by name, and its result.
 fn doctor(agent: &Agent) -> Result<(Vec<Value>, Finished)> {
     let done = agent.run(["doctor", "--json"])?;
     let checks = done.json()?.as_array().context("a list of checks")?.clone();
     Ok((checks, done))
 }
 
-/// Demands a check of this name whose finding and advice hold these words.
+/// Checks that the finding and advice of a check contain these words.
 fn expect(checks: &[Value], name: &str, result: &str, words: &[&str]) -> Result<()> {
     let holds = |check: &&Value| {
         let text = format!("{} {}", check["found"], check["advice"]);

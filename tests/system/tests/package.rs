@@ -1,4 +1,4 @@
-//! What `cargo xtask package` makes installs into a scratch prefix, runs there, and leaves again.
+//! Tests that the tarballs of `cargo xtask package` install into a scratch prefix, run there, and can be removed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ fn both_tarballs_install_run_and_uninstall() {
     });
 }
 
-/// Packs the debug build: what is tried here is the parcel, not the optimiser.
+/// Packs the debug build, because the test is about the tarball, not the optimiser.
 fn package(site: &Site) -> Result<Vec<PathBuf>> {
     let out = site.folder().join("package");
     let mut xtask = Command::new(env!("CARGO"));
@@ -65,7 +65,7 @@ fn install(unpacked: &Path, options: &[&str], prefix: &Path) -> Result<Finished>
     Finished::run(Command::new("sh").arg(unpacked.join("install.sh")).args(options).arg(prefix))?.ok()
 }
 
-/// Runs an installed program without any hint where ONNX Runtime is.
+/// Runs an installed program without the variable that names ONNX Runtime.
 fn run(prefix: &Path, program: &str, args: &[&str]) -> Result<Finished> {
     let mut command = Command::new(prefix.join("bin").join(program));
     Finished::run(command.args(args).env_remove(ONNXRUNTIME_ENV).current_dir(prefix))
@@ -95,7 +95,7 @@ fn hub_runs(prefix: &Path) -> Result<()> {
     verify_unit(&prefix.join("lib/systemd/system/sanderling-hub.service"))
 }
 
-/// From `init` to a join token without naming a file: every verb finds the config that was installed.
+/// Tests from `init` to a join token without naming a file: every verb finds the installed config.
 fn the_installed_hub_has_one_config(site: &Site, prefix: &Path) -> Result<()> {
     let hub = |args: &[&str]| {
         let mut command = Command::new(prefix.join("bin/cloud-hub"));
@@ -144,7 +144,7 @@ fn the_installed_hub_has_one_config(site: &Site, prefix: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The bar for the units, in tenths: systemd calls anything below 2.0 "OK" at its best.
+/// Maximum exposure of the units, in tenths: systemd rates anything below 2.0 as "OK" at best.
 const EXPOSURE_MAX: &str = "20";
 
 fn verify_unit(unit: &Path) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Strangers at the devices' door take their place and nothing else.
+//! Tests that unauthenticated connections to the hub use their own quota and nothing else.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use testkit::{Fleet, story, wait};
 use tokio::task::JoinSet;
 use transport::{Alpn, Congestion, Connection, Dialer, DialerConfig, Limits, Trust};
 
-/// As many as the issue of threats names; each holds a socket here.
+/// Number of connections that the issue on threats names; each uses a socket here.
 const STRANGERS: usize = 1000;
 
-/// What a hub with one small model may take with all of them there.
+/// Maximum resident memory in bytes of a hub with one small model and all these connections.
 const RESIDENT_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
 #[test]
@@ -38,7 +38,7 @@ fn a_thousand_connections_without_a_certificate_cost_the_fleet_nothing() {
     });
 }
 
-/// Connects all strangers at once; none of them says a word.
+/// Opens all connections at once and sends nothing on them.
 async fn crowd(token: &JoinToken) -> Result<Vec<Connection>> {
     let mut dialling = JoinSet::new();
     for number in 0..STRANGERS {

@@ -1,4 +1,4 @@
-//! A token is used up only by a machine that can keep what it gets for it.
+//! Tests that only a machine that can store its identity uses up a token.
 
 use std::fs;
 use std::io::Write as _;
@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::ensure;
 use testkit::{Finished, skip, story};
 
-/// Exit code for storage troubles.
+/// Exit code of storage failures.
 const STORAGE: i32 = 8;
 
 #[test]

@@ -1,11 +1,11 @@
-//! A service manager that reads nothing of what it is told costs the daemons nothing.
+//! Tests that a service manager that reads no notifications does not affect the daemons.
 
 use std::os::unix::net::UnixDatagram;
 
 use anyhow::{Context, Result, ensure};
 use testkit::{Fleet, Site, story};
 
-/// Feeds the watchdog every 10 ms: the socket's queue (about ten messages) is full at once.
+/// Watchdog period for a notification every 10 ms: the socket's queue (about ten messages) is full at once.
 const WATCHDOG_USEC: &str = "20000";
 
 #[test]
@@ -32,7 +32,7 @@ fn a_service_manager_that_hangs_hangs_nobody() {
     });
 }
 
-/// A notify socket that nobody reads.
+/// Creates a notify socket that no process reads.
 fn deaf(site: &Site, name: &str) -> Result<(String, UnixDatagram)> {
     let path = site.folder().join(name);
     let socket = UnixDatagram::bind(&path).context("bind a notify socket")?;

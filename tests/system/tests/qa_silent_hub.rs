@@ -1,11 +1,11 @@
-//! A hub that is there and says nothing (power cut, unplugged cable) counts as away within seconds.
+//! Tests that a hub that is connected but silent (power cut, unplugged cable) counts as unreachable within seconds.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use testkit::{Ask, Fleet, Signal, story, wait};
 
-/// More than enough to notice silence, and less than the transport needs to give a connection up (30 s).
+/// Maximum time to detect the silence: less than the idle timeout of the transport (30 s).
 const PATIENT: Duration = Duration::from_secs(20);
 
 #[test]

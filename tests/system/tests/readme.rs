@@ -1,4 +1,4 @@
-//! The README's way from nothing to an answer works as it stands.
+//! Tests that the quick start of the README works as written.
 
 use std::fs;
 use std::process::Command;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use testkit::binaries::{ONNXRUNTIME_ENV, workspace};
 use testkit::{Finished, Site, skip, story};
 
-/// The blocks of the README that are marked with this word after the language.
+/// Returns the blocks of the README that are marked with this word after the language.
 fn blocks(word: &str) -> Result<Vec<String>> {
     let text = fs::read_to_string(workspace().join("README.md")).context("read README.md")?;
     let opening = format!("```sh {word}\n");

@@ -1,4 +1,5 @@
-//! A stored record that is not readable costs what it holds, and nothing else; a folder of a later version is left alone.
+//! Tests that an unreadable stored record loses only its own content, and that a folder of a later version is left
+//! alone.
 
 use std::path::Path;
 
@@ -6,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use store::{Batch, SledStore, Store};
 use testkit::{Finished, Fleet, story};
 
-/// Writes records into the store of a stopped daemon, as a later version or a damaged disk would leave them.
+/// Writes records to the store of a stopped daemon, as a later version or a damaged disk would leave them.
 fn write(state: &Path, records: &[(&str, &str)]) -> Result<()> {
     let (store, _opened) = SledStore::open(&state.join("store"))?;
     let batch =

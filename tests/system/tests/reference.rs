@@ -1,4 +1,4 @@
-//! The reference pages say what the programs say. `SANDERLING_BLESS=1` writes them anew.
+//! Tests that the reference pages match the programs. `SANDERLING_BLESS=1` rewrites them.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use testkit::binaries::{Binaries, workspace};
 use testkit::{Finished, story};
 
-/// Set to rewrite the pages instead of comparing them.
+/// Environment variable that rewrites the pages instead of comparing them.
 const BLESS: &str = "SANDERLING_BLESS";
 
 #[test]
@@ -43,7 +43,7 @@ fn describe(program: &Path, name: &str, verbs: &mut Vec<String>, page: &mut Stri
     Ok(())
 }
 
-/// README.md promises it: no verb leaves a reader with a bare list of flags.
+/// Tests the promise of README.md that the help of every verb has an example.
 #[test]
 fn the_help_of_every_verb_has_an_example() {
     story(|site| {
@@ -72,7 +72,7 @@ fn find_without_example(program: &Path, verbs: &mut Vec<String>, without: &mut V
     Ok(())
 }
 
-/// The names under `Commands:`, without clap's own `help`.
+/// Returns the names under `Commands:`, without clap's own `help`.
 fn verbs_in(help: &str) -> Vec<String> {
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     let named = commands.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
@@ -133,8 +133,8 @@ fn the_walks_of_the_architecture_page_name_what_the_code_has() {
     assert!(missing.is_empty(), "ARCHITECTURE.md names what is not in the code: {missing:?}");
 }
 
-/// Whether every part of `a::b::C` (a function, type, module, crate or variant) is defined somewhere. Commands, paths
-/// and values are for others to check.
+/// Whether every part of `a::b::C` (a function, type, module, crate or variant) is defined in the source. Commands,
+/// paths and values are checked elsewhere.
 fn is_there(name: &str, source: &str) -> bool {
     let name = name.split(['(', '{', '<']).next().unwrap_or_default().trim();
     let is_path = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':');

@@ -1,5 +1,5 @@
-//! Every fault of a request is answered with 400 and a sentence that says what to change, wherever the fault is found:
-//! in the JSON, in the signature, or by an operator in the middle of a run, on the device or on the hub.
+//! Tests that every fault of a request gets status 400 and a sentence that says what to change, wherever the fault is
+//! found: in the JSON, in the signature, or by an operator during a run, on the device or on the hub.
 
 // Of the models that can be written with it, this file needs a few.
 #[expect(dead_code, reason = "written for the engine's tests")]
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use onnx::{FLOAT, Graph, INT64, Size, node, tensor, tensor_type, value};
 use testkit::{Client, Site, story};
 
-/// Element type of strings in `onnx.proto`.
+/// Number of the string type in `onnx.proto`.
 const STRING: u64 = 8;
 
 const POLICIES: [&str; 5] = ["only-device", "prefer-device", "cascade", "prefer-hub", "only-hub"];
@@ -44,7 +44,7 @@ fn vector(element: u64, size: &'static str) -> onnx::Message {
     tensor_type(element, &[Size::Named(size)])
 }
 
-/// Models whose operators object to some inputs that fit their signature: name, file, `model.toml`.
+/// Returns models whose operators refuse some inputs that match their signature: name, file, `model.toml`.
 fn models() -> Vec<(&'static str, Vec<u8>, String)> {
     let table: Vec<u8> = (0..10_u8).flat_map(|value| f32::from(value).to_le_bytes()).collect();
     let lookup = Graph {

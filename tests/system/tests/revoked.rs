@@ -1,4 +1,5 @@
-//! A revoked device is out at once and stays out, with a resumed connection too; its own answers go on.
+//! Tests that a revoked device is disconnected at once and permanently, also with a resumed connection; it continues to
+//! serve locally.
 
 use anyhow::{Context, Result, bail, ensure};
 use protocol::v1::{DeviceRequest, Hello, HubResponse, RefusalCode};
@@ -74,7 +75,7 @@ fn a_resumed_connection_of_a_revoked_device_gets_nothing() {
     });
 }
 
-/// Dials as the agent would, with its identity: TLS sessions are kept between dials.
+/// Returns a dialer with the agent's identity, which keeps TLS sessions between dials.
 fn dialer(agent: &Agent) -> Result<Dialer> {
     let folder = agent.state_dir().join("identity");
     let read = |file: &str| std::fs::read_to_string(folder.join(file)).with_context(|| format!("read {file}"));
@@ -91,14 +92,14 @@ fn dialer(agent: &Agent) -> Result<Dialer> {
     Ok(Dialer::new(config)?)
 }
 
-/// What became of a connection.
+/// Result of a connection attempt.
 #[derive(Debug)]
 enum Greeting {
     Welcome,
     Revoked,
 }
 
-/// Connects and says hello, as every connection of a device begins.
+/// Connects and sends `Hello`, as every connection of a device begins.
 async fn greet(dialer: &Dialer, hub: &[String]) -> Result<Greeting> {
     let connection = match dialer.dial(hub).await {
         Ok(connection) => connection,

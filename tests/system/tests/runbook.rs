@@ -1,4 +1,4 @@
-//! docs/runbook.md and the parts of docs/trust.md about lost keys, walked on real hubs and devices.
+//! Tests of the procedures in docs/runbook.md and of lost keys in docs/trust.md, on real hubs and devices.
 
 use std::fs;
 use std::net::UdpSocket;
@@ -37,7 +37,7 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Programs that encrypt what they read, each with the way back: those that the runbook names.
+/// Programs that encrypt their input, each with its inverse: those that the runbook names.
 const ENCRYPTERS: [(&str, &str, &str); 2] = [
     ("age", "age -r $(age-keygen -y key.txt)", "age -d -i key.txt"),
     (
@@ -80,7 +80,7 @@ fn a_backup_goes_through_a_pipe_into_an_encrypted_file_and_back() {
     });
 }
 
-/// The backup knows neither that the device came nor that it was shut out.
+/// Tests that a device stays revoked although the backup contains neither its enrolment nor its revocation.
 #[test]
 fn a_device_that_was_enrolled_and_revoked_after_the_backup_stays_out() {
     story(|site| {
@@ -153,7 +153,7 @@ fn a_hub_that_moves_to_another_address_is_followed() {
     });
 }
 
-/// A thief runs a copy of the hub's folder at its address, after the owner has rotated the online keys.
+/// Tests a copy of the hub's folder at its address, run by a thief after the owner has rotated the online keys.
 #[test]
 fn devices_refuse_the_news_of_a_stolen_hub_and_follow_the_true_one() {
     story(|site| {

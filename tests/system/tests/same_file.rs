@@ -1,4 +1,4 @@
-//! Models and versions that consist of the same files never disturb each other, whatever happens to one of them.
+//! Tests that models and versions with the same files never affect each other, whatever happens to one of them.
 
 use std::fs;
 use std::path::Path;
@@ -9,14 +9,14 @@ use testkit::author::ModelFolder;
 use testkit::digits::catalog;
 use testkit::{Agent, Hub, Site, story, wait};
 
-/// Models with the same file on each device.
+/// Number of models with the same file on each device.
 const MODELS: u64 = 8;
 
 fn name(number: u64) -> String {
     format!("same{number}")
 }
 
-/// Publishes catalog digits v1 under many names: every model has the very same files.
+/// Publishes catalog digits v1 under many names: every model has identical files.
 fn publish_same(hub: &Hub, site: &Site, models: std::ops::RangeInclusive<u64>) -> Result<()> {
     let folder = ModelFolder::copy(site, "v1", 1)?;
     for number in models {
@@ -53,7 +53,7 @@ fn expect_no_trouble(site: &Site, device: &str) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of a device variant of digits v1: its model and its golden file.
+/// Returns the size of a device variant of digits v1 in bytes: its model and its golden file.
 fn bytes_of_one(agent: &Agent) -> Result<u64> {
     let place = agent.state_dir().join("models").join(name(1)).join("1");
     let files = files_below(&place)?.into_iter().filter(|path| {
@@ -178,7 +178,7 @@ fn a_file_that_rotted_on_the_hub_is_not_sent_is_shown_and_is_fetched_again_once_
     });
 }
 
-/// A blob that is gone is mended in the same way.
+/// Checks that a missing blob is repaired in the same way.
 fn missing_too(fleet: &testkit::Fleet, folder: &Path, blob: &Path) -> Result<()> {
     fs::remove_file(blob)?;
     fleet.hub.push(folder, &[])?.ok()?;

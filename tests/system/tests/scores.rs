@@ -1,5 +1,5 @@
-//! What a device is sure of: rules for scores that cannot be right are refused at the push, scores by sigmoid and by a class
-//! axis defer what is unsure, and a version without a threshold says where its requests go.
+//! Tests of scores: rules that cannot be right are refused at the push, scores by sigmoid and by a class axis defer
+//! uncertain results, and a version without a threshold reports where its requests go.
 
 mod cases;
 
@@ -11,7 +11,7 @@ use testkit::author::ModelFolder;
 use testkit::digits::catalog;
 use testkit::{Agent, Hub, Site, story, wait};
 
-/// `logits = x @ [[1,0,0],[0,1,0]]`, with two dimensions of size 1 behind the classes.
+/// Returns the model `logits = x @ [[1,0,0],[0,1,0]]`, with two dimensions of size 1 after the classes.
 fn class_axis_second(score: &str) -> Case {
     let weights = dense("w", &[2, 3], &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
     let axes = cases::longs("axes", &[2, 3]);
@@ -23,7 +23,7 @@ fn class_axis_second(score: &str) -> Case {
         .scored(score, 0.9)
 }
 
-/// `logits = x @ [[1],[0]]`: one logit.
+/// Returns the model `logits = x @ [[1],[0]]`: one logit.
 fn single_logit(score: &str) -> Case {
     let nodes = vec![NodeProto::new("Gemm", "g", &["x", "w"], &["logits"])];
     let weights = dense("w", &[2, 1], &[1.0, 0.0]);
@@ -156,12 +156,12 @@ fn a_push_that_takes_something_away_is_refused_with_the_list() {
     });
 }
 
-/// A variant for the hub without golden inputs.
+/// Returns a variant for the hub without golden inputs.
 fn hub_variant() -> String {
     "\n[[variant]]\nname = \"full\"\nruns_on = \"hub\"\nengines = [\"ort\"]\nprecision = \"fp32\"\nfile = \"full.onnx\"\n".to_owned()
 }
 
-/// A form without one of its tables.
+/// Removes one table from a `model.toml`.
 fn without_table(text: &str, table: &str) -> String {
     let (before, rest) = text.split_once(table).unwrap_or((text, ""));
     let after = rest.find("\n[").map_or("", |at| &rest[at..]);

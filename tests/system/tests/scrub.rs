@@ -1,4 +1,5 @@
-//! Files that rot on the hub's disk are found without being fetched, named with the verb that mends them, and never served.
+//! Tests that damaged files on the hub's disk are found without being fetched, reported with the verb that repairs
+//! them, and never served.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ fn damaged(hub: &Hub) -> Result<f64> {
     Ok(hub.metrics()?.sum("sanderling_blobs_damaged", &[]))
 }
 
-/// Waits until status and metric name one damaged file, or none.
+/// Waits until status and metric report one damaged file, or none.
 fn wait_damaged(hub: &Hub, count: usize) -> Result<()> {
     wait::until_true(&format!("the hub knows of {count} damaged files"), || {
         let told = warnings(hub)?.matches("is damaged on this disk").count();
@@ -48,7 +49,7 @@ fn manifest_of(hub: &Hub, version: u64) -> Result<PathBuf> {
     Ok(hub.folder().join("blobs/sha256").join(digest))
 }
 
-/// Cuts a file to half of its length.
+/// Truncates a file to half of its length.
 fn cut(path: &Path) -> Result<()> {
     let length = fs::metadata(path)?.len();
     fs::File::options().write(true).open(path)?.set_len(length / 2).context("cut the file")
@@ -127,7 +128,7 @@ fn a_file_that_is_put_back_by_hand_is_noticed_and_fetched_without_an_operator() 
     });
 }
 
-/// A file that was damaged at the start is used as soon as it is pushed again, and its warning goes.
+/// Tests that a file that was damaged at the start is used once it is pushed again, and that its warning ends.
 #[test]
 fn what_was_damaged_at_the_start_is_mended_by_a_push_without_a_restart() {
     story(|site| {

@@ -1,5 +1,5 @@
-//! What ONNX Runtime runs is published and served: unknown ranks, one name for two sizes, long names of dimensions, and a
-//! `model.toml` that leaves shapes to the model.
+//! Tests that models which ONNX Runtime runs are published and served: unknown ranks, one name for two sizes, long
+//! names of dimensions, and a `model.toml` that omits shapes.
 
 // Of the models that can be written with it, this file needs a few.
 #[expect(dead_code, reason = "written for the engine's tests")]
@@ -13,13 +13,13 @@ use anyhow::{Result, ensure};
 use onnx::{FLOAT, Graph, Message, Size, node, tensor_type, unranked, value};
 use testkit::{Client, Site, story};
 
-/// Name of a dimension as an exporter of PyTorch writes it, of 440 bytes.
+/// Name of a dimension as PyTorch's exporter writes it, of 440 bytes.
 const LONG: &str = "floor(height/2 - 1/2) + floor(height/3 - 1/2) + floor(height/4 - 1/2) + floor(height/5 - 1/2) + \
                     floor(height/6 - 1/2) + floor(height/7 - 1/2) + floor(height/8 - 1/2) + floor(height/9 - 1/2) + \
                     floor(height/10 - 1/2) + floor(height/11 - 1/2) + floor(height/12 - 1/2) + floor(height/13 - 1/2) + \
                     floor(height/14 - 1/2) + floor(height/15 - 1/2) + floor(height/16 - 1/2) + floor(height/17 - 1/2)";
 
-/// A model, what its `model.toml` says of `x` and `y`, and requests: shapes of its inputs and of its output.
+/// A model, the declarations of `x` and `y` in its `model.toml`, and requests: shapes of its inputs and of its output.
 struct Case {
     name: &'static str,
     model: Vec<u8>,
@@ -48,7 +48,7 @@ fn add(kind: &Message) -> Vec<u8> {
     .model()
 }
 
-/// A line of `model.toml`; nothing where the shape is left to the model.
+/// Returns a line of `model.toml`; empty if the shape is omitted.
 fn shape(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("shape = {text}\n") }
 }

@@ -1,4 +1,4 @@
-//! Stopping is a feature: what was begun is finished, within the grace period, and the exit code says so.
+//! Tests of stopping: work in progress is finished within the grace period, and the exit code reports it.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -99,14 +99,14 @@ fn the_service_manager_hears_of_start_life_and_stop() {
     });
 }
 
-/// Stands in for systemd: a socket that hears what a service says of itself.
+/// Creates a socket that receives the notifications of a service in place of systemd.
 fn listen(path: &Path) -> Result<(String, UnixDatagram)> {
     let socket = UnixDatagram::bind(path).context("bind a notify socket")?;
     socket.set_read_timeout(Some(wait::PATIENCE))?;
     Ok((path.display().to_string(), socket))
 }
 
-/// Reads on until a message holds this line.
+/// Reads until a message contains this line.
 fn expect(who: &str, heard: &UnixDatagram, line: &str) -> Result<()> {
     let mut buffer = [0_u8; 4096];
     loop {

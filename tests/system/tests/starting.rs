@@ -1,4 +1,4 @@
-//! Verbs wait for a daemon that is starting, and fail at once where none is.
+//! Tests that verbs wait for a daemon that is starting, and fail at once if none is.
 
 use anyhow::{Result, ensure};
 use testkit::{Fleet, story, wait};
@@ -27,7 +27,7 @@ fn a_verb_right_behind_the_start_of_its_daemon_waits_for_it_and_one_on_a_stopped
     });
 }
 
-/// The lock file and the addresses of a killed daemon are not taken for a daemon that is starting.
+/// Tests that the lock file and the addresses of a killed daemon are not taken for a daemon that is starting.
 #[test]
 fn the_traces_of_a_killed_daemon_are_not_waited_for() {
     story(|site| {

@@ -1,4 +1,5 @@
-//! A version that is not what was signed never serves: the active one goes on, and the operator sees why.
+//! Tests that a version which differs from the signed one never serves: the active one continues, and the operator sees
+//! the reason.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use testkit::author::{ModelFolder, blob_of, flip_byte};
 use testkit::digits::catalog;
 use testkit::{Fleet, Site, story};
 
-/// Demands that `version` was refused, that the operator sees it in both places, and that v1 goes on serving.
+/// Checks that `version` was refused, that the operator sees it in both lists, and that v1 continues to serve.
 fn expect_refused(fleet: &Fleet, version: u64) -> Result<Value> {
     let report = fleet.hub.refusal("kitchen", "digits", version)?;
     ensure!(report["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "no reason is told: {report}");
@@ -22,7 +23,7 @@ fn expect_refused(fleet: &Fleet, version: u64) -> Result<Value> {
     Ok(report)
 }
 
-/// Every road leads back: a good version after a bad one is taken.
+/// Checks that a good version after a bad one is installed.
 fn expect_recovery(fleet: &Fleet, site: &Site, version: u64) -> Result<()> {
     let good = ModelFolder::copy(site, "v2", version)?;
     fleet.hub.push(good.path(), &[])?.ok()?;

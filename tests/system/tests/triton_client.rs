@@ -1,11 +1,11 @@
-//! NVIDIA's own Python client speaks to the agent's door, unchanged.
+//! Tests the agent's HTTP server with NVIDIA's own Python client, unchanged.
 
 use std::process::Command;
 
 use anyhow::{Result, ensure};
 use testkit::{Finished, Fleet, skip, story, tools};
 
-/// What a Triton user would write: nothing in it knows Sanderling but the policy parameter.
+/// Script as a Triton user would write it: only the policy parameter is specific to Sanderling.
 const SCRIPT: &str = r#"
 import sys
 import numpy as np

@@ -1,4 +1,4 @@
-//! Nothing dated ends the product: expired signatures, stolen online keys, shared and protected offline keys.
+//! Tests that no expiry ends the product: expired signatures, stolen online keys, shared and protected offline keys.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use testkit::{Agent, Finished, Fleet, Hub, skip, story, tools, wait};
 /// Exit code of `console::ExitKind::Refused`.
 const REFUSED: i32 = 5;
 
-/// Version that a thief of the online keys signs, far beyond what honest signers reach.
+/// Version that a thief of the online keys signs, far above the versions of honest signers.
 const RUN_AWAY: u64 = 1 << 62;
 
-/// Finds libfaketime, or says why the test cannot run.
+/// Finds libfaketime, or prints the reason for which the test cannot run.
 fn faketime() -> Option<PathBuf> {
     let library = tools::faketime(Path::new("/"));
     if library.is_none() {
@@ -26,7 +26,7 @@ fn faketime() -> Option<PathBuf> {
     library
 }
 
-/// The environment under which a process believes that it runs at another time, like `+366d`.
+/// Returns the environment in which a process sees another time, like `+366d`.
 fn shifted(library: &Path, shift: &str) -> [(&'static str, String); 4] {
     [
         ("LD_PRELOAD", library.display().to_string()),
@@ -51,13 +51,13 @@ fn trust(hub: &Hub, args: &[&str]) -> Result<Finished> {
     Finished::run(&mut command)
 }
 
-/// The same on the folder of the stopped hub.
+/// Runs a verb of trust on the folder of the stopped hub.
 fn trust_offline(hub: &mut Hub, args: &[&str]) -> Result<Finished> {
     let config = hub.config().path().display().to_string();
     trust(hub, &[args, &["--config", &config]].concat())
 }
 
-/// Makes an operator token of the stopped hub and uses it from now on: the first one is good for a year.
+/// Creates an operator token of the stopped hub and uses it from now on: the first one is valid for a year.
 fn new_operator(hub: &mut Hub) -> Result<()> {
     let out = hub.folder().join("again.toml").display().to_string();
     let config = hub.config().path().display().to_string();
@@ -71,7 +71,7 @@ fn role<'v>(view: &'v Value, name: &str) -> Result<&'v Value> {
     roles.iter().find(|role| role["role"] == name).with_context(|| format!("role {name}"))
 }
 
-/// Demands that a push is refused with the date and the command.
+/// Checks that a push is refused with the date and the command.
 fn expect_stopped(pushed: &Finished) -> Result<()> {
     ensure!(pushed.code == Some(REFUSED), "the push ended with {:?}: {}", pushed.code, pushed.stderr);
     for word in ["expired", "cloud-hub trust renew"] {
@@ -87,7 +87,7 @@ fn answers_from_the_hub(fleet: &Fleet) -> Result<()> {
     Ok(())
 }
 
-/// A hub whose signatures ended answers; publishing waits for the operator, who renews with one verb.
+/// Tests that a hub with expired signatures serves; publishing waits for the operator, who renews with one verb.
 #[test]
 fn an_expired_hub_answers_and_is_renewed_and_its_devices_follow() {
     let Some(library) = faketime() else { return };
@@ -136,7 +136,8 @@ fn an_expired_hub_answers_and_is_renewed_and_its_devices_follow() {
     });
 }
 
-/// Two years after `init`, with nothing renewed: the hub starts and answers, and the verb works on the stopped hub too.
+/// Tests two years after `init` without a renewal: the hub starts and serves, and the verb also works on the stopped
+/// hub.
 #[test]
 fn a_hub_that_slept_for_two_years_answers_and_is_renewed_while_it_is_stopped() {
     let Some(library) = faketime() else { return };
@@ -163,7 +164,7 @@ fn a_hub_that_slept_for_two_years_answers_and_is_renewed_while_it_is_stopped() {
     });
 }
 
-/// A hub whose clock is a day behind `init` neither crashes nor locks devices out.
+/// Tests that a hub whose clock is a day before `init` neither crashes nor locks devices out.
 #[test]
 fn a_hub_whose_clock_is_a_day_behind_goes_on() {
     let Some(library) = faketime() else { return };
@@ -186,7 +187,7 @@ fn a_hub_whose_clock_is_a_day_behind_goes_on() {
     });
 }
 
-/// A device that slept through renewals and rotations of the root follows them all.
+/// Tests that a device that was offline during renewals and rotations of the root follows them all.
 #[test]
 fn a_device_that_slept_through_renewals_and_rotations_follows() {
     story(|site| {
@@ -244,7 +245,7 @@ fn reference(version: u64, bytes: &[u8]) -> Value {
     json!({"version": version, "length": bytes.len(), "hashes": {"sha256": types::Digest::of(bytes).to_hex()}})
 }
 
-/// Signs snapshot and timestamp with a run-away version, as whoever took the hub's keys can.
+/// Signs snapshot and timestamp with a run-away version, as anyone with the hub's keys can.
 fn run_away(hub: &Hub) -> Result<()> {
     let folder = hub.folder().join("trust/metadata");
     let key = |name: &str| KeyPair::load(&hub.folder().join("trust/online").join(name));
@@ -270,7 +271,7 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The version of the timestamp that a device stored last.
+/// Returns the version of the timestamp that a device stored last.
 fn stored_timestamp(agent: &Agent) -> Result<u64> {
     let sets = files_below(&agent.state_dir().join("trust/sets"))?;
     let newest = sets.into_iter().filter(|path| path.ends_with("timestamp.json")).max().context("a stored set")?;
@@ -278,7 +279,8 @@ fn stored_timestamp(agent: &Agent) -> Result<u64> {
     value["signed"]["version"].as_u64().context("a version")
 }
 
-/// Devices that were served run-away versions with the hub's stolen online keys follow again after `rotate online`.
+/// Tests that devices which received run-away versions with the hub's stolen online keys follow again after `rotate
+/// online`.
 #[test]
 fn devices_follow_again_after_stolen_online_keys_ran_the_versions_away() {
     story(|site| {
@@ -326,7 +328,7 @@ fn devices_follow_again_after_stolen_online_keys_ran_the_versions_away() {
     });
 }
 
-/// With a threshold of two a version waits in a file until two holders have signed it.
+/// Tests a threshold of two: a version waits in a file until two holders have signed it.
 #[test]
 fn two_holders_sign_a_version_each_on_an_own_machine() {
     story(|site| {
@@ -360,7 +362,7 @@ fn two_holders_sign_a_version_each_on_an_own_machine() {
     });
 }
 
-/// A key under a passphrase signs with it, and not without.
+/// Tests that a key with a passphrase signs only with it.
 #[test]
 fn keys_under_a_passphrase_sign_with_it_alone() {
     story(|site| {
@@ -390,7 +392,7 @@ fn keys_under_a_passphrase_sign_with_it_alone() {
     });
 }
 
-/// A device whose hub gives no news shows that its trust has expired, and goes on answering.
+/// Tests that a device whose hub sends no updates reports the expiry of its trust, and continues to serve.
 #[test]
 fn an_expired_trust_is_shown_on_the_device_and_stops_no_answer() {
     let Some(library) = faketime() else { return };

@@ -1,5 +1,5 @@
-//! Devices that ask and never read what they asked for: the hub holds no more for them than its configuration allows, and
-//! answers everybody else.
+//! Tests of devices that never read the responses to their requests: the hub's memory for them stays within its
+//! configuration, and it serves all others.
 
 // Of the models that can be written with it, this file needs one.
 #[expect(dead_code, reason = "written for the engine's tests")]
@@ -18,22 +18,22 @@ use testkit::{Agent, Ask, Hub, Input, Site, story, wait};
 use transport::{Alpn, Congestion, Connection, Dialer, DialerConfig, Exchange, Identity, Limits, Priority, Trust};
 use types::{DType, Digest, NamedTensor, Reason, Tensor};
 
-/// As many as the issue of threats names.
+/// Number of devices that the issue on threats names.
 const DEVICES: usize = 30;
 
-/// Requests of each kind and device; a device may have 32 inferences in the hub and 64 exchanges in all.
+/// Number of requests of each kind and device; a device may have 32 inferences in the hub and 64 exchanges in all.
 const REQUESTS: usize = 8;
 
-/// Budget of the hub for requests and responses, in bytes: the least that it takes.
+/// Budget of the hub for requests and responses, in bytes: the minimum that it accepts.
 const BUDGET: u64 = 256 * 1024 * 1024;
 
-/// Bytes that QUIC may hold for each device beside the budget, as `transport::Limits::hub` says.
+/// Size of QUIC's send window for each device outside the budget, in bytes, as in `transport::Limits::hub`.
 const SEND_WINDOW: u64 = 2 * 1024 * 1024;
 
-/// Bytes for everything else: connections, what the allocator keeps, responses on their way from the engine.
+/// Memory for everything else in bytes: connections, the allocator, responses on their way from the engine.
 const SLACK: u64 = 96 * 1024 * 1024;
 
-/// `y = x` as often as `s` says, and a file of 8 MiB.
+/// Returns the model `y = x`, repeated `s` times, with a file of 8 MiB.
 fn wide() -> Vec<u8> {
     let weights = vec![0x3f; 8 * 1024 * 1024];
     let count = weights.len() as u64 / 4;
@@ -71,7 +71,7 @@ fn folder(site: &Site) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A request whose response has 16 MiB.
+/// Returns a request whose response has 16 MiB.
 fn large() -> Result<(DeviceRequest, Vec<bytes::Bytes>)> {
     let sizes: Vec<u8> = [2048_i64, 2048].iter().flat_map(|size| size.to_le_bytes()).collect();
     let inputs = [
@@ -92,7 +92,7 @@ fn large() -> Result<(DeviceRequest, Vec<bytes::Bytes>)> {
     Ok((DeviceRequest::Infer(request), body))
 }
 
-/// Dials as the agent would, and has no room for what it asks for.
+/// Returns a dialer with the agent's identity and without buffer space for responses.
 fn dialer(agent: &Agent) -> Result<Dialer> {
     let folder = agent.state_dir().join("identity");
     let read = |file: &str| fs::read_to_string(folder.join(file)).with_context(|| format!("read {file}"));
@@ -106,7 +106,7 @@ fn dialer(agent: &Agent) -> Result<Dialer> {
     })?)
 }
 
-/// Asks for large responses and for the model file, and keeps all exchanges open.
+/// Requests large responses and the model file, and keeps all exchanges open.
 async fn ask_and_wait(dialer: Dialer, hub: Vec<String>, file: Digest) -> Result<(Connection, Vec<Exchange>)> {
     let connection = dialer.dial(&hub).await?;
     let mut open = Vec::new();
@@ -123,7 +123,7 @@ async fn ask_and_wait(dialer: Dialer, hub: Vec<String>, file: Digest) -> Result<
     Ok((connection, open))
 }
 
-/// Requests for the model that the hub answered, refused or gave up.
+/// Returns the number of requests for the model that the hub served, refused or abandoned.
 fn ended(hub: &Hub) -> Result<f64> {
     let read = hub.metrics()?;
     let names = ["sanderling_requests_total", "sanderling_request_failures_total"];

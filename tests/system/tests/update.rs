@@ -1,4 +1,4 @@
-//! A new version reaches the device while it serves, and nobody notices but by better answers.
+//! Tests that a new version is installed while the device serves, without any failed request.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ fn no_request_is_lost_or_answered_wrongly_during_the_switch() {
     });
 }
 
-/// The versions that answered, each where it was first seen, in the order of sending.
+/// Returns the versions that served, each at its first occurrence, in the order of sending.
 fn versions_seen(samples: &[Sample]) -> Vec<u64> {
     let mut versions = Vec::new();
     for seen in samples.iter().filter_map(|sample| sample.outcome.as_ref().ok()) {

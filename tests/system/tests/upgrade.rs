@@ -1,4 +1,4 @@
-//! Upgrades: today's programs on the state of an older release, and beside an older release.
+//! Tests of upgrades: the present programs on the state of an older release, and beside an older release.
 
 use std::fs;
 use std::path::Path;
@@ -12,22 +12,23 @@ use testkit::author::ModelFolder;
 use testkit::digits::catalog;
 use testkit::{Agent, Binaries, Digits, Finished, Fleet, Hub, Site, skip, story, tools, wait};
 
-/// Day of the archive, 2026-11-30 00:00 UTC, and twenty minutes: its join token is good for an hour.
+/// Time of the archive, 2026-11-30 00:00 UTC plus twenty minutes: its join token is valid for an hour.
 const ARCHIVE_UNIX_S: i64 = 1_795_996_800 + 1200;
 
-/// Commit whose programs are run beside today's.
+/// Commit whose programs run beside the present ones.
 const OLD_COMMIT: &str = "343ea06";
 
-/// Names a folder with `edge-agent` and `cloud-hub` of [`OLD_COMMIT`]; without it they are built into the cache.
+/// Environment variable of a folder with `edge-agent` and `cloud-hub` of [`OLD_COMMIT`]; without it they are built into
+/// the cache.
 const OLD_BINARIES_ENV: &str = "SANDERLING_TEST_OLD_BINARIES";
 
-/// The state folders of an older release in a site, with the clock at their day.
+/// State folders of an older release in a site, with the clock at their date.
 struct Archive {
     clock: [(&'static str, String); 4],
 }
 
 impl Archive {
-    /// Unpacks the archive. Returns `None` where no clock can be set, after it has printed the reason.
+    /// Unpacks the archive. Returns `None` if no clock can be set, after printing the reason.
     fn unpack(site: &Site) -> Result<Option<Self>> {
         let Some(library) = tools::faketime(Path::new("/")) else {
             skip("libfaketime is not installed (apt install faketime)");
@@ -48,7 +49,7 @@ impl Archive {
         Ok(hub)
     }
 
-    /// The archive's agent of this name, or a new one where the archive has none.
+    /// Returns the archive's agent of this name, or a new one if the archive has none.
     fn agent(&self, site: &Site, name: &str, hub: &Hub) -> Result<Agent> {
         let (archived, moved) = (site.folder().join(name), site.folder().join(format!("{name}-archived")));
         if archived.exists() {
@@ -70,7 +71,7 @@ fn names(list: &Value, field: &str) -> Vec<String> {
     entries.iter().filter_map(|entry| entry[field].as_str().map(str::to_owned)).collect()
 }
 
-/// Demands that the hub knows everything that the archive's README lists.
+/// Checks that the hub has everything that the archive's README lists.
 fn expect_hub_of_archive(site: &Site, hub: &Hub) -> Result<()> {
     let operators = names(&hub.json(&["operator", "list"])?["operators"], "name");
     ensure!(operators.len() == 2 && operators.contains(&"ci".to_owned()), "operators: {operators:?}");
@@ -157,7 +158,7 @@ fn a_join_token_of_an_older_release_admits_and_a_revoked_device_stays_out() {
     });
 }
 
-/// A version that was installed by an older release is what a device goes back to.
+/// Tests that a device can return to a version that an older release installed.
 #[test]
 fn the_slots_of_an_older_release_are_kept() {
     story(|site| {
@@ -180,8 +181,8 @@ fn the_slots_of_an_older_release_are_kept() {
     });
 }
 
-/// The programs of [`OLD_COMMIT`], built once into the cache. Returns `None` where they cannot be had, after it has
-/// printed the reason.
+/// Returns the programs of [`OLD_COMMIT`], built once into the cache; `None` if they are not available, after printing
+/// the reason.
 fn old_programs() -> Result<Option<Binaries>> {
     let onnxruntime = testkit::binaries::onnxruntime()?;
     if let Some(folder) = std::env::var_os(OLD_BINARIES_ENV) {
@@ -221,7 +222,7 @@ fn build_old(workspace: &Path, place: &Path) -> Result<()> {
     Finished::run(&mut cargo)?.ok().context("build the older release").map(drop)
 }
 
-/// Adds the logs of a folder that goes away to the error of a failed story.
+/// Adds the logs of a temporary folder to the error of a failed test.
 fn with_logs<T>(told: Result<T>, sites: &[&Site], what: &str) -> Result<T> {
     told.with_context(|| {
         let logs: Vec<String> = sites.iter().map(|site| site.logs()).collect();
@@ -271,7 +272,7 @@ fn an_agent_and_a_hub_of_different_releases_work_together() {
     });
 }
 
-/// Upgrades a fleet on its folders, one program after the other.
+/// Upgrades a fleet in its folders, one program after the other.
 fn upgrade_in_turn(before: &Site, newer: &Binaries, is_hub_first: bool) -> Result<()> {
     let mut hub = Hub::init(before, "hub")?;
     hub.start()?;

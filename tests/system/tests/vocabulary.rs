@@ -1,11 +1,11 @@
-//! An update has one word for each stage and outcome, wherever it is shown.
+//! Tests that an update has one word for each stage and outcome in every output.
 
 use anyhow::{Context, Result, ensure};
 use testkit::author::ModelFolder;
 use testkit::{Fleet, story, wait};
 use types::update::{OUTCOME_LABELS, Stage};
 
-/// Words in the first column of the table under a heading of the reference.
+/// Returns the words in the first column of the table under a heading of the reference.
 fn words(column: &str) -> Vec<String> {
     let page = include_str!("../../../docs/reference/api.md");
     let table = page.lines().skip_while(|line| !line.starts_with(&format!("| {column} |"))).skip(2);

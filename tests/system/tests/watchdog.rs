@@ -1,4 +1,4 @@
-//! The service manager's watchdog hears of engines that make no progress, and of no others.
+//! Tests that the service manager's watchdog detects engines that make no progress, and no others.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -18,7 +18,7 @@ const ALIVE: &str = "WATCHDOG=1";
 /// Log line of a daemon that stops sending it.
 const UNFED: &str = "the watchdog is not fed";
 
-/// A service manager that reads what it is told.
+/// A service manager that reads its notifications.
 struct Manager {
     path: String,
     socket: UnixDatagram,
@@ -32,7 +32,7 @@ impl Manager {
         Ok(Self { path: path.display().to_string(), socket })
     }
 
-    /// Reads everything that was told so far, and counts the proofs of life.
+    /// Reads all notifications so far, and counts the messages of a healthy daemon.
     fn heard(&self) -> usize {
         let mut buffer = [0; 4096];
         let mut alive = 0;
@@ -49,7 +49,7 @@ impl Manager {
     }
 }
 
-/// Starts a hub and an agent with digits/1, both under a service manager, with this environment beside.
+/// Starts a hub and an agent with digits/1, both under a service manager, with this additional environment.
 fn watched(site: &Site, isolation: &str, period_us: u64, library: Option<&Path>) -> Result<(Fleet, [Manager; 2])> {
     let managers = [Manager::new(site, "hub-notify")?, Manager::new(site, "agent-notify")?];
     let period = period_us.to_string();
@@ -83,7 +83,7 @@ fn publish(site: &Site, hub: &Hub) -> Result<()> {
     hub.push(ModelFolder::copy(site, "v1", 1)?.path(), &[])?.ok().map(drop)
 }
 
-/// The child process with the engine of a daemon.
+/// Returns the child process with the engine of a daemon.
 fn engine_host(daemon: &Daemon) -> Result<u32> {
     let daemon = daemon.id().to_string();
     for entry in fs::read_dir("/proc")?.flatten() {

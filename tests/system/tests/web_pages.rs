@@ -1,4 +1,4 @@
-//! Web pages in a browser on the device: neither of the agent's ports may be used by one that is not configured.
+//! Tests of web pages in a browser on the device: only configured pages may use the agent's ports.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -25,7 +25,7 @@ fn ask(address: &str, line: &str, headers: &[&str]) -> Result<RawReply> {
     Raw::connect(address)?.request(line, headers, if line.starts_with("POST") { "{}" } else { "" })
 }
 
-/// Both ports, reading and writing, with the line of a request for each.
+/// Returns both ports, reading and writing, with a request line for each.
 fn targets(agent: &Agent) -> Result<Vec<(String, &'static str)>> {
     let (http, metrics) = (agent.address("http")?, agent.address("metrics")?);
     Ok(vec![
@@ -223,10 +223,10 @@ fn only_bodies_that_no_page_can_send_unasked_are_taken() {
     });
 }
 
-/// Where Debian's package puts the browser.
+/// Path of the browser in Debian's package.
 const CHROMIUM: &str = "/usr/bin/chromium";
 
-/// A page that tries every way to reach the agent and reports each by name to its own server.
+/// Page that tries every way to reach the agent and reports each by name to its own server.
 const PAGE: &str = r#"<!doctype html><iframe name="sink" hidden></iframe><script>
 const agent = "AGENT";
 const tries = {
@@ -252,7 +252,7 @@ const tries = {
 })();
 </script>"#;
 
-/// Serves [`PAGE`] until the page has reported; returns what it said.
+/// Serves [`PAGE`] until the page has reported; returns the report.
 fn report(listener: &TcpListener, page: &str) -> Result<String> {
     for connection in listener.incoming() {
         let mut connection = connection?;

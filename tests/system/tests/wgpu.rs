@@ -1,7 +1,7 @@
-//! Models on a GPU: the same answers as ONNX Runtime gives, updates as ever, and no request lost when the GPU is.
+//! Tests of models on a GPU: outputs equal to those of ONNX Runtime, updates, and no request lost with the GPU.
 //!
-//! Runs on whatever adapter `edge-agent doctor` finds, a software one too (Debian: mesa-vulkan-drivers), and says
-//! `skipped:` where there is none. The loss of a GPU is made by a variable that only debug builds read.
+//! Runs on any adapter that `edge-agent doctor` finds, including a software one (Debian: mesa-vulkan-drivers), and
+//! prints `skipped:` without one. A variable that only debug builds read simulates the loss of a GPU.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use testkit::digits::{catalog, top1};
 use testkit::load::{Load, Summary};
 use testkit::{Agent, Ask, Digits, Hub, Site, skip, story, wait};
 
-/// Digits that both engines are asked for.
+/// Number of digits that both engines process.
 const COUNT: usize = 200;
 
 /// Forms of digits that name wgpu in their manifest.
 const FORMS: [&str; 2] = ["fp32", "int8-qdq"];
 
-/// Runs until the GPU is gone: some of the load's, after those of the golden inputs.
+/// Number of runs until the GPU is lost: those of the golden inputs, and some of the load.
 const RUNS: &str = "60";
 
 #[test]
@@ -124,7 +124,7 @@ fn a_lost_gpu_costs_no_request_and_onnx_runtime_takes_over() {
     });
 }
 
-/// Sets the pause before a lost GPU is opened again, in builds with debug assertions.
+/// Environment variable of the pause before a lost GPU is reopened, in builds with debug assertions.
 const REOPEN_MS: &str = "SANDERLING_GPU_REOPEN_MS";
 
 #[test]
@@ -170,7 +170,7 @@ fn a_gpu_that_comes_back_takes_its_models_back() {
     });
 }
 
-/// The loss is in status, metrics and, for the operator, at the hub.
+/// Checks that status, metrics and, for the operator, the hub report the loss.
 fn expect_told(agent: &Agent, hub: &Hub, device: &str) -> Result<()> {
     let status = agent.status()?;
     let failover = &status["models"][0]["failover"];
@@ -207,7 +207,7 @@ fn a_gpu_that_is_not_there_is_no_reason_not_to_serve() {
     });
 }
 
-/// A hub that published digits v1, or `None` and a line that says why, where no adapter can be used.
+/// Returns a hub that published digits v1; `None` and a line with the reason if no adapter can be used.
 fn hub_for_gpus(site: &Site) -> Result<Option<Hub>> {
     let finished = gpu_agent(site, "looking", "fp32", &["wgpu"])?.run(["doctor", "--json"])?;
     let checks: Vec<Value> = serde_json::from_str(&finished.stdout).context("read what doctor found")?;
@@ -222,7 +222,7 @@ fn hub_for_gpus(site: &Site) -> Result<Option<Hub>> {
     Ok(Some(hub))
 }
 
-/// Whether the engine has every operator of a form; says what it lacks where not.
+/// Returns whether the engine supports every operator of a form; prints the missing ones otherwise.
 fn runs_on_wgpu(agent: &Agent, version: &str, form: &str) -> Result<bool> {
     let file = catalog().join(version).join(format!("{form}.onnx"));
     let file = file.to_str().context("a path in UTF-8")?;
@@ -234,7 +234,7 @@ fn runs_on_wgpu(agent: &Agent, version: &str, form: &str) -> Result<bool> {
     Ok(checked["can_run"] == true)
 }
 
-/// An agent that prefers a GPU, be it software, for this form of digits.
+/// Returns an agent that prefers a GPU, even a software one, for this form of digits.
 fn gpu_agent(site: &Site, name: &str, form: &str, engines: &[&str]) -> Result<Agent> {
     let mut agent = site.agent(name)?;
     agent.config().set("engine.engines", engines.to_vec())?;
@@ -243,7 +243,7 @@ fn gpu_agent(site: &Site, name: &str, form: &str, engines: &[&str]) -> Result<Ag
     Ok(agent)
 }
 
-/// Demands that the agent answers by itself, with this engine.
+/// Checks that the agent serves locally, with this engine.
 fn expect_engine(agent: &Agent, engine: &str) -> Result<()> {
     let digit = Digits::load()?.input(0);
     let reply = agent.client()?.infer("digits", &[digit], &Ask::policy("only-device"))?.ok()?;

@@ -1,7 +1,8 @@
-//! A request without an answer on the GPU is a bad request that names the node: integers beyond 32 bits, indices out of range.
+//! Tests that a request which the GPU cannot compute is a bad request that names the node: integers beyond 32 bits,
+//! indices out of range.
 //!
-//! The cases int64-square, int64-cast and gather-range of `shared/cases`, through an agent and its HTTP interface. Skipped where
-//! there is no adapter, not even a software one.
+//! The cases int64-square, int64-cast and gather-range of `shared/cases`, through an agent and its HTTP interface.
+//! Skipped without an adapter, including a software one.
 
 // Of the models that can be written with it, this file needs a few.
 #[expect(dead_code, reason = "written for the engine's tests")]
@@ -16,14 +17,14 @@ use onnx::{FLOAT, Graph, INT64, Message, Size, node, tensor, tensor_type, value}
 use serde_json::Value;
 use testkit::{Client, Site, skip, story};
 
-/// Policies under which the device answers.
+/// Policies under which the device serves.
 const POLICIES: [&str; 2] = ["only-device", "prefer-device"];
 
 fn vector(element: u64) -> Message {
     tensor_type(element, &[Size::Named("n")])
 }
 
-/// A model: name, file, type of its input, and the shape of its float or integer output.
+/// Returns the models: name, file, type of the input, and the shape of its float or integer output.
 fn models() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
     let table: Vec<u8> = (0..10_u8).flat_map(|value| f32::from(value).to_le_bytes()).collect();
     let graph = |node: Message, input: Message, output: Message, initializers: Vec<Message>| {

@@ -1,7 +1,8 @@
-//! A GPU engine in a child process that is killed or hangs: its models come back on it, and no other engine waits for it.
+//! Tests of a GPU engine in a child process that is killed or hangs: its models return to it, and no other engine waits
+//! for it.
 //!
-//! Runs on whatever adapter `edge-agent doctor` finds, a software one too (Debian: mesa-vulkan-drivers), and says
-//! `skipped:` where there is none.
+//! Runs on any adapter that `edge-agent doctor` finds, including a software one (Debian: mesa-vulkan-drivers), and
+//! prints `skipped:` without one.
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,10 +17,10 @@ use testkit::digits::catalog;
 use testkit::load::{Load, Summary};
 use testkit::{Agent, Ask, Digits, Hub, Input, Reply, Site, skip, story, wait};
 
-/// Times that the process is killed under load.
+/// Number of times that the process is killed under load.
 const KILLS: usize = 3;
 
-/// Writes a folder of the model `relu`, `y = max(x, 0)`, under a name of its own, for wgpu and ONNX Runtime.
+/// Writes a folder of the model `relu`, `y = max(x, 0)`, under a given name, for wgpu and ONNX Runtime.
 fn folder(site: &Site, model: &str) -> Result<PathBuf> {
     let path = site.folder().join(model);
     fs::create_dir_all(&path)?;
@@ -41,7 +42,8 @@ fn folder(site: &Site, model: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A hub with digits and two small models, and an agent that runs all but `on-ort` on its GPU; `None` where there is none.
+/// Returns a hub with digits and two small models, and an agent that runs all but `on-ort` on its GPU; `None` without a
+/// GPU.
 fn fleet(site: &Site, run_limit: &str) -> Result<Option<(Hub, Agent)>> {
     let mut agent = site.agent("kitchen")?;
     agent.config().set("engine.engines", vec!["wgpu", "ort"])?;
@@ -77,7 +79,7 @@ fn fleet(site: &Site, run_limit: &str) -> Result<Option<(Hub, Agent)>> {
     Ok(Some((hub, agent)))
 }
 
-/// The process that a model on the GPU is in. One that ended its process, even by a signal from outside, gets its own.
+/// Returns the process of a model on the GPU. A model whose process ended, even by a signal from outside, gets its own.
 fn host(agent: &Agent, model: &str) -> Result<Option<u32>> {
     let (engine, session) = (agent.status()?["engines"][0].clone(), format!("{model}/1"));
     ensure!(engine["engine"] == "wgpu", "{engine}");

@@ -1,4 +1,4 @@
-//! A wrong version number does not burn a name, and no number ever means two things on a device.
+//! Tests that a wrong version number can be withdrawn and that no number ever means two versions on a device.
 
 use anyhow::{Result, ensure};
 use testkit::author::ModelFolder;

@@ -1,4 +1,4 @@
-//! Small models written on the spot, as folders for `model push`, and a plain way to ask them.
+//! Small generated models as folders for `model push`, and simple inference requests.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,26 +13,26 @@ use prost::Message;
 use serde_json::{Value, json};
 use testkit::{Agent, Site};
 
-/// One input or output.
+/// An input or output of a model.
 #[derive(Clone)]
 pub(crate) struct Io {
     info: ValueInfoProto,
     kind: String,
-    /// The shape in `model.toml`; `None` leaves it out.
+    /// Shape in `model.toml`; `None` omits it.
     declared: Option<String>,
 }
 
-/// A tensor of `FP32` with dimensions like `n,3` (`?` is one without a name).
+/// Returns a tensor of `FP32` with dimensions like `n,3` (`?` is one without a name).
 pub(crate) fn value(name: &str, dims: &str) -> Io {
     typed(name, "FP32", dims)
 }
 
-/// A tensor of `FP32` or `INT64`.
+/// Returns a tensor of `FP32` or `INT64`.
 pub(crate) fn typed(name: &str, kind: &str, dims: &str) -> Io {
     Io { kind: kind.to_owned(), ..ranked(name, Some(dims)) }.with_element(kind)
 }
 
-/// A tensor of `FP32`, of unknown rank where `dims` is `None`.
+/// Returns a tensor of `FP32`, of unknown rank if `dims` is `None`.
 pub(crate) fn ranked(name: &str, dims: Option<&str>) -> Io {
     let dim = |text: &str| Dimension {
         value: match text.parse() {
@@ -72,7 +72,7 @@ impl Io {
     }
 }
 
-/// A constant of `FP32`.
+/// Returns a constant of `FP32`.
 pub(crate) fn dense(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
     TensorProto {
         name: Some(name.to_owned()),
@@ -83,7 +83,7 @@ pub(crate) fn dense(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
     }
 }
 
-/// A list of `INT64`.
+/// Returns a list of `INT64`.
 pub(crate) fn longs(name: &str, values: &[i64]) -> TensorProto {
     let dims = vec![i64::try_from(values.len()).unwrap_or(0)];
     TensorProto {
@@ -95,7 +95,7 @@ pub(crate) fn longs(name: &str, values: &[i64]) -> TensorProto {
     }
 }
 
-/// A version of a model.
+/// A version of a model in an author's folder.
 pub(crate) struct Case {
     name: String,
     graph: GraphProto,
@@ -121,7 +121,7 @@ impl Case {
         Self { name: name.to_owned(), graph, inputs, outputs, head, threshold, score }
     }
 
-    /// With a `[score]` of these lines and a threshold.
+    /// Adds a `[score]` of these lines and a threshold.
     pub(crate) fn scored(mut self, rule: &str, threshold: f32) -> Self {
         self.score = format!("[score]\n{rule}");
         self.threshold = format!("threshold = {threshold}\n");
@@ -133,7 +133,7 @@ impl Case {
         self
     }
 
-    /// With another shape in `model.toml` than in the file; `None` leaves it out.
+    /// Declares another shape in `model.toml` than in the file; `None` omits it.
     pub(crate) fn declared(mut self, name: &str, dims: Option<&str>) -> Self {
         for one in self.inputs.iter_mut().chain(&mut self.outputs).filter(|one| one.info.name.as_deref() == Some(name))
         {
@@ -168,12 +168,12 @@ impl Case {
     }
 }
 
-/// The `outputs` of a request.
+/// Returns the `outputs` of a request.
 pub(crate) fn names(outputs: &[&str]) -> Value {
     outputs.iter().map(|name| json!({"name": name})).collect()
 }
 
-/// Asks in plain JSON; `more` may hold `policy` and `outputs`.
+/// Sends an inference request in plain JSON; `more` may contain `policy` and `outputs`.
 pub(crate) fn ask(
     agent: &Agent,
     model: &str,
@@ -197,7 +197,7 @@ pub(crate) fn ask(
     Ok(reply.json)
 }
 
-/// Asks with raw bytes, under `cascade`.
+/// Sends an inference request with raw bytes, under `cascade`.
 pub(crate) fn ask_raw(
     agent: &Agent,
     model: &str,
