@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: sees to what a benchmark needs, then runs it from the package `bench`, optimised.
+//! `cargo xtask bench`: prepares a benchmark, then runs it from the package `bench`, optimised.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,22 +10,22 @@ use testkit::tools::{COMPRESS_CORPUS_ENV, COMPRESS_PYTHON_ENV};
 
 use crate::{setup, vulkan};
 
-/// Where a desktop session keeps its sockets.
+/// Environment variable with the folder of a desktop session's sockets.
 const RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What to measure.
+    /// Benchmark to run.
     #[arg(value_enum)]
     subject: Subject,
-    /// Rounds of each figure; the median is reported. Figures that take seconds make fewer.
+    /// Rounds of each figure; the median is reported. Figures that take seconds use fewer.
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
-    /// Only figures whose name contains this.
+    /// Only figures whose name contains this text.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
-    /// Also write the rows into this file, as a JSON array.
+    /// Also write the rows to this file, as a JSON array.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -34,15 +34,15 @@ pub(crate) struct Args {
 enum Subject {
     /// The wgpu engine: kernels against burn, networks against wonnx and the sum of their kernels, loading.
     Wgpu,
-    /// Our compression against PyPI's onnxruntime.quantization: time, memory, size, answers.
+    /// Our compression against PyPI's onnxruntime.quantization: time, memory, size, outputs.
     Quantize,
-    /// What the wgpu engine adds to the agent's binary: two builds as they are shipped.
+    /// The size that the wgpu engine adds to the agent's binary: two builds in the form that is shipped.
     Size,
-    /// What an engine in a child process costs against the same engine inside: time of a run, memory.
+    /// The cost of an engine in a child process against the same engine inside: time of a run, memory.
     Isolation,
 }
 
-/// Runs the verb; whether bars hold does not change how it ends.
+/// Runs the verb; results below their targets do not change the exit code.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["run", "--release", "--quiet", "--package", "bench", "--"]).current_dir(workspace());

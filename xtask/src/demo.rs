@@ -1,7 +1,7 @@
-//! `cargo xtask demo`: the whole product on loopback, in five acts, every figure measured in this run.
+//! `cargo xtask demo`: the whole product on loopback, in five acts, with every figure measured in this run.
 //!
-//! A hub and two agents run as real processes from a temporary folder ([`stage`]); what they did is kept in
-//! [`figures`], which also decides whether the run held its claims. When one does not hold, the exit code says so.
+//! A hub and two agents run as real processes from a temporary folder ([`stage`]); the results are collected in
+//! [`figures`], which also checks the claims of the run. If a claim does not hold, the exit code is not zero.
 
 #![expect(clippy::print_stdout, reason = "the demo is what it prints")]
 
@@ -29,33 +29,34 @@ use crate::setup;
 /// Options of `cargo xtask demo`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave the hub and the agents running, and say how to use them and how to stop them.
+    /// Leave the hub and the agents running, and print how to use and stop them.
     #[arg(long)]
     keep: bool,
     /// Also write every figure of this run to FILE.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Cargo profile to build with; figures of a `dev` build say nothing about speed.
+    /// Cargo profile to build with; figures of a `dev` build are not representative of speed.
     #[arg(long, default_value = "release")]
     profile: String,
 }
 
-/// Policies of the table, in the order a reader wants them.
+/// Policies of the table, in the order of display.
 const POLICIES: [&str; 3] = ["only-device", "only-hub", "cascade"];
 
-/// Requests in flight at each device during a sweep: more than one, so that queues matter; few, so that two cores keep up.
+/// Number of concurrent requests at each device during a sweep: more than one, so that queues matter; few, so that two
+/// cores suffice.
 const CLIENTS_PER_DEVICE: usize = 2;
 
-/// Digits asked while the hub is away: enough to see that it is no accident.
+/// Number of digits that are sent while the hub is down: enough to exclude chance.
 const DIGITS_WITHOUT_HUB: usize = 500;
 
-/// Pause of each client of the steady load: about 200 requests a second in all on two cores.
+/// Pause of each client of the steady load: about 200 requests per second in all on two cores.
 const LOAD_PAUSE: Duration = Duration::from_millis(10);
 
-/// How long the load goes on before the push and after the last switch.
+/// Duration of the load before the push and after the last switch.
 const LOAD_MARGIN: Duration = Duration::from_millis(1500);
 
-/// Runs the verb.
+/// Runs the verb to its end.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let library = setup::onnxruntime(setup::Arch::host()?)?;
     build_packages(&args.profile, &["edge-agent", "cloud-hub"])?;
@@ -76,7 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// All acts; when one breaks off, the daemons' logs are shown.
+/// Runs all acts; if one fails, prints the daemons' logs.
 fn play(binaries: Binaries, keep: bool, figures: &mut Figures) -> Result<Stage> {
     println!("\nSanderling: one hub, two devices and 2,000 real handwritten digits, over loopback on this machine.");
     let mut stage = Stage::set(binaries, keep)?;
@@ -136,7 +137,7 @@ fn compare_policies(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// Sends all digits, spread over both devices, and reads from their metrics what left them.
+/// Sends all digits, spread over both devices, and reads the sent bytes from their metrics.
 fn measure(stage: &Stage, policy: &str) -> Result<PolicyRow> {
     let before = stage.sum("sanderling_deferred_bytes_total")?;
     let summary = sweep_all(stage, policy)?;
@@ -153,13 +154,13 @@ fn sweep_all(stage: &Stage, policy: &str) -> Result<Summary> {
     Ok(Summary::of(&samples))
 }
 
-/// A client for each request that is under way at a time.
+/// Returns a client for each concurrent request.
 fn clients(stage: &Stage) -> Result<Vec<Client>> {
     let doors = stage.agents.iter().map(testkit::Agent::client).collect::<Result<Vec<Client>>>()?;
     Ok(std::iter::repeat_n(doors, CLIENTS_PER_DEVICE).flatten().collect())
 }
 
-/// A bar on a terminal, nothing elsewhere.
+/// Returns a progress bar on a terminal, a hidden one elsewhere.
 fn progress(length: u64, label: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("   {prefix:12} {bar:40} {pos}/{len}");
     let bar = ProgressBar::new(length).with_prefix(label.to_owned());
@@ -242,7 +243,7 @@ fn update_under_load(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// Shows the devices switching, one after the other.
+/// Displays the switches of the devices, one after the other.
 fn follow_update(stage: &Stage) -> Result<()> {
     let bar = progress(u64::try_from(stage.agents.len())?, "switched");
     wait::until_true("both devices serve digits/2", || {

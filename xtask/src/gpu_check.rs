@@ -1,7 +1,8 @@
-//! `cargo xtask gpu-check`: the wgpu engine's tests and benches on a machine with a GPU, without network, in ten minutes.
+//! `cargo xtask gpu-check`: the wgpu engine's tests and benches on a machine with a GPU, without network, in ten
+//! minutes.
 //!
-//! `pack DIR` builds here and puts binaries, cases, models and ONNX Runtime into one folder with a `run.sh`. Copied to another machine,
-//! `run.sh` runs everything on each adapter and writes `report.md` and `report.json`.
+//! `pack DIR` builds here and copies binaries, cases, models and ONNX Runtime into one folder with a `run.sh`. Copied
+//! to another machine, `run.sh` runs everything on each adapter and writes `report.md` and `report.json`.
 
 mod pack;
 mod report;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-/// Default time for everything on all adapters together: what machines are lent for.
+/// Default time limit for all adapters together, which fits the time for which machines are lent.
 const TIME_MAX: Duration = Duration::from_secs(9 * 60 + 30);
 
 /// Options of `cargo xtask gpu-check`.
@@ -24,28 +25,28 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Verb {
-    /// Build the test binaries and put all that they need into a folder.
+    /// Build the test binaries and copy them with all their files to a folder.
     Pack {
-        /// Folder to make; it must not exist.
+        /// Folder to create; it must not exist.
         folder: PathBuf,
-        /// Build without optimisation: quick to make, and the times in the report say little.
+        /// Build without optimisation: faster, but the times in the report are not representative.
         #[arg(long)]
         dev: bool,
     },
-    /// Run what a folder holds, on each adapter, and write the report into it.
+    /// Run the content of a packed folder on each adapter, and write the report to it.
     Run {
-        /// Folder that `pack` made.
+        /// Folder that `pack` created.
         folder: PathBuf,
-        /// Only adapters whose name contains this.
+        /// Only adapters whose name contains this text.
         #[arg(long, value_name = "NAME", default_value = "")]
         adapter: String,
-        /// Seconds for everything together; what does not fit is reported as not run.
+        /// Time limit in seconds for everything; the rest is reported as not run.
         #[arg(long, value_name = "SECONDS", default_value_t = TIME_MAX.as_secs())]
         seconds: u64,
     },
 }
 
-/// Runs the verb.
+/// Runs the verb to its end.
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.verb {
         Verb::Pack { folder, dev } => pack::pack(folder, *dev),

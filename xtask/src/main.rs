@@ -1,6 +1,6 @@
-//! `cargo xtask`: everything a newcomer or CI runs that is more than one cargo command.
+//! `cargo xtask`: tasks for newcomers and CI that need more than one cargo command.
 //!
-//! Each verb is one module; `setup` is also called by the others, so that a clean checkout needs nothing first.
+//! Each verb is one module; the others also call `setup`, so that a clean checkout needs no preparation.
 
 mod bench;
 mod demo;
@@ -23,17 +23,17 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Fetch ONNX Runtime and whatever else the demo and the tests need; a second run does nothing.
+    /// Fetch ONNX Runtime and the other requirements of the demo and the tests; a second run does nothing.
     Setup(setup::Args),
-    /// Build both daemons, run a hub and two agents on loopback and show what they do.
+    /// Build both daemons, run a hub and two agents on loopback and display their work.
     Demo(demo::Args),
     /// Run every test of the workspace.
     Test(test::Args),
-    /// Measure speed or size side by side with peers and print what holds.
+    /// Measure speed or size side by side with peers and print which claims hold.
     Bench(bench::Args),
-    /// Pack the wgpu engine's tests and benches for a machine with a GPU, or run what was packed.
+    /// Pack the wgpu engine's tests and benches for a machine with a GPU, or run a packed folder.
     GpuCheck(gpu_check::Args),
-    /// Make a tarball per daemon, ready to install.
+    /// Create a tarball per daemon, ready to install.
     Package(package::Args),
 }
 

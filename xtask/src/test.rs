@@ -1,6 +1,6 @@
 //! Runs every test of the workspace and ends with one line that counts them all.
 //!
-//! Sees to what tests need first: ONNX Runtime, Python environments, the two daemons.
+//! Prepares the requirements of the tests first: ONNX Runtime, Python environments, the two daemons.
 
 use std::env;
 use std::io::{BufRead, BufReader};
@@ -20,9 +20,9 @@ use crate::vulkan;
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only tests whose name contains one of these.
+    /// Only tests whose name contains one of these texts.
     filters: Vec<String>,
-    /// Only the tests of this package; may be given more than once.
+    /// Only the tests of this package; may be given several times.
     #[arg(long, short, value_name = "PACKAGE")]
     package: Vec<String>,
     /// Also run the tests that take minutes: endurance, memory checkers, years of simulated time.
@@ -30,7 +30,7 @@ pub(crate) struct Args {
     long: bool,
 }
 
-/// What all test binaries said together.
+/// Totals of all test binaries.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     passed: u64,
@@ -40,7 +40,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// Takes one line of cargo's output into account.
+    /// Evaluates one line of cargo's output.
     fn read(&mut self, line: &str) {
         if let Some(counts) = line.strip_prefix("test result: ") {
             self.passed += count(counts, "passed");
@@ -52,14 +52,14 @@ impl Tally {
     }
 }
 
-/// The number before `word` in `ok. 12 passed; 0 failed; 1 ignored; …`.
+/// Returns the number before `word` in `ok. 12 passed; 0 failed; 1 ignored; …`.
 fn count(counts: &str, word: &str) -> u64 {
     let words: Vec<&str> = counts.split([' ', ';', '.']).filter(|word| !word.is_empty()).collect();
     let pair = words.windows(2).find(|pair| pair.last() == Some(&word));
     pair.and_then(|pair| pair.first()?.parse().ok()).unwrap_or(0)
 }
 
-/// Runs the verb.
+/// Runs the verb to its end.
 #[expect(clippy::print_stdout, reason = "the tests' lines and their count are this command's result")]
 pub(crate) fn run(args: &Args) -> Result<()> {
     let library = setup::onnxruntime(setup::Arch::host()?)?;
@@ -106,7 +106,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What only some tests want, by the variables that name it. What cannot be had is said here and skipped there.
+/// Returns the requirements of some tests, by the variables that name them. Prints those that are not available; their
+/// tests are skipped.
 fn tools() -> Vec<(&'static str, PathBuf)> {
     let python = setup::python_tools("tests", &setup::TEST_TOOLS).map(|python| (PYTHON_ENV, python));
     let faketime = faketime(Path::new("/")).map_or_else(unpacked_faketime, Ok).map(|library| (FAKETIME_ENV, library));
@@ -132,8 +133,8 @@ fn cargo() -> Command {
     cargo
 }
 
-/// Fetches the sources of every dependency on every platform: a build fetches those of this platform, and the rules of
-/// `deny.toml` look at all. Without network the test of those rules says what is missing.
+/// Fetches the sources of every dependency on every platform: a build fetches those of this platform, but the rules of
+/// `deny.toml` check all. Without network the test of those rules reports the missing ones.
 fn fetch_sources() {
     match cargo().args(["fetch", "--locked", "--quiet"]).status() {
         Ok(status) if status.success() => {}
@@ -148,7 +149,7 @@ fn build_daemons() -> Result<()> {
     Ok(())
 }
 
-/// Runs the tests, printing and counting each line as it comes. True when cargo was content.
+/// Runs the tests, printing and counting each line as it arrives. Returns whether cargo succeeded.
 #[expect(clippy::print_stdout, reason = "passes on what cargo prints")]
 fn follow(mut cargo: Command, tally: &mut Tally) -> Result<bool> {
     let mut child = cargo.stdout(Stdio::piped()).spawn().context("run cargo test")?;

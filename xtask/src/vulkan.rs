@@ -1,5 +1,5 @@
-//! A Vulkan driver for the tests of the wgpu engine: whatever GPU this machine has, else Mesa's lavapipe, which computes
-//! on the processor.
+//! A Vulkan driver for the tests of the wgpu engine: a GPU of this machine, else Mesa's lavapipe, which computes on the
+//! CPU.
 
 use std::env;
 use std::fs;
@@ -7,16 +7,16 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-/// Name a driver themselves; Vulkan's loader then looks nowhere else.
+/// Environment variables that name a driver; Vulkan's loader then searches no folder.
 const DRIVER_VARIABLES: [&str; 2] = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"];
 
-/// Where Vulkan's loader looks for drivers.
+/// Folders that Vulkan's loader searches for drivers.
 const DRIVER_FOLDERS: [&str; 3] = ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d"];
 
-/// Debian's packages with lavapipe and the loader.
+/// Debian packages with lavapipe and the loader.
 const PACKAGES: [&str; 2] = ["mesa-vulkan-drivers", "libvulkan1"];
 
-/// Makes sure that there is a driver. Only root may install one, and only where there is none.
+/// Ensures that there is a driver. Only root may install one, and only if there is none.
 ///
 /// # Errors
 /// "... cannot be had: why". Tests then say `skipped:`, because `edge-agent doctor` finds no adapter.

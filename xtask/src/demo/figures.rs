@@ -1,4 +1,4 @@
-//! What the demo measured: the figures, the claims they are held against, and how both are printed.
+//! Results of the demo: the figures, the claims that are checked against them, and their output.
 
 use std::time::Duration;
 
@@ -6,33 +6,33 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use testkit::load::Summary;
 
-/// Everything measured in one run; written by `--json`.
+/// All figures of one run; written by `--json`.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Figures {
     /// One row for each policy, with version 1.
     pub(super) policies: Vec<PolicyRow>,
-    /// The hub gone and back.
+    /// Figures of the outage of the hub.
     pub(super) outage: Outage,
-    /// Version 2 under load.
+    /// Figures of the update to version 2 under load.
     pub(super) update: Update,
-    /// What each device said of the tampered version.
+    /// Report of each device on the tampered version.
     pub(super) tampered: Vec<String>,
-    /// What this run shows, and whether it did.
+    /// Claims about the product, with the result of this run.
     pub(super) claims: Vec<Claim>,
 }
 
-/// The test digits through one policy.
+/// Figures of the test digits with one policy.
 #[derive(Debug, Serialize)]
 pub(super) struct PolicyRow {
     pub(super) policy: String,
     pub(super) requests: usize,
     pub(super) failed: usize,
     pub(super) accuracy: f64,
-    /// Share of the answers that the hub gave.
+    /// Share of the responses that came from the hub.
     pub(super) from_hub: f64,
     pub(super) p50_us: u64,
     pub(super) p99_us: u64,
-    /// Tensor bytes that left the devices.
+    /// Tensor bytes that the devices sent to the hub.
     pub(super) bytes_sent: u64,
 }
 
@@ -51,35 +51,35 @@ impl PolicyRow {
     }
 }
 
-/// What happened while the hub was away.
+/// Figures of the outage of the hub.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Outage {
     pub(super) answered_locally: usize,
     pub(super) failed: usize,
-    /// How long `only-hub` took to say that it cannot.
+    /// Time until `only-hub` reported its error, in microseconds.
     pub(super) only_hub_refused_after_us: u64,
-    /// What it said.
+    /// Error text of `only-hub`.
     pub(super) only_hub_error: String,
-    /// From the hub's door open again to both devices connected.
+    /// Time from the restart of the hub until both devices were connected, in milliseconds.
     pub(super) reconnected_after_ms: u64,
 }
 
-/// What happened while version 2 came.
+/// Figures of the update to version 2.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Update {
     pub(super) accuracy_before: f64,
     pub(super) accuracy_after: f64,
-    /// Requests sent while the version travelled and the devices switched.
+    /// Number of requests sent while the devices fetched the version and switched.
     pub(super) requests: usize,
     pub(super) failed: usize,
     pub(super) p99_us: u64,
-    /// Bytes of model files that reached the devices.
+    /// Bytes of model files that the devices received.
     pub(super) bytes_fetched: u64,
-    /// From the push to the last device serving it.
+    /// Time from the push until the last device served the version, in milliseconds.
     pub(super) took_ms: u64,
 }
 
-/// One thing that the demo says of the product.
+/// One claim of the demo about the product.
 #[derive(Debug, Serialize)]
 pub(super) struct Claim {
     pub(super) text: String,
@@ -87,17 +87,17 @@ pub(super) struct Claim {
 }
 
 impl Figures {
-    /// Notes whether something held.
+    /// Records whether a claim holds.
     pub(super) fn claim(&mut self, holds: bool, text: impl Into<String>) {
         self.claims.push(Claim { text: text.into(), holds });
     }
 
-    /// Whether all of it held.
+    /// Whether all claims hold.
     pub(super) fn hold(&self) -> bool {
         self.claims.iter().all(|claim| claim.holds)
     }
 
-    /// The policies as a table, indented like everything else.
+    /// Formats the policies as a table, indented like the other output.
     pub(super) fn policy_table(&self) -> String {
         let lines =
             self.policies_side_by_side().lines().map(|line| format!("  {}", line.trim_end())).collect::<Vec<_>>();
@@ -128,22 +128,22 @@ impl Figures {
     }
 }
 
-/// Microseconds, as JSON and tables take them.
+/// Returns microseconds, as JSON and tables contain them.
 pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Milliseconds, as JSON and sentences take them.
+/// Returns milliseconds, as JSON and sentences contain them.
 pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// `97.3 %`.
+/// Formats a share as `97.3 %`.
 pub(super) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-/// `0.42 ms` or `12 ms`: two significant digits are what a run like this can tell.
+/// Formats a time as `0.42 ms` or `12 ms`: two significant digits are the accuracy of such a run.
 pub(super) fn time(us: u64) -> String {
     match us {
         0..10_000 => format!("{}.{:02} ms", us / 1000, us % 1000 / 10),
@@ -151,7 +151,7 @@ pub(super) fn time(us: u64) -> String {
     }
 }
 
-/// `0`, `812 B`, `3.1 kB` or `6.3 MB`.
+/// Formats a size as `0`, `812 B`, `3.1 kB` or `6.3 MB`.
 pub(super) fn bytes(count: u64) -> String {
     match count {
         0 => "0".to_owned(),

@@ -1,4 +1,4 @@
-//! The demo's hub and devices, and how to go on with them by hand.
+//! Hub and devices of the demo, and the instructions to continue with them by hand.
 
 #![expect(clippy::print_stdout, reason = "the demo is what it prints")]
 
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use testkit::{Agent, Ask, Binaries, Digits, Hub, Reply, Site};
 
-/// The two devices.
+/// Names of the two devices.
 pub(super) const DEVICES: [&str; 2] = ["kitchen", "attic"];
 
-/// A temporary folder with a hub, its devices, and the digits to ask them.
+/// A temporary folder with a hub, its devices, and the digits to send.
 pub(super) struct Stage {
     site: Site,
     pub(super) hub: Hub,
@@ -23,7 +23,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Makes the folder and the hub's keys; nothing runs yet.
+    /// Creates the folder and the hub's keys; starts nothing.
     pub(super) fn set(binaries: Binaries, keep: bool) -> Result<Self> {
         let mut site = Site::with(binaries)?;
         if keep {
@@ -37,14 +37,14 @@ impl Stage {
         &self.site
     }
 
-    /// Starts the hub and gives the fingerprint of its CA.
+    /// Starts the hub and returns the fingerprint of its CA.
     pub(super) fn start_hub(&mut self) -> Result<String> {
         self.hub.start()?;
         let status = self.hub.json(&["status"])?;
         status["ca"].as_str().map(str::to_owned).context("the CA's fingerprint in the hub's status")
     }
 
-    /// Publishes a version; the command line shows its own progress where there is a terminal.
+    /// Publishes a version; the command line displays its own progress on a terminal.
     pub(super) fn push(&self, folder: &Path) -> Result<()> {
         let mut push = self.hub.command();
         push.args(["model", "push"]).arg(folder).arg("--keys").arg(self.hub.keys());
@@ -53,7 +53,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Enrols and starts a device; gives the time until it serves version 1.
+    /// Enrols and starts a device; returns the time until it serves version 1.
     pub(super) fn raise_device(&mut self, name: &str) -> Result<Duration> {
         let begun = Instant::now();
         let agent = self.site.enrolled_agent(&self.hub, name)?;
@@ -63,25 +63,25 @@ impl Stage {
         Ok(begun.elapsed())
     }
 
-    /// Asks the first device for the first digit.
+    /// Sends the first digit to the first device.
     pub(super) fn ask(&self, policy: &str) -> Result<Reply> {
         let agent = self.agents.first().context("a device")?;
         agent.client()?.infer("digits", &[self.digits.input(0)], &Ask::policy(policy))
     }
 
-    /// Sum of a counter over all devices.
+    /// Returns the sum of a counter over all devices.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a counter of bytes, far below 2^53")]
     pub(super) fn sum(&self, metric: &str) -> Result<u64> {
         let read = |agent: &Agent| Ok(agent.metrics()?.sum(metric, &[]));
         Ok(self.agents.iter().map(read).sum::<Result<f64>>()? as u64)
     }
 
-    /// How to look at all this while it runs.
+    /// Prints the commands to inspect the running processes.
     pub(super) fn say_how_to_keep(&self) {
         println!("\nTo try it by hand, leave it running: cargo xtask demo --keep\n");
     }
 
-    /// Lets all processes run on and says how to use and how to stop them.
+    /// Leaves all processes running and prints how to use and stop them.
     pub(super) fn leave_running(&mut self) -> Result<()> {
         self.site.keep();
         let agent = self.agents.first().context("a device")?;

@@ -1,4 +1,4 @@
-//! Puts everything that a check needs into one folder.
+//! Copies everything that a check needs to one folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,17 +10,17 @@ use testkit::binaries::workspace;
 
 use crate::setup;
 
-/// Folders of the checkout that tests and benches read, below the workspace.
+/// Folders of the checkout that tests and benches read, relative to the workspace.
 const SOURCES: [&str; 3] =
     ["shared/engine-wgpu/tests/lists", "shared/engine-wgpu/tests/cases", "models/catalog/digits"];
 
-/// Folders of the cache that hold cases, as far as they are there. Whole networks (800 MB) are left out.
+/// Folders of the cache with cases, if they exist. Whole networks (800 MB) are left out.
 const CACHED: [&str; 2] = ["onnx-node", "ort-cases"];
 
-/// Test binaries that say nothing of a GPU: they read files of the checkout, or look at the host alone.
+/// Test binaries that do not test a GPU: they read files of the checkout, or use the host only.
 const LEFT_OUT: [&str; 3] = ["reference", "spoilt", "onnx_models"];
 
-/// Starts the check; the folder of binaries is found from the script's own place.
+/// Script that starts the check; it finds the folder of binaries by its own path.
 const RUN_SH: &str = "#!/bin/sh
 # Runs the wgpu engine's tests and benches on every adapter of this machine and writes report.md and report.json beside this file.
 # Options: --adapter NAME (a part of its name), --seconds N (for everything together).
@@ -76,7 +76,7 @@ pub(super) fn pack(folder: &Path, dev: bool) -> Result<()> {
     Ok(())
 }
 
-/// The commit of the checkout, for the report.
+/// Returns the commit of the checkout, for the report.
 fn revision() -> String {
     let asked = Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(workspace()).output();
     let said = asked.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();

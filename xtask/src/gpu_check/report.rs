@@ -1,4 +1,4 @@
-//! What a check found, as JSON for programs and Markdown for people.
+//! Report of a check, as JSON for programs and Markdown for people.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use super::suite::text;
 
-/// Lines of output that a report keeps of a program that did not end well.
+/// Number of lines of output that a report keeps of a failed program.
 const LINES_KEPT: usize = 60;
 
-/// Everything of one run.
+/// Results of one run.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Report {
     /// Commit and kind of the build.
@@ -22,10 +22,10 @@ pub(super) struct Report {
     pub(super) adapters: Vec<Adapter>,
 }
 
-/// One adapter and what became of the tests on it.
+/// One adapter and the results of its tests.
 #[derive(Debug, Serialize)]
 pub(super) struct Adapter {
-    /// As the engine describes it.
+    /// Adapter as the engine describes it.
     pub(super) adapter: Value,
     pub(super) tests: Vec<Test>,
     pub(super) bench: Bench,
@@ -37,12 +37,12 @@ pub(super) struct Test {
     name: String,
     passed: usize,
     failed: Vec<String>,
-    /// Lines in which tests say what they skipped.
+    /// Lines with the reasons of skipped tests.
     skipped: Vec<String>,
     ran: Ran,
 }
 
-/// The benches of an adapter.
+/// Benchmarks of an adapter.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Bench {
     pub(super) kernels: Ran,
@@ -88,7 +88,7 @@ impl Ran {
         matches!(self, Self::Ended { code: Some(0), .. })
     }
 
-    /// The last lines of the output.
+    /// Returns the last lines of the output.
     fn tail(&self) -> String {
         let lines: Vec<&str> = self.output().lines().collect();
         lines[lines.len().saturating_sub(LINES_KEPT)..].join("\n")
@@ -96,7 +96,7 @@ impl Ran {
 }
 
 impl Test {
-    /// Reads what the test harness printed.
+    /// Parses the output of the test harness.
     pub(super) fn new(name: String, ran: Ran) -> Self {
         let (mut passed, mut failed, mut skipped) = (0, Vec::new(), Vec::new());
         for line in ran.output().lines() {

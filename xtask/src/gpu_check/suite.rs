@@ -1,4 +1,4 @@
-//! Runs what was packed on each adapter.
+//! Runs the packed tests and benches on each adapter.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,17 +10,17 @@ use serde_json::Value;
 
 use super::report::{Adapter, Bench, Ran, Report, Test};
 
-/// Pause between looks whether a program has ended.
+/// Interval between checks whether a program has ended.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Rounds of each figure of the bench: three give a median, more do not fit the time.
+/// Rounds of each figure of the bench: three give a median, more exceed the time limit.
 const BENCH_ROUNDS: &str = "3";
 
-/// Order of the test binaries: what tells most first, what takes minutes last. Others come between.
+/// Order of the test binaries: the most informative first, those that take minutes last. Others run between.
 const FIRST: [&str; 5] = ["first_light", "math", "quantized", "movement", "onnx_node"];
 const LAST: [&str; 4] = ["large", "turns", "endurance", "hostile"];
 
-/// Share of the time that is kept for the bench of the adapter.
+/// Divisor of the time that is reserved for the bench of the adapter.
 const BENCH_SHARE: u32 = 4;
 
 /// Runs the check and writes the reports.
@@ -55,7 +55,7 @@ pub(super) fn text<'a>(adapter: &'a Value, field: &str) -> &'a str {
     adapter.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Adapters of this machine, real GPUs first.
+/// Returns the adapters of this machine, real GPUs first.
 fn adapters(folder: &Path) -> Result<Vec<Value>> {
     let output = Command::new(folder.join("bin/adapters")).output().context("run bin/adapters")?;
     let mut found: Vec<Value> = serde_json::from_slice(&output.stdout).context("read what bin/adapters found")?;
@@ -63,7 +63,7 @@ fn adapters(folder: &Path) -> Result<Vec<Value>> {
     Ok(found)
 }
 
-/// Names of the packed test binaries in the order in which they run.
+/// Returns the names of the packed test binaries in the order in which they run.
 fn tests(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder.join("bin")).into_iter().flatten().flatten();
     let mut names: Vec<String> =
@@ -107,7 +107,7 @@ fn check(folder: &Path, adapter: Value, time: Duration) -> Adapter {
     checked
 }
 
-/// A packed program on an adapter.
+/// Returns the command of a packed program on an adapter.
 fn program(folder: &Path, adapter: &Value, name: &str) -> Command {
     let mut command = Command::new(folder.join("bin").join(name));
     let workspace = folder.join("workspace");
@@ -125,7 +125,7 @@ fn program(folder: &Path, adapter: &Value, name: &str) -> Command {
     command
 }
 
-/// Runs a program to its end, or until its time is over.
+/// Runs a program to its end, or until its time limit.
 fn finish(command: &mut Command, folder: &Path, time: Duration) -> Ran {
     if time.is_zero() {
         return Ran::NotRun { why: "no time was left".to_owned() };
