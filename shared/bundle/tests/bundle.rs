@@ -182,7 +182,7 @@ async fn a_manifest_signed_under_another_path_is_refused() {
     world.add("digits/7/manifest.json", &packed.manifest_bytes, now());
     let trusted = world.device().refresh(&world.shelf, now()).await.unwrap();
     let refused = read_manifest(&trusted, &digits(), version(7), &packed.manifest_bytes).unwrap_err();
-    assert!(refused.to_string().contains("says digits version 1"), "{refused}");
+    assert!(refused.to_string().contains("is for digits version 1"), "{refused}");
 }
 
 #[tokio::test]
