@@ -138,6 +138,21 @@ pub fn links(markdown: &str) -> Vec<String> {
     found
 }
 
+/// Returns the paths of files and folders that a document names in backticks, like `shared/types`.
+///
+/// A name counts as a path if it contains a slash and only characters of paths. Code blocks are left out, and so are addresses and
+/// names with placeholders.
+#[must_use]
+pub fn paths(markdown: &str) -> Vec<String> {
+    let blocks = markdown.split("```").step_by(2);
+    let quoted = blocks.flat_map(|text| text.split('`').skip(1).step_by(2));
+    let is_path = |name: &&str| {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+        name.contains('/') && !name.starts_with('/') && name.chars().all(is_part)
+    };
+    quoted.filter(is_path).map(str::to_owned).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,5 +213,11 @@ edge-agent = 1
     #[test]
     fn links_within_the_project_are_found() {
         assert_eq!(links(DOCUMENT), ["docs/guide.md"]);
+    }
+
+    #[test]
+    fn paths_in_backticks_are_found_and_nothing_else() {
+        let text = "`a/b.rs` and `c/d-e/f_g.toml`, `a::b`, `POST /x/{id}`, `a/<n>`, `/etc/x`, `a b/c`\n```sh\ncp `h/i` j/k\n```\n`l/m`";
+        assert_eq!(paths(text), ["a/b.rs", "c/d-e/f_g.toml", "l/m"]);
     }
 }

@@ -179,6 +179,22 @@ fn every_link_between_documents_leads_somewhere() {
 }
 
 #[test]
+fn every_file_that_the_contributing_pages_name_exists() {
+    let mut violations = Vec::new();
+    let mut named = 0_usize;
+    for (path, text) in tree::texts(".md").unwrap() {
+        if path.starts_with("docs/contributing/") {
+            let paths = documents::paths(&text);
+            named += paths.len();
+            let missing = paths.into_iter().filter(|name| !tree::root().join(name).exists());
+            violations.extend(missing.map(|name| format!("{path} names {name}, which does not exist")));
+        }
+    }
+    assert!(named > 0, "docs/contributing names no file: are its pages still read right?");
+    none(&violations);
+}
+
+#[test]
 fn the_decisions_are_numbered_without_gaps_and_say_their_status() {
     let files = tree::texts(".md").unwrap();
     let mut decisions: Vec<_> =
