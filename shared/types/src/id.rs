@@ -21,7 +21,7 @@ pub struct InvalidId {
 
 impl InvalidId {
     fn new(what: &'static str, text: &str, rule: &'static str) -> Self {
-        // A hostile name must not fill the log it is refused in.
+        // Truncated, so that a hostile name does not fill the log.
         let text = text.chars().take(80).collect();
         Self { what, text, rule }
     }
