@@ -229,7 +229,7 @@ mod tests {
     fn a_forged_token_is_told_apart_from_a_slip() {
         let hubless = JoinToken { hub: vec!["no port".to_owned()], ..token() };
         assert!(matches!(hubless.to_string().parse::<JoinToken>(), Err(TokenError::Invalid { .. })));
-        // One with another secret is lawful in form: only the hub can refuse it.
+        // A token with another secret has a valid form: only the hub can refuse it.
         let forged = JoinToken { secret: JoinSecret::from_bytes([8; 32]), ..token() };
         assert!(forged.to_string().parse::<JoinToken>().is_ok());
     }

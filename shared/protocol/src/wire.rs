@@ -48,7 +48,7 @@ coded!(
     reason, Reason, "reason", {
         Policy = 1, Confident = 2, LowConfidence = 3, NotCalibrated = 4, NoLocalModel = 5,
         DeviceBusy = 6, DeviceFailed = 7, HubUnreachable = 8, HubFailed = 9, HubTooLate = 10,
-        // Not sent yet: hubs of 0.1.0 refuse a request with it. Agents send LowConfidence in its place.
+        // Not sent yet: hubs of 0.1.0 refuse a request with it. Agents send LowConfidence instead.
         NoScore = 11,
     }
 );
@@ -71,12 +71,12 @@ pub(crate) mod outcome {
 
     #[derive(Serialize, Deserialize)]
     enum Written {
-        // The bytes that are on the device and those in all; agents send 0.
+        // The bytes on the device and the total; agents send 0.
         Started { bytes_done: u64, bytes_total: u64 },
         Active,
         Rejected { reason: String },
         Retrying { reason: String },
-        // Sent only to hubs with the feature `update-outcomes`, from here on.
+        // From here on, sent only to hubs with the feature `update-outcomes`.
         Superseded { by: Version },
         RolledBack { reason: String },
     }

@@ -39,7 +39,7 @@ fn every_message_of_an_earlier_release_is_read_and_written_as_then() {
             let (name, frame) = line.split_once(' ').unwrap();
             let frame = hex::decode(frame).unwrap();
             let again = round_trip(&frame);
-            // Its bytes of progress are read over; agents always sent 0.
+            // Its bytes of progress are ignored; agents always sent 0.
             if name == "report_running" {
                 assert_eq!(round_trip(&again), again, "{name} of {release}");
             } else {

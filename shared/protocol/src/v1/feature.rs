@@ -35,7 +35,7 @@ impl Instance {
     #[must_use]
     pub fn find(features: &[String]) -> Option<Self> {
         let text = value(features, INSTANCE)?;
-        // The number reader would take a sign too.
+        // `u64::from_str_radix` would also accept a sign.
         let lawful = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let text = Some(text).filter(|_text| lawful)?;
         u64::from_str_radix(text, 16).ok().map(Self)

@@ -156,7 +156,7 @@ pub fn join_body(tensors: &[NamedTensor]) -> (Vec<TensorHeader>, Vec<Bytes>) {
 }
 
 fn header(named: &NamedTensor) -> TensorHeader {
-    // Both widen: no machine addresses more than 64 bits.
+    // Both conversions widen: no machine addresses more than 64 bits.
     let wide = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
     TensorHeader {
         name: named.name.clone(),
