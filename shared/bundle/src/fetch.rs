@@ -113,7 +113,7 @@ impl Download {
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(PART_MODE).open(part);
         let file = options.map_err(fail)?;
         let mut download = Self { expected, path: part.to_owned(), part: file, arrived: 0, chunk: Sha256::new() };
-        download.take_up()?;
+        download.resume()?;
         Ok(download)
     }
 
@@ -152,7 +152,7 @@ impl Download {
             let take = usize::try_from(range.length).map_or(rest.len(), |length| length.min(rest.len()));
             let (now, later) = rest.split_at(take);
             self.part.write_all(now).map_err(failed("write part", &self.path))?;
-            self.absorb(now)?;
+            self.count(now)?;
             rest = later;
         }
         Ok(())
@@ -171,8 +171,8 @@ impl Download {
         self.part.seek(SeekFrom::Start(0)).map_err(failed("read part", &self.path))?;
         match file::digest(&self.part, size) {
             Ok(found) if found == self.expected.digest => {}
-            Ok(_other) => return Err(self.wrong_whole()),
-            // Somebody else has appended to the part.
+            Ok(_other) => return Err(self.wrong_file()),
+            // Another process has appended to the part.
             Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Err(self.discard(FetchError::Damaged)),
             Err(source) => return Err(failed("read part", &self.path)(source)),
         }
@@ -185,7 +185,7 @@ impl Download {
 
     /// Removes a part whose digest is wrong, and returns whether the manifest contradicts itself or the disk damaged
     /// the file: the bytes of every chunk were right when they arrived.
-    fn wrong_whole(mut self) -> FetchError {
+    fn wrong_file(mut self) -> FetchError {
         let read = self.part.seek(SeekFrom::Start(0));
         let read = read.and_then(|_start| file::describe(self.expected.name.clone(), &self.part, self.expected.size));
         match read {
@@ -204,7 +204,7 @@ impl Download {
     }
 
     /// Hashes the bytes of an earlier run and truncates those that cannot become right.
-    fn take_up(&mut self) -> Result<(), FetchError> {
+    fn resume(&mut self) -> Result<(), FetchError> {
         let length = self.part.metadata().map_err(failed("read part", &self.path))?.len();
         let keep = length.min(self.expected.size);
         self.part.set_len(keep).map_err(failed("shorten part", &self.path))?;
@@ -215,9 +215,9 @@ impl Download {
             let piece = buffer.get_mut(..want).unwrap_or_default();
             self.part.read_exact(piece).map_err(failed("read part", &self.path))?;
             let piece = buffer.get(..want).unwrap_or_default();
-            match self.absorb(piece) {
+            match self.count(piece) {
                 Ok(()) => {}
-                // Rotten or left by a power cut: already cut off, the rest is fetched again.
+                // Damaged, or unfinished after a power cut: already truncated, the rest is fetched again.
                 Err(FetchError::WrongChunk { .. }) => return Ok(()),
                 Err(other) => return Err(other),
             }
@@ -226,7 +226,7 @@ impl Download {
     }
 
     /// Counts bytes that are already in the part; at the end of a chunk they are verified or truncated.
-    fn absorb(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
+    fn count(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
         self.chunk.update(bytes);
         self.arrived += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let at_end = self.arrived == self.expected.size || self.arrived.is_multiple_of(CHUNK_BYTES);

@@ -129,7 +129,7 @@ impl Golden {
             views.push((name, view.map_err(GoldenError::Format)?));
         }
         let bytes = safetensors::serialize(views, None).map_err(GoldenError::Format)?;
-        // Whatever it must not hold is found by reading it.
+        // Parsing the result finds every tensor that it must not contain.
         Self::parse(&Bytes::copy_from_slice(&bytes))?;
         Ok(bytes)
     }
@@ -164,7 +164,7 @@ fn tensor(name: &str, view: &TensorView<'_>, file: &Bytes) -> Result<NamedTensor
     let dtype = dtype(view.dtype()).ok_or_else(unsupported)?;
     let wrong = |source| GoldenError::Tensor { name: shortened(name), source };
     let tensor = Tensor::new(dtype, view.shape().to_vec(), file.slice_ref(view.data())).map_err(wrong)?;
-    // Integers have no values that are not finite; for them the conversion is refused and there is nothing to check.
+    // Integers are always finite; for them the conversion fails and there is nothing to check.
     if tensor.to_f32().is_ok_and(|values| values.iter().any(|value| !value.is_finite())) {
         return Err(GoldenError::NotFinite(shortened(name)));
     }

@@ -137,7 +137,7 @@ fn read_pinned_manifest(
         return Err(wrong(format!("its digest is {digest}, {pinned} was signed")));
     }
     let manifest = Manifest::parse(bytes)?;
-    // The signature is for a path; a manifest that was put under another path is a mistake of the signer.
+    // The signature is for a path; a manifest under another path is a mistake of the signer.
     if manifest.model != *model || manifest.version != version {
         return Err(wrong(format!("it is for {} version {}", manifest.model, manifest.version)));
     }
@@ -280,7 +280,7 @@ fn read_file(folder: &Path, expected: &FileRef) -> Result<Bytes, VerifyError> {
     let fail = |source| VerifyError::Io { path: path.clone(), source };
     let size = usize::try_from(expected.size).map_err(|_narrow| fail(io::ErrorKind::OutOfMemory.into()))?;
     let mut bytes = Vec::new();
-    // A model larger than the memory left is an error of this model, not the end of the process.
+    // A model larger than the free memory is an error of this model and must not end the process.
     bytes.try_reserve_exact(size).map_err(|_full| fail(io::ErrorKind::OutOfMemory.into()))?;
     file.take(expected.size).read_to_end(&mut bytes).map_err(fail)?;
     same(expected, Digest::of(&bytes))?;

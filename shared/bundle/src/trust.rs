@@ -158,8 +158,8 @@ impl Trust {
     /// Dropping the future leaves the previous set, or the complete new one.
     pub async fn refresh(&self, source: Arc<dyn MetadataSource>, now: Timestamp) -> Result<Trusted, TrustError> {
         match self.refresh_once(Arc::clone(&source), now).await {
-            // A root that was published during the refresh makes the files after it look forged: they are signed with
-            // keys of the newer root. One more try begins with that root; a hub that lies fails it too.
+            // A root that was published during the refresh makes the later files look forged, because keys of the newer
+            // root signed them. One more attempt begins with that root; a dishonest hub fails it, too.
             Err(error) if error.may_be_between_roots() => self.refresh_once(source, now).await,
             refreshed => refreshed,
         }
@@ -192,7 +192,8 @@ impl Trust {
         let (folder, state) = (Arc::clone(&self.folder), Arc::clone(&self.state));
         let written = tokio::task::spawn_blocking(move || {
             let written = commit(&folder, &state, &roots, outcome);
-            // Not with the future: the next refresh waits for this write also when nobody waits for this refresh.
+            // Not dropped with the future: the next refresh waits for this write even if no caller waits for this
+            // refresh.
             drop(one_at_a_time);
             written
         });
@@ -200,7 +201,7 @@ impl Trust {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        // Every change under the lock is whole: a panic elsewhere cannot have left half of one.
+        // Every change under the lock is complete: a panic elsewhere cannot leave half of one.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -220,7 +221,7 @@ fn newest_root(folder: &Folder, pinned_root: &[u8]) -> Result<TrustedMetadataSet
 
 /// Verifies a whole set against a root; the caller that fetched it checks expiry.
 fn verify_set(root: &[u8], files: &SetFiles) -> Result<TrustedMetadataSet, TrustError> {
-    // A moment before everything: nothing has expired then.
+    // The earliest possible time, at which nothing has expired.
     let always = Timestamp::MIN;
     let mut metadata = TrustedMetadataSet::from_root(root).map_err(refused)?;
     metadata.update_timestamp(&files.timestamp, always).map_err(refused)?;
@@ -244,7 +245,7 @@ fn complete(
     now: Timestamp,
 ) -> Result<Outcome, TrustError> {
     let set = staging.set().ok_or(TrustError::Incomplete)?;
-    // Once more from scratch: what is written must verify on its own when it is read back.
+    // Verified again from scratch: the written files must verify on their own when they are read.
     let metadata = verify_set(root, &set)?;
     let (trusted, mut floor) = admit(&metadata, floor)?;
     floor.last_trusted = moment;
@@ -267,7 +268,7 @@ fn commit(
     let outcome = match outcome {
         Ok(outcome) => outcome,
         Err(error) => {
-            state.forget_what_a_new_root_disowns(!roots.is_empty());
+            state.discard_metadata_of_old_keys(!roots.is_empty());
             return Err(error);
         }
     };
@@ -284,7 +285,7 @@ fn commit(
 }
 
 impl State {
-    fn forget_what_a_new_root_disowns(&mut self, rotated: bool) {
+    fn discard_metadata_of_old_keys(&mut self, rotated: bool) {
         let Some(set) = self.set.as_ref().filter(|_| rotated) else { return };
         if let Err(error) = verify_set(&self.root, set) {
             tracing::warn!(%error, "a new root has other keys than the stored trust metadata: a refresh is needed");

@@ -96,7 +96,7 @@ async fn a_signed_bundle_is_packed_fetched_verified_and_read() {
     let scene = Scene::new().await;
     let packed = &scene.packed[1];
     let device = tempfile::tempdir().unwrap();
-    // The manifest comes over the wire, then the files it names, in ranges.
+    // The manifest is received first, then the files that it names, in ranges.
     let manifest = read_manifest(&scene.trusted, &digits(), version(2), &packed.manifest_bytes).unwrap();
     for (file, source) in manifest.files().into_iter().zip(&packed.files) {
         let content = std::fs::read(&source.path).unwrap();
@@ -151,7 +151,7 @@ async fn a_file_of_the_wrong_length_is_refused_unread() {
         }
         std::fs::write(&path, &good).unwrap();
     }
-    // Sparse: a terabyte by its length.
+    // Sparse, with a length of a terabyte.
     let path = scene.folder(1).join("small.onnx");
     std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(1 << 40).unwrap();
     assert!(scene.verify(1).unwrap_err().is_refusal());

@@ -225,7 +225,7 @@ fn later_rules_for_scores_have_one_text_each_and_leave_the_older_ones_as_they_ar
 
 #[test]
 fn a_rule_that_is_not_known_is_refused_and_so_is_an_axis_that_cannot_be() {
-    // An agent meets a kind of a later release like this: it refuses the version and keeps the one it has.
+    // An agent handles a kind of a later release like this: it refuses the version and keeps the present one.
     let text = String::from_utf8(manifest().to_bytes().unwrap()).unwrap();
     for (old, new) in [
         ("\"kind\":\"top1-probability\"", "\"kind\":\"energy\""),

@@ -110,13 +110,13 @@ async fn a_timestamp_without_its_snapshot_does_not_make_a_device_forget() {
     let mut device = world.device();
     device.refresh(&world.shelf, now()).await.unwrap();
 
-    // The thief of the online keys publishes a timestamp and holds its snapshot back …
+    // The thief of the online keys publishes a timestamp and withholds its snapshot …
     let (snapshot, timestamp) = world.online(&first_targets.bytes, now());
     world.shelf.publish(&timestamp);
     assert!(device.refresh(&world.shelf, now()).await.is_err());
     device.reopen();
     assert!(device.refresh(&world.shelf, now()).await.is_err());
-    // … then lets it out, with targets from before.
+    // … then publishes it, with the previous targets.
     world.shelf.publish(&snapshot);
     world.shelf.publish(&first_targets);
     device.reopen();
@@ -154,7 +154,7 @@ async fn files_of_two_times_do_not_mix() {
     world.shelf.put(&targets, &first.0.bytes);
     assert!(matches!(device.refresh(&world.shelf, now()).await, Err(TrustError::Refused(_))));
 
-    // A whole repository of somebody else.
+    // The whole repository of another hub.
     let mut other = World::new();
     other.add("digits/1/manifest.json", b"theirs", now());
     for name in [&snapshot, &targets, &world.timestamp.file_name()] {
@@ -178,7 +178,7 @@ async fn what_has_expired_is_refused_and_what_was_proven_in_time_stays() {
     assert!(kept.expires() < later(8));
     assert_eq!(kept.latest_version(&digits()), Some(version(1)));
 
-    // A root that was not renewed in time stops everything, whatever the online keys say.
+    // A root that was not renewed in time stops everything, whatever the online keys sign.
     world.beat(later(366));
     let late = device.refresh(&world.shelf, later(366)).await.unwrap_err();
     assert!(matches!(&late, TrustError::Expired { role, .. } if role == "root"), "{late:?}");
@@ -265,7 +265,7 @@ async fn a_clock_that_steps_back_ten_years_changes_nothing() {
     assert!(trusted.clock_behind().unwrap() > SignedDuration::from_hours(3650 * 24));
     assert_eq!(device.trust.clock_floor(), later(1));
 
-    // Metadata that had expired by the last trusted time is not fresh again.
+    // Metadata that had expired by the last trusted time stays expired.
     world.beat(later(20));
     device.refresh(&world.shelf, later(20)).await.unwrap();
     world.beat(later(2));

@@ -69,7 +69,7 @@ async fn one_key_under_two_ids_counts_once() {
     let refused = Trust::open(folder.path(), &forged).unwrap_err();
     assert!(refused.to_string().contains("under two ids"), "{refused}");
 
-    // The same as a later root, on the wire.
+    // The same as a later root, received from the hub.
     signed["version"] = 2.into();
     let forged = sign_root_by_hand(&signed, &[(&id, &world.keys.root), ("other", &world.keys.root)]);
     world.shelf.put("2.root.json", &forged);
@@ -77,7 +77,7 @@ async fn one_key_under_two_ids_counts_once() {
     assert!(matches!(device.refresh(&world.shelf, now()).await, Err(TrustError::BadRoot(_))));
     assert_eq!(device.trust.root_version(), 1);
 
-    // A threshold that one key cannot meet twice, in other spellings of the key.
+    // A threshold that one key cannot reach by other spellings of itself.
     for spelling in [world.keys.root.public().to_string().to_uppercase(), format!(" {}", world.keys.root.public())] {
         signed["keys"]["other"]["keyval"]["public"] = spelling.into();
         let forged = sign_root_by_hand(&signed, &[(&id, &world.keys.root), ("other", &world.keys.root)]);
@@ -107,7 +107,7 @@ async fn a_device_that_slept_through_forty_roots_follows_them() {
     device.reopen();
     assert_eq!(device.trust.root_version(), 42);
     assert_eq!(device.trust.current().unwrap().latest_version(&digits()), Some(version(1)));
-    // A root that skips one is no successor.
+    // A root that skips a version is not a successor.
     let skipped = Signed { version: 43, ..world.root.clone() };
     world.shelf.publish(&skipped);
     assert!(device.refresh(&world.shelf, now()).await.unwrap_err().is_refusal());
@@ -118,7 +118,7 @@ async fn a_root_is_kept_though_the_rest_of_the_refresh_failed() {
     let mut world = World::new();
     let mut device = world.device();
     device.refresh(&world.shelf, now()).await.unwrap();
-    // The timestamp key was stolen: the new root takes it away.
+    // The timestamp key was stolen: the new root removes it.
     let fresh = KeyPair::generate().unwrap();
     let roles = Roles { timestamp: Authority::of(fresh.public()), ..world.roles() };
     let root_key = std::mem::replace(&mut world.keys.root, KeyPair::generate().unwrap());
@@ -126,7 +126,7 @@ async fn a_root_is_kept_though_the_rest_of_the_refresh_failed() {
     assert!(matches!(device.refresh(&world.shelf, now()).await, Err(TrustError::Signatures { .. })));
     assert_eq!(device.trust.root_version(), 2);
     assert!(device.trust.current().is_none(), "the new root disowns what the old key vouched for");
-    // The thief hides the new root again; the device does not go back.
+    // The thief withholds the new root again; the device does not go back.
     world.shelf.take("2.root.json");
     device.reopen();
     assert_eq!(device.trust.root_version(), 2);

@@ -90,7 +90,7 @@ async fn run_away_online_versions_are_shaken_off_by_new_online_keys() {
         let trusted = device.refresh(&world.shelf, now()).await.unwrap();
         assert_eq!(trusted.latest_version(&digits()), Some(version(2)));
         assert!(trusted.timestamp_version() < sign::VERSION_PLAUSIBLE_MAX);
-        // After a restart too, and from here on nothing goes back again.
+        // Also after a restart, and from here on nothing goes back.
         device.reopen();
         device.refresh(&world.shelf, now()).await.unwrap();
         let (old_snapshot, old_timestamp) = (world.snapshot.clone(), world.timestamp.clone());
@@ -131,7 +131,7 @@ async fn one_new_online_key_is_enough_and_other_new_keys_are_not() {
             "{role:?}"
         );
     }
-    // A new root key, or a root that changes nothing, is no way back for a thief of the online keys.
+    // A new root key, or a root without changes, does not help a thief of the online keys.
     let mut world = World::new();
     let device = fooled(&mut world, 1 << 62).await;
     let fresh = KeyPair::generate().unwrap();
@@ -152,7 +152,7 @@ async fn a_run_away_list_is_shaken_off_by_new_targets_and_online_keys() {
     let honest = world.targets.clone();
     world.publish(at_version(&honest, 1 << 62, &world.keys.targets), now());
     assert_eq!(device.refresh(&world.shelf, now()).await.unwrap().targets_version(), 1 << 62);
-    // New targets keys alone: the snapshot that the device keeps still names the run-away version.
+    // New targets keys only: the snapshot that the device keeps still names the run-away version.
     let targets_key = KeyPair::generate().unwrap();
     let online = new_online();
     let roles = Roles {
@@ -204,7 +204,7 @@ async fn a_root_that_is_published_during_a_refresh_is_followed() {
         ..world.roles()
     };
     rotate(&mut world, &roles, online);
-    // The first question, for the next root, is answered as before the change.
+    // The first request, for the next root, gets the response from before the change.
     let midway = Midway { before: before.shelf, after: world.shelf.clone(), asked: Mutex::default() };
     let trusted = device.trust.refresh(std::sync::Arc::new(midway), now()).await.unwrap();
     assert_eq!(trusted.root_version(), 2);
@@ -253,7 +253,7 @@ async fn the_highest_root_version_is_the_end_and_says_so() {
     assert!(matches!(refused, sign::SignError::VersionsExhausted("root")), "{refused}");
     let beyond = edited(&world.root, &world.keys.root, |signed| signed["version"] = ((1u64 << 53) + 1).into());
     assert!(matches!(bundle::trust::inspect_root(&beyond.bytes), Err(TrustError::BadRoot(_))));
-    // No client can be led there: each root is the next one, and only so many are taken in one refresh.
+    // No client can reach it: each root is the next one, and one refresh accepts a limited number.
     world.shelf.publish(&last);
     assert_eq!(world.device().refresh(&world.shelf, now()).await.unwrap().root_version(), 1);
 }

@@ -91,7 +91,7 @@ pub fn compare(
         compare_output(&golden.name, &golden.tensor, &answer.tensor, tolerance, &mut agreement)?;
     }
     if let Some(least) = tolerance.top1 {
-        // No rows at all cannot show what is required.
+        // Without rows the required share cannot be shown.
         if agreement.top1().is_none_or(|share| share < least) {
             return Err(Disagreement::Top1 { same: agreement.same_top1, rows: agreement.rows, least });
         }
@@ -138,7 +138,7 @@ fn largest_difference(name: &str, golden: &[f32], answer: &[f32]) -> Result<f32,
         if golden.is_nan() != answer.is_nan() {
             return Err(Disagreement::NotANumber { output: name.to_owned(), element });
         }
-        // Equal infinities would give NaN by subtraction; NaN against NaN agrees.
+        // The difference of equal infinities would be NaN; NaN equals NaN.
         if golden.is_nan() || golden == answer {
             continue;
         }

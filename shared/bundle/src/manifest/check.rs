@@ -51,7 +51,7 @@ fn require(holds: bool, path: &str, problem: impl FnOnce() -> String) -> Checked
 
 fn text(value: &str, path: &str, bytes_max: usize) -> Checked {
     require(value.len() <= bytes_max, path, || format!("{} bytes are over the limit of {bytes_max}", value.len()))?;
-    // What is shown in terminals and logs must not steer them.
+    // Text that terminals and logs display must not control them.
     require(!value.chars().any(char::is_control), path, || "must not contain control characters".to_owned())
 }
 
@@ -103,8 +103,8 @@ fn score(manifest: &Manifest) -> Checked {
     use types::DType::{Bf16, F16, F32, F64};
     let float = matches!(output.dtype, F16 | Bf16 | F32 | F64);
     require(float, "score.output", || format!("{output} is not floating-point"))?;
-    // Whether a rule can be right is asked at push (see `super::score`): versions that were published before that was
-    // asked must still be read. Only what no older text can hold is refused here.
+    // The push checks whether a rule can be right (see `super::score`): versions that were published before that check
+    // existed must still be readable. Only values that no older text can contain are refused here.
     let lawful = rule.axis.is_none() || rule.kind == ScoreKind::Top1Probability;
     require(lawful, "score.axis", || format!("must be left out for kind = {:?}", rule.kind.as_str()))?;
     let rank = i64::try_from(RANK_MAX).unwrap_or(i64::MAX);

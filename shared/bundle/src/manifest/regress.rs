@@ -106,7 +106,7 @@ fn signature(kind: &str, old: &[TensorSpec], new: &[TensorSpec], version: types:
             Some(_) => {}
         }
     }
-    // A further output harms nobody; a further input is missing in every request of today.
+    // A further output is harmless; a further input is missing in every present request.
     if kind == "input" {
         let added = new.iter().filter(|one| !old.iter().any(|spec| spec.name == one.name));
         found.extend(added.map(|one| format!("it needs the {kind} {one}, version {version} does not")));
@@ -120,7 +120,7 @@ fn alike(old: &TensorSpec, new: &TensorSpec) -> bool {
         old.len() == new.len()
             && old.iter().zip(new).all(|pair| match pair {
                 (Dim::Fixed(old), Dim::Fixed(new)) => old == new,
-                // A size that was free and is fixed now refuses requests of today.
+                // A size that was free and is fixed now refuses some present requests.
                 (Dim::Symbol(_), Dim::Fixed(_)) => false,
                 (Dim::Any, Dim::Fixed(_)) | (_, Dim::Symbol(_) | Dim::Any) => true,
             })

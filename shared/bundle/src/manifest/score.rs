@@ -146,10 +146,10 @@ fn sigmoid(rule: &ScoreRule, labels: &[String], shape: Option<&[Dim]>) -> Verdic
     if rule.axis.is_some() {
         return Verdict::Wrong("kind = \"sigmoid\" has no class axis: leave `axis` out".to_owned());
     }
-    // Every value is one answer, so any shape can be scored; only the number of labels can contradict it.
+    // Every value is one result, so any shape can be scored; only the number of labels can contradict it.
     let Some(Dim::Fixed(last)) = shape.and_then(<[Dim]>::last) else { return Verdict::Fits };
     let rank = shape.map_or(0, <[Dim]>::len);
-    // Two labels beside one value are the names of no and yes.
+    // Two labels for one value are the names of no and yes.
     let named = labels.is_empty() || *last == labels.len() || (*last == 1 && labels.len() == 2);
     if rank <= 2 && !named {
         let dims = shape.unwrap_or_default();
@@ -181,7 +181,7 @@ fn shown(output: &str, dims: &[Dim]) -> String {
 fn wrong_values(rule: &ScoreRule, answer: &Tensor) -> Option<String> {
     let values = answer.to_f32().ok()?;
     let output = &rule.output;
-    // Minus infinity is how exporters mask a class.
+    // Exporters mask a class with minus infinity.
     let masked = |value: f32| rule.from == ScoreFrom::Logits && value == f32::NEG_INFINITY;
     if let Some(bad) = values.iter().find(|value| !value.is_finite() && !masked(**value)) {
         return Some(format!("output {output:?} contains {bad} for a golden input, which has no score"));
@@ -209,11 +209,11 @@ fn wrong_values(rule: &ScoreRule, answer: &Tensor) -> Option<String> {
         }
         ScoreFrom::Logits => {
             let softmaxed = !sums.is_empty() && sums.iter().all(|(sum, _)| (sum - 1.0).abs() <= SUM_SLACK);
-            let told = match rule.kind {
+            let is_certain = match rule.kind {
                 ScoreKind::Top1Probability => softmaxed,
                 ScoreKind::Sigmoid | ScoreKind::BoxMaximum => values.len() >= VALUES_TELLING,
             };
-            (all_within && told).then(|| {
+            (all_within && is_certain).then(|| {
                 format!(
                     "the values of output {output:?} are probabilities and not logits: write from = \"probabilities\""
                 )
@@ -324,7 +324,7 @@ mod tests {
         assert!(values(&rule(Top1Probability, Probabilities, None), &[2, 3], &logits).is_some());
         let independent = [0.9, 0.8, 0.7, 0.1, 0.1, 0.2];
         assert!(values(&rule(Top1Probability, Probabilities, None), &[2, 3], &independent).is_some());
-        // Classes first, two pixels behind: each pixel's column sums up to 1.
+        // Classes first, then two pixels: the column of each pixel sums up to 1.
         let by_pixel = [0.9, 0.2, 0.1, 0.8];
         assert!(values(&rule(Top1Probability, Probabilities, Some(1)), &[1, 2, 2], &by_pixel).is_none());
         assert!(values(&rule(Top1Probability, Logits, Some(1)), &[1, 2, 2], &by_pixel).is_some());

@@ -57,7 +57,7 @@ impl Floor {
         let timestamp = offered("timestamp", set.timestamp_version())?;
         let snapshot = offered("snapshot", set.snapshot_version())?;
         let targets = offered("targets", set.targets_version())?;
-        // A thief of either online key can run both numberings away: they are given back together.
+        // A thief of either online key can advance both numberings, so both are reset together.
         let online = same_keys(self.timestamp, timestamp) && same_keys(self.snapshot, snapshot);
         not_under("timestamp", self.timestamp.filter(|_| online), timestamp)?;
         not_under("snapshot", self.snapshot.filter(|_| online), snapshot)?;

@@ -153,7 +153,7 @@ impl Folder {
         if let Some(parent) = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             plan.push(Step::SyncFolder(parent.to_owned()));
         }
-        // Last, because a folder counts as begun when it has its root.
+        // Last, because a folder with a root counts as created.
         plan.extend(write_whole(&self.pinned(), pinned_root));
         plan
     }
@@ -163,7 +163,7 @@ impl Folder {
         let next = generations.last().map_or(1, |newest| newest.saturating_add(1));
         let files =
             [("timestamp.json", &set.timestamp), ("snapshot.json", &set.snapshot), ("targets.json", &set.targets)];
-        // What an earlier power cut left there is nothing.
+        // Remains of an earlier power cut are removed.
         let mut plan = vec![Step::RemoveFolder(staged.clone()), Step::MakeFolder(staged.clone())];
         for (name, bytes) in files {
             plan.push(Step::Write(staged.join(name), bytes.clone()));
@@ -171,7 +171,7 @@ impl Folder {
         }
         plan.push(Step::SyncFolder(staged.clone()));
         plan.push(Step::Rename(staged, self.generation(next)));
-        // Only a rename that is on the disk lets go of the set before.
+        // The previous set is removed only after the rename is on the disk.
         plan.push(Step::SyncFolder(self.sets()));
         plan.extend(generations.iter().map(|&old| Step::RemoveFolder(self.generation(old))));
         plan

@@ -223,7 +223,7 @@ pub fn inspect_targets(root: &[u8], targets: &[u8]) -> Result<TargetsListing, Tr
 fn listing(targets: &Targets) -> TargetsListing {
     let mut manifests: BTreeMap<ModelName, BTreeMap<Version, TargetRef>> = BTreeMap::new();
     for (path, target) in &targets.targets {
-        // Other targets may come one day; this version has no use for them.
+        // Later versions may list other targets; this version ignores them.
         let Some((model, version)) = parse_path(path) else { continue };
         let bytes_max = u64::try_from(MANIFEST_BYTES_MAX).unwrap_or(u64::MAX);
         let digest = target.hashes.get("sha256").and_then(|hex| format!("sha256:{hex}").parse().ok());

@@ -143,7 +143,7 @@ async fn a_power_cut_at_any_step_of_a_refresh_leaves_a_set_that_verifies() {
                 [first.targets.version, second.targets.version].iter().position(|known| Some(*known) == version);
             assert!(state.is_some(), "cut before step {cut} {next:?} with {loss:?} left {version:?}");
             seen[state.unwrap()] += 1;
-            // And the device goes on from there.
+            // The device can continue from there.
             let shelf = Arc::clone(&shelf) as Arc<dyn MetadataSource>;
             let trusted = trust.refresh(shelf, now()).await.unwrap();
             assert_eq!((trusted.root_version(), trusted.targets_version()), newest);

@@ -173,7 +173,7 @@ impl Staging {
 
 impl MetadataStore for Staging {
     fn load(&self, name: &str) -> sigstore_tuf::Result<Option<Vec<u8>>> {
-        // Called after the roots: what an old key signed must not hold back the numbering of a new one.
+        // Called after the roots: metadata of an old key must not affect the numbering of a new one.
         let committed = self.committed.as_ref().filter(|_| !self.is_online_rotated());
         Ok(committed.and_then(|set| set.file(name)).cloned())
     }
