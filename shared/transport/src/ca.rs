@@ -20,7 +20,7 @@ use types::{DeviceId, Digest};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::certificate::{DEVICE_URI, Facts, chain_from_pem, chain_to_pem};
+use crate::certificate::{DEVICE_URI, CertificateFields, chain_from_pem, chain_to_pem};
 use crate::error::CertificateError;
 use crate::identity::{DeviceKey, Identity};
 
@@ -93,7 +93,7 @@ pub struct Issued {
 /// TLS clients (curl, browsers) check the dates, so the certificate is renewed in time ([`Ca::renewed`]).
 pub struct Ca {
     certificate: CertificateDer<'static>,
-    facts: Facts,
+    fields: CertificateFields,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -109,14 +109,14 @@ impl Ca {
     fn self_signed(name: &str, pair: KeyPair, now: SystemTime) -> Result<Self, CertificateError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = common_name(name);
-        // No authority below this one.
+        // It may issue no further authority.
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.serial_number = Some(serial()?);
         Validity { now, lifetime: CA_LIFETIME }.apply(&mut params, CA_BACKDATE)?;
         let certificate = params.self_signed(&pair).map_err(issue)?.der().clone();
-        let facts = Facts::read(&certificate)?;
-        Ok(Self { certificate, facts, issuer: Issuer::new(params, pair) })
+        let fields = CertificateFields::read(&certificate)?;
+        Ok(Self { certificate, fields, issuer: Issuer::new(params, pair) })
     }
 
     /// Reissues the CA's own certificate for the same name and key, valid from `now` for [`CA_LIFETIME`].
@@ -139,13 +139,13 @@ impl Ca {
     /// Returns whether the CA's certificate should be reissued at `now` ([`CA_RENEWAL_BEFORE`]).
     #[must_use]
     pub fn is_renewal_due(&self, now: SystemTime) -> bool {
-        now.checked_add(CA_RENEWAL_BEFORE).is_none_or(|then| then > second(self.facts.not_after_unix_s))
+        now.checked_add(CA_RENEWAL_BEFORE).is_none_or(|then| then > second(self.fields.not_after_unix_s))
     }
 
     /// Returns the start of the CA's validity. The hub was created a day later, so an earlier clock is wrong.
     #[must_use]
     pub fn begins(&self) -> SystemTime {
-        second(self.facts.not_before_unix_s)
+        second(self.fields.not_before_unix_s)
     }
 
     /// Loads an authority from the PEM of its certificate and its key.
@@ -157,13 +157,13 @@ impl Ca {
         let certificate = chain.into_iter().next();
         let certificate = certificate.ok_or_else(|| CertificateError::unreadable("CA file", "it is empty"))?;
         let pair = KeyPair::from_pem(key_pem).map_err(|error| CertificateError::unreadable("CA key file", error))?;
-        let facts = Facts::read(&certificate)?;
-        if facts.key != Digest::of(&pair.subject_public_key_info()) {
+        let fields = CertificateFields::read(&certificate)?;
+        if fields.key != Digest::of(&pair.subject_public_key_info()) {
             return Err(CertificateError::KeyMismatch);
         }
         let issuer = Issuer::from_ca_cert_der(&certificate, pair);
         let issuer = issuer.map_err(|error| CertificateError::unreadable("CA file", error))?;
-        Ok(Self { certificate, facts, issuer })
+        Ok(Self { certificate, fields, issuer })
     }
 
     /// Returns the CA's certificate as PEM.
@@ -207,13 +207,13 @@ impl Ca {
         params.subject_alt_names = vec![SanType::URI(uri.try_into().map_err(issue)?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let leaf = self.sign(params, &request.public_key, validity, CLOCK_SKEW)?;
-        let facts = Facts::read(&leaf)?;
-        // The key was rebuilt from its parts: what is certified must be, byte for byte, what asked.
-        if facts.key != spki {
+        let fields = CertificateFields::read(&leaf)?;
+        // The key was rebuilt from its parts: the certified key must equal the requested one, byte for byte.
+        if fields.key != spki {
             return Err(CertificateError::KeyKind);
         }
         let chain_der = vec![Bytes::copy_from_slice(&leaf), self.cert_der()];
-        Ok(Issued { chain_der, key: facts.key, not_after_unix_s: facts.not_after_unix_s })
+        Ok(Issued { chain_der, key: fields.key, not_after_unix_s: fields.not_after_unix_s })
     }
 
     /// Issues a certificate with a new key for the hub itself, for DNS names and IP addresses.
@@ -229,7 +229,7 @@ impl Ca {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let since_ca = validity.now.duration_since(self.begins()).unwrap_or_default();
         let leaf = self.sign(params, &request.public_key, validity, SERVER_BACKDATE.min(since_ca))?;
-        // The CA goes along, so that a device that only knows its fingerprint can find it in the chain.
+        // The chain includes the CA, so that a device that only knows its fingerprint can find it.
         key.identity(&[Bytes::copy_from_slice(&leaf), self.cert_der()])
     }
 
@@ -282,7 +282,7 @@ fn server_name(name: &str) -> Result<SanType, CertificateError> {
 fn serial() -> Result<SerialNumber, CertificateError> {
     let mut bytes = [0; SERIAL_BYTES];
     OsRng.try_fill_bytes(&mut bytes).map_err(|error| CertificateError::Issue(error.to_string()))?;
-    // A leading one bit would make it negative in DER, a leading zero byte shorter.
+    // A leading one bit would make it negative in DER, a leading zero byte would make it shorter.
     bytes[0] = (bytes[0] & 0x7f) | 0x40;
     Ok(SerialNumber::from_slice(&bytes))
 }

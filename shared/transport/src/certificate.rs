@@ -13,7 +13,7 @@ pub(crate) const DEVICE_URI: &str = "sanderling://device/";
 
 /// Fields of a certificate that this crate uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Facts {
+pub(crate) struct CertificateFields {
     /// SHA-256 of the public key (SubjectPublicKeyInfo in DER).
     pub(crate) key: Digest,
     /// Start of validity in seconds since 1970.
@@ -24,7 +24,7 @@ pub(crate) struct Facts {
     pub(crate) device: Result<DeviceId, String>,
 }
 
-impl Facts {
+impl CertificateFields {
     /// Parses a certificate in DER. Does not check the signature.
     pub(crate) fn read(der: &[u8]) -> Result<Self, CertificateError> {
         let unreadable = |detail: String| CertificateError::unreadable("certificate", detail);
@@ -63,7 +63,7 @@ pub(crate) fn chain_from_pem(pem: &str) -> Result<Vec<CertificateDer<'static>>, 
     if chain.is_empty() {
         return Err(CertificateError::unreadable("certificate file", "it contains no certificate"));
     }
-    chain.iter().try_for_each(|der| Facts::read(der).map(drop))?;
+    chain.iter().try_for_each(|der| CertificateFields::read(der).map(drop))?;
     Ok(chain)
 }
 

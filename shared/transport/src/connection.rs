@@ -8,7 +8,7 @@ use protocol::{ALPN_DEVICE, ALPN_ENROL, Message};
 use rustls::pki_types::CertificateDer;
 use types::{DeviceId, Digest};
 
-use crate::certificate::Facts;
+use crate::certificate::CertificateFields;
 use crate::error::{CloseCode, CloseReason, ExchangeError};
 use crate::exchange::{Exchange, Priority};
 use crate::limits::Limits;
@@ -143,12 +143,12 @@ impl Connection {
     pub async fn ask<Q: Message, A: Message>(
         &self,
         priority: Priority,
-        question: &Q,
+        request: &Q,
         body: &[bytes::Bytes],
     ) -> Result<(A, Exchange), ExchangeError> {
         let mut exchange = self.open(priority).await.map_err(ExchangeError::ConnectionLost)?;
-        let answer = exchange.ask(question, body).await?;
-        Ok((answer, exchange))
+        let response = exchange.ask(request, body).await?;
+        Ok((response, exchange))
     }
 
     /// Closes the connection at once; exchanges in progress are lost on both sides.
@@ -234,6 +234,6 @@ fn client(quic: &quinn::Connection, limits: &Limits) -> Result<Peer, String> {
         return Err(format!("a chain of {} certificates", chain.len()));
     }
     let leaf = chain.first().ok_or("an empty certificate chain")?;
-    let facts = Facts::read(leaf).map_err(|error| error.to_string())?;
-    Ok(Peer::Device { id: facts.device?, key: facts.key, not_after_unix_s: facts.not_after_unix_s })
+    let fields = CertificateFields::read(leaf).map_err(|error| error.to_string())?;
+    Ok(Peer::Device { id: fields.device?, key: fields.key, not_after_unix_s: fields.not_after_unix_s })
 }

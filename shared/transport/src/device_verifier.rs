@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use crate::certificate::Facts;
+use crate::certificate::CertificateFields;
 
 /// Verifies client certificates with webpki, at a time at which the certificate is valid if the grace allows it.
 #[derive(Debug)]
@@ -31,9 +31,9 @@ impl DeviceVerifier {
 
     /// Returns the time at which to verify a certificate: the nearest to `now` at which it is valid, or `now` itself if
     /// the certificate expired longer ago than the grace.
-    fn time_of(&self, facts: &Facts, now: UnixTime) -> UnixTime {
+    fn time_of(&self, fields: &CertificateFields, now: UnixTime) -> UnixTime {
         let second = |second: i64| u64::try_from(second).unwrap_or(0);
-        let (from, until) = (second(facts.not_before_unix_s), second(facts.not_after_unix_s));
+        let (from, until) = (second(fields.not_before_unix_s), second(fields.not_after_unix_s));
         let in_grace = now.as_secs() <= until.saturating_add(self.grace.as_secs());
         match now.as_secs() {
             now_s if now_s < from => UnixTime::since_unix_epoch(Duration::from_secs(from)),
@@ -58,9 +58,9 @@ impl ClientCertVerifier for DeviceVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let facts = Facts::read(end_entity);
-        let facts = facts.map_err(|_unreadable| Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        self.webpki.verify_client_cert(end_entity, intermediates, self.time_of(&facts, now))
+        let fields = CertificateFields::read(end_entity);
+        let fields = fields.map_err(|_unreadable| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        self.webpki.verify_client_cert(end_entity, intermediates, self.time_of(&fields, now))
     }
 
     fn verify_tls12_signature(

@@ -135,7 +135,7 @@ pub struct Exchange {
     /// Whether the first message has no time limit: a response may take its time, a request may not.
     patient: bool,
     /// Code that the peer receives when the exchange is dropped before its end.
-    parting: ResetCode,
+    drop_code: ResetCode,
 }
 
 impl Exchange {
@@ -159,7 +159,7 @@ impl Exchange {
             outgoing: limits.pace(),
             pieces_left: 0,
             patient,
-            parting: ResetCode::Withdrawn,
+            drop_code: ResetCode::Withdrawn,
         }
     }
 
@@ -247,7 +247,7 @@ impl Exchange {
     pub async fn receive<M: Message>(&mut self) -> Result<M, ExchangeError> {
         let result = read_message(&mut self.receive, self.limits.frame, self.patient).await;
         let message: M = self.refuse_on_error(result)?;
-        // What follows a first message follows at once.
+        // After a first message, the next one must follow at once.
         self.body_left = message.body_length();
         self.received = self.body_left == 0;
         Ok(message)
@@ -261,7 +261,7 @@ impl Exchange {
     /// # Cancel safety
     /// Not cancel safe: drop the exchange when the future was dropped.
     pub async fn read_body(&mut self, max: u64) -> Result<Bytes, ExchangeError> {
-        // A body that may always grow is never given up.
+        // A body that may always grow is always read to its end.
         Ok(self.read_body_while(max, |_bytes| true).await?.unwrap_or_default())
     }
 
@@ -288,7 +288,7 @@ impl Exchange {
             if !may_grow(chunk.len()) {
                 return Ok(None);
             }
-            // A small body is most often one piece: no copy then.
+            // A small body usually has one piece, which needs no copy.
             if body.is_empty() && self.body_left == 0 {
                 return Ok(Some(chunk));
             }
@@ -311,7 +311,7 @@ impl Exchange {
         }
         let result = read_piece(&mut self.receive, &self.limits, &mut self.incoming, self.body_left, max).await;
         let bytes = self.refuse_on_error(result)?;
-        // The piece is at most as long as what is left, so this never meets zero early.
+        // The piece is at most as long as the rest, so this never reaches zero early.
         self.body_left = self.body_left.saturating_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         self.received = self.body_left == 0;
         Ok(Some(bytes))
@@ -361,30 +361,30 @@ impl Exchange {
     /// Sends the request while already receiving the response.
     pub(crate) async fn ask<Q: Message, A: Message>(
         &mut self,
-        question: &Q,
+        request: &Q,
         body: &[Bytes],
     ) -> Result<A, ExchangeError> {
-        let (sent, answered) = self.question_and_answer(question, body).await;
-        let answer: A = self.refuse_on_error(answered)?;
+        let (sent, received) = self.send_and_receive(request, body).await;
+        let response: A = self.refuse_on_error(received)?;
         if !sent {
-            // Half a question must not look like a whole one.
+            // A partial request must not look like a complete one.
             self.send.reset(ResetCode::Enough.varint()).ok();
         }
         self.finished = true;
-        self.body_left = answer.body_length();
+        self.body_left = response.body_length();
         self.received = self.body_left == 0;
-        Ok(answer)
+        Ok(response)
     }
 
     /// Returns whether the whole request was sent, and the received response.
-    async fn question_and_answer<Q: Message, A: Message>(
+    async fn send_and_receive<Q: Message, A: Message>(
         &mut self,
-        question: &Q,
+        request: &Q,
         body: &[Bytes],
     ) -> (bool, Result<A, ExchangeError>) {
         let Self { send, receive, limits, .. } = self;
         let sending = async {
-            write(send, limits, question, body).await?;
+            write(send, limits, request, body).await?;
             send.finish().map_err(|_closed| ExchangeError::Over)
         };
         let receiving = read_message::<A>(receive, limits.frame, true);
@@ -392,11 +392,11 @@ impl Exchange {
         tokio::select! {
             sent = &mut sending => match sent {
                 Ok(()) => (true, receiving.await),
-                // A peer that takes no more of the question says why in its answer, or by a reset.
+                // A peer that reads no more of the request gives the reason in its response, or by a reset.
                 Err(ExchangeError::Cancelled(_)) => (false, receiving.await),
                 Err(error) => (false, Err(error)),
             },
-            answered = &mut receiving => (false, answered),
+            received = &mut receiving => (false, received),
         }
     }
 
@@ -418,8 +418,8 @@ impl Exchange {
                 | ExchangeError::Over,
             ) => return result,
         };
-        self.parting = code;
-        // Fails only where the stream is over already, which is what it is for.
+        self.drop_code = code;
+        // Fails only if the stream has already ended, which is the goal.
         self.receive.stop(code.varint()).ok();
         result
     }
@@ -429,10 +429,10 @@ impl Drop for Exchange {
     /// Leaves a completed exchange as it is; cancels an incomplete one in both directions.
     fn drop(&mut self) {
         if !self.finished {
-            self.send.reset(self.parting.varint()).ok();
+            self.send.reset(self.drop_code.varint()).ok();
         }
-        if !self.received && !self.finished_as_answerer() {
-            self.receive.stop(self.parting.varint()).ok();
+        if !self.received && !self.has_responded() {
+            self.receive.stop(self.drop_code.varint()).ok();
         }
     }
 }
@@ -440,7 +440,7 @@ impl Drop for Exchange {
 impl Exchange {
     /// Whether this side has responded to the peer's request: it does not need the unread data, and quinn notifies the
     /// peer.
-    fn finished_as_answerer(&self) -> bool {
+    fn has_responded(&self) -> bool {
         self.finished && !self.patient
     }
 }

@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use types::{DeviceId, Digest};
 
-use crate::certificate::{Facts, chain_from_pem, chain_to_pem, to_bytes};
+use crate::certificate::{CertificateFields, chain_from_pem, chain_to_pem, to_bytes};
 use crate::error::CertificateError;
 
 /// A private key that never leaves its machine (ECDSA P-256: small, fast on devices, supported everywhere).
@@ -80,7 +80,7 @@ impl fmt::Debug for DeviceKey {
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-    leaf: Facts,
+    leaf: CertificateFields,
 }
 
 impl Identity {
@@ -90,7 +90,7 @@ impl Identity {
         public: Digest,
     ) -> Result<Self, CertificateError> {
         let first = chain.first().ok_or_else(|| CertificateError::unreadable("certificate chain", "it is empty"))?;
-        let leaf = Facts::read(first)?;
+        let leaf = CertificateFields::read(first)?;
         if leaf.key != public {
             return Err(CertificateError::KeyMismatch);
         }

@@ -66,7 +66,7 @@ impl Limits {
             // 512 KiB at 52 kB/s, a poor mobile link.
             frame: Duration::from_secs(10),
             body_pause: Duration::from_secs(10),
-            // A device has one hub: a slow one is better than none, and each request has a deadline of its own.
+            // A device has one hub: a slow one is better than none, and each request has its own deadline.
             rate_window: Duration::from_secs(20),
             rate_bytes_min: 0,
             // An agent does not listen.
@@ -81,17 +81,18 @@ impl Limits {
     #[must_use]
     pub const fn hub() -> Self {
         Self {
-            // More than an agent's workers ever have in flight, few enough that one device cannot fill the hub.
+            // More than an agent's workers ever have in flight, few enough that one device cannot occupy the hub.
             streams: 64,
             // 1 MiB in flight is 160 Mbit/s at 50 ms for one request.
             stream_window_bytes: 1024 * 1024,
-            // 2 MiB for each of 10,000 hostile connections would be 20 GB; honest ones hold about 50 kB.
+            // 2 MiB for each of 10,000 hostile connections would be 20 GB; honest ones use about 50 kB.
             connection_window_bytes: 2 * 1024 * 1024,
-            // What a device that takes nothing makes us hold of files, beside what the budget of requests counts. 2 MiB in
-            // flight is 320 Mbit/s at 50 ms.
+            // Maximum for files to a device that reads nothing, in addition to the budget of requests. 2 MiB in flight
+            // is 320 Mbit/s at 50 ms.
             send_window_bytes: 2 * 1024 * 1024,
             idle: Duration::from_secs(30),
-            // The agents keep alive: 10,000 of them every 10 s are already 1,000 packets a second each way.
+            // The agents send keep-alives: 10,000 of them every 10 s are already 1,000 packets per second in each
+            // direction.
             keep_alive: None,
             handshake: Duration::from_secs(10),
             frame: Duration::from_secs(10),
@@ -103,7 +104,7 @@ impl Limits {
             connections: 10_000,
             // A handshake costs about 1 ms of CPU: half a second of work on one core.
             handshakes: 512,
-            // A fleet that reconnects gently never meets it; a flood with forged addresses does at once.
+            // A fleet that reconnects gradually never reaches it; a flood with forged addresses does at once.
             handshakes_before_retry: 64,
             chain_certificates: 4,
         }
@@ -120,7 +121,7 @@ impl Limits {
         let mut config = quinn::TransportConfig::default();
         config
             .max_concurrent_bidi_streams(VarInt::from_u32(self.streams))
-            // Nothing of ours uses one-way streams or datagrams; what is not allowed costs no memory.
+            // This protocol uses no one-way streams and no datagrams; disabling them saves memory.
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)
             .datagram_send_buffer_size(0)

@@ -18,7 +18,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use types::Digest;
 
-use crate::certificate::Facts;
+use crate::certificate::CertificateFields;
 use crate::client::Trust;
 use crate::tls::Observed;
 
@@ -52,7 +52,7 @@ impl HubVerifier {
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        // Two plain values: no panic can leave them half written.
+        // Two plain values: a panic cannot leave them half written.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -75,9 +75,9 @@ impl HubVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let unknown = || Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
-        let facts = Facts::read(end_entity);
-        let facts = facts.map_err(|_unreadable| Error::InvalidCertificate(rustls::CertificateError::BadEncoding))?;
-        let begins = u64::try_from(facts.not_before_unix_s).unwrap_or(0);
+        let fields = CertificateFields::read(end_entity);
+        let fields = fields.map_err(|_unreadable| Error::InvalidCertificate(rustls::CertificateError::BadEncoding))?;
+        let begins = u64::try_from(fields.not_before_unix_s).unwrap_or(0);
         let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().max(begins)));
         let anchor = self.anchor(intermediates).ok_or_else(unknown)?;
         let mut roots = RootCertStore::empty();
@@ -93,11 +93,11 @@ impl HubVerifier {
 fn observe(error: &Error) -> Observed {
     use rustls::CertificateError as E;
     let Error::InvalidCertificate(error) = error else { return Observed::Unfit };
-    // rustls's enum is open, so this match cannot name every arm.
+    // rustls's enum is non-exhaustive, so this match cannot name every arm.
     match error {
         E::Expired | E::ExpiredContext { .. } => Observed::Expired,
         E::NotValidForName | E::NotValidForNameContext { .. } => Observed::WrongName,
-        // A CA of the same name with another key shows as a bad signature.
+        // A CA of the same name with another key appears as a bad signature.
         E::UnknownIssuer | E::BadSignature => Observed::WrongCa,
         _ => Observed::Unfit,
     }

@@ -121,7 +121,7 @@ impl Listener {
                 Some(finished) = self.handshakes.join_next_with_id() => {
                     let (task, connection) = match finished {
                         Ok((task, connection)) => (task, connection),
-                        // It was evicted: the handshake is given up with the task.
+                        // The handshake was evicted and is dropped with its task.
                         Err(ended) => (ended.id(), None),
                     };
                     self.ended(task);
@@ -166,7 +166,7 @@ impl Listener {
             incoming.refuse();
             return;
         }
-        // An address that cannot be proven any further counts as proven.
+        // An address that cannot be proven further counts as proven.
         let is_proven = incoming.remote_address_validated() || !incoming.may_retry();
         match self.intake.arrived(Newcomer { address, is_proven }) {
             Judgement::Admit { place } => self.shake_hands(incoming, place),
@@ -176,7 +176,7 @@ impl Listener {
                 }
                 self.shake_hands(incoming, place);
             }
-            // An attacker who forges addresses never sees the token; an honest device loses one round trip.
+            // An attacker with forged addresses never receives the token; an honest device loses one round trip.
             Judgement::Prove => {
                 if incoming.retry().is_err() {
                     tracing::debug!("could not request a proof of its address from a new peer");
@@ -255,7 +255,7 @@ pub(crate) fn admit(
     match (connection.alpn(), connection.peer()) {
         (Alpn::Device, Peer::Device { not_after_unix_s, .. }) => {
             let grace_s = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
-            // The verifier has checked the time already, unless the connection is resumed.
+            // The verifier has already checked the time, unless the connection is resumed.
             if now_unix_s > not_after_unix_s.saturating_add(grace_s) {
                 let said = "the certificate expired too long ago to be renewed: enrol this device again";
                 Err((CloseCode::CertificateExpired, said.to_owned()))
@@ -266,7 +266,7 @@ pub(crate) fn admit(
         (Alpn::Device, Peer::Anonymous) => {
             Err((CloseCode::NotAuthorised, "a certificate is required: enrol this device".to_owned()))
         }
-        // A device that enrols anew may show its old certificate; it counts for nothing there.
+        // A device that enrols again may present its old certificate, which is ignored.
         (Alpn::Enrol, Peer::Device { .. } | Peer::Anonymous) => Ok(connection),
         (Alpn::Device | Alpn::Enrol, Peer::Hub) => {
             Err((CloseCode::NotAuthorised, "a hub does not connect to a hub".to_owned()))

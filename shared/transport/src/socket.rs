@@ -61,11 +61,11 @@ pub fn granted_buffers() -> io::Result<Buffers> {
 
 /// Requests [`BUFFER_BYTES_WANTED`] in both directions and reads back the granted sizes. Never makes a buffer smaller.
 fn enlarge(socket: &UdpSocket) -> io::Result<Buffers> {
-    // The kernel doubles what is asked for, as room for its own bookkeeping, and reports the doubled number.
+    // The kernel doubles the requested size for its own bookkeeping, and reports the doubled size.
     let receive = || Ok::<_, io::Error>(sockopt::socket_recv_buffer_size(socket)? / 2);
     let send = || Ok::<_, io::Error>(sockopt::socket_send_buffer_size(socket)? / 2);
     if receive()? < BUFFER_BYTES_WANTED {
-        // The forced form goes past net.core.rmem_max and needs CAP_NET_ADMIN.
+        // The forced option exceeds net.core.rmem_max and needs CAP_NET_ADMIN.
         sockopt::set_socket_recv_buffer_size_force(socket, BUFFER_BYTES_WANTED)
             .or_else(|_not_privileged| sockopt::set_socket_recv_buffer_size(socket, BUFFER_BYTES_WANTED))?;
     }

@@ -70,9 +70,9 @@ pub(crate) fn quic_server(
         .with_single_cert(identity.chain(), identity.key())
         .map_err(tls)?;
     config.alpn_protocols = vec![Alpn::Device.name().to_vec(), Alpn::Enrol.name().to_vec()];
-    // Sealed tickets: the hub remembers nothing per device, and the peer's certificates ride in the ticket.
+    // Encrypted tickets: the hub stores nothing per device, because the ticket contains the peer's certificates.
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(tls)?;
-    // Early data can be replayed; nothing here is worth that.
+    // Early data can be replayed; no request here is worth that risk.
     config.max_early_data_size = 0;
     QuicServerConfig::try_from(config).map_err(tls)
 }

@@ -145,7 +145,7 @@ impl DialError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self.kind() {
-            // A clock may be set later by NTP, and a hub's certificate is renewed at its next start.
+            // NTP may set a clock later, and a hub's certificate is renewed at its next start.
             DialErrorKind::Unreachable
             | DialErrorKind::Busy
             | DialErrorKind::Other
@@ -189,7 +189,8 @@ impl DialError {
     /// Converts the end of a failed handshake to an error, using the result of this side's verifier.
     pub(crate) fn from_close(address: &str, name: &str, within: Duration, seen: Observed, reason: CloseReason) -> Self {
         let address = address.to_owned();
-        // What the verifier saw may belong to another attempt of the same dial; only a failed handshake asks for it.
+        // The result of the verifier may belong to another attempt of the same dial; it is used only for a failed
+        // handshake.
         match (reason, seen) {
             (CloseReason::Handshake(_), Observed::WrongCa) => Self::WrongCa { address },
             (CloseReason::Handshake(_), Observed::WrongName) => Self::WrongName { address, name: name.to_owned() },

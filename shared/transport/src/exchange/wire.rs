@@ -63,7 +63,7 @@ pub(super) async fn write_parts(
         let unread = |after: Duration| ExchangeError::Unread { after };
         let written = written.map_err(|_elapsed| unread(limits.body_pause))?.map_err(lost_write)?;
         pace.passed(began.elapsed(), written.bytes).map_err(|slow| unread(slow.window))?;
-        // What was taken of a part is cut off it; parts that were taken wholly are behind us.
+        // Removes the sent bytes of a partly sent piece; completely sent pieces are already removed.
         left = left.get_mut(written.chunks..).unwrap_or_default();
     }
     Ok(())
@@ -151,7 +151,7 @@ fn lost_read(error: ReadError) -> ExchangeError {
 
 fn lost_read_exact(error: ReadExactError) -> ExchangeError {
     match error {
-        // How much was missing of a message is of no use to anyone; that it was cut short is.
+        // The number of missing bytes of a message is irrelevant; that it was truncated is not.
         ReadExactError::FinishedEarly(_read) => ExchangeError::Truncated { missing: 1 },
         ReadExactError::ReadError(error) => lost_read(error),
     }

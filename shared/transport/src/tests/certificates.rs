@@ -57,7 +57,7 @@ fn a_request_that_is_not_signed_by_its_key_is_refused() {
     let ca = Ca::create("Sanderling test").unwrap();
     let mine = DeviceKey::generate().unwrap().csr_der().unwrap();
     let theirs = DeviceKey::generate().unwrap().csr_der().unwrap();
-    // Their key with my signature: P-256 keys stand at one place in a request that claims nothing else.
+    // Another key with this signature: P-256 keys have a fixed position in a request that claims nothing else.
     let key_at = |csr: &[u8]| csr.windows(2).position(|pair| pair == [0x00, 0x04]).unwrap();
     let mut forged = mine.to_vec();
     let (to, from) = (key_at(&mine), key_at(&theirs));

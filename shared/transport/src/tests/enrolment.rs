@@ -53,7 +53,7 @@ async fn enrol(token: &JoinToken, connection: &Connection) -> (DeviceKey, Enroll
 async fn a_token_makes_a_device_whose_certificate_is_renewed_over_the_live_connection() {
     let site = Site::new();
     let mut listener = site.listener();
-    // The token is all that the machine gets, as text.
+    // The machine receives only the token, as text.
     let token: JoinToken = token(&site, &listener.local_addr().unwrap().to_string()).to_string().parse().unwrap();
     let config = DialerConfig {
         trust: Trust::CaFingerprint(token.ca),
@@ -103,7 +103,7 @@ async fn a_stolen_token_text_is_of_no_use_against_another_hub() {
     let target = at(listener.local_addr().unwrap());
     let trust = Trust::CaFingerprint(token(&site, "hub:1").ca);
     let dialer = Dialer::new(DialerConfig { trust, ..site.dialer_config(None) }).unwrap();
-    // The secret is sent after the handshake only, and there is none with a hub of another CA.
+    // The secret is sent only after the handshake, which fails with a hub of another CA.
     tokio::select! {
         result = dialer.dial(&target) => assert!(result.is_err()),
         connection = listener.accept() => panic!("the impostor got through: {connection:?}"),

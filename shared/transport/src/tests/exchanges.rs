@@ -140,7 +140,7 @@ async fn a_refusal_is_heard_before_the_whole_question_is_sent() {
         let refusal = Refusal::new(RefusalCode::Busy, "the queue is full");
         exchange.send_last(&HubResponse::Refused(refusal), &[]).await.unwrap();
     };
-    // Far more than the hub's window: the question cannot be sent whole while nobody reads it.
+    // Far more than the hub's window: the request cannot be sent completely while it is not read.
     let (question, body) = (request(32 << 20), [pattern(32 << 20)]);
     let (asked, ()) = tokio::join!(pair.device.ask::<_, HubResponse>(Priority::Inference, &question, &body), hub);
     let (answer, _) = asked.unwrap();
@@ -182,7 +182,7 @@ async fn who_opens_too_many_exchanges_waits() {
 #[tokio::test]
 async fn a_request_that_someone_waits_for_overtakes_files() {
     const MIB: usize = 1 << 20;
-    // Everything fits the sender's buffer, and a quarter of a file is on its way when the request is begun.
+    // Everything fits into the sender's buffer, and a quarter of a file is in flight when the request begins.
     let device = Limits { send_window_bytes: 16 << 20, ..Limits::agent() };
     let hub = Limits { connection_window_bytes: 256 << 10, ..Limits::hub() };
     let pair = Pair::with(device, hub).await;
@@ -194,7 +194,7 @@ async fn a_request_that_someone_waits_for_overtakes_files() {
     let sending = async {
         let (question, body) = (request(MIB), [pattern(MIB)]);
         let files = files.iter_mut().map(|file| file.send(&question, &body));
-        // The request is the last to be begun, when the files have filled the connection already.
+        // The request begins last, when the files already occupy the connection.
         let (sent, last) = tokio::join!(futures_util::future::join_all(files), waited_for.send(&question, &body));
         sent.into_iter().chain([last]).for_each(|sent| sent.unwrap());
     };
@@ -209,7 +209,7 @@ async fn a_request_that_someone_waits_for_overtakes_files() {
                 (number, exchange)
             });
         }
-        // Kept until all are read, so that none is reset while others are on their way.
+        // Kept until all are read, so that none is reset while others are in flight.
         let mut read = Vec::new();
         while let Some(done) = readers.join_next().await {
             let (number, exchange) = done.unwrap();
@@ -219,7 +219,7 @@ async fn a_request_that_someone_waits_for_overtakes_files() {
         order
     };
     let ((), order) = tokio::join!(sending, receiving);
-    // It was begun last and is as large as a file. Without priorities it ends in the middle (seen: fourth).
+    // It began last and is as large as a file. Without priorities it ends in the middle (observed: fourth).
     let place = order.iter().position(|&number| number == 8).unwrap();
     assert!(place <= 1, "files finished before the request: {order:?}");
 }
@@ -228,7 +228,7 @@ async fn a_request_that_someone_waits_for_overtakes_files() {
 async fn a_peer_that_falls_silent_is_given_up() {
     let limits = Limits { idle: Duration::from_millis(300), keep_alive: None, ..Limits::agent() };
     let pair = Pair::with(limits, Limits::hub()).await;
-    // Neither side keeps it alive, so both see it end.
+    // Neither side sends keep-alives, so both see it end.
     assert_eq!(pair.device.closed().await, CloseReason::Silent);
     assert_eq!(pair.hub.closed().await, CloseReason::Silent);
     assert_eq!(pair.device.open(Priority::Control).await.unwrap_err(), CloseReason::Silent);

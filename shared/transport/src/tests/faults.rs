@@ -79,7 +79,7 @@ async fn a_short_silence_is_bridged() {
     let link = Link::new(Faults::NONE, 1, Limits::agent(), Congestion::Cubic).await;
     link.proxy.pause();
     let resume = async {
-        // Until the first packets have run into the silence.
+        // Until the first packets are lost in the pause.
         while link.proxy.counts().lost < 3 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

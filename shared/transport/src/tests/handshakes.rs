@@ -99,7 +99,7 @@ async fn a_machine_without_a_certificate_may_enrol_and_nothing_else() {
     let target = at(listener.local_addr().unwrap());
     let turned_away = async {
         match bold.dial(&target).await {
-            // The hub confirms the handshake first and says no at once: either may be seen first.
+            // The hub confirms the handshake first and refuses at once: either may be seen first.
             Ok(connection) => assert_eq!(connection.closed().await.code(), Some(CloseCode::NotAuthorised)),
             Err(error) => assert_eq!(error.kind(), DialErrorKind::NotAuthorised),
         }
@@ -136,7 +136,7 @@ async fn an_expired_hub_is_refused_and_a_clock_that_is_behind_does_not_matter() 
     let error = refused(listener_as(&site, expired), site.dialer(None)).await;
     assert!(matches!(error, DialError::HubCertificateExpired { .. }), "{error}");
     let future = site.ca.issue_server(&[NAME.to_owned()], next_year()).unwrap();
-    // To this device the hub's certificate begins in a year: its own clock must be wrong.
+    // For this device the hub's certificate starts in a year: its own clock must be wrong.
     connect(&site.dialer(None), &mut listener_as(&site, future)).await;
 }
 
@@ -152,7 +152,7 @@ async fn a_device_whose_certificate_is_over_for_longer_than_the_grace_is_told_so
 #[tokio::test]
 async fn a_certificate_outside_its_time_is_let_through_within_the_grace_with_its_dates() {
     let site = Site::new();
-    // Over for a month, and not begun by the clock of a hub whose clock went back.
+    // Expired for a month, and not yet valid by the clock of a hub whose clock went back.
     let month_ago = Validity { now: SystemTime::now() - DAY * 31, lifetime: DAY };
     let tomorrow = Validity { now: SystemTime::now() + DAY, lifetime: DAY };
     for validity in [month_ago, tomorrow, next_year()] {
@@ -172,7 +172,7 @@ async fn the_grace_lets_no_certificate_of_another_ca_or_use_through() {
     let server = site.ca.issue_server(&[NAME.to_owned()], month_ago).unwrap();
     for identity in [foreign, server] {
         let error = refused(site.listener(), site.dialer(Some(identity))).await;
-        // The other CA of this test is younger than the certificate, so that its time may be what is told.
+        // The other CA of this test is younger than the certificate, so the error may report its time.
         let told = error.kind();
         assert!(matches!(told, DialErrorKind::NotAuthorised | DialErrorKind::CertificateTime), "{error:?}");
     }
@@ -260,7 +260,7 @@ async fn a_hub_of_another_major_version_is_called_that() {
 #[tokio::test]
 async fn a_hub_that_is_away_is_called_unreachable() {
     let site = Site::new();
-    // Bound and silent: nobody else can answer there.
+    // Bound and silent: no other process can respond there.
     let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let limits = Limits { handshake: Duration::from_millis(200), ..Limits::agent() };
     let config = DialerConfig { limits, ..site.dialer_config(None) };
@@ -318,7 +318,7 @@ async fn a_silent_newcomer_does_not_hold_up_the_next_one() {
     let site = Site::new();
     let mut listener = site.listener();
     let addr = listener.local_addr().unwrap();
-    // The first flight of a real handshake, from a socket that never answers.
+    // The first flight of a real handshake, from a socket that never responds.
     let stuck = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let half = stuck.connect_with(site.dialer(None).quic(), addr, NAME).unwrap();
     drop(half);

@@ -94,7 +94,7 @@ async fn a_peer_that_reads_nothing_is_given_up() {
     send.write_all(&encode(&request(0)).unwrap()).await.unwrap();
     let mut exchange = hub.accept().await.unwrap();
     let _request: DeviceRequest = exchange.receive().await.unwrap();
-    // More than any peer lets us send ahead of its reading.
+    // More than any peer allows before it reads.
     let (answer, body) = (response(16 * 1024 * 1024), [pattern(16 * 1024 * 1024)]);
     let sending = exchange.send_last(&answer, &body);
     let error = tokio::time::timeout(Duration::from_secs(20), sending).await.expect("sent for ever").unwrap_err();

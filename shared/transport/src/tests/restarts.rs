@@ -115,6 +115,6 @@ async fn a_renewed_ca_and_its_old_certificates_go_together() {
         ca_der: renewed.cert_der(),
         ..site.listener_config()
     };
-    // The device keeps the CA's old certificate; the hub shows the new one.
+    // The device keeps the CA's old certificate; the hub presents the new one.
     connect(&site.dialer(Some(old_identity)), &mut Listener::bind(&config).unwrap()).await;
 }

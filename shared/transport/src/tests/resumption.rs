@@ -19,7 +19,7 @@ fn authorise(connection: &Connection, revoked: &str) -> bool {
 /// Connects once with a full handshake and lets the device receive its tickets.
 async fn first_visit(dialer: &crate::Dialer, listener: &mut Listener) {
     let (device, hub) = connect(dialer, listener).await;
-    // Tickets follow the handshake; an answered exchange proves that they have arrived.
+    // Tickets follow the handshake; a completed exchange proves that they have arrived.
     tokio::join!(super::pair::ask(&device, 10), super::pair::echo(&hub));
     device.close(CloseCode::Done, "");
     hub.closed().await;

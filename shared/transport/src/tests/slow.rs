@@ -37,7 +37,7 @@ async fn a_body_that_trickles_is_given_up_though_it_never_pauses() {
 
 #[tokio::test]
 async fn a_response_that_is_taken_in_a_trickle_is_given_up() {
-    // The device lets 64 bytes through at a time, and takes them one by one.
+    // The device's window has 64 bytes, which it reads one by one.
     let narrow = Limits { stream_window_bytes: 64, connection_window_bytes: 64 * 1024, ..Limits::agent() };
     let pair = Pair::with(narrow, impatient()).await;
     let mut asking = pair.device.open(Priority::Inference).await.unwrap();
