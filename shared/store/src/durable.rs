@@ -204,8 +204,8 @@ impl Writer {
             self.shared.watchers.notify(changes.keys().map(|key| &key[..]));
         }
         for (done, staged) in answers {
-            // A conflict may rest on a write of the same group, so it too is true only if that was written.
-            // A caller that has gone does not want its answer.
+            // A conflict may depend on a write of the same group, so it is only true if that was written. A caller that
+            // has gone needs no result.
             drop(done.send(written.clone().and(staged)));
         }
     }
@@ -227,7 +227,7 @@ impl Writer {
                 self.log = Some(log);
                 Ok(())
             }
-            // Whether sled kept the changes is unknown: it is closed here, and mended before the next write.
+            // Whether sled kept the changes is unknown: it is closed here, and repaired before the next write.
             Err(error) => {
                 let error = error.into_io();
                 tracing::error!(%error, folder = %self.folder.path().display(), "store write failed");
@@ -241,7 +241,7 @@ impl Writer {
     /// allocated.
     fn check_room(&self, changes: &Changes) -> Result<(), StoreError> {
         let bytes: usize = changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum();
-        // A file system that cannot tell its free space is asked by writing to it.
+        // If a file system does not report its free space, the write itself decides.
         let free = files::free_bytes(self.folder.path()).unwrap_or(u64::MAX);
         let only_deletes = changes.values().all(Option::is_none);
         if !only_deletes && free < self.reserve.saturating_add(bytes as u64) {

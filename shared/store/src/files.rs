@@ -255,7 +255,7 @@ pub fn create_dir(folder: &Path) -> Result<(), FileError> {
         create_dir(above)?;
     }
     match fs::DirBuilder::new().mode(0o700).create(folder) {
-        // Someone else made it meanwhile.
+        // Another process created it in between.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
         result => result.and_then(|()| owner::adopt_folder(folder, above)),
     }
@@ -300,7 +300,7 @@ pub fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     let failed = |source| FileError::new("read file", path, source);
     let file = File::open(path).map_err(failed)?;
     let mut content = Vec::new();
-    // The length is not asked for: a growing file, a pipe or a device would lie.
+    // The length is not used: a growing file, a pipe or a device would report a wrong one.
     let read = file.take(max.saturating_add(1)).read_to_end(&mut content).map_err(failed)?;
     if read as u64 > max {
         return Err(FileError::TooLarge { path: path.to_owned(), max });
@@ -319,11 +319,11 @@ pub(crate) const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signe
 pub fn read_secret(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     let failed = |source| FileError::new("read file", path, source);
     let file = File::open(path).map_err(failed)?;
-    // Asked of the open file: the name may lead elsewhere a moment later.
+    // Checked on the open file: the name may refer to another file a moment later.
     let metadata = file.metadata().map_err(failed)?;
     let user = rustix::process::geteuid().as_raw();
     let mode = metadata.mode() & 0o7777;
-    // Root works on the folder of a daemon's user, whose own the key is.
+    // Root works on the folder of a daemon's user, who owns the key.
     let is_of_the_folder =
         || user == 0 && fs::metadata(folder_of(path)).is_ok_and(|folder| folder.uid() == metadata.uid());
     let problem = if metadata.uid() != user && metadata.uid() != 0 && !is_of_the_folder() {
@@ -378,7 +378,7 @@ pub fn restrict(folder: &Path) -> Result<(), FileError> {
     limit(folder, &fs::metadata(folder).map_err(failed)?).map_err(failed)?;
     for entry in fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        // Of the entry itself, not of what a symlink leads to. A file that sled removes meanwhile needs nothing.
+        // Of the entry itself, not of a symlink's target. A file that sled removes in between needs nothing.
         let Ok(metadata) = entry.metadata() else { continue };
         if metadata.is_dir() {
             restrict(&entry.path())?;
@@ -448,7 +448,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("targets.json");
         write_atomic(&path, b"{}", Mode::Shared).unwrap();
-        // The name such a writer used; it never came to its end.
+        // The name of a writer that was interrupted.
         fs::write(beside(&path), "half").unwrap();
         assert_eq!(names(folder.path()).len(), 2);
         remove_unfinished(folder.path()).unwrap();

@@ -170,7 +170,7 @@ impl Folder {
         let successor = self.beside(".new");
         remove_folder(&successor).map_err(|error| self.error("replace the store", error))?;
         if let Err(error) = SledLog::write_new(&successor, map) {
-            // Most likely there is no room for both: give back what the attempt took. What stays is removed later.
+            // Probably there is no space for both: remove the files of the attempt. Remaining ones are removed later.
             drop(remove_folder(&successor));
             return Err(self.error("replace the store", error.into_io()));
         }
@@ -291,12 +291,12 @@ mod tests {
     fn a_replacement_that_was_cut_short_ends_with_the_old_records_or_the_new() {
         let map = some_records();
         let (_parent, folder) = folder_with(&map);
-        // Cut while the successor was written.
+        // Interrupted while the successor was written.
         fs::create_dir(folder.beside(".new")).unwrap();
         fs::write(folder.beside(".new").join("db"), "half").unwrap();
         assert_eq!(content(&folder), (map.clone(), Opened::Existing));
         assert!(!folder.beside(".new").exists());
-        // Cut between the two renames.
+        // Interrupted between the two renames.
         SledLog::write_new(&folder.beside(".new"), &map).unwrap();
         folder.set_aside().unwrap();
         assert_eq!(content(&folder), (map, Opened::Existing));

@@ -78,7 +78,7 @@ impl StateLock {
     #[must_use]
     pub fn holder(folder: &Path) -> Option<u32> {
         let pid = holder(&mut File::open(folder.join("lock")).ok()?)?;
-        // A process that has ended left its number behind, and another one may have that number by now.
+        // A process that has ended leaves its number in the file, and another one may have that number now.
         let name = |process: &str| std::fs::read(Path::new("/proc").join(process).join("comm")).ok();
         name(&pid.to_string()).filter(|held_by| Some(held_by) == name("self").as_ref()).map(|_same_program| pid)
     }
@@ -91,7 +91,7 @@ impl StateLock {
         let failed = |source| LockError::Io { path: path.to_owned(), source };
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        // A link in its place would have another file emptied.
+        // A link in its place would cause another file to be truncated.
         let mut file = options.custom_flags(crate::files::NO_FOLLOW).open(path).map_err(failed)?;
         crate::owner::adopt(&file, path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -99,7 +99,7 @@ impl StateLock {
             Err(Errno::WOULDBLOCK) => return Err(LockError::Held { path: path.to_owned(), pid: holder(&mut file) }),
             Err(error) => return Err(failed(error.into())),
         }
-        // The number only makes a better message; on a full disk the lock holds without it.
+        // The number only improves a message; on a full disk the lock works without it.
         if let Err(error) = note_holder(&mut file) {
             tracing::debug!(%error, path = %path.display(), "could not write the process id to the lock file");
         }

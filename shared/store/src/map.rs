@@ -72,10 +72,10 @@ pub(crate) fn stage(map: &Map, pending: &mut Changes, batch: Batch) -> Result<()
             return Err(StoreError::Conflict { key: key.clone() });
         }
     }
-    // Ordered, and the last operation on a key wins.
+    // Ordered: the last operation on a key wins.
     let changes: Changes = batch.operations.into_iter().collect();
     let bytes = size_after(map, pending, &changes);
-    // A batch that makes a full store no larger is the way out of it, so it is never refused.
+    // A batch that does not enlarge a full store may free space, so it is never refused.
     if bytes > STORE_BYTES_MAX && bytes > size_after(map, pending, &Changes::new()) {
         return Err(StoreError::Full { bytes, max: STORE_BYTES_MAX });
     }

@@ -102,7 +102,7 @@ fn give_below(folder: &OwnedFd, owner: (Uid, Gid), depth: usize, given: &mut usi
         }
         let found = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => found,
-            // Removed meanwhile.
+            // Removed in between.
             Err(rustix::io::Errno::NOENT) => continue,
             Err(error) => return Err(error.into()),
         };

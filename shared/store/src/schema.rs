@@ -73,7 +73,7 @@ impl StateSchema {
 
     fn write(self, path: &Path) -> Result<(), FileError> {
         let file = StateFile { schema: self.known, written_by: self.version.to_owned() };
-        // A number and a text always serialise.
+        // A number and a text can always be serialised.
         files::write_atomic(path, &serde_json::to_vec(&file).unwrap_or_default(), Mode::Shared)
     }
 }

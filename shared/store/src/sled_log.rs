@@ -76,7 +76,8 @@ pub(crate) struct SledLog {
 impl SledLog {
     /// Opens or creates the database and reads all of it.
     pub(crate) fn open(folder: &Path) -> Result<(Self, Map), LogError> {
-        // Sled makes its folder and files as the umask lets it: the folder is made here, and old files are corrected.
+        // Sled creates its folder and files according to the umask: the folder is created here, and old files are
+        // corrected.
         files::create_dir(folder).map_err(|error| LogError::Io(error.into_io()))?;
         files::restrict(folder).map_err(|error| LogError::Io(error.into_io()))?;
         let db = open_released(folder)?;
@@ -283,8 +284,8 @@ fn sync_tree(folder: &Path) -> io::Result<()> {
     files::sync_dir(folder.parent().unwrap_or(folder)).map_err(io::Error::other)
 }
 
-// An entry `key → value` lies in sled as its pieces. Key of a piece: u16 length of the key, the key, u16 number of the
-// piece, all big-endian, so that the pieces of one value lie together and in order. The first piece begins with the
+// An entry `key → value` is stored in sled as its pieces. Key of a piece: u16 length of the key, the key, u16 number of
+// the piece, all big-endian, so that the pieces of one value are adjacent and in order. The first piece begins with the
 // u32 length of the whole value.
 
 fn pieces_of(before: &Map, changes: &Changes) -> sled::Batch {
@@ -325,7 +326,7 @@ fn piece_key(key: &[u8], number: usize) -> Vec<u8> {
 /// Assembles values from pieces in the order of their keys; checks every field, because the pieces may be damaged.
 fn assemble<'a>(pieces: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<Map, String> {
     let mut changes = Changes::new();
-    // The value in work: its key, the number of its next piece, its bytes so far with the length before them.
+    // The current value: its key, the number of its next piece, and its bytes so far with the length before them.
     let mut open: Option<(Bytes, usize, BytesMut)> = None;
     for (piece_key, piece) in pieces {
         let (key, number) = read_piece_key(piece_key).ok_or("an entry has a malformed key")?;

@@ -128,7 +128,7 @@ impl<R: Record> Table<R> {
                 None => batch.delete(full_key),
             };
             match self.store.apply(batch).await {
-                // Someone was faster, so someone made progress: this loop ends.
+                // Another writer was faster and made progress, so this loop ends.
                 Err(error) if error.is_conflict() => {}
                 result => return Ok(result?),
             }
@@ -323,7 +323,7 @@ mod tests {
         waves.put("a", &vec![1]).await.unwrap();
         waves.put("b", &vec![1]).await.unwrap();
         watch.changed().await.unwrap();
-        // Coalesced: both writes were told by the one notice, and the other table's by none.
+        // Coalesced: one notification reported both writes, and the write to the other table sent none.
         let again = tokio::time::timeout(std::time::Duration::from_millis(1), watch.changed()).await;
         assert!(again.is_err());
     }

@@ -25,7 +25,7 @@ impl Watch {
     /// # Cancel safety
     /// Cancel safe: the next call reports the change.
     pub async fn changed(&mut self) -> Result<(), StoreError> {
-        // Closed is all that can go wrong.
+        // The only possible error is that the store was closed.
         self.changes.changed().await.map_err(|_closed| StoreError::Closed)
     }
 }

@@ -39,7 +39,7 @@ fn cut_power_under(work: Work) {
     let copy = folder.path().join("copy.img");
     let mut writer = Writer::start(&disk.at, 0, work);
     for cut in 0..CUTS {
-        // Unlike distances, so that cuts fall on different moments of a group.
+        // Different intervals, so that power cuts occur at different times within a group.
         writer.wait_for(3 + cut * 13 % 50);
         let acknowledged = writer.frozen(|acknowledged| {
             copy_at_rest(&image, &copy);

@@ -176,7 +176,7 @@ impl Writer {
         let process = Pid::from_child(&self.child);
         kill_process(process, Signal::STOP).unwrap();
         let status = PathBuf::from(format!("/proc/{}/status", self.child.id()));
-        // The signal is on its way: until the system says so, the process may still acknowledge.
+        // The signal is not instantaneous: until the system reports the stop, the process may still acknowledge.
         while !std::fs::read_to_string(&status).unwrap().contains("State:\tT") {
             std::thread::yield_now();
         }
@@ -210,7 +210,7 @@ fn check_store(folder: &Path, acknowledged: &Acknowledged) -> u64 {
     assert!(opened == Opened::Existing || acknowledged.is_empty(), "{opened:?}");
     let numbers: BTreeSet<u64> = acknowledged.iter().map(|(_, number)| *number).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    // What came after the last acknowledged one is there wholly or not at all.
+    // Later writes than the last acknowledged one are present completely or not at all.
     let end = numbers.last().map_or(0, |last| last + 4 * TASKS);
     let there = (0..end).filter(|number| {
         let pair = runtime.block_on(async {
