@@ -7,8 +7,8 @@ use std::fmt::{self, Write};
 
 /// Whether a character could move a cursor, start an escape sequence, break a line or reorder the text around it.
 pub(crate) fn is_unsafe(c: char) -> bool {
-    // Category Cc, then line and paragraph separators, then the bidirectional overrides and isolates
-    // ("trojan source"): none is category Cc, all change how a line is read.
+    // Category Cc, then line and paragraph separators, then the bidirectional overrides and isolates ("trojan source"):
+    // the latter are not in category Cc, but change how a line is read.
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

@@ -141,7 +141,7 @@ impl Write for StandardError {
     /// Writes and never fails: a closed terminal or a full disk must not end the daemon.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock and in one piece: one event is one line.
+        // Written under the lock with one call: one event is one line.
         drop(file.as_mut().map(|file| file.write_all(bytes)));
         Ok(bytes.len())
     }
@@ -162,7 +162,7 @@ fn text_layer<W>(writer: W) -> impl tracing_subscriber::Layer<Filtered> + Send +
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    // Without colours: our own escaping cannot tell a wanted escape sequence from a planted one.
+    // Without colours: the escaping cannot distinguish intended escape sequences from injected ones.
     Layer::new().with_ansi(false).fmt_fields(escaped_fields()).with_writer(writer)
 }
 
@@ -210,7 +210,7 @@ impl<W: Write> Write for JsonLine<W> {
             let mut safe = String::with_capacity(text.len() + 16);
             for c in text.chars() {
                 if c != '\n' && is_unsafe(c) {
-                    // Every such character lies in the basic plane: four hex digits hold it.
+                    // Every such character is in the basic plane: four hex digits suffice.
                     write!(safe, "\\u{:04x}", u32::from(c)).map_err(io::Error::other)?;
                 } else {
                     safe.push(c);

@@ -87,7 +87,7 @@ impl Metrics {
     /// Returns all recorded metrics in the Prometheus text format.
     #[must_use]
     pub fn render(&self) -> String {
-        // Also empties the histograms' buffers, which would grow between scrapes if nobody did.
+        // Also empties the histograms' buffers, which would otherwise grow between scrapes.
         self.handle.run_upkeep();
         self.handle.render()
     }

@@ -10,17 +10,17 @@ use sd_notify::NotifyState;
 
 /// Notifies the service manager that the daemon serves.
 pub fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+    notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// Notifies the service manager that the daemon is stopping.
 pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
 /// Resets the service manager's watchdog once.
 pub fn alive() {
-    tell(&[NotifyState::Watchdog]);
+    notify(&[NotifyState::Watchdog]);
 }
 
 /// Returns the interval at which to call [`alive`]; `None` without a watchdog.
@@ -36,13 +36,13 @@ const WAITING_MAX: usize = 4;
 
 /// Notifies the service manager from a separate thread, because a service manager that does not read would block the
 /// caller.
-fn tell(state: &[NotifyState<'_>]) {
-    static TELLER: OnceLock<Option<SyncSender<String>>> = OnceLock::new();
+fn notify(state: &[NotifyState<'_>]) {
+    static SENDER: OnceLock<Option<SyncSender<String>>> = OnceLock::new();
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
     let lines: Vec<String> = state.iter().map(ToString::to_string).collect();
-    let sent = TELLER.get_or_init(teller).as_ref().map(|teller| teller.try_send(lines.join("\n")));
+    let sent = SENDER.get_or_init(start_sender).as_ref().map(|sender| sender.try_send(lines.join("\n")));
     if !matches!(sent, Some(Ok(()))) {
         tracing::warn!("the service manager does not read notifications");
     }
@@ -50,15 +50,15 @@ fn tell(state: &[NotifyState<'_>]) {
 
 /// Returns the sender to the notification thread; `None` if the system cannot create the thread. The thread is never
 /// joined, because it may be blocked.
-fn teller() -> Option<SyncSender<String>> {
-    let (teller, told) = sync_channel::<String>(WAITING_MAX);
-    let tell_all = move || {
-        for lines in told {
+fn start_sender() -> Option<SyncSender<String>> {
+    let (sender, notifications) = sync_channel::<String>(WAITING_MAX);
+    let notify_all = move || {
+        for lines in notifications {
             if let Err(error) = sd_notify::notify(&[NotifyState::Custom(&lines)]) {
                 tracing::warn!(error = crate::chain(&error), "the service manager was not notified");
             }
         }
     };
-    std::thread::Builder::new().name("service-manager".to_owned()).spawn(tell_all).ok()?;
-    Some(teller)
+    std::thread::Builder::new().name("service-manager".to_owned()).spawn(notify_all).ok()?;
+    Some(sender)
 }
