@@ -100,7 +100,7 @@ impl<'t> Document<'t> {
     pub(crate) fn table(&self) -> Spanned<DeTable<'t>> {
         let table = match self.root.get_ref() {
             DeValue::Table(table) => table.clone(),
-            // The root is made a table and never replaced.
+            // The root is created as a table and never replaced.
             _ => DeTable::new(),
         };
         Spanned::new(self.root.span(), table)
@@ -122,7 +122,7 @@ impl<'t> Document<'t> {
         let mut found = None;
         walk(&self.root, &mut FieldPath::default(), &mut |at, span| {
             if !at.0.is_empty() && path.0.starts_with(&at.0) && span.end <= self.text.len() {
-                // The key comes before its value: the first place of the longest way is the key.
+                // The key comes before its value: the first position of the longest path is the key.
                 if found.as_ref().is_none_or(|(depth, _)| at.0.len() > *depth) {
                     found = Some((at.0.len(), span.start));
                 }
@@ -153,7 +153,7 @@ impl<'t> Document<'t> {
 
     /// Replaces the value of a field; `number` distinguishes replaced values from each other.
     pub(crate) fn put(&mut self, path: &FieldPath, value: DeValue<'t>, number: usize) {
-        // A place behind the text, so that an error about this value is found to be about it.
+        // A position after the text, so that an error about this value is recognised.
         let start = self.text.len() + 1 + 2 * number;
         let value = Spanned::new(start..start + 1, value);
         let Some((last, above)) = path.0.split_last() else { return };

@@ -56,7 +56,7 @@ mod tests {
         for text in ["hub = { names = 1", "hub = { stop_grace = 1 }\n", "hub = 5\n", "hub.stop_grace = 1\n"] {
             assert_eq!(set_field(text, "hub", "names", "2"), None, "{text}");
         }
-        // An inline table that has the field can be.
+        // An inline table that already has the field can be changed.
         assert_eq!(set_field("hub = { names = 1 }", "hub", "names", "2").unwrap(), "hub = { names = 2 }");
     }
 }

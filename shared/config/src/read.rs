@@ -82,7 +82,7 @@ impl Unknown {
         let range = |error: &Mistake| {
             let begin = error.line.unwrap_or(1);
             let end = headers.iter().find(|header| **header > begin).copied().unwrap_or(lines + 2);
-            // The value that was read first stands.
+            // The value that was read first is kept.
             if error.problem.contains("duplicate key") { begin..begin + 1 } else { begin..end }
         };
         Self(syntax_errors.iter().map(range).collect())
@@ -134,7 +134,7 @@ impl<'t> Reading<'t> {
             let mut ignored = Vec::new();
             let stumble = match attempt::<T>(&self.document, &mut |path| ignored.push(path)) {
                 Ok(config) => {
-                    // Types without `deny_unknown_fields` end up here.
+                    // Types without `deny_unknown_fields` end here.
                     for path in ignored {
                         self.note(original, &path, suggest::unknown_field(&path.name(), &[]));
                     }

@@ -13,7 +13,7 @@ pub(crate) fn unknown_field(name: &str, known: &[String]) -> String {
 #[must_use]
 pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let nearest = known.into_iter().map(|known| (distance(name, known), known)).min();
-    // A third of the letters wrong is a slip, more is another word.
+    // Up to a third of wrong letters is a typo, more is another word.
     nearest.filter(|(distance, known)| *distance <= name.len().max(known.len()).div_ceil(3)).map(|(_, known)| known)
 }
 

@@ -198,7 +198,7 @@ nam = "speech"
     for told in ["hub.address (line 6)", "hub.retries (line 7)", "models[0].nam (line 9)"] {
         assert!(found.iter().any(|line| line.contains(told)), "no {told} in {found:#?}");
     }
-    // `http` belongs to the table whose head is broken: nothing is said of it, nor of what that table lacks.
+    // `http` belongs to the table with the broken header: neither it nor missing fields of that table are reported.
     assert!(!found.iter().any(|line| line.contains("http")), "{found:#?}");
 }
 
