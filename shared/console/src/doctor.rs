@@ -116,7 +116,7 @@ pub fn try_in_child(user: Option<(u32, u32)>, arguments: &[&OsStr]) -> Result<St
     }
     let mut child = command.spawn().map_err(|error| format!("start a trial: {error}"))?;
     let began = Instant::now();
-    // Its output is shorter than the buffer of a pipe, so it never waits for a reader.
+    // Its output is shorter than a pipe's buffer, so it never blocks.
     while child.try_wait().is_ok_and(|ended| ended.is_none()) {
         if began.elapsed() > TRIAL_WITHIN {
             drop(child.kill());

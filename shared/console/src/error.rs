@@ -194,14 +194,14 @@ impl<T, E: Into<Box<dyn Error + Send + Sync>>> OrExit<T> for Result<T, E> {
 
 /// Prints one warning to standard error, for a result that needs the user's attention.
 pub fn warn(text: &str) {
-    // A closed standard error leaves nobody to tell.
+    // With a closed standard error there is no one to warn.
     drop(writeln!(std::io::stderr().lock(), "warning: {}", indented(text)));
 }
 
 /// Prints the error, its causes and its advice to standard error, and returns the exit code.
 #[must_use]
 pub fn report(error: &CliError) -> ExitCode {
-    // A closed standard error leaves nobody to tell; the exit code still tells.
+    // With a closed standard error only the exit code remains.
     drop(error.write_to(&mut std::io::stderr().lock()));
     error.kind.into()
 }

@@ -103,7 +103,7 @@ fn safe(cell: String) -> String {
 pub fn completions<C: CommandFactory>(shell: Shell) -> io::Result<()> {
     let mut command = C::command();
     let name = command.get_name().to_owned();
-    // Into memory first: clap_complete panics on a writer that fails, and a closed pipe is no reason to panic.
+    // Written to memory first: clap_complete panics on a failing writer, and a closed pipe must not cause a panic.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut script);
     print_line(String::from_utf8_lossy(&script).trim_end())

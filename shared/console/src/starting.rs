@@ -112,7 +112,7 @@ mod tests {
             looks.set(looks.get() + 1);
             looks.get() < 40
         };
-        // More looks than fit into the time in which a process may appear.
+        // More checks than fit into the time in which a process may appear.
         assert!(!until_up("the hub", "serve", || false, starts));
         assert_eq!(looks.get(), 40);
         assert!(!was_started("serve"), "no process of this test serves");
@@ -126,7 +126,7 @@ mod tests {
             false
         };
         assert!(!until_up("the hub", "serve", look, || false));
-        // Each pause is as long as this or longer, so a slow machine looks less often.
+        // Each pause takes at least this long, so a slow machine makes fewer checks.
         let most = EXEC_WITHIN.as_millis().div_ceil(LOOK_EVERY.as_millis()) + 1;
         assert!((1..=most).contains(&looks.get()), "{} looks", looks.get());
     }
