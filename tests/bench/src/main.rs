@@ -82,19 +82,19 @@ fn main() -> ExitCode {
 #[expect(clippy::print_stdout, reason = "the numbers are this command's result")]
 fn run(verb: &Verb) -> Result<()> {
     match verb {
-        Verb::Wgpu(args) => tell(&wgpu::rows(args.rounds, &args.only)?, args),
+        Verb::Wgpu(args) => print_rows(&wgpu::rows(args.rounds, &args.only)?, args),
         Verb::Quantize(args) => {
             let program = std::env::current_exe().context("find this program")?;
-            tell(&quantize::rows::rows(&program, args.rounds, &args.only)?, args)
+            print_rows(&quantize::rows::rows(&program, args.rounds, &args.only)?, args)
         }
         Verb::MakeForm { form, folder, out } => quantize::ours::make(*form, &Entry::at(folder), out),
-        Verb::Isolation(args) => tell(&isolation::rows(args.rounds, &args.only), args),
+        Verb::Isolation(args) => print_rows(&isolation::rows(args.rounds, &args.only), args),
         Verb::EngineHost => Ok(()),
         Verb::MemoryHere { place } => {
             println!("{:.3}", isolation::memory_here(*place)?);
             Ok(())
         }
-        Verb::Size(args) => tell(&size::rows(&args.only), args),
+        Verb::Size(args) => print_rows(&size::rows(&args.only), args),
         Verb::FirstResult { model, input, cache } => {
             let [took, busy] = wgpu::load::first_result(model, input, cache)?;
             println!("{took:.3} {busy:.3}");
@@ -105,7 +105,7 @@ fn run(verb: &Verb) -> Result<()> {
 
 /// Prints the rows. A missed target is no error: a software adapter or a busy machine can be the reason.
 #[expect(clippy::print_stdout, reason = "the table is this command's result")]
-fn tell(rows: &[Row], args: &Args) -> Result<()> {
+fn print_rows(rows: &[Row], args: &Args) -> Result<()> {
     anyhow::ensure!(!rows.is_empty(), "no figure has {:?} in its name", args.only);
     print!("{}", report::table(rows));
     args.json.as_ref().map_or(Ok(()), |file| report::write_json(rows, file))
