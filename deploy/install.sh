@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs the Sanderling daemon of the unpacked tarball that this script lies in. POSIX sh; safe to run twice.
+# Installs the Sanderling daemon of the unpacked tarball that contains this script. POSIX sh; safe to run twice.
 #
-#   sudo ./install.sh                 into /usr/local, /etc/sanderling and systemd, with a user of its own
+#   sudo ./install.sh                 into /usr/local, /etc/sanderling and systemd, with its own user
 #   ./install.sh --prefix DIR         everything below DIR; no user, no service, no root needed
-#   ./install.sh --uninstall [...]    removes what was installed; configuration and state stay
-#   ./install.sh --uninstall --purge  removes those too, the device's or hub's keys included
+#   ./install.sh --uninstall [...]    removes the installed files; keeps configuration and state
+#   ./install.sh --uninstall --purge  also removes those, including the keys of the device or hub
 set -eu
 umask 022
 
@@ -24,7 +24,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-if [ "$purge" = yes ] && [ "$uninstall" = no ]; then fail '--purge goes with --uninstall'; fi
+if [ "$purge" = yes ] && [ "$uninstall" = no ]; then fail '--purge needs --uninstall'; fi
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 if [ -f "$here/bin/edge-agent" ]; then
@@ -35,24 +35,24 @@ else
     fail "there is no bin/edge-agent or bin/cloud-hub beside $0: run it inside the unpacked tarball"
 fi
 
-# Where things go. `system` is the real machine, otherwise a folder that touches nothing outside itself.
+# Target folders. With `system`, those of the machine; otherwise everything is below the prefix.
 if [ -z "$prefix" ]; then
     system=yes
     [ "$(id -u)" = 0 ] || fail 'installing for the whole machine needs root: use sudo, or --prefix DIR'
     root=/usr/local etc=/etc/sanderling units=/etc/systemd/system state=/var/lib/$service
 else
     system=no
-    mkdir -p -- "$prefix" || fail "cannot make the folder $prefix"
+    mkdir -p -- "$prefix" || fail "cannot create the folder $prefix"
     root=$(CDPATH='' cd -- "$prefix" && pwd)
-    # The path is written into the unit and the configuration by sed: keep to what needs no quoting there.
-    case $root in *[!A-Za-z0-9/._+-]*) fail "the prefix $root may hold only letters, digits and / . _ + -" ;; esac
+    # sed writes the path to the unit and the configuration: allow only characters that need no quoting.
+    case $root in *[!A-Za-z0-9/._+-]*) fail "the prefix $root may contain only letters, digits and / . _ + -" ;; esac
     etc=$root/etc/sanderling units=$root/lib/systemd/system state=$root/var/lib/$service
 fi
 libs=$root/lib/sanderling docs=$root/share/doc/$service
 
 systemd_runs() { [ "$system" = yes ] && [ -d /run/systemd/system ]; }
 
-# Writes $1's content with the paths of this installation to $2, mode $3: beside it, then renamed over it.
+# Writes the content of $1 with the paths of this installation to $2 with mode $3, through a temporary file.
 put_rewritten() {
     sed -e "s,/usr/bin/$binary,$root/bin/$binary,g" -e "s,/usr/share/doc/,$root/share/doc/,g" \
         -e "s,/etc/sanderling/,$etc/,g" -e "s,/var/lib/$service,$state,g" "$1" > "$2.part"
@@ -60,7 +60,7 @@ put_rewritten() {
     mv -f -- "$2.part" "$2"
 }
 
-# Copies file $1 to $2, mode $3; a running binary is replaced, never written into.
+# Copies file $1 to $2 with mode $3; replaces a running binary instead of writing to it.
 put() {
     cp -- "$1" "$2.part"
     chmod "$3" "$2.part"
@@ -71,7 +71,7 @@ if [ "$uninstall" = yes ]; then
     if systemd_runs; then systemctl disable --now "$service.service" >/dev/null 2>&1 || true; fi
     rm -f -- "$root/bin/$binary" "$units/$service.service"
     rm -rf -- "$docs"
-    # The library is shared by both daemons: the last one takes it away.
+    # Both daemons share the library: remove it with the last one.
     if [ ! -e "$root/bin/$other" ]; then rm -rf -- "$libs"; fi
     if systemd_runs; then systemctl daemon-reload; fi
     if [ "$purge" = yes ]; then
@@ -93,7 +93,7 @@ for file in "$here"/lib/sanderling/*; do put "$file" "$libs/${file##*/}" 644; do
 for file in "$here"/share/doc/"$service"/*; do put "$file" "$docs/${file##*/}" 644; done
 put_rewritten "$here/systemd/$service.service" "$units/$service.service" 644
 
-# A configuration that somebody edited is theirs: the new example goes beside it.
+# An edited configuration is kept: the new example is written beside it.
 put_rewritten "$here/config/$config" "$etc/$config.new" 644
 if [ ! -e "$etc/$config" ] || cmp -s "$etc/$config" "$etc/$config.new"; then
     mv -f -- "$etc/$config.new" "$etc/$config"
@@ -128,7 +128,7 @@ else
     start="$start serve --config $etc/$config"
     as_root=''
     if [ "$system" = yes ]; then as_root='sudo '; fi
-    # It fills in the configuration above and makes the hub in the state folder above, for the user above.
+    # It completes the configuration above and creates the hub in the state folder above, for the user above.
     say "next:  ${as_root}$root/bin/$binary init --system --keys offline-keys --name hub.example   (the name that devices dial)"
 fi
 if [ "$system" = yes ]; then start="sudo systemctl enable --now $service"; fi
