@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
             // Without them the figures of whole models say that they are missing.
             setup::bench_models(&workspace())
-                .unwrap_or_else(|error| eprintln!("some figures will be missing: {error:#}"));
+                .unwrap_or_else(|error| eprintln!("some figures are not available: {error:#}"));
         }
         Subject::Quantize => {
             let (python, corpus) = setup::compress_corpus(&workspace())?;

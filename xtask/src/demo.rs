@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else {
         stage.say_how_to_keep()
     }
-    ensure!(figures.hold(), "a claim of the demo does not hold; the logs are above, or run it with --keep and look");
+    ensure!(figures.hold(), "a claim of the demo does not hold; see the logs above, or run it with --keep");
     Ok(())
 }
 
@@ -102,13 +102,13 @@ fn raise(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
     act(1, "A hub, two devices, a signed model");
     let ca = stage.start_hub()?;
     println!("   hub        started; its CA is {}…", ca.chars().take(23).collect::<String>());
-    println!("   keys       root and targets lie apart from the hub, in {}", stage.hub.keys().display());
+    println!("   keys       root and targets are stored apart from the hub, in {}", stage.hub.keys().display());
     stage.push(&catalog().join("v1"))?;
     println!("   digits/1   signed and published");
     for name in stage::DEVICES {
         let took = stage.raise_device(name)?;
         println!(
-            "   {name:10} enrolled with a one-time token, fetched, verified and serves digits/1 after {} ms",
+            "   {name:10} enrolled with a one-time token, fetched and verified digits/1, and serves it after {} ms",
             millis(took)
         );
     }
@@ -117,13 +117,16 @@ fn raise(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
 }
 
 fn compare_policies(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
-    act(2, "The same 2,000 digits by three policies");
+    act(2, "The same 2,000 digits with three policies");
     for policy in POLICIES {
         let row = measure(stage, policy)?;
         figures.policies.push(row);
     }
     println!("{}", figures.policy_table());
-    println!("   p50 and p99 are times at the device's door, {} requests at a time.", clients(stage)?.len());
+    println!(
+        "   p50 and p99 are measured at the device's HTTP server, with {} concurrent requests.",
+        clients(stage)?.len()
+    );
     let failed: usize = figures.policies.iter().map(|row| row.failed).sum();
     figures.claim(failed == 0, "no request of the three policies failed");
     if let [device, hub, cascade] = figures.policies.as_slice() {
@@ -132,7 +135,10 @@ fn compare_policies(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
         let private = device.bytes_sent == 0 && device.from_hub == 0.0;
         let heavy = hub.bytes_sent > cascade.bytes_sent && hub.from_hub == 1.0;
         figures.claim(private, "only-device sent nothing to the hub");
-        figures.claim(between && heavy, format!("the cascade kept {kept} on the device and beat it in accuracy"));
+        figures.claim(
+            between && heavy,
+            format!("cascade kept {kept} on the device and was more accurate than the device alone"),
+        );
     }
     Ok(())
 }
@@ -168,7 +174,7 @@ fn progress(length: u64, label: &str) -> ProgressBar {
 }
 
 fn lose_the_hub(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
-    act(3, "The hub goes away, and comes back");
+    act(3, "The hub stops and restarts");
     stage.hub.stop()?;
     println!("   hub        stopped");
     let policy = Ask::policy("cascade");
@@ -176,7 +182,7 @@ fn lose_the_hub(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
     let summary = Summary::of(&samples);
     let local = samples.iter().filter_map(|sample| sample.outcome.as_ref().ok()).filter(|seen| seen.place == "device");
     let mut outage = Outage { answered_locally: local.count(), failed: summary.failed, ..Outage::default() };
-    println!("   cascade    {} of {DIGITS_WITHOUT_HUB} digits answered on the devices", outage.answered_locally);
+    println!("   cascade    {} of {DIGITS_WITHOUT_HUB} digits served on the devices", outage.answered_locally);
     let asked = Instant::now();
     let refused = stage.ask("only-hub")?;
     outage.only_hub_refused_after_us = micros(asked.elapsed());
@@ -186,14 +192,14 @@ fn lose_the_hub(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
     let open = Instant::now();
     stage.agents.iter().try_for_each(|agent| agent.wait_hub(true))?;
     outage.reconnected_after_ms = millis(open.elapsed());
-    println!("   hub        started again; both devices were back after {} ms", outage.reconnected_after_ms);
+    println!("   hub        restarted; both devices were connected after {} ms", outage.reconnected_after_ms);
     let back = stage.ask("only-hub")?;
     figures.claim(
         outage.failed == 0 && outage.answered_locally == DIGITS_WITHOUT_HUB,
-        "without the hub every digit was answered on the devices",
+        "without the hub every digit was served on the devices",
     );
-    figures.claim(refused.status == 503, "only-hub said at once that it cannot");
-    figures.claim(back.status == 200, "both devices found the hub again by themselves");
+    figures.claim(refused.status == 503, "only-hub failed at once with an error");
+    figures.claim(back.status == 200, "both devices reconnected to the hub automatically");
     figures.outage = outage;
     Ok(())
 }
@@ -227,7 +233,7 @@ fn update_under_load(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
         bytes(update.bytes_fetched)
     );
     println!(
-        "   load       {} requests meanwhile, {} failed, p99 {}",
+        "   load       {} requests during the update, {} failed, p99 {}",
         update.requests,
         update.failed,
         time(update.p99_us)
@@ -257,12 +263,12 @@ fn follow_update(stage: &Stage) -> Result<()> {
 }
 
 fn offer_a_tampered_version(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
-    act(5, "Somebody changes one byte of a published model");
+    act(5, "One byte of a published model is changed");
     let third = ModelFolder::copy(stage.site(), "v2", 3)?;
     stage.hub.push(third.path(), &["--hold"])?.ok()?;
     let blob = blob_of(&stage.hub, "digits", 3, "device")?;
     flip_byte(&blob, 1000)?;
-    println!("   digits/3   signed and published, then one bit of its file on the hub's disk was turned");
+    println!("   digits/3   signed and published, then one bit of its file on the hub's disk was flipped");
     stage.hub.offer("digits", 3)?.ok()?;
     let mut still_two = true;
     for agent in &stage.agents {
@@ -274,8 +280,9 @@ fn offer_a_tampered_version(stage: &mut Stage, figures: &mut Figures) -> Result<
         still_two &= agent.active_version("digits")? == Some(2);
     }
     let answered = stage.ask("only-device")?;
-    println!("   digits/2   goes on answering: {}", if answered.status == 200 { "yes" } else { "no" });
-    figures.claim(still_two && answered.status == 200, "a tampered version was refused and version 2 goes on serving");
+    println!("   digits/2   continues to serve: {}", if answered.status == 200 { "yes" } else { "no" });
+    figures
+        .claim(still_two && answered.status == 200, "a tampered version was refused and version 2 continues to serve");
     Ok(())
 }
 

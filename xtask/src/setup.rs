@@ -158,7 +158,7 @@ pub(crate) fn onnxruntime(arch: Arch) -> anyhow::Result<PathBuf> {
         unpack(&wheel, &folder).with_context(|| format!("unpack {}", wheel.display()))?;
         anyhow::ensure!(
             is_complete(&folder, &library, arch),
-            "the library in {} is not the pinned one",
+            "the library in {} differs from the pinned one",
             wheel.display()
         );
         // 28 MB that nobody needs again.
@@ -187,7 +187,7 @@ fn fetched_wheel(cache: &Path, arch: Arch) -> anyhow::Result<PathBuf> {
         download(&downloads, &wheel).with_context(|| {
             format!(
                 "fetch {} with pip: without network, download that file of the PyPI project onnxruntime {ONNXRUNTIME} on another \
-                 machine, put it into {} and run `cargo xtask setup` again",
+                 machine, move it to {} and run `cargo xtask setup` again",
                 wheel.file,
                 downloads.display()
             )
@@ -211,7 +211,7 @@ fn download(downloads: &Path, wheel: &Wheel) -> anyhow::Result<()> {
         .arg(downloads)
         .arg(format!("onnxruntime=={ONNXRUNTIME}"));
     succeed(&mut pip)?;
-    anyhow::ensure!(downloads.join(wheel.file).is_file(), "pip brought another file than {}", wheel.file);
+    anyhow::ensure!(downloads.join(wheel.file).is_file(), "pip downloaded another file than {}", wheel.file);
     Ok(())
 }
 
@@ -257,7 +257,7 @@ fn sha256_of(path: &Path) -> io::Result<String> {
 /// `python`. Requirements must be pinned (`name==version`): another list creates another environment.
 ///
 /// # Errors
-/// "... cannot be had: why", for the caller to print as the reason of a skipped test.
+/// "... is not available: REASON", for the caller to print as the reason of a skipped test.
 pub(crate) fn python_tools(name: &str, requirements: &[&str]) -> anyhow::Result<PathBuf> {
     let digest = hex::encode(Sha256::digest(requirements.join("\n")));
     let folder = cache()?.join("python").join(format!("{name}-{}", digest.get(..12).unwrap_or(&digest)));
@@ -269,7 +269,7 @@ pub(crate) fn python_tools(name: &str, requirements: &[&str]) -> anyhow::Result<
     if !ready.is_file() {
         eprintln!("fetching the Python packages {}", requirements.join(", "));
         make_environment(&folder, &python, requirements)
-            .with_context(|| format!("the Python tools {} cannot be had", requirements.join(", ")))?;
+            .with_context(|| format!("the Python tools {} are not available", requirements.join(", ")))?;
         File::create(&ready).and_then(|mut file| file.write_all(requirements.join("\n").as_bytes()))?;
     }
     Ok(python)
@@ -344,7 +344,7 @@ fn make_environment(folder: &Path, python: &Path, requirements: &[&str]) -> anyh
 /// on the system, needs no root, and follows no dependencies: the package must need only libc.
 ///
 /// # Errors
-/// "... cannot be had: why", for the caller to print as the reason of a skipped test.
+/// "... is not available: REASON", for the caller to print as the reason of a skipped test.
 pub(crate) fn debian_package(name: &str) -> anyhow::Result<PathBuf> {
     let cache = cache()?;
     let folder = cache.join("debian").join(name);
@@ -353,7 +353,7 @@ pub(crate) fn debian_package(name: &str) -> anyhow::Result<PathBuf> {
     }
     let _lock = lock(&cache)?;
     if !folder.is_dir() {
-        unpack_debian(name, &folder).with_context(|| format!("the Debian package {name} cannot be had"))?;
+        unpack_debian(name, &folder).with_context(|| format!("the Debian package {name} is not available"))?;
     }
     Ok(folder)
 }
@@ -371,7 +371,7 @@ fn unpack_debian(name: &str, folder: &Path) -> anyhow::Result<()> {
     }
     let mut files = fs::read_dir(fresh.path())?.filter_map(|entry| Some(entry.ok()?.path()));
     let package = files.find(|path| path.extension().is_some_and(|kind| kind == "deb"));
-    let package = package.context("apt-get brought no package file")?;
+    let package = package.context("apt-get downloaded no package file")?;
     let root = fresh.path().join("root");
     succeed(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(&root))?;
     make_readable(&root)?;

@@ -124,7 +124,7 @@ fn tools() -> Vec<(&'static str, PathBuf)> {
 
 fn unpacked_faketime() -> Result<PathBuf> {
     let root = setup::debian_package("libfaketime")?;
-    faketime(&root).context("the Debian package libfaketime holds no library for this machine")
+    faketime(&root).context("the Debian package libfaketime contains no library for this machine")
 }
 
 fn cargo() -> Command {
@@ -138,7 +138,7 @@ fn cargo() -> Command {
 fn fetch_sources() {
     match cargo().args(["fetch", "--locked", "--quiet"]).status() {
         Ok(status) if status.success() => {}
-        Ok(status) => eprintln!("cargo fetch ended with {status}: the rules of deny.toml may not be checkable"),
+        Ok(status) => eprintln!("cargo fetch ended with {status}: the rules of deny.toml may not be checked"),
         Err(error) => eprintln!("run cargo fetch: {error}"),
     }
 }

@@ -19,12 +19,12 @@ const PACKAGES: [&str; 2] = ["mesa-vulkan-drivers", "libvulkan1"];
 /// Ensures that there is a driver. Only root may install one, and only if there is none.
 ///
 /// # Errors
-/// "... cannot be had: why". Tests then say `skipped:`, because `edge-agent doctor` finds no adapter.
+/// "... is not available: REASON". Tests then print `skipped:`, because `edge-agent doctor` finds no adapter.
 pub(crate) fn driver() -> Result<()> {
     if is_there() {
         return Ok(());
     }
-    install().with_context(|| format!("a Vulkan driver ({}) cannot be had", PACKAGES.join(", ")))
+    install().with_context(|| format!("a Vulkan driver ({}) is not available", PACKAGES.join(", ")))
 }
 
 fn is_there() -> bool {
@@ -33,7 +33,7 @@ fn is_there() -> bool {
 }
 
 fn install() -> Result<()> {
-    let user = Command::new("id").arg("-u").output().context("ask who runs this")?;
+    let user = Command::new("id").arg("-u").output().context("determine the user")?;
     ensure!(user.stdout.trim_ascii() == b"0", "only root can install it: apt-get install {}", PACKAGES.join(" "));
     eprintln!("installing {}", PACKAGES.join(" and "));
     let install = || apt_get(&[&["install", "--yes", "--no-install-recommends"], PACKAGES.as_slice()].concat());

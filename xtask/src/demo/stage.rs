@@ -90,7 +90,7 @@ impl Stage {
         let image = self.site.folder().join("digit.npy");
         fs::write(&image, self.digits.npy(0)).with_context(|| format!("write {}", image.display()))?;
         let programs = self.site.binaries().hub.parent().unwrap_or(Path::new(".")).display().to_string();
-        println!("\nIt goes on running. To try it by hand:\n");
+        println!("\nThe processes keep running. To try them by hand:\n");
         println!("   export PATH={programs}:$PATH");
         println!("   export SANDERLING_ONNXRUNTIME={}", self.site.binaries().onnxruntime.display());
         println!("   export SANDERLING_OPERATOR={folder}/hub/operator.toml");
@@ -101,7 +101,7 @@ impl Stage {
         println!("   edge-agent infer digits --npy {} --config {folder}/kitchen/agent.toml", image.display());
         println!("   curl http://{door}/v2/models/digits");
         println!("   curl http://{metrics}/metrics");
-        println!("\nThe digit is a {}. To end it:\n", self.digits.label(0));
+        println!("\nThe digit is a {}. To stop them:\n", self.digits.label(0));
         let mut pids = vec![leave(self.hub.daemon()?)];
         for agent in &mut self.agents {
             pids.push(leave(agent.daemon()?));

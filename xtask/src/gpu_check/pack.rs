@@ -30,7 +30,7 @@ exec \"$here/bin/xtask\" gpu-check run \"$here\" \"$@\"
 
 /// Creates the folder with binaries, cases and `run.sh`.
 pub(super) fn pack(folder: &Path, dev: bool) -> Result<()> {
-    ensure!(!folder.exists(), "{} is there already: name a new folder", folder.display());
+    ensure!(!folder.exists(), "{} exists already: name a new folder", folder.display());
     let bin = folder.join("bin");
     fs::create_dir_all(&bin).with_context(|| format!("create {}", bin.display()))?;
     let mut tests = Vec::new();
@@ -49,7 +49,7 @@ pub(super) fn pack(folder: &Path, dev: bool) -> Result<()> {
     {
         copy(&built.path, &bin.join(&built.name))?;
     }
-    copy(&std::env::current_exe().context("find the own binary")?, &bin.join("xtask"))?;
+    copy(&std::env::current_exe().context("find this program's binary")?, &bin.join("xtask"))?;
     let library = setup::onnxruntime(setup::Arch::host()?)?;
     copy(&library, &folder.join("lib").join("libonnxruntime.so"))?;
     for source in SOURCES {
@@ -60,7 +60,7 @@ pub(super) fn pack(folder: &Path, dev: bool) -> Result<()> {
         if from.is_dir() {
             copy_tree(&from, &folder.join("cache").join(cached))?;
         } else {
-            eprintln!("{} is not there: run `cargo xtask test` once to have its cases", from.display());
+            eprintln!("{} does not exist: run `cargo xtask test` once to create its cases", from.display());
         }
     }
     let built = if dev { "without optimisation" } else { "optimised" };
@@ -111,7 +111,7 @@ fn build(arguments: &[&str], dev: bool) -> Result<Vec<Built>> {
         cargo.arg("--release");
     }
     let output = cargo.stderr(Stdio::inherit()).output().context("run cargo")?;
-    ensure!(output.status.success(), "cargo {} failed: it says why above", arguments.join(" "));
+    ensure!(output.status.success(), "cargo {} failed: see its output above", arguments.join(" "));
     let lines = String::from_utf8(output.stdout).context("read what cargo built")?;
     let built = lines.lines().filter_map(|line| {
         let message: Message = serde_json::from_str(line).ok()?;
@@ -133,7 +133,7 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).with_context(|| format!("read {}", from.display()))? {
         let entry = entry.with_context(|| format!("read {}", from.display()))?;
         let target = to.join(entry.file_name());
-        if entry.file_type().context("tell a folder from a file")?.is_dir() {
+        if entry.file_type().context("check whether a path is a folder")?.is_dir() {
             copy_tree(&entry.path(), &target)?;
         } else {
             copy(&entry.path(), &target)?;

@@ -62,7 +62,7 @@ pub(super) enum Ran {
 
 impl Default for Ran {
     fn default() -> Self {
-        Self::NotRun { why: "it was not begun".to_owned() }
+        Self::NotRun { why: "it was not started".to_owned() }
     }
 }
 
