@@ -252,7 +252,7 @@ mod tests {
     fn every_kind_has_its_own_exit_code() {
         let codes: std::collections::BTreeSet<u8> = ExitKind::ALL.iter().map(|kind| kind.code()).collect();
         assert_eq!(codes.len(), ExitKind::ALL.len());
-        assert!(ExitKind::help_table().contains("  7  in the way"));
+        assert!(ExitKind::help_table().contains("  7  conflict"));
     }
 
     #[test]

@@ -335,7 +335,7 @@ mod tests {
     fn an_answer_is_counted_with_its_place_reason_and_times() {
         let times = RequestTimes { compute: Duration::from_millis(3), ..RequestTimes::default() };
         let text = rendered(|| request_answered("digits", "device", "confident", times));
-        assert!(text.contains("# HELP sanderling_requests_total Answered requests"), "{text}");
+        assert!(text.contains("# HELP sanderling_requests_total Served requests"), "{text}");
         let line = r#"sanderling_requests_total{model="digits",place="device",reason="confident"} 1"#;
         assert!(text.contains(line), "{text}");
         let line = r#"sanderling_request_compute_seconds_bucket{model="digits",place="device",le="0.0025"} 0"#;

@@ -20,7 +20,7 @@ use types::{DeviceId, Digest};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::certificate::{DEVICE_URI, CertificateFields, chain_from_pem, chain_to_pem};
+use crate::certificate::{CertificateFields, DEVICE_URI, chain_from_pem, chain_to_pem};
 use crate::error::CertificateError;
 use crate::identity::{DeviceKey, Identity};
 

@@ -241,7 +241,7 @@ mod tests {
         let given = [named("image", DType::F32, &[1, 2]), named("mask", DType::Bool, &[2])];
         assert_eq!(signature().check_inputs(&given), Ok(()));
         let refused = signature().check_symbols(&given).unwrap_err().to_string();
-        assert_eq!(refused, "dimension \"batch\" cannot be 1 and 2 in one request");
+        assert_eq!(refused, "dimension \"batch\" is both 1 and 2 in one request");
         assert_eq!(
             signature().check_symbols(&[named("image", DType::F32, &[2, 2]), named("mask", DType::Bool, &[2])]),
             Ok(())

@@ -43,7 +43,7 @@ pub fn built(name: &str) -> Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--release", "--locked", "--quiet"]).current_dir(source).env("CARGO_TARGET_DIR", &target);
     let status = cargo.status().context("run cargo build")?;
-    ensure!(status.success(), "the peer {name} does not build: cargo says why above");
+    ensure!(status.success(), "the peer {name} does not build: see cargo's output above");
     // Appears whole or not at all.
     let fresh = store.join(format!(".{name}-{}", std::process::id()));
     fs::copy(target.join("release").join(format!("peer-{name}")), &fresh).context("keep the peer's binary")?;
@@ -114,14 +114,14 @@ impl Peer {
     }
 
     fn say(&mut self, request: &str) -> Result<String> {
-        writeln!(self.input, "{request}").and_then(|()| self.input.flush()).context("ask the peer")?;
+        writeln!(self.input, "{request}").and_then(|()| self.input.flush()).context("write to the peer")?;
         self.line()
     }
 
     fn line(&mut self) -> Result<String> {
         let mut line = String::new();
-        let count = self.output.read_line(&mut line).context("hear the peer")?;
-        ensure!(count > 0, "the peer has ended; its own words are above");
+        let count = self.output.read_line(&mut line).context("read from the peer")?;
+        ensure!(count > 0, "the peer has ended; see its output above");
         Ok(line.trim_end().to_owned())
     }
 }
@@ -141,7 +141,7 @@ impl Drop for Peer {
 pub fn agree(ours: &[f32], theirs: &[f32], tolerance: f32) -> Result<f32> {
     ensure!(ours.len() == theirs.len(), "results of {} and {} values were compared", ours.len(), theirs.len());
     let largest = theirs.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-    ensure!(largest.is_finite() && largest > 0.0, "a result of nothing but zeros, or not of numbers");
+    ensure!(largest.is_finite() && largest > 0.0, "a result that contains only zeros, or NaN");
     let mut furthest = 0.0_f32;
     for (ours, theirs) in ours.iter().zip(theirs) {
         let difference = (ours - theirs).abs() / largest;

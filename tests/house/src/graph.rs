@@ -83,7 +83,7 @@ impl Graph {
 
     fn id_of_ours(&self, name: &str) -> Result<&String, String> {
         let found = self.packages.iter().find(|(_, package)| package.name == name && package.source.is_none());
-        found.map(|(id, _)| id).ok_or_else(|| format!("no package of ours is called `{name}`"))
+        found.map(|(id, _)| id).ok_or_else(|| format!("no local package has the name `{name}`"))
     }
 
     fn name<'a>(&'a self, id: &'a str) -> &'a str {
@@ -140,7 +140,7 @@ impl Graph {
                 let owner = owners.iter().find(|(foreign, _)| *foreign == name);
                 if let Some((_, owners)) = owner.filter(|(_, owners)| !owners.contains(&package.name.as_str())) {
                     violations.push(format!(
-                        "`{}` depends on `{name}`, which belongs to `{}`: use what that offers, or add to it",
+                        "`{}` depends on `{name}`, which belongs to `{}`: use the functions of that package, or add one",
                         package.name,
                         owners.join("` and `")
                     ));
@@ -159,8 +159,7 @@ impl Graph {
             for dependency in dependencies.filter(|dependency| dependency.source.is_none()) {
                 if !allowed(package, dependency) {
                     violations.push(format!(
-                        "`{}` depends on `{}`: that is not a direction of the design (§3), move what is shared into \
-                         a crate that both may know",
+                        "`{}` depends on `{}`: the design (§3) does not permit this direction; move the shared code to a crate that both may use",
                         package.name, dependency.name
                     ));
                 }

@@ -197,7 +197,7 @@ impl Agent {
     /// Fails when it was not started.
     pub fn address(&self, door: &str) -> Result<String> {
         let address = self.addresses.get(door).and_then(Value::as_str);
-        address.map(str::to_owned).with_context(|| format!("agent {} told no {door} address", self.name))
+        address.map(str::to_owned).with_context(|| format!("agent {} reported no {door} address", self.name))
     }
 
     /// Returns a client of the agent's HTTP server.
@@ -214,7 +214,7 @@ impl Agent {
     /// Fails when it does not answer.
     pub fn status(&self) -> Result<Value> {
         let (status, value) = self.client()?.get("/sanderling/v1/status")?;
-        anyhow::ensure!(status == 200, "the agent's status answered {status}: {value}");
+        anyhow::ensure!(status == 200, "the agent's status request returned {status}: {value}");
         Ok(value)
     }
 

@@ -74,8 +74,8 @@ impl Fleet {
     /// Fails when it does not.
     pub fn expect_local(&self, version: u64) -> Result<()> {
         let reply = self.ask(0, "only-device")?.ok()?;
-        ensure!(reply.parameter("place") == "device", "the answer came from {:?}", reply.parameter("place"));
-        ensure!(reply.version() == version, "version {} answered instead of {version}", reply.version());
+        ensure!(reply.parameter("place") == "device", "the response came from {:?}", reply.parameter("place"));
+        ensure!(reply.version() == version, "version {} served instead of {version}", reply.version());
         Ok(())
     }
 }

@@ -161,7 +161,7 @@ impl Hub {
     /// Fails when it was not started.
     pub fn address(&self, door: &str) -> Result<String> {
         let address = self.addresses.get(door).and_then(Value::as_str);
-        address.map(str::to_owned).with_context(|| format!("the hub told no {door} address"))
+        address.map(str::to_owned).with_context(|| format!("the hub reported no {door} address"))
     }
 
     /// Returns the operator's command line, with this hub as its context.

@@ -88,7 +88,7 @@ pub fn sweep(
 fn join(threads: Vec<JoinHandle<Vec<Sample>>>) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     for thread in threads {
-        samples.extend(thread.join().map_err(|_panic| anyhow!("a thread of the load died"))?);
+        samples.extend(thread.join().map_err(|_panic| anyhow!("a thread of the load panicked"))?);
     }
     Ok(samples)
 }

@@ -97,7 +97,7 @@ impl Reply {
     /// # Errors
     /// Returns the server's error text otherwise.
     pub fn ok(self) -> Result<Self> {
-        ensure!(self.status == 200, "the door answered {}: {}", self.status, self.json);
+        ensure!(self.status == 200, "the server responded {}: {}", self.status, self.json);
         Ok(self)
     }
 

@@ -24,7 +24,7 @@ pub fn until_within<T>(what: &str, limit: Duration, mut question: impl FnMut() -
             return Ok(answer);
         }
         if start.elapsed() > limit {
-            bail!("waited {} s in vain until {what}", limit.as_secs());
+            bail!("timed out after {} s waiting until {what}", limit.as_secs());
         }
         sleep(PAUSE);
     }

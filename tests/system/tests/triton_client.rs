@@ -69,7 +69,7 @@ fn tritonclient_works_unchanged() {
     let python = match tools::python() {
         Ok(python) => python,
         Err(error) => {
-            skip(&format!("tritonclient cannot be had: {error:#}"));
+            skip(&format!("tritonclient is not available: {error:#}"));
             return;
         }
     };
