@@ -50,11 +50,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Subject::Wgpu => {
             cargo.arg("wgpu").env(ONNXRUNTIME_ENV, setup::onnxruntime(setup::Arch::host()?)?);
             vulkan::driver()?;
-            // Mesa complains of its absence in every process, and uses it for nothing here.
+            // Mesa warns of its absence in every process, and does not use it here.
             if std::env::var_os(RUNTIME_DIR).is_none() {
                 cargo.env(RUNTIME_DIR, std::env::temp_dir());
             }
-            // Without them the figures of whole models say that they are missing.
+            // Without them the figures of whole models are reported as missing.
             setup::bench_models(&workspace())
                 .unwrap_or_else(|error| eprintln!("some figures are not available: {error:#}"));
         }

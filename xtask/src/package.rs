@@ -167,7 +167,7 @@ fn dated() -> Result<u64> {
         return epoch.trim().parse().context("read SOURCE_DATE_EPOCH as seconds");
     }
     let commit = Command::new("git").args(["log", "-1", "--format=%ct"]).current_dir(workspace()).output();
-    // A source tree without git still packs, dated 1970.
+    // A source tree without git can also be packed, dated 1970.
     let text = commit.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
     Ok(text.parse().unwrap_or(0))
 }

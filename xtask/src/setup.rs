@@ -161,7 +161,7 @@ pub(crate) fn onnxruntime(arch: Arch) -> anyhow::Result<PathBuf> {
             "the library in {} differs from the pinned one",
             wheel.display()
         );
-        // 28 MB that nobody needs again.
+        // 28 MB that are not needed again.
         fs::remove_file(&wheel).with_context(|| format!("remove {}", wheel.display()))?;
     }
     Ok(library)
@@ -327,7 +327,7 @@ pub(crate) fn bench_models(workspace: &Path) -> anyhow::Result<()> {
 }
 
 fn make_environment(folder: &Path, python: &Path, requirements: &[&str]) -> anyhow::Result<()> {
-    // Without its mark it is the remains of an attempt that was cut short.
+    // Without its mark it is the remainder of an interrupted attempt.
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| format!("remove the unfinished {}", folder.display()))?;
     }
@@ -365,7 +365,7 @@ fn unpack_debian(name: &str, folder: &Path) -> anyhow::Result<()> {
     let fresh = tempfile::Builder::new().prefix(".unpacking-").tempdir_in(parent)?;
     let download = || succeed(Command::new("apt-get").args(["download", "--quiet", name]).current_dir(fresh.path()));
     if let Err(first) = download() {
-        // The package lists may be missing or old; only root can renew them.
+        // The package lists may be missing or old; only root can update them.
         succeed(Command::new("apt-get").args(["update", "--quiet"])).map_err(|_renewal| first)?;
         download()?;
     }

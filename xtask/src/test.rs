@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     build_daemons()?;
     let mut tally = Tally::default();
     let mut success = true;
-    // One filter a run: libtest takes several, doc tests and cargo's own option do not agree on how.
+    // One filter per run: libtest accepts several, but doc tests and cargo's own option handle them differently.
     let filters: Vec<Option<&String>> =
         if args.filters.is_empty() { vec![None] } else { args.filters.iter().map(Some).collect() };
     for filter in filters {
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             cargo.args(["--package", package]);
         }
         cargo.args(filter);
-        // `--nocapture` would mix the tests' own lines; `skipped:` lines are shown through it alone.
+        // `--nocapture` would mix the lines of concurrent tests; `--show-output` prints the `skipped:` lines.
         cargo.args(["--", "--show-output"]);
         cargo.env(ONNXRUNTIME_ENV, &library).env(BINARIES_ENV, target_folder("dev")).envs(tools.clone());
         if args.long {
@@ -112,7 +112,7 @@ fn tools() -> Vec<(&'static str, PathBuf)> {
     let python = setup::python_tools("tests", &setup::TEST_TOOLS).map(|python| (PYTHON_ENV, python));
     let faketime = faketime(Path::new("/")).map_or_else(unpacked_faketime, Ok).map(|library| (FAKETIME_ENV, library));
     let missing = |error: anyhow::Error| eprintln!("some tests will be skipped: {error:#}");
-    // Found by its place, not by a variable.
+    // Found by its path, not by a variable.
     vulkan::driver().unwrap_or_else(missing);
     let mut tools: Vec<_> = [python, faketime].into_iter().filter_map(|tool| tool.map_err(missing).ok()).collect();
     match setup::compress_corpus(&workspace()) {

@@ -120,7 +120,7 @@ fn added_time(rounds: &u32) -> Result<Measured> {
         ensure!(outputs.len() == 1, "the model gives one output");
         Ok(milliseconds * 1e3)
     };
-    // The first runs find caches cold and memory unmapped.
+    // The first runs have cold caches and unmapped memory.
     for session in [&mut inside, &mut hosted] {
         run(session.as_mut())?;
     }

@@ -66,7 +66,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let verb = Cli::parse().verb;
-    // Needs a process with one thread, and says nothing on standard output.
+    // Needs a process with one thread, and prints nothing on standard output.
     if matches!(verb, Verb::EngineHost) {
         return isolation::serve();
     }

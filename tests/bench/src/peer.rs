@@ -44,7 +44,7 @@ pub fn built(name: &str) -> Result<PathBuf> {
     cargo.args(["build", "--release", "--locked", "--quiet"]).current_dir(source).env("CARGO_TARGET_DIR", &target);
     let status = cargo.status().context("run cargo build")?;
     ensure!(status.success(), "the peer {name} does not build: see cargo's output above");
-    // Appears whole or not at all.
+    // Appears complete or not at all.
     let fresh = store.join(format!(".{name}-{}", std::process::id()));
     fs::copy(target.join("release").join(format!("peer-{name}")), &fresh).context("keep the peer's binary")?;
     fs::rename(&fresh, &binary).with_context(|| format!("move into place as {}", binary.display()))?;
@@ -128,7 +128,7 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended on its own.
         let _gone = self.child.kill();
         let _reaped = self.child.wait();
     }

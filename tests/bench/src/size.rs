@@ -27,7 +27,7 @@ fn growth(_context: &()) -> Result<Measured> {
 
 /// Returns the size of the agent's binary in megabytes.
 fn agent_bytes(wgpu: bool) -> Result<f64> {
-    // The two builds share what they have in common, with no other checkout: cargo would take what that left for fresh.
+    // The two builds share their common parts, but with no other checkout: cargo would consider its output fresh.
     let target = workspace().join("target/bench-size");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--locked", "--quiet", "--package", "edge-agent", "--profile", PROFILE]);

@@ -29,7 +29,7 @@ const APPLIED: [&str; 13] = [
     "graph.targets",
     "graph.all-features",
     "licenses.allow",
-    // Of texts without an expression, of which `cargo deny` guesses the licence: here they are refused.
+    // For texts without an expression, `cargo deny` guesses the licence; here they are refused.
     "licenses.confidence-threshold",
     "bans.multiple-versions",
     "bans.wildcards",
@@ -160,7 +160,7 @@ fn matches(version: &str, requirement: &str) -> bool {
                 ">" => version > wanted,
                 "<=" => version <= wanted,
                 "<" => version < wanted,
-                // Without an operator, and with `=`, as many parts as are named.
+                // Without an operator, and with `=`, only the given parts are compared.
                 _ => version.starts_with(&wanted),
             }
         })

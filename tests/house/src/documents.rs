@@ -61,7 +61,7 @@ fn code_lines(markdown: &str) -> impl Iterator<Item = (usize, &str, &str)> {
 }
 
 fn in_line(line: &str) -> Vec<(&'static str, Vec<String>)> {
-    // `$(command)` is a command of its own.
+    // `$(command)` is a separate command.
     let line = line.replace("$(", " ; ").replace([')', '`'], " ; ");
     let words: Vec<&str> = line.split_whitespace().collect();
     let mut found = Vec::new();

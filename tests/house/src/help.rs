@@ -4,7 +4,7 @@
 #[must_use]
 pub fn verbs(help: &str) -> Vec<String> {
     let section = help.lines().skip_while(|line| line.trim_end() != "Commands:").skip(1);
-    // A section ends where a line begins at the margin; descriptions stand deeper than verbs.
+    // A section ends at a line without indentation; descriptions are indented more than verbs.
     let lines = section.take_while(|line| line.is_empty() || line.starts_with(' '));
     let names = lines.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     names.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()

@@ -16,7 +16,7 @@ type Words<'w> = std::iter::Peekable<std::str::SplitWhitespace<'w>>;
 fn any(words: &mut Words<'_>, allowed: &[String]) -> bool {
     let mut holds = all(words, allowed);
     while words.next_if(|word| word.eq_ignore_ascii_case("or")).is_some() {
-        // Both sides are read, whichever holds.
+        // Both sides are parsed, whichever is satisfied.
         holds |= all(words, allowed);
     }
     holds

@@ -60,7 +60,7 @@ pub fn impurities(path: &str, text: &str) -> Vec<String> {
         });
         if let Some((forbidden, instead)) = found {
             let sentence = format!("{path}: a core imports `{imported}`, so it names `{forbidden}`: {instead}");
-            // One written out in full was found above.
+            // A path written out in full was found above.
             if !code.contains(&imported) {
                 violations.push(sentence);
             }

@@ -68,7 +68,7 @@ fn the_commands_that_documents_show_exist() {
     let mut violations = Vec::new();
     let mut shown_by_readme = Vec::new();
     for (path, text) in tree::texts(".md").unwrap() {
-        // Old entries of a changelog and of decisions speak of what was.
+        // Old entries of a changelog and of decisions describe earlier states.
         if path == "CHANGELOG.md" || path.starts_with("docs/decisions/") {
             continue;
         }

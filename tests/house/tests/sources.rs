@@ -28,7 +28,7 @@ fn no_core_and_no_noun_looks_at_the_world_outside() {
     let pure: Vec<_> = files
         .iter()
         .filter(|(path, _)| CORES.iter().chain(&NOUNS).any(|folder| path.starts_with(folder)))
-        // A file of tests alone is none of the crate.
+        // A file with tests only is not part of the crate.
         .filter(|(path, _)| !path.ends_with("/tests.rs") && !path.contains("/tests/"))
         .collect();
     for folder in CORES.iter().chain(&NOUNS) {

@@ -98,7 +98,7 @@ fn the_agent_and_the_hub_never_depend_on_each_other() {
 
 #[test]
 fn engines_know_no_networks() {
-    // Not `mio`: it comes with the features of tokio that others in the workspace ask for.
+    // Not `mio`: it comes with tokio features that other crates of the workspace enable.
     let networks = ["transport", "protocol", "quinn", "rustls", "hyper", "axum", "ureq"];
     none(&graph().must_not_reach(&["engine", "engine-wgpu"], &networks, "an engine runs models and nothing else"));
 }
@@ -125,7 +125,7 @@ fn our_packages_depend_on_each_other_only_in_the_directions_of_the_design() {
         }
         "models/compress" => place(other).starts_with("shared/") || other.name == "onnx-graph",
         folder if folder.starts_with("tests/") || folder == "xtask" => true,
-        // What is shared, and the tools for models, know neither daemon.
+        // Shared crates, and the tools for models, know neither daemon.
         _ => place(other).starts_with("shared/"),
     }));
 }
@@ -174,7 +174,7 @@ fn deny_toml_allows_every_dependency_of_the_workspaces_aside() {
 
 #[test]
 fn cargo_lock_knows_no_registry_but_those_that_deny_toml_allows() {
-    // Also what is locked for other targets and built for none of ours.
+    // Includes packages that are locked for other targets and never built here.
     let locked = deny::of_lock(&tree::read("Cargo.lock").unwrap()).unwrap();
     none(&rules().violations(&locked, false));
 }

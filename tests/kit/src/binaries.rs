@@ -58,7 +58,7 @@ pub const WORKSPACE_ENV: &str = "SANDERLING_WORKSPACE";
 /// Returns the root folder of the checkout.
 #[must_use]
 pub fn workspace() -> PathBuf {
-    // A folder of `cargo xtask gpu-check` stands for it on machines without the checkout.
+    // A folder of `cargo xtask gpu-check` replaces it on machines without the checkout.
     if let Some(packed) = std::env::var_os(WORKSPACE_ENV) {
         return packed.into();
     }
@@ -98,7 +98,7 @@ fn built_folder() -> Result<PathBuf> {
     if let Some(folder) = env::var_os(BINARIES_ENV) {
         return Ok(folder.into());
     }
-    // target/debug/deps/fallback-0123 -> target/debug: the daemons lie where this test was built.
+    // target/debug/deps/fallback-0123 -> target/debug: the folder in which this test and the daemons were built.
     let test = env::current_exe().context("find this test's executable")?;
     let folder = test.ancestors().find(|folder| folder.ends_with("debug") || folder.ends_with("release"));
     let folder = folder.with_context(|| format!("{} is in no cargo target folder", test.display()))?;

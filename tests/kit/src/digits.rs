@@ -99,7 +99,7 @@ impl Digits {
 #[must_use]
 pub fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
     let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
-    // The format wants magic, header and newline together to be a multiple of 64 bytes.
+    // The format requires magic, header and newline together to be a multiple of 64 bytes.
     let mut bytes = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
     bytes.extend_from_slice(format!("{header:<117}\n").as_bytes());
     bytes.extend_from_slice(data);

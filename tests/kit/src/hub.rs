@@ -54,7 +54,7 @@ impl Hub {
         let folder = site.folder().join(name);
         let keys = site.folder().join(format!("{name}-keys"));
         let mut config = ConfigFile::read(&folder.join("hub.toml"))?;
-        // An IPv4 address: `localhost` may mean ::1 first, where nobody listens.
+        // An IPv4 address: `localhost` may mean ::1 first, where no server listens.
         config.set("gateway.public", vec!["127.0.0.1:0"])?;
         config.set("log.format", "text")?;
         let log = site.folder().join(format!("{name}.log"));

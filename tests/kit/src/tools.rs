@@ -67,7 +67,7 @@ fn set_up() -> Result<PathBuf> {
     xtask.args(["xtask", "setup", "--tools"]).current_dir(workspace());
     let finished = Finished::run(&mut xtask)?;
     ensure!(finished.code == Some(0), "cargo xtask setup --tools: {}", finished.stderr.trim());
-    // It prints what it fetched, one path a line, the Python last.
+    // It prints the fetched paths, one per line, with the Python last.
     finished.stdout.lines().last().map(PathBuf::from).context("a path from cargo xtask setup --tools")
 }
 

@@ -170,7 +170,7 @@ async fn dispatch(front: Arc<UdpSocket>, setting: watch::Receiver<Setting>, coun
     let mut buffer = vec![0; PACKET_BYTES_MAX];
     let mut number = 0;
     loop {
-        // On Linux a datagram that nobody takes shows as an error on the next receive; the socket is still good.
+        // On Linux an unreachable port is reported as an error of the next receive; the socket is still usable.
         let Ok((length, client)) = front.recv_from(&mut buffer).await else { continue };
         let packet = buffer[..length].to_vec();
         if !flows.contains_key(&client) {
@@ -263,7 +263,7 @@ impl Flow {
             Way::ToTarget => &mut self.outward,
             Way::ToClient => &mut self.inward,
         };
-        // Every packet throws the same dice, whatever the faults, so that one fault does not shift another.
+        // Every packet draws the same random numbers, whatever the faults, so that one fault does not shift another.
         let (lose, double, hold, late) = (dice.throw(), dice.throw(), dice.throw(), dice.throw());
         if faults.paused || lose < faults.loss || self.on_the_way.len() >= IN_FLIGHT_MAX {
             self.counters.lost.fetch_add(1, Ordering::Relaxed);

@@ -130,7 +130,7 @@ impl Env {
             scenario,
             watch: Watch::default(),
             chaos: true,
-            // Only differences count: nothing in the play depends on when it is played.
+            // Only differences count: the simulation does not depend on the real time.
             epoch: Instant::now(),
             elapsed: Duration::ZERO,
             queue: BinaryHeap::new(),

@@ -155,7 +155,7 @@ impl Hub {
                     let id = id.clone();
                     self.serve(env, at, connection, &id, message);
                 }
-                // What a QUIC endpoint answers to a connection it does not know: a stateless reset.
+                // A QUIC endpoint responds to an unknown connection with a stateless reset.
                 None => env.send_down(at, connection, Down::Closed),
             },
         }
@@ -231,7 +231,7 @@ impl Hub {
                 }
                 env.watch.counts.renewed += 1;
                 if env.chaos && env.chance(ANSWER_LOST) {
-                    // The record is kept and the device does not hear of it: its old key must still be good.
+                    // The record is stored but the device receives no response: its old key must still be valid.
                     self.drop_connection(env, connection);
                     return env.send_down(at, connection, Down::Closed);
                 }

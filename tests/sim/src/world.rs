@@ -84,7 +84,7 @@ impl World {
             Happening::Up(at, ..) | Happening::Down(at, ..) if self.env.is_cut(at) => {
                 self.env.after(CUT_RETRY, happening);
             }
-            // Nobody is there to finish this handshake.
+            // The peer of this handshake no longer exists.
             Happening::Up(at, connection, Up::Connect(_)) if self.devices[at].connection() != Some(connection) => {}
             Happening::Up(at, connection, message) if self.hub.up => {
                 self.hub.hear(&mut self.env, at, connection, message);
@@ -98,7 +98,7 @@ impl World {
             Happening::Hub(boot, alarm) if self.hub.up && self.hub.boot == boot => {
                 self.hub.alarm(&mut self.env, alarm);
             }
-            // Said to, or set by, something that is not there any more.
+            // The receiver, or the owner of the timer, no longer exists.
             Happening::Up(..) | Happening::Down(..) | Happening::Device(..) | Happening::Hub(..) => {}
             Happening::Fault(fault) => self.fault(fault),
         }

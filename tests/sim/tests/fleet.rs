@@ -53,7 +53,7 @@ fn a_small_fleet_comes_through_bad_hours_with_every_promise_kept() {
         sum.failed += counts.failed;
     }
     eprintln!("{sum:?}");
-    // A play in which something never happens proves nothing about it.
+    // A simulation without an event proves nothing about it.
     let happened = [
         sum.killed_updating,
         sum.damaged,

@@ -65,7 +65,7 @@ fn a_backup_older_than_the_last_push_is_followed_after_the_next_push_or_renewal(
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
         create(&fleet.hub, &file(site))?.ok()?;
-        // Everything after this is lost with the hub, and known to the device.
+        // Everything after this is lost with the hub, but known to the device.
         fleet.hub.push(&catalog().join("v2"), &[])?.ok()?;
         fleet.agent.wait_version("digits", 2)?;
         for _start in 0..2 {
@@ -77,11 +77,12 @@ fn a_backup_older_than_the_last_push_is_followed_after_the_next_push_or_renewal(
         fleet.hub.start()?;
         fleet.hub.wait_connected("kitchen", true)?;
         fleet.expect_local(2)?;
-        // The lost version is pushed again: the device has it, and says so.
+        // The lost version is pushed again: the device has it, and reports so.
         fleet.hub.push(&catalog().join("v2"), &[])?.ok()?;
         fleet.hub.push(ModelFolder::copy(site, "v1", 3)?.path(), &[])?.ok()?;
         fleet.agent.wait_version("digits", 3)?;
-        // Once more from the same old backup, with the list of versions signed anew: nothing that devices saw is above it.
+        // Restored again from the same old backup, with the list of versions signed again: nothing that devices saw is
+        // newer.
         lose(&mut fleet.hub)?;
         restore(&fleet.hub, &file(site))?.ok()?;
         let config = fleet.hub.folder().join("hub.toml");
@@ -114,7 +115,7 @@ fn devices_enrolled_after_the_backup_are_readmitted_by_a_verb_and_lost_revocatio
         fleet.hub.wait_connected("kitchen", true)?;
         let early = fleet.hub.run(["device", "readmit", "nobody"])?;
         ensure!(early.code != Some(0) && early.stderr.contains("connected"), "{}", early.stderr);
-        // It knocks at its next start, and is shown.
+        // It connects at its next start, and is listed.
         attic.stop()?;
         attic.start()?;
         testkit::wait::until_true("the unknown device is shown", || {
@@ -124,7 +125,7 @@ fn devices_enrolled_after_the_backup_are_readmitted_by_a_verb_and_lost_revocatio
         attic.stop()?;
         attic.start()?;
         fleet.hub.wait_connected("attic", true)?;
-        // The revoked one stays out.
+        // The revoked one remains revoked.
         cellar.start()?;
         cellar.wait_trouble(&["revoked"])?;
         ensure!(fleet.hub.device("cellar")?["connected"] == false, "a revoked device came back");
@@ -175,7 +176,7 @@ fn a_stopped_hub_is_backed_up_too_and_a_rotten_file_is_named_and_left_out() {
         fs::remove_dir_all(fleet.hub.folder())?;
         restore(&fleet.hub, &second)?.ok()?;
         fleet.hub.start()?;
-        // The same push brings the file back.
+        // The same push restores the file.
         fleet.hub.push(&catalog().join("v1"), &[])?.ok()?;
         ensure!(blob.exists(), "the file was not uploaded again");
         fleet.hub.wait_connected("kitchen", true)

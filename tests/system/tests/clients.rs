@@ -1,7 +1,7 @@
 //! Tests of one client against all others, at the agent's HTTP server: an honest client is served all the time, and the
 //! agent's memory stays within its configuration.
 
-// Of the models that can be written with it, this file needs one.
+// This file uses only one of the models in that module.
 #[expect(dead_code, reason = "written for the engine's tests")]
 #[path = "../../../shared/engine/tests/support/model.rs"]
 mod onnx;
@@ -60,7 +60,7 @@ fn half_a_body_keeps_nobody_from_the_models() {
         for _ in 0..10 {
             expect_service(&fleet, &honest, "64 half bodies")?;
         }
-        // A head without its end takes no permit either.
+        // An incomplete request head does not occupy a permit.
         for _ in 0..64 {
             let mut half = Raw::connect(&address)?;
             half.send(HEAD);
@@ -118,7 +118,7 @@ fn unfinished_large_bodies_take_bounded_memory_and_give_way() {
                 })
             };
             let floods: Vec<_> = (0..16).map(flood).collect();
-            // While they send, and while they stall.
+            // While they send, and while they are stalled.
             for _ in 0..10 {
                 expect_service(&fleet, &honest, "16 large bodies arrive")?;
             }
@@ -130,7 +130,7 @@ fn unfinished_large_bodies_take_bounded_memory_and_give_way() {
             Ok(())
         })?;
         let peak = memory_mib(&mut fleet, "VmHWM")?;
-        // 640 MiB were offered; the budget, what was on its way out of it, and the buffers of the connections remain.
+        // 640 MiB were sent; the budget, the data that was leaving it, and the buffers of the connections remain.
         ensure!(peak < before + 136 + 120, "the agent grew from {before} to {peak} MiB");
         Ok(())
     });
@@ -156,7 +156,7 @@ fn a_transfer_without_progress_is_ended_with_a_reason() {
             let end = silent.read_to_end()?;
             ensure!(end.is_empty(), "{beginning:?} was answered {:?}", String::from_utf8_lossy(&end));
         }
-        // A body that trickles: within its time, and below the least rate.
+        // A slow body: within its time, but below the minimum rate.
         let fields = [("door.body_timeout", "120s".into()), ("door.rate_min_bytes", 1024.into())];
         let address = configured(&mut fleet, &fields)?;
         let mut trickle = Raw::connect(&address)?;
@@ -203,7 +203,7 @@ fn a_client_that_does_not_take_its_response_is_cut_off() {
             json.len() + bytes
         ));
         slow.send(vec![0; bytes]);
-        // Its response has begun; it reads none of it, and finds that it can send nothing more.
+        // Its response has begun; it reads none of it, and cannot send anything more.
         testkit::wait::until_true("a response begins", || Ok(!slow.is_silent(Duration::from_millis(50))?))?;
         testkit::wait::until_true("a slow reader is cut off", || Ok(!slow.send("G")))?;
         let received = slow.read_to_end()?;

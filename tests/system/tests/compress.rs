@@ -86,9 +86,9 @@ fn auto_makes_a_version_that_the_hub_publishes_and_a_device_serves() {
         }
         ensure!(fs::read(out.join("fp32.onnx"))? == fs::read(full())?, "the model given is passed on as it is");
 
-        // Name, labels and score came from the form beside the model, and so did the version.
+        // Name, labels, score and version came from the model.toml beside the model.
         let fleet = Fleet::serving_v1(site)?;
-        // The new variants were never calibrated: under cascade all requests would go to the hub, and the hub says so.
+        // The new variants have no calibration: under cascade all requests would go to the hub, which reports that.
         let refused = fleet.hub.push(&out, &[])?;
         ensure!(refused.code != Some(0) && refused.stderr.contains("no threshold"), "{}", refused.stderr);
         fleet.hub.push(&out, &["--force"])?.ok()?;
@@ -127,7 +127,7 @@ fn integers_blocks_and_rounding_are_the_ones_asked_for() {
         let types = inspected(site, &out, "int8-qdq")?;
         ensure!(!dtypes(&types).contains(&"uint8"), "a zero point of u8 is left: {types:#}");
 
-        // The model is of an older operator set than four bits need: it is brought to theirs.
+        // The model has an older operator set than four bits need: it is converted.
         let qdq =
             ["--to", "int4-weights", "--rounding", "rtn", "--symmetric", "--weights-as-qdq", "--block-size", "16"];
         let name = made(&qdq)?;
@@ -212,7 +212,7 @@ fn what_is_wrong_with_the_command_line_or_the_files_is_said_and_nothing_is_writt
             (full(), at("name.npz"), auto, INPUT, "no array \"image\""),
             (full(), at("labels.npz"), auto, INPUT, "labels go from 10 to 10"),
             (full(), at("one.npz"), &["--auto", "--engine", "cuda"], USAGE, "wgpu"),
-            // Too little may be lost: the form is made and not written.
+            // The permitted loss is too small: the form is created but not written.
             (
                 full(),
                 good,
@@ -264,7 +264,7 @@ fn an_interrupted_run_leaves_nothing() {
             let log = site.folder().join(format!("run-{}.log", signal.as_raw()));
             let mut command = compress(site, &full(), &examples, &out);
             let mut run = Daemon::spawn("compress", command.arg("--auto"), &log)?;
-            // Its watch stands as soon as ONNX Runtime is loaded: that comes later.
+            // It handles the signal as soon as ONNX Runtime is loaded, which is later.
             let maps = format!("/proc/{}/maps", run.id());
             wait::until_true("ONNX Runtime is loaded", || Ok(fs::read_to_string(&maps)?.contains("onnxruntime")))?;
             run.signal(signal)?;

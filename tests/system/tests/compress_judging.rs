@@ -79,7 +79,7 @@ fn models_with_unusual_outputs_are_compressed_pushed_and_served() {
         let fleet = Fleet::serving_v1(site)?;
         let examples = site.folder().join("x.npz");
         write_examples(&examples, 40, &noise(40 * 64))?;
-        // An output that is listed twice; one that is an input; one that is a weight's neighbour.
+        // An output that is listed twice; one that is an input; one that is next to a weight.
         for (name, outputs) in [("listed-twice", ["y", "y"]), ("is-input", ["x", "y"]), ("in-between", ["a", "y"])] {
             let (model, out) = (site.folder().join(format!("{name}.onnx")), site.folder().join(name));
             write_model(&model, &weight(), layers(), &outputs)?;
@@ -131,7 +131,7 @@ fn a_command_of_the_operator_judges_with_a_file_of_answers() {
         let examples = site.folder().join("x.npz");
         write_model(&model, &weight(), layers(), &["y"])?;
         write_examples(&examples, 40, &noise(40 * 64))?;
-        // A judge without Python: the size of the file is not 0 for the model, and less good by one for each form.
+        // A judge without Python: its score is 0 for the model, and one less for each form.
         let script = site.folder().join("judge.sh");
         fs::write(
             &script,

@@ -44,7 +44,7 @@ fn killed_at(site: &Site, fleet: &mut Fleet, version: u64, step: &str) -> Result
     wait::until(&format!("the agent dies at {step}"), || fleet.agent.daemon()?.ended())?;
     fleet.agent.env("SANDERLING_CRASH_AT", "");
     fleet.agent.start()?;
-    // Before anything could be fetched again, one of the two serves, and serves right.
+    // Before anything can be fetched again, one of the two serves correctly.
     let active = serving(fleet)?;
     ensure!(active == version || active == version - 1, "after {step} version {active} serves");
     fleet.agent.wait_version("digits", version)?;

@@ -12,7 +12,7 @@ fn the_demo_holds_its_claims() {
     story(|site| {
         let figures = site.folder().join("demo.json");
         let mut demo = Command::new(env!("CARGO"));
-        // The debug build, which is there already: the claims hold in it as well, only the times differ.
+        // The debug build, which exists already: the claims hold in it, too, only the times differ.
         demo.args(["xtask", "demo", "--profile", "dev", "--json"]).arg(&figures).current_dir(workspace());
         let shown = Finished::run(&mut demo)?.ok()?;
         for word in ["only-device", "only-hub", "cascade", "accuracy", "p99", "by hand"] {

@@ -75,7 +75,7 @@ fn a_forged_token_is_refused_and_a_mistyped_one_is_told_apart() {
         let mistyped = agent.enrol_with(&typed.into_iter().collect::<String>())?;
         ensure!(mistyped.code != Some(0), "a mistyped token was taken");
         ensure!(mistyped.stderr.contains("typ") || mistyped.stderr.contains("cop"), "{}", mistyped.stderr);
-        // None of it used the token up.
+        // None of these attempts used the token up.
         agent.enrol_with(&token)?.ok().map(drop)
     });
 }
@@ -109,7 +109,7 @@ fn a_certificate_is_renewed_with_a_new_key_over_the_live_connection() {
         let until = certificate_until(&fleet.hub.device("kitchen")?)?;
         wait::until_true("two renewals", || Ok(certificate_until(&fleet.hub.device("kitchen")?)? > until + 12_000))?;
         ensure!(std::fs::read(&key_file)? != key, "the key is still the old one");
-        // Longer than the first certificate lived, and the hub still answers.
+        // Longer than the lifetime of the first certificate, and the hub still responds.
         fleet.ask(0, "only-hub")?.ok().map(drop)
     });
 }

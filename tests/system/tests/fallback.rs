@@ -63,7 +63,7 @@ fn without_the_hub_the_device_answers_and_only_hub_fails_fast() {
         let mut fleet = Fleet::serving_v1(site)?;
         fleet.agent.wait_hub(true)?;
         fleet.hub.kill()?;
-        // Whatever is asked before the silence was noticed is answered as well.
+        // Requests before the detection of the silence are served as well.
         for policy in ["only-device", "prefer-device", "cascade", "prefer-hub"] {
             let ask = Ask::policy(policy).within(Duration::from_secs(20));
             let reply = fleet.client()?.infer("digits", &[fleet.digits.input(1)], &ask)?.ok()?;

@@ -73,7 +73,7 @@ fn a_serving_version_that_an_upgrade_of_the_runtime_makes_fatal_gives_way_to_the
         ensure!(report.to_string().contains("SIGABRT"), "{report}");
         let doctor = fleet.agent.run(["doctor"])?;
         ensure!(doctor.stdout.contains("SIGABRT"), "doctor does not tell of it: {doctor:?}");
-        // Neither a good end nor a bad one makes it try again.
+        // Neither a regular stop nor a crash makes it retry.
         for is_killed in [false, true] {
             if is_killed {
                 fleet.agent.kill()?
@@ -87,7 +87,7 @@ fn a_serving_version_that_an_upgrade_of_the_runtime_makes_fatal_gives_way_to_the
             ensure!(deaths(&fleet.agent)? == 0.0, "it was tried again after a restart");
             ensure!(given_up(&fleet.agent, 2)?.is_some(), "it is forgotten");
         }
-        // Once the runtime is mended, one command brings the version back.
+        // Once the runtime is repaired, one command brings the version back.
         fleet.agent.stop()?;
         fleet.agent.env(ONNXRUNTIME_ENV, path_of(&site.binaries().onnxruntime)?);
         fleet.agent.start()?;

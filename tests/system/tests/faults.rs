@@ -170,7 +170,7 @@ fn a_hub_with_another_ca_is_not_believed() {
         let refused = fleet.ask(0, "only-hub")?;
         ensure!(refused.status == 503, "only-hub answered {}: {}", refused.status, refused.json);
         fleet.expect_local(1)?;
-        // The true hub is believed again.
+        // The real hub is trusted again.
         impostor.stop()?;
         fleet.hub.start()?;
         fleet.agent.wait_hub(true)
@@ -232,7 +232,7 @@ fn a_wrong_clock_never_stops_local_answers_and_is_named() {
             fleet.agent.start()?;
             fleet.agent.wait_version("digits", 1)?;
             fleet.expect_local(1)?;
-            // A clock that is far behind may still connect; one that does not must be named as the cause.
+            // A clock that is far behind may still connect; if it does not, it must be named as the cause.
             wait::until_true(&format!("the agent is online or names its clock ({shift})"), || {
                 let online = fleet.agent.status()?["hub"]["state"] == "online";
                 Ok(online || fleet.agent.hub_trouble()?.contains("clock"))
@@ -255,7 +255,7 @@ fn a_deadline_that_cannot_be_kept_is_answered_in_time() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
         fleet.agent.wait_hub(true)?;
-        // A frozen hub: connected, and silent.
+        // A suspended hub: connected, but silent.
         fleet.hub.daemon()?.signal(testkit::Signal::STOP)?;
         let ask = |policy: &str| {
             let ask = Ask::policy(policy).within(Duration::from_millis(500));

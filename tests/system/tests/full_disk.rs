@@ -122,7 +122,7 @@ fn filled_half_way(kind: FileSystem) {
         let mut hub = site.hub()?;
         hub.start()?;
         publish_two(site, &hub)?;
-        // A long way to the hub, on which the download can be stopped.
+        // A slow connection to the hub, on which the download can be stopped.
         let runtime = tokio::runtime::Runtime::new()?;
         let target: SocketAddr = hub.address("quic")?.parse()?;
         let slow = Faults { delay: Duration::from_millis(100), ..Faults::NONE };
@@ -206,7 +206,7 @@ fn hub_on(kind: FileSystem) {
         ensure!(push.code == Some(STORAGE), "a push onto a full disk: {push:?}");
         ensure!(blobs(&fleet.hub)? == before, "the push left {:?} of {before:?}", blobs(&fleet.hub)?);
         fleet.ask(0, "only-hub")?.ok()?;
-        // What deletes is the way out of a full disk.
+        // Deletions free space on a full disk.
         fleet.hub.run(["operator", "revoke", "ci"])?.ok()?;
 
         fleet.hub.kill()?;

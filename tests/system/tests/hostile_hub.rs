@@ -133,7 +133,7 @@ async fn answer(role: Role, mut exchange: Exchange) {
     }
     exchange.set_priority(Priority::Control);
     let (response, body) = role.response(request);
-    // A device that is sure of a lie cuts the stream.
+    // A device that detects the attack cuts the stream.
     exchange.send_last(&response, &[body.into()]).await.ok();
     exchange.delivered().await.ok();
 }
@@ -185,7 +185,7 @@ impl Role {
         let mut bytes = fs::read(folder.join(name)).ok()?;
         if self.lie == Lie::ForgedMetadata && !name.contains("root") {
             let text = String::from_utf8(bytes).ok()?;
-            // The date is signed, and still a date.
+            // The date is signed, but it is still a date.
             bytes = text.replacen("\"expires\":\"20", "\"expires\":\"21", 1).into_bytes();
         }
         Some(bytes)
@@ -269,7 +269,7 @@ fn a_hub_that_changes_what_was_signed_is_refused_and_the_version_before_goes_on(
             fleet.agent.stop()?;
             println!("{lie:?}: {told}");
         }
-        // Bytes behind the end are not even read: what is installed is what was signed.
+        // Bytes after the end are not even read: the installed bytes are the signed ones.
         fs::remove_dir_all(fleet.agent.state_dir())?;
         copy_all(&before, &fleet.agent.state_dir())?;
         let impostor = Impostor::start(&fleet.hub, 2, Lie::LongFile, &manifests)?;
@@ -278,7 +278,7 @@ fn a_hub_that_changes_what_was_signed_is_refused_and_the_version_before_goes_on(
         fleet.expect_local(2)?;
         fleet.agent.stop()?;
         drop(impostor);
-        // Of the real hub the version is taken, by a device that believed none of it.
+        // A device that accepted none of it installs the version from the real hub.
         fs::remove_dir_all(fleet.agent.state_dir())?;
         copy_all(&before, &fleet.agent.state_dir())?;
         fleet.hub.start()?;
@@ -299,7 +299,7 @@ fn a_hub_that_goes_back_to_older_metadata_is_refused() {
         let manifests = manifests(&fleet.hub)?;
         fleet.hub.stop()?;
         fleet.agent.stop()?;
-        // Offers what was not signed yet when that metadata was.
+        // Offers a version that was not signed yet at the time of that metadata.
         let impostor = Impostor::start(&fleet.hub, 3, Lie::Metadata(old), &manifests)?;
         fleet.agent.start()?;
         let told = impostor.refusal()?;
@@ -308,7 +308,7 @@ fn a_hub_that_goes_back_to_older_metadata_is_refused() {
         println!("older metadata: {told}");
         fleet.agent.stop()?;
         drop(impostor);
-        // And then the real one, which is believed again.
+        // Then the real one returns, which is trusted again.
         fleet.hub.start()?;
         fleet.agent.start()?;
         fleet.agent.wait_hub(true)?;
@@ -369,7 +369,7 @@ fn live_past_expiry(agent: &Agent, clock: &Path) -> Result<()> {
     ensure!(trust["state"] == "valid", "{trust}");
     let expires = trust["expires_unix_s"]["timestamp"].as_i64().context("the expiry of the timestamp")?;
     let now = i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs())?;
-    // Written beside and renamed: the agent reads it at every look at its clock.
+    // Written to a temporary file and renamed: the agent reads it at every query of its clock.
     let next = clock.with_extension("next");
     fs::write(&next, format!("+{}s", expires - now + 3600))?;
     fs::rename(&next, clock).context("move the clock")
@@ -397,14 +397,14 @@ fn a_hub_that_stands_still_is_noticed_by_the_end_of_the_trust() {
         fleet.agent.config().set("updates.trust_refresh", "1s")?;
         fleet.agent.start()?;
         fleet.agent.wait_hub(true)?;
-        // A hub whose process is stopped while the connection stands.
+        // A hub whose process is suspended while the connection remains.
         fleet.hub.daemon()?.signal(Signal::STOP)?;
         live_past_expiry(&fleet.agent, &clock)?;
         expect_expired(&fleet)?;
         fleet.hub.daemon()?.signal(Signal::CONT)?;
         fleet.hub.stop()?;
         fleet.agent.stop()?;
-        // One that is there, answers everything, and has had no news since: a freeze attack.
+        // A hub that responds to everything but has published nothing since: a freeze attack.
         fs::write(&clock, "+0s")?;
         let impostor = Impostor::start(&fleet.hub, 1, Lie::Frozen, &[])?;
         fleet.agent.start()?;

@@ -33,7 +33,7 @@ fn a_store_whose_disk_hangs_ends_the_hub_with_a_code_of_its_own() {
         let log = hub.daemon()?.log()?;
         ensure!(status.code() == Some(STALLED), "the hub ended with {status}:\n{log}");
         ensure!(log.contains("makes no progress") && log.contains("try:"), "the reason is not told:\n{log}");
-        // The service manager starts it again, and the disk answers.
+        // The service manager restarts it, and the disk responds.
         fs::remove_file(&hang)?;
         hub.start()?;
         hub.token("kitchen")?;
@@ -123,7 +123,7 @@ fn a_loose_umask_opens_no_file_of_hub_or_agent() {
         let mut run = loose(&with_config("run", &agent_config));
         let mut kitchen = testkit::Daemon::spawn("kitchen", &mut run, &site.folder().join("kitchen-loose.log"))?;
         hub.wait_connected("kitchen", true)?;
-        // Public parts that `init` made for other users of the machine are not secret.
+        // Public files that `init` created for other users of the machine are not secret.
         let public = ["hub.toml", "ca.crt", ".json", ".crt", ".pem"];
         for folder in [hub.folder().to_owned(), agent.state_dir()] {
             let open = exposed(&folder, &public)?;
@@ -160,7 +160,7 @@ fn keys_that_others_can_read_are_refused_with_the_command_that_closes_them() {
         ensure!(status.code() == Some(REFUSED), "{key}: the hub ended with {status}:\n{}", daemon.log()?);
         ensure!(daemon.log()?.contains(key), "{key} is not named:\n{}", daemon.log()?);
         close(&path, 0o600)?;
-        // An online key is not needed to answer: the hub starts without it and says what to do.
+        // An online key is not needed for serving: the hub starts without it and gives advice.
         let online = hub.folder().join("trust/online/snapshot.key");
         open_to_all(&online)?;
         hub.start()?;
@@ -197,7 +197,7 @@ fn a_folder_that_others_can_write_to_is_a_warning() {
         hub.start()?;
         let warnings = hub.json(&["status"])?["warnings"].to_string();
         ensure!(warnings.contains("chmod 700") && warnings.contains("0777"), "no warning: {warnings}");
-        // A link in the place of a lock or of the store's seal is not followed.
+        // A link in place of a lock or of the store's seal is not followed.
         hub.stop()?;
         let (lock, victim) = (hub.folder().join("lock"), site.folder().join("victim"));
         fs::write(&victim, "precious")?;
@@ -240,7 +240,7 @@ fn operators_are_listed_told_apart_and_revoked_at_once() {
         }
         let failed = hub.metrics()?.sum("sanderling_login_failures_total", &[]);
         ensure!(failed >= 1.0, "failed logins are not counted: {failed}");
-        // Guessing is not logged line by line.
+        // Wrong tokens are not logged line by line.
         for _ in 0..40 {
             hub.run(["status", "--context", &shown])?;
         }

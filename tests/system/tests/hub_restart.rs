@@ -15,7 +15,7 @@ fn a_killed_hub_comes_back_with_all_it_acknowledged() {
         let model = fleet.hub.model("digits")?;
         ensure!(model["latest"] == 2 && model["offered"] == 2, "{model}");
         ensure!(fleet.hub.device("kitchen")?["state"] == "enrolled", "the device is forgotten");
-        // A token that was handed out before the crash is still good.
+        // A token that was created before the crash is still valid.
         let second = site.agent("attic")?;
         second.enrol_with(&token)?.ok()?;
         fleet.agent.wait_version("digits", 2)
@@ -44,7 +44,7 @@ fn devices_reconnect_by_themselves() {
 fn an_update_that_the_hub_interrupts_is_finished_later() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
-        // The device is told and the hub dies at once: whatever was fetched so far is kept.
+        // The device is notified and the hub is killed at once: the fetched bytes are kept.
         fleet.hub.push(&catalog().join("v2"), &[])?.ok()?;
         fleet.hub.kill()?;
         fleet.ask(0, "only-device")?.ok()?;

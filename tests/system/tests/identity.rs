@@ -52,7 +52,7 @@ fn a_device_that_slept_past_its_certificate_renews_it_when_it_is_back() {
         fleet.agent.wait_hub(true)?;
         ensure!(key_of(&fleet.agent)? != key, "the key is still the old one");
         fleet.ask(0, "only-hub")?.ok()?;
-        // And again after the hub's restart, which knows the new key alone.
+        // Also after the hub's restart, which knows only the new key.
         fleet.hub.stop()?;
         fleet.hub.start()?;
         fleet.agent.wait_hub(true)?;
@@ -220,7 +220,7 @@ fn a_hub_that_lost_its_keys_is_found_again_by_a_dial_beside_the_silent_connectio
         let mut fleet = Fleet::serving_v1(site)?;
         fleet.agent.wait_hub(true)?;
         fleet.hub.kill()?;
-        // As after a move to another machine: nothing there can end the connections of before.
+        // As after a move to another machine: no process there can end the earlier connections.
         std::fs::remove_file(fleet.hub.folder().join("quic.keys"))?;
         fleet.hub.start()?;
         answered_within(&fleet, BACK_WITHIN)
@@ -256,7 +256,7 @@ fn a_copied_identity_is_told_to_the_operator_and_to_both_machines() {
         fleet.agent.stop()?;
         let mut copy = site.agent("kitchen-copy")?;
         copy_folder(&fleet.agent.state_dir(), &copy.state_dir())?;
-        // One machine that restarts and reconnects is no clone.
+        // One machine that restarts and reconnects does not count as two.
         for _restart in 0..3 {
             fleet.agent.start()?;
             fleet.agent.wait_hub(true)?;
@@ -369,7 +369,7 @@ fn a_hub_whose_clock_went_back_a_day_serves_enrols_and_renews() {
         fleet.ask(0, "only-hub")?.ok()?;
         let attic = site.agent("attic")?;
         attic.enrol(&fleet.hub)?;
-        // With the right clock again, what it issued meanwhile is good.
+        // With the right clock again, its earlier certificates are valid.
         fleet.hub.stop()?;
         shift_hub(&mut fleet.hub, "");
         fleet.hub.start()?;
@@ -425,7 +425,7 @@ fn after_the_grace_a_device_is_refused_with_advice_and_answers_alone() {
         let Some(fleet) = woken_up(site, "+120d", "90d")? else { return Ok(()) };
         fleet.agent.wait_trouble(&["enrol"])?;
         fleet.expect_local(1)?;
-        // A new token lets it in again.
+        // With a new token it can enrol again.
         let token = fleet.hub.json(&["token", "create", "--name", "kitchen", "--replace"])?;
         let mut agent = fleet.agent;
         agent.stop()?;

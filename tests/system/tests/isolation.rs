@@ -113,7 +113,7 @@ fn a_request_that_kills_native_code_is_an_error_of_its_own_and_nothing_else_fail
         let died = |readings: testkit::metrics::Readings| readings.sum("sanderling_engine_host_deaths_total", &[]);
         let before = (died(agent.metrics()?), died(hub.metrics()?));
         ensure!(before == (2.0, 2.0), "{before:?}");
-        // The third time it is not even run.
+        // The third time it is not run at all.
         for policy in ["only-device", "only-hub"] {
             let refused = ask(&agent, "divide", policy, &POISON)?;
             ensure!(matches!(refused.status, 500..=599), "{policy}: {refused:?}");
@@ -137,7 +137,7 @@ fn a_version_that_kills_the_engine_is_refused_at_push() {
             ensure!(refused.code != Some(0) && refused.stderr.contains("SIGFPE"), "{refused:?}");
         }
         ensure!(hub.daemon()?.ended()?.is_none(), "the hub ended");
-        // Held, it may be looked into.
+        // While it is held, it can be inspected.
         let held = hub.push(&folder(site, "always", 1, "divide-always", "harmless")?, &["--hold"])?.ok()?;
         ensure!(held.stdout.contains("SIGFPE") || held.stderr.contains("SIGFPE"), "{held:?}");
         Ok(())
@@ -207,7 +207,7 @@ fn memory_that_a_model_takes_is_limited_and_not_the_daemons() {
         let mut hub = site.hub()?;
         hub.config().set("inference.memory_max_bytes", 512 * 1024 * 1024)?;
         hub.start()?;
-        // Either way is right: refused at push, or stopped at its limit at the run.
+        // Both results are right: refused at the push, or stopped at the limit of the run.
         let pushed = hub.push(&folder(site, "memory", 1, "memory", "memory")?, &[])?;
         ensure!(hub.daemon()?.ended()?.is_none(), "the hub ended: {pushed:?}");
         hub.push(&folder(site, "request", 1, "memory-on-request", "memory-on-request")?, &[])?.ok()?;
@@ -244,7 +244,7 @@ fn a_child_process_that_is_killed_is_started_again_and_ends_with_its_daemon() {
         }
         let orphans = [children(agent.daemon()?.id())?, children(hub.daemon()?.id())?].concat();
         ensure!(!orphans.is_empty(), "no child processes");
-        // One that does not run can be ended by the kernel alone.
+        // Only the kernel can end one that does not run.
         signal(orphans[0], rustix::process::Signal::STOP)?;
         agent.kill()?;
         hub.kill()?;
@@ -256,7 +256,7 @@ fn a_child_process_that_is_killed_is_started_again_and_ends_with_its_daemon() {
 fn status_and_doctor_tell_where_engines_run() {
     story(|site| {
         let (hub, agent) = fleet(site, &[("good", "harmless", "harmless")])?;
-        // Its host on trial ends once it has moved to the one that proven versions share.
+        // Its trial host ends once the model has moved to the host that proven versions share.
         wait::until_true("one child process with the model", || {
             let hosts = agent.status()?["engines"][0]["hosts"].as_array().cloned().unwrap_or_default();
             Ok(hosts.len() == 1 && hosts[0]["sessions"] == serde_json::json!(["good/1"]))
@@ -305,7 +305,7 @@ fn a_model_that_is_not_run_any_more_on_the_device_leaves_its_requests_to_the_hub
             Ok(told.contains("SIGFPE").then_some(told))
         })?;
         ensure!(told.contains("engine_crashed"), "{told}");
-        // The record of runs is not kept over a restart: the device tries again.
+        // The record of runs is not kept over a restart: the device retries.
         agent.stop()?;
         agent.start()?;
         agent.wait_version("divide", 1)?;
@@ -327,7 +327,7 @@ fn the_version_before_one_that_is_not_run_any_more_answers_on_device_and_hub() {
                 let answer = ask(&agent, "divide", policy, &FINE)?;
                 Ok(answer.status == 200 && answer.version() == 1)
             })?;
-            // What ended version 2 is no trouble for version 1.
+            // The crashes of version 2 do not affect version 1.
             let answer = expect(&agent, "divide", policy, &POISON)?;
             ensure!(answer.output == [0.0, 1.0, 2.0, 3.0], "{policy}: {answer:?}");
         }

@@ -73,13 +73,13 @@ fn a_token_that_ends_is_named_everywhere_and_renewed_by_one_verb() {
         expect_warning(&hub.run(["status"])?.ok()?.stdout, false)?;
         expect_warning(&hub.run(["operator", "list"])?.ok()?.stdout, false)?;
         expect_warning(&doctor(&hub)?, false)?;
-        // As long again as the first one: a year, of which 55 days were left.
+        // The same lifetime as the first one: a year, of which 55 days were left.
         let gained = metric(&hub)? - before;
         ensure!((309.0 * 86_400.0..311.0 * 86_400.0).contains(&gained), "{gained} s longer");
-        // Copies of the earlier file work for a day.
+        // Copies of the earlier file work for one day.
         hub.run(["status", "--context", &earlier.display().to_string()])?.ok()?;
 
-        // Another operator's token goes into a file of its own.
+        // Another operator's token is written to a separate file.
         let ci = site.folder().join("ci.toml").display().to_string();
         hub.run(["operator", "create", "ci", "--ttl-days", "30", "--out", &ci])?.ok()?;
         expect_warning(&hub.run(["status"])?.ok()?.stdout, false)?;
@@ -102,13 +102,13 @@ fn a_token_that_has_ended_is_renewed_on_the_machine_of_the_running_hub() {
         let refused = hub.run(["status"])?;
         ensure!(refused.code == Some(REFUSED), "an expired token opened: {}", refused.stdout);
         ensure!(refused.stderr.contains("cloud-hub operator renew --config"), "{}", refused.stderr);
-        // The verb that needs no token is the only way: an expired token does not renew itself.
+        // Only the verb without a token works: an expired token does not renew itself.
         ensure!(hub.run(["operator", "renew"])?.code == Some(REFUSED), "an expired token renewed itself");
         expect_warning(&doctor(&hub)?, true)?;
         ensure!(metric(&hub)? > 1e9, "no metric");
         let listed = hub.run(["operator", "list", "--config", &config_of(&hub)])?.ok()?.stdout;
         ensure!(listed.contains("(expired)"), "{listed}");
-        // A nightly backup does not hang on a token.
+        // A nightly backup does not depend on a token.
         let backup = site.folder().join("hub.backup").display().to_string();
         hub.run(["backup", "create", &backup, "--config", &config_of(&hub)])?.ok()?;
 
@@ -133,7 +133,7 @@ fn a_token_that_has_ended_is_renewed_while_the_hub_is_stopped() {
         expect_warning(&found, false)?;
         hub.start()?;
         hub.run(["status"])?.ok()?;
-        // The context file is lost: name and file are said.
+        // The context file is lost: the error names the operator and the file.
         fs::remove_file(context_of(&hub))?;
         let lost = hub.run(["operator", "renew", "--config", &config_of(&hub)])?;
         ensure!(lost.code != Some(0) && lost.stderr.contains("init"), "the operators are not named: {}", lost.stderr);
@@ -162,7 +162,7 @@ fn the_token_of_the_machine_is_private_new_at_each_start_and_in_no_backup() {
         ensure!(!file.exists(), "the token stays behind");
         hub.start()?;
         ensure!(fs::read_to_string(&file)? != first, "the token is the one of the last start");
-        // The earlier one opens nothing, and nobody can take its name.
+        // The earlier one is invalid, and no operator can take its name.
         let stale = hub.folder().join("stale.toml");
         let text = fs::read_to_string(context_of(&hub))?;
         let token = text.lines().find(|line| line.starts_with("token")).context("a token")?.to_owned();
@@ -183,7 +183,7 @@ fn the_token_of_the_machine_is_private_new_at_each_start_and_in_no_backup() {
 fn a_hub_that_cannot_write_the_token_starts() {
     story(|site| {
         let mut hub = site.hub()?;
-        // A folder in the place of the file.
+        // A folder in place of the file.
         fs::create_dir(hub.folder().join("local.token"))?;
         hub.start()?;
         let status = hub.run(["status"])?.ok()?.stdout;

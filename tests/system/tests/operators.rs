@@ -54,7 +54,7 @@ fn enrolling_as_root_gives_every_file_to_the_owner_of_the_folder() {
         fs::create_dir(&state)?;
         chown(&state, Some(OTHER), Some(OTHER))?;
         agent.enrol(&hub)?;
-        // A second time with --force, and a failure: neither leaves anything of root's behind.
+        // Again with --force, and with a failure: neither leaves a file of root behind.
         ensure!(agent.enrol_with(&hub.token("other")?)?.code != Some(0), "a second identity was taken");
         let mut files = testkit::agent::files_below(&state)?;
         ensure!(files.iter().any(|file| file.ends_with("device.key")), "{files:?}");
@@ -150,7 +150,7 @@ fn doctor_tries_the_state_folder_as_its_owner() {
         let state = agent.state_dir();
         fs::create_dir(&state)?;
         expect(&doctor(&agent)?.0, "writing", "ok", &["renamed"])?;
-        // The folders above are for everybody, so that its owner reaches it.
+        // The parent folders are accessible to all users, so that its owner reaches it.
         for folder in state.ancestors().skip(1).take_while(|folder| folder.starts_with(site.folder())) {
             fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
         }
@@ -201,7 +201,7 @@ fn doctor_opens_the_library_and_tells_what_is_wrong_with_it() {
         let library = site.folder().join("libonnxruntime.so");
         let mut header = fs::read(&site.binaries().onnxruntime)?;
         header.truncate(4096);
-        // Cut off, for another machine, and no library at all.
+        // Truncated, for another machine, and not a library at all.
         let mut other = header.clone();
         *other.get_mut(18).context("a header")? = 0xf3;
         let cases = [
@@ -255,7 +255,7 @@ fn a_model_that_the_hub_does_not_have_is_named_with_the_one_that_was_meant() {
 fn doctor_tells_what_was_given_up_and_that_updates_are_off_whether_the_agent_runs_or_not() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
-        // A version without a form for this device.
+        // A version without a variant for this device.
         let author = testkit::author::ModelFolder::copy(site, "v2", 2)?;
         author.edit(|text| text.replace("engines = [\"ort\", \"wgpu\"]", "engines = [\"wgpu\"]"))?;
         fleet.hub.push(author.path(), &[])?.ok()?;

@@ -29,7 +29,7 @@ fn a_thousand_connections_without_a_certificate_cost_the_fleet_nothing() {
         }
         let resident = fleet.hub.daemon()?.resident_bytes()?;
         ensure!(resident < RESIDENT_BYTES_MAX, "the hub holds {resident} bytes");
-        // Their places are taken from them: an honest machine gets in.
+        // Their permits are revoked, so an honest machine can connect.
         let attic = site.agent("attic")?;
         wait::until_true("an honest machine joins", || Ok(attic.enrol_with(&token.to_string())?.code == Some(0)))?;
         drop(crowd);

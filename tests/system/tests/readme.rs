@@ -36,8 +36,8 @@ fn walk(site: &Site) -> Result<String> {
     let scratch = site.folder().join("checkout");
     fs::create_dir_all(&scratch)?;
     let script = site.folder().join("walk.sh");
-    // Its own network: the default ports are free there, whatever else runs on this machine. The lines themselves are
-    // pasted as one block: the shell reads them from its standard input, and nothing waits between them.
+    // Its own network namespace: the default ports are free there, whatever else runs on this machine. The lines are
+    // passed as one block: the shell reads them from its standard input, without waits between them.
     let begin = "set -eu\nip link set lo up\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n";
     fs::write(&script, format!("{begin}{}\n", blocks("walk")?.join("\n")))?;
     let programs = site.binaries().agent.parent().context("a folder of programs")?.display().to_string();
@@ -46,7 +46,7 @@ fn walk(site: &Site) -> Result<String> {
     shell.env("PATH", format!("{programs}:{}", std::env::var("PATH")?));
     shell.env("CATALOG", workspace().join("models/catalog"));
     shell.env(ONNXRUNTIME_ENV, &site.binaries().onnxruntime).env("HOME", site.folder());
-    // The daemons inherit the pipes: a log is read instead, so that nothing waits for them.
+    // The daemons inherit the pipes: the test reads a log file instead, so that nothing waits for them.
     let log = site.folder().join("walk.log");
     let file = fs::File::create(&log)?;
     let status = shell.stdout(file.try_clone()?).stderr(file).status().context("run the README's lines")?;

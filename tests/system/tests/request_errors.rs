@@ -1,7 +1,7 @@
 //! Tests that every fault of a request gets status 400 and a sentence that says what to change, wherever the fault is
 //! found: in the JSON, in the signature, or by an operator during a run, on the device or on the hub.
 
-// Of the models that can be written with it, this file needs a few.
+// This file uses only a few of the models in that module.
 #[expect(dead_code, reason = "written for the engine's tests")]
 #[path = "../../../shared/engine/tests/support/model.rs"]
 mod onnx;
@@ -120,7 +120,7 @@ fn an_input_that_an_operator_cannot_compute_is_a_bad_request_on_device_and_hub()
         agent.wait_hub(true)?;
         let client = agent.client()?;
         let one = input("x", "FP32", 1, "[1]");
-        // Model, lawful inputs and their answer, then inputs that fit the signature and words of the error.
+        // Model, valid inputs with their output, then inputs that match the signature with words of the error.
         let cases = [
             ("lookup", input("k", "INT64", 1, "[4]"), "[8.0,9.0]", input("k", "INT64", 2, "[0, 5]"), "Gather"),
             ("lookup", input("k", "INT64", 1, "[-5]"), "[0.0,1.0]", input("k", "INT64", 1, "[-6]"), "Gather"),
@@ -163,7 +163,7 @@ fn an_input_that_an_operator_cannot_compute_is_a_bad_request_on_device_and_hub()
                 ensure!(!said.contains("failed") && !said.contains("onnxruntime_src"), "{policy}, {model}: {said}");
             }
         }
-        // The hub is not asked in vain when it is away, and the fault is still the request's.
+        // The fault is still the request's while the hub is unreachable.
         hub.stop()?;
         agent.wait_hub(false)?;
         let (status, said) = ask(&client, "lookup", &input("k", "INT64", 1, "[5]"), "", "cascade")?;

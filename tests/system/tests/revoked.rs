@@ -22,7 +22,7 @@ fn a_revoked_device_is_cut_off_now_and_answers_alone() {
         fleet.expect_local(1)?;
         let device = fleet.hub.device("kitchen")?;
         ensure!(device["state"] == "revoked" && device["connected"] == false, "{device}");
-        // Neither the device's restart nor the hub's lets it in again.
+        // Neither a restart of the device nor of the hub readmits it.
         fleet.agent.stop()?;
         fleet.agent.start()?;
         fleet.hub.stop()?;
@@ -59,7 +59,7 @@ fn a_resumed_connection_of_a_revoked_device_gets_nothing() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let hub_address = vec![hub.address("quic")?];
         let dialer = dialer(&agent)?;
-        // The first connection brings a session ticket, the second shows that it is taken.
+        // The first connection receives a session ticket, the second shows that it is accepted.
         for _connection in 0..2 {
             let answer = runtime.block_on(greet(&dialer, &hub_address))?;
             ensure!(matches!(answer, Greeting::Welcome), "before the revocation: {answer:?}");
@@ -69,7 +69,7 @@ fn a_resumed_connection_of_a_revoked_device_gets_nothing() {
             let answer = runtime.block_on(greet(&dialer, &hub_address))?;
             ensure!(matches!(answer, Greeting::Revoked), "after the revocation: {answer:?}");
         }
-        // All of them after the first were resumed: no certificate was shown and verified again.
+        // All connections after the first were resumed: no certificate was presented and verified again.
         ensure!(dialer.full_handshakes() == 1, "{} full handshakes", dialer.full_handshakes());
         Ok(())
     });

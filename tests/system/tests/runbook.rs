@@ -94,14 +94,14 @@ fn a_device_that_was_enrolled_and_revoked_after_the_backup_stays_out() {
         fs::remove_dir_all(fleet.hub.folder())?;
         restore(&fleet.hub, &backup)?;
         fleet.hub.start()?;
-        // By the runbook: first of all, before the device has tried.
+        // In the runbook's order: first of all, before the device has tried.
         fleet.hub.run(["device", "revoke", "cellar", "--why", "stolen"])?.ok()?;
         cellar.start()?;
         cellar.wait_trouble(&["revoked"])?;
         fleet.hub.run(["device", "readmit", "--all"])?;
         ensure!(fleet.hub.run(["device", "readmit", "cellar"])?.code != Some(0), "a revoked device was readmitted");
         ensure!(fleet.hub.device("cellar")?["state"] == "revoked", "it is not revoked");
-        // And where the device came first: it is known by what it showed.
+        // If the device came first, it is known by the certificate that it presented.
         let mut attic = site.agent("attic")?;
         attic.enrol(&fleet.hub)?;
         fleet.hub.stop()?;
@@ -115,7 +115,7 @@ fn a_device_that_was_enrolled_and_revoked_after_the_backup_stays_out() {
         fleet.hub.run(["device", "revoke", "attic"])?.ok()?;
         let list = fleet.hub.json(&["device", "list"])?;
         ensure!(list["unknown"].as_array().is_none_or(Vec::is_empty), "{list}");
-        // A hub that lost nothing refuses a name that it does not know.
+        // A hub without losses refuses a name that it does not know.
         fs::remove_file(fleet.hub.folder().join("restored.json"))?;
         fleet.hub.stop()?;
         fleet.hub.start()?;
@@ -200,7 +200,7 @@ fn a_hub_that_is_lost_without_a_backup_is_made_anew_and_its_devices_enrol_again(
         new.config().set("gateway.listen", address)?;
         new.start()?;
         new.push(&catalog().join("v1"), &[])?.ok()?;
-        // Meanwhile the device answers, and says what is wrong.
+        // During this time the device serves, and reports the problem.
         fleet.expect_local(1)?;
         fleet.agent.stop()?;
         let kept: PathBuf = site.folder().join("kitchen/state.old");
@@ -221,11 +221,11 @@ fn lost_keys_are_replaced_as_long_as_one_root_key_is_left() {
             fleet.hub.push(ModelFolder::copy(site, "v2", version)?.path(), &[])?.ok()?;
             fleet.agent.wait_version("digits", version)
         };
-        // The targets key.
+        // Lost targets key.
         fs::remove_file(fleet.hub.keys().join("targets.key"))?;
         trust(&fleet.hub, &["rotate", "targets"])?;
         next(&fleet, 2)?;
-        // The online keys: the hub starts without them and answers.
+        // Lost online keys: the hub starts and serves without them.
         fleet.hub.stop()?;
         fs::remove_dir_all(fleet.hub.folder().join("trust/online"))?;
         fleet.hub.start()?;
@@ -235,7 +235,7 @@ fn lost_keys_are_replaced_as_long_as_one_root_key_is_left() {
         ensure!(warned.contains("cloud-hub trust rotate online"), "{warned}");
         trust(&fleet.hub, &["rotate", "online"])?;
         next(&fleet, 3)?;
-        // One of two root keys.
+        // One lost root key of two.
         let second = site.folder().join("second-root");
         let (public, key) = (format!("{}.pub", second.display()), format!("{}.key", second.display()));
         fleet.hub.run(["trust", "keygen", &second.display().to_string()])?.ok()?;

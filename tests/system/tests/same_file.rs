@@ -116,7 +116,7 @@ fn a_model_that_is_superseded_half_way_takes_nothing_from_one_with_the_same_file
         agent.start()?;
         wait::until("the agent dies with a part on its disk", || agent.daemon()?.ended())?;
         agent.env("SANDERLING_CRASH_AT", "");
-        // While it is down, one of the models moves on: what was begun of it is thrown away.
+        // While it is stopped, one of the models moves on: its unfinished update is removed.
         let folder = ModelFolder::copy(site, "v2", 2)?;
         folder.edit(|text| text.replacen("model = \"digits\"", "model = \"same1\"", 1))?;
         hub.push(folder.path(), &[])?.ok()?;
@@ -136,7 +136,7 @@ fn a_damaged_local_copy_and_a_lost_part_are_fetched_anew_and_never_called_tamper
         let mut agent = follower(site, &hub, "d1")?;
         agent.start()?;
         agent.wait_version(&name(1), 1)?;
-        // The copy that the next models would take rots in its last byte.
+        // The last byte of the copy that the next models would use is damaged.
         for path in files_below(&agent.state_dir().join("models"))? {
             if path.extension().is_some_and(|ending| ending == "onnx") {
                 testkit::author::flip_byte(&path, 0)?;
@@ -147,7 +147,7 @@ fn a_damaged_local_copy_and_a_lost_part_are_fetched_anew_and_never_called_tamper
         let log = fs::read_to_string(site.folder().join("d1.log"))?;
         ensure!(!log.contains("tampered"), "a fault of the device's disk was called tampering");
         agent.stop()?;
-        // And at the next start the rotten version itself is fetched again.
+        // At the next start the damaged version itself is fetched again.
         agent.start()?;
         wait_all(&agent)
     });
@@ -168,7 +168,7 @@ fn a_file_that_rotted_on_the_hub_is_not_sent_is_shown_and_is_fetched_again_once_
         fleet.expect_local(1)?;
         let status = fleet.hub.json(&["status"])?["warnings"].to_string();
         ensure!(status.contains("digits/2") && status.contains("damaged"), "status does not show it: {status}");
-        // The same push mends it, and the device takes it without being asked.
+        // The same push repairs it, and the device installs it automatically.
         let pushed = fleet.hub.push(&v2, &[])?.ok()?;
         ensure!(pushed.stdout.contains("1 of"), "one file is sent again: {}", pushed.stdout);
         fleet.agent.wait_version("digits", 2)?;

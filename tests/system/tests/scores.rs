@@ -48,7 +48,7 @@ fn a_rule_that_cannot_be_right_is_refused_at_the_push() {
             let refused = hub.push(&case.write(site)?, &["--force"])?;
             ensure!(refused.code != Some(0) && refused.stderr.contains(word), "{word}: {}", refused.stderr);
         }
-        // The values of a golden file tell what the shape does not.
+        // The values of a golden file provide what the shape does not.
         let catalog = catalog().join("v1");
         ensure!(catalog.is_dir(), "{}", catalog.display());
         let folder = ModelFolder::copy(site, "v1", 1)?;
@@ -83,7 +83,7 @@ fn a_cascade_defers_what_scores_by_axis_and_sigmoid_are_unsure_of() {
             let (score, reason) = score("single-logit", [sure, 0.0])?;
             ensure!(score > 0.99 && reason == "confident", "{sure}: {score} {reason}");
         }
-        // A NaN has no score, and is never sure.
+        // A NaN has no score, and is never confident.
         let nan = cases::ask_raw(&agent, "single-logit", "x", "FP32", &[1, 2], &f32::NAN.to_le_bytes().repeat(2))?;
         ensure!(nan["parameters"]["reason"] == "no-score" && nan["parameters"]["place"] == "hub", "{nan}");
         let counts = hub.model("single-logit")?["answered"].clone();

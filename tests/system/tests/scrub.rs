@@ -60,7 +60,7 @@ fn whatever_rots_while_the_hub_runs_is_named_with_the_verb_that_mends_it() {
     story(|site| {
         let fleet = fleet_that_looks_often(site)?;
         let (hub, v1) = (&fleet.hub, catalog().join("v1"));
-        // The hub's own variant, a device's, and the manifest; a flipped bit, a cut, a lost file.
+        // The hub's own variant, a device's, and the manifest; a flipped bit, a truncation, a lost file.
         type Harm = fn(&Path) -> Result<()>;
         let harms: [(PathBuf, Harm, &str); 4] = [
             (blob_of(hub, "digits", 1, "hub")?, |path| flip_byte(path, 300_000), "damaged"),
@@ -78,7 +78,7 @@ fn whatever_rots_while_the_hub_runs_is_named_with_the_verb_that_mends_it() {
             for word in ["digits/1", found, "cloud-hub model push"] {
                 ensure!(report.contains(word), "doctor does not say {word:?}: {report}");
             }
-            // The hub goes on answering with what it has loaded.
+            // The hub continues to serve its loaded models.
             fleet.ask(0, "only-hub")?.ok()?;
             hub.push(&v1, &[])?.ok()?;
             wait_damaged(hub, 0)?;
@@ -101,7 +101,7 @@ fn a_file_that_rotted_while_the_hub_was_stopped_is_found_at_the_start_and_never_
         ensure!(code == Some(STORAGE) && report.contains("of digits/1 is damaged"), "a stopped hub: {code:?} {report}");
         fleet.hub.start()?;
         wait_damaged(&fleet.hub, 1)?;
-        // A device that needs the file is not given it, and does not call the hub a tamperer.
+        // A device that needs the file does not receive it, and does not report the hub as tampering.
         let attic = site.enrolled_agent(&fleet.hub, "attic")?;
         let report = fleet.hub.refusal("attic", "digits", 1)?;
         ensure!(report["outcome"] == "retrying", "it will be tried again: {report}");

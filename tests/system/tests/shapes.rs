@@ -1,7 +1,7 @@
 //! Tests that models which ONNX Runtime runs are published and served: unknown ranks, one name for two sizes, long
 //! names of dimensions, and a `model.toml` that omits shapes.
 
-// Of the models that can be written with it, this file needs a few.
+// This file uses only a few of the models in that module.
 #[expect(dead_code, reason = "written for the engine's tests")]
 #[path = "../../../shared/engine/tests/support/model.rs"]
 mod onnx;
@@ -62,7 +62,7 @@ fn cases() -> Vec<Case> {
     let any_rank: [&[usize]; 4] = [&[3], &[2, 2], &[1, 1, 2], &[]];
     vec![
         case("unranked", relu(&unranked(FLOAT), &unranked(FLOAT)), same(""), of(&any_rank)),
-        // What the file leaves open, `model.toml` may say; the file is asked.
+        // `model.toml` may declare what the file leaves open; the file is checked.
         case("said-rank", relu(&unranked(FLOAT), &unranked(FLOAT)), same("[\"n\"]"), of(&any_rank)),
         case(
             "unranked-output",
@@ -169,7 +169,8 @@ fn every_shape_that_the_runtime_runs_is_published_and_served() {
                 }
             }
         }
-        // Sizes that do not fit each other are the request's fault, told by the operator, and the hub is not asked as well.
+        // Sizes that do not match each other are the request's fault, reported by the operator, and the hub is not
+        // tried.
         let cases = cases();
         let two = cases.iter().find(|case| case.name == "two-inputs").into_iter();
         for (case, policy) in
@@ -205,7 +206,7 @@ fn no_start_of_a_daemon_doubts_the_runtime_that_it_ships_with() {
             for log in [hub.daemon()?.log()?, agent.daemon()?.log()?] {
                 ensure!(!log.contains("compatibility issues"), "{isolation}: {log}");
             }
-            // What really runs is told for each engine.
+            // The shapes that really run are reported for each engine.
             let status = agent.status()?;
             ensure!(status["engines"][0].to_string().contains("CPUExecutionProvider"), "{status}");
             hub.stop()?;

@@ -32,7 +32,7 @@ fn an_agent_under_load_answers_what_it_took_and_refuses_the_rest() {
         let samples = load.finish()?;
         let failures = samples.iter().filter_map(|sample| sample.outcome.as_ref().err());
         for failure in failures {
-            // Refused before it was taken: the door is closed, or says that it is closing.
+            // Refused before it was accepted: the server is closed, or reports that it is closing.
             let refused = ["refused", "503", "reset", "closed", "disconnect", "peer"];
             ensure!(refused.iter().any(|word| failure.to_lowercase().contains(word)), "a request was lost: {failure}");
             ensure!(!failure.contains("malformed") && !failure.contains("longer than"), "half an answer: {failure}");
@@ -65,7 +65,7 @@ fn a_second_signal_ends_the_agent_at_once() {
         let mut fleet = Fleet::serving_v1(site)?;
         let daemon = fleet.agent.daemon()?;
         daemon.signal(testkit::Signal::TERM)?;
-        // It may already be gone: an idle agent stops in no time.
+        // It may already have ended: an idle agent stops at once.
         if daemon.ended()?.is_none() && daemon.signal(testkit::Signal::TERM).is_err() {
             return Ok(());
         }

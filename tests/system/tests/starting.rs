@@ -16,7 +16,7 @@ fn a_verb_right_behind_the_start_of_its_daemon_waits_for_it_and_one_on_a_stopped
             ensure!(done.code == Some(UNAVAILABLE), "{}: {:?} {}", done.command, done.code, done.stderr);
             ensure!(done.stderr.contains("try: start it"), "{}", done.stderr);
         }
-        // Nothing in between: as a script does with `serve &`.
+        // Without a pause, as in a script with `serve &`.
         let mut hub = fleet.hub.spawn()?;
         fleet.hub.run(["status"])?.ok()?;
         let mut agent = fleet.agent.spawn()?;

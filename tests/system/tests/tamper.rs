@@ -51,7 +51,7 @@ fn an_older_version_is_not_taken() {
         copy_folder(&fleet.hub.folder().join("trust/metadata"), &old_trust)?;
         fleet.hub.push(&catalog().join("v2"), &[])?.ok()?;
         fleet.agent.wait_version("digits", 2)?;
-        // Asked politely: the operator offers version 1 again.
+        // By a regular request: the operator offers version 1 again.
         let offered = fleet.hub.offer("digits", 1)?;
         if offered.code == Some(0) {
             let report = fleet.hub.refusal("kitchen", "digits", 1)?;
@@ -60,12 +60,12 @@ fn an_older_version_is_not_taken() {
             ensure!(offered.stderr.contains("older") || offered.stderr.contains("newer"), "{}", offered.stderr);
         }
         fleet.expect_local(2)?;
-        // By force: whoever holds the hub puts back the metadata of before, which was signed in its time.
+        // By force: anyone with control over the hub restores the earlier metadata, which was signed at its time.
         fleet.hub.stop()?;
         let trust = fleet.hub.folder().join("trust/metadata");
         fs::remove_dir_all(&trust)?;
         copy_folder(&old_trust, &trust)?;
-        // The hub may notice and refuse to start, which is as good.
+        // The hub may detect this and refuse to start, which is equally good.
         if fleet.hub.start().is_err() {
             return fleet.expect_local(2);
         }
@@ -74,8 +74,8 @@ fn an_older_version_is_not_taken() {
         // Whether or not the hub offers it, the device does not go back.
         fleet.hub.offer("digits", 1)?;
         fleet.expect_local(2)?;
-        // What the holder of the offline keys signs now has a higher number than everything before it (decision 0010), so the
-        // device follows again, forward only.
+        // New signatures of the offline keys have a higher number than everything before (decision 0010), so the device
+        // follows again, forward only.
         let third = ModelFolder::copy(site, "v1", 3)?;
         fleet.hub.push(third.path(), &[])?.ok()?;
         fleet.agent.wait_version("digits", 3)
@@ -105,7 +105,7 @@ fn a_version_without_a_signature_is_refused() {
             expect_refused(&fleet, 2)?;
             return Ok(());
         }
-        // The hub saw it first and says so; the device must not have moved.
+        // The hub detected it first and reports it; the device must not have changed.
         ensure!(!offered.stderr.is_empty(), "the hub refused without a word");
         fleet.expect_local(1)?;
         fleet.hub.stop().map(drop)

@@ -93,7 +93,7 @@ fn an_expired_hub_answers_and_is_renewed_and_its_devices_follow() {
     let Some(library) = faketime() else { return };
     story(|site| {
         let mut hub = site.hub()?;
-        // Device and operator come while the signatures are good; a certificate lasts seven days.
+        // Device and operator are added while the signatures are valid; a certificate is valid for seven days.
         move_hub(&mut hub, &library, "+360d");
         new_operator(&mut hub)?;
         hub.start()?;
@@ -178,7 +178,7 @@ fn a_hub_whose_clock_is_a_day_behind_goes_on() {
         trust(&fleet.hub, &["renew"])?.ok()?;
         fleet.hub.push(&catalog().join("v2"), &[])?.ok()?;
         fleet.agent.wait_version("digits", 2)?;
-        // The clock is set right: everything goes on from there.
+        // The clock is set right: everything continues from there.
         fleet.hub.stop()?;
         ["LD_PRELOAD", "FAKETIME"].iter().for_each(|name| fleet.hub.env(name, ""));
         fleet.hub.start()?;
@@ -204,7 +204,7 @@ fn a_device_that_slept_through_renewals_and_rotations_follows() {
         }
         let view = fleet.hub.json(&["trust", "status"])?;
         ensure!(role(&view, "root")?["version"] == 6, "{view}");
-        // The keys in their folder are the new ones; the old ones are kept aside.
+        // The keys in their folder are the new ones; the old ones are kept under other names.
         let names: Vec<String> = files_below(fleet.hub.keys())?.iter().map(|path| path.display().to_string()).collect();
         ensure!(names.iter().any(|name| name.ends_with("root.key.retired-3")), "{names:?}");
         ensure!(!names.iter().any(|name| name.contains("next")), "{names:?}");
@@ -303,7 +303,7 @@ fn devices_follow_again_after_stolen_online_keys_ran_the_versions_away() {
         let warned = fleet.hub.run(["status"])?.ok()?.stdout;
         ensure!(warned.contains("trust rotate online"), "the operator is not warned: {warned}");
 
-        // The hub is put up again from a backup; the devices have seen more.
+        // The hub is restored from a backup; the devices have seen newer versions.
         fleet.hub.stop()?;
         fs::remove_dir_all(&metadata)?;
         copy_folder(&honest, &metadata)?;
@@ -321,7 +321,7 @@ fn devices_follow_again_after_stolen_online_keys_ran_the_versions_away() {
         fleet.agent.wait_version("digits", 2)?;
         ensure!(stored_timestamp(&fleet.agent)? < RUN_AWAY, "the old number is still there");
         ensure!(fs::read(fleet.hub.folder().join("trust/online/timestamp.key"))? != before, "the key is the old one");
-        // The stolen keys are worth nothing now, also after a restart of the device.
+        // The stolen keys are useless now, also after a restart of the device.
         fleet.agent.stop()?;
         fleet.agent.start()?;
         fleet.agent.wait_version("digits", 2)
@@ -338,7 +338,7 @@ fn two_holders_sign_a_version_each_on_an_own_machine() {
         fleet.hub.run(["trust", "keygen", &alice.display().to_string()])?.ok()?;
         let alone = trust(&fleet.hub, &["add-signer", "targets", &path("pub"), "--threshold", "2"])?;
         ensure!(alone.code == Some(REFUSED), "one of two signed: {}", alone.stdout);
-        // The list must be signed by both under the new root.
+        // Under the new root, both must sign the list.
         let key = path("key");
         trust(&fleet.hub, &["add-signer", "targets", &path("pub"), "--threshold", "2", "--key", &key])?.ok()?;
         let v2 = catalog().join("v2");
@@ -352,7 +352,7 @@ fn two_holders_sign_a_version_each_on_an_own_machine() {
         ensure!(shown.contains("adds digits/2/manifest.json"), "the holder is not told what is signed: {shown}");
         fleet.hub.run(["trust", "publish", &file])?.ok()?;
         fleet.agent.wait_version("digits", 2)?;
-        // A lost key: one holder goes, the threshold with it.
+        // A lost key: one holder is removed, and the threshold with it.
         let public = fs::read_to_string(path("pub"))?;
         let args = ["remove-signer", "targets", public.trim(), "--threshold", "1", "--key", &key];
         trust(&fleet.hub, &args)?.ok()?;

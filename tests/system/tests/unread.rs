@@ -1,7 +1,7 @@
 //! Tests of devices that never read the responses to their requests: the hub's memory for them stays within its
 //! configuration, and it serves all others.
 
-// Of the models that can be written with it, this file needs one.
+// This file uses only one of the models in that module.
 #[expect(dead_code, reason = "written for the engine's tests")]
 #[path = "../../../shared/engine/tests/support/model.rs"]
 mod onnx;
@@ -172,7 +172,7 @@ fn responses_that_nobody_reads_stay_within_the_budget_of_the_hub() {
         let mut answered = 0;
         wait::until_within("the hub is done with all requests of those that read nothing", 3 * wait::PATIENCE, || {
             peak = peak.max(hub.daemon()?.resident_bytes()?);
-            // Refused while the budget is used up, and answered again as soon as readers are cut off.
+            // Refused while the budget is used up, and served again as soon as the readers are cut off.
             answered += usize::from(small()?.status == 200);
             Ok((ended(&hub)? >= all).then_some(()))
         })?;

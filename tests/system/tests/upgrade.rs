@@ -75,7 +75,7 @@ fn names(list: &Value, field: &str) -> Vec<String> {
 fn expect_hub_of_archive(site: &Site, hub: &Hub) -> Result<()> {
     let operators = names(&hub.json(&["operator", "list"])?["operators"], "name");
     ensure!(operators.len() == 2 && operators.contains(&"ci".to_owned()), "operators: {operators:?}");
-    // The second operator's token still opens the hub.
+    // The second operator's token is still accepted.
     let context = site.folder().join("ci.toml");
     let mut text: toml::Table = fs::read_to_string(&context)?.parse()?;
     text.insert("url".to_owned(), format!("https://{}", hub.address("admin")?).into());
@@ -103,7 +103,7 @@ fn todays_programs_go_on_with_the_state_of_an_older_release() {
         expect_hub_of_archive(site, &hub)?;
         let mut agent = archive.agent(site, "kitchen", &hub)?;
         let key = fs::read(agent.state_dir().join("identity/device.key"))?;
-        // Without its hub the device serves what it served before.
+        // Without its hub the device serves the same as before.
         hub.stop()?;
         agent.start()?;
         agent.wait_version("digits", 2)?;
@@ -115,7 +115,7 @@ fn todays_programs_go_on_with_the_state_of_an_older_release() {
         fleet.agent.wait_hub(true)?;
         let asked = fleet.ask(0, "only-hub")?.ok()?;
         ensure!(asked.parameter("place") == "hub" && asked.version() == 2, "{}", asked.json);
-        // The version that an older release held, then a new one signed with the older release's keys.
+        // The version that an older release stored, then a new one signed with the older release's keys.
         fleet.hub.offer("digits", 3)?.ok()?;
         fleet.agent.wait_version("digits", 3)?;
         fleet.hub.push(ModelFolder::copy(site, "v2", 4)?.path(), &[])?.ok()?;
@@ -124,7 +124,7 @@ fn todays_programs_go_on_with_the_state_of_an_older_release() {
             Ok(fleet.hub.device("kitchen")?["models"][0]["active"]["version"] == 4)
         })?;
         fleet.expect_local(4)?;
-        // Once more from the disk, which today's programs have written meanwhile.
+        // Again from the disk, which the present programs have written by now.
         fleet.agent.stop()?;
         fleet.hub.stop()?;
         fleet.hub.start()?;
@@ -172,7 +172,7 @@ fn the_slots_of_an_older_release_are_kept() {
             let model = hub.device("kitchen")?["models"][0].clone();
             Ok(model["active"]["version"] == 2 && model["previous"]["version"] == 1)
         })?;
-        // The active one is lost with its file: the device serves the previous one without asking anybody.
+        // The active one is lost with its file: the device serves the previous one without contacting the hub.
         agent.stop()?;
         hub.stop()?;
         fs::remove_file(agent.state_dir().join("models/digits/2/int8-qdq.onnx"))?;
@@ -263,7 +263,7 @@ fn an_agent_and_a_hub_of_different_releases_work_together() {
         let Some(old) = old_programs()? else { return Ok(()) };
         for (is_old_agent, what) in [(true, "an old agent beside a new hub"), (false, "a new agent beside an old hub")]
         {
-            // Each has a folder of its own, like two machines.
+            // Each has its own folder, like two machines.
             let (older, newer) = (Site::with(old.clone())?, Site::new()?);
             let (agent_of, hub_of) = if is_old_agent { (&older, &newer) } else { (&newer, &older) };
             with_logs(work_together(agent_of, hub_of), &[&older, &newer], what)?;

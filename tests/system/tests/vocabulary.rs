@@ -29,7 +29,7 @@ fn agent_hub_and_command_line_use_the_same_words() {
             Ok((of(fleet.agent.metrics()?), of(fleet.hub.metrics()?)))
         };
         ensure!(counted(&fleet, "active")? == (1.0, 1.0), "{:?}", counted(&fleet, "active")?);
-        // A version without the variant that this device is told to use.
+        // A version without the variant that this device is configured for.
         fleet.agent.stop()?;
         fleet.agent.config().set("models.digits.variant", "int8-qdq")?;
         fleet.agent.start()?;

@@ -117,7 +117,7 @@ fn an_engine_host_that_is_frozen_is_replaced_and_the_daemons_stay_alive() {
             let refused = fleet.ask(0, policy)?;
             ensure!(matches!(refused.status, 500..=599), "{policy}: {refused:?}");
             manager.wait_alive("a run in it does not come back")?;
-            // Killed after the run limit and the grace; started again at once.
+            // Killed after the run limit and the grace; restarted at once.
             wait::until_true("another host answers", || Ok(fleet.ask(0, policy)?.status == 200))?;
             let daemon = if is_hub { fleet.hub.daemon()? } else { fleet.agent.daemon()? };
             ensure!(engine_host(daemon)? != frozen, "{policy}: the same process");
@@ -143,13 +143,13 @@ fn a_daemon_whose_engine_hangs_inside_of_it_does_not_feed_its_watchdog() {
             fleet.ask(0, policy)?.ok()?;
         }
         fs::write(&hang, b"")?;
-        // One request each, whose sender gives up: nobody waits when the watchdog must tell.
+        // One request each, whose sender gives up: no request waits when the watchdog must act.
         for policy in ["only-device", "only-hub"] {
             let refused = fleet.ask(0, policy)?;
             ensure!(matches!(refused.status, 500..=599), "{policy}: {refused:?}");
         }
         let unfed = |daemon: &Daemon| Ok::<_, anyhow::Error>(daemon.log()?.matches(UNFED).count());
-        // Read all the while: a full socket would deliver old proofs of life later.
+        // Read continuously: a full socket would deliver old notifications later.
         let until_unfed = |daemon: &Daemon, count: usize| {
             wait::until_within("the daemon says that it makes no progress", 3 * wait::PATIENCE, || {
                 let _old: usize = managers.iter().map(Manager::heard).sum();

@@ -150,7 +150,7 @@ fn foreign_pages_are_refused_and_configured_ones_are_served() {
                 ensure!(reply.header("access-control-allow-origin") == Some(FRIEND), "{line}: {reply:?}");
                 ensure!(reply.header("vary").is_some_and(|vary| vary.contains("origin")), "{line}: {reply:?}");
             }
-            // The name counts for a configured page too.
+            // The name also counts for a configured page.
             let rebound = ask(&address, line, &["Host: evil.example", "Origin: https://app.example", JSON])?;
             ensure!(rebound.status == 403, "{line}: {rebound:?}");
         }
@@ -306,7 +306,7 @@ fn a_real_browser_keeps_a_foreign_page_out_and_lets_a_configured_one_in() {
             for name in ["text", "json", "untyped", "read"] {
                 let refused = said.contains(&format!("{name}=refused"));
                 let served = said.contains(&format!("{name}=200:"));
-                // text/plain is refused for every page, and a configured page may read why.
+                // text/plain is refused for every page, and a configured page may read the reason.
                 let expected = match (configured, name) {
                     (false, _) => refused,
                     (true, "text") => said.contains("text=415:"),
@@ -314,7 +314,7 @@ fn a_real_browser_keeps_a_foreign_page_out_and_lets_a_configured_one_in() {
                 };
                 ensure!(expected, "configured {configured}, {name}: {said}");
             }
-            // Nothing that the foreign page sent has reached a handler.
+            // No request of the foreign page has reached a handler.
             let log = agent.daemon()?.log()?;
             ensure!(configured || log.contains("may not use this agent"), "{log}");
             agent.stop()?;

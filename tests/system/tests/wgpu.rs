@@ -34,7 +34,7 @@ fn a_gpu_gives_the_answers_of_onnx_runtime_and_does_without_it() {
             let mut ort = site.agent(&format!("ort-{form}"))?;
             ort.config().set("models.digits.variant", form)?;
             let mut gpu = gpu_agent(site, &format!("gpu-{form}"), form, &["wgpu"])?;
-            // Nothing that the GPU serves needs the library.
+            // No model on the GPU needs the library.
             gpu.env(ONNXRUNTIME_ENV, "/nowhere/libonnxruntime.so");
             for agent in [&mut ort, &mut gpu] {
                 agent.enrol(&hub)?;
@@ -114,7 +114,7 @@ fn a_lost_gpu_costs_no_request_and_onnx_runtime_takes_over() {
             ensure!(summary.failed == 0, "{policy}: {} failed: {:?}", summary.failed, summary.first_failure);
             expect_engine(&agent, "ort")?;
             expect_told(&agent, &hub, policy)?;
-            // What comes later is not offered to a GPU that is gone.
+            // Later models are not loaded on a lost GPU.
             hub.push(ModelFolder::copy(site, "v2", version + 1)?.path(), &[])?.ok()?;
             agent.wait_version("digits", version + 1)?;
             expect_engine(&agent, "ort")?;
@@ -132,7 +132,7 @@ fn a_gpu_that_comes_back_takes_its_models_back() {
     story(|site| {
         let Some(hub) = hub_for_gpus(site)? else { return Ok(()) };
         let digits = std::sync::Arc::new(Digits::load()?);
-        // In child processes, inside the agent, and with nobody to stand in but the hub.
+        // In child processes, inside the agent, and with no fallback but the hub.
         for (name, isolation, engines, policy) in [
             ("process", "process", &["wgpu", "ort"][..], "prefer-device"),
             ("inside", "none", &["wgpu", "ort"][..], "prefer-device"),
@@ -199,7 +199,7 @@ fn a_gpu_that_is_not_there_is_no_reason_not_to_serve() {
         let engine = agent.status()?["engines"][0].clone();
         ensure!(engine["engine"] == "wgpu" && engine["state"] == "missing", "{engine}");
         agent.stop()?;
-        // With nothing beside it, it is.
+        // Without another engine, it is.
         agent.config().set("engine.engines", vec!["wgpu"])?;
         let ended = agent.run(["run"])?;
         ensure!(ended.code == Some(9) && ended.stderr.contains("no GPU adapter fits"), "{ended:?}");

@@ -4,7 +4,7 @@
 //! The cases int64-square, int64-cast and gather-range of `shared/cases`, through an agent and its HTTP interface.
 //! Skipped without an adapter, including a software one.
 
-// Of the models that can be written with it, this file needs a few.
+// This file uses only a few of the models in that module.
 #[expect(dead_code, reason = "written for the engine's tests")]
 #[path = "../../../shared/engine/tests/support/model.rs"]
 mod onnx;

@@ -141,7 +141,7 @@ fn a_gpu_process_that_hangs_is_replaced_and_no_other_engine_waits_for_it() {
         for _time in 0..5 {
             expect(&agent, "on-ort", "ort")?;
         }
-        // Killed after the longest run and its grace; both models come back on the GPU.
+        // Killed after the longest run and its grace; both models return to the GPU.
         wait::until_true("digits is answered", || Ok(ask()?.status == 200))?;
         wait::until_true("another process runs", || Ok(host(&agent, "digits")?.is_some_and(|pid| pid != frozen)))?;
         expect(&agent, "second", "wgpu")?;

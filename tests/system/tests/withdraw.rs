@@ -19,7 +19,7 @@ fn a_number_that_no_device_took_is_free_again_for_other_content() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
         fleet.agent.stop()?;
-        // 20 in place of 2, pushed and offered while nobody is there.
+        // 20 instead of 2, pushed and offered while no device is connected.
         fleet.hub.push(ModelFolder::copy(site, "v2", 20)?.path(), &[])?.ok()?;
         ensure!(offered(&fleet.hub)? == Some(20), "the wrong number is offered");
         withdraw(&fleet.hub, 20)?.ok()?;
@@ -29,7 +29,7 @@ fn a_number_that_no_device_took_is_free_again_for_other_content() {
         fleet.hub.push(&catalog().join("v2"), &[])?.ok()?;
         fleet.agent.start()?;
         fleet.agent.wait_version("digits", 2)?;
-        // The number itself can be used for other content, and a restarted hub knows it so.
+        // The number itself can be reused for other content, also after a restart of the hub.
         let other = ModelFolder::copy(site, "v1", 20)?;
         fleet.hub.push(other.path(), &["--hold"])?.ok()?;
         fleet.hub.stop()?;
@@ -50,7 +50,7 @@ fn a_version_that_a_device_has_or_may_have_is_not_withdrawn() {
             let refused = withdraw(&fleet.hub, version)?;
             ensure!(refused.code != Some(0) && refused.stderr.contains("kitchen"), "{version}: {}", refused.stderr);
         }
-        // One that died while it fetched may have the version, although it never said so.
+        // A device that was killed during the fetch may have the version, although it never reported so.
         fleet.agent.stop()?;
         fleet.agent.env("SANDERLING_CRASH_AT", "manifest-stored");
         fleet.agent.start()?;
@@ -75,7 +75,7 @@ fn a_version_that_every_device_gave_up_is_withdrawn_and_its_number_works_with_go
         fleet.agent.config().set("models.digits.variant", "int8-qdq")?;
         fleet.agent.start()?;
         fleet.agent.wait_version("digits", 1)?;
-        // A version without the variant that this device is told to use.
+        // A version without the variant that this device is configured for.
         let bad = ModelFolder::copy(site, "v2", 5)?;
         bad.edit(|text| text.replacen("name = \"int8-qdq\"", "name = \"int8-other\"", 1))?;
         fleet.hub.push(bad.path(), &[])?.ok()?;

@@ -110,7 +110,7 @@ impl Test {
                 skipped.push(line.trim().to_owned());
             }
         }
-        // A binary that a driver brought down prints no result.
+        // A binary that crashed in a driver prints no result.
         let broke_off = matches!(ran, Ran::Ended { .. }) && !ran.is_well() && failed.is_empty();
         if broke_off {
             failed.push("(the binary broke off)".to_owned());

@@ -34,11 +34,11 @@ pub(super) fn run(folder: &Path, wanted: &str, time: Duration) -> Result<()> {
     let mut report = Report { build: build.trim().replace('\n', ", "), ..Report::default() };
     let count = u32::try_from(chosen.len()).unwrap_or(u32::MAX);
     for (at, adapter) in (0_u32..).zip(chosen) {
-        // What an adapter leaves over is the next one's.
+        // The next adapter may use the remaining time of an adapter.
         let left = time.saturating_sub(begun.elapsed()) / (count - at);
         report.adapters.push(check(&folder, adapter, left));
         report.seconds = begun.elapsed().as_secs_f64();
-        // Written after each adapter: a driver may take the machine down.
+        // Written after each adapter: a driver may crash the machine.
         report.write(&folder)?;
     }
     eprintln!("{}", folder.join("report.md").display());
@@ -100,7 +100,7 @@ fn check(folder: &Path, adapter: Value, time: Duration) -> Adapter {
     let networks = finish(&mut bench, folder, left);
     let read = fs::read(&rows).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     checked.bench = Bench { kernels, networks, rows: read.unwrap_or(Value::Null) };
-    // A later adapter must not find this one's.
+    // A later adapter must not read the cache of this one.
     if rows.exists() {
         drop(fs::remove_file(&rows));
     }
@@ -138,7 +138,7 @@ fn finish(command: &mut Command, folder: &Path, time: Duration) -> Ran {
 }
 
 fn started(command: &mut Command, folder: &Path, begun: Instant, time: Duration) -> Result<Ran> {
-    // A file, not a pipe: nobody has to read while the program runs.
+    // A file, not a pipe: no reader is needed while the program runs.
     let log: PathBuf = folder.join("output.log");
     let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
     let errors = file.try_clone().context("share the log")?;

@@ -100,7 +100,7 @@ fn against_wonnx(context: &Context, name: &str, rounds: u32) -> Result<Measured>
 
 fn against_kernels(context: &Context, name: &str, rounds: u32) -> Result<Measured> {
     let Network { session, request, .. } = Network::load(context, name)?;
-    // Both turns are of one session.
+    // Both contestants use the same session.
     let session = RefCell::new(session);
     let mut whole = || Ok(ask(&mut *session.borrow_mut(), &request)?.0);
     let mut kernels = || {

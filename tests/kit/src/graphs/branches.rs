@@ -66,7 +66,7 @@ fn side(b: &mut Builder, x: &Held) -> (GraphProto, Held) {
     let inner = b.values.split_off(held);
     let answer = inner.into_iter().rev().find(|y| y.dtype == DType::F32 && y.shape == x.shape);
     let answer = answer.unwrap_or_else(|| x.clone());
-    // The answer of a branch is made inside it.
+    // The output of a branch is computed inside it.
     let name = b.node("Identity", &[&answer.name], Vec::new());
     b.depth -= 1;
     let mut graph = std::mem::replace(&mut b.graph, outer);

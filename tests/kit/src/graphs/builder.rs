@@ -249,7 +249,7 @@ impl Builder {
         }
         let values = self.random.floats(shape.iter().product(), scale);
         let name = self.floats(shape, &values);
-        // A constant of a branch is not seen outside it, and its scale must fit the next reader.
+        // A constant of a branch is not visible outside it, and its scale must fit the next reader.
         if self.depth == 0 && scale <= 1.0 {
             self.weights.push((name.clone(), shape.to_vec()));
         }
@@ -303,7 +303,7 @@ impl Builder {
         let made: Vec<Held> = self.values[self.sources.len()..].to_vec();
         for held in &made {
             let last = !read.contains(&held.name);
-            // An inner value is an output as well now and then.
+            // Sometimes an inner value is also an output.
             if last || self.random.once_in(8) {
                 self.graph.output.push(info(&held.name, held.dtype, None));
                 noise = noise.max(held.noise);

@@ -214,7 +214,7 @@ fn prelu(b: &mut Builder) -> Option<()> {
 pub(super) fn softmax(b: &mut Builder) -> Option<()> {
     let x = b.choose_float(2)?;
     let op = b.random.pick(&["Softmax", "Softmax", "LogSoftmax"]);
-    // Before operator set 13 all axes from this one on are one.
+    // Before operator set 13, all axes from this one on are flattened into one.
     let axis = if b.opset < 13 { 1 } else { b.axis(&x)? };
     let attribute = int("axis", i64::try_from(axis).ok()?);
     let bound = if op == "Softmax" { 1.0 } else { 2.0 * x.bound + 10.0 };

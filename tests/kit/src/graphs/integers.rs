@@ -76,7 +76,8 @@ fn single(b: &mut Builder) -> Option<()> {
 }
 
 fn cast(b: &mut Builder) -> Option<()> {
-    // What a float beyond the target's range becomes is not defined, and a float after rounding may fall on either side.
+    // The conversion of a float beyond the target's range is undefined, and a float after rounding may fall on either
+    // side.
     let x = b.choose(|x| x.noise == Noise::Exact && x.elements() > 0)?;
     let to = match x.dtype {
         DType::F32 => b.random.pick(&[DType::I64, DType::I32, DType::Bool, DType::I8]),

@@ -134,7 +134,7 @@ fn normalise(b: &mut Builder) -> Option<()> {
     if b.opset >= 17 && b.random.once_in(2) {
         let length = *x.shape.last()?;
         let (scale, bias) = (around_one(b, &[length]), b.weight(&[length], 0.5));
-        // Of few numbers the variance may vanish, and then rounding errors are all that is left.
+        // With few numbers the variance may vanish, so that only rounding errors remain.
         let attributes = vec![int("axis", -1), float("epsilon", 0.1)];
         return b.apply("LayerNormalization", &[&x.name, &scale, &bias], attributes, &like, x.shape.clone(), 8.0);
     }

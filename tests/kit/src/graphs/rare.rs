@@ -50,7 +50,7 @@ fn resize(b: &mut Builder) -> Option<()> {
     let scales = b.floats(&[4], &[1.0, 1.0, scale, scale]);
     let attributes =
         vec![text("mode", mode), text("coordinate_transformation_mode", coordinates), text("nearest_mode", "floor")];
-    // Operator set 11 demands the regions.
+    // Operator set 11 requires the regions.
     let regions = if b.opset < 13 { b.floats(&[0], &[]) } else { String::new() };
     let shape = vec![x.shape[0], x.shape[1], x.shape[2] * times, x.shape[3] * times];
     b.apply("Resize", &[&x.name, &regions, &scales], attributes, &rounded(&x), shape, x.bound)

@@ -93,7 +93,7 @@ impl Device {
                 self.say(env, Up::Metadata);
                 None
             }
-            // What an earlier run has fetched is not fetched again.
+            // Parts that an earlier run has fetched are not fetched again.
             Step::Fetch { version } if self.disk.complete.contains(version) => Some(env.millis(1, 10)),
             Step::Fetch { version } => {
                 self.disk.partial.insert(*version);
@@ -132,7 +132,7 @@ impl Device {
     }
 
     pub(super) fn job_done(&mut self, env: &mut Env, number: u64, result: Result<(), FailureKind>) {
-        // An echo of a job that ended otherwise before.
+        // A late result of a job that ended otherwise before.
         let Some(job) = self.agent.job.take_if(|job| job.number == number) else { return };
         match result.and_then(|()| self.outcome(env, &job.step)) {
             Ok(event) => self.update(env, event),
@@ -190,7 +190,7 @@ impl Device {
         {
             self.disk.slots = slots.clone();
         }
-        // And now and then the file that was in use is damaged; one of two always survives.
+        // Sometimes the file that was in use is damaged; one of two always survives.
         if let (Some(active), Some(_)) = (&self.disk.slots.active, &self.disk.slots.previous)
             && env.chance(ROT)
         {

@@ -86,7 +86,7 @@ impl Hub {
 
     fn cancel_job(&mut self, job: JobId) {
         match self.admission.cancel(job) {
-            // Nobody will read its answer, and its worker says when it is done.
+            // Its response is no longer needed; the worker still reports its end.
             Cancelled::Queued | Cancelled::Running | Cancelled::Unknown => self.jobs.remove(&job),
         };
     }
