@@ -131,7 +131,7 @@ pub fn admin_client_roots(ca_pem: &str) -> Result<Vec<CertificateDer<'static>>, 
 /// # Errors
 /// Fails if the bytes are not a certificate.
 pub fn certificate_pem(der: &[u8]) -> Result<String, CertificateError> {
-    crate::certificate::Facts::read(der)?;
+    crate::certificate::CertificateFields::read(der)?;
     Ok(crate::certificate::chain_to_pem([der]))
 }
 
