@@ -48,7 +48,7 @@ fn what_a_request_claims_is_ignored() {
     let issued = ca.issue_device(csr.der(), &id(), Validity::from_now(DAY)).unwrap();
     let (_, leaf) = X509Certificate::from_der(&issued.chain_der[0]).unwrap();
     assert!(!leaf.is_ca());
-    assert_eq!(crate::certificate::Facts::read(&issued.chain_der[0]).unwrap().device, Ok(id()));
+    assert_eq!(crate::certificate::CertificateFields::read(&issued.chain_der[0]).unwrap().device, Ok(id()));
     assert!(!leaf.extended_key_usage().unwrap().unwrap().value.server_auth);
 }
 
