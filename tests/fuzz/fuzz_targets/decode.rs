@@ -1,5 +1,5 @@
-//! Feeds any bytes to the decoder of every message and of the join token. The same function runs on the stable
-//! compiler as properties, in `shared/protocol/tests/bounds.rs`.
+//! Fuzz target: the decoder of every message and of the join token. The same function runs on the stable compiler as
+//! properties, in `shared/protocol/tests/bounds.rs`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

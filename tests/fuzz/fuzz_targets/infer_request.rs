@@ -1,4 +1,4 @@
-//! Feeds any bytes to the parser of inference requests. The same function runs on the stable compiler as a property, in
+//! Fuzz target: the parser of inference requests. The same function runs on the stable compiler as a property, in
 //! `edge-agent/daemon/src/door/codec/request/tests.rs`, beside the comparison with a tree of JSON values.
 #![no_main]
 

@@ -1,6 +1,6 @@
-//! Feeds any bytes to what a daemon does with a model file before any device sees it: the pre-check, the reader, the passes,
-//! inference of shapes and a lowering without a device. The same entry runs on the stable compiler with spoilt copies of
-//! real models, in `shared/engine-wgpu/tests/hostile.rs`.
+//! Fuzz target: the steps of a daemon with a model file before any device is used: the pre-check, the reader, the
+//! passes, shape inference and a lowering without a device. The same entry runs on the stable compiler with damaged
+//! copies of real models, in `shared/engine-wgpu/tests/hostile.rs`.
 #![no_main]
 
 use engine::precheck::{self, ModelLimits};
