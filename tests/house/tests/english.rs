@@ -11,7 +11,7 @@ use house::tree;
 /// question word, percent of short ones, number of banned words in help and error texts.
 ///
 /// Numbers here only go down, and a crate that meets the limits leaves the list.
-const CEILINGS: [(&str, f64, f64, usize); 23] = [
+const CEILINGS: [(&str, f64, f64, usize); 10] = [
     ("cloud-hub/core", 19.2, 15.3, 0),
     ("cloud-hub/daemon", 10.8, 11.4, 18),
     ("edge-agent/core", 19.1, 12.9, 1),
@@ -19,26 +19,13 @@ const CEILINGS: [(&str, f64, f64, usize); 23] = [
     ("models/compress", 12.3, 6.7, 0),
     ("models/graph", 11.8, 15.4, 2),
     ("models/tools", 12.1, 19.9, 1),
-    ("shared/bundle", 15.7, 14.3, 2),
-    ("shared/config", 9.3, 6.6, 0),
-    ("shared/console", 8.0, 6.0, 0),
     ("shared/engine", 9.8, 11.7, 2),
     ("shared/engine-wgpu", 8.3, 7.4, 0),
     ("shared/onnx-functions", 6.0, 11.8, 0),
-    ("shared/protocol", 13.8, 9.9, 2),
-    ("shared/store", 9.1, 9.1, 1),
-    ("shared/telemetry", 7.2, 6.0, 0),
-    ("shared/transport", 16.2, 9.2, 0),
-    ("shared/types", 11.4, 17.1, 0),
-    ("tests/bench", 15.8, 6.3, 0),
-    ("tests/house", 7.1, 6.4, 0),
-    ("tests/kit", 6.2, 12.3, 0),
-    ("tests/sim", 14.6, 21.0, 0),
-    ("xtask", 11.0, 6.0, 2),
 ];
 
 /// Limits of all crates together, while [`CEILINGS`] is not empty.
-const SUM: Limits = Limits { questions: 11.5, shorts: 10.0, banned: 36 };
+const SUM: Limits = Limits { questions: 8.3, shorts: 8.0, banned: 29 };
 
 fn counts() -> BTreeMap<String, Counts> {
     let sources = tree::texts(".rs").unwrap();
