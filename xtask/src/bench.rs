@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use testkit::binaries::{ONNXRUNTIME_ENV, workspace};
-use testkit::tools::{COMPRESS_CORPUS_ENV, COMPRESS_PYTHON_ENV};
+use testkit::tools::{COMPRESS_CORPUS_ENV, COMPRESS_PYTHON_ENV, DELTA_PAIRS_ENV};
 
 use crate::{setup, vulkan};
 
@@ -36,6 +36,8 @@ enum Subject {
     Wgpu,
     /// Our compression against PyPI's onnxruntime.quantization: time, memory, size, outputs.
     Quantize,
+    /// Deltas between model files against zstd, xdelta3 and bsdiff: bytes, time to make and to apply.
+    Delta,
     /// The size that the wgpu engine adds to the agent's binary: two builds in the form that is shipped.
     Size,
     /// The cost of an engine in a child process against the same engine inside: time of a run, memory.
@@ -62,6 +64,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             let (python, corpus) = setup::compress_corpus(&workspace())?;
             cargo.arg("quantize").env(ONNXRUNTIME_ENV, setup::onnxruntime(setup::Arch::host()?)?);
             cargo.env(COMPRESS_PYTHON_ENV, python).env(COMPRESS_CORPUS_ENV, corpus);
+        }
+        Subject::Delta => {
+            cargo.arg("delta").env(DELTA_PAIRS_ENV, setup::delta_pairs(&workspace())?);
         }
         Subject::Size => {
             cargo.arg("size");

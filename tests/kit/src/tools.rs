@@ -28,6 +28,9 @@ pub const COMPRESS_CORPUS_ENV: &str = "SANDERLING_COMPRESS_CORPUS";
 /// available.
 pub const COMPRESS_FIELD_ENV: &str = "SANDERLING_COMPRESS_FIELD";
 
+/// Environment variable that names the folder of the pairs of model files for `cargo xtask bench delta`.
+pub const DELTA_PAIRS_ENV: &str = "SANDERLING_DELTA_PAIRS";
+
 /// Environment variable that enables tests that take minutes; set by `cargo xtask test --long`.
 pub const LONG_ENV: &str = "SANDERLING_TEST_LONG";
 
