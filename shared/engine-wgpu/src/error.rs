@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::ir::AttributeError;
-use crate::lower::Fault;
+use crate::lower::{Fault, Mismatch};
 
 /// One operator (in one form) that this engine cannot run, and where it stands first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -106,6 +106,15 @@ pub enum OpError {
     /// The values of a request have no answer: an index out of range, an integer over 32 bits.
     #[error("{0}")]
     Fault(Fault),
+    /// A kernel of this engine reads other numbers than are packed for it.
+    #[error("an error of this engine, please report it: the kernel {kernel:?}")]
+    Kernel {
+        /// Name of the kernel.
+        kernel: &'static str,
+        /// The difference.
+        #[source]
+        source: Mismatch,
+    },
 }
 
 impl OpError {

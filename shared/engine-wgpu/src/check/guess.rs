@@ -175,7 +175,11 @@ fn guesses(graph: &Graph) -> Vec<Sizes> {
 fn is_sure(guess: &Guess, at: usize, error: &OpError, others: &[Guess], open: bool) -> bool {
     let node = &guess.graph.nodes[at];
     match error {
-        OpError::Attribute(_) | OpError::Unsupported(_) | OpError::DataDependent(_) | OpError::Fault(_) => return true,
+        OpError::Attribute(_)
+        | OpError::Unsupported(_)
+        | OpError::DataDependent(_)
+        | OpError::Fault(_)
+        | OpError::Kernel { .. } => return true,
         OpError::Invalid(_) | OpError::TooLarge(_) if !open => return true,
         OpError::TooLarge(_) => return false,
         OpError::Invalid(_) => {}

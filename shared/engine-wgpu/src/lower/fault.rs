@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use super::{Access, Arg, Binding, KernelSource};
+use super::{Access, Arg, Binding, KernelSource, Params};
 
 /// A reason for which a run has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,15 +71,12 @@ fn node_word(node: usize, nodes: usize) -> u32 {
 }
 
 /// Binds the flag to a kernel that reports faults: before its last binding, which is the output.
-pub(super) fn bind(kernel: &mut KernelSource, args: &mut Vec<Arg>, params: &mut Vec<u32>, node: usize, nodes: usize) {
+pub(super) fn bind(kernel: &mut KernelSource, args: &mut Vec<Arg>, params: &mut Params, node: usize, nodes: usize) {
     if !kernel.body.contains(REPORT) {
         return;
     }
-    let at = params.len();
-    params.push(node_word(node, nodes));
-    kernel
-        .body
-        .push_str(&format!("fn report_fault(kind: u32) {{ atomicMax(&fault_flag[0], param({at}u) + kind); }}\n"));
+    *params = std::mem::take(params).word("fault_node", node_word(node, nodes));
+    kernel.body.push_str("fn report_fault(kind: u32) { atomicMax(&fault_flag[0], param.fault_node + kind); }\n");
     let flag = Binding { name: "fault_flag".to_owned(), access: Access::Raw("array<atomic<u32>>") };
     let last = kernel.bindings.len().saturating_sub(1);
     kernel.bindings.insert(last, flag);

@@ -129,7 +129,7 @@ pub struct KernelBuilder {
 }
 
 impl KernelBuilder {
-    /// Starts a kernel of that name. Params are read as `param(k)`, a `u32` each.
+    /// Starts a kernel of that name. Its text reads numbers by name, see [`super::Params`].
     #[must_use]
     pub fn new(label: &'static str) -> Self {
         Self { label, body: String::new(), bindings: Vec::new() }
@@ -163,10 +163,10 @@ impl KernelBuilder {
         KernelSource { label: self.label, body: self.body, bindings: self.bindings, output: None }
     }
 
-    /// Ends a kernel whose text defines `fn element(i: u32) -> T`, run for each of `param(0)` elements and stored in a
+    /// Ends a kernel whose text defines `fn element(i: u32) -> T`, run for each of `param.elements` elements and stored in a
     /// last binding `y` of this repr; each thread writes one word.
     ///
-    /// Launch it with [`element_groups`]; the element count must be the first param.
+    /// Launch it with [`element_groups`]; its params have the name `elements`.
     #[must_use]
     pub fn element(mut self, output: Repr) -> KernelSource {
         let store = match output {
@@ -174,13 +174,13 @@ impl KernelBuilder {
             Repr::I8x4 | Repr::U8x4 => {
                 "var packed = 0u;\n    for (var lane = 0u; lane < 4u; lane++) {\n        \
                  let i = word * 4u + lane;\n        \
-                 if (i < param(0u)) { packed = insertBits(packed, u32(element(i)), lane * 8u, 8u); }\n    }\n    \
+                 if (i < param.elements) { packed = insertBits(packed, u32(element(i)), lane * 8u, 8u); }\n    }\n    \
                  y[word - first_word()] = packed;"
             }
         };
         let words = match output.per_word() {
-            1 => "param(0u)",
-            _ => "(param(0u) + 3u) / 4u",
+            1 => "param.elements",
+            _ => "(param.elements + 3u) / 4u",
         };
         self.bindings.push(Binding { name: "y".to_owned(), access: Access::Raw(output.array()) });
         self.body.push_str(&format!(

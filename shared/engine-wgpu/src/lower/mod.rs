@@ -10,6 +10,7 @@ mod dispatch;
 mod fault;
 mod floats;
 mod kernel;
+mod params;
 mod repr;
 mod steps;
 mod weights;
@@ -21,6 +22,7 @@ pub use dispatch::{Arg, Dispatch, Effort, GROUPS_MAX, SOFTWARE_ROUNDS_MAX, Scrat
 pub use fault::Fault;
 pub use floats::{Floats, UNPACK_FOUR};
 pub use kernel::{Access, Binding, KernelBuilder, KernelSource, THREADS, element_groups, linear_groups, part_words};
+pub use params::{Mismatch, Params};
 pub use repr::Repr;
 pub use steps::{nested_steps, steps};
 pub use weights::{WeightId, WeightPool};
@@ -41,6 +43,8 @@ pub struct Lowering<'a> {
     known: &'a mut WeightPool,
     ranges: Ranges,
     node: usize,
+    /// First kernel of the node whose text and numbers do not fit together.
+    mismatch: Option<OpError>,
     /// Dispatches so far, in order.
     pub dispatches: Vec<Dispatch>,
     /// Words of each scratch space and the node it lives in.
@@ -68,6 +72,7 @@ impl<'a> Lowering<'a> {
             known,
             ranges: Ranges::of(graph, facts),
             node: 0,
+            mismatch: None,
             dispatches: Vec::new(),
             scratch: Vec::new(),
             aliases: HashMap::new(),
@@ -86,6 +91,9 @@ impl<'a> Lowering<'a> {
         }
         let first = self.dispatches.len();
         crate::ops::lower(node, self)?;
+        if let Some(mismatch) = self.mismatch.take() {
+            return Err(mismatch);
+        }
         self.dispatches[first..].iter().try_for_each(|dispatch| self.check(dispatch))
     }
 
@@ -238,13 +246,13 @@ impl<'a> Lowering<'a> {
         }
         let x = self.operand(root)?;
         let elements = self.facts.of(output).elements();
-        let count = u32::try_from(elements).map_err(|_wide| OpError::TooLarge(x.shape.clone()))?;
         let kernel = KernelBuilder::new("copy")
             .read("x", x.repr)
             .text(&format!("fn element(i: u32) -> {} {{ return load_x(i); }}", x.repr.wgsl()))
             .element(x.repr);
         let groups = element_groups(elements, x.repr);
-        self.dispatch(kernel, vec![x.arg, Arg::Value(output)], vec![count], groups, u64::from(count));
+        let numbers = Params::sizes([("elements", elements)])?;
+        self.dispatch(kernel, vec![x.arg, Arg::Value(output)], numbers, groups, elements as u64);
         Ok(())
     }
 
@@ -261,7 +269,7 @@ impl<'a> Lowering<'a> {
         &mut self,
         mut kernel: KernelSource,
         mut args: Vec<Arg>,
-        mut params: Vec<u32>,
+        mut params: Params,
         groups: [u32; 3],
         effort: impl Into<Effort>,
     ) {
@@ -278,6 +286,16 @@ impl<'a> Lowering<'a> {
         effort.rounds = effort.rounds.saturating_mul(u64::try_from(lanes).unwrap_or(1));
         let node = self.node;
         fault::bind(&mut kernel, &mut args, &mut params, node, self.graph.nodes.len());
+        for n in params.unread(&kernel.body) { eprintln!("UNREAD {} {n}", kernel.label); }
+        match params.resolve(&kernel.body) {
+            Ok(body) => kernel.body = body,
+            Err(source) => {
+                let error = OpError::Kernel { kernel: kernel.label, source };
+                self.mismatch.get_or_insert(error);
+                return;
+            }
+        }
+        let params = params.into_words();
         self.dispatches.push(Dispatch { kernel: Arc::new(kernel), args, params, groups, effort, part: 0, node });
     }
 }

@@ -6,11 +6,11 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
-use crate::lower::{self, Arg, Effort, KernelBuilder, Lowering, Operand, Repr, element_groups, linear_groups};
+use crate::lower::{self, Arg, Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups, linear_groups};
 use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Matrix, Product, volume};
-use crate::ops::shape::{broadcast_strides, param, params};
+use crate::ops::shape::{broadcast_strides, param};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("Attention", infer, lower)];
@@ -215,21 +215,30 @@ fn present(
         kernel = kernel.read("past", cached.repr);
         args.push(cached.arg);
         from_past =
-            "if (place < param(3u)) { return load_past((head * param(3u) + place) * param(1u) + i % param(1u)); }";
+            "if (place < param.past) { return load_past((head * param.past + place) * param.size + i % param.size); }";
     }
     args.push(arg);
     let kernel = kernel
         .text(&format!(
             "fn element(i: u32) -> f32 {{
-    let place = i / param(1u) % param(2u);
-    let head = i / param(1u) / param(2u);
+    let place = i / param.size % param.keys;
+    let head = i / param.size / param.keys;
     {from_past}
-    let at = head / param(4u) * param(5u) + head % param(4u) * param(6u) + (place - param(3u)) * param(7u);
-    return load_fresh(at + i % param(1u));
+    let at = head / param.kv_heads * param.batch_step + head % param.kv_heads * param.head_step + (place - param.past) * param.row_step;
+    return load_fresh(at + i % param.size);
 }}"
         ))
         .element(Repr::F32);
-    let numbers = params(&[total, size, past + length, past, kv_heads, kv_heads * length * size, step, row])?;
+    let numbers = Params::sizes([
+        ("elements", total),
+        ("size", size),
+        ("keys", past + length),
+        ("past", past),
+        ("kv_heads", kv_heads),
+        ("batch_step", kv_heads * length * size),
+        ("head_step", step),
+        ("row_step", row),
+    ])?;
     cx.dispatch(kernel, args, numbers, element_groups(total, Repr::F32), u64::from(param(total)?));
     let operand = Operand { arg, repr: Repr::F32, shape };
     Ok(sizes.matrix(&operand, true, kv_heads, past + length, size))
@@ -252,7 +261,7 @@ fn softmax(
     }
     let mut args = Vec::new();
     let mut kernel = KernelBuilder::new("attention_softmax");
-    let (mut text, mut before) = (String::new(), "i32(param(10u))".to_owned());
+    let (mut text, mut before) = (String::new(), "i32(param.past)".to_owned());
     let mut steps = vec![0; 4];
     let mut known = keys;
     if let Some(mask) = cx.optional_input(node, 3)? {
@@ -268,8 +277,8 @@ fn softmax(
         kernel = kernel.read("mask", mask.repr);
         args.push(mask.arg);
         text.push_str(
-            "if (key >= param(8u)) { return BARRED; }
-    let bias = load_mask(batch * param(5u) + head * param(6u) + query * param(7u) + key);\n    ",
+            "if (key >= param.mask_keys) { return BARRED; }
+    let bias = load_mask(batch * param.mask_batch + head * param.mask_head + query * param.mask_query + key);\n    ",
         );
         let fact = node.input(3).map(|id| cx.fact(id).dtype);
         text.push_str(if fact == Some(ElementType::Bool) {
@@ -285,7 +294,7 @@ fn softmax(
         kernel = kernel.read("lengths", lengths.repr);
         args.push(lengths.arg);
         text.push_str("if (i32(key) >= load_lengths(batch)) { return BARRED; }");
-        before = "load_lengths(batch) - i32(param(2u))".to_owned();
+        before = "load_lengths(batch) - i32(param.queries)".to_owned();
     }
     kernel = kernel.raw("p", "array<f32>");
     args.push(probabilities);
@@ -297,7 +306,7 @@ fn softmax(
             "qk[first + key] = score;"
         } else {
             // An infinity may not be written as a constant expression.
-            "qk[first + key] = select(value, bitcast<f32>(param(13u)), is_barred(value));"
+            "qk[first + key] = select(value, bitcast<f32>(param.infinity), is_barred(value));"
         };
     }
     let threads = if cx.tuning.workgroup_tiles { 64 } else { 8 };
@@ -313,7 +322,7 @@ fn softmax(
         if (!is_barred(value)) { part = exp(value - largest); }
         p[first + key] = part;
         sum += part;";
-    let walk = |body: &str| lower::steps("key", "param(3u)", keys, body);
+    let walk = |body: &str| lower::steps("key", "param.keys", keys, body);
     let (walk_scores, rounds) = walk(&scores);
     let text = include_str!("../wgsl/attention_softmax.wgsl")
         .replace("WALK_SCORES", &walk_scores)
@@ -324,12 +333,21 @@ fn softmax(
         .replace("THREADS", &threads.to_string());
     let window =
         |name: &str| -> Result<u32, OpError> { Ok(u32::try_from(node.attributes.int(name, -1)?).unwrap_or(u32::MAX)) };
-    let mut numbers = params(&[rows, heads, queries, keys])?;
-    numbers.push(node.attributes.float("softcap", 0.0)?.to_bits());
-    numbers.extend(params(&[steps[0], steps[1], steps[2], known])?);
-    numbers.push(u32::from(node.attributes.flag("is_causal", false)?));
-    numbers.push(param(past)?);
-    numbers.extend([window("left_window_size")?, window("right_window_size")?, f32::NEG_INFINITY.to_bits()]);
+    let numbers = Params::sizes([
+        ("rows", rows),
+        ("heads", heads),
+        ("queries", queries),
+        ("keys", keys),
+        ("mask_batch", steps[0]),
+        ("mask_head", steps[1]),
+        ("mask_query", steps[2]),
+        ("mask_keys", known),
+        ("past", past),
+    ])?;
+    let numbers = numbers.float("softcap", node.attributes.float("softcap", 0.0)?).float("infinity", f32::NEG_INFINITY);
+    let numbers = numbers.word("causal", u32::from(node.attributes.flag("is_causal", false)?));
+    let numbers = numbers.word("left_window", window("left_window_size")?);
+    let numbers = numbers.word("right_window", window("right_window_size")?);
     let work = u64::try_from(rows.saturating_mul(keys).saturating_mul(8)).unwrap_or(u64::MAX);
     let effort = Effort::looping(work, rounds.saturating_mul(3));
     cx.dispatch(kernel.text(&text).finish(), args, numbers, linear_groups(rows.div_ceil(threads)), effort);

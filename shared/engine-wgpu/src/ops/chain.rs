@@ -7,10 +7,10 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Attribute, ElementType, Node, OWN_DOMAIN};
-use crate::lower::{KernelBuilder, Lowering, Operand, element_groups};
+use crate::lower::{KernelBuilder, Lowering, Operand, Params, element_groups};
 use crate::ops::Rule;
 use crate::ops::epilogue::{activation, helpers};
-use crate::ops::shape::{broadcast, broadcast_strides, param, params, strides};
+use crate::ops::shape::{broadcast, broadcast_strides, strides};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("Chain", infer, lower).in_domain(OWN_DOMAIN)];
@@ -144,7 +144,7 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let y = cx.output(node, 0)?;
     let inputs: Vec<Operand> = (0..node.inputs.len()).map(|at| cx.input(node, at)).collect::<Result<_, _>>()?;
     let elements = y.elements();
-    let mut numbers = vec![param(elements)?];
+    let mut numbers = Params::sizes([("elements", elements)])?;
     let mut kernel = KernelBuilder::new("chain");
     let mut args = Vec::new();
     for (at, input) in inputs.iter().enumerate() {
@@ -165,24 +165,23 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
 }
 
 /// Loads every input at its own place: the element's where it has the answer's shape, by strides where it repeats.
-fn loads(inputs: &[Operand], shape: &[usize], numbers: &mut Vec<u32>) -> Result<String, OpError> {
+fn loads(inputs: &[Operand], shape: &[usize], numbers: &mut Params) -> Result<String, OpError> {
     let rank = shape.len();
     let repeats: Vec<usize> = (0..inputs.len()).filter(|&at| inputs[at].shape != shape).collect();
     let mut text = String::new();
     if !repeats.is_empty() && rank > 0 {
-        let first = numbers.len();
-        numbers.extend(params(&strides(shape))?);
+        numbers.extend(Params::new().list("stride", &strides(shape))?);
         text.push_str("    var rest = i;\n");
         let mut walk = String::new();
         for &at in &repeats {
-            let own = numbers.len();
-            numbers.extend(params(&broadcast_strides(&inputs[at].shape, shape))?);
+            let own = broadcast_strides(&inputs[at].shape, shape);
+            numbers.extend(Params::new().list(format!("x{at}_stride"), &own)?);
             text.push_str(&format!("    var at{at} = 0u;\n"));
-            walk.push_str(&format!(" at{at} += index * param({own}u + d);"));
+            walk.push_str(&format!(" at{at} += index * param.x{at}_stride[d];"));
         }
         text.push_str(&format!(
-            "    for (var d = 0u; d < {rank}u; d++) {{ let index = rest / param({first}u + d); \
-             rest = rest % param({first}u + d);{walk} }}\n"
+            "    for (var d = 0u; d < {rank}u; d++) {{ let index = rest / param.stride[d]; \
+             rest = rest % param.stride[d];{walk} }}\n"
         ));
     }
     for at in 0..inputs.len() {
@@ -197,10 +196,14 @@ fn loads(inputs: &[Operand], shape: &[usize], numbers: &mut Vec<u32>) -> Result<
 }
 
 /// `let sN = …;` with the names that expressions use.
-fn line(at: usize, step: &Step, numbers: &mut Vec<u32>) -> Option<String> {
+fn line(at: usize, step: &Step, numbers: &mut Params) -> Option<String> {
+    let mut count = 0;
     let mut number = |bits: u32| {
-        numbers.push(bits);
-        format!("bitcast<f32>(param({}u))", numbers.len() - 1)
+        let name = format!("number_{at}_{count}");
+        count += 1;
+        let text = format!("bitcast<f32>(param.{name})");
+        numbers.extend(Params::new().word(name, bits));
+        text
     };
     let mut place = |operand: &Place| match operand {
         Place::Input(at) => format!("i{at}"),

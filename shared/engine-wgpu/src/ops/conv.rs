@@ -16,11 +16,11 @@ mod winograd;
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Literal, Node, OWN_DOMAIN, ValueId};
-use crate::lower::{Arg, Effort, Floats, KernelBuilder, Lowering, Operand, Repr, element_groups, nested_steps};
+use crate::lower::{Arg, Effort, Floats, KernelBuilder, Lowering, Operand, Params, Repr, element_groups, nested_steps};
 use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Bias, Constant, Matrix, Product, groups_of, volume};
-use crate::ops::shape::{param, params};
+use crate::ops::shape::param;
 use crate::ops::window::{Window, three};
 
 /// The operators of this family.
@@ -244,12 +244,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) t
     let place = group + group_base();
     let col = place.x * 16u + thread.x;
     let row = place.y * 4u + thread.y;
-    if (row >= param(0u) || col >= param(1u)) { return; }
-    let at = (place.z * param(2u) + row * param(4u)) * param(3u) + col * param(5u);
-    y[(place.z * param(0u) + row) * param(1u) + col] = load_x(at);
+    if (row >= param.output[0] || col >= param.output[1]) { return; }
+    let at = (place.z * param.input[0] + row * param.stride[0]) * param.input[1] + col * param.stride[1];
+    y[(place.z * param.output[0] + row) * param.output[1] + col] = load_x(at);
 }";
     let kernel = KernelBuilder::new("pick").read("x", operands.x.repr).raw("y", "array<f32>").text(text).finish();
-    let numbers = params(&[&g.output[..], &g.input, &g.window.strides].concat())?;
+    let numbers =
+        Params::new().list("output", &g.output)?.list("input", &g.input)?.list("stride", &g.window.strides)?;
     let groups = [groups_of(g.output[1], 16)?, groups_of(g.output[0], 4)?, groups_of(planes, 1)?];
     cx.dispatch(kernel, vec![operands.x.arg, to], numbers, groups, u64::try_from(total).unwrap_or(u64::MAX));
     operands.x.arg = to;
@@ -269,25 +270,28 @@ fn lower_plain(cx: &mut Lowering<'_>, g: &Geometry, operands: Operands) -> Resul
         args.push(bias.arg);
         start = "load_bias(filter_at)";
     }
-    kernel = epilogue.add_to(kernel, 24, &mut args);
+    kernel = epilogue.add_to(kernel, &mut args);
     args.push(y.arg);
     let (k0, k1, k2) = (window.kernel[0], window.kernel[1], window.kernel[2]);
-    let tap = "let i2 = o2 * param(16u) + k2 * param(19u) - param(22u);
-                    if (i0 < param(8u) && i1 < param(9u) && i2 < param(10u)) {
-                        sum = fma(load_x(((base + i0) * param(9u) + i1) * param(10u) + i2), load_w(at_w + k2), sum);
+    let tap = "let i2 = o2 * param.stride[2] + k2 * param.dilation[2] - param.before[2];
+                    if (i0 < param.input[0] && i1 < param.input[1] && i2 < param.input[2]) {
+                        sum = fma(load_x(((base + i0) * param.input[1] + i1) * param.input[2] + i2), load_w(at_w + k2), sum);
                     }";
     let rows = g.channels_per_group.saturating_mul(k0).saturating_mul(k1);
-    let (walk, rounds) = nested_steps("k2", "param(13u)", rows, k2, tap);
+    let (walk, rounds) = nested_steps("k2", "param.taps[2]", rows, k2, tap);
     let rounds = rounds.saturating_add(g.channels_per_group.saturating_mul(k0 + 1));
     let text = include_str!("../wgsl/conv_plain.wgsl").replace("START", start).replace("WALK", &walk);
     let kernel = kernel.text(&text).element(Repr::F32);
     let elements = y.elements();
-    let mut numbers = params(&[elements, g.filters, g.filters_per_group, g.channels_per_group, g.channels])?;
-    let sizes = [three(&g.output, 1), three(&g.input, 1)];
-    let window = [window.kernel, window.strides, window.dilations, window.before];
-    numbers.extend(params(&[&sizes[..], &window[..]].concat().concat())?);
-    numbers.resize(24, 0);
-    numbers.extend(epilogue.params());
+    let numbers = Params::sizes([
+        ("elements", elements),
+        ("filters", g.filters),
+        ("group_filters", g.filters_per_group),
+        ("group_channels", g.channels_per_group),
+        ("channels", g.channels),
+    ])?;
+    let numbers = numbers.list("output", &three(&g.output, 1))?.list("input", &three(&g.input, 1))?;
+    let numbers = window.params(numbers, 3)?.and(epilogue.params());
     cx.dispatch(kernel, args, numbers, element_groups(elements, Repr::F32), Effort::looping(g.work(), rounds));
     Ok(())
 }
@@ -305,28 +309,21 @@ fn lower_tile(cx: &mut Lowering<'_>, g: &Geometry, operands: Operands) -> Result
         args.push(bias.arg);
         start = "+ load_bias(filter_at)";
     }
-    kernel = epilogue.add_to(kernel, 20, &mut args);
+    kernel = epilogue.add_to(kernel, &mut args);
     args.push(y.arg);
     let kernel = kernel
         .raw("y", "array<f32>")
         .text(&include_str!("../wgsl/conv_gather.wgsl").replace("START", start))
         .text(include_str!("../wgsl/matmul_tile.wgsl"));
-    let mut numbers = params(&[
-        g.filters_per_group,
-        g.pixels(),
-        g.terms(),
-        g.groups,
-        g.channels_per_group,
-        input[1],
-        input[2],
-        output[1],
-        output[2],
+    let numbers = Params::sizes([
+        ("group_filters", g.filters_per_group),
+        ("pixels", g.pixels()),
+        ("terms", g.terms()),
+        ("groups", g.groups),
+        ("group_channels", g.channels_per_group),
     ])?;
-    for pair in [&window.kernel, &window.strides, &window.dilations, &window.before] {
-        numbers.extend(params(&pair[1..])?);
-    }
-    numbers.resize(20, 0);
-    numbers.extend(epilogue.params());
+    let numbers = numbers.list("input", &input[1..])?.list("output", &output[1..])?;
+    let numbers = window.params(numbers, 2)?.and(epilogue.params());
     let groups = [groups_of(g.pixels(), 64)?, groups_of(g.filters_per_group, 64)?, groups_of(g.images * g.groups, 1)?];
     // Each of the 16 steps of a tile and the two passes that fetch it.
     let rounds = g.terms().div_ceil(16).saturating_mul(1 + 4 + 16);
@@ -376,7 +373,7 @@ fn packed_weights(
     let kernel = kernel
         .text(&format!(
             "fn element(i: u32) -> f32 {{
-    let lanes = param(1u); let terms = param(2u); let blocks = param(3u); let filters = param(4u);
+    let lanes = param.lanes; let terms = param.terms; let blocks = param.blocks; let filters = param.filters;
     let term = i / lanes % (terms + 1u);
     let block = i / lanes / (terms + 1u);
     let in_group = block % blocks * lanes + i % lanes;
@@ -387,7 +384,13 @@ fn packed_weights(
 }}"
         ))
         .element(Repr::F32);
-    let numbers = params(&[total, lanes, terms, blocks, filters])?;
+    let numbers = Params::sizes([
+        ("elements", total),
+        ("lanes", lanes),
+        ("terms", terms),
+        ("blocks", blocks),
+        ("filters", filters),
+    ])?;
     cx.dispatch(kernel, args, numbers, element_groups(total, Repr::F32), u64::from(param(total)?));
     Ok((to, Floats::Singles))
 }

@@ -4,11 +4,10 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Node, OWN_DOMAIN};
-use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Repr, element_groups, nested_steps};
+use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups, nested_steps};
 use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Constant, Matrix, Product, volume};
-use crate::ops::shape::params;
 use crate::ops::window::{SPATIAL_MAX, positive, three};
 
 /// The operators of this family; the own-domain form takes a residual and [`crate::ops::epilogue`]'s attributes.
@@ -120,7 +119,7 @@ const SMALL: usize = 64 * 1024;
 const BETWEEN_MAX: usize = 64 << 20;
 
 /// One term of what a tap adds when weights and pixels are multiplied on the spot.
-const MULTIPLY: &str = "sum = fma(load_x(at_x + c * volume), load_w(at_w + c * param(2u) * taps), sum);";
+const MULTIPLY: &str = "sum = fma(load_x(at_x + c * volume), load_w(at_w + c * param.group_filters * taps), sum);";
 
 /// What one tap adds when all products are there.
 const GATHER: &str = "sum += load_x((plane * taps + tap) * volume + spatial);";
@@ -145,11 +144,11 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let mut rounds = taps.saturating_mul(3);
     if !through_product {
         kernel = kernel.read("w", w.repr);
-        let (walk, inner) = nested_steps("c", "param(3u)", met, g.channels_per_group, MULTIPLY);
+        let (walk, inner) = nested_steps("c", "param.group_channels", met, g.channels_per_group, MULTIPLY);
         rounds = rounds.saturating_add(inner);
         tap = format!(
-            "let at_x = (image * param(4u) + first_channel) * volume + spatial;
-                let at_w = (first_channel * param(2u) + filter_at % param(2u)) * taps + tap;
+            "let at_x = (image * param.channels + first_channel) * volume + spatial;
+                let at_w = (first_channel * param.group_filters + filter_at % param.group_filters) * taps + tap;
 {walk}"
         );
     }
@@ -160,15 +159,21 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         start = "load_bias(filter_at)";
     }
     let epilogue = Epilogue::of(node, cx, 3)?;
-    kernel = epilogue.add_to(kernel, 23, &mut args);
+    kernel = epilogue.add_to(kernel, &mut args);
     args.push(y.arg);
     let text = include_str!("../wgsl/conv_transpose.wgsl").replace("START", start).replace("TAP", &tap);
     let kernel = kernel.text(&text).element(Repr::F32);
-    let mut numbers = params(&[elements, filters, g.filters_per_group, g.channels_per_group, g.channels])?;
-    let sizes = [three(&g.output, 1), three(&x.shape[2..], 1)];
-    let window = [three(&g.kernel, 1), three(&g.strides, 1), three(&g.dilations, 1), three(&g.before, 0)];
-    numbers.extend(params(&[&sizes[..], &window[..]].concat().concat())?);
-    numbers.extend(epilogue.params());
+    let numbers = Params::sizes([
+        ("elements", elements),
+        ("filters", filters),
+        ("group_filters", g.filters_per_group),
+        ("group_channels", g.channels_per_group),
+        ("channels", g.channels),
+    ])?;
+    let numbers = numbers.list("output", &three(&g.output, 1))?.list("input", &three(&x.shape[2..], 1))?;
+    let numbers = numbers.list("taps", &three(&g.kernel, 1))?.list("stride", &three(&g.strides, 1))?;
+    let numbers = numbers.list("dilation", &three(&g.dilations, 1))?.list("before", &three(&g.before, 0))?;
+    let numbers = numbers.and(epilogue.params());
     let terms = if through_product { 1 } else { g.channels_per_group };
     let work = u64::try_from(elements.saturating_mul(met).saturating_mul(terms)).unwrap_or(u64::MAX);
     cx.dispatch(kernel, args, numbers, element_groups(elements, Repr::F32), Effort::looping(work, rounds));

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
-use crate::lower::{Effort, KernelBuilder, Lowering, Operand, element_groups};
+use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Params, element_groups};
 use crate::ops::Rule;
 use crate::ops::elementwise::checked;
 use crate::ops::product::volume;
 use crate::ops::reduce::fold::Fold;
-use crate::ops::shape::{param, strides};
+use crate::ops::shape::strides;
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("Einsum", infer, lower)];
@@ -142,20 +142,20 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
             Operand { arg: cx.scratch(volume(&shape)?), repr: y.repr.unpacked(), shape }
         }
     };
-    let mut numbers = vec![param(sums.elements())?, param(terms)?, param(shares)?, param(share)?];
+    let mut numbers =
+        Params::sizes([("elements", sums.elements()), ("terms", terms), ("shares", shares), ("share", share)])?;
     let mut walks = [String::new(), String::new()];
     let count = operands.len();
     // Innermost first: each takes its index off the rest.
     for (at, &(label, size)) in equation.sizes.iter().enumerate().rev() {
-        let first = numbers.len();
-        numbers.push(param(size.max(1))?);
-        let mut walk = format!("    at = rest % param({first}u); rest = rest / param({first}u);\n");
+        numbers.extend(Params::new().size(format!("size_{at}"), size.max(1))?);
+        let mut walk = format!("    at = rest % param.size_{at}; rest = rest / param.size_{at};\n");
         for (of, (operand, labels)) in operands.iter().zip(&equation.operands).enumerate() {
             let own = strides(&operand.shape);
             let step: usize =
                 (0..labels.len()).filter(|&d| labels[d] == label && operand.shape[d] != 1).map(|d| own[d]).sum();
-            numbers.push(param(step)?);
-            walk.push_str(&format!("    at_{of} += at * param({}u);\n", first + 1 + of));
+            numbers.extend(Params::new().size(format!("step_{at}_{of}"), step)?);
+            walk.push_str(&format!("    at_{of} += at * param.step_{at}_{of};\n"));
         }
         walks[usize::from(at >= free)].push_str(&walk);
     }
@@ -181,9 +181,9 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let add = add.replace("TERM", &product);
     let text = format!(
         "fn element(i: u32) -> {wgsl} {{
-    var rest = i / param(2u); var at = 0u;
+    var rest = i / param.shares; var at = 0u;
 {}{outer}{keep}    var total = {wgsl}(0);
-    let begin = i % param(2u) * param(3u); let end = min(begin + param(3u), param(1u));
+    let begin = i % param.shares * param.share; let end = min(begin + param.share, param.terms);
     for (var tile = begin; tile < end; tile += 64u) {{
     var part = {wgsl}(0);
     for (var r = tile; r < min(tile + 64u, end); r++) {{

@@ -10,7 +10,7 @@
 
 use crate::error::OpError;
 use crate::ir::Node;
-use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Repr};
+use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Params, Repr};
 
 /// The WGSL expression of `x`, `alpha` and `beta` for an activation's ONNX name; `None` for names that are not fused.
 ///
@@ -60,9 +60,6 @@ pub(crate) struct Epilogue {
     residual_last: bool,
 }
 
-/// Params that [`Epilogue::params`] gives.
-pub(crate) const EPILOGUE_PARAMS: usize = 2;
-
 impl Epilogue {
     /// Does nothing.
     pub(crate) const NONE: Self =
@@ -96,14 +93,14 @@ impl Epilogue {
         })
     }
 
-    /// The numbers that the text reads from the param at `first`.
-    pub(crate) fn params(&self) -> [u32; EPILOGUE_PARAMS] {
-        [self.alpha.to_bits(), self.beta.to_bits()]
+    /// Returns the numbers that the text reads.
+    pub(crate) fn params(&self) -> Params {
+        Params::new().float("activation_alpha", self.alpha).float("activation_beta", self.beta)
     }
 
     /// Adds `fn epilogue(value: f32, at: u32) -> f32` to a kernel, `at` being the flat index in the output, and the
     /// residual's binding.
-    pub(crate) fn add_to(&self, kernel: KernelBuilder, first_param: usize, args: &mut Vec<Arg>) -> KernelBuilder {
+    pub(crate) fn add_to(&self, kernel: KernelBuilder, args: &mut Vec<Arg>) -> KernelBuilder {
         let mut kernel = kernel;
         let mut body = String::from("    var x = value;\n");
         let add = "    x = x + load_residual(at);\n";
@@ -115,10 +112,9 @@ impl Epilogue {
             }
         }
         if let Some(expression) = self.activation {
-            let (alpha, beta) = (first_param, first_param + 1);
             body.push_str(&format!(
-                "    let alpha = bitcast<f32>(param({alpha}u)); let beta = bitcast<f32>(param({beta}u));\n    \
-                 x = {expression};\n"
+                "    let alpha = bitcast<f32>(param.activation_alpha);
+    let beta = bitcast<f32>(param.activation_beta);\n    x = {expression};\n"
             ));
         }
         if self.residual.is_some() && self.residual_last {

@@ -3,10 +3,9 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
-use crate::lower::{KernelBuilder, Lowering, element_groups};
+use crate::lower::{KernelBuilder, Lowering, Params, element_groups};
 use crate::ops::Rule;
 use crate::ops::epilogue::{activation, helpers};
-use crate::ops::shape::param;
 
 const MICROSOFT: &str = "com.microsoft";
 
@@ -19,7 +18,7 @@ pub(super) const RULES: &[Rule] = &[
         .in_domain(MICROSOFT),
     Rule::device("FastGelu", infer, |node, cx| launch(node, cx, activation("GeluTanh").unwrap_or_default()))
         .in_domain(MICROSOFT),
-    Rule::device("QuickGelu", infer, |node, cx| launch(node, cx, "x / (1.0 + exp(-x * bitcast<f32>(param(2u))))"))
+    Rule::device("QuickGelu", infer, |node, cx| launch(node, cx, "x / (1.0 + exp(-x * bitcast<f32>(param.alpha)))"))
         .in_domain(MICROSOFT),
 ];
 
@@ -46,7 +45,7 @@ fn launch(node: &Node, cx: &mut Lowering<'_>, expression: &str) -> Result<(), Op
     if let Some(bias) = bias {
         kernel = kernel.read("bias", bias.repr);
         args.push(bias.arg);
-        argument = "load_x(i) + load_bias(i % param(1u))";
+        argument = "load_x(i) + load_bias(i % param.width)";
     }
     args.push(y.arg);
     let helpers = helpers(expression);
@@ -54,7 +53,8 @@ fn launch(node: &Node, cx: &mut Lowering<'_>, expression: &str) -> Result<(), Op
         .text(&format!("{helpers}fn element(i: u32) -> f32 {{ let x = {argument}; return {expression}; }}"))
         .element(y.repr);
     let width = y.shape.last().copied().unwrap_or(1);
-    let numbers = vec![param(elements)?, param(width)?, node.attributes.float("alpha", QUICK_ALPHA)?.to_bits()];
+    let numbers = Params::sizes([("elements", elements), ("width", width)])?;
+    let numbers = numbers.float("alpha", node.attributes.float("alpha", QUICK_ALPHA)?);
     cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), elements as u64);
     Ok(())
 }

@@ -3,11 +3,10 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs, Range};
 use crate::ir::{Attribute, ElementType, Literal, Node};
-use crate::lower::{Fault, KernelBuilder, Lowering, element_groups};
+use crate::lower::{Fault, KernelBuilder, Lowering, Params, element_groups};
 use crate::ops::Rule;
 use crate::ops::elementwise::checked;
 use crate::ops::movement::{fill, given, integers, on_host, product, size};
-use crate::ops::shape::{param, params};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[
@@ -150,7 +149,13 @@ fn lower_range(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         .element(y.repr);
     let elements = y.elements();
     let groups = element_groups(elements, y.repr);
-    cx.dispatch(kernel, vec![start.arg, delta.arg, y.arg], vec![param(elements)?], groups, elements as u64);
+    cx.dispatch(
+        kernel,
+        vec![start.arg, delta.arg, y.arg],
+        Params::sizes([("elements", elements)])?,
+        groups,
+        elements as u64,
+    );
     Ok(())
 }
 
@@ -202,13 +207,12 @@ fn lower_eye(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let kernel = KernelBuilder::new("eye_like")
         .text(&format!(
             "fn element(i: u32) -> {wgsl} {{
-    return {wgsl}(select(0u, 1u, i32(i % param(1u)) - i32(i / param(1u)) == i32(param(2u))));
+    return {wgsl}(select(0u, 1u, i32(i % param.columns) - i32(i / param.columns) == i32(param.diagonal)));
 }}"
         ))
         .element(y.repr);
     let elements = y.elements();
-    let mut numbers = params(&[elements, columns])?;
-    numbers.push(k.cast_unsigned());
+    let numbers = Params::sizes([("elements", elements), ("columns", columns)])?.signed("diagonal", k);
     cx.dispatch(kernel, vec![y.arg], numbers, element_groups(elements, y.repr), elements as u64);
     Ok(())
 }

@@ -3,11 +3,10 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
-use crate::lower::{KernelBuilder, Lowering, Repr, element_groups};
+use crate::lower::{KernelBuilder, Lowering, Params, Repr, element_groups};
 use crate::ops::Rule;
 use crate::ops::elementwise::same_float;
 use crate::ops::movement::size;
-use crate::ops::shape::params;
 
 /// The operators of this file.
 pub(super) const RULES: &[Rule] =
@@ -31,13 +30,14 @@ fn lower_scaler(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         .read("bias", Repr::F32)
         .text(
             "fn element(i: u32) -> f32 {
-    return load_x(i) * bitcast<f32>(param(3u)) + load_bias(i / param(1u) % param(2u));
+    return load_x(i) * bitcast<f32>(param.scale) + load_bias(i / param.inner % param.channels);
 }",
         )
         .element(y.repr);
     let elements = y.elements();
-    let mut numbers = params(&[elements, x.shape[2..].iter().product(), x.shape[1]])?;
-    numbers.push(node.attributes.float("scale", 1.0)?.to_bits());
+    let inner = x.shape[2..].iter().product();
+    let numbers = Params::sizes([("elements", elements), ("inner", inner), ("channels", x.shape[1])])?;
+    let numbers = numbers.float("scale", node.attributes.float("scale", 1.0)?);
     cx.dispatch(kernel, vec![x.arg, bias, y.arg], numbers, element_groups(elements, y.repr), elements as u64);
     Ok(())
 }
@@ -78,15 +78,23 @@ fn lower_crop(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         .read("x", x.repr)
         .text(
             "fn element(i: u32) -> f32 {
-    let rows = param(1u); let columns = param(2u);
+    let rows = param.rows; let columns = param.columns;
     let image = i / (rows * columns);
-    let row = i / columns % rows + param(5u); let column = i % columns + param(6u);
-    return load_x((image * param(3u) + row) * param(4u) + column);
+    let row = i / columns % rows + param.top; let column = i % columns + param.left;
+    return load_x((image * param.from_rows + row) * param.from_columns + column);
 }",
         )
         .element(y.repr);
     let elements = y.elements();
-    let numbers = params(&[elements, y.shape[2], y.shape[3], x.shape[2], x.shape[3], top, left])?;
+    let numbers = Params::sizes([
+        ("elements", elements),
+        ("rows", y.shape[2]),
+        ("columns", y.shape[3]),
+        ("from_rows", x.shape[2]),
+        ("from_columns", x.shape[3]),
+        ("top", top),
+        ("left", left),
+    ])?;
     cx.dispatch(kernel, vec![x.arg, y.arg], numbers, element_groups(elements, y.repr), elements as u64);
     Ok(())
 }

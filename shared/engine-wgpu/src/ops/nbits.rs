@@ -4,10 +4,9 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node, ValueId};
-use crate::lower::{Arg, Effort, KernelBuilder, Lowering};
+use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Params};
 use crate::ops::Rule;
 use crate::ops::product::{groups_of, padded_rows};
-use crate::ops::shape::params;
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("MatMulNBits", infer, lower).in_domain("com.microsoft")];
@@ -179,7 +178,13 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let threads = if cx.tuning.workgroup_tiles { 64 } else { 8 };
     let kernel = kernel.raw("y", "array<f32>").text(&text(sizes.bits, tile_rows, threads, bias)).finish();
     let words = sizes.block_bytes() / 4;
-    let numbers = params(&[rows, sizes.n, sizes.blocks(), words, pitch / 4])?;
+    let numbers = Params::sizes([
+        ("rows", rows),
+        ("columns", sizes.n),
+        ("blocks", sizes.blocks()),
+        ("words", words),
+        ("pitch", pitch / 4),
+    ])?;
     let groups = [groups_of(sizes.n, COLUMNS * threads)?, groups_of(rows, tile_rows)?, 1];
     let work = [rows, sizes.n, pitch].iter().fold(1_usize, |work, &size| work.saturating_mul(size));
     let effort = Effort::looping(u64::try_from(work).unwrap_or(u64::MAX), sizes.blocks().saturating_mul(words + 1));
@@ -187,34 +192,32 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     Ok(())
 }
 
-/// The entry point: a thread owns four columns and some rows.
-///
-/// Params: 0 rows, 1 columns, 2 blocks of a column, 3 words of a block, 4 vectors of a row of `a`.
+/// Returns the entry point: a thread owns four columns and some rows. `param.pitch` counts vectors of a row of `a`.
 fn text(bits: usize, rows: usize, threads: usize, bias: &str) -> String {
     let per_word = 32 / bits;
     let mask = (1_u32 << bits) - 1;
     let mut text = format!(
         "fn put(row: u32, col: u32, sum: f32) {{
-    if (row < param(0u) && col < param(1u)) {{ y[row * param(1u) + col] = sum + {bias}; }}
+    if (row < param.rows && col < param.columns) {{ y[row * param.columns + col] = sum + {bias}; }}
 }}
 @compute @workgroup_size({threads})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let place = group + group_base();
     let panel = place.x * {threads}u + lane;
     let row = place.y * {rows}u;
-    if (panel * {COLUMNS}u >= param(1u)) {{ return; }}
-    let last = param(0u) - 1u;
-    var ib = panel * param(2u) * param(3u);
+    if (panel * {COLUMNS}u >= param.columns) {{ return; }}
+    let last = param.rows - 1u;
+    var ib = panel * param.blocks * param.words;
     var k = 0u;\n"
     );
     for r in 0..rows {
-        text.push_str(&format!("    let a{r} = min(row + {r}u, last) * param(4u);\n    var s{r} = vec4<f32>();\n"));
+        text.push_str(&format!("    let a{r} = min(row + {r}u, last) * param.pitch;\n    var s{r} = vec4<f32>();\n"));
     }
     text.push_str(
-        "    for (var block = 0u; block < param(2u); block++) {
-        let scale = scales[panel * param(2u) + block];
-        let point = points[panel * param(2u) + block];
-        for (var word = 0u; word < param(3u); word++) {
+        "    for (var block = 0u; block < param.blocks; block++) {
+        let scale = scales[panel * param.blocks + block];
+        let point = points[panel * param.blocks + block];
+        for (var word = 0u; word < param.words; word++) {
             let q = b[ib];\n",
     );
     for quad in 0..per_word / 4 {

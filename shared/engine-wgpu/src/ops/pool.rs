@@ -3,10 +3,9 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
-use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Repr, element_groups, nested_steps};
+use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups, nested_steps};
 use crate::ops::Rule;
 use crate::ops::product::groups_of;
-use crate::ops::shape::params;
 use crate::ops::window::{SPATIAL_MAX, Window, positive, three};
 
 /// The operators of this family.
@@ -108,11 +107,9 @@ fn launch(
     // A global pool over more than three dimensions is one over their product.
     let output = if input.len() == window.kernel.len() && output.len() == input.len() { output } else { &[1] };
     let window = window.to_three();
-    let sizes = [three(output, 1), three(input, 1)];
-    let rest = [window.kernel, window.strides, window.dilations, window.before, window.after];
-    let taps: usize = rest[0].iter().product();
-    let mut numbers = params(&[elements, 0, 0, 0, 0])?;
-    numbers.extend(params(&[&sizes[..], &rest[..]].concat().concat())?);
+    let taps: usize = window.kernel.iter().product();
+    let numbers = Params::sizes([("elements", elements)])?.list("output", &three(output, 1))?;
+    let numbers = window.params(numbers.list("input", &three(input, 1))?, SPATIAL_MAX)?.list("after", &window.after)?;
     let work = u64::try_from(elements.saturating_mul(taps)).unwrap_or(u64::MAX);
     let effort = Effort::looping(work, rounds + k0);
     let (kernel, groups) = match row_groups(cx, y, &three(output, 1)) {
@@ -140,9 +137,9 @@ fn walk(rows: usize, taps: usize, tap: &str) -> (String, usize) {
 
 /// Finds an output's place by dividing.
 const BY_ELEMENTS: &str = "fn element(i: u32) -> ELEMENT {
-    let row = i / param(7u);
-    let slice = row / param(6u);
-    return pooled(slice / param(5u), slice % param(5u), row % param(6u), i % param(7u));
+    let row = i / param.output[2];
+    let slice = row / param.output[1];
+    return pooled(slice / param.output[0], slice % param.output[0], row % param.output[1], i % param.output[2]);
 }";
 
 /// A workgroup has outputs of a few rows: dividing is slow where a vector unit has none.
@@ -151,8 +148,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) t
     let place = group + group_base();
     let o2 = place.x * 16u + thread.x;
     let o1 = place.y * 4u + thread.y;
-    if (o2 >= param(7u) || o1 >= param(6u)) { return; }
-    y[(place.z * param(6u) + o1) * param(7u) + o2] = pooled(place.z, 0u, o1, o2);
+    if (o2 >= param.output[2] || o1 >= param.output[1]) { return; }
+    y[(place.z * param.output[1] + o1) * param.output[2] + o2] = pooled(place.z, 0u, o1, o2);
 }";
 
 /// Workgroups of [`BY_ROWS`]: for planes of one-word numbers that fill them.
@@ -212,8 +209,8 @@ fn lower_max(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
 
 /// The mean of a window.
 fn mean(include_padding: bool) -> Fold {
-    let counted = "if (i0 + param(20u) < n0 + param(20u) + param(23u) && i1 + param(21u) < n1 + param(21u) + param(24u) \
-                   && i2 + param(22u) < n2 + param(22u) + param(25u)) { count += 1.0; }";
+    let counted = "if (i0 + param.before[0] < n0 + param.before[0] + param.after[0] && i1 + param.before[1] < n1 + param.before[1] + param.after[1] \
+                   && i2 + param.before[2] < n2 + param.before[2] + param.after[2]) { count += 1.0; }";
     Fold {
         label: "pool_average",
         start: "var sum = 0.0; var count = 0.0;",

@@ -16,7 +16,8 @@ use tile::{Added, Lies, Threads, Tile};
 use crate::error::OpError;
 use crate::ir::{Literal, ValueId};
 use crate::lower::{
-    Arg, Effort, Floats, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, Tuning, UNPACK_FOUR, linear_groups, steps,
+    Arg, Effort, Floats, GROUPS_MAX, KernelBuilder, Lowering, Operand, Params, Repr, Tuning, UNPACK_FOUR,
+    linear_groups, steps,
 };
 use crate::ops::elementwise::checked;
 use crate::ops::epilogue::Epilogue;
@@ -136,9 +137,6 @@ pub(crate) struct Product {
 /// The functions that a checked product calls.
 const CHECKED: &str = "checked_add_i32(checked_mul_i32(checked_add_u32(checked_mul_u32(";
 
-/// First param of the batch dimensions: five for each (size, then strides of a, b, y, bias).
-const FIRST_BATCH_PARAM: usize = 19;
-
 impl Product {
     /// Adds the launches.
     ///
@@ -178,33 +176,30 @@ impl Product {
     }
 
     /// `first_col`: how many columns of the whole product are in front of this part of it.
-    fn params(&self, first_col: usize) -> Result<Vec<u32>, OpError> {
+    fn params(&self, first_col: usize) -> Result<Params, OpError> {
         let (beta, bias_row, bias_col) = self.bias.as_ref().map_or((0.0, 0, 0), |bias| (bias.beta, bias.row, bias.col));
-        let mut params = vec![
-            param(self.m)?,
-            param(self.n)?,
-            param(self.k)?,
-            param(self.a.row)?,
-            param(self.a.col)?,
-            param(self.b.row)?,
-            param(self.b.col)?,
-            self.alpha.to_bits(),
-            beta.to_bits(),
-            param(bias_row)?,
-            param(bias_col)?,
-            param(self.y_row)?,
-            param(self.a.offset)?,
-            param(self.b.offset)?,
-            param(self.batch_count())?,
-            param(first_col)?,
-            param(first_col * bias_col)?,
-        ];
-        params.extend(self.epilogue.params());
-        for (d, &size) in self.batch.iter().enumerate() {
-            let bias = self.bias.as_ref().map_or(0, |bias| bias.batch[d]);
-            for number in [size, self.a.batch[d], self.b.batch[d], self.y_batch[d], bias] {
-                params.push(param(number)?);
-            }
+        let sizes = Params::sizes([
+            ("m", self.m),
+            ("n", self.n),
+            ("k", self.k),
+            ("a_row", self.a.row),
+            ("a_col", self.a.col),
+            ("b_row", self.b.row),
+            ("b_col", self.b.col),
+            ("bias_row", bias_row),
+            ("bias_col", bias_col),
+            ("y_row", self.y_row),
+            ("a_offset", self.a.offset),
+            ("b_offset", self.b.offset),
+            ("batches", self.batch_count()),
+            ("first_column", first_col),
+            ("first_bias", first_col * bias_col),
+        ])?;
+        let mut params = sizes.float("alpha", self.alpha).float("beta", beta).and(self.epilogue.params());
+        params = params.list("batch", &self.batch)?.list("a_batch", &self.a.batch)?;
+        params = params.list("b_batch", &self.b.batch)?.list("y_batch", &self.y_batch)?;
+        if let Some(bias) = &self.bias {
+            params = params.list("bias_batch", &bias.batch)?;
         }
         Ok(params)
     }
@@ -217,36 +212,32 @@ impl Product {
         if let Some(bias) = &self.bias {
             kernel = kernel.read("bias", bias.operand.repr);
             args.push(bias.operand.arg);
-            load = "load_bias(at.w + row * param(9u) + col * param(10u))";
+            load = "load_bias(at.w + row * param.bias_row + col * param.bias_col)";
             add = match self.checked {
-                true => "value = checked_add_ONE(value, checked_mul_ONE(ONE(bitcast<f32>(param(8u))), bias));",
-                false => "value += ONE(bitcast<f32>(param(8u))) * bias;",
+                true => "value = checked_add_ONE(value, checked_mul_ONE(ONE(bitcast<f32>(param.beta)), bias));",
+                false => "value += ONE(bitcast<f32>(param.beta)) * bias;",
             };
         }
         let mut places = String::new();
         for d in (0..self.batch.len()).rev() {
-            let p = FIRST_BATCH_PARAM + 5 * d;
+            let bias = if self.bias.is_some() { format!("param.bias_batch[{d}]") } else { "0u".to_owned() };
             places.push_str(&format!(
-                "    index = rest % param({p}u); rest = rest / param({p}u);\n    at += index * vec4<u32>(param({}u), \
-                 param({}u), param({}u), param({}u));\n",
-                p + 1,
-                p + 2,
-                p + 3,
-                p + 4
+                "    index = rest % param.batch[{d}]; rest = rest / param.batch[{d}];\n    at += index * \
+                 vec4<u32>(param.a_batch[{d}], param.b_batch[{d}], param.y_batch[{d}], {bias});\n"
             ));
         }
         kernel = kernel.text(&format!(
-            "fn batch_at(batch: u32) -> vec4<u32> {{\n    var at = vec4<u32>(param(12u), param(13u), param(15u), param(16u));\n    \
+            "fn batch_at(batch: u32) -> vec4<u32> {{\n    var at = vec4<u32>(param.a_offset, param.b_offset, param.first_column, param.first_bias);\n    \
              var rest = batch; var index = 0u;\n{places}    return at;\n}}"
         ));
         let one = self.a.repr.wgsl();
         let put = if one == "f32" {
-            kernel = self.epilogue.add_to(kernel, 17, args);
-            "value = bitcast<f32>(param(7u)) * value; ADD\n    return epilogue(value, index);"
+            kernel = self.epilogue.add_to(kernel, args);
+            "value = bitcast<f32>(param.alpha) * value; ADD\n    return epilogue(value, index);"
         } else {
             match self.checked {
-                true => "value = checked_mul_ONE(ONE(bitcast<f32>(param(7u))), value); ADD\n    return value;",
-                false => "value = ONE(bitcast<f32>(param(7u))) * value; ADD\n    return value;",
+                true => "value = checked_mul_ONE(ONE(bitcast<f32>(param.alpha)), value); ADD\n    return value;",
+                false => "value = ONE(bitcast<f32>(param.alpha)) * value; ADD\n    return value;",
             }
         };
         let put = put.replace("ADD", add).replace("ONE", one);
@@ -271,27 +262,27 @@ fn finished(bias: {one}, index: u32, sum: {one}) -> {one} {{\n    var value = su
         args.push(self.y);
         let one = self.a.repr.wgsl();
         let factors = [
-            "load_a(at.x + row * param(3u) + k * param(4u))".to_owned(),
-            format!("{one}(load_b(at.y + k * param(5u) + col * param(6u)))"),
+            "load_a(at.x + row * param.a_row + k * param.a_col)".to_owned(),
+            format!("{one}(load_b(at.y + k * param.b_row + col * param.b_col))"),
         ];
         let term = match self.checked {
             true => format!("sum = checked_add_{one}(sum, checked_mul_{one}({}, {}));", factors[0], factors[1]),
             false => format!("sum += {} * {};", factors[0], factors[1]),
         };
-        let (sum, rounds) = steps("k", "param(2u)", self.k, &term);
+        let (sum, rounds) = steps("k", "param.k", self.k, &term);
         let kernel = kernel.text(&if self.checked { checked::needed_by(CHECKED) } else { String::new() });
         let kernel = kernel.raw("y", self.output_array()).text(&format!(
             "@compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let place = group + group_base();
     let i = (place.y * {GROUPS_MAX}u + place.x) * 64u + lane;
-    let of_one = param(0u) * param(1u);
-    if (i >= of_one * param(14u)) {{ return; }}
+    let of_one = param.m * param.n;
+    if (i >= of_one * param.batches) {{ return; }}
     let at = batch_at(i / of_one);
-    let row = (i % of_one) / param(1u);
-    let col = i % param(1u);
+    let row = (i % of_one) / param.n;
+    let col = i % param.n;
     var sum = {one}(0);
-{sum}    let index = at.z + row * param(11u) + col;
+{sum}    let index = at.z + row * param.y_row + col;
     y[index] = finished(bias_at(at, row, col), index, sum);
 }}"
         ));
@@ -308,18 +299,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let kernel = kernel
             .raw("y", "array<f32>")
             .text(
-                "fn fetch_a(batch: u32, row: u32, k: u32) -> f32 {
-    if (row >= param(0u) || k >= param(2u)) { return 0.0; }
-    return load_a(batch_at(batch).x + row * param(3u) + k * param(4u));
+                "fn terms() -> u32 { return param.k; }
+fn fetch_a(batch: u32, row: u32, k: u32) -> f32 {
+    if (row >= param.m || k >= param.k) { return 0.0; }
+    return load_a(batch_at(batch).x + row * param.a_row + k * param.a_col);
 }
 fn fetch_b(batch: u32, k: u32, col: u32) -> f32 {
-    if (col >= param(1u) || k >= param(2u)) { return 0.0; }
-    return load_b(batch_at(batch).y + k * param(5u) + col * param(6u));
+    if (col >= param.n || k >= param.k) { return 0.0; }
+    return load_b(batch_at(batch).y + k * param.b_row + col * param.b_col);
 }
 fn put(batch: u32, row: u32, col: u32, sum: f32) {
-    if (row >= param(0u) || col >= param(1u)) { return; }
+    if (row >= param.m || col >= param.n) { return; }
     let at = batch_at(batch);
-    let index = at.z + row * param(11u) + col;
+    let index = at.z + row * param.y_row + col;
     y[index] = finished(bias_at(at, row, col), index, sum);
 }",
             )

@@ -6,10 +6,10 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Literal, Node};
-use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Repr, element_groups};
+use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
 use crate::ops::Rule;
 use crate::ops::product::volume;
-use crate::ops::shape::{axis, params};
+use crate::ops::shape::axis;
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("Resize", infer, lower), Rule::device("Upsample", infer, lower)];
@@ -382,14 +382,14 @@ fn along(
     let element = to.repr.wgsl();
     let sum = if element == "f32" {
         "var sum = 0.0;
-    for (var tap = 0u; tap < param(4u); tap++) {
+    for (var tap = 0u; tap < param.taps; tap++) {
         let weight = bitcast<f32>(load_table(first + 2u * tap + 1u));
         // A weight of zero must not spread an infinity.
-        if (weight != 0.0) { sum += weight * load_x((base + load_table(first + 2u * tap)) * param(3u) + inner); }
+        if (weight != 0.0) { sum += weight * load_x((base + load_table(first + 2u * tap)) * param.inner + inner); }
     }
     return sum;"
     } else {
-        "return load_x((base + load_table(first)) * param(3u) + inner);"
+        "return load_x((base + load_table(first)) * param.inner + inner);"
     };
     let text = include_str!("../wgsl/resize_axis.wgsl").replace("SUM", sum).replace("ELEMENT", element);
     let kernel =
@@ -397,8 +397,9 @@ fn along(
     let elements = to.elements();
     let inner = from.shape.get(at + 1..).unwrap_or_default().iter().product();
     let (size_to, size_from) = (to.shape.get(at).copied().unwrap_or(1), from.shape.get(at).copied().unwrap_or(1));
-    let mut numbers = params(&[elements, size_to, size_from, inner, taps])?;
-    numbers.push(extrapolation.to_bits());
+    let sizes =
+        [("elements", elements), ("place_count", size_to), ("input", size_from), ("inner", inner), ("taps", taps)];
+    let numbers = Params::sizes(sizes)?.float("outside", extrapolation);
     let work = u64::try_from(elements.saturating_mul(taps)).unwrap_or(u64::MAX);
     let effort = Effort::looping(work, taps);
     cx.dispatch(kernel, vec![from.arg, table, to.arg], numbers, element_groups(elements, to.repr), effort);

@@ -6,11 +6,11 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Attribute, ElementType, Node};
-use crate::lower::{Arg, Effort, KernelBuilder, KernelSource, Lowering, Operand, Repr, linear_groups};
+use crate::lower::{Arg, Effort, KernelBuilder, KernelSource, Lowering, Operand, Params, Repr, linear_groups};
 use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Constant, Matrix, Product, volume};
-use crate::ops::shape::{param, params};
+use crate::ops::shape::param;
 
 mod activation;
 mod lengths;
@@ -152,12 +152,11 @@ impl Layer {
         for at in 0..each {
             text.push_str(&format!("fn activation_{at}(d: u32, x: f32) -> f32 {{\n"));
             for d in 0..self.directions {
-                let place = FIRST_ACTIVATION_PARAM + 2 * (d * each + at);
-                let expression = self.activations[d * each + at].expression;
+                let own = d * each + at;
+                let expression = self.activations[own].expression;
                 text.push_str(&format!(
-                    "    if (d == {d}u) {{ let alpha = bitcast<f32>(param({place}u)); let beta = \
-                     bitcast<f32>(param({}u)); return {expression}; }}\n",
-                    place + 1
+                    "    if (d == {d}u) {{ let alpha = bitcast<f32>(param.alpha[{own}]); let beta = \
+                     bitcast<f32>(param.beta[{own}]); return {expression}; }}\n"
                 ));
             }
             text.push_str("    return x;\n}\n");
@@ -165,19 +164,25 @@ impl Layer {
         text
     }
 
-    fn numbers(&self, step: usize, from: usize) -> Result<Vec<u32>, OpError> {
-        let mut numbers = params(&[self.state()?, self.hidden, self.batch, self.directions, self.steps, step, from])?;
-        numbers.extend([self.clip.to_bits(), u32::from(self.batch_first), u32::from(self.reverse)]);
-        for activation in &self.activations {
-            numbers.extend([activation.alpha.to_bits(), activation.beta.to_bits()]);
-        }
-        Ok(numbers)
+    /// Returns the numbers of a step; `from` is the place of the old state, 0 or 1.
+    fn numbers(&self, step: usize, from: usize) -> Result<Params, OpError> {
+        let numbers = Params::sizes([
+            ("state", self.state()?),
+            ("hidden", self.hidden),
+            ("batch", self.batch),
+            ("directions", self.directions),
+            ("steps", self.steps),
+            ("step", step),
+            ("old_state", from),
+        ])?;
+        let numbers = numbers.float("clip", self.clip).word("batch_first", u32::from(self.batch_first));
+        let bits = |number: fn(&Activation) -> f32| -> Vec<u32> {
+            self.activations.iter().map(|activation| number(activation).to_bits()).collect()
+        };
+        let numbers = numbers.words("alpha", &bits(|one| one.alpha)).words("beta", &bits(|one| one.beta));
+        Ok(numbers.word("reverse", u32::from(self.reverse)))
     }
 }
-
-/// Params before it: 0 elements of a state, 1 hidden, 2 batch, 3 directions, 4 steps, 5 step, 6 place of the old state (0 or
-/// 1), 7 clip, 8 whether the batch comes first, 9 whether the only direction is backwards.
-const FIRST_ACTIVATION_PARAM: usize = 10;
 
 fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     Ok(Layer::of(node, inputs)?.outputs(inputs.at(0)?.dtype))
@@ -334,9 +339,9 @@ fn move_state(
     into_scratch: bool,
 ) -> Result<(), OpError> {
     let total = layer.state()?;
-    let turned = "((i / param(1u) % param(2u)) * param(3u) + i / param(1u) / param(2u)) * param(1u) + i % param(1u)";
+    let turned = "((i / param.hidden % param.batch) * param.directions + i / param.hidden / param.batch) * param.hidden + i % param.hidden";
     let outside = if layer.batch_first { turned } else { "i" };
-    let (read, write) = if into_scratch { (outside, "i") } else { ("param(4u) + i", outside) };
+    let (read, write) = if into_scratch { (outside, "i") } else { ("param.offset + i", outside) };
     let value = if from.is_some() { format!("load_x({read})") } else { "0.0".to_owned() };
     let mut kernel = KernelBuilder::new("rnn_state");
     let mut args = Vec::new();
@@ -351,12 +356,18 @@ fn move_state(
             "@compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let i = (group.y * 65535u + group.x) * 64u + lane;
-    if (i >= param(0u)) {{ return; }}
+    if (i >= param.elements) {{ return; }}
     y[{write}] = {value};
 }}"
         ))
         .finish();
-    let numbers = params(&[total, layer.hidden, layer.batch, layer.directions, offset])?;
+    let numbers = Params::sizes([
+        ("elements", total),
+        ("hidden", layer.hidden),
+        ("batch", layer.batch),
+        ("directions", layer.directions),
+        ("offset", offset),
+    ])?;
     cx.dispatch(kernel, args, numbers, linear_groups(total.div_ceil(64)), u64::from(param(total)?));
     Ok(())
 }
@@ -387,22 +398,22 @@ fn step_kernel(layer: &Layer, tensors: &Tensors, phase: usize) -> (KernelSource,
         kernel = kernel.read("bias", Repr::F32);
         args.push(arg);
         bias = format!(
-            "let at = (d * {}u + gate) * param(1u) + unit; return vec2<f32>(load_bias(at), load_bias(at + {gates}u * \
-             param(1u)));",
+            "let at = (d * {}u + gate) * param.hidden + unit; return vec2<f32>(load_bias(at), load_bias(at + {gates}u * \
+             param.hidden));",
             2 * gates
         );
     }
-    let mut length = "param(4u)";
+    let mut length = "param.steps";
     if let Some((arg, repr)) = tensors.lengths {
         kernel = kernel.read("lengths", repr);
         args.push(arg);
-        length = "min(u32(max(load_lengths(b), 0)), param(4u))";
+        length = "min(u32(max(load_lengths(b), 0)), param.steps)";
     }
     let mut peephole = "return 0.0;";
     if let Some(arg) = tensors.peepholes {
         kernel = kernel.read("peepholes", Repr::F32);
         args.push(arg);
-        peephole = "return load_peepholes((d * 3u + gate) * param(1u) + unit);";
+        peephole = "return load_peepholes((d * 3u + gate) * param.hidden + unit);";
     }
     kernel = kernel.raw("states", "array<f32>").raw("cells", "array<f32>");
     args.extend([tensors.hidden, tensors.cell]);
@@ -415,21 +426,21 @@ fn step_kernel(layer: &Layer, tensors: &Tensors, phase: usize) -> (KernelSource,
     let sums: String = (0..gates)
         .map(|gate| {
             format!(
-                "        r{gate} += h * recurrent[((d * {gates}u + {gate}u) * param(1u) + unit) * param(1u) + k];\n"
+                "        r{gate} += h * recurrent[((d * {gates}u + {gate}u) * param.hidden + unit) * param.hidden + k];\n"
             )
         })
         .collect();
     let gather: String = (0..gates)
         .map(|gate| {
             format!(
-                "    let x{gate} = gates[at_x + {gate}u * param(1u)]; let bias{gate} = bias_of(d, {gate}u, unit);\n"
+                "    let x{gate} = gates[at_x + {gate}u * param.hidden]; let bias{gate} = bias_of(d, {gate}u, unit);\n"
             )
         })
         .collect();
     let starts: String = (0..gates).map(|gate| format!("    var r{gate} = 0.0;\n")).collect();
     let source = match (layer.cell, phase) {
         // The last product of a GRU takes the hidden state after the reset gate.
-        (Cell::Gru { linear_before_reset: false }, 1) => "cells[param(0u) + state_at + k]",
+        (Cell::Gru { linear_before_reset: false }, 1) => "cells[param.state + state_at + k]",
         (_, _) if tensors.rounds_states => "rounded(states[old + k], d)",
         (_, _) => "states[old + k]",
     };
@@ -476,7 +487,7 @@ fn body(cell: Cell, phase: usize) -> String {
         (Cell::Gru { linear_before_reset: false }, 0) => {
             "cells[state_at + unit] = activation_0(d, clipped(x0 + r0 + bias0.x + bias0.y));
     let r = activation_0(d, clipped(x1 + r1 + bias1.x + bias1.y));
-    cells[param(0u) + state_at + unit] = r * states[old + unit];"
+    cells[param.state + state_at + unit] = r * states[old + unit];"
                 .to_owned()
         }
         (Cell::Gru { linear_before_reset: false }, _) => "let z = cells[state_at + unit];

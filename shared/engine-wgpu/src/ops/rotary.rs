@@ -3,9 +3,8 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs, Range};
 use crate::ir::Node;
-use crate::lower::{Fault, KernelBuilder, Lowering, Repr, element_groups};
+use crate::lower::{Fault, KernelBuilder, Lowering, Params, Repr, element_groups};
 use crate::ops::Rule;
-use crate::ops::shape::params;
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[
@@ -78,12 +77,12 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
             if positions.elements() == 1 && !node.domain.is_empty() {
                 "u32(load_positions(0u)) + place"
             } else if positions.elements() == batch * length {
-                "u32(load_positions(batch * param(3u) + place))"
+                "u32(load_positions(batch * param.length + place))"
             } else {
                 return Err(OpError::invalid(format!("positions of shape {:?}", positions.shape)));
             }
         }
-        None if cos.elements() == batch * length * turned / 2 => "batch * param(3u) + place",
+        None if cos.elements() == batch * length * turned / 2 => "batch * param.length + place",
         None => return Err(OpError::invalid("without positions its caches must have a row for each place")),
     };
     args.push(y.arg);
@@ -98,7 +97,7 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let check = match known {
         true => String::new(),
         // A negative position is a very large row.
-        false => format!("if (row >= param(5u)) {{ {} }}", Fault::Index.report()),
+        false => format!("if (row >= param.rows) {{ {} }}", Fault::Index.report()),
     };
     let (index, pair) = if node.attributes.flag("interleaved", false)? {
         ("feature / 2u", "select(i - 1u, i + 1u, feature % 2u == 0u)")
@@ -107,26 +106,36 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     };
     let first = if pair.contains("% 2u") { "feature % 2u == 0u" } else { "feature < half" };
     // In [batch, heads, length, size] the place runs inside the heads, in [batch, length, hidden] outside.
-    let place_of =
-        if x.shape.len() == 4 { "i / param(1u) % param(3u)" } else { "i / param(1u) / param(4u) % param(3u)" };
+    let place_of = if x.shape.len() == 4 {
+        "i / param.size % param.length"
+    } else {
+        "i / param.size / param.heads % param.length"
+    };
     let text = format!(
         "fn element(i: u32) -> f32 {{
-    let feature = i % param(1u);
+    let feature = i % param.size;
     let x = load_x(i);
-    if (feature >= param(2u)) {{ return x; }}
-    let half = param(2u) / 2u;
+    if (feature >= param.turned) {{ return x; }}
+    let half = param.turned / 2u;
     let place = {place_of};
-    let batch = i / (param(1u) * param(3u) * param(4u));
+    let batch = i / (param.size * param.length * param.heads);
     let row = {place};
     {check}
-    let at = min(row, param(5u) - 1u) * half + {index};
+    let at = min(row, param.rows - 1u) * half + {index};
     let other = load_x({pair});
     let sign = select(1.0, -1.0, {first});
     return load_cos(at) * x + sign * load_sin(at) * other;
 }}"
     );
     let elements = y.elements();
-    let numbers = params(&[elements, size, turned, length, heads, rows])?;
+    let numbers = Params::sizes([
+        ("elements", elements),
+        ("size", size),
+        ("turned", turned),
+        ("length", length),
+        ("heads", heads),
+        ("rows", rows),
+    ])?;
     let work = u64::try_from(elements).unwrap_or(u64::MAX);
     cx.dispatch(kernel.text(&text).element(Repr::F32), args, numbers, element_groups(elements, Repr::F32), work);
     Ok(())

@@ -3,9 +3,8 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs, Range};
 use crate::ir::Node;
-use crate::lower::{Effort, Fault, KernelBuilder, Lowering, Repr, element_groups};
+use crate::lower::{Effort, Fault, KernelBuilder, Lowering, Params, Repr, element_groups};
 use crate::ops::Rule;
-use crate::ops::shape::{param, params};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] =
@@ -97,8 +96,9 @@ fn lower_grid(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         KernelBuilder::new("grid_sample").read("x", x.repr).read("grid", grid.repr).text(&text).element(Repr::F32);
     let spatial = if planar { [1, x.shape[2], x.shape[3]] } else { [x.shape[2], x.shape[3], x.shape[4]] };
     let outputs: usize = y.shape[2..].iter().product();
-    let mut numbers = params(&[elements, x.shape[1], spatial[0], spatial[1], spatial[2], outputs])?;
-    numbers.push(u32::from(attributes.flag("align_corners", false)?));
+    let numbers = Params::sizes([("elements", elements), ("channels", x.shape[1]), ("outputs", outputs)])?;
+    let aligned = u32::from(attributes.flag("align_corners", false)?);
+    let numbers = numbers.list("input", &spatial)?.word("aligned", aligned);
     let work = u64::try_from(elements.saturating_mul(32)).unwrap_or(u64::MAX);
     cx.dispatch(kernel, vec![x.arg, grid.arg, y.arg], numbers, element_groups(elements, Repr::F32), work);
     Ok(())
@@ -161,7 +161,7 @@ fn lower_roi(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let images = i64::try_from(x.shape[0]).unwrap_or(i64::MAX);
     let outside = match cx.input_range(node, 2).within(Range::new(0, images - 1)) {
         true => String::new(),
-        false => format!("if (image >= param(11u)) {{ {} }}", Fault::Index.report()),
+        false => format!("if (image >= param.images) {{ {} }}", Fault::Index.report()),
     };
     let text = include_str!("../wgsl/roi_align.wgsl")
         .replace("RESULT", result)
@@ -173,12 +173,19 @@ fn lower_roi(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         .read("batches", batches.repr)
         .text(&text)
         .element(Repr::F32);
-    let mut numbers = params(&[elements, y.shape[2], y.shape[3], x.shape[1], x.shape[2], x.shape[3], samples])?;
-    numbers.push(attributes.float("spatial_scale", 1.0)?.to_bits());
-    numbers.push(if half_pixel { 0.5_f32 } else { 0.0 }.to_bits());
-    numbers.push(u32::from(half_pixel));
-    numbers.push(f32::NAN.to_bits());
-    numbers.push(param(x.shape[0])?);
+    let numbers = Params::sizes([
+        ("elements", elements),
+        ("out_rows", y.shape[2]),
+        ("out_columns", y.shape[3]),
+        ("channels", x.shape[1]),
+        ("rows", x.shape[2]),
+        ("columns", x.shape[3]),
+        ("samples", samples),
+        ("images", x.shape[0]),
+    ])?;
+    let numbers = numbers.float("scale", attributes.float("spatial_scale", 1.0)?).float("nan", f32::NAN);
+    let numbers =
+        numbers.float("shift", if half_pixel { 0.5 } else { 0.0 }).word("small_allowed", u32::from(half_pixel));
     let work = elements.saturating_mul(16 * samples.max(2).pow(2));
     // As many as pixels: the kernel itself knows how many are too many.
     let most = if samples == 0 { ADAPTIVE_MAX } else { samples };

@@ -55,11 +55,3 @@ pub(crate) fn axis(axis: i64, rank: usize) -> Result<usize, OpError> {
 pub(crate) fn param(value: usize) -> Result<u32, OpError> {
     u32::try_from(value).map_err(|_wide| OpError::unsupported(format!("{value} does not fit the device's 32 bits")))
 }
-
-/// Several `usize` as params.
-///
-/// # Errors
-/// [`OpError::Unsupported`] over 32 bits.
-pub(crate) fn params(values: &[usize]) -> Result<Vec<u32>, OpError> {
-    values.iter().copied().map(param).collect()
-}

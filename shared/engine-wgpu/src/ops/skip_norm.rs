@@ -4,9 +4,8 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
-use crate::lower::{Effort, GROUPS_MAX, KernelBuilder, Lowering, linear_groups};
+use crate::lower::{Effort, GROUPS_MAX, KernelBuilder, Lowering, Params, linear_groups};
 use crate::ops::Rule;
-use crate::ops::shape::param;
 
 const MICROSOFT: &str = "com.microsoft";
 
@@ -102,11 +101,11 @@ fn launch(node: &Node, cx: &mut Lowering<'_>, form: &Form) -> Result<(), OpError
         args.push(cx.place(id).arg);
         keep = "sums[begin + c] = value(begin, c);";
     }
-    let mean = if form.centred { "total(lane, part) / f32(param(1u))" } else { "0.0" };
+    let mean = if form.centred { "total(lane, part) / f32(param.width)" } else { "0.0" };
     let threads = cx.tuning.row_threads(width);
     let text = format!(
         "var<workgroup> parts: array<f32, THREADS>;
-fn value(begin: u32, c: u32) -> f32 {{ return load_x(begin + c) + load_skip((begin + c) % param(2u)){added}; }}
+fn value(begin: u32, c: u32) -> f32 {{ return load_x(begin + c) + load_skip((begin + c) % param.skips){added}; }}
 fn total(lane: u32, part: f32) -> f32 {{
     parts[lane] = part;
     workgroupBarrier();
@@ -122,15 +121,15 @@ fn total(lane: u32, part: f32) -> f32 {{
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let place = group + group_base();
     let row = place.y * {GROUPS_MAX}u + place.x;
-    let begin = min(row, param(0u) - 1u) * param(1u);
+    let begin = min(row, param.rows - 1u) * param.width;
     var part = 0.0;
-    for (var c = lane; c < param(1u); c += THREADSu) {{ part += value(begin, c); }}
+    for (var c = lane; c < param.width; c += THREADSu) {{ part += value(begin, c); }}
     let mean = {mean};
     part = 0.0;
-    for (var c = lane; c < param(1u); c += THREADSu) {{ let d = value(begin, c) - mean; part += d * d; }}
-    let deviation = sqrt(total(lane, part) / f32(param(1u)) + bitcast<f32>(param(3u)));
-    if (row >= param(0u)) {{ return; }}
-    for (var c = lane; c < param(1u); c += THREADSu) {{
+    for (var c = lane; c < param.width; c += THREADSu) {{ let d = value(begin, c) - mean; part += d * d; }}
+    let deviation = sqrt(total(lane, part) / f32(param.width) + bitcast<f32>(param.epsilon));
+    if (row >= param.rows) {{ return; }}
+    for (var c = lane; c < param.width; c += THREADSu) {{
         {keep}
         y[begin + c] = (value(begin, c) - mean) / deviation * load_gamma(c){offset};
     }}
@@ -138,7 +137,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     );
     let kernel = kernel.text(&text.replace("THREADS", &threads.to_string()));
     let epsilon = node.attributes.float("epsilon", EPSILON)?;
-    let numbers = vec![param(rows)?, param(width)?, param(skip.elements())?, epsilon.to_bits()];
+    let numbers =
+        Params::sizes([("rows", rows), ("width", width), ("skips", skip.elements())])?.float("epsilon", epsilon);
     let work = x.elements() as u64 * 4;
     let rounds = width.div_ceil(threads as usize).saturating_mul(3);
     cx.dispatch(kernel.finish(), args, numbers, linear_groups(rows), Effort::looping(work, rounds));

@@ -10,10 +10,10 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{ElementType, Graph, Literal, Node};
-use crate::lower::{Effort, GROUPS_MAX, KernelBuilder, Lowering, Repr, THREADS, element_groups};
+use crate::lower::{Effort, GROUPS_MAX, KernelBuilder, Lowering, Params, Repr, THREADS, element_groups};
 use crate::ops::Rule;
 use crate::ops::movement::{given, integers, on_host, product, size};
-use crate::ops::shape::{axis, param, params};
+use crate::ops::shape::{axis, param};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("TopK", infer, lower).with_host(evaluate)];
@@ -108,28 +108,27 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         Some(id) => cx.place(id).arg,
         None => cx.scratch(count),
     };
-    // Params of both: threads, length of the axis, elements behind it, k.
     let text = format!(
         "{}@compute @workgroup_size({THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let i = (group.y * {GROUPS_MAX}u + group.x) * {THREADS}u + lane;
-    if (i >= param(0u)) {{ return; }}
-    let n = param(1u); let inner = param(2u);
+    if (i >= param.elements) {{ return; }}
+    let n = param.length; let inner = param.inner;
     let own = (i / inner) % n; let row = i - own * inner; let mine = key(i);
     var before = 0u;
     for (var k = 0u; k < n; k++) {{
         let other = key(row + k * inner);
         before += select(0u, 1u, other > mine || (other == mine && k < own));
     }}
-    if (before < param(3u)) {{
-        places[(i / (inner * n) * param(3u) + before) * inner + i % inner] = i32(own);
+    if (before < param.k) {{
+        places[(i / (inner * n) * param.k + before) * inner + i % inner] = i32(own);
     }}
 }}",
         key(x.repr, top.largest)
     );
     let kernel = KernelBuilder::new("top_k").read("x", x.repr).raw("places", "array<i32>").text(&text).finish();
     let elements = x.elements();
-    let numbers = params(&[elements, top.n, top.inner, top.k])?;
+    let numbers = Params::sizes([("elements", elements), ("length", top.n), ("inner", top.inner), ("k", top.k)])?;
     let work = elements as u64 * u64::from(param(top.n)?);
     let effort = Effort::looping(work, top.n);
     cx.dispatch(kernel, vec![x.arg, places], numbers, element_groups(elements, Repr::I32), effort);
@@ -137,14 +136,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let y = cx.place(values);
     let text = format!(
         "fn element(i: u32) -> {} {{
-    let inner = param(2u);
-    return load_x((i / (inner * param(3u)) * param(1u) + u32(load_places(i))) * inner + i % inner);
+    let inner = param.inner;
+    return load_x((i / (inner * param.k) * param.length + u32(load_places(i))) * inner + i % inner);
 }}",
         y.repr.wgsl()
     );
     let kernel =
         KernelBuilder::new("top_k_values").read("x", x.repr).read("places", Repr::I32).text(&text).element(y.repr);
-    let numbers = params(&[count, top.n, top.inner, top.k])?;
+    let numbers = Params::sizes([("elements", count), ("length", top.n), ("inner", top.inner), ("k", top.k)])?;
     cx.dispatch(kernel, vec![x.arg, places, y.arg], numbers, element_groups(count, y.repr), count as u64);
     Ok(())
 }

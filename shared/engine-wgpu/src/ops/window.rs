@@ -2,6 +2,7 @@
 
 use crate::error::OpError;
 use crate::ir::Node;
+use crate::lower::Params;
 
 /// Most spatial dimensions of a window.
 pub(crate) const SPATIAL_MAX: usize = 3;
@@ -88,6 +89,16 @@ impl Window {
             Ok(windows)
         };
         (0..input.len()).map(one).collect()
+    }
+
+    /// Adds the numbers that kernels read of the last `rank` dimensions: `taps`, `stride`, `dilation`, `before`.
+    ///
+    /// # Errors
+    /// When one is over the device's 32 bits.
+    pub(crate) fn params(&self, params: Params, rank: usize) -> Result<Params, OpError> {
+        let last = |numbers: &[usize]| numbers[numbers.len().saturating_sub(rank)..].to_vec();
+        let params = params.list("taps", &last(&self.kernel))?.list("stride", &last(&self.strides))?;
+        params.list("dilation", &last(&self.dilations))?.list("before", &last(&self.before))
     }
 
     /// The window with leading dimensions of one tap, so that there are three.

@@ -1,29 +1,28 @@
 // One output of a transposed convolution over three dimensions: gathers what each input would have scattered here.
-// Params: 1 filters, 2 filters per group, 3 channels per group, 4 channels, then three numbers each: 5 output sizes,
-// 8 input sizes, 11 taps, 14 strides, 17 dilations, 20 padding before. The words in capitals are filled in by
+// The words in capitals are filled in by
 // ops/conv_transpose.rs: the bias or zero, and what one tap adds.
 fn element(i: u32) -> f32 {
-    let o2 = i % param(7u) + param(22u);
-    let o1 = i / param(7u) % param(6u) + param(21u);
-    let o0 = i / param(7u) / param(6u) % param(5u) + param(20u);
-    let plane = i / param(7u) / param(6u) / param(5u);
-    let filter_at = plane % param(1u);
-    let image = plane / param(1u);
-    let first_channel = filter_at / param(2u) * param(3u);
-    let taps = param(11u) * param(12u) * param(13u);
-    let volume = param(8u) * param(9u) * param(10u);
+    let o2 = i % param.output[2] + param.before[2];
+    let o1 = i / param.output[2] % param.output[1] + param.before[1];
+    let o0 = i / param.output[2] / param.output[1] % param.output[0] + param.before[0];
+    let plane = i / param.output[2] / param.output[1] / param.output[0];
+    let filter_at = plane % param.filters;
+    let image = plane / param.filters;
+    let first_channel = filter_at / param.group_filters * param.group_channels;
+    let taps = param.taps[0] * param.taps[1] * param.taps[2];
+    let volume = param.input[0] * param.input[1] * param.input[2];
     var sum = START;
-    for (var k0 = 0u; k0 < param(11u); k0++) {
-        let d0 = o0 - k0 * param(17u);
-        if (d0 > o0 || d0 % param(14u) != 0u || d0 / param(14u) >= param(8u)) { continue; }
-        for (var k1 = 0u; k1 < param(12u); k1++) {
-            let d1 = o1 - k1 * param(18u);
-            if (d1 > o1 || d1 % param(15u) != 0u || d1 / param(15u) >= param(9u)) { continue; }
-            for (var k2 = 0u; k2 < param(13u); k2++) {
-                let d2 = o2 - k2 * param(19u);
-                if (d2 > o2 || d2 % param(16u) != 0u || d2 / param(16u) >= param(10u)) { continue; }
-                let spatial = (d0 / param(14u) * param(9u) + d1 / param(15u)) * param(10u) + d2 / param(16u);
-                let tap = (k0 * param(12u) + k1) * param(13u) + k2;
+    for (var k0 = 0u; k0 < param.taps[0]; k0++) {
+        let d0 = o0 - k0 * param.dilation[0];
+        if (d0 > o0 || d0 % param.stride[0] != 0u || d0 / param.stride[0] >= param.input[0]) { continue; }
+        for (var k1 = 0u; k1 < param.taps[1]; k1++) {
+            let d1 = o1 - k1 * param.dilation[1];
+            if (d1 > o1 || d1 % param.stride[1] != 0u || d1 / param.stride[1] >= param.input[1]) { continue; }
+            for (var k2 = 0u; k2 < param.taps[2]; k2++) {
+                let d2 = o2 - k2 * param.dilation[2];
+                if (d2 > o2 || d2 % param.stride[2] != 0u || d2 / param.stride[2] >= param.input[2]) { continue; }
+                let spatial = (d0 / param.stride[0] * param.input[1] + d1 / param.stride[1]) * param.input[2] + d2 / param.stride[2];
+                let tap = (k0 * param.taps[1] + k1) * param.taps[2] + k2;
                 TAP
             }
         }

@@ -1,17 +1,17 @@
 // One output of GridSample over three dimensions (a plane has one of them of size 1); the words in capitals are filled in
-// by ops/sample.rs. Params: 1 channels, 2 3 4 input sizes, 5 outputs of a channel, 6 whether corners are aligned.
-fn size_of(d: u32) -> u32 { return param(2u + d); }
+// by ops/sample.rs.
+fn size_of(d: u32) -> u32 { return param.input[d]; }
 // From -1..1 to input places.
 fn place_of(g: f32, d: u32) -> f32 {
     let size = f32(size_of(d));
-    if (param(6u) != 0u) { return (g + 1.0) * 0.5 * (size - 1.0); }
+    if (param.aligned != 0u) { return (g + 1.0) * 0.5 * (size - 1.0); }
     return ((g + 1.0) * size - 1.0) * 0.5;
 }
 fn reflected(x: f32, d: u32) -> f32 {
     let size = f32(size_of(d));
     var low = -0.5;
     var high = size - 0.5;
-    if (param(6u) != 0u) { low = 0.0; high = size - 1.0; }
+    if (param.aligned != 0u) { low = 0.0; high = size - 1.0; }
     let range = high - low;
     if (range <= 0.0) { return 0.0; }
     var away = x - low;
@@ -31,8 +31,8 @@ fn tap_of(at: f32, d: u32) -> u32 {
     TAP
 }
 fn fetch(base: u32, z: u32, y: u32, x: u32) -> f32 {
-    if (z >= param(2u) || y >= param(3u) || x >= param(4u)) { return 0.0; }
-    return load_x(base + (z * param(3u) + y) * param(4u) + x);
+    if (z >= param.input[0] || y >= param.input[1] || x >= param.input[2]) { return 0.0; }
+    return load_x(base + (z * param.input[1] + y) * param.input[2] + x);
 }
 fn cubic(t: f32) -> vec4<f32> {
     let a = -0.75;
@@ -42,11 +42,11 @@ fn cubic(t: f32) -> vec4<f32> {
     return vec4<f32>(far.x, near.y, near.z, far.w);
 }
 fn element(i: u32) -> f32 {
-    let out = i % param(5u);
-    let channel = i / param(5u) % param(1u);
-    let image = i / param(5u) / param(1u);
-    let base = (image * param(1u) + channel) * param(2u) * param(3u) * param(4u);
-    let at_grid = (image * param(5u) + out) * RANKu;
+    let out = i % param.outputs;
+    let channel = i / param.outputs % param.channels;
+    let image = i / param.outputs / param.channels;
+    let base = (image * param.channels + channel) * param.input[0] * param.input[1] * param.input[2];
+    let at_grid = (image * param.outputs + out) * RANKu;
     let x = place_of(load_grid(at_grid), 2u);
     let y = place_of(load_grid(at_grid + 1u), 1u);
     let z = DEPTH;

@@ -1,7 +1,7 @@
 // A 64x64 tile of a product per workgroup of 256 threads, 4x4 outputs a thread, 16 steps of K at a time through
 // workgroup memory. For real GPUs; software adapters are three times faster with registers alone.
 //
-// Needs: fetch_a(batch, row, k), fetch_b(batch, k, col) (0 outside), put(batch, row, col, sum).
+// Needs: terms() (of a sum), fetch_a(batch, row, k), fetch_b(batch, k, col) (0 outside), put(batch, row, col, sum).
 
 var<workgroup> tile_a: array<f32, 1088>; // 16 x (64 + 4): the padding keeps banks apart
 var<workgroup> tile_b: array<f32, 1088>;
@@ -14,7 +14,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let first_col = place.x * 64u;
     let thread = lane.y * 16u + lane.x;
     var sums: array<vec4<f32>, 4>;
-    let steps = param(2u);
+    let steps = terms();
     for (var k0 = 0u; k0 < steps; k0 += 16u) {
         for (var part = 0u; part < 4u; part++) {
             let at = part * 256u + thread;

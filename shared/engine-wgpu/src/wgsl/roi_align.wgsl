@@ -1,8 +1,7 @@
-// One output of RoiAlign. Params: 1 output rows, 2 output columns, 3 channels, 4 rows, 5 columns, 6 samples a bin and
-// direction (0: as many as it has pixels), 7 scale, 8 shift of pixel centres, 9 whether regions may be smaller than a pixel, 10 NaN, 11 images.
+// One output of RoiAlign. `param.samples` is that of a bin and direction; 0: as many as it has pixels.
 fn sample(base: u32, at_y: f32, at_x: f32) -> vec4<f32> {
-    let rows = param(4u);
-    let cols = param(5u);
+    let rows = param.rows;
+    let cols = param.columns;
     if (at_y < -1.0 || at_y > f32(rows) || at_x < -1.0 || at_x > f32(cols)) { return vec4<f32>(); }
     var y = max(at_y, 0.0);
     var x = max(at_x, 0.0);
@@ -21,31 +20,31 @@ fn sample(base: u32, at_y: f32, at_x: f32) -> vec4<f32> {
         ly * lx * load_x(base + y1 * cols + x1));
 }
 fn element(i: u32) -> f32 {
-    let col = i % param(2u);
-    let row = i / param(2u) % param(1u);
-    let channel = i / param(2u) / param(1u) % param(3u);
-    let roi = i / param(2u) / param(1u) / param(3u);
-    let scale = bitcast<f32>(param(7u));
-    let shift = bitcast<f32>(param(8u));
+    let col = i % param.out_columns;
+    let row = i / param.out_columns % param.out_rows;
+    let channel = i / param.out_columns / param.out_rows % param.channels;
+    let roi = i / param.out_columns / param.out_rows / param.channels;
+    let scale = bitcast<f32>(param.scale);
+    let shift = bitcast<f32>(param.shift);
     let x0 = load_rois(roi * 4u) * scale - shift;
     let y0 = load_rois(roi * 4u + 1u) * scale - shift;
     var width = load_rois(roi * 4u + 2u) * scale - shift - x0;
     var height = load_rois(roi * 4u + 3u) * scale - shift - y0;
-    if (param(9u) == 0u) { width = max(width, 1.0); height = max(height, 1.0); }
-    let bin_h = height / f32(param(1u));
-    let bin_w = width / f32(param(2u));
+    if (param.small_allowed == 0u) { width = max(width, 1.0); height = max(height, 1.0); }
+    let bin_h = height / f32(param.out_rows);
+    let bin_w = width / f32(param.out_columns);
     // A region as wide as the image has as many samples as pixels.
-    var grid_h = param(6u);
-    var grid_w = param(6u);
+    var grid_h = param.samples;
+    var grid_w = param.samples;
     if (grid_h == 0u) {
-        if (bin_h > ADAPTIVE_MAX.0 || bin_w > ADAPTIVE_MAX.0) { return bitcast<f32>(param(10u)); }
+        if (bin_h > ADAPTIVE_MAX.0 || bin_w > ADAPTIVE_MAX.0) { return bitcast<f32>(param.nan); }
         grid_h = u32(max(ceil(bin_h), 0.0));
         grid_w = u32(max(ceil(bin_w), 0.0));
     }
     // A negative number is a very large one here.
     let image = u32(load_batches(roi));
     OUTSIDE
-    let base = (min(image, param(11u) - 1u) * param(3u) + channel) * param(4u) * param(5u);
+    let base = (min(image, param.images - 1u) * param.channels + channel) * param.rows * param.columns;
     var sum = 0.0;
     var best = 0.0;
     var seen = false;

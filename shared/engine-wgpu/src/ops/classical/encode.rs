@@ -4,10 +4,9 @@ use super::{DOMAIN, bits, floats, ints, no_text, weights, words};
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Attribute, ElementType, Literal, Node};
-use crate::lower::{KernelBuilder, Lowering, Repr, element_groups};
+use crate::lower::{KernelBuilder, Lowering, Params, Repr, element_groups};
 use crate::ops::Rule;
 use crate::ops::elementwise::math;
-use crate::ops::shape::params;
 
 /// The operators of this file.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -150,25 +149,25 @@ fn lower_label(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     // Before operator set 4 ONNX Runtime finds NaN under no key.
     let nan = nan.filter(|_value| node.opset >= 4);
     let default = mapping.default.words("its default")?.first().copied().unwrap_or(0);
-    let mut numbers = params(&[y.elements(), keys.len()])?;
-    numbers.extend([default, nan.unwrap_or(default)]);
+    let numbers = Params::sizes([("elements", y.elements()), ("keys", keys.len())])?;
+    let numbers = numbers.word("missing", default).word("nan", nan.unwrap_or(default));
     let (keys, values) = (weights(cx, node, "keys", keys)?, weights(cx, node, "values", values)?);
     let (one, key) = (y.repr.unpacked(), x.repr.unpacked());
-    let is_nan = if key == Repr::F32 { "if (is_nan(v)) { return value_of(param(3u)); }" } else { "" };
+    let is_nan = if key == Repr::F32 { "if (is_nan(v)) { return value_of(param.nan); }" } else { "" };
     // The last key that is not above the value.
     let text = format!(
         "fn value_of(word: u32) -> {result} {{ return bitcast<{result}>(word); }}
 fn element(i: u32) -> {result} {{
     let v = load_x(i);
     {is_nan}
-    var low = 0u; var high = param(1u);
+    var low = 0u; var high = param.keys;
     for (var round = 0u; round < {HALVINGS}u; round++) {{
         if (low < high) {{
             let middle = low + (high - low) / 2u;
             if (load_keys(middle) <= v) {{ low = middle + 1u; }} else {{ high = middle; }}
         }}
     }}
-    if (low == 0u || load_keys(low - 1u) != v) {{ return value_of(param(2u)); }}
+    if (low == 0u || load_keys(low - 1u) != v) {{ return value_of(param.missing); }}
     return load_values(low - 1u);
 }}",
         result = one.wgsl()
@@ -208,11 +207,11 @@ fn infer_one_hot(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> 
 fn lower_one_hot(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
     let categories = words("cats_int64s", categories(node)?)?;
-    let numbers = params(&[y.elements(), categories.len()])?;
+    let numbers = Params::sizes([("elements", y.elements()), ("categories", categories.len())])?;
     let categories = weights(cx, node, "categories", categories)?;
     // Floats are cut off towards zero, as ONNX Runtime does.
     let text = "fn element(i: u32) -> f32 {
-    return select(0.0, 1.0, i32(load_x(i / param(1u))) == load_categories(i % param(1u)));
+    return select(0.0, 1.0, i32(load_x(i / param.categories)) == load_categories(i % param.categories));
 }";
     let kernel = KernelBuilder::new("one_hot_encoder")
         .read("x", x.repr)

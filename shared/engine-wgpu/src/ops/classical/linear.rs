@@ -5,9 +5,8 @@ use super::{DOMAIN, bits, floats, index, table_of, weights};
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
-use crate::lower::{Effort, KernelBuilder, Lowering, Repr, element_groups, steps};
+use crate::lower::{Effort, KernelBuilder, Lowering, Params, Repr, element_groups, steps};
 use crate::ops::Rule;
-use crate::ops::shape::params;
 
 /// The operators of this file.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -28,12 +27,12 @@ fn products(cx: &mut Lowering<'_>, node: &Node, columns: usize, intercepts: &[f3
     };
     let offsets = weights(cx, node, "intercepts", bits(&offsets))?;
     let body = "sum += f32(load_x(first + k)) * load_coefficients(own + k);";
-    let (loop_text, rounds) = steps("k", "param(2u)", features, body);
+    let (loop_text, rounds) = steps("k", "param.features", features, body);
     let text = format!(
         "fn element(i: u32) -> f32 {{
-    let first = (i / param(1u)) * param(2u); let own = (i % param(1u)) * param(2u);
+    let first = (i / param.columns) * param.features; let own = (i % param.columns) * param.features;
     var sum = 0.0;
-{loop_text}    return sum + load_offsets(i % param(1u));
+{loop_text}    return sum + load_offsets(i % param.columns);
 }}"
     );
     let kernel = KernelBuilder::new("linear_scores")
@@ -43,7 +42,7 @@ fn products(cx: &mut Lowering<'_>, node: &Node, columns: usize, intercepts: &[f3
         .text(&text)
         .element(Repr::F32);
     let elements = rows.saturating_mul(columns);
-    let numbers = params(&[elements, columns, features])?;
+    let numbers = Params::sizes([("elements", elements), ("columns", columns), ("features", features)])?;
     let work = (elements as u64).saturating_mul(features as u64);
     let groups = element_groups(elements, Repr::F32);
     cx.dispatch(kernel, vec![x.arg, coefficients, offsets, arg], numbers, groups, Effort::looping(work, rounds));
@@ -100,7 +99,7 @@ fn lower_classifier(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
                 .read("labels", Repr::I32)
                 .raw("y", "array<i32>");
             let text = "    y[row] = load_labels(select(0u, 1u, raw[row] > 0.0));\n";
-            by_row(cx, kernel, vec![raw.arg, pair, y], "", text, params(&[raw.rows])?, (raw.rows, 0));
+            by_row(cx, kernel, vec![raw.arg, pair, y], "", text, Params::sizes([("rows", raw.rows)])?, (raw.rows, 0));
         } else {
             let labels = weights(cx, node, "labels", labels)?;
             raw.write_best(cx, labels, y)?;
@@ -118,7 +117,7 @@ fn lower_classifier(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
             "    y[2u * row] = 1.0 - raw[row]; y[2u * row + 1u] = raw[row];\n"
         }
     };
-    by_row(cx, kernel, vec![raw.arg, y], FUNCTIONS, text, params(&[raw.rows])?, (raw.rows, 0));
+    by_row(cx, kernel, vec![raw.arg, y], FUNCTIONS, text, Params::sizes([("rows", raw.rows)])?, (raw.rows, 0));
     Ok(())
 }
 

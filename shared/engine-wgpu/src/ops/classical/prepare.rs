@@ -4,10 +4,12 @@ use super::{DOMAIN, bits, floats, ints, table, table_of, weights, words};
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Attribute, ElementType, Node};
-use crate::lower::{Effort, GROUPS_MAX, KernelBuilder, Lowering, Repr, THREADS, element_groups, linear_groups, steps};
+use crate::lower::{
+    Effort, GROUPS_MAX, KernelBuilder, Lowering, Params, Repr, THREADS, element_groups, linear_groups, steps,
+};
 use crate::ops::Rule;
 use crate::ops::elementwise::math;
-use crate::ops::shape::{axis, param, params};
+use crate::ops::shape::axis;
 
 /// The operators of this file.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -43,7 +45,7 @@ fn infer_scaler(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
 fn lower_scaler(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
     let (offset, scale) = (floats(node, "offset")?, floats(node, "scale")?);
-    let numbers = params(&[y.elements(), offset.len(), scale.len()])?;
+    let numbers = Params::sizes([("elements", y.elements()), ("offsets", offset.len()), ("scales", scale.len())])?;
     let offset = weights(cx, node, "offset", bits(offset))?;
     let scale = weights(cx, node, "scale", bits(scale))?;
     let kernel = KernelBuilder::new("scaler")
@@ -52,7 +54,7 @@ fn lower_scaler(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         .read("scale", Repr::F32)
         .text(
             "fn element(i: u32) -> f32 {
-    return (f32(load_x(i)) - load_offset(i % param(1u))) * load_scale(i % param(2u));
+    return (f32(load_x(i)) - load_offset(i % param.offsets)) * load_scale(i % param.scales);
 }",
         )
         .element(y.repr);
@@ -87,22 +89,22 @@ fn lower_normalizer(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     }
     let (step, value) = norm(node)?;
     let norms = cx.scratch(rows);
-    let body = format!("let v = f32(load_x(i * param(1u) + c)); {step}");
-    let (loop_text, rounds) = steps("c", "param(1u)", features, &body);
+    let body = format!("let v = f32(load_x(i * param.features + c)); {step}");
+    let (loop_text, rounds) = steps("c", "param.features", features, &body);
     let text = format!("fn element(i: u32) -> f32 {{\n    var norm = 0.0;\n{loop_text}    return norm;\n}}");
     let kernel = KernelBuilder::new("row_norm").read("x", x.repr).text(&text).element(Repr::F32);
-    let numbers = params(&[rows, features])?;
+    let numbers = Params::sizes([("elements", rows), ("features", features)])?;
     let effort = Effort::looping(x.elements() as u64, rounds);
     cx.dispatch(kernel, vec![x.arg, norms], numbers, element_groups(rows, Repr::F32), effort);
     let text = format!(
         "fn element(i: u32) -> f32 {{
-    let v = f32(load_x(i)); let n = load_norms(i / param(1u));
+    let v = f32(load_x(i)); let n = load_norms(i / param.features);
     return select({value}, v, n == 0.0);
 }}"
     );
     let kernel =
         KernelBuilder::new("normalizer").read("x", x.repr).read("norms", Repr::F32).text(&text).element(y.repr);
-    let numbers = params(&[y.elements(), features])?;
+    let numbers = Params::sizes([("elements", y.elements()), ("features", features)])?;
     let (groups, work) = (element_groups(y.elements(), y.repr), y.elements() as u64);
     cx.dispatch(kernel, vec![x.arg, norms, y.arg], numbers, groups, work);
     Ok(())
@@ -113,10 +115,10 @@ fn lower_binarizer(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let threshold = node.attributes.float("threshold", 0.0)?;
     let one = y.repr.wgsl();
     let text = format!(
-        "fn element(i: u32) -> {one} {{ return select({one}(0), {one}(1), f32(load_x(i)) > bitcast<f32>(param(1u))); }}"
+        "fn element(i: u32) -> {one} {{ return select({one}(0), {one}(1), f32(load_x(i)) > bitcast<f32>(param.threshold)); }}"
     );
     let kernel = KernelBuilder::new("binarizer").read("x", x.repr).text(&text).element(y.repr);
-    let numbers = vec![param(y.elements())?, threshold.to_bits()];
+    let numbers = Params::sizes([("elements", y.elements())])?.float("threshold", threshold);
     let (groups, work) = (element_groups(y.elements(), y.repr), y.elements() as u64);
     cx.dispatch(kernel, vec![x.arg, y.arg], numbers, groups, work);
     Ok(())
@@ -143,7 +145,7 @@ fn lower_imputer(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
     let Some(id) = node.input(0) else { return Err(OpError::invalid("input 0 is missing")) };
     let (replaced, values) = imputed(node, cx.fact(id).dtype)?;
-    let numbers = vec![param(y.elements())?, replaced, param(values.len())?];
+    let numbers = Params::sizes([("elements", y.elements()), ("values", values.len())])?.word("replaced", replaced);
     let values = weights(cx, node, "imputed", values)?;
     let one = y.repr.wgsl();
     let equal = match x.repr {
@@ -152,8 +154,8 @@ fn lower_imputer(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     };
     let text = format!(
         "fn element(i: u32) -> {one} {{
-    let v = load_x(i); let r = bitcast<{one}>(param(1u));
-    return select(v, load_values(i % param(2u)), {equal});
+    let v = load_x(i); let r = bitcast<{one}>(param.replaced);
+    return select(v, load_values(i % param.values), {equal});
 }}"
     );
     let kernel = KernelBuilder::new("imputer")
@@ -208,16 +210,22 @@ fn lower_vectorizer(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
             "@compute @workgroup_size({THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let i = (group.y * {GROUPS_MAX}u + group.x) * {THREADS}u + lane;
-    if (i >= param(0u)) {{ return; }}
-    let row = i / param(1u); let c = i % param(1u);
+    if (i >= param.threads) {{ return; }}
+    let row = i / param.width; let c = i % param.width;
     var v = 0.0;
-    if (c < param(2u)) {{ v = f32(load_x(row * param(2u) + c)); }}
-    y[row * param(3u) + param(4u) + c] = v;
+    if (c < param.features) {{ v = f32(load_x(row * param.features + c)); }}
+    y[row * param.total + param.first + c] = v;
 }}"
         );
         let kernel =
             KernelBuilder::new("feature_vectorizer").read("x", x.repr).raw("y", "array<f32>").text(&text).finish();
-        let numbers = params(&[threads, width, features, total, first])?;
+        let numbers = Params::sizes([
+            ("threads", threads),
+            ("width", width),
+            ("features", features),
+            ("total", total),
+            ("first", first),
+        ])?;
         let groups = linear_groups(threads.div_ceil(THREADS as usize));
         cx.dispatch(kernel, vec![x.arg, y.arg], numbers, groups, threads as u64);
         first += width;

@@ -6,8 +6,7 @@
 use super::{ints, no_text, words};
 use crate::error::OpError;
 use crate::ir::Node;
-use crate::lower::{Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Repr, THREADS, linear_groups};
-use crate::ops::shape::params;
+use crate::lower::{Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Params, Repr, THREADS, linear_groups};
 
 /// Transform that is applied to the scores last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,13 +56,13 @@ fn probit(p: f32) -> f32 {
 }
 ";
 
-/// WGSL that writes `transform` of `param(1u)` scores `raw[at + c]` to `y[at + c]`.
+/// WGSL that writes `transform` of `param.columns` scores `raw[at + c]` to `y[at + c]`.
 fn transform_text(transform: Transform) -> String {
     let each = |value: &str| {
-        format!("    for (var c = 0u; c < param(1u); c++) {{ let v = raw[at + c]; y[at + c] = {value}; }}\n")
+        format!("    for (var c = 0u; c < param.columns; c++) {{ let v = raw[at + c]; y[at + c] = {value}; }}\n")
     };
     let largest = "    var top = raw[at];
-    for (var c = 1u; c < param(1u); c++) { top = max(top, raw[at + c]); }
+    for (var c = 1u; c < param.columns; c++) { top = max(top, raw[at + c]); }
     var sum = 0.0;
 ";
     match transform {
@@ -71,12 +70,12 @@ fn transform_text(transform: Transform) -> String {
         Transform::Logistic => each("logistic(v)"),
         Transform::Probit => each("probit(v)"),
         Transform::Softmax => format!(
-            "{largest}    for (var c = 0u; c < param(1u); c++) {{ sum += exp(raw[at + c] - top); }}\n{}",
+            "{largest}    for (var c = 0u; c < param.columns; c++) {{ sum += exp(raw[at + c] - top); }}\n{}",
             each("exp(v - top) / sum")
         ),
         // What is 0 stays as small as it is, and does not count.
         Transform::SoftmaxZero => format!(
-            "{largest}    for (var c = 0u; c < param(1u); c++) {{
+            "{largest}    for (var c = 0u; c < param.columns; c++) {{
         let v = raw[at + c];
         sum += select(0.0, exp(v - top), abs(v) > 1e-7);
     }}\n{}",
@@ -92,7 +91,7 @@ pub(super) fn by_row(
     args: Vec<Arg>,
     functions: &str,
     text: &str,
-    numbers: Vec<u32>,
+    numbers: Params,
     (rows, rounds): (usize, usize),
 ) {
     let text = format!(
@@ -100,7 +99,7 @@ pub(super) fn by_row(
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let place = group + group_base();
     let row = (place.y * {GROUPS_MAX}u + place.x) * {THREADS}u + lane;
-    if (row >= param(0u)) {{ return; }}
+    if (row >= param.rows) {{ return; }}
 {text}}}"
     );
     let work = (rows as u64).saturating_mul(rounds.max(1) as u64);
@@ -130,8 +129,8 @@ impl Raw {
             other => other,
         };
         let kernel = KernelBuilder::new("scores").raw("raw", "array<f32>").raw("y", "array<f32>");
-        let text = format!("    let at = row * param(1u);\n{}", transform_text(transform));
-        let numbers = params(&[self.rows, self.columns])?;
+        let text = format!("    let at = row * param.columns;\n{}", transform_text(transform));
+        let numbers = Params::sizes([("rows", self.rows), ("columns", self.columns)])?;
         let rounds = self.columns.saturating_mul(3);
         by_row(cx, kernel, vec![self.arg, y], FUNCTIONS, &text, numbers, (self.rows, rounds));
         Ok(())
@@ -141,12 +140,12 @@ impl Raw {
     pub(super) fn write_best(self, cx: &mut Lowering<'_>, labels: Arg, y: Arg) -> Result<(), OpError> {
         let kernel =
             KernelBuilder::new("best_label").raw("raw", "array<f32>").read("labels", Repr::I32).raw("y", "array<i32>");
-        let text = "    let at = row * param(1u);
+        let text = "    let at = row * param.columns;
     var best = 0u;
-    for (var c = 1u; c < param(1u); c++) { if (raw[at + c] > raw[at + best]) { best = c; } }
+    for (var c = 1u; c < param.columns; c++) { if (raw[at + c] > raw[at + best]) { best = c; } }
     y[row] = load_labels(best);
 ";
-        let numbers = params(&[self.rows, self.columns])?;
+        let numbers = Params::sizes([("rows", self.rows), ("columns", self.columns)])?;
         by_row(cx, kernel, vec![self.arg, labels, y], "", text, numbers, (self.rows, self.columns));
         Ok(())
     }

@@ -5,10 +5,9 @@ use super::{DOMAIN, bits, floats, index, table_of, weights};
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
-use crate::lower::{Effort, KernelBuilder, Lowering, Repr, element_groups, nested_steps};
+use crate::lower::{Effort, KernelBuilder, Lowering, Params, Repr, element_groups, nested_steps};
 use crate::ops::Rule;
 use crate::ops::elementwise::math;
-use crate::ops::shape::params;
 
 /// The operators of this file.
 pub(in crate::ops) const RULES: &[Rule] =
@@ -88,19 +87,19 @@ fn lower_regressor(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let factors = if machine.vectors == 0 { vec![1.0] } else { machine.coefficients.to_vec() };
     let count = factors.len();
     let factors = weights(cx, node, "factors", bits(&factors))?;
-    let body = "let v = f32(load_x(i * param(1u) + k)); let s = load_support(j * param(1u) + k);
+    let body = "let v = f32(load_x(i * param.features + k)); let s = load_support(j * param.features + k);
             dot += v * s; square += (v - s) * (v - s);";
-    let (inner, rounds) = nested_steps("k", "param(1u)", count, machine.features, body);
+    let (inner, rounds) = nested_steps("k", "param.features", count, machine.features, body);
     let answer = if machine.one_class { "select(-1.0, 1.0, sum > 0.0)" } else { "sum" };
     let text = format!(
         "fn element(i: u32) -> f32 {{
-    let gamma = bitcast<f32>(param(4u)); let coef0 = bitcast<f32>(param(5u)); let degree = bitcast<f32>(param(6u));
+    let gamma = bitcast<f32>(param.gamma); let coef0 = bitcast<f32>(param.coef0); let degree = bitcast<f32>(param.degree);
     var sum = 0.0;
-    for (var j = 0u; j < param(2u); j++) {{
+    for (var j = 0u; j < param.vectors; j++) {{
         var dot = 0.0; var square = 0.0;
     {inner}        sum += load_factors(j) * {kernel};
     }}
-    sum += bitcast<f32>(param(3u));
+    sum += bitcast<f32>(param.rho);
     return {answer};
 }}",
         kernel = machine.kernel
@@ -112,9 +111,10 @@ fn lower_regressor(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         .text(&math::needed_by(&text))
         .text(&text)
         .element(Repr::F32);
-    let mut numbers = params(&[rows, machine.features, count])?;
-    numbers.push(machine.rho.to_bits());
-    numbers.extend(bits(&machine.numbers));
+    let [gamma, coef0, degree] = machine.numbers;
+    let numbers = Params::sizes([("elements", rows), ("features", machine.features), ("vectors", count)])?;
+    let numbers = numbers.float("rho", machine.rho).float("gamma", gamma);
+    let numbers = numbers.float("coef0", coef0).float("degree", degree);
     let raw = Raw { arg: y.arg, rows, columns: 1 };
     let work = (rows as u64).saturating_mul((count.saturating_mul(machine.features)) as u64);
     let effort = Effort::looping(work, rounds.saturating_add(count));

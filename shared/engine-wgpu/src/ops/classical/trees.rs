@@ -14,10 +14,9 @@ use super::{DOMAIN, bits, table_of, weights};
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
-use crate::lower::{Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Repr, THREADS, linear_groups};
+use crate::lower::{Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Params, Repr, THREADS, linear_groups};
 use crate::ops::Rule;
 use crate::ops::elementwise::math;
-use crate::ops::shape::params;
 
 /// The operators of this file.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -109,17 +108,17 @@ fn walk(cx: &mut Lowering<'_>, node: &Node, forest: &Forest) -> Result<Sums, OpE
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let place = group + group_base();
     let i = (place.y * {GROUPS_MAX}u + place.x) * {THREADS}u + lane;
-    if (i >= param(0u)) {{ return; }}
-    let row = i / param(1u); let share = i % param(1u);
-    let columns = param(3u);
+    if (i >= param.threads) {{ return; }}
+    let row = i / param.shares; let share = i % param.shares;
+    let columns = param.columns;
     for (var c = 0u; c < columns; c++) {{ part_sums[i * columns + c] = {begin}; part_hits[i * columns + c] = 0u; }}
-    let last = min((share + 1u) * param(4u), param(5u));
-    for (var tree = share * param(4u); tree < last; tree++) {{
+    let last = min((share + 1u) * param.share, param.trees);
+    for (var tree = share * param.share; tree < last; tree++) {{
         var at = roots[tree] * {NODE_WORDS}u;
-        for (var level = 0u; level < param(6u); level++) {{
+        for (var level = 0u; level < param.depth; level++) {{
             let mode = nodes[at];
             if ((mode & 8u) != 0u) {{ break; }}
-            let v = f32(load_x(row * param(2u) + nodes[at + 1u]));
+            let v = f32(load_x(row * param.features + nodes[at + 1u]));
             let go = goes_true(mode & 7u, v, bitcast<f32>(nodes[at + 2u]), (mode & 16u) != 0u);
             at = select(nodes[at + 4u], nodes[at + 3u], go) * {NODE_WORDS}u;
         }}
@@ -143,7 +142,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         .text(&math::needed_by(&text))
         .text(&text)
         .finish();
-    let numbers = params(&[threads, shares, features, columns, share, trees, depth])?;
+    let numbers = Params::sizes([
+        ("threads", threads),
+        ("shares", shares),
+        ("features", features),
+        ("columns", columns),
+        ("share", share),
+        ("trees", trees),
+        ("depth", depth),
+    ])?;
     let rounds = share.saturating_mul(depth + packed.leaf_weights_max + 1).saturating_add(columns);
     let work = (rows as u64).saturating_mul(trees as u64).saturating_mul(depth.max(1) as u64);
     let args = [("roots", packed.roots), ("nodes", packed.nodes), ("leaves", packed.leaves)];
@@ -171,7 +178,7 @@ fn add_shares(
     let (sums, hits) = (cx.scratch(elements), cx.scratch(elements));
     let (merge, finish) = match forest.aggregate {
         Aggregate::Sum => ("sum + v", "sum"),
-        Aggregate::Average => ("sum + v", "sum / f32(param(3u))"),
+        Aggregate::Average => ("sum + v", "sum / f32(param.trees)"),
         Aggregate::Min => ("select(min(sum, v), v, hit == 0u)", "sum"),
         Aggregate::Max => ("select(max(sum, v), v, hit == 0u)", "sum"),
     };
@@ -182,17 +189,17 @@ fn add_shares(
         .raw("hits", "array<u32>");
     // A thread for each row and class.
     let text = format!(
-        "    let c = row % param(1u);
+        "    let c = row % param.columns;
     var sum = 0.0; var hit = 0u;
-    for (var share = 0u; share < param(2u); share++) {{
-        let source = ((row / param(1u)) * param(2u) + share) * param(1u) + c;
+    for (var share = 0u; share < param.shares; share++) {{
+        let source = ((row / param.columns) * param.shares + share) * param.columns + c;
         let v = part_sums[source]; let more = part_hits[source];
         if (more > 0u) {{ sum = {merge}; hit += more; }}
     }}
     sums[row] = {finish}; hits[row] = hit;
 "
     );
-    let numbers = params(&[elements, columns, shares, trees])?;
+    let numbers = Params::sizes([("rows", elements), ("columns", columns), ("shares", shares), ("trees", trees)])?;
     by_row(cx, kernel, vec![part_sums, part_hits, sums, hits], "", &text, numbers, (elements, shares));
     Ok(Sums { sums, hits, rows, columns })
 }
@@ -207,8 +214,9 @@ fn based(cx: &mut Lowering<'_>, node: &Node, forest: &Forest, sums: Sums) -> Res
     let to = cx.scratch(rows.saturating_mul(columns));
     let kernel =
         KernelBuilder::new("tree_base").raw("sums", "array<f32>").read("base", Repr::F32).raw("y", "array<f32>");
-    let text = "    y[row] = sums[row] + load_base(row % param(1u) % param(2u));\n";
-    let numbers = params(&[rows.saturating_mul(columns), columns, forest.base.len()])?;
+    let text = "    y[row] = sums[row] + load_base(row % param.columns % param.bases);\n";
+    let numbers =
+        Params::sizes([("rows", rows.saturating_mul(columns)), ("columns", columns), ("bases", forest.base.len())])?;
     by_row(cx, kernel, vec![arg, base, to], "", text, numbers, (rows.saturating_mul(columns), 0));
     Ok(Raw { arg: to, rows, columns })
 }
@@ -248,15 +256,15 @@ fn lower_classifier(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
             .read("labels", Repr::I32)
             .raw("y", "array<i32>");
         // A class that no leaf had does not take part, unless it has a base value.
-        let text = "    let at = row * param(1u);
+        let text = "    let at = row * param.columns;
     var best = 0u; var found = false;
-    for (var c = 0u; c < param(1u); c++) {
-        let counts = hits[at + c] > 0u || param(2u) > 0u;
+    for (var c = 0u; c < param.columns; c++) {
+        let counts = hits[at + c] > 0u || param.bases > 0u;
         if (counts && (!found || raw[at + c] > raw[at + best])) { best = c; found = true; }
     }
     y[row] = load_labels(best);
 ";
-        let numbers = params(&[rows, classes, forest.base.len()])?;
+        let numbers = Params::sizes([("rows", rows), ("columns", classes), ("bases", forest.base.len())])?;
         by_row(cx, kernel, vec![raw.arg, sums.hits, class_labels, y], "", text, numbers, (rows, classes));
     }
     match node.output(1) {
@@ -312,7 +320,7 @@ fn two_classes(
     let second_sum =
         if sums.columns == 2 { "s_1 = sums[2u * row + 1u]; has_1 = hits[2u * row + 1u] > 0u;" } else { "" };
     let text = format!(
-        "    var s_0 = sums[param(1u) * row]; var s_1 = 0.0; var has_1 = false;
+        "    var s_0 = sums[param.columns * row]; var s_1 = 0.0; var has_1 = false;
     {second_sum}
     {base_one}
     let positive = select(s_0, s_1, has_1);
@@ -339,7 +347,7 @@ fn two_classes(
             args.push(cx.place(id).arg);
         }
     }
-    let numbers = params(&[sums.rows, sums.columns])?;
+    let numbers = Params::sizes([("rows", sums.rows), ("columns", sums.columns)])?;
     by_row(cx, kernel, args, FUNCTIONS, &text, numbers, (sums.rows, 0));
     Ok(())
 }

@@ -6,9 +6,8 @@
 
 use super::{Geometry, Operands, packed_weights};
 use crate::error::OpError;
-use crate::lower::{Arg, Effort, Floats, KernelBuilder, Lowering, Operand, UNPACK_FOUR};
+use crate::lower::{Arg, Effort, Floats, KernelBuilder, Lowering, Operand, Params, UNPACK_FOUR};
 use crate::ops::product::{groups_of, volume};
-use crate::ops::shape::params;
 
 /// Pixels of one thread.
 const PIXELS: usize = 8;
@@ -93,28 +92,26 @@ pub(super) fn lower(cx: &mut Lowering<'_>, g: &Geometry, plane: &Plane, operands
     if floats == Floats::Halves {
         kernel = kernel.text(UNPACK_FOUR);
     }
-    let kernel = operands.epilogue.add_to(kernel, 14, &mut args);
+    let kernel = operands.epilogue.add_to(kernel, &mut args);
     args.push(operands.y.arg);
     let text = if depthwise { depthwise_text(plane, threads) } else { text(plane, lanes, threads, floats) };
     let kernel = kernel.raw("y", "array<f32>").text(&text).finish();
     let blocks = g.filters_per_group.div_ceil(lanes);
-    let mut numbers = params(&[
-        g.channels_per_group,
-        pitch / 4,
-        rows * pitch / 4,
-        plane.output[0],
-        plane.output[1],
-        plane.strides[0],
-        g.filters,
-        g.filters_per_group,
-        blocks,
-        g.channels,
-        plane.dilations[0],
-        plane.tiles(),
-        plane.kernel[0],
-        g.terms(),
+    let numbers = Params::sizes([
+        ("group_channels", g.channels_per_group),
+        ("row_vectors", pitch / 4),
+        ("plane_vectors", rows * pitch / 4),
+        ("row_stride", plane.strides[0]),
+        ("filters", g.filters),
+        ("group_filters", g.filters_per_group),
+        ("blocks", blocks),
+        ("channels", g.channels),
+        ("row_dilation", plane.dilations[0]),
+        ("row_tiles", plane.tiles()),
+        ("tap_rows", plane.kernel[0]),
+        ("terms", g.terms()),
     ])?;
-    numbers.extend(operands.epilogue.params());
+    let numbers = numbers.list("output", &plane.output)?.and(operands.epilogue.params());
     let groups = [
         // Channels run first: the pixels they share are read once while they are in the cache.
         groups_of(g.groups * blocks, 1)?,
@@ -145,39 +142,37 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) t
     let place = group + group_base();
     let four = place.x * 16u + thread.x;
     let out_row = place.y * 4u + thread.y;
-    if (four >= param(0u) || out_row >= param(1u)) { return; }
+    if (four >= param.fours || out_row >= param.rows) { return; }
     // Places before the data wrap to huge numbers.
-    let row = out_row - param(4u);
-    let col = four * 4u - param(5u);
+    let row = out_row - param.before[0];
+    let col = four * 4u - param.before[1];
     var values = vec4<f32>();
-    if (row < param(2u)) {
-        let at = (place.z * param(2u) + row) * param(3u);
+    if (row < param.input[0]) {
+        let at = (place.z * param.input[0] + row) * param.input[1];
         for (var i = 0u; i < 4u; i++) {
-            if (col + i < param(3u)) { values[i] = load_x(at + col + i); }
+            if (col + i < param.input[1]) { values[i] = load_x(at + col + i); }
         }
     }
-    y[(place.z * param(1u) + out_row) * param(0u) + four] = values;
+    y[(place.z * param.rows + out_row) * param.fours + four] = values;
 }";
     let kernel = KernelBuilder::new("pad").read("x", x.repr).raw("y", "array<vec4<f32>>").text(text).finish();
-    let numbers = params(&[pitch / 4, rows, plane.input[0], plane.input[1], plane.before[0], plane.before[1]])?;
+    let numbers = Params::sizes([("fours", pitch / 4), ("rows", rows)])?;
+    let numbers = numbers.list("input", &plane.input)?.list("before", &plane.before)?;
     let groups = [groups_of(pitch / 4, 16)?, groups_of(rows, 4)?, groups_of(planes, 1)?];
     cx.dispatch(kernel, vec![x.arg, to], numbers, groups, work);
     Ok((to, [rows, pitch]))
 }
 
-/// Params: 0 channels per group, 1 vectors per row, 2 vectors per plane, 3 4 output sizes, 5 row stride, 6 filters, 7 filters
-/// per group, 8 blocks per group, 9 channels, 10 row dilation, 11 tiles per row, 12 rows of taps, 13 terms.
-///
-/// The common beginning of both kernels.
+/// Returns the common beginning of both kernels.
 fn begin(threads: usize) -> String {
     format!(
         "@compute @workgroup_size({threads})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let place = group + group_base();
     let tile = place.y * {threads}u + lane;
-    let row = tile / param(11u);
-    if (row >= param(3u)) {{ return; }}
-    let col = tile % param(11u) * {PIXELS}u;
+    let row = tile / param.row_tiles;
+    if (row >= param.output[0]) {{ return; }}
+    let col = tile % param.row_tiles * {PIXELS}u;
 "
     )
 }
@@ -189,12 +184,12 @@ fn text(plane: &Plane, lanes: usize, threads: usize, floats: Floats) -> String {
     let (stride, dilation, taps) = (plane.strides[1], plane.dilations[1], plane.kernel[1]);
     let mut text = begin(threads);
     text.push_str(&format!(
-        "    let filter_group = place.x / param(8u);
-    var iw = place.x * (param(13u) + 1u) * {vectors}u;
-    let ib = iw + param(13u) * {vectors}u;
-    var plane_at = (place.z * param(9u) + filter_group * param(0u)) * param(2u) + row * param(5u) * param(1u) \
+        "    let filter_group = place.x / param.blocks;
+    var iw = place.x * (param.terms + 1u) * {vectors}u;
+    let ib = iw + param.terms * {vectors}u;
+    var plane_at = (place.z * param.channels + filter_group * param.group_channels) * param.plane_vectors + row * param.row_stride * param.row_vectors \
          + col * {stride}u / 4u;
-    let pitch = param(1u) * param(10u);\n"
+    let pitch = param.row_vectors * param.row_dilation;\n"
     ));
     for v in 0..vectors {
         text.push_str(&format!("    let bias{v} = {};\n", load(format!("ib + {v}u"))));
@@ -203,8 +198,8 @@ fn text(plane: &Plane, lanes: usize, threads: usize, floats: Floats) -> String {
         }
     }
     text.push_str(
-        "    for (var c = 0u; c < param(0u); c++) {\n        var ir = plane_at;\n        \
-         for (var ky = 0u; ky < param(12u); ky++) {\n",
+        "    for (var c = 0u; c < param.group_channels; c++) {\n        var ir = plane_at;\n        \
+         for (var ky = 0u; ky < param.tap_rows; ky++) {\n",
     );
     for r in 0..plane.row_vectors() {
         text.push_str(&format!("            let r{r} = x[ir + {r}u];\n"));
@@ -228,10 +223,10 @@ fn text(plane: &Plane, lanes: usize, threads: usize, floats: Floats) -> String {
         text.push_str("            }\n");
     }
     text.push_str(&format!(
-        "            iw += {}u;\n            ir += pitch;\n        }}\n        plane_at += param(2u);\n    }}\n    \
-         let first = place.x % param(8u) * {lanes}u;\n    \
-         let plane_y = param(3u) * param(4u);\n    \
-         let at = ((place.z * param(6u) + filter_group * param(7u) + first) * param(3u) + row) * param(4u);\n",
+        "            iw += {}u;\n            ir += pitch;\n        }}\n        plane_at += param.plane_vectors;\n    }}\n    \
+         let first = place.x % param.blocks * {lanes}u;\n    \
+         let plane_y = param.output[0] * param.output[1];\n    \
+         let at = ((place.z * param.filters + filter_group * param.group_filters + first) * param.output[0] + row) * param.output[1];\n",
         taps * vectors
     ));
     text.push_str(&channels_text(plane, lanes));
@@ -241,7 +236,7 @@ fn text(plane: &Plane, lanes: usize, threads: usize, floats: Floats) -> String {
 /// Stores the sums of the first channels, shifts the others down by as many, and so on.
 fn channels_text(plane: &Plane, lanes: usize) -> String {
     let mut text = format!(
-        "    let lanes = min({lanes}u, param(7u) - first);\n    \
+        "    let lanes = min({lanes}u, param.group_filters - first);\n    \
          for (var channel = 0u; channel < lanes; channel += {TURN}u) {{\n"
     );
     for lane in 0..TURN {
@@ -272,7 +267,7 @@ fn store_text(plane: &Plane, at: &str, value: impl Fn(usize) -> String) -> Strin
         if full || p == 0 {
             text.push_str(&format!("    {store}\n"));
         } else {
-            text.push_str(&format!("    if (col + {p}u < param(4u)) {{ {store} }}\n"));
+            text.push_str(&format!("    if (col + {p}u < param.output[1]) {{ {store} }}\n"));
         }
     }
     text
@@ -282,13 +277,13 @@ fn depthwise_text(plane: &Plane, threads: usize) -> String {
     let (stride, dilation, taps) = (plane.strides[1], plane.dilations[1], plane.kernel[1]);
     let mut text = begin(threads);
     text.push_str(&format!(
-        "    var iw = place.x * (param(13u) + 1u);
-    var ir = (place.z * param(9u) + place.x) * param(2u) + row * param(5u) * param(1u) + col * {stride}u / 4u;
-    let pitch = param(1u) * param(10u);
-    let bias = w[iw + param(13u)];
+        "    var iw = place.x * (param.terms + 1u);
+    var ir = (place.z * param.channels + place.x) * param.plane_vectors + row * param.row_stride * param.row_vectors + col * {stride}u / 4u;
+    let pitch = param.row_vectors * param.row_dilation;
+    let bias = w[iw + param.terms];
     var s0 = vec4<f32>(bias);
     var s1 = s0;
-    for (var ky = 0u; ky < param(12u); ky++) {{\n"
+    for (var ky = 0u; ky < param.tap_rows; ky++) {{\n"
     ));
     for r in 0..plane.row_vectors() {
         text.push_str(&format!("        let r{r} = x[ir + {r}u];\n"));
@@ -308,7 +303,7 @@ fn depthwise_text(plane: &Plane, threads: usize) -> String {
     }
     text.push_str(&format!(
         "        iw += {taps}u;\n        ir += pitch;\n    }}\n    \
-         let at_y = ((place.z * param(6u) + place.x) * param(3u) + row) * param(4u);\n"
+         let at_y = ((place.z * param.filters + place.x) * param.output[0] + row) * param.output[1];\n"
     ));
     text.push_str("    let y0 = at_y + col;\n");
     text.push_str(&store_text(plane, "y0", |p| format!("s{}[{}]", p / 4, p % 4)));

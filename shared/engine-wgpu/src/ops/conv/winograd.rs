@@ -17,10 +17,9 @@
 use super::{Geometry, Operands};
 use crate::error::OpError;
 use crate::ir::{Literal, ValueId};
-use crate::lower::{Arg, Effort, Floats, KernelBuilder, Lowering, Repr, Tuning};
+use crate::lower::{Arg, Effort, Floats, KernelBuilder, Lowering, Params, Repr, Tuning};
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Constant, Matrix, Product, groups_of, volume};
-use crate::ops::shape::params;
 
 /// Outputs of a tile along each side.
 const OUT: usize = 4;
@@ -167,31 +166,35 @@ fn weight(taps: &[f32; 9], place: usize) -> f32 {
     sum
 }
 
-/// Where a thread's tile is; `EACH` planes from `first_plane` on are its own.
-///
-/// Params of both transforms: 0 tiles of this round, 1 the first of them, 2 words from row to row of tiles, 3 tiles across, 4
-/// tiles of an image, 5 planes of an image.
+/// Returns the common beginning of both transforms: the place of a thread's tile, and a loop over the `EACH` planes that are its own.
 fn begin(threads: usize) -> String {
     format!(
         "@compute @workgroup_size({threads})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let place = group + group_base();
     let at = place.x * {threads}u + lane;
-    if (at >= param(0u)) {{ return; }}
-    let tile = at + param(1u);
-    let image = tile / param(4u);
-    let in_image = tile - image * param(4u);
-    let down = in_image / param(3u);
+    if (at >= param.tiles) {{ return; }}
+    let tile = at + param.first_tile;
+    let image = tile / param.image_tiles;
+    let in_image = tile - image * param.image_tiles;
+    let down = in_image / param.tiles_across;
     let row = down * {OUT}u;
-    let col = (in_image - down * param(3u)) * {OUT}u;
-    let last_plane = min(place.y * {EACH}u + {EACH}u, param(5u));
+    let col = (in_image - down * param.tiles_across) * {OUT}u;
+    let last_plane = min(place.y * {EACH}u + {EACH}u, param.planes);
     for (var plane = place.y * {EACH}u; plane < last_plane; plane++) {{
 "
     )
 }
 
-fn numbers(tiles: &Tiles, part: Part, planes: usize) -> Result<Vec<u32>, OpError> {
-    params(&[part.count, part.first, part.pitch, tiles.across, tiles.each_image, planes])
+fn numbers(tiles: &Tiles, part: Part, planes: usize) -> Result<Params, OpError> {
+    Params::sizes([
+        ("tiles", part.count),
+        ("first_tile", part.first),
+        ("pitch", part.pitch),
+        ("tiles_across", tiles.across),
+        ("image_tiles", tiles.each_image),
+        ("planes", planes),
+    ])
 }
 
 /// Threads of a workgroup: a software adapter runs eight as one vector, a real GPU needs a full wave.
@@ -199,7 +202,7 @@ fn threads(cx: &Lowering<'_>) -> usize {
     if cx.tuning.workgroup_tiles { 64 } else { 8 }
 }
 
-/// Reads what each tile sees, zeros around the image; params from 6: 6 7 size of the input, 8 9 padding before.
+/// Reads what each tile sees, zeros around the image.
 fn transform_input(
     cx: &mut Lowering<'_>,
     g: &Geometry,
@@ -211,19 +214,19 @@ fn transform_input(
     let mut text = String::from(INPUT);
     text.push_str(&begin(threads));
     // Places before the data wrap to huge numbers.
-    text.push_str("        let base = (image * param(5u) + plane) * param(6u);\n");
+    text.push_str("        let base = (image * param.planes + plane) * param.size[0];\n");
     for r in 0..IN {
         text.push_str(&format!(
-            "        let r{r} = row + {r}u - param(8u); let at{r} = (base + r{r}) * param(7u); let in{r} = r{r} < param(6u);\n"
+            "        let r{r} = row + {r}u - param.before[0]; let at{r} = (base + r{r}) * param.size[1]; let in{r} = r{r} < param.size[0];\n"
         ));
     }
     for c in 0..IN {
-        text.push_str(&format!("        let c{c} = col + {c}u - param(9u);\n"));
+        text.push_str(&format!("        let c{c} = col + {c}u - param.before[1];\n"));
         let seen: Vec<String> =
-            (0..IN).map(|r| format!("select(0.0, load_x(at{r} + c{c}), in{r} && c{c} < param(7u))")).collect();
+            (0..IN).map(|r| format!("select(0.0, load_x(at{r} + c{c}), in{r} && c{c} < param.size[1])")).collect();
         text.push_str(&format!("        let t{c} = transform(Six({}));\n", seen.join(", ")));
     }
-    text.push_str("        let to = plane * param(2u) + at;\n        let step = param(5u) * param(2u);\n");
+    text.push_str("        let to = plane * param.pitch + at;\n        let step = param.planes * param.pitch;\n");
     for (r, member) in SIX.iter().enumerate() {
         let row: Vec<String> = (0..IN).map(|c| format!("t{c}.{member}")).collect();
         text.push_str(&format!("        let v{r} = transform(Six({}));\n", row.join(", ")));
@@ -233,8 +236,7 @@ fn transform_input(
     }
     text.push_str("    }\n}\n");
     let kernel = KernelBuilder::new("winograd_input").read("x", Repr::F32).raw("y", "array<f32>").text(&text).finish();
-    let mut numbers = numbers(tiles, part, g.channels)?;
-    numbers.extend(params(&[tiles.input, tiles.before].concat())?);
+    let numbers = numbers(tiles, part, g.channels)?.list("size", &tiles.input)?.list("before", &tiles.before)?;
     let groups = [groups_of(part.count, threads)?, groups_of(g.channels, EACH)?, 1];
     cx.dispatch(kernel, vec![x, y], numbers, groups, effort(part, g.channels));
     Ok(())
@@ -283,7 +285,7 @@ fn multiply(
     product.lower(cx)
 }
 
-/// Writes outputs; params from 6: 6 7 size of the output, 8 9 the epilogue's.
+/// Writes outputs.
 fn transform_output(
     cx: &mut Lowering<'_>,
     g: &Geometry,
@@ -301,36 +303,34 @@ fn transform_output(
         args.push(operand.arg);
         bias = "load_bias(plane)";
     }
-    kernel = operands.epilogue.add_to(kernel, 8, &mut args);
+    kernel = operands.epilogue.add_to(kernel, &mut args);
     args.push(operands.y.arg);
     let mut text = String::from(OUTPUT);
     text.push_str(&begin(threads));
-    text.push_str("        let base = plane * param(2u) + at;\n        let step = param(5u) * param(2u);\n");
+    text.push_str("        let base = plane * param.pitch + at;\n        let step = param.planes * param.pitch;\n");
     for c in 0..IN {
         let sums: Vec<String> = (0..IN).map(|r| format!("load_x(base + {}u * step)", r * IN + c)).collect();
         text.push_str(&format!("        let t{c} = transform(Six({}));\n", sums.join(", ")));
     }
     text.push_str(&format!(
-        "        let bias = {bias};\n        let to = ((image * param(5u) + plane) * param(6u) + row) * param(7u) + col;\n"
+        "        let bias = {bias};\n        let to = ((image * param.planes + plane) * param.size[0] + row) * param.size[1] + col;\n"
     ));
     for (r, member) in ["x", "y", "z", "w"].iter().enumerate() {
         let row: Vec<String> = (0..IN).map(|c| format!("t{c}.{member}")).collect();
         text.push_str(&format!(
-            "        if (row + {r}u < param(6u)) {{\n            let v = transform(Six({})) + bias;\n            \
-             let to{r} = to + {r}u * param(7u);\n",
+            "        if (row + {r}u < param.size[0]) {{\n            let v = transform(Six({})) + bias;\n            \
+             let to{r} = to + {r}u * param.size[1];\n",
             row.join(", ")
         ));
         for c in 0..OUT {
             let store = format!("y[to{r} + {c}u] = epilogue(v[{c}], to{r} + {c}u);");
-            text.push_str(&format!("            if (col + {c}u < param(7u)) {{ {store} }}\n"));
+            text.push_str(&format!("            if (col + {c}u < param.size[1]) {{ {store} }}\n"));
         }
         text.push_str("        }\n");
     }
     text.push_str("    }\n}\n");
     let kernel = kernel.raw("y", "array<f32>").text(&text).finish();
-    let mut numbers = numbers(tiles, part, g.filters)?;
-    numbers.extend(params(&tiles.output)?);
-    numbers.extend(operands.epilogue.params());
+    let numbers = numbers(tiles, part, g.filters)?.list("size", &tiles.output)?.and(operands.epilogue.params());
     let groups = [groups_of(part.count, threads)?, groups_of(g.filters, EACH)?, 1];
     cx.dispatch(kernel, args, numbers, groups, effort(part, g.filters));
     Ok(())

@@ -2,9 +2,9 @@
 
 use crate::error::OpError;
 use crate::ir::{ElementType, Node};
-use crate::lower::{KernelBuilder, Lowering, Operand, element_groups};
+use crate::lower::{KernelBuilder, Lowering, Operand, Params, element_groups};
 use crate::ops::elementwise::{checked, math};
-use crate::ops::shape::{broadcast_strides, param, params, strides};
+use crate::ops::shape::{broadcast_strides, strides};
 
 /// An elementwise launch under construction.
 ///
@@ -62,22 +62,20 @@ impl Element {
         let shapes: Vec<&[usize]> = self.inputs.iter().map(|(_name, operand)| operand.shape.as_slice()).collect();
         let (sizes, places) = collapse(&y.shape, &shapes);
         let elements = y.elements();
-        let mut numbers = vec![param(elements)?];
+        let mut numbers = Params::sizes([("elements", elements)])?;
         let mut lets = String::new();
         for (name, value) in &self.numbers {
-            lets.push_str(&format!("    let {name} = bitcast<f32>(param({}u));\n", numbers.len()));
-            numbers.push(value.to_bits());
+            lets.push_str(&format!("    let {name} = bitcast<f32>(param.{name});\n"));
+            numbers = numbers.float(*name, *value);
         }
-        let own = numbers.len();
         let rank = sizes.len();
         let strided = places.iter().any(|place| matches!(place, Place::Strided(_)));
         if strided {
-            numbers.extend(params(&strides(&sizes))?);
+            numbers = numbers.list("stride", &strides(&sizes))?;
             lets.push_str("    var rest = i;\n");
             for d in 0..rank {
-                let stride = own + d;
                 lets.push_str(&format!(
-                    "    let index_{d} = rest / param({stride}u); rest = rest - index_{d} * param({stride}u);\n"
+                    "    let index_{d} = rest / param.stride[{d}]; rest = rest - index_{d} * param.stride[{d}];\n"
                 ));
             }
         }
@@ -88,9 +86,8 @@ impl Element {
                 Place::Scalar => "0u".to_owned(),
                 Place::Flat => "i".to_owned(),
                 Place::Strided(steps) => {
-                    let first = numbers.len();
-                    numbers.extend(params(steps)?);
-                    let terms = (0..rank).map(|d| format!("index_{d} * param({}u)", first + d));
+                    numbers = numbers.list(format!("{name}_stride"), steps)?;
+                    let terms = (0..rank).map(|d| format!("index_{d} * param.{name}_stride[{d}]"));
                     terms.collect::<Vec<_>>().join(" + ")
                 }
             };

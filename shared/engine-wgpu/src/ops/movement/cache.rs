@@ -4,10 +4,10 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs, Range};
 use crate::host::rearrange;
 use crate::ir::{Literal, Node};
-use crate::lower::{Fault, KernelBuilder, Lowering, element_groups};
+use crate::lower::{Fault, KernelBuilder, Lowering, Params, element_groups};
 use crate::ops::Rule;
 use crate::ops::movement::{given, on_host, product, same_type};
-use crate::ops::shape::{axis, params};
+use crate::ops::shape::axis;
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[Rule::device("TensorScatter", infer, lower).with_host(evaluate)];
@@ -65,31 +65,36 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     if let Some(starts) = starts {
         kernel = kernel.read("starts", starts.repr);
         args.push(starts.arg);
-        start = "i32(load_starts(i / param(1u)))";
+        start = "i32(load_starts(i / param.batch))";
         let last = i64::try_from(form.places[0].saturating_sub(form.places[1])).unwrap_or(i64::MAX);
         // A circular cache has no end; a place in front of it has no meaning.
         let lawful = if form.circular { Range::new(0, i64::MAX) } else { Range::new(0, last) };
         if !cx.input_range(node, 2).within(lawful) {
-            let beyond = if form.circular { "" } else { " || start > i32(param(2u)) - i32(param(3u))" };
+            let beyond = if form.circular { "" } else { " || start > i32(param.places) - i32(param.update_places)" };
             check = format!("let start = {start}; if (start < 0{beyond}) {{ {} }}", Fault::Index.report());
         }
     }
-    // Params: elements, elements of a batch, places in the cache and in the update, elements of a place.
     let wrapped = if form.circular { "k = ((k % places) + places) % places;" } else { "" };
     let text = format!(
         "fn element(i: u32) -> {} {{
-    let inner = param(4u); let places = i32(param(2u));
+    let inner = param.inner; let places = i32(param.places);
     {check}
-    var k = i32((i / inner) % param(2u)) - {start};
+    var k = i32((i / inner) % param.places) - {start};
     {wrapped}
-    if (k < 0 || k >= i32(param(3u))) {{ return load_cache(i); }}
-    return load_update((i / (inner * param(2u)) * param(3u) + u32(k)) * inner + i % inner);
+    if (k < 0 || k >= i32(param.update_places)) {{ return load_cache(i); }}
+    return load_update((i / (inner * param.places) * param.update_places + u32(k)) * inner + i % inner);
 }}",
         y.repr.wgsl()
     );
     args.push(y.arg);
     let elements = y.elements();
-    let numbers = params(&[elements, form.batch, form.places[0], form.places[1], form.inner])?;
+    let numbers = Params::sizes([
+        ("elements", elements),
+        ("batch", form.batch),
+        ("places", form.places[0]),
+        ("update_places", form.places[1]),
+        ("inner", form.inner),
+    ])?;
     let groups = element_groups(elements, y.repr);
     cx.dispatch(kernel.text(&text).element(y.repr), args, numbers, groups, elements as u64);
     Ok(())

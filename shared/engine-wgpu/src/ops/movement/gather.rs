@@ -7,11 +7,11 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{ElementType, Literal, Node};
-use crate::lower::{Effort, KernelBuilder, Lowering, element_groups, steps};
+use crate::lower::{Effort, KernelBuilder, Lowering, Params, element_groups, steps};
 use crate::ops::Rule;
 use crate::ops::movement::index::{check_alone, index_at, is_safe};
 use crate::ops::movement::{given, on_host, product};
-use crate::ops::shape::{axis, param, params, strides};
+use crate::ops::shape::{axis, param, strides};
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[
@@ -64,20 +64,24 @@ fn lower_gather(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         return check_alone(cx, &indices, &x.shape[at..=at]);
     }
     let index = index_at(safe);
-    // Params: elements, elements behind the axis, indices, size of the axis.
     let text = format!(
         "{index}\nfn element(i: u32) -> {} {{
-    let inner = param(1u); let n = param(3u);
+    let inner = param.inner; let n = param.axis;
     let rest = i / inner;
-    let index = index_at(rest % param(2u), n);
-    return load_x(((rest / param(2u)) * n + index) * inner + i % inner);
+    let index = index_at(rest % param.indices, n);
+    return load_x(((rest / param.indices) * n + index) * inner + i % inner);
 }}",
         y.repr.wgsl()
     );
     let kernel =
         KernelBuilder::new("gather").read("x", x.repr).read("indices", indices.repr).text(&text).element(y.repr);
     let elements = y.elements();
-    let numbers = params(&[elements, product(&x.shape[at + 1..])?, indices.elements(), x.shape[at]])?;
+    let numbers = Params::sizes([
+        ("elements", elements),
+        ("inner", product(&x.shape[at + 1..])?),
+        ("indices", indices.elements()),
+        ("axis", x.shape[at]),
+    ])?;
     let args = vec![x.arg, indices.arg, y.arg];
     cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), elements as u64);
     Ok(())
@@ -121,13 +125,12 @@ fn lower_elements(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (x, indices, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
     let safe = is_safe(cx, node, 1, &x.shape[at..=at]);
     let rank = y.shape.len();
-    // Params: elements, size of the axis, strides of the indices, strides of the data.
     let mut text =
         format!("{}\nfn element(i: u32) -> {} {{\n    var rest = i; var at = 0u;\n", index_at(safe), y.repr.wgsl());
     for d in 0..rank {
-        let (own, step) = (2 + d, 2 + rank + d);
-        let coordinate = if d == at { "index_at(i, param(1u))".to_owned() } else { format!("rest / param({own}u)") };
-        text.push_str(&format!("    at += ({coordinate}) * param({step}u); rest = rest % param({own}u);\n"));
+        let own = format!("param.stride[{d}]");
+        let coordinate = if d == at { "index_at(i, param.length)".to_owned() } else { format!("rest / {own}") };
+        text.push_str(&format!("    at += ({coordinate}) * param.step[{d}]; rest = rest % {own};\n"));
     }
     text.push_str("    return load_x(at);\n}");
     let kernel = KernelBuilder::new("gather_elements")
@@ -136,9 +139,8 @@ fn lower_elements(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         .text(&text)
         .element(y.repr);
     let elements = y.elements();
-    let mut numbers = params(&[elements, x.shape[at]])?;
-    numbers.extend(params(&strides(&y.shape))?);
-    numbers.extend(params(&strides(&x.shape))?);
+    let numbers = Params::sizes([("elements", elements), ("length", x.shape[at])])?;
+    let numbers = numbers.list("stride", &strides(&y.shape))?.list("step", &strides(&x.shape))?;
     let args = vec![x.arg, indices.arg, y.arg];
     cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), elements as u64);
     Ok(())
@@ -240,18 +242,14 @@ fn lower_nd(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         return check_alone(cx, &indices, &sizes);
     }
     let index = index_at(safe);
-    // Params: elements, slice, tuples of a batch, elements of a batch, then size and stride of each addressed dimension.
     let length = tuples.length;
     let parts: String = (0..length)
-        .map(|k| {
-            let (size, step) = (4 + 2 * k, 5 + 2 * k);
-            format!("    at += index_at(tuple * {length}u + {k}u, param({size}u)) * param({step}u);\n")
-        })
+        .map(|k| format!("    at += index_at(tuple * {length}u + {k}u, param.size[{k}]) * param.step[{k}];\n"))
         .collect();
     let text = format!(
         "{index}\nfn element(i: u32) -> {} {{
-    let tuple = i / param(1u);
-    var at = (tuple / param(2u)) * param(3u) + i % param(1u);
+    let tuple = i / param.slice;
+    var at = (tuple / param.tuples) * param.batch + i % param.slice;
 {parts}    return load_x(at);
 }}",
         y.repr.wgsl()
@@ -259,10 +257,13 @@ fn lower_nd(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let kernel =
         KernelBuilder::new("gather_nd").read("x", x.repr).read("indices", indices.repr).text(&text).element(y.repr);
     let elements = y.elements();
-    let mut numbers = params(&[elements, tuples.slice, tuples.per_batch, tuples.batch_elements])?;
-    for (size, step) in sizes.into_iter().zip(addressed) {
-        numbers.extend(params(&[size, step])?);
-    }
+    let numbers = Params::sizes([
+        ("elements", elements),
+        ("slice", tuples.slice),
+        ("tuples", tuples.per_batch),
+        ("batch", tuples.batch_elements),
+    ])?;
+    let numbers = numbers.list("size", &sizes)?.list("step", &addressed)?;
     let args = vec![x.arg, indices.arg, y.arg];
     cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), elements as u64);
     Ok(())
@@ -321,20 +322,26 @@ fn lower_compress(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (_shape, inner, n) = compressed(&x.shape, at, picks.len())?;
     // The condition is short and the same for all: each thread counts its own way through it.
     let look = "if (load_condition(k) != 0) { if (seen == wanted) { index = k; } seen++; }";
-    let (walk, rounds) = steps("k", "param(4u)", condition.elements(), look);
+    let (walk, rounds) = steps("k", "param.conditions", condition.elements(), look);
     let text = format!(
         "fn element(i: u32) -> {} {{
-    let inner = param(1u); let rest = i / inner;
-    let wanted = rest % param(3u);
+    let inner = param.inner; let rest = i / inner;
+    let wanted = rest % param.picks;
     var seen = 0u; var index = 0u;
-{walk}    return load_x(((rest / param(3u)) * param(2u) + index) * inner + i % inner);
+{walk}    return load_x(((rest / param.picks) * param.length + index) * inner + i % inner);
 }}",
         y.repr.wgsl()
     );
     let kernel =
         KernelBuilder::new("compress").read("x", x.repr).read("condition", condition.repr).text(&text).element(y.repr);
     let elements = y.elements();
-    let numbers = params(&[elements, inner, n, picks.len(), condition.elements()])?;
+    let numbers = Params::sizes([
+        ("elements", elements),
+        ("inner", inner),
+        ("length", n),
+        ("picks", picks.len()),
+        ("conditions", condition.elements()),
+    ])?;
     let work = elements as u64 * u64::from(param(condition.elements())?);
     let effort = Effort::looping(work, rounds);
     cx.dispatch(kernel, vec![x.arg, condition.arg, y.arg], numbers, element_groups(elements, y.repr), effort);

@@ -3,8 +3,7 @@
 use crate::error::OpError;
 use crate::facts::Range;
 use crate::ir::Node;
-use crate::lower::{Fault, KernelBuilder, Lowering, Operand, Repr, element_groups};
-use crate::ops::shape::{param, params};
+use crate::lower::{Fault, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
 
 /// Returns WGSL of `fn index_at(k, n)`: the index at place `k` of `indices`, inside `0..n` whatever the tensor holds.
 ///
@@ -34,15 +33,14 @@ pub(super) fn is_safe(cx: &Lowering<'_>, node: &Node, at: usize, sizes: &[usize]
 /// `sizes`: the dimensions that a tuple of indices addresses, in order; one for single indices.
 pub(super) fn check_alone(cx: &mut Lowering<'_>, indices: &Operand, sizes: &[usize]) -> Result<(), OpError> {
     let elements = indices.elements();
-    let cases = (0..sizes.len()).map(|k| format!("n = select(n, param({}u), i % {}u == {k}u); ", 1 + k, sizes.len()));
+    let cases = (0..sizes.len()).map(|k| format!("n = select(n, param.sizes[{k}], i % {}u == {k}u); ", sizes.len()));
     let text = format!(
         "{}\nfn element(i: u32) -> u32 {{ var n = 0u; {}return index_at(i, n); }}",
         index_at(false),
         cases.collect::<String>()
     );
     let kernel = KernelBuilder::new("indices").read("indices", indices.repr).text(&text).element(Repr::U32);
-    let mut numbers = vec![param(elements)?];
-    numbers.extend(params(sizes)?);
+    let numbers = Params::sizes([("elements", elements)])?.list("sizes", sizes)?;
     let args = vec![indices.arg, cx.scratch(elements)];
     cx.dispatch(kernel, args, numbers, element_groups(elements, Repr::U32), elements as u64);
     Ok(())

@@ -4,11 +4,11 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{Literal, Node, ValueId};
-use crate::lower::{KernelBuilder, Lowering, Operand, element_groups};
+use crate::lower::{KernelBuilder, Lowering, Operand, Params, element_groups};
 use crate::ops::Rule;
 use crate::ops::movement::{on_host, product, same_type};
 use crate::ops::product::groups_of;
-use crate::ops::shape::{axis, param};
+use crate::ops::shape::axis;
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[Rule::device("Concat", infer, lower).with_host(evaluate)];
@@ -88,14 +88,13 @@ fn join(cx: &mut Lowering<'_>, mut parts: Vec<(Operand, usize)>, y: &Operand) ->
 fn launch(cx: &mut Lowering<'_>, parts: &[(Operand, usize)], y: &Operand) -> Result<(), OpError> {
     let elements = y.elements();
     let mut kernel = KernelBuilder::new("concat");
-    // Params: elements, length of a round, then where each part ends in it.
     let mut end = 0;
-    let mut numbers = Vec::with_capacity(parts.len());
+    let mut all_ends = Vec::with_capacity(parts.len());
     let mut ends = String::from("    let end0 = 0u;");
     let mut loads = String::new();
     for (k, (part, run)) in parts.iter().enumerate() {
         kernel = kernel.read(&format!("x{k}"), part.repr);
-        ends.push_str(&format!(" let end{} = param({}u);", k + 1, k + 2));
+        ends.push_str(&format!(" let end{} = param.ends[{k}];", k + 1));
         let load = format!("value = load_x{k}(round * (end{} - end{k}) + at - end{k});", k + 1);
         loads.push_str(&match (k, k + 1 == parts.len()) {
             (0, true) => load,
@@ -104,10 +103,9 @@ fn launch(cx: &mut Lowering<'_>, parts: &[(Operand, usize)], y: &Operand) -> Res
             (_, false) => format!(" else if (at < end{}) {{ {load} }}", k + 1),
         });
         end += run;
-        numbers.push(param(end)?);
+        all_ends.push(end);
     }
-    let mut all = vec![param(elements)?, param(end)?];
-    all.append(&mut numbers);
+    let all = Params::sizes([("elements", elements), ("length", end)])?.list("ends", &all_ends)?;
     let mut args: Vec<_> = parts.iter().map(|(part, _run)| part.arg).collect();
     args.push(y.arg);
     let one = y.repr.wgsl();
@@ -124,7 +122,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let base = group + group_base();
     let round = base.y;
     let first = base.x * {}u + lane;
-    let length = param(1u);
+    let length = param.length;
 {ends}
 {places}}}",
                 PLACES * ROUND_THREADS
@@ -133,7 +131,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         None => {
             let text = format!(
-                "fn element(i: u32) -> {one} {{\n    let round = i / param(1u); let at = i % param(1u);\n{ends}\n    \
+                "fn element(i: u32) -> {one} {{\n    let round = i / param.length; let at = i % param.length;\n{ends}\n    \
                  var value = {one}();\n    {loads}\n    return value;\n}}"
             );
             (kernel.text(&text).element(y.repr), element_groups(elements, y.repr))

@@ -17,8 +17,7 @@ mod window;
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node, ValueId};
-use crate::lower::{KernelBuilder, Lowering, element_groups};
-use crate::ops::shape::param;
+use crate::lower::{KernelBuilder, Lowering, Params, element_groups};
 
 /// Most values of an input that states a shape, axes, pads or sizes.
 ///
@@ -107,10 +106,16 @@ pub(super) fn fill(cx: &mut Lowering<'_>, output: ValueId, bits: u32) -> Result<
     let y = cx.place(output);
     let wgsl = y.repr.wgsl();
     let kernel = KernelBuilder::new("fill")
-        .text(&format!("fn element(i: u32) -> {wgsl} {{ return bitcast<{wgsl}>(param(1u)); }}"))
+        .text(&format!("fn element(i: u32) -> {wgsl} {{ return bitcast<{wgsl}>(param.value); }}"))
         .element(y.repr);
     let elements = y.elements();
     let groups = element_groups(elements, y.repr);
-    cx.dispatch(kernel, vec![y.arg], vec![param(elements)?, bits], groups, elements as u64);
+    cx.dispatch(
+        kernel,
+        vec![y.arg],
+        Params::sizes([("elements", elements)])?.word("value", bits),
+        groups,
+        elements as u64,
+    );
     Ok(())
 }

@@ -4,11 +4,11 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{Literal, Node};
-use crate::lower::{KernelBuilder, Lowering, element_groups};
+use crate::lower::{KernelBuilder, Lowering, Params, element_groups};
 use crate::ops::Rule;
 use crate::ops::movement::window::wrapped;
 use crate::ops::movement::{given, integers, numbers, on_host, optional_integers, same_type};
-use crate::ops::shape::{axis, param, params, strides};
+use crate::ops::shape::{axis, strides};
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[
@@ -158,32 +158,26 @@ fn lower(node: &Node, cx: &mut Lowering<'_>, framing: Framing) -> Result<(), OpE
             args.push(value.arg);
             "load_value(0u)".to_owned()
         }
-        (None, Some(_attribute)) if wgsl == "f32" => "bitcast<f32>(param(1u))".to_owned(),
+        (None, Some(_attribute)) if wgsl == "f32" => "bitcast<f32>(param.value)".to_owned(),
         (None, _) => format!("{wgsl}(0)"),
     };
-    // Params: elements, the frame's value, then for each dimension the output's stride and size of the dimension before,
-    // elements in front, the input's size and stride.
     let mut text = format!(
         "fn outside() -> {wgsl} {{ return {outside}; }}\n\
          fn element(i: u32) -> {wgsl} {{\n    var rest = i; var at = 0u;\n"
     );
     for d in 0..rank {
-        let [stride, begin, size, step] = [0, 1, 2, 3].map(|k| 2 + k * rank + d);
         text.push_str(&format!(
-            "    {{ var c = i32(rest / param({stride}u)) - i32(param({begin}u)); rest = rest % param({stride}u);\n      \
-             let n = i32(param({size}u)); {}\n      at += u32(c) * param({step}u); }}\n",
+            "    {{ var c = i32(rest / param.stride[{d}]) - i32(param.begin[{d}]); rest = rest % param.stride[{d}];\n      \
+             let n = i32(param.size[{d}]); {}\n      at += u32(c) * param.step[{d}]; }}\n",
             frame.mode.wgsl()
         ));
     }
     text.push_str("    return load_x(at);\n}");
     let elements = y.elements();
-    let mut numbers = vec![param(elements)?, frame.value.unwrap_or(0.0).to_bits()];
-    numbers.extend(params(&strides(&y.shape))?);
-    for &begin in &frame.begins {
-        numbers.push(wrapped(begin)?);
-    }
-    numbers.extend(params(&x.shape)?);
-    numbers.extend(params(&strides(&x.shape))?);
+    let begins = frame.begins.iter().map(|&begin| wrapped(begin)).collect::<Result<Vec<_>, _>>()?;
+    let numbers = Params::sizes([("elements", elements)])?.float("value", frame.value.unwrap_or(0.0));
+    let numbers = numbers.list("stride", &strides(&y.shape))?.words("begin", &begins);
+    let numbers = numbers.list("size", &x.shape)?.list("step", &strides(&x.shape))?;
     args.push(y.arg);
     let kernel = kernel.text(&text).element(y.repr);
     cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), elements as u64);

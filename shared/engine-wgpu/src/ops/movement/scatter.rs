@@ -8,13 +8,15 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{Literal, Node};
-use crate::lower::{Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, THREADS, element_groups, steps};
+use crate::lower::{
+    Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Params, Repr, THREADS, element_groups, steps,
+};
 use crate::ops::Rule;
 use crate::ops::elementwise::checked;
 use crate::ops::movement::gather::{Tuples, element_axis, wrap};
 use crate::ops::movement::index::{check_alone, index_at, is_safe};
 use crate::ops::movement::{given, on_host, same_type};
-use crate::ops::shape::{param, params, strides};
+use crate::ops::shape::strides;
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[
@@ -144,30 +146,26 @@ fn lower_elements(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         check_alone(cx, &indices, &x.shape[axis..=axis])?;
     }
     let (rank, wgsl) = (y.shape.len(), y.repr.wgsl());
-    // Params: elements, then for each dimension the data's stride, the indices' size and stride; then the axis' size.
     let mut text = format!(
         "{}\n{}fn element(i: u32) -> {wgsl} {{
     var value = load_x(i); var rest = i; var at = 0u; var c = 0u;\n",
         index_at(safe),
         meet
     );
-    let at = |group: usize, d: usize| 1 + group * rank + d;
     for d in 0..rank {
-        text.push_str(&format!("    c = rest / param({0}u); rest = rest % param({0}u);\n", at(0, d)));
+        text.push_str(&format!("    c = rest / param.stride[{d}]; rest = rest % param.stride[{d}];\n"));
         text.push_str(&match d == axis {
             true => "    let wanted = c;\n".to_owned(),
             false => {
-                format!("    if (c >= param({}u)) {{ return value; }} at += c * param({}u);\n", at(1, d), at(2, d))
+                format!("    if (c >= param.size[{d}]) {{ return value; }} at += c * param.step[{d}];\n")
             }
         });
     }
     let look = format!(
-        "let place = at + k * param({}u);
-        if (index_at(place, param({}u)) == wanted) {{ value = meet(value, load_updates(place)); }}",
-        at(2, axis),
-        1 + 3 * rank
+        "let place = at + k * param.step[{axis}];
+        if (index_at(place, param.length) == wanted) {{ value = meet(value, load_updates(place)); }}"
     );
-    let (walk, rounds) = steps("k", &format!("param({}u)", at(1, axis)), indices.shape[axis], &look);
+    let (walk, rounds) = steps("k", &format!("param.size[{axis}]"), indices.shape[axis], &look);
     text.push_str(&format!("{walk}    return value;\n}}"));
     let kernel = KernelBuilder::new("scatter_elements")
         .read("x", x.repr)
@@ -176,11 +174,9 @@ fn lower_elements(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         .text(&text)
         .element(y.repr);
     let elements = y.elements();
-    let mut numbers = vec![param(elements)?];
-    numbers.extend(params(&strides(&x.shape))?);
-    numbers.extend(params(&indices.shape)?);
-    numbers.extend(params(&strides(&indices.shape))?);
-    numbers.push(param(x.shape[axis])?);
+    let numbers = Params::sizes([("elements", elements), ("length", x.shape[axis])])?;
+    let numbers = numbers.list("stride", &strides(&x.shape))?.list("size", &indices.shape)?;
+    let numbers = numbers.list("step", &strides(&indices.shape))?;
     let work = search(elements, indices.shape[axis])?;
     let args = vec![x.arg, indices.arg, updates.arg, y.arg];
     cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), Effort::looping(work, rounds));
@@ -256,23 +252,17 @@ fn lower_nd(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     }
 }
 
-/// Numbers that both kernels start with: elements, elements of a slice, tuples, then size and stride (in slices) of each
-/// addressed dimension.
-fn nd_params(elements: usize, x: &Operand, tuples: &Tuples) -> Result<Vec<u32>, OpError> {
-    let mut numbers = params(&[elements, tuples.slice, tuples.per_batch])?;
+/// Returns the numbers of both kernels: strides of the addressed dimensions are in slices.
+fn nd_params(elements: usize, x: &Operand, tuples: &Tuples) -> Result<Params, OpError> {
     let (sizes, steps) = tuples.addressed(&x.shape);
-    for (size, step) in sizes.into_iter().zip(steps) {
-        numbers.extend(params(&[size, step / tuples.slice.max(1)])?);
-    }
-    Ok(numbers)
+    let steps: Vec<usize> = steps.iter().map(|step| step / tuples.slice.max(1)).collect();
+    let numbers = Params::sizes([("elements", elements), ("slice", tuples.slice), ("tuples", tuples.per_batch)])?;
+    numbers.list("size", &sizes)?.list("step", &steps)
 }
 
 /// WGSL of `fn slice_at(tuple)`: the slice that a tuple addresses, by way of `index_at`.
 fn slice_at(length: usize, index: &str) -> String {
-    let part = |k: usize| {
-        let (size, step) = (3 + 2 * k, 4 + 2 * k);
-        format!("    at += index_at(tuple * {length}u + {k}u, param({size}u)) * param({step}u);\n")
-    };
+    let part = |k: usize| format!("    at += index_at(tuple * {length}u + {k}u, param.size[{k}]) * param.step[{k}];\n");
     let parts: String = (0..length).map(part).collect();
     format!("{index}\nfn slice_at(tuple: u32) -> u32 {{\n    var at = 0u;\n{parts}    return at;\n}}\n")
 }
@@ -286,10 +276,10 @@ fn search_nd(
     let [x, indices, updates, y] = operands;
     let elements = y.elements();
     let work = search(elements, tuples.per_batch)?;
-    let look = "if (slice_at(tuple) == i / param(1u)) {
-            value = meet(value, load_updates(tuple * param(1u) + i % param(1u)));
+    let look = "if (slice_at(tuple) == i / param.slice) {
+            value = meet(value, load_updates(tuple * param.slice + i % param.slice));
         }";
-    let (walk, rounds) = steps("tuple", "param(2u)", tuples.per_batch, look);
+    let (walk, rounds) = steps("tuple", "param.tuples", tuples.per_batch, look);
     let text = format!(
         "{}{meet}fn element(i: u32) -> {} {{
     var value = load_x(i);
@@ -320,7 +310,7 @@ fn write_nd(cx: &mut Lowering<'_>, operands: &[Operand; 4], tuples: &Tuples, ind
         .element(y.repr);
     let elements = y.elements();
     let groups = element_groups(elements, y.repr);
-    cx.dispatch(copy, vec![x.arg, y.arg], vec![param(elements)?], groups, elements as u64);
+    cx.dispatch(copy, vec![x.arg, y.arg], Params::sizes([("elements", elements)])?, groups, elements as u64);
     let array = match y.repr {
         Repr::F32 => "array<f32>",
         Repr::I32 => "array<i32>",
@@ -330,8 +320,8 @@ fn write_nd(cx: &mut Lowering<'_>, operands: &[Operand; 4], tuples: &Tuples, ind
         "{}@compute @workgroup_size({THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let i = (group.y * {GROUPS_MAX}u + group.x) * {THREADS}u + lane;
-    if (i >= param(0u)) {{ return; }}
-    y[slice_at(i / param(1u)) * param(1u) + i % param(1u)] = load_updates(i);
+    if (i >= param.elements) {{ return; }}
+    y[slice_at(i / param.slice) * param.slice + i % param.slice] = load_updates(i);
 }}",
         slice_at(tuples.length, index)
     );

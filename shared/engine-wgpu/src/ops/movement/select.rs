@@ -4,10 +4,10 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs, Range};
 use crate::host::rearrange;
 use crate::ir::{Literal, Node};
-use crate::lower::{Fault, KernelBuilder, Lowering, element_groups};
+use crate::lower::{Fault, KernelBuilder, Lowering, Params, element_groups};
 use crate::ops::Rule;
 use crate::ops::movement::{given, on_host, product};
-use crate::ops::shape::{axis, param, params, strides};
+use crate::ops::shape::{axis, strides};
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[
@@ -46,14 +46,14 @@ fn lower_trilu(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (k, keeps) = (if k.is_some() { "load_k(0u)" } else { "0" }, if upper(node)? { ">=" } else { "<=" });
     let text = format!(
         "fn element(i: u32) -> {wgsl} {{
-    let column = i32(i % param(2u)); let row = i32((i / param(2u)) % param(1u));
+    let column = i32(i % param.columns); let row = i32((i / param.columns) % param.rows);
     if (column - row {keeps} {k}) {{ return load_x(i); }}
     return {wgsl}(0);
 }}"
     );
     let elements = y.elements();
     args.push(y.arg);
-    let numbers = params(&[elements, rows, columns])?;
+    let numbers = Params::sizes([("elements", elements), ("rows", rows), ("columns", columns)])?;
     let groups = element_groups(elements, y.repr);
     cx.dispatch(kernel.text(&text).element(y.repr), args, numbers, groups, elements as u64);
     Ok(())
@@ -101,17 +101,16 @@ fn lower_reverse(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let longest = i64::try_from(x.shape[time]).unwrap_or(i64::MAX);
     let check = match cx.input_range(node, 1).within(Range::new(0, longest)) {
         true => String::new(),
-        false => format!("if (stated < 0 || stated > i32(param(4u))) {{ {} }}", Fault::Length.report()),
+        false => format!("if (stated < 0 || stated > i32(param.time)) {{ {} }}", Fault::Length.report()),
     };
-    // Params: elements, stride and size of the batch, stride and size of time.
     let text = format!(
         "fn element(i: u32) -> {} {{
-    let t = (i / param(3u)) % param(4u);
-    let stated = i32(load_lengths((i / param(1u)) % param(2u)));
+    let t = (i / param.time_step) % param.time;
+    let stated = i32(load_lengths((i / param.batch_step) % param.batch));
     {check}
-    let length = u32(clamp(stated, 0, i32(param(4u))));
+    let length = u32(clamp(stated, 0, i32(param.time)));
     if (t >= length) {{ return load_x(i); }}
-    return load_x(i - t * param(3u) + (length - 1u - t) * param(3u));
+    return load_x(i - t * param.time_step + (length - 1u - t) * param.time_step);
 }}",
         y.repr.wgsl()
     );
@@ -121,7 +120,13 @@ fn lower_reverse(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         .text(&text)
         .element(y.repr);
     let (elements, steps) = (y.elements(), strides(&x.shape));
-    let numbers = params(&[elements, steps[batch], x.shape[batch], steps[time], x.shape[time]])?;
+    let numbers = Params::sizes([
+        ("elements", elements),
+        ("batch_step", steps[batch]),
+        ("batch", x.shape[batch]),
+        ("time_step", steps[time]),
+        ("time", x.shape[time]),
+    ])?;
     let args = vec![x.arg, lengths.arg, y.arg];
     cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), elements as u64);
     Ok(())
@@ -164,13 +169,12 @@ fn lower_hot(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let facts = cx.input_facts(node);
     let (_shape, at, depth) = hot(node, Inputs(&facts))?;
     let (indices, values, y) = (cx.input(node, 0)?, cx.input(node, 2)?, cx.output(node, 0)?);
-    // Params: elements, elements behind the new axis, its size.
     let text = format!(
         "fn element(i: u32) -> {} {{
-    let inner = param(1u); let depth = i32(param(2u));
-    var index = i32(load_indices((i / inner / param(2u)) * inner + i % inner));
+    let inner = param.inner; let depth = i32(param.depth);
+    var index = i32(load_indices((i / inner / param.depth) * inner + i % inner));
     index = select(index, index + depth, index < 0);
-    return load_values(select(0u, 1u, index == i32((i / inner) % param(2u))));
+    return load_values(select(0u, 1u, index == i32((i / inner) % param.depth)));
 }}",
         y.repr.wgsl()
     );
@@ -180,7 +184,8 @@ fn lower_hot(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         .text(&text)
         .element(y.repr);
     let elements = y.elements();
-    let numbers = vec![param(elements)?, param(product(&y.shape[at + 1..])?)?, param(depth)?];
+    let inner = product(&y.shape[at + 1..])?;
+    let numbers = Params::sizes([("elements", elements), ("inner", inner), ("depth", depth)])?;
     let args = vec![indices.arg, values.arg, y.arg];
     cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), elements as u64);
     Ok(())

@@ -4,9 +4,9 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{Literal, Node};
-use crate::lower::{KernelBuilder, Lowering, Operand, element_groups};
+use crate::lower::{KernelBuilder, Lowering, Operand, Params, element_groups};
 use crate::ops::movement::{given, on_host};
-use crate::ops::shape::{param, strides};
+use crate::ops::shape::strides;
 
 /// One dimension of a window: how many steps, and how many input elements each goes ahead (or back).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,25 +104,20 @@ pub(super) fn lower(node: &Node, cx: &mut Lowering<'_>, windows: Windows) -> Res
 fn copy(cx: &mut Lowering<'_>, x: &Operand, y: &Operand, window: &Window) -> Result<(), OpError> {
     let steps = window.joined();
     let elements = y.elements();
-    let mut text = format!("fn element(i: u32) -> {} {{\n    var rest = i; var at = param(1u);\n", y.repr.wgsl());
-    let count = steps.len();
+    let mut text = format!("fn element(i: u32) -> {} {{\n    var rest = i; var at = param.offset;\n", y.repr.wgsl());
     // Innermost first: remainder and quotient by each size. Strides backwards are two's complement and wrap.
-    for at in (0..count).rev() {
-        let (size, stride) = (2 + at, 2 + count + at);
-        text.push_str(&match at {
-            0 => format!("    at += rest * param({stride}u);\n"),
-            _ => format!("    at += (rest % param({size}u)) * param({stride}u); rest = rest / param({size}u);\n"),
+    for d in (0..steps.len()).rev() {
+        text.push_str(&match d {
+            0 => format!("    at += rest * param.stride[{d}];\n"),
+            _ => format!("    at += (rest % param.size[{d}]) * param.stride[{d}]; rest = rest / param.size[{d}];\n"),
         });
     }
     text.push_str("    return load_x(at);\n}");
     let kernel = KernelBuilder::new("copy").read("x", x.repr).text(&text).element(y.repr);
-    let mut numbers = vec![param(elements)?, wrapped(window.offset)?];
-    for step in &steps {
-        numbers.push(param(step.size)?);
-    }
-    for step in &steps {
-        numbers.push(wrapped(step.stride)?);
-    }
+    let sizes: Vec<usize> = steps.iter().map(|step| step.size).collect();
+    let strides = steps.iter().map(|step| wrapped(step.stride)).collect::<Result<Vec<_>, _>>()?;
+    let numbers = Params::sizes([("elements", elements)])?.word("offset", wrapped(window.offset)?);
+    let numbers = numbers.list("size", &sizes)?.words("stride", &strides);
     cx.dispatch(kernel, vec![x.arg, y.arg], numbers, element_groups(elements, y.repr), elements as u64);
     Ok(())
 }

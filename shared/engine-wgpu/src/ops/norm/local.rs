@@ -3,12 +3,12 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
-use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Repr, element_groups};
+use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
 use crate::ops::Rule;
 use crate::ops::elementwise::launch::Element;
 use crate::ops::elementwise::{math, same_float};
 use crate::ops::reduce::fold::Fold;
-use crate::ops::shape::{axis, param};
+use crate::ops::shape::axis;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -30,27 +30,26 @@ fn lower_lrn(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let size =
         usize::try_from(node.attributes.int("size", 1)?).map_err(|_negative| OpError::invalid("a negative size"))?;
     let text = "fn element(i: u32) -> f32 {
-    let channels = param(1u); let step = param(2u); let size = param(3u);
+    let channels = param.channels; let step = param.inner; let size = param.size;
     let c = (i / step) % channels;
     let low = c - min(c, (size - 1u) / 2u);
     let high = min(c + size / 2u, channels - 1u);
     var sum = 0.0;
     for (var k = low; k <= high; k++) { let v = load_x(i - c * step + k * step); sum += v * v; }
-    return load_x(i) / power(bitcast<f32>(param(6u)) + bitcast<f32>(param(4u)) / f32(size) * sum, bitcast<f32>(param(5u)));
+    return load_x(i) / power(bitcast<f32>(param.bias) + bitcast<f32>(param.alpha) / f32(size) * sum, bitcast<f32>(param.beta));
 }";
     let kernel = KernelBuilder::new("lrn").read("x", x.repr).text(&math::needed_by(text)).text(text).element(y.repr);
     let elements = y.elements();
     let attributes = &node.attributes;
-    let numbers = vec![
-        param(elements)?,
-        param(x.shape[1])?,
-        param(x.shape[2..].iter().product())?,
+    let numbers = Params::sizes([
+        ("elements", elements),
+        ("channels", x.shape[1]),
+        ("inner", x.shape[2..].iter().product()),
         // A window wider than all channels sees them all; its width still divides.
-        param(size.min(1 << 30))?,
-        attributes.float("alpha", 0.0001)?.to_bits(),
-        attributes.float("beta", 0.75)?.to_bits(),
-        attributes.float("bias", 1.0)?.to_bits(),
-    ];
+        ("size", size.min(1 << 30)),
+    ])?;
+    let numbers = numbers.float("alpha", attributes.float("alpha", 0.0001)?);
+    let numbers = numbers.float("beta", attributes.float("beta", 0.75)?).float("bias", attributes.float("bias", 1.0)?);
     let work = u64::try_from(elements.saturating_mul(size.min(x.shape[1]))).unwrap_or(u64::MAX);
     let effort = Effort::looping(work, size.min(x.shape[1]));
     cx.dispatch(kernel, vec![x.arg, y.arg], numbers, element_groups(elements, y.repr), effort);

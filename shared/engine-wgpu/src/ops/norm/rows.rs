@@ -5,9 +5,9 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
-use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, linear_groups};
+use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Params, linear_groups};
 use crate::ops::Rule;
-use crate::ops::shape::{axis, broadcast, broadcast_strides, param, params, strides};
+use crate::ops::shape::{axis, broadcast, broadcast_strides, strides};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -49,7 +49,8 @@ impl Rows {
         }
         let mut kernel = KernelBuilder::new("normalize").raw("x", "array<f32>").raw("y", "array<f32>");
         let mut args = vec![self.x.arg, self.y];
-        let mut numbers = vec![param(self.count)?, param(self.length)?, self.epsilon.to_bits()];
+        let mut numbers =
+            Params::sizes([("rows", self.count), ("length", self.length)])?.float("epsilon", self.epsilon);
         let own = strides(&self.shape);
         let mut value = String::from("(x[base + k] - mean) * inverse");
         let mut functions = String::new();
@@ -60,10 +61,9 @@ impl Rows {
             let mut terms = vec!["0u".to_owned()];
             for (d, &step) in broadcast_strides(&operand.shape, &self.shape).iter().enumerate() {
                 if step != 0 {
-                    let first = numbers.len();
-                    numbers.extend(params(&[own[d].max(1), self.shape[d].max(1), step])?);
-                    let (size, step) = (first + 1, first + 2);
-                    terms.push(format!("(i / param({first}u)) % param({size}u) * param({step}u)"));
+                    let place = format!("{name}_{d}");
+                    numbers = numbers.list(place.as_str().to_owned(), &[own[d].max(1), self.shape[d].max(1), step])?;
+                    terms.push(format!("(i / param.{place}[0]) % param.{place}[1] * param.{place}[2]"));
                 }
             }
             functions
@@ -84,14 +84,14 @@ impl Rows {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let place = group + group_base();
     let wanted = place.y * 65535u + place.x;
-    let n = param(1u);
+    let n = param.length;
     // Surplus workgroups repeat the last row: barriers must be met by all.
-    let row = min(wanted, param(0u) - 1u);
+    let row = min(wanted, param.rows - 1u);
     let base = row * n;
 {mean}    var squares = 0.0;
     for (var k = lane; k < n; k += THREADSu) {{ let d = x[base + k] - mean; squares += d * d; }}
-    let inverse = 1.0 / sqrt(spread(lane, squares) / f32(n) + bitcast<f32>(param(2u)));
-    if (wanted >= param(0u)) {{ return; }}
+    let inverse = 1.0 / sqrt(spread(lane, squares) / f32(n) + bitcast<f32>(param.epsilon));
+    if (wanted >= param.rows) {{ return; }}
 {statistics}    for (var k = lane; k < n; k += THREADSu) {{ y[base + k] = {value}; }}
 }}"
         );

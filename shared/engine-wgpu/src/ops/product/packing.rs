@@ -2,8 +2,8 @@
 
 use super::{Matrix, volume};
 use crate::error::OpError;
-use crate::lower::{Arg, GROUPS_MAX, KernelBuilder, Lowering, Repr, element_groups};
-use crate::ops::shape::{param, strides};
+use crate::lower::{Arg, GROUPS_MAX, KernelBuilder, Lowering, Params, Repr, element_groups};
+use crate::ops::shape::strides;
 
 /// Rows of `k` floats copied to rows of `pitch`, zeros behind them.
 ///
@@ -81,6 +81,18 @@ impl Packing {
         (lane < self.limit).then_some(at)
     }
 
+    fn params(&self, matrix: &Matrix, kept: &[usize]) -> Result<Params, OpError> {
+        let sizes = Params::sizes([
+            ("inner", self.inner),
+            ("outer", self.outer),
+            ("limit", self.limit),
+            ("lane", self.lane),
+            ("step", self.step),
+            ("offset", matrix.offset),
+        ])?;
+        sizes.list("batch", kept)?.list("stride", &matrix.batch)
+    }
+
     /// Workgroups of [`Self::launch_fours`]; `None` where a dimension has too many.
     fn groups(&self, total: usize) -> Option<[u32; 3]> {
         let batches = total / (self.lanes * self.inner).max(1);
@@ -101,33 +113,23 @@ impl Packing {
         to: Arg,
         groups: [u32; 3],
     ) -> Result<(), OpError> {
-        let mut numbers = Vec::new();
-        for number in [self.lanes / 4, self.inner, self.outer, self.limit, self.lane, self.step, matrix.offset] {
-            numbers.push(param(number)?);
-        }
-        let mut places = String::new();
-        for d in (0..kept.len()).rev() {
-            let p = 7 + 2 * d;
-            places.push_str(&format!("    at += rest % param({p}u) * param({}u); rest = rest / param({p}u);\n", p + 1));
-        }
-        for (&size, &stride) in kept.iter().zip(&matrix.batch) {
-            numbers.extend([param(size)?, param(stride)?]);
-        }
+        let numbers = self.params(matrix, kept)?.size("fours", self.lanes / 4)?;
+        let places = places(kept.len());
         let text = format!(
             "@compute @workgroup_size(2, 32)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) thread: vec3<u32>) {{
     let place = group + group_base();
     let four = place.x * 2u + thread.x;
     let inner = place.y * 32u + thread.y;
-    if (four >= param(0u) || inner >= param(1u)) {{ return; }}
-    var rest = place.z / param(2u);
-    let lane = (place.z - rest * param(2u)) * param(0u) * 4u + four * 4u;
-    var at = param(6u) + lane * param(4u) + inner * param(5u);
+    if (four >= param.fours || inner >= param.inner) {{ return; }}
+    var rest = place.z / param.outer;
+    let lane = (place.z - rest * param.outer) * param.fours * 4u + four * 4u;
+    var at = param.offset + lane * param.lane + inner * param.step;
 {places}    var values = vec4<f32>();
     for (var i = 0u; i < 4u; i++) {{
-        if (lane + i < param(3u)) {{ values[i] = load_x(at + i * param(4u)); }}
+        if (lane + i < param.limit) {{ values[i] = load_x(at + i * param.lane); }}
     }}
-    y[(place.z * param(1u) + inner) * param(0u) + four] = values;
+    y[(place.z * param.inner + inner) * param.fours + four] = values;
 }}"
         );
         let kernel = KernelBuilder::new("pack_fours").read("x", Repr::F32).raw("y", "array<vec4<f32>>").text(&text);
@@ -147,25 +149,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) t
         if let Some(groups) = self.groups(total) {
             return self.launch_fours(cx, matrix, kept, total, to, groups);
         }
-        let mut params = Vec::new();
-        for number in [total, self.lanes, self.inner, self.outer, self.limit, self.lane, self.step, matrix.offset] {
-            params.push(param(number)?);
-        }
-        let mut places = String::new();
-        for d in (0..kept.len()).rev() {
-            let p = 8 + 2 * d;
-            places.push_str(&format!("    at += rest % param({p}u) * param({}u); rest = rest / param({p}u);\n", p + 1));
-        }
-        for (&size, &stride) in kept.iter().zip(&matrix.batch) {
-            params.extend([param(size)?, param(stride)?]);
-        }
+        let params = self.params(matrix, kept)?.size("elements", total)?.size("lanes", self.lanes)?;
+        let places = places(kept.len());
         let text = format!(
             "fn element(i: u32) -> f32 {{
-    let row = i / param(1u);
-    let lane = (row / param(2u)) % param(3u) * param(1u) + i % param(1u);
-    var rest = row / (param(2u) * param(3u));
-    var at = param(7u) + lane * param(5u) + row % param(2u) * param(6u);
-{places}    if (lane >= param(4u)) {{ return 0.0; }}
+    let row = i / param.lanes;
+    let lane = (row / param.inner) % param.outer * param.lanes + i % param.lanes;
+    var rest = row / (param.inner * param.outer);
+    var at = param.offset + lane * param.lane + row % param.inner * param.step;
+{places}    if (lane >= param.limit) {{ return 0.0; }}
     return load_x(at);
 }}"
         );
@@ -174,4 +166,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) t
         cx.dispatch(kernel, vec![matrix.arg, to], params, groups, u64::try_from(total).unwrap_or(u64::MAX));
         Ok(())
     }
+}
+
+/// WGSL that adds to `at` where the batch element with the number `rest` begins.
+fn places(rank: usize) -> String {
+    let place = |d| format!("    at += rest % param.batch[{d}] * param.stride[{d}]; rest = rest / param.batch[{d}];\n");
+    (0..rank).rev().map(place).collect()
 }

@@ -109,22 +109,19 @@ impl Tile {
         // `b` is indexed by its vectors, or its elements.
         let width = if lies.ones { 1 } else { 4 };
         // A thread that has left could not tell the others what it loads.
-        let (own, inside) = if lies.shared {
-            (", @builtin(subgroup_invocation_id) own: u32", "")
-        } else {
-            ("", " || col >= param(1u)")
-        };
+        let (own, inside) =
+            if lies.shared { (", @builtin(subgroup_invocation_id) own: u32", "") } else { ("", " || col >= param.n") };
         let mut text = format!(
             "@compute @workgroup_size({x}, {y})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>{own}) {{
     let place = group + group_base();
     let col = (place.y * {x}u + lane.x) * {cols}u;
     let row = (place.x * {y}u + lane.y) * {rows}u;
-    if (row >= param(0u){inside}) {{ return; }}
+    if (row >= param.m{inside}) {{ return; }}
     let at = batch_at(place.z);
-    let steps = param(2u);
-    let pitch = param(5u) / {width}u;
-    var ib = (at.y + (col >> 3u) * param(6u) + (col & 7u)) / {width}u;\n"
+    let steps = param.k;
+    let pitch = param.b_row / {width}u;
+    var ib = (at.y + (col >> 3u) * param.b_col + (col & 7u)) / {width}u;\n"
         );
         for r in 0..rows {
             for v in 0..self.vectors() {
@@ -214,9 +211,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     /// Four steps a round, which is how rows are read by vectors.
     fn row_walk(self, lies: Lies) -> String {
         let rows = self.rows;
-        let mut text = String::from("    let last = param(0u) - 1u;\n");
+        let mut text = String::from("    let last = param.m - 1u;\n");
         for r in 0..rows {
-            text.push_str(&format!("    let a{r} = (at.x + min(row + {r}u, last) * param(3u)) >> 2u;\n"));
+            text.push_str(&format!("    let a{r} = (at.x + min(row + {r}u, last) * param.a_row) >> 2u;\n"));
         }
         text.push_str("    for (var k = 0u; k < (steps >> 2u); k++) {\n");
         for r in 0..rows {
@@ -260,10 +257,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         let (rows, turn) = (self.rows, self.turn());
         let mut text = String::new();
         if lies.shared {
-            text.push_str("    if (col >= param(1u)) { return; }\n");
+            text.push_str("    if (col >= param.n) { return; }\n");
         }
         text.push_str(&format!(
-            "    let rows = min({rows}u, param(0u) - row);\n    for (var r = 0u; r < rows; r += {turn}u) {{\n"
+            "    let rows = min({rows}u, param.m - row);\n    for (var r = 0u; r < rows; r += {turn}u) {{\n"
         ));
         for r in 0..turn {
             // The first row of a turn is one of the product, or there would be no turn.
@@ -285,7 +282,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     /// Stores the sums of row `r` of a turn.
     fn row_text(self, lies: Lies, r: usize) -> String {
         let mut text =
-            format!("        let row{r} = row + r + {r}u;\n        let y{r} = at.z + row{r} * param(11u) + col;\n");
+            format!("        let row{r} = row + r + {r}u;\n        let y{r} = at.z + row{r} * param.y_row + col;\n");
         if lies.bias == Added::ToRows {
             text.push_str(&format!("        let bias{r} = bias_at(at, row{r}, 0u);\n"));
         }
@@ -308,7 +305,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
             if lies.full || c == 0 {
                 text.push_str(&format!("        {store}\n"));
             } else {
-                text.push_str(&format!("        if (col + {c}u < param(1u)) {{ {store} }}\n"));
+                text.push_str(&format!("        if (col + {c}u < param.n) {{ {store} }}\n"));
             }
         }
         text

@@ -4,9 +4,9 @@ use super::{given, limits};
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node};
-use crate::lower::{KernelBuilder, Lowering, Repr, element_groups};
+use crate::lower::{KernelBuilder, Lowering, Params, Repr, element_groups};
 use crate::ops::Rule;
-use crate::ops::shape::{axis, param};
+use crate::ops::shape::axis;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -66,27 +66,29 @@ impl Granularity {
         }
     }
 
-    /// `fn scale_of(i: u32) -> u32` over the params from 1 on.
+    /// `fn scale_of(i: u32) -> u32` over the params of [`Self::params`].
     const fn text(self) -> &'static str {
         match self {
             Self::Tensor => "fn scale_of(i: u32) -> u32 { return 0u; }",
-            Self::Axis { .. } => "fn scale_of(i: u32) -> u32 { return (i / param(2u)) % param(1u); }",
+            Self::Axis { .. } => "fn scale_of(i: u32) -> u32 { return (i / param.inner) % param.size; }",
             Self::Blocks { .. } => {
                 "fn scale_of(i: u32) -> u32 {
-    let size = param(1u); let inner = param(2u);
-    return (i / (size * inner) * param(4u) + (i / inner) % size / param(3u)) * inner + i % inner;
+    let size = param.size; let inner = param.inner;
+    return (i / (size * inner) * param.blocks + (i / inner) % size / param.block) * inner + i % inner;
 }"
             }
         }
     }
 
-    fn params(self, elements: usize) -> Result<Vec<u32>, OpError> {
-        let numbers = match self {
-            Self::Tensor => vec![elements],
-            Self::Axis { size, inner } => vec![elements, size, inner],
-            Self::Blocks { size, inner, block, blocks } => vec![elements, size, inner, block, blocks],
-        };
-        numbers.into_iter().map(param).collect()
+    fn params(self, elements: usize) -> Result<Params, OpError> {
+        match self {
+            Self::Tensor => Params::sizes([("elements", elements)]),
+            Self::Axis { size, inner } => Params::sizes([("elements", elements), ("size", size), ("inner", inner)]),
+            Self::Blocks { size, inner, block, blocks } => {
+                let sizes = [("size", size), ("inner", inner), ("block", block), ("blocks", blocks)];
+                Params::sizes(sizes)?.size("elements", elements)
+            }
+        }
     }
 }
 

@@ -11,11 +11,11 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{
-    Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, THREADS, element_groups, linear_groups,
+    Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Params, Repr, THREADS, element_groups, linear_groups,
     nested_steps,
 };
 use crate::ops::Rule;
-use crate::ops::shape::{axis, broadcast, broadcast_strides, param, params, strides};
+use crate::ops::shape::{axis, broadcast, broadcast_strides, strides};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -30,7 +30,7 @@ pub(in crate::ops) const RULES: &[Rule] = &[
     Rule::device("QLinearSigmoid", infer_unary, |node, cx| unary(node, cx, "1.0 / (1.0 + exp(-x))"))
         .in_domain(MICROSOFT),
     Rule::device("QLinearLeakyRelu", infer_unary, |node, cx| {
-        unary(node, cx, "select(x, x * bitcast<f32>(param(1u)), x < 0.0)")
+        unary(node, cx, "select(x, x * bitcast<f32>(param.alpha), x < 0.0)")
     })
     .in_domain(MICROSOFT),
     Rule::device("QLinearConcat", infer_concat, lower_concat).in_domain(MICROSOFT),
@@ -70,7 +70,13 @@ fn numbers(node: &Node, cx: &mut Lowering<'_>, places: &[usize]) -> Result<Arg, 
     let text = format!("fn element(i: u32) -> f32 {{ switch (i) {{ {arms} default: {{ return 0.0; }} }} }}");
     let count = places.len();
     let groups = element_groups(count, Repr::F32);
-    cx.dispatch(kernel.text(&text).element(Repr::F32), args, vec![param(count)?], groups, count as u64);
+    cx.dispatch(
+        kernel.text(&text).element(Repr::F32),
+        args,
+        Params::sizes([("elements", count)])?,
+        groups,
+        count as u64,
+    );
     Ok(out)
 }
 
@@ -109,10 +115,10 @@ fn binary(node: &Node, cx: &mut Lowering<'_>, expression: &str) -> Result<(), Op
             "fn element(i: u32) -> {wgsl} {{
     var rest = i; var at_a = 0u; var at_b = 0u;
     for (var d = 0u; d < {rank}u; d++) {{
-        let index = rest / param(1u + d);
-        rest = rest % param(1u + d);
-        at_a += index * param(1u + {rank}u + d);
-        at_b += index * param(1u + 2u * {rank}u + d);
+        let index = rest / param.stride[d];
+        rest = rest % param.stride[d];
+        at_a += index * param.a_stride[d];
+        at_b += index * param.b_stride[d];
     }}
     let a = f32(load_a(at_a)); let b = f32(load_b(at_b));
     return quantize({expression});
@@ -120,10 +126,9 @@ fn binary(node: &Node, cx: &mut Lowering<'_>, expression: &str) -> Result<(), Op
         ))
         .element(y.repr);
     let elements = y.elements();
-    let mut sizes = vec![param(elements)?];
-    sizes.extend(params(&strides(&y.shape))?);
-    sizes.extend(params(&broadcast_strides(&a.shape, &y.shape))?);
-    sizes.extend(params(&broadcast_strides(&b.shape, &y.shape))?);
+    let sizes = Params::new().size("elements", elements)?.list("stride", &strides(&y.shape))?;
+    let sizes = sizes.list("a_stride", &broadcast_strides(&a.shape, &y.shape))?;
+    let sizes = sizes.list("b_stride", &broadcast_strides(&b.shape, &y.shape))?;
     let groups = element_groups(elements, y.repr);
     cx.dispatch(kernel, vec![a.arg, b.arg, table, y.arg], sizes, groups, elements as u64);
     Ok(())
@@ -157,7 +162,7 @@ fn unary(node: &Node, cx: &mut Lowering<'_>, expression: &str) -> Result<(), OpE
         ))
         .element(y.repr);
     let elements = y.elements();
-    let sizes = vec![param(elements)?, node.attributes.float("alpha", ALPHA)?.to_bits()];
+    let sizes = Params::new().size("elements", elements)?.float("alpha", node.attributes.float("alpha", ALPHA)?);
     cx.dispatch(kernel, vec![x.arg, table, y.arg], sizes, element_groups(elements, y.repr), elements as u64);
     Ok(())
 }
@@ -209,8 +214,8 @@ fn lower_concat(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let place = group + group_base();
     let i = (place.y * {GROUPS_MAX}u + place.x) * {THREADS}u + lane;
-    if (i >= param(0u)) {{ return; }}
-    let to = i / param(1u) * param(2u) + param(3u) + i % param(1u);
+    if (i >= param.elements) {{ return; }}
+    let to = i / param.run * param.row + param.offset + i % param.run;
     let x = load_x(i);
     // The same scale and zero point: ONNX Runtime copies, and so nothing may move by rounding.
     if (n(0u) == n(2u) && n(1u) == n(3u)) {{ y[to] = i32(x); return; }}
@@ -218,7 +223,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 }}"
             ))
             .finish();
-        let sizes = params(&[elements, run, y.shape[at] * inner, offset])?;
+        let sizes =
+            Params::sizes([("elements", elements), ("run", run), ("row", y.shape[at] * inner), ("offset", offset)])?;
         let groups = linear_groups(elements.div_ceil(THREADS as usize));
         cx.dispatch(kernel, vec![x.arg, table, whole], sizes, groups, elements as u64);
         offset += run;
@@ -298,14 +304,13 @@ fn pool(node: &Node, cx: &mut Lowering<'_>, x: &Operand, window: &Window, steps:
     let (elements, wgsl) = (y.elements(), y.repr.wgsl());
     // Elements from one place to the next: where channels lie last, all of them.
     let step = if node.attributes.flag("channels_last", false)? { x.shape.last().copied().unwrap_or(1) } else { 1 };
-    let mut sizes = params(&[elements, window.positions(), step])?;
-    let first = sizes.len();
-    sizes.extend(params(&window.params())?);
+    let mut sizes = Params::sizes([("elements", elements), ("positions", window.positions()), ("step", step)])?;
+    sizes.extend(window.params()?);
     let limits = output_limits(node, cx)?;
     let [k0, k1, k2] = window.kernel;
     let tap = "let d = d0 + kd * dilation_d(); let h = h0 + kh * dilation_h(); let w = w0 + kw * dilation_w();
                 if (d < input_d() && h < input_h() && w < input_w()) {
-                    let x = i32(load_x(base + ((d * input_h() + h) * input_w() + w) * param(2u))) - zero;
+                    let x = i32(load_x(base + ((d * input_h() + h) * input_w() + w) * param.step)) - zero;
                     sum += x;
                     mean += f32(x) * n(0u);
                     taken++;
@@ -314,13 +319,13 @@ fn pool(node: &Node, cx: &mut Lowering<'_>, x: &Operand, window: &Window, steps:
     let kernel = KernelBuilder::new("quantized_pool")
         .read("x", x.repr)
         .read("numbers", Repr::F32)
-        .text(&names(first))
+        .text(&names())
         .text(&text(3, wgsl, limits))
         .text(&format!(
             "fn element(i: u32) -> {wgsl} {{
-    let step = param(2u);
-    var at = i / step % param(1u);
-    let base = i / (step * param(1u)) * input_d() * input_h() * input_w() * step + i % step;
+    let step = param.step;
+    var at = i / step % param.positions;
+    let base = i / (step * param.positions) * input_d() * input_h() * input_w() * step + i % step;
     let w0 = (at % output_w()) * stride_w() - pad_w(); at = at / output_w();
     let h0 = (at % output_h()) * stride_h() - pad_h(); let d0 = (at / output_h()) * stride_d() - pad_d();
     let zero = i32(n(1u));

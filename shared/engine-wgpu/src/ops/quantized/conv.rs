@@ -11,9 +11,8 @@ use super::{Points, check_bytes, flip};
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node, OWN_DOMAIN};
-use crate::lower::{Effort, KernelBuilder, Lowering, element_groups, nested_steps};
+use crate::lower::{Effort, KernelBuilder, Lowering, Params, element_groups, nested_steps};
 use crate::ops::Rule;
-use crate::ops::shape::params;
 
 /// The operators of this room.
 ///
@@ -154,9 +153,15 @@ fn direct(
     let (x, w, y) = (cx.input(node, places[0])?, cx.input(node, places[1])?, cx.output(node, 0)?);
     let all = sizes.groups * sizes.outputs;
     let elements = y.elements();
-    let mut numbers = params(&[elements, sizes.window.positions(), all, sizes.outputs, sizes.channels, sizes.groups])?;
-    let first = numbers.len();
-    numbers.extend(params(&sizes.window.params())?);
+    let mut numbers = Params::sizes([
+        ("elements", elements),
+        ("positions", sizes.window.positions()),
+        ("filters", all),
+        ("group_filters", sizes.outputs),
+        ("group_channels", sizes.channels),
+        ("groups", sizes.groups),
+    ])?;
+    numbers.extend(sizes.window.params()?);
     let mut args = vec![x.arg, w.arg];
     let kernel = KernelBuilder::new("integer_convolution").read("x", x.repr).read("w", w.repr);
     let kernel = x_points.add_to(kernel, "x", 1, &mut args, &mut numbers)?;
@@ -173,16 +178,16 @@ fn direct(
     let rows = sizes.channels.saturating_mul(k0).saturating_mul(k1);
     let (walk, rounds) = nested_steps("kw", "kernel_w()", rows, k2, product);
     let rounds = rounds.saturating_add(sizes.channels.saturating_mul(k0 + 1));
-    let kernel = kernel.text(&names(first)).text(&format!(
+    let kernel = kernel.text(&names()).text(&format!(
         "fn element(i: u32) -> {wgsl} {{
-    var at = i % param(1u);
-    let output = (i / param(1u)) % param(2u); let image = i / (param(1u) * param(2u));
+    var at = i % param.positions;
+    let output = (i / param.positions) % param.filters; let image = i / (param.positions * param.filters);
     let w0 = (at % output_w()) * stride_w() - pad_w(); at = at / output_w();
     let h0 = (at % output_h()) * stride_h() - pad_h(); let d0 = (at / output_h()) * stride_d() - pad_d();
-    let first = (image * param(5u) + output / param(3u)) * param(4u);
+    let first = (image * param.groups + output / param.group_filters) * param.group_channels;
     let x_zero = x_point(0u); let w_zero = w_point(output);
-    var sum = 0; var tap = output * param(4u) * kernel_d() * kernel_h() * kernel_w();
-    for (var channel = 0u; channel < param(4u); channel++) {{
+    var sum = 0; var tap = output * param.group_channels * kernel_d() * kernel_h() * kernel_w();
+    for (var channel = 0u; channel < param.group_channels; channel++) {{
         for (var kd = 0u; kd < kernel_d(); kd++) {{
             for (var kh = 0u; kh < kernel_h(); kh++) {{
 {walk}                tap += kernel_w();

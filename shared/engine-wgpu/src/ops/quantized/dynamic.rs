@@ -5,7 +5,7 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
-use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Repr, THREADS, element_groups};
+use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Params, Repr, THREADS, element_groups};
 use crate::ops::Rule;
 use crate::ops::shape::param;
 
@@ -59,7 +59,13 @@ pub(in crate::ops) fn parameters(cx: &mut Lowering<'_>, x: &Operand, scale: Arg,
         .finish();
     let groups = [param(shares)?, 1, 1];
     let effort = Effort::looping(elements as u64, share.div_ceil(THREADS as usize));
-    cx.dispatch(kernel, vec![x.arg, ranges], vec![param(elements)?, param(share)?], groups, effort);
+    cx.dispatch(
+        kernel,
+        vec![x.arg, ranges],
+        Params::sizes([("elements", elements), ("share", share)])?,
+        groups,
+        effort,
+    );
     // ONNX: the range always holds zero; a range of nothing but zero has scale 1.
     let finish = "let width = high - low; let s = select(width / 255.0, 1.0, width == 0.0);
         scale[0] = s; point[0] = u32(round(clamp(0.0 - low / s, 0.0, 255.0)));";
@@ -69,7 +75,7 @@ pub(in crate::ops) fn parameters(cx: &mut Lowering<'_>, x: &Operand, scale: Arg,
         .raw("point", "array<u32>")
         .text(&reduction("ranges[2u * i]", "ranges[2u * i + 1u]", finish))
         .finish();
-    let params = vec![param(shares)?, param(shares)?];
+    let params = Params::sizes([("elements", shares), ("share", shares)])?;
     let effort = Effort::looping(shares as u64, shares.div_ceil(THREADS as usize));
     cx.dispatch(kernel, vec![ranges, scale, point], params, [1, 1, 1], effort);
     Ok(())
@@ -89,11 +95,17 @@ pub(super) fn quantize(cx: &mut Lowering<'_>, x: &Operand, scale: Arg, point: Ar
         )
         .element(Repr::U8x4);
     let groups = element_groups(elements, Repr::U8x4);
-    cx.dispatch(kernel, vec![x.arg, scale, point, y], vec![param(elements)?], groups, elements as u64);
+    cx.dispatch(
+        kernel,
+        vec![x.arg, scale, point, y],
+        Params::sizes([("elements", elements)])?,
+        groups,
+        elements as u64,
+    );
     Ok(())
 }
 
-/// One workgroup's smallest and largest value, zero included, over its share of `param(0)` elements.
+/// One workgroup's smallest and largest value, zero included, over its share of `param.elements`.
 fn reduction(low: &str, high: &str, finish: &str) -> String {
     format!(
         "var<workgroup> lows: array<f32, {THREADS}>;
@@ -101,8 +113,8 @@ var<workgroup> highs: array<f32, {THREADS}>;
 @compute @workgroup_size({THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     var low = 0.0; var high = 0.0;
-    let begin = group.x * param(1u);
-    let end = min(begin + param(1u), param(0u));
+    let begin = group.x * param.share;
+    let end = min(begin + param.share, param.elements);
     for (var i = begin + lane; i < end; i += {THREADS}u) {{ low = min(low, {low}); high = max(high, {high}); }}
     lows[lane] = low; highs[lane] = high;
     workgroupBarrier();

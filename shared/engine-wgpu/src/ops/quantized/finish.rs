@@ -3,9 +3,8 @@
 use super::Points;
 use crate::error::OpError;
 use crate::ir::{Node, ValueId};
-use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Repr, element_groups};
-use crate::ops::epilogue::{EPILOGUE_PARAMS, Epilogue, activation, helpers};
-use crate::ops::shape::param;
+use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
+use crate::ops::epilogue::{Epilogue, activation, helpers};
 
 /// What becomes of a sum.
 #[derive(Debug)]
@@ -62,41 +61,39 @@ impl Finish {
         &self,
         kernel: KernelBuilder,
         args: &mut Vec<Arg>,
-        params: &mut Vec<u32>,
+        params: &mut Params,
     ) -> Result<KernelBuilder, OpError> {
         match self {
             Self::Integer => Ok(kernel.text("fn finish(sum: i32, channel: u32, at: u32) -> i32 { return sum; }")),
             Self::Float { scale, second, bias, epilogue } => {
-                let first = params.len();
-                params.extend(epilogue.params());
-                let step_of = |operand: &Option<Operand>| operand.as_ref().map_or(0, step);
-                params.extend([step(scale), step_of(second), step_of(bias)]);
+                params.extend(epilogue.params().word("scale_step", step(scale)));
                 let mut kernel = kernel.read("scale", scale.repr);
                 args.push(scale.arg);
-                let steps = first + EPILOGUE_PARAMS;
-                let mut factor = format!("load_scale(channel * param({steps}u))");
+                let mut factor = "load_scale(channel * param.scale_step)".to_owned();
                 if let Some(second) = second {
                     kernel = kernel.read("second", second.repr);
                     args.push(second.arg);
-                    factor = format!("({factor} * load_second(channel * param({}u)))", steps + 1);
+                    params.extend(Params::new().word("second_step", step(second)));
+                    factor = format!("({factor} * load_second(channel * param.second_step))");
                 }
                 let mut sum = format!("f32(sum) * {factor}");
                 if let Some(bias) = bias {
                     kernel = kernel.read("bias", bias.repr);
                     args.push(bias.arg);
-                    sum = format!("{sum} + load_bias(channel * param({}u))", steps + 2);
+                    params.extend(Params::new().word("bias_step", step(bias)));
+                    sum = format!("{sum} + load_bias(channel * param.bias_step)");
                 }
-                let kernel = epilogue.add_to(kernel, first, args);
+                let kernel = epilogue.add_to(kernel, args);
                 Ok(kernel.text(&format!(
                     "fn finish(sum: i32, channel: u32, at: u32) -> f32 {{ return epilogue({sum}, at); }}"
                 )))
             }
             Self::Quantized { multiplier, bias, point, limits, between } => {
-                let first = params.len();
                 let mut kernel = kernel.read("multiplier", multiplier.repr);
                 args.push(multiplier.arg);
                 let (low, high) = *limits;
-                params.extend([step(multiplier), low.cast_unsigned(), high.cast_unsigned()]);
+                let numbers = Params::new().word("multiplier_step", step(multiplier));
+                params.extend(numbers.signed("low", low).signed("high", high));
                 let mut total = "sum".to_owned();
                 if let Some(bias) = bias {
                     kernel = kernel.read("bias", bias.repr);
@@ -105,13 +102,12 @@ impl Finish {
                 }
                 let point = match point {
                     Points::Uniform(value) => {
-                        params.push(value.cast_unsigned());
-                        format!("f32(bitcast<i32>(param({}u)))", first + 3)
+                        params.extend(Params::new().signed("out_point", *value));
+                        "f32(bitcast<i32>(param.out_point))".to_owned()
                     }
                     Points::Bound(operand) => {
                         kernel = kernel.read("out_point", operand.repr);
                         args.push(operand.arg);
-                        params.push(0);
                         "f32(load_out_point(0u))".to_owned()
                     }
                 };
@@ -119,32 +115,28 @@ impl Finish {
                 let helpers = helpers(&between);
                 Ok(kernel.text(&format!(
                     "{helpers}fn finish(sum: i32, channel: u32, at: u32) -> i32 {{
-    var x = f32({total}) * load_multiplier(channel * param({first}u));
+    var x = f32({total}) * load_multiplier(channel * param.multiplier_step);
     {between}
-    let low = f32(bitcast<i32>(param({}u))); let high = f32(bitcast<i32>(param({}u)));
+    let low = f32(bitcast<i32>(param.low)); let high = f32(bitcast<i32>(param.high));
     return i32(clamp(round(x) + {point}, low, high));
-}}",
-                    first + 1,
-                    first + 2
+}}"
                 )))
             }
         }
     }
 }
 
-fn between_text(between: Between, params: &mut Vec<u32>) -> String {
+fn between_text(between: Between, params: &mut Params) -> String {
     match between {
         Between::Nothing => String::new(),
         Between::Relu => "x = max(x, 0.0);".to_owned(),
         Between::Real { expression, numbers, scale } => {
-            let first = params.len();
-            params.extend([numbers[0].to_bits(), numbers[1].to_bits(), scale.to_bits()]);
+            let [alpha, beta] = numbers;
+            params.extend(Params::new().float("alpha", alpha).float("beta", beta).float("out_scale", scale));
             format!(
-                "let alpha = bitcast<f32>(param({first}u)); let beta = bitcast<f32>(param({}u));
+                "let alpha = bitcast<f32>(param.alpha); let beta = bitcast<f32>(param.beta);
     x = {expression};
-    x = x / bitcast<f32>(param({}u));",
-                first + 1,
-                first + 2
+    x = x / bitcast<f32>(param.out_scale);"
             )
         }
     }
@@ -275,8 +267,9 @@ pub(super) fn multiplier(
         divide = " / load_over(0u)";
     }
     args.push(out);
-    let text = format!("fn element(i: u32) -> f32 {{ return load_a(i * param(1u)) * load_b(i * param(2u)){divide}; }}");
-    let params = vec![param(channels)?, step(&a), step(&b)];
+    let text =
+        format!("fn element(i: u32) -> f32 {{ return load_a(i * param.a_step) * load_b(i * param.b_step){divide}; }}");
+    let params = Params::new().size("elements", channels)?.word("a_step", step(&a)).word("b_step", step(&b));
     let kernel = kernel.text(&text).element(Repr::F32);
     cx.dispatch(kernel, args, params, element_groups(channels, Repr::F32), channels as u64);
     Ok(Operand { arg: out, repr: Repr::F32, shape: vec![channels] })

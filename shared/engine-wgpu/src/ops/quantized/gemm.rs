@@ -9,7 +9,7 @@ use super::Points;
 use super::finish::Finish;
 use super::pack::{LANES, Side};
 use crate::error::OpError;
-use crate::lower::{Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Repr, element_groups};
+use crate::lower::{Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Params, Repr, element_groups};
 use crate::ops::shape::param;
 
 /// Most rows and quads of columns of one thread where the hardware has dot products: 32 sums still fit the registers of
@@ -68,12 +68,6 @@ pub(super) struct Gemm {
     pub(super) repr: Repr,
 }
 
-/// Params before those of the batch dimensions.
-const PARAMS: usize = 12;
-
-/// Params of one batch dimension.
-const BATCH_PARAMS: usize = 4;
-
 impl Gemm {
     /// Launches it.
     ///
@@ -129,26 +123,30 @@ impl Gemm {
         Ok(())
     }
 
-    fn params(&self, quads: usize, words: usize) -> Result<Vec<u32>, OpError> {
-        let (m, n, depth) = self.sizes;
+    fn params(&self, quads: usize, words: usize) -> Result<Params, OpError> {
+        let (m, n, _depth) = self.sizes;
         let flipped = |side: &Side| if side.unsigned { 0x8080_8080 } else { 0 };
         // The zero point as it is once bytes are signed.
         let point = |side: &Side| match side.points {
-            Points::Uniform(value) => signed(value, side.unsigned).cast_unsigned(),
+            Points::Uniform(value) => signed(value, side.unsigned),
             Points::Bound(_) => 0,
         };
-        let mut params = vec![param(m)?, param(n)?, param(quads)?, param(words)?];
-        params.extend([flipped(&self.a), flipped(&self.b), self.a.points.stride(), self.b.points.stride()]);
-        params.extend([point(&self.a), point(&self.b), 0, param(depth)?]);
-        let mut out: usize = self.batch.iter().map(|batch| batch.size).product();
-        for batch in &self.batch {
-            out /= batch.size;
-            params.push(param(out)?);
-            params.push(param(batch.a * m * words)?);
-            params.push(param(batch.b * words * quads)?);
-            params.push(param(batch.channel)?);
-        }
-        Ok(params)
+        let mut rest: usize = self.batch.iter().map(|batch| batch.size).product();
+        let steps: Vec<usize> = (self.batch.iter())
+            .map(|batch| {
+                rest /= batch.size;
+                rest
+            })
+            .collect();
+        let each = |number: fn(&Batch) -> usize, unit: usize| -> Vec<usize> {
+            self.batch.iter().map(|batch| number(batch) * unit).collect()
+        };
+        let params = Params::sizes([("m", m), ("n", n), ("quads", quads), ("words", words)])?;
+        let params = params.word("a_flips", flipped(&self.a)).word("b_flips", flipped(&self.b));
+        let params = params.word("a_stride", self.a.points.stride()).word("b_stride", self.b.points.stride());
+        let params = params.signed("a_point", point(&self.a)).signed("b_point", point(&self.b));
+        let params = params.list("batch", &steps)?.list("a_batch", &each(|batch| batch.a, m * words))?;
+        params.list("b_batch", &each(|batch| batch.b, words * quads))?.list("channels", &each(|batch| batch.channel, 1))
     }
 
     /// The kernel: entry point, loop, stores.
@@ -161,20 +159,16 @@ impl Gemm {
         let body = Body { rows, quads, across, right_sums: needed(&self.a), left_sums: needed(&self.b), dot };
         let mut batch = String::new();
         for at in 0..self.batch.len() {
-            let first = PARAMS + at * BATCH_PARAMS;
             batch.push_str(&format!(
-                "    index = rest / param({first}u); rest = rest % param({first}u);
-    a_at += index * param({}u); b_at += index * param({}u); channel += index * param({}u);\n",
-                first + 1,
-                first + 2,
-                first + 3
+                "    index = rest / param.batch[{at}]; rest = rest % param.batch[{at}];
+    a_at += index * param.a_batch[{at}]; b_at += index * param.b_batch[{at}]; channel += index * param.channels[{at}];\n"
             ));
         }
         let mut row_starts = String::new();
         for row in 0..rows {
-            row_starts.push_str(&format!("    let a{row} = a_at + min(row + {row}u, param(0u) - 1u) * words;\n"));
+            row_starts.push_str(&format!("    let a{row} = a_at + min(row + {row}u, param.m - 1u) * words;\n"));
         }
-        let quad_start = |at| format!("    let quad{at} = min(quad + {at}u * {across}u, param(2u) - 1u);\n");
+        let quad_start = |at| format!("    let quad{at} = min(quad + {at}u * {across}u, param.quads - 1u);\n");
         let quad_starts: String = (0..quads).map(quad_start).collect();
         format!(
             "{signed}{store}
@@ -183,8 +177,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) t
     let place = group + group_base();
     let quad = place.x * {wide}u + thread.x;
     let row = (place.y * {tall}u + thread.y) * {rows}u;
-    if (quad >= param(2u) || row >= param(0u)) {{ return; }}
-    let words = param(3u);
+    if (quad >= param.quads || row >= param.m) {{ return; }}
+    let words = param.words;
     var rest = place.z; var index = 0u; var a_at = 0u; var b_at = 0u; var channel = 0u;
 {batch}{row_starts}{quad_starts}{sums}{stores}}}
 ",
@@ -199,11 +193,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) t
     /// `a_point(row)` and `b_point(column)`, signed like the bytes.
     fn points_text(&self) -> String {
         let mut text = String::new();
-        for (name, side, uniform, stride, flips) in [("a", &self.a, 8, 6, 4), ("b", &self.b, 9, 7, 5)] {
+        for (name, side) in [("a", &self.a), ("b", &self.b)] {
             let value = match side.points {
-                Points::Uniform(_) => format!("bitcast<i32>(param({uniform}u))"),
+                Points::Uniform(_) => format!("bitcast<i32>(param.{name}_point)"),
                 Points::Bound(_) => {
-                    format!("i32(load_{name}_points(channel * param({stride}u))) - i32(param({flips}u) & 128u)")
+                    format!("i32(load_{name}_points(channel * param.{name}_stride)) - i32(param.{name}_flips & 128u)")
                 }
             };
             text.push_str(&format!("fn {name}_point(channel: u32) -> i32 {{ return {value}; }}\n"));
@@ -229,12 +223,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) t
         };
         format!(
             "fn store(sums: vec4<i32>, right: vec4<i32>, left: i32, row: u32, quad: u32, batch: u32, channel: u32) {{
-    if (row >= param(0u) || quad >= param(2u)) {{ return; }}
-    let at = (batch * param(0u) + row) * param(1u) + quad * 4u;
-    let depth = i32(param(3u)) * 4;
+    if (row >= param.m || quad >= param.quads) {{ return; }}
+    let at = (batch * param.m + row) * param.n + quad * 4u;
+    let depth = i32(param.words) * 4;
     {declare}
     for (var j = 0u; j < 4u; j++) {{
-        if (quad * 4u + j >= param(1u)) {{ break; }}
+        if (quad * 4u + j >= param.n) {{ break; }}
         let za = a_point({a_index}); let zb = b_point(channel + quad * 4u + j);
         let value = finish(sums[j] - za * right[j] - zb * left + depth * za * zb, {number}, at + j);
         {write}
@@ -286,13 +280,13 @@ impl Body {
         let ones = "0x01010101u";
         let load = self.each_quad(|quad| {
             let sums = if self.right_sums { format!(" right{quad} += {};", dot4(ones, quad)) } else { String::new() };
-            format!("        let w{quad} = b[b_at + k * param(2u) + quad{quad}] ^ vec4<u32>(param(5u));{sums}\n")
+            format!("        let w{quad} = b[b_at + k * param.quads + quad{quad}] ^ vec4<u32>(param.b_flips);{sums}\n")
         });
         let lines = self.each(|row| {
             let products = self.each_quad(|quad| format!(" total{row}_{quad} += {};", dot4(&format!("v{row}"), quad)));
             let left =
                 if self.left_sums { format!(" left{row} += dot4I8Packed(v{row}, {ones});") } else { String::new() };
-            format!("        let v{row} = a[a{row} + k] ^ param(4u);{products}{left}\n")
+            format!("        let v{row} = a[a{row} + k] ^ param.a_flips;{products}{left}\n")
         });
         format!("    for (var k = 0u; k < words; k++) {{\n{load}{lines}    }}\n")
     }
@@ -318,7 +312,7 @@ impl Body {
                 String::new()
             };
             format!(
-                "            let w{quad} = bitcast<vec4<i32>>(b[b_at + k * param(2u) + quad{quad}] ^ vec4<u32>(param(5u)));{lanes}{sums}\n"
+                "            let w{quad} = bitcast<vec4<i32>>(b[b_at + k * param.quads + quad{quad}] ^ vec4<u32>(param.b_flips));{lanes}{sums}\n"
             )
         });
         let lines = self.each(|row| {
@@ -333,7 +327,7 @@ impl Body {
             } else {
                 String::new()
             };
-            format!("            let v{row} = vec4<f32>(unpack4xI8(a[a{row} + k] ^ param(4u)));{products}{left}\n")
+            format!("            let v{row} = vec4<f32>(unpack4xI8(a[a{row} + k] ^ param.a_flips));{products}{left}\n")
         });
         let ends = self.each(|row| {
             let sums = self.each_quad(|quad| format!(" total{row}_{quad} += vec4<i32>(sum{row}_{quad});"));
@@ -375,6 +369,12 @@ pub(super) fn narrow(cx: &mut Lowering<'_>, from: Arg, to: Arg, repr: Repr, elem
         .read("x", Repr::I32)
         .text(&format!("fn element(i: u32) -> {wgsl} {{ return {wgsl}(load_x(i)); }}"))
         .element(repr);
-    cx.dispatch(kernel, vec![from, to], vec![param(elements)?], element_groups(elements, repr), elements as u64);
+    cx.dispatch(
+        kernel,
+        vec![from, to],
+        Params::sizes([("elements", elements)])?,
+        element_groups(elements, repr),
+        elements as u64,
+    );
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use crate::error::OpError;
 use crate::ir::{Attributes, Node};
+use crate::lower::Params;
 
 /// Spatial dimensions that the kernels write out; fewer are led by sizes of 1.
 pub(super) const SPATIAL: usize = 3;
@@ -138,21 +139,24 @@ impl Window {
         self.kernel.iter().product()
     }
 
-    /// The numbers that kernels read by [`names`], from its first param on.
-    pub(super) fn params(&self) -> Vec<usize> {
-        let groups = [self.kernel, self.input, self.output, self.strides, self.pads, self.dilations];
-        groups.into_iter().flatten().collect()
+    /// Returns the numbers that kernels read by the functions of [`names`].
+    ///
+    /// # Errors
+    /// When one is over the device's 32 bits.
+    pub(super) fn params(&self) -> Result<Params, OpError> {
+        let params = Params::new().list("kernel", &self.kernel)?.list("input", &self.input)?;
+        let params = params.list("output", &self.output)?.list("stride", &self.strides)?;
+        params.list("pad", &self.pads)?.list("dilation", &self.dilations)
     }
 }
 
-/// Names for the params of [`Window::params`], for a kernel where they start at `first`.
-pub(super) fn names(first: usize) -> String {
+/// Returns WGSL functions that name the numbers of [`Window::params`] by axis.
+pub(super) fn names() -> String {
     let groups = ["kernel", "input", "output", "stride", "pad", "dilation"];
     let mut text = String::new();
-    for (at, group) in groups.iter().enumerate() {
+    for group in groups {
         for (axis, name) in ["d", "h", "w"].iter().enumerate() {
-            let k = first + at * SPATIAL + axis;
-            text.push_str(&format!("fn {group}_{name}() -> u32 {{ return param({k}u); }}\n"));
+            text.push_str(&format!("fn {group}_{name}() -> u32 {{ return param.{group}[{axis}]; }}\n"));
         }
     }
     text

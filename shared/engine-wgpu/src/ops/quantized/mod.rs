@@ -17,8 +17,7 @@ mod pack;
 use crate::error::OpError;
 use crate::facts::Fact;
 use crate::ir::{ElementType, Literal, Node};
-use crate::lower::{Arg, KernelBuilder, Lowering, Operand};
-use crate::ops::shape;
+use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Params};
 
 /// The domain of ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
@@ -93,23 +92,22 @@ impl Points {
         name: &str,
         channels: usize,
         args: &mut Vec<Arg>,
-        params: &mut Vec<u32>,
+        params: &mut Params,
     ) -> Result<KernelBuilder, OpError> {
-        let first = params.len();
         match self {
             Self::Uniform(value) => {
-                params.push(value.cast_unsigned());
-                Ok(kernel
-                    .text(&format!("fn {name}_point(channel: u32) -> i32 {{ return bitcast<i32>(param({first}u)); }}")))
+                params.extend(Params::new().signed(format!("{name}_point"), *value));
+                let value = format!("bitcast<i32>(param.{name}_point)");
+                Ok(kernel.text(&format!("fn {name}_point(channel: u32) -> i32 {{ return {value}; }}")))
             }
             Self::Bound(operand) => {
-                params.extend([self.stride(), shape::param(channels)?]);
+                let numbers = Params::new().word(format!("{name}_point_step"), self.stride());
+                params.extend(numbers.size(format!("{name}_channels"), channels)?);
                 args.push(operand.arg);
                 Ok(kernel.read(&format!("{name}_points"), operand.repr).text(&format!(
                     "fn {name}_point(channel: u32) -> i32 {{
-    return i32(load_{name}_points((channel % param({}u)) * param({first}u)));
-}}",
-                    first + 1
+    return i32(load_{name}_points((channel % param.{name}_channels) * param.{name}_point_step));
+}}"
                 )))
             }
         }

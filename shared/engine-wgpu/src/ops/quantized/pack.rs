@@ -9,9 +9,8 @@ use super::{Points, flip};
 use crate::error::OpError;
 use crate::ir::{Literal, ValueId};
 use crate::lower::{
-    Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Repr, THREADS, element_groups, linear_groups,
+    Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Params, Repr, THREADS, element_groups, linear_groups,
 };
-use crate::ops::shape::params;
 
 /// Values in a word.
 pub(super) const LANES: usize = 4;
@@ -87,15 +86,15 @@ pub(super) fn rows(
     }
     let x = source.operand(cx)?;
     let out = cx.scratch(rows * words);
-    let mut numbers = params(&[rows * words * LANES, words * LANES, depth])?;
+    let mut numbers = Params::sizes([("elements", rows * words * LANES), ("row", words * LANES), ("depth", depth)])?;
     let mut args = vec![x.arg];
     let kernel = KernelBuilder::new("pack_rows").read("x", x.repr);
     let kernel = points.add_to(kernel, "x", rows, &mut args, &mut numbers)?;
     let wgsl = x.repr.wgsl();
     let kernel = kernel.text(&format!(
         "fn element(i: u32) -> {wgsl} {{
-    let row = i / param(1u); let k = i % param(1u);
-    if (k < param(2u)) {{ return load_x(row * param(2u) + k); }}
+    let row = i / param.row; let k = i % param.row;
+    if (k < param.depth) {{ return load_x(row * param.depth + k); }}
     return {wgsl}(x_point(row));
 }}"
     ));
@@ -128,16 +127,22 @@ pub(super) fn columns(
     let x = source.operand(cx)?;
     let out = cx.scratch(matrices * words * padded);
     let elements = matrices * words * padded * LANES;
-    let mut numbers = params(&[elements, words, padded, depth, columns])?;
+    let mut numbers = Params::sizes([
+        ("elements", elements),
+        ("words", words),
+        ("padded", padded),
+        ("depth", depth),
+        ("columns", columns),
+    ])?;
     let mut args = vec![x.arg];
     let kernel = KernelBuilder::new("pack_columns").read("x", x.repr);
     let kernel = points.add_to(kernel, "x", columns, &mut args, &mut numbers)?;
     let wgsl = x.repr.wgsl();
     let kernel = kernel.text(&format!(
         "fn element(i: u32) -> {wgsl} {{
-    let word = i / 4u; let column = word % param(2u); let rest = word / param(2u);
-    let k = (rest % param(1u)) * 4u + i % 4u; let matrix = rest / param(1u);
-    if (k < param(3u) && column < param(4u)) {{ return load_x((matrix * param(3u) + k) * param(4u) + column); }}
+    let word = i / 4u; let column = word % param.padded; let rest = word / param.padded;
+    let k = (rest % param.words) * 4u + i % 4u; let matrix = rest / param.words;
+    if (k < param.depth && column < param.columns) {{ return load_x((matrix * param.depth + k) * param.columns + column); }}
     return {wgsl}(x_point(column));
 }}"
     ));
@@ -182,19 +187,25 @@ pub(super) fn windows(
     let (words, padded) = (depth.div_ceil(LANES), window.positions().next_multiple_of(LANES));
     let elements = matrices * words * padded * LANES;
     let out = cx.scratch(matrices * words * padded);
-    let mut numbers = params(&[elements, words, padded, depth, window.positions(), channels])?;
-    let first = numbers.len();
-    numbers.extend(params(&window.params())?);
+    let mut numbers = Params::sizes([
+        ("elements", elements),
+        ("words", words),
+        ("padded", padded),
+        ("depth", depth),
+        ("positions", window.positions()),
+        ("channels", channels),
+    ])?;
+    numbers.extend(window.params()?);
     let mut args = vec![x.arg];
     let kernel = KernelBuilder::new("unfold").read("x", x.repr);
     let kernel = points.add_to(kernel, "x", 1, &mut args, &mut numbers)?;
     let wgsl = x.repr.wgsl();
-    let kernel = kernel.text(&names(first)).text(&format!(
+    let kernel = kernel.text(&names()).text(&format!(
         "fn element(i: u32) -> {wgsl} {{
-    let word = i / 4u; let position = word % param(2u); let rest = word / param(2u);
-    let k = (rest % param(1u)) * 4u + i % 4u; let matrix = rest / param(1u);
+    let word = i / 4u; let position = word % param.padded; let rest = word / param.padded;
+    let k = (rest % param.words) * 4u + i % 4u; let matrix = rest / param.words;
     let outside = {wgsl}(x_point(0u));
-    if (k >= param(3u) || position >= param(4u)) {{ return outside; }}
+    if (k >= param.depth || position >= param.positions) {{ return outside; }}
     var tap = k;
     let kw = tap % kernel_w(); tap = tap / kernel_w();
     let kh = tap % kernel_h(); tap = tap / kernel_h();
@@ -205,7 +216,7 @@ pub(super) fn windows(
     let d = at * stride_d() + kd * dilation_d() - pad_d();
     // Left of the input is far right of it: unsigned numbers wrap.
     if (w >= input_w() || h >= input_h() || d >= input_d()) {{ return outside; }}
-    return load_x((((matrix * param(5u) + channel) * input_d() + d) * input_h() + h) * input_w() + w);
+    return load_x((((matrix * param.channels + channel) * input_d() + d) * input_h() + h) * input_w() + w);
 }}"
     ));
     args.push(out);
@@ -258,17 +269,18 @@ pub(super) fn windows_by_channels(
     let (fours, taps) = (channels.div_ceil(LANES), window.taps());
     let together = cx.scratch(matrices * fours * pixels);
     let elements = matrices * fours * pixels * LANES;
-    let mut numbers = params(&[elements, pixels, fours, channels])?;
+    let mut numbers =
+        Params::sizes([("elements", elements), ("pixels", pixels), ("fours", fours), ("channels", channels)])?;
     let mut args = vec![x.arg];
     let kernel = KernelBuilder::new("join_channels").read("x", x.repr);
     let kernel = points.add_to(kernel, "x", 1, &mut args, &mut numbers)?;
     let wgsl = x.repr.wgsl();
     let kernel = kernel.text(&format!(
         "fn element(i: u32) -> {wgsl} {{
-    let word = i / 4u; let pixel = word % param(1u); let rest = word / param(1u);
-    let channel = (rest % param(2u)) * 4u + i % 4u; let matrix = rest / param(2u);
-    if (channel >= param(3u)) {{ return {wgsl}(x_point(0u)); }}
-    return load_x((matrix * param(3u) + channel) * param(1u) + pixel);
+    let word = i / 4u; let pixel = word % param.pixels; let rest = word / param.pixels;
+    let channel = (rest % param.fours) * 4u + i % 4u; let matrix = rest / param.fours;
+    if (channel >= param.channels) {{ return {wgsl}(x_point(0u)); }}
+    return load_x((matrix * param.channels + channel) * param.pixels + pixel);
 }}"
     ));
     args.push(together);
@@ -280,38 +292,37 @@ pub(super) fn windows_by_channels(
     let (words, padded) = (fours * taps, window.positions().next_multiple_of(LANES));
     let out = cx.scratch(matrices * words * padded);
     let threads = matrices * fours * padded;
-    let mut numbers = params(&[threads, padded, window.positions()])?;
-    let first = numbers.len();
-    numbers.extend(params(&window.params())?);
+    let mut numbers = Params::sizes([("threads", threads), ("padded", padded), ("positions", window.positions())])?;
+    numbers.extend(window.params()?);
     let mut args = vec![together];
     let kernel = KernelBuilder::new("unfold_words").raw("words", "array<u32>");
     let kernel = points.add_to(kernel, "x", 1, &mut args, &mut numbers)?.raw("y", "array<u32>");
     // A thread writes one position of every tap: neighbours write next to each other, and divisions are few.
-    let kernel = kernel.text(&names(first)).text(&format!(
+    let kernel = kernel.text(&names()).text(&format!(
         "@compute @workgroup_size({THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let place = group + group_base();
     let i = (place.y * {GROUPS_MAX}u + place.x) * {THREADS}u + lane;
-    if (i >= param(0u)) {{ return; }}
-    let position = i % param(1u); let plane = i / param(1u);
+    if (i >= param.threads) {{ return; }}
+    let position = i % param.padded; let plane = i / param.padded;
     let outside = (bitcast<u32>(x_point(0u)) & 255u) * 0x01010101u;
     var at = position;
     let w0 = (at % output_w()) * stride_w() - pad_w(); at = at / output_w();
     let h0 = (at % output_h()) * stride_h() - pad_h(); let d0 = (at / output_h()) * stride_d() - pad_d();
-    var to = plane * kernel_d() * kernel_h() * kernel_w() * param(1u) + position;
+    var to = plane * kernel_d() * kernel_h() * kernel_w() * param.padded + position;
     for (var kd = 0u; kd < kernel_d(); kd++) {{
         let d = d0 + kd * dilation_d();
         for (var kh = 0u; kh < kernel_h(); kh++) {{
             let h = h0 + kh * dilation_h();
             let row = ((plane * input_d() + d) * input_h() + h) * input_w();
             // Left of the input is far right of it: unsigned numbers wrap.
-            let inside = position < param(2u) && d < input_d() && h < input_h();
+            let inside = position < param.positions && d < input_d() && h < input_h();
             for (var kw = 0u; kw < kernel_w(); kw++) {{
                 let w = w0 + kw * dilation_w();
                 var word = outside;
                 if (inside && w < input_w()) {{ word = words[row + w]; }}
                 y[to] = word;
-                to += param(1u);
+                to += param.padded;
             }}
         }}
     }}

@@ -4,10 +4,10 @@ use super::Lines;
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
-use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Repr, element_groups};
+use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
 use crate::ops::Rule;
 use crate::ops::elementwise::math;
-use crate::ops::shape::{param, params};
+use crate::ops::shape::param;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -69,13 +69,13 @@ impl Search {
     fn launch(&self, cx: &mut Lowering<'_>, y: &Operand, shares: usize) -> Result<(), OpError> {
         // None is empty.
         let share = if shares == 1 { self.count } else { SHARE };
-        let place = if self.among.is_some() { "u32(load_among(line * param(3u) + k))" } else { "k" };
+        let place = if self.among.is_some() { "u32(load_among(line * param.count + k))" } else { "k" };
         let better = &self.better;
         let text = format!(
             "fn element(i: u32) -> i32 {{
-    let step = param(2u); let line = i / param(4u);
-    let base = (line / step) * param(1u) * step + line % step;
-    let begin = (i % param(4u)) * param(5u); let end = min(begin + param(5u), param(3u));
+    let step = param.inner; let line = i / param.shares;
+    let base = (line / step) * param.length * step + line % step;
+    let begin = (i % param.shares) * param.share; let end = min(begin + param.share, param.count);
     var k = begin;
     var at = {place}; var best = load_x(base + at * step);
     for (k = begin + 1u; k < end; k++) {{
@@ -94,7 +94,14 @@ impl Search {
         args.push(y.arg);
         let kernel = kernel.text(&math::needed_by(&text)).text(&text).element(y.repr);
         let elements = self.lines.count() * shares;
-        let numbers = params(&[elements, self.lines.length, self.lines.inner, self.count, shares, share])?;
+        let numbers = Params::sizes([
+            ("elements", elements),
+            ("length", self.lines.length),
+            ("inner", self.lines.inner),
+            ("count", self.count),
+            ("shares", shares),
+            ("share", share),
+        ])?;
         let effort = Effort::looping(u64::from(param(elements)?) * u64::from(param(share)?), share);
         cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), effort);
         Ok(())

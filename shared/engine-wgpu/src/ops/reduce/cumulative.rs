@@ -4,12 +4,11 @@ use super::Lines;
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs, Range};
 use crate::ir::{Literal, Node};
-use crate::lower::{Effort, KernelBuilder, Lowering, THREADS, linear_groups, steps};
+use crate::lower::{Effort, KernelBuilder, Lowering, Params, THREADS, linear_groups, steps};
 use crate::ops::Rule;
 use crate::ops::elementwise::checked;
 use crate::ops::elementwise::host::given;
 use crate::ops::movement::{integers, on_host};
-use crate::ops::shape::param;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] =
@@ -62,8 +61,8 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let place = group + group_base();
     let line = (place.y * 65535u + place.x) * {THREADS}u + lane;
-    if (line >= param(0u)) {{ return; }}
-    let n = param(1u); let step = param(2u);
+    if (line >= param.lines) {{ return; }}
+    let n = param.length; let step = param.inner;
     let base = (line / step) * n * step + line % step;
     var sum = {wgsl}({start}); var before = {wgsl}({start});
 {walk}}}"
@@ -75,7 +74,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     };
     let kernel = KernelBuilder::new("cumulative").read("x", x.repr).raw("y", array).text(&text).finish();
     let groups = linear_groups(lines.count().div_ceil(THREADS as usize));
-    let numbers = vec![param(lines.count())?, param(lines.length)?, param(lines.inner)?];
+    let numbers = Params::sizes([("lines", lines.count()), ("length", lines.length), ("inner", lines.inner)])?;
     cx.dispatch(kernel, vec![x.arg, y.arg], numbers, groups, Effort::looping(lines.elements(), rounds));
     Ok(())
 }

@@ -4,9 +4,9 @@
 //! both lengths.
 
 use crate::error::OpError;
-use crate::lower::{Effort, Fault, KernelBuilder, Lowering, Operand, element_groups};
+use crate::lower::{Effort, Fault, KernelBuilder, Lowering, Operand, Params, element_groups};
 use crate::ops::elementwise::{checked, math};
-use crate::ops::shape::{param, params, strides};
+use crate::ops::shape::strides;
 
 /// What is done to the elements of one output.
 #[derive(Debug, Clone, Copy)]
@@ -114,10 +114,16 @@ impl Fold {
         let gone = joined(&x.shape, &own, |d| axes.contains(&d));
         let count: usize = gone.iter().map(|&(size, _stride)| size).product();
         let outputs = y.elements();
-        let mut numbers =
-            vec![param(outputs)?, param(count)?, param(part.total)?, param(part.shares)?, param(part.share)?];
-        let base = offset("i", &kept, &mut numbers)?;
-        let at = offset("r", &gone, &mut numbers)?;
+        let numbers = Params::sizes([
+            ("elements", outputs),
+            ("terms", count),
+            ("whole", part.total),
+            ("shares", part.shares),
+            ("share", part.share),
+        ])?;
+        let numbers = numbers.and(places("kept", &kept)?).and(places("gone", &gone)?);
+        let base = offset("i", "kept", kept.len());
+        let at = offset("r", "gone", gone.len());
         let Self { term, start, join, finish, .. } = self;
         let checks = checked::needed_by(&format!("{term} {join}"));
         let (count_wraps, wrapped) = match (self.checked, x.repr.wgsl()) {
@@ -135,7 +141,7 @@ impl Fold {
         let (declare, reset) = if self.checked { ("var<private> wraps: i32;\n", "    wraps = 0;\n") } else { ("", "") };
         // exp(inf - inf) is not a number: an infinite sum stays one.
         let first = if part.most.is_some() {
-            "    let extreme = load_most(i / param(3u)); let most = select(extreme, 0.0, is_inf(extreme) && extreme < 0.0);\n"
+            "    let extreme = load_most(i / param.shares); let most = select(extreme, 0.0, is_inf(extreme) && extreme < 0.0);\n"
         } else {
             ""
         };
@@ -147,8 +153,8 @@ fn joined(a: T, b: T) -> T {{
 {count_wraps}    return {join};
 }}
 fn element(i: u32) -> {} {{
-    let n = param(2u); let base = place(i / param(3u));
-    let begin = (i % param(3u)) * param(4u); let end = min(begin + param(4u), param(1u));
+    let n = param.whole; let base = place(i / param.shares);
+    let begin = (i % param.shares) * param.share; let end = min(begin + param.share, param.terms);
 {first}{reset}    var total = {start};
     for (var tile = begin; tile < end; tile += 64u) {{
         var part = {start};
@@ -192,15 +198,20 @@ fn joined(shape: &[usize], own: &[usize], chosen: impl Fn(usize) -> bool) -> Vec
     parts
 }
 
-/// The text that turns a flat index over these dimensions into an offset in the tensor.
-fn offset(index: &str, parts: &[(usize, usize)], numbers: &mut Vec<u32>) -> Result<String, OpError> {
+/// Returns sizes and strides of dimensions as lists of params.
+fn places(name: &str, parts: &[(usize, usize)]) -> Result<Params, OpError> {
+    let sizes: Vec<usize> = parts.iter().map(|&(size, _stride)| size.max(1)).collect();
+    let strides: Vec<usize> = parts.iter().map(|&(_size, stride)| stride).collect();
+    Params::new().list(format!("{name}_size"), &sizes)?.list(format!("{name}_stride"), &strides)
+}
+
+/// Returns the text that turns a flat index over the dimensions of [`places`] into an offset in the tensor.
+fn offset(index: &str, name: &str, rank: usize) -> String {
     let mut text = format!("var rest = {index}; var at = 0u;");
-    for &(size, stride) in parts.iter().rev() {
-        let first = numbers.len();
-        numbers.extend(params(&[size.max(1), stride])?);
-        let step = first + 1;
-        text.push_str(&format!(" at += (rest % param({first}u)) * param({step}u); rest = rest / param({first}u);"));
+    for d in (0..rank).rev() {
+        let size = format!("param.{name}_size[{d}]");
+        text.push_str(&format!(" at += (rest % {size}) * param.{name}_stride[{d}]; rest = rest / {size};"));
     }
     text.push_str(" return at;");
-    Ok(text)
+    text
 }

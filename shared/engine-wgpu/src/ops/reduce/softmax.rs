@@ -5,11 +5,11 @@
 use super::Lines;
 use crate::error::OpError;
 use crate::ir::{Node, OWN_DOMAIN};
-use crate::lower::{Effort, KernelBuilder, Lowering, THREADS, linear_groups};
+use crate::lower::{Effort, KernelBuilder, Lowering, Params, THREADS, linear_groups};
 use crate::ops::Rule;
 use crate::ops::elementwise::math;
 use crate::ops::elementwise::same_float;
-use crate::ops::shape::{axis, param};
+use crate::ops::shape::axis;
 
 /// The operators of this room.
 ///
@@ -61,7 +61,7 @@ fn lower(node: &Node, cx: &mut Lowering<'_>, result: &str) -> Result<(), OpError
     let text = format!("{}{text}", math::needed_by(&text));
     let kernel = KernelBuilder::new("softmax").raw("x", "array<f32>").raw("y", "array<f32>").text(&text).finish();
     let groups = if wide { lines.count() } else { lines.count().div_ceil(THREADS as usize) };
-    let numbers = vec![param(lines.count())?, param(lines.length)?, param(lines.inner)?];
+    let numbers = Params::sizes([("lines", lines.count()), ("length", lines.length), ("inner", lines.inner)])?;
     // Three walks along the line, the one that sums in tiles.
     let walk = if wide { lines.length.div_ceil(threads as usize) } else { lines.length };
     let effort = Effort::looping(lines.elements().saturating_mul(4), walk.saturating_mul(3) + walk / 64 + 1);
@@ -75,8 +75,8 @@ fn narrow_text(result: &str) -> String {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let place = group + group_base();
     let line = (place.y * 65535u + place.x) * THREADSu + lane;
-    if (line >= param(0u)) {{ return; }}
-    let n = param(1u); let step = param(2u);
+    if (line >= param.lines) {{ return; }}
+    let n = param.length; let step = param.inner;
     let base = (line / step) * n * step + line % step;
     var most = x[base]; var first = 0u;
     for (var k = 1u; k < n; k++) {{
@@ -132,14 +132,14 @@ fn spread(lane: u32, value: f32, extreme: bool) -> f32 {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let place = group + group_base();
     let line = place.y * 65535u + place.x;
-    let n = param(1u); let step = param(2u);
+    let n = param.length; let step = param.inner;
     // Surplus workgroups repeat the last line: barriers must be met by all.
-    let own_line = min(line, param(0u) - 1u);
+    let own_line = min(line, param.lines - 1u);
     let base = (own_line / step) * n * step + own_line % step;
     var most = x[base];
     for (var k = lane; k < n; k += THREADSu) { most = larger(most, x[base + k * step]); }
     most = spread(lane, most, true);
-FIRST    if (line >= param(0u)) { return; }
+FIRST    if (line >= param.lines) { return; }
     for (var k = lane; k < n; k += THREADSu) { let at = base + k * step; let x = x[at]; y[at] = RESULT; }
 }";
     text.replace("FIRST", first).replace("RESULT", result)

@@ -4,8 +4,7 @@ use super::Layer;
 use crate::error::OpError;
 use crate::facts::Range;
 use crate::ir::Node;
-use crate::lower::{Fault, KernelBuilder, Lowering, Repr, element_groups};
-use crate::ops::shape::param;
+use crate::lower::{Fault, KernelBuilder, Lowering, Params, Repr, element_groups};
 
 /// Launches a kernel that looks for sequence lengths out of range, where there can be some.
 pub(super) fn check(node: &Node, cx: &mut Lowering<'_>, layer: &Layer) -> Result<(), OpError> {
@@ -17,7 +16,7 @@ pub(super) fn check(node: &Node, cx: &mut Lowering<'_>, layer: &Layer) -> Result
     let text = format!(
         "fn element(i: u32) -> u32 {{
     let length = u32(load_lengths(i));
-    if (length > param(1u)) {{ {} }}
+    if (length > param.steps) {{ {} }}
     return length;
 }}",
         Fault::Length.report()
@@ -25,7 +24,7 @@ pub(super) fn check(node: &Node, cx: &mut Lowering<'_>, layer: &Layer) -> Result
     let elements = lengths.elements();
     let kernel = KernelBuilder::new("lengths").read("lengths", lengths.repr).text(&text).element(Repr::U32);
     let args = vec![lengths.arg, cx.scratch(elements)];
-    let numbers = vec![param(elements)?, param(layer.steps)?];
+    let numbers = Params::sizes([("elements", elements), ("steps", layer.steps)])?;
     cx.dispatch(kernel, args, numbers, element_groups(elements, Repr::U32), elements as u64);
     Ok(())
 }

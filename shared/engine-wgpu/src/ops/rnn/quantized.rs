@@ -7,9 +7,9 @@ use super::{Layer, Sources, Tensors, lower_layer};
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node, ValueId};
-use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Repr, THREADS, element_groups};
+use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Params, Repr, THREADS, element_groups};
 use crate::ops::quantized::dynamic;
-use crate::ops::shape::{param, params};
+use crate::ops::shape::param;
 
 /// Places of weights, scales and zero points: of the inputs, and of the hidden states.
 const WEIGHTS: [[usize; 3]; 2] = [[1, 8, 9], [2, 10, 11]];
@@ -119,7 +119,7 @@ fn rounded(cx: &mut Lowering<'_>, x: &Operand) -> Result<Operand, OpError> {
         .text(&text)
         .element(Repr::F32);
     let (groups, work) = (element_groups(x.elements(), Repr::F32), x.elements() as u64);
-    cx.dispatch(kernel, vec![x.arg, scale, point, y], vec![param(x.elements())?], groups, work);
+    cx.dispatch(kernel, vec![x.arg, scale, point, y], Params::sizes([("elements", x.elements())])?, groups, work);
     Ok(Operand { arg: y, ..x.clone() })
 }
 
@@ -127,7 +127,7 @@ fn rounded(cx: &mut Lowering<'_>, x: &Operand) -> Result<Operand, OpError> {
 pub(super) fn rounding_text() -> String {
     format!(
         "fn rounded(v: f32, d: u32) -> f32 {{
-    let at = 2u * param(0u) + 2u * d;
+    let at = 2u * param.state + 2u * d;
     let s = cells[at]; let p = cells[at + 1u];
     return {ROUNDED};
 }}\n"
@@ -144,9 +144,9 @@ var<workgroup> highs: array<f32, {THREADS}>;
 @compute @workgroup_size({THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{
     let d = group.x;
-    let first = param(2u) * param(0u) + d * param(1u);
+    let first = param.old_state * param.state + d * param.each;
     var low = 0.0; var high = 0.0;
-    for (var i = lane; i < param(1u); i += {THREADS}u) {{ let v = states[first + i]; low = min(low, v); high = max(high, v); }}
+    for (var i = lane; i < param.each; i += {THREADS}u) {{ let v = states[first + i]; low = min(low, v); high = max(high, v); }}
     lows[lane] = low; highs[lane] = high;
     workgroupBarrier();
     for (var half = {THREADS}u / 2u; half > 0u; half = half / 2u) {{
@@ -158,14 +158,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }}
     if (lane == 0u) {{
         let width = highs[0] - lows[0]; let s = select(width / 255.0, 1.0, width == 0.0);
-        cells[2u * param(0u) + 2u * d] = s;
-        cells[2u * param(0u) + 2u * d + 1u] = round(clamp(0.0 - lows[0] / s, 0.0, 255.0));
+        cells[2u * param.state + 2u * d] = s;
+        cells[2u * param.state + 2u * d + 1u] = round(clamp(0.0 - lows[0] / s, 0.0, 255.0));
     }}
 }}"
     );
     let kernel =
         KernelBuilder::new("rnn_range").raw("states", "array<f32>").raw("cells", "array<f32>").text(&text).finish();
-    let numbers = params(&[state, each, from])?;
+    let numbers = Params::sizes([("state", state), ("each", each), ("old_state", from)])?;
     let groups = [param(layer.directions)?, 1, 1];
     let effort = Effort::looping(state as u64, each.div_ceil(THREADS as usize));
     cx.dispatch(kernel, vec![tensors.hidden, tensors.cell], numbers, groups, effort);

@@ -5,11 +5,11 @@
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
-use crate::lower::{Effort, KernelBuilder, Lowering, element_groups, steps};
+use crate::lower::{Effort, KernelBuilder, Lowering, Params, element_groups, steps};
 use crate::ops::Rule;
 use crate::ops::elementwise::math;
 use crate::ops::movement::{integers, optional_integers, size};
-use crate::ops::shape::{axis, param};
+use crate::ops::shape::axis;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] =
@@ -108,8 +108,8 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (walk, rounds) = steps("t", "n", length, &term);
     let text = format!(
         "{TURN}fn element(i: u32) -> f32 {{
-    let n = param(1u); let given = param(2u); let inner = param(3u); let bins = param(4u);
-    let parts = param(5u); let out_parts = param(6u); let back = param(7u) == 1u;
+    let n = param.length; let given = param.given; let inner = param.inner; let bins = param.bins;
+    let parts = param.parts; let out_parts = param.out_parts; let back = param.back == 1u;
     let part = i % out_parts; let column = (i / out_parts) % inner;
     let k = (i / (out_parts * inner)) % bins; let outer = i / (out_parts * inner * bins);
     var sum = vec2<f32>(0.0, 0.0);
@@ -119,10 +119,16 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     );
     let kernel = KernelBuilder::new("dft").read("x", x.repr).text(&math::needed_by(&text)).text(&text).element(y.repr);
     let elements = y.elements();
-    let mut numbers = vec![param(elements)?];
-    for number in [length, x.shape[axis], inner, shape[axis], complex, shape[last], usize::from(inverse)] {
-        numbers.push(param(number)?);
-    }
+    let numbers = Params::sizes([
+        ("elements", elements),
+        ("length", length),
+        ("given", x.shape[axis]),
+        ("inner", inner),
+        ("bins", shape[axis]),
+        ("parts", complex),
+        ("out_parts", shape[last]),
+        ("back", usize::from(inverse)),
+    ])?;
     let work = u64::try_from(elements.saturating_mul(length)).unwrap_or(u64::MAX).saturating_mul(16);
     let effort = Effort::looping(work, rounds);
     cx.dispatch(kernel, vec![x.arg, y.arg], numbers, element_groups(elements, y.repr), effort);
@@ -182,8 +188,8 @@ fn lower_stft(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (walk, rounds) = steps("t", "n", length, &term);
     let text = format!(
         "{TURN}fn element(i: u32) -> f32 {{
-    let n = param(1u); let step = param(2u); let signal = param(3u); let frames = param(4u); let bins = param(5u);
-    let parts = param(6u);
+    let n = param.length; let step = param.step; let signal = param.signal; let frames = param.frames; let bins = param.bins;
+    let parts = param.parts;
     let k = (i / 2u) % bins; let frame = (i / (2u * bins)) % frames; let batch = i / (2u * bins * frames);
     var sum = vec2<f32>(0.0, 0.0);
 {walk}    return select(sum.x, sum.y, (i & 1u) == 1u);
@@ -197,11 +203,16 @@ fn lower_stft(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     }
     args.push(y.arg);
     let elements = y.elements();
-    let mut numbers = vec![param(elements)?];
     let [_batch, signal, parts] = signals(&x.shape)?;
-    for number in [length, step, signal, shape[1], shape[2], parts] {
-        numbers.push(param(number)?);
-    }
+    let numbers = Params::sizes([
+        ("elements", elements),
+        ("length", length),
+        ("step", step),
+        ("signal", signal),
+        ("frames", shape[1]),
+        ("bins", shape[2]),
+        ("parts", parts),
+    ])?;
     let work = u64::try_from(elements.saturating_mul(length)).unwrap_or(u64::MAX).saturating_mul(16);
     let kernel = kernel.text(&math::needed_by(&text)).text(&text).element(y.repr);
     cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), Effort::looping(work, rounds));
