@@ -89,7 +89,29 @@ def operators():
         node(f"svm_{kernel.lower()}", "SVMRegressor", {"x": x}, [("y", F)], 1, coefficients=[0.5, -1, 2.0], support_vectors=rng.normal(size=12).tolist(),
              rho=[0.3], n_supports=3, kernel_type=kernel, kernel_params=[0.4, 0.7, 3.0])
     node("svm_dot", "SVMRegressor", {"x": x}, [("y", F)], 1, coefficients=[0.5, -1, 2.0, 1], rho=[0.3], n_supports=0, kernel_type="LINEAR", kernel_params=[0.0, 0.0, 0.0])
+    machines(x)
     trees()
+
+
+def machines(x):
+    """SVMClassifier: pairs of classes, with and without probabilities, and without support vectors."""
+    both = [("label", I), ("scores", F)]
+    for count in (2, 3, 5):
+        labels, sizes = [7, 3, 9, 1, 4][:count], [3, 2, 4, 1, 2][:count]
+        total, pairs = sum(sizes), count * (count - 1) // 2
+        common = dict(classlabels_ints=labels, vectors_per_class=sizes, support_vectors=rng.normal(size=total * 4).tolist(),
+                      coefficients=rng.normal(size=(count - 1) * total).tolist(), rho=(rng.normal(size=pairs) * 0.3).tolist())
+        proba = dict(prob_a=(-np.abs(rng.normal(size=pairs))).tolist(), prob_b=(rng.normal(size=pairs) * 0.2).tolist())
+        for kernel in ("LINEAR", "POLY", "RBF", "SIGMOID"):
+            node(f"svc_{count}_{kernel.lower()}", "SVMClassifier", {"x": x}, both, 1, 1e-4, kernel_type=kernel, kernel_params=[0.4, 0.7, 3.0], **common)
+        for transform in ("NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO"):
+            node(f"svc_{count}_{transform.lower()}", "SVMClassifier", {"x": x}, both, 1, 1e-4, kernel_type="RBF", kernel_params=[0.4, 0.0, 0.0], post_transform=transform, **common)
+            node(f"svc_{count}_probable_{transform.lower()}", "SVMClassifier", {"x": x}, both, 1, 1e-4, kernel_type="RBF", kernel_params=[0.4, 0.0, 0.0], post_transform=transform, **common, **proba)
+            node(f"svc_{count}_flat_{transform.lower()}", "SVMClassifier", {"x": x}, both, 1, 1e-4, kernel_type="LINEAR", kernel_params=[0.0, 0.0, 0.0], post_transform=transform,
+                 classlabels_ints=labels, coefficients=rng.normal(size=count * 4).tolist(), rho=[0.3])
+    node("svc_2_flat_positive", "SVMClassifier", {"x": np.abs(x) * 0.4}, both, 1, 1e-4, kernel_type="LINEAR", kernel_params=[0.0, 0.0, 0.0], classlabels_ints=[4, 6], coefficients=rng.random(8).tolist(), rho=[0.1])
+    node("svc_integers", "SVMClassifier", {"x": (x * 3).astype(np.int64)}, both, 1, 1e-4, kernel_type="RBF", kernel_params=[0.1, 0.0, 0.0], classlabels_ints=[0, 1], vectors_per_class=[1, 1],
+         support_vectors=[1.0, 2, 0, -1, 0, 0, 1, 3], coefficients=[1.0, -1.0], rho=[0.1])
 
 
 MODES = ["BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ"]
@@ -173,7 +195,7 @@ def trained():
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import MinMaxScaler, Normalizer, StandardScaler
-    from sklearn.svm import SVR
+    from sklearn.svm import SVC, SVR, LinearSVC, NuSVC
     from sklearn.tree import DecisionTreeClassifier
     from xgboost import XGBClassifier, XGBRegressor
 
@@ -190,16 +212,18 @@ def trained():
         "extra_trees": (ExtraTreesClassifier(**small), three), "boosting_two": (GradientBoostingClassifier(**small), two),
         "boosting_three": (GradientBoostingClassifier(**small), three), "boosting_real": (GradientBoostingRegressor(**small), real),
         "ada_boost": (AdaBoostClassifier(n_estimators=4, random_state=0), two),
-        "isolation_forest": (IsolationForest(n_estimators=4, max_samples=16, random_state=0), None), "svr": (SVR(), real), "naive_bayes": (GaussianNB(), three),
+        "isolation_forest": (IsolationForest(n_estimators=4, max_samples=16, random_state=0), None), "svr": (SVR(), real), "svc_two": (SVC(), two),
+        "svc_three": (SVC(), three), "svc_probable": (SVC(probability=True, random_state=0), three), "linear_svc": (LinearSVC(), three), "nu_svc": (NuSVC(nu=0.2), two),
+        "naive_bayes": (GaussianNB(), three),
         "neighbours": (KNeighborsClassifier(3), two), "k_means": (KMeans(3, n_init=2, random_state=0), None), "pca": (PCA(2), None),
         "mlp": (MLPClassifier((8,), max_iter=50, random_state=0), three),
         "pipeline": (make_pipeline(SimpleImputer(), MinMaxScaler(), Normalizer(), LogisticRegression()), three),
     }
     for name, (model, target) in models.items():
-        data = x[:60] if name in ("svr", "neighbours") else x
+        data = x[:60] if name in ("svr", "neighbours") or "svc" in name else x
         target = None if target is None else target[: len(data)]
         model.fit(data, target)
-        zipmap = {id(model): {"zipmap": False}} if hasattr(model, "predict_proba") else None
+        zipmap = {id(model): {"zipmap": False}} if hasattr(model, "predict_proba") or name in ("svc_two", "svc_three", "nu_svc") else None
         opsets = {"": 17, "ai.onnx.ml": 3}
         try:
             add(f"sklearn_{name}", to_onnx(model, x[:1], options=zipmap, target_opset=opsets), {"X": asked}, 1e-4)

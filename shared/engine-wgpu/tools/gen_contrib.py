@@ -1,5 +1,5 @@
 """Writes single operators of ONNX Runtime's own into tests/cases/contrib, with its answers: normalizations of domain ai.onnx at every operator
-set, operators of CoreML's exporters, DynamicQuantizeLSTM.
+set, operators of CoreML's exporters, DynamicQuantizeLSTM, GroupQueryAttention.
 
 Run again after a change here, in the environment of tools/requirements.txt.
 """
@@ -97,9 +97,68 @@ def lstms():
     lstm("wide", steps=3, inputs=80, hidden=70, per_channel=True)
 
 
+def grouped(name, batch=1, queries=1, heads=4, kv_heads=2, size=16, past=0, buffer=None, lengths=None, packed=False, turned=0, bias=None, positions=None, sink=False, total=None, angles=64, **attributes):
+    """GroupQueryAttention: a cache of `past` places, or a buffer of more; `turned` features turn by their position."""
+    total = past + queries if total is None else total
+    buffer = past if buffer is None else buffer
+    feeds = {"q": normal(batch, queries, (heads + 2 * kv_heads if packed else heads) * size)}
+    names = ["q", "", ""]
+    if not packed:
+        feeds |= {"k": normal(batch, queries, kv_heads * size), "v": normal(batch, queries, kv_heads * size)}
+        names = ["q", "k", "v"]
+    feeds |= {"pk": normal(batch, kv_heads, buffer, size), "pv": normal(batch, kv_heads, buffer, size)}
+    feeds["n"] = np.array([total - 1] * batch if lengths is None else lengths, np.int32)
+    constants = [("total", np.array(total, np.int32))]
+    names += ["pk", "pv", "n", "total", "", "", "", "", ""]
+    if turned:
+        angle = rng.uniform(0, 6.28, size=(angles, turned // 2))
+        constants += [("cos", np.cos(angle).astype(np.float32)), ("sin", np.sin(angle).astype(np.float32))]
+        names[7:9] = ["cos", "sin"]
+        attributes["do_rotary"] = 1
+    for at, short, value in ((9, "p", None if positions is None else np.array(positions, np.int64)), (10, "m", None if bias is None else normal(*bias)), (11, "s", normal(heads) if sink else None)):
+        if value is not None:
+            feeds[short], names[at] = value, short
+    while not names[-1]:
+        names.pop()
+    case(f"grouped_{name}", "GroupQueryAttention", feeds, constants, ("y", "key", "value"), domain="com.microsoft", inputs=names, num_heads=heads, kv_num_heads=kv_heads, **attributes)
+
+
+def attentions():
+    grouped("prompt", queries=5)
+    grouped("token", past=6)
+    grouped("lengths", batch=3, past=6, lengths=[6, 4, 2])
+    grouped("buffer", batch=2, past=4, buffer=16, lengths=[4, 2])
+    grouped("buffer_prompt", batch=2, queries=4, buffer=16, total=4)
+    grouped("buffer_full", past=15, buffer=16, turned=16)
+    grouped("filled_prompt", batch=2, queries=5, lengths=[4, 2])
+    grouped("chunk", queries=3, past=4)
+    grouped("packed", batch=2, queries=4, packed=True)
+    grouped("packed_turned", queries=4, packed=True, turned=16)
+    grouped("turned", past=5, turned=16)
+    grouped("turned_pairs", queries=2, past=5, turned=16, rotary_interleaved=1)
+    grouped("turned_part", queries=3, size=32, turned=16)
+    grouped("turned_lengths", batch=3, past=4, turned=16, lengths=[4, 2, 0])
+    grouped("turned_positions", batch=2, past=4, turned=16, positions=[[9], [2]])
+    grouped("turned_prompt_positions", batch=2, queries=3, turned=16, positions=[[5, 1, 2], [3, 4, 5]])
+    grouped("window", queries=8, local_window_size=3)
+    grouped("window_one", queries=4, local_window_size=1)
+    grouped("window_token", batch=2, past=8, buffer=12, lengths=[8, 5], local_window_size=3, turned=16, packed=True)
+    grouped("softcap", queries=4, softcap=0.7)
+    grouped("scale", queries=4, scale=0.3)
+    grouped("bias", batch=2, queries=4, bias=(2, 4, 4, 4))
+    grouped("bias_shared", batch=2, queries=4, bias=(1, 1, 4, 4), softcap=1.0)
+    grouped("bias_token", batch=2, past=3, bias=(2, 4, 1, 4))
+    grouped("smooth", queries=4, smooth_softmax=1)
+    grouped("sink", queries=4, sink=True)
+    grouped("sink_token", batch=2, past=5, lengths=[5, 3], sink=True)
+    grouped("each_head", queries=4, heads=4, kv_heads=4)
+    grouped("one_head", queries=40, past=0, heads=6, kv_heads=1, size=64, turned=64)
+
+
 if __name__ == "__main__":
     shutil.rmtree(OUT, ignore_errors=True)
     norms()
     coreml()
     lstms()
+    attentions()
     print(len(list(OUT.iterdir())), "cases")

@@ -286,7 +286,6 @@ impl<'a> Lowering<'a> {
         effort.rounds = effort.rounds.saturating_mul(u64::try_from(lanes).unwrap_or(1));
         let node = self.node;
         fault::bind(&mut kernel, &mut args, &mut params, node, self.graph.nodes.len());
-        for n in params.unread(&kernel.body) { eprintln!("UNREAD {} {n}", kernel.label); }
         match params.resolve(&kernel.body) {
             Ok(body) => kernel.body = body,
             Err(source) => {

@@ -137,16 +137,6 @@ impl Params {
         resolved.push_str(rest);
         Ok(resolved)
     }
-
-    /// Returns the names that a text does not read.
-    #[must_use]
-    pub fn unread(&self, text: &str) -> Vec<&str> {
-        let reads = |name: &str| {
-            text.match_indices(&format!("{PREFIX}{name}"))
-                .any(|(at, found)| !text[at + found.len()..].starts_with(is_word))
-        };
-        self.entries.iter().map(|(name, ..)| name.as_ref()).filter(|name| !reads(name)).collect()
-    }
 }
 
 /// A difference between the numbers that a kernel's text reads and those that are packed for it.
@@ -233,6 +223,5 @@ mod tests {
     fn lists_are_joined_in_order() {
         let both = list().and(Params::new().word("last", 9));
         assert_eq!(both.resolve("param.last").unwrap(), "param(6u)");
-        assert_eq!(both.unread("param.rows + param.columnsum + param.stride[k]"), ["columns", "alpha", "last"]);
     }
 }

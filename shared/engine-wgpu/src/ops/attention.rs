@@ -3,17 +3,25 @@
 //! Heads are strides, never copies: queries, keys and values are read where they lie, whether as `[batch, heads, length, size]`
 //! or as `[batch, length, heads * size]`. Only a cache that grows is written out.
 
+mod grouped;
+mod scores;
+
+use scores::{Ends, Mask, Scores};
+
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
-use crate::lower::{self, Arg, Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups, linear_groups};
+use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
 use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Matrix, Product, volume};
-use crate::ops::shape::{broadcast_strides, param};
+use crate::ops::shape::param;
 
 /// The operators of this family.
-pub(super) const RULES: &[Rule] = &[Rule::device("Attention", infer, lower)];
+pub(super) const RULES: &[Rule] = &[
+    Rule::device("Attention", infer, lower),
+    Rule::device("GroupQueryAttention", grouped::infer, grouped::lower).in_domain("com.microsoft"),
+];
 
 /// The sizes of one attention.
 #[derive(Debug, Clone, Copy)]
@@ -108,60 +116,108 @@ fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let facts = cx.input_facts(node);
     let sizes = Sizes::of(node, Inputs(&facts))?;
-    let Sizes { batch, heads, kv_heads, queries, size, value_size, split, .. } = sizes;
+    let Sizes { batch, heads, queries, size, value_size, split, .. } = sizes;
     let (q, k, v) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.input(node, 2)?);
     let keys = sizes.keys();
     let key = present(node, cx, &sizes, &k, 4, 1, size)?;
     let value = present(node, cx, &sizes, &v, 5, 2, value_size)?;
-    let rows = volume(&[batch, heads, queries])?;
-    let total = volume(&[rows, keys])?;
-    let repeats = heads / kv_heads;
     let scale = match node.attributes.find("scale") {
         Some(_stated) => node.attributes.float("scale", 1.0)?,
         None => 1.0 / real(size).sqrt(),
     };
     let mode = node.attributes.int("qk_matmul_output_mode", 0)?;
     let shown = if node.output(3).is_some() { Some(cx.output(node, 3)?.arg) } else { None };
-    let probabilities = match shown {
-        Some(arg) if mode == 3 => arg,
-        _ => cx.scratch(total),
-    };
-    let whole = vec![batch, kv_heads, repeats];
-    let score_steps = vec![heads * queries * keys, repeats * queries * keys, queries * keys];
-    let scores = |y: Arg| {
-        let b = &key;
-        Product {
-            batch: whole.clone(),
-            m: queries,
-            n: keys,
-            k: size,
-            a: sizes.matrix(&q, split, heads, queries, size),
-            b: Matrix { row: b.col, col: b.row, ..b.clone() },
-            alpha: scale,
-            bias: None,
-            y,
-            y_batch: score_steps.clone(),
-            y_row: keys,
-            epilogue: Epilogue::NONE,
-            plain: false,
-            checked: false,
+    let ends = match cx.optional_input(node, 6)? {
+        Some(lengths) if lengths.elements() != batch || sizes.past > 0 => {
+            return Err(OpError::invalid("nonpad_kv_seqlen is not one number for each batch, or there is a cache too"));
         }
+        Some(lengths) => Ends::Lengths { lengths, less_one: false, prompt: false },
+        None => Ends::Past(sizes.past),
     };
-    scores(probabilities).lower(cx)?;
-    if let Some(arg) = shown.filter(|_arg| mode == 0) {
-        scores(arg).lower(cx)?;
-    }
-    softmax(node, cx, &sizes, probabilities, shown.filter(|_arg| mode == 1 || mode == 2), mode)?;
-    if node.output(0).is_none() {
-        return Ok(());
-    }
-    let (step, row) = if split { (queries * value_size, value_size) } else { (value_size, heads * value_size) };
-    let product = Product {
-        batch: whole,
-        m: queries,
-        n: value_size,
-        k: keys,
-        a: Matrix {
+    let window =
+        |name: &str| -> Result<u32, OpError> { Ok(u32::try_from(node.attributes.int(name, -1)?).unwrap_or(u32::MAX)) };
+    let mask = cx.optional_input(node, 3)?.map(|operand| {
+        let is_bool = node.input(3).is_some_and(|id| cx.fact(id).dtype == ElementType::Bool);
+        Mask { operand, is_bool }
+    });
+    let scores = Scores {
+        shape: [batch, heads, queries, keys],
+        mask,
+        ends,
+        softcap: node.attributes.float("softcap", 0.0)?,
+        causal: node.attributes.flag("is_causal", false)?,
+        windows: [window("left_window_size")?, window("right_window_size")?],
+        sink: None,
+        shown: shown.filter(|_arg| mode == 1 || mode == 2).map(|arg| (arg, mode == 1)),
+    };
+    let product = Attending {
+        sizes,
+        q: sizes.matrix(&q, split, heads, queries, size),
+        key,
+        value,
+        scale,
+        scores,
+        raw: shown.filter(|_arg| mode == 0),
+        probabilities: shown.filter(|_arg| mode == 3),
+        y: if node.output(0).is_some() { Some(cx.output(node, 0)?.arg) } else { None },
+    };
+    product.lower(cx)
+}
+
+/// One attention over matrices wherever they are.
+#[derive(Debug)]
+struct Attending {
+    sizes: Sizes,
+    q: Matrix,
+    key: Matrix,
+    value: Matrix,
+    /// Factor of the products of queries and keys.
+    scale: f32,
+    scores: Scores,
+    /// Tensor that those products are written to as well.
+    raw: Option<Arg>,
+    /// Tensor that probabilities are written to; scratch where nobody wants them.
+    probabilities: Option<Arg>,
+    y: Option<Arg>,
+}
+
+impl Attending {
+    /// Launches scores, softmax and the sum of values.
+    fn lower(self, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+        let Sizes { split, batch, heads, kv_heads, queries, size, value_size, .. } = self.sizes;
+        let keys = self.sizes.keys();
+        let total = volume(&[batch, heads, queries, keys])?;
+        let repeats = heads / kv_heads;
+        let probabilities = self.probabilities.unwrap_or_else(|| cx.scratch(total));
+        let whole = vec![batch, kv_heads, repeats];
+        let score_steps = vec![heads * queries * keys, repeats * queries * keys, queries * keys];
+        let scores = |y: Arg| {
+            let b = &self.key;
+            Product {
+                batch: whole.clone(),
+                m: queries,
+                n: keys,
+                k: size,
+                a: self.q.clone(),
+                b: Matrix { row: b.col, col: b.row, ..b.clone() },
+                alpha: self.scale,
+                bias: None,
+                y,
+                y_batch: score_steps.clone(),
+                y_row: keys,
+                epilogue: Epilogue::NONE,
+                plain: false,
+                checked: false,
+            }
+        };
+        scores(probabilities).lower(cx)?;
+        if let Some(arg) = self.raw {
+            scores(arg).lower(cx)?;
+        }
+        self.scores.lower(cx, probabilities)?;
+        let Some(y) = self.y else { return Ok(()) };
+        let (step, row) = if split { (queries * value_size, value_size) } else { (value_size, heads * value_size) };
+        let a = Matrix {
             arg: probabilities,
             repr: Repr::F32,
             constant: None,
@@ -169,18 +225,25 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
             batch: score_steps,
             row: keys,
             col: 1,
-        },
-        b: value,
-        alpha: 1.0,
-        bias: None,
-        y: cx.output(node, 0)?.arg,
-        y_batch: vec![heads * queries * value_size, repeats * step, step],
-        y_row: row,
-        epilogue: Epilogue::NONE,
-        plain: false,
-        checked: false,
-    };
-    product.lower(cx)
+        };
+        let product = Product {
+            batch: whole,
+            m: queries,
+            n: value_size,
+            k: keys,
+            a,
+            b: self.value,
+            alpha: 1.0,
+            bias: None,
+            y,
+            y_batch: vec![heads * queries * value_size, repeats * step, step],
+            y_row: row,
+            epilogue: Epilogue::NONE,
+            plain: false,
+            checked: false,
+        };
+        product.lower(cx)
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a head's size is far below 2^24")]
@@ -242,114 +305,4 @@ fn present(
     cx.dispatch(kernel, args, numbers, element_groups(total, Repr::F32), u64::from(param(total)?));
     let operand = Operand { arg, repr: Repr::F32, shape };
     Ok(sizes.matrix(&operand, true, kv_heads, past + length, size))
-}
-
-/// Adds the row kernel; `shown` is where scores go after softcap (mode 1) or after the mask (mode 2).
-fn softmax(
-    node: &Node,
-    cx: &mut Lowering<'_>,
-    sizes: &Sizes,
-    probabilities: Arg,
-    shown: Option<Arg>,
-    mode: i64,
-) -> Result<(), OpError> {
-    let &Sizes { batch, heads, queries, past, .. } = sizes;
-    let keys = sizes.keys();
-    let rows = volume(&[batch, heads, queries])?;
-    if rows == 0 || keys == 0 {
-        return Ok(());
-    }
-    let mut args = Vec::new();
-    let mut kernel = KernelBuilder::new("attention_softmax");
-    let (mut text, mut before) = (String::new(), "i32(param.past)".to_owned());
-    let mut steps = vec![0; 4];
-    let mut known = keys;
-    if let Some(mask) = cx.optional_input(node, 3)? {
-        let full = [batch, heads, queries, mask.shape.last().copied().unwrap_or(1)];
-        known = full[3];
-        let fits = !mask.shape.is_empty()
-            && known <= keys
-            && crate::ops::shape::broadcast(&mask.shape, &full).is_ok_and(|shape| shape == full);
-        if !fits {
-            return Err(OpError::invalid(format!("a mask of {:?} does not fit scores of {full:?}", mask.shape)));
-        }
-        steps = broadcast_strides(&mask.shape, &full);
-        kernel = kernel.read("mask", mask.repr);
-        args.push(mask.arg);
-        text.push_str(
-            "if (key >= param.mask_keys) { return BARRED; }
-    let bias = load_mask(batch * param.mask_batch + head * param.mask_head + query * param.mask_query + key);\n    ",
-        );
-        let fact = node.input(3).map(|id| cx.fact(id).dtype);
-        text.push_str(if fact == Some(ElementType::Bool) {
-            "if (bias == 0) { return BARRED; }\n    "
-        } else {
-            "if (bitcast<u32>(bias) == 0xff800000u || is_barred(bias)) { return BARRED; }\n    value += bias;\n    "
-        });
-    }
-    if let Some(lengths) = cx.optional_input(node, 6)? {
-        if lengths.elements() != batch || past > 0 {
-            return Err(OpError::invalid("nonpad_kv_seqlen is not one number for each batch, or there is a cache too"));
-        }
-        kernel = kernel.read("lengths", lengths.repr);
-        args.push(lengths.arg);
-        text.push_str("if (i32(key) >= load_lengths(batch)) { return BARRED; }");
-        before = "load_lengths(batch) - i32(param.queries)".to_owned();
-    }
-    kernel = kernel.raw("p", "array<f32>");
-    args.push(probabilities);
-    let mut store = "";
-    if let Some(shown) = shown {
-        kernel = kernel.raw("qk", "array<f32>");
-        args.push(shown);
-        store = if mode == 1 {
-            "qk[first + key] = score;"
-        } else {
-            // An infinity may not be written as a constant expression.
-            "qk[first + key] = select(value, bitcast<f32>(param.infinity), is_barred(value));"
-        };
-    }
-    let threads = if cx.tuning.workgroup_tiles { 64 } else { 8 };
-    let scores = format!(
-        "let score = softcapped(p[first + key]);
-        let value = biased(score, batch, head, query, key);
-        {store}
-        p[first + key] = value;
-        largest = max(largest, value);"
-    );
-    let sum = "let value = p[first + key];
-        var part = 0.0;
-        if (!is_barred(value)) { part = exp(value - largest); }
-        p[first + key] = part;
-        sum += part;";
-    let walk = |body: &str| lower::steps("key", "param.keys", keys, body);
-    let (walk_scores, rounds) = walk(&scores);
-    let text = include_str!("../wgsl/attention_softmax.wgsl")
-        .replace("WALK_SCORES", &walk_scores)
-        .replace("WALK_SUM", &walk(sum).0)
-        .replace("WALK_SCALE", &walk("p[first + key] = p[first + key] * factor;").0)
-        .replace("BEFORE", &before)
-        .replace("MASK", &text)
-        .replace("THREADS", &threads.to_string());
-    let window =
-        |name: &str| -> Result<u32, OpError> { Ok(u32::try_from(node.attributes.int(name, -1)?).unwrap_or(u32::MAX)) };
-    let numbers = Params::sizes([
-        ("rows", rows),
-        ("heads", heads),
-        ("queries", queries),
-        ("keys", keys),
-        ("mask_batch", steps[0]),
-        ("mask_head", steps[1]),
-        ("mask_query", steps[2]),
-        ("mask_keys", known),
-        ("past", past),
-    ])?;
-    let numbers = numbers.float("softcap", node.attributes.float("softcap", 0.0)?).float("infinity", f32::NEG_INFINITY);
-    let numbers = numbers.word("causal", u32::from(node.attributes.flag("is_causal", false)?));
-    let numbers = numbers.word("left_window", window("left_window_size")?);
-    let numbers = numbers.word("right_window", window("right_window_size")?);
-    let work = u64::try_from(rows.saturating_mul(keys).saturating_mul(8)).unwrap_or(u64::MAX);
-    let effort = Effort::looping(work, rounds.saturating_mul(3));
-    cx.dispatch(kernel.text(&text).finish(), args, numbers, linear_groups(rows.div_ceil(threads)), effort);
-    Ok(())
 }

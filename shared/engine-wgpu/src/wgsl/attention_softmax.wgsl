@@ -1,7 +1,7 @@
 // Scores to probabilities in place, one thread a row: softcap, mask, softmax over the keys that are not barred.
-// A row whose keys are all barred becomes zeros. The words in capitals are filled in by ops/attention.rs, which also has the
+// A row whose keys are all barred becomes zeros. The words in capitals are filled in by ops/attention/scores.rs, which also has the
 // three walks over the keys.
-// A window of 0xffffffff is none; `param.past` keys are before the queries.
+// A window of 0xffffffff is none.
 const BARRED: f32 = -3.0e38;
 fn is_barred(value: f32) -> bool { return value <= BARRED; }
 
@@ -30,7 +30,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let head = row / param.queries % param.heads;
     let batch = row / param.queries / param.heads;
     let first = row * param.keys;
-    var largest = BARRED;
-WALK_SCORES    var sum = 0.0;
+    var largest = FIRST_LARGEST;
+WALK_SCORES    var sum = FIRST_SUM;
 WALK_SUM    let factor = select(1.0 / sum, 0.0, sum == 0.0);
 WALK_SCALE}

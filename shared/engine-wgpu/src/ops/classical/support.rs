@@ -1,4 +1,6 @@
-//! SVMRegressor, and SVMClassifier with linear scores or votes: kernels against support vectors.
+//! SVMRegressor and SVMClassifier: kernels against support vectors.
+
+mod classes;
 
 use super::scores::{Raw, Transform};
 use super::{DOMAIN, bits, floats, index, table_of, weights};
@@ -10,8 +12,45 @@ use crate::ops::Rule;
 use crate::ops::elementwise::math;
 
 /// The operators of this file.
-pub(in crate::ops) const RULES: &[Rule] =
-    &[Rule::device("SVMRegressor", infer_regressor, lower_regressor).in_domain(DOMAIN)];
+pub(in crate::ops) const RULES: &[Rule] = &[
+    Rule::device("SVMRegressor", infer_regressor, lower_regressor).in_domain(DOMAIN),
+    Rule::device("SVMClassifier", classes::infer, classes::lower).in_domain(DOMAIN),
+];
+
+/// Kernel function of a support vector machine.
+#[derive(Debug, Clone, Copy)]
+struct Kernel {
+    /// WGSL expression of `dot`, `square` (the squared distance), `gamma`, `coef0` and `degree`.
+    expression: &'static str,
+    gamma: f32,
+    coef0: f32,
+    degree: f32,
+}
+
+impl Kernel {
+    /// Reads `kernel_type` and `kernel_params`.
+    fn of(node: &Node) -> Result<Self, OpError> {
+        let expression = match node.attributes.text("kernel_type", "LINEAR")? {
+            "LINEAR" => "dot",
+            "POLY" => "power(gamma * dot + coef0, degree)",
+            "RBF" => "exp(-gamma * square)",
+            "SIGMOID" => "tanh_of(gamma * dot + coef0)",
+            other => return Err(OpError::invalid(format!("the kernel {other:?}"))),
+        };
+        let numbers = floats(node, "kernel_params")?;
+        let number = |at: usize| numbers.get(at).copied().unwrap_or(0.0);
+        Ok(Self { expression, gamma: number(0), coef0: number(1), degree: number(2) })
+    }
+
+    /// WGSL that declares the numbers of the expression.
+    const NUMBERS: &'static str = "let gamma = bitcast<f32>(param.gamma); let coef0 = bitcast<f32>(param.coef0); \
+                                   let degree = bitcast<f32>(param.degree);";
+
+    /// Returns the numbers of the expression.
+    fn params(self) -> Params {
+        Params::new().float("gamma", self.gamma).float("coef0", self.coef0).float("degree", self.degree)
+    }
+}
 
 /// A regressor over support vectors, or one dot product where it has none.
 #[derive(Debug)]
@@ -21,9 +60,7 @@ struct Machine<'a> {
     coefficients: &'a [f32],
     support: &'a [f32],
     rho: f32,
-    /// WGSL of the kernel of `dot`, `square` (the squared distance) and three numbers.
-    kernel: &'static str,
-    numbers: [f32; 3],
+    kernel: Kernel,
     one_class: bool,
 }
 
@@ -44,23 +81,17 @@ impl<'a> Machine<'a> {
                 rho.len()
             )));
         };
-        let kernel = match node.attributes.text("kernel_type", "LINEAR")? {
-            "LINEAR" => "dot",
-            "POLY" => "power(gamma * dot + coef0, degree)",
-            "RBF" => "exp(-gamma * square)",
-            "SIGMOID" => "tanh_of(gamma * dot + coef0)",
-            other => return Err(OpError::invalid(format!("the kernel {other:?}"))),
-        };
-        let number =
-            |at: usize| -> Result<f32, OpError> { Ok(floats(node, "kernel_params")?.get(at).copied().unwrap_or(0.0)) };
+        let mut kernel = Kernel::of(node)?;
+        if vectors == 0 {
+            kernel.expression = "dot";
+        }
         Ok(Self {
             vectors,
             features,
             coefficients,
             support: if vectors == 0 { coefficients } else { support },
             rho: *rho,
-            kernel: if vectors == 0 { "dot" } else { kernel },
-            numbers: [number(0)?, number(1)?, number(2)?],
+            kernel,
             one_class: node.attributes.flag("one_class", false)?,
         })
     }
@@ -93,7 +124,7 @@ fn lower_regressor(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let answer = if machine.one_class { "select(-1.0, 1.0, sum > 0.0)" } else { "sum" };
     let text = format!(
         "fn element(i: u32) -> f32 {{
-    let gamma = bitcast<f32>(param.gamma); let coef0 = bitcast<f32>(param.coef0); let degree = bitcast<f32>(param.degree);
+    {numbers}
     var sum = 0.0;
     for (var j = 0u; j < param.vectors; j++) {{
         var dot = 0.0; var square = 0.0;
@@ -102,7 +133,8 @@ fn lower_regressor(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     sum += bitcast<f32>(param.rho);
     return {answer};
 }}",
-        kernel = machine.kernel
+        kernel = machine.kernel.expression,
+        numbers = Kernel::NUMBERS,
     );
     let kernel = KernelBuilder::new("support_vectors")
         .read("x", x.repr)
@@ -111,10 +143,8 @@ fn lower_regressor(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         .text(&math::needed_by(&text))
         .text(&text)
         .element(Repr::F32);
-    let [gamma, coef0, degree] = machine.numbers;
     let numbers = Params::sizes([("elements", rows), ("features", machine.features), ("vectors", count)])?;
-    let numbers = numbers.float("rho", machine.rho).float("gamma", gamma);
-    let numbers = numbers.float("coef0", coef0).float("degree", degree);
+    let numbers = numbers.float("rho", machine.rho).and(machine.kernel.params());
     let raw = Raw { arg: y.arg, rows, columns: 1 };
     let work = (rows as u64).saturating_mul((count.saturating_mul(machine.features)) as u64);
     let effort = Effort::looping(work, rounds.saturating_add(count));
