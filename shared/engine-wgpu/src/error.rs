@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::fault::Fault;
 use crate::ir::AttributeError;
-use crate::lower::{Fault, Mismatch};
 
 /// One operator (in one form) that this engine cannot run, and where it stands first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -127,6 +127,30 @@ impl OpError {
     pub fn unsupported(clause: impl Into<String>) -> Self {
         Self::Unsupported(clause.into())
     }
+}
+
+/// A difference between the numbers that a kernel's text reads and those that are packed for it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// The text reads a number that is not packed.
+    #[error("the parameter {0:?} is read and not packed")]
+    NotPacked(String),
+    /// Two numbers have one name.
+    #[error("two parameters have the name {0:?}")]
+    PackedTwice(String),
+    /// The text reads a list as if it were one number.
+    #[error("the list of parameters {0:?} is read without an index")]
+    NoIndex(String),
+    /// The text reads behind the end of a list.
+    #[error("element {index} of the parameters {name:?} is read, and {count} are packed")]
+    Outside {
+        /// The list.
+        name: String,
+        /// Index in the text.
+        index: usize,
+        /// Number of words of the list.
+        count: usize,
+    },
 }
 
 /// What the device or its driver refused.

@@ -11,8 +11,10 @@ pub mod check;
 mod engine;
 pub mod error;
 pub mod facts;
+pub mod fault;
 pub mod gpu;
 pub mod host;
+pub mod inference;
 pub mod ir;
 pub mod lower;
 pub mod ops;
@@ -21,6 +23,7 @@ mod plan;
 pub mod read;
 pub mod segments;
 pub mod session;
+mod shape;
 
 pub use crate::engine::{BUDGET_BYTES, WgpuEngine};
 pub use check::{ModelReport, check};

@@ -5,47 +5,26 @@
 //! shapes are not known before. Fed by [`crate::session`]; a graph without islands is one segment.
 
 pub mod cycle;
+mod stage;
 
 use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
 
-use cycle::{Cycle, is_cycle};
+use cycle::is_cycle;
+pub use stage::{Branch, Carried, Cycle, ITERATIONS_MAX, Scanned, Stacked, Stage};
 
 use crate::facts::{Fact, Facts, Islands};
-use crate::ir::{Graph, Literal, Node, ValueId};
+use crate::ir::{Graph, Node, ValueId};
+use crate::ops::registry::rule;
+use crate::ops::rule::Run;
 use crate::ops::top::is_long;
-use crate::ops::{Run, rule};
 use crate::passes::assumed_facts;
 use crate::passes::branches::{adopt, branches, hand_on, inline_known, subgraph};
 use crate::passes::pattern::symbolic_facts;
 
 /// Most nodes that branches may add to a graph, all together.
 const ADOPTED_MAX: usize = 100_000;
-
-/// One step of an inference.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Stage {
-    /// A part of the graph that runs on the device as one plan. It has the value numbers of the whole.
-    Device(Graph),
-    /// One node on the host, and the constants that it reads.
-    Host(Node, HashMap<ValueId, Literal>),
-    /// One of two lists of stages.
-    Branch(Branch),
-    /// A list of stages that runs more than once.
-    Cycle(Box<Cycle>),
-}
-
-/// An `If` whose condition only the run tells.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Branch {
-    /// The node's name.
-    pub name: String,
-    /// The value that decides.
-    pub condition: ValueId,
-    /// What runs where the condition is false, and where it is true.
-    pub sides: [Vec<Stage>; 2],
-}
 
 /// One island, for descriptions: each costs a way from the device to the host and back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

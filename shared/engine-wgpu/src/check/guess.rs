@@ -250,5 +250,5 @@ fn infers(node: &Node, facts: &[Fact]) -> bool {
     }
     let literals: Option<Vec<Option<&Literal>>> =
         inputs.iter().map(|fact| fact.map_or(Some(None), |fact| fact.known.as_ref().map(Some))).collect();
-    literals.is_none_or(|literals| crate::host::evaluate(node, &literals).is_ok())
+    literals.is_none_or(|literals| crate::inference::evaluate(node, &literals).is_ok())
 }

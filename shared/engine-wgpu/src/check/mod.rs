@@ -5,12 +5,11 @@
 
 mod guess;
 mod kernels;
-mod table;
 
 use std::collections::BTreeMap;
 
+pub use crate::ops::table::{OPS_TOML, Row, Runs, row, rows};
 use serde::Serialize;
-pub use table::{OPS_TOML, Row, Runs, row, rows};
 
 use crate::error::{ModelError, OpError, UnsupportedOperator};
 use crate::facts::Facts;
@@ -20,8 +19,7 @@ use crate::lower::{Lowering, Tuning, WeightPool, part_words};
 use crate::ops::rule;
 use crate::passes::rewrite;
 use crate::segments::cycle::endless;
-use crate::segments::{Island, describe, flattened, islands};
-use crate::session::ITERATIONS_MAX;
+use crate::segments::{ITERATIONS_MAX, Island, describe, flattened, islands};
 pub(crate) use guess::best;
 use guess::{Guess, is_open, others};
 
@@ -202,7 +200,7 @@ fn dry_run(graph: &Graph, devices: &[Tuning], found: &mut Found) -> u64 {
             if !lowers || !guess.knows(node) {
                 continue;
             }
-            if let Err(error) = lowering.node(at) {
+            if let Err(error) = lowering.node(at, crate::ops::lower) {
                 let from_sizes = open && matches!(error, OpError::Invalid(_) | OpError::TooLarge(_));
                 if from_sizes { &mut unsure } else { &mut refused }.entry(at).or_insert_with(|| error.to_string());
             }
@@ -241,5 +239,5 @@ fn dry_run(graph: &Graph, devices: &[Tuning], found: &mut Found) -> u64 {
 fn lowers(guess: &Guess, node: &Node) -> bool {
     let Some(at) = guess.position(node).filter(|&at| guess.knows(&guess.graph.nodes[at])) else { return false };
     let (mut weights, mut known) = (WeightPool::dry(), WeightPool::dry());
-    Lowering::new(&guess.graph, &guess.facts, SOFTWARE, &mut weights, &mut known).node(at).is_ok()
+    Lowering::new(&guess.graph, &guess.facts, SOFTWARE, &mut weights, &mut known).node(at, crate::ops::lower).is_ok()
 }

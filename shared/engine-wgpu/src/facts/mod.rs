@@ -9,14 +9,8 @@ pub use range::{Range, Ranges};
 use types::Dim;
 use types::limits::RANK_MAX;
 
-use crate::error::{ModelError, OpError};
-use crate::ir::{ElementType, Graph, Literal, Node, ValueId};
-use crate::ops::Run;
-
-/// Most elements a value may have to be computed on the host while planning.
-///
-/// Shapes, axes, pads and position tables are far below; weights were folded at load and are constants already.
-const KNOWN_ELEMENTS_MAX: usize = 64 * 1024;
+use crate::error::OpError;
+use crate::ir::{ElementType, Graph, Literal, ValueId};
 
 /// The operator that errors about an input of a model name.
 pub(crate) const INPUT: &str = "input";
@@ -117,39 +111,9 @@ pub(crate) enum Islands {
 
 /// The facts of every value of a graph at the shapes of one plan.
 #[derive(Debug, Clone)]
-pub struct Facts(Vec<Option<Fact>>);
+pub struct Facts(pub(crate) Vec<Option<Fact>>);
 
 impl Facts {
-    /// Walks the graph from the facts of its inputs.
-    ///
-    /// # Errors
-    /// [`ModelError::Node`] for the first node whose rule refuses its inputs.
-    pub fn infer(graph: &Graph, inputs: &[Fact]) -> Result<Self, ModelError> {
-        let mut facts = Self(vec![None; graph.value_count()]);
-        for (&id, literal) in &graph.constants {
-            facts.0[id.index()] = Some(Fact::known(literal.clone()));
-        }
-        for (&id, fact) in graph.inputs.iter().zip(inputs) {
-            check_size(fact, TENSOR_BYTES_MAX).map_err(|source| ModelError::Node {
-                node: graph.value(id).name.clone(),
-                operator: INPUT.into(),
-                source,
-            })?;
-            facts.0[id.index()] = Some(fact.clone());
-        }
-        for node in &graph.nodes {
-            let outputs = facts
-                .of_node(node, Islands::Refused, TENSOR_BYTES_MAX)
-                .map_err(|source| ModelError::Node { node: node.name.clone(), operator: node.op.clone(), source })?;
-            for (id, fact) in node.outputs.iter().zip(outputs) {
-                if let Some(id) = id {
-                    facts.0[id.index()] = Some(fact);
-                }
-            }
-        }
-        Ok(facts)
-    }
-
     /// The facts of a graph's inputs as declared, every symbolic size taken as 1; `None` where no shape is declared.
     #[must_use]
     pub fn declared_inputs(graph: &Graph) -> Vec<Option<Fact>> {
@@ -162,82 +126,6 @@ impl Facts {
             Some(Fact::new(*dtype, dims.as_ref()?.iter().map(size).collect()))
         };
         graph.inputs.iter().map(fact).collect()
-    }
-
-    /// Walks as far as it goes: what a rule refuses, and what comes after it, stays unknown.
-    ///
-    /// Also gives the positions of the nodes whose rule refused, and why.
-    pub(crate) fn infer_leniently(
-        graph: &Graph,
-        inputs: &[Option<Fact>],
-        islands: Islands,
-    ) -> (Self, Vec<(usize, OpError)>) {
-        Self::walk(graph, inputs, islands, TENSOR_BYTES_MAX)
-    }
-
-    /// The same for sizes that stand for others: what they come to may be larger than anything that is ever made.
-    pub(crate) fn imagine(graph: &Graph, inputs: &[Option<Fact>]) -> Self {
-        Self::walk(graph, inputs, Islands::Refused, IMAGINED_BYTES_MAX).0
-    }
-
-    fn walk(
-        graph: &Graph,
-        inputs: &[Option<Fact>],
-        islands: Islands,
-        bytes_max: usize,
-    ) -> (Self, Vec<(usize, OpError)>) {
-        let mut facts = Self(vec![None; graph.value_count()]);
-        let mut refused = Vec::new();
-        for (&id, literal) in &graph.constants {
-            facts.0[id.index()] = Some(Fact::known(literal.clone()));
-        }
-        for (&id, fact) in graph.inputs.iter().zip(inputs) {
-            facts.0[id.index()] = fact.clone().filter(|fact| check_size(fact, bytes_max).is_ok());
-        }
-        for (at, node) in graph.nodes.iter().enumerate() {
-            if node.inputs.iter().flatten().any(|id| facts.0[id.index()].is_none()) {
-                continue;
-            }
-            match facts.of_node(node, islands, bytes_max) {
-                Ok(outputs) => {
-                    for (id, fact) in node.outputs.iter().zip(outputs) {
-                        if let Some(id) = id {
-                            facts.0[id.index()] = Some(fact);
-                        }
-                    }
-                }
-                Err(error) => refused.push((at, error)),
-            }
-        }
-        (facts, refused)
-    }
-
-    fn of_node(&self, node: &Node, islands: Islands, bytes_max: usize) -> Result<Vec<Fact>, OpError> {
-        let inputs: Vec<Option<&Fact>> =
-            node.inputs.iter().map(|id| id.and_then(|id| self.0[id.index()].as_ref())).collect();
-        let inputs = Inputs(&inputs);
-        let mut outputs = crate::ops::infer(node, inputs)?;
-        for fact in &outputs {
-            check_size(fact, bytes_max)?;
-        }
-        let small = outputs.iter().all(|fact| fact.elements() <= KNOWN_ELEMENTS_MAX);
-        let unknown = outputs.iter().any(|fact| fact.known.is_none());
-        let inputs_known: Option<Vec<Option<&Literal>>> =
-            (inputs.0.iter()).map(|input| input.map_or(Some(None), |fact| fact.known.as_ref().map(Some))).collect();
-        if small
-            && unknown
-            && let Some(literals) = inputs_known
-            && let Some(values) = crate::host::evaluate(node, &literals)?
-        {
-            outputs = values.into_iter().map(Fact::known).collect();
-        }
-        let island = crate::ops::rule(node).is_some_and(|rule| matches!(rule.run, Run::Island));
-        if island && islands == Islands::Refused && outputs.iter().any(|fact| fact.known.is_none()) {
-            return Err(OpError::unsupported(
-                "the shape of its output depends on the data, and it stands where no cut is possible",
-            ));
-        }
-        Ok(outputs)
     }
 
     /// Every value's fact, by its number.
@@ -268,7 +156,7 @@ impl Facts {
 pub(crate) const TENSOR_BYTES_MAX: usize = 1 << 31;
 
 /// The same where nothing is addressed: the scores of a batch of attentions are some 2^32 bytes at the sizes that passes imagine.
-const IMAGINED_BYTES_MAX: usize = 1 << 48;
+pub(crate) const IMAGINED_BYTES_MAX: usize = 1 << 48;
 
 /// Refuses tensors of more than so many bytes.
 ///

@@ -19,7 +19,7 @@ pub use adapter::{AdapterChoice, AdapterReport, BackEnd, Power, adapters};
 pub use patience::{FIRST_LAUNCH_TIMEOUT, SUBMISSION_TIMEOUT};
 pub(crate) use patience::{Patience, patience};
 use pipeline::compile;
-pub(crate) use pipeline::{PARAM_BYTES, PARAM_WORDS, PARAMS_MAX, Pipeline, PipelineKey, Place, source};
+pub(crate) use pipeline::{Pipeline, PipelineKey, Place, source};
 
 use crate::error::GpuError;
 use crate::lower::{SOFTWARE_ROUNDS_MAX, Tuning, part_words};

@@ -5,19 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::scoped;
 use crate::error::GpuError;
-use crate::lower::KernelSource;
-
-/// Most `u32` params of one dispatch: three shapes with strides of eight dimensions, and then some.
-///
-/// The last words of the slot are which word an element kernel's binding begins with, `first_word()`, and where a split launch
-/// begins, `group_base()`.
-pub(crate) const PARAMS_MAX: usize = PARAM_WORDS - 4;
-
-/// Words of one dispatch's slot in the uniform buffer.
-pub(crate) const PARAM_WORDS: usize = 64;
-
-/// Bytes of one dispatch's slot in the uniform buffer; also WebGPU's offset alignment.
-pub(crate) const PARAM_BYTES: u64 = 256;
+use crate::lower::{KernelSource, PARAM_WORDS};
 
 /// What makes two launches share a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

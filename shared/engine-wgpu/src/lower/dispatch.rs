@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{KernelSource, THREADS, WeightId};
+use super::kernel::{KernelSource, THREADS};
+use super::weights::WeightId;
 use crate::ir::ValueId;
 
 /// Space that lives only inside one node.
@@ -23,9 +24,6 @@ pub enum Arg {
     /// The word in which kernels report faults.
     Fault,
 }
-
-/// Most threads in one dimension of a dispatch, in workgroups (WebGPU's default limit).
-pub const GROUPS_MAX: u32 = 65_535;
 
 /// One kernel launch, as data.
 #[derive(Debug, Clone)]

@@ -5,27 +5,10 @@
 //! run fails with [`crate::OpError::Fault`]. A kernel that cannot have a fault (see [`super::Lowering::range`]) does not call it and costs
 //! nothing.
 
-use std::fmt;
-
-use super::{Access, Arg, Binding, KernelSource, Params};
-
-/// A reason for which a run has no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Fault {
-    /// An index points outside its dimension.
-    Index,
-    /// A 64-bit integer does not fit the 32 bits that the device computes with.
-    Overflow,
-    /// An integer is divided by zero.
-    ZeroDivisor,
-    /// A sequence length is outside its dimension.
-    Length,
-    /// An integer is raised to a power that is no whole number.
-    FractionalPower,
-}
-
-/// Every fault, in the order of their codes.
-const ALL: [Fault; 5] = [Fault::Index, Fault::Overflow, Fault::ZeroDivisor, Fault::Length, Fault::FractionalPower];
+use super::dispatch::Arg;
+use super::kernel::{Access, Binding, KernelSource};
+use super::params::Params;
+use crate::fault::{ALL, Fault};
 
 /// Bits of a flag word that hold the kind; those above it hold the node.
 const KIND_BITS: u32 = 4;
@@ -50,18 +33,6 @@ impl Fault {
         let kind = usize::try_from(word & ((1 << KIND_BITS) - 1)).ok()?.checked_sub(1)?;
         let from_end = usize::try_from(word >> KIND_BITS).ok()?;
         Some((nodes.checked_sub(from_end)?, *ALL.get(kind)?))
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Index => "an index of the request is out of range",
-            Self::Overflow => "a 64-bit integer is outside the 32 bits that the wgpu engine computes with",
-            Self::ZeroDivisor => "an integer is divided by zero",
-            Self::Length => "a sequence length of the request is out of range",
-            Self::FractionalPower => "an integer is raised to a power that is no whole number",
-        })
     }
 }
 

@@ -3,7 +3,10 @@
 //! A kernel's own text (from `wgsl/*.wgsl` or written by an operator's rule) never touches a buffer directly: it calls
 //! `load_x(i)` and defines `fn element(i: u32) -> T`, so that one text serves every [`Repr`].
 
-use super::{GROUPS_MAX, Repr};
+use super::repr::Repr;
+
+/// Most threads in one dimension of a dispatch, in workgroups (WebGPU's default limit).
+pub const GROUPS_MAX: u32 = 65_535;
 
 /// The whole WGSL text of a kernel, with what is needed to bind it.
 ///

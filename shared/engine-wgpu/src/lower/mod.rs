@@ -14,22 +14,24 @@ mod params;
 mod repr;
 mod steps;
 mod weights;
+mod words;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub use dispatch::{Arg, Dispatch, Effort, GROUPS_MAX, SOFTWARE_ROUNDS_MAX, ScratchId, Tuning};
-pub use fault::Fault;
+pub use dispatch::{Arg, Dispatch, Effort, SOFTWARE_ROUNDS_MAX, ScratchId, Tuning};
 pub use floats::{Floats, UNPACK_FOUR};
-pub use kernel::{Access, Binding, KernelBuilder, KernelSource, THREADS, element_groups, linear_groups, part_words};
-pub use params::{Mismatch, Params};
+pub use kernel::{
+    Access, Binding, GROUPS_MAX, KernelBuilder, KernelSource, THREADS, element_groups, linear_groups, part_words,
+};
+pub use params::{PARAM_BYTES, PARAM_WORDS, PARAMS_MAX, Params};
 pub use repr::Repr;
 pub use steps::{nested_steps, steps};
 pub use weights::{WeightId, WeightPool};
+pub use words::{device_bytes, from_words, pack_bytes, to_words};
 
 use crate::error::OpError;
 use crate::facts::{Fact, Facts, Range, Ranges};
-use crate::gpu::PARAMS_MAX;
 use crate::ir::{Graph, Literal, Node, ValueId};
 
 /// What one node is lowered into.
@@ -79,18 +81,22 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Lowers the node at this position, unless all it computes is known already.
+    /// Lowers the node at this position by its operator's rule, unless all it computes is known already.
     ///
     /// # Errors
     /// What the operator's rule refuses.
-    pub fn node(&mut self, at: usize) -> Result<(), OpError> {
+    pub fn node(
+        &mut self,
+        at: usize,
+        rule: impl FnOnce(&Node, &mut Self) -> Result<(), OpError>,
+    ) -> Result<(), OpError> {
         self.node = at;
         let node = &self.graph.nodes[at];
         if node.outputs.iter().flatten().all(|&id| self.facts.of(id).known.is_some()) {
             return Ok(());
         }
         let first = self.dispatches.len();
-        crate::ops::lower(node, self)?;
+        rule(node, self)?;
         if let Some(mismatch) = self.mismatch.take() {
             return Err(mismatch);
         }

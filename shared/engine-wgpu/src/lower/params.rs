@@ -7,8 +7,20 @@
 
 use std::borrow::Cow;
 
-use crate::error::OpError;
-use crate::ops::shape::param;
+use crate::error::{Mismatch, OpError};
+use crate::shape::param;
+
+/// Most `u32` params of one dispatch: three shapes with strides of eight dimensions, and then some.
+///
+/// The last words of the slot are which word an element kernel's binding begins with, `first_word()`, and where a split launch
+/// begins, `group_base()`.
+pub const PARAMS_MAX: usize = PARAM_WORDS - 4;
+
+/// Words of one dispatch's slot in the uniform buffer.
+pub const PARAM_WORDS: usize = 64;
+
+/// Bytes of one dispatch's slot in the uniform buffer; also WebGPU's offset alignment.
+pub const PARAM_BYTES: u64 = 256;
 
 /// The prefix of a name in a kernel's text.
 const PREFIX: &str = "param.";
@@ -137,30 +149,6 @@ impl Params {
         resolved.push_str(rest);
         Ok(resolved)
     }
-}
-
-/// A difference between the numbers that a kernel's text reads and those that are packed for it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Mismatch {
-    /// The text reads a number that is not packed.
-    #[error("the parameter {0:?} is read and not packed")]
-    NotPacked(String),
-    /// Two numbers have one name.
-    #[error("two parameters have the name {0:?}")]
-    PackedTwice(String),
-    /// The text reads a list as if it were one number.
-    #[error("the list of parameters {0:?} is read without an index")]
-    NoIndex(String),
-    /// The text reads behind the end of a list.
-    #[error("element {index} of the parameters {name:?} is read, and {count} are packed")]
-    Outside {
-        /// The list.
-        name: String,
-        /// Index in the text.
-        index: usize,
-        /// Number of words of the list.
-        count: usize,
-    },
 }
 
 fn is_word(c: char) -> bool {

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::{Floats, Repr};
+use super::floats::Floats;
+use super::repr::Repr;
 use crate::error::OpError;
 use crate::ir::{Literal, ValueId};
 
@@ -70,7 +71,7 @@ impl WeightPool {
         if let Form::Floats(literal, floats) = form {
             *form = Form::Words(match floats {
                 Floats::Singles => literal.to_f32s().into_iter().map(f32::to_bits).collect(),
-                Floats::Halves => crate::host::pack_bytes(literal.bytes()),
+                Floats::Halves => super::words::pack_bytes(literal.bytes()),
             });
         }
         match form {
@@ -92,7 +93,7 @@ impl WeightPool {
         let repr = Repr::of(literal.dtype());
         let form = || match repr {
             Repr::F32 => Ok(Form::Floats(literal.clone(), Floats::Singles)),
-            _ => crate::host::to_words(literal).map(Form::Words),
+            _ => super::words::to_words(literal).map(Form::Words),
         };
         self.intern_form(from, &format!("{repr:?}"), form)
     }

@@ -12,10 +12,10 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
-use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Matrix, Product, volume};
-use crate::ops::shape::param;
+use crate::ops::rule::Rule;
+use crate::shape::param;
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[

@@ -8,9 +8,9 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Attribute, ElementType, Node, OWN_DOMAIN};
 use crate::lower::{KernelBuilder, Lowering, Operand, Params, element_groups};
-use crate::ops::Rule;
 use crate::ops::epilogue::{activation, helpers};
-use crate::ops::shape::{broadcast, broadcast_strides, strides};
+use crate::ops::rule::Rule;
+use crate::shape::{broadcast, broadcast_strides, strides};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("Chain", infer, lower).in_domain(OWN_DOMAIN)];

@@ -5,9 +5,9 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Node, OWN_DOMAIN};
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups, nested_steps};
-use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Constant, Matrix, Product, volume};
+use crate::ops::rule::Rule;
 use crate::ops::window::{SPATIAL_MAX, positive, three};
 
 /// The operators of this family; the own-domain form takes a residual and [`crate::ops::epilogue`]'s attributes.

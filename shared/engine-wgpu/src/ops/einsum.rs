@@ -9,11 +9,11 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Params, element_groups};
-use crate::ops::Rule;
 use crate::ops::elementwise::checked;
 use crate::ops::product::volume;
 use crate::ops::reduce::fold::Fold;
-use crate::ops::shape::strides;
+use crate::ops::rule::Rule;
+use crate::shape::strides;
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("Einsum", infer, lower)];

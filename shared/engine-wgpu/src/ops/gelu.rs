@@ -4,8 +4,8 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{KernelBuilder, Lowering, Params, element_groups};
-use crate::ops::Rule;
 use crate::ops::epilogue::{activation, helpers};
+use crate::ops::rule::Rule;
 
 const MICROSOFT: &str = "com.microsoft";
 

@@ -2,11 +2,12 @@
 
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs, Range};
+use crate::fault::Fault;
 use crate::ir::{Attribute, ElementType, Literal, Node};
-use crate::lower::{Fault, KernelBuilder, Lowering, Params, element_groups};
-use crate::ops::Rule;
+use crate::lower::{KernelBuilder, Lowering, Params, element_groups};
 use crate::ops::elementwise::checked;
 use crate::ops::movement::{fill, given, integers, on_host, product, size};
+use crate::ops::rule::Rule;
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[
@@ -19,7 +20,11 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 /// For operators whose inference already gives the value.
-fn facts_known(node: &Node, inputs: &[Option<&Literal>], infer: crate::ops::Infer) -> Result<Vec<Literal>, OpError> {
+fn facts_known(
+    node: &Node,
+    inputs: &[Option<&Literal>],
+    infer: crate::ops::rule::Infer,
+) -> Result<Vec<Literal>, OpError> {
     let facts = on_host(inputs, |inputs| infer(node, inputs))?;
     Ok(facts.into_iter().filter_map(|fact| fact.known).collect())
 }
@@ -71,7 +76,7 @@ fn infer_filled(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
 }
 
 fn lower_filled(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let words = crate::host::to_words(&filling(node)?)?;
+    let words = crate::lower::to_words(&filling(node)?)?;
     let bits = words.first().copied().unwrap_or(0);
     node.output(0).map_or(Ok(()), |to| fill(cx, to, bits))
 }

@@ -9,8 +9,8 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node};
 use crate::ops::movement::{given, product};
-use crate::ops::shape::{axis, strides};
 use crate::ops::{Evaluate, Infer, Rule, Run};
+use crate::shape::{axis, strides};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[

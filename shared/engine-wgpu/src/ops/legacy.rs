@@ -4,9 +4,9 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{KernelBuilder, Lowering, Params, Repr, element_groups};
-use crate::ops::Rule;
 use crate::ops::elementwise::same_float;
 use crate::ops::movement::size;
+use crate::ops::rule::Rule;
 
 /// The operators of this file.
 pub(super) const RULES: &[Rule] =

@@ -4,11 +4,11 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs, Range};
 use crate::ir::{ElementType, Literal, Node, OWN_DOMAIN};
 use crate::lower::{Lowering, Operand};
-use crate::ops::Rule;
 use crate::ops::elementwise::checked;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Bias, Constant, Matrix, Product};
-use crate::ops::shape::{broadcast, broadcast_strides, strides};
+use crate::ops::rule::Rule;
+use crate::shape::{broadcast, broadcast_strides, strides};
 
 /// The operators of this family.
 ///

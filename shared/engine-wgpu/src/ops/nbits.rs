@@ -5,8 +5,8 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node, ValueId};
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Params};
-use crate::ops::Rule;
 use crate::ops::product::{groups_of, padded_rows};
+use crate::ops::rule::Rule;
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("MatMulNBits", infer, lower).in_domain("com.microsoft")];

@@ -4,8 +4,8 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups, nested_steps};
-use crate::ops::Rule;
 use crate::ops::product::groups_of;
+use crate::ops::rule::Rule;
 use crate::ops::window::{SPATIAL_MAX, Window, positive, three};
 
 /// The operators of this family.

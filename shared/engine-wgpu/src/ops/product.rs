@@ -21,7 +21,7 @@ use crate::lower::{
 };
 use crate::ops::elementwise::checked;
 use crate::ops::epilogue::Epilogue;
-use crate::ops::shape::param;
+use crate::shape::param;
 
 /// Multiply-adds below which one thread per output beats preparing tiles.
 const SMALL: usize = 16 * 1024;

@@ -7,10 +7,10 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Attribute, ElementType, Node};
 use crate::lower::{Arg, Effort, KernelBuilder, KernelSource, Lowering, Operand, Params, Repr, linear_groups};
-use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Constant, Matrix, Product, volume};
-use crate::ops::shape::param;
+use crate::ops::rule::Rule;
+use crate::shape::param;
 
 mod activation;
 mod lengths;

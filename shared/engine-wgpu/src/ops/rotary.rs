@@ -2,9 +2,10 @@
 
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs, Range};
+use crate::fault::Fault;
 use crate::ir::Node;
-use crate::lower::{Fault, KernelBuilder, Lowering, Params, Repr, element_groups};
-use crate::ops::Rule;
+use crate::lower::{KernelBuilder, Lowering, Params, Repr, element_groups};
+use crate::ops::rule::Rule;
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[

@@ -5,7 +5,7 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{Effort, GROUPS_MAX, KernelBuilder, Lowering, Params, linear_groups};
-use crate::ops::Rule;
+use crate::ops::rule::Rule;
 
 const MICROSOFT: &str = "com.microsoft";
 

@@ -11,9 +11,9 @@ use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{ElementType, Graph, Literal, Node};
 use crate::lower::{Effort, GROUPS_MAX, KernelBuilder, Lowering, Params, Repr, THREADS, element_groups};
-use crate::ops::Rule;
 use crate::ops::movement::{given, integers, on_host, product, size};
-use crate::ops::shape::{axis, param};
+use crate::ops::rule::Rule;
+use crate::shape::{axis, param};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("TopK", infer, lower).with_host(evaluate)];

@@ -61,7 +61,7 @@ fn evaluate(graph: &Graph, node: &Node) -> Option<Vec<Literal>> {
     let wanted = node.outputs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
     let values = match facts.iter().map(|fact| fact.known.clone()).collect::<Option<Vec<Literal>>>() {
         Some(values) => values,
-        None => crate::host::evaluate(node, &inputs).ok().flatten()?,
+        None => crate::inference::evaluate(node, &inputs).ok().flatten()?,
     };
     (values.len() >= wanted).then_some(values)
 }

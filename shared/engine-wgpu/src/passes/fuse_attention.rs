@@ -8,7 +8,7 @@ use super::pattern::{Uses, is_one_of, number, pair, symbolic_facts};
 use super::transpose::order;
 use crate::facts::Fact;
 use crate::ir::{Attribute, Graph, Node, OWN_DOMAIN, ValueId};
-use crate::ops::shape::broadcast;
+use crate::shape::broadcast;
 
 /// Moves heads in front of places, or back.
 const TURN: [usize; 4] = [0, 2, 1, 3];

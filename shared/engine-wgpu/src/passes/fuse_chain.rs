@@ -7,7 +7,7 @@ use super::pattern::{Uses, activation, number, symbolic_facts};
 use crate::facts::Fact;
 use crate::ir::{Attribute, Attributes, ElementType, Graph, Node, OWN_DOMAIN, ValueId};
 use crate::ops::chain::{INPUTS_MAX, Place, RANK_MAX, STEPS_MAX, Step, arity, expression, steps};
-use crate::ops::shape::broadcast;
+use crate::shape::broadcast;
 
 /// A chain under construction.
 #[derive(Debug, Clone)]

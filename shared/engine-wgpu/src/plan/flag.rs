@@ -1,7 +1,8 @@
 //! The word in which the kernels of a plan report faults: where it is, and how a run zeroes and reads it.
 
 use super::{Layout, Plan};
-use crate::lower::{Arg, Fault};
+use crate::fault::Fault;
+use crate::lower::Arg;
 
 /// Bytes of the word.
 const FLAG_BYTES: u64 = 4;

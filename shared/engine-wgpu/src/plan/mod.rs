@@ -23,9 +23,10 @@ pub(crate) use weights::Weights;
 
 use crate::error::{GpuError, ModelError, OpError};
 use crate::facts::{Fact, Facts};
-use crate::gpu::{Gpu, PARAM_BYTES, PARAM_WORDS, Pipeline, PipelineKey, Place};
+use crate::gpu::{Gpu, Pipeline, PipelineKey, Place};
 use crate::ir::{Graph, Literal, ValueId};
 use crate::lower::{Arg, Dispatch, Lowering, Repr, WeightId, WeightPool};
+use crate::lower::{PARAM_BYTES, PARAM_WORDS};
 
 /// One launch, ready to record.
 #[derive(Debug)]
@@ -105,7 +106,7 @@ impl Plan {
         let mut known = WeightPool::default();
         let mut lowering = Lowering::new(graph, &facts, gpu.tuning(), &mut weights.pool, &mut known);
         for at in 0..graph.nodes.len() {
-            lowering.node(at).map_err(|source| at_node(graph, at, source))?;
+            lowering.node(at, crate::ops::lower).map_err(|source| at_node(graph, at, source))?;
         }
         let Lowering { dispatches, scratch, aliases, .. } = lowering;
         let bound = |weight: fn(&Arg) -> Option<WeightId>| -> BTreeSet<WeightId> {

@@ -4,7 +4,7 @@
 //! that do their own addressing cannot: [`crate::ops`] gives those smaller matrices, or the plan is refused.
 
 use crate::error::OpError;
-use crate::gpu::PARAMS_MAX;
+use crate::lower::PARAMS_MAX;
 use crate::lower::{Access, Arg, Dispatch, THREADS, Tuning, linear_groups};
 
 /// Parts of so many words.

@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-use crate::gpu::{PARAM_WORDS, PARAMS_MAX};
 use crate::lower::Dispatch;
+use crate::lower::{PARAM_WORDS, PARAMS_MAX};
 
 /// Most elementary operations of one launch.
 ///

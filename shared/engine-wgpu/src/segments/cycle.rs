@@ -4,83 +4,12 @@
 
 use std::collections::HashMap;
 
-use super::Stage;
+use super::stage::{Carried, Cycle, ITERATIONS_MAX, Scanned, Stacked};
 use crate::ir::{Attribute, Attributes, ElementType, Graph, Literal, Node, Value, ValueId};
 use crate::passes::branches::{adopt, fixed_count, hand_on, subgraph};
-use crate::session::ITERATIONS_MAX;
 
 /// First operator set of `Scan` without a batch of its own.
 const SCAN_OPSET_MIN: i64 = 9;
-
-/// A loop that the host runs. Values are those of the whole graph.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Cycle {
-    /// Name of the node.
-    pub name: String,
-    /// Operator of the node.
-    pub operator: String,
-    /// Maximum number of iterations, where the node gives it.
-    pub count: Option<ValueId>,
-    /// Condition before the first iteration, where the node gives it.
-    pub condition: Option<ValueId>,
-    /// Number of the iteration, as the body reads it.
-    pub number: Option<ValueId>,
-    /// Condition, as the body reads it.
-    pub condition_inside: Option<ValueId>,
-    /// Condition, as the body computes it for the next iteration.
-    pub condition_next: Option<ValueId>,
-    /// Values that each iteration takes from the one before.
-    pub carried: Vec<Carried>,
-    /// Tensors of which each iteration takes one slice.
-    pub scanned: Vec<Scanned>,
-    /// Tensors of which each iteration makes one slice.
-    pub stacked: Vec<Stacked>,
-    /// Constants among the values above.
-    pub constants: HashMap<ValueId, Literal>,
-    /// The body.
-    pub stages: Vec<Stage>,
-}
-
-/// A value that goes from iteration to iteration.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Carried {
-    /// Value before the first iteration.
-    pub initial: ValueId,
-    /// Value as the body reads it.
-    pub inside: ValueId,
-    /// Value that the body computes for the next iteration.
-    pub next: ValueId,
-    /// Output of the node, where it is wanted.
-    pub last: Option<ValueId>,
-}
-
-/// A tensor that a `Scan` goes along.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Scanned {
-    /// The tensor.
-    pub whole: ValueId,
-    /// Slice as the body reads it.
-    pub inside: ValueId,
-    /// Axis, counted from the end where negative.
-    pub axis: i64,
-    /// Whether the last slice comes first.
-    pub reversed: bool,
-}
-
-/// A tensor that is put together from one slice of each iteration.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Stacked {
-    /// Slice that the body computes.
-    pub slice: ValueId,
-    /// Output of the node, where it is wanted.
-    pub whole: Option<ValueId>,
-    /// Axis of the output, counted from the end where negative.
-    pub axis: i64,
-    /// Whether the last slice comes first.
-    pub reversed: bool,
-    /// Element type and shape of a slice as the file declares them, open sizes as 0: for an output of no iterations.
-    pub declared: Option<(ElementType, Vec<usize>)>,
-}
 
 /// Whether this is a node that [`read`] reads.
 pub(super) fn is_cycle(node: &Node) -> bool {

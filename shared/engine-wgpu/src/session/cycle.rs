@@ -7,12 +7,7 @@ use engine::RunError;
 use super::run::{Crossing, Runner, Step, Stopped, Values};
 use crate::error::{ModelError, OpError};
 use crate::ir::{ElementType, Literal, ValueId};
-use crate::segments::cycle::{Cycle, Scanned, Stacked};
-
-/// Maximum number of iterations of one loop in one run.
-///
-/// An iteration costs at least one way to the device and back, some 100 us; longer loops belong on another engine.
-pub const ITERATIONS_MAX: usize = 100_000;
+use crate::segments::{Cycle, ITERATIONS_MAX, Scanned, Stacked};
 
 /// Iterations that a warm-up runs: zeros say nothing of how often a loop goes round.
 const ITERATIONS_WARMING: usize = 1;
@@ -126,7 +121,7 @@ fn at_node(cycle: &Cycle, source: OpError) -> ModelError {
 
 /// Returns the axis as a position among `rank` dimensions.
 fn position(axis: i64, rank: usize) -> Result<usize, OpError> {
-    crate::ops::shape::axis(axis, rank)
+    crate::shape::axis(axis, rank)
 }
 
 /// A tensor cut along an axis.

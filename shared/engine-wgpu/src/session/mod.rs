@@ -26,7 +26,7 @@ use crate::ir::{ElementType, Graph, Literal, ValueId};
 use crate::plan::Weights;
 use crate::segments::{Island, cut, describe};
 
-pub use cycle::ITERATIONS_MAX;
+pub use crate::segments::ITERATIONS_MAX;
 
 /// Plans kept for different input shapes. A camera has one shape, a text model a handful of padded lengths.
 pub const PLANS_MAX: usize = 8;

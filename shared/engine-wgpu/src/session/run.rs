@@ -14,8 +14,7 @@ use crate::gpu::{Gpu, Patience};
 use crate::ir::{Graph, Literal, Node, ValueId};
 use crate::lower::Repr;
 use crate::plan::{Plan, Port, Weights, per};
-use crate::segments::Stage;
-use crate::segments::cycle::Cycle;
+use crate::segments::{Cycle, Stage};
 
 /// How often a waiting run looks whether it was cancelled.
 const LOOK: Duration = Duration::from_millis(20);
@@ -255,7 +254,7 @@ fn island(node: &Node, constants: &HashMap<ValueId, Literal>, values: &mut Value
     let at_node = |source: OpError| at_node(node, source);
     let value = |id: ValueId| values.get(&id).map(|crossing| &crossing.literal).or_else(|| constants.get(&id));
     let inputs: Vec<Option<&Literal>> = node.inputs.iter().map(|id| id.and_then(value)).collect();
-    let outputs = crate::host::evaluate(node, &inputs).map_err(at_node)?;
+    let outputs = crate::inference::evaluate(node, &inputs).map_err(at_node)?;
     let outputs = outputs.ok_or_else(|| at_node(OpError::unsupported("the host does not have the operator")))?;
     for (id, literal) in node.outputs.iter().zip(outputs) {
         if let Some(id) = id {
@@ -361,7 +360,7 @@ fn upload(gpu: &Gpu, graph: &Graph, plan: &Plan, given: &[Literal]) -> Result<()
             if port.known().is_some() {
                 continue;
             }
-            let bytes = crate::host::device_bytes(literal).map_err(|source| ModelError::Node {
+            let bytes = crate::lower::device_bytes(literal).map_err(|source| ModelError::Node {
                 node: graph.value(id).name.clone(),
                 operator: INPUT.into(),
                 source,
@@ -391,7 +390,7 @@ fn download(plan: &Plan, port: &Port) -> Result<Literal, ModelError> {
     }
     let end = port.staging + u64::try_from(words).unwrap_or(u64::MAX) * 4;
     let view = plan.readback.get_mapped_range(port.staging..end).map_err(|error| refused(error.to_string()))?;
-    Ok(crate::host::from_words(&port.fact, &view))
+    Ok(crate::lower::from_words(&port.fact, &view))
 }
 
 pub(super) fn refused(why: impl Into<String>) -> ModelError {

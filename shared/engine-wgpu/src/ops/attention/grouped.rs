@@ -8,8 +8,9 @@ use super::scores::{Ends, Mask, Scores, Sink, left_window};
 use super::{Attending, Sizes, real};
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs, Range};
+use crate::fault::Fault;
 use crate::ir::Node;
-use crate::lower::{Arg, Fault, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
+use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
 use crate::ops::product::volume;
 
 /// Positions of the inputs.

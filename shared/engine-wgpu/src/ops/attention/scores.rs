@@ -3,7 +3,7 @@
 use crate::error::OpError;
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Params, linear_groups, steps};
 use crate::ops::product::volume;
-use crate::ops::shape::{broadcast, broadcast_strides};
+use crate::shape::{broadcast, broadcast_strides};
 
 /// Scores of an attention, one row of keys for each query.
 #[derive(Debug)]

@@ -5,8 +5,8 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Attribute, ElementType, Literal, Node};
 use crate::lower::{KernelBuilder, Lowering, Params, Repr, element_groups};
-use crate::ops::Rule;
 use crate::ops::elementwise::math;
+use crate::ops::rule::Rule;
 
 /// The operators of this file.
 pub(in crate::ops) const RULES: &[Rule] = &[

@@ -6,7 +6,7 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Effort, KernelBuilder, Lowering, Params, Repr, element_groups, steps};
-use crate::ops::Rule;
+use crate::ops::rule::Rule;
 
 /// The operators of this file.
 pub(in crate::ops) const RULES: &[Rule] = &[

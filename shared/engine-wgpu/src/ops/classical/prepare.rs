@@ -7,9 +7,10 @@ use crate::ir::{Attribute, ElementType, Node};
 use crate::lower::{
     Effort, GROUPS_MAX, KernelBuilder, Lowering, Params, Repr, THREADS, element_groups, linear_groups, steps,
 };
-use crate::ops::Rule;
 use crate::ops::elementwise::math;
-use crate::ops::shape::axis;
+use crate::ops::movement::gather;
+use crate::ops::rule::Rule;
+use crate::shape::axis;
 
 /// The operators of this file.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -244,7 +245,7 @@ fn as_gather(node: &Node) -> Node {
 fn infer_extractor(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     let (x, indices) = (inputs.at(0)?, inputs.at(1)?);
     axis(-1, x.rank())?;
-    let gathered = crate::ops::infer(&as_gather(node), inputs)?;
+    let gathered = gather::infer_gather(&as_gather(node), inputs)?;
     let dtype = gathered.first().map_or(x.dtype, |fact| fact.dtype);
     let mut shape = match x.rank() {
         1 => vec![1],
@@ -255,5 +256,5 @@ fn infer_extractor(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError
 }
 
 fn lower_extractor(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    crate::ops::lower(&as_gather(node), cx)
+    gather::lower_gather(&as_gather(node), cx)
 }

@@ -15,8 +15,8 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Params, Repr, THREADS, linear_groups};
-use crate::ops::Rule;
 use crate::ops::elementwise::math;
+use crate::ops::rule::Rule;
 
 /// The operators of this file.
 pub(in crate::ops) const RULES: &[Rule] = &[

@@ -8,8 +8,8 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Literal, Node};
 use crate::lower::Lowering;
-use crate::ops::Rule;
-use crate::ops::shape::broadcast;
+use crate::ops::rule::Rule;
+use crate::shape::broadcast;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[

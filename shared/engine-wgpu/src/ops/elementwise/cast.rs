@@ -7,7 +7,7 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node};
 use crate::lower::Lowering;
-use crate::ops::Rule;
+use crate::ops::rule::Rule;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[

@@ -6,8 +6,9 @@
 use super::{Class, Element};
 use crate::error::OpError;
 use crate::facts::Range;
+use crate::fault::Fault;
 use crate::ir::{ElementType, Node};
-use crate::lower::{Fault, Lowering, Repr};
+use crate::lower::{Lowering, Repr};
 
 /// Name and text of each WGSL function; `OVERFLOW`, `ZERO` and `FRACTION` stand for the reports.
 const FUNCTIONS: &[(&str, &str)] = &[

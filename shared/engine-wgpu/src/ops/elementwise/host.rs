@@ -2,7 +2,7 @@
 
 use crate::error::OpError;
 use crate::ir::{ElementType, Literal};
-use crate::ops::shape::{broadcast, broadcast_strides, strides};
+use crate::shape::{broadcast, broadcast_strides, strides};
 
 /// Most elements of one answer: what is folded at load is weights, which fit memory anyway.
 const ELEMENTS_MAX: usize = 1 << 28;

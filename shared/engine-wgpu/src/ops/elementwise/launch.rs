@@ -4,7 +4,7 @@ use crate::error::OpError;
 use crate::ir::{ElementType, Node};
 use crate::lower::{KernelBuilder, Lowering, Operand, Params, element_groups};
 use crate::ops::elementwise::{checked, math};
-use crate::ops::shape::{broadcast_strides, strides};
+use crate::shape::{broadcast_strides, strides};
 
 /// An elementwise launch under construction.
 ///

@@ -20,7 +20,7 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Lowering, Repr};
-use crate::ops::shape::broadcast;
+use crate::shape::broadcast;
 
 /// The output is like the first input.
 pub(super) fn same(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {

@@ -5,7 +5,7 @@ use super::{same_float, unary};
 use crate::error::OpError;
 use crate::ir::Node;
 use crate::lower::Lowering;
-use crate::ops::Rule;
+use crate::ops::rule::Rule;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[

@@ -7,8 +7,8 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs, Range};
 use crate::ir::{ElementType, Literal, Node};
 use crate::lower::{Lowering, Operand};
-use crate::ops::Rule;
-use crate::ops::shape::broadcast;
+use crate::ops::rule::Rule;
+use crate::shape::broadcast;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[

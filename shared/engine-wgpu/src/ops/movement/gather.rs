@@ -8,10 +8,10 @@ use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{ElementType, Literal, Node};
 use crate::lower::{Effort, KernelBuilder, Lowering, Params, element_groups, steps};
-use crate::ops::Rule;
 use crate::ops::movement::index::{check_alone, index_at, is_safe};
 use crate::ops::movement::{given, on_host, product};
-use crate::ops::shape::{axis, param, strides};
+use crate::ops::rule::Rule;
+use crate::shape::{axis, param, strides};
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[
@@ -44,7 +44,7 @@ fn gather_axis(node: &Node, inputs: Inputs<'_>) -> Result<usize, OpError> {
     axis(node.attributes.int("axis", 0)?, inputs.at(0)?.rank())
 }
 
-fn infer_gather(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+pub(in crate::ops) fn infer_gather(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     let (x, indices) = (inputs.at(0)?, inputs.at(1)?);
     let at = gather_axis(node, inputs)?;
     check_indices(indices, x.shape[at])?;
@@ -55,7 +55,7 @@ fn infer_gather(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     Ok(vec![Fact::new(x.dtype, shape)])
 }
 
-fn lower_gather(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
+pub(in crate::ops) fn lower_gather(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let facts = cx.input_facts(node);
     let at = gather_axis(node, Inputs(&facts))?;
     let (x, indices, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);

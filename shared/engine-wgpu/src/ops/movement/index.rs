@@ -2,8 +2,9 @@
 
 use crate::error::OpError;
 use crate::facts::Range;
+use crate::fault::Fault;
 use crate::ir::Node;
-use crate::lower::{Fault, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
+use crate::lower::{KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
 
 /// Returns WGSL of `fn index_at(k, n)`: the index at place `k` of `indices`, inside `0..n` whatever the tensor holds.
 ///

@@ -5,10 +5,10 @@ use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{Literal, Node, ValueId};
 use crate::lower::{KernelBuilder, Lowering, Operand, Params, element_groups};
-use crate::ops::Rule;
 use crate::ops::movement::{on_host, product, same_type};
 use crate::ops::product::groups_of;
-use crate::ops::shape::axis;
+use crate::ops::rule::Rule;
+use crate::shape::axis;
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[Rule::device("Concat", infer, lower).with_host(evaluate)];

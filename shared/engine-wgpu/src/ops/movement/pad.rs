@@ -5,10 +5,10 @@ use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{Literal, Node};
 use crate::lower::{KernelBuilder, Lowering, Params, element_groups};
-use crate::ops::Rule;
 use crate::ops::movement::window::wrapped;
 use crate::ops::movement::{given, integers, numbers, on_host, optional_integers, same_type};
-use crate::ops::shape::{axis, strides};
+use crate::ops::rule::Rule;
+use crate::shape::{axis, strides};
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[

@@ -11,12 +11,12 @@ use crate::ir::{Literal, Node};
 use crate::lower::{
     Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Params, Repr, THREADS, element_groups, steps,
 };
-use crate::ops::Rule;
 use crate::ops::elementwise::checked;
 use crate::ops::movement::gather::{Tuples, element_axis, wrap};
 use crate::ops::movement::index::{check_alone, index_at, is_safe};
 use crate::ops::movement::{given, on_host, same_type};
-use crate::ops::shape::strides;
+use crate::ops::rule::Rule;
+use crate::shape::strides;
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[

@@ -2,12 +2,13 @@
 
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs, Range};
+use crate::fault::Fault;
 use crate::host::rearrange;
 use crate::ir::{Literal, Node};
-use crate::lower::{Fault, KernelBuilder, Lowering, Params, element_groups};
-use crate::ops::Rule;
+use crate::lower::{KernelBuilder, Lowering, Params, element_groups};
 use crate::ops::movement::{given, on_host, product};
-use crate::ops::shape::{axis, strides};
+use crate::ops::rule::Rule;
+use crate::shape::{axis, strides};
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[

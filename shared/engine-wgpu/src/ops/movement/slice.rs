@@ -3,10 +3,10 @@
 use crate::error::OpError;
 use crate::facts::Inputs;
 use crate::ir::Node;
-use crate::ops::Rule;
 use crate::ops::movement::window::{Step, Window, evaluate, infer, lower, signed_strides};
 use crate::ops::movement::{integers, numbers, optional_integers, size};
-use crate::ops::shape::{axis, broadcast};
+use crate::ops::rule::Rule;
+use crate::shape::{axis, broadcast};
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[

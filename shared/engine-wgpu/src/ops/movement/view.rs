@@ -4,9 +4,9 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node};
 use crate::lower::Lowering;
-use crate::ops::Rule;
 use crate::ops::movement::{fill, given, integers, numbers, on_host, product};
-use crate::ops::shape::axis;
+use crate::ops::rule::Rule;
+use crate::shape::axis;
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[

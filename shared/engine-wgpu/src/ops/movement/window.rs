@@ -6,7 +6,7 @@ use crate::host::rearrange;
 use crate::ir::{Literal, Node};
 use crate::lower::{KernelBuilder, Lowering, Operand, Params, element_groups};
 use crate::ops::movement::{given, on_host};
-use crate::ops::shape::strides;
+use crate::shape::strides;
 
 /// One dimension of a window: how many steps, and how many input elements each goes ahead (or back).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

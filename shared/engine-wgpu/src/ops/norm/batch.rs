@@ -4,8 +4,8 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{Lowering, Operand};
-use crate::ops::Rule;
 use crate::ops::elementwise::launch::Element;
+use crate::ops::rule::Rule;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[Rule::device("BatchNormalization", infer, lower)];

@@ -4,11 +4,11 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
-use crate::ops::Rule;
 use crate::ops::elementwise::launch::Element;
 use crate::ops::elementwise::{math, same_float};
 use crate::ops::reduce::fold::Fold;
-use crate::ops::shape::axis;
+use crate::ops::rule::Rule;
+use crate::shape::axis;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[

@@ -6,8 +6,8 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Params, linear_groups};
-use crate::ops::Rule;
-use crate::ops::shape::{axis, broadcast, broadcast_strides, strides};
+use crate::ops::rule::Rule;
+use crate::shape::{axis, broadcast, broadcast_strides, strides};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[

@@ -3,7 +3,7 @@
 use super::{Matrix, volume};
 use crate::error::OpError;
 use crate::lower::{Arg, GROUPS_MAX, KernelBuilder, Lowering, Params, Repr, element_groups};
-use crate::ops::shape::strides;
+use crate::shape::strides;
 
 /// Rows of `k` floats copied to rows of `pitch`, zeros behind them.
 ///

@@ -5,8 +5,8 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node};
 use crate::lower::{KernelBuilder, Lowering, Params, Repr, element_groups};
-use crate::ops::Rule;
-use crate::ops::shape::axis;
+use crate::ops::rule::Rule;
+use crate::shape::axis;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[

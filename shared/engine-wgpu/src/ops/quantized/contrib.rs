@@ -14,8 +14,8 @@ use crate::lower::{
     Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Params, Repr, THREADS, element_groups, linear_groups,
     nested_steps,
 };
-use crate::ops::Rule;
-use crate::ops::shape::{axis, broadcast, broadcast_strides, strides};
+use crate::ops::rule::Rule;
+use crate::shape::{axis, broadcast, broadcast_strides, strides};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[

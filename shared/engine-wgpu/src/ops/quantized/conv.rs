@@ -12,7 +12,7 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node, OWN_DOMAIN};
 use crate::lower::{Effort, KernelBuilder, Lowering, Params, element_groups, nested_steps};
-use crate::ops::Rule;
+use crate::ops::rule::Rule;
 
 /// The operators of this room.
 ///

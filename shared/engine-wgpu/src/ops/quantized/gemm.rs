@@ -10,7 +10,7 @@ use super::finish::Finish;
 use super::pack::{LANES, Side};
 use crate::error::OpError;
 use crate::lower::{Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Params, Repr, element_groups};
-use crate::ops::shape::param;
+use crate::shape::param;
 
 /// Most rows and quads of columns of one thread where the hardware has dot products: 32 sums still fit the registers of
 /// small GPUs.

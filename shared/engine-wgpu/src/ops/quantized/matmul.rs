@@ -8,9 +8,9 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node, OWN_DOMAIN};
 use crate::lower::{Lowering, Operand, Repr};
-use crate::ops::Rule;
 use crate::ops::epilogue::Epilogue;
-use crate::ops::shape::{broadcast, broadcast_strides};
+use crate::ops::rule::Rule;
+use crate::shape::{broadcast, broadcast_strides};
 
 /// The operators of this room.
 ///

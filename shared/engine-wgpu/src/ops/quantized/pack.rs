@@ -80,7 +80,7 @@ pub(super) fn rows(
             let padded: Vec<u8> = (literal.bytes().chunks(depth))
                 .flat_map(|row| row.iter().copied().chain(std::iter::repeat(pad)).take(words * LANES))
                 .collect();
-            Ok(crate::host::pack_bytes(&padded))
+            Ok(crate::lower::pack_bytes(&padded))
         })?;
         return Ok(Side { arg, unsigned, points });
     }

@@ -5,9 +5,9 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
-use crate::ops::Rule;
 use crate::ops::elementwise::math;
-use crate::ops::shape::param;
+use crate::ops::rule::Rule;
+use crate::shape::param;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[

@@ -5,10 +5,10 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs, Range};
 use crate::ir::{Literal, Node};
 use crate::lower::{Effort, KernelBuilder, Lowering, Params, THREADS, linear_groups, steps};
-use crate::ops::Rule;
 use crate::ops::elementwise::checked;
 use crate::ops::elementwise::host::given;
 use crate::ops::movement::{integers, on_host};
+use crate::ops::rule::Rule;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] =

@@ -4,9 +4,10 @@
 //! both lengths.
 
 use crate::error::OpError;
-use crate::lower::{Effort, Fault, KernelBuilder, Lowering, Operand, Params, element_groups};
+use crate::fault::Fault;
+use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Params, element_groups};
 use crate::ops::elementwise::{checked, math};
-use crate::ops::shape::strides;
+use crate::shape::strides;
 
 /// What is done to the elements of one output.
 #[derive(Debug, Clone, Copy)]

@@ -7,7 +7,7 @@ pub(super) mod rules;
 pub(super) mod softmax;
 
 use crate::error::OpError;
-use crate::ops::shape::axis;
+use crate::shape::axis;
 
 /// A tensor around one axis: `outer` lines of `length` elements that stand `inner` apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

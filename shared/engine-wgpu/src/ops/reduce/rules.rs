@@ -5,11 +5,11 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs, Range};
 use crate::ir::{ElementType, Literal, Node};
 use crate::lower::{Lowering, Repr};
-use crate::ops::Rule;
 use crate::ops::elementwise::checked;
 use crate::ops::elementwise::host::given;
 use crate::ops::movement::{numbers, on_host};
-use crate::ops::shape::{axis, strides};
+use crate::ops::rule::Rule;
+use crate::shape::{axis, strides};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[

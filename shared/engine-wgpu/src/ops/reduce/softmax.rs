@@ -6,10 +6,10 @@ use super::Lines;
 use crate::error::OpError;
 use crate::ir::{Node, OWN_DOMAIN};
 use crate::lower::{Effort, KernelBuilder, Lowering, Params, THREADS, linear_groups};
-use crate::ops::Rule;
 use crate::ops::elementwise::math;
 use crate::ops::elementwise::same_float;
-use crate::ops::shape::axis;
+use crate::ops::rule::Rule;
+use crate::shape::axis;
 
 /// The operators of this room.
 ///

@@ -9,7 +9,7 @@ use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node, ValueId};
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Params, Repr, THREADS, element_groups};
 use crate::ops::quantized::dynamic;
-use crate::ops::shape::param;
+use crate::shape::param;
 
 /// Places of weights, scales and zero points: of the inputs, and of the hidden states.
 const WEIGHTS: [[usize; 3]; 2] = [[1, 8, 9], [2, 10, 11]];

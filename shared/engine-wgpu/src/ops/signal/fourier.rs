@@ -6,10 +6,10 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{Effort, KernelBuilder, Lowering, Params, element_groups, steps};
-use crate::ops::Rule;
 use crate::ops::elementwise::math;
 use crate::ops::movement::{integers, optional_integers, size};
-use crate::ops::shape::axis;
+use crate::ops::rule::Rule;
+use crate::shape::axis;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] =

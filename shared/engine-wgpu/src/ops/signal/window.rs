@@ -5,9 +5,9 @@ use std::f64::consts::TAU;
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node};
-use crate::ops::Rule;
 use crate::ops::elementwise::host::given;
 use crate::ops::movement::integers;
+use crate::ops::rule::Rule;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[

@@ -187,7 +187,7 @@ fn fold(graph: &mut Graph, at: usize) -> bool {
     let inputs: Option<Vec<Option<&Literal>>> =
         (node.inputs.iter()).map(|id| id.map_or(Some(None), |id| graph.constants.get(&id).map(Some))).collect();
     let (Some(inputs), Some(output)) = (inputs, node.output(0)) else { return false };
-    let Ok(Some(values)) = crate::host::evaluate(node, &inputs) else { return false };
+    let Ok(Some(values)) = crate::inference::evaluate(node, &inputs) else { return false };
     let Some(literal) = values.into_iter().next() else { return false };
     graph.constants.insert(output, literal);
     graph.nodes[at].outputs.iter_mut().for_each(|id| *id = None);

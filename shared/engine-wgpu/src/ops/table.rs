@@ -103,7 +103,8 @@ const fn group_of(dtype: ElementType) -> &'static str {
 mod tests {
     use super::*;
     use crate::ir::OWN_DOMAIN;
-    use crate::ops::{Run, rules};
+    use crate::ops::registry::rules;
+    use crate::ops::rule::Run;
 
     fn runs(run: Run) -> Runs {
         match run {

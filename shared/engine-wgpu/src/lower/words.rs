@@ -7,10 +7,11 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
+use super::repr::Repr;
 use crate::error::OpError;
 use crate::facts::Fact;
+use crate::fault::Fault;
 use crate::ir::{ElementType, Literal};
-use crate::lower::{Fault, Repr};
 
 /// Whether the device holds the very bytes of a literal, but for zeros that fill up the last word.
 const fn lies_alike(dtype: ElementType) -> bool {
