@@ -55,3 +55,13 @@ pub(crate) fn axis(axis: i64, rank: usize) -> Result<usize, OpError> {
 pub(crate) fn param(value: usize) -> Result<u32, OpError> {
     u32::try_from(value).map_err(|_wide| OpError::unsupported(format!("{value} does not fit the device's 32 bits")))
 }
+
+/// The product of sizes, if the device can count so many elements.
+///
+/// # Errors
+/// [`OpError::Unsupported`] over 32 bits.
+pub(crate) fn volume(sizes: &[usize]) -> Result<usize, OpError> {
+    let product = sizes.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
+    let product = product.filter(|&product| u32::try_from(product).is_ok());
+    product.ok_or_else(|| OpError::unsupported(format!("{sizes:?} together are over the device's 32 bits")))
+}

@@ -6,6 +6,8 @@
 
 #[path = "faults/indices.rs"]
 mod indices;
+#[path = "faults/operators.rs"]
+mod operators;
 mod oracle;
 mod support;
 

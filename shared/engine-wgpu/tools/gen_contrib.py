@@ -57,6 +57,8 @@ def coreml():
     case("image_scaler", "ImageScaler", {"x": x}, opset=9, scale=0.5, bias=[1.0, -2, 3])
     case("crop", "Crop", {"x": x}, opset=9, border=[1, 2, 1, 1])
     case("crop_scale", "Crop", {"x": x}, opset=9, border=[1, 2, 0, 0], scale=[2, 3])
+    case("dynamic_slice", "DynamicSlice", {"x": x}, [("from", np.array([1, -3], np.int64)), ("to", np.array([3, 9], np.int64)), ("axes", np.array([1, 2], np.int64))], opset=9)
+    case("dynamic_slice_all", "DynamicSlice", {"x": x}, [("from", np.array([0, 1, 1, 0], np.int64)), ("to", np.array([1, 2, -1, 4], np.int64))], opset=7)
     case("thresholded_relu_9", "ThresholdedRelu", {"x": x}, opset=9, alpha=0.3)
 
 

@@ -3,6 +3,7 @@
 //! Each module here checks one subject and returns a sentence for each violation; its own tests contain violations that
 //! must be found. `tests/` applies the checks to the real workspace.
 
+pub mod circles;
 pub mod deny;
 pub mod documents;
 pub mod english;

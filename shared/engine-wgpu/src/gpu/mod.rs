@@ -19,6 +19,7 @@ pub use adapter::{AdapterChoice, AdapterReport, BackEnd, Power, adapters};
 pub use patience::{FIRST_LAUNCH_TIMEOUT, SUBMISSION_TIMEOUT};
 pub(crate) use patience::{Patience, patience};
 use pipeline::compile;
+use pipeline::scoped;
 pub(crate) use pipeline::{Pipeline, PipelineKey, Place, source};
 
 use crate::error::GpuError;
@@ -341,17 +342,5 @@ impl Gpu {
     /// [`GpuError::Refused`] with the driver's words.
     pub(crate) fn scoped<T>(&self, create: impl FnOnce() -> T) -> Result<T, GpuError> {
         scoped(&self.device, create)
-    }
-}
-
-fn scoped<T>(device: &wgpu::Device, create: impl FnOnce() -> T) -> Result<T, GpuError> {
-    let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
-    let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-    let made = create();
-    let memory = pollster::block_on(memory.pop());
-    let validation = pollster::block_on(validation.pop());
-    match memory.or(validation) {
-        None => Ok(made),
-        Some(error) => Err(GpuError::Refused(error.to_string())),
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::scoped;
 use crate::error::GpuError;
 use crate::lower::{KernelSource, PARAM_WORDS};
 
@@ -135,4 +134,17 @@ pub(super) fn compile(
         tracing::debug!(kernel = key.kernel.label, text, "a kernel did not compile");
         GpuError::Refused(format!("kernel {}: {error}", key.kernel.label))
     })
+}
+
+/// Runs something that creates device objects and reports what the driver refused.
+pub(super) fn scoped<T>(device: &wgpu::Device, create: impl FnOnce() -> T) -> Result<T, GpuError> {
+    let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let made = create();
+    let memory = pollster::block_on(memory.pop());
+    let validation = pollster::block_on(validation.pop());
+    match memory.or(validation) {
+        None => Ok(made),
+        Some(error) => Err(GpuError::Refused(error.to_string())),
+    }
 }

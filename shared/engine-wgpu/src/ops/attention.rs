@@ -13,9 +13,10 @@ use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
 use crate::ops::epilogue::Epilogue;
-use crate::ops::product::{Matrix, Product, volume};
+use crate::ops::product::{Matrix, Product};
 use crate::ops::rule::Rule;
 use crate::shape::param;
+use crate::shape::volume;
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[

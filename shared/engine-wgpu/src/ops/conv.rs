@@ -18,10 +18,11 @@ use crate::facts::{Fact, Inputs};
 use crate::ir::{Literal, Node, OWN_DOMAIN, ValueId};
 use crate::lower::{Arg, Effort, Floats, KernelBuilder, Lowering, Operand, Params, Repr, element_groups, nested_steps};
 use crate::ops::epilogue::Epilogue;
-use crate::ops::product::{Bias, Constant, Matrix, Product, groups_of, volume};
+use crate::ops::product::{Bias, Constant, Matrix, Product, groups_of};
 use crate::ops::rule::Rule;
 use crate::ops::window::{Window, three};
 use crate::shape::param;
+use crate::shape::volume;
 
 /// The operators of this family.
 ///

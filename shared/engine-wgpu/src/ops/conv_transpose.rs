@@ -6,9 +6,10 @@ use crate::facts::{Fact, Inputs};
 use crate::ir::{Node, OWN_DOMAIN};
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups, nested_steps};
 use crate::ops::epilogue::Epilogue;
-use crate::ops::product::{Constant, Matrix, Product, volume};
+use crate::ops::product::{Constant, Matrix, Product};
 use crate::ops::rule::Rule;
 use crate::ops::window::{SPATIAL_MAX, positive, three};
+use crate::shape::volume;
 
 /// The operators of this family; the own-domain form takes a residual and [`crate::ops::epilogue`]'s attributes.
 pub(super) const RULES: &[Rule] =

@@ -10,10 +10,10 @@ use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Params, element_groups};
 use crate::ops::elementwise::checked;
-use crate::ops::product::volume;
 use crate::ops::reduce::fold::Fold;
 use crate::ops::rule::Rule;
 use crate::shape::strides;
+use crate::shape::volume;
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("Einsum", infer, lower)];

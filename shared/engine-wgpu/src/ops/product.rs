@@ -6,15 +6,16 @@
 //! constant, or that many columns share, stands in panels as high as a register tile; where a workgroup is one vector, its threads
 //! load a panel together. A right-hand matrix is read where it lies as long as its columns are neighbours.
 
+mod matrix;
 mod packing;
 mod tile;
 
+pub(crate) use matrix::{Constant, Matrix};
 use packing::Packing;
 pub(crate) use packing::padded_rows;
 use tile::{Added, Lies, Threads, Tile};
 
 use crate::error::OpError;
-use crate::ir::{Literal, ValueId};
 use crate::lower::{
     Arg, Effort, Floats, GROUPS_MAX, KernelBuilder, Lowering, Operand, Params, Repr, Tuning, UNPACK_FOUR,
     linear_groups, steps,
@@ -38,53 +39,6 @@ const CUT_COLUMNS_MIN: usize = 256;
 
 /// Most terms of a sum that are walked one a round; longer ones, far below the rounds that a driver may allow, four a round.
 const PANEL_STEPS_MAX: usize = 16 * 1024;
-
-/// A constant of the model that a matrix is made from.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Constant {
-    /// The constant.
-    pub(crate) id: ValueId,
-    /// What [`Self::floats`] makes of it, empty where that is itself; a tensor that exists on no device.
-    pub(crate) form: &'static str,
-    /// The tensor.
-    pub(crate) floats: fn(&Literal) -> Vec<f32>,
-    /// What they are in panels and rows on the device.
-    pub(crate) lie: Floats,
-}
-
-impl Constant {
-    /// The constant itself, if the value is one.
-    pub(crate) fn of(cx: &Lowering<'_>, id: Option<ValueId>) -> Option<Self> {
-        let id = id?;
-        cx.constant(id).map(|literal| Self { id, form: "", floats: Literal::to_f32s, lie: Floats::of(literal) })
-    }
-}
-
-/// A matrix per batch element, anywhere in one tensor.
-#[derive(Debug, Clone)]
-pub(crate) struct Matrix {
-    /// The tensor.
-    pub(crate) arg: Arg,
-    /// How its elements lie.
-    pub(crate) repr: Repr,
-    /// The constant it is, so that it is packed once per session.
-    pub(crate) constant: Option<Constant>,
-    /// First element.
-    pub(crate) offset: usize,
-    /// Elements from one batch index to the next, for each batch dimension; 0 where the matrix repeats.
-    pub(crate) batch: Vec<usize>,
-    /// Elements from row to row.
-    pub(crate) row: usize,
-    /// Elements from column to column.
-    pub(crate) col: usize,
-}
-
-impl Matrix {
-    /// What its floats are once the register kernel reads them: it takes constants from panels or rows of its own.
-    fn lie(&self) -> Floats {
-        self.constant.map_or(Floats::Singles, |constant| constant.lie)
-    }
-}
 
 /// What is added to a product: `beta * bias[batch, row, col]`.
 #[derive(Debug, Clone)]
@@ -465,16 +419,6 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         self.b = Matrix { offset: 0, batch, row: PANEL, col: self.k * PANEL, ..self.b.clone() };
         Ok(false)
     }
-}
-
-/// The product of sizes, if the device can count so many elements.
-///
-/// # Errors
-/// [`OpError::Unsupported`] over 32 bits.
-pub(crate) fn volume(sizes: &[usize]) -> Result<usize, OpError> {
-    let product = sizes.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
-    let product = product.filter(|&product| u32::try_from(product).is_ok());
-    product.ok_or_else(|| OpError::unsupported(format!("{sizes:?} together are over the device's 32 bits")))
 }
 
 /// Workgroups for so many things, so many a group.

@@ -7,9 +7,9 @@ use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Literal, Node};
 use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
-use crate::ops::product::volume;
 use crate::ops::rule::Rule;
 use crate::shape::axis;
+use crate::shape::volume;
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("Resize", infer, lower), Rule::device("Upsample", infer, lower)];

@@ -8,9 +8,10 @@ use crate::facts::{Fact, Inputs};
 use crate::ir::{Attribute, ElementType, Node};
 use crate::lower::{Arg, Effort, KernelBuilder, KernelSource, Lowering, Operand, Params, Repr, linear_groups};
 use crate::ops::epilogue::Epilogue;
-use crate::ops::product::{Constant, Matrix, Product, volume};
+use crate::ops::product::{Constant, Matrix, Product};
 use crate::ops::rule::Rule;
 use crate::shape::param;
+use crate::shape::volume;
 
 mod activation;
 mod lengths;

@@ -5,7 +5,9 @@
 //! turns, reading outputs; no device object is made on the way.
 
 mod arena;
+mod faults;
 mod flag;
+mod pace;
 mod parts;
 mod split;
 mod timing;
@@ -17,8 +19,8 @@ use std::sync::Arc;
 
 use arena::Interval;
 use flag::Flag;
-use turns::Pace;
-pub(crate) use turns::per;
+use pace::Pace;
+pub(crate) use pace::per;
 pub(crate) use weights::Weights;
 
 use crate::error::{GpuError, ModelError, OpError};
@@ -187,7 +189,7 @@ impl Plan {
         }
         let (inputs, upload_bytes) = ports(inputs, facts, layout);
         let (outputs, readback_bytes) = ports(outputs, facts, layout);
-        let flag = Flag::of(layout, upload_bytes, readback_bytes);
+        let flag = Flag::of(layout.ranges.get(&Arg::Fault).map(|&(arena, _bytes)| arena), upload_bytes, readback_bytes);
         let [upload_bytes, readback_bytes] =
             [upload_bytes, readback_bytes].map(|bytes| bytes + flag.as_ref().map_or(0, |_flag| PARAM_BYTES));
         let upload = buffer("upload", upload_bytes, wgpu::BufferUsages::MAP_WRITE | src)?;

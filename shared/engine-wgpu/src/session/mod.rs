@@ -27,9 +27,7 @@ use crate::plan::Weights;
 use crate::segments::{Island, cut, describe};
 
 pub use crate::segments::ITERATIONS_MAX;
-
-/// Plans kept for different input shapes. A camera has one shape, a text model a handful of padded lengths.
-pub const PLANS_MAX: usize = 8;
+pub use run::PLANS_MAX;
 
 /// Most elements of all inputs together for which a model is warmed up at sizes that are a guess.
 ///

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use engine::{RunControl, RunError};
 
-use super::PLANS_MAX;
 use parking_lot::FairMutex;
 
 use crate::error::{GpuError, ModelError, OpError};
@@ -15,6 +14,9 @@ use crate::ir::{Graph, Literal, Node, ValueId};
 use crate::lower::Repr;
 use crate::plan::{Plan, Port, Weights, per};
 use crate::segments::{Cycle, Stage};
+
+/// Plans kept for different input shapes. A camera has one shape, a text model a handful of padded lengths.
+pub const PLANS_MAX: usize = 8;
 
 /// How often a waiting run looks whether it was cancelled.
 const LOOK: Duration = Duration::from_millis(20);

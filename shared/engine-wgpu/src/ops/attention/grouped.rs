@@ -11,7 +11,7 @@ use crate::facts::{Fact, Inputs, Range};
 use crate::fault::Fault;
 use crate::ir::Node;
 use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
-use crate::ops::product::volume;
+use crate::shape::volume;
 
 /// Positions of the inputs.
 mod at {

@@ -2,7 +2,7 @@
 
 use crate::error::OpError;
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Params, linear_groups, steps};
-use crate::ops::product::volume;
+use crate::shape::volume;
 use crate::shape::{broadcast, broadcast_strides};
 
 /// Scores of an attention, one row of keys for each query.

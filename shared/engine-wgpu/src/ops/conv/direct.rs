@@ -7,7 +7,8 @@
 use super::{Geometry, Operands, packed_weights};
 use crate::error::OpError;
 use crate::lower::{Arg, Effort, Floats, KernelBuilder, Lowering, Operand, Params, UNPACK_FOUR};
-use crate::ops::product::{groups_of, volume};
+use crate::ops::product::groups_of;
+use crate::shape::volume;
 
 /// Pixels of one thread.
 const PIXELS: usize = 8;

@@ -19,7 +19,8 @@ use crate::error::OpError;
 use crate::ir::{Literal, ValueId};
 use crate::lower::{Arg, Effort, Floats, KernelBuilder, Lowering, Params, Repr, Tuning};
 use crate::ops::epilogue::Epilogue;
-use crate::ops::product::{Constant, Matrix, Product, groups_of, volume};
+use crate::ops::product::{Constant, Matrix, Product, groups_of};
+use crate::shape::volume;
 
 /// Outputs of a tile along each side.
 const OUT: usize = 4;

@@ -1,9 +1,9 @@
 //! Arithmetic: four operations, Mod, Pow and rounding. Integers divide towards zero and wrap to their width.
 
-use super::checked::{self, Operation};
+use super::exact::{self, Operation};
 use super::host::{given, map, map_float, zip};
 use super::launch::Element;
-use super::{Class, binary, broadcasting, same, same_float, unary};
+use super::{Class, binary, broadcasting, checked, same, same_float, unary};
 use crate::error::OpError;
 use crate::facts::{Fact, Inputs};
 use crate::ir::{Literal, Node};
@@ -13,19 +13,19 @@ use crate::shape::broadcast;
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
-    Rule::device("Add", broadcasting, |n, cx| checked::arithmetic(n, cx, Operation::Add))
+    Rule::device("Add", broadcasting, |n, cx| exact::arithmetic(n, cx, Operation::Add))
         .with_host(|_n, i| zip(i, |a, b| a + b, i64::wrapping_add)),
-    Rule::device("Sub", broadcasting, |n, cx| checked::arithmetic(n, cx, Operation::Sub))
+    Rule::device("Sub", broadcasting, |n, cx| exact::arithmetic(n, cx, Operation::Sub))
         .with_host(|_n, i| zip(i, |a, b| a - b, i64::wrapping_sub)),
-    Rule::device("Mul", broadcasting, |n, cx| checked::arithmetic(n, cx, Operation::Mul))
+    Rule::device("Mul", broadcasting, |n, cx| exact::arithmetic(n, cx, Operation::Mul))
         .with_host(|_n, i| zip(i, |a, b| a * b, i64::wrapping_mul)),
-    Rule::device("Div", broadcasting, |n, cx| checked::arithmetic(n, cx, Operation::Div))
+    Rule::device("Div", broadcasting, |n, cx| exact::arithmetic(n, cx, Operation::Div))
         .with_host(|_n, i| zip(i, |a, b| a / b, |a, b| a.checked_div(b).unwrap_or(0))),
     Rule::device("Mod", broadcasting, lower_mod).with_host(host_mod),
     Rule::device("Pow", infer_pow, lower_pow).with_host(host_pow),
-    Rule::device("Neg", same, |n, cx| checked::turned(n, cx, "checked_neg", "-x"))
+    Rule::device("Neg", same, |n, cx| exact::turned(n, cx, "checked_neg", "-x"))
         .with_host(|_n, i| map(i, |x| -x, i64::wrapping_neg)),
-    Rule::device("Abs", same, |n, cx| checked::turned(n, cx, "checked_abs", "abs(x)"))
+    Rule::device("Abs", same, |n, cx| exact::turned(n, cx, "checked_abs", "abs(x)"))
         .with_host(|_n, i| map(i, f64::abs, i64::wrapping_abs)),
     Rule::device("Sign", same, |n, cx| {
         unary(n, cx, |class| match class {

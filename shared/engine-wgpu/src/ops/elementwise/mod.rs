@@ -9,6 +9,7 @@ pub(super) mod bitwise;
 pub(super) mod cast;
 pub(in crate::ops) mod checked;
 pub(super) mod compare;
+mod exact;
 pub(in crate::ops) mod host;
 pub(crate) mod launch;
 pub(crate) mod math;

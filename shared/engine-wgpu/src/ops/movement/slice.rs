@@ -13,6 +13,9 @@ pub(crate) const RULES: &[Rule] = &[
     Rule::device("Transpose", |n, i| infer(n, i, transpose), |n, c| lower(n, c, transpose))
         .with_host(|n, i| evaluate(n, i, transpose)),
     Rule::device("Slice", |n, i| infer(n, i, slice), |n, c| lower(n, c, slice)).with_host(|n, i| evaluate(n, i, slice)),
+    // ONNX Runtime's own before operator set 10: `Slice` with inputs instead of attributes.
+    Rule::device("DynamicSlice", |n, i| infer(n, i, dynamic_slice), |n, c| lower(n, c, dynamic_slice))
+        .with_host(|n, i| evaluate(n, i, dynamic_slice)),
     Rule::device("Split", |n, i| infer(n, i, split), |n, c| lower(n, c, split)).with_host(|n, i| evaluate(n, i, split)),
     Rule::device("Expand", |n, i| infer(n, i, expand), |n, c| lower(n, c, expand))
         .with_host(|n, i| evaluate(n, i, expand)),
@@ -62,6 +65,10 @@ fn range(n: usize, start: i64, end: i64, step: i64) -> Result<(i64, Step), OpErr
     let stride = if count > 1 { narrow(step)? } else { 1 };
     let count = usize::try_from(count).map_err(|_wide| OpError::invalid("a slice has no size"))?;
     Ok((if count == 0 { 0 } else { narrow(start)? }, Step { size: count, stride }))
+}
+
+fn dynamic_slice(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Window>, OpError> {
+    slice(&Node { op: "Slice".into(), opset: 10, ..node.clone() }, inputs)
 }
 
 fn slice(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Window>, OpError> {

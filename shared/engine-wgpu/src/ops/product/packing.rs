@@ -1,9 +1,9 @@
 //! Matrices copied into the form the register kernel reads: on the host once for constants, else by a launch.
 
-use super::{Matrix, volume};
+use super::matrix::Matrix;
 use crate::error::OpError;
 use crate::lower::{Arg, GROUPS_MAX, KernelBuilder, Lowering, Params, Repr, element_groups};
-use crate::shape::strides;
+use crate::shape::{strides, volume};
 
 /// Rows of `k` floats copied to rows of `pitch`, zeros behind them.
 ///
