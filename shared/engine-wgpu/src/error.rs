@@ -17,11 +17,11 @@ pub struct UnsupportedOperator {
     pub domain: String,
     /// Operator set version that the model imports.
     pub opset: i64,
-    /// How many nodes of the model are of this kind.
+    /// Number of nodes of this kind.
     pub count: usize,
     /// Name of the first of them.
     pub first_node: String,
-    /// Why it cannot run.
+    /// Reason for which it cannot run.
     pub reason: String,
 }
 
@@ -32,7 +32,7 @@ impl fmt::Display for UnsupportedOperator {
     }
 }
 
-/// Why a model does not load.
+/// Reason for which a model does not load.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The bytes are no ONNX model, or one over a limit.
@@ -46,9 +46,9 @@ pub enum ModelError {
     Node {
         /// Name of the node.
         node: String,
-        /// Its operator.
+        /// Operator type of the node.
         operator: String,
-        /// What is wrong.
+        /// The fault of the node.
         #[source]
         source: OpError,
     },
@@ -85,7 +85,7 @@ fn list(unsupported: &[UnsupportedOperator]) -> String {
     unsupported.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// What is wrong with one node at the given inputs.
+/// Fault of one node at the given inputs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpError {
     /// An attribute is missing or of the wrong kind.
@@ -111,7 +111,7 @@ pub enum OpError {
     Kernel {
         /// Name of the kernel.
         kernel: &'static str,
-        /// The difference.
+        /// The difference that was found.
         #[source]
         source: Mismatch,
     },
@@ -144,7 +144,7 @@ pub enum Mismatch {
     /// The text reads behind the end of a list.
     #[error("element {index} of the parameters {name:?} is read, and {count} are packed")]
     Outside {
-        /// The list.
+        /// Name of the list.
         name: String,
         /// Index in the text.
         index: usize,
@@ -153,7 +153,7 @@ pub enum Mismatch {
     },
 }
 
-/// What the device or its driver refused.
+/// Error of the device or its driver.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GpuError {
     /// No adapter fits the configuration.
@@ -164,7 +164,7 @@ pub enum GpuError {
     NoDevice {
         /// Name of the adapter.
         adapter: String,
-        /// What the driver said.
+        /// Error text of the driver.
         cause: String,
     },
     /// The device was lost, or did not answer in time and is treated as lost.
@@ -176,7 +176,7 @@ pub enum GpuError {
 }
 
 impl GpuError {
-    /// Whether the device is gone, so that no session on it can ever answer again.
+    /// Returns whether the device is gone, so that no session on it can ever answer again.
     #[must_use]
     pub const fn is_lost(&self) -> bool {
         matches!(self, Self::Lost(_))

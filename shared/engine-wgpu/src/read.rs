@@ -76,7 +76,7 @@ struct Reader<'a> {
     depth: usize,
 }
 
-/// What a subgraph sees of the graph around it: the graph so far, and the name of each value.
+/// The graph around a subgraph as far as it is read, and the name of each of its values.
 type Outer<'a> = Option<(&'a Graph, &'a HashMap<String, ValueId>)>;
 
 /// A value's element type and shape, as far as the file declares them.

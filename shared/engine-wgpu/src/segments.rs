@@ -29,7 +29,7 @@ const ADOPTED_MAX: usize = 100_000;
 /// One island, for descriptions: each costs a way from the device to the host and back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Island {
-    /// Its operator.
+    /// Operator type of the node.
     pub operator: String,
     /// Name of the node.
     pub node: String,
@@ -227,7 +227,7 @@ fn stages_of_side(side: &Graph, sides: &Sides) -> Vec<Stage> {
     stages(&side, sides)
 }
 
-/// What the nodes of a graph read and do not define.
+/// Returns the values that the nodes of a graph read and do not define.
 fn outer_values(graph: &Graph) -> Vec<ValueId> {
     let made: BTreeSet<ValueId> = graph.nodes.iter().flat_map(|node| node.outputs.iter().flatten()).copied().collect();
     let read: BTreeSet<ValueId> = graph.nodes.iter().flat_map(|node| node.inputs.iter().flatten()).copied().collect();

@@ -21,7 +21,7 @@ type Used<'a> = (&'a [u8], &'a [u8]);
 /// Name and `AttributeProto` of an attribute.
 type Attribute = (Vec<u8>, Vec<u8>);
 
-/// A model-local function.
+/// A model-local function as it was read.
 #[derive(Debug, Default)]
 pub(crate) struct Function<'a> {
     inputs: Vec<&'a [u8]>,
@@ -33,7 +33,7 @@ pub(crate) struct Function<'a> {
 }
 
 impl<'a> Function<'a> {
-    /// Reads a `FunctionProto`.
+    /// Reads name and body of a `FunctionProto`.
     pub(crate) fn read(message: &'a [u8]) -> Result<(Operator<'a>, Self), Malformed> {
         let mut function = Self::default();
         let mut operator = Operator { domain: b"", name: b"", overload: b"" };
@@ -99,7 +99,7 @@ struct Node {
     outputs: Vec<Vec<u8>>,
     name: Vec<u8>,
     attributes: Vec<Attribute>,
-    /// All other fields.
+    /// All other fields of the message.
     rest: Writer,
 }
 

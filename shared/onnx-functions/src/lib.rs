@@ -62,13 +62,13 @@ pub enum InlineError {
     /// The model gets too many nodes.
     #[error("the model has more than {limit} nodes once its functions are inlined")]
     Nodes {
-        /// [`Limits::nodes`].
+        /// The limit in nodes, see [`Limits::nodes`].
         limit: usize,
     },
     /// The model gets too large.
     #[error("inlining the functions of the model adds more than {limit} bytes to it")]
     Bytes {
-        /// [`Limits::added_bytes`].
+        /// The limit in bytes, see [`Limits::added_bytes`].
         limit: usize,
     },
     /// Two functions have the same domain, name and overload.

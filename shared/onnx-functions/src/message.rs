@@ -94,7 +94,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Message under construction.
+/// Protocol buffer message under construction.
 #[derive(Debug, Default)]
 pub(crate) struct Writer(Vec<u8>);
 

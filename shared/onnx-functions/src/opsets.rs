@@ -17,7 +17,7 @@ pub(crate) fn plain(domain: &[u8]) -> &[u8] {
     if domain == b"ai.onnx" { b"" } else { domain }
 }
 
-/// Reads an `OperatorSetIdProto`.
+/// Reads domain and version of an `OperatorSetIdProto`.
 pub(crate) fn import(message: &[u8]) -> Result<(&[u8], i64), Malformed> {
     let (mut domain, mut version): (&[u8], i64) = (b"", 0);
     let mut fields = Fields::of(message);
@@ -31,7 +31,7 @@ pub(crate) fn import(message: &[u8]) -> Result<(&[u8], i64), Malformed> {
     Ok((domain, version))
 }
 
-/// Writes an `OperatorSetIdProto`.
+/// Writes an `OperatorSetIdProto` of this domain and version.
 pub(crate) fn written(domain: &[u8], version: i64) -> Vec<u8> {
     let mut message = Writer::default();
     message.bytes(DOMAIN, domain);

@@ -107,7 +107,7 @@ pub(crate) struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
-    /// Whether the names of this scope stay as they are.
+    /// Returns whether the names of this scope stay as they are.
     pub(crate) fn is_main(&self) -> bool {
         self.prefix.is_empty()
     }

@@ -68,7 +68,7 @@ impl Guess {
         self.graph.nodes.iter().position(|twin| twin.op == node.op && twin.outputs == node.outputs)
     }
 
-    /// Whether everything that a node reads and makes is known.
+    /// Returns whether everything that a node reads and makes is known.
     pub(crate) fn knows(&self, node: &Node) -> bool {
         node.inputs.iter().chain(&node.outputs).flatten().all(|&id| self.facts.find(id).is_some())
     }
@@ -114,7 +114,7 @@ pub(crate) fn others(graph: &Graph, than: &Guess) -> Vec<Guess> {
 /// Guesses of a second look.
 const OTHERS: usize = 12;
 
-/// Whether a model leaves any size of its inputs open.
+/// Returns whether a model leaves any size of its inputs open.
 pub(crate) fn is_open(graph: &Graph) -> bool {
     !graph.inputs.iter().all(|&id| match &graph.value(id).declared {
         Some((_dtype, Some(dims))) => dims.iter().all(|dim| matches!(dim, Dim::Fixed(_))),
@@ -171,7 +171,7 @@ fn guesses(graph: &Graph) -> Vec<Sizes> {
     guesses
 }
 
-/// Whether a refusal holds whatever the open sizes are.
+/// Returns whether a refusal holds whatever the open sizes are.
 fn is_sure(guess: &Guess, at: usize, error: &OpError, others: &[Guess], open: bool) -> bool {
     let node = &guess.graph.nodes[at];
     match error {
@@ -207,7 +207,7 @@ fn facts_of(guess: &Guess, node: &Node) -> Option<Vec<Fact>> {
     node.inputs.iter().flatten().map(|&id| guess.facts.find(id).cloned()).collect()
 }
 
-/// Whether a node takes some sizes in the place of those that differ between guesses.
+/// Returns whether a node takes some sizes in the place of those that differ between guesses.
 fn fits_some_sizes(node: &Node, first: &[Fact], seen: &[Vec<Fact>]) -> bool {
     let varies = |input: usize, d: usize| seen.iter().any(|other| other[input].shape[d] != first[input].shape[d]);
     let opens: Vec<Vec<usize>> =

@@ -23,7 +23,7 @@ use crate::segments::{ITERATIONS_MAX, Island, describe, flattened, islands};
 pub(crate) use guess::best;
 use guess::{Guess, is_open, others};
 
-/// What a model asks of this engine.
+/// Operators and partitions of a model, and those that this engine refuses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ModelReport {
     /// Nodes in the file.
@@ -44,7 +44,7 @@ pub struct ModelReport {
 pub const OPERATIONS_PER_SECOND_MAX: u64 = 200_000_000_000_000;
 
 impl ModelReport {
-    /// Whether nothing stands in the way.
+    /// Returns whether nothing stands in the way.
     #[must_use]
     pub fn can_run(&self) -> bool {
         self.unsupported.is_empty()
@@ -132,7 +132,7 @@ impl Found {
     }
 }
 
-/// Why a node cannot run whatever its inputs are.
+/// Returns the reason for which a node cannot run whatever its inputs are.
 fn by_name(node: &Node) -> Option<String> {
     if node.domain == OWN_DOMAIN {
         return None;
@@ -235,7 +235,7 @@ fn dry_run(graph: &Graph, devices: &[Tuning], found: &mut Found) -> u64 {
     work
 }
 
-/// Whether a node can be lowered under a guess.
+/// Returns whether a node can be lowered under a guess.
 fn lowers(guess: &Guess, node: &Node) -> bool {
     let Some(at) = guess.position(node).filter(|&at| guess.knows(&guess.graph.nodes[at])) else { return false };
     let (mut weights, mut known) = (WeightPool::dry(), WeightPool::dry());

@@ -15,10 +15,10 @@ use crate::ir::{ElementType, Graph, Literal, ValueId};
 /// The operator that errors about an input of a model name.
 pub(crate) const INPUT: &str = "input";
 
-/// What is known of one value at the shapes of one plan.
+/// Knowledge of one value at the shapes of one plan: its value info.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fact {
-    /// Element type.
+    /// Type of the elements.
     pub dtype: ElementType,
     /// Size of each dimension.
     pub shape: Vec<usize>,
@@ -39,13 +39,13 @@ impl Fact {
         Self { dtype: literal.dtype(), shape: literal.shape().to_vec(), known: Some(literal) }
     }
 
-    /// Number of elements.
+    /// Number of elements of the tensor.
     #[must_use]
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Number of dimensions.
+    /// Number of dimensions of the shape.
     #[must_use]
     pub fn rank(&self) -> usize {
         self.shape.len()
@@ -87,20 +87,20 @@ impl<'a> Inputs<'a> {
         self.optional(at).map(|_given| self.known(at)).transpose()
     }
 
-    /// How many places there are, given or not.
+    /// Returns the number of places there are, given or not.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are no places.
+    /// Returns whether there are no places.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// What to make of an operator whose output's shape depends on data that is not there.
+/// Treatment of an operator whose output's shape depends on data that is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Islands {
     /// Its shape is not known, and nothing behind it.

@@ -18,7 +18,7 @@ pub struct Range {
 }
 
 impl Range {
-    /// Creates a range.
+    /// Creates the range from `low` to `high`.
     #[must_use]
     pub const fn new(low: i64, high: i64) -> Self {
         Self { low, high }
@@ -42,13 +42,13 @@ impl Range {
         }
     }
 
-    /// Whether all of it is within another range.
+    /// Returns whether all of it is within another range.
     #[must_use]
     pub const fn within(self, other: Self) -> bool {
         other.low <= self.low && self.high <= other.high
     }
 
-    /// Whether a value is inside.
+    /// Returns whether a value is inside.
     #[must_use]
     pub const fn contains(self, value: i64) -> bool {
         self.low <= value && value <= self.high

@@ -51,7 +51,7 @@ pub enum Power {
     High,
 }
 
-/// What the configuration says of the adapter.
+/// Configuration of the adapter.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AdapterChoice {
     /// Only this API; `None` tries all that this build has.
@@ -60,13 +60,13 @@ pub struct AdapterChoice {
     pub name: Option<String>,
     /// Which of several to prefer.
     pub power: Power,
-    /// Whether an adapter that computes on the processor will do.
+    /// True if an adapter that computes on the processor will do.
     ///
     /// It is 10 to 40 times slower than ONNX Runtime on the same processor: for tests only.
     pub allow_software: bool,
-    /// Whether to compute products in workgroup memory; `None`: on real GPUs only, where it pays.
+    /// Computes products in workgroup memory; `None`: on real GPUs only, where it pays.
     pub workgroup_tiles: Option<bool>,
-    /// Whether to multiply bytes by `dot4I8Packed`; `None`: on real GPUs only, since drivers without such an instruction take it
+    /// Multiplies bytes by `dot4I8Packed`; `None`: on real GPUs only, since drivers without such an instruction take it
     /// apart.
     pub integer_dot: Option<bool>,
     /// Most bytes of one binding, if fewer than the adapter offers: lets small models walk the road of large ones.
@@ -101,7 +101,7 @@ pub struct AdapterReport {
     pub kind: &'static str,
     /// Driver and its version.
     pub driver: String,
-    /// Whether it computes on the processor.
+    /// True if it computes on the processor.
     pub software: bool,
     /// Most bytes of one buffer binding.
     pub binding_bytes_max: u64,

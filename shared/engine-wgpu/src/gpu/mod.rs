@@ -45,9 +45,9 @@ pub struct Gpu {
     first_launches: AtomicUsize,
     /// Models that are being loaded.
     loads: AtomicUsize,
-    /// Submissions under way.
+    /// Number of submissions under way.
     under_way: AtomicUsize,
-    /// Submissions so far.
+    /// Number of submissions so far.
     submissions: AtomicUsize,
     /// Held while the device is polled and while commands are submitted, which polls it too.
     ///
@@ -70,7 +70,7 @@ pub(crate) struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Whether no other submission was under way at any time since this one began, so that its time is its own.
+    /// Returns whether no other submission was under way at any time since this one began, so that its time is its own.
     pub(crate) fn is_alone(&self) -> bool {
         self.alone_at_start && self.gpu.submissions.load(Ordering::Relaxed) == self.number
     }
@@ -192,13 +192,13 @@ impl Gpu {
         }))
     }
 
-    /// What the adapter is.
+    /// Returns the report of the adapter.
     #[must_use]
     pub fn report(&self) -> &AdapterReport {
         &self.report
     }
 
-    /// What kernels may count on here.
+    /// Returns the properties of the device that kernels depend on.
     #[must_use]
     pub fn tuning(&self) -> Tuning {
         self.tuning
@@ -208,7 +208,7 @@ impl Gpu {
         &self.limits
     }
 
-    /// Why the device is gone, if it is.
+    /// Returns the reason for which the device is gone, if it is.
     #[must_use]
     pub fn lost(&self) -> Option<&str> {
         self.lost.get().map(String::as_str)
@@ -227,7 +227,7 @@ impl Gpu {
         let _first = self.lost.set(why.to_owned());
     }
 
-    /// What a later [`Gpu::open`] on this adapter can start from; `None` where the adapter offers no cache.
+    /// Returns the pipeline cache for a later [`Gpu::open`] on this adapter; `None` where the adapter offers none.
     #[must_use]
     pub fn pipeline_cache(&self) -> Option<Vec<u8>> {
         self.cache.as_ref().and_then(wgpu::PipelineCache::get_data)
@@ -253,8 +253,8 @@ impl Gpu {
         Loading(&self.loads)
     }
 
-    /// Whether a model is being loaded. Weights on their way and warm-ups take the device from the runs of other models; the
-    /// warm-up's own timeout finds a device that does not answer.
+    /// Returns whether a model is being loaded. Weights on their way and warm-ups take the device from the runs of
+    /// other models; the warm-up's own timeout finds a device that does not answer.
     pub(crate) fn is_loading(&self) -> bool {
         self.loads.load(Ordering::Relaxed) > 0
     }
@@ -281,9 +281,15 @@ impl Gpu {
         Turn { gpu: self, number, alone_at_start: before == 0 }
     }
 
-    /// Whether another submission than this one launches kernels for the first time.
+    /// Returns whether another submission than this one launches kernels for the first time.
     pub(crate) fn launches_for_the_first_time_besides(&self, own: &FirstLaunch<'_>) -> bool {
         self.first_launches.load(Ordering::Relaxed) > own.count()
+    }
+
+    /// Returns whether a submission may be waiting for others, so that its own timeout is paused: loads of models, which a warm-up is
+    /// itself a part of, and first launches.
+    pub(crate) fn is_behind_others(&self, own: &FirstLaunch<'_>, warming: bool) -> bool {
+        (!warming && self.is_loading()) || self.launches_for_the_first_time_besides(own)
     }
 
     /// Blocks until the submission is done, its mapping callbacks have run, or `timeout` has passed.
@@ -342,5 +348,34 @@ impl Gpu {
     /// [`GpuError::Refused`] with the driver's words.
     pub(crate) fn scoped<T>(&self, create: impl FnOnce() -> T) -> Result<T, GpuError> {
         scoped(&self.device, create)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn loads_do_not_count_against_the_patience_of_runs() {
+        let choice = AdapterChoice { allow_software: true, ..AdapterChoice::default() };
+        let gpu = match Gpu::open(&choice, None) {
+            Ok(gpu) => gpu,
+            Err(error) => return println!("skipped: {error}"),
+        };
+        let (own, now) = (gpu.submission_with(0), Instant::now());
+        let mut run = Patience::new(patience(0), 0, now);
+        let loads = [gpu.loading(), gpu.loading()];
+        let late = now + SUBMISSION_TIMEOUT * 100;
+        assert!(!run.is_over(late, gpu.is_behind_others(&own, false)), "two models are being loaded");
+        let [first, second] = loads;
+        drop(first);
+        assert!(!run.is_over(late + SUBMISSION_TIMEOUT, gpu.is_behind_others(&own, false)), "one still is");
+        // The warm-up of a load has its own patience, whatever else is loaded.
+        assert!(!gpu.is_behind_others(&own, true));
+        drop(second);
+        let later = late + SUBMISSION_TIMEOUT * 2;
+        assert!(run.is_over(later, gpu.is_behind_others(&own, false)), "nothing is loaded any more");
     }
 }

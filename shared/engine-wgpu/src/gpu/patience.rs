@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-/// How long one submission may take, whatever it does, before the device counts as wedged.
+/// Time that one submission may take, whatever it does, before the device counts as wedged.
 ///
 /// Most models take under 2 s on a software adapter; drivers reset a real GPU after 2 to 10 s by themselves.
 pub const SUBMISSION_TIMEOUT: Duration = Duration::from_secs(20);
@@ -15,18 +15,18 @@ pub const SUBMISSION_TIMEOUT: Duration = Duration::from_secs(20);
 /// (`light_vgg19`: 40 s more).
 const OPERATIONS_PER_SECOND_MIN: u64 = 500_000_000;
 
-/// How much longer a submission may take for each kernel in it that was never launched before.
+/// Additional time of a submission for each kernel in it that was never launched before.
 ///
 /// Software adapters compile a kernel when it is first launched. That takes up to half a second of an idle core, ten times as
 /// long on a small device, and as much again where others want that core.
 pub const FIRST_LAUNCH_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a submission of so many elementary operations may take once its kernels are compiled.
+/// Returns the timeout of a submission of `work` elementary operations whose kernels are compiled.
 pub(crate) fn patience(work: u64) -> Duration {
     SUBMISSION_TIMEOUT + Duration::from_secs(work / OPERATIONS_PER_SECOND_MIN)
 }
 
-/// What is left of the time for one submission.
+/// Time that is left for one submission.
 #[derive(Debug)]
 pub(crate) struct Patience {
     left: Duration,
@@ -40,7 +40,7 @@ impl Patience {
         Self { left: patience.saturating_add(FIRST_LAUNCH_TIMEOUT.saturating_mul(first_launches)), looked: now }
     }
 
-    /// Whether the submission took too long.
+    /// Returns whether the submission took too long.
     ///
     /// `behind_first_launch`: another submission on the device launches a kernel for the first time, which this one may stand
     /// behind. Its clock stands meanwhile: whoever waits for the other one says when that takes too long.

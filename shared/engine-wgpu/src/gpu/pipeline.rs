@@ -6,35 +6,35 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::error::GpuError;
 use crate::lower::{KernelSource, PARAM_WORDS};
 
-/// What makes two launches share a pipeline.
+/// Key of a pipeline: launches with equal keys share one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PipelineKey {
-    /// The kernel.
+    /// The kernel with its text.
     pub(crate) kernel: Arc<KernelSource>,
-    /// What stands at each binding.
+    /// Kind of the argument at each binding.
     pub(crate) places: Vec<Place>,
 }
 
-/// What stands at one binding of a kernel.
+/// Kind of the argument at one binding of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
-    /// Whether it is a read-only weight.
+    /// True if it is a read-only weight.
     pub(crate) read_only: bool,
     /// In how many bindings it lies, being larger than one may be.
     pub(crate) parts: u32,
 }
 
-/// A compiled kernel.
+/// A compiled kernel with its layout.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) layout: wgpu::BindGroupLayout,
-    /// Whether it has been launched, and so has been compiled for good: some drivers do that only then.
+    /// True if it has been launched, and so has been compiled for good: some drivers do that only then.
     launched: AtomicBool,
 }
 
 impl Pipeline {
-    /// Whether a launch of it has come to an end.
+    /// Returns whether a launch of it has come to an end.
     pub(crate) fn has_been_launched(&self) -> bool {
         self.launched.load(Ordering::Relaxed)
     }
@@ -79,7 +79,7 @@ pub(crate) fn source(key: &PipelineKey, part_words: u64) -> String {
     text
 }
 
-/// Compiles a kernel.
+/// Compiles the kernel of a pipeline.
 pub(super) fn compile(
     device: &wgpu::Device,
     cache: Option<&wgpu::PipelineCache>,

@@ -38,7 +38,7 @@ pub struct AttributeError {
 pub struct Attributes(BTreeMap<String, Attribute>);
 
 impl Attributes {
-    /// Sets an attribute.
+    /// Sets the attribute of that name.
     pub fn insert(&mut self, name: &str, attribute: Attribute) {
         self.0.insert(name.to_owned(), attribute);
     }
@@ -81,7 +81,7 @@ impl Attributes {
         }
     }
 
-    /// Whether an integer flag is set.
+    /// Returns whether an integer flag is set.
     ///
     /// # Errors
     /// When it is of another kind.

@@ -81,7 +81,7 @@ impl ElementType {
         Some(elements.checked_mul(self.bits())?.div_ceil(8))
     }
 
-    /// Whether this is a floating-point type.
+    /// Returns whether this is a floating-point type.
     #[must_use]
     pub const fn is_float(self) -> bool {
         matches!(self, Self::F16 | Self::Bf16 | Self::F32 | Self::F64)

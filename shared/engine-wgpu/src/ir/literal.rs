@@ -94,7 +94,7 @@ impl Literal {
         Self { dtype, shape, bytes: bytes.into() }
     }
 
-    /// Element type.
+    /// Type of the elements.
     #[must_use]
     pub fn dtype(&self) -> ElementType {
         self.dtype
@@ -112,7 +112,7 @@ impl Literal {
         &self.bytes
     }
 
-    /// Number of elements.
+    /// Number of elements of the tensor.
     #[must_use]
     pub fn elements(&self) -> usize {
         self.shape.iter().product()

@@ -27,7 +27,7 @@ impl ValueId {
     }
 }
 
-/// What is known of a value before any request.
+/// Name and declared type of a value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Value {
     /// Name in the model file; made up for values that a pass introduced.
@@ -54,7 +54,7 @@ pub struct Node {
     pub inputs: Vec<Option<ValueId>>,
     /// Outputs in the operator's order; `None` where nobody asked.
     pub outputs: Vec<Option<ValueId>>,
-    /// Attributes by name.
+    /// Attributes of the node by name.
     pub attributes: Attributes,
 }
 
@@ -71,7 +71,7 @@ impl Node {
         self.outputs.get(at).copied().flatten()
     }
 
-    /// Whether this is that operator of the default ONNX domain.
+    /// Returns whether this is that operator of the default ONNX domain.
     #[must_use]
     pub fn is(&self, op: &str) -> bool {
         self.domain.is_empty() && self.op == op
@@ -86,11 +86,11 @@ pub struct Graph {
     pub constants: BTreeMap<ValueId, Literal>,
     /// Nodes; each uses only values that inputs, constants or earlier nodes define.
     pub nodes: Vec<Node>,
-    /// What a request must bring, in the model's order.
+    /// Values that a request must bring, in the model's order.
     pub inputs: Vec<ValueId>,
     /// Of a subgraph, how many of the last inputs stand for values of the graph around it.
     pub captured: usize,
-    /// What a request may ask for, in the model's order.
+    /// Values that a request may ask for, in the model's order.
     pub outputs: Vec<ValueId>,
 }
 
@@ -103,7 +103,7 @@ impl Graph {
         id
     }
 
-    /// Adds a constant.
+    /// Adds a constant value.
     pub fn add_constant(&mut self, name: &str, literal: Literal) -> ValueId {
         let shape = literal.shape().iter().map(|&size| Dim::Fixed(size)).collect();
         let declared = Some((literal.dtype(), Some(shape)));
@@ -112,7 +112,7 @@ impl Graph {
         id
     }
 
-    /// What is known of a value.
+    /// Returns name and declared type of a value.
     ///
     /// # Panics
     /// When the id is of another graph.
@@ -121,7 +121,7 @@ impl Graph {
         &self.values[id.index()]
     }
 
-    /// Number of values.
+    /// Number of values of the graph.
     #[must_use]
     pub fn value_count(&self) -> usize {
         self.values.len()

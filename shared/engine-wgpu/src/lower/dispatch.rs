@@ -10,7 +10,7 @@ use crate::ir::ValueId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ScratchId(pub usize);
 
-/// What stands at one binding of a dispatch.
+/// Argument at one binding of a dispatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Arg {
     /// A value of the graph in the activation arena.
@@ -30,13 +30,13 @@ pub enum Arg {
 pub struct Dispatch {
     /// The kernel; equal text means one pipeline.
     pub kernel: Arc<KernelSource>,
-    /// What stands at its storage bindings, in the kernel's order.
+    /// Arguments at its storage bindings, in the kernel's order.
     pub args: Vec<Arg>,
     /// The numbers in its uniform slot.
     pub params: Vec<u32>,
     /// Workgroups in each dimension.
     pub groups: [u32; 3],
-    /// What it costs.
+    /// Cost of the launch.
     pub effort: Effort,
     /// Which part of its output it writes, where that is larger than a binding may be; see [`part_words`].
     pub part: u32,
@@ -44,7 +44,7 @@ pub struct Dispatch {
     pub node: usize,
 }
 
-/// What a launch costs, as far as it can be told beforehand.
+/// Cost of a launch, as far as it can be told beforehand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Effort {
     /// Rough work in elementary operations, from which a dispatch over 50 ms is foreseen and split.
@@ -77,7 +77,7 @@ impl From<u64> for Effort {
 /// text itself bounds.
 pub const SOFTWARE_ROUNDS_MAX: u64 = 65_000;
 
-/// What of the device the choice of kernels depends on.
+/// Properties of the device that the choice of kernels depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
     /// A real GPU: tiles in workgroup memory pay. On a software adapter register tiles alone are faster (measured 3x).

@@ -11,7 +11,7 @@ use crate::ir::{ElementType, Literal};
 /// Words that a packed constant is filled up to: four floats of either kind are whole vectors then.
 const FILL_WORDS: usize = 4;
 
-/// How the floats of a constant lie in device memory.
+/// Layout of the floats of a constant in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Floats {
     /// One `f32` a word.
@@ -21,7 +21,7 @@ pub enum Floats {
 }
 
 impl Floats {
-    /// What a constant of this type is on the device.
+    /// Returns the layout of this constant on the device.
     #[must_use]
     pub fn of(literal: &Literal) -> Self {
         if literal.dtype() == ElementType::F16 { Self::Halves } else { Self::Singles }

@@ -29,11 +29,11 @@ pub struct KernelSource {
 pub struct Binding {
     /// Its name in the text.
     pub name: String,
-    /// How the text reaches it.
+    /// Access of the text to it.
     pub access: Access,
 }
 
-/// How a kernel's text reaches a binding.
+/// Access of a kernel's text to a binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Access {
     /// Through `load_NAME(i)` alone, one element each: what stands there may lie in several buffers (see [`Binding::text`]).
@@ -102,7 +102,7 @@ impl Binding {
 }
 
 impl KernelSource {
-    /// Whether a loop of the text goes over data: its end is no number in the text.
+    /// Returns whether a loop of the text goes over data: its end is no number in the text.
     #[must_use]
     pub fn loops_over_data(&self) -> bool {
         let ends = self.body.match_indices("for (").filter_map(|(at, _for)| self.body[at..].split(';').nth(1));
@@ -113,7 +113,8 @@ impl KernelSource {
         ends.into_iter().any(|end| !counted(end))
     }
 
-    /// Whether the kernel adds `group_base()` to its workgroup's place, so that a long launch can be cut into several.
+    /// Returns whether the kernel adds `group_base()` to its workgroup's place, so that a long launch can be cut into
+    /// several.
     #[must_use]
     pub fn is_splittable(&self) -> bool {
         self.body.contains("group_base()")

@@ -34,12 +34,12 @@ use crate::error::OpError;
 use crate::facts::{Fact, Facts, Range, Ranges};
 use crate::ir::{Graph, Literal, Node, ValueId};
 
-/// What one node is lowered into.
+/// Dispatches, scratch space and aliases of the nodes that are lowered.
 #[derive(Debug)]
 pub struct Lowering<'a> {
     graph: &'a Graph,
     facts: &'a Facts,
-    /// What kernels may count on.
+    /// Properties of the device that kernels may count on.
     pub tuning: Tuning,
     weights: &'a mut WeightPool,
     known: &'a mut WeightPool,
@@ -308,16 +308,16 @@ impl<'a> Lowering<'a> {
 /// A tensor that a kernel reads or writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operand {
-    /// Where it is.
+    /// Argument that holds it.
     pub arg: Arg,
-    /// How it lies there.
+    /// Layout of its elements.
     pub repr: Repr,
-    /// Its shape.
+    /// Shape of the tensor.
     pub shape: Vec<usize>,
 }
 
 impl Operand {
-    /// Number of elements.
+    /// Number of elements of the tensor.
     #[must_use]
     pub fn elements(&self) -> usize {
         self.shape.iter().product()

@@ -2,7 +2,7 @@
 
 use crate::ir::ElementType;
 
-/// How the elements of a value lie in device memory.
+/// Layout of the elements of a value in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Repr {
     /// One `f32` a word: every floating-point type (`f64` rounds, halves widen; for constants see [`super::Floats`]).
@@ -18,7 +18,7 @@ pub enum Repr {
 }
 
 impl Repr {
-    /// How values of an element type lie on the device; 4-bit weights never lie there as themselves.
+    /// Returns the layout of an element type on the device; 4-bit weights are never stored there as themselves.
     #[must_use]
     pub const fn of(dtype: ElementType) -> Self {
         match dtype {

@@ -21,7 +21,7 @@ pub struct WeightPool {
     forms: Vec<Form>,
     /// Constants of float16 in halves, by themselves in singles.
     halves: HashMap<WeightId, WeightId>,
-    /// Whether constants are only named, never packed: for looking at kernels.
+    /// True if constants are only named, never packed: for looking at kernels.
     dry: bool,
 }
 
@@ -30,9 +30,9 @@ pub struct WeightPool {
 enum Form {
     /// Floats as the model holds them, words when they are asked for.
     Floats(Literal, Floats),
-    /// Its words.
+    /// Words that hold it.
     Words(Vec<u32>),
-    /// How many words it has on the device, and no longer here.
+    /// Number of its words, which are on the device and no longer here.
     Uploaded(usize),
 }
 
@@ -43,13 +43,13 @@ impl WeightPool {
         Self { dry: true, ..Self::default() }
     }
 
-    /// How many weights there are.
+    /// Returns the number of weights.
     #[must_use]
     pub fn len(&self) -> usize {
         self.forms.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.forms.is_empty()

@@ -13,7 +13,7 @@ use crate::facts::Fact;
 use crate::fault::Fault;
 use crate::ir::{ElementType, Literal};
 
-/// Whether the device holds the very bytes of a literal, but for zeros that fill up the last word.
+/// Returns whether the device holds the very bytes of a literal, but for zeros that fill up the last word.
 const fn lies_alike(dtype: ElementType) -> bool {
     matches!(dtype, ElementType::F32 | ElementType::I32 | ElementType::U32 | ElementType::I8 | ElementType::U8)
 }
@@ -133,7 +133,7 @@ mod tests {
         ElementType::U64,
     ];
 
-    /// What the device would give back for a tensor that it was given.
+    /// Returns the tensor that the device would give back for this one.
     fn there_and_back(literal: &Literal) -> Literal {
         let mut bytes = device_bytes(literal).unwrap().into_owned();
         bytes.resize(bytes.len().next_multiple_of(4), 0);

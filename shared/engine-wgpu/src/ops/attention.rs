@@ -27,7 +27,7 @@ pub(super) const RULES: &[Rule] = &[
 /// The sizes of one attention.
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
-    /// Whether heads are a dimension of their own.
+    /// True if heads are a dimension of their own.
     split: bool,
     batch: usize,
     heads: usize,

@@ -24,7 +24,7 @@ pub(crate) const RANK_MAX: usize = 6;
 /// Most steps: a longer kernel gains nothing and compiles slowly.
 pub(crate) const STEPS_MAX: usize = 24;
 
-/// Where a step reads.
+/// Operand of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     /// An input of the node.
@@ -40,7 +40,7 @@ pub(crate) enum Place {
 pub(crate) struct Step {
     /// Its name: one of those in [`expression`].
     pub(crate) op: String,
-    /// What it reads.
+    /// Operands in the order of the operator.
     pub(crate) operands: Vec<Place>,
     /// Bits of the two numbers of an activation.
     pub(crate) numbers: [u32; 2],
@@ -65,7 +65,7 @@ pub(crate) fn expression(op: &str) -> Option<&'static str> {
     })
 }
 
-/// How many operands an operator takes.
+/// Returns the number of operands an operator takes.
 pub(crate) fn arity(op: &str) -> usize {
     if matches!(op, "Add" | "Sub" | "Mul" | "Div") { 2 } else { 1 }
 }

@@ -122,7 +122,7 @@ const BETWEEN_MAX: usize = 64 << 20;
 /// One term of what a tap adds when weights and pixels are multiplied on the spot.
 const MULTIPLY: &str = "sum = fma(load_x(at_x + c * volume), load_w(at_w + c * param.group_filters * taps), sum);";
 
-/// What one tap adds when all products are there.
+/// WGSL of one tap's term when all products are there.
 const GATHER: &str = "sum += load_x((plane * taps + tap) * volume + spatial);";
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {

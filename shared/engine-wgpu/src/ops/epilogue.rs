@@ -61,7 +61,7 @@ pub(crate) struct Epilogue {
 }
 
 impl Epilogue {
-    /// Does nothing.
+    /// Leaves each sum as it is.
     pub(crate) const NONE: Self =
         Self { activation: None, alpha: 0.0, beta: 0.0, residual: None, residual_last: false };
 

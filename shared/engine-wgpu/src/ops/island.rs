@@ -163,7 +163,7 @@ impl Corners {
         (self.high[0] - self.low[0]) * (self.high[1] - self.low[1])
     }
 
-    /// Whether the common part is more than this share of both together.
+    /// Returns whether the common part is more than this share of both together.
     fn overlaps(self, other: Self, threshold: f32) -> bool {
         let side = |k: usize| (self.high[k].min(other.high[k]) - self.low[k].max(other.low[k])).max(0.0);
         let common = side(0) * side(1);

@@ -154,7 +154,7 @@ fn lower_matmul(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         .lower(cx)
 }
 
-/// Whether a product of `terms` terms a sum is of 64-bit integers that may not fit 32 bits.
+/// Returns whether a product of `terms` terms a sum is of 64-bit integers that may not fit 32 bits.
 fn may_overflow(node: &Node, cx: &Lowering<'_>, terms: usize, alpha: f32) -> bool {
     let Some(dtype) = node.output(0).map(|id| cx.fact(id).dtype).filter(|&dtype| checked::is_wide(dtype)) else {
         return false;

@@ -60,7 +60,7 @@ fn require_float(x: &Fact) -> Result<(), OpError> {
     if x.dtype.is_float() { Ok(()) } else { Err(OpError::invalid(format!("it pools {}", x.dtype))) }
 }
 
-/// What a pool does with its window, as parts of `pool.wgsl`.
+/// Operation of a pool on its window, as parts of `pool.wgsl`.
 #[derive(Debug, Default)]
 struct Fold {
     label: &'static str,

@@ -40,12 +40,12 @@ const CUT_COLUMNS_MIN: usize = 256;
 /// Most terms of a sum that are walked one a round; longer ones, far below the rounds that a driver may allow, four a round.
 const PANEL_STEPS_MAX: usize = 16 * 1024;
 
-/// What is added to a product: `beta * bias[batch, row, col]`.
+/// Bias of a product: `beta * bias[batch, row, col]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Bias {
-    /// The tensor.
+    /// The tensor that is read.
     pub(crate) operand: Operand,
-    /// Factor.
+    /// Factor of the bias.
     pub(crate) beta: f32,
     /// Elements from one batch index to the next, for each batch dimension.
     pub(crate) batch: Vec<usize>,
@@ -60,19 +60,19 @@ pub(crate) struct Bias {
 pub(crate) struct Product {
     /// Size of each batch dimension.
     pub(crate) batch: Vec<usize>,
-    /// Rows.
+    /// Number of rows of the output.
     pub(crate) m: usize,
-    /// Columns.
+    /// Number of columns of the output.
     pub(crate) n: usize,
     /// Terms of each sum.
     pub(crate) k: usize,
-    /// `m` x `k`.
+    /// Left matrix, `m` x `k`.
     pub(crate) a: Matrix,
-    /// `k` x `n`.
+    /// Right matrix, `k` x `n`.
     pub(crate) b: Matrix,
-    /// Factor.
+    /// Factor of each sum.
     pub(crate) alpha: f32,
-    /// What is added.
+    /// Bias, where there is one.
     pub(crate) bias: Option<Bias>,
     /// The output tensor; its columns are one element apart.
     pub(crate) y: Arg,
@@ -80,11 +80,11 @@ pub(crate) struct Product {
     pub(crate) y_batch: Vec<usize>,
     /// Elements from row to row of the output.
     pub(crate) y_row: usize,
-    /// What happens to each sum.
+    /// Operations on each sum before it is stored.
     pub(crate) epilogue: Epilogue,
     /// One thread per output, whatever would be faster: the yardstick of benches.
     pub(crate) plain: bool,
-    /// Whether integers beyond 32 bits are faults.
+    /// True if integers beyond 32 bits are faults.
     pub(crate) checked: bool,
 }
 
@@ -92,7 +92,7 @@ pub(crate) struct Product {
 const CHECKED: &str = "checked_add_i32(checked_mul_i32(checked_add_u32(checked_mul_u32(";
 
 impl Product {
-    /// Adds the launches.
+    /// Adds the launches of the node.
     ///
     /// # Errors
     /// When a size or stride is over the device's 32 bits, or there are too many batch dimensions.
@@ -309,7 +309,7 @@ fn put(batch: u32, row: u32, col: u32, sum: f32) {
         last.max(self.k.saturating_mul(self.n.next_multiple_of(PANEL)).saturating_sub(1)).saturating_add(1)
     }
 
-    /// What shape of tile this product wants, and whether it reads `a` from panels.
+    /// Returns the shape of tile for this product, and whether it reads `a` from panels.
     fn tile(&self, tuning: Tuning) -> (Tile, bool) {
         // A tensor is cut by a launch of its own.
         let worth = tuning.vector_of_eight && self.n >= CUT_COLUMNS_MIN;

@@ -74,7 +74,7 @@ const FAMILIES: &[&[Rule]] = &[
 static RULES: LazyLock<HashMap<(&'static str, &'static str), &'static Rule>> =
     LazyLock::new(|| FAMILIES.iter().copied().flatten().map(|rule| ((rule.domain, rule.op), rule)).collect());
 
-/// Every rule.
+/// Returns every rule of every family.
 pub fn rules() -> impl Iterator<Item = &'static Rule> {
     FAMILIES.iter().copied().flatten()
 }

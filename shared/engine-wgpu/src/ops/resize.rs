@@ -14,7 +14,7 @@ use crate::shape::volume;
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("Resize", infer, lower), Rule::device("Upsample", infer, lower)];
 
-/// How output places map to input places.
+/// Mapping of output positions to input positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Coordinates {
     HalfPixel,
@@ -34,16 +34,16 @@ enum Nearest {
     Ceil,
 }
 
-/// How values between input places come about.
+/// Interpolation between input positions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Mode {
     Nearest(Nearest),
     Linear,
-    /// With its coefficient.
+    /// Cubic interpolation with this coefficient.
     Cubic(f64),
 }
 
-/// What happens along one axis.
+/// Resizing along one axis.
 #[derive(Debug, Clone, PartialEq)]
 struct Axis {
     input: usize,
@@ -53,7 +53,7 @@ struct Axis {
     region: [f64; 2],
 }
 
-/// A whole resize.
+/// Resizing along every axis.
 #[derive(Debug)]
 struct Resize {
     axes: Vec<Axis>,
@@ -308,7 +308,7 @@ fn whole(place: i64) -> f64 {
     place as f64
 }
 
-/// Whether a table of one tap copies each element.
+/// Returns whether a table of one tap copies each element.
 fn is_identity(taps: usize, words: &[u32], axis: &Axis) -> bool {
     taps == 1 && axis.input == axis.output && words.chunks(2).zip(0_u32..).all(|(pair, at)| pair[0] == at)
 }
@@ -368,7 +368,7 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     Ok(())
 }
 
-/// Launches one axis.
+/// Launches the resizing along one axis.
 fn along(
     cx: &mut Lowering<'_>,
     from: &Operand,

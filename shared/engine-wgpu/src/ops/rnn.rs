@@ -27,13 +27,13 @@ pub(super) const RULES: &[Rule] = &[
     Rule::device("DynamicQuantizeLSTM", quantized::infer, quantized::lower).in_domain("com.microsoft"),
 ];
 
-/// Which cell.
+/// Kind of a recurrent cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cell {
     Lstm {
         input_forget: bool,
     },
-    /// Whether the reset gate acts after the product with the recurrent weights.
+    /// Gated recurrent unit, whose reset gate may act after the product with the recurrent weights.
     Gru {
         linear_before_reset: bool,
     },
@@ -59,7 +59,7 @@ impl Cell {
     }
 }
 
-/// One recurrent layer.
+/// Sizes and attributes of one recurrent layer.
 #[derive(Debug)]
 struct Layer {
     cell: Cell,
@@ -68,9 +68,9 @@ struct Layer {
     inputs: usize,
     hidden: usize,
     directions: usize,
-    /// Whether the only direction is backwards.
+    /// True if the only direction is backwards.
     reverse: bool,
-    /// Whether the batch is the first dimension.
+    /// True if the batch is the first dimension.
     batch_first: bool,
     activations: Vec<Activation>,
     clip: f32,
@@ -210,11 +210,11 @@ struct Sources {
     /// The constant that `w` is, where it is one.
     constant: Option<Constant>,
     recurrent: Arg,
-    /// Whether hidden states are rounded to 8 bits before the product.
+    /// True if hidden states are rounded to 8 bits before the product.
     rounds_states: bool,
 }
 
-/// What the kernels of the steps bind.
+/// Tensors that the kernels of the steps bind.
 #[derive(Debug)]
 struct Tensors {
     /// The inputs' share of every gate at every step, `[direction][row of x][gate][hidden]`.
@@ -223,12 +223,12 @@ struct Tensors {
     bias: Option<Arg>,
     lengths: Option<(Arg, Repr)>,
     peepholes: Option<Arg>,
-    /// Two hidden states.
+    /// Scratch space of two hidden states.
     hidden: Arg,
     /// LSTM: the cell state. GRU: update gate, then reset times hidden state.
     cell: Arg,
     y: Option<Arg>,
-    /// Whether hidden states are rounded before the product, by scale and zero point behind the cell states.
+    /// True if hidden states are rounded before the product, by scale and zero point behind the cell states.
     rounds_states: bool,
 }
 
@@ -460,7 +460,8 @@ fn step_kernel(layer: &Layer, tensors: &Tensors, phase: usize) -> (KernelSource,
     (kernel.text(&layer.activation_text()).text(&rounding).text(&text).finish(), args)
 }
 
-/// What a cell does with its sums: `x(g)` is a gate's input share, `r0..` the recurrent products, `bias_of(g)` both biases.
+/// Returns the WGSL of a cell after its sums: `x(g)` is a gate's input share, `r0..` the recurrent products, `bias_of(g)`
+/// both biases.
 fn body(cell: Cell, phase: usize) -> String {
     match (cell, phase) {
         (Cell::Lstm { input_forget }, _) => {

@@ -13,7 +13,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule::device("RotaryEmbedding", infer, lower).in_domain("com.microsoft"),
 ];
 
-/// Where the inputs stand: positions, cosines, sines.
+/// Returns the positions of the inputs: position numbers, cosines, sines.
 fn places(node: &Node) -> (usize, usize, usize) {
     if node.domain.is_empty() { (3, 1, 2) } else { (1, 2, 3) }
 }

@@ -11,10 +11,10 @@ pub type Infer = fn(&Node, Inputs<'_>) -> Result<Vec<Fact>, OpError>;
 /// Computes a node on the host from known inputs.
 pub type Evaluate = fn(&Node, &[Option<&Literal>]) -> Result<Vec<Literal>, OpError>;
 
-/// How an operator runs.
+/// Place and function by which an operator runs.
 #[derive(Debug, Clone, Copy)]
 pub enum Run {
-    /// On the device.
+    /// Runs on the device.
     Device(fn(&Node, &mut Lowering<'_>) -> Result<(), OpError>),
     /// On the host while planning, and never on request data (`Shape`, `Range`, …).
     HostOnly,
@@ -22,18 +22,18 @@ pub enum Run {
     Island,
 }
 
-/// One operator.
+/// Rule of one operator.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
     /// Domain; empty for ONNX's own.
     pub domain: &'static str,
-    /// Operator type.
+    /// Operator type, like `Add`.
     pub op: &'static str,
-    /// What its outputs are.
+    /// Infers type and shape of its outputs.
     pub infer: Infer,
-    /// How it runs.
+    /// Place and function by which it runs.
     pub run: Run,
-    /// How the host computes it when all inputs are known: in shape subgraphs and constant folding.
+    /// Computes it on the host when all inputs are known: in shape subgraphs and constant folding.
     pub host: Option<Evaluate>,
 }
 

@@ -19,9 +19,9 @@ pub(super) const RULES: &[Rule] = &[
         .in_domain(MICROSOFT),
 ];
 
-/// What differs between the two.
+/// Differences between the two operators.
 struct Form {
-    /// Whether the mean is taken off first.
+    /// True if the mean is taken off first.
     centred: bool,
     /// Input of the offset after scaling.
     beta: Option<usize>,

@@ -10,11 +10,11 @@ use crate::ir::ElementType;
 /// The file itself; docs and tests are made from it too.
 pub const OPS_TOML: &str = include_str!("../../ops.toml");
 
-/// Where an operator runs.
+/// Place in which an operator runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Runs {
-    /// On the device.
+    /// Runs on the device.
     Device,
     /// On the host while planning, never on request data.
     Host,
@@ -22,22 +22,22 @@ pub enum Runs {
     Island,
 }
 
-/// One row.
+/// One row of the list.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Row {
-    /// Operator type.
+    /// Operator type, like `Add`.
     pub op: String,
     /// Domain; the default one is `ai.onnx`.
     #[serde(default = "default_domain")]
     pub domain: String,
     /// First and last operator set version that a model may import.
     pub opsets: [i64; 2],
-    /// Where it runs.
+    /// Place in which it runs.
     pub runs: Runs,
     /// Element types of its data, by groups that the file explains.
     pub types: Vec<String>,
-    /// What is not done, or done differently.
+    /// Limits of the implementation and differences from the standard.
     #[serde(default)]
     pub notes: String,
 }
@@ -76,7 +76,7 @@ pub fn row(domain: &str, op: &str) -> Option<&'static Row> {
 const DATA_NOT_FIRST: [&str; 1] = ["QLinearConcat"];
 
 impl Row {
-    /// Whether the operator takes a first input of this type.
+    /// Returns whether the operator takes a first input of this type.
     #[must_use]
     pub fn takes(&self, dtype: ElementType) -> bool {
         DATA_NOT_FIRST.contains(&self.op.as_str()) || self.types.iter().any(|group| group == group_of(dtype))

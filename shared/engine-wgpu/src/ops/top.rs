@@ -24,7 +24,7 @@ pub(super) const RULES: &[Rule] = &[Rule::device("TopK", infer, lower).with_host
 /// way there and back.
 const COUNTED_MAX: usize = 4096;
 
-/// What a node asks for.
+/// Request of a node: axis, count, order.
 #[derive(Debug, Clone)]
 struct Top {
     /// Shape of both outputs.
@@ -58,8 +58,8 @@ fn top(node: &Node, inputs: Inputs<'_>) -> Result<Top, OpError> {
     Ok(Top { shape, outer, n, inner, k, largest: node.attributes.flag("largest", true)? })
 }
 
-/// Whether this node belongs on the host, by what is known before any request; a length that a request decides counts as
-/// long.
+/// Returns whether this node belongs on the host, by what is known before any request; a length that a request decides
+/// counts as long.
 pub(crate) fn is_long(node: &Node, graph: &Graph, assumed: &[Option<Fact>], symbolic: &[Option<Fact>]) -> bool {
     let Some(id) = node.input(0).filter(|id| !graph.constants.contains_key(id)) else { return false };
     let length = |facts: &[Option<Fact>]| {

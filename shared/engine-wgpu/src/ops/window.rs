@@ -10,15 +10,15 @@ pub(crate) const SPATIAL_MAX: usize = 3;
 /// A sliding window, one entry for each spatial dimension.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Window {
-    /// Taps.
+    /// Number of taps of the window.
     pub(crate) kernel: Vec<usize>,
-    /// Steps between windows.
+    /// Elements between two neighbouring windows.
     pub(crate) strides: Vec<usize>,
-    /// Steps between taps.
+    /// Elements between two neighbouring taps.
     pub(crate) dilations: Vec<usize>,
-    /// Padding before.
+    /// Padding before the first element.
     pub(crate) before: Vec<usize>,
-    /// Padding after.
+    /// Padding after the last element.
     pub(crate) after: Vec<usize>,
 }
 

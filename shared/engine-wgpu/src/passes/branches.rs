@@ -136,7 +136,7 @@ fn replacing(node: &Node, mut inside: Vec<Node>, outputs: &[ValueId]) -> Vec<Nod
     inside
 }
 
-/// What stands in the place of an `If` that a constant decides.
+/// Returns the nodes that replace an `If` that a constant decides.
 fn settled(graph: &mut Graph, node: &Node, room: usize) -> Option<Vec<Node>> {
     let then_one = flag(graph.constant_input(node, 0)?)?;
     taken(graph, node, then_one, room)
@@ -179,7 +179,7 @@ fn rounds(graph: &Graph, node: &Node, body: &Graph, room: usize) -> Option<usize
     fits.then_some(count)
 }
 
-/// What stands in the place of a `Loop` that is counted.
+/// Returns the nodes that replace a `Loop` with a known count.
 fn unrolled(graph: &mut Graph, node: &Node, room: usize) -> Option<Vec<Node>> {
     let body = subgraph(node, "body")?;
     let count = rounds(graph, node, body, room)?;

@@ -10,7 +10,7 @@ use crate::ir::{Graph, Literal, Node};
 /// Bytes that a folded value may always have.
 const FOLDED_BYTES_FREE: usize = 256 * 1024;
 
-/// How many times larger than its inputs a folded value may be beyond that.
+/// Maximum ratio of a folded value's size to that of its inputs, beyond that.
 ///
 /// Widened half-precision weights double; a tensor that grows more is cheaper to make on the device than to keep.
 const FOLDED_GROWTH_MAX: usize = 2;
@@ -66,7 +66,7 @@ fn evaluate(graph: &Graph, node: &Node) -> Option<Vec<Literal>> {
     (values.len() >= wanted).then_some(values)
 }
 
-/// Where every input has fixed sizes: replaces what shape arithmetic gives by constants.
+/// Replaces the results of shape arithmetic by constants where every input has fixed sizes.
 ///
 /// Integers and booleans only: floats that are known come from quantised weights, which must stay as they are.
 pub(super) fn settled(graph: &mut Graph) -> bool {

@@ -48,7 +48,7 @@ impl<'a> Search<'a> {
         Some(&self.facts.get(id.index())?.as_ref()?.shape)
     }
 
-    /// Whether it is a product of two stacks of float matrices that are no constants.
+    /// Returns whether it is a product of two stacks of float matrices that are no constants.
     fn multiplies(&self, node: &Node) -> bool {
         let stack = |at: usize| {
             let id = node.input(at).filter(|id| !self.graph.constants.contains_key(id));
@@ -65,7 +65,7 @@ impl<'a> Search<'a> {
         (is_bare && self.multiplies(node)).then_some(node)
     }
 
-    /// What a value is a multiple of, without having changed its shape, and the factor.
+    /// Returns the value of which this node is a multiple of the same shape, and the factor.
     fn multiple(&self, node: &Node) -> Option<(ValueId, f32)> {
         let (a, b) = pair(node).filter(|_pair| is_one_of(node, &["Mul", "Div"]))?;
         let (of, by) = match (number(self.graph, a), number(self.graph, b)) {

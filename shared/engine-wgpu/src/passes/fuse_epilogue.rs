@@ -12,7 +12,7 @@ const PRODUCTS: [&str; 3] = ["Conv", "Gemm", "MatMul"];
 /// Products of integers that do.
 const INTEGER_PRODUCTS: [&str; 2] = ["ConvIntegerToFloat", "MatMulIntegerToFloat"];
 
-/// Whether a node is a product with room for an epilogue.
+/// Returns whether a node is a product with room for an epilogue.
 fn is_product(node: &Node) -> bool {
     let own = node.domain == OWN_DOMAIN;
     ((node.domain.is_empty() || own) && PRODUCTS.contains(&node.op.as_str()))
@@ -54,7 +54,7 @@ pub(super) fn fuse(graph: &mut Graph) -> bool {
     changed
 }
 
-/// What fusing one node needs to know.
+/// Context of the fusion of one node.
 struct Fusion<'a> {
     graph: &'a Graph,
     uses: &'a Uses,

@@ -116,7 +116,7 @@ impl<'a> Search<'a> {
         Some(node("LayerNormalization", vec![Some(x), Some(scale), bias], attributes))
     }
 
-    /// What a value is centred from: `x - mean(x)` over the last dimension.
+    /// Returns `x` of a value that is `x - mean(x)` over the last dimension.
     fn centred(&self, id: ValueId) -> Option<ValueId> {
         let (x, mean) = pair(self.from(id, &["Sub"])?)?;
         let mean = self.from(mean, &["ReduceMean"])?;
@@ -124,7 +124,7 @@ impl<'a> Search<'a> {
         (mean.input(0) == Some(x) && self.over_last(mean, rank)?).then_some(x)
     }
 
-    /// Whether a reduction keeps every dimension and runs over the last alone.
+    /// Returns whether a reduction keeps every dimension and runs over the last alone.
     fn over_last(&self, node: &Node, rank: usize) -> Option<bool> {
         let axes = match node.input(1) {
             Some(id) => self.graph.constants.get(&id)?.to_i64s(),
@@ -173,7 +173,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Whether a value is `x * by`.
+    /// Returns whether a value is `x * by`.
     fn is_scaled(&self, id: ValueId, x: ValueId, by: f32) -> bool {
         let Some(node) = self.only(id, &["Mul", "Div"]) else { return false };
         if node.op == "Mul" {
@@ -183,7 +183,7 @@ impl<'a> Search<'a> {
         over == x && number(self.graph, under).is_some_and(|value| (value * by - 1.0).abs() < 1e-3)
     }
 
-    /// Whether a value is `√(2/π) (x + 0.044715 x³)`.
+    /// Returns whether a value is `√(2/π) (x + 0.044715 x³)`.
     fn is_cubic(&self, id: ValueId, x: ValueId) -> bool {
         let check = || {
             let sum = other_than(self.graph, self.only(id, &["Mul"])?, 0.797_884_6)?;

@@ -76,7 +76,7 @@ fn settle(graph: &mut Graph) {
     tracing::warn!(rounds = ROUNDS_MAX, "a graph still changed after the last rewriting round");
 }
 
-/// What is known of each value without a request: facts with every symbolic dimension taken as 1.
+/// Returns the facts of each value without a request, with every symbolic dimension taken as 1.
 ///
 /// Good for element types and ranks; a size of 1 may be a symbol. `None` where a rule refused its inputs.
 pub(crate) fn assumed_facts(graph: &Graph) -> Vec<Option<Fact>> {

@@ -5,7 +5,8 @@ use types::Dim;
 use crate::facts::{Fact, Facts};
 use crate::ir::{ElementType, Graph, Literal, Node, ValueId};
 
-/// Who makes and who reads each value, as of when it was made and told of changes: values that come later are unknown to it.
+/// Producers and readers of each value, as of when it was made and told of changes: values that come later are unknown
+/// to it.
 #[derive(Debug, Default)]
 pub(super) struct Uses {
     producers: Vec<Option<usize>>,
@@ -55,7 +56,7 @@ impl Uses {
         graph.nodes.get(at).filter(|node| node.outputs.contains(&Some(id))).map(|node| (at, node))
     }
 
-    /// Whether exactly one input of one node reads this value, and no request does.
+    /// Returns whether exactly one input of one node reads this value, and no request does.
     pub(super) fn once(&self, id: ValueId) -> bool {
         self.reads.get(id.index()) == Some(&1)
     }
@@ -72,7 +73,7 @@ pub(super) fn number(graph: &Graph, id: ValueId) -> Option<f32> {
     (literal.elements() == 1).then(|| literal.to_f32s().first().copied()).flatten()
 }
 
-/// Whether this is that operator, of ONNX's domain.
+/// Returns whether this is that operator, of ONNX's domain.
 pub(super) fn is_one_of(node: &Node, ops: &[&str]) -> bool {
     node.domain.is_empty() && ops.contains(&node.op.as_str())
 }
@@ -153,7 +154,8 @@ fn clip(graph: &Graph, node: &Node) -> Option<[f32; 2]> {
 /// so that images survive being halved.
 const SYMBOL_SIZES: [usize; 12] = [352, 416, 544, 608, 736, 928, 992, 1184, 1312, 1376, 1504, 1696];
 
-/// What is known of each value when every symbol is a size of its own: two shapes that agree here agree in every request.
+/// Returns the facts of each value when every symbol is a size of its own: two shapes that agree here agree in
+/// every request.
 pub(crate) fn symbolic_facts(graph: &Graph) -> Vec<Option<Fact>> {
     let mut symbols: Vec<String> = Vec::new();
     let mut inputs = Facts::declared_inputs(graph);

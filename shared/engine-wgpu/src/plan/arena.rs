@@ -43,7 +43,7 @@ pub(crate) fn pack(intervals: &[Interval]) -> (Vec<u64>, u64) {
     (offsets, total)
 }
 
-/// What has its place, to be found by when it lives.
+/// A range of the arena with the time that it is used.
 struct Placed {
     /// By the step that it begins with.
     begins: BTreeMap<usize, Vec<usize>>,

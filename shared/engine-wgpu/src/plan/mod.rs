@@ -37,7 +37,7 @@ struct Launch {
     pipeline: Arc<Pipeline>,
     bind_group: wgpu::BindGroup,
     groups: [u32; 3],
-    /// Elementary operations.
+    /// Number of elementary operations.
     work: u64,
 }
 
@@ -50,10 +50,10 @@ impl Launch {
     }
 }
 
-/// Where an input goes or an output comes from.
+/// Place of an input or output in the staging buffers.
 #[derive(Debug, Clone)]
 pub(crate) struct Port {
-    /// Type and shape.
+    /// Type and shape of the value.
     pub(crate) fact: Fact,
     /// Offset in the arena in bytes; meaningless for a known output.
     arena: u64,
@@ -213,7 +213,7 @@ fn at_node(graph: &Graph, at: usize, source: OpError) -> ModelError {
 /// A range of a buffer: offset and bytes.
 type Range<'a> = (&'a wgpu::Buffer, u64, u64);
 
-/// Where the arguments of launches lie.
+/// Buffers that the arguments of launches lie in.
 struct Buffers<'a> {
     layout: Layout,
     weights: &'a Weights,
@@ -268,7 +268,7 @@ fn ports(ids: &[ValueId], facts: &Facts, layout: &Layout) -> (Vec<Port>, u64) {
     (ports, staging.max(PARAM_BYTES))
 }
 
-/// Where each value and scratch space lies in the arena.
+/// Ranges of the arena for each value and scratch space.
 #[derive(Debug)]
 struct Layout {
     ranges: HashMap<Arg, (u64, u64)>,

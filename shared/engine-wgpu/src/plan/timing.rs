@@ -11,7 +11,7 @@ use crate::gpu::{Gpu, SUBMISSION_TIMEOUT};
 /// Bytes of one timestamp.
 const STAMP_BYTES: u64 = 8;
 
-/// What the timing needs of the adapter.
+/// Features of the adapter that timing needs.
 const FEATURES: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES);
 
 impl Plan {

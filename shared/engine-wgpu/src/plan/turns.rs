@@ -45,7 +45,7 @@ impl Plan {
         patience(self.work_of(turn))
     }
 
-    /// Whether a turn is the last one, after which the outputs can be read.
+    /// Returns whether a turn is the last one, after which the outputs can be read.
     pub(crate) fn is_last(&self, turn: &Range<usize>) -> bool {
         turn.end == self.launches.len()
     }

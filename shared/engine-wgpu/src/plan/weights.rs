@@ -31,7 +31,7 @@ fn bytes_of(words: usize) -> u64 {
 /// The weights of a session.
 #[derive(Debug, Default)]
 pub(crate) struct Weights {
-    /// What kernels asked for; its words are dropped once they are on the device.
+    /// Weights that kernels asked for; their words are dropped once they are on the device.
     pub(crate) pool: WeightPool,
     /// Of each weight on the device its pieces, in order.
     slots: Vec<Vec<Piece>>,
@@ -79,7 +79,7 @@ impl Weights {
         Ok(())
     }
 
-    /// Where each piece of each new weight goes, buffer by buffer.
+    /// Returns the place of each piece of each new weight, buffer by buffer.
     fn place(&self, gpu: &Gpu, used: &BTreeSet<WeightId>) -> Vec<Piece> {
         let alignment = u64::from(gpu.limits().min_storage_buffer_offset_alignment).max(4);
         let part = usize::try_from(gpu.tuning().part_words).unwrap_or(usize::MAX);

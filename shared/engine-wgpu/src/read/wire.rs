@@ -9,7 +9,7 @@ use rten_onnx::protobuf::{ErrorKind, OwnedValues, ProtobufError, ReadValue};
 /// A number of 64 bits in groups of seven takes at most ten bytes.
 const VARINT_BYTES_MAX: usize = 10;
 
-/// What is left of a file, and how much of it was read.
+/// The rest of a file, and the number of bytes that were read.
 #[derive(Debug)]
 pub(super) struct Wire<'a> {
     rest: &'a [u8],

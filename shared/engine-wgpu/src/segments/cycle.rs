@@ -11,7 +11,7 @@ use crate::passes::branches::{adopt, fixed_count, hand_on, subgraph};
 /// First operator set of `Scan` without a batch of its own.
 const SCAN_OPSET_MIN: i64 = 9;
 
-/// Whether this is a node that [`read`] reads.
+/// Returns whether this is a node that [`read`] reads.
 pub(super) fn is_cycle(node: &Node) -> bool {
     node.is("Loop") || node.is("Scan")
 }

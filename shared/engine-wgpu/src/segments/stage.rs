@@ -34,7 +34,7 @@ pub struct Cycle {
     pub stacked: Vec<Stacked>,
     /// Constants among the values above.
     pub constants: HashMap<ValueId, Literal>,
-    /// The body.
+    /// Stages of the body.
     pub stages: Vec<Stage>,
 }
 
@@ -54,13 +54,13 @@ pub struct Carried {
 /// A tensor that a `Scan` goes along.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scanned {
-    /// The tensor.
+    /// The tensor that is read.
     pub whole: ValueId,
     /// Slice as the body reads it.
     pub inside: ValueId,
     /// Axis, counted from the end where negative.
     pub axis: i64,
-    /// Whether the last slice comes first.
+    /// True if the last slice comes first.
     pub reversed: bool,
 }
 
@@ -73,7 +73,7 @@ pub struct Stacked {
     pub whole: Option<ValueId>,
     /// Axis of the output, counted from the end where negative.
     pub axis: i64,
-    /// Whether the last slice comes first.
+    /// True if the last slice comes first.
     pub reversed: bool,
     /// Element type and shape of a slice as the file declares them, open sizes as 0: for an output of no iterations.
     pub declared: Option<(ElementType, Vec<usize>)>,
@@ -95,10 +95,10 @@ pub enum Stage {
 /// An `If` whose condition only the run tells.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Branch {
-    /// The node's name.
+    /// Name of the node.
     pub name: String,
     /// The value that decides.
     pub condition: ValueId,
-    /// What runs where the condition is false, and where it is true.
+    /// Stages that run where the condition is false, and where it is true.
     pub sides: [Vec<Stage>; 2],
 }

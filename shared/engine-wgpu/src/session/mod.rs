@@ -34,7 +34,7 @@ pub use run::PLANS_MAX;
 /// A picture of 512 by 512 is below; with more, a load could take minutes for sizes that no request has.
 const GUESSED_ELEMENTS_MAX: usize = 1 << 20;
 
-/// What a session is made of, for `status` and logs.
+/// Description of a session, for `status` and logs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SessionDescription {
     /// Parts of the model that run on the device, each in one submission.
@@ -154,7 +154,7 @@ impl WgpuSession {
         planned.then_some((description.launches, description.arena_bytes))
     }
 
-    /// What the session is made of.
+    /// Returns a description of the session.
     #[must_use]
     pub fn describe(&self) -> SessionDescription {
         let (mut count, mut launches, mut arena_bytes) = (0, 0, 0);
@@ -296,7 +296,7 @@ fn to_tensor(literal: &Literal) -> Result<Tensor, ModelError> {
     Tensor::new(dtype, literal.shape().to_vec(), bytes).map_err(|error| refused(error.to_string()))
 }
 
-/// What the graph takes and gives, as requests see it.
+/// Returns the inputs and outputs of the graph as requests see them.
 fn signature(graph: &Graph) -> Result<Signature, ModelError> {
     let spec = |id| {
         let value = graph.value(id);

@@ -18,7 +18,7 @@ use crate::segments::{Cycle, Stage};
 /// Plans kept for different input shapes. A camera has one shape, a text model a handful of padded lengths.
 pub const PLANS_MAX: usize = 8;
 
-/// How often a waiting run looks whether it was cancelled.
+/// Interval at which a waiting run looks whether it was cancelled.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A part of the model that runs as one plan.
@@ -27,7 +27,8 @@ pub(super) struct Segment {
     graph: Graph,
     /// Most recently used first, each with the facts of the inputs it is for.
     plans: VecDeque<(Vec<Fact>, Plan)>,
-    /// Whether plans are made for the values of small integer inputs, not for their shapes alone; see [`Runner::facts`].
+    /// True if plans are made for the values of small integer inputs, not for their shapes alone; see
+    /// [`Runner::facts`].
     by_value: bool,
 }
 
@@ -49,14 +50,14 @@ pub(super) enum Step {
 #[derive(Debug, Clone)]
 pub(super) struct Crossing {
     pub(super) literal: Literal,
-    /// Whether it follows from shapes alone, so that the next plan may be made for it.
+    /// True if it follows from shapes alone, so that the next plan may be made for it.
     pub(super) known: bool,
 }
 
 /// The tensors that have been computed so far.
 pub(super) type Values = HashMap<ValueId, Crossing>;
 
-/// Why an inference ended early.
+/// Reason for which an inference ended early.
 pub(super) enum Stopped {
     Asked(RunError),
     Failed(ModelError),
@@ -74,14 +75,14 @@ impl From<GpuError> for Stopped {
     }
 }
 
-/// What every step runs with.
+/// State that every step runs with.
 pub(super) struct Runner<'a> {
     pub(super) gpu: &'a Gpu,
     pub(super) weights: &'a mut Weights,
     /// Most bytes of device memory.
     pub(super) budget: u64,
     pub(super) control: &'a RunControl,
-    /// Whether branches that are not taken run too, so that their kernels are compiled.
+    /// True if branches that are not taken run too, so that their kernels are compiled.
     pub(super) warming: bool,
     /// Longest time that a request may take; a model that cannot meet it is refused while warming.
     pub(super) run_limit: Option<Duration>,
@@ -289,10 +290,7 @@ fn submit(
         if plan.is_last(&turn) {
             plan.readback.map_async(wgpu::MapMode::Read, .., |_result| {});
         }
-        let behind = || {
-            let is_loading = !warming && gpu.is_loading();
-            is_loading || gpu.launches_for_the_first_time_besides(&under_way)
-        };
+        let behind = || gpu.is_behind_others(&under_way, warming);
         let stopped = wait(gpu, &submission, patience, behind, control)?;
         drop((under_way, turn_of_model));
         // Beside others a turn also waits for theirs: that says nothing of its own length.

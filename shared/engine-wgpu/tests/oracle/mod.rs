@@ -150,11 +150,7 @@ impl Case {
         let model = ModelProto {
             ir_version: Some(10),
             graph: Some(self.graph.clone()),
-            opset_import: vec![
-                opset(None, self.opset),
-                opset(Some("com.microsoft"), 1),
-                opset(Some("ai.onnx.ml"), 3),
-            ],
+            opset_import: vec![opset(None, self.opset), opset(Some("com.microsoft"), 1), opset(Some("ai.onnx.ml"), 3)],
             ..ModelProto::default()
         };
         model.write_buf().unwrap()

@@ -39,12 +39,12 @@ struct Form {
     kv_heads: usize,
     queries: usize,
     size: usize,
-    /// Whether the first input holds queries, keys and values.
+    /// True if the first input holds queries, keys and values.
     packed: bool,
     /// Places of the given cache, and of the answered one.
     past: usize,
     present: usize,
-    /// Whether the queries are the whole sequence.
+    /// True if the queries are the whole sequence.
     prompt: bool,
     /// Features that turn, and rows of the tables of angles; `None` without rotary positions.
     rotary: Option<(usize, usize)>,
@@ -237,7 +237,7 @@ struct Angles {
     cos: Operand,
     sin: Operand,
     positions: Option<Operand>,
-    /// Whether neighbours turn together instead of halves.
+    /// True if neighbours turn together instead of halves.
     interleaved: bool,
     /// WGSL that reports positions out of range.
     check: String,

@@ -16,7 +16,7 @@ pub(super) struct Scores {
     pub(super) ends: Ends,
     /// Limit that scores approach; 0 for none.
     pub(super) softcap: f32,
-    /// Whether a query sees no key behind its own.
+    /// True if a query sees no key behind its own.
     pub(super) causal: bool,
     /// Keys that a query sees before and behind its own; `u32::MAX` for all.
     pub(super) windows: [u32; 2],
@@ -42,9 +42,9 @@ pub(super) enum Ends {
     Lengths {
         /// One integer for each sequence.
         lengths: Operand,
-        /// Whether the tensor holds the length less one.
+        /// True if the tensor holds the length less one.
         less_one: bool,
-        /// Whether the queries begin at the first key instead.
+        /// True if the queries begin at the first key instead.
         prompt: bool,
     },
 }

@@ -71,7 +71,7 @@ impl Plane {
     }
 }
 
-/// Adds the launches.
+/// Adds the launches of the node.
 pub(super) fn lower(cx: &mut Lowering<'_>, g: &Geometry, plane: &Plane, operands: Operands) -> Result<(), OpError> {
     let depthwise = g.channels_per_group == 1 && g.filters_per_group == 1;
     let lanes = match g.filters_per_group {

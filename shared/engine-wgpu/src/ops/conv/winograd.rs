@@ -93,7 +93,7 @@ pub(super) struct Tiles {
     /// Tiles in a row and in an image.
     across: usize,
     each_image: usize,
-    /// Of all images.
+    /// Number of tiles of all images.
     count: usize,
     input: [usize; 2],
     output: [usize; 2],
@@ -117,7 +117,7 @@ impl Tiles {
         Some(Self { weights, across, each_image, count, input, output, before })
     }
 
-    /// Whether it is faster than the other kernels, and worth weights that take four times the memory.
+    /// Returns whether it is faster than the other kernels, and worth weights that take four times the memory.
     pub(super) fn pay(&self, g: &Geometry, tuning: Tuning) -> bool {
         let (channels, tiles) =
             if tuning.workgroup_tiles { (WAVE_CHANNELS_MIN, WAVE_TILES_MIN) } else { (CHANNELS_MIN, TILES_MIN) };
@@ -125,7 +125,7 @@ impl Tiles {
     }
 }
 
-/// Adds the launches.
+/// Adds the launches of the node.
 pub(super) fn lower(cx: &mut Lowering<'_>, g: &Geometry, tiles: &Tiles, operands: Operands) -> Result<(), OpError> {
     let a_tile = volume(&[PLACES, g.channels + g.filters])?;
     // A vector unit takes eight tiles at a time, and the product reads four.
@@ -286,7 +286,7 @@ fn multiply(
     product.lower(cx)
 }
 
-/// Writes outputs.
+/// Launches the transform of sums into outputs.
 fn transform_output(
     cx: &mut Lowering<'_>,
     g: &Geometry,

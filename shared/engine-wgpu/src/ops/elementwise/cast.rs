@@ -29,8 +29,8 @@ fn infer_like(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     Ok(vec![Fact::new(inputs.at(1)?.dtype, inputs.at(0)?.shape.clone())])
 }
 
-/// Whether every value of the one type lies on the device as the same value of the other does: halves are widened where they
-/// enter, and wide numbers narrowed.
+/// Returns whether every value of the one type lies on the device as the same value of the other does: halves are
+/// widened where they enter, and wide numbers narrowed.
 const fn is_same_word(from: ElementType, to: ElementType) -> bool {
     use ElementType::{Bf16, Bool, F16, F32, F64, I16, I32, I64, U16, U32, U64};
     matches!(

@@ -152,7 +152,7 @@ pub(crate) fn needed_by(text: &str) -> String {
         .replace("FRACTION", &Fault::FractionalPower.report())
 }
 
-/// Whether results beyond 32 bits are faults: 64-bit integers do not wrap at 32 bits.
+/// Returns whether results beyond 32 bits are faults: 64-bit integers do not wrap at 32 bits.
 pub(crate) const fn is_wide(dtype: ElementType) -> bool {
     matches!(dtype, ElementType::I64 | ElementType::U64)
 }

@@ -16,7 +16,7 @@ pub(crate) struct Element {
     numbers: Vec<(&'static str, f32)>,
 }
 
-/// How an input's index follows from the output's.
+/// Relation of an input's index to the output's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Place {
     /// One element for all.
@@ -39,7 +39,7 @@ impl Element {
         self
     }
 
-    /// Adds a number.
+    /// Adds a number that the expression reads.
     pub(crate) fn number(mut self, name: &'static str, value: f32) -> Self {
         self.numbers.push((name, value));
         self

@@ -49,7 +49,7 @@ fn same_type(a: ElementType, b: ElementType) -> Result<(), OpError> {
     if a == b { Ok(()) } else { Err(OpError::invalid(format!("its inputs are {a} and {b}"))) }
 }
 
-/// What kind of arithmetic an element has once it is loaded.
+/// Kind of arithmetic of an element once it is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
     Float,

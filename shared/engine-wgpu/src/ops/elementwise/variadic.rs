@@ -130,7 +130,8 @@ pub(super) fn infer_clip(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, 
     Ok(vec![Fact::new(x.dtype, x.shape.clone())])
 }
 
-/// Whether a bound of 64-bit integers is beyond all that the device holds, as in "no more than the largest int64".
+/// Returns whether a bound of 64-bit integers is beyond all that the device holds, as in "no more than the largest
+/// int64".
 fn is_no_bound(node: &Node, cx: &Lowering<'_>, at: usize) -> bool {
     let Some(fact) = node.input(at).map(|id| cx.fact(id)).filter(|fact| checked::is_wide(fact.dtype)) else {
         return false;

@@ -13,7 +13,7 @@ use crate::shape::axis;
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[Rule::device("TensorScatter", infer, lower).with_host(evaluate)];
 
-/// How the cache is divided.
+/// Division of the cache into batches and places.
 #[derive(Debug, Clone, Copy)]
 struct Form {
     /// Elements of one batch.
@@ -22,7 +22,7 @@ struct Form {
     places: [usize; 2],
     /// Elements of one place.
     inner: usize,
-    /// Whether writing goes on at the front when the end is reached.
+    /// True if writing goes on at the front when the end is reached.
     circular: bool,
 }
 

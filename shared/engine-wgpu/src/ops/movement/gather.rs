@@ -163,7 +163,7 @@ fn evaluate_elements(node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Lit
     Ok(vec![y])
 }
 
-/// How tuples of indices address slices of a tensor.
+/// Addressing of slices of a tensor by tuples of indices.
 #[derive(Debug, Clone)]
 pub(super) struct Tuples {
     /// Leading dimensions that data and indices share.

@@ -23,7 +23,7 @@ pub(super) fn index_at(safe: bool) -> String {
     )
 }
 
-/// Whether the indices at an input are known to lie inside each dimension that they address.
+/// Returns whether the indices at an input are known to lie inside each dimension that they address.
 pub(super) fn is_safe(cx: &Lowering<'_>, node: &Node, at: usize, sizes: &[usize]) -> bool {
     let least = sizes.iter().copied().min().and_then(|least| i64::try_from(least).ok()).unwrap_or(0);
     cx.input_range(node, at).within(Range::new(-least, least - 1))

@@ -17,20 +17,20 @@ pub(crate) const RULES: &[Rule] = &[
         .with_host(|n, i| evaluate(n, i, center)),
 ];
 
-/// What stands in the frame.
+/// Values in the frame around a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// One value.
+    /// The same value everywhere.
     Constant,
-    /// The nearest element.
+    /// The nearest element of the input.
     Edge,
     /// A mirror that does not repeat the edge.
     Reflect,
-    /// The other side.
+    /// Elements of the other side.
     Wrap,
 }
 
-/// A frame.
+/// Frame around a tensor, or a negative one.
 #[derive(Debug, Clone)]
 struct Frame {
     mode: Mode,
@@ -40,7 +40,7 @@ struct Frame {
     begins: Vec<i64>,
     /// The value of a constant frame where an attribute states it; else input 2 or zero.
     value: Option<f32>,
-    /// Whether input 2 may state the value.
+    /// True if input 2 may state the value.
     has_value_input: bool,
 }
 

@@ -31,7 +31,7 @@ const SEARCH_MAX: u64 = 1 << 31;
 /// Comparisons above which parallel writing pays for its second launch.
 const SEARCH_GOOD: u64 = 1 << 24;
 
-/// How an update meets what is there.
+/// Reduction of an update with the value that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reduction {
     Replace,
@@ -183,7 +183,7 @@ fn lower_elements(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     Ok(())
 }
 
-/// Whether the output's type is one of 64-bit integers.
+/// Returns whether the output's type is one of 64-bit integers.
 fn is_wide(cx: &Lowering<'_>, node: &Node) -> bool {
     node.output(0).is_some_and(|id| checked::is_wide(cx.fact(id).dtype))
 }

@@ -47,7 +47,7 @@ fn transpose(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Window>, OpError> {
     Ok(vec![reordered(&Window::whole(x), &order, shape)])
 }
 
-/// Where a slice of one dimension begins, how many elements it has and how far apart they are.
+/// Returns start, number of elements and stride of a slice of one dimension.
 fn range(n: usize, start: i64, end: i64, step: i64) -> Result<(i64, Step), OpError> {
     if step == 0 {
         return Err(OpError::invalid("a slice steps by zero"));

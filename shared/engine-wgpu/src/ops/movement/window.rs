@@ -11,13 +11,13 @@ use crate::shape::strides;
 /// One dimension of a window: how many steps, and how many input elements each goes ahead (or back).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Step {
-    /// Steps.
+    /// Number of steps along the dimension.
     pub(super) size: usize,
     /// Elements of the input from one step to the next.
     pub(super) stride: i64,
 }
 
-/// What an output shows of input 0.
+/// Part of input 0 that an output shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Window {
     /// Shape of the output.
@@ -52,7 +52,7 @@ impl Window {
         joined
     }
 
-    /// Whether the output is the beginning of the input's memory, so that nothing needs to move.
+    /// Returns whether the output is the beginning of the input's memory, so that nothing needs to move.
     fn is_prefix(&self) -> bool {
         let steps = self.joined();
         self.offset == 0 && (steps.is_empty() || (steps.len() == 1 && steps[0].stride == 1))
@@ -100,7 +100,7 @@ pub(super) fn lower(node: &Node, cx: &mut Lowering<'_>, windows: Windows) -> Res
     Ok(())
 }
 
-/// Launches one copy.
+/// Launches one copy by strides.
 fn copy(cx: &mut Lowering<'_>, x: &Operand, y: &Operand, window: &Window) -> Result<(), OpError> {
     let steps = window.joined();
     let elements = y.elements();

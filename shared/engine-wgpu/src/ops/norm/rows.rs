@@ -26,7 +26,7 @@ struct Rows {
     count: usize,
     length: usize,
     epsilon: f32,
-    /// Whether the mean is taken off.
+    /// True if the mean is taken off.
     centred: bool,
     /// Shape under which scale and bias broadcast to the tensor.
     shape: Vec<usize>,
@@ -170,7 +170,7 @@ fn lower_layer(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     .lower(cx)
 }
 
-/// How scale and bias lie: one number a channel, or (GroupNormalization before operator set 21) one a group.
+/// Infers the outputs; checks scale and bias: one number a channel, or (GroupNormalization before operator set 21) one a group.
 fn infer_channels(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     let x = inputs.at(0)?;
     let [_batch, channels, ..] = x.shape[..] else { return Err(OpError::invalid("it has no channels")) };

@@ -6,13 +6,13 @@ use crate::lower::{Arg, Floats, Lowering, Repr};
 /// A constant of the model that a matrix is made from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Constant {
-    /// The constant.
+    /// Value of the graph that is constant.
     pub(crate) id: ValueId,
-    /// What [`Self::floats`] makes of it, empty where that is itself; a tensor that exists on no device.
+    /// Name of what [`Self::floats`] makes of it, empty where that is itself; a tensor that exists on no device.
     pub(crate) form: &'static str,
-    /// The tensor.
+    /// The tensor that is read.
     pub(crate) floats: fn(&Literal) -> Vec<f32>,
-    /// What they are in panels and rows on the device.
+    /// Their type in panels and rows on the device.
     pub(crate) lie: Floats,
 }
 
@@ -27,13 +27,13 @@ impl Constant {
 /// A matrix per batch element, anywhere in one tensor.
 #[derive(Debug, Clone)]
 pub(crate) struct Matrix {
-    /// The tensor.
+    /// The tensor that is read.
     pub(crate) arg: Arg,
-    /// How its elements lie.
+    /// Layout of its elements.
     pub(crate) repr: Repr,
     /// The constant it is, so that it is packed once per session.
     pub(crate) constant: Option<Constant>,
-    /// First element.
+    /// Position of the first element.
     pub(crate) offset: usize,
     /// Elements from one batch index to the next, for each batch dimension; 0 where the matrix repeats.
     pub(crate) batch: Vec<usize>,
@@ -44,7 +44,8 @@ pub(crate) struct Matrix {
 }
 
 impl Matrix {
-    /// What its floats are once the register kernel reads them: it takes constants from panels or rows of its own.
+    /// Returns the layout of its floats as the register kernel reads them: it takes constants from panels or rows of its
+    /// own.
     pub(super) fn lie(&self) -> Floats {
         self.constant.map_or(Floats::Singles, |constant| constant.lie)
     }

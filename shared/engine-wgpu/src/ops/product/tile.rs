@@ -18,7 +18,7 @@ pub(super) struct Tile {
     pub(super) threads: [usize; 2],
 }
 
-/// What the threads of a workgroup are.
+/// Kind of a workgroup's threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Threads {
     /// A full wave of a real GPU.
@@ -29,7 +29,7 @@ pub(super) enum Threads {
     Sharing,
 }
 
-/// How the matrices of a register kernel lie; each answer is a text of its own.
+/// Layout of the matrices of a register kernel; each combination is a text of its own.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lies {
     /// The rows of `a` stand side by side in panels as high as the tile.
@@ -45,7 +45,7 @@ pub(super) struct Lies {
     pub(super) full: bool,
     /// Sums have a number of terms that is no multiple of four; only rows, not panels, are read by fours.
     pub(super) tail: bool,
-    /// What is added to the sums.
+    /// Bias of the sums.
     pub(super) bias: Added,
     /// The floats of `a` and `b`.
     pub(super) floats: [Floats; 2],

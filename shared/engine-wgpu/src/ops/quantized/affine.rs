@@ -21,7 +21,7 @@ pub(in crate::ops) const RULES: &[Rule] = &[
 /// Which scale belongs to which element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Granularity {
-    /// One scale.
+    /// One scale for the tensor.
     Tensor,
     /// One for each index along an axis of that size, with so many elements behind each index.
     Axis { size: usize, inner: usize },
@@ -55,7 +55,7 @@ impl Granularity {
         Ok(Self::Blocks { size, inner, block, blocks })
     }
 
-    /// Where the scale of element `i` lies.
+    /// Returns the position of the scale of element `i`.
     fn index(self, i: usize) -> usize {
         match self {
             Self::Tensor => 0,

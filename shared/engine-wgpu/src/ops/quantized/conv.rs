@@ -30,7 +30,7 @@ const QLINEAR: Places = Places { a_scale: 1, b_scale: 4, y_scale: 6, y_point: 7,
 /// Output channels of a group below which windows are summed directly.
 const CHANNELS_MIN: usize = 4;
 
-/// A convolution's sizes.
+/// Sizes of one convolution.
 #[derive(Debug)]
 struct Sizes {
     images: usize,

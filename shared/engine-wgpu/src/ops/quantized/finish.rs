@@ -6,7 +6,7 @@ use crate::ir::{Node, ValueId};
 use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
 use crate::ops::epilogue::{Epilogue, activation, helpers};
 
-/// What becomes of a sum.
+/// Conversion of a finished sum.
 #[derive(Debug)]
 pub(super) enum Finish {
     /// It is the answer.
@@ -17,9 +17,9 @@ pub(super) enum Finish {
         scale: Operand,
         /// A second scale to multiply it with.
         second: Option<Operand>,
-        /// Added after scaling.
+        /// Bias that is added after scaling.
         bias: Option<Operand>,
-        /// Activation and residual.
+        /// Activation and residual of the node.
         epilogue: Epilogue,
     },
     /// `round((sum + bias[channel]) * multiplier[channel])` put into the output's type.
@@ -32,15 +32,15 @@ pub(super) enum Finish {
         point: Points,
         /// Smallest and largest value.
         limits: (i32, i32),
-        /// What is done between: see [`Between`].
+        /// Operation before the rounding; see [`Between`].
         between: Between,
     },
 }
 
-/// What is done to a value that will be requantised.
+/// Operation on a value before it is requantised.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Between {
-    /// Nothing.
+    /// No operation in between.
     Nothing,
     /// Negative values become zero, which needs no other scale.
     Relu,
@@ -48,9 +48,9 @@ pub(super) enum Between {
     Real {
         /// WGSL expression of `x`, `alpha` and `beta`.
         expression: &'static str,
-        /// Its numbers.
+        /// Values of `alpha` and `beta`.
         numbers: [f32; 2],
-        /// The output's scale.
+        /// Scale of the output values.
         scale: f32,
     },
 }
@@ -188,7 +188,8 @@ pub(super) fn requantise(
     Ok(Finish::Quantized { multiplier, bias, point, limits, between })
 }
 
-/// How `MatMulIntegerToFloat` and its kin scale: scales are inputs 2 and 3, the bias input 6, a residual input 7.
+/// Reads the scaling of `MatMulIntegerToFloat` and its kin: scales are inputs 2 and 3, the bias input 6, a residual input
+/// 7.
 ///
 /// # Errors
 /// When one is of the wrong size.
@@ -216,18 +217,18 @@ pub(super) fn floating(
     Ok(Finish::Float { scale, second, bias, epilogue })
 }
 
-/// Where a node has what its requantisation needs.
+/// Positions of the inputs that a requantisation reads.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Places {
     /// The left operand's scale.
     pub(super) a_scale: usize,
     /// The right operand's scale.
     pub(super) b_scale: usize,
-    /// The output's scale.
+    /// Scale of the output values.
     pub(super) y_scale: usize,
     /// The output's zero point.
     pub(super) y_point: usize,
-    /// The bias.
+    /// Position of the bias.
     pub(super) bias: usize,
 }
 

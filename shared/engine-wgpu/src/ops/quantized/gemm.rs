@@ -28,7 +28,7 @@ const EXACT_WORDS: usize = 256;
 /// One dimension that the product is repeated over.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Batch {
-    /// How often.
+    /// Number of repetitions of the product.
     pub(super) size: usize,
     /// Left matrices from one index to the next.
     pub(super) a: usize,
@@ -38,7 +38,7 @@ pub(super) struct Batch {
     pub(super) channel: usize,
 }
 
-/// What scales, biases and per-channel zero points count.
+/// Dimension that scales, biases and per-channel zero points belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Channels {
     /// Rows of the product: a convolution.
@@ -47,7 +47,7 @@ pub(super) enum Channels {
     Columns,
 }
 
-/// One product.
+/// One product of small integers.
 #[derive(Debug)]
 pub(super) struct Gemm {
     /// Rows, columns and summed dimension.
@@ -56,15 +56,15 @@ pub(super) struct Gemm {
     pub(super) a: Side,
     /// Right matrices, packed as columns.
     pub(super) b: Side,
-    /// What it is repeated over, outermost first.
+    /// Batch dimensions, outermost first.
     pub(super) batch: Vec<Batch>,
-    /// What channels are.
+    /// Dimension of the channels.
     pub(super) channels: Channels,
-    /// What becomes of the sums.
+    /// Conversion of the finished sums.
     pub(super) finish: Finish,
-    /// Where they go.
+    /// Output tensor of the sums.
     pub(super) y: Arg,
-    /// How the answer lies there.
+    /// Layout of the output.
     pub(super) repr: Repr,
 }
 
@@ -250,9 +250,9 @@ struct Body {
     /// Quads of columns of one thread, `across` apart so that neighbours read neighbouring words.
     quads: usize,
     across: usize,
-    /// Whether the sums of the right matrix's columns are needed.
+    /// True if the sums of the right matrix's columns are needed.
     right_sums: bool,
-    /// Whether the sums of the left matrix's rows are needed.
+    /// True if the sums of the left matrix's rows are needed.
     left_sums: bool,
     dot: bool,
 }

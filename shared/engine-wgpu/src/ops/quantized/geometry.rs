@@ -16,7 +16,7 @@ pub(super) struct Window {
     pub(super) input: [usize; SPATIAL],
     /// Size of the output.
     pub(super) output: [usize; SPATIAL],
-    /// Steps between windows.
+    /// Elements between two neighbouring windows.
     pub(super) strides: [usize; SPATIAL],
     /// Elements that the input is extended by in front.
     pub(super) pads: [usize; SPATIAL],
@@ -129,7 +129,7 @@ impl Window {
         self.output.iter().product()
     }
 
-    /// Whether the window is one element that visits every element of the input once, in order.
+    /// Returns whether the window is one element that visits every element of the input once, in order.
     pub(super) fn is_identity(&self) -> bool {
         self.taps() == 1 && self.input == self.output && self.strides == [1; SPATIAL] && self.pads == [0; SPATIAL]
     }

@@ -51,7 +51,7 @@ fn check_bytes(fact: &Fact) -> Result<(), OpError> {
     }
 }
 
-/// What turns bytes of this type into signed ones: the top bit of each.
+/// Returns whether the top bit of each byte is flipped to make it signed.
 fn flip(dtype: ElementType) -> bool {
     dtype == ElementType::U8
 }

@@ -18,15 +18,15 @@ pub(super) const LANES: usize = 4;
 /// One operand of an integer product, as the kernel reads it.
 #[derive(Debug, Clone)]
 pub(super) struct Side {
-    /// Its words.
+    /// Words that hold it.
     pub(super) arg: Arg,
-    /// Whether its bytes are unsigned.
+    /// True if its bytes are unsigned.
     pub(super) unsigned: bool,
-    /// Its zero points.
+    /// Zero points of the values.
     pub(super) points: Points,
 }
 
-/// Where 8-bit values come from.
+/// Source of 8-bit values.
 #[derive(Debug, Clone)]
 pub(super) enum Source {
     /// A value of the graph, perhaps a constant.

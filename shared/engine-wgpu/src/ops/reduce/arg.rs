@@ -60,7 +60,7 @@ struct Search {
     better: String,
     /// The places to look at, line by line; `None`: all.
     among: Option<Arg>,
-    /// How many they are in a line.
+    /// Number of candidates in a line.
     count: usize,
 }
 

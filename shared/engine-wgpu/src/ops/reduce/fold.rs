@@ -9,27 +9,27 @@ use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Params, element_gro
 use crate::ops::elementwise::{checked, math};
 use crate::shape::strides;
 
-/// What is done to the elements of one output.
+/// Reduction of the elements of one output.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::ops) struct Fold {
     /// Each element `x` as a term; `most` is the largest of them where `shifted`.
     pub(in crate::ops) term: &'static str,
-    /// What is before the first term.
+    /// Value before the first term.
     pub(in crate::ops) start: &'static str,
     /// Terms `a` and `b` as one.
     pub(in crate::ops) join: &'static str,
     /// The answer from `a` and the count `n`.
     pub(in crate::ops) finish: &'static str,
-    /// Whether terms are of the distance to the largest element, which is found first.
+    /// True if terms are of the distance to the largest element, which is found first.
     pub(in crate::ops) shifted: bool,
-    /// Whether sums beyond 32 bits are faults.
+    /// True if sums beyond 32 bits are faults.
     pub(in crate::ops) checked: bool,
 }
 
 /// Which part of each output's terms a thread takes.
 #[derive(Debug, Clone, Copy)]
 struct Part<'a> {
-    /// Where the largest element of each output is.
+    /// Largest element of each output.
     most: Option<&'a Operand>,
     /// Terms of one thread.
     share: usize,
@@ -39,7 +39,7 @@ struct Part<'a> {
     total: usize,
 }
 
-/// The largest element.
+/// Largest of the elements.
 const MOST: Fold =
     Fold { term: "x", start: "-infinity()", join: "larger(a, b)", finish: "a", shifted: false, checked: false };
 
@@ -50,10 +50,10 @@ const SHARE_MIN: usize = 4096;
 const SHARES_MAX: usize = 16_384;
 
 impl Fold {
-    /// The sum.
+    /// Sum of the elements.
     pub(in crate::ops) const SUM: Self =
         Self { term: "x", start: "T(0)", join: "a + b", finish: "a", shifted: false, checked: false };
-    /// The mean.
+    /// Mean of the elements.
     pub(in crate::ops) const MEAN: Self =
         Self { term: "x", start: "T(0)", join: "a + b", finish: "a / T(n)", shifted: false, checked: false };
     /// The sum of squares.

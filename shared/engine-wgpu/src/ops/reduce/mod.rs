@@ -26,12 +26,12 @@ impl Lines {
         Ok((Self { outer, length: shape[at], inner }, at))
     }
 
-    /// How many lines there are.
+    /// Returns the number of lines.
     pub(super) fn count(self) -> usize {
         self.outer * self.inner
     }
 
-    /// How many elements there are.
+    /// Returns the number of elements.
     pub(super) fn elements(self) -> u64 {
         u64::try_from(self.count().saturating_mul(self.length)).unwrap_or(u64::MAX)
     }

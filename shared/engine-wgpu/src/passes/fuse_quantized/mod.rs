@@ -87,7 +87,7 @@ impl<'g> View<'g> {
         number(self.graph, of.scale)
     }
 
-    /// Whether two quantizations have the same scale and zero point.
+    /// Returns whether two quantizations have the same scale and zero point.
     fn equal(&self, a: &Dequantized, b: &Dequantized) -> bool {
         let point = |of: &Dequantized| of.point.map_or(Some(0.0), |id| number(self.graph, id));
         a.dtype == b.dtype
@@ -98,7 +98,7 @@ impl<'g> View<'g> {
     }
 }
 
-/// What to put in a node's place.
+/// Nodes to put in a node's place.
 struct Replacement {
     at: usize,
     domain: &'static str,

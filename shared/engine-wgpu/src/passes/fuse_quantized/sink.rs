@@ -48,7 +48,7 @@ fn moves(node: &Node) -> bool {
     node.domain.is_empty() && MOVES.contains(&node.op.as_str())
 }
 
-/// Where the `DequantizeLinear` per tensor stands that a moving operator comes behind.
+/// Returns the position of the `DequantizeLinear` per tensor that a moving operator follows.
 fn from(view: &View<'_>, node: &Node) -> Option<usize> {
     let wanted = node.outputs.iter().flatten().count();
     if !moves(node) || wanted != 1 || node.output(0).is_none() {

@@ -119,7 +119,7 @@ pub(super) fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpErro
     Ok(vec![Fact::new(ElementType::I64, vec![rows]), Fact::new(ElementType::F32, vec![rows, machine.columns()])])
 }
 
-/// Adds the launches.
+/// Adds the launches of the node.
 pub(super) fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let facts = cx.input_facts(node);
     let [rows, features] = table_of(Inputs(&facts))?;
@@ -287,7 +287,7 @@ fn vote(cx: &mut Lowering<'_>, machine: &Machine<'_>, pairs: Raw, labels: Arg, y
 
 /// Writes the label of a classifier without support vectors. Of two classes the second wins where a score says so.
 fn linear_label(cx: &mut Lowering<'_>, machine: &Machine<'_>, raw: Raw, labels: Arg, y: Arg) -> Result<(), OpError> {
-    if machine.classes() != 2 || machine.probability[0].len() > 0 {
+    if machine.classes() != 2 || !machine.probability[0].is_empty() {
         return raw.write_best(cx, labels, y);
     }
     let positive = machine.coefficients.iter().all(|&coefficient| coefficient >= 0.0);

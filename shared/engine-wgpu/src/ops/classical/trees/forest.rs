@@ -257,7 +257,7 @@ impl Forest {
         }
     }
 
-    /// Whether no weight is negative.
+    /// Returns whether no weight is negative.
     pub(super) fn all_positive(&self) -> bool {
         self.answers().all(|(_column, weight)| *weight >= 0.0)
     }
