@@ -4,6 +4,7 @@
 //! functions with `onnx-functions`, parses the result with `rten-onnx` and checks everything the rest of this crate relies on: nodes in an order that can run, each value defined
 //! once, tensors whose bytes match their shapes.
 
+mod scan;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -160,7 +161,8 @@ impl Reader<'_> {
             outputs.push(Some(id));
         }
         let name = proto.name.clone().unwrap_or_default();
-        Ok(Node { name, domain, op: proto.op_type.clone().unwrap_or_default(), opset, inputs, outputs, attributes })
+        let op = proto.op_type.clone().unwrap_or_default();
+        Ok(scan::without_batch(Node { name, domain, op, opset, inputs, outputs, attributes }))
     }
 
     /// The attributes of a node, and what its subgraphs capture: attribute by attribute in the order of their names.

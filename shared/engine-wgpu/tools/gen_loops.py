@@ -21,7 +21,7 @@ def case(name, nodes, feeds, outputs, opset=17):
     inputs = [info(n, helper.np_dtype_to_tensor_dtype(a.dtype), [None] * a.ndim) for n, a in feeds.items()]
     graph = helper.make_graph(nodes, name, inputs, [info(n, kind, None) for n, kind in outputs])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-    model.ir_version = 8
+    model.ir_version = 8 if opset > 8 else 3
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -105,6 +105,19 @@ def scans():
     case("scan_distances", [node("Scan", ["b", "a"], ["bb", "y"], body=pair, num_scan_inputs=1)], {"b": v, "a": np.flip(v, 0).copy()}, [("y", F)], 13)
     two = body("two", [node("Mul", ["p", "q"], ["o"])], [("p", F, [None]), ("q", F, [None])], [("o", F, [None])])
     case("scan_two", [node("Scan", ["v", "w"], ["o"], body=two, num_scan_inputs=2, scan_input_directions=[0, 1])], {"v": v, "w": v + 1}, [("o", F)])
+    batched(v)
+
+
+def batched(v):
+    """Scan before operator set 9, over sequences of a batch."""
+    step = body("step", [node("Add", ["s", "v"], ["s2"]), node("Mul", ["s2", "v"], ["o"])], [("s", F, [2]), ("v", F, [2])], [("s2", F, [2]), ("o", F, [2])])
+    sequences, states = np.stack([v, v + 1, -v]), np.array([[0.5, -1], [0, 2], [3, 3]], np.float32)
+    feeds = {"s": states, "v": sequences}
+    case("scan_batch", [node("Scan", ["", "s", "v"], ["y", "o"], body=step, num_scan_inputs=1)], feeds, [("y", F), ("o", F)], 8)
+    case("scan_batch_backwards", [node("Scan", ["", "s", "v"], ["y", "o"], body=step, num_scan_inputs=1, directions=[1])], feeds, [("y", F), ("o", F)], 8)
+    case("scan_batch_behind", [node("Exp", ["s"], ["e"]), node("Scan", ["", "e", "v"], ["y", "o"], body=step, num_scan_inputs=1), node("Neg", ["o"], ["z"])], feeds, [("z", F)], 8)
+    inner = body("inner", [node("Mul", ["v", "w"], ["o"])], [("v", F, [2])], [("o", F, [2])])
+    case("scan_batch_captures", [node("Scan", ["", "v"], ["o"], body=inner, num_scan_inputs=1)], {"v": sequences, "w": np.array([2.0, -3], np.float32)}, [("o", F)], 8)
 
 
 if __name__ == "__main__":

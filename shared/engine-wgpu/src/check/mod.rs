@@ -141,7 +141,7 @@ fn by_name(node: &Node) -> Option<String> {
         match node.op.as_str() {
             "If" => return Some("its branches do not fit it".into()),
             "Scan" if node.opset < 9 => {
-                return Some("before operator set 9 it has a batch of its own: convert the model".into());
+                return Some("its input sequence_lens, of operator set 8: leave it out, or convert the model".into());
             }
             "Loop" | "Scan" => return Some("its body does not fit it".into()),
             _ => {}
