@@ -269,10 +269,15 @@ fn a_loop_without_end_stops_when_nobody_wants_its_answer() {
 }
 
 #[test]
-fn a_scan_of_before_operator_set_9_is_refused_with_what_to_do() {
-    let mut scan = Model::new(8).input("x", F, &[1, 2, 3]);
-    let body = Model::new(8).input("v", F, &[3]).node("Neg", &["v"], &["o"]).output("o", F, &[3]).subgraph("body");
-    scan = scan.node_with("Scan", &["", "x"], &["y"], vec![body, int("num_scan_inputs", 1)]).output("y", F, &[1, 2, 3]);
-    let report = engine_wgpu::check(&scan.bytes()).unwrap();
-    assert!(report.unsupported[0].reason.contains("convert the model"), "{:?}", report.unsupported);
+fn a_scan_with_lengths_of_its_own_is_refused_with_what_to_do() {
+    let body = || Model::new(8).input("v", F, &[3]).node("Neg", &["v"], &["o"]).output("o", F, &[3]).subgraph("body");
+    let scan = |lengths: &str| {
+        let model = Model::new(8).input("x", F, &[1, 2, 3]).input("n", DataType::INT64, &[1]);
+        let attributes = vec![body(), int("num_scan_inputs", 1)];
+        model.node_with("Scan", &[lengths, "x"], &["y"], attributes).output("y", F, &[1, 2, 3]).bytes()
+    };
+    let report = engine_wgpu::check(&scan("n")).unwrap();
+    assert!(report.unsupported[0].reason.contains("sequence_lens"), "{:?}", report.unsupported);
+    let report = engine_wgpu::check(&scan("")).unwrap();
+    assert!(report.can_run(), "{:?}", report.unsupported);
 }

@@ -13,6 +13,16 @@ use super::suite::text;
 /// Number of lines of output that a report keeps of a failed program.
 const LINES_KEPT: usize = 60;
 
+/// Reason for which tests of NaN may fail by OpenGL.
+const NAN_BY_GL: &str =
+    "OpenGL need not keep NaN (GLSL ES 3.20, section 4.7.1), and Mesa's llvmpipe does not: use Vulkan";
+
+/// Tests that a driver fails for a reason that is known: back-end, test binary, test, reason.
+const KNOWN: [(&str, &str, &str, &str); 2] = [
+    ("gl", "math", "functions_agree_with_double_precision_over_their_range_and_at_its_edges", NAN_BY_GL),
+    ("gl", "math", "not_a_number_wins_in_maxima_and_reductions", NAN_BY_GL),
+];
+
 /// Results of one run.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Report {
@@ -37,6 +47,8 @@ pub(super) struct Test {
     name: String,
     passed: usize,
     failed: Vec<String>,
+    /// Tests that failed by a known fault of the driver; they do not count as failed.
+    known: Vec<String>,
     /// Lines with the reasons of skipped tests.
     skipped: Vec<String>,
     ran: Ran,
@@ -115,7 +127,17 @@ impl Test {
         if broke_off {
             failed.push("(the binary broke off)".to_owned());
         }
-        Self { name, passed, failed, skipped, ran }
+        Self { name, passed, failed, known: Vec::new(), skipped, ran }
+    }
+
+    /// Takes the known faults of this adapter's driver from the failures.
+    pub(super) fn without_known(mut self, adapter: &Value) -> Self {
+        let back_end = text(adapter, "back_end");
+        let is_known = |test: &String| {
+            KNOWN.iter().any(|(known, binary, name, _why)| (*known, *binary, *name) == (back_end, &*self.name, &**test))
+        };
+        (self.known, self.failed) = std::mem::take(&mut self.failed).into_iter().partition(is_known);
+        self
     }
 }
 
@@ -164,6 +186,15 @@ impl Adapter {
             page.push_str("\nLeft out:\n");
             skipped.iter().for_each(|line| page.push_str(&format!("- {line}\n")));
         }
+        let known: Vec<&String> = self.tests.iter().flat_map(|test| &test.known).collect();
+        if !known.is_empty() {
+            page.push_str("\nFailed by known faults of the driver, and not counted:\n");
+            for (_back_end, _binary, name, why) in
+                KNOWN.iter().filter(|(_, _, name, _)| known.iter().any(|test| test == name))
+            {
+                page.push_str(&format!("- {name}: {why}\n"));
+            }
+        }
         for test in self.tests.iter().filter(|test| !test.failed.is_empty()) {
             page.push_str(&format!(
                 "\n### {} failed: {}\n\n```\n{}\n```\n",
@@ -202,6 +233,25 @@ mod tests {
         assert_eq!(Test::new("math".into(), signal).failed.len(), 1);
         let late = Ran::OutOfTime { seconds: 9.0, output: String::new() };
         assert!(Test::new("math".into(), late).failed.is_empty(), "the time of the check is not the test's fault");
+    }
+
+    #[test]
+    fn known_faults_of_a_driver_are_named_and_do_not_count() {
+        let output = "test not_a_number_wins_in_maxima_and_reductions ... FAILED\ntest sums ... FAILED\n";
+        let on = |back_end: &str| {
+            let adapter =
+                serde_json::json!({"name": "Some GPU", "back_end": back_end, "kind": "discrete", "driver": "1"});
+            let tests = vec![Test::new("math".into(), ended(101, output)).without_known(&adapter)];
+            Adapter { adapter, tests, bench: Bench::default() }
+        };
+        assert_eq!((on("gl").failed(), on("vulkan").failed()), (1, 2));
+        let report = Report { adapters: vec![on("gl")], ..Report::default() };
+        assert!(
+            report.markdown().contains("- not_a_number_wins_in_maxima_and_reductions: OpenGL"),
+            "{}",
+            report.markdown()
+        );
+        assert!(report.markdown().contains("math failed: sums"));
     }
 
     #[test]

@@ -89,7 +89,7 @@ fn check(folder: &Path, adapter: Value, time: Duration) -> Adapter {
         command.args(["--test-threads", "2", "--show-output"]);
         let ran = finish(&mut command, folder, left);
         eprintln!("  {test}: {}", ran.summary());
-        checked.tests.push(Test::new(test, ran));
+        checked.tests.push(Test::new(test, ran).without_known(&checked.adapter));
     }
     let left = time.saturating_sub(begun.elapsed());
     let kernels = finish(&mut program(folder, &checked.adapter, "bench_kernels"), folder, left / 2);
