@@ -2,7 +2,7 @@
 //!
 //! Reads `use` declarations and paths from `crate`, `self` and `super`; a name that a file only hands on (`pub use`) counts as
 //! that of the file it comes from. Declaring a child module is no need, and tests inside files do not count. What one file adds to
-//! another's type by `impl` is not seen.
+//! another's type by `impl` is not seen, nor a call of a child's function by the child's name alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
