@@ -20,7 +20,7 @@ use zip::CompressionMethod;
 const WIDTH: usize = 32;
 
 fn request<'a>(engine: &'a OrtEngine, model: &Model, examples: &Path, recipes: &[&str]) -> Request<'a> {
-    let all = Recipe::all();
+    let all = compress::pass::all_recipes();
     let wanted = all.into_iter().filter(|recipe| recipes.iter().any(|name| recipe.name().starts_with(name)));
     Request {
         file: model.to_bytes().unwrap().into(),

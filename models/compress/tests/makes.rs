@@ -217,7 +217,7 @@ fn weights_in_bodies_of_loops_are_quantized() {
         let path = folder.path().join("x.npz");
         support::npz(&path, zip::CompressionMethod::Stored, &[("x", support::floats(&[8, 64], &noise(7, 8 * 64)))]);
         let signature = support::signature(&engine, &original);
-        let recipes = compress::auto::Recipe::all();
+        let recipes = compress::pass::all_recipes();
         let request = compress::auto::Request {
             file: file.clone().into(),
             model: original.clone(),

@@ -113,7 +113,7 @@ fn every_form_of_a_random_model_is_valid_and_keeps_its_shapes() {
             examples: Examples::open(folder.path(), &signature).unwrap(),
             calibration: 2,
             engines: vec![&engine],
-            recipes: Recipe::all(),
+            recipes: compress::pass::all_recipes(),
             search_mixed: Vec::new(),
             rank_by: None,
             selection: Selection::default(),

@@ -384,3 +384,62 @@ fn what_stands_between_convolutions_computes_in_integers() {
     };
     assert_eq!(scale("g"), scale("h"));
 }
+
+/// A front end for sound: two convolutions, a power spectrum, a table of filters, a logarithm.
+fn front_end() -> Model {
+    // Waves of the discrete Fourier transform under a window, and overlapping triangles.
+    let (samples, bins, filters) = (64_usize, 33_usize, 12_usize);
+    let wave = |turn: fn(f64) -> f64| -> Vec<f32> {
+        let at = move |bin: usize, sample: usize| {
+            let angle = std::f64::consts::TAU * bin as f64 * sample as f64 / samples as f64;
+            let window = 0.5 - 0.5 * (std::f64::consts::TAU * sample as f64 / samples as f64).cos();
+            (turn(angle) * window) as f32
+        };
+        (0..bins).flat_map(|bin| (0..samples).map(move |sample| at(bin, sample))).collect()
+    };
+    let triangle = |bin: usize, filter: usize| {
+        let middle = (filter + 1) as f32 * bins as f32 / (filters + 1) as f32;
+        (1.0 - (bin as f32 - middle).abs() / 3.0).max(0.0)
+    };
+    let table: Vec<f32> =
+        (0..bins).flat_map(|bin| (0..filters).map(move |filter| triangle(bin, filter))).collect();
+    let stride = || AttributeProto::ints("strides", &[32]);
+    model(
+        vec![
+            NodeProto::new("Conv", "real", &["x", "cosines"], &["r"]).with(stride()),
+            NodeProto::new("Conv", "imaginary", &["x", "sines"], &["i"]).with(stride()),
+            NodeProto::new("Mul", "rr", &["r", "r"], &["r2"]),
+            NodeProto::new("Mul", "ii", &["i", "i"], &["i2"]),
+            NodeProto::new("Add", "power", &["r2", "i2"], &["p"]),
+            NodeProto::new("Transpose", "t", &["p"], &["pt"]).with(AttributeProto::ints("perm", &[0, 2, 1])),
+            NodeProto::new("MatMul", "mel", &["pt", "filters"], &["m"]),
+            NodeProto::new("Clip", "c", &["m", "least"], &["kept"]),
+            NodeProto::new("Log", "l", &["kept"], &["y"]),
+        ],
+        vec![
+            TensorProto::of_floats("cosines", &[bins, 1, samples], &wave(f64::cos)),
+            TensorProto::of_floats("sines", &[bins, 1, samples], &wave(f64::sin)),
+            TensorProto::of_floats("filters", &[bins, filters], &table),
+            TensorProto::of_floats("least", &[], &[1e-6]),
+        ],
+        vec![value("x", &[1, 1, 512])],
+        vec![value("y", &[1, 15, 12])],
+    )
+}
+
+#[test]
+fn a_product_that_a_logarithm_reads_stays_in_float_and_is_reported() {
+    let Some(engine) = runtime() else { return };
+    let model = front_end();
+    let (small, report) = quantized(&engine, &model, &[1, 1, 512], &Options::default());
+    assert!(report.skipped.iter().any(|skipped| skipped.node == "mel" && skipped.reason.contains("logarithm")));
+    assert!(report.changed.contains(&"real".to_owned()), "{report:?}");
+    near(&engine, &model, &small, &[1, 1, 512], 0.99);
+    let (dynamic, report) = compress::dynamic_int8::quantize(
+        &model,
+        &compress::dynamic_int8::Options { convolutions: true, ..Default::default() },
+    )
+    .unwrap();
+    assert!(report.skipped.iter().any(|skipped| skipped.node == "mel" && skipped.reason.contains("logarithm")));
+    near(&engine, &model, &dynamic, &[1, 1, 512], 0.99);
+}

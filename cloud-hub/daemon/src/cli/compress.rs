@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use compress::auto::{self, Outcome, Request, Stage};
-use compress::quality::{Custom, Measure, Task};
+use compress::quality::{Custom, Measure};
 use compress::{CompressError, Examples};
 use console::{CliError, ExitKind, OrExit, Output, Progress};
 use engine::{LoadError, LoadOptions, ModelBytes, ModelLimits, Refusal, precheck};
@@ -36,6 +36,7 @@ pub(super) use options::CompressArgs;
 const CALIBRATION_SHARE: usize = 2;
 
 pub(super) fn run(args: &CompressArgs) -> Result<(), CliError> {
+    args.check()?;
     let target = Target::check(&args.out, args.force)?;
     let interrupt = Interrupt::watch()?;
     let (file, model, notes) = read(&args.model)?;
@@ -145,7 +146,6 @@ fn measure(
     examples: &Examples,
     engines: &Engines,
 ) -> Result<Outcome, CliError> {
-    let passes = &args.passes;
     let (measure, custom) = match &args.measure {
         None => (None, None),
         Some(WantedMeasure::Known(measure)) => (Some(*measure), None),
@@ -154,7 +154,7 @@ fn measure(
             (Some(Measure::Command), Some(judge))
         }
     };
-    let calibration = passes.calibration_examples.min(examples.len() / CALIBRATION_SHARE).max(1);
+    let calibration = args.nodes.calibration_examples.min(examples.len() / CALIBRATION_SHARE).max(1);
     let request = Request {
         file: file.clone(),
         model,
@@ -163,10 +163,10 @@ fn measure(
         engines: engines.all(),
         recipes: args.recipes(),
         search_mixed: args.search_mixed(),
-        rank_by: passes.rank_by.map(Measure::from),
+        rank_by: args.passes.settings.rank_by,
         selection: args.selection(),
         measure,
-        task: args.task.map(Task::from).or_else(|| head.declared_task()),
+        task: args.task.or_else(|| head.declared_task()),
         custom,
         loss_max: args.max_loss,
         form_budget: Duration::from_secs(args.timing_seconds),

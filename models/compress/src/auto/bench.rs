@@ -124,9 +124,12 @@ impl<'a> Bench<'a> {
     pub(super) fn note_trees(&mut self, model: &Model, candidates: &[Candidate]) {
         let trees = ["TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"];
         let has_trees = model.graph.nodes.iter().any(|node| trees.contains(&node.op_type()));
-        if has_trees && candidates.iter().skip(1).all(|candidate| candidate.loss.is_none()) {
+        let bytes = candidates.first().map_or(0, |reference| reference.bytes);
+        // In half precision what stands around the trees can be written, and is no smaller.
+        let is_none = |candidate: &Candidate| candidate.loss.is_none() || candidate.bytes >= bytes;
+        if has_trees && candidates.iter().skip(1).all(is_none) {
             self.notes.push(
-                "no form exists of a model of decision trees: its thresholds are compared, not multiplied; ship it as it is, \
+                "no smaller form exists of a model of decision trees: its thresholds are compared, not multiplied; ship it as it is, \
                  or train fewer or shallower trees"
                     .to_owned(),
             );

@@ -186,43 +186,6 @@ pub enum Recipe {
 }
 
 impl Recipe {
-    /// What is tried when everything is to be tried: every form, and for the one with most knobs the settings that have
-    /// won on one real model or another. Pruning changes what a model computes far more, and is never tried unasked.
-    #[must_use]
-    pub fn all() -> Vec<Self> {
-        let plain = |per_channel, calibration| (per_channel, calibration, false, false);
-        let static_int8 = |(per_channel, calibration, reduce_range, is_refined)| Self::StaticInt8 {
-            per_channel,
-            calibration,
-            activations: Activations::U8,
-            symmetric: false,
-            reduce_range,
-            equalize: is_refined,
-            correct_bias: is_refined,
-        };
-        vec![
-            static_int8(plain(false, Calibration::Minmax)),
-            static_int8(plain(true, Calibration::Minmax)),
-            static_int8(plain(true, Calibration::Percentile)),
-            static_int8(plain(true, Calibration::Entropy)),
-            static_int8(plain(true, Calibration::Mse)),
-            static_int8((true, Calibration::Minmax, true, false)),
-            static_int8((true, Calibration::Minmax, false, true)),
-            Self::DynamicInt8 { per_channel: true, convolutions: false, reduce_range: false },
-            Self::DynamicInt8 { per_channel: true, convolutions: true, reduce_range: false },
-            Self::weights(Bits::Eight, weight_only::Method::Rtn),
-            Self::weights(Bits::Four, weight_only::Method::Rtn),
-            Self::weights(Bits::Four, GPTQ),
-            Self::Half { format: Format::Float16 },
-            Self::Half { format: Format::Float16Weights },
-        ]
-    }
-
-    /// Weights alone, as the engines of this product compute them fastest.
-    const fn weights(bits: Bits, method: weight_only::Method) -> Self {
-        Self::WeightOnly { bits, method, block: weight_only::BLOCK, symmetric: false, qdq: false }
-    }
-
     /// What it makes.
     #[must_use]
     pub const fn form(&self) -> Form {
@@ -288,18 +251,5 @@ impl Recipe {
             }
             Self::PruneChannels { share } => format!("{form} channels {:.0} %", 100.0 * *share),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_recipe_has_a_name_of_its_own_that_begins_with_its_form() {
-        let recipes = Recipe::all();
-        let names: std::collections::BTreeSet<String> = recipes.iter().map(Recipe::name).collect();
-        assert_eq!(names.len(), recipes.len());
-        assert!(recipes.iter().all(|recipe| recipe.name().starts_with(recipe.form().as_str())));
     }
 }

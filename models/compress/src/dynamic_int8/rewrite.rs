@@ -14,7 +14,7 @@ use crate::embedding::{self, Embedding};
 use crate::linear::{Linear, kept_by_others, transpose};
 use crate::stack::{self, Stack};
 
-use crate::{CompressError, Report};
+use crate::{CompressError, Report, logarithm};
 
 /// First operator set with `DynamicQuantizeLinear`.
 const OPSET: i64 = 11;
@@ -145,9 +145,11 @@ fn places(
     report: &mut Report,
 ) -> BTreeMap<usize, Place> {
     let mut places = BTreeMap::new();
+    let before_logarithms = logarithm::products_before(graph, uses);
     for (at, node) in graph.nodes.iter().enumerate() {
         match Place::of(node, constants, options) {
             None => {}
+            Some(Ok(_place)) if before_logarithms.contains(&at) => report.skip(node, logarithm::REASON),
             Some(Ok(place)) if options.selection.takes(node) => {
                 places.insert(at, place);
             }

@@ -107,6 +107,23 @@ pub enum Task {
 }
 
 impl Task {
+    /// All tasks.
+    pub const ALL: [Self; 5] = [Self::Classification, Self::Binary, Self::Regression, Self::Detection, Self::Ctc];
+
+    /// Explanation for help: what answers mean, and how labels are written.
+    #[must_use]
+    pub const fn about(self) -> &'static str {
+        match self {
+            Self::Classification => "One of several classes per example; labels are class numbers",
+            Self::Binary => {
+                "Yes or no per example or element: wake words, anomalies, tags; labels are 0 and 1 (or -1 and 1)"
+            }
+            Self::Regression => "One or several quantities per example",
+            Self::Detection => "Boxes; labels are rows of x1 y1 x2 y2 class, padded with class -1",
+            Self::Ctc => "Texts with blanks between symbols; labels are symbols, padded with -1",
+        }
+    }
+
     /// Name on the command line.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -10,7 +10,7 @@ use onnx_graph::{Attributes, Graph, Model, Uses, Values};
 use super::operators::{Role, data_inputs, role, weight, wrong_kernel};
 use super::weights::is_plain;
 use crate::calibrate::is_float;
-use crate::{Report, Selection};
+use crate::{Report, Selection, logarithm};
 
 /// Elements from which on a looked-up table is worth rounding: below, its bytes are lost among the names.
 const TABLE_ELEMENTS_MIN: usize = 16 * 1024;
@@ -40,7 +40,15 @@ impl Plan {
                 report.skip(node, reason);
             }
         }
-        let mut excluded = BTreeSet::new();
+        let before_logarithms = logarithm::products_before(&model.graph, &Uses::of(&model.graph));
+        let exact = before_logarithms.into_iter().filter(|&place| {
+            let node = model.graph.nodes.get(place).filter(|node| selection.takes(node));
+            node.is_some_and(|node| weight(&model.graph, Role::Product, node).is_some())
+        });
+        let mut excluded: BTreeSet<usize> = exact.collect();
+        for node in excluded.iter().filter_map(|&place| model.graph.nodes.get(place)) {
+            report.skip(node, logarithm::REASON);
+        }
         loop {
             let draft = Draft::of(model, selection, absorbs, &excluded);
             let plan = draft.plan();

@@ -4,8 +4,6 @@ use console::{CliError, ExitKind, OrExit};
 use engine::{Engine, LibrarySearch, OrtEngine};
 use types::EngineName;
 
-use super::options::WantedEngine;
-
 /// The engines of one run. ONNX Runtime is always there: it calibrates and judges.
 #[derive(Debug)]
 pub(super) struct Engines {
@@ -19,7 +17,7 @@ pub(super) struct Engines {
 
 impl Engines {
     /// Opens ONNX Runtime, and wgpu if it is wanted or a GPU is there.
-    pub(super) fn open(wanted: &[WantedEngine], software: bool) -> Result<Self, CliError> {
+    pub(super) fn open(wanted: &[EngineName], software: bool) -> Result<Self, CliError> {
         let hint = "install the package that ships ONNX Runtime, or set SANDERLING_ONNXRUNTIME";
         let ort = OrtEngine::open(&LibrarySearch::default()).or_exit_try(ExitKind::Runtime, hint)?;
         let engines = Self {
@@ -29,7 +27,7 @@ impl Engines {
             is_software: false,
             notes: Vec::new(),
         };
-        let named = wanted.contains(&WantedEngine::Wgpu) || software;
+        let named = wanted.contains(&EngineName::Wgpu) || software;
         if wanted.is_empty() || named { engines.with_wgpu(named, software) } else { Ok(engines) }
     }
 
