@@ -82,7 +82,7 @@ pub fn observe(
 ) -> Result<Ranges, CompressError> {
     check(method)?;
     if examples.is_empty() {
-        return Err(CompressError::Examples { why: "there is none to calibrate with".to_owned() });
+        return Err(CompressError::Examples { reason: "there is none to calibrate with".to_owned() });
     }
     match method {
         Method::MinMax => extremes::least_and_greatest(engine, model, examples, values, None),
@@ -111,7 +111,7 @@ fn within(cut: Range, whole: Range) -> Range {
 }
 
 fn check(method: Method) -> Result<(), CompressError> {
-    let wrong = |option, value: String, why: &str| CompressError::Option { option, value, why: why.to_owned() };
+    let wrong = |option, value: String, reason: &str| CompressError::Option { option, value, reason: reason.to_owned() };
     match method {
         Method::MovingAverage { momentum } if !(momentum > 0.0 && momentum <= 1.0) => {
             Err(wrong("momentum", momentum.to_string(), "use a number above 0 and at most 1, like 0.1"))

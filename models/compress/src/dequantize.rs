@@ -45,8 +45,8 @@ pub fn dequantize(model: &Model) -> Result<(Model, Report), CompressError> {
         nodes.push(replaced.unwrap_or_else(|| vec![node.clone()]));
     }
     if report.changed.is_empty() {
-        let why = "nothing in it is quantized in a way that this pass knows".to_owned();
-        return Err(CompressError::Nothing { pass: "dequantize", why });
+        let reason = "nothing in it is quantized in a way that this pass knows".to_owned();
+        return Err(CompressError::Nothing { pass: "dequantize", reason });
     }
     let gone = std::mem::take(&mut pass.gone);
     let mut nodes: Vec<NodeProto> =

@@ -21,39 +21,39 @@ pub enum CompressError {
         source: engine::Cause,
     },
     /// The pass has no place in this model.
-    #[error("{pass} changes nothing in this model: {why}")]
+    #[error("{pass} changes nothing in this model: {reason}")]
     Nothing {
         /// The pass.
         pass: &'static str,
         /// What it looked for, and what to do.
-        why: String,
+        reason: String,
     },
     /// The examples do not fit the model, or are too few.
-    #[error("the examples cannot be used: {why}")]
+    #[error("the examples cannot be used: {reason}")]
     Examples {
         /// What is wrong with them, and what to do.
-        why: String,
+        reason: String,
     },
     /// The model's own answers cannot be compared.
-    #[error("no form can be held against this model: {why}")]
+    #[error("no form can be held against this model: {reason}")]
     Answers {
         /// Output, example and count.
-        why: String,
+        reason: String,
     },
     /// The user's judge gave no number.
-    #[error("the command of --measure gave no number: {why}")]
+    #[error("the command of --measure gave no number: {reason}")]
     Command {
         /// Exit status or error of the command, and its last output.
-        why: String,
+        reason: String,
     },
     /// An option that makes no sense.
-    #[error("option {option} cannot be {value}: {why}")]
+    #[error("option {option} cannot be {value}: {reason}")]
     Option {
         /// The option.
         option: &'static str,
         /// The value given.
         value: String,
         /// What it may be.
-        why: String,
+        reason: String,
     },
 }

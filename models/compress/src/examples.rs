@@ -223,8 +223,8 @@ impl Examples {
     }
 }
 
-fn unusable(why: String) -> CompressError {
-    CompressError::Examples { why }
+fn unusable(reason: String) -> CompressError {
+    CompressError::Examples { reason }
 }
 
 fn file(path: &Path, signature: &Signature) -> Result<(Source, usize), String> {

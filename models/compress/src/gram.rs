@@ -95,11 +95,11 @@ impl Grams {
     pub fn add(&mut self, values: &[NamedTensor]) -> Result<(), CompressError> {
         for ((name, view), gram) in &mut self.views {
             let Some(found) = values.iter().find(|value| value.name == *name) else { continue };
-            let why = |why: &str| CompressError::Examples { why: format!("value {name:?} {why}") };
-            let floats = found.tensor.to_f32().map_err(|_error| why("is not f32"))?;
-            let columns = view.columns(found.tensor.shape(), &floats).ok_or_else(|| why("has an unexpected shape"))?;
+            let reason = |reason: &str| CompressError::Examples { reason: format!("value {name:?} {reason}") };
+            let floats = found.tensor.to_f32().map_err(|_error| reason("is not f32"))?;
+            let columns = view.columns(found.tensor.shape(), &floats).ok_or_else(|| reason("has an unexpected shape"))?;
             if columns.iter().flatten().any(|value| !value.is_finite()) {
-                return Err(why("is not finite on these examples: look for what overflows in the model"));
+                return Err(reason("is not finite on these examples: look for what overflows in the model"));
             }
             gram.add(&columns);
         }

@@ -144,9 +144,9 @@ fn carry_out(model: &Model, options: &Options, seen: &Seen<'_>) -> Result<(Model
     };
     let plan = Plan::of(model, &options.selection, options.absorbs(), &usable, &mut report);
     if plan.nodes.is_empty() {
-        let why = "no Conv, MatMul, Gemm or large Gather of f32 with constant weights was found or selected: \
+        let reason = "no Conv, MatMul, Gemm or large Gather of f32 with constant weights was found or selected: \
                    select others, or look at what the model is made of";
-        return Err(CompressError::Nothing { pass: PASS, why: why.to_owned() });
+        return Err(CompressError::Nothing { pass: PASS, reason: reason.to_owned() });
     }
     let mut quantized = rewrite::rewrite(model.clone(), &plan, options, seen, &mut report)?;
     let ir_version = quantized.rest.ir_version().max(IR_VERSION_MIN);
@@ -161,6 +161,6 @@ fn check_opset(model: &Model, options: &Options) -> Result<(), CompressError> {
         return Ok(());
     }
     let option = if options.per_channel { "per_channel" } else { "static int8" };
-    let why = format!("the model is of operator set {opset} and this needs {needed}: convert it first");
-    Err(CompressError::Option { option, value: "true".to_owned(), why })
+    let reason = format!("the model is of operator set {opset} and this needs {needed}: convert it first");
+    Err(CompressError::Option { option, value: "true".to_owned(), reason })
 }

@@ -35,9 +35,9 @@ fn ten(path: &Path, method: CompressionMethod) {
     );
 }
 
-fn why(result: Result<Examples, CompressError>) -> String {
+fn reason(result: Result<Examples, CompressError>) -> String {
     match result {
-        Err(CompressError::Examples { why }) => why,
+        Err(CompressError::Examples { reason }) => reason,
         other => format!("not refused: {other:?}"),
     }
 }
@@ -118,7 +118,7 @@ fn what_does_not_fit_is_refused_with_what_to_do() {
     let path = folder.path().join("x.npz");
     let open = |arrays: &[(&str, Vec<u8>)]| {
         npz(&path, CompressionMethod::Stored, arrays);
-        why(Examples::open(&path, &signature(batch())))
+        reason(Examples::open(&path, &signature(batch())))
     };
     assert!(open(&[("y", floats("(1, 2)", [0.0; 2]))]).contains("has no array \"x\""));
     assert!(open(&[("x", npy("<f8", "(1, 2)", &[0; 16]))]).contains("x.astype('float32')"));
@@ -127,9 +127,9 @@ fn what_does_not_fit_is_refused_with_what_to_do() {
     assert!(open(&[("x", floats("(0, 2)", []))]).contains("no example"));
     let uneven = [("x", floats("(1, 2)", [0.0; 2])), ("labels", npy("|u1", "(3,)", &[0; 3]))];
     assert!(open(&uneven).contains("rows"));
-    assert!(why(Examples::open(Path::new("/nowhere/x.npz"), &signature(batch()))).contains("open"));
+    assert!(reason(Examples::open(Path::new("/nowhere/x.npz"), &signature(batch()))).contains("open"));
     std::fs::write(&path, b"PK\x03\x04 not a zip").unwrap();
-    assert!(why(Examples::open(&path, &signature(batch()))).contains("no readable .npz"));
+    assert!(reason(Examples::open(&path, &signature(batch()))).contains("no readable .npz"));
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn a_header_that_promises_more_than_the_file_holds_costs_no_memory() {
         inputs: vec![TensorSpec { name: "x".into(), dtype: DType::F32, shape: None }],
         outputs: Vec::new(),
     };
-    assert!(why(Examples::open(&path, &loose)).contains("over the limit"));
+    assert!(reason(Examples::open(&path, &loose)).contains("over the limit"));
 }
 
 proptest! {

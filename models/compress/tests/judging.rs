@@ -85,8 +85,8 @@ fn one_number_per_answer_is_judged_by_its_spread_and_never_by_cosine() {
     // And asked for all the same, it is refused with what is possible.
     let mut by_cosine = request(&engine, &original, &path, &["fp16"]);
     by_cosine.measure = Some(Measure::Cosine);
-    let why = judged(by_cosine).unwrap_err().to_string();
-    assert!(why.contains("error"), "{why}");
+    let reason = judged(by_cosine).unwrap_err().to_string();
+    assert!(reason.contains("error"), "{reason}");
 }
 
 #[test]
@@ -114,8 +114,8 @@ fn labels_choose_the_measure_and_are_never_ignored() {
     }
     // Three numbers per label fit no output.
     write(&path, 80, Some(npy("<f4", "(80, 3)", &[0; 80 * 12])));
-    let why = judged(request(&engine, &original, &path, &["fp16"])).unwrap_err().to_string();
-    assert!(why.contains("3 per example") && why.contains("--task"), "{why}");
+    let reason = judged(request(&engine, &original, &path, &["fp16"])).unwrap_err().to_string();
+    assert!(reason.contains("3 per example") && reason.contains("--task"), "{reason}");
     // With a measure that needs none they may stay, and it is said.
     let mut unlabelled = request(&engine, &original, &path, &["fp16"]);
     unlabelled.measure = Some(Measure::Error);
@@ -131,17 +131,17 @@ fn what_is_not_finite_is_named_by_tensor_row_and_count() {
     let mut data = noise(11, 40 * WIDTH);
     (data[17 * WIDTH], data[17 * WIDTH + 3], data[30 * WIDTH]) = (f32::NAN, f32::INFINITY, f32::NAN);
     npz(&path, CompressionMethod::Stored, &[("x", floats(&[40, WIDTH], &data))]);
-    let why = judged(request(&engine, &original, &path, &["fp16"])).unwrap_err().to_string();
+    let reason = judged(request(&engine, &original, &path, &["fp16"])).unwrap_err().to_string();
     for word in ["\"x\"", "row 17", "2 of 32 numbers", "2 of 40 examples"] {
-        assert!(why.contains(word), "{word} is missing: {why}");
+        assert!(reason.contains(word), "{word} is missing: {reason}");
     }
     // Answers that are not finite, though the examples are.
     write(&path, 40, None);
     let mut broken = original.clone();
     broken.graph.add_initializer(TensorProto::of_floats("w", &[WIDTH, 1], &[f32::NAN; WIDTH]));
-    let why = judged(request(&engine, &broken, &path, &["fp16"])).unwrap_err().to_string();
+    let reason = judged(request(&engine, &broken, &path, &["fp16"])).unwrap_err().to_string();
     for word in ["\"score\"", "row 0", "1 of 1 numbers", "32 of 32 examples"] {
-        assert!(why.contains(word), "{word} is missing: {why}");
+        assert!(reason.contains(word), "{word} is missing: {reason}");
     }
 }
 

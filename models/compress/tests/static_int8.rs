@@ -403,7 +403,7 @@ fn front_end() -> Model {
     };
     let table: Vec<f32> =
         (0..bins).flat_map(|bin| (0..filters).map(move |filter| triangle(bin, filter))).collect();
-    let stride = || AttributeProto::ints("strides", &[32]);
+    let stride = || AttributeProto::int_list("strides", &[32]);
     model(
         vec![
             NodeProto::new("Conv", "real", &["x", "cosines"], &["r"]).with(stride()),
@@ -411,7 +411,7 @@ fn front_end() -> Model {
             NodeProto::new("Mul", "rr", &["r", "r"], &["r2"]),
             NodeProto::new("Mul", "ii", &["i", "i"], &["i2"]),
             NodeProto::new("Add", "power", &["r2", "i2"], &["p"]),
-            NodeProto::new("Transpose", "t", &["p"], &["pt"]).with(AttributeProto::ints("perm", &[0, 2, 1])),
+            NodeProto::new("Transpose", "t", &["p"], &["pt"]).with(AttributeProto::int_list("perm", &[0, 2, 1])),
             NodeProto::new("MatMul", "mel", &["pt", "filters"], &["m"]),
             NodeProto::new("Clip", "c", &["m", "least"], &["kept"]),
             NodeProto::new("Log", "l", &["kept"], &["y"]),

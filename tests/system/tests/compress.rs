@@ -123,7 +123,7 @@ fn integers_blocks_and_rounding_are_the_ones_asked_for() {
             Ok(report["candidates"][1]["name"].as_str().unwrap_or_default().to_owned())
         };
         let name = made(&["--to", "int8-qdq", "--activations", "s8", "--symmetric"])?;
-        ensure!(name == "int8-qdq s8 symmetric minmax", "{name}");
+        ensure!(name == "int8-qdq per-channel s8 symmetric minmax", "{name}");
         let types = inspected(site, &out, "int8-qdq")?;
         ensure!(!dtypes(&types).contains(&"uint8"), "a zero point of u8 is left: {types:#}");
 
@@ -264,14 +264,63 @@ fn an_interrupted_run_leaves_nothing() {
             let log = site.folder().join(format!("run-{}.log", signal.as_raw()));
             let mut command = compress(site, &full(), &examples, &out);
             let mut run = Daemon::spawn("compress", command.arg("--auto"), &log)?;
-            // It handles the signal as soon as ONNX Runtime is loaded, which is later.
-            let maps = format!("/proc/{}/maps", run.id());
-            wait::until_true("ONNX Runtime is loaded", || Ok(fs::read_to_string(&maps)?.contains("onnxruntime")))?;
+            worker(run.id())?;
             run.signal(signal)?;
             let ended = run.wait_ended(STOP_MAX)?;
             ensure!(ended.code() == Some(INTERRUPTED), "{ended:?}: {}", run.log()?);
             ensure!(run.log()?.contains("nothing was written"), "{}", run.log()?);
             ensure!(litter(&out)?.is_empty(), "{:?}", litter(&out)?);
+        }
+        Ok(())
+    });
+}
+
+/// Waits until the process that does the work has loaded ONNX Runtime, and returns its number.
+fn worker(command: u32) -> Result<i32> {
+    wait::until("ONNX Runtime is loaded", || {
+        let children = fs::read_to_string(format!("/proc/{command}/task/{command}/children"))?;
+        let Some(worker) = children.split_whitespace().next() else { return Ok(None) };
+        let maps = fs::read_to_string(format!("/proc/{worker}/maps")).unwrap_or_default();
+        Ok(if maps.contains("onnxruntime") { Some(worker.parse()?) } else { None })
+    })
+}
+
+#[test]
+fn a_model_that_aborts_onnx_runtime_is_reported() {
+    story(|site| {
+        let (out, examples) = (site.folder().join("out"), examples(site)?);
+        for (signal, name) in [(rustix::process::Signal::ABORT, "SIGABRT"), (rustix::process::Signal::KILL, "SIGKILL")] {
+            let log = site.folder().join(format!("{name}.log"));
+            let mut command = compress(site, &full(), &examples, &out);
+            let mut run = Daemon::spawn("compress", command.arg("--auto"), &log)?;
+            // What an abort of a C library looks like from outside.
+            let pid = rustix::process::Pid::from_raw(worker(run.id())?);
+            rustix::process::kill_process(pid.ok_or_else(|| anyhow::anyhow!("a process has a number"))?, signal)?;
+            let ended = run.wait_ended(STOP_MAX)?;
+            ensure!(ended.code() == Some(FAILED), "{ended:?}: {}", run.log()?);
+            for word in [name, "nothing was written", "try:"] {
+                ensure!(run.log()?.contains(word), "{word} is missing: {}", run.log()?);
+            }
+            ensure!(litter(&out)?.is_empty(), "{:?}", litter(&out)?);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn an_option_that_no_form_takes_is_refused() {
+    story(|site| {
+        let (out, examples) = (site.folder().join("out"), examples(site)?);
+        for (arguments, words) in [
+            (&["--to", "fp16", "--rounding", "hqq"][..], ["--rounding", "int4-weights"]),
+            (&["--to", "int8-weights", "--to", "bf16", "--calibration", "mse"], ["--calibration", "int8-qdq"]),
+            (&["--auto", "--per-tensor"], ["--per-tensor", "--auto"]),
+        ] {
+            let told = Finished::run(compress(site, &full(), &examples, &out).args(arguments))?;
+            ensure!(told.code == Some(USAGE) && !out.exists(), "{:?}: {}", told.code, told.stderr);
+            for word in words {
+                ensure!(told.stderr.contains(word), "{word} is missing: {}", told.stderr);
+            }
         }
         Ok(())
     });

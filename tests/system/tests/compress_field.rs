@@ -21,7 +21,7 @@ const MEASURES: [(&str, &str); 8] = [
     ("skl-forest", "accuracy"),
     ("skl-logistic", "accuracy"),
     ("skl-mlp", "r2"),
-    ("oww-embedding", "cosine"),
+    ("oww-embedding", "error"),
 ];
 
 fn hub(site: &Site, args: &[&str]) -> Command {

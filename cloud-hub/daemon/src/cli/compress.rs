@@ -11,6 +11,7 @@ mod golden;
 mod interrupt;
 mod options;
 mod show;
+mod supervise;
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -29,6 +30,7 @@ use engines::Engines;
 use folder::Target;
 use interrupt::Interrupt;
 use options::WantedMeasure;
+use supervise::Activity;
 
 pub(super) use options::CompressArgs;
 
@@ -38,13 +40,14 @@ const CALIBRATION_SHARE: usize = 2;
 pub(super) fn run(args: &CompressArgs) -> Result<(), CliError> {
     args.check()?;
     let target = Target::check(&args.out, args.force)?;
+    let Some(activity) = Activity::of_worker() else { return supervise::run() };
     let interrupt = Interrupt::watch()?;
     let (file, model, notes) = read(&args.model)?;
     let head = form::Head::find(&args.model, &args.about)?;
     let engines = Engines::open(&args.engine, args.software_gpu)?;
     let signature = signature(&engines, &file)?;
     let examples = Examples::open(&args.examples, &signature).map_err(|error| explained(error, args))?;
-    let outcome = measure(args, &head, &file, model, &examples, &engines)?;
+    let outcome = measure(args, &head, &file, model, &examples, &engines, activity)?;
     let (chosen, missing) = choice::choose(&outcome, args.auto, &engines)?;
     let goldens = golden::make(&chosen, &outcome, &examples, &engines)?;
     let notes: Vec<String> = notes.into_iter().chain(engines.notes().iter().cloned()).chain(goldens.missing).collect();
@@ -145,6 +148,7 @@ fn measure(
     model: Model,
     examples: &Examples,
     engines: &Engines,
+    mut activity: Activity,
 ) -> Result<Outcome, CliError> {
     let (measure, custom) = match &args.measure {
         None => (None, None),
@@ -172,7 +176,7 @@ fn measure(
         form_budget: Duration::from_secs(args.timing_seconds),
     };
     let progress = console::spinner("reading");
-    auto::run(request, &mut |stage| told(&progress, stage)).map_err(|error| explained(error, args))
+    auto::run(request, &mut |stage| told(&progress, &mut activity, stage)).map_err(|error| explained(error, args))
 }
 
 /// An error of the measuring, with the exit code and the advice that belong to it.
@@ -194,7 +198,16 @@ fn explained(error: CompressError, args: &CompressArgs) -> CliError {
 }
 
 /// One line of progress.
-fn told(progress: &Progress, stage: Stage<'_>) {
+fn told(progress: &Progress, activity: &mut Activity, stage: Stage<'_>) {
+    let doing = match stage {
+        Stage::Reference => "judging the model given".to_owned(),
+        Stage::Make(name) => format!("making {name}"),
+        Stage::Judge(name, ..) => format!("judging {name}"),
+        Stage::Rank(..) => "ranking layers".to_owned(),
+        Stage::Search(_) => "searching a mixed form".to_owned(),
+        Stage::Race(engine, ..) => format!("timing on {engine}"),
+    };
+    activity.note(&doing);
     let line = match stage {
         Stage::Reference => "the model answers the examples".to_owned(),
         Stage::Make(name) => format!("making {name}"),

@@ -51,8 +51,8 @@ impl<'a> Bench<'a> {
         let &engine = request.engines.first().ok_or_else(no_engine)?;
         let there = request.examples.len();
         if there < EXAMPLES_LEAST {
-            let why = format!("{there} is too few: at least {EXAMPLES_LEAST} are needed, a few hundred are wanted");
-            return Err(CompressError::Examples { why });
+            let reason = format!("{there} is too few: at least {EXAMPLES_LEAST} are needed, a few hundred are wanted");
+            return Err(CompressError::Examples { reason });
         }
         let (calibration, evaluation) = request.examples.split(request.calibration.clamp(1, there - 1));
         // An example that cannot be read, or is not finite, is found now, and told as what it is.
@@ -70,7 +70,7 @@ impl<'a> Bench<'a> {
             return Err(CompressError::Option {
                 option: "measure",
                 value: measure.as_str().to_owned(),
-                why: format!("these answers can be measured by {}", quality.possible().join(", ")),
+                reason: format!("these answers can be measured by {}", quality.possible().join(", ")),
             });
         }
         let form = Form::of(&request.model);
@@ -171,10 +171,10 @@ impl<'a> Bench<'a> {
         let (model, report) = match made {
             Ok(made) => made,
             Err(error) => {
-                let why = chain(&error);
+                let reason = chain(&error);
                 candidate.verdict = match error {
-                    CompressError::Nothing { .. } => Verdict::NotApplicable { why },
-                    _ => Verdict::Invalid { why },
+                    CompressError::Nothing { .. } => Verdict::NotApplicable { reason },
+                    _ => Verdict::Invalid { reason },
                 };
                 return Ok(candidate);
             }
@@ -182,15 +182,15 @@ impl<'a> Bench<'a> {
         let file = match model.to_bytes() {
             Ok(bytes) => ModelBytes::from(bytes),
             Err(error) => {
-                candidate.verdict = Verdict::Invalid { why: chain(&error) };
+                candidate.verdict = Verdict::Invalid { reason: chain(&error) };
                 return Ok(candidate);
             }
         };
         drop(model);
         (candidate.bytes, candidate.bytes_zstd, candidate.report) = (size(&file), size_zstd(&file), report);
         if let Some(same) = known.iter().find(|other| is_same(other, &file)) {
-            let (by, why) = (same.name.clone(), "the same file".to_owned());
-            candidate.verdict = Verdict::Beaten { by, why };
+            let (by, reason) = (same.name.clone(), "the same file".to_owned());
+            candidate.verdict = Verdict::Beaten { by, reason };
             return Ok(candidate);
         }
         let total = self.judge.examples().len();
@@ -209,7 +209,7 @@ impl<'a> Bench<'a> {
             }
             Err(error @ (CompressError::Examples { .. } | CompressError::Command { .. })) => return Err(error),
             Err(error) => {
-                candidate.verdict = Verdict::Invalid { why: chain(&error) };
+                candidate.verdict = Verdict::Invalid { reason: chain(&error) };
                 candidate.runs.push(run(Some(chain(&error))));
             }
         }
@@ -237,7 +237,7 @@ impl<'a> Bench<'a> {
             found.push(there.run(inputs, &[], &RunControl::default()).map_err(|error| chain(&error))?);
         }
         let name = self.engine.name();
-        engines_agree(&wanted, &found).map_err(|why| format!("it answers differently there than on {name}: {why}"))
+        engines_agree(&wanted, &found).map_err(|reason| format!("it answers differently there than on {name}: {reason}"))
     }
 
     /// Times the candidates on an engine, as many at once as fit, each time beside the reference.
@@ -324,14 +324,14 @@ fn answers_are_numbers(quality: &Quality, examples: &Examples) -> Verdict {
     let OutputQuality { name, not_finite, not_finite_examples: count, other_shape, .. } = output;
     let of = quality.examples;
     if *other_shape > 0 {
-        let why =
+        let reason =
             format!("output {name:?} has another shape or type than the model's for {other_shape} of {of} examples");
-        return Verdict::Invalid { why };
+        return Verdict::Invalid { reason };
     }
     let first = output.not_finite_first.and_then(|first| usize::try_from(first).ok()).unwrap_or(0);
     let place = examples.place(first);
     Verdict::Invalid {
-        why: format!(
+        reason: format!(
             "{not_finite} numbers of output {name:?} are NaN or infinite, for {count} of {of} examples, first {place}"
         ),
     }
@@ -369,7 +369,7 @@ impl std::io::Write for Counter {
 }
 
 fn no_engine() -> CompressError {
-    CompressError::Option { option: "engines", value: "none".to_owned(), why: "at least one must judge".to_owned() }
+    CompressError::Option { option: "engines", value: "none".to_owned(), reason: "at least one must judge".to_owned() }
 }
 
 /// An error and its causes in one line.

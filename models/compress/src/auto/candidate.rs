@@ -62,17 +62,17 @@ pub enum Verdict {
         /// The name of the other.
         by: String,
         /// What is worse, in words.
-        why: String,
+        reason: String,
     },
     /// It is no valid model, or gives no answers.
     Invalid {
         /// Why.
-        why: String,
+        reason: String,
     },
     /// The pass has nothing to do in this model.
     NotApplicable {
         /// Why.
-        why: String,
+        reason: String,
     },
 }
 

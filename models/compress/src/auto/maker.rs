@@ -189,8 +189,8 @@ impl<'a> Maker<'a> {
             report.changed.extend(smoothed.changed);
             self.equalized = Some(Equalized { model, report, seen: BTreeMap::new() });
         }
-        let why = "the model has no form with its scales moved".to_owned();
-        self.equalized.as_mut().ok_or(CompressError::Nothing { pass: "equalize", why })
+        let reason = "the model has no form with its scales moved".to_owned();
+        self.equalized.as_mut().ok_or(CompressError::Nothing { pass: "equalize", reason })
     }
 
     fn half(&mut self, format: Format, selection: Selection) -> Result<(Model, Report), CompressError> {

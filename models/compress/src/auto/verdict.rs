@@ -50,7 +50,7 @@ pub struct Recommendation {
     /// Whether that is the model that was given.
     pub is_reference: bool,
     /// Why, in one sentence.
-    pub why: String,
+    pub reason: String,
 }
 
 /// Gives every measured candidate its verdict. The first one is the reference; verdicts that say a candidate is invalid
@@ -75,7 +75,7 @@ pub fn settle(candidates: &mut [Candidate], loss_max: f64) {
             _ if *at == 0 => Verdict::Reference,
             Some((by, other)) => {
                 let by = names.get(*by).cloned().unwrap_or_default();
-                Verdict::Beaten { by, why: worse_in(cost, other, &engines) }
+                Verdict::Beaten { by, reason: worse_in(cost, other, &engines) }
             }
             None if cost.loss <= loss_max => Verdict::Good,
             None => Verdict::Lossy,
@@ -103,10 +103,10 @@ fn recommend_for(class: DeviceClass, candidates: &[Candidate]) -> Option<Recomme
         None => smallest(reference, others),
     };
     let Some(best) = best else {
-        let (candidate, why) = (reference.name.clone(), nothing_beats(class, reference, others));
-        return Some(Recommendation { class, candidate, is_reference: true, why });
+        let (candidate, reason) = (reference.name.clone(), nothing_beats(class, reference, others));
+        return Some(Recommendation { class, candidate, is_reference: true, reason });
     };
-    let why = match class.engine().and_then(|engine| Some((engine, best.on(engine)?.timing?))) {
+    let reason = match class.engine().and_then(|engine| Some((engine, best.on(engine)?.timing?))) {
         Some((engine, timing)) => {
             let (ratio, low, high) = (timing.ratio, timing.ratio_low, timing.ratio_high);
             let time = format!("takes {ratio:.2} of the reference's time ({low:.2} to {high:.2})");
@@ -120,7 +120,7 @@ fn recommend_for(class: DeviceClass, candidates: &[Candidate]) -> Option<Recomme
         }
         None => format!("{} of the reference's size after zstd", share(best.bytes_zstd, reference.bytes_zstd)),
     };
-    Some(Recommendation { class, candidate: best.name.clone(), is_reference: false, why })
+    Some(Recommendation { class, candidate: best.name.clone(), is_reference: false, reason })
 }
 
 fn timing(candidate: &Candidate, engine: EngineName) -> Option<Timing> {
@@ -269,8 +269,8 @@ mod tests {
             candidate("int8-qdq", 0.002, 100, &[Some(0.5)]),
             candidate("int8-dynamic", 0.006, 110, &[Some(1.8)]),
         ]);
-        let Verdict::Beaten { by, why } = &candidates[2].verdict else { panic!("{:?}", candidates[2].verdict) };
-        assert_eq!((by.as_str(), why.as_str()), ("int8-qdq", "3.6x slower on ort, 3.0x the loss, 1.1x the size"));
+        let Verdict::Beaten { by, reason } = &candidates[2].verdict else { panic!("{:?}", candidates[2].verdict) };
+        assert_eq!((by.as_str(), reason.as_str()), ("int8-qdq", "3.6x slower on ort, 3.0x the loss, 1.1x the size"));
     }
 
     #[test]
@@ -282,7 +282,7 @@ mod tests {
         ]);
         assert!(recommended[0].is_reference);
         assert_eq!(
-            recommended[0].why,
+            recommended[0].reason,
             "nothing within the loss is surely faster than fp32 here; int8-dynamic takes 1.80 of its time (1.78 to 1.82)"
         );
         assert_eq!(recommended[1].candidate, "int8-dynamic", "it is still smaller, and within the loss");
@@ -325,7 +325,7 @@ mod tests {
             wide("fp16", 0.0, 200, 0.80),
         ]);
         assert_eq!(recommended[0].candidate, "int8-qdq entropy", "fp16 is surely slower");
-        assert!(recommended[0].why.contains("cannot be told apart from that of int8-qdq minmax"), "{recommended:?}");
+        assert!(recommended[0].reason.contains("cannot be told apart from that of int8-qdq minmax"), "{recommended:?}");
     }
 
     #[test]
@@ -333,6 +333,6 @@ mod tests {
         let mut few = candidate("int8-qdq", 0.0, 100, &[Some(0.5)]);
         few.runs[0].timing = Some(Timing { rounds: 2, ..timing(0.5) });
         let (_, recommended) = settled(&[candidate("fp32", 0.0, 400, &[Some(1.0)]), few]);
-        assert!(recommended[0].is_reference && recommended[0].why.contains("--timing-seconds"), "{recommended:?}");
+        assert!(recommended[0].is_reference && recommended[0].reason.contains("--timing-seconds"), "{recommended:?}");
     }
 }

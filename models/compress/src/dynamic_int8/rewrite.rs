@@ -29,8 +29,8 @@ const MICROSOFT: &str = "com.microsoft";
 pub fn quantize(model: &Model, options: &Options) -> Result<(Model, Report), CompressError> {
     let opset = model.opset("").unwrap_or(0);
     if opset < OPSET {
-        let why = "DynamicQuantizeLinear came with operator set 11: convert the model first".to_owned();
-        return Err(CompressError::Option { option: "model", value: format!("of operator set {opset}"), why });
+        let reason = "DynamicQuantizeLinear came with operator set 11: convert the model first".to_owned();
+        return Err(CompressError::Option { option: "model", value: format!("of operator set {opset}"), reason });
     }
     let uses = Uses::of(&model.graph);
     let mut report = Report::of("dynamic-int8");
@@ -60,8 +60,8 @@ pub fn quantize(model: &Model, options: &Options) -> Result<(Model, Report), Com
         nodes.extend(replaced.unwrap_or_else(|| vec![node.clone()]));
     }
     if report.changed.is_empty() {
-        let why = "it has no operator with a constant f32 weight that may be changed; widen the selection".to_owned();
-        return Err(CompressError::Nothing { pass: "dynamic-int8", why });
+        let reason = "it has no operator with a constant f32 weight that may be changed; widen the selection".to_owned();
+        return Err(CompressError::Nothing { pass: "dynamic-int8", reason });
     }
     made.graph.nodes = nodes;
     // Engines infer what was noted of values; a file would carry it for nothing.

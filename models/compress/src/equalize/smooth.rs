@@ -44,8 +44,8 @@ pub fn magnitudes(engine: &dyn Engine, model: &Model, examples: &Examples) -> Re
 /// [`CompressError::Option`] when `alpha` is not from 0 to 1.
 pub fn smooth(model: &Model, magnitudes: &Magnitudes, alpha: f32) -> Result<(Model, Report), CompressError> {
     if !(0.0..=1.0).contains(&alpha) {
-        let why = "use a number from 0 to 1, like 0.5".to_owned();
-        return Err(CompressError::Option { option: "alpha", value: alpha.to_string(), why });
+        let reason = "use a number from 0 to 1, like 0.5".to_owned();
+        return Err(CompressError::Option { option: "alpha", value: alpha.to_string(), reason });
     }
     let mut model = model.clone();
     let mut report = Report::of("smooth");

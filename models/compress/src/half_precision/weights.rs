@@ -28,8 +28,8 @@ pub(super) fn convert(model: &Model, options: &Options) -> Result<(Model, Report
     };
     let found = model.opset("").unwrap_or(0);
     if found < opset {
-        let why = format!("the type needs operator set {opset}: convert the model first");
-        return Err(CompressError::Option { option: "model", value: format!("of operator set {found}"), why });
+        let reason = format!("the type needs operator set {opset}: convert the model first");
+        return Err(CompressError::Option { option: "model", value: format!("of operator set {found}"), reason });
     }
     let uses = Uses::of(&model.graph);
     let mut names = Names::of(&model.graph);
@@ -61,8 +61,8 @@ pub(super) fn convert(model: &Model, options: &Options) -> Result<(Model, Report
         changed.extend(takers.iter().copied());
     }
     if casts.is_empty() {
-        let why = format!("it has no f32 weight of {ELEMENTS_MIN} elements or more that may be changed");
-        return Err(CompressError::Nothing { pass: "half-precision", why });
+        let reason = format!("it has no f32 weight of {ELEMENTS_MIN} elements or more that may be changed");
+        return Err(CompressError::Nothing { pass: "half-precision", reason });
     }
     casts.append(&mut made.graph.nodes);
     made.graph.nodes = casts;

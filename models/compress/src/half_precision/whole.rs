@@ -123,8 +123,8 @@ const COMPARING: [&str; 9] =
 pub(super) fn convert(model: &Model, options: &Options, seen: &Ranges) -> Result<(Model, Report), CompressError> {
     let opset = model.opset("").unwrap_or(0);
     if opset < OPSET {
-        let why = format!("f16 needs operator set {OPSET}: convert the model first");
-        return Err(CompressError::Option { option: "model", value: format!("of operator set {opset}"), why });
+        let reason = format!("f16 needs operator set {OPSET}: convert the model first");
+        return Err(CompressError::Option { option: "model", value: format!("of operator set {opset}"), reason });
     }
     let mut report = Report::of("f16");
     report.tell_of_subgraphs(&model.graph);
@@ -154,8 +154,8 @@ pub(super) fn convert(model: &Model, options: &Options, seen: &Ranges) -> Result
     }
     let (nodes, losses) = (pass.nodes, pass.losses);
     if report.changed.is_empty() {
-        let why = "no operator in it may compute in f16; name fewer that are kept".to_owned();
-        return Err(CompressError::Nothing { pass: "half-precision", why });
+        let reason = "no operator in it may compute in f16; name fewer that are kept".to_owned();
+        return Err(CompressError::Nothing { pass: "half-precision", reason });
     }
     losses.tell(&mut report);
     made.graph.nodes = nodes;

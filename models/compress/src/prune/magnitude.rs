@@ -84,15 +84,15 @@ pub fn prune(model: &Model, options: &Options) -> Result<(Model, Report, Vec<Spa
         report.changed.extend(weight.nodes);
     }
     if layers.is_empty() {
-        let why = "it has no Conv, MatMul or Gemm with a constant f32 weight that may be changed".to_owned();
-        return Err(CompressError::Nothing { pass: "prune-magnitude", why });
+        let reason = "it has no Conv, MatMul or Gemm with a constant f32 weight that may be changed".to_owned();
+        return Err(CompressError::Nothing { pass: "prune-magnitude", reason });
     }
     Ok((made, report, layers))
 }
 
 fn check(pattern: Pattern) -> Result<(), CompressError> {
     let refuse =
-        |value: String, why: &str| Err(CompressError::Option { option: "pattern", value, why: why.to_owned() });
+        |value: String, reason: &str| Err(CompressError::Option { option: "pattern", value, reason: reason.to_owned() });
     match pattern {
         Pattern::PerLayer(part) | Pattern::Global(part) if !(0.0..=1.0).contains(&part) => {
             refuse(part.to_string(), "it is a part between 0 and 1")
@@ -232,7 +232,7 @@ fn sparsity(name: &str, before: &[f32], after: &[f32]) -> Result<Sparsity, Compr
     let failed = |error: std::io::Error| CompressError::Option {
         option: "pattern",
         value: name.to_owned(),
-        why: format!("zstd did not compress the weight: {error}"),
+        reason: format!("zstd did not compress the weight: {error}"),
     };
     Ok(Sparsity {
         weight: name.to_owned(),

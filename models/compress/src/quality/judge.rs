@@ -195,8 +195,8 @@ impl Judge {
             None => Ok(labels),
             Some((first, examples)) => {
                 let of = self.examples.len();
-                let why = format!("{first}; {examples} of {of} examples have such answers");
-                Err(CompressError::Answers { why })
+                let reason = format!("{first}; {examples} of {of} examples have such answers");
+                Err(CompressError::Answers { reason })
             }
         }
     }
@@ -225,7 +225,7 @@ impl Judge {
         match chosen {
             Ok(choice) => self.choice = Some(choice),
             Err(_unfit) if self.custom.is_some() || is_unlabelled => {}
-            Err(why) => return Err(CompressError::Examples { why }),
+            Err(reason) => return Err(CompressError::Examples { reason }),
         }
         Ok(())
     }

@@ -89,9 +89,9 @@ impl Plan {
                 Some(_) => {}
                 None => {
                     if let Some(root) = self.values.get(name)
-                        && let Err(why) = usable(root)
+                        && let Err(reason) = usable(root)
                     {
-                        return Some(why);
+                        return Some(reason);
                     }
                 }
             }

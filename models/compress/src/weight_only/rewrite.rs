@@ -71,9 +71,9 @@ pub fn quantize(model: &Model, options: &Options, grams: &Grams) -> Result<(Mode
         nodes.extend(replaced.unwrap_or_else(|| vec![node.clone()]));
     }
     if report.changed.is_empty() {
-        let why =
+        let reason =
             "it has no MatMul, Gemm or Gather with a constant f32 weight that may be changed; widen the selection";
-        return Err(CompressError::Nothing { pass: "weight-only", why: why.to_owned() });
+        return Err(CompressError::Nothing { pass: "weight-only", reason: reason.to_owned() });
     }
     made.graph.nodes = nodes;
     remove_dead(&mut made.graph);
@@ -94,7 +94,7 @@ pub const fn opset_needed(options: &Options) -> i64 {
 }
 
 fn check(model: &Model, options: &Options) -> Result<(), CompressError> {
-    let refuse = |option, value: String, why: &str| Err(CompressError::Option { option, value, why: why.to_owned() });
+    let refuse = |option, value: String, reason: &str| Err(CompressError::Option { option, value, reason: reason.to_owned() });
     let opset = model.opset("").unwrap_or(0);
     if !BLOCKS.contains(&options.block) {
         return refuse("block", options.block.to_string(), "it is 16, 32, 64, 128 or 256");
@@ -104,8 +104,8 @@ fn check(model: &Model, options: &Options) -> Result<(), CompressError> {
     }
     let needed = opset_needed(options);
     if opset < needed {
-        let why = format!("the form needs operator set {needed}: convert it first, by onnx_graph::opset::upgrade");
-        return refuse("model", format!("of operator set {opset}"), &why);
+        let reason = format!("the form needs operator set {needed}: convert it first, by onnx_graph::opset::upgrade");
+        return refuse("model", format!("of operator set {opset}"), &reason);
     }
     Ok(())
 }
@@ -259,9 +259,9 @@ impl Pass<'_> {
                 let gram = self.grams.of_node(node);
                 let made = gram.and_then(|gram| gptq::gptq(matrix, gram, block, rules, act_order));
                 made.unwrap_or_else(|| {
-                    let why =
+                    let reason =
                         if gram.is_some() { "its inputs give no usable Hessian" } else { "no example reached it" };
-                    report.notes.push(format!("{} was rounded to nearest: {why}", node.name()));
+                    report.notes.push(format!("{} was rounded to nearest: {reason}", node.name()));
                     plain()
                 })
             }

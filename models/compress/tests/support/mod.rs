@@ -19,8 +19,8 @@ pub(crate) fn runtime() -> Option<OrtEngine> {
     let named = std::env::var_os(engine::library::LIBRARY_VARIABLE).map(PathBuf::from);
     match OrtEngine::open(&LibrarySearch { configured: named.or(developer) }) {
         Ok(engine) => Some(engine),
-        Err(engine::OpenError::NotFound(why)) => {
-            println!("skipped: {why}");
+        Err(engine::OpenError::NotFound(reason)) => {
+            println!("skipped: {reason}");
             None
         }
         Err(error) => panic!("ONNX Runtime is there and does not open: {error:?}"),

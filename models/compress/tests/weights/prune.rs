@@ -143,8 +143,8 @@ fn channels_that_cannot_be_followed_stay_and_it_is_said_why() {
     model.graph.nodes[2] = NodeProto::new("Softmax", "odd", &["n"], &["r"]).with(AttributeProto::int("axis", 1));
     let options = channels::Options { compensation: Compensation::None, ..channels::Options::default() };
     let made = channels::prune(&model, &options, &Grams::default());
-    let Err(CompressError::Nothing { why, .. }) = made else { panic!("{made:?}") };
-    assert!(why.contains("Softmax"), "{why}");
+    let Err(CompressError::Nothing { reason, .. }) = made else { panic!("{made:?}") };
+    assert!(reason.contains("Softmax"), "{reason}");
     for fraction in [1.0, -0.1, f32::NAN] {
         let options = channels::Options { fraction, ..options.clone() };
         assert!(matches!(channels::prune(&tied(), &options, &Grams::default()), Err(CompressError::Option { .. })));

@@ -175,8 +175,8 @@ fn not_given(outcome: &Outcome, others: &[Candidate]) -> Vec<Missing> {
                 ),
                 "raise --max-loss, or let --auto look for a form that loses less",
             ),
-            Verdict::Invalid { why } => (format!("{name} is no valid model: {why}"), "try --auto: it says what works"),
-            Verdict::NotApplicable { why } => (format!("{name} is not for this model: {why}"), "try --auto"),
+            Verdict::Invalid { reason } => (format!("{name} is no valid model: {reason}"), "try --auto: it says what works"),
+            Verdict::NotApplicable { reason } => (format!("{name} is not for this model: {reason}"), "try --auto"),
             Verdict::Beaten { .. } | Verdict::Good | Verdict::Reference => continue,
         };
         missing.push(Missing { problem, hint });

@@ -45,6 +45,8 @@ pub(super) struct CommandJudge {
     filling: Option<AnswersFile>,
     /// Whether the reference was judged: its answers stay.
     has_reference: bool,
+    /// Longest run of the command for one form.
+    run_max: Duration,
 }
 
 impl CommandJudge {
@@ -53,7 +55,7 @@ impl CommandJudge {
         let folder =
             Scratch::new().or_exit_try(ExitKind::Storage, "set TMPDIR to a folder with room for the answers")?;
         let examples = fs::canonicalize(examples).or_exit(ExitKind::NotFound)?;
-        Ok(Self { command: command.to_owned(), examples, folder, filling: None, has_reference: false })
+        Ok(Self { command: command.to_owned(), examples, folder, filling: None, has_reference: false, run_max: RUN_MAX })
     }
 
     fn path(&self) -> PathBuf {
@@ -74,7 +76,7 @@ impl CommandJudge {
             .process_group(0)
             .spawn();
         let child = child.map_err(|error| format!("start sh: {error}"))?;
-        let ended = wait(Group(child), Instant::now() + RUN_MAX)?;
+        let ended = wait(Group(child), self.run_max)?;
         if !ended.success() {
             let told = tail(&complained).unwrap_or_default();
             let told: String = told.trim().chars().rev().take(TOLD_MAX).collect::<Vec<_>>().into_iter().rev().collect();
@@ -97,12 +99,12 @@ impl Custom for CommandJudge {
         let file = self.filling.take().unwrap_or_else(|| AnswersFile::new(&path));
         file.finish().map_err(|error| not_stored(&error))?;
         self.has_reference = true;
-        self.run(&path).map_err(|why| CompressError::Command { why })
+        self.run(&path).map_err(|reason| CompressError::Command { reason })
     }
 }
 
 fn not_stored(error: &std::io::Error) -> CompressError {
-    CompressError::Command { why: format!("store answers for it: {error}") }
+    CompressError::Command { reason: format!("store answers for it: {error}") }
 }
 
 /// A child and everything that it started; ended when this value goes.
@@ -120,12 +122,13 @@ impl Drop for Group {
     }
 }
 
-fn wait(mut group: Group, until: Instant) -> Result<ExitStatus, String> {
+fn wait(mut group: Group, limit: Duration) -> Result<ExitStatus, String> {
+    let until = Instant::now() + limit;
     loop {
         match group.0.try_wait() {
             Ok(Some(status)) => return Ok(status),
             Ok(None) if Instant::now() >= until => {
-                return Err(format!("it took longer than {} s", RUN_MAX.as_secs()));
+                return Err(format!("it took longer than {} s", limit.as_secs_f32()));
             }
             Ok(None) => thread::sleep(LOOK),
             Err(error) => return Err(format!("wait for it: {error}")),
@@ -207,5 +210,21 @@ mod tests {
         assert!(told("echo broken >&2; exit 7; true").contains("broken"));
         assert!(told("/nowhere/score").contains("not found"));
         assert!(told("echo fine #").contains("\"fine\""));
+    }
+
+    #[test]
+    fn a_command_that_takes_too_long_is_ended_with_what_it_started() {
+        let examples = Scratch::new().unwrap();
+        let started = examples.0.join("started");
+        let command = format!("sleep 3600 & echo $! > {}; wait; echo 1 #", started.display());
+        let mut judge = CommandJudge::new(&command, &examples.0).unwrap();
+        judge.run_max = Duration::from_millis(500);
+        let told = judge.finish().unwrap_err().to_string();
+        assert!(told.contains("longer than 0.5 s"), "{told}");
+        // The sleeping process is gone, or a zombie that its new parent has not collected.
+        if let Ok(pid) = fs::read_to_string(&started) {
+            let state = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+            assert!(state.is_empty() || state.contains(") Z") || state.contains(") X"), "{state}");
+        }
     }
 }

@@ -58,8 +58,8 @@ pub(super) fn make(
         }
         match made {
             Ok(golden) => goldens.files.push(golden),
-            Err(why) => goldens.missing.push(format!(
-                "variant {} has no golden answers ({why}): devices only run it on zeros before it serves",
+            Err(reason) => goldens.missing.push(format!(
+                "variant {} has no golden answers ({reason}): devices only run it on zeros before it serves",
                 variant.name
             )),
         }

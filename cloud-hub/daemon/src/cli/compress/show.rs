@@ -47,7 +47,7 @@ pub(super) fn told(made: &Made<'_>) -> String {
     let outcome = made.outcome;
     let mut lines = vec![table(outcome), String::new()];
     for one in &outcome.recommendations {
-        lines.push(format!("for {}: {}, {}", one.class.as_str(), one.candidate, one.why));
+        lines.push(format!("for {}: {}, {}", one.class.as_str(), one.candidate, one.reason));
     }
     let nothing = outcome.recommendations.iter().all(|one| one.is_reference);
     if nothing && let Some(reference) = outcome.candidates.first() {
@@ -185,9 +185,9 @@ fn verdict(candidate: &Candidate) -> String {
         Verdict::Reference => "reference".to_owned(),
         Verdict::Good => "good".to_owned(),
         Verdict::Lossy => "loses too much".to_owned(),
-        Verdict::Beaten { by, why } => format!("refused, beaten by {by}; this form: {why}"),
-        Verdict::Invalid { why } => format!("refused, invalid: {why}"),
-        Verdict::NotApplicable { why } => format!("not made: {why}"),
+        Verdict::Beaten { by, reason } => format!("refused, beaten by {by}; this form: {reason}"),
+        Verdict::Invalid { reason } => format!("refused, invalid: {reason}"),
+        Verdict::NotApplicable { reason } => format!("not made: {reason}"),
     }
 }
 

@@ -22,8 +22,8 @@ use crate::{CompressError, Report};
 /// When an option makes no sense, a weight's bytes are broken, or no channel can go.
 pub fn prune(model: &Model, options: &Options, grams: &Grams) -> Result<(Model, Report), CompressError> {
     if !(0.0..1.0).contains(&options.fraction) {
-        let why = "it is a part of the channels, from 0 to below 1".to_owned();
-        return Err(CompressError::Option { option: "fraction", value: options.fraction.to_string(), why });
+        let reason = "it is a part of the channels, from 0 to below 1".to_owned();
+        return Err(CompressError::Option { option: "fraction", value: options.fraction.to_string(), reason });
     }
     let uses = Uses::of(&model.graph);
     let constants = Constants::of(&model.graph, &uses);
@@ -33,12 +33,12 @@ pub fn prune(model: &Model, options: &Options, grams: &Grams) -> Result<(Model, 
     let kept = importance::kept(&model.graph, constants, &followed, options, grams)?;
     if kept.iter().all(|&kept| kept) {
         tell(&model.graph, &followed, &kept, &mut report);
-        let why = report
+        let reason = report
             .skipped
             .first()
             .map_or("it has no convolution or product that is followed", |skipped| &skipped.reason);
-        let why = format!("no channel can go (of the first layer: {why}); raise the fraction or widen the selection");
-        return Err(CompressError::Nothing { pass: "prune-channels", why });
+        let reason = format!("no channel can go (of the first layer: {reason}); raise the fraction or widen the selection");
+        return Err(CompressError::Nothing { pass: "prune-channels", reason });
     }
     let mut made = model.clone();
     made.graph.value_info.clear();
