@@ -28,20 +28,20 @@ use crate::quality::{Custom, Kind, Measure, Quality, Task};
 use crate::{CompressError, Examples, Selection};
 use bench::Bench;
 
-/// What is asked for.
+/// Everything that a run is asked to do.
 #[derive(Debug)]
 pub struct Request<'a> {
     /// The model file as it was given: the reference.
     pub file: ModelBytes,
     /// The same, as passes take it.
     pub model: Model,
-    /// Real inputs.
+    /// Real inputs of the model.
     pub examples: Examples,
     /// How many of them calibrate; the others judge. At least one is left to judge by.
     pub calibration: usize,
     /// The engines; the first one calibrates and judges, all are timed.
     pub engines: Vec<&'a dyn Engine>,
-    /// What to make.
+    /// Recipes to make, in order.
     pub recipes: Vec<Recipe>,
     /// The forms of which a mixed one is searched when no recipe for them is within the loss.
     pub search_mixed: Vec<Form>,
@@ -61,7 +61,7 @@ pub struct Request<'a> {
     pub form_budget: Duration,
 }
 
-/// What is going on; for progress.
+/// Activity of a run, for progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage<'a> {
     /// The reference answers the examples.
@@ -81,21 +81,21 @@ pub enum Stage<'a> {
 /// Everything that came of it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Outcome {
-    /// Examples that calibrated.
+    /// Number of examples that calibrated.
     pub calibrated_on: usize,
-    /// Examples that judged.
+    /// Number of examples that judged.
     pub judged_on: usize,
-    /// What loss is counted in.
+    /// Measure of the loss.
     pub measure: Measure,
-    /// Greatest loss allowed.
+    /// Greatest loss that is allowed.
     pub loss_max: f64,
-    /// What was tried; the first one is the reference.
+    /// Forms that were tried; the first one is the reference.
     pub candidates: Vec<Candidate>,
-    /// What each class of devices should get.
+    /// Recommended form for each class of devices.
     pub recommendations: Vec<Recommendation>,
     /// The searches for mixed forms; none where the plain ones are within the loss.
     pub searches: Vec<Search>,
-    /// What its reader should know, one sentence each.
+    /// Notes for the reader, one sentence each.
     pub notes: Vec<String>,
 }
 

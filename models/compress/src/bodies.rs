@@ -102,7 +102,7 @@ fn move_into_bodies(graph: &mut Graph) {
     }
 }
 
-/// Whether a body, or one inside it, takes a value of that name.
+/// Returns whether a body, or one inside it, takes a value of that name.
 fn takes(body: &GraphProto, name: &str) -> bool {
     let by_node = |node: &NodeProto| {
         node.input.iter().any(|input| input == name) || subgraphs(node).any(|inner| takes(inner, name))

@@ -23,7 +23,7 @@ use extremes::Extremes;
 use histogram::Histogram;
 pub use means::{Means, means};
 
-/// How a range is made of what was seen.
+/// Method that makes a range of the values seen.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
@@ -51,9 +51,9 @@ pub enum Method {
 /// The values that a tensor takes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Range {
-    /// The least.
+    /// Lower end of the range.
     pub low: f32,
-    /// The greatest.
+    /// Upper end of the range.
     pub high: f32,
 }
 

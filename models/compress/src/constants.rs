@@ -46,7 +46,7 @@ impl<'g> Constants<'g> {
     }
 }
 
-/// Whether an f32 tensor holds what its dimensions promise: dimensions alone may promise anything.
+/// Returns whether an f32 tensor holds what its dimensions promise: dimensions alone may promise anything.
 fn is_whole(tensor: &TensorProto) -> bool {
     let held = tensor.raw_data.as_ref().map_or(tensor.float_data.len(), |raw| raw.len() / size_of::<f32>());
     tensor.shape().is_ok_and(|shape| shape.iter().product::<usize>() == held)

@@ -143,7 +143,7 @@ impl<'g> Pass<'g> {
         Ok(Some(Vec::new()))
     }
 
-    /// Whether quantizing takes away what is negative and nothing before it did.
+    /// Returns whether quantizing takes away what is negative and nothing before it did.
     fn cuts_below_zero(&self, quantize: &'g NodeProto, source: &str) -> bool {
         let after = |operator| self.uses.producer(source).is_some_and(|at| self.graph.nodes[at].is(operator));
         let Some(point) = quantize.input_at(2).and_then(|name| self.constants.tensor(name)) else {

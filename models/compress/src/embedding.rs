@@ -34,7 +34,7 @@ pub(crate) struct Packed {
 }
 
 impl Embedding {
-    /// What the node is; `None` when it is no such look-up, or of a table too small to matter.
+    /// Returns what the node is; `None` when it is no such look-up, or of a table too small to matter.
     pub(crate) fn of(node: &NodeProto, constants: Constants<'_>) -> Option<Self> {
         if !node.is("Gather") || node.attr_int("axis").unwrap_or(0) != 0 {
             return None;

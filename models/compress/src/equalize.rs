@@ -40,7 +40,7 @@ fn unshare(graph: &mut Graph, operators: &[&str]) {
     }
 }
 
-/// Whether a factor is one that can be divided by without harm.
+/// Returns whether a factor is one that can be divided by without harm.
 fn is_sound(factor: f32) -> bool {
     // A hundred thousand times is what no trained channel needs; beyond it the other side loses its digits.
     (1e-5..=1e5).contains(&factor)

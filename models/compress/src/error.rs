@@ -2,7 +2,7 @@
 
 use onnx_graph::{TensorError, WriteError};
 
-/// Why a pass gave no model.
+/// Reason why a pass gave no model.
 #[derive(Debug, thiserror::Error)]
 pub enum CompressError {
     /// A weight could not be read.
@@ -14,24 +14,24 @@ pub enum CompressError {
     /// The engine did not load or run the model.
     #[error("run the model to see its values: {what}")]
     Run {
-        /// What was attempted.
+        /// Action that failed, as a verb phrase.
         what: &'static str,
-        /// What the engine said.
+        /// Cause, as the engine reports it.
         #[source]
         source: engine::Cause,
     },
     /// The pass has no place in this model.
     #[error("{pass} changes nothing in this model: {reason}")]
     Nothing {
-        /// The pass.
+        /// Name of the pass.
         pass: &'static str,
-        /// What it looked for, and what to do.
+        /// Reason, and what to do.
         reason: String,
     },
     /// The examples do not fit the model, or are too few.
     #[error("the examples cannot be used: {reason}")]
     Examples {
-        /// What is wrong with them, and what to do.
+        /// Problem of the examples, and what to do.
         reason: String,
     },
     /// The model's own answers cannot be compared.
@@ -49,11 +49,11 @@ pub enum CompressError {
     /// An option that makes no sense.
     #[error("option {option} cannot be {value}: {reason}")]
     Option {
-        /// The option.
+        /// Name of the option.
         option: &'static str,
         /// The value given.
         value: String,
-        /// What it may be.
+        /// Values that it may be, in one clause.
         reason: String,
     },
 }

@@ -36,7 +36,7 @@ pub struct Examples {
 pub struct Example {
     /// A tensor for every input of the model.
     pub inputs: Vec<NamedTensor>,
-    /// What it shows, from the array `labels`.
+    /// Label, from the array `labels`.
     pub label: Option<Label>,
 }
 
@@ -90,19 +90,19 @@ impl Examples {
         Ok(Self { source: Arc::new(source), chosen: (0..count).collect() })
     }
 
-    /// How many there are.
+    /// Returns the number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
         self.chosen.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.chosen.is_empty()
     }
 
-    /// Whether every example of a file comes with a label; a folder's files are looked into only when they are read.
+    /// Returns whether every example of a file comes with a label; a folder's files are looked into only when they are read.
     #[must_use]
     pub fn are_labelled(&self) -> bool {
         matches!(&*self.source, Source::File { labels: Some(_), .. })
@@ -216,7 +216,7 @@ impl Examples {
         &self.chosen
     }
 
-    /// Whether every input has a free first dimension that counts examples.
+    /// Returns whether every input has a free first dimension that counts examples.
     #[must_use]
     pub fn can_be_joined(&self) -> bool {
         matches!(&*self.source, Source::File { inputs, .. } if inputs.iter().all(|input| input.joins))

@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 /// Two times within this share of each other count as equal: what one machine measures twice differs as much.
 pub const LATENCY_SLACK: f64 = 0.03;
 
-/// What one candidate costs; less is better throughout.
+/// Costs of one candidate; less is better throughout.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Cost {
     /// Quality lost, in the measure of the run.
@@ -25,21 +25,21 @@ pub struct Cost {
 pub struct Span {
     /// The least it may be.
     pub low: f64,
-    /// The best guess.
+    /// Best estimate of the ratio.
     pub middle: f64,
     /// The most it may be.
     pub high: f64,
 }
 
 impl Span {
-    /// Whether this one is surely less: apart by more than the slack, and the two spans do not meet.
+    /// Returns whether this one is surely less: apart by more than the slack, and the two spans do not meet.
     fn is_below(self, other: Self) -> bool {
         self.middle < other.middle * (1.0 - LATENCY_SLACK) && self.high < other.low
     }
 }
 
 impl Cost {
-    /// Whether this one is no worse in any respect and better in at least one.
+    /// Returns whether this one is no worse in any respect and better in at least one.
     ///
     /// A candidate that does not run on an engine is worse there than any that does.
     #[must_use]
@@ -48,7 +48,7 @@ impl Cost {
         !sides.contains(&Ordering::Greater) && sides.contains(&Ordering::Less)
     }
 
-    /// How the two stand in each respect: loss, bytes, then the engines. A loss that is no number is the worst there is.
+    /// Returns how the two stand in each respect: loss, bytes, then the engines. A loss that is no number is the worst there is.
     fn sides(&self, other: &Self) -> Vec<Ordering> {
         let loss = match (self.loss.is_nan(), other.loss.is_nan()) {
             (false, false) => self.loss.total_cmp(&other.loss),
@@ -117,7 +117,7 @@ fn worst_first(costs: &[Cost], a: usize, b: usize) -> Ordering {
     }
 }
 
-/// How much worse a candidate is than another, in words: `1.8x slower on ort, 3.0x the loss`. Empty when it is not.
+/// Returns how much worse a candidate is than another, in words: `1.8x slower on ort, 3.0x the loss`. Empty when it is not.
 #[must_use]
 pub fn worse_in(candidate: &Cost, than: &Cost, engines: &[String]) -> String {
     let mut said = Vec::new();

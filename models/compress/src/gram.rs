@@ -29,7 +29,7 @@ pub(crate) struct Gram {
     pub products: Square,
     /// `Σ x`.
     pub sums: Vec<f64>,
-    /// How many `x` there were.
+    /// Number of vectors `x`.
     pub count: usize,
 }
 

@@ -39,7 +39,7 @@ pub const KEPT: [&str; 17] = [
     "Softmax",
 ];
 
-/// What becomes of the floats.
+/// Format that the floats are converted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
@@ -56,7 +56,7 @@ pub enum Format {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// What becomes of the floats.
+    /// Format that the floats are converted to.
     pub format: Format,
     /// Operators that stay f32.
     pub kept: BTreeSet<String>,

@@ -99,7 +99,7 @@ impl LabelFacts {
         facts
     }
 
-    /// Whether the labels say yes or no: two whole numbers, of which the smaller is 0 or -1.
+    /// Returns whether the labels say yes or no: two whole numbers, of which the smaller is 0 or -1.
     pub(crate) fn is_binary(&self) -> bool {
         let is_pair = self.values.len() <= TWO_CLASSES && self.greatest <= 1.0;
         self.is_whole && is_pair && (self.least == 0.0 || self.least == -1.0 || self.least == 1.0)

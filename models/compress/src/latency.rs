@@ -41,13 +41,13 @@ const WARM_UP_SHARE: u32 = 4;
 /// One model in the race.
 #[derive(Debug)]
 pub struct Contender {
-    /// What results call it.
+    /// Name of the contender in results.
     pub name: String,
     /// It, loaded.
     pub session: Box<dyn Session>,
 }
 
-/// How long one model took.
+/// Time that one model took.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
     /// Median of a run, in milliseconds.
@@ -62,30 +62,30 @@ pub struct Timing {
     pub ratio_low: f64,
     /// Upper end of it.
     pub ratio_high: f64,
-    /// Rounds measured.
+    /// Number of rounds that were measured.
     pub rounds: usize,
 }
 
 impl Timing {
-    /// Whether it is faster than the reference beyond what the rounds' spread could explain.
+    /// Returns whether it is faster than the reference beyond what the rounds' spread could explain.
     #[must_use]
     pub fn is_faster(&self) -> bool {
         self.ratio_high < 1.0 && self.is_enough()
     }
 
-    /// Whether it is slower than the reference beyond what the rounds' spread could explain.
+    /// Returns whether it is slower than the reference beyond what the rounds' spread could explain.
     #[must_use]
     pub fn is_slower(&self) -> bool {
         self.ratio_low > 1.0 && self.is_enough()
     }
 
-    /// Whether its interval means something: of fewer rounds it does not hold the median with 95 %.
+    /// Returns whether its interval means something: of fewer rounds it does not hold the median with 95 %.
     #[must_use]
     pub const fn is_enough(&self) -> bool {
         self.rounds >= ROUNDS_LEAST
     }
 
-    /// Whether it and another one of the same reference cannot be told apart.
+    /// Returns whether it and another one of the same reference cannot be told apart.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let is_apart = self.ratio_high < other.ratio_low || other.ratio_high < self.ratio_low;
@@ -195,7 +195,7 @@ fn settled(lanes: &[Lane]) -> bool {
     lanes.iter().filter(|lane| lane.failed.is_none()).all(|lane| timing(&lane.times, reference).is_some_and(narrow))
 }
 
-/// What the rounds of one contender and of the reference come to; `None` without rounds.
+/// Returns what the rounds of one contender and of the reference come to; `None` without rounds.
 fn timing(times: &[f64], reference: &[f64]) -> Option<Timing> {
     let rounds = times.len().min(reference.len());
     let (of, mut times) = (reference.get(..rounds)?, times.get(..rounds)?.to_vec());

@@ -37,7 +37,7 @@ pub(crate) struct Matrix {
 }
 
 impl Linear {
-    /// What the node is: `None` when it is no product at all, the reason when it is one that a pass must leave alone.
+    /// Returns what the node is: `None` when it is no product at all, the reason when it is one that a pass must leave alone.
     pub(crate) fn of(node: &NodeProto, constants: Constants<'_>) -> Option<Result<Self, &'static str>> {
         match (node.op_type(), node.domain()) {
             ("MatMul", "" | "ai.onnx") => Some(Self::of_matmul(node, constants)),
@@ -90,12 +90,12 @@ impl Linear {
         Ok(matrix)
     }
 
-    /// What tells matrices apart: weights that several nodes share are quantized once.
+    /// Returns what tells matrices apart: weights that several nodes share are quantized once.
     pub(crate) fn key(&self) -> (String, bool, u32) {
         (self.weight.clone(), self.transposed, self.alpha.to_bits())
     }
 
-    /// Where the bare product goes, and the `Add` behind it when there is a bias.
+    /// Returns where the bare product goes, and the `Add` behind it when there is a bias.
     ///
     /// # Errors
     /// When a bias that must be scaled cannot be read.
@@ -141,7 +141,7 @@ fn matrix_shape(weight: &str, constants: Constants<'_>) -> Result<(), &'static s
     }
 }
 
-/// Why a weight would stay in the model although these nodes no longer take it; `None` when it would go.
+/// Returns the reason why a weight would stay in the model although these nodes no longer take it; `None` when it would go.
 pub(crate) fn kept_by_others(
     weight: &str,
     graph: &Graph,

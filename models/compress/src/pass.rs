@@ -45,7 +45,7 @@ pub struct Pass {
 pub struct Settings {
     /// Method that reads ranges of activations from the examples.
     pub calibration: Calibration,
-    /// Integers of activations.
+    /// Integers that hold the activations.
     pub activations: Activations,
     /// Whether ranges are even around zero.
     pub symmetric: bool,

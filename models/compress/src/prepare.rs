@@ -5,6 +5,7 @@
 
 mod activations;
 mod convolutions;
+mod resize;
 
 use std::collections::HashMap;
 
@@ -21,7 +22,7 @@ const OPSET_NEEDED: i64 = 13;
 /// The operator set that older models are brought to: the first with HardSwish.
 const OPSET_WANTED: i64 = 14;
 
-/// Why a model was not prepared.
+/// Reason why a model was not prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
     /// Its nodes have no order.
@@ -54,6 +55,7 @@ pub fn prepare(original: &Model) -> Result<Model, PrepareError> {
         Err(_stuck) if model.opset("").is_some_and(|opset| opset >= OPSET_NEEDED) => model,
         Err(stuck) => return Err(PrepareError::Opset(stuck)),
     };
+    resize::spread_scales(&mut model);
     while convolutions::fold_into_convolutions(&mut model.graph) > 0 {}
     activations::put_together(&mut model);
     rewrite::remove_dead(&mut model.graph);

@@ -41,7 +41,7 @@ const ENGINES_EQUAL_LEAST: f64 = 0.98;
 /// Distance of a variant from its reference.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Quality {
-    /// Examples compared.
+    /// Number of examples that were compared.
     pub examples: u64,
     /// Each output, in the model's order.
     pub outputs: Vec<OutputQuality>,

@@ -18,11 +18,11 @@ pub struct Report {
 /// A node that a pass left alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Skipped {
-    /// Its name.
+    /// Name in the model.
     pub node: String,
     /// Its operator, with the domain unless it is the default one.
     pub operator: String,
-    /// Why, in one clause.
+    /// Reason, in one clause.
     pub reason: String,
 }
 

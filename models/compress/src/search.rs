@@ -13,11 +13,11 @@ pub const PROBES_MAX: usize = 40;
 pub struct Probe {
     /// Layers left in float, by their place in the order of sensitivity; ascending.
     pub float: Vec<usize>,
-    /// What it lost.
+    /// Loss, in the measure of the run.
     pub loss: f64,
 }
 
-/// How a search ended.
+/// End of a search.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
     /// Layers to leave in float; all of them when nothing less is within the loss.
@@ -97,7 +97,7 @@ impl<E, J: FnMut(&[usize]) -> Result<f64, E>> Search<J> {
         self.is_within(&float)
     }
 
-    /// Whether the model with these layers in float is within the loss; `None` when no more may be tried.
+    /// Returns whether the model with these layers in float is within the loss; `None` when no more may be tried.
     fn is_within(&mut self, float: &[usize]) -> Result<Option<bool>, E> {
         if self.probes.len() >= PROBES_MAX {
             return Ok(None);

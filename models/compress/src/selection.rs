@@ -13,14 +13,14 @@ pub struct Selection {
     pub operators: BTreeSet<String>,
     /// Only nodes of these names.
     pub nodes: BTreeSet<String>,
-    /// Never these operators.
+    /// Operators that are never changed.
     pub operators_excluded: BTreeSet<String>,
     /// Never nodes of these names.
     pub nodes_excluded: BTreeSet<String>,
 }
 
 impl Selection {
-    /// Whether a pass may touch the node.
+    /// Returns whether a pass may touch the node.
     #[must_use]
     pub fn takes(&self, node: &NodeProto) -> bool {
         let wanted = |set: &BTreeSet<String>, name: &str| set.is_empty() || set.contains(name);

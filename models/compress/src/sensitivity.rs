@@ -35,7 +35,7 @@ pub struct Layer {
 /// A layer and what quantizing it alone loses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerLoss {
-    /// The layer.
+    /// Layer that this is about.
     pub layer: Layer,
     /// What is lost, in the measure of the ranking; `None` when the layer cannot be quantized alone.
     pub loss: Option<f64>,

@@ -44,7 +44,7 @@ pub enum Activations {
     S8,
 }
 
-/// How to quantize.
+/// Options of the pass.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
@@ -85,7 +85,7 @@ impl Options {
         }
     }
 
-    /// Whether a Relu can be left to the range behind it: only when ranges end at 0.
+    /// Returns whether a Relu can be left to the range behind it: only when ranges end at 0.
     fn absorbs(&self) -> bool {
         !self.activations_symmetric
     }

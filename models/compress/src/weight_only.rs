@@ -32,7 +32,7 @@ pub enum Bits {
 }
 
 impl Bits {
-    /// How many.
+    /// Returns the number of bits.
     #[must_use]
     pub const fn count(self) -> usize {
         match self {
@@ -55,7 +55,7 @@ impl Bits {
     }
 }
 
-/// How codes are chosen.
+/// Method that chooses codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
@@ -71,7 +71,7 @@ pub enum Method {
     },
 }
 
-/// What the quantized product looks like.
+/// Operators that the quantized product is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
@@ -95,9 +95,9 @@ pub struct Options {
     pub block: usize,
     /// No zero points: smaller, and a little less accurate.
     pub symmetric: bool,
-    /// How codes are chosen.
+    /// Method that chooses codes.
     pub method: Method,
-    /// What the product looks like.
+    /// Operators that the product is written in.
     pub form: Form,
     /// Whether embedding tables (the constant of a `Gather`) become 8 bits with one scale per column.
     pub embeddings: bool,

@@ -82,7 +82,7 @@ impl NodeProto {
         self.input.get(place).map(String::as_str).filter(|name| !name.is_empty())
     }
 
-    /// Whether this is `operator` of the default domain.
+    /// Returns whether this is `operator` of the default domain.
     #[must_use]
     pub fn is(&self, operator: &str) -> bool {
         self.op_type() == operator && matches!(self.domain(), "" | "ai.onnx")

@@ -18,13 +18,13 @@ use crate::proto::tensor_proto::DataLocation;
 use crate::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 use crate::tensor::{Values, bytes_of};
 
-/// Why weights beside a model were not read.
+/// Reason why weights beside a model were not read.
 #[derive(Debug, thiserror::Error)]
 pub enum ExternalError {
     /// The path leads out of the model's folder.
     #[error("tensor {tensor:?} names {location:?}: weights must lie under the folder of the model file")]
     Outside {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// The path as the model gives it.
         location: String,
@@ -32,18 +32,18 @@ pub enum ExternalError {
     /// The file could not be opened or read; a link on the way counts as that.
     #[error("read the weights of tensor {tensor:?} from {location:?}")]
     File {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// The path as the model gives it.
         location: String,
-        /// Why.
+        /// Reason, in one clause.
         #[source]
         source: io::Error,
     },
     /// Not a file, but a folder, a device or a pipe.
     #[error("tensor {tensor:?} names {location:?}, which is no regular file")]
     NotFile {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// The path as the model gives it.
         location: String,
@@ -51,7 +51,7 @@ pub enum ExternalError {
     /// An entry that makes no sense.
     #[error("tensor {tensor:?} has an impossible {key} of external data")]
     Entry {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// The entry: `location`, `offset` or `length`.
         key: &'static str,
@@ -59,19 +59,19 @@ pub enum ExternalError {
     /// The file ends before the weights do, or they are not as many as the dimensions say.
     #[error("tensor {tensor:?} wants {wanted} bytes at {offset} of {location:?}, which cannot be its weights")]
     Length {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// The path as the model gives it.
         location: String,
-        /// Where they begin.
+        /// Offset of the first byte.
         offset: u64,
-        /// How many they should be.
+        /// Number of bytes that they should be.
         wanted: u64,
     },
     /// More weights than the limit.
     #[error("the weights beside the model take more than {limit} bytes")]
     Total {
-        /// The limit.
+        /// Limit that was exceeded.
         limit: u64,
     },
 }
@@ -211,7 +211,7 @@ impl Loader<'_> {
     }
 }
 
-/// Where a tensor's bytes are.
+/// Location of a tensor's bytes.
 struct Region {
     location: String,
     offset: u64,

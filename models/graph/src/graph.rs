@@ -16,7 +16,7 @@ pub struct Graph {
     pub initializers: IndexMap<String, TensorProto>,
     /// What a request supplies. Models of IR version 3 list their initializers here too; they were taken out.
     pub inputs: Vec<ValueInfoProto>,
-    /// What an answer consists of.
+    /// Outputs of an answer.
     pub outputs: Vec<ValueInfoProto>,
     /// Types of values in between, as far as the file tells them.
     pub value_info: IndexMap<String, ValueInfoProto>,
@@ -71,7 +71,7 @@ impl Graph {
         self.initializers.get(name)
     }
 
-    /// Whether the graph hands this value out.
+    /// Returns whether the graph hands this value out.
     #[must_use]
     pub fn is_output(&self, name: &str) -> bool {
         self.outputs.iter().any(|output| output.name() == name)

@@ -39,7 +39,7 @@ impl Default for ReadLimits {
     }
 }
 
-/// Why a model is refused before it is decoded.
+/// Reason why a model is refused before it is decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The file is over the limit.
@@ -47,41 +47,41 @@ pub enum Refusal {
     FileSize {
         /// Bytes of the file.
         bytes: u64,
-        /// The limit.
+        /// Limit that was exceeded.
         limit: u64,
     },
     /// Not protocol buffers, or cut short.
     #[error("the file is no readable ONNX model: {what}")]
     Unreadable {
-        /// What was met.
+        /// Kind of the field that was met.
         what: &'static str,
     },
     /// More of something than anybody needs.
     #[error("the model has more than {limit} {what}")]
     Count {
-        /// What was counted.
+        /// Kind of thing that was counted.
         what: &'static str,
-        /// The limit.
+        /// Limit that was exceeded.
         limit: usize,
     },
     /// Messages nested too deep.
     #[error("the model nests {what} deeper than {limit}")]
     Depth {
-        /// What is nested.
+        /// Kind of thing that is nested.
         what: &'static str,
-        /// The limit.
+        /// Limit that was exceeded.
         limit: usize,
     },
     /// Sparse constants that are enormous once they are written out.
     #[error("the sparse constants of the model together take more than {limit} bytes when they are written out")]
     Constants {
-        /// The limit.
+        /// Limit that was exceeded.
         limit: u64,
     },
     /// Small in the file, enormous in memory.
     #[error("the model would take more than {limit} bytes of memory without its weights")]
     Memory {
-        /// The limit.
+        /// Limit that was exceeded.
         limit: u64,
     },
 }

@@ -26,15 +26,15 @@ pub struct Model {
     pub rest: ModelProto,
 }
 
-/// Why a file is no model.
+/// Reason why a file is no model.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The file could not be read.
     #[error("read model file {}", path.display())]
     File {
-        /// Its path.
+        /// Path on the disk.
         path: PathBuf,
-        /// Why.
+        /// Reason, in one clause.
         #[source]
         source: io::Error,
     },

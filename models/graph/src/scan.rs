@@ -71,7 +71,7 @@ impl Kind {
         }
     }
 
-    /// What the field of that number holds when it is length-delimited.
+    /// Returns what the field of that number holds when it is length-delimited.
     const fn field(self, number: u64) -> Field {
         use Field::{Message, Numbers, Slice, Text};
         match (self, number) {

@@ -9,13 +9,13 @@ use crate::proto::tensor_proto::{DataLocation, DataType};
 /// Type of a tensor's elements.
 pub type ElementType = DataType;
 
-/// Why a tensor could not be read.
+/// Reason why a tensor could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TensorError {
     /// The dimensions make no size.
     #[error("tensor {name:?} has impossible dimensions {dims:?}")]
     Dims {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
         /// Its dimensions.
         dims: Vec<i64>,
@@ -23,7 +23,7 @@ pub enum TensorError {
     /// Too few or too many numbers for the dimensions.
     #[error("tensor {name:?} holds {found} bytes where its dimensions say {wanted}")]
     Length {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
         /// Bytes in the message.
         found: usize,
@@ -33,17 +33,17 @@ pub enum TensorError {
     /// Another element type than the caller can use.
     #[error("tensor {name:?} has elements of {found}, which are no {wanted}")]
     Type {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
-        /// Its element type.
+        /// Name of its element type.
         found: &'static str,
-        /// What was wanted.
+        /// Element type or shape that was wanted.
         wanted: &'static str,
     },
     /// The numbers are in another file that was not read.
     #[error("tensor {name:?} keeps its data in another file: open the model by its path")]
     External {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
     },
 }
@@ -238,7 +238,7 @@ pub fn bytes_of(element: ElementType, shape: &[usize]) -> Option<usize> {
     Some(elements.checked_mul(bits_of(element)?)?.div_ceil(8))
 }
 
-/// Whether the product of any of the dimensions, in bytes of the widest elements, is within `isize`: also of those beside
+/// Returns whether the product of any of the dimensions, in bytes of the widest elements, is within `isize`: also of those beside
 /// a dimension of 0, so that nobody who multiplies some of them needs to look.
 #[must_use]
 pub fn is_possible(shape: &[usize]) -> bool {
@@ -246,7 +246,7 @@ pub fn is_possible(shape: &[usize]) -> bool {
     product.is_some_and(|bytes| isize::try_from(bytes).is_ok())
 }
 
-/// Whether these are whole numbers, or bool.
+/// Returns whether these are whole numbers, or bool.
 #[must_use]
 pub const fn is_integer(element: ElementType) -> bool {
     matches!(

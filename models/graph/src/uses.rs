@@ -42,7 +42,7 @@ impl Uses {
         self.consumers.get(value).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether the graph hands this value out.
+    /// Returns whether the graph hands this value out.
     #[must_use]
     pub fn is_output(&self, value: &str) -> bool {
         self.handed_out.contains(value)

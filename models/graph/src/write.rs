@@ -30,15 +30,15 @@ const MODEL_GRAPH: u32 = 7;
 const GRAPH_INITIALIZER: u32 = 5;
 const TENSOR_RAW_DATA: u32 = 9;
 
-/// Why a model was not written.
+/// Reason why a model was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The file could not be written.
     #[error("write model file {}", path.display())]
     File {
-        /// Its path.
+        /// Path on the disk.
         path: PathBuf,
-        /// Why.
+        /// Reason, in one clause.
         #[source]
         source: io::Error,
     },
@@ -47,24 +47,24 @@ pub enum WriteError {
     TooLarge {
         /// Bytes of the file that it would be.
         bytes: u64,
-        /// The limit.
+        /// Limit that was exceeded.
         limit: u64,
     },
     /// A tensor's data is beside a file that this model was not read from by its path.
     #[error("tensor {tensor:?} keeps its data in another file that was not read: open the model by its path")]
     External {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
     },
     /// A path without a file name.
     #[error("{} is no name for a model file", path.display())]
     Name {
-        /// The path.
+        /// Path on the disk.
         path: PathBuf,
     },
 }
 
-/// Where the weights go.
+/// Destination of the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Weights {
     /// Into the model file if the whole stays under the limit of protocol buffers, else beside.

@@ -82,7 +82,7 @@ const CALIBRATION_BYTES_MAX: u64 = 256 * 1024;
 /// A version ready to be signed and sent.
 #[derive(Debug, Clone)]
 pub struct Packed {
-    /// What was read from the folder.
+    /// Content of the folder.
     pub manifest: Manifest,
     /// Its canonical text: what is signed and stored.
     pub manifest_bytes: Vec<u8>,
@@ -95,19 +95,19 @@ pub struct Packed {
 pub struct PackedFile {
     /// Name, size and digests.
     pub reference: FileRef,
-    /// Where it lies.
+    /// Path of the file.
     pub path: PathBuf,
 }
 
-/// Why a folder is no model version. Each names the place and what to do there.
+/// Reason why a folder is no model version. Each names the place and what to do there.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
     /// A file that cannot be read.
     #[error("read {path:?}")]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The cause.
+        /// Cause of the failure.
         #[source]
         source: io::Error,
     },
@@ -120,17 +120,17 @@ pub enum PackError {
     /// A field of the form holds what it must not.
     #[error("{file}: {path}: {problem}", file = .file.display())]
     Field {
-        /// The form.
+        /// Path of the form.
         file: PathBuf,
         /// Where in it, like `variant[1].file`.
         path: String,
-        /// What is wrong there.
+        /// Problem at that place, in one sentence.
         problem: String,
     },
     /// The calibration file is not what it should be.
     #[error("read calibration {path:?}")]
     Calibration {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The cause, with line and column.
         #[source]
@@ -141,18 +141,18 @@ pub enum PackError {
     Golden {
         /// The variant that names it.
         variant: String,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The cause.
+        /// Cause of the failure.
         #[source]
         source: GoldenError,
     },
     /// The manifest would not be lawful.
     #[error("make the manifest of {file}", file = .file.display())]
     Manifest {
-        /// The form.
+        /// Path of the form.
         file: PathBuf,
-        /// The cause.
+        /// Cause of the failure.
         #[source]
         source: ManifestError,
     },
@@ -275,7 +275,7 @@ impl Packer {
         Ok(reference)
     }
 
-    /// Where a path of the form leads, if that is a regular file inside the folder reached without a link.
+    /// Returns where a path of the form leads, if that is a regular file inside the folder reached without a link.
     fn inside(&self, path: &str, field: &str) -> Result<PathBuf, PackError> {
         let relative = Path::new(path);
         let plain = relative.components().all(|part| matches!(part, Component::Normal(_)));

@@ -31,7 +31,7 @@ pub use repository::{
 /// The four files of a TUF repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// Who may sign what.
+    /// Roles, and the keys that may sign them.
     Root,
     /// Which manifests devices may trust.
     Targets,
@@ -65,7 +65,7 @@ impl Role {
         }
     }
 
-    /// How long a signature is good for.
+    /// Returns how long a signature is good for.
     ///
     /// Root and targets, one year: their keys lie in a drawer, and taking them out once a year shows that they still
     /// can be. Snapshot, 30 days: it changes with the targets alone. Timestamp, 7 days: the longest that a hub in
@@ -81,13 +81,13 @@ impl Role {
         SignedDuration::from_hours(days * 24)
     }
 
-    /// Whether it is time to sign anew: half of the lifetime is over, so that as much is left for trouble.
+    /// Returns whether it is time to sign anew: half of the lifetime is over, so that as much is left for trouble.
     #[must_use]
     pub fn renewal_due(self, expires: Timestamp, now: Timestamp) -> bool {
         expires.duration_since(now) < self.lifetime() / 2
     }
 
-    /// Whether a signature is good for far longer than any that is made here: the clock was ahead when it was made.
+    /// Returns whether a signature is good for far longer than any that is made here: the clock was ahead when it was made.
     ///
     /// Devices could be kept from news for as long, so it is made anew. Twice the lifetime, because a clock that is a few
     /// days behind now looks the same and must not shorten what stands.
@@ -97,17 +97,17 @@ impl Role {
     }
 }
 
-/// Why something was not signed, or a key could not be used.
+/// Reason why something was not signed, or a key could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
     /// The key file could not be read or written.
     #[error("{action} key file {path:?}")]
     KeyFile {
-        /// What was attempted.
+        /// Action that failed, as a verb phrase.
         action: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The cause.
+        /// Cause of the failure.
         #[source]
         source: std::io::Error,
     },
@@ -116,7 +116,7 @@ pub enum SignError {
         "key file {path:?} can be read by others (mode {mode:o}): run `chmod 600` on it, and think about who has it"
     )]
     KeyExposed {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
@@ -133,7 +133,7 @@ pub enum SignError {
     /// The key is encrypted in a way that is not supported.
     #[error("key file {path:?} cannot be decrypted: {problem}")]
     KeyMethod {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Description of the problem.
         problem: &'static str,
@@ -147,7 +147,7 @@ pub enum SignError {
     /// A threshold that cannot be met, or no key at all.
     #[error("role {role:?} has {keys} keys and needs {threshold} signatures")]
     Threshold {
-        /// The role.
+        /// Name of the role.
         role: &'static str,
         /// Its keys.
         keys: usize,
@@ -157,7 +157,7 @@ pub enum SignError {
     /// One key would count twice.
     #[error("role {role:?} names the key {key} twice: one key must count once")]
     DuplicateKey {
-        /// The role.
+        /// Name of the role.
         role: &'static str,
         /// The key in hex.
         key: String,
@@ -165,17 +165,17 @@ pub enum SignError {
     /// The signers at hand are not enough.
     #[error("{given} of the {needed} signatures that {role:?} needs are at hand: bring more of its keys")]
     NotEnoughSigners {
-        /// The role.
+        /// Name of the role.
         role: &'static str,
         /// Lawful signers given.
         given: usize,
-        /// Signatures needed.
+        /// Number of signatures that are needed.
         needed: usize,
     },
     /// A version is signed once and for ever.
     #[error("{path:?} is signed already{}: give the changed model a new version", if *.same { ", with the same content" } else { "" })]
     AlreadySigned {
-        /// The target.
+        /// Name of the target.
         path: String,
         /// Whether it is signed with exactly this content.
         same: bool,
@@ -183,30 +183,30 @@ pub enum SignError {
     /// A target that is to be taken off the list is not on it.
     #[error("{path:?} is not on the signed list")]
     NotSigned {
-        /// The target.
+        /// Name of the target.
         path: String,
     },
     /// Metadata to continue from is not what it should be.
     #[error("read {role} metadata")]
     Metadata {
-        /// The role.
+        /// Name of the role.
         role: &'static str,
-        /// The cause.
+        /// Cause of the failure.
         #[source]
         source: serde_json::Error,
     },
     /// Metadata is of another kind than expected.
     #[error("metadata is of type {given:?} where {expected:?} is needed")]
     WrongRole {
-        /// What is needed.
+        /// Name of what is needed.
         expected: &'static str,
-        /// What it says.
+        /// Text that was found.
         given: String,
     },
     /// More signatures than any metadata can need.
     #[error("{role} metadata carries more than {max} signatures")]
     ManySignatures {
-        /// The role.
+        /// Name of the role.
         role: &'static str,
         /// Most signatures that are read.
         max: usize,
@@ -228,9 +228,9 @@ pub enum SignError {
     /// Devices would refuse it.
     #[error("check {role} metadata as a device does")]
     Refused {
-        /// The role.
+        /// Name of the role.
         role: &'static str,
-        /// Why.
+        /// Reason, in one clause.
         #[source]
         source: bundle::trust::TrustError,
     },

@@ -15,7 +15,7 @@ fn begun() -> (InitialKeys, Repository) {
     (keys, repository)
 }
 
-/// What a holder gets: the text of the file, read on another machine.
+/// Returns what a holder gets: the text of the file, read on another machine.
 fn travelled(change: &Change) -> Change {
     Change::read(change.to_text().unwrap().as_bytes()).unwrap()
 }

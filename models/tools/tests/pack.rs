@@ -74,7 +74,7 @@ fn author() -> TempDir {
     folder
 }
 
-/// What an author reads when the form says `new` in the place of `old`.
+/// Returns what an author reads when the form says `new` in the place of `old`.
 fn mistake(old: &str, new: &str) -> String {
     let folder = author();
     let form = FORM.replacen(old, new, 1);

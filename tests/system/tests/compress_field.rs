@@ -152,7 +152,9 @@ impl Model<'_> {
         let candidates: Vec<&Value> = report["candidates"].as_array().into_iter().flatten().collect();
         for candidate in &candidates {
             ensure!(candidate["verdict"]["kind"] != "invalid" || is_known(self.name, candidate), "{candidate:#}");
-            for run in candidate["runs"].as_array().into_iter().flatten() {
+            // Of a form that loses too much, what an engine rounds otherwise may decide: pitch trackers take a maximum at the end.
+            let is_close = ["reference", "good"].contains(&candidate["verdict"]["kind"].as_str().unwrap_or_default());
+            for run in candidate["runs"].as_array().into_iter().flatten().filter(|_| is_close) {
                 let problem = run["problem"].as_str().unwrap_or_default();
                 ensure!(!problem.contains("answers differently"), "{candidate:#}");
             }

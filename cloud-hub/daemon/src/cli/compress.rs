@@ -127,7 +127,7 @@ fn read_as_given(path: &Path) -> Result<(ModelBytes, Model), CliError> {
     }
 }
 
-/// What the model takes and gives, by the engine that judges.
+/// Returns what the model takes and gives, by the engine that judges.
 fn signature(engines: &Engines, file: &ModelBytes) -> Result<Signature, CliError> {
     let session = engines.judge().load(file.clone(), &LoadOptions::default()).map_err(|error| {
         let kind = match &error {

@@ -216,7 +216,7 @@ impl<'a> Bench<'a> {
         Ok(candidate)
     }
 
-    /// Whether the other engines run the candidates, and answer as the first one does.
+    /// Returns whether the other engines run the candidates, and answer as the first one does.
     pub(super) fn try_other_engines(&self, engines: &[&dyn Engine], candidates: &mut [Candidate]) {
         for &engine in engines.iter().skip(1) {
             for candidate in candidates.iter_mut().filter(|candidate| candidate.loss.is_some()) {

@@ -15,7 +15,7 @@ use crate::quality::Quality;
 pub struct Candidate {
     /// How it was made, like `int8-qdq per-channel entropy`; unique in a run.
     pub name: String,
-    /// What it is.
+    /// Kind and content of the form.
     pub form: Form,
     /// Bytes of the file.
     pub bytes: u64,
@@ -25,29 +25,29 @@ pub struct Candidate {
     pub quality: Option<Quality>,
     /// What it lost in the measure of the run; `None` when it gave no answers.
     pub loss: Option<f64>,
-    /// How it ran, one entry for each engine of the run.
+    /// Runs, one entry for each engine.
     pub runs: Vec<EngineRun>,
-    /// What became of it.
+    /// Verdict on the form.
     pub verdict: Verdict,
-    /// What the pass did.
+    /// Report of the pass.
     pub report: Report,
     /// The file; `None` when no model was made.
     #[serde(skip)]
     pub model: Option<ModelBytes>,
 }
 
-/// How a candidate ran on one engine.
+/// Run of a candidate on one engine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EngineRun {
-    /// The engine.
+    /// Engine that this is about.
     pub engine: EngineName,
     /// How long it took; `None` when it does not run there, or was not measured.
     pub timing: Option<Timing>,
-    /// Why it does not run there.
+    /// Reason why it does not run there.
     pub problem: Option<String>,
 }
 
-/// What became of a candidate.
+/// Verdict on a candidate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum Verdict {
@@ -61,23 +61,23 @@ pub enum Verdict {
     Beaten {
         /// The name of the other.
         by: String,
-        /// What is worse, in words.
+        /// Respects in which this form is worse, in words.
         reason: String,
     },
     /// It is no valid model, or gives no answers.
     Invalid {
-        /// Why.
+        /// Reason, in one clause.
         reason: String,
     },
     /// The pass has nothing to do in this model.
     NotApplicable {
-        /// Why.
+        /// Reason, in one clause.
         reason: String,
     },
 }
 
 impl Candidate {
-    /// What it costs, for the front; `None` when it gave no answers.
+    /// Returns what it costs, for the front; `None` when it gave no answers.
     #[must_use]
     pub fn cost(&self) -> Option<Cost> {
         let loss = self.loss?;
@@ -90,7 +90,7 @@ impl Candidate {
         Some(Cost { loss, bytes: self.bytes_zstd, latency })
     }
 
-    /// How it ran on an engine.
+    /// Returns its run on an engine.
     #[must_use]
     pub fn on(&self, engine: EngineName) -> Option<&EngineRun> {
         self.runs.iter().find(|run| run.engine == engine)
@@ -101,7 +101,7 @@ impl Candidate {
         self.runs.iter().filter(|run| run.problem.is_none()).map(|run| run.engine)
     }
 
-    /// Whether it may be recommended: valid, and within the loss.
+    /// Returns whether it may be recommended: valid, and within the loss.
     #[must_use]
     pub fn is_eligible(&self) -> bool {
         match self.verdict {

@@ -14,13 +14,13 @@ use crate::sensitivity::{self, LayerLoss, examples_for, layers, rank};
 use crate::{CompressError, Report, Selection};
 use engine::ModelBytes;
 
-/// What came of the search.
+/// Result of a search.
 pub(super) struct Searched {
     /// The model and the name of the form; `None` when nothing short of the whole model in float is within the loss.
     pub(super) made: Option<((Model, Report), String)>,
-    /// How it went.
+    /// Record of the search.
     pub(super) search: Search,
-    /// What the reader should know.
+    /// Notes for the reader, one sentence each.
     pub(super) notes: Vec<String>,
 }
 
@@ -35,7 +35,7 @@ pub struct Search {
     pub steps: Vec<Step>,
 }
 
-/// What a search begins with.
+/// Starting point of a search.
 pub(super) struct Start {
     recipe: Recipe,
     form: Form,
@@ -46,9 +46,9 @@ pub(super) struct Start {
 /// One model on the way to the mixed form.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Step {
-    /// How many layers it has in float.
+    /// Number of layers in float.
     pub layers_in_float: usize,
-    /// What it loses.
+    /// Loss, in the measure of the run.
     pub loss: f64,
     /// Bytes of the file.
     pub bytes: u64,
@@ -138,7 +138,7 @@ fn names(ranked: &[LayerLoss], places: &[usize]) -> Vec<String> {
     places.iter().filter_map(|&at| ranked.get(at)).flat_map(|one| one.layer.nodes.clone()).collect()
 }
 
-/// What was asked for, less the layers that stay in float.
+/// Returns what was asked for, less the layers that stay in float.
 fn without(asked: &Selection, ranked: &[LayerLoss], float: &[usize]) -> Selection {
     let mut selection = asked.clone();
     selection.nodes_excluded.extend(names(ranked, float));

@@ -15,9 +15,9 @@ pub const GPTQ: weight_only::Method = weight_only::Method::Gptq { act_order: tru
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
-    /// Single precision.
+    /// Weights in single precision.
     Fp32,
-    /// Half precision.
+    /// Weights in half precision.
     Fp16,
     /// The upper half of single precision.
     Bf16,
@@ -55,7 +55,7 @@ impl Form {
         }
     }
 
-    /// What it becomes with some of its layers in float; `None` where no such form is searched.
+    /// Returns what it becomes with some of its layers in float; `None` where no such form is searched.
     #[must_use]
     pub const fn mixed(self) -> Option<Self> {
         match self {
@@ -66,7 +66,7 @@ impl Form {
         }
     }
 
-    /// What the model given is: by its operators, else by the type that most of its weights have.
+    /// Returns what the model given is: by its operators, else by the type that most of its weights have.
     #[must_use]
     pub fn of(model: &Model) -> Self {
         let has = |operators: &[&str]| model.graph.nodes.iter().any(|node| operators.contains(&node.op_type()));
@@ -94,7 +94,7 @@ impl Form {
     }
 }
 
-/// How ranges of activations are read from examples.
+/// Method that reads ranges of activations from examples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Calibration {
@@ -103,7 +103,7 @@ pub enum Calibration {
     Minmax,
     /// Least and greatest of each batch, averaged.
     MovingAverage,
-    /// What holds nearly all values.
+    /// The range that holds nearly all values.
     Percentile,
     /// The cut that keeps most of the distribution.
     Entropy,
@@ -133,9 +133,9 @@ pub enum Recipe {
     StaticInt8 {
         /// A scale for each channel of a weight.
         per_channel: bool,
-        /// How ranges are found.
+        /// Method that finds ranges.
         calibration: Calibration,
-        /// Integers of activations.
+        /// Integers that hold the activations.
         activations: Activations,
         /// Ranges of activations even around 0.
         symmetric: bool,
@@ -143,7 +143,7 @@ pub enum Recipe {
         reduce_range: bool,
         /// Scale is moved first from channels that are large to neighbours that bear it ([`crate::equalize`]).
         equalize: bool,
-        /// What rounding adds to a layer's answers in the mean is taken out of its bias.
+        /// Mean error that rounding adds to a layer's answers is subtracted from its bias.
         correct_bias: bool,
     },
     /// 8-bit weights, activations quantized while it runs.
@@ -155,27 +155,27 @@ pub enum Recipe {
         /// 7 bits of each weight.
         reduce_range: bool,
     },
-    /// Weights alone.
+    /// Quantizes the weights alone.
     WeightOnly {
         /// Of so many bits.
         bits: Bits,
-        /// How codes are chosen.
+        /// Method that chooses codes.
         method: weight_only::Method,
         /// Weights that share a scale.
         block: usize,
-        /// No zero points.
+        /// Whether zero points are left out.
         symmetric: bool,
         /// `DequantizeLinear` before a plain product instead of `MatMulNBits`.
         qdq: bool,
     },
     /// 16-bit floats.
     Half {
-        /// What becomes of the floats.
+        /// Format that the floats are converted to.
         format: Format,
     },
     /// The smallest weights set to zero.
     PruneWeights {
-        /// Which ones.
+        /// Pattern of the zeros.
         pattern: Pattern,
     },
     /// The weakest channels taken out.
@@ -186,7 +186,7 @@ pub enum Recipe {
 }
 
 impl Recipe {
-    /// What it makes.
+    /// Returns the form that it makes.
     #[must_use]
     pub const fn form(&self) -> Form {
         match self {

@@ -40,7 +40,7 @@ impl DeviceClass {
     }
 }
 
-/// What a class of devices should get.
+/// Recommended form for a class of devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Recommendation {
     /// The devices.
@@ -49,7 +49,7 @@ pub struct Recommendation {
     pub candidate: String,
     /// Whether that is the model that was given.
     pub is_reference: bool,
-    /// Why, in one sentence.
+    /// Reason, in one sentence.
     pub reason: String,
 }
 
@@ -86,7 +86,7 @@ pub fn settle(candidates: &mut [Candidate], loss_max: f64) {
     }
 }
 
-/// What each class of devices should get, as far as it was measured. Reads the verdicts that [`settle`] gave.
+/// Returns what each class of devices should get, as far as it was measured. Reads the verdicts that [`settle`] gave.
 #[must_use]
 pub fn recommend(candidates: &[Candidate]) -> Vec<Recommendation> {
     let classes = [DeviceClass::Cpu, DeviceClass::GpuWgpu, DeviceClass::Small];
@@ -127,7 +127,7 @@ fn timing(candidate: &Candidate, engine: EngineName) -> Option<Timing> {
     candidate.on(engine).and_then(|run| run.timing)
 }
 
-/// Whether it may be recommended and is surely faster than the reference.
+/// Returns whether it may be recommended and is surely faster than the reference.
 fn is_faster(candidate: &Candidate, engine: EngineName) -> bool {
     let timing = timing(candidate, engine);
     candidate.is_eligible() && timing.is_some_and(|timing| timing.is_faster() && timing.ratio < 1.0 - LATENCY_SLACK)
@@ -145,7 +145,7 @@ fn fastest(engine: EngineName, others: &[Candidate]) -> Option<&Candidate> {
         .min_by(|a, b| loss(a).total_cmp(&loss(b)).then(a.bytes_zstd.cmp(&b.bytes_zstd)))
 }
 
-/// Whether the times of two forms cannot be told apart: their intervals meet, or both are within the slack.
+/// Returns whether the times of two forms cannot be told apart: their intervals meet, or both are within the slack.
 fn are_alike(engine: EngineName, one: &Candidate, other: &Candidate) -> bool {
     match (timing(one, engine), timing(other, engine)) {
         (Some(one), Some(other)) => {

@@ -65,7 +65,7 @@ pub(super) fn floors(model: &Model) -> HashSet<&str> {
     model.graph.nodes.iter().filter(never_below).filter_map(|node| node.output.first()).map(String::as_str).collect()
 }
 
-/// Whether a value of the top graph is a tensor of f32; `None` when the file does not say.
+/// Returns whether a value of the top graph is a tensor of f32; `None` when the file does not say.
 pub(crate) fn is_float(model: &Model, name: &str) -> Option<bool> {
     let info = model.graph.value_info.get(name);
     let info = info.or_else(|| model.graph.outputs.iter().chain(&model.graph.inputs).find(|info| info.name() == name));

@@ -67,7 +67,7 @@ impl Extremes {
         }
     }
 
-    /// Whether every number was finite.
+    /// Returns whether every number was finite.
     pub(super) fn is_bounded(self) -> bool {
         self.bounded
     }

@@ -87,7 +87,7 @@ impl Histogram {
         self.bins = wider;
     }
 
-    /// Where the bin begins, in the unit of the values.
+    /// Returns where the bin begins, in the unit of the values.
     pub(super) fn edge(&self, bin: usize) -> f32 {
         (bin as f32 - HALF as f32) * self.width
     }

@@ -29,7 +29,7 @@ fn not_loaded(source: engine::Cause) -> CompressError {
     CompressError::Run { what: "load it with inner values exposed", source }
 }
 
-/// What a batch gave.
+/// Outputs of a batch.
 type Answer = Result<Vec<NamedTensor>, CompressError>;
 
 /// For a session that has the machine for itself: as many threads as the engine thinks best.
@@ -41,7 +41,7 @@ fn load(engine: &dyn Engine, model: ModelBytes, threads: usize) -> Result<Box<dy
     engine.load(model, &options).map_err(|error| not_loaded(error.into()))
 }
 
-/// How many sessions of a model run side by side. One thread each does more than all threads together on one example,
+/// Returns how many sessions of a model run side by side. One thread each does more than all threads together on one example,
 /// where they wait for each other at every operator. No more examples are under way together than one batch has.
 fn lanes(model: &ModelBytes, cores: usize) -> usize {
     let again = WEIGHTS_AGAIN_MAX / model.as_slice().len().max(1);
@@ -89,14 +89,14 @@ pub(super) fn everything(
     })
 }
 
-/// Runs one batch.
+/// Runs one batch of examples.
 fn run(session: &mut dyn Session, batch: &Batch) -> Result<Vec<NamedTensor>, RunError> {
     let control = RunControl { deadline: Instant::now().checked_add(RUN_TIME_MAX), ..RunControl::default() };
     // A value that nothing exposed needs, an input among them, may have been pruned away with its nodes.
     session.run(&batch.inputs, &[], &control)
 }
 
-/// What the engine said, as an error of ours.
+/// Returns what the engine said, as an error of ours.
 fn failed(source: RunError) -> CompressError {
     CompressError::Run { what: "run it on an example", source: source.into() }
 }

@@ -84,7 +84,7 @@ fn broadcast(a: &[f32], shape: &[usize], b: &[f32], other: &[usize], combine: fn
     Some(values)
 }
 
-/// What `DequantizeLinear` makes of these codes: `None` when its scale is no constant or its codes have four bits.
+/// Returns what `DequantizeLinear` makes of these codes: `None` when its scale is no constant or its codes have four bits.
 pub(super) fn dequantized(
     node: &NodeProto,
     codes: &TensorProto,

@@ -19,7 +19,7 @@ struct Packed {
     points: String,
 }
 
-/// What takes the place of an LSTM; the inner error is the reason why it must stay.
+/// Returns what takes the place of an LSTM; the inner error is the reason why it must stay.
 ///
 /// # Errors
 /// When a weight's bytes do not fit its dimensions.

@@ -73,7 +73,7 @@ pub fn quantize(model: &Model, options: &Options) -> Result<(Model, Report), Com
     Ok((made, report))
 }
 
-/// What a node is to this pass.
+/// Role of a node in this pass.
 enum Place {
     Product(Linear),
     Convolution { input: String, weight: String, bias: Option<String>, output: String },
@@ -121,7 +121,7 @@ impl Place {
         }
     }
 
-    /// Whether both would take the same tensors in place of a weight.
+    /// Returns whether both would take the same tensors in place of a weight.
     fn shares(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Product(one), Self::Product(other)) => one.key() == other.key(),

@@ -9,7 +9,7 @@ use crate::nearest::nearest;
 /// The range of codes of one byte type.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Codes {
-    /// Its ONNX type.
+    /// Type in terms of ONNX.
     pub element: ElementType,
     low: f32,
     high: f32,

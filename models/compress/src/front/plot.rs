@@ -36,9 +36,9 @@ const LETTER: f64 = 6.3;
 /// One candidate in the picture.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Point {
-    /// Its name.
+    /// Name in the model.
     pub name: String,
-    /// What it lost.
+    /// Loss, in the measure of the run.
     pub loss: f64,
     /// Its place on each axis, relative to the reference; `None` where it has none.
     pub places: Vec<Option<f64>>,
@@ -92,7 +92,7 @@ impl Panel {
         self.left + PANEL_WIDTH * (place / self.most).clamp(0.0, 1.0)
     }
 
-    /// Where a name beside a marker begins: to its right if that stays clear of the next panel, else to its left.
+    /// Returns where a name beside a marker begins: to its right if that stays clear of the next panel, else to its left.
     fn beside(&self, across: f64, name: &str) -> f64 {
         let room = self.left + PANEL_WIDTH + GAP - LEFT;
         let right = across + 2.0 * RADIUS;
@@ -193,7 +193,7 @@ fn free_line(taken: &mut Vec<(f64, f64, f64)>, left: f64, wanted: f64, name: &st
     base
 }
 
-/// Where a loss stands; one that is no number, or above 1, stands at the top.
+/// Returns where a loss stands; one that is no number, or above 1, stands at the top.
 fn y(loss: f64) -> f64 {
     let loss = if loss.is_nan() { 1.0 } else { loss.clamp(LOSS_LEAST, 1.0) };
     TOP + (PANEL_HEIGHT - FLOOR) * (-loss.log10() / f64::from(DECADES))

@@ -72,7 +72,7 @@ pub(super) fn convert(model: &Model, options: &Options) -> Result<(Model, Report
     Ok((made, report))
 }
 
-/// What was lost in 16 bits.
+/// Values that 16 bits changed.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
     subnormal: usize,
@@ -88,7 +88,7 @@ impl Losses {
     }
 }
 
-/// Whether a finite number is beyond f16.
+/// Returns whether a finite number is beyond f16.
 pub(super) fn overflows(values: &[f32]) -> bool {
     values.iter().any(|value| value.is_finite() && value.abs() > f16::MAX.to_f32())
 }

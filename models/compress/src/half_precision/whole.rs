@@ -185,7 +185,7 @@ struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    /// Whether a node computes in f16; why not is reported when it could be expected to.
+    /// Returns whether a node computes in f16; why not is reported when it could be expected to.
     fn takes(&self, node: &NodeProto, report: &mut Report) -> Result<bool, CompressError> {
         let operator = node.op_type();
         let floats = || node.input.iter().chain(&node.output).filter(|name| is_float(self.types, name));
@@ -215,7 +215,7 @@ impl Choice<'_> {
         Ok(false)
     }
 
-    /// Whether a value went beyond f16 on the examples.
+    /// Returns whether a value went beyond f16 on the examples.
     fn went_beyond(&self, name: &str) -> bool {
         let most = self.seen.found.get(name).map(|range| range.low.abs().max(range.high.abs()));
         self.seen.unbounded.contains(name) || most.is_some_and(|most| most > f16::MAX.to_f32())
@@ -270,7 +270,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// What an operator says of its own type.
+    /// Returns what an operator says of its own type.
     fn retype(&mut self, node: &mut NodeProto) -> Result<(), CompressError> {
         if node.is("Cast") && node.attr_int("to") == Some(DataType::Float as i64) {
             node.set(AttributeProto::int("to", DataType::Float16 as i64));
@@ -313,7 +313,7 @@ impl Pass<'_> {
         NodeProto::new("Cast", &name, &[from], &[into]).with(AttributeProto::int("to", to as i64))
     }
 
-    /// Whether somebody takes the value in f32.
+    /// Returns whether somebody takes the value in f32.
     fn is_needed_in_full(&self, name: &str) -> bool {
         let takes = |&at: &usize| {
             let (Some(node), Some(&halved)) = (self.graph.nodes.get(at), self.halved.get(at)) else { return true };

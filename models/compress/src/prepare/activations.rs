@@ -54,7 +54,7 @@ pub(super) fn put_together(model: &mut Model) {
 }
 
 struct Found {
-    /// What goes in.
+    /// Input value of the activation.
     input: String,
     /// The node whose output is the activation's.
     end: usize,
@@ -63,7 +63,7 @@ struct Found {
     constants: Vec<String>,
 }
 
-/// Whether the activation by itself has the shape that it had written out: a constant of more dimensions than what goes
+/// Returns whether the activation by itself has the shape that it had written out: a constant of more dimensions than what goes
 /// in gives the result dimensions of size 1.
 fn keeps_rank(graph: &Graph, types: &Types, input: &str, constants: &[String]) -> bool {
     let rank = types.shape(input).map_or(0, <[_]>::len);

@@ -44,9 +44,9 @@ pub enum Compensation {
 pub struct Options {
     /// The part of channels that goes, of every group of channels that can: 0 to 1. At least one of a group stays.
     pub fraction: f32,
-    /// How channels are compared without examples.
+    /// Method that compares channels without examples.
     pub norm: Norm,
-    /// What makes up for them.
+    /// Method that compensates for them.
     pub compensation: Compensation,
     /// The nodes whose channels may go.
     pub selection: Selection,

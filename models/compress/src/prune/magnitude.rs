@@ -25,9 +25,9 @@ pub enum Pattern {
     Global(f32),
     /// Of every `group` weights along a layer's inputs, the `zeros` smallest: 2 of 4 is what hardware knows.
     Groups {
-        /// How many become zero.
+        /// Number of weights that become zero.
         zeros: usize,
-        /// Of how many.
+        /// Number of weights in a group.
         group: usize,
     },
 }
@@ -43,12 +43,12 @@ pub struct Options {
     pub selection: Selection,
 }
 
-/// How sparse one weight became.
+/// Sparsity of one weight, before and after.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Sparsity {
-    /// The weight.
+    /// Name of the weight.
     pub weight: String,
-    /// Its elements.
+    /// Number of its elements.
     pub elements: usize,
     /// Zeros among them, before and after.
     pub zeros: [usize; 2],

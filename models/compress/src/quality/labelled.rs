@@ -24,7 +24,7 @@ const RESAMPLES_LEAST: usize = 200;
 /// One figure of two models on the same labelled examples.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// The measure.
+    /// Measure that this is about.
     pub measure: Measure,
     /// Figure of the reference, in the measure's own unit.
     pub reference: f64,

@@ -73,7 +73,7 @@ impl Measure {
         }
     }
 
-    /// Whether it needs labels.
+    /// Returns whether it needs labels.
     #[must_use]
     pub const fn needs_labels(self) -> bool {
         match self {
@@ -83,7 +83,7 @@ impl Measure {
         }
     }
 
-    /// Whether it uses labels where there are some.
+    /// Returns whether it uses labels where there are some.
     #[must_use]
     pub const fn uses_labels(self) -> bool {
         self.needs_labels() || matches!(self, Self::MeanPrecision | Self::EditDistance | Self::Command)

@@ -51,7 +51,7 @@ pub struct OutputQuality {
     pub natural: Measure,
     /// Cosine of the angle between the two answers to an example, mean over the examples.
     pub cosine: f64,
-    /// Smallest such cosine.
+    /// Smallest cosine of any example.
     pub cosine_least: f64,
     /// Cosine that the mean of the reference's answers would reach; near 1, `cosine` says nothing.
     pub cosine_of_mean: f64,

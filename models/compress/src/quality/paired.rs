@@ -21,7 +21,7 @@ pub struct Paired {
     pub neither: u64,
 }
 
-/// What follows from a [`Paired`] table.
+/// Statistics of a [`Paired`] table.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {
     /// The table itself.
@@ -52,7 +52,7 @@ impl Paired {
         *count = count.saturating_add(1);
     }
 
-    /// Examples counted.
+    /// Number of examples that count.
     #[must_use]
     pub fn examples(&self) -> u64 {
         self.both.saturating_add(self.only_reference).saturating_add(self.only_variant).saturating_add(self.neither)

@@ -6,7 +6,7 @@
 use onnx_graph::proto::{NodeProto, TensorProto};
 use onnx_graph::{Attributes, Graph, Values};
 
-/// What an operator does with quantized values.
+/// Role of an operator among quantized values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// A convolution: integers in, integers out, weights and bias constant.
@@ -104,7 +104,7 @@ pub(super) fn channel_axis(node: &NodeProto, role: Role, place: usize, rank: usi
     }
 }
 
-/// Whether the two bounds are known and 0 lies between them: then a range inside them cuts no less.
+/// Returns whether the two bounds are known and 0 lies between them: then a range inside them cuts no less.
 fn cuts_around_zero(graph: &Graph, node: &NodeProto) -> bool {
     let bound = |place: usize, name: &str, free: f32| match node.input_at(place) {
         Some(input) => graph.initializer(input).and_then(number),

@@ -15,7 +15,7 @@ use crate::{Report, Selection, logarithm};
 /// Elements from which on a looked-up table is worth rounding: below, its bytes are lost among the names.
 const TABLE_ELEMENTS_MIN: usize = 16 * 1024;
 
-/// What is to be done.
+/// Nodes and values to rewrite.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     /// Nodes, by place, and their role.
@@ -71,7 +71,7 @@ impl Plan {
         }
     }
 
-    /// Why a node cannot be computed in integers after all.
+    /// Returns the reason why a node cannot be computed in integers after all.
     fn refusal(
         &self,
         model: &Model,
@@ -162,7 +162,7 @@ impl<'model> Draft<'model> {
             || (self.is_fed(node, role, &self.taken) && self.is_wanted_of(node, role))
     }
 
-    /// Whether every value that the node takes is a constant or comes in integers.
+    /// Returns whether every value that the node takes is a constant or comes in integers.
     fn is_fed(&self, node: &NodeProto, role: Role, givers: &BTreeSet<usize>) -> bool {
         let mut inputs = data_inputs(role, node).filter_map(|place| node.input_at(place)).peekable();
         let mut any = false;
@@ -183,7 +183,7 @@ impl<'model> Draft<'model> {
             && any
     }
 
-    /// Whether what a node gives is wanted in integers. A convolution gives nothing else, so that what cuts its result
+    /// Returns whether what a node gives is wanted in integers. A convolution gives nothing else, so that what cuts its result
     /// off may as well vanish, whoever reads it.
     fn is_wanted_of(&self, node: &NodeProto, role: Role) -> bool {
         let convolved = || {
@@ -193,7 +193,7 @@ impl<'model> Draft<'model> {
         (self.vanishes(node, role) && convolved()) || node.output.iter().any(|value| self.is_wanted(value))
     }
 
-    /// Whether some node that is taken takes the value in integers.
+    /// Returns whether some node that is taken takes the value in integers.
     fn is_wanted(&self, value: &str) -> bool {
         self.uses.consumers(value).iter().any(|&consumer| self.takes_integers(consumer, value))
     }
@@ -206,7 +206,7 @@ impl<'model> Draft<'model> {
         self.taken.contains(&consumer) && role != Role::WeightOnly && data_inputs(role, node).any(here)
     }
 
-    /// Whether a cutting node can be left out: nobody else sees what it takes.
+    /// Returns whether a cutting node can be left out: nobody else sees what it takes.
     fn vanishes(&self, node: &NodeProto, role: Role) -> bool {
         let only = |name: &str| self.uses.only_consumer(name).is_some();
         self.absorbs && role == Role::Cuts && node.input_at(0).is_some_and(only)
@@ -256,7 +256,7 @@ impl<'model> Draft<'model> {
         }
     }
 
-    /// Whether a product's result is wanted in integers only.
+    /// Returns whether a product's result is wanted in integers only.
     fn gives_integers(&self, value: &str) -> bool {
         let consumers = self.uses.consumers(value);
         !consumers.is_empty()
@@ -269,7 +269,7 @@ impl<'model> Draft<'model> {
     }
 }
 
-/// Whether weights, bias and types of a node are such that integers can stand for them.
+/// Returns whether weights, bias and types of a node are such that integers can stand for them.
 fn fits(model: &Model, node: &NodeProto, role: Role) -> bool {
     let graph = &model.graph;
     let float = |name: &str| is_float(model, name) != Some(false);
@@ -299,7 +299,7 @@ fn fits(model: &Model, node: &NodeProto, role: Role) -> bool {
     }
 }
 
-/// Whether the third input is left out, or a constant with one number for each channel of the second.
+/// Returns whether the third input is left out, or a constant with one number for each channel of the second.
 fn has_plain_bias(graph: &Graph, node: &NodeProto, axis: usize) -> bool {
     let shape = |place: usize| node.input_at(place).and_then(|name| graph.initializer(name))?.shape().ok();
     let Some(bias) = node.input_at(2) else { return true };

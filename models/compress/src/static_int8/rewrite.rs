@@ -36,14 +36,14 @@ pub(super) struct Rewriter<'plan> {
 
 #[derive(Debug, Clone)]
 struct Done {
-    /// What DequantizeLinear gives.
+    /// Name of the output of DequantizeLinear.
     output: String,
     params: Vec<Params>,
-    /// The integers.
+    /// Name of the integers.
     quantized: String,
 }
 
-/// What was seen of the model's values.
+/// Ranges and means of the model's values.
 pub(super) struct Seen<'seen> {
     pub(super) ranges: &'seen Ranges,
     /// Means of what convolutions and Gemm take, when biases are to be corrected.
@@ -96,7 +96,7 @@ pub(super) fn rewrite(
     Ok(model)
 }
 
-/// What each value is called behind the nodes that vanish after it.
+/// Returns what each value is called behind the nodes that vanish after it.
 fn absorbed_into(plan: &Plan, nodes: &[NodeProto]) -> HashMap<String, String> {
     let gone = plan.absorbed.iter().filter_map(|&place| nodes.get(place));
     let ends = gone.filter_map(|node| Some((node.input_at(0)?.to_owned(), node.output.first()?.clone())));
@@ -293,7 +293,7 @@ impl<'plan> Rewriter<'plan> {
         self.means?.0.get(value).map(Vec::as_slice)
     }
 
-    /// What rounding the weights adds to each channel of a node's result in the mean (Nagel et al. 2019, section 4.2).
+    /// Returns what rounding the weights adds to each channel of a node's result in the mean (Nagel et al. 2019, section 4.2).
     fn shift(
         &self,
         node: &NodeProto,

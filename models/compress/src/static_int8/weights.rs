@@ -31,7 +31,7 @@ impl Layout {
     }
 }
 
-/// Whether a constant is f32, not empty, and finite throughout. Reads it where it lies.
+/// Returns whether a constant is f32, not empty, and finite throughout. Reads it where it lies.
 pub(super) fn is_plain(tensor: &TensorProto) -> bool {
     let wanted = tensor.shape().ok().and_then(|shape| shape.iter().product::<usize>().checked_mul(4));
     if tensor.element_type() != ElementType::Float || wanted.is_none_or(|bytes| bytes == 0) {

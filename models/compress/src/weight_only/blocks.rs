@@ -54,7 +54,7 @@ impl Quantized {
     }
 }
 
-/// What a search is bound to.
+/// Constraints of a search.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules {
     /// Levels.

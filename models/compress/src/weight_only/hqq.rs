@@ -46,7 +46,7 @@ fn found(weights: &[f32], rules: Rules) -> Grid {
     best
 }
 
-/// Where the point would have to be for this weight, after its error was shrunk.
+/// Returns where the point would have to be for this weight, after its error was shrunk.
 fn pull(grid: Grid, weight: f32, coupling: f32) -> f32 {
     let code = grid.code(weight);
     let place = weight / grid.scale;

@@ -121,7 +121,7 @@ fn declare(model: &mut Model, options: &Options) {
     }
 }
 
-/// What a node is to this pass.
+/// Role of a node in this pass.
 enum Place {
     Product(Linear),
     Table(Embedding),
@@ -190,7 +190,7 @@ impl Pass<'_> {
         places
     }
 
-    /// What computes a product with the quantized weight.
+    /// Returns what computes a product with the quantized weight.
     fn product(
         &mut self,
         node: &NodeProto,
@@ -308,7 +308,7 @@ impl Pass<'_> {
         vec![dequantize, NodeProto::new("MatMul", node.name(), &[input, &weight], &[output])]
     }
 
-    /// What looks rows up in a quantized table.
+    /// Returns what looks rows up in a quantized table.
     fn table(
         &mut self,
         node: &NodeProto,

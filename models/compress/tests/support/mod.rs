@@ -27,7 +27,7 @@ pub(crate) fn runtime() -> Option<OrtEngine> {
     }
 }
 
-/// What `numpy.save` writes (format 1.0) for these fields.
+/// Returns what `numpy.save` writes (format 1.0) for these fields.
 pub(crate) fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
     let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
     let mut bytes = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
@@ -102,7 +102,7 @@ pub(crate) fn catalog() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../catalog/digits")
 }
 
-/// What a model gives for inputs of f32: every output, flat.
+/// Returns what a model gives for inputs of f32: every output, flat.
 pub(crate) fn run(engine: &dyn Engine, model: &Model, inputs: &[(&str, Vec<usize>, Vec<f32>)]) -> Vec<Vec<f32>> {
     let mut session = engine.load(model.to_bytes().unwrap().into(), &LoadOptions::default()).unwrap();
     let named = |(name, shape, values): &(&str, Vec<usize>, Vec<f32>)| NamedTensor {
@@ -114,7 +114,7 @@ pub(crate) fn run(engine: &dyn Engine, model: &Model, inputs: &[(&str, Vec<usize
     outputs.iter().map(|output| output.tensor.to_f32().unwrap()).collect()
 }
 
-/// What the engine says a model takes and gives.
+/// Returns what the engine says a model takes and gives.
 pub(crate) fn signature(engine: &dyn Engine, model: &Model) -> Signature {
     engine.load(model.to_bytes().unwrap().into(), &LoadOptions::default()).unwrap().signature().clone()
 }

@@ -18,7 +18,7 @@ use crate::uses::subgraphs;
 /// Newest version of the default operator set that is known here (ONNX 1.23); what is newer may mean anything.
 const OPSET_MAX: i64 = 28;
 
-/// What is wrong with a model; the first thing found.
+/// First problem found in a model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// Two values of one name.
@@ -30,7 +30,7 @@ pub enum Malformed {
     /// A value that nobody makes, or that is made later.
     #[error("node {node:?} takes {value:?}, which nothing before it makes")]
     NotMade {
-        /// The node.
+        /// Name of the node.
         node: String,
         /// The value.
         value: String,
@@ -41,13 +41,13 @@ pub enum Malformed {
     /// An output that nobody makes.
     #[error("nothing makes the output {value:?}")]
     OutputNotMade {
-        /// The output.
+        /// Name of the output.
         value: String,
     },
     /// An input or output without a name.
     #[error("a graph has {what} without a name")]
     Nameless {
-        /// What.
+        /// Kind of the thing that repeats.
         what: &'static str,
     },
     /// A weight whose bytes are not as many as its dimensions say.
@@ -58,7 +58,7 @@ pub enum Malformed {
     Import {
         /// The domain.
         domain: String,
-        /// How often.
+        /// Number of times that it occurs.
         times: usize,
         /// A node of that domain.
         node: String,
@@ -72,43 +72,43 @@ pub enum Malformed {
     /// An operator that the imported set does not have.
     #[error("node {node:?} is of the operator {operator:?}, which operator set {version} does not have")]
     Operator {
-        /// The node.
+        /// Name of the node.
         node: String,
-        /// The operator.
+        /// Name of the operator.
         operator: String,
-        /// The version imported.
+        /// Version of the operator set that is imported.
         version: i64,
     },
     /// Too few or too many inputs or outputs, or a needed one left out.
     #[error("node {node:?} has {found} {what}: {operator} has {least} to {most}")]
     Arity {
-        /// The node.
+        /// Name of the node.
         node: String,
-        /// Its operator.
+        /// Name of its operator.
         operator: String,
         /// `inputs` or `outputs`.
         what: &'static str,
-        /// How many it has.
+        /// Number that it has.
         found: usize,
-        /// How many it must have.
+        /// Number that it must have.
         least: usize,
-        /// How many it may have.
+        /// Number that it may have.
         most: usize,
     },
     /// Two attributes of one name, or one without.
     #[error("node {node:?} has attribute {attribute:?} twice, or one without a name")]
     Attribute {
-        /// The node.
+        /// Name of the node.
         node: String,
-        /// The attribute.
+        /// Name of the attribute.
         attribute: String,
     },
     /// A function whose body is broken.
     #[error("function {function:?} is broken")]
     Function {
-        /// The function.
+        /// Name of the function.
         function: String,
-        /// What is wrong with it.
+        /// Problem, in one sentence.
         #[source]
         source: Box<Malformed>,
     },

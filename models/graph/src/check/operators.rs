@@ -2,7 +2,7 @@
 //!
 //! Out of `onnx.defs` of ONNX 1.23; operators that are newer count as unknown.
 
-/// What is known of an operator.
+/// Facts about an operator.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Operator {
     name: &'static str,

@@ -79,7 +79,7 @@ fn reshape(step: &Step<'_>) -> Option<Vec<Dim>> {
     shape.iter().all(|dim| dim.known().is_none_or(|size| size >= 0)).then_some(shape)
 }
 
-/// What is left of the elements of `given` for the place `open` of `shape`.
+/// Returns what is left of the elements of `given` for the place `open` of `shape`.
 fn quotient(given: &[Dim], shape: &[Dim], open: usize) -> Dim {
     let mut left: Vec<Dim> = given.to_vec();
     let mut others: Vec<Dim> =

@@ -128,7 +128,7 @@ impl TensorType {
         bytes_of(self.element, &self.sizes()?)
     }
 
-    /// What both know together; where they contradict each other, the first.
+    /// Returns what both know together; where they contradict each other, the first.
     fn and(mut self, other: Self) -> Self {
         if self.element == ElementType::Undefined {
             self.element = other.element;
@@ -175,13 +175,13 @@ impl Types {
         self.of(value)?.shape.as_deref()
     }
 
-    /// How many values are known.
+    /// Returns how many values are known.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether nothing is known.
+    /// Returns whether nothing is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

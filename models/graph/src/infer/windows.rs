@@ -72,7 +72,7 @@ fn conv_transpose(step: &Step<'_>) -> Option<TensorType> {
     Some(TensorType::new(step.element(0), [batch.clone(), channels].into_iter().chain(sizes).collect()))
 }
 
-/// How a window moves.
+/// Movement of a window: kernel, strides, dilations and pads.
 struct Window {
     kernel: Vec<Dim>,
     strides: Vec<i64>,

@@ -21,18 +21,18 @@ pub use page::page;
 /// How many of the largest weights are told.
 const LARGEST_MAX: usize = 20;
 
-/// What is in a model.
+/// Content of a model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Inspection {
     /// Version of the format.
     pub ir_version: i64,
-    /// Who wrote the file, as it says.
+    /// Producer of the file, as it says.
     pub producer: String,
     /// Versions of operator sets, by domain; the default domain is `ai.onnx`.
     pub opsets: BTreeMap<String, i64>,
-    /// What a request supplies.
+    /// Inputs of a request.
     pub inputs: Vec<Value>,
-    /// What an answer consists of.
+    /// Outputs of an answer.
     pub outputs: Vec<Value>,
     /// Nodes, with those of subgraphs.
     pub nodes: u64,
@@ -50,7 +50,7 @@ pub struct Inspection {
     pub macs_unknown: u64,
     /// The number taken for each dimension that the model leaves open.
     pub dims: BTreeMap<String, i64>,
-    /// The largest constants.
+    /// Largest constants of the model.
     pub largest: Vec<Weight>,
     /// What engines say of it, as the caller asked them.
     pub engines: Vec<EngineSupport>,
@@ -59,7 +59,7 @@ pub struct Inspection {
 /// An input or output.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Value {
-    /// Its name.
+    /// Name in the model.
     pub name: String,
     /// Element type, like `float`; `undefined` for what is no tensor.
     pub dtype: String,
@@ -72,7 +72,7 @@ pub struct Value {
 pub struct Operator {
     /// Its name, with the domain unless that is the default one.
     pub operator: String,
-    /// How many nodes.
+    /// Number of nodes in the graph.
     pub count: u64,
     /// Elements of the constants that it is the first to take.
     pub parameters: u64,
@@ -87,7 +87,7 @@ pub struct Operator {
 pub struct Dtype {
     /// Element type, like `float16`.
     pub dtype: String,
-    /// How many tensors.
+    /// Number of tensors of this type.
     pub tensors: u64,
     /// Their elements.
     pub elements: u64,
@@ -98,9 +98,9 @@ pub struct Dtype {
 /// One constant.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Weight {
-    /// Its name.
+    /// Name in the model.
     pub name: String,
-    /// Element type.
+    /// Type of the elements.
     pub dtype: String,
     /// Dimensions.
     pub shape: Vec<i64>,
@@ -110,14 +110,14 @@ pub struct Weight {
     pub operator: String,
 }
 
-/// What an engine says of a model.
+/// Judgement of an engine on a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EngineSupport {
-    /// The engine.
+    /// Name of the engine.
     pub engine: String,
     /// Whether it runs the model; `None` when it could not be asked.
     pub can_run: Option<bool>,
-    /// What stands in the way, one sentence each.
+    /// Obstacles, one sentence each.
     pub problems: Vec<String>,
 }
 

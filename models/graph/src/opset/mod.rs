@@ -26,15 +26,15 @@ pub const OPSET_MAX: i64 = 21;
 pub struct Stuck {
     /// The node's name.
     pub node: String,
-    /// Its operator.
+    /// Name of its operator.
     pub operator: String,
     /// The version of the operator set at which it does not go on.
     pub version: i64,
-    /// Why, in one clause.
+    /// Reason, in one clause.
     pub reason: &'static str,
 }
 
-/// Why a model was not converted.
+/// Reason why a model was not converted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpsetError {
     /// Too old, too new, or without the default domain.
@@ -128,7 +128,7 @@ impl Converter<'_> {
         nodes.iter().flat_map(|node| self.node(node.clone())).collect()
     }
 
-    /// What the node becomes, in order.
+    /// Nodes that replace it, in order.
     fn node(&mut self, mut node: NodeProto) -> Vec<NodeProto> {
         for attribute in &mut node.attribute {
             for graph in attribute.g.iter_mut().chain(&mut attribute.graphs) {

@@ -195,7 +195,7 @@ fn resize_11(converter: &mut Converter<'_>, mut node: NodeProto) -> Converted {
     Ok(vec![node])
 }
 
-/// What had to be an empty tensor may be left out, and some runtimes want that.
+/// Returns what had to be an empty tensor may be left out, and some runtimes want that.
 fn resize_13(converter: &Converter<'_>, mut node: NodeProto) -> NodeProto {
     for place in [1, 2] {
         let is_empty =

@@ -175,7 +175,7 @@ pub fn assert_alike(name: &str, before: &[NamedTensor], after: &[NamedTensor], t
     }
 }
 
-/// What `tests/judge.py VERB` says of each model: one line each, `ok` or why not.
+/// Returns what `tests/judge.py VERB` says of each model: one line each, `ok` or why not.
 pub fn judged(verb: &str, models: &[(String, Vec<u8>)]) -> Option<Vec<String>> {
     let folder = tempfile::tempdir().unwrap();
     let mut paths = Vec::new();

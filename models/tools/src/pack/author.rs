@@ -106,7 +106,7 @@ impl AuthorModel {
 }
 
 impl AuthorGolden {
-    /// How far an answer may be from the golden one.
+    /// Largest difference of an answer from the golden one.
     pub(super) fn tolerance(&self) -> GoldenTolerance {
         GoldenTolerance { max_abs: self.max_abs, top1: self.top1 }
     }

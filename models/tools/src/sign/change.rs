@@ -22,7 +22,7 @@ const FORMAT: &str = "sanderling-trust-change-1";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Push {
-    /// The model.
+    /// Model that this is about.
     pub model: ModelName,
     /// The version.
     pub version: Version,
@@ -62,7 +62,7 @@ pub struct Missing {
     pub is_previous: bool,
     /// Valid signatures so far.
     pub given: usize,
-    /// Signatures needed.
+    /// Number of signatures that are needed.
     pub needed: usize,
     /// The keys that may sign.
     pub keys: Vec<PublicKey>,

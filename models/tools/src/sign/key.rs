@@ -28,7 +28,7 @@ impl PublicKey {
         Ok(types::Digest::of(&canonical::to_bytes(&self.to_json())?).to_hex())
     }
 
-    /// Whether the signature is one of this key over these bytes.
+    /// Returns whether the signature is one of this key over these bytes.
     #[must_use]
     pub fn verifies(self, bytes: &[u8], signature: &[u8]) -> bool {
         UnparsedPublicKey::new(&ED25519, self.0).verify(bytes, signature).is_ok()

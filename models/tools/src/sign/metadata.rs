@@ -14,11 +14,11 @@ pub(super) const SPEC_VERSION: &str = "1.0.31";
 /// A signed metadata file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signed {
-    /// What it is.
+    /// Kind and content of the form.
     pub role: Role,
     /// Its version.
     pub version: u64,
-    /// When it expires.
+    /// Time at which it expires.
     pub expires: Timestamp,
     /// The file.
     pub bytes: Vec<u8>,
@@ -64,7 +64,7 @@ pub(super) fn whole_seconds(now: Timestamp, lifetime: SignedDuration) -> Timesta
     Timestamp::from_second(end).unwrap_or(Timestamp::MAX)
 }
 
-/// How one metadata file names another: version, length and digest.
+/// Returns how one metadata file names another: version, length and digest.
 pub(super) fn reference(of: &Signed) -> Value {
     json!({
         "version": of.version,

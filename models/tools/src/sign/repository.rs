@@ -21,7 +21,7 @@ pub const VERSION_PLAUSIBLE_MAX: u64 = 1 << 32;
 pub struct Authority {
     /// The keys, each once.
     pub keys: Vec<PublicKey>,
-    /// How many of them must sign.
+    /// Number of keys that must sign.
     pub threshold: usize,
 }
 
@@ -57,7 +57,7 @@ impl Authority {
     }
 }
 
-/// Who may sign each role.
+/// Keys and threshold of each role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roles {
     /// Who may change this very list.
@@ -163,7 +163,7 @@ impl InitialKeys {
 /// The newest file of each role.
 #[derive(Debug, Clone)]
 pub struct Repository {
-    /// Who may sign what.
+    /// Roles, and the keys that may sign them.
     pub root: Signed,
     /// Which manifests are signed.
     pub targets: Signed,

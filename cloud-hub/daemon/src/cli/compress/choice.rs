@@ -14,13 +14,13 @@ const FULL: &str = "full";
 /// One variant to be.
 #[derive(Debug)]
 pub(super) struct Chosen<'a> {
-    /// Its name.
+    /// Name in the model.
     pub(super) name: String,
-    /// What it is.
+    /// Kind and content of the form.
     pub(super) candidate: &'a Candidate,
-    /// Where it is meant to run.
+    /// Place that it is meant to run on.
     pub(super) runs_on: Place,
-    /// What can run it, best first.
+    /// Engines that can run it, best first.
     pub(super) engines: Vec<EngineName>,
     /// The file's content.
     pub(super) model: ModelBytes,
@@ -39,7 +39,7 @@ impl Chosen<'_> {
         format!("{}.golden.safetensors", self.stem)
     }
 
-    /// Whether it brings a file of its own.
+    /// Returns whether it brings a file of its own.
     pub(super) fn is_first_of_file(&self) -> bool {
         self.name == self.stem
     }
@@ -153,7 +153,7 @@ fn add<'a>(chosen: &mut Vec<Chosen<'a>>, candidate: &'a Candidate, engines: Vec<
     chosen.push(Chosen { stem: name.clone(), name, candidate, runs_on: Place::Device, engines, model });
 }
 
-/// Whether a form that was asked for by name is written: it works, and loses no more than allowed.
+/// Returns whether a form that was asked for by name is written: it works, and loses no more than allowed.
 fn is_wanted(candidate: &Candidate) -> bool {
     candidate.loss.is_some() && candidate.verdict != Verdict::Lossy
 }

@@ -77,12 +77,12 @@ impl Engines {
         all
     }
 
-    /// Whether times on this engine stand for those of the devices it is made for.
+    /// Returns whether times on this engine stand for those of the devices it is made for.
     pub(super) fn is_representative(&self, engine: EngineName) -> bool {
         engine != EngineName::Wgpu || !self.is_software
     }
 
-    /// Whether wgpu has every operator of a model, as the hub asks before it publishes.
+    /// Returns whether wgpu has every operator of a model, as the hub asks before it publishes.
     #[cfg(feature = "wgpu")]
     pub(super) fn wgpu_could_run(model: &[u8]) -> bool {
         engine_wgpu::check::check(model).is_ok_and(|report| report.can_run())
@@ -93,7 +93,7 @@ impl Engines {
         false
     }
 
-    /// What the reader of the figures should know about the engines.
+    /// Returns what the reader of the figures should know about the engines.
     pub(super) fn notes(&self) -> &[String] {
         &self.notes
     }

@@ -30,7 +30,7 @@ pub(super) struct Target {
     replaces: bool,
 }
 
-/// What to write.
+/// Files that are to be written.
 #[derive(Debug)]
 pub(super) struct Files(Vec<(String, Content)>);
 

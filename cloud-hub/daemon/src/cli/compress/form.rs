@@ -136,7 +136,7 @@ impl Head {
         self.task.as_deref().and_then(Task::declared)
     }
 
-    /// The whole form.
+    /// Makes the whole form.
     pub(super) fn form(
         self,
         signature: &Signature,
@@ -176,7 +176,7 @@ impl Head {
     }
 }
 
-/// Whether a guessed rule can be right: one that cannot be pushed is better left out.
+/// Returns whether a guessed rule can be right: one that cannot be pushed is better left out.
 fn fits(rule: &ScoreRule, signature: &Signature) -> bool {
     match score::of_spec(rule, &[], &signature.outputs) {
         Verdict::Fits | Verdict::Unknown(_) => true,

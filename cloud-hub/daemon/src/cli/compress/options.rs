@@ -240,7 +240,7 @@ pub(super) struct AboutArgs {
     /// SPDX expression of its licence.
     #[arg(long)]
     pub(super) licence: Option<String>,
-    /// What it is, in a sentence.
+    /// Description of the model, in a sentence.
     #[arg(long)]
     pub(super) description: Option<String>,
 }

@@ -9,7 +9,7 @@ use types::EngineName;
 
 use super::choice::Chosen;
 
-/// What came of a run.
+/// Result of a run, as it is printed.
 #[derive(Debug, Serialize)]
 pub(super) struct Made<'a> {
     folder: PathBuf,
@@ -191,7 +191,7 @@ fn verdict(candidate: &Candidate) -> String {
     }
 }
 
-/// Whether nothing beats it.
+/// Returns whether nothing beats it.
 pub(super) fn is_on_front(candidate: &Candidate) -> bool {
     matches!(candidate.verdict, Verdict::Reference | Verdict::Good | Verdict::Lossy)
 }

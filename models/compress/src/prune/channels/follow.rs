@@ -65,7 +65,7 @@ pub(super) enum Part {
 #[derive(Debug, Default)]
 pub(super) struct Followed {
     pub channels: Channels,
-    /// What is to be done at each node.
+    /// Rewrite of each node.
     pub parts: HashMap<usize, Part>,
 }
 
@@ -271,13 +271,13 @@ impl<'g> Way<'g> {
         (alike && along && !flat).then_some((None, Some(Lane { channels, rank, flat })))
     }
 
-    /// Whether a `Reshape` leaves the first axis and joins all others.
+    /// Returns whether a `Reshape` leaves the first axis and joins all others.
     fn flattens(&self, node: &'g NodeProto) -> bool {
         let shape = node.input_at(1).and_then(|name| self.constants.whole_numbers(name));
         matches!(shape.as_deref(), Some([0 | 1, -1]))
     }
 
-    /// Whether a `Resize` or `Pad` works within planes.
+    /// Returns whether a `Resize` or `Pad` works within planes.
     fn spares_channels(&self, node: &'g NodeProto) -> bool {
         if node.is("Pad") {
             let pads = match node.attr_ints("pads") {

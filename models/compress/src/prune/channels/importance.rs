@@ -67,7 +67,7 @@ fn sorted(followed: &Followed) -> impl Iterator<Item = (&usize, &Part)> {
     parts.into_iter()
 }
 
-/// How many of a family go; at least one stays.
+/// Returns the number of channels of a family that go; at least one stays.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -133,7 +133,7 @@ fn by_gamma(
     Ok(())
 }
 
-/// What a channel contributes to its consumer on the examples: the sum over its inputs of x²·w².
+/// Returns what a channel contributes to its consumer on the examples: the sum over its inputs of x²·w².
 fn measure(
     node: &onnx_graph::proto::NodeProto,
     part: &Part,

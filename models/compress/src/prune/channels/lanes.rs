@@ -72,12 +72,12 @@ impl Channels {
         }
     }
 
-    /// Why it must stay, if it must.
+    /// Returns the reason why it must stay, if it must.
     pub(super) fn reason(&self, channel: Channel) -> Option<&str> {
         self.pinned[self.root(channel)].as_deref()
     }
 
-    /// How many there are.
+    /// Returns the number of elements.
     pub(super) fn len(&self) -> usize {
         self.parents.len()
     }
