@@ -111,7 +111,8 @@ fn within(cut: Range, whole: Range) -> Range {
 }
 
 fn check(method: Method) -> Result<(), CompressError> {
-    let wrong = |option, value: String, reason: &str| CompressError::Option { option, value, reason: reason.to_owned() };
+    let wrong =
+        |option, value: String, reason: &str| CompressError::Option { option, value, reason: reason.to_owned() };
     match method {
         Method::MovingAverage { momentum } if !(momentum > 0.0 && momentum <= 1.0) => {
             Err(wrong("momentum", momentum.to_string(), "use a number above 0 and at most 1, like 0.1"))

@@ -97,7 +97,8 @@ impl Grams {
             let Some(found) = values.iter().find(|value| value.name == *name) else { continue };
             let reason = |reason: &str| CompressError::Examples { reason: format!("value {name:?} {reason}") };
             let floats = found.tensor.to_f32().map_err(|_error| reason("is not f32"))?;
-            let columns = view.columns(found.tensor.shape(), &floats).ok_or_else(|| reason("has an unexpected shape"))?;
+            let columns =
+                view.columns(found.tensor.shape(), &floats).ok_or_else(|| reason("has an unexpected shape"))?;
             if columns.iter().flatten().any(|value| !value.is_finite()) {
                 return Err(reason("is not finite on these examples: look for what overflows in the model"));
             }

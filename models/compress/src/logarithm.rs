@@ -14,8 +14,21 @@ pub(crate) const REASON: &str = "a logarithm reads its result: 8 bits would roun
 
 /// Operators that leave the ratio of a small value to a large one as it is, or only bound it.
 const KEEPS_RATIOS: [&str; 15] = [
-    "Abs", "Add", "Cast", "Clip", "Flatten", "Identity", "Max", "Mul", "Relu", "Reshape", "Slice", "Squeeze", "Sub",
-    "Transpose", "Unsqueeze",
+    "Abs",
+    "Add",
+    "Cast",
+    "Clip",
+    "Flatten",
+    "Identity",
+    "Max",
+    "Mul",
+    "Relu",
+    "Reshape",
+    "Slice",
+    "Squeeze",
+    "Sub",
+    "Transpose",
+    "Unsqueeze",
 ];
 
 /// Operators that multiply by weights.

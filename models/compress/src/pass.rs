@@ -117,7 +117,14 @@ impl Settings {
 }
 
 const STATIC_OPTIONS: &[&str] = &[
-    "calibration", "activations", "symmetric", "per-channel", "per-tensor", "reduce-range", "equalize", "correct-bias",
+    "calibration",
+    "activations",
+    "symmetric",
+    "per-channel",
+    "per-tensor",
+    "reduce-range",
+    "equalize",
+    "correct-bias",
 ];
 const WEIGHT_OPTIONS: &[&str] = &["symmetric", "rounding", "block-size", "weights-as-qdq"];
 
@@ -147,8 +154,15 @@ pub const PASSES: &[Pass] = &[
         about: "As int8-qdq, with the layers in float that lose most by it",
         pays: "where `int8-qdq` loses too much",
         options: &[
-            "calibration", "activations", "symmetric", "per-channel", "per-tensor", "reduce-range", "equalize",
-            "correct-bias", "rank-by",
+            "calibration",
+            "activations",
+            "symmetric",
+            "per-channel",
+            "per-tensor",
+            "reduce-range",
+            "equalize",
+            "correct-bias",
+            "rank-by",
         ],
         // The mixed form is searched when the plain one, made first, loses too much.
         recipe: Settings::static_int8,

@@ -401,8 +401,7 @@ fn front_end() -> Model {
         let middle = (filter + 1) as f32 * bins as f32 / (filters + 1) as f32;
         (1.0 - (bin as f32 - middle).abs() / 3.0).max(0.0)
     };
-    let table: Vec<f32> =
-        (0..bins).flat_map(|bin| (0..filters).map(move |filter| triangle(bin, filter))).collect();
+    let table: Vec<f32> = (0..bins).flat_map(|bin| (0..filters).map(move |filter| triangle(bin, filter))).collect();
     let stride = || AttributeProto::int_list("strides", &[32]);
     model(
         vec![

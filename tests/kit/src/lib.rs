@@ -11,6 +11,7 @@ pub mod digits;
 pub mod disk;
 pub mod fleet;
 pub mod graphs;
+pub mod hostile;
 pub mod hub;
 pub mod load;
 pub mod metrics;

@@ -100,6 +100,92 @@ fn auto_makes_a_version_that_the_hub_publishes_and_a_device_serves() {
     });
 }
 
+/// Upper bound with 95 % confidence (Clopper-Pearson) of a rate of which `errors` of `count` were seen.
+fn upper_bound(errors: u32, count: u32) -> f64 {
+    let at_most = |rate: f64| -> f64 {
+        let mut term = (1.0 - rate).powf(f64::from(count));
+        let mut sum = term;
+        for k in 0..errors {
+            term *= f64::from(count - k) / f64::from(k + 1) * rate / (1.0 - rate);
+            sum += term;
+        }
+        sum
+    };
+    let (mut low, mut high) = (0.0, 1.0 - 1e-9);
+    for _ in 0..60 {
+        let middle = (low + high) / 2.0;
+        (low, high) = if at_most(middle) > 0.05 { (middle, high) } else { (low, middle) };
+    }
+    high
+}
+
+/// Probability of the top class.
+fn confidence(logits: &[f32]) -> f64 {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    1.0 / logits.iter().map(|logit| f64::from(logit - top).exp()).sum::<f64>()
+}
+
+#[test]
+fn a_version_that_compress_wrote_cascades_once_it_is_calibrated() {
+    /// Greatest share of requests that are kept on the device and answered otherwise than by the hub.
+    const ALPHA: f64 = 0.02;
+    story(|site| {
+        let (out, examples) = (site.folder().join("v3"), examples(site)?);
+        Finished::run(
+            compress(site, &full(), &examples, &out)
+                .args(["--to", "int8-qdq", "--to", "int4-weights"])
+                .args(["--max-loss", "1"]),
+        )?
+        .ok()?;
+        let fleet = Fleet::serving_v1(site)?;
+        fleet.hub.push(&out, &["--force"])?.ok()?;
+        fleet.agent.wait_version("digits", 3)?;
+        // What the variant answers on 300 examples beside what the full model answers, as an author collects it.
+        let mut seen = Vec::new();
+        for index in 0..300 {
+            let (local, hub) = (fleet.ask(index, "only-device")?.ok()?, fleet.ask(index, "only-hub")?.ok()?);
+            let differs = testkit::digits::top1(&local.output) != testkit::digits::top1(&hub.output);
+            seen.push((confidence(&local.output), differs));
+        }
+        // From the strictest threshold down, until the bound is over what is allowed.
+        let mut threshold = None;
+        for percent in (50..=99_u8).rev() {
+            let at = f64::from(percent) / 100.0;
+            let errors = seen.iter().filter(|(score, differs)| *score >= at && *differs).count();
+            if upper_bound(u32::try_from(errors)?, 300) > ALPHA {
+                break;
+            }
+            threshold = Some(at);
+        }
+        let threshold = threshold.ok_or_else(|| anyhow::anyhow!("no threshold holds: {seen:?}"))?;
+        let form = fs::read_to_string(out.join("model.toml"))?;
+        let calibrated = form
+            .replace("version = 3\n", "version = 4\n")
+            .replace("runs_on = \"device\"\n", &format!("runs_on = \"device\"\nthreshold = {threshold}\n"));
+        fs::write(out.join("model.toml"), calibrated)?;
+        // With thresholds nothing is worse than before: no --force.
+        fleet.hub.push(&out, &[])?.ok()?;
+        fleet.agent.wait_version("digits", 4)?;
+        let (mut kept, mut wrong) = (0, 0);
+        for index in 300..500 {
+            let (answer, hub) = (fleet.ask(index, "cascade")?.ok()?, fleet.ask(index, "only-hub")?.ok()?);
+            let score: f64 = answer.parameter("score").parse()?;
+            let is_kept = answer.parameter("place") == "device";
+            ensure!(is_kept == (score >= threshold), "{score} against {threshold}: {}", answer.json);
+            let reason = if is_kept { "confident" } else { "low-confidence" };
+            ensure!(answer.parameter("reason") == reason, "{}", answer.json);
+            kept += u32::from(is_kept);
+            let differs = testkit::digits::top1(&answer.output) != testkit::digits::top1(&hub.output);
+            wrong += u32::from(is_kept && differs);
+        }
+        ensure!(
+            kept >= 100 && wrong <= 10,
+            "{kept} of 200 were kept, {wrong} of them answered otherwise than by the hub"
+        );
+        Ok(())
+    });
+}
+
 /// Returns the output of `model inspect` for this form in the folder.
 fn inspected(site: &Site, out: &Path, form: &str) -> Result<Value> {
     let mut command = Command::new(&site.binaries().hub);
@@ -289,7 +375,8 @@ fn worker(command: u32) -> Result<i32> {
 fn a_model_that_aborts_onnx_runtime_is_reported() {
     story(|site| {
         let (out, examples) = (site.folder().join("out"), examples(site)?);
-        for (signal, name) in [(rustix::process::Signal::ABORT, "SIGABRT"), (rustix::process::Signal::KILL, "SIGKILL")] {
+        for (signal, name) in [(rustix::process::Signal::ABORT, "SIGABRT"), (rustix::process::Signal::KILL, "SIGKILL")]
+        {
             let log = site.folder().join(format!("{name}.log"));
             let mut command = compress(site, &full(), &examples, &out);
             let mut run = Daemon::spawn("compress", command.arg("--auto"), &log)?;

@@ -8,8 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use testkit::binaries::ONNXRUNTIME_ENV;
-use testkit::tools::{COMPRESS_FIELD_ENV, runs_long};
 use testkit::oip::Input;
+use testkit::tools::{COMPRESS_FIELD_ENV, runs_long};
 use testkit::{Agent, Ask, Finished, Fleet, Site, skip, story};
 
 /// Expected measure by model. Other models may have any measure but the cosine of one number.
@@ -224,7 +224,9 @@ impl Model<'_> {
         let cascaded = ask("cascade")?;
         let (place, reason) = (cascaded.parameter("place"), cascaded.parameter("reason"));
         match variant.get("threshold").and_then(toml::Value::as_float) {
-            None => ensure!(place == "hub" && ["not-calibrated", "no-score"].contains(&reason.as_str()), "{place} {reason}"),
+            None => {
+                ensure!(place == "hub" && ["not-calibrated", "no-score"].contains(&reason.as_str()), "{place} {reason}")
+            }
             Some(threshold) => {
                 let score: f64 = cascaded.parameter("score").parse().with_context(|| cascaded.json.to_string())?;
                 let expected = if score >= threshold { ("device", "confident") } else { ("hub", "low-confidence") };
@@ -237,7 +239,16 @@ impl Model<'_> {
 
 /// Forms that are asked for by name.
 const FORMS: [&str; 10] = [
-    "int8-qdq", "int8-mixed", "int8-dynamic", "int8-weights", "int4-weights", "int4-mixed", "fp16", "bf16", "prune", "prune-channels",
+    "int8-qdq",
+    "int8-mixed",
+    "int8-dynamic",
+    "int8-weights",
+    "int4-weights",
+    "int4-mixed",
+    "fp16",
+    "bf16",
+    "prune",
+    "prune-channels",
 ];
 
 /// Threshold of a calibrated variant in these tests: between what is sure and what is not.

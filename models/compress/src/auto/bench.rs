@@ -237,7 +237,8 @@ impl<'a> Bench<'a> {
             found.push(there.run(inputs, &[], &RunControl::default()).map_err(|error| chain(&error))?);
         }
         let name = self.engine.name();
-        engines_agree(&wanted, &found).map_err(|reason| format!("it answers differently there than on {name}: {reason}"))
+        engines_agree(&wanted, &found)
+            .map_err(|reason| format!("it answers differently there than on {name}: {reason}"))
     }
 
     /// Times the candidates on an engine, as many at once as fit, each time beside the reference.

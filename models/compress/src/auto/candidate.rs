@@ -6,8 +6,8 @@ use types::EngineName;
 
 use super::recipe::Form;
 use crate::Report;
-use crate::front::{Cost, Span};
 use crate::latency::Timing;
+use crate::pareto::{Cost, Span};
 use crate::quality::Quality;
 
 /// One form of the model.
@@ -77,7 +77,7 @@ pub enum Verdict {
 }
 
 impl Candidate {
-    /// Returns what it costs, for the front; `None` when it gave no answers.
+    /// Returns what it costs, for the Pareto front; `None` when it gave no answers.
     #[must_use]
     pub fn cost(&self) -> Option<Cost> {
         let loss = self.loss?;

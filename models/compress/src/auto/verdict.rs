@@ -4,8 +4,8 @@ use serde::Serialize;
 use types::EngineName;
 
 use super::candidate::{Candidate, Verdict};
-use crate::front::{Cost, LATENCY_SLACK, beaten_by, worse_in};
 use crate::latency::Timing;
+use crate::pareto::{Cost, LATENCY_SLACK, beaten_by, worse_in};
 
 /// Which devices a recommendation is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -16,7 +16,7 @@ use crate::linear::transpose;
 struct Packed {
     codes: String,
     scales: String,
-    points: String,
+    zero_points: String,
 }
 
 /// Returns what takes the place of an LSTM; the inner error is the reason why it must stay.
@@ -54,9 +54,9 @@ pub(super) fn replaced(
         other(6),
         other(7),
         &inputs.scales,
-        &inputs.points,
+        &inputs.zero_points,
         &hidden.scales,
-        &hidden.points,
+        &hidden.zero_points,
     ];
     let outputs: Vec<&str> = node.output.iter().map(String::as_str).collect();
     let mut made = NodeProto::new("DynamicQuantizeLSTM", node.name(), &taken, &outputs).in_domain("com.microsoft");
@@ -77,18 +77,18 @@ fn pack(
         return Ok(None);
     }
     let channels = if options.per_channel { rows } else { 1 };
-    let (mut codes, mut scales, mut points) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut codes, mut scales, mut zero_points) = (Vec::new(), Vec::new(), Vec::new());
     for direction in values.chunks_exact(rows * columns) {
         let made = quantized(&transpose(direction, rows, columns), channels, kind);
         codes.extend(made.codes);
         scales.extend(made.scales);
-        points.extend(made.points);
+        zero_points.extend(made.zero_points);
     }
     let mut fresh = |what: &str| names.fresh(&format!("{}_{what}", tensor.name()));
-    let packed = Packed { codes: fresh("q8"), scales: fresh("scales"), points: fresh("points") };
+    let packed = Packed { codes: fresh("q8"), scales: fresh("scales"), zero_points: fresh("points") };
     let grids: &[usize] = if options.per_channel { &[directions, rows] } else { &[directions] };
     graph.add_initializer(TensorProto::of_raw(&packed.codes, kind.element, &[directions, columns, rows], codes));
     graph.add_initializer(TensorProto::of_floats(&packed.scales, grids, &scales));
-    graph.add_initializer(TensorProto::of_raw(&packed.points, kind.element, grids, points));
+    graph.add_initializer(TensorProto::of_raw(&packed.zero_points, kind.element, grids, zero_points));
     Ok(Some(packed))
 }

@@ -60,7 +60,8 @@ pub fn quantize(model: &Model, options: &Options) -> Result<(Model, Report), Com
         nodes.extend(replaced.unwrap_or_else(|| vec![node.clone()]));
     }
     if report.changed.is_empty() {
-        let reason = "it has no operator with a constant f32 weight that may be changed; widen the selection".to_owned();
+        let reason =
+            "it has no operator with a constant f32 weight that may be changed; widen the selection".to_owned();
         return Err(CompressError::Nothing { pass: "dynamic-int8", reason });
     }
     made.graph.nodes = nodes;
@@ -176,7 +177,7 @@ fn places(
 struct Packed {
     codes: String,
     scales: String,
-    points: String,
+    zero_points: String,
 }
 
 /// The values that `DynamicQuantizeLinear` makes of one input.
@@ -254,10 +255,10 @@ impl Pass<'_> {
         }
         let made = quantized(values, channels, self.kind);
         let mut fresh = |what: &str| self.names.fresh(&format!("{weight}_{what}"));
-        let packed = Packed { codes: fresh("q8"), scales: fresh("scales"), points: fresh("points") };
+        let packed = Packed { codes: fresh("q8"), scales: fresh("scales"), zero_points: fresh("points") };
         self.made.add_initializer(TensorProto::of_raw(&packed.codes, self.kind.element, shape, made.codes));
         self.made.add_initializer(weight::scales(&packed.scales, &made.scales));
-        self.made.add_initializer(weight::points(&packed.points, &made.points, self.kind.element));
+        self.made.add_initializer(weight::zero_points(&packed.zero_points, &made.zero_points, self.kind.element));
         Some(packed)
     }
 
@@ -285,7 +286,7 @@ impl Pass<'_> {
         let mut fresh = |what: &str| self.names.fresh(&format!("{output}_{what}"));
         let (sums, floats, scale) = (fresh("integer"), fresh("float"), fresh("scale"));
         let (cast, scales, rescale) = (fresh("cast"), fresh("scales_mul"), fresh("rescale"));
-        let inputs = [quantizer.codes.as_str(), &packed.codes, &quantizer.point, &packed.points];
+        let inputs = [quantizer.codes.as_str(), &packed.codes, &quantizer.point, &packed.zero_points];
         let mut product = NodeProto::new(operator, node.name(), &inputs, &[&sums]);
         if operator == "ConvInteger" {
             product.attribute.clone_from(&node.attribute);

@@ -61,7 +61,7 @@ impl Codes {
 pub(super) struct Quantized {
     pub codes: Vec<u8>,
     pub scales: Vec<f32>,
-    pub points: Vec<u8>,
+    pub zero_points: Vec<u8>,
 }
 
 /// Quantizes `values`, where element `i` belongs to channel `i % channels`; one channel means one grid for all.
@@ -78,8 +78,8 @@ pub(super) fn quantized(values: &[f32], channels: usize, kind: Codes) -> Quantiz
         codes.extend(row.iter().zip(&grids).map(|(value, (scale, point))| kind.byte(value / scale + point)));
     }
     let scales = grids.iter().map(|(scale, _point)| *scale).collect();
-    let points = grids.iter().map(|(_scale, point)| kind.byte(*point)).collect();
-    Quantized { codes, scales, points }
+    let zero_points = grids.iter().map(|(_scale, point)| kind.byte(*point)).collect();
+    Quantized { codes, scales, zero_points }
 }
 
 /// A tensor of grids: a single number without dimensions, or one for each channel.
@@ -89,7 +89,7 @@ pub(super) fn scales(name: &str, values: &[f32]) -> TensorProto {
 }
 
 /// The same for zero points.
-pub(super) fn points(name: &str, values: &[u8], element: ElementType) -> TensorProto {
+pub(super) fn zero_points(name: &str, values: &[u8], element: ElementType) -> TensorProto {
     let shape: &[usize] = if values.len() == 1 { &[] } else { &[values.len()] };
     TensorProto::of_raw(name, element, shape, values.to_vec())
 }
@@ -103,14 +103,14 @@ mod tests {
         let kind = Codes::of(&Options::default());
         let made = quantized(&[1.0, 100.0, -0.5, -50.0], 2, kind);
         assert_eq!(made.codes, [127, 127, 192, 192]);
-        assert_eq!(made.points, [0, 0]);
+        assert_eq!(made.zero_points, [0, 0]);
     }
 
     #[test]
     fn unsigned_codes_hold_zero_exactly() {
         let kind = Codes::of(&Options { signed: false, ..Options::default() });
         let made = quantized(&[2.0, 5.0, 0.0, 1.0], 1, kind);
-        assert_eq!((made.codes[1], made.codes[2], made.points[0]), (255, 0, 0));
+        assert_eq!((made.codes[1], made.codes[2], made.zero_points[0]), (255, 0, 0));
         assert_eq!(quantized(&[0.0; 4], 1, kind).codes, [128; 4]);
     }
 }

@@ -27,8 +27,8 @@ pub struct Knob {
 pub enum Values {
     /// None: the option is there or not.
     Flag(fn(&mut Settings)),
-    /// One of several names.
-    OneOf(&'static [Choice]),
+    /// One of several names: its placeholder, and the names.
+    OneOf(&'static str, &'static [Choice]),
     /// Text with a form of its own: its placeholder, and its reader.
     Text(&'static str, fn(&mut Settings, &str) -> Result<(), String>),
 }
@@ -49,27 +49,37 @@ pub const KNOBS: &[Knob] = &[
     Knob {
         name: "calibration",
         help: "Method that reads ranges of activations from the examples",
-        values: Values::OneOf(&[
-            choice("minmax", "From the least to the greatest value seen", |to| to.calibration = Calibration::Minmax),
-            choice("moving-average", "Least and greatest of each batch, averaged", |to| {
-                to.calibration = Calibration::MovingAverage;
-            }),
-            choice("percentile", "The range that holds 99.99 % of the values", |to| {
-                to.calibration = Calibration::Percentile;
-            }),
-            choice("entropy", "The cut that keeps most of the distribution", |to| to.calibration = Calibration::Entropy),
-            choice("mse", "The cut with the least squared error", |to| to.calibration = Calibration::Mse),
-        ]),
+        values: Values::OneOf(
+            "METHOD",
+            &[
+                choice("minmax", "From the least to the greatest value seen", |to| {
+                    to.calibration = Calibration::Minmax
+                }),
+                choice("moving-average", "Least and greatest of each batch, averaged", |to| {
+                    to.calibration = Calibration::MovingAverage;
+                }),
+                choice("percentile", "The range that holds 99.99 % of the values", |to| {
+                    to.calibration = Calibration::Percentile;
+                }),
+                choice("entropy", "The cut that keeps most of the distribution", |to| {
+                    to.calibration = Calibration::Entropy
+                }),
+                choice("mse", "The cut with the least squared error", |to| to.calibration = Calibration::Mse),
+            ],
+        ),
         default: Some("minmax"),
         conflicts_with: None,
     },
     Knob {
         name: "activations",
         help: "Integers of activations: x86 multiplies u8 fastest, many accelerators want s8",
-        values: Values::OneOf(&[
-            choice("u8", "0 to 255", |to| to.activations = Activations::U8),
-            choice("s8", "-128 to 127", |to| to.activations = Activations::S8),
-        ]),
+        values: Values::OneOf(
+            "INTEGERS",
+            &[
+                choice("u8", "0 to 255", |to| to.activations = Activations::U8),
+                choice("s8", "-128 to 127", |to| to.activations = Activations::S8),
+            ],
+        ),
         default: Some("u8"),
         conflicts_with: None,
     },
@@ -83,13 +93,20 @@ pub const KNOBS: &[Knob] = &[
     Knob {
         name: "rounding",
         help: "Method that chooses the codes of weights [default: gptq for 4 bits, else rtn]",
-        values: Values::OneOf(&[
-            choice("rtn", "To the nearest level of the best scale", |to| to.rounding = Some(weight_only::Method::Rtn)),
-            choice("hqq", "Half-quadratic: zero points that tolerate outliers", |to| {
-                to.rounding = Some(weight_only::Method::Hqq);
-            }),
-            choice("gptq", "Errors compensate each other on the calibration examples", |to| to.rounding = Some(GPTQ)),
-        ]),
+        values: Values::OneOf(
+            "METHOD",
+            &[
+                choice("rtn", "To the nearest level of the best scale", |to| {
+                    to.rounding = Some(weight_only::Method::Rtn)
+                }),
+                choice("hqq", "Half-quadratic: zero points that tolerate outliers", |to| {
+                    to.rounding = Some(weight_only::Method::Hqq);
+                }),
+                choice("gptq", "Errors compensate each other on the calibration examples", |to| {
+                    to.rounding = Some(GPTQ)
+                }),
+            ],
+        ),
         default: None,
         conflicts_with: None,
     },
@@ -160,13 +177,16 @@ pub const KNOBS: &[Knob] = &[
     Knob {
         name: "rank-by",
         help: "Measure of the sensitivity of layers [default: kl for classes, else mse]",
-        values: Values::OneOf(&[
-            choice("mse", "Mean squared error of the answers", |to| to.rank_by = Some(Measure::Error)),
-            choice("kl", "Kullback-Leibler divergence of the class probabilities", |to| {
-                to.rank_by = Some(Measure::Divergence);
-            }),
-            choice("accuracy", "Accuracy lost on labelled examples", |to| to.rank_by = Some(Measure::Accuracy)),
-        ]),
+        values: Values::OneOf(
+            "MEASURE",
+            &[
+                choice("mse", "Mean squared error of the answers", |to| to.rank_by = Some(Measure::Error)),
+                choice("kl", "Kullback-Leibler divergence of the class probabilities", |to| {
+                    to.rank_by = Some(Measure::Divergence);
+                }),
+                choice("accuracy", "Accuracy lost on labelled examples", |to| to.rank_by = Some(Measure::Accuracy)),
+            ],
+        ),
         default: None,
         conflicts_with: None,
     },
@@ -189,7 +209,7 @@ impl Knob {
     pub fn set(&self, settings: &mut Settings, text: &str) -> Result<(), String> {
         match &self.values {
             Values::Flag(set) => set(settings),
-            Values::OneOf(choices) => match choices.iter().find(|choice| choice.name == text) {
+            Values::OneOf(_, choices) => match choices.iter().find(|choice| choice.name == text) {
                 Some(choice) => (choice.set)(settings),
                 None => {
                     let names: Vec<&str> = choices.iter().map(|choice| choice.name).collect();
@@ -204,7 +224,8 @@ impl Knob {
 
 fn block_size(settings: &mut Settings, text: &str) -> Result<(), String> {
     let known = |size: &usize| weight_only::BLOCKS.contains(size);
-    settings.block = text.parse().ok().filter(known).ok_or_else(|| format!("{text:?} is not 16, 32, 64, 128 or 256"))?;
+    settings.block =
+        text.parse().ok().filter(known).ok_or_else(|| format!("{text:?} is not 16, 32, 64, 128 or 256"))?;
     Ok(())
 }
 
@@ -240,7 +261,7 @@ mod tests {
             }
             match &knob.values {
                 Values::Flag(_) => knob.set(&mut settings, "").unwrap(),
-                Values::OneOf(choices) => {
+                Values::OneOf(_, choices) => {
                     assert!(choices.iter().all(|choice| knob.set(&mut settings, choice.name).is_ok()));
                     assert!(knob.set(&mut settings, "no such").unwrap_err().contains(choices[0].name));
                 }

@@ -19,7 +19,7 @@ pub fn options_table() -> String {
     for knob in KNOBS {
         let value = match &knob.values {
             Values::Flag(_) => String::new(),
-            Values::OneOf(choices) => {
+            Values::OneOf(_, choices) => {
                 let names: Vec<&str> = choices.iter().map(|choice| choice.name).collect();
                 format!(" {}", names.join("\\|"))
             }

@@ -91,8 +91,9 @@ pub fn prune(model: &Model, options: &Options) -> Result<(Model, Report, Vec<Spa
 }
 
 fn check(pattern: Pattern) -> Result<(), CompressError> {
-    let refuse =
-        |value: String, reason: &str| Err(CompressError::Option { option: "pattern", value, reason: reason.to_owned() });
+    let refuse = |value: String, reason: &str| {
+        Err(CompressError::Option { option: "pattern", value, reason: reason.to_owned() })
+    };
     match pattern {
         Pattern::PerLayer(part) | Pattern::Global(part) if !(0.0..=1.0).contains(&part) => {
             refuse(part.to_string(), "it is a part between 0 and 1")

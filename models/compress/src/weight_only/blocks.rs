@@ -29,7 +29,7 @@ pub(super) struct Quantized {
     /// `rows * blocks` scales.
     pub scales: Vec<f32>,
     /// As many codes of zero.
-    pub points: Vec<f32>,
+    pub zero_points: Vec<f32>,
 }
 
 impl Quantized {
@@ -38,7 +38,7 @@ impl Quantized {
         let (rows, columns) = (matrix.rows, matrix.columns);
         let blocks = columns.div_ceil(block);
         let (codes, grids) = (vec![0; rows * columns], vec![0.0; rows * blocks]);
-        Self { rows, columns, block, codes, scales: grids.clone(), points: grids }
+        Self { rows, columns, block, codes, scales: grids.clone(), zero_points: grids }
     }
 
     /// Blocks of one row.
@@ -50,7 +50,7 @@ impl Quantized {
     pub(super) fn set_grid(&mut self, row: usize, block: usize, grid: Grid) {
         let at = row * self.blocks() + block;
         self.scales[at] = grid.scale;
-        self.points[at] = grid.point;
+        self.zero_points[at] = grid.point;
     }
 }
 
@@ -197,14 +197,14 @@ pub(super) fn by_blocks(matrix: &Matrix, block: usize, find: impl Fn(&[f32]) -> 
     std::thread::scope(|scope| {
         let weights = matrix.values.chunks(rows * columns);
         let codes = quantized.codes.chunks_mut(rows * columns);
-        let grids = quantized.scales.chunks_mut(rows * blocks).zip(quantized.points.chunks_mut(rows * blocks));
-        for ((weights, codes), (scales, points)) in weights.zip(codes).zip(grids) {
+        let grids = quantized.scales.chunks_mut(rows * blocks).zip(quantized.zero_points.chunks_mut(rows * blocks));
+        for ((weights, codes), (scales, zero_points)) in weights.zip(codes).zip(grids) {
             scope.spawn(move || {
                 let rows = weights.chunks(columns).zip(codes.chunks_mut(columns));
-                let grids = scales.chunks_mut(blocks).zip(points.chunks_mut(blocks));
-                for ((weights, codes), (scales, points)) in rows.zip(grids) {
+                let grids = scales.chunks_mut(blocks).zip(zero_points.chunks_mut(blocks));
+                for ((weights, codes), (scales, zero_points)) in rows.zip(grids) {
                     let blocks = weights.chunks(block).zip(codes.chunks_mut(block));
-                    for ((weights, codes), (scale, point)) in blocks.zip(scales.iter_mut().zip(points)) {
+                    for ((weights, codes), (scale, point)) in blocks.zip(scales.iter_mut().zip(zero_points)) {
                         let grid = find(weights);
                         (*scale, *point) = (grid.scale, grid.point);
                         for (code, &weight) in codes.iter_mut().zip(weights) {
@@ -261,7 +261,7 @@ mod tests {
             assert_eq!(quantized.blocks(), 3);
             for (at, &weight) in matrix.values.iter().enumerate() {
                 let block = at / 32;
-                let level = (f32::from(quantized.codes[at]) - quantized.points[block]) * quantized.scales[block];
+                let level = (f32::from(quantized.codes[at]) - quantized.zero_points[block]) * quantized.scales[block];
                 assert!((level - weight).abs() < most, "{weight} became {level}");
             }
         }

@@ -132,7 +132,7 @@ mod tests {
         let level = |row: usize, input: usize| {
             let block = row * quantized.blocks() + input / quantized.block;
             let code = f32::from(quantized.codes[row * matrix.columns + input]);
-            (code - quantized.points[block]) * quantized.scales[block]
+            (code - quantized.zero_points[block]) * quantized.scales[block]
         };
         let error = |row: usize, sample: usize| -> f32 {
             let of_input = |(input, column): (usize, &Vec<f32>)| {

@@ -7,17 +7,17 @@ use super::blocks::Quantized;
 use super::{Bits, Options};
 use crate::linear::transpose;
 
-/// The names of the tensors of one weight; `points` only when the grid is not symmetric.
+/// The names of the tensors of one weight; `zero_points` only when the grid is not symmetric.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Packed {
     pub codes: String,
     pub scales: String,
-    pub points: Option<String>,
+    pub zero_points: Option<String>,
 }
 
-/// Tensors of `MatMulNBits`: codes `[N, blocks, bytes of a block]`, scales and points one for each block.
+/// Tensors of `MatMulNBits`: codes `[N, blocks, bytes of a block]`, scales and zero points one for each block.
 ///
-/// Codes of four bits stand two in a byte, the first in the low half; points too, each row beginning a byte of its own.
+/// Codes of four bits stand two in a byte, the first in the low half; zero points too, each row beginning a byte of its own.
 /// Points that are not whole are stored as floats. What pads the last block is the code of zero.
 pub(super) fn for_nbits(quantized: &Quantized, options: &Options, names: &Packed) -> Vec<TensorProto> {
     let (rows, blocks, block) = (quantized.rows, quantized.blocks(), quantized.block);
@@ -27,7 +27,7 @@ pub(super) fn for_nbits(quantized: &Quantized, options: &Options, names: &Packed
         let of_row = &quantized.codes[row * quantized.columns..(row + 1) * quantized.columns];
         let mut padded = Vec::with_capacity(blocks * block);
         padded.extend_from_slice(of_row);
-        let last = quantized.points.get(row * blocks + blocks - 1).copied().unwrap_or_default();
+        let last = quantized.zero_points.get(row * blocks + blocks - 1).copied().unwrap_or_default();
         padded.resize(blocks * block, super::blocks::as_code(last.round()));
         codes.extend(bytes(&padded, options.bits));
     }
@@ -36,11 +36,11 @@ pub(super) fn for_nbits(quantized: &Quantized, options: &Options, names: &Packed
         TensorProto::of_raw(&names.codes, ElementType::Uint8, &[rows, blocks, blob], codes),
         TensorProto::of_floats(&names.scales, &grids, &quantized.scales),
     ];
-    if let Some(name) = &names.points {
-        tensors.push(match whole(&quantized.points) {
-            None => TensorProto::of_floats(name, &grids, &quantized.points),
-            Some(points) => {
-                let rows_of_bytes = points.chunks_exact(blocks).flat_map(|row| bytes(row, options.bits));
+    if let Some(name) = &names.zero_points {
+        tensors.push(match whole(&quantized.zero_points) {
+            None => TensorProto::of_floats(name, &grids, &quantized.zero_points),
+            Some(zero_points) => {
+                let rows_of_bytes = zero_points.chunks_exact(blocks).flat_map(|row| bytes(row, options.bits));
                 let raw: Vec<u8> = rows_of_bytes.collect();
                 TensorProto::of_raw(name, ElementType::Uint8, &[rows, raw.len() / rows.max(1)], raw)
             }
@@ -49,7 +49,7 @@ pub(super) fn for_nbits(quantized: &Quantized, options: &Options, names: &Packed
     tensors
 }
 
-/// Tensors of `DequantizeLinear` along axis 0 of `[K, N]`: codes `[K, N]`, scales and points `[blocks, N]`, or `[N]` when
+/// Tensors of `DequantizeLinear` along axis 0 of `[K, N]`: codes `[K, N]`, scales and zero points `[blocks, N]`, or `[N]` when
 /// the block is the whole row and `per_channel` is asked for.
 pub(super) fn for_qdq(quantized: &Quantized, options: &Options, names: &Packed, per_channel: bool) -> Vec<TensorProto> {
     let (rows, columns, blocks) = (quantized.rows, quantized.columns, quantized.blocks());
@@ -69,9 +69,9 @@ pub(super) fn for_qdq(quantized: &Quantized, options: &Options, names: &Packed, 
         TensorProto::of_raw(&names.codes, element, &[columns, rows], bytes(&codes, options.bits)),
         TensorProto::of_floats(&names.scales, &grids, &scales),
     ];
-    if let (Some(name), Some(points)) = (&names.points, whole(&quantized.points)) {
-        let points = bytes(&transpose(&points, rows, blocks), options.bits);
-        tensors.push(TensorProto::of_raw(name, element, &grids, points));
+    if let (Some(name), Some(zero_points)) = (&names.zero_points, whole(&quantized.zero_points)) {
+        let zero_points = bytes(&transpose(&zero_points, rows, blocks), options.bits);
+        tensors.push(TensorProto::of_raw(name, element, &grids, zero_points));
     }
     tensors
 }
@@ -86,9 +86,9 @@ fn bytes(codes: &[u8], bits: Bits) -> Vec<u8> {
 }
 
 /// Points as codes; `None` when one of them is none.
-fn whole(points: &[f32]) -> Option<Vec<u8>> {
+fn whole(zero_points: &[f32]) -> Option<Vec<u8>> {
     let is_code = |point: &f32| point.fract() == 0.0 && (0.0..=255.0).contains(point);
-    points.iter().map(|point| is_code(point).then(|| super::blocks::as_code(*point))).collect()
+    zero_points.iter().map(|point| is_code(point).then(|| super::blocks::as_code(*point))).collect()
 }
 
 #[cfg(test)]
@@ -103,9 +103,9 @@ mod tests {
             block: 16,
             codes: vec![1, 2, 3, 4, 5, 6],
             scales: vec![0.5, 0.25],
-            points: vec![8.0, 7.0],
+            zero_points: vec![8.0, 7.0],
         };
-        let names = Packed { codes: "q".into(), scales: "s".into(), points: Some("p".into()) };
+        let names = Packed { codes: "q".into(), scales: "s".into(), zero_points: Some("p".into()) };
         let tensors = for_nbits(&quantized, &Options { block: 16, ..Options::default() }, &names);
         let raw = |at: usize| tensors[at].raw_data.clone().unwrap().to_vec();
         assert_eq!(tensors[0].dims, [2, 1, 8]);

@@ -94,7 +94,8 @@ pub const fn opset_needed(options: &Options) -> i64 {
 }
 
 fn check(model: &Model, options: &Options) -> Result<(), CompressError> {
-    let refuse = |option, value: String, reason: &str| Err(CompressError::Option { option, value, reason: reason.to_owned() });
+    let refuse =
+        |option, value: String, reason: &str| Err(CompressError::Option { option, value, reason: reason.to_owned() });
     let opset = model.opset("").unwrap_or(0);
     if !BLOCKS.contains(&options.block) {
         return refuse("block", options.block.to_string(), "it is 16, 32, 64, 128 or 256");
@@ -235,7 +236,7 @@ impl Pass<'_> {
         let packed = Packed {
             codes: fresh(&format!("q{bits}")),
             scales: fresh("scales"),
-            points: (!self.options.symmetric).then(|| fresh("points")),
+            zero_points: (!self.options.symmetric).then(|| fresh("points")),
         };
         let tensors = match self.options.form {
             Form::MatMulNBits { .. } => pack::for_nbits(&quantized, self.options, &packed),
@@ -278,7 +279,7 @@ impl Pass<'_> {
         level: u8,
     ) -> NodeProto {
         let mut inputs = vec![input, &packed.codes, &packed.scales];
-        inputs.extend(packed.points.as_deref());
+        inputs.extend(packed.zero_points.as_deref());
         let int = |name: &str, value: usize| AttributeProto::int(name, i64::try_from(value).unwrap_or(i64::MAX));
         let mut product = NodeProto::new("MatMulNBits", node.name(), &inputs, &[output])
             .in_domain(MICROSOFT)
@@ -297,7 +298,7 @@ impl Pass<'_> {
         let weight = self.names.fresh(&format!("{}_dequantized", packed.codes));
         let name = self.names.fresh(&format!("{}_dequantize", node.name()));
         let mut inputs = vec![packed.codes.as_str(), &packed.scales];
-        inputs.extend(packed.points.as_deref());
+        inputs.extend(packed.zero_points.as_deref());
         let mut dequantize = NodeProto::new("DequantizeLinear", &name, &inputs, &[&weight]);
         if self.per_channel {
             dequantize.set(AttributeProto::int("axis", 1));

@@ -175,7 +175,9 @@ fn not_given(outcome: &Outcome, others: &[Candidate]) -> Vec<Missing> {
                 ),
                 "raise --max-loss, or let --auto look for a form that loses less",
             ),
-            Verdict::Invalid { reason } => (format!("{name} is no valid model: {reason}"), "try --auto: it says what works"),
+            Verdict::Invalid { reason } => {
+                (format!("{name} is no valid model: {reason}"), "try --auto: it says what works")
+            }
             Verdict::NotApplicable { reason } => (format!("{name} is not for this model: {reason}"), "try --auto"),
             Verdict::Beaten { .. } | Verdict::Good | Verdict::Reference => continue,
         };

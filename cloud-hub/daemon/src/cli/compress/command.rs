@@ -55,7 +55,14 @@ impl CommandJudge {
         let folder =
             Scratch::new().or_exit_try(ExitKind::Storage, "set TMPDIR to a folder with room for the answers")?;
         let examples = fs::canonicalize(examples).or_exit(ExitKind::NotFound)?;
-        Ok(Self { command: command.to_owned(), examples, folder, filling: None, has_reference: false, run_max: RUN_MAX })
+        Ok(Self {
+            command: command.to_owned(),
+            examples,
+            folder,
+            filling: None,
+            has_reference: false,
+            run_max: RUN_MAX,
+        })
     }
 
     fn path(&self) -> PathBuf {

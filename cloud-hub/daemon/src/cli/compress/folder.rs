@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use compress::auto::Outcome;
-use compress::front::plot::{Point, svg};
+use compress::pareto::plot::{Point, svg};
 use console::{CliError, ExitKind, OrExit};
 use engine::ModelBytes;
 use model_tools::pack::AUTHOR_FILE;
@@ -20,7 +20,7 @@ use super::show;
 /// Every figure of the run; also the mark by which a later run knows the folder as ours.
 pub(super) const REPORT_FILE: &str = "compress.json";
 
-/// The front as a picture.
+/// The Pareto front as a picture.
 const PLOT_FILE: &str = "front.svg";
 
 /// Where to write, checked before hours of work.
@@ -171,7 +171,7 @@ fn storage(error: FileError) -> CliError {
     CliError::new(ExitKind::Storage, error).hint(hint)
 }
 
-/// The front: loss against size, and against time on each engine.
+/// The Pareto front: loss against size, and against time on each engine.
 fn plot(title: &str, outcome: &Outcome) -> String {
     let Some(reference) = outcome.candidates.first() else { return String::new() };
     let engines: Vec<_> = reference.runs.iter().filter(|run| run.timing.is_some()).map(|run| run.engine).collect();
@@ -183,8 +183,8 @@ fn plot(title: &str, outcome: &Outcome) -> String {
         .filter_map(|candidate| {
             let mut places = vec![Some(show::ratio(candidate.bytes_zstd, reference.bytes_zstd))];
             places.extend(engines.iter().map(|&engine| candidate.on(engine)?.timing.map(|timing| timing.ratio)));
-            let is_on_front = show::is_on_front(candidate);
-            Some(Point { name: candidate.name.clone(), loss: candidate.loss?, places, is_on_front })
+            let is_on_pareto_front = show::is_on_pareto_front(candidate);
+            Some(Point { name: candidate.name.clone(), loss: candidate.loss?, places, is_on_pareto_front })
         })
         .collect();
     svg(&format!("{title}: loss by {}", outcome.measure.as_str()), &axes, &points, outcome.loss_max)

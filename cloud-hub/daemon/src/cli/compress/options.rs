@@ -173,7 +173,7 @@ impl FromArgMatches for PassArgs {
         for knob in KNOBS.iter().filter(|knob| matches.value_source(knob.name) == Some(ValueSource::CommandLine)) {
             let text = match knob.values {
                 Values::Flag(_) => None,
-                Values::OneOf(_) | Values::Text(..) => matches.get_one::<String>(knob.name),
+                Values::OneOf(..) | Values::Text(..) => matches.get_one::<String>(knob.name),
             };
             let set = knob.set(&mut self.settings, text.map_or("", String::as_str));
             set.map_err(|problem| clap::Error::raw(clap::error::ErrorKind::ValueValidation, problem))?;
@@ -189,13 +189,13 @@ fn argument(knob: &'static Knob) -> Arg {
     let argument = Arg::new(knob.name).long(knob.name).help(format!("{}. Applies to {}", knob.help, forms.join(", ")));
     let argument = match &knob.values {
         Values::Flag(_) => argument.action(ArgAction::SetTrue),
-        Values::OneOf(choices) => {
+        Values::OneOf(placeholder, choices) => {
             let values = choices.iter().map(|choice| PossibleValue::new(choice.name).help(choice.about));
-            argument.value_parser(PossibleValuesParser::new(values))
+            argument.value_name(placeholder).value_parser(PossibleValuesParser::new(values))
         }
-        Values::Text(placeholder, _) => argument.value_name(placeholder).value_parser(move |text: &str| {
-            knob.set(&mut Settings::default(), text).map(|()| text.to_owned())
-        }),
+        Values::Text(placeholder, _) => argument
+            .value_name(placeholder)
+            .value_parser(move |text: &str| knob.set(&mut Settings::default(), text).map(|()| text.to_owned())),
     };
     let argument = match knob.conflicts_with {
         Some(other) => argument.conflicts_with(other),

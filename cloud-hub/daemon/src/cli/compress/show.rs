@@ -192,7 +192,7 @@ fn verdict(candidate: &Candidate) -> String {
 }
 
 /// Returns whether nothing beats it.
-pub(super) fn is_on_front(candidate: &Candidate) -> bool {
+pub(super) fn is_on_pareto_front(candidate: &Candidate) -> bool {
     matches!(candidate.verdict, Verdict::Reference | Verdict::Good | Verdict::Lossy)
 }
 

@@ -81,7 +81,9 @@ fn ended(signal: Option<i32>, status: &ExitStatus, doing: &str) -> CliError {
     let during = if doing.is_empty() { String::new() } else { format!(" during \"{doing}\"") };
     let hint = match name {
         Some("SIGKILL") => "free memory: the system ends processes that take too much",
-        _ => "leave that form out with --to, or its operators with --exclude-operator: a model must not end ONNX Runtime",
+        _ => {
+            "leave that form out with --to, or its operators with --exclude-operator: a model must not end ONNX Runtime"
+        }
     };
     CliError::new(ExitKind::Failed, format!("the work was ended by {by}{during}; nothing was written")).hint(hint)
 }

@@ -37,7 +37,8 @@ pub fn prune(model: &Model, options: &Options, grams: &Grams) -> Result<(Model, 
             .skipped
             .first()
             .map_or("it has no convolution or product that is followed", |skipped| &skipped.reason);
-        let reason = format!("no channel can go (of the first layer: {reason}); raise the fraction or widen the selection");
+        let reason =
+            format!("no channel can go (of the first layer: {reason}); raise the fraction or widen the selection");
         return Err(CompressError::Nothing { pass: "prune-channels", reason });
     }
     let mut made = model.clone();

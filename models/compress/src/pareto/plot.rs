@@ -1,4 +1,4 @@
-//! The front as a picture: one small SVG, made by hand.
+//! The Pareto front as a picture: one small SVG, made by hand.
 //!
 //! Loss upwards on a logarithmic axis, once against size and once against time on each engine. Nothing in it is a link
 //! or a script, and every name is escaped.
@@ -43,7 +43,7 @@ pub struct Point {
     /// Its place on each axis, relative to the reference; `None` where it has none.
     pub places: Vec<Option<f64>>,
     /// Whether nothing beats it.
-    pub is_on_front: bool,
+    pub is_on_pareto_front: bool,
 }
 
 /// Draws the candidates against each of the `axes` (their titles), with a line at the greatest loss allowed.
@@ -147,11 +147,11 @@ impl Panel {
         // Names lie neither on each other nor on markers.
         let mut taken: Vec<(f64, f64, f64)> =
             shown().map(|(point, place)| (self.x(place) - RADIUS, 2.0 * RADIUS, y(point.loss) + RADIUS)).collect();
-        // Those on the front lie on top, and their names nearest.
-        let (front, beaten): (Vec<_>, Vec<_>) = shown().partition(|(point, _)| point.is_on_front);
-        for (point, place) in beaten.iter().chain(&front) {
+        // Those on the Pareto front lie on top, and their names nearest.
+        let (best, beaten): (Vec<_>, Vec<_>) = shown().partition(|(point, _)| point.is_on_pareto_front);
+        for (point, place) in beaten.iter().chain(&best) {
             let (across, height) = (self.x(*place), y(point.loss));
-            let fill = if point.is_on_front { "#16c" } else { "white" };
+            let fill = if point.is_on_pareto_front { "#16c" } else { "white" };
             let (name, loss, place) = (escaped(&point.name), percent(point.loss), percent(*place));
             push(
                 &mut drawn,
@@ -160,12 +160,12 @@ impl Panel {
                 ),
             );
         }
-        for (point, place) in front.iter().chain(&beaten) {
+        for (point, place) in best.iter().chain(&beaten) {
             let (across, height) = (self.x(*place), y(point.loss));
             let name = shortened(&point.name);
             let left = self.beside(across, &name);
             let base = free_line(&mut taken, left, height + RADIUS, &name);
-            let (fill, name) = (if point.is_on_front { "#000" } else { "#888" }, escaped(&name));
+            let (fill, name) = (if point.is_on_pareto_front { "#000" } else { "#888" }, escaped(&name));
             push(&mut drawn, format_args!(r#"<text x="{left:.1}" y="{base:.1}" fill="{fill}">{name}</text>"#));
         }
         drawn
@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     fn point(name: &str, loss: f64, place: Option<f64>) -> Point {
-        Point { name: name.to_owned(), loss, places: vec![place, Some(1.0)], is_on_front: true }
+        Point { name: name.to_owned(), loss, places: vec![place, Some(1.0)], is_on_pareto_front: true }
     }
 
     #[test]

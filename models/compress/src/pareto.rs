@@ -71,15 +71,15 @@ fn compare_times(one: Option<Span>, other: Option<Span>) -> Ordering {
     }
 }
 
-/// For each candidate the one that beats it and is itself on the front; `None` for those on the front.
+/// For each candidate the one that beats it and is itself on the Pareto front; `None` for those on the Pareto front.
 ///
-/// At least one candidate stays on the front, whatever the figures. Of several that beat a candidate the one with the
+/// At least one candidate stays on the Pareto front, whatever the figures. Of several that beat a candidate the one with the
 /// least loss is named, then the smallest, then the first.
 #[must_use]
 pub fn beaten_by(costs: &[Cost]) -> Vec<Option<usize>> {
     let mut beaten: Vec<Option<usize>> = vec![None; costs.len()];
     // One at a time, by a candidate that still stands: times that are equal within the slack could beat each other in
-    // a circle, and a circle must not empty the front.
+    // a circle, and a circle must not empty the Pareto front.
     let mut order: Vec<usize> = (0..costs.len()).collect();
     order.sort_by(|&a, &b| worst_first(costs, a, b));
     for at in order {
