@@ -169,9 +169,9 @@ fn not_given(outcome: &Outcome, others: &[Candidate]) -> Vec<Missing> {
             Verdict::Lossy => (
                 format!(
                     "{name} loses {} ({}), over the {} of --max-loss",
-                    show::percent(candidate.loss.unwrap_or(1.0)),
+                    show::share(candidate.loss.unwrap_or(1.0)),
                     outcome.measure.as_str(),
-                    show::percent(outcome.loss_max)
+                    show::share(outcome.loss_max)
                 ),
                 "raise --max-loss, or let --auto look for a form that loses less",
             ),

@@ -202,6 +202,11 @@ pub(super) fn ratio(bytes: u64, of: u64) -> f64 {
     bytes as f64 / of.max(1) as f64
 }
 
+/// A share in percent, or as a number where two digits of a percent show none of it.
+pub(super) fn share(share: f64) -> String {
+    if share != 0.0 && share.abs() < 5e-5 { format!("{share:.2e}") } else { percent(share) }
+}
+
 /// A share in percent.
 pub(super) fn percent(share: f64) -> String {
     // A form that could not be measured at all.
