@@ -22,7 +22,7 @@ use crate::tensor::{Values, bytes_of};
 #[derive(Debug, thiserror::Error)]
 pub enum ExternalError {
     /// The path leads out of the model's folder.
-    #[error("tensor {tensor:?} names {location:?}: weights must lie under the folder of the model file")]
+    #[error("tensor {tensor:?} names {location:?}: weights must be stored under the folder of the model file")]
     Outside {
         /// Name of the tensor.
         tensor: String,

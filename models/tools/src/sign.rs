@@ -222,7 +222,7 @@ pub enum SignError {
     NotAnInteger,
     /// A version number has come to its end.
     #[error(
-        "{0} metadata has the highest version there is: it can only begin anew under other keys (cloud-hub trust rotate)"
+        "{0} metadata has the highest version there is: it can only start again under other keys (cloud-hub trust rotate)"
     )]
     VersionsExhausted(&'static str),
     /// Devices would refuse it.

@@ -99,7 +99,7 @@ fn number_like_input(converter: &mut Converter<'_>, node: &NodeProto, name: &str
 
 fn batch_norm_9(mut node: NodeProto) -> Converted {
     if node.attr_int("spatial").unwrap_or(1) != 1 {
-        return Err("it normalizes each place by itself");
+        return Err("it normalizes each place separately");
     }
     without(&mut node, "spatial");
     Ok(vec![node])
