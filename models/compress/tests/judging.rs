@@ -6,7 +6,7 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
-use compress::auto::{self, Outcome, Recipe, Request};
+use compress::auto::{self, Outcome, Request};
 use compress::quality::{Custom, Judge, Measure, Score, Task};
 use compress::{CompressError, Examples, Label, Selection, dynamic_int8};
 use engine::{Engine, LoadOptions, OrtEngine};

@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
-use compress::auto::{self, Recipe, Request, Verdict};
+use compress::auto::{self, Request, Verdict};
 use compress::{Examples, Selection, prepare};
 use engine::{Engine, LoadOptions, ModelBytes, OrtEngine, RunControl};
 use onnx_graph::Model;
