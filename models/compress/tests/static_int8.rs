@@ -389,11 +389,11 @@ fn what_stands_between_convolutions_computes_in_integers() {
 fn front_end() -> Model {
     // Waves of the discrete Fourier transform under a window, and overlapping triangles.
     let (samples, bins, filters) = (64_usize, 33_usize, 12_usize);
-    let wave = |turn: fn(f64) -> f64| -> Vec<f32> {
+    let wave = |turn: fn(f32) -> f32| -> Vec<f32> {
         let at = move |bin: usize, sample: usize| {
-            let angle = std::f64::consts::TAU * bin as f64 * sample as f64 / samples as f64;
-            let window = 0.5 - 0.5 * (std::f64::consts::TAU * sample as f64 / samples as f64).cos();
-            (turn(angle) * window) as f32
+            let angle = std::f32::consts::TAU * bin as f32 * sample as f32 / samples as f32;
+            let window = 0.5 - 0.5 * (std::f32::consts::TAU * sample as f32 / samples as f32).cos();
+            turn(angle) * window
         };
         (0..bins).flat_map(|bin| (0..samples).map(move |sample| at(bin, sample))).collect()
     };
@@ -416,8 +416,8 @@ fn front_end() -> Model {
             NodeProto::new("Log", "l", &["kept"], &["y"]),
         ],
         vec![
-            TensorProto::of_floats("cosines", &[bins, 1, samples], &wave(f64::cos)),
-            TensorProto::of_floats("sines", &[bins, 1, samples], &wave(f64::sin)),
+            TensorProto::of_floats("cosines", &[bins, 1, samples], &wave(f32::cos)),
+            TensorProto::of_floats("sines", &[bins, 1, samples], &wave(f32::sin)),
             TensorProto::of_floats("filters", &[bins, filters], &table),
             TensorProto::of_floats("least", &[], &[1e-6]),
         ],
