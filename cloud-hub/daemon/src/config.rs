@@ -10,6 +10,7 @@ use std::time::Duration;
 use config::{Mistakes, Validate};
 use engine::Isolation;
 use serde::{Deserialize, Serialize};
+use types::host;
 
 /// The commented example that `cloud-hub config example` prints and the packages ship.
 pub const EXAMPLE: &str = include_str!("../hub.example.toml");
@@ -257,7 +258,7 @@ impl HubConfig {
 
     fn validate_hub(&self, mistakes: &mut Mistakes) {
         for (at, name) in self.hub.names.iter().enumerate() {
-            if !is_host(name) {
+            if !host::is_host(name) {
                 mistakes.add(format!("hub.names[{at}]"), format!("{name:?} is neither a host name nor an IP address"));
             }
         }
@@ -269,7 +270,7 @@ impl HubConfig {
     fn validate_gateway(&self, mistakes: &mut Mistakes) {
         let gateway = &self.gateway;
         for (at, address) in gateway.public.iter().enumerate() {
-            if !is_host_and_port(address) {
+            if host::port(address).is_none() {
                 mistakes.add(
                     format!("gateway.public[{at}]"),
                     format!("{address:?} is not host:port, like hub.example:4433"),
@@ -325,26 +326,6 @@ impl HubConfig {
             mistakes.add("log.filter", telemetry::chain(&error));
         }
     }
-}
-
-/// Whether a text can stand in a certificate as a DNS name or an IP address.
-#[must_use]
-pub fn is_host(text: &str) -> bool {
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    text.parse::<std::net::IpAddr>().is_ok() || (text.len() <= 253 && text.split('.').all(label))
-}
-
-/// Whether a text is `host:port` or `[v6]:port`.
-#[must_use]
-pub fn is_host_and_port(text: &str) -> bool {
-    text.parse::<SocketAddr>().is_ok()
-        || text.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok())
 }
 
 #[cfg(test)]
@@ -440,16 +421,6 @@ filter = \"a=loud\"
             "log.filter (line 23)",
         ] {
             assert!(told.contains(mistake), "no {mistake} in:\n{told}");
-        }
-    }
-
-    #[test]
-    fn hosts_and_ports_are_told_from_nonsense() {
-        for good in ["hub.example:4433", "10.0.0.1:1", "[::1]:4433", "localhost:0"] {
-            assert!(is_host_and_port(good), "{good} was refused");
-        }
-        for bad in ["hub.example", "hub example:1", ":4433", "hub:99999", "::1:4433x", "a/b:1"] {
-            assert!(!is_host_and_port(bad), "{bad} was taken");
         }
     }
 }

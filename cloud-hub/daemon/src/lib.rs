@@ -19,7 +19,6 @@ pub mod reach;
 mod readmission;
 pub mod records;
 pub mod registry;
-pub mod shutdown;
 pub mod state;
 pub mod tokens;
 pub mod workers;

@@ -3,22 +3,16 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use axum::Router;
-use axum::http::header;
-use axum::routing::get;
 use axum_server::Handle;
 use telemetry::metrics::Metrics;
 
 use crate::guard::places::Places;
 use crate::guard::tcp::GuardedAcceptor;
 
-/// Content type of the Prometheus text format.
-const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
-
 /// Maximum number of connections, shared by address: a scraper or two, and whoever looks by hand.
 const CONNECTIONS_MAX: usize = 32;
 
-/// Longest wait for the head of a request, and between two requests of a connection.
+/// Maximum time for the head of a request, and between two requests of a connection.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 
 /// Serves the metrics until the handle says to stop.
@@ -29,11 +23,9 @@ const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// # Cancel safety
 /// Dropping the future closes the socket.
 pub async fn serve(listener: TcpListener, metrics: Metrics, handle: Handle<SocketAddr>) -> std::io::Result<()> {
-    let answer = move || async move { ([(header::CONTENT_TYPE, TEXT_FORMAT)], metrics.render()) };
-    let app = Router::new().route("/metrics", get(answer));
     let acceptor = GuardedAcceptor::new(Places::new("metrics", CONNECTIONS_MAX));
     let mut server =
         axum_server::from_tcp(listener)?.acceptor(acceptor).handle(handle).first_request_timeout(HEAD_LIMIT);
     server.http_builder().http1().header_read_timeout(HEAD_LIMIT);
-    server.serve(app.into_make_service()).await
+    server.serve(service::metrics::router(metrics).into_make_service()).await
 }

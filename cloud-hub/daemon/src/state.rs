@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use store::files::{self, FileError, Mode};
+use store::files::{self, FileError};
 use store::{LockError, StateLock};
 use types::Digest;
 
@@ -128,24 +128,18 @@ impl Folder {
         parents.chain([self.online_keys(), self.store()]).filter_map(|folder| files::exposed_folder(&folder)).collect()
     }
 
-    /// Says which addresses were bound.
+    /// Writes the bound addresses to `listening.json`.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn write_listening(&self, listening: &Listening) -> Result<(), FileError> {
-        // Numbers and addresses always serialise.
-        let text = serde_json::to_vec_pretty(listening).unwrap_or_default();
-        files::write_atomic(&self.listening(), &text, Mode::Shared)
+        service::listening::write(&self.listening(), listening)
     }
 
-    /// Removes what says how to reach a running hub: `listening.json` and the token of this machine.
+    /// Removes the files that only a running hub has: `listening.json` and the token of this machine.
     pub fn remove_listening(&self) {
         for file in [self.listening(), self.local_token()] {
-            if let Err(error) = std::fs::remove_file(&file)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::warn!(%error, "{} stays behind", file.file_name().unwrap_or_default().to_string_lossy());
-            }
+            service::listening::remove(&file);
         }
     }
 }

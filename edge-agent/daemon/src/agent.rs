@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bundle::trust::Trust;
+use service::stop::{Stop, Stopped};
 use store::files::FileError;
 use store::{LockError, MemoryStore, Opened, SledStore, StateLock, Store, StoreError, Table};
 use telemetry::metrics::Metrics;
@@ -25,19 +26,16 @@ use crate::door::{self, ConnectionLimits, Door};
 use crate::engines::{Engines, NoEngine, Runtime, reopen};
 use crate::identity::{self, Enrolment};
 use crate::models::Models;
+use crate::notify;
 use crate::records;
 use crate::reports::Reports;
-use crate::shutdown::{Stopped, drain};
 use crate::state::{Folder, Listening};
 use crate::trust::{DeviceTrust, watch};
 use crate::updater::{self, Attempts, LoadTable, ModelUpdater, UpdaterParts};
 use crate::uplink::{Link, Offers, Uplink, UplinkParts};
-use crate::{metrics_door, notify};
 
 /// Offers of one model that may wait for its updater; the hub offers again at each greeting.
 const OFFERS_WAITING: usize = 16;
-/// How often metrics are folded, scraped or not.
-const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// How long the link and the updaters may take to end: a goodbye is one packet, a job is taken up at the next start.
 const LINK_GRACE: Duration = Duration::from_secs(3);
 /// Connections of the metrics door: a scraper or two.
@@ -82,6 +80,11 @@ pub enum StartError {
         source: std::io::Error,
     },
 }
+
+/// The store makes no progress: its disk has not responded for too long, and only a new process can open it again.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the agent's store makes no progress: its disk has not answered for too long")]
+pub struct StoreStalled;
 
 /// An agent that is ready and has not begun to serve.
 #[derive(Debug)]
@@ -204,15 +207,19 @@ impl Agent {
         &self.listening
     }
 
-    /// Serves until `stop` is cancelled, then drains within the grace period, or until `hurry` is cancelled.
-    pub async fn run_until(self, stop: CancellationToken, hurry: CancellationToken) -> Stopped {
+    /// Serves until `stop` says to drain, then drains within the grace period.
+    ///
+    /// # Errors
+    /// [`StoreStalled`] when the store's disk does not respond: nothing that waits for it could be finished.
+    pub async fn run_until(self, stop: Stop) -> Result<Stopped, StoreStalled> {
         let (requests, background) = (TaskTracker::new(), TaskTracker::new());
         let (doors_stop, link_stop) = (CancellationToken::new(), CancellationToken::new());
         self.announce();
         let app = door::router(Arc::clone(&self.door));
         let limits = ConnectionLimits::of(&self.config.door);
         let metrics_limits = ConnectionLimits { connections: METRICS_CONNECTIONS, ..limits };
-        let metrics_app = metrics_door::router(self.metrics.clone(), Arc::clone(&self.door.guard));
+        let guard = axum::middleware::from_fn_with_state(Arc::clone(&self.door.guard), door::guard::check);
+        let metrics_app = service::metrics::router(self.metrics.clone()).layer(guard);
         drop(requests.spawn(door::serve(self.http, app, limits, requests.clone(), doors_stop.clone())));
         drop(background.spawn(door::serve(
             self.metrics_http,
@@ -230,7 +237,7 @@ impl Agent {
         if let Some((trust, link)) = self.trust {
             drop(background.spawn(watch(trust, link, self.config.updates.trust_refresh, link_stop.clone())));
         }
-        drop(background.spawn(keep_metrics(self.metrics, link_stop.clone())));
+        drop(background.spawn(service::metrics::upkeep(self.metrics, link_stop.clone())));
         drop(background.spawn(reopen::run(self.engines, link_stop.clone())));
         let proof = notify::Proof {
             store: Arc::clone(&self.store),
@@ -240,21 +247,21 @@ impl Agent {
         drop(background.spawn(notify::feed_watchdog(proof, link_stop.clone())));
 
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.store.health().stalled() => return Stopped::Stalled,
+            () = stop.drain.cancelled() => {}
+            () = self.store.health().stalled() => return Err(StoreStalled),
         }
         telemetry::service::stopping();
         tracing::info!(grace = ?self.config.agent.stop_grace, "stopping: no new requests are taken");
         doors_stop.cancel();
-        let stopped = drain(&requests, self.config.agent.stop_grace, &hurry).await;
+        let stopped = stop.drain_tasks(&requests, self.config.agent.stop_grace).await;
         link_stop.cancel();
-        if drain(&background, LINK_GRACE, &hurry).await != Stopped::Drained {
+        if stop.drain_tasks(&background, LINK_GRACE).await != Stopped::Drained {
             tracing::info!("an update or the link was cut off: it is taken up at the next start");
         }
         self.attempts.settle().await;
         self.folder.remove_listening();
         drop(self.store);
-        stopped
+        Ok(stopped)
     }
 
     fn announce(&self) {
@@ -379,13 +386,5 @@ fn prepare_uplink(parts: UplinkParts) -> Option<Uplink> {
             });
             None
         }
-    }
-}
-
-/// Keeps the histograms' buffers small when nobody scrapes.
-async fn keep_metrics(metrics: Metrics, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(METRICS_UPKEEP);
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        metrics.upkeep();
     }
 }

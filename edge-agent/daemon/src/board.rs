@@ -10,6 +10,7 @@ use edge_core::slots::Installed;
 use edge_core::trust::Standing;
 use engine::EngineDescription;
 use serde::{Deserialize, Serialize};
+use service::clock;
 use store::aside::SetAside;
 use types::{DeviceId, Digest, EngineName, ModelName, Place, PolicyMode, VariantName, Version};
 
@@ -102,7 +103,7 @@ impl TrustStatus {
     /// Compares the expiry of the roles with this device's clock.
     #[must_use]
     pub fn standing(&self) -> Standing {
-        let now = i64::try_from(crate::clock::unix_ms() / 1000).unwrap_or(i64::MAX);
+        let now = clock::signed_unix_s();
         edge_core::trust::standing(&self.roles(), now)
     }
 }
@@ -284,7 +285,7 @@ struct Parts {
 
 impl Default for Board {
     fn default() -> Self {
-        Self { started_unix_ms: crate::clock::unix_ms(), parts: Mutex::default() }
+        Self { started_unix_ms: clock::unix_ms(), parts: Mutex::default() }
     }
 }
 

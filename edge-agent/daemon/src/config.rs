@@ -270,7 +270,7 @@ impl Validate for AgentConfig {
             mistakes.add("agent.stop_grace", "use at most 10 minutes: the service manager would kill the agent before");
         }
         for (at, address) in self.hub.addresses.iter().enumerate() {
-            if !is_host_and_port(address) {
+            if types::host::port(address).is_none_or(|port| port == 0) {
                 let problem = format!("{address:?} is not host:port, like hub.example:4433");
                 mistakes.add(format!("hub.addresses[{at}]"), problem);
             }
@@ -359,14 +359,6 @@ fn not_an_engine(name: EngineName) -> Option<&'static str> {
         EngineName::Wgpu => Some("this build is without the wgpu engine: use \"ort\""),
         EngineName::Fake => Some("is for tests alone: use \"ort\" or \"wgpu\""),
     }
-}
-
-fn is_host_and_port(text: &str) -> bool {
-    let host = |host: &str| !host.is_empty() && host.len() <= 253 && host.bytes().all(|b| b.is_ascii_graphic());
-    text.parse::<SocketAddr>().is_ok()
-        || text.rsplit_once(':').is_some_and(|(name, port)| {
-            host(name) && !name.contains([':', '/', '[', ']']) && port.parse::<u16>().is_ok_and(|port| port > 0)
-        })
 }
 
 #[cfg(test)]

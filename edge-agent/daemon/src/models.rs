@@ -14,6 +14,7 @@ use edge_core::route::LocalState;
 use edge_core::score;
 use edge_core::slots::Installed;
 use engine::{Engine, SessionHandle};
+use service::clock;
 use tokio::sync::watch;
 use types::{EngineName, ModelName, NamedTensor, Place, Reason, Receipt, Version};
 
@@ -280,7 +281,7 @@ impl Statistics {
         if let Some(counter) = counter {
             counter.fetch_add(1, Ordering::Relaxed);
         }
-        self.last_unix_ms.store(crate::clock::unix_ms(), Ordering::Relaxed);
+        self.last_unix_ms.store(clock::unix_ms(), Ordering::Relaxed);
     }
 
     /// Number of answers of one place for one reason; reasons that did not occur are left out.

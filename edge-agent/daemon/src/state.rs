@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use store::files::{self, FileError, Mode};
+use store::files::{self, FileError};
 use store::{LockError, StateLock};
 use types::{ModelName, Version};
 
@@ -142,35 +142,25 @@ impl Folder {
         StateLock::acquire(&self.root, crate::records::STATE_SCHEMA)
     }
 
-    /// Says which addresses were bound.
+    /// Writes the bound addresses to `listening.json`.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn write_listening(&self, listening: &Listening) -> Result<(), FileError> {
-        // A struct of addresses and a number always serialises.
-        let text = serde_json::to_vec_pretty(listening).unwrap_or_default();
-        files::write_atomic(&self.listening(), &text, Mode::Shared)
+        service::listening::write(&self.listening(), listening)
     }
 
-    /// Reads what a running agent said; `None` when none is running (or it ended without saying so).
+    /// Reads the addresses of a running agent; `None` when no agent runs.
     #[must_use]
     pub fn read_listening(&self) -> Option<Listening> {
-        let text = files::read_bounded(&self.listening(), LISTENING_BYTES_MAX).ok()?;
-        serde_json::from_slice(&text).ok()
+        service::listening::read(&self.listening())
     }
 
-    /// Takes the file away again, so that nobody knocks at a door that is shut.
+    /// Removes `listening.json`.
     pub fn remove_listening(&self) {
-        if let Err(error) = std::fs::remove_file(self.listening())
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(error = telemetry::chain(&error), "listening.json stays behind");
-        }
+        service::listening::remove(&self.listening());
     }
 }
-
-/// Three addresses and a process id take a hundred bytes.
-const LISTENING_BYTES_MAX: u64 = 4096;
 
 /// The addresses of a running agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bundle::trust::{Trust, TrustError, Trusted};
 use edge_core::trust::{Event, Step, Watch};
 use jiff::Timestamp;
+use service::clock;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -47,7 +48,7 @@ impl DeviceTrust {
             Ok(trusted) => {
                 self.note(trusted);
                 self.board.trust(|trust| {
-                    trust.refreshed_unix_ms = Some(crate::clock::unix_ms());
+                    trust.refreshed_unix_ms = Some(clock::unix_ms());
                     trust.last_error = None;
                 });
                 self.refreshed.notify_one();

@@ -17,11 +17,11 @@ use edge_agent::config::{DoorTable, ModelTable};
 use edge_agent::door::codec::client::{Wishes, decode_answer, encode_request};
 use edge_agent::door::{ConnectionLimits, Door, router, serve};
 use edge_agent::models::{Models, Serving};
-use edge_agent::shutdown::{Stopped, drain};
 use edge_agent::uplink::Link;
 use edge_core::slots::Installed;
 use engine::fake::Gate;
 use engine::{Engine, FakeEngine, LoadOptions, ModelBytes, SessionWorker, WorkerOptions};
+use service::stop::{Stop, Stopped};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use types::{Digest, EngineName, NamedTensor, Place, PolicyMode, Tensor, Version};
@@ -326,7 +326,7 @@ fn a_stop_lets_the_request_in_flight_finish_and_takes_no_new_one() {
         running.stop.cancel();
         gate.open();
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let stopped = runtime.block_on(drain(&running.requests, Duration::from_secs(60), &CancellationToken::new()));
+        let stopped = runtime.block_on(Stop::default().drain_tasks(&running.requests, Duration::from_secs(60)));
         assert_eq!(first.join().unwrap(), 200);
         stopped
     });

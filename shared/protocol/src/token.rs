@@ -10,7 +10,7 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
-use types::Digest;
+use types::{Digest, host};
 
 use crate::wire;
 
@@ -116,7 +116,7 @@ impl JoinToken {
             let shown: String = wrong.chars().take(80).collect();
             return invalid(format!("hub address {shown:?} is not host:port"));
         }
-        if !is_host(&self.server_name) {
+        if !host::is_host(&self.server_name) {
             return invalid("the hub's name is not a host name".to_owned());
         }
         Ok(())
@@ -132,15 +132,7 @@ impl JoinToken {
 
 /// Checks for `host:port`, with an IPv6 address in brackets and a port other than zero.
 fn is_address(address: &str) -> bool {
-    let Some((host, port)) = address.rsplit_once(':') else { return false };
-    let port = port.parse::<u16>().is_ok_and(|port| port != 0);
-    let ipv6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let host = ipv6.map_or_else(|| is_host(host), |address| address.parse::<std::net::Ipv6Addr>().is_ok());
-    port && host && address.len() <= ADDRESS_BYTES_MAX
-}
-
-fn is_host(host: &str) -> bool {
-    !host.is_empty() && host.len() <= 253 && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+    address.len() <= ADDRESS_BYTES_MAX && host::port(address).is_some_and(|port| port != 0)
 }
 
 fn checksum(fields: &[u8]) -> [u8; CHECKSUM_BYTES] {

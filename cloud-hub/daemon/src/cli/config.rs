@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use ::config::LoadError;
 use clap::Subcommand;
-use console::{CliError, ExitKind};
+use console::{CliError, Output};
+use service::config_verb;
 
 use crate::config::{EXAMPLE, HubConfig};
 use crate::reach;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigVerb {
-    /// Read a config file and tell all its mistakes, without starting anything.
+    /// Read a config file and report all its mistakes, without starting anything.
     #[command(after_help = "Example:\n  cloud-hub config check /etc/sanderling/hub.toml")]
     Check {
         /// The file [default: the one that `serve` reads].
@@ -27,31 +27,21 @@ pub(super) fn run(verb: &ConfigVerb) -> Result<(), CliError> {
         ConfigVerb::Check { file } => {
             let file = self::file(file.as_deref());
             let config = read(&file)?;
-            for warning in reach::unreachable(&config, config.gateway.listen.port()) {
-                console::warn(&warning);
-            }
-            console::print_line(&format!("{} is right", file.display()))?;
+            let warnings = reach::unreachable(&config, config.gateway.listen.port());
+            config_verb::print_checked(&file, &config, "", &warnings, Output::Table)
         }
-        ConfigVerb::Example => console::print_line(EXAMPLE.trim_end())?,
+        ConfigVerb::Example => config_verb::print_example(EXAMPLE),
     }
-    Ok(())
 }
 
 /// Returns the config file that verbs of the hub's machine read: the named one, or the installed one.
 pub(super) fn file(named: Option<&Path>) -> PathBuf {
     let variable = std::env::var_os("SANDERLING_HUB_CONFIG").map(PathBuf::from);
-    named.map(Path::to_owned).or(variable).unwrap_or_else(|| ::config::installed_file(super::init::CONFIG_FILE))
+    config_verb::file(named.map(Path::to_owned).or(variable), super::init::CONFIG_FILE)
 }
 
 /// Reads a config file for any verb that needs one.
 pub(super) fn read(file: &Path) -> Result<HubConfig, CliError> {
-    HubConfig::read(file).map_err(|error| {
-        let hint = match &error {
-            LoadError::Wrong(_) => "see every field with: cloud-hub config example",
-            LoadError::Read { .. } | LoadError::TooLarge { .. } => {
-                "name a file that is there, or make one together with a hub: cloud-hub init --help"
-            }
-        };
-        CliError::new(ExitKind::Config, error).hint(hint)
-    })
+    let when_missing = "name another file, or make one together with a hub: cloud-hub init --help";
+    HubConfig::read(file).map_err(|error| config_verb::explain(error, "cloud-hub", when_missing))
 }

@@ -139,7 +139,7 @@ impl Context {
 
 /// Reads where a hub says that it listens.
 pub(super) fn listening(folder: &Folder) -> Option<Listening> {
-    serde_json::from_slice(&files::read_bounded(&folder.listening(), CONTEXT_BYTES_MAX).ok()?).ok()
+    service::listening::read(&folder.listening())
 }
 
 /// Returns whether something on this machine accepts connections there.

@@ -1,18 +1,16 @@
 //! `cloud-hub doctor`: looks for what is wrong on the hub's machine and says what to do.
 
-use std::ffi::OsStr;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::unix::fs::MetadataExt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use console::doctor::{self, Check, try_in_child};
-use console::port::{self, Protocol};
+use console::doctor::{self, Check};
+use console::port::Protocol;
 use console::{CliError, ExitKind, Output};
-use engine::LibrarySearch;
+use service::doctor::{self as common, Names};
+use store::StateLock;
 use store::aside::SetAside;
-use store::{StateLock, files, owner};
 
 use super::doctor_hub;
 use crate::config::HubConfig;
@@ -24,6 +22,9 @@ use crate::workers::attempts;
 
 /// Free bytes under which the disk is short: one version with its variants takes tens to hundreds of megabytes.
 const FREE_BYTES_LEAST: u64 = 512 * 1024 * 1024;
+
+/// Names of the hub in advice.
+const NAMES: Names = Names { daemon: "hub", program: "cloud-hub" };
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -50,16 +51,15 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), CliError> {
     let config = match super::config::read(&file) {
         Ok(config) => config,
         Err(error) => {
-            let found = telemetry::chain(error.source.as_ref());
-            let check = Check::failed("config", error.kind, found, error.hint.unwrap_or_default());
-            return doctor::finish(&[check], output);
+            return doctor::finish(&[common::wrong_configuration(error)], output);
         }
     };
     let folder = Folder::new(&config.hub.state_dir);
     let mut checks = vec![one_config(&config, &folder, &file)];
     checks.extend(state(folder.root()));
     let is_usable = checks.iter().all(Check::is_ok);
-    checks.push(library(&config, folder.root()));
+    let library = config.inference.onnxruntime.as_deref();
+    checks.push(common::library(folder.root(), library, "inference.onnxruntime", ""));
     checks.push(versions(&folder));
     let running = StateLock::holder(folder.root());
     checks.extend(addresses(&config, &folder)?);
@@ -134,71 +134,29 @@ fn one_config(config: &HubConfig, folder: &Folder, file: &Path) -> Check {
 fn state(root: &Path) -> Vec<Check> {
     const NAME: &str = "state folder";
     let shown = root.display();
-    let found = match std::fs::metadata(root) {
-        Ok(found) => found,
+    let owned = match common::ownership(root, NAMES) {
+        Ok(owned) => owned,
         Err(error) => {
             let kind = if error.kind() == ErrorKind::NotFound { ExitKind::NotFound } else { ExitKind::Storage };
             let advice = "make a hub with `cloud-hub init`, correct hub.state_dir, or run this with sudo";
             return vec![Check::failed(NAME, kind, format!("look at {shown}: {error}"), advice)];
         }
     };
-    let (this_user, owner_name) = (owner::this_user(), owner::user_name(found.uid()));
-    if this_user != 0 && this_user != found.uid() {
-        let found = format!("{shown} belongs to {owner_name}, and this is {}", owner::user_name(this_user));
-        let advice = format!("run the hub, and this, as that user: sudo -u {owner_name} cloud-hub doctor");
-        return vec![Check::failed(NAME, ExitKind::Storage, found, advice)];
-    }
-    if let Some(entry) = owner::foreign_entry(root) {
-        let found = format!("{} does not belong to {owner_name}, who owns the folder", entry.display());
-        return vec![Check::failed(NAME, ExitKind::Storage, found, format!("sudo chown -R {owner_name}: {shown}"))];
+    if !owned.is_ok() {
+        return vec![owned];
     }
     if !Folder::new(root).ca_certificate().exists() {
         let found = format!("there is no hub in {shown} yet");
         return vec![Check::failed(NAME, ExitKind::NotFound, found, "make one: cloud-hub init --help")];
     }
-    vec![Check::ok(NAME, format!("{shown}, of user {owner_name}")), writing(root), room(root)]
-}
-
-fn writing(root: &Path) -> Check {
-    const NAME: &str = "writing";
-    match try_in_child(owner::owner_of(root), &["trial".as_ref(), "folder".as_ref(), root.as_os_str()]) {
-        Ok(_written) => Check::ok(NAME, "a file was written, made durable, renamed and removed"),
-        Err(problem) => {
-            let advice =
-                "make the folder writable for its owner (chmod u+rwx), mount its disk writable, or free some space";
-            Check::failed(NAME, ExitKind::Storage, problem, advice)
-        }
-    }
+    vec![owned, common::writing(root), room(root)]
 }
 
 fn room(root: &Path) -> Check {
-    const NAME: &str = "disk space";
-    const MIB: u64 = 1024 * 1024;
-    match files::free_bytes(root) {
-        Err(error) => Check::failed(NAME, ExitKind::Storage, telemetry::chain(&error), "check the disk"),
-        Ok(free) if free < FREE_BYTES_LEAST => {
-            let found = format!("{} MiB free: the next version may not fit", free / MIB);
-            Check::warning(NAME, found, "free some space, or move hub.state_dir to a larger disk")
-        }
-        Ok(free) => Check::ok(NAME, format!("{} MiB free", free / MIB)),
-    }
-}
-
-fn library(config: &HubConfig, root: &Path) -> Check {
-    const NAME: &str = "ONNX Runtime";
-    let configured = config.inference.onnxruntime.as_deref();
-    let mut arguments: Vec<&OsStr> = vec!["trial".as_ref(), "library".as_ref()];
-    arguments.extend(configured.map(Path::as_os_str));
-    match try_in_child(owner::owner_of(root), &arguments) {
-        Ok(found) => Check::ok(NAME, found),
-        Err(problem) => {
-            let file = LibrarySearch { configured: configured.map(Path::to_owned) }.find().ok();
-            let found = doctor::unusable_library(file.as_deref(), problem);
-            let advice = "install the package that ships it for this machine, or set inference.onnxruntime to a file that \
-                          this user may read";
-            Check::failed(NAME, ExitKind::Runtime, found, advice)
-        }
-    }
+    common::disk_space(root, FREE_BYTES_LEAST, |name, free| {
+        let found = format!("{free} free: the next version may not fit");
+        Check::warning(name, found, "free some space, or move hub.state_dir to a larger disk")
+    })
 }
 
 /// Judges the addresses in join tokens, and asks the resolver.
@@ -224,27 +182,5 @@ fn addresses(config: &HubConfig, folder: &Folder) -> Result<Vec<Check>, CliError
 
 /// Binds a port of a hub that does not run.
 fn bound(field: &'static str, protocol: Protocol, address: SocketAddr) -> Check {
-    const NAME: &str = "port";
-    let bound = match protocol {
-        Protocol::Tcp => TcpListener::bind(address).map(drop),
-        Protocol::Udp => UdpSocket::bind(address).map(drop),
-    };
-    let problem = match bound {
-        Ok(()) => return Check::ok(NAME, format!("{field} {address} is free")),
-        Err(problem) => problem,
-    };
-    match problem.kind() {
-        ErrorKind::AddrInUse => Check::failed(
-            NAME,
-            ExitKind::Conflict,
-            format!("{field} {address} is held by {}", port::holder_in_words(protocol, address)),
-            format!("stop that one, or set {field} to another address (port 0 takes a free one)"),
-        ),
-        _ => Check::failed(
-            NAME,
-            ExitKind::Failed,
-            format!("{field} {address}: {problem}"),
-            format!("correct {field}: it must be an address of this machine, and ports below 1024 need a privilege"),
-        ),
-    }
+    common::port(field, protocol, address, |address| common::any_holder(protocol, address))
 }

@@ -14,11 +14,11 @@ use serde::Serialize;
 use store::files::{self, FileError, Mode};
 use store::{SledStore, Store};
 use transport::Ca;
-use types::Digest;
+use types::{Digest, host};
 
 use super::Context;
 use super::trust::keys::NewPassphrase;
-use crate::config::{HubConfig, is_host, is_host_and_port};
+use crate::config::HubConfig;
 use crate::operators::Operators;
 use crate::reach;
 use crate::registry::metadata::{SNAPSHOT_KEY, TIMESTAMP_KEY};
@@ -158,13 +158,13 @@ fn told(made: &Made) -> String {
 
 /// Checks what the command line says by itself.
 fn check(args: &InitArgs) -> Result<(), CliError> {
-    if let Some(name) = args.name.iter().find(|name| !is_host(name)) {
+    if let Some(name) = args.name.iter().find(|name| !host::is_host(name)) {
         let problem = format!("--name {name:?} is neither a host name nor an IP address");
         return Err(
             CliError::new(ExitKind::Usage, problem).hint("write it without a port, like hub.example or 192.0.2.7")
         );
     }
-    if let Some(address) = args.public.iter().find(|address| !is_host_and_port(address)) {
+    if let Some(address) = args.public.iter().find(|address| host::port(address).is_none()) {
         let problem = format!("--public {address:?} is not host:port");
         return Err(CliError::new(ExitKind::Usage, problem).hint("write it like hub.example:4433"));
     }

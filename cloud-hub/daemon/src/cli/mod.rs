@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use console::{CliError, ExitKind, Output};
+use service::trial::Trial;
 
 mod backup;
 mod check;
@@ -31,7 +32,6 @@ mod serve;
 mod show;
 mod status;
 mod token;
-mod trial;
 mod trust;
 mod withdraw;
 
@@ -97,7 +97,7 @@ enum Verb {
     Doctor(doctor::DoctorArgs),
     /// Try one step of `doctor`.
     #[command(subcommand, hide = true)]
-    Trial(trial::Trial),
+    Trial(Trial),
     /// Print a completion script for a shell.
     #[command(
         after_help = "Example:\n  cloud-hub completions bash > ~/.local/share/bash-completion/completions/cloud-hub"

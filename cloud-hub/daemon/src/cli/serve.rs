@@ -1,10 +1,15 @@
 //! `cloud-hub serve`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use console::{CliError, ExitKind, OrExit};
+use service::logs;
+use service::signals::{Reload, Signals};
+use service::stop::Stop;
+use tokio::task::JoinSet;
 
 use crate::config::HubConfig;
 use crate::hub::{self, RunError, StartError};
@@ -16,7 +21,7 @@ Examples:
   SANDERLING_LOG=debug cloud-hub serve --config hub/hub.toml
 
 SIGTERM or Ctrl-C finishes what is in flight within hub.stop_grace; a second one stops at once.
-SIGHUP is ignored: restart the hub to read a changed config.
+SIGHUP reads log.filter again; every other change of the config needs a restart.
 The bound addresses are written to listening.json in the state folder.")]
 pub(super) struct ServeArgs {
     /// The config file [default: /etc/sanderling/hub.toml].
@@ -29,27 +34,42 @@ const RUNTIME_GRACE: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
     store::files::make_private_by_default();
-    let mut config = super::config::read(&super::config::file(args.config.as_deref()))?;
-    if let Ok(filter) = std::env::var("SANDERLING_LOG") {
-        config.log.filter = filter;
-    }
-    let _log = telemetry::init(config.log.clone())
+    let file = super::config::file(args.config.as_deref());
+    let mut config = super::config::read(&file)?;
+    config.log = logs::in_force(&config.log);
+    let guard = telemetry::init(config.log.clone())
         .or_exit_try(ExitKind::Config, "see log.filter in hub.toml and SANDERLING_LOG")?;
     let metrics = telemetry::metrics::install(env!("CARGO_PKG_VERSION"))?;
+    let configured = move || match HubConfig::read(&file) {
+        Ok(config) => Ok(config.log),
+        Err(error) => Err(telemetry::chain(&error)),
+    };
+    let reload: Reload = Arc::new(move || logs::reload(&guard, &configured));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_exit(ExitKind::Failed)?;
-    let served = runtime.block_on(serve(config, metrics));
+    let served = runtime.block_on(serve(config, metrics, reload));
     runtime.shutdown_timeout(RUNTIME_GRACE);
     served
 }
 
-async fn serve(config: HubConfig, metrics: telemetry::metrics::Metrics) -> Result<(), CliError> {
-    let mut signals = tokio::task::JoinSet::new();
-    signals.spawn(async {
-        if let Err(error) = crate::shutdown::outlive_signals().await {
-            tracing::error!(%error, "SIGHUP, SIGUSR1 and SIGUSR2 cannot be ignored: they end this hub");
+async fn serve(config: HubConfig, metrics: telemetry::metrics::Metrics, reload: Reload) -> Result<(), CliError> {
+    let stop = Stop::default();
+    let mut signals = JoinSet::new();
+    signals.spawn(Signals::listen()?.obey(stop.clone(), reload));
+    // A task of its own: a start that blocks its thread must not keep a signal from ending the process.
+    let mut starting = JoinSet::new();
+    starting.spawn(hub::start(config, stop.clone()));
+    let started = tokio::select! {
+        started = starting.join_next() => started,
+        () = stop.drain.cancelled() => {
+            tracing::info!("stopped while starting");
+            return Ok(());
         }
-    });
-    let running = hub::start(config).await.map_err(explain)?;
+    };
+    let running = match started {
+        Some(Ok(started)) => started.map_err(explain)?,
+        Some(Err(lost)) => return Err(explain(StartError::Lost(lost))),
+        None => return Ok(()),
+    };
     if let Some(listening) = running.listening() {
         tracing::info!(
             quic = %listening.quic,
@@ -59,14 +79,7 @@ async fn serve(config: HubConfig, metrics: telemetry::metrics::Metrics) -> Resul
             "hub is up"
         );
     }
-    let stop = running.hub().stop.clone();
-    signals.spawn(async move {
-        if let Err(error) = stop.on_signals().await {
-            tracing::error!(%error, "signals cannot be heard: only SIGKILL ends this hub");
-        }
-    });
     let stopped = running.run(metrics).await;
-    signals.abort_all();
     let stopped = stopped.map_err(|error| match &error {
         RunError::Stalled(_) => CliError::new(ExitKind::Stalled, error).hint(
             "start the hub again (a service manager does); look for disk errors in the kernel's log: journalctl -k",

@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
 use jiff::Timestamp;
+use service::stop::{Stop, Stopped};
 use store::StateLock;
 use telemetry::metrics::Metrics;
 use tokio::task::JoinSet;
@@ -22,7 +23,6 @@ use crate::clock;
 use crate::gateway::{self, Gateway};
 use crate::metrics;
 use crate::registry::orphans::ORPHAN_AGE;
-use crate::shutdown::{Stop, Stopped};
 
 /// Interval between checks whether the signed metadata needs renewal; it lives for days.
 const SIGNING_CHECK: Duration = Duration::from_secs(3600);
@@ -36,9 +36,6 @@ const CERTIFICATE_CHECK: Duration = Duration::from_secs(3600);
 
 /// Time before its end from which on the hub's own certificate is made anew: two thirds of its life.
 const CERTIFICATE_RENEWAL_BEFORE: Duration = Duration::from_secs(60 * 24 * 3600);
-
-/// How often metrics are folded when nobody reads them.
-const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 /// A hub whose ports are bound and whose models are loaded.
 pub struct Running {
@@ -111,7 +108,12 @@ impl Running {
         tasks.spawn(async move { serving.await.map_err(|source| RunError::Door { what: "operators", source }) });
         let serving = serve_metrics(sockets.metrics, recorded.clone(), stop.clone());
         tasks.spawn(async move { serving.await.map_err(|source| RunError::Door { what: "metrics", source }) });
-        tasks.spawn(clockwork(Arc::clone(&hub), recorded, stop.clone()));
+        tasks.spawn(clockwork(Arc::clone(&hub), stop.clone()));
+        let upkeep = service::metrics::upkeep(recorded, stop.now.clone());
+        tasks.spawn(async move {
+            upkeep.await;
+            Ok(())
+        });
         tasks.spawn(scrub(Arc::clone(&hub), stop.clone()));
 
         telemetry::service::ready("serving");
@@ -151,11 +153,7 @@ async fn wind_down(hub: &Arc<Hub>, stop: &Stop, handle: &Handle<std::net::Socket
         tokio::join!(gateway::goodbye(hub.fleet.live()), hub.in_flight.wait(), hub.publications.wait());
     };
     let stopped = stop.drained(grace, idle, || hub.in_flight.len() + hub.publications.len()).await;
-    match stopped {
-        Stopped::Drained => tracing::info!("everything in flight was answered"),
-        Stopped::GraceOver(left) => tracing::warn!(left, "the grace period is over, requests are broken off"),
-        Stopped::AtOnce(left) => tracing::warn!(left, "stopped at once, requests are broken off"),
-    }
+    stopped.log();
     stop.now.cancel();
     handle.shutdown();
     hub.notices.close();
@@ -169,11 +167,10 @@ async fn serve_metrics(listener: std::net::TcpListener, recorded: Metrics, stop:
 }
 
 /// What must be done from time to time.
-async fn clockwork(hub: Arc<Hub>, recorded: Metrics, stop: Stop) -> Result<(), RunError> {
+async fn clockwork(hub: Arc<Hub>, stop: Stop) -> Result<(), RunError> {
     let mut signing = tokio::time::interval(SIGNING_CHECK);
     let mut notices = tokio::time::interval(TRUST_NOTICE);
     let mut is_first = true;
-    let mut upkeep = tokio::time::interval(METRICS_UPKEEP);
     let watchdog = telemetry::service::watchdog_period();
     let mut proof = tokio::time::interval(watchdog.unwrap_or(PROOF_EVERY));
     proof.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -196,7 +193,6 @@ async fn clockwork(hub: Arc<Hub>, recorded: Metrics, stop: Stop) -> Result<(), R
                 }
                 warn_of_tokens(&hub).await;
             }
-            _ = upkeep.tick() => recorded.upkeep(),
             _ = proof.tick() => match stop.now.run_until_cancelled(stuck(&hub)).await {
                 Some(None) => telemetry::service::alive(),
                 Some(Some(reason)) => tracing::error!(reason, "no progress: the watchdog is not fed"),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bundle::Manifest;
 use engine::{Engine, Isolation, LibrarySearch, OpenError, OrtEngine};
+use service::stop::Stop;
 use store::aside::SetAside;
 use store::files::{self, FileError};
 use store::{LockError, Opened, SledStore, StateLock, Store, StoreError};
@@ -35,7 +36,6 @@ use crate::records;
 use crate::registry::blobs::Blobs;
 use crate::registry::metadata::{Metadata, MetadataError};
 use crate::registry::{Registry, RegistryOpenError};
-use crate::shutdown::Stop;
 use crate::state::Folder;
 use crate::tokens::Tokens;
 use crate::workers::attempts::Attempts;
@@ -145,15 +145,18 @@ pub(super) struct Sockets {
     pub(super) handshakes: Arc<Places>,
 }
 
-/// Brings a hub up with ONNX Runtime.
+/// Starts a hub with ONNX Runtime; `stop` ends it later.
 ///
 /// # Errors
 /// [`StartError`]; nothing is left bound or locked.
-pub async fn start(config: HubConfig) -> Result<Running, StartError> {
+///
+/// # Cancel safety
+/// Dropping the future releases everything that was bound or locked.
+pub async fn start(config: HubConfig, stop: Stop) -> Result<Running, StartError> {
     let ground = Ground::open(&config)?;
     let inference = config.inference.clone();
     let engine = tokio::task::spawn_blocking(move || open_engine(&inference)).await??;
-    raise(config, ground, engine).await
+    raise(config, ground, engine, stop).await
 }
 
 fn open_engine(inference: &InferenceTable) -> Result<Arc<dyn Engine>, StartError> {
@@ -172,10 +175,10 @@ fn open_engine(inference: &InferenceTable) -> Result<Arc<dyn Engine>, StartError
 /// As [`start`].
 pub async fn start_with_engine(config: HubConfig, engine: Arc<dyn Engine>) -> Result<Running, StartError> {
     let ground = Ground::open(&config)?;
-    raise(config, ground, engine).await
+    raise(config, ground, engine, Stop::default()).await
 }
 
-async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Result<Running, StartError> {
+async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>, stop: Stop) -> Result<Running, StartError> {
     let mut warnings = ground.warnings;
     let store_folder = ground.folder.store();
     warnings.extend(ground.folder.exposed());
@@ -236,7 +239,7 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Re
         artifact_turns: Semaphore::new(ARTIFACT_TURNS),
         notices: TaskTracker::new(),
         publications: TaskTracker::new(),
-        stop: Stop::default(),
+        stop,
         listening: OnceLock::from(listening),
         started: Instant::now(),
         warnings,

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use cloud_hub::hub;
-use cloud_hub::shutdown::Stopped;
 use protocol::JoinToken;
 use protocol::v1::{
     DeviceRequest, HubRequest, HubResponse, InferRequest, Offer, RefusalCode, UpdateOutcome, UpdateReport, join_body,
 };
+use service::stop::Stopped;
 use tokio_util::task::TaskTracker;
 use transport::{CloseCode, CloseReason, DeviceKey, Priority, Trust};
 use types::update::Stage;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use cloud_hub::config::HubConfig;
 use cloud_hub::hub::{self, Hub, RunError};
-use cloud_hub::shutdown::Stopped;
 use engine::{LibrarySearch, OrtEngine};
 use protocol::JoinToken;
+use service::stop::Stopped;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use console::{CliError, ExitKind, OrExit, Output};
+use console::{CliError, ExitKind};
+use service::config_verb;
 
 use super::Context;
 use crate::config::EXAMPLE;
@@ -11,7 +12,7 @@ use crate::config::EXAMPLE;
 /// What can be done with configuration.
 #[derive(Debug, Subcommand)]
 pub enum ConfigVerb {
-    /// Reads a config file and tells every mistake in it
+    /// Reads a config file and reports every mistake in it
     #[command(after_help = "Example: edge-agent config check /etc/sanderling/agent.toml")]
     Check {
         /// The file; without it the one that `run` would read
@@ -29,8 +30,8 @@ impl ConfigVerb {
     pub(super) fn run(self, context: &Context) -> Result<(), CliError> {
         match self {
             Self::Check { file } => check(file, context),
-            Self::Example => console::print_line(EXAMPLE.trim_end()).or_exit(ExitKind::Storage),
-            Self::Show => show(context),
+            Self::Example => config_verb::print_example(EXAMPLE),
+            Self::Show => config_verb::print_in_force(&context.configuration()?, context.output),
         }
     }
 }
@@ -40,17 +41,6 @@ fn check(file: Option<PathBuf>, context: &Context) -> Result<(), CliError> {
         return Err(CliError::new(ExitKind::NotFound, "there is no config file to check").hint("name one"));
     };
     let config = super::read_config(&file)?;
-    let said = format!("{} is right: it follows {} models", file.display(), config.models.len());
-    context.output.print(&config, |_| said).or_exit(ExitKind::Storage)
-}
-
-fn show(context: &Context) -> Result<(), CliError> {
-    let config = context.configuration()?;
-    match context.output {
-        Output::Json => console::print_json(&config).or_exit(ExitKind::Storage),
-        Output::Table => {
-            let text = toml::to_string_pretty(&config).or_exit(ExitKind::Failed)?;
-            console::print_line(text.trim_end()).or_exit(ExitKind::Storage)
-        }
-    }
+    let summary = format!(": it follows {} models", config.models.len());
+    config_verb::print_checked(&file, &config, &summary, &[], context.output)
 }

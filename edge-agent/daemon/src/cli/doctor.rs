@@ -4,11 +4,11 @@ use clap::Args;
 use console::doctor;
 pub(super) use console::doctor::Check;
 use console::{CliError, ExitKind};
+use service::clock;
 use transport::{Alpn, CloseCode, Dialer, DialerConfig, Limits};
 
 use super::{
-    Context, doctor_engines, doctor_models, doctor_ports, doctor_routing, doctor_state, doctor_trust, enroll,
-    folder_of, show,
+    Context, doctor_engines, doctor_models, doctor_ports, doctor_routing, doctor_state, doctor_trust, enroll, folder_of,
 };
 use crate::config::AgentConfig;
 use crate::identity::{self, Enrolment};
@@ -31,7 +31,7 @@ impl Doctor {
         let config = match context.configuration() {
             Ok(config) => config,
             // What else to look at is what the file says.
-            Err(error) => return doctor::finish(&[wrong_configuration(&error)], context.output),
+            Err(error) => return doctor::finish(&[service::doctor::wrong_configuration(error)], context.output),
         };
         let folder = folder_of(&config);
         let running = doctor_ports::own_agent(&folder);
@@ -58,11 +58,6 @@ impl Doctor {
     }
 }
 
-fn wrong_configuration(error: &CliError) -> Check {
-    let found = telemetry::chain(error.source.as_ref());
-    Check::failed("config", error.kind, found, error.hint.clone().unwrap_or_default())
-}
-
 fn configuration(context: &Context, config: &AgentConfig) -> Check {
     let from = context.config_file().map_or_else(|| "defaults".to_owned(), |file| file.display().to_string());
     if config.models.is_empty() {
@@ -86,14 +81,14 @@ fn certificate(folder: &Folder) -> (Check, Option<Enrolment>) {
             return (Check::failed(NAME, ExitKind::Refused, telemetry::chain(&error), advice), None);
         }
     };
-    let now = i64::try_from(crate::clock::unix_ms() / 1000).unwrap_or(i64::MAX);
-    let until = show::unix_time(enrolment.identity.not_after_unix_s());
+    let now = clock::signed_unix_s();
+    let until = clock::rfc3339(enrolment.identity.not_after_unix_s());
     let check = if now > enrolment.identity.not_after_unix_s() {
         let advice = "set the clock if it is wrong; if it is right, run the agent: the hub renews the certificate for some \
                       time (90 days by default), later enrol again: `edge-agent enroll TOKEN`";
         Check::warning(NAME, format!("the certificate expired at {until} by this clock"), advice)
     } else if now < enrolment.identity.not_before_unix_s() {
-        let begins = show::unix_time(enrolment.identity.not_before_unix_s());
+        let begins = clock::rfc3339(enrolment.identity.not_before_unix_s());
         let found = format!("the certificate begins at {begins}: this clock is behind");
         Check::warning(NAME, found, "set the clock, for example with NTP")
     } else {

@@ -39,9 +39,9 @@ mod gpu {
     use engine_wgpu::gpu::{AdapterReport, Gpu};
 
     use crate::cli::doctor::Check;
-    use crate::cli::show;
     use crate::config::AgentConfig;
     use crate::engines;
+    use service::units;
 
     /// Opens the adapter that the agent would take.
     pub(super) fn open(config: &AgentConfig) -> Check {
@@ -73,9 +73,9 @@ mod gpu {
             report.name,
             report.back_end,
             report.kind,
-            show::bytes(report.binding_bytes_max),
+            units::bytes(report.binding_bytes_max),
             report.invocations_max,
-            show::bytes(report.workgroup_bytes_max.into()),
+            units::bytes(report.workgroup_bytes_max.into()),
             report.storage_buffers_max,
         );
         if report.software && !config.engine.wgpu.allow_software {

@@ -1,11 +1,10 @@
 //! The part of `edge-agent doctor` that tries the ports: whether the agent has them, can have them, or who has them.
 
-use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
-use console::ExitKind;
 use console::doctor::Check;
 use console::port::{self, Protocol};
+use service::doctor;
 
 use super::client::Client;
 use super::status;
@@ -27,38 +26,11 @@ pub(super) fn checks(config: &AgentConfig, running: Option<&Status>) -> Vec<Chec
     let ports = [("door.http", config.door.http), ("metrics.listen", config.metrics.listen)];
     match running {
         Some(_running) => Vec::new(),
-        None => ports.into_iter().map(|(field, address)| port(field, address)).collect(),
+        None => ports.into_iter().map(|(field, address)| doctor::port(field, Protocol::Tcp, address, holder)).collect(),
     }
 }
 
-fn port(field: &'static str, address: SocketAddr) -> Check {
-    const NAME: &str = "port";
-    let problem = match TcpListener::bind(address) {
-        Ok(_bound) => return Check::ok(NAME, format!("{field} {address} is free")),
-        Err(problem) => problem,
-    };
-    let (exit, found, advice) = match problem.kind() {
-        ErrorKind::AddrInUse => (
-            ExitKind::Conflict,
-            format!("{field} {address} is held by {}", holder(address)),
-            format!("stop that one, or set {field} to another address (port 0 takes a free one)"),
-        ),
-        ErrorKind::AddrNotAvailable => (
-            ExitKind::Failed,
-            format!("{field} {address} is no address of this machine"),
-            format!("set {field} to an address of this machine, for example 127.0.0.1:{}", address.port()),
-        ),
-        ErrorKind::PermissionDenied => (
-            ExitKind::Refused,
-            format!("{field} {address} needs a privilege: ports below 1024 are reserved"),
-            format!("set {field} to a higher port, or run doctor and the agent with CAP_NET_BIND_SERVICE"),
-        ),
-        _ => (ExitKind::Failed, format!("{field} {address}: {problem}"), format!("correct {field}")),
-    };
-    Check::failed(NAME, exit, found, advice)
-}
-
-/// Says who holds a port: an agent with another state folder tells its device's name.
+/// Names the process that has a port; of an agent with another state folder also its device.
 fn holder(address: SocketAddr) -> String {
     let other = status::fetch(&Client::probe(address)).ok();
     let held = port::holder_in_words(Protocol::Tcp, address);

@@ -3,9 +3,9 @@
 use bundle::trust::Trust;
 use console::ExitKind;
 use edge_core::trust::{Standing, due_for_operator};
+use service::clock;
 
 use super::doctor::Check;
-use super::show;
 use crate::board::{Status, TrustStatus};
 use crate::state::Folder;
 
@@ -27,7 +27,7 @@ pub(super) fn trust(folder: &Folder, running: Option<&Status>) -> Option<Check> 
 
 fn judge(trust: &TrustStatus) -> Check {
     let roles = trust.roles();
-    let now = i64::try_from(crate::clock::unix_ms() / 1000).unwrap_or(i64::MAX);
+    let now = clock::signed_unix_s();
     let error = trust.last_error.as_ref().map_or_else(String::new, |error| format!("; last refresh: {error}"));
     match edge_core::trust::standing(&roles, now) {
         Standing::Unknown => {
@@ -35,7 +35,7 @@ fn judge(trust: &TrustStatus) -> Check {
             Check::warning(NAME, format!("never refreshed{error}"), advice)
         }
         Standing::Expired { role, since } => {
-            let found = format!("expired since {} ({role}){error}", show::unix_time(since));
+            let found = format!("expired since {} ({role}){error}", clock::rfc3339(since));
             let advice = match role {
                 "root" | "targets" => "ask the hub's operator to run: cloud-hub trust renew --keys DIR",
                 _ => {
@@ -45,10 +45,10 @@ fn judge(trust: &TrustStatus) -> Check {
             Check::failed(NAME, ExitKind::Refused, found, advice)
         }
         Standing::Valid { role, until } => {
-            let found = format!("valid until {} ({role}){error}", show::unix_time(until));
+            let found = format!("valid until {} ({role}){error}", clock::rfc3339(until));
             match due_for_operator(&roles, now).first() {
                 Some((role, expires)) => {
-                    let found = format!("the {role} expires at {}", show::unix_time(*expires));
+                    let found = format!("the {role} expires at {}", clock::rfc3339(*expires));
                     Check::warning(NAME, found, "ask the hub's operator to run: cloud-hub trust renew --keys DIR")
                 }
                 None if trust.last_error.is_some() => {

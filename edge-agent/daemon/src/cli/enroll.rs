@@ -10,6 +10,7 @@ use console::{CliError, ExitKind, OrExit};
 use protocol::v1::{EnrolRequest, EnrolResponse, Enrolled, Refusal, RefusalCode};
 use protocol::{JoinToken, TokenError};
 use serde::Serialize;
+use service::clock;
 use store::files::{self, Mode};
 use store::{StateLock, owner};
 use transport::{Alpn, DeviceKey, DialError, DialErrorKind, Dialer, DialerConfig, ExchangeError, Limits, Priority};
@@ -110,7 +111,7 @@ impl Enroll {
             let hint = "give another folder with --state-dir, or move the old one away";
             return Err(CliError::new(ExitKind::Conflict, said).hint(hint));
         }
-        let now = i64::try_from(crate::clock::unix_ms() / 1000).unwrap_or(i64::MAX);
+        let now = clock::signed_unix_s();
         if !self.force && earlier.identity.not_after_unix_s() > now {
             let said = format!("this machine is enrolled already, as device {}", earlier.hub.device);
             return Err(CliError::new(ExitKind::Conflict, said).hint("add --force to replace its identity"));
@@ -218,7 +219,7 @@ fn outcome(folder: &Folder, enrolment: Enrolment) -> Outcome {
 }
 
 fn human(outcome: &Outcome) -> String {
-    let until = super::show::unix_time(outcome.certificate_not_after_unix_s);
+    let until = clock::rfc3339(outcome.certificate_not_after_unix_s);
     format!(
         "enrolled as device {} of hub {}\ncertificate good until {until}, renewed by the agent before that\nnext: edge-agent run",
         outcome.device,

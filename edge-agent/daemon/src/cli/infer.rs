@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use console::{CliError, ExitKind, OrExit, Output};
 use serde::Deserialize;
+use service::{clock, units};
 use types::{DType, Dim, ModelName, NamedTensor, PolicyMode, TensorSpec, Version};
 
 use super::client::Client;
-use super::{Context, show, status};
+use super::{Context, status};
 use crate::board::Status;
 use crate::door::codec::client::{Answered, Wishes, decode_answer, encode_request};
 use crate::input::{FileKind, InputError, load};
@@ -127,7 +128,7 @@ fn wait_for_first_version(client: &Client, model: &ModelName) {
 /// Returns whether a model that has no version yet is about to get one.
 fn is_coming(status: &Status, model: &ModelName) -> bool {
     let Some(model) = status.models.iter().find(|known| known.model == *model) else { return false };
-    let age_ms = crate::clock::unix_ms().saturating_sub(status.started_unix_ms);
+    let age_ms = clock::unix_ms().saturating_sub(status.started_unix_ms);
     let is_fresh = u128::from(age_ms) < HUB_FOUND_WITHIN.as_millis();
     // The link has no state yet in the first moments of an agent.
     let has_a_hub = !["not-enrolled", "identity-damaged", "barred"].contains(&status.hub.state.as_str());
@@ -188,7 +189,7 @@ fn print(answered: &Answered) -> Result<(), CliError> {
     }
     let parameter = |name: &str| answered.json.pointer(&format!("/parameters/{name}")).cloned().unwrap_or_default();
     let text = |name: &str| parameter(name).as_str().unwrap_or_default().to_owned();
-    let time = |name: &str| show::micros(parameter(name).as_u64().unwrap_or_default());
+    let time = |name: &str| units::micros(parameter(name).as_u64().unwrap_or_default());
     let version = answered.json.get("model_version").and_then(serde_json::Value::as_str).unwrap_or_default();
     let score = parameter("score").as_f64().map_or_else(String::new, |score| format!(", score {score:.3}"));
     let threshold = parameter("threshold").as_f64().map_or_else(String::new, |least| format!(" of {least:.3}"));

@@ -16,9 +16,7 @@ mod doctor_trust;
 mod enroll;
 mod infer;
 mod run;
-mod show;
 mod status;
-mod trial;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,6 +24,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use console::{CliError, ExitKind, OrExit, Output};
+use service::config_verb;
+use service::trial::Trial;
 
 use crate::config::AgentConfig;
 use crate::state::Folder;
@@ -85,7 +85,7 @@ pub enum Verb {
     EngineHost,
     /// Tries one step of `doctor`
     #[command(subcommand, hide = true)]
-    Trial(trial::Trial),
+    Trial(Trial),
     /// Prints a completion script for a shell
     #[command(after_help = "Example: edge-agent completions bash > /etc/bash_completion.d/edge-agent")]
     Completions {
@@ -117,7 +117,7 @@ pub fn run(cli: Cli) -> ExitCode {
 }
 
 /// What every verb may need of the command line.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Context {
     config: Option<PathBuf>,
     state_dir: Option<PathBuf>,
@@ -146,13 +146,8 @@ impl Context {
 
 /// Reads a config file for any verb.
 fn read_config(file: &Path) -> Result<AgentConfig, CliError> {
-    AgentConfig::read(file).map_err(|error| {
-        let hint = match error.is_not_found() {
-            true => "name a file that is there with --config, or write one: edge-agent config example > agent.toml",
-            false => "`edge-agent config example` shows every setting",
-        };
-        CliError::new(ExitKind::Config, error).hint(hint)
-    })
+    let when_missing = "name another file with --config, or write one: edge-agent config example > agent.toml";
+    AgentConfig::read(file).map_err(|error| config_verb::explain(error, "edge-agent", when_missing))
 }
 
 /// The layout of the configured state folder.

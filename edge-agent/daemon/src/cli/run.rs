@@ -1,29 +1,28 @@
 //! `edge-agent run`: the daemon.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use console::{CliError, ExitKind, OrExit};
+use service::logs;
+use service::signals::{Reload, Signals};
+use service::stop::{Stop, Stopped};
 use store::owner;
 use telemetry::metrics::Metrics;
-use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use crate::agent::{Agent, StartError};
+use crate::agent::{Agent, StartError, StoreStalled};
 use crate::config::AgentConfig;
 use crate::engines::Runtime;
-use crate::shutdown::{StopSignals, Stopped, outlive_signals};
 
-/// Environment variable that goes before `log.filter`.
-const LOG_VARIABLE: &str = "SANDERLING_LOG";
-
-/// How long the runtime waits for blocking work (a model that is still loading) when all else has ended.
+/// Time that blocking work (a model that is still loading) may take when everything else has ended.
 const RUNTIME_GRACE: Duration = Duration::from_secs(1);
 
 /// Runs the agent until it gets SIGTERM or SIGINT.
 ///
-/// The first signal lets requests in flight finish within agent.stop_grace, the second stops at once. SIGHUP is ignored:
-/// restart the agent to read a changed configuration.
+/// The first signal lets requests in flight finish within agent.stop_grace, the second stops at once. SIGHUP reads
+/// log.filter again; every other change of the configuration needs a restart.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  edge-agent run\n  edge-agent run --config ./agent.toml --state-dir ./state\n\n\
                         Other ports than 8000 and 8002: see door.http and metrics.listen; the addresses that were bound \
@@ -34,14 +33,8 @@ impl Run {
     pub(super) fn run(self, context: &Context) -> Result<(), CliError> {
         store::files::make_private_by_default();
         let mut config = context.configuration()?;
-        if let Some(filter) = std::env::var_os(LOG_VARIABLE).and_then(|filter| filter.into_string().ok()) {
-            config.log.filter = filter;
-        }
-        // What ONNX Runtime says while it is well is of interest only to who asks for it.
-        if !config.log.filter.contains("ort=") {
-            config.log.filter.push_str(",ort=warn");
-        }
-        let _log = telemetry::init(config.log.clone()).or_exit(ExitKind::Config)?;
+        config.log = logs::in_force(&config.log);
+        let guard = telemetry::init(config.log.clone()).or_exit(ExitKind::Config)?;
         let metrics = telemetry::metrics::install(env!("CARGO_PKG_VERSION"))?;
         // Before the runtime has threads: opening the library changes the environment of the process.
         let library = Runtime::open(&config);
@@ -52,48 +45,45 @@ impl Run {
             tracing::warn!(state_dir = %folder.display(), advice, "root runs an agent on a folder of user {user}");
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let stopped = runtime.block_on(serve(config, library, metrics));
+        let context = context.clone();
+        let configured = move || match context.configuration() {
+            Ok(config) => Ok(config.log),
+            Err(error) => Err(telemetry::chain(error.source.as_ref())),
+        };
+        let reload: Reload = Arc::new(move || logs::reload(&guard, &configured));
+        let stopped = runtime.block_on(serve(config, library, metrics, reload));
         runtime.shutdown_timeout(RUNTIME_GRACE);
         if let Err(error) = owner::give_to_owner(&folder) {
             tracing::warn!(%error, "files of root stay in the state folder: `edge-agent doctor` names them");
         }
         match stopped? {
-            Stopped::Stalled => {
-                let problem = "the agent's store makes no progress: its disk has not answered for too long";
+            Ok(stopped) => stopped.log(),
+            Err(stalled) => {
                 let hint = "start the agent again (a service manager does); look for disk errors: journalctl -k";
-                return Err(CliError::new(ExitKind::Stalled, problem).hint(hint));
+                return Err(CliError::new(ExitKind::Stalled, stalled).hint(hint));
             }
-            Stopped::Drained => tracing::info!("stopped: every request was answered"),
-            Stopped::CutOff { unfinished } => tracing::warn!(unfinished, "stopped: connections were cut off"),
         }
         Ok(())
     }
 }
 
-async fn serve(config: AgentConfig, library: Runtime, metrics: Metrics) -> Result<Stopped, CliError> {
-    let mut signals = StopSignals::listen()?;
-    let mut others = tokio::task::JoinSet::new();
-    others.spawn(outlive_signals());
-    let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
-    let starting = Agent::start(config, library, metrics);
+async fn serve(
+    config: AgentConfig,
+    library: Runtime,
+    metrics: Metrics,
+    reload: Reload,
+) -> Result<Result<Stopped, StoreStalled>, CliError> {
+    let stop = Stop::default();
+    let mut signals = tokio::task::JoinSet::new();
+    signals.spawn(Signals::listen()?.obey(stop.clone(), reload));
     let agent = tokio::select! {
-        agent = starting => agent.map_err(explain)?,
-        signal = signals.next() => {
-            tracing::info!(signal, "stopped while starting");
-            return Ok(Stopped::Drained);
+        agent = Agent::start(config, library, metrics) => agent.map_err(explain)?,
+        () = stop.drain.cancelled() => {
+            tracing::info!("stopped while starting");
+            return Ok(Ok(Stopped::Drained));
         }
     };
-    let obey_signals = async {
-        tracing::info!(signal = signals.next().await, "stopping");
-        stop.cancel();
-        tracing::warn!(signal = signals.next().await, "stopping at once");
-        hurry.cancel();
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        stopped = agent.run_until(stop.clone(), hurry.clone()) => Ok(stopped),
-        () = obey_signals => Ok(Stopped::CutOff { unfinished: 0 }),
-    }
+    Ok(agent.run_until(stop).await)
 }
 
 /// The kind of a failure to start, and what to do about it.

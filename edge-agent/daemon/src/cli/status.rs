@@ -4,11 +4,12 @@ use clap::Args;
 use console::{CliError, ExitKind, OrExit, Output};
 use edge_core::trust::Standing;
 
+use super::Context;
 use super::client::Client;
-use super::{Context, show};
 use crate::board::{ModelStatus, Status, TrustStatus};
 use crate::engines::EngineStatus;
 use engine::HostStatus;
+use service::{clock, units};
 
 /// Shows the running agent: hub, models, updates.
 #[derive(Debug, Args)]
@@ -47,7 +48,7 @@ fn print(status: &Status) -> Result<(), CliError> {
         lines.push(format!("  try: {advice}"));
     }
     if let Some(not_after) = hub.certificate_not_after_unix_s {
-        let until = show::unix_time(i64::try_from(not_after).unwrap_or(i64::MAX));
+        let until = clock::rfc3339(i64::try_from(not_after).unwrap_or(i64::MAX));
         lines.push(format!("  certificate until {until}, {} reports waiting", hub.reports_waiting));
     }
     if let Some(address) = &hub.identity_also_at {
@@ -92,8 +93,8 @@ fn trust(trust: &TrustStatus) -> String {
     let error = trust.last_error.as_ref().map_or_else(String::new, |error| format!("; last refresh: {error}"));
     match trust.standing() {
         Standing::Unknown => format!("trust: never refreshed{error}"),
-        Standing::Valid { role, until } => format!("trust: valid until {} ({role}){error}", show::unix_time(until)),
-        Standing::Expired { role, since } => format!("trust: expired since {} ({role}){error}", show::unix_time(since)),
+        Standing::Valid { role, until } => format!("trust: valid until {} ({role}){error}", clock::rfc3339(until)),
+        Standing::Expired { role, since } => format!("trust: expired since {} ({role}){error}", clock::rfc3339(since)),
     }
 }
 
@@ -113,7 +114,7 @@ fn host(status: &HostStatus) -> String {
     let HostStatus { pid, shared, sessions, restarts, last_death, memory_max_bytes } = status;
     let pid = pid.map_or_else(|| "starting".to_owned(), |pid| pid.to_string());
     let whose = if *shared { "shared" } else { "own" };
-    let memory = memory_max_bytes.map_or_else(String::new, |bytes| format!(", at most {}", show::bytes(bytes)));
+    let memory = memory_max_bytes.map_or_else(String::new, |bytes| format!(", at most {}", units::bytes(bytes)));
     let last = last_death.as_ref().map_or_else(String::new, |last| format!(", the last one {last}"));
     format!("\n  child process {pid} ({whose}): {}{memory}, {restarts} restarts{last}", sessions.join(", "))
 }
@@ -132,8 +133,8 @@ fn row(model: &ModelStatus) -> [String; 11] {
             format!(
                 "{} {version} ({} of {})",
                 model.update.state,
-                show::bytes(model.update.bytes_done),
-                show::bytes(total)
+                units::bytes(model.update.bytes_done),
+                units::bytes(total)
             )
         }
     };

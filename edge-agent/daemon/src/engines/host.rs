@@ -6,19 +6,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use engine::host::{HOST_VERB, Keeper};
-use engine::{Engine, HostEvent, HostOptions, Keepsake, LibrarySearch, OrtEngine, ProcessEngine, Provider};
+use engine::host::Keeper;
+use engine::{Engine, HostOptions, Keepsake, ProcessEngine, Provider};
 use serde::{Deserialize, Serialize};
+use service::engine_host;
 use types::EngineName;
 
 use crate::config::{EngineTable, WgpuTable};
 #[cfg(feature = "wgpu")]
 use crate::state::Folder;
 
-/// Environment variable that tells a child what to log.
-const LOG_VARIABLE: &str = "SANDERLING_LOG";
-
-/// What a child opens.
+/// Order of the agent to a child: the engine to open.
 #[derive(Debug, Serialize, Deserialize)]
 enum Hosted {
     /// ONNX Runtime from this file.
@@ -32,10 +30,8 @@ enum Hosted {
 /// # Errors
 /// When the library is not found, or the child does not start.
 pub(super) fn open_ort(table: &EngineTable) -> Result<Arc<dyn Engine>, String> {
-    let search = LibrarySearch { configured: table.onnxruntime.clone() };
-    let library = search.find().map_err(|error| telemetry::chain(&error))?;
-    // The child works in another folder.
-    let library = std::path::absolute(library).map_err(|error| telemetry::chain(&error))?;
+    let library = engine_host::library(table.onnxruntime.as_deref());
+    let library = library.map_err(|error| telemetry::chain(error.as_ref()))?;
     let needs_files = table.providers.iter().any(|provider| match provider {
         Provider::Cpu | Provider::Xnnpack => false,
         Provider::Cuda | Provider::OpenVino | Provider::TensorRt => true,
@@ -60,16 +56,10 @@ fn open(
     needs_files: bool,
     keeper: Option<Arc<dyn Keeper>>,
 ) -> Result<Arc<dyn Engine>, String> {
-    let config = serde_json::to_value(hosted).map_err(|error| telemetry::chain(&error))?;
-    let mut options = HostOptions {
-        needs_files,
-        keeper,
-        memory_max: table.memory_max_bytes,
-        run_limit: table.run_limit,
-        observer: Some(Arc::new(count)),
-        ..HostOptions::new(name, config)
-    };
-    options.environment.push((LOG_VARIABLE.into(), "warn".into()));
+    let options = engine_host::options(name, hosted).map_err(|error| telemetry::chain(error.as_ref()))?;
+    #[cfg_attr(not(all(debug_assertions, feature = "wgpu")), expect(unused_mut, reason = "tests lose devices"))]
+    let mut options =
+        HostOptions { needs_files, keeper, memory_max: table.memory_max_bytes, run_limit: table.run_limit, ..options };
     #[cfg(all(debug_assertions, feature = "wgpu"))]
     if let Some(runs) = (name == EngineName::Wgpu).then(super::wgpu::lost_after).flatten() {
         options.environment.push((super::LOST_AFTER_VARIABLE.into(), runs));
@@ -80,39 +70,15 @@ fn open(
     }
 }
 
-/// Counts what happens to children.
-fn count(event: &HostEvent) {
-    match event {
-        HostEvent::Restarted { engine } => telemetry::metrics::host_restarted(engine.as_str()),
-        HostEvent::Died { engine, cause } => telemetry::metrics::host_died(engine.as_str(), cause.as_str()),
-        HostEvent::RequestRefused { model } => telemetry::metrics::request_quarantined(model_of(model)),
-        HostEvent::Condemned { model, why: _ } => telemetry::metrics::model_condemned(model_of(model)),
-    }
-}
-
-/// Name of the model in the name of a session, like `digits` in `digits/3`.
-fn model_of(session: &str) -> &str {
-    session.split_once('/').map_or(session, |(model, _)| model)
-}
-
 /// Runs a child until the agent is gone.
 #[must_use]
 pub fn serve() -> ExitCode {
-    let filter = std::env::var(LOG_VARIABLE).unwrap_or_else(|_unset| "warn".to_owned());
-    let config = telemetry::LogConfig { format: telemetry::LogFormat::Text, filter };
-    let _log = telemetry::init(config);
-    engine::host::serve(|config, keepsake| {
-        let hosted = Hosted::deserialize(config).map_err(|error| format!("read the order of {HOST_VERB}: {error}"))?;
-        open_here(hosted, keepsake)
-    })
+    engine_host::serve(open_here)
 }
 
 fn open_here(hosted: Hosted, keepsake: Option<Keepsake>) -> Result<Arc<dyn Engine>, String> {
     match hosted {
-        Hosted::Ort { library } => match OrtEngine::open(&LibrarySearch { configured: Some(library) }) {
-            Ok(engine) => Ok(Arc::new(engine)),
-            Err(error) => Err(telemetry::chain(&error)),
-        },
+        Hosted::Ort { library } => engine_host::open_library(library),
         #[cfg(feature = "wgpu")]
         Hosted::Wgpu { table } => match super::wgpu::DeviceEngine::open(&table, None, keepsake) {
             Ok(engine) => Ok(Arc::new(engine)),

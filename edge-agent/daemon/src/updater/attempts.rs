@@ -9,6 +9,7 @@ use std::time::Duration;
 use bundle::{Bundle, Verified};
 use edge_core::update::{Failure, FailureKind};
 use engine::{HostDeath, Isolation};
+use service::clock;
 use store::{StoreError, Table};
 use types::{Digest, EngineName};
 
@@ -125,7 +126,7 @@ impl Attempts {
             tracing::warn!(error = telemetry::chain(&error), "earlier attempts do not read: they do not count");
             None
         });
-        let attempt = Attempt::begun(before, bundle.variant().file.digest, &self.boot, crate::clock::unix_ms());
+        let attempt = Attempt::begun(before, bundle.variant().file.digest, &self.boot, clock::unix_ms());
         if let Some(why) = attempt.verdict(self.isolation) {
             // Remembered with the failed versions from now on; an operator's retry begins anew.
             self.forget(&key);
@@ -141,7 +142,7 @@ impl Attempts {
         let mut deaths = 0;
         let noted = self.runtime.block_on(self.table.update(&key, |before| {
             let digest = bundle.variant().file.digest;
-            let begun = before.unwrap_or_else(|| Attempt::begun(None, digest, &self.boot, crate::clock::unix_ms()));
+            let begun = before.unwrap_or_else(|| Attempt::begun(None, digest, &self.boot, clock::unix_ms()));
             deaths = begun.host_deaths.saturating_add(1);
             let cause = Some(death.to_string());
             Ok::<_, StoreError>(Some(Attempt { host_deaths: deaths, under_way: false, cause, ..begun }))

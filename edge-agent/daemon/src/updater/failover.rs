@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use edge_core::update::{Failure, FailureKind, Outcome, Report, Stage};
+use service::clock;
 use tokio::sync::watch;
 use types::Version;
 
@@ -166,7 +167,7 @@ impl Failovers {
         tracing::info!(%model, engine = %to, "serves on the engine that was opened again");
         telemetry::metrics::engine_taken_back(model.as_str(), to.as_str());
         let from = left.map_or(to, |left| left.engine);
-        let failover = Failover { from, to: Some(to), cause: why, at_unix_ms: crate::clock::unix_ms() };
+        let failover = Failover { from, to: Some(to), cause: why, at_unix_ms: clock::unix_ms() };
         self.parts.board.updater(model, |part| part.failover = Some(failover));
         report(&self.parts, version, outcome).await;
     }
@@ -201,7 +202,7 @@ impl Failovers {
             Some(engine) => tracing::info!(%model, %engine, "serves again on this device"),
             None => tracing::error!(%model, cause, "no engine is left for it on this device: only the hub answers"),
         }
-        let at_unix_ms = crate::clock::unix_ms();
+        let at_unix_ms = clock::unix_ms();
         let failover = Failover { from: lost.engine, to, cause, at_unix_ms };
         self.parts.board.updater(model, |part| part.failover = Some(failover));
         report(&self.parts, lost.installed.version, outcome).await;

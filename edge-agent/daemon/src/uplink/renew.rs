@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use edge_core::renewal::{ClockSkew, Validity};
 use protocol::v1::{DeviceRequest, HubResponse};
+use service::clock;
 use transport::ca::CLOCK_SKEW;
 use transport::{CertificateError, Connection, DeviceKey, Identity, Priority};
 
@@ -65,7 +66,7 @@ pub(super) fn validity(identity: &Identity) -> Validity {
 
 /// The hub's clock now, in seconds since 1970.
 pub(super) fn hub_now(skew: ClockSkew) -> u64 {
-    skew.to_hub_time(crate::clock::unix_ms() / 1000)
+    skew.to_hub_time(clock::unix_s())
 }
 
 /// How long from now until a second of the hub's clock; at most a minute, because clocks jump.

@@ -6,6 +6,7 @@ use edge_core::update::{Outcome, Report, Stage};
 use engine::EngineDescription;
 use protocol::v1::feature::Instance;
 use protocol::v1::{ActiveVariant, EngineInfo, Hello, ModelState, UpdateOutcome, UpdateReport, shorten};
+use service::clock;
 
 use crate::board::{Board, InstalledVersion};
 use crate::models::{Model, Models};
@@ -24,7 +25,7 @@ pub(super) fn hello(models: &Models, board: &Board, engines: &[EngineDescription
     Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         features: vec![instance.to_feature()],
-        device_now_unix_ms: crate::clock::unix_ms(),
+        device_now_unix_ms: clock::unix_ms(),
         models: models.iter().map(state).collect(),
         engines: engines.iter().take(protocol::v1::hello::ENGINES_MAX).map(engine_info).collect(),
     }

@@ -10,6 +10,7 @@ use edge_core::update::OfferKind;
 use edge_core::uplink::{Bar, Event, NoAddress, Step, Uplink as Machine};
 use protocol::v1::feature::{self, Instance};
 use protocol::v1::{Offer, RefusalCode, Welcome};
+use service::clock;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use transport::{
@@ -317,7 +318,7 @@ impl Uplink {
     }
 
     pub(super) fn welcomed(&mut self, welcome: &Welcome) {
-        self.skew = ClockSkew::measured(crate::clock::unix_ms(), welcome.hub_now_unix_ms);
+        self.skew = ClockSkew::measured(clock::unix_ms(), welcome.hub_now_unix_ms);
         if self.skew.is_notable() {
             tracing::warn!(
                 seconds = self.skew.seconds(),
@@ -404,7 +405,7 @@ impl Uplink {
         self.parts.board.hub(|hub: &mut HubStatus| {
             if hub.state != state {
                 state.clone_into(&mut hub.state);
-                hub.since_unix_ms = crate::clock::unix_ms();
+                hub.since_unix_ms = clock::unix_ms();
             }
             hub.failures = failures;
             hub.reports_waiting = self.parts.reports.waiting();

@@ -1,5 +1,4 @@
-//! `cloud-hub trial`: one step of `doctor` that must run as another user or may end the process. Hidden: it is for
-//! `doctor` alone.
+//! The hidden verb `trial`: one step of `doctor` that must run as another user, or may end its process.
 
 use std::path::PathBuf;
 
@@ -8,28 +7,31 @@ use console::{CliError, ExitKind, OrExit};
 use engine::{Engine, LibrarySearch, OrtEngine};
 use store::files;
 
-/// What is tried.
+/// One step.
 #[derive(Debug, Subcommand)]
-pub(super) enum Trial {
-    /// Writes a file into a folder, makes it durable, renames it, and removes it.
+pub enum Trial {
+    /// Writes a file into a folder, makes it durable, renames it, and removes it
     Folder {
-        /// The folder.
+        /// The folder
         folder: PathBuf,
     },
-    /// Opens ONNX Runtime.
+    /// Opens ONNX Runtime
     Library {
-        /// Its file or folder; without it the places that the hub looks in.
+        /// Its file or folder; without it the places that the daemon searches
         library: Option<PathBuf>,
     },
 }
 
 impl Trial {
-    pub(super) fn run(&self) -> Result<(), CliError> {
+    /// Runs the step.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn run(self) -> Result<(), CliError> {
         match self {
-            Self::Folder { folder } => files::try_folder(folder).or_exit(ExitKind::Storage),
+            Self::Folder { folder } => files::try_folder(&folder).or_exit(ExitKind::Storage),
             Self::Library { library } => {
-                let engine =
-                    OrtEngine::open(&LibrarySearch { configured: library.clone() }).or_exit(ExitKind::Runtime)?;
+                let engine = OrtEngine::open(&LibrarySearch { configured: library }).or_exit(ExitKind::Runtime)?;
                 let described = engine.describe();
                 let library = described.library.unwrap_or_default();
                 let providers = described.providers.join(", ");
