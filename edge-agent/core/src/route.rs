@@ -1,18 +1,20 @@
-//! Where one request is answered, and why there.
+//! Place of the answer of one request, and the reason for it.
 //!
-//! Fed by the door with what it knows of the request ([`RequestFacts`]) and then with what happened ([`Event`]);
-//! answers with what the shell must do next ([`Step`]). Every route ends in exactly one [`Step::Answer`] or
-//! [`Step::Fail`], after at most one run on the device and at most one question to the hub.
+//! Fed by the server with the facts of a request ([`RequestFacts`]) and then with what happened ([`Event`]); returns the
+//! steps for the shell ([`Step`]). Every route ends in exactly one [`Step::Answer`] or [`Step::Fail`], after at most one
+//! run on the device and at most one request to the hub. A hedged route has both in flight at once; the loser is
+//! cancelled by [`Step::Cancel`].
 //!
 //! The shell must bring an event no later than the `until` of a step: when that moment comes first it stops the work
-//! and says [`LocalFailure::TooLate`] or [`HubFailure::TooLate`]. Under [`PolicyMode::OnlyDevice`] no step ever asks
-//! the hub: [`Step::AskHub`] is made in one place, which looks at the policy itself.
+//! and sends [`LocalFailure::TooLate`] or [`HubFailure::TooLate`]. At [`Route::poll_timeout`] it sends [`Event::Tick`].
+//! An input that the policy keeps on the device is never sent: [`Step::AskHub`] is made in one place, which checks the
+//! policy itself.
 
 mod failure;
 
 use std::time::{Duration, Instant};
 
-use types::{Place, PolicyMode, Reason};
+use types::{Place, Policy, PolicyMode, Reason};
 
 pub use failure::{Failure, FailureCode, HubFailure, LocalFailure};
 
@@ -45,30 +47,32 @@ pub const LOCAL_TIME_UNKNOWN: Duration = Duration::from_millis(100);
 /// and then the request would have no answer at all.
 pub const LOCAL_TIME_MIN: Duration = Duration::from_millis(25);
 
-/// What the door knows of a request when it comes in.
+/// Facts of a request when it comes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestFacts {
     /// The policy in force: the request's own, else the model's.
-    pub policy: PolicyMode,
-    /// When the answer is worth nothing any more.
+    pub policy: Policy,
+    /// Time at which the answer is worthless; without it [`Policy::deadline`] counts from the start of the route.
     pub deadline: Option<Instant>,
-    /// Whether the device could answer.
+    /// Ability of the device to answer.
     pub local: LocalState,
+    /// Size of the input in bytes, for [`types::policy::Budget::hub_bytes`].
+    pub input_bytes: u64,
 }
 
-/// Whether this device has a ready session for the model.
+/// Ability of this device to answer for the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LocalState {
     /// No version is active here.
     NoModel,
     /// A version is active.
     Ready {
-        /// How long it lately took from queue to answer; `None` before the first.
+        /// Recent time from queue to answer; `None` before the first.
         expected: Option<Duration>,
     },
 }
 
-/// Whether the hub could be asked at this moment.
+/// Ability of the hub to be asked at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HubState {
     /// No greeted connection.
@@ -80,27 +84,33 @@ pub enum HubState {
     },
 }
 
-/// What happened to a step.
+/// Something that happened to a route.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Event {
+    /// The connection to the hub changed. The shell sends it before any other event; it never causes a step by itself.
+    Hub(HubState),
+    /// The time of [`Route::poll_timeout`] has come.
+    Tick,
     /// The device has an answer; the shell keeps it until the route is over.
     LocalAnswered {
-        /// How sure it is, 0 to 1; `None` (or not a number) where it could not be scored. See [`crate::score`].
+        /// Confidence, 0 to 1; `None` (or not a number) where it could not be scored. See [`crate::score`].
         score: Option<f32>,
-        /// The threshold of the very variant that answered; `None` where its manifest has none.
+        /// The threshold of the variant that answered; `None` where its manifest has none.
         threshold: Option<f32>,
     },
-    /// The device has none.
+    /// The device has no answer.
     LocalFailed(LocalFailure),
     /// The hub has answered.
     HubAnswered,
-    /// The hub has not.
+    /// The hub has not answered.
     HubFailed(HubFailure),
 }
 
 impl Event {
     const fn name(self) -> &'static str {
         match self {
+            Self::Hub(_) => "hub changed",
+            Self::Tick => "tick",
             Self::LocalAnswered { .. } => "local answered",
             Self::LocalFailed(_) => "local failed",
             Self::HubAnswered => "hub answered",
@@ -109,49 +119,57 @@ impl Event {
     }
 }
 
-/// What the shell must do next.
+/// An order to the shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Run the model on the device.
     RunLocal {
-        /// Stop and say [`LocalFailure::TooLate`] then; `None` means as long as the engine's own limit allows.
+        /// Stop and send [`LocalFailure::TooLate`] then; `None` means as long as the engine's own limit allows.
         until: Option<Instant>,
     },
     /// Send the input to the hub.
     AskHub {
-        /// Stop, reset the stream and say [`HubFailure::TooLate`] then. The time until then is the hub's deadline.
+        /// Stop, reset the stream and send [`HubFailure::TooLate`] then. The time until then is the hub's deadline.
         until: Instant,
-        /// Why the hub is asked; it goes into the request.
+        /// Reason for asking the hub; it goes into the request.
         reason: Reason,
     },
-    /// Give the answer that was made at `place`. The route is over.
+    /// Stop the work at this place; no event of it is expected any more.
+    Cancel(Place),
+    /// Return the answer that was made at `place`. The route is over.
     Answer {
-        /// Whose answer to give.
+        /// Place whose answer to return.
         place: Place,
-        /// Why that one.
+        /// Reason for that place.
         reason: Reason,
     },
-    /// Give no answer. The route is over.
+    /// Return no answer. The route is over.
     Fail(Failure),
 }
 
-/// What is left when the hub fails.
+/// State of the work on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fallback {
-    /// The device's own answer, already made.
-    Answer,
-    /// A run on the device.
-    Run,
-    /// Nothing: the device failed before, or the policy forbids it.
-    Nothing { device: Option<LocalFailure> },
+enum Local {
+    Unused,
+    Running,
+    /// Answered; the answer is returned only if the hub fails.
+    Answered,
+    Failed(LocalFailure),
 }
 
+/// State of the request to the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hub {
+    Unused,
+    Asked(Reason),
+    Failed(HubFailure),
+}
+
+/// State of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The device is at work; `hub` says how the hub failed before.
-    Local { hub: Option<HubFailure> },
-    /// The hub is at work.
-    Hub { reason: Reason, fallback: Fallback },
+    /// At least one place is at work.
+    Open { local: Local, hub: Hub },
     /// The one answer or failure was given.
     Over,
 }
@@ -159,180 +177,270 @@ enum State {
 impl State {
     const fn name(self) -> &'static str {
         match self {
-            Self::Local { .. } => "running on the device",
-            Self::Hub { .. } => "asking the hub",
+            Self::Open { local: Local::Running, hub: Hub::Asked(_) } => "running on the device and asking the hub",
+            Self::Open { local: Local::Running, .. } => "running on the device",
+            Self::Open { hub: Hub::Asked(_), .. } => "asking the hub",
+            Self::Open { .. } => "open",
             Self::Over => "over",
         }
     }
 }
 
-/// The way of one request.
+/// Verdict of the policy on an answer of the device.
+enum Verdict {
+    Accept(Reason),
+    /// Ask the hub for this reason, or wait for it.
+    Defer(Reason),
+}
+
+/// Way of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     facts: RequestFacts,
+    /// Latest known connection to the hub.
+    hub_state: HubState,
     state: State,
+    /// Time at which the second place is asked too.
+    hedge_at: Option<Instant>,
 }
 
 impl Route {
     /// Decides where the request goes first.
     #[must_use]
-    pub fn start(facts: RequestFacts, hub: HubState, now: Instant) -> (Self, Step) {
-        let mut route = Self { facts, state: State::Over };
-        let (state, step) = route.first(hub, now);
-        route.state = state;
-        (route, step)
+    pub fn start(facts: RequestFacts, hub: HubState, now: Instant) -> (Self, Vec<Step>) {
+        let limit = facts.policy.deadline.and_then(|limit| now.checked_add(limit));
+        let facts = RequestFacts { deadline: facts.deadline.or(limit), ..facts };
+        let mut route = Self { facts, hub_state: hub, state: State::Over, hedge_at: None };
+        let steps = route.first(now);
+        (route, steps)
     }
 
-    /// Decides what follows from `event`; `hub` is how the hub stands at `now`.
+    /// Decides what follows from `event`.
     ///
     /// # Errors
-    /// [`Refused`] for an event that the last step cannot have caused; the route is as it was.
-    pub fn on(&mut self, event: Event, hub: HubState, now: Instant) -> Result<Step, Refused> {
-        let (state, step) = match (self.state, event) {
-            // The device's answer is in hand; only cascade looks at how sure it is.
-            (State::Local { hub: failed }, Event::LocalAnswered { score, threshold }) => match failed {
-                Some(why) => answer(Place::Device, why.reason()),
-                None => self.judge(score, threshold, hub, now),
-            },
-            // The device cannot: the policy says whether the hub may.
-            (State::Local { hub: failed }, Event::LocalFailed(why)) => self.without_device(why, failed, hub, now),
-            (State::Hub { reason, .. }, Event::HubAnswered) => answer(Place::Hub, reason),
-            // A less sure answer is better than none.
-            (State::Hub { fallback: Fallback::Answer, .. }, Event::HubFailed(why)) => {
-                answer(Place::Device, why.reason())
+    /// [`Refused`] for an event that no step in flight can have caused; the route is as it was.
+    pub fn handle(&mut self, event: Event, now: Instant) -> Result<Vec<Step>, Refused> {
+        if let Event::Hub(hub) = event {
+            self.hub_state = hub;
+            return Ok(Vec::new());
+        }
+        let State::Open { local, hub } = self.state else { return Err(self.refuse(event)) };
+        match (event, local, hub) {
+            // A clock that is early, or a hedge that was overtaken by an answer, changes nothing.
+            (Event::Tick, _, _) => Ok(self.tick(local, hub, now)),
+            (Event::LocalAnswered { score, threshold }, Local::Running, _) => {
+                Ok(self.local_answered(self.judge(score, threshold), hub, now))
             }
-            // The same input would be refused here as well.
-            (State::Hub { fallback: Fallback::Run, .. }, Event::HubFailed(why @ HubFailure::BadInput)) => {
-                fail(Failure::of(None, Some(why)))
-            }
-            (State::Hub { fallback: Fallback::Run, .. }, Event::HubFailed(why)) => self.run_local(Some(why), now),
-            (State::Hub { fallback: Fallback::Nothing { device }, .. }, Event::HubFailed(why)) => {
-                fail(Failure::of(device, Some(why)))
-            }
-            (State::Local { .. }, Event::HubAnswered | Event::HubFailed(_))
-            | (State::Hub { .. }, Event::LocalAnswered { .. } | Event::LocalFailed(_))
-            | (State::Over, _) => {
-                return Err(Refused { machine: "route", state: self.state.name(), event: event.name() });
-            }
-        };
-        self.state = state;
-        Ok(step)
+            (Event::LocalFailed(why), Local::Running, _) => Ok(self.local_failed(why, hub, now)),
+            (Event::HubAnswered, _, Hub::Asked(reason)) => Ok(self.answer(Place::Hub, reason)),
+            (Event::HubFailed(why), _, Hub::Asked(_)) => Ok(self.hub_failed(why, local, now)),
+            (Event::Hub(_) | Event::LocalAnswered { .. } | Event::LocalFailed(_), _, _)
+            | (Event::HubAnswered | Event::HubFailed(_), _, _) => Err(self.refuse(event)),
+        }
     }
 
-    /// Whether the one answer or failure was given.
+    /// Returns the time at which the shell must send [`Event::Tick`], and its reason.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        self.hedge_at.map(|at| (at, "ask the hub too"))
+    }
+
+    /// Returns whether the one answer or failure was given.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.state == State::Over
     }
 
-    fn first(&self, hub: HubState, now: Instant) -> (State, Step) {
+    fn refuse(&self, event: Event) -> Refused {
+        Refused { machine: "route", state: self.state.name(), event: event.name() }
+    }
+
+    fn first(&mut self, now: Instant) -> Vec<Step> {
         if self.facts.deadline.is_some_and(|deadline| deadline <= now) {
-            return fail(Failure::of(None, None));
+            return self.fail(Failure::of(None, None));
         }
-        match (self.facts.policy, self.facts.local) {
+        let no_model = Local::Failed(LocalFailure::NoModel);
+        match (self.facts.policy.mode, self.facts.local) {
             (PolicyMode::OnlyDevice | PolicyMode::PreferDevice | PolicyMode::Cascade, LocalState::Ready { .. }) => {
-                self.run_local(None, now)
+                self.run_local(Hub::Unused, now)
             }
-            (PolicyMode::OnlyDevice | PolicyMode::PreferDevice | PolicyMode::Cascade, LocalState::NoModel) => {
-                self.without_device(LocalFailure::NoModel, None, hub, now)
+            (PolicyMode::Hedge, LocalState::Ready { .. }) => {
+                self.hedge_at = self.facts.policy.hedge.and_then(|after| now.checked_add(after));
+                self.run_local(Hub::Unused, now)
             }
-            (PolicyMode::PreferHub, LocalState::Ready { .. }) => {
-                self.ask(Reason::Policy, Fallback::Run, hub, now).unwrap_or_else(|why| self.run_local(Some(why), now))
-            }
-            (PolicyMode::PreferHub, LocalState::NoModel) => {
-                self.ask_or_fail(Reason::Policy, Some(LocalFailure::NoModel), hub, now)
-            }
-            (PolicyMode::OnlyHub, _) => self.ask_or_fail(Reason::Policy, None, hub, now),
+            (
+                PolicyMode::OnlyDevice | PolicyMode::PreferDevice | PolicyMode::Cascade | PolicyMode::Hedge,
+                LocalState::NoModel,
+            ) => self.without_device(LocalFailure::NoModel, now),
+            (PolicyMode::PreferHub, LocalState::Ready { .. }) => match self.ask(Reason::Policy, Local::Unused, now) {
+                Ok(steps) => steps,
+                Err(why) => self.run_local(Hub::Failed(why), now),
+            },
+            (PolicyMode::PreferHub, LocalState::NoModel) => self.ask_or_fail(Reason::Policy, no_model, now),
+            (PolicyMode::OnlyHub, _) => self.ask_or_fail(Reason::Policy, Local::Unused, now),
         }
     }
 
-    /// Holds a fresh answer of the device against the policy.
-    fn judge(&self, score: Option<f32>, threshold: Option<f32>, hub: HubState, now: Instant) -> (State, Step) {
-        if self.facts.policy != PolicyMode::Cascade {
-            return answer(Place::Device, Reason::Policy);
+    /// Asks the hub too when the device has not answered within the hedge delay.
+    fn tick(&mut self, local: Local, hub: Hub, now: Instant) -> Vec<Step> {
+        if self.hedge_at.is_none_or(|at| now < at) {
+            return Vec::new();
         }
+        self.hedge_at = None;
+        match (local, hub) {
+            // A hub that is away or too far only loses the hedge: the device goes on.
+            (Local::Running, Hub::Unused) => self.ask(Reason::Hedged, local, now).unwrap_or_default(),
+            (Local::Running | Local::Unused | Local::Answered | Local::Failed(_), _) => Vec::new(),
+        }
+    }
+
+    fn local_answered(&mut self, verdict: Verdict, hub: Hub, now: Instant) -> Vec<Step> {
+        self.state = State::Open { local: Local::Answered, hub };
+        match (verdict, hub) {
+            // With prefer-hub the failure of the hub is the reason for this place.
+            (Verdict::Accept(_), Hub::Failed(why)) if self.facts.policy.mode == PolicyMode::PreferHub => {
+                self.answer(Place::Device, why.reason())
+            }
+            (Verdict::Accept(reason), _) => self.answer(Place::Device, reason),
+            // A less sure answer is better than none.
+            (Verdict::Defer(_), Hub::Failed(why)) => self.answer(Place::Device, why.reason()),
+            (Verdict::Defer(_), Hub::Asked(_)) => Vec::new(),
+            (Verdict::Defer(reason), Hub::Unused) => match self.ask(reason, Local::Answered, now) {
+                Ok(steps) => steps,
+                Err(why) => self.answer(Place::Device, why.reason()),
+            },
+        }
+    }
+
+    fn local_failed(&mut self, why: LocalFailure, hub: Hub, now: Instant) -> Vec<Step> {
+        self.state = State::Open { local: Local::Failed(why), hub };
+        match (why, hub) {
+            // No place would take this input, and the sender must know: the hub runs the same operators.
+            (LocalFailure::BadInput | LocalFailure::Refused, _) => self.fail(Failure::of(Some(why), None)),
+            // Nobody is asked twice.
+            (_, Hub::Failed(hub)) => self.fail(Failure::of(Some(why), Some(hub))),
+            (_, Hub::Asked(_)) => Vec::new(),
+            (_, Hub::Unused) => self.without_device(why, now),
+        }
+    }
+
+    fn hub_failed(&mut self, why: HubFailure, local: Local, now: Instant) -> Vec<Step> {
+        let has_fallback = self.facts.policy.mode == PolicyMode::PreferHub;
+        self.state = State::Open { local, hub: Hub::Failed(why) };
+        match local {
+            Local::Running => Vec::new(),
+            // A less sure answer is better than none.
+            Local::Answered => self.answer(Place::Device, why.reason()),
+            Local::Failed(device) => self.fail(Failure::of(Some(device), Some(why))),
+            // The same input would be refused here as well.
+            Local::Unused if has_fallback && why != HubFailure::BadInput => self.run_local(Hub::Failed(why), now),
+            Local::Unused => self.fail(Failure::of(None, Some(why))),
+        }
+    }
+
+    /// Judges an answer of the device by the policy.
+    fn judge(&self, score: Option<f32>, threshold: Option<f32>) -> Verdict {
+        let is_hedge = match self.facts.policy.mode {
+            PolicyMode::Cascade => false,
+            PolicyMode::Hedge => true,
+            PolicyMode::OnlyDevice | PolicyMode::PreferDevice | PolicyMode::PreferHub | PolicyMode::OnlyHub => {
+                return Verdict::Accept(Reason::Policy);
+            }
+        };
         let reason = match (threshold, score) {
+            // Hedging is about time: without a threshold every answer is acceptable.
+            (None, _) if is_hedge => return Verdict::Accept(Reason::Policy),
             (None, _) => Reason::NotCalibrated,
             (Some(_), None) => Reason::NoScore,
             (Some(_), Some(score)) if score.is_nan() => Reason::NoScore,
             // Every comparison with NaN is false: what cannot be compared is not confident.
-            (Some(threshold), Some(score)) if score >= threshold => return answer(Place::Device, Reason::Confident),
+            (Some(threshold), Some(score)) if score >= threshold => return Verdict::Accept(Reason::Confident),
             (Some(_), Some(_)) => Reason::LowConfidence,
         };
-        self.ask(reason, Fallback::Answer, hub, now).unwrap_or_else(|why| answer(Place::Device, why.reason()))
+        Verdict::Defer(reason)
     }
 
-    /// What follows when the device cannot answer; `failed` says how the hub failed before.
-    fn without_device(
-        &self,
-        why: LocalFailure,
-        failed: Option<HubFailure>,
-        hub: HubState,
-        now: Instant,
-    ) -> (State, Step) {
-        match (self.facts.policy, why, failed) {
-            // No place would take this input, and whoever sent it must be told: the hub runs the same operators.
-            (_, LocalFailure::BadInput | LocalFailure::Refused, _) => fail(Failure::of(Some(why), None)),
-            // Nobody is asked twice.
-            (_, _, Some(_)) => fail(Failure::of(Some(why), failed)),
-            (PolicyMode::PreferDevice | PolicyMode::Cascade, _, None) => {
-                self.ask_or_fail(why.reason(), Some(why), hub, now)
+    /// Decides what follows when the device cannot answer and the hub was not asked.
+    fn without_device(&mut self, why: LocalFailure, now: Instant) -> Vec<Step> {
+        match self.facts.policy.mode {
+            PolicyMode::PreferDevice | PolicyMode::Cascade | PolicyMode::Hedge => {
+                self.ask_or_fail(why.reason(), Local::Failed(why), now)
             }
-            (PolicyMode::OnlyDevice | PolicyMode::PreferHub | PolicyMode::OnlyHub, _, None) => {
-                fail(Failure::of(Some(why), None))
+            PolicyMode::OnlyDevice | PolicyMode::PreferHub | PolicyMode::OnlyHub => {
+                self.fail(Failure::of(Some(why), None))
             }
         }
     }
 
-    fn run_local(&self, hub: Option<HubFailure>, now: Instant) -> (State, Step) {
+    fn run_local(&mut self, hub: Hub, now: Instant) -> Vec<Step> {
         match self.facts.deadline {
             // The hub took all the time there was.
-            Some(deadline) if deadline <= now => fail(Failure::of(None, Some(HubFailure::TooLate))),
-            until => (State::Local { hub }, Step::RunLocal { until }),
+            Some(deadline) if deadline <= now => self.fail(Failure::of(None, Some(HubFailure::TooLate))),
+            until => {
+                self.state = State::Open { local: Local::Running, hub };
+                vec![Step::RunLocal { until }]
+            }
         }
     }
 
-    fn ask_or_fail(&self, reason: Reason, device: Option<LocalFailure>, hub: HubState, now: Instant) -> (State, Step) {
-        let fallback = Fallback::Nothing { device };
-        self.ask(reason, fallback, hub, now).unwrap_or_else(|why| fail(Failure::of(device, Some(why))))
+    fn ask_or_fail(&mut self, reason: Reason, local: Local, now: Instant) -> Vec<Step> {
+        let device = match local {
+            Local::Failed(device) => Some(device),
+            Local::Unused | Local::Running | Local::Answered => None,
+        };
+        match self.ask(reason, local, now) {
+            Ok(steps) => steps,
+            Err(why) => self.fail(Failure::of(device, Some(why))),
+        }
     }
 
-    /// The one place that lets an input leave the device.
-    fn ask(
-        &self,
-        reason: Reason,
-        fallback: Fallback,
-        hub: HubState,
-        now: Instant,
-    ) -> Result<(State, Step), HubFailure> {
-        if !self.facts.policy.may_leave_device() {
+    /// Sends the input to the hub: the one place that lets it leave the device. `local` is the state of the device then.
+    fn ask(&mut self, reason: Reason, local: Local, now: Instant) -> Result<Vec<Step>, HubFailure> {
+        if !self.facts.policy.may_send(self.facts.input_bytes) {
             return Err(HubFailure::Forbidden);
         }
-        let HubState::Online { round_trip } = hub else { return Err(HubFailure::Unreachable) };
+        let HubState::Online { round_trip } = self.hub_state else { return Err(HubFailure::Unreachable) };
         let left = self.facts.deadline.map_or(HUB_WAIT_MAX, |deadline| deadline.saturating_duration_since(now));
-        let wait = left.saturating_sub(self.kept_back(fallback).min(left / 2)).min(HUB_WAIT_MAX);
+        let wait = left.saturating_sub(self.reserved(local).min(left / 2)).min(HUB_WAIT_MAX);
         if wait < HUB_TIME_MIN.max(round_trip) {
             return Err(HubFailure::TooLate);
         }
-        Ok((State::Hub { reason, fallback }, Step::AskHub { until: now + wait, reason }))
+        self.hedge_at = None;
+        self.state = State::Open { local, hub: Hub::Asked(reason) };
+        Ok(vec![Step::AskHub { until: now + wait, reason }])
     }
 
-    /// Time that must be left when the hub does not answer.
-    fn kept_back(&self, fallback: Fallback) -> Duration {
-        match (self.facts.deadline, fallback, self.facts.local) {
-            (None, _, _) | (_, Fallback::Nothing { .. }, _) | (_, Fallback::Run, LocalState::NoModel) => Duration::ZERO,
-            (Some(_), Fallback::Answer, _) => ANSWER_TIME,
-            (Some(_), Fallback::Run, LocalState::Ready { expected }) => {
+    /// Returns the time that must be left for the device when the hub does not answer.
+    fn reserved(&self, local: Local) -> Duration {
+        match (self.facts.deadline, local, self.facts.local) {
+            (None, _, _) | (_, Local::Failed(_), _) => Duration::ZERO,
+            (Some(_), Local::Answered | Local::Running, _) => ANSWER_TIME,
+            (Some(_), Local::Unused, LocalState::Ready { expected })
+                if self.facts.policy.mode == PolicyMode::PreferHub =>
+            {
                 expected.map_or(LOCAL_TIME_UNKNOWN, |expected| expected.saturating_mul(2).max(LOCAL_TIME_MIN))
             }
+            (Some(_), Local::Unused, _) => Duration::ZERO,
         }
     }
-}
 
-fn answer(place: Place, reason: Reason) -> (State, Step) {
-    (State::Over, Step::Answer { place, reason })
-}
+    fn answer(&mut self, place: Place, reason: Reason) -> Vec<Step> {
+        self.end(Step::Answer { place, reason })
+    }
 
-fn fail(failure: Failure) -> (State, Step) {
-    (State::Over, Step::Fail(failure))
+    fn fail(&mut self, failure: Failure) -> Vec<Step> {
+        self.end(Step::Fail(failure))
+    }
+
+    /// Ends the route with its last step, behind the cancellation of a place that is still at work.
+    fn end(&mut self, last: Step) -> Vec<Step> {
+        self.hedge_at = None;
+        let is_of_hub = matches!(last, Step::Answer { place: Place::Hub, .. });
+        let loser = match std::mem::replace(&mut self.state, State::Over) {
+            State::Open { local: Local::Running, .. } => Some(Place::Device),
+            State::Open { hub: Hub::Asked(_), .. } if !is_of_hub => Some(Place::Hub),
+            State::Open { .. } | State::Over => None,
+        };
+        loser.map(Step::Cancel).into_iter().chain([last]).collect()
+    }
 }

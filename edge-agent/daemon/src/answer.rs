@@ -1,18 +1,20 @@
-//! The way of one request: obeys `edge_core::route` until there is an answer or a failure.
+//! Answers one request: obeys `edge_core::route` until there is an answer or a failure.
 //!
-//! Fed by the door with tensors and by [`crate::models`] with what serves; asks [`crate::uplink`] when the route says
-//! so. Dropping the future withdraws the request everywhere: from the session's queue and from the hub's.
+//! Fed by the server with tensors and by [`crate::models`] with the serving session; asks the hub by [`crate::uplink`]. A
+//! hedged request is at work in both places at once. Dropping the future withdraws the request everywhere: from the
+//! session's queue and from the hub's.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edge_core::route::{Event, Failure, FailureCode, HubFailure, LocalFailure, LocalState, RequestFacts, Route, Step};
+use edge_core::route::{Event, Failure, FailureCode, HubFailure, LocalFailure, RequestFacts, Route, Step};
 use engine::InferError;
 use types::{NamedTensor, Place, PolicyMode, Reason, Receipt, RequestId, Timings, Version};
 
 use crate::door::codec::Answer;
 use crate::models::{Model, Serving};
-use crate::uplink::{HubAnswer, HubQuestion, Link};
+use crate::uplink::{HubAnswer, HubQuestion, Link, NotAnswered};
 
 /// One request, ready to be routed.
 #[derive(Debug)]
@@ -96,48 +98,169 @@ pub async fn answer(
     question: &Question,
 ) -> Result<Answer, NoAnswer> {
     let serving = model.serving_version(question.version);
-    let mut walk = Walk { model, link, limits, question, serving, local: None, hub: None, detail: None };
-    let facts = RequestFacts { policy: question.policy, deadline: question.deadline, local: walk.local_state() };
-    let (mut route, mut step) = Route::start(facts, link.hub_state(), Instant::now());
-    loop {
-        tracing::debug!(?step, "routed");
-        let event = match step {
-            Step::RunLocal { until } => walk.run_local(until).await,
-            Step::AskHub { until, reason } => walk.ask_hub(until, reason).await,
-            Step::Answer { place, reason } => return walk.finish(place, reason),
-            Step::Fail(failure) => return Err(walk.fail(failure)),
-        };
-        step = route.on(event, link.hub_state(), Instant::now()).map_err(NoAnswer::Route)?;
-    }
+    let route = Walk { model, link, limits, question, serving };
+    let facts = RequestFacts {
+        policy: model.table.rules(question.policy),
+        deadline: question.deadline,
+        local: model.local_state(route.serving.as_ref()),
+        input_bytes: question.inputs.iter().map(|input| bytes_of(&input.tensor)).sum(),
+    };
+    route.follow(facts).await
 }
 
-/// What is in hand while a request is on its way.
+fn bytes_of(tensor: &types::Tensor) -> u64 {
+    u64::try_from(tensor.data().len()).unwrap_or(u64::MAX)
+}
+
+/// One request and everything that can answer it.
 struct Walk<'a> {
     model: &'a Arc<Model>,
     link: &'a Link,
     limits: RunLimits,
     question: &'a Question,
     serving: Option<Arc<Serving>>,
+}
+
+/// Work in flight at one place; `None` while the place has nothing to do.
+type InFlight<'a, T> = Option<Pin<Box<dyn Future<Output = T> + Send + 'a>>>;
+
+/// Answers of both places, and the fault that the client must know of.
+#[derive(Default)]
+struct Made {
     local: Option<Local>,
     hub: Option<HubAnswer>,
     detail: Option<String>,
 }
 
-/// The device's own answer.
+/// Answer of the device.
 struct Local {
     outputs: Vec<NamedTensor>,
     score: Option<f32>,
+    threshold: Option<f32>,
     queue: Duration,
     compute: Duration,
 }
 
-impl Walk<'_> {
-    fn local_state(&self) -> LocalState {
-        self.model.local_state(self.serving.as_ref())
+/// Failure of the device, and what the client must know of it.
+struct LocalFault {
+    failure: LocalFailure,
+    detail: Option<String>,
+}
+
+impl LocalFault {
+    fn of(error: &InferError) -> Self {
+        let detail = error.fault_of_request();
+        if let Some(fault) = &detail {
+            // The client must know what to change. What an engine says of itself stays in the log.
+            tracing::info!(fault, "the device's model refused the input");
+        } else if error.is_lost() {
+            // Logged once, by the updater; until the next engine serves every request meets it.
+            tracing::debug!(error = telemetry::chain(error), "the device gave no answer");
+        } else {
+            tracing::warn!(error = telemetry::chain(error), "the device gave no answer");
+        }
+        let failure = match error {
+            InferError::Busy { .. } => LocalFailure::Busy,
+            InferError::Deadline => LocalFailure::TooLate,
+            InferError::Mismatch(_) | InferError::Failed(engine::RunError::NotText { .. }) => LocalFailure::BadInput,
+            InferError::Failed(_) if detail.is_some() => LocalFailure::Refused,
+            InferError::Failed(engine::RunError::Died(_)) => LocalFailure::Crashed,
+            InferError::Failed(engine::RunError::Quarantined { .. }) => LocalFailure::Quarantined,
+            InferError::Cancelled | InferError::Failed(_) | InferError::Stopped => LocalFailure::Failed,
+        };
+        Self { failure, detail }
+    }
+}
+
+impl Made {
+    fn note_local(&mut self, result: Result<Local, LocalFault>) -> Event {
+        match result {
+            Ok(local) => {
+                let (score, threshold) = (local.score, local.threshold);
+                self.local = Some(local);
+                Event::LocalAnswered { score, threshold }
+            }
+            Err(fault) => {
+                self.detail = fault.detail.or(self.detail.take());
+                Event::LocalFailed(fault.failure)
+            }
+        }
     }
 
-    async fn run_local(&mut self, until: Option<Instant>) -> Event {
-        let Some(serving) = self.serving.clone() else { return Event::LocalFailed(LocalFailure::NoModel) };
+    fn note_hub(&mut self, result: Result<HubAnswer, NotAnswered>) -> Event {
+        match result {
+            Ok(answer) => {
+                self.hub = Some(answer);
+                Event::HubAnswered
+            }
+            Err(refused) => {
+                tracing::info!(failure = ?refused.failure, detail = refused.detail, "the hub gave no answer");
+                if refused.failure == HubFailure::BadInput {
+                    self.detail = refused.detail;
+                }
+                Event::HubFailed(refused.failure)
+            }
+        }
+    }
+
+    fn failed(self, failure: Failure) -> NoAnswer {
+        let detail = self.detail.filter(|_| failure.code == FailureCode::BadInput);
+        NoAnswer::Failed { failure, detail }
+    }
+}
+
+/// Waits for the work of one place and clears it; waits forever while there is none.
+async fn finished<T>(work: &mut InFlight<'_, T>) -> T {
+    let Some(running) = work.as_mut() else { return std::future::pending().await };
+    let result = running.await;
+    *work = None;
+    result
+}
+
+/// Sleeps until a time; forever without one.
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Walk<'_> {
+    async fn follow(&self, facts: RequestFacts) -> Result<Answer, NoAnswer> {
+        let mut made = Made::default();
+        let mut on_device: InFlight<'_, Result<Local, LocalFault>> = None;
+        let mut at_hub: InFlight<'_, Result<HubAnswer, NotAnswered>> = None;
+        let (mut route, mut steps) = Route::start(facts, self.link.hub_state(), Instant::now());
+        loop {
+            for step in steps {
+                tracing::debug!(?step, "routed");
+                match step {
+                    Step::RunLocal { until } => on_device = Some(Box::pin(self.run_local(until))),
+                    Step::AskHub { until, reason } => at_hub = Some(Box::pin(self.ask_hub(until, reason))),
+                    // Dropped, the work is withdrawn from the session's queue, or from the hub's.
+                    Step::Cancel(Place::Device) => on_device = None,
+                    Step::Cancel(Place::Hub) => at_hub = None,
+                    Step::Answer { place, reason } => return self.finish(made, place, reason),
+                    Step::Fail(failure) => return Err(made.failed(failure)),
+                }
+            }
+            let event = tokio::select! {
+                result = finished(&mut on_device) => made.note_local(result),
+                result = finished(&mut at_hub) => made.note_hub(result),
+                () = reached(route.poll_timeout().map(|(at, _why)| at)) => Event::Tick,
+            };
+            let now = Instant::now();
+            steps = route
+                .handle(Event::Hub(self.link.hub_state()), now)
+                .and_then(|_none| route.handle(event, now))
+                .map_err(NoAnswer::Route)?;
+        }
+    }
+
+    async fn run_local(&self, until: Option<Instant>) -> Result<Local, LocalFault> {
+        let Some(serving) = self.serving.clone() else {
+            return Err(LocalFault { failure: LocalFailure::NoModel, detail: None });
+        };
         let started = Instant::now();
         let limit = started.checked_add(self.limits.run_limit);
         let until = [until, limit].into_iter().flatten().min();
@@ -146,17 +269,16 @@ impl Walk<'_> {
         self.model.statistics.took_locally(started.elapsed());
         match outcome {
             Ok(outcome) => {
-                let score = serving.score(&outcome.outputs);
+                let (score, threshold) = (serving.score(&outcome.outputs), serving.threshold());
                 let outputs = self.only_wanted(outcome.outputs);
-                self.local = Some(Local { outputs, score, queue: outcome.queue, compute: outcome.compute });
-                Event::LocalAnswered { score, threshold: serving.threshold() }
+                Ok(Local { outputs, score, threshold, queue: outcome.queue, compute: outcome.compute })
             }
             Err(error) => {
                 if error.is_lost() {
                     // Its updater takes the model to the next engine; this request goes on as its policy says.
                     self.model.tell_lost();
                 }
-                Event::LocalFailed(self.local_failure(&error))
+                Err(LocalFault::of(&error))
             }
         }
     }
@@ -180,29 +302,7 @@ impl Walk<'_> {
         outputs
     }
 
-    fn local_failure(&mut self, error: &InferError) -> LocalFailure {
-        if let Some(fault) = error.fault_of_request() {
-            // The client must hear what to change. What an engine says of itself stays in the log.
-            tracing::info!(fault, "the device's model refused the input");
-            self.detail = Some(fault);
-        } else if error.is_lost() {
-            // Told once, by the updater; until the next engine serves every request meets it.
-            tracing::debug!(error = telemetry::chain(error), "the device gave no answer");
-        } else {
-            tracing::warn!(error = telemetry::chain(error), "the device gave no answer");
-        }
-        match error {
-            InferError::Busy { .. } => LocalFailure::Busy,
-            InferError::Deadline => LocalFailure::TooLate,
-            InferError::Mismatch(_) | InferError::Failed(engine::RunError::NotText { .. }) => LocalFailure::BadInput,
-            InferError::Failed(_) if error.fault_of_request().is_some() => LocalFailure::Refused,
-            InferError::Failed(engine::RunError::Died(_)) => LocalFailure::Crashed,
-            InferError::Failed(engine::RunError::Quarantined { .. }) => LocalFailure::Quarantined,
-            InferError::Cancelled | InferError::Failed(_) | InferError::Stopped => LocalFailure::Failed,
-        }
-    }
-
-    async fn ask_hub(&mut self, until: Instant, reason: Reason) -> Event {
+    async fn ask_hub(&self, until: Instant, reason: Reason) -> Result<HubAnswer, NotAnswered> {
         let question = HubQuestion {
             id: &self.question.id,
             model: &self.model.name,
@@ -213,32 +313,15 @@ impl Walk<'_> {
             outputs: &self.question.outputs,
             traceparent: self.question.traceparent.as_deref(),
         };
-        match self.link.ask(question).await {
-            Ok(answer) => {
-                self.hub = Some(answer);
-                Event::HubAnswered
-            }
-            Err(refused) => {
-                tracing::info!(failure = ?refused.failure, detail = refused.detail, "the hub gave no answer");
-                if refused.failure == HubFailure::BadInput {
-                    self.detail = refused.detail;
-                }
-                Event::HubFailed(refused.failure)
-            }
-        }
+        self.link.ask(question).await
     }
 
-    fn fail(&mut self, failure: Failure) -> NoAnswer {
-        let detail = self.detail.take().filter(|_| failure.code == FailureCode::BadInput);
-        NoAnswer::Failed { failure, detail }
-    }
-
-    fn finish(self, place: Place, reason: Reason) -> Result<Answer, NoAnswer> {
-        let score = self.local.as_ref().and_then(|local| local.score);
+    fn finish(&self, made: Made, place: Place, reason: Reason) -> Result<Answer, NoAnswer> {
+        let score = made.local.as_ref().and_then(|local| local.score);
         let threshold = self.serving.as_ref().and_then(|serving| serving.threshold()).filter(|_| score.is_some());
         let question = self.question;
         let model = self.model;
-        let receipt = |made: Made| Receipt {
+        let receipt = |made: MadeBy| Receipt {
             request_id: question.id.clone(),
             model: model.name.clone(),
             version: made.version,
@@ -253,10 +336,10 @@ impl Walk<'_> {
             threshold,
             timings: Timings { total: question.arrived.elapsed(), ..made.timings },
         };
-        match (place, self.local, self.hub, self.serving) {
+        match (place, made.local, made.hub, self.serving.as_ref()) {
             (Place::Device, Some(local), _, Some(serving)) => {
                 let timings = Timings { queue: local.queue, compute: local.compute, ..Timings::default() };
-                let made = Made {
+                let made = MadeBy {
                     version: serving.installed.version,
                     variant: serving.installed.variant.clone(),
                     digest: serving.installed.digest,
@@ -280,9 +363,9 @@ impl Walk<'_> {
     }
 }
 
-/// By what an answer was made; see [`Receipt`].
+/// Origin of an answer; see [`Receipt`].
 #[derive(Debug, Clone)]
-pub struct Made {
+pub struct MadeBy {
     /// The version that answered.
     pub version: Version,
     /// Which form of it.

@@ -14,7 +14,8 @@ use edge_core::trust::REFRESH_PERIOD;
 use engine::{Isolation, Provider};
 use serde::{Deserialize, Serialize};
 use transport::Congestion;
-use types::{EngineName, ModelName, PolicyMode, VariantName};
+use types::policy::{Budget, Privacy};
+use types::{EngineName, ModelName, Policy, PolicyMode, VariantName};
 
 mod door;
 
@@ -181,17 +182,40 @@ pub struct UpdatesTable {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelTable {
-    /// Who answers, where the request asks for nothing else. Default `cascade`.
+    /// Policy of requests that name none. Default `cascade`.
     pub policy: PolicyMode,
-    /// Longest wait for an answer where the request brings no deadline. Default none.
+    /// Maximum wait for an answer where the request brings no deadline. Default none.
     #[serde(with = "config::option_duration", skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Duration>,
+    /// Time after which a request with the policy `hedge` also goes to the hub. Default `200ms`.
+    #[serde(with = "config::option_duration", skip_serializing_if = "Option::is_none")]
+    pub hedge_after: Option<Duration>,
+    /// Maximum bytes of input that are sent to the hub; a larger input stays on the device. Default no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hub_bytes_max: Option<u64>,
+    /// Whether inputs never leave the device, whatever policy a request names. Default false.
+    pub device_only: bool,
     /// The form of each version to take, by its name in the manifest. Default: the first one made for devices.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<VariantName>,
     /// The engine to prefer for this model; those of `engine.engines` stand by behind it. Default: their order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineName>,
+}
+
+impl ModelTable {
+    /// Returns the routing rules of a request with this policy.
+    #[must_use]
+    pub fn rules(&self, mode: PolicyMode) -> Policy {
+        let preset = Policy::from(mode);
+        Policy {
+            mode,
+            deadline: self.deadline,
+            hedge: preset.hedge.map(|default| self.hedge_after.unwrap_or(default)),
+            budget: Budget { hub_bytes: self.hub_bytes_max },
+            privacy: if self.device_only { Privacy::DeviceOnly } else { preset.privacy },
+        }
+    }
 }
 
 impl Default for AgentTable {
@@ -281,6 +305,9 @@ impl Validate for AgentConfig {
         for (name, model) in &self.models {
             if model.deadline.is_some_and(|deadline| deadline.is_zero()) {
                 mistakes.add(format!("models.{name}.deadline"), "use more than zero");
+            }
+            if model.device_only && model.policy == PolicyMode::OnlyHub {
+                mistakes.add(format!("models.{name}.device_only"), "no place may answer with policy \"only-hub\"");
             }
             if let Some(problem) = model.engine.and_then(not_an_engine) {
                 mistakes.add(format!("models.{name}.engine"), problem);

@@ -50,6 +50,8 @@ coded!(
         DeviceBusy = 6, DeviceFailed = 7, HubUnreachable = 8, HubFailed = 9, HubTooLate = 10,
         // Not sent yet: hubs of 0.1.0 refuse a request with it. Agents send LowConfidence instead.
         NoScore = 11,
+        // Not sent yet, for the same reason. Agents send DeviceBusy in its place.
+        Hedged = 12,
     }
 );
 coded!(

@@ -15,7 +15,7 @@ pub mod tensor;
 pub mod update;
 
 pub use id::{DeviceId, Digest, InvalidId, ModelName, RequestId, VariantName, Version};
-pub use policy::PolicyMode;
+pub use policy::{Policy, PolicyMode};
 pub use receipt::{EngineName, Place, Reason, Receipt, Timings};
 pub use signature::{Dim, Mismatch, Signature, TensorSpec};
 pub use tensor::{DType, NamedTensor, Tensor, TensorError};

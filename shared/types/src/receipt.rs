@@ -90,11 +90,13 @@ pub enum Reason {
     HubTooLate,
     /// Cascade deferred to the hub: the device's response has no score (NaN, no classes, or no score rule).
     NoScore,
+    /// The device had not answered when the hedge delay was over, so the hub was asked too and was first.
+    Hedged,
 }
 
 impl Reason {
     /// All reasons, so that metrics start at zero and the documentation is complete.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Policy,
         Self::Confident,
         Self::LowConfidence,
@@ -106,6 +108,7 @@ impl Reason {
         Self::HubFailed,
         Self::HubTooLate,
         Self::NoScore,
+        Self::Hedged,
     ];
 
     /// Returns the code used in responses, metrics and logs.
@@ -123,6 +126,7 @@ impl Reason {
             Self::HubFailed => "hub-failed",
             Self::HubTooLate => "hub-too-late",
             Self::NoScore => "no-score",
+            Self::Hedged => "hedged",
         }
     }
 }

@@ -48,6 +48,8 @@ pub enum Alarm {
     Request,
     /// End of a run on the device.
     Local(u64, route::Event),
+    /// The hedge delay of a request is over.
+    Hedge(u64),
     /// Timeout of a request to the hub.
     TooLate(u64),
 }
@@ -236,6 +238,7 @@ impl Device {
             Alarm::Request => self.request(env),
             Alarm::Local(request, event) => self.route(env, request, event),
             Alarm::TooLate(request) => self.too_late(env, request),
+            Alarm::Hedge(request) => self.route(env, request, route::Event::Tick),
         }
         self.check(env);
         self.set_wakes(env);

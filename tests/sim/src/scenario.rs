@@ -109,4 +109,4 @@ impl Scenario {
 }
 
 /// Policies of the requests, chosen at random.
-pub const POLICIES: [PolicyMode; 5] = PolicyMode::ALL;
+pub const POLICIES: [PolicyMode; 6] = PolicyMode::ALL;

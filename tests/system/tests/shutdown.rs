@@ -60,6 +60,35 @@ fn a_device_goes_on_when_the_hub_stops_under_load() {
 }
 
 #[test]
+fn a_hangup_under_load_reloads_the_log_filter_and_costs_no_request() {
+    story(|site| {
+        let mut fleet = Fleet::serving_v1(site)?;
+        fleet.agent.wait_hub(true)?;
+        let load = Load::start(&fleet.client()?, &fleet.digits, &Ask::policy("prefer-hub"), 3, Duration::ZERO);
+        wait::until_true("the load runs", || Ok(load.sent() > 50))?;
+        for (agent_filter, hub_filter, expected) in [
+            ("info,edge_agent=debug", "info,cloud_hub=debug", "log filter reloaded"),
+            ("edge_agent=loud", "cloud_hub=loud", "the configuration was not reloaded"),
+            ("info", "info", "log filter reloaded filter=\"info,ort=warn\""),
+        ] {
+            fleet.agent.config().set("log.filter", agent_filter)?;
+            fleet.hub.config().set("log.filter", hub_filter)?;
+            for daemon in [fleet.hub.daemon()?, fleet.agent.daemon()?] {
+                daemon.signal(testkit::Signal::HUP)?;
+                wait::until_true(expected, || Ok(daemon.log()?.contains(expected)))?;
+                ensure!(daemon.ended()?.is_none(), "SIGHUP ended a daemon");
+            }
+        }
+        let log = fleet.agent.daemon()?.log()?;
+        ensure!(log.contains("DEBUG"), "the reloaded filter was not used:\n{log}");
+        let summary = Summary::of(&load.finish()?);
+        ensure!(summary.failed == 0, "{} of {} failed: {:?}", summary.failed, summary.requests, summary.first_failure);
+        ensure!(fleet.agent.stop()?.success() && fleet.hub.stop()?.success(), "SIGTERM was lost");
+        Ok(())
+    });
+}
+
+#[test]
 fn a_second_signal_ends_the_agent_at_once() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;

@@ -117,7 +117,8 @@ impl HubFailure {
             Self::BadInput => FailureCode::BadInput,
             Self::NotAuthorised => FailureCode::NotAuthorised,
             Self::Failed => FailureCode::HubFailed,
-            Self::Forbidden => FailureCode::DeviceFailed,
+            // The request asks for the hub with an input that its policy does not send: another request may succeed.
+            Self::Forbidden => FailureCode::BadInput,
         }
     }
 }

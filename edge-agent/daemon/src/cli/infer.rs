@@ -35,7 +35,7 @@ pub struct Infer {
     /// NumPy array (numpy.save) for an input
     #[arg(long, value_name = "[INPUT=]FILE")]
     npy: Vec<String>,
-    /// Who answers: only-device, prefer-device, cascade, prefer-hub, only-hub; without it the model's own policy
+    /// Policy: only-device, prefer-device, cascade, prefer-hub, only-hub or hedge; without it the model's own
     #[arg(long)]
     policy: Option<PolicyMode>,
     /// Milliseconds after which the answer is of no use

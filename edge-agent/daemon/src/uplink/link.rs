@@ -16,7 +16,7 @@ use types::limits::TENSOR_BYTES_MAX;
 use types::{Digest, ModelName, NamedTensor, Reason, RequestId, Timings, Version};
 
 use super::silence::{Heard, Silence};
-use crate::answer::Made;
+use crate::answer::MadeBy;
 
 /// Longest wait for an answer that is not an inference: metadata, a part of a file, a report.
 ///
@@ -103,7 +103,7 @@ pub struct HubAnswer {
     /// The outputs.
     pub outputs: Vec<NamedTensor>,
     /// By what it was made, and where the time went.
-    pub made: Made,
+    pub made: MadeBy,
 }
 
 /// Why there is no answer of the hub.
@@ -278,12 +278,25 @@ async fn silence(connection: &Connection) -> Heard {
     }
 }
 
-/// Whether the hub closed the connection because this device has a newer one.
-/// The reason as every hub knows it: hubs of 0.1.0 refuse a request whose reason they do not know.
-fn spoken(reason: Reason) -> Reason {
-    if reason == Reason::NoScore { Reason::LowConfidence } else { reason }
+/// Replaces a reason that hubs of 0.1.0 do not know: they refuse a request with it.
+fn sent_reason(reason: Reason) -> Reason {
+    match reason {
+        Reason::NoScore => Reason::LowConfidence,
+        Reason::Hedged => Reason::DeviceBusy,
+        Reason::Policy
+        | Reason::Confident
+        | Reason::LowConfidence
+        | Reason::NotCalibrated
+        | Reason::NoLocalModel
+        | Reason::DeviceBusy
+        | Reason::DeviceFailed
+        | Reason::HubUnreachable
+        | Reason::HubFailed
+        | Reason::HubTooLate => reason,
+    }
 }
 
+/// Returns whether the hub closed the connection because this device has a newer one.
 fn was_replaced(connection: &Connection) -> bool {
     connection.close_reason().and_then(|reason| reason.code()) == Some(CloseCode::Replaced)
 }
@@ -316,7 +329,7 @@ async fn ask_once(connection: &Connection, question: &HubQuestion<'_>) -> Result
         request_id: question.id.clone(),
         model: question.model.clone(),
         version: question.version,
-        reason: spoken(question.reason),
+        reason: sent_reason(question.reason),
         deadline_left_ms: Some(u32::try_from(left.as_millis()).unwrap_or(u32::MAX)),
         traceparent: question.traceparent.map(str::to_owned),
         outputs: question.outputs.to_vec(),
@@ -353,7 +366,7 @@ fn answer(response: &InferResponse, body: &Bytes, took: Duration) -> Result<HubA
     let queue = Duration::from_micros(response.queue_us);
     let compute = Duration::from_micros(response.compute_us);
     let network = took.saturating_sub(queue.saturating_add(compute));
-    let made = Made {
+    let made = MadeBy {
         version: response.version,
         variant: response.variant.clone(),
         digest: response.digest,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use edge_core::route::{Event, HubFailure, LocalFailure, LocalState, RequestFacts, Route, Step};
-use types::{Place, PolicyMode};
+use types::{Place, Policy};
 
 use super::{Alarm, Device};
 use crate::env::{Env, Happening};
@@ -17,8 +17,11 @@ const BURST: usize = 12;
 #[derive(Debug)]
 pub(super) struct Pending {
     route: Route,
-    policy: PolicyMode,
+    policy: Policy,
     deadline: Option<Instant>,
+    /// Whether the device works on it.
+    on_device: bool,
+    /// Whether the hub works on it.
     at_hub: bool,
     /// Whether a version was active when the request arrived.
     had_model: bool,
@@ -35,17 +38,20 @@ impl Device {
 
     fn ask(&mut self, env: &mut Env) {
         let at = rand::Rng::random_range(&mut env.random, 0..POLICIES.len());
-        let policy = POLICIES[at];
+        let policy = Policy::from(POLICIES[at]);
         let deadline = env.chance(0.7).then(|| env.now() + env.millis(1, 2000));
         let expected = Some(Duration::from_millis(50));
         let had_model = self.agent.served.is_some();
         let local = self.agent.served.map_or(LocalState::NoModel, |_| LocalState::Ready { expected });
         let hub = self.agent.uplink.hub(env.scenario.latency);
-        let (route, step) = Route::start(RequestFacts { policy, deadline, local }, hub, env.now());
+        let facts = RequestFacts { policy, deadline, local, input_bytes: 0 };
+        let (route, steps) = Route::start(facts, hub, env.now());
         self.agent.requests_made += 1;
         let request = self.agent.requests_made;
-        self.agent.requests.insert(request, Pending { route, policy, deadline, at_hub: false, had_model });
-        self.follow(env, request, step);
+        self.agent
+            .requests
+            .insert(request, Pending { route, policy, deadline, on_device: false, at_hub: false, had_model });
+        self.follow(env, request, steps);
     }
 
     /// Handles an event of a request; does nothing if the request has ended.
@@ -53,12 +59,18 @@ impl Device {
         let hub = self.agent.uplink.hub(env.scenario.latency);
         let now = env.now();
         let Some(pending) = self.agent.requests.get_mut(&request) else { return };
-        let of_hub = matches!(event, Event::HubAnswered | Event::HubFailed(_));
-        if of_hub != pending.at_hub {
+        // An echo of work that was cancelled, or that ended otherwise.
+        let is_expected = match event {
+            Event::LocalAnswered { .. } | Event::LocalFailed(_) => std::mem::take(&mut pending.on_device),
+            Event::HubAnswered | Event::HubFailed(_) => std::mem::take(&mut pending.at_hub),
+            Event::Tick | Event::Hub(_) => true,
+        };
+        if !is_expected {
             return;
         }
-        match pending.route.on(event, hub, now) {
-            Ok(step) => self.follow(env, request, step),
+        let handled = pending.route.handle(Event::Hub(hub), now).and_then(|_none| pending.route.handle(event, now));
+        match handled {
+            Ok(steps) => self.follow(env, request, steps),
             Err(refused) => env.expect(false, || refused.to_string()),
         }
     }
@@ -78,20 +90,36 @@ impl Device {
         }
     }
 
-    fn follow(&mut self, env: &mut Env, request: u64, step: Step) {
+    fn follow(&mut self, env: &mut Env, request: u64, steps: Vec<Step>) {
+        for step in steps {
+            self.take_step(env, request, step);
+        }
+        let timeout = self.agent.requests.get(&request).and_then(|pending| pending.route.poll_timeout());
+        if let Some((at, _why)) = timeout {
+            env.at(at, Happening::Device(self.at, self.boot, Alarm::Hedge(request)));
+        }
+    }
+
+    fn take_step(&mut self, env: &mut Env, request: u64, step: Step) {
         let Some(pending) = self.agent.requests.get_mut(&request) else { return };
         let (policy, deadline, had_model) = (pending.policy, pending.deadline, pending.had_model);
         match step {
             Step::RunLocal { until } => {
-                pending.at_hub = false;
+                pending.on_device = true;
                 self.run_local(env, request, until);
             }
             Step::AskHub { until, .. } => {
                 pending.at_hub = true;
-                env.expect(policy.may_leave_device(), || format!("{} asks the hub under {policy}", self.id));
+                let mode = policy.mode;
+                env.expect(policy.may_send(0), || format!("{} asks the hub under {mode}", self.id));
                 let left = until.saturating_duration_since(env.now());
-                self.say(env, Up::Infer { request, policy, left });
+                self.say(env, Up::Infer { request, policy: mode, left });
                 env.at(until, Happening::Device(self.at, self.boot, Alarm::TooLate(request)));
+            }
+            Step::Cancel(Place::Device) => pending.on_device = false,
+            Step::Cancel(Place::Hub) => {
+                pending.at_hub = false;
+                self.say(env, Up::Cancel { request });
             }
             Step::Answer { place: Place::Device, .. } => {
                 env.watch.counts.by_device += 1;
