@@ -15,7 +15,7 @@ use types::{DeviceId, ModelName, Version};
 pub use clones::{Cloned, LOGGED_EVERY_S, RETURNS_TOLD, RETURNS_WITHIN_S, SHOWN_FOR_S, Sighting};
 pub use device::{
     CAUSE_BYTES_MAX, Device, Follows, Greeting, Installed, MODELS_MAX, Model, Outcome, Presence, Progress, Report,
-    VERSIONS_MAX,
+    Running, VERSIONS_MAX,
 };
 
 /// Names a live connection; the gateway gives each a new number.
@@ -153,6 +153,20 @@ impl Fleet {
         now_unix_s: u64,
     ) -> Result<(), Replaced> {
         self.speaking(id, connection)?.report(report, now_unix_s);
+        Ok(())
+    }
+
+    /// Takes what runs on a device, in place of what it said before.
+    ///
+    /// # Errors
+    /// [`Replaced`].
+    pub fn runs(
+        &mut self,
+        id: &DeviceId,
+        connection: ConnectionId,
+        running: Vec<(ModelName, Running)>,
+    ) -> Result<(), Replaced> {
+        self.speaking(id, connection)?.runs(running);
         Ok(())
     }
 

@@ -33,7 +33,7 @@ use std::fmt;
 
 use engine::{HostStatus, Isolation};
 use serde::{Deserialize, Serialize};
-use types::{DeviceId, Digest, ModelName, VariantName, Version};
+use types::{DeviceId, Digest, EngineName, ModelName, VariantName, Version};
 
 pub use cloned::ClonedView;
 pub use operators::{OperatorCreated, OperatorList, OperatorRenewal, OperatorRequest, OperatorRevoked, OperatorView};
@@ -199,9 +199,21 @@ pub struct DeviceModelView {
     /// What it can go back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<FormView>,
+    /// Engine and provider that run the active form, where the device said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<RunningView>,
     /// The device's last word on an update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<ReportView>,
+}
+
+/// Session that serves a model on a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningView {
+    /// Engine of the session.
+    pub engine: EngineName,
+    /// Execution provider that runs it, as the engine names it.
+    pub provider: String,
 }
 
 /// One form of one version.
@@ -304,6 +316,9 @@ pub struct ModelDeviceView {
     /// What it serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<FormView>,
+    /// Engine and provider that run it, where the device said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<RunningView>,
     /// Its last word on an update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<ReportView>,

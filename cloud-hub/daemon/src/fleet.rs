@@ -228,6 +228,16 @@ impl Fleet {
         Ok(())
     }
 
+    /// Notes what runs on a device.
+    ///
+    /// # Errors
+    /// When the connection was replaced by a newer one.
+    pub async fn runs(&self, seat: &Seat, running: Vec<(ModelName, core::Running)>) -> Result<(), Replaced> {
+        self.inner().fleet.runs(&seat.device, seat.id, running)?;
+        self.keep(&seat.device).await;
+        Ok(())
+    }
+
     /// Notes durably that a device fetches the manifest of a version: one that a device may have is never withdrawn.
     ///
     /// # Errors
@@ -366,6 +376,7 @@ impl Fleet {
                 device: id.clone(),
                 connected: inner.fleet.connection(id).is_some(),
                 active: status.active.as_ref().map(view::form),
+                running: view::running(status),
                 report: view::report(status),
             })
         });

@@ -125,7 +125,7 @@ impl State {
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// Time has passed; bring it at least once a minute, and at the time of [`Step::WaitUntil`], while online.
+    /// Time has passed; bring it at least once a minute, and at the time of [`Renewal::poll_timeout`], while online.
     Tick,
     /// The hub has greeted the device: what is due is asked for now.
     Online,
@@ -151,10 +151,6 @@ impl Event {
 pub enum Step {
     /// Make a new key and ask for a certificate; ends with [`Event::Renewed`] or [`Event::Failed`].
     Ask,
-    /// Nothing before this second of the hub's clock.
-    WaitUntil(u64),
-    /// Nothing: a request is under way.
-    Nothing,
 }
 
 /// The renewals of one device.
@@ -183,39 +179,45 @@ impl Renewal {
         self.state
     }
 
-    /// Takes what happened at `now` (hub time) and says what must be done. `random` is uniform over all of `u64`.
+    /// Returns the second of the hub's clock at which the shell must send [`Event::Tick`], and the reason; `None` while a
+    /// request is in flight.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(u64, &'static str)> {
+        match self.state {
+            State::Holding { due } => Some((due, "renew the certificate")),
+            State::Waiting { until } => Some((until, "retry the renewal")),
+            State::Asking => None,
+        }
+    }
+
+    /// Decides what follows from `event` at `now` (hub time). `random` is uniform over all of `u64`.
     ///
     /// # Errors
     /// [`Refused`] for an end of a request that was not made; nothing has changed.
-    pub fn handle(&mut self, event: Event, now: u64, random: u64) -> Result<Step, Refused> {
-        let (state, step) = match (self.state, event) {
+    pub fn handle(&mut self, event: Event, now: u64, random: u64) -> Result<Vec<Step>, Refused> {
+        let state = match (self.state, event) {
             (State::Holding { due: at } | State::Waiting { until: at }, Event::Tick | Event::Online) if now >= at => {
-                (State::Asking, Step::Ask)
+                State::Asking
             }
-            (State::Holding { .. }, Event::Tick | Event::Online) if self.held.is_from_the_future(now) => {
-                (State::Asking, Step::Ask)
-            }
+            (State::Holding { .. }, Event::Tick | Event::Online) if self.held.is_from_the_future(now) => State::Asking,
             // The wait was for a hub that did not answer; a greeting is the news it waited for.
-            (State::Waiting { .. }, Event::Online) => (State::Asking, Step::Ask),
-            (State::Holding { due: at } | State::Waiting { until: at }, Event::Tick | Event::Online) => {
-                (self.state, Step::WaitUntil(at))
-            }
-            (State::Asking, Event::Tick | Event::Online) => (State::Asking, Step::Nothing),
+            (State::Waiting { .. }, Event::Online) => State::Asking,
+            (State::Holding { .. } | State::Waiting { .. }, Event::Tick | Event::Online) => self.state,
+            (State::Asking, Event::Tick | Event::Online) => return Ok(Vec::new()),
             (State::Asking, Event::Renewed(validity)) => {
                 self.held = validity;
                 let due = validity.renew_at(random);
-                (State::Holding { due }, Step::WaitUntil(due))
+                State::Holding { due }
             }
             (State::Asking, Event::Failed) => {
-                let until = now.saturating_add(self.retry_after(now, random));
-                (State::Waiting { until }, Step::WaitUntil(until))
+                State::Waiting { until: now.saturating_add(self.retry_after(now, random)) }
             }
             (State::Holding { .. } | State::Waiting { .. }, Event::Renewed(_) | Event::Failed) => {
                 return Err(Refused { machine: "renewal", state: self.state.name(), event: event.name() });
             }
         };
         self.state = state;
-        Ok(step)
+        Ok(if state == State::Asking { vec![Step::Ask] } else { Vec::new() })
     }
 
     /// Ten tries or more in the time that is left, each at a random moment.
@@ -238,11 +240,14 @@ mod tests {
         assert_eq!(WEEK.renew_at(0), two_thirds);
         assert!(WEEK.renew_at(u64::MAX) <= two_thirds + WEEK.lifetime() / SPREAD_PARTS);
         let mut renewal = Renewal::new(WEEK, 0);
-        assert_eq!(renewal.handle(Event::Online, two_thirds - 1, 0), Ok(Step::WaitUntil(two_thirds)));
-        assert_eq!(renewal.handle(Event::Tick, two_thirds, 0), Ok(Step::Ask));
-        assert_eq!(renewal.handle(Event::Tick, two_thirds + 1, 0), Ok(Step::Nothing), "asked once");
+        assert_eq!(renewal.handle(Event::Online, two_thirds - 1, 0), Ok(Vec::new()));
+        assert_eq!(renewal.poll_timeout().map(|(at, _)| at), Some(two_thirds));
+        assert_eq!(renewal.handle(Event::Tick, two_thirds, 0), Ok(vec![Step::Ask]));
+        assert_eq!(renewal.handle(Event::Tick, two_thirds + 1, 0), Ok(Vec::new()), "asked once");
         let next = Validity { not_before: two_thirds, not_after: two_thirds + 7 * 86_400 };
-        assert_eq!(renewal.handle(Event::Renewed(next), two_thirds + 2, 0), Ok(Step::WaitUntil(next.renew_at(0))));
+        assert_eq!(renewal.poll_timeout(), None);
+        assert_eq!(renewal.handle(Event::Renewed(next), two_thirds + 2, 0), Ok(Vec::new()));
+        assert_eq!(renewal.poll_timeout().map(|(at, _)| at), Some(next.renew_at(0)));
         assert_eq!(renewal.held(), next);
         assert!(renewal.handle(Event::Renewed(next), two_thirds + 3, 0).is_err());
     }
@@ -253,8 +258,9 @@ mod tests {
             let held = Validity { not_before: 0, not_after: lifetime };
             let (mut renewal, mut now, mut tries) = (Renewal::new(held, u64::MAX), held.renew_at(u64::MAX), 0);
             while now < held.not_after {
-                assert_eq!(renewal.handle(Event::Tick, now, 0), Ok(Step::Ask));
-                let Ok(Step::WaitUntil(next)) = renewal.handle(Event::Failed, now, u64::MAX) else { panic!() };
+                assert_eq!(renewal.handle(Event::Tick, now, 0), Ok(vec![Step::Ask]));
+                assert_eq!(renewal.handle(Event::Failed, now, u64::MAX), Ok(Vec::new()));
+                let (next, _reason) = renewal.poll_timeout().unwrap();
                 assert!(next > now);
                 (now, tries) = (next, tries + 1);
             }
@@ -265,23 +271,23 @@ mod tests {
     #[test]
     fn a_certificate_that_a_wrong_clock_issued_is_renewed_at_once() {
         let mut renewal = Renewal::new(WEEK, 0);
-        assert!(matches!(renewal.handle(Event::Online, WEEK.not_before - FUTURE_S_MAX, 0), Ok(Step::WaitUntil(_))));
-        assert_eq!(renewal.handle(Event::Tick, WEEK.not_before - FUTURE_S_MAX - 1, 0), Ok(Step::Ask));
+        assert_eq!(renewal.handle(Event::Online, WEEK.not_before - FUTURE_S_MAX, 0), Ok(Vec::new()));
+        assert_eq!(renewal.handle(Event::Tick, WEEK.not_before - FUTURE_S_MAX - 1, 0), Ok(vec![Step::Ask]));
     }
 
     #[test]
     fn a_certificate_that_expired_long_ago_is_due_when_the_hub_is_back() {
         let mut renewal = Renewal::new(WEEK, u64::MAX);
-        assert_eq!(renewal.handle(Event::Online, WEEK.not_after + 80 * 86_400, u64::MAX), Ok(Step::Ask));
+        assert_eq!(renewal.handle(Event::Online, WEEK.not_after + 80 * 86_400, u64::MAX), Ok(vec![Step::Ask]));
     }
 
     #[test]
     fn a_hub_that_comes_back_is_asked_at_once() {
         let mut renewal = Renewal::new(WEEK, 0);
         let now = WEEK.renew_at(0);
-        assert_eq!(renewal.handle(Event::Online, now, 0), Ok(Step::Ask));
-        assert!(matches!(renewal.handle(Event::Failed, now, u64::MAX), Ok(Step::WaitUntil(_))));
-        assert_eq!(renewal.handle(Event::Online, now + 1, 0), Ok(Step::Ask));
+        assert_eq!(renewal.handle(Event::Online, now, 0), Ok(vec![Step::Ask]));
+        assert_eq!(renewal.handle(Event::Failed, now, u64::MAX), Ok(Vec::new()));
+        assert_eq!(renewal.handle(Event::Online, now + 1, 0), Ok(vec![Step::Ask]));
     }
 
     #[test]

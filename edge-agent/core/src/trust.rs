@@ -48,8 +48,6 @@ pub enum Event {
 pub enum Step {
     /// Refresh the trust; ends with [`Event::Refreshed`] or [`Event::Failed`].
     Refresh,
-    /// Nothing before the time of [`Watch::poll_timeout`].
-    Nothing,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,68 +87,66 @@ impl Watch {
         Self { period, state: State::Away, due: None, failures: 0 }
     }
 
-    /// When to bring [`Event::Tick`]; `None` while the hub is away or a refresh is under way.
+    /// Returns the time at which the shell must send [`Event::Tick`], and the reason; `None` while the hub is away or a
+    /// refresh is in flight.
     #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         match self.state {
-            State::Waiting { due } => Some(due),
+            State::Waiting { due } => Some((due, "refresh the trust metadata")),
             State::Away | State::Refreshing => None,
         }
     }
 
-    /// Takes what happened and returns what must be done. `random` is uniform over all of `u64`.
+    /// Decides what follows from `event`. `random` is uniform over all of `u64`.
     ///
     /// # Errors
     /// [`Refused`] for the failure of a refresh that was not asked for; nothing has changed.
-    pub fn handle(&mut self, event: Event, now: Instant, random: u64) -> Result<Step, Refused> {
-        let step = match (self.state, event) {
+    pub fn handle(&mut self, event: Event, now: Instant, random: u64) -> Result<Vec<Step>, Refused> {
+        match (self.state, event) {
             (State::Away, Event::Online) => {
                 let soon = now.checked_add(full_jitter(self.period / FIRST_PARTS, random)).unwrap_or(now);
                 // A refresh that is not due yet stays where it was; one that was missed comes soon, not at once.
                 let due = self.due.filter(|due| *due > soon).unwrap_or(soon);
-                self.wait(due)
+                self.wait(due);
             }
             (State::Waiting { due }, Event::Tick) if now >= due => {
                 self.state = State::Refreshing;
-                Step::Refresh
+                return Ok(vec![Step::Refresh]);
             }
             (State::Waiting { .. } | State::Refreshing, Event::Away) => {
                 // A refresh under way fails by itself; the next greeting begins anew.
                 self.state = State::Away;
-                Step::Nothing
             }
             (State::Waiting { .. } | State::Refreshing, Event::Refreshed) => {
                 self.failures = 0;
                 let early = full_jitter(self.period / SPREAD_PARTS, random);
                 let due = now.checked_add(self.period.saturating_sub(early)).unwrap_or(now);
-                self.wait(due)
+                self.wait(due);
             }
             (State::Away, Event::Refreshed) => {
                 self.failures = 0;
                 self.due = now.checked_add(self.period);
-                Step::Nothing
             }
             (State::Refreshing, Event::Failed) => {
                 self.failures = self.failures.saturating_add(1);
                 let least = (RETRY.base / 2).min(self.period);
                 let delay = RETRY.delay(self.failures, random).max(least).min(self.period);
-                self.wait(now.checked_add(delay).unwrap_or(now))
+                self.wait(now.checked_add(delay).unwrap_or(now));
             }
             // The refresh that was under way when the hub went away.
             (State::Away, Event::Failed | Event::Away | Event::Tick)
             | (State::Waiting { .. }, Event::Online | Event::Tick)
-            | (State::Refreshing, Event::Online | Event::Tick) => Step::Nothing,
+            | (State::Refreshing, Event::Online | Event::Tick) => {}
             (State::Waiting { .. }, Event::Failed) => {
                 return Err(Refused { machine: "trust", state: self.state.name(), event: "failed" });
             }
-        };
-        Ok(step)
+        }
+        Ok(Vec::new())
     }
 
-    fn wait(&mut self, due: Instant) -> Step {
+    fn wait(&mut self, due: Instant) {
         self.due = Some(due);
         self.state = State::Waiting { due };
-        Step::Nothing
     }
 }
 
@@ -201,10 +197,14 @@ mod tests {
     const DAY: Duration = REFRESH_PERIOD;
     const DAY_S: i64 = 24 * 3600;
 
+    fn due(watch: &Watch) -> Option<Instant> {
+        watch.poll_timeout().map(|(at, _reason)| at)
+    }
+
     fn online(now: Instant, random: u64) -> (Watch, Instant) {
         let mut watch = Watch::new(DAY);
-        assert_eq!(watch.handle(Event::Online, now, random), Ok(Step::Nothing));
-        let due = watch.poll_timeout().unwrap();
+        assert_eq!(watch.handle(Event::Online, now, random), Ok(Vec::new()));
+        let due = due(&watch).unwrap();
         (watch, due)
     }
 
@@ -212,15 +212,15 @@ mod tests {
     fn a_device_refreshes_within_an_hour_of_its_start_and_then_daily() {
         let start = Instant::now();
         for random in [0, 1 << 62, u64::MAX] {
-            let (mut watch, mut due) = online(start, random);
-            assert!(due <= start + Duration::from_secs(3600), "{random}");
+            let (mut watch, mut at) = online(start, random);
+            assert!(at <= start + Duration::from_secs(3600), "{random}");
             for _ in 0..5 {
-                assert_eq!(watch.handle(Event::Tick, due, random), Ok(Step::Refresh));
-                assert_eq!(watch.handle(Event::Tick, due, random), Ok(Step::Nothing), "one at a time");
-                assert_eq!(watch.handle(Event::Refreshed, due, random), Ok(Step::Nothing));
-                let next = watch.poll_timeout().unwrap();
-                assert!((DAY * 9 / 10..=DAY).contains(&(next - due)), "{random}");
-                due = next;
+                assert_eq!(watch.handle(Event::Tick, at, random), Ok(vec![Step::Refresh]));
+                assert_eq!(watch.handle(Event::Tick, at, random), Ok(Vec::new()), "one at a time");
+                assert_eq!(watch.handle(Event::Refreshed, at, random), Ok(Vec::new()));
+                let next = due(&watch).unwrap();
+                assert!((DAY * 9 / 10..=DAY).contains(&(next - at)), "{random}");
+                at = next;
             }
         }
     }
@@ -237,9 +237,9 @@ mod tests {
     fn a_failed_refresh_is_tried_again_with_pauses_of_at_most_an_hour() {
         let (mut watch, mut now) = online(Instant::now(), 0);
         for _ in 0..20 {
-            assert_eq!(watch.handle(Event::Tick, now, 0), Ok(Step::Refresh));
-            assert_eq!(watch.handle(Event::Failed, now, u64::MAX), Ok(Step::Nothing));
-            let next = watch.poll_timeout().unwrap();
+            assert_eq!(watch.handle(Event::Tick, now, 0), Ok(vec![Step::Refresh]));
+            assert_eq!(watch.handle(Event::Failed, now, u64::MAX), Ok(Vec::new()));
+            let next = due(&watch).unwrap();
             assert!((Duration::from_secs(30)..=RETRY.max).contains(&(next - now)));
             now = next;
         }
@@ -248,23 +248,23 @@ mod tests {
 
     #[test]
     fn nothing_is_asked_while_the_hub_is_away_and_what_was_missed_is_made_up() {
-        let (mut watch, due) = online(Instant::now(), u64::MAX);
-        assert_eq!(watch.handle(Event::Away, due, 0), Ok(Step::Nothing));
+        let (mut watch, first) = online(Instant::now(), u64::MAX);
+        assert_eq!(watch.handle(Event::Away, first, 0), Ok(Vec::new()));
         assert_eq!(watch.poll_timeout(), None);
-        let back = due + DAY * 3;
-        assert_eq!(watch.handle(Event::Online, back, 0), Ok(Step::Nothing));
-        assert_eq!(watch.poll_timeout(), Some(back));
+        let back = first + DAY * 3;
+        assert_eq!(watch.handle(Event::Online, back, 0), Ok(Vec::new()));
+        assert_eq!(due(&watch), Some(back));
         // A short break does not bring a refresh forward.
-        assert_eq!(watch.handle(Event::Tick, back, 0), Ok(Step::Refresh));
-        assert_eq!(watch.handle(Event::Refreshed, back, 0), Ok(Step::Nothing));
-        let next = watch.poll_timeout();
+        assert_eq!(watch.handle(Event::Tick, back, 0), Ok(vec![Step::Refresh]));
+        assert_eq!(watch.handle(Event::Refreshed, back, 0), Ok(Vec::new()));
+        let next = due(&watch);
         watch.handle(Event::Away, back, 0).unwrap();
         watch.handle(Event::Online, back + Duration::from_secs(60), 0).unwrap();
-        assert_eq!(watch.poll_timeout(), next);
+        assert_eq!(due(&watch), next);
         // Cut off in the middle of a refresh.
         watch.handle(Event::Tick, next.unwrap(), 0).unwrap();
         watch.handle(Event::Away, next.unwrap(), 0).unwrap();
-        assert_eq!(watch.handle(Event::Failed, next.unwrap(), 0), Ok(Step::Nothing));
+        assert_eq!(watch.handle(Event::Failed, next.unwrap(), 0), Ok(Vec::new()));
     }
 
     #[test]

@@ -184,7 +184,7 @@ impl Event {
     }
 }
 
-/// What the shell must do. Whatever connection there was is closed before any step but the last three is obeyed.
+/// Order to the shell. An earlier connection is closed before any step but [`Step::Greet`] and [`Step::GoOnline`] is obeyed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Dial this address (`host:port`); ends with [`Event::Connected`], [`Event::Failed`] or [`Event::Refused`].
@@ -210,8 +210,6 @@ pub enum Step {
     Greet,
     /// The device is online: tell [`crate::update`] and [`crate::renewal`], and send what waits in the outbox.
     GoOnline,
-    /// Nothing to do.
-    Nothing,
 }
 
 /// The connection to the hub.
@@ -269,7 +267,7 @@ impl Uplink {
         }
     }
 
-    /// When to bring [`Event::Tick`], and why.
+    /// Returns the time at which the shell must send [`Event::Tick`], and the reason.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         match self.state {
@@ -281,12 +279,12 @@ impl Uplink {
         }
     }
 
-    /// Takes what happened and says what must be done. `random` is uniform over all of `u64`.
+    /// Decides what follows from `event`. `random` is uniform over all of `u64`.
     ///
     /// # Errors
     /// [`Refused`] for an event that makes no sense now; nothing has changed.
-    pub fn handle(&mut self, event: Event, now: Instant, random: u64) -> Result<Step, Refused> {
-        Ok(match (self.state, event) {
+    pub fn handle(&mut self, event: Event, now: Instant, random: u64) -> Result<Vec<Step>, Refused> {
+        let step = match (self.state, event) {
             (State::Stopped, Event::Start) => self.dial(now),
             (_, Event::Stop) => {
                 self.state = State::Stopped;
@@ -323,7 +321,7 @@ impl Uplink {
             }
             (State::BackingOff { until } | State::Barred { until, .. }, Event::Tick) if now >= until => self.dial(now),
             (State::BackingOff { .. } | State::Barred { .. }, Event::Nudge) => self.dial(now),
-            (_, Event::Tick | Event::Nudge) => Step::Nothing,
+            (_, Event::Tick | Event::Nudge) => return Ok(Vec::new()),
 
             (State::Stopped, Event::Connected | Event::Welcomed | Event::Failed { .. } | Event::Refused(_))
             | (State::Stopped, Event::Lost | Event::Goodbye { .. })
@@ -340,7 +338,8 @@ impl Uplink {
                 | Event::Lost
                 | Event::Goodbye { .. },
             ) => return Err(Refused { machine: "uplink", state: self.state.name(), event: event.name() }),
-        })
+        };
+        Ok(vec![step])
     }
 
     fn dial(&mut self, now: Instant) -> Step {

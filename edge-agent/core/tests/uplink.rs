@@ -13,9 +13,17 @@ fn uplink(addresses: &[&str]) -> Uplink {
     Uplink::new(addresses.iter().map(|address| (*address).to_owned()).collect()).unwrap()
 }
 
-/// The wait that follows this event, with the longest draw.
+/// Returns the one step that follows from this event.
+fn one(uplink: &mut Uplink, event: Event, now: Instant, random: u64) -> Step {
+    match &uplink.handle(event, now, random).unwrap()[..] {
+        [step] => step.clone(),
+        other => panic!("{other:?} is not one step"),
+    }
+}
+
+/// Returns the wait that follows from this event, with the longest draw.
 fn wait_after(uplink: &mut Uplink, event: Event, now: Instant) -> Duration {
-    match uplink.handle(event, now, u64::MAX).unwrap() {
+    match one(uplink, event, now, u64::MAX) {
         Step::Wait { until } | Step::Bar { until, .. } => until - now,
         other => panic!("{other:?} is no wait"),
     }
@@ -23,16 +31,16 @@ fn wait_after(uplink: &mut Uplink, event: Event, now: Instant) -> Duration {
 
 fn redial(uplink: &mut Uplink) -> (Instant, String) {
     let (at, _) = uplink.poll_timeout().unwrap();
-    match uplink.handle(Event::Tick, at, 0).unwrap() {
+    match one(uplink, Event::Tick, at, 0) {
         Step::Dial { address } => (at, address),
         other => panic!("{other:?}"),
     }
 }
 
 fn go_online(uplink: &mut Uplink, now: Instant) {
-    assert_eq!(uplink.handle(Event::Connected, now, 0), Ok(Step::Greet));
+    assert_eq!(uplink.handle(Event::Connected, now, 0), Ok(vec![Step::Greet]));
     assert_eq!(uplink.hub(Duration::ZERO), HubState::Away, "not before the hub has greeted");
-    assert_eq!(uplink.handle(Event::Welcomed, now, 0), Ok(Step::GoOnline));
+    assert_eq!(uplink.handle(Event::Welcomed, now, 0), Ok(vec![Step::GoOnline]));
     assert_eq!(uplink.hub(Duration::ZERO), HubState::Online { round_trip: Duration::ZERO });
 }
 
@@ -45,7 +53,7 @@ fn a_hub_without_an_address_is_a_mistake() {
 fn waits_double_and_addresses_take_turns() {
     let now = Instant::now();
     let mut uplink = uplink(&["a:1", "b:1"]);
-    assert_eq!(uplink.handle(Event::Start, now, 0), Ok(Step::Dial { address: "a:1".into() }));
+    assert_eq!(uplink.handle(Event::Start, now, 0), Ok(vec![Step::Dial { address: "a:1".into() }]));
     let mut seen = Vec::new();
     for _ in 0..6 {
         let ceiling = wait_after(&mut uplink, FAILED, now).as_secs_f64().round();
@@ -76,13 +84,13 @@ fn a_refusal_that_does_not_pass_is_told_once_and_tried_slowly() {
     let now = Instant::now();
     let mut uplink = uplink(&["a:1"]);
     uplink.handle(Event::Start, now, 0).unwrap();
-    let step = uplink.handle(Event::Refused(Bar::Revoked), now, 0).unwrap();
+    let step = one(&mut uplink, Event::Refused(Bar::Revoked), now, 0);
     assert_eq!(step, Step::Bar { why: Bar::Revoked, until: now + BARRED_MIN });
     let (at, _) = redial(&mut uplink);
-    assert_eq!(uplink.handle(Event::Refused(Bar::Revoked), at, 0), Ok(Step::Wait { until: at + BARRED_MIN }));
+    assert_eq!(uplink.handle(Event::Refused(Bar::Revoked), at, 0), Ok(vec![Step::Wait { until: at + BARRED_MIN }]));
     let (at, _) = redial(&mut uplink);
-    assert!(matches!(uplink.handle(Event::Refused(Bar::WrongCa), at, 0), Ok(Step::Bar { why: Bar::WrongCa, .. })));
-    assert!(matches!(uplink.handle(Event::Nudge, at, 0), Ok(Step::Dial { .. })), "a new certificate ends the wait");
+    assert!(matches!(one(&mut uplink, Event::Refused(Bar::WrongCa), at, 0), Step::Bar { why: Bar::WrongCa, .. }));
+    assert!(matches!(one(&mut uplink, Event::Nudge, at, 0), Step::Dial { .. }), "a new certificate ends the wait");
 }
 
 #[test]
@@ -91,7 +99,7 @@ fn a_live_connection_whose_device_is_revoked_is_barred() {
     let mut uplink = uplink(&["a:1"]);
     uplink.handle(Event::Start, now, 0).unwrap();
     go_online(&mut uplink, now);
-    assert!(matches!(uplink.handle(Event::Refused(Bar::Revoked), now, 0), Ok(Step::Bar { .. })));
+    assert!(matches!(one(&mut uplink, Event::Refused(Bar::Revoked), now, 0), Step::Bar { .. }));
     assert_eq!(uplink.hub(Duration::ZERO), HubState::Away);
 }
 
@@ -114,11 +122,11 @@ fn a_dial_or_greeting_that_never_ends_is_given_up() {
     let mut uplink = uplink(&["a:1"]);
     uplink.handle(Event::Start, now, 0).unwrap();
     let (until, _) = uplink.poll_timeout().unwrap();
-    assert!(matches!(uplink.handle(Event::Tick, until, 0), Ok(Step::Wait { .. })));
+    assert!(matches!(one(&mut uplink, Event::Tick, until, 0), Step::Wait { .. }));
     redial(&mut uplink);
     uplink.handle(Event::Connected, until, 0).unwrap();
     let (until, _) = uplink.poll_timeout().unwrap();
-    assert!(matches!(uplink.handle(Event::Tick, until, 0), Ok(Step::Wait { .. })));
+    assert!(matches!(one(&mut uplink, Event::Tick, until, 0), Step::Wait { .. }));
 }
 
 #[test]
@@ -126,9 +134,9 @@ fn a_stopped_uplink_stays_stopped() {
     let now = Instant::now();
     let mut uplink = uplink(&["a:1"]);
     uplink.handle(Event::Start, now, 0).unwrap();
-    assert_eq!(uplink.handle(Event::Stop, now, 0), Ok(Step::Close));
+    assert_eq!(uplink.handle(Event::Stop, now, 0), Ok(vec![Step::Close]));
     assert_eq!(uplink.poll_timeout(), None);
-    assert_eq!(uplink.handle(Event::Tick, now + BARRED_MAX, 0), Ok(Step::Nothing));
+    assert_eq!(uplink.handle(Event::Tick, now + BARRED_MAX, 0), Ok(Vec::new()));
     assert!(uplink.handle(Event::Connected, now, 0).is_err());
 }
 

@@ -76,23 +76,20 @@ pub async fn watch(device: Arc<DeviceTrust>, mut link: Link, period: Duration, s
     let mut watch = Watch::new(period);
     let mut event = if link.is_online() { Event::Online } else { Event::Away };
     loop {
-        let step = watch.handle(event, Instant::now(), rand::random()).unwrap_or_else(|refused| {
+        let steps = watch.handle(event, Instant::now(), rand::random()).unwrap_or_else(|refused| {
             tracing::error!(error = telemetry::chain(&refused), "event is invalid in the current state of the trust");
-            Step::Nothing
+            Vec::new()
         });
-        event = match step {
-            Step::Refresh => {
-                let Some(event) = stop.run_until_cancelled(refresh(&device, &link)).await else { return };
-                event
-            }
-            Step::Nothing => {
-                let due = watch.poll_timeout();
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    online = link.changed() => if online { Event::Online } else { Event::Away },
-                    () = device.refreshed.notified() => Event::Refreshed,
-                    () = sleep_until(due) => Event::Tick,
-                }
+        event = if steps.contains(&Step::Refresh) {
+            let Some(event) = stop.run_until_cancelled(refresh(&device, &link)).await else { return };
+            event
+        } else {
+            let due = watch.poll_timeout().map(|(due, _reason)| due);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                online = link.changed() => if online { Event::Online } else { Event::Away },
+                () = device.refreshed.notified() => Event::Refreshed,
+                () = sleep_until(due) => Event::Tick,
             }
         };
     }

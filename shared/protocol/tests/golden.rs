@@ -13,7 +13,7 @@ use golden_bytes as gold;
 use protocol::v1::{
     ActiveVariant, BlobRange, BlobSlice, DeviceRequest, DeviceResponse, EngineInfo, EnrolRequest, EnrolResponse,
     Enrolled, Hello, HubRequest, HubResponse, InferRequest, InferResponse, ModelState, Offer, Refusal, RefusalCode,
-    TensorHeader, UpdateOutcome, UpdateReport, Welcome,
+    RunningModel, TensorHeader, UpdateOutcome, UpdateReport, Welcome,
 };
 use protocol::{DecodeError, FrameHeader, JoinSecret, JoinToken, Message, decode, encode};
 use types::update::Stage;
@@ -106,6 +106,13 @@ fn device_requests_keep_their_bytes() {
     golden("Report rolled back", &report(rolled_back), gold::REPORT_ROLLED_BACK);
     let renew = DeviceRequest::Renew { csr_der: Bytes::from_static(&[0x30, 0x01, 0x02]) };
     golden("Renew", &renew, gold::RENEW);
+    let running = RunningModel {
+        model: "digits".parse().unwrap(),
+        version: version(2),
+        engine: EngineName::Wgpu,
+        provider: "vulkan".to_owned(),
+    };
+    golden("Running", &DeviceRequest::Running(vec![running]), gold::RUNNING);
 }
 
 #[test]

@@ -295,10 +295,13 @@ impl Device {
     }
 
     fn uplink(&mut self, env: &mut Env, event: uplink::Event) {
-        let step = match self.agent.uplink.handle(event, env.now(), env.draw()) {
-            Ok(step) => step,
-            Err(refused) => return env.expect(false, || refused.to_string()),
-        };
+        match self.agent.uplink.handle(event, env.now(), env.draw()) {
+            Ok(steps) => steps.into_iter().for_each(|step| self.uplink_step(env, step)),
+            Err(refused) => env.expect(false, || refused.to_string()),
+        }
+    }
+
+    fn uplink_step(&mut self, env: &mut Env, step: uplink::Step) {
         match step {
             uplink::Step::Dial { .. } => {
                 self.offline(env);
@@ -310,7 +313,7 @@ impl Device {
             }
             uplink::Step::Greet => self.say(env, Up::Hello(self.disk.slots.clone())),
             uplink::Step::Wait { .. } | uplink::Step::Bar { .. } | uplink::Step::Close => self.offline(env),
-            uplink::Step::GoOnline | uplink::Step::Nothing => {}
+            uplink::Step::GoOnline => {}
         }
     }
 
@@ -347,20 +350,20 @@ impl Device {
         let now = self.agent.skew.to_hub_time(self.own_unix_s(env));
         let random = env.draw();
         let Some(renewal) = &mut self.agent.renewal else { return };
-        let step = renewal.handle(event, now, random);
+        let steps = renewal.handle(event, now, random);
         match event {
             renewal::Event::Renewed(_) | renewal::Event::Failed => self.agent.asked_key = None,
             renewal::Event::Tick | renewal::Event::Online => {}
         }
-        match step {
-            Ok(renewal::Step::Ask) => {
+        match steps {
+            Ok(steps) if steps.contains(&renewal::Step::Ask) => {
                 self.disk.keys += 1;
                 let key = key_of(&self.id, self.disk.keys);
                 self.agent.asked_key = Some(key);
                 self.say(env, Up::Renew { key });
                 self.later(env, ANSWERED_WITHIN, Alarm::NotRenewed(key));
             }
-            Ok(renewal::Step::WaitUntil(_) | renewal::Step::Nothing) => {}
+            Ok(_nothing) => {}
             Err(refused) => env.expect(false, || refused.to_string()),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use types::update::Stage;
-use types::{Digest, ModelName, VariantName, Version};
+use types::{Digest, EngineName, ModelName, VariantName, Version};
 
 use super::clones::Cloned;
 
@@ -15,6 +15,9 @@ pub const VERSIONS_MAX: usize = 16;
 
 /// Longest cause in bytes that is kept of a report; it is stored and shown in a table.
 pub const CAUSE_BYTES_MAX: usize = 1024;
+
+/// Maximum length in bytes of a provider that is kept; names of providers are short, and it is stored and shown in a table.
+pub const PROVIDER_BYTES_MAX: usize = 256;
 
 /// A version on a device, as the device says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +70,17 @@ pub struct Report {
     pub installed: Option<Installed>,
 }
 
+/// Session that serves a model on a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// Version that serves.
+    pub version: Version,
+    /// Engine of its session.
+    pub engine: EngineName,
+    /// Execution provider that runs it, as the engine names it.
+    pub provider: String,
+}
+
 /// The last that was heard of a version on a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
@@ -116,6 +130,8 @@ pub struct Model {
     pub active: Option<Installed>,
     /// Its way back.
     pub previous: Option<Installed>,
+    /// Engine and provider that run the active version, where the device said so.
+    pub running: Option<Running>,
     progress: BTreeMap<Version, Progress>,
 }
 
@@ -153,8 +169,8 @@ impl Device {
         self.agent_version = Some(greeting.agent_version);
         let mut known = std::mem::take(&mut self.models);
         for follows in greeting.models.into_iter().take(MODELS_MAX) {
-            let progress = known.remove(&follows.model).unwrap_or_default().progress;
-            let model = Model { active: follows.active, previous: follows.previous, progress };
+            let Model { progress, running, .. } = known.remove(&follows.model).unwrap_or_default();
+            let model = Model { active: follows.active, previous: follows.previous, running, progress };
             self.models.insert(follows.model, model);
         }
     }
@@ -174,6 +190,17 @@ impl Device {
         model.progress.insert(report.version, progress);
         while model.progress.len() > VERSIONS_MAX {
             model.progress.pop_first();
+        }
+    }
+
+    /// Takes what runs on the device; models that the greeting did not name are ignored.
+    pub(super) fn runs(&mut self, running: Vec<(ModelName, Running)>) {
+        self.models.values_mut().for_each(|model| model.running = None);
+        for (name, mut running) in running {
+            running.provider.truncate(running.provider.floor_char_boundary(PROVIDER_BYTES_MAX));
+            if let Some(model) = self.models.get_mut(&name) {
+                model.running = Some(running);
+            }
         }
     }
 
@@ -210,7 +237,14 @@ impl Model {
         previous: Option<Installed>,
         progress: BTreeMap<Version, Progress>,
     ) -> Self {
-        Self { active, previous, progress }
+        Self { active, previous, running: None, progress }
+    }
+
+    /// Returns what runs the active version, where the device said so.
+    #[must_use]
+    pub fn running_active(&self) -> Option<&Running> {
+        let active = self.active.as_ref()?.version;
+        self.running.as_ref().filter(|running| running.version == active)
     }
 
     /// The last that was heard of a version.

@@ -205,11 +205,12 @@ fn page(view: &DeviceView) -> String {
         [
             model.model.to_string(),
             show::form(model.active.as_ref()),
+            show::running(model.running.as_ref()),
             show::form(model.previous.as_ref()),
             show::report(model.report.as_ref()),
         ]
     });
-    let models = console::render_table(["model", "active", "previous", "last report"], rows);
+    let models = console::render_table(["model", "active", "runs with", "previous", "last report"], rows);
     let warning = clone_warning(view).map_or_else(String::new, |warning| format!("\n\n{warning}"));
     format!("{}{warning}\n\n{models}", facts.join("\n"))
 }

@@ -132,10 +132,11 @@ fn page(view: &ModelView) -> String {
             device.device.to_string(),
             (if device.connected { "connected" } else { "away" }).to_owned(),
             show::form(device.active.as_ref()),
+            show::running(device.running.as_ref()),
             show::report(device.report.as_ref()),
         ]
     });
-    let devices = console::render_table(["device", "state", "active", "last report"], devices);
+    let devices = console::render_table(["device", "state", "active", "runs with", "last report"], devices);
     let mut lines = vec![versions, String::new(), devices];
     let total: u64 = view.answered.iter().map(|count| count.requests).sum();
     if total > 0 {

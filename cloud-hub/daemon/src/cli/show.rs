@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use types::Digest;
 
-use crate::api::{FormView, ReportView};
+use crate::api::{FormView, ReportView, RunningView};
 
 /// Reads `90s`, `10m`, `1h`, `7d`.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -16,6 +16,11 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
 /// A form of a version in one cell: `2 int8-qdq`.
 pub(super) fn form(form: Option<&FormView>) -> String {
     form.map_or_else(|| "-".to_owned(), |form| format!("{} {}", form.version, form.variant))
+}
+
+/// Formats the session of a model in one cell: `ort on CPUExecutionProvider`.
+pub(super) fn running(running: Option<&RunningView>) -> String {
+    running.map_or_else(|| "-".to_owned(), |running| format!("{} on {}", running.engine, running.provider))
 }
 
 /// A report in one cell: `2 verify: failed (…)`.

@@ -4,7 +4,7 @@ use hub_core::authorise::{self, DeviceRecord, Standing};
 use hub_core::fleet::{self as core, Device, Presence};
 
 use super::Inner;
-use crate::api::{DeviceModelView, DeviceState, DeviceView, FormView, ReportView};
+use crate::api::{DeviceModelView, DeviceState, DeviceView, FormView, ReportView, RunningView};
 use crate::clock;
 
 impl Inner {
@@ -22,6 +22,7 @@ impl Inner {
             model: model.clone(),
             active: status.active.as_ref().map(form),
             previous: status.previous.as_ref().map(form),
+            running: running(status),
             report: report(status),
         });
         let now = clock::unix_s();
@@ -51,6 +52,11 @@ impl Inner {
 
 pub(super) fn form(installed: &core::Installed) -> FormView {
     FormView { version: installed.version, variant: installed.variant.clone(), digest: installed.digest }
+}
+
+pub(super) fn running(status: &core::Model) -> Option<RunningView> {
+    let core::Running { version: _, engine, provider } = status.running_active()?;
+    Some(RunningView { engine: *engine, provider: provider.clone() })
 }
 
 /// The newest word on any version.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hub_core::authorise::Presented;
-use hub_core::fleet::{Follows, Greeting, Installed, Outcome, Replaced, Report};
+use hub_core::fleet::{Follows, Greeting, Installed, Outcome, Replaced, Report, Running};
 use protocol::v1::{
-    ActiveVariant, DeviceRequest, Hello, HubResponse, Offer, Refusal, RefusalCode, UpdateReport, Welcome, feature,
+    ActiveVariant, DeviceRequest, Hello, HubResponse, Offer, Refusal, RefusalCode, RunningModel, UpdateReport, Welcome,
+    feature,
 };
 use telemetry::metrics::UNKNOWN_MODEL;
 use tokio::sync::Semaphore;
@@ -133,6 +134,7 @@ async fn serve_exchange(visit: &Visit, exchange: &mut Exchange) -> Result<(), Ex
         DeviceRequest::Metadata { name, bytes_max } => artifact::metadata(visit, exchange, &name, bytes_max).await,
         DeviceRequest::Hello(hello) => respond(exchange, greet(visit, hello).await).await,
         DeviceRequest::Report(report) => respond(exchange, note(visit, report).await).await,
+        DeviceRequest::Running(running) => respond(exchange, note_running(visit, running).await).await,
         DeviceRequest::Renew { csr_der } => {
             respond(exchange, renewal::renew(&visit.hub, &visit.seat.device, &csr_der).await).await
         }
@@ -198,7 +200,7 @@ async fn greet(visit: &Visit, hello: Hello) -> Result<HubResponse, Refusal> {
     let offers = hub.fleet.greeted(&visit.seat, greeting, |model| hub.registry.current(model)).await;
     let offers = offers.map_err(|replaced| not_yours(&replaced))?;
     let lifetime_s = hub.config.gateway.certificate_lifetime.as_secs();
-    let features = std::iter::once(feature::UPDATE_OUTCOMES.to_owned());
+    let features = [feature::UPDATE_OUTCOMES, feature::RUNNING_MODELS].into_iter().map(str::to_owned);
     Ok(HubResponse::Welcome(Welcome {
         hub_version: env!("CARGO_PKG_VERSION").to_owned(),
         features: features.chain(cloned.map(feature::identity_also_at)).collect(),
@@ -243,6 +245,15 @@ async fn note(visit: &Visit, report: UpdateReport) -> Result<HubResponse, Refusa
         installed,
     };
     let noted = visit.hub.fleet.reported(&visit.seat, report).await;
+    noted.map_err(|replaced| not_yours(&replaced))?;
+    Ok(HubResponse::Accepted)
+}
+
+async fn note_running(visit: &Visit, running: Vec<RunningModel>) -> Result<HubResponse, Refusal> {
+    let running = running.into_iter().map(|RunningModel { model, version, engine, provider }| {
+        (model, Running { version, engine, provider: shown(&provider) })
+    });
+    let noted = visit.hub.fleet.runs(&visit.seat, running.collect()).await;
     noted.map_err(|replaced| not_yours(&replaced))?;
     Ok(HubResponse::Accepted)
 }

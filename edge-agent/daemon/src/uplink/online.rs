@@ -13,6 +13,7 @@ use super::beside::{self, Beside};
 use super::link::{LinkError, exchange};
 use super::{renew, say, task};
 use crate::identity::Enrolment;
+use crate::models::Models;
 use crate::reports::Reports;
 use crate::uplink::Uplink;
 
@@ -109,7 +110,15 @@ impl Uplink {
     fn sending_on(&self, connection: &Connection) -> std::pin::Pin<Box<dyn Future<Output = Never> + Send>> {
         let reports = std::sync::Arc::clone(&self.parts.reports);
         reports.not_delivered();
-        Box::pin(send_reports(connection.clone(), reports, self.hub_knows_all_outcomes))
+        let sending = send_reports(connection.clone(), reports, self.hub_knows_all_outcomes);
+        let (connection, models) = (connection.clone(), std::sync::Arc::clone(&self.parts.models));
+        let takes_running = self.hub_takes_running;
+        Box::pin(async move {
+            tokio::select! {
+                never = sending => never,
+                never = send_running(connection, models), if takes_running => never,
+            }
+        })
     }
 
     /// Returns a dial beside a connection, if the hub is silent on that one.
@@ -145,18 +154,21 @@ impl Uplink {
         renewed
     }
 
-    /// Tells the renewal core what time it is.
+    /// Passes an event to the renewal core; returns what is due.
     fn look_at_certificate(&mut self, event: renewal::Event) -> Look {
         let now = renew::hub_now(self.skew);
-        match self.renewal.handle(event, now, rand::random()) {
-            Ok(renewal::Step::Ask) => Look::Ask,
-            Ok(renewal::Step::WaitUntil(second)) => Look::After(renew::until(second, self.skew)),
-            Ok(renewal::Step::Nothing) => Look::After(renew::until(u64::MAX, self.skew)),
+        match self.renewal.handle(event, now, rand::random()).as_deref() {
+            Ok([renewal::Step::Ask]) => return Look::Ask,
+            Ok(_nothing) => {}
             Err(refused) => {
-                tracing::error!(error = telemetry::chain(&refused), "the renewal was told what cannot be");
-                Look::After(renew::until(u64::MAX, self.skew))
+                tracing::error!(
+                    error = telemetry::chain(refused),
+                    "event is invalid in the current state of the renewal"
+                );
             }
         }
+        let second = self.renewal.poll_timeout().map_or(u64::MAX, |(second, _reason)| second);
+        Look::After(renew::until(second, self.skew))
     }
 
     /// Renews, and moves to a connection with the new certificate where that works at once.
@@ -249,6 +261,27 @@ async fn hear(mut exchange: Exchange) -> Result<Said, ExchangeError> {
     };
     exchange.send_last(&DeviceResponse::Accepted, &[]).await?;
     Ok(said)
+}
+
+/// Interval between checks whether the sessions that serve have changed since the hub was told.
+const RUNNING_CHECK: Duration = Duration::from_secs(1);
+
+/// Sends the engine and provider of each model, at first and at each change. Never ends.
+async fn send_running(connection: Connection, models: std::sync::Arc<Models>) -> Never {
+    let mut sent = None;
+    loop {
+        let running = say::running(&models);
+        if sent.as_ref() != Some(&running) {
+            match exchange(&connection, Priority::Control, &DeviceRequest::Running(running.clone()), 0).await {
+                Ok(_accepted) => sent = Some(running),
+                Err(error) => {
+                    tracing::debug!(error = telemetry::chain(&error), "the hub did not take what runs here");
+                    tokio::time::sleep(REPORT_AGAIN_AFTER).await;
+                }
+            }
+        }
+        tokio::time::sleep(RUNNING_CHECK).await;
+    }
 }
 
 /// Sends reports, oldest first, each until the hub has it. Never ends.

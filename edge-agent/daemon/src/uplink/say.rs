@@ -5,7 +5,7 @@ use std::sync::Arc;
 use edge_core::update::{Outcome, Report, Stage};
 use engine::EngineDescription;
 use protocol::v1::feature::Instance;
-use protocol::v1::{ActiveVariant, EngineInfo, Hello, ModelState, UpdateOutcome, UpdateReport, shorten};
+use protocol::v1::{ActiveVariant, EngineInfo, Hello, ModelState, RunningModel, UpdateOutcome, UpdateReport, shorten};
 use service::clock;
 
 use crate::board::{Board, InstalledVersion};
@@ -29,6 +29,20 @@ pub(super) fn hello(models: &Models, board: &Board, engines: &[EngineDescription
         models: models.iter().map(state).collect(),
         engines: engines.iter().take(protocol::v1::hello::ENGINES_MAX).map(engine_info).collect(),
     }
+}
+
+/// Returns the sessions that serve now, for a hub that takes them.
+pub(super) fn running(models: &Models) -> Vec<RunningModel> {
+    let of = |model: &Arc<Model>| {
+        let serving = model.serving()?;
+        Some(RunningModel {
+            model: model.name.clone(),
+            version: serving.installed.version,
+            engine: serving.engine,
+            provider: shorten(serving.session.provider()),
+        })
+    };
+    models.iter().filter_map(of).take(protocol::v1::hello::MODELS_MAX).collect()
 }
 
 fn variant(installed: InstalledVersion) -> ActiveVariant {

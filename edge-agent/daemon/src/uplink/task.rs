@@ -96,6 +96,8 @@ pub struct Uplink {
     pub(super) renewal_only: bool,
     /// Whether the hub knows every outcome of an update, as it said in its last greeting.
     pub(super) hub_knows_all_outcomes: bool,
+    /// Whether the hub takes the sessions that serve.
+    pub(super) hub_takes_running: bool,
 }
 
 impl Uplink {
@@ -119,6 +121,7 @@ impl Uplink {
             instance,
             renewal_only: false,
             hub_knows_all_outcomes: false,
+            hub_takes_running: false,
         })
     }
 
@@ -127,38 +130,48 @@ impl Uplink {
         telemetry::metrics::hub_disconnected();
         self.note_certificate();
         let mut event = Event::Start;
-        loop {
-            let step = match self.machine.handle(event, Instant::now(), rand::random()) {
-                Ok(step) => step,
-                Err(refused) => {
-                    // A mistake in this program; waiting for the next time-out is the way on.
-                    tracing::error!(error = telemetry::chain(&refused), "the uplink was told what cannot be");
-                    Step::Nothing
-                }
-            };
+        while event != Event::Stop {
+            let steps = self.machine.handle(event, Instant::now(), rand::random()).unwrap_or_else(|refused| {
+                // A mistake in this program; waiting for the next time-out is the way on.
+                tracing::error!(
+                    error = telemetry::chain(&refused),
+                    "event is invalid in the current state of the uplink"
+                );
+                Vec::new()
+            });
             self.note_state();
-            if step == Step::Close {
-                self.close_fresh();
-                return;
-            }
-            event = stop.run_until_cancelled(self.obey(step)).await.unwrap_or(Event::Stop);
-            if event == Event::Stop {
-                self.say_goodbye().await;
-            }
+            event = stop.run_until_cancelled(self.obey(steps)).await.unwrap_or(Event::Stop);
+        }
+        self.say_goodbye().await;
+        if let Err(refused) = self.machine.handle(Event::Stop, Instant::now(), rand::random()) {
+            tracing::error!(error = telemetry::chain(&refused), "the uplink cannot be stopped");
+        }
+        self.note_state();
+        self.close_fresh();
+    }
+
+    /// Obeys the steps in order and returns the event of the last one; without a step it waits for the next time-out.
+    async fn obey(&mut self, steps: Vec<Step>) -> Event {
+        let mut event = None;
+        for step in steps {
+            event = Some(self.take(step).await);
+        }
+        match event {
+            Some(event) => event,
+            None => self.wait(false).await,
         }
     }
 
-    async fn obey(&mut self, step: Step) -> Event {
+    async fn take(&mut self, step: Step) -> Event {
         match step {
             Step::Dial { address } => self.dial(address).await,
             Step::Greet => self.greet_fresh().await,
             Step::GoOnline => self.go_online().await,
-            Step::Wait { .. } | Step::Nothing => self.wait(false).await,
+            Step::Wait { .. } => self.wait(false).await,
             Step::Bar { why, .. } => {
                 tracing::error!(why = why.as_str(), advice = why.advice(), "the hub does not take this device");
                 self.wait(true).await
             }
-            // Handled by the caller.
             Step::Close => Event::Stop,
         }
     }
@@ -327,6 +340,7 @@ impl Uplink {
         }
         self.renewal_only = feature::is_renewal_only(&welcome.features);
         self.hub_knows_all_outcomes = feature::knows_all_outcomes(&welcome.features);
+        self.hub_takes_running = feature::takes_running_models(&welcome.features);
         let also_at = feature::find_identity_also_at(&welcome.features);
         if let Some(address) = also_at {
             tracing::warn!(%address, advice = CLONE_ADVICE, "another machine uses the identity of this device");

@@ -11,6 +11,9 @@ pub const RENEWAL_ONLY: &str = "renewal-only";
 /// In [`super::Welcome`]: the hub knows every outcome of an update. Hubs of 0.1.0 know neither `superseded` nor `rolled-back`.
 pub const UPDATE_OUTCOMES: &str = "update-outcomes";
 
+/// In [`super::Welcome`]: the hub takes [`super::DeviceRequest::Running`]. Hubs of 0.1.0 do not know that request.
+pub const RUNNING_MODELS: &str = "running-models";
+
 /// In [`super::Hello`], with a value: the running process of the agent.
 const INSTANCE: &str = "instance";
 
@@ -52,6 +55,12 @@ pub fn is_renewal_only(features: &[String]) -> bool {
 #[must_use]
 pub fn knows_all_outcomes(features: &[String]) -> bool {
     features.iter().any(|feature| feature == UPDATE_OUTCOMES)
+}
+
+/// Returns whether a `Welcome` comes from a hub that takes [`super::DeviceRequest::Running`].
+#[must_use]
+pub fn takes_running_models(features: &[String]) -> bool {
+    features.iter().any(|feature| feature == RUNNING_MODELS)
 }
 
 /// Returns the feature that names the other address at which the device's identity is in use.

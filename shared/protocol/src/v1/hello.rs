@@ -78,6 +78,27 @@ impl Hello {
     }
 }
 
+/// Session that serves a model on a device: the engine and execution provider that really run it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningModel {
+    /// Name of the model.
+    pub model: ModelName,
+    /// Version that serves.
+    pub version: Version,
+    /// Engine of its session.
+    #[serde(with = "wire::engine")]
+    pub engine: EngineName,
+    /// Execution provider as the engine names it; several where the graph is divided, in an order that the engine chooses.
+    pub provider: String,
+}
+
+impl RunningModel {
+    pub(super) fn check_all(running: &[Self]) -> Result<(), String> {
+        count("models", running.len(), MODELS_MAX)?;
+        running.iter().try_for_each(|running| text("provider", &running.provider))
+    }
+}
+
 /// Hub's response to [`Hello`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {

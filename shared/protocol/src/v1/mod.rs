@@ -18,7 +18,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use enrol::{EnrolRequest, EnrolResponse, Enrolled};
-pub use hello::{ActiveVariant, EngineInfo, Hello, ModelState, Welcome};
+pub use hello::{ActiveVariant, EngineInfo, Hello, ModelState, RunningModel, Welcome};
 pub use infer::{BodyError, InferRequest, InferResponse, TensorHeader, join_body, split_body};
 pub use refusal::{Refusal, RefusalCode};
 pub use update::{BlobRange, BlobSlice, Offer, UpdateOutcome, UpdateReport};
@@ -78,6 +78,9 @@ pub enum DeviceRequest {
         /// PKCS #10 request in DER, at most [`CSR_BYTES_MAX`] bytes; only its public key is used.
         csr_der: Bytes,
     },
+    /// Engine and provider of every model that serves now, in place of what was sent before; the hub answers
+    /// [`HubResponse::Accepted`]. Sent only to hubs with the feature [`feature::RUNNING_MODELS`].
+    Running(Vec<RunningModel>),
 }
 
 impl Message for DeviceRequest {
@@ -89,7 +92,12 @@ impl Message for DeviceRequest {
     fn body_length(&self) -> u64 {
         match self {
             Self::Infer(request) => infer::length(&request.tensors),
-            Self::Hello(_) | Self::Metadata { .. } | Self::Blob(_) | Self::Report(_) | Self::Renew { .. } => 0,
+            Self::Hello(_)
+            | Self::Metadata { .. }
+            | Self::Blob(_)
+            | Self::Report(_)
+            | Self::Renew { .. }
+            | Self::Running(_) => 0,
         }
     }
 
@@ -104,6 +112,7 @@ impl Message for DeviceRequest {
             Self::Blob(range) => range.check(),
             Self::Report(report) => report.check(),
             Self::Renew { csr_der } => count("csr_der", csr_der.len(), CSR_BYTES_MAX),
+            Self::Running(running) => RunningModel::check_all(running),
         }
     }
 }

@@ -7,7 +7,7 @@ use hub_core::fleet::{self, Cloned, Presence};
 use serde::{Deserialize, Serialize};
 use store::Record;
 use types::update::Stage;
-use types::{Digest, ModelName, VariantName, Version};
+use types::{Digest, EngineName, ModelName, VariantName, Version};
 
 use crate::fleet::StoredState;
 
@@ -51,6 +51,16 @@ struct Model {
     active: Option<Installed>,
     previous: Option<Installed>,
     progress: BTreeMap<Version, Progress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    running: Option<Running>,
+}
+
+/// Session that serves a model.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Running {
+    version: Version,
+    engine: EngineName,
+    provider: String,
 }
 
 /// A version on a device.
@@ -130,17 +140,26 @@ impl From<&fleet::Model> for Model {
     fn from(model: &fleet::Model) -> Self {
         let installed = |slot: &Option<fleet::Installed>| slot.as_ref().map(Installed::from);
         let progress = model.history().map(|(version, progress)| (version, Progress::from(progress)));
-        Self { active: installed(&model.active), previous: installed(&model.previous), progress: progress.collect() }
+        let running = model.running.clone();
+        Self {
+            active: installed(&model.active),
+            previous: installed(&model.previous),
+            progress: progress.collect(),
+            running: running.map(|fleet::Running { version, engine, provider }| Running { version, engine, provider }),
+        }
     }
 }
 
 impl TryFrom<Model> for fleet::Model {
     type Error = String;
 
-    fn try_from(Model { active, previous, progress }: Model) -> Result<Self, String> {
+    fn try_from(Model { active, previous, progress, running }: Model) -> Result<Self, String> {
         let progress = progress.into_iter().map(|(version, progress)| Ok((version, progress.try_into()?)));
         let progress = progress.collect::<Result<_, String>>()?;
-        Ok(Self::restored(active.map(Into::into), previous.map(Into::into), progress))
+        let mut model = Self::restored(active.map(Into::into), previous.map(Into::into), progress);
+        model.running =
+            running.map(|Running { version, engine, provider }| fleet::Running { version, engine, provider });
+        Ok(model)
     }
 }
 

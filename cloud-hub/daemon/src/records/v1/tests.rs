@@ -137,15 +137,21 @@ async fn what_a_device_said_reads_back_for_ever() {
         (version(6), progress(Stage::Active, fleet::Outcome::RolledBack("slow".into()))),
         (version(4), progress(Stage::Loading, fleet::Outcome::Rejected("bad".into()))),
     ];
-    let model = fleet::Model::restored(Some(installed(1)), Some(installed(2)), history.into());
+    let mut model = fleet::Model::restored(Some(installed(1)), Some(installed(2)), history.into());
+    let without = model.clone();
+    let (engine, provider) = (types::EngineName::Wgpu, "vulkan".to_owned());
+    model.running = Some(fleet::Running { version: version(1), engine, provider });
     let cloned = Cloned {
         addresses: ["10.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()],
         first_unix_s: 3,
         last_unix_s: 4,
     };
-    let (name, agent_version) = ("digits".parse().unwrap(), Some("0.1.0".to_owned()));
     let presence = Presence::Online { since_unix_s: 1_800_000_000 };
-    let device = fleet::Device::restored(presence, agent_version, Some(cloned), [(name, model)].into());
+    let device = |model: fleet::Model| {
+        let name: types::ModelName = "digits".parse().unwrap();
+        fleet::Device::restored(presence, Some("0.1.0".to_owned()), Some(cloned.clone()), [(name, model)].into())
+    };
+    let model_value = model;
     let one = |number: u64| format!(r#"{{"version":{number},"variant":"int8","digest":"{DIGEST}"}}"#);
     let step_with = |stage: &str, outcome: &str, more: &str| {
         format!(r#"{{"variant":"int8","stage":"{stage}","outcome":{outcome},"at_unix_s":1800000000{more}}}"#)
@@ -160,11 +166,17 @@ async fn what_a_device_said_reads_back_for_ever() {
         step_with("offered", r#"{"refused":{"cause":"version 7 serves"}}"#, r#","superseded_by":7"#),
         step_with("active", r#"{"refused":{"cause":"slow"}}"#, r#","rolled_back":true"#)
     );
-    let model = format!(r#"{{"active":{},"previous":{},"progress":{history}}}"#, one(1), one(2));
-    let fields = format!(
-        r#""device":{{"presence":{{"online":{{"since_unix_s":1800000000}}}},"agent_version":"0.1.0","cloned":{{"addresses":["10.0.0.1:1","[::1]:2"],"first_unix_s":3,"last_unix_s":4}},"models":{{"digits":{model}}}}},"certificate_until_unix_s":1800000009"#
-    );
-    check::<DeviceState>(&fields, StoredState { device, certificate_until_unix_s: Some(1_800_000_009) }).await;
+    let model = format!(r#"{{"active":{},"previous":{},"progress":{history}"#, one(1), one(2));
+    let running = r#","running":{"version":1,"engine":"wgpu","provider":"vulkan"}"#;
+    let fields = |running: &str| {
+        format!(
+            r#""device":{{"presence":{{"online":{{"since_unix_s":1800000000}}}},"agent_version":"0.1.0","cloned":{{"addresses":["10.0.0.1:1","[::1]:2"],"first_unix_s":3,"last_unix_s":4}},"models":{{"digits":{model}{running}}}}}}},"certificate_until_unix_s":1800000009"#
+        )
+    };
+    let stored = |device| StoredState { device, certificate_until_unix_s: Some(1_800_000_009) };
+    check::<DeviceState>(&fields(running), stored(device(model_value))).await;
+    // As it was written before devices said what runs their models.
+    check::<DeviceState>(&fields(""), stored(device(without))).await;
     let first_form = r#""device":{"presence":"never","agent_version":null,"cloned":null,"models":{}},"certificate_until_unix_s":null"#;
     check::<DeviceState>(first_form, StoredState::default()).await;
 }
