@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-/// A back-off schedule.
+/// Exponential back-off with full jitter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     /// Ceiling of the first wait.

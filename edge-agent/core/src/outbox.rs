@@ -24,13 +24,13 @@ pub struct EntryId(pub u64);
 pub struct Entry<T> {
     /// Its place in the order.
     pub id: EntryId,
-    /// What it is about, like `digits/2`.
+    /// Subject of the report, like `digits/2`: a later report on it replaces this one.
     pub subject: String,
-    /// What it says.
+    /// Report to deliver.
     pub report: T,
 }
 
-/// What a push did.
+/// Result of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pushed {
     /// The new entry: store it.
@@ -39,7 +39,7 @@ pub struct Pushed {
     pub gone: Option<(EntryId, Gone)>,
 }
 
-/// Why an entry went without being delivered.
+/// Reason for the removal of an entry that was not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gone {
     /// A newer report says more.
@@ -79,7 +79,7 @@ impl<T> Outbox<T> {
         (outbox, dropped)
     }
 
-    /// Adds a report.
+    /// Adds a report behind the others.
     pub fn push(&mut self, subject: String, report: T) -> Pushed {
         self.last = EntryId(self.last.0.saturating_add(1));
         let id = self.last;
@@ -113,19 +113,19 @@ impl<T> Outbox<T> {
         self.on_its_way = None;
     }
 
-    /// How many wait, the one on its way with them.
+    /// Returns the number of waiting entries, including the one in flight.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether the hub has everything.
+    /// Returns whether the hub has acknowledged everything.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// How many were dropped at the limit since the start.
+    /// Returns the number of entries that were dropped at the limit since the start.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped

@@ -50,7 +50,7 @@ impl ClockSkew {
         self.0
     }
 
-    /// Whether people should be told.
+    /// Returns whether the difference is worth a warning.
     #[must_use]
     pub fn is_notable(self) -> bool {
         self.0.unsigned_abs() >= SKEW_S_TOLD
@@ -60,9 +60,9 @@ impl ClockSkew {
 /// The validity of a certificate, in seconds of the Unix clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
-    /// First second.
+    /// First second of the validity.
     pub not_before: u64,
-    /// Last second.
+    /// Last second of the validity.
     pub not_after: u64,
 }
 
@@ -73,7 +73,7 @@ impl Validity {
         self.not_after.saturating_sub(self.not_before)
     }
 
-    /// Whether it is over, or not begun.
+    /// Returns whether the validity is over, or has not begun.
     #[must_use]
     pub fn is_void_at(self, now: u64) -> bool {
         now > self.not_after || now < self.not_before
@@ -85,7 +85,7 @@ impl Validity {
         self.not_before > now.saturating_add(FUTURE_S_MAX)
     }
 
-    /// When to begin asking for the next one: at two thirds, and up to [`SPREAD_PARTS`] later.
+    /// Returns the second of the first request for the next one: at two thirds, and up to [`SPREAD_PARTS`] later.
     #[must_use]
     pub fn renew_at(self, random: u64) -> u64 {
         let lifetime = self.lifetime();
@@ -95,19 +95,19 @@ impl Validity {
     }
 }
 
-/// Where the renewal stands.
+/// State of the renewal of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// The certificate is good until then.
     Holding {
-        /// When the next one is asked for.
+        /// Second at which the next one is requested.
         due: u64,
     },
     /// A request is under way.
     Asking,
-    /// A request failed.
+    /// A request failed; it is retried.
     Waiting {
-        /// When the next one is made.
+        /// Second of the next request.
         until: u64,
     },
 }
@@ -122,7 +122,7 @@ impl State {
     }
 }
 
-/// What happened.
+/// Input of the renewal's state machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// Time has passed; bring it at least once a minute, and at the time of [`Renewal::poll_timeout`], while online.
@@ -146,7 +146,7 @@ impl Event {
     }
 }
 
-/// What the shell must do.
+/// Order to the shell of the renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Make a new key and ask for a certificate; ends with [`Event::Renewed`] or [`Event::Failed`].
@@ -167,13 +167,13 @@ impl Renewal {
         Self { held, state: State::Holding { due: held.renew_at(random) } }
     }
 
-    /// The validity of the certificate in use.
+    /// Returns the validity of the certificate in use.
     #[must_use]
     pub fn held(&self) -> Validity {
         self.held
     }
 
-    /// Where the renewal stands.
+    /// Returns the state of the renewal.
     #[must_use]
     pub fn state(&self) -> State {
         self.state

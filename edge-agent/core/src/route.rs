@@ -75,9 +75,9 @@ pub enum LocalState {
 /// Ability of the hub to be asked at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HubState {
-    /// No greeted connection.
+    /// No connection that was greeted.
     Away,
-    /// Connected and greeted.
+    /// Connected, greeted and usable.
     Online {
         /// The connection's smoothed round trip; zero when unknown.
         round_trip: Duration,

@@ -27,14 +27,14 @@ pub enum ScoreKind {
 pub enum ScoreFrom {
     /// Unnormalised log-probabilities: softmax (`Top1`) or sigmoid (the others) is taken here.
     Logits,
-    /// Probabilities.
+    /// Probabilities of the classes.
     Probabilities,
 }
 
-/// Why an output has no score.
+/// Reason for an output without a score.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScoreError {
-    /// Integers or strings.
+    /// Integers or strings, which have no order by confidence.
     #[error("read the scored output as floating point")]
     NotFloat(#[source] TensorError),
     /// No dimension, or one of size zero.

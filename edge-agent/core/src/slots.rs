@@ -8,7 +8,7 @@ use types::{Digest, VariantName, Version};
 /// One version on this device, in the form that was chosen for it: complete and verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
-    /// The version.
+    /// Version that is installed.
     pub version: Version,
     /// The form of it.
     pub variant: VariantName,
@@ -19,9 +19,9 @@ pub struct Installed {
 /// The pointers of one model.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Slots {
-    /// What serves.
+    /// Version that serves.
     pub active: Option<Installed>,
-    /// What served before it: kept as the way back. Never without an active one.
+    /// Version that served before it, kept for a rollback. Never set without an active one.
     pub previous: Option<Installed>,
 }
 
@@ -32,7 +32,7 @@ impl Slots {
         self.active.as_ref().map(|installed| installed.version)
     }
 
-    /// Whether a pointer names this version.
+    /// Returns whether a slot names this version.
     #[must_use]
     pub fn names(&self, version: Version) -> bool {
         [&self.active, &self.previous].into_iter().flatten().any(|installed| installed.version == version)
@@ -62,7 +62,7 @@ impl Slots {
         Self { active: whole.next(), previous: whole.next() }
     }
 
-    /// Which of the versions on disk nothing needs: all but the named ones and `under_way`.
+    /// Returns the versions on disk that nothing needs: all but those in slots and `under_way`.
     #[must_use]
     pub fn garbage(&self, on_disk: &[Version], under_way: Option<Version>) -> Vec<Version> {
         let needed = |version: &&Version| !self.names(**version) && under_way != Some(**version);

@@ -39,7 +39,7 @@ pub enum Event {
     Tick,
     /// A refresh ended well, also one that was made for an update.
     Refreshed,
-    /// The refresh failed.
+    /// The refresh in flight failed.
     Failed,
 }
 
@@ -75,7 +75,7 @@ impl State {
 pub struct Watch {
     period: Duration,
     state: State,
-    /// When the next refresh is due, kept while the hub is away; `None` before the first.
+    /// Time of the next refresh, kept while the hub is away; `None` before the first.
     due: Option<Instant>,
     failures: u32,
 }
@@ -150,7 +150,7 @@ impl Watch {
     }
 }
 
-/// Whether the trust of this device is good.
+/// Validity of the trust metadata of this device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// Nothing was ever refreshed.

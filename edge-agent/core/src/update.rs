@@ -42,7 +42,7 @@ pub const FAILED_MAX: usize = 32;
 /// Longest detail of a failure in bytes; it is stored, sent to the hub and shown in a table.
 pub const DETAIL_BYTES_MAX: usize = 1024;
 
-/// What the shell found on the disk when it started.
+/// Versions and slots that the shell found on the disk at its start.
 #[derive(Debug, Clone, Default)]
 pub struct OnDisk {
     /// The pointers as they were written last.
@@ -51,7 +51,7 @@ pub struct OnDisk {
     pub complete: Vec<Installed>,
     /// The versions of which only some files or parts are there.
     pub partial: Vec<Version>,
-    /// What was kept by [`Step::Remember`].
+    /// Failures that were kept by [`Step::Remember`].
     pub failed: BTreeMap<Version, Failure>,
 }
 
@@ -138,19 +138,19 @@ impl Updater {
         }
     }
 
-    /// The model.
+    /// Returns the name of the model.
     #[must_use]
     pub fn model(&self) -> &ModelName {
         &self.model
     }
 
-    /// Where the update stands.
+    /// Returns the state of the update.
     #[must_use]
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// Which version serves and which is the way back.
+    /// Returns the versions that serve and that a rollback returns to.
     #[must_use]
     pub fn slots(&self) -> &Slots {
         &self.slots
@@ -162,7 +162,7 @@ impl Updater {
         &self.failed
     }
 
-    /// When to bring [`Event::Tick`], and why.
+    /// Returns the time at which the shell must send [`Event::Tick`], and the reason.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         match self.state {

@@ -3,7 +3,7 @@
 //! Fed by the uplink task with what happened to the connection ([`Event`]); answers with one thing to do ([`Step`]).
 //! A lost hub is dialled again for ever: at random moments within a ceiling that doubles, each of its addresses in
 //! turn. A refusal that will not pass by itself (revoked, certificate expired, another CA, another version) bars the
-//! way: it is told once, and tried again at long intervals, because operators reinstate devices and clocks get set.
+//! way: it is reported once, and tried again at long intervals, because operators reinstate devices and clocks get set.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::route::HubState;
 /// what one machine can do; a minute is what a device in a tunnel should wait at most.
 pub const DIAL: Backoff = Backoff { base: Duration::from_secs(2), max: Duration::from_secs(60) };
 
-/// How long a connection must have held for earlier failures to be forgotten.
+/// Minimum age of a connection at its end for earlier failures to be forgotten.
 ///
 /// Without it a hub that greets and falls over at once would be dialled at the shortest interval for ever.
 pub const STABLE_AFTER: Duration = Duration::from_secs(60);
@@ -25,19 +25,19 @@ pub const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// Longest time from the first packet to the hub's greeting: name resolution, handshake and hello at a loss of 20 %.
 pub const GREETED_WITHIN: Duration = Duration::from_secs(20);
 
-/// Ceiling and floor of the waits while the way is barred.
+/// Ceiling and floor of the waits while the way is rejected.
 ///
 /// A quarter to a whole hour: a thousand revoked devices cost the hub one handshake in two seconds.
-pub const BARRED_MAX: Duration = Duration::from_secs(3600);
-/// See [`BARRED_MAX`].
-pub const BARRED_MIN: Duration = Duration::from_secs(900);
+pub const REJECTED_MAX: Duration = Duration::from_secs(3600);
+/// Minimum wait of a refused device; see [`REJECTED_MAX`].
+pub const REJECTED_MIN: Duration = Duration::from_secs(900);
 
 /// Floor and ceiling of the waits while somebody else answers at the hub's address.
 ///
 /// Nothing is wrong with this device, and the stranger may be gone in a moment: a captive network, a hub restored from
-/// the wrong backup. Were it barred like a revoked device, a passing impostor would silence it for an hour.
+/// the wrong backup. Were it rejected like a revoked device, a passing impostor would silence it for an hour.
 pub const STRANGER_MIN: Duration = Duration::from_secs(5);
-/// See [`STRANGER_MIN`].
+/// Maximum wait of a device that met another hub; see [`STRANGER_MIN`].
 pub const STRANGER_MAX: Duration = Duration::from_secs(30);
 
 /// Longest pause that a hub may ask for when it says goodbye; a hostile one must not silence a device for longer.
@@ -45,7 +45,7 @@ pub const GOODBYE_MAX: Duration = Duration::from_secs(600);
 
 /// A refusal that does not pass by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Bar {
+pub enum Rejection {
     /// The hub's operator has revoked this device.
     Revoked,
     /// The hub does not know this device or this key.
@@ -58,8 +58,8 @@ pub enum Bar {
     Version,
 }
 
-impl Bar {
-    /// The code in metrics, logs and `edge-agent status`.
+impl Rejection {
+    /// Returns the code in metrics, logs and `edge-agent status`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -71,7 +71,7 @@ impl Bar {
         }
     }
 
-    /// What to do next.
+    /// Returns advice for a person.
     #[must_use]
     pub const fn advice(self) -> &'static str {
         match self {
@@ -87,42 +87,42 @@ impl Bar {
     }
 }
 
-/// Where the connection stands.
+/// State of the connection to the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// Not started, or stopped for good.
     Stopped,
     /// The handshake is under way.
     Dialing {
-        /// When it is given up.
+        /// Deadline of this attempt.
         until: Instant,
     },
     /// The hello is under way.
     Greeting {
-        /// When it is given up.
+        /// Deadline of this attempt.
         until: Instant,
     },
-    /// Greeted.
+    /// Connected and greeted.
     Online {
-        /// Since when.
+        /// Time of the greeting.
         since: Instant,
     },
     /// Waiting before the next dial.
     BackingOff {
-        /// When it comes.
+        /// Time of the next dial.
         until: Instant,
     },
     /// Refused for a reason that does not pass by itself.
-    Barred {
-        /// Why.
-        why: Bar,
-        /// When it is tried again.
+    Rejected {
+        /// Reason for the refusal.
+        why: Rejection,
+        /// Time of the next dial.
         until: Instant,
     },
 }
 
 impl State {
-    /// The name in errors, logs and `edge-agent status`.
+    /// Returns the name in errors, logs and `edge-agent status`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -131,15 +131,15 @@ impl State {
             Self::Greeting { .. } => "greeting",
             Self::Online { .. } => "online",
             Self::BackingOff { .. } => "backing off",
-            Self::Barred { .. } => "barred",
+            Self::Rejected { .. } => "rejected",
         }
     }
 }
 
-/// What happened.
+/// Input of the connection's state machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// Begin.
+    /// Begin to connect.
     Start,
     /// The handshake is done.
     Connected,
@@ -147,23 +147,23 @@ pub enum Event {
     Welcomed,
     /// The dial or the hello failed, or the hub would not serve the device now; it may ask for a pause.
     Failed {
-        /// How long to stay away at least.
+        /// Minimum time to stay away.
         retry_after: Option<Duration>,
     },
     /// The dial or the hello was refused, or a live connection was closed, for a reason that does not pass by itself.
-    Refused(Bar),
+    Rejected(Rejection),
     /// The connection is gone.
     Lost,
     /// The hub says that it goes; it may say for how long.
     Goodbye {
-        /// How long to stay away at least.
+        /// Minimum time to stay away.
         retry_after: Option<Duration>,
     },
-    /// Something that may lift a bar or end a wait: another network, a new certificate, an operator's word.
+    /// Something that may end a rejection or a wait: another network, a new certificate, an operator's word.
     Nudge,
     /// The time of [`Uplink::poll_timeout`] has come. Harmless at any other time.
     Tick,
-    /// The agent stops.
+    /// Stop for good, with the agent.
     Stop,
 }
 
@@ -174,7 +174,7 @@ impl Event {
             Self::Connected => "connected",
             Self::Welcomed => "welcomed",
             Self::Failed { .. } => "failed",
-            Self::Refused(_) => "refused",
+            Self::Rejected(_) => "rejected",
             Self::Lost => "lost",
             Self::Goodbye { .. } => "goodbye",
             Self::Nudge => "nudge",
@@ -187,28 +187,28 @@ impl Event {
 /// Order to the shell. An earlier connection is closed before any step but [`Step::Greet`] and [`Step::GoOnline`] is obeyed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Dial this address (`host:port`); ends with [`Event::Connected`], [`Event::Failed`] or [`Event::Refused`].
+    /// Dial this address (`host:port`); ends with [`Event::Connected`], [`Event::Failed`] or [`Event::Rejected`].
     Dial {
-        /// Which of the hub's addresses.
+        /// One of the hub's addresses.
         address: String,
     },
-    /// Wait.
+    /// Wait until a time.
     Wait {
-        /// Until when.
+        /// Time of the next dial.
         until: Instant,
     },
-    /// Tell people (log, metrics, status) that the way is barred, then wait. Said once until the reason changes.
-    Bar {
-        /// Why.
-        why: Bar,
-        /// When it is tried again.
+    /// Report the rejection (log, metrics, status), then wait. Not repeated until the reason changes.
+    Reject {
+        /// Reason for the refusal.
+        why: Rejection,
+        /// Time of the next dial.
         until: Instant,
     },
     /// Close the connection for good.
     Close,
-    /// Say hello; ends with [`Event::Welcomed`], [`Event::Failed`] or [`Event::Refused`].
+    /// Say hello; ends with [`Event::Welcomed`], [`Event::Failed`] or [`Event::Rejected`].
     Greet,
-    /// The device is online: tell [`crate::update`] and [`crate::renewal`], and send what waits in the outbox.
+    /// The device is online: pass that to [`crate::update`] and [`crate::renewal`], and send the outbox.
     GoOnline,
 }
 
@@ -217,12 +217,12 @@ pub enum Step {
 pub struct Uplink {
     addresses: Vec<String>,
     state: State,
-    /// Which address is next.
-    turn: usize,
+    /// Index of the next address.
+    next: usize,
     /// Failures in a row.
     failures: u32,
-    /// The bar that was told last.
-    told: Option<Bar>,
+    /// Rejection that was reported last.
+    logged: Option<Rejection>,
 }
 
 /// A hub without an address.
@@ -231,7 +231,7 @@ pub struct Uplink {
 pub struct NoAddress;
 
 impl Uplink {
-    /// A connection that is not started; the hub's addresses (`host:port`) are tried in this order.
+    /// Creates a connection that is not started; the hub's addresses (`host:port`) are tried in this order.
     ///
     /// # Errors
     /// [`NoAddress`].
@@ -239,22 +239,22 @@ impl Uplink {
         if addresses.is_empty() {
             return Err(NoAddress);
         }
-        Ok(Self { addresses, state: State::Stopped, turn: 0, failures: 0, told: None })
+        Ok(Self { addresses, state: State::Stopped, next: 0, failures: 0, logged: None })
     }
 
-    /// Where the connection stands.
+    /// Returns the state of the connection.
     #[must_use]
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// Failures in a row, for status and metrics.
+    /// Returns the number of failures in a row, for status and metrics.
     #[must_use]
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// What [`crate::route`] may count on, given the connection's measured round trip.
+    /// Returns the state of the hub for [`crate::route`], given the connection's measured round trip.
     #[must_use]
     pub fn hub(&self, round_trip: Duration) -> HubState {
         match self.state {
@@ -263,7 +263,7 @@ impl Uplink {
             | State::Dialing { .. }
             | State::Greeting { .. }
             | State::BackingOff { .. }
-            | State::Barred { .. } => HubState::Away,
+            | State::Rejected { .. } => HubState::Away,
         }
     }
 
@@ -275,7 +275,7 @@ impl Uplink {
             State::Dialing { until } => Some((until, "dialing takes too long")),
             State::Greeting { until } => Some((until, "greeting takes too long")),
             State::BackingOff { until } => Some((until, "next dial")),
-            State::Barred { until, .. } => Some((until, "next dial of a barred device")),
+            State::Rejected { until, .. } => Some((until, "next dial of a rejected device")),
         }
     }
 
@@ -296,15 +296,15 @@ impl Uplink {
             }
             (State::Greeting { .. }, Event::Welcomed) => {
                 self.state = State::Online { since: now };
-                self.told = None;
+                self.logged = None;
                 Step::GoOnline
             }
             (State::Dialing { .. } | State::Greeting { .. }, Event::Failed { retry_after }) => {
                 self.wait(retry_after, now, random)
             }
             // A live connection is refused when its device is revoked.
-            (State::Dialing { .. } | State::Greeting { .. } | State::Online { .. }, Event::Refused(why)) => {
-                self.bar(why, now, random)
+            (State::Dialing { .. } | State::Greeting { .. } | State::Online { .. }, Event::Rejected(why)) => {
+                self.reject(why, now, random)
             }
             (State::Greeting { .. }, Event::Lost) => self.wait(None, now, random),
             (State::Greeting { .. }, Event::Goodbye { retry_after }) => self.wait(retry_after, now, random),
@@ -319,22 +319,24 @@ impl Uplink {
             (State::Dialing { until } | State::Greeting { until }, Event::Tick) if now >= until => {
                 self.wait(None, now, random)
             }
-            (State::BackingOff { until } | State::Barred { until, .. }, Event::Tick) if now >= until => self.dial(now),
-            (State::BackingOff { .. } | State::Barred { .. }, Event::Nudge) => self.dial(now),
+            (State::BackingOff { until } | State::Rejected { until, .. }, Event::Tick) if now >= until => {
+                self.dial(now)
+            }
+            (State::BackingOff { .. } | State::Rejected { .. }, Event::Nudge) => self.dial(now),
             (_, Event::Tick | Event::Nudge) => return Ok(Vec::new()),
 
-            (State::Stopped, Event::Connected | Event::Welcomed | Event::Failed { .. } | Event::Refused(_))
+            (State::Stopped, Event::Connected | Event::Welcomed | Event::Failed { .. } | Event::Rejected(_))
             | (State::Stopped, Event::Lost | Event::Goodbye { .. })
             | (State::Dialing { .. }, Event::Start | Event::Welcomed | Event::Lost | Event::Goodbye { .. })
             | (State::Greeting { .. }, Event::Start | Event::Connected)
             | (State::Online { .. }, Event::Start | Event::Connected | Event::Welcomed | Event::Failed { .. })
             | (
-                State::BackingOff { .. } | State::Barred { .. },
+                State::BackingOff { .. } | State::Rejected { .. },
                 Event::Start
                 | Event::Connected
                 | Event::Welcomed
                 | Event::Failed { .. }
-                | Event::Refused(_)
+                | Event::Rejected(_)
                 | Event::Lost
                 | Event::Goodbye { .. },
             ) => return Err(Refused { machine: "uplink", state: self.state.name(), event: event.name() }),
@@ -345,14 +347,14 @@ impl Uplink {
     fn dial(&mut self, now: Instant) -> Step {
         self.state = State::Dialing { until: now + GREETED_WITHIN };
         // The constructor saw to it that there is one.
-        let address = self.addresses.get(self.turn % self.addresses.len()).cloned().unwrap_or_default();
+        let address = self.addresses.get(self.next % self.addresses.len()).cloned().unwrap_or_default();
         Step::Dial { address }
     }
 
     /// Backs off; the ceiling doubles when every address has had its turn.
     fn wait(&mut self, at_least: Option<Duration>, now: Instant, random: u64) -> Step {
         self.failures = self.failures.saturating_add(1);
-        self.turn = (self.turn + 1) % self.addresses.len();
+        self.next = (self.next + 1) % self.addresses.len();
         let addresses = u32::try_from(self.addresses.len()).unwrap_or(u32::MAX);
         let rounds = self.failures.div_ceil(addresses);
         let pause = at_least.unwrap_or_default().min(GOODBYE_MAX);
@@ -361,20 +363,22 @@ impl Uplink {
         Step::Wait { until }
     }
 
-    fn bar(&mut self, why: Bar, now: Instant, random: u64) -> Step {
+    fn reject(&mut self, why: Rejection, now: Instant, random: u64) -> Step {
         self.failures = self.failures.saturating_add(1);
-        self.turn = (self.turn + 1) % self.addresses.len();
+        self.next = (self.next + 1) % self.addresses.len();
         let (least, most) = match why {
-            Bar::WrongCa => (STRANGER_MIN, STRANGER_MAX),
-            Bar::Revoked | Bar::CertificateExpired | Bar::NotAuthorised | Bar::Version => (BARRED_MIN, BARRED_MAX),
+            Rejection::WrongCa => (STRANGER_MIN, STRANGER_MAX),
+            Rejection::Revoked | Rejection::CertificateExpired | Rejection::NotAuthorised | Rejection::Version => {
+                (REJECTED_MIN, REJECTED_MAX)
+            }
         };
         let until = now + least + full_jitter(most.saturating_sub(least), random);
-        self.state = State::Barred { why, until };
-        if self.told == Some(why) {
+        self.state = State::Rejected { why, until };
+        if self.logged == Some(why) {
             return Step::Wait { until };
         }
-        self.told = Some(why);
-        Step::Bar { why, until }
+        self.logged = Some(why);
+        Step::Reject { why, until }
     }
 
     fn forgive(&mut self, since: Instant, now: Instant) {

@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use edge_core::route::HubState;
-use edge_core::uplink::{BARRED_MAX, BARRED_MIN, Bar, DIAL, Event, GOODBYE_MAX, STABLE_AFTER, State, Step, Uplink};
+use edge_core::uplink::{
+    DIAL, Event, GOODBYE_MAX, REJECTED_MAX, REJECTED_MIN, Rejection, STABLE_AFTER, State, Step, Uplink,
+};
 use proptest::prelude::*;
 
 const FAILED: Event = Event::Failed { retry_after: None };
@@ -24,7 +26,7 @@ fn one(uplink: &mut Uplink, event: Event, now: Instant, random: u64) -> Step {
 /// Returns the wait that follows from this event, with the longest draw.
 fn wait_after(uplink: &mut Uplink, event: Event, now: Instant) -> Duration {
     match one(uplink, event, now, u64::MAX) {
-        Step::Wait { until } | Step::Bar { until, .. } => until - now,
+        Step::Wait { until } | Step::Reject { until, .. } => until - now,
         other => panic!("{other:?} is no wait"),
     }
 }
@@ -84,22 +86,28 @@ fn a_refusal_that_does_not_pass_is_told_once_and_tried_slowly() {
     let now = Instant::now();
     let mut uplink = uplink(&["a:1"]);
     uplink.handle(Event::Start, now, 0).unwrap();
-    let step = one(&mut uplink, Event::Refused(Bar::Revoked), now, 0);
-    assert_eq!(step, Step::Bar { why: Bar::Revoked, until: now + BARRED_MIN });
+    let step = one(&mut uplink, Event::Rejected(Rejection::Revoked), now, 0);
+    assert_eq!(step, Step::Reject { why: Rejection::Revoked, until: now + REJECTED_MIN });
     let (at, _) = redial(&mut uplink);
-    assert_eq!(uplink.handle(Event::Refused(Bar::Revoked), at, 0), Ok(vec![Step::Wait { until: at + BARRED_MIN }]));
+    assert_eq!(
+        uplink.handle(Event::Rejected(Rejection::Revoked), at, 0),
+        Ok(vec![Step::Wait { until: at + REJECTED_MIN }])
+    );
     let (at, _) = redial(&mut uplink);
-    assert!(matches!(one(&mut uplink, Event::Refused(Bar::WrongCa), at, 0), Step::Bar { why: Bar::WrongCa, .. }));
+    assert!(matches!(
+        one(&mut uplink, Event::Rejected(Rejection::WrongCa), at, 0),
+        Step::Reject { why: Rejection::WrongCa, .. }
+    ));
     assert!(matches!(one(&mut uplink, Event::Nudge, at, 0), Step::Dial { .. }), "a new certificate ends the wait");
 }
 
 #[test]
-fn a_live_connection_whose_device_is_revoked_is_barred() {
+fn a_live_connection_whose_device_is_revoked_is_rejected() {
     let now = Instant::now();
     let mut uplink = uplink(&["a:1"]);
     uplink.handle(Event::Start, now, 0).unwrap();
     go_online(&mut uplink, now);
-    assert!(matches!(one(&mut uplink, Event::Refused(Bar::Revoked), now, 0), Step::Bar { .. }));
+    assert!(matches!(one(&mut uplink, Event::Rejected(Rejection::Revoked), now, 0), Step::Reject { .. }));
     assert_eq!(uplink.hub(Duration::ZERO), HubState::Away);
 }
 
@@ -136,7 +144,7 @@ fn a_stopped_uplink_stays_stopped() {
     uplink.handle(Event::Start, now, 0).unwrap();
     assert_eq!(uplink.handle(Event::Stop, now, 0), Ok(vec![Step::Close]));
     assert_eq!(uplink.poll_timeout(), None);
-    assert_eq!(uplink.handle(Event::Tick, now + BARRED_MAX, 0), Ok(Vec::new()));
+    assert_eq!(uplink.handle(Event::Tick, now + REJECTED_MAX, 0), Ok(Vec::new()));
     assert!(uplink.handle(Event::Connected, now, 0).is_err());
 }
 
@@ -151,7 +159,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::Tick),
         pause.clone().prop_map(|retry_after| Event::Failed { retry_after }),
         pause.prop_map(|retry_after| Event::Goodbye { retry_after }),
-        proptest::sample::select(vec![Bar::Revoked, Bar::CertificateExpired, Bar::WrongCa]).prop_map(Event::Refused),
+        proptest::sample::select(vec![Rejection::Revoked, Rejection::CertificateExpired, Rejection::WrongCa])
+            .prop_map(Event::Rejected),
     ]
 }
 
@@ -169,7 +178,7 @@ proptest! {
             if uplink.handle(event, now, random).is_err() {
                 prop_assert_eq!(uplink.state(), before, "a refused event changes nothing");
             }
-            let longest = BARRED_MAX.max(GOODBYE_MAX + DIAL.max);
+            let longest = REJECTED_MAX.max(GOODBYE_MAX + DIAL.max);
             match uplink.state() {
                 State::Online { .. } => prop_assert_eq!(uplink.poll_timeout(), None),
                 State::Stopped => prop_assert!(false, "nothing but Stop stops it"),

@@ -36,29 +36,29 @@ use crate::uplink::{Link, Offers, Uplink, UplinkParts};
 
 /// Offers of one model that may wait for its updater; the hub offers again at each greeting.
 const OFFERS_WAITING: usize = 16;
-/// How long the link and the updaters may take to end: a goodbye is one packet, a job is taken up at the next start.
+/// Time for the link and the updaters to end: a goodbye is one packet, a job is resumed at the next start.
 const LINK_GRACE: Duration = Duration::from_secs(3);
-/// Connections of the metrics door: a scraper or two.
+/// Maximum number of connections to the metrics server: a scraper or two.
 const METRICS_CONNECTIONS: usize = 16;
 
-/// Why the agent does not start.
+/// Error of a start of the agent.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The state folder cannot be made or cleaned.
     #[error("prepare state folder {}", path.display())]
     Folder {
-        /// The folder.
+        /// The state folder.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         #[source]
         source: FileError,
     },
     /// The state folder is in use, or cannot be locked.
     #[error("take state folder {}", path.display())]
     Lock {
-        /// The folder.
+        /// The state folder.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         #[source]
         source: LockError,
     },
@@ -71,11 +71,11 @@ pub enum StartError {
     /// A port cannot be bound.
     #[error("listen on {address} for {what}")]
     Bind {
-        /// The address.
+        /// Address in the configuration.
         address: SocketAddr,
-        /// What for.
+        /// Purpose of the port.
         what: &'static str,
-        /// Why.
+        /// Cause.
         #[source]
         source: std::io::Error,
     },

@@ -25,19 +25,19 @@ pub struct Question {
     pub version: Option<Version>,
     /// The policy in force.
     pub policy: PolicyMode,
-    /// When the answer is worth nothing any more.
+    /// Time at which the answer is worthless.
     pub deadline: Option<Instant>,
-    /// The inputs.
+    /// Input tensors of the request.
     pub inputs: Vec<NamedTensor>,
     /// Wanted outputs, in the wanted order; all where empty.
     pub outputs: Vec<String>,
     /// W3C trace context of the caller, where it sent one; it travels with a question to the hub.
     pub traceparent: Option<String>,
-    /// When the whole request was there.
+    /// Time at which the whole request had arrived.
     pub arrived: Instant,
 }
 
-/// Why there is no answer.
+/// Reason for a request without an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum NoAnswer {
     /// The route ended without one.
@@ -45,7 +45,7 @@ pub enum NoAnswer {
     Failed {
         /// The kind, and what failed where.
         failure: Failure,
-        /// What the place that failed said, where it is fit for the client.
+        /// Fault of the request, where a place named one.
         detail: Option<String>,
     },
     /// The machine and the shell disagree about what happened: a mistake in this program.
@@ -368,11 +368,11 @@ impl Walk<'_> {
 pub struct MadeBy {
     /// The version that answered.
     pub version: Version,
-    /// Which form of it.
+    /// Variant that answered.
     pub variant: types::VariantName,
     /// Digest of its model file.
     pub digest: types::Digest,
-    /// What ran it.
+    /// Engine that ran it.
     pub engine: types::EngineName,
     /// The execution provider that really ran.
     pub provider: String,

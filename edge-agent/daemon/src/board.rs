@@ -24,11 +24,11 @@ pub struct Status {
     pub agent_version: String,
     /// This device's name, once it is enrolled.
     pub device: Option<DeviceId>,
-    /// When the agent started, in milliseconds since 1970.
+    /// Start of the agent, in milliseconds since 1970.
     pub started_unix_ms: u64,
     /// The addresses it bound.
     pub listening: Option<Listening>,
-    /// What runs models here first.
+    /// Name of the preferred engine.
     pub engine: Option<EngineDescription>,
     /// Every engine of the configuration, in order of preference.
     #[serde(default)]
@@ -48,19 +48,19 @@ pub struct Status {
 /// The way to the hub.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct HubStatus {
-    /// `not-enrolled`, `dialing`, `greeting`, `online`, `backing off`, `barred` or `stopped`.
+    /// `not-enrolled`, `dialing`, `greeting`, `online`, `backing off`, `rejected` or `stopped`.
     pub state: String,
     /// The address that was dialled last.
     pub address: Option<String>,
     /// Version of the hub's software, as it said in its last greeting.
     pub hub_version: Option<String>,
-    /// When the state began, in milliseconds since 1970.
+    /// Begin of the state, in milliseconds since 1970.
     pub since_unix_ms: u64,
     /// Failures to connect in a row.
     pub failures: u32,
-    /// Why the last attempt failed or the last connection ended.
+    /// Reason of the last failed attempt, or of the end of the last connection.
     pub last_error: Option<String>,
-    /// What a person can do about it.
+    /// Advice for a person.
     pub advice: Option<String>,
     /// Last second of this device's certificate, since 1970.
     pub certificate_not_after_unix_s: Option<u64>,
@@ -75,7 +75,7 @@ pub struct HubStatus {
     pub identity_also_at: Option<String>,
 }
 
-/// What to do about a device whose identity another machine uses.
+/// Advice for a device whose identity another machine uses.
 pub const CLONE_ADVICE: &str = "a state folder was copied: on one of the two machines stop the agent, remove the folder \
                                 `identity` from its state folder, and enrol it under another name";
 
@@ -108,16 +108,16 @@ impl TrustStatus {
     }
 }
 
-/// One model.
+/// One model that this device follows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelStatus {
-    /// Its name.
+    /// Name of the model.
     pub model: ModelName,
-    /// Who answers where the request asks for nothing else.
+    /// Policy of requests that name none.
     pub policy: PolicyMode,
-    /// What serves now.
+    /// Version that serves now.
     pub active: Option<InstalledVersion>,
-    /// What served before: the way back.
+    /// Version that served before, kept for a rollback.
     pub previous: Option<InstalledVersion>,
     /// The engine that runs it.
     #[serde(default)]
@@ -129,11 +129,11 @@ pub struct ModelStatus {
     pub failover: Option<Failover>,
     /// Least score at which the device keeps its answer.
     pub threshold: Option<f32>,
-    /// Where its update stands.
+    /// Progress of its update.
     pub update: UpdateStatus,
     /// Versions that were given up; an operator's retry or a newer version goes past them.
     pub failed: Vec<FailedVersion>,
-    /// Why no version comes from the hub, like a name that the hub does not know; `None` while one may come.
+    /// Reason for getting no version from the hub, like a name that the hub does not know; `None` while one may come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hub_problem: Option<String>,
     /// Requests answered, by this device or the hub, since the agent started.
@@ -184,9 +184,9 @@ impl From<SetAside> for UnreadableRecord {
 /// Answers of one place for one reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReasonCount {
-    /// Place that answered.
+    /// Place of these answers.
     pub place: Place,
-    /// Why there, as in receipts.
+    /// Reason for the place, as in receipts.
     pub reason: String,
     /// Number of answers since the agent started.
     pub answers: u64,
@@ -211,20 +211,20 @@ impl ModelStatus {
     }
 }
 
-/// How a model left an engine whose device was lost.
+/// Change of the engine of a model after its device was lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failover {
     /// The engine it was on.
     pub from: EngineName,
     /// The engine that runs it now; `None` while there is none, and only the hub answers.
     pub to: Option<EngineName>,
-    /// What became of the device, and why no engine took over if none did.
+    /// Cause of the loss, and the reason if no other engine took over.
     pub cause: String,
-    /// When, in milliseconds since 1970.
+    /// Time of the change, in milliseconds since 1970.
     pub at_unix_ms: u64,
 }
 
-/// Where an update stands.
+/// Progress of an update.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct UpdateStatus {
     /// The state of the update machine, like `idle` or `fetching`.
@@ -235,37 +235,37 @@ pub struct UpdateStatus {
     pub bytes_done: u64,
     /// Bytes of its files in all; 0 until the manifest is there.
     pub bytes_total: u64,
-    /// What stood in its way last.
+    /// Last failure of the update.
     pub last_error: Option<String>,
 }
 
 /// A version that was given up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedVersion {
-    /// The version.
+    /// Version that failed.
     pub version: Version,
     /// The kind of failure, like `tampered`.
     pub kind: String,
-    /// The error chain.
+    /// Error with its causes.
     pub detail: String,
 }
 
 /// The part of one model that its updater writes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UpdaterPart {
-    /// What served before.
+    /// Version that served before.
     pub previous: Option<Installed>,
-    /// Where the update stands.
+    /// Progress of the update.
     pub update: UpdateStatus,
     /// Versions that were given up.
     pub failed: Vec<FailedVersion>,
     /// The last loss of an engine.
     pub failover: Option<Failover>,
-    /// Why no version comes from the hub.
+    /// Reason for getting no version from the hub.
     pub hub_problem: Option<String>,
 }
 
-/// What every part of the agent last said of itself.
+/// Latest state of every part of the agent.
 #[derive(Debug)]
 pub struct Board {
     started_unix_ms: u64,

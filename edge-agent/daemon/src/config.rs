@@ -28,25 +28,25 @@ pub const EXAMPLE: &str = include_str!("../agent.example.toml");
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AgentConfig {
-    /// Where the agent keeps its state, and how it stops.
+    /// State folder of the agent, and its stop.
     pub agent: AgentTable,
     /// The HTTP door for applications.
     pub door: DoorTable,
     /// The HTTP door for Prometheus.
     pub metrics: MetricsTable,
-    /// What runs the models.
+    /// Engines that run the models.
     pub engine: EngineTable,
     /// The way to the hub.
     pub hub: HubTable,
-    /// What comes from the hub.
+    /// Updates from the hub.
     pub updates: UpdatesTable,
-    /// What is written about all this. The environment variable `SANDERLING_LOG` goes before its filter.
+    /// Logging. The environment variable `SANDERLING_LOG` overrides its filter.
     pub log: telemetry::LogConfig,
     /// The models that this device follows: one table each, `[models.<name>]`. Default none.
     pub models: BTreeMap<ModelName, ModelTable>,
 }
 
-/// `[agent]`.
+/// Section `[agent]` of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AgentTable {
@@ -54,12 +54,12 @@ pub struct AgentTable {
     ///
     /// A relative path starts at the folder of the config file.
     pub state_dir: PathBuf,
-    /// How long a stop waits for requests in flight. Default `20s`; keep it under systemd's `TimeoutStopSec`.
+    /// Maximum time that a stop waits for requests in flight. Default `20s`; keep it under systemd's `TimeoutStopSec`.
     #[serde(with = "config::duration")]
     pub stop_grace: Duration,
 }
 
-/// `[metrics]`.
+/// Section `[metrics]` of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MetricsTable {
@@ -67,11 +67,11 @@ pub struct MetricsTable {
     pub listen: SocketAddr,
 }
 
-/// `[engine]`.
+/// Section `[engine]` of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineTable {
-    /// What runs models, in order of preference: `ort` (ONNX Runtime), `wgpu` (any GPU). Default `["ort"]`.
+    /// Engines in order of preference: `ort` (ONNX Runtime), `wgpu` (any GPU). Default `["ort"]`.
     ///
     /// A version runs on the first of them that its manifest allows and that loads it; the others stand by for the day
     /// that one is lost. One that cannot be had is a warning, as long as another can.
@@ -94,7 +94,7 @@ pub struct EngineTable {
     /// Execution providers of ONNX Runtime in order of preference; each one named must be there. Default none: the
     /// processor. The wgpu engine has none to choose from.
     pub providers: Vec<Provider>,
-    /// Where engines run: `process` (child processes, the default) or `none` (inside the agent).
+    /// Isolation of engines: `process` (child processes, the default) or `none` (inside the agent).
     ///
     /// With `process`, a model whose native code fails ends a child process and not the agent.
     pub isolation: Isolation,
@@ -102,7 +102,7 @@ pub struct EngineTable {
     /// models together at most three quarters of the machine's memory. Read when `isolation` is `process`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_max_bytes: Option<u64>,
-    /// Which GPU the wgpu engine takes, and how much of it.
+    /// GPU of the wgpu engine, and its share of the memory.
     pub wgpu: WgpuTable,
 }
 
@@ -116,7 +116,7 @@ pub struct WgpuTable {
     /// Only adapters whose name holds this text, without regard to case. Default: any. `edge-agent doctor` lists them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
-    /// Which of several GPUs: `high` prefers the discrete one, `low` the integrated one. Default `high`.
+    /// Preference among several GPUs: `high` for the discrete one, `low` for the integrated one. Default `high`.
     pub power: Power,
     /// Whether an adapter that computes on the processor will do. Default false: ONNX Runtime is many times faster there.
     pub allow_software: bool,
@@ -132,28 +132,28 @@ pub struct WgpuTable {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackEnd {
-    /// Vulkan.
+    /// Vulkan, on Linux, Android and Windows.
     Vulkan,
-    /// Metal.
+    /// Metal, on Apple's systems.
     Metal,
-    /// Direct3D 12.
+    /// Direct3D 12, on Windows.
     Dx12,
     /// OpenGL 4.3 or OpenGL ES 3.1.
     Gl,
 }
 
-/// Which of several GPUs to prefer.
+/// Preference among several GPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Power {
-    /// The integrated one.
+    /// The integrated GPU first.
     Low,
-    /// The discrete one.
+    /// The discrete GPU first.
     #[default]
     High,
 }
 
-/// `[hub]`.
+/// Section `[hub]` of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HubTable {
@@ -163,7 +163,7 @@ pub struct HubTable {
     pub congestion: Congestion,
 }
 
-/// `[updates]`.
+/// Section `[updates]` of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpdatesTable {
@@ -178,7 +178,7 @@ pub struct UpdatesTable {
     pub trust_refresh: Duration,
 }
 
-/// `[models.<name>]`.
+/// Section `[models.<name>]` of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelTable {
@@ -378,7 +378,7 @@ impl AgentConfig {
     }
 }
 
-/// Why a configuration cannot name this engine.
+/// Returns the reason if a configuration cannot name this engine.
 fn not_an_engine(name: EngineName) -> Option<&'static str> {
     match name {
         EngineName::Ort => None,

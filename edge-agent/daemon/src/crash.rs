@@ -25,7 +25,7 @@ pub enum CrashPoint {
     Switched,
     /// The report is in the outbox; the hub has not seen it.
     ReportStored,
-    /// What no slot names was removed.
+    /// Versions that no slot names were removed.
     Collected,
     /// A renewed certificate and its key lie beside those in use.
     RenewalStored,

@@ -27,12 +27,12 @@ const HUB: &str = "hub.json";
 const KEY_NEXT: &str = "device.key.next";
 const CERTIFICATE_NEXT: &str = "device.crt.next";
 
-/// What the device remembers of its hub.
+/// Facts of the hub that the device stores at its enrolment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HubRecord {
-    /// This device's name.
+    /// Name of this device.
     pub device: DeviceId,
-    /// Where the hub was at enrolment, as `host:port`.
+    /// Addresses of the hub at the enrolment, as `host:port`.
     pub addresses: Vec<String>,
     /// The name in the hub's certificate, whatever address it is reached by.
     pub server_name: String,
@@ -41,15 +41,15 @@ pub struct HubRecord {
 /// Everything that makes this machine a device of its hub.
 #[derive(Debug, Clone)]
 pub struct Enrolment {
-    /// Key and certificates.
+    /// Key and certificates of the device.
     pub identity: Identity,
     /// The CA that the hub's certificate must come from.
     pub ca_der: Bytes,
-    /// The hub.
+    /// Facts of the hub.
     pub hub: HubRecord,
 }
 
-/// Why the identity cannot be read or written.
+/// Error of reading or writing the identity.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// A file does not read or write.
@@ -58,31 +58,31 @@ pub enum IdentityError {
     /// A file is not what it should be.
     #[error("read {}", path.display())]
     Damaged {
-        /// The file.
+        /// File that was read or written.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Problem with the file.
         #[source]
         source: CertificateError,
     },
     /// `hub.json` or `enrolling.json` is not what it should be.
     #[error("read {}", path.display())]
     HubRecord {
-        /// The file.
+        /// File that was read or written.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Problem with the file.
         #[source]
         source: serde_json::Error,
     },
     /// A PEM file is not text.
     #[error("read {}: it is not text", path.display())]
     NotText {
-        /// The file.
+        /// File that was read or written.
         path: PathBuf,
     },
 }
 
 impl IdentityError {
-    /// Whether the disk has no room.
+    /// Returns whether the disk is full.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::File(error) if error.is_disk_full())

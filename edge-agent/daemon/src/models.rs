@@ -23,11 +23,11 @@ use crate::config::ModelTable;
 /// A version that is loaded and answers.
 #[derive(Debug)]
 pub struct Serving {
-    /// Which version, in which form.
+    /// Version and variant that serve.
     pub installed: Installed,
-    /// What its author says of it.
+    /// Manifest of the version.
     pub manifest: Manifest,
-    /// What runs it.
+    /// Engine of the session.
     pub engine: EngineName,
     /// The engine as it was opened: another one may have taken its place since its device was lost.
     pub on: Arc<dyn Engine>,
@@ -54,7 +54,7 @@ impl Serving {
         self.manifest.score.as_ref().map(|rule| rule.output.as_str())
     }
 
-    /// How sure an answer is; `None` when the manifest has no rule, or the answer cannot be scored by it.
+    /// Returns the confidence of an answer; `None` when the manifest has no rule, or the answer cannot be scored by it.
     #[must_use]
     pub fn score(&self, outputs: &[NamedTensor]) -> Option<f32> {
         let rule: &ScoreRule = self.manifest.score.as_ref()?;
@@ -81,16 +81,16 @@ impl Serving {
 /// One model that this device follows.
 #[derive(Debug)]
 pub struct Model {
-    /// Its name.
+    /// Name of the model.
     pub name: ModelName,
-    /// What the configuration says of it.
+    /// Configuration of the model.
     pub table: ModelTable,
     serving: RwLock<Option<Arc<Serving>>>,
     /// Reason why no version serves although one was installed; read while none does.
     given_up: RwLock<Option<String>>,
     /// Counts the runs that found their device gone; shared by all models, because one device may run them all.
     losses: watch::Sender<u64>,
-    /// What its requests have cost so far.
+    /// Statistics of its requests.
     pub statistics: Statistics,
 }
 
@@ -170,7 +170,7 @@ impl Model {
         std::mem::replace(&mut *self.serving.write().unwrap_or_else(PoisonError::into_inner), new)
     }
 
-    /// What the routing core wants to know of the device.
+    /// Returns the ability of the device to answer, for the routing core.
     #[must_use]
     pub fn local_state(&self, serving: Option<&Arc<Serving>>) -> LocalState {
         match serving {
@@ -229,7 +229,7 @@ impl Sum {
         self.nanos.fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// How many there were.
+    /// Number of runs.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
@@ -242,12 +242,12 @@ impl Sum {
     }
 }
 
-/// What the requests of one model have cost since the agent started.
+/// Statistics of the requests of one model since the agent started.
 #[derive(Debug, Default)]
 pub struct Statistics {
     /// Answered, from the whole request to the whole answer.
     pub success: Sum,
-    /// Not answered.
+    /// Number of requests without an answer.
     pub fail: Sum,
     /// Waiting for the session that answered.
     pub queue: Sum,
@@ -257,7 +257,7 @@ pub struct Statistics {
     pub by_hub: AtomicU64,
     /// Answers by reason, in the order of [`Reason::ALL`]: of the device, then of the hub.
     reasons: [[AtomicU64; Reason::ALL.len()]; 2],
-    /// When the last one was answered, in milliseconds since 1970; 0 before the first.
+    /// Time of the last answer, in milliseconds since 1970; 0 before the first.
     pub last_unix_ms: AtomicU64,
     /// Smoothed time from queue to answer on this device, in nanoseconds; 0 before the first.
     local_nanos: AtomicU64,
@@ -267,7 +267,7 @@ pub struct Statistics {
 const SMOOTHING: u64 = 8;
 
 impl Statistics {
-    /// Counts an answer.
+    /// Counts an answer by its receipt.
     pub fn answered(&self, receipt: &Receipt) {
         self.success.add(receipt.timings.total);
         self.queue.add(receipt.timings.queue);
@@ -308,7 +308,7 @@ impl Statistics {
         self.local_nanos.store(smoothed.max(1), Ordering::Relaxed);
     }
 
-    /// How long this device lately took from queue to answer.
+    /// Recent time of this device from queue to answer.
     #[must_use]
     pub fn expected(&self) -> Option<Duration> {
         Some(self.local_nanos.load(Ordering::Relaxed)).filter(|&nanos| nanos > 0).map(Duration::from_nanos)

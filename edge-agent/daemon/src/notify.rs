@@ -19,7 +19,7 @@ const OVERDUE_MAX: Duration = Duration::from_secs(60);
 
 /// The parts of the agent whose progress is proven.
 pub struct Proof {
-    /// The records.
+    /// Store of the agent's records.
     pub store: Arc<dyn Store>,
     /// The models and their sessions.
     pub models: Arc<Models>,

@@ -90,7 +90,7 @@ impl Reports {
         self.more.notify_one();
     }
 
-    /// How many the hub has not acknowledged.
+    /// Returns the number of reports that the hub has not acknowledged.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.lock().len()

@@ -43,13 +43,13 @@ impl Folder {
             .try_for_each(|folder| files::remove_unfinished(folder))
     }
 
-    /// The folder itself.
+    /// Returns the state folder itself.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The embedded store.
+    /// Returns the folder of the embedded store.
     #[must_use]
     pub fn store(&self) -> PathBuf {
         self.root.join("store")
@@ -89,7 +89,7 @@ impl Folder {
         versions
     }
 
-    /// Downloads under way.
+    /// Returns the folder of downloads under way.
     #[must_use]
     pub fn incoming(&self) -> PathBuf {
         self.root.join("incoming")
@@ -119,7 +119,7 @@ impl Folder {
         self.slots().join(format!("{model}.json"))
     }
 
-    /// Where a running agent says which addresses it bound.
+    /// Returns the file in which a running agent names the addresses that it bound.
     #[must_use]
     pub fn listening(&self) -> PathBuf {
         self.root.join("listening.json")
@@ -156,7 +156,7 @@ impl Folder {
         service::listening::read(&self.listening())
     }
 
-    /// Removes `listening.json`.
+    /// Removes `listening.json`, which only a running agent has.
     pub fn remove_listening(&self) {
         service::listening::remove(&self.listening());
     }
@@ -167,8 +167,8 @@ impl Folder {
 pub struct Listening {
     /// The Open Inference Protocol over HTTP.
     pub http: std::net::SocketAddr,
-    /// `GET /metrics`.
+    /// Address of `GET /metrics`.
     pub metrics: std::net::SocketAddr,
-    /// The agent's process.
+    /// Process id of the agent.
     pub pid: u32,
 }

@@ -201,7 +201,7 @@ impl Device {
         match self.agent.uplink.state() {
             UplinkState::Greeting { .. } | UplinkState::Online { .. } => self.uplink(env, uplink::Event::Lost),
             UplinkState::Dialing { .. } => self.uplink(env, uplink::Event::Failed { retry_after: None }),
-            UplinkState::Stopped | UplinkState::BackingOff { .. } | UplinkState::Barred { .. } => {}
+            UplinkState::Stopped | UplinkState::BackingOff { .. } | UplinkState::Rejected { .. } => {}
         }
         self.set_wakes(env);
     }
@@ -263,7 +263,7 @@ impl Device {
     fn hear_hub(&mut self, env: &mut Env, message: Down) {
         match message {
             Down::Connected => self.uplink(env, uplink::Event::Connected),
-            Down::Barred(why) => self.uplink(env, uplink::Event::Refused(why)),
+            Down::Rejected(why) => self.uplink(env, uplink::Event::Rejected(why)),
             Down::Closed => self.lost(env),
             Down::Welcome { hub_unix_ms, offers } => self.welcomed(env, hub_unix_ms, offers),
             Down::Offer(version) => self.offered(env, version),
@@ -312,7 +312,7 @@ impl Device {
                 env.send_up(self.at, connection, Up::Connect(presented));
             }
             uplink::Step::Greet => self.say(env, Up::Hello(self.disk.slots.clone())),
-            uplink::Step::Wait { .. } | uplink::Step::Bar { .. } | uplink::Step::Close => self.offline(env),
+            uplink::Step::Wait { .. } | uplink::Step::Reject { .. } | uplink::Step::Close => self.offline(env),
             uplink::Step::GoOnline => {}
         }
     }

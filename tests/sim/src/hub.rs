@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use edge_core::renewal::Validity;
 use edge_core::slots::Slots;
 use edge_core::update;
-use edge_core::uplink::Bar;
+use edge_core::uplink::Rejection;
 use hub_core::admission::{Admission, JobId};
 use hub_core::authorise::{Admitted, DeviceRecord, Presented, Refused, ShownKey, Standing, authorise};
 use hub_core::fleet::{ConnectionId, Device, Fleet, Follows, Greeting, Installed, Report};
@@ -120,7 +120,7 @@ impl Hub {
             let at = self.connections.get(&connection).map(|(at, _)| *at);
             self.drop_connection(env, connection);
             if let Some(at) = at {
-                env.send_down(at, connection, Down::Barred(Bar::Revoked));
+                env.send_down(at, connection, Down::Rejected(Rejection::Revoked));
             }
         }
     }
@@ -191,10 +191,10 @@ impl Hub {
             }
             Err(Refused::Revoked) => {
                 env.watch.counts.revoked_refused += 1;
-                Down::Barred(Bar::Revoked)
+                Down::Rejected(Rejection::Revoked)
             }
-            Err(Refused::Unknown | Refused::WrongKey) => Down::Barred(Bar::NotAuthorised),
-            Err(Refused::Expired) => Down::Barred(Bar::CertificateExpired),
+            Err(Refused::Unknown | Refused::WrongKey) => Down::Rejected(Rejection::NotAuthorised),
+            Err(Refused::Expired) => Down::Rejected(Rejection::CertificateExpired),
         };
         env.send_down(at, connection, answer);
     }

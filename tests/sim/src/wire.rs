@@ -6,7 +6,7 @@ use edge_core::renewal::Validity;
 use edge_core::route::HubFailure;
 use edge_core::slots::Slots;
 use edge_core::update::Report;
-use edge_core::uplink::Bar;
+use edge_core::uplink::Rejection;
 use hub_core::authorise::Presented;
 use hub_core::tokens::Claim;
 use types::{Digest, PolicyMode, Version};
@@ -75,7 +75,7 @@ pub enum Down {
     /// The hub accepted the connection.
     Connected,
     /// The hub refused the connection, or closed a live one, permanently.
-    Barred(Bar),
+    Rejected(Rejection),
     /// The hub does not (or no longer) know the connection.
     Closed,
     /// Response to `Hello`.

@@ -171,6 +171,8 @@ impl Role {
                 }
                 None => refused(RefusalCode::NotFound),
             },
+            // Never sent to this hub, which does not name the feature.
+            DeviceRequest::Running(_) => refused(RefusalCode::Internal),
             DeviceRequest::Infer(_) => refused(RefusalCode::Busy),
             DeviceRequest::Renew { .. } => refused(RefusalCode::Internal),
         }

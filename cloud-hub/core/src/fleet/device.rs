@@ -17,7 +17,7 @@ pub const VERSIONS_MAX: usize = 16;
 pub const CAUSE_BYTES_MAX: usize = 1024;
 
 /// Maximum length in bytes of a provider that is kept; names of providers are short, and it is stored and shown in a table.
-pub const PROVIDER_BYTES_MAX: usize = 256;
+const PROVIDER_BYTES_MAX: usize = 256;
 
 /// A version on a device, as the device says.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -59,7 +59,8 @@ async fn serve(hub: &Arc<Hub>, exchange: &mut Exchange, device: &DeviceId) -> Re
         DeviceRequest::Infer(_)
         | DeviceRequest::Metadata { .. }
         | DeviceRequest::Blob(_)
-        | DeviceRequest::Report(_) => {
+        | DeviceRequest::Report(_)
+        | DeviceRequest::Running(_) => {
             exchange.set_priority(Priority::Control);
             let message = "the device's certificate has expired: the hub serves nothing but its renewal";
             // Busy, so that the device repeats the request once it has renewed.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use types::Reason;
 
-/// Why the device has no answer.
+/// Reason of the device for having no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LocalFailure {
     /// No version of the model is active here.
@@ -26,7 +26,7 @@ pub enum LocalFailure {
 }
 
 impl LocalFailure {
-    /// What a receipt says when the hub answered instead.
+    /// Returns the reason in a receipt when the hub answered instead.
     #[must_use]
     pub const fn reason(self) -> Reason {
         match self {
@@ -62,7 +62,7 @@ impl LocalFailure {
     }
 }
 
-/// Why the hub has no answer.
+/// Reason of the hub for having no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HubFailure {
     /// No connection, or it broke.
@@ -77,14 +77,14 @@ pub enum HubFailure {
     BadInput,
     /// It does not serve this device.
     NotAuthorised,
-    /// It failed.
+    /// It failed by itself.
     Failed,
     /// The policy keeps the input on the device. Never reported by a shell.
     Forbidden,
 }
 
 impl HubFailure {
-    /// What a receipt says when the device answered instead.
+    /// Returns the reason in a receipt when the device answered instead.
     #[must_use]
     pub const fn reason(self) -> Reason {
         match self {
@@ -123,14 +123,14 @@ impl HubFailure {
     }
 }
 
-/// The kind of a failure: what the door turns into a status and metrics into a label.
+/// Kind of a failure: the server makes a status of it, and metrics a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FailureCode {
     /// The tensors do not fit the model.
     BadInput,
     /// Neither the device nor the hub (where it was asked) has the model.
     UnknownModel,
-    /// The deadline passed.
+    /// The deadline of the request passed.
     DeadlineExceeded,
     /// The device's queue is full.
     DeviceBusy,
@@ -142,7 +142,7 @@ pub enum FailureCode {
     HubBusy,
     /// The hub does not serve this device.
     NotAuthorised,
-    /// The hub failed.
+    /// The hub failed by itself.
     HubFailed,
 }
 
@@ -176,7 +176,7 @@ impl FailureCode {
         }
     }
 
-    /// Whether the same request may succeed a little later.
+    /// Returns whether the same request may succeed a little later.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
         match self {
@@ -185,7 +185,7 @@ impl FailureCode {
         }
     }
 
-    /// What to do next.
+    /// Returns advice for the client.
     #[must_use]
     pub const fn advice(self) -> &'static str {
         match self {
@@ -212,14 +212,14 @@ impl fmt::Display for FailureCode {
     }
 }
 
-/// Why a request got no answer; prints both places where both failed.
+/// Reason for a request without an answer; prints both places where both failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure {
-    /// The kind.
+    /// Kind of the failure.
     pub code: FailureCode,
-    /// How the device failed, where it was tried.
+    /// Failure of the device, where it was tried.
     pub device: Option<LocalFailure>,
-    /// How the hub failed, where it was tried.
+    /// Failure of the hub, where it was asked.
     pub hub: Option<HubFailure>,
 }
 
@@ -236,7 +236,7 @@ impl Failure {
         Self { code, device, hub }
     }
 
-    /// What to do next.
+    /// Returns advice for the client.
     #[must_use]
     pub const fn advice(&self) -> &'static str {
         self.code.advice()

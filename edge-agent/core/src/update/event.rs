@@ -8,7 +8,7 @@ use types::{ModelName, Version};
 
 use crate::slots::{Installed, Slots};
 
-/// Why a job of an update failed.
+/// Kind of a failure of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FailureKind {
     /// There is no greeted connection: waits for one, without counting.
@@ -148,10 +148,10 @@ impl fmt::Display for FailureKind {
     }
 }
 
-/// How a job of an update failed.
+/// Failure of a job of an update.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What kind it is.
+    /// Kind of the failure.
     pub kind: FailureKind,
     /// The error chain, for people. Keep it short: it travels to the hub.
     pub detail: String,
@@ -163,7 +163,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Who wants a version to be taken.
+/// Origin of an offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OfferKind {
     /// The hub, as it tells every follower: a version that failed here for good is left alone.
@@ -172,14 +172,14 @@ pub enum OfferKind {
     Retry,
 }
 
-/// What happened.
+/// Input of the updater's state machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A version is to be taken.
     Offered {
-        /// The version.
+        /// Version that the event or step is about.
         version: Version,
-        /// Who wants it.
+        /// Origin of the offer.
         kind: OfferKind,
     },
     /// The hub has greeted this device.
@@ -194,7 +194,7 @@ pub enum Event {
     Verified(Installed),
     /// [`Step::Load`] is done: the session is ready, beside the active one, and gets no traffic.
     Loaded,
-    /// [`Step::CheckGolden`] is done.
+    /// [`Step::CheckGolden`] ended well.
     GoldenMatched,
     /// [`Step::Switch`] is done: the pointer is on the disk and new requests go to the new session.
     Switched,
@@ -227,47 +227,47 @@ impl Event {
 pub enum Step {
     /// Job: refresh the trust metadata, fetch the signed manifest, choose a variant. Ends with [`Event::Trusted`].
     RefreshTrust {
-        /// The version.
+        /// Version that the event or step is about.
         version: Version,
     },
     /// Job: fetch what is missing of the files. What is there already is held against the signed digests first, and
     /// fetched again where it differs: rot on this disk must not look like tampering, which is never tried again. Ends
     /// with [`Event::Fetched`].
     Fetch {
-        /// The version.
+        /// Version that the event or step is about.
         version: Version,
     },
     /// Job: hash every file against the signed manifest and sync it. Ends with [`Event::Verified`].
     Verify {
-        /// The version.
+        /// Version that the event or step is about.
         version: Version,
     },
     /// Job: load it beside the active one. Ends with [`Event::Loaded`].
     Load {
-        /// What to load.
+        /// Version and variant to load.
         installed: Installed,
     },
     /// Job: run its golden inputs and compare. Ends with [`Event::GoldenMatched`].
     CheckGolden {
-        /// What to check.
+        /// Version whose session answers the golden inputs.
         installed: Installed,
     },
     /// Job: write the pointers in one atomic step, then lead new requests to the new session, then let the old one
     /// finish what it holds. Ends with [`Event::Switched`] as soon as new requests go to the new session.
     Switch {
-        /// What serves from now on.
+        /// Slots from now on.
         installed: Installed,
         /// The pointers to write.
         slots: Slots,
     },
     /// Stop the job under way; it ends with [`Event::Failed`] and [`FailureKind::Superseded`], or as it would have.
     Abandon {
-        /// Whose job.
+        /// Version whose job is cancelled.
         version: Version,
     },
     /// Release the session that was loaded beside the active one; its files stay.
     Unload {
-        /// Whose session.
+        /// Version whose session is dropped.
         version: Version,
     },
     /// Delete the files of a version, complete or not, and release its session where one is loaded. What is not
@@ -285,32 +285,32 @@ pub enum Step {
     Report(Report),
     /// Keep the failure with the version, durably, so that a restart remembers it. No event follows.
     Remember {
-        /// The version.
+        /// Version that the event or step is about.
         version: Version,
-        /// Why it is left alone.
+        /// Failure for which the version is left alone.
         failure: Failure,
     },
     /// Drop what was kept by [`Step::Remember`]. No event follows.
     Forget {
-        /// The version.
+        /// Version that the event or step is about.
         version: Version,
     },
     /// Nothing is to be done before then.
     WaitUntil(Instant),
 }
 
-/// What the hub is told of a version on this device.
+/// Report to the hub on a version on this device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The model.
+    /// Name of the model.
     pub model: ModelName,
-    /// The version.
+    /// Version that the event or step is about.
     pub version: Version,
-    /// How far it came.
+    /// Stage that the update has reached.
     pub stage: Stage,
-    /// How it stands.
+    /// State of the update at this stage.
     pub outcome: Outcome,
 }
 
-/// How a version stands on this device.
+/// State of a version on this device.
 pub type Outcome = types::update::Outcome<Installed, Failure>;

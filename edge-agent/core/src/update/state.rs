@@ -7,10 +7,10 @@ use types::update::Stage;
 
 use crate::slots::Installed;
 
-/// Where an update stands.
+/// State of an update of one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Nothing to do.
+    /// Nothing is under way.
     Idle,
     /// Waiting for the hub.
     Paused {
@@ -21,20 +21,20 @@ pub enum State {
     Waiting {
         /// The version to try.
         target: Version,
-        /// When.
+        /// Time of the next attempt.
         until: Instant,
     },
-    /// Refreshing trust.
+    /// Refreshing the trust metadata.
     Refreshing {
         /// The version under way.
         target: Version,
     },
-    /// Fetching files.
+    /// Fetching the files of the version.
     Fetching {
         /// The version under way.
         target: Version,
     },
-    /// Hashing files.
+    /// Comparing the files with their digests.
     Verifying {
         /// The version under way.
         target: Version,
@@ -44,7 +44,7 @@ pub enum State {
         /// The verified version under way.
         candidate: Installed,
     },
-    /// Answering golden inputs.
+    /// Running the golden inputs.
     Checking {
         /// The loaded version under way.
         candidate: Installed,

@@ -18,7 +18,7 @@ use super::Context;
 #[command(after_help = "Examples:\n  edge-agent check model.onnx --engine wgpu\n  \
                         edge-agent check model.onnx --engine wgpu --json | jq '.unsupported[].operator'")]
 pub struct Check {
-    /// The model file
+    /// Path of the model file
     model: PathBuf,
     /// The engine; without it the first of engine.engines
     #[arg(long, value_enum)]

@@ -9,7 +9,7 @@ use service::config_verb;
 use super::Context;
 use crate::config::EXAMPLE;
 
-/// What can be done with configuration.
+/// Verbs of configuration.
 #[derive(Debug, Subcommand)]
 pub enum ConfigVerb {
     /// Reads a config file and reports every mistake in it

@@ -97,7 +97,7 @@ fn certificate(folder: &Folder) -> (Check, Option<Enrolment>) {
     (check, Some(enrolment))
 }
 
-/// What the kernel grants to the socket on which the hub is dialled.
+/// Checks the buffers that the kernel grants to the socket on which the hub is dialled.
 fn udp_buffers() -> Check {
     const NAME: &str = "udp buffers";
     match transport::granted_buffers() {

@@ -113,7 +113,7 @@ fn updates(config: &AgentConfig) -> Check {
     }
 }
 
-/// What a running agent says was given up.
+/// Returns the versions that a running agent has given up.
 fn told(status: &Status) -> Vec<GivenUp> {
     let of_model = |model: &ModelStatus| {
         let name = model.model.to_string();

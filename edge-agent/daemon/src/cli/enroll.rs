@@ -30,7 +30,7 @@ const TOKEN_BYTES_MAX: u64 = 8192;
 /// Bytes that an identity and the trust root take at most, on a disk of 4 KiB blocks.
 const IDENTITY_BYTES: usize = 64 * 1024;
 
-/// What to do after a failure of this machine's disk: the hub answers the same key again while the token is good.
+/// Advice after a failure of this machine's disk: the hub answers the same key again while the token is good.
 const AGAIN: &str = "free some space, then run the same command again with the same token";
 
 /// Makes this machine a device of a hub, with a join token.
@@ -53,7 +53,7 @@ pub struct Enroll {
     force: bool,
 }
 
-/// What came of it.
+/// Result of an enrolment.
 #[derive(Debug, Serialize)]
 struct Outcome {
     device: String,

@@ -27,7 +27,7 @@ const ELEMENTS_SHOWN: usize = 16;
                         edge-agent infer digits --npy batch.npy --policy only-hub\n  \
                         edge-agent infer fusion --image camera=front.png --npy radar=echo.npy --deadline-ms 250")]
 pub struct Infer {
-    /// The model
+    /// Name of the model
     model: ModelName,
     /// PNG picture for an input; INPUT= may be left out for a model with one input
     #[arg(long, value_name = "[INPUT=]FILE")]
@@ -49,7 +49,7 @@ pub struct Infer {
     url: Option<String>,
 }
 
-/// What the door says of a model.
+/// Metadata of a model as the server returns it.
 #[derive(Debug, Deserialize)]
 struct Metadata {
     inputs: Vec<InputMetadata>,
@@ -131,7 +131,7 @@ fn is_coming(status: &Status, model: &ModelName) -> bool {
     let age_ms = clock::unix_ms().saturating_sub(status.started_unix_ms);
     let is_fresh = u128::from(age_ms) < HUB_FOUND_WITHIN.as_millis();
     // The link has no state yet in the first moments of an agent.
-    let has_a_hub = !["not-enrolled", "identity-damaged", "barred"].contains(&status.hub.state.as_str());
+    let has_a_hub = !["not-enrolled", "identity-damaged", "rejected"].contains(&status.hub.state.as_str());
     model.active.is_none() && model.failed.is_empty() && has_a_hub && (is_fresh || model.update.version.is_some())
 }
 

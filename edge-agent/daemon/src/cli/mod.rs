@@ -62,7 +62,7 @@ pub struct Cli {
     pub verb: Verb,
 }
 
-/// What the command line can do.
+/// Verbs of the command line.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Makes this machine a device of a hub, with a join token
@@ -89,7 +89,7 @@ pub enum Verb {
     /// Prints a completion script for a shell
     #[command(after_help = "Example: edge-agent completions bash > /etc/bash_completion.d/edge-agent")]
     Completions {
-        /// The shell
+        /// Shell to print the script for
         shell: Shell,
     },
 }
@@ -116,7 +116,7 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
-/// What every verb may need of the command line.
+/// Global options that every verb may need.
 #[derive(Debug, Clone)]
 struct Context {
     config: Option<PathBuf>,

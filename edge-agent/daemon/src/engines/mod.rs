@@ -24,16 +24,16 @@ use crate::state::Folder;
 #[cfg(feature = "wgpu")]
 pub use wgpu::{LOST_AFTER_VARIABLE, adapter_choice, adapters};
 
-/// How an engine of this device stands.
+/// State of an engine of this device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineStatus {
-    /// Which engine.
+    /// Name of the engine.
     pub engine: EngineName,
     /// `ready`, `lost` (its device is gone) or `missing` (it did not open).
     pub state: String,
-    /// Why it is lost or missing.
+    /// Reason if it is lost or missing.
     pub problem: Option<String>,
-    /// What it is made of; `None` when it did not open.
+    /// Description of the engine; `None` when it did not open.
     pub description: Option<EngineDescription>,
     /// Its child processes; empty when it runs inside the agent.
     #[serde(default)]
@@ -44,7 +44,7 @@ pub struct EngineStatus {
 }
 
 impl EngineStatus {
-    /// Whether it can load models.
+    /// Returns whether it can load models.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.state == "ready"
@@ -144,7 +144,7 @@ type Opener = Box<dyn Fn(EngineName) -> Result<Arc<dyn Engine>, String> + Send +
 /// The engines of this device.
 pub struct Engines {
     slots: Vec<Slot>,
-    /// What `engine.engines` says; other slots are for the models that name them.
+    /// Engines of `engine.engines`; other slots are for the models that name them.
     order: Vec<EngineName>,
     opener: Opener,
     /// Counts the engines that were opened again.
@@ -260,13 +260,13 @@ impl Engines {
         self.slots.iter().find(|slot| slot.name == name)?.opened().engine.ok()?.lost()
     }
 
-    /// What can run models now, for the greeting.
+    /// Returns the engines that can run models now, for the greeting.
     #[must_use]
     pub fn describe(&self) -> Vec<EngineDescription> {
         self.slots.iter().filter_map(Slot::usable).map(|engine| engine.describe()).collect()
     }
 
-    /// How every engine stands.
+    /// Returns the state of every engine.
     #[must_use]
     pub fn status(&self) -> Vec<EngineStatus> {
         self.slots.iter().map(Slot::status).collect()

@@ -79,7 +79,7 @@ impl engine::host::Keeper for PipelineKeeper {
 pub(super) struct PipelineFile {
     folder: PathBuf,
     path: PathBuf,
-    /// What was read or written last.
+    /// Kernels that were read or written last.
     known: Mutex<Option<Digest>>,
 }
 

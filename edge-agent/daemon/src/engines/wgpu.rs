@@ -20,7 +20,7 @@ pub fn adapters() -> Vec<AdapterReport> {
     engine_wgpu::gpu::adapters()
 }
 
-/// What the configuration says of the adapter, in the engine's words.
+/// Returns the engine's options for the adapter in the configuration.
 #[must_use]
 pub fn adapter_choice(table: &WgpuTable) -> AdapterChoice {
     AdapterChoice {
@@ -137,7 +137,7 @@ mod fault {
     pub(super) struct LostAfter(Arc<AtomicU64>);
 
     impl LostAfter {
-        /// What the environment says.
+        /// Returns the override in the environment.
         pub(super) fn asked_for() -> Option<Self> {
             let runs = super::lost_after()?.to_str()?.parse().ok()?;
             Some(Self(Arc::new(AtomicU64::new(runs))))

@@ -18,7 +18,7 @@ const PENDING: &str = "enrolling.json";
 /// Version of the file's format.
 const FORMAT: u32 = 1;
 
-/// `enrolling.json`, mode 0600.
+/// Content of `enrolling.json`, which has mode 0600.
 #[derive(Serialize, Deserialize)]
 struct Pending {
     format: u32,

@@ -14,57 +14,57 @@ use types::{NamedTensor, TensorError, TensorSpec};
 /// Largest file that is read as an input, in bytes: a tensor of the greatest size and a header beside it.
 const FILE_BYTES_MAX: u64 = TENSOR_BYTES_MAX as u64 + 64 * 1024;
 
-/// How a file holds an input.
+/// Format of an input file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
-    /// A PNG picture.
+    /// Picture in PNG format.
     Picture,
     /// A NumPy array, as `numpy.save` writes it.
     Npy,
 }
 
-/// Why a file does not become an input.
+/// Error of reading an input file.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
     /// The file does not open or read.
     #[error("read input file {path:?}")]
     Read {
-        /// The file.
+        /// File that was read.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         #[source]
         source: std::io::Error,
     },
     /// The file is larger than any input.
     #[error("input file {path:?} is over the limit of {FILE_BYTES_MAX} bytes")]
     TooLarge {
-        /// The file.
+        /// File that was read.
         path: PathBuf,
     },
     /// Not a PNG file that decodes.
     #[error("decode {path:?} as a PNG picture")]
     Png {
-        /// The file.
+        /// File that was read.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         #[source]
         source: png::DecodingError,
     },
     /// Not a NumPy file that reads.
     #[error("read {path:?} as a NumPy array")]
     Npy {
-        /// The file.
+        /// File that was read.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         #[source]
         source: std::io::Error,
     },
     /// The array is of a kind that no tensor has.
     #[error("the array in {path:?} {problem}")]
     Array {
-        /// The file.
+        /// File that was read.
         path: PathBuf,
-        /// What is wrong, and what to do about it.
+        /// Problem with the file, and advice.
         problem: String,
     },
     /// The model's input is not a picture.
@@ -72,15 +72,15 @@ pub enum InputError {
     NotAPicture {
         /// The input, with datatype and shape.
         spec: String,
-        /// What stands in the way.
+        /// Problem with the input.
         problem: &'static str,
     },
     /// Shape and bytes disagree.
     #[error("make a tensor of {path:?}")]
     Tensor {
-        /// The file.
+        /// File that was read.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         #[source]
         source: TensorError,
     },

@@ -41,7 +41,7 @@ fn with_batch(shape: Vec<usize>, spec: &TensorSpec) -> Vec<usize> {
 mod tests {
     use super::*;
 
-    /// What `numpy.save` writes (format 1.0) for these fields.
+    /// Returns a file as `numpy.save` writes it (format 1.0) for these fields.
     fn npy(descr: &str, fortran: bool, shape: &str, data: &[u8]) -> Vec<u8> {
         let fortran = if fortran { "True" } else { "False" };
         let mut header = format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}");

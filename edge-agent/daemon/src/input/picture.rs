@@ -30,7 +30,7 @@ fn layout_error(spec: &TensorSpec, problem: &'static str) -> InputError {
     InputError::NotAPicture { spec: spec.to_string(), problem }
 }
 
-/// Where an input has its channels, and which sizes it fixes.
+/// Position of the channels of an input, and the sizes that it fixes.
 struct Layout {
     batch: bool,
     channels_last: bool,

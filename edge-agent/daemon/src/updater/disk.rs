@@ -24,7 +24,7 @@ const PIN_FILE: &str = ".installed.json";
 /// Pins and pointers take a few hundred bytes.
 const SMALL_FILE_BYTES_MAX: u64 = 64 * 1024;
 
-/// What was proven when a version was installed.
+/// Facts that were proven when a version was installed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Pin {

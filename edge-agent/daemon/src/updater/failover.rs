@@ -33,7 +33,7 @@ struct UnderWay {
     loading: Loading,
 }
 
-/// What happened.
+/// Reason for a change of the engine.
 pub(super) enum Turn {
     /// Some device was found gone.
     Loss,
@@ -79,7 +79,7 @@ impl Failovers {
         }
     }
 
-    /// Does what follows.
+    /// Carries out the decision.
     pub(super) async fn on(&mut self, turn: Turn) {
         match turn {
             Turn::Loss => self.look().await,

@@ -36,7 +36,7 @@ pub(super) struct Candidate {
     pub(super) variant: Variant,
 }
 
-/// What a job made.
+/// Result of a job.
 #[derive(Debug)]
 pub(super) enum Done {
     Trusted(Box<Candidate>),
@@ -77,7 +77,7 @@ pub(super) async fn trust(
     };
     let trusted = unless_abandoned(&abandoned, refreshed).await?;
     if let Some(behind) = trusted.clock_behind() {
-        tracing::warn!(%behind, "this device's clock stands before a time that was trusted: set it");
+        tracing::warn!(%behind, "this device's clock is behind a time that was trusted: set it");
     }
     crash_at(CrashPoint::TrustStored);
     let model = &parts.model.name;
@@ -256,11 +256,11 @@ async fn note_attempt(
     noting.await.err()
 }
 
-/// Why a version is not proven.
+/// Reason for a version that is not proven.
 enum Unproven {
     /// It ended its child process.
     Died(HostDeath),
-    /// Anything else.
+    /// Any other failure.
     Failed(Failure),
 }
 

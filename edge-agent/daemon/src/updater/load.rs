@@ -12,14 +12,14 @@ use crate::config::{EngineTable, ModelTable};
 use crate::engines::Engines;
 use crate::models::Serving;
 
-/// How models are loaded on this device.
+/// Configuration of loads on this device.
 #[derive(Debug, Clone)]
 pub struct LoadTable {
     /// Sessions of each model.
     pub sessions: usize,
     /// Requests that may wait.
     pub queue: usize,
-    /// What each session gets.
+    /// Resources of each session.
     pub options: LoadOptions,
 }
 
@@ -41,7 +41,7 @@ impl From<&EngineTable> for LoadTable {
     }
 }
 
-/// Whether a version is new here.
+/// Novelty of a version on this device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trial {
     /// It has not answered its golden inputs on this device: it gets a child process of its own.
@@ -50,7 +50,7 @@ pub enum Trial {
     Proven,
 }
 
-/// Which of the engines of this device to try.
+/// Engines of this device to try.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Wanted {
     /// The one to try first; `None` goes by the configured order.
@@ -143,11 +143,11 @@ fn survive(
     }
 }
 
-/// Why an engine did not load a bundle.
+/// Reason of an engine for not loading a bundle.
 enum Refused {
     /// Its child process ended.
     Died(HostDeath),
-    /// Anything else.
+    /// Any other failure.
     Failed(Failure),
 }
 

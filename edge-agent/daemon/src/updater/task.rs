@@ -30,32 +30,32 @@ use crate::state::Folder;
 use crate::trust::DeviceTrust;
 use crate::uplink::Link;
 
-/// What the updater of one model works with.
+/// Parts that the updater of one model uses.
 #[derive(Debug)]
 pub struct UpdaterParts {
-    /// The model.
+    /// Model that is updated.
     pub model: Arc<Model>,
-    /// Where versions lie.
+    /// State folder with the versions.
     pub folder: Folder,
-    /// Who vouches for versions; `None` on a device that was never enrolled.
+    /// Trust in versions; `None` on a device that was never enrolled.
     pub trust: Option<Arc<DeviceTrust>>,
     /// The way to the hub.
     pub link: Link,
-    /// What can run the model.
+    /// Engines that can run the model.
     pub engines: Arc<Engines>,
-    /// How it is loaded.
+    /// Configuration of its loads.
     pub load: LoadTable,
     /// Limits of the configuration.
     pub updates: UpdatesTable,
     /// The downloads of all models.
     pub transfers: Arc<Transfers>,
-    /// The outbox.
+    /// Outbox of reports to the hub.
     pub reports: Arc<Reports>,
     /// Versions that were given up, by `<model>/<version>`.
     pub failed: Table<FailedRecord>,
     /// Loads that were begun.
     pub attempts: Attempts,
-    /// Where the state is written down.
+    /// Status of the agent, updated at each change.
     pub board: Arc<Board>,
 }
 
@@ -79,7 +79,7 @@ struct Job {
     abandoned: CancellationToken,
 }
 
-/// What the jobs of the version under way have made so far.
+/// Results of the jobs of the version under way.
 #[derive(Debug, Default)]
 struct Made {
     candidate: Option<Candidate>,
@@ -183,7 +183,10 @@ impl ModelUpdater {
         let mut steps: VecDeque<Step> = match self.machine.handle(event, Instant::now(), rand::random()) {
             Ok(steps) => steps.into(),
             Err(refused) => {
-                tracing::error!(error = telemetry::chain(&refused), "the updater was told what cannot be");
+                tracing::error!(
+                    error = telemetry::chain(&refused),
+                    "event is invalid in the current state of the update"
+                );
                 return;
             }
         };
@@ -295,7 +298,7 @@ impl ModelUpdater {
         self.job = Some(Job { work: Box::pin(work), abandoned });
     }
 
-    /// What an earlier job made is gone: the version is begun again.
+    /// Begins a version again when the result of an earlier job is gone.
     fn begin_lost(&mut self) {
         let failure = trouble::because(FailureKind::Interrupted, "what an earlier step made is gone");
         self.begin(async { Err(failure) }, CancellationToken::new());

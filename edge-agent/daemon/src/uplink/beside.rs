@@ -22,7 +22,7 @@ use crate::models::Models;
 /// Interval between checks whether the old connection lives again.
 const LIFE_CHECK: Duration = Duration::from_millis(100);
 
-/// What a device says of itself when it greets.
+/// Greeting of the device, made at the time of the dial.
 #[derive(Debug, Clone)]
 pub(super) struct Greeter {
     pub(super) models: Arc<Models>,
@@ -70,7 +70,7 @@ pub(super) async fn dial_beside(
     tokio::select! {
         found = dialling => found,
         () = heard_again(&silent, &silence) => {
-            tracing::info!("the hub was heard again");
+            tracing::info!("the hub responds again");
             None
         }
     }

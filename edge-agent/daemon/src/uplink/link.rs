@@ -44,7 +44,7 @@ pub struct Link {
     silence: Silence,
 }
 
-/// Why the hub gave nothing that was asked for outside of inference.
+/// Error of an exchange with the hub outside of inference.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// There is no connection.
@@ -53,7 +53,7 @@ pub enum LinkError {
     /// Nothing came in time.
     #[error("the hub did not answer within {} s", ANSWER_WITHIN.as_secs())]
     TooLate,
-    /// The exchange broke.
+    /// The exchange broke off.
     #[error("ask the hub")]
     Exchange(#[source] ExchangeError),
     /// The hub would not.
@@ -65,7 +65,7 @@ pub enum LinkError {
 }
 
 impl LinkError {
-    /// Whether the hub is not there, rather than unwilling.
+    /// Returns whether the hub could not be reached.
     #[must_use]
     pub fn is_away(&self) -> bool {
         match self {
@@ -79,17 +79,17 @@ impl LinkError {
 /// A request for the hub.
 #[derive(Debug)]
 pub struct HubQuestion<'a> {
-    /// The request.
+    /// Id of the request.
     pub id: &'a RequestId,
-    /// The model.
+    /// Name of the model.
     pub model: &'a ModelName,
     /// The version that must answer; `None` for the hub's current one.
     pub version: Option<Version>,
-    /// Why the hub is asked.
+    /// Reason for asking the hub.
     pub reason: Reason,
-    /// When the answer is worth nothing any more.
+    /// Time at which the answer is worthless.
     pub until: Instant,
-    /// The inputs.
+    /// Input tensors of the request.
     pub inputs: &'a [NamedTensor],
     /// Wanted outputs; all where empty.
     pub outputs: &'a [String],
@@ -97,21 +97,21 @@ pub struct HubQuestion<'a> {
     pub traceparent: Option<&'a str>,
 }
 
-/// The hub's answer.
+/// Answer of the hub.
 #[derive(Debug, Clone)]
 pub struct HubAnswer {
-    /// The outputs.
+    /// Output tensors in the wanted order.
     pub outputs: Vec<NamedTensor>,
     /// By what it was made, and where the time went.
     pub made: MadeBy,
 }
 
-/// Why there is no answer of the hub.
+/// Reason for no answer of the hub.
 #[derive(Debug)]
 pub struct NotAnswered {
     /// The kind, for the routing core.
     pub failure: HubFailure,
-    /// What the hub or the connection said.
+    /// Message of the hub or the connection.
     pub detail: Option<String>,
 }
 
@@ -141,7 +141,7 @@ impl Link {
         Self::new(watch::channel(None).1)
     }
 
-    /// How the hub stands at this moment.
+    /// Returns the state of the hub at this moment.
     #[must_use]
     pub fn hub_state(&self) -> HubState {
         match self.published() {
@@ -165,13 +165,13 @@ impl Link {
         self.connection.borrow_and_update().is_some()
     }
 
-    /// Whether there is a greeted connection.
+    /// Returns whether there is a greeted connection.
     #[must_use]
     pub fn is_online(&self) -> bool {
         self.connection().is_some()
     }
 
-    /// What the uplink gave out last, alive or not.
+    /// Returns the latest connection of the uplink, alive or not.
     fn published(&self) -> Option<Connection> {
         self.connection.borrow().clone()
     }

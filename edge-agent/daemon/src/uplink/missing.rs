@@ -13,7 +13,7 @@ use crate::board::Board;
 use crate::models::Models;
 use crate::trust::DeviceTrust;
 
-/// What the search works with.
+/// Parts that the search uses.
 #[derive(Debug, Clone)]
 pub(super) struct Search {
     pub(super) trust: Option<Arc<DeviceTrust>>,

@@ -24,7 +24,7 @@ const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Longest time for a hub's request to be read and answered.
 const HUB_REQUEST_WITHIN: Duration = Duration::from_secs(10);
 
-/// What the hub said of itself.
+/// Request of the hub on its own initiative.
 enum Said {
     Offer(Offer),
     Goodbye { retry_after: Option<Duration> },
@@ -131,7 +131,7 @@ impl Uplink {
         Some(Box::pin(beside::dial_beside(dialer, addresses, self.greeter(), silent.clone(), silence)))
     }
 
-    /// What the end of a live connection means.
+    /// Returns the event of the end of a live connection.
     fn ended(&self, reason: &CloseReason) -> Event {
         if reason.code() == Some(CloseCode::CertificateExpired) {
             // No renewal came in time; the hub serves one to a device that connects again.
@@ -227,7 +227,7 @@ impl Uplink {
     }
 }
 
-/// When the certificate is looked at next.
+/// Next step for the certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
     Ask,

@@ -12,13 +12,13 @@ use transport::{CertificateError, Connection, DeviceKey, Identity, Priority};
 use super::link::{LinkError, exchange};
 use crate::identity::{self, Enrolment, IdentityError};
 
-/// Why there is no new certificate yet; the old one stays in use.
+/// Error of a renewal; the old certificate stays in use.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RenewError {
     /// The hub did not give one.
     #[error("ask the hub for a new certificate")]
     Asked(#[source] LinkError),
-    /// What it gave is not one for this device's new key.
+    /// The hub's certificate is not one for this device's new key.
     #[error("use the certificate that the hub issued")]
     Certificate(#[source] CertificateError),
     /// It names another device.

@@ -11,7 +11,7 @@ use service::clock;
 use crate::board::{Board, InstalledVersion};
 use crate::models::{Model, Models};
 
-/// The device's greeting.
+/// Returns the greeting of the device.
 pub(super) fn hello(models: &Models, board: &Board, engines: &[EngineDescription], instance: Instance) -> Hello {
     let status = board.status(models);
     let state = |model: &Arc<Model>| {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use edge_core::renewal::{ClockSkew, Renewal};
 use edge_core::update::OfferKind;
-use edge_core::uplink::{Bar, Event, NoAddress, Step, Uplink as Machine};
+use edge_core::uplink::{Event, NoAddress, Rejection, Step, Uplink as Machine};
 use protocol::v1::feature::{self, Instance};
 use protocol::v1::{Offer, RefusalCode, Welcome};
 use service::clock;
@@ -30,44 +30,44 @@ use crate::identity::Enrolment;
 use crate::models::Models;
 use crate::reports::Reports;
 
-/// How often a barred device looks whether its clock was set: that may be what barred it.
+/// Interval at which a refused device checks whether its clock was set: a wrong clock may be the reason.
 const CLOCK_LOOK: Duration = Duration::from_secs(10);
-/// A step of the clock from which a barred device tries again at once.
+/// A step of the clock from which a rejected device tries again at once.
 const CLOCK_STEP: Duration = Duration::from_secs(30);
 
 /// The ways to the updaters, by model.
 pub type Offers = BTreeMap<ModelName, mpsc::Sender<(Version, OfferKind)>>;
 
-/// What the uplink works with.
+/// Parts that the uplink uses.
 #[derive(Debug)]
 pub struct UplinkParts {
-    /// Who this device is.
+    /// Identity of this device.
     pub enrolment: Enrolment,
-    /// Where its identity is stored.
+    /// Folder of its identity.
     pub identity_folder: PathBuf,
     /// The hub's addresses, in the order they are tried.
     pub addresses: Vec<String>,
-    /// How fast to send.
+    /// Congestion control of its connections.
     pub congestion: Congestion,
     /// The models of this device, for the greeting.
     pub models: Arc<Models>,
-    /// What can run models here, for the greeting.
+    /// Engines of this device, for the greeting.
     pub engines: Arc<Engines>,
-    /// Where offers go.
+    /// Receivers of offers, by model.
     pub offers: Offers,
-    /// What waits to be reported.
+    /// Outbox of reports to the hub.
     pub reports: Arc<Reports>,
-    /// Where the state is written down.
+    /// Status of the agent, updated at each change.
     pub board: Arc<Board>,
-    /// Who is told of the connection.
+    /// Publisher of the connection.
     pub publish: watch::Sender<Option<Connection>>,
     /// The signed list of the hub's models.
     pub trust: Option<Arc<crate::trust::DeviceTrust>>,
-    /// Where requests note that the hub fell silent.
+    /// Notes of requests that the hub fell silent.
     pub silence: Silence,
 }
 
-/// Why the uplink cannot even start.
+/// Error of a start of the uplink.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// There is nowhere to dial.
@@ -168,7 +168,7 @@ impl Uplink {
             Step::Greet => self.greet_fresh().await,
             Step::GoOnline => self.go_online().await,
             Step::Wait { .. } => self.wait(false).await,
-            Step::Bar { why, .. } => {
+            Step::Reject { why, .. } => {
                 tracing::error!(why = why.as_str(), advice = why.advice(), "the hub does not take this device");
                 self.wait(true).await
             }
@@ -176,15 +176,15 @@ impl Uplink {
         }
     }
 
-    /// Waits for the machine's next time-out; a barred device also for a change of the clock.
-    async fn wait(&mut self, barred: bool) -> Event {
+    /// Waits for the machine's next time-out; a rejected device also for a change of the clock.
+    async fn wait(&mut self, rejected: bool) -> Event {
         self.close_fresh();
         let until = self.machine.poll_timeout().map_or_else(|| Instant::now() + CLOCK_LOOK, |(until, _why)| until);
-        let barred = barred || matches!(self.machine.state(), edge_core::uplink::State::Barred { .. });
+        let rejected = rejected || matches!(self.machine.state(), edge_core::uplink::State::Rejected { .. });
         let clock = || SystemTime::now();
         let (wall, steady) = (clock(), Instant::now());
         loop {
-            let look = if barred { until.min(Instant::now() + CLOCK_LOOK) } else { until };
+            let look = if rejected { until.min(Instant::now() + CLOCK_LOOK) } else { until };
             tokio::time::sleep_until(look.into()).await;
             if Instant::now() >= until {
                 return Event::Tick;
@@ -217,12 +217,14 @@ impl Uplink {
         tracing::info!(error = telemetry::chain(error), advice = error.advice(), "no connection to the hub");
         self.note_error(&telemetry::chain(error), Some(error.advice()));
         match error.kind() {
-            DialErrorKind::WrongCa => Event::Refused(Bar::WrongCa),
-            DialErrorKind::CertificateTime => Event::Refused(Bar::CertificateExpired),
-            DialErrorKind::Version => Event::Refused(Bar::Version),
-            DialErrorKind::NotAuthorised => Event::Refused(match error {
-                DialError::NotAuthorised { source, .. } if source.code() == Some(CloseCode::Revoked) => Bar::Revoked,
-                _ => Bar::NotAuthorised,
+            DialErrorKind::WrongCa => Event::Rejected(Rejection::WrongCa),
+            DialErrorKind::CertificateTime => Event::Rejected(Rejection::CertificateExpired),
+            DialErrorKind::Version => Event::Rejected(Rejection::Version),
+            DialErrorKind::NotAuthorised => Event::Rejected(match error {
+                DialError::NotAuthorised { source, .. } if source.code() == Some(CloseCode::Revoked) => {
+                    Rejection::Revoked
+                }
+                _ => Rejection::NotAuthorised,
             }),
             DialErrorKind::Unreachable | DialErrorKind::Busy | DialErrorKind::Local | DialErrorKind::Other => {
                 Event::Failed { retry_after: None }
@@ -267,9 +269,9 @@ impl Uplink {
             (LinkError::Refused(refusal), _) => {
                 let retry_after = refusal.retry_after_ms.map(|ms| Duration::from_millis(ms.into()));
                 let event = match refusal.code {
-                    RefusalCode::Revoked => Event::Refused(Bar::Revoked),
-                    RefusalCode::NotAuthorised => Event::Refused(Bar::NotAuthorised),
-                    RefusalCode::Unsupported => Event::Refused(Bar::Version),
+                    RefusalCode::Revoked => Event::Rejected(Rejection::Revoked),
+                    RefusalCode::NotAuthorised => Event::Rejected(Rejection::NotAuthorised),
+                    RefusalCode::Unsupported => Event::Rejected(Rejection::Version),
                     RefusalCode::UnknownModel
                     | RefusalCode::BadInput
                     | RefusalCode::TooLarge
@@ -294,12 +296,12 @@ impl Uplink {
         }
     }
 
-    /// What the end of a connection means.
+    /// Returns the event of the end of a connection.
     pub(super) fn closed(&self, reason: &CloseReason) -> Event {
         let event = match reason.code() {
-            Some(CloseCode::Revoked) => Event::Refused(Bar::Revoked),
-            Some(CloseCode::NotAuthorised) => Event::Refused(Bar::NotAuthorised),
-            Some(CloseCode::CertificateExpired) => Event::Refused(Bar::CertificateExpired),
+            Some(CloseCode::Revoked) => Event::Rejected(Rejection::Revoked),
+            Some(CloseCode::NotAuthorised) => Event::Rejected(Rejection::NotAuthorised),
+            Some(CloseCode::CertificateExpired) => Event::Rejected(Rejection::CertificateExpired),
             Some(
                 CloseCode::Done
                 | CloseCode::ShuttingDown
@@ -316,7 +318,7 @@ impl Uplink {
 
     fn note_refusal(&self, said: &str, event: Event) {
         let advice = match event {
-            Event::Refused(bar) => Some(bar.advice()),
+            Event::Rejected(why) => Some(why.advice()),
             Event::Start
             | Event::Connected
             | Event::Welcomed

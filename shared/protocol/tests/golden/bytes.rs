@@ -44,7 +44,7 @@ pub(crate) const ENROL: &str = "
 pub(crate) const ENROLLED: &str = "14000000 1101 000863616d6572612d3701023001023002027b7d";
 pub(crate) const ENROL_REFUSED: &str = "16000000 1101 0103117468652071756575652069732066756c6c01fa";
 /// All frames, as a start for mutations.
-pub(crate) const FRAMES: [&str; 27] = [
+pub(crate) const FRAMES: [&str; 28] = [
     HELLO,
     INFER,
     METADATA,
@@ -57,6 +57,7 @@ pub(crate) const FRAMES: [&str; 27] = [
     REPORT_SUPERSEDED,
     REPORT_ROLLED_BACK,
     RENEW,
+    RUNNING,
     WELCOME,
     INFER_RESPONSE,
     METADATA_FOUND,
