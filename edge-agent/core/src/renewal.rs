@@ -73,12 +73,6 @@ impl Validity {
         self.not_after.saturating_sub(self.not_before)
     }
 
-    /// Returns whether the validity is over, or has not begun.
-    #[must_use]
-    pub fn is_void_at(self, now: u64) -> bool {
-        now > self.not_after || now < self.not_before
-    }
-
     /// Returns whether it was issued by a clock that was ahead by more than [`FUTURE_S_MAX`].
     #[must_use]
     pub fn is_from_the_future(self, now: u64) -> bool {
