@@ -14,6 +14,7 @@ use edge_core::trust::REFRESH_PERIOD;
 use engine::{Isolation, Provider};
 use serde::{Deserialize, Serialize};
 use transport::Congestion;
+use types::gpu::{BackEnd, Power};
 use types::policy::{Budget, Privacy};
 use types::{EngineName, ModelName, Policy, PolicyMode, VariantName};
 
@@ -126,31 +127,6 @@ pub struct WgpuTable {
     /// Whether compiled kernels are kept in `<state_dir>/pipelines` where the driver offers that. Default true: the next
     /// start need not compile them again.
     pub pipeline_cache: bool,
-}
-
-/// An API to reach a GPU by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BackEnd {
-    /// Vulkan, on Linux, Android and Windows.
-    Vulkan,
-    /// Metal, on Apple's systems.
-    Metal,
-    /// Direct3D 12, on Windows.
-    Dx12,
-    /// OpenGL 4.3 or OpenGL ES 3.1.
-    Gl,
-}
-
-/// Preference among several GPUs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Power {
-    /// The integrated GPU first.
-    Low,
-    /// The discrete GPU first.
-    #[default]
-    High,
 }
 
 /// Section `[hub]` of the file.

@@ -2,12 +2,12 @@
 //! lose the GPU.
 
 use engine::{Engine, EngineDescription, Keepsake, LoadError, LoadOptions, ModelBytes, Session};
-use engine_wgpu::gpu::{AdapterChoice, AdapterReport, BackEnd, Power};
+use engine_wgpu::gpu::{AdapterChoice, AdapterReport};
 use engine_wgpu::{GpuError, WgpuEngine};
 use types::EngineName;
 
 use super::pipelines::{PipelineFile, key_of};
-use crate::config::{self, WgpuTable};
+use crate::config::WgpuTable;
 use crate::state::Folder;
 
 /// The variable by which a test has the GPU be lost after so many runs. Not even read in builds without debug
@@ -24,17 +24,9 @@ pub fn adapters() -> Vec<AdapterReport> {
 #[must_use]
 pub fn adapter_choice(table: &WgpuTable) -> AdapterChoice {
     AdapterChoice {
-        back_end: table.back_end.map(|back_end| match back_end {
-            config::BackEnd::Vulkan => BackEnd::Vulkan,
-            config::BackEnd::Metal => BackEnd::Metal,
-            config::BackEnd::Dx12 => BackEnd::Dx12,
-            config::BackEnd::Gl => BackEnd::Gl,
-        }),
+        back_end: table.back_end,
         name: table.adapter.clone(),
-        power: match table.power {
-            config::Power::Low => Power::Low,
-            config::Power::High => Power::High,
-        },
+        power: table.power,
         allow_software: table.allow_software,
         ..AdapterChoice::default()
     }

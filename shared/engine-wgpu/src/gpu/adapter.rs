@@ -1,54 +1,17 @@
 //! Choosing an adapter, and saying what there is.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+pub use types::gpu::{BackEnd, Power};
 
 use crate::error::GpuError;
 
-/// An API to reach a GPU by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BackEnd {
-    /// Vulkan.
-    Vulkan,
-    /// Metal.
-    Metal,
-    /// Direct3D 12.
-    Dx12,
-    /// OpenGL 4.3 or OpenGL ES 3.1 with compute shaders.
-    Gl,
-}
-
-impl BackEnd {
-    /// Returns the API of that name, as [`AdapterReport::back_end`] has it.
-    fn named(name: &str) -> Option<Self> {
-        match name {
-            "vulkan" => Some(Self::Vulkan),
-            "metal" => Some(Self::Metal),
-            "dx12" => Some(Self::Dx12),
-            "gl" => Some(Self::Gl),
-            _ => None,
-        }
+fn backends(back_end: BackEnd) -> wgpu::Backends {
+    match back_end {
+        BackEnd::Vulkan => wgpu::Backends::VULKAN,
+        BackEnd::Metal => wgpu::Backends::METAL,
+        BackEnd::Dx12 => wgpu::Backends::DX12,
+        BackEnd::Gl => wgpu::Backends::GL,
     }
-
-    const fn to_wgpu(self) -> wgpu::Backends {
-        match self {
-            Self::Vulkan => wgpu::Backends::VULKAN,
-            Self::Metal => wgpu::Backends::METAL,
-            Self::Dx12 => wgpu::Backends::DX12,
-            Self::Gl => wgpu::Backends::GL,
-        }
-    }
-}
-
-/// Which of several GPUs to prefer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Power {
-    /// The integrated one: a device on battery.
-    Low,
-    /// The discrete one.
-    #[default]
-    High,
 }
 
 /// Configuration of the adapter.
@@ -132,7 +95,7 @@ fn enumerate(back_end: Option<BackEnd>) -> Vec<wgpu::Adapter> {
 
 fn instance(back_end: Option<BackEnd>) -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    descriptor.backends = back_end.map_or(wgpu::Backends::all(), BackEnd::to_wgpu);
+    descriptor.backends = back_end.map_or(wgpu::Backends::all(), backends);
     // Validation layers are for developing the driver's user; they are slow and not installed on devices.
     descriptor.flags = wgpu::InstanceFlags::empty();
     wgpu::Instance::new(descriptor)
