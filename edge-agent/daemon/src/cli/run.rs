@@ -26,7 +26,8 @@ const RUNTIME_GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  edge-agent run\n  edge-agent run --config ./agent.toml --state-dir ./state\n\n\
                         Other ports than 8000 and 8002: see door.http and metrics.listen; the addresses that were bound \
-                        are logged and written to <state_dir>/listening.json.")]
+                        are logged and written to <state_dir>/listening.json.\n\n\
+                        SIGHUP reads log.filter again; every other change of the configuration needs a restart.")]
 pub struct Run {}
 
 impl Run {
