@@ -49,7 +49,7 @@ pub enum ScoreError {
         axis: i64,
     },
     /// One class: its softmax is 1 whatever the model computes.
-    #[error("dimension {axis} of the scored output of shape {shape:?} holds one class, which says nothing")]
+    #[error("dimension {axis} of the scored output of shape {shape:?} has one class: a score needs two or more")]
     OneClass {
         /// Shape of the output.
         shape: Vec<usize>,

@@ -83,7 +83,7 @@ pub enum StartError {
 
 /// The store makes no progress: its disk has not responded for too long, and only a new process can open it again.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the agent's store makes no progress: its disk has not answered for too long")]
+#[error("the agent's store makes no progress: its disk has not responded for too long")]
 pub struct StoreStalled;
 
 /// An agent that is ready and has not begun to serve.

@@ -39,11 +39,11 @@ impl CheckedEngine {
 /// One check: a model file and the engine that shall run it.
 #[derive(Debug)]
 pub struct ModelCheck<'a> {
-    /// The model file.
+    /// Path of the model file.
     pub model: &'a Path,
-    /// The engine.
+    /// Engine that is asked.
     pub engine: EngineName,
-    /// Where ONNX Runtime is searched.
+    /// Places in which ONNX Runtime is searched.
     pub search: LibrarySearch,
     /// Options of the load in ONNX Runtime.
     pub options: LoadOptions,

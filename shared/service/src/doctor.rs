@@ -19,7 +19,7 @@ use crate::units;
 pub struct Names {
     /// The daemon in prose: `agent`.
     pub daemon: &'static str,
-    /// Its program: `edge-agent`.
+    /// The name of its program: `edge-agent`.
     pub program: &'static str,
 }
 

@@ -7,15 +7,15 @@ use console::{CliError, ExitKind, OrExit};
 use engine::{Engine, LibrarySearch, OrtEngine};
 use store::files;
 
-/// One step.
+/// One step of `doctor`.
 #[derive(Debug, Subcommand)]
 pub enum Trial {
     /// Writes a file into a folder, makes it durable, renames it, and removes it
     Folder {
-        /// The folder
+        /// The folder to write into
         folder: PathBuf,
     },
-    /// Opens ONNX Runtime
+    /// Opens ONNX Runtime and prints its version
     Library {
         /// Its file or folder; without it the places that the daemon searches
         library: Option<PathBuf>,
@@ -23,7 +23,7 @@ pub enum Trial {
 }
 
 impl Trial {
-    /// Runs the step.
+    /// Runs the step in this process.
     ///
     /// # Errors
     /// When it fails.

@@ -44,7 +44,7 @@ pub struct Infer {
     /// The version that must answer
     #[arg(long = "model-version", value_name = "N")]
     model_version: Option<Version>,
-    /// The agent's door; without it the agent on the configured state folder
+    /// Agent's server; without it the agent on the configured state folder
     #[arg(long)]
     url: Option<String>,
 }

@@ -25,7 +25,7 @@ const RUNTIME_GRACE: Duration = Duration::from_secs(1);
 /// log.filter again; every other change of the configuration needs a restart.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  edge-agent run\n  edge-agent run --config ./agent.toml --state-dir ./state\n\n\
-                        Other ports than 8000 and 8002: see door.http and metrics.listen; the addresses that were bound \
+                        Ports other than 8000 and 8002: see `edge-agent config example`. The addresses that were bound \
                         are logged and written to <state_dir>/listening.json.\n\n\
                         SIGHUP reads log.filter again; every other change of the configuration needs a restart.")]
 pub struct Run {}

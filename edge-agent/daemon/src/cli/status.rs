@@ -15,7 +15,7 @@ use service::{clock, units};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  edge-agent status\n  edge-agent status --json | jq .hub.state")]
 pub struct StatusVerb {
-    /// The agent's door; without it the agent on the configured state folder
+    /// Agent's server; without it the agent on the configured state folder
     #[arg(long)]
     url: Option<String>,
 }

@@ -60,7 +60,7 @@ pub enum LinkError {
     #[error("the hub refused")]
     Refused(#[source] Refusal),
     /// The hub answered something else.
-    #[error("the hub answered something else than was asked")]
+    #[error("the hub sent a response of another kind than requested")]
     OffTopic,
 }
 
@@ -354,7 +354,7 @@ async fn ask_once(connection: &Connection, question: &HubQuestion<'_>) -> Result
         | HubResponse::Accepted
         | HubResponse::Renewed { .. } => Err(NotAnswered {
             failure: HubFailure::Failed,
-            detail: Some("the hub answered something else than was asked".to_owned()),
+            detail: Some("the hub sent a response of another kind than requested".to_owned()),
         }),
     }
 }
