@@ -1,6 +1,6 @@
 //! The way of one request: obeys `edge_core::route` until there is an answer or a failure.
 //!
-//! Fed by the door with tensors and by [`crate::models`] with what serves; asks [`crate::uplink`] when the route says
+//! Fed by [`crate::inference`] with tensors and by [`crate::models`] with what serves; asks [`crate::uplink`] when the route says
 //! so. Dropping the future withdraws the request everywhere: from the session's queue and from the hub's.
 
 use std::sync::Arc;
@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use edge_core::route::{Event, Failure, FailureCode, HubFailure, LocalFailure, LocalState, RequestFacts, Route, Step};
 use engine::InferError;
-use types::{NamedTensor, Place, PolicyMode, Reason, Receipt, RequestId, Timings, Version};
+use types::{InferenceResponse, NamedTensor, Place, PolicyMode, Reason, Receipt, RequestId, Timings, Version};
 
-use crate::door::codec::Answer;
 use crate::models::{Model, Serving};
 use crate::uplink::{HubAnswer, HubQuestion, Link};
 
@@ -94,7 +93,7 @@ pub async fn answer(
     link: &Link,
     limits: RunLimits,
     question: &Question,
-) -> Result<Answer, NoAnswer> {
+) -> Result<InferenceResponse, NoAnswer> {
     let serving = model.serving_version(question.version);
     let mut walk = Walk { model, link, limits, question, serving, local: None, hub: None, detail: None };
     let facts = RequestFacts { policy: question.policy, deadline: question.deadline, local: walk.local_state() };
@@ -233,7 +232,7 @@ impl Walk<'_> {
         NoAnswer::Failed { failure, detail }
     }
 
-    fn finish(self, place: Place, reason: Reason) -> Result<Answer, NoAnswer> {
+    fn finish(self, place: Place, reason: Reason) -> Result<InferenceResponse, NoAnswer> {
         let score = self.local.as_ref().and_then(|local| local.score);
         let threshold = self.serving.as_ref().and_then(|serving| serving.threshold()).filter(|_| score.is_some());
         let question = self.question;
@@ -264,11 +263,11 @@ impl Walk<'_> {
                     provider: serving.session.provider().to_owned(),
                     timings,
                 };
-                Ok(Answer { outputs: local.outputs, receipt: receipt(made) })
+                Ok(InferenceResponse { outputs: local.outputs, receipt: receipt(made) })
             }
             (Place::Hub, _, Some(hub), _) => {
                 let receipt = receipt(hub.made);
-                Ok(Answer { outputs: hub.outputs, receipt })
+                Ok(InferenceResponse { outputs: hub.outputs, receipt })
             }
             // The route answers from a place only after that place has answered.
             (Place::Device, ..) | (Place::Hub, ..) => Err(NoAnswer::Route(edge_core::Refused {

@@ -169,7 +169,7 @@ impl Folder {
     }
 }
 
-/// Three addresses and a process id take a hundred bytes.
+/// Addresses, a path and a process id take a few hundred bytes.
 const LISTENING_BYTES_MAX: u64 = 4096;
 
 /// The addresses of a running agent.
@@ -177,6 +177,12 @@ const LISTENING_BYTES_MAX: u64 = 4096;
 pub struct Listening {
     /// The Open Inference Protocol over HTTP.
     pub http: std::net::SocketAddr,
+    /// The Open Inference Protocol over gRPC; `None` where it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<std::net::SocketAddr>,
+    /// Unix socket of the protocol over HTTP; `None` where it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
     /// `GET /metrics`.
     pub metrics: std::net::SocketAddr,
     /// The agent's process.

@@ -1,7 +1,7 @@
 //! The memory that all requests of this server may take together.
 //!
-//! Fed by [`super::body`] with bytes as they arrive, by the parser with tensor bytes as they are made, and by
-//! [`super::serve`] with the bytes of responses. Nothing is reserved for what a client only announces. When the budget is
+//! Fed by both protocols with bytes as they arrive, by the parser with tensor bytes as they are made, and by
+//! [`crate::server`] with the bytes of responses. Nothing is reserved for what a client only announces. When the budget is
 //! used up, a transfer that is stalled, or one much larger than the request that needs memory, is cancelled: a client that
 //! sends large bodies and never finishes them cannot keep a small request out.
 
@@ -10,6 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
+use types::InferenceError;
+
+use crate::limits::Limits;
+use crate::refusal;
 
 /// Bytes that a transfer must move to count as active again.
 ///
@@ -67,6 +71,16 @@ pub enum Full {
     Now,
     /// The request takes more than the budget ever gives to one request.
     Always,
+}
+
+impl Full {
+    /// Returns the error for a request that the budget has no memory for.
+    pub(crate) fn refusal(self, limits: &Limits) -> InferenceError {
+        match self {
+            Self::Now => refusal::memory_full(limits),
+            Self::Always => refusal::memory_never(limits),
+        }
+    }
 }
 
 /// Bytes of one request or one response; gives them back when dropped.

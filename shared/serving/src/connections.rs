@@ -1,6 +1,6 @@
-//! The open connections of one HTTP server: what each of them does, and which one is closed when there are too many.
+//! The open connections of one server: the progress of each, and which one is closed when there are too many.
 //!
-//! Fed by [`super::serve`] with each accepted connection and its progress. A new client is always served: when the limit is
+//! Fed by [`crate::server`] with each accepted connection and its progress. A new client is always served: when the limit is
 //! reached, the idlest connection is closed in its place. A connection whose request is being computed is never closed.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub enum Phase {
     Sending,
 }
 
-/// Time limits of a connection. The body of a request has its own, in [`super::body::BodyLimits`].
+/// Time limits of a connection. The body of a request has its own, in [`crate::Limits`].
 #[derive(Debug, Clone, Copy)]
 pub struct Deadlines {
     /// Longest time without a request.
@@ -83,7 +83,7 @@ impl Activity {
         self.begin_at(phase, Instant::now());
     }
 
-    fn begin_at(&self, phase: Phase, now: Instant) {
+    pub(super) fn begin_at(&self, phase: Phase, now: Instant) {
         let mut state = self.lock();
         // A response that was sent, or given up by a handler: the connection waits for its next request.
         state.answered |= phase == Phase::Idle;

@@ -1,7 +1,7 @@
-//! Connections of an HTTP server: accepted up to a limit, each with deadlines, drained at the end.
+//! Connections of a server: accepted up to a limit, each with deadlines, drained at the end.
 //!
-//! Fed by [`crate::agent`] with a listener and a router, for requests and for metrics alike. [`super::connections`] decides
-//! which connection is closed when there are too many.
+//! Fed by a daemon with a listener and a router, for requests and for metrics alike. [`crate::connections`] decides which
+//! connection is closed when there are too many.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -17,19 +17,19 @@ use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
-use super::budget::Hold;
-use crate::config::DoorTable;
-
-use super::connections::{Activity, Connections, Deadlines, Phase, RATE_WINDOW, State, bytes_per_window};
+use crate::budget::Hold;
+use crate::connections::{Activity, Connections, Deadlines, Phase, RATE_WINDOW, State, bytes_per_window};
+use crate::streams::{Due, PING_INTERVAL, StreamGuard, Streams};
+use crate::{Limits, Listener, Secure};
 
 /// Limits of a server for its clients.
 #[derive(Debug, Clone, Copy)]
@@ -41,18 +41,38 @@ pub struct ConnectionLimits {
 }
 
 impl ConnectionLimits {
-    /// Returns the limits that the configuration sets.
+    /// Returns the part of the limits that concerns connections.
     #[must_use]
-    pub fn of(table: &DoorTable) -> Self {
+    pub fn of(limits: &Limits) -> Self {
         let deadlines = Deadlines {
-            idle: table.idle_timeout,
-            head: table.header_timeout,
-            response: table.response_timeout,
-            rate_min: table.rate_min_bytes,
+            idle: limits.idle_timeout,
+            head: limits.header_timeout,
+            response: limits.response_timeout,
+            rate_min: limits.rate_min_bytes,
         };
-        Self { deadlines, connections: table.connections_max }
+        Self { deadlines, connections: limits.connections_max }
     }
 }
+
+/// Version of HTTP that a server speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    /// HTTP/1.0 and HTTP/1.1.
+    Http1,
+    /// HTTP/2, for gRPC.
+    Http2,
+}
+
+/// Maximum number of streams that a client may have open on one HTTP/2 connection.
+///
+/// More than one client sends at once: a further request waits in the client until one of these ends.
+const STREAMS_MAX: u32 = 128;
+
+/// Maximum bytes that one HTTP/2 connection buffers for each response.
+const SEND_BUFFER_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes that a client may send on one HTTP/2 stream, or on one connection, before a handler has read them.
+const WINDOW_BYTES: u32 = 1024 * 1024;
 
 /// Largest head of a request in bytes, and the memory that a connection takes for bytes not yet read by a handler.
 ///
@@ -66,26 +86,28 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Bytes of a response handed to the connection at a time, so that its progress is seen.
 const RESPONSE_PIECE_BYTES: usize = 64 * 1024;
 
-/// Serves connections until `stop` is cancelled; each one lives in `tasks` and finishes the request it is at.
+/// Serves connections until `stop` is cancelled; each one lives in `tasks` and finishes the requests it is at.
 ///
 /// # Cancel safety
 /// May be dropped: accepted connections go on in `tasks`.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
+    wire: Wire,
     app: Router,
     limits: ConnectionLimits,
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
+    let listener = listener.into();
     let connections = Connections::new(limits.connections);
     loop {
-        let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { return };
+        let Some(accepted) = stop.run_until_cancelled(accept(&listener)).await else { return };
         match accepted {
-            Ok((stream, _peer)) => {
+            Ok(accepted) => {
                 let guard = connections.add(Activity::new(Instant::now()));
-                let (app, stop) = (app.clone(), stop.clone());
+                let server = Server { wire, app: app.clone(), deadlines: limits.deadlines, stop: stop.clone() };
                 drop(tasks.spawn(async move {
-                    connection(stream, app, limits.deadlines, &guard.activity, stop).await;
+                    server.connection(accepted, &guard.activity).await;
                     drop(guard);
                 }));
             }
@@ -102,56 +124,139 @@ pub async fn serve(
 #[derive(Debug, Clone, Copy)]
 pub struct LocalAddress(pub std::net::SocketAddr);
 
-async fn connection(
-    stream: TcpStream,
-    app: Router,
-    deadlines: Deadlines,
-    activity: &Arc<Activity>,
-    stop: CancellationToken,
-) {
-    // Responses are written whole: waiting for more to send only adds delay.
-    drop(stream.set_nodelay(true));
-    let requests = Requests { app, activity: Arc::clone(activity), local: stream.local_addr().ok().map(LocalAddress) };
-    converse(stream, requests, deadlines, activity, stop).await;
+/// Address of the client that a request came from; a request extension.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerAddress(pub std::net::SocketAddr);
+
+/// A connection that was accepted and not yet served.
+enum Accepted {
+    Tcp(TcpStream),
+    Tls(TcpStream, Arc<dyn Secure>),
+    Unix(tokio::net::UnixStream),
 }
 
-/// Serves the requests of one connection of any kind until it ends, is overdue, or makes place for another one.
-async fn converse<S>(
-    stream: S,
-    requests: Requests,
-    deadlines: Deadlines,
-    activity: &Arc<Activity>,
-    stop: CancellationToken,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    // The deadlines below are the only ones: hyper's does not tell an idle connection from a slow head.
-    builder.http1().header_read_timeout(None).max_buf_size(HEAD_BYTES_MAX);
-    let watched = Watched { stream, activity: Arc::clone(activity) };
-    let serving = builder.serve_connection(TokioIo::new(watched), TowerToHyperService::new(requests));
-    let mut serving = std::pin::pin!(serving);
-    let mut overdue = Box::pin(overdue(activity, deadlines));
-    let mut stopping = false;
-    let ended = loop {
-        tokio::select! {
-            biased;
-            () = activity.close.cancelled() => return tracing::debug!("a connection was closed for another one"),
-            ended = serving.as_mut() => break ended,
-            phase = overdue.as_mut() => return tracing::debug!(?phase, "a connection was closed at its deadline"),
-            () = stop.cancelled(), if !stopping => {
-                // A connection without a request has nothing to finish.
-                if activity.state().phase == Phase::Idle {
-                    return;
-                }
-                stopping = true;
-                serving.as_mut().graceful_shutdown();
-            }
+async fn accept(listener: &Listener) -> io::Result<Accepted> {
+    match listener {
+        Listener::Tcp(listener) => listener.accept().await.map(|(stream, _peer)| Accepted::Tcp(stream)),
+        Listener::Tls(listener, secure) => {
+            listener.accept().await.map(|(stream, _peer)| Accepted::Tls(stream, Arc::clone(secure)))
         }
-    };
-    if let Err(error) = ended {
-        // Clients that go away are everyday.
-        tracing::debug!(%error, "a connection ended early");
+        Listener::Unix(socket) => socket.listener.accept().await.map(|(stream, _peer)| Accepted::Unix(stream)),
+    }
+}
+
+/// Addresses of both ends of a connection; none on a Unix socket.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ends {
+    local: Option<LocalAddress>,
+    peer: Option<PeerAddress>,
+}
+
+impl Ends {
+    fn of(stream: &TcpStream) -> Self {
+        Self { local: stream.local_addr().ok().map(LocalAddress), peer: stream.peer_addr().ok().map(PeerAddress) }
+    }
+}
+
+/// What every connection of a listener is served with.
+struct Server {
+    wire: Wire,
+    app: Router,
+    deadlines: Deadlines,
+    stop: CancellationToken,
+}
+
+impl Server {
+    async fn connection(self, accepted: Accepted, activity: &Arc<Activity>) {
+        match accepted {
+            Accepted::Tcp(stream) => {
+                // Responses are written whole: waiting for more to send only adds delay.
+                drop(stream.set_nodelay(true));
+                let ends = Ends::of(&stream);
+                self.converse(stream, ends, activity).await;
+            }
+            Accepted::Tls(stream, secure) => {
+                drop(stream.set_nodelay(true));
+                let ends = Ends::of(&stream);
+                let handshake = tokio::time::timeout(self.deadlines.head, secure.secure(stream));
+                let secured = tokio::select! {
+                    biased;
+                    () = activity.close.cancelled() => return,
+                    () = self.stop.cancelled() => return,
+                    secured = handshake => secured,
+                };
+                match secured {
+                    Ok(Ok(stream)) => self.converse(stream, ends, activity).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                    Err(_elapsed) => tracing::debug!("a TLS handshake took too long"),
+                }
+            }
+            Accepted::Unix(stream) => self.converse(stream, Ends::default(), activity).await,
+        }
+    }
+
+    /// Serves the requests of one connection of any kind until it ends, is overdue, or makes place for another one.
+    async fn converse<S>(self, stream: S, ends: Ends, activity: &Arc<Activity>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { wire, app, deadlines, stop } = self;
+        let streams = (wire == Wire::Http2).then(|| Streams::new(Arc::clone(activity)));
+        let requests = Requests { app, activity: Arc::clone(activity), streams: streams.clone(), ends };
+        let builder = builder(wire);
+        let watched = Watched { stream, activity: Arc::clone(activity), wire };
+        let serving = builder.serve_connection(TokioIo::new(watched), TowerToHyperService::new(requests));
+        let mut serving = std::pin::pin!(serving);
+        let mut overdue: Pin<Box<dyn Future<Output = Phase> + Send + '_>> = match &streams {
+            None => Box::pin(overdue(activity, deadlines)),
+            Some(streams) => Box::pin(streams_overdue(streams, deadlines)),
+        };
+        let mut stopping = false;
+        let ended = loop {
+            tokio::select! {
+                biased;
+                () = activity.close.cancelled() => return tracing::debug!("a connection was closed for another one"),
+                ended = serving.as_mut() => break ended,
+                phase = overdue.as_mut() => return tracing::debug!(?phase, "a connection was closed at its deadline"),
+                () = stop.cancelled(), if !stopping => {
+                    // A connection without a request has nothing to finish.
+                    if wire == Wire::Http1 && activity.state().phase == Phase::Idle {
+                        return;
+                    }
+                    stopping = true;
+                    serving.as_mut().graceful_shutdown();
+                }
+            }
+        };
+        if let Err(error) = ended {
+            // Clients that go away are everyday.
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+}
+
+fn builder(wire: Wire) -> Builder<TokioExecutor> {
+    match wire {
+        Wire::Http1 => {
+            let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+            // The deadlines of this module are the only ones: hyper's does not tell an idle connection from a slow head.
+            builder.http1().header_read_timeout(None).max_buf_size(HEAD_BYTES_MAX);
+            builder
+        }
+        Wire::Http2 => {
+            let mut builder = Builder::new(TokioExecutor::new()).http2_only();
+            builder
+                .http2()
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(STREAMS_MAX)
+                .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+                .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
+                .initial_stream_window_size(WINDOW_BYTES)
+                .initial_connection_window_size(WINDOW_BYTES)
+                .keep_alive_interval(PING_INTERVAL)
+                .keep_alive_timeout(PING_INTERVAL);
+            builder
+        }
     }
 }
 
@@ -160,7 +265,9 @@ async fn converse<S>(
 struct Requests {
     app: Router,
     activity: Arc<Activity>,
-    local: Option<LocalAddress>,
+    /// Streams of an HTTP/2 connection.
+    streams: Option<Arc<Streams>>,
+    ends: Ends,
 }
 
 impl<B> Service<Request<B>> for Requests
@@ -177,19 +284,51 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let activity = Arc::clone(&self.activity);
-        activity.begin(Phase::Working);
-        request.extensions_mut().insert(Arc::clone(&activity));
-        if let Some(local) = self.local {
-            request.extensions_mut().insert(local);
+        let extensions = request.extensions_mut();
+        if let Some(local) = self.ends.local {
+            extensions.insert(local);
         }
+        if let Some(peer) = self.ends.peer {
+            extensions.insert(peer);
+        }
+        extensions.insert(Arc::clone(&self.activity));
+        let progress = match &self.streams {
+            None => {
+                self.activity.begin(Phase::Working);
+                Progress::Connection(Arc::clone(&self.activity))
+            }
+            Some(streams) => {
+                let stream = streams.open();
+                extensions.insert(Arc::clone(&stream));
+                Progress::Stream(stream)
+            }
+        };
         let answering = self.app.call(request);
         Box::pin(async move {
-            let response = answering.await?;
-            activity.begin(Phase::Sending);
-            Ok(response.map(|body| Sent { body, activity }))
+            let mut response = answering.await?;
+            if let Progress::Connection(activity) = &progress {
+                activity.begin(Phase::Sending);
+            }
+            let hold = response.extensions_mut().remove::<Arc<Hold>>();
+            Ok(response.map(|body| Sent { body, progress, _hold: hold }))
         })
     }
+}
+
+/// Waits until an HTTP/2 connection is past a deadline; returns the phase it was in.
+async fn streams_overdue(streams: &Streams, deadlines: Deadlines) -> Phase {
+    loop {
+        match streams.due(deadlines, Instant::now()) {
+            Due::Over(phase) => return phase,
+            Due::At(moment) => tokio::time::sleep_until(moment.into()).await,
+        }
+    }
+}
+
+/// Place where the progress of a response is noted.
+enum Progress {
+    Connection(Arc<Activity>),
+    Stream(Arc<StreamGuard>),
 }
 
 /// Waits until the connection is past a deadline; returns the phase it was in.
@@ -262,13 +401,15 @@ impl Watch {
 struct Watched<S> {
     stream: S,
     activity: Arc<Activity>,
+    wire: Wire,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, into))?;
-        if into.filled().len() > before {
+        // On HTTP/2 a ping is no request.
+        if into.filled().len() > before && self.wire == Wire::Http1 {
             self.activity.received();
         }
         Poll::Ready(Ok(()))
@@ -305,10 +446,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 }
 
-/// The body of a response; its end makes the connection idle.
+/// The body of a response; its end makes the connection idle, or ends the stream.
 struct Sent {
     body: Body,
-    activity: Arc<Activity>,
+    progress: Progress,
+    /// Counts the bytes of the response.
+    _hold: Option<Arc<Hold>>,
 }
 
 impl HttpBody for Sent {
@@ -319,7 +462,16 @@ impl HttpBody for Sent {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if let Progress::Stream(stream) = &self.progress {
+            match &frame {
+                // Until it is asked for the next part, the client has not taken this one.
+                Poll::Ready(Some(Ok(_part))) => stream.begin(Phase::Sending),
+                Poll::Ready(_) => {}
+                Poll::Pending => stream.settle(),
+            }
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -333,7 +485,9 @@ impl HttpBody for Sent {
 
 impl Drop for Sent {
     fn drop(&mut self) {
-        self.activity.begin(Phase::Idle);
+        if let Progress::Connection(activity) = &self.progress {
+            activity.begin(Phase::Idle);
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use console::ExitKind;
 use console::doctor::Check;
@@ -24,10 +26,29 @@ pub(super) fn own_agent(folder: &Folder) -> Option<Status> {
 
 /// Tries to bind the ports of the configuration, if the agent does not run.
 pub(super) fn checks(config: &AgentConfig, running: Option<&Status>) -> Vec<Check> {
+    if running.is_some() {
+        return Vec::new();
+    }
+    let grpc = config.door.grpc_address().map(|address| ("door.grpc", address));
     let ports = [("door.http", config.door.http), ("metrics.listen", config.metrics.listen)];
-    match running {
-        Some(_running) => Vec::new(),
-        None => ports.into_iter().map(|(field, address)| port(field, address)).collect(),
+    let checked = ports.into_iter().chain(grpc).map(|(field, address)| port(field, address));
+    checked.chain(config.door.socket.as_deref().map(socket)).collect()
+}
+
+/// Checks that the Unix socket can be bound.
+fn socket(path: &Path) -> Check {
+    const NAME: &str = "socket";
+    let shown = path.display();
+    if UnixStream::connect(path).is_ok() {
+        let found = format!("door.socket {shown} is held by another program");
+        return Check::failed(NAME, ExitKind::Conflict, found, "stop that one, or set door.socket to another path");
+    }
+    match path.parent() {
+        Some(folder) if folder.is_dir() => Check::ok(NAME, format!("door.socket {shown} is free")),
+        Some(_) | None => {
+            let found = format!("the folder of door.socket {shown} does not exist");
+            Check::failed(NAME, ExitKind::Storage, found, "create the folder, or set door.socket to another path")
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The other side of the door: writes requests and reads answers, for `edge-agent infer` and for tests.
+//! The client side of the protocol: writes requests and reads responses, for `edge-agent infer` and for tests.
 //!
 //! Tensors travel as binary data in both directions.
 
@@ -9,14 +9,14 @@ use types::{DType, NamedTensor, PolicyMode, RequestId, Tensor};
 
 use super::{BinaryPart, CodecError, Encoded, bounded_list, shorten, split_body};
 
-/// What a request may ask for beside its inputs.
+/// Options of a request beside its inputs.
 #[derive(Debug, Clone, Default)]
-pub struct Wishes {
-    /// What to call the request.
+pub struct RequestOptions {
+    /// Id of the request; the server makes one where it is `None`.
     pub id: Option<RequestId>,
     /// The policy for this request alone.
     pub policy: Option<PolicyMode>,
-    /// Milliseconds until the answer is of no use.
+    /// Milliseconds until the response is of no use.
     pub deadline_ms: Option<u64>,
 }
 
@@ -24,7 +24,7 @@ pub struct Wishes {
 ///
 /// # Errors
 /// [`CodecError::Json`] should a name not be writable.
-pub fn encode_request(inputs: &[NamedTensor], wishes: &Wishes) -> Result<Encoded, CodecError> {
+pub fn encode_request(inputs: &[NamedTensor], options: &RequestOptions) -> Result<Encoded, CodecError> {
     let described = inputs.iter().map(|input| Described {
         name: &input.name,
         shape: input.tensor.shape(),
@@ -32,11 +32,11 @@ pub fn encode_request(inputs: &[NamedTensor], wishes: &Wishes) -> Result<Encoded
         parameters: Size { binary_data_size: input.tensor.data().len() },
     });
     let json = RequestJson {
-        id: wishes.id.as_ref().map(RequestId::as_str),
+        id: options.id.as_ref().map(RequestId::as_str),
         parameters: RequestParameters {
             binary_data_output: true,
-            policy: wishes.policy.map(PolicyMode::as_str),
-            deadline_ms: wishes.deadline_ms,
+            policy: options.policy.map(PolicyMode::as_str),
+            deadline_ms: options.deadline_ms,
         },
         inputs: described.collect(),
     };
@@ -76,24 +76,24 @@ struct Size {
     binary_data_size: usize,
 }
 
-/// An answer as a client sees it.
+/// A response as a client sees it.
 #[derive(Debug)]
-pub struct Answered {
+pub struct DecodedResponse {
     /// The JSON part without the tensors' data: model, version, id and the receipt in `parameters`.
     pub json: serde_json::Value,
     /// The outputs.
     pub outputs: Vec<NamedTensor>,
 }
 
-/// Reads an answer in which every output is binary.
+/// Reads a response in which every output is binary.
 ///
 /// # Errors
-/// [`CodecError`] when the body is not such an answer.
-pub fn decode_answer(header_length: Option<&str>, body: &Bytes) -> Result<Answered, CodecError> {
+/// [`CodecError`] when the body is not such a response.
+pub fn decode_response(header_length: Option<&str>, body: &Bytes) -> Result<DecodedResponse, CodecError> {
     let (json, binary) = split_body(header_length, body)?;
     let mut binary = BinaryPart { rest: binary.unwrap_or_default() };
-    let answer: AnswerJson = serde_json::from_slice(&json).map_err(json_error)?;
-    let outputs = answer.outputs.into_iter().map(|output| {
+    let response: ResponseJson = serde_json::from_slice(&json).map_err(json_error)?;
+    let outputs = response.outputs.into_iter().map(|output| {
         let dtype: DType = output.datatype.parse().map_err(|source| tensor_error(&output.name, source))?;
         let size = output.parameters.map(|parameters| parameters.binary_data_size);
         let size =
@@ -103,7 +103,7 @@ pub fn decode_answer(header_length: Option<&str>, body: &Bytes) -> Result<Answer
         Ok(NamedTensor { name: output.name, tensor })
     });
     let outputs = outputs.collect::<Result<_, CodecError>>()?;
-    Ok(Answered { json: serde_json::from_slice(&json).map_err(json_error)?, outputs })
+    Ok(DecodedResponse { json: serde_json::from_slice(&json).map_err(json_error)?, outputs })
 }
 
 fn json_error(error: serde_json::Error) -> CodecError {
@@ -115,7 +115,7 @@ fn tensor_error(name: &str, source: types::TensorError) -> CodecError {
 }
 
 #[derive(Deserialize)]
-struct AnswerJson {
+struct ResponseJson {
     #[serde(deserialize_with = "bounded_list::<_, _, TENSORS_MAX>")]
     outputs: Vec<OutputJson>,
 }
@@ -138,14 +138,15 @@ struct OutputParameters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::door::codec::InferCall;
+    use crate::codec::InferCall;
 
     #[test]
-    fn the_door_reads_what_the_client_writes() {
+    fn the_server_reads_what_the_client_writes() {
         let tensor = Tensor::from_f32(vec![2], &[1.0, f32::NAN]).unwrap();
         let inputs = [NamedTensor { name: "x".into(), tensor }];
-        let wishes = Wishes { policy: Some(PolicyMode::OnlyHub), deadline_ms: Some(5), ..Wishes::default() };
-        let encoded = encode_request(&inputs, &wishes).unwrap();
+        let options =
+            RequestOptions { policy: Some(PolicyMode::OnlyHub), deadline_ms: Some(5), ..RequestOptions::default() };
+        let encoded = encode_request(&inputs, &options).unwrap();
         let call =
             InferCall::parse(Some(&encoded.header_length.unwrap().to_string()), &encoded.body, &|_bytes| true).unwrap();
         assert_eq!(call.inputs, inputs);

@@ -1,25 +1,25 @@
 //! The Open Inference Protocol v2 on the wire: JSON, and Triton's binary tensor extension.
 //!
-//! Fed by the door with a request body ([`InferCall::parse`]) and with what to answer ([`encode_answer`]); fed by
+//! Fed by [`crate::http`] with a request body ([`InferCall::parse`]) and with a response ([`encode_response`]); fed by
 //! `edge-agent infer` from the other side ([`client`]). Follows `inference_rest.md` of kserve/open-inference-protocol and
 //! `extension_binary_data.md` of triton-inference-server, held against bytes that `tritonclient` really sent. Knows no
 //! sockets and no models: a tensor that is well formed may still not fit the model.
 
-pub mod answer;
 pub mod client;
 mod elements;
-mod request;
+pub(crate) mod request;
+pub mod response;
 mod scalar;
 
-pub use answer::{Answer, Encoded, encode_answer};
 pub use request::{InferCall, Wanted, WantedOutput, check_deadline};
+pub use response::{Encoded, encode_response};
 
 use types::{InvalidId, TensorError};
 
 /// Says how many bytes at the start of a body are JSON; what follows are the binary tensors, in order.
 pub const HEADER_LENGTH: &str = "inference-header-content-length";
 
-/// Why a body is not a request (or, for the client, not an answer).
+/// Reason why a body is not a request (or, for the client, not a response).
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
     /// The length header is not a number.
@@ -47,7 +47,7 @@ pub enum CodecError {
         /// What is wrong with it.
         problem: String,
     },
-    /// A part of the protocol that this door does not speak.
+    /// A part of the protocol that is not implemented.
     #[error("{what} are not supported here: {instead}")]
     Unsupported {
         /// The part.
@@ -114,6 +114,30 @@ pub enum CodecError {
         dtype: types::DType,
         /// What stands in the way.
         problem: &'static str,
+    },
+    /// The classes of an output that has none were asked for.
+    #[error("output {name:?} {problem}")]
+    Classes {
+        /// The output.
+        name: String,
+        /// Reason why its largest elements cannot be listed.
+        problem: &'static str,
+    },
+    /// The raw contents of a gRPC message do not match its tensors.
+    #[error("raw contents: {problem}")]
+    RawContents {
+        /// Difference between what was given and what is expected.
+        problem: String,
+    },
+    /// A list of a gRPC message has too many entries.
+    #[error("{what} has {given} entries, the limit is {limit}")]
+    TooMany {
+        /// The list.
+        what: &'static str,
+        /// Number of entries that were given.
+        given: usize,
+        /// Maximum number of entries.
+        limit: usize,
     },
     /// One output was asked for twice.
     #[error("output {0:?} was asked for twice")]
@@ -210,7 +234,7 @@ impl BinaryPart {
 }
 
 /// A name as error messages repeat it: a hostile one must not fill the log it is refused in.
-fn shorten(name: &str) -> String {
+pub(crate) fn shorten(name: &str) -> String {
     name.chars().take(80).collect()
 }
 

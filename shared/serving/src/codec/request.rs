@@ -1,6 +1,6 @@
 //! A request for an inference, from the bytes of its body.
 //!
-//! Fed by the door; yields tensors and wishes, checked for form and limits. Holding them against a model's signature
+//! Fed by the door; yields tensors and options, checked for form and limits. Holding them against a model's signature
 //! comes later, where the model is known.
 
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub struct WantedOutput {
     pub name: String,
     /// Whether its elements shall come as binary data.
     pub binary: bool,
+    /// Number of its largest elements to list in place of the tensor (Triton's classification extension); 0 for the tensor.
+    pub classes: usize,
 }
 
 /// A well-formed request for an inference.
@@ -169,23 +171,23 @@ struct OutputParameters {
     binary_data: Option<bool>,
     /// Number of classes; zero means the tensor itself.
     #[serde(default)]
-    classification: Option<Id>,
+    classification: Option<usize>,
     #[serde(default)]
     shared_memory_region: Option<IgnoredAny>,
 }
 
-fn read_id(id: Option<String>) -> Result<Option<RequestId>, CodecError> {
+pub(crate) fn read_id(id: Option<String>) -> Result<Option<RequestId>, CodecError> {
     // tritonclient and others send an empty id for "none".
     id.filter(|id| !id.is_empty()).map(|id| id.parse().map_err(CodecError::Id)).transpose()
 }
 
-fn read_policy(policy: Option<&str>) -> Result<Option<PolicyMode>, CodecError> {
+pub(crate) fn read_policy(policy: Option<&str>) -> Result<Option<PolicyMode>, CodecError> {
     let bad =
         |error: types::policy::UnknownPolicy| CodecError::Parameter { name: "policy", problem: error.to_string() };
     policy.map(|text| text.parse().map_err(bad)).transpose()
 }
 
-fn read_deadline(deadline_ms: Option<u64>, timeout_us: Option<u64>) -> Result<Option<Duration>, CodecError> {
+pub(crate) fn read_deadline(deadline_ms: Option<u64>, timeout_us: Option<u64>) -> Result<Option<Duration>, CodecError> {
     let (name, deadline) = match (deadline_ms, timeout_us.filter(|&timeout| timeout > 0)) {
         (Some(milliseconds), _) => ("deadline_ms", Duration::from_millis(milliseconds)),
         (None, Some(microseconds)) => ("timeout", Duration::from_micros(microseconds)),
@@ -239,7 +241,7 @@ fn read_input(input: InputJson<'_>, binary: &mut BinaryPart, room: Room<'_>) -> 
     Ok(NamedTensor { name: input.name, tensor })
 }
 
-/// A path into this process's memory from a request is how other servers were broken into.
+/// Refuses shared memory: a path into this process's memory from a request is how other servers were broken into.
 const NO_SHARED_MEMORY: CodecError =
     CodecError::Unsupported { what: "shared memory regions", instead: "send tensors in the body" };
 
@@ -253,16 +255,12 @@ fn read_outputs(outputs: Vec<OutputJson>, binary_by_default: bool) -> Result<Vec
         if parameters.shared_memory_region.is_some() {
             return Err(NO_SHARED_MEMORY);
         }
-        if parameters.classification.is_some_and(|classes| classes.0) {
-            return Err(CodecError::Unsupported {
-                what: "classification outputs",
-                instead: "ask for the tensor and take its largest elements",
-            });
-        }
         if wanted.iter().any(|earlier| earlier.name == output.name) {
             return Err(CodecError::OutputTwice(shorten(&output.name)));
         }
-        wanted.push(WantedOutput { name: output.name, binary: parameters.binary_data.unwrap_or(binary_by_default) });
+        let classes = parameters.classification.unwrap_or(0);
+        let binary = parameters.binary_data.unwrap_or(binary_by_default);
+        wanted.push(WantedOutput { name: output.name, binary, classes });
     }
     Ok(wanted)
 }

@@ -1,4 +1,4 @@
-//! `POST …/infer`: from the bytes of a body to the bytes of an answer.
+//! `POST …/infer`: from the bytes of a body to the bytes of a response.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,48 +7,49 @@ use axum::body::Body;
 use axum::extract::{Extension, Path, State};
 use axum::response::Response;
 use bytes::Bytes;
-use edge_core::route::FailureCode;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use telemetry::TraceContext;
-use telemetry::metrics::{self, RequestTimes, UNKNOWN_MODEL};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
-use tracing::field::Empty;
-use types::{PolicyMode, RequestId, Version};
+use types::{Caller, InferenceError, InferenceResponse, ModelName, PolicyMode};
 
-use super::budget::Hold;
-use super::codec::{Answer, HEADER_LENGTH, InferCall, Wanted, check_deadline, encode_answer};
-use super::connections::{Activity, Phase};
-use super::serve::Counted;
-use super::{Door, DoorError, body};
-use crate::answer::{NoAnswer, Question, answer};
-use crate::models::Model;
+use super::{HttpError, body};
+use crate::budget::Hold;
+use crate::classify::{self, Labels};
+use crate::codec::{CodecError, Encoded, HEADER_LENGTH, InferCall, Wanted, check_deadline, encode_response};
+use crate::connections::{Activity, Phase};
+use crate::decompress::{Encoding, decompress};
+use crate::endpoint::{Envelope, traceparent};
+use crate::server::Counted;
+use crate::{Endpoint, refusal};
 
 /// Policy for one request, where its body does not say one.
 const POLICY_HEADER: &str = "sanderling-policy";
 /// Deadline of one request in milliseconds, where its body does not say one.
 const DEADLINE_HEADER: &str = "sanderling-deadline-ms";
 
-/// `POST /v2/models/{model}/infer`.
-pub(super) async fn newest(
-    State(door): State<Arc<Door>>,
+/// Answers `POST /v2/models/{model}/infer`.
+pub(super) async fn model(
+    State(endpoint): State<Arc<Endpoint>>,
     Path(model): Path<String>,
+    Extension(caller): Extension<Caller>,
     activity: Option<Extension<Arc<Activity>>>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, DoorError> {
-    infer(door, &model, None, Arrival::new(activity, &headers, body)).await
+) -> Result<Response, HttpError> {
+    let arrival = Arrival::new(activity, &headers, body);
+    Ok(infer(&endpoint, &model, "", caller, arrival).await?)
 }
 
-/// `POST /v2/models/{model}/versions/{version}/infer`.
-pub(super) async fn of_version(
-    State(door): State<Arc<Door>>,
+/// Answers `POST /v2/models/{model}/versions/{version}/infer`.
+pub(super) async fn version(
+    State(endpoint): State<Arc<Endpoint>>,
     Path((model, version)): Path<(String, String)>,
+    Extension(caller): Extension<Caller>,
     activity: Option<Extension<Arc<Activity>>>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, DoorError> {
-    infer(door, &model, Some(&version), Arrival::new(activity, &headers, body)).await
+) -> Result<Response, HttpError> {
+    let arrival = Arrival::new(activity, &headers, body);
+    Ok(infer(&endpoint, &model, &version, caller, arrival).await?)
 }
 
 /// A request that is arriving, and the connection it arrives on.
@@ -66,17 +67,17 @@ impl<'a> Arrival<'a> {
     }
 
     /// Reads the whole body. Neither a permit nor memory for more than what arrived is held meanwhile.
-    async fn read(self, door: &Door) -> Result<(Bytes, Hold), DoorError> {
+    async fn read(self, endpoint: &Endpoint) -> Result<Received, InferenceError> {
         let cancelled = CancellationToken::new();
-        let hold = door.budget.transfer(cancelled.clone(), Instant::now());
+        let hold = endpoint.budget.transfer(cancelled.clone(), Instant::now());
         self.activity.begin(Phase::Body);
-        let whole = body::read(self.headers, self.body, door.body_limits(), &hold, &cancelled).await;
+        let read = body::read(self.headers, self.body, &endpoint.limits, &hold, &cancelled).await;
         self.activity.begin(Phase::Working);
-        let whole = whole?;
+        let (bytes, encoding) = read?;
         if !hold.complete() {
-            return Err(DoorError::memory_full());
+            return Err(refusal::memory_full(&endpoint.limits));
         }
-        Ok((whole, hold))
+        Ok(Received { bytes, encoding, hold })
     }
 
     async fn discard(self) {
@@ -86,42 +87,39 @@ impl<'a> Arrival<'a> {
     }
 }
 
+/// A whole body, and the memory it takes.
+struct Received {
+    bytes: Bytes,
+    encoding: Option<Encoding>,
+    hold: Hold,
+}
+
 async fn infer(
-    door: Arc<Door>,
+    endpoint: &Arc<Endpoint>,
     name: &str,
-    version: Option<&str>,
+    version: &str,
+    caller: Caller,
     arrival: Arrival<'_>,
-) -> Result<Response, DoorError> {
-    let Some(model) = door.models.find(name) else {
-        metrics::request_failed(UNKNOWN_MODEL, "unknown-model");
-        arrival.discard().await;
-        return Err(DoorError::unknown_model(name, &door.models.names()));
-    };
-    let _pending = metrics::request_pending(model.name.as_str());
-    // The id and the policy are known once the body is read.
-    let span = tracing::info_span!("request", id = Empty, model = %model.name, policy = Empty);
-    async {
-        let begun = Instant::now();
-        let result = admitted(&door, model, version, arrival).await;
-        if let Err(error) = &result {
-            model.statistics.failed(begun.elapsed());
-            metrics::request_failed(model.name.as_str(), error.code());
-            tracing::info!(code = error.code(), error = error.message(), "a request was not answered");
+) -> Result<Response, InferenceError> {
+    let model = match endpoint.find(name) {
+        Ok(model) => model,
+        Err(unknown) => {
+            endpoint.note_unknown(&unknown);
+            arrival.discard().await;
+            return Err(unknown);
         }
-        result
-    }
-    .instrument(span)
-    .await
+    };
+    endpoint.observed(&model, admitted(endpoint, &model, version, caller, arrival)).await
 }
 
 async fn admitted(
-    door: &Arc<Door>,
-    model: &Arc<Model>,
-    version: Option<&str>,
+    endpoint: &Arc<Endpoint>,
+    model: &ModelName,
+    version: &str,
+    caller: Caller,
     arrival: Arrival<'_>,
-) -> Result<Response, DoorError> {
-    let version = version.map(|text| read_version(model, text)).transpose();
-    let version = match version {
+) -> Result<Response, InferenceError> {
+    let version = match endpoint.read_version(model, version) {
         Ok(version) => version,
         Err(error) => {
             arrival.discard().await;
@@ -130,27 +128,25 @@ async fn admitted(
     };
     let headers = arrival.headers;
     let activity = Arc::clone(&arrival.activity);
-    let (body, hold) = arrival.read(door).await?;
+    let received = arrival.read(endpoint).await?;
     // After the body: a client that sends slowly keeps nobody from the models.
-    let Ok(_permit) = door.permits.try_acquire() else { return Err(DoorError::busy(door.table.requests_max)) };
+    let _permit = endpoint.permit()?;
     let arrived = Instant::now();
-    let (call, hold) = parse(headers, body, hold).await?;
-    let (question, wanted) = question(model, version, headers, call, arrived)?;
-    let span = tracing::Span::current();
-    span.record("id", question.id.as_str()).record("policy", question.policy.as_str());
-    let answer = answer(model, &door.link, door.run, &question).await.map_err(|error| explained(model, error))?;
-    // The inputs are not needed any more, and the response may be as large as they are.
-    drop((question, hold));
-    note(model, &answer.receipt);
-    encode(door, wanted, answer, &activity).await
-}
-
-/// Adds the reason where no version serves because the installed ones were given up.
-fn explained(model: &Model, error: NoAnswer) -> DoorError {
-    match (error.failure(), model.given_up()) {
-        (Some(FailureCode::UnknownModel), Some(why)) => DoorError::given_up(model.name.as_str(), &why),
-        _ => error.into(),
-    }
+    let (mut call, hold) = parse(endpoint, headers, received).await?;
+    call.policy = match call.policy {
+        Some(policy) => Some(policy),
+        None => policy_header(headers)?,
+    };
+    call.deadline = match call.deadline {
+        Some(deadline) => Some(deadline),
+        None => deadline_header(headers)?,
+    };
+    let envelope = Envelope { version, caller, traceparent: traceparent(headers), arrived };
+    let (request, wanted) = endpoint.request(model, envelope, call)?;
+    let response = endpoint.answer(request).await?;
+    // The inputs are gone, and the response may be as large as they were.
+    drop(hold);
+    encode(endpoint, wanted, response, &activity).await
 }
 
 /// Largest body or response that is read or written on the thread of the connection.
@@ -159,10 +155,24 @@ fn explained(model: &Model, error: NoAnswer) -> DoorError {
 const CODEC_INLINE_BYTES_MAX: usize = 256 * 1024;
 
 /// Makes tensors of a body. The returned hold counts what is kept: the tensors, and the body where tensors share it.
-async fn parse(headers: &HeaderMap, body: Bytes, hold: Hold) -> Result<(InferCall, Hold), DoorError> {
+async fn parse(
+    endpoint: &Arc<Endpoint>,
+    headers: &HeaderMap,
+    received: Received,
+) -> Result<(InferCall, Hold), InferenceError> {
     let header_length = text_header(headers, HEADER_LENGTH)?.map(str::to_owned);
-    let inline = body.len() <= CODEC_INLINE_BYTES_MAX;
+    let inline = received.bytes.len() <= CODEC_INLINE_BYTES_MAX && received.encoding.is_none();
+    let of = Arc::clone(endpoint);
     let parse = move || {
+        let Received { bytes, encoding, hold } = received;
+        let body = match encoding {
+            None => bytes,
+            Some(encoding) => {
+                let plain = decompress(encoding, &bytes, &of.limits, |more| hold.grow(more, Instant::now()))?;
+                hold.shrink(bytes.len());
+                plain
+            }
+        };
         let refused = std::cell::Cell::new(None);
         let room = |bytes: usize| match hold.grow(bytes, Instant::now()) {
             Ok(()) => true,
@@ -173,9 +183,9 @@ async fn parse(headers: &HeaderMap, body: Bytes, hold: Hold) -> Result<(InferCal
         };
         let call = InferCall::parse(header_length.as_deref(), &body, &room);
         if let Some(full) = refused.get() {
-            return Err(body::full(full));
+            return Err(full.refusal(&of.limits));
         }
-        let call = call?;
+        let call = call.map_err(|error| refusal::codec(&error))?;
         if header_length.is_none() {
             hold.shrink(body.len());
         }
@@ -185,81 +195,34 @@ async fn parse(headers: &HeaderMap, body: Bytes, hold: Hold) -> Result<(InferCal
         return parse();
     }
     let parsed = tokio::task::spawn_blocking(parse).await;
-    parsed.map_err(|_panicked| DoorError::internal())?
+    parsed.map_err(|_panicked| refusal::internal())?
 }
 
-fn question(
-    model: &Model,
-    version: Option<Version>,
-    headers: &HeaderMap,
-    call: InferCall,
-    arrived: Instant,
-) -> Result<(Question, Wanted), DoorError> {
-    let policy = match call.policy {
-        Some(policy) => Some(policy),
-        None => policy_header(headers)?,
+async fn encode(
+    endpoint: &Endpoint,
+    wanted: Wanted,
+    response: InferenceResponse,
+    activity: &Activity,
+) -> Result<Response, InferenceError> {
+    let bytes: usize = response.outputs.iter().map(|output| output.tensor.data().len()).sum();
+    let classifies = wanted.outputs.iter().any(|output| output.classes > 0);
+    let labels = if classifies { endpoint.labels(&response.receipt) } else { Labels::default() };
+    let encode = move || -> Result<Encoded, CodecError> {
+        let mut response = response;
+        if classifies {
+            classify::classify(&wanted, &mut response.outputs, &labels)?;
+        }
+        encode_response(&wanted, response)
     };
-    let deadline = match call.deadline {
-        Some(deadline) => Some(deadline),
-        None => deadline_header(headers)?.or(model.table.deadline),
-    };
-    let id = match call.id {
-        Some(id) => id,
-        None => new_request_id()?,
-    };
-    let question = Question {
-        id,
-        version,
-        policy: policy.unwrap_or(model.table.policy),
-        deadline: deadline.and_then(|deadline| arrived.checked_add(deadline)),
-        inputs: call.inputs,
-        outputs: call.wanted.names(),
-        traceparent: traceparent(headers),
-        arrived,
-    };
-    Ok((question, call.wanted))
-}
-
-/// The caller's trace context; one that is malformed is passed over, as W3C Trace Context asks.
-fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get("traceparent")?.to_str().ok()?;
-    text.parse::<TraceContext>().ok().map(|context| context.to_string())
-}
-
-fn new_request_id() -> Result<RequestId, DoorError> {
-    // Ordered by time, so that logs and traces sort.
-    uuid::Uuid::now_v7()
-        .to_string()
-        .parse()
-        .map_err(|error: types::InvalidId| DoorError::bad_request(error.to_string()))
-}
-
-fn note(model: &Model, receipt: &types::Receipt) {
-    let timings = receipt.timings;
-    model.statistics.answered(receipt);
-    let times = RequestTimes { queue: timings.queue, compute: timings.compute, total: timings.total };
-    metrics::request_answered(model.name.as_str(), receipt.place.as_str(), receipt.reason.as_str(), times);
-    tracing::debug!(
-        place = %receipt.place,
-        reason = %receipt.reason,
-        version = %receipt.version,
-        score = receipt.score,
-        total_us = u64::try_from(timings.total.as_micros()).unwrap_or(u64::MAX),
-        "answered"
-    );
-}
-
-async fn encode(door: &Door, wanted: Wanted, answer: Answer, activity: &Activity) -> Result<Response, DoorError> {
-    let bytes: usize = answer.outputs.iter().map(|output| output.tensor.data().len()).sum();
     let encoded = if bytes <= CODEC_INLINE_BYTES_MAX {
-        encode_answer(&wanted, answer)?
+        encode()
     } else {
-        let encoded = tokio::task::spawn_blocking(move || encode_answer(&wanted, answer)).await;
-        encoded.map_err(|_panicked| DoorError::internal())??
+        tokio::task::spawn_blocking(encode).await.map_err(|_panicked| refusal::internal())?
     };
+    let encoded = encoded.map_err(|error| refusal::codec(&error))?;
     let kind = if encoded.header_length.is_some() { "application/octet-stream" } else { "application/json" };
     // A client that does not take its response loses its connection when other requests need the memory.
-    let hold = door.budget.response(encoded.body.len(), activity.close.clone(), Instant::now());
+    let hold = endpoint.budget.response(encoded.body.len(), activity.close.clone(), Instant::now());
     let mut response = Counted::response(encoded.body, hold);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     if let Some(length) = encoded.header_length {
@@ -268,28 +231,21 @@ async fn encode(door: &Door, wanted: Wanted, answer: Answer, activity: &Activity
     Ok(response)
 }
 
-fn read_version(model: &Model, text: &str) -> Result<Version, DoorError> {
-    text.parse().map_err(|_not_one: types::InvalidId| {
-        DoorError::unknown_version(model.name.as_str(), text, "versions are whole numbers from 1")
-    })
-}
-
-fn policy_header(headers: &HeaderMap) -> Result<Option<PolicyMode>, DoorError> {
+fn policy_header(headers: &HeaderMap) -> Result<Option<PolicyMode>, InferenceError> {
     let policy = text_header(headers, POLICY_HEADER)?.map(str::parse).transpose();
-    policy.map_err(|error: types::policy::UnknownPolicy| {
-        DoorError::bad_request(format!("header {POLICY_HEADER}: {error}"))
-    })
+    policy
+        .map_err(|error: types::policy::UnknownPolicy| refusal::bad_request(format!("header {POLICY_HEADER}: {error}")))
 }
 
-fn deadline_header(headers: &HeaderMap) -> Result<Option<Duration>, DoorError> {
+fn deadline_header(headers: &HeaderMap) -> Result<Option<Duration>, InferenceError> {
     let Some(text) = text_header(headers, DEADLINE_HEADER)? else { return Ok(None) };
-    let wrong = |problem: String| DoorError::bad_request(format!("header {DEADLINE_HEADER}: {problem}"));
+    let wrong = |problem: String| refusal::bad_request(format!("header {DEADLINE_HEADER}: {problem}"));
     let milliseconds: u64 =
         text.trim().parse().map_err(|_not_a_number| wrong("give a whole number of milliseconds".to_owned()))?;
     check_deadline(Duration::from_millis(milliseconds)).map(Some).map_err(wrong)
 }
 
-fn text_header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, DoorError> {
+fn text_header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, InferenceError> {
     let text = headers.get(name).map(|value| value.to_str()).transpose();
-    text.map_err(|_not_text| DoorError::bad_request(format!("header {name} is not plain text")))
+    text.map_err(|_not_text| refusal::bad_request(format!("header {name} is not plain text")))
 }

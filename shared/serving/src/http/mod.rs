@@ -1,103 +1,109 @@
-//! The HTTP door for applications on this device: Open Inference Protocol v2, as `tritonclient` speaks it.
+//! The Open Inference Protocol v2 over HTTP, as `tritonclient.http` speaks it.
 //!
-//! Fed by [`crate::agent`], which binds the port; serves what [`crate::models`] holds through [`crate::answer`].
-//! [`serve`] owns the connections, [`guard`] refuses web pages and foreign names, [`router`] maps paths to handlers,
-//! [`body`] reads requests within the [`budget`], [`codec`] reads and writes tensors.
+//! [`router`] maps the paths of [`openapi::CALLS`] to handlers over an [`Endpoint`]; [`body`] reads requests within the
+//! budget, [`infer`] answers them, [`metadata`] and [`repository`] describe the models.
 
-pub mod body;
-pub mod budget;
-pub mod codec;
-pub mod connections;
+pub(crate) mod body;
+mod config;
 mod error;
-pub mod guard;
 mod infer;
 mod metadata;
-mod serve;
-mod status;
+pub mod openapi;
+mod repository;
+mod shared_memory;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{get, post};
-use tokio::sync::Semaphore;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::SizeAbove;
+use types::Caller;
 
-pub use body::BodyLimits;
-pub use budget::Budget;
-pub use error::DoorError;
-pub use guard::Guard;
-pub use serve::{ConnectionLimits, LocalAddress, serve};
+pub use error::HttpError;
+pub(crate) use metadata::{EXTENSIONS, dimensions};
+use openapi::Handler;
+pub(crate) use repository::{check_load_parameters, index_of, statistics_of};
 
-use crate::answer::RunLimits;
-use crate::board::Board;
-use crate::config::DoorTable;
-use crate::models::Models;
-use crate::uplink::Link;
+use crate::Endpoint;
+use crate::guard::{self, Guarded, Protocol};
+use crate::server::PeerAddress;
 
-/// Everything that a request may need.
-#[derive(Debug)]
-pub struct Door {
-    /// The models of this device.
-    pub models: Arc<Models>,
-    /// The way to the hub.
-    pub link: Link,
-    /// What the parts of the agent say of themselves.
-    pub board: Arc<Board>,
-    /// Limits of the configuration.
-    pub table: DoorTable,
-    /// Limits of a run on this device.
-    pub run: RunLimits,
-    /// One permit for each complete request that may be worked on.
-    pub permits: Arc<Semaphore>,
-    /// Memory of all requests and responses.
-    pub budget: Arc<Budget>,
-    /// Refuses web pages and foreign names.
-    pub guard: Arc<Guard>,
-}
+/// Smallest response in bytes that is compressed where the client asks for it: a smaller one would not become smaller.
+const COMPRESS_BYTES_MIN: u64 = 1024;
 
-impl Door {
-    /// A door with as many permits as the configuration allows requests.
-    #[must_use]
-    pub fn new(models: Arc<Models>, link: Link, board: Arc<Board>, table: DoorTable, run: RunLimits) -> Self {
-        let permits = Arc::new(Semaphore::new(table.requests_max.min(Semaphore::MAX_PERMITS)));
-        let budget = Budget::new(table.memory_bytes());
-        let guard = Arc::new(Guard::new(&table));
-        Self { models, link, board, table, run, permits, budget, guard }
+/// Maps every path of the protocol; `more` adds paths of the daemon itself, behind the same guard.
+pub fn router(endpoint: Arc<Endpoint>, more: Router) -> Router {
+    let compression = CompressionLayer::new()
+        .gzip(true)
+        .deflate(true)
+        // Tensors hardly compress better at a higher level, and the connection waits for it.
+        .quality(CompressionLevel::Fastest)
+        .compress_when(SizeAbove::new(COMPRESS_BYTES_MIN));
+    let guarded = Guarded { guard: Arc::clone(&endpoint.guard), protocol: Protocol::Http };
+    let mut paths = Router::new();
+    for call in openapi::CALLS {
+        paths = paths.route(call.path, handler(call.handler));
     }
-
-    /// Limits of the body of a request.
-    #[must_use]
-    pub fn body_limits(&self) -> BodyLimits {
-        BodyLimits {
-            bytes_max: self.table.body_bytes_max,
-            timeout: self.table.body_timeout,
-            rate_min: self.table.rate_min_bytes,
-        }
-    }
-}
-
-/// What lies at which path.
-pub fn router(door: Arc<Door>) -> Router {
-    let guard = Arc::clone(&door.guard);
-    Router::new()
-        .route("/v2", get(metadata::server))
-        .route("/v2/", get(metadata::server))
-        .route("/v2/health/live", get(metadata::live))
-        .route("/v2/health/ready", get(metadata::ready))
-        .route("/v2/models/{model}", get(metadata::model))
-        .route("/v2/models/{model}/versions/{version}", get(metadata::version))
-        .route("/v2/models/{model}/ready", get(metadata::model_ready))
-        .route("/v2/models/{model}/versions/{version}/ready", get(metadata::version_ready))
-        .route("/v2/models/{model}/stats", get(metadata::model_statistics))
-        .route("/v2/models/{model}/versions/{version}/stats", get(metadata::version_statistics))
-        .route("/v2/models/stats", get(metadata::statistics))
-        .route("/v2/repository/index", post(metadata::index))
-        .route("/v2/models/{model}/infer", post(infer::newest))
-        .route("/v2/models/{model}/versions/{version}/infer", post(infer::of_version))
-        .route("/sanderling/v1/status", get(status::status))
-        .fallback(error::no_such_path)
+    paths
+        .with_state(Arc::clone(&endpoint))
+        .merge(more)
+        .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::wrong_method)
-        .layer(axum::middleware::from_fn_with_state(guard, guard::check))
+        .layer(middleware::from_fn_with_state(endpoint, login))
+        .layer(compression)
+        .layer(middleware::from_fn_with_state(guarded, guard::check))
         .layer(CatchPanicLayer::custom(error::panicked))
-        .with_state(door)
+}
+
+fn handler(handler: Handler) -> MethodRouter<Arc<Endpoint>> {
+    match handler {
+        Handler::Server => get(metadata::server),
+        Handler::Live => get(metadata::live),
+        Handler::Ready => get(metadata::ready),
+        Handler::Models => get(metadata::models),
+        Handler::Model => get(metadata::model),
+        Handler::Version => get(metadata::version),
+        Handler::ModelReady => get(metadata::model_ready),
+        Handler::VersionReady => get(metadata::version_ready),
+        Handler::ModelConfig => get(config::model),
+        Handler::VersionConfig => get(config::version),
+        Handler::ModelInfer => post(infer::model),
+        Handler::VersionInfer => post(infer::version),
+        Handler::Statistics => get(repository::statistics),
+        Handler::ModelStatistics => get(repository::model_statistics),
+        Handler::VersionStatistics => get(repository::version_statistics),
+        Handler::Index => post(repository::index),
+        Handler::Load => post(repository::load),
+        Handler::Unload => post(repository::unload),
+        Handler::SharedMemoryStatus => get(shared_memory::status),
+        Handler::SharedMemoryRegister => post(shared_memory::register),
+        Handler::SharedMemoryUnregister => post(shared_memory::unregister),
+        Handler::OpenApi => get(openapi::document),
+    }
+}
+
+/// Asks for a token where the endpoint wants one, and tells the handlers who calls.
+async fn login(State(endpoint): State<Arc<Endpoint>>, mut request: Request, next: Next) -> Response {
+    let caller = match &endpoint.login {
+        None => Caller::Application,
+        Some(login) => {
+            let peer = request.extensions().get::<PeerAddress>().map(|PeerAddress(peer)| peer.ip());
+            match login.caller(request.headers(), peer).await {
+                Ok(caller) => caller,
+                Err(refused) => {
+                    let (parts, body) = request.into_parts();
+                    body::discard(&parts.headers, body).await;
+                    return HttpError::from(refused).into_response();
+                }
+            }
+        }
+    };
+    request.extensions_mut().insert(caller);
+    next.run(request).await
 }

@@ -122,7 +122,7 @@ proptest::proptest! {
         let _outcome = InferCall::parse(length.as_deref(), &Bytes::from(body.clone()), &|_bytes| true);
         let data = [&[0, 0, 40][..], &body].concat();
         for data in [&data[..], &body] {
-            proptest::prop_assert_eq!(crate::door::codec::fuzz_request(data), Ok(()));
+            proptest::prop_assert_eq!(crate::codec::fuzz_request(data), Ok(()));
         }
     }
 }

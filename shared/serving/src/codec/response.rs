@@ -1,23 +1,14 @@
-//! An answer to an inference request, as the bytes of its body.
+//! A response to an inference request, as the bytes of its body.
 //!
-//! Fed by the door with tensors and their receipt; the receipt rides in the answer's `parameters`.
+//! Fed by [`crate::http`] with tensors and their receipt; the receipt is in the response's `parameters`.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
-use types::{NamedTensor, Receipt};
+use types::{InferenceResponse, NamedTensor, Receipt};
 
 use super::{CodecError, Wanted, elements, shorten};
 
-/// Outputs and how they came to be.
-#[derive(Debug, Clone)]
-pub struct Answer {
-    /// The outputs, in the order of the request or of the model.
-    pub outputs: Vec<NamedTensor>,
-    /// Where, by what and why there.
-    pub receipt: Receipt,
-}
-
-/// The bytes of an answer.
+/// Bytes of a request or a response.
 #[derive(Debug, Clone)]
 pub struct Encoded {
     /// Bytes of JSON at the start, for the header [`super::HEADER_LENGTH`]; `None` when all is JSON.
@@ -26,25 +17,25 @@ pub struct Encoded {
     pub body: Bytes,
 }
 
-/// Writes an answer the way the request wants each output. Takes the outputs, so that they are freed before the response is
-/// sent.
+/// Writes a response with each output as the request wants it. Takes the outputs, so that they are freed before the
+/// response is sent.
 ///
 /// # Errors
 /// [`CodecError::NotInJson`] when an output was asked for as JSON and JSON cannot say it.
-pub fn encode_answer(wanted: &Wanted, answer: Answer) -> Result<Encoded, CodecError> {
-    let outputs = answer.outputs.iter().map(|output| describe(wanted, output)).collect::<Result<Vec<_>, _>>()?;
-    let json = AnswerJson {
-        model_name: answer.receipt.model.as_str(),
-        model_version: answer.receipt.version.to_string(),
-        id: answer.receipt.request_id.as_str(),
-        parameters: ReceiptJson::new(&answer.receipt),
+pub fn encode_response(wanted: &Wanted, response: InferenceResponse) -> Result<Encoded, CodecError> {
+    let outputs = response.outputs.iter().map(|output| describe(wanted, output)).collect::<Result<Vec<_>, _>>()?;
+    let json = ResponseJson {
+        model_name: response.receipt.model.as_str(),
+        model_version: response.receipt.version.to_string(),
+        id: response.receipt.request_id.as_str(),
+        parameters: ReceiptJson::new(&response.receipt),
         outputs: &outputs,
     };
     let json = serde_json::to_vec(&json).map_err(|error| CodecError::Json(error.into()))?;
     if outputs.iter().all(|output| output.data.is_some()) {
         return Ok(Encoded { header_length: None, body: json.into() });
     }
-    let binary = answer.outputs.iter().zip(&outputs).filter(|(_, described)| described.data.is_none());
+    let binary = response.outputs.iter().zip(&outputs).filter(|(_, described)| described.data.is_none());
     let bytes: usize = binary.clone().map(|(output, _)| output.tensor.data().len()).sum();
     let mut body = BytesMut::with_capacity(json.len().saturating_add(bytes));
     body.put_slice(&json);
@@ -69,7 +60,7 @@ fn describe<'a>(wanted: &Wanted, output: &'a NamedTensor) -> Result<OutputJson<'
 }
 
 #[derive(Serialize)]
-struct AnswerJson<'a> {
+struct ResponseJson<'a> {
     model_name: &'a str,
     model_version: String,
     id: &'a str,
@@ -142,10 +133,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::door::codec::WantedOutput;
+    use crate::codec::WantedOutput;
     use types::{DType, Digest, EngineName, Place, PolicyMode, Reason, Tensor, Timings, Version};
 
-    fn answer(outputs: Vec<NamedTensor>) -> Answer {
+    fn answer(outputs: Vec<NamedTensor>) -> InferenceResponse {
         let receipt = Receipt {
             request_id: "r-1".parse().unwrap(),
             model: "digits".parse().unwrap(),
@@ -161,7 +152,7 @@ mod tests {
             threshold: None,
             timings: Timings { total: Duration::from_micros(7), ..Timings::default() },
         };
-        Answer { outputs, receipt }
+        InferenceResponse { outputs, receipt }
     }
 
     fn output(name: &str, tensor: Tensor) -> NamedTensor {
@@ -175,7 +166,7 @@ mod tests {
     #[test]
     fn an_answer_in_json_says_where_it_came_from() {
         let tensor = Tensor::from_f32(vec![1, 2], &[0.1, -2.0]).unwrap();
-        let encoded = encode_answer(&wanted(false, vec![]), answer(vec![output("logits", tensor)])).unwrap();
+        let encoded = encode_response(&wanted(false, vec![]), answer(vec![output("logits", tensor)])).unwrap();
         let text = std::str::from_utf8(&encoded.body).unwrap();
         let expected = concat!(
             r#"{"model_name":"digits","model_version":"2","id":"r-1","parameters":{"place":"device","reason":"confident","#,
@@ -190,11 +181,13 @@ mod tests {
 
     #[test]
     fn each_output_comes_the_way_it_was_asked_for() {
-        let outputs =
-            vec![WantedOutput { name: "a".into(), binary: true }, WantedOutput { name: "b".into(), binary: false }];
+        let outputs = vec![
+            WantedOutput { name: "a".into(), binary: true, classes: 0 },
+            WantedOutput { name: "b".into(), binary: false, classes: 0 },
+        ];
         let tensor = |value: u8| Tensor::new(DType::U8, vec![1], Bytes::from(vec![value])).unwrap();
         let encoded =
-            encode_answer(&wanted(false, outputs), answer(vec![output("a", tensor(7)), output("b", tensor(8))]));
+            encode_response(&wanted(false, outputs), answer(vec![output("a", tensor(7)), output("b", tensor(8))]));
         let encoded = encoded.unwrap();
         let json = &encoded.body[..encoded.header_length.unwrap()];
         let json: serde_json::Value = serde_json::from_slice(json).unwrap();
@@ -210,9 +203,9 @@ mod tests {
         let blob = Tensor::from_elements(vec![1], &[&[0xff_u8][..]]).unwrap();
         for tensor in [not_a_number, half, blob] {
             let answer = answer(vec![output("x", tensor)]);
-            let error = encode_answer(&wanted(false, vec![]), answer.clone()).unwrap_err();
+            let error = encode_response(&wanted(false, vec![]), answer.clone()).unwrap_err();
             assert!(error.to_string().ends_with("use binary data for it"), "{error}");
-            assert!(encode_answer(&wanted(true, vec![]), answer).is_ok());
+            assert!(encode_response(&wanted(true, vec![]), answer).is_ok());
         }
     }
 }
