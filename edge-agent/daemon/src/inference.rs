@@ -12,6 +12,7 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use edge_core::route::FailureCode;
+use serving::guard::Settings;
 use serving::{
     CountAndTime, Endpoint, Guard, Identity, InferenceService, ModelDescription, ModelStatistics, VersionDescription,
 };
@@ -57,7 +58,8 @@ impl AgentService {
 /// Makes the endpoint that the agent's servers share.
 #[must_use]
 pub fn endpoint(service: AgentService, door: &DoorTable) -> Endpoint {
-    let guard = Arc::new(Guard::new("door", &door.hosts, &door.origins, Some(door.http.ip())));
+    let settings = Settings { hosts: "door.hosts", origins: Some("door.origins") };
+    let guard = Arc::new(Guard::new(settings, &door.hosts, &door.origins, Some(door.http.ip())));
     Endpoint::new(Arc::new(service), IDENTITY, door.limits(), guard)
 }
 

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits { body_bytes_max: 1024 * 1024, ..Limits::of_section("door") }
+        Limits { body_bytes_max: 1024 * 1024, ..Limits::of_section(None) }
     }
 
     fn packed(encoding: &str, plain: &[u8]) -> Vec<u8> {

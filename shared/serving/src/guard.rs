@@ -30,7 +30,16 @@ pub struct Guard {
     hosts: Vec<AllowedHost>,
     origins: Vec<Origin>,
     bound: Option<std::net::IpAddr>,
-    section: &'static str,
+    settings: Settings,
+}
+
+/// Settings of the configuration that allow names and origins, for error messages.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Setting that lists host names, like `door.hosts`.
+    pub hosts: &'static str,
+    /// Setting that lists origins of web pages; `None` where none can be allowed.
+    pub origins: Option<&'static str>,
 }
 
 /// Protocol of a server, for the body types that it accepts and the form of its errors.
@@ -108,12 +117,12 @@ impl Guard {
     /// Creates the guard of a section of the configuration; entries that do not parse are left out (validation has refused
     /// them). `bound` is the address of the listener; `None` where there are several.
     #[must_use]
-    pub fn new(section: &'static str, hosts: &[String], origins: &[String], bound: Option<std::net::IpAddr>) -> Self {
+    pub fn new(settings: Settings, hosts: &[String], origins: &[String], bound: Option<std::net::IpAddr>) -> Self {
         Self {
             hosts: hosts.iter().filter_map(|text| AllowedHost::parse(text).ok()).collect(),
             origins: origins.iter().filter_map(|text| Origin::parse(text).ok()).collect(),
             bound: bound.filter(|bound| !bound.is_unspecified()),
-            section,
+            settings,
         }
     }
 
@@ -187,18 +196,20 @@ impl Guard {
     }
 
     fn foreign_host(&self, name: &str) -> InferenceError {
-        let (name, section): (String, _) = (name.chars().take(100).collect(), self.section);
+        let (name, setting): (String, _) = (name.chars().take(100).collect(), self.settings.hosts);
         let message = format!(
-            "host {name:?} is not a name of this server: use localhost or 127.0.0.1, or add the name to {section}.hosts"
+            "host {name:?} is not a name of this server: use localhost or 127.0.0.1, or add the name to {setting}"
         );
         InferenceError::new(ErrorCode::Forbidden, message)
     }
 
     fn foreign_origin(&self, origin: &str) -> InferenceError {
-        let (origin, section): (String, _) = (origin.chars().take(100).collect(), self.section);
-        let message =
-            format!("web pages of {origin:?} may not use this server: add the page's origin to {section}.origins");
-        InferenceError::new(ErrorCode::Forbidden, message)
+        let origin: String = origin.chars().take(100).collect();
+        let advice = self.settings.origins.map_or_else(
+            || "use a program that is not a web page".to_owned(),
+            |setting| format!("add the page's origin to {setting}"),
+        );
+        InferenceError::new(ErrorCode::Forbidden, format!("web pages of {origin:?} may not use this server: {advice}"))
     }
 }
 

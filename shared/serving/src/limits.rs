@@ -7,8 +7,8 @@ use std::time::Duration;
 /// Limits of a server and the section of the configuration that sets them.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Section of the config file, for error messages: `door` on an agent, `inference` on a hub.
-    pub section: &'static str,
+    /// Section of the config file that sets these limits, for error messages: `door` on an agent. `None` where they are fixed.
+    pub section: Option<&'static str>,
     /// Maximum bytes of one request body or one gRPC message, before and after decompression.
     pub body_bytes_max: usize,
     /// Maximum bytes of all requests and responses in memory.
@@ -44,9 +44,16 @@ pub const REQUESTS_MAX: usize = 64;
 pub const CONNECTIONS_MAX: usize = 512;
 
 impl Limits {
-    /// Returns the defaults for a server that this section configures.
+    /// Returns advice to raise a limit, to be added to an error; empty where the limits are fixed.
+    pub(crate) fn or_raise(&self, settings: &[&str]) -> String {
+        let Some(section) = self.section else { return String::new() };
+        let settings: Vec<String> = settings.iter().map(|setting| format!("{section}.{setting}")).collect();
+        format!(", or change {}", settings.join(" and "))
+    }
+
+    /// Returns the defaults, for a server whose limits this section of the configuration sets, if any.
     #[must_use]
-    pub fn of_section(section: &'static str) -> Self {
+    pub fn of_section(section: Option<&'static str>) -> Self {
         Self {
             section,
             body_bytes_max: BODY_BYTES_MAX,

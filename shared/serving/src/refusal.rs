@@ -38,20 +38,21 @@ pub(crate) fn unknown_version(model: &str, version: &str, serving: &str) -> Infe
 
 /// Refuses a body over the limit.
 pub(crate) fn too_large(limits: &Limits) -> InferenceError {
-    let Limits { section, body_bytes_max, .. } = limits;
     let message = format!(
-        "the request is over the limit of {body_bytes_max} bytes: send tensors as binary data, send fewer at once, or raise \
-         {section}.body_bytes_max"
+        "the request is over the limit of {} bytes: send tensors as binary data, send fewer at once{}",
+        limits.body_bytes_max,
+        limits.or_raise(&["body_bytes_max"])
     );
     InferenceError::new(ErrorCode::TooLarge, message)
 }
 
 /// Refuses a body that does not arrive in time.
 pub(crate) fn too_slow(limits: &Limits) -> InferenceError {
-    let Limits { section, body_timeout, rate_min_bytes, .. } = limits;
     let message = format!(
-        "the body did not arrive in time: send it within {body_timeout:?} and at no less than {rate_min_bytes} bytes per \
-         second, or change {section}.body_timeout and {section}.rate_min_bytes"
+        "the body did not arrive in time: send it within {:?} and at no less than {} bytes per second{}",
+        limits.body_timeout,
+        limits.rate_min_bytes,
+        limits.or_raise(&["body_timeout", "rate_min_bytes"])
     );
     InferenceError::new(ErrorCode::TooSlow, message)
 }
@@ -59,9 +60,8 @@ pub(crate) fn too_slow(limits: &Limits) -> InferenceError {
 /// Refuses a request whose memory other requests use.
 pub(crate) fn memory_full(limits: &Limits) -> InferenceError {
     let message = format!(
-        "other requests use the memory for requests: send again in a second, send smaller requests, or raise \
-         {}.memory_bytes_max",
-        limits.section
+        "other requests use the memory for requests: send again in a second, send smaller requests{}",
+        limits.or_raise(&["memory_bytes_max"])
     );
     InferenceError::new(ErrorCode::Busy, message).retry_after(RETRY_AFTER)
 }
@@ -69,18 +69,19 @@ pub(crate) fn memory_full(limits: &Limits) -> InferenceError {
 /// Refuses a request that takes more memory than one request may.
 pub(crate) fn memory_never(limits: &Limits) -> InferenceError {
     let message = format!(
-        "the request takes more memory than {}.memory_bytes_max allows for one request: send tensors as binary data, send \
-         fewer at once, or raise it",
-        limits.section
+        "the request takes more memory than one request may: send tensors as binary data, send fewer at once{}",
+        limits.or_raise(&["memory_bytes_max"])
     );
     InferenceError::new(ErrorCode::TooLarge, message)
 }
 
 /// Refuses a request because as many are worked on as may be.
 pub(crate) fn busy(limits: &Limits) -> InferenceError {
-    let Limits { section, requests_max, .. } = limits;
-    let message =
-        format!("{requests_max} requests are being worked on: send fewer at once, or raise {section}.requests_max");
+    let message = format!(
+        "{} requests are being worked on: send fewer at once{}",
+        limits.requests_max,
+        limits.or_raise(&["requests_max"])
+    );
     InferenceError::new(ErrorCode::Busy, message).retry_after(RETRY_AFTER)
 }
 

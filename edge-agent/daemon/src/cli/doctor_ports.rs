@@ -29,10 +29,14 @@ pub(super) fn checks(config: &AgentConfig, running: Option<&Status>) -> Vec<Chec
     if running.is_some() {
         return Vec::new();
     }
-    let grpc = config.door.grpc_address().map(|address| ("door.grpc", address));
+    let grpc = config.door.grpc_address().map(|address| {
+        let check = port("door.grpc", address);
+        // The agent serves without gRPC where nobody set the port and another program has it.
+        if config.door.grpc.is_none() { check.not_fatal() } else { check }
+    });
     let ports = [("door.http", config.door.http), ("metrics.listen", config.metrics.listen)];
-    let checked = ports.into_iter().chain(grpc).map(|(field, address)| port(field, address));
-    checked.chain(config.door.socket.as_deref().map(socket)).collect()
+    let checked = ports.into_iter().map(|(field, address)| port(field, address));
+    checked.chain(grpc).chain(config.door.socket.as_deref().map(socket)).collect()
 }
 
 /// Checks that the Unix socket can be bound.

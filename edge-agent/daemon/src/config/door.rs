@@ -163,7 +163,7 @@ impl DoorTable {
     #[must_use]
     pub fn limits(&self) -> Limits {
         Limits {
-            section: "door",
+            section: Some("door"),
             body_bytes_max: self.body_bytes_max,
             memory_bytes_max: self.memory_bytes(),
             requests_max: self.requests_max,

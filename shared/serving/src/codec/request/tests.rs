@@ -16,7 +16,7 @@ fn message(bytes: &'static [u8]) -> String {
 
 #[test]
 fn tritonclients_default_request_is_read() {
-    let call = golden(include_bytes!("../../../../tests/golden/binary_default.bin"), "139");
+    let call = golden(include_bytes!("../../../tests/golden/binary_default.bin"), "139");
     let expected = Tensor::from_f32(vec![1, 3], &[0.0, 0.5, 1.0]).unwrap();
     assert_eq!(call.inputs, [NamedTensor { name: "image".into(), tensor: expected }]);
     assert!(call.wanted.binary_by_default && call.wanted.outputs.is_empty() && call.id.is_none());
@@ -24,15 +24,15 @@ fn tritonclients_default_request_is_read() {
 
 #[test]
 fn tritonclients_choice_of_outputs_is_read() {
-    let call = golden(include_bytes!("../../../../tests/golden/binary_with_outputs.bin"), "226");
-    let output = |name: &str, binary| WantedOutput { name: name.into(), binary };
+    let call = golden(include_bytes!("../../../tests/golden/binary_with_outputs.bin"), "226");
+    let output = |name: &str, binary| WantedOutput { name: name.into(), binary, classes: 0 };
     assert_eq!(call.wanted.outputs, [output("logits", true), output("scores", false)]);
     assert_eq!(call.id.unwrap().as_str(), "r-1");
 }
 
 #[test]
 fn tritonclients_json_request_with_our_parameters_is_read() {
-    let call = parse(include_bytes!("../../../../tests/golden/json_flat.bin")).unwrap();
+    let call = parse(include_bytes!("../../../tests/golden/json_flat.bin")).unwrap();
     assert_eq!(call.inputs[0].tensor, Tensor::from_f32(vec![1, 3], &[0.0, 0.5, 1.0]).unwrap());
     assert_eq!(call.policy, Some(PolicyMode::OnlyDevice));
     assert_eq!(call.deadline, Some(Duration::from_millis(250)));
@@ -40,18 +40,18 @@ fn tritonclients_json_request_with_our_parameters_is_read() {
 
 #[test]
 fn tritonclients_strings_booleans_and_integers_are_read() {
-    let call = golden(include_bytes!("../../../../tests/golden/mixed_bytes_bool.bin"), "314");
+    let call = golden(include_bytes!("../../../tests/golden/mixed_bytes_bool.bin"), "314");
     assert_eq!(call.inputs[0].tensor, Tensor::from_elements(vec![3], &["a", "", "épée"]).unwrap());
     assert_eq!(call.inputs[1].tensor, Tensor::new(DType::Bool, vec![2], Bytes::from_static(&[1, 0])).unwrap());
     assert_eq!(call.inputs[2].tensor.data()[8..], (-2_i64).to_le_bytes());
     assert_eq!(call.deadline, Some(Duration::from_micros(5000)), "Triton's timeout is in microseconds");
-    let strings = parse(include_bytes!("../../../../tests/golden/json_bytes.bin")).unwrap();
+    let strings = parse(include_bytes!("../../../tests/golden/json_bytes.bin")).unwrap();
     assert_eq!(strings.inputs[0].tensor, Tensor::from_elements(vec![2], &["a", "é"]).unwrap());
 }
 
 #[test]
 fn halves_come_as_binary_only() {
-    let call = golden(include_bytes!("../../../../tests/golden/half.bin"), "132");
+    let call = golden(include_bytes!("../../../tests/golden/half.bin"), "132");
     assert_eq!(call.inputs[0].tensor.to_f32().unwrap(), [1.0, -2.0]);
     let json = br#"{"inputs":[{"name":"h","shape":[1],"datatype":"FP16","data":[1.0]}]}"#;
     assert!(message(json).contains("binary data only"), "{}", message(json));
