@@ -3,6 +3,7 @@
 //! Used by [`crate::agent`] at the start.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use serving::UnixSocket;
 use tokio::net::TcpListener;
@@ -50,11 +51,16 @@ impl Sockets {
         Listening {
             http: local(&self.http, config.door.http),
             grpc: self.grpc.as_ref().and_then(|grpc| grpc.local_addr().ok()),
-            socket: self.unix.as_ref().map(|unix| unix.path().to_owned()),
+            socket: self.unix.as_ref().map(|unix| absolute(unix.path())),
             metrics: local(&self.metrics, config.metrics.listen),
             pid: std::process::id(),
         }
     }
+}
+
+/// Returns a path that other programs can use, wherever they run.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_no_folder| path.to_owned())
 }
 
 async fn bind(address: SocketAddr, what: &'static str) -> Result<TcpListener, StartError> {

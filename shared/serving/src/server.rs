@@ -225,6 +225,10 @@ impl Server {
                     }
                     stopping = true;
                     serving.as_mut().graceful_shutdown();
+                    if wire == Wire::Http2 {
+                        // A stream that waits for its next message has nothing to finish either.
+                        overdue = Box::pin(until_idle(activity));
+                    }
                 }
             }
         };
@@ -321,6 +325,20 @@ async fn streams_overdue(streams: &Streams, deadlines: Deadlines) -> Phase {
         match streams.due(deadlines, Instant::now()) {
             Due::Over(phase) => return phase,
             Due::At(moment) => tokio::time::sleep_until(moment.into()).await,
+        }
+    }
+}
+
+/// Interval between checks whether an HTTP/2 connection is idle, once the server stops: the goodbye is sent meanwhile.
+const STOP_CHECK: Duration = Duration::from_millis(50);
+
+/// Waits until no stream of an HTTP/2 connection works.
+async fn until_idle(activity: &Activity) -> Phase {
+    loop {
+        tokio::time::sleep(STOP_CHECK).await;
+        let phase = activity.state().phase;
+        if phase == Phase::Idle {
+            return phase;
         }
     }
 }

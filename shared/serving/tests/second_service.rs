@@ -34,7 +34,8 @@ impl InferenceService for Echo {
             policy: PolicyMode::OnlyDevice,
             score: None,
             threshold: None,
-            timings: Timings { total: request.arrived.elapsed(), ..Timings::default() },
+            // Where a test can see what the service was told.
+            timings: Timings { network: request.deadline.unwrap_or_default(), ..Timings::default() },
         };
         Ok(InferenceResponse { outputs: request.inputs, receipt })
     }
@@ -126,6 +127,17 @@ async fn the_classes_of_an_output_come_over_grpc_too() {
     let response = client(grpc).await.model_infer(request).await.unwrap().into_inner();
     assert_eq!(response.outputs[0].datatype, "BYTES");
     assert_eq!(&response.raw_output_contents[0][4..], b"4.000000:1:high");
+}
+
+#[tokio::test]
+async fn the_deadline_of_a_call_is_the_deadline_of_the_request() {
+    let tasks = TaskTracker::new();
+    let [_http, grpc] = start(&tasks, Limits::of_section(Some("test"))).await;
+    let mut timed = tonic::Request::new(request(&[1.0]));
+    timed.set_timeout(std::time::Duration::from_secs(3600));
+    let response = client(grpc).await.model_infer(timed).await.unwrap().into_inner();
+    let told = response.parameters["network_us"].parameter_choice.clone();
+    assert_eq!(told, Some(pb::infer_parameter::ParameterChoice::Int64Param(3_600_000_000)));
 }
 
 #[tokio::test]

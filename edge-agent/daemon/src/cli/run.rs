@@ -26,7 +26,7 @@ const RUNTIME_GRACE: Duration = Duration::from_secs(1);
 /// restart the agent to read a changed configuration.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  edge-agent run\n  edge-agent run --config ./agent.toml --state-dir ./state\n\n\
-                        Other ports than 8000 and 8002: see door.http and metrics.listen; the addresses that were bound \
+                        Other ports than 8000, 8001 and 8002: see door.http, door.grpc and metrics.listen; the addresses that were bound \
                         are logged and written to <state_dir>/listening.json.")]
 pub struct Run {}
 
