@@ -4,31 +4,31 @@
 //! connection is closed when there are too many.
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
-use std::io::{self, IoSlice};
+use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, HttpBody};
+use axum::body::HttpBody;
 use axum::extract::Request;
-use axum::response::Response;
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use crate::budget::Hold;
-use crate::connections::{Activity, Connections, Deadlines, Phase, RATE_WINDOW, State, bytes_per_window};
-use crate::streams::{Due, PING_INTERVAL, StreamGuard, Streams};
+use crate::connections::{Activity, Connections, Deadlines, Phase};
+use crate::deadlines::{overdue, streams_overdue, until_idle};
+use crate::progress::{Progress, Sent, Watched};
+use crate::streams::{PING_INTERVAL, Streams};
 use crate::{Limits, Listener, Secure};
 
 /// Limits of a server for its clients.
@@ -82,9 +82,6 @@ const HEAD_BYTES_MAX: usize = 32 * 1024;
 
 /// Pause after the system refused a connection for want of file descriptors or memory: a retry at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-
-/// Bytes of a response handed to the connection at a time, so that its progress is seen.
-const RESPONSE_PIECE_BYTES: usize = 64 * 1024;
 
 /// Serves connections until `stop` is cancelled; each one lives in `tasks` and finishes the requests it is at.
 ///
@@ -316,234 +313,5 @@ where
             let hold = response.extensions_mut().remove::<Arc<Hold>>();
             Ok(response.map(|body| Sent { body, progress, _hold: hold }))
         })
-    }
-}
-
-/// Waits until an HTTP/2 connection is past a deadline; returns the phase it was in.
-async fn streams_overdue(streams: &Streams, deadlines: Deadlines) -> Phase {
-    loop {
-        match streams.due(deadlines, Instant::now()) {
-            Due::Over(phase) => return phase,
-            Due::At(moment) => tokio::time::sleep_until(moment.into()).await,
-        }
-    }
-}
-
-/// Interval between checks whether an HTTP/2 connection is idle, once the server stops: the goodbye is sent meanwhile.
-const STOP_CHECK: Duration = Duration::from_millis(50);
-
-/// Waits until no stream of an HTTP/2 connection works.
-async fn until_idle(activity: &Activity) -> Phase {
-    loop {
-        tokio::time::sleep(STOP_CHECK).await;
-        let phase = activity.state().phase;
-        if phase == Phase::Idle {
-            return phase;
-        }
-    }
-}
-
-/// Place where the progress of a response is noted.
-enum Progress {
-    Connection(Arc<Activity>),
-    Stream(Arc<StreamGuard>),
-}
-
-/// Waits until the connection is past a deadline; returns the phase it was in.
-///
-/// Polled in the same task as the connection, after it: every change of the phase is seen before the task sleeps.
-async fn overdue(activity: &Activity, deadlines: Deadlines) -> Phase {
-    let mut watch = Watch::new(activity.state());
-    let mut timer = Box::pin(tokio::time::sleep(Duration::ZERO));
-    poll_fn(|context| {
-        loop {
-            let state = activity.state();
-            if watch.is_overdue(state, deadlines, Instant::now()) {
-                return Poll::Ready(state.phase);
-            }
-            let Some(due) = watch.due(deadlines) else { return Poll::Pending };
-            if timer.deadline() != due.into() {
-                timer.as_mut().reset(due.into());
-            }
-            ready!(timer.as_mut().poll(context));
-        }
-    })
-    .await
-}
-
-/// Start of the current phase, and of the window in which its bytes are counted.
-struct Watch {
-    phase: State,
-    window: Instant,
-    sent_before: u64,
-}
-
-impl Watch {
-    fn new(phase: State) -> Self {
-        Self { phase, window: phase.since, sent_before: phase.sent }
-    }
-
-    fn is_overdue(&mut self, state: State, deadlines: Deadlines, now: Instant) -> bool {
-        if state.number != self.phase.number {
-            *self = Self::new(state);
-        }
-        let lasted = now.saturating_duration_since(state.since);
-        match state.phase {
-            Phase::Idle => lasted >= deadlines.idle,
-            Phase::Head => lasted >= deadlines.head,
-            Phase::Body | Phase::Working => false,
-            Phase::Sending if lasted >= deadlines.response => true,
-            Phase::Sending if now.saturating_duration_since(self.window) < RATE_WINDOW => false,
-            Phase::Sending => {
-                let sent = usize::try_from(state.sent.saturating_sub(self.sent_before)).unwrap_or(usize::MAX);
-                self.window = now;
-                self.sent_before = state.sent;
-                sent < bytes_per_window(deadlines.rate_min)
-            }
-        }
-    }
-
-    /// Returns the moment of the next check; `None` while no deadline runs.
-    fn due(&self, deadlines: Deadlines) -> Option<Instant> {
-        let since = self.phase.since;
-        match self.phase.phase {
-            Phase::Idle => since.checked_add(deadlines.idle),
-            Phase::Head => since.checked_add(deadlines.head),
-            Phase::Body | Phase::Working => None,
-            Phase::Sending => since.checked_add(deadlines.response).map(|end| end.min(self.window + RATE_WINDOW)),
-        }
-    }
-}
-
-/// A stream that notes what arrives and what leaves.
-struct Watched<S> {
-    stream: S,
-    activity: Arc<Activity>,
-    wire: Wire,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = into.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, into))?;
-        // On HTTP/2 a ping is no request.
-        if into.filled().len() > before && self.wire == Wire::Http1 {
-            self.activity.received();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
-        self.activity.sent(written);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, pieces))?;
-        self.activity.sent(written);
-        Poll::Ready(Ok(written))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-/// The body of a response; its end makes the connection idle, or ends the stream.
-struct Sent {
-    body: Body,
-    progress: Progress,
-    /// Counts the bytes of the response.
-    _hold: Option<Arc<Hold>>,
-}
-
-impl HttpBody for Sent {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        if let Progress::Stream(stream) = &self.progress {
-            match &frame {
-                // Until it is asked for the next part, the client has not taken this one.
-                Poll::Ready(Some(Ok(_part))) => stream.begin(Phase::Sending),
-                Poll::Ready(_) => {}
-                Poll::Pending => stream.settle(),
-            }
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for Sent {
-    fn drop(&mut self) {
-        if let Progress::Connection(activity) = &self.progress {
-            activity.begin(Phase::Idle);
-        }
-    }
-}
-
-/// Bytes of a response that count in the budget until they are sent or given up.
-pub(super) struct Counted {
-    left: Bytes,
-    hold: Hold,
-}
-
-impl Counted {
-    /// Makes the response body of `bytes`, which `hold` counts.
-    pub(super) fn response(bytes: Bytes, hold: Hold) -> Response {
-        Response::new(Body::new(Self { left: bytes, hold }))
-    }
-}
-
-impl HttpBody for Counted {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if self.left.is_empty() {
-            return Poll::Ready(None);
-        }
-        let piece = RESPONSE_PIECE_BYTES.min(self.left.len());
-        let piece = self.left.split_to(piece);
-        self.hold.moved(piece.len(), Instant::now());
-        Poll::Ready(Some(Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(u64::try_from(self.left.len()).unwrap_or(u64::MAX))
     }
 }

@@ -28,6 +28,7 @@ use super::{read, repository, status_of, stream, write};
 use crate::budget::Hold;
 use crate::classify::{self, Labels};
 use crate::codec::Wanted;
+use crate::connections::Phase;
 use crate::endpoint::{Envelope, traceparent};
 use crate::http::EXTENSIONS;
 use crate::streams::StreamGuard;
@@ -47,16 +48,25 @@ pub(super) struct Call {
     pub(super) timeout: Option<Duration>,
     /// Closes the connection where other requests need the memory of a response that is not taken.
     pub(super) close: CancellationToken,
+    stream: Option<Arc<StreamGuard>>,
 }
 
 impl Call {
     fn of(headers: &HeaderMap, extensions: &Extensions) -> Self {
-        let stream = extensions.get::<Arc<StreamGuard>>();
+        let stream = extensions.get::<Arc<StreamGuard>>().cloned();
         Self {
             caller: extensions.get::<Caller>().cloned().unwrap_or(Caller::Application),
             traceparent: traceparent(headers),
             timeout: grpc_timeout(headers),
-            close: stream.map_or_else(CancellationToken::new, |stream| stream.activity().close.clone()),
+            close: stream.as_ref().map_or_else(CancellationToken::new, |stream| stream.activity().close.clone()),
+            stream,
+        }
+    }
+
+    /// Notes that a message is being worked on: its connection is not closed meanwhile.
+    pub(super) fn works(&self) {
+        if let Some(stream) = &self.stream {
+            stream.begin(Phase::Working);
         }
     }
 }
@@ -144,6 +154,7 @@ impl Inference {
         call: &Call,
         message: ModelInferRequest,
     ) -> Result<(ModelInferResponse, Hold), InferenceError> {
+        call.works();
         let endpoint = &self.endpoint;
         let model = endpoint.find(&message.model_name).inspect_err(|unknown| endpoint.note_unknown(unknown))?;
         let work = async {

@@ -51,6 +51,7 @@ async fn answer(
         // The stream itself is broken: nothing more can be read from it.
         Err(status) => return stream::iter([(Err(status), None)]).boxed(),
     };
+    call.works();
     let id = message.id.clone();
     let answered = match endpoint.find(&message.model_name) {
         Ok(model) => {

@@ -18,7 +18,7 @@ use crate::codec::{CodecError, Encoded, HEADER_LENGTH, InferCall, Wanted, check_
 use crate::connections::{Activity, Phase};
 use crate::decompress::{Encoding, decompress};
 use crate::endpoint::{Envelope, traceparent};
-use crate::server::Counted;
+use crate::progress::Counted;
 use crate::{Endpoint, refusal};
 
 /// Policy for one request, where its body does not say one.
