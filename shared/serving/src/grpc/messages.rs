@@ -38,6 +38,7 @@ pub(super) async fn count(State(endpoint): State<Arc<Endpoint>>, request: Reques
         message: Message::default(),
         limits,
         hold,
+        inflated: 0,
         cancelled: Box::pin(cancelled.cancelled_owned()),
         timer: None,
         stream,
@@ -56,7 +57,12 @@ struct Message {
     arrived: usize,
     /// Bytes of the current message that are missing.
     missing: usize,
+    /// Bytes that compressed messages may become, of which the prefix has arrived and which were not charged yet.
+    inflated: usize,
 }
+
+/// Largest factor by which gzip and deflate make a message smaller (zlib's technical details: 1032:1).
+const INFLATION_MAX: usize = 1032;
 
 /// A message that is announced over the limit.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,11 +78,15 @@ impl Message {
                 let (prefix, rest) = bytes.split_at_checked(taken).unwrap_or((bytes, &[]));
                 self.prefix.extend_from_slice(prefix);
                 bytes = rest;
-                let &[_flag, a, b, c, d] = self.prefix.as_slice() else { return Ok(complete) };
+                let &[flag, a, b, c, d] = self.prefix.as_slice() else { return Ok(complete) };
                 self.missing = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
                 self.arrived = PREFIX_BYTES;
                 if self.missing > bytes_max {
                     return Err(TooLarge);
+                }
+                if flag != 0 {
+                    let most = self.missing.saturating_mul(INFLATION_MAX).min(bytes_max);
+                    self.inflated = self.inflated.saturating_add(most);
                 }
             }
             let taken = bytes.len().min(self.missing);
@@ -104,6 +114,8 @@ struct Counted {
     limits: Limits,
     hold: Hold,
     cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Bytes charged for what compressed messages may become, until they are decoded.
+    inflated: usize,
     /// Ends the message that has begun; `None` between two messages.
     timer: Option<Pin<Box<Sleep>>>,
     stream: Option<Arc<StreamGuard>>,
@@ -115,6 +127,9 @@ impl Counted {
         self.hold.grow(part.len(), Instant::now()).map_err(|full| full.refusal(&self.limits))?;
         let complete = self.message.advance(part, self.limits.body_bytes_max);
         self.hold.shrink(complete.map_err(|TooLarge| refusal::too_large(&self.limits))?);
+        let inflated = std::mem::take(&mut self.message.inflated);
+        self.hold.grow(inflated, Instant::now()).map_err(|full| full.refusal(&self.limits))?;
+        self.inflated = self.inflated.saturating_add(inflated);
         let is_between = self.message.is_between();
         self.begin(if is_between { Phase::Working } else { Phase::Body });
         if is_between {
@@ -144,6 +159,10 @@ impl HttpBody for Counted {
             && timer.as_mut().poll(context).is_ready()
         {
             return Poll::Ready(Some(Err(status_of(refusal::too_slow(&self.limits)))));
+        }
+        if self.message.is_between() {
+            // More is asked for only after every complete message was decoded.
+            self.hold.shrink(std::mem::take(&mut self.inflated));
         }
         let polled = Pin::new(&mut self.body).poll_frame(context);
         if polled.is_pending() && self.message.is_between() {
@@ -194,6 +213,19 @@ mod tests {
                 proptest::prop_assert!(complete < rest.len() && !message.is_between() || rest.is_empty());
             }
         }
+    }
+
+    #[test]
+    fn a_compressed_message_is_charged_for_what_it_may_become() {
+        let mut bytes = framed(&[10, 50]);
+        bytes[0] = 1;
+        let mut message = Message::default();
+        assert_eq!(message.advance(&bytes, 100_000), Ok(bytes.len()));
+        assert_eq!(message.inflated, 10 * INFLATION_MAX, "the second one is plain");
+        bytes[PREFIX_BYTES + 10] = 1;
+        let mut message = Message::default();
+        assert_eq!(message.advance(&bytes, 20_000), Ok(bytes.len()));
+        assert_eq!(message.inflated, 10 * INFLATION_MAX + 20_000, "at most the limit of a message");
     }
 
     #[test]
