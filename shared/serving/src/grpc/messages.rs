@@ -162,7 +162,8 @@ impl HttpBody for Counted {
         }
         if self.message.is_between() {
             // More is asked for only after every complete message was decoded.
-            self.hold.shrink(std::mem::take(&mut self.inflated));
+            let inflated = std::mem::take(&mut self.inflated);
+            self.hold.shrink(inflated);
         }
         let polled = Pin::new(&mut self.body).poll_frame(context);
         if polled.is_pending() && self.message.is_between() {
