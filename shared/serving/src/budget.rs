@@ -57,9 +57,9 @@ struct Entry {
 
 #[derive(Debug)]
 struct Transfer {
-    /// When the last [`PROGRESS_BYTES`] were complete.
+    /// Moment at which the last [`PROGRESS_BYTES`] were complete.
     mark: Instant,
-    /// Bytes since then.
+    /// Bytes moved since `mark`.
     since_mark: usize,
     cancel: CancellationToken,
 }

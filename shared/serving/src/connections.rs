@@ -60,13 +60,13 @@ pub struct Activity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) phase: Phase,
-    /// When the phase began.
+    /// Moment at which the phase began.
     pub(super) since: Instant,
     /// Number of phases so far: tells two phases of the same kind apart.
     pub(super) number: u64,
     /// Bytes sent since the connection was opened.
     pub(super) sent: u64,
-    /// Whether a request of this connection was answered.
+    /// True once a request of this connection was answered.
     answered: bool,
 }
 
@@ -78,7 +78,7 @@ impl Activity {
         Arc::new(Self { state: Mutex::new(state), close: CancellationToken::new() })
     }
 
-    /// Begins a phase.
+    /// Begins a phase of the connection.
     pub fn begin(&self, phase: Phase) {
         self.begin_at(phase, Instant::now());
     }

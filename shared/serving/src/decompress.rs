@@ -19,7 +19,7 @@ const STEP_BYTES: usize = 64 * 1024;
 /// Encoding of a body that is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
-    /// RFC 1952.
+    /// The format of RFC 1952.
     Gzip,
     /// RFC 1950, or RFC 1951 without its frame, which some clients send under the same name.
     Deflate,

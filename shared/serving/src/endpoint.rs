@@ -1,4 +1,4 @@
-//! What every request needs once, whatever protocol brings it: admission, memory, ids, spans, metrics.
+//! Everything that a request needs once, whatever protocol brings it: admission, memory, ids, spans, metrics.
 //!
 //! Fed by [`crate::http`] and [`crate::grpc`] with parsed requests; hands them to the [`InferenceService`].
 
@@ -39,7 +39,7 @@ pub struct Identity {
 pub(crate) struct Envelope {
     /// Version that must answer; `None` for the one that serves.
     pub(crate) version: Option<Version>,
-    /// Client that asks.
+    /// Client that sends the request.
     pub(crate) caller: Caller,
     /// W3C trace context of the caller.
     pub(crate) traceparent: Option<String>,
@@ -219,7 +219,7 @@ impl Endpoint {
         Ok(response)
     }
 
-    /// Counts a response.
+    /// Counts a response in metrics and statistics.
     pub(crate) fn note(&self, receipt: &Receipt) {
         let timings = receipt.timings;
         self.service.record(&receipt.model, Ok(receipt), timings.total);

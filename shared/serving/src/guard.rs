@@ -47,14 +47,14 @@ pub struct Settings {
 pub enum Protocol {
     /// JSON and binary tensors.
     Http,
-    /// Messages of gRPC.
+    /// Messages of gRPC over HTTP/2.
     Grpc,
 }
 
 /// A guard in front of the server of one protocol.
 #[derive(Debug, Clone)]
 pub struct Guarded {
-    /// Names and origins.
+    /// Names and origins that may pass.
     pub guard: Arc<Guard>,
     /// Protocol of the server.
     pub protocol: Protocol,

@@ -27,13 +27,13 @@ pub trait Secure: Send + Sync {
     async fn secure(&self, stream: TcpStream) -> io::Result<Box<dyn ByteStream>>;
 }
 
-/// A bound socket.
+/// A bound socket that accepts connections.
 pub enum Listener {
     /// TCP without encryption.
     Tcp(TcpListener),
-    /// TCP under TLS.
+    /// TCP secured by TLS.
     Tls(TcpListener, Arc<dyn Secure>),
-    /// A Unix socket.
+    /// A Unix socket with a path.
     Unix(UnixSocket),
 }
 

@@ -155,7 +155,7 @@ impl Ends {
     }
 }
 
-/// What every connection of a listener is served with.
+/// Everything that the connections of a listener share.
 struct Server {
     wire: Wire,
     app: Router,

@@ -16,7 +16,7 @@ pub type ResponseStream = BoxStream<'static, Result<InferenceResponse, Inference
 /// Answers inferences and describes its models.
 #[async_trait]
 pub trait InferenceService: Send + Sync + 'static {
-    /// Answers one request.
+    /// Answers one request by one response.
     ///
     /// # Errors
     /// [`InferenceError`], with a message for the client.
@@ -104,7 +104,7 @@ impl ModelDescription {
 pub struct VersionDescription {
     /// Number of the version.
     pub version: Version,
-    /// Inputs and outputs.
+    /// Inputs and outputs of the version.
     pub signature: Signature,
     /// Names of the classes; empty where the model has none.
     pub labels: Vec<String>,
@@ -117,7 +117,7 @@ pub struct VersionDescription {
 /// Number of events and the sum of their durations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CountAndTime {
-    /// Number of events.
+    /// Number of the events.
     pub count: u64,
     /// Sum of their durations in nanoseconds.
     pub nanos: u64,
@@ -134,7 +134,7 @@ pub struct ModelStatistics {
     pub last_inference_unix_ms: u64,
     /// Requests that were answered, from the whole request to the whole response.
     pub success: CountAndTime,
-    /// Requests that failed.
+    /// Requests that were not answered.
     pub fail: CountAndTime,
     /// Waiting for the session that answered.
     pub queue: CountAndTime,

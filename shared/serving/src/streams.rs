@@ -95,7 +95,7 @@ impl Streams {
     }
 }
 
-/// What follows from the deadlines of a connection.
+/// Consequence of the deadlines of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
     /// A deadline has passed in this phase.

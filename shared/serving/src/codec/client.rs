@@ -81,7 +81,7 @@ struct Size {
 pub struct DecodedResponse {
     /// The JSON part without the tensors' data: model, version, id and the receipt in `parameters`.
     pub json: serde_json::Value,
-    /// The outputs.
+    /// Outputs in the order of the response.
     pub outputs: Vec<NamedTensor>,
 }
 

@@ -39,7 +39,7 @@ struct Sink<'a> {
     /// Bytes that the caller gave room for.
     charged: usize,
     room: Room<'a>,
-    /// Whether the caller has refused.
+    /// True once the caller has refused memory.
     full: bool,
 }
 

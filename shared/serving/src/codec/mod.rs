@@ -28,9 +28,9 @@ pub enum CodecError {
     /// The length header points past the end of the body.
     #[error("the header Inference-Header-Content-Length says {said} bytes of JSON, the body has {body} in all")]
     HeaderTooLong {
-        /// What the header says.
+        /// Bytes of JSON that the header announces.
         said: usize,
-        /// Bytes there are.
+        /// Bytes of the whole body.
         body: usize,
     },
     /// The JSON part does not read.
@@ -42,25 +42,25 @@ pub enum CodecError {
     /// A parameter has a value it cannot have.
     #[error("parameter {name:?}: {problem}")]
     Parameter {
-        /// The parameter.
+        /// Name of the parameter.
         name: &'static str,
-        /// What is wrong with it.
+        /// Reason why its value is refused.
         problem: String,
     },
     /// A part of the protocol that is not implemented.
     #[error("{what} are not supported here: {instead}")]
     Unsupported {
-        /// The part.
+        /// Part of the protocol that is missing.
         what: &'static str,
-        /// What to use in its place.
+        /// Replacement that the client can use.
         instead: &'static str,
     },
     /// A tensor's bytes are not what its shape and datatype take.
     #[error("tensor {name:?}")]
     Tensor {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
-        /// What is wrong with it.
+        /// Reason why its bytes are refused.
         #[source]
         source: TensorError,
     },
@@ -70,19 +70,19 @@ pub enum CodecError {
     /// Both or neither of `data` and `binary_data_size` were given.
     #[error("tensor {name:?} needs either \"data\" or the parameter \"binary_data_size\", and was given {given}")]
     DataSource {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
-        /// `both` or `neither`.
+        /// Either `both` or `neither`.
         given: &'static str,
     },
     /// The binary part ends before a tensor does.
     #[error("tensor {name:?} says {said} binary bytes, {left} are left in the body")]
     BinaryShort {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
-        /// Its `binary_data_size`.
+        /// Bytes that its `binary_data_size` announces.
         said: usize,
-        /// What is left.
+        /// Bytes that are left in the body.
         left: usize,
     },
     /// Bytes are left over after the last tensor.
@@ -91,11 +91,11 @@ pub enum CodecError {
     /// Elements in JSON do not read as the datatype.
     #[error("read the data of tensor {name:?} as {dtype}")]
     Elements {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
-        /// Its datatype.
+        /// Datatype of the tensor.
         dtype: types::DType,
-        /// What does not read.
+        /// Error of the JSON parser.
         #[source]
         source: JsonError,
     },
@@ -108,17 +108,17 @@ pub enum CodecError {
     /// JSON cannot say what is in a tensor.
     #[error("{dtype} tensor {name:?} {problem}: use binary data for it")]
     NotInJson {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
-        /// Its datatype.
+        /// Datatype of the tensor.
         dtype: types::DType,
-        /// What stands in the way.
+        /// Reason why JSON cannot represent it.
         problem: &'static str,
     },
     /// The classes of an output that has none were asked for.
     #[error("output {name:?} {problem}")]
     Classes {
-        /// The output.
+        /// Name of the output.
         name: String,
         /// Reason why its largest elements cannot be listed.
         problem: &'static str,
@@ -132,7 +132,7 @@ pub enum CodecError {
     /// A list of a gRPC message has too many entries.
     #[error("{what} has {given} entries, the limit is {limit}")]
     TooMany {
-        /// The list.
+        /// Name of the list.
         what: &'static str,
         /// Number of entries that were given.
         given: usize,

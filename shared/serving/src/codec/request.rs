@@ -25,7 +25,7 @@ const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
 pub struct WantedOutput {
     /// Its name in the model.
     pub name: String,
-    /// Whether its elements shall come as binary data.
+    /// True to send its elements as binary data.
     pub binary: bool,
     /// Number of its largest elements to list in place of the tensor (Triton's classification extension); 0 for the tensor.
     pub classes: usize,
@@ -34,15 +34,15 @@ pub struct WantedOutput {
 /// A well-formed request for an inference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InferCall {
-    /// What the client calls this request.
+    /// Id that the client chose for this request.
     pub id: Option<RequestId>,
     /// The policy for this request alone; the model's own where `None`.
     pub policy: Option<PolicyMode>,
-    /// How long the client waits, counted from the arrival of the whole request.
+    /// Time that the client waits, counted from the arrival of the whole request.
     pub deadline: Option<Duration>,
     /// The inputs, in the order of the request.
     pub inputs: Vec<NamedTensor>,
-    /// The wanted outputs.
+    /// Outputs that the request asks for.
     pub wanted: Wanted,
 }
 
@@ -51,7 +51,7 @@ pub struct InferCall {
 pub struct Wanted {
     /// The outputs by name; all of the model's where empty.
     pub outputs: Vec<WantedOutput>,
-    /// Whether outputs that are not named come as binary data.
+    /// True to send outputs that are not named as binary data.
     pub binary_by_default: bool,
 }
 
@@ -113,7 +113,7 @@ struct OutputList(#[serde(deserialize_with = "bounded_list::<_, _, TENSORS_MAX>"
 struct RequestParameters {
     #[serde(default)]
     policy: Option<String>,
-    /// Milliseconds.
+    /// Deadline of the request in milliseconds.
     #[serde(default)]
     deadline_ms: Option<u64>,
     /// Microseconds: Triton's name for the same wish; zero means none.

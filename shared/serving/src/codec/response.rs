@@ -13,7 +13,7 @@ use super::{CodecError, Wanted, elements, shorten};
 pub struct Encoded {
     /// Bytes of JSON at the start, for the header [`super::HEADER_LENGTH`]; `None` when all is JSON.
     pub header_length: Option<usize>,
-    /// The whole body.
+    /// Bytes of the whole body.
     pub body: Bytes,
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
-/// Whether an id or a count is set: zero, `false` and empty text mean that it is not.
+/// True if an id or a count is set: zero, `false` and empty text mean that it is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Id(pub(super) bool);
 

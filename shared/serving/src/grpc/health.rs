@@ -17,7 +17,7 @@ const INFERENCE: &str = "inference.GRPCInferenceService";
 /// Interval between two looks at the readiness while a client watches it.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Answers health checks.
+/// Answers the health checks of clients.
 #[derive(Debug)]
 pub(super) struct Health {
     endpoint: Arc<Endpoint>,

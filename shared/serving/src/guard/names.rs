@@ -71,7 +71,7 @@ fn port(text: &str) -> Option<u16> {
 pub struct AllowedHost(Host);
 
 impl AllowedHost {
-    /// Parses an entry.
+    /// Parses an entry of the configuration.
     ///
     /// # Errors
     /// With what the entry should look like.

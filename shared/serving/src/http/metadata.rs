@@ -1,4 +1,4 @@
-//! What the protocol says about the server and its models: metadata and readiness.
+//! Metadata and readiness of the server and of its models.
 
 use std::sync::Arc;
 

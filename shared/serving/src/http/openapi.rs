@@ -38,9 +38,9 @@ pub enum Handler {
     VersionStatistics,
     /// Index of the repository.
     Index,
-    /// Loads a model.
+    /// Loads a model on request.
     Load,
-    /// Unloads a model.
+    /// Unloads a model on request.
     Unload,
     /// Lists shared memory regions: none.
     SharedMemoryStatus,
@@ -48,7 +48,7 @@ pub enum Handler {
     SharedMemoryRegister,
     /// Accepts that a region is not registered.
     SharedMemoryUnregister,
-    /// This document.
+    /// Returns the OpenAPI document itself.
     OpenApi,
 }
 
@@ -59,7 +59,7 @@ pub struct Call {
     pub method: &'static str,
     /// Path with its parameters in braces.
     pub path: &'static str,
-    /// What the call does, as one line of the document.
+    /// One line of the document that says what the call does.
     pub summary: &'static str,
     /// Handler of the call.
     pub handler: Handler,

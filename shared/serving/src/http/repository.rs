@@ -19,7 +19,7 @@ pub(crate) struct IndexEntry {
     pub(crate) name: String,
     /// Number of the version; empty where none can answer.
     pub(crate) version: String,
-    /// `READY` or `UNAVAILABLE`.
+    /// State of the version: `READY` or `UNAVAILABLE`.
     pub(crate) state: &'static str,
     /// Reason why the model is unavailable; empty otherwise.
     pub(crate) reason: String,

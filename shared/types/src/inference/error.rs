@@ -26,7 +26,7 @@ pub enum ErrorCode {
     HubBusy,
     /// The device's engine failed.
     DeviceFailed,
-    /// The hub failed.
+    /// The hub failed on the request.
     HubFailed,
     /// The hub is needed and cannot be reached.
     HubUnreachable,
@@ -164,7 +164,7 @@ impl fmt::Display for ErrorCode {
 pub struct InferenceError {
     /// Kind of the error.
     pub code: ErrorCode,
-    /// What failed on what, and what to do; written for the client, without anything that only operators may read.
+    /// Message that names the failure and the remedy; written for the client, without anything that only operators may read.
     pub message: String,
     /// Time after which the server expects to have room again; `None` where it does not know.
     pub retry_after: Option<Duration>,
