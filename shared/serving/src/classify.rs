@@ -48,7 +48,7 @@ fn largest(tensor: &Tensor, classes: usize, labels: &[String]) -> Result<Tensor,
         None => (Vec::new(), 1),
     };
     let kept = classes.min(row);
-    let rows = if row == 0 { 0 } else { tensor.elements() / row };
+    let rows = tensor.elements().checked_div(row).unwrap_or(0);
     let mut data = Vec::new();
     let mut order: Vec<usize> = Vec::new();
     let mut entry = String::new();

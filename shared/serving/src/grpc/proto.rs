@@ -1,7 +1,7 @@
 //! Messages and services that the build generates from `proto/grpc_service.proto`.
 
 /// Package `inference`: the Open Inference Protocol with Triton's extensions.
-#[expect(missing_docs, reason = "generated; the messages are described by the protocol")]
+#[expect(missing_docs, clippy::allow_attributes, reason = "generated; the messages are described by the protocol")]
 pub mod inference {
     tonic::include_proto!("inference");
 }
