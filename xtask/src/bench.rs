@@ -42,6 +42,8 @@ enum Subject {
     Size,
     /// The cost of an engine in a child process against the same engine inside: time of a run, memory.
     Isolation,
+    /// What the inference server adds to a run: requests of 110 kB and 600 kB against the session asked directly.
+    Serve,
 }
 
 /// Runs the verb; results below their targets do not change the exit code.
@@ -70,6 +72,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         Subject::Size => {
             cargo.arg("size");
+        }
+        Subject::Serve => {
+            cargo.arg("serve").env(ONNXRUNTIME_ENV, setup::onnxruntime(setup::Arch::host()?)?);
         }
         Subject::Isolation => {
             cargo.arg("isolation").env(ONNXRUNTIME_ENV, setup::onnxruntime(setup::Arch::host()?)?);

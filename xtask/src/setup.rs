@@ -29,7 +29,7 @@ pub(crate) const TEST_TOOLS: [&str; 5] = [
     "tuf==7.0.1",
     "securesystemslib[crypto]==1.6.0",
     "tritonclient[http,grpc]==2.73.0",
-    "grpcio-reflection==1.85.1",
+    "grpcio-reflection==1.81.1",
     "numpy==2.4.6",
 ];
 

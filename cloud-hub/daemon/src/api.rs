@@ -459,4 +459,10 @@ pub struct Listening {
     pub admin: std::net::SocketAddr,
     /// Prometheus' door (HTTP).
     pub metrics: std::net::SocketAddr,
+    /// Open Inference Protocol over HTTP; `None` where it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inference: Option<std::net::SocketAddr>,
+    /// Open Inference Protocol over gRPC; `None` where it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inference_grpc: Option<std::net::SocketAddr>,
 }

@@ -118,6 +118,15 @@ pub struct MetricsTable {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InferenceTable {
+    /// TCP address of the Open Inference Protocol over HTTP, for applications and operators. Default none: not served.
+    ///
+    /// On a loopback address it is plain and asks for no token. On any other address it speaks TLS with the hub's
+    /// certificate (see `hub.names`), and every request needs the token of an operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// TCP address of the same protocol over gRPC, by the same rules. Default none: not served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_listen: Option<SocketAddr>,
     /// Path of `libonnxruntime.so`. Default: the environment variable SANDERLING_ONNXRUNTIME, then beside the program, then `/usr/lib/sanderling`.
     pub onnxruntime: Option<PathBuf>,
     /// Sessions (worker threads) of each loaded version. Default 1. Each holds its own copy of the weights.
@@ -188,6 +197,8 @@ impl Default for MetricsTable {
 impl Default for InferenceTable {
     fn default() -> Self {
         Self {
+            listen: None,
+            grpc_listen: None,
             onnxruntime: None,
             sessions: 1,
             threads: 0,

@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod gateway;
 pub mod guard;
 pub mod hub;
+mod inference;
 pub mod metrics;
 pub mod operators;
 pub mod reach;

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use bundle::trust::Trust;
 use service::stop::{Stop, Stopped};
+use serving::guard::{self, Guarded, Protocol};
+use serving::{ConnectionLimits, Endpoint, Wire, serve};
 use store::files::FileError;
 use store::{LockError, MemoryStore, Opened, SledStore, StateLock, Store, StoreError, Table};
 use telemetry::metrics::Metrics;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,13 +23,14 @@ use tokio_util::task::TaskTracker;
 use crate::answer::RunLimits;
 use crate::board::Board;
 use crate::config::AgentConfig;
-use crate::door::{self, ConnectionLimits, Door};
 use crate::engines::{Engines, NoEngine, Runtime, reopen};
 use crate::identity::{self, Enrolment};
+use crate::inference::{self, AgentService};
 use crate::models::Models;
 use crate::notify;
 use crate::records;
 use crate::reports::Reports;
+use crate::sockets::Sockets;
 use crate::state::{Folder, Listening};
 use crate::trust::{DeviceTrust, watch};
 use crate::updater::{self, Attempts, LoadTable, ModelUpdater, UpdaterParts};
@@ -68,6 +70,15 @@ pub enum StartError {
     /// Another process has the store open.
     #[error("open the store")]
     Store(#[source] StoreError),
+    /// The Unix socket cannot be bound.
+    #[error("listen on the Unix socket {}", path.display())]
+    Socket {
+        /// Path of the socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A port cannot be bound.
     #[error("listen on {address} for {what}")]
     Bind {
@@ -91,10 +102,11 @@ pub struct StoreStalled;
 pub struct Agent {
     config: AgentConfig,
     folder: Folder,
-    door: Arc<Door>,
+    endpoint: Arc<Endpoint>,
+    models: Arc<Models>,
+    board: Arc<Board>,
     metrics: Metrics,
-    http: TcpListener,
-    metrics_http: TcpListener,
+    sockets: Sockets,
     updaters: Vec<(ModelUpdater, mpsc::Receiver<(types::Version, edge_core::update::OfferKind)>)>,
     uplink: Option<Uplink>,
     trust: Option<(Arc<DeviceTrust>, Link)>,
@@ -116,13 +128,8 @@ impl Agent {
         let folder = Folder::new(&config.agent.state_dir);
         let lock = take_folder(&folder)?;
         let engines = open_engines(&config, runtime, &folder).await?;
-        let http = bind(config.door.http, "requests").await?;
-        let metrics_http = bind(config.metrics.listen, "metrics").await?;
-        let listening = Listening {
-            http: local(&http, config.door.http),
-            metrics: local(&metrics_http, config.metrics.listen),
-            pid: std::process::id(),
-        };
+        let sockets = Sockets::bind(&config).await?;
+        let listening = sockets.listening(&config);
         let store = open_store(&folder).await?;
         let board = Arc::new(Board::default());
         set_unreadable_aside(store.as_ref(), &board).await?;
@@ -182,14 +189,16 @@ impl Agent {
         });
         let trust = trust.map(|trust| (trust, link.clone()));
         let run = RunLimits { run_limit: config.engine.run_limit };
-        let door = Arc::new(Door::new(models, link, board, config.door.clone(), run));
+        let service = AgentService::new(Arc::clone(&models), link, run);
+        let endpoint = Arc::new(inference::endpoint(service, &config.door));
         Ok(Self {
             config,
             folder,
-            door,
+            endpoint,
+            models,
+            board,
             metrics,
-            http,
-            metrics_http,
+            sockets,
             updaters,
             uplink,
             trust,
@@ -215,14 +224,26 @@ impl Agent {
         let (requests, background) = (TaskTracker::new(), TaskTracker::new());
         let (doors_stop, link_stop) = (CancellationToken::new(), CancellationToken::new());
         self.announce();
-        let app = door::router(Arc::clone(&self.door));
-        let limits = ConnectionLimits::of(&self.config.door);
+        let app = inference::router(Arc::clone(&self.endpoint), Arc::clone(&self.models), self.board);
+        let limits = ConnectionLimits::of(&self.config.door.limits());
         let metrics_limits = ConnectionLimits { connections: METRICS_CONNECTIONS, ..limits };
-        let guard = axum::middleware::from_fn_with_state(Arc::clone(&self.door.guard), door::guard::check);
+        let guarded = Guarded { guard: Arc::clone(self.endpoint.guard()), protocol: Protocol::Http };
+        let guard = axum::middleware::from_fn_with_state(guarded, guard::check);
         let metrics_app = service::metrics::router(self.metrics.clone()).layer(guard);
-        drop(requests.spawn(door::serve(self.http, app, limits, requests.clone(), doors_stop.clone())));
-        drop(background.spawn(door::serve(
-            self.metrics_http,
+        let Sockets { http, grpc, unix, metrics: metrics_http } = self.sockets;
+        let (tracker, stopping) = (|| requests.clone(), || doors_stop.clone());
+        if let Some(unix) = unix {
+            drop(requests.spawn(serve(unix, Wire::Http1, app.clone(), limits, tracker(), stopping())));
+        }
+        drop(requests.spawn(serve(http, Wire::Http1, app, limits, tracker(), stopping())));
+        match grpc.map(|grpc| (grpc, serving::grpc::router(Arc::clone(&self.endpoint)))) {
+            Some((grpc, Ok(app))) => drop(requests.spawn(serve(grpc, Wire::Http2, app, limits, tracker(), stopping()))),
+            Some((_grpc, Err(error))) => tracing::error!(error = telemetry::chain(&error), "gRPC cannot be served"),
+            None => {}
+        }
+        drop(background.spawn(serve(
+            metrics_http,
+            Wire::Http1,
             metrics_app,
             metrics_limits,
             background.clone(),
@@ -241,7 +262,7 @@ impl Agent {
         drop(background.spawn(reopen::run(self.engines, link_stop.clone())));
         let proof = notify::Proof {
             store: Arc::clone(&self.store),
-            models: Arc::clone(&self.door.models),
+            models: self.models,
             run_limit: self.config.engine.run_limit,
         };
         drop(background.spawn(notify::feed_watchdog(proof, link_stop.clone())));
@@ -268,8 +289,10 @@ impl Agent {
         if let Err(error) = self.folder.write_listening(&self.listening) {
             tracing::warn!(error = telemetry::chain(&error), "listening.json was not written: tools need --url");
         }
-        let Listening { http, metrics, pid } = &self.listening;
-        tracing::info!(%http, %metrics, pid, state_dir = %self.folder.root().display(), "serving");
+        let Listening { http, grpc, socket, metrics, pid } = &self.listening;
+        let grpc = grpc.map(tracing::field::display);
+        let socket = socket.as_ref().map(|path| tracing::field::display(path.display()));
+        tracing::info!(%http, grpc, socket, %metrics, pid, state_dir = %self.folder.root().display(), "serving");
         telemetry::service::ready(&format!("serving on {http}"));
     }
 }
@@ -296,14 +319,6 @@ async fn open_engines(config: &AgentConfig, runtime: Runtime, folder: &Folder) -
         Ok(opened) => opened.map(Arc::new),
         Err(_panicked) => Err(NoEngine::interrupted()),
     }
-}
-
-async fn bind(address: SocketAddr, what: &'static str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Bind { address, what, source })
-}
-
-fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
-    listener.local_addr().unwrap_or(asked)
 }
 
 /// What the store holds can be had again from files and hub, so a store that does not open stops nothing.

@@ -1,8 +1,8 @@
 //! Answers one request: obeys `edge_core::route` until there is an answer or a failure.
 //!
-//! Fed by the server with tensors and by [`crate::models`] with the serving session; asks the hub by [`crate::uplink`]. A
-//! hedged request is at work in both places at once. Dropping the future withdraws the request everywhere: from the
-//! session's queue and from the hub's.
+//! Fed by [`crate::inference`] with tensors and by [`crate::models`] with the serving session; asks the hub by
+//! [`crate::uplink`]. A hedged request is at work in both places at once. Dropping the future withdraws the request
+//! everywhere: from the session's queue and from the hub's.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 
 use edge_core::route::{Event, Failure, FailureCode, HubFailure, LocalFailure, RequestFacts, Route, Step};
 use engine::InferError;
-use types::{NamedTensor, Place, PolicyMode, Reason, Receipt, RequestId, Timings, Version};
+use types::{InferenceResponse, NamedTensor, Place, PolicyMode, Reason, Receipt, RequestId, Timings, Version};
 
-use crate::door::codec::Answer;
 use crate::models::{Model, Serving};
 use crate::uplink::{HubAnswer, HubQuestion, Link, NotAnswered};
 
@@ -96,7 +95,7 @@ pub async fn answer(
     link: &Link,
     limits: RunLimits,
     question: &Question,
-) -> Result<Answer, NoAnswer> {
+) -> Result<InferenceResponse, NoAnswer> {
     let serving = model.serving_version(question.version);
     let route = Walk { model, link, limits, question, serving };
     let facts = RequestFacts {
@@ -226,7 +225,7 @@ async fn reached(at: Option<Instant>) {
 }
 
 impl Walk<'_> {
-    async fn follow(&self, facts: RequestFacts) -> Result<Answer, NoAnswer> {
+    async fn follow(&self, facts: RequestFacts) -> Result<InferenceResponse, NoAnswer> {
         let mut made = Made::default();
         let mut on_device: InFlight<'_, Result<Local, LocalFault>> = None;
         let mut at_hub: InFlight<'_, Result<HubAnswer, NotAnswered>> = None;
@@ -316,7 +315,7 @@ impl Walk<'_> {
         self.link.ask(question).await
     }
 
-    fn finish(&self, made: Made, place: Place, reason: Reason) -> Result<Answer, NoAnswer> {
+    fn finish(&self, made: Made, place: Place, reason: Reason) -> Result<InferenceResponse, NoAnswer> {
         let score = made.local.as_ref().and_then(|local| local.score);
         let threshold = self.serving.as_ref().and_then(|serving| serving.threshold()).filter(|_| score.is_some());
         let question = self.question;
@@ -347,11 +346,11 @@ impl Walk<'_> {
                     provider: serving.session.provider().to_owned(),
                     timings,
                 };
-                Ok(Answer { outputs: local.outputs, receipt: receipt(made) })
+                Ok(InferenceResponse { outputs: local.outputs, receipt: receipt(made) })
             }
             (Place::Hub, _, Some(hub), _) => {
                 let receipt = receipt(hub.made);
-                Ok(Answer { outputs: hub.outputs, receipt })
+                Ok(InferenceResponse { outputs: hub.outputs, receipt })
             }
             // The route answers from a place only after that place has answered.
             (Place::Device, ..) | (Place::Hub, ..) => Err(NoAnswer::Route(edge_core::Refused {

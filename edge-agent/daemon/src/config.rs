@@ -20,7 +20,7 @@ use types::{EngineName, ModelName, Policy, PolicyMode, VariantName};
 
 mod door;
 
-pub use door::DoorTable;
+pub use door::{DoorTable, GrpcListen};
 
 /// The commented example that `edge-agent config example` prints and the packages ship.
 pub const EXAMPLE: &str = include_str!("../agent.example.toml");
@@ -31,7 +31,7 @@ pub const EXAMPLE: &str = include_str!("../agent.example.toml");
 pub struct AgentConfig {
     /// State folder of the agent, and its stop.
     pub agent: AgentTable,
-    /// The HTTP door for applications.
+    /// The servers for applications.
     pub door: DoorTable,
     /// The HTTP door for Prometheus.
     pub metrics: MetricsTable,
@@ -304,6 +304,7 @@ impl AgentConfig {
         let mut config: Self = config::load(path)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         config.agent.state_dir = folder.join(&config.agent.state_dir);
+        config.door.socket = config.door.socket.map(|socket| folder.join(socket));
         config.engine.onnxruntime = config.engine.onnxruntime.map(|library| folder.join(library));
         Ok(config)
     }

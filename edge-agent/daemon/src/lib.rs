@@ -1,6 +1,7 @@
 //! The edge agent: answers requests on the device, defers to the hub, takes signed model updates.
 //!
-//! Shell around [`edge_core`], which decides. [`agent`] composes the parts and runs them; [`door`] speaks to applications,
+//! Shell around [`edge_core`], which decides. [`agent`] composes the parts and runs them; [`inference`] answers the
+//! servers for applications,
 //! [`answer`] walks one request through the routing core, [`uplink`] speaks to the hub, [`updater`] brings versions into
 //! [`models`], [`trust`] watches who vouches for them; [`cli`] is the command line.
 
@@ -10,14 +11,15 @@ pub mod board;
 pub mod cli;
 pub mod config;
 pub mod crash;
-pub mod door;
 pub mod engines;
 pub mod identity;
+pub mod inference;
 pub mod input;
 pub mod models;
 pub mod notify;
 pub mod records;
 pub mod reports;
+mod sockets;
 pub mod state;
 pub mod trust;
 pub mod updater;

@@ -1,6 +1,6 @@
 //! The models of this device: which version of each serves, and how it has done so far.
 //!
-//! Fed by the updater with loaded versions; feeds the door. A switch replaces one pointer: a request that holds the old
+//! Fed by the updater with loaded versions; feeds [`crate::inference`]. A switch replaces one pointer: a request that holds the old
 //! version finishes on it, the next request finds the new one, and none finds half of either. The old session ends by
 //! itself when its last request is done.
 
@@ -90,14 +90,30 @@ pub struct Model {
     given_up: RwLock<Option<String>>,
     /// Counts the runs that found their device gone; shared by all models, because one device may run them all.
     losses: watch::Sender<u64>,
+    /// Wish of a client that the model be loaded or unloaded; its updater obeys.
+    residency: watch::Sender<Residency>,
     /// Statistics of its requests.
     pub statistics: Statistics,
+}
+
+/// Wish of a client that a model be loaded or unloaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Residency {
+    /// No wish: what the slot names is loaded.
+    Normal,
+    /// Unloaded on request, until a client loads it, an update is installed or the agent starts again.
+    Unloaded,
+    /// To be loaded by its updater.
+    Wanted,
+    /// Not loaded, with the reason.
+    Failed(String),
 }
 
 impl Model {
     fn new(name: ModelName, table: ModelTable, losses: watch::Sender<u64>) -> Self {
         let (serving, given_up) = (RwLock::default(), RwLock::default());
-        Self { name, table, serving, given_up, losses, statistics: Statistics::default() }
+        let residency = watch::Sender::new(Residency::Normal);
+        Self { name, table, serving, given_up, losses, residency, statistics: Statistics::default() }
     }
 
     /// Stores the reason why no version serves, for clients that ask this device alone.
@@ -117,6 +133,62 @@ impl Model {
     /// Says that a run found the device under its engine gone: every updater looks whether its model was on it.
     pub fn tell_lost(&self) {
         self.losses.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Stops serving and frees the session, until the model is loaded again.
+    pub fn unload(&self) {
+        self.residency.send_replace(Residency::Unloaded);
+        drop(self.switch(None));
+    }
+
+    /// Returns whether the model was unloaded on request.
+    #[must_use]
+    pub fn is_unloaded(&self) -> bool {
+        self.serving().is_none() && *self.residency.borrow() == Residency::Unloaded
+    }
+
+    /// Has the updater load the installed version, unless one serves; waits until it does.
+    ///
+    /// # Errors
+    /// The reason why it does not load.
+    pub async fn load(&self) -> Result<(), String> {
+        if self.serving().is_some() {
+            return Ok(());
+        }
+        let mut residency = self.residency.subscribe();
+        self.residency.send_replace(Residency::Wanted);
+        // The model holds the sender, so it cannot be closed.
+        let ended = residency.wait_for(|now| *now != Residency::Wanted).await.map(|now| now.clone());
+        match ended {
+            Ok(Residency::Failed(reason)) => Err(reason),
+            Ok(Residency::Unloaded) => Err("it was unloaded again".to_owned()),
+            Ok(Residency::Normal | Residency::Wanted) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Returns the wishes of clients from now on, for the updater.
+    #[must_use]
+    pub fn residency(&self) -> watch::Receiver<Residency> {
+        self.residency.subscribe()
+    }
+
+    /// Ends a load on request: the installed version serves, or the reason why it does not.
+    pub fn loaded(&self, result: Result<Arc<Serving>, String>) {
+        let now = match result {
+            // What an update has brought meanwhile serves on.
+            Ok(serving) => {
+                self.fill(serving);
+                Residency::Normal
+            }
+            Err(reason) => Residency::Failed(reason),
+        };
+        self.residency.send_if_modified(|wish| {
+            let is_wanted = *wish == Residency::Wanted;
+            if is_wanted {
+                *wish = now;
+            }
+            is_wanted
+        });
     }
 
     /// Hears of every device that is found gone from now on.

@@ -167,6 +167,12 @@ impl Folder {
 pub struct Listening {
     /// The Open Inference Protocol over HTTP.
     pub http: std::net::SocketAddr,
+    /// The Open Inference Protocol over gRPC; `None` where it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<std::net::SocketAddr>,
+    /// Unix socket of the protocol over HTTP; `None` where it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
     /// Address of `GET /metrics`.
     pub metrics: std::net::SocketAddr,
     /// Process id of the agent.

@@ -14,14 +14,15 @@ use bundle::{FileRef, Manifest, Variant};
 use edge_agent::answer::RunLimits;
 use edge_agent::board::Board;
 use edge_agent::config::{DoorTable, ModelTable};
-use edge_agent::door::codec::client::{Wishes, decode_answer, encode_request};
-use edge_agent::door::{ConnectionLimits, Door, router, serve};
+use edge_agent::inference::{AgentService, endpoint, router};
 use edge_agent::models::{Models, Serving};
 use edge_agent::uplink::Link;
 use edge_core::slots::Installed;
 use engine::fake::Gate;
 use engine::{Engine, FakeEngine, LoadOptions, ModelBytes, SessionWorker, WorkerOptions};
 use service::stop::{Stop, Stopped};
+use serving::codec::client::{RequestOptions, decode_response, encode_request};
+use serving::{ConnectionLimits, Wire, serve};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use types::{Digest, EngineName, NamedTensor, Place, PolicyMode, Tensor, Version};
@@ -77,13 +78,13 @@ impl Running {
         let models = Arc::new(Models::new(&tables));
         models.find("adder").unwrap().switch(serving);
         let run = RunLimits { run_limit: Duration::from_secs(30) };
-        let limits = ConnectionLimits { connections: 64, ..ConnectionLimits::of(&table) };
-        let door = Door::new(Arc::clone(&models), Link::none(), Arc::new(Board::default()), table, run);
+        let limits = ConnectionLimits { connections: 64, ..ConnectionLimits::of(&table.limits()) };
+        let endpoint = endpoint(AgentService::new(Arc::clone(&models), Link::none(), run), &table);
         let (requests, stop) = (TaskTracker::new(), CancellationToken::new());
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let app = router(Arc::new(door));
-        let serving = serve(listener, app, limits, requests.clone(), stop.clone());
+        let app = router(Arc::new(endpoint), Arc::clone(&models), Arc::new(Board::default()));
+        let serving = serve(listener, Wire::Http1, app, limits, requests.clone(), stop.clone());
         drop(requests.spawn_on(serving, runtime.handle()));
         Self { address, models, requests, stop, _runtime: runtime }
     }
@@ -141,12 +142,12 @@ fn a_request_in_json_is_answered_with_its_receipt() {
 fn tensors_travel_as_bytes_in_both_directions() {
     let running = Running::adder("1");
     let x = Tensor::from_f32(vec![2, 2], &[0.0, f32::INFINITY, -1.0, 3.0]).unwrap();
-    let request = encode_request(&[NamedTensor { name: "x".into(), tensor: x }], &Wishes::default()).unwrap();
+    let request = encode_request(&[NamedTensor { name: "x".into(), tensor: x }], &RequestOptions::default()).unwrap();
     let length = request.header_length.unwrap().to_string();
     let (status, headers, body) = running.post(INFER, &[("Inference-Header-Content-Length", &length)], &request.body);
     assert_eq!(status, 200);
     let length = headers["inference-header-content-length"].to_str().unwrap();
-    let answered = decode_answer(Some(length), &body.into()).unwrap();
+    let answered = decode_response(Some(length), &body.into()).unwrap();
     assert_eq!(answered.outputs[0].tensor.to_f32().unwrap(), [1.0, f32::INFINITY, 0.0, 4.0]);
 }
 
@@ -173,7 +174,7 @@ fn what_is_not_there_is_told_apart_from_what_is_not_ready() {
     let running = Running::adder("1");
     let (status, answer) = running.json("/v2/models/nobody/infer", ONE_ROW);
     assert_eq!(status, 404);
-    assert!(error(&answer).contains("it follows adder"), "{answer}");
+    assert!(error(&answer).contains("the models are adder"), "{answer}");
     assert_eq!(running.json("/v2/models/adder/versions/9/infer", ONE_ROW).0, 404);
     assert_eq!(running.json("/v2/models/adder/versions/1/infer", ONE_ROW).0, 200);
     assert_eq!(running.get("/v2/nothing").0, 404);
@@ -239,8 +240,8 @@ fn only_hub_fails_at_once_while_the_hub_is_away_and_the_others_go_on() {
 #[test]
 fn what_this_door_does_not_speak_is_said() {
     let running = Running::adder("1");
-    let (status, _, _) = running.post(INFER, &[("Content-Encoding", "gzip")], b"\x1f\x8b");
-    assert_eq!(status, 415);
+    assert_eq!(running.post(INFER, &[("Content-Encoding", "br")], b"\x1f\x8b").0, 415);
+    assert_eq!(running.post(INFER, &[("Content-Encoding", "gzip")], b"\x1f\x8b").0, 400, "cut off");
     let region = r#"{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","parameters":{"shared_memory_region":"/dev/shm/x"}}]}"#;
     assert_eq!(running.json(INFER, region).0, 501);
     assert_eq!(running.post(INFER, &[("Sanderling-Deadline-Ms", "soon")], ONE_ROW.as_bytes()).0, 400);

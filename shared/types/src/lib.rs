@@ -1,13 +1,14 @@
 //! Data types that the cores and the shells exchange.
 //!
 //! Data without behaviour of its own: names and digests ([`id`]), tensors ([`tensor`]), the inputs and outputs of a
-//! model ([`signature`]), host names ([`host`]), options of a GPU ([`gpu`]), routing policies ([`policy`]), the origin of
-//! a response ([`receipt`]) and the limits that several crates share ([`limits`]). Depends on no other crate of this
-//! workspace; does no I/O, reads no clock, knows no engine.
+//! model ([`signature`]), host names ([`host`]), options of a GPU ([`gpu`]), inferences ([`inference`]), routing policies
+//! ([`policy`]), the origin of a response ([`receipt`]) and the limits that several crates share ([`limits`]). Depends on no
+//! other crate of this workspace; does no I/O, reads no clock, knows no engine.
 
 pub mod gpu;
 pub mod host;
 pub mod id;
+pub mod inference;
 pub mod limits;
 pub mod policy;
 pub mod receipt;
@@ -16,6 +17,7 @@ pub mod tensor;
 pub mod update;
 
 pub use id::{DeviceId, Digest, InvalidId, ModelName, RequestId, VariantName, Version};
+pub use inference::{Caller, ErrorCode, InferenceError, InferenceRequest, InferenceResponse};
 pub use policy::{Policy, PolicyMode};
 pub use receipt::{EngineName, Place, Reason, Receipt, Timings};
 pub use signature::{Dim, Mismatch, Signature, TensorSpec};

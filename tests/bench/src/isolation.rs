@@ -96,7 +96,7 @@ fn held(rollup: &Path) -> Result<f64> {
     Ok(number.parse::<f64>().context("read Pss")? * 1.024)
 }
 
-fn open(place: Place) -> Result<Arc<dyn Engine>> {
+pub(crate) fn open(place: Place) -> Result<Arc<dyn Engine>> {
     let configured = std::env::var_os(testkit::binaries::ONNXRUNTIME_ENV).map(Into::into);
     let search = LibrarySearch { configured: configured.or_else(engine::library::developer_library) };
     Ok(match place {
@@ -112,7 +112,7 @@ fn open(place: Place) -> Result<Arc<dyn Engine>> {
 fn added_time(rounds: &u32) -> Result<Measured> {
     let input = [NamedTensor { name: "x".to_owned(), tensor: Tensor::from_f32(vec![ELEMENTS], &vec![1.0; ELEMENTS])? }];
     let load = |place| -> Result<Box<dyn Session>> {
-        open(place)?.load(ModelBytes::from(negation()), &LoadOptions::default()).context("load the model")
+        open(place)?.load(ModelBytes::from(negation(ELEMENTS)), &LoadOptions::default()).context("load the model")
     };
     let (mut inside, mut hosted) = (load(Place::Inside)?, load(Place::Hosted)?);
     let run = |session: &mut dyn Session| -> Result<f64> {
@@ -156,9 +156,9 @@ fn memory(rounds: &u32) -> Result<Measured> {
     Ok(Measured { ours, peer: Some(peer), ..Measured::default() }.noting(note))
 }
 
-/// Returns the model `y = -x` over FP32 of [`ELEMENTS`] elements: almost no work, so that the overhead is measured.
-fn negation() -> Vec<u8> {
-    let size = i64::try_from(ELEMENTS).unwrap_or(i64::MAX);
+/// Returns the model `y = -x` over FP32 of `elements` elements: almost no work, so that the overhead is measured.
+pub(crate) fn negation(elements: usize) -> Vec<u8> {
+    let size = i64::try_from(elements).unwrap_or(i64::MAX);
     let dim = vec![Dimension { value: Some(dimension::Value::DimValue(size)), ..Dimension::default() }];
     let tensor = type_proto::Tensor { elem_type: Some(1), shape: Some(TensorShapeProto { dim }) };
     let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };

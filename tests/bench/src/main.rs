@@ -2,6 +2,7 @@
 
 mod delta;
 mod isolation;
+mod serve;
 mod size;
 mod wgpu;
 
@@ -34,6 +35,8 @@ enum Verb {
     Size(Args),
     /// Cost of an engine in a child process: time of a run, memory.
     Isolation(Args),
+    /// The time that the inference server adds to a run.
+    Serve(Args),
     /// Runs the child process of an engine.
     #[command(hide = true)]
     EngineHost,
@@ -92,6 +95,7 @@ fn run(verb: &Verb) -> Result<()> {
         }
         Verb::MakeForm { form, folder, out } => quantize::ours::make(*form, &Entry::at(folder), out),
         Verb::Isolation(args) => print_rows(&isolation::rows(args.rounds, &args.only), args),
+        Verb::Serve(args) => print_rows(&serve::rows(args.rounds, &args.only), args),
         Verb::EngineHost => Ok(()),
         Verb::MemoryHere { place } => {
             println!("{:.3}", isolation::memory_here(*place)?);

@@ -40,6 +40,9 @@ impl Agent {
         let mut config = ConfigFile::empty(&folder.join("agent.toml"));
         config.set("agent.state_dir", folder.join("state").display().to_string())?;
         config.set("door.http", "127.0.0.1:0")?;
+        if !site.binaries().is_without_grpc {
+            config.set("door.grpc", "127.0.0.1:0")?;
+        }
         config.set("metrics.listen", "127.0.0.1:0")?;
         config.set("log.format", "text")?;
         config.set("models.digits.policy", "cascade")?;
@@ -191,7 +194,7 @@ impl Agent {
         Finished::run(command.arg("--config").arg(self.config.path()).args(args))
     }
 
-    /// Returns an address that the agent listens on: `http` or `metrics`.
+    /// Returns an address that the agent listens on: `http`, `grpc`, `socket` or `metrics`.
     ///
     /// # Errors
     /// Fails when it was not started.

@@ -25,6 +25,8 @@ pub struct Binaries {
     pub hub: PathBuf,
     /// Path of the ONNX Runtime library that both use.
     pub onnxruntime: PathBuf,
+    /// Whether they were built before the agent had a gRPC server.
+    pub is_without_grpc: bool,
 }
 
 impl Binaries {
@@ -37,7 +39,7 @@ impl Binaries {
             let path = folder.join(name);
             if path.is_file() { Ok(path) } else { Err(anyhow::anyhow!("{} is missing", path.display())) }
         };
-        Ok(Self { agent: find("edge-agent")?, hub: find("cloud-hub")?, onnxruntime })
+        Ok(Self { agent: find("edge-agent")?, hub: find("cloud-hub")?, onnxruntime, is_without_grpc: false })
     }
 
     /// Returns the programs of this build, built or rebuilt by cargo once per process.

@@ -186,12 +186,12 @@ fn the_slots_of_an_older_release_are_kept() {
 fn old_programs() -> Result<Option<Binaries>> {
     let onnxruntime = testkit::binaries::onnxruntime()?;
     if let Some(folder) = std::env::var_os(OLD_BINARIES_ENV) {
-        return Binaries::in_folder(Path::new(&folder), onnxruntime).map(Some);
+        return Binaries::in_folder(Path::new(&folder), onnxruntime).map(older);
     }
     let place = testkit::binaries::cache()?.join("older").join(OLD_COMMIT);
     let built = place.join("target/debug");
     if let Ok(found) = Binaries::in_folder(&built, onnxruntime.clone()) {
-        return Ok(Some(found));
+        return Ok(older(found));
     }
     let workspace = testkit::binaries::workspace();
     let mut has = Command::new("git");
@@ -205,7 +205,12 @@ fn old_programs() -> Result<Option<Binaries>> {
         skip(&format!("commit {OLD_COMMIT} does not build here: {error:#}"));
         return Ok(None);
     }
-    Binaries::in_folder(&built, onnxruntime).map(Some)
+    Binaries::in_folder(&built, onnxruntime).map(older)
+}
+
+/// Marks programs that do not know the settings of gRPC.
+fn older(programs: Binaries) -> Option<Binaries> {
+    Some(Binaries { is_without_grpc: true, ..programs })
 }
 
 fn build_old(workspace: &Path, place: &Path) -> Result<()> {

@@ -316,7 +316,7 @@ fn a_real_browser_keeps_a_foreign_page_out_and_lets_a_configured_one_in() {
             }
             // No request of the foreign page has reached a handler.
             let log = agent.daemon()?.log()?;
-            ensure!(configured || log.contains("may not use this agent"), "{log}");
+            ensure!(configured || log.contains("may not use this server"), "{log}");
             agent.stop()?;
         }
         Ok(())

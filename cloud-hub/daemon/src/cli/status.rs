@@ -4,7 +4,7 @@ use clap::Args;
 use console::CliError;
 
 use super::Operate;
-use crate::api::HubStatus;
+use crate::api::{HubStatus, Listening};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  cloud-hub status --json")]
@@ -25,6 +25,7 @@ fn page(status: &HubStatus) -> String {
         ("devices' door", format!("{} (QUIC)", status.listening.quic)),
         ("operators' door", format!("https://{}", status.listening.admin)),
         ("metrics", format!("http://{}/metrics", status.listening.metrics)),
+        ("inference", inference(&status.listening)),
         ("CA", status.ca.to_string()),
         ("engine", format!("{} {}", status.engine.name, status.engine.version)),
         ("isolation", isolation(status)),
@@ -35,6 +36,15 @@ fn page(status: &HubStatus) -> String {
     let facts = facts.iter().map(|(name, value)| format!("{name:16} {value}"));
     let warnings = status.warnings.iter().map(|warning| format!("warning          {warning}"));
     facts.chain(warnings).collect::<Vec<_>>().join("\n")
+}
+
+/// Returns the addresses of the inference servers.
+fn inference(listening: &Listening) -> String {
+    let shown =
+        |protocol: &str, address: Option<std::net::SocketAddr>| address.map(|address| format!("{protocol} {address}"));
+    let shown = [shown("HTTP", listening.inference), shown("gRPC", listening.inference_grpc)];
+    let shown: Vec<String> = shown.into_iter().flatten().collect();
+    if shown.is_empty() { "off".to_owned() } else { shown.join(", ") }
 }
 
 /// Where the engine runs, and how its child processes are.

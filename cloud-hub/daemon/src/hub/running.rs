@@ -21,6 +21,7 @@ use crate::admin;
 use crate::api::Listening;
 use crate::clock;
 use crate::gateway::{self, Gateway};
+use crate::inference;
 use crate::metrics;
 use crate::registry::orphans::ORPHAN_AGE;
 
@@ -99,6 +100,9 @@ impl Running {
         let handle = Handle::new();
         let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
 
+        let inference = inference::Sockets { http: sockets.inference, grpc: sockets.inference_grpc };
+        let serving = inference::serve(Arc::clone(&hub), inference, tls.clone(), stop.clone());
+        tasks.spawn(async move { serving.await.map_err(|source| RunError::Door { what: "inference", source }) });
         let door = Gateway::new(Arc::clone(&hub), sockets.quic, sockets.quic_config, tls.clone());
         tasks.spawn(async move {
             door.run().await;

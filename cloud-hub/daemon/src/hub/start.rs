@@ -141,6 +141,8 @@ pub(super) struct Sockets {
     pub(super) quic_config: ListenerConfig,
     pub(super) admin: TcpListener,
     pub(super) metrics: TcpListener,
+    pub(super) inference: Option<TcpListener>,
+    pub(super) inference_grpc: Option<TcpListener>,
     pub(super) identity: Identity,
     pub(super) handshakes: Arc<Places>,
 }
@@ -321,7 +323,9 @@ impl Sockets {
         let tcp = |what, addr| TcpListener::bind(addr).map_err(|source| StartError::Bind { what, addr, source });
         let admin = tcp("operators", config.admin.listen)?;
         let metrics = tcp("metrics", config.metrics.listen)?;
-        Ok(Self { quic, quic_config, admin, metrics, identity, handshakes })
+        let inference = config.inference.listen.map(|addr| tcp("inference", addr)).transpose()?;
+        let inference_grpc = config.inference.grpc_listen.map(|addr| tcp("inference by gRPC", addr)).transpose()?;
+        Ok(Self { quic, quic_config, admin, metrics, inference, inference_grpc, identity, handshakes })
     }
 
     fn listening(&self) -> io::Result<Listening> {
@@ -330,6 +334,8 @@ impl Sockets {
             quic: self.quic.local_addr()?,
             admin: self.admin.local_addr()?,
             metrics: self.metrics.local_addr()?,
+            inference: self.inference.as_ref().map(TcpListener::local_addr).transpose()?,
+            inference_grpc: self.inference_grpc.as_ref().map(TcpListener::local_addr).transpose()?,
         })
     }
 }

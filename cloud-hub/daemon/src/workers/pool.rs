@@ -11,7 +11,7 @@ use bundle::manifest::score::Verdict;
 use engine::{InferError, SessionHandle};
 use hub_core::admission::{Admission, Cancelled, JobId, Limits, Next, NotAdmitted, Priority, Request};
 use tokio::sync::oneshot;
-use types::{DeviceId, Digest, EngineName, Mismatch, ModelName, NamedTensor, VariantName, Version};
+use types::{DeviceId, Digest, EngineName, Mismatch, ModelName, NamedTensor, Signature, VariantName, Version};
 
 use crate::config::{GatewayTable, InferenceTable};
 
@@ -140,6 +140,12 @@ impl Pool {
     #[must_use]
     pub fn version(&self) -> Version {
         self.facts.version
+    }
+
+    /// Returns the inputs and outputs of the loaded version.
+    #[must_use]
+    pub fn signature(&self) -> &Signature {
+        self.handle.signature()
     }
 
     /// The execution provider that really runs.

@@ -1,7 +1,10 @@
 //! The part of `edge-agent doctor` that tries the ports: whether the agent has them, can have them, or who has them.
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
+use console::ExitKind;
 use console::doctor::Check;
 use console::port::{self, Protocol};
 use service::doctor;
@@ -23,10 +26,33 @@ pub(super) fn own_agent(folder: &Folder) -> Option<Status> {
 
 /// Tries to bind the ports of the configuration, if the agent does not run.
 pub(super) fn checks(config: &AgentConfig, running: Option<&Status>) -> Vec<Check> {
+    if running.is_some() {
+        return Vec::new();
+    }
+    let grpc = config.door.grpc_address().map(|address| {
+        let check = doctor::port("door.grpc", Protocol::Tcp, address, holder);
+        // The agent serves without gRPC where nobody set the port and another program has it.
+        if config.door.grpc.is_none() { check.not_fatal() } else { check }
+    });
     let ports = [("door.http", config.door.http), ("metrics.listen", config.metrics.listen)];
-    match running {
-        Some(_running) => Vec::new(),
-        None => ports.into_iter().map(|(field, address)| doctor::port(field, Protocol::Tcp, address, holder)).collect(),
+    let checked = ports.into_iter().map(|(field, address)| doctor::port(field, Protocol::Tcp, address, holder));
+    checked.chain(grpc).chain(config.door.socket.as_deref().map(socket)).collect()
+}
+
+/// Checks that the Unix socket can be bound.
+fn socket(path: &Path) -> Check {
+    const NAME: &str = "socket";
+    let shown = path.display();
+    if UnixStream::connect(path).is_ok() {
+        let found = format!("door.socket {shown} is held by another program");
+        return Check::failed(NAME, ExitKind::Conflict, found, "stop that one, or set door.socket to another path");
+    }
+    match path.parent() {
+        Some(folder) if folder.is_dir() => Check::ok(NAME, format!("door.socket {shown} is free")),
+        Some(_) | None => {
+            let found = format!("the folder of door.socket {shown} does not exist");
+            Check::failed(NAME, ExitKind::Storage, found, "create the folder, or set door.socket to another path")
+        }
     }
 }
 

@@ -7,12 +7,12 @@ use clap::Args;
 use console::{CliError, ExitKind, OrExit, Output};
 use serde::Deserialize;
 use service::{clock, units};
+use serving::codec::client::{DecodedResponse, RequestOptions, decode_response, encode_request};
 use types::{DType, Dim, ModelName, NamedTensor, PolicyMode, TensorSpec, Version};
 
 use super::client::Client;
 use super::{Context, status};
 use crate::board::Status;
-use crate::door::codec::client::{Answered, Wishes, decode_answer, encode_request};
 use crate::input::{FileKind, InputError, load};
 
 /// Most elements of an output that are printed; more are counted.
@@ -80,10 +80,10 @@ impl Infer {
         let metadata = client.get(&path)?.good()?;
         let metadata: Metadata = serde_json::from_slice(&metadata.body)?;
         let inputs = self.inputs(&metadata)?;
-        let wishes = Wishes { id: None, policy: self.policy, deadline_ms: self.deadline_ms };
-        let request = encode_request(&inputs, &wishes)?;
+        let options = RequestOptions { id: None, policy: self.policy, deadline_ms: self.deadline_ms };
+        let request = encode_request(&inputs, &options)?;
         let answer = client.post(&format!("{path}/infer"), request.header_length, &request.body)?.good()?;
-        let answered = decode_answer(answer.header_length.as_deref(), &answer.body)?;
+        let answered = decode_response(answer.header_length.as_deref(), &answer.body)?;
         match context.output {
             Output::Json => console::print_json(&as_json(&answered)).or_exit(ExitKind::Storage),
             Output::Table => print(&answered),
@@ -166,7 +166,7 @@ fn input(argument: &str, kind: FileKind, metadata: &Metadata) -> Result<NamedTen
 }
 
 /// The whole answer, with the elements of its outputs where JSON can say them.
-fn as_json(answered: &Answered) -> serde_json::Value {
+fn as_json(answered: &DecodedResponse) -> serde_json::Value {
     let mut json = answered.json.clone();
     let outputs = answered.outputs.iter().map(|output| {
         serde_json::json!({
@@ -183,7 +183,7 @@ fn as_json(answered: &Answered) -> serde_json::Value {
     json
 }
 
-fn print(answered: &Answered) -> Result<(), CliError> {
+fn print(answered: &DecodedResponse) -> Result<(), CliError> {
     for output in &answered.outputs {
         console::print_line(&describe(output)).or_exit(ExitKind::Storage)?;
     }

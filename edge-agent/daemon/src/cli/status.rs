@@ -38,6 +38,12 @@ pub(super) fn fetch(client: &Client) -> Result<Status, CliError> {
 fn print(status: &Status) -> Result<(), CliError> {
     let device = status.device.as_ref().map_or("not enrolled", |device| device.as_str());
     let mut lines = vec![format!("device {device}, agent {}", status.agent_version)];
+    if let Some(listening) = &status.listening {
+        let also = listening.grpc.iter().map(|grpc| format!("gRPC {grpc}"));
+        let also = also.chain(listening.socket.iter().map(|socket| format!("socket {}", socket.display())));
+        let servers = [format!("serving http://{}", listening.http)].into_iter().chain(also);
+        lines.push(servers.collect::<Vec<_>>().join(", "));
+    }
     let hub = &status.hub;
     let address = hub.address.as_deref().unwrap_or("-");
     lines.push(format!("hub {address}: {}", hub.state));

@@ -1,14 +1,16 @@
-//! `[door]` of `agent.toml`: the HTTP server for applications and the limits of its clients.
+//! `[door]` of `agent.toml`: the servers for applications and the limits of their clients.
 //!
-//! Read as a part of [`super::AgentConfig`]; used by [`crate::door`], and by the metrics port for the limits that both share.
+//! Read as a part of [`super::AgentConfig`]; used by [`crate::inference`], and by the metrics port for the limits that both share.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use config::Mistakes;
 use serde::{Deserialize, Serialize};
-
-use crate::door::guard::{AllowedHost, Origin};
+use serving::Limits;
+use serving::guard::{AllowedHost, Origin};
+use serving::listener::SOCKET_PATH_BYTES_MAX;
 
 /// `[door]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +20,17 @@ pub struct DoorTable {
     ///
     /// There is no password: off loopback, everybody in the network may ask the models.
     pub http: SocketAddr,
-    /// Largest request body in bytes. Default 68157440: the tensors of a request (64 MiB at most) and 1 MiB of JSON.
+    /// TCP address of the same protocol over gRPC, or `off`. Default `127.0.0.1:8001`; port 0 takes a free one.
+    ///
+    /// Where the default address is in use, the agent serves without gRPC and says so; an address that is set must be free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<GrpcListen>,
+    /// Path of a Unix socket for the protocol over HTTP, beside the TCP address. Default none. Its mode is 0660.
+    ///
+    /// A relative path starts at the folder of the config file. Its owner and its group may connect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+    /// Largest request body in bytes, and largest gRPC message. Default 68157440: the tensors of a request (64 MiB at most) and 1 MiB of JSON.
     ///
     /// Tensors sent as JSON take three to ten times their binary size.
     pub body_bytes_max: usize,
@@ -63,10 +75,12 @@ impl Default for DoorTable {
     fn default() -> Self {
         Self {
             http: SocketAddr::from(([127, 0, 0, 1], 8000)),
-            body_bytes_max: types::limits::TENSOR_BYTES_MAX + 1024 * 1024,
+            grpc: None,
+            socket: None,
+            body_bytes_max: serving::limits::BODY_BYTES_MAX,
             memory_bytes_max: None,
-            requests_max: 64,
-            connections_max: 512,
+            requests_max: serving::limits::REQUESTS_MAX,
+            connections_max: serving::limits::CONNECTIONS_MAX,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(60),
@@ -93,16 +107,73 @@ const RATE_MIN_MOST: usize = 1024 * 1024;
 /// Most names or origins: each request is compared with all of them.
 const NAMES_MAX: usize = 64;
 
-/// Default of `door.memory_bytes_max` as a multiple of `door.body_bytes_max`.
-///
-/// A JSON request of the largest size takes its body and its tensors at once, and so does a second one.
-const MEMORY_PER_BODY: usize = 4;
+/// Default address of the protocol over gRPC.
+const GRPC_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8001);
+
+/// Address of the gRPC server, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum GrpcListen {
+    /// No gRPC server.
+    Off,
+    /// TCP address to listen on.
+    At(SocketAddr),
+}
+
+impl TryFrom<String> for GrpcListen {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "off" => Ok(Self::Off),
+            address => address.parse().map(Self::At).map_err(|_not_one| {
+                let text: String = text.chars().take(80).collect();
+                format!("{text:?} is not an address: use one like \"127.0.0.1:8001\", or \"off\"")
+            }),
+        }
+    }
+}
+
+impl From<GrpcListen> for String {
+    fn from(listen: GrpcListen) -> Self {
+        match listen {
+            GrpcListen::Off => "off".to_owned(),
+            GrpcListen::At(address) => address.to_string(),
+        }
+    }
+}
 
 impl DoorTable {
     /// Returns the bytes that all requests and responses may take.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.memory_bytes_max.unwrap_or(self.body_bytes_max.saturating_mul(MEMORY_PER_BODY))
+        self.memory_bytes_max.unwrap_or(self.body_bytes_max.saturating_mul(serving::limits::MEMORY_PER_BODY))
+    }
+
+    /// Returns the address of the gRPC server; `None` where it is off.
+    #[must_use]
+    pub fn grpc_address(&self) -> Option<SocketAddr> {
+        match self.grpc {
+            None => Some(GRPC_DEFAULT),
+            Some(GrpcListen::At(address)) => Some(address),
+            Some(GrpcListen::Off) => None,
+        }
+    }
+
+    /// Returns the limits of both servers for their clients.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            section: Some("door"),
+            body_bytes_max: self.body_bytes_max,
+            memory_bytes_max: self.memory_bytes(),
+            requests_max: self.requests_max,
+            connections_max: self.connections_max,
+            header_timeout: self.header_timeout,
+            idle_timeout: self.idle_timeout,
+            body_timeout: self.body_timeout,
+            response_timeout: self.response_timeout,
+            rate_min_bytes: self.rate_min_bytes,
+        }
     }
 
     /// Adds every mistake of the section to `mistakes`.
@@ -135,6 +206,9 @@ impl DoorTable {
             if value.is_zero() {
                 mistakes.add(field, "use more than zero");
             }
+        }
+        if self.socket.as_ref().is_some_and(|path| path.as_os_str().len() > SOCKET_PATH_BYTES_MAX) {
+            mistakes.add("door.socket", format!("use a path of at most {SOCKET_PATH_BYTES_MAX} bytes"));
         }
         names(mistakes, "door.hosts", &door.hosts, |text| AllowedHost::parse(text).map(drop));
         names(mistakes, "door.origins", &door.origins, |text| Origin::parse(text).map(drop));

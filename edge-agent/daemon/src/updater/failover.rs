@@ -17,7 +17,7 @@ use super::load::{Trial, Wanted};
 use super::task::UpdaterParts;
 use super::{disk, trouble};
 use crate::board::Failover;
-use crate::models::Serving;
+use crate::models::{Residency, Serving};
 
 type Loading = Pin<Box<dyn Future<Output = Result<Arc<Serving>, Failure>> + Send>>;
 
@@ -39,6 +39,8 @@ pub(super) enum Turn {
     Loss,
     /// Some engine was opened again.
     Return,
+    /// A client asks that the model be loaded.
+    Wanted,
     /// The next engine has loaded the version, or there is none.
     Loaded(Result<Arc<Serving>, Failure>),
 }
@@ -48,6 +50,7 @@ pub(super) struct Failovers {
     parts: Arc<UpdaterParts>,
     losses: watch::Receiver<u64>,
     returns: watch::Receiver<u64>,
+    residency: watch::Receiver<Residency>,
     under_way: Option<UnderWay>,
     /// Whether an engine was opened again while another one was loading the version.
     return_waits: bool,
@@ -56,7 +59,8 @@ pub(super) struct Failovers {
 impl Failovers {
     pub(super) fn new(parts: Arc<UpdaterParts>) -> Self {
         let (losses, returns) = (parts.model.losses(), parts.engines.returns());
-        Self { parts, losses, returns, under_way: None, return_waits: false }
+        let residency = parts.model.residency();
+        Self { parts, losses, returns, residency, under_way: None, return_waits: false }
     }
 
     /// Waits for what happens next.
@@ -74,6 +78,7 @@ impl Failovers {
             loaded = loaded => Turn::Loaded(loaded),
             // The model holds the other end, so it cannot be closed.
             Ok(()) = self.losses.changed() => Turn::Loss,
+            Ok(_wish) = self.residency.wait_for(|wish| *wish == Residency::Wanted) => Turn::Wanted,
             // The engines hold the other end.
             Ok(()) = self.returns.changed() => Turn::Return,
         }
@@ -84,6 +89,7 @@ impl Failovers {
         match turn {
             Turn::Loss => self.look().await,
             Turn::Return => self.come_back().await,
+            Turn::Wanted => self.load_installed().await,
             Turn::Loaded(loaded) => {
                 self.loaded(loaded).await;
                 if std::mem::take(&mut self.return_waits) {
@@ -117,6 +123,9 @@ impl Failovers {
             self.return_waits = true;
             return;
         }
+        if self.parts.model.is_unloaded() {
+            return;
+        }
         let left = self.parts.model.serving();
         if left.as_ref().is_some_and(|serving| serving.on.lost().is_some()) {
             // No request has found that out yet.
@@ -140,6 +149,22 @@ impl Failovers {
         let loading = Box::pin(load_back(Arc::clone(&self.parts), version));
         let why = "the engine that comes before it was opened again".to_owned();
         self.under_way = Some(UnderWay { left, version, kind: FailureKind::EngineLost, why, is_return: true, loading });
+    }
+
+    /// Loads the installed version on request of a client.
+    async fn load_installed(&mut self) {
+        let loaded = match self.installed_version().await {
+            Some(version) => load_back(Arc::clone(&self.parts), version).await.map_err(|failure| failure.to_string()),
+            None => Err("no version is installed yet".to_owned()),
+        };
+        match &loaded {
+            Ok(serving) => {
+                let version = serving.installed.version;
+                tracing::info!(model = %self.parts.model.name, %version, "loaded on request");
+            }
+            Err(reason) => tracing::warn!(model = %self.parts.model.name, reason, "not loaded on request"),
+        }
+        self.parts.model.loaded(loaded);
     }
 
     /// The version that should serve, by the pointers on the disk.

@@ -27,7 +27,7 @@ pub(crate) fn value(name: &str, dims: &str) -> Io {
     typed(name, "FP32", dims)
 }
 
-/// Returns a tensor of `FP32` or `INT64`.
+/// Returns a tensor of any datatype.
 pub(crate) fn typed(name: &str, kind: &str, dims: &str) -> Io {
     Io { kind: kind.to_owned(), ..ranked(name, Some(dims)) }.with_element(kind)
 }
@@ -49,12 +49,30 @@ pub(crate) fn ranked(name: &str, dims: Option<&str>) -> Io {
     Io { info, kind: "FP32".to_owned(), declared: dims.map(str::to_owned) }
 }
 
+/// Numbers of the datatypes in an ONNX file (`TensorProto.DataType`).
+pub(crate) const ELEMENTS: [(&str, i32); 14] = [
+    ("FP32", 1),
+    ("UINT8", 2),
+    ("INT8", 3),
+    ("UINT16", 4),
+    ("INT16", 5),
+    ("INT32", 6),
+    ("INT64", 7),
+    ("BYTES", 8),
+    ("BOOL", 9),
+    ("FP16", 10),
+    ("FP64", 11),
+    ("UINT32", 12),
+    ("UINT64", 13),
+    ("BF16", 16),
+];
+
 impl Io {
     fn with_element(mut self, kind: &str) -> Self {
         if let Some(type_proto::Value::TensorType(tensor)) =
             self.info.r#type.as_mut().and_then(|kind| kind.value.as_mut())
         {
-            tensor.elem_type = Some(if kind == "INT64" { 7 } else { 1 });
+            tensor.elem_type = ELEMENTS.iter().find(|(name, _number)| *name == kind).map(|(_name, number)| *number);
         }
         self
     }
