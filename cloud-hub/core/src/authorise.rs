@@ -6,6 +6,8 @@
 
 use types::{DeviceId, Digest};
 
+use crate::labels::Labels;
+
 /// What the hub keeps of a device. Times are seconds of the Unix clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceRecord {
@@ -19,6 +21,8 @@ pub struct DeviceRecord {
     pub enrolled_unix_s: u64,
     /// Whether it is served.
     pub standing: Standing,
+    /// Labels that operators gave it.
+    pub labels: Labels,
 }
 
 /// Whether a device is served.
@@ -139,7 +143,20 @@ impl DeviceRecord {
     /// A device that has just been let in.
     #[must_use]
     pub fn enrolled(id: DeviceId, key: Digest, now_unix_s: u64) -> Self {
-        Self { id, key, next_key: None, enrolled_unix_s: now_unix_s, standing: Standing::Good }
+        Self {
+            id,
+            key,
+            next_key: None,
+            enrolled_unix_s: now_unix_s,
+            standing: Standing::Good,
+            labels: Labels::default(),
+        }
+    }
+
+    /// The record with other labels.
+    #[must_use]
+    pub fn labelled(&self, labels: Labels) -> Self {
+        Self { labels, ..self.clone() }
     }
 
     /// The record with a renewed key; store it before the certificate is sent. An unseen earlier one is given up.

@@ -14,8 +14,8 @@ use types::{DeviceId, ModelName, Version};
 
 pub use clones::{Cloned, LOGGED_EVERY_S, RETURNS_TOLD, RETURNS_WITHIN_S, SHOWN_FOR_S, Sighting};
 pub use device::{
-    CAUSE_BYTES_MAX, Device, Follows, Greeting, Installed, MODELS_MAX, Model, Outcome, Presence, Progress, Report,
-    VERSIONS_MAX,
+    CAUSE_BYTES_MAX, Device, EngineOfDevice, Follows, Greeting, Installed, MODELS_MAX, Machine, Model, Outcome,
+    Presence, Progress, Report, VERSIONS_MAX,
 };
 
 /// Names a live connection; the gateway gives each a new number.

@@ -43,8 +43,32 @@ pub struct Follows {
 pub struct Greeting {
     /// Version of the agent.
     pub agent_version: String,
+    /// System and engines, as the device says.
+    pub machine: Machine,
     /// What it follows.
     pub models: Vec<Follows>,
+}
+
+/// Engine of a device, as it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineOfDevice {
+    /// Name, like `ort`.
+    pub name: String,
+    /// Version of its runtime.
+    pub version: String,
+    /// Execution providers or adapters that it can use, best first.
+    pub providers: Vec<String>,
+}
+
+/// System and engines of a device, as it says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Machine {
+    /// Operating system; `None` for agents of 0.1.0.
+    pub os: Option<String>,
+    /// Processor architecture; `None` for agents of 0.1.0.
+    pub arch: Option<String>,
+    /// Engines, best first.
+    pub engines: Vec<EngineOfDevice>,
 }
 
 /// State of an update, with the reason of a failure for the operator.
@@ -104,6 +128,8 @@ pub struct Device {
     pub presence: Presence,
     /// Version of its agent, once greeted.
     pub agent_version: Option<String>,
+    /// System and engines, once greeted.
+    pub machine: Machine,
     /// The last time that two machines were seen to share its identity.
     pub cloned: Option<Cloned>,
     models: BTreeMap<ModelName, Model>,
@@ -121,7 +147,13 @@ pub struct Model {
 
 impl Default for Device {
     fn default() -> Self {
-        Self { presence: Presence::Never, agent_version: None, cloned: None, models: BTreeMap::new() }
+        Self {
+            presence: Presence::Never,
+            agent_version: None,
+            machine: Machine::default(),
+            cloned: None,
+            models: BTreeMap::new(),
+        }
     }
 }
 
@@ -131,10 +163,11 @@ impl Device {
     pub fn restored(
         presence: Presence,
         agent_version: Option<String>,
+        machine: Machine,
         cloned: Option<Cloned>,
         models: BTreeMap<ModelName, Model>,
     ) -> Self {
-        Self { presence, agent_version, cloned, models }
+        Self { presence, agent_version, machine, cloned, models }
     }
 
     /// What it follows, by name.
@@ -151,6 +184,7 @@ impl Device {
     /// Takes the greeting as the truth: what it does not name is not followed any more.
     pub(super) fn greet(&mut self, greeting: Greeting) {
         self.agent_version = Some(greeting.agent_version);
+        self.machine = greeting.machine;
         let mut known = std::mem::take(&mut self.models);
         for follows in greeting.models.into_iter().take(MODELS_MAX) {
             let progress = known.remove(&follows.model).unwrap_or_default().progress;

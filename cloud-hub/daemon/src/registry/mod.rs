@@ -14,6 +14,7 @@ pub mod publish;
 pub mod rotation;
 pub mod scrub;
 pub mod standing;
+pub mod view;
 pub mod withdraw;
 
 use std::collections::{BTreeMap, HashMap};
@@ -330,7 +331,7 @@ impl Registry {
     /// When the metadata cannot be read.
     pub fn trust_view(&self, now: Timestamp) -> Result<TrustView, MetadataError> {
         let warnings = self.trust_warnings(now);
-        TrustView::read(&self.metadata, warnings, now)
+        view::read_view(&self.metadata, warnings, now)
     }
 
     /// Makes the online keys that the next root will name.

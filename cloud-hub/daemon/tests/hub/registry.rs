@@ -284,11 +284,11 @@ async fn a_push_whose_operator_hangs_up_is_offered_and_answered_all_the_same() {
     let (hub, packed) = (&site.hub, digits("v1"));
     let files = packed.files.iter().map(|file| std::fs::read(&file.path).unwrap());
     for bytes in files.chain([packed.manifest_bytes.clone()]) {
-        let mut upload = hub.registry.blobs().begin(Digest::of(&bytes), 1 << 30).await.unwrap();
+        let mut upload = hub.services.registry.blobs().begin(Digest::of(&bytes), 1 << 30).await.unwrap();
         upload.write(bytes.into()).await.unwrap();
         upload.commit().await.unwrap();
     }
-    let file = async |name| hub.registry.metadata(&name).await.unwrap().unwrap();
+    let file = async |name| hub.services.registry.metadata(&name).await.unwrap().unwrap();
     let (root, old) = (file(MetadataName::Root).await, file(MetadataName::Targets).await);
     let path = Manifest::target_path(&packed.manifest.model, packed.manifest.version);
     let key = KeyPair::load(&site.path("keys/targets.key")).unwrap();
@@ -298,5 +298,8 @@ async fn a_push_whose_operator_hangs_up_is_offered_and_answered_all_the_same() {
     assert!(call.is_none(), "{call:?}");
     let offer = Offer { model: "digits".parse().unwrap(), version: Version::new(1).unwrap() };
     assert_eq!(device.notice().await, HubRequest::Offer(offer));
-    assert!(hub.workers.is_loaded(&packed.manifest.model, packed.manifest.version), "the hub does not answer with it");
+    assert!(
+        hub.services.workers.is_loaded(&packed.manifest.model, packed.manifest.version),
+        "the hub does not answer with it"
+    );
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use edge_core::update::{Outcome, Report, Stage};
 use engine::EngineDescription;
-use protocol::v1::feature::Instance;
+use protocol::v1::feature::{Instance, Platform};
 use protocol::v1::{ActiveVariant, EngineInfo, Hello, ModelState, UpdateOutcome, UpdateReport, shorten};
 
 use crate::board::{Board, InstalledVersion};
@@ -23,7 +23,7 @@ pub(super) fn hello(models: &Models, board: &Board, engines: &[EngineDescription
     };
     Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        features: vec![instance.to_feature()],
+        features: vec![instance.to_feature(), Platform::own().to_feature()],
         device_now_unix_ms: crate::clock::unix_ms(),
         models: models.iter().map(state).collect(),
         engines: engines.iter().take(protocol::v1::hello::ENGINES_MAX).map(engine_info).collect(),

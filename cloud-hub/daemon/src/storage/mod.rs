@@ -1,0 +1,4 @@
+//! Storage of the hub: records, files, signed metadata, the audit log.
+
+pub mod audit;
+pub mod records;
