@@ -14,7 +14,7 @@ pub const END: &str = "<!-- end of the generated part -->";
 /// Returns the generated part: the calls with their roles, the rights of roles by verb, and the codes of errors.
 #[must_use]
 pub fn page() -> String {
-    let calls: String = endpoints::all().iter().map(|call| row(call)).collect();
+    let calls: String = endpoints::all().iter().map(row).collect();
     let verbs: String = Role::ALL.into_iter().map(rights).collect();
     let codes: Vec<String> =
         ErrorCode::ALL.iter().map(|code| format!("`{}` ({})", code.as_str(), code.status())).collect();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bundle::Manifest;
 use cloud_hub::api::PublishRequest;
 use cloud_hub::config::{GatewayTable, InferenceTable};
+use cloud_hub::operators::Caller;
 use cloud_hub::registry::Registry;
 use cloud_hub::registry::blobs::{BlobError, Blobs};
 use cloud_hub::registry::metadata::{Metadata, MetadataName};
@@ -294,7 +295,7 @@ async fn a_push_whose_operator_hangs_up_is_offered_and_answered_all_the_same() {
     let key = KeyPair::load(&site.path("keys/targets.key")).unwrap();
     let signed = add_target(&root, &old, &path, &packed.manifest_bytes, &[&key], Timestamp::now()).unwrap();
     // Begun, then dropped, as a server drops the call of a client that went away.
-    let call = hub.publish(&packed.manifest.model, of(&packed, signed)).now_or_never();
+    let call = hub.app.models.publish(&Caller::machine(), &packed.manifest.model, of(&packed, signed)).now_or_never();
     assert!(call.is_none(), "{call:?}");
     let offer = Offer { model: "digits".parse().unwrap(), version: Version::new(1).unwrap() };
     assert_eq!(device.notice().await, HubRequest::Offer(offer));
