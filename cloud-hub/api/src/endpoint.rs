@@ -12,13 +12,13 @@ use crate::{Role, schema};
 /// HTTP method of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Method {
-    /// Reads.
+    /// Reads without changing anything.
     Get,
     /// Checks for existence.
     Head,
     /// Changes something.
     Post,
-    /// Uploads a file.
+    /// Uploads the bytes of a file.
     Put,
 }
 
@@ -45,14 +45,14 @@ impl fmt::Display for Method {
 pub trait Endpoint: 'static {
     /// Value of the placeholder in [`Endpoint::PATH`]; `()` for a path without one.
     type Id: PathId;
-    /// Query parameters.
+    /// Query parameters of the call.
     type Query: Serialize + DeserializeOwned + Default + Send + 'static;
     /// Body of the request.
     type Request: Body;
     /// Body of the response.
     type Response: Body;
 
-    /// HTTP method.
+    /// HTTP method of the call.
     const METHOD: Method;
     /// Path below [`crate::PREFIX`], with at most one placeholder in braces.
     const PATH: &'static str;
@@ -188,7 +188,7 @@ impl Body for FileBytes {
 pub struct Description {
     /// Name of the endpoint's type, like `ListDevices`.
     pub name: &'static str,
-    /// HTTP method.
+    /// HTTP method of the call.
     pub method: Method,
     /// Path below [`crate::PREFIX`].
     pub path: &'static str,

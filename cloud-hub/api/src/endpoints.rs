@@ -53,40 +53,40 @@ endpoints! {
     /// Creates a join token.
     CreateToken = Post "/tokens" (()) NoQuery [] TokenRequest => TokenCreated, Operator, ["token create"],
         "creates a join token, good once and for at most an hour; `warnings` names addresses in it that no device can reach";
-    /// Lists devices.
+    /// Lists devices, filtered and in pages.
     ListDevices = Get "/devices" (()) DeviceListQuery ["filter", "limit", "after"] NoBody => DeviceList, Viewer, ["device list"],
         "lists devices by name: connection, certificate, labels, models, last report; `renewable_until_unix_ms` once the certificate has expired, `cloned` while two machines use the identity, `unknown` for devices without a record";
-    /// Reads one device.
+    /// Reads the state of one device.
     ShowDevice = Get "/devices/{device}" (DeviceId) NoQuery [] NoBody => DeviceView, Viewer, ["device show"],
         "gives one device";
     /// Changes the labels of a device.
     LabelDevice = Post "/devices/{device}/labels" (DeviceId) NoQuery [] LabelChange => DeviceView, Operator, ["device label"],
         "sets and removes labels of a device";
-    /// Revokes a device.
+    /// Revokes a device for ever.
     RevokeDevice = Post "/devices/{device}/revoke" (DeviceId) NoQuery [] RevokeRequest => DeviceView, Operator, ["device revoke"],
         "revokes a device, at once and for ever";
     /// Takes up a device without a record.
     ReadmitDevice = Post "/devices/{device}/readmit" (DeviceId) NoQuery [] NoBody => DeviceView, Operator, ["device readmit"],
         "lets a device in that has no record and showed a certificate of this hub's CA (`unknown` in `GET /devices`)";
-    /// Lists models.
+    /// Lists models in pages.
     ListModels = Get "/models" (()) PageQuery ["limit", "after"] NoBody => ModelList, Viewer, ["model list"],
         "lists models by name with their versions, the state of each device, and `answered`: requests that this hub answered by the devices' reason, with their share of these (`share_percent`)";
-    /// Reads one model.
+    /// Reads the state of one model.
     ShowModel = Get "/models/{model}" (ModelName) NoQuery [] NoBody => ModelView, Viewer, ["model status"],
         "gives one model";
-    /// Publishes a version.
+    /// Publishes a version of a model.
     PublishVersion = Post "/models/{model}/versions" (ModelName) NoQuery [] PublishRequest => Published, Releaser, ["model push", "trust publish"],
         "publishes a version whose files are uploaded; `targets` is the newly signed metadata";
-    /// Offers a version.
+    /// Offers a version to devices.
     OfferVersion = Post "/models/{model}/offer" (ModelName) NoQuery [] OfferRequest => Published, Releaser, ["model offer"],
         "offers a version to the devices that follow the model";
-    /// Withdraws a version.
+    /// Withdraws a version of a model.
     WithdrawVersion = Post "/models/{model}/withdraw" (ModelName) NoQuery [] WithdrawRequest => Withdrawn, Releaser, ["model withdraw", "trust publish"],
         "withdraws a version that no device has or may have; `targets` is the signed metadata without it";
     /// Checks for an uploaded file.
     HeadBlob = Head "/blobs/{digest}" (Digest) NoQuery [] NoBody => NoBody, Releaser, ["model push"],
         "answers 200 when a file is there and whole, otherwise 404";
-    /// Uploads a file.
+    /// Uploads the bytes of a file.
     PutBlob = Put "/blobs/{digest}" (Digest) NoQuery [] FileBytes => BlobStored, Releaser, ["model push"],
         "uploads a file, which must have this digest";
     /// Reads the state of the signed metadata.
@@ -101,16 +101,16 @@ endpoints! {
     /// Changes the signed metadata.
     ChangeTrust = Post "/trust/changes" (()) NoQuery [] TrustChange => TrustChanged, Admin, ["trust renew", "trust rotate", "trust publish"],
         "publishes a newly signed root, a newly signed list of the same versions, or both";
-    /// Lists operators.
+    /// Lists operators in pages.
     ListOperators = Get "/operators" (()) PageQuery ["limit", "after"] NoBody => OperatorList, Viewer, ["operator list", "operator renew"],
         "lists operators by name: role, creation, expiry, last use; `warning` once a token ends soon or has ended, `fingerprint` (of the token's SHA-256)";
-    /// Creates an operator.
+    /// Creates an operator with a token.
     CreateOperator = Post "/operators" (()) NoQuery [] OperatorRequest => OperatorCreated, Admin, ["operator create"],
         "creates an operator with a token; a name in use is refused (`conflict`); without `role` it is an admin";
     /// Renews the token of an operator.
     RenewOperator = Post "/operators/renew" (()) NoQuery [] OperatorRenewal => OperatorCreated, Viewer, ["operator renew"],
         "creates the next token of an operator, of the caller without `name`; only an admin may name another one; the earlier token ends within a day";
-    /// Revokes an operator.
+    /// Revokes an operator at once.
     RevokeOperator = Post "/operators/{operator}/revoke" (String) NoQuery [] NoBody => OperatorRevoked, Admin, ["operator revoke"],
         "removes every token of an operator; its next call is refused";
     /// Reads the audit log.

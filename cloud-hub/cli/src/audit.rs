@@ -36,7 +36,7 @@ pub struct AuditArgs {
     operate: Operate,
 }
 
-/// Runs the verb.
+/// Runs the verb and prints its result.
 ///
 /// # Errors
 /// When the hub does not answer, refuses, or the log is not whole.

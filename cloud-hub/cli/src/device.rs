@@ -134,7 +134,7 @@ pub struct RevokeArgs {
     operate: Operate,
 }
 
-/// Runs a verb.
+/// Runs a verb and prints its result.
 ///
 /// # Errors
 /// When the hub does not answer, or refuses.

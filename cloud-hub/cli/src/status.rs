@@ -16,7 +16,7 @@ pub struct StatusArgs {
     operate: Operate,
 }
 
-/// Runs the verb.
+/// Runs the verb and prints its result.
 ///
 /// # Errors
 /// When the hub does not answer, or refuses.

@@ -28,7 +28,7 @@ pub struct CreateArgs {
     /// Name of the device that will join; without it the hub makes one up.
     #[arg(long, value_name = "DEVICE")]
     name: Option<DeviceId>,
-    /// How long the token is good for, at most 1h.
+    /// Life of the token, at most 1h.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = show::parse_duration)]
     ttl: std::time::Duration,
     /// Let a device that is on record enrol anew under its name; its old certificate is worth nothing then.
@@ -38,7 +38,7 @@ pub struct CreateArgs {
     operate: Operate,
 }
 
-/// Runs a verb.
+/// Runs a verb and prints its result.
 ///
 /// # Errors
 /// When the hub does not answer, or refuses.

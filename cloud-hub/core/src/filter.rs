@@ -41,9 +41,9 @@ pub struct Subject<'a> {
     pub is_revoked: bool,
     /// Version of its agent.
     pub agent: Option<&'a str>,
-    /// Operating system.
+    /// Operating system of the device.
     pub os: Option<&'a str>,
-    /// Processor architecture.
+    /// Processor architecture of the device.
     pub arch: Option<&'a str>,
     /// Names of its engines.
     pub engines: &'a [&'a str],
@@ -97,9 +97,9 @@ pub enum Field {
     Agent,
     /// Name of an engine.
     Engine,
-    /// Operating system.
+    /// Operating system of the device.
     Os,
-    /// Processor architecture.
+    /// Processor architecture of the device.
     Arch,
     /// Name of a model that the device follows.
     Model,
@@ -114,17 +114,17 @@ pub enum Field {
 /// Comparison of a field with a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operator {
-    /// Equal.
+    /// Equal to the value.
     Is,
-    /// Not equal.
+    /// Not equal to the value.
     IsNot,
-    /// Less.
+    /// Below the value.
     Below,
-    /// Less or equal.
+    /// Below or equal to the value.
     AtMost,
-    /// Greater.
+    /// Above the value.
     Above,
-    /// Greater or equal.
+    /// Above or equal to the value.
     AtLeast,
 }
 

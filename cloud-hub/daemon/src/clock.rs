@@ -9,7 +9,7 @@ pub fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Seconds since 1970.
+/// Returns the time in seconds since 1970.
 #[must_use]
 pub fn unix_s() -> u64 {
     unix_ms() / 1000

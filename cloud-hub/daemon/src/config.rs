@@ -20,11 +20,11 @@ pub const EXAMPLE: &str = include_str!("../hub.example.toml");
 pub struct HubConfig {
     /// Where the hub keeps its state and what it is called.
     pub hub: HubTable,
-    /// The QUIC door for devices.
+    /// Device server (QUIC).
     pub gateway: GatewayTable,
-    /// The HTTPS door for operators.
+    /// Admin server (HTTPS).
     pub admin: AdminTable,
-    /// The HTTP door for Prometheus.
+    /// Metrics server (HTTP).
     pub metrics: MetricsTable,
     /// What runs the models.
     pub inference: InferenceTable,
@@ -113,7 +113,7 @@ pub struct MetricsTable {
     pub listen: SocketAddr,
 }
 
-/// `[inference]`.
+/// Config section `[inference]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InferenceTable {
@@ -327,7 +327,7 @@ impl HubConfig {
     }
 }
 
-/// Whether a text can stand in a certificate as a DNS name or an IP address.
+/// Returns whether a text can stand in a certificate as a DNS name or an IP address.
 #[must_use]
 pub fn is_host(text: &str) -> bool {
     let label = |label: &str| {
@@ -340,7 +340,7 @@ pub fn is_host(text: &str) -> bool {
     text.parse::<std::net::IpAddr>().is_ok() || (text.len() <= 253 && text.split('.').all(label))
 }
 
-/// Whether a text is `host:port` or `[v6]:port`.
+/// Returns whether a text is `host:port` or `[v6]:port`.
 #[must_use]
 pub fn is_host_and_port(text: &str) -> bool {
     text.parse::<SocketAddr>().is_ok()

@@ -33,7 +33,7 @@ pub fn device_table(store: Arc<dyn Store>) -> Table<v1::Device> {
     Table::new(store)
 }
 
-/// What is kept of a device beside its record: nothing here decides what it may do.
+/// Stored state of a device beside its record: nothing here decides about its rights.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StoredState {
     /// State of the device as the fleet knows it.
@@ -42,10 +42,10 @@ pub struct StoredState {
     pub certificate_until_unix_s: Option<u64>,
 }
 
-/// Why a call about a device failed.
+/// Error of a call about a device.
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
-    /// No such device.
+    /// No device has the name.
     #[error("no device is called {0}")]
     Unknown(DeviceId),
     /// A device without a record that is to be readmitted has not connected.
@@ -60,24 +60,24 @@ pub enum FleetError {
     /// The filter of a list is none.
     #[error(transparent)]
     Filter(#[from] FilterError),
-    /// The store.
+    /// The store cannot be used.
     #[error("use the record of a device")]
     Store(#[from] StoreError),
 }
 
-/// Why a connection is not served.
+/// Refusal of a connection.
 #[derive(Debug, thiserror::Error)]
 pub enum NotAdmitted {
     /// By the device's record.
     #[error(transparent)]
     Refused(#[from] authorise::Refused),
-    /// The store.
+    /// The store cannot be used.
     #[error("look up a device")]
     Store(#[from] StoreError),
 }
 
 impl NotAdmitted {
-    /// What the peer is told.
+    /// Returns the code that the peer gets.
     #[must_use]
     pub fn close_code(&self) -> CloseCode {
         match self {
@@ -88,7 +88,7 @@ impl NotAdmitted {
         }
     }
 
-    /// The word in metrics.
+    /// Returns the label in metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -101,7 +101,7 @@ impl NotAdmitted {
     }
 }
 
-/// All devices.
+/// Devices with their records and connections.
 #[derive(Debug)]
 pub struct Fleet {
     records: Table<v1::Device>,
@@ -123,7 +123,7 @@ struct Inner {
     certificates: HashMap<DeviceId, u64>,
 }
 
-/// What an admitted device gets.
+/// Service for an admitted device.
 #[derive(Debug)]
 pub enum Entry {
     /// Everything, as long as the seat is held.
@@ -135,9 +135,9 @@ pub enum Entry {
 /// An admitted device's seat: as long as it is held, the device counts as connected.
 #[derive(Debug)]
 pub struct Seat {
-    /// Who it is.
+    /// Name of the device.
     pub device: DeviceId,
-    /// Which connection.
+    /// Number of the connection.
     pub id: ConnectionId,
     /// The last second of its certificate.
     pub not_after_unix_s: u64,
@@ -354,7 +354,7 @@ impl Fleet {
         self.show(device).await
     }
 
-    /// One device.
+    /// Returns one device by its name.
     ///
     /// # Errors
     /// When there is no such device, or the store fails.
@@ -397,13 +397,13 @@ impl Fleet {
         recipients.into_iter().filter_map(live).map(|(connection, recipient)| (recipient, connection)).collect()
     }
 
-    /// Every live connection.
+    /// Returns every live connection.
     #[must_use]
     pub fn live(&self) -> Vec<Connection> {
         self.inner().live.values().cloned().collect()
     }
 
-    /// Devices connected now.
+    /// Returns the number of connected devices.
     #[must_use]
     pub fn online(&self) -> usize {
         self.inner().fleet.online()
@@ -442,7 +442,7 @@ impl Fleet {
         }
     }
 
-    /// Whether a certificate with a key that is not on record was issued after the backup from which this hub was
+    /// Returns whether a certificate with a key that is not on record was issued after the backup from which this hub was
     /// restored: it ends later than the newest one on record. This hub's CA has signed it for this name; a record from
     /// before a backup cannot know it.
     fn was_renewed_since_the_backup(&self, presented: &Presented) -> bool {

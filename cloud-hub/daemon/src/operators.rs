@@ -23,7 +23,7 @@ use crate::clock;
 use crate::records::v1;
 use crate::storage::audit::AuditLog;
 
-/// What an operator token begins with, so that secret scanners and people know one when they see it.
+/// Prefix of operator tokens, by which secret scanners and people recognise them.
 const TOKEN_PREFIX: &str = "sandop1_";
 
 /// Bytes of randomness in a token: out of reach of guessing, also offline.
@@ -91,19 +91,19 @@ pub struct Operators {
     local: OnceLock<String>,
 }
 
-/// Why a caller is no operator.
+/// Refusal of a token.
 #[derive(Debug, thiserror::Error)]
 pub enum NotAnOperator {
-    /// No such token.
+    /// The token is unknown.
     #[error("the operator token is unknown")]
     Unknown,
     /// The token was good once.
     #[error("the token of operator {name:?} has expired")]
     Expired {
-        /// Whose it was.
+        /// Name of the operator whose token it was.
         name: String,
     },
-    /// The store failed.
+    /// The store cannot be read or written.
     #[error("look up an operator token")]
     Store(#[source] StoreError),
 }
@@ -122,7 +122,7 @@ impl NotAnOperator {
 /// The reason why an operator was not revoked.
 #[derive(Debug, thiserror::Error)]
 pub enum RevokeOperatorError {
-    /// No such operator.
+    /// No operator has the name.
     #[error("no operator is called {name:?}")]
     Unknown {
         /// The name that was given.
@@ -134,12 +134,12 @@ pub enum RevokeOperatorError {
         /// The name that was given.
         name: String,
     },
-    /// The store failed.
+    /// The store cannot be read or written.
     #[error("revoke an operator token")]
     Store(#[from] StoreError),
 }
 
-/// Why no operator token was made.
+/// Error for an operator that was not created or renewed.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateOperatorError {
     /// The name cannot be shown in a log.
@@ -151,7 +151,7 @@ pub enum CreateOperatorError {
     /// Two operators of one name could not be told apart in the log.
     #[error("an operator is called {name:?} already")]
     Exists {
-        /// The name.
+        /// Name that was given.
         name: String,
     },
     /// Nobody has this name, so there is no token to renew.
@@ -160,7 +160,7 @@ pub enum CreateOperatorError {
         /// The name that was given.
         name: String,
     },
-    /// The store failed.
+    /// The store cannot be read or written.
     #[error("store an operator token")]
     Store(#[from] StoreError),
 }

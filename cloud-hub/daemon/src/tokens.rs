@@ -30,7 +30,7 @@ pub struct StoredToken {
     pub replace: bool,
 }
 
-/// What an operator asks for.
+/// Order for a join token.
 #[derive(Debug, Clone)]
 pub struct TokenOrder {
     /// Name of the device; without it one is made up.
@@ -41,21 +41,21 @@ pub struct TokenOrder {
     pub lifetime_s: u64,
 }
 
-/// A token fresh from the press.
+/// New token with its secret.
 #[derive(Debug)]
 pub struct Minted {
-    /// What only the operator and the device get to see.
+    /// Secret for the operator and the device only.
     pub secret: JoinSecret,
     /// Name of the device that joins with it.
     pub device: DeviceId,
-    /// When it stops being good, in seconds of the Unix clock.
+    /// Expiry in seconds of the Unix clock.
     pub expires_unix_s: u64,
 }
 
-/// Why no token was made.
+/// Error for a token that was not created.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateTokenError {
-    /// The name is taken.
+    /// A device has the name already.
     #[error("there is a device called {0} already")]
     DeviceExists(DeviceId),
     /// Too long or too short a life.
@@ -64,12 +64,12 @@ pub enum CreateTokenError {
     /// The hub's own addresses cannot stand in a token.
     #[error("write the join token")]
     Token(#[from] protocol::TokenError),
-    /// The store failed.
+    /// The store cannot be read or written.
     #[error("store a join token")]
     Store(#[from] StoreError),
 }
 
-/// Why a token lets nobody in.
+/// Refusal of a token.
 #[derive(Debug, thiserror::Error)]
 pub enum RedeemError {
     /// The token itself.
@@ -78,7 +78,7 @@ pub enum RedeemError {
     /// Its device was entered in another way after it was made.
     #[error("device {0} has joined with another token meanwhile")]
     Overtaken(DeviceId),
-    /// The store failed.
+    /// The store cannot be read or written.
     #[error("use a join token")]
     Store(#[from] StoreError),
 }

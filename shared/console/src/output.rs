@@ -82,7 +82,7 @@ where
     C: IntoIterator<Item: Into<String>>,
 {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(headers.into_iter().map(|header| header.into().to_uppercase()).collect::<Vec<_>>());
     for row in rows {
         table.add_row(row.into_iter().map(|cell| safe(cell.into())).collect::<Vec<_>>());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use types::Digest;
 
 use crate::registry::Registry;
-use crate::registry::blobs::{BlobError, Upload};
+use crate::storage::blobs::{BlobError, BlobUpload};
 
 /// Uploads of files.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Uploads {
     ///
     /// # Errors
     /// When the disk fails.
-    pub async fn begin(&self, digest: Digest) -> Result<Upload, BlobError> {
+    pub async fn begin(&self, digest: Digest) -> Result<Box<dyn BlobUpload>, BlobError> {
         self.registry.blobs().begin(digest, self.blob_bytes_max).await
     }
 

@@ -94,7 +94,7 @@ pub(super) struct InitArgs {
     json: bool,
 }
 
-/// What was made.
+/// Result of the verb, for `--json`.
 #[derive(Debug, Serialize)]
 struct Made {
     config: PathBuf,

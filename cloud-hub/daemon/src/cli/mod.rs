@@ -102,7 +102,7 @@ enum Verb {
         after_help = "Example:\n  cloud-hub completions bash > ~/.local/share/bash-completion/completions/cloud-hub"
     )]
     Completions {
-        /// Which shell.
+        /// Shell that the script is for.
         shell: Shell,
     },
 }

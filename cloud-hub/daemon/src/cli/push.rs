@@ -56,7 +56,7 @@ pub(super) struct PushArgs {
     operate: Operate,
 }
 
-/// What came of a push.
+/// Result of a push, for `--json`.
 #[derive(Debug, Serialize)]
 struct Pushed {
     #[serde(flatten)]

@@ -22,7 +22,7 @@ use crate::api::{WithdrawRequest, Withdrawn};
 pub(super) struct WithdrawArgs {
     /// Name of the model.
     model: ModelName,
-    /// The version.
+    /// Number of the version.
     version: Version,
     #[command(flatten)]
     keys: KeyArgs,

@@ -27,7 +27,7 @@ pub struct Running {
     lock: StateLock,
 }
 
-/// Why a running hub ended by itself.
+/// Error that ends a running hub.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// A server cannot use its socket.
@@ -35,7 +35,7 @@ pub enum RunError {
     Server {
         /// Clients of the server: `operators` or `metrics`.
         what: &'static str,
-        /// What the system says.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },

@@ -36,7 +36,6 @@ use crate::fleet::Fleet;
 use crate::operators::Operators;
 use crate::reach;
 use crate::records;
-use crate::registry::blobs::Blobs;
 use crate::registry::metadata::{Metadata, MetadataError};
 use crate::registry::{Registry, RegistryOpenError};
 use crate::servers::gateway::{DeviceLimits, Services};
@@ -44,6 +43,7 @@ use crate::servers::guard::places::Places;
 use crate::shutdown::Stop;
 use crate::state::Folder;
 use crate::storage::audit::AuditLog;
+use crate::storage::blobs::FolderBlobs;
 use crate::tokens::Tokens;
 use crate::workers::attempts::Attempts;
 use crate::workers::load::{Loader, hub_variant};
@@ -53,7 +53,7 @@ use crate::workers::{Workers, host};
 /// [`hub_core::shares`]), and the largest request must fit into that.
 const REQUEST_BYTES_MIN: u64 = 4 * types::limits::TENSOR_BYTES_MAX as u64;
 
-/// Why the hub did not come up.
+/// Error of a start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// There is no hub in the folder.
@@ -75,7 +75,7 @@ pub enum StartError {
         what: &'static str,
         /// The address.
         addr: SocketAddr,
-        /// What the system says.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
@@ -106,7 +106,7 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// Whether something else holds what is needed: a port or the folder.
+    /// Returns whether something else holds what is needed: a port or the folder.
     #[must_use]
     pub fn is_in_the_way(&self) -> bool {
         match self {
@@ -189,7 +189,7 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>) -> Re
     let store: Arc<dyn Store> = Arc::new(store);
     set_unreadable_aside(store.as_ref(), &mut warnings).await?;
     let metadata = Metadata::open(ground.folder.clone())?;
-    let blobs = Blobs::new(ground.folder.clone());
+    let blobs = Arc::new(FolderBlobs::new(ground.folder.clone()));
     let registry = Registry::open(Arc::clone(&store), blobs, metadata, is_rebuilt).await?;
     let is_restored = Restored::read(&ground.folder).is_some();
     let grace_s = config.gateway.renewal_grace.as_secs();

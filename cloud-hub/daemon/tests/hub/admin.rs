@@ -1,4 +1,4 @@
-//! The operators' door: nobody without a token, and refusals that tell nothing of the inside.
+//! The admin server: nobody without a token, and refusals that tell nothing of the inside.
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};

@@ -1,4 +1,4 @@
-//! The devices' door: a real QUIC client, real ONNX Runtime, real digits.
+//! The device server: a real QUIC client, real ONNX Runtime, real digits.
 
 use std::sync::Arc;
 

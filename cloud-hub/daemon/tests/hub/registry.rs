@@ -9,10 +9,10 @@ use cloud_hub::api::PublishRequest;
 use cloud_hub::config::{GatewayTable, InferenceTable};
 use cloud_hub::operators::Caller;
 use cloud_hub::registry::Registry;
-use cloud_hub::registry::blobs::{BlobError, Blobs};
 use cloud_hub::registry::metadata::{Metadata, MetadataName};
 use cloud_hub::registry::publish::{Publication, PublishError};
 use cloud_hub::state::Folder;
+use cloud_hub::storage::blobs::{BlobError, FolderBlobs};
 use cloud_hub::workers::load::{LoadFailed, Loader};
 use futures_util::FutureExt;
 use hub_core::registry::Change;
@@ -109,7 +109,7 @@ fn init(folder: &Path) {
 async fn open(folder: &Path, store: &Arc<dyn Store>, is_rebuilt: bool) -> Registry {
     let layout = Folder::new(&folder.join("hub"));
     let metadata = Metadata::open(layout.clone()).unwrap();
-    let registry = Registry::open(Arc::clone(store), Blobs::new(layout), metadata, is_rebuilt).await.unwrap();
+    let registry = Registry::open(Arc::clone(store), FolderBlobs::new(layout), metadata, is_rebuilt).await.unwrap();
     assert_eq!(registry.damage(), Vec::<String>::new());
     registry
 }

@@ -128,7 +128,9 @@ async fn an_operator_renews_its_own_token_and_only_an_admin_that_of_others() {
     assert_eq!(renew(&admin, r#"{"name":"viewer"}"#), 200);
     let list = site.operate(&["operator", "list"]).await;
     let roles: Vec<_> = list["operators"].as_array().unwrap().iter().map(|one| (&one["name"], &one["role"])).collect();
-    assert!(roles.contains(&(&"viewer".into(), &"viewer".into())) && roles.contains(&(&"init".into(), &"admin".into())));
+    assert!(
+        roles.contains(&(&"viewer".into(), &"viewer".into())) && roles.contains(&(&"init".into(), &"admin".into()))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,7 +24,7 @@ use hub_cli::{Client, Context};
 /// Largest PEM file of the CA, in bytes.
 const PEM_BYTES_MAX: u64 = 64 * 1024;
 
-/// What was written.
+/// Result of the verb, for `--json`.
 #[derive(Debug, Serialize)]
 struct Created {
     file: PathBuf,

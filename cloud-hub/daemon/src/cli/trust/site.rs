@@ -13,8 +13,8 @@ use crate::api::endpoints::{ChangeTrust, MakeOnlineKeys, ReadMetadata, ShowTrust
 use crate::api::trust::{OnlineKeysView, TrustChange, TrustChanged, TrustView};
 use crate::cli::locate::own_hub;
 use crate::registry::metadata::{Metadata, MetadataError, MetadataName};
-use crate::registry::view::read_view;
 use crate::state::Folder;
+use crate::storage::trust_view::read_view;
 
 /// Arguments that name a hub.
 #[derive(Debug, Args)]

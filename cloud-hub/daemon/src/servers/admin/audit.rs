@@ -9,7 +9,7 @@ use crate::api::audit::{AuditPage, AuditVerification};
 use crate::api::endpoints::{ReadAudit, VerifyAudit};
 use crate::storage::audit::AuditLog;
 
-/// Answers `GET /audit`.
+/// Answers `GET /audit`, newest event first.
 pub(super) async fn read(log: Arc<AuditLog>, call: Call<ReadAudit>) -> Result<AuditPage, Refused> {
     let limit = call.query.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
     log.page(call.query.before, limit).await.map_err(|error| Refused::storage(&error))

@@ -8,7 +8,7 @@ use crate::api::BackupSnapshot;
 use crate::api::endpoints::Backup;
 use crate::app::backups::Backups;
 
-/// Answers `POST /backup`.
+/// Answers `POST /backup`: writes a snapshot.
 pub(super) async fn snapshot(backups: Arc<Backups>, call: Call<Backup>) -> Result<BackupSnapshot, Refused> {
     let file = backups.snapshot(&call.by).await.map_err(|error| Refused::storage(&error))?;
     Ok(BackupSnapshot { file })

@@ -23,7 +23,7 @@ pub(super) struct Call<E: Endpoint> {
     pub(super) by: Caller,
     /// Value of the placeholder in the path.
     pub(super) id: E::Id,
-    /// Query parameters.
+    /// Query parameters of the call.
     pub(super) query: E::Query,
     /// Body of the request.
     pub(super) body: E::Request,

@@ -13,7 +13,7 @@ use crate::tokens::{CreateTokenError, TokenOrder};
 /// Maximum length of the reason of a revocation in bytes: one line.
 const REASON_BYTES_MAX: usize = 200;
 
-/// Answers `POST /tokens`.
+/// Answers `POST /tokens`: creates a join token.
 pub(super) async fn create_token(tokens: Arc<JoinTokens>, call: Call<CreateToken>) -> Result<TokenCreated, Refused> {
     let Call { by, body: request, .. } = call;
     let lifetime_s = request.ttl_s.unwrap_or(TOKEN_TTL_S_MAX);
@@ -27,7 +27,7 @@ pub(super) async fn create_token(tokens: Arc<JoinTokens>, call: Call<CreateToken
     })
 }
 
-/// Answers `GET /devices`.
+/// Answers `GET /devices`: filtered, in pages.
 pub(super) async fn list(fleet: Arc<Fleet>, call: Call<ListDevices>) -> Result<DeviceList, Refused> {
     fleet.list(&call.query).await.map_err(|error| refuse(&error))
 }

@@ -12,7 +12,7 @@ use crate::app::models::Models;
 use crate::app::uploads::Uploads;
 use crate::registry::publish::PublishError;
 
-/// Answers `GET /models`.
+/// Answers `GET /models`, in pages.
 pub(super) async fn list(models: Arc<Models>, call: Call<ListModels>) -> Result<ModelList, Refused> {
     Ok(models.list(&call.query))
 }

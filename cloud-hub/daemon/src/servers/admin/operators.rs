@@ -9,7 +9,7 @@ use crate::api::{ErrorCode, OperatorCreated, OperatorList, OperatorRevoked, PAGE
 use crate::clock;
 use crate::operators::{CreateOperatorError, Operators, RevokeOperatorError, local};
 
-/// Answers `POST /operators`.
+/// Answers `POST /operators`: creates an operator.
 pub(super) async fn create(operators: Arc<Operators>, call: Call<CreateOperator>) -> Result<OperatorCreated, Refused> {
     let Call { by, body, .. } = call;
     operators.create(&by, &body.name, body.role, body.ttl_days, clock::unix_ms()).await.map_err(refused)
@@ -34,7 +34,7 @@ pub(super) async fn renew(operators: Arc<Operators>, call: Call<RenewOperator>) 
     operators.renew(&by, &name, body.ttl_days, clock::unix_ms()).await.map_err(refused)
 }
 
-/// Answers `GET /operators`.
+/// Answers `GET /operators`, in pages.
 pub(super) async fn list(operators: Arc<Operators>, call: Call<ListOperators>) -> Result<OperatorList, Refused> {
     let all = operators.list(clock::unix_ms()).await.map_err(|error| Refused::storage(&error))?;
     let limit = call.query.limit.map_or(usize::MAX, |limit| limit.clamp(1, PAGE_MAX) as usize);

@@ -15,7 +15,7 @@ use crate::app::trust::Trust;
 use crate::registry::MetadataName;
 use crate::registry::metadata::MetadataError;
 
-/// Answers `GET /trust`.
+/// Answers `GET /trust`: the state of the metadata.
 pub(super) async fn show(trust: Arc<Trust>, _call: Call<ShowTrust>) -> Result<TrustView, Refused> {
     trust.registry.trust_view(Timestamp::now()).map_err(|error| refuse(&error))
 }

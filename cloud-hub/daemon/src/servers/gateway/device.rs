@@ -77,7 +77,7 @@ async fn seat_and_serve(services: Arc<Services>, connection: Connection, present
     tracing::info!(reason = %reason, "device left");
 }
 
-/// What a refused peer is told: the reason where it concerns it, nothing of the hub's own troubles.
+/// Returns the text for a refused peer: the reason where it concerns it, nothing of the hub's own troubles.
 fn told(refused: &NotAdmitted) -> String {
     match refused {
         NotAdmitted::Refused(refused) => refused.to_string(),

@@ -32,10 +32,10 @@ const ENROLMENTS_MAX: usize = 256;
 /// counts no time while it was.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(3600);
 
-/// How long the last packets to the devices may take when the door closes.
+/// Timeout for the last packets to the devices when the server stops.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
-/// The door and what is behind it.
+/// Device server.
 pub struct Gateway {
     services: Arc<Services>,
     listener: Listener,
@@ -46,7 +46,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A door on a bound socket; `admin_tls` shows the same certificate to operators.
+    /// Creates the server on a bound socket; `admin_tls` presents the same certificate to operators.
     #[must_use]
     pub fn new(services: Arc<Services>, listener: Listener, config: ListenerConfig, admin_tls: RustlsConfig) -> Self {
         let enrolments = Places::new("enrolment", ENROLMENTS_MAX);

@@ -16,7 +16,7 @@ const NOTICE_LIMIT: Duration = Duration::from_secs(10);
 /// Longest wait for a device to take a goodbye.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
 
-/// When devices shall come back to a hub that stops: it is often a restart.
+/// Time in milliseconds after which devices come back to a hub that stops: it is often a restart.
 const COME_BACK_MS: u32 = 2000;
 
 /// Offers a version to devices.

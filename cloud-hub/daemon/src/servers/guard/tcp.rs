@@ -63,7 +63,7 @@ impl<S> Accept<TcpStream, S> for GuardedAcceptor {
 /// The client of a connection, as its requests see it.
 #[derive(Debug, Clone)]
 pub struct Guest {
-    /// Where it connects from.
+    /// Network address that it connects from.
     pub address: SocketAddr,
     /// Its place while it is a stranger.
     place: Arc<Mutex<Option<Place>>>,

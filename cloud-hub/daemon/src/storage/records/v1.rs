@@ -36,7 +36,7 @@ pub struct Device {
     labels: BTreeMap<String, String>,
 }
 
-/// Whether a device is served.
+/// Standing of a device: served or revoked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum DeviceStanding {

@@ -1,13 +1,15 @@
-//! Files by digest: model files, golden files and manifests, each under the hash of its content.
+//! Files by digest: model files, golden files and manifests. The trait [`BlobStore`], and a folder that implements it.
 //!
-//! Fed by uploads ([`crate::admin`]), read by the gateway for devices and by [`crate::workers`] for the hub itself. A
+//! Fed by uploads ([`crate::servers::admin`]), read by the gateway for devices and by [`crate::workers`] for the hub itself. A
 //! file is hashed while it is written and gets its name only when the hash is right, so a file with a name is whole.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use store::files::{self, AtomicFile, Mode};
@@ -18,19 +20,93 @@ use crate::state::Folder;
 /// Bytes gathered before they are written: one system call for many small pieces of an upload.
 const WRITE_BYTES: usize = 1024 * 1024;
 
-/// The files in the state folder.
+/// Storage of files by digest: a folder now; an object store is to come.
+#[async_trait]
+pub trait BlobStore: fmt::Debug + Send + Sync {
+    /// Returns the length of a blob in bytes; `None` when it is not there.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    async fn length(&self, digest: &Digest) -> Result<Option<u64>, BlobError>;
+
+    /// Begins an upload of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    async fn begin(&self, digest: Digest, limit: u64) -> Result<Box<dyn BlobUpload>, BlobError>;
+
+    /// Reads up to `length` bytes from `offset`, with the length of the whole blob; `None` when it is not there.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    async fn read_range(&self, digest: &Digest, offset: u64, length: u64) -> Result<Option<(Bytes, u64)>, BlobError>;
+
+    /// Hashes a whole blob without holding it in memory; `false` when it is not there.
+    ///
+    /// # Errors
+    /// When its hash is another, or the storage fails.
+    async fn verify(&self, digest: &Digest) -> Result<bool, BlobError>;
+
+    /// Deletes a blob; one that is not there is deleted already.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    async fn remove(&self, digest: &Digest) -> Result<(), BlobError>;
+
+    /// Removes every blob that is not named and was last written before `before`. Returns their number.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    async fn retain(&self, named: HashSet<Digest>, before: Option<SystemTime>) -> Result<usize, BlobError>;
+
+    /// Reads a whole blob of at most `limit` bytes and checks its hash; `None` when it is not there.
+    ///
+    /// # Errors
+    /// When it is larger, its hash is another, or the storage fails.
+    async fn read(&self, digest: &Digest, limit: u64) -> Result<Option<Bytes>, BlobError> {
+        let Some(length) = self.length(digest).await? else { return Ok(None) };
+        if length > limit {
+            return Err(BlobError::TooLarge { limit });
+        }
+        let Some((bytes, _total)) = self.read_range(digest, 0, length).await? else { return Ok(None) };
+        let expected = *digest;
+        on_disk("hash", expected, move || {
+            let given = Digest::of(&bytes);
+            Ok(if given == expected { Ok(Some(bytes)) } else { Err(BlobError::Digest { expected, given }) })
+        })
+        .await?
+    }
+}
+
+/// Blob that is being written; dropped without [`BlobUpload::commit`] it leaves nothing behind.
+#[async_trait]
+pub trait BlobUpload: fmt::Debug + Send {
+    /// Writes the next piece of the blob.
+    ///
+    /// # Errors
+    /// When the blob is over its limit, or the storage fails; the upload is lost then.
+    async fn write(&mut self, piece: Bytes) -> Result<(), BlobError>;
+
+    /// Makes the blob readable if its bytes have the digest. Returns their number.
+    ///
+    /// # Errors
+    /// When they have not, or the storage fails.
+    async fn commit(self: Box<Self>) -> Result<u64, BlobError>;
+}
+
+/// Files in the state folder of the hub.
 #[derive(Debug, Clone)]
-pub struct Blobs {
+pub struct FolderBlobs {
     folder: Folder,
 }
 
-/// Why a blob was not stored or read.
+/// Error for a blob that was not stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
     /// There is more of it than there may be.
     #[error("a blob is over the limit of {limit} bytes")]
     TooLarge {
-        /// The limit.
+        /// Limit in bytes.
         limit: u64,
     },
     /// The bytes are not what they were said to be.
@@ -38,7 +114,7 @@ pub enum BlobError {
     Digest {
         /// The name it was to have.
         expected: Digest,
-        /// What the bytes hash to.
+        /// Digest of the bytes.
         given: Digest,
     },
     /// It is shorter or longer than it was signed.
@@ -49,14 +125,14 @@ pub enum BlobError {
         /// Bytes on the disk.
         given: u64,
     },
-    /// The disk.
+    /// The disk cannot be used.
     #[error("{what} blob {digest}")]
     Io {
         /// `write`, `read`, …
         what: &'static str,
-        /// Which blob.
+        /// Digest of the blob.
         digest: Digest,
-        /// What the system said.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
@@ -64,13 +140,13 @@ pub enum BlobError {
 
 impl BlobError {
     /// Work on a blob that was broken off.
-    pub(super) fn lost(digest: Digest, lost: tokio::task::JoinError) -> Self {
+    pub(crate) fn lost(digest: Digest, lost: tokio::task::JoinError) -> Self {
         Self::Io { what: "hash", digest, source: io::Error::other(lost) }
     }
 }
 
 impl BlobError {
-    /// Whether there is no room on the disk.
+    /// Returns whether there is no room on the disk.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         let Self::Io { source, .. } = self else { return false };
@@ -80,18 +156,17 @@ impl BlobError {
     }
 }
 
-impl Blobs {
-    /// The blobs of a hub.
+impl FolderBlobs {
+    /// Returns the blobs in a state folder.
     #[must_use]
     pub fn new(folder: Folder) -> Self {
         Self { folder }
     }
+}
 
-    /// Length of a blob in bytes; `None` when it is not there.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub async fn length(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
+#[async_trait]
+impl BlobStore for FolderBlobs {
+    async fn length(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
         match tokio::fs::metadata(self.folder.blob(digest)).await {
             Ok(metadata) => Ok(Some(metadata.len())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -99,61 +174,31 @@ impl Blobs {
         }
     }
 
-    /// Begins an upload of at most `limit` bytes.
-    ///
-    /// # Errors
-    /// When the file cannot be made.
-    pub async fn begin(&self, digest: Digest, limit: u64) -> Result<Upload, BlobError> {
+    async fn begin(&self, digest: Digest, limit: u64) -> Result<Box<dyn BlobUpload>, BlobError> {
         let path = self.folder.blob(&digest);
         let file =
             on_disk("begin", digest, move || AtomicFile::create(&path, Mode::Shared).map_err(io::Error::other)).await?;
-        Ok(Upload {
-            digest,
-            limit,
-            length: 0,
-            gathered: Vec::new(),
-            written: Some(Written { file, hash: Sha256::new() }),
-        })
+        let written = Some(Written { file, hash: Sha256::new() });
+        Ok(Box::new(FolderUpload { digest, limit, length: 0, gathered: Vec::new(), written }))
     }
 
-    /// Reads up to `length` bytes from `offset`, and says how long the whole blob is; `None` when it is not there.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub async fn read_range(
-        &self,
-        digest: &Digest,
-        offset: u64,
-        length: u64,
-    ) -> Result<Option<(Bytes, u64)>, BlobError> {
+    async fn read_range(&self, digest: &Digest, offset: u64, length: u64) -> Result<Option<(Bytes, u64)>, BlobError> {
         let path = self.folder.blob(digest);
         on_disk("read", *digest, move || read_range(path, offset, length)).await
     }
 
-    /// Hashes a whole blob without holding it in memory; `false` when it is not there.
-    ///
-    /// # Errors
-    /// When its hash is another, or the disk fails.
-    pub async fn verify(&self, digest: &Digest) -> Result<bool, BlobError> {
+    async fn verify(&self, digest: &Digest) -> Result<bool, BlobError> {
         let path = self.folder.blob(digest);
         let Some(given) = on_disk("hash", *digest, move || hash(path)).await? else { return Ok(false) };
         if given == *digest { Ok(true) } else { Err(BlobError::Digest { expected: *digest, given }) }
     }
 
-    /// Deletes a blob; one that is not there is deleted already.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub async fn remove(&self, digest: &Digest) -> Result<(), BlobError> {
+    async fn remove(&self, digest: &Digest) -> Result<(), BlobError> {
         let path = self.folder.blob(digest);
         on_disk("delete", *digest, move || files::remove_file(&path).map_err(io::Error::other)).await
     }
 
-    /// Removes every blob that is not named and was last written before `before`; returns how many.
-    ///
-    /// # Errors
-    /// When the folder cannot be listed or a file cannot be removed.
-    pub async fn retain(&self, named: HashSet<Digest>, before: Option<SystemTime>) -> Result<usize, BlobError> {
+    async fn retain(&self, named: HashSet<Digest>, before: Option<SystemTime>) -> Result<usize, BlobError> {
         let folder = self.folder.blobs();
         let digest = Digest::of(b"");
         on_disk("remove", digest, move || {
@@ -175,29 +220,11 @@ impl Blobs {
         })
         .await
     }
-
-    /// Reads a whole blob of at most `limit` bytes and checks its hash; `None` when it is not there.
-    ///
-    /// # Errors
-    /// When it is larger, when the disk fails or has changed it.
-    pub async fn read(&self, digest: &Digest, limit: u64) -> Result<Option<Bytes>, BlobError> {
-        let Some(length) = self.length(digest).await? else { return Ok(None) };
-        if length > limit {
-            return Err(BlobError::TooLarge { limit });
-        }
-        let Some((bytes, _total)) = self.read_range(digest, 0, length).await? else { return Ok(None) };
-        let expected = *digest;
-        on_disk("hash", expected, move || {
-            let given = Digest::of(&bytes);
-            Ok(if given == expected { Ok(Some(bytes)) } else { Err(BlobError::Digest { expected, given }) })
-        })
-        .await?
-    }
 }
 
-/// A blob that is being written; dropped without [`Upload::commit`] it leaves nothing behind.
+/// File that is being written under a temporary name.
 #[derive(Debug)]
-pub struct Upload {
+struct FolderUpload {
     digest: Digest,
     limit: u64,
     length: u64,
@@ -212,12 +239,9 @@ struct Written {
     hash: Sha256,
 }
 
-impl Upload {
-    /// Adds a piece.
-    ///
-    /// # Errors
-    /// When it is one too many, or the disk fails; the upload is lost then.
-    pub async fn write(&mut self, piece: Bytes) -> Result<(), BlobError> {
+#[async_trait]
+impl BlobUpload for FolderUpload {
+    async fn write(&mut self, piece: Bytes) -> Result<(), BlobError> {
         self.length = self.length.saturating_add(u64::try_from(piece.len()).unwrap_or(u64::MAX));
         if self.length > self.limit {
             return Err(BlobError::TooLarge { limit: self.limit });
@@ -226,11 +250,7 @@ impl Upload {
         if self.gathered.len() < WRITE_BYTES { Ok(()) } else { self.flush().await }
     }
 
-    /// Gives the file its name if the bytes are what they were said to be; says how many there were.
-    ///
-    /// # Errors
-    /// When they are not, or the disk fails.
-    pub async fn commit(mut self) -> Result<u64, BlobError> {
+    async fn commit(mut self: Box<Self>) -> Result<u64, BlobError> {
         self.flush().await?;
         let Some(Written { file, hash }) = self.written.take() else { return Err(self.lost()) };
         let given = Digest::from_bytes(hash.finalize().into());
@@ -240,7 +260,9 @@ impl Upload {
         on_disk("keep", self.digest, move || file.commit().map_err(io::Error::other)).await?;
         Ok(self.length)
     }
+}
 
+impl FolderUpload {
     async fn flush(&mut self) -> Result<(), BlobError> {
         let Some(mut written) = self.written.take() else { return Err(self.lost()) };
         let gathered = std::mem::take(&mut self.gathered);
@@ -300,14 +322,14 @@ fn read_range(path: PathBuf, offset: u64, length: u64) -> io::Result<Option<(Byt
 mod tests {
     use super::*;
 
-    fn blobs() -> (tempfile::TempDir, Blobs) {
+    fn blobs() -> (tempfile::TempDir, FolderBlobs) {
         let folder = tempfile::tempdir().unwrap();
         let layout = Folder::new(folder.path());
         std::fs::create_dir_all(layout.blobs()).unwrap();
-        (folder, Blobs::new(layout))
+        (folder, FolderBlobs::new(layout))
     }
 
-    async fn upload(blobs: &Blobs, digest: Digest, pieces: &[&'static [u8]]) -> Result<u64, BlobError> {
+    async fn upload(blobs: &dyn BlobStore, digest: Digest, pieces: &[&'static [u8]]) -> Result<u64, BlobError> {
         let mut upload = blobs.begin(digest, 1000).await?;
         for piece in pieces {
             upload.write(Bytes::from_static(piece)).await?;

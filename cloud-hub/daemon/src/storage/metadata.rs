@@ -26,7 +26,7 @@ const METADATA_BYTES_MAX: u64 = trust::TARGETS_BYTES_MAX;
 /// The name of a metadata file as operators and devices may ask for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MetadataName {
-    /// The newest root.
+    /// The root in force.
     Root,
     /// The targets that the timestamp leads to.
     Targets,
@@ -51,10 +51,10 @@ impl std::str::FromStr for MetadataName {
     }
 }
 
-/// Why metadata could not be read or signed.
+/// Error for metadata that cannot be read or signed.
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataError {
-    /// The disk.
+    /// The disk cannot be used.
     #[error("use the hub's signed metadata")]
     File(#[from] FileError),
     /// The folder cannot be listed.
@@ -63,18 +63,18 @@ pub enum MetadataError {
     /// A file that must be there is not, or is no metadata.
     #[error("signed metadata {0} is missing or damaged: restore the hub's folder `trust` from a backup")]
     Damaged(String),
-    /// Signing failed.
+    /// The metadata cannot be signed.
     #[error("sign metadata")]
     Sign(#[from] SignError),
-    /// What would be published does not verify.
+    /// The metadata to publish does not verify.
     #[error("check metadata as a device would")]
     Refused(#[from] TrustError),
     /// A signature of the offline keys has expired, so that devices refuse whatever is published.
     #[error("the trust {} expired at {expires}: nothing can be published", role.as_str())]
     Expired {
-        /// Root or targets.
+        /// Role: root or targets.
         role: Role,
-        /// Its expiry.
+        /// Expiry of the signature.
         expires: Timestamp,
     },
     /// The hub has no online keys that it can sign with.
@@ -92,7 +92,7 @@ pub enum MetadataError {
 pub const RENEW_COMMAND: &str = "cloud-hub trust renew --keys DIR";
 
 impl MetadataError {
-    /// Whether the offered metadata is at fault, and not the hub.
+    /// Returns whether the offered metadata is at fault, and not the hub.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {
@@ -131,11 +131,11 @@ impl MetadataError {
 /// The newest file of each role.
 #[derive(Debug, Clone)]
 pub struct Current {
-    /// Who may sign what.
+    /// The trust root.
     pub root: Vec<u8>,
-    /// Which manifests are signed.
+    /// The signed list of manifests.
     pub targets: Signed,
-    /// Which targets are the latest.
+    /// The snapshot, which names the newest targets.
     pub snapshot: Signed,
     /// That this is the latest snapshot.
     pub timestamp: Signed,
@@ -169,7 +169,7 @@ impl Current {
 /// The hub's metadata folder and the keys that sign in it.
 #[derive(Debug)]
 pub struct Metadata {
-    pub(super) folder: Folder,
+    pub(crate) folder: Folder,
     /// Replaced by a rotation; the text says why there are none.
     keys: RwLock<Result<Arc<OnlineKeys>, String>>,
 }
@@ -188,7 +188,7 @@ impl Metadata {
     }
 
     /// Loads the online keys again, after a rotation replaced their files.
-    pub(super) fn reload_keys(&self) {
+    pub(crate) fn reload_keys(&self) {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = load_keys(&self.folder);
     }
 
@@ -215,7 +215,7 @@ impl Metadata {
         }
     }
 
-    /// The newest root.
+    /// The root in force.
     ///
     /// # Errors
     /// When there is none, one between the oldest and the newest is missing, or the disk fails.
@@ -225,7 +225,7 @@ impl Metadata {
     }
 
     /// Versions of the roots in the folder, oldest first, without a gap.
-    pub(super) fn root_versions(&self) -> Result<Vec<u64>, MetadataError> {
+    pub(crate) fn root_versions(&self) -> Result<Vec<u64>, MetadataError> {
         let mut versions = Vec::new();
         for entry in std::fs::read_dir(self.folder.metadata()).map_err(MetadataError::List)? {
             let name = entry.map_err(MetadataError::List)?.file_name();
@@ -240,7 +240,7 @@ impl Metadata {
         }
     }
 
-    /// What the timestamp leads to.
+    /// Returns the metadata that the timestamp leads to.
     ///
     /// # Errors
     /// When a link of the chain is missing, or the disk fails.
@@ -287,7 +287,7 @@ impl Metadata {
     }
 
     /// Signs snapshot and timestamp for a root and targets that follow `before`.
-    pub(super) fn sign_with(
+    pub(crate) fn sign_with(
         &self,
         before: &Current,
         root: Vec<u8>,
@@ -344,7 +344,7 @@ impl Metadata {
         Ok(())
     }
 
-    /// Whether snapshot or timestamp should be signed anew.
+    /// Returns whether snapshot or timestamp should be signed anew.
     ///
     /// # Errors
     /// As [`Metadata::current`].
@@ -354,7 +354,7 @@ impl Metadata {
         Ok(due(&current.timestamp) || due(&current.snapshot))
     }
 
-    /// Whether snapshot or timestamp were signed by a clock that was far ahead of this one.
+    /// Returns whether snapshot or timestamp were signed by a clock that was far ahead of this one.
     ///
     /// # Errors
     /// As [`Metadata::current`].
@@ -372,7 +372,7 @@ impl Metadata {
         Ok(Roles::read(&self.root()?)?)
     }
 
-    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>, MetadataError> {
+    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>, MetadataError> {
         let bytes = files::read_bounded(&self.folder.metadata().join(name), METADATA_BYTES_MAX);
         bytes.map_err(|error| if error.is_not_found() { MetadataError::Damaged(name.to_owned()) } else { error.into() })
     }

@@ -33,7 +33,7 @@ impl OnlinePublic {
         Self { snapshot: keys.snapshot.public(), timestamp: keys.timestamp.public() }
     }
 
-    /// Whether these keys alone sign snapshot and timestamp under these roles.
+    /// Returns whether these keys alone sign snapshot and timestamp under these roles.
     fn are_of(&self, roles: &Roles) -> bool {
         let alone = |role: Role, key: PublicKey| roles.of(role).keys == [key] && roles.of(role).threshold == 1;
         alone(Role::Snapshot, self.snapshot) && alone(Role::Timestamp, self.timestamp)
@@ -185,7 +185,7 @@ fn decide(folder: &Folder, set: &Current, rotates: bool) -> Result<(), MetadataE
 ///
 /// # Errors
 /// When the disk refuses: the next start tries again.
-pub(super) fn finish(folder: &Folder) -> Result<(), MetadataError> {
+pub(crate) fn finish(folder: &Folder) -> Result<(), MetadataError> {
     remove_dir(&staged(folder))?;
     plan(folder)?.iter().try_for_each(|step| step.run())
 }

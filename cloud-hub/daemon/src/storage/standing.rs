@@ -46,7 +46,7 @@ impl Standing {
         warnings
     }
 
-    /// Whether an offline signature has expired, or signing failed: then devices get no news.
+    /// Returns whether an offline signature has expired, or signing failed: then devices get no news.
     #[must_use]
     pub fn is_publishing_stopped(&self, now: Timestamp) -> bool {
         self.problem.is_some() || self.roles.iter().any(|(role, _, expires)| is_offline(*role) && *expires < now)
@@ -95,7 +95,7 @@ fn explain(error: &MetadataError) -> String {
     format!("signed metadata cannot be renewed: {}{command}", telemetry::chain(error))
 }
 
-/// Whether only the operator can renew the role.
+/// Returns whether only the operator can renew the role.
 #[must_use]
 pub fn is_offline(role: Role) -> bool {
     match role {
