@@ -109,7 +109,8 @@ fn init(folder: &Path) {
 async fn open(folder: &Path, store: &Arc<dyn Store>, is_rebuilt: bool) -> Registry {
     let layout = Folder::new(&folder.join("hub"));
     let metadata = Metadata::open(layout.clone()).unwrap();
-    let registry = Registry::open(Arc::clone(store), FolderBlobs::new(layout), metadata, is_rebuilt).await.unwrap();
+    let registry =
+        Registry::open(Arc::clone(store), Arc::new(FolderBlobs::new(layout)), metadata, is_rebuilt).await.unwrap();
     assert_eq!(registry.damage(), Vec::<String>::new());
     registry
 }
