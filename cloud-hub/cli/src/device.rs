@@ -243,7 +243,19 @@ fn table(list: &DeviceList) -> String {
 
 /// Returns the labels in one cell.
 fn labels(view: &DeviceView) -> String {
-    view.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+    or_dash(view.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" "))
+}
+
+/// Returns the engines in one cell.
+fn engines(view: &DeviceView) -> String {
+    or_dash(
+        view.engines.iter().map(|engine| format!("{} {}", engine.name, engine.version)).collect::<Vec<_>>().join(", "),
+    )
+}
+
+/// Returns a dash in place of an empty text.
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
 }
 
 /// Returns operating system and processor in one cell.
@@ -297,14 +309,7 @@ fn page(view: &DeviceView) -> String {
         ("address", view.address.clone().unwrap_or_else(|| "-".to_owned())),
         ("agent", view.agent_version.clone().unwrap_or_else(|| "-".to_owned())),
         ("system", system(view)),
-        (
-            "engines",
-            view.engines
-                .iter()
-                .map(|engine| format!("{} {}", engine.name, engine.version))
-                .collect::<Vec<_>>()
-                .join(", "),
-        ),
+        ("engines", engines(view)),
         ("enrolled", show::utc(view.enrolled_unix_ms)),
         ("seen", moment(view.seen_unix_ms)),
         ("certificate until", moment(view.certificate_until_unix_ms)),

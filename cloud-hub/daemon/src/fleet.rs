@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hub_core::audit::Change;
 use hub_core::authorise::{self, DeviceRecord, Presented, Service, ShownKey, Standing};
 use hub_core::filter::FilterError;
-use hub_core::fleet::{self as core, ConnectionId, Device, Greeting, Offer, Presence, Recipient, Replaced, Report};
+use hub_core::fleet::{self as core, ConnectionId, Greeting, Offer, Presence, Recipient, Replaced, Report};
 use hub_core::labels::LabelError;
 use store::{Store, StoreError, Table};
 use transport::{CloseCode, Connection};
@@ -26,20 +26,12 @@ use crate::clock;
 use crate::operators::Caller;
 use crate::records::v1;
 use crate::storage::audit::AuditLog;
+use crate::storage::values::StoredState;
 
 /// The table of device records; [`crate::tokens`] enters devices into it.
 #[must_use]
 pub fn device_table(store: Arc<dyn Store>) -> Table<v1::Device> {
     Table::new(store)
-}
-
-/// Stored state of a device beside its record: nothing here decides about its rights.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct StoredState {
-    /// State of the device as the fleet knows it.
-    pub device: Device,
-    /// The last second of its newest certificate.
-    pub certificate_until_unix_s: Option<u64>,
 }
 
 /// Error of a call about a device.

@@ -22,6 +22,7 @@ use crate::api::{OperatorCreated, OperatorRevoked, OperatorView, Role};
 use crate::clock;
 use crate::records::v1;
 use crate::storage::audit::AuditLog;
+use crate::storage::values::OperatorRecord;
 
 /// Prefix of operator tokens, by which secret scanners and people recognise them.
 const TOKEN_PREFIX: &str = "sandop1_";
@@ -40,21 +41,6 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Interval in milliseconds at which the last use of a token is stored: each write costs the disk an fsync. In between it
 /// is in memory.
 const LAST_USED_EVERY_MS: u64 = 3600 * 1000;
-
-/// One operator token as it is kept, under the hash of its text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OperatorRecord {
-    /// Name of the operator; a renewed token has the same.
-    pub name: String,
-    /// Time at which the token was made, in milliseconds since 1970.
-    pub created_unix_ms: u64,
-    /// First time at which the token is refused, in milliseconds since 1970.
-    pub expires_unix_ms: u64,
-    /// Time of the last call with this token, as of the last time that it was stored.
-    pub last_used_unix_ms: Option<u64>,
-    /// Role of the operator.
-    pub role: Role,
-}
 
 /// Operator who makes a call.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hub_core::audit::Change;
 use hub_core::authorise::{DeviceRecord, Standing};
-use hub_core::tokens::{self, BadLifetime, Claim, Redeemed, TokenRecord, TokenRefused};
+use hub_core::tokens::{self, BadLifetime, Claim, Redeemed, TokenRefused};
 use protocol::JoinSecret;
 use rand::RngCore;
 use store::{Batch, Store, StoreError, Table};
@@ -18,17 +18,7 @@ use crate::fleet;
 use crate::operators::Caller;
 use crate::records::v1;
 use crate::storage::audit::AuditLog;
-
-/// One token as it is kept, under the hash of its secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredToken {
-    /// State and times of the token.
-    pub record: TokenRecord,
-    /// Name of the device that joins with it.
-    pub device: DeviceId,
-    /// Whether it may give a device that is on record a new key.
-    pub replace: bool,
-}
+use crate::storage::values::StoredToken;
 
 /// Order for a join token.
 #[derive(Debug, Clone)]

@@ -32,18 +32,10 @@ use crate::storage::metadata::{Metadata, MetadataError};
 use crate::storage::rotation::Changed;
 use crate::storage::standing::Standing;
 use crate::storage::trust_view;
+use crate::storage::values::CurrentRecord;
 
 pub use crate::storage::metadata::MetadataName;
 pub use crate::storage::{blobs, metadata};
-
-/// Version of a model that devices follow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CurrentRecord {
-    /// Version that devices are offered.
-    pub version: Version,
-    /// The version that devices followed before, for a withdrawal.
-    pub before: Option<Version>,
-}
 
 /// Error for a registry that cannot be opened.
 #[derive(Debug, thiserror::Error)]

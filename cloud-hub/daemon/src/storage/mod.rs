@@ -7,3 +7,4 @@ pub mod records;
 pub mod rotation;
 pub mod standing;
 pub mod trust_view;
+pub mod values;

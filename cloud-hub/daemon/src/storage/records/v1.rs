@@ -11,9 +11,7 @@ use store::Record;
 use types::{DeviceId, Digest, Version};
 
 use crate::api::{Role, UnknownRole};
-use crate::operators::OperatorRecord;
-use crate::registry::CurrentRecord;
-use crate::tokens::StoredToken;
+use crate::storage::values::{CurrentRecord, OperatorRecord, StoredToken};
 
 mod audit;
 mod device_state;

@@ -9,7 +9,7 @@ use store::Record;
 use types::update::Stage;
 use types::{Digest, ModelName, VariantName, Version};
 
-use crate::fleet::StoredState;
+use crate::storage::values::StoredState;
 
 /// State of a device as it last reported it, under its name. It decides nothing about the rights of the device.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::workers::attempts::Attempt;
+use crate::storage::values::Attempt;
 
 /// Number of this form of the file.
 pub const SCHEMA: u32 = 1;

@@ -9,7 +9,7 @@ use store::{Batch, MemoryStore, Store, Table};
 use types::update::Stage;
 
 use super::*;
-use crate::fleet::StoredState;
+use crate::storage::values::StoredState;
 
 const DIGEST: &str = "sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4";
 
