@@ -252,7 +252,8 @@ impl Hub {
         env.watch.counts.greeted += 1;
         let model = name(MODEL);
         let follows = Follows { model, active: slots.active.map(here), previous: slots.previous.map(here) };
-        let greeting = Greeting { agent_version: "0.1.0".to_owned(), machine: Machine::default(), models: vec![follows] };
+        let greeting =
+            Greeting { agent_version: "0.1.0".to_owned(), machine: Machine::default(), models: vec![follows] };
         let registry = &self.registry;
         let offers = self.fleet.greeted(id, ConnectionId(connection), greeting, |model| registry.current(model));
         self.keep(id);

@@ -21,9 +21,10 @@ pub(super) fn hello(models: &Models, board: &Board, engines: &[EngineDescription
             previous: previous.and_then(|status| status.previous.clone()).map(variant),
         }
     };
+    let platform = Platform { os: std::env::consts::OS.to_owned(), arch: std::env::consts::ARCH.to_owned() };
     Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        features: vec![instance.to_feature(), Platform::own().to_feature()],
+        features: vec![instance.to_feature(), platform.to_feature()],
         device_now_unix_ms: crate::clock::unix_ms(),
         models: models.iter().map(state).collect(),
         engines: engines.iter().take(protocol::v1::hello::ENGINES_MAX).map(engine_info).collect(),
