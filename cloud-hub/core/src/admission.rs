@@ -31,7 +31,7 @@ pub const SERVICE_TIME_UNKNOWN: Duration = Duration::from_millis(50);
 /// Weight of the newest measurement in the smoothed service time: one part in this many, as TCP smooths round trips.
 const SMOOTHING: u32 = 8;
 
-/// How much may wait and run.
+/// Limits for waiting and running jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Most jobs that run at once: the number of sessions.
@@ -46,7 +46,7 @@ pub struct Limits {
     pub share: u32,
 }
 
-/// What goes first. The order of the variants is the order of running.
+/// Priority of a job. The order of the variants is the order of running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Priority {
     /// Someone waits for the answer.
@@ -59,32 +59,32 @@ pub enum Priority {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(u64);
 
-/// What is asked for.
+/// Job to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Who asks, by its certificate.
+    /// Device that asks, by its certificate.
     pub device: DeviceId,
-    /// How urgent it is.
+    /// Priority of the job.
     pub priority: Priority,
-    /// When the answer is worth nothing any more.
+    /// Deadline after which the response is useless.
     pub deadline: Option<Instant>,
     /// Input bytes that are held while it waits.
     pub bytes: u64,
 }
 
-/// Why a job was not taken.
+/// Refusal of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAdmitted {
     /// The queue is full.
     #[error("the hub's queue is full: try again in {} ms", retry_after.as_millis())]
     Busy {
-        /// When a place is likely to be free.
+        /// Time after which a place is likely to be free.
         retry_after: Duration,
     },
     /// This device's part of the queue is full.
     #[error("this device has too many requests waiting: try again in {} ms", retry_after.as_millis())]
     DeviceBusy {
-        /// When a place is likely to be free.
+        /// Time after which a place is likely to be free.
         retry_after: Duration,
     },
     /// The deadline has passed.
@@ -92,7 +92,7 @@ pub enum NotAdmitted {
     Expired,
 }
 
-/// What a worker that is free does next.
+/// Next step of a free worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
     /// Run this job, then [`Admission::finish`] it.
@@ -103,7 +103,7 @@ pub enum Next {
     Idle,
 }
 
-/// What a cancellation met.
+/// Result of a cancellation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cancelled {
     /// It was waiting and is gone.
@@ -118,7 +118,7 @@ pub enum Cancelled {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("job {} does not run", job.0)]
 pub struct NotRunning {
-    /// The job.
+    /// Number of the job.
     pub job: JobId,
 }
 
@@ -162,7 +162,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// An empty queue.
+    /// Creates an empty queue.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {
@@ -259,19 +259,19 @@ impl Admission {
         self.deadlines.first().map(|(deadline, _)| (*deadline, "deadline of a waiting job"))
     }
 
-    /// How many wait.
+    /// Returns the number of waiting jobs.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// How many run.
+    /// Returns the number of running jobs.
     #[must_use]
     pub fn running(&self) -> usize {
         self.running.len()
     }
 
-    /// What became of all jobs so far.
+    /// Returns the number of jobs by their result.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.counters
@@ -292,7 +292,7 @@ impl Admission {
         Ok(())
     }
 
-    /// Whether one more job would give a device more of the queue than its share, by the rule of [`crate::shares`]: however
+    /// Returns whether one more job would give a device more of the queue than its share, by the rule of [`crate::shares`]: however
     /// short the configured queue is, one device leaves three quarters of it to the others. A first job is never over it.
     fn is_over_share(of_device: usize, free_after: usize) -> bool {
         let per_held = usize::try_from(FREE_PER_HELD).unwrap_or(usize::MAX);

@@ -6,36 +6,40 @@
 
 use types::{DeviceId, Digest};
 
-/// What the hub keeps of a device. Times are seconds of the Unix clock.
+use crate::labels::Labels;
+
+/// Record of a device. Times are seconds of the Unix clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceRecord {
-    /// The device.
+    /// Name of the device.
     pub id: DeviceId,
     /// Digest of the public key it uses.
     pub key: Digest,
     /// Digest of the key of its latest renewal, until it is seen: a device may lose power before it has stored that one.
     pub next_key: Option<Digest>,
-    /// When it was enrolled.
+    /// Time of its enrolment.
     pub enrolled_unix_s: u64,
-    /// Whether it is served.
+    /// Standing: served or revoked.
     pub standing: Standing,
+    /// Labels that operators gave it.
+    pub labels: Labels,
 }
 
-/// Whether a device is served.
+/// Standing of a device: served or revoked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// It is.
+    /// The device is served.
     Good,
     /// It is not, whatever certificate it shows.
     Revoked {
         /// Since when, in seconds of the Unix clock.
         at_unix_s: u64,
-        /// The operator's words.
+        /// Reason in the operator's words.
         why: String,
     },
 }
 
-/// What a connection shows.
+/// Identity that a connection presents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presented {
     /// The name in its certificate.
@@ -46,16 +50,16 @@ pub struct Presented {
     pub not_after_unix_s: u64,
 }
 
-/// How a connection is let in.
+/// Admission of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Admitted {
-    /// Which of the record's keys it shows.
+    /// Key of the record that it presents.
     pub key: ShownKey,
-    /// What is served on it.
+    /// Service that the connection gets.
     pub service: Service,
 }
 
-/// Which of the record's keys a connection shows.
+/// Key of the record that a connection presents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ShownKey {
     /// The key that is known.
@@ -65,10 +69,10 @@ pub enum ShownKey {
     Renewed,
 }
 
-/// What is served on a connection.
+/// Service that a connection gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Service {
-    /// Everything.
+    /// Every request is served.
     All,
     /// Only the renewal of the certificate, which has expired.
     RenewalOnly,
@@ -86,7 +90,7 @@ pub fn renewable_until(not_after_unix_s: u64, grace_s: u64) -> u64 {
     not_after_unix_s.saturating_add(grace_s)
 }
 
-/// Why a connection is refused. The gateway closes it with the matching code and says nothing more.
+/// Refusal of a connection. The gateway closes it with the matching code and says nothing more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refused {
     /// No record: never enrolled here, or deleted.
@@ -139,7 +143,20 @@ impl DeviceRecord {
     /// A device that has just been let in.
     #[must_use]
     pub fn enrolled(id: DeviceId, key: Digest, now_unix_s: u64) -> Self {
-        Self { id, key, next_key: None, enrolled_unix_s: now_unix_s, standing: Standing::Good }
+        Self {
+            id,
+            key,
+            next_key: None,
+            enrolled_unix_s: now_unix_s,
+            standing: Standing::Good,
+            labels: Labels::default(),
+        }
+    }
+
+    /// The record with other labels.
+    #[must_use]
+    pub fn labelled(&self, labels: Labels) -> Self {
+        Self { labels, ..self.clone() }
     }
 
     /// The record with a renewed key; store it before the certificate is sent. An unseen earlier one is given up.

@@ -14,8 +14,8 @@ use types::{DeviceId, ModelName, Version};
 
 pub use clones::{Cloned, LOGGED_EVERY_S, RETURNS_TOLD, RETURNS_WITHIN_S, SHOWN_FOR_S, Sighting};
 pub use device::{
-    CAUSE_BYTES_MAX, Device, Follows, Greeting, Installed, MODELS_MAX, Model, Outcome, Presence, Progress, Report,
-    Running, VERSIONS_MAX,
+    CAUSE_BYTES_MAX, Device, EngineOfDevice, Follows, Greeting, Installed, MODELS_MAX, Machine, Model, Outcome,
+    Presence, Progress, Report, Running, VERSIONS_MAX,
 };
 
 /// Names a live connection; the gateway gives each a new number.
@@ -25,20 +25,20 @@ pub struct ConnectionId(pub u64);
 /// A version to be offered to a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
-    /// Which model.
+    /// Name of the model.
     pub model: ModelName,
-    /// Which version of it.
+    /// Number of the version.
     pub version: Version,
 }
 
 /// An offer and where to send it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipient {
-    /// To whom.
+    /// Device that gets the offer.
     pub device: DeviceId,
-    /// Over which connection.
+    /// Connection that the offer is sent over.
     pub connection: ConnectionId,
-    /// What.
+    /// Offer that is sent.
     pub offer: Offer,
 }
 
@@ -47,7 +47,7 @@ pub struct Recipient {
 #[error("the connection of {0} was replaced by a newer one")]
 pub struct Replaced(pub DeviceId);
 
-/// How a version stands on those who follow its model.
+/// Returns the spread of a version over the devices that follow its model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Spread {
     /// Devices that follow the model.
@@ -235,7 +235,7 @@ impl Fleet {
         Some(connection)
     }
 
-    /// One device.
+    /// Returns one device by its name.
     #[must_use]
     pub fn device(&self, id: &DeviceId) -> Option<&Device> {
         self.devices.get(id)
@@ -252,13 +252,13 @@ impl Fleet {
         self.connections.get(id).copied()
     }
 
-    /// How many are online.
+    /// Returns the number of connected devices.
     #[must_use]
     pub fn online(&self) -> usize {
         self.connections.len()
     }
 
-    /// How a version stands on those who follow its model.
+    /// Returns the spread of a version over the devices that follow its model.
     #[must_use]
     pub fn spread(&self, model: &ModelName, version: Version) -> Spread {
         let mut spread = Spread::default();

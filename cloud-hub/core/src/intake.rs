@@ -53,27 +53,27 @@ pub struct PlaceId(pub u64);
 /// A stranger that wants a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Newcomer {
-    /// Its address.
+    /// Network address of the newcomer.
     pub source: Source,
     /// Whether the address was proven to be its own, so that it cannot be forged.
     pub is_proven: bool,
 }
 
-/// What to do with a newcomer.
+/// Decision about a newcomer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Serve it.
+    /// The newcomer is served.
     Admit(PlaceId),
     /// Serve it after ending the holder of another place.
     Replace {
-        /// The newcomer's place.
+        /// Number of the newcomer's permit.
         admitted: PlaceId,
         /// The place to end; it is free already.
         evicted: PlaceId,
     },
     /// Ask it to prove its address and hold nothing for it.
     Prove,
-    /// Turn it away.
+    /// The newcomer is turned away.
     Refuse,
 }
 

@@ -12,12 +12,17 @@
 //! | [`admission`] | which inference request runs next, and which is turned away |
 //! | [`shares`] | how much of a common budget one user may hold |
 //! | [`intake`] | which stranger gets a place, and whose place it takes |
+//! | [`labels`], [`filter`] | which devices a list or a rollout is about |
+//! | [`audit`] | whether the log of changes is whole |
 //! | [`logins`] | which failed logins are logged one by one |
 
 pub mod admission;
+pub mod audit;
 pub mod authorise;
+pub mod filter;
 pub mod fleet;
 pub mod intake;
+pub mod labels;
 pub mod logins;
 pub mod registry;
 pub mod shares;

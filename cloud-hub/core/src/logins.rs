@@ -17,7 +17,7 @@ pub const FAILURE_EVERY: Duration = Duration::from_secs(6);
 /// Maximum number of sources that are counted; beyond it the one whose last failure is oldest is forgotten.
 pub const SOURCES_MAX: usize = 4096;
 
-/// What to do about a failed login.
+/// Reaction to a failed login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// Answer and log it; `unlogged` earlier ones of this source were not logged.

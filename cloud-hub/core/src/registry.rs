@@ -8,20 +8,20 @@ use std::collections::BTreeMap;
 
 use types::{Digest, ModelName, Version};
 
-/// What the hub keeps of a version.
+/// Record of one published version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VersionRecord {
-    /// The version.
+    /// Number of the version.
     pub version: Version,
     /// Digest of its signed manifest.
     pub manifest: Digest,
-    /// When it was published, in seconds of the Unix clock.
+    /// Time of its publication in seconds of the Unix clock.
     pub published_unix_s: u64,
     /// Whether it was published with [`Publish::Hold`] and never offered since. Devices cannot fetch such a version.
     pub held: bool,
 }
 
-/// Whether a version that is published is offered at once.
+/// Choice to offer a published version at once or later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Publish {
     /// It becomes current and every follower is offered it.
@@ -30,7 +30,7 @@ pub enum Publish {
     Hold,
 }
 
-/// How a version stands.
+/// Standing of a version among those of its model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Standing {
     /// Published above the current one, not offered yet.
@@ -41,7 +41,7 @@ pub enum Standing {
     Superseded,
 }
 
-/// What a publish or offer changed.
+/// Change of the registry by a publish or an offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// Nothing: it was so already.
@@ -52,16 +52,16 @@ pub enum Change {
     Current(Version),
 }
 
-/// Why the registry refuses.
+/// Refusal of the registry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
-    /// No such model.
+    /// No model has the name.
     #[error("no model is called {0}: `cloud-hub model list` shows them")]
     UnknownModel(ModelName),
-    /// No such version.
+    /// The model has no version of the number.
     #[error("{model} has no version {version}: `cloud-hub model status {model}` shows them")]
     UnknownVersion {
-        /// The model.
+        /// Name of the model.
         model: ModelName,
         /// The version that was asked for.
         version: Version,
@@ -69,17 +69,17 @@ pub enum RegistryError {
     /// The number is taken by other content.
     #[error("{model} {version} is published already with other content: publish this under a higher number")]
     Taken {
-        /// The model.
+        /// Name of the model.
         model: ModelName,
-        /// The number.
+        /// Number of the version.
         version: Version,
     },
     /// The number is under one that exists.
     #[error("{model} {version} is older than version {newest}, and devices refuse to go back: use a higher number")]
     NotNewer {
-        /// The model.
+        /// Name of the model.
         model: ModelName,
-        /// The number.
+        /// Number of the version.
         version: Version,
         /// The highest number there is (for a publish) or the current one (for an offer).
         newest: Version,
@@ -113,7 +113,7 @@ impl Model {
         }
     }
 
-    /// Whether devices may fetch a version: it is, or was, offered to them.
+    /// Returns whether devices may fetch a version: it is, or was, offered to them.
     #[must_use]
     pub fn is_offered(&self, version: Version) -> bool {
         let reached = self.current.is_some_and(|current| version <= current);
@@ -231,7 +231,7 @@ impl Registry {
         self.models.get(model).and_then(Model::current)
     }
 
-    /// Which version answers a request: the named one, else the current one.
+    /// Returns the version that answers a request: the named one, else the current one.
     ///
     /// # Errors
     /// When there is no such model or version; a held version answers only to its number.
@@ -243,7 +243,7 @@ impl Registry {
         entry.versions.get(&version).ok_or_else(missing)
     }
 
-    /// One model.
+    /// Returns one model by its name.
     #[must_use]
     pub fn model(&self, model: &ModelName) -> Option<&Model> {
         self.models.get(model)

@@ -10,36 +10,36 @@ use types::{DeviceId, Digest};
 /// Longest life of a token in seconds: an hour is enough to walk to the device, and short for a thief.
 pub const LIFETIME_S_MAX: u64 = 3600;
 
-/// How long a token is kept after it is over, so that whoever comes late hears what happened to it: a week.
+/// Time in seconds for which a token is kept after its end, so that a late device is told what happened to it: a week.
 pub const KEPT_S: u64 = 7 * 86_400;
 
-/// What the hub keeps of a token, under the digest of its secret. Times are seconds of the Unix clock.
+/// Record of a join token, under the digest of its secret. Times are seconds of the Unix clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRecord {
     /// Digest of the secret.
     pub secret: Digest,
-    /// When it was minted.
+    /// Time of its creation.
     pub minted_unix_s: u64,
     /// Last second in which it may be used.
     pub expires_unix_s: u64,
     /// The only device name it lets in, where it is bound to one.
     pub device: Option<DeviceId>,
-    /// Where it stands.
+    /// State of the token.
     pub state: TokenState,
 }
 
-/// Where a token stands. Expiry is a matter of the clock and is not written down.
+/// State of a token. Expiry follows from the clock and is not stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenState {
-    /// Not used yet.
+    /// No device has used it.
     Open,
     /// It has let one device in.
     Used {
-        /// Which.
+        /// Name of the device.
         device: DeviceId,
         /// Digest of the public key that the device showed.
         key: Digest,
-        /// When, in seconds of the Unix clock.
+        /// Time in seconds of the Unix clock.
         at_unix_s: u64,
     },
     /// Taken back by an operator.
@@ -51,7 +51,7 @@ pub enum TokenState {
 #[error("a join token lives 1 to {LIFETIME_S_MAX} seconds, not {0}")]
 pub struct BadLifetime(u64);
 
-/// Who wants in.
+/// Claim of a device to a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     /// The name the hub would give the device.
@@ -60,7 +60,7 @@ pub struct Claim {
     pub key: Digest,
 }
 
-/// What a token is worth to a claim.
+/// Result of claiming a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Redeemed {
     /// It lets the device in: store this record, on condition that the old one still stands.
@@ -69,7 +69,7 @@ pub enum Redeemed {
     Again(DeviceId),
 }
 
-/// Why a token lets nobody in.
+/// Refusal of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum TokenRefused {
     /// No such token was minted here (or it is long over).
@@ -142,7 +142,7 @@ impl TokenRecord {
         Self { state, ..self.clone() }
     }
 
-    /// Whether the record may be deleted.
+    /// Returns whether the record may be deleted.
     #[must_use]
     pub fn is_garbage(&self, now_unix_s: u64) -> bool {
         now_unix_s > self.expires_unix_s.saturating_add(KEPT_S)

@@ -2,7 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at its first surprise")]
 
 use hub_core::fleet::{
-    ConnectionId, Device, Fleet, Follows, Greeting, Installed, Offer, Outcome, Presence, Replaced, Report, Spread,
+    ConnectionId, Device, Fleet, Follows, Greeting, Installed, Machine, Offer, Outcome, Presence, Replaced, Report,
+    Spread,
 };
 use types::update::Stage;
 use types::{DeviceId, Digest, ModelName, Version};
@@ -25,7 +26,7 @@ fn installed(number: u64) -> Installed {
 
 fn greeting(active: Option<u64>) -> Greeting {
     let follows = Follows { model: digits(), active: active.map(installed), previous: None };
-    Greeting { agent_version: "0.1.0".into(), models: vec![follows] }
+    Greeting { agent_version: "0.1.0".into(), machine: Machine::default(), models: vec![follows] }
 }
 
 fn report(number: u64, stage: Stage, outcome: Outcome) -> Report {

@@ -21,11 +21,11 @@ pub const EXAMPLE: &str = include_str!("../hub.example.toml");
 pub struct HubConfig {
     /// Where the hub keeps its state and what it is called.
     pub hub: HubTable,
-    /// The QUIC door for devices.
+    /// Device server (QUIC).
     pub gateway: GatewayTable,
-    /// The HTTPS door for operators.
+    /// Admin server (HTTPS).
     pub admin: AdminTable,
-    /// The HTTP door for Prometheus.
+    /// Metrics server (HTTP).
     pub metrics: MetricsTable,
     /// What runs the models.
     pub inference: InferenceTable,
@@ -114,7 +114,7 @@ pub struct MetricsTable {
     pub listen: SocketAddr,
 }
 
-/// `[inference]`.
+/// Config section `[inference]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InferenceTable {

@@ -4,21 +4,29 @@
 //! connections that both decide about. Every connection passes [`Fleet::admit`] before anything is served on it.
 
 mod cloned;
+mod labels;
+mod list;
 mod view;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hub_core::audit::Change;
 use hub_core::authorise::{self, DeviceRecord, Presented, Service, ShownKey, Standing};
-use hub_core::fleet::{self as core, ConnectionId, Device, Greeting, Offer, Presence, Recipient, Replaced, Report};
+use hub_core::filter::FilterError;
+use hub_core::fleet::{self as core, ConnectionId, Greeting, Offer, Presence, Recipient, Replaced, Report};
+use hub_core::labels::LabelError;
 use store::{Store, StoreError, Table};
 use transport::{CloseCode, Connection};
 use types::{DeviceId, Digest, ModelName, Version};
 
 use crate::api::{DeviceView, ModelDeviceView, UnknownDevice};
 use crate::clock;
+use crate::operators::Caller;
 use crate::records::v1;
+use crate::storage::audit::AuditLog;
+use crate::storage::values::StoredState;
 
 /// The table of device records; [`crate::tokens`] enters devices into it.
 #[must_use]
@@ -26,19 +34,10 @@ pub fn device_table(store: Arc<dyn Store>) -> Table<v1::Device> {
     Table::new(store)
 }
 
-/// What is kept of a device beside its record: nothing here decides what it may do.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct StoredState {
-    /// State of the device as the fleet knows it.
-    pub device: Device,
-    /// The last second of its newest certificate.
-    pub certificate_until_unix_s: Option<u64>,
-}
-
-/// Why a call about a device failed.
+/// Error of a call about a device.
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
-    /// No such device.
+    /// No device has the name.
     #[error("no device is called {0}")]
     Unknown(DeviceId),
     /// A device without a record that is to be readmitted has not connected.
@@ -47,24 +46,30 @@ pub enum FleetError {
     /// A device that is to be readmitted has a record.
     #[error("{0} is on record already")]
     Exists(DeviceId),
-    /// The store.
+    /// A label is not allowed.
+    #[error(transparent)]
+    Label(#[from] LabelError),
+    /// The filter of a list is none.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// The store cannot be used.
     #[error("use the record of a device")]
     Store(#[from] StoreError),
 }
 
-/// Why a connection is not served.
+/// Refusal of a connection.
 #[derive(Debug, thiserror::Error)]
 pub enum NotAdmitted {
     /// By the device's record.
     #[error(transparent)]
     Refused(#[from] authorise::Refused),
-    /// The store.
+    /// The store cannot be used.
     #[error("look up a device")]
     Store(#[from] StoreError),
 }
 
 impl NotAdmitted {
-    /// What the peer is told.
+    /// Returns the code that the peer gets.
     #[must_use]
     pub fn close_code(&self) -> CloseCode {
         match self {
@@ -75,7 +80,7 @@ impl NotAdmitted {
         }
     }
 
-    /// The word in metrics.
+    /// Returns the label in metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -88,11 +93,12 @@ impl NotAdmitted {
     }
 }
 
-/// All devices.
+/// Devices with their records and connections.
 #[derive(Debug)]
 pub struct Fleet {
     records: Table<v1::Device>,
     states: Table<v1::DeviceState>,
+    audit: AuditLog,
     inner: Mutex<Inner>,
     connections: AtomicU64,
     /// Whether this hub was restored from a backup: keys that were renewed since are then taken from certificates.
@@ -109,7 +115,7 @@ struct Inner {
     certificates: HashMap<DeviceId, u64>,
 }
 
-/// What an admitted device gets.
+/// Service for an admitted device.
 #[derive(Debug)]
 pub enum Entry {
     /// Everything, as long as the seat is held.
@@ -121,9 +127,9 @@ pub enum Entry {
 /// An admitted device's seat: as long as it is held, the device counts as connected.
 #[derive(Debug)]
 pub struct Seat {
-    /// Who it is.
+    /// Name of the device.
     pub device: DeviceId,
-    /// Which connection.
+    /// Number of the connection.
     pub id: ConnectionId,
     /// The last second of its certificate.
     pub not_after_unix_s: u64,
@@ -156,8 +162,9 @@ impl Fleet {
             inner.certificates.extend(state.certificate_until_unix_s.map(|until| (id.clone(), until)));
             inner.fleet.restore(id, state.device);
         }
+        let audit = AuditLog::new(Arc::clone(&store));
         let (records, connections) = (device_table(store), AtomicU64::new(0));
-        Ok(Self { records, states, inner: Mutex::new(inner), connections, is_restored, grace_s })
+        Ok(Self { records, states, audit, inner: Mutex::new(inner), connections, is_restored, grace_s })
     }
 
     /// Judges a connection by the device's record, and seats the device unless its certificate has expired. An older
@@ -320,18 +327,21 @@ impl Fleet {
     ///
     /// # Errors
     /// When there is no such device, or the store fails; then nothing was changed.
-    pub async fn revoke(&self, device: &DeviceId, why: &str) -> Result<DeviceView, FleetError> {
+    pub async fn revoke(&self, by: &Caller, device: &DeviceId, reason: &str) -> Result<DeviceView, FleetError> {
         let now = clock::unix_s();
         let shown = self.inner().unknown.key_of(device);
         // Whatever key it shows, a revoked device is told so before its key is looked at.
         let lost = shown.or_else(|| self.is_restored.then(|| Digest::of(b"")));
-        self.records
-            .update(device.as_str(), |record| {
-                let lost = lost.map(|key| DeviceRecord::enrolled(device.clone(), key, now));
-                let record = record.or(lost).ok_or_else(|| FleetError::Unknown(device.clone()))?;
-                Ok::<_, FleetError>(Some(record.revoked(why, now)))
-            })
-            .await?;
+        let revoke = |record: Option<&DeviceRecord>| {
+            let before = record.map(standing);
+            let lost = lost.map(|key| DeviceRecord::enrolled(device.clone(), key, now));
+            let record = record.cloned().or(lost).ok_or_else(|| FleetError::Unknown(device.clone()))?;
+            let revoked = record.revoked(reason, now);
+            let after = Some(standing(&revoked));
+            let change = Change::new(clock::unix_ms(), &by.name, "device.revoke", device.as_str());
+            Ok::<_, FleetError>((revoked, change.states(before, after)))
+        };
+        self.audit.update(&self.records, device.as_str(), revoke).await?;
         self.inner().unknown.forget(device);
         let live = {
             let mut inner = self.inner();
@@ -346,7 +356,7 @@ impl Fleet {
         self.show(device).await
     }
 
-    /// One device.
+    /// Returns one device by its name.
     ///
     /// # Errors
     /// When there is no such device, or the store fails.
@@ -356,14 +366,12 @@ impl Fleet {
         Ok(self.inner().view(&record, self.grace_s))
     }
 
-    /// Every device, by name.
+    /// Returns the number of devices on record.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn list(&self) -> Result<Vec<DeviceView>, FleetError> {
-        let records = self.records.list().await?.records;
-        let inner = self.inner();
-        Ok(records.iter().map(|(_name, record)| inner.view(record, self.grace_s)).collect())
+    pub async fn count(&self) -> Result<usize, StoreError> {
+        Ok(self.records.list().await?.records.len())
     }
 
     /// The devices that follow a model, by name.
@@ -392,13 +400,13 @@ impl Fleet {
         recipients.into_iter().filter_map(live).map(|(connection, recipient)| (recipient, connection)).collect()
     }
 
-    /// Every live connection.
+    /// Returns every live connection.
     #[must_use]
     pub fn live(&self) -> Vec<Connection> {
         self.inner().live.values().cloned().collect()
     }
 
-    /// Devices connected now.
+    /// Returns the number of connected devices.
     #[must_use]
     pub fn online(&self) -> usize {
         self.inner().fleet.online()
@@ -437,7 +445,7 @@ impl Fleet {
         }
     }
 
-    /// Whether a certificate with a key that is not on record was issued after the backup from which this hub was
+    /// Returns whether a certificate with a key that is not on record was issued after the backup from which this hub was
     /// restored: it ends later than the newest one on record. This hub's CA has signed it for this name; a record from
     /// before a backup cannot know it.
     fn was_renewed_since_the_backup(&self, presented: &Presented) -> bool {
@@ -459,20 +467,33 @@ impl Fleet {
     ///
     /// # Errors
     /// When it did not connect since the start, is on record, or the store fails; then nothing was changed.
-    pub async fn readmit(&self, device: &DeviceId) -> Result<DeviceView, FleetError> {
+    pub async fn readmit(&self, by: &Caller, device: &DeviceId) -> Result<DeviceView, FleetError> {
         let seen = self.inner().unknown.key_of(device).ok_or_else(|| FleetError::NotSeen(device.clone()))?;
-        self.records
-            .update(device.as_str(), |record: Option<DeviceRecord>| match record {
-                Some(_) => Err(FleetError::Exists(device.clone())),
-                None => Ok(Some(DeviceRecord::enrolled(device.clone(), seen, clock::unix_s()))),
-            })
-            .await?;
+        let readmit = |record: Option<&DeviceRecord>| match record {
+            Some(_) => Err(FleetError::Exists(device.clone())),
+            None => {
+                let record = DeviceRecord::enrolled(device.clone(), seen, clock::unix_s());
+                let change = Change::new(clock::unix_ms(), &by.name, "device.readmit", device.as_str());
+                let change = change.states(None, Some(standing(&record)));
+                Ok((record, change))
+            }
+        };
+        self.audit.update(&self.records, device.as_str(), readmit).await?;
         self.inner().unknown.forget(device);
         self.show(device).await
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the state of a device for the audit log.
+pub(crate) fn standing(record: &DeviceRecord) -> String {
+    match &record.standing {
+        Standing::Good => "enrolled".to_owned(),
+        Standing::Revoked { why, .. } if why.is_empty() => "revoked".to_owned(),
+        Standing::Revoked { why, .. } => format!("revoked: {why}"),
     }
 }
 

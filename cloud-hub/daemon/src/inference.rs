@@ -15,6 +15,7 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use hub_core::logins::Failure;
+use service::stop::Stop;
 use serving::guard::Settings;
 use serving::listener::ByteStream;
 use serving::{
@@ -28,10 +29,12 @@ use types::{
     Reason, Receipt, Timings, Version,
 };
 
+use crate::api::Role;
 use crate::clock;
-use crate::hub::Hub;
-use crate::operators::NotAnOperator;
-use crate::shutdown::Stop;
+use crate::operators::{NotAnOperator, Operators};
+use crate::registry::Registry;
+use crate::workers::Workers;
+use crate::workers::load::Loader;
 use crate::workers::pool::{Ask, NoAnswer, Pool};
 
 /// Name and version of the hub in its metadata.
@@ -40,6 +43,9 @@ const IDENTITY: Identity = Identity {
     version: env!("CARGO_PKG_VERSION"),
     no_models: "push one with `cloud-hub model push`",
 };
+
+/// Lowest role that may ask for inferences: those who only look must not load the engines.
+const ROLE_MIN: Role = Role::Releaser;
 
 /// Share of the queues that all applications without a token have together, by the name under which they wait.
 const APPLICATIONS: &str = "local-applications";
@@ -52,27 +58,45 @@ pub(crate) struct Sockets {
     pub(crate) grpc: Option<TcpListener>,
 }
 
+/// Parts of the hub that answer inferences.
+pub(crate) struct Parts {
+    /// Operators, whose tokens are checked.
+    pub(crate) operators: Arc<Operators>,
+    /// Loaded versions.
+    pub(crate) workers: Arc<Workers>,
+    /// Registry of versions.
+    pub(crate) registry: Arc<Registry>,
+    /// Loader of versions.
+    pub(crate) loader: Arc<Loader>,
+    /// Requests in progress, for which a stop waits.
+    pub(crate) in_flight: TaskTracker,
+    /// Host names of the hub.
+    pub(crate) names: Vec<String>,
+}
+
 /// Serves the sockets until the hub stops; requests in flight count among those that a stop waits for.
 ///
 /// # Errors
 /// When a socket cannot be used.
-pub(crate) async fn serve(hub: Arc<Hub>, sockets: Sockets, tls: RustlsConfig, stop: Stop) -> io::Result<()> {
+pub(crate) async fn serve(parts: Parts, sockets: Sockets, tls: RustlsConfig, stop: Stop) -> io::Result<()> {
     let tasks = TaskTracker::new();
-    let service = Arc::new(HubService { hub: Arc::clone(&hub), counters: Mutex::default() });
+    let operators = Arc::clone(&parts.operators);
+    let names = parts.names.clone();
+    let service = Arc::new(HubService { parts, counters: Mutex::default() });
     let sockets = [(Wire::Http1, sockets.http), (Wire::Http2, sockets.grpc)];
     for (wire, socket) in sockets.into_iter().filter_map(|(wire, socket)| Some((wire, socket?))) {
         let address = socket.local_addr()?;
         socket.set_nonblocking(true)?;
         let socket = tokio::net::TcpListener::from_std(socket)?;
         let settings = Settings { hosts: "hub.names", origins: None };
-        let guard = Guard::new(settings, &hub.config.hub.names, &[], Some(address.ip()));
+        let guard = Guard::new(settings, &names, &[], Some(address.ip()));
         let limits = Limits::of_section(None);
         let connections = ConnectionLimits::of(&limits);
         let endpoint = Endpoint::new(Arc::clone(&service) as Arc<dyn InferenceService>, IDENTITY, limits, guard.into());
         let (endpoint, listener) = if address.ip().is_loopback() {
             (endpoint, Listener::Tcp(socket))
         } else {
-            let login = Operators { hub: Arc::clone(&hub) };
+            let login = Tokens { operators: Arc::clone(&operators) };
             let secure = Tls(RustlsAcceptor::new(tls.clone()));
             (endpoint.with_login(Arc::new(login)), Listener::Tls(socket, Arc::new(secure)))
         };
@@ -103,17 +127,22 @@ impl Secure for Tls {
 }
 
 /// Checks the tokens of operators.
-struct Operators {
-    hub: Arc<Hub>,
+struct Tokens {
+    operators: Arc<Operators>,
 }
 
 #[async_trait]
-impl Login for Operators {
+impl Login for Tokens {
     async fn caller(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Caller, InferenceError> {
         let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = header.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-        let error = match self.hub.operators.who(token, clock::unix_ms()).await {
-            Ok(name) => return Ok(Caller::Operator(name)),
+        let error = match self.operators.who(token, clock::unix_ms()).await {
+            Ok(operator) if operator.role >= ROLE_MIN => return Ok(Caller::Operator(operator.name)),
+            Ok(operator) => {
+                let fact =
+                    format!("operator {} has the role {}, an inference needs {ROLE_MIN}", operator.name, operator.role);
+                return Err(InferenceError::with_advice(ErrorCode::Unauthenticated, fact));
+            }
             Err(error) => error,
         };
         let (reason, fact) = match &error {
@@ -126,7 +155,7 @@ impl Login for Operators {
         };
         telemetry::metrics::login_failed(reason);
         let address = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        match self.hub.operators.failed(address, Instant::now()) {
+        match self.operators.failed(address, Instant::now()) {
             Failure::Log { unlogged } => {
                 tracing::warn!(%address, reason, unlogged, "failed login on the inference server");
                 Err(InferenceError::with_advice(ErrorCode::Unauthenticated, fact))
@@ -156,7 +185,7 @@ fn add(sum: &mut CountAndTime, time: Duration) {
 
 /// The full models of the hub as a service.
 struct HubService {
-    hub: Arc<Hub>,
+    parts: Parts,
     counters: Mutex<BTreeMap<ModelName, Counters>>,
 }
 
@@ -167,7 +196,7 @@ impl HubService {
 
     /// Returns the version that answers a request which names none.
     fn serving(&self, model: &ModelName) -> Option<Arc<Pool>> {
-        self.hub.workers.pool(model, None, self.hub.registry.current(model))
+        self.parts.workers.pool(model, None, self.parts.registry.current(model))
     }
 
     fn describe(&self, name: &ModelName, loaded: &[Arc<Pool>]) -> ModelDescription {
@@ -184,7 +213,7 @@ impl HubService {
     }
 
     fn describe_version(&self, name: &ModelName, pool: &Pool) -> VersionDescription {
-        let manifest = self.hub.registry.manifest(name, pool.version());
+        let manifest = self.parts.registry.manifest(name, pool.version());
         VersionDescription {
             version: pool.version(),
             signature: pool.signature().clone(),
@@ -209,10 +238,10 @@ fn share_of(caller: &Caller) -> Result<DeviceId, InferenceError> {
 #[async_trait]
 impl InferenceService for HubService {
     async fn infer(&self, request: InferenceRequest) -> Result<InferenceResponse, InferenceError> {
-        let _in_flight = self.hub.in_flight.token();
+        let _in_flight = self.parts.in_flight.token();
         let InferenceRequest { id, caller, model, version, policy, deadline, inputs, outputs, arrived, .. } = request;
-        let current = self.hub.registry.current(&model);
-        let pool = self.hub.workers.pool(&model, version, current).ok_or_else(|| unloaded(&model, version))?;
+        let current = self.parts.registry.current(&model);
+        let pool = self.parts.workers.pool(&model, version, current).ok_or_else(|| unloaded(&model, version))?;
         let deadline = deadline.and_then(|deadline| arrived.checked_add(deadline));
         let ask = Ask { device: share_of(&caller)?, inputs, outputs, deadline };
         let answer = pool.infer(ask).await.map_err(refused)?;
@@ -238,14 +267,14 @@ impl InferenceService for HubService {
     }
 
     fn models(&self) -> Vec<ModelDescription> {
-        let loaded = self.hub.workers.all();
-        let registry = self.hub.registry.snapshot();
+        let loaded = self.parts.workers.all();
+        let registry = self.parts.registry.snapshot();
         registry.models().map(|(name, _versions)| self.describe(name, &loaded)).collect()
     }
 
     fn find(&self, name: &str) -> Option<ModelName> {
         let name: ModelName = name.parse().ok()?;
-        (self.hub.registry.current(&name).is_some() || self.serving(&name).is_some()).then_some(name)
+        (self.parts.registry.current(&name).is_some() || self.serving(&name).is_some()).then_some(name)
     }
 
     fn statistics(&self) -> Vec<ModelStatistics> {
@@ -259,7 +288,7 @@ impl InferenceService for HubService {
             queue: of.queue,
             compute: of.compute,
         };
-        let registry = self.hub.registry.snapshot();
+        let registry = self.parts.registry.snapshot();
         let silent = registry.models().map(|(name, _versions)| name.clone());
         let silent = silent.filter(|name| !counters.contains_key(name)).map(|name| (name, Counters::default()));
         silent.collect::<Vec<_>>().into_iter().chain(counters.clone()).map(one).collect()
@@ -269,7 +298,7 @@ impl InferenceService for HubService {
         if self.serving(model).is_some() {
             return Ok(());
         }
-        let hub = &self.hub;
+        let hub = &self.parts;
         let manifest = hub.registry.current(model).and_then(|version| hub.registry.manifest(model, version));
         let manifest = manifest.ok_or_else(|| unloaded(model, None))?;
         let not_ready =

@@ -1,25 +1,29 @@
-//! The cloud hub: answers heavy requests, keeps the registry of signed models, enrols devices, tells them what is new.
+//! The cloud hub: answers heavy requests, keeps the registry of signed models, enrols devices, offers them new versions.
 //!
-//! Shell around [`hub_core`], which decides. [`hub`] composes the parts and runs them; [`gateway`] speaks to devices,
-//! [`admin`] to operators, [`workers`] to the engine, [`registry`] and [`fleet`] to the disk; [`cli`] is the command line.
+//! Shell around [`hub_core`], which decides. [`hub`] composes and runs the parts: [`servers`] speak to operators and devices,
+//! [`app`] has the use cases, [`storage`] what is kept, [`jobs`] the background work, [`workers`] the engine; [`cli`] is the
+//! command line.
 
-pub mod admin;
-pub mod api;
+pub mod app;
 pub mod backup;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod fleet;
-pub mod gateway;
-pub mod guard;
 pub mod hub;
 mod inference;
+pub mod jobs;
 pub mod metrics;
 pub mod operators;
 pub mod reach;
 mod readmission;
-pub mod records;
 pub mod registry;
+pub mod servers;
 pub mod state;
+pub mod storage;
 pub mod tokens;
 pub mod workers;
+
+pub use hub_api as api;
+pub use servers::guard;
+pub use storage::records;

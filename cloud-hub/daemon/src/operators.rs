@@ -1,4 +1,4 @@
-//! Operators and their tokens: who may call the admin API. Only hashes of tokens are kept.
+//! Operators, their roles and their tokens. Only hashes of tokens are stored.
 //!
 //! Used by [`crate::admin`] on every call and by `cloud-hub init` for the first one. [`expiry`] warns before a token ends,
 //! [`renewal`] makes the next one, [`local`] is the token of the hub's own machine.
@@ -12,15 +12,19 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
+use hub_core::audit::Change;
 use hub_core::logins::{Failure, Logins};
 use rand::RngCore;
-use store::{Store, StoreError, Table};
+use store::{Batch, Store, StoreError, Table};
 use types::Digest;
 
-use crate::api::{OperatorCreated, OperatorRevoked, OperatorView};
+use crate::api::{OperatorCreated, OperatorRevoked, OperatorView, Role};
+use crate::clock;
 use crate::records::v1;
+use crate::storage::audit::AuditLog;
+use crate::storage::values::OperatorRecord;
 
-/// What an operator token begins with, so that secret scanners and people know one when they see it.
+/// Prefix of operator tokens, by which secret scanners and people recognise them.
 const TOKEN_PREFIX: &str = "sandop1_";
 
 /// Bytes of randomness in a token: out of reach of guessing, also offline.
@@ -38,17 +42,21 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 /// is in memory.
 const LAST_USED_EVERY_MS: u64 = 3600 * 1000;
 
-/// One operator token as it is kept, under the hash of its text.
+/// Operator who makes a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OperatorRecord {
-    /// Name of the operator; a renewed token has the same.
+pub struct Caller {
+    /// Name of the operator.
     pub name: String,
-    /// Time at which the token was made, in milliseconds since 1970.
-    pub created_unix_ms: u64,
-    /// First time at which the token is refused, in milliseconds since 1970.
-    pub expires_unix_ms: u64,
-    /// Time of the last call with this token, as of the last time that it was stored.
-    pub last_used_unix_ms: Option<u64>,
+    /// Role of the operator.
+    pub role: Role,
+}
+
+impl Caller {
+    /// Returns the caller of verbs that work on the state folder of a stopped hub.
+    #[must_use]
+    pub fn machine() -> Self {
+        Self { name: local::NAME.to_owned(), role: Role::Admin }
+    }
 }
 
 /// Number of hexadecimal digits of a token's hash that a list shows: enough to find the token of a file in it.
@@ -58,6 +66,7 @@ const FINGERPRINT_DIGITS: usize = 16;
 #[derive(Debug)]
 pub struct Operators {
     table: Table<v1::Operator>,
+    audit: AuditLog,
     /// Last use by key of the record; newer than what is stored.
     used: Mutex<BTreeMap<String, u64>>,
     /// Failed logins by address.
@@ -68,19 +77,19 @@ pub struct Operators {
     local: OnceLock<String>,
 }
 
-/// Why a caller is no operator.
+/// Refusal of a token.
 #[derive(Debug, thiserror::Error)]
 pub enum NotAnOperator {
-    /// No such token.
+    /// The token is unknown.
     #[error("the operator token is unknown")]
     Unknown,
     /// The token was good once.
     #[error("the token of operator {name:?} has expired")]
     Expired {
-        /// Whose it was.
+        /// Name of the operator whose token it was.
         name: String,
     },
-    /// The store failed.
+    /// The store cannot be read or written.
     #[error("look up an operator token")]
     Store(#[source] StoreError),
 }
@@ -99,24 +108,24 @@ impl NotAnOperator {
 /// The reason why an operator was not revoked.
 #[derive(Debug, thiserror::Error)]
 pub enum RevokeOperatorError {
-    /// No such operator.
+    /// No operator has the name.
     #[error("no operator is called {name:?}")]
     Unknown {
         /// The name that was given.
         name: String,
     },
     /// Nobody could operate the hub afterwards.
-    #[error("operator {name:?} is the last one whose token is good")]
+    #[error("operator {name:?} is the last admin whose token is good")]
     Last {
         /// The name that was given.
         name: String,
     },
-    /// The store failed.
+    /// The store cannot be read or written.
     #[error("revoke an operator token")]
     Store(#[from] StoreError),
 }
 
-/// Why no operator token was made.
+/// Error for an operator that was not created or renewed.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateOperatorError {
     /// The name cannot be shown in a log.
@@ -128,7 +137,7 @@ pub enum CreateOperatorError {
     /// Two operators of one name could not be told apart in the log.
     #[error("an operator is called {name:?} already")]
     Exists {
-        /// The name.
+        /// Name that was given.
         name: String,
     },
     /// Nobody has this name, so there is no token to renew.
@@ -137,16 +146,17 @@ pub enum CreateOperatorError {
         /// The name that was given.
         name: String,
     },
-    /// The store failed.
+    /// The store cannot be read or written.
     #[error("store an operator token")]
     Store(#[from] StoreError),
 }
 
 impl Operators {
-    /// The operators in a store.
+    /// Returns the operators in a store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self {
+            audit: AuditLog::new(Arc::clone(&store)),
             table: Table::new(store),
             used: Mutex::default(),
             logins: Mutex::default(),
@@ -161,7 +171,9 @@ impl Operators {
     /// When name or life are out of bounds, the name is in use, or the store fails.
     pub async fn create(
         &self,
+        by: &Caller,
         name: &str,
+        role: Role,
         ttl_days: u32,
         now_unix_ms: u64,
     ) -> Result<OperatorCreated, CreateOperatorError> {
@@ -173,18 +185,22 @@ impl Operators {
             return Err(CreateOperatorError::Ttl);
         }
         let _one_at_a_time = self.naming.lock().await;
+        let mut batch = Batch::new();
         for (key, record) in self.table.list().await?.records {
             if record.name == name && record.expires_unix_ms > now_unix_ms {
                 return Err(CreateOperatorError::Exists { name: record.name });
             }
             if record.name == name {
-                self.table.delete(&key).await?;
+                batch = self.table.delete_in(batch, &key)?;
             }
         }
-        let (token, record) = fresh_token(name, ttl_days, now_unix_ms);
-        self.table.insert(&key(&token), &record).await?;
+        let (token, record) = fresh_token(name, role, ttl_days, now_unix_ms);
+        let batch = self.table.expect_in(batch, &key(&token), None)?;
+        let batch = self.table.put_in(batch, &key(&token), &record)?;
+        let change = Change::new(now_unix_ms, &by.name, "operator.create", name);
+        self.audit.commit(batch, change.states(None, Some(state(&record)))).await?;
         self.measure().await?;
-        Ok(OperatorCreated { name: record.name, token, expires_unix_ms: record.expires_unix_ms })
+        Ok(OperatorCreated { name: record.name, token, expires_unix_ms: record.expires_unix_ms, role })
     }
 
     /// Returns every operator, by name, with the time of its last call and the warning about its token.
@@ -201,6 +217,7 @@ impl Operators {
             warning: newest.contains(&record).then(|| expiry::warning(&record, now_unix_ms)).flatten(),
             fingerprint: Some(key.chars().take(FINGERPRINT_DIGITS).collect()),
             name: record.name,
+            role: record.role,
             created_unix_ms: record.created_unix_ms,
             expires_unix_ms: record.expires_unix_ms,
         };
@@ -231,23 +248,37 @@ impl Operators {
         Ok(())
     }
 
-    /// Removes every token of an operator: the next call with one is refused. `by` is the operator who asks; it can only
-    /// revoke itself while another one is left.
+    /// Removes every token of an operator: the next call with one is refused. An operator can only revoke itself while
+    /// another admin is left.
     ///
     /// # Errors
-    /// When there is no such operator, it is the last one, or the store fails.
-    pub async fn revoke(&self, name: &str, by: &str, now_unix_ms: u64) -> Result<OperatorRevoked, RevokeOperatorError> {
+    /// When there is no such operator, it is the last admin, or the store fails.
+    pub async fn revoke(
+        &self,
+        by: &Caller,
+        name: &str,
+        now_unix_ms: u64,
+    ) -> Result<OperatorRevoked, RevokeOperatorError> {
         let _one_at_a_time = self.naming.lock().await;
         let (of_name, others): (Vec<_>, Vec<_>) =
             self.table.list().await?.records.into_iter().partition(|(_, record)| record.name == name);
         if of_name.is_empty() {
             return Err(RevokeOperatorError::Unknown { name: name.to_owned() });
         }
-        if name == by && !others.iter().any(|(_, record)| record.expires_unix_ms > now_unix_ms) {
+        let is_admin = |(_key, record): &(String, OperatorRecord)| {
+            record.role == Role::Admin && record.expires_unix_ms > now_unix_ms
+        };
+        if name == by.name && !others.iter().any(is_admin) {
             return Err(RevokeOperatorError::Last { name: name.to_owned() });
         }
+        let mut batch = Batch::new();
         for (key, _record) in &of_name {
-            self.table.delete(key).await?;
+            batch = self.table.delete_in(batch, key)?;
+        }
+        let before = of_name.iter().map(|(_key, record)| record).max_by_key(|record| record.created_unix_ms).map(state);
+        let change = Change::new(now_unix_ms, &by.name, "operator.revoke", name);
+        self.audit.commit(batch, change.states(before, None)).await?;
+        for (key, _record) in &of_name {
             self.used.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         }
         self.measure().await?;
@@ -259,17 +290,17 @@ impl Operators {
         self.logins.lock().unwrap_or_else(PoisonError::into_inner).failed(address.into(), now)
     }
 
-    /// Returns the name of the operator whose token this is, and notes the use.
+    /// Returns the operator whose token this is, and records the use.
     ///
     /// # Errors
-    /// When it is nobody's, or not any more.
-    pub async fn who(&self, token: &str, now_unix_ms: u64) -> Result<String, NotAnOperator> {
+    /// When no operator has the token, or it has expired.
+    pub async fn who(&self, token: &str, now_unix_ms: u64) -> Result<Caller, NotAnOperator> {
         if !token.starts_with(TOKEN_PREFIX) {
             return Err(NotAnOperator::Unknown);
         }
         let key = key(token);
         if self.local.get() == Some(&key) {
-            return Ok(local::NAME.to_owned());
+            return Ok(Caller::machine());
         }
         let entry = self.table.entry(&key).await.map_err(NotAnOperator::Store)?;
         let entry = entry.ok_or(NotAnOperator::Unknown)?;
@@ -286,19 +317,25 @@ impl Operators {
                 tracing::debug!(error = telemetry::chain(&error), "the last use of an operator token was not stored");
             }
         }
-        Ok(entry.value.name)
+        Ok(Caller { name: entry.value.name, role: entry.value.role })
     }
 }
 
 /// Returns a new token and the record of it.
-fn fresh_token(name: &str, ttl_days: u32, now_unix_ms: u64) -> (String, OperatorRecord) {
+fn fresh_token(name: &str, role: Role, ttl_days: u32, now_unix_ms: u64) -> (String, OperatorRecord) {
     let record = OperatorRecord {
         name: name.to_owned(),
         created_unix_ms: now_unix_ms,
         expires_unix_ms: now_unix_ms.saturating_add(u64::from(ttl_days) * DAY_MS),
         last_used_unix_ms: None,
+        role,
     };
     (secret_token(), record)
+}
+
+/// Returns the state of an operator for the audit log.
+fn state(record: &OperatorRecord) -> String {
+    format!("{}, token until {}", record.role, clock::utc(record.expires_unix_ms))
 }
 
 /// Returns the text of a token that nobody can guess.
@@ -325,11 +362,19 @@ mod tests {
 
     use super::*;
 
+    fn named(name: &str) -> Caller {
+        Caller { name: name.to_owned(), role: Role::Admin }
+    }
+
+    fn by() -> Caller {
+        named("test")
+    }
+
     #[tokio::test]
     async fn a_token_opens_until_it_expires_and_no_other_does() {
         let operators = Operators::new(Arc::new(MemoryStore::default()));
-        let created = operators.create("me", 1, 1000).await.unwrap();
-        assert_eq!(operators.who(&created.token, 2000).await.unwrap(), "me");
+        let created = operators.create(&by(), "me", Role::Admin, 1, 1000).await.unwrap();
+        assert_eq!(operators.who(&created.token, 2000).await.unwrap().name, "me");
         assert!(matches!(
             operators.who(&created.token, 1000 + DAY_MS).await,
             Err(NotAnOperator::Expired { name }) if name == "me"
@@ -342,14 +387,14 @@ mod tests {
     #[tokio::test]
     async fn two_operators_of_one_name_are_refused_until_the_first_has_expired() {
         let operators = Operators::new(Arc::new(MemoryStore::default()));
-        let first = operators.create("me", 1, 0).await.unwrap();
+        let first = operators.create(&by(), "me", Role::Admin, 1, 0).await.unwrap();
         assert!(
-            matches!(operators.create("me", 1, 5).await, Err(CreateOperatorError::Exists { name }) if name == "me")
+            matches!(operators.create(&by(), "me", Role::Admin, 1, 5).await, Err(CreateOperatorError::Exists { name }) if name == "me")
         );
-        operators.create("Me", 1, 5).await.unwrap();
-        let second = operators.create("me", 1, DAY_MS).await.unwrap();
+        operators.create(&by(), "Me", Role::Admin, 1, 5).await.unwrap();
+        let second = operators.create(&by(), "me", Role::Admin, 1, DAY_MS).await.unwrap();
         assert!(operators.who(&first.token, DAY_MS).await.is_err());
-        assert_eq!(operators.who(&second.token, DAY_MS).await.unwrap(), "me");
+        assert_eq!(operators.who(&second.token, DAY_MS).await.unwrap().name, "me");
         assert_eq!(operators.list(0).await.unwrap().len(), 2);
     }
 
@@ -357,24 +402,38 @@ mod tests {
     async fn a_revoked_operator_is_out_at_once_and_the_last_one_cannot_revoke_itself() {
         let store = Arc::new(MemoryStore::default());
         let operators = Operators::new(store.clone());
-        let (me, ci) = (operators.create("me", 10, 0).await.unwrap(), operators.create("ci", 1, 0).await.unwrap());
+        let (me, ci) = (
+            operators.create(&by(), "me", Role::Admin, 10, 0).await.unwrap(),
+            operators.create(&by(), "ci", Role::Admin, 1, 0).await.unwrap(),
+        );
         operators.who(&ci.token, 5000).await.unwrap();
         let used = |list: Vec<OperatorView>| list.into_iter().map(|view| view.last_used_unix_ms).collect::<Vec<_>>();
         assert_eq!(used(operators.list(0).await.unwrap()), [Some(5000), None], "by name: ci, me");
         // Another process's view of the same store: what was stored within the hour.
         operators.who(&ci.token, LAST_USED_EVERY_MS + 1).await.unwrap();
         assert_eq!(used(Operators::new(store).list(0).await.unwrap()), [Some(LAST_USED_EVERY_MS + 1), None]);
-        assert_eq!(operators.revoke("ci", "me", 6000).await.unwrap().tokens, 1);
+        assert_eq!(operators.revoke(&named("me"), "ci", 6000).await.unwrap().tokens, 1);
         assert!(matches!(operators.who(&ci.token, 6000).await, Err(NotAnOperator::Unknown)));
-        assert!(matches!(operators.revoke("ci", "me", 6000).await, Err(RevokeOperatorError::Unknown { .. })));
-        assert!(matches!(operators.revoke("me", "me", 6000).await, Err(RevokeOperatorError::Last { .. })));
-        assert_eq!(operators.who(&me.token, 6000).await.unwrap(), "me");
+        assert!(matches!(operators.revoke(&named("me"), "ci", 6000).await, Err(RevokeOperatorError::Unknown { .. })));
+        assert!(matches!(operators.revoke(&named("me"), "me", 6000).await, Err(RevokeOperatorError::Last { .. })));
+        assert_eq!(operators.who(&me.token, 6000).await.unwrap().name, "me");
+    }
+
+    #[tokio::test]
+    async fn the_last_admin_stays_whatever_other_roles_are_left() {
+        let operators = Operators::new(Arc::new(MemoryStore::default()));
+        operators.create(&by(), "me", Role::Admin, 10, 0).await.unwrap();
+        let viewer = operators.create(&by(), "wall", Role::Viewer, 10, 0).await.unwrap();
+        assert_eq!(operators.who(&viewer.token, 1).await.unwrap(), Caller { name: "wall".into(), role: Role::Viewer });
+        assert!(matches!(operators.revoke(&named("me"), "me", 1).await, Err(RevokeOperatorError::Last { .. })));
+        operators.create(&by(), "you", Role::Admin, 10, 0).await.unwrap();
+        operators.revoke(&named("me"), "me", 1).await.unwrap();
     }
 
     #[tokio::test]
     async fn the_store_holds_no_token() {
         let store = Arc::new(MemoryStore::default());
-        let created = Operators::new(store.clone()).create("me", 1, 0).await.unwrap();
+        let created = Operators::new(store.clone()).create(&by(), "me", Role::Admin, 1, 0).await.unwrap();
         let secret = created.token.trim_start_matches(TOKEN_PREFIX);
         for (key, value) in store.scan(store::Scan::prefix("")).await.unwrap() {
             let record = format!("{}{}", String::from_utf8_lossy(&key), String::from_utf8_lossy(&value));
@@ -386,8 +445,8 @@ mod tests {
     async fn a_name_or_life_out_of_bounds_is_refused() {
         let operators = Operators::new(Arc::new(MemoryStore::default()));
         for name in ["", "a\nb", &"x".repeat(64), local::NAME] {
-            assert!(matches!(operators.create(name, 1, 0).await, Err(CreateOperatorError::Name)));
+            assert!(matches!(operators.create(&by(), name, Role::Admin, 1, 0).await, Err(CreateOperatorError::Name)));
         }
-        assert!(matches!(operators.create("me", 0, 0).await, Err(CreateOperatorError::Ttl)));
+        assert!(matches!(operators.create(&by(), "me", Role::Admin, 0, 0).await, Err(CreateOperatorError::Ttl)));
     }
 }

@@ -37,7 +37,7 @@ impl UnknownDevices {
         }
     }
 
-    /// By name.
+    /// Returns them by name.
     pub(crate) fn list(&self) -> Vec<UnknownDevice> {
         self.0.values().cloned().collect()
     }

@@ -5,28 +5,22 @@
 
 use std::sync::Arc;
 
+use hub_core::audit::Change;
 use hub_core::authorise::{DeviceRecord, Standing};
-use hub_core::tokens::{self, BadLifetime, Claim, Redeemed, TokenRecord, TokenRefused};
+use hub_core::tokens::{self, BadLifetime, Claim, Redeemed, TokenRefused};
 use protocol::JoinSecret;
 use rand::RngCore;
 use store::{Batch, Store, StoreError, Table};
 use types::{DeviceId, Digest};
 
+use crate::clock;
 use crate::fleet;
+use crate::operators::Caller;
 use crate::records::v1;
+use crate::storage::audit::AuditLog;
+use crate::storage::values::StoredToken;
 
-/// One token as it is kept, under the hash of its secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredToken {
-    /// State and times of the token.
-    pub record: TokenRecord,
-    /// Name of the device that joins with it.
-    pub device: DeviceId,
-    /// Whether it may give a device that is on record a new key.
-    pub replace: bool,
-}
-
-/// What an operator asks for.
+/// Order for a join token.
 #[derive(Debug, Clone)]
 pub struct TokenOrder {
     /// Name of the device; without it one is made up.
@@ -37,21 +31,21 @@ pub struct TokenOrder {
     pub lifetime_s: u64,
 }
 
-/// A token fresh from the press.
+/// New token with its secret.
 #[derive(Debug)]
 pub struct Minted {
-    /// What only the operator and the device get to see.
+    /// Secret for the operator and the device only.
     pub secret: JoinSecret,
     /// Name of the device that joins with it.
     pub device: DeviceId,
-    /// When it stops being good, in seconds of the Unix clock.
+    /// Expiry in seconds of the Unix clock.
     pub expires_unix_s: u64,
 }
 
-/// Why no token was made.
+/// Error for a token that was not created.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateTokenError {
-    /// The name is taken.
+    /// A device has the name already.
     #[error("there is a device called {0} already")]
     DeviceExists(DeviceId),
     /// Too long or too short a life.
@@ -60,12 +54,12 @@ pub enum CreateTokenError {
     /// The hub's own addresses cannot stand in a token.
     #[error("write the join token")]
     Token(#[from] protocol::TokenError),
-    /// The store failed.
+    /// The store cannot be read or written.
     #[error("store a join token")]
     Store(#[from] StoreError),
 }
 
-/// Why a token lets nobody in.
+/// Refusal of a token.
 #[derive(Debug, thiserror::Error)]
 pub enum RedeemError {
     /// The token itself.
@@ -74,7 +68,7 @@ pub enum RedeemError {
     /// Its device was entered in another way after it was made.
     #[error("device {0} has joined with another token meanwhile")]
     Overtaken(DeviceId),
-    /// The store failed.
+    /// The store cannot be read or written.
     #[error("use a join token")]
     Store(#[from] StoreError),
 }
@@ -84,20 +78,22 @@ pub enum RedeemError {
 pub struct Tokens {
     tokens: Table<v1::JoinToken>,
     devices: Table<v1::Device>,
+    audit: AuditLog,
 }
 
 impl Tokens {
     /// The tokens in a store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { tokens: Table::new(Arc::clone(&store)), devices: fleet::device_table(store) }
+        let (tokens, audit) = (Table::new(Arc::clone(&store)), AuditLog::new(Arc::clone(&store)));
+        Self { tokens, devices: fleet::device_table(store), audit }
     }
 
     /// Makes a token.
     ///
     /// # Errors
     /// When the name is taken, the life is out of bounds, or the store fails.
-    pub async fn mint(&self, order: TokenOrder, now_unix_s: u64) -> Result<Minted, CreateTokenError> {
+    pub async fn mint(&self, by: &Caller, order: TokenOrder, now_unix_s: u64) -> Result<Minted, CreateTokenError> {
         self.forget_old(now_unix_s).await?;
         let device = match order.device {
             Some(device) => device,
@@ -112,7 +108,12 @@ impl Tokens {
         let record = tokens::mint(secret.digest(), Some(device.clone()), order.lifetime_s, now_unix_s)?;
         let expires_unix_s = record.expires_unix_s;
         let stored = StoredToken { record, device: device.clone(), replace: order.replace };
-        self.tokens.insert(&secret.digest().to_hex(), &stored).await?;
+        let key = secret.digest().to_hex();
+        let batch = self.tokens.expect_in(Batch::new(), &key, None)?;
+        let state = format!("open until {}", clock::utc(expires_unix_s.saturating_mul(1000)));
+        let change = Change::new(now_unix_s.saturating_mul(1000), &by.name, "token.create", device.as_str());
+        let batch = self.tokens.put_in(batch, &key, &stored)?;
+        self.audit.commit(batch, change.states(None, Some(state))).await?;
         Ok(Minted { secret, device, expires_unix_s })
     }
 
@@ -149,13 +150,21 @@ impl Tokens {
                 return Err(RedeemError::Overtaken(device));
             }
             let entering = DeviceRecord::enrolled(device.clone(), key, now_unix_s);
+            // A machine that is enrolled again keeps the labels of its name.
+            let entering = match &known {
+                Some(known) => entering.labelled(known.value.labels.clone()),
+                None => entering,
+            };
+            let before = known.as_ref().map(|known| fleet::standing(&known.value));
+            let change = Change::new(now_unix_s.saturating_mul(1000), device.as_str(), "device.enrol", device.as_str());
+            let change = change.states(before, Some(fleet::standing(&entering)));
             let stored = StoredToken { record: used, ..token.value.clone() };
             let batch = self.tokens.expect_in(Batch::new(), &token_key, Some(&token))?;
             let batch = self.tokens.put_in(batch, &token_key, &stored)?;
             let batch = self.devices.expect_in(batch, device.as_str(), known.as_ref())?;
             let batch = self.devices.put_in(batch, device.as_str(), &entering)?;
-            match self.tokens.store().apply(batch).await {
-                Ok(()) => return Ok(device),
+            match self.audit.commit(batch, change).await {
+                Ok(_recorded) => return Ok(device),
                 // Somebody else used the token or entered the device in between: look again.
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
@@ -195,6 +204,10 @@ mod tests {
 
     use super::*;
 
+    fn by() -> Caller {
+        Caller::machine()
+    }
+
     fn tokens() -> Tokens {
         Tokens::new(Arc::new(MemoryStore::default()))
     }
@@ -210,7 +223,7 @@ mod tests {
     #[tokio::test]
     async fn a_token_lets_one_device_in_and_no_second() {
         let tokens = tokens();
-        let minted = tokens.mint(order("kitchen"), 0).await.unwrap();
+        let minted = tokens.mint(&by(), order("kitchen"), 0).await.unwrap();
         assert_eq!(tokens.redeem(&minted.secret, key("a"), 1).await.unwrap().as_str(), "kitchen");
         let second = tokens.redeem(&minted.secret, key("b"), 2).await;
         assert!(matches!(second, Err(RedeemError::Refused(TokenRefused::Used))), "{second:?}");
@@ -221,7 +234,7 @@ mod tests {
     #[tokio::test]
     async fn a_used_token_gives_nothing_to_a_key_that_was_replaced_or_revoked_since() {
         let tokens = tokens();
-        let minted = tokens.mint(order("kitchen"), 0).await.unwrap();
+        let minted = tokens.mint(&by(), order("kitchen"), 0).await.unwrap();
         tokens.redeem(&minted.secret, key("a"), 1).await.unwrap();
         let record = tokens.devices.get("kitchen").await.unwrap().unwrap();
         for changed in [record.renewing(key("b")).promoted(), record.revoked("stolen", 2)] {
@@ -237,7 +250,7 @@ mod tests {
     async fn of_many_racers_with_one_token_exactly_one_gets_in() {
         let tokens = tokens();
         for round in 0..50 {
-            let minted = tokens.mint(order(&format!("device{round}")), 0).await.unwrap();
+            let minted = tokens.mint(&by(), order(&format!("device{round}")), 0).await.unwrap();
             let tries = (0..8).map(|racer| tokens.redeem(&minted.secret, Digest::of(&[racer]), 1));
             let inside = futures_util::future::join_all(tries).await.iter().filter(|tried| tried.is_ok()).count();
             assert_eq!(inside, 1, "round {round}");
@@ -247,8 +260,8 @@ mod tests {
     #[tokio::test]
     async fn a_token_that_is_late_forged_or_overtaken_is_refused_with_the_reason() {
         let tokens = tokens();
-        let minted = tokens.mint(order("kitchen"), 0).await.unwrap();
-        let rival = tokens.mint(order("kitchen"), 0).await.unwrap();
+        let minted = tokens.mint(&by(), order("kitchen"), 0).await.unwrap();
+        let rival = tokens.mint(&by(), order("kitchen"), 0).await.unwrap();
         let forged = JoinSecret::from_bytes([7; 32]);
         let refused = tokens.redeem(&forged, key("a"), 1).await;
         assert!(matches!(refused, Err(RedeemError::Refused(TokenRefused::Unknown))), "{refused:?}");
@@ -262,17 +275,17 @@ mod tests {
     #[tokio::test]
     async fn a_name_is_used_again_only_when_the_operator_says_so() {
         let tokens = tokens();
-        let minted = tokens.mint(order("kitchen"), 0).await.unwrap();
+        let minted = tokens.mint(&by(), order("kitchen"), 0).await.unwrap();
         tokens.redeem(&minted.secret, key("a"), 1).await.unwrap();
-        assert!(matches!(tokens.mint(order("kitchen"), 2).await, Err(CreateTokenError::DeviceExists(_))));
-        let replace = tokens.mint(TokenOrder { replace: true, ..order("kitchen") }, 2).await.unwrap();
+        assert!(matches!(tokens.mint(&by(), order("kitchen"), 2).await, Err(CreateTokenError::DeviceExists(_))));
+        let replace = tokens.mint(&by(), TokenOrder { replace: true, ..order("kitchen") }, 2).await.unwrap();
         assert_eq!(tokens.redeem(&replace.secret, key("b"), 3).await.unwrap().as_str(), "kitchen");
     }
 
     #[tokio::test]
     async fn the_store_holds_no_secret() {
         let store = Arc::new(MemoryStore::default());
-        let minted = Tokens::new(store.clone()).mint(order("kitchen"), 0).await.unwrap();
+        let minted = Tokens::new(store.clone()).mint(&by(), order("kitchen"), 0).await.unwrap();
         let secret = hex::encode(minted.secret.as_bytes());
         for (key, value) in store.scan(store::Scan::prefix("")).await.unwrap() {
             let record = format!("{}{}", String::from_utf8_lossy(&key), String::from_utf8_lossy(&value));

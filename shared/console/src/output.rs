@@ -81,8 +81,22 @@ where
     R: IntoIterator<Item = C>,
     C: IntoIterator<Item: Into<String>>,
 {
+    render_table_within(headers, rows, None)
+}
+
+/// Lays out a table within a width in columns: long cells are wrapped. Without a width it is that of the terminal, or, where
+/// standard output is none, as wide as its content.
+fn render_table_within<H, R, C>(headers: H, rows: R, width: Option<u16>) -> String
+where
+    H: IntoIterator<Item: Into<String>>,
+    R: IntoIterator<Item = C>,
+    C: IntoIterator<Item: Into<String>>,
+{
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    if let Some(width) = width {
+        table.set_width(width);
+    }
     table.set_header(headers.into_iter().map(|header| header.into().to_uppercase()).collect::<Vec<_>>());
     for row in rows {
         table.add_row(row.into_iter().map(|cell| safe(cell.into())).collect::<Vec<_>>());
@@ -122,6 +136,19 @@ mod tests {
     #[test]
     fn a_table_without_rows_still_says_its_columns() {
         assert_eq!(render_table(["device"], Vec::<Vec<String>>::new()), "DEVICE");
+    }
+
+    #[test]
+    fn a_table_fits_the_width_of_the_terminal_and_loses_nothing() {
+        let headers = ["device", "state", "seen", "agent", "serves", "labels"];
+        let long = "certificate expired, may renew until 2026-12-24 00:00:00Z";
+        let rows = [["kitchen-camera-17", long, "5s ago", "0.1.0", "digits/2 int8-qdq", "site=berlin floor=2"]];
+        for width in [40, 80, 120] {
+            let text = render_table_within(headers, rows, Some(width));
+            assert!(text.lines().all(|line| line.chars().count() <= usize::from(width)), "{width}:\n{text}");
+            let letters = |text: &str| text.chars().filter(|c| !c.is_whitespace()).count();
+            assert_eq!(letters(&text), letters(&headers.concat()) + letters(&rows[0].concat()), "{width}:\n{text}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use edge_core::update;
 use edge_core::uplink::Rejection;
 use hub_core::admission::{Admission, JobId};
 use hub_core::authorise::{Admitted, DeviceRecord, Presented, Refused, ShownKey, Standing, authorise};
-use hub_core::fleet::{ConnectionId, Device, Fleet, Follows, Greeting, Installed, Report};
+use hub_core::fleet::{ConnectionId, Device, Fleet, Follows, Greeting, Installed, Machine, Report};
 use hub_core::registry::{Change, Publish, Registry, VersionRecord};
 use hub_core::tokens::{Claim, Redeemed, TokenRecord, redeem};
 use types::{DeviceId, Digest, ModelName, Version};
@@ -252,7 +252,8 @@ impl Hub {
         env.watch.counts.greeted += 1;
         let model = name(MODEL);
         let follows = Follows { model, active: slots.active.map(here), previous: slots.previous.map(here) };
-        let greeting = Greeting { agent_version: "0.1.0".to_owned(), models: vec![follows] };
+        let greeting =
+            Greeting { agent_version: "0.1.0".to_owned(), machine: Machine::default(), models: vec![follows] };
         let registry = &self.registry;
         let offers = self.fleet.greeted(id, ConnectionId(connection), greeting, |model| registry.current(model));
         self.keep(id);

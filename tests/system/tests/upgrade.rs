@@ -83,7 +83,7 @@ fn expect_hub_of_archive(site: &Site, hub: &Hub) -> Result<()> {
     let listed = hub.run(["device", "list", "--json", "--context", &context.display().to_string()])?.ok()?.json()?;
     ensure!(names(&listed["devices"], "device") == ["cellar", "kitchen"], "{listed}");
     let cellar = hub.device("cellar")?;
-    ensure!(cellar["state"] == "revoked" && cellar["why"] == "stolen", "{cellar}");
+    ensure!(cellar["state"] == "revoked" && cellar["reason"] == "stolen", "{cellar}");
     let digits = hub.model("digits")?;
     let versions: Vec<_> = digits["versions"].as_array().into_iter().flatten().map(|entry| &entry["version"]).collect();
     ensure!(versions == [3, 2, 1] && digits["offered"] == 2, "{digits}");

@@ -28,9 +28,9 @@ const PROCESSES_MAX: usize = 8;
 pub struct Cloned {
     /// Addresses from which the two machines connected last, the one that connected now first.
     pub addresses: [SocketAddr; 2],
-    /// When it was first noticed.
+    /// Time at which it was first noticed.
     pub first_unix_s: u64,
-    /// When it was last noticed.
+    /// Time at which it was last noticed.
     pub last_unix_s: u64,
 }
 
@@ -47,11 +47,11 @@ impl Cloned {
 pub struct Sighting {
     /// Random number of the process.
     pub instance: u64,
-    /// Where it connected from.
+    /// Network address that it connected from.
     pub address: SocketAddr,
 }
 
-/// What the greetings of one device showed so far.
+/// Processes that the greetings of one device showed so far.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Processes {
     /// Latest greeting of each process, the newest first.
@@ -61,7 +61,7 @@ pub(super) struct Processes {
     logged_unix_s: Option<u64>,
 }
 
-/// What a greeting revealed.
+/// Finding from a greeting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Revealed {
     pub(super) addresses: [SocketAddr; 2],

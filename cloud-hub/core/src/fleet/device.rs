@@ -22,7 +22,7 @@ const PROVIDER_BYTES_MAX: usize = 256;
 /// A version on a device, as the device says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
-    /// The version.
+    /// Number of the version.
     pub version: Version,
     /// The form of it.
     pub variant: VariantName,
@@ -33,21 +33,45 @@ pub struct Installed {
 /// A model that a device follows, as it greets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Follows {
-    /// The model.
+    /// Name of the model.
     pub model: ModelName,
-    /// What serves there.
+    /// Version and variant that serve on the device.
     pub active: Option<Installed>,
-    /// Its way back.
+    /// Version and variant that the device can roll back to.
     pub previous: Option<Installed>,
 }
 
-/// A device's greeting.
+/// Greeting of a device on a new connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Greeting {
     /// Version of the agent.
     pub agent_version: String,
-    /// What it follows.
+    /// System and engines, as the device says.
+    pub machine: Machine,
+    /// Models that the device follows.
     pub models: Vec<Follows>,
+}
+
+/// Engine of a device, as it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineOfDevice {
+    /// Name, like `ort`.
+    pub name: String,
+    /// Version of its runtime.
+    pub version: String,
+    /// Execution providers or adapters that it can use, best first.
+    pub providers: Vec<String>,
+}
+
+/// System and engines of a device, as it says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Machine {
+    /// Operating system; `None` for agents of 0.1.0.
+    pub os: Option<String>,
+    /// Processor architecture; `None` for agents of 0.1.0.
+    pub arch: Option<String>,
+    /// Engines, best first.
+    pub engines: Vec<EngineOfDevice>,
 }
 
 /// State of an update, with the reason of a failure for the operator.
@@ -56,15 +80,15 @@ pub type Outcome = types::update::Outcome<(), String>;
 /// A device's report on one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Which model.
+    /// Name of the model.
     pub model: ModelName,
-    /// Which version.
+    /// Number of the version.
     pub version: Version,
-    /// Which form of it, once chosen.
+    /// Variant of the version, once the device has chosen one.
     pub variant: Option<VariantName>,
-    /// How far.
+    /// Stage that the update has reached.
     pub stage: Stage,
-    /// How it stands.
+    /// Outcome of the update so far.
     pub outcome: Outcome,
     /// With [`Outcome::Active`]: what serves, where the report says so.
     pub installed: Option<Installed>,
@@ -84,22 +108,22 @@ pub struct Running {
 /// The last that was heard of a version on a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// Which form of it, once chosen.
+    /// Variant of the version, once the device has chosen one.
     pub variant: Option<VariantName>,
-    /// How far.
+    /// Stage that the update has reached.
     pub stage: Stage,
-    /// How it stands.
+    /// Outcome of the update so far.
     pub outcome: Outcome,
-    /// When, in seconds of the hub's Unix clock.
+    /// Time in seconds of the hub's Unix clock.
     pub at_unix_s: u64,
 }
 
-/// Whether a device is connected.
+/// Presence of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
     /// Never heard of since it was enrolled.
     Never,
-    /// Not connected.
+    /// The device is not connected.
     Away {
         /// Since when, in seconds of the hub's Unix clock.
         since_unix_s: u64,
@@ -111,13 +135,15 @@ pub enum Presence {
     },
 }
 
-/// What the hub knows of one device.
+/// State of one device as the hub knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     /// Whether it is connected.
     pub presence: Presence,
     /// Version of its agent, once greeted.
     pub agent_version: Option<String>,
+    /// System and engines, once greeted.
+    pub machine: Machine,
     /// The last time that two machines were seen to share its identity.
     pub cloned: Option<Cloned>,
     models: BTreeMap<ModelName, Model>,
@@ -126,9 +152,9 @@ pub struct Device {
 /// A model on one device.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Model {
-    /// What serves there.
+    /// Version and variant that serve on the device.
     pub active: Option<Installed>,
-    /// Its way back.
+    /// Version and variant that the device can roll back to.
     pub previous: Option<Installed>,
     /// Engine and provider that run the active version, where the device said so.
     pub running: Option<Running>,
@@ -137,7 +163,13 @@ pub struct Model {
 
 impl Default for Device {
     fn default() -> Self {
-        Self { presence: Presence::Never, agent_version: None, cloned: None, models: BTreeMap::new() }
+        Self {
+            presence: Presence::Never,
+            agent_version: None,
+            machine: Machine::default(),
+            cloned: None,
+            models: BTreeMap::new(),
+        }
     }
 }
 
@@ -147,13 +179,14 @@ impl Device {
     pub fn restored(
         presence: Presence,
         agent_version: Option<String>,
+        machine: Machine,
         cloned: Option<Cloned>,
         models: BTreeMap<ModelName, Model>,
     ) -> Self {
-        Self { presence, agent_version, cloned, models }
+        Self { presence, agent_version, machine, cloned, models }
     }
 
-    /// What it follows, by name.
+    /// Returns the models that it follows, by name.
     pub fn models(&self) -> impl Iterator<Item = (&ModelName, &Model)> {
         self.models.iter()
     }
@@ -167,6 +200,7 @@ impl Device {
     /// Takes the greeting as the truth: what it does not name is not followed any more.
     pub(super) fn greet(&mut self, greeting: Greeting) {
         self.agent_version = Some(greeting.agent_version);
+        self.machine = greeting.machine;
         let mut known = std::mem::take(&mut self.models);
         for follows in greeting.models.into_iter().take(MODELS_MAX) {
             let Model { progress, running, .. } = known.remove(&follows.model).unwrap_or_default();
@@ -258,13 +292,13 @@ impl Model {
         self.progress.iter().map(|(version, progress)| (*version, progress))
     }
 
-    /// Whether offering this version makes sense: it is above what serves, and was not given up.
+    /// Returns whether offering this version makes sense: it is above what serves, and was not given up.
     pub(super) fn wants(&self, version: Version) -> bool {
         let above = self.active.as_ref().is_none_or(|active| active.version < version);
         above && !self.progress(version).is_some_and(Progress::is_given_up)
     }
 
-    /// Whether the device has this version, or may have it: it fetched the manifest and did not say that it gave up.
+    /// Returns whether the device has this version, or may have it: it fetched the manifest and did not say that it gave up.
     #[must_use]
     pub fn may_have(&self, version: Version) -> bool {
         let named = |installed: &Option<Installed>| installed.as_ref().is_some_and(|known| known.version == version);
@@ -281,12 +315,12 @@ impl Model {
 }
 
 impl Progress {
-    /// Whether the device takes the version again only when an operator asks for it.
+    /// Returns whether the device takes the version again only when an operator asks for it.
     fn is_given_up(&self) -> bool {
         matches!(self.outcome, Outcome::Rejected(_) | Outcome::RolledBack(_))
     }
 
-    /// Whether the device has said that it does not have the version.
+    /// Returns whether the device has said that it does not have the version.
     fn has_ended_without_it(&self) -> bool {
         matches!(self.outcome, Outcome::Rejected(_) | Outcome::Superseded { .. })
     }

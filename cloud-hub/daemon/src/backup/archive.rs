@@ -15,7 +15,7 @@ use super::{
     is_member_name,
 };
 
-/// Why a backup was not written or read.
+/// Error for a backup that was not written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// The file could not be read or written.
@@ -23,7 +23,7 @@ pub enum ArchiveError {
     Io {
         /// `read` or `write`.
         action: &'static str,
-        /// What the system says.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
@@ -33,23 +33,23 @@ pub enum ArchiveError {
     /// It was written by a newer program.
     #[error("the backup has format {given}, this program reads up to {FORMAT_VERSION}: use a newer cloud-hub")]
     Newer {
-        /// Its version.
+        /// Version of the format.
         given: u32,
     },
     /// A member is not what the list of contents says.
     #[error("member {name:?} of the backup {problem}")]
     Member {
-        /// Its name.
+        /// Name of the member.
         name: String,
-        /// What is wrong.
+        /// Problem with the member.
         problem: String,
     },
     /// A member could not be put in its place.
     #[error("write {name:?} of the backup")]
     Place {
-        /// Its name.
+        /// Name of the member.
         name: String,
-        /// What the system says.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
@@ -147,7 +147,7 @@ fn read_contents(entry: tar::Entry<'_, impl Read>) -> Result<Contents, ArchiveEr
     let mut list = Vec::new();
     let read = entry.take(CONTENTS_BYTES_MAX).read_to_end(&mut list);
     read.map_err(|source| ArchiveError::Io { action: "read", source })?;
-    /// What every version of the format has.
+    /// Part that every version of the format has.
     #[derive(serde::Deserialize)]
     struct Kind {
         format: String,

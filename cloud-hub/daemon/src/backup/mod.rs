@@ -27,7 +27,7 @@ pub const STORE_FILE: &str = "store.jsonl";
 /// Name of the file in a restored state folder that says so; see [`Restored`].
 pub const RESTORED_FILE: &str = "restored.json";
 
-/// How the name of a snapshot in the state folder begins. What a cut leaves behind is removed at the next start.
+/// Prefix of the names of snapshots in the state folder. What a cut leaves behind is removed at the next start.
 pub const SNAPSHOT_PREFIX: &str = "backup-";
 
 /// Largest list of members, in bytes: about 150 for each.
@@ -44,14 +44,14 @@ const DEPTH_MAX: usize = 4;
 /// See [`DEPTH_MAX`].
 const COMPONENT_BYTES_MAX: usize = 100;
 
-/// What is in a backup.
+/// Table of contents of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
     /// [`FORMAT`].
     pub format: String,
     /// [`FORMAT_VERSION`] of the writer.
     pub version: u32,
-    /// When the store was read, in seconds of the Unix clock.
+    /// Time at which the store was read, in seconds of the Unix clock.
     pub created_unix_s: u64,
     /// Version of the program that wrote it.
     pub hub_version: String,
@@ -80,14 +80,14 @@ pub struct Member {
 /// `restored.json`: this state folder came out of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restored {
-    /// When the backup was made, in seconds of the Unix clock.
+    /// Time at which the backup was made, in seconds of the Unix clock.
     pub backup_unix_s: u64,
-    /// When it was restored, in seconds of the Unix clock.
+    /// Time at which it was restored, in seconds of the Unix clock.
     pub restored_unix_s: u64,
 }
 
 impl Restored {
-    /// What the operator must still do after a restore.
+    /// Returns the warning with what the operator must still do after a restore.
     #[must_use]
     pub fn warning(&self) -> String {
         let at = |unix_s: u64| crate::clock::utc(unix_s.saturating_mul(1000));
@@ -113,13 +113,13 @@ impl Restored {
 /// Files of the state folder that a start makes anew, or that belong to one run or one machine.
 const MADE_ANEW: [&str; 5] = ["lock", "listening.json", "loads.json", "local.token", RESTORED_FILE];
 
-/// Whether a start makes a file of this name anew, so that a backup without it loses nothing.
+/// Returns whether a start makes a file of this name anew, so that a backup without it loses nothing.
 #[must_use]
 pub fn is_made_anew(name: &str) -> bool {
     MADE_ANEW.contains(&name) || name.starts_with(SNAPSHOT_PREFIX) || name.ends_with(".unfinished")
 }
 
-/// Whether a file of this name is part of a backup: a plain path below the state folder, and nothing that a start makes.
+/// Returns whether a file of this name is part of a backup: a plain path below the state folder, and nothing that a start makes.
 #[must_use]
 pub fn is_member_name(name: &str) -> bool {
     let parts: Vec<&str> = name.split('/').collect();

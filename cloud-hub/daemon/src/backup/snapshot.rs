@@ -17,12 +17,12 @@ const FORMAT: &str = "sanderling-hub-store";
 /// Longest line in bytes: the largest key and value in hexadecimal, and their names.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// The first line.
+/// First line of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     format: String,
     version: u32,
-    /// When the store was read, in seconds of the Unix clock.
+    /// Time at which the store was read, in seconds of the Unix clock.
     pub created_unix_s: u64,
     /// `timestamp.json` at that moment: what it names is published, and nothing later.
     pub timestamp: String,
@@ -35,13 +35,13 @@ struct Line {
     value: String,
 }
 
-/// Why a snapshot was not written or read.
+/// Error for a snapshot that was not written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// The store.
+    /// The store cannot be used.
     #[error("read the store for a backup")]
     Store(#[from] StoreError),
-    /// The file.
+    /// The file cannot be used.
     #[error("write a snapshot of the store")]
     File(#[from] FileError),
     /// The file, piece by piece.

@@ -162,8 +162,7 @@ fn room(root: &Path) -> Check {
 /// Judges the addresses in join tokens, and asks the resolver.
 fn addresses(config: &HubConfig, folder: &Folder) -> Result<Vec<Check>, CliError> {
     const NAME: &str = "addresses";
-    let port =
-        super::context::listening(folder).map_or(config.gateway.listen.port(), |listening| listening.quic.port());
+    let port = super::locate::listening(folder).map_or(config.gateway.listen.port(), |listening| listening.quic.port());
     let mut warnings = reach::unreachable(config, port);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     warnings.extend(runtime.block_on(reach::unresolved(config, port)));

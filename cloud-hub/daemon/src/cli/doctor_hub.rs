@@ -12,7 +12,7 @@ use store::SledStore;
 use types::Digest;
 
 use super::machine;
-use crate::api::HubStatus;
+use crate::api::endpoints::Status;
 use crate::clock;
 use crate::config::HubConfig;
 use crate::operators::Operators;
@@ -28,7 +28,7 @@ const MEND: &str = "push that version again: cloud-hub model push FOLDER --keys 
 /// Asks the running hub for its warnings.
 pub(super) fn warnings(config: &HubConfig, folder: &Folder) -> Vec<Check> {
     const NAME: &str = "hub's warnings";
-    let asked = machine::running(config, folder).and_then(|client| client.get::<HubStatus>("/status"));
+    let asked = machine::running(config, folder).and_then(|client| client.ask::<Status>(&()));
     match asked {
         // A damaged file has a check of its own, which reads every file.
         Ok(status) => {

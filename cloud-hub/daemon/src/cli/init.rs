@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use console::{CliError, ExitKind, OrExit};
+use hub_cli::Context;
 use jiff::Timestamp;
 use model_tools::sign::{InitialKeys, Passphrase, init_repository};
 use serde::Serialize;
@@ -16,10 +17,10 @@ use store::{SledStore, Store};
 use transport::Ca;
 use types::{Digest, host};
 
-use super::Context;
 use super::trust::keys::NewPassphrase;
+use crate::api::Role;
 use crate::config::HubConfig;
-use crate::operators::Operators;
+use crate::operators::{Caller, Operators};
 use crate::reach;
 use crate::registry::metadata::{SNAPSHOT_KEY, TIMESTAMP_KEY};
 use crate::state::Folder;
@@ -93,7 +94,7 @@ pub(super) struct InitArgs {
     json: bool,
 }
 
-/// What was made.
+/// Result of the verb, for `--json`.
 #[derive(Debug, Serialize)]
 struct Made {
     config: PathBuf,
@@ -199,7 +200,8 @@ fn make(args: &InitArgs, places: &Places, passphrase: Option<&Passphrase>) -> Re
     let ca = make_ca(&places.config, &folder)?;
     make_trust(args, &folder, passphrase)?;
     let created = with_store(&folder, async |store| {
-        Operators::new(store).create("init", FIRST_OPERATOR_DAYS, crate::clock::unix_ms()).await
+        let operators = Operators::new(store);
+        operators.create(&Caller::machine(), "init", Role::Admin, FIRST_OPERATOR_DAYS, crate::clock::unix_ms()).await
     })?;
     let context = Context { url: admin_url(&places.config), token: created.token, ca: ca.cert_pem() };
     context.write(&places.operator).map_err(storage)?;

@@ -25,7 +25,7 @@ Weights that the model keeps in files beside it are read too. MAC are multiplica
 a dimension that the model leaves open counts as 1 unless --dim says otherwise. The exit code is 3 when the file is no ONNX
 model or over a limit.")]
 pub(super) struct InspectArgs {
-    /// The model file.
+    /// Bytes of the model file.
     model: PathBuf,
     /// Size of an open dimension: by the name that the model gives it, or INPUT.AXIS when it has none.
     #[arg(long = "dim", value_name = "NAME=N", value_parser = dim)]

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use console::{CliError, ExitKind, OrExit};
 use store::StateLock;
 
-use super::client::Client;
-use super::context::Context;
+use hub_cli::{Client, Context};
+
 use crate::config::HubConfig;
 use crate::operators::local;
 use crate::state::Folder;
@@ -44,7 +44,7 @@ pub(super) fn reach(config: &HubConfig) -> Result<Reached, CliError> {
 pub(super) fn running(config: &HubConfig, folder: &Folder) -> Result<Client, CliError> {
     let mut context =
         Context { url: loopback_url(config.admin.listen), token: String::new(), ca: certificate(folder)? };
-    context.find_hub(config)?;
+    super::locate::locate(&mut context, config)?;
     context.token = local::read(folder).map_err(|error| {
         let hint = match error.is_permission_denied() {
             true => AS_ITS_USER,

@@ -1,41 +1,38 @@
-//! The command line: what can be asked for, and which module answers it.
+//! The command line: verbs and the modules that carry them out.
 //!
 //! Verbs of the machine the hub runs on ([`init`], [`serve`], [`config`], [`backup`]) read `hub.toml`; verbs of the operator
-//! ([`token`], [`operator`], [`device`], [`model`], [`trust`], [`status`]) speak to a running hub from any machine that has an
-//! `operator.toml` ([`context`]).
+//! ([`token`], [`operator`], [`device`], [`model`], [`trust`], [`audit`], [`status`]) speak to a running hub from any machine that has an
+//! `operator.toml` ([`Context`]).
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use clap_complete::Shell;
-use console::{CliError, ExitKind, Output};
+use console::{CliError, ExitKind};
 use service::trial::Trial;
 
 mod backup;
 mod check;
-mod client;
 mod compress;
 mod config;
-mod context;
-mod device;
 mod doctor;
 mod doctor_hub;
 mod init;
 mod inspect;
+mod locate;
 mod machine;
 mod model;
 mod operator;
 mod push;
 mod renew;
 mod serve;
-mod show;
-mod status;
-mod token;
 mod trust;
 mod withdraw;
 
-pub use context::Context;
+pub use hub_cli::Context;
+use hub_cli::{Operate, audit, device, status, token};
+
+use locate::own_hub;
 
 const FIRST_STEPS: &str = "\
 First steps:
@@ -79,7 +76,7 @@ enum Verb {
     /// Write the whole hub into one file, or make a hub out of one.
     #[command(subcommand)]
     Backup(backup::BackupVerb),
-    /// See devices, or shut one out.
+    /// List, label and revoke devices.
     #[command(subcommand)]
     Device(device::DeviceVerb),
     /// Publish models and see where they got to.
@@ -88,7 +85,9 @@ enum Verb {
     /// See and renew who may sign what: expiry, keys, thresholds.
     #[command(subcommand)]
     Trust(trust::TrustVerb),
-    /// Show the hub at one glance.
+    /// Show the log of changes, or check it.
+    Audit(audit::AuditArgs),
+    /// Show a summary of the hub's state.
     Status(status::StatusArgs),
     /// Run an engine for the hub, which starts it itself.
     #[command(hide = true)]
@@ -103,33 +102,9 @@ enum Verb {
         after_help = "Example:\n  cloud-hub completions bash > ~/.local/share/bash-completion/completions/cloud-hub"
     )]
     Completions {
-        /// Which shell.
+        /// Shell that the script is for.
         shell: Shell,
     },
-}
-
-/// Which hub to speak to, and how to print what it says.
-#[derive(Debug, Args)]
-pub struct Operate {
-    /// The operator's context file, as `cloud-hub init` wrote it [default: ~/.config/sanderling/operator.toml, or on the
-    /// hub's machine /etc/sanderling/operator.toml].
-    #[arg(long, value_name = "FILE", env = "SANDERLING_OPERATOR")]
-    context: Option<PathBuf>,
-    /// Print JSON instead of a table.
-    #[arg(long)]
-    json: bool,
-}
-
-impl Operate {
-    /// Opens the hub that the context names.
-    fn client(&self) -> Result<client::Client, CliError> {
-        client::Client::new(Context::load(self.context.as_deref())?)
-    }
-
-    /// How to print.
-    fn output(&self) -> Output {
-        Output::from_json_flag(self.json)
-    }
 }
 
 /// Runs what was asked for and says how it went by the exit code.
@@ -139,13 +114,14 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Init(args) => init::run(&args),
         Verb::Serve(args) => serve::run(&args),
         Verb::Config(verb) => config::run(&verb),
-        Verb::Token(verb) => token::run(&verb),
+        Verb::Token(verb) => token::run(&verb, own_hub),
         Verb::Operator(verb) => operator::run(&verb),
         Verb::Backup(verb) => backup::run(&verb),
-        Verb::Device(verb) => device::run(&verb),
+        Verb::Device(verb) => device::run(&verb, own_hub),
         Verb::Model(verb) => model::run(&verb),
         Verb::Trust(verb) => trust::run(&verb),
-        Verb::Status(args) => status::run(&args),
+        Verb::Audit(args) => audit::run(&args, own_hub),
+        Verb::Status(args) => status::run(&args, own_hub),
         Verb::EngineHost => return crate::workers::host::serve(),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Trial(verb) => verb.run(),

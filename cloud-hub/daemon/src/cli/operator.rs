@@ -4,20 +4,25 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use console::{CliError, ExitKind, OrExit};
+use hub_cli::{Client, Context};
 
+use super::Operate;
+use super::locate::own_hub;
 use super::machine::{self, Reached};
-use super::{Context, Operate};
-use crate::api::{OperatorCreated, OperatorList, OperatorRequest, OperatorRevoked};
+use crate::api::endpoint::NoBody;
+use crate::api::endpoints::{CreateOperator, ListOperators, RevokeOperator};
+use crate::api::{OperatorList, OperatorRequest, OperatorRevoked, PAGE_MAX, PageQuery, Role};
 use crate::clock;
-use crate::operators::{Operators, expiry};
+use crate::operators::{Caller, Operators, expiry};
 use crate::state::Folder;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum OperatorVerb {
-    /// Make a new operator token and write it into a context file.
+    /// Make a new operator with a role and write its token into a context file.
     #[command(after_help = "\
 Examples:
-  cloud-hub operator create ci --ttl-days 30 --out ci-operator.toml
+  cloud-hub operator create ci --role releaser --ttl-days 30 --out ci-operator.toml
+  cloud-hub operator create wall --role viewer --out wall-operator.toml
   cloud-hub operator create me --config /etc/sanderling/hub.toml --out ~/.config/sanderling/operator.toml
 
 With --config it works on the hub's own machine, running or stopped, and needs no token.")]
@@ -67,9 +72,12 @@ pub(super) struct RevokeArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct CreateArgs {
-    /// Who it is for, as the hub's log will name them.
+    /// Name of the operator, as in the hub's logs; no two operators have the same.
     name: String,
-    /// Days it is good for.
+    /// Rights: viewer reads, releaser also publishes versions, operator also manages devices, admin does everything.
+    #[arg(long, default_value_t = Role::Admin, value_name = "ROLE")]
+    role: Role,
+    /// Life of the token in days.
     #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
     ttl_days: u32,
     /// The context file to write; it must not exist yet.
@@ -95,15 +103,29 @@ pub(super) fn run(verb: &OperatorVerb) -> Result<(), CliError> {
 fn list(args: &ListArgs) -> Result<(), CliError> {
     let list = match &args.config {
         Some(config) => match machine::reach(&super::config::read(config)?)? {
-            Reached::Running(client) => client.get("/operators")?,
+            Reached::Running(client) => read_list(&client)?,
             Reached::Stopped(folder) => {
                 let list = async |store| Operators::new(store).list(clock::unix_ms()).await;
-                OperatorList { operators: super::init::with_store(&folder, list)? }
+                OperatorList { operators: super::init::with_store(&folder, list)?, next: None }
             }
         },
-        None => args.operate.client()?.get("/operators")?,
+        None => read_list(&args.operate.client(own_hub)?)?,
     };
     Ok(args.operate.output().print(&list, shown)?)
+}
+
+/// Reads the whole list, page by page.
+pub(super) fn read_list(client: &Client) -> Result<OperatorList, CliError> {
+    let mut list = OperatorList { operators: Vec::new(), next: None };
+    loop {
+        let query = PageQuery { limit: Some(PAGE_MAX), after: list.next.take() };
+        let page = client.call::<ListOperators>(&(), &query, &NoBody {})?;
+        list.operators.extend(page.operators);
+        list.next = page.next;
+        if list.next.is_none() {
+            return Ok(list);
+        }
+    }
 }
 
 fn shown(list: &OperatorList) -> String {
@@ -115,9 +137,9 @@ fn shown(list: &OperatorList) -> String {
             Some(_) | None => "expired".to_owned(),
         };
         let expires = format!("{} ({left})", clock::utc(operator.expires_unix_ms));
-        vec![operator.name.clone(), clock::utc(operator.created_unix_ms), expires, used]
+        vec![operator.name.clone(), operator.role.to_string(), clock::utc(operator.created_unix_ms), expires, used]
     });
-    let mut text = console::render_table(["OPERATOR", "CREATED", "EXPIRES", "LAST USED"], rows);
+    let mut text = console::render_table(["OPERATOR", "ROLE", "CREATED", "EXPIRES", "LAST USED"], rows);
     for warning in list.operators.iter().filter_map(|operator| operator.warning.as_ref()) {
         text.push_str(&format!("\nwarning: {warning}"));
     }
@@ -125,25 +147,18 @@ fn shown(list: &OperatorList) -> String {
 }
 
 fn revoke(args: &RevokeArgs) -> Result<(), CliError> {
-    let path = format!("/operators/{}/revoke", encoded(&args.name));
     let revoked = match &args.config {
         Some(config) => match machine::reach(&super::config::read(config)?)? {
-            Reached::Running(client) => client.post(&path, &serde_json::json!({}))?,
+            Reached::Running(client) => client.ask::<RevokeOperator>(&args.name)?,
             Reached::Stopped(folder) => super::init::with_store(&folder, async |store| {
                 // On the hub's own machine nobody is locked out: a new operator is made without a token.
-                Operators::new(store).revoke(&args.name, "", clock::unix_ms()).await
+                Operators::new(store).revoke(&Caller::machine(), &args.name, clock::unix_ms()).await
             })?,
         },
-        None => args.operate.client()?.post(&path, &serde_json::json!({}))?,
+        None => args.operate.client(own_hub)?.ask::<RevokeOperator>(&args.name)?,
     };
     let told = |revoked: &OperatorRevoked| format!("operator {:?} is revoked, {} tokens", revoked.name, revoked.tokens);
     Ok(args.operate.output().print(&revoked, told)?)
-}
-
-/// Encodes a name as one segment of a path (RFC 3986, section 2.1).
-fn encoded(name: &str) -> String {
-    let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    name.bytes().map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 fn create(args: &CreateArgs) -> Result<(), CliError> {
@@ -156,14 +171,18 @@ fn create(args: &CreateArgs) -> Result<(), CliError> {
         None => create_online(args)?,
     };
     context.write(&args.out).or_exit(ExitKind::Storage)?;
-    console::print_line(&format!("operator {:?} may use {}", args.name, args.out.display()))?;
+    console::print_line(&format!("operator {:?} ({}) may use {}", args.name, args.role, args.out.display()))?;
     Ok(())
 }
 
+/// Returns the request for the arguments.
+fn request(args: &CreateArgs) -> OperatorRequest {
+    OperatorRequest { name: args.name.clone(), ttl_days: args.ttl_days, role: args.role }
+}
+
 fn create_online(args: &CreateArgs) -> Result<Context, CliError> {
-    let own = Context::load(args.context.as_deref())?;
-    let request = OperatorRequest { name: args.name.clone(), ttl_days: args.ttl_days };
-    let created: OperatorCreated = super::client::Client::new(own.clone())?.post("/operators", &request)?;
+    let own = Context::load(args.context.as_deref(), own_hub)?;
+    let created = Client::new(own.clone())?.send::<CreateOperator>(&(), &request(args))?;
     Ok(Context { token: created.token, ..own })
 }
 
@@ -171,12 +190,10 @@ fn create_offline(args: &CreateArgs, config: &std::path::Path) -> Result<Context
     let config = super::config::read(config)?;
     let ca = machine::certificate(&Folder::new(&config.hub.state_dir))?;
     let created = match machine::reach(&config)? {
-        Reached::Running(client) => {
-            let request = OperatorRequest { name: args.name.clone(), ttl_days: args.ttl_days };
-            client.post("/operators", &request)?
-        }
+        Reached::Running(client) => client.send::<CreateOperator>(&(), &request(args))?,
         Reached::Stopped(folder) => super::init::with_store(&folder, async |store| {
-            Operators::new(store).create(&args.name, args.ttl_days, clock::unix_ms()).await
+            let operators = Operators::new(store);
+            operators.create(&Caller::machine(), &args.name, args.role, args.ttl_days, clock::unix_ms()).await
         })?,
     };
     Ok(Context { url: super::init::admin_url(&config), token: created.token, ca })

@@ -8,6 +8,7 @@ use bundle::Manifest;
 use bundle::trust::inspect_targets;
 use clap::Args;
 use console::{CliError, ExitKind, OrExit};
+use hub_cli::Client;
 use jiff::Timestamp;
 use model_tools::pack::{Packed, pack};
 use model_tools::sign::{Change, Push, draft_addition};
@@ -15,9 +16,10 @@ use serde::Serialize;
 use types::Digest;
 
 use super::Operate;
-use super::client::Client;
+use super::locate::own_hub;
 use super::trust::Site;
 use super::trust::keys::{KeyArgs, Keyring};
+use crate::api::endpoints::{PublishVersion, ReadMetadata};
 use crate::api::{PublishRequest, Published};
 
 /// Advice when list and keys do not belong together.
@@ -54,7 +56,7 @@ pub(super) struct PushArgs {
     operate: Operate,
 }
 
-/// What came of a push.
+/// Result of a push, for `--json`.
 #[derive(Debug, Serialize)]
 struct Pushed {
     #[serde(flatten)]
@@ -76,12 +78,12 @@ pub(super) fn run(args: &PushArgs) -> Result<(), CliError> {
     let packed =
         pack(&args.folder).or_exit_try(ExitKind::Config, "correct model.toml or its files, then push again")?;
     drop(spinner);
-    let client = args.operate.client()?;
+    let client = args.operate.client(own_hub)?;
     let manifest = Digest::of(&packed.manifest_bytes);
     let site = Site::Api(Box::new(client));
     let root = super::trust::checked_root(&site, args.keys.folder())?;
     let Site::Api(client) = site else { return Err(CliError::new(ExitKind::Failed, "a push needs a running hub")) };
-    let targets = client.get_bytes("/trust/targets.json")?;
+    let targets = client.read::<ReadMetadata>(&"targets.json".to_owned())?;
     // Signed before anything is uploaded: a missing key is found at once.
     let list = sign(args, &packed, manifest, &root, targets)?;
     let (files_uploaded, bytes_uploaded) = upload(&client, &packed, &manifest)?;
@@ -93,7 +95,7 @@ pub(super) fn run(args: &PushArgs) -> Result<(), CliError> {
     let spinner = console::spinner("the hub checks and publishes");
     let hold = args.hold;
     let request = PublishRequest { version: packed.manifest.version, manifest, targets, hold, force: args.force };
-    let published: Published = client.post(&format!("/models/{}/versions", packed.manifest.model), &request)?;
+    let published = client.send::<PublishVersion>(&packed.manifest.model, &request)?;
     drop(spinner);
     let files = packed.files.len();
     let pushed = Pushed { published, held: args.hold, manifest, files, files_uploaded, bytes_uploaded };

@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use console::{CliError, ExitKind, OrExit, Output};
+use hub_cli::context::default_path;
+use hub_cli::{Client, Context};
 use serde::Serialize;
 
-use super::client::Client;
-use super::context::{self, Context};
 use super::machine::{self, Reached};
-use crate::api::{OperatorCreated, OperatorList, OperatorRenewal, OperatorView};
+use crate::api::endpoints::RenewOperator;
+use crate::api::{OperatorCreated, OperatorRenewal, OperatorView};
 use crate::clock;
 use crate::config::HubConfig;
-use crate::operators::{Operators, fingerprint};
+use crate::operators::{Caller, Operators, fingerprint};
 
 #[derive(Debug, Args)]
 pub(super) struct RenewArgs {
@@ -92,7 +93,7 @@ fn told(renewed: &Renewed) -> String {
 /// Returns the context file that the verbs use: the one beside the config of the hub, else the user's own.
 fn used_file(config: Option<&Path>) -> PathBuf {
     let beside = config.map(|config| config.with_file_name(super::init::OPERATOR_FILE));
-    beside.filter(|beside| beside.exists()).unwrap_or_else(context::default_path)
+    beside.filter(|beside| beside.exists()).unwrap_or_else(default_path)
 }
 
 /// Finds whose token this is.
@@ -125,7 +126,9 @@ enum Way {
 
 impl Way {
     fn find(config: Option<&HubConfig>, context: Option<&Path>) -> Result<Self, CliError> {
-        let Some(config) = config else { return Ok(Self::Api(Box::new(Client::new(Context::load(context)?)?))) };
+        let Some(config) = config else {
+            return Ok(Self::Api(Box::new(Client::new(Context::load(context, super::locate::own_hub)?)?)));
+        };
         Ok(match machine::reach(config)? {
             Reached::Running(client) => Self::Api(client),
             Reached::Stopped(folder) => Self::Store(folder),
@@ -134,7 +137,7 @@ impl Way {
 
     fn list(&self) -> Result<Vec<OperatorView>, CliError> {
         match self {
-            Self::Api(client) => Ok(client.get::<OperatorList>("/operators")?.operators),
+            Self::Api(client) => Ok(super::operator::read_list(client)?.operators),
             Self::Store(folder) => {
                 super::init::with_store(folder, async |store| Operators::new(store).list(clock::unix_ms()).await)
             }
@@ -143,11 +146,11 @@ impl Way {
 
     fn renew(&self, renewal: OperatorRenewal) -> Result<OperatorCreated, CliError> {
         match self {
-            Self::Api(client) => client.post("/operators/renew", &renewal),
+            Self::Api(client) => client.send::<RenewOperator>(&(), &renewal),
             Self::Store(folder) => {
                 let name = renewal.name.unwrap_or_default();
                 super::init::with_store(folder, async |store| {
-                    Operators::new(store).renew(&name, renewal.ttl_days, clock::unix_ms()).await
+                    Operators::new(store).renew(&Caller::machine(), &name, renewal.ttl_days, clock::unix_ms()).await
                 })
             }
         }

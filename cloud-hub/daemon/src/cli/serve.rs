@@ -75,7 +75,7 @@ async fn serve(config: HubConfig, metrics: telemetry::metrics::Metrics, reload: 
             quic = %listening.quic,
             admin = %listening.admin,
             metrics = %listening.metrics,
-            ca = %running.hub().ca.fingerprint(),
+            ca = %running.hub().services.issuer.ca.fingerprint(),
             "hub is up"
         );
     }
@@ -84,7 +84,7 @@ async fn serve(config: HubConfig, metrics: telemetry::metrics::Metrics, reload: 
         RunError::Stalled(_) => CliError::new(ExitKind::Stalled, error).hint(
             "start the hub again (a service manager does); look for disk errors in the kernel's log: journalctl -k",
         ),
-        RunError::Door { .. } | RunError::Lost(_) => CliError::new(ExitKind::Failed, error),
+        RunError::Server { .. } | RunError::Lost(_) => CliError::new(ExitKind::Failed, error),
     })?;
     tracing::info!(?stopped, "hub is down");
     Ok(())

@@ -15,13 +15,14 @@ use types::{ModelName, Version};
 use super::trust::Site;
 use super::trust::keys::KeyArgs;
 use super::{Operate, push};
+use crate::api::endpoints::{ReadMetadata, WithdrawVersion};
 use crate::api::{WithdrawRequest, Withdrawn};
 
 #[derive(Debug, Args)]
 pub(super) struct WithdrawArgs {
     /// Name of the model.
     model: ModelName,
-    /// The version.
+    /// Number of the version.
     version: Version,
     #[command(flatten)]
     keys: KeyArgs,
@@ -33,13 +34,13 @@ pub(super) struct WithdrawArgs {
 }
 
 pub(super) fn run(args: &WithdrawArgs) -> Result<(), CliError> {
-    let client = args.operate.client()?;
+    let client = args.operate.client(super::locate::own_hub)?;
     let site = Site::Api(Box::new(client));
     let root = super::trust::checked_root(&site, args.keys.folder())?;
     let Site::Api(client) = site else {
         return Err(CliError::new(ExitKind::Failed, "withdrawing needs a running hub"));
     };
-    let targets = client.get_bytes("/trust/targets.json")?;
+    let targets = client.read::<ReadMetadata>(&"targets.json".to_owned())?;
     let listing = inspect_targets(&root, &targets).or_exit_try(ExitKind::Refused, push::FOREIGN)?;
     let WithdrawArgs { model, version, .. } = args;
     let Some(listed) = listing.manifests.get(model).and_then(|versions| versions.get(version)) else {
@@ -64,7 +65,7 @@ pub(super) fn run(args: &WithdrawArgs) -> Result<(), CliError> {
         return push::prepared(args.operate.output(), &change, file);
     }
     let request = WithdrawRequest { version: *version, targets: push::signed_list(&change)? };
-    let withdrawn: Withdrawn = client.post(&format!("/models/{model}/withdraw"), &request)?;
+    let withdrawn = client.send::<WithdrawVersion>(model, &request)?;
     Ok(args.operate.output().print(&withdrawn, told)?)
 }
 

@@ -45,7 +45,7 @@ fn other_than(address: SocketAddr, cloned: &Cloned) -> SocketAddr {
     if is_one { other } else { one }
 }
 
-/// What operators see of it.
+/// Returns the view of it for operators.
 pub(super) fn view(cloned: &Cloned) -> ClonedView {
     ClonedView {
         addresses: cloned.addresses.map(|address| address.to_string()),

@@ -4,7 +4,7 @@ use hub_core::authorise::{self, DeviceRecord, Standing};
 use hub_core::fleet::{self as core, Device, Presence};
 
 use super::Inner;
-use crate::api::{DeviceModelView, DeviceState, DeviceView, FormView, ReportView, RunningView};
+use crate::api::{DeviceModelView, DeviceState, DeviceView, EngineOfDevice, FormView, ReportView, RunningView};
 use crate::clock;
 
 impl Inner {
@@ -29,14 +29,15 @@ impl Inner {
         let expired = until.filter(|until| now > *until && record.standing == Standing::Good);
         let renewable_until = expired.map(|until| authorise::renewable_until(until, grace_s));
         let cloned = device.and_then(|device| device.cloned.as_ref()).filter(|cloned| cloned.is_shown(now));
-        let (state, why) = match &record.standing {
+        let (state, reason) = match &record.standing {
             Standing::Good => (DeviceState::Enrolled, None),
             Standing::Revoked { why, .. } => (DeviceState::Revoked, Some(why.clone())),
         };
         DeviceView {
             device: record.id.clone(),
             state,
-            why,
+            reason,
+            labels: record.labels.as_map().clone(),
             connected: connection.is_some(),
             address,
             enrolled_unix_ms: record.enrolled_unix_s * 1000,
@@ -45,9 +46,17 @@ impl Inner {
             renewable_until_unix_ms: renewable_until.map(|until| until.saturating_mul(1000)),
             cloned: cloned.map(super::cloned::view),
             agent_version: device.and_then(|device| device.agent_version.clone()),
+            os: device.and_then(|device| device.machine.os.clone()),
+            arch: device.and_then(|device| device.machine.arch.clone()),
+            engines: device.into_iter().flat_map(|device| &device.machine.engines).map(engine).collect(),
             models: models.collect(),
         }
     }
+}
+
+fn engine(engine: &core::EngineOfDevice) -> EngineOfDevice {
+    let core::EngineOfDevice { name, version, providers } = engine.clone();
+    EngineOfDevice { name, version, providers }
 }
 
 pub(super) fn form(installed: &core::Installed) -> FormView {

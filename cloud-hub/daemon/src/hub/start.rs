@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use bundle::Manifest;
 use engine::{Engine, Isolation, LibrarySearch, OpenError, OrtEngine};
@@ -13,7 +13,6 @@ use service::stop::Stop;
 use store::aside::SetAside;
 use store::files::{self, FileError};
 use store::{LockError, Opened, SledStore, StateLock, Store, StoreError};
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use transport::error::{CertificateError, ListenError};
 use transport::identity::Identity;
@@ -21,22 +20,30 @@ use transport::limits::Limits;
 use transport::socket::BUFFER_BYTES_WANTED;
 use transport::{Ca, EndpointKeys, Listener, ListenerConfig};
 
-use super::{ARTIFACT_TURNS, Hub, Running, secrets};
-use crate::admin;
+use super::{Hub, Running, secrets};
 use crate::api::Listening;
+use crate::app::App;
+use crate::app::backups::Backups;
+use crate::app::issuer::Issuer;
+use crate::app::models::Models;
+use crate::app::offers::Offers;
+use crate::app::overview::Overview;
+use crate::app::tokens::JoinTokens;
+use crate::app::trust::Trust;
+use crate::app::uploads::Uploads;
 use crate::backup::{Restored, SNAPSHOT_PREFIX};
-use crate::clock;
 use crate::config::{HubConfig, InferenceTable};
 use crate::fleet::Fleet;
-use crate::guard::budget::Budget;
-use crate::guard::places::Places;
 use crate::operators::Operators;
 use crate::reach;
 use crate::records;
-use crate::registry::blobs::Blobs;
 use crate::registry::metadata::{Metadata, MetadataError};
 use crate::registry::{Registry, RegistryOpenError};
+use crate::servers::gateway::{DeviceLimits, Services};
+use crate::servers::guard::places::Places;
 use crate::state::Folder;
+use crate::storage::audit::AuditLog;
+use crate::storage::blobs::FolderBlobs;
 use crate::tokens::Tokens;
 use crate::workers::attempts::Attempts;
 use crate::workers::load::{Loader, hub_variant};
@@ -46,11 +53,7 @@ use crate::workers::{Workers, host};
 /// [`hub_core::shares`]), and the largest request must fit into that.
 const REQUEST_BYTES_MIN: u64 = 4 * types::limits::TENSOR_BYTES_MAX as u64;
 
-/// How long the hub's own certificate is good for. It is made anew at each start, and by
-/// [`super::running`] when a third of it is over.
-pub(super) const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
-
-/// Why the hub did not come up.
+/// Error of a start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// There is no hub in the folder.
@@ -72,7 +75,7 @@ pub enum StartError {
         what: &'static str,
         /// The address.
         addr: SocketAddr,
-        /// What the system says.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
@@ -103,7 +106,7 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// Whether something else holds what is needed: a port or the folder.
+    /// Returns whether something else holds what is needed: a port or the folder.
     #[must_use]
     pub fn is_in_the_way(&self) -> bool {
         match self {
@@ -130,7 +133,7 @@ impl StartError {
 struct Ground {
     folder: Folder,
     lock: StateLock,
-    ca: Ca,
+    issuer: Issuer,
     sockets: Sockets,
     warnings: Vec<String>,
 }
@@ -191,7 +194,7 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>, stop:
     let store: Arc<dyn Store> = Arc::new(store);
     set_unreadable_aside(store.as_ref(), &mut warnings).await?;
     let metadata = Metadata::open(ground.folder.clone())?;
-    let blobs = Blobs::new(ground.folder.clone());
+    let blobs = Arc::new(FolderBlobs::new(ground.folder.clone()));
     let registry = Registry::open(Arc::clone(&store), blobs, metadata, is_rebuilt).await?;
     let is_restored = Restored::read(&ground.folder).is_some();
     let grace_s = config.gateway.renewal_grace.as_secs();
@@ -223,31 +226,104 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>, stop:
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let memory = config.gateway.request_bytes_max.max(REQUEST_BYTES_MIN);
-    let hub = Hub {
-        folder: ground.folder,
-        ca: ground.ca,
-        operators,
-        tokens: Tokens::new(Arc::clone(&store)),
+    let parts = Parts {
         store,
+        registry: Arc::new(registry),
+        fleet,
+        loader: Arc::new(loader),
+        workers: Arc::new(workers),
+        operators: Arc::new(operators),
+        stop,
+    };
+    let Ground { folder, lock, issuer, sockets, .. } = ground;
+    let hub = compose(config, parts, folder, issuer, &sockets, listening, warnings);
+    Ok(Running::new(Arc::new(hub), sockets, lock))
+}
+
+/// Parts that are open and loaded.
+struct Parts {
+    store: Arc<dyn Store>,
+    registry: Arc<Registry>,
+    fleet: Arc<Fleet>,
+    loader: Arc<Loader>,
+    workers: Arc<Workers>,
+    operators: Arc<Operators>,
+    stop: Stop,
+}
+
+/// Gives each use case and server the parts that it needs.
+fn compose(
+    config: HubConfig,
+    parts: Parts,
+    folder: Folder,
+    issuer: Issuer,
+    sockets: &Sockets,
+    listening: Listening,
+    warnings: Vec<String>,
+) -> Hub {
+    let Parts { store, registry, fleet, loader, workers, operators, stop } = parts;
+    let (config, issuer) = (Arc::new(config), Arc::new(issuer));
+    let (notices, publications) = (TaskTracker::new(), TaskTracker::new());
+    let audit = AuditLog::new(Arc::clone(&store));
+    let tokens = Arc::new(Tokens::new(Arc::clone(&store)));
+    let offers = Offers { fleet: Arc::clone(&fleet), notices: notices.clone() };
+    let app = App {
+        devices: Arc::clone(&fleet),
+        operators: Arc::clone(&operators),
+        tokens: Arc::new(JoinTokens {
+            tokens: Arc::clone(&tokens),
+            ca: issuer.ca.fingerprint(),
+            config: Arc::clone(&config),
+            port: listening.quic.port(),
+        }),
+        models: Arc::new(Models {
+            registry: Arc::clone(&registry),
+            workers: Arc::clone(&workers),
+            loader: Arc::clone(&loader),
+            fleet: Arc::clone(&fleet),
+            offers,
+            publications: publications.clone(),
+            audit: audit.clone(),
+        }),
+        uploads: Arc::new(Uploads { registry: Arc::clone(&registry), blob_bytes_max: config.admin.blob_bytes_max }),
+        trust: Arc::new(Trust {
+            registry: Arc::clone(&registry),
+            publications: publications.clone(),
+            audit: audit.clone(),
+        }),
+        overview: Arc::new(Overview {
+            registry: Arc::clone(&registry),
+            workers: Arc::clone(&workers),
+            loader,
+            fleet: Arc::clone(&fleet),
+            operators,
+            folder: folder.clone(),
+            ca: issuer.ca.fingerprint(),
+            listening: listening.clone(),
+            started: Instant::now(),
+            warnings,
+        }),
+        backups: Arc::new(Backups {
+            store: Arc::clone(&store),
+            registry: Arc::clone(&registry),
+            folder: folder.clone(),
+            audit: audit.clone(),
+        }),
+        audit,
+    };
+    let memory = config.gateway.request_bytes_max.max(REQUEST_BYTES_MIN);
+    let handshakes = Arc::clone(&sockets.handshakes);
+    let services = Arc::new(Services {
+        issuer,
+        tokens,
         fleet,
         registry,
         workers,
-        loader,
+        limits: DeviceLimits::new(memory, handshakes, config.gateway.requests_per_device_max),
         in_flight: TaskTracker::new(),
-        request_memory: Budget::new(memory),
-        handshakes: Arc::clone(&ground.sockets.handshakes),
-        calls: Budget::new(admin::CALLS_MAX),
-        artifact_turns: Semaphore::new(ARTIFACT_TURNS),
-        notices: TaskTracker::new(),
-        publications: TaskTracker::new(),
-        stop,
-        listening: OnceLock::from(listening),
-        started: Instant::now(),
-        warnings,
-        config,
-    };
-    Ok(Running::new(Arc::new(hub), ground.sockets, ground.lock))
+        stop: stop.clone(),
+    });
+    Hub { config, folder, store, app, services, notices, publications, stop, listening }
 }
 
 impl Ground {
@@ -267,8 +343,9 @@ impl Ground {
         let mut warnings = Vec::new();
         let ca = secrets::load_ca(&folder, &mut warnings)?;
         let keys = secrets::quic_keys(&folder, &mut warnings)?;
-        let identity = ca.issue_server(&server_names(config), clock::validity(&ca, SERVER_CERTIFICATE_LIFETIME))?;
-        let sockets = Sockets::bind(config, &ca, identity, keys)?;
+        let issuer = Issuer::new(ca, config);
+        let identity = issuer.server()?;
+        let sockets = Sockets::bind(config, &issuer.ca, identity, keys)?;
         let buffers = sockets.quic.buffers();
         if buffers.are_short() {
             warnings.push(format!(
@@ -280,7 +357,7 @@ impl Ground {
                 buffers.advice()
             ));
         }
-        Ok(Self { folder, lock, ca, sockets, warnings })
+        Ok(Self { folder, lock, issuer, sockets, warnings })
     }
 }
 
@@ -292,17 +369,6 @@ fn remove_snapshots(folder: &Folder) {
             tracing::warn!(error = telemetry::chain(&error), "a snapshot of an earlier backup stays behind");
         }
     }
-}
-
-/// The configured names, then those that every machine has.
-pub(super) fn server_names(config: &HubConfig) -> Vec<String> {
-    let mut names = config.hub.names.clone();
-    for own in ["localhost", "127.0.0.1", "::1"] {
-        if !names.iter().any(|name| name == own) {
-            names.push(own.to_owned());
-        }
-    }
-    names
 }
 
 impl Sockets {

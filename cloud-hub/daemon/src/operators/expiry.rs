@@ -67,6 +67,7 @@ mod tests {
             created_unix_ms: created_day * DAY_MS,
             expires_unix_ms: expires_day * DAY_MS,
             last_used_unix_ms: None,
+            role: crate::api::Role::Admin,
         }
     }
 

@@ -10,10 +10,10 @@ use bundle::{CHUNK_BYTES, FileRef};
 use bytes::Bytes;
 use types::{Digest, ModelName, Version};
 
-use super::blobs::BlobError;
 use super::{Fetchable, Registry, manifest_bytes_max};
+use crate::storage::blobs::BlobError;
 
-/// What is known of the blobs that are not what they must be.
+/// Blobs that are damaged or missing.
 #[derive(Debug, Default)]
 pub(super) struct Health(Mutex<Findings>);
 
@@ -40,7 +40,7 @@ impl Health {
     }
 }
 
-/// Why a blob is not sent to a device.
+/// Reason for which a blob is not sent to a device.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
     /// No device may have it, or there is no such blob.
@@ -111,7 +111,7 @@ impl Registry {
         Ok(Some((bytes.slice(skip..take), total)))
     }
 
-    /// Whether a blob is there and hashes to its name. A damaged one counts as absent, so that it is uploaded again.
+    /// Returns whether a blob is there and hashes to its name. A damaged one counts as absent, so that it is uploaded again.
     ///
     /// # Errors
     /// When the disk cannot say whether it is there.
@@ -162,7 +162,7 @@ impl Registry {
         telemetry::metrics::blobs_damaged(findings.damaged.len());
     }
 
-    /// Whether files of a version were mended since devices were told of it; asked once.
+    /// Returns whether files of a version were mended since devices were told of it; asked once.
     pub(super) fn take_mended(&self, model: &ModelName, version: Version) -> bool {
         let files: Vec<Digest> = match self.known().manifests.get(&(model.clone(), version)) {
             Some((digest, manifest)) => manifest.files().into_iter().map(|file| file.digest).chain([*digest]).collect(),
@@ -173,7 +173,7 @@ impl Registry {
         files.iter().filter(|digest| findings.mended.remove(*digest)).count() > 0
     }
 
-    /// What the operator must mend, one line for each damaged blob.
+    /// Returns one line for each damaged blob that the operator must push again.
     #[must_use]
     pub fn damage(&self) -> Vec<String> {
         let damaged: Vec<(Digest, String)> =

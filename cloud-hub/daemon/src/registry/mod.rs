@@ -1,19 +1,15 @@
 //! Models and versions: what is published, which files belong to it, who may fetch them.
 //!
-//! [`hub_core::registry`] decides about numbers; signatures are [`metadata`], files are [`blobs`], and how a version gets
+//! [`hub_core::registry`] decides about numbers; signatures are [`crate::storage::metadata`], files are [`crate::storage::blobs`], and how a version gets
 //! in is [`publish`], how one is taken back is [`withdraw`]. Signed metadata is the truth: records in the store follow it,
 //! and are made again from it when the store was lost. What devices fetch is held against its digests by [`health`],
 //! and what nobody fetches by [`scrub`].
 
-pub mod blobs;
 pub mod health;
 mod judge;
-pub mod metadata;
 pub mod orphans;
 pub mod publish;
-pub mod rotation;
 pub mod scrub;
-pub mod standing;
 pub mod withdraw;
 
 use std::collections::{BTreeMap, HashMap};
@@ -31,37 +27,31 @@ use types::{Digest, ModelName, Place, Version};
 use crate::api::trust::{OnlineKeysView, TrustChange, TrustView};
 use crate::clock;
 use crate::records::v1;
-use blobs::{BlobError, Blobs};
-use metadata::{Metadata, MetadataError};
-use rotation::Changed;
-use standing::Standing;
+use crate::storage::blobs::{BlobError, BlobStore};
+use crate::storage::metadata::{Metadata, MetadataError};
+use crate::storage::rotation::Changed;
+use crate::storage::standing::Standing;
+use crate::storage::trust_view;
+use crate::storage::values::CurrentRecord;
 
-pub use metadata::MetadataName;
+pub use crate::storage::metadata::MetadataName;
+pub use crate::storage::{blobs, metadata};
 
-/// Which version of a model devices follow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CurrentRecord {
-    /// Version that devices are offered.
-    pub version: Version,
-    /// The version that devices followed before, for a withdrawal.
-    pub before: Option<Version>,
-}
-
-/// Why the registry could not be opened or read.
+/// Error for a registry that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryOpenError {
-    /// The store.
+    /// The store cannot be used.
     #[error("read the registry's records")]
     Store(#[from] StoreError),
-    /// The signed metadata.
+    /// The signed metadata cannot be used.
     #[error("read the registry's signed metadata")]
     Metadata(#[from] MetadataError),
 }
 
-/// The registry.
+/// Registry of models and versions.
 #[derive(Debug)]
 pub struct Registry {
-    blobs: Blobs,
+    blobs: Arc<dyn BlobStore>,
     metadata: Arc<Metadata>,
     versions: Table<v1::ModelVersion>,
     currents: Table<v1::CurrentVersion>,
@@ -73,7 +63,7 @@ pub struct Registry {
     signing: tokio::sync::Mutex<()>,
 }
 
-/// What follows from the published manifests.
+/// Facts that follow from the published manifests.
 #[derive(Debug, Default)]
 struct Known {
     manifests: BTreeMap<(ModelName, Version), (Digest, Arc<Manifest>)>,
@@ -120,7 +110,7 @@ impl Registry {
     /// When store or metadata cannot be used.
     pub async fn open(
         store: Arc<dyn Store>,
-        blobs: Blobs,
+        blobs: Arc<dyn BlobStore>,
         metadata: Metadata,
         rebuilt: bool,
     ) -> Result<Self, RegistryOpenError> {
@@ -142,10 +132,10 @@ impl Registry {
         Ok(registry)
     }
 
-    /// The files.
+    /// Returns the storage of files.
     #[must_use]
-    pub fn blobs(&self) -> &Blobs {
-        &self.blobs
+    pub fn blobs(&self) -> &dyn BlobStore {
+        self.blobs.as_ref()
     }
 
     /// A metadata file; `None` when there is none of that name.
@@ -158,7 +148,7 @@ impl Registry {
         read.unwrap_or_else(|lost| Err(MetadataError::List(std::io::Error::other(lost))))
     }
 
-    /// Whether devices may fetch a blob: it is the manifest of an offered version, or a file of its variants for devices.
+    /// Returns whether devices may fetch a blob: it is the manifest of an offered version, or a file of its variants for devices.
     #[must_use]
     pub fn is_fetchable(&self, digest: &Digest) -> bool {
         self.known().fetchable.contains_key(digest)
@@ -330,7 +320,7 @@ impl Registry {
     /// When the metadata cannot be read.
     pub fn trust_view(&self, now: Timestamp) -> Result<TrustView, MetadataError> {
         let warnings = self.trust_warnings(now);
-        TrustView::read(&self.metadata, warnings, now)
+        trust_view::read_view(&self.metadata, warnings, now)
     }
 
     /// Makes the online keys that the next root will name.
@@ -444,7 +434,7 @@ fn manifest_bytes_max() -> u64 {
 /// # Errors
 /// When one is too large, has rotted, or the disk fails; `Ok(None)` when one is missing.
 pub async fn variant_bytes(
-    blobs: &Blobs,
+    blobs: &dyn BlobStore,
     variant: &bundle::Variant,
 ) -> Result<Option<crate::workers::load::VariantBytes>, BlobError> {
     let Some(model) = blobs.read(&variant.file.digest, variant.file.size).await? else { return Ok(None) };

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use types::Digest;
 
 use super::Registry;
-use super::blobs::BlobError;
+use crate::storage::blobs::BlobError;
 
 /// Age from which a file that no version names is removed: a push of gigabytes over a slow link takes hours.
 pub const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);

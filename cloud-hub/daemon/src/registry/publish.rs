@@ -15,16 +15,16 @@ use std::sync::PoisonError;
 use store::StoreError;
 use types::{DeviceId, Digest, EngineName, ModelName, Place, Version};
 
-use super::blobs::BlobError;
-use super::metadata::MetadataError;
 use super::{Registry, manifest_bytes_max, variant_bytes, version_key};
 use crate::api::PublishRequest;
 use crate::clock;
+use crate::storage::blobs::BlobError;
+use crate::storage::metadata::MetadataError;
 use crate::workers::gpu;
 use crate::workers::load::{self, LoadFailed, Loader};
 use crate::workers::pool::Pool;
 
-/// Why a version was not published or offered.
+/// Error for a version that was not published, offered or withdrawn.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// No such model or version, or a number that is taken or too low.
@@ -38,7 +38,7 @@ pub enum PublishError {
     MissingBlob {
         /// Name in the manifest.
         name: String,
-        /// Digest.
+        /// Digest of the file.
         digest: Digest,
     },
     /// The manifest is not lawful.
@@ -55,7 +55,7 @@ pub enum PublishError {
     Load {
         /// Its model file, as the manifest names it.
         file: String,
-        /// Why.
+        /// Reason of the refusal.
         #[source]
         source: LoadFailed,
     },
@@ -64,7 +64,7 @@ pub enum PublishError {
     Hostile {
         /// Its model file, as the manifest names it.
         file: String,
-        /// Why.
+        /// Reason of the refusal.
         #[source]
         source: engine::Refusal,
     },
@@ -73,7 +73,7 @@ pub enum PublishError {
     Crashes {
         /// Its model file, as the manifest names it.
         file: String,
-        /// How the child process ended.
+        /// End of the child process.
         #[source]
         source: engine::HostDeath,
     },
@@ -82,7 +82,7 @@ pub enum PublishError {
     NotForGpu {
         /// Its model file, as the manifest names it.
         file: String,
-        /// What the engine says.
+        /// Error of the engine.
         problem: String,
     },
     /// A run of a variant takes too much memory.
@@ -113,15 +113,15 @@ pub enum PublishError {
     Worse {
         /// The version that devices follow.
         than: Version,
-        /// What it lacks or changes.
+        /// Parts that it lacks or changes.
         problems: Vec<String>,
     },
     /// Devices have the version, or may have it.
     #[error("{model} {version} cannot be withdrawn: {} has it or may have it", holders(.devices))]
     Taken {
-        /// The model.
+        /// Name of the model.
         model: ModelName,
-        /// The version.
+        /// Number of the version.
         version: Version,
         /// The devices, by name.
         devices: Vec<DeviceId>,
@@ -135,7 +135,7 @@ pub enum PublishError {
     /// The disk or the keys, for metadata.
     #[error("publish signed metadata")]
     Metadata(#[source] MetadataError),
-    /// The store.
+    /// The store cannot be used.
     #[error("write the registry's records")]
     Store(#[from] StoreError),
 }
@@ -161,10 +161,10 @@ fn holders(devices: &[DeviceId]) -> String {
     }
 }
 
-/// What came of it.
+/// Result of a publication.
 #[derive(Debug)]
 pub struct Publication {
-    /// What the registry says changed.
+    /// Change of the registry.
     pub change: Change,
     /// Whether the version was there already, with the same content.
     pub unchanged: bool,
@@ -238,7 +238,7 @@ impl Registry {
     pub async fn load_own(&self, loader: &Loader, manifest: &Manifest) -> Result<Option<Pool>, PublishError> {
         let Some(variant) = load::hub_variant(manifest, loader.engine.as_ref()) else { return Ok(None) };
         let missing = || PublishError::MissingBlob { name: variant.file.name.to_string(), digest: variant.file.digest };
-        let files = variant_bytes(&self.blobs, variant).await?.ok_or_else(missing)?;
+        let files = variant_bytes(self.blobs(), variant).await?.ok_or_else(missing)?;
         let failed = |source| PublishError::Load { file: variant.file.name.to_string(), source };
         Ok(Some(loader.load(manifest, variant, files).await.map_err(failed)?))
     }
@@ -298,7 +298,7 @@ impl Registry {
         for variant in manifest.variants_for(Place::Device) {
             let FileRef { name, digest, .. } = &variant.file;
             let missing = || PublishError::MissingBlob { name: name.to_string(), digest: *digest };
-            let files = variant_bytes(&self.blobs, variant).await?.ok_or_else(missing)?;
+            let files = variant_bytes(self.blobs(), variant).await?.ok_or_else(missing)?;
             let tried = loader.try_for_devices(manifest, variant, files).await;
             let tried = tried.map_err(|source| PublishError::Load { file: name.to_string(), source })?;
             if let Some(source) = tried {
@@ -363,7 +363,7 @@ pub(super) fn check_only_addition(
     if without == old.manifests { Ok(()) } else { Err(PublishError::Moved) }
 }
 
-/// Whether a change means that devices must be told.
+/// Returns whether a change means that devices must be told.
 #[must_use]
 pub fn is_offer(change: core::Change) -> bool {
     match change {

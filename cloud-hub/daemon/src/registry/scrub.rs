@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use types::{Digest, ModelName, Version};
 
 use super::Registry;
-use super::blobs::BlobError;
+use crate::storage::blobs::BlobError;
 
 /// Bytes read at once.
 const PIECE_BYTES: u64 = 1024 * 1024;

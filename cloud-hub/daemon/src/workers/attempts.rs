@@ -12,6 +12,7 @@ use store::files::{self, Mode};
 use types::{Digest, ModelName, Version};
 
 use crate::records::v1::{SCHEMA, StartLoads};
+use crate::storage::values::Attempt;
 
 /// Ends of the hub during a load of one version until it is left out, where engines run inside the hub.
 const HUB_ENDS_MAX: u32 = 2;
@@ -22,21 +23,6 @@ const HUB_ENDS_ISOLATED_MAX: u32 = 5;
 
 /// Maximum bytes of the file: some 10,000 versions.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
-
-/// Load of one version that ended badly.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Attempt {
-    /// Digest of the model file and version of the runtime: others begin anew.
-    pub of: String,
-    /// Ends of the hub during a load.
-    pub hub_ends: u32,
-    /// Whether a load was begun and has not ended.
-    pub under_way: bool,
-    /// Boot in which it was begun: a power cut is no fault of the version.
-    pub boot: String,
-    /// Reason why the version does not answer.
-    pub problem: Option<String>,
-}
 
 impl Attempt {
     /// Notes that a load begins; one that was begun in this boot and never ended is counted.

@@ -16,7 +16,7 @@ use types::{Dim, NamedTensor, Place, TensorSpec};
 use super::pool::{Pool, PoolFacts};
 use crate::config::{GatewayTable, InferenceTable};
 
-/// Why a version does not answer.
+/// Error for a version that does not load.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadFailed {
     /// The engine refused or failed.
@@ -25,9 +25,9 @@ pub enum LoadFailed {
     /// The model is not what its manifest says.
     #[error("the manifest says inputs and outputs {declared}, the model has {found}")]
     Signature {
-        /// By the manifest.
+        /// Signature of the manifest.
         declared: String,
-        /// By the model.
+        /// Signature of the model file.
         found: String,
     },
     /// The golden file cannot be used.
@@ -50,18 +50,18 @@ pub enum LoadFailed {
 /// The files of one variant, already held against their digests.
 #[derive(Debug, Clone)]
 pub struct VariantBytes {
-    /// The model file.
+    /// Bytes of the model file.
     pub model: Bytes,
     /// The golden file, if there is one.
     pub golden: Option<Bytes>,
 }
 
-/// How to load: the engine, and what the config says.
+/// Loader of versions: the engine and its config.
 #[derive(Debug, Clone)]
 pub struct Loader {
-    /// What runs models.
+    /// Engine that runs models.
     pub engine: Arc<dyn Engine>,
-    /// `[inference]`.
+    /// Config section `[inference]`.
     pub inference: InferenceTable,
     /// `[gateway]`, for the share of one device.
     pub gateway: GatewayTable,
@@ -210,7 +210,7 @@ fn check_signature(manifest: &Manifest, session: &dyn Session) -> Result<(), Loa
     Err(LoadFailed::Signature { declared: shown(&declared), found: shown(found) })
 }
 
-/// Whether a manifest says of a model what the model file says. `"?"` and a shape that is left out say whatever the file
+/// Returns whether a manifest says of a model what the model file says. `"?"` and a shape that is left out say whatever the file
 /// says, and the names of dimensions are free text.
 fn agree(declared: &[TensorSpec], found: &[TensorSpec]) -> bool {
     let dims = |declared: &[Dim], found: &[Dim]| {

@@ -29,7 +29,7 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// No models yet.
+    /// Creates a set without models.
     #[must_use]
     pub fn new(config: InferenceTable) -> Self {
         Self { config, pools: RwLock::default(), answered: Mutex::default() }
@@ -96,14 +96,14 @@ impl Workers {
         of_model.iter().map(view).collect()
     }
 
-    /// Whether a version is loaded.
+    /// Returns whether a version is loaded.
     #[must_use]
     pub fn is_loaded(&self, model: &ModelName, version: Version) -> bool {
         let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
         pools.get(model).and_then(|versions| versions.get(&version)).is_some_and(|pool| pool.condemned().is_none())
     }
 
-    /// Every loaded pool.
+    /// Returns every loaded version.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Pool>> {
         let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);

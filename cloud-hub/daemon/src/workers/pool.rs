@@ -19,40 +19,40 @@ use crate::config::{GatewayTable, InferenceTable};
 /// with a flood delays another's next request by a handful of runs.
 const SHARE: u32 = 4;
 
-/// What a pool runs.
+/// Version that a pool runs.
 #[derive(Debug, Clone)]
 pub struct PoolFacts {
-    /// The model.
+    /// Name of the model.
     pub model: ModelName,
-    /// Its version.
+    /// Version of the format.
     pub version: Version,
     /// The form of it.
     pub variant: VariantName,
     /// Digest of the model file.
     pub digest: Digest,
-    /// What runs it.
+    /// Session that runs it.
     pub engine: EngineName,
     /// Verdicts on the manifest's rule for scores, by this session and its golden answers; the registry reads them.
     pub score: Vec<Verdict>,
 }
 
-/// What a device asks.
+/// Request of a device.
 #[derive(Debug)]
 pub struct Ask {
-    /// Who asks, by its certificate.
+    /// Device that asks, by its certificate.
     pub device: DeviceId,
-    /// The inputs.
+    /// Input tensors by name.
     pub inputs: Vec<NamedTensor>,
     /// Outputs wanted; empty for all.
     pub outputs: Vec<String>,
-    /// When the answer is worth nothing any more.
+    /// Deadline after which the response is useless.
     pub deadline: Option<Instant>,
 }
 
 /// An answer and what it cost.
 #[derive(Debug)]
 pub struct Answer {
-    /// The outputs.
+    /// Output tensors by name.
     pub outputs: Vec<NamedTensor>,
     /// Time before the run.
     pub queue: Duration,
@@ -60,7 +60,7 @@ pub struct Answer {
     pub compute: Duration,
 }
 
-/// Why there is no answer.
+/// Error of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum NoAnswer {
     /// The inputs do not fit the model.
@@ -69,16 +69,16 @@ pub enum NoAnswer {
     /// The model cannot compute this input.
     #[error("{0}")]
     Input(String),
-    /// Turned away.
+    /// The queue is full.
     #[error("too many requests are waiting")]
     Busy {
-        /// When to come again.
+        /// Time after which to try again.
         retry_after: Option<Duration>,
     },
-    /// The deadline passed.
+    /// The deadline of the request passed.
     #[error("the deadline passed before the model answered")]
     Deadline,
-    /// The engine failed.
+    /// The engine reported an error.
     #[error("the model gave no answer")]
     Failed(#[source] InferError),
     /// The version was let go meanwhile.
@@ -86,7 +86,7 @@ pub enum NoAnswer {
     Stopped,
 }
 
-/// One loaded version.
+/// Version that is loaded, with its queue.
 #[derive(Debug)]
 pub struct Pool {
     facts: PoolFacts,
@@ -95,14 +95,14 @@ pub struct Pool {
     line: Mutex<Line>,
 }
 
-/// Who waits, and how to call them.
+/// Waiting requests with the channels to answer them.
 #[derive(Debug)]
 struct Line {
     admission: Admission,
     waiting: HashMap<JobId, oneshot::Sender<Turn>>,
 }
 
-/// What a waiting request is told.
+/// Notice to a waiting request.
 #[derive(Debug)]
 enum Turn {
     Run,
@@ -124,19 +124,19 @@ impl Pool {
         Self { facts, handle, run_limit: inference.run_limit, line }
     }
 
-    /// What it runs.
+    /// Returns the version that it runs.
     #[must_use]
     pub fn facts(&self) -> &PoolFacts {
         &self.facts
     }
 
-    /// The model.
+    /// Name of the model.
     #[must_use]
     pub fn model(&self) -> &ModelName {
         &self.facts.model
     }
 
-    /// Its version.
+    /// Version of the format.
     #[must_use]
     pub fn version(&self) -> Version {
         self.facts.version

@@ -1,9 +1,9 @@
-//! The operators' door: nobody without a token, and refusals that tell nothing of the inside.
+//! The admin server: nobody without a token, and refusals that tell nothing of the inside.
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
-use cloud_hub::admin::router;
 use cloud_hub::api::{ApiError, ErrorCode, PREFIX};
+use cloud_hub::servers::admin::router;
 use hub_core::logins::FAILURES_BURST;
 use tower::ServiceExt;
 use types::Digest;
@@ -34,7 +34,7 @@ fn calls() -> Vec<(Method, String)> {
 }
 
 async fn call(site: &Site, request: Request<Body>) -> (StatusCode, Vec<u8>) {
-    let response = router(site.hub.clone()).oneshot(request).await.unwrap();
+    let response = router(&site.hub.app).oneshot(request).await.unwrap();
     let status = response.status();
     (status, axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap().to_vec())
 }

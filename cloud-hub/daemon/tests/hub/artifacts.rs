@@ -14,7 +14,7 @@ fn version(number: u64) -> Version {
 /// The manifest and the model file for devices of a version of `digits`.
 fn digests(site: &Site, pushed: &serde_json::Value, number: u64) -> (Digest, Digest, u64) {
     let manifest = pushed["manifest"].as_str().unwrap().parse().unwrap();
-    let known = site.hub.registry.manifest(&"digits".parse().unwrap(), version(number)).unwrap();
+    let known = site.hub.services.registry.manifest(&"digits".parse().unwrap(), version(number)).unwrap();
     let file = &known.variants_for(Place::Device).next().unwrap().file;
     (manifest, file.digest, file.size)
 }
@@ -119,7 +119,7 @@ async fn only_what_no_device_has_is_withdrawn_and_its_files_go_with_it() {
         assert_eq!(device.blob(digest, 0, 100).await.unwrap_err(), RefusalCode::NotFound);
         assert!(!site.path("hub/blobs/sha256").join(digest.to_hex()).exists(), "a file stays behind");
     }
-    let registry = site.hub.registry.snapshot();
+    let registry = site.hub.services.registry.snapshot();
     let versions: Vec<_> = registry.model(&"digits".parse().unwrap()).unwrap().versions().collect();
     assert!(
         matches!(versions.as_slice(), [(record, Standing::Current)] if record.version == version(1)),

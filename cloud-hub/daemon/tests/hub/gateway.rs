@@ -1,4 +1,4 @@
-//! The devices' door: a real QUIC client, real ONNX Runtime, real digits.
+//! The device server: a real QUIC client, real ONNX Runtime, real digits.
 
 use std::sync::Arc;
 
@@ -99,7 +99,7 @@ async fn a_revoked_device_is_cut_off_and_stays_out_also_when_it_resumes() {
     };
     assert_eq!(closed, Some(CloseCode::Revoked));
     let shown = site.operate(&["device", "show", "kitchen"]).await;
-    assert_eq!((&shown["state"], &shown["why"]), (&"revoked".into(), &"stolen".into()), "{shown}");
+    assert_eq!((&shown["state"], &shown["reason"]), (&"revoked".into(), &"stolen".into()), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,7 +110,7 @@ async fn a_certificate_is_renewed_with_a_new_key_and_the_old_one_ends() {
     let request = DeviceRequest::Renew { csr_der: key.csr_der().unwrap() };
     let (response, _exchange) = device.ask(&request, &[]).await.unwrap();
     let HubResponse::Renewed { chain_der } = response else { panic!("{response:?}") };
-    let ca_der = site.hub.ca.cert_der();
+    let ca_der = site.hub.services.issuer.ca.cert_der();
     // The device may lose power before it has stored the new one: the old key still opens.
     device.dialer.dial(&device.token.hub).await.unwrap();
     let identity = key.identity(&chain_der).unwrap();
@@ -161,7 +161,7 @@ async fn the_same_device_twice_keeps_its_newer_connection() {
     assert_eq!(device.closed().await, CloseCode::Replaced);
     let newer = Device { token: device.token.clone(), dialer: device.dialer, connection: newer };
     newer.hello(None).await;
-    assert_eq!(site.hub.fleet.online(), 1);
+    assert_eq!(site.hub.services.fleet.online(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,7 +200,10 @@ async fn a_withdrawn_request_leaves_the_line() {
         exchange.send(&DeviceRequest::Infer(request), &body).await.unwrap();
         drop(exchange);
     }
-    until("an empty line", async || site.hub.workers.load() == (0, 0) && site.hub.in_flight.is_empty()).await;
+    until("an empty line", async || {
+        site.hub.services.workers.load() == (0, 0) && site.hub.services.in_flight.is_empty()
+    })
+    .await;
     device.infer(&inputs, None).await.unwrap();
 }
 
@@ -222,7 +225,7 @@ async fn a_hub_knows_everything_again_after_a_restart() {
     site.push("v1", &[]).await;
     let device = site.device("kitchen").await;
     device.hello(Some(1)).await;
-    let config = site.hub.config.clone();
+    let config = site.hub.config.as_ref().clone();
     let Site { folder, hub, running } = site;
     hub.stop.drain.cancel();
     running.await.unwrap().unwrap();

@@ -53,21 +53,21 @@ async fn bodies_that_are_announced_and_not_sent_take_nothing_from_others() {
     let site = Site::start().await;
     site.push("v1", &[]).await;
     let (slow, other) = (site.device("slow").await, site.device("other").await);
-    let all = site.hub.request_memory.free();
+    let all = site.hub.services.limits.request_memory.free();
     let mut held = Vec::new();
     for _ in 0..32 {
         held.push(begin_body(&slow).await);
     }
     // All of them are being read: the hub holds what came, not what was announced.
-    until("the bodies begin", async || all - site.hub.request_memory.free() >= 32 * 8).await;
-    assert!(all - site.hub.request_memory.free() < ANNOUNCED);
+    until("the bodies begin", async || all - site.hub.services.limits.request_memory.free() >= 32 * 8).await;
+    assert!(all - site.hub.services.limits.request_memory.free() < ANNOUNCED);
     expect_answers(&other).await;
     // Nor do resets, over and over, leave anything behind.
     for exchange in &mut held {
         *exchange = begin_body(&slow).await;
     }
     drop(held);
-    until("everything is given back", async || site.hub.request_memory.free() == all).await;
+    until("everything is given back", async || site.hub.services.limits.request_memory.free() == all).await;
     expect_answers(&slow).await;
 }
 
@@ -76,7 +76,7 @@ async fn a_device_that_sends_all_it_announces_gets_a_quarter_of_the_memory_and_i
     let site = Site::start_with(|config| config.gateway.request_bytes_max = 256 * 1024 * 1024).await;
     site.push("v1", &[]).await;
     let (greedy, other) = (site.device("greedy").await, site.device("other").await);
-    let all = site.hub.request_memory.free();
+    let all = site.hub.services.limits.request_memory.free();
     let piece = Bytes::from(vec![0; 1024 * 1024]);
     let mut held = Vec::new();
     let mut refused = 0;
@@ -93,7 +93,7 @@ async fn a_device_that_sends_all_it_announces_gets_a_quarter_of_the_memory_and_i
         }
         refused += usize::from(sent.is_err());
         held.push(exchange);
-        assert!(all - site.hub.request_memory.free() <= all / 4);
+        assert!(all - site.hub.services.limits.request_memory.free() <= all / 4);
     }
     assert_eq!(refused, 2, "48 of 256 MiB fit into a quarter once");
     expect_answers(&other).await;
@@ -116,8 +116,8 @@ async fn a_device_that_opens_every_stream_and_sends_no_body_keeps_nobody_off() {
 /// A digest that devices may fetch, of the version that was pushed.
 fn fetchable(site: &Site) -> Digest {
     let model = "digits".parse().unwrap();
-    let current = site.hub.registry.current(&model).unwrap();
-    let manifest = site.hub.registry.manifest(&model, current).unwrap();
+    let current = site.hub.services.registry.current(&model).unwrap();
+    let manifest = site.hub.services.registry.manifest(&model, current).unwrap();
     manifest.variants_for(types::Place::Device).next().unwrap().file.digest
 }
 
@@ -158,13 +158,14 @@ async fn a_response_that_is_not_taken_counts_as_the_memory_of_its_device() {
     let site = Site::start().await;
     site.push("v1", &[]).await;
     let (lazy, other) = (site.device("lazy").await, site.device("other").await);
-    let all = site.hub.request_memory.free();
+    let all = site.hub.services.limits.request_memory.free();
     let inputs = golden().inputs;
     for _ in 0..8 {
         lazy.infer(&inputs, None).await.unwrap();
     }
     expect_answers(&other).await;
-    until("responses that arrived are given back", async || site.hub.request_memory.free() == all).await;
+    until("responses that arrived are given back", async || site.hub.services.limits.request_memory.free() == all)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,7 +176,7 @@ async fn a_flood_of_half_handshakes_does_not_keep_a_device_off() {
     let token = device.token.clone();
     let flood = Flood::start(&token, 200).await;
     // More than 64: the flood has proven its address, as every attacker can that has one.
-    until("the flood holds places", async || site.hub.handshakes.held() >= 80).await;
+    until("the flood holds places", async || site.hub.services.limits.handshakes.held() >= 80).await;
     for _ in 0..5 {
         let connection = tokio::time::timeout(PATIENCE, device.dialer.dial(&token.hub)).await.unwrap().unwrap();
         connection.close(transport::CloseCode::Done, "");
@@ -251,9 +252,9 @@ async fn an_exchange_that_is_refused_says_so_before_its_body_came() {
     let site = Site::start_with(|config| config.gateway.requests_per_device_max = 1).await;
     site.push("v1", &[]).await;
     let device = site.device("camera").await;
-    let all = site.hub.request_memory.free();
+    let all = site.hub.services.limits.request_memory.free();
     let _held = begin_body(&device).await;
-    until("the first is being read", async || site.hub.request_memory.free() < all).await;
+    until("the first is being read", async || site.hub.services.limits.request_memory.free() < all).await;
     let mut second = begin_body(&device).await;
     let answer: HubResponse = tokio::time::timeout(PATIENCE, second.receive()).await.unwrap().unwrap();
     let HubResponse::Refused(refusal) = answer else { panic!("{answer:?}") };

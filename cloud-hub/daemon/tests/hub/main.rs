@@ -1,4 +1,4 @@
-//! The hub through its own doors, in one process.
+//! The hub through its own servers, in one process.
 //!
 //! `cloud-hub init` and the operator's verbs run as the real program; the hub itself runs in the test ([`site`]).
 
@@ -10,5 +10,7 @@ mod device;
 mod flood;
 mod gateway;
 mod hostile;
+mod labels;
 mod registry;
+mod rights;
 mod site;

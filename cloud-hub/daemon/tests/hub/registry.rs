@@ -7,11 +7,12 @@ use std::time::Duration;
 use bundle::Manifest;
 use cloud_hub::api::PublishRequest;
 use cloud_hub::config::{GatewayTable, InferenceTable};
+use cloud_hub::operators::Caller;
 use cloud_hub::registry::Registry;
-use cloud_hub::registry::blobs::{BlobError, Blobs};
 use cloud_hub::registry::metadata::{Metadata, MetadataName};
 use cloud_hub::registry::publish::{Publication, PublishError};
 use cloud_hub::state::Folder;
+use cloud_hub::storage::blobs::{BlobError, FolderBlobs};
 use cloud_hub::workers::load::{LoadFailed, Loader};
 use futures_util::FutureExt;
 use hub_core::registry::Change;
@@ -108,7 +109,8 @@ fn init(folder: &Path) {
 async fn open(folder: &Path, store: &Arc<dyn Store>, is_rebuilt: bool) -> Registry {
     let layout = Folder::new(&folder.join("hub"));
     let metadata = Metadata::open(layout.clone()).unwrap();
-    let registry = Registry::open(Arc::clone(store), Blobs::new(layout), metadata, is_rebuilt).await.unwrap();
+    let registry =
+        Registry::open(Arc::clone(store), Arc::new(FolderBlobs::new(layout)), metadata, is_rebuilt).await.unwrap();
     assert_eq!(registry.damage(), Vec::<String>::new());
     registry
 }
@@ -284,19 +286,22 @@ async fn a_push_whose_operator_hangs_up_is_offered_and_answered_all_the_same() {
     let (hub, packed) = (&site.hub, digits("v1"));
     let files = packed.files.iter().map(|file| std::fs::read(&file.path).unwrap());
     for bytes in files.chain([packed.manifest_bytes.clone()]) {
-        let mut upload = hub.registry.blobs().begin(Digest::of(&bytes), 1 << 30).await.unwrap();
+        let mut upload = hub.services.registry.blobs().begin(Digest::of(&bytes), 1 << 30).await.unwrap();
         upload.write(bytes.into()).await.unwrap();
         upload.commit().await.unwrap();
     }
-    let file = async |name| hub.registry.metadata(&name).await.unwrap().unwrap();
+    let file = async |name| hub.services.registry.metadata(&name).await.unwrap().unwrap();
     let (root, old) = (file(MetadataName::Root).await, file(MetadataName::Targets).await);
     let path = Manifest::target_path(&packed.manifest.model, packed.manifest.version);
     let key = KeyPair::load(&site.path("keys/targets.key")).unwrap();
     let signed = add_target(&root, &old, &path, &packed.manifest_bytes, &[&key], Timestamp::now()).unwrap();
     // Begun, then dropped, as a server drops the call of a client that went away.
-    let call = hub.publish(&packed.manifest.model, of(&packed, signed)).now_or_never();
+    let call = hub.app.models.publish(&Caller::machine(), &packed.manifest.model, of(&packed, signed)).now_or_never();
     assert!(call.is_none(), "{call:?}");
     let offer = Offer { model: "digits".parse().unwrap(), version: Version::new(1).unwrap() };
     assert_eq!(device.notice().await, HubRequest::Offer(offer));
-    assert!(hub.workers.is_loaded(&packed.manifest.model, packed.manifest.version), "the hub does not answer with it");
+    assert!(
+        hub.services.workers.is_loaded(&packed.manifest.model, packed.manifest.version),
+        "the hub does not answer with it"
+    );
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use edge_core::update::{Outcome, Report, Stage};
 use engine::EngineDescription;
-use protocol::v1::feature::Instance;
+use protocol::v1::feature::{Instance, Platform};
 use protocol::v1::{ActiveVariant, EngineInfo, Hello, ModelState, RunningModel, UpdateOutcome, UpdateReport, shorten};
 use service::clock;
 
@@ -22,9 +22,10 @@ pub(super) fn hello(models: &Models, board: &Board, engines: &[EngineDescription
             previous: previous.and_then(|status| status.previous.clone()).map(variant),
         }
     };
+    let platform = Platform { os: std::env::consts::OS.to_owned(), arch: std::env::consts::ARCH.to_owned() };
     Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        features: vec![instance.to_feature()],
+        features: vec![instance.to_feature(), platform.to_feature()],
         device_now_unix_ms: clock::unix_ms(),
         models: models.iter().map(state).collect(),
         engines: engines.iter().take(protocol::v1::hello::ENGINES_MAX).map(engine_info).collect(),

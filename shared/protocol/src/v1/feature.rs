@@ -17,6 +17,9 @@ pub const RUNNING_MODELS: &str = "running-models";
 /// In [`super::Hello`], with a value: the running process of the agent.
 const INSTANCE: &str = "instance";
 
+/// In [`super::Hello`], with a value: operating system and processor of the device.
+const PLATFORM: &str = "platform";
+
 /// In [`super::Welcome`], with a value: the address of another machine that uses this device's key.
 const IDENTITY_ALSO_AT: &str = "identity-also-at";
 
@@ -42,6 +45,37 @@ impl Instance {
         let lawful = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let text = Some(text).filter(|_text| lawful)?;
         u64::from_str_radix(text, 16).ok().map(Self)
+    }
+}
+
+/// Maximum length of the name of an operating system or a processor in bytes, as Rust names them (`linux`, `aarch64`).
+const PLATFORM_PART_BYTES_MAX: usize = 32;
+
+/// Operating system and processor architecture of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Platform {
+    /// Operating system, like `linux`.
+    pub os: String,
+    /// Processor architecture, like `aarch64`.
+    pub arch: String,
+}
+
+impl Platform {
+    /// Returns the text for [`super::Hello::features`].
+    #[must_use]
+    pub fn to_feature(&self) -> String {
+        format!("{PLATFORM}={}/{}", self.os, self.arch)
+    }
+
+    /// Finds the platform in a greeting; `None` for an agent that does not send one, or a malformed one.
+    #[must_use]
+    pub fn find(features: &[String]) -> Option<Self> {
+        let (os, arch) = value(features, PLATFORM)?.split_once('/')?;
+        let is_valid = |part: &str| {
+            (1..=PLATFORM_PART_BYTES_MAX).contains(&part.len())
+                && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte))
+        };
+        (is_valid(os) && is_valid(arch)).then(|| Self { os: os.to_owned(), arch: arch.to_owned() })
     }
 }
 
@@ -108,5 +142,17 @@ mod tests {
         for text in ["identity-also-at=", "identity-also-at=hub", "identity-also-at=1.2.3.4"] {
             assert_eq!(find_identity_also_at(&features(&[text])), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_platform_reads_back_and_a_malformed_one_is_no_platform() {
+        let own = Platform { os: "linux".to_owned(), arch: "aarch64".to_owned() };
+        assert_eq!(Platform::find(&[own.to_feature()]), Some(own));
+        for text in
+            ["platform=", "platform=linux", "platform=/x86", "platform=linux/", "platform=Linux/x", "platform=a/b/c"]
+        {
+            assert_eq!(Platform::find(&features(&[text])), None, "{text}");
+        }
+        assert_eq!(Platform::find(&features(&[&format!("platform={}/x", "a".repeat(33))])), None);
     }
 }

@@ -17,16 +17,16 @@ const BLOBS: &str = "blobs/sha256/";
 /// Deepest folder that is walked into; a state folder has three levels.
 const DEPTH_MAX: usize = 4;
 
-/// Where a member's content comes from.
+/// Source of a member's content.
 #[derive(Debug)]
 pub(super) enum Origin {
-    /// A file.
+    /// Content of a file.
     File(PathBuf),
     /// A text that differs from what lies in the folder.
     Memory(Vec<u8>),
 }
 
-/// What goes into a backup.
+/// Members that go into a backup.
 #[derive(Debug, Default)]
 pub(super) struct Collected {
     pub(super) members: Vec<Member>,

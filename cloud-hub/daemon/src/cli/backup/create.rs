@@ -13,19 +13,18 @@ use transport::Ca;
 
 use super::CreateArgs;
 use super::collect::Collected;
-use crate::api::BackupSnapshot;
+use crate::api::endpoints::Backup;
 use crate::backup::archive::{self, ArchiveError};
 use crate::backup::{Contents, FORMAT, FORMAT_VERSION, SNAPSHOT_PREFIX, STORE_FILE, snapshot};
-use crate::cli::client::Client;
-use crate::cli::context::Context;
 use crate::cli::machine;
 use crate::registry::metadata::TIMESTAMP_FILE;
 use crate::state::Folder;
+use hub_cli::{Client, Context};
 
 /// Largest PEM file of the CA, in bytes.
 const PEM_BYTES_MAX: u64 = 64 * 1024;
 
-/// What was written.
+/// Result of the verb, for `--json`.
 #[derive(Debug, Serialize)]
 struct Created {
     file: PathBuf,
@@ -145,7 +144,7 @@ fn read_stopped(folder: &Folder) -> Result<Taken, CliError> {
 
 fn ask_running(args: &CreateArgs, folder: &Folder) -> Result<Taken, CliError> {
     let client = client(args, folder)?;
-    let made: BackupSnapshot = client.post("/backup", &serde_json::json!({}))?;
+    let made = client.ask::<Backup>(&())?;
     let is_ours = made.file.starts_with(SNAPSHOT_PREFIX) && !made.file.contains('/');
     let path = folder.root().join(&made.file);
     if !is_ours || !path.exists() {
@@ -163,7 +162,7 @@ fn client(args: &CreateArgs, folder: &Folder) -> Result<Client, CliError> {
     }
     let own = folder.root().join("operator.toml");
     let context = args.context.clone().or_else(|| own.exists().then_some(own));
-    Client::new(Context::load(context.as_deref())?)
+    Client::new(Context::load(context.as_deref(), crate::cli::locate::own_hub)?)
 }
 
 fn collect(args: &CreateArgs, folder: &Folder, taken: &Taken) -> Result<(Contents, Collected), CliError> {

@@ -31,10 +31,10 @@ const ROOM_BYTES: u64 = 64 * 1024 * 1024;
 struct Revoked {
     device: DeviceId,
     at_unix_ms: u64,
-    why: String,
+    reason: String,
 }
 
-/// What was made.
+/// Result of the verb, for `--json`.
 #[derive(Debug, Serialize)]
 struct Made {
     config: PathBuf,
@@ -225,7 +225,7 @@ fn revocation(record: &DeviceRecord) -> Option<Revoked> {
     match &record.standing {
         Standing::Good => None,
         Standing::Revoked { at_unix_s, why } => {
-            Some(Revoked { device: record.id.clone(), at_unix_ms: at_unix_s.saturating_mul(1000), why: why.clone() })
+            Some(Revoked { device: record.id.clone(), at_unix_ms: at_unix_s.saturating_mul(1000), reason: why.clone() })
         }
     }
 }
@@ -258,7 +258,7 @@ fn told(made: &Made) -> String {
     } else {
         lines.push("   Revoked in this backup, newest first:".to_owned());
         let revoked = made.revoked.iter().map(|revoked| {
-            format!("   {}  {}  {}", crate::clock::utc(revoked.at_unix_ms), revoked.device, revoked.why)
+            format!("   {}  {}  {}", crate::clock::utc(revoked.at_unix_ms), revoked.device, revoked.reason)
         });
         lines.extend(revoked);
     }

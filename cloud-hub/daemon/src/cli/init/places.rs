@@ -20,17 +20,17 @@ pub(in crate::cli) const OPERATOR_FILE: &str = "operator.toml";
 /// User that the packages run the hub as.
 const SERVICE_USER: &str = "sanderling-hub";
 
-/// What `init` writes where.
+/// Paths of the files that `init` writes.
 #[derive(Debug)]
 pub(super) struct Places {
     /// The config file, and its new text.
     pub(super) config_file: PathBuf,
     pub(super) config_text: String,
-    /// What the new text says.
+    /// Config that the new text describes.
     pub(super) config: HubConfig,
     /// Folder of the hub's state.
     pub(super) state: PathBuf,
-    /// The operator's context.
+    /// Path of the operator's context.
     pub(super) operator: PathBuf,
     /// Whether the hub is the installed service's.
     pub(super) is_system: bool,

@@ -9,8 +9,9 @@ use store::files::{self, Mode};
 
 use super::keys::Keyring;
 use super::site::Site;
+use crate::api::endpoints::{PublishVersion, WithdrawVersion};
 use crate::api::trust::{TrustChange, TrustChanged};
-use crate::api::{PublishRequest, Published, WithdrawRequest, Withdrawn};
+use crate::api::{PublishRequest, WithdrawRequest};
 
 /// End of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,13 +115,13 @@ pub(super) fn publish(site: &Site, change: &Change, output: Output) -> Result<()
         }
         (Some(push), Site::Api(client)) if push.withdraw => {
             let request = WithdrawRequest { version: push.version, targets: targets.unwrap_or_default() };
-            let withdrawn: Withdrawn = client.post(&format!("/models/{}/withdraw", push.model), &request)?;
+            let withdrawn = client.send::<WithdrawVersion>(&push.model, &request)?;
             Ok(output.print(&withdrawn, crate::cli::withdraw::told)?)
         }
         (Some(push), Site::Api(client)) => {
             let (version, manifest, hold, force) = (push.version, push.manifest, push.hold, push.force);
             let request = PublishRequest { version, manifest, targets: targets.unwrap_or_default(), hold, force };
-            let published: Published = client.post(&format!("/models/{}/versions", push.model), &request)?;
+            let published = client.send::<PublishVersion>(&push.model, &request)?;
             Ok(output.print(&published, |published| {
                 format!(
                     "{}/{} is published; {} connected devices were told",

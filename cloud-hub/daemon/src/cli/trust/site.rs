@@ -4,15 +4,17 @@ use std::path::PathBuf;
 
 use clap::Args;
 use console::{CliError, ExitKind, OrExit, Output};
+use hub_cli::{Client, Context};
 use jiff::Timestamp;
 use store::StateLock;
 use tokio::runtime::Runtime;
 
+use crate::api::endpoints::{ChangeTrust, MakeOnlineKeys, ReadMetadata, ShowTrust};
 use crate::api::trust::{OnlineKeysView, TrustChange, TrustChanged, TrustView};
-use crate::cli::client::Client;
-use crate::cli::context::Context;
+use crate::cli::locate::own_hub;
 use crate::registry::metadata::{Metadata, MetadataError, MetadataName};
 use crate::state::Folder;
+use crate::storage::trust_view::read_view;
 
 /// Arguments that name a hub.
 #[derive(Debug, Args)]
@@ -32,7 +34,7 @@ impl SiteArgs {
     /// Opens the hub.
     pub(super) fn open(&self) -> Result<Site, CliError> {
         let Some(config) = &self.config else {
-            return Ok(Site::Api(Box::new(Client::new(Context::load(self.context.as_deref())?)?)));
+            return Ok(Site::Api(Box::new(Client::new(Context::load(self.context.as_deref(), own_hub)?)?)));
         };
         let config = crate::cli::config::read(config)?;
         let folder = Folder::new(&config.hub.state_dir);
@@ -72,7 +74,7 @@ impl Site {
     /// Reads a metadata file by name.
     pub(super) fn file(&self, name: &str) -> Result<Vec<u8>, CliError> {
         match self {
-            Self::Api(client) => client.get_bytes(&format!("/trust/{name}")),
+            Self::Api(client) => client.read::<ReadMetadata>(&name.to_owned()),
             Self::Folder { metadata, .. } => {
                 let parsed: MetadataName = name.parse().or_exit(ExitKind::Usage)?;
                 let bytes = metadata.get(&parsed).map_err(explain)?;
@@ -85,15 +87,15 @@ impl Site {
     /// Reads who may sign what and until when.
     pub(super) fn view(&self) -> Result<TrustView, CliError> {
         match self {
-            Self::Api(client) => client.get("/trust"),
-            Self::Folder { metadata, .. } => TrustView::read(metadata, Vec::new(), Timestamp::now()).map_err(explain),
+            Self::Api(client) => client.ask::<ShowTrust>(&()),
+            Self::Folder { metadata, .. } => read_view(metadata, Vec::new(), Timestamp::now()).map_err(explain),
         }
     }
 
     /// Has the hub make the online keys that the next root names.
     pub(super) fn next_online_keys(&self) -> Result<OnlineKeysView, CliError> {
         match self {
-            Self::Api(client) => client.post("/trust/online-keys", &serde_json::json!({})),
+            Self::Api(client) => client.ask::<MakeOnlineKeys>(&()),
             Self::Folder { metadata, .. } => Ok(metadata.next_online_keys().map_err(explain)?.into()),
         }
     }
@@ -101,7 +103,7 @@ impl Site {
     /// Publishes a change of trust.
     pub(super) fn change(&self, change: &TrustChange) -> Result<TrustChanged, CliError> {
         match self {
-            Self::Api(client) => client.post("/trust/changes", change),
+            Self::Api(client) => client.send::<ChangeTrust>(&(), change),
             Self::Folder { metadata, runtime, .. } => {
                 let (root, targets) = (change.root.as_deref(), change.targets.as_deref());
                 let changing = metadata.change(root.map(str::as_bytes), targets.map(str::as_bytes), Timestamp::now());

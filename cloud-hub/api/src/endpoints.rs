@@ -1,0 +1,164 @@
+//! Every call of the API.
+
+use types::{DeviceId, Digest, ModelName};
+
+use crate::audit::{AuditPage, AuditQuery, AuditVerification};
+use crate::endpoint::{Body, Description, Endpoint, FileBytes, Method, NoBody, NoQuery};
+use crate::trust::{OnlineKeysView, TrustChange, TrustChanged, TrustView};
+use crate::{
+    BackupSnapshot, BlobStored, DeviceList, DeviceListQuery, DeviceView, HubStatus, LabelChange, ModelList, ModelView,
+    OfferRequest, OperatorCreated, OperatorList, OperatorRenewal, OperatorRequest, OperatorRevoked, PageQuery,
+    PublishRequest, Published, RevokeRequest, Role, TokenCreated, TokenRequest, WithdrawRequest, Withdrawn,
+};
+
+/// Defines the endpoints and the list of them.
+macro_rules! endpoints {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident = $method:ident $path:literal ($id:ty) $query:ty [$($parameter:literal),*] $request:ty => $response:ty,
+        $role:ident, [$($verb:literal),*], $summary:literal;
+    )*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, Copy)]
+            pub struct $name;
+
+            impl Endpoint for $name {
+                type Id = $id;
+                type Query = $query;
+                type Request = $request;
+                type Response = $response;
+
+                const METHOD: Method = Method::$method;
+                const PATH: &'static str = $path;
+                const ROLE: Role = Role::$role;
+                const QUERY: &'static [&'static str] = &[$($parameter),*];
+                const SUMMARY: &'static str = $summary;
+                const VERBS: &'static [&'static str] = &[$($verb),*];
+            }
+        )*
+
+        /// Describes every endpoint, in the order of the reference page.
+        #[must_use]
+        pub fn all() -> Vec<Description> {
+            vec![$(Description::of::<$name>()),*]
+        }
+    };
+}
+
+endpoints! {
+    /// Reads the status of the hub.
+    Status = Get "/status" (()) NoQuery [] NoBody => HubStatus, Viewer, ["status"],
+        "gives a summary of the hub's state";
+    /// Creates a join token.
+    CreateToken = Post "/tokens" (()) NoQuery [] TokenRequest => TokenCreated, Operator, ["token create"],
+        "creates a join token, good once and for at most an hour; `warnings` names addresses in it that no device can reach";
+    /// Lists devices, filtered and in pages.
+    ListDevices = Get "/devices" (()) DeviceListQuery ["filter", "limit", "after"] NoBody => DeviceList, Viewer, ["device list"],
+        "lists devices by name: connection, certificate, labels, models, last report; `renewable_until_unix_ms` once the certificate has expired, `cloned` while two machines use the identity, `unknown` for devices without a record";
+    /// Reads the state of one device.
+    ShowDevice = Get "/devices/{device}" (DeviceId) NoQuery [] NoBody => DeviceView, Viewer, ["device show"],
+        "gives one device";
+    /// Changes the labels of a device.
+    LabelDevice = Post "/devices/{device}/labels" (DeviceId) NoQuery [] LabelChange => DeviceView, Operator, ["device label"],
+        "sets and removes labels of a device";
+    /// Revokes a device for ever.
+    RevokeDevice = Post "/devices/{device}/revoke" (DeviceId) NoQuery [] RevokeRequest => DeviceView, Operator, ["device revoke"],
+        "revokes a device, at once and for ever";
+    /// Takes up a device without a record.
+    ReadmitDevice = Post "/devices/{device}/readmit" (DeviceId) NoQuery [] NoBody => DeviceView, Operator, ["device readmit"],
+        "lets a device in that has no record and showed a certificate of this hub's CA (`unknown` in `GET /devices`)";
+    /// Lists models in pages.
+    ListModels = Get "/models" (()) PageQuery ["limit", "after"] NoBody => ModelList, Viewer, ["model list"],
+        "lists models by name with their versions, the state of each device, and `answered`: requests that this hub answered by the devices' reason, with their share of these (`share_percent`)";
+    /// Reads the state of one model.
+    ShowModel = Get "/models/{model}" (ModelName) NoQuery [] NoBody => ModelView, Viewer, ["model status"],
+        "gives one model";
+    /// Publishes a version of a model.
+    PublishVersion = Post "/models/{model}/versions" (ModelName) NoQuery [] PublishRequest => Published, Releaser, ["model push", "trust publish"],
+        "publishes a version whose files are uploaded; `targets` is the newly signed metadata";
+    /// Offers a version to devices.
+    OfferVersion = Post "/models/{model}/offer" (ModelName) NoQuery [] OfferRequest => Published, Releaser, ["model offer"],
+        "offers a version to the devices that follow the model";
+    /// Withdraws a version of a model.
+    WithdrawVersion = Post "/models/{model}/withdraw" (ModelName) NoQuery [] WithdrawRequest => Withdrawn, Releaser, ["model withdraw", "trust publish"],
+        "withdraws a version that no device has or may have; `targets` is the signed metadata without it";
+    /// Checks for an uploaded file.
+    HeadBlob = Head "/blobs/{digest}" (Digest) NoQuery [] NoBody => NoBody, Releaser, ["model push"],
+        "answers 200 when a file is there and whole, otherwise 404";
+    /// Uploads the bytes of a file.
+    PutBlob = Put "/blobs/{digest}" (Digest) NoQuery [] FileBytes => BlobStored, Releaser, ["model push"],
+        "uploads a file, which must have this digest";
+    /// Reads the state of the signed metadata.
+    ShowTrust = Get "/trust" (()) NoQuery [] NoBody => TrustView, Viewer, ["trust status"],
+        "gives every role's version, expiry, keys, threshold and what to do";
+    /// Reads a file of the signed metadata.
+    ReadMetadata = Get "/trust/{file}" (String) NoQuery [] NoBody => FileBytes, Viewer, ["trust status", "model push"],
+        "gives a file of the signed metadata as it is";
+    /// Creates the next online keys.
+    MakeOnlineKeys = Post "/trust/online-keys" (()) NoQuery [] NoBody => OnlineKeysView, Admin, ["trust rotate"],
+        "creates the hub's next online keys, or returns those that wait; gives their public halves";
+    /// Changes the signed metadata.
+    ChangeTrust = Post "/trust/changes" (()) NoQuery [] TrustChange => TrustChanged, Admin, ["trust renew", "trust rotate", "trust publish"],
+        "publishes a newly signed root, a newly signed list of the same versions, or both";
+    /// Lists operators in pages.
+    ListOperators = Get "/operators" (()) PageQuery ["limit", "after"] NoBody => OperatorList, Viewer, ["operator list", "operator renew"],
+        "lists operators by name: role, creation, expiry, last use; `warning` once a token ends soon or has ended, `fingerprint` (of the token's SHA-256)";
+    /// Creates an operator with a token.
+    CreateOperator = Post "/operators" (()) NoQuery [] OperatorRequest => OperatorCreated, Admin, ["operator create"],
+        "creates an operator with a token; a name in use is refused (`conflict`); without `role` it is an admin";
+    /// Renews the token of an operator.
+    RenewOperator = Post "/operators/renew" (()) NoQuery [] OperatorRenewal => OperatorCreated, Viewer, ["operator renew"],
+        "creates the next token of an operator, of the caller without `name`; only an admin may name another one; the earlier token ends within a day";
+    /// Revokes an operator at once.
+    RevokeOperator = Post "/operators/{operator}/revoke" (String) NoQuery [] NoBody => OperatorRevoked, Admin, ["operator revoke"],
+        "removes every token of an operator; its next call is refused";
+    /// Reads the audit log.
+    ReadAudit = Get "/audit" (()) AuditQuery ["limit", "before"] NoBody => AuditPage, Operator, ["audit"],
+        "gives the audit log, newest event first";
+    /// Checks the audit log.
+    VerifyAudit = Get "/audit/verification" (()) NoQuery [] NoBody => AuditVerification, Operator, ["audit --verify"],
+        "checks the chain of the whole audit log and names the first place where it is broken";
+    /// Writes a snapshot for a backup.
+    Backup = Post "/backup" (()) NoQuery [] NoBody => BackupSnapshot, Admin, ["backup create"],
+        "writes a snapshot of the records into the hub's own state folder and gives its file name, never its content";
+}
+
+/// Implements [`Body`] for JSON types.
+macro_rules! bodies {
+    ($($type:ty = $example:expr;)*) => {
+        $(impl Body for $type {
+            const EXAMPLE: &'static str = $example;
+        })*
+    };
+}
+
+bodies! {
+    HubStatus = include_str!("../examples/status.json");
+    TokenRequest = r#"{"device":"kitchen","replace":true,"ttl_s":600}"#;
+    TokenCreated = r#"{"token":"sandjoin1_…","device":"kitchen","expires_unix_ms":1800000600000,"warnings":["…"]}"#;
+    DeviceList = include_str!("../examples/devices.json");
+    DeviceView = include_str!("../examples/device.json");
+    LabelChange = r#"{"set":{"site":"berlin"},"remove":["floor"]}"#;
+    RevokeRequest = r#"{"reason":"stolen"}"#;
+    ModelList = include_str!("../examples/models.json");
+    ModelView = include_str!("../examples/model.json");
+    PublishRequest = r#"{"version":2,"manifest":"sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4","targets":"…","hold":true,"force":true}"#;
+    Published = r#"{"model":"digits","version":2,"devices_told":3,"unchanged":false,"warnings":["…"]}"#;
+    OfferRequest = r#"{"version":2}"#;
+    WithdrawRequest = r#"{"version":2,"targets":"…"}"#;
+    Withdrawn = r#"{"model":"digits","version":2,"offered":1}"#;
+    BlobStored = r#"{"digest":"sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4","bytes":600000}"#;
+    TrustView = include_str!("../examples/trust.json");
+    OnlineKeysView = r#"{"snapshot":"9f…","timestamp":"a0…"}"#;
+    TrustChange = r#"{"root":"…","targets":"…"}"#;
+    TrustChanged = r#"{"root_version":2,"targets_version":7,"unchanged":false}"#;
+    OperatorList = r#"{"operators":[{"name":"ci","role":"releaser","created_unix_ms":1800000000000,"expires_unix_ms":1807776000000,"last_used_unix_ms":1800000600000,"warning":"…","fingerprint":"9372c470eeadd5ec"}],"next":"ci"}"#;
+    OperatorRequest = r#"{"name":"ci","ttl_days":90,"role":"releaser"}"#;
+    OperatorCreated = r#"{"name":"ci","token":"sandop1_…","expires_unix_ms":1807776000000,"role":"releaser"}"#;
+    OperatorRenewal = r#"{"name":"ci","ttl_days":90}"#;
+    OperatorRevoked = r#"{"name":"ci","tokens":1}"#;
+    AuditPage = include_str!("../examples/audit.json");
+    AuditVerification = r#"{"intact":false,"checked":12,"first":1,"last":13,"head":"sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4","problem":"event 7 was changed"}"#;
+    BackupSnapshot = r#"{"file":"backup-7f3a.snapshot"}"#;
+}

@@ -1,0 +1,167 @@
+//! Models: versions, publication, withdrawal, uploaded files.
+
+use serde::{Deserialize, Serialize};
+use types::{DeviceId, Digest, ModelName, Version};
+
+use crate::{FormView, ReportView, RunningView};
+
+/// Models, by name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelList {
+    /// The models of this page.
+    pub models: Vec<ModelView>,
+    /// Cursor of the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// State of one model in the registry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelView {
+    /// Name of the model.
+    pub model: ModelName,
+    /// Newest published version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latest: Option<Version>,
+    /// Version that devices are offered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered: Option<Version>,
+    /// Versions, newest first.
+    pub versions: Vec<VersionView>,
+    /// Devices that follow it, by name.
+    pub devices: Vec<ModelDeviceView>,
+    /// Requests of devices that this hub has answered since it started, by the device's reason for asking.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answered: Vec<ReasonView>,
+    /// Effects of the offered version that its author may not expect, like a missing threshold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Requests that devices sent to the hub for one reason.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReasonView {
+    /// Reason of the device, as in receipts.
+    pub reason: String,
+    /// Number of requests.
+    pub requests: u64,
+    /// Share of the model's requests that this hub answered, in percent. Requests that devices answer themselves are not
+    /// counted: the hub does not see them.
+    #[serde(default)]
+    pub share_percent: f64,
+}
+
+/// State of one published version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionView {
+    /// Number of the version.
+    pub version: Version,
+    /// Digest of its manifest.
+    pub manifest: Digest,
+    /// Time of its publication.
+    pub published_unix_ms: u64,
+    /// Whether it has never been offered.
+    pub held: bool,
+    /// Names of its variants, the hub's own last.
+    pub variants: Vec<String>,
+    /// Whether the hub has it loaded.
+    pub loaded: bool,
+}
+
+/// State of one device that follows a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelDeviceView {
+    /// Name of the device.
+    pub device: DeviceId,
+    /// Whether it is connected now.
+    pub connected: bool,
+    /// Variant that serves now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<FormView>,
+    /// Engine and provider that run the active variant, where the device reported them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<RunningView>,
+    /// Its last report on an update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<ReportView>,
+}
+
+/// File that was uploaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobStored {
+    /// Digest, which is its name.
+    pub digest: Digest,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
+/// Request to publish a version whose files are uploaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishRequest {
+    /// Number of the version.
+    pub version: Version,
+    /// Digest of its manifest, which was uploaded as a blob.
+    pub manifest: Digest,
+    /// The newly signed `targets.json`, as text.
+    pub targets: String,
+    /// Whether to publish without offering the version to devices.
+    #[serde(default)]
+    pub hold: bool,
+    /// Whether to publish although the version is worse than the one in force: no threshold, no golden inputs, other labels, other
+    /// inputs or outputs.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub force: bool,
+}
+
+/// Returns whether a switch is off: it is left out of a request then, so that an older hub understands it.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_false(switch: &bool) -> bool {
+    !switch
+}
+
+/// Request to offer a version to devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfferRequest {
+    /// Number of the version.
+    pub version: Version,
+}
+
+/// Result of publishing or offering a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// Name of the model.
+    pub model: ModelName,
+    /// Number of the version.
+    pub version: Version,
+    /// Number of connected devices that were offered the version.
+    pub devices_told: usize,
+    /// Whether it was published already with the same content.
+    pub unchanged: bool,
+    /// Effects that the author may not expect, like a missing threshold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Request to withdraw a version that no device has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WithdrawRequest {
+    /// Number of the version.
+    pub version: Version,
+    /// The newly signed `targets.json` without the version, as text.
+    pub targets: String,
+}
+
+/// Result of a withdrawal: the number can be published again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawn {
+    /// Name of the model.
+    pub model: ModelName,
+    /// Number of the version.
+    pub version: Version,
+    /// Version that devices are offered now; absent when the model has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered: Option<Version>,
+}

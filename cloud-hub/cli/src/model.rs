@@ -1,0 +1,140 @@
+//! `cloud-hub model list | status | offer`.
+
+use clap::Args;
+use console::CliError;
+use hub_api::endpoint::NoBody;
+use hub_api::endpoints::{ListModels, OfferVersion, ShowModel};
+use hub_api::{ModelList, ModelView, OfferRequest, PAGE_MAX, PageQuery};
+use service::clock;
+use types::{ModelName, Version};
+
+use crate::{Locate, Operate, show};
+
+/// Arguments of `cloud-hub model list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    operate: Operate,
+}
+
+/// Arguments of `cloud-hub model status`.
+#[derive(Debug, Args)]
+pub struct OneArgs {
+    /// Name of the model.
+    model: ModelName,
+    #[command(flatten)]
+    operate: Operate,
+}
+
+/// Arguments of `cloud-hub model offer`.
+#[derive(Debug, Args)]
+pub struct OfferArgs {
+    /// Name of the model.
+    model: ModelName,
+    /// Number of the version.
+    version: Version,
+    #[command(flatten)]
+    operate: Operate,
+}
+
+/// Lists all models, page by page.
+///
+/// # Errors
+/// When the hub does not answer, or refuses.
+pub fn list(args: &ListArgs, locate: Locate) -> Result<(), CliError> {
+    let client = args.operate.client(locate)?;
+    let mut list = ModelList { models: Vec::new(), next: None };
+    loop {
+        let query = PageQuery { limit: Some(PAGE_MAX), after: list.next.take() };
+        let page = client.call::<ListModels>(&(), &query, &NoBody {})?;
+        list.models.extend(page.models);
+        list.next = page.next;
+        if list.next.is_none() {
+            break;
+        }
+    }
+    Ok(args.operate.output().print(&list, table)?)
+}
+
+/// Shows one model.
+///
+/// # Errors
+/// When the hub does not answer, or refuses.
+pub fn status(args: &OneArgs, locate: Locate) -> Result<(), CliError> {
+    let view = args.operate.client(locate)?.ask::<ShowModel>(&args.model)?;
+    Ok(args.operate.output().print(&view, page)?)
+}
+
+/// Offers a version to devices.
+///
+/// # Errors
+/// When the hub does not answer, or refuses.
+pub fn offer(args: &OfferArgs, locate: Locate) -> Result<(), CliError> {
+    let request = OfferRequest { version: args.version };
+    let offered = args.operate.client(locate)?.send::<OfferVersion>(&args.model, &request)?;
+    Ok(args.operate.output().print(&offered, |done| {
+        format!("{}/{} is offered; {} connected devices were told", done.model, done.version, done.devices_told)
+    })?)
+}
+
+fn table(list: &ModelList) -> String {
+    let rows = list.models.iter().map(|view| {
+        [
+            view.model.to_string(),
+            number(view.latest),
+            number(view.offered),
+            view.versions.len().to_string(),
+            view.devices.len().to_string(),
+        ]
+    });
+    console::render_table(["model", "latest", "offered", "versions", "devices"], rows)
+}
+
+fn number(version: Option<Version>) -> String {
+    version.map_or_else(|| "-".to_owned(), |version| version.to_string())
+}
+
+fn page(view: &ModelView) -> String {
+    let versions = view.versions.iter().map(|version| {
+        let state = match (Some(version.version) == view.offered, version.held) {
+            (true, _) => "offered",
+            (false, true) => "held",
+            (false, false) => "past",
+        };
+        [
+            version.version.to_string(),
+            state.to_owned(),
+            clock::utc(version.published_unix_ms),
+            show::yes(version.loaded),
+            version.variants.join(", "),
+            show::short(&version.manifest),
+        ]
+    });
+    let versions =
+        console::render_table(["version", "state", "published", "loaded here", "variants", "manifest"], versions);
+    let devices = view.devices.iter().map(|device| {
+        [
+            device.device.to_string(),
+            (if device.connected { "connected" } else { "away" }).to_owned(),
+            show::form(device.active.as_ref()),
+            show::running(device.running.as_ref()),
+            show::report(device.report.as_ref()),
+        ]
+    });
+    let devices = console::render_table(["device", "state", "active", "runs with", "last report"], devices);
+    let mut lines = vec![versions, String::new(), devices];
+    let total: u64 = view.answered.iter().map(|count| count.requests).sum();
+    if total > 0 {
+        let reasons: Vec<String> = view
+            .answered
+            .iter()
+            .map(|count| format!("{} {} ({:.1} %)", count.requests, count.reason, count.share_percent))
+            .collect();
+        let requests = if total == 1 { "request" } else { "requests" };
+        let reasons = reasons.join(", ");
+        lines.push(format!("\n{total} {requests} of devices answered here since the hub started: {reasons}"));
+    }
+    let offered = number(view.offered);
+    lines.extend(view.warnings.iter().map(|warning| format!("\nwarning: version {offered}: {warning}")));
+    lines.join("\n")
+}

@@ -1,0 +1,42 @@
+//! The use cases of operators, one file per noun. Each receives the few parts that it works on and records one audit event
+//! for each change.
+//!
+//! Fed by [`crate::servers::admin`]. Composed once, by [`crate::hub::start`].
+
+pub mod backups;
+pub mod issuer;
+pub mod models;
+pub mod offers;
+pub mod overview;
+pub mod tokens;
+pub mod trust;
+pub mod uploads;
+
+use std::sync::Arc;
+
+use crate::fleet::Fleet;
+use crate::operators::Operators;
+use crate::storage::audit::AuditLog;
+
+/// Every use case, for the server's router to hand out.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// Devices: list, labels, revocation, readmission.
+    pub devices: Arc<Fleet>,
+    /// Operators and their tokens.
+    pub operators: Arc<Operators>,
+    /// Join tokens.
+    pub tokens: Arc<tokens::JoinTokens>,
+    /// Models and versions.
+    pub models: Arc<models::Models>,
+    /// Uploads of files.
+    pub uploads: Arc<uploads::Uploads>,
+    /// Signed metadata.
+    pub trust: Arc<trust::Trust>,
+    /// Status of the hub.
+    pub overview: Arc<overview::Overview>,
+    /// Snapshots for backups.
+    pub backups: Arc<backups::Backups>,
+    /// The audit log.
+    pub audit: AuditLog,
+}

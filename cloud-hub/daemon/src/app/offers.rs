@@ -1,0 +1,39 @@
+//! Offers of versions to connected devices.
+
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+use types::{ModelName, Version};
+
+use crate::fleet::Fleet;
+use crate::registry::Registry;
+use crate::servers::gateway;
+
+/// Sends offers without waiting for the devices.
+#[derive(Debug, Clone)]
+pub struct Offers {
+    /// Devices and their connections.
+    pub fleet: Arc<Fleet>,
+    /// Offers in progress.
+    pub notices: TaskTracker,
+}
+
+impl Offers {
+    /// Offers a version to the connected devices that follow the model; with `again` also to those that had rejected it.
+    /// Returns their number.
+    pub fn offer(&self, model: &ModelName, version: Version, again: bool) -> usize {
+        let recipients = self.fleet.to_tell(model, version, again);
+        let count = recipients.len();
+        self.notices.spawn(gateway::tell(recipients));
+        count
+    }
+
+    /// Offers versions again whose files were damaged and are whole, where they are current.
+    pub fn offer_mended(&self, registry: &Registry, mended: &[(ModelName, Version)]) {
+        for (model, version) in mended {
+            if registry.current(model) == Some(*version) {
+                self.offer(model, *version, true);
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Background work of the hub: renewal of signatures, checks of files, notices in the log, proof of progress.
+
+pub mod progress;
+pub mod scrub;
+pub mod upkeep;

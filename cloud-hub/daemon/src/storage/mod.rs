@@ -1,0 +1,10 @@
+//! Storage of the hub: records, files, signed metadata, the audit log.
+
+pub mod audit;
+pub mod blobs;
+pub mod metadata;
+pub mod records;
+pub mod rotation;
+pub mod standing;
+pub mod trust_view;
+pub mod values;

@@ -1,0 +1,68 @@
+//! The values that are stored, as the code works with them; [`super::records`] has their forms on disk.
+//!
+//! Here rather than beside their users, so that storage depends on none of them.
+
+use hub_core::fleet::Device;
+use hub_core::tokens::TokenRecord;
+use types::{DeviceId, Version};
+
+use crate::api::Role;
+
+/// Stored state of a device beside its record: nothing here decides about its rights.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StoredState {
+    /// State of the device as the fleet knows it.
+    pub device: Device,
+    /// The last second of its newest certificate.
+    pub certificate_until_unix_s: Option<u64>,
+}
+
+/// One token as it is kept, under the hash of its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredToken {
+    /// State and times of the token.
+    pub record: TokenRecord,
+    /// Name of the device that joins with it.
+    pub device: DeviceId,
+    /// Whether it may give a device that is on record a new key.
+    pub replace: bool,
+}
+
+/// Version of a model that devices follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CurrentRecord {
+    /// Version that devices are offered.
+    pub version: Version,
+    /// The version that devices followed before, for a withdrawal.
+    pub before: Option<Version>,
+}
+
+/// One operator token as it is kept, under the hash of its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorRecord {
+    /// Name of the operator; a renewed token has the same.
+    pub name: String,
+    /// Time at which the token was made, in milliseconds since 1970.
+    pub created_unix_ms: u64,
+    /// First time at which the token is refused, in milliseconds since 1970.
+    pub expires_unix_ms: u64,
+    /// Time of the last call with this token, as of the last time that it was stored.
+    pub last_used_unix_ms: Option<u64>,
+    /// Role of the operator.
+    pub role: Role,
+}
+
+/// Load of one version that ended badly.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attempt {
+    /// Digest of the model file and version of the runtime: others begin anew.
+    pub of: String,
+    /// Ends of the hub during a load.
+    pub hub_ends: u32,
+    /// Whether a load was begun and has not ended.
+    pub under_way: bool,
+    /// Boot in which it was begun: a power cut is no fault of the version.
+    pub boot: String,
+    /// Reason why the version does not answer.
+    pub problem: Option<String>,
+}
