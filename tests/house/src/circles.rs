@@ -170,9 +170,10 @@ fn expand(prefix: &str, tree: &str, paths: &mut Vec<String>) {
 /// The paths from `crate`, `self` and `super` outside of `use` declarations.
 fn inline(text: &str) -> Vec<String> {
     let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
-    let words = text.split(|c: char| !is_path(c));
+    // What ends in colons is the beginning of a `use` tree.
+    let words = text.split(|c: char| !is_path(c)).filter(|word| !word.ends_with(':'));
     let from_here = |word: &&str| ["crate::", "self::", "super::"].iter().any(|start| word.starts_with(start));
-    words.filter(from_here).map(|word| word.trim_end_matches(':').to_owned()).collect()
+    words.filter(from_here).map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -18,8 +18,6 @@ const CEILINGS: [(&str, f64, f64, usize); 8] = [
     ("models/graph", 11.8, 15.4, 2),
     ("models/tools", 12.1, 19.9, 1),
     ("shared/engine", 9.8, 11.7, 2),
-    ("shared/engine-wgpu", 8.3, 7.4, 0),
-    ("shared/onnx-functions", 6.0, 11.8, 0),
 ];
 
 /// Limits of all crates together, while [`CEILINGS`] is not empty.
