@@ -10,17 +10,17 @@ pub trait Attributes {
     /// The attribute of that name.
     fn attr(&self, name: &str) -> Option<&AttributeProto>;
 
-    /// A whole number.
+    /// Returns the attribute as a whole number.
     fn attr_int(&self, name: &str) -> Option<i64> {
         self.attr(name).filter(|found| found.r#type() == AttributeType::Int).map(AttributeProto::i)
     }
 
-    /// A number.
+    /// Returns the attribute as a number.
     fn attr_float(&self, name: &str) -> Option<f32> {
         self.attr(name).filter(|found| found.r#type() == AttributeType::Float).map(AttributeProto::f)
     }
 
-    /// Whole numbers.
+    /// Returns the attribute as whole numbers.
     fn attr_ints(&self, name: &str) -> Option<&[i64]> {
         self.attr(name).filter(|found| found.r#type() == AttributeType::Ints).map(|found| found.ints.as_slice())
     }
@@ -31,7 +31,7 @@ pub trait Attributes {
         std::str::from_utf8(found.s.as_deref()?).ok()
     }
 
-    /// A tensor.
+    /// Returns the attribute as a tensor.
     fn attr_tensor(&self, name: &str) -> Option<&TensorProto> {
         self.attr(name).filter(|found| found.r#type() == AttributeType::Tensor)?.t.as_deref()
     }
@@ -90,31 +90,31 @@ impl NodeProto {
 }
 
 impl AttributeProto {
-    /// A whole number.
+    /// Creates an attribute that is a whole number.
     #[must_use]
     pub fn int(name: &str, value: i64) -> Self {
         Self { i: Some(value), ..Self::of(name, AttributeType::Int) }
     }
 
-    /// A number.
+    /// Creates an attribute that is a number.
     #[must_use]
     pub fn float(name: &str, value: f32) -> Self {
         Self { f: Some(value), ..Self::of(name, AttributeType::Float) }
     }
 
-    /// Whole numbers.
+    /// Creates an attribute of whole numbers.
     #[must_use]
     pub fn int_list(name: &str, values: &[i64]) -> Self {
         Self { ints: values.to_vec(), ..Self::of(name, AttributeType::Ints) }
     }
 
-    /// Text.
+    /// Creates an attribute that is a text.
     #[must_use]
     pub fn text(name: &str, value: &str) -> Self {
         Self { s: Some(Bytes::copy_from_slice(value.as_bytes())), ..Self::of(name, AttributeType::String) }
     }
 
-    /// A tensor.
+    /// Creates an attribute that is a tensor.
     #[must_use]
     pub fn tensor(name: &str, value: TensorProto) -> Self {
         Self { t: Some(Box::new(value)), ..Self::of(name, AttributeType::Tensor) }

@@ -42,7 +42,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Every role.
+    /// All roles of the repository.
     pub const ALL: [Self; 4] = [Self::Root, Self::Targets, Self::Snapshot, Self::Timestamp];
 
     /// The name in metadata.
@@ -149,7 +149,7 @@ pub enum SignError {
     Threshold {
         /// Name of the role.
         role: &'static str,
-        /// Its keys.
+        /// Keys that the role has.
         keys: usize,
         /// Signatures it would need.
         threshold: usize,

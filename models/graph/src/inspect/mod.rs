@@ -89,9 +89,9 @@ pub struct Dtype {
     pub dtype: String,
     /// Number of tensors of this type.
     pub tensors: u64,
-    /// Their elements.
+    /// Number of their elements.
     pub elements: u64,
-    /// Their bytes.
+    /// Number of their bytes.
     pub bytes: u64,
 }
 
@@ -102,9 +102,9 @@ pub struct Weight {
     pub name: String,
     /// Type of the elements.
     pub dtype: String,
-    /// Dimensions.
+    /// Dimensions of the constant.
     pub shape: Vec<i64>,
-    /// Bytes.
+    /// Bytes of the constant.
     pub bytes: u64,
     /// The operator that is the first to take it.
     pub operator: String,

@@ -7,7 +7,7 @@ use config::{Mistakes, Validate};
 use serde::Deserialize;
 use types::{EngineName, ModelName, Place, TensorSpec, VariantName, Version};
 
-/// The form.
+/// Content of the form.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AuthorModel {
@@ -40,7 +40,7 @@ impl TryFrom<u32> for Schema {
     }
 }
 
-/// A `[[variant]]`.
+/// One `[[variant]]` of the form.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AuthorVariant {
@@ -54,7 +54,7 @@ pub(super) struct AuthorVariant {
     pub(super) golden: Option<AuthorGolden>,
 }
 
-/// A `[variant.golden]`.
+/// The `[variant.golden]` of a variant.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AuthorGolden {

@@ -24,7 +24,7 @@ const FORMAT: &str = "sanderling-trust-change-1";
 pub struct Push {
     /// Model that this is about.
     pub model: ModelName,
-    /// The version.
+    /// Version of the model.
     pub version: Version,
     /// Digest of the manifest, which the new list must name.
     pub manifest: Digest,

@@ -16,7 +16,7 @@ pub(super) const SPEC_VERSION: &str = "1.0.31";
 pub struct Signed {
     /// Kind and content of the form.
     pub role: Role,
-    /// Its version.
+    /// Version of the metadata file.
     pub version: u64,
     /// Time at which it expires.
     pub expires: Timestamp,

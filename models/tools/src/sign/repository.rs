@@ -143,9 +143,9 @@ pub struct InitialKeys {
 /// The keys the hub holds.
 #[derive(Debug)]
 pub struct OnlineKeys {
-    /// Signs the snapshot.
+    /// Key that signs the snapshot.
     pub snapshot: KeyPair,
-    /// Signs the timestamp.
+    /// Key that signs the timestamp.
     pub timestamp: KeyPair,
 }
 
@@ -174,7 +174,7 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// The four files.
+    /// Content of the four files.
     #[must_use]
     pub fn files(&self) -> [&Signed; 4] {
         [&self.root, &self.targets, &self.snapshot, &self.timestamp]
