@@ -130,7 +130,7 @@ fn added(rounds: u32, elements: usize) -> Result<Measured> {
     stream.set_nodelay(true).context("set up the connection")?;
     let response_least = elements * std::mem::size_of::<f32>();
     let mut by_http = || timed(|| ask(&mut stream, &request, response_least));
-    let mut raw = || {
+    let raw = || {
         timed(|| {
             let answered =
                 runtime.block_on(session.infer(input.to_vec(), Vec::new(), None)).context("run the model")?;
@@ -139,7 +139,8 @@ fn added(rounds: u32, elements: usize) -> Result<Measured> {
         })
     };
     // The first runs find caches cold and memory unmapped.
-    (by_http()?, raw()?);
+    by_http()?;
+    raw()?;
     let (mut added, mut directs, mut served) = (Sample::default(), Sample::default(), Sample::default());
     for _ in 0..rounds {
         let (mut one, mut other) = (Sample::default(), Sample::default());
