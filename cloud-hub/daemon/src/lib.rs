@@ -11,7 +11,6 @@ pub mod clock;
 pub mod config;
 pub mod fleet;
 pub mod hub;
-mod inference;
 pub mod jobs;
 pub mod metrics;
 pub mod operators;

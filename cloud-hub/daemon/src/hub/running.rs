@@ -14,12 +14,12 @@ use tokio::task::JoinSet;
 use super::Hub;
 use super::start::Sockets;
 use crate::api::Listening;
-use crate::inference;
 use crate::jobs::scrub::Scrub;
 use crate::jobs::upkeep::Upkeep;
 use crate::metrics;
 use crate::servers::admin;
 use crate::servers::gateway::{self, Gateway};
+use crate::servers::inference;
 
 /// A hub whose ports are bound and whose models are loaded.
 pub struct Running {
