@@ -225,6 +225,9 @@ fn files() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
 }
 
 proptest! {
+    // Each case compresses at the highest level.
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     #[test]
     fn every_pair_of_models_comes_back((old, new) in files()) {
         let delta = make(&old, &new).unwrap();
@@ -254,6 +257,11 @@ proptest! {
         }
         delta.truncate(cut.index(delta.len()));
         prop_assert!(applied(&old, &delta, &new).is_err());
+    }
+
+    #[test]
+    fn any_body_behind_a_good_header_is_refused(body in prop::collection::vec(any::<u8>(), 0..600)) {
+        prop_assert_eq!(bundle::delta::fuzz_body(&body), Ok(()));
     }
 
     /// The checksums of zstd hide the coder from damage to whole deltas; here only the body behind the header is hostile.

@@ -35,11 +35,13 @@
 mod apply;
 pub mod element;
 pub mod entropy;
+mod fuzz;
 pub mod header;
 pub mod token;
 pub mod wire;
 
 pub use apply::{Expected, apply};
+pub use fuzz::fuzz_body;
 pub use header::{Header, Segment};
 
 /// First bytes of every delta.
