@@ -103,7 +103,7 @@ impl Session for FakeSession {
     }
 }
 
-/// How often a waiting run looks whether it was cancelled.
+/// Interval at which a waiting run checks its cancel flag.
 const LOOK: Duration = Duration::from_millis(1);
 
 fn wait_until(end: Instant, control: &RunControl) -> Result<(), RunError> {

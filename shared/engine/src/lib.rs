@@ -1,4 +1,4 @@
-//! Runs models.
+//! Runs models, in this process or in child processes.
 //!
 //! An [`Engine`] turns model bytes into a [`Session`]; a [`SessionHandle`] gives a session its own thread and a bounded
 //! queue. Fed by the daemons with bytes that were already proven genuine; knows no network, no files but the runtime's

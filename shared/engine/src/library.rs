@@ -15,10 +15,10 @@ pub const LIBRARY_VERSION: &str = "1.32.0";
 /// File name without its version.
 const LIBRARY_NAME: &str = "libonnxruntime.so";
 
-/// Where a distribution package puts it.
+/// Folder of the library in a distribution package.
 const SYSTEM_FOLDER: &str = "/usr/lib/sanderling";
 
-/// Where to look.
+/// Places to search for the library.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LibrarySearch {
     /// The library's file or folder as the configuration names it; then nothing else is tried.
@@ -28,7 +28,7 @@ pub struct LibrarySearch {
 /// The library is in none of the places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LibraryNotFound {
-    /// What was looked at, in order.
+    /// Paths that were tried, in order.
     pub tried: Vec<PathBuf>,
 }
 

@@ -48,7 +48,7 @@ struct Opened {
     watchdog: Arc<Watchdog>,
 }
 
-/// Why ONNX Runtime could not be opened.
+/// Reason why ONNX Runtime could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// It is in none of the places.
@@ -57,24 +57,24 @@ pub enum OpenError {
     /// The file is no ONNX Runtime, of another architecture, or older than 1.24.
     #[error("load {} as ONNX Runtime 1.24 or newer", .library.display())]
     Library {
-        /// The file.
+        /// Path of the file.
         library: PathBuf,
-        /// What the loader said.
+        /// Error with which loading failed.
         #[source]
         cause: crate::Cause,
     },
     /// The library was loaded and refused to start.
     #[error("start ONNX Runtime from {}", .library.display())]
     Start {
-        /// The file.
+        /// Path of the file.
         library: PathBuf,
-        /// What it said.
+        /// Error with which the start failed.
         #[source]
         cause: crate::Cause,
     },
 }
 
-/// ONNX Runtime. Clones share it.
+/// Engine that runs models with ONNX Runtime. Clones share it.
 #[derive(Clone)]
 pub struct OrtEngine(Opened);
 

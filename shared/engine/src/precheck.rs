@@ -25,7 +25,7 @@ pub const DOMAINS: [&str; 4] = ["", "ai.onnx", "ai.onnx.ml", "com.microsoft"];
 /// `EPContext` loads a compiled graph from a file it names, or from bytes that go to a vendor's driver unchecked.
 pub const OPERATORS_REFUSED: [(&str, &str); 1] = [("com.microsoft", "EPContext")];
 
-/// What a model may be at most.
+/// Maximum size of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelLimits {
     /// Bytes of the model file. Default: what a bundle's file may have at most.
@@ -53,7 +53,7 @@ impl Default for ModelLimits {
     }
 }
 
-/// What was counted on the way; for reports.
+/// Counts of the pre-check, for reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFacts {
     /// Version of the default operator set, if the file imports it.
@@ -64,11 +64,11 @@ pub struct ModelFacts {
     pub tensors: usize,
     /// Deepest graph; 0 is a model without subgraphs.
     pub depth: usize,
-    /// How often each operator stands in the file, by `domain.operator` (the default domain is left out).
+    /// Number of uses of each operator in the file, by `domain.operator` (the default domain is left out).
     pub operators: BTreeMap<String, usize>,
 }
 
-/// Why a model is refused.
+/// Reason for the refusal of a model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The file is over the limit.
@@ -76,13 +76,13 @@ pub enum Refusal {
     FileSize {
         /// Bytes of the file.
         bytes: usize,
-        /// The limit.
+        /// Maximum bytes of a model file: [`ModelLimits::file_bytes`].
         limit: u64,
     },
     /// Not protocol buffers, or cut short.
     #[error("the file is no readable ONNX model: {what}")]
     Unreadable {
-        /// What was met.
+        /// Fault that was found, as a clause.
         what: &'static str,
     },
     /// A file of another format, told by its first bytes.
@@ -96,42 +96,42 @@ pub enum Refusal {
     /// The ORT format, which the pre-check cannot read.
     #[error("the file is in ONNX Runtime's own format: only ONNX is served")]
     OrtFormat,
-    /// Too many nodes.
+    /// The model has more nodes than allowed.
     #[error("the model has more than {limit} nodes")]
     Nodes {
-        /// The limit.
+        /// Maximum number of nodes: [`ModelLimits::nodes`].
         limit: usize,
     },
-    /// Too many tensors.
+    /// The model has more constant tensors than allowed.
     #[error("the model has more than {limit} constant tensors")]
     Tensors {
-        /// The limit.
+        /// Maximum number of tensors: [`ModelLimits::tensors`].
         limit: usize,
     },
     /// Graphs, or types, nested too deep.
     #[error("the model nests {what} deeper than {limit}")]
     Depth {
-        /// What is nested.
+        /// Nested items: `graphs`, `functions` or `types`.
         what: &'static str,
-        /// The limit.
+        /// Maximum depth of nesting.
         limit: usize,
     },
     /// Weights outside the file.
     #[error("tensor {tensor:?} keeps its data outside the model file: save the model with its weights inside")]
     ExternalData {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
     },
     /// More elements than the bytes could hold.
     #[error("tensor {tensor:?} claims more elements than its bytes can hold")]
     TensorSize {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
     },
     /// Small in the file, enormous in memory.
     #[error("loading the model takes more than {limit} bytes of memory, of which its {what} are the last: reduce them")]
     Memory {
-        /// What was counted when the limit was passed.
+        /// Kind of data that was counted when the limit was passed.
         what: &'static str,
         /// The limit for this file: twice its bytes and [`ModelLimits::load_bytes`].
         limit: u64,
@@ -141,23 +141,23 @@ pub enum Refusal {
         "operator {operator:?} is of the unknown domain {domain:?}: known are ai.onnx, ai.onnx.ml and com.microsoft"
     )]
     Domain {
-        /// The domain.
+        /// Domain of the operator.
         domain: String,
-        /// The operator.
+        /// Name of the operator.
         operator: String,
     },
     /// An operator of a known domain that is refused by name.
     #[error("operator {operator:?} of domain {domain:?} is not served: it reaches outside the model file")]
     Operator {
-        /// The domain.
+        /// Domain of the operator.
         domain: String,
-        /// The operator.
+        /// Name of the operator.
         operator: String,
     },
     /// A model-local function that calls itself, directly or through others.
     #[error("function {function:?} of the model calls itself")]
     Recursion {
-        /// The function.
+        /// Name of the function.
         function: String,
     },
     /// An input or output that is no tensor.
@@ -166,9 +166,9 @@ pub enum Refusal {
          scikit-learn, LightGBM and XGBoost with zipmap=False)"
     )]
     NotTensor {
-        /// `input` or `output`.
+        /// Side of the signature: `input` or `output`.
         kind: &'static str,
-        /// Its name.
+        /// Name of the input or output.
         name: String,
     },
 }

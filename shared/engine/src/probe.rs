@@ -1,4 +1,4 @@
-//! What the machine is made of, as far as it matters for running models.
+//! Describes the machine, as far as it matters for running models.
 //!
 //! Fed by `/proc`, `/sys` and the standard library; feeds `doctor`, `status` and the hello to the hub. Unknown is said as
 //! `None` or an empty list, never guessed.
@@ -7,7 +7,7 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-/// A machine.
+/// Hardware and system of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// Architecture, like `x86_64` or `aarch64`.

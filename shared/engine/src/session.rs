@@ -1,4 +1,4 @@
-//! What every engine offers: load a model, run it, stop it.
+//! Interface of every engine: load a model, run it, stop it.
 //!
 //! The traits are blocking; [`crate::worker`] puts a session on its own thread for asynchronous callers.
 
@@ -20,7 +20,7 @@ use crate::precheck::{ModelLimits, Refusal};
 pub use cancel::CancelFlag;
 pub use provider::{Isolation, Provider, UnknownProvider};
 
-/// What an engine said when it failed, kept as the source of our own error.
+/// Error of an engine, kept as the source of our own error.
 pub type Cause = Box<dyn Error + Send + Sync>;
 
 /// Turns model bytes into sessions.
@@ -28,7 +28,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Which engine this is, as receipts name it.
     fn name(&self) -> EngineName;
 
-    /// What it is made of: for `doctor`, `status` and the hello to the hub.
+    /// Describes the engine for `doctor`, `status` and the hello to the hub.
     fn describe(&self) -> EngineDescription;
 
     /// Checks the model against the limits, then loads it.
@@ -40,9 +40,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// When the model is refused, is broken, or needs a provider that cannot be had.
     fn load(&self, model: ModelBytes, options: &LoadOptions) -> Result<Box<dyn Session>, LoadError>;
 
-    /// Why no session of this engine will ever answer again, once its device is gone; [`RunError::Lost`] comes with it.
+    /// Returns the reason if this engine's device is permanently lost; `None` while usable.
     ///
-    /// ONNX Runtime on a processor cannot be lost, so that is what an engine says unless it knows better.
+    /// Every run then fails with [`RunError::Lost`]. Default: `None`, because ONNX Runtime on a processor cannot be lost.
     fn lost(&self) -> Option<String> {
         None
     }
@@ -58,9 +58,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
     }
 }
 
-/// A loaded model. One thread at a time: `run` takes `&mut self`, as ONNX Runtime demands.
+/// A loaded model that runs requests. One thread at a time: `run` takes `&mut self`, as ONNX Runtime demands.
 pub trait Session: Send + fmt::Debug {
-    /// What the model takes and gives.
+    /// Returns the inputs and outputs of the model.
     fn signature(&self) -> &Signature;
 
     /// The execution provider that runs the model's nodes, like `CPUExecutionProvider`; when several do, their names
@@ -127,14 +127,14 @@ pub struct HostStatus {
     pub memory_max_bytes: Option<u64>,
 }
 
-/// What an engine is made of.
+/// Version, library and providers of an engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineDescription {
-    /// Which engine.
+    /// Name of the engine, as in receipts.
     pub engine: EngineName,
     /// Version of the runtime behind it, like `1.32.0`.
     pub version: String,
-    /// Where its library was found; `None` when it has none.
+    /// Path of its library; `None` when it has none.
     pub library: Option<String>,
     /// Execution providers that were compiled into it, by their full names.
     pub providers: Vec<String>,
@@ -157,7 +157,7 @@ impl ModelBytes {
         Self { bytes, source: Some(source) }
     }
 
-    /// The bytes.
+    /// Returns the bytes of the file.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes
@@ -189,7 +189,7 @@ impl fmt::Debug for ModelBytes {
     }
 }
 
-/// How to load a model.
+/// Threads, providers and limits for loading a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadOptions {
     /// Threads that share the work inside one operator; 0 lets the engine take one for each core.
@@ -198,7 +198,7 @@ pub struct LoadOptions {
     pub intra_threads: usize,
     /// Providers in order of preference; each one named must be there or the load fails. Empty means the processor.
     pub providers: Vec<Provider>,
-    /// What a model may be at most.
+    /// Maximum size of a model.
     pub limits: ModelLimits,
     /// Name of the model and version in logs, `status` and errors, like `digits/3`. Sessions of one name share the record of
     /// the requests and deaths that they caused.
@@ -224,7 +224,7 @@ impl Default for LoadOptions {
     }
 }
 
-/// Why a model did not become a session.
+/// Reason why a model did not become a session.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The pre-check refused it; no engine saw it.
@@ -233,11 +233,11 @@ pub enum LoadError {
     /// An input or output is something that a request cannot carry.
     #[error("{kind} {name:?} of the model is {what}: only tensors of {} can be served", dtypes())]
     Unsupported {
-        /// `input` or `output`.
+        /// Side of the signature: `input` or `output`.
         kind: &'static str,
-        /// Its name.
+        /// Name of the input or output.
         name: String,
-        /// What the model declares it to be.
+        /// Type that the model declares for it.
         what: String,
     },
     /// A provider that was asked for cannot be had.
@@ -247,7 +247,7 @@ pub enum LoadError {
     Provider {
         /// The one asked for.
         provider: Provider,
-        /// What the engine said.
+        /// Error of the engine.
         #[source]
         cause: Cause,
     },
@@ -266,7 +266,7 @@ fn dtypes() -> String {
     DType::ALL.map(DType::as_str).join(", ")
 }
 
-/// Why a run gave no answer.
+/// Reason why a run returned no outputs.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The request does not fit the model; nothing was run.
@@ -275,13 +275,13 @@ pub enum RunError {
     /// A string that ONNX Runtime cannot take.
     #[error("element {element} of input {input:?} is not UTF-8 text without NUL bytes")]
     NotText {
-        /// The input.
+        /// Name of the input.
         input: String,
         /// Which element of it, from 0.
         element: usize,
     },
-    /// The deadline passed.
-    #[error("the deadline passed before the model answered")]
+    /// The deadline of the run passed.
+    #[error("the deadline passed before the model returned its outputs")]
     Deadline,
     /// Whoever asked no longer wants the answer.
     #[error("the request was cancelled")]
@@ -289,9 +289,9 @@ pub enum RunError {
     /// The model gave something that an answer cannot carry.
     #[error("output {output:?} cannot be sent")]
     Output {
-        /// The output.
+        /// Name of the output.
         output: String,
-        /// What is wrong with it.
+        /// Fault of the tensor.
         #[source]
         cause: TensorError,
     },
@@ -299,7 +299,7 @@ pub enum RunError {
     /// other (an index out of range, sizes that do not broadcast). The text is fit for the client.
     #[error("{0}")]
     Refused(String),
-    /// The engine failed.
+    /// The engine failed to run the model.
     #[error("run the model")]
     Failed(#[source] Cause),
     /// The device under the engine is gone: neither this session nor any other on it will answer again. Load the model
@@ -312,7 +312,7 @@ pub enum RunError {
     /// This very request ended the host process before, and is not run again for a while.
     #[error("this request is not run: it ended the engine host {deaths} times ({cause})")]
     Quarantined {
-        /// Number of times.
+        /// Number of times that the request ended the host.
         deaths: u32,
         /// Cause of the last end.
         cause: HostDeath,
@@ -343,7 +343,7 @@ pub fn zeros(signature: &Signature) -> Option<Vec<NamedTensor>> {
     signature.inputs.iter().map(zero).collect()
 }
 
-/// When to stop a run.
+/// Deadline and cancel flag of a run.
 #[derive(Debug, Clone, Default)]
 pub struct RunControl {
     /// Stop at this instant.

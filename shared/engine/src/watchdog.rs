@@ -38,7 +38,7 @@ impl Shared {
 }
 
 impl Watchdog {
-    /// Starts the thread.
+    /// Starts the thread that waits for deadlines.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -76,7 +76,7 @@ impl Drop for Watchdog {
     }
 }
 
-/// Disarms when dropped.
+/// Guard of an armed deadline, which is disarmed when dropped.
 pub(crate) struct Armed<'a> {
     watchdog: &'a Watchdog,
     key: (Instant, u64),

@@ -19,7 +19,7 @@ use crate::session::{Hosted, LoadError, RunControl, RunError, Session};
 
 use queue::{Job, PushError, Queue};
 
-/// How a worker is set up.
+/// Queue length and thread name of a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerOptions {
     /// Requests that may wait; one more is answered [`InferError::Busy`]. 0 lets none wait while one runs.
@@ -46,17 +46,17 @@ pub struct Outcome {
     pub compute: Duration,
 }
 
-/// Why a worker gave no answer.
+/// Reason why a worker returned no outputs.
 #[derive(Debug, thiserror::Error)]
 pub enum InferError {
     /// The queue is full.
     #[error("the model is busy: {waiting} requests are waiting already")]
     Busy {
-        /// Requests that wait.
+        /// Number of requests that are waiting.
         waiting: usize,
     },
     /// The deadline passed, waiting or running.
-    #[error("the deadline passed before the model answered")]
+    #[error("the deadline passed before the model returned its outputs")]
     Deadline,
     /// The run was cancelled.
     #[error("the request was cancelled")]
@@ -64,7 +64,7 @@ pub enum InferError {
     /// The request does not fit the model.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
-    /// The engine failed.
+    /// The engine failed to run the model.
     #[error("the model gave no answer")]
     Failed(#[source] RunError),
     /// The worker was stopped, because another version took its place or the daemon ends.
@@ -126,7 +126,7 @@ impl InferError {
     }
 }
 
-/// Starts workers.
+/// Starts sessions on threads of their own.
 #[derive(Debug)]
 pub struct SessionWorker;
 
@@ -199,7 +199,7 @@ impl fmt::Debug for SessionHandle {
 }
 
 impl SessionHandle {
-    /// What the model takes and gives.
+    /// Returns the inputs and outputs of the model.
     #[must_use]
     pub fn signature(&self) -> &Signature {
         &self.owner.shared.signature

@@ -1,4 +1,4 @@
-//! What the model card of the digits promises, held against the files with the real library.
+//! Compares the model card of the digits with the files, by the real library.
 #![cfg(feature = "ort")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 

@@ -1,4 +1,4 @@
-//! What engines in child processes promise, shown with real processes: this very program is the child.
+//! Tests of engines in child processes. The child is a real process: this very program.
 
 #![expect(unsafe_code, reason = "a native crash is what is tested")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]

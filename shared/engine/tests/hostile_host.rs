@@ -47,7 +47,7 @@ enum Step {
     Resize(u64),
     /// Writes lines to the standard error.
     Lines(u32),
-    /// Closes the socket.
+    /// Closes the session's socket.
     Close,
     /// Answers as a host does.
     Answer,
@@ -64,7 +64,7 @@ struct Script {
 }
 
 impl Script {
-    /// Behaves well.
+    /// Returns a script that answers as a host does in every phase.
     fn honest() -> Self {
         Self { opening: vec![Step::Answer], load: vec![Step::Answer], run: vec![Step::Answer], reads_until: None }
     }

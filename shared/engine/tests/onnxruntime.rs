@@ -1,4 +1,4 @@
-//! What the ONNX Runtime engine promises, with the real library and real models.
+//! Tests of the ONNX Runtime engine with the real library and real models.
 #![cfg(feature = "ort")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 

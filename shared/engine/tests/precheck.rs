@@ -1,4 +1,4 @@
-//! What the pre-check promises: hostile models are refused by name, real ones pass, nothing makes it panic.
+//! Tests of the pre-check: hostile models are refused by name, real ones pass, nothing makes it panic.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 

@@ -1,4 +1,4 @@
-//! What goes into ONNX Runtime comes out unchanged: outputs that share memory with inputs and weights, every element
+//! Tests that values pass through ONNX Runtime unchanged: outputs that share memory with inputs and weights, every element
 //! type, every small batch, named outputs and all of them.
 //!
 //! `system`'s test `memory` runs this binary under Valgrind: a read of freed memory is not always another value.

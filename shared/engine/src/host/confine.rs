@@ -1,4 +1,4 @@
-//! What a host gives up before it touches a model.
+//! Privileges that a host gives up before it reads a model.
 //!
 //! Called by [`super::serve`] in two steps: [`at_start`] while the process has one thread, [`once_open`] when the engine's
 //! library is loaded and before the first model. What the system does not permit is noted and not fatal: isolation by a

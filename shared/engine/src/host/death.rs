@@ -1,10 +1,10 @@
-//! How a host process ended.
+//! Causes of the end of a host process.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How a host process ended.
+/// Cause of the end of a host process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DeathCause {
     /// A signal that native code raised or that somebody sent.
@@ -20,7 +20,7 @@ pub enum DeathCause {
 }
 
 impl DeathCause {
-    /// Label in metrics.
+    /// Returns the cause as a label of metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -73,6 +73,6 @@ impl fmt::Display for DeathCause {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the engine host {cause}")]
 pub struct HostDeath {
-    /// How it ended.
+    /// Cause of the end of the process.
     pub cause: DeathCause,
 }

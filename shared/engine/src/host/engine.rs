@@ -19,7 +19,7 @@ pub struct ProcessEngine {
     hosts: Arc<Hosts>,
     description: EngineDescription,
     shared: Arc<Lease>,
-    /// What models did to hosts, by their names.
+    /// Deaths of hosts caused by each model, by the name of the model.
     records: Mutex<HashMap<String, Weak<Mutex<Record>>>>,
     lost: Arc<OnceLock<String>>,
     sessions: AtomicU64,

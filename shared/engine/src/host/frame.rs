@@ -56,11 +56,11 @@ pub(super) enum Order {
         /// Bytes of private writable memory: `RLIMIT_DATA`.
         bytes: u64,
     },
-    /// Load a model. Carries the model's file, the session's region and the session's socket.
+    /// Load one model into the host. Carries the model's file, the session's region and the session's socket.
     Load {
         /// Number of the session.
         session: u64,
-        /// How to load it.
+        /// Threads, providers and limits for the load.
         options: PlainOptions,
     },
     /// Stop a run, or do not begin it.
@@ -77,16 +77,16 @@ pub(super) enum Order {
 pub(super) enum Opening {
     /// The engine is open and privileges are given up.
     Opened {
-        /// What the engine is made of.
+        /// Name, version and providers of the engine.
         description: EngineDescription,
         /// Bytes of private writable memory before any model: `VmData` of `/proc/self/status`.
         data_bytes: u64,
-        /// What could not be given up, for the log.
+        /// Restrictions that the system does not permit, for the log.
         notes: Vec<String>,
     },
     /// The engine cannot be had.
     Failed {
-        /// Error chain.
+        /// Error chain as text, with the causes joined.
         why: String,
     },
 }
@@ -138,7 +138,7 @@ pub(super) struct Placed {
     pub(super) shape: Vec<usize>,
     /// Offset in the region.
     pub(super) offset: usize,
-    /// Bytes.
+    /// Length of the tensor in bytes.
     pub(super) length: usize,
 }
 
@@ -151,7 +151,7 @@ pub(super) struct Computed {
     pub(super) shape: Vec<usize>,
     /// Offset in the region.
     pub(super) offset: usize,
-    /// Bytes.
+    /// Length of the tensor in bytes.
     pub(super) length: usize,
 }
 
@@ -160,7 +160,7 @@ pub(super) struct Computed {
 pub(super) enum Reply {
     /// The model is loaded; the region begins with [`Described`] of this many bytes.
     Loaded {
-        /// Bytes of JSON.
+        /// Length of the JSON in bytes.
         length: usize,
     },
     /// The model is not loaded; the session is over.
@@ -169,75 +169,75 @@ pub(super) enum Reply {
     Answer {
         /// Number of the run.
         run: u64,
-        /// The outputs.
+        /// Outputs, with their places in the region.
         outputs: Vec<Computed>,
     },
     /// A run gave no answer.
     NoAnswer {
         /// Number of the run.
         run: u64,
-        /// Why.
+        /// Reason for the missing outputs.
         problem: RunProblem,
     },
 }
 
-/// What a host says of a loaded model.
+/// Description of a loaded model, as the host sends it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Described {
-    /// What the model takes and gives.
+    /// Inputs and outputs of the model.
     pub(super) signature: Signature,
     /// The execution provider that runs it.
     pub(super) provider: String,
-    /// What the engine wants to find again.
+    /// Bytes that the engine wants at its next start.
     pub(super) keepsake: Option<Kept>,
 }
 
-/// What an engine wants to find again: where it is in the region.
+/// Place in the region of the bytes that an engine wants at its next start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Kept {
-    /// Its name.
+    /// Name of the bytes within the engine.
     pub(super) name: String,
     /// Offset in the region.
     pub(super) offset: usize,
-    /// Bytes.
+    /// Length of the bytes in the region.
     pub(super) length: usize,
 }
 
-/// Why a model was not loaded, in words that travel.
+/// Reason for a failed load, as it is sent to the daemon.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum LoadProblem {
     /// An input or output cannot be served.
     Unsupported {
         /// Whether it is an input.
         is_input: bool,
-        /// Its name.
+        /// Name of the input or output.
         name: String,
-        /// What the model declares it to be.
+        /// Type that the model declares for it.
         what: String,
     },
     /// A provider cannot be had.
     Provider {
         /// The one asked for.
         provider: Provider,
-        /// Error chain.
+        /// Error chain as text, from the host.
         cause: String,
     },
     /// The device under the engine is gone.
     Lost {
-        /// Error chain.
+        /// Error chain as text, from the host.
         cause: String,
     },
-    /// Anything else.
+    /// Any other error of the engine.
     Failed {
-        /// Error chain.
+        /// Error chain as text, from the host.
         cause: String,
     },
 }
 
-/// Why a run gave no answer, in words that travel.
+/// Reason for a failed run, as it is sent to the daemon.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum RunProblem {
-    /// The deadline passed.
+    /// The deadline of the run passed.
     Deadline,
     /// The run was cancelled.
     Cancelled,
@@ -259,12 +259,12 @@ pub(super) enum RunProblem {
     },
     /// The device under the engine is gone.
     Lost {
-        /// Error chain.
+        /// Error chain as text, from the host.
         cause: String,
     },
-    /// Anything else.
+    /// Any other error of the engine.
     Failed {
-        /// Error chain.
+        /// Error chain as text, from the host.
         cause: String,
     },
     /// The operators cannot compute the input.
@@ -288,7 +288,7 @@ pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
-/// Sends one message. Never waits when `wait` is false: a full socket is then an error.
+/// Sends one message with its descriptors. Never waits when `wait` is false: a full socket is then an error.
 ///
 /// # Errors
 /// When the message is over its limit, or the other end is gone.
@@ -340,7 +340,7 @@ impl Receiver {
         Self { buffer: vec![0; MESSAGE_BYTES_MAX + 1] }
     }
 
-    /// Receives one message.
+    /// Receives one message without descriptors.
     ///
     /// # Errors
     /// `UnexpectedEof` when the other end is gone, `TimedOut` when `until` has passed, `InvalidData` for what is no

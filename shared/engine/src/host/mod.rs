@@ -56,16 +56,16 @@ pub const ANSWER_GRACE: Duration = Duration::from_secs(5);
 /// Longest wait for the system to report the end of a process whose sockets are closed.
 const DEATH_WAIT: Duration = Duration::from_secs(5);
 
-/// How hosts of one engine are started and limited.
+/// Program, engine and limits of the hosts of one engine.
 #[derive(Clone)]
 pub struct HostOptions {
-    /// Program to start. Default: this one.
+    /// Path of the program to start. Default: this one.
     pub program: PathBuf,
-    /// Its arguments. Default: [`HOST_VERB`].
+    /// Arguments of the program. Default: [`HOST_VERB`].
     pub arguments: Vec<OsString>,
     /// Variables of its environment, beside those that libraries of engines read.
     pub environment: Vec<(OsString, OsString)>,
-    /// The engine.
+    /// Engine that the hosts open.
     pub engine: EngineName,
     /// Configuration for the opener that was given to [`serve`].
     pub config: serde_json::Value,
@@ -127,19 +127,19 @@ impl fmt::Debug for HostOptions {
     }
 }
 
-/// What happened to a host.
+/// Event in the life of a host, for metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostEvent {
     /// It was started again after its end.
     Restarted {
-        /// The engine.
+        /// Engine of the host.
         engine: EngineName,
     },
-    /// It ended.
+    /// The host process ended.
     Died {
-        /// The engine.
+        /// Engine of the host.
         engine: EngineName,
-        /// How it ended.
+        /// Cause of the end of the process.
         cause: DeathCause,
     },
     /// A request was refused because it had ended hosts before.
@@ -151,7 +151,7 @@ pub enum HostEvent {
     Condemned {
         /// Name of the model.
         model: String,
-        /// Reason.
+        /// Reason, as one clause for the operator.
         why: String,
     },
 }

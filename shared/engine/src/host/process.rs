@@ -39,7 +39,7 @@ const LINE_BYTES_MAX: u64 = 4096;
 /// Lines of a host that are forwarded in [`LINES_PERIOD`]; what is more is dropped, so that no model floods the log.
 const LINES_MAX: u32 = 100;
 
-/// Period of [`LINES_MAX`].
+/// Period to which [`LINES_MAX`] applies.
 const LINES_PERIOD: Duration = Duration::from_secs(10);
 
 /// Bytes of the stack of the thread of a host: it copies lines.
@@ -48,16 +48,16 @@ pub(super) const SMALL_STACK_BYTES: usize = 256 * 1024;
 /// The end of a process, and what it was doing.
 #[derive(Debug, Clone)]
 pub(super) struct Death {
-    /// How it ended.
+    /// Cause of the end of the process.
     pub(super) death: HostDeath,
     /// Sessions that ran or loaded at that moment, or the one that it was killed for.
     pub(super) suspects: Vec<u64>,
 }
 
-/// Why a host did not start.
+/// Reason why a host did not start.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
-    /// The system refuses.
+    /// The system refuses a socket, a thread or a process.
     #[error("start an engine host")]
     System(#[source] io::Error),
     /// It ended or was silent.
@@ -68,7 +68,7 @@ pub(super) enum StartError {
     Engine(String),
 }
 
-/// One host process.
+/// One running host process, seen from the daemon.
 #[derive(Debug)]
 pub(super) struct Process {
     pid: Pid,
@@ -81,7 +81,7 @@ pub(super) struct Process {
     shared: Arc<Shared>,
 }
 
-/// What the process's thread shares with everybody else.
+/// State that a process shares with the thread that waits for it.
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
@@ -92,7 +92,7 @@ struct Shared {
 struct State {
     /// Sessions that run or load.
     active: Vec<u64>,
-    /// Why it was killed by us, and for which session.
+    /// Cause and session of a kill by the daemon.
     killed: Option<(DeathCause, Option<u64>)>,
     death: Option<Death>,
     /// Whether the system may give its number to another process.

@@ -43,7 +43,7 @@ struct Suspect {
     cause: HostDeath,
 }
 
-/// What one model did.
+/// Deaths of hosts caused by one model.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     hasher: RandomState,

@@ -27,7 +27,7 @@ use crate::session::{CancelFlag, Engine, Keepsake, LoadError, LoadOptions, Model
 /// Bytes of the stack of a session's thread: ONNX Runtime recurses over graphs.
 const STACK_BYTES: usize = 8 * 1024 * 1024;
 
-/// Why a host does not start.
+/// Reason why a host does not start.
 #[derive(Debug, thiserror::Error)]
 enum ServeError {
     #[error("standard input is no socket of a daemon: only daemons start engine hosts")]

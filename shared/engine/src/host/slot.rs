@@ -44,7 +44,7 @@ impl Drop for Lease {
     }
 }
 
-/// What a slot is made of.
+/// Parts from which a slot is created.
 pub(super) struct SlotParts {
     pub(super) number: u64,
     pub(super) options: LoadOptions,
@@ -56,7 +56,7 @@ pub(super) struct SlotParts {
     pub(super) shared: Arc<Lease>,
 }
 
-/// One session.
+/// One session of a process engine, whichever host runs it.
 pub(super) struct Slot {
     pub(super) number: u64,
     options: LoadOptions,
@@ -77,7 +77,7 @@ pub(super) struct Slot {
 struct State {
     home: Arc<Host>,
     link: Option<Arc<Mutex<Link>>>,
-    /// Why the last load failed.
+    /// Reason for the failure of the last load.
     problem: Option<String>,
 }
 
@@ -87,13 +87,13 @@ impl std::fmt::Debug for Slot {
     }
 }
 
-/// Why a run on one process gave no answer.
+/// Reason why a run on one process returned no outputs.
 enum Trouble {
     /// The host was gone before it had the request.
     NotSent,
-    /// The host ended.
+    /// The host ended during the run.
     Died(Death),
-    /// Anything else.
+    /// Any other error of the run.
     Error(RunError),
 }
 

@@ -29,7 +29,7 @@ const RESTART_WAIT_MAX: Duration = Duration::from_secs(30);
 /// All hosts of one engine.
 #[derive(Debug)]
 pub(super) struct Hosts {
-    /// How they are started.
+    /// Options with which each host is started.
     pub(super) options: Arc<HostOptions>,
     /// Those of single models, to be shown.
     own: Mutex<Vec<Weak<Host>>>,
@@ -61,7 +61,7 @@ struct State {
     process: Option<Arc<Process>>,
     slots: Vec<Weak<Slot>>,
     description: Option<EngineDescription>,
-    /// Why the last start failed.
+    /// Reason for the failure of the last start.
     problem: Option<String>,
     is_closed: bool,
     starts: u64,

@@ -1,4 +1,4 @@
-//! What a loaded session takes and gives, in our own words.
+//! Reads the inputs and outputs of a loaded session into [`Signature`].
 
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType, ValueType};

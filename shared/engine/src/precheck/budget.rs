@@ -22,7 +22,7 @@ const VALUE_FACTOR: u64 = 32;
 /// Bytes of memory for a number that stands alone: eight, in a list that may be half empty.
 const NUMBER_BYTES: u64 = 16;
 
-/// What a refusal calls the share of the budget that was over.
+/// Names of the kinds of data in a refusal for lack of memory.
 pub(super) const CONSTANTS: &str = "constants written out in full";
 const TEXTS: &str = "names, descriptions and metadata";
 

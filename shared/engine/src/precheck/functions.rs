@@ -15,7 +15,7 @@ pub(super) struct Operator<'a> {
     pub(super) overload: &'a [u8],
 }
 
-/// What a graph or a function's body holds: how often it uses each operator.
+/// Number of uses of each operator in a graph or in the body of a function.
 pub(super) type Uses<'a> = BTreeMap<Operator<'a>, usize>;
 
 /// Deepest chain of functions that call each other; exporters make two or three levels.

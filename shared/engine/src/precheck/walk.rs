@@ -68,7 +68,7 @@ struct Walk<'l> {
 }
 
 impl Walk<'_> {
-    /// `GraphProto`. `depth` is 0 for the main graph.
+    /// Checks a `GraphProto` and counts its operators. `depth` is 0 for the main graph.
     fn graph<'a>(&mut self, graph: &'a [u8], depth: usize, uses: &mut Uses<'a>) -> Result<(), Refusal> {
         if depth > self.limits.depth {
             return Err(Refusal::Depth { what: "graphs", limit: self.limits.depth });
@@ -91,7 +91,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// `NodeProto`.
+    /// Checks and counts a `NodeProto`.
     fn node<'a>(&mut self, node: &'a [u8], depth: usize, uses: &mut Uses<'a>) -> Result<(), Refusal> {
         self.nodes += 1;
         if self.nodes > self.limits.nodes {
@@ -119,7 +119,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// `AttributeProto`.
+    /// Checks an `AttributeProto` with its tensors and graphs.
     fn attribute<'a>(&mut self, attribute: &'a [u8], depth: usize, uses: &mut Uses<'a>) -> Result<(), Refusal> {
         let mut single = 0;
         let mut fields = Fields::of(attribute);
@@ -143,7 +143,7 @@ impl Walk<'_> {
         if single > 1 { Err(Refusal::Unreadable { what: "an attribute has two values" }) } else { Ok(()) }
     }
 
-    /// `FunctionProto`.
+    /// Checks a `FunctionProto` and returns its operator and the operators in its body.
     fn function<'a>(&mut self, function: &'a [u8]) -> Result<(Operator<'a>, Uses<'a>), Refusal> {
         let mut operator = Operator { domain: b"", name: b"", overload: b"" };
         let mut uses = Uses::new();
@@ -171,7 +171,7 @@ impl Walk<'_> {
         Ok((operator, uses))
     }
 
-    /// `TrainingInfoProto`.
+    /// Checks the graphs of a `TrainingInfoProto`.
     fn training(&mut self, training: &[u8]) -> Result<(), Refusal> {
         let mut fields = Fields::of(training);
         while let Some((number, value)) = fields.next()? {
@@ -183,7 +183,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// `TensorProto`.
+    /// Checks and counts a `TensorProto`.
     fn tensor(&mut self, tensor: &[u8]) -> Result<(), Refusal> {
         self.tensors += 1;
         if self.tensors > self.limits.tensors {

@@ -5,7 +5,7 @@
 
 use super::Refusal;
 
-/// What one field holds.
+/// Value of one field, by its wire type.
 pub(super) enum Value<'a> {
     Varint(u64),
     /// A string, bytes, a nested message or a packed list.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub enum Provider {
     /// The processor; always there, and the last resort of a graph that another provider cannot run whole.
     Cpu,
-    /// NVIDIA GPUs.
+    /// NVIDIA GPUs, through CUDA.
     Cuda,
     /// Intel processors, GPUs and NPUs.
     OpenVino,

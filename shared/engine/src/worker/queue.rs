@@ -21,7 +21,7 @@ pub(super) struct Job {
     pub(super) answer: oneshot::Sender<Result<Outcome, InferError>>,
 }
 
-/// Why a request was not taken.
+/// Reason why a request was not taken.
 pub(super) enum PushError {
     Full { waiting: usize },
     Closed,

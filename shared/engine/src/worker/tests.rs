@@ -1,4 +1,4 @@
-//! What a worker promises its askers, shown with the fake engine.
+//! Tests of a worker with the fake engine.
 
 use std::time::{Duration, Instant};
 

@@ -63,7 +63,7 @@ pub(crate) fn unranked(element: u64) -> Message {
     Message::default().message(1, &Message::default().varint(1, element))
 }
 
-/// `ValueInfoProto`.
+/// Creates a `ValueInfoProto` of a name and a type.
 pub(crate) fn value(name: &str, kind: &Message) -> Message {
     Message::default().bytes(1, name).message(2, kind)
 }
@@ -90,7 +90,7 @@ pub(crate) fn tensor(name: &str, element: u64, dims: &[u64], data: &[u8]) -> Mes
     tensor.varint(2, element).bytes(8, name).bytes(9, data)
 }
 
-/// `GraphProto`.
+/// Parts of a `GraphProto`, which [`Graph::message`] joins.
 #[derive(Default)]
 pub(crate) struct Graph {
     pub(crate) nodes: Vec<Message>,

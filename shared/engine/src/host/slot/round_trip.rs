@@ -16,7 +16,7 @@ use crate::host::memory::aligned;
 use crate::session::{RunControl, RunError};
 
 impl Slot {
-    /// One round trip.
+    /// Sends one request to the host and returns its outputs.
     pub(super) fn run_on(
         &self,
         link: &mut Link,
