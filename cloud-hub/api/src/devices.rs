@@ -22,7 +22,7 @@ pub struct DeviceListQuery {
     pub after: Option<String>,
 }
 
-/// Devices, by name.
+/// Page of devices, by name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeviceList {
     /// The devices of this page.

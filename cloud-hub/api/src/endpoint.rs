@@ -14,9 +14,9 @@ use crate::{Role, schema};
 pub enum Method {
     /// Reads without changing anything.
     Get,
-    /// Checks for existence.
+    /// Checks whether a file exists.
     Head,
-    /// Changes something.
+    /// Changes the state of the hub.
     Post,
     /// Uploads the bytes of a file.
     Put,
@@ -144,9 +144,9 @@ pub fn query_string(query: &impl Serialize) -> String {
 /// Kind of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// No body. A JSON body in a request is ignored.
+    /// No body at all. A JSON body in a request is ignored.
     None,
-    /// One JSON document.
+    /// One JSON document as the body.
     Json,
     /// The bytes of a file.
     Bytes,
@@ -190,7 +190,7 @@ pub struct Description {
     pub name: &'static str,
     /// HTTP method of the call.
     pub method: Method,
-    /// Path below [`crate::PREFIX`].
+    /// Path of the endpoint, below [`crate::PREFIX`].
     pub path: &'static str,
     /// Lowest role that may call it.
     pub role: Role,
@@ -218,7 +218,7 @@ pub struct BodyDescription {
 }
 
 impl Description {
-    /// Describes an endpoint.
+    /// Returns the description of an endpoint.
     #[must_use]
     pub fn of<E: Endpoint>() -> Self {
         let name = std::any::type_name::<E>();

@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 pub struct ApiError {
     /// One clause for the operator.
     pub error: String,
-    /// Code for programs.
+    /// Code of the refusal, for programs.
     pub code: ErrorCode,
     /// Advice for the next step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 
-/// Kinds of refusal. New ones are added at the end; a client treats one that it does not know as [`ErrorCode::Unknown`].
+/// Kinds of refusal of a call. New ones are added at the end; a client treats one that it does not
+/// know as [`ErrorCode::Unknown`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {

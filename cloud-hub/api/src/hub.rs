@@ -10,7 +10,7 @@ pub struct HubStatus {
     pub version: String,
     /// Seconds since the hub started.
     pub uptime_s: u64,
-    /// Bound addresses.
+    /// Addresses that the servers are bound to.
     pub listening: Listening,
     /// Fingerprint of the CA.
     pub ca: Digest,
@@ -24,7 +24,7 @@ pub struct HubStatus {
     pub requests_waiting: usize,
     /// Number of requests in a session.
     pub requests_running: usize,
-    /// Number of models.
+    /// Number of models in the registry.
     pub models: usize,
     /// Loaded versions, like `digits/2`.
     pub loaded: Vec<String>,
@@ -41,7 +41,7 @@ pub struct HubStatus {
 /// Engine that runs models on the hub.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineView {
-    /// Name, like `ort`.
+    /// Name of the engine, like `ort`.
     pub name: String,
     /// Version of its runtime.
     pub version: String,
@@ -51,7 +51,7 @@ pub struct EngineView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IsolationView {
-    /// Child processes.
+    /// Child processes, apart from the hub.
     Process,
     /// The hub's own process.
     None,

@@ -5,7 +5,7 @@ use types::{DeviceId, Digest, ModelName, Version};
 
 use crate::{FormView, ReportView, RunningView};
 
-/// Models, by name.
+/// Page of models, by name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelList {
     /// The models of this page.
@@ -20,13 +20,13 @@ pub struct ModelList {
 pub struct ModelView {
     /// Name of the model.
     pub model: ModelName,
-    /// Newest published version.
+    /// Newest version that was published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latest: Option<Version>,
     /// Version that devices are offered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offered: Option<Version>,
-    /// Versions, newest first.
+    /// Versions of the model, newest first.
     pub versions: Vec<VersionView>,
     /// Devices that follow it, by name.
     pub devices: Vec<ModelDeviceView>,
@@ -43,7 +43,7 @@ pub struct ModelView {
 pub struct ReasonView {
     /// Reason of the device, as in receipts.
     pub reason: String,
-    /// Number of requests.
+    /// Number of requests with this reason.
     pub requests: u64,
     /// Share of the model's requests that this hub answered, in percent. Requests that devices answer themselves are not
     /// counted: the hub does not see them.
@@ -91,7 +91,7 @@ pub struct ModelDeviceView {
 pub struct BlobStored {
     /// Digest, which is its name.
     pub digest: Digest,
-    /// Length in bytes.
+    /// Length of the file in bytes.
     pub bytes: u64,
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::endpoint::{BodyDescription, Description, Kind};
 use crate::{ErrorCode, PREFIX, endpoints};
 
-/// Returns the document.
+/// Returns the OpenAPI document.
 #[must_use]
 pub fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();

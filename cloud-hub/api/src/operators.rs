@@ -37,12 +37,12 @@ pub struct OperatorRenewal {
     pub ttl_days: Option<u32>,
 }
 
-/// New operator token. The hub stores only its hash.
+/// Response with a new operator token. The hub stores only its hash.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperatorCreated {
     /// Name of the operator.
     pub name: String,
-    /// Secret for `operator.toml`.
+    /// Secret of the operator, for `operator.toml`.
     pub token: String,
     /// Time at which the token expires.
     pub expires_unix_ms: u64,
@@ -51,7 +51,7 @@ pub struct OperatorCreated {
     pub role: Role,
 }
 
-/// Operators, by name.
+/// Page of operators, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperatorList {
     /// The operators of this page.

@@ -1,4 +1,4 @@
-//! Join tokens.
+//! Requests and responses of join tokens.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ pub struct TokenRequest {
     pub ttl_s: Option<u64>,
 }
 
-/// New join token. The hub stores only a hash of its secret.
+/// Response with a new join token. The hub stores only a hash of its secret.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenCreated {
     /// Token for `edge-agent enroll`.

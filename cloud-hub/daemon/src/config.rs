@@ -21,11 +21,11 @@ pub const EXAMPLE: &str = include_str!("../hub.example.toml");
 pub struct HubConfig {
     /// Where the hub keeps its state and what it is called.
     pub hub: HubTable,
-    /// Device server (QUIC).
+    /// Config of the device server (QUIC).
     pub gateway: GatewayTable,
-    /// Admin server (HTTPS).
+    /// Config of the admin server (HTTPS).
     pub admin: AdminTable,
-    /// Metrics server (HTTP).
+    /// Config of the metrics server (HTTP).
     pub metrics: MetricsTable,
     /// What runs the models.
     pub inference: InferenceTable,
@@ -36,7 +36,7 @@ pub struct HubConfig {
     pub origin: Option<PathBuf>,
 }
 
-/// `[hub]`.
+/// Config section `[hub]`: state folder and names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HubTable {
@@ -59,7 +59,7 @@ pub struct HubTable {
     pub scrub_every: Duration,
 }
 
-/// `[gateway]`.
+/// Config section `[gateway]`: the device server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GatewayTable {
@@ -94,7 +94,7 @@ pub struct GatewayTable {
     pub congestion: transport::Congestion,
 }
 
-/// `[admin]`.
+/// Config section `[admin]`: the admin server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminTable {
@@ -106,7 +106,7 @@ pub struct AdminTable {
     pub blob_bytes_max: u64,
 }
 
-/// `[metrics]`.
+/// Config section `[metrics]`: the metrics server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MetricsTable {
@@ -114,7 +114,7 @@ pub struct MetricsTable {
     pub listen: SocketAddr,
 }
 
-/// Config section `[inference]`.
+/// Config section `[inference]`: engine, sessions and inference servers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InferenceTable {
@@ -127,7 +127,8 @@ pub struct InferenceTable {
     /// TCP address of the same protocol over gRPC, by the same rules. Default none: not served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc_listen: Option<SocketAddr>,
-    /// Path of `libonnxruntime.so`. Default: the environment variable SANDERLING_ONNXRUNTIME, then beside the program, then `/usr/lib/sanderling`.
+    /// Path of the library `libonnxruntime.so`. Default: the environment variable SANDERLING_ONNXRUNTIME, then beside
+    /// the program, then `/usr/lib/sanderling`.
     pub onnxruntime: Option<PathBuf>,
     /// Sessions (worker threads) of each loaded version. Default 1. Each holds its own copy of the weights.
     pub sessions: usize,

@@ -23,12 +23,12 @@ pub use running::{RunError, Running};
 pub(crate) use start::second_config;
 pub use start::{StartError, start, start_with_engine};
 
-/// A composed hub. Servers and jobs get the parts that they need, never the whole.
+/// All parts of a running hub. Servers and jobs get the parts that they need, never the whole.
 #[derive(Debug)]
 pub struct Hub {
-    /// Config.
+    /// Config of the hub, as read at the start.
     pub config: Arc<HubConfig>,
-    /// State folder.
+    /// State folder of the hub.
     pub folder: Folder,
     /// Store of all records.
     pub store: Arc<dyn Store>,
@@ -36,12 +36,12 @@ pub struct Hub {
     pub app: App,
     /// Parts that serve devices.
     pub services: Arc<Services>,
-    /// Offers in progress.
+    /// Tracker of the offers in progress.
     pub notices: TaskTracker,
     /// Publications and changes of trust in progress.
     pub publications: TaskTracker,
     /// Signals of the end.
     pub stop: Stop,
-    /// Bound addresses.
+    /// Addresses that the servers are bound to.
     pub listening: Listening,
 }

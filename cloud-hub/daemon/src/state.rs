@@ -21,13 +21,13 @@ impl Folder {
         Self { root: root.to_owned() }
     }
 
-    /// The folder itself.
+    /// Returns the path of the state folder.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The embedded store.
+    /// Returns the path of the embedded store.
     #[must_use]
     pub fn store(&self) -> PathBuf {
         self.root.join("store")
@@ -105,7 +105,7 @@ impl Folder {
         self.root.join("local.token")
     }
 
-    /// One blob.
+    /// Returns the path of one blob.
     #[must_use]
     pub fn blob(&self, digest: &Digest) -> PathBuf {
         self.blobs().join(digest.to_hex())

@@ -62,7 +62,7 @@ pub enum CreateTokenError {
 /// Refusal of a token.
 #[derive(Debug, thiserror::Error)]
 pub enum RedeemError {
-    /// The token itself.
+    /// The token itself is unknown, used, expired, withdrawn or for another device.
     #[error(transparent)]
     Refused(#[from] TokenRefused),
     /// Its device was entered in another way after it was made.
@@ -89,7 +89,7 @@ impl Tokens {
         Self { tokens, devices: fleet::device_table(store), audit }
     }
 
-    /// Makes a token.
+    /// Creates a join token for a device.
     ///
     /// # Errors
     /// When the name is taken, the life is out of bounds, or the store fails.

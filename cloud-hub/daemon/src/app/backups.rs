@@ -16,13 +16,13 @@ use crate::storage::audit::AuditLog;
 /// Snapshots of the store.
 #[derive(Debug)]
 pub struct Backups {
-    /// Store to copy.
+    /// Store of records that is copied.
     pub store: Arc<dyn Store>,
     /// Registry, which holds publications back meanwhile.
     pub registry: Arc<Registry>,
     /// State folder, for the file.
     pub folder: Folder,
-    /// The audit log.
+    /// Audit log, which records each backup.
     pub audit: AuditLog,
 }
 

@@ -14,7 +14,7 @@ const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600
 /// Time before its end from which the hub's own certificate is replaced: two thirds of its life.
 const CERTIFICATE_RENEWAL_BEFORE: Duration = Duration::from_secs(60 * 24 * 3600);
 
-/// Issuer of certificates.
+/// Issuer of certificates for devices and for the hub's own servers.
 #[derive(Debug)]
 pub struct Issuer {
     /// CA of the hub.

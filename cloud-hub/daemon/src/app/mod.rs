@@ -25,18 +25,18 @@ pub struct App {
     pub devices: Arc<Fleet>,
     /// Operators and their tokens.
     pub operators: Arc<Operators>,
-    /// Join tokens.
+    /// Join tokens: creation and listing.
     pub tokens: Arc<tokens::JoinTokens>,
-    /// Models and versions.
+    /// Models and their versions: list, publication, offer, withdrawal.
     pub models: Arc<models::Models>,
-    /// Uploads of files.
+    /// Uploads of a version's files.
     pub uploads: Arc<uploads::Uploads>,
-    /// Signed metadata.
+    /// Signed metadata: reading, new keys, changes.
     pub trust: Arc<trust::Trust>,
     /// Status of the hub.
     pub overview: Arc<overview::Overview>,
-    /// Snapshots for backups.
+    /// Snapshots of the store for backups.
     pub backups: Arc<backups::Backups>,
-    /// The audit log.
+    /// Audit log, for its listing and verification.
     pub audit: AuditLog,
 }

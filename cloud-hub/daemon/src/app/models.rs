@@ -22,22 +22,22 @@ use crate::workers::Workers;
 use crate::workers::load::Loader;
 use crate::workers::pool::Pool;
 
-/// Models and versions.
+/// Use cases of models and versions.
 #[derive(Debug)]
 pub struct Models {
-    /// Registry of versions.
+    /// Registry of versions and files.
     pub registry: Arc<Registry>,
-    /// Loaded versions.
+    /// Versions that the hub has loaded.
     pub workers: Arc<Workers>,
-    /// Loader of versions.
+    /// Loader, which checks a version before its publication.
     pub loader: Arc<Loader>,
     /// Devices that follow models.
     pub fleet: Arc<Fleet>,
-    /// Offers to devices.
+    /// Sender of offers to devices.
     pub offers: Offers,
     /// Publications in progress, which the end of the hub waits for.
     pub publications: TaskTracker,
-    /// The audit log.
+    /// Audit log, which records each change.
     pub audit: AuditLog,
 }
 

@@ -14,7 +14,7 @@ use crate::servers::gateway;
 pub struct Offers {
     /// Devices and their connections.
     pub fleet: Arc<Fleet>,
-    /// Offers in progress.
+    /// Tracker of the offers in progress.
     pub notices: TaskTracker,
 }
 

@@ -21,13 +21,13 @@ use crate::workers::load::Loader;
 /// Status of the hub.
 #[derive(Debug)]
 pub struct Overview {
-    /// Registry of versions.
+    /// Registry of versions, which are counted.
     pub registry: Arc<Registry>,
-    /// Loaded versions.
+    /// Versions that the hub has loaded.
     pub workers: Arc<Workers>,
     /// Loader, for its engine.
     pub loader: Arc<Loader>,
-    /// Devices.
+    /// Devices and their connections.
     pub fleet: Arc<Fleet>,
     /// Operators, for tokens that end soon.
     pub operators: Arc<Operators>,
@@ -35,7 +35,7 @@ pub struct Overview {
     pub folder: Folder,
     /// Fingerprint of the CA.
     pub ca: Digest,
-    /// Bound addresses.
+    /// Addresses that the servers are bound to.
     pub listening: Listening,
     /// Time of the start.
     pub started: Instant,

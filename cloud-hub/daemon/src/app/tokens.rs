@@ -15,7 +15,7 @@ use crate::tokens::{CreateTokenError, TokenOrder, Tokens};
 /// Creation of join tokens.
 #[derive(Debug)]
 pub struct JoinTokens {
-    /// Tokens on record.
+    /// Join tokens on record.
     pub tokens: Arc<Tokens>,
     /// Fingerprint of the CA, which devices check.
     pub ca: Digest,

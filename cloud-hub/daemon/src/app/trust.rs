@@ -13,14 +13,14 @@ use crate::registry::Registry;
 use crate::registry::metadata::MetadataError;
 use crate::storage::audit::AuditLog;
 
-/// Signed metadata.
+/// Use cases of the signed metadata.
 #[derive(Debug)]
 pub struct Trust {
     /// Registry with the metadata.
     pub registry: Arc<Registry>,
     /// Changes in progress, which the end of the hub waits for.
     pub publications: TaskTracker,
-    /// The audit log.
+    /// Audit log, which records each change.
     pub audit: AuditLog,
 }
 

@@ -8,7 +8,7 @@ use types::Digest;
 use crate::registry::Registry;
 use crate::storage::blobs::{BlobError, BlobUpload};
 
-/// Uploads of files.
+/// Use cases of uploads of files.
 #[derive(Debug)]
 pub struct Uploads {
     /// Registry with the files.
@@ -26,7 +26,7 @@ impl Uploads {
         self.registry.blob_is_whole(digest).await
     }
 
-    /// Begins an upload.
+    /// Begins the upload of one file.
     ///
     /// # Errors
     /// When the disk fails.

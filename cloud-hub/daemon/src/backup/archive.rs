@@ -21,7 +21,7 @@ pub enum ArchiveError {
     /// The file could not be read or written.
     #[error("{action} the backup")]
     Io {
-        /// `read` or `write`.
+        /// Failed action: `read` or `write`.
         action: &'static str,
         /// Error of the system.
         #[source]
@@ -55,7 +55,7 @@ pub enum ArchiveError {
     },
 }
 
-/// Writes a backup. `open` is asked for the content of each member in turn.
+/// Writes a backup to `out`. `open` is asked for the content of each member in turn.
 ///
 /// # Errors
 /// When a content is not what the list says, or reading or writing fails; what was written is no backup then.

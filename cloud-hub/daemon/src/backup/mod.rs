@@ -39,15 +39,15 @@ pub const MEMBERS_MAX: usize = 400_000;
 /// Largest member in bytes: the largest file of a bundle, with room to spare.
 pub const MEMBER_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 
-/// Most folders above a member, and longest name of a folder or file, in bytes.
+/// Maximum number of folders above a member.
 const DEPTH_MAX: usize = 4;
-/// See [`DEPTH_MAX`].
+/// Maximum length of the name of a folder or file, in bytes.
 const COMPONENT_BYTES_MAX: usize = 100;
 
 /// Table of contents of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
-    /// [`FORMAT`].
+    /// Name of the format: always [`FORMAT`].
     pub format: String,
     /// [`FORMAT_VERSION`] of the writer.
     pub version: u32,
@@ -69,7 +69,7 @@ pub struct Contents {
 pub struct Member {
     /// Path under the state folder, with `/` between its parts.
     pub name: String,
-    /// Length in bytes.
+    /// Length of the content in bytes.
     pub bytes: u64,
     /// Digest of the content.
     pub digest: Digest,

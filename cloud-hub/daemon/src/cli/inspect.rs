@@ -38,7 +38,7 @@ pub(super) struct InspectArgs {
     json: bool,
 }
 
-/// `NAME=N`.
+/// Parses a dimension `NAME=N`.
 fn dim(text: &str) -> Result<(String, i64), String> {
     let (name, size) = text.rsplit_once('=').ok_or("write NAME=N, like batch=8")?;
     let size = size.parse().ok().filter(|&size: &i64| size > 0).ok_or("N is a whole number from 1 on")?;

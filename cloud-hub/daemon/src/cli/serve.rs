@@ -1,4 +1,4 @@
-//! `cloud-hub serve`.
+//! Runs the hub: `cloud-hub serve`.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -71,9 +71,9 @@ pub enum StartError {
     /// A TCP address cannot be had.
     #[error("listen on {addr} for {what}")]
     Bind {
-        /// `operators` or `metrics`.
+        /// Purpose of the server, like `operators` or `metrics`.
         what: &'static str,
-        /// The address.
+        /// Address that could not be bound.
         addr: SocketAddr,
         /// Error of the system.
         #[source]

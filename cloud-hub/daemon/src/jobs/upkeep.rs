@@ -22,7 +22,7 @@ const SIGNING_CHECK: Duration = Duration::from_secs(3600);
 /// Interval between log lines about trust and tokens that the operator must renew.
 const NOTICE_EVERY: Duration = Duration::from_secs(24 * 3600);
 
-/// Regular work.
+/// Job that does the regular work of the hub.
 #[derive(Debug)]
 pub struct Upkeep {
     /// Registry with signed metadata and files.

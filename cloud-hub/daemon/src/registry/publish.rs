@@ -95,7 +95,7 @@ pub enum PublishError {
         file: String,
         /// Bytes of all tensors that live at once.
         needed: u64,
-        /// The limit: `inference.run_memory_max_bytes`.
+        /// Limit in bytes: `inference.run_memory_max_bytes`.
         limit: u64,
         /// Name of the largest tensor.
         largest: String,
@@ -177,7 +177,7 @@ pub struct Publication {
 }
 
 impl Registry {
-    /// Publishes a version. See the module for what is checked.
+    /// Publishes one version of a model. See the module for what is checked.
     ///
     /// # Errors
     /// When anything does not hold; devices then see nothing of it.

@@ -15,7 +15,7 @@ use crate::api::WithdrawRequest;
 use crate::fleet::Fleet;
 
 impl Registry {
-    /// Withdraws a version. Returns the version that devices follow from now on.
+    /// Withdraws one version of a model. Returns the version that devices follow from now on.
     ///
     /// # Errors
     /// When there is no such version, a device has it or may have it, the list is not the hub's own without this

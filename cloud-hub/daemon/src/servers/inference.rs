@@ -52,9 +52,9 @@ const APPLICATIONS: &str = "local-applications";
 
 /// Bound sockets of the inference servers; none where they are off.
 pub(crate) struct Sockets {
-    /// HTTP.
+    /// Socket of the HTTP server.
     pub(crate) http: Option<TcpListener>,
-    /// gRPC.
+    /// Socket of the gRPC server.
     pub(crate) grpc: Option<TcpListener>,
 }
 
@@ -62,11 +62,11 @@ pub(crate) struct Sockets {
 pub(crate) struct Parts {
     /// Operators, whose tokens are checked.
     pub(crate) operators: Arc<Operators>,
-    /// Loaded versions.
+    /// Versions that the hub has loaded.
     pub(crate) workers: Arc<Workers>,
-    /// Registry of versions.
+    /// Registry of versions and files.
     pub(crate) registry: Arc<Registry>,
-    /// Loader of versions.
+    /// Loader, which loads a version when it is first asked for.
     pub(crate) loader: Arc<Loader>,
     /// Requests in progress, for which a stop waits.
     pub(crate) in_flight: TaskTracker,
@@ -356,7 +356,7 @@ fn refused(error: NoAnswer) -> InferenceError {
             error.retry_after(retry_after.unwrap_or(serving::refusal::RETRY_AFTER))
         }
         NoAnswer::Deadline => {
-            let fact = "the deadline passed before the model answered";
+            let fact = "the deadline passed before the model returned its outputs";
             InferenceError::new(ErrorCode::DeadlineExceeded, format!("{fact}: allow more time with deadline_ms"))
         }
         NoAnswer::Stopped => {

@@ -13,7 +13,7 @@ use store::{Batch, Record, Store, StoreError, Table};
 use crate::api::audit::{AuditEvent, AuditPage, AuditVerification};
 use crate::records::v1;
 
-/// The audit log. Clones share it.
+/// Audit log on disk. Clones share it.
 #[derive(Clone)]
 pub struct AuditLog {
     events: Table<v1::AuditEvent>,

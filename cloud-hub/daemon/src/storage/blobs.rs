@@ -106,7 +106,7 @@ pub enum BlobError {
     /// There is more of it than there may be.
     #[error("a blob is over the limit of {limit} bytes")]
     TooLarge {
-        /// Limit in bytes.
+        /// Maximum length of a blob in bytes.
         limit: u64,
     },
     /// The bytes are not what they were said to be.
@@ -128,7 +128,7 @@ pub enum BlobError {
     /// The disk cannot be used.
     #[error("{what} blob {digest}")]
     Io {
-        /// `write`, `read`, …
+        /// Failed action, like `write` or `hash`.
         what: &'static str,
         /// Digest of the blob.
         digest: Digest,

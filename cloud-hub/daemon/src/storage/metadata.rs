@@ -131,7 +131,7 @@ impl MetadataError {
 /// The newest file of each role.
 #[derive(Debug, Clone)]
 pub struct Current {
-    /// The trust root.
+    /// Signed root, as its bytes.
     pub root: Vec<u8>,
     /// The signed list of manifests.
     pub targets: Signed,

@@ -61,7 +61,7 @@ pub struct VariantBytes {
 pub struct Loader {
     /// Engine that runs models.
     pub engine: Arc<dyn Engine>,
-    /// Config section `[inference]`.
+    /// Limits and sessions: config section `[inference]`.
     pub inference: InferenceTable,
     /// `[gateway]`, for the share of one device.
     pub gateway: GatewayTable,

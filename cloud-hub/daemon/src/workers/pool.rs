@@ -76,7 +76,7 @@ pub enum NoAnswer {
         retry_after: Option<Duration>,
     },
     /// The deadline of the request passed.
-    #[error("the deadline passed before the model answered")]
+    #[error("the deadline passed before the model returned its outputs")]
     Deadline,
     /// The engine reported an error.
     #[error("the model gave no answer")]

@@ -15,7 +15,7 @@ use super::device::dialer;
 /// Where the flood comes from; agents of these tests come from 127.0.0.1.
 const SOURCE: &str = "127.0.0.2:0";
 
-/// Longest datagram.
+/// Maximum length of a datagram in bytes.
 const DATAGRAM_BYTES: usize = 1500;
 
 /// First byte of a QUIC Retry packet, without the bits that may be anything (RFC 9000, section 17.2.5).

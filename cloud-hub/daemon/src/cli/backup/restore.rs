@@ -43,7 +43,7 @@ struct Made {
     backup_unix_ms: u64,
     files: usize,
     devices: usize,
-    /// Newest first.
+    /// Revocations that the backup holds, newest first.
     revoked: Vec<Revoked>,
     damaged: Vec<String>,
 }

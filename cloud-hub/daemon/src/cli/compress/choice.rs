@@ -22,7 +22,7 @@ pub(super) struct Chosen<'a> {
     pub(super) runs_on: Place,
     /// Engines that can run it, best first.
     pub(super) engines: Vec<EngineName>,
-    /// The file's content.
+    /// Content of the model file.
     pub(super) model: ModelBytes,
     /// Name of the file without its ending; variants of the same content share it.
     stem: String,

@@ -25,7 +25,7 @@ const TOLERANCE_TIMES: f32 = 2.0;
 pub(super) struct Golden {
     /// Name of the file.
     pub(super) file: String,
-    /// Its content.
+    /// Content of the file.
     pub(super) bytes: Vec<u8>,
     /// Largest difference of any element.
     pub(super) max_abs: f32,

@@ -24,7 +24,7 @@ pub(super) struct Interrupt {
 }
 
 impl Interrupt {
-    /// Begins to watch.
+    /// Starts to watch for SIGINT and SIGTERM.
     pub(super) fn watch() -> Result<Self, CliError> {
         let watch = Self { filling: Arc::new(Mutex::new(None)) };
         let filling = Arc::clone(&watch.filling);

@@ -31,7 +31,7 @@ pub(super) struct SiteArgs {
 }
 
 impl SiteArgs {
-    /// Opens the hub.
+    /// Opens the hub, running or stopped.
     pub(super) fn open(&self) -> Result<Site, CliError> {
         let Some(config) = &self.config else {
             return Ok(Site::Api(Box::new(Client::new(Context::load(self.context.as_deref(), own_hub)?)?)));
@@ -57,9 +57,9 @@ impl SiteArgs {
     }
 }
 
-/// A hub.
+/// A hub whose trust is changed, running or stopped.
 pub(in crate::cli) enum Site {
-    /// A running one.
+    /// A running hub, through its API.
     Api(Box<Client>),
     /// The folder of a stopped one.
     Folder {

@@ -1,4 +1,4 @@
-//! `cloud-hub trust status`.
+//! Shows keys, thresholds and expiry: `cloud-hub trust status`.
 
 use clap::Args;
 use console::CliError;

@@ -19,7 +19,7 @@ const JSON_LIMIT: Duration = Duration::from_secs(60);
 
 /// A call of an endpoint by an operator whose role allows it.
 pub(super) struct Call<E: Endpoint> {
-    /// Operator who calls.
+    /// Operator who calls the endpoint.
     pub(super) by: Caller,
     /// Value of the placeholder in the path.
     pub(super) id: E::Id,
@@ -89,7 +89,7 @@ impl Calls {
         self.route::<E>(on(filter(E::METHOD), serve))
     }
 
-    /// Returns the router.
+    /// Returns the router with all added endpoints.
     pub(super) fn into_router(self) -> Router {
         self.router
     }

@@ -136,7 +136,7 @@ fn refusal(no_answer: NoAnswer) -> Refusal {
         NoAnswer::Input(fault) => Refusal::new(RefusalCode::BadInput, fault),
         NoAnswer::Busy { retry_after } => busy("too many requests are waiting", retry_after),
         NoAnswer::Deadline => {
-            Refusal::new(RefusalCode::DeadlineExceeded, "the deadline passed before the model answered")
+            Refusal::new(RefusalCode::DeadlineExceeded, "the deadline passed before the model returned its outputs")
         }
         NoAnswer::Stopped => busy("the model is being replaced", None),
         NoAnswer::Failed(engine::InferError::Failed(

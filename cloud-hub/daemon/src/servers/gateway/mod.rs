@@ -35,7 +35,7 @@ const CERTIFICATE_CHECK: Duration = Duration::from_secs(3600);
 /// Timeout for the last packets to the devices when the server stops.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
-/// Device server.
+/// Server of the devices' QUIC connections.
 pub struct Gateway {
     services: Arc<Services>,
     listener: Listener,

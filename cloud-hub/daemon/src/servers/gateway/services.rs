@@ -21,19 +21,19 @@ const ARTIFACT_TURNS: usize = 256;
 /// Parts that serve devices.
 #[derive(Debug)]
 pub struct Services {
-    /// Issuer of certificates.
+    /// Issuer of device certificates.
     pub issuer: Arc<Issuer>,
     /// Join tokens, for enrolment.
     pub tokens: Arc<Tokens>,
-    /// Devices.
+    /// Devices and their connections.
     pub fleet: Arc<Fleet>,
     /// Registry of versions and files.
     pub registry: Arc<Registry>,
-    /// Loaded versions.
+    /// Versions that the hub has loaded.
     pub workers: Arc<Workers>,
     /// Limits that devices share.
     pub limits: DeviceLimits,
-    /// Requests in progress.
+    /// Tracker of the requests in progress.
     pub in_flight: TaskTracker,
     /// Signals of the end.
     pub stop: Stop,

@@ -48,7 +48,7 @@ impl<K: Ord + Clone> Held<K> {
         locked(&self.budget.0).check(&self.user, units)
     }
 
-    /// Takes further units.
+    /// Takes further units of the budget.
     ///
     /// # Errors
     /// As [`Shares::take`]; what was held before is held still.
