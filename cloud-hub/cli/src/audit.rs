@@ -19,10 +19,11 @@ Examples:
   cloud-hub audit --before 4711                       # the events before number 4711
   cloud-hub audit --verify
 
-Every change by an operator, and every device that joins, is one event. Each event has the hash of the one before, so that a
-changed or missing event is found: --verify names the first such place, with exit code 5. Whoever can rewrite the whole store
-can make another consistent log: compare the newest hash, which --verify prints and the hub logs, with one kept elsewhere.
-The hub keeps the newest 10,000 events, and the hash of the last one that it removed.")]
+Every change by an operator, and every device that joins, is one event. Each event has the hash of
+the one before, so that a changed or missing event is found: --verify names the first such place,
+with exit code 5. Anyone who can rewrite the whole store can make another consistent log: compare
+the newest hash, which --verify prints and the hub logs, with one kept elsewhere. The hub keeps the
+newest 10,000 events, and the hash of the last one that it removed.")]
 pub struct AuditArgs {
     /// Maximum number of events, newest first.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]

@@ -32,7 +32,7 @@ pub struct CreateArgs {
     /// Life of the token, at most 1h.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = show::parse_duration)]
     ttl: std::time::Duration,
-    /// Let a device that is on record enrol anew under its name; its old certificate is worth nothing then.
+    /// Let a device that is on record enrol again under its name; its old certificate is then invalid.
     #[arg(long, requires = "name")]
     replace: bool,
     #[command(flatten)]

@@ -66,7 +66,7 @@ pub enum RedeemError {
     #[error(transparent)]
     Refused(#[from] TokenRefused),
     /// Its device was entered in another way after it was made.
-    #[error("device {0} has joined with another token meanwhile")]
+    #[error("device {0} has joined with another token since this one was created")]
     Overtaken(DeviceId),
     /// The store cannot be read or written.
     #[error("use a join token")]

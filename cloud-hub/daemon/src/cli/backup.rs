@@ -16,8 +16,9 @@ Examples:
   cloud-hub backup create hub.backup --config hub/hub.toml
   sudo -u sanderling-hub cloud-hub backup create - | age -p > hub.backup.age
 
-The hub may go on serving. The file holds the key of the CA and the hub's online keys: whoever has it can pretend to
-be this hub. It is written with mode 0600; keep it encrypted (age, gpg) or in a safe. The offline keys are not in it.")]
+The hub can go on serving. The file contains the key of the CA and the hub's online keys: anyone
+who has it can pretend to be this hub. It is written with mode 0600; keep it encrypted (age, gpg)
+or in a safe. The offline keys are not in it.")]
     Create(CreateArgs),
     /// Make a hub out of a backup, in a new folder.
     #[command(after_help = "\
@@ -25,9 +26,9 @@ Examples:
   cloud-hub backup restore hub.backup --dir hub
   cloud-hub trust renew --targets --keys offline-keys --config hub/hub.toml
 
-The whole file is checked before anything is written. Never run the old hub and the restored one at the same time.
-Devices that have seen a later list of versions take no update before that list is signed anew: by a push, or by
-`trust renew --targets`.")]
+The whole file is checked before anything is written. Never run the old hub and the restored one at
+the same time. Devices that have seen a later list of versions take no update before that list is
+signed again: by a push, or by `trust renew --targets`.")]
     Restore(RestoreArgs),
 }
 
@@ -49,7 +50,7 @@ pub(super) struct CreateArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct RestoreArgs {
-    /// The backup.
+    /// File of the backup, as `backup create` wrote it.
     file: PathBuf,
     /// Folder of the restored hub: its state, hub.toml and operator.toml. Must be absent or empty.
     #[arg(long, value_name = "DIR")]

@@ -62,7 +62,7 @@ pub struct Cli {
 enum Verb {
     /// Make a new hub: its CA, its trust keys, its config and the operator's context.
     Init(init::InitArgs),
-    /// Run the hub until it is told to stop.
+    /// Run the hub until it gets SIGTERM or SIGINT.
     Serve(serve::ServeArgs),
     /// Check a config file, or print a commented example.
     #[command(subcommand)]

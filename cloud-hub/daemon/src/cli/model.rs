@@ -9,7 +9,7 @@ use super::{check, compress, inspect, push, withdraw};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ModelVerb {
-    /// Pack, sign and publish one version of a model, and tell the devices that follow it.
+    /// Pack, sign and publish one version of a model, and offer it to devices that follow it.
     Push(push::PushArgs),
     /// List all models.
     #[command(after_help = "Example:\n  cloud-hub model list")]
@@ -19,10 +19,11 @@ pub(super) enum ModelVerb {
 Example:
   cloud-hub model status digits
 
-The requests that this hub answered since it started are shown by the devices' reason for asking, as counts and shares. What
-devices answer themselves is unknown to the hub: `edge-agent status` on a device shows how much it sends here.")]
+Shows the number and share of the requests that this hub served since it started, by the reason for
+which devices sent them. The hub does not see requests that devices serve themselves: `edge-agent
+status` on a device shows the share that it sends to the hub.")]
     Status(OneArgs),
-    /// Tell devices to follow a version that was pushed with --hold, or an operator's retry of one that failed.
+    /// Offer devices a version that was pushed with --hold, or offer one again that failed.
     #[command(after_help = "Example:\n  cloud-hub model offer digits 2")]
     Offer(OfferArgs),
     /// Take back a version that no device took, for example one with a wrong number.
@@ -33,7 +34,7 @@ Example:
 Refused when a device has the version or may have it: a number that a device knows never gets other content.
 The number is free again afterwards, and devices follow the version that was offered before.")]
     Withdraw(withdraw::WithdrawArgs),
-    /// Say whether an engine can run a model file, and everything that stands in the way.
+    /// Check whether an engine can run a model file, and list everything that prevents it.
     Check(check::CheckArgs),
     /// Show what is in a model file: inputs, operators, weights, arithmetic, and which engine runs it.
     Inspect(inspect::InspectArgs),

@@ -29,7 +29,7 @@ pub(super) const FOREIGN: &str = "this hub's trust is not the one of these keys:
 #[command(after_help = "\
 Examples:
   cloud-hub model push models/catalog/digits/v2 --keys offline-keys
-  cloud-hub model push v3 --keys /media/usb/keys --hold      # publish, tell devices later: model offer
+  cloud-hub model push v3 --keys /media/usb/keys --hold      # publish now, `model offer` later
   cloud-hub model push v4 --keys mine --prepare v4.json      # when further holders must sign: trust sign, trust publish
 
 DIR holds model.toml and the files it names. Only files that the hub does not have are uploaded.
@@ -46,7 +46,7 @@ pub(super) struct PushArgs {
     /// Upload the files and write the signed list to this file instead of publishing: further holders sign it.
     #[arg(long, value_name = "FILE")]
     prepare: Option<PathBuf>,
-    /// Publish without telling devices.
+    /// Publish without offering the version to devices.
     #[arg(long)]
     hold: bool,
     /// Publish although the version is worse than the one in force: no threshold, no golden inputs, other labels.

@@ -41,7 +41,7 @@ pub enum RunError {
         source: io::Error,
     },
     /// The store's disk does not answer: only a new process can open it again.
-    #[error("the store in {0:?} makes no progress: its disk has not answered for too long")]
+    #[error("the store in {0:?} makes no progress: its disk has not responded for too long")]
     Stalled(PathBuf),
     /// A task was lost; its panic is in the log.
     #[error("a part of the hub broke off")]

@@ -85,9 +85,10 @@ impl CommandJudge {
         let child = child.map_err(|error| format!("start sh: {error}"))?;
         let ended = wait(Group(child), self.run_max)?;
         if !ended.success() {
-            let told = tail(&complained).unwrap_or_default();
-            let told: String = told.trim().chars().rev().take(TOLD_MAX).collect::<Vec<_>>().into_iter().rev().collect();
-            return Err(format!("{ended}; it says: {told}"));
+            let error = tail(&complained).unwrap_or_default();
+            let error: String =
+                error.trim().chars().rev().take(TOLD_MAX).collect::<Vec<_>>().into_iter().rev().collect();
+            return Err(format!("{ended}; its standard error ends with: {error}"));
         }
         let printed = tail(&printed).map_err(|error| format!("read what it printed: {error}"))?;
         score(&printed)

@@ -33,9 +33,9 @@ inputs.npz holds one array for each input of the model, an example in each row, 
 of class numbers or quantities; a few hundred real inputs are enough. For inputs of varying shape give a folder of .npz
 files, one example each. In Python: numpy.savez('inputs.npz', image=images, labels=labels)
 
-DIR gets model.toml, the model files, their golden answers, compress.json with every figure, and front.svg. Where MODEL
-lies beside a model.toml that names it, that is taken over, with the next version. docs/compress.md says what the
-figures mean.")]
+DIR gets model.toml, the model files, their golden answers, compress.json with every figure, and
+front.svg. If a model.toml beside MODEL names it, that file is copied with the next version.
+docs/compress.md explains the figures.")]
 pub(in crate::cli) struct CompressArgs {
     /// The model file, in fp32.
     pub(super) model: PathBuf,

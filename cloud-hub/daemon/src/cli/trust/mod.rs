@@ -33,7 +33,7 @@ Examples:
   cloud-hub trust status --json | jq '.roles[] | select(.days_left < 60)'
   cloud-hub trust status --config hub/hub.toml        # of a hub that is stopped")]
     Status(status::StatusArgs),
-    /// Sign root and list of versions anew, with a new expiry; works after they have expired too.
+    /// Sign root and list of versions again, with a new expiry; works after they have expired too.
     #[command(after_help = "\
 Examples:
   cloud-hub trust renew --keys offline-keys
