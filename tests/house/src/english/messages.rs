@@ -69,11 +69,14 @@ pub struct Message {
 }
 
 /// Returns the banned words of a text, each once, with the standard term.
+///
+/// A dot inside a word makes it a name, like the config key `door.http`, which a text must give as the file has it.
 #[must_use]
 pub fn banned(text: &str) -> Vec<(&'static str, &'static str)> {
     let words = |text: &str| -> Vec<String> {
-        let is_end = |c: char| !c.is_alphanumeric() && c != '-' && c != '_';
-        text.split(is_end).filter(|word| !word.is_empty()).map(str::to_lowercase).collect()
+        let is_end = |c: char| !c.is_alphanumeric() && !matches!(c, '-' | '_' | '.');
+        let words = text.split(is_end).map(|word| word.trim_matches('.'));
+        words.filter(|word| !word.is_empty()).map(str::to_lowercase).collect()
     };
     let given = words(text);
     let is_in = |wanted: &str| given.windows(words(wanted).len()).any(|part| *part == *words(wanted));
@@ -122,13 +125,16 @@ fn literals(rest: &str) -> Option<String> {
     (!found.is_empty()).then_some(found)
 }
 
-/// Reads a text literal to its closing quote. Ignores a line break after a backslash and the spaces after it.
+/// Reads a text literal to its closing quote. Ignores a line break after a backslash and the spaces after it, and replaces
+/// an escaped line break or tab by a space.
 fn literal(chars: &mut impl Iterator<Item = char>) -> String {
     let mut text = String::new();
     while let Some(c) = chars.next() {
         match c {
             '"' => break,
-            '\\' => text.extend(chars.next().filter(|c| *c != '\n')),
+            '\\' => {
+                text.extend(chars.next().filter(|c| *c != '\n').map(|c| if matches!(c, 'n' | 't') { ' ' } else { c }))
+            }
             _ => text.push(c),
         }
     }
@@ -181,6 +187,13 @@ mod tests {
     }
 
     #[test]
+    fn names_with_dots_are_no_words() {
+        assert_eq!(banned("set door.http, or [door].http, to a free address"), [("door", "server or endpoint")]);
+        assert_eq!(banned("set door.http and metrics.listen. See models.door."), []);
+        assert_eq!(banned("Close the door. Or ...door..."), [("door", "server or endpoint")]);
+    }
+
+    #[test]
     fn errors_of_every_kind_are_read() {
         let text = r##"
 #[error("a {0}")]
@@ -196,6 +209,14 @@ fn f() { bail!("d \"e\""); anyhow!(error); ensure!(x, "g"); x.with_context(|| fo
             assert!(found.contains(&(expected.0, expected.1.to_owned())), "{expected:?}: {found:?}");
         }
         assert_eq!(found.len(), 7, "{found:?}");
+    }
+
+    #[test]
+    fn escaped_line_breaks_part_words() {
+        let text = r#"#[error("Close the door.\n\tThen\tgo \"on\"")]"#;
+        let found: Vec<_> = messages(text).into_iter().map(|message| message.text).collect();
+        assert_eq!(found, ["Close the door. Then go \"on\""]);
+        assert_eq!(banned(&found[0]), [("door", "server or endpoint")]);
     }
 
     #[test]
