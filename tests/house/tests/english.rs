@@ -1,7 +1,5 @@
 //! Tests of the English of this workspace. `cargo run -p house --bin english [PATH]` lists the offenders.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use house::english::{self, LIMITS};
 use house::tree;
 
