@@ -19,7 +19,7 @@ pub const EXAMPLE: &str = include_str!("../hub.example.toml");
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HubConfig {
-    /// Where the hub keeps its state and what it is called.
+    /// Config of the hub itself: state folder and names.
     pub hub: HubTable,
     /// Config of the device server (QUIC).
     pub gateway: GatewayTable,
@@ -27,9 +27,9 @@ pub struct HubConfig {
     pub admin: AdminTable,
     /// Config of the metrics server (HTTP).
     pub metrics: MetricsTable,
-    /// What runs the models.
+    /// Config of the engine that runs the models.
     pub inference: InferenceTable,
-    /// What is written about all this. The environment variable `SANDERLING_LOG` goes before its filter.
+    /// Config of the log. The environment variable `SANDERLING_LOG` takes precedence over its filter.
     pub log: telemetry::LogConfig,
     /// The file this was read from, for messages that say where to change something; `None` when it was none.
     #[serde(skip)]
@@ -49,7 +49,7 @@ pub struct HubTable {
     /// The first is the name that devices check; without one it is `localhost`. A device that was enrolled under a
     /// name keeps asking for it, so do not take names away.
     pub names: Vec<String>,
-    /// How long a stop waits for requests in flight. Default `20s`; keep it under systemd's `TimeoutStopSec`.
+    /// Maximum time that a stop waits for requests in flight. Default `20s`; keep it under systemd's `TimeoutStopSec`.
     #[serde(with = "config::duration")]
     pub stop_grace: Duration,
     /// Time between two checks of all published files against their digests. Default `24h`; `0s` checks none.
@@ -79,10 +79,11 @@ pub struct GatewayTable {
     /// does not fit is answered `Busy`. Bytes count when they arrive; one device holds at most a quarter (see
     /// [`hub_core::shares`]), so that at least four times the largest request is always used.
     pub request_bytes_max: u64,
-    /// How long a device's certificate is good for. Default `7d`; devices renew at two thirds of it.
+    /// Time for which a device's certificate is valid. Default `7d`; devices renew at two thirds of it.
     #[serde(with = "config::duration")]
     pub certificate_lifetime: Duration,
-    /// How long after its end a device's certificate can still be renewed, at most `3650d`. Default `90d`; `0s` allows no renewal.
+    /// Time after its end in which a device's certificate can still be renewed, at most `3650d`. Default `90d`; `0s` allows no
+    /// renewal.
     ///
     /// For a device that was away, or whose hub was: until then it renews by itself with its old key, as long as its
     /// record is not revoked. Later it must enrol again. `cloud-hub device list` shows who is in this time.
@@ -141,7 +142,7 @@ pub struct InferenceTable {
     pub run_limit: Duration,
     /// Versions of a model kept loaded, newest first. Default 2: the newest, and the one before for devices that still ask for it.
     pub versions_loaded: usize,
-    /// Where the engine runs: `process` (child processes, the default) or `none` (inside the hub).
+    /// Process in which the engine runs: `process` (child processes, the default) or `none` (inside the hub).
     ///
     /// With `process`, a model whose native code fails ends a child process and not the hub, and variants for devices are
     /// tried before they are published.

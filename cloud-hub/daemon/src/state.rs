@@ -81,13 +81,13 @@ impl Folder {
         self.root.join("trust").join("metadata")
     }
 
-    /// What the hub itself trusts, kept as a device keeps it.
+    /// Returns the folder of the metadata that the hub itself trusts, kept as a device keeps it.
     #[must_use]
     pub fn trusted(&self) -> PathBuf {
         self.root.join("trust").join("trusted")
     }
 
-    /// Where a running hub says which addresses it bound.
+    /// Returns the path of the file with the addresses that a running hub has bound.
     #[must_use]
     pub fn listening(&self) -> PathBuf {
         self.root.join("listening.json")

@@ -1,4 +1,4 @@
-//! What `cloud-hub doctor` finds in the hub itself: its warnings while it runs, and its records and files while it does not.
+//! Checks the hub itself for `cloud-hub doctor`: its warnings while it runs, and its records and files while it does not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

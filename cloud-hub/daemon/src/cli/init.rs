@@ -301,7 +301,7 @@ where
     done
 }
 
-/// Where operators find a hub with this config.
+/// Returns the URL at which operators reach a hub with this config.
 pub(super) fn admin_url(config: &HubConfig) -> String {
     let listen = config.admin.listen;
     let host = if listen.ip().is_unspecified() { config.server_name().to_owned() } else { ip(listen) };

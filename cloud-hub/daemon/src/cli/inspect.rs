@@ -83,7 +83,7 @@ fn other_format(path: &Path) -> Option<(&'static str, &'static str)> {
     engine::precheck::format::other(&head)
 }
 
-/// What the engines say of the model as one file, as `cloud-hub model check` asks them.
+/// Returns the verdict of each engine on the model as one file, as `cloud-hub model check` gets it.
 fn engines(model: &Model) -> Vec<EngineSupport> {
     let support = |engine: &str, can_run, problems| EngineSupport { engine: engine.to_owned(), can_run, problems };
     match model.to_bytes() {

@@ -1,4 +1,4 @@
-//! What operators see of a device: its record, its connection and what it said of itself, in the words of the API.
+//! Describes a device for operators: its record, its connection and its own reports, in the types of the API.
 
 use hub_core::authorise::{self, DeviceRecord, Standing};
 use hub_core::fleet::{self as core, Device, Presence};

@@ -1,4 +1,4 @@
-//! How the hub comes up, step by step, and what each step says when it fails.
+//! Starts the hub step by step, with an error for each step that fails.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -1,4 +1,4 @@
-//! How a version gets into the registry: everything is checked before anything is seen.
+//! Publishes a version to the registry: everything is checked before anything is visible.
 //!
 //! Fed by the admin API with targets that the operator signed. In order: the manifest and its files are here and whole,
 //! the new targets are signed and add this version and nothing else, the hub's own variant loads and gives its golden
@@ -105,7 +105,7 @@ pub enum PublishError {
     /// The rule for scores cannot be right.
     #[error("the rule in [score] cannot be right: {problem}")]
     Score {
-        /// Why, and what to write instead.
+        /// Reason, and the value to write instead.
         problem: String,
     },
     /// The version is worse than the one that devices follow.

@@ -1,4 +1,4 @@
-//! How a version that no device took is taken back, so that its number can be used for other content.
+//! Withdraws a version that no device took, so that its number can be used for other content.
 //!
 //! The operator signs a list without the version; the hub publishes it if no device has the version or may have it. A
 //! device that read the earlier list only learns that the version is not signed any more: it installs nothing without

@@ -1,4 +1,4 @@
-//! Whether devices with the wgpu engine can run a model file. The hub runs nothing on a GPU itself.
+//! Checks whether devices with the wgpu engine can run a model file. The hub runs nothing on a GPU itself.
 //!
 //! Asked by the registry before a version is published, and by `cloud-hub model check`; the engine's own check answers,
 //! which needs no GPU.
@@ -9,7 +9,7 @@ use bytes::Bytes;
 #[cfg(feature = "wgpu")]
 const RUN_SECONDS_MAX: u64 = 30;
 
-/// Why the wgpu engine cannot run a file that was pre-checked, in one line; `None` when it can.
+/// Returns the reason in one line if the wgpu engine cannot run a file that was pre-checked; `None` when it can.
 ///
 /// Takes as long as the model is large: call it on a blocking thread.
 #[cfg(feature = "wgpu")]

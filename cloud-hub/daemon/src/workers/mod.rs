@@ -58,8 +58,8 @@ impl Workers {
         }
     }
 
-    /// What answers a request: the named version, else the current one, else (where that has no variant for the hub)
-    /// the newest loaded one below it.
+    /// Returns the sessions for a request: the named version, else the current one, else (where that has no variant for the
+    /// hub) the newest loaded one below it.
     #[must_use]
     pub fn pool(&self, model: &ModelName, asked: Option<Version>, current: Option<Version>) -> Option<Arc<Pool>> {
         let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! What devices may fetch: nothing that is held or withdrawn, and no byte that the disk has changed.
+//! Tests that devices fetch nothing that is held or withdrawn, and no byte that the disk has changed.
 
 use hub_core::registry::Standing;
 use protocol::v1::{RefusalCode, UpdateOutcome};

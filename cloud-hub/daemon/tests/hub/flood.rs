@@ -12,7 +12,7 @@ use transport::Trust;
 
 use super::device::dialer;
 
-/// Where the flood comes from; agents of these tests come from 127.0.0.1.
+/// Source address of the flood; agents of these tests come from 127.0.0.1.
 const SOURCE: &str = "127.0.0.2:0";
 
 /// Maximum length of a datagram in bytes.

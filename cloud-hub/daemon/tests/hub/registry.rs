@@ -1,4 +1,4 @@
-//! How a version gets into the registry, and what must not get in.
+//! Tests the checks of a version on its way into the registry.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -23,7 +23,7 @@ pub(super) const REPORT_FILE: &str = "compress.json";
 /// The Pareto front as a picture.
 const PLOT_FILE: &str = "front.svg";
 
-/// Where to write, checked before hours of work.
+/// Folder to write, checked before hours of work.
 #[derive(Debug)]
 pub(super) struct Target {
     folder: PathBuf,

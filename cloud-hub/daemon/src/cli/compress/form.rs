@@ -19,7 +19,7 @@ use super::options::AboutArgs;
 /// Longest form that is read; as the packer takes it.
 const FORM_BYTES_MAX: u64 = 1024 * 1024;
 
-/// What SPDX calls a licence that nobody has stated.
+/// SPDX expression for a licence that is not stated.
 const LICENCE_UNKNOWN: &str = "NOASSERTION";
 
 const COMMENT: &str = "\
@@ -39,7 +39,7 @@ pub(super) struct Head {
     score: Option<ScoreRule>,
 }
 
-/// What is read of a form that is there already.
+/// Fields that are read from an existing model.toml.
 #[derive(Debug, Deserialize)]
 struct Existing {
     model: ModelName,

@@ -10,10 +10,10 @@ use std::{fs, thread};
 use console::{CliError, ExitKind, OrExit};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What shells expect of a program that was interrupted: 128 and the number of SIGINT.
+/// Exit code that shells expect of an interrupted program: 128 and the number of SIGINT.
 const EXIT_INTERRUPTED: i32 = 130;
 
-/// How often the hidden folder is removed again, should the writer have put one more file into it meanwhile.
+/// Maximum attempts to remove the hidden folder: the writer may put one more file into it during an attempt.
 const REMOVALS: u8 = 5;
 
 /// Watches for signals until the program ends.

@@ -1,4 +1,4 @@
-//! What `cloud-hub model compress` can be told.
+//! Defines the arguments of `cloud-hub model compress`.
 
 use std::path::PathBuf;
 

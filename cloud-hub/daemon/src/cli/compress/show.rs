@@ -1,4 +1,4 @@
-//! What the verb prints: one table, then in sentences what to take and why.
+//! Prints the result of the verb: one table, then in sentences which form to take and the reason.
 
 use std::path::{Path, PathBuf};
 

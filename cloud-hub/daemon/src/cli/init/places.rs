@@ -1,4 +1,4 @@
-//! Where `cloud-hub init` puts what it makes, and what the config file will say.
+//! Chooses the paths that `cloud-hub init` writes to, and the paths in the config file.
 //!
 //! A hub in a folder (`--dir`) has everything in it. The hub of an installed service (`--system`) has the config file that
 //! the service reads, and the state folder that this file names: there is one config, and `init` fills it in.

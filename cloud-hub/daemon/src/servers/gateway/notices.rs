@@ -1,4 +1,4 @@
-//! What the hub says unasked: offers, and goodbye.
+//! Sends messages that devices did not request: offers, and the goodbye of the hub.
 
 use std::time::Duration;
 

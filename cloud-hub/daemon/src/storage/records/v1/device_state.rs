@@ -46,7 +46,7 @@ struct Engine {
     providers: Vec<String>,
 }
 
-/// Whether a device is connected.
+/// Connection state of a device.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum DevicePresence {
