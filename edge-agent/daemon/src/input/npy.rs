@@ -79,7 +79,7 @@ mod tests {
         assert!(error(npy("<f8", false, "(2,)", &[0; 16])).contains("x.astype('float32')"));
         assert!(error(npy(">f4", false, "(2,)", &[0; 8])).contains("little-endian"));
         assert!(error(npy("<f4", true, "(1, 2)", &[0; 8])).contains("ascontiguousarray"));
-        assert!(error(npy("<f4", false, "(2,)", &[0; 7])).contains("takes 8 bytes, 7 were given"));
+        assert!(error(npy("<f4", false, "(2,)", &[0; 7])).contains("needs 8 bytes, 7 were given"));
         assert!(error(b"not numpy".to_vec()).contains("as a NumPy array"));
     }
 }
