@@ -48,6 +48,12 @@ impl Batch {
         self.operations.is_empty()
     }
 
+    /// Returns whether the batch removes keys and writes none. Such a batch frees space, and is tried on a full disk too.
+    #[must_use]
+    pub fn is_removal(&self) -> bool {
+        !self.operations.is_empty() && self.operations.iter().all(|(_key, value)| value.is_none())
+    }
+
     /// Returns the size of keys and values in bytes.
     pub(crate) fn bytes(&self) -> usize {
         let parts = self.operations.iter().chain(&self.conditions);

@@ -37,6 +37,9 @@ impl AuditLog {
 
     /// Writes a batch and the event about it, both or none.
     ///
+    /// On a full disk a batch that only removes records, like the revocation of an operator, is applied without its event,
+    /// which is logged instead: a right must be withdrawn even then.
+    ///
     /// # Errors
     /// As [`Store::apply`]; [`StoreError::Conflict`] only when a condition of the batch itself does not hold.
     ///
@@ -59,6 +62,12 @@ impl AuditLog {
                     let Change { actor, action, object, .. } = change;
                     tracing::info!(number, actor, action, object, %hash, "audit event");
                     return Ok(Link { number, hash });
+                }
+                Err(error) if error.is_disk_full() && batch.is_removal() => {
+                    self.events.store().apply(batch).await?;
+                    let Change { actor, action, object, .. } = change;
+                    tracing::error!(actor, action, object, "the disk is full: a change is missing in the audit log");
+                    return Ok(place);
                 }
                 // Another log of the same store was faster: number the event anew.
                 Err(StoreError::Conflict { key }) if key == newest_key.as_bytes() => {}
