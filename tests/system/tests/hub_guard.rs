@@ -233,8 +233,7 @@ fn operators_are_listed_told_apart_and_revoked_at_once() {
         let last = hub.run(["operator", "revoke", "init"])?;
         ensure!(last.code == Some(CONFLICT), "the last operator was revoked: {last:?}");
         let log = hub.daemon()?.log()?;
-        for trace in
-            ["failed login", "127.0.0.1", "operator.create", "operator.revoke", "operator call", "status=409"]
+        for trace in ["failed login", "127.0.0.1", "operator.create", "operator.revoke", "operator call", "status=409"]
         {
             ensure!(log.contains(trace), "{trace:?} is not in the log:\n{log}");
         }
