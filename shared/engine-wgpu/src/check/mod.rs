@@ -9,6 +9,7 @@ mod kernels;
 use std::collections::BTreeMap;
 
 pub use crate::ops::table::{OPS_TOML, Row, Runs, row, rows};
+use engine::{ModelLimits, precheck};
 use serde::Serialize;
 
 use crate::error::{ModelError, OpError, UnsupportedOperator};
@@ -57,14 +58,17 @@ impl ModelReport {
     }
 }
 
-/// Looks at a model that was pre-checked already, without a device.
+/// Checks a model without a device, after the pre-check of [`engine::precheck`] with its default limits.
 ///
 /// Open sizes are guessed (see `guess`): what no sizes can mend is reported, what a request's own sizes contradict shows at the
 /// request. Kernels are made for every kind of device, and parsed and validated as a driver would.
 ///
 /// # Errors
-/// [`ModelError::Malformed`] when it cannot be read at all.
+/// [`ModelError::Malformed`] when it cannot be read at all, or is over a limit.
 pub fn check(model: &[u8]) -> Result<ModelReport, ModelError> {
+    // The reader of messages believes depths and counts.
+    let refused = |refusal| ModelError::Malformed(telemetry::chain(&refusal));
+    precheck::check(model, &ModelLimits::default()).map_err(refused)?;
     let mut graph = crate::read::read(model)?;
     let nodes = graph.nodes.len();
     rewrite(&mut graph);
