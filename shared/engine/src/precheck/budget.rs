@@ -16,6 +16,9 @@ const MESSAGE_BYTES: u64 = 128;
 /// Bytes of memory for a node: the message, the node of the engine, its edges.
 const NODE_BYTES: u64 = 1024;
 
+/// Bytes of memory for an attribute, however short: its message has a field for each type of value.
+const ATTRIBUTE_BYTES: u64 = 256;
+
 /// Bytes of memory for each byte of a description of a value, whose smallest parts are messages of two bytes.
 const VALUE_FACTOR: u64 = 32;
 
@@ -48,6 +51,11 @@ impl Budget {
     /// Adds a node, without its fields.
     pub(super) fn node(&mut self) -> Result<(), Refusal> {
         self.charge(NODE_BYTES, TEXTS)
+    }
+
+    /// Adds an attribute, without its fields.
+    pub(super) fn attribute(&mut self) -> Result<(), Refusal> {
+        self.charge(ATTRIBUTE_BYTES, TEXTS)
     }
 
     /// Adds a field that is text, a number, or a small message of text.

@@ -121,6 +121,7 @@ impl Walk<'_> {
 
     /// Checks an `AttributeProto` with its tensors and graphs.
     fn attribute<'a>(&mut self, attribute: &'a [u8], depth: usize, uses: &mut Uses<'a>) -> Result<(), Refusal> {
+        self.budget.attribute()?;
         let mut single = 0;
         let mut fields = Fields::of(attribute);
         while let Some((number, value)) = fields.next()? {
