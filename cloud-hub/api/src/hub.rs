@@ -1,7 +1,7 @@
 //! Status of the hub.
 
 use serde::{Deserialize, Serialize};
-use types::Digest;
+use types::{Digest, HostStatus, Isolation};
 
 /// Summary of the hub's state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,10 +32,10 @@ pub struct HubStatus {
     pub warnings: Vec<String>,
     /// Isolation of the engine; `None` from a hub of an earlier release.
     #[serde(default)]
-    pub isolation: Option<IsolationView>,
+    pub isolation: Option<Isolation>,
     /// Child processes of the engine; empty when it runs inside the hub.
     #[serde(default)]
-    pub hosts: Vec<HostView>,
+    pub hosts: Vec<HostStatus>,
 }
 
 /// Engine that runs models on the hub.
@@ -45,33 +45,6 @@ pub struct EngineView {
     pub name: String,
     /// Version of its runtime.
     pub version: String,
-}
-
-/// Process in which the engine runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IsolationView {
-    /// Child processes, apart from the hub.
-    Process,
-    /// The hub's own process.
-    None,
-}
-
-/// Child process of the engine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostView {
-    /// Process id while it runs.
-    pub pid: Option<u32>,
-    /// Whether proven sessions share the process; otherwise it belongs to one model.
-    pub shared: bool,
-    /// Names of the sessions in it.
-    pub sessions: Vec<String>,
-    /// Number of restarts after its end.
-    pub restarts: u64,
-    /// Cause of its last end.
-    pub last_death: Option<String>,
-    /// Memory limit in bytes; `None` while it starts.
-    pub memory_max_bytes: Option<u64>,
 }
 
 /// Addresses that a hub has bound: `listening.json` in its state folder.
@@ -91,15 +64,4 @@ pub struct Listening {
     /// Address of the Open Inference Protocol over gRPC; `None` where it is off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inference_grpc: Option<std::net::SocketAddr>,
-}
-
-impl IsolationView {
-    /// Returns the name in config files and JSON.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Process => "process",
-            Self::None => "none",
-        }
-    }
 }

@@ -29,7 +29,7 @@ pub use devices::{
     ReportView, RevokeRequest, RunningView,
 };
 pub use error::{ApiError, ErrorCode};
-pub use hub::{EngineView, HostView, HubStatus, IsolationView, Listening};
+pub use hub::{EngineView, HubStatus, Listening};
 pub use models::{
     BlobStored, ModelDeviceView, ModelList, ModelView, OfferRequest, PublishRequest, Published, ReasonView,
     VersionView, WithdrawRequest, Withdrawn,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use types::{Place, Policy, PolicyMode, Reason};
 
-pub use failure::{Failure, FailureCode, HubFailure, LocalFailure};
+pub use failure::{Failure, HubFailure, LocalFailure};
 
 use crate::Refused;
 

@@ -4,12 +4,12 @@
 use std::time::{Duration, Instant};
 
 use edge_core::route::{
-    ANSWER_TIME, Event, FailureCode, HUB_TIME_MIN, HUB_WAIT_MAX, HubFailure, HubState, LocalFailure, LocalState,
-    RequestFacts, Route, Step,
+    ANSWER_TIME, Event, HUB_TIME_MIN, HUB_WAIT_MAX, HubFailure, HubState, LocalFailure, LocalState, RequestFacts,
+    Route, Step,
 };
 use proptest::prelude::*;
 use types::policy::{Budget, Privacy};
-use types::{Place, Policy, PolicyMode, Reason};
+use types::{ErrorCode, Place, Policy, PolicyMode, Reason};
 
 const ONLINE: HubState = HubState::Online { round_trip: Duration::from_millis(2) };
 const READY: LocalState = LocalState::Ready { expected: Some(Duration::from_millis(20)) };
@@ -43,7 +43,7 @@ fn answered(place: Place, reason: Reason) -> Step {
     Step::Answer { place, reason }
 }
 
-fn code(step: Step) -> FailureCode {
+fn code(step: Step) -> ErrorCode {
     match step {
         Step::Fail(failure) => failure.code,
         other => panic!("{other:?} is no failure"),
@@ -107,7 +107,7 @@ fn prefer_device_uses_the_hub_only_when_the_device_cannot() {
     }
     let without = RequestFacts { local: LocalState::NoModel, ..policy };
     assert_eq!(last(without, ONLINE, &[Event::HubAnswered]), answered(Place::Hub, Reason::NoLocalModel));
-    assert_eq!(code(last(without, HubState::Away, &[])), FailureCode::HubUnreachable);
+    assert_eq!(code(last(without, HubState::Away, &[])), ErrorCode::HubUnreachable);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn only_hub_fails_fast_and_clearly_when_the_hub_is_away() {
     let step = last(facts(PolicyMode::OnlyHub), HubState::Away, &[]);
     let Step::Fail(failure) = step else { panic!() };
     assert_eq!(failure.to_string(), "the hub cannot be reached");
-    assert!(failure.advice().contains("prefer-hub"));
+    assert!(failure.code.advice().contains("prefer-hub"));
 }
 
 #[test]
@@ -136,16 +136,16 @@ fn an_input_that_does_not_fit_is_refused_without_asking_anyone_else() {
     for why in [LocalFailure::BadInput, LocalFailure::Refused] {
         for policy in [PolicyMode::OnlyDevice, PolicyMode::PreferDevice, PolicyMode::Cascade] {
             for hub in [ONLINE, HubState::Away] {
-                assert_eq!(code(last(facts(policy), hub, &[Event::LocalFailed(why)])), FailureCode::BadInput);
+                assert_eq!(code(last(facts(policy), hub, &[Event::LocalFailed(why)])), ErrorCode::BadInput);
             }
         }
         // After a hub that failed otherwise the request is still the one at fault.
         let hub_failed = Event::HubFailed(HubFailure::Failed);
         let step = last(facts(PolicyMode::PreferHub), ONLINE, &[hub_failed, Event::LocalFailed(why)]);
-        assert_eq!(code(step), FailureCode::BadInput);
+        assert_eq!(code(step), ErrorCode::BadInput);
     }
     let hub_says_so = Event::HubFailed(HubFailure::BadInput);
-    assert_eq!(code(last(facts(PolicyMode::PreferHub), ONLINE, &[hub_says_so])), FailureCode::BadInput);
+    assert_eq!(code(last(facts(PolicyMode::PreferHub), ONLINE, &[hub_says_so])), ErrorCode::BadInput);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn too_little_time_is_not_spent_on_asking() {
     assert!(matches!(only(&steps), Step::RunLocal { .. }), "{steps:?}");
     let far = HubState::Online { round_trip: Duration::from_secs(1) };
     let (_, steps) = Route::start(within(PolicyMode::OnlyHub, Duration::from_millis(900)), far, now);
-    assert_eq!(code(only(&steps)), FailureCode::DeadlineExceeded, "shorter than one round trip");
+    assert_eq!(code(only(&steps)), ErrorCode::DeadlineExceeded, "shorter than one round trip");
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn a_deadline_that_has_passed_asks_nobody() {
     let now = Instant::now();
     for mode in PolicyMode::ALL {
         let facts = RequestFacts { deadline: Some(now), ..facts(mode) };
-        assert_eq!(code(only(&Route::start(facts, ONLINE, now).1)), FailureCode::DeadlineExceeded);
+        assert_eq!(code(only(&Route::start(facts, ONLINE, now).1)), ErrorCode::DeadlineExceeded);
     }
 }
 
@@ -220,7 +220,7 @@ fn an_input_over_the_budget_stays_on_the_device() {
     let Step::Fail(failure) = last(limited(PolicyMode::OnlyHub), ONLINE, &[]) else { panic!() };
     assert_eq!(
         (failure.code, failure.to_string()),
-        (FailureCode::BadInput, "the policy keeps the input on the device".into())
+        (ErrorCode::BadInput, "the policy keeps the input on the device".into())
     );
 }
 
@@ -276,7 +276,7 @@ fn a_hedge_survives_the_failure_of_either_place() {
     let (mut route, now, _) = hedged(ONLINE);
     let steps = route.handle(Event::LocalFailed(LocalFailure::BadInput), now).unwrap();
     assert_eq!(steps.first(), Some(&Step::Cancel(Place::Hub)));
-    assert_eq!(code(steps[1]), FailureCode::BadInput);
+    assert_eq!(code(steps[1]), ErrorCode::BadInput);
     // A hub that is away when the delay is over changes nothing, and is asked later if the device fails.
     let (mut route, now, steps) = hedged(HubState::Away);
     assert_eq!(steps, []);
@@ -457,7 +457,7 @@ proptest! {
             }
             Step::Answer { place: Place::Hub, .. } => prop_assert_eq!(asks, 1),
             Step::Fail(failure) => {
-                prop_assert!(!failure.to_string().is_empty() && !failure.advice().is_empty());
+                prop_assert!(!failure.to_string().is_empty() && !failure.code.advice().is_empty());
                 prop_assert!(!has_answer, "an answer was thrown away: {}", failure);
             }
             other @ (Step::RunLocal { .. } | Step::AskHub { .. } | Step::Cancel(_)) => prop_assert!(false, "{other:?}"),

@@ -8,9 +8,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edge_core::route::{Event, Failure, FailureCode, HubFailure, LocalFailure, RequestFacts, Route, Step};
+use edge_core::route::{Event, Failure, HubFailure, LocalFailure, RequestFacts, Route, Step};
 use engine::InferError;
-use types::{InferenceResponse, NamedTensor, Place, PolicyMode, Reason, Receipt, RequestId, Timings, Version};
+use types::{
+    ErrorCode, InferenceResponse, NamedTensor, Place, PolicyMode, Reason, Receipt, RequestId, Timings, Version,
+};
 
 use crate::models::{Model, Serving};
 use crate::uplink::{HubAnswer, HubQuestion, Link, NotAnswered};
@@ -68,7 +70,7 @@ impl NoAnswer {
 
     /// The kind; `None` for a mistake in this program.
     #[must_use]
-    pub fn failure(&self) -> Option<FailureCode> {
+    pub fn failure(&self) -> Option<ErrorCode> {
         match self {
             Self::Failed { failure, .. } => Some(failure.code),
             Self::Route(_) => None,
@@ -203,7 +205,7 @@ impl Made {
     }
 
     fn failed(self, failure: Failure) -> NoAnswer {
-        let detail = self.detail.filter(|_| failure.code == FailureCode::BadInput);
+        let detail = self.detail.filter(|_| failure.code == ErrorCode::BadInput);
         NoAnswer::Failed { failure, detail }
     }
 }

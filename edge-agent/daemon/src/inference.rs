@@ -11,7 +11,6 @@ use async_trait::async_trait;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use edge_core::route::FailureCode;
 use serving::guard::Settings;
 use serving::{
     CountAndTime, Endpoint, Guard, Identity, InferenceService, ModelDescription, ModelStatistics, VersionDescription,
@@ -135,36 +134,20 @@ impl InferenceService for AgentService {
 
 /// Converts an error of the route; adds the reason where every installed version was given up or unloaded.
 fn explained(model: &Model, error: NoAnswer) -> InferenceError {
-    let Some(failure) = error.failure() else {
+    let Some(code) = error.failure() else {
         tracing::error!(error = telemetry::chain(&error), "the route of a request broke");
         return InferenceError::with_advice(ErrorCode::Internal, "route the request");
     };
-    if failure == FailureCode::UnknownModel
+    if code == ErrorCode::UnknownModel
         && let Some(reason) = not_ready(model)
     {
         return InferenceError::new(ErrorCode::NotReady, reason);
     }
-    let code = code_of(failure);
     let message = format!("{}; {}", telemetry::chain(&error), code.advice());
     let error = InferenceError::new(code, message);
     match code {
         ErrorCode::DeviceBusy => error.retry_after(Duration::from_secs(1)),
         _ => error,
-    }
-}
-
-/// Returns the error code of a failure of the route.
-fn code_of(failure: FailureCode) -> ErrorCode {
-    match failure {
-        FailureCode::BadInput => ErrorCode::BadInput,
-        FailureCode::UnknownModel => ErrorCode::UnknownModel,
-        FailureCode::DeadlineExceeded => ErrorCode::DeadlineExceeded,
-        FailureCode::DeviceBusy => ErrorCode::DeviceBusy,
-        FailureCode::DeviceFailed => ErrorCode::DeviceFailed,
-        FailureCode::HubUnreachable => ErrorCode::HubUnreachable,
-        FailureCode::HubBusy => ErrorCode::HubBusy,
-        FailureCode::NotAuthorised => ErrorCode::NotAuthorised,
-        FailureCode::HubFailed => ErrorCode::HubFailed,
     }
 }
 
@@ -220,17 +203,5 @@ fn statistics(model: &Model) -> ModelStatistics {
         fail: sum(&statistics.fail),
         queue: sum(&statistics.queue),
         compute: sum(&statistics.compute),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_failure_of_the_route_keeps_its_name() {
-        for failure in FailureCode::ALL {
-            assert_eq!(code_of(failure).as_str(), failure.as_str());
-        }
     }
 }

@@ -18,7 +18,8 @@ use crate::host::HostDeath;
 use crate::precheck::{ModelLimits, Refusal};
 
 pub use cancel::CancelFlag;
-pub use provider::{Isolation, Provider, UnknownProvider};
+pub use provider::{Provider, UnknownProvider};
+pub use types::process::{HostStatus, Isolation};
 
 /// Error of an engine, kept as the source of our own error.
 pub type Cause = Box<dyn Error + Send + Sync>;
@@ -108,23 +109,6 @@ pub trait Hosted: Send + Sync + fmt::Debug {
 
     /// Returns the reason if this session will never run again, because its model keeps killing its host.
     fn condemned(&self) -> Option<String>;
-}
-
-/// Host process, as `status` and `doctor` show it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostStatus {
-    /// Number of the process while it runs.
-    pub pid: Option<u32>,
-    /// Whether proven sessions share it; otherwise it belongs to one model.
-    pub shared: bool,
-    /// Names of the sessions in it, as given by [`LoadOptions::name`].
-    pub sessions: Vec<String>,
-    /// Number of times it was started again after its end.
-    pub restarts: u64,
-    /// Cause of its last end.
-    pub last_death: Option<String>,
-    /// Maximum bytes of memory that it may use now; `None` while it starts.
-    pub memory_max_bytes: Option<u64>,
 }
 
 /// Version, library and providers of an engine.

@@ -1,7 +1,7 @@
 //! Data types that the cores and the shells exchange.
 //!
 //! Data without behaviour of its own: names and digests ([`id`]), tensors ([`tensor`]), the inputs and outputs of a
-//! model ([`signature`]), host names ([`host`]), options of a GPU ([`gpu`]), inferences ([`inference`]), routing policies
+//! model ([`signature`]), host names ([`host`]), options of a GPU ([`gpu`]), processes of engines ([`process`]), inferences ([`inference`]), routing policies
 //! ([`policy`]), the origin of a response ([`receipt`]) and the limits that several crates share ([`limits`]). Depends on no
 //! other crate of this workspace; does no I/O, reads no clock, knows no engine.
 
@@ -11,6 +11,7 @@ pub mod id;
 pub mod inference;
 pub mod limits;
 pub mod policy;
+pub mod process;
 pub mod receipt;
 pub mod signature;
 pub mod tensor;
@@ -19,6 +20,7 @@ pub mod update;
 pub use id::{DeviceId, Digest, InvalidId, ModelName, RequestId, VariantName, Version};
 pub use inference::{Caller, ErrorCode, InferenceError, InferenceRequest, InferenceResponse};
 pub use policy::{Policy, PolicyMode};
+pub use process::{HostStatus, Isolation};
 pub use receipt::{EngineName, Place, Reason, Receipt, Timings};
 pub use signature::{Dim, Mismatch, Signature, TensorSpec};
 pub use tensor::{DType, NamedTensor, Tensor, TensorError};

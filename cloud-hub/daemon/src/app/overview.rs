@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::{HostStatus, Isolation};
 use jiff::Timestamp;
 use store::StoreError;
 use types::{Digest, ModelName};
 
-use crate::api::{EngineView, FormView, HostView, HubStatus, IsolationView, Listening};
+use crate::api::{EngineView, FormView, HubStatus, Listening};
 use crate::backup::Restored;
 use crate::clock;
 use crate::fleet::Fleet;
@@ -67,8 +66,8 @@ impl Overview {
             models: self.registry.snapshot().models().count(),
             loaded: loaded.iter().map(|pool| format!("{}/{}", pool.model(), pool.version())).collect(),
             warnings: self.warnings().into_iter().chain(tokens).collect(),
-            isolation: Some(isolation(self.loader.inference.isolation)),
-            hosts: self.loader.engine.hosts().into_iter().map(host).collect(),
+            isolation: Some(self.loader.inference.isolation),
+            hosts: self.loader.engine.hosts(),
         })
     }
 
@@ -108,16 +107,4 @@ impl Overview {
         });
         followers.collect()
     }
-}
-
-fn isolation(isolation: Isolation) -> IsolationView {
-    match isolation {
-        Isolation::Process => IsolationView::Process,
-        Isolation::None => IsolationView::None,
-    }
-}
-
-fn host(status: HostStatus) -> HostView {
-    let HostStatus { pid, shared, sessions, restarts, last_death, memory_max_bytes } = status;
-    HostView { pid, shared, sessions, restarts, last_death, memory_max_bytes }
 }

@@ -139,9 +139,12 @@ impl Login for Tokens {
         let error = match self.operators.who(token, clock::unix_ms()).await {
             Ok(operator) if operator.role >= ROLE_MIN => return Ok(Caller::Operator(operator.name)),
             Ok(operator) => {
-                let fact =
-                    format!("operator {} has the role {}, an inference needs {ROLE_MIN}", operator.name, operator.role);
-                return Err(InferenceError::with_advice(ErrorCode::Unauthenticated, fact));
+                let (name, role) = (operator.name, operator.role);
+                let message = format!(
+                    "operator {name} has the role {role}, an inference needs {ROLE_MIN}: ask an admin for \
+                     `cloud-hub operator create NAME --role {ROLE_MIN}`"
+                );
+                return Err(InferenceError::new(ErrorCode::Forbidden, message));
             }
             Err(error) => error,
         };

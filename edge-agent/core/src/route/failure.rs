@@ -1,8 +1,8 @@
-//! Why a request got no answer, in words for whoever sent it.
+//! Reasons for a request without an answer, with sentences for its client.
 
 use std::fmt;
 
-use types::Reason;
+use types::{ErrorCode, Reason};
 
 /// Reason of the device for having no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,13 +51,13 @@ impl LocalFailure {
         }
     }
 
-    const fn code(self) -> FailureCode {
+    const fn code(self) -> ErrorCode {
         match self {
-            Self::NoModel => FailureCode::UnknownModel,
-            Self::Busy => FailureCode::DeviceBusy,
-            Self::Failed | Self::Crashed | Self::Quarantined => FailureCode::DeviceFailed,
-            Self::TooLate => FailureCode::DeadlineExceeded,
-            Self::BadInput | Self::Refused => FailureCode::BadInput,
+            Self::NoModel => ErrorCode::UnknownModel,
+            Self::Busy => ErrorCode::DeviceBusy,
+            Self::Failed | Self::Crashed | Self::Quarantined => ErrorCode::DeviceFailed,
+            Self::TooLate => ErrorCode::DeadlineExceeded,
+            Self::BadInput | Self::Refused => ErrorCode::BadInput,
         }
     }
 }
@@ -108,115 +108,26 @@ impl HubFailure {
         }
     }
 
-    const fn code(self) -> FailureCode {
+    const fn code(self) -> ErrorCode {
         match self {
-            Self::Unreachable => FailureCode::HubUnreachable,
-            Self::TooLate => FailureCode::DeadlineExceeded,
-            Self::Busy => FailureCode::HubBusy,
-            Self::UnknownModel => FailureCode::UnknownModel,
-            Self::BadInput => FailureCode::BadInput,
-            Self::NotAuthorised => FailureCode::NotAuthorised,
-            Self::Failed => FailureCode::HubFailed,
+            Self::Unreachable => ErrorCode::HubUnreachable,
+            Self::TooLate => ErrorCode::DeadlineExceeded,
+            Self::Busy => ErrorCode::HubBusy,
+            Self::UnknownModel => ErrorCode::UnknownModel,
+            Self::BadInput => ErrorCode::BadInput,
+            Self::NotAuthorised => ErrorCode::NotAuthorised,
+            Self::Failed => ErrorCode::HubFailed,
             // The request asks for the hub with an input that its policy does not send: another request may succeed.
-            Self::Forbidden => FailureCode::BadInput,
+            Self::Forbidden => ErrorCode::BadInput,
         }
-    }
-}
-
-/// Kind of a failure: the server makes a status of it, and metrics a label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum FailureCode {
-    /// The tensors do not fit the model.
-    BadInput,
-    /// Neither the device nor the hub (where it was asked) has the model.
-    UnknownModel,
-    /// The deadline of the request passed.
-    DeadlineExceeded,
-    /// The device's queue is full.
-    DeviceBusy,
-    /// The device's engine failed.
-    DeviceFailed,
-    /// The hub cannot be reached.
-    HubUnreachable,
-    /// The hub's queue is full.
-    HubBusy,
-    /// The hub does not serve this device.
-    NotAuthorised,
-    /// The hub failed by itself.
-    HubFailed,
-}
-
-impl FailureCode {
-    /// Every code, for metrics that start at zero and for documentation.
-    pub const ALL: [Self; 9] = [
-        Self::BadInput,
-        Self::UnknownModel,
-        Self::DeadlineExceeded,
-        Self::DeviceBusy,
-        Self::DeviceFailed,
-        Self::HubUnreachable,
-        Self::HubBusy,
-        Self::NotAuthorised,
-        Self::HubFailed,
-    ];
-
-    /// The code in answers, metrics and logs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::BadInput => "bad-input",
-            Self::UnknownModel => "unknown-model",
-            Self::DeadlineExceeded => "deadline-exceeded",
-            Self::DeviceBusy => "device-busy",
-            Self::DeviceFailed => "device-failed",
-            Self::HubUnreachable => "hub-unreachable",
-            Self::HubBusy => "hub-busy",
-            Self::NotAuthorised => "not-authorised",
-            Self::HubFailed => "hub-failed",
-        }
-    }
-
-    /// Returns whether the same request may succeed a little later.
-    #[must_use]
-    pub const fn is_retryable(self) -> bool {
-        match self {
-            Self::DeadlineExceeded | Self::DeviceBusy | Self::HubUnreachable | Self::HubBusy | Self::HubFailed => true,
-            Self::BadInput | Self::UnknownModel | Self::DeviceFailed | Self::NotAuthorised => false,
-        }
-    }
-
-    /// Returns advice for the client.
-    #[must_use]
-    pub const fn advice(self) -> &'static str {
-        match self {
-            Self::BadInput => "compare the tensors with GET /v2/models/{model}",
-            Self::UnknownModel => {
-                "list the models with POST /v2/repository/index, or push one with `cloud-hub model push`"
-            }
-            Self::DeadlineExceeded => "allow more time with deadline_ms, or choose the policy only-device",
-            Self::DeviceBusy => "send fewer requests at once, or choose a policy that may use the hub",
-            Self::DeviceFailed => "see the agent's log; `edge-agent doctor` checks the engine",
-            Self::HubUnreachable => {
-                "choose the policy prefer-hub to fall back on the device; `edge-agent doctor` checks the connection"
-            }
-            Self::HubBusy => "try again later, or choose a policy that may answer on the device",
-            Self::NotAuthorised => "ask the hub's operator: `cloud-hub device show` says why the device is refused",
-            Self::HubFailed => "try again; the hub's log holds the cause under this request id",
-        }
-    }
-}
-
-impl fmt::Display for FailureCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
 /// Reason for a request without an answer; prints both places where both failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure {
-    /// Kind of the failure.
-    pub code: FailureCode,
+    /// Kind of the failure, of which the server makes a status, and metrics a label.
+    pub code: ErrorCode,
     /// Failure of the device, where it was tried.
     pub device: Option<LocalFailure>,
     /// Failure of the hub, where it was asked.
@@ -227,19 +138,13 @@ impl Failure {
     /// Names the kind after what may still change: a missing model matters only when the other place lacks it too.
     pub(super) fn of(device: Option<LocalFailure>, hub: Option<HubFailure>) -> Self {
         let code = match (device, hub) {
-            (None, None) => FailureCode::DeadlineExceeded,
+            (None, None) => ErrorCode::DeadlineExceeded,
             // A hub that is away, or fails too, does not make the request a better one.
-            (Some(LocalFailure::BadInput | LocalFailure::Refused), _) => FailureCode::BadInput,
+            (Some(LocalFailure::BadInput | LocalFailure::Refused), _) => ErrorCode::BadInput,
             (Some(device), None | Some(HubFailure::UnknownModel | HubFailure::Forbidden)) => device.code(),
             (_, Some(hub)) => hub.code(),
         };
         Self { code, device, hub }
-    }
-
-    /// Returns advice for the client.
-    #[must_use]
-    pub const fn advice(&self) -> &'static str {
-        self.code.advice()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Execution providers and places of engines, as configurations name them.
+//! Execution providers, as configurations name them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -54,28 +54,6 @@ impl FromStr for Provider {
     fn from_str(text: &str) -> Result<Self, UnknownProvider> {
         let known = Self::ALL.into_iter().find(|provider| provider.as_str() == text);
         known.ok_or_else(|| UnknownProvider(text.chars().take(40).collect()))
-    }
-}
-
-/// Place of engines, by the names of the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Isolation {
-    /// In child processes: native code that fails ends a child and not the daemon. See [`crate::host`].
-    #[default]
-    Process,
-    /// Inside the daemon: saves a copy and a switch of processes for each run, and lets native code end the daemon.
-    None,
-}
-
-impl Isolation {
-    /// Returns the name in config files.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Process => "process",
-            Self::None => "none",
-        }
     }
 }
 
