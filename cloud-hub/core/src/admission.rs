@@ -3,8 +3,8 @@
 //! Fed by the gateway ([`Admission::submit`], [`Admission::cancel`]) and the workers ([`Admission::next`],
 //! [`Admission::finish`]); holds no payload, only a number for each job. One value stands for one pool of workers.
 //!
-//! The order: higher priority first. Within a priority, by rounds: a device has at most [`Limits::share`] jobs in
-//! each, so a device that sends a thousand at once is met by everyone else's next job after at most a share of its own.
+//! The order: higher priority first. Within a priority, by rounds: a caller has at most [`Limits::share`] jobs in
+//! each, so one that sends a thousand at once is met by everyone else's next job after at most a share of its own.
 //! Within a round, the earliest deadline first, and those without a deadline last, in order of arrival. A lower
 //! priority runs only when no higher one waits. A job whose deadline has passed is answered, not run.
 
@@ -13,7 +13,7 @@ mod rounds;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use types::DeviceId;
+use types::Caller;
 
 use rounds::Rounds;
 
@@ -62,8 +62,8 @@ pub struct JobId(u64);
 /// Job to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Device that asks, by its certificate.
-    pub device: DeviceId,
+    /// Caller that asks; a device by its certificate, an operator by its token.
+    pub caller: Caller,
     /// Priority of the job.
     pub priority: Priority,
     /// Deadline after which the response is useless.
@@ -195,7 +195,7 @@ impl Admission {
         }
         self.last += 1;
         let job = JobId(self.last);
-        let round = self.rounds.join(&request.device, request.priority);
+        let round = self.rounds.join(&request.caller, request.priority);
         let rank = (request.priority, round, request.deadline.map_or(Deadline::Never, Deadline::At), job);
         self.deadlines.extend(request.deadline.map(|deadline| (deadline, job)));
         self.waiting_bytes = self.waiting_bytes.saturating_add(request.bytes);
@@ -278,13 +278,13 @@ impl Admission {
     }
 
     fn room_for(&self, request: &Request) -> Result<(), NotAdmitted> {
-        let of_device = self.rounds.waiting_of(&request.device);
+        let of_caller = self.rounds.waiting_of(&request.caller);
         let busy = |jobs| NotAdmitted::Busy { retry_after: self.retry_after(jobs) };
         let bytes = self.waiting_bytes.saturating_add(request.bytes);
         let free_after =
             self.limits.queued.checked_sub(self.waiting.len() + 1).ok_or_else(|| busy(self.waiting.len()))?;
-        if of_device >= self.limits.queued_per_device || Self::is_over_share(of_device, free_after) {
-            return Err(NotAdmitted::DeviceBusy { retry_after: self.retry_after(of_device) });
+        if of_caller >= self.limits.queued_per_device || Self::is_over_share(of_caller, free_after) {
+            return Err(NotAdmitted::DeviceBusy { retry_after: self.retry_after(of_caller) });
         }
         if bytes > self.limits.queued_bytes {
             return Err(busy(self.waiting.len()));
@@ -294,9 +294,9 @@ impl Admission {
 
     /// Returns whether one more job would give a device more of the queue than its share, by the rule of [`crate::shares`]: however
     /// short the configured queue is, one device leaves three quarters of it to the others. A first job is never over it.
-    fn is_over_share(of_device: usize, free_after: usize) -> bool {
+    fn is_over_share(of_caller: usize, free_after: usize) -> bool {
         let per_held = usize::try_from(FREE_PER_HELD).unwrap_or(usize::MAX);
-        of_device > 0 && (of_device + 1).saturating_mul(per_held) > free_after
+        of_caller > 0 && (of_caller + 1).saturating_mul(per_held) > free_after
     }
 
     /// The time in which half of `jobs` are done at the present pace: by then there is room for who comes back.
@@ -315,7 +315,7 @@ impl Admission {
             self.deadlines.remove(&(deadline, job));
         }
         self.waiting_bytes = self.waiting_bytes.saturating_sub(request.bytes);
-        self.rounds.leave(&request.device);
+        self.rounds.leave(&request.caller);
         Some(request)
     }
 }

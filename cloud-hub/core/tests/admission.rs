@@ -8,16 +8,16 @@ use hub_core::admission::{
     Admission, Cancelled, JobId, Limits, Next, NotAdmitted, Priority, RETRY_AFTER_MAX, RETRY_AFTER_MIN, Request,
 };
 use proptest::prelude::*;
-use types::DeviceId;
+use types::Caller;
 
 const LIMITS: Limits = Limits { running: 2, queued: 24, queued_bytes: 1000, queued_per_device: 6, share: 2 };
 
-fn device(number: u8) -> DeviceId {
-    format!("device-{number}").parse().unwrap()
+fn device(number: u8) -> Caller {
+    Caller::Device(format!("device-{number}").parse().unwrap())
 }
 
 fn request(number: u8, deadline: Option<Instant>) -> Request {
-    Request { device: device(number), priority: Priority::Interactive, deadline, bytes: 1 }
+    Request { caller: device(number), priority: Priority::Interactive, deadline, bytes: 1 }
 }
 
 fn run(queue: &mut Admission, now: Instant) -> Option<(JobId, Request)> {
@@ -32,7 +32,8 @@ fn order(queue: &mut Admission, now: Instant) -> Vec<String> {
     std::iter::from_fn(|| {
         let (job, request) = run(queue, now)?;
         queue.finish(job, Duration::from_millis(1)).unwrap();
-        Some(request.device.to_string())
+        let Caller::Device(device) = request.caller else { return None };
+        Some(device.to_string())
     })
     .collect()
 }
@@ -86,9 +87,9 @@ fn a_device_that_keeps_one_job_waiting_does_not_starve_one_that_sent_many() {
         queue.submit(request(2, soon), now).unwrap();
         queue.finish(running, Duration::ZERO).unwrap();
         let (job, request) = run(&mut queue, now).unwrap();
-        served += usize::from(request.device == device(1));
+        served += usize::from(request.caller == device(1));
         running = job;
-        if request.device == device(1) {
+        if request.caller == device(1) {
             queue.finish(running, Duration::ZERO).unwrap();
             running = run(&mut queue, now).unwrap().0;
         }
@@ -197,7 +198,7 @@ impl Seen {
         assert!(queue.running() <= LIMITS.running && queue.waiting() <= LIMITS.queued);
         assert!(self.waiting.values().map(|request| request.bytes).sum::<u64>() <= LIMITS.queued_bytes);
         for number in 0..5 {
-            let of_device = self.waiting.values().filter(|request| request.device == device(number)).count();
+            let of_device = self.waiting.values().filter(|request| request.caller == device(number)).count();
             assert!(of_device <= LIMITS.queued_per_device);
         }
         let counters = queue.counters();
@@ -264,4 +265,14 @@ proptest! {
             seen.check(&queue);
         }
     }
+}
+
+#[test]
+fn an_operator_shares_nothing_with_a_device_of_the_same_name() {
+    let (mut queue, now) = (Admission::new(LIMITS), Instant::now());
+    let of = |caller| Request { caller, priority: Priority::Interactive, deadline: None, bytes: 1 };
+    let name = "ci".to_owned();
+    while queue.submit(of(Caller::Device(name.parse().unwrap())), now).is_ok() {}
+    assert!(queue.submit(of(Caller::Operator(name)), now).is_ok());
+    assert!(queue.submit(of(Caller::Application), now).is_ok());
 }

@@ -1,15 +1,15 @@
-//! Fair turns: which round a device's next job belongs to.
+//! Fair turns: which round a caller's next job belongs to.
 //!
 //! Start-time fair queueing with whole jobs as the unit (Goyal, Vin and Cheng, 1996): a job joins the round that is
-//! being run, or the one after the device's last where the device has used its share of that.
+//! being run, or the one after the caller's last where the caller has used its share of that.
 
 use std::collections::BTreeMap;
 
-use types::DeviceId;
+use types::Caller;
 
 use super::Priority;
 
-/// A device's place in the rounds of each priority.
+/// A caller's place in the rounds of each priority.
 ///
 /// Kept until its rounds have passed, also while it has nothing waiting: whoever sends the next job only when the last
 /// one runs would otherwise begin its share anew each time and keep its round open for ever.
@@ -25,18 +25,18 @@ pub(super) struct Rounds {
     share: u32,
     /// The highest round of which a job has run.
     reached: BTreeMap<Priority, u64>,
-    devices: BTreeMap<DeviceId, Turns>,
+    callers: BTreeMap<Caller, Turns>,
 }
 
 impl Rounds {
     pub(super) fn new(share: u32) -> Self {
-        Self { share: share.max(1), reached: BTreeMap::new(), devices: BTreeMap::new() }
+        Self { share: share.max(1), reached: BTreeMap::new(), callers: BTreeMap::new() }
     }
 
     /// The round of a new job that is going to wait.
-    pub(super) fn join(&mut self, device: &DeviceId, priority: Priority) -> u64 {
+    pub(super) fn join(&mut self, caller: &Caller, priority: Priority) -> u64 {
         let reached = self.reached.get(&priority).copied().unwrap_or(0);
-        let turns = self.devices.entry(device.clone()).or_default();
+        let turns = self.callers.entry(caller.clone()).or_default();
         turns.waiting += 1;
         let (round, used) = turns.latest.get(&priority).copied().unwrap_or((reached, 0));
         let (round, used) = match used {
@@ -48,9 +48,9 @@ impl Rounds {
         round
     }
 
-    /// A waiting job of the device runs, expired or was cancelled.
-    pub(super) fn leave(&mut self, device: &DeviceId) {
-        if let Some(turns) = self.devices.get_mut(device) {
+    /// A waiting job of the caller runs, expired or was cancelled.
+    pub(super) fn leave(&mut self, caller: &Caller) {
+        if let Some(turns) = self.callers.get_mut(caller) {
             turns.waiting = turns.waiting.saturating_sub(1);
         }
     }
@@ -64,14 +64,14 @@ impl Rounds {
         }
     }
 
-    /// Drops the devices that have nothing waiting and whose shares are of rounds that have passed.
+    /// Drops the callers that have nothing waiting and whose shares are of rounds that have passed.
     fn drop_passed(&mut self) {
         let reached = &self.reached;
         let open = |(priority, (round, _)): (&Priority, &(u64, u32))| reached.get(priority).unwrap_or(&0) <= round;
-        self.devices.retain(|_, turns| turns.waiting > 0 || turns.latest.iter().any(open));
+        self.callers.retain(|_, turns| turns.waiting > 0 || turns.latest.iter().any(open));
     }
 
-    pub(super) fn waiting_of(&self, device: &DeviceId) -> usize {
-        self.devices.get(device).map_or(0, |turns| turns.waiting)
+    pub(super) fn waiting_of(&self, caller: &Caller) -> usize {
+        self.callers.get(caller).map_or(0, |turns| turns.waiting)
     }
 }

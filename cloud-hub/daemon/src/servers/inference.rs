@@ -25,8 +25,8 @@ use serving::{
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 use types::{
-    Caller, DeviceId, ErrorCode, InferenceError, InferenceRequest, InferenceResponse, ModelName, Place, PolicyMode,
-    Reason, Receipt, Timings, Version,
+    Caller, ErrorCode, InferenceError, InferenceRequest, InferenceResponse, ModelName, Place, PolicyMode, Reason,
+    Receipt, Timings, Version,
 };
 
 use crate::api::Role;
@@ -46,9 +46,6 @@ const IDENTITY: Identity = Identity {
 
 /// Lowest role that may ask for inferences: those who only look must not load the engines.
 const ROLE_MIN: Role = Role::Releaser;
-
-/// Share of the queues that all applications without a token have together, by the name under which they wait.
-const APPLICATIONS: &str = "local-applications";
 
 /// Bound sockets of the inference servers; none where they are off.
 pub(crate) struct Sockets {
@@ -227,17 +224,6 @@ impl HubService {
     }
 }
 
-/// Returns the name under which a caller waits in the queues: each operator has a share of its own.
-fn share_of(caller: &Caller) -> Result<DeviceId, InferenceError> {
-    let name = match caller {
-        Caller::Device(device) => return Ok(device.clone()),
-        Caller::Application => APPLICATIONS.to_owned(),
-        Caller::Operator(name) => format!("operator-{name}"),
-    };
-    let share = name.parse().or_else(|_not_a_slug: types::InvalidId| APPLICATIONS.parse());
-    share.map_err(|error: types::InvalidId| InferenceError::with_advice(ErrorCode::Internal, error))
-}
-
 #[async_trait]
 impl InferenceService for HubService {
     async fn infer(&self, request: InferenceRequest) -> Result<InferenceResponse, InferenceError> {
@@ -246,7 +232,7 @@ impl InferenceService for HubService {
         let current = self.parts.registry.current(&model);
         let pool = self.parts.workers.pool(&model, version, current).ok_or_else(|| unloaded(&model, version))?;
         let deadline = deadline.and_then(|deadline| arrived.checked_add(deadline));
-        let ask = Ask { device: share_of(&caller)?, inputs, outputs, deadline };
+        let ask = Ask { caller, inputs, outputs, deadline };
         let answer = pool.infer(ask).await.map_err(refused)?;
         let facts = pool.facts();
         let timings =

@@ -11,7 +11,7 @@ use bundle::manifest::score::Verdict;
 use engine::{InferError, SessionHandle};
 use hub_core::admission::{Admission, Cancelled, JobId, Limits, Next, NotAdmitted, Priority, Request};
 use tokio::sync::oneshot;
-use types::{DeviceId, Digest, EngineName, Mismatch, ModelName, NamedTensor, Signature, VariantName, Version};
+use types::{Caller, Digest, EngineName, Mismatch, ModelName, NamedTensor, Signature, VariantName, Version};
 
 use crate::config::{GatewayTable, InferenceTable};
 
@@ -36,11 +36,11 @@ pub struct PoolFacts {
     pub score: Vec<Verdict>,
 }
 
-/// Request of a device.
+/// Request of a caller.
 #[derive(Debug)]
 pub struct Ask {
     /// Device that asks, by its certificate.
-    pub device: DeviceId,
+    pub caller: Caller,
     /// Input tensors by name.
     pub inputs: Vec<NamedTensor>,
     /// Outputs wanted; empty for all.
@@ -189,7 +189,7 @@ impl Pool {
         let asked = Instant::now();
         let bytes = ask.inputs.iter().map(|input| input.tensor.data().len()).sum::<usize>();
         let request = Request {
-            device: ask.device,
+            caller: ask.caller,
             priority: Priority::Interactive,
             deadline: ask.deadline,
             bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
@@ -322,7 +322,7 @@ mod tests {
     fn ask(device: &str, deadline: Option<Duration>) -> Ask {
         let tensor = Tensor::from_f32(vec![1, 1], &[1.0]).unwrap();
         Ask {
-            device: device.parse().unwrap(),
+            caller: Caller::Device(device.parse().unwrap()),
             inputs: vec![NamedTensor { name: "x".to_owned(), tensor }],
             outputs: Vec::new(),
             deadline: deadline.map(|left| Instant::now() + left),

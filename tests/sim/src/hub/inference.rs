@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use edge_core::route::HubFailure;
 use hub_core::admission::{Cancelled, JobId, Limits, Next, NotAdmitted, Priority, Request};
-use types::DeviceId;
+use types::{Caller, DeviceId};
 
 use super::Hub;
 use crate::env::{Env, Happening};
@@ -44,7 +44,7 @@ impl Hub {
     pub(super) fn infer(&mut self, env: &mut Env, origin: (usize, Connection, u64), id: &DeviceId, left: Duration) {
         let (at, connection, request) = origin;
         let asked = Request {
-            device: id.clone(),
+            caller: Caller::Device(id.clone()),
             priority: Priority::Interactive,
             deadline: Some(env.now() + left),
             bytes: 1000,

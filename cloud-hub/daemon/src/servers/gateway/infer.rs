@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use protocol::v1::{HubResponse, InferRequest, InferResponse, Refusal, RefusalCode, join_body};
 use telemetry::metrics::{self, RequestTimes, UNKNOWN_MODEL};
 use transport::{Exchange, ExchangeError, Priority};
-use types::DeviceId;
 use types::limits::TENSOR_BYTES_MAX;
+use types::{Caller, DeviceId};
 
 use super::device::{Visit, delivered, internal, refuse};
 use crate::servers::guard::budget::Held;
@@ -83,7 +83,7 @@ async fn answer(
     };
     let left = request.deadline_left_ms.map(|left| Duration::from_millis(u64::from(left)));
     let ask = Ask {
-        device: visit.seat.device.clone(),
+        caller: Caller::Device(visit.seat.device.clone()),
         inputs,
         outputs: request.outputs.clone(),
         deadline: left.and_then(|left| arrived.checked_add(left)),
