@@ -2,7 +2,7 @@
 //!
 //! Fed with the bytes of both files. Arrays are found in ONNX files ([`arrays`]), paired with those of the base by name or by content
 //! ([`pairs`]) and coded chunk by chunk ([`chunk`]); the bytes between them are compressed with those of the base ([`literals`]).
-//! Files of another format are one literal. [`make`] returns the smallest of three candidates: with arrays, as a patch, and compressed
+//! Files of another format, and those with more arrays than a delta can have, are one literal. [`make`] returns the smallest of three candidates: with arrays, as a patch, and compressed
 //! without the base.
 
 mod arrays;
@@ -12,7 +12,7 @@ mod pairs;
 
 use std::ops::Range;
 
-use bundle::delta::{DeltaError, Header, Segment, header};
+use bundle::delta::{ARRAYS_MAX, DeltaError, Header, Segment, header};
 use types::Digest;
 
 use chunk::Encoder;
@@ -51,7 +51,7 @@ const SMALL_BYTES: usize = 1 << 20;
 /// Makes the smallest delta from `base` to `new`.
 ///
 /// # Errors
-/// Compression fails for want of memory, or the files have over a million arrays.
+/// Compression fails for want of memory.
 pub fn make(base: &[u8], new: &[u8]) -> Result<Delta, DeltaError> {
     let mut best = Delta { bytes: by_arrays(base, new)?, form: Form::Arrays };
     if new.len() > SMALL_BYTES {
@@ -95,8 +95,8 @@ fn whole(base: &[u8], new: &[u8], dictionary: Range<usize>) -> Result<Vec<u8>, D
 
 /// Makes a delta of the arrays and the bytes between them.
 fn by_arrays(base: &[u8], new: &[u8]) -> Result<Vec<u8>, DeltaError> {
-    let olds = arrays::find(base).unwrap_or_default();
-    let news = arrays::find(new).unwrap_or_default();
+    let find = |file| arrays::find(file).filter(|found| found.len() < ARRAYS_MAX).unwrap_or_default();
+    let (olds, news) = (find(base), find(new));
     let pairs = pairs::pair(base, &olds, new, &news);
 
     let segments = pairs.iter().scan(0, |end, pair| {

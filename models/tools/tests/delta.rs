@@ -9,7 +9,8 @@
 
 use std::io::Cursor;
 
-use bundle::delta::{DeltaError, Expected, apply};
+use bundle::delta::element::Kind;
+use bundle::delta::{ARRAYS_MAX, DeltaError, Expected, Header, Segment, apply, wire};
 use model_tools::delta::{Form, make};
 use proptest::prelude::*;
 use types::Digest;
@@ -194,6 +195,43 @@ fn deltas_of_the_first_release_are_read() {
         return;
     }
     assert_eq!(applied(&old, &golden.unwrap(), &new).unwrap(), new);
+}
+
+#[test]
+fn a_header_with_more_arrays_than_any_model_is_refused_before_it_takes_memory() {
+    let base = vec![7; 4096];
+    let segment = Segment { literal: 0, kind: Kind::Byte, base: None, elements: 0 };
+    let mut header = Header {
+        base_digest: Digest::of(&base),
+        base_bytes: 4096,
+        new_digest: Digest::of(b""),
+        new_bytes: 0,
+        dictionary: Vec::new(),
+        segments: vec![segment; ARRAYS_MAX],
+    };
+    let mut delta = Vec::new();
+    header.write(&mut delta).unwrap();
+    assert_eq!(applied(&base, &delta, b"").unwrap(), b"");
+    header.segments.push(segment);
+    assert!(header.write(&mut Vec::new()).is_err());
+
+    // The same by hand: four bytes in the file for each array would be fifty in memory.
+    let mut raw = [base_digest_and_sizes(&base).as_slice(), &[0]].concat();
+    wire::put_varint(&mut raw, 500_000);
+    raw.extend([0, 0, 0, 0].repeat(500_000));
+    let compressed = zstd::bulk::compress(&raw, 3).unwrap();
+    let lengths = [compressed.len() as u32, raw.len() as u32].map(u32::to_le_bytes).concat();
+    let hostile = [b"SNDD\x01".as_slice(), &lengths, &compressed].concat();
+    let refused = applied(&base, &hostile, b"").unwrap_err();
+    assert!(refused.to_string().contains("arrays"), "{refused}");
+}
+
+fn base_digest_and_sizes(base: &[u8]) -> Vec<u8> {
+    let mut raw = Digest::of(base).as_bytes().to_vec();
+    wire::put_varint(&mut raw, base.len() as u64);
+    raw.extend(Digest::of(b"").as_bytes());
+    wire::put_varint(&mut raw, 0);
+    raw
 }
 
 fn files() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {

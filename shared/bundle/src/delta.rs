@@ -54,17 +54,20 @@ pub const VERSION: u8 = 1;
 /// frequencies, of about 60 bytes, is little beside them.
 pub const CHUNK_ELEMENTS: usize = 65_536;
 
-/// Maximum bytes of the header before compression: 16 MiB, about a million arrays.
-pub const HEADER_BYTES_MAX: u32 = 16 << 20;
+/// Maximum number of arrays, and of ranges of the dictionary. The pre-check of engines admits 50,000 tensors.
+pub const ARRAYS_MAX: usize = 65_536;
+
+/// Maximum bytes of the header before compression: 2 MiB, of which an array takes about 12 bytes.
+pub const HEADER_BYTES_MAX: u32 = 2 << 20;
 
 /// Maximum bytes of one block of literals before compression. A device holds one at a time.
-pub const BLOCK_BYTES_MAX: usize = 4 << 20;
+pub const BLOCK_BYTES_MAX: usize = 2 << 20;
 
 /// Maximum bytes of the dictionary of one block.
-pub const PREFIX_BYTES_MAX: usize = 4 << 20;
+pub const PREFIX_BYTES_MAX: usize = 2 << 20;
 
-/// Largest window that zstd may ask for, as a power of two: 8 MiB holds a block and its dictionary.
-pub const WINDOW_LOG_MAX: u32 = 23;
+/// Largest window that zstd may ask for, as a power of two: 4 MiB holds a block and its dictionary.
+pub const WINDOW_LOG_MAX: u32 = 22;
 
 /// Form of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

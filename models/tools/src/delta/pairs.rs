@@ -2,7 +2,7 @@
 //!
 //! First by name, dimensions and type; then, for renamed and reordered tensors, by equal content; last by dimensions and type in order.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 
 use bundle::delta::element::Kind;
@@ -24,18 +24,19 @@ pub(super) struct Pair {
 
 /// Pairs all arrays of the new file, in their order.
 pub(super) fn pair(base: &[u8], olds: &[Array], new: &[u8], news: &[Array]) -> Vec<Pair> {
-    let mut named: HashMap<_, Vec<usize>> = HashMap::new();
-    let mut alike: HashMap<_, Vec<usize>> = HashMap::new();
+    let mut named: HashMap<_, VecDeque<usize>> = HashMap::new();
+    let mut alike: HashMap<_, VecDeque<usize>> = HashMap::new();
     for (index, old) in olds.iter().enumerate() {
-        named.entry((old.name.as_str(), &old.dims, old.kind, old.range.len())).or_default().push(index);
-        alike.entry((old.kind, old.range.len())).or_default().push(index);
+        named.entry((old.name.as_str(), &old.dims, old.kind, old.range.len())).or_default().push_back(index);
+        alike.entry((old.kind, old.range.len())).or_default().push_back(index);
     }
     let mut used = HashSet::new();
     let mut found: Vec<Option<usize>> = vec![None; news.len()];
 
     for (found, array) in found.iter_mut().zip(news) {
-        let same = named.get(&(array.name.as_str(), &array.dims, array.kind, array.range.len()));
-        *found = same.and_then(|all| all.iter().find(|index| used.insert(**index)).copied());
+        let same = named.get_mut(&(array.name.as_str(), &array.dims, array.kind, array.range.len()));
+        *found = same.and_then(VecDeque::pop_front);
+        used.extend(*found);
     }
     // Contents are hashed only of arrays that have no partner yet.
     let mut contents: HashMap<(Kind, Digest), usize> = HashMap::new();
@@ -49,8 +50,9 @@ pub(super) fn pair(base: &[u8], olds: &[Array], new: &[u8], news: &[Array]) -> V
         used.extend(*found);
     }
     for (found, array) in found.iter_mut().zip(news).filter(|(found, _)| found.is_none()) {
-        let same = alike.get(&(array.kind, array.range.len()));
-        *found = same.and_then(|all| all.iter().find(|index| used.insert(**index)).copied());
+        let same = alike.get_mut(&(array.kind, array.range.len()));
+        // Each array of the base is taken off its list once, so that many arrays of one size cost no more than their number.
+        *found = same.and_then(|all| std::iter::from_fn(|| all.pop_front()).find(|index| !used.contains(index)));
     }
 
     let start = |index: usize| olds.get(index).map(|old| old.range.start);

@@ -24,9 +24,9 @@ pub struct Expected {
 
 /// Applies a delta.
 ///
-/// Reads `base` once for its digest and then where arrays are; writes `out` from its begin to its end. Holds one chunk of
-/// an array, one block of literals and its dictionary, together less than 16 MiB, whatever the size of the files. What was written before
-/// an error must be thrown away.
+/// Reads `base` once for its digest and then where arrays are; writes `out` from its begin to its end. Holds the header with its
+/// arrays (6 MiB at most), one block of literals with its dictionary and the window of zstd (12 MiB) or one chunk of an array (2 MiB),
+/// whatever the size of the files. Remove what was written before an error.
 ///
 /// # Errors
 /// The delta is malformed, of another format, for another base or another result; or reading or writing fails.
@@ -124,12 +124,12 @@ impl<B: Read + Seek, D: Read> Applier<'_, B, D> {
 
     fn next_block(&mut self) -> Result<Vec<u8>, DeltaError> {
         let start = wire::varint(self.delta)?;
-        let length = wire::varint_to(self.delta, PREFIX_BYTES_MAX, "a dictionary is over 4 MiB")?;
-        let raw_bytes = wire::varint_to(self.delta, BLOCK_BYTES_MAX, "a block is over 4 MiB")?;
+        let length = wire::varint_to(self.delta, PREFIX_BYTES_MAX, "a dictionary is over 2 MiB")?;
+        let raw_bytes = wire::varint_to(self.delta, BLOCK_BYTES_MAX, "a block is over 2 MiB")?;
         if raw_bytes == 0 {
             return Err(DeltaError::Malformed("a block is empty"));
         }
-        let bytes = wire::varint_to(self.delta, 2 * BLOCK_BYTES_MAX, "a compressed block is over 8 MiB")?;
+        let bytes = wire::varint_to(self.delta, 2 * BLOCK_BYTES_MAX, "a compressed block is over 4 MiB")?;
         let compressed = wire::bytes(self.delta, bytes)?;
         let prefix = self.prefix(start, length)?;
         decompress(&compressed, &prefix, raw_bytes)

@@ -5,7 +5,7 @@ use std::io::Read;
 use types::Digest;
 
 use super::element::Kind;
-use super::{DeltaError, HEADER_BYTES_MAX, MAGIC, VERSION, WINDOW_LOG_MAX, wire};
+use super::{ARRAYS_MAX, DeltaError, HEADER_BYTES_MAX, MAGIC, VERSION, WINDOW_LOG_MAX, wire};
 
 /// Compression level of the header: it is small, and read once by each device.
 const LEVEL: i32 = 19;
@@ -80,8 +80,7 @@ impl Header {
         let new_bytes = wire::varint(input)?;
         let mut dictionary = Vec::new();
         let mut end = 0_u64;
-        // No count is believed: each entry takes bytes that are there.
-        for _ in 0..wire::varint(input)? {
+        for _ in 0..wire::varint_to(input, ARRAYS_MAX, "its dictionary has more than 65,536 ranges")? {
             let start = end.checked_add(wire::varint(input)?).ok_or(OUTSIDE)?;
             let bytes = wire::varint(input)?;
             end = start.checked_add(bytes).filter(|end| *end <= base_bytes).ok_or(OUTSIDE)?;
@@ -89,7 +88,7 @@ impl Header {
         }
         let mut segments = Vec::new();
         let mut end = 0_u64;
-        for _ in 0..wire::varint(input)? {
+        for _ in 0..wire::varint_to(input, ARRAYS_MAX, "it has more than 65,536 arrays")? {
             let literal = wire::varint(input)?;
             let kind =
                 Kind::from_number(wire::byte(input)?).ok_or(DeltaError::Malformed("an array has an unknown type"))?;
@@ -111,8 +110,11 @@ impl Header {
     /// Appends magic, version and header.
     ///
     /// # Errors
-    /// The header is over [`HEADER_BYTES_MAX`], or zstd fails.
+    /// The header is over [`HEADER_BYTES_MAX`] or [`ARRAYS_MAX`], or zstd fails.
     pub fn write(&self, out: &mut Vec<u8>) -> Result<(), DeltaError> {
+        if self.segments.len().max(self.dictionary.len()) > ARRAYS_MAX {
+            return Err(DeltaError::Malformed("it has more than 65,536 arrays"));
+        }
         let mut raw = Vec::new();
         raw.extend_from_slice(self.base_digest.as_bytes());
         wire::put_varint(&mut raw, self.base_bytes);
@@ -137,7 +139,7 @@ impl Header {
         out.push(VERSION);
         for bytes in [compressed.len(), raw.len()] {
             let bytes = u32::try_from(bytes).ok().filter(|bytes| *bytes <= HEADER_BYTES_MAX);
-            out.extend_from_slice(&bytes.ok_or(DeltaError::Malformed("its header is over 16 MiB"))?.to_le_bytes());
+            out.extend_from_slice(&bytes.ok_or(DeltaError::Malformed("its header is over 2 MiB"))?.to_le_bytes());
         }
         out.extend_from_slice(&compressed);
         Ok(())
@@ -151,9 +153,9 @@ fn length(input: &mut impl Read) -> Result<usize, DeltaError> {
     wire::exact(input, &mut four)?;
     let bytes = u32::from_le_bytes(four);
     if bytes > HEADER_BYTES_MAX {
-        return Err(DeltaError::Malformed("its header is over 16 MiB"));
+        return Err(DeltaError::Malformed("its header is over 2 MiB"));
     }
-    usize::try_from(bytes).map_err(|_wide| DeltaError::Malformed("its header is over 16 MiB"))
+    usize::try_from(bytes).map_err(|_wide| DeltaError::Malformed("its header is over 2 MiB"))
 }
 
 fn digest(input: &mut impl Read) -> Result<Digest, DeltaError> {
