@@ -122,7 +122,7 @@ pub struct InferenceTable {
     /// TCP address of the Open Inference Protocol over HTTP, for applications and operators. Default none: not served.
     ///
     /// On a loopback address it is plain and asks for no token. On any other address it speaks TLS with the hub's
-    /// certificate (see `hub.names`), and every request needs the token of an operator.
+    /// certificate (see `hub.names`), and every request needs the token of an operator (releaser or higher).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
     /// TCP address of the same protocol over gRPC, by the same rules. Default none: not served.

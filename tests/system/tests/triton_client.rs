@@ -187,9 +187,30 @@ fn every_client_reaches_the_hub_from_elsewhere_by_tls_and_token() {
         let state = hub.folder();
         let token = std::fs::read_to_string(state.join("local.token")).context("the token of this machine")?;
         let ca = state.join("ca/ca.crt").display().to_string();
-        run_both(&python, &[&http, &grpc, "-", "hub", &ca, token.trim()])
+        run_both(&python, &[&http, &grpc, "-", "hub", &ca, token.trim()])?;
+        // Whoever may only look at the hub must not load its engines.
+        for (role, status) in [("viewer", "403"), ("releaser", "200")] {
+            let context = site.folder().join(format!("{role}.toml")).display().to_string();
+            hub.run(["operator", "create", role, "--role", role, "--out", &context])?.ok()?;
+            let text = std::fs::read_to_string(&context).context("read the operator's file")?;
+            let operator: toml::Table = text.parse().context("read the operator's file")?;
+            let token = operator.get("token").and_then(toml::Value::as_str).context("a token")?;
+            let seen = Finished::run(Command::new(&python).args(["-c", STATUS, &http, &ca, token]))?.ok()?.stdout;
+            ensure!(seen.starts_with(status), "{role}: {seen}");
+        }
+        Ok(())
     });
 }
+
+/// Prints status and body of a call with a token, over TLS.
+const STATUS: &str = r#"
+import http.client, ssl, sys
+address, ca, token = sys.argv[1:]
+connection = http.client.HTTPSConnection(address, context=ssl.create_default_context(cafile=ca))
+connection.request("GET", "/v2/models/digits", headers={"Authorization": f"Bearer {token}"})
+response = connection.getresponse()
+print(response.status, response.read().decode())
+"#;
 
 #[test]
 fn a_model_that_was_unloaded_answers_again_once_it_is_loaded() {
