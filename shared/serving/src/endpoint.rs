@@ -53,7 +53,7 @@ pub trait Login: Send + Sync {
     /// Returns the caller whose token these headers carry.
     ///
     /// # Errors
-    /// [`ErrorCode::Unauthenticated`] or [`ErrorCode::TooManyLogins`], with a message for the client.
+    /// [`ErrorCode::Unauthenticated`], [`ErrorCode::Forbidden`] or [`ErrorCode::TooManyLogins`], with a message for the client.
     async fn caller(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Caller, InferenceError>;
 }
 
