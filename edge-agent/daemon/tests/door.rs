@@ -143,7 +143,7 @@ fn tensors_travel_as_bytes_in_both_directions() {
     let running = Running::adder("1");
     let x = Tensor::from_f32(vec![2, 2], &[0.0, f32::INFINITY, -1.0, 3.0]).unwrap();
     let request = encode_request(&[NamedTensor { name: "x".into(), tensor: x }], &RequestOptions::default()).unwrap();
-    let length = request.header_length.unwrap().to_string();
+    let length = request.header_length.to_string();
     let (status, headers, body) = running.post(INFER, &[("Inference-Header-Content-Length", &length)], &request.body);
     assert_eq!(status, 200);
     let length = headers["inference-header-content-length"].to_str().unwrap();

@@ -2,6 +2,7 @@
 //!
 //! Wraps the sockets and the response bodies of [`crate::server`].
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -125,14 +126,15 @@ impl Drop for Sent {
 
 /// Bytes of a response that count in the budget until they are sent or given up.
 pub(crate) struct Counted {
-    left: Bytes,
+    /// Parts that are left, none of them empty.
+    left: VecDeque<Bytes>,
     hold: Hold,
 }
 
 impl Counted {
-    /// Makes the response body of `bytes`, which `hold` counts.
-    pub(crate) fn response(bytes: Bytes, hold: Hold) -> Response {
-        Response::new(Body::new(Self { left: bytes, hold }))
+    /// Makes the response body of parts, none of them empty, which `hold` counts.
+    pub(crate) fn response(parts: VecDeque<Bytes>, hold: Hold) -> Response {
+        Response::new(Body::new(Self { left: parts, hold }))
     }
 }
 
@@ -144,11 +146,11 @@ impl HttpBody for Counted {
         mut self: Pin<&mut Self>,
         _context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if self.left.is_empty() {
-            return Poll::Ready(None);
+        let Some(part) = self.left.front_mut() else { return Poll::Ready(None) };
+        let piece = part.split_to(RESPONSE_PIECE_BYTES.min(part.len()));
+        if part.is_empty() {
+            self.left.pop_front();
         }
-        let piece = RESPONSE_PIECE_BYTES.min(self.left.len());
-        let piece = self.left.split_to(piece);
         self.hold.moved(piece.len(), Instant::now());
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
@@ -158,6 +160,7 @@ impl HttpBody for Counted {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(u64::try_from(self.left.len()).unwrap_or(u64::MAX))
+        let bytes: usize = self.left.iter().map(Bytes::len).sum();
+        SizeHint::with_exact(u64::try_from(bytes).unwrap_or(u64::MAX))
     }
 }

@@ -82,7 +82,7 @@ impl Infer {
         let inputs = self.inputs(&metadata)?;
         let options = RequestOptions { id: None, policy: self.policy, deadline_ms: self.deadline_ms };
         let request = encode_request(&inputs, &options)?;
-        let answer = client.post(&format!("{path}/infer"), request.header_length, &request.body)?.good()?;
+        let answer = client.post(&format!("{path}/infer"), Some(request.header_length), &request.body)?.good()?;
         let answered = decode_response(answer.header_length.as_deref(), &answer.body)?;
         match context.output {
             Output::Json => console::print_json(&as_json(&answered)).or_exit(ExitKind::Storage),

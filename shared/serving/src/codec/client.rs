@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use types::limits::{RANK_MAX, TENSORS_MAX};
 use types::{DType, NamedTensor, PolicyMode, RequestId, Tensor};
 
-use super::{BinaryPart, CodecError, Encoded, bounded_list, shorten, split_body};
+use super::{BinaryPart, CodecError, bounded_list, shorten, split_body};
 
 /// Options of a request beside its inputs.
 #[derive(Debug, Clone, Default)]
@@ -20,11 +20,20 @@ pub struct RequestOptions {
     pub deadline_ms: Option<u64>,
 }
 
+/// Body of a request.
+#[derive(Debug, Clone)]
+pub struct EncodedRequest {
+    /// Bytes of JSON at the start, for the header [`super::HEADER_LENGTH`].
+    pub header_length: usize,
+    /// Bytes of the whole body.
+    pub body: Bytes,
+}
+
 /// Writes a request for all outputs.
 ///
 /// # Errors
 /// [`CodecError::Json`] should a name not be writable.
-pub fn encode_request(inputs: &[NamedTensor], options: &RequestOptions) -> Result<Encoded, CodecError> {
+pub fn encode_request(inputs: &[NamedTensor], options: &RequestOptions) -> Result<EncodedRequest, CodecError> {
     let described = inputs.iter().map(|input| Described {
         name: &input.name,
         shape: input.tensor.shape(),
@@ -43,7 +52,7 @@ pub fn encode_request(inputs: &[NamedTensor], options: &RequestOptions) -> Resul
     let json = serde_json::to_vec(&json).map_err(json_error)?;
     let mut body = BytesMut::from(json.as_slice());
     inputs.iter().for_each(|input| body.put_slice(input.tensor.data()));
-    Ok(Encoded { header_length: Some(json.len()), body: body.freeze() })
+    Ok(EncodedRequest { header_length: json.len(), body: body.freeze() })
 }
 
 #[derive(Serialize)]
@@ -147,8 +156,7 @@ mod tests {
         let options =
             RequestOptions { policy: Some(PolicyMode::OnlyHub), deadline_ms: Some(5), ..RequestOptions::default() };
         let encoded = encode_request(&inputs, &options).unwrap();
-        let call =
-            InferCall::parse(Some(&encoded.header_length.unwrap().to_string()), &encoded.body, &|_bytes| true).unwrap();
+        let call = InferCall::parse(Some(&encoded.header_length.to_string()), &encoded.body, &|_bytes| true).unwrap();
         assert_eq!(call.inputs, inputs);
         assert_eq!(call.policy, Some(PolicyMode::OnlyHub));
         assert!(call.wanted.binary_by_default);

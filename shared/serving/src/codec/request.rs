@@ -56,6 +56,13 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Returns whether an output comes as binary data.
+    #[must_use]
+    pub fn is_binary(&self, name: &str) -> bool {
+        let named = self.outputs.iter().find(|output| output.name == name);
+        named.map_or(self.binary_by_default, |output| output.binary)
+    }
+
     /// Returns the names of the wanted outputs; none when all are wanted.
     #[must_use]
     pub fn names(&self) -> Vec<String> {

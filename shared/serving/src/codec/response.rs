@@ -2,23 +2,32 @@
 //!
 //! Fed by [`crate::http`] with tensors and their receipt; the receipt is in the response's `parameters`.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use std::collections::VecDeque;
+
+use bytes::Bytes;
 use serde::Serialize;
 use types::{InferenceResponse, NamedTensor, Receipt};
 
 use super::{CodecError, Wanted, elements, shorten};
 
-/// Bytes of a request or a response.
+/// Body of a response, in parts: the JSON, and the binary tensors as the engine has made them.
 #[derive(Debug, Clone)]
 pub struct Encoded {
     /// Bytes of JSON at the start, for the header [`super::HEADER_LENGTH`]; `None` when all is JSON.
     pub header_length: Option<usize>,
-    /// Bytes of the whole body.
-    pub body: Bytes,
+    /// Parts of the body, in order.
+    pub parts: VecDeque<Bytes>,
 }
 
-/// Writes a response with each output as the request wants it. Takes the outputs, so that they are freed before the
-/// response is sent.
+impl Encoded {
+    /// Returns the bytes of the whole body.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(Bytes::len).sum()
+    }
+}
+
+/// Writes a response with each output as the request wants it. Binary tensors are not copied.
 ///
 /// # Errors
 /// [`CodecError::NotInJson`] when an output was asked for as JSON and JSON cannot say it.
@@ -33,19 +42,16 @@ pub fn encode_response(wanted: &Wanted, response: InferenceResponse) -> Result<E
     };
     let json = serde_json::to_vec(&json).map_err(|error| CodecError::Json(error.into()))?;
     if outputs.iter().all(|output| output.data.is_some()) {
-        return Ok(Encoded { header_length: None, body: json.into() });
+        return Ok(Encoded { header_length: None, parts: [json.into()].into() });
     }
+    let header_length = Some(json.len());
     let binary = response.outputs.iter().zip(&outputs).filter(|(_, described)| described.data.is_none());
-    let bytes: usize = binary.clone().map(|(output, _)| output.tensor.data().len()).sum();
-    let mut body = BytesMut::with_capacity(json.len().saturating_add(bytes));
-    body.put_slice(&json);
-    binary.for_each(|(output, _)| body.put_slice(output.tensor.data()));
-    Ok(Encoded { header_length: Some(json.len()), body: body.freeze() })
+    let parts = std::iter::once(Bytes::from(json)).chain(binary.map(|(output, _)| output.tensor.data().clone()));
+    Ok(Encoded { header_length, parts: parts.filter(|part| !part.is_empty()).collect() })
 }
 
 fn describe<'a>(wanted: &Wanted, output: &'a NamedTensor) -> Result<OutputJson<'a>, CodecError> {
-    let one = wanted.outputs.iter().find(|wanted| wanted.name == output.name);
-    let binary = one.map_or(wanted.binary_by_default, |one| one.binary);
+    let binary = wanted.is_binary(&output.name);
     let dtype = output.tensor.dtype();
     if !binary && let Some(problem) = elements::why_not_in_json(&output.tensor) {
         return Err(CodecError::NotInJson { name: shorten(&output.name), dtype, problem });
@@ -167,7 +173,7 @@ mod tests {
     fn an_answer_in_json_says_where_it_came_from() {
         let tensor = Tensor::from_f32(vec![1, 2], &[0.1, -2.0]).unwrap();
         let encoded = encode_response(&wanted(false, vec![]), answer(vec![output("logits", tensor)])).unwrap();
-        let text = std::str::from_utf8(&encoded.body).unwrap();
+        let text = std::str::from_utf8(&encoded.parts[0]).unwrap();
         let expected = concat!(
             r#"{"model_name":"digits","model_version":"2","id":"r-1","parameters":{"place":"device","reason":"confident","#,
             r#""policy":"cascade","variant":"int8-qdq","#,
@@ -189,11 +195,14 @@ mod tests {
         let encoded =
             encode_response(&wanted(false, outputs), answer(vec![output("a", tensor(7)), output("b", tensor(8))]));
         let encoded = encoded.unwrap();
-        let json = &encoded.body[..encoded.header_length.unwrap()];
-        let json: serde_json::Value = serde_json::from_slice(json).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&encoded.parts[0]).unwrap();
         assert_eq!(json["outputs"][0]["parameters"]["binary_data_size"], 1);
         assert_eq!(json["outputs"][1]["data"], serde_json::json!([8]));
-        assert_eq!(encoded.body[encoded.header_length.unwrap()..], [7]);
+        assert_eq!(
+            (encoded.header_length, encoded.bytes()),
+            (Some(encoded.parts[0].len()), encoded.parts[0].len() + 1)
+        );
+        assert_eq!(encoded.parts[1], [7].as_slice());
     }
 
     #[test]

@@ -17,8 +17,12 @@ use crate::connections::{RATE_WINDOW, bytes_per_window};
 use crate::decompress::Encoding;
 use crate::{Limits, refusal};
 
-/// Memory for a body before its first byte is there; more is taken as it arrives.
+/// Memory for a body whose length is not announced, before its first byte is there; more is taken as it arrives.
 const BODY_BYTES_FIRST: usize = 16 * 1024;
+
+/// Maximum memory for an announced body before it is there, so that a picture is not copied while it grows. Pages take
+/// memory when bytes arrive in them: 512 connections that announce and send nothing hold half a gigabyte of addresses only.
+const BODY_BYTES_RESERVED_MAX: usize = 1024 * 1024;
 
 /// Reads a whole body as it was sent, and says how it is compressed; `hold` counts its bytes, `cancelled` says that other requests need its memory.
 ///
@@ -41,12 +45,13 @@ pub(super) async fn read(
         biased;
         () = cancelled.cancelled() => Err(refusal::memory_full(limits)),
         () = tokio::time::sleep(limits.body_timeout) => Err(refusal::too_slow(limits)),
-        whole = collect(body, limits, hold) => Ok((whole?, encoding)),
+        whole = collect(body, announced, limits, hold) => Ok((whole?, encoding)),
     }
 }
 
-async fn collect(body: Body, limits: &Limits, hold: &Hold) -> Result<Bytes, InferenceError> {
-    let mut whole = BytesMut::with_capacity(BODY_BYTES_FIRST.min(limits.body_bytes_max));
+async fn collect(body: Body, announced: Option<usize>, limits: &Limits, hold: &Hold) -> Result<Bytes, InferenceError> {
+    let first = announced.unwrap_or(BODY_BYTES_FIRST).min(BODY_BYTES_RESERVED_MAX);
+    let mut whole = BytesMut::with_capacity(first.min(limits.body_bytes_max));
     let mut parts = body.into_data_stream();
     let mut window = Box::pin(tokio::time::sleep(RATE_WINDOW));
     let mut before = 0_usize;

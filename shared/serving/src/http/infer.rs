@@ -149,10 +149,14 @@ async fn admitted(
     encode(endpoint, wanted, response, &activity).await
 }
 
-/// Largest body or response that is read or written on the thread of the connection.
+/// Maximum bytes of JSON that are read or written on the thread of the connection.
 ///
 /// JSON takes about 5 ms per MiB; more than a millisecond or two of it would delay every other connection of that thread.
-const CODEC_INLINE_BYTES_MAX: usize = 256 * 1024;
+const JSON_INLINE_BYTES_MAX: usize = 256 * 1024;
+
+/// Maximum bytes of a body with binary tensors that is read on the thread of the connection. Tensors are not copied, but the
+/// lengths of text elements are checked, at more than 1 GiB/s.
+const BINARY_INLINE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Makes tensors of a body. The returned hold counts what is kept: the tensors, and the body where tensors share it.
 async fn parse(
@@ -161,7 +165,9 @@ async fn parse(
     received: Received,
 ) -> Result<(InferCall, Hold), InferenceError> {
     let header_length = text_header(headers, HEADER_LENGTH)?.map(str::to_owned);
-    let inline = received.bytes.len() <= CODEC_INLINE_BYTES_MAX && received.encoding.is_none();
+    let bytes = received.bytes.len();
+    let json = header_length.as_deref().and_then(|length| length.parse().ok()).unwrap_or(bytes);
+    let inline = json <= JSON_INLINE_BYTES_MAX && bytes <= BINARY_INLINE_BYTES_MAX && received.encoding.is_none();
     let of = Arc::clone(endpoint);
     let parse = move || {
         let Received { bytes, encoding, hold } = received;
@@ -204,7 +210,8 @@ async fn encode(
     response: InferenceResponse,
     activity: &Activity,
 ) -> Result<Response, InferenceError> {
-    let bytes: usize = response.outputs.iter().map(|output| output.tensor.data().len()).sum();
+    let as_json = response.outputs.iter().filter(|output| !wanted.is_binary(&output.name));
+    let json_bytes: usize = as_json.map(|output| output.tensor.data().len()).sum();
     let classifies = wanted.outputs.iter().any(|output| output.classes > 0);
     let labels = if classifies { endpoint.labels(&response.receipt) } else { Labels::default() };
     let encode = move || -> Result<Encoded, CodecError> {
@@ -214,7 +221,8 @@ async fn encode(
         }
         encode_response(&wanted, response)
     };
-    let encoded = if bytes <= CODEC_INLINE_BYTES_MAX {
+    // The classes of an output are found by a pass over all of its elements.
+    let encoded = if json_bytes <= JSON_INLINE_BYTES_MAX && !classifies {
         encode()
     } else {
         tokio::task::spawn_blocking(encode).await.map_err(|_panicked| refusal::internal())?
@@ -222,8 +230,8 @@ async fn encode(
     let encoded = encoded.map_err(|error| refusal::codec(&error))?;
     let kind = if encoded.header_length.is_some() { "application/octet-stream" } else { "application/json" };
     // A client that does not take its response loses its connection when other requests need the memory.
-    let hold = endpoint.budget.response(encoded.body.len(), activity.close.clone(), Instant::now());
-    let mut response = Counted::response(encoded.body, hold);
+    let hold = endpoint.budget.response(encoded.bytes(), activity.close.clone(), Instant::now());
+    let mut response = Counted::response(encoded.parts, hold);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     if let Some(length) = encoded.header_length {
         response.headers_mut().insert(HeaderName::from_static(HEADER_LENGTH), HeaderValue::from(length));
