@@ -122,6 +122,22 @@ pub(crate) mod digest {
     }
 }
 
+/// Encodes digests as their number and 32 bytes each.
+pub(crate) mod digests {
+    use super::*;
+    use serde::Serialize;
+    use types::Digest;
+
+    pub(crate) fn serialize<S: Serializer>(digests: &[Digest], serializer: S) -> Result<S::Ok, S::Error> {
+        digests.iter().map(Digest::as_bytes).collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Digest>, D::Error> {
+        let digests = Vec::<[u8; 32]>::deserialize(deserializer)?;
+        Ok(digests.into_iter().map(Digest::from_bytes).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,9 +11,10 @@ mod golden_bytes;
 use bytes::Bytes;
 use golden_bytes as gold;
 use protocol::v1::{
-    ActiveVariant, BlobRange, BlobSlice, DeviceRequest, DeviceResponse, EngineInfo, EnrolRequest, EnrolResponse,
-    Enrolled, Hello, HubRequest, HubResponse, InferRequest, InferResponse, ModelState, Offer, Refusal, RefusalCode,
-    RunningModel, TensorHeader, UpdateOutcome, UpdateReport, Welcome,
+    ActiveVariant, Assigned, Audit, BlobRange, BlobSlice, DeltaFile, DeltaRequest, DeviceRequest, DeviceResponse,
+    EngineInfo, EnrolRequest, EnrolResponse, Enrolled, Hello, HubRequest, HubResponse, InferRequest, InferResponse,
+    Measurement, ModelCounters, ModelState, Offer, Pin, Refusal, RefusalCode, Return, RunningModel, TensorHeader,
+    UpdateOutcome, UpdateReport, VariantFigures, Welcome,
 };
 use protocol::{DecodeError, FrameHeader, JoinSecret, JoinToken, Message, decode, encode};
 use types::update::Stage;
@@ -113,6 +114,64 @@ fn device_requests_keep_their_bytes() {
         provider: "vulkan".to_owned(),
     };
     golden("Running", &DeviceRequest::Running(vec![running]), gold::RUNNING);
+}
+
+fn figures(number: u64) -> VariantFigures {
+    VariantFigures {
+        version: version(number),
+        variant: "int8-qdq".parse().unwrap(),
+        engine: EngineName::Ort,
+        p50_us: 900,
+        p95_us: 1400,
+        memory_bytes: Some(3_000_000),
+        compared: 16,
+        agreed: 15,
+        refused: (number == 3).then(|| "slow".to_owned()),
+    }
+}
+
+#[test]
+fn the_requests_of_a_device_in_a_rollout_keep_their_bytes() {
+    let counters = ModelCounters {
+        model: "digits".parse().unwrap(),
+        version: version(2),
+        sequence: 7,
+        from_unix_s: 1_800_000_000,
+        seconds: 60,
+        kept: 90,
+        deferred: 10,
+        failed: 1,
+        crashed: 0,
+        audited: 5,
+        agreed: 4,
+        shadowed: 3,
+        shadow_agreed: 2,
+        latency: vec![0, 0, 99, 1],
+        memory_bytes: None,
+    };
+    golden("Counters", &DeviceRequest::Counters(vec![counters]), gold::COUNTERS);
+    let measurement = Measurement {
+        model: "digits".parse().unwrap(),
+        version: version(3),
+        variants: vec![figures(3)],
+        active: Some(figures(2)),
+    };
+    golden("Measured", &DeviceRequest::Measured(measurement), gold::MEASURED);
+    let delta = DeltaRequest { bases: vec![digest(1), digest(2)], target: digest(3) };
+    golden("Delta", &DeviceRequest::Delta(delta), gold::DELTA);
+    golden("Delta file", &HubResponse::Delta(Some(DeltaFile { digest: digest(4), bytes: 900 })), gold::DELTA_FILE);
+    golden("No delta", &HubResponse::Delta(None), gold::NO_DELTA);
+}
+
+#[test]
+fn the_requests_of_a_hub_in_a_rollout_keep_their_bytes() {
+    let digits = || "digits".parse().unwrap();
+    let back = Return { model: digits(), from: version(3), to: version(2), reason: "slow".to_owned() };
+    golden("Return", &HubRequest::Return(back), gold::RETURN);
+    golden("Pin", &HubRequest::Pin(Pin { model: digits(), version: Some(version(2)) }), gold::PIN);
+    let audit = Audit { model: digits(), version: version(2), share_per_mille: 50 };
+    golden("Audit", &HubRequest::Audit(audit), gold::AUDIT);
+    golden("Assigned", &HubRequest::Assigned(Assigned { models: vec![digits()] }), gold::ASSIGNED);
 }
 
 #[test]

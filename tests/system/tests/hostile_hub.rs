@@ -171,8 +171,11 @@ impl Role {
                 }
                 None => refused(RefusalCode::NotFound),
             },
-            // Never sent to this hub, which does not name the feature.
-            DeviceRequest::Running(_) => refused(RefusalCode::Internal),
+            // Never sent to this hub, which does not name the features.
+            DeviceRequest::Running(_)
+            | DeviceRequest::Counters(_)
+            | DeviceRequest::Measured(_)
+            | DeviceRequest::Delta(_) => refused(RefusalCode::Internal),
             DeviceRequest::Infer(_) => refused(RefusalCode::Busy),
             DeviceRequest::Renew { .. } => refused(RefusalCode::Internal),
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use edge_core::renewal;
 use edge_core::update::OfferKind;
 use edge_core::uplink::Event;
-use protocol::v1::{DeviceRequest, DeviceResponse, HubRequest, Offer, feature};
+use protocol::v1::{DeviceRequest, DeviceResponse, HubRequest, Offer, Refusal, RefusalCode, feature};
 use tokio::sync::mpsc;
 use transport::{CloseCode, CloseReason, Connection, Exchange, ExchangeError, Priority};
 
@@ -241,7 +241,8 @@ enum Never {}
 async fn listen(connection: Connection, tell: mpsc::Sender<Said>) -> Never {
     while let Ok(exchange) = connection.accept().await {
         match tokio::time::timeout(HUB_REQUEST_WITHIN, hear(exchange)).await {
-            Ok(Ok(said)) => drop(tell.send(said).await),
+            Ok(Ok(Some(said))) => drop(tell.send(said).await),
+            Ok(Ok(None)) => {}
             Ok(Err(error)) => {
                 tracing::warn!(error = telemetry::chain(&error), "a request of the hub was not understood")
             }
@@ -251,16 +252,21 @@ async fn listen(connection: Connection, tell: mpsc::Sender<Said>) -> Never {
     std::future::pending().await
 }
 
-async fn hear(mut exchange: Exchange) -> Result<Said, ExchangeError> {
+async fn hear(mut exchange: Exchange) -> Result<Option<Said>, ExchangeError> {
     let said = match exchange.receive::<HubRequest>().await? {
         HubRequest::Offer(offer) => Said::Offer(offer),
+        HubRequest::Return(_) | HubRequest::Pin(_) | HubRequest::Audit(_) | HubRequest::Assigned(_) => {
+            let refusal = Refusal::new(RefusalCode::Unsupported, "the agent does not take this request");
+            exchange.send_last(&DeviceResponse::Refused(refusal), &[]).await?;
+            return Ok(None);
+        }
         HubRequest::Goodbye { reason, retry_after_ms } => {
             tracing::info!(reason, "the hub says goodbye");
             Said::Goodbye { retry_after: retry_after_ms.map(|ms| Duration::from_millis(ms.into())) }
         }
     };
     exchange.send_last(&DeviceResponse::Accepted, &[]).await?;
-    Ok(said)
+    Ok(Some(said))
 }
 
 /// Interval between checks whether the sessions that serve have changed since the hub was told.

@@ -14,6 +14,15 @@ pub const UPDATE_OUTCOMES: &str = "update-outcomes";
 /// In [`super::Welcome`]: the hub takes [`super::DeviceRequest::Running`]. Hubs of 0.1.0 do not know that request.
 pub const RUNNING_MODELS: &str = "running-models";
 
+/// In [`super::Hello`]: the device takes the requests of [`super::rollout`]. Agents of 0.1.0 know none of them.
+pub const ROLLOUTS: &str = "rollouts";
+
+/// In [`super::Welcome`]: the hub takes [`super::DeviceRequest::Counters`] and [`super::DeviceRequest::Measured`].
+pub const MODEL_COUNTERS: &str = "model-counters";
+
+/// In [`super::Welcome`]: the hub takes [`super::DeviceRequest::Delta`].
+pub const DELTAS: &str = "deltas";
+
 /// In [`super::Hello`], with a value: the running process of the agent.
 const INSTANCE: &str = "instance";
 
@@ -95,6 +104,12 @@ pub fn knows_all_outcomes(features: &[String]) -> bool {
 #[must_use]
 pub fn takes_running_models(features: &[String]) -> bool {
     features.iter().any(|feature| feature == RUNNING_MODELS)
+}
+
+/// Returns whether a `Hello` or `Welcome` has a feature without value.
+#[must_use]
+pub fn has(features: &[String], name: &str) -> bool {
+    features.iter().any(|feature| feature == name)
 }
 
 /// Returns the feature that names the other address at which the device's identity is in use.

@@ -2,7 +2,7 @@
 //!
 //! Each side opens streams for its requests: a device sends [`DeviceRequest`] and receives [`HubResponse`]; the hub
 //! sends [`HubRequest`] and receives [`DeviceResponse`]; a machine without a certificate sends [`EnrolRequest`] and
-//! receives [`EnrolResponse`]. The parts are in [`hello`], [`infer`] and [`update`], the refusals in [`refusal`],
+//! receives [`EnrolResponse`]. The parts are in [`hello`], [`infer`], [`update`] and [`rollout`], the refusals in [`refusal`],
 //! optional parts of `Hello` and `Welcome` in [`feature`].
 //!
 //! Enums here are append-only and structs are closed; see the documentation of the crate.
@@ -12,6 +12,7 @@ pub mod feature;
 pub mod hello;
 pub mod infer;
 pub mod refusal;
+pub mod rollout;
 pub mod update;
 
 use bytes::Bytes;
@@ -21,7 +22,8 @@ pub use enrol::{EnrolRequest, EnrolResponse, Enrolled};
 pub use hello::{ActiveVariant, EngineInfo, Hello, ModelState, RunningModel, Welcome};
 pub use infer::{BodyError, InferRequest, InferResponse, TensorHeader, join_body, split_body};
 pub use refusal::{Refusal, RefusalCode};
-pub use update::{BlobRange, BlobSlice, Offer, UpdateOutcome, UpdateReport};
+pub use rollout::{Assigned, Audit, Measurement, ModelCounters, Pin, Return, VariantFigures};
+pub use update::{BlobRange, BlobSlice, DeltaFile, DeltaRequest, Offer, UpdateOutcome, UpdateReport};
 
 use crate::frame::{Message, bounded_codec};
 
@@ -81,6 +83,15 @@ pub enum DeviceRequest {
     /// Engine and provider of every model that serves now, in place of what was sent before; the hub answers
     /// [`HubResponse::Accepted`]. Sent only to hubs with the feature [`feature::RUNNING_MODELS`].
     Running(Vec<RunningModel>),
+    /// Counters of a period; the hub answers [`HubResponse::Accepted`] once they are stored. Sent only to hubs with the
+    /// feature [`feature::MODEL_COUNTERS`].
+    Counters(Vec<ModelCounters>),
+    /// Figures of a version before it serves; the hub answers [`HubResponse::Accepted`]. Sent only to hubs with the
+    /// feature [`feature::MODEL_COUNTERS`].
+    Measured(Measurement),
+    /// Asks for a file that makes one file out of another; the hub answers [`HubResponse::Delta`]. Sent only to hubs with
+    /// the feature [`feature::DELTAS`].
+    Delta(DeltaRequest),
 }
 
 impl Message for DeviceRequest {
@@ -97,7 +108,10 @@ impl Message for DeviceRequest {
             | Self::Blob(_)
             | Self::Report(_)
             | Self::Renew { .. }
-            | Self::Running(_) => 0,
+            | Self::Running(_)
+            | Self::Counters(_)
+            | Self::Measured(_)
+            | Self::Delta(_) => 0,
         }
     }
 
@@ -113,6 +127,9 @@ impl Message for DeviceRequest {
             Self::Report(report) => report.check(),
             Self::Renew { csr_der } => count("csr_der", csr_der.len(), CSR_BYTES_MAX),
             Self::Running(running) => RunningModel::check_all(running),
+            Self::Counters(counters) => ModelCounters::check_all(counters),
+            Self::Measured(measurement) => measurement.check(),
+            Self::Delta(request) => request.check(),
         }
     }
 }
@@ -140,6 +157,8 @@ pub enum HubResponse {
     },
     /// Response to any request: the hub did not execute it.
     Refused(Refusal),
+    /// Response to `Delta`: the file to fetch with `Blob`; `None` if the hub has none that is smaller than the whole file.
+    Delta(Option<DeltaFile>),
 }
 
 impl Message for HubResponse {
@@ -153,7 +172,7 @@ impl Message for HubResponse {
             Self::Infer(response) => infer::length(&response.tensors),
             Self::Metadata { length } => length.unwrap_or(0),
             Self::Blob(slice) => slice.length,
-            Self::Welcome(_) | Self::Accepted | Self::Renewed { .. } | Self::Refused(_) => 0,
+            Self::Welcome(_) | Self::Accepted | Self::Renewed { .. } | Self::Refused(_) | Self::Delta(_) => 0,
         }
     }
 
@@ -166,6 +185,7 @@ impl Message for HubResponse {
             Self::Accepted => Ok(()),
             Self::Renewed { chain_der } => count("chain_der", chain_der.len(), CHAIN_CERTIFICATES_MAX),
             Self::Refused(refusal) => refusal.check(),
+            Self::Delta(file) => file.as_ref().map_or(Ok(()), DeltaFile::check),
         }
     }
 }
@@ -182,6 +202,14 @@ pub enum HubRequest {
         /// Time to wait before the next connection, in milliseconds; `None` leaves it to the device's back-off.
         retry_after_ms: Option<u32>,
     },
+    /// Serves an earlier version again. Sent only to devices with the feature [`feature::ROLLOUTS`], as are the following.
+    Return(Return),
+    /// Keeps one version of a model, or ends that.
+    Pin(Pin),
+    /// Sends a share of the kept answers' inputs to the hub too.
+    Audit(Audit),
+    /// Replaces the list of models that the hub assigns to the device.
+    Assigned(Assigned),
 }
 
 impl Message for HubRequest {
@@ -194,6 +222,10 @@ impl Message for HubRequest {
         match self {
             Self::Offer(_) => Ok(()),
             Self::Goodbye { reason, .. } => text("reason", reason),
+            Self::Return(request) => request.check(),
+            Self::Pin(_) => Ok(()),
+            Self::Audit(request) => request.check(),
+            Self::Assigned(assigned) => assigned.check(),
         }
     }
 }

@@ -5,7 +5,7 @@ use types::limits::FILE_BYTES_MAX;
 use types::update::{Outcome, Stage};
 use types::{Digest, ModelName, VariantName, Version};
 
-use super::{at_most, text};
+use super::{at_most, count, text};
 use crate::wire;
 
 /// Maximum length of one [`BlobRange`] in bytes.
@@ -54,6 +54,42 @@ impl BlobSlice {
     pub(super) fn check(&self) -> Result<(), String> {
         at_most("total", self.total, FILE_BYTES_MAX)?;
         at_most("length", self.length, BLOB_RANGE_BYTES_MAX)
+    }
+}
+
+/// Request for a delta between two files of bundles.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeltaRequest {
+    /// Digests of files that the device has, best first; the hub chooses one. Empty asks for the compressed file.
+    #[serde(with = "wire::digests")]
+    pub bases: Vec<Digest>,
+    /// Digest of the file to make.
+    #[serde(with = "wire::digest")]
+    pub target: Digest,
+}
+
+/// Maximum number of files in [`DeltaRequest::bases`]: the slots of a model, and a few versions that are kept.
+pub const DELTA_BASES_MAX: usize = 16;
+
+impl DeltaRequest {
+    pub(super) fn check(&self) -> Result<(), String> {
+        count("bases", self.bases.len(), DELTA_BASES_MAX)
+    }
+}
+
+/// File that makes the requested one; fetched with [`BlobRange`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeltaFile {
+    /// Digest of the delta.
+    #[serde(with = "wire::digest")]
+    pub digest: Digest,
+    /// Length of the delta in bytes.
+    pub bytes: u64,
+}
+
+impl DeltaFile {
+    pub(super) fn check(&self) -> Result<(), String> {
+        at_most("bytes", self.bytes, FILE_BYTES_MAX)
     }
 }
 

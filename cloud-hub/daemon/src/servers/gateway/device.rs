@@ -135,6 +135,9 @@ async fn serve_exchange(visit: &Visit, exchange: &mut Exchange) -> Result<(), Ex
         DeviceRequest::Hello(hello) => respond(exchange, greet(visit, hello).await).await,
         DeviceRequest::Report(report) => respond(exchange, note(visit, report).await).await,
         DeviceRequest::Running(running) => respond(exchange, note_running(visit, running).await).await,
+        DeviceRequest::Counters(_) | DeviceRequest::Measured(_) | DeviceRequest::Delta(_) => {
+            refuse(exchange, Refusal::new(RefusalCode::Unsupported, "the hub does not take this request")).await
+        }
         DeviceRequest::Renew { csr_der } => {
             respond(exchange, renewal::renew(&visit.services, &visit.seat.device, &csr_der).await).await
         }

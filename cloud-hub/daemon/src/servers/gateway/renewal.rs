@@ -60,7 +60,10 @@ async fn serve(services: &Arc<Services>, exchange: &mut Exchange, device: &Devic
         | DeviceRequest::Metadata { .. }
         | DeviceRequest::Blob(_)
         | DeviceRequest::Report(_)
-        | DeviceRequest::Running(_) => {
+        | DeviceRequest::Running(_)
+        | DeviceRequest::Counters(_)
+        | DeviceRequest::Measured(_)
+        | DeviceRequest::Delta(_) => {
             exchange.set_priority(Priority::Control);
             let message = "the device's certificate has expired: the hub serves nothing but its renewal";
             // Busy, so that the device repeats the request once it has renewed.
