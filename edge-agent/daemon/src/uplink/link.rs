@@ -352,6 +352,7 @@ async fn ask_once(connection: &Connection, question: &HubQuestion<'_>) -> Result
         | HubResponse::Metadata { .. }
         | HubResponse::Blob(_)
         | HubResponse::Accepted
+        | HubResponse::Delta(_)
         | HubResponse::Renewed { .. } => Err(NotAnswered {
             failure: HubFailure::Failed,
             detail: Some("the hub sent a response of another kind than requested".to_owned()),

@@ -44,6 +44,7 @@ pub(super) async fn renew(connection: &Connection, held: &Enrolment, folder: Pat
         | HubResponse::Metadata { .. }
         | HubResponse::Blob(_)
         | HubResponse::Accepted
+        | HubResponse::Delta(_)
         | HubResponse::Refused(_) => return Err(RenewError::Asked(LinkError::OffTopic)),
     };
     let identity = key.identity(&chain_der).map_err(RenewError::Certificate)?;
