@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use testkit::author::{ModelFolder, blob_of, flip_byte};
 use testkit::digits::catalog;
 use testkit::load::{Load, Summary, sweep};
-use testkit::{Ask, Binaries, Client, wait};
+use testkit::{Binaries, Client, InferOptions, wait};
 
 use figures::{Figures, Outage, PolicyRow, Update, bytes, micros, millis, percent, time};
 use stage::Stage;
@@ -155,15 +155,17 @@ fn sweep_all(stage: &Stage, policy: &str) -> Result<Summary> {
     let bar = progress(u64::try_from(stage.digits.len())?, policy);
     let counting = bar.clone();
     let samples =
-        sweep(&clients(stage)?, &stage.digits, &Ask::policy(policy), stage.digits.len(), move || counting.inc(1))?;
+        sweep(&clients(stage)?, &stage.digits, &InferOptions::policy(policy), stage.digits.len(), move || {
+            counting.inc(1)
+        })?;
     bar.finish_and_clear();
     Ok(Summary::of(&samples))
 }
 
 /// Returns a client for each concurrent request.
 fn clients(stage: &Stage) -> Result<Vec<Client>> {
-    let doors = stage.agents.iter().map(testkit::Agent::client).collect::<Result<Vec<Client>>>()?;
-    Ok(std::iter::repeat_n(doors, CLIENTS_PER_DEVICE).flatten().collect())
+    let clients = stage.agents.iter().map(testkit::Agent::client).collect::<Result<Vec<Client>>>()?;
+    Ok(std::iter::repeat_n(clients, CLIENTS_PER_DEVICE).flatten().collect())
 }
 
 /// Returns a progress bar on a terminal, a hidden one elsewhere.
@@ -177,14 +179,14 @@ fn lose_the_hub(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
     act(3, "The hub stops and restarts");
     stage.hub.stop()?;
     println!("   hub        stopped");
-    let policy = Ask::policy("cascade");
+    let policy = InferOptions::policy("cascade");
     let samples = sweep(&clients(stage)?, &stage.digits, &policy, DIGITS_WITHOUT_HUB, || ())?;
     let summary = Summary::of(&samples);
     let local = samples.iter().filter_map(|sample| sample.outcome.as_ref().ok()).filter(|seen| seen.place == "device");
     let mut outage = Outage { answered_locally: local.count(), failed: summary.failed, ..Outage::default() };
     println!("   cascade    {} of {DIGITS_WITHOUT_HUB} digits served on the devices", outage.answered_locally);
     let asked = Instant::now();
-    let refused = stage.ask("only-hub")?;
+    let refused = stage.infer("only-hub")?;
     outage.only_hub_refused_after_us = micros(asked.elapsed());
     refused.error().clone_into(&mut outage.only_hub_error);
     println!("   only-hub   refused after {}: {}", time(outage.only_hub_refused_after_us), refused.error());
@@ -193,7 +195,7 @@ fn lose_the_hub(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
     stage.agents.iter().try_for_each(|agent| agent.wait_hub(true))?;
     outage.reconnected_after_ms = millis(open.elapsed());
     println!("   hub        restarted; both devices were connected after {} ms", outage.reconnected_after_ms);
-    let back = stage.ask("only-hub")?;
+    let back = stage.infer("only-hub")?;
     figures.claim(
         outage.failed == 0 && outage.answered_locally == DIGITS_WITHOUT_HUB,
         "without the hub every digit was served on the devices",
@@ -207,9 +209,11 @@ fn lose_the_hub(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
 fn update_under_load(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
     act(4, "Version 2 arrives under steady load");
     let before = stage.sum("sanderling_update_bytes_total")?;
-    let doors = stage.agents.iter().map(testkit::Agent::client).collect::<Result<Vec<Client>>>()?;
-    let load: Vec<Load> =
-        doors.iter().map(|door| Load::start(door, &stage.digits, &Ask::policy("cascade"), 2, LOAD_PAUSE)).collect();
+    let clients = stage.agents.iter().map(testkit::Agent::client).collect::<Result<Vec<Client>>>()?;
+    let load: Vec<Load> = clients
+        .iter()
+        .map(|client| Load::start(client, &stage.digits, &InferOptions::policy("cascade"), 2, LOAD_PAUSE))
+        .collect();
     thread::sleep(LOAD_MARGIN);
     let pushed = Instant::now();
     stage.push(&catalog().join("v2"))?;
@@ -279,7 +283,7 @@ fn offer_a_tampered_version(stage: &mut Stage, figures: &mut Figures) -> Result<
         figures.tampered.push(told);
         still_two &= agent.active_version("digits")? == Some(2);
     }
-    let answered = stage.ask("only-device")?;
+    let answered = stage.infer("only-device")?;
     println!("   digits/2   continues to serve: {}", if answered.status == 200 { "yes" } else { "no" });
     figures
         .claim(still_two && answered.status == 200, "a tampered version was refused and version 2 continues to serve");

@@ -45,7 +45,7 @@ pub struct AuditArgs {
 pub fn run(args: &AuditArgs, locate: Locate) -> Result<(), CliError> {
     let client = args.operate.client(locate)?;
     if args.verify {
-        let verification = client.ask::<VerifyAudit>(&())?;
+        let verification = client.get::<VerifyAudit>(&())?;
         args.operate.output().print(&verification, verdict)?;
         return match verification.problem {
             None => Ok(()),

@@ -87,7 +87,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::call`].
-    pub fn ask<E: Endpoint<Request = NoBody>>(&self, id: &E::Id) -> Result<E::Response, CliError> {
+    pub fn get<E: Endpoint<Request = NoBody>>(&self, id: &E::Id) -> Result<E::Response, CliError> {
         self.call::<E>(id, &E::Query::default(), &NoBody {})
     }
 

@@ -146,7 +146,7 @@ pub fn run(verb: &DeviceVerb, locate: Locate) -> Result<(), CliError> {
             args.operate.output().print(&list, table)?;
         }
         DeviceVerb::Show(args) => {
-            let view = args.operate.client(locate)?.ask::<ShowDevice>(&args.device)?;
+            let view = args.operate.client(locate)?.get::<ShowDevice>(&args.device)?;
             args.operate.output().print(&view, page)?;
         }
         DeviceVerb::Label(args) => {
@@ -197,7 +197,7 @@ fn readmit(args: &ReadmitArgs, locate: Locate) -> Result<(), CliError> {
     };
     let mut devices = Vec::new();
     for device in wanted {
-        devices.push(client.ask::<ReadmitDevice>(&device)?.device);
+        devices.push(client.get::<ReadmitDevice>(&device)?.device);
     }
     let told = |done: &Readmitted| match done.devices.as_slice() {
         [] => "no unknown device has tried to connect since the hub was started".to_owned(),

@@ -61,7 +61,7 @@ pub fn list(args: &ListArgs, locate: Locate) -> Result<(), CliError> {
 /// # Errors
 /// When the hub does not answer, or refuses.
 pub fn status(args: &OneArgs, locate: Locate) -> Result<(), CliError> {
-    let view = args.operate.client(locate)?.ask::<ShowModel>(&args.model)?;
+    let view = args.operate.client(locate)?.get::<ShowModel>(&args.model)?;
     Ok(args.operate.output().print(&view, page)?)
 }
 

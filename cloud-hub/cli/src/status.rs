@@ -21,7 +21,7 @@ pub struct StatusArgs {
 /// # Errors
 /// When the hub does not answer, or refuses.
 pub fn run(args: &StatusArgs, locate: Locate) -> Result<(), CliError> {
-    let status = args.operate.client(locate)?.ask::<Status>(&())?;
+    let status = args.operate.client(locate)?.get::<Status>(&())?;
     Ok(args.operate.output().print(&status, page)?)
 }
 

@@ -1,6 +1,6 @@
 //! The life of a join token: minted, used once, or over.
 //!
-//! Fed by the admin API (minting) and the enrolment door (redeeming). These are pure steps from one record to the
+//! Fed by the admin API (minting) and the enrolment endpoint (redeeming). These are pure steps from one record to the
 //! next; that a token is used *once* needs the shell to store the next record on condition that the stored one is
 //! still what was read (`Batch::expect`), together with the device's record, before any certificate leaves the hub.
 //! The hub keeps the digest of the secret, so whoever reads its store cannot join.

@@ -29,7 +29,7 @@ use crate::records::v1;
 use crate::storage::audit::AuditLog;
 use crate::storage::values::StoredState;
 
-pub use admission::{Entry, NotAdmitted, Seat};
+pub use admission::{Admitted, Entry, NotAdmitted};
 
 /// The table of device records; [`crate::tokens`] enters devices into it.
 #[must_use]
@@ -110,12 +110,12 @@ impl Fleet {
     /// When the connection was replaced by a newer one.
     pub async fn greeted(
         &self,
-        seat: &Seat,
+        admitted: &Admitted,
         greeting: Greeting,
         current: impl Fn(&ModelName) -> Option<Version>,
     ) -> Result<Vec<Offer>, Replaced> {
-        let offers = self.inner().fleet.greeted(&seat.device, seat.id, greeting, current)?;
-        self.keep(&seat.device).await;
+        let offers = self.inner().fleet.greeted(&admitted.device, admitted.id, greeting, current)?;
+        self.keep(&admitted.device).await;
         Ok(offers)
     }
 
@@ -123,11 +123,11 @@ impl Fleet {
     ///
     /// # Errors
     /// When the connection was replaced by a newer one.
-    pub async fn reported(&self, seat: &Seat, report: Report) -> Result<(), Replaced> {
+    pub async fn reported(&self, admitted: &Admitted, report: Report) -> Result<(), Replaced> {
         let is_passing = report.outcome == core::Outcome::Started;
-        self.inner().fleet.reported(&seat.device, seat.id, report, clock::unix_s())?;
+        self.inner().fleet.reported(&admitted.device, admitted.id, report, clock::unix_s())?;
         if !is_passing {
-            self.keep(&seat.device).await;
+            self.keep(&admitted.device).await;
         }
         Ok(())
     }
@@ -136,9 +136,9 @@ impl Fleet {
     ///
     /// # Errors
     /// When the connection was replaced by a newer one.
-    pub async fn runs(&self, seat: &Seat, running: Vec<(ModelName, core::Running)>) -> Result<(), Replaced> {
-        self.inner().fleet.runs(&seat.device, seat.id, running)?;
-        self.keep(&seat.device).await;
+    pub async fn runs(&self, admitted: &Admitted, running: Vec<(ModelName, core::Running)>) -> Result<(), Replaced> {
+        self.inner().fleet.runs(&admitted.device, admitted.id, running)?;
+        self.keep(&admitted.device).await;
         Ok(())
     }
 
@@ -146,10 +146,10 @@ impl Fleet {
     ///
     /// # Errors
     /// When the connection was replaced by a newer one.
-    pub async fn takes(&self, seat: &Seat, model: &ModelName, version: Version) -> Result<(), Replaced> {
-        self.inner().fleet.takes(&seat.device, seat.id, model, version, clock::unix_s())?;
+    pub async fn takes(&self, admitted: &Admitted, model: &ModelName, version: Version) -> Result<(), Replaced> {
+        self.inner().fleet.takes(&admitted.device, admitted.id, model, version, clock::unix_s())?;
         // Reports of an update under way are kept in memory only, this is not.
-        self.keep(&seat.device).await;
+        self.keep(&admitted.device).await;
         Ok(())
     }
 

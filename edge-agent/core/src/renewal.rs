@@ -144,7 +144,7 @@ impl Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Make a new key and ask for a certificate; ends with [`Event::Renewed`] or [`Event::Failed`].
-    Ask,
+    RequestCertificate,
 }
 
 /// The renewals of one device.
@@ -211,7 +211,7 @@ impl Renewal {
             }
         };
         self.state = state;
-        Ok(if state == State::Asking { vec![Step::Ask] } else { Vec::new() })
+        Ok(if state == State::Asking { vec![Step::RequestCertificate] } else { Vec::new() })
     }
 
     /// Ten tries or more in the time that is left, each at a random moment.
@@ -236,7 +236,7 @@ mod tests {
         let mut renewal = Renewal::new(WEEK, 0);
         assert_eq!(renewal.handle(Event::Online, two_thirds - 1, 0), Ok(Vec::new()));
         assert_eq!(renewal.poll_timeout().map(|(at, _)| at), Some(two_thirds));
-        assert_eq!(renewal.handle(Event::Tick, two_thirds, 0), Ok(vec![Step::Ask]));
+        assert_eq!(renewal.handle(Event::Tick, two_thirds, 0), Ok(vec![Step::RequestCertificate]));
         assert_eq!(renewal.handle(Event::Tick, two_thirds + 1, 0), Ok(Vec::new()), "asked once");
         let next = Validity { not_before: two_thirds, not_after: two_thirds + 7 * 86_400 };
         assert_eq!(renewal.poll_timeout(), None);
@@ -252,7 +252,7 @@ mod tests {
             let held = Validity { not_before: 0, not_after: lifetime };
             let (mut renewal, mut now, mut tries) = (Renewal::new(held, u64::MAX), held.renew_at(u64::MAX), 0);
             while now < held.not_after {
-                assert_eq!(renewal.handle(Event::Tick, now, 0), Ok(vec![Step::Ask]));
+                assert_eq!(renewal.handle(Event::Tick, now, 0), Ok(vec![Step::RequestCertificate]));
                 assert_eq!(renewal.handle(Event::Failed, now, u64::MAX), Ok(Vec::new()));
                 let (next, _reason) = renewal.poll_timeout().unwrap();
                 assert!(next > now);
@@ -266,22 +266,28 @@ mod tests {
     fn a_certificate_that_a_wrong_clock_issued_is_renewed_at_once() {
         let mut renewal = Renewal::new(WEEK, 0);
         assert_eq!(renewal.handle(Event::Online, WEEK.not_before - FUTURE_S_MAX, 0), Ok(Vec::new()));
-        assert_eq!(renewal.handle(Event::Tick, WEEK.not_before - FUTURE_S_MAX - 1, 0), Ok(vec![Step::Ask]));
+        assert_eq!(
+            renewal.handle(Event::Tick, WEEK.not_before - FUTURE_S_MAX - 1, 0),
+            Ok(vec![Step::RequestCertificate])
+        );
     }
 
     #[test]
     fn a_certificate_that_expired_long_ago_is_due_when_the_hub_is_back() {
         let mut renewal = Renewal::new(WEEK, u64::MAX);
-        assert_eq!(renewal.handle(Event::Online, WEEK.not_after + 80 * 86_400, u64::MAX), Ok(vec![Step::Ask]));
+        assert_eq!(
+            renewal.handle(Event::Online, WEEK.not_after + 80 * 86_400, u64::MAX),
+            Ok(vec![Step::RequestCertificate])
+        );
     }
 
     #[test]
     fn a_hub_that_comes_back_is_asked_at_once() {
         let mut renewal = Renewal::new(WEEK, 0);
         let now = WEEK.renew_at(0);
-        assert_eq!(renewal.handle(Event::Online, now, 0), Ok(vec![Step::Ask]));
+        assert_eq!(renewal.handle(Event::Online, now, 0), Ok(vec![Step::RequestCertificate]));
         assert_eq!(renewal.handle(Event::Failed, now, u64::MAX), Ok(Vec::new()));
-        assert_eq!(renewal.handle(Event::Online, now + 1, 0), Ok(vec![Step::Ask]));
+        assert_eq!(renewal.handle(Event::Online, now + 1, 0), Ok(vec![Step::RequestCertificate]));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Place of the answer of one request, and the reason for it.
 //!
-//! Fed by the server with the facts of a request ([`RequestFacts`]) and then with what happened ([`Event`]); returns the
+//! Fed by the server with the facts of a request ([`RequestInfo`]) and then with what happened ([`Event`]); returns the
 //! steps for the shell ([`Step`]). Every route ends in exactly one [`Step::Answer`] or [`Step::Fail`], after at most one
 //! run on the device and at most one request to the hub. A hedged route has both in flight at once; the loser is
 //! cancelled by [`Step::Cancel`].
@@ -23,7 +23,7 @@ use crate::Refused;
 /// Least time that must be left for asking the hub to make sense.
 ///
 /// A warm exchange takes one round trip (0.2 ms on loopback, 20 to 60 ms over a mobile link) and the hub's smallest
-/// model some milliseconds: with less than this the answer cannot come in time, and the question would only cost the
+/// model some milliseconds: with less than this the answer cannot come in time, and the request would only cost the
 /// device bytes and the hub work. Where the measured round trip is longer, that is the least time instead.
 pub const HUB_TIME_MIN: Duration = Duration::from_millis(10);
 
@@ -49,7 +49,7 @@ pub const LOCAL_TIME_MIN: Duration = Duration::from_millis(25);
 
 /// Facts of a request when it comes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RequestFacts {
+pub struct RequestInfo {
     /// The policy in force: the request's own, else the model's.
     pub policy: Policy,
     /// Time at which the answer is worthless; without it [`Policy::deadline`] counts from the start of the route.
@@ -196,7 +196,7 @@ enum Verdict {
 /// Way of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    facts: RequestFacts,
+    facts: RequestInfo,
     /// Latest known connection to the hub.
     hub_state: HubState,
     state: State,
@@ -207,9 +207,9 @@ pub struct Route {
 impl Route {
     /// Decides where the request goes first.
     #[must_use]
-    pub fn start(facts: RequestFacts, hub: HubState, now: Instant) -> (Self, Vec<Step>) {
+    pub fn start(facts: RequestInfo, hub: HubState, now: Instant) -> (Self, Vec<Step>) {
         let limit = facts.policy.deadline.and_then(|limit| now.checked_add(limit));
-        let facts = RequestFacts { deadline: facts.deadline.or(limit), ..facts };
+        let facts = RequestInfo { deadline: facts.deadline.or(limit), ..facts };
         let mut route = Self { facts, hub_state: hub, state: State::Over, hedge_at: None };
         let steps = route.first(now);
         (route, steps)
@@ -272,7 +272,7 @@ impl Route {
                 PolicyMode::OnlyDevice | PolicyMode::PreferDevice | PolicyMode::Cascade | PolicyMode::Hedge,
                 LocalState::NoModel,
             ) => self.without_device(LocalFailure::NoModel, now),
-            (PolicyMode::PreferHub, LocalState::Ready { .. }) => match self.ask(Reason::Policy, Local::Unused, now) {
+            (PolicyMode::PreferHub, LocalState::Ready { .. }) => match self.defer(Reason::Policy, Local::Unused, now) {
                 Ok(steps) => steps,
                 Err(why) => self.run_local(Hub::Failed(why), now),
             },
@@ -289,7 +289,7 @@ impl Route {
         self.hedge_at = None;
         match (local, hub) {
             // A hub that is away or too far only loses the hedge: the device goes on.
-            (Local::Running, Hub::Unused) => self.ask(Reason::Hedged, local, now).unwrap_or_default(),
+            (Local::Running, Hub::Unused) => self.defer(Reason::Hedged, local, now).unwrap_or_default(),
             (Local::Running | Local::Unused | Local::Answered | Local::Failed(_), _) => Vec::new(),
         }
     }
@@ -305,7 +305,7 @@ impl Route {
             // A less sure answer is better than none.
             (Verdict::Defer(_), Hub::Failed(why)) => self.answer(Place::Device, why.reason()),
             (Verdict::Defer(_), Hub::Asked(_)) => Vec::new(),
-            (Verdict::Defer(reason), Hub::Unused) => match self.ask(reason, Local::Answered, now) {
+            (Verdict::Defer(reason), Hub::Unused) => match self.defer(reason, Local::Answered, now) {
                 Ok(steps) => steps,
                 Err(why) => self.answer(Place::Device, why.reason()),
             },
@@ -388,14 +388,14 @@ impl Route {
             Local::Failed(device) => Some(device),
             Local::Unused | Local::Running | Local::Answered => None,
         };
-        match self.ask(reason, local, now) {
+        match self.defer(reason, local, now) {
             Ok(steps) => steps,
             Err(why) => self.fail(Failure::of(device, Some(why))),
         }
     }
 
     /// Sends the input to the hub: the one place that lets it leave the device. `local` is the state of the device then.
-    fn ask(&mut self, reason: Reason, local: Local, now: Instant) -> Result<Vec<Step>, HubFailure> {
+    fn defer(&mut self, reason: Reason, local: Local, now: Instant) -> Result<Vec<Step>, HubFailure> {
         if !self.facts.policy.may_send(self.facts.input_bytes) {
             return Err(HubFailure::Forbidden);
         }

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use edge_core::route::{
-    ANSWER_TIME, Event, HUB_TIME_MIN, HUB_WAIT_MAX, HubFailure, HubState, LocalFailure, LocalState, RequestFacts,
-    Route, Step,
+    ANSWER_TIME, Event, HUB_TIME_MIN, HUB_WAIT_MAX, HubFailure, HubState, LocalFailure, LocalState, RequestInfo, Route,
+    Step,
 };
 use proptest::prelude::*;
 use types::policy::{Budget, Privacy};
@@ -16,12 +16,12 @@ const READY: LocalState = LocalState::Ready { expected: Some(Duration::from_mill
 const SURE: Event = Event::LocalAnswered { score: Some(0.9), threshold: Some(0.8) };
 const UNSURE: Event = Event::LocalAnswered { score: Some(0.7), threshold: Some(0.8) };
 
-fn facts(mode: PolicyMode) -> RequestFacts {
-    RequestFacts { policy: Policy::from(mode), deadline: None, local: READY, input_bytes: 1000 }
+fn facts(mode: PolicyMode) -> RequestInfo {
+    RequestInfo { policy: Policy::from(mode), deadline: None, local: READY, input_bytes: 1000 }
 }
 
 /// Runs a route through these events, and returns its last step.
-fn last(facts: RequestFacts, hub: HubState, events: &[Event]) -> Step {
+fn last(facts: RequestInfo, hub: HubState, events: &[Event]) -> Step {
     let now = Instant::now();
     let (mut route, mut steps) = Route::start(facts, hub, now);
     for event in events {
@@ -105,7 +105,7 @@ fn prefer_device_uses_the_hub_only_when_the_device_cannot() {
         let step = last(policy, ONLINE, &[Event::LocalFailed(why), Event::HubAnswered]);
         assert_eq!(step, answered(Place::Hub, reason));
     }
-    let without = RequestFacts { local: LocalState::NoModel, ..policy };
+    let without = RequestInfo { local: LocalState::NoModel, ..policy };
     assert_eq!(last(without, ONLINE, &[Event::HubAnswered]), answered(Place::Hub, Reason::NoLocalModel));
     assert_eq!(code(last(without, HubState::Away, &[])), ErrorCode::HubUnreachable);
 }
@@ -151,7 +151,7 @@ fn an_input_that_does_not_fit_is_refused_without_asking_anyone_else() {
 #[test]
 fn too_little_time_is_not_spent_on_asking() {
     let now = Instant::now();
-    let within = |mode, left| RequestFacts { deadline: Some(now + left), ..facts(mode) };
+    let within = |mode, left| RequestInfo { deadline: Some(now + left), ..facts(mode) };
     let cascade = within(PolicyMode::Cascade, HUB_TIME_MIN + ANSWER_TIME / 2);
     let (mut route, _) = Route::start(cascade, ONLINE, now);
     assert_eq!(route.handle(UNSURE, now), Ok(vec![answered(Place::Device, Reason::HubTooLate)]));
@@ -167,7 +167,7 @@ fn prefer_hub_keeps_time_back_for_the_device() {
     let now = Instant::now();
     let deadline = now + Duration::from_millis(100);
     let asked_until = |local| {
-        let facts = RequestFacts { deadline: Some(deadline), local, ..facts(PolicyMode::PreferHub) };
+        let facts = RequestInfo { deadline: Some(deadline), local, ..facts(PolicyMode::PreferHub) };
         match only(&Route::start(facts, ONLINE, now).1) {
             Step::AskHub { until, .. } => until,
             other => panic!("{other:?}"),
@@ -183,7 +183,7 @@ fn prefer_hub_keeps_time_back_for_the_device() {
 fn a_deadline_that_has_passed_asks_nobody() {
     let now = Instant::now();
     for mode in PolicyMode::ALL {
-        let facts = RequestFacts { deadline: Some(now), ..facts(mode) };
+        let facts = RequestInfo { deadline: Some(now), ..facts(mode) };
         assert_eq!(code(only(&Route::start(facts, ONLINE, now).1)), ErrorCode::DeadlineExceeded);
     }
 }
@@ -202,8 +202,7 @@ fn an_event_that_makes_no_sense_is_refused_and_changes_nothing() {
 fn a_policy_with_a_deadline_sets_it_where_the_request_brings_none() {
     let now = Instant::now();
     let policy = Policy { deadline: Some(Duration::from_millis(300)), ..Policy::from(PolicyMode::OnlyDevice) };
-    let started =
-        |deadline| only(&Route::start(RequestFacts { policy, deadline, ..facts(policy.mode) }, ONLINE, now).1);
+    let started = |deadline| only(&Route::start(RequestInfo { policy, deadline, ..facts(policy.mode) }, ONLINE, now).1);
     assert_eq!(started(None), Step::RunLocal { until: Some(now + Duration::from_millis(300)) });
     let own = Some(now + Duration::from_secs(9));
     assert_eq!(started(own), Step::RunLocal { until: own }, "the request's own deadline wins");
@@ -213,7 +212,7 @@ fn a_policy_with_a_deadline_sets_it_where_the_request_brings_none() {
 fn an_input_over_the_budget_stays_on_the_device() {
     let limited = |mode| {
         let policy = Policy { budget: Budget { hub_bytes: Some(999) }, ..Policy::from(mode) };
-        RequestFacts { policy, ..facts(mode) }
+        RequestInfo { policy, ..facts(mode) }
     };
     assert_eq!(last(limited(PolicyMode::Cascade), ONLINE, &[UNSURE]), answered(Place::Device, Reason::Policy));
     assert_eq!(last(limited(PolicyMode::PreferHub), ONLINE, &[SURE]), answered(Place::Device, Reason::Policy));
@@ -337,14 +336,14 @@ fn policy() -> impl Strategy<Value = Policy> {
     )
 }
 
-fn facts_with(now: Instant) -> impl Strategy<Value = RequestFacts> {
+fn facts_with(now: Instant) -> impl Strategy<Value = RequestInfo> {
     let local = prop_oneof![
         1 => Just(LocalState::NoModel),
         3 => proptest::option::of(0..300_u64)
             .prop_map(|ms| LocalState::Ready { expected: ms.map(Duration::from_millis) }),
     ];
     (policy(), proptest::option::of(0..600_u64), local, 0..2000_u64).prop_map(
-        move |(policy, ms, local, input_bytes)| RequestFacts {
+        move |(policy, ms, local, input_bytes)| RequestInfo {
             policy,
             deadline: ms.map(|ms| now + Duration::from_millis(ms)),
             local,
@@ -472,7 +471,7 @@ proptest! {
         (start, facts) in Just(Instant::now()).prop_flat_map(|now| (Just(now), facts_with(now))),
     ) {
         let policy = Policy { privacy: Privacy::DeviceOnly, ..Policy::from(mode) };
-        let facts = RequestFacts { policy, ..facts };
+        let facts = RequestInfo { policy, ..facts };
         let (mut route, steps) = Route::start(facts, ONLINE, start);
         let mut steps = vec![Ok(steps)];
         for (kind, score, threshold, hub) in events {

@@ -1,7 +1,7 @@
 //! The running agent: composes the parts, starts them in order, and stops them in order.
 //!
 //! [`Agent::start`] takes the folder, binds the ports and loads what served last; nothing is announced before all of that
-//! is done. [`Agent::run_until`] serves until it is told to stop, then drains: doors first, the link to the hub last,
+//! is done. [`Agent::run_until`] serves until it is told to stop, then drains: servers first, the link to the hub last,
 //! because requests in flight may need it.
 
 use std::net::SocketAddr;
@@ -21,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::answer::RunLimits;
-use crate::board::Board;
 use crate::config::AgentConfig;
 use crate::engines::{Engines, NoEngine, Runtime, reopen};
 use crate::identity::{self, Enrolment};
@@ -32,6 +31,7 @@ use crate::records;
 use crate::reports::Reports;
 use crate::sockets::Sockets;
 use crate::state::{Folder, Listening};
+use crate::status::SharedStatus;
 use crate::trust::{DeviceTrust, watch};
 use crate::updater::{self, Attempts, LoadTable, ModelUpdater, UpdaterParts};
 use crate::uplink::{Link, Offers, Uplink, UplinkParts};
@@ -104,7 +104,7 @@ pub struct Agent {
     folder: Folder,
     endpoint: Arc<Endpoint>,
     models: Arc<Models>,
-    board: Arc<Board>,
+    shared_status: Arc<SharedStatus>,
     metrics: Metrics,
     sockets: Sockets,
     updaters: Vec<(ModelUpdater, mpsc::Receiver<(types::Version, edge_core::update::OfferKind)>)>,
@@ -131,13 +131,13 @@ impl Agent {
         let sockets = Sockets::bind(&config).await?;
         let listening = sockets.listening(&config);
         let store = open_store(&folder).await?;
-        let board = Arc::new(Board::default());
-        set_unreadable_aside(store.as_ref(), &board).await?;
-        board.set_engines(Arc::clone(&engines));
-        board.set_listening(listening.clone());
-        let enrolment = read_identity(&folder, &board);
-        let trust = enrolment.as_ref().and_then(|_| open_trust(&folder, &board));
-        let trust = trust.map(|trust| Arc::new(DeviceTrust::new(trust, Arc::clone(&board))));
+        let shared_status = Arc::new(SharedStatus::default());
+        set_unreadable_aside(store.as_ref(), &shared_status).await?;
+        shared_status.set_engines(Arc::clone(&engines));
+        shared_status.set_listening(listening.clone());
+        let enrolment = read_identity(&folder, &shared_status);
+        let trust = enrolment.as_ref().and_then(|_| open_trust(&folder, &shared_status));
+        let trust = trust.map(|trust| Arc::new(DeviceTrust::new(trust, Arc::clone(&shared_status))));
         let models = Arc::new(Models::new(&config.models));
         let reports = Reports::restore(Arc::clone(&store)).await.map_err(StartError::Store)?;
         let reports = Arc::new(reports);
@@ -163,7 +163,7 @@ impl Agent {
                 reports: Arc::clone(&reports),
                 failed: Table::new(Arc::clone(&store)),
                 attempts: attempts.clone(),
-                board: Arc::clone(&board),
+                shared_status: Arc::clone(&shared_status),
             };
             updaters.push((ModelUpdater::resume(parts).await.map_err(StartError::Store)?, receive));
         }
@@ -181,7 +181,7 @@ impl Agent {
                 engines: Arc::clone(&engines),
                 offers,
                 reports,
-                board: Arc::clone(&board),
+                shared_status: Arc::clone(&shared_status),
                 publish,
                 trust: trust.clone(),
                 silence: link.silence(),
@@ -190,13 +190,13 @@ impl Agent {
         let trust = trust.map(|trust| (trust, link.clone()));
         let run = RunLimits { run_limit: config.engine.run_limit };
         let service = AgentService::new(Arc::clone(&models), link, run);
-        let endpoint = Arc::new(inference::endpoint(service, &config.door));
+        let endpoint = Arc::new(inference::endpoint(service, &config.inference));
         Ok(Self {
             config,
             folder,
             endpoint,
             models,
-            board,
+            shared_status,
             metrics,
             sockets,
             updaters,
@@ -222,16 +222,16 @@ impl Agent {
     /// [`StoreStalled`] when the store's disk does not respond: nothing that waits for it could be finished.
     pub async fn run_until(self, stop: Stop) -> Result<Stopped, StoreStalled> {
         let (requests, background) = (TaskTracker::new(), TaskTracker::new());
-        let (doors_stop, link_stop) = (CancellationToken::new(), CancellationToken::new());
+        let (servers_stop, link_stop) = (CancellationToken::new(), CancellationToken::new());
         self.announce();
-        let app = inference::router(Arc::clone(&self.endpoint), Arc::clone(&self.models), self.board);
-        let limits = ConnectionLimits::of(&self.config.door.limits());
+        let app = inference::router(Arc::clone(&self.endpoint), Arc::clone(&self.models), self.shared_status);
+        let limits = ConnectionLimits::of(&self.config.inference.limits());
         let metrics_limits = ConnectionLimits { connections: METRICS_CONNECTIONS, ..limits };
         let guarded = Guarded { guard: Arc::clone(self.endpoint.guard()), protocol: Protocol::Http };
         let guard = axum::middleware::from_fn_with_state(guarded, guard::check);
         let metrics_app = service::metrics::router(self.metrics.clone()).layer(guard);
         let Sockets { http, grpc, unix, metrics: metrics_http } = self.sockets;
-        let (tracker, stopping) = (|| requests.clone(), || doors_stop.clone());
+        let (tracker, stopping) = (|| requests.clone(), || servers_stop.clone());
         if let Some(unix) = unix {
             drop(requests.spawn(serve(unix, Wire::Http1, app.clone(), limits, tracker(), stopping())));
         }
@@ -273,7 +273,7 @@ impl Agent {
         }
         telemetry::service::stopping();
         tracing::info!(grace = ?self.config.agent.stop_grace, "stopping: no new requests are taken");
-        doors_stop.cancel();
+        servers_stop.cancel();
         let stopped = stop.drain_tasks(&requests, self.config.agent.stop_grace).await;
         link_stop.cancel();
         if stop.drain_tasks(&background, LINK_GRACE).await != Stopped::Drained {
@@ -347,19 +347,19 @@ async fn open_store(folder: &Folder) -> Result<Arc<dyn Store>, StartError> {
 }
 
 /// Sets aside the records that are not readable: one of them must not keep the agent from serving.
-async fn set_unreadable_aside(store: &dyn Store, board: &Board) -> Result<(), StartError> {
+async fn set_unreadable_aside(store: &dyn Store, shared_status: &SharedStatus) -> Result<(), StartError> {
     let found = store::aside::tidy(store, &records::TABLES).await.map_err(StartError::Store)?;
     telemetry::metrics::unreadable_records(found.len());
-    board.set_unreadable_records(found.into_iter().map(Into::into).collect());
+    shared_status.set_unreadable_records(found.into_iter().map(Into::into).collect());
     Ok(())
 }
 
-fn read_identity(folder: &Folder, board: &Board) -> Option<Enrolment> {
+fn read_identity(folder: &Folder, shared_status: &SharedStatus) -> Option<Enrolment> {
     let identity = folder.identity();
     let read = identity::finish_replacement(&identity).and_then(|()| identity::read(&identity));
     let (state, error) = match read {
         Ok(Some(enrolment)) => {
-            board.set_device(enrolment.hub.device.clone());
+            shared_status.set_device(enrolment.hub.device.clone());
             return Some(enrolment);
         }
         Ok(None) => ("not-enrolled", None),
@@ -367,7 +367,7 @@ fn read_identity(folder: &Folder, board: &Board) -> Option<Enrolment> {
     };
     let advice = "enrol this device with a join token of its hub: `edge-agent enroll TOKEN`";
     tracing::warn!(state, error, advice, "no hub: only what is installed on this device answers");
-    board.hub(|hub| {
+    shared_status.hub(|hub| {
         state.clone_into(&mut hub.state);
         hub.last_error = error;
         hub.advice = Some(advice.to_owned());
@@ -375,26 +375,26 @@ fn read_identity(folder: &Folder, board: &Board) -> Option<Enrolment> {
     None
 }
 
-fn open_trust(folder: &Folder, board: &Board) -> Option<Trust> {
+fn open_trust(folder: &Folder, shared_status: &SharedStatus) -> Option<Trust> {
     match Trust::reopen(&folder.trust()) {
         Ok(trust) => Some(trust),
         Err(error) => {
             let error = telemetry::chain(&error);
             tracing::error!(error, "the trust root of this device does not read: no version can be taken");
-            board.hub(|hub| hub.last_error = Some(error));
+            shared_status.hub(|hub| hub.last_error = Some(error));
             None
         }
     }
 }
 
 fn prepare_uplink(parts: UplinkParts) -> Option<Uplink> {
-    let board = Arc::clone(&parts.board);
+    let shared_status = Arc::clone(&parts.shared_status);
     match Uplink::new(parts) {
         Ok(uplink) => Some(uplink),
         Err(error) => {
             let error = telemetry::chain(&error);
             tracing::error!(error, "the link to the hub cannot be used");
-            board.hub(|hub| {
+            shared_status.hub(|hub| {
                 "identity-damaged".clone_into(&mut hub.state);
                 hub.last_error = Some(error);
                 hub.advice = Some("enrol this device again: `edge-agent enroll --force TOKEN`".to_owned());

@@ -8,18 +8,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edge_core::route::{Event, Failure, HubFailure, LocalFailure, RequestFacts, Route, Step};
+use edge_core::route::{Event, Failure, HubFailure, LocalFailure, RequestInfo, Route, Step};
 use engine::InferError;
 use types::{
     ErrorCode, InferenceResponse, NamedTensor, Place, PolicyMode, Reason, Receipt, RequestId, Timings, Version,
 };
 
 use crate::models::{Model, Serving};
-use crate::uplink::{HubAnswer, HubQuestion, Link, NotAnswered};
+use crate::uplink::{DeferredRequest, HubAnswer, Link, NotAnswered};
 
 /// One request, ready to be routed.
 #[derive(Debug)]
-pub struct Question {
+pub struct RoutedRequest {
     /// Ties answer, log lines and receipt together.
     pub id: RequestId,
     /// The version that must answer; `None` for whichever serves.
@@ -32,7 +32,7 @@ pub struct Question {
     pub inputs: Vec<NamedTensor>,
     /// Wanted outputs, in the wanted order; all where empty.
     pub outputs: Vec<String>,
-    /// W3C trace context of the caller, where it sent one; it travels with a question to the hub.
+    /// W3C trace context of the caller, where it sent one; it travels with a deferred request to the hub.
     pub traceparent: Option<String>,
     /// Time at which the whole request had arrived.
     pub arrived: Instant,
@@ -40,7 +40,7 @@ pub struct Question {
 
 /// Reason for a request without an answer.
 #[derive(Debug, thiserror::Error)]
-pub enum NoAnswer {
+pub enum AnswerError {
     /// The route ended without one.
     #[error("{failure}{}", cause(.detail))]
     Failed {
@@ -58,7 +58,7 @@ fn cause(detail: &Option<String>) -> String {
     detail.as_deref().map_or_else(String::new, |detail| format!(": {detail}"))
 }
 
-impl NoAnswer {
+impl AnswerError {
     /// The label in metrics and logs.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -88,7 +88,7 @@ pub struct RunLimits {
 /// Answers one request, wherever the policy allows.
 ///
 /// # Errors
-/// [`NoAnswer`], with what failed where.
+/// [`AnswerError`], with what failed where.
 ///
 /// # Cancel safety
 /// Dropping the future withdraws the request.
@@ -96,15 +96,15 @@ pub async fn answer(
     model: &Arc<Model>,
     link: &Link,
     limits: RunLimits,
-    question: &Question,
-) -> Result<InferenceResponse, NoAnswer> {
-    let serving = model.serving_version(question.version);
-    let route = Walk { model, link, limits, question, serving };
-    let facts = RequestFacts {
-        policy: model.table.rules(question.policy),
-        deadline: question.deadline,
+    request: &RoutedRequest,
+) -> Result<InferenceResponse, AnswerError> {
+    let serving = model.serving_version(request.version);
+    let route = Walk { model, link, limits, request, serving };
+    let facts = RequestInfo {
+        policy: model.table.rules(request.policy),
+        deadline: request.deadline,
         local: model.local_state(route.serving.as_ref()),
-        input_bytes: question.inputs.iter().map(|input| bytes_of(&input.tensor)).sum(),
+        input_bytes: request.inputs.iter().map(|input| bytes_of(&input.tensor)).sum(),
     };
     route.follow(facts).await
 }
@@ -118,7 +118,7 @@ struct Walk<'a> {
     model: &'a Arc<Model>,
     link: &'a Link,
     limits: RunLimits,
-    question: &'a Question,
+    request: &'a RoutedRequest,
     serving: Option<Arc<Serving>>,
 }
 
@@ -204,9 +204,9 @@ impl Made {
         }
     }
 
-    fn failed(self, failure: Failure) -> NoAnswer {
+    fn failed(self, failure: Failure) -> AnswerError {
         let detail = self.detail.filter(|_| failure.code == ErrorCode::BadInput);
-        NoAnswer::Failed { failure, detail }
+        AnswerError::Failed { failure, detail }
     }
 }
 
@@ -227,7 +227,7 @@ async fn reached(at: Option<Instant>) {
 }
 
 impl Walk<'_> {
-    async fn follow(&self, facts: RequestFacts) -> Result<InferenceResponse, NoAnswer> {
+    async fn follow(&self, facts: RequestInfo) -> Result<InferenceResponse, AnswerError> {
         let mut made = Made::default();
         let mut on_device: InFlight<'_, Result<Local, LocalFault>> = None;
         let mut at_hub: InFlight<'_, Result<HubAnswer, NotAnswered>> = None;
@@ -254,7 +254,7 @@ impl Walk<'_> {
             steps = route
                 .handle(Event::Hub(self.link.hub_state()), now)
                 .and_then(|_none| route.handle(event, now))
-                .map_err(NoAnswer::Route)?;
+                .map_err(AnswerError::Route)?;
         }
     }
 
@@ -266,7 +266,7 @@ impl Walk<'_> {
         let limit = started.checked_add(self.limits.run_limit);
         let until = [until, limit].into_iter().flatten().min();
         let asked = self.outputs_to_ask(&serving);
-        let outcome = serving.session.infer(self.question.inputs.clone(), asked, until).await;
+        let outcome = serving.session.infer(self.request.inputs.clone(), asked, until).await;
         self.model.statistics.took_locally(started.elapsed());
         match outcome {
             Ok(outcome) => {
@@ -286,7 +286,7 @@ impl Walk<'_> {
 
     /// The scored output must be there, wanted or not.
     fn outputs_to_ask(&self, serving: &Serving) -> Vec<String> {
-        let mut asked = self.question.outputs.clone();
+        let mut asked = self.request.outputs.clone();
         if let Some(scored) = serving.scored_output()
             && !asked.is_empty()
             && !asked.iter().any(|output| output == scored)
@@ -297,33 +297,33 @@ impl Walk<'_> {
     }
 
     fn only_wanted(&self, mut outputs: Vec<NamedTensor>) -> Vec<NamedTensor> {
-        if !self.question.outputs.is_empty() {
-            outputs.retain(|output| self.question.outputs.contains(&output.name));
+        if !self.request.outputs.is_empty() {
+            outputs.retain(|output| self.request.outputs.contains(&output.name));
         }
         outputs
     }
 
     async fn ask_hub(&self, until: Instant, reason: Reason) -> Result<HubAnswer, NotAnswered> {
-        let question = HubQuestion {
-            id: &self.question.id,
+        let request = DeferredRequest {
+            id: &self.request.id,
             model: &self.model.name,
-            version: self.question.version,
+            version: self.request.version,
             reason,
             until,
-            inputs: &self.question.inputs,
-            outputs: &self.question.outputs,
-            traceparent: self.question.traceparent.as_deref(),
+            inputs: &self.request.inputs,
+            outputs: &self.request.outputs,
+            traceparent: self.request.traceparent.as_deref(),
         };
-        self.link.ask(question).await
+        self.link.infer(request).await
     }
 
-    fn finish(&self, made: Made, place: Place, reason: Reason) -> Result<InferenceResponse, NoAnswer> {
+    fn finish(&self, made: Made, place: Place, reason: Reason) -> Result<InferenceResponse, AnswerError> {
         let score = made.local.as_ref().and_then(|local| local.score);
         let threshold = self.serving.as_ref().and_then(|serving| serving.threshold()).filter(|_| score.is_some());
-        let question = self.question;
+        let request = self.request;
         let model = self.model;
         let receipt = |made: MadeBy| Receipt {
-            request_id: question.id.clone(),
+            request_id: request.id.clone(),
             model: model.name.clone(),
             version: made.version,
             variant: made.variant,
@@ -332,10 +332,10 @@ impl Walk<'_> {
             provider: made.provider,
             place,
             reason,
-            policy: question.policy,
+            policy: request.policy,
             score,
             threshold,
-            timings: Timings { total: question.arrived.elapsed(), ..made.timings },
+            timings: Timings { total: request.arrived.elapsed(), ..made.timings },
         };
         match (place, made.local, made.hub, self.serving.as_ref()) {
             (Place::Device, Some(local), _, Some(serving)) => {
@@ -355,7 +355,7 @@ impl Walk<'_> {
                 Ok(InferenceResponse { outputs: hub.outputs, receipt })
             }
             // The route answers from a place only after that place has answered.
-            (Place::Device, ..) | (Place::Hub, ..) => Err(NoAnswer::Route(edge_core::Refused {
+            (Place::Device, ..) | (Place::Hub, ..) => Err(AnswerError::Route(edge_core::Refused {
                 machine: "route",
                 state: "over",
                 event: "answer that nobody made",

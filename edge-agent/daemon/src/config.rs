@@ -18,9 +18,9 @@ use types::gpu::{BackEnd, Power};
 use types::policy::{Budget, Privacy};
 use types::{EngineName, ModelName, Policy, PolicyMode, VariantName};
 
-mod door;
+mod inference;
 
-pub use door::{DoorTable, GrpcListen};
+pub use inference::{GrpcListen, InferenceTable};
 
 /// The commented example that `edge-agent config example` prints and the packages ship.
 pub const EXAMPLE: &str = include_str!("../agent.example.toml");
@@ -32,8 +32,8 @@ pub struct AgentConfig {
     /// State folder of the agent, and its stop.
     pub agent: AgentTable,
     /// The servers for applications.
-    pub door: DoorTable,
-    /// The HTTP door for Prometheus.
+    pub inference: InferenceTable,
+    /// The HTTP endpoint for Prometheus.
     pub metrics: MetricsTable,
     /// Engines that run the models.
     pub engine: EngineTable,
@@ -45,6 +45,19 @@ pub struct AgentConfig {
     pub log: telemetry::LogConfig,
     /// The models that this device follows: one table each, `[models.<name>]`. Default none.
     pub models: BTreeMap<ModelName, ModelTable>,
+    /// Former name of `[inference]`, refused with the new one.
+    #[serde(skip_serializing)]
+    door: Option<FormerTable>,
+}
+
+/// Table under a former name, with any content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct FormerTable;
+
+impl<'de> Deserialize<'de> for FormerTable {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde_json::Value::deserialize(deserializer).map(|_content| Self)
+    }
 }
 
 /// Section `[agent]` of the file.
@@ -261,9 +274,12 @@ impl Validate for AgentConfig {
     }
 
     fn validate(&self, mistakes: &mut Mistakes) {
-        self.door.validate(mistakes);
-        if self.door.http.port() != 0 && self.door.http == self.metrics.listen {
-            mistakes.add("metrics.listen", "is the same address as door.http: give each its own port");
+        if self.door.is_some() {
+            mistakes.add("door", "is called [inference] now: rename the table, its fields are the same");
+        }
+        self.inference.validate(mistakes);
+        if self.inference.http.port() != 0 && self.inference.http == self.metrics.listen {
+            mistakes.add("metrics.listen", "is the same address as inference.http: give each its own port");
         }
         self.validate_engine(mistakes);
         if self.agent.stop_grace > STOP_GRACE_MAX {
@@ -304,7 +320,7 @@ impl AgentConfig {
         let mut config: Self = config::load(path)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         config.agent.state_dir = folder.join(&config.agent.state_dir);
-        config.door.socket = config.door.socket.map(|socket| folder.join(socket));
+        config.inference.socket = config.inference.socket.map(|socket| folder.join(socket));
         config.engine.onnxruntime = config.engine.onnxruntime.map(|library| folder.join(library));
         Ok(config)
     }
@@ -426,9 +442,15 @@ mod tests {
     }
 
     #[test]
+    fn a_table_under_its_former_name_is_refused_with_the_new_one() {
+        let told = parse("[door]\nhttp = \"127.0.0.1:0\"\n[engine]\nqueue = 0").unwrap_err();
+        assert!(told.contains("door (line 1): is called [inference] now") && told.contains("engine.queue"), "{told}");
+    }
+
+    #[test]
     fn all_mistakes_are_told_at_once() {
         let text = "
-            [door]
+            [inference]
             http = \"nowhere\"
             [engine]
             queue = 0
@@ -441,7 +463,7 @@ mod tests {
             [models.Digits]
         ";
         let told = parse(text).unwrap_err();
-        for mistake in ["door.http", "engine.queue", "hub.addresses[0]", "metrics.port", "models"] {
+        for mistake in ["inference.http", "engine.queue", "hub.addresses[0]", "metrics.port", "models"] {
             assert!(told.contains(mistake), "{mistake} is not in {told}");
         }
     }

@@ -17,10 +17,10 @@ use serving::{
 };
 use types::{ErrorCode, InferenceError, InferenceRequest, InferenceResponse, ModelName, Receipt};
 
-use crate::answer::{NoAnswer, Question, RunLimits, answer};
-use crate::board::{Board, Status};
-use crate::config::DoorTable;
+use crate::answer::{AnswerError, RoutedRequest, RunLimits, answer};
+use crate::config::InferenceTable;
 use crate::models::{Model, Models, Sum};
+use crate::status::{SharedStatus, Status};
 use crate::uplink::Link;
 
 /// Longest wait for a model that is loaded on request: a model of 2 GiB from a slow card.
@@ -56,20 +56,20 @@ impl AgentService {
 
 /// Makes the endpoint that the agent's servers share.
 #[must_use]
-pub fn endpoint(service: AgentService, door: &DoorTable) -> Endpoint {
-    let settings = Settings { hosts: "door.hosts", origins: Some("door.origins") };
-    let guard = Arc::new(Guard::new(settings, &door.hosts, &door.origins, Some(door.http.ip())));
-    Endpoint::new(Arc::new(service), IDENTITY, door.limits(), guard)
+pub fn endpoint(service: AgentService, table: &InferenceTable) -> Endpoint {
+    let settings = Settings { hosts: "inference.hosts", origins: Some("inference.origins") };
+    let guard = Arc::new(Guard::new(settings, &table.hosts, &table.origins, Some(table.http.ip())));
+    Endpoint::new(Arc::new(service), IDENTITY, table.limits(), guard)
 }
 
 /// Makes the router of the HTTP server: the protocol, and the status of the agent.
-pub fn router(endpoint: Arc<Endpoint>, models: Arc<Models>, board: Arc<Board>) -> Router {
-    let status = Router::new().route("/sanderling/v1/status", get(status)).with_state((models, board));
+pub fn router(endpoint: Arc<Endpoint>, models: Arc<Models>, shared_status: Arc<SharedStatus>) -> Router {
+    let status = Router::new().route("/sanderling/v1/status", get(status)).with_state((models, shared_status));
     serving::http::router(endpoint, status)
 }
 
-async fn status(State((models, board)): State<(Arc<Models>, Arc<Board>)>) -> Json<Status> {
-    Json(board.status(&models))
+async fn status(State((models, shared_status)): State<(Arc<Models>, Arc<SharedStatus>)>) -> Json<Status> {
+    Json(shared_status.status(&models))
 }
 
 #[async_trait]
@@ -80,7 +80,7 @@ impl InferenceService for AgentService {
         let policy = policy.unwrap_or(model.table.policy);
         tracing::Span::current().record("policy", policy.as_str());
         let deadline = deadline.or(model.table.deadline);
-        let question = Question {
+        let request = RoutedRequest {
             id,
             version,
             policy,
@@ -90,7 +90,7 @@ impl InferenceService for AgentService {
             traceparent,
             arrived,
         };
-        answer(model, &self.link, self.run, &question).await.map_err(|error| explained(model, error))
+        answer(model, &self.link, self.run, &request).await.map_err(|error| explained(model, error))
     }
 
     fn models(&self) -> Vec<ModelDescription> {
@@ -133,7 +133,7 @@ impl InferenceService for AgentService {
 }
 
 /// Converts an error of the route; adds the reason where every installed version was given up or unloaded.
-fn explained(model: &Model, error: NoAnswer) -> InferenceError {
+fn explained(model: &Model, error: AnswerError) -> InferenceError {
     let Some(code) = error.failure() else {
         tracing::error!(error = telemetry::chain(&error), "the route of a request broke");
         return InferenceError::with_advice(ErrorCode::Internal, "route the request");

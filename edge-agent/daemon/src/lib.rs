@@ -7,7 +7,6 @@
 
 pub mod agent;
 pub mod answer;
-pub mod board;
 pub mod cli;
 pub mod config;
 pub mod crash;
@@ -21,6 +20,7 @@ pub mod records;
 pub mod reports;
 mod sockets;
 pub mod state;
+pub mod status;
 pub mod trust;
 pub mod updater;
 pub mod uplink;

@@ -23,16 +23,16 @@ pub(crate) struct Sockets {
 
 impl Sockets {
     pub(crate) async fn bind(config: &AgentConfig) -> Result<Self, StartError> {
-        let http = bind(config.door.http, "requests").await?;
-        let grpc = match config.door.grpc_address() {
+        let http = bind(config.inference.http, "requests").await?;
+        let grpc = match config.inference.grpc_address() {
             None => None,
             Some(address) => match bind(address, "gRPC requests").await {
                 Ok(listener) => Some(listener),
                 // An agent that was upgraded, or a second one, must not fail for a port that nobody set.
                 Err(StartError::Bind { source, .. })
-                    if config.door.grpc.is_none() && source.kind() == std::io::ErrorKind::AddrInUse =>
+                    if config.inference.grpc.is_none() && source.kind() == std::io::ErrorKind::AddrInUse =>
                 {
-                    let advice = "set door.grpc to a free address, or to \"off\"";
+                    let advice = "set inference.grpc to a free address, or to \"off\"";
                     tracing::warn!(%address, advice, "gRPC is not served: another program has its default port");
                     None
                 }
@@ -40,7 +40,7 @@ impl Sockets {
             },
         };
         let unix =
-            config.door.socket.as_deref().map(|path| {
+            config.inference.socket.as_deref().map(|path| {
                 UnixSocket::bind(path).map_err(|source| StartError::Socket { path: path.to_owned(), source })
             });
         let metrics = bind(config.metrics.listen, "metrics").await?;
@@ -49,7 +49,7 @@ impl Sockets {
 
     pub(crate) fn listening(&self, config: &AgentConfig) -> Listening {
         Listening {
-            http: local(&self.http, config.door.http),
+            http: local(&self.http, config.inference.http),
             grpc: self.grpc.as_ref().and_then(|grpc| grpc.local_addr().ok()),
             socket: self.unix.as_ref().map(|unix| absolute(unix.path())),
             metrics: local(&self.metrics, config.metrics.listen),

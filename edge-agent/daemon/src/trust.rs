@@ -1,4 +1,4 @@
-//! The trust of this device: refreshed for updates and daily without one, and shown on the board and in the metrics.
+//! The trust of this device: refreshed for updates and daily without one, and shown in the status and in the metrics.
 //!
 //! Shell around `edge_core::trust`, which decides when. Fed by the updaters, which refresh before each update, and by
 //! [`watch`], which notices a hub that is silent or kept from news.
@@ -13,22 +13,22 @@ use service::clock;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::board::Board;
+use crate::status::SharedStatus;
 use crate::uplink::{Link, source};
 
 /// The trust and what follows from each refresh.
 #[derive(Debug)]
 pub struct DeviceTrust {
     trust: Trust,
-    board: Arc<Board>,
+    shared_status: Arc<SharedStatus>,
     refreshed: Notify,
 }
 
 impl DeviceTrust {
     /// Takes the trust that was stored, and notes how it stands.
     #[must_use]
-    pub fn new(trust: Trust, board: Arc<Board>) -> Self {
-        let device = Self { trust, board, refreshed: Notify::new() };
+    pub fn new(trust: Trust, shared_status: Arc<SharedStatus>) -> Self {
+        let device = Self { trust, shared_status, refreshed: Notify::new() };
         if let Some(trusted) = device.trust.current() {
             device.note(&trusted);
         }
@@ -47,7 +47,7 @@ impl DeviceTrust {
         match &refreshed {
             Ok(trusted) => {
                 self.note(trusted);
-                self.board.trust(|trust| {
+                self.shared_status.trust(|trust| {
                     trust.refreshed_unix_ms = Some(clock::unix_ms());
                     trust.last_error = None;
                 });
@@ -55,7 +55,7 @@ impl DeviceTrust {
             }
             Err(error) => {
                 let error = telemetry::chain(error);
-                self.board.trust(|trust| trust.last_error = Some(error));
+                self.shared_status.trust(|trust| trust.last_error = Some(error));
             }
         }
         refreshed
@@ -67,7 +67,7 @@ impl DeviceTrust {
             telemetry::metrics::trust_expires(role, expires);
         }
         let expires = roles.into_iter().map(|(role, expires)| (role.to_owned(), expires)).collect();
-        self.board.trust(|trust| trust.expires_unix_s = expires);
+        self.shared_status.trust(|trust| trust.expires_unix_s = expires);
     }
 }
 

@@ -27,7 +27,8 @@ fn run(command: &mut Command) -> (i32, String, String) {
 
 fn config(folder: &Path, more: &str) -> PathBuf {
     let path = folder.join("agent.toml");
-    let text = format!("[door]\nhttp = \"127.0.0.1:0\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n[models.digits]\n{more}");
+    let text =
+        format!("[inference]\nhttp = \"127.0.0.1:0\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n[models.digits]\n{more}");
     std::fs::write(&path, text).unwrap();
     path
 }
@@ -157,7 +158,7 @@ fn a_second_agent_on_the_folder_and_a_taken_port_have_exit_code_7() {
     let other = folder.path().join("other");
     let (code, _, stderr) = run(second().env("SANDERLING_AGENT_STATE_DIR", &other));
     assert_eq!(code, 7, "{stderr}");
-    assert!(stderr.contains("door.http"), "{stderr}");
+    assert!(stderr.contains("inference.http"), "{stderr}");
 }
 
 #[test]
@@ -238,7 +239,7 @@ fn ten_mistakes_of_different_kinds_are_told_at_once_each_with_its_line() {
     let text = "\
 [agent]
 stop_grace = \"1h\"
-[door]
+[inference]
 http = \"127.0.0.1:8002\"
 body_bytes_max = \"many\"
 requests_max = -1
@@ -272,9 +273,9 @@ deadline = \"0s\"
     assert_eq!(code, 3, "{told}");
     for mistake in [
         "agent.stop_grace (line 2)",
-        "door.body_bytes_max (line 5)",
-        "door.requests_max (line 6)",
-        "door.timeout (line 7)",
+        "inference.body_bytes_max (line 5)",
+        "inference.requests_max (line 6)",
+        "inference.timeout (line 7)",
         "engine.engines[1] (line 9)",
         "engine.sessions (line 10)",
         "engine.providers[1] (line 11)",

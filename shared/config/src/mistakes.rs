@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Checks what types do not express: ranges, and fields that depend on each other.
 pub trait Validate {
-    /// Adds every mistake that it finds; paths are as in the file, like `door.http`.
+    /// Adds every mistake that it finds; paths are as in the file, like `server.http`.
     fn validate(&self, errors: &mut Mistakes);
 
     /// Returns TOML values that fields of this config accept and that [`crate::parse`] does not try by default, like
@@ -76,7 +76,7 @@ fn joined(prefix: &str, path: &str) -> String {
 
 /// All mistakes of a config file.
 ///
-/// Prints one line per mistake: `agent.toml: door.http (line 3): invalid type: …`.
+/// Prints one line per mistake: `agent.toml: server.http (line 3): invalid type: …`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors {
     /// Path of the file, as given by the user.

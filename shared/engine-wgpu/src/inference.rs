@@ -1,13 +1,15 @@
-//! Facts of every value of a graph, node by node: each operator's rule tells what its outputs are.
+//! ValueInfos of every value of a graph, node by node: each operator's rule tells what its outputs are.
 //!
 //! Shape-computing subgraphs (`Shape` → `Gather` → `Concat` → …) are never run on the device: their values are known here, by
 //! [`evaluate`], before a plan is made.
 
 use crate::error::{ModelError, OpError};
-use crate::facts::{Fact, Facts, IMAGINED_BYTES_MAX, INPUT, Inputs, Islands, TENSOR_BYTES_MAX, check_size};
 use crate::ir::{Graph, Literal, Node};
 use crate::ops::registry::{infer, rule};
 use crate::ops::rule::Run;
+use crate::value_info::{
+    DataDependent, IMAGINED_BYTES_MAX, INPUT, Inputs, TENSOR_BYTES_MAX, ValueInfo, ValueInfos, check_size,
+};
 
 /// Most elements a value may have to be computed on the host while planning.
 ///
@@ -23,35 +25,35 @@ pub fn evaluate(node: &Node, inputs: &[Option<&Literal>]) -> Result<Option<Vec<L
     host.map(|evaluate| evaluate(node, inputs)).transpose()
 }
 
-impl Facts {
-    /// Walks the graph from the facts of its inputs.
+impl ValueInfos {
+    /// Walks the graph from the infos of its inputs.
     ///
     /// # Errors
     /// [`ModelError::Node`] for the first node whose rule refuses its inputs.
-    pub fn infer(graph: &Graph, inputs: &[Fact]) -> Result<Self, ModelError> {
-        let mut facts = Self(vec![None; graph.value_count()]);
+    pub fn infer(graph: &Graph, inputs: &[ValueInfo]) -> Result<Self, ModelError> {
+        let mut infos = Self(vec![None; graph.value_count()]);
         for (&id, literal) in &graph.constants {
-            facts.0[id.index()] = Some(Fact::known(literal.clone()));
+            infos.0[id.index()] = Some(ValueInfo::known(literal.clone()));
         }
-        for (&id, fact) in graph.inputs.iter().zip(inputs) {
-            check_size(fact, TENSOR_BYTES_MAX).map_err(|source| ModelError::Node {
+        for (&id, info) in graph.inputs.iter().zip(inputs) {
+            check_size(info, TENSOR_BYTES_MAX).map_err(|source| ModelError::Node {
                 node: graph.value(id).name.clone(),
                 operator: INPUT.into(),
                 source,
             })?;
-            facts.0[id.index()] = Some(fact.clone());
+            infos.0[id.index()] = Some(info.clone());
         }
         for node in &graph.nodes {
-            let outputs = facts
-                .of_node(node, Islands::Refused, TENSOR_BYTES_MAX)
+            let outputs = infos
+                .of_node(node, DataDependent::Refused, TENSOR_BYTES_MAX)
                 .map_err(|source| ModelError::Node { node: node.name.clone(), operator: node.op.clone(), source })?;
-            for (id, fact) in node.outputs.iter().zip(outputs) {
+            for (id, info) in node.outputs.iter().zip(outputs) {
                 if let Some(id) = id {
-                    facts.0[id.index()] = Some(fact);
+                    infos.0[id.index()] = Some(info);
                 }
             }
         }
-        Ok(facts)
+        Ok(infos)
     }
 
     /// Walks as far as it goes: what a rule refuses, and what comes after it, stays unknown.
@@ -59,70 +61,70 @@ impl Facts {
     /// Also gives the positions of the nodes whose rule refused, and why.
     pub(crate) fn infer_leniently(
         graph: &Graph,
-        inputs: &[Option<Fact>],
-        islands: Islands,
+        inputs: &[Option<ValueInfo>],
+        host_nodes: DataDependent,
     ) -> (Self, Vec<(usize, OpError)>) {
-        Self::walk(graph, inputs, islands, TENSOR_BYTES_MAX)
+        Self::walk(graph, inputs, host_nodes, TENSOR_BYTES_MAX)
     }
 
     /// The same for sizes that stand for others: what they come to may be larger than anything that is ever made.
-    pub(crate) fn imagine(graph: &Graph, inputs: &[Option<Fact>]) -> Self {
-        Self::walk(graph, inputs, Islands::Refused, IMAGINED_BYTES_MAX).0
+    pub(crate) fn imagine(graph: &Graph, inputs: &[Option<ValueInfo>]) -> Self {
+        Self::walk(graph, inputs, DataDependent::Refused, IMAGINED_BYTES_MAX).0
     }
 
     fn walk(
         graph: &Graph,
-        inputs: &[Option<Fact>],
-        islands: Islands,
+        inputs: &[Option<ValueInfo>],
+        host_nodes: DataDependent,
         bytes_max: usize,
     ) -> (Self, Vec<(usize, OpError)>) {
-        let mut facts = Self(vec![None; graph.value_count()]);
+        let mut infos = Self(vec![None; graph.value_count()]);
         let mut refused = Vec::new();
         for (&id, literal) in &graph.constants {
-            facts.0[id.index()] = Some(Fact::known(literal.clone()));
+            infos.0[id.index()] = Some(ValueInfo::known(literal.clone()));
         }
-        for (&id, fact) in graph.inputs.iter().zip(inputs) {
-            facts.0[id.index()] = fact.clone().filter(|fact| check_size(fact, bytes_max).is_ok());
+        for (&id, info) in graph.inputs.iter().zip(inputs) {
+            infos.0[id.index()] = info.clone().filter(|info| check_size(info, bytes_max).is_ok());
         }
         for (at, node) in graph.nodes.iter().enumerate() {
-            if node.inputs.iter().flatten().any(|id| facts.0[id.index()].is_none()) {
+            if node.inputs.iter().flatten().any(|id| infos.0[id.index()].is_none()) {
                 continue;
             }
-            match facts.of_node(node, islands, bytes_max) {
+            match infos.of_node(node, host_nodes, bytes_max) {
                 Ok(outputs) => {
-                    for (id, fact) in node.outputs.iter().zip(outputs) {
+                    for (id, info) in node.outputs.iter().zip(outputs) {
                         if let Some(id) = id {
-                            facts.0[id.index()] = Some(fact);
+                            infos.0[id.index()] = Some(info);
                         }
                     }
                 }
                 Err(error) => refused.push((at, error)),
             }
         }
-        (facts, refused)
+        (infos, refused)
     }
 
-    fn of_node(&self, node: &Node, islands: Islands, bytes_max: usize) -> Result<Vec<Fact>, OpError> {
-        let inputs: Vec<Option<&Fact>> =
+    fn of_node(&self, node: &Node, host_nodes: DataDependent, bytes_max: usize) -> Result<Vec<ValueInfo>, OpError> {
+        let inputs: Vec<Option<&ValueInfo>> =
             node.inputs.iter().map(|id| id.and_then(|id| self.0[id.index()].as_ref())).collect();
         let inputs = Inputs(&inputs);
         let mut outputs = infer(node, inputs)?;
-        for fact in &outputs {
-            check_size(fact, bytes_max)?;
+        for info in &outputs {
+            check_size(info, bytes_max)?;
         }
-        let small = outputs.iter().all(|fact| fact.elements() <= KNOWN_ELEMENTS_MAX);
-        let unknown = outputs.iter().any(|fact| fact.known.is_none());
+        let small = outputs.iter().all(|info| info.elements() <= KNOWN_ELEMENTS_MAX);
+        let unknown = outputs.iter().any(|info| info.known.is_none());
         let inputs_known: Option<Vec<Option<&Literal>>> =
-            (inputs.0.iter()).map(|input| input.map_or(Some(None), |fact| fact.known.as_ref().map(Some))).collect();
+            (inputs.0.iter()).map(|input| input.map_or(Some(None), |info| info.known.as_ref().map(Some))).collect();
         if small
             && unknown
             && let Some(literals) = inputs_known
             && let Some(values) = evaluate(node, &literals)?
         {
-            outputs = values.into_iter().map(Fact::known).collect();
+            outputs = values.into_iter().map(ValueInfo::known).collect();
         }
-        let island = rule(node).is_some_and(|rule| matches!(rule.run, Run::Island));
-        if island && islands == Islands::Refused && outputs.iter().any(|fact| fact.known.is_none()) {
+        let host_node = rule(node).is_some_and(|rule| matches!(rule.run, Run::HostNode));
+        if host_node && host_nodes == DataDependent::Refused && outputs.iter().any(|info| info.known.is_none()) {
             return Err(OpError::unsupported(
                 "the shape of its output depends on the data, and it stands where no cut is possible",
             ));

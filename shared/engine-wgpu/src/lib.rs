@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bytes → read → ir::Graph → check (ops.toml) → passes (fold, fuse) → segments
-//!                 per request shapes: facts → lower → plan (arena, bind groups) → gpu → answer
+//!                 per request shapes: infos → lower → plan (arena, bind groups) → gpu → answer
 //! ```
 //! Fed by a daemon with model bytes that `engine::precheck` has bounded; it is an [`engine::Engine`] like ONNX Runtime.
 //! Knows no network and no files (the pipeline cache is bytes in, bytes out).
@@ -10,7 +10,6 @@
 pub mod check;
 mod engine;
 pub mod error;
-pub mod facts;
 pub mod fault;
 pub mod gpu;
 pub mod host;
@@ -24,6 +23,7 @@ pub mod read;
 pub mod segments;
 pub mod session;
 mod shape;
+pub mod value_info;
 
 pub use crate::engine::{BUDGET_BYTES, WgpuEngine};
 pub use check::{ModelReport, check};

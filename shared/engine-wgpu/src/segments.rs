@@ -1,8 +1,8 @@
 //! Cuts a graph where the shape of a result, or which part runs at all, depends on the request's data.
 //!
 //! `NonMaxSuppression`, `NonZero`, `Unique`, and a `Compress` or large `TopK` on request data run on the host between two
-//! plans: an island. So does the choice of an `If`, whose branches are plans of their own. What comes after waits, since its
-//! shapes are not known before. Fed by [`crate::session`]; a graph without islands is one segment.
+//! plans: a host node. So does the choice of an `If`, whose branches are plans of their own. What comes after waits, since its
+//! shapes are not known before. Fed by [`crate::session`]; a graph without host nodes is one segment.
 
 pub mod cycle;
 mod stage;
@@ -14,21 +14,21 @@ use serde::Serialize;
 use cycle::is_cycle;
 pub use stage::{Branch, Carried, Cycle, ITERATIONS_MAX, Scanned, Stacked, Stage};
 
-use crate::facts::{Fact, Facts, Islands};
 use crate::ir::{Graph, Node, ValueId};
 use crate::ops::registry::rule;
 use crate::ops::rule::Run;
 use crate::ops::top::is_long;
-use crate::passes::assumed_facts;
+use crate::passes::assumed_infos;
 use crate::passes::branches::{adopt, branches, hand_on, inline_known, subgraph};
-use crate::passes::pattern::symbolic_facts;
+use crate::passes::pattern::symbolic_infos;
+use crate::value_info::{DataDependent, ValueInfo, ValueInfos};
 
 /// Most nodes that branches may add to a graph, all together.
 const ADOPTED_MAX: usize = 100_000;
 
-/// One island, for descriptions: each costs a way from the device to the host and back.
+/// One host node, for descriptions: each costs a way from the device to the host and back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Island {
+pub struct HostNode {
     /// Operator type of the node.
     pub operator: String,
     /// Name of the node.
@@ -53,14 +53,14 @@ pub fn cut(graph: &Graph) -> Vec<Stage> {
     stages(&whole, &sides)
 }
 
-/// The islands of a graph.
+/// The host nodes of a graph.
 #[must_use]
-pub fn describe(graph: &Graph) -> Vec<Island> {
+pub fn describe(graph: &Graph) -> Vec<HostNode> {
     let flat = flattened(graph);
-    let island = |at: usize| Island { operator: flat.nodes[at].op.clone(), node: flat.nodes[at].name.clone() };
+    let host_node = |at: usize| HostNode { operator: flat.nodes[at].op.clone(), node: flat.nodes[at].name.clone() };
     let choices = graph.nodes.iter().filter(|node| node.is("If") || is_cycle(node));
-    let choices = choices.map(|node| Island { operator: node.op.clone(), node: node.name.clone() });
-    choices.chain(islands(&flat).into_iter().map(island)).collect()
+    let choices = choices.map(|node| HostNode { operator: node.op.clone(), node: node.name.clone() });
+    choices.chain(host_nodes(&flat).into_iter().map(host_node)).collect()
 }
 
 /// The graph with both sides of every `If` in its place, and its outputs taken from the side for true.
@@ -83,14 +83,14 @@ const DECIDED_ROUNDS_MAX: usize = 16;
 /// The graph at these inputs: each `If` whose condition is known then is replaced by the side that is taken, and the others are as
 /// in [`flattened`].
 #[must_use]
-pub(crate) fn decided(graph: &Graph, inputs: &[Option<Fact>]) -> Graph {
+pub(crate) fn decided(graph: &Graph, inputs: &[Option<ValueInfo>]) -> Graph {
     let mut graph = graph.clone();
     for _round in 0..DECIDED_ROUNDS_MAX {
         if !graph.nodes.iter().any(|node| node.is("If")) {
             break;
         }
-        let (facts, _refused) = Facts::infer_leniently(&graph, inputs, Islands::Assumed);
-        if !inline_known(&mut graph, &facts) {
+        let (infos, _refused) = ValueInfos::infer_leniently(&graph, inputs, DataDependent::Assumed);
+        if !inline_known(&mut graph, &infos) {
             break;
         }
     }
@@ -163,35 +163,35 @@ fn sides_of<'a>(node: &Node, sides: &'a Sides) -> Option<&'a Inside> {
 }
 
 fn stages(graph: &Graph, sides: &Sides) -> Vec<Stage> {
-    let islands = islands(graph);
-    if islands.is_empty() {
+    let host_nodes = host_nodes(graph);
+    if host_nodes.is_empty() {
         return vec![Stage::Device(graph.clone())];
     }
-    // An island's outputs stand one level above its inputs; everything else at the level of its highest input.
+    // A host node's outputs stand one level above its inputs; everything else at the level of its highest input.
     let mut levels = vec![0_usize; graph.value_count()];
     let mut level_of = vec![0_usize; graph.nodes.len()];
     for (at, node) in graph.nodes.iter().enumerate() {
         let level = node.inputs.iter().flatten().map(|id| levels[id.index()]).max().unwrap_or(0);
         level_of[at] = level;
         for id in node.outputs.iter().flatten() {
-            levels[id.index()] = level + usize::from(islands.contains(&at));
+            levels[id.index()] = level + usize::from(host_nodes.contains(&at));
         }
     }
     let top = level_of.iter().copied().max().unwrap_or(0);
     let mut stages = Vec::new();
     for level in 0..=top {
-        let here = |at: &usize| level_of[*at] == level && !islands.contains(at);
+        let here = |at: &usize| level_of[*at] == level && !host_nodes.contains(at);
         let inside: BTreeSet<usize> = (0..graph.nodes.len()).filter(here).collect();
         if !inside.is_empty() {
             stages.push(Stage::Device(part(graph, &inside)));
         }
-        let between = islands.iter().filter(|&&at| level_of[at] == level);
-        stages.extend(between.map(|&at| island(graph, &graph.nodes[at], sides)));
+        let between = host_nodes.iter().filter(|&&at| level_of[at] == level);
+        stages.extend(between.map(|&at| host_node(graph, &graph.nodes[at], sides)));
     }
     stages
 }
 
-fn island(graph: &Graph, node: &Node, sides: &Sides) -> Stage {
+fn host_node(graph: &Graph, node: &Node, sides: &Sides) -> Stage {
     let side = |nodes: &Vec<Node>, outputs: Vec<ValueId>| {
         let mut side = graph.clone();
         side.nodes = nodes.clone();
@@ -235,11 +235,11 @@ fn outer_values(graph: &Graph) -> Vec<ValueId> {
 }
 
 /// Positions of the nodes that must run on the host on request data.
-pub(crate) fn islands(graph: &Graph) -> BTreeSet<usize> {
+pub(crate) fn host_nodes(graph: &Graph) -> BTreeSet<usize> {
     let mut from_request: BTreeSet<ValueId> = graph.inputs.iter().copied().collect();
-    let mut islands = BTreeSet::new();
+    let mut host_nodes = BTreeSet::new();
     let sorts = graph.nodes.iter().any(|node| node.is("TopK"));
-    let looked = sorts.then(|| (assumed_facts(graph), symbolic_facts(graph)));
+    let looked = sorts.then(|| (assumed_infos(graph), symbolic_infos(graph)));
     let long = |node: &Node| {
         looked.as_ref().is_some_and(|(assumed, symbolic)| node.is("TopK") && is_long(node, graph, assumed, symbolic))
     };
@@ -249,21 +249,21 @@ pub(crate) fn islands(graph: &Graph) -> BTreeSet<usize> {
             continue;
         }
         let reads = |k: usize| node.input(k).is_some_and(|id| from_request.contains(&id));
-        let island = match rule(node).map(|rule| rule.run) {
+        let host_node = match rule(node).map(|rule| rule.run) {
             // Whatever decides it, it is decided between two plans.
             _ if node.is("If") || is_cycle(node) => true,
             _ if !(0..node.inputs.len()).any(reads) => continue,
-            Some(Run::Island) => true,
+            Some(Run::HostNode) => true,
             // With a condition or a count that is known they run on the device.
             Some(Run::Device(_)) => (node.is("Compress") || node.is("TopK")) && reads(1) || long(node),
             Some(Run::HostOnly) | None => false,
         };
         from_request.extend(node.outputs.iter().flatten());
-        if island {
-            islands.insert(at);
+        if host_node {
+            host_nodes.insert(at);
         }
     }
-    islands
+    host_nodes
 }
 
 /// The nodes at these positions as a graph of their own, with what they need as inputs and what others need as outputs.

@@ -171,8 +171,8 @@ fn a_model_is_checked_without_a_device_and_everything_is_listed() {
     assert!(!report.can_run());
     let listed: Vec<(&str, usize)> = report.unsupported.iter().map(|one| (one.operator.as_str(), one.count)).collect();
     assert_eq!(listed, [("Expand", 1), ("Nonsense", 4)]);
-    let islands: Vec<&str> = report.islands.iter().map(|island| island.operator.as_str()).collect();
-    assert_eq!(islands, ["If", "Scan", "NonZero"]);
+    let host_nodes: Vec<&str> = report.host_nodes.iter().map(|host_node| host_node.operator.as_str()).collect();
+    assert_eq!(host_nodes, ["If", "Scan", "NonZero"]);
     assert_eq!(report.unsupported[1].first_node, "Nonsense_0");
     let Some(engine) = engine() else { return };
     let refused = engine.load_checked(&model).unwrap_err();

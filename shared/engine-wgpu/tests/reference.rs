@@ -14,7 +14,7 @@ fn table() -> String {
         let runs = match row.runs {
             Runs::Device => "device",
             Runs::Host => "host, while planning",
-            Runs::Island => "host, between two plans",
+            Runs::HostNode => "host, between two plans",
         };
         let [first, last] = row.opsets;
         let opsets = if first == last { first.to_string() } else { format!("{first} to {last}") };

@@ -170,11 +170,11 @@ fn in_words(checked: &Checked) -> String {
 
 #[cfg(feature = "wgpu")]
 fn report_lines(report: &ModelReport) -> Vec<String> {
-    let ModelReport { nodes, nodes_rewritten, constant_bytes, islands, unsupported, work } = report;
+    let ModelReport { nodes, nodes_rewritten, constant_bytes, host_nodes, unsupported, work } = report;
     let constants = units::bytes(*constant_bytes);
     let mut lines =
         vec![format!("{nodes} nodes, {nodes_rewritten} after rewriting, {constants} of constants, {work} operations")];
-    lines.extend(islands.iter().map(|node| format!("on the processor: {} {}", node.operator, node.node)));
+    lines.extend(host_nodes.iter().map(|node| format!("on the processor: {} {}", node.operator, node.node)));
     if !unsupported.is_empty() {
         let rows = unsupported.iter().map(|operator| {
             [

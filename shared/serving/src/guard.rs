@@ -36,7 +36,7 @@ pub struct Guard {
 /// Settings of the configuration that allow names and origins, for error messages.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Setting that lists host names, like `door.hosts`.
+    /// Setting that lists host names, like `inference.hosts`.
     pub hosts: &'static str,
     /// Setting that lists origins of web pages; `None` where none can be allowed.
     pub origins: Option<&'static str>,

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Limits of a server and the section of the configuration that sets them.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Section of the config file that sets these limits, for error messages: `door` on an agent. `None` where they are fixed.
+    /// Section of the config file that sets these limits, for error messages: `inference` on an agent. `None` where they are fixed.
     pub section: Option<&'static str>,
     /// Maximum bytes of one request body or one gRPC message, before and after decompression.
     pub body_bytes_max: usize,

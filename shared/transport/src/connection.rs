@@ -140,14 +140,14 @@ impl Connection {
     ///
     /// # Cancel safety
     /// Dropping the future cancels the exchange at the peer.
-    pub async fn ask<Q: Message, A: Message>(
+    pub async fn request<Q: Message, A: Message>(
         &self,
         priority: Priority,
         request: &Q,
         body: &[bytes::Bytes],
     ) -> Result<(A, Exchange), ExchangeError> {
         let mut exchange = self.open(priority).await.map_err(ExchangeError::ConnectionLost)?;
-        let response = exchange.ask(request, body).await?;
+        let response = exchange.request(request, body).await?;
         Ok((response, exchange))
     }
 

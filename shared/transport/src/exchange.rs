@@ -359,7 +359,7 @@ impl Exchange {
     }
 
     /// Sends the request while already receiving the response.
-    pub(crate) async fn ask<Q: Message, A: Message>(
+    pub(crate) async fn request<Q: Message, A: Message>(
         &mut self,
         request: &Q,
         body: &[Bytes],

@@ -39,9 +39,9 @@ impl Agent {
         fs::create_dir_all(&folder).with_context(|| format!("make folder {}", folder.display()))?;
         let mut config = ConfigFile::empty(&folder.join("agent.toml"));
         config.set("agent.state_dir", folder.join("state").display().to_string())?;
-        config.set("door.http", "127.0.0.1:0")?;
+        config.set("inference.http", "127.0.0.1:0")?;
         if !site.binaries().is_without_grpc {
-            config.set("door.grpc", "127.0.0.1:0")?;
+            config.set("inference.grpc", "127.0.0.1:0")?;
         }
         config.set("metrics.listen", "127.0.0.1:0")?;
         config.set("log.format", "text")?;
@@ -198,9 +198,9 @@ impl Agent {
     ///
     /// # Errors
     /// Fails when it was not started.
-    pub fn address(&self, door: &str) -> Result<String> {
-        let address = self.addresses.get(door).and_then(Value::as_str);
-        address.map(str::to_owned).with_context(|| format!("agent {} reported no {door} address", self.name))
+    pub fn address(&self, server: &str) -> Result<String> {
+        let address = self.addresses.get(server).and_then(Value::as_str);
+        address.map(str::to_owned).with_context(|| format!("agent {} reported no {server} address", self.name))
     }
 
     /// Returns a client of the agent's HTTP server.

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use crate::digits::catalog;
 use crate::load::{Summary, sweep};
-use crate::{Agent, Ask, Client, Digits, Hub, Reply, Site};
+use crate::{Agent, Client, Digits, Hub, InferOptions, Reply, Site};
 
 /// A running hub and a running agent that follows `digits`.
 #[derive(Debug)]
@@ -53,8 +53,8 @@ impl Fleet {
     ///
     /// # Errors
     /// Fails if the server cannot be reached.
-    pub fn ask(&self, index: usize, policy: &str) -> Result<Reply> {
-        self.client()?.infer("digits", &[self.digits.input(index)], &Ask::policy(policy))
+    pub fn infer(&self, index: usize, policy: &str) -> Result<Reply> {
+        self.client()?.infer("digits", &[self.digits.input(index)], &InferOptions::policy(policy))
     }
 
     /// Sends the first `count` digits with a policy, four at a time; none may fail.
@@ -63,7 +63,7 @@ impl Fleet {
     /// Fails when one fails.
     pub fn sweep(&self, policy: &str, count: usize) -> Result<Summary> {
         let clients = vec![self.client()?; 4];
-        let summary = Summary::of(&sweep(&clients, &self.digits, &Ask::policy(policy), count, || ())?);
+        let summary = Summary::of(&sweep(&clients, &self.digits, &InferOptions::policy(policy), count, || ())?);
         ensure!(summary.failed == 0, "{policy}: {} failed: {:?}", summary.failed, summary.first_failure);
         Ok(summary)
     }
@@ -73,7 +73,7 @@ impl Fleet {
     /// # Errors
     /// Fails when it does not.
     pub fn expect_local(&self, version: u64) -> Result<()> {
-        let reply = self.ask(0, "only-device")?.ok()?;
+        let reply = self.infer(0, "only-device")?.ok()?;
         ensure!(reply.parameter("place") == "device", "the response came from {:?}", reply.parameter("place"));
         ensure!(reply.version() == version, "version {} served instead of {version}", reply.version());
         Ok(())

@@ -39,8 +39,8 @@ impl Hub {
         let keys = site.folder().join(format!("{name}-keys"));
         let mut init = site.command(&site.binaries().hub);
         init.arg("init").arg("--dir").arg(&folder).arg("--keys").arg(&keys).args(["--name", "localhost"]);
-        for door in ["--listen", "--admin", "--metrics"] {
-            init.args([door, "127.0.0.1:0"]);
+        for option in ["--listen", "--admin", "--metrics"] {
+            init.args([option, "127.0.0.1:0"]);
         }
         Finished::run(&mut init)?.ok()?;
         Self::open(site, name)
@@ -159,9 +159,9 @@ impl Hub {
     ///
     /// # Errors
     /// Fails when it was not started.
-    pub fn address(&self, door: &str) -> Result<String> {
-        let address = self.addresses.get(door).and_then(Value::as_str);
-        address.map(str::to_owned).with_context(|| format!("the hub reported no {door} address"))
+    pub fn address(&self, server: &str) -> Result<String> {
+        let address = self.addresses.get(server).and_then(Value::as_str);
+        address.map(str::to_owned).with_context(|| format!("the hub reported no {server} address"))
     }
 
     /// Returns the operator's command line, with this hub as its context.

@@ -30,7 +30,7 @@ pub use binaries::Binaries;
 pub use digits::Digits;
 pub use fleet::Fleet;
 pub use hub::Hub;
-pub use oip::{Ask, Client, Input, Reply};
+pub use oip::{Client, InferOptions, Input, Reply};
 pub use process::{Daemon, Finished};
 pub use raw::{Raw, RawReply};
 pub use rustix::process::Signal;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 
 use crate::digits::top1;
-use crate::{Ask, Client, Digits};
+use crate::{Client, Digits, InferOptions};
 
 /// One request and its result.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ pub struct Seen {
 
 /// Sends one digit and returns its sample.
 #[must_use]
-pub fn ask_one(client: &Client, digits: &Digits, index: usize, ask: &Ask) -> Sample {
+pub fn ask_one(client: &Client, digits: &Digits, index: usize, ask: &InferOptions) -> Sample {
     let input = [digits.input(index)];
     let sent = Instant::now();
     let reply = client.infer("digits", &input, ask).and_then(crate::Reply::ok);
@@ -64,7 +64,7 @@ pub fn ask_one(client: &Client, digits: &Digits, index: usize, ask: &Ask) -> Sam
 pub fn sweep(
     clients: &[Client],
     digits: &Arc<Digits>,
-    ask: &Ask,
+    ask: &InferOptions,
     count: usize,
     done: impl Fn() + Clone + Send + 'static,
 ) -> Result<Vec<Sample>> {
@@ -105,7 +105,7 @@ pub struct Load {
 impl Load {
     /// Starts `clients` threads that send a request, pause, and repeat.
     #[must_use]
-    pub fn start(client: &Client, digits: &Arc<Digits>, ask: &Ask, clients: usize, pause: Duration) -> Self {
+    pub fn start(client: &Client, digits: &Arc<Digits>, ask: &InferOptions, clients: usize, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (sent, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let threads = (0..clients)

@@ -45,7 +45,7 @@ impl Input {
 
 /// Options of a request besides its inputs.
 #[derive(Debug, Clone, Default)]
-pub struct Ask {
+pub struct InferOptions {
     /// Request id; `None` lets the agent generate one.
     pub id: Option<String>,
     /// Routing policy of this request (`only-device`, `cascade`, …); `None` for the model's own.
@@ -54,7 +54,7 @@ pub struct Ask {
     pub deadline: Option<Duration>,
 }
 
-impl Ask {
+impl InferOptions {
     /// Returns options with a policy.
     #[must_use]
     pub fn policy(policy: &str) -> Self {
@@ -174,7 +174,7 @@ impl Client {
     ///
     /// # Errors
     /// Fails if the server cannot be reached or its response is malformed. An error response is a [`Reply`].
-    pub fn infer(&self, model: &str, inputs: &[Input], ask: &Ask) -> Result<Reply> {
+    pub fn infer(&self, model: &str, inputs: &[Input], ask: &InferOptions) -> Result<Reply> {
         let heads: Vec<Value> = inputs.iter().map(binary_head).collect();
         let mut parameters = ask.parameters();
         parameters.insert("binary_data_output".to_owned(), json!(true));
@@ -189,7 +189,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::infer`].
-    pub fn infer_json(&self, model: &str, inputs: &[Input], ask: &Ask) -> Result<Reply> {
+    pub fn infer_json(&self, model: &str, inputs: &[Input], ask: &InferOptions) -> Result<Reply> {
         let inputs: Vec<Value> = inputs.iter().map(json_tensor).collect();
         let body = with_id(json!({"inputs": inputs, "parameters": ask.parameters()}), ask).to_string();
         let headers = [("Content-Type", "application/json".to_owned())];
@@ -197,7 +197,7 @@ impl Client {
     }
 }
 
-fn with_id(mut request: Value, ask: &Ask) -> Value {
+fn with_id(mut request: Value, ask: &InferOptions) -> Value {
     if let (Some(id), Some(request)) = (&ask.id, request.as_object_mut()) {
         request.insert("id".to_owned(), json!(id));
     }
@@ -231,7 +231,7 @@ fn floats(raw: &[u8], head: &Value) -> Vec<f32> {
     chunks.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect()
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the value was an f32 before the door printed it as JSON")]
+#[expect(clippy::cast_possible_truncation, reason = "the value was an f32 before the server printed it as JSON")]
 fn narrow(value: f64) -> f32 {
     value as f32
 }

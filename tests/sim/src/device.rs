@@ -356,7 +356,7 @@ impl Device {
             renewal::Event::Tick | renewal::Event::Online => {}
         }
         match steps {
-            Ok(steps) if steps.contains(&renewal::Step::Ask) => {
+            Ok(steps) if steps.contains(&renewal::Step::RequestCertificate) => {
                 self.disk.keys += 1;
                 let key = key_of(&self.id, self.disk.keys);
                 self.agent.asked_key = Some(key);

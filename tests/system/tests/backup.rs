@@ -50,7 +50,7 @@ fn a_lost_hub_comes_back_from_its_backup_and_its_devices_update() {
         fleet.hub.start()?;
         fleet.hub.wait_connected("kitchen", true)?;
         ensure!(fleet.hub.model("digits")?["offered"] == 1, "the hub has forgotten its models");
-        let asked = fleet.ask(0, "only-hub")?.ok()?;
+        let asked = fleet.infer(0, "only-hub")?.ok()?;
         ensure!(asked.parameter("place") == "hub", "{}", asked.json);
         fleet.hub.push(&catalog().join("v2"), &[])?.ok()?;
         fleet.agent.wait_version("digits", 2)?;

@@ -10,7 +10,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use testkit::{Ask, Client, Fleet, Raw, story, tools};
+use testkit::{Client, Fleet, InferOptions, Raw, story, tools};
 
 const HEAD: &str = "POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
 
@@ -28,7 +28,7 @@ fn configured(fleet: &mut Fleet, fields: &[(&str, toml::Value)]) -> Result<Strin
 /// Checks that the agent serves on a new connection and on one that was open before.
 fn expect_service(fleet: &Fleet, before: &Client, what: &str) -> Result<()> {
     for client in [before, &fleet.client()?] {
-        let ask = Ask::policy("only-device");
+        let ask = InferOptions::policy("only-device");
         let reply = client.infer("digits", &[fleet.digits.input(0)], &ask)?;
         ensure!(reply.status == 200, "{what}: an honest client got {} {}", reply.status, reply.json);
     }
@@ -48,7 +48,7 @@ fn memory_mib(fleet: &mut Fleet, figure: &str) -> Result<u64> {
 fn half_a_body_keeps_nobody_from_the_models() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
-        let address = configured(&mut fleet, &[("door.requests_max", 2.into())])?;
+        let address = configured(&mut fleet, &[("inference.requests_max", 2.into())])?;
         let honest = fleet.client()?;
         expect_service(&fleet, &honest, "before")?;
         let mut halves = Vec::new();
@@ -74,7 +74,7 @@ fn half_a_body_keeps_nobody_from_the_models() {
 fn silent_connections_make_place_for_a_new_client_on_both_ports() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
-        let address = configured(&mut fleet, &[("door.connections_max", 32.into())])?;
+        let address = configured(&mut fleet, &[("inference.connections_max", 32.into())])?;
         let honest = fleet.client()?;
         let mut silent = Vec::new();
         for at in 0..200 {
@@ -103,7 +103,7 @@ fn silent_connections_make_place_for_a_new_client_on_both_ports() {
 fn unfinished_large_bodies_take_bounded_memory_and_give_way() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
-        let address = configured(&mut fleet, &[("door.memory_bytes_max", (136 << 20).into())])?;
+        let address = configured(&mut fleet, &[("inference.memory_bytes_max", (136 << 20).into())])?;
         let honest = fleet.client()?;
         expect_service(&fleet, &honest, "before")?;
         let before = memory_mib(&mut fleet, "VmHWM")?;
@@ -141,15 +141,15 @@ fn a_transfer_without_progress_is_ended_with_a_reason() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
         let fields = [
-            ("door.header_timeout", "300ms".into()),
-            ("door.idle_timeout", "400ms".into()),
-            ("door.body_timeout", "500ms".into()),
+            ("inference.header_timeout", "300ms".into()),
+            ("inference.idle_timeout", "400ms".into()),
+            ("inference.body_timeout", "500ms".into()),
         ];
         let address = configured(&mut fleet, &fields)?;
         let mut half = Raw::connect(&address)?;
         half.send(format!("{HEAD}Content-Length: 100\r\n\r\n{{"));
         let reply = half.reply()?;
-        ensure!(reply.status == 408 && reply.body.contains("door.body_timeout"), "{reply:?}");
+        ensure!(reply.status == 408 && reply.body.contains("inference.body_timeout"), "{reply:?}");
         for beginning in ["", "POST /v2 HTTP/1.1\r\nHost: local"] {
             let mut silent = Raw::connect(&address)?;
             silent.send(beginning);
@@ -157,7 +157,7 @@ fn a_transfer_without_progress_is_ended_with_a_reason() {
             ensure!(end.is_empty(), "{beginning:?} was answered {:?}", String::from_utf8_lossy(&end));
         }
         // A slow body: within its time, but below the minimum rate.
-        let fields = [("door.body_timeout", "120s".into()), ("door.rate_min_bytes", 1024.into())];
+        let fields = [("inference.body_timeout", "120s".into()), ("inference.rate_min_bytes", 1024.into())];
         let address = configured(&mut fleet, &fields)?;
         let mut trickle = Raw::connect(&address)?;
         trickle.send(format!("{HEAD}Content-Length: 100000\r\n\r\n"));
@@ -188,7 +188,7 @@ fn a_client_that_does_not_take_its_response_is_cut_off() {
             [text.to_owned(), tensor("input", "x"), tensor("output", "y"), variant("device"), variant("hub")].concat();
         fs::write(folder.join("model.toml"), text)?;
         fleet.hub.push(&folder, &[])?.ok()?;
-        let fields = [("door.response_timeout", "1s".into()), ("models.echo.policy", "only-device".into())];
+        let fields = [("inference.response_timeout", "1s".into()), ("models.echo.policy", "only-device".into())];
         let address = configured(&mut fleet, &fields)?;
         fleet.agent.wait_version("echo", 1)?;
         let bytes = 24 << 20;

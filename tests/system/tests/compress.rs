@@ -143,7 +143,7 @@ fn a_version_that_compress_wrote_cascades_once_it_is_calibrated() {
         // What the variant answers on 300 examples beside what the full model answers, as an author collects it.
         let mut seen = Vec::new();
         for index in 0..300 {
-            let (local, hub) = (fleet.ask(index, "only-device")?.ok()?, fleet.ask(index, "only-hub")?.ok()?);
+            let (local, hub) = (fleet.infer(index, "only-device")?.ok()?, fleet.infer(index, "only-hub")?.ok()?);
             let differs = testkit::digits::top1(&local.output) != testkit::digits::top1(&hub.output);
             seen.push((confidence(&local.output), differs));
         }
@@ -168,7 +168,7 @@ fn a_version_that_compress_wrote_cascades_once_it_is_calibrated() {
         fleet.agent.wait_version("digits", 4)?;
         let (mut kept, mut wrong) = (0, 0);
         for index in 300..500 {
-            let (answer, hub) = (fleet.ask(index, "cascade")?.ok()?, fleet.ask(index, "only-hub")?.ok()?);
+            let (answer, hub) = (fleet.infer(index, "cascade")?.ok()?, fleet.infer(index, "only-hub")?.ok()?);
             let score: f64 = answer.parameter("score").parse()?;
             let is_kept = answer.parameter("place") == "device";
             ensure!(is_kept == (score >= threshold), "{score} against {threshold}: {}", answer.json);

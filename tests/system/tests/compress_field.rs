@@ -10,7 +10,7 @@ use serde_json::Value;
 use testkit::binaries::ONNXRUNTIME_ENV;
 use testkit::oip::Input;
 use testkit::tools::{COMPRESS_FIELD_ENV, runs_long};
-use testkit::{Agent, Ask, Finished, Fleet, Site, skip, story};
+use testkit::{Agent, Finished, Fleet, InferOptions, Site, skip, story};
 
 /// Expected measure by model. Other models may have any measure but the cosine of one number.
 const MEASURES: [(&str, &str); 8] = [
@@ -209,7 +209,7 @@ impl Model<'_> {
         let golden = Golden::read(&folder.join(file.context("it has no golden answers")?))?;
         agent.wait_hub(true)?;
         let client = agent.client()?;
-        let ask = |policy: &str| client.infer(self.name, &golden.inputs, &Ask::policy(policy))?.ok();
+        let ask = |policy: &str| client.infer(self.name, &golden.inputs, &InferOptions::policy(policy))?.ok();
         let local = ask("only-device")?;
         ensure!(local.parameter("place") == "device" && local.parameter("variant") == name, "{}", local.json);
         let output = local.json["outputs"][0]["name"].as_str().unwrap_or_default();

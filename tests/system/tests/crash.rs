@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use testkit::author::ModelFolder;
 use testkit::load::ask_one;
-use testkit::{Ask, Fleet, Site, story, wait};
+use testkit::{Fleet, InferOptions, Site, story, wait};
 
 /// Names of the steps at which `SANDERLING_CRASH_AT` ends an update (`edge-agent/daemon/src/crash.rs`), in their order.
 const UPDATE_STEPS: [&str; 10] = [
@@ -55,7 +55,7 @@ fn killed_at(site: &Site, fleet: &mut Fleet, version: u64, step: &str) -> Result
 /// Returns the version in service, as soon as there is one.
 fn serving(fleet: &Fleet) -> Result<u64> {
     let version = wait::until("a version serves after the restart", || fleet.agent.active_version("digits"))?;
-    let seen = ask_one(&fleet.client()?, &fleet.digits, 0, &Ask::policy("only-device")).outcome;
+    let seen = ask_one(&fleet.client()?, &fleet.digits, 0, &InferOptions::policy("only-device")).outcome;
     let seen = seen.map_err(anyhow::Error::msg)?;
     ensure!(seen.right, "a wrong answer after the restart: {seen:?}");
     Ok(version.min(seen.version))
@@ -108,6 +108,6 @@ fn an_agent_killed_while_it_renews_its_certificate_keeps_an_identity() {
         fleet.agent.env("SANDERLING_CRASH_AT", "");
         fleet.agent.start()?;
         fleet.agent.wait_hub(true)?;
-        fleet.ask(0, "only-hub")?.ok().map(drop)
+        fleet.infer(0, "only-hub")?.ok().map(drop)
     });
 }

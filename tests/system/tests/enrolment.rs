@@ -110,7 +110,7 @@ fn a_certificate_is_renewed_with_a_new_key_over_the_live_connection() {
         wait::until_true("two renewals", || Ok(certificate_until(&fleet.hub.device("kitchen")?)? > until + 12_000))?;
         ensure!(std::fs::read(&key_file)? != key, "the key is still the old one");
         // Longer than the lifetime of the first certificate, and the hub still responds.
-        fleet.ask(0, "only-hub")?.ok().map(drop)
+        fleet.infer(0, "only-hub")?.ok().map(drop)
     });
 }
 

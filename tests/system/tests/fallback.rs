@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use testkit::{Ask, Fleet, story};
+use testkit::{Fleet, InferOptions, story};
 
 /// Number of digits sent for each policy: enough for a share, few enough for a debug build.
 const COUNT: usize = 200;
@@ -16,7 +16,7 @@ fn each_policy_answers_where_it_says() {
         for (policy, place) in
             [("only-device", "device"), ("prefer-device", "device"), ("only-hub", "hub"), ("prefer-hub", "hub")]
         {
-            let reply = fleet.ask(0, policy)?.ok()?;
+            let reply = fleet.infer(0, policy)?.ok()?;
             ensure!(reply.parameter("place") == place, "{policy} answered from {}", reply.parameter("place"));
             ensure!(reply.parameter("policy") == policy && reply.version() == 1, "{}", reply.json);
             for told in ["variant", "model_digest", "engine", "provider", "reason", "total_us"] {
@@ -48,7 +48,7 @@ fn json_and_binary_tensors_get_the_same_answer() {
     story(|site| {
         let fleet = Fleet::serving_v1(site)?;
         let input = [fleet.digits.input(7)];
-        let ask = Ask { id: Some("seven".to_owned()), ..Ask::policy("only-device") };
+        let ask = InferOptions { id: Some("seven".to_owned()), ..InferOptions::policy("only-device") };
         let binary = fleet.client()?.infer("digits", &input, &ask)?.ok()?;
         let json = fleet.client()?.infer_json("digits", &input, &ask)?.ok()?;
         ensure!(binary.output.len() == 10 && binary.output == json.output, "{binary:?} {json:?}");
@@ -65,19 +65,19 @@ fn without_the_hub_the_device_answers_and_only_hub_fails_fast() {
         fleet.hub.kill()?;
         // Requests before the detection of the silence are served as well.
         for policy in ["only-device", "prefer-device", "cascade", "prefer-hub"] {
-            let ask = Ask::policy(policy).within(Duration::from_secs(20));
+            let ask = InferOptions::policy(policy).within(Duration::from_secs(20));
             let reply = fleet.client()?.infer("digits", &[fleet.digits.input(1)], &ask)?.ok()?;
             ensure!(reply.parameter("place") == "device", "{policy}: {}", reply.json);
         }
         fleet.agent.wait_hub(false)?;
         let asked = Instant::now();
-        let refused = fleet.ask(1, "only-hub")?;
+        let refused = fleet.infer(1, "only-hub")?;
         ensure!(refused.status == 503, "only-hub answered {}: {}", refused.status, refused.json);
         ensure!(refused.error().contains("hub"), "the error does not name the hub: {}", refused.error());
         ensure!(asked.elapsed() < Duration::from_secs(5), "only-hub took {:?} to fail", asked.elapsed());
         let asked = Instant::now();
         for index in 0..50 {
-            fleet.ask(index, "cascade")?.ok()?;
+            fleet.infer(index, "cascade")?.ok()?;
         }
         ensure!(asked.elapsed() < Duration::from_secs(30), "50 local answers took {:?}", asked.elapsed());
         Ok(())
@@ -94,10 +94,10 @@ fn a_device_without_the_model_falls_back_to_the_hub() {
         second.start()?;
         second.wait_hub(true)?;
         let input = [fleet.digits.input(2)];
-        let reply = second.client()?.infer("digits", &input, &Ask::policy("prefer-device"))?.ok()?;
+        let reply = second.client()?.infer("digits", &input, &InferOptions::policy("prefer-device"))?.ok()?;
         ensure!(reply.parameter("place") == "hub", "{}", reply.json);
         ensure!(reply.parameter("reason") == "no-local-model", "{}", reply.json);
-        let alone = second.client()?.infer("digits", &input, &Ask::policy("only-device"))?;
+        let alone = second.client()?.infer("digits", &input, &InferOptions::policy("only-device"))?;
         ensure!(alone.status == 404 && !alone.error().is_empty(), "only-device: {} {}", alone.status, alone.json);
         Ok(())
     });

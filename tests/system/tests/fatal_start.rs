@@ -112,9 +112,9 @@ fn a_fatal_version_with_none_before_it_leaves_its_model_to_the_hub() {
         for attempts in [2.0, 0.0] {
             fleet.agent.start()?;
             fleet.agent.wait_hub(true)?;
-            let answer = fleet.ask(0, "prefer-device")?.ok()?;
+            let answer = fleet.infer(0, "prefer-device")?.ok()?;
             ensure!(answer.parameter("place") == "hub", "{answer:?}");
-            let refused = fleet.ask(0, "only-device")?;
+            let refused = fleet.infer(0, "only-device")?;
             ensure!(refused.status == 503, "{refused:?}");
             ensure!(deaths(&fleet.agent)? == attempts, "{} attempts", deaths(&fleet.agent)?);
             ensure!(given_up(&fleet.agent, 1)?.is_some_and(|told| told.to_string().contains("SIGSEGV")), "not told");
@@ -152,7 +152,7 @@ fn without_isolation_a_serving_version_that_ends_the_agent_gives_way_at_the_thir
 /// Checks that the hub serves version 1, reports that version 2 does not load, and keeps running.
 fn expect_hub_without_v2(fleet: &mut Fleet, said: &str) -> Result<()> {
     fleet.agent.wait_hub(true)?;
-    let answer = fleet.ask(0, "only-hub")?.ok()?;
+    let answer = fleet.infer(0, "only-hub")?.ok()?;
     ensure!(answer.version() == 1, "{answer:?}");
     let status: Value = fleet.hub.json(&["status"])?;
     ensure!(status["loaded"] == serde_json::json!(["digits/1"]), "{status}");
@@ -186,7 +186,7 @@ fn a_hub_starts_without_a_version_that_ends_its_engine_host_and_answers_with_the
         fleet.hub.env(ONNXRUNTIME_ENV, path_of(&site.binaries().onnxruntime)?);
         fleet.hub.start()?;
         fleet.agent.wait_hub(true)?;
-        ensure!(fleet.ask(0, "only-hub")?.ok()?.version() == 2, "the mended hub");
+        ensure!(fleet.infer(0, "only-hub")?.ok()?.version() == 2, "the mended hub");
         Ok(())
     });
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use testkit::author::{ModelFolder, flip_byte};
-use testkit::{Agent, Ask, Fleet, Hub, Input, skip, story, tools, wait};
+use testkit::{Agent, Fleet, Hub, InferOptions, Input, skip, story, tools, wait};
 
 /// Exit codes of `console::ExitKind`.
 const CONFIG: i32 = 3;
@@ -43,7 +43,7 @@ fn expect_failure(ended: &(Option<i32>, String), code: i32, words: &[&str]) -> R
 fn a_wrong_tensor_is_refused_with_what_was_expected_and_what_was_given() {
     story(|site| {
         let fleet = Fleet::serving_v1(site)?;
-        let ask = |input: Input, policy: &str| fleet.client()?.infer("digits", &[input], &Ask::policy(policy));
+        let ask = |input: Input, policy: &str| fleet.client()?.infer("digits", &[input], &InferOptions::policy(policy));
         for policy in ["only-device", "only-hub", "cascade"] {
             let shape = ask(Input::fp32("image", &[1, 1, 2, 2], &[0.0; 4]), policy)?;
             ensure!(shape.status == 400, "{policy}, shape: {} {}", shape.status, shape.json);
@@ -68,11 +68,11 @@ fn bad_requests_are_told_apart() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
         fleet.agent.stop()?;
-        fleet.agent.config().set("door.body_bytes_max", 8192)?;
+        fleet.agent.config().set("inference.body_bytes_max", 8192)?;
         fleet.agent.start()?;
         fleet.agent.wait_version("digits", 1)?;
         let client = fleet.client()?;
-        let unknown = client.infer("letters", &[fleet.digits.input(0)], &Ask::default())?;
+        let unknown = client.infer("letters", &[fleet.digits.input(0)], &InferOptions::default())?;
         ensure!(unknown.status == 404 && unknown.error().contains("letters"), "{} {}", unknown.status, unknown.json);
         let (status, body) = client.get("/v2/models/digits/versions/99")?;
         ensure!(status == 404 && body["error"].is_string(), "an unknown version: {status} {body}");
@@ -81,7 +81,7 @@ fn bad_requests_are_told_apart() {
         ensure!(large.error().contains("8192"), "the limit is not told: {}", large.json);
         let garbage = client.post("/v2/models/digits/infer", &[], b"{\"inputs\": [")?;
         ensure!(garbage.status == 400 && !garbage.error().is_empty(), "{} {}", garbage.status, garbage.json);
-        let policy = fleet.ask(0, "sometimes")?;
+        let policy = fleet.infer(0, "sometimes")?;
         ensure!(policy.status == 400 && policy.error().contains("cascade"), "{} {}", policy.status, policy.json);
         let split = [("Inference-Header-Content-Length", "99999".to_owned())];
         let split = client.post("/v2/models/digits/infer", &split, b"{}")?;
@@ -96,7 +96,7 @@ fn a_taken_port_is_named() {
         let taken = TcpListener::bind("127.0.0.1:0")?;
         let address = taken.local_addr()?.to_string();
         let mut agent = site.agent("kitchen")?;
-        agent.config().set("door.http", address.as_str())?;
+        agent.config().set("inference.http", address.as_str())?;
         expect_failure(&failed_start(&agent)?, CONFLICT, &[&address])?;
         let mut hub = site.hub()?;
         hub.config().set("admin.listen", address.as_str())?;
@@ -113,7 +113,7 @@ fn a_second_daemon_on_the_same_folder_is_refused() {
         let pid = fleet.hub.daemon()?.id().to_string();
         expect_failure(&failed_hub_start(&fleet.hub)?, CONFLICT, &[&pid])?;
         fleet.agent.wait_hub(true)?;
-        fleet.ask(0, "only-hub")?.ok()?;
+        fleet.infer(0, "only-hub")?.ok()?;
         fleet.expect_local(1)
     });
 }
@@ -145,11 +145,11 @@ fn a_library_that_is_no_onnx_runtime_is_refused() {
 fn every_mistake_of_a_config_file_is_told_at_once() {
     story(|site| {
         let mut agent = site.agent("kitchen")?;
-        agent.config().set("door.requests_max", 0)?;
-        agent.config().set("door.colour", "blue")?;
+        agent.config().set("inference.requests_max", 0)?;
+        agent.config().set("inference.colour", "blue")?;
         agent.config().set("engine.run_limit", 7)?;
         let ended = failed_start(&agent)?;
-        expect_failure(&ended, CONFIG, &["door.requests_max", "door.colour", "engine.run_limit"])?;
+        expect_failure(&ended, CONFIG, &["inference.requests_max", "inference.colour", "engine.run_limit"])?;
         let mut hub = site.hub()?;
         hub.config().set("inference.sessions", 0)?;
         hub.config().set("gateway.lifetime", "7d")?;
@@ -167,7 +167,7 @@ fn a_hub_with_another_ca_is_not_believed() {
         impostor.config().set("gateway.listen", address.as_str())?;
         impostor.start()?;
         fleet.agent.wait_trouble(&["CA", "certificate authority"])?;
-        let refused = fleet.ask(0, "only-hub")?;
+        let refused = fleet.infer(0, "only-hub")?;
         ensure!(refused.status == 503, "only-hub answered {}: {}", refused.status, refused.json);
         fleet.expect_local(1)?;
         // The real hub is trusted again.
@@ -184,7 +184,7 @@ fn a_damaged_model_file_on_the_device_is_found_and_fetched_again() {
         fleet.agent.stop()?;
         flip_byte(&installed_model(&fleet.agent)?, 3000)?;
         fleet.agent.start()?;
-        let reply = fleet.ask(0, "prefer-device")?;
+        let reply = fleet.infer(0, "prefer-device")?;
         ensure!(reply.status == 200 || reply.status == 503, "{} {}", reply.status, reply.json);
         fleet.agent.wait_version("digits", 1)?;
         fleet.expect_local(1)
@@ -212,7 +212,7 @@ fn an_unreadable_model_is_refused_at_the_push() {
             ensure!(pushed.stderr.contains("error:") && pushed.stderr.contains(".onnx"), "{}", pushed.stderr);
         }
         fleet.expect_local(1)?;
-        fleet.ask(0, "only-hub")?.ok().map(drop)
+        fleet.infer(0, "only-hub")?.ok().map(drop)
     });
 }
 
@@ -258,7 +258,7 @@ fn a_deadline_that_cannot_be_kept_is_answered_in_time() {
         // A suspended hub: connected, but silent.
         fleet.hub.daemon()?.signal(testkit::Signal::STOP)?;
         let ask = |policy: &str| {
-            let ask = Ask::policy(policy).within(Duration::from_millis(500));
+            let ask = InferOptions::policy(policy).within(Duration::from_millis(500));
             fleet.client()?.infer("digits", &[fleet.digits.input(0)], &ask)
         };
         let (alone, cascade) = (ask("only-hub"), ask("prefer-hub"));

@@ -55,7 +55,7 @@ fn full_device(site: &Site, disk: &SmallDisk<'_>, state: &Path) -> Result<()> {
         Ok(seen.contains("disk"))
     })?;
     for index in 0..20 {
-        fleet.ask(index, "cascade")?.ok()?;
+        fleet.infer(index, "cascade")?.ok()?;
     }
     fleet.expect_local(1)?;
     fs::remove_file(state.join("ballast"))?;
@@ -205,13 +205,13 @@ fn hub_on(kind: FileSystem) {
         let push = fleet.hub.push(&catalog().join("v2"), &[])?;
         ensure!(push.code == Some(STORAGE), "a push onto a full disk: {push:?}");
         ensure!(blobs(&fleet.hub)? == before, "the push left {:?} of {before:?}", blobs(&fleet.hub)?);
-        fleet.ask(0, "only-hub")?.ok()?;
+        fleet.infer(0, "only-hub")?.ok()?;
         // Deletions free space on a full disk.
         fleet.hub.run(["operator", "revoke", "ci"])?.ok()?;
 
         fleet.hub.kill()?;
         let mut restarted = fleet.hub.spawn()?;
-        wait::until_true("the restarted hub answers", || Ok(fleet.ask(1, "only-hub")?.status == 200))?;
+        wait::until_true("the restarted hub answers", || Ok(fleet.infer(1, "only-hub")?.status == 200))?;
         ensure!(restarted.stop_within(wait::PATIENCE)?.success(), "the hub did not stop cleanly");
 
         fs::remove_file(folder.join("ballast"))?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use testkit::{Ask, Fleet, story, wait};
+use testkit::{Fleet, InferOptions, story, wait};
 
 /// Starts a fleet whose agent asks the hub at the same time after this delay.
 fn fleet(site: &testkit::Site, hedge_after: &str) -> Result<Fleet> {
@@ -17,7 +17,7 @@ fn fleet(site: &testkit::Site, hedge_after: &str) -> Result<Fleet> {
 /// Returns a digit of which the device is sure: an answer under the threshold would wait for the hub.
 fn sure_digit(fleet: &Fleet) -> Result<usize> {
     for index in 0..50 {
-        if fleet.ask(index, "cascade")?.ok()?.parameter("reason") == "confident" {
+        if fleet.infer(index, "cascade")?.ok()?.parameter("reason") == "confident" {
             return Ok(index);
         }
     }
@@ -25,7 +25,7 @@ fn sure_digit(fleet: &Fleet) -> Result<usize> {
 }
 
 fn answer(fleet: &Fleet, index: usize) -> Result<(String, String)> {
-    let ask = Ask::policy("hedge").within(wait::PATIENCE);
+    let ask = InferOptions::policy("hedge").within(wait::PATIENCE);
     let reply = fleet.client()?.infer("digits", &[fleet.digits.input(index)], &ask)?.ok()?;
     ensure!(reply.parameter("policy") == "hedge", "{}", reply.json);
     Ok((reply.parameter("place"), reply.parameter("reason")))
@@ -50,7 +50,7 @@ fn a_device_that_takes_long_is_helped_by_the_hub() {
         ensure!(slow? == ("hub".to_owned(), "hedged".to_owned()), "the hub did not help");
         // The run on the device was withdrawn: the session answers the next request.
         wait::until_true("the device answers again", || {
-            let reply = fleet.ask(sure, "only-device")?;
+            let reply = fleet.infer(sure, "only-device")?;
             Ok(reply.status == 200 && reply.parameter("place") == "device")
         })
     });
@@ -87,10 +87,10 @@ fn a_device_only_model_never_asks_the_hub_and_a_large_input_stays_here() {
             fleet.agent.start()?;
             fleet.agent.wait_hub(true)?;
             for policy in ["prefer-hub", "cascade", "hedge"] {
-                let reply = fleet.ask(3, policy)?.ok()?;
+                let reply = fleet.infer(3, policy)?.ok()?;
                 ensure!(reply.parameter("place") == "device", "{field}, {policy}: {}", reply.json);
             }
-            let refused = fleet.ask(3, "only-hub")?;
+            let refused = fleet.infer(3, "only-hub")?;
             ensure!(refused.status == 400, "{field}: {} {}", refused.status, refused.json);
             ensure!(refused.error().contains("the policy keeps the input on the device"), "{}", refused.error());
         }

@@ -338,7 +338,7 @@ fn a_hub_that_answers_nothing_holds_up_no_answer_of_the_device() {
                 Ok(impostor.asked() >= 2 || lie == Lie::Deaf && impostor.asked() >= 1)
             })?;
             for policy in ["only-device", "prefer-device"] {
-                let reply = fleet.ask(0, policy)?.ok().with_context(|| format!("{lie:?} {policy}"))?;
+                let reply = fleet.infer(0, policy)?.ok().with_context(|| format!("{lie:?} {policy}"))?;
                 ensure!(reply.parameter("place") == "device", "{lie:?} {policy}: {}", reply.json);
             }
             ensure!(fleet.agent.active_version("digits")? == Some(1), "{lie:?}: the device moved");
@@ -387,7 +387,7 @@ fn expect_expired(fleet: &Fleet) -> Result<()> {
     let doctor = fleet.agent.run(["doctor"])?;
     ensure!(doctor.code != Some(0) && doctor.stdout.contains("expired since"), "{}", doctor.stdout);
     for policy in ["only-device", "prefer-device"] {
-        let reply = fleet.ask(0, policy)?.ok()?;
+        let reply = fleet.infer(0, policy)?.ok()?;
         ensure!(reply.parameter("place") == "device" && reply.version() == 1, "{policy}: {}", reply.json);
     }
     Ok(())

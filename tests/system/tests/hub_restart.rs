@@ -33,7 +33,7 @@ fn devices_reconnect_by_themselves() {
             fleet.expect_local(1)?;
             fleet.hub.start()?;
             fleet.agent.wait_hub(true)?;
-            let reply = fleet.ask(3, "only-hub")?.ok()?;
+            let reply = fleet.infer(3, "only-hub")?.ok()?;
             ensure!(reply.parameter("place") == "hub", "{}", reply.json);
         }
         Ok(())
@@ -47,7 +47,7 @@ fn an_update_that_the_hub_interrupts_is_finished_later() {
         // The device is notified and the hub is killed at once: the fetched bytes are kept.
         fleet.hub.push(&catalog().join("v2"), &[])?.ok()?;
         fleet.hub.kill()?;
-        fleet.ask(0, "only-device")?.ok()?;
+        fleet.infer(0, "only-device")?.ok()?;
         fleet.hub.start()?;
         fleet.agent.wait_version("digits", 2)
     });

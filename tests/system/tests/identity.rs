@@ -51,7 +51,7 @@ fn a_device_that_slept_past_its_certificate_renews_it_when_it_is_back() {
         fleet.agent.start()?;
         fleet.agent.wait_hub(true)?;
         ensure!(key_of(&fleet.agent)? != key, "the key is still the old one");
-        fleet.ask(0, "only-hub")?.ok()?;
+        fleet.infer(0, "only-hub")?.ok()?;
         // Also after the hub's restart, which knows only the new key.
         fleet.hub.stop()?;
         fleet.hub.start()?;
@@ -83,7 +83,7 @@ fn without_a_grace_a_device_that_slept_past_its_certificate_is_told_to_enrol_aga
         fleet.agent.start()?;
         fleet.expect_local(1)?;
         fleet.agent.wait_trouble(&["enrol"])?;
-        let refused = fleet.ask(0, "only-hub")?;
+        let refused = fleet.infer(0, "only-hub")?;
         ensure!(refused.status == 503, "only-hub answered {}: {}", refused.status, refused.json);
         let list = fleet.hub.run(["device", "list"])?.ok()?.stdout;
         ensure!(list.contains("enrol it again"), "{list}");
@@ -143,7 +143,7 @@ fn hello() -> DeviceRequest {
 }
 
 async fn ask(connection: &Connection, request: DeviceRequest) -> Result<HubResponse> {
-    let (answer, _exchange) = connection.ask(Priority::Control, &request, &[]).await?;
+    let (answer, _exchange) = connection.request(Priority::Control, &request, &[]).await?;
     Ok(answer)
 }
 
@@ -200,7 +200,7 @@ fn the_hub_answers_again_soon_after_it_was_killed_and_started() {
         let mut fleet = Fleet::serving_v1(site)?;
         fleet.agent.wait_hub(true)?;
         for _round in 0..2 {
-            fleet.ask(0, "only-hub")?.ok()?;
+            fleet.infer(0, "only-hub")?.ok()?;
             fleet.hub.kill()?;
             fleet.hub.start()?;
             answered_within(&fleet, BACK_WITHIN)?;
@@ -229,7 +229,7 @@ fn a_hub_that_lost_its_keys_is_found_again_by_a_dial_beside_the_silent_connectio
 
 fn answered_within(fleet: &Fleet, limit: Duration) -> Result<()> {
     wait::until_within("the hub answers again", limit, || {
-        let reply = fleet.ask(0, "only-hub")?;
+        let reply = fleet.infer(0, "only-hub")?;
         Ok((reply.status == 200).then_some(()))
     })
 }
@@ -332,7 +332,7 @@ fn a_device_whose_clock_is_behind_connects_after_a_restart_of_the_hub() {
             fleet.hub.start()?;
             fleet.agent.start()?;
             fleet.agent.wait_hub(true).with_context(|| format!("a device at {shift}"))?;
-            fleet.ask(0, "only-hub")?.ok()?;
+            fleet.infer(0, "only-hub")?.ok()?;
         }
         Ok(())
     });
@@ -366,7 +366,7 @@ fn a_hub_whose_clock_went_back_a_day_serves_enrols_and_renews() {
         }
         fleet.hub.start()?;
         fleet.agent.wait_hub(true)?;
-        fleet.ask(0, "only-hub")?.ok()?;
+        fleet.infer(0, "only-hub")?.ok()?;
         let attic = site.agent("attic")?;
         attic.enrol(&fleet.hub)?;
         // With the right clock again, its earlier certificates are valid.
@@ -410,7 +410,7 @@ fn two_months_later_a_device_renews_and_the_hub_enrols() {
     story(|site| {
         let Some(fleet) = woken_up(site, "+60d", "90d")? else { return Ok(()) };
         fleet.agent.wait_hub(true)?;
-        fleet.ask(0, "only-hub")?.ok()?;
+        fleet.infer(0, "only-hub")?.ok()?;
         let mut attic = site.agent("attic")?;
         shift_agent(&mut attic, "+60d");
         attic.enrol(&fleet.hub)?;
@@ -451,7 +451,7 @@ fn two_years_later_a_hub_enrols_and_a_device_in_grace_comes_back() {
 fn years_later(site: &Site, later: &str) -> Result<()> {
     let Some(fleet) = woken_up(site, later, "800d")? else { return Ok(()) };
     fleet.agent.wait_hub(true)?;
-    fleet.ask(0, "only-hub")?.ok()?;
+    fleet.infer(0, "only-hub")?.ok()?;
     let mut attic = site.agent("attic")?;
     shift_agent(&mut attic, later);
     attic.enrol(&fleet.hub)

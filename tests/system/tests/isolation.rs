@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use testkit::binaries::workspace;
-use testkit::{Agent, Ask, Hub, Input, Reply, Site, story, wait};
+use testkit::{Agent, Hub, InferOptions, Input, Reply, Site, story, wait};
 
 /// Input with the smallest 64-bit integer, whose quotient by -1 overflows.
 const POISON: [f32; 4] = [-9.3e18, 1.0, 2.0, 3.0];
@@ -40,7 +40,7 @@ fn folder(site: &Site, model: &str, version: u64, device: &str, full: &str) -> R
 }
 
 fn ask(agent: &Agent, model: &str, policy: &str, values: &[f32; 4]) -> Result<Reply> {
-    agent.client()?.infer(model, &[Input::fp32("x", &[1, 4], values)], &Ask::policy(policy))
+    agent.client()?.infer(model, &[Input::fp32("x", &[1, 4], values)], &InferOptions::policy(policy))
 }
 
 fn expect(agent: &Agent, model: &str, policy: &str, values: &[f32; 4]) -> Result<Reply> {

@@ -99,8 +99,8 @@ fn a_signal_that_means_nothing_ends_neither_daemon() {
                 ensure!(daemon.ended()?.is_none(), "{name} ended a daemon");
             }
         }
-        fleet.ask(0, "only-hub")?.ok()?;
-        fleet.ask(0, "only-device")?.ok()?;
+        fleet.infer(0, "only-hub")?.ok()?;
+        fleet.infer(0, "only-device")?.ok()?;
         // And the signal that does mean something still works.
         ensure!(fleet.agent.stop()?.success() && fleet.hub.stop()?.success(), "SIGTERM was lost");
         Ok(())
@@ -112,10 +112,10 @@ fn doctor_names_who_holds_the_port() {
     story(|site| {
         let mut agent = site.agent("kitchen")?;
         let held = TcpListener::bind("127.0.0.1:0")?;
-        agent.config().set("door.http", held.local_addr()?.to_string())?;
+        agent.config().set("inference.http", held.local_addr()?.to_string())?;
         let (checks, done) = doctor(&agent)?;
         let this = format!("process {}", std::process::id());
-        expect(&checks, "port", "failed", &["door.http", &this, "stop that one"])?;
+        expect(&checks, "port", "failed", &["inference.http", &this, "stop that one"])?;
         ensure!(done.code == Some(7), "exit code {:?}", done.code);
         Ok(())
     });
@@ -127,7 +127,7 @@ fn doctor_tells_the_agent_of_another_folder_from_its_own() {
         let hub = started_hub(site)?;
         let first = site.enrolled_agent(&hub, "first")?;
         let mut second = site.agent("second")?;
-        second.config().set("door.http", first.address("http")?)?;
+        second.config().set("inference.http", first.address("http")?)?;
         let (checks, _done) = doctor(&second)?;
         expect(&checks, "port", "failed", &["an agent with another state folder (device first)", "process "])?;
         expect(&checks, "agent", "warning", &["does not run on this state folder"])?;

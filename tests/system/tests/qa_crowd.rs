@@ -24,7 +24,7 @@ fn a_thousand_connections_without_a_certificate_cost_the_fleet_nothing() {
         let crowd = runtime.block_on(crowd(&token))?;
         ensure!(!crowd.is_empty(), "not one stranger got as far as a handshake");
         for index in 0..50 {
-            let reply = fleet.ask(index, "only-hub")?.ok()?;
+            let reply = fleet.infer(index, "only-hub")?.ok()?;
             ensure!(reply.parameter("place") == "hub", "{}", reply.json);
         }
         let resident = fleet.hub.daemon()?.resident_bytes()?;

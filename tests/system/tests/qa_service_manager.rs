@@ -24,7 +24,7 @@ fn a_service_manager_that_hangs_hangs_nobody() {
         fleet.agent.start()?;
         fleet.agent.wait_hub(true)?;
         for index in 0..50 {
-            fleet.ask(index, "only-hub")?.ok()?;
+            fleet.infer(index, "only-hub")?.ok()?;
         }
         ensure!(fleet.agent.stop()?.success(), "the agent did not stop cleanly");
         ensure!(fleet.hub.stop()?.success(), "the hub did not stop cleanly");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use testkit::{Ask, Fleet, Signal, story, wait};
+use testkit::{Fleet, InferOptions, Signal, story, wait};
 
 /// Maximum time to detect the silence: less than the idle timeout of the transport (30 s).
 const PATIENT: Duration = Duration::from_secs(20);
@@ -27,5 +27,5 @@ fn a_hub_that_falls_silent_is_not_waited_for() {
 }
 
 fn ask(fleet: &Fleet, policy: &str) -> Result<testkit::Reply> {
-    fleet.client()?.infer("digits", &[fleet.digits.input(1)], &Ask::policy(policy).within(PATIENT))
+    fleet.client()?.infer("digits", &[fleet.digits.input(1)], &InferOptions::policy(policy).within(PATIENT))
 }

@@ -13,11 +13,11 @@ fn a_revoked_device_is_cut_off_now_and_answers_alone() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
         fleet.agent.wait_hub(true)?;
-        fleet.ask(0, "only-hub")?.ok()?;
+        fleet.infer(0, "only-hub")?.ok()?;
         fleet.hub.run(["device", "revoke", "kitchen"])?.ok()?;
         fleet.agent.wait_hub(false)?;
         fleet.agent.wait_trouble(&["revoked"])?;
-        let refused = fleet.ask(0, "only-hub")?;
+        let refused = fleet.infer(0, "only-hub")?;
         ensure!(refused.status == 503, "only-hub answered {}: {}", refused.status, refused.json);
         fleet.expect_local(1)?;
         let device = fleet.hub.device("kitchen")?;
@@ -115,7 +115,7 @@ async fn greet(dialer: &Dialer, hub: &[String]) -> Result<Greeting> {
         models: Vec::new(),
         engines: Vec::new(),
     };
-    let asked = connection.ask(Priority::Control, &DeviceRequest::Hello(hello), &[]).await;
+    let asked = connection.request(Priority::Control, &DeviceRequest::Hello(hello), &[]).await;
     let answer = match asked {
         Ok((HubResponse::Welcome(_), _exchange)) => Greeting::Welcome,
         Ok((HubResponse::Refused(refusal), _exchange)) if refusal.code == RefusalCode::Revoked => Greeting::Revoked,

@@ -230,7 +230,7 @@ fn lost_keys_are_replaced_as_long_as_one_root_key_is_left() {
         fs::remove_dir_all(fleet.hub.folder().join("trust/online"))?;
         fleet.hub.start()?;
         fleet.agent.wait_hub(true)?;
-        fleet.ask(0, "only-hub")?.ok()?;
+        fleet.infer(0, "only-hub")?.ok()?;
         let warned = fleet.hub.run(["status"])?.ok()?.stdout;
         ensure!(warned.contains("cloud-hub trust rotate online"), "{warned}");
         trust(&fleet.hub, &["rotate", "online"])?;

@@ -118,7 +118,7 @@ fn a_version_without_a_threshold_needs_force_and_says_where_its_requests_go() {
         agent.wait_version("digits", 3)?;
         agent.wait_hub(true)?;
         let digits = testkit::Digits::load()?;
-        agent.client()?.infer("digits", &[digits.input(0)], &testkit::Ask::policy("cascade"))?.ok()?;
+        agent.client()?.infer("digits", &[digits.input(0)], &testkit::InferOptions::policy("cascade"))?.ok()?;
         let reasons = agent.status()?["models"][0]["reasons"].clone();
         let why = json!({"place": "hub", "reason": "not-calibrated", "answers": 1});
         ensure!(reasons.as_array().is_some_and(|reasons| reasons.contains(&why)), "{reasons}");

@@ -79,7 +79,7 @@ fn whatever_rots_while_the_hub_runs_is_named_with_the_verb_that_mends_it() {
                 ensure!(report.contains(word), "doctor does not say {word:?}: {report}");
             }
             // The hub continues to serve its loaded models.
-            fleet.ask(0, "only-hub")?.ok()?;
+            fleet.infer(0, "only-hub")?.ok()?;
             hub.push(&v1, &[])?.ok()?;
             wait_damaged(hub, 0)?;
             let (code, report) = doctor(hub)?;
@@ -147,7 +147,7 @@ fn what_was_damaged_at_the_start_is_mended_by_a_push_without_a_restart() {
             wait_damaged(&fleet.hub, 0)?;
             let told = warnings(&fleet.hub)?;
             ensure!(!told.contains("digits/1"), "a warning stays: {told}");
-            let asked = fleet.ask(0, "only-hub")?.ok()?;
+            let asked = fleet.infer(0, "only-hub")?.ok()?;
             ensure!(asked.parameter("place") == "hub", "{}", asked.json);
         }
         Ok(())

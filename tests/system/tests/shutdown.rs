@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use testkit::load::{Load, Summary};
-use testkit::{Ask, Fleet, story, wait};
+use testkit::{Fleet, InferOptions, story, wait};
 
 #[test]
 fn an_idle_agent_and_an_idle_hub_stop_cleanly() {
@@ -25,7 +25,8 @@ fn an_idle_agent_and_an_idle_hub_stop_cleanly() {
 fn an_agent_under_load_answers_what_it_took_and_refuses_the_rest() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
-        let load = Load::start(&fleet.client()?, &fleet.digits, &Ask::policy("only-device"), 3, Duration::ZERO);
+        let load =
+            Load::start(&fleet.client()?, &fleet.digits, &InferOptions::policy("only-device"), 3, Duration::ZERO);
         wait::until_true("the load runs", || Ok(load.sent() > 50))?;
         let ended = fleet.agent.stop()?;
         ensure!(ended.success(), "the agent ended with {ended}");
@@ -47,7 +48,7 @@ fn a_device_goes_on_when_the_hub_stops_under_load() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
         fleet.agent.wait_hub(true)?;
-        let load = Load::start(&fleet.client()?, &fleet.digits, &Ask::policy("prefer-hub"), 3, Duration::ZERO);
+        let load = Load::start(&fleet.client()?, &fleet.digits, &InferOptions::policy("prefer-hub"), 3, Duration::ZERO);
         wait::until_true("the load runs", || Ok(load.sent() > 50))?;
         let ended = fleet.hub.stop()?;
         ensure!(ended.success(), "the hub ended with {ended}");
@@ -64,7 +65,7 @@ fn a_hangup_under_load_reloads_the_log_filter_and_costs_no_request() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
         fleet.agent.wait_hub(true)?;
-        let load = Load::start(&fleet.client()?, &fleet.digits, &Ask::policy("prefer-hub"), 3, Duration::ZERO);
+        let load = Load::start(&fleet.client()?, &fleet.digits, &InferOptions::policy("prefer-hub"), 3, Duration::ZERO);
         wait::until_true("the load runs", || Ok(load.sent() > 50))?;
         for (agent_filter, hub_filter, expected) in [
             ("info,edge_agent=debug", "info,cloud_hub=debug", "log filter reloaded"),

@@ -128,7 +128,7 @@ fn agent_with_models(site: &Site, hub: &Hub) -> Result<Agent> {
     let mut agent = site.agent("kitchen")?;
     agent.config().set("models.types.policy", "only-device")?;
     agent.config().set("models.digits.policy", "only-device")?;
-    agent.config().set("door.socket", "agent.sock")?;
+    agent.config().set("inference.socket", "agent.sock")?;
     agent.enrol(hub)?;
     agent.start()?;
     agent.wait_version("digits", 1)?;
@@ -220,11 +220,11 @@ fn a_model_that_was_unloaded_answers_again_once_it_is_loaded() {
         ensure!(post("/v2/repository/models/digits/unload")?.status == 200, "unload");
         let (status, ready) = fleet.client()?.get("/v2/models/digits/ready")?;
         ensure!(status == 503, "{ready}");
-        let refused = fleet.ask(0, "only-device")?;
+        let refused = fleet.infer(0, "only-device")?;
         ensure!(refused.status == 503 && refused.json.to_string().contains("unloaded"), "{}", refused.json);
         // The hub still answers where the policy lets it.
         fleet.agent.wait_hub(true)?;
-        ensure!(fleet.ask(0, "prefer-device")?.ok()?.parameter("place") == "hub", "the hub helps");
+        ensure!(fleet.infer(0, "prefer-device")?.ok()?.parameter("place") == "hub", "the hub helps");
         ensure!(post("/v2/repository/models/digits/load")?.status == 200, "load");
         fleet.expect_local(1)?;
         let unknown = post("/v2/repository/models/nobody/load")?;
@@ -245,11 +245,11 @@ fn a_grpc_port_that_is_set_must_be_free_and_can_be_switched_off() {
             agent
         };
         let mut second = site.agent("second")?;
-        second.config().set("door.grpc", first.address("grpc")?)?;
+        second.config().set("inference.grpc", first.address("grpc")?)?;
         let mut daemon = second.spawn()?;
         wait::until_true("the second agent ends", || Ok(daemon.ended()?.is_some()))?;
-        ensure!(site.logs().contains("door.grpc"), "{}", site.logs());
-        second.config().set("door.grpc", "off")?;
+        ensure!(site.logs().contains("inference.grpc"), "{}", site.logs());
+        second.config().set("inference.grpc", "off")?;
         second.start()?;
         ensure!(second.address("grpc").is_err(), "gRPC is off");
         Ok(())

@@ -82,7 +82,7 @@ fn expect_stopped(pushed: &Finished) -> Result<()> {
 
 fn answers_from_the_hub(fleet: &Fleet) -> Result<()> {
     fleet.agent.wait_hub(true)?;
-    let reply = fleet.ask(0, "only-hub")?.ok()?;
+    let reply = fleet.infer(0, "only-hub")?.ok()?;
     ensure!(reply.parameter("place") == "hub", "the answer came from {:?}", reply.parameter("place"));
     Ok(())
 }

@@ -14,7 +14,7 @@ use onnx::{FLOAT, Graph, INT64, Size, node, tensor, tensor_type, value};
 use protocol::v1::{BlobRange, DeviceRequest, InferRequest, join_body};
 use testkit::author::blob_of;
 use testkit::tools::runs_long;
-use testkit::{Agent, Ask, Hub, Input, Site, story, wait};
+use testkit::{Agent, Hub, InferOptions, Input, Site, story, wait};
 use transport::{Alpn, Congestion, Connection, Dialer, DialerConfig, Exchange, Identity, Limits, Priority, Trust};
 use types::{DType, Digest, NamedTensor, Reason, Tensor};
 
@@ -154,7 +154,7 @@ fn responses_that_nobody_reads_stay_within_the_budget_of_the_hub() {
             let sizes = [1_i64, 2].iter().flat_map(|size| size.to_le_bytes()).collect();
             let sizes = Input { name: "s".into(), datatype: "INT64".into(), shape: vec![2], bytes: sizes };
             let inputs = [Input::fp32("x", &[1], &[2.0]), sizes];
-            client.infer("wide", &inputs, &Ask::policy("only-hub"))
+            client.infer("wide", &inputs, &InferOptions::policy("only-hub"))
         };
         ensure!(small()?.ok()?.output == [2.0, 2.0], "before");
         let before = hub.daemon()?.resident_bytes()?;

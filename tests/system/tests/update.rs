@@ -6,7 +6,7 @@ use anyhow::ensure;
 use testkit::author::ModelFolder;
 use testkit::digits::catalog;
 use testkit::load::{Load, Sample, Summary};
-use testkit::{Ask, Fleet, story, wait};
+use testkit::{Fleet, InferOptions, story, wait};
 
 #[test]
 fn a_push_reaches_the_device_and_the_hub_hears_of_it() {
@@ -30,7 +30,8 @@ fn a_push_reaches_the_device_and_the_hub_hears_of_it() {
 fn no_request_is_lost_or_answered_wrongly_during_the_switch() {
     story(|site| {
         let fleet = Fleet::serving_v1(site)?;
-        let load = Load::start(&fleet.client()?, &fleet.digits, &Ask::policy("only-device"), 3, Duration::ZERO);
+        let load =
+            Load::start(&fleet.client()?, &fleet.digits, &InferOptions::policy("only-device"), 3, Duration::ZERO);
         wait::until_true("the load runs", || Ok(load.sent() > 100))?;
         for version in 2..=4 {
             let folder = ModelFolder::copy(site, if version % 2 == 0 { "v2" } else { "v1" }, version)?;

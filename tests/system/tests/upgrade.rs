@@ -113,7 +113,7 @@ fn todays_programs_go_on_with_the_state_of_an_older_release() {
         fleet.hub.wait_connected("kitchen", true)?;
         ensure!(fs::read(fleet.agent.state_dir().join("identity/device.key"))? == key, "the device has another key");
         fleet.agent.wait_hub(true)?;
-        let asked = fleet.ask(0, "only-hub")?.ok()?;
+        let asked = fleet.infer(0, "only-hub")?.ok()?;
         ensure!(asked.parameter("place") == "hub" && asked.version() == 2, "{}", asked.json);
         // The version that an older release stored, then a new one signed with the older release's keys.
         fleet.hub.offer("digits", 3)?.ok()?;
@@ -246,7 +246,7 @@ fn work_together(agent_of: &Site, hub_of: &Site) -> Result<()> {
     let fleet = Fleet { hub, agent, digits: Digits::load()?.into() };
     fleet.expect_local(1)?;
     for policy in ["only-hub", "prefer-hub"] {
-        let asked = fleet.ask(0, policy)?.ok()?;
+        let asked = fleet.infer(0, policy)?.ok()?;
         ensure!(asked.parameter("place") == "hub", "{policy}: {}", asked.json);
     }
     let deferred = fleet.sweep("cascade", 64)?;

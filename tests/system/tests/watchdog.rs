@@ -114,11 +114,11 @@ fn an_engine_host_that_is_frozen_is_replaced_and_the_daemons_stay_alive() {
             let frozen = engine_host(daemon)?;
             freeze(frozen)?;
             manager.wait_alive("its engine host is frozen")?;
-            let refused = fleet.ask(0, policy)?;
+            let refused = fleet.infer(0, policy)?;
             ensure!(matches!(refused.status, 500..=599), "{policy}: {refused:?}");
             manager.wait_alive("a run in it does not come back")?;
             // Killed after the run limit and the grace; restarted at once.
-            wait::until_true("another host answers", || Ok(fleet.ask(0, policy)?.status == 200))?;
+            wait::until_true("another host answers", || Ok(fleet.infer(0, policy)?.status == 200))?;
             let daemon = if is_hub { fleet.hub.daemon()? } else { fleet.agent.daemon()? };
             ensure!(engine_host(daemon)? != frozen, "{policy}: the same process");
             let log = daemon.log()?;
@@ -140,12 +140,12 @@ fn a_daemon_whose_engine_hangs_inside_of_it_does_not_feed_its_watchdog() {
         let library = runtime::with_fault(site, &Fault { version: 99, end: "abort()", hang: Some(&hang) })?;
         let (mut fleet, managers) = watched(site, "none", 2_000_000, Some(&library))?;
         for policy in ["only-device", "only-hub"] {
-            fleet.ask(0, policy)?.ok()?;
+            fleet.infer(0, policy)?.ok()?;
         }
         fs::write(&hang, b"")?;
         // One request each, whose sender gives up: no request waits when the watchdog must act.
         for policy in ["only-device", "only-hub"] {
-            let refused = fleet.ask(0, policy)?;
+            let refused = fleet.infer(0, policy)?;
             ensure!(matches!(refused.status, 500..=599), "{policy}: {refused:?}");
         }
         let unfed = |daemon: &Daemon| Ok::<_, anyhow::Error>(daemon.log()?.matches(UNFED).count());

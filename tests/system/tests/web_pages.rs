@@ -15,8 +15,8 @@ const FRIEND: &str = "https://app.example";
 
 fn agent(site: &Site, origins: Vec<String>) -> Result<Agent> {
     let mut agent = site.agent("kitchen")?;
-    agent.config().set("door.hosts", vec!["kitchen.lan".to_owned(), "hall.lan:8000".to_owned()])?;
-    agent.config().set("door.origins", origins)?;
+    agent.config().set("inference.hosts", vec!["kitchen.lan".to_owned(), "hall.lan:8000".to_owned()])?;
+    agent.config().set("inference.origins", origins)?;
     agent.start()?;
     Ok(agent)
 }
@@ -81,7 +81,7 @@ fn only_names_of_this_device_are_answered() {
             ] {
                 let reply = with(host)?;
                 ensure!(matches!(reply.status, 400 | 403), "{line}, {host:?}: {reply:?}");
-                ensure!(reply.status == 400 || reply.body.contains("door.hosts"), "{line}, {host:?}: {reply:?}");
+                ensure!(reply.status == 400 || reply.body.contains("inference.hosts"), "{line}, {host:?}: {reply:?}");
             }
             let none = ask(&address, line, &[JSON])?;
             ensure!(none.status == 400 && none.body.contains("Host"), "{line}, no host: {none:?}");
@@ -132,7 +132,10 @@ fn foreign_pages_are_refused_and_configured_ones_are_served() {
             ];
             for headers in foreign {
                 let reply = with(headers)?;
-                ensure!(reply.status == 403 && reply.body.contains("door.origins"), "{line}, {headers:?}: {reply:?}");
+                ensure!(
+                    reply.status == 403 && reply.body.contains("inference.origins"),
+                    "{line}, {headers:?}: {reply:?}"
+                );
                 ensure!(reply.header("access-control-allow-origin").is_none(), "{line}, {headers:?}: {reply:?}");
             }
             let own: [&[&str]; 4] =

@@ -11,7 +11,7 @@ use testkit::author::ModelFolder;
 use testkit::binaries::ONNXRUNTIME_ENV;
 use testkit::digits::{catalog, top1};
 use testkit::load::{Load, Summary};
-use testkit::{Agent, Ask, Digits, Hub, Site, skip, story, wait};
+use testkit::{Agent, Digits, Hub, InferOptions, Site, skip, story, wait};
 
 /// Number of digits that both engines process.
 const COUNT: usize = 200;
@@ -45,7 +45,7 @@ fn a_gpu_gives_the_answers_of_onnx_runtime_and_does_without_it() {
             let mut same = 0;
             for index in 0..COUNT {
                 let ask = |agent: &Agent| {
-                    agent.client()?.infer("digits", &[digits.input(index)], &Ask::policy("only-device"))?.ok()
+                    agent.client()?.infer("digits", &[digits.input(index)], &InferOptions::policy("only-device"))?.ok()
                 };
                 let (theirs, ours) = (ask(&ort)?, ask(&gpu)?);
                 ensure!(theirs.parameter("engine") == "ort" && ours.parameter("engine") == "wgpu", "{}", ours.json);
@@ -70,7 +70,8 @@ fn a_pushed_update_is_taken_on_the_gpu_and_compiled_kernels_outlive_a_restart() 
         agent.enrol(&hub)?;
         agent.start()?;
         agent.wait_version("digits", 1)?;
-        let load = Load::start(&agent.client()?, &digits, &Ask::policy("only-device"), 2, Duration::from_millis(5));
+        let load =
+            Load::start(&agent.client()?, &digits, &InferOptions::policy("only-device"), 2, Duration::from_millis(5));
         wait::until_true("the load runs", || Ok(load.sent() > 20))?;
         hub.push(&catalog().join("v2"), &[])?.ok()?;
         agent.wait_version("digits", 2)?;
@@ -106,7 +107,7 @@ fn a_lost_gpu_costs_no_request_and_onnx_runtime_takes_over() {
             agent.wait_version("digits", version)?;
             agent.wait_hub(true)?;
             expect_engine(&agent, "wgpu")?;
-            let load = Load::start(&agent.client()?, &digits, &Ask::policy(policy), 3, Duration::ZERO);
+            let load = Load::start(&agent.client()?, &digits, &InferOptions::policy(policy), 3, Duration::ZERO);
             wait::until_true("ONNX Runtime serves", || Ok(agent.status()?["models"][0]["engine"] == "ort"))?;
             let after = load.sent();
             wait::until_true("the load goes on", || Ok(load.sent() > after + 100))?;
@@ -146,7 +147,8 @@ fn a_gpu_that_comes_back_takes_its_models_back() {
             agent.start()?;
             agent.wait_version("digits", 1)?;
             agent.wait_hub(true)?;
-            let load = Load::start(&agent.client()?, &digits, &Ask::policy(policy), 2, Duration::from_millis(1));
+            let load =
+                Load::start(&agent.client()?, &digits, &InferOptions::policy(policy), 2, Duration::from_millis(1));
             let counted =
                 |metric: &str| -> Result<bool> { Ok(agent.metrics()?.sum(metric, &[("engine", "wgpu")]) >= 1.0) };
             wait::until_true("the GPU is lost", || counted("sanderling_engine_failovers_total"))?;
@@ -246,7 +248,7 @@ fn gpu_agent(site: &Site, name: &str, form: &str, engines: &[&str]) -> Result<Ag
 /// Checks that the agent serves locally, with this engine.
 fn expect_engine(agent: &Agent, engine: &str) -> Result<()> {
     let digit = Digits::load()?.input(0);
-    let reply = agent.client()?.infer("digits", &[digit], &Ask::policy("only-device"))?.ok()?;
+    let reply = agent.client()?.infer("digits", &[digit], &InferOptions::policy("only-device"))?.ok()?;
     ensure!(reply.parameter("engine") == engine, "{engine} should answer: {}", reply.json);
     Ok(())
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use testkit::binaries::workspace;
 use testkit::digits::catalog;
 use testkit::load::{Load, Summary};
-use testkit::{Agent, Ask, Digits, Hub, Input, Reply, Site, skip, story, wait};
+use testkit::{Agent, Digits, Hub, InferOptions, Input, Reply, Site, skip, story, wait};
 
 /// Number of times that the process is killed under load.
 const KILLS: usize = 3;
@@ -94,7 +94,11 @@ fn send(pid: u32, signal: Signal) -> Result<()> {
 }
 
 fn relu(agent: &Agent, model: &str) -> Result<Reply> {
-    agent.client()?.infer(model, &[Input::fp32("x", &[1, 4], &[-1.0, 0.0, 1.0, 2.0])], &Ask::policy("only-device"))
+    agent.client()?.infer(
+        model,
+        &[Input::fp32("x", &[1, 4], &[-1.0, 0.0, 1.0, 2.0])],
+        &InferOptions::policy("only-device"),
+    )
 }
 
 fn expect(agent: &Agent, model: &str, engine: &str) -> Result<()> {
@@ -108,7 +112,8 @@ fn a_gpu_process_that_is_killed_under_load_costs_no_request() {
     story(|site| {
         let Some((_hub, agent)) = fleet(site, "30s")? else { return Ok(()) };
         let digits = Arc::new(Digits::load()?);
-        let load = Load::start(&agent.client()?, &digits, &Ask::policy("only-device"), 2, Duration::from_millis(2));
+        let load =
+            Load::start(&agent.client()?, &digits, &InferOptions::policy("only-device"), 2, Duration::from_millis(2));
         for _kill in 0..KILLS {
             let before = load.sent();
             wait::until_true("the load runs", || Ok(load.sent() > before + 20))?;
@@ -133,7 +138,7 @@ fn a_gpu_process_that_hangs_is_replaced_and_no_other_engine_waits_for_it() {
     story(|site| {
         let Some((_hub, agent)) = fleet(site, "2s")? else { return Ok(()) };
         let digits = Arc::new(Digits::load()?);
-        let ask = || agent.client()?.infer("digits", &[digits.input(0)], &Ask::policy("only-device"));
+        let ask = || agent.client()?.infer("digits", &[digits.input(0)], &InferOptions::policy("only-device"));
         let frozen = wait::until("the process runs", || host(&agent, "digits"))?;
         send(frozen, Signal::STOP)?;
         let refused = ask()?;

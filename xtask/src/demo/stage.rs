@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use testkit::{Agent, Ask, Binaries, Digits, Hub, Reply, Site};
+use testkit::{Agent, Binaries, Digits, Hub, InferOptions, Reply, Site};
 
 /// Names of the two devices.
 pub(super) const DEVICES: [&str; 2] = ["kitchen", "attic"];
@@ -64,9 +64,9 @@ impl Stage {
     }
 
     /// Sends the first digit to the first device.
-    pub(super) fn ask(&self, policy: &str) -> Result<Reply> {
+    pub(super) fn infer(&self, policy: &str) -> Result<Reply> {
         let agent = self.agents.first().context("a device")?;
-        agent.client()?.infer("digits", &[self.digits.input(0)], &Ask::policy(policy))
+        agent.client()?.infer("digits", &[self.digits.input(0)], &InferOptions::policy(policy))
     }
 
     /// Returns the sum of a counter over all devices.
@@ -85,7 +85,7 @@ impl Stage {
     pub(super) fn leave_running(&mut self) -> Result<()> {
         self.site.keep();
         let agent = self.agents.first().context("a device")?;
-        let (door, metrics) = (agent.address("http")?, agent.address("metrics")?);
+        let (http, metrics) = (agent.address("http")?, agent.address("metrics")?);
         let folder = self.site.folder().display().to_string();
         let image = self.site.folder().join("digit.npy");
         fs::write(&image, self.digits.npy(0)).with_context(|| format!("write {}", image.display()))?;
@@ -99,7 +99,7 @@ impl Stage {
         println!("   cloud-hub model status digits");
         println!("   edge-agent status --config {folder}/kitchen/agent.toml");
         println!("   edge-agent infer digits --npy {} --config {folder}/kitchen/agent.toml", image.display());
-        println!("   curl http://{door}/v2/models/digits");
+        println!("   curl http://{http}/v2/models/digits");
         println!("   curl http://{metrics}/metrics");
         println!("\nThe digit is a {}. To stop them:\n", self.digits.label(0));
         let mut pids = vec![leave(self.hub.daemon()?)];

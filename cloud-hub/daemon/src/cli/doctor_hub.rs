@@ -28,7 +28,7 @@ const MEND: &str = "push that version again: cloud-hub model push FOLDER --keys 
 /// Asks the running hub for its warnings.
 pub(super) fn warnings(config: &HubConfig, folder: &Folder) -> Vec<Check> {
     const NAME: &str = "hub's warnings";
-    let asked = machine::running(config, folder).and_then(|client| client.ask::<Status>(&()));
+    let asked = machine::running(config, folder).and_then(|client| client.get::<Status>(&()));
     match asked {
         // A damaged file has a check of its own, which reads every file.
         Ok(status) => {

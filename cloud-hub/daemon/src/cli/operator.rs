@@ -149,13 +149,13 @@ fn shown(list: &OperatorList) -> String {
 fn revoke(args: &RevokeArgs) -> Result<(), CliError> {
     let revoked = match &args.config {
         Some(config) => match machine::reach(&super::config::read(config)?)? {
-            Reached::Running(client) => client.ask::<RevokeOperator>(&args.name)?,
+            Reached::Running(client) => client.get::<RevokeOperator>(&args.name)?,
             Reached::Stopped(folder) => super::init::with_store(&folder, async |store| {
                 // On the hub's own machine nobody is locked out: a new operator is made without a token.
                 Operators::new(store).revoke(&Caller::machine(), &args.name, clock::unix_ms()).await
             })?,
         },
-        None => args.operate.client(own_hub)?.ask::<RevokeOperator>(&args.name)?,
+        None => args.operate.client(own_hub)?.get::<RevokeOperator>(&args.name)?,
     };
     let told = |revoked: &OperatorRevoked| format!("operator {:?} is revoked, {} tokens", revoked.name, revoked.tokens);
     Ok(args.operate.output().print(&revoked, told)?)

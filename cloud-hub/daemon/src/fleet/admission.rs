@@ -1,7 +1,7 @@
 //! Admission of connections: a connection is judged by the record of its device before anything is served on it.
 //!
 //! Fed by [`crate::servers::gateway`] with the certificate that a device has shown; [`hub_core::authorise`] decides. While a
-//! [`Seat`] is held, the device counts as connected.
+//! [`Admitted`] is held, the device counts as connected.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -54,15 +54,15 @@ impl NotAdmitted {
 /// Service for an admitted device.
 #[derive(Debug)]
 pub enum Entry {
-    /// Everything, as long as the seat is held.
-    Seated(Seat),
+    /// Everything, as long as the guard is held.
+    Admitted(Admitted),
     /// The renewal of its certificate, which has expired, and nothing else.
     RenewalOnly,
 }
 
-/// An admitted device's seat: as long as it is held, the device counts as connected.
+/// Guard of an admitted device: as long as it is held, the device counts as connected.
 #[derive(Debug)]
-pub struct Seat {
+pub struct Admitted {
     /// Name of the device.
     pub device: DeviceId,
     /// Number of the connection.
@@ -72,7 +72,7 @@ pub struct Seat {
     fleet: Arc<Fleet>,
 }
 
-impl Drop for Seat {
+impl Drop for Admitted {
     fn drop(&mut self) {
         let mut inner = self.fleet.inner();
         inner.live.remove(&self.id);
@@ -103,7 +103,7 @@ impl Fleet {
         }
         let id = ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed));
         let not_after_unix_s = presented.not_after_unix_s;
-        let seat = Seat { device: presented.id.clone(), id, not_after_unix_s, fleet: Arc::clone(self) };
+        let admitted = Admitted { device: presented.id.clone(), id, not_after_unix_s, fleet: Arc::clone(self) };
         let earlier = {
             let mut inner = self.inner();
             inner.live.insert(id, connection.clone());
@@ -115,9 +115,9 @@ impl Fleet {
         if let Some(earlier) = earlier {
             earlier.close(CloseCode::Replaced, "this device has connected anew");
         }
-        // Revoked between the first look and the seat: the revocation did not find this connection to close it.
+        // Revoked between the first look and the admission: the revocation did not find this connection to close it.
         match self.judge(presented).await? {
-            Service::All => Ok(Entry::Seated(seat)),
+            Service::All => Ok(Entry::Admitted(admitted)),
             Service::RenewalOnly => Ok(Entry::RenewalOnly),
         }
     }

@@ -6,28 +6,28 @@ use std::net::SocketAddr;
 
 use hub_core::fleet::{Cloned, Replaced, Sighting};
 
-use super::{Fleet, Seat};
+use super::{Admitted, Fleet};
 use crate::api::ClonedView;
 use crate::clock;
 
 impl Fleet {
-    /// Notes which process of an agent greets over a seat's connection, where the agent says so. Returns the address of
+    /// Notes which process of an agent greets over the connection of an admitted device, where the agent says so. Returns the address of
     /// another machine with the same identity, as long as that is known.
     ///
     /// # Errors
     /// When the connection was replaced by a newer one.
-    pub fn sighted(&self, seat: &Seat, instance: Option<u64>) -> Result<Option<SocketAddr>, Replaced> {
+    pub fn sighted(&self, admitted: &Admitted, instance: Option<u64>) -> Result<Option<SocketAddr>, Replaced> {
         let Some(instance) = instance else { return Ok(None) };
         let now = clock::unix_s();
         let mut inner = self.inner();
-        let address = inner.live.get(&seat.id).map(transport::Connection::remote_addr);
-        let address = address.ok_or_else(|| Replaced(seat.device.clone()))?;
-        let log = inner.fleet.sighted(&seat.device, seat.id, Sighting { instance, address }, now)?;
-        let cloned = inner.fleet.device(&seat.device).and_then(|device| device.cloned.clone());
+        let address = inner.live.get(&admitted.id).map(transport::Connection::remote_addr);
+        let address = address.ok_or_else(|| Replaced(admitted.device.clone()))?;
+        let log = inner.fleet.sighted(&admitted.device, admitted.id, Sighting { instance, address }, now)?;
+        let cloned = inner.fleet.device(&admitted.device).and_then(|device| device.cloned.clone());
         drop(inner);
         if let Some(Cloned { addresses: [one, other], .. }) = log {
             tracing::warn!(
-                device = %seat.device,
+                device = %admitted.device,
                 %one,
                 %other,
                 "two machines use the identity of one device: enrol one of them under another name, with its identity \

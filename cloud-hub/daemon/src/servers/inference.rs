@@ -35,7 +35,7 @@ use crate::operators::{NotAnOperator, Operators};
 use crate::registry::Registry;
 use crate::workers::Workers;
 use crate::workers::load::Loader;
-use crate::workers::pool::{Ask, NoAnswer, Pool};
+use crate::workers::pool::{Pool, PoolError, PoolRequest};
 
 /// Name and version of the hub in its metadata.
 const IDENTITY: Identity = Identity {
@@ -232,7 +232,7 @@ impl InferenceService for HubService {
         let current = self.parts.registry.current(&model);
         let pool = self.parts.workers.pool(&model, version, current).ok_or_else(|| unloaded(&model, version))?;
         let deadline = deadline.and_then(|deadline| arrived.checked_add(deadline));
-        let ask = Ask { caller, inputs, outputs, deadline };
+        let ask = PoolRequest { caller, inputs, outputs, deadline };
         let answer = pool.infer(ask).await.map_err(refused)?;
         let facts = pool.facts();
         let timings =
@@ -336,23 +336,23 @@ fn unloaded(model: &ModelName, version: Option<Version>) -> InferenceError {
 }
 
 /// Converts an error of a pool.
-fn refused(error: NoAnswer) -> InferenceError {
+fn refused(error: PoolError) -> InferenceError {
     match error {
-        NoAnswer::Mismatch(mismatch) => InferenceError::with_advice(ErrorCode::BadInput, mismatch),
-        NoAnswer::Input(fault) => InferenceError::new(ErrorCode::BadInput, fault),
-        NoAnswer::Busy { retry_after } => {
+        PoolError::Mismatch(mismatch) => InferenceError::with_advice(ErrorCode::BadInput, mismatch),
+        PoolError::Input(fault) => InferenceError::new(ErrorCode::BadInput, fault),
+        PoolError::Busy { retry_after } => {
             let error = InferenceError::with_advice(ErrorCode::HubBusy, "too many requests are waiting");
             error.retry_after(retry_after.unwrap_or(serving::refusal::RETRY_AFTER))
         }
-        NoAnswer::Deadline => {
+        PoolError::Deadline => {
             let fact = "the deadline passed before the model returned its outputs";
             InferenceError::new(ErrorCode::DeadlineExceeded, format!("{fact}: allow more time with deadline_ms"))
         }
-        NoAnswer::Stopped => {
+        PoolError::Stopped => {
             let error = InferenceError::with_advice(ErrorCode::HubBusy, "the model is being replaced");
             error.retry_after(serving::refusal::RETRY_AFTER)
         }
-        NoAnswer::Failed(error) => {
+        PoolError::Failed(error) => {
             tracing::warn!(error = telemetry::chain(&error), "the hub's model gave no answer");
             InferenceError::with_advice(ErrorCode::HubFailed, "the model gave no answer")
         }

@@ -38,7 +38,7 @@ pub struct PoolFacts {
 
 /// Request of a caller.
 #[derive(Debug)]
-pub struct Ask {
+pub struct PoolRequest {
     /// Device that asks, by its certificate.
     pub caller: Caller,
     /// Input tensors by name.
@@ -62,7 +62,7 @@ pub struct Answer {
 
 /// Error of a request.
 #[derive(Debug, thiserror::Error)]
-pub enum NoAnswer {
+pub enum PoolError {
     /// The inputs do not fit the model.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
@@ -178,11 +178,11 @@ impl Pool {
     /// Answers one request in its turn.
     ///
     /// # Errors
-    /// [`NoAnswer`] says why not.
+    /// [`PoolError`] says why not.
     ///
     /// # Cancel safety
     /// Dropping the future takes the request out of the line, or stops its run between two nodes.
-    pub async fn infer(&self, ask: Ask) -> Result<Answer, NoAnswer> {
+    pub async fn infer(&self, ask: PoolRequest) -> Result<Answer, PoolError> {
         // Before it takes a place: what cannot be answered must not keep others waiting.
         self.handle.signature().check_inputs(&ask.inputs)?;
         self.handle.signature().check_outputs(ask.outputs.iter().map(String::as_str))?;
@@ -202,8 +202,8 @@ impl Pool {
         };
         match called {
             Ok(Turn::Run) => {}
-            Ok(Turn::Expired) => return Err(NoAnswer::Deadline),
-            Err(_let_go) => return Err(NoAnswer::Stopped),
+            Ok(Turn::Expired) => return Err(PoolError::Deadline),
+            Err(_let_go) => return Err(PoolError::Stopped),
         }
         let started = Instant::now();
         place.since = started;
@@ -211,19 +211,19 @@ impl Pool {
         let deadline = [ask.deadline, limit].into_iter().flatten().min();
         let outcome = self.handle.infer(ask.inputs, ask.outputs, deadline).await;
         drop(place);
-        let outcome = outcome.map_err(NoAnswer::from)?;
+        let outcome = outcome.map_err(PoolError::from)?;
         let queue = started.duration_since(asked) + outcome.queue;
         Ok(Answer { outputs: outcome.outputs, queue, compute: outcome.compute })
     }
 
-    fn queue_up(&self, request: Request, now: Instant) -> Result<(Place<'_>, oneshot::Receiver<Turn>), NoAnswer> {
+    fn queue_up(&self, request: Request, now: Instant) -> Result<(Place<'_>, oneshot::Receiver<Turn>), PoolError> {
         let (call, turn) = oneshot::channel();
         let mut line = self.line();
         let job = line.admission.submit(request, now).map_err(|refused| match refused {
             NotAdmitted::Busy { retry_after } | NotAdmitted::DeviceBusy { retry_after } => {
-                NoAnswer::Busy { retry_after: Some(retry_after) }
+                PoolError::Busy { retry_after: Some(retry_after) }
             }
-            NotAdmitted::Expired => NoAnswer::Deadline,
+            NotAdmitted::Expired => PoolError::Deadline,
         })?;
         line.waiting.insert(job, call);
         line.call_next(now);
@@ -276,7 +276,7 @@ impl Drop for Place<'_> {
     }
 }
 
-impl From<InferError> for NoAnswer {
+impl From<InferError> for PoolError {
     fn from(error: InferError) -> Self {
         match error {
             InferError::Busy { .. } => Self::Busy { retry_after: None },
@@ -319,9 +319,9 @@ mod tests {
         Arc::new(Pool::new(facts, handle, &inference, &gateway))
     }
 
-    fn ask(device: &str, deadline: Option<Duration>) -> Ask {
+    fn ask(device: &str, deadline: Option<Duration>) -> PoolRequest {
         let tensor = Tensor::from_f32(vec![1, 1], &[1.0]).unwrap();
-        Ask {
+        PoolRequest {
             caller: Caller::Device(device.parse().unwrap()),
             inputs: vec![NamedTensor { name: "x".to_owned(), tensor }],
             outputs: Vec::new(),
@@ -361,12 +361,12 @@ mod tests {
         // A device has its share of the line, the line has its end.
         for device in ["a", "b", "c"] {
             let answer = pool.infer(ask(device, Some(Duration::ZERO))).await;
-            assert!(matches!(answer, Err(NoAnswer::Deadline)), "{answer:?}");
+            assert!(matches!(answer, Err(PoolError::Deadline)), "{answer:?}");
         }
-        assert!(matches!(pool.infer(ask("a", None)).await, Err(NoAnswer::Busy { retry_after: Some(_) })));
+        assert!(matches!(pool.infer(ask("a", None)).await, Err(PoolError::Busy { retry_after: Some(_) })));
         let last = ["b", "c", "d", "e", "f", "g"].map(spawn);
         until(|| pool.load() == (8, 1)).await;
-        assert!(matches!(pool.infer(ask("h", None)).await, Err(NoAnswer::Busy { retry_after: Some(_) })));
+        assert!(matches!(pool.infer(ask("h", None)).await, Err(PoolError::Busy { retry_after: Some(_) })));
         gate.open();
         for task in [running].into_iter().chain(last).chain(waiting) {
             task.await.unwrap().unwrap();
@@ -404,7 +404,7 @@ mod tests {
         until(|| pool.load() == (0, 1)).await;
         // Nothing else moves: the session is held at the gate all the while.
         let late = pool.infer(ask("a", Some(Duration::from_millis(20)))).await;
-        assert!(matches!(late, Err(NoAnswer::Deadline)), "{late:?}");
+        assert!(matches!(late, Err(PoolError::Deadline)), "{late:?}");
         assert_eq!(pool.load(), (0, 1));
         gate.open();
         running.await.unwrap().unwrap();
@@ -414,6 +414,6 @@ mod tests {
     async fn an_input_that_does_not_fit_takes_no_place() {
         let pool = pool(&FakeEngine::new(2), 10, 10);
         let answer = pool.infer(ask("a", None)).await;
-        assert!(matches!(answer, Err(NoAnswer::Mismatch(_))), "{answer:?}");
+        assert!(matches!(answer, Err(PoolError::Mismatch(_))), "{answer:?}");
     }
 }

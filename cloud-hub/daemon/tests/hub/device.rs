@@ -35,7 +35,7 @@ impl Device {
         request: &DeviceRequest,
         body: &[Bytes],
     ) -> Result<(HubResponse, Exchange), ExchangeError> {
-        let asking = self.connection.ask(Priority::Control, request, body);
+        let asking = self.connection.request(Priority::Control, request, body);
         tokio::time::timeout(PATIENCE, asking).await.unwrap()
     }
 
@@ -160,7 +160,7 @@ pub(super) async fn enrol(token: &JoinToken, key: &DeviceKey) -> Result<Enrolled
         csr_der: key.csr_der().unwrap(),
         agent_version: "0.1.0".to_owned(),
     };
-    let asked = connection.ask::<_, EnrolResponse>(Priority::Control, &request, &[]);
+    let asked = connection.request::<_, EnrolResponse>(Priority::Control, &request, &[]);
     match tokio::time::timeout(PATIENCE, asked).await.unwrap().unwrap().0 {
         EnrolResponse::Enrolled(enrolled) => Ok(enrolled),
         EnrolResponse::Refused(refusal) => Err(refusal.code),

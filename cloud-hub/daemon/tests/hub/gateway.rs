@@ -213,7 +213,7 @@ async fn a_machine_without_a_certificate_is_served_nothing_but_enrolment() {
     let token = site.token("kitchen").await;
     let connection = dialer(&token, None, Trust::CaFingerprint(token.ca)).dial(&token.hub).await.unwrap();
     let request = DeviceRequest::Metadata { name: "timestamp.json".to_owned(), bytes_max: 1000 };
-    let asked = connection.ask::<_, HubResponse>(Priority::Control, &request, &[]).await;
+    let asked = connection.request::<_, HubResponse>(Priority::Control, &request, &[]).await;
     assert!(asked.is_err(), "{asked:?}");
     let reason: CloseReason = tokio::time::timeout(PATIENCE, connection.closed()).await.unwrap();
     assert_eq!(reason.code(), Some(CloseCode::Done), "{reason}");

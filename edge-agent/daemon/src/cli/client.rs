@@ -1,4 +1,4 @@
-//! Asks the running agent over its own door.
+//! Asks the running agent over its own HTTP server.
 
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -20,13 +20,13 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Largest answer that is read: all outputs at their limit, and their JSON.
 const ANSWER_BYTES_MAX: u64 = TENSOR_BYTES_MAX as u64 + 4 * 1024 * 1024;
 
-/// The door of the running agent.
+/// HTTP server of the running agent.
 pub(super) struct Client {
     base: String,
     agent: Agent,
 }
 
-/// An answer of the door.
+/// Response of the server.
 pub(super) struct Answer {
     pub(super) status: u16,
     /// The header that tells JSON from tensors.
@@ -35,7 +35,7 @@ pub(super) struct Answer {
 }
 
 impl Client {
-    /// The named door; else that of the agent on the configured state folder, which may be starting; else the configured
+    /// The named server; else that of the agent on the configured state folder, which may be starting; else the configured
     /// address.
     pub(super) fn new(url: Option<&str>, context: &Context) -> Result<Self, CliError> {
         let base = match url {
@@ -47,7 +47,7 @@ impl Client {
             None => {
                 let config = context.configuration()?;
                 let folder = folder_of(&config);
-                let address = || folder.read_listening().map_or(config.door.http, |listening| listening.http);
+                let address = || folder.read_listening().map_or(config.inference.http, |listening| listening.http);
                 let is_up = || TcpStream::connect_timeout(&dialled(address()), CONNECT_WITHIN).is_ok();
                 let is_starting = || StateLock::holder(folder.root()).is_some() && folder.read_listening().is_none();
                 let is_up = console::until_up("the agent", "run", is_up, is_starting);
@@ -64,7 +64,7 @@ impl Client {
         Ok(Self::to(base, ANSWER_WITHIN))
     }
 
-    /// The door at an address, without waiting for an agent that is starting, or for long: whoever listens there may be
+    /// The server at an address, without waiting for an agent that is starting, or for long: whoever listens there may be
     /// no agent.
     pub(super) fn probe(address: SocketAddr) -> Self {
         Self::to(format!("http://{}", dialled(address)), CONNECT_WITHIN)
@@ -131,7 +131,7 @@ struct Away {
 }
 
 impl Answer {
-    /// The answer, if it is one; else what the door said, with the exit code of its status.
+    /// The answer, if it is one; else what the server said, with the exit code of its status.
     pub(super) fn good(self) -> Result<Self, CliError> {
         if self.status == 200 {
             return Ok(self);

@@ -115,13 +115,13 @@ fn udp_buffers() -> Check {
 }
 
 /// A warning if the hub said that another machine uses this device's identity.
-fn cloned(status: &crate::board::Status) -> Option<Check> {
+fn cloned(status: &crate::status::Status) -> Option<Check> {
     let address = status.hub.identity_also_at.as_ref()?;
     let found = format!("another machine uses the identity of this device: {address}");
-    Some(Check::warning("clone", found, crate::board::CLONE_ADVICE))
+    Some(Check::warning("clone", found, crate::status::CLONE_ADVICE))
 }
 
-fn running_hub(status: &crate::board::Status) -> Check {
+fn running_hub(status: &crate::status::Status) -> Check {
     const NAME: &str = "hub";
     let hub = &status.hub;
     if hub.state == "online" {

@@ -11,10 +11,10 @@ use edge_core::update::{Failure, FailureKind};
 use store::{LockError, SledStore, Store, Table, owner};
 use types::{ModelName, Version};
 
-use crate::board::{ModelStatus, Status, UnreadableRecord};
 use crate::config::AgentConfig;
 use crate::records::{self, v1};
 use crate::state::Folder;
+use crate::status::{ModelStatus, Status, UnreadableRecord};
 use crate::updater::read_slots;
 
 /// A version that this device does not try again by itself.

@@ -11,9 +11,9 @@ use service::doctor;
 
 use super::client::Client;
 use super::status;
-use crate::board::Status;
 use crate::config::AgentConfig;
 use crate::state::Folder;
+use crate::status::Status;
 
 /// Returns what the agent on this state folder says of itself; `None` when none runs there.
 ///
@@ -29,14 +29,14 @@ pub(super) fn checks(config: &AgentConfig, running: Option<&Status>) -> Vec<Chec
     if running.is_some() {
         return Vec::new();
     }
-    let grpc = config.door.grpc_address().map(|address| {
-        let check = doctor::port("door.grpc", Protocol::Tcp, address, holder);
+    let grpc = config.inference.grpc_address().map(|address| {
+        let check = doctor::port("inference.grpc", Protocol::Tcp, address, holder);
         // The agent serves without gRPC where nobody set the port and another program has it.
-        if config.door.grpc.is_none() { check.not_fatal() } else { check }
+        if config.inference.grpc.is_none() { check.not_fatal() } else { check }
     });
-    let ports = [("door.http", config.door.http), ("metrics.listen", config.metrics.listen)];
+    let ports = [("inference.http", config.inference.http), ("metrics.listen", config.metrics.listen)];
     let checked = ports.into_iter().map(|(field, address)| doctor::port(field, Protocol::Tcp, address, holder));
-    checked.chain(grpc).chain(config.door.socket.as_deref().map(socket)).collect()
+    checked.chain(grpc).chain(config.inference.socket.as_deref().map(socket)).collect()
 }
 
 /// Checks that the Unix socket can be bound.
@@ -44,14 +44,19 @@ fn socket(path: &Path) -> Check {
     const NAME: &str = "socket";
     let shown = path.display();
     if UnixStream::connect(path).is_ok() {
-        let found = format!("door.socket {shown} is held by another program");
-        return Check::failed(NAME, ExitKind::Conflict, found, "stop that one, or set door.socket to another path");
+        let found = format!("inference.socket {shown} is held by another program");
+        return Check::failed(
+            NAME,
+            ExitKind::Conflict,
+            found,
+            "stop that one, or set inference.socket to another path",
+        );
     }
     match path.parent() {
-        Some(folder) if folder.is_dir() => Check::ok(NAME, format!("door.socket {shown} is free")),
+        Some(folder) if folder.is_dir() => Check::ok(NAME, format!("inference.socket {shown} is free")),
         Some(_) | None => {
-            let found = format!("the folder of door.socket {shown} does not exist");
-            Check::failed(NAME, ExitKind::Storage, found, "create the folder, or set door.socket to another path")
+            let found = format!("the folder of inference.socket {shown} does not exist");
+            Check::failed(NAME, ExitKind::Storage, found, "create the folder, or set inference.socket to another path")
         }
     }
 }

@@ -3,7 +3,7 @@
 use types::PolicyMode;
 
 use super::doctor::Check;
-use crate::board::ModelStatus;
+use crate::status::ModelStatus;
 
 /// Least number of answers from which a share tells something.
 const ANSWERS_TELLING: u64 = 20;

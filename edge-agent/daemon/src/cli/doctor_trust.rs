@@ -6,8 +6,8 @@ use edge_core::trust::{Standing, due_for_operator};
 use service::clock;
 
 use super::doctor::Check;
-use crate::board::{Status, TrustStatus};
 use crate::state::Folder;
+use crate::status::{Status, TrustStatus};
 
 const NAME: &str = "trust";
 

@@ -174,7 +174,7 @@ async fn enrol(config: &AgentConfig, token: &JoinToken, key: &DeviceKey) -> Resu
         congestion: config.hub.congestion,
     })?;
     let connection = dialer.dial(&token.hub).await.map_err(explain_dial)?;
-    let asked = connection.ask::<_, EnrolResponse>(Priority::Control, &request, &[]);
+    let asked = connection.request::<_, EnrolResponse>(Priority::Control, &request, &[]);
     let answered = tokio::time::timeout(ENROL_WITHIN, asked).await;
     let answered =
         answered.or_exit_try(ExitKind::Unavailable, "the hub is slow or gone: try again with the same token")?;

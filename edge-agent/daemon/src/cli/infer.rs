@@ -12,8 +12,8 @@ use types::{DType, Dim, ModelName, NamedTensor, PolicyMode, TensorSpec, Version}
 
 use super::client::Client;
 use super::{Context, status};
-use crate::board::Status;
 use crate::input::{FileKind, InputError, load};
+use crate::status::Status;
 
 /// Most elements of an output that are printed; more are counted.
 const ELEMENTS_SHOWN: usize = 16;

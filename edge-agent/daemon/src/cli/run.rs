@@ -25,7 +25,7 @@ const RUNTIME_GRACE: Duration = Duration::from_secs(1);
 /// log.filter again; every other change of the configuration needs a restart.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  edge-agent run\n  edge-agent run --config ./agent.toml --state-dir ./state\n\n\
-                        Other ports than 8000, 8001 and 8002: see door.http, door.grpc and metrics.listen; the addresses that \
+                        Other ports than 8000, 8001 and 8002: see inference.http, inference.grpc and metrics.listen; the addresses that \
                         were bound are logged and written to <state_dir>/listening.json.\n\n\
                         SIGHUP reads log.filter again; every other change of the configuration needs a restart.")]
 pub struct Run {}
@@ -112,16 +112,17 @@ fn explain(error: StartError) -> CliError {
         StartError::Store(_) => (ExitKind::Storage, "check the disk of the state folder"),
         StartError::Bind { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => (
             ExitKind::Conflict,
-            "another program has the port: stop it, or set door.http, door.grpc and metrics.listen to other addresses (port 0 takes a free one)",
+            "another program has the port: stop it, or set inference.http, inference.grpc and metrics.listen to other addresses (port 0 takes a free one)",
         ),
         StartError::Bind { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
             (ExitKind::Refused, "ports below 1024 need a privilege: take a higher one")
         }
-        StartError::Socket { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
-            (ExitKind::Conflict, "another program listens on the socket: stop it, or set door.socket to another path")
-        }
+        StartError::Socket { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => (
+            ExitKind::Conflict,
+            "another program listens on the socket: stop it, or set inference.socket to another path",
+        ),
         StartError::Socket { .. } => {
-            (ExitKind::Storage, "check that the folder of door.socket exists and that the agent may write it")
+            (ExitKind::Storage, "check that the folder of inference.socket exists and that the agent may write it")
         }
         StartError::Bind { .. } => (ExitKind::Failed, "check that the address belongs to this machine"),
     };

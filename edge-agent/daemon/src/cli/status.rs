@@ -6,8 +6,8 @@ use edge_core::trust::Standing;
 
 use super::Context;
 use super::client::Client;
-use crate::board::{ModelStatus, Status, TrustStatus};
 use crate::engines::EngineStatus;
+use crate::status::{ModelStatus, Status, TrustStatus};
 use engine::HostStatus;
 use service::{clock, units};
 
@@ -59,7 +59,7 @@ fn print(status: &Status) -> Result<(), CliError> {
     }
     if let Some(address) = &hub.identity_also_at {
         lines.push(format!("  warning: another machine uses the identity of this device: {address}"));
-        lines.push(format!("  try: {}", crate::board::CLONE_ADVICE));
+        lines.push(format!("  try: {}", crate::status::CLONE_ADVICE));
     }
     lines.push(trust(&status.trust));
     lines.extend(status.engines.iter().map(engine));

@@ -1,6 +1,6 @@
 //! Inputs from files, for `edge-agent infer`: pictures (`picture`) and NumPy arrays (`npy`).
 //!
-//! Fed by the command line with a path and by the door with what the model takes ([`TensorSpec`]); yields the tensor
+//! Fed by the command line with a path and by the HTTP server with what the model takes ([`TensorSpec`]); yields the tensor
 //! for one input. Files are hostile: they are read up to a limit, and every size is checked before it is allocated.
 
 mod npy;

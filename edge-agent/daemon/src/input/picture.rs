@@ -3,7 +3,7 @@
 //! A picture becomes what image models commonly take: channels first (or last, where the model says so), one channel
 //! of luma or three of red, green and blue, scaled to 0..1 for floating-point inputs and left at 0..255 for `UINT8`. A
 //! picture of another size than the model's is scaled bilinearly. Further preparation (means, colour order) is the
-//! application's, which sends tensors through the door.
+//! application's, which sends tensors over HTTP.
 
 use std::io::Cursor;
 use std::path::Path;

@@ -16,8 +16,8 @@ use types::Version;
 use super::load::{Trial, Wanted};
 use super::task::UpdaterParts;
 use super::{disk, trouble};
-use crate::board::Failover;
 use crate::models::{Residency, Serving};
+use crate::status::Failover;
 
 type Loading = Pin<Box<dyn Future<Output = Result<Arc<Serving>, Failure>> + Send>>;
 
@@ -193,7 +193,7 @@ impl Failovers {
         telemetry::metrics::engine_taken_back(model.as_str(), to.as_str());
         let from = left.map_or(to, |left| left.engine);
         let failover = Failover { from, to: Some(to), cause: why, at_unix_ms: clock::unix_ms() };
-        self.parts.board.updater(model, |part| part.failover = Some(failover));
+        self.parts.shared_status.updater(model, |part| part.failover = Some(failover));
         report(&self.parts, version, outcome).await;
     }
 
@@ -229,7 +229,7 @@ impl Failovers {
         }
         let at_unix_ms = clock::unix_ms();
         let failover = Failover { from: lost.engine, to, cause, at_unix_ms };
-        self.parts.board.updater(model, |part| part.failover = Some(failover));
+        self.parts.shared_status.updater(model, |part| part.failover = Some(failover));
         report(&self.parts, lost.installed.version, outcome).await;
     }
 }

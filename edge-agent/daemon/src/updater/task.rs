@@ -19,7 +19,6 @@ use super::failover::Failovers;
 use super::jobs::{self, Candidate, Done};
 use super::load::{Trial, Wanted};
 use super::{Attempts, LoadTable, Transfers, disk, fetch, trouble};
-use crate::board::{Board, FailedVersion};
 use crate::config::UpdatesTable;
 use crate::crash::{CrashPoint, crash_at};
 use crate::engines::Engines;
@@ -27,6 +26,7 @@ use crate::models::{Model, Serving};
 use crate::records::v1::FailedVersion as FailedRecord;
 use crate::reports::Reports;
 use crate::state::Folder;
+use crate::status::{FailedVersion, SharedStatus};
 use crate::trust::DeviceTrust;
 use crate::uplink::Link;
 
@@ -56,13 +56,13 @@ pub struct UpdaterParts {
     /// Loads that were begun.
     pub attempts: Attempts,
     /// Status of the agent, updated at each change.
-    pub board: Arc<Board>,
+    pub shared_status: Arc<SharedStatus>,
 }
 
 impl UpdaterParts {
     /// Writes down how far a download is.
     pub(super) fn note_bytes(&self, done: u64, total: u64) {
-        self.board.updater(&self.model.name, |part| {
+        self.shared_status.updater(&self.model.name, |part| {
             part.update.bytes_done = done;
             part.update.bytes_total = total;
         });
@@ -178,7 +178,7 @@ impl ModelUpdater {
         if let Event::Failed(failure) = &event {
             tracing::warn!(model = %self.parts.model.name, state = self.machine.state().name(), %failure, "update");
             let said = failure.to_string();
-            self.parts.board.updater(&self.parts.model.name, |part| part.update.last_error = Some(said));
+            self.parts.shared_status.updater(&self.parts.model.name, |part| part.update.last_error = Some(said));
         }
         let mut steps: VecDeque<Step> = match self.machine.handle(event, Instant::now(), rand::random()) {
             Ok(steps) => steps.into(),
@@ -196,7 +196,7 @@ impl ModelUpdater {
         if is_switched {
             crash_at(CrashPoint::Collected);
             self.parts
-                .board
+                .shared_status
                 .updater(&self.parts.model.name, |part| (part.update.last_error, part.failover) = (None, None));
         }
         self.note();
@@ -353,7 +353,7 @@ impl ModelUpdater {
             let newest = self.machine.failed().last_key_value();
             self.parts.model.set_given_up(newest.map(|(version, failure)| format!("version {version}: {failure}")));
         }
-        self.parts.board.updater(&self.parts.model.name, |part| {
+        self.parts.shared_status.updater(&self.parts.model.name, |part| {
             part.previous = self.machine.slots().previous.clone();
             state.name().clone_into(&mut part.update.state);
             part.update.version = state.target();

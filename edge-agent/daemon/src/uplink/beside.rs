@@ -15,9 +15,9 @@ use transport::{CloseCode, Connection, Dialer, Priority};
 use super::link::{LinkError, exchange};
 use super::say;
 use super::silence::Silence;
-use crate::board::Board;
 use crate::engines::Engines;
 use crate::models::Models;
+use crate::status::SharedStatus;
 
 /// Interval between checks whether the old connection lives again.
 const LIFE_CHECK: Duration = Duration::from_millis(100);
@@ -26,7 +26,7 @@ const LIFE_CHECK: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub(super) struct Greeter {
     pub(super) models: Arc<Models>,
-    pub(super) board: Arc<Board>,
+    pub(super) shared_status: Arc<SharedStatus>,
     pub(super) engines: Arc<Engines>,
     pub(super) instance: Instance,
 }
@@ -34,7 +34,7 @@ pub(super) struct Greeter {
 impl Greeter {
     /// Says hello on a connection and returns the hub's welcome.
     pub(super) async fn greet(&self, connection: &Connection) -> Result<Welcome, LinkError> {
-        let hello = say::hello(&self.models, &self.board, &self.engines.describe(), self.instance);
+        let hello = say::hello(&self.models, &self.shared_status, &self.engines.describe(), self.instance);
         match exchange(connection, Priority::Control, &DeviceRequest::Hello(hello), 0).await? {
             (HubResponse::Welcome(welcome), _) => Ok(welcome),
             (_other, _) => Err(LinkError::OffTopic),

@@ -26,7 +26,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Longest wait for the connection that takes the place of one that the hub closed for it: a greeting.
 const SUCCESSOR_WITHIN: Duration = Duration::from_secs(3);
 
-/// Longest wait for any sign of life after a question; four round trips where those take longer.
+/// Longest wait for any sign of life after a request; four round trips where those take longer.
 ///
 /// QUIC acknowledges within a round trip what has arrived, however long the answer takes, and until then sends it again:
 /// three times within this at 50 ms. Without it, a hub that lost its power would hold up every request until the
@@ -78,7 +78,7 @@ impl LinkError {
 
 /// A request for the hub.
 #[derive(Debug)]
-pub struct HubQuestion<'a> {
+pub struct DeferredRequest<'a> {
     /// Id of the request.
     pub id: &'a RequestId,
     /// Name of the model.
@@ -190,12 +190,12 @@ impl Link {
     ///
     /// # Cancel safety
     /// Dropping the future withdraws the request from the hub.
-    pub async fn ask(&self, question: HubQuestion<'_>) -> Result<HubAnswer, NotAnswered> {
+    pub async fn infer(&self, deferred: DeferredRequest<'_>) -> Result<HubAnswer, NotAnswered> {
         let connection = self.published().ok_or(NotAnswered::new(HubFailure::Unreachable))?;
-        match self.ask_or_silence(&connection, &question).await {
+        match self.infer_or_silence(&connection, &deferred).await {
             Err(lost) if lost.failure == HubFailure::Unreachable => {
-                match self.successor(&connection, question.until).await {
-                    Some(successor) => self.ask_or_silence(&successor, &question).await,
+                match self.successor(&connection, deferred.until).await {
+                    Some(successor) => self.infer_or_silence(&successor, &deferred).await,
                     None => Err(lost),
                 }
             }
@@ -204,19 +204,19 @@ impl Link {
     }
 
     /// Asks once, and gives a hub up that shows no sign of life; it counts as away until it shows one.
-    async fn ask_or_silence(
+    async fn infer_or_silence(
         &self,
         connection: &Connection,
-        question: &HubQuestion<'_>,
+        deferred: &DeferredRequest<'_>,
     ) -> Result<HubAnswer, NotAnswered> {
         let silent = tokio::select! {
             biased;
-            answered = ask_once(connection, question) => return answered,
+            answered = infer_once(connection, deferred) => return answered,
             silent = silence(connection) => silent,
         };
         // What was sent was sent, also when nobody took it.
-        let bytes = question.inputs.iter().map(|input| u64::try_from(input.tensor.data().len()).unwrap_or(u64::MAX));
-        telemetry::metrics::deferred_bytes(question.model.as_str(), bytes.sum());
+        let bytes = deferred.inputs.iter().map(|input| u64::try_from(input.tensor.data().len()).unwrap_or(u64::MAX));
+        telemetry::metrics::deferred_bytes(deferred.model.as_str(), bytes.sum());
         self.silence.note(silent);
         Err(NotAnswered { failure: HubFailure::Unreachable, detail: Some("the hub fell silent".to_owned()) })
     }
@@ -309,7 +309,7 @@ pub(super) async fn exchange(
     body_max: u64,
 ) -> Result<(HubResponse, Bytes), LinkError> {
     let asked = async {
-        let (response, mut exchange): (HubResponse, _) = connection.ask(priority, request, &[]).await?;
+        let (response, mut exchange): (HubResponse, _) = connection.request(priority, request, &[]).await?;
         let body = exchange.read_body(body_max).await?;
         Ok((response, body))
     };
@@ -320,30 +320,30 @@ pub(super) async fn exchange(
     }
 }
 
-async fn ask_once(connection: &Connection, question: &HubQuestion<'_>) -> Result<HubAnswer, NotAnswered> {
+async fn infer_once(connection: &Connection, deferred: &DeferredRequest<'_>) -> Result<HubAnswer, NotAnswered> {
     let begun = Instant::now();
-    let left = question.until.saturating_duration_since(begun);
-    let (tensors, body) = join_body(question.inputs);
+    let left = deferred.until.saturating_duration_since(begun);
+    let (tensors, body) = join_body(deferred.inputs);
     let bytes = tensors.iter().map(|tensor| tensor.bytes).sum();
     let request = DeviceRequest::Infer(InferRequest {
-        request_id: question.id.clone(),
-        model: question.model.clone(),
-        version: question.version,
-        reason: sent_reason(question.reason),
+        request_id: deferred.id.clone(),
+        model: deferred.model.clone(),
+        version: deferred.version,
+        reason: sent_reason(deferred.reason),
         deadline_left_ms: Some(u32::try_from(left.as_millis()).unwrap_or(u32::MAX)),
-        traceparent: question.traceparent.map(str::to_owned),
-        outputs: question.outputs.to_vec(),
+        traceparent: deferred.traceparent.map(str::to_owned),
+        outputs: deferred.outputs.to_vec(),
         tensors,
     });
     let asked = async {
         let (response, mut exchange): (HubResponse, _) =
-            connection.ask(Priority::Inference, &request, &body).await.map_err(|error| broken(&error))?;
+            connection.request(Priority::Inference, &request, &body).await.map_err(|error| broken(&error))?;
         let bytes_max = u64::try_from(TENSOR_BYTES_MAX).unwrap_or(u64::MAX);
         let body = exchange.read_body(bytes_max).await.map_err(|error| broken(&error))?;
         Ok((response, body))
     };
     let answered = tokio::time::timeout(left, asked).await;
-    telemetry::metrics::deferred_bytes(question.model.as_str(), bytes);
+    telemetry::metrics::deferred_bytes(deferred.model.as_str(), bytes);
     let (response, body) = answered.map_err(|_elapsed| NotAnswered::new(HubFailure::TooLate))??;
     match response {
         HubResponse::Infer(response) => answer(&response, &body, begun.elapsed()),

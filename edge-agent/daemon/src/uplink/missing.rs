@@ -9,8 +9,8 @@ use std::sync::Arc;
 use types::ModelName;
 
 use super::Link;
-use crate::board::Board;
 use crate::models::Models;
+use crate::status::SharedStatus;
 use crate::trust::DeviceTrust;
 
 /// Parts that the search uses.
@@ -19,7 +19,7 @@ pub(super) struct Search {
     pub(super) trust: Option<Arc<DeviceTrust>>,
     pub(super) link: Link,
     pub(super) models: Arc<Models>,
-    pub(super) board: Arc<Board>,
+    pub(super) shared_status: Arc<SharedStatus>,
 }
 
 impl Search {
@@ -42,7 +42,7 @@ impl Search {
             if let Some(problem) = &problem {
                 tracing::warn!(model = %name, problem, "a followed model does not come");
             }
-            self.board.updater(name, |part| part.hub_problem = problem);
+            self.shared_status.updater(name, |part| part.hub_problem = problem);
         }
     }
 }

@@ -14,6 +14,6 @@ mod silence;
 mod task;
 
 pub(crate) use link::source;
-pub use link::{HubAnswer, HubQuestion, Link, LinkError, NotAnswered};
+pub use link::{DeferredRequest, HubAnswer, Link, LinkError, NotAnswered};
 pub use silence::Silence;
 pub use task::{Offers, Uplink, UplinkParts};

@@ -39,7 +39,7 @@ impl Uplink {
         let mut look = self.look_at_certificate(renewal::Event::Online);
         let mut beside: Option<Beside> = None;
         loop {
-            if look == Look::Ask {
+            if look == Look::RequestCertificate {
                 match self.renewed(&connection).await {
                     // Made before broken: the old connection lives until the last request on it is done.
                     Some(next) => {
@@ -88,7 +88,7 @@ impl Uplink {
                 never = &mut sending => match never {},
                 () = tokio::time::sleep(pause) => {
                     look = self.look_at_certificate(renewal::Event::Tick);
-                    self.parts.board.hub(|hub| hub.reports_waiting = self.parts.reports.waiting());
+                    self.parts.shared_status.hub(|hub| hub.reports_waiting = self.parts.reports.waiting());
                     continue;
                 }
             };
@@ -144,7 +144,7 @@ impl Uplink {
     pub(super) async fn renew_first(&mut self, connection: &Connection) -> Option<Connection> {
         tracing::warn!("this device's certificate has expired: renewing it");
         let renewed = match self.look_at_certificate(renewal::Event::Online) {
-            Look::Ask => self.renewed(connection).await,
+            Look::RequestCertificate => self.renewed(connection).await,
             Look::After(_not_due) => {
                 tracing::error!("the hub calls a certificate expired that is not due for renewal: check both clocks");
                 None
@@ -158,7 +158,7 @@ impl Uplink {
     fn look_at_certificate(&mut self, event: renewal::Event) -> Look {
         let now = renew::hub_now(self.skew);
         match self.renewal.handle(event, now, rand::random()).as_deref() {
-            Ok([renewal::Step::Ask]) => return Look::Ask,
+            Ok([renewal::Step::RequestCertificate]) => return Look::RequestCertificate,
             Ok(_nothing) => {}
             Err(refused) => {
                 tracing::error!(
@@ -178,7 +178,7 @@ impl Uplink {
             Ok(identity) => identity,
             Err(error) => {
                 tracing::warn!(error = telemetry::chain(&error), "the certificate was not renewed: trying again later");
-                self.parts.board.hub(|hub| hub.last_error = Some(telemetry::chain(&error)));
+                self.parts.shared_status.hub(|hub| hub.last_error = Some(telemetry::chain(&error)));
                 // The answer is a time to look again, which the caller asks for.
                 self.look_at_certificate(renewal::Event::Failed);
                 return None;
@@ -188,7 +188,7 @@ impl Uplink {
         self.look_at_certificate(renewal::Event::Renewed(validity));
         tracing::info!(not_after_unix_s = validity.not_after, "the certificate was renewed");
         self.parts.enrolment = Enrolment { identity, ..self.parts.enrolment.clone() };
-        self.parts.board.hub(|hub| hub.renewals = hub.renewals.saturating_add(1));
+        self.parts.shared_status.hub(|hub| hub.renewals = hub.renewals.saturating_add(1));
         self.note_certificate();
         match task::dialer(&self.parts.enrolment, self.parts.congestion) {
             Ok(dialer) => self.dialer = dialer,
@@ -230,7 +230,7 @@ impl Uplink {
 /// Next step for the certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
-    Ask,
+    RequestCertificate,
     After(Duration),
 }
 

@@ -8,12 +8,17 @@ use protocol::v1::feature::{Instance, Platform};
 use protocol::v1::{ActiveVariant, EngineInfo, Hello, ModelState, RunningModel, UpdateOutcome, UpdateReport, shorten};
 use service::clock;
 
-use crate::board::{Board, InstalledVersion};
 use crate::models::{Model, Models};
+use crate::status::{InstalledVersion, SharedStatus};
 
 /// Returns the greeting of the device.
-pub(super) fn hello(models: &Models, board: &Board, engines: &[EngineDescription], instance: Instance) -> Hello {
-    let status = board.status(models);
+pub(super) fn hello(
+    models: &Models,
+    shared_status: &SharedStatus,
+    engines: &[EngineDescription],
+    instance: Instance,
+) -> Hello {
+    let status = shared_status.status(models);
     let state = |model: &Arc<Model>| {
         let previous = status.models.iter().find(|status| status.model == model.name);
         ModelState {

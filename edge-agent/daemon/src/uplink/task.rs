@@ -1,4 +1,4 @@
-//! The task that keeps the connection: dials, greets, stays online, and says on the board how it stands.
+//! The task that keeps the connection: dials, greets, stays online, and says in the status how it stands.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,11 +24,11 @@ use super::link::{Link, LinkError};
 use super::missing::Search;
 use super::renew;
 use super::silence::Silence;
-use crate::board::{Board, CLONE_ADVICE, HubStatus};
 use crate::engines::Engines;
 use crate::identity::Enrolment;
 use crate::models::Models;
 use crate::reports::Reports;
+use crate::status::{CLONE_ADVICE, HubStatus, SharedStatus};
 
 /// Interval at which a refused device checks whether its clock was set: a wrong clock may be the reason.
 const CLOCK_LOOK: Duration = Duration::from_secs(10);
@@ -58,7 +58,7 @@ pub struct UplinkParts {
     /// Outbox of reports to the hub.
     pub reports: Arc<Reports>,
     /// Status of the agent, updated at each change.
-    pub board: Arc<Board>,
+    pub shared_status: Arc<SharedStatus>,
     /// Publisher of the connection.
     pub publish: watch::Sender<Option<Connection>>,
     /// The signed list of the hub's models.
@@ -200,7 +200,7 @@ impl Uplink {
     }
 
     async fn dial(&mut self, address: String) -> Event {
-        self.parts.board.hub(|hub| hub.address = Some(address.clone()));
+        self.parts.shared_status.hub(|hub| hub.address = Some(address.clone()));
         let Some(deadline) = self.deadline() else { return Event::Tick };
         let addresses = [address];
         match tokio::time::timeout_at(deadline, self.dialer.dial(&addresses)).await {
@@ -256,9 +256,9 @@ impl Uplink {
     }
 
     pub(super) fn greeter(&self) -> Greeter {
-        let UplinkParts { models, board, engines, .. } = &self.parts;
-        let (models, board, engines) = (Arc::clone(models), Arc::clone(board), Arc::clone(engines));
-        Greeter { models, board, engines, instance: self.instance }
+        let UplinkParts { models, shared_status, engines, .. } = &self.parts;
+        let (models, shared_status, engines) = (Arc::clone(models), Arc::clone(shared_status), Arc::clone(engines));
+        Greeter { models, shared_status, engines, instance: self.instance }
     }
 
     fn not_greeted(&self, connection: &Connection, error: &LinkError) -> Event {
@@ -347,7 +347,7 @@ impl Uplink {
         if let Some(address) = also_at {
             tracing::warn!(%address, advice = CLONE_ADVICE, "another machine uses the identity of this device");
         }
-        self.parts.board.hub(|hub| {
+        self.parts.shared_status.hub(|hub| {
             hub.identity_also_at = also_at.map(|address| address.to_string());
             hub.hub_version = Some(welcome.hub_version.clone());
             hub.clock_skew_s = self.skew.seconds();
@@ -367,7 +367,7 @@ impl Uplink {
             tracing::debug!(model = %offer.model, "this device does not follow the model");
             return;
         };
-        self.parts.board.updater(&offer.model, |part| part.hub_problem = None);
+        self.parts.shared_status.updater(&offer.model, |part| part.hub_problem = None);
         if updater.try_send((offer.version, kind)).is_err() {
             // The hub offers it again at its next greeting.
             tracing::warn!(model = %offer.model, version = %offer.version, "the updater does not keep up with offers");
@@ -384,7 +384,7 @@ impl Uplink {
             trust: self.parts.trust.clone(),
             link: Link::new(self.parts.publish.subscribe()),
             models: Arc::clone(&self.parts.models),
-            board: Arc::clone(&self.parts.board),
+            shared_status: Arc::clone(&self.parts.shared_status),
         };
         let mut searches = tokio::task::JoinSet::new();
         searches.spawn(search.run(std::mem::take(&mut self.offered)));
@@ -418,7 +418,7 @@ impl Uplink {
 
     fn note_state(&self) {
         let (state, failures) = (self.machine.state().name(), self.machine.failures());
-        self.parts.board.hub(|hub: &mut HubStatus| {
+        self.parts.shared_status.hub(|hub: &mut HubStatus| {
             if hub.state != state {
                 state.clone_into(&mut hub.state);
                 hub.since_unix_ms = clock::unix_ms();
@@ -429,7 +429,7 @@ impl Uplink {
     }
 
     fn note_error(&self, error: &str, advice: Option<&str>) {
-        self.parts.board.hub(|hub| {
+        self.parts.shared_status.hub(|hub| {
             hub.last_error = Some(error.to_owned());
             hub.advice = advice.map(str::to_owned);
         });
@@ -437,7 +437,7 @@ impl Uplink {
 
     pub(super) fn note_certificate(&self) {
         let not_after = renew::validity(&self.parts.enrolment.identity).not_after;
-        self.parts.board.hub(|hub| hub.certificate_not_after_unix_s = Some(not_after));
+        self.parts.shared_status.hub(|hub| hub.certificate_not_after_unix_s = Some(not_after));
     }
 }
 

@@ -11,21 +11,21 @@ use super::*;
 #[serde(default, deny_unknown_fields)]
 struct Agent {
     state_dir: String,
-    door: Door,
+    server: Server,
     hub: Option<Hub>,
     models: Vec<Follow>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Door {
+struct Server {
     http: SocketAddr,
     body_bytes: u32,
     #[serde(with = "crate::duration")]
     deadline: Duration,
 }
 
-impl Default for Door {
+impl Default for Server {
     fn default() -> Self {
         Self { http: ([127, 0, 0, 1], 8000).into(), body_bytes: 100, deadline: Duration::from_secs(10) }
     }
@@ -47,7 +47,7 @@ struct Follow {
 impl Validate for Agent {
     fn validate(&self, errors: &mut Mistakes) {
         errors.require(!self.state_dir.contains(' '), "state_dir", "must not hold spaces");
-        errors.within("door", &self.door);
+        errors.within("server", &self.server);
         if let Some(hub) = &self.hub {
             errors.require(hub.retries > 3, "hub.retries", "must be more than 3");
         }
@@ -57,7 +57,7 @@ impl Validate for Agent {
     }
 }
 
-impl Validate for Door {
+impl Validate for Server {
     fn validate(&self, errors: &mut Mistakes) {
         errors.require(self.deadline >= Duration::from_secs(1), "deadline", "must be at least 1s");
         errors.require(self.body_bytes > 0, "body_bytes", "must be more than 0");
@@ -72,10 +72,10 @@ fn mistakes(text: &str) -> Vec<String> {
 #[test]
 fn a_right_file_is_read_and_defaults_step_in() {
     let text =
-        "[door]\ndeadline = \"2m\"\n[hub]\naddress = \"10.0.0.1:4433\"\nretries = 9\n[[models]]\nname = \"digits\"";
+        "[server]\ndeadline = \"2m\"\n[hub]\naddress = \"10.0.0.1:4433\"\nretries = 9\n[[models]]\nname = \"digits\"";
     let agent: Agent = parse(text, Path::new("agent.toml")).unwrap();
-    assert_eq!(agent.door.deadline, Duration::from_secs(120));
-    assert_eq!(agent.door.http.port(), 8000);
+    assert_eq!(agent.server.deadline, Duration::from_secs(120));
+    assert_eq!(agent.server.http.port(), 8000);
     assert_eq!(agent.hub.unwrap().address.port(), 4433);
     assert_eq!(agent.models[0].name, "digits");
     let empty: Agent = parse("", Path::new("agent.toml")).unwrap();
@@ -87,7 +87,7 @@ fn all_mistakes_are_told_at_once_each_with_its_line() {
     let text = r#"
 state_dir = "/var/lib/sand erling"
 colour = "red"
-[door]
+[server]
 htpp = "127.0.0.1:8000"
 body_bytes = "many"
 deadline = "0s"
@@ -102,10 +102,10 @@ nam = "speech"
     let found = mistakes(text);
     let expected = [
         "agent.toml: state_dir (line 2): must not hold spaces",
-        "agent.toml: colour (line 3): unknown field, known here: state_dir, door, hub, models",
-        "agent.toml: door.htpp (line 5): unknown field, did you mean `http`?",
-        "agent.toml: door.body_bytes (line 6): invalid type: string \"many\", expected u32",
-        "agent.toml: door.deadline (line 7): must be at least 1s",
+        "agent.toml: colour (line 3): unknown field, known here: state_dir, server, hub, models",
+        "agent.toml: server.htpp (line 5): unknown field, did you mean `http`?",
+        "agent.toml: server.body_bytes (line 6): invalid type: string \"many\", expected u32",
+        "agent.toml: server.deadline (line 7): must be at least 1s",
         "agent.toml: hub.address (line 9): invalid socket address syntax",
         "agent.toml: hub.retries (line 10): must be more than 3",
         "agent.toml: models[1].nam (line 14): unknown field, did you mean `name`?",
@@ -119,18 +119,18 @@ nam = "speech"
 
 #[test]
 fn a_missing_field_is_told_and_the_next_one_too() {
-    let found = mistakes("[hub]\n[door]\nhttp = 7\n");
+    let found = mistakes("[hub]\n[server]\nhttp = 7\n");
     assert_eq!(found.len(), 3, "{found:#?}");
     assert!(found[0].contains("hub.address (line 1): is missing"), "{found:#?}");
     assert!(found[1].contains("hub.retries (line 1): is missing"), "{found:#?}");
-    assert!(found[2].contains("door.http (line 3): invalid type"), "{found:#?}");
+    assert!(found[2].contains("server.http (line 3): invalid type"), "{found:#?}");
 }
 
 #[test]
 fn a_table_of_the_wrong_type_does_not_hide_the_others() {
-    let found = mistakes("door = 5\nmodels = \"digits\"\n[hub]\naddress = \"127.0.0.1:1\"\nretries = 1000\n");
+    let found = mistakes("server = 5\nmodels = \"digits\"\n[hub]\naddress = \"127.0.0.1:1\"\nretries = 1000\n");
     assert_eq!(found.len(), 3, "{found:#?}");
-    assert!(found[0].contains("door (line 1)") && found[1].contains("models (line 2)"), "{found:#?}");
+    assert!(found[0].contains("server (line 1)") && found[1].contains("models (line 2)"), "{found:#?}");
     assert!(found[2].contains("hub.retries (line 5)"), "{found:#?}");
 }
 
@@ -147,9 +147,9 @@ fn every_syntax_error_is_told_with_its_line() {
 #[test]
 fn a_duration_that_is_none_is_told_how_to_be_written() {
     for wrong in ["10", "\"10\"", "\"-1s\"", "\"soon\"", "\"1 month\""] {
-        let found = mistakes(&format!("[door]\ndeadline = {wrong}\n"));
+        let found = mistakes(&format!("[server]\ndeadline = {wrong}\n"));
         assert_eq!(found.len(), 1, "{wrong}: {found:#?}");
-        assert!(found[0].contains("door.deadline (line 2)") && found[0].contains("10s"), "{wrong}: {found:#?}");
+        assert!(found[0].contains("server.deadline (line 2)") && found[0].contains("10s"), "{wrong}: {found:#?}");
     }
 }
 
@@ -184,7 +184,7 @@ fn a_file_that_is_not_there_or_no_config_says_so() {
 fn a_syntax_error_does_not_hide_the_mistakes_of_other_tables_and_invents_none() {
     let text = r#"
 state_dir = "/var/lib/sand erling"
-[door
+[server
 http = "127.0.0.1:8000"
 [hub]
 address = "nowhere"
@@ -205,8 +205,8 @@ nam = "speech"
 #[test]
 fn a_broken_value_hides_only_its_own_table() {
     let found =
-        mistakes("[door]\nhttp = 127.0.0.1:8000\ndeadline = \"0s\"\n[hub]\naddress = \"nowhere\"\nretries = 9\n");
+        mistakes("[server]\nhttp = 127.0.0.1:8000\ndeadline = \"0s\"\n[hub]\naddress = \"nowhere\"\nretries = 9\n");
     assert!(found[0].starts_with("agent.toml: line 2: "), "{found:#?}");
     assert!(found.iter().any(|line| line.contains("hub.address (line 5)")), "{found:#?}");
-    assert!(!found.iter().any(|line| line.contains("door.deadline")), "{found:#?}");
+    assert!(!found.iter().any(|line| line.contains("server.deadline")), "{found:#?}");
 }

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use types::Dim;
 
 use crate::error::OpError;
-use crate::facts::{Fact, Facts, Inputs, Islands};
 use crate::ir::{Graph, Literal, Node, ValueId};
 use crate::segments::decided;
+use crate::value_info::{DataDependent, Inputs, ValueInfo, ValueInfos};
 
 /// Guesses that are tried at most; the first is that every open size is 1.
 const GUESSES_MAX: usize = 40;
@@ -44,11 +44,11 @@ struct Sizes {
 #[derive(Debug)]
 pub(crate) struct Guess {
     /// The inputs; `None` where no shape is declared.
-    pub(crate) inputs: Vec<Option<Fact>>,
+    pub(crate) inputs: Vec<Option<ValueInfo>>,
     /// The graph with each `If` that the guess decides in place, and both sides of the others.
     pub(crate) graph: Graph,
-    /// Facts of each value under this guess.
-    pub(crate) facts: Facts,
+    /// ValueInfos of each value under this guess.
+    pub(crate) infos: ValueInfos,
     /// Positions of the nodes that refuse their inputs, and why.
     pub(crate) refused: BTreeMap<usize, OpError>,
     /// Positions of those among them that refuse whatever the open sizes are.
@@ -59,8 +59,8 @@ impl Guess {
     fn of(graph: &Graph, sizes: Sizes) -> Self {
         let inputs = inputs(graph, sizes);
         let graph = decided(graph, &inputs);
-        let (facts, refused) = Facts::infer_leniently(&graph, &inputs, Islands::Assumed);
-        Self { inputs, graph, facts, refused: refused.into_iter().collect(), surely: Vec::new() }
+        let (infos, refused) = ValueInfos::infer_leniently(&graph, &inputs, DataDependent::Assumed);
+        Self { inputs, graph, infos, refused: refused.into_iter().collect(), surely: Vec::new() }
     }
 
     /// The position of a node of another guess.
@@ -70,12 +70,12 @@ impl Guess {
 
     /// Returns whether everything that a node reads and makes is known.
     pub(crate) fn knows(&self, node: &Node) -> bool {
-        node.inputs.iter().chain(&node.outputs).flatten().all(|&id| self.facts.find(id).is_some())
+        node.inputs.iter().chain(&node.outputs).flatten().all(|&id| self.infos.find(id).is_some())
     }
 
     /// Nodes whose outputs are not known.
     fn unknown(&self) -> usize {
-        let known = |node: &&Node| node.outputs.iter().flatten().all(|&id| self.facts.find(id).is_some());
+        let known = |node: &&Node| node.outputs.iter().flatten().all(|&id| self.infos.find(id).is_some());
         self.graph.nodes.len() - self.graph.nodes.iter().filter(known).count()
     }
 }
@@ -122,13 +122,13 @@ pub(crate) fn is_open(graph: &Graph) -> bool {
     })
 }
 
-fn inputs(graph: &Graph, sizes: Sizes) -> Vec<Option<Fact>> {
-    let fact = |&id: &ValueId| {
+fn inputs(graph: &Graph, sizes: Sizes) -> Vec<Option<ValueInfo>> {
+    let info = |&id: &ValueId| {
         let (dtype, dims) = graph.value(id).declared.as_ref()?;
         let dims = dims.as_ref()?.iter().enumerate();
-        Some(Fact::new(*dtype, dims.map(|(axis, dim)| size(dim, axis, sizes)).collect()))
+        Some(ValueInfo::new(*dtype, dims.map(|(axis, dim)| size(dim, axis, sizes)).collect()))
     };
-    graph.inputs.iter().map(fact).collect()
+    graph.inputs.iter().map(info).collect()
 }
 
 fn size(dim: &Dim, axis: usize, sizes: Sizes) -> usize {
@@ -188,9 +188,9 @@ fn is_sure(guess: &Guess, at: usize, error: &OpError, others: &[Guess], open: bo
     if node.is("Reshape") {
         return false;
     }
-    let Some(first) = facts_of(guess, node) else { return false };
-    let seen: Vec<Vec<Fact>> = others.iter().filter_map(|other| facts_of(other, twin(other, node)?)).collect();
-    let ranks = |facts: &[Fact]| facts.iter().map(Fact::rank).collect::<Vec<_>>();
+    let Some(first) = infos_of(guess, node) else { return false };
+    let seen: Vec<Vec<ValueInfo>> = others.iter().filter_map(|other| infos_of(other, twin(other, node)?)).collect();
+    let ranks = |infos: &[ValueInfo]| infos.iter().map(ValueInfo::rank).collect::<Vec<_>>();
     if seen.is_empty() || seen.iter().any(|other| ranks(other) != ranks(&first)) {
         return false;
     }
@@ -202,29 +202,29 @@ fn twin<'a>(other: &'a Guess, node: &Node) -> Option<&'a Node> {
     other.position(node).map(|at| &other.graph.nodes[at])
 }
 
-/// The facts of a node's given inputs, if all are known.
-fn facts_of(guess: &Guess, node: &Node) -> Option<Vec<Fact>> {
-    node.inputs.iter().flatten().map(|&id| guess.facts.find(id).cloned()).collect()
+/// The infos of a node's given inputs, if all are known.
+fn infos_of(guess: &Guess, node: &Node) -> Option<Vec<ValueInfo>> {
+    node.inputs.iter().flatten().map(|&id| guess.infos.find(id).cloned()).collect()
 }
 
 /// Returns whether a node takes some sizes in the place of those that differ between guesses.
-fn fits_some_sizes(node: &Node, first: &[Fact], seen: &[Vec<Fact>]) -> bool {
+fn fits_some_sizes(node: &Node, first: &[ValueInfo], seen: &[Vec<ValueInfo>]) -> bool {
     let varies = |input: usize, d: usize| seen.iter().any(|other| other[input].shape[d] != first[input].shape[d]);
     let opens: Vec<Vec<usize>> =
         (0..first.len()).map(|input| (0..first[input].rank()).filter(|&d| varies(input, d)).collect()).collect();
     let mut sizes = SIZES.to_vec();
-    sizes.extend(first.iter().flat_map(|fact| fact.shape.iter().copied()));
+    sizes.extend(first.iter().flat_map(|info| info.shape.iter().copied()));
     sizes.sort_unstable();
     sizes.dedup();
     let fits = |size_of: &dyn Fn(usize, usize) -> usize| {
-        let mut facts = first.to_vec();
-        for ((input, fact), open) in facts.iter_mut().enumerate().zip(&opens) {
+        let mut infos = first.to_vec();
+        for ((input, info), open) in infos.iter_mut().enumerate().zip(&opens) {
             if !open.is_empty() {
-                open.iter().for_each(|&d| fact.shape[d] = size_of(input, d));
-                fact.known = None;
+                open.iter().for_each(|&d| info.shape[d] = size_of(input, d));
+                info.known = None;
             }
         }
-        infers(node, &facts)
+        infers(node, &infos)
     };
     let varied: Vec<(usize, usize)> =
         opens.iter().enumerate().flat_map(|(input, open)| open.iter().map(move |&d| (input, d))).collect();
@@ -240,15 +240,15 @@ fn fits_some_sizes(node: &Node, first: &[Fact], seen: &[Vec<Fact>]) -> bool {
     })
 }
 
-fn infers(node: &Node, facts: &[Fact]) -> bool {
-    let mut given = facts.iter();
-    let inputs: Vec<Option<&Fact>> = node.inputs.iter().map(|id| id.and_then(|_given| given.next())).collect();
+fn infers(node: &Node, infos: &[ValueInfo]) -> bool {
+    let mut given = infos.iter();
+    let inputs: Vec<Option<&ValueInfo>> = node.inputs.iter().map(|id| id.and_then(|_given| given.next())).collect();
     match crate::ops::infer(node, Inputs(&inputs)) {
         // What a changed size makes unknown may be known at a request.
         Ok(_) | Err(OpError::DataDependent(_)) => {}
         Err(_) => return false,
     }
     let literals: Option<Vec<Option<&Literal>>> =
-        inputs.iter().map(|fact| fact.map_or(Some(None), |fact| fact.known.as_ref().map(Some))).collect();
+        inputs.iter().map(|info| info.map_or(Some(None), |info| info.known.as_ref().map(Some))).collect();
     literals.is_none_or(|literals| crate::inference::evaluate(node, &literals).is_ok())
 }

@@ -13,14 +13,14 @@ use engine::{ModelLimits, precheck};
 use serde::Serialize;
 
 use crate::error::{ModelError, OpError, UnsupportedOperator};
-use crate::facts::Facts;
 use crate::gpu::BINDING_BYTES_MAX;
 use crate::ir::{Graph, Node, OWN_DOMAIN};
 use crate::lower::{Lowering, Tuning, WeightPool, part_words};
 use crate::ops::rule;
 use crate::passes::rewrite;
 use crate::segments::cycle::endless;
-use crate::segments::{ITERATIONS_MAX, Island, describe, flattened, islands};
+use crate::segments::{HostNode, ITERATIONS_MAX, describe, flattened, host_nodes};
+use crate::value_info::ValueInfos;
 pub(crate) use guess::best;
 use guess::{Guess, is_open, others};
 
@@ -34,7 +34,7 @@ pub struct ModelReport {
     /// Bytes of constants that are left after rewriting.
     pub constant_bytes: u64,
     /// Operators that run on the host between plans; each costs a way from the device and back.
-    pub islands: Vec<Island>,
+    pub host_nodes: Vec<HostNode>,
     /// Every operator, by form, that this engine does not run. Empty means that the model can be loaded.
     pub unsupported: Vec<UnsupportedOperator>,
     /// Elementary operations of one inference at the declared shapes, open sizes taken as 1; 0 where the model takes no such size.
@@ -78,7 +78,7 @@ pub fn check(model: &[u8]) -> Result<ModelReport, ModelError> {
         nodes,
         nodes_rewritten: graph.nodes.len(),
         constant_bytes,
-        islands: describe(&graph),
+        host_nodes: describe(&graph),
         unsupported,
         work,
     })
@@ -103,8 +103,8 @@ fn judged(graph: &Graph, devices: &[Tuning]) -> (Vec<UnsupportedOperator>, u64) 
             found.add(node, reason);
         }
     }
-    for at in islands(flat).into_iter().skip(ISLANDS_MAX) {
-        found.add(&flat.nodes[at], format!("more than {ISLANDS_MAX} operators of the model run on the host"));
+    for at in host_nodes(flat).into_iter().skip(HOST_NODES_MAX) {
+        found.add(&flat.nodes[at], format!("more than {HOST_NODES_MAX} operators of the model run on the host"));
     }
     let work = dry_run(graph, devices, &mut found);
     (found.0.into_values().collect(), work)
@@ -114,7 +114,7 @@ fn judged(graph: &Graph, devices: &[Tuning]) -> (Vec<UnsupportedOperator>, u64) 
 ///
 /// Each is a way from the device to the host and back, and a plan of its own that knows the whole graph's values: detectors have
 /// a handful, and a file of thousands would load for minutes.
-const ISLANDS_MAX: usize = 256;
+const HOST_NODES_MAX: usize = 256;
 
 /// By domain, operator, opset and reason.
 #[derive(Default)]
@@ -190,7 +190,7 @@ fn dry_run(graph: &Graph, devices: &[Tuning], found: &mut Found) -> u64 {
     }
     let open = is_open(graph);
     let mut unsure: BTreeMap<usize, String> = BTreeMap::new();
-    let islands = islands(&guess.graph);
+    let host_nodes = host_nodes(&guess.graph);
     let mut work = 0;
     for (kind, &tuning) in devices.iter().enumerate() {
         // Packing may refuse a constant; once is enough, and the plan of a load does it anyway.
@@ -198,9 +198,9 @@ fn dry_run(graph: &Graph, devices: &[Tuning], found: &mut Found) -> u64 {
             0 if devices.len() > 1 => (WeightPool::default(), WeightPool::default()),
             _ => (WeightPool::dry(), WeightPool::dry()),
         };
-        let mut lowering = Lowering::new(&guess.graph, &guess.facts, tuning, &mut weights, &mut known);
+        let mut lowering = Lowering::new(&guess.graph, &guess.infos, tuning, &mut weights, &mut known);
         for (at, node) in guess.graph.nodes.iter().enumerate() {
-            let lowers = !islands.contains(&at) && rule(node).is_some() && !guess.refused.contains_key(&at);
+            let lowers = !host_nodes.contains(&at) && rule(node).is_some() && !guess.refused.contains_key(&at);
             if !lowers || !guess.knows(node) {
                 continue;
             }
@@ -218,7 +218,7 @@ fn dry_run(graph: &Graph, devices: &[Tuning], found: &mut Found) -> u64 {
             }
         }
         // Of larger sizes than the least a request may know better.
-        if kind == 0 && guess.inputs == Facts::declared_inputs(graph) {
+        if kind == 0 && guess.inputs == ValueInfos::declared_inputs(graph) {
             work = dispatches.iter().fold(0, |work: u64, dispatch| work.saturating_add(dispatch.effort.work));
         }
     }
@@ -230,7 +230,7 @@ fn dry_run(graph: &Graph, devices: &[Tuning], found: &mut Found) -> u64 {
             unsure.into_iter().filter(|(at, _why)| !others.iter().any(|other| lowers(other, &guess.graph.nodes[*at]))),
         );
     }
-    for (at, reason) in refused.into_iter().filter(|(at, _reason)| !islands.contains(at)) {
+    for (at, reason) in refused.into_iter().filter(|(at, _reason)| !host_nodes.contains(at)) {
         let node = &guess.graph.nodes[at];
         if by_name(node).is_none() {
             found.add(node, reason);
@@ -243,5 +243,5 @@ fn dry_run(graph: &Graph, devices: &[Tuning], found: &mut Found) -> u64 {
 fn lowers(guess: &Guess, node: &Node) -> bool {
     let Some(at) = guess.position(node).filter(|&at| guess.knows(&guess.graph.nodes[at])) else { return false };
     let (mut weights, mut known) = (WeightPool::dry(), WeightPool::dry());
-    Lowering::new(&guess.graph, &guess.facts, SOFTWARE, &mut weights, &mut known).node(at, crate::ops::lower).is_ok()
+    Lowering::new(&guess.graph, &guess.infos, SOFTWARE, &mut weights, &mut known).node(at, crate::ops::lower).is_ok()
 }

@@ -1,6 +1,6 @@
 //! The graph as this engine sees it: values, constants and nodes in an order that can be run.
 //!
-//! Made by [`crate::read`] from an ONNX file, rewritten by [`crate::passes`], walked by [`crate::facts`] and
+//! Made by [`crate::read`] from an ONNX file, rewritten by [`crate::passes`], walked by [`crate::value_info`] and
 //! [`crate::lower`]. Holds no device object and no shape that depends on a request.
 
 mod attribute;

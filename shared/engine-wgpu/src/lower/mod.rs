@@ -1,6 +1,6 @@
 //! Turns nodes into dispatches: which kernel, which buffers, which numbers, how many workgroups.
 //!
-//! Fed by [`crate::plan`] with a graph and its [`Facts`]; each operator's rule (see [`crate::ops`]) speaks to a
+//! Fed by [`crate::plan`] with a graph and its [`ValueInfos`]; each operator's rule (see [`crate::ops`]) speaks to a
 //! [`Lowering`]. Knows no device object: a dispatch is data, made into pipelines and bind groups by [`crate::gpu`].
 //!
 //! # How values lie on the device
@@ -31,14 +31,14 @@ pub use weights::{WeightId, WeightPool};
 pub use words::{device_bytes, from_words, pack_bytes, to_words};
 
 use crate::error::OpError;
-use crate::facts::{Fact, Facts, Range, Ranges};
 use crate::ir::{Graph, Literal, Node, ValueId};
+use crate::value_info::{Range, Ranges, ValueInfo, ValueInfos};
 
 /// Dispatches, scratch space and aliases of the nodes that are lowered.
 #[derive(Debug)]
 pub struct Lowering<'a> {
     graph: &'a Graph,
-    facts: &'a Facts,
+    infos: &'a ValueInfos,
     /// Properties of the device that kernels may count on.
     pub tuning: Tuning,
     weights: &'a mut WeightPool,
@@ -61,18 +61,18 @@ impl<'a> Lowering<'a> {
     /// `weights` live as long as the session, `known` values as long as the plan.
     pub fn new(
         graph: &'a Graph,
-        facts: &'a Facts,
+        infos: &'a ValueInfos,
         tuning: Tuning,
         weights: &'a mut WeightPool,
         known: &'a mut WeightPool,
     ) -> Self {
         Self {
             graph,
-            facts,
+            infos,
             tuning,
             weights,
             known,
-            ranges: Ranges::of(graph, facts),
+            ranges: Ranges::of(graph, infos),
             node: 0,
             mismatch: None,
             dispatches: Vec::new(),
@@ -92,7 +92,7 @@ impl<'a> Lowering<'a> {
     ) -> Result<(), OpError> {
         self.node = at;
         let node = &self.graph.nodes[at];
-        if node.outputs.iter().flatten().all(|&id| self.facts.of(id).known.is_some()) {
+        if node.outputs.iter().flatten().all(|&id| self.infos.of(id).known.is_some()) {
             return Ok(());
         }
         let first = self.dispatches.len();
@@ -123,16 +123,16 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    /// The fact of a value.
+    /// The info of a value.
     #[must_use]
-    pub fn fact(&self, id: ValueId) -> &'a Fact {
-        self.facts.of(id)
+    pub fn info(&self, id: ValueId) -> &'a ValueInfo {
+        self.infos.of(id)
     }
 
     /// Returns the range of a value of integers: what its kernel need not look for.
     #[must_use]
     pub fn range(&self, id: ValueId) -> Range {
-        self.ranges.range(id, self.facts.of(id))
+        self.ranges.range(id, self.infos.of(id))
     }
 
     /// Returns the range of an input of integers; every 64-bit integer where the input is not given.
@@ -141,10 +141,10 @@ impl<'a> Lowering<'a> {
         node.input(at).map_or(Range::new(i64::MIN, i64::MAX), |id| self.range(id))
     }
 
-    /// The inputs of a node as facts.
+    /// The inputs of a node as infos.
     #[must_use]
-    pub fn input_facts(&self, node: &Node) -> Vec<Option<&'a Fact>> {
-        node.inputs.iter().map(|id| id.map(|id| self.facts.of(id))).collect()
+    pub fn input_infos(&self, node: &Node) -> Vec<Option<&'a ValueInfo>> {
+        node.inputs.iter().map(|id| id.map(|id| self.infos.of(id))).collect()
     }
 
     /// The input at this place as something a kernel can read: known values are uploaded as weights.
@@ -169,9 +169,9 @@ impl<'a> Lowering<'a> {
     /// # Errors
     /// When its known value does not fit the device.
     pub fn operand(&mut self, id: ValueId) -> Result<Operand, OpError> {
-        let fact = self.facts.of(id);
-        let repr = Repr::of(fact.dtype);
-        let arg = match &fact.known {
+        let info = self.infos.of(id);
+        let repr = Repr::of(info.dtype);
+        let arg = match &info.known {
             None => Arg::Value(self.root(id)),
             Some(literal) => {
                 if self.graph.constants.contains_key(&id) {
@@ -181,7 +181,7 @@ impl<'a> Lowering<'a> {
                 }
             }
         };
-        Ok(Operand { arg, repr, shape: fact.shape.clone() })
+        Ok(Operand { arg, repr, shape: info.shape.clone() })
     }
 
     /// The constant of the session that this value is; `None` for values known at the shapes of one plan only.
@@ -228,8 +228,8 @@ impl<'a> Lowering<'a> {
     /// A value of this node as something a kernel can write.
     #[must_use]
     pub fn place(&self, id: ValueId) -> Operand {
-        let fact = self.facts.of(id);
-        Operand { arg: Arg::Value(id), repr: Repr::of(fact.dtype), shape: fact.shape.clone() }
+        let info = self.infos.of(id);
+        Operand { arg: Arg::Value(id), repr: Repr::of(info.dtype), shape: info.shape.clone() }
     }
 
     /// Space for so many words that lives while this node runs.
@@ -246,12 +246,12 @@ impl<'a> Lowering<'a> {
     /// When the known value does not fit the device.
     pub fn alias(&mut self, output: ValueId, input: ValueId) -> Result<(), OpError> {
         let root = self.root(input);
-        if self.facts.of(root).known.is_none() {
+        if self.infos.of(root).known.is_none() {
             self.aliases.insert(output, root);
             return Ok(());
         }
         let x = self.operand(root)?;
-        let elements = self.facts.of(output).elements();
+        let elements = self.infos.of(output).elements();
         let kernel = KernelBuilder::new("copy")
             .read("x", x.repr)
             .text(&format!("fn element(i: u32) -> {} {{ return load_x(i); }}", x.repr.wgsl()))

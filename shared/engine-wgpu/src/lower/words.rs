@@ -9,9 +9,9 @@ use bytes::Bytes;
 
 use super::repr::Repr;
 use crate::error::OpError;
-use crate::facts::Fact;
 use crate::fault::Fault;
 use crate::ir::{ElementType, Literal};
+use crate::value_info::ValueInfo;
 
 /// Returns whether the device holds the very bytes of a literal, but for zeros that fill up the last word.
 const fn lies_alike(dtype: ElementType) -> bool {
@@ -74,9 +74,9 @@ pub fn pack_bytes(bytes: &[u8]) -> Vec<u32> {
 
 /// A literal from the words a device gave back; missing ones are zero.
 #[must_use]
-pub fn from_words(fact: &Fact, words: &[u8]) -> Literal {
-    let (dtype, shape) = (fact.dtype, fact.shape.clone());
-    if let Some(literal) = all_of(fact, words) {
+pub fn from_words(info: &ValueInfo, words: &[u8]) -> Literal {
+    let (dtype, shape) = (info.dtype, info.shape.clone());
+    if let Some(literal) = all_of(info, words) {
         return literal;
     }
     let lanes = words.as_chunks::<4>().0.iter().copied();
@@ -98,10 +98,10 @@ pub fn from_words(fact: &Fact, words: &[u8]) -> Literal {
 }
 
 /// As [`from_words`], for the types of most answers: straight to bytes; `None` for others and for too few words.
-fn all_of(fact: &Fact, words: &[u8]) -> Option<Literal> {
-    let count = fact.elements();
+fn all_of(info: &ValueInfo, words: &[u8]) -> Option<Literal> {
+    let count = info.elements();
     let lanes = || Some(words.as_chunks::<4>().0.get(..count)?.iter().copied());
-    let bytes = match fact.dtype {
+    let bytes = match info.dtype {
         ElementType::Bool => lanes()?.map(|lane| u8::from(lane != [0; 4])).collect(),
         ElementType::I64 => {
             let wide = lanes()?.map(|lane| i64::from(i32::from_le_bytes(lane)).to_le_bytes());
@@ -110,7 +110,7 @@ fn all_of(fact: &Fact, words: &[u8]) -> Option<Literal> {
         dtype if lies_alike(dtype) => Bytes::copy_from_slice(words.get(..dtype.bytes_of(count)?)?),
         _ => return None,
     };
-    Literal::new(fact.dtype, fact.shape.clone(), bytes)
+    Literal::new(info.dtype, info.shape.clone(), bytes)
 }
 
 #[cfg(test)]
@@ -137,7 +137,7 @@ mod tests {
     fn there_and_back(literal: &Literal) -> Literal {
         let mut bytes = device_bytes(literal).unwrap().into_owned();
         bytes.resize(bytes.len().next_multiple_of(4), 0);
-        from_words(&Fact::new(literal.dtype(), literal.shape().to_vec()), &bytes)
+        from_words(&ValueInfo::new(literal.dtype(), literal.shape().to_vec()), &bytes)
     }
 
     #[test]
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_a_device_gives_back_too_short_is_filled_up_with_zeros() {
-        let fact = Fact::new(ElementType::F32, vec![3]);
-        assert_eq!(from_words(&fact, &1.5_f32.to_le_bytes()), Literal::from_f32s(vec![3], &[1.5]));
+        let info = ValueInfo::new(ElementType::F32, vec![3]);
+        assert_eq!(from_words(&info, &1.5_f32.to_le_bytes()), Literal::from_f32s(vec![3], &[1.5]));
     }
 }

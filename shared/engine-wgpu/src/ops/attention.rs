@@ -9,7 +9,6 @@ mod scores;
 use scores::{Ends, Mask, Scores};
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
 use crate::ops::epilogue::Epilogue;
@@ -17,6 +16,7 @@ use crate::ops::product::{Matrix, Product};
 use crate::ops::rule::Rule;
 use crate::shape::param;
 use crate::shape::volume;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[
@@ -97,7 +97,7 @@ impl Sizes {
     }
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let sizes = Sizes::of(node, inputs)?;
     let dtype = inputs.at(0)?.dtype;
     if !dtype.is_float() {
@@ -107,16 +107,16 @@ fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     let keys = sizes.keys();
     let y = if split { vec![batch, heads, queries, value_size] } else { vec![batch, queries, heads * value_size] };
     Ok(vec![
-        Fact::new(dtype, y),
-        Fact::new(dtype, vec![batch, kv_heads, keys, size]),
-        Fact::new(inputs.at(2)?.dtype, vec![batch, kv_heads, keys, value_size]),
-        Fact::new(dtype, vec![batch, heads, queries, keys]),
+        ValueInfo::new(dtype, y),
+        ValueInfo::new(dtype, vec![batch, kv_heads, keys, size]),
+        ValueInfo::new(inputs.at(2)?.dtype, vec![batch, kv_heads, keys, value_size]),
+        ValueInfo::new(dtype, vec![batch, heads, queries, keys]),
     ])
 }
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let sizes = Sizes::of(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let sizes = Sizes::of(node, Inputs(&infos))?;
     let Sizes { batch, heads, queries, size, value_size, split, .. } = sizes;
     let (q, k, v) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.input(node, 2)?);
     let keys = sizes.keys();
@@ -138,7 +138,7 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let window =
         |name: &str| -> Result<u32, OpError> { Ok(u32::try_from(node.attributes.int(name, -1)?).unwrap_or(u32::MAX)) };
     let mask = cx.optional_input(node, 3)?.map(|operand| {
-        let is_bool = node.input(3).is_some_and(|id| cx.fact(id).dtype == ElementType::Bool);
+        let is_bool = node.input(3).is_some_and(|id| cx.info(id).dtype == ElementType::Bool);
         Mask { operand, is_bool }
     });
     let scores = Scores {

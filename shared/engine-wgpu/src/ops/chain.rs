@@ -5,12 +5,12 @@
 //! numbers. The last step is the answer; all of them have its shape.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{Attribute, ElementType, Node, OWN_DOMAIN};
 use crate::lower::{KernelBuilder, Lowering, Operand, Params, element_groups};
 use crate::ops::epilogue::{activation, helpers};
 use crate::ops::rule::Rule;
 use crate::shape::{broadcast, broadcast_strides, strides};
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("Chain", infer, lower).in_domain(OWN_DOMAIN)];
@@ -126,7 +126,7 @@ pub(crate) fn steps(node: &Node) -> Result<Vec<Step>, OpError> {
     Ok(steps)
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     steps(node)?;
     let mut shape = Vec::new();
     for at in 0..inputs.len() {
@@ -136,7 +136,7 @@ fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
         }
         shape = broadcast(&shape, &input.shape)?;
     }
-    Ok(vec![Fact::new(ElementType::F32, shape)])
+    Ok(vec![ValueInfo::new(ElementType::F32, shape)])
 }
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {

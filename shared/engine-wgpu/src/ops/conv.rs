@@ -14,7 +14,6 @@ mod direct;
 mod winograd;
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{Literal, Node, OWN_DOMAIN, ValueId};
 use crate::lower::{Arg, Effort, Floats, KernelBuilder, Lowering, Operand, Params, Repr, element_groups, nested_steps};
 use crate::ops::epilogue::Epilogue;
@@ -23,6 +22,7 @@ use crate::ops::rule::Rule;
 use crate::ops::window::{Window, three};
 use crate::shape::param;
 use crate::shape::volume;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this family.
 ///
@@ -118,7 +118,7 @@ impl Geometry {
     }
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (x, w) = (inputs.at(0)?, inputs.at(1)?);
     if x.dtype != w.dtype || !x.dtype.is_float() {
         return Err(OpError::invalid(format!("its input is {}, its weights are {}", x.dtype, w.dtype)));
@@ -127,7 +127,7 @@ fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     if inputs.optional(2).is_some_and(|bias| bias.elements() != geometry.filters) {
         return Err(OpError::invalid("its bias has not one number for each output channel"));
     }
-    Ok(vec![Fact::new(x.dtype, geometry.shape())])
+    Ok(vec![ValueInfo::new(x.dtype, geometry.shape())])
 }
 
 /// Everything a kernel of this family binds.

@@ -2,7 +2,6 @@
 //! sums that fall on it. Small ones take one launch with a thread per output.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{Node, OWN_DOMAIN};
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups, nested_steps};
 use crate::ops::epilogue::Epilogue;
@@ -10,6 +9,7 @@ use crate::ops::product::{Constant, Matrix, Product};
 use crate::ops::rule::Rule;
 use crate::ops::window::{SPATIAL_MAX, positive, three};
 use crate::shape::volume;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this family; the own-domain form takes a residual and [`crate::ops::epilogue`]'s attributes.
 pub(super) const RULES: &[Rule] =
@@ -99,7 +99,7 @@ fn to_usize(value: u32) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (x, w) = (inputs.at(0)?, inputs.at(1)?);
     if x.dtype != w.dtype || !x.dtype.is_float() {
         return Err(OpError::invalid(format!("its input is {}, its weights are {}", x.dtype, w.dtype)));
@@ -110,7 +110,7 @@ fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
         return Err(OpError::invalid("its bias has not one number for each output channel"));
     }
     let shape = [x.shape[0], filters].into_iter().chain(geometry.output).collect();
-    Ok(vec![Fact::new(x.dtype, shape)])
+    Ok(vec![ValueInfo::new(x.dtype, shape)])
 }
 
 /// Multiply-adds below which one launch beats a product and a gathering.

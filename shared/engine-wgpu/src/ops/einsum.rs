@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Params, element_groups};
 use crate::ops::elementwise::checked;
@@ -14,6 +13,7 @@ use crate::ops::reduce::fold::Fold;
 use crate::ops::rule::Rule;
 use crate::shape::strides;
 use crate::shape::volume;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("Einsum", infer, lower)];
@@ -104,7 +104,7 @@ fn labels(term: &str, rank: Option<usize>, dots: usize) -> Result<Vec<Label>, Op
     Ok(found)
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let mut shapes = Vec::new();
     for at in 0..inputs.len() {
         if inputs.at(at)?.dtype != inputs.at(0)?.dtype {
@@ -119,7 +119,7 @@ fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     if seen.len() != equation.output.len() {
         return Err(OpError::invalid("a label stands twice in the output"));
     }
-    Ok(vec![Fact::new(inputs.at(0)?.dtype, equation.shape())])
+    Ok(vec![ValueInfo::new(inputs.at(0)?.dtype, equation.shape())])
 }
 
 /// Most terms that one thread adds up.
@@ -166,7 +166,7 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let keep: String = (0..count).map(|of| format!("    let base_{of} = at_{of};\n")).collect();
     let reset: String = (0..count).map(|of| format!("    at_{of} = base_{of};\n")).collect();
     let wgsl = sums.repr.wgsl();
-    let wide = node.output(0).is_some_and(|id| checked::is_wide(cx.fact(id).dtype));
+    let wide = node.output(0).is_some_and(|id| checked::is_wide(cx.info(id).dtype));
     let factors = (0..count).map(|of| format!("load_x{of}(at_{of})"));
     let (product, add, join) = match wide {
         true => (

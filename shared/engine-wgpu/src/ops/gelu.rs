@@ -1,11 +1,11 @@
 //! ONNX Runtime's Gaussian error units: `BiasGelu`, `FastGelu`, `QuickGelu`.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{KernelBuilder, Lowering, Params, element_groups};
 use crate::ops::epilogue::{activation, helpers};
 use crate::ops::rule::Rule;
+use crate::value_info::{Inputs, ValueInfo};
 
 const MICROSOFT: &str = "com.microsoft";
 
@@ -23,7 +23,7 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 /// A bias, where there is one, is as long as the last dimension.
-fn infer(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     if !x.dtype.is_float() {
         return Err(OpError::invalid(format!("it takes {}", x.dtype)));
@@ -33,7 +33,7 @@ fn infer(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     {
         return Err(OpError::invalid(format!("a bias of shape {:?} for {:?}", bias.shape, x.shape)));
     }
-    Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    Ok(vec![ValueInfo::new(x.dtype, x.shape.clone())])
 }
 
 fn launch(node: &Node, cx: &mut Lowering<'_>, expression: &str) -> Result<(), OpError> {

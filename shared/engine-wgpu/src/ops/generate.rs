@@ -1,35 +1,35 @@
 //! Operators that need no request: shapes as values, constants, ranges.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs, Range};
 use crate::fault::Fault;
 use crate::ir::{Attribute, ElementType, Literal, Node};
 use crate::lower::{KernelBuilder, Lowering, Params, element_groups};
 use crate::ops::elementwise::checked;
 use crate::ops::movement::{fill, given, integers, on_host, product, size};
 use crate::ops::rule::Rule;
+use crate::value_info::{Inputs, Range, ValueInfo};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[
-    Rule::host("Shape", infer_shape, |n, i| facts_known(n, i, infer_shape)),
-    Rule::host("Size", infer_size, |n, i| facts_known(n, i, infer_size)),
-    Rule::host("Constant", infer_constant, |n, i| facts_known(n, i, infer_constant)),
+    Rule::host("Shape", infer_shape, |n, i| infos_known(n, i, infer_shape)),
+    Rule::host("Size", infer_size, |n, i| infos_known(n, i, infer_size)),
+    Rule::host("Constant", infer_constant, |n, i| infos_known(n, i, infer_constant)),
     Rule::device("ConstantOfShape", infer_filled, lower_filled).with_host(evaluate_filled),
     Rule::device("Range", infer_range, lower_range).with_host(evaluate_range),
     Rule::device("EyeLike", infer_eye, lower_eye).with_host(evaluate_eye),
 ];
 
 /// For operators whose inference already gives the value.
-fn facts_known(
+fn infos_known(
     node: &Node,
     inputs: &[Option<&Literal>],
     infer: crate::ops::rule::Infer,
 ) -> Result<Vec<Literal>, OpError> {
-    let facts = on_host(inputs, |inputs| infer(node, inputs))?;
-    Ok(facts.into_iter().filter_map(|fact| fact.known).collect())
+    let infos = on_host(inputs, |inputs| infer(node, inputs))?;
+    Ok(infos.into_iter().filter_map(|info| info.known).collect())
 }
 
-fn infer_shape(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_shape(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let shape = &inputs.at(0)?.shape;
     let rank = i64::try_from(shape.len()).unwrap_or(i64::MAX);
     let from_end = |at: i64| if at < 0 { at.saturating_add(rank) } else { at }.clamp(0, rank);
@@ -37,15 +37,15 @@ fn infer_shape(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     let (start, end) = (place(node.attributes.int("start", 0)?), place(node.attributes.int("end", rank)?));
     let sizes = shape.get(start..end).unwrap_or_default().iter();
     let sizes: Vec<i64> = sizes.map(|&size| i64::try_from(size).unwrap_or(i64::MAX)).collect();
-    Ok(vec![Fact::known(Literal::i64_vector(&sizes))])
+    Ok(vec![ValueInfo::known(Literal::i64_vector(&sizes))])
 }
 
-fn infer_size(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_size(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let elements = i64::try_from(product(&inputs.at(0)?.shape)?).unwrap_or(i64::MAX);
-    Ok(vec![Fact::known(Literal::from_i64s(ElementType::I64, Vec::new(), &[elements]))])
+    Ok(vec![ValueInfo::known(Literal::from_i64s(ElementType::I64, Vec::new(), &[elements]))])
 }
 
-fn infer_constant(node: &Node, _inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_constant(node: &Node, _inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let stated = ["value", "value_float", "value_int", "value_floats", "value_ints"];
     let found = stated.iter().find_map(|name| node.attributes.find(name));
     let literal = match found {
@@ -58,7 +58,7 @@ fn infer_constant(node: &Node, _inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError
             return Err(OpError::unsupported("its value is text, sparse or missing"));
         }
     };
-    Ok(vec![Fact::known(literal)])
+    Ok(vec![ValueInfo::known(literal)])
 }
 
 /// The value that fills a tensor: one element, zero as `float32` unless stated.
@@ -70,9 +70,9 @@ fn filling(node: &Node) -> Result<Literal, OpError> {
     }
 }
 
-fn infer_filled(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_filled(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let shape: Vec<usize> = integers(inputs, 0)?.into_iter().map(size).collect::<Result<_, _>>()?;
-    Ok(vec![Fact::new(filling(node)?.dtype(), shape)])
+    Ok(vec![ValueInfo::new(filling(node)?.dtype(), shape)])
 }
 
 fn lower_filled(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
@@ -82,10 +82,10 @@ fn lower_filled(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
 }
 
 fn evaluate_filled(node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, OpError> {
-    let facts = on_host(inputs, |inputs| infer_filled(node, inputs))?;
+    let infos = on_host(inputs, |inputs| infer_filled(node, inputs))?;
     let value = filling(node)?;
-    let fill = |fact: Fact| crate::host::rearrange(fact.dtype, fact.shape, &[&value], |_flat| Ok(Some((0, 0))));
-    facts.into_iter().map(fill).collect()
+    let fill = |info: ValueInfo| crate::host::rearrange(info.dtype, info.shape, &[&value], |_flat| Ok(Some((0, 0))));
+    infos.into_iter().map(fill).collect()
 }
 
 /// First value, step and number of values, exact for integers and in `f64` for floats.
@@ -129,14 +129,14 @@ impl Progression {
     }
 }
 
-fn infer_range(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_range(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (dtype, progression) = progression(inputs)?;
-    Ok(vec![Fact::new(dtype, vec![progression.count()])])
+    Ok(vec![ValueInfo::new(dtype, vec![progression.count()])])
 }
 
 fn lower_range(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    if let (dtype, Progression::Integers(start, delta, count)) = progression(Inputs(&facts))?
+    let infos = cx.input_infos(node);
+    if let (dtype, Progression::Integers(start, delta, count)) = progression(Inputs(&infos))?
         && checked::is_wide(dtype)
     {
         let steps = i64::try_from(count.saturating_sub(1)).unwrap_or(i64::MAX);
@@ -182,7 +182,7 @@ fn evaluate_range(_node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Liter
 }
 
 /// Type and shape of the output, and which diagonal holds ones.
-fn eye(node: &Node, inputs: Inputs<'_>) -> Result<(Fact, i64), OpError> {
+fn eye(node: &Node, inputs: Inputs<'_>) -> Result<(ValueInfo, i64), OpError> {
     let x = inputs.at(0)?;
     let dtype = match node.attributes.optional_int("dtype")? {
         None => x.dtype,
@@ -194,16 +194,16 @@ fn eye(node: &Node, inputs: Inputs<'_>) -> Result<(Fact, i64), OpError> {
     if x.rank() != 2 {
         return Err(OpError::invalid(format!("shape {:?} is no matrix", x.shape)));
     }
-    Ok((Fact::new(dtype, x.shape.clone()), node.attributes.int("k", 0)?))
+    Ok((ValueInfo::new(dtype, x.shape.clone()), node.attributes.int("k", 0)?))
 }
 
-fn infer_eye(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_eye(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     Ok(vec![eye(node, inputs)?.0])
 }
 
 fn lower_eye(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let (_fact, k) = eye(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let (_fact, k) = eye(node, Inputs(&infos))?;
     let y = cx.output(node, 0)?;
     let [_rows, columns] = y.shape[..] else { return Err(OpError::invalid("its output is no matrix")) };
     let wgsl = y.repr.wgsl();
@@ -223,10 +223,10 @@ fn lower_eye(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
 }
 
 fn evaluate_eye(node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, OpError> {
-    let (fact, k) = on_host(inputs, |inputs| eye(node, inputs))?;
+    let (info, k) = on_host(inputs, |inputs| eye(node, inputs))?;
     let columns = given(inputs, 0)?.shape().get(1).copied().unwrap_or(1).max(1);
     let signed = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
     let one = |at: usize| i64::from(signed(at % columns) - signed(at / columns) == k);
-    let values: Vec<i64> = (0..fact.elements()).map(one).collect();
-    Ok(vec![Literal::from_i64s(fact.dtype, fact.shape, &values)])
+    let values: Vec<i64> = (0..info.elements()).map(one).collect();
+    Ok(vec![Literal::from_i64s(info.dtype, info.shape, &values)])
 }

@@ -1,18 +1,18 @@
 //! ImageScaler and Crop: ONNX Runtime's own operators of domain `ai.onnx`, in models of CoreML and WinML before operator set 10.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{KernelBuilder, Lowering, Params, Repr, element_groups};
 use crate::ops::elementwise::same_float;
 use crate::ops::movement::size;
 use crate::ops::rule::Rule;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this file.
 pub(super) const RULES: &[Rule] =
     &[Rule::device("ImageScaler", infer_scaler, lower_scaler), Rule::device("Crop", infer_crop, lower_crop)];
 
-fn infer_scaler(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_scaler(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let bias = node.attributes.floats("bias")?.unwrap_or_default();
     match inputs.at(0)?.shape[..] {
         [_, channels, _, _] if channels == bias.len() => same_float(node, inputs),
@@ -66,9 +66,9 @@ fn crop(node: &Node, x: &[usize]) -> Result<([usize; 2], Vec<usize>), OpError> {
     }
 }
 
-fn infer_crop(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_crop(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
-    Ok(vec![Fact::new(x.dtype, crop(node, &x.shape)?.1)])
+    Ok(vec![ValueInfo::new(x.dtype, crop(node, &x.shape)?.1)])
 }
 
 fn lower_crop(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {

@@ -1,7 +1,6 @@
 //! MatMul, Gemm and their fused forms: describe a [`Product`] and let it choose its kernel.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs, Range};
 use crate::ir::{ElementType, Literal, Node, OWN_DOMAIN};
 use crate::lower::{Lowering, Operand};
 use crate::ops::elementwise::checked;
@@ -9,6 +8,7 @@ use crate::ops::epilogue::Epilogue;
 use crate::ops::product::{Bias, Constant, Matrix, Product};
 use crate::ops::rule::Rule;
 use crate::shape::{broadcast, broadcast_strides, strides};
+use crate::value_info::{Inputs, Range, ValueInfo};
 
 /// The operators of this family.
 ///
@@ -86,7 +86,7 @@ fn sizes(a: &[usize], b: &[usize], transposes: (bool, bool)) -> Result<Sizes, Op
     Ok(Sizes { batch, m, n, k, y })
 }
 
-fn infer_matmul(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_matmul(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (a, b) = (inputs.at(0)?, inputs.at(1)?);
     if a.dtype != b.dtype {
         return Err(OpError::invalid(format!("its inputs are {} and {}", a.dtype, b.dtype)));
@@ -112,7 +112,7 @@ fn infer_matmul(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     {
         return Err(OpError::invalid("its bias does not broadcast to its output"));
     }
-    Ok(vec![Fact::new(a.dtype, turned(&sizes.y, turns[2]))])
+    Ok(vec![ValueInfo::new(a.dtype, turned(&sizes.y, turns[2]))])
 }
 
 fn lower_matmul(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
@@ -156,7 +156,7 @@ fn lower_matmul(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
 
 /// Returns whether a product of `terms` terms a sum is of 64-bit integers that may not fit 32 bits.
 fn may_overflow(node: &Node, cx: &Lowering<'_>, terms: usize, alpha: f32) -> bool {
-    let Some(dtype) = node.output(0).map(|id| cx.fact(id).dtype).filter(|&dtype| checked::is_wide(dtype)) else {
+    let Some(dtype) = node.output(0).map(|id| cx.info(id).dtype).filter(|&dtype| checked::is_wide(dtype)) else {
         return false;
     };
     let product = cx.input_range(node, 0).times(cx.input_range(node, 1));
@@ -192,7 +192,7 @@ fn matrix(
     Matrix { arg: operand.arg, repr: operand.repr, constant, offset: 0, batch, row, col }
 }
 
-fn infer_gemm(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_gemm(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (a, b) = (inputs.at(0)?, inputs.at(1)?);
     if a.rank() != 2 || b.rank() != 2 {
         return Err(OpError::invalid("its operands are not matrices"));

@@ -1,7 +1,7 @@
-//! The operators: for each a rule that infers its outputs' facts and one that lowers it to dispatches.
+//! The operators: for each a rule that infers its outputs' infos and one that lowers it to dispatches.
 //!
 //! One file per family; each lists its [`Rule`]s, [`registry`] joins the lists. `ops.toml` is the public face of the same list (operator × opset range ×
-//! element types × notes): a test holds the two together. Fed by [`crate::facts`] and [`crate::lower`].
+//! element types × notes): a test holds the two together. Fed by [`crate::value_info`] and [`crate::lower`].
 
 mod attention;
 pub(crate) mod chain;
@@ -13,7 +13,7 @@ mod elementwise;
 mod epilogue;
 mod gelu;
 mod generate;
-mod island;
+mod host_node;
 mod legacy;
 mod matmul;
 mod movement;

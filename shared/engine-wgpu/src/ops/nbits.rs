@@ -2,11 +2,11 @@
 //! loop so that the device reads a quarter or an eighth of the memory.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node, ValueId};
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Params};
 use crate::ops::product::{groups_of, padded_rows};
 use crate::ops::rule::Rule;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("MatMulNBits", infer, lower).in_domain("com.microsoft")];
@@ -51,7 +51,7 @@ impl Sizes {
     }
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let sizes = Sizes::of(node)?;
     let (a, b, scales) = (inputs.at(0)?, inputs.at(1)?, inputs.at(2)?);
     if !a.dtype.is_float() || a.shape.last() != Some(&sizes.k) {
@@ -73,7 +73,7 @@ fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     if let Some(last) = shape.last_mut() {
         *last = sizes.n;
     }
-    Ok(vec![Fact::new(a.dtype, shape)])
+    Ok(vec![ValueInfo::new(a.dtype, shape)])
 }
 
 /// The constant at an input.

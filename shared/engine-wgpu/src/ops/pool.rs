@@ -1,12 +1,12 @@
 //! Pools: the largest, the mean or the p-norm of each window.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups, nested_steps};
 use crate::ops::product::groups_of;
 use crate::ops::rule::Rule;
 use crate::ops::window::{SPATIAL_MAX, Window, positive, three};
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[
@@ -29,34 +29,34 @@ fn window(node: &Node, shape: &[usize]) -> Result<(Window, Vec<usize>), OpError>
     Ok((window, output))
 }
 
-fn output_shape(node: &Node, x: &Fact) -> Result<Vec<usize>, OpError> {
+fn output_shape(node: &Node, x: &ValueInfo) -> Result<Vec<usize>, OpError> {
     let (_window, output) = window(node, &x.shape)?;
     Ok(x.shape[..2].iter().copied().chain(output).collect())
 }
 
-fn infer_max(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_max(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     let shape = output_shape(node, x)?;
-    Ok(vec![Fact::new(x.dtype, shape.clone()), Fact::new(ElementType::I64, shape)])
+    Ok(vec![ValueInfo::new(x.dtype, shape.clone()), ValueInfo::new(ElementType::I64, shape)])
 }
 
-fn infer_float(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_float(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     require_float(x)?;
-    Ok(vec![Fact::new(x.dtype, output_shape(node, x)?)])
+    Ok(vec![ValueInfo::new(x.dtype, output_shape(node, x)?)])
 }
 
-fn infer_global(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_global(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     require_float(x)?;
     if x.rank() < 2 {
         return Err(OpError::invalid(format!("a tensor of shape {:?} has no images and channels", x.shape)));
     }
     let ones = std::iter::repeat_n(1, x.rank() - 2);
-    Ok(vec![Fact::new(x.dtype, x.shape[..2].iter().copied().chain(ones).collect())])
+    Ok(vec![ValueInfo::new(x.dtype, x.shape[..2].iter().copied().chain(ones).collect())])
 }
 
-fn require_float(x: &Fact) -> Result<(), OpError> {
+fn require_float(x: &ValueInfo) -> Result<(), OpError> {
     if x.dtype.is_float() { Ok(()) } else { Err(OpError::invalid(format!("it pools {}", x.dtype))) }
 }
 

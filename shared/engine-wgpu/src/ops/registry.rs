@@ -7,13 +7,13 @@ use std::sync::LazyLock;
 
 use super::rule::{Rule, Run};
 use super::{
-    attention, chain, classical, conv, conv_transpose, einsum, elementwise, gelu, generate, island, legacy, matmul,
+    attention, chain, classical, conv, conv_transpose, einsum, elementwise, gelu, generate, host_node, legacy, matmul,
     movement, nbits, norm, pool, quantized, reduce, resize, rnn, rotary, sample, signal, skip_norm, top,
 };
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::Lowering;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// Every family's rules. A new family is one line here.
 const FAMILIES: &[&[Rule]] = &[
@@ -31,7 +31,7 @@ const FAMILIES: &[&[Rule]] = &[
     quantized::dynamic::RULES,
     quantized::matmul::RULES,
     generate::RULES,
-    island::RULES,
+    host_node::RULES,
     legacy::RULES,
     movement::cache::RULES,
     movement::gather::RULES,
@@ -89,11 +89,11 @@ fn known_rule(node: &Node) -> Result<&'static Rule, OpError> {
     rule(node).ok_or_else(|| OpError::unsupported("this engine does not have the operator"))
 }
 
-/// Infers the facts of a node's outputs.
+/// Infers the infos of a node's outputs.
 ///
 /// # Errors
 /// When the operator is unknown or refuses its inputs.
-pub fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+pub fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let rule = known_rule(node)?;
     // A kernel is only ever written for the types that are promised.
     if let (Some(row), Some(first)) = (super::table::row(rule.domain, rule.op), inputs.optional(0))
@@ -114,7 +114,7 @@ pub fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         Run::HostOnly => {
             Err(OpError::unsupported("it is only computed from shapes and constants, never from request data"))
         }
-        Run::Island => {
+        Run::HostNode => {
             Err(OpError::unsupported("its output's shape depends on the data, and it stands where no cut is possible"))
         }
     }

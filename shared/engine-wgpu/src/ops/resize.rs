@@ -4,12 +4,12 @@
 //! kernel serves all. Formulas are those of ONNX's reference (`onnx/reference/ops/op_resize.py`).
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{Literal, Node};
 use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
 use crate::ops::rule::Rule;
 use crate::shape::axis;
 use crate::shape::volume;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("Resize", infer, lower), Rule::device("Upsample", infer, lower)];
@@ -313,15 +313,15 @@ fn is_identity(taps: usize, words: &[u32], axis: &Axis) -> bool {
     taps == 1 && axis.input == axis.output && words.chunks(2).zip(0_u32..).all(|(pair, at)| pair[0] == at)
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     let resize = Resize::of(node, inputs)?;
-    Ok(vec![Fact::new(x.dtype, resize.shape())])
+    Ok(vec![ValueInfo::new(x.dtype, resize.shape())])
 }
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let resize = Resize::of(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let resize = Resize::of(node, Inputs(&infos))?;
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
     let id = node.output(0).ok_or_else(|| OpError::invalid("its output is missing"))?;
     if y.elements() == 0 {

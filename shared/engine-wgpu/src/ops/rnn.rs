@@ -4,7 +4,6 @@
 //! because every thread of a step reads all of the old one.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{Attribute, ElementType, Node};
 use crate::lower::{Arg, Effort, KernelBuilder, KernelSource, Lowering, Operand, Params, Repr, linear_groups};
 use crate::ops::epilogue::Epilogue;
@@ -12,6 +11,7 @@ use crate::ops::product::{Constant, Matrix, Product};
 use crate::ops::rule::Rule;
 use crate::shape::param;
 use crate::shape::volume;
+use crate::value_info::{Inputs, ValueInfo};
 
 mod activation;
 mod body;
@@ -115,7 +115,7 @@ impl Layer {
             return Err(mismatch());
         }
         let state = if batch_first { [batch, directions, hidden] } else { [directions, batch, hidden] };
-        let shaped = |at: usize, shape: &[usize]| inputs.optional(at).is_none_or(|fact| fact.shape == shape);
+        let shaped = |at: usize, shape: &[usize]| inputs.optional(at).is_none_or(|info| info.shape == shape);
         let peepholes = !matches!(cell, Cell::Lstm { .. }) || shaped(7, &[directions, 3 * hidden]);
         let fits = shaped(3, &[directions, 2 * gates])
             && shaped(4, &[batch])
@@ -186,20 +186,20 @@ impl Layer {
     }
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     Ok(Layer::of(node, inputs)?.outputs(inputs.at(0)?.dtype))
 }
 
 impl Layer {
     /// All hidden states, the last one and the last cell state.
-    fn outputs(&self, dtype: ElementType) -> Vec<Fact> {
+    fn outputs(&self, dtype: ElementType) -> Vec<ValueInfo> {
         let &Self { steps, batch, hidden, directions, batch_first, .. } = self;
         let (y, state) = if batch_first {
             (vec![batch, steps, directions, hidden], vec![batch, directions, hidden])
         } else {
             (vec![steps, directions, batch, hidden], vec![directions, batch, hidden])
         };
-        vec![Fact::new(dtype, y), Fact::new(dtype, state.clone()), Fact::new(dtype, state)]
+        vec![ValueInfo::new(dtype, y), ValueInfo::new(dtype, state.clone()), ValueInfo::new(dtype, state)]
     }
 }
 
@@ -234,8 +234,8 @@ struct Tensors {
 }
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let layer = Layer::of(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let layer = Layer::of(node, Inputs(&infos))?;
     let constant = Constant::of(cx, node.input(1));
     let (x, w, recurrent) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.input(node, 2)?.arg);
     lower_layer(node, cx, &layer, Sources { x, w, constant, recurrent, rounds_states: false })

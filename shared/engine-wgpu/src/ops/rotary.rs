@@ -1,11 +1,11 @@
 //! RotaryEmbedding, of ONNX (opset 23) and of com.microsoft: turns pairs of features by angles that depend on the place.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs, Range};
 use crate::fault::Fault;
 use crate::ir::Node;
 use crate::lower::{KernelBuilder, Lowering, Params, Repr, element_groups};
 use crate::ops::rule::Rule;
+use crate::value_info::{Inputs, Range, ValueInfo};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[
@@ -48,7 +48,7 @@ fn sizes(node: &Node, shape: &[usize], cache: &[usize]) -> Result<(usize, usize,
     Ok((heads, size, turned))
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (_positions, cos, sin) = places(node);
     let x = inputs.at(0)?;
     let (cos, sin) = (inputs.at(cos)?, inputs.at(sin)?);
@@ -56,7 +56,7 @@ fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
         return Err(OpError::invalid("its caches differ in shape, or it turns no floats"));
     }
     sizes(node, &x.shape, &cos.shape)?;
-    Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    Ok(vec![ValueInfo::new(x.dtype, x.shape.clone())])
 }
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {

@@ -1,12 +1,12 @@
 //! The rule of an operator, as its family's file declares it and [`super::registry`] finds it.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{Literal, Node};
 use crate::lower::Lowering;
+use crate::value_info::{Inputs, ValueInfo};
 
-/// Infers the facts of a node's outputs, in order.
-pub type Infer = fn(&Node, Inputs<'_>) -> Result<Vec<Fact>, OpError>;
+/// Infers the infos of a node's outputs, in order.
+pub type Infer = fn(&Node, Inputs<'_>) -> Result<Vec<ValueInfo>, OpError>;
 
 /// Computes a node on the host from known inputs.
 pub type Evaluate = fn(&Node, &[Option<&Literal>]) -> Result<Vec<Literal>, OpError>;
@@ -19,7 +19,7 @@ pub enum Run {
     /// On the host while planning, and never on request data (`Shape`, `Range`, …).
     HostOnly,
     /// On the host between two halves of the graph, because the shape of its output depends on the data.
-    Island,
+    HostNode,
 }
 
 /// Rule of one operator.

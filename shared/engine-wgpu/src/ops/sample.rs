@@ -1,17 +1,17 @@
 //! Reading a picture at places that are data: GridSample and RoiAlign.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs, Range};
 use crate::fault::Fault;
 use crate::ir::Node;
 use crate::lower::{Effort, KernelBuilder, Lowering, Params, Repr, element_groups};
 use crate::ops::rule::Rule;
+use crate::value_info::{Inputs, Range, ValueInfo};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] =
     &[Rule::device("GridSample", infer_grid, lower_grid), Rule::device("RoiAlign", infer_roi, lower_roi)];
 
-fn infer_grid(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_grid(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (x, grid) = (inputs.at(0)?, inputs.at(1)?);
     let rank = x.rank();
     let fits = matches!(rank, 4 | 5)
@@ -24,7 +24,7 @@ fn infer_grid(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
         return Err(OpError::invalid(format!("an input of {:?} at a grid of {:?}", x.shape, grid.shape)));
     }
     let shape = x.shape[..2].iter().chain(&grid.shape[1..rank - 1]).copied().collect();
-    Ok(vec![Fact::new(x.dtype, shape)])
+    Ok(vec![ValueInfo::new(x.dtype, shape)])
 }
 
 fn lower_grid(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
@@ -118,7 +118,7 @@ fn roi_sizes(node: &Node) -> Result<[usize; 2], OpError> {
     Ok([size("output_height")?, size("output_width")?])
 }
 
-fn infer_roi(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_roi(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (x, rois, batches) = (inputs.at(0)?, inputs.at(1)?, inputs.at(2)?);
     let fits = x.rank() == 4
         && rois.rank() == 2
@@ -131,7 +131,7 @@ fn infer_roi(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
         return Err(OpError::invalid(format!("an input of {:?} in regions of {:?}", x.shape, rois.shape)));
     }
     let [height, width] = roi_sizes(node)?;
-    Ok(vec![Fact::new(x.dtype, vec![rois.shape[0], x.shape[1], height, width])])
+    Ok(vec![ValueInfo::new(x.dtype, vec![rois.shape[0], x.shape[1], height, width])])
 }
 
 fn lower_roi(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {

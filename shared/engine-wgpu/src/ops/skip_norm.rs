@@ -2,10 +2,10 @@
 //! last dimension, in one kernel.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{Effort, GROUPS_MAX, KernelBuilder, Lowering, Params, linear_groups};
 use crate::ops::rule::Rule;
+use crate::value_info::{Inputs, ValueInfo};
 
 const MICROSOFT: &str = "com.microsoft";
 
@@ -38,7 +38,7 @@ const TRAINING: [usize; 2] = [1, 2];
 /// The output that holds the sum.
 const SUM: usize = 3;
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (x, skip, gamma) = (inputs.at(0)?, inputs.at(1)?, inputs.at(2)?);
     let width = x.shape.last().copied().unwrap_or(0);
     if !x.dtype.is_float() || width == 0 {
@@ -51,20 +51,20 @@ fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
         return Err(OpError::invalid(format!("a skip of shape {:?} for {:?}", skip.shape, x.shape)));
     }
     let others = (2..inputs.len()).filter_map(|at| inputs.optional(at));
-    if gamma.shape != [width] || others.into_iter().any(|fact| fact.shape != [width]) {
+    if gamma.shape != [width] || others.into_iter().any(|info| info.shape != [width]) {
         return Err(OpError::invalid(format!("scale, offset or bias are not {width} long")));
     }
     if TRAINING.iter().any(|&at| node.output(at).is_some()) {
         return Err(OpError::unsupported("its mean and deviation are for training only"));
     }
-    let fact = || Fact::new(x.dtype, x.shape.clone());
-    Ok(vec![fact(), Fact::new(x.dtype, Vec::new()), Fact::new(x.dtype, Vec::new()), fact()])
+    let info = || ValueInfo::new(x.dtype, x.shape.clone());
+    Ok(vec![info(), ValueInfo::new(x.dtype, Vec::new()), ValueInfo::new(x.dtype, Vec::new()), info()])
 }
 
 /// The shape without dimensions of 1 in front.
-fn trimmed(fact: &Fact) -> &[usize] {
-    let first = fact.shape.iter().position(|&size| size != 1).unwrap_or(fact.shape.len());
-    &fact.shape[first..]
+fn trimmed(info: &ValueInfo) -> &[usize] {
+    let first = info.shape.iter().position(|&size| size != 1).unwrap_or(info.shape.len());
+    &info.shape[first..]
 }
 
 fn launch(node: &Node, cx: &mut Lowering<'_>, form: &Form) -> Result<(), OpError> {

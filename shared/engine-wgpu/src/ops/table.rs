@@ -19,7 +19,7 @@ pub enum Runs {
     /// On the host while planning, never on request data.
     Host,
     /// On the host between two plans.
-    Island,
+    HostNode,
 }
 
 /// One row of the list.
@@ -110,7 +110,7 @@ mod tests {
         match run {
             Run::Device(_) => Runs::Device,
             Run::HostOnly => Runs::Host,
-            Run::Island => Runs::Island,
+            Run::HostNode => Runs::HostNode,
         }
     }
 

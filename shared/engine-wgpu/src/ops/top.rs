@@ -1,19 +1,19 @@
 //! TopK: the largest or smallest elements along an axis.
 //!
 //! On the device each element counts how many stand before it, which takes the square of the axis but one launch and the
-//! same bits every time. Axes longer than [`COUNTED_MAX`] are sorted on the host instead, as an island: see
+//! same bits every time. Axes longer than [`COUNTED_MAX`] are sorted on the host instead, as a host node: see
 //! [`crate::segments`].
 
 use std::cmp::Ordering;
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{ElementType, Graph, Literal, Node};
 use crate::lower::{Effort, GROUPS_MAX, KernelBuilder, Lowering, Params, Repr, THREADS, element_groups};
 use crate::ops::movement::{given, integers, on_host, product, size};
 use crate::ops::rule::Rule;
 use crate::shape::{axis, param};
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("TopK", infer, lower).with_host(evaluate)];
@@ -60,10 +60,15 @@ fn top(node: &Node, inputs: Inputs<'_>) -> Result<Top, OpError> {
 
 /// Returns whether this node belongs on the host, by what is known before any request; a length that a request decides
 /// counts as long.
-pub(crate) fn is_long(node: &Node, graph: &Graph, assumed: &[Option<Fact>], symbolic: &[Option<Fact>]) -> bool {
+pub(crate) fn is_long(
+    node: &Node,
+    graph: &Graph,
+    assumed: &[Option<ValueInfo>],
+    symbolic: &[Option<ValueInfo>],
+) -> bool {
     let Some(id) = node.input(0).filter(|id| !graph.constants.contains_key(id)) else { return false };
-    let length = |facts: &[Option<Fact>]| {
-        let x = facts.get(id.index())?.as_ref()?;
+    let length = |infos: &[Option<ValueInfo>]| {
+        let x = infos.get(id.index())?.as_ref()?;
         let at = axis(node.attributes.int("axis", -1).ok()?, x.rank()).ok()?;
         Some(x.shape[at])
     };
@@ -73,9 +78,9 @@ pub(crate) fn is_long(node: &Node, graph: &Graph, assumed: &[Option<Fact>], symb
     }
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let top = top(node, inputs)?;
-    Ok(vec![Fact::new(inputs.at(0)?.dtype, top.shape.clone()), Fact::new(ElementType::I64, top.shape)])
+    Ok(vec![ValueInfo::new(inputs.at(0)?.dtype, top.shape.clone()), ValueInfo::new(ElementType::I64, top.shape)])
 }
 
 /// WGSL of `fn key(i)`: a number that orders as the element does; equal zeros, NaN above everything.
@@ -97,8 +102,8 @@ fn key(repr: Repr, largest: bool) -> String {
 }
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let top = top(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let top = top(node, Inputs(&infos))?;
     if top.n > COUNTED_MAX {
         return Err(OpError::unsupported(format!("an axis of {} elements, where no cut is possible", top.n)));
     }

@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
-use crate::facts::Facts;
 use crate::ir::{Attribute, Attributes, Graph, Literal, Node, Value, ValueId};
 use crate::passes::rewrite;
+use crate::value_info::ValueInfos;
 
 /// Most nodes of a graph while subgraphs are put into it, so that nested ones cannot grow it without end.
 const NODES_MAX: usize = 100_000;
@@ -41,13 +41,13 @@ pub(super) fn inline(graph: &mut Graph) -> bool {
     changed
 }
 
-/// Inlines every `If` whose condition these facts know; answers whether there was one.
-pub(crate) fn inline_known(graph: &mut Graph, facts: &Facts) -> bool {
+/// Inlines every `If` whose condition these infos know; answers whether there was one.
+pub(crate) fn inline_known(graph: &mut Graph, infos: &ValueInfos) -> bool {
     let waiting = std::mem::take(&mut graph.nodes);
     let (mut nodes, mut changed) = (Vec::with_capacity(waiting.len()), false);
     for node in waiting {
-        let condition = node.input(0).filter(|_condition| node.is("If")).and_then(|id| facts.find(id));
-        let known = condition.and_then(|fact| fact.known.as_ref()).and_then(flag);
+        let condition = node.input(0).filter(|_condition| node.is("If")).and_then(|id| infos.find(id));
+        let known = condition.and_then(|info| info.known.as_ref()).and_then(flag);
         let room = NODES_MAX.saturating_sub(nodes.len());
         match known.and_then(|then_one| taken(graph, &node, then_one, room)) {
             Some(inside) => {

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use types::Dim;
 
-use crate::facts::{Fact, Facts, Inputs, Islands, TENSOR_BYTES_MAX, check_size};
 use crate::ir::{Graph, Literal, Node};
+use crate::value_info::{DataDependent, Inputs, TENSOR_BYTES_MAX, ValueInfo, ValueInfos, check_size};
 
 /// Bytes that a folded value may always have.
 const FOLDED_BYTES_FREE: usize = 256 * 1024;
@@ -46,20 +46,20 @@ fn evaluate(graph: &Graph, node: &Node) -> Option<Vec<Literal>> {
         .iter()
         .map(|id| id.map_or(Some(None), |id| graph.constants.get(&id).map(Some)))
         .collect::<Option<_>>()?;
-    let known: Vec<Option<Fact>> =
-        inputs.iter().map(|input| input.map(|literal| Fact::known(literal.clone()))).collect();
-    let known: Vec<Option<&Fact>> = known.iter().map(Option::as_ref).collect();
-    let facts = crate::ops::infer(node, Inputs(&known)).ok()?;
+    let known: Vec<Option<ValueInfo>> =
+        inputs.iter().map(|input| input.map(|literal| ValueInfo::known(literal.clone()))).collect();
+    let known: Vec<Option<&ValueInfo>> = known.iter().map(Option::as_ref).collect();
+    let infos = crate::ops::infer(node, Inputs(&known)).ok()?;
     let read: usize = inputs.iter().flatten().map(|literal| literal.bytes().len()).sum();
-    for fact in &facts {
-        check_size(fact, TENSOR_BYTES_MAX).ok()?;
-        let bytes = fact.dtype.bytes_of(fact.elements())?;
-        if bytes > FOLDED_BYTES_FREE && bytes > read.saturating_mul(FOLDED_GROWTH_MAX) && fact.known.is_none() {
+    for info in &infos {
+        check_size(info, TENSOR_BYTES_MAX).ok()?;
+        let bytes = info.dtype.bytes_of(info.elements())?;
+        if bytes > FOLDED_BYTES_FREE && bytes > read.saturating_mul(FOLDED_GROWTH_MAX) && info.known.is_none() {
             return None;
         }
     }
     let wanted = node.outputs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
-    let values = match facts.iter().map(|fact| fact.known.clone()).collect::<Option<Vec<Literal>>>() {
+    let values = match infos.iter().map(|info| info.known.clone()).collect::<Option<Vec<Literal>>>() {
         Some(values) => values,
         None => crate::inference::evaluate(node, &inputs).ok().flatten()?,
     };
@@ -78,13 +78,14 @@ pub(super) fn settled(graph: &mut Graph) -> bool {
     if !all_fixed {
         return false;
     }
-    let (facts, _refused) = Facts::infer_leniently(graph, &Facts::declared_inputs(graph), Islands::Refused);
+    let (infos, _refused) =
+        ValueInfos::infer_leniently(graph, &ValueInfos::declared_inputs(graph), DataDependent::Refused);
     let mut settled = BTreeSet::new();
     for (at, node) in graph.nodes.iter().enumerate() {
         let outputs = node.outputs.iter().flatten();
         let known: Option<Vec<_>> = outputs
             .map(|&id| {
-                let literal = facts.find(id)?.known.clone()?;
+                let literal = infos.find(id)?.known.clone()?;
                 (!literal.dtype().is_float()).then_some((id, literal))
             })
             .collect();

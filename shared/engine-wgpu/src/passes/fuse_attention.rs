@@ -4,11 +4,11 @@
 //! heads. A product reads and stores with any strides, scales and adds as it stores: none of these needs a launch, nor
 //! a copy in memory. The softmax between takes over the guard against rows that are masked as a whole.
 
-use super::pattern::{Uses, is_one_of, number, pair, symbolic_facts};
+use super::pattern::{Uses, is_one_of, number, pair, symbolic_infos};
 use super::transpose::order;
-use crate::facts::Fact;
 use crate::ir::{Attribute, Graph, Node, OWN_DOMAIN, ValueId};
 use crate::shape::broadcast;
+use crate::value_info::ValueInfo;
 
 /// Moves heads in front of places, or back.
 const TURN: [usize; 4] = [0, 2, 1, 3];
@@ -22,10 +22,10 @@ const ADDEND: usize = 2;
 /// Takes factors, masks and moves of heads into products of two activations, and guards into softmax.
 pub(super) fn fuse(graph: &mut Graph) -> bool {
     let uses = Uses::of(graph);
-    let facts = symbolic_facts(graph);
+    let infos = symbolic_infos(graph);
     let mut changed = false;
     for at in 0..graph.nodes.len() {
-        let search = Search { graph, uses: &uses, facts: &facts };
+        let search = Search { graph, uses: &uses, infos: &infos };
         let node = &graph.nodes[at];
         let found = search.inputs(node).or_else(|| search.factor(node)).or_else(|| search.mask(node));
         let Some(mut found) = found.or_else(|| search.output(node)).or_else(|| search.guard(node)) else { continue };
@@ -40,20 +40,20 @@ pub(super) fn fuse(graph: &mut Graph) -> bool {
 struct Search<'a> {
     graph: &'a Graph,
     uses: &'a Uses,
-    facts: &'a [Option<Fact>],
+    infos: &'a [Option<ValueInfo>],
 }
 
 impl<'a> Search<'a> {
     fn shape(&self, id: ValueId) -> Option<&'a [usize]> {
-        Some(&self.facts.get(id.index())?.as_ref()?.shape)
+        Some(&self.infos.get(id.index())?.as_ref()?.shape)
     }
 
     /// Returns whether it is a product of two stacks of float matrices that are no constants.
     fn multiplies(&self, node: &Node) -> bool {
         let stack = |at: usize| {
             let id = node.input(at).filter(|id| !self.graph.constants.contains_key(id));
-            let fact = id.and_then(|id| self.facts.get(id.index())?.as_ref());
-            fact.is_some_and(|fact| fact.dtype.is_float() && fact.shape.len() > 2)
+            let info = id.and_then(|id| self.infos.get(id.index())?.as_ref());
+            info.is_some_and(|info| info.dtype.is_float() && info.shape.len() > 2)
         };
         node.op == "MatMul" && (node.domain.is_empty() || node.domain == OWN_DOMAIN) && stack(0) && stack(1)
     }
@@ -124,8 +124,8 @@ impl<'a> Search<'a> {
         let (a, b) = pair(node).filter(|_pair| is_one_of(node, &["Add"]))?;
         [(a, b), (b, a)].into_iter().find_map(|(sum, mask)| {
             let (product, of) = (self.product(sum)?, self.shape(sum)?);
-            let fact = self.facts.get(mask.index())?.as_ref()?;
-            let fits = fact.dtype.is_float() && broadcast(&fact.shape, of).is_ok_and(|whole| whole == of);
+            let info = self.infos.get(mask.index())?.as_ref()?;
+            let fits = info.dtype.is_float() && broadcast(&info.shape, of).is_ok_and(|whole| whole == of);
             if !fits || product.attributes.flag("turnY", false).ok()? {
                 return None;
             }

@@ -3,11 +3,11 @@
 //! Only where the value between them has one reader and the shape of the answer: nothing is computed twice, and nothing
 //! large is written only to be read again.
 
-use super::pattern::{Uses, activation, number, symbolic_facts};
-use crate::facts::Fact;
+use super::pattern::{Uses, activation, number, symbolic_infos};
 use crate::ir::{Attribute, Attributes, ElementType, Graph, Node, OWN_DOMAIN, ValueId};
 use crate::ops::chain::{INPUTS_MAX, Place, RANK_MAX, STEPS_MAX, Step, arity, expression, steps};
 use crate::shape::broadcast;
+use crate::value_info::ValueInfo;
 
 /// A chain under construction.
 #[derive(Debug, Clone)]
@@ -19,10 +19,10 @@ struct Chain {
 /// Joins every elementwise operator with those before it.
 pub(super) fn fuse(graph: &mut Graph) -> bool {
     let uses = Uses::of(graph);
-    let facts = symbolic_facts(graph);
+    let infos = symbolic_infos(graph);
     let mut changed = false;
     for at in 0..graph.nodes.len() {
-        let Some(chain) = joined(graph, &uses, &facts, at) else { continue };
+        let Some(chain) = joined(graph, &uses, &infos, at) else { continue };
         let node = &mut graph.nodes[at];
         let texts = chain.steps.iter().map(Step::to_text).collect();
         node.domain = OWN_DOMAIN.to_owned();
@@ -35,22 +35,22 @@ pub(super) fn fuse(graph: &mut Graph) -> bool {
     changed
 }
 
-fn shape(facts: &[Option<Fact>], id: ValueId) -> Option<&[usize]> {
-    facts.get(id.index())?.as_ref().filter(|fact| fact.dtype == ElementType::F32).map(|fact| fact.shape.as_slice())
+fn shape(infos: &[Option<ValueInfo>], id: ValueId) -> Option<&[usize]> {
+    infos.get(id.index())?.as_ref().filter(|info| info.dtype == ElementType::F32).map(|info| info.shape.as_slice())
 }
 
 /// The chain that ends in a node, if at least one operator joins it.
-fn joined(graph: &Graph, uses: &Uses, facts: &[Option<Fact>], at: usize) -> Option<Chain> {
+fn joined(graph: &Graph, uses: &Uses, infos: &[Option<ValueInfo>], at: usize) -> Option<Chain> {
     let node = &graph.nodes[at];
-    let mut chain = single(graph, facts, node)?;
-    let answer = shape(facts, node.output(0)?)?;
+    let mut chain = single(graph, infos, node)?;
+    let answer = shape(infos, node.output(0)?)?;
     if answer.len() > RANK_MAX {
         return None;
     }
     let mut longer = false;
     for id in chain.inputs.clone() {
-        let before = uses.producer(graph, id).filter(|_found| uses.reads(id) == 1 && shape(facts, id) == Some(answer));
-        let Some(before) = before.and_then(|(_at, before)| single(graph, facts, before)) else { continue };
+        let before = uses.producer(graph, id).filter(|_found| uses.reads(id) == 1 && shape(infos, id) == Some(answer));
+        let Some(before) = before.and_then(|(_at, before)| single(graph, infos, before)) else { continue };
         if let Some(whole) = chain.behind(&before, id) {
             chain = whole;
             longer = true;
@@ -60,15 +60,15 @@ fn joined(graph: &Graph, uses: &Uses, facts: &[Option<Fact>], at: usize) -> Opti
     let reached = chain
         .inputs
         .iter()
-        .try_fold(Vec::new(), |reached: Vec<usize>, &id| broadcast(&reached, shape(facts, id)?).ok());
+        .try_fold(Vec::new(), |reached: Vec<usize>, &id| broadcast(&reached, shape(infos, id)?).ok());
     (longer && reached.as_deref() == Some(answer)).then_some(chain)
 }
 
 /// A node as a chain by itself.
-fn single(graph: &Graph, facts: &[Option<Fact>], node: &Node) -> Option<Chain> {
-    let all_floats = node.inputs.iter().flatten().all(|&id| shape(facts, id).is_some());
+fn single(graph: &Graph, infos: &[Option<ValueInfo>], node: &Node) -> Option<Chain> {
+    let all_floats = node.inputs.iter().flatten().all(|&id| shape(infos, id).is_some());
     // What is known before the run is computed by the host, operator by operator.
-    let answer = facts.get(node.output(0)?.index())?.as_ref()?;
+    let answer = infos.get(node.output(0)?.index())?.as_ref()?;
     if !all_floats || answer.dtype != ElementType::F32 || answer.known.is_some() {
         return None;
     }
@@ -98,7 +98,7 @@ fn single(graph: &Graph, facts: &[Option<Fact>], node: &Node) -> Option<Chain> {
         .map(|at| {
             let id = node.input(at)?;
             // A constant that is one number needs no binding, unless its dimensions make the answer's.
-            let rank = shape(facts, id)?.len();
+            let rank = shape(infos, id)?.len();
             if let Some(value) = number(graph, id).filter(|_value| rank <= 1) {
                 return Some(Place::Number(value.to_bits()));
             }

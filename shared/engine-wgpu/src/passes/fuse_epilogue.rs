@@ -2,9 +2,9 @@
 //!
 //! The product moves to this engine's own domain, whose operators take them (see [`crate::ops::epilogue`]).
 
-use super::pattern::{Activation, Uses, activation, is_one_of, pair, symbolic_facts};
-use crate::facts::Fact;
+use super::pattern::{Activation, Uses, activation, is_one_of, pair, symbolic_infos};
 use crate::ir::{Attribute, Graph, Literal, Node, OWN_DOMAIN, ValueId};
+use crate::value_info::ValueInfo;
 
 /// Products that take an epilogue, by domain.
 const PRODUCTS: [&str; 3] = ["Conv", "Gemm", "MatMul"];
@@ -34,10 +34,10 @@ fn set(node: &mut Node, at: usize, id: ValueId) {
 /// Takes every bias, residual and activation that follows a product and nothing else reads.
 pub(super) fn fuse(graph: &mut Graph) -> bool {
     let uses = Uses::of(graph);
-    let facts = symbolic_facts(graph);
+    let infos = symbolic_infos(graph);
     let mut changed = false;
     for at in 0..graph.nodes.len() {
-        let fusion = Fusion { graph, uses: &uses, facts: &facts };
+        let fusion = Fusion { graph, uses: &uses, infos: &infos };
         let node = &graph.nodes[at];
         let fused = fusion.bias(node).or_else(|| fusion.residual(node)).or_else(|| fusion.activation(node));
         let Some((mut fused, literal)) = fused.or_else(|| fusion.gated(node)) else { continue };
@@ -58,7 +58,7 @@ pub(super) fn fuse(graph: &mut Graph) -> bool {
 struct Fusion<'a> {
     graph: &'a Graph,
     uses: &'a Uses,
-    facts: &'a [Option<Fact>],
+    infos: &'a [Option<ValueInfo>],
 }
 
 /// The product with what it took, and a bias to give it, if that has to be made.
@@ -66,7 +66,7 @@ type Fused = (Node, Option<Literal>);
 
 impl<'a> Fusion<'a> {
     fn shape(&self, id: ValueId) -> Option<&'a [usize]> {
-        Some(&self.facts.get(id.index())?.as_ref()?.shape)
+        Some(&self.infos.get(id.index())?.as_ref()?.shape)
     }
 
     /// The product that makes a value nobody else reads.
@@ -121,7 +121,7 @@ impl<'a> Fusion<'a> {
             let product = self.product(sum, 1)?;
             let (_bias, place) = places(product);
             let equal = sum != other && self.shape(sum)? == self.shape(other)?;
-            let float = self.facts.get(other.index())?.as_ref()?.dtype.is_float();
+            let float = self.infos.get(other.index())?.as_ref()?.dtype.is_float();
             let free = product.input(place).is_none() && !self.graph.constants.contains_key(&other);
             if !equal || !float || !free {
                 return None;
@@ -179,10 +179,10 @@ impl<'a> Fusion<'a> {
 /// `MatMulInteger → Cast → Mul` (and its convolution) becomes a product that scales as it stores.
 pub(super) fn scale_integers(graph: &mut Graph) -> bool {
     let uses = Uses::of(graph);
-    let facts = symbolic_facts(graph);
+    let infos = symbolic_infos(graph);
     let mut changed = false;
     for at in 0..graph.nodes.len() {
-        let fusion = Fusion { graph, uses: &uses, facts: &facts };
+        let fusion = Fusion { graph, uses: &uses, infos: &infos };
         let Some(mut fused) = fusion.scaled(&graph.nodes[at]) else { continue };
         fused.outputs = vec![graph.nodes[at].output(0)];
         graph.nodes[at] = fused;

@@ -1,8 +1,8 @@
 //! Layer normalisation and GELU that an exporter wrote out in small operators become those operators again.
 
-use super::pattern::{Uses, is_one_of, number, other_than, pair, symbolic_facts};
-use crate::facts::Fact;
+use super::pattern::{Uses, is_one_of, number, other_than, pair, symbolic_infos};
 use crate::ir::{Attribute, Attributes, Graph, Node, ValueId};
+use crate::value_info::ValueInfo;
 
 /// Opset that has `LayerNormalization` and `Gelu`.
 const OPSET: i64 = 20;
@@ -10,14 +10,14 @@ const OPSET: i64 = 20;
 /// Recognises both.
 pub(super) fn recognise(graph: &mut Graph) -> bool {
     let uses = Uses::of(graph);
-    let facts = symbolic_facts(graph);
+    let infos = symbolic_infos(graph);
     let mut changed = false;
     // Sums first: what ends in one is a normalisation with bias, whose product before it is not yet one without.
     let ends = |graph: &Graph, op: &str| -> Vec<usize> {
         (0..graph.nodes.len()).filter(|&at| is_one_of(&graph.nodes[at], &[op])).collect()
     };
     for at in ends(graph, "Add").into_iter().chain(ends(graph, "Mul")) {
-        let search = Search { graph, uses: &uses, facts: &facts };
+        let search = Search { graph, uses: &uses, infos: &infos };
         let node = &graph.nodes[at];
         let found = search.layer_norm(node).or_else(|| search.gelu(node));
         let Some(mut found) = found.filter(|found| crate::ops::rule(found).is_some()) else { continue };
@@ -44,7 +44,7 @@ fn node(op: &str, inputs: Vec<Option<ValueId>>, attributes: Attributes) -> Node 
 struct Search<'a> {
     graph: &'a Graph,
     uses: &'a Uses,
-    facts: &'a [Option<Fact>],
+    infos: &'a [Option<ValueInfo>],
 }
 
 impl<'a> Search<'a> {
@@ -59,7 +59,7 @@ impl<'a> Search<'a> {
     }
 
     fn shape(&self, id: ValueId) -> Option<&'a [usize]> {
-        Some(&self.facts.get(id.index())?.as_ref()?.shape)
+        Some(&self.infos.get(id.index())?.as_ref()?.shape)
     }
 
     /// The two inputs, the constant last.

@@ -17,8 +17,8 @@ mod identity;
 pub(crate) mod pattern;
 mod transpose;
 
-use crate::facts::{Fact, Facts, Islands};
 use crate::ir::{ElementType, Graph, Node, ValueId};
+use crate::value_info::{DataDependent, ValueInfo, ValueInfos};
 
 /// One rewriting step over a whole graph; answers whether it changed anything.
 type Pass = fn(&mut Graph) -> bool;
@@ -76,16 +76,16 @@ fn settle(graph: &mut Graph) {
     tracing::warn!(rounds = ROUNDS_MAX, "a graph still changed after the last rewriting round");
 }
 
-/// Returns the facts of each value without a request, with every symbolic dimension taken as 1.
+/// Returns the infos of each value without a request, with every symbolic dimension taken as 1.
 ///
 /// Good for element types and ranks; a size of 1 may be a symbol. `None` where a rule refused its inputs.
-pub(crate) fn assumed_facts(graph: &Graph) -> Vec<Option<Fact>> {
-    Facts::infer_leniently(graph, &Facts::declared_inputs(graph), Islands::Assumed).0.into_vec()
+pub(crate) fn assumed_infos(graph: &Graph) -> Vec<Option<ValueInfo>> {
+    ValueInfos::infer_leniently(graph, &ValueInfos::declared_inputs(graph), DataDependent::Assumed).0.into_vec()
 }
 
 /// The element type of each value, where it can be told without a request.
 pub(crate) fn element_types(graph: &Graph) -> Vec<Option<ElementType>> {
-    assumed_facts(graph).into_iter().map(|fact| fact.map(|fact| fact.dtype)).collect()
+    assumed_infos(graph).into_iter().map(|info| info.map(|info| info.dtype)).collect()
 }
 
 /// Makes every reader of one value read another.

@@ -2,8 +2,8 @@
 
 use types::Dim;
 
-use crate::facts::{Fact, Facts};
 use crate::ir::{ElementType, Graph, Literal, Node, ValueId};
+use crate::value_info::{ValueInfo, ValueInfos};
 
 /// Producers and readers of each value, as of when it was made and told of changes: values that come later are unknown
 /// to it.
@@ -154,12 +154,12 @@ fn clip(graph: &Graph, node: &Node) -> Option<[f32; 2]> {
 /// so that images survive being halved.
 const SYMBOL_SIZES: [usize; 12] = [352, 416, 544, 608, 736, 928, 992, 1184, 1312, 1376, 1504, 1696];
 
-/// Returns the facts of each value when every symbol is a size of its own: two shapes that agree here agree in
+/// Returns the infos of each value when every symbol is a size of its own: two shapes that agree here agree in
 /// every request.
-pub(crate) fn symbolic_facts(graph: &Graph) -> Vec<Option<Fact>> {
+pub(crate) fn symbolic_infos(graph: &Graph) -> Vec<Option<ValueInfo>> {
     let mut symbols: Vec<String> = Vec::new();
-    let mut inputs = Facts::declared_inputs(graph);
-    for (fact, &id) in inputs.iter_mut().zip(&graph.inputs) {
+    let mut inputs = ValueInfos::declared_inputs(graph);
+    for (info, &id) in inputs.iter_mut().zip(&graph.inputs) {
         let Some((_dtype, Some(dims))) = &graph.value(id).declared else { continue };
         for (axis, dim) in dims.iter().enumerate() {
             let name = match dim {
@@ -173,10 +173,10 @@ pub(crate) fn symbolic_facts(graph: &Graph) -> Vec<Option<Fact>> {
             });
             // More symbols than sizes: nothing is said of what depends on them.
             let Some(&size) = SYMBOL_SIZES.get(at) else { return vec![None; graph.value_count()] };
-            if let Some(place) = fact.as_mut().and_then(|fact| fact.shape.get_mut(axis)) {
+            if let Some(place) = info.as_mut().and_then(|info| info.shape.get_mut(axis)) {
                 *place = size;
             }
         }
     }
-    Facts::imagine(graph, &inputs).into_vec()
+    ValueInfos::imagine(graph, &inputs).into_vec()
 }

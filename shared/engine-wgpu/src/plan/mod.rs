@@ -1,6 +1,6 @@
 //! A plan: everything of one inference at fixed shapes that can be made before the request is there.
 //!
-//! Made from a graph, its [`Facts`] and the dispatches of [`crate::lower`]: one activation arena, one uniform buffer, bind
+//! Made from a graph, its [`ValueInfos`] and the dispatches of [`crate::lower`]: one activation arena, one uniform buffer, bind
 //! groups, and the list of launches. Running it is writing inputs, one compute pass and one submission for each of its
 //! turns, reading outputs; no device object is made on the way.
 
@@ -24,11 +24,11 @@ pub(crate) use pace::per;
 pub(crate) use weights::Weights;
 
 use crate::error::{GpuError, ModelError, OpError};
-use crate::facts::{Fact, Facts};
 use crate::gpu::{Gpu, Pipeline, PipelineKey, Place};
 use crate::ir::{Graph, Literal, ValueId};
 use crate::lower::{Arg, Dispatch, Lowering, Repr, WeightId, WeightPool};
 use crate::lower::{PARAM_BYTES, PARAM_WORDS};
+use crate::value_info::{ValueInfo, ValueInfos};
 
 /// One launch, ready to record.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Launch {
 #[derive(Debug, Clone)]
 pub(crate) struct Port {
     /// Type and shape of the value.
-    pub(crate) fact: Fact,
+    pub(crate) info: ValueInfo,
     /// Offset in the arena in bytes; meaningless for a known output.
     arena: u64,
     /// Offset in the staging buffer in bytes.
@@ -66,7 +66,7 @@ pub(crate) struct Port {
 impl Port {
     /// The value of an output that does not depend on the request.
     pub(crate) fn known(&self) -> Option<&Literal> {
-        self.fact.known.as_ref()
+        self.info.known.as_ref()
     }
 }
 
@@ -100,13 +100,13 @@ impl Plan {
     pub(crate) fn new(
         gpu: &Gpu,
         graph: &Graph,
-        inputs: &[Fact],
+        inputs: &[ValueInfo],
         weights: &mut Weights,
         budget: u64,
     ) -> Result<Self, ModelError> {
-        let facts = Facts::infer(graph, inputs)?;
+        let infos = ValueInfos::infer(graph, inputs)?;
         let mut known = WeightPool::default();
-        let mut lowering = Lowering::new(graph, &facts, gpu.tuning(), &mut weights.pool, &mut known);
+        let mut lowering = Lowering::new(graph, &infos, gpu.tuning(), &mut weights.pool, &mut known);
         for at in 0..graph.nodes.len() {
             lowering.node(at, crate::ops::lower).map_err(|source| at_node(graph, at, source))?;
         }
@@ -116,7 +116,7 @@ impl Plan {
         };
         let lasting = bound(|arg| if let Arg::Weight(id) = *arg { Some(id) } else { None });
         let passing = bound(|arg| if let Arg::Known(id) = *arg { Some(id) } else { None });
-        let mut layout = Layout::new(gpu, graph, &facts, &dispatches, &scratch, &aliases)?;
+        let mut layout = Layout::new(gpu, graph, &infos, &dispatches, &scratch, &aliases)?;
         let mut known = Weights::of(known);
         for (pool, ids, place) in [
             (&weights.pool, &lasting, Arg::Weight as fn(WeightId) -> Arg),
@@ -142,13 +142,13 @@ impl Plan {
         known.upload(gpu, &passing)?;
         let ports = (graph.inputs.as_slice(), graph.outputs.as_slice());
         let buffers = Buffers { layout, weights, known: &known };
-        Ok(Self::on_device(gpu, ports, &facts, &dispatches, &parts, &buffers)?)
+        Ok(Self::on_device(gpu, ports, &infos, &dispatches, &parts, &buffers)?)
     }
 
     fn on_device(
         gpu: &Gpu,
         (inputs, outputs): (&[ValueId], &[ValueId]),
-        facts: &Facts,
+        infos: &ValueInfos,
         dispatches: &[Dispatch],
         parts: &[Vec<u32>],
         buffers: &Buffers<'_>,
@@ -187,8 +187,8 @@ impl Plan {
             let work = effort.work;
             launches.push(Launch { label: dispatch.kernel.label, pipeline, bind_group, groups: *groups, work });
         }
-        let (inputs, upload_bytes) = ports(inputs, facts, layout);
-        let (outputs, readback_bytes) = ports(outputs, facts, layout);
+        let (inputs, upload_bytes) = ports(inputs, infos, layout);
+        let (outputs, readback_bytes) = ports(outputs, infos, layout);
         let flag = Flag::of(layout.ranges.get(&Arg::Fault).map(|&(arena, _bytes)| arena), upload_bytes, readback_bytes);
         let [upload_bytes, readback_bytes] =
             [upload_bytes, readback_bytes].map(|bytes| bytes + flag.as_ref().map_or(0, |_flag| PARAM_BYTES));
@@ -255,13 +255,13 @@ fn param_bytes(dispatches: &[Dispatch]) -> Vec<u8> {
 }
 
 /// Inputs or outputs one after the other in a staging buffer, and its size.
-fn ports(ids: &[ValueId], facts: &Facts, layout: &Layout) -> (Vec<Port>, u64) {
+fn ports(ids: &[ValueId], infos: &ValueInfos, layout: &Layout) -> (Vec<Port>, u64) {
     let mut staging = 0;
     let mut ports = Vec::with_capacity(ids.len());
     for &id in ids {
-        let fact = facts.of(id).clone();
-        let (arena, bytes) = if fact.known.is_some() { (0, 0) } else { layout.range(Arg::Value(layout.root(id))) };
-        ports.push(Port { fact, arena, staging, bytes });
+        let info = infos.of(id).clone();
+        let (arena, bytes) = if info.known.is_some() { (0, 0) } else { layout.range(Arg::Value(layout.root(id))) };
+        ports.push(Port { info, arena, staging, bytes });
         staging += bytes;
     }
     // A mapped buffer may not be empty.
@@ -282,7 +282,7 @@ impl Layout {
     fn new(
         gpu: &Gpu,
         graph: &Graph,
-        facts: &Facts,
+        infos: &ValueInfos,
         dispatches: &[Dispatch],
         scratch: &[(usize, usize)],
         aliases: &HashMap<ValueId, ValueId>,
@@ -309,7 +309,7 @@ impl Layout {
                 }
             }
         }
-        for &id in graph.outputs.iter().filter(|&&id| facts.of(id).known.is_none()) {
+        for &id in graph.outputs.iter().filter(|&&id| infos.of(id).known.is_none()) {
             touch(Arg::Value(root(id)), end);
         }
         // A fixed order makes two plans of one graph equal to the byte.
@@ -319,7 +319,7 @@ impl Layout {
         let mut sizes = HashMap::with_capacity(args.len());
         for &(arg, (from, to)) in &args {
             let words = match arg {
-                Arg::Value(id) => Repr::of(facts.of(id).dtype).words(facts.of(id).elements()),
+                Arg::Value(id) => Repr::of(infos.of(id).dtype).words(infos.of(id).elements()),
                 Arg::Scratch(id) => scratch[id.0].0,
                 Arg::Fault => 1,
                 Arg::Weight(_) | Arg::Known(_) => 0,
@@ -391,7 +391,7 @@ mod tests {
             Err(error) => return println!("skipped: {error}"),
         };
         let graph = relu();
-        let inputs = [Fact::new(ElementType::F32, vec![4])];
+        let inputs = [ValueInfo::new(ElementType::F32, vec![4])];
         let plan = || Plan::new(&gpu, &graph, &inputs, &mut Weights::default(), BUDGET).unwrap();
         let before = plan();
         assert_eq!(before.first_launches(&(0..1)), 1);

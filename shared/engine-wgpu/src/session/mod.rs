@@ -20,11 +20,11 @@ use types::{Dim, NamedTensor, Signature, Tensor, TensorSpec};
 
 use crate::check::best;
 use crate::error::{ModelError, OpError};
-use crate::facts::{Fact, Facts, INPUT};
 use crate::gpu::Gpu;
 use crate::ir::{ElementType, Graph, Literal, ValueId};
 use crate::plan::Weights;
-use crate::segments::{Island, cut, describe};
+use crate::segments::{HostNode, cut, describe};
+use crate::value_info::{INPUT, ValueInfo, ValueInfos};
 
 pub use crate::segments::ITERATIONS_MAX;
 pub use run::PLANS_MAX;
@@ -40,7 +40,7 @@ pub struct SessionDescription {
     /// Parts of the model that run on the device, each in one submission.
     pub segments: usize,
     /// Operators that run on the host between them, because the shape of their output depends on the data.
-    pub islands: Vec<Island>,
+    pub host_nodes: Vec<HostNode>,
     /// Kernel launches of the plans used last.
     pub launches: usize,
     /// Bytes of activations of the plans used last.
@@ -54,7 +54,7 @@ pub struct SessionDescription {
 pub struct WgpuSession {
     gpu: Arc<Gpu>,
     steps: Vec<Step>,
-    islands: Vec<Island>,
+    host_nodes: Vec<HostNode>,
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
     /// Outputs that are constants of the model.
@@ -89,7 +89,7 @@ impl WgpuSession {
         let mut session = Self {
             gpu,
             steps: cut(graph).into_iter().map(Step::new).collect(),
-            islands: describe(graph),
+            host_nodes: describe(graph),
             inputs: graph.inputs.clone(),
             outputs: graph.outputs.clone(),
             constants: graph.outputs.iter().filter_map(constant).collect(),
@@ -100,17 +100,20 @@ impl WgpuSession {
             turns: Arc::default(),
         };
         let scalar = |id| {
-            Fact::new(graph.value(id).declared.as_ref().map_or(ElementType::F32, |declared| declared.0), Vec::new())
+            ValueInfo::new(
+                graph.value(id).declared.as_ref().map_or(ElementType::F32, |declared| declared.0),
+                Vec::new(),
+            )
         };
         let guess = best(graph);
         // Sizes above the least are a guess: a request may be smaller and fit the budget.
-        let least = guess.inputs == Facts::declared_inputs(graph);
-        let facts: Vec<Fact> =
-            guess.inputs.into_iter().zip(&graph.inputs).map(|(fact, &id)| fact.unwrap_or_else(|| scalar(id))).collect();
-        let of = |fact: &Fact| fact.shape.iter().copied().fold(1, usize::saturating_mul);
-        let elements = facts.iter().map(of).fold(0, usize::saturating_add);
+        let least = guess.inputs == ValueInfos::declared_inputs(graph);
+        let infos: Vec<ValueInfo> =
+            guess.inputs.into_iter().zip(&graph.inputs).map(|(info, &id)| info.unwrap_or_else(|| scalar(id))).collect();
+        let of = |info: &ValueInfo| info.shape.iter().copied().fold(1, usize::saturating_mul);
+        let elements = infos.iter().map(of).fold(0, usize::saturating_add);
         if least || elements <= GUESSED_ELEMENTS_MAX {
-            match session.warm_up(&facts) {
+            match session.warm_up(&infos) {
                 Err(ModelError::OverBudget { .. } | ModelError::TooSlow { .. }) if !least => {}
                 done => done?,
             }
@@ -118,19 +121,19 @@ impl WgpuSession {
         Ok(session)
     }
 
-    fn warm_up(&mut self, facts: &[Fact]) -> Result<(), ModelError> {
+    fn warm_up(&mut self, infos: &[ValueInfo]) -> Result<(), ModelError> {
         let symbolic =
             self.signature.inputs.iter().any(|spec| {
                 spec.shape.as_ref().is_none_or(|dims| dims.iter().any(|dim| !matches!(dim, Dim::Fixed(_))))
             });
-        let mut zeros = Vec::with_capacity(facts.len());
-        for (fact, &id) in facts.iter().zip(&self.inputs) {
-            let needed = fact.shape.iter().try_fold(4_u64, |bytes, &size| bytes.checked_mul(size as u64));
+        let mut zeros = Vec::with_capacity(infos.len());
+        for (info, &id) in infos.iter().zip(&self.inputs) {
+            let needed = info.shape.iter().try_fold(4_u64, |bytes, &size| bytes.checked_mul(size as u64));
             let needed = needed.unwrap_or(u64::MAX);
             if needed > self.budget {
                 return Err(ModelError::OverBudget { needed, budget: self.budget });
             }
-            let literal = Literal::from_i64s(fact.dtype, fact.shape.clone(), &[]);
+            let literal = Literal::from_i64s(info.dtype, info.shape.clone(), &[]);
             zeros.push((id, Crossing { literal, known: false }));
         }
         match self.execute(zeros.into_iter().collect(), &RunControl::default(), true) {
@@ -140,7 +143,7 @@ impl WgpuSession {
             Err(Stopped::Failed(ModelError::Node {
                 source: OpError::Invalid(_) | OpError::Attribute(_) | OpError::TooLarge(_),
                 ..
-            })) if symbolic || !self.islands.is_empty() => Ok(()),
+            })) if symbolic || !self.host_nodes.is_empty() => Ok(()),
             Err(Stopped::Failed(error)) => Err(error),
             Err(Stopped::Asked(_nobody_did)) => Ok(()),
         }
@@ -165,8 +168,8 @@ impl WgpuSession {
                 arena_bytes += plan.arena_bytes;
             }
         }
-        let (islands, weight_bytes) = (self.islands.clone(), self.weights.bytes);
-        SessionDescription { segments: count, islands, launches, arena_bytes, weight_bytes }
+        let (host_nodes, weight_bytes) = (self.host_nodes.clone(), self.weights.bytes);
+        SessionDescription { segments: count, host_nodes, launches, arena_bytes, weight_bytes }
     }
 
     fn segments(&self) -> impl Iterator<Item = &run::Segment> {

@@ -1,4 +1,4 @@
-//! The steps of one inference: plans on the device, islands on the host, one of two branches.
+//! The steps of one inference: plans on the device, host nodes on the host, one of two branches.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -8,12 +8,12 @@ use engine::{RunControl, RunError};
 use parking_lot::FairMutex;
 
 use crate::error::{GpuError, ModelError, OpError};
-use crate::facts::{Fact, INPUT};
 use crate::gpu::{Gpu, Patience};
 use crate::ir::{Graph, Literal, Node, ValueId};
 use crate::lower::Repr;
 use crate::plan::{Plan, Port, Weights, per};
 use crate::segments::{Cycle, Stage};
+use crate::value_info::{INPUT, ValueInfo};
 
 /// Plans kept for different input shapes. A camera has one shape, a text model a handful of padded lengths.
 pub const PLANS_MAX: usize = 8;
@@ -25,10 +25,10 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Segment {
     graph: Graph,
-    /// Most recently used first, each with the facts of the inputs it is for.
-    plans: VecDeque<(Vec<Fact>, Plan)>,
+    /// Most recently used first, each with the infos of the inputs it is for.
+    plans: VecDeque<(Vec<ValueInfo>, Plan)>,
     /// True if plans are made for the values of small integer inputs, not for their shapes alone; see
-    /// [`Runner::facts`].
+    /// [`Runner::infos`].
     by_value: bool,
 }
 
@@ -124,7 +124,7 @@ impl Runner<'_> {
         for step in steps {
             match step {
                 Step::Device(segment) => self.segment(segment, values)?,
-                Step::Host(node, constants) => island(node, constants, values)?,
+                Step::Host(node, constants) => host_node(node, constants, values)?,
                 Step::Cycle(cycle, steps) => self.cycle(cycle, steps, values)?,
                 Step::Branch(condition, sides) => {
                     let decided =
@@ -156,10 +156,10 @@ impl Runner<'_> {
             given.push(crossing.literal.clone());
         }
         let ids = segment.graph.outputs.clone();
-        let facts = self.facts(segment, values)?;
+        let infos = self.infos(segment, values)?;
         let Segment { graph, plans, .. } = segment;
         let nodes = &graph.nodes;
-        let plan = plan_for(graph, plans, gpu, facts, self.weights, self.budget)?;
+        let plan = plan_for(graph, plans, gpu, infos, self.weights, self.budget)?;
         if plan.launch_count() > 0 || plan.outputs.iter().any(|port| port.known().is_none()) {
             upload(gpu, graph, plan, &given)?;
             submit(gpu, plan, control, self.turns, self.run_limit.filter(|_| self.warming), self.warming)?;
@@ -180,35 +180,35 @@ impl Runner<'_> {
 }
 
 impl Runner<'_> {
-    /// Returns the facts of a segment's inputs that a plan is to be made for.
+    /// Returns the infos of a segment's inputs that a plan is to be made for.
     ///
     /// In a loop, a shape or a bound may hang on a value that each iteration computes: the number of the iteration, or a
     /// counter. Where a node asks for such a value, plans are made for the values of small integers.
-    fn facts(&mut self, segment: &mut Segment, values: &Values) -> Result<Vec<Fact>, ModelError> {
+    fn infos(&mut self, segment: &mut Segment, values: &Values) -> Result<Vec<ValueInfo>, ModelError> {
         if self.in_cycles > 0 && !segment.by_value {
-            let facts = segment.facts(values)?;
-            match plan_for(&segment.graph, &mut segment.plans, self.gpu, facts, self.weights, self.budget) {
+            let infos = segment.infos(values)?;
+            match plan_for(&segment.graph, &mut segment.plans, self.gpu, infos, self.weights, self.budget) {
                 Err(ModelError::Node { source: OpError::DataDependent(_), .. }) => segment.by_value = true,
                 Err(error) => return Err(error),
                 Ok(_made) => {}
             }
         }
-        segment.facts(values)
+        segment.infos(values)
     }
 }
 
 impl Segment {
-    /// The facts of the inputs that a plan is made for.
-    fn facts(&self, values: &Values) -> Result<Vec<Fact>, ModelError> {
-        let fact = |id| {
+    /// The infos of the inputs that a plan is made for.
+    fn infos(&self, values: &Values) -> Result<Vec<ValueInfo>, ModelError> {
+        let info = |id| {
             let Crossing { literal, known } = values.get(id).ok_or_else(|| refused("an input that nobody gave"))?;
             let small = !literal.dtype().is_float() && literal.elements() <= VALUE_ELEMENTS_MAX;
             Ok(match *known || (self.by_value && small) {
-                true => Fact::known(literal.clone()),
-                false => Fact::new(literal.dtype(), literal.shape().to_vec()),
+                true => ValueInfo::known(literal.clone()),
+                false => ValueInfo::new(literal.dtype(), literal.shape().to_vec()),
             })
         };
-        self.graph.inputs.iter().map(fact).collect()
+        self.graph.inputs.iter().map(info).collect()
     }
 
     /// The plan used last.
@@ -220,19 +220,19 @@ impl Segment {
 /// Finds or makes the plan for these inputs and moves it to the front.
 fn plan_for<'a>(
     graph: &Graph,
-    plans: &'a mut VecDeque<(Vec<Fact>, Plan)>,
+    plans: &'a mut VecDeque<(Vec<ValueInfo>, Plan)>,
     gpu: &Gpu,
-    facts: Vec<Fact>,
+    infos: Vec<ValueInfo>,
     weights: &mut Weights,
     budget: u64,
 ) -> Result<&'a Plan, ModelError> {
-    let found = plans.iter().position(|(made_for, _plan)| *made_for == facts);
+    let found = plans.iter().position(|(made_for, _plan)| *made_for == infos);
     let entry = match found.and_then(|at| plans.remove(at)) {
         Some(entry) => entry,
         None => {
             plans.truncate(PLANS_MAX - 1);
-            let plan = Plan::new(gpu, graph, &facts, weights, budget)?;
-            (facts, plan)
+            let plan = Plan::new(gpu, graph, &infos, weights, budget)?;
+            (infos, plan)
         }
     };
     plans.push_front(entry);
@@ -253,7 +253,7 @@ fn at_node(node: &Node, source: OpError) -> ModelError {
 }
 
 /// Runs one node on the host.
-fn island(node: &Node, constants: &HashMap<ValueId, Literal>, values: &mut Values) -> Result<(), ModelError> {
+fn host_node(node: &Node, constants: &HashMap<ValueId, Literal>, values: &mut Values) -> Result<(), ModelError> {
     let at_node = |source: OpError| at_node(node, source);
     let value = |id: ValueId| values.get(&id).map(|crossing| &crossing.literal).or_else(|| constants.get(&id));
     let inputs: Vec<Option<&Literal>> = node.inputs.iter().map(|id| id.and_then(value)).collect();
@@ -384,13 +384,13 @@ fn download(plan: &Plan, port: &Port) -> Result<Literal, ModelError> {
     if let Some(literal) = port.known() {
         return Ok(literal.clone());
     }
-    let words = Repr::of(port.fact.dtype).words(port.fact.elements());
+    let words = Repr::of(port.info.dtype).words(port.info.elements());
     if words == 0 {
-        return Ok(Literal::from_f64s(port.fact.dtype, port.fact.shape.clone(), &[]));
+        return Ok(Literal::from_f64s(port.info.dtype, port.info.shape.clone(), &[]));
     }
     let end = port.staging + u64::try_from(words).unwrap_or(u64::MAX) * 4;
     let view = plan.readback.get_mapped_range(port.staging..end).map_err(|error| refused(error.to_string()))?;
-    Ok(crate::lower::from_words(&port.fact, &view))
+    Ok(crate::lower::from_words(&port.info, &view))
 }
 
 pub(super) fn refused(why: impl Into<String>) -> ModelError {

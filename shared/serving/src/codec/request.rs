@@ -1,6 +1,6 @@
 //! A request for an inference, from the bytes of its body.
 //!
-//! Fed by the door; yields tensors and options, checked for form and limits. Holding them against a model's signature
+//! Fed by the servers; yields tensors and options, checked for form and limits. Holding them against a model's signature
 //! comes later, where the model is known.
 
 use std::time::Duration;

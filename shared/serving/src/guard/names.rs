@@ -66,7 +66,7 @@ fn port(text: &str) -> Option<u16> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// An entry of `door.hosts`: a name or address, with any port where it has none.
+/// An entry of `inference.hosts`: a name or address, with any port where it has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedHost(Host);
 

@@ -43,7 +43,7 @@ async fn enrol(token: &JoinToken, connection: &Connection) -> (DeviceKey, Enroll
     let key = DeviceKey::generate().unwrap();
     let csr_der = key.csr_der().unwrap();
     let request = EnrolRequest { secret: token.secret.clone(), csr_der, agent_version: "0.1.0".to_owned() };
-    let (answer, _): (EnrolResponse, _) = connection.ask(Priority::Control, &request, &[]).await.unwrap();
+    let (answer, _): (EnrolResponse, _) = connection.request(Priority::Control, &request, &[]).await.unwrap();
     let EnrolResponse::Enrolled(enrolled) = answer else { panic!("refused") };
     assert_eq!(Digest::of(&enrolled.ca_der), token.ca, "the CA is the one of the token");
     (key, enrolled)
@@ -83,7 +83,7 @@ async fn a_token_makes_a_device_whose_certificate_is_renewed_over_the_live_conne
 async fn renew(site: &Site, device: &Connection, hub: &Connection) -> Identity {
     let key = DeviceKey::generate().unwrap();
     let question = DeviceRequest::Renew { csr_der: key.csr_der().unwrap() };
-    let asking = device.ask::<_, HubResponse>(Priority::Control, &question, &[]);
+    let asking = device.request::<_, HubResponse>(Priority::Control, &question, &[]);
     let answering = async {
         let mut exchange = hub.accept().await.unwrap();
         let DeviceRequest::Renew { csr_der } = exchange.receive().await.unwrap() else { panic!("not a renewal") };

@@ -25,7 +25,7 @@ async fn the_hub_asks_its_device_on_the_same_connection() {
     let pair = Pair::new().await;
     let offer = HubRequest::Offer(Offer { model: "digits".parse().unwrap(), version: types::Version::new(2).unwrap() });
     let hub = async {
-        let (answer, _): (DeviceResponse, _) = pair.hub.ask(Priority::Control, &offer, &[]).await.unwrap();
+        let (answer, _): (DeviceResponse, _) = pair.hub.request(Priority::Control, &offer, &[]).await.unwrap();
         assert_eq!(answer, DeviceResponse::Accepted);
     };
     let device = async {
@@ -53,7 +53,7 @@ async fn a_body_is_read_in_pieces_of_any_size() {
     };
     let parts = [pattern(10_000).slice(..1), Bytes::new(), pattern(10_000).slice(1..)];
     let question = request(10_000);
-    let (asked, ()) = tokio::join!(pair.device.ask::<_, HubResponse>(Priority::Inference, &question, &parts), hub);
+    let (asked, ()) = tokio::join!(pair.device.request::<_, HubResponse>(Priority::Inference, &question, &parts), hub);
     assert_eq!(asked.unwrap().0, HubResponse::Accepted);
 }
 
@@ -96,7 +96,7 @@ async fn dropping_half_a_question_cancels_it_too() {
 async fn dropping_what_was_asked_tells_the_asker() {
     let pair = Pair::new().await;
     let question = request(0);
-    let asking = pair.device.ask::<_, HubResponse>(Priority::Inference, &question, &[]);
+    let asking = pair.device.request::<_, HubResponse>(Priority::Inference, &question, &[]);
     let dropping = async { drop(pair.hub.accept().await.unwrap()) };
     let (asked, ()) = tokio::join!(asking, dropping);
     assert!(matches!(asked, Err(ExchangeError::Cancelled(_))), "{asked:?}");
@@ -142,7 +142,7 @@ async fn a_refusal_is_heard_before_the_whole_question_is_sent() {
     };
     // Far more than the hub's window: the request cannot be sent completely while it is not read.
     let (question, body) = (request(32 << 20), [pattern(32 << 20)]);
-    let (asked, ()) = tokio::join!(pair.device.ask::<_, HubResponse>(Priority::Inference, &question, &body), hub);
+    let (asked, ()) = tokio::join!(pair.device.request::<_, HubResponse>(Priority::Inference, &question, &body), hub);
     let (answer, _) = asked.unwrap();
     assert!(matches!(answer, HubResponse::Refused(refusal) if refusal.code == RefusalCode::Busy));
     tokio::join!(ask(&pair.device, 2_000_000), echo(&pair.hub));
@@ -160,7 +160,7 @@ async fn a_body_over_the_callers_limit_is_refused_and_can_still_be_answered() {
         exchange.send_last(&HubResponse::Refused(refusal), &[]).await.unwrap();
     };
     let (question, body) = (request(1001), [pattern(1001)]);
-    let (asked, ()) = tokio::join!(pair.device.ask::<_, HubResponse>(Priority::Inference, &question, &body), hub);
+    let (asked, ()) = tokio::join!(pair.device.request::<_, HubResponse>(Priority::Inference, &question, &body), hub);
     assert!(matches!(asked.unwrap().0, HubResponse::Refused(_)));
 }
 

@@ -167,7 +167,7 @@ pub(super) async fn echo(hub: &Connection) {
 /// Sends a request with a body of this many bytes, and compares the response with it.
 pub(super) async fn ask(device: &Connection, bytes: usize) {
     let body = pattern(bytes);
-    let asked = device.ask(crate::Priority::Inference, &request(bytes), std::slice::from_ref(&body)).await;
+    let asked = device.request(crate::Priority::Inference, &request(bytes), std::slice::from_ref(&body)).await;
     let (answer, mut exchange): (HubResponse, _) = asked.unwrap();
     assert!(matches!(answer, HubResponse::Infer(_)));
     assert_eq!(exchange.read_body(u64::MAX).await.unwrap(), body);

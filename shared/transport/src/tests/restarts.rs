@@ -67,7 +67,7 @@ async fn learned(connections: Vec<Connection>) -> usize {
     for connection in connections {
         waiting.spawn(async move {
             let question = super::pair::request(0);
-            let asking = connection.ask::<_, HubResponse>(Priority::Inference, &question, &[]);
+            let asking = connection.request::<_, HubResponse>(Priority::Inference, &question, &[]);
             drop(tokio::time::timeout(LEARNED_WITHIN, asking).await);
             connection.close_reason() == Some(CloseReason::Forgotten)
         });

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use edge_core::route::{Event, HubFailure, LocalFailure, LocalState, RequestFacts, Route, Step};
+use edge_core::route::{Event, HubFailure, LocalFailure, LocalState, RequestInfo, Route, Step};
 use types::{Place, Policy};
 
 use super::{Alarm, Device};
@@ -44,7 +44,7 @@ impl Device {
         let had_model = self.agent.served.is_some();
         let local = self.agent.served.map_or(LocalState::NoModel, |_| LocalState::Ready { expected });
         let hub = self.agent.uplink.hub(env.scenario.latency);
-        let facts = RequestFacts { policy, deadline, local, input_bytes: 0 };
+        let facts = RequestInfo { policy, deadline, local, input_bytes: 0 };
         let (route, steps) = Route::start(facts, hub, env.now());
         self.agent.requests_made += 1;
         let request = self.agent.requests_made;

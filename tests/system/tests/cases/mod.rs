@@ -230,5 +230,5 @@ pub(crate) fn ask_raw(
         shape: shape.to_vec(),
         bytes: bytes.to_vec(),
     };
-    Ok(agent.client()?.infer(model, &[input], &testkit::Ask::policy("cascade"))?.ok()?.json)
+    Ok(agent.client()?.infer(model, &[input], &testkit::InferOptions::policy("cascade"))?.ok()?.json)
 }

@@ -144,7 +144,7 @@ fn read_stopped(folder: &Folder) -> Result<Taken, CliError> {
 
 fn ask_running(args: &CreateArgs, folder: &Folder) -> Result<Taken, CliError> {
     let client = client(args, folder)?;
-    let made = client.ask::<Backup>(&())?;
+    let made = client.get::<Backup>(&())?;
     let is_ours = made.file.starts_with(SNAPSHOT_PREFIX) && !made.file.contains('/');
     let path = folder.root().join(&made.file);
     if !is_ours || !path.exists() {

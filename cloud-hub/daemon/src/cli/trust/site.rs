@@ -87,7 +87,7 @@ impl Site {
     /// Reads who may sign what and until when.
     pub(super) fn view(&self) -> Result<TrustView, CliError> {
         match self {
-            Self::Api(client) => client.ask::<ShowTrust>(&()),
+            Self::Api(client) => client.get::<ShowTrust>(&()),
             Self::Folder { metadata, .. } => read_view(metadata, Vec::new(), Timestamp::now()).map_err(explain),
         }
     }
@@ -95,7 +95,7 @@ impl Site {
     /// Has the hub make the online keys that the next root names.
     pub(super) fn next_online_keys(&self) -> Result<OnlineKeysView, CliError> {
         match self {
-            Self::Api(client) => client.ask::<MakeOnlineKeys>(&()),
+            Self::Api(client) => client.get::<MakeOnlineKeys>(&()),
             Self::Folder { metadata, .. } => Ok(metadata.next_online_keys().map_err(explain)?.into()),
         }
     }

@@ -37,7 +37,7 @@ pub(super) async fn metadata(
         return refuse(exchange, Refusal::new(RefusalCode::TooLarge, "the metadata file is larger than was asked for"))
             .await;
     }
-    let mut memory = visit.services.limits.request_memory.hold(visit.seat.device.clone());
+    let mut memory = visit.services.limits.request_memory.hold(visit.admitted.device.clone());
     if memory.grow(length.unwrap_or(0)).is_err() {
         return refuse(exchange, Refusal::new(RefusalCode::Busy, "this device holds its share of the hub's memory"))
             .await;
@@ -56,7 +56,7 @@ pub(super) async fn blob(visit: &Visit, exchange: &mut Exchange, range: &BlobRan
     let stopping = || Refusal::new(RefusalCode::ShuttingDown, "the hub is stopping");
     if let Some((model, version)) = services.registry.fetchable_manifest(&range.digest) {
         // Before the bytes go out: whoever has the manifest may have the version.
-        if let Err(replaced) = services.fleet.takes(&visit.seat, &model, version).await {
+        if let Err(replaced) = services.fleet.takes(&visit.admitted, &model, version).await {
             return refuse(exchange, Refusal::new(RefusalCode::NotAuthorised, replaced.to_string())).await;
         }
     }

@@ -20,13 +20,13 @@ use types::update::Stage;
 use super::Services;
 use super::{artifact, infer, renewal};
 use crate::clock;
-use crate::fleet::{Entry, NotAdmitted, Seat};
+use crate::fleet::{Admitted, Entry, NotAdmitted};
 
 /// One device's connection, as its exchanges see it.
 #[derive(Debug)]
 pub(super) struct Visit {
     pub(super) services: Arc<Services>,
-    pub(super) seat: Seat,
+    pub(super) admitted: Admitted,
     /// Requests to be answered by the hub that this device may have here at once.
     pub(super) requests: Arc<Semaphore>,
     /// Files that this device may fetch at once; further requests wait.
@@ -43,7 +43,7 @@ const EXCHANGE_LIMIT: Duration = Duration::from_secs(30 * 60);
 /// Serves a device until its connection ends.
 pub(super) async fn serve(services: Arc<Services>, connection: Connection) {
     let Peer::Device { id, key, not_after_unix_s } = connection.peer().clone() else {
-        // The listener lets nobody else in under this protocol; this is the second lock on the door.
+        // The listener lets nobody else in under this protocol; this is a second check.
         connection.close(CloseCode::NotAuthorised, "a certificate is needed: enrol this device");
         return;
     };
@@ -54,8 +54,8 @@ pub(super) async fn serve(services: Arc<Services>, connection: Connection) {
 }
 
 async fn seat_and_serve(services: Arc<Services>, connection: Connection, presented: Presented) {
-    let seat = match services.fleet.admit(&connection, &presented).await {
-        Ok(Entry::Seated(seat)) => seat,
+    let admitted = match services.fleet.admit(&connection, &presented).await {
+        Ok(Entry::Admitted(admitted)) => admitted,
         Ok(Entry::RenewalOnly) => return renewal::serve_expired(&services, &connection, &presented.id).await,
         Err(refused) => {
             telemetry::metrics::refused(refused.reason());
@@ -68,10 +68,10 @@ async fn seat_and_serve(services: Arc<Services>, connection: Connection, present
     services.limits.handshakes.know(connection.remote_addr().ip());
     let requests = Arc::new(Semaphore::new(services.limits.requests_per_device_max));
     let artifacts = Semaphore::new(ARTIFACTS_PER_DEVICE_MAX);
-    let visit = Arc::new(Visit { services: Arc::clone(&services), seat, requests, artifacts });
+    let visit = Arc::new(Visit { services: Arc::clone(&services), admitted, requests, artifacts });
     let reason = exchanges(&visit, &connection).await;
-    let device = visit.seat.device.clone();
-    // The seat goes with the last exchange; after it the device counts as away.
+    let device = visit.admitted.device.clone();
+    // The guard goes with the last exchange; after it the device counts as away.
     drop(visit);
     services.fleet.keep(&device).await;
     tracing::info!(reason = %reason, "device left");
@@ -88,7 +88,7 @@ fn told(refused: &NotAdmitted) -> String {
 /// Takes exchanges until the connection or the certificate ends; then whatever is in flight is broken off.
 async fn exchanges(visit: &Arc<Visit>, connection: &Connection) -> String {
     let mut tasks = JoinSet::new();
-    let left = Duration::from_secs(visit.seat.not_after_unix_s.saturating_sub(clock::unix_s()).saturating_add(1));
+    let left = Duration::from_secs(visit.admitted.not_after_unix_s.saturating_sub(clock::unix_s()).saturating_add(1));
     let expiry = tokio::time::sleep(left);
     tokio::pin!(expiry);
     loop {
@@ -139,7 +139,7 @@ async fn serve_exchange(visit: &Visit, exchange: &mut Exchange) -> Result<(), Ex
             refuse(exchange, Refusal::new(RefusalCode::Unsupported, "the hub does not take this request")).await
         }
         DeviceRequest::Renew { csr_der } => {
-            respond(exchange, renewal::renew(&visit.services, &visit.seat.device, &csr_der).await).await
+            respond(exchange, renewal::renew(&visit.services, &visit.admitted.device, &csr_der).await).await
         }
     }
 }
@@ -187,7 +187,7 @@ async fn greet(visit: &Visit, hello: Hello) -> Result<HubResponse, Refusal> {
     }
     tracing::debug!(agent = hello.agent_version, models = hello.models.len(), "greeting");
     let instance = feature::Instance::find(&hello.features).map(|instance| instance.0);
-    let cloned = services.fleet.sighted(&visit.seat, instance).map_err(|replaced| not_yours(&replaced))?;
+    let cloned = services.fleet.sighted(&visit.admitted, instance).map_err(|replaced| not_yours(&replaced))?;
     let greeting = Greeting {
         agent_version: hello.agent_version,
         machine: machine(&hello.features, hello.engines),
@@ -201,7 +201,7 @@ async fn greet(visit: &Visit, hello: Hello) -> Result<HubResponse, Refusal> {
             })
             .collect(),
     };
-    let offers = services.fleet.greeted(&visit.seat, greeting, |model| services.registry.current(model)).await;
+    let offers = services.fleet.greeted(&visit.admitted, greeting, |model| services.registry.current(model)).await;
     let offers = offers.map_err(|replaced| not_yours(&replaced))?;
     let lifetime_s = services.issuer.device_lifetime.as_secs();
     let features = [feature::UPDATE_OUTCOMES, feature::RUNNING_MODELS].into_iter().map(str::to_owned);
@@ -271,7 +271,7 @@ async fn note(visit: &Visit, report: UpdateReport) -> Result<HubResponse, Refusa
         outcome,
         installed,
     };
-    let noted = visit.services.fleet.reported(&visit.seat, report).await;
+    let noted = visit.services.fleet.reported(&visit.admitted, report).await;
     noted.map_err(|replaced| not_yours(&replaced))?;
     Ok(HubResponse::Accepted)
 }
@@ -280,7 +280,7 @@ async fn note_running(visit: &Visit, running: Vec<RunningModel>) -> Result<HubRe
     let running = running.into_iter().map(|RunningModel { model, version, engine, provider }| {
         (model, Running { version, engine, provider: shown(&provider) })
     });
-    let noted = visit.services.fleet.runs(&visit.seat, running.collect()).await;
+    let noted = visit.services.fleet.runs(&visit.admitted, running.collect()).await;
     noted.map_err(|replaced| not_yours(&replaced))?;
     Ok(HubResponse::Accepted)
 }

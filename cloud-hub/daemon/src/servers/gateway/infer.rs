@@ -10,7 +10,7 @@ use types::{Caller, DeviceId};
 
 use super::device::{Visit, delivered, internal, refuse};
 use crate::servers::guard::budget::Held;
-use crate::workers::pool::{Answer, Ask, NoAnswer, Pool};
+use crate::workers::pool::{Answer, Pool, PoolError, PoolRequest};
 
 /// Answers one request, or says why not. When the device withdraws it, so does its work.
 pub(super) async fn serve(visit: &Visit, exchange: &mut Exchange, request: InferRequest) -> Result<(), ExchangeError> {
@@ -30,7 +30,7 @@ pub(super) async fn serve(visit: &Visit, exchange: &mut Exchange, request: Infer
         metrics::request_failed(model, RefusalCode::Busy.as_str());
         return refuse(exchange, busy("this device has too many requests in the hub", None)).await;
     };
-    let mut memory = services.limits.request_memory.hold(visit.seat.device.clone());
+    let mut memory = services.limits.request_memory.hold(visit.admitted.device.clone());
     let answered = tokio::select! {
         biased;
         _gone = cancelled => {
@@ -82,8 +82,8 @@ async fn answer(
         Err(error) => return Ok(Err(Refusal::new(RefusalCode::BadInput, telemetry::chain(&error)))),
     };
     let left = request.deadline_left_ms.map(|left| Duration::from_millis(u64::from(left)));
-    let ask = Ask {
-        caller: Caller::Device(visit.seat.device.clone()),
+    let ask = PoolRequest {
+        caller: Caller::Device(visit.admitted.device.clone()),
         inputs,
         outputs: request.outputs.clone(),
         deadline: left.and_then(|left| arrived.checked_add(left)),
@@ -130,22 +130,22 @@ fn busy(message: &str, retry_after: Option<Duration>) -> Refusal {
     Refusal { retry_after_ms, ..Refusal::new(RefusalCode::Busy, message) }
 }
 
-fn refusal(no_answer: NoAnswer) -> Refusal {
-    match no_answer {
-        NoAnswer::Mismatch(mismatch) => Refusal::new(RefusalCode::BadInput, mismatch.to_string()),
-        NoAnswer::Input(fault) => Refusal::new(RefusalCode::BadInput, fault),
-        NoAnswer::Busy { retry_after } => busy("too many requests are waiting", retry_after),
-        NoAnswer::Deadline => {
+fn refusal(error: PoolError) -> Refusal {
+    match error {
+        PoolError::Mismatch(mismatch) => Refusal::new(RefusalCode::BadInput, mismatch.to_string()),
+        PoolError::Input(fault) => Refusal::new(RefusalCode::BadInput, fault),
+        PoolError::Busy { retry_after } => busy("too many requests are waiting", retry_after),
+        PoolError::Deadline => {
             Refusal::new(RefusalCode::DeadlineExceeded, "the deadline passed before the model returned its outputs")
         }
-        NoAnswer::Stopped => busy("the model is being replaced", None),
-        NoAnswer::Failed(engine::InferError::Failed(
+        PoolError::Stopped => busy("the model is being replaced", None),
+        PoolError::Failed(engine::InferError::Failed(
             error @ (engine::RunError::Died(_) | engine::RunError::Quarantined { .. }),
         )) => {
             tracing::warn!(error = telemetry::chain(&error), "a request ended the engine's process");
             // The sentence names no path and no address.
             Refusal::new(RefusalCode::Internal, telemetry::chain(&error))
         }
-        NoAnswer::Failed(error) => internal(&error),
+        PoolError::Failed(error) => internal(&error),
     }
 }

@@ -48,7 +48,7 @@ pub async fn goodbye(connections: Vec<Connection>) {
 }
 
 async fn notice(connection: &Connection, request: &HubRequest, limit: Duration) -> Result<(), String> {
-    let asking = connection.ask::<_, DeviceResponse>(Priority::Control, request, &[]);
+    let asking = connection.request::<_, DeviceResponse>(Priority::Control, request, &[]);
     let asked: Result<(DeviceResponse, Exchange), ExchangeError> =
         tokio::time::timeout(limit, asking).await.map_err(|_elapsed| "no answer in time".to_owned())?;
     match asked {

@@ -7,11 +7,11 @@
 use super::scores::{Ends, Mask, Scores, Sink, left_window};
 use super::{Attending, Sizes, real};
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs, Range};
 use crate::fault::Fault;
 use crate::ir::Node;
 use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
 use crate::shape::volume;
+use crate::value_info::{Inputs, Range, ValueInfo};
 
 /// Positions of the inputs.
 mod at {
@@ -65,7 +65,7 @@ impl Form {
         let all_heads = if packed { heads.saturating_add(kv_heads.saturating_mul(2)) } else { heads };
         let size = hidden / all_heads;
         let kv_shape = [batch, queries, kv_heads.saturating_mul(size)];
-        let shaped = |at: usize| inputs.optional(at).is_some_and(|fact| fact.shape == kv_shape);
+        let shaped = |at: usize| inputs.optional(at).is_some_and(|info| info.shape == kv_shape);
         let fresh = if packed { inputs.optional(at::VALUE).is_none() } else { shaped(at::KEY) && shaped(at::VALUE) };
         if size == 0 || !hidden.is_multiple_of(all_heads) || !heads.is_multiple_of(kv_heads) || !fresh {
             return Err(OpError::invalid(format!(
@@ -138,7 +138,7 @@ impl Form {
 }
 
 /// Infers the answer and both caches.
-pub(super) fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+pub(super) fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let form = Form::of(node, inputs)?;
     form.check(node, inputs)?;
     let dtype = inputs.at(at::QUERY)?.dtype;
@@ -146,14 +146,14 @@ pub(super) fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpErro
         return Err(OpError::invalid(format!("it attends to {dtype}")));
     }
     let Form { batch, heads, kv_heads, queries, size, present, .. } = form;
-    let cache = Fact::new(dtype, vec![batch, kv_heads, present, size]);
-    Ok(vec![Fact::new(dtype, vec![batch, queries, heads * size]), cache.clone(), cache])
+    let cache = ValueInfo::new(dtype, vec![batch, kv_heads, present, size]);
+    Ok(vec![ValueInfo::new(dtype, vec![batch, queries, heads * size]), cache.clone(), cache])
 }
 
 /// Adds the launches: queries with their positions, both caches, the attention.
 pub(super) fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let form = Form::of(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let form = Form::of(node, Inputs(&infos))?;
     let Form { batch, heads, kv_heads, queries, size, packed, present, prompt, .. } = form;
     let query = cx.input(node, at::QUERY)?;
     let own = (heads * size, kv_heads * size);

@@ -2,11 +2,11 @@
 
 use super::{DOMAIN, bits, floats, ints, no_text, weights, words};
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{Attribute, ElementType, Literal, Node};
 use crate::lower::{KernelBuilder, Lowering, Params, Repr, element_groups};
 use crate::ops::elementwise::math;
 use crate::ops::rule::Rule;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this file.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -93,14 +93,14 @@ fn mapping(node: &Node) -> Result<Mapping, OpError> {
     }
 }
 
-fn infer_label(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_label(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     let mapping = mapping(node)?;
     let fits = matches!(mapping.keys, Numbers::Floats(_)) == x.dtype.is_float();
     if !fits {
         return Err(OpError::invalid(format!("its keys are no {}", x.dtype)));
     }
-    Ok(vec![Fact::new(mapping.dtype, x.shape.clone())])
+    Ok(vec![ValueInfo::new(mapping.dtype, x.shape.clone())])
 }
 
 /// A mapping as the kernel searches it.
@@ -198,10 +198,10 @@ fn categories(node: &Node) -> Result<&[i64], OpError> {
     Ok(categories)
 }
 
-fn infer_one_hot(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_one_hot(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let mut shape = inputs.at(0)?.shape.clone();
     shape.push(categories(node)?.len());
-    Ok(vec![Fact::new(ElementType::F32, shape)])
+    Ok(vec![ValueInfo::new(ElementType::F32, shape)])
 }
 
 fn lower_one_hot(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {

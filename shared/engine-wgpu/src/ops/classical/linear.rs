@@ -3,10 +3,10 @@
 use super::scores::{FUNCTIONS, Raw, Transform, by_row, labels};
 use super::{DOMAIN, bits, floats, index, table_of, weights};
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Effort, KernelBuilder, Lowering, Params, Repr, element_groups, steps};
 use crate::ops::rule::Rule;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this file.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -16,8 +16,8 @@ pub(in crate::ops) const RULES: &[Rule] = &[
 
 /// Launches `scores = x * coefficients^T + intercepts` into scratch.
 fn products(cx: &mut Lowering<'_>, node: &Node, columns: usize, intercepts: &[f32]) -> Result<Raw, OpError> {
-    let facts = cx.input_facts(node);
-    let [rows, features] = table_of(Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let [rows, features] = table_of(Inputs(&infos))?;
     let x = cx.input(node, 0)?;
     let arg = cx.scratch(rows.saturating_mul(columns));
     let coefficients = weights(cx, node, "coefficients", bits(floats(node, "coefficients")?))?;
@@ -71,7 +71,7 @@ fn classes(node: &Node) -> Result<(usize, usize, Vec<u32>), OpError> {
     Ok((scores, columns, labels))
 }
 
-fn infer_classifier(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_classifier(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let [rows, features] = table_of(inputs)?;
     let (scores, columns, _labels) = classes(node)?;
     check(node, scores, features, scores)?;
@@ -79,7 +79,7 @@ fn infer_classifier(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpErro
     if columns != scores && transform == Transform::Probit {
         return Err(OpError::unsupported("a probit transform of one score for two classes"));
     }
-    Ok(vec![Fact::new(ElementType::I64, vec![rows]), Fact::new(ElementType::F32, vec![rows, columns])])
+    Ok(vec![ValueInfo::new(ElementType::I64, vec![rows]), ValueInfo::new(ElementType::F32, vec![rows, columns])])
 }
 
 fn lower_classifier(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
@@ -125,12 +125,12 @@ fn targets(node: &Node) -> Result<usize, OpError> {
     index("targets", node.attributes.int("targets", 1)?)
 }
 
-fn infer_regressor(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_regressor(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let [rows, features] = table_of(inputs)?;
     let targets = targets(node)?;
     check(node, targets, features, floats(node, "intercepts")?.len())?;
     Transform::named(node)?;
-    Ok(vec![Fact::new(ElementType::F32, vec![rows, targets])])
+    Ok(vec![ValueInfo::new(ElementType::F32, vec![rows, targets])])
 }
 
 fn lower_regressor(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {

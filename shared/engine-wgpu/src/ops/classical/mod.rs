@@ -11,15 +11,15 @@ pub(super) mod support;
 pub(super) mod trees;
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{Attribute, Node};
 use crate::lower::{Arg, Lowering};
+use crate::value_info::{Inputs, ValueInfo};
 
 /// Domain of these operators.
 const DOMAIN: &str = "ai.onnx.ml";
 
 /// Rows and features of a first input: a vector is one row.
-fn table(x: &Fact) -> Result<[usize; 2], OpError> {
+fn table(x: &ValueInfo) -> Result<[usize; 2], OpError> {
     match x.shape[..] {
         [features] => Ok([1, features]),
         [rows, features] => Ok([rows, features]),

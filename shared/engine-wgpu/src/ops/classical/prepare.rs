@@ -2,7 +2,6 @@
 
 use super::{DOMAIN, bits, floats, ints, table, table_of, weights, words};
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{Attribute, ElementType, Node};
 use crate::lower::{
     Effort, GROUPS_MAX, KernelBuilder, Lowering, Params, Repr, THREADS, element_groups, linear_groups, steps,
@@ -11,6 +10,7 @@ use crate::ops::elementwise::math;
 use crate::ops::movement::gather;
 use crate::ops::rule::Rule;
 use crate::shape::axis;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this file.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -22,9 +22,9 @@ pub(in crate::ops) const RULES: &[Rule] = &[
     Rule::device("ArrayFeatureExtractor", infer_extractor, lower_extractor).in_domain(DOMAIN),
 ];
 
-fn infer_same(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_same(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
-    Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    Ok(vec![ValueInfo::new(x.dtype, x.shape.clone())])
 }
 
 /// Checks that a list holds one number, or one for each feature.
@@ -35,12 +35,12 @@ fn one_or_each(name: &str, given: usize, features: usize) -> Result<(), OpError>
     }
 }
 
-fn infer_scaler(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_scaler(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let [_rows, features] = table_of(inputs)?;
     for name in ["offset", "scale"] {
         one_or_each(name, floats(node, name)?.len(), features)?;
     }
-    Ok(vec![Fact::new(ElementType::F32, inputs.at(0)?.shape.clone())])
+    Ok(vec![ValueInfo::new(ElementType::F32, inputs.at(0)?.shape.clone())])
 }
 
 fn lower_scaler(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
@@ -64,10 +64,10 @@ fn lower_scaler(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     Ok(())
 }
 
-fn infer_normalizer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_normalizer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     table_of(inputs)?;
     norm(node)?;
-    Ok(vec![Fact::new(ElementType::F32, inputs.at(0)?.shape.clone())])
+    Ok(vec![ValueInfo::new(ElementType::F32, inputs.at(0)?.shape.clone())])
 }
 
 /// WGSL of one step of the norm over `v`, and of an element `v` by the norm `n` that is not 0.
@@ -82,8 +82,8 @@ fn norm(node: &Node) -> Result<(&'static str, &'static str), OpError> {
 }
 
 fn lower_normalizer(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let [rows, features] = table_of(Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let [rows, features] = table_of(Inputs(&infos))?;
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
     if y.elements() == 0 {
         return Ok(());
@@ -135,7 +135,7 @@ fn imputed(node: &Node, dtype: ElementType) -> Result<(u32, Vec<u32>), OpError> 
     Ok((replaced.first().copied().unwrap_or(0), words("imputed_value_int64s", ints(node, "imputed_value_int64s")?)?))
 }
 
-fn infer_imputer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_imputer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let [_rows, features] = table_of(inputs)?;
     let (_replaced, values) = imputed(node, inputs.at(0)?.dtype)?;
     one_or_each("its imputed values", values.len(), features)?;
@@ -145,7 +145,7 @@ fn infer_imputer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> 
 fn lower_imputer(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
     let Some(id) = node.input(0) else { return Err(OpError::invalid("input 0 is missing")) };
-    let (replaced, values) = imputed(node, cx.fact(id).dtype)?;
+    let (replaced, values) = imputed(node, cx.info(id).dtype)?;
     let numbers = Params::sizes([("elements", y.elements()), ("values", values.len())])?.word("replaced", replaced);
     let values = weights(cx, node, "imputed", values)?;
     let one = y.repr.wgsl();
@@ -187,16 +187,16 @@ fn vectorizer(node: &Node, inputs: Inputs<'_>) -> Result<(usize, Vec<[usize; 2]>
     Ok((rows.unwrap_or(0), columns))
 }
 
-fn infer_vectorizer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_vectorizer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (rows, columns) = vectorizer(node, inputs)?;
     let width = columns.iter().try_fold(0_usize, |sum, [_features, width]| sum.checked_add(*width));
     let width = width.ok_or_else(|| OpError::TooLarge(vec![rows]))?;
-    Ok(vec![Fact::new(ElementType::F32, vec![rows, width])])
+    Ok(vec![ValueInfo::new(ElementType::F32, vec![rows, width])])
 }
 
 fn lower_vectorizer(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let (rows, columns) = vectorizer(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let (rows, columns) = vectorizer(node, Inputs(&infos))?;
     let y = cx.output(node, 0)?;
     let total = y.shape.last().copied().unwrap_or(0);
     let mut first = 0;
@@ -242,17 +242,17 @@ fn as_gather(node: &Node) -> Node {
     gather
 }
 
-fn infer_extractor(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_extractor(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (x, indices) = (inputs.at(0)?, inputs.at(1)?);
     axis(-1, x.rank())?;
     let gathered = gather::infer_gather(&as_gather(node), inputs)?;
-    let dtype = gathered.first().map_or(x.dtype, |fact| fact.dtype);
+    let dtype = gathered.first().map_or(x.dtype, |info| info.dtype);
     let mut shape = match x.rank() {
         1 => vec![1],
         rank => x.shape[..rank - 1].to_vec(),
     };
     shape.push(indices.elements());
-    Ok(vec![Fact::new(dtype, shape)])
+    Ok(vec![ValueInfo::new(dtype, shape)])
 }
 
 fn lower_extractor(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {

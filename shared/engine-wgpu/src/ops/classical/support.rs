@@ -5,11 +5,11 @@ mod classes;
 use super::scores::{Raw, Transform};
 use super::{DOMAIN, bits, floats, index, table_of, weights};
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Effort, KernelBuilder, Lowering, Params, Repr, element_groups, nested_steps};
 use crate::ops::elementwise::math;
 use crate::ops::rule::Rule;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this file.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -97,18 +97,18 @@ impl<'a> Machine<'a> {
     }
 }
 
-fn infer_regressor(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_regressor(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let [rows, features] = table_of(inputs)?;
     Machine::of(node, features)?;
     if Transform::named(node)? != Transform::None {
         return Err(OpError::unsupported("a transform of its answers"));
     }
-    Ok(vec![Fact::new(ElementType::F32, vec![rows, 1])])
+    Ok(vec![ValueInfo::new(ElementType::F32, vec![rows, 1])])
 }
 
 fn lower_regressor(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let [rows, features] = table_of(Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let [rows, features] = table_of(Inputs(&infos))?;
     let machine = Machine::of(node, features)?;
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
     if rows == 0 {

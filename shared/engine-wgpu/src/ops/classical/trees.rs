@@ -12,11 +12,11 @@ use packed::{NODE_WORDS, Packed};
 use super::scores::{FUNCTIONS, Raw, Transform, by_row, labels};
 use super::{DOMAIN, bits, table_of, weights};
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Params, Repr, THREADS, linear_groups};
 use crate::ops::elementwise::math;
 use crate::ops::rule::Rule;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this file.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -31,23 +31,23 @@ const SHARE_TREES: usize = 8;
 /// Maximum words of partial sums: with more rows or classes each thread walks more trees.
 const PARTIAL_WORDS_MAX: usize = 4 << 20;
 
-fn infer_regressor(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_regressor(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let [rows, features] = table_of(inputs)?;
     let forest = Forest::of_targets(node)?;
     forest.check(features)?;
     Transform::named(node)?;
-    Ok(vec![Fact::new(ElementType::F32, vec![rows, forest.columns])])
+    Ok(vec![ValueInfo::new(ElementType::F32, vec![rows, forest.columns])])
 }
 
-fn infer_ensemble(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_ensemble(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let [rows, features] = table_of(inputs)?;
     let forest = Forest::of_ensemble(node)?;
     forest.check(features)?;
     Transform::numbered(node)?;
-    Ok(vec![Fact::new(inputs.at(0)?.dtype, vec![rows, forest.columns])])
+    Ok(vec![ValueInfo::new(inputs.at(0)?.dtype, vec![rows, forest.columns])])
 }
 
-fn infer_classifier(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_classifier(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let [rows, features] = table_of(inputs)?;
     let classes = class_labels(node)?.len();
     let forest = Forest::of_classes(node, classes)?;
@@ -55,7 +55,7 @@ fn infer_classifier(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpErro
     if Transform::named(node)? == Transform::Probit && classes <= 2 {
         return Err(OpError::unsupported("a probit transform of two classes"));
     }
-    Ok(vec![Fact::new(ElementType::I64, vec![rows]), Fact::new(ElementType::F32, vec![rows, classes.max(2)])])
+    Ok(vec![ValueInfo::new(ElementType::I64, vec![rows]), ValueInfo::new(ElementType::F32, vec![rows, classes.max(2)])])
 }
 
 fn class_labels(node: &Node) -> Result<Vec<u32>, OpError> {
@@ -74,8 +74,8 @@ struct Sums {
 
 /// Launches the walks and adds their shares up.
 fn walk(cx: &mut Lowering<'_>, node: &Node, forest: &Forest) -> Result<Sums, OpError> {
-    let facts = cx.input_facts(node);
-    let [rows, features] = table_of(Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let [rows, features] = table_of(Inputs(&infos))?;
     let x = cx.input(node, 0)?;
     let packed = Packed::of(forest)?;
     let (trees, columns) = (packed.roots.len(), forest.columns);
@@ -237,8 +237,8 @@ fn lower_classifier(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let class_words = class_labels(node)?;
     let classes = class_words.len();
     let forest = Forest::of_classes(node, classes)?;
-    let facts = cx.input_facts(node);
-    let [rows, _features] = table_of(Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let [rows, _features] = table_of(Inputs(&infos))?;
     if rows == 0 {
         return Ok(());
     }

@@ -5,11 +5,11 @@ use super::launch::Element;
 use super::variadic::{host_clip, infer_clip, lower_clip};
 use super::{Class, checked, same, same_float};
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{Lowering, Repr};
 use crate::ops::rule::Rule;
 use crate::shape::broadcast;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -90,18 +90,18 @@ fn lower_gelu(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
 }
 
 /// The slope broadcasts to the input, never the other way.
-fn infer_prelu(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_prelu(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (x, slope) = (inputs.at(0)?, inputs.at(1)?);
     super::same_type(x.dtype, slope.dtype)?;
     if broadcast(&x.shape, &slope.shape)? != x.shape {
         return Err(OpError::invalid("its slope does not broadcast to its input"));
     }
-    Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    Ok(vec![ValueInfo::new(x.dtype, x.shape.clone())])
 }
 
 fn lower_prelu(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (x, slope, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
-    let wide = node.output(0).is_some_and(|id| checked::is_wide(cx.fact(id).dtype));
+    let wide = node.output(0).is_some_and(|id| checked::is_wide(cx.info(id).dtype));
     let product = match (wide, y.repr) {
         (true, Repr::I32) => "checked_mul_i32(select(1, slope, x < 0), x)",
         // Unsigned numbers are never below zero.

@@ -5,11 +5,11 @@ use super::host::{given, map, map_float, zip};
 use super::launch::Element;
 use super::{Class, binary, broadcasting, checked, same, same_float, unary};
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{Literal, Node};
 use crate::lower::Lowering;
 use crate::ops::rule::Rule;
 use crate::shape::broadcast;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -93,14 +93,14 @@ fn host_mod(node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, Op
 }
 
 /// Base and exponent may differ in type; the answer has the base's.
-fn infer_pow(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_pow(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (a, b) = (inputs.at(0)?, inputs.at(1)?);
-    Ok(vec![Fact::new(a.dtype, broadcast(&a.shape, &b.shape)?)])
+    Ok(vec![ValueInfo::new(a.dtype, broadcast(&a.shape, &b.shape)?)])
 }
 
 fn lower_pow(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (a, b, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
-    let wide = node.output(0).is_some_and(|id| checked::is_wide(cx.fact(id).dtype));
+    let wide = node.output(0).is_some_and(|id| checked::is_wide(cx.info(id).dtype));
     let checks = if wide { "checked_" } else { "" };
     let text = match (Class::of(a.repr), Class::of(b.repr)) {
         (Class::Float, Class::Float) => "power(a, b)".to_owned(),

@@ -2,10 +2,10 @@
 
 use super::{Class, binary, broadcasting, checked, same, unary};
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::Lowering;
 use crate::ops::rule::Rule;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -16,19 +16,19 @@ pub(in crate::ops) const RULES: &[Rule] = &[
     Rule::device("BitShift", infer, lower_shift),
 ];
 
-fn integers(fact: &Fact) -> Result<(), OpError> {
-    if fact.dtype.is_float() || fact.dtype == ElementType::Bool {
-        return Err(OpError::invalid(format!("it works on integers, not {}", fact.dtype)));
+fn integers(info: &ValueInfo) -> Result<(), OpError> {
+    if info.dtype.is_float() || info.dtype == ElementType::Bool {
+        return Err(OpError::invalid(format!("it works on integers, not {}", info.dtype)));
     }
     Ok(())
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     integers(inputs.at(0)?)?;
     broadcasting(node, inputs)
 }
 
-fn infer_not(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_not(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     integers(inputs.at(0)?)?;
     if inputs.at(0)?.dtype == ElementType::U64 {
         return Err(OpError::unsupported("the complement of uint64 is outside the 32 bits of the device"));
@@ -38,7 +38,7 @@ fn infer_not(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
 
 /// Shifting by the width or more (or by a negative number) leaves nothing but the sign.
 fn lower_shift(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let dtype = node.input(0).map_or(ElementType::U32, |id| cx.fact(id).dtype);
+    let dtype = node.input(0).map_or(ElementType::U32, |id| cx.info(id).dtype);
     let width = dtype.bits().min(32);
     let right = match node.attributes.text("direction", "")? {
         "RIGHT" => true,

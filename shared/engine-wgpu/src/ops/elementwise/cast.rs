@@ -4,10 +4,10 @@ use super::Class;
 use super::host::given;
 use super::launch::Element;
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node};
 use crate::lower::Lowering;
 use crate::ops::rule::Rule;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -21,12 +21,12 @@ fn target(node: &Node) -> Result<ElementType, OpError> {
     dtype.ok_or_else(|| OpError::unsupported(format!("a cast to element type {number}")))
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
-    Ok(vec![Fact::new(target(node)?, inputs.at(0)?.shape.clone())])
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
+    Ok(vec![ValueInfo::new(target(node)?, inputs.at(0)?.shape.clone())])
 }
 
-fn infer_like(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
-    Ok(vec![Fact::new(inputs.at(1)?.dtype, inputs.at(0)?.shape.clone())])
+fn infer_like(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
+    Ok(vec![ValueInfo::new(inputs.at(1)?.dtype, inputs.at(0)?.shape.clone())])
 }
 
 /// Returns whether every value of the one type lies on the device as the same value of the other does: halves are
@@ -41,7 +41,7 @@ const fn is_same_word(from: ElementType, to: ElementType) -> bool {
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (Some(input), Some(output)) = (node.input(0), node.output(0)) else { return Ok(()) };
-    let (from, to) = (cx.fact(input).dtype, cx.fact(output).dtype);
+    let (from, to) = (cx.info(input).dtype, cx.info(output).dtype);
     if is_same_word(from, to) {
         return cx.alias(output, input);
     }

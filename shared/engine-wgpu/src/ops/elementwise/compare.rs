@@ -4,11 +4,11 @@ use super::host::{compare, given};
 use super::launch::Element;
 use super::{Class, binary, same, same_type};
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node};
 use crate::lower::Lowering;
 use crate::ops::rule::Rule;
 use crate::shape::broadcast;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -34,36 +34,36 @@ pub(in crate::ops) const RULES: &[Rule] = &[
     Rule::device("IsInf", infer_test, lower_is_inf),
 ];
 
-fn infer(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (a, b) = (inputs.at(0)?, inputs.at(1)?);
     same_type(a.dtype, b.dtype)?;
-    Ok(vec![Fact::new(ElementType::Bool, broadcast(&a.shape, &b.shape)?)])
+    Ok(vec![ValueInfo::new(ElementType::Bool, broadcast(&a.shape, &b.shape)?)])
 }
 
-fn is_bool(fact: &Fact) -> Result<(), OpError> {
-    if fact.dtype == ElementType::Bool {
+fn is_bool(info: &ValueInfo) -> Result<(), OpError> {
+    if info.dtype == ElementType::Bool {
         Ok(())
     } else {
-        Err(OpError::invalid(format!("it takes bool, not {}", fact.dtype)))
+        Err(OpError::invalid(format!("it takes bool, not {}", info.dtype)))
     }
 }
 
-fn infer_logic(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_logic(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     is_bool(inputs.at(0)?)?;
     infer(node, inputs)
 }
 
-fn infer_not(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_not(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     is_bool(inputs.at(0)?)?;
     same(node, inputs)
 }
 
-fn infer_test(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_test(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     if !x.dtype.is_float() {
         return Err(OpError::invalid(format!("it tests floats, not {}", x.dtype)));
     }
-    Ok(vec![Fact::new(ElementType::Bool, x.shape.clone())])
+    Ok(vec![ValueInfo::new(ElementType::Bool, x.shape.clone())])
 }
 
 fn plain(node: &Node, cx: &mut Lowering<'_>, test: &str) -> Result<(), OpError> {

@@ -4,9 +4,9 @@ use super::checked::{is_wide, suffix};
 use super::launch::Element;
 use super::{Class, unary};
 use crate::error::OpError;
-use crate::facts::Range;
 use crate::ir::{ElementType, Node};
 use crate::lower::Lowering;
+use crate::value_info::Range;
 
 /// One of the operations that have a checked form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(super) enum Operation {
 /// Lowers a sum, difference, product or quotient.
 pub(super) fn arithmetic(node: &Node, cx: &mut Lowering<'_>, operation: Operation) -> Result<(), OpError> {
     let (a, b, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
-    let dtype = node.output(0).map_or(ElementType::F32, |id| cx.fact(id).dtype);
+    let dtype = node.output(0).map_or(ElementType::F32, |id| cx.info(id).dtype);
     let text = match dtype.is_float() {
         true => plain(operation).to_owned(),
         false => {
@@ -65,7 +65,7 @@ fn integers(operation: Operation, dtype: ElementType, suffix: &str, (a, b): (Ran
 
 /// Lowers `Neg` and `Abs`; `name` is the checked function without its ending.
 pub(super) fn turned(node: &Node, cx: &mut Lowering<'_>, name: &str, plain: &str) -> Result<(), OpError> {
-    let dtype = node.output(0).map_or(ElementType::F32, |id| cx.fact(id).dtype);
+    let dtype = node.output(0).map_or(ElementType::F32, |id| cx.info(id).dtype);
     let least = dtype == ElementType::I64 && cx.input_range(node, 0).contains(i64::from(i32::MIN));
     unary(node, cx, |_class: Class| if least { format!("{name}_i32(x)") } else { plain.to_owned() })
 }

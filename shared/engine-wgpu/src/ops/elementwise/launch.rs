@@ -47,7 +47,7 @@ impl Element {
 
     /// Launches the expression for each element of the node's output.
     pub(crate) fn run(self, cx: &mut Lowering<'_>, node: &Node, y: &Operand, expression: &str) -> Result<(), OpError> {
-        let dtype = node.output(0).map_or(ElementType::F32, |id| cx.fact(id).dtype);
+        let dtype = node.output(0).map_or(ElementType::F32, |id| cx.info(id).dtype);
         self.into(cx, y, dtype, expression)
     }
 

@@ -18,19 +18,19 @@ pub(super) mod variadic;
 
 use self::launch::Element;
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Lowering, Repr};
 use crate::shape::broadcast;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The output is like the first input.
-pub(super) fn same(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+pub(super) fn same(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
-    Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    Ok(vec![ValueInfo::new(x.dtype, x.shape.clone())])
 }
 
 /// The output is like the first input, which must be of floats.
-pub(super) fn same_float(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+pub(super) fn same_float(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     if !x.dtype.is_float() {
         return Err(OpError::invalid(format!("it takes floats, not {}", x.dtype)));
@@ -39,10 +39,10 @@ pub(super) fn same_float(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, O
 }
 
 /// The output has the type of the first input and the shape that both broadcast to.
-fn broadcasting(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn broadcasting(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (a, b) = (inputs.at(0)?, inputs.at(1)?);
     same_type(a.dtype, b.dtype)?;
-    Ok(vec![Fact::new(a.dtype, broadcast(&a.shape, &b.shape)?)])
+    Ok(vec![ValueInfo::new(a.dtype, broadcast(&a.shape, &b.shape)?)])
 }
 
 fn same_type(a: ElementType, b: ElementType) -> Result<(), OpError> {

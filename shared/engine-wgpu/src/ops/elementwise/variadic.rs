@@ -4,11 +4,11 @@ use super::host::{given, indices, map, zip};
 use super::launch::Element;
 use super::{Class, checked, same_type};
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs, Range};
 use crate::ir::{ElementType, Literal, Node};
 use crate::lower::{Lowering, Operand};
 use crate::ops::rule::Rule;
 use crate::shape::broadcast;
+use crate::value_info::{Inputs, Range, ValueInfo};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -25,7 +25,7 @@ pub(in crate::ops) const RULES: &[Rule] = &[
 /// Inputs of one kernel: with the sum so far and the answer within eight bindings, strides within the params.
 const TOGETHER: usize = 5;
 
-fn infer(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let first = inputs.at(0)?;
     let mut shape = first.shape.clone();
     for at in 1..inputs.len() {
@@ -33,7 +33,7 @@ fn infer(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
         same_type(first.dtype, next.dtype)?;
         shape = broadcast(&shape, &next.shape)?;
     }
-    Ok(vec![Fact::new(first.dtype, shape)])
+    Ok(vec![ValueInfo::new(first.dtype, shape)])
 }
 
 fn larger(float: &str, integer: &str, class: Class, a: &str, b: &str) -> String {
@@ -46,7 +46,7 @@ fn larger(float: &str, integer: &str, class: Class, a: &str, b: &str) -> String 
 /// Joins all inputs pair by pair, some at a time.
 fn fold(node: &Node, cx: &mut Lowering<'_>, join: &dyn Fn(Class, &str, &str) -> String) -> Result<(), OpError> {
     let y = cx.output(node, 0)?;
-    let dtype = node.output(0).map_or(ElementType::F32, |id| cx.fact(id).dtype);
+    let dtype = node.output(0).map_or(ElementType::F32, |id| cx.info(id).dtype);
     let class = Class::of(y.repr);
     let count = node.inputs.len();
     let mut so_far: Option<Operand> = None;
@@ -93,12 +93,12 @@ fn host_fold(
     Ok(vec![so_far])
 }
 
-fn infer_where(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_where(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (condition, a, b) = (inputs.at(0)?, inputs.at(1)?, inputs.at(2)?);
     same_type(a.dtype, b.dtype)?;
     same_type(condition.dtype, ElementType::Bool)?;
     let shape = broadcast(&broadcast(&condition.shape, &a.shape)?, &b.shape)?;
-    Ok(vec![Fact::new(a.dtype, shape)])
+    Ok(vec![ValueInfo::new(a.dtype, shape)])
 }
 
 fn lower_where(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
@@ -119,7 +119,7 @@ fn host_where(_node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>,
 }
 
 /// The bounds are attributes before operator set 11, scalars after.
-pub(super) fn infer_clip(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+pub(super) fn infer_clip(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     for bound in [inputs.optional(1), inputs.optional(2)].into_iter().flatten() {
         same_type(x.dtype, bound.dtype)?;
@@ -127,17 +127,17 @@ pub(super) fn infer_clip(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, 
             return Err(OpError::invalid("its bounds are no scalars"));
         }
     }
-    Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    Ok(vec![ValueInfo::new(x.dtype, x.shape.clone())])
 }
 
 /// Returns whether a bound of 64-bit integers is beyond all that the device holds, as in "no more than the largest
 /// int64".
 fn is_no_bound(node: &Node, cx: &Lowering<'_>, at: usize) -> bool {
-    let Some(fact) = node.input(at).map(|id| cx.fact(id)).filter(|fact| checked::is_wide(fact.dtype)) else {
+    let Some(info) = node.input(at).map(|id| cx.info(id)).filter(|info| checked::is_wide(info.dtype)) else {
         return false;
     };
-    let value = fact.known.as_ref().and_then(|literal| literal.to_i64s().first().copied());
-    let all = Range::of_type(fact.dtype);
+    let value = info.known.as_ref().and_then(|literal| literal.to_i64s().first().copied());
+    let all = Range::of_type(info.dtype);
     value.is_some_and(|value| if at == 1 { value <= all.low } else { value >= all.high })
 }
 

@@ -1,7 +1,6 @@
 //! TensorScatter: new keys or values written into a cache of a fixed length, for each batch from a place of its own.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs, Range};
 use crate::fault::Fault;
 use crate::host::rearrange;
 use crate::ir::{Literal, Node};
@@ -9,6 +8,7 @@ use crate::lower::{KernelBuilder, Lowering, Params, element_groups};
 use crate::ops::movement::{given, on_host, product, same_type};
 use crate::ops::rule::Rule;
 use crate::shape::axis;
+use crate::value_info::{Inputs, Range, ValueInfo};
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[Rule::device("TensorScatter", infer, lower).with_host(evaluate)];
@@ -49,15 +49,15 @@ fn form(node: &Node, inputs: Inputs<'_>) -> Result<Form, OpError> {
     Ok(Form { batch: product(&cache.shape[1..])?, places, inner, circular })
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     form(node, inputs)?;
     let cache = inputs.at(0)?;
-    Ok(vec![Fact::new(cache.dtype, cache.shape.clone())])
+    Ok(vec![ValueInfo::new(cache.dtype, cache.shape.clone())])
 }
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let form = form(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let form = form(node, Inputs(&infos))?;
     let (cache, update, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
     let starts = cx.optional_input(node, 2)?;
     let mut kernel = KernelBuilder::new("tensor_scatter").read("cache", cache.repr).read("update", update.repr);

@@ -4,7 +4,6 @@
 //! [`super::index`].
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{ElementType, Literal, Node};
 use crate::lower::{Effort, KernelBuilder, Lowering, Params, element_groups, steps};
@@ -12,6 +11,7 @@ use crate::ops::movement::index::{check_alone, index_at, is_safe};
 use crate::ops::movement::{given, on_host, product};
 use crate::ops::rule::Rule;
 use crate::shape::{axis, param, strides};
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[
@@ -30,7 +30,7 @@ pub(super) fn wrap(index: i64, n: usize) -> Result<usize, OpError> {
 }
 
 /// Refuses indices that are no integers, or point into an empty dimension.
-pub(super) fn check_indices(indices: &Fact, n: usize) -> Result<(), OpError> {
+pub(super) fn check_indices(indices: &ValueInfo, n: usize) -> Result<(), OpError> {
     if !matches!(indices.dtype, ElementType::I64 | ElementType::I32) {
         return Err(OpError::invalid(format!("its indices are {}", indices.dtype)));
     }
@@ -44,7 +44,7 @@ fn gather_axis(node: &Node, inputs: Inputs<'_>) -> Result<usize, OpError> {
     axis(node.attributes.int("axis", 0)?, inputs.at(0)?.rank())
 }
 
-pub(in crate::ops) fn infer_gather(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+pub(in crate::ops) fn infer_gather(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (x, indices) = (inputs.at(0)?, inputs.at(1)?);
     let at = gather_axis(node, inputs)?;
     check_indices(indices, x.shape[at])?;
@@ -52,12 +52,12 @@ pub(in crate::ops) fn infer_gather(node: &Node, inputs: Inputs<'_>) -> Result<Ve
         known.to_i64s().into_iter().try_for_each(|index| wrap(index, x.shape[at]).map(|_inside| ()))?;
     }
     let shape = [&x.shape[..at], &indices.shape, &x.shape[at + 1..]].concat();
-    Ok(vec![Fact::new(x.dtype, shape)])
+    Ok(vec![ValueInfo::new(x.dtype, shape)])
 }
 
 pub(in crate::ops) fn lower_gather(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let at = gather_axis(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let at = gather_axis(node, Inputs(&infos))?;
     let (x, indices, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
     let safe = is_safe(cx, node, 1, &x.shape[at..=at]);
     if y.elements() == 0 && !safe && indices.elements() > 0 {
@@ -103,7 +103,7 @@ fn evaluate_gather(node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Liter
 }
 
 /// The axis along which single elements are gathered or scattered, after looking that the indices lie inside the rest.
-pub(super) fn element_axis(node: &Node, x: &Fact, indices: &Fact) -> Result<usize, OpError> {
+pub(super) fn element_axis(node: &Node, x: &ValueInfo, indices: &ValueInfo) -> Result<usize, OpError> {
     let at = axis(node.attributes.int("axis", 0)?, x.rank())?;
     let inside = indices.rank() == x.rank() && (0..x.rank()).all(|d| d == at || indices.shape[d] <= x.shape[d]);
     if !inside {
@@ -113,15 +113,15 @@ pub(super) fn element_axis(node: &Node, x: &Fact, indices: &Fact) -> Result<usiz
     Ok(at)
 }
 
-fn infer_elements(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_elements(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (x, indices) = (inputs.at(0)?, inputs.at(1)?);
     element_axis(node, x, indices)?;
-    Ok(vec![Fact::new(x.dtype, indices.shape.clone())])
+    Ok(vec![ValueInfo::new(x.dtype, indices.shape.clone())])
 }
 
 fn lower_elements(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let at = element_axis(node, Inputs(&facts).at(0)?, Inputs(&facts).at(1)?)?;
+    let infos = cx.input_infos(node);
+    let at = element_axis(node, Inputs(&infos).at(0)?, Inputs(&infos).at(1)?)?;
     let (x, indices, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
     let safe = is_safe(cx, node, 1, &x.shape[at..=at]);
     let rank = y.shape.len();
@@ -180,7 +180,7 @@ pub(super) struct Tuples {
 
 impl Tuples {
     /// Reads the form from the shapes.
-    pub(super) fn of(x: &Fact, indices: &Fact, batch: i64) -> Result<Self, OpError> {
+    pub(super) fn of(x: &ValueInfo, indices: &ValueInfo, batch: i64) -> Result<Self, OpError> {
         let invalid = || {
             let (x, indices) = (&x.shape, &indices.shape);
             OpError::invalid(format!(
@@ -220,21 +220,21 @@ impl Tuples {
     }
 }
 
-fn nd_shape(x: &Fact, indices: &Fact, tuples: &Tuples) -> Vec<usize> {
+fn nd_shape(x: &ValueInfo, indices: &ValueInfo, tuples: &Tuples) -> Vec<usize> {
     let outer = indices.rank().saturating_sub(1);
     [&indices.shape[..outer], &x.shape[tuples.batch + tuples.length..]].concat()
 }
 
-fn infer_nd(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_nd(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (x, indices) = (inputs.at(0)?, inputs.at(1)?);
     let tuples = Tuples::of(x, indices, node.attributes.int("batch_dims", 0)?)?;
-    Ok(vec![Fact::new(x.dtype, nd_shape(x, indices, &tuples))])
+    Ok(vec![ValueInfo::new(x.dtype, nd_shape(x, indices, &tuples))])
 }
 
 fn lower_nd(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
+    let infos = cx.input_infos(node);
     let batch = node.attributes.int("batch_dims", 0)?;
-    let tuples = Tuples::of(Inputs(&facts).at(0)?, Inputs(&facts).at(1)?, batch)?;
+    let tuples = Tuples::of(Inputs(&infos).at(0)?, Inputs(&infos).at(1)?, batch)?;
     let (x, indices, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
     let (sizes, addressed) = tuples.addressed(&x.shape);
     let safe = is_safe(cx, node, 1, &sizes);
@@ -309,15 +309,15 @@ fn compressed(x: &[usize], at: Option<usize>, picks: usize) -> Result<(Vec<usize
     Ok((shape, product(&x[at + 1..])?, x[at]))
 }
 
-fn infer_compress(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_compress(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     let (at, picks) = picked(node, inputs)?;
-    Ok(vec![Fact::new(x.dtype, compressed(&x.shape, at, picks.len())?.0)])
+    Ok(vec![ValueInfo::new(x.dtype, compressed(&x.shape, at, picks.len())?.0)])
 }
 
 fn lower_compress(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let (at, picks) = picked(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let (at, picks) = picked(node, Inputs(&infos))?;
     let (x, condition, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
     let (_shape, inner, n) = compressed(&x.shape, at, picks.len())?;
     // The condition is short and the same for all: each thread counts its own way through it.

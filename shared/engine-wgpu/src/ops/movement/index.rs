@@ -1,10 +1,10 @@
 //! Indices that a request computes: counted from the end where negative, and a fault where out of range.
 
 use crate::error::OpError;
-use crate::facts::Range;
 use crate::fault::Fault;
 use crate::ir::Node;
 use crate::lower::{KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
+use crate::value_info::Range;
 
 /// Returns WGSL of `fn index_at(k, n)`: the index at place `k` of `indices`, inside `0..n` whatever the tensor holds.
 ///

@@ -1,7 +1,6 @@
 //! Concat: several tensors one after the other.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{Literal, Node, ValueId};
 use crate::lower::{KernelBuilder, Lowering, Operand, Params, element_groups};
@@ -9,6 +8,7 @@ use crate::ops::movement::{on_host, product, same_type};
 use crate::ops::product::groups_of;
 use crate::ops::rule::Rule;
 use crate::shape::axis;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[Rule::device("Concat", infer, lower).with_host(evaluate)];
@@ -42,15 +42,15 @@ fn joined(node: &Node, inputs: Inputs<'_>) -> Result<(Vec<usize>, usize), OpErro
     Ok((shape, at))
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
-    Ok(vec![Fact::new(inputs.at(0)?.dtype, joined(node, inputs)?.0)])
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
+    Ok(vec![ValueInfo::new(inputs.at(0)?.dtype, joined(node, inputs)?.0)])
 }
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let (shape, at) = joined(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let (shape, at) = joined(node, Inputs(&infos))?;
     let inner = product(&shape[at + 1..])?;
-    let parts: Vec<ValueId> = node.inputs.iter().flatten().copied().filter(|&id| cx.fact(id).elements() > 0).collect();
+    let parts: Vec<ValueId> = node.inputs.iter().flatten().copied().filter(|&id| cx.info(id).elements() > 0).collect();
     let Some(to) = node.output(0) else { return Ok(()) };
     if let [only] = parts.as_slice() {
         return cx.alias(to, *only);

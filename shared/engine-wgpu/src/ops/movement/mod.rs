@@ -1,7 +1,7 @@
 //! Operators that move elements and never change them.
 //!
 //! Each has one geometry, computed from shapes and from inputs that are known at plan time, which serves all three: the
-//! inferred facts, the kernel, and the host ([`crate::host::rearrange`]).
+//! inferred infos, the kernel, and the host ([`crate::host::rearrange`]).
 
 pub(super) mod cache;
 pub(super) mod gather;
@@ -15,9 +15,9 @@ pub(super) mod view;
 mod window;
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node, ValueId};
 use crate::lower::{KernelBuilder, Lowering, Params, element_groups};
+use crate::value_info::{Inputs, ValueInfo};
 
 /// Most values of an input that states a shape, axes, pads or sizes.
 ///
@@ -80,12 +80,12 @@ pub(super) fn product(sizes: &[usize]) -> Result<usize, OpError> {
     product.ok_or_else(|| OpError::TooLarge(sizes.to_vec()))
 }
 
-/// Hands known inputs over as facts, so that one geometry serves inference, kernels and the host.
+/// Hands known inputs over as infos, so that one geometry serves inference, kernels and the host.
 pub(super) fn on_host<T>(inputs: &[Option<&Literal>], then: impl FnOnce(Inputs<'_>) -> T) -> T {
-    let facts: Vec<Option<Fact>> =
-        inputs.iter().map(|input| input.map(|literal| Fact::known(literal.clone()))).collect();
-    let facts: Vec<Option<&Fact>> = facts.iter().map(Option::as_ref).collect();
-    then(Inputs(&facts))
+    let infos: Vec<Option<ValueInfo>> =
+        inputs.iter().map(|input| input.map(|literal| ValueInfo::known(literal.clone()))).collect();
+    let infos: Vec<Option<&ValueInfo>> = infos.iter().map(Option::as_ref).collect();
+    then(Inputs(&infos))
 }
 
 /// The literal at this place.

@@ -1,7 +1,6 @@
 //! Pad and CenterCropPad: a frame around a tensor, or a negative one.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{Literal, Node};
 use crate::lower::{KernelBuilder, Lowering, Params, element_groups};
@@ -9,6 +8,7 @@ use crate::ops::movement::window::wrapped;
 use crate::ops::movement::{given, integers, numbers, on_host, optional_integers, same_type};
 use crate::ops::rule::Rule;
 use crate::shape::{axis, strides};
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[
@@ -106,8 +106,8 @@ fn center(node: &Node, inputs: Inputs<'_>) -> Result<Frame, OpError> {
     Ok(Frame { mode: Mode::Constant, shape, begins, value: None, has_value_input: false })
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>, framing: Framing) -> Result<Vec<Fact>, OpError> {
-    Ok(vec![Fact::new(inputs.at(0)?.dtype, framing(node, inputs)?.shape)])
+fn infer(node: &Node, inputs: Inputs<'_>, framing: Framing) -> Result<Vec<ValueInfo>, OpError> {
+    Ok(vec![ValueInfo::new(inputs.at(0)?.dtype, framing(node, inputs)?.shape)])
 }
 
 impl Mode {
@@ -140,11 +140,11 @@ impl Mode {
 }
 
 fn lower(node: &Node, cx: &mut Lowering<'_>, framing: Framing) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let frame = framing(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let frame = framing(node, Inputs(&infos))?;
     let from = node.input(0).ok_or_else(|| OpError::invalid("input 0 is missing"))?;
     let Some(to) = node.output(0) else { return Ok(()) };
-    if frame.shape == cx.fact(from).shape && frame.begins.iter().all(|&begin| begin == 0) {
+    if frame.shape == cx.info(from).shape && frame.begins.iter().all(|&begin| begin == 0) {
         return cx.alias(to, from);
     }
     let (x, y) = (cx.operand(from)?, cx.place(to));

@@ -5,7 +5,6 @@
 //! instead, which ONNX allows when nothing is reduced (it forbids repeated indices then).
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{Literal, Node};
 use crate::lower::{
@@ -17,6 +16,7 @@ use crate::ops::movement::index::{check_alone, index_at, is_safe};
 use crate::ops::movement::{given, on_host, same_type};
 use crate::ops::rule::Rule;
 use crate::shape::strides;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[
@@ -128,15 +128,15 @@ fn elements_of(node: &Node, inputs: Inputs<'_>) -> Result<usize, OpError> {
     element_axis(node, x, indices)
 }
 
-fn infer_elements(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_elements(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     elements_of(node, inputs)?;
     let x = inputs.at(0)?;
-    Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    Ok(vec![ValueInfo::new(x.dtype, x.shape.clone())])
 }
 
 fn lower_elements(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let axis = elements_of(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let axis = elements_of(node, Inputs(&infos))?;
     let reduction = Reduction::of(node)?;
     let (x, indices, updates) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.input(node, 2)?);
     let y = cx.output(node, 0)?;
@@ -185,7 +185,7 @@ fn lower_elements(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
 
 /// Returns whether the output's type is one of 64-bit integers.
 fn is_wide(cx: &Lowering<'_>, node: &Node) -> bool {
-    node.output(0).is_some_and(|id| checked::is_wide(cx.fact(id).dtype))
+    node.output(0).is_some_and(|id| checked::is_wide(cx.info(id).dtype))
 }
 
 /// Comparisons of a search for `candidates` updates by each of `elements`.
@@ -226,15 +226,15 @@ fn nd_of(node: &Node, inputs: Inputs<'_>) -> Result<Tuples, OpError> {
     Ok(tuples)
 }
 
-fn infer_nd(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_nd(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     nd_of(node, inputs)?;
     let x = inputs.at(0)?;
-    Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    Ok(vec![ValueInfo::new(x.dtype, x.shape.clone())])
 }
 
 fn lower_nd(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let tuples = nd_of(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let tuples = nd_of(node, Inputs(&infos))?;
     let reduction = Reduction::of(node)?;
     let operands = [cx.input(node, 0)?, cx.input(node, 1)?, cx.input(node, 2)?, cx.output(node, 0)?];
     let comparisons = (operands[3].elements() as u64).saturating_mul(tuples.per_batch as u64);

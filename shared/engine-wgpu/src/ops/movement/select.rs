@@ -1,7 +1,6 @@
 //! Operators that keep, mirror or mark elements by their place: Trilu, ReverseSequence, OneHot.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs, Range};
 use crate::fault::Fault;
 use crate::host::rearrange;
 use crate::ir::{Literal, Node};
@@ -9,6 +8,7 @@ use crate::lower::{KernelBuilder, Lowering, Params, element_groups};
 use crate::ops::movement::{given, on_host, product};
 use crate::ops::rule::Rule;
 use crate::shape::{axis, strides};
+use crate::value_info::{Inputs, Range, ValueInfo};
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[
@@ -25,13 +25,13 @@ fn matrices(shape: &[usize]) -> Result<(usize, usize), OpError> {
     }
 }
 
-fn infer_trilu(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_trilu(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     matrices(&x.shape)?;
     if inputs.optional(1).is_some_and(|k| k.elements() != 1) {
         return Err(OpError::invalid("its k is not one number"));
     }
-    Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    Ok(vec![ValueInfo::new(x.dtype, x.shape.clone())])
 }
 
 fn lower_trilu(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
@@ -89,15 +89,15 @@ fn sequence_axes(node: &Node, inputs: Inputs<'_>) -> Result<(usize, usize), OpEr
     Ok((batch, time))
 }
 
-fn infer_reverse(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_reverse(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     sequence_axes(node, inputs)?;
     let x = inputs.at(0)?;
-    Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    Ok(vec![ValueInfo::new(x.dtype, x.shape.clone())])
 }
 
 fn lower_reverse(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let (batch, time) = sequence_axes(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let (batch, time) = sequence_axes(node, Inputs(&infos))?;
     let (x, lengths, y) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.output(node, 0)?);
     let longest = i64::try_from(x.shape[time]).unwrap_or(i64::MAX);
     let check = match cx.input_range(node, 1).within(Range::new(0, longest)) {
@@ -162,13 +162,13 @@ fn hot(node: &Node, inputs: Inputs<'_>) -> Result<(Vec<usize>, usize, usize), Op
     Ok((shape, at, depth))
 }
 
-fn infer_hot(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
-    Ok(vec![Fact::new(inputs.at(2)?.dtype, hot(node, inputs)?.0)])
+fn infer_hot(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
+    Ok(vec![ValueInfo::new(inputs.at(2)?.dtype, hot(node, inputs)?.0)])
 }
 
 fn lower_hot(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let (_shape, at, depth) = hot(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let (_shape, at, depth) = hot(node, Inputs(&infos))?;
     let (indices, values, y) = (cx.input(node, 0)?, cx.input(node, 2)?, cx.output(node, 0)?);
     let text = format!(
         "fn element(i: u32) -> {} {{

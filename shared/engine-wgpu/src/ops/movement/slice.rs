@@ -1,12 +1,12 @@
 //! Operators whose outputs are windows of their one input: Transpose, Slice, Split, Expand, Tile, depth and space.
 
 use crate::error::OpError;
-use crate::facts::Inputs;
 use crate::ir::Node;
 use crate::ops::movement::window::{Step, Window, evaluate, infer, lower, signed_strides};
 use crate::ops::movement::{integers, numbers, optional_integers, size};
 use crate::ops::rule::Rule;
 use crate::shape::{axis, broadcast};
+use crate::value_info::Inputs;
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[

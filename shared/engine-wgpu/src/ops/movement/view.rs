@@ -1,12 +1,12 @@
 //! Operators that only give the same elements another shape, and those that do nothing.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node};
 use crate::lower::Lowering;
 use crate::ops::movement::{fill, given, integers, numbers, on_host, product};
 use crate::ops::rule::Rule;
 use crate::shape::axis;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this family.
 pub(crate) const RULES: &[Rule] = &[
@@ -21,8 +21,8 @@ pub(crate) const RULES: &[Rule] = &[
 /// Computes the new shape.
 type Shape = fn(&Node, Inputs<'_>) -> Result<Vec<usize>, OpError>;
 
-fn infer(node: &Node, inputs: Inputs<'_>, shape: Shape) -> Result<Vec<Fact>, OpError> {
-    Ok(vec![Fact::new(inputs.at(0)?.dtype, shape(node, inputs)?)])
+fn infer(node: &Node, inputs: Inputs<'_>, shape: Shape) -> Result<Vec<ValueInfo>, OpError> {
+    Ok(vec![ValueInfo::new(inputs.at(0)?.dtype, shape(node, inputs)?)])
 }
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
@@ -110,7 +110,7 @@ fn unsqueeze(node: &Node, inputs: Inputs<'_>) -> Result<Vec<usize>, OpError> {
     Ok(fresh.into_iter().map(|fresh| if fresh { 1 } else { sizes.next().unwrap_or(1) }).collect())
 }
 
-fn infer_dropout(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_dropout(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     if let Some(training) = inputs.optional_known(2)?
         && training.to_i64s().iter().any(|&flag| flag != 0)
@@ -119,21 +119,21 @@ fn infer_dropout(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> 
     }
     // Before operator set 10 the mask had the type of the data.
     let mask = if node.opset < 10 { x.dtype } else { ElementType::Bool };
-    Ok(vec![Fact::new(x.dtype, x.shape.clone()), Fact::new(mask, x.shape.clone())])
+    Ok(vec![ValueInfo::new(x.dtype, x.shape.clone()), ValueInfo::new(mask, x.shape.clone())])
 }
 
 fn lower_dropout(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     lower(node, cx)?;
     let Some(mask) = node.output(1) else { return Ok(()) };
-    let one = if cx.fact(mask).dtype.is_float() { 1.0_f32.to_bits() } else { 1 };
+    let one = if cx.info(mask).dtype.is_float() { 1.0_f32.to_bits() } else { 1 };
     fill(cx, mask, one)
 }
 
 fn evaluate_dropout(node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, OpError> {
-    let facts = on_host(inputs, |inputs| infer_dropout(node, inputs))?;
+    let infos = on_host(inputs, |inputs| infer_dropout(node, inputs))?;
     let x = given(inputs, 0)?;
     let mut outputs = vec![x.clone()];
-    if let (Some(_wanted), Some(mask)) = (node.output(1), facts.get(1)) {
+    if let (Some(_wanted), Some(mask)) = (node.output(1), infos.get(1)) {
         outputs.push(Literal::from_i64s(mask.dtype, mask.shape.clone(), &vec![1; x.elements()]));
     }
     Ok(outputs)

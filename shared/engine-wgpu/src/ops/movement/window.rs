@@ -1,12 +1,12 @@
 //! A tensor seen through strides: transposition, slicing, repetition and their relatives are all one kernel.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::host::rearrange;
 use crate::ir::{Literal, Node};
 use crate::lower::{KernelBuilder, Lowering, Operand, Params, element_groups};
 use crate::ops::movement::{given, on_host};
 use crate::shape::strides;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// One dimension of a window: how many steps, and how many input elements each goes ahead (or back).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,18 +75,18 @@ pub(super) fn signed_strides(shape: &[usize]) -> Vec<i64> {
     strides(shape).into_iter().map(|stride| i64::try_from(stride).unwrap_or(i64::MAX)).collect()
 }
 
-/// The facts of outputs that are windows of input 0.
-pub(super) fn infer(node: &Node, inputs: Inputs<'_>, windows: Windows) -> Result<Vec<Fact>, OpError> {
+/// The infos of outputs that are windows of input 0.
+pub(super) fn infer(node: &Node, inputs: Inputs<'_>, windows: Windows) -> Result<Vec<ValueInfo>, OpError> {
     let dtype = inputs.at(0)?.dtype;
-    Ok(windows(node, inputs)?.into_iter().map(|window| Fact::new(dtype, window.shape)).collect())
+    Ok(windows(node, inputs)?.into_iter().map(|window| ValueInfo::new(dtype, window.shape)).collect())
 }
 
 /// Launches the copies of outputs that are windows of input 0; those that begin where it begins share its memory.
 pub(super) fn lower(node: &Node, cx: &mut Lowering<'_>, windows: Windows) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let x_elements = Inputs(&facts).at(0)?.elements();
+    let infos = cx.input_infos(node);
+    let x_elements = Inputs(&infos).at(0)?.elements();
     let from = node.input(0).ok_or_else(|| OpError::invalid("input 0 is missing"))?;
-    for (at, window) in windows(node, Inputs(&facts))?.into_iter().enumerate() {
+    for (at, window) in windows(node, Inputs(&infos))?.into_iter().enumerate() {
         let Some(to) = node.output(at) else { continue };
         let y = cx.place(to);
         // The last word of packed bytes must end in zeros, so only a whole tensor of them is shared.

@@ -1,16 +1,16 @@
 //! BatchNormalization at inference: each channel by numbers that training has fixed.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{Lowering, Operand};
 use crate::ops::elementwise::launch::Element;
 use crate::ops::rule::Rule;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[Rule::device("BatchNormalization", infer, lower)];
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     if node.attributes.flag("training_mode", false)? || node.outputs.iter().skip(1).any(Option::is_some) {
         return Err(OpError::unsupported("batch normalization in training mode"));
@@ -26,7 +26,7 @@ fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
             )));
         }
     }
-    Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    Ok(vec![ValueInfo::new(x.dtype, x.shape.clone())])
 }
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {

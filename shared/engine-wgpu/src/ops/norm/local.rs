@@ -1,7 +1,6 @@
 //! LRN, LpNormalization and MeanVarianceNormalization.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
 use crate::ops::elementwise::launch::Element;
@@ -9,6 +8,7 @@ use crate::ops::elementwise::{math, same_float};
 use crate::ops::reduce::fold::Fold;
 use crate::ops::rule::Rule;
 use crate::shape::axis;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -17,7 +17,7 @@ pub(in crate::ops) const RULES: &[Rule] = &[
     Rule::device("MeanVarianceNormalization", same_float, lower_mvn),
 ];
 
-fn infer_lrn(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_lrn(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     if inputs.at(0)?.rank() < 2 || node.attributes.int("size", 0)? < 1 {
         return Err(OpError::invalid("it has no channels or no size"));
     }

@@ -3,11 +3,11 @@
 //! One workgroup a row: mean first, then the variance around it (never as a difference of squares), then the answer.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Params, linear_groups};
 use crate::ops::rule::Rule;
 use crate::shape::{axis, broadcast, broadcast_strides, strides};
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -129,7 +129,7 @@ fn spread(lane: u32, value: f32) -> f32 {
 }
 ";
 
-fn infer_layer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_layer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     if !x.dtype.is_float() {
         return Err(OpError::invalid(format!("it normalizes floats, not {}", x.dtype)));
@@ -143,9 +143,9 @@ fn infer_layer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     let mut shape = x.shape.clone();
     shape[at..].fill(1);
     Ok(vec![
-        Fact::new(x.dtype, x.shape.clone()),
-        Fact::new(ElementType::F32, shape.clone()),
-        Fact::new(ElementType::F32, shape),
+        ValueInfo::new(x.dtype, x.shape.clone()),
+        ValueInfo::new(ElementType::F32, shape.clone()),
+        ValueInfo::new(ElementType::F32, shape),
     ])
 }
 
@@ -171,7 +171,7 @@ fn lower_layer(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
 }
 
 /// Infers the outputs; checks scale and bias: one number a channel, or (GroupNormalization before operator set 21) one a group.
-fn infer_channels(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_channels(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     let [_batch, channels, ..] = x.shape[..] else { return Err(OpError::invalid("it has no channels")) };
     let mut wanted = channels;
@@ -187,7 +187,7 @@ fn infer_channels(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError>
             return Err(OpError::invalid(format!("input {at} does not hold {wanted} numbers")));
         }
     }
-    Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    Ok(vec![ValueInfo::new(x.dtype, x.shape.clone())])
 }
 
 fn groups(node: &Node) -> Result<usize, OpError> {

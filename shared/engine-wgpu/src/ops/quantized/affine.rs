@@ -2,11 +2,11 @@
 
 use super::{given, limits};
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node};
 use crate::lower::{KernelBuilder, Lowering, Params, Repr, element_groups};
 use crate::ops::rule::Rule;
 use crate::shape::axis;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -123,22 +123,22 @@ fn quantized_type(node: &Node, points: Option<ElementType>) -> Result<ElementTyp
     limits(dtype).map(|_fits| dtype)
 }
 
-fn infer_quantize(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_quantize(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     granularity(node, inputs)?;
     let x = inputs.at(0)?;
     if !x.dtype.is_float() && x.dtype != ElementType::I32 {
         return Err(OpError::invalid(format!("it quantizes {}", x.dtype)));
     }
-    let dtype = quantized_type(node, inputs.optional(2).map(|fact| fact.dtype))?;
-    Ok(vec![Fact::new(dtype, x.shape.clone())])
+    let dtype = quantized_type(node, inputs.optional(2).map(|info| info.dtype))?;
+    Ok(vec![ValueInfo::new(dtype, x.shape.clone())])
 }
 
 fn lower_quantize(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let granularity = granularity(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let granularity = granularity(node, Inputs(&infos))?;
     let (x, scale, points) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.optional_input(node, 2)?);
     let y = cx.output(node, 0)?;
-    let dtype = quantized_type(node, facts.get(2).copied().flatten().map(|fact| fact.dtype))?;
+    let dtype = quantized_type(node, infos.get(2).copied().flatten().map(|info| info.dtype))?;
     let (low, high) = limits(dtype)?;
     let mut kernel = KernelBuilder::new("quantize").read("x", x.repr).read("scale", scale.repr);
     let mut args = vec![x.arg, scale.arg];
@@ -187,19 +187,19 @@ fn host_quantize(node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal
     Ok(vec![Literal::from_i64s(dtype, x.shape().to_vec(), &values)])
 }
 
-fn infer_dequantize(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_dequantize(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     granularity(node, inputs)?;
     let (x, scale) = (inputs.at(0)?, inputs.at(1)?);
     if x.dtype != ElementType::I32 {
         limits(x.dtype)?;
     }
     let dtype = named_type(node)?.unwrap_or(scale.dtype);
-    Ok(vec![Fact::new(dtype, x.shape.clone())])
+    Ok(vec![ValueInfo::new(dtype, x.shape.clone())])
 }
 
 fn lower_dequantize(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let granularity = granularity(node, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let granularity = granularity(node, Inputs(&infos))?;
     let (x, scale, points) = (cx.input(node, 0)?, cx.input(node, 1)?, cx.optional_input(node, 2)?);
     let y = cx.output(node, 0)?;
     let mut kernel = KernelBuilder::new("dequantize").read("x", x.repr).read("scale", scale.repr);

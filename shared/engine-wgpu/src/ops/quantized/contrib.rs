@@ -8,7 +8,6 @@ use super::gemm::narrow;
 use super::geometry::{Window, names};
 use super::{MICROSOFT, check_bytes, limits};
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{
     Arg, Effort, GROUPS_MAX, KernelBuilder, Lowering, Operand, Params, Repr, THREADS, element_groups, linear_groups,
@@ -16,6 +15,7 @@ use crate::lower::{
 };
 use crate::ops::rule::Rule;
 use crate::shape::{axis, broadcast, broadcast_strides, strides};
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -42,13 +42,13 @@ pub(in crate::ops) const RULES: &[Rule] = &[
 fn numbers(node: &Node, cx: &mut Lowering<'_>, places: &[usize]) -> Result<Arg, OpError> {
     let output = node.output(0).ok_or_else(|| OpError::invalid("output 0 is missing"))?;
     for &at in places {
-        if node.input(at).is_some_and(|id| cx.fact(id).elements() != 1) {
+        if node.input(at).is_some_and(|id| cx.info(id).elements() != 1) {
             return Err(OpError::invalid(format!("input {at} is not one number")));
         }
     }
     let known = |at: &usize| match node.input(*at) {
         None => Some(0.0_f32),
-        Some(id) => cx.fact(id).known.as_ref().and_then(|literal| literal.to_f32s().first().copied()),
+        Some(id) => cx.info(id).known.as_ref().and_then(|literal| literal.to_f32s().first().copied()),
     };
     let values: Option<Vec<f32>> = places.iter().map(known).collect();
     if let Some(values) = values {
@@ -88,16 +88,16 @@ fn quantize(x: f32) -> {wgsl} {{ return {wgsl}(clamp(round(x) + n({point}u), {lo
     )
 }
 
-fn infer_binary(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_binary(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (a, b) = (inputs.at(0)?, inputs.at(3)?);
     check_bytes(a)?;
     check_bytes(b)?;
-    Ok(vec![Fact::new(a.dtype, broadcast(&a.shape, &b.shape)?)])
+    Ok(vec![ValueInfo::new(a.dtype, broadcast(&a.shape, &b.shape)?)])
 }
 
 fn output_limits(node: &Node, cx: &Lowering<'_>) -> Result<(i32, i32), OpError> {
     let id = node.output(0).ok_or_else(|| OpError::invalid("output 0 is missing"))?;
-    limits(cx.fact(id).dtype)
+    limits(cx.info(id).dtype)
 }
 
 /// Numbers: scale and zero point of `a`, of `b`, of the output.
@@ -134,10 +134,10 @@ fn binary(node: &Node, cx: &mut Lowering<'_>, expression: &str) -> Result<(), Op
     Ok(())
 }
 
-fn infer_unary(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_unary(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     check_bytes(x)?;
-    Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    Ok(vec![ValueInfo::new(x.dtype, x.shape.clone())])
 }
 
 /// Default slope of `QLinearLeakyRelu`.
@@ -173,7 +173,7 @@ const CONCAT_FIRST: usize = 2;
 /// Inputs of one operand: values, scale, zero point.
 const CONCAT_STEP: usize = 3;
 
-fn infer_concat(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_concat(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let first = inputs.at(CONCAT_FIRST)?;
     check_bytes(first)?;
     let at = axis(node.attributes.int("axis", 0)?, first.rank())?;
@@ -188,7 +188,7 @@ fn infer_concat(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
         }
         shape[at] = shape[at].saturating_add(next.shape[at]);
     }
-    Ok(vec![Fact::new(inputs.at(1)?.dtype, shape)])
+    Ok(vec![ValueInfo::new(inputs.at(1)?.dtype, shape)])
 }
 
 fn lower_concat(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
@@ -241,14 +241,14 @@ fn pool_window(node: &Node, x: &[usize]) -> Result<Window, OpError> {
     Window::of(node, input, &kernel.map_err(|_negative| OpError::invalid("kernel_shape is negative"))?)
 }
 
-fn infer_pool(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_pool(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     check_bytes(x)?;
     let first = channels_first(node, &x.shape)?;
     let window = pool_window(node, &first)?;
     let mut shape = first[..2].to_vec();
     shape.extend(window.output_shape());
-    Ok(vec![Fact::new(x.dtype, as_stated(node, shape)?)])
+    Ok(vec![ValueInfo::new(x.dtype, as_stated(node, shape)?)])
 }
 
 /// The shape with its channels in second place, wherever they lie.
@@ -278,7 +278,7 @@ fn lower_pool(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     pool(node, cx, &x, &window, &format!("mean / f32({count}) / n(2u)"))
 }
 
-fn infer_global(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_global(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     check_bytes(x)?;
     if x.rank() < 3 {
@@ -286,7 +286,7 @@ fn infer_global(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     }
     let mut shape = channels_first(node, &x.shape)?;
     shape[2..].fill(1);
-    Ok(vec![Fact::new(x.dtype, as_stated(node, shape)?)])
+    Ok(vec![ValueInfo::new(x.dtype, as_stated(node, shape)?)])
 }
 
 fn lower_global(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {

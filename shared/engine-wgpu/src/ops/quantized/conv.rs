@@ -9,10 +9,10 @@ use super::geometry::{Window, names};
 use super::pack::{self, Source};
 use super::{Points, check_bytes, flip};
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node, OWN_DOMAIN};
 use crate::lower::{Effort, KernelBuilder, Lowering, Params, element_groups, nested_steps};
 use crate::ops::rule::Rule;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this room.
 ///
@@ -43,7 +43,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(node: &Node, x: &Fact, w: &Fact) -> Result<Self, OpError> {
+    fn of(node: &Node, x: &ValueInfo, w: &ValueInfo) -> Result<Self, OpError> {
         check_bytes(x)?;
         check_bytes(w)?;
         let ([images, all, input @ ..], [outputs, channels, kernel @ ..]) = (x.shape.as_slice(), w.shape.as_slice())
@@ -65,19 +65,19 @@ impl Sizes {
     }
 }
 
-fn infer_integer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_integer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let sizes = Sizes::of(node, inputs.at(0)?, inputs.at(1)?)?;
-    Ok(vec![Fact::new(ElementType::I32, sizes.shape())])
+    Ok(vec![ValueInfo::new(ElementType::I32, sizes.shape())])
 }
 
 fn lower_integer(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     convolve(node, cx, [0, 1, 2, 3], |_cx, _channels| Ok(Finish::Integer))
 }
 
-fn infer_qlinear(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_qlinear(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let sizes = Sizes::of(node, inputs.at(0)?, inputs.at(3)?)?;
     check_bytes(inputs.at(7)?)?;
-    Ok(vec![Fact::new(inputs.at(7)?.dtype, sizes.shape())])
+    Ok(vec![ValueInfo::new(inputs.at(7)?.dtype, sizes.shape())])
 }
 
 fn lower_qlinear(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
@@ -87,9 +87,9 @@ fn lower_qlinear(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     convolve(node, cx, [0, 3, 2, 5], |cx, channels| requantise(cx, node, &QLINEAR, channels))
 }
 
-fn infer_to_float(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_to_float(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let sizes = Sizes::of(node, inputs.at(0)?, inputs.at(1)?)?;
-    Ok(vec![Fact::new(inputs.at(2)?.dtype, sizes.shape())])
+    Ok(vec![ValueInfo::new(inputs.at(2)?.dtype, sizes.shape())])
 }
 
 fn lower_to_float(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
@@ -103,8 +103,8 @@ fn convolve(
     places: [usize; 4],
     finish: impl FnOnce(&mut Lowering<'_>, usize) -> Result<Finish, OpError>,
 ) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let inputs = Inputs(&facts);
+    let infos = cx.input_infos(node);
+    let inputs = Inputs(&infos);
     let sizes = Sizes::of(node, inputs.at(places[0])?, inputs.at(places[1])?)?;
     let (x_points, w_points) = (Points::of(node, cx, places[2])?, Points::of(node, cx, places[3])?);
     let all = sizes.groups * sizes.outputs;

@@ -3,11 +3,11 @@
 //! Two passes over the data: workgroups find the range of their share, one more reduces those to scale and zero point.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Params, Repr, THREADS, element_groups};
 use crate::ops::rule::Rule;
 use crate::shape::param;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[Rule::device("DynamicQuantizeLinear", infer, lower)];
@@ -18,15 +18,15 @@ const SHARES_MAX: usize = 64;
 /// Elements that make another workgroup worth it.
 const SHARE_MIN: usize = 4096;
 
-fn infer(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     if x.dtype != ElementType::F32 {
         return Err(OpError::invalid(format!("it quantizes {}", x.dtype)));
     }
     Ok(vec![
-        Fact::new(ElementType::U8, x.shape.clone()),
-        Fact::new(ElementType::F32, Vec::new()),
-        Fact::new(ElementType::U8, Vec::new()),
+        ValueInfo::new(ElementType::U8, x.shape.clone()),
+        ValueInfo::new(ElementType::F32, Vec::new()),
+        ValueInfo::new(ElementType::U8, Vec::new()),
     ])
 }
 

@@ -156,7 +156,7 @@ pub(super) fn requantise(
     places: &Places,
     channels: usize,
 ) -> Result<Finish, OpError> {
-    let dtype = node.output(0).map(|id| cx.fact(id).dtype).ok_or_else(|| OpError::invalid("output 0 is missing"))?;
+    let dtype = node.output(0).map(|id| cx.info(id).dtype).ok_or_else(|| OpError::invalid("output 0 is missing"))?;
     let limits = super::limits(dtype)?;
     let attributes = &node.attributes;
     let between = match attributes.text("activation", "")? {
@@ -247,7 +247,7 @@ pub(super) fn multiplier(
 ) -> Result<Operand, OpError> {
     let id = |at: usize| node.input(at).ok_or_else(|| OpError::invalid(format!("input {at} is missing")));
     let (first, second, third) = (id(a)?, id(b)?, over.map(id).transpose()?);
-    let channels = cx.fact(first).elements().max(cx.fact(second).elements());
+    let channels = cx.info(first).elements().max(cx.info(second).elements());
     let constants: Option<Vec<Vec<f32>>> =
         [Some(first), Some(second), third].into_iter().flatten().map(|id| constant(cx, id)).collect();
     if let Some(values) = constants {

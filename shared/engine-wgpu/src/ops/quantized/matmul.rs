@@ -5,12 +5,12 @@ use super::gemm::{Batch, Channels, Gemm};
 use super::pack::{self, Source};
 use super::{MICROSOFT, Points, check_bytes, dynamic};
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node, OWN_DOMAIN};
 use crate::lower::{Lowering, Operand, Repr};
 use crate::ops::epilogue::Epilogue;
 use crate::ops::rule::Rule;
 use crate::shape::{broadcast, broadcast_strides};
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this room.
 ///
@@ -62,14 +62,14 @@ fn sizes(a: &[usize], b: &[usize]) -> Result<Sizes, OpError> {
 }
 
 /// Checks both operands and gives the shape of their product.
-fn product_shape(a: &Fact, b: &Fact) -> Result<Vec<usize>, OpError> {
+fn product_shape(a: &ValueInfo, b: &ValueInfo) -> Result<Vec<usize>, OpError> {
     check_bytes(a)?;
     check_bytes(b)?;
     sizes(&a.shape, &b.shape).map(|sizes| sizes.y)
 }
 
-fn infer_integer(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
-    Ok(vec![Fact::new(ElementType::I32, product_shape(inputs.at(0)?, inputs.at(1)?)?)])
+fn infer_integer(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
+    Ok(vec![ValueInfo::new(ElementType::I32, product_shape(inputs.at(0)?, inputs.at(1)?)?)])
 }
 
 fn lower_integer(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
@@ -79,11 +79,11 @@ fn lower_integer(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     product(cx, node, (a, a_points), (b, b_points), &shapes, |_cx, _channels| Ok(Finish::Integer))
 }
 
-fn infer_qlinear(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_qlinear(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let shape = product_shape(inputs.at(0)?, inputs.at(3)?)?;
     let dtype = inputs.at(7)?.dtype;
     check_bytes(inputs.at(7)?)?;
-    Ok(vec![Fact::new(dtype, shape)])
+    Ok(vec![ValueInfo::new(dtype, shape)])
 }
 
 fn lower_qlinear(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
@@ -93,8 +93,8 @@ fn lower_qlinear(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     product(cx, node, (a, a_points), (b, b_points), &shapes, |cx, channels| requantise(cx, node, &QLINEAR, channels))
 }
 
-fn infer_to_float(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
-    Ok(vec![Fact::new(inputs.at(2)?.dtype, product_shape(inputs.at(0)?, inputs.at(1)?)?)])
+fn infer_to_float(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
+    Ok(vec![ValueInfo::new(inputs.at(2)?.dtype, product_shape(inputs.at(0)?, inputs.at(1)?)?)])
 }
 
 fn lower_to_float(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
@@ -104,13 +104,13 @@ fn lower_to_float(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     product(cx, node, (a, a_points), (b, b_points), &shapes, |cx, channels| to_float(node, cx, channels))
 }
 
-fn infer_dynamic(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_dynamic(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let (a, b) = (inputs.at(0)?, inputs.at(1)?);
     if a.dtype != ElementType::F32 {
         return Err(OpError::invalid(format!("it quantizes {}", a.dtype)));
     }
     check_bytes(b)?;
-    Ok(vec![Fact::new(ElementType::F32, sizes(&a.shape, &b.shape)?.y)])
+    Ok(vec![ValueInfo::new(ElementType::F32, sizes(&a.shape, &b.shape)?.y)])
 }
 
 fn lower_dynamic(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
@@ -135,8 +135,8 @@ fn source(node: &Node, at: usize) -> Result<Source, OpError> {
 }
 
 fn shapes(node: &Node, cx: &Lowering<'_>, a: usize, b: usize) -> Result<Sizes, OpError> {
-    let facts = cx.input_facts(node);
-    let inputs = Inputs(&facts);
+    let infos = cx.input_infos(node);
+    let inputs = Inputs(&infos);
     sizes(&inputs.at(a)?.shape, &inputs.at(b)?.shape)
 }
 

@@ -15,9 +15,9 @@ pub(super) mod matmul;
 mod pack;
 
 use crate::error::OpError;
-use crate::facts::Fact;
 use crate::ir::{ElementType, Literal, Node};
 use crate::lower::{Arg, KernelBuilder, Lowering, Operand, Params};
+use crate::value_info::ValueInfo;
 
 /// The domain of ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
@@ -44,8 +44,8 @@ fn limits(dtype: ElementType) -> Result<(i32, i32), OpError> {
 }
 
 /// Refuses anything but 8-bit integers.
-fn check_bytes(fact: &Fact) -> Result<(), OpError> {
-    match fact.dtype {
+fn check_bytes(info: &ValueInfo) -> Result<(), OpError> {
+    match info.dtype {
         ElementType::I8 | ElementType::U8 => Ok(()),
         other => Err(OpError::unsupported(format!("integer arithmetic on {other}"))),
     }
@@ -69,7 +69,7 @@ impl Points {
     /// The zero points at this input; zero where it is left out.
     fn of(node: &Node, cx: &mut Lowering<'_>, at: usize) -> Result<Self, OpError> {
         let Some(id) = node.input(at) else { return Ok(Self::Uniform(0)) };
-        if let Some(literal) = &cx.fact(id).known
+        if let Some(literal) = &cx.info(id).known
             && let Some(value) = uniform(literal)
         {
             return Ok(Self::Uniform(value));

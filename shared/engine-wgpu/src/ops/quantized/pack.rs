@@ -38,7 +38,7 @@ pub(super) enum Source {
 impl Source {
     fn unsigned(&self, cx: &Lowering<'_>) -> bool {
         match self {
-            Self::Value(id) => flip(cx.fact(*id).dtype),
+            Self::Value(id) => flip(cx.info(*id).dtype),
             Self::Made(operand) => operand.repr == Repr::U8x4,
         }
     }

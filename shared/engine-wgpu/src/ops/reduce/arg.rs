@@ -2,12 +2,12 @@
 
 use super::Lines;
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Params, Repr, element_groups};
 use crate::ops::elementwise::math;
 use crate::ops::rule::Rule;
 use crate::shape::param;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -15,7 +15,7 @@ pub(in crate::ops) const RULES: &[Rule] = &[
     Rule::device("ArgMin", infer, |n, cx| lower(n, cx, "<")),
 ];
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     let (lines, at) = Lines::along(&x.shape, node.attributes.int("axis", 0)?)?;
     if lines.length == 0 {
@@ -27,7 +27,7 @@ fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
     } else {
         shape.remove(at);
     }
-    Ok(vec![Fact::new(ElementType::I64, shape)])
+    Ok(vec![ValueInfo::new(ElementType::I64, shape)])
 }
 
 /// Elements that one thread looks at; longer lines are looked at in shares, and then the best of each.

@@ -2,13 +2,13 @@
 
 use super::Lines;
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs, Range};
 use crate::ir::{Literal, Node};
 use crate::lower::{Effort, KernelBuilder, Lowering, Params, THREADS, linear_groups, steps};
 use crate::ops::elementwise::checked;
 use crate::ops::elementwise::host::given;
 use crate::ops::movement::{integers, on_host};
 use crate::ops::rule::Rule;
+use crate::value_info::{Inputs, Range, ValueInfo};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] =
@@ -20,24 +20,24 @@ fn lines(inputs: Inputs<'_>) -> Result<Lines, OpError> {
     Ok(Lines::along(&inputs.at(0)?.shape, at)?.0)
 }
 
-fn infer(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     lines(inputs)?;
     let x = inputs.at(0)?;
     if x.dtype.bits() == 8 {
         return Err(OpError::unsupported(format!("running sums of {}", x.dtype)));
     }
-    Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    Ok(vec![ValueInfo::new(x.dtype, x.shape.clone())])
 }
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let lines = lines(Inputs(&cx.input_facts(node)))?;
+    let lines = lines(Inputs(&cx.input_infos(node)))?;
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
     if lines.elements() == 0 {
         return Ok(());
     }
     let wgsl = x.repr.wgsl();
-    let wide = node.input(0).is_some_and(|id| checked::is_wide(cx.fact(id).dtype));
-    let all = node.input(0).map_or(Range::new(0, 0), |id| Range::of_type(cx.fact(id).dtype));
+    let wide = node.input(0).is_some_and(|id| checked::is_wide(cx.info(id).dtype));
+    let all = node.input(0).map_or(Range::new(0, 0), |id| Range::of_type(cx.info(id).dtype));
     let fits = node.op == "CumSum" && cx.input_range(node, 0).summed(lines.length).within(all);
     let (start, name, sign) = if node.op == "CumSum" { (0, "add", "+") } else { (1, "mul", "*") };
     let next = match wide && !fits {

@@ -2,7 +2,6 @@
 
 use super::fold::Fold;
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs, Range};
 use crate::ir::{ElementType, Literal, Node};
 use crate::lower::{Lowering, Repr};
 use crate::ops::elementwise::checked;
@@ -10,6 +9,7 @@ use crate::ops::elementwise::host::given;
 use crate::ops::movement::{numbers, on_host};
 use crate::ops::rule::Rule;
 use crate::shape::{axis, strides};
+use crate::value_info::{Inputs, Range, ValueInfo};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -39,14 +39,14 @@ fn axes(node: &Node, inputs: Inputs<'_>) -> Result<Vec<usize>, OpError> {
     Ok(axes)
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     let axes = axes(node, inputs)?;
     let keep = node.attributes.flag("keepdims", true)?;
     let shape = (x.shape.iter().enumerate())
         .filter_map(|(d, &size)| if axes.contains(&d) { keep.then_some(1) } else { Some(size) })
         .collect();
-    Ok(vec![Fact::new(x.dtype, shape)])
+    Ok(vec![ValueInfo::new(x.dtype, shape)])
 }
 
 fn fold(op: &str, repr: Repr) -> Result<Fold, OpError> {
@@ -82,14 +82,14 @@ fn fold(op: &str, repr: Repr) -> Result<Fold, OpError> {
 }
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let axes = axes(node, Inputs(&cx.input_facts(node)))?;
+    let axes = axes(node, Inputs(&cx.input_infos(node)))?;
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
     // Bool is 0 or 1 on the device: the empty maximum is false, the empty minimum true, which min and max of all bits would not be.
     let mut fold = fold(&node.op, x.repr)?;
-    if node.input(0).is_some_and(|id| cx.fact(id).dtype == ElementType::Bool) {
+    if node.input(0).is_some_and(|id| cx.info(id).dtype == ElementType::Bool) {
         fold.start = if node.op == "ReduceMin" { "T(1)" } else { "T(0)" };
     }
-    let dtype = node.output(0).map_or(ElementType::F32, |id| cx.fact(id).dtype);
+    let dtype = node.output(0).map_or(ElementType::F32, |id| cx.info(id).dtype);
     if checked::is_wide(dtype) {
         let count = axes.iter().map(|&at| x.shape[at]).product();
         fold = checks(fold, &node.op, checked::suffix(x.repr), cx.input_range(node, 0), count);
@@ -124,9 +124,9 @@ fn checks(fold: Fold, op: &str, suffix: &str, x: Range, count: usize) -> Fold {
 
 fn host(node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, OpError> {
     let x = given(inputs, 0)?;
-    let (axes, fact) = on_host(inputs, |facts| Ok::<_, OpError>((axes(node, facts)?, infer(node, facts)?)))?;
+    let (axes, info) = on_host(inputs, |infos| Ok::<_, OpError>((axes(node, infos)?, infer(node, infos)?)))?;
     let own = strides(x.shape());
-    let outputs: usize = fact.iter().map(Fact::elements).sum();
+    let outputs: usize = info.iter().map(ValueInfo::elements).sum();
     let mut groups: Vec<Vec<f64>> = vec![Vec::new(); outputs];
     for (at, value) in x.to_f64s().into_iter().enumerate() {
         let mut to = 0;
@@ -139,7 +139,7 @@ fn host(node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, OpErro
     }
     let float = x.dtype().is_float();
     let values: Vec<f64> = groups.iter().map(|group| reduced(&node.op, group, float)).collect();
-    Ok(fact.into_iter().map(|fact| Literal::from_f64s(fact.dtype, fact.shape, &values)).collect())
+    Ok(info.into_iter().map(|info| Literal::from_f64s(info.dtype, info.shape, &values)).collect())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a count of elements in memory is far below 2^53")]

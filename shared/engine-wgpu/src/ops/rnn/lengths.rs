@@ -2,10 +2,10 @@
 
 use super::Layer;
 use crate::error::OpError;
-use crate::facts::Range;
 use crate::fault::Fault;
 use crate::ir::Node;
 use crate::lower::{KernelBuilder, Lowering, Params, Repr, element_groups};
+use crate::value_info::Range;
 
 /// Launches a kernel that looks for sequence lengths out of range, where there can be some.
 pub(super) fn check(node: &Node, cx: &mut Lowering<'_>, layer: &Layer) -> Result<(), OpError> {

@@ -5,11 +5,11 @@
 
 use super::{Layer, Sources, Tensors, lower_layer};
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node, ValueId};
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Operand, Params, Repr, THREADS, element_groups};
 use crate::ops::quantized::dynamic;
 use crate::shape::param;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// Places of weights, scales and zero points: of the inputs, and of the hidden states.
 const WEIGHTS: [[usize; 3]; 2] = [[1, 8, 9], [2, 10, 11]];
@@ -29,12 +29,12 @@ fn as_lstm(node: &Node) -> Node {
 fn layer(lstm: &Node, inputs: Inputs<'_>) -> Result<Layer, OpError> {
     let mut turned = Vec::with_capacity(2);
     for [at, scale, point] in WEIGHTS {
-        let fact = inputs.at(at)?;
-        let &[directions, rows, columns] = fact.shape.as_slice() else {
-            return Err(OpError::invalid(format!("weights of shape {:?}", fact.shape)));
+        let info = inputs.at(at)?;
+        let &[directions, rows, columns] = info.shape.as_slice() else {
+            return Err(OpError::invalid(format!("weights of shape {:?}", info.shape)));
         };
-        if !matches!(fact.dtype, ElementType::I8 | ElementType::U8) {
-            return Err(OpError::invalid(format!("its weights are {}", fact.dtype)));
+        if !matches!(info.dtype, ElementType::I8 | ElementType::U8) {
+            return Err(OpError::invalid(format!("its weights are {}", info.dtype)));
         }
         for at in [scale, point] {
             let grid = &inputs.at(at)?.shape;
@@ -42,24 +42,24 @@ fn layer(lstm: &Node, inputs: Inputs<'_>) -> Result<Layer, OpError> {
                 return Err(OpError::invalid(format!("scales or zero points of shape {grid:?}")));
             }
         }
-        turned.push(Fact::new(ElementType::F32, vec![directions, columns, rows]));
+        turned.push(ValueInfo::new(ElementType::F32, vec![directions, columns, rows]));
     }
-    let mut facts: Vec<Option<&Fact>> = inputs.0.iter().copied().take(INPUTS).collect();
-    for ([at, _scale, _point], fact) in WEIGHTS.into_iter().zip(&turned) {
-        facts[at] = Some(fact);
+    let mut infos: Vec<Option<&ValueInfo>> = inputs.0.iter().copied().take(INPUTS).collect();
+    for ([at, _scale, _point], info) in WEIGHTS.into_iter().zip(&turned) {
+        infos[at] = Some(info);
     }
-    Layer::of(lstm, Inputs(&facts))
+    Layer::of(lstm, Inputs(&infos))
 }
 
-pub(super) fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+pub(super) fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let lstm = as_lstm(node);
     Ok(layer(&lstm, inputs)?.outputs(inputs.at(0)?.dtype))
 }
 
 pub(super) fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let lstm = as_lstm(node);
-    let facts = cx.input_facts(node);
-    let layer = layer(&lstm, Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let layer = layer(&lstm, Inputs(&infos))?;
     let x = cx.input(node, 0)?;
     let [w, recurrent] = [weights(node, cx, WEIGHTS[0])?, weights(node, cx, WEIGHTS[1])?];
     let x = rounded(cx, &x)?;

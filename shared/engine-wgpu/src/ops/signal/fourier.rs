@@ -3,13 +3,13 @@
 //! Angles come from whole numbers modulo the length, so that they stay exact for every bin.
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::Node;
 use crate::lower::{Effort, KernelBuilder, Lowering, Params, element_groups, steps};
 use crate::ops::elementwise::math;
 use crate::ops::movement::{integers, optional_integers, size};
 use crate::ops::rule::Rule;
 use crate::shape::axis;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] =
@@ -68,8 +68,8 @@ fn transform(node: &Node, inputs: Inputs<'_>) -> Result<Transform, OpError> {
     Ok(Transform { axis: at, length, inverse, real_inverse, y })
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
-    Ok(vec![Fact::new(inputs.at(0)?.dtype, transform(node, inputs)?.y)])
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
+    Ok(vec![ValueInfo::new(inputs.at(0)?.dtype, transform(node, inputs)?.y)])
 }
 
 /// Sums `value(t)` turned by `-k t / n` of a circle; gives both parts.
@@ -84,7 +84,7 @@ const TURN: &str = "fn turned(k: u32, t: u32, n: u32, back: bool, re: f32, im: f
 ";
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let Transform { axis, length, inverse, real_inverse, y: shape } = transform(node, Inputs(&cx.input_facts(node)))?;
+    let Transform { axis, length, inverse, real_inverse, y: shape } = transform(node, Inputs(&cx.input_infos(node)))?;
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
     let last = shape.len() - 1;
     let inner: usize = shape[axis + 1..last].iter().product();
@@ -170,12 +170,12 @@ fn frames(node: &Node, inputs: Inputs<'_>) -> Result<(usize, usize, Vec<usize>),
     Ok((length, step, vec![batch, (signal - length) / step + 1, bins, 2]))
 }
 
-fn infer_stft(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
-    Ok(vec![Fact::new(inputs.at(0)?.dtype, frames(node, inputs)?.2)])
+fn infer_stft(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
+    Ok(vec![ValueInfo::new(inputs.at(0)?.dtype, frames(node, inputs)?.2)])
 }
 
 fn lower_stft(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let (length, step, shape) = frames(node, Inputs(&cx.input_facts(node)))?;
+    let (length, step, shape) = frames(node, Inputs(&cx.input_infos(node)))?;
     let (x, window, y) = (cx.input(node, 0)?, cx.optional_input(node, 2)?, cx.output(node, 0)?);
     let weight = if window.is_some() { "load_window(t)" } else { "1.0" };
     let term = format!(

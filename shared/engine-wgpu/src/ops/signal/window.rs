@@ -3,11 +3,11 @@
 use std::f64::consts::TAU;
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node};
 use crate::ops::elementwise::host::given;
 use crate::ops::movement::integers;
 use crate::ops::rule::Rule;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this room.
 pub(in crate::ops) const RULES: &[Rule] = &[
@@ -35,8 +35,8 @@ fn first(values: &[i64]) -> Result<i64, OpError> {
     values.first().copied().ok_or_else(|| OpError::invalid("an empty input where one number is needed"))
 }
 
-fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
-    Ok(vec![Fact::new(dtype(node)?, vec![length(first(&integers(inputs, 0)?)?)?])])
+fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
+    Ok(vec![ValueInfo::new(dtype(node)?, vec![length(first(&integers(inputs, 0)?)?)?])])
 }
 
 #[expect(clippy::cast_precision_loss, reason = "lengths are below 2^24")]
@@ -51,10 +51,10 @@ fn window(node: &Node, inputs: &[Option<&Literal>], parts: [f64; 3]) -> Result<V
     Ok(vec![Literal::from_f64s(dtype(node)?, vec![size], &values)])
 }
 
-fn infer_mel(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_mel(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let bins = length(first(&integers(inputs, 0)?)?)?;
     let spectrum = length(first(&integers(inputs, 1)?)?)? / 2 + 1;
-    Ok(vec![Fact::new(dtype(node)?, vec![spectrum, bins])])
+    Ok(vec![ValueInfo::new(dtype(node)?, vec![spectrum, bins])])
 }
 
 /// Triangles over the spectrum whose corners are equally far apart on the mel scale.

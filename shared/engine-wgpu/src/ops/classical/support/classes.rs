@@ -5,10 +5,10 @@ use super::super::scores::{FUNCTIONS, Raw, Transform, by_row, labels};
 use super::super::{bits, floats, index, ints, table_of, weights};
 use super::Kernel;
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Node};
 use crate::lower::{Arg, Effort, KernelBuilder, Lowering, Params, Repr, element_groups, steps};
 use crate::ops::elementwise::math;
+use crate::value_info::{Inputs, ValueInfo};
 
 /// Maximum number of iterations of the search for probabilities.
 const ITERATIONS: usize = 100;
@@ -113,16 +113,19 @@ impl<'a> Machine<'a> {
 }
 
 /// Infers label and scores of each row.
-pub(super) fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+pub(super) fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let [rows, features] = table_of(inputs)?;
     let machine = Machine::of(node, features)?;
-    Ok(vec![Fact::new(ElementType::I64, vec![rows]), Fact::new(ElementType::F32, vec![rows, machine.columns()])])
+    Ok(vec![
+        ValueInfo::new(ElementType::I64, vec![rows]),
+        ValueInfo::new(ElementType::F32, vec![rows, machine.columns()]),
+    ])
 }
 
 /// Adds the launches of the node.
 pub(super) fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
-    let facts = cx.input_facts(node);
-    let [rows, features] = table_of(Inputs(&facts))?;
+    let infos = cx.input_infos(node);
+    let [rows, features] = table_of(Inputs(&infos))?;
     let machine = Machine::of(node, features)?;
     if rows == 0 {
         return Ok(());

@@ -17,7 +17,7 @@ pub(crate) const INPUT: &str = "input";
 
 /// Knowledge of one value at the shapes of one plan: its value info.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Fact {
+pub struct ValueInfo {
     /// Type of the elements.
     pub dtype: ElementType,
     /// Size of each dimension.
@@ -26,7 +26,7 @@ pub struct Fact {
     pub known: Option<Literal>,
 }
 
-impl Fact {
+impl ValueInfo {
     /// A value of which only type and shape are known.
     #[must_use]
     pub fn new(dtype: ElementType, shape: Vec<usize>) -> Self {
@@ -54,20 +54,20 @@ impl Fact {
 
 /// The inputs of one node, as an operator's rule sees them.
 #[derive(Debug, Clone, Copy)]
-pub struct Inputs<'a>(pub &'a [Option<&'a Fact>]);
+pub struct Inputs<'a>(pub &'a [Option<&'a ValueInfo>]);
 
 impl<'a> Inputs<'a> {
-    /// The fact at this place.
+    /// The info at this place.
     ///
     /// # Errors
     /// [`OpError::Invalid`] when the input is not given.
-    pub fn at(&self, at: usize) -> Result<&'a Fact, OpError> {
+    pub fn at(&self, at: usize) -> Result<&'a ValueInfo, OpError> {
         self.optional(at).ok_or_else(|| OpError::invalid(format!("input {at} is missing")))
     }
 
-    /// The fact at this place, if the input is given.
+    /// The info at this place, if the input is given.
     #[must_use]
-    pub fn optional(&self, at: usize) -> Option<&'a Fact> {
+    pub fn optional(&self, at: usize) -> Option<&'a ValueInfo> {
         self.0.get(at).copied().flatten()
     }
 
@@ -102,51 +102,51 @@ impl<'a> Inputs<'a> {
 
 /// Treatment of an operator whose output's shape depends on data that is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Islands {
+pub(crate) enum DataDependent {
     /// Its shape is not known, and nothing behind it.
     Refused,
     /// It is taken to find one thing: good for element types and for looking ahead.
     Assumed,
 }
 
-/// The facts of every value of a graph at the shapes of one plan.
+/// The infos of every value of a graph at the shapes of one plan.
 #[derive(Debug, Clone)]
-pub struct Facts(pub(crate) Vec<Option<Fact>>);
+pub struct ValueInfos(pub(crate) Vec<Option<ValueInfo>>);
 
-impl Facts {
-    /// The facts of a graph's inputs as declared, every symbolic size taken as 1; `None` where no shape is declared.
+impl ValueInfos {
+    /// The infos of a graph's inputs as declared, every symbolic size taken as 1; `None` where no shape is declared.
     #[must_use]
-    pub fn declared_inputs(graph: &Graph) -> Vec<Option<Fact>> {
+    pub fn declared_inputs(graph: &Graph) -> Vec<Option<ValueInfo>> {
         let size = |dim: &Dim| match dim {
             Dim::Fixed(size) => *size,
             Dim::Symbol(_) | Dim::Any => 1,
         };
-        let fact = |&id: &ValueId| {
+        let info = |&id: &ValueId| {
             let (dtype, dims) = graph.value(id).declared.as_ref()?;
-            Some(Fact::new(*dtype, dims.as_ref()?.iter().map(size).collect()))
+            Some(ValueInfo::new(*dtype, dims.as_ref()?.iter().map(size).collect()))
         };
-        graph.inputs.iter().map(fact).collect()
+        graph.inputs.iter().map(info).collect()
     }
 
-    /// Every value's fact, by its number.
-    pub(crate) fn into_vec(self) -> Vec<Option<Fact>> {
+    /// Every value's info, by its number.
+    pub(crate) fn into_vec(self) -> Vec<Option<ValueInfo>> {
         self.0
     }
 
-    /// The fact of a value, if its node could be inferred.
+    /// The info of a value, if its node could be inferred.
     #[must_use]
-    pub fn find(&self, id: ValueId) -> Option<&Fact> {
+    pub fn find(&self, id: ValueId) -> Option<&ValueInfo> {
         self.0.get(id.index())?.as_ref()
     }
 
-    /// The fact of a value.
+    /// The info of a value.
     ///
     /// # Panics
     /// When the value is of another graph or was never defined; `read` and `passes` make sure every value is.
     #[must_use]
-    pub fn of(&self, id: ValueId) -> &Fact {
+    pub fn of(&self, id: ValueId) -> &ValueInfo {
         match &self.0[id.index()] {
-            Some(fact) => fact,
+            Some(info) => info,
             None => unreachable!("value {id:?} is read before it is defined"),
         }
     }
@@ -161,9 +161,9 @@ pub(crate) const IMAGINED_BYTES_MAX: usize = 1 << 48;
 /// Refuses tensors of more than so many bytes.
 ///
 /// Empty ones count as if each zero were a one, so that strides never overflow either.
-pub(crate) fn check_size(fact: &Fact, bytes_max: usize) -> Result<(), OpError> {
-    let elements = fact.shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size.max(1)));
+pub(crate) fn check_size(info: &ValueInfo, bytes_max: usize) -> Result<(), OpError> {
+    let elements = info.shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size.max(1)));
     // Everything but 8-bit integers takes four bytes an element on the device.
     let fits = elements.and_then(|elements| elements.checked_mul(4)).is_some_and(|bytes| bytes <= bytes_max);
-    if fits && fact.shape.len() <= RANK_MAX { Ok(()) } else { Err(OpError::TooLarge(fact.shape.clone())) }
+    if fits && info.shape.len() <= RANK_MAX { Ok(()) } else { Err(OpError::TooLarge(info.shape.clone())) }
 }

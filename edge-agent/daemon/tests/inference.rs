@@ -1,4 +1,4 @@
-//! The door over real connections, in front of a deterministic engine: what applications on a device may rely on.
+//! The HTTP server over real connections, in front of a deterministic engine: what applications on a device may rely on.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
@@ -12,10 +12,10 @@ use std::time::Duration;
 use bundle::manifest::Precision;
 use bundle::{FileRef, Manifest, Variant};
 use edge_agent::answer::RunLimits;
-use edge_agent::board::Board;
-use edge_agent::config::{DoorTable, ModelTable};
+use edge_agent::config::{InferenceTable, ModelTable};
 use edge_agent::inference::{AgentService, endpoint, router};
 use edge_agent::models::{Models, Serving};
+use edge_agent::status::SharedStatus;
 use edge_agent::uplink::Link;
 use edge_core::slots::Installed;
 use engine::fake::Gate;
@@ -62,7 +62,7 @@ fn version(number: u64, bias: &str, engine: &FakeEngine) -> Arc<Serving> {
     Arc::new(Serving { installed, manifest, engine: EngineName::Fake, on, session })
 }
 
-/// A door on a free port, with one model `adder` that may serve a version.
+/// A server on a free port, with one model `adder` that may serve a version.
 struct Running {
     address: SocketAddr,
     models: Arc<Models>,
@@ -72,7 +72,7 @@ struct Running {
 }
 
 impl Running {
-    fn new(serving: Option<Arc<Serving>>, table: DoorTable, policy: PolicyMode) -> Self {
+    fn new(serving: Option<Arc<Serving>>, table: InferenceTable, policy: PolicyMode) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let tables = BTreeMap::from([("adder".parse().unwrap(), ModelTable { policy, ..ModelTable::default() })]);
         let models = Arc::new(Models::new(&tables));
@@ -83,7 +83,7 @@ impl Running {
         let (requests, stop) = (TaskTracker::new(), CancellationToken::new());
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let app = router(Arc::new(endpoint), Arc::clone(&models), Arc::new(Board::default()));
+        let app = router(Arc::new(endpoint), Arc::clone(&models), Arc::new(SharedStatus::default()));
         let serving = serve(listener, Wire::Http1, app, limits, requests.clone(), stop.clone());
         drop(requests.spawn_on(serving, runtime.handle()));
         Self { address, models, requests, stop, _runtime: runtime }
@@ -91,7 +91,7 @@ impl Running {
 
     fn adder(bias: &str) -> Self {
         let serving = version(1, bias, &FakeEngine::new(2));
-        Self::new(Some(serving), DoorTable::default(), PolicyMode::OnlyDevice)
+        Self::new(Some(serving), InferenceTable::default(), PolicyMode::OnlyDevice)
     }
 
     fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, ureq::http::HeaderMap, Vec<u8>) {
@@ -181,7 +181,7 @@ fn what_is_not_there_is_told_apart_from_what_is_not_ready() {
     assert_eq!(running.get(INFER).0, 405);
     assert_eq!(running.get("/v2/health/ready"), (200, serde_json::json!({"ready": true})));
 
-    let empty = Running::new(None, DoorTable::default(), PolicyMode::Cascade);
+    let empty = Running::new(None, InferenceTable::default(), PolicyMode::Cascade);
     assert_eq!(empty.get("/v2/health/ready").0, 503);
     assert_eq!(empty.get("/v2/models/adder/ready").0, 503);
     assert_eq!(empty.get("/v2/models/adder").0, 503);
@@ -206,11 +206,11 @@ fn metadata_says_what_the_model_takes_and_gives() {
 
 #[test]
 fn a_body_over_the_limit_is_refused_with_413_announced_or_not() {
-    let table = DoorTable { body_bytes_max: 4096, ..DoorTable::default() };
+    let table = InferenceTable { body_bytes_max: 4096, ..InferenceTable::default() };
     let running = Running::new(Some(version(1, "1", &FakeEngine::new(2))), table, PolicyMode::OnlyDevice);
     let (status, _, body) = running.post(INFER, &[], &vec![b' '; 4 << 20]);
     assert_eq!(status, 413);
-    assert!(String::from_utf8(body).unwrap().contains("door.body_bytes_max"));
+    assert!(String::from_utf8(body).unwrap().contains("inference.body_bytes_max"));
 
     let mut stream = TcpStream::connect(running.address).unwrap();
     write!(stream, "POST {INFER} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1400\r\n").unwrap();
@@ -223,7 +223,8 @@ fn a_body_over_the_limit_is_refused_with_413_announced_or_not() {
 
 #[test]
 fn only_hub_fails_at_once_while_the_hub_is_away_and_the_others_go_on() {
-    let running = Running::new(Some(version(1, "1", &FakeEngine::new(2))), DoorTable::default(), PolicyMode::Cascade);
+    let running =
+        Running::new(Some(version(1, "1", &FakeEngine::new(2))), InferenceTable::default(), PolicyMode::Cascade);
     let with = |policy: &str| ONE_ROW.replacen('{', &format!(r#"{{"parameters":{{"policy":"{policy}"}},"#), 1);
     let (status, answer) = running.json(INFER, &with("only-hub"));
     assert_eq!(status, 503);
@@ -252,7 +253,7 @@ fn what_this_door_does_not_speak_is_said() {
 fn a_deadline_that_passes_is_504_and_frees_the_session() {
     let gate = Gate::default();
     let serving = version(1, "1", &FakeEngine::new(2).gated(gate.clone()));
-    let running = Running::new(Some(serving), DoorTable::default(), PolicyMode::OnlyDevice);
+    let running = Running::new(Some(serving), InferenceTable::default(), PolicyMode::OnlyDevice);
     let (status, _, body) = running.post(INFER, &[("Sanderling-Deadline-Ms", "30")], ONE_ROW.as_bytes());
     assert_eq!(status, 504, "{}", String::from_utf8_lossy(&body));
     gate.open();
@@ -263,7 +264,7 @@ fn a_deadline_that_passes_is_504_and_frees_the_session() {
 fn more_requests_than_allowed_are_turned_away_at_once() {
     let gate = Gate::default();
     let serving = version(1, "1", &FakeEngine::new(2).gated(gate.clone()));
-    let table = DoorTable { requests_max: 1, ..DoorTable::default() };
+    let table = InferenceTable { requests_max: 1, ..InferenceTable::default() };
     let running = Running::new(Some(serving), table, PolicyMode::OnlyDevice);
     std::thread::scope(|scope| {
         let first = scope.spawn(|| running.json(INFER, ONE_ROW).0);
@@ -277,19 +278,19 @@ fn more_requests_than_allowed_are_turned_away_at_once() {
 
 #[test]
 fn a_client_that_does_not_finish_its_head_is_cut_off() {
-    let table = DoorTable { header_timeout: Duration::from_millis(100), ..DoorTable::default() };
+    let table = InferenceTable { header_timeout: Duration::from_millis(100), ..InferenceTable::default() };
     let running = Running::new(None, table, PolicyMode::OnlyDevice);
     let mut stream = TcpStream::connect(running.address).unwrap();
     stream.write_all(b"POST /v2/models/adder/infer HTTP/1.1\r\nHo").unwrap();
     let mut rest = Vec::new();
-    // Ends only because the door ends it.
+    // Ends only because the server ends it.
     stream.read_to_end(&mut rest).unwrap();
 }
 
 #[test]
 fn no_request_is_lost_or_answered_by_half_a_model_while_versions_switch() {
     let engine = FakeEngine::new(2);
-    let running = Running::new(Some(version(1, "1", &engine)), DoorTable::default(), PolicyMode::OnlyDevice);
+    let running = Running::new(Some(version(1, "1", &engine)), InferenceTable::default(), PolicyMode::OnlyDevice);
     let done = AtomicBool::new(false);
     let answered = std::thread::scope(|scope| {
         let ask = || {
@@ -320,7 +321,7 @@ fn no_request_is_lost_or_answered_by_half_a_model_while_versions_switch() {
 fn a_stop_lets_the_request_in_flight_finish_and_takes_no_new_one() {
     let gate = Gate::default();
     let serving = version(1, "1", &FakeEngine::new(2).gated(gate.clone()));
-    let running = Running::new(Some(serving), DoorTable::default(), PolicyMode::OnlyDevice);
+    let running = Running::new(Some(serving), InferenceTable::default(), PolicyMode::OnlyDevice);
     let stopped = std::thread::scope(|scope| {
         let first = scope.spawn(|| running.json(INFER, ONE_ROW).0);
         gate.wait_for_arrivals(1);

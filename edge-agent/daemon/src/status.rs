@@ -267,7 +267,7 @@ pub struct UpdaterPart {
 
 /// Latest state of every part of the agent.
 #[derive(Debug)]
-pub struct Board {
+pub struct SharedStatus {
     started_unix_ms: u64,
     parts: Mutex<Parts>,
 }
@@ -283,13 +283,13 @@ struct Parts {
     unreadable_records: Vec<UnreadableRecord>,
 }
 
-impl Default for Board {
+impl Default for SharedStatus {
     fn default() -> Self {
         Self { started_unix_ms: clock::unix_ms(), parts: Mutex::default() }
     }
 }
 
-impl Board {
+impl SharedStatus {
     /// Sets who this device is.
     pub fn set_device(&self, device: DeviceId) {
         self.parts().device = Some(device);

@@ -6,29 +6,29 @@
 use std::cmp::Ordering;
 
 use crate::error::OpError;
-use crate::facts::{Fact, Inputs};
 use crate::ir::{ElementType, Literal, Node};
 use crate::ops::movement::{given, product};
 use crate::ops::{Evaluate, Infer, Rule, Run};
 use crate::shape::{axis, strides};
+use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[
-    island("NonZero", infer_non_zero, non_zero),
-    island("Unique", infer_unique, unique),
-    island("NonMaxSuppression", infer_suppression, suppress),
+    host_node("NonZero", infer_non_zero, non_zero),
+    host_node("Unique", infer_unique, unique),
+    host_node("NonMaxSuppression", infer_suppression, suppress),
 ];
 
-const fn island(op: &'static str, infer: Infer, evaluate: Evaluate) -> Rule {
-    Rule { domain: "", op, infer, run: Run::Island, host: Some(evaluate) }
+const fn host_node(op: &'static str, infer: Infer, evaluate: Evaluate) -> Rule {
+    Rule { domain: "", op, infer, run: Run::HostNode, host: Some(evaluate) }
 }
 
 fn signed(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn infer_non_zero(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
-    Ok(vec![Fact::new(ElementType::I64, vec![inputs.at(0)?.rank(), 1])])
+fn infer_non_zero(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
+    Ok(vec![ValueInfo::new(ElementType::I64, vec![inputs.at(0)?.rank(), 1])])
 }
 
 fn non_zero(_node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, OpError> {
@@ -45,15 +45,15 @@ fn non_zero(_node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, O
     Ok(vec![Literal::from_i64s(ElementType::I64, vec![x.shape().len(), hits.len()], &values)])
 }
 
-fn infer_unique(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_unique(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     let x = inputs.at(0)?;
     let mut shape = vec![1];
     if let Some(at) = node.attributes.optional_int("axis")? {
         shape = x.shape.clone();
         shape[axis(at, x.rank())?] = 1;
     }
-    let places = Fact::new(ElementType::I64, vec![1]);
-    Ok(vec![Fact::new(x.dtype, shape), places.clone(), places.clone(), places])
+    let places = ValueInfo::new(ElementType::I64, vec![1]);
+    Ok(vec![ValueInfo::new(x.dtype, shape), places.clone(), places.clone(), places])
 }
 
 /// Slices of a tensor along one axis, to be compared.
@@ -127,9 +127,9 @@ fn unique(node: &Node, inputs: &[Option<&Literal>]) -> Result<Vec<Literal>, OpEr
     Ok(vec![y, Literal::i64_vector(&firsts), Literal::i64_vector(&inverse), Literal::i64_vector(&counts)])
 }
 
-fn infer_suppression(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<Fact>, OpError> {
+fn infer_suppression(_node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     sizes(&inputs.at(0)?.shape, &inputs.at(1)?.shape)?;
-    Ok(vec![Fact::new(ElementType::I64, vec![1, 3])])
+    Ok(vec![ValueInfo::new(ElementType::I64, vec![1, 3])])
 }
 
 /// Batches, classes and boxes.

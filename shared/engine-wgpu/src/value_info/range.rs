@@ -2,7 +2,7 @@
 //!
 //! Asked by the operators, so that a kernel looks for an overflow or an index out of range only where there can be one.
 
-use super::{Fact, Facts, Inputs};
+use super::{Inputs, ValueInfo, ValueInfos};
 use crate::ir::{ElementType, Graph, Literal, Node, ValueId};
 
 /// Most elements of a known value that are looked at.
@@ -107,16 +107,16 @@ pub struct Ranges(Vec<Option<Range>>);
 impl Ranges {
     /// Computes the ranges of all values, node by node.
     #[must_use]
-    pub fn of(graph: &Graph, facts: &Facts) -> Self {
+    pub fn of(graph: &Graph, infos: &ValueInfos) -> Self {
         let mut ranges = Self(vec![None; graph.value_count()]);
         for node in &graph.nodes {
             for (at, &id) in node.outputs.iter().enumerate() {
                 let Some(id) = id else { continue };
-                let Some(fact) = facts.find(id).filter(|fact| !fact.dtype.is_float() && fact.known.is_none()) else {
+                let Some(info) = infos.find(id).filter(|info| !info.dtype.is_float() && info.known.is_none()) else {
                     continue;
                 };
-                let all = Range::of_type(fact.dtype);
-                let found = ranges.of_output(facts, node, at).filter(|range| range.within(all));
+                let all = Range::of_type(info.dtype);
+                let found = ranges.of_output(infos, node, at).filter(|range| range.within(all));
                 ranges.0[id.index()] = Some(found.unwrap_or(all));
             }
         }
@@ -125,27 +125,27 @@ impl Ranges {
 
     /// Returns the range of a value; that of its type where nothing more is known.
     #[must_use]
-    pub fn range(&self, id: ValueId, fact: &Fact) -> Range {
-        let all = Range::of_type(fact.dtype);
-        match &fact.known {
+    pub fn range(&self, id: ValueId, info: &ValueInfo) -> Range {
+        let all = Range::of_type(info.dtype);
+        match &info.known {
             Some(literal) => of_literal(literal).unwrap_or(all),
             None => self.0.get(id.index()).copied().flatten().unwrap_or(all),
         }
     }
 
     /// The exact range of an output; `None` where no more is known than its type.
-    fn of_output(&self, facts: &Facts, node: &Node, at: usize) -> Option<Range> {
+    fn of_output(&self, infos: &ValueInfos, node: &Node, at: usize) -> Option<Range> {
         if !node.domain.is_empty() {
             return None;
         }
         let of = |at: usize| -> Option<Range> {
             let id = node.input(at)?;
-            let fact = facts.find(id).filter(|fact| !fact.dtype.is_float())?;
-            Some(self.range(id, fact))
+            let info = infos.find(id).filter(|info| !info.dtype.is_float())?;
+            Some(self.range(id, info))
         };
-        let given: Vec<Option<&Fact>> = node.inputs.iter().map(|id| id.and_then(|id| facts.find(id))).collect();
+        let given: Vec<Option<&ValueInfo>> = node.inputs.iter().map(|id| id.and_then(|id| infos.find(id))).collect();
         let given = Inputs(&given);
-        let count = |at: usize| given.optional(at).map(Fact::elements);
+        let count = |at: usize| given.optional(at).map(ValueInfo::elements);
         let zero = Range::new(0, 0);
         Some(match node.op.as_str() {
             "Identity" | "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Flatten" | "Slice" | "Split"

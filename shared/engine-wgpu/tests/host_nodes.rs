@@ -36,8 +36,8 @@ fn a_graph_goes_on_with_what_was_found_in_the_data() {
         .bytes();
     let mut session = engine.load_checked(&model).unwrap();
     let description = session.describe();
-    assert_eq!((description.segments, description.islands.len()), (2, 1));
-    assert_eq!(description.islands[0].operator, "NonZero");
+    assert_eq!((description.segments, description.host_nodes.len()), (2, 1));
+    assert_eq!(description.host_nodes[0].operator, "NonZero");
     for values in [vec![0.0, 1.0, 0.0, 2.0], vec![3.0], vec![0.0, 0.0], vec![0.0, 1.0, 2.0, 3.0]] {
         let answer = session.run(&[f32s("x", &[values.len()], &values)], &[], &RunControl::default()).unwrap();
         let hits: Vec<f32> = values.iter().copied().filter(|&value| value != 0.0).collect();
@@ -118,7 +118,7 @@ fn what_is_known_at_plan_time_is_no_island() {
         .output("none", L, &[1, -1])
         .bytes();
     let mut session = engine.load_checked(&model).unwrap();
-    assert!(session.describe().islands.is_empty());
+    assert!(session.describe().host_nodes.is_empty());
     let answer = session.run(&[f32s("x", &[2], &[1.0, 2.0])], &[], &RunControl::default()).unwrap();
     assert_eq!(answer[0].tensor.to_f32().unwrap(), [2.0, 4.0]);
     assert_eq!(answer[1].tensor.shape(), [1, 0]);
@@ -151,7 +151,7 @@ fn a_branch_is_taken_by_what_the_request_says() {
     let Some(engine) = engine() else { return };
     let model = choosing(Model::new(17).input("x", F, &[-1]).input("c", DataType::BOOL, &[]));
     let mut session = engine.load_checked(&model).unwrap();
-    assert_eq!(session.describe().islands[0].operator, "If");
+    assert_eq!(session.describe().host_nodes[0].operator, "If");
     for (condition, expected) in [(1, vec![4.0, 0.0, 12.0]), (0, vec![-2.0, -6.0]), (1, vec![4.0, 0.0, 12.0])] {
         let condition = Tensor::new(DType::Bool, vec![], vec![condition].into()).unwrap();
         let given = [f32s("x", &[3], &[1.0, 0.0, 3.0]), NamedTensor { name: "c".into(), tensor: condition }];
@@ -191,9 +191,9 @@ fn a_long_axis_is_sorted_on_the_host_and_a_short_one_on_the_device() {
             .output("places", L, &[-1, 3])
             .bytes()
     };
-    for (size, islands) in [(100_usize, 0), (20_000, 1)] {
+    for (size, host_nodes) in [(100_usize, 0), (20_000, 1)] {
         let mut session = engine.load_checked(&model(i64::try_from(size).unwrap())).unwrap();
-        assert_eq!(session.describe().islands.len(), islands, "{size}");
+        assert_eq!(session.describe().host_nodes.len(), host_nodes, "{size}");
         let mut values = vec![0.0_f32; 2 * size];
         (values[7], values[3], values[size - 1]) = (f32::NAN, 5.0, 4.0);
         (values[size + 9], values[size + 8]) = (1.0, 1.0);
@@ -246,7 +246,7 @@ fn a_loop_whose_count_a_request_decides_is_told_before_it_runs() {
     let model = looping("m");
     let report = engine_wgpu::check(&model).unwrap();
     assert!(report.can_run(), "{:?}", report.unsupported);
-    assert_eq!(report.islands[0].operator, "Loop");
+    assert_eq!(report.host_nodes[0].operator, "Loop");
     let mut session = engine.load_checked(&model).unwrap();
     for (count, expected) in [(0, [1.0, 3.0]), (3, [8.0, 24.0]), (-5, [1.0, 3.0]), (1, [2.0, 6.0])] {
         let answer = session.run(&counted(count), &[], &RunControl::default()).unwrap();

@@ -1,4 +1,4 @@
-//! `[door]` of `agent.toml`: the servers for applications and the limits of their clients.
+//! `[inference]` of `agent.toml`: the servers for applications and the limits of their clients.
 //!
 //! Read as a part of [`super::AgentConfig`]; used by [`crate::inference`], and by the metrics port for the limits that both share.
 
@@ -12,10 +12,10 @@ use serving::Limits;
 use serving::guard::{AllowedHost, Origin};
 use serving::listener::SOCKET_PATH_BYTES_MAX;
 
-/// `[door]`.
+/// `[inference]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct DoorTable {
+pub struct InferenceTable {
     /// TCP address of the Open Inference Protocol over HTTP. Default `127.0.0.1:8000`; port 0 takes a free one.
     ///
     /// There is no password: off loopback, everybody in the network may ask the models.
@@ -71,7 +71,7 @@ pub struct DoorTable {
     pub origins: Vec<String>,
 }
 
-impl Default for DoorTable {
+impl Default for InferenceTable {
     fn default() -> Self {
         Self {
             http: SocketAddr::from(([127, 0, 0, 1], 8000)),
@@ -142,7 +142,7 @@ impl From<GrpcListen> for String {
     }
 }
 
-impl DoorTable {
+impl InferenceTable {
     /// Returns the bytes that all requests and responses may take.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
@@ -163,7 +163,7 @@ impl DoorTable {
     #[must_use]
     pub fn limits(&self) -> Limits {
         Limits {
-            section: Some("door"),
+            section: Some("inference"),
             body_bytes_max: self.body_bytes_max,
             memory_bytes_max: self.memory_bytes(),
             requests_max: self.requests_max,
@@ -178,40 +178,40 @@ impl DoorTable {
 
     /// Adds every mistake of the section to `mistakes`.
     pub(super) fn validate(&self, mistakes: &mut Mistakes) {
-        let door = self;
-        if !(BODY_BYTES_LEAST..=BODY_BYTES_MOST).contains(&door.body_bytes_max) {
-            mistakes.add("door.body_bytes_max", format!("use {BODY_BYTES_LEAST} to {BODY_BYTES_MOST}"));
+        let table = self;
+        if !(BODY_BYTES_LEAST..=BODY_BYTES_MOST).contains(&table.body_bytes_max) {
+            mistakes.add("inference.body_bytes_max", format!("use {BODY_BYTES_LEAST} to {BODY_BYTES_MOST}"));
         }
-        let memory_least = door.body_bytes_max.saturating_mul(MEMORY_PER_BODY_LEAST);
-        if door.memory_bytes() < memory_least {
+        let memory_least = table.body_bytes_max.saturating_mul(MEMORY_PER_BODY_LEAST);
+        if table.memory_bytes() < memory_least {
             let problem =
-                format!("use at least {memory_least}: twice door.body_bytes_max, for a JSON body and its tensors");
-            mistakes.add("door.memory_bytes_max", problem);
+                format!("use at least {memory_least}: twice inference.body_bytes_max, for a JSON body and its tensors");
+            mistakes.add("inference.memory_bytes_max", problem);
         }
-        if door.requests_max == 0 {
-            mistakes.add("door.requests_max", "use at least 1");
+        if table.requests_max == 0 {
+            mistakes.add("inference.requests_max", "use at least 1");
         }
-        if !(CONNECTIONS_LEAST..=CONNECTIONS_MOST).contains(&door.connections_max) {
-            mistakes.add("door.connections_max", format!("use {CONNECTIONS_LEAST} to {CONNECTIONS_MOST}"));
+        if !(CONNECTIONS_LEAST..=CONNECTIONS_MOST).contains(&table.connections_max) {
+            mistakes.add("inference.connections_max", format!("use {CONNECTIONS_LEAST} to {CONNECTIONS_MOST}"));
         }
-        if door.rate_min_bytes > RATE_MIN_MOST {
-            mistakes.add("door.rate_min_bytes", format!("use at most {RATE_MIN_MOST}"));
+        if table.rate_min_bytes > RATE_MIN_MOST {
+            mistakes.add("inference.rate_min_bytes", format!("use at most {RATE_MIN_MOST}"));
         }
         for (field, value) in [
-            ("door.header_timeout", door.header_timeout),
-            ("door.idle_timeout", door.idle_timeout),
-            ("door.body_timeout", door.body_timeout),
-            ("door.response_timeout", door.response_timeout),
+            ("inference.header_timeout", table.header_timeout),
+            ("inference.idle_timeout", table.idle_timeout),
+            ("inference.body_timeout", table.body_timeout),
+            ("inference.response_timeout", table.response_timeout),
         ] {
             if value.is_zero() {
                 mistakes.add(field, "use more than zero");
             }
         }
         if self.socket.as_ref().is_some_and(|path| path.as_os_str().len() > SOCKET_PATH_BYTES_MAX) {
-            mistakes.add("door.socket", format!("use a path of at most {SOCKET_PATH_BYTES_MAX} bytes"));
+            mistakes.add("inference.socket", format!("use a path of at most {SOCKET_PATH_BYTES_MAX} bytes"));
         }
-        names(mistakes, "door.hosts", &door.hosts, |text| AllowedHost::parse(text).map(drop));
-        names(mistakes, "door.origins", &door.origins, |text| Origin::parse(text).map(drop));
+        names(mistakes, "inference.hosts", &table.hosts, |text| AllowedHost::parse(text).map(drop));
+        names(mistakes, "inference.origins", &table.origins, |text| Origin::parse(text).map(drop));
     }
 }
 
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn every_mistake_of_the_section_is_told() {
-        let text = "[door]
+        let text = "[inference]
             memory_bytes_max = 1000
             connections_max = 1
             idle_timeout = \"0s\"
@@ -248,15 +248,15 @@ mod tests {
             origins = [\"https://app.example\", \"null\", \"https://app.example/page\"]";
         let told = told(text);
         for mistake in [
-            "door.memory_bytes_max",
-            "door.connections_max",
-            "door.idle_timeout",
-            "door.response_timeout",
-            "door.rate_min_bytes",
-            "door.hosts[1]",
-            "door.hosts[2]",
-            "door.origins[1]",
-            "door.origins[2]",
+            "inference.memory_bytes_max",
+            "inference.connections_max",
+            "inference.idle_timeout",
+            "inference.response_timeout",
+            "inference.rate_min_bytes",
+            "inference.hosts[1]",
+            "inference.hosts[2]",
+            "inference.origins[1]",
+            "inference.origins[2]",
         ] {
             assert!(told.contains(mistake), "{mistake} is not in {told}");
         }
@@ -265,8 +265,8 @@ mod tests {
 
     #[test]
     fn the_memory_follows_the_largest_body_where_it_is_not_set() {
-        assert_eq!(told("[door]\nbody_bytes_max = 671088640"), "");
-        let table = DoorTable { body_bytes_max: 10_000, ..DoorTable::default() };
+        assert_eq!(told("[inference]\nbody_bytes_max = 671088640"), "");
+        let table = InferenceTable { body_bytes_max: 10_000, ..InferenceTable::default() };
         assert_eq!(table.memory_bytes(), 40_000);
     }
 }
