@@ -115,7 +115,7 @@ pub enum PackError {
     #[error(transparent)]
     Form(#[from] config::ConfigErrors),
     /// Several files are not what they should be.
-    #[error("{}", .0.iter().map(|one| one.chain()).collect::<Vec<_>>().join("\n"))]
+    #[error("{}", .0.iter().map(|one| types::error::chain(one)).collect::<Vec<_>>().join("\n"))]
     Several(Vec<PackError>),
     /// A field of the form holds what it must not.
     #[error("{file}: {path}: {problem}", file = .file.display())]
@@ -165,18 +165,6 @@ impl PackError {
             0 | 1 => wrong.pop().map_or(Ok(()), Err),
             _ => Err(Self::Several(wrong)),
         }
-    }
-
-    /// The error and its causes on one line.
-    fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
     }
 }
 

@@ -31,15 +31,3 @@ pub use session::{
     ModelBytes, ModelSource, Provider, RunControl, RunError, Session, UnknownProvider, zeros,
 };
 pub use worker::{InferError, Outcome, SessionHandle, SessionWorker, WorkerOptions};
-
-/// An error with all of its causes, in one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
-}

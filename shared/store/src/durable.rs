@@ -1,7 +1,7 @@
 //! The store on disk: reads from memory, writes through one thread that makes them durable in groups.
 //!
 //! The daemons use it through [`Store`]. The writer takes all waiting batches, checks their conditions, writes them to
-//! the log ([`crate::sled_log`]) with one fsync, changes the map, notifies the watchers and only then acknowledges. So
+//! the log ([`crate::sled_log`]) with one fsync, changes the map and only then acknowledges. So
 //! one fsync serves many callers, and no reader ever sees data that a power cut could still remove.
 //!
 //! A log that fails is closed, reopened at the next write, and brought to the state of the map; if it is damaged it is
@@ -22,8 +22,7 @@ use crate::health::{Health, Pulse, hang_if_asked, operation_limit};
 use crate::lock::StateLock;
 use crate::map::{Changes, Map, stage};
 use crate::sled_log::SledLog;
-use crate::watch::Watchers;
-use crate::{BATCH_BYTES_MAX, Batch, Scan, Store, StoreError, Watch};
+use crate::{BATCH_BYTES_MAX, Batch, Scan, Store, StoreError};
 
 /// Maximum number of batches that wait for the writer; further callers wait in [`Store::apply`]. A busy hub produces as
 /// many during a few fsyncs.
@@ -68,7 +67,6 @@ pub struct SledStore {
 #[derive(Debug, Default)]
 struct Shared {
     map: RwLock<Map>,
-    watchers: Watchers,
     pulse: Pulse,
 }
 
@@ -115,14 +113,12 @@ impl Drop for SledStore {
         if self.shared.pulse.has_missed() {
             // The writer may never return; it ends with the process.
             tracing::error!(folder = %self.folder.display(), "the store was not closed: its disk does not respond");
-            self.shared.watchers.close();
             return;
         }
         let ended = self.writer.take().map(JoinHandle::join);
         if let Some(Err(_panic)) = ended {
             tracing::error!("the writer of the store panicked");
         }
-        self.shared.watchers.close();
     }
 }
 
@@ -152,10 +148,6 @@ impl Store for SledStore {
 
     fn health(&self) -> Health {
         self.shared.pulse.health()
-    }
-
-    fn watch(&self, prefix: &[u8]) -> Watch {
-        self.shared.watchers.watch(prefix)
     }
 }
 
@@ -200,8 +192,7 @@ impl Writer {
         }
         let written = self.write(&changes);
         if written.is_ok() {
-            self.shared.map.write().unwrap_or_else(PoisonError::into_inner).change(changes.clone());
-            self.shared.watchers.notify(changes.keys().map(|key| &key[..]));
+            self.shared.map.write().unwrap_or_else(PoisonError::into_inner).change(changes);
         }
         for (done, staged) in answers {
             // A conflict may depend on a write of the same group, so it is only true if that was written. A caller that

@@ -27,7 +27,6 @@ mod record;
 mod schema;
 mod sled_log;
 mod table;
-mod watch;
 
 use std::fmt::Debug;
 
@@ -43,7 +42,6 @@ pub use memory::MemoryStore;
 pub use record::{Record, Unreadable};
 pub use schema::{NewerFolder, StateSchema};
 pub use table::{Entry, Listing, Table};
-pub use watch::Watch;
 
 /// Maximum length of a key in bytes. A table name, a slash and a device or model name need far less.
 pub const KEY_BYTES_MAX: usize = 512;
@@ -91,9 +89,6 @@ pub trait Store: Send + Sync + Debug {
     /// # Cancel safety
     /// A batch whose future is dropped is applied completely or not at all; the caller does not learn which.
     async fn apply(&self, batch: Batch) -> Result<(), StoreError>;
-
-    /// Returns a watch that is notified of every change under a prefix from now on.
-    fn watch(&self, prefix: &[u8]) -> Watch;
 
     /// Returns a receiver of the notification that an operation has missed its deadline. A store without writes never
     /// sends it.

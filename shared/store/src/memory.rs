@@ -6,14 +6,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::map::{Changes, Map, stage};
-use crate::watch::Watchers;
-use crate::{Batch, Scan, Store, StoreError, Watch};
+use crate::{Batch, Scan, Store, StoreError};
 
 /// A store that exists only in memory.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     map: RwLock<Map>,
-    watchers: Watchers,
 }
 
 impl MemoryStore {
@@ -36,18 +34,10 @@ impl Store for MemoryStore {
 
     async fn apply(&self, batch: Batch) -> Result<(), StoreError> {
         batch.check_limits()?;
-        let keys: Vec<Bytes> = batch.operations.iter().map(|(key, _)| key.clone()).collect();
-        {
-            let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-            let mut changes = Changes::new();
-            stage(&map, &mut changes, batch)?;
-            map.change(changes);
-        }
-        self.watchers.notify(keys.iter().map(|key| &key[..]));
+        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+        let mut changes = Changes::new();
+        stage(&map, &mut changes, batch)?;
+        map.change(changes);
         Ok(())
-    }
-
-    fn watch(&self, prefix: &[u8]) -> Watch {
-        self.watchers.watch(prefix)
     }
 }

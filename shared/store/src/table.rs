@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::aside::entries;
 use crate::record::{self, Record};
-use crate::{Batch, KEY_BYTES_MAX, Store, StoreError, Unreadable, Watch};
+use crate::{Batch, KEY_BYTES_MAX, Store, StoreError, Unreadable};
 
 /// The values of one kind of record, each under `<table>/<key>` with a text key.
 pub struct Table<R> {
@@ -186,20 +186,10 @@ impl<R: Record> Table<R> {
         Ok(batch.expect(self.key(key)?, before.map(|entry| entry.raw.clone())))
     }
 
-    /// Returns a watch that is notified when a record of this table changes.
-    #[must_use]
-    pub fn watch(&self) -> Watch {
-        self.store.watch(&self.prefix())
-    }
-
     /// Returns the store of the table, to apply a batch made with [`Table::put_in`].
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
-    }
-
-    fn prefix(&self) -> Bytes {
-        Bytes::from(format!("{}/", R::TABLE))
     }
 
     fn key(&self, key: &str) -> Result<Bytes, StoreError> {
@@ -313,18 +303,5 @@ mod tests {
         assert_eq!(listing.unreadable[0].0, "a");
         assert!(matches!(waves.get("").await, Err(StoreError::BadKey { .. })));
         assert!(matches!(waves.get(&"k".repeat(600)).await, Err(StoreError::BadKey { .. })));
-    }
-
-    #[tokio::test]
-    async fn a_watcher_hears_of_its_own_table_only() {
-        let waves = table();
-        let mut watch = waves.watch();
-        waves.store().apply(Batch::new().put("other/a", "1")).await.unwrap();
-        waves.put("a", &vec![1]).await.unwrap();
-        waves.put("b", &vec![1]).await.unwrap();
-        watch.changed().await.unwrap();
-        // Coalesced: one notification reported both writes, and the write to the other table sent none.
-        let again = tokio::time::timeout(std::time::Duration::from_millis(1), watch.changed()).await;
-        assert!(again.is_err());
     }
 }

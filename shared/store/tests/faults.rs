@@ -146,25 +146,6 @@ fn a_value_over_the_limit_is_refused_and_one_at_the_limit_survives() {
 }
 
 #[test]
-fn a_watcher_hears_only_of_what_is_durable_and_of_the_end() {
-    let parent = tempfile::tempdir().unwrap();
-    let (store, _) = SledStore::open(&parent.path().join("store")).unwrap();
-    let mut watch = store.watch(b"device/");
-    let runtime = runtime();
-    runtime.block_on(async {
-        let change = async {
-            watch.changed().await.unwrap();
-            store.get(b"device/1").await.unwrap()
-        };
-        let (seen, written) = tokio::join!(change, store.apply(Batch::new().put("device/1", "here")));
-        written.unwrap();
-        assert_eq!(seen.as_deref(), Some(&b"here"[..]));
-    });
-    drop(store);
-    assert!(runtime.block_on(watch.changed()).is_err());
-}
-
-#[test]
 fn a_full_disk_refuses_writes_with_advice_and_takes_them_again_when_there_is_room() {
     let parent = tempfile::tempdir().unwrap();
     let disk = parent.path().join("disk");

@@ -171,7 +171,7 @@ impl<'a> Bench<'a> {
         let (model, report) = match made {
             Ok(made) => made,
             Err(error) => {
-                let reason = chain(&error);
+                let reason = types::error::chain(&error);
                 candidate.verdict = match error {
                     CompressError::Nothing { .. } => Verdict::NotApplicable { reason },
                     _ => Verdict::Invalid { reason },
@@ -182,7 +182,7 @@ impl<'a> Bench<'a> {
         let file = match model.to_bytes() {
             Ok(bytes) => ModelBytes::from(bytes),
             Err(error) => {
-                candidate.verdict = Verdict::Invalid { reason: chain(&error) };
+                candidate.verdict = Verdict::Invalid { reason: types::error::chain(&error) };
                 return Ok(candidate);
             }
         };
@@ -209,8 +209,8 @@ impl<'a> Bench<'a> {
             }
             Err(error @ (CompressError::Examples { .. } | CompressError::Command { .. })) => return Err(error),
             Err(error) => {
-                candidate.verdict = Verdict::Invalid { reason: chain(&error) };
-                candidate.runs.push(run(Some(chain(&error))));
+                candidate.verdict = Verdict::Invalid { reason: types::error::chain(&error) };
+                candidate.runs.push(run(Some(types::error::chain(&error))));
             }
         }
         Ok(candidate)
@@ -228,13 +228,13 @@ impl<'a> Bench<'a> {
     }
 
     fn differs(&self, engine: &dyn Engine, model: &ModelBytes) -> Result<(), String> {
-        let told = |error: CompressError| chain(&error);
+        let told = |error: CompressError| types::error::chain(&error);
         let mut here = load(self.engine, model.clone(), "load the form").map_err(told)?;
         let mut there = load(engine, model.clone(), "load the form").map_err(told)?;
         let (mut wanted, mut found) = (Vec::new(), Vec::new());
         for inputs in &self.sample {
-            wanted.push(here.run(inputs, &[], &RunControl::default()).map_err(|error| chain(&error))?);
-            found.push(there.run(inputs, &[], &RunControl::default()).map_err(|error| chain(&error))?);
+            wanted.push(here.run(inputs, &[], &RunControl::default()).map_err(|error| types::error::chain(&error))?);
+            found.push(there.run(inputs, &[], &RunControl::default()).map_err(|error| types::error::chain(&error))?);
         }
         let name = self.engine.name();
         engines_agree(&wanted, &found)
@@ -279,7 +279,7 @@ impl<'a> Bench<'a> {
                 let Some(run) = run else { continue };
                 match time {
                     Ok(timing) => run.timing = Some(timing),
-                    Err(error) => run.problem = Some(chain(&error)),
+                    Err(error) => run.problem = Some(types::error::chain(&error)),
                 }
             }
         }
@@ -371,16 +371,4 @@ impl std::io::Write for Counter {
 
 fn no_engine() -> CompressError {
     CompressError::Option { option: "engines", value: "none".to_owned(), reason: "at least one must judge".to_owned() }
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut told = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        told.push_str(": ");
-        told.push_str(&error.to_string());
-        cause = error.source();
-    }
-    told
 }

@@ -71,7 +71,7 @@ impl<'a> Maker<'a> {
         let (mut model, problem) = match prepare(model) {
             Ok(prepared) => (prepared, None),
             // Some forms can be made of it as it is; those that cannot say so themselves.
-            Err(error @ PrepareError::Opset(_)) => (model.clone(), Some(super::bench::chain(&error))),
+            Err(error @ PrepareError::Opset(_)) => (model.clone(), Some(types::error::chain(&error))),
             Err(error @ PrepareError::Cycle(_)) => {
                 return Err(CompressError::Run { what: "bring its nodes into order", source: error.into() });
             }

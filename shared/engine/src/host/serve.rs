@@ -21,8 +21,8 @@ use super::frame::{
 };
 use super::memory::{Region, aligned, sealed_bytes};
 use super::{confine, privileges};
-use crate::chain;
 use crate::session::{CancelFlag, Engine, Keepsake, LoadError, LoadOptions, ModelBytes, RunControl, RunError, Session};
+use telemetry::chain;
 
 /// Bytes of the stack of a session's thread: ONNX Runtime recurses over graphs.
 const STACK_BYTES: usize = 8 * 1024 * 1024;

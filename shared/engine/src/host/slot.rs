@@ -164,7 +164,7 @@ impl Slot {
                 self.record().loaded();
             }
             Err(error) => {
-                let why = crate::chain(&error);
+                let why = telemetry::chain(&error);
                 tracing::error!(model = self.name(), error = why, "a model was not loaded again");
                 if let LoadError::Died(death) = error {
                     if self.record().load_died(death) {

@@ -207,7 +207,7 @@ fn one_life(host: &Arc<Host>) -> Option<Death> {
             process
         }
         Err(error) => {
-            let why = crate::chain(&error);
+            let why = telemetry::chain(&error);
             tracing::error!(engine = %host.hosts.options.engine, error = why, "an engine host does not start");
             state.problem = Some(why);
             drop(state);
