@@ -14,16 +14,21 @@
 //! | [`intake`] | which stranger gets a place, and whose place it takes |
 //! | [`labels`], [`filter`] | which devices a list or a rollout is about |
 //! | [`audit`] | whether the log of changes is whole |
+//! | [`gate`], [`evidence`] | whether a rollout goes on, from the counters of canary and control devices |
+//! | [`stats`] | which differences are shown, however often they are looked at |
 //! | [`logins`] | which failed logins are logged one by one |
 
 pub mod admission;
 pub mod audit;
 pub mod authorise;
+pub mod evidence;
 pub mod filter;
 pub mod fleet;
+pub mod gate;
 pub mod intake;
 pub mod labels;
 pub mod logins;
 pub mod registry;
 pub mod shares;
+pub mod stats;
 pub mod tokens;

@@ -1,0 +1,163 @@
+//! Makes the evidence of a rollout from its state and the stored counters.
+
+use std::collections::BTreeMap;
+
+use types::{DeviceId, Version};
+
+use super::slices::Attribute;
+use super::{AGES, Assignment, CELL_S, Cell, DeviceTally, Evidence, Install, LATENCY_BUCKETS, Metric, Tally};
+use crate::gate::Gate;
+use crate::stats::arms::CONTROLS_MAX;
+
+/// Seconds after the end of a window before it is used: the counters of its last minutes arrive within them.
+pub const LATE_S: u64 = 300;
+
+/// Share of the cohort below which the number of controls of a canary device is kept: a canary device of a small cohort
+/// must not use up all control devices.
+const COHORT_SHARE: u64 = 20;
+
+/// Makes the evidence of a rollout. `cells` returns the stored counters of a device, `attributes` its labels, hardware and
+/// engine.
+#[must_use]
+pub fn gather(
+    assignment: &Assignment,
+    gate: &Gate,
+    cells: &dyn Fn(&DeviceId) -> Vec<Cell>,
+    attributes: &dyn Fn(&DeviceId) -> Vec<Attribute>,
+    now_unix_s: u64,
+) -> Evidence {
+    let mut evidence = Evidence {
+        cohort: assignment.cohort,
+        admitted_next: assignment.admitted_next,
+        wave_age_s: now_unix_s.saturating_sub(assignment.wave_since_unix_s),
+        window_s: gate.window_s.max(1),
+        ..Evidence::default()
+    };
+    let each = controls_of_each(gate, assignment.cohort);
+    let mut controls = assignment.controls.chunks(each);
+    for canary in &assignment.canaries {
+        count_install(&mut evidence, gate, canary.install, now_unix_s);
+        let own = attributes(&canary.device);
+        let outcome = match canary.install {
+            Install::Active { .. } => Some(0.0),
+            Install::Failed => Some(1.0),
+            Install::Pending | Install::Told { .. } => None,
+        };
+        if let Some(failed) = outcome {
+            evidence.slices.add(Metric::Installs, true, failed, &own);
+        }
+        let Install::Active { since_unix_s } = canary.install else { continue };
+        let device = Device { cells: cells(&canary.device), version: assignment.version };
+        let (with, before) = (device.counts(true, 0, u64::MAX), device.counts(false, 0, since_unix_s));
+        evidence.canary.add(&with);
+        add_slices(&mut evidence, gate, true, &with, &own);
+        evidence.devices.push(DeviceTally { device: canary.device.clone(), with, before });
+        let Some(own_controls) = controls.next() else { continue };
+        let compared: Vec<(Device, &DeviceId)> = own_controls
+            .iter()
+            .map(|control| (Device { cells: cells(control), version: assignment.version }, control))
+            .collect();
+        let since = since_unix_s.next_multiple_of(CELL_S);
+        let mut total: BTreeMap<&DeviceId, Tally> = BTreeMap::new();
+        for age in 0..AGES {
+            let (from, until) = window(since, evidence.window_s, age);
+            if until.saturating_add(LATE_S) > now_unix_s {
+                break;
+            }
+            let with = device.counts(true, from, until);
+            let others: Vec<Tally> = compared
+                .iter()
+                .map(|(control, id)| {
+                    let tally = control.counts(false, from, until);
+                    total.entry(id).or_default().add(&tally);
+                    tally
+                })
+                .collect();
+            compare(&mut evidence, gate, age, &with, &others);
+        }
+        for (id, tally) in total {
+            evidence.control.add(&tally);
+            add_slices(&mut evidence, gate, false, &tally, &attributes(id));
+        }
+    }
+    evidence
+}
+
+fn controls_of_each(gate: &Gate, cohort: u64) -> usize {
+    let of_cohort = usize::try_from(cohort / COHORT_SHARE).unwrap_or(usize::MAX);
+    of_cohort.clamp(1, usize::from(gate.controls.clamp(1, CONTROLS_MAX)))
+}
+
+/// Returns start and end of the window of an age.
+fn window(since_unix_s: u64, window_s: u64, age: usize) -> (u64, u64) {
+    let begin = |age: usize| {
+        let windows = (1_u64 << age.min(AGES)) - 1;
+        since_unix_s.saturating_add(window_s.saturating_mul(windows))
+    };
+    (begin(age), begin(age + 1))
+}
+
+struct Device {
+    cells: Vec<Cell>,
+    version: Version,
+}
+
+impl Device {
+    /// Returns the counts of the version under rollout, or of all other versions, in cells that begin in this time.
+    fn counts(&self, with: bool, from: u64, until: u64) -> Tally {
+        let mut sum = Tally::default();
+        let counted =
+            |cell: &&Cell| (cell.version == self.version) == with && (from..until).contains(&cell.from_unix_s);
+        self.cells.iter().filter(counted).for_each(|cell| sum.add(&cell.tally));
+        sum
+    }
+}
+
+fn count_install(evidence: &mut Evidence, gate: &Gate, install: Install, now_unix_s: u64) {
+    let installs = &mut evidence.installs;
+    let count = match install {
+        Install::Active { .. } => &mut installs.active,
+        Install::Failed => &mut installs.failed,
+        Install::Told { at_unix_s } if now_unix_s.saturating_sub(at_unix_s) > gate.silent_after_s => {
+            &mut installs.silent
+        }
+        Install::Told { .. } | Install::Pending => &mut installs.pending,
+    };
+    *count += 1;
+}
+
+fn compare(evidence: &mut Evidence, gate: &Gate, age: usize, canary: &Tally, controls: &[Tally]) {
+    for metric in Metric::RATES {
+        let Some(rate) = metric.rate(canary) else { continue };
+        let rates: Vec<f64> = controls.iter().filter_map(|control| metric.rate(control)).collect();
+        evidence.rates.entry((metric, age)).or_default().add(rate, &rates);
+    }
+    for metric in [Metric::Latency, Metric::Memory] {
+        let histograms = evidence.buckets.entry((metric, age)).or_default();
+        let note = |histogram: &mut Vec<u64>, tally: &Tally| {
+            histogram.resize(LATENCY_BUCKETS, 0);
+            if let Some(count) = bucket(metric, gate, tally).and_then(|bucket| histogram.get_mut(bucket)) {
+                *count += 1;
+            }
+        };
+        note(&mut histograms.canary, canary);
+        controls.iter().for_each(|control| note(&mut histograms.control, control));
+    }
+}
+
+fn bucket(metric: Metric, gate: &Gate, tally: &Tally) -> Option<usize> {
+    match metric {
+        Metric::Latency => tally.latency_bucket(gate.latency.map_or(0.95, |latency| latency.quantile)),
+        Metric::Memory => tally.memory_bucket(),
+        Metric::Installs | Metric::Errors | Metric::Crashes | Metric::Deferrals | Metric::Agreement => None,
+    }
+}
+
+fn add_slices(evidence: &mut Evidence, gate: &Gate, is_canary: bool, tally: &Tally, attributes: &[Attribute]) {
+    for metric in Metric::ALL {
+        let figure = metric.rate(tally).or_else(|| bucket(metric, gate, tally).map(|bucket| bucket as f64 / 4.0));
+        if let Some(figure) = figure {
+            evidence.slices.add(metric, is_canary, figure, attributes);
+        }
+    }
+}
