@@ -31,7 +31,7 @@ pub use devices::{
 pub use error::{ApiError, ErrorCode};
 pub use hub::{EngineView, HubStatus, Listening};
 pub use models::{
-    BlobStored, ModelDeviceView, ModelList, ModelView, OfferRequest, PublishRequest, Published, ReasonView,
+    BlobStored, FilesView, ModelDeviceView, ModelList, ModelView, OfferRequest, PublishRequest, Published, ReasonView,
     VersionView, WithdrawRequest, Withdrawn,
 };
 pub use operators::{OperatorCreated, OperatorList, OperatorRenewal, OperatorRequest, OperatorRevoked, OperatorView};

@@ -68,6 +68,15 @@ pub struct VersionView {
     pub loaded: bool,
 }
 
+/// Number and size of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FilesView {
+    /// Number of files.
+    pub files: u64,
+    /// Their bytes on disk.
+    pub bytes: u64,
+}
+
 /// State of one device that follows a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelDeviceView {

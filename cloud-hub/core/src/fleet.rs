@@ -10,7 +10,7 @@ mod device;
 
 use std::collections::BTreeMap;
 
-use types::{DeviceId, ModelName, Version};
+use types::{DeviceId, ModelName, VariantName, Version};
 
 pub use clones::{Cloned, LOGGED_EVERY_S, RETURNS_TOLD, RETURNS_WITHIN_S, SHOWN_FOR_S, Sighting};
 pub use device::{
@@ -192,6 +192,25 @@ impl Fleet {
     pub fn holders(&self, model: &ModelName, version: Version) -> Vec<DeviceId> {
         let holds = |device: &Device| device.model(model).is_some_and(|status| status.may_have(version));
         self.devices.iter().filter(|(_id, device)| holds(device)).map(|(id, _device)| id.clone()).collect()
+    }
+
+    /// Returns the variants of a model that devices hold, with the number of devices: active or previous, as they said last.
+    #[must_use]
+    pub fn held(&self, model: &ModelName) -> BTreeMap<(Version, VariantName), u64> {
+        let mut held = BTreeMap::new();
+        for status in self.devices.values().filter_map(|device| device.model(model)) {
+            for installed in status.active.iter().chain(&status.previous) {
+                *held.entry((installed.version, installed.variant.clone())).or_default() += 1;
+            }
+        }
+        held
+    }
+
+    /// Returns the devices that hold a version or are installing it, by name. Those that had it once are not among them.
+    #[must_use]
+    pub fn keepers(&self, model: &ModelName, version: Version) -> Vec<DeviceId> {
+        let keeps = |device: &Device| device.model(model).is_some_and(|status| status.keeps(version));
+        self.devices.iter().filter(|(_id, device)| keeps(device)).map(|(id, _device)| id.clone()).collect()
     }
 
     /// A version was withdrawn. Returns the devices of which something changed, to be stored.

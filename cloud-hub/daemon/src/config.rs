@@ -29,6 +29,8 @@ pub struct HubConfig {
     pub metrics: MetricsTable,
     /// Config of the engine that runs the models.
     pub inference: InferenceTable,
+    /// Config of the deltas between versions.
+    pub deltas: DeltasTable,
     /// Config of the log. The environment variable `SANDERLING_LOG` takes precedence over its filter.
     pub log: telemetry::LogConfig,
     /// The file this was read from, for messages that say where to change something; `None` when it was none.
@@ -156,6 +158,21 @@ pub struct InferenceTable {
     pub run_memory_max_bytes: u64,
 }
 
+/// Config section `[deltas]`: files that make a version out of one that a device has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeltasTable {
+    /// Maximum bytes of deltas and compressed files on disk. Default 4294967296 (4 GiB); 0 makes none, and devices fetch whole
+    /// files.
+    ///
+    /// They are in the folder `deltas` of the state folder. Those that were not used for the longest time make room.
+    pub cache_bytes_max: u64,
+    /// Maximum memory in bytes of the process that makes a delta. Default 2147483648 (2 GiB).
+    ///
+    /// A delta takes up to 512 MiB, twice the old file and four times the new one; for larger files none is made.
+    pub memory_max_bytes: u64,
+}
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl Default for HubTable {
@@ -214,6 +231,12 @@ impl Default for InferenceTable {
     }
 }
 
+impl Default for DeltasTable {
+    fn default() -> Self {
+        Self { cache_bytes_max: 4 << 30, memory_max_bytes: 2 << 30 }
+    }
+}
+
 /// Shortest lifetime of a certificate: under this a device would do little else than renew. Tests use a few seconds.
 const CERTIFICATE_LIFETIME_MIN: Duration = Duration::from_secs(5);
 /// Longest lifetime of a certificate: what a stolen, unrevoked one is good for.
@@ -225,6 +248,9 @@ const STOP_GRACE_MAX: Duration = Duration::from_secs(600);
 
 /// Minimum of `inference.memory_max_bytes`: with less not even a model of a few kilobytes loads.
 const MEMORY_BYTES_LEAST: u64 = 16 * 1024 * 1024;
+
+/// Minimum of `deltas.memory_max_bytes`: with less no delta at all is made.
+const DELTA_MEMORY_BYTES_LEAST: u64 = 1 << 30;
 
 impl Validate for HubConfig {
     fn validate(&self, mistakes: &mut Mistakes) {
@@ -328,6 +354,9 @@ impl HubConfig {
         }
         if inference.memory_max_bytes.is_some_and(|bytes| bytes < MEMORY_BYTES_LEAST) {
             mistakes.add("inference.memory_max_bytes", format!("use at least {MEMORY_BYTES_LEAST}"));
+        }
+        if self.deltas.memory_max_bytes < DELTA_MEMORY_BYTES_LEAST {
+            mistakes.add("deltas.memory_max_bytes", format!("use at least {DELTA_MEMORY_BYTES_LEAST}"));
         }
         if inference.run_limit.is_zero() {
             mistakes.add("inference.run_limit", "use more than zero");

@@ -9,7 +9,7 @@ mod labels;
 mod list;
 mod view;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,7 +20,7 @@ use hub_core::fleet::{self as core, ConnectionId, Greeting, Offer, Presence, Rec
 use hub_core::labels::LabelError;
 use store::{Store, StoreError, Table};
 use transport::{CloseCode, Connection};
-use types::{DeviceId, Digest, ModelName, Version};
+use types::{DeviceId, Digest, ModelName, VariantName, Version};
 
 use crate::api::{DeviceView, ModelDeviceView, UnknownDevice};
 use crate::clock;
@@ -157,6 +157,18 @@ impl Fleet {
     #[must_use]
     pub fn holders(&self, model: &ModelName, version: Version) -> Vec<DeviceId> {
         self.inner().fleet.holders(model, version)
+    }
+
+    /// Returns the variants of a model that devices hold, with the number of devices.
+    #[must_use]
+    pub fn held(&self, model: &ModelName) -> BTreeMap<(Version, VariantName), u64> {
+        self.inner().fleet.held(model)
+    }
+
+    /// Returns the devices that hold a version or are installing it, by name.
+    #[must_use]
+    pub fn keepers(&self, model: &ModelName, version: Version) -> Vec<DeviceId> {
+        self.inner().fleet.keepers(model, version)
     }
 
     /// A version was withdrawn: what devices said of its number is about other content.

@@ -9,6 +9,7 @@ pub mod backup;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod deltas;
 pub mod fleet;
 pub mod hub;
 pub mod jobs;

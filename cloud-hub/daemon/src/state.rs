@@ -39,6 +39,12 @@ impl Folder {
         self.root.join("blobs").join("sha256")
     }
 
+    /// Deltas between model files: a cache, which may be removed while the hub is stopped.
+    #[must_use]
+    pub fn deltas(&self) -> PathBuf {
+        self.root.join("deltas")
+    }
+
     /// Certificate of the CA (PEM).
     #[must_use]
     pub fn ca_certificate(&self) -> PathBuf {

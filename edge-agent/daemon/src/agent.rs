@@ -185,6 +185,7 @@ impl Agent {
                 publish,
                 trust: trust.clone(),
                 silence: link.silence(),
+                takes: link.takes(),
             })
         });
         let trust = trust.map(|trust| (trust, link.clone()));

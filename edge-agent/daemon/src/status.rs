@@ -237,6 +237,15 @@ pub struct UpdateStatus {
     pub bytes_total: u64,
     /// Last failure of the update.
     pub last_error: Option<String>,
+    /// Bytes since the agent started that were not received because deltas made them.
+    #[serde(default)]
+    pub bytes_saved: u64,
+    /// Deltas since the agent started that could not be used; the whole files were fetched.
+    #[serde(default)]
+    pub delta_failures: u64,
+    /// Reason of the last of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delta_error: Option<String>,
 }
 
 /// A version that was given up.

@@ -158,6 +158,22 @@ impl Download {
         Ok(())
     }
 
+    /// Drops the bytes since the last end of a chunk, which no digest has confirmed yet.
+    ///
+    /// # Errors
+    /// Fails if the part cannot be shortened.
+    pub fn drop_unverified(&mut self) -> Result<(), FetchError> {
+        if self.arrived == self.expected.size {
+            return Ok(());
+        }
+        let start = self.arrived / CHUNK_BYTES * CHUNK_BYTES;
+        self.part.set_len(start).map_err(failed("shorten part", &self.path))?;
+        self.part.seek(SeekFrom::Start(start)).map_err(failed("shorten part", &self.path))?;
+        self.arrived = start;
+        self.chunk = Sha256::new();
+        Ok(())
+    }
+
     /// Verifies the whole file, makes it durable and renames it to its final path.
     ///
     /// # Errors
@@ -297,6 +313,22 @@ mod tests {
         assert_eq!(download.arrived(), CHUNK_BYTES);
         download.push(&content[1024 * 1024..]).unwrap();
         download.finish(&folder.path().join("m.onnx")).unwrap();
+    }
+
+    #[test]
+    fn bytes_that_no_digest_confirmed_are_dropped_and_the_download_goes_on() {
+        let (folder, content) = (tempfile::tempdir().unwrap(), content());
+        let part = folder.path().join("x.part");
+        let mut download = Download::open(expected(&content), &part).unwrap();
+        download.push(&content[..1024 * 1024]).unwrap();
+        download.push(b"bytes of another file").unwrap();
+        download.drop_unverified().unwrap();
+        assert_eq!(download.arrived(), CHUNK_BYTES);
+        assert_eq!(std::fs::metadata(&part).unwrap().len(), CHUNK_BYTES);
+        download.push(&content[1024 * 1024..]).unwrap();
+        download.drop_unverified().unwrap();
+        download.finish(&folder.path().join("m.onnx")).unwrap();
+        assert_eq!(std::fs::read(folder.path().join("m.onnx")).unwrap(), content);
     }
 
     #[test]

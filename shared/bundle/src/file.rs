@@ -185,7 +185,10 @@ pub fn describe(name: FileName, reader: impl Read, bytes_max: u64) -> io::Result
 }
 
 /// Returns the digest of the content of a reader, up to `bytes_max`; at half the cost of [`describe`].
-pub(crate) fn digest(reader: impl Read, bytes_max: u64) -> io::Result<Digest> {
+///
+/// # Errors
+/// As [`describe`].
+pub fn digest(reader: impl Read, bytes_max: u64) -> io::Result<Digest> {
     let mut hasher = Sha256::new();
     read_all(reader, bytes_max, |bytes| hasher.update(bytes))?;
     Ok(Digest::from_bytes(hasher.finalize().into()))

@@ -47,6 +47,16 @@ pub const UPDATES: &str = "sanderling_updates_total";
 pub const MODEL_VERSION: &str = "sanderling_model_version";
 /// Bytes of model files received, by `model`.
 pub const UPDATE_BYTES: &str = "sanderling_update_bytes_total";
+/// Number of files that a device made from a delta, or failed to, by `model` and `outcome` (`applied`, `failed`).
+pub const DELTAS_APPLIED: &str = "sanderling_update_deltas_total";
+/// Bytes that a device did not receive because a delta made the file, by `model`.
+pub const UPDATE_BYTES_SAVED: &str = "sanderling_update_bytes_saved_total";
+/// Number of deltas that the hub made or gave up, by `outcome` (`made`, `useless`, `too-large`, `failed`).
+pub const DELTAS_MADE: &str = "sanderling_deltas_made_total";
+/// Bytes that the hub did not send because it sent a delta or the compressed file.
+pub const DELTA_BYTES_SAVED: &str = "sanderling_delta_bytes_saved_total";
+/// Bytes of deltas and compressed files in the hub's cache.
+pub const DELTA_CACHE_BYTES: &str = "sanderling_delta_cache_bytes";
 /// Number of models that left an engine because its device (a GPU) was lost, by `model` and `engine`.
 pub const FAILOVERS: &str = "sanderling_engine_failovers_total";
 /// Number of models that returned to an engine that was reopened after a loss, by `model` and `engine`.
@@ -140,6 +150,11 @@ fn describe() {
     describe_counter!(UPDATES, Unit::Count, "Model updates that ended, by outcome.");
     describe_gauge!(MODEL_VERSION, Unit::Count, "The version that serves.");
     describe_counter!(UPDATE_BYTES, Unit::Bytes, "Bytes of model files received.");
+    describe_counter!(DELTAS_APPLIED, Unit::Count, "Files made from deltas, and attempts that failed.");
+    describe_counter!(UPDATE_BYTES_SAVED, Unit::Bytes, "Bytes of model files that deltas made.");
+    describe_counter!(DELTAS_MADE, Unit::Count, "Deltas and compressed files that the hub made or gave up.");
+    describe_counter!(DELTA_BYTES_SAVED, Unit::Bytes, "Bytes that the hub did not send because of deltas.");
+    describe_gauge!(DELTA_CACHE_BYTES, Unit::Bytes, "Bytes of deltas and compressed files in the cache.");
     describe_counter!(FAILOVERS, Unit::Count, "Models that left an engine because its device was lost.");
     describe_counter!(TAKEN_BACK, Unit::Count, "Models that returned to a reopened engine.");
     describe_counter!(REOPENED, Unit::Count, "Attempts to reopen an engine whose device was lost.");
@@ -250,6 +265,32 @@ pub fn update_ended(model: &str, outcome: &'static str) {
 /// Counts received bytes of model files.
 pub fn update_bytes(model: &str, bytes: u64) {
     counter!(UPDATE_BYTES, "model" => model.to_owned()).increment(bytes);
+}
+
+/// Counts a delta that a device applied (`applied`) or could not use (`failed`).
+pub fn delta_applied(model: &str, outcome: &'static str) {
+    counter!(DELTAS_APPLIED, "model" => model.to_owned(), "outcome" => outcome).increment(1);
+}
+
+/// Counts bytes that a device did not receive because a delta made them.
+pub fn update_bytes_saved(model: &str, bytes: u64) {
+    counter!(UPDATE_BYTES_SAVED, "model" => model.to_owned()).increment(bytes);
+}
+
+/// Counts a delta that the hub made (`made`) or gave up (`useless`, `too-large`, `failed`).
+pub fn delta_made(outcome: &'static str) {
+    counter!(DELTAS_MADE, "outcome" => outcome).increment(1);
+}
+
+/// Counts bytes that the hub did not send because it sent a delta.
+pub fn delta_bytes_saved(bytes: u64) {
+    counter!(DELTA_BYTES_SAVED).increment(bytes);
+}
+
+/// Sets the bytes of deltas in the hub's cache.
+pub fn delta_cache_bytes(bytes: u64) {
+    #[expect(clippy::cast_precision_loss, reason = "a quota of disk space is far below 2^53 bytes")]
+    gauge!(DELTA_CACHE_BYTES).set(bytes as f64);
 }
 
 /// Sets the version of a model that serves now.

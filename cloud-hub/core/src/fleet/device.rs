@@ -306,6 +306,13 @@ impl Model {
         named(&self.active) || named(&self.previous) || fetched
     }
 
+    /// Returns whether the device holds this version, or is installing it and has not said how that ended.
+    #[must_use]
+    pub fn keeps(&self, version: Version) -> bool {
+        let named = |installed: &Option<Installed>| installed.as_ref().is_some_and(|known| known.version == version);
+        named(&self.active) || named(&self.previous) || self.progress(version).is_some_and(Progress::is_under_way)
+    }
+
     /// A late report on a version that was replaced since changes nothing.
     fn now_serves(&mut self, version: Version, installed: Option<Installed>) {
         let newer = self.active.as_ref().is_none_or(|active| active.version < version);
@@ -318,6 +325,11 @@ impl Progress {
     /// Returns whether the device takes the version again only when an operator asks for it.
     fn is_given_up(&self) -> bool {
         matches!(self.outcome, Outcome::Rejected(_) | Outcome::RolledBack(_))
+    }
+
+    /// Returns whether the device has not said how its update ended.
+    fn is_under_way(&self) -> bool {
+        matches!(self.outcome, Outcome::Started | Outcome::Retrying(_))
     }
 
     /// Returns whether the device has said that it does not have the version.

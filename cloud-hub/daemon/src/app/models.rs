@@ -13,6 +13,7 @@ use crate::api::{
     ModelList, ModelView, PAGE_MAX, PageQuery, PublishRequest, Published, VersionView, WithdrawRequest, Withdrawn,
 };
 use crate::clock;
+use crate::deltas::Deltas;
 use crate::fleet::Fleet;
 use crate::operators::Caller;
 use crate::registry::Registry;
@@ -33,6 +34,8 @@ pub struct Models {
     pub loader: Arc<Loader>,
     /// Devices that follow models.
     pub fleet: Arc<Fleet>,
+    /// Deltas to the versions.
+    pub deltas: Arc<Deltas>,
     /// Sender of offers to devices.
     pub offers: Offers,
     /// Publications in progress, which the end of the hub waits for.
@@ -84,6 +87,8 @@ impl Models {
             let after = format!("{}, manifest {}", self.offered(&model).unwrap_or_default(), request.manifest);
             self.record(by, "model.publish", &model, version, before, Some(after)).await;
         }
+        // Before the offers: a device that asks for a delta finds it in the queue.
+        self.deltas.prepare(&model, version);
         let devices_told = match publication.change {
             Change::Current(version) => self.offers.offer(&model, version, false),
             Change::None if publication.mended && self.registry.current(&model) == Some(version) => {
@@ -104,6 +109,7 @@ impl Models {
         let change = self.registry.offer(model, version).await?;
         // Also when it was current already: devices that rejected it try again.
         self.record(by, "model.offer", model, version, before, self.offered(model)).await;
+        self.deltas.prepare(model, version);
         let devices_told = self.offers.offer(model, version, true);
         let (model, unchanged) = (model.clone(), change == Change::None);
         Ok(Published { model, version, devices_told, unchanged, warnings: Vec::new() })

@@ -21,6 +21,7 @@ mod init;
 mod inspect;
 mod locate;
 mod machine;
+mod make_delta;
 mod model;
 mod operator;
 mod push;
@@ -92,6 +93,9 @@ enum Verb {
     /// Run an engine for the hub, which starts it itself.
     #[command(hide = true)]
     EngineHost,
+    /// Make one delta for the hub, which starts it itself.
+    #[command(hide = true, name = crate::deltas::VERB)]
+    MakeDelta(make_delta::MakeDeltaArgs),
     /// Look for what is wrong on the hub's machine and say what to do.
     Doctor(doctor::DoctorArgs),
     /// Try one step of `doctor`.
@@ -123,6 +127,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Audit(args) => audit::run(&args, own_hub),
         Verb::Status(args) => status::run(&args, own_hub),
         Verb::EngineHost => return crate::workers::host::serve(),
+        Verb::MakeDelta(args) => make_delta::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Trial(verb) => verb.run(),
         Verb::Completions { shell } => console::completions::<Cli>(shell).map_err(CliError::from),

@@ -129,6 +129,11 @@ impl Running {
             scrub.run(ended).await;
             Ok(())
         });
+        let making = Arc::clone(&hub.services.deltas).run(stop.clone());
+        tasks.spawn(async move {
+            making.await;
+            Ok(())
+        });
 
         telemetry::service::ready("serving");
         let ended = tokio::select! {

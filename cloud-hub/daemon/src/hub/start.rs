@@ -33,6 +33,7 @@ use crate::app::trust::Trust;
 use crate::app::uploads::Uploads;
 use crate::backup::{Restored, SNAPSHOT_PREFIX};
 use crate::config::{HubConfig, InferenceTable};
+use crate::deltas::Deltas;
 use crate::fleet::Fleet;
 use crate::operators::Operators;
 use crate::reach;
@@ -199,6 +200,8 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>, stop:
     let is_restored = Restored::read(&ground.folder).is_some();
     let grace_s = config.gateway.renewal_grace.as_secs();
     let fleet = Arc::new(Fleet::open(Arc::clone(&store), is_restored, grace_s).await?);
+    let (registry, deltas_table) = (Arc::new(registry), &config.deltas);
+    let deltas = Arc::new(Deltas::open(&ground.folder, deltas_table, &registry, &fleet)?);
     let loader = Loader { engine, inference: config.inference.clone(), gateway: config.gateway.clone() };
     let workers = Workers::new(config.inference.clone());
     let listening = ground.sockets.listening().map_err(StartError::Address)?;
@@ -228,7 +231,8 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>, stop:
     }
     let parts = Parts {
         store,
-        registry: Arc::new(registry),
+        registry,
+        deltas,
         fleet,
         loader: Arc::new(loader),
         workers: Arc::new(workers),
@@ -244,6 +248,7 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>, stop:
 struct Parts {
     store: Arc<dyn Store>,
     registry: Arc<Registry>,
+    deltas: Arc<Deltas>,
     fleet: Arc<Fleet>,
     loader: Arc<Loader>,
     workers: Arc<Workers>,
@@ -261,7 +266,7 @@ fn compose(
     listening: Listening,
     warnings: Vec<String>,
 ) -> Hub {
-    let Parts { store, registry, fleet, loader, workers, operators, stop } = parts;
+    let Parts { store, registry, deltas, fleet, loader, workers, operators, stop } = parts;
     let (config, issuer) = (Arc::new(config), Arc::new(issuer));
     let (notices, publications) = (TaskTracker::new(), TaskTracker::new());
     let audit = AuditLog::new(Arc::clone(&store));
@@ -281,6 +286,7 @@ fn compose(
             workers: Arc::clone(&workers),
             loader: Arc::clone(&loader),
             fleet: Arc::clone(&fleet),
+            deltas: Arc::clone(&deltas),
             offers,
             publications: publications.clone(),
             audit: audit.clone(),
@@ -318,6 +324,7 @@ fn compose(
         tokens,
         fleet,
         registry,
+        deltas,
         workers,
         limits: DeviceLimits::new(memory, handshakes, config.gateway.requests_per_device_max),
         in_flight: TaskTracker::new(),

@@ -163,6 +163,25 @@ impl Registry {
         }
     }
 
+    /// Returns a file that devices may fetch; `None` for manifests and for what is nobody's to fetch.
+    #[must_use]
+    pub fn fetchable_file(&self, digest: &Digest) -> Option<FileRef> {
+        match self.known().fetchable.get(digest)? {
+            Fetchable::File(file) => Some(file.clone()),
+            Fetchable::Manifest(..) => None,
+        }
+    }
+
+    /// Returns a file of a variant for devices of any published version, held ones too.
+    #[must_use]
+    pub fn published_file(&self, digest: &Digest) -> Option<FileRef> {
+        let known = self.known();
+        let manifests = known.manifests.values().map(|(_digest, manifest)| manifest);
+        let mut files =
+            manifests.flat_map(|manifest| manifest.variants_for(Place::Device).flat_map(bundle::Variant::files));
+        files.find(|file| file.digest == *digest).cloned()
+    }
+
     /// The manifest of a published version.
     #[must_use]
     pub fn manifest(&self, model: &ModelName, version: Version) -> Option<Arc<Manifest>> {

@@ -151,6 +151,35 @@ pub(super) fn part(staging: &Path, file: &FileRef) -> PathBuf {
     staging.join(format!(".{}.part", file.name))
 }
 
+/// Returns the path of a delta while it arrives, beside the part of the file that it makes.
+pub(super) fn delta_part(staging: &Path, file: &FileRef, delta: &Digest) -> PathBuf {
+    staging.join(format!(".{}.{}.delta", file.name, delta.to_hex()))
+}
+
+/// Returns the path of the mark that deltas of a file failed and the whole file is fetched.
+pub(super) fn delta_refused(staging: &Path, file: &FileRef) -> PathBuf {
+    staging.join(format!(".{}.whole", file.name))
+}
+
+/// Removes the deltas of a file except one: the hub made others since.
+pub(super) fn remove_deltas(staging: &Path, file: &FileRef, except: Option<&Path>) {
+    let (prefix, hex_bytes) = (format!(".{}.", file.name), 64);
+    let is_delta = |name: &str| {
+        let hex = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".delta"));
+        hex.is_some_and(|hex| hex.len() == hex_bytes)
+    };
+    for entry in std::fs::read_dir(staging).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if Some(path.as_path()) != except
+            && entry.file_name().to_str().is_some_and(is_delta)
+            && let Err(error) = files::remove_file(&path)
+        {
+            // It goes with the staging folder.
+            tracing::warn!(error = telemetry::chain(&error), "a delta stays behind");
+        }
+    }
+}
+
 /// Removes a file of a staged version that is not what was signed, so that the next try fetches it again.
 pub(super) fn drop_damaged(staging: &Path, error: &VerifyError) -> Result<(), FileError> {
     match error {
@@ -181,6 +210,15 @@ pub(super) fn copies(folder: &Folder, file: &FileRef, except: &Path) -> Vec<Path
         }));
     }
     found
+}
+
+/// Returns the folder of an installed version and the variant that was chosen for it; `None` if its pin or manifest does not
+/// read. Its files are not checked.
+pub(super) fn pinned_variant(folder: &Folder, model: &ModelName, version: Version) -> Option<(PathBuf, Variant)> {
+    let place = folder.version(model, version);
+    let pin = read_pin(&place).ok()?;
+    let variant = read_manifest(&place)?.variant(&pin.variant)?.clone();
+    Some((place, variant))
 }
 
 fn read_manifest(place: &Path) -> Option<Manifest> {

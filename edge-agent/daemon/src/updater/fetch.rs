@@ -2,15 +2,18 @@
 //!
 //! Each version has files and parts of its own, so that no update touches what another one is writing. A file that lies
 //! on the disk already, in another model or version, is copied and not fetched; when several updates need the same file
-//! at once, the first fetches it and the others wait for that copy. Room for what is still missing is reserved before the
+//! at once, the first fetches it and the others wait for that copy. What is still missing is made from a delta where the hub has
+//! one ([`delta`]), and fetched otherwise. Room for what is still missing is reserved before the
 //! first byte is asked for.
+
+mod delta;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use bundle::FileRef;
+use bundle::{FileRef, Variant};
 use bundle::fetch::Download;
 use edge_core::update::{Failure, FailureKind};
 use store::files;
@@ -91,6 +94,8 @@ struct Fetching {
     before: u64,
     /// Bytes of all files.
     total: u64,
+    /// Variant that the files belong to.
+    variant: Variant,
 }
 
 /// Fetches what is missing of the files.
@@ -108,7 +113,7 @@ pub(super) async fn fetch(
     let there = disk::bytes_there(&staging, variant);
     parts.note_bytes(there, total);
     let room = require_room(&parts, total.saturating_sub(there))?;
-    let mut fetching = Fetching { parts, abandoned, room, before: 0, total };
+    let mut fetching = Fetching { parts, abandoned, room, before: 0, total, variant: variant.clone() };
     for file in variant.files() {
         let destination = staging.join(&file.name);
         let is_there = std::fs::metadata(&destination).is_ok_and(|found| found.len() == file.size);
@@ -160,6 +165,7 @@ impl Fetching {
         let _only_one = unless_abandoned(&self.abandoned, waited).await?;
         let destination = staging.join(&file.name);
         download = self.copy(download, file, &destination).await?;
+        download = self.by_delta(download, file, staging).await?;
         while let Some(range) = download.next_range() {
             // Up to the end of this chunk and some whole ones more.
             let length = (download.size() - range.offset).min(range.length + ASK_BYTES - bundle::CHUNK_BYTES);

@@ -8,7 +8,7 @@ use bundle::trust::{MetadataSource, SourceError};
 use bytes::Bytes;
 use edge_core::route::{HubFailure, HubState};
 use protocol::v1::{
-    BlobRange, DeviceRequest, HubResponse, InferRequest, InferResponse, Refusal, RefusalCode, join_body,
+    BlobRange, DeltaFile, DeltaRequest, DeviceRequest, HubResponse, InferRequest, InferResponse, Refusal, RefusalCode, join_body,
 };
 use tokio::sync::watch;
 use transport::{CloseCode, Connection, ExchangeError, Priority};
@@ -16,6 +16,7 @@ use types::limits::TENSOR_BYTES_MAX;
 use types::{Digest, ModelName, NamedTensor, Reason, RequestId, Timings, Version};
 
 use super::silence::{Heard, Silence};
+use super::takes::Takes;
 use crate::answer::MadeBy;
 
 /// Longest wait for an answer that is not an inference: metadata, a part of a file, a report.
@@ -42,6 +43,8 @@ pub struct Link {
     connection: watch::Receiver<Option<Connection>>,
     /// On which connection the hub fell silent; read by the uplink task too.
     silence: Silence,
+    /// Optional requests that the hub takes; written by the uplink task.
+    takes: Takes,
 }
 
 /// Error of an exchange with the hub outside of inference.
@@ -125,13 +128,19 @@ impl Link {
     /// A link that follows the connection in `connection`.
     #[must_use]
     pub fn new(connection: watch::Receiver<Option<Connection>>) -> Self {
-        Self { connection, silence: Silence::default() }
+        Self { connection, silence: Silence::default(), takes: Takes::default() }
     }
 
     /// Returns where this link notes that the hub fell silent.
     #[must_use]
     pub fn silence(&self) -> Silence {
         self.silence.clone()
+    }
+
+    /// Returns which optional requests the hub takes.
+    #[must_use]
+    pub fn takes(&self) -> Takes {
+        self.takes.clone()
     }
 
     /// A link without a hub, for a device that is not enrolled.
@@ -260,6 +269,18 @@ impl Link {
         let request = DeviceRequest::Blob(BlobRange { digest, offset, length });
         match self.exchange(Priority::Artifact, &request, length).await? {
             (HubResponse::Blob(_slice), bytes) => Ok(bytes),
+            (_other, _) => Err(LinkError::OffTopic),
+        }
+    }
+
+    /// Asks for a file that makes `target` out of one of `bases`; `None` if the hub has none. Only for hubs that make deltas.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub async fn delta(&self, bases: Vec<Digest>, target: Digest) -> Result<Option<DeltaFile>, LinkError> {
+        let request = DeviceRequest::Delta(DeltaRequest { bases, target });
+        match self.exchange(Priority::Control, &request, 0).await? {
+            (HubResponse::Delta(file), _) => Ok(file),
             (_other, _) => Err(LinkError::OffTopic),
         }
     }

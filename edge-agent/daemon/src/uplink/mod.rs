@@ -11,9 +11,11 @@ mod online;
 mod renew;
 mod say;
 mod silence;
+mod takes;
 mod task;
 
 pub(crate) use link::source;
 pub use link::{DeferredRequest, HubAnswer, Link, LinkError, NotAnswered};
 pub use silence::Silence;
+pub use takes::Takes;
 pub use task::{Offers, Uplink, UplinkParts};

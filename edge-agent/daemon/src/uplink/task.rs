@@ -24,6 +24,7 @@ use super::link::{Link, LinkError};
 use super::missing::Search;
 use super::renew;
 use super::silence::Silence;
+use super::takes::Takes;
 use crate::engines::Engines;
 use crate::identity::Enrolment;
 use crate::models::Models;
@@ -65,6 +66,8 @@ pub struct UplinkParts {
     pub trust: Option<Arc<crate::trust::DeviceTrust>>,
     /// Notes of requests that the hub fell silent.
     pub silence: Silence,
+    /// Optional requests that the hub takes, updated at each greeting.
+    pub takes: Takes,
 }
 
 /// Error of a start of the uplink.
@@ -343,6 +346,7 @@ impl Uplink {
         self.renewal_only = feature::is_renewal_only(&welcome.features);
         self.hub_knows_all_outcomes = feature::knows_all_outcomes(&welcome.features);
         self.hub_takes_running = feature::takes_running_models(&welcome.features);
+        self.parts.takes.greeted(&welcome.features);
         let also_at = feature::find_identity_also_at(&welcome.features);
         if let Some(address) = also_at {
             tracing::warn!(%address, advice = CLONE_ADVICE, "another machine uses the identity of this device");

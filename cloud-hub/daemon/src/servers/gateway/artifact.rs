@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bundle::CHUNK_BYTES;
 use bundle::trust::is_metadata_name;
-use protocol::v1::{BlobRange, BlobSlice, HubResponse, Refusal, RefusalCode};
+use protocol::v1::{BlobRange, BlobSlice, DeltaRequest, HubResponse, Refusal, RefusalCode};
 use tokio::time::Instant;
 use transport::{Exchange, ExchangeError, Priority};
 
 use super::device::{Visit, delivered, internal, refuse};
+use crate::deltas::Choice;
 use crate::registry::MetadataName;
 use crate::registry::health::SendError;
 
@@ -78,7 +79,11 @@ pub(super) async fn blob(visit: &Visit, exchange: &mut Exchange, range: &BlobRan
         }
         let to_boundary = CHUNK_BYTES - at % CHUNK_BYTES;
         // What was uploaded but not published, what is held, and the full models, are nobody's to fetch.
-        let read = services.registry.read_for_device(&range.digest, at, to_boundary.min(end.saturating_sub(at))).await;
+        let length = to_boundary.min(end.saturating_sub(at));
+        let read = match services.registry.read_for_device(&range.digest, at, length).await {
+            Err(SendError::Unknown) => services.deltas.read_for_device(&range.digest, at, length).await,
+            read => read,
+        };
         let (piece, total) = match read {
             Ok(read) => read,
             Err(error) if !is_announced => return refuse(exchange, refusal(&error)).await,
@@ -120,4 +125,14 @@ fn refusal(error: &SendError) -> Refusal {
         SendError::Damaged => RefusalCode::Internal,
     };
     Refusal::new(code, error.to_string())
+}
+
+/// Answers which file makes another one out of one that the device has.
+pub(super) async fn delta(visit: &Visit, request: &DeltaRequest) -> Result<HubResponse, Refusal> {
+    match visit.services.deltas.choose(&visit.seat.device, request).await {
+        Choice::File(file) => Ok(HubResponse::Delta(Some(file))),
+        Choice::Whole => Ok(HubResponse::Delta(None)),
+        Choice::Making => Err(Refusal::new(RefusalCode::Busy, "the delta is being made: ask again")),
+        Choice::Unknown => Err(Refusal::new(RefusalCode::NotFound, SendError::Unknown.to_string())),
+    }
 }

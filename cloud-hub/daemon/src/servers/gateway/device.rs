@@ -135,7 +135,8 @@ async fn serve_exchange(visit: &Visit, exchange: &mut Exchange) -> Result<(), Ex
         DeviceRequest::Hello(hello) => respond(exchange, greet(visit, hello).await).await,
         DeviceRequest::Report(report) => respond(exchange, note(visit, report).await).await,
         DeviceRequest::Running(running) => respond(exchange, note_running(visit, running).await).await,
-        DeviceRequest::Counters(_) | DeviceRequest::Measured(_) | DeviceRequest::Delta(_) => {
+        DeviceRequest::Delta(request) => respond(exchange, artifact::delta(visit, &request).await).await,
+        DeviceRequest::Counters(_) | DeviceRequest::Measured(_) => {
             refuse(exchange, Refusal::new(RefusalCode::Unsupported, "the hub does not take this request")).await
         }
         DeviceRequest::Renew { csr_der } => {
@@ -204,7 +205,8 @@ async fn greet(visit: &Visit, hello: Hello) -> Result<HubResponse, Refusal> {
     let offers = services.fleet.greeted(&visit.admitted, greeting, |model| services.registry.current(model)).await;
     let offers = offers.map_err(|replaced| not_yours(&replaced))?;
     let lifetime_s = services.issuer.device_lifetime.as_secs();
-    let features = [feature::UPDATE_OUTCOMES, feature::RUNNING_MODELS].into_iter().map(str::to_owned);
+    let deltas = services.deltas.is_on().then_some(feature::DELTAS);
+    let features = [feature::UPDATE_OUTCOMES, feature::RUNNING_MODELS].into_iter().chain(deltas).map(str::to_owned);
     Ok(HubResponse::Welcome(Welcome {
         hub_version: env!("CARGO_PKG_VERSION").to_owned(),
         features: features.chain(cloned.map(feature::identity_also_at)).collect(),

@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 use types::DeviceId;
 
 use crate::app::issuer::Issuer;
+use crate::deltas::Deltas;
 use crate::fleet::Fleet;
 use crate::registry::Registry;
 use crate::servers::guard::budget::Budget;
@@ -29,6 +30,8 @@ pub struct Services {
     pub fleet: Arc<Fleet>,
     /// Registry of versions and files.
     pub registry: Arc<Registry>,
+    /// Deltas between the files of versions.
+    pub deltas: Arc<Deltas>,
     /// Versions that the hub has loaded.
     pub workers: Arc<Workers>,
     /// Limits that devices share.
