@@ -129,7 +129,7 @@ fn refusal(error: &SendError) -> Refusal {
 
 /// Answers which file makes another one out of one that the device has.
 pub(super) async fn delta(visit: &Visit, request: &DeltaRequest) -> Result<HubResponse, Refusal> {
-    match visit.services.deltas.choose(&visit.seat.device, request).await {
+    match visit.services.deltas.choose(&visit.admitted.device, request).await {
         Choice::File(file) => Ok(HubResponse::Delta(Some(file))),
         Choice::Whole => Ok(HubResponse::Delta(None)),
         Choice::Making => Err(Refusal::new(RefusalCode::Busy, "the delta is being made: ask again")),

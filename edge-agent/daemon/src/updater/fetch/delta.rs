@@ -116,7 +116,7 @@ impl Fetching {
                 let saved = made.saturating_sub(delta.bytes);
                 telemetry::metrics::delta_applied(self.parts.model.name.as_str(), "applied");
                 telemetry::metrics::update_bytes_saved(self.parts.model.name.as_str(), saved);
-                self.parts.board.updater(&self.parts.model.name, |part| {
+                self.parts.shared_status.updater(&self.parts.model.name, |part| {
                     part.update.bytes_saved = part.update.bytes_saved.saturating_add(saved);
                 });
                 tracing::info!(file = %file.name, bytes = file.size, delta_bytes = delta.bytes, "made from a delta");
@@ -274,7 +274,7 @@ impl Fetching {
         let error = telemetry::chain(reason);
         tracing::warn!(%model, file = %file.name, error, "a delta was not used: fetching the file");
         telemetry::metrics::delta_applied(model.as_str(), "failed");
-        self.parts.board.updater(model, |part| {
+        self.parts.shared_status.updater(model, |part| {
             part.update.delta_failures = part.update.delta_failures.saturating_add(1);
             part.update.delta_error = Some(error.clone());
         });
