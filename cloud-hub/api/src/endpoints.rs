@@ -5,11 +5,7 @@ use types::{DeviceId, Digest, ModelName};
 use crate::audit::{AuditPage, AuditQuery, AuditVerification};
 use crate::endpoint::{Body, Description, Endpoint, FileBytes, Method, NoBody, NoQuery};
 use crate::trust::{OnlineKeysView, TrustChange, TrustChanged, TrustView};
-use crate::{
-    BackupSnapshot, BlobStored, DeviceList, DeviceListQuery, DeviceView, HubStatus, LabelChange, ModelList, ModelView,
-    OfferRequest, OperatorCreated, OperatorList, OperatorRenewal, OperatorRequest, OperatorRevoked, PageQuery,
-    PublishRequest, Published, RevokeRequest, Role, TokenCreated, TokenRequest, WithdrawRequest, Withdrawn,
-};
+use crate::{BackupSnapshot, BlobStored, DeleteRequest, Deleted, DeviceList, DeviceListQuery, DeviceView, Garbage, GarbageRequest, HubStatus, LabelChange, ModelList, ModelView, OfferRequest, OperatorCreated, OperatorList, OperatorRenewal, OperatorRequest, OperatorRevoked, PageQuery, PublishRequest, Published, RevokeRequest, Role, TokenCreated, TokenRequest, WithdrawRequest, Withdrawn};
 
 /// Defines the endpoints and the list of them.
 macro_rules! endpoints {
@@ -83,6 +79,12 @@ endpoints! {
     /// Withdraws a version of a model.
     WithdrawVersion = Post "/models/{model}/withdraw" (ModelName) NoQuery [] WithdrawRequest => Withdrawn, Releaser, ["model withdraw", "trust publish"],
         "withdraws a version that no device has or may have; `targets` is the signed metadata without it";
+    /// Deletes a version of a model.
+    DeleteVersion = Post "/models/{model}/delete" (ModelName) NoQuery [] DeleteRequest => Deleted, Releaser, ["model delete", "trust publish"],
+        "deletes a version that is not offered and that no device holds, with the files that only it has; `targets` is the signed metadata without it";
+    /// Removes files that nothing needs.
+    CollectGarbage = Post "/garbage" (()) NoQuery [] GarbageRequest => Garbage, Releaser, ["model gc"],
+        "removes files of failed pushes and deltas that no device can use, or counts them with `dry_run`; `versions` could be deleted";
     /// Checks for an uploaded file.
     HeadBlob = Head "/blobs/{digest}" (Digest) NoQuery [] NoBody => NoBody, Releaser, ["model push"],
         "answers 200 when a file is there and whole, otherwise 404";
@@ -148,6 +150,10 @@ bodies! {
     OfferRequest = r#"{"version":2}"#;
     WithdrawRequest = r#"{"version":2,"targets":"…"}"#;
     Withdrawn = r#"{"model":"digits","version":2,"offered":1}"#;
+    DeleteRequest = r#"{"version":2,"targets":"…"}"#;
+    Deleted = r#"{"model":"digits","version":2,"files":{"files":5,"bytes":600000}}"#;
+    GarbageRequest = r#"{"dry_run":true}"#;
+    Garbage = r#"{"dry_run":true,"orphans":{"files":1,"bytes":600000},"deltas":{"files":2,"bytes":30000},"versions":[{"model":"digits","version":1,"files":{"files":5,"bytes":600000}}]}"#;
     BlobStored = r#"{"digest":"sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4","bytes":600000}"#;
     TrustView = include_str!("../examples/trust.json");
     OnlineKeysView = r#"{"snapshot":"9f…","timestamp":"a0…"}"#;

@@ -31,8 +31,8 @@ pub use devices::{
 pub use error::{ApiError, ErrorCode};
 pub use hub::{EngineView, HubStatus, Listening};
 pub use models::{
-    BlobStored, FilesView, ModelDeviceView, ModelList, ModelView, OfferRequest, PublishRequest, Published, ReasonView,
-    VersionView, WithdrawRequest, Withdrawn,
+    BlobStored, DeleteRequest, Deleted, DeltaView, FilesView, Garbage, GarbageRequest, ModelDeviceView, ModelList, ModelView, OfferRequest, PublishRequest, Published, ReasonView,
+    UnheldView, VersionView, WithdrawRequest, Withdrawn,
 };
 pub use operators::{OperatorCreated, OperatorList, OperatorRenewal, OperatorRequest, OperatorRevoked, OperatorView};
 pub use page::{PAGE_MAX, PageQuery};

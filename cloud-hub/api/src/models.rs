@@ -66,6 +66,25 @@ pub struct VersionView {
     pub variants: Vec<String>,
     /// Whether the hub has it loaded.
     pub loaded: bool,
+    /// Deltas to its files that the hub has made, smallest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deltas: Vec<DeltaView>,
+}
+
+/// File from which devices make a file of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeltaView {
+    /// Version that it applies to; absent for the compressed file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Version>,
+    /// Variant that the file belongs to.
+    pub variant: String,
+    /// Name of the file that it makes.
+    pub file: String,
+    /// Length of the delta in bytes.
+    pub bytes: u64,
+    /// Length of the file in bytes.
+    pub of_bytes: u64,
 }
 
 /// Number and size of files.
@@ -173,4 +192,59 @@ pub struct Withdrawn {
     /// Version that devices are offered now; absent when the model has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offered: Option<Version>,
+}
+
+/// Request to delete a version that no device holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteRequest {
+    /// Number of the version.
+    pub version: Version,
+    /// The newly signed `targets.json` without the version, as text.
+    pub targets: String,
+}
+
+/// Result of a deletion.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deleted {
+    /// Name of the model.
+    pub model: ModelName,
+    /// Number of the version.
+    pub version: Version,
+    /// Files that only this version had and that were removed.
+    pub files: FilesView,
+}
+
+/// Request to remove files that nothing needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GarbageRequest {
+    /// Whether to count the files without removing them.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Files that nothing needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Garbage {
+    /// Whether they were only counted.
+    pub dry_run: bool,
+    /// Uploaded files of pushes that failed, older than a day.
+    pub orphans: FilesView,
+    /// Deltas to files that are not published, or from files that no device holds.
+    pub deltas: FilesView,
+    /// Versions that no device holds and that are not offered. They are never removed here: deleting one needs the targets key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub versions: Vec<UnheldView>,
+}
+
+/// Version that could be deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnheldView {
+    /// Name of the model.
+    pub model: ModelName,
+    /// Number of the version.
+    pub version: Version,
+    /// Files that only this version has.
+    pub files: FilesView,
 }

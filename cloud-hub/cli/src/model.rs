@@ -1,10 +1,10 @@
-//! `cloud-hub model list | status | offer`.
+//! `cloud-hub model list | status | offer | gc`.
 
 use clap::Args;
 use console::CliError;
 use hub_api::endpoint::NoBody;
-use hub_api::endpoints::{ListModels, OfferVersion, ShowModel};
-use hub_api::{ModelList, ModelView, OfferRequest, PAGE_MAX, PageQuery};
+use hub_api::endpoints::{CollectGarbage, ListModels, OfferVersion, ShowModel};
+use hub_api::{FilesView, Garbage, GarbageRequest, ModelList, ModelView, OfferRequest, PAGE_MAX, PageQuery, UnheldView};
 use service::clock;
 use types::{ModelName, Version};
 
@@ -33,6 +33,16 @@ pub struct OfferArgs {
     model: ModelName,
     /// Number of the version.
     version: Version,
+    #[command(flatten)]
+    operate: Operate,
+}
+
+/// Arguments of `cloud-hub model gc`.
+#[derive(Debug, Args)]
+pub struct GcArgs {
+    /// Count the files without removing them.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     operate: Operate,
 }
@@ -77,6 +87,30 @@ pub fn offer(args: &OfferArgs, locate: Locate) -> Result<(), CliError> {
     })?)
 }
 
+/// Removes files that nothing needs.
+///
+/// # Errors
+/// When the hub does not answer, or refuses.
+pub fn gc(args: &GcArgs, locate: Locate) -> Result<(), CliError> {
+    let request = GarbageRequest { dry_run: args.dry_run };
+    let garbage = args.operate.client(locate)?.send::<CollectGarbage>(&(), &request)?;
+    Ok(args.operate.output().print(&garbage, garbage_page)?)
+}
+
+fn garbage_page(garbage: &Garbage) -> String {
+    let done = if garbage.dry_run { "would be removed" } else { "removed" };
+    let line = |what: &str, files: &FilesView| format!("{} {what} of {} bytes {done}", files.files, files.bytes);
+    let mut lines = vec![line("files of failed pushes", &garbage.orphans), line("deltas", &garbage.deltas)];
+    for unheld in &garbage.versions {
+        let UnheldView { model, version, files } = unheld;
+        lines.push(format!(
+            "no device holds {model}/{version}: {} files of {} bytes; remove it: cloud-hub model delete {model} {version}",
+            files.files, files.bytes
+        ));
+    }
+    lines.join("\n")
+}
+
 fn table(list: &ModelList) -> String {
     let rows = list.models.iter().map(|view| {
         [
@@ -112,6 +146,19 @@ fn page(view: &ModelView) -> String {
     });
     let versions =
         console::render_table(["version", "state", "published", "loaded here", "variants", "manifest"], versions);
+    let deltas = view.versions.iter().flat_map(|version| {
+        version.deltas.iter().map(|delta| {
+            [
+                version.version.to_string(),
+                delta.from.map_or_else(|| "any".to_owned(), |from| from.to_string()),
+                delta.variant.clone(),
+                delta.file.clone(),
+                delta.bytes.to_string(),
+                format!("{} %", delta.bytes.saturating_mul(100).checked_div(delta.of_bytes).unwrap_or(100)),
+            ]
+        })
+    });
+    let deltas = deltas.collect::<Vec<_>>();
     let devices = view.devices.iter().map(|device| {
         [
             device.device.to_string(),
@@ -123,6 +170,10 @@ fn page(view: &ModelView) -> String {
     });
     let devices = console::render_table(["device", "state", "active", "runs with", "last report"], devices);
     let mut lines = vec![versions, String::new(), devices];
+    if !deltas.is_empty() {
+        let headers = ["delta to", "from", "variant", "file", "bytes", "of the file"];
+        lines.extend([String::new(), console::render_table(headers, deltas)]);
+    }
     let total: u64 = view.answered.iter().map(|count| count.requests).sum();
     if total > 0 {
         let reasons: Vec<String> = view

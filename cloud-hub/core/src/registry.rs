@@ -84,6 +84,14 @@ pub enum RegistryError {
         /// The highest number there is (for a publish) or the current one (for an offer).
         newest: Version,
     },
+    /// The version to delete is the one that devices are offered.
+    #[error("{model} {version} cannot be deleted: devices are offered it")]
+    Current {
+        /// Name of the model.
+        model: ModelName,
+        /// Number of the version.
+        version: Version,
+    },
 }
 
 /// The versions of one model.
@@ -225,6 +233,23 @@ impl Registry {
         Ok(record)
     }
 
+    /// Deletes a version that devices are not offered. The shell has made sure that no device holds it.
+    ///
+    /// # Errors
+    /// When there is no such version, and [`RegistryError::Current`]; nothing has changed.
+    pub fn delete(&mut self, model: &ModelName, version: Version) -> Result<VersionRecord, RegistryError> {
+        if self.current(model) == Some(version) {
+            return Err(RegistryError::Current { model: model.clone(), version });
+        }
+        self.withdraw(model, version, None)
+    }
+
+    /// Returns whether no version of the model has a higher number: the number is free once this version is gone.
+    #[must_use]
+    pub fn is_newest(&self, model: &ModelName, version: Version) -> bool {
+        self.models.get(model).and_then(Model::newest) == Some(version)
+    }
+
     /// The version that is offered and served, where there is one.
     #[must_use]
     pub fn current(&self, model: &ModelName) -> Option<Version> {
@@ -348,6 +373,25 @@ mod tests {
         registry.withdraw(&digits, version(2), None).unwrap();
         registry.withdraw(&digits, version(1), None).unwrap();
         assert!(registry.model(&digits).is_none());
+    }
+
+    #[test]
+    fn a_past_version_is_deleted_and_the_current_one_is_not() {
+        let mut registry = Registry::default();
+        let digits = digits();
+        for number in 1..=3 {
+            registry.publish(&digits, record(number, &number.to_string()), Publish::Offer).unwrap();
+        }
+        registry.publish(&digits, record(4, "held"), Publish::Hold).unwrap();
+        let before = registry.clone();
+        assert!(matches!(registry.delete(&digits, version(3)), Err(RegistryError::Current { .. })));
+        assert!(matches!(registry.delete(&digits, version(9)), Err(RegistryError::UnknownVersion { .. })));
+        assert_eq!(registry, before);
+        assert!(registry.is_newest(&digits, version(4)) && !registry.is_newest(&digits, version(3)));
+        registry.delete(&digits, version(1)).unwrap();
+        registry.delete(&digits, version(4)).unwrap();
+        assert_eq!(registry.current(&digits), Some(version(3)), "what devices follow stays");
+        assert!(registry.is_newest(&digits, version(3)));
     }
 
     #[test]

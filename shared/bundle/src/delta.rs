@@ -9,6 +9,8 @@
 //!
 //! # Format, version 1
 //!
+//! `docs/reference/delta.md` has it too, with the exchange between device and hub.
+//!
 //! Integers without a width are LEB128 of at most ten bytes; the others are little-endian.
 //!
 //! ```text

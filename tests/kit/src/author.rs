@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use onnx_graph::proto::{ModelProto, TensorProto};
+use prost::Message as _;
 use serde_json::Value;
 
 use crate::digits::catalog;
@@ -62,6 +64,31 @@ impl ModelFolder {
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         let changed = change(&text);
         fs::write(&path, changed).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Adds an unused initializer of eight-bit numbers without a pattern to a model file: the outputs stay the same.
+    ///
+    /// # Errors
+    /// Fails when the file is no ONNX model, or cannot be read or written.
+    pub fn add_weights(&self, file: &str, name: &str, bytes: usize, seed: u64) -> Result<()> {
+        let path = self.path.join(file);
+        let read = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let mut model = ModelProto::decode(read.as_slice()).with_context(|| format!("decode {}", path.display()))?;
+        let mut state = seed;
+        let numbers = std::iter::repeat_with(|| {
+            // Constants of Knuth's MMIX generator; the high bits are the random ones.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state.to_be_bytes()[0]
+        });
+        let tensor = TensorProto {
+            name: Some(name.to_owned()),
+            data_type: Some(3),
+            dims: vec![i64::try_from(bytes).context("a length")?],
+            raw_data: Some(numbers.take(bytes).collect::<Vec<u8>>().into()),
+            ..TensorProto::default()
+        };
+        model.graph.get_or_insert_default().initializer.push(tensor);
+        fs::write(&path, model.encode_to_vec()).with_context(|| format!("write {}", path.display()))
     }
 
     /// Changes one byte of a file at `offset` from its end.

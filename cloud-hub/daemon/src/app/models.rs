@@ -6,19 +6,21 @@ use bundle::manifest::regress;
 use hub_core::audit::Change as Event;
 use hub_core::registry::{Change, Standing};
 use tokio_util::task::TaskTracker;
-use types::{ModelName, Version};
+use types::{ModelName, Place, Version};
 
 use super::offers::Offers;
 use crate::api::{
-    ModelList, ModelView, PAGE_MAX, PageQuery, PublishRequest, Published, VersionView, WithdrawRequest, Withdrawn,
+    DeleteRequest, Deleted, DeltaView, Garbage, ModelList, ModelView, PAGE_MAX, PageQuery, PublishRequest, Published, VersionView, WithdrawRequest, Withdrawn,
 };
 use crate::clock;
 use crate::deltas::Deltas;
 use crate::fleet::Fleet;
 use crate::operators::Caller;
 use crate::registry::Registry;
+use crate::registry::orphans::ORPHAN_AGE;
 use crate::registry::publish::{Publication, PublishError};
 use crate::storage::audit::AuditLog;
+use crate::storage::blobs::BlobError;
 use crate::workers::Workers;
 use crate::workers::load::Loader;
 use crate::workers::pool::Pool;
@@ -141,6 +143,48 @@ impl Models {
         }
     }
 
+    /// Deletes a version that no device holds and that is not offered.
+    ///
+    /// # Errors
+    /// When a device holds it, it is offered, or a check fails; it is published as before then.
+    pub async fn delete(
+        self: &Arc<Self>,
+        by: &Caller,
+        model: &ModelName,
+        request: DeleteRequest,
+    ) -> Result<Deleted, PublishError> {
+        // In a task of its own, like a publication.
+        let (models, model, by) = (Arc::clone(self), model.clone(), by.clone());
+        let work = async move {
+            let version = request.version;
+            let files = models.registry.delete(&models.fleet, &model, &request).await?;
+            models.workers.remove(&model, version);
+            models.deltas.collect(false);
+            let after = format!("deleted, {} files with {} bytes", files.files, files.bytes);
+            models.record(&by, "model.delete", &model, version, Some("past".to_owned()), Some(after)).await;
+            Ok(Deleted { model, version, files })
+        };
+        match self.publications.spawn(work).await {
+            Ok(deleted) => deleted,
+            Err(_lost) => Err(PublishError::Mismatch("the deletion was broken off: delete again")),
+        }
+    }
+
+    /// Removes files that nothing needs, or counts them.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn collect_garbage(&self, by: &Caller, dry_run: bool) -> Result<Garbage, BlobError> {
+        let orphans = self.registry.collect_orphans(ORPHAN_AGE, dry_run).await?;
+        let deltas = self.deltas.collect(dry_run);
+        if !dry_run {
+            let after = format!("{} uploads, {} deltas, {} bytes", orphans.files, deltas.files, orphans.bytes + deltas.bytes);
+            let event = Event::new(clock::unix_ms(), &by.name, "model.gc", "files");
+            self.audit.record(event.states(None, Some(after))).await;
+        }
+        Ok(Garbage { dry_run, orphans, deltas, versions: self.registry.unheld(&self.fleet) })
+    }
+
     /// Returns a page of the models, by name.
     #[must_use]
     pub fn list(&self, query: &PageQuery) -> ModelList {
@@ -198,6 +242,7 @@ impl Models {
                 held: standing == Standing::Held || record.held,
                 variants: self.variant_names(name, record.version),
                 loaded: self.workers.is_loaded(name, record.version),
+                deltas: self.delta_views(name, record.version),
             })
             .collect();
         versions.reverse();
@@ -211,6 +256,30 @@ impl Models {
             answered: self.workers.answered(name),
             warnings: offered.map_or_else(Vec::new, |manifest| regress::warnings(&manifest)),
         }
+    }
+
+    fn delta_views(&self, model: &ModelName, version: Version) -> Vec<DeltaView> {
+        let Some(manifest) = self.registry.manifest(model, version) else { return Vec::new() };
+        let mut views = Vec::new();
+        for variant in manifest.variants_for(Place::Device) {
+            for file in variant.files() {
+                for entry in self.deltas.to_file(&file.digest) {
+                    let from = entry.pair.base.and_then(|base| self.registry.version_of_file(model, &base));
+                    // From a version that was deleted or belongs to another model.
+                    if entry.pair.base.is_some() && from.is_none() {
+                        continue;
+                    }
+                    views.push(DeltaView {
+                        from,
+                        variant: variant.name.to_string(),
+                        file: file.name.to_string(),
+                        bytes: entry.bytes,
+                        of_bytes: file.size,
+                    });
+                }
+            }
+        }
+        views
     }
 
     fn variant_names(&self, model: &ModelName, version: Version) -> Vec<String> {

@@ -1,10 +1,11 @@
-//! `cloud-hub model push | list | status | offer | withdraw | check | inspect | compress`.
+//! `cloud-hub model push | list | status | offer | withdraw | delete | gc | check | inspect | compress`.
 
 use clap::Subcommand;
 use console::CliError;
-use hub_cli::model::{self, ListArgs, OfferArgs, OneArgs};
+use hub_cli::model::{self, GcArgs, ListArgs, OfferArgs, OneArgs};
 
 use super::locate::own_hub;
+use super::withdraw::Removal;
 use super::{check, compress, inspect, push, withdraw};
 
 #[derive(Debug, Subcommand)]
@@ -34,6 +35,21 @@ Example:
 Refused when a device has the version or may have it: a number that a device knows never gets other content.
 The number is free again afterwards, and devices follow the version that was offered before.")]
     Withdraw(withdraw::WithdrawArgs),
+    /// Delete a past version that no device holds any more, with its files on the hub.
+    #[command(after_help = "\
+Example:
+  cloud-hub model delete digits 3 --keys offline-keys
+
+Refused when devices are offered the version or hold it, and the error names them. `cloud-hub model gc --dry-run` lists
+versions that could be deleted. Devices cannot return to a deleted version, and its number is not used again.")]
+    Delete(withdraw::WithdrawArgs),
+    /// Remove files that nothing needs: remains of failed pushes, and deltas that no device can use.
+    #[command(after_help = "\
+Example:
+  cloud-hub model gc --dry-run
+
+Lists the versions that no device holds, too. They stay until you delete them: see `cloud-hub model delete --help`.")]
+    Gc(GcArgs),
     /// Check whether an engine can run a model file, and list everything that prevents it.
     Check(check::CheckArgs),
     /// Show what is in a model file: inputs, operators, weights, arithmetic, and which engine runs it.
@@ -45,7 +61,9 @@ The number is free again afterwards, and devices follow the version that was off
 pub(super) fn run(verb: &ModelVerb) -> Result<(), CliError> {
     match verb {
         ModelVerb::Push(args) => push::run(args),
-        ModelVerb::Withdraw(args) => withdraw::run(args),
+        ModelVerb::Withdraw(args) => withdraw::run(args, Removal::Withdraw),
+        ModelVerb::Delete(args) => withdraw::run(args, Removal::Delete),
+        ModelVerb::Gc(args) => model::gc(args, own_hub),
         ModelVerb::Check(args) => check::run(args),
         ModelVerb::Inspect(args) => inspect::run(args),
         ModelVerb::Compress(args) => compress::run(args),

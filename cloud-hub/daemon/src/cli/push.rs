@@ -157,6 +157,7 @@ fn sign(args: &PushArgs, packed: &Packed, digest: Digest, root: &[u8], targets: 
             hold: args.hold,
             force: args.force,
             withdraw: false,
+            delete: false,
         }),
     };
     sign_list(&mut change, &keys, args.prepare.is_some())?;

@@ -172,6 +172,17 @@ impl Registry {
         }
     }
 
+    /// Returns the newest version of a model whose variants for devices have this file.
+    #[must_use]
+    pub fn version_of_file(&self, model: &ModelName, digest: &Digest) -> Option<Version> {
+        let known = self.known();
+        let mut found = known.manifests.iter().rev().filter(|((name, _version), (_digest, manifest))| {
+            let mut files = manifest.variants_for(Place::Device).flat_map(bundle::Variant::files);
+            name == model && files.any(|file| file.digest == *digest)
+        });
+        found.next().map(|((_name, version), _manifest)| *version)
+    }
+
     /// Returns a file of a variant for devices of any published version, held ones too.
     #[must_use]
     pub fn published_file(&self, digest: &Digest) -> Option<FileRef> {

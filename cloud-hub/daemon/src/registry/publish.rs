@@ -126,6 +126,26 @@ pub enum PublishError {
         /// The devices, by name.
         devices: Vec<DeviceId>,
     },
+    /// Devices hold the version.
+    #[error("{model} {version} cannot be deleted: {} holds it or is installing it", holders(.devices))]
+    Kept {
+        /// Name of the model.
+        model: ModelName,
+        /// Number of the version.
+        version: Version,
+        /// The devices, by name.
+        devices: Vec<DeviceId>,
+    },
+    /// The version is the newest, and devices knew it: its number must not be free for other content.
+    #[error("{model} {version} cannot be deleted yet: it is the newest version, and {} had it", holders(.devices))]
+    Newest {
+        /// Name of the model.
+        model: ModelName,
+        /// Number of the version.
+        version: Version,
+        /// The devices, by name.
+        devices: Vec<DeviceId>,
+    },
     /// The disk, for blobs.
     #[error("read an uploaded file")]
     Blob(#[from] BlobError),

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use store::files::{self, AtomicFile, Mode};
 use types::Digest;
 
+use crate::api::FilesView;
 use crate::state::Folder;
 
 /// Bytes gathered before they are written: one system call for many small pieces of an upload.
@@ -53,11 +54,17 @@ pub trait BlobStore: fmt::Debug + Send + Sync {
     /// When the storage fails.
     async fn remove(&self, digest: &Digest) -> Result<(), BlobError>;
 
-    /// Removes every blob that is not named and was last written before `before`. Returns their number.
+    /// Removes every blob that is not named and was last written before `before`, and returns them; with `dry_run` only returns
+    /// them.
     ///
     /// # Errors
     /// When the storage fails.
-    async fn retain(&self, named: HashSet<Digest>, before: Option<SystemTime>) -> Result<usize, BlobError>;
+    async fn retain(
+        &self,
+        named: HashSet<Digest>,
+        before: Option<SystemTime>,
+        dry_run: bool,
+    ) -> Result<FilesView, BlobError>;
 
     /// Reads a whole blob of at most `limit` bytes and checks its hash; `None` when it is not there.
     ///
@@ -198,22 +205,30 @@ impl BlobStore for FolderBlobs {
         on_disk("delete", *digest, move || files::remove_file(&path).map_err(io::Error::other)).await
     }
 
-    async fn retain(&self, named: HashSet<Digest>, before: Option<SystemTime>) -> Result<usize, BlobError> {
+    async fn retain(
+        &self,
+        named: HashSet<Digest>,
+        before: Option<SystemTime>,
+        dry_run: bool,
+    ) -> Result<FilesView, BlobError> {
         let folder = self.folder.blobs();
         let digest = Digest::of(b"");
         on_disk("remove", digest, move || {
-            let mut removed = 0;
+            let mut removed = FilesView::default();
             for entry in std::fs::read_dir(folder)? {
                 let entry = entry?;
                 // Unfinished uploads have other names; those that nobody goes on with are removed at start.
                 let name = entry.file_name().into_string().unwrap_or_default();
                 let Ok(digest) = format!("sha256:{name}").parse::<Digest>() else { continue };
-                let is_old = before.is_some_and(|before| {
-                    entry.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|written| written <= before)
-                });
+                let Ok(metadata) = entry.metadata() else { continue };
+                let is_old = before
+                    .is_some_and(|before| metadata.modified().is_ok_and(|written| written <= before));
                 if is_old && !named.contains(&digest) {
-                    std::fs::remove_file(entry.path())?;
-                    removed += 1;
+                    if !dry_run {
+                        std::fs::remove_file(entry.path())?;
+                    }
+                    removed.files += 1;
+                    removed.bytes = removed.bytes.saturating_add(metadata.len());
                 }
             }
             Ok(removed)

@@ -18,7 +18,7 @@ pub const CHANGE_BYTES_MAX: u64 = 4 * trust::TARGETS_BYTES_MAX;
 /// Marks the file and its layout.
 const FORMAT: &str = "sanderling-trust-change-1";
 
-/// The version of a model that a change publishes or withdraws.
+/// The version of a model that a change publishes, withdraws or deletes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Push {
@@ -36,6 +36,9 @@ pub struct Push {
     /// Whether the version is withdrawn instead of published.
     #[serde(default)]
     pub withdraw: bool,
+    /// Whether the version is deleted, because no device holds it any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub delete: bool,
 }
 
 /// A change and the files it follows.

@@ -9,9 +9,10 @@ use store::files::{self, Mode};
 
 use super::keys::Keyring;
 use super::site::Site;
-use crate::api::endpoints::{PublishVersion, WithdrawVersion};
+use crate::api::endpoints::PublishVersion;
 use crate::api::trust::{TrustChange, TrustChanged};
-use crate::api::{PublishRequest, WithdrawRequest};
+use crate::api::PublishRequest;
+use crate::cli::withdraw::{self, Removal};
 
 /// End of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,10 +114,9 @@ pub(super) fn publish(site: &Site, change: &Change, output: Output) -> Result<()
             let changed = site.change(&TrustChange { root, targets })?;
             Ok(output.print(&changed, told)?)
         }
-        (Some(push), Site::Api(client)) if push.withdraw => {
-            let request = WithdrawRequest { version: push.version, targets: targets.unwrap_or_default() };
-            let withdrawn = client.send::<WithdrawVersion>(&push.model, &request)?;
-            Ok(output.print(&withdrawn, crate::cli::withdraw::told)?)
+        (Some(push), Site::Api(client)) if push.withdraw || push.delete => {
+            let removal = if push.delete { Removal::Delete } else { Removal::Withdraw };
+            withdraw::send(client, removal, &push.model, push.version, targets.unwrap_or_default(), output)
         }
         (Some(push), Site::Api(client)) => {
             let (version, manifest, hold, force) = (push.version, push.manifest, push.hold, push.force);

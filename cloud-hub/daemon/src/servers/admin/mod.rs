@@ -67,6 +67,8 @@ pub fn router(app: &App) -> Router {
         )
         .on::<calls::OfferVersion, _, _, _>(&app.models, models::offer)
         .on::<calls::WithdrawVersion, _, _, _>(&app.models, models::withdraw)
+        .on::<calls::DeleteVersion, _, _, _>(&app.models, models::delete)
+        .on::<calls::CollectGarbage, _, _, _>(&app.models, models::collect_garbage)
         .on::<calls::ShowTrust, _, _, _>(&app.trust, trust::show)
         .on_file::<calls::ReadMetadata, _, _, _, _>(&app.trust, trust::metadata)
         .on::<calls::MakeOnlineKeys, _, _, _>(&app.trust, trust::make_online_keys)

@@ -6,8 +6,10 @@ use hub_core::registry::RegistryError;
 
 use super::Refused;
 use super::call::Call;
-use crate::api::endpoints::{ListModels, OfferVersion, PublishVersion, ShowModel, WithdrawVersion};
-use crate::api::{ErrorCode, ModelList, ModelView, Published, Withdrawn};
+use crate::api::endpoints::{
+    CollectGarbage, DeleteVersion, ListModels, OfferVersion, PublishVersion, ShowModel, WithdrawVersion,
+};
+use crate::api::{Deleted, ErrorCode, Garbage, ModelList, ModelView, Published, Withdrawn};
 use crate::app::models::Models;
 use crate::app::uploads::Uploads;
 use crate::registry::publish::PublishError;
@@ -51,6 +53,17 @@ pub(super) async fn withdraw(models: Arc<Models>, call: Call<WithdrawVersion>) -
     models.withdraw(&call.by, &call.id, call.body).await.map_err(|error| refuse(&error))
 }
 
+/// Answers `POST /models/{model}/delete`.
+pub(super) async fn delete(models: Arc<Models>, call: Call<DeleteVersion>) -> Result<Deleted, Refused> {
+    models.delete(&call.by, &call.id, call.body).await.map_err(|error| refuse(&error))
+}
+
+/// Answers `POST /garbage`.
+pub(super) async fn collect_garbage(models: Arc<Models>, call: Call<CollectGarbage>) -> Result<Garbage, Refused> {
+    let collected = models.collect_garbage(&call.by, call.body.dry_run).await;
+    collected.map_err(|error| Refused::storage(&error))
+}
+
 fn refuse(error: &PublishError) -> Refused {
     match error {
         PublishError::Registry(RegistryError::UnknownModel(_) | RegistryError::UnknownVersion { .. }) => {
@@ -60,6 +73,14 @@ fn refuse(error: &PublishError) -> Refused {
             Refused::new(ErrorCode::Conflict, error.to_string())
                 .hint("raise `version` in model.toml and push that; cloud-hub model status shows what there is")
         }
+        PublishError::Registry(RegistryError::Current { .. }) => Refused::new(ErrorCode::Conflict, error.to_string())
+            .hint("offer devices a higher version first: cloud-hub model push, cloud-hub model offer"),
+        PublishError::Kept { .. } => Refused::new(ErrorCode::Conflict, error.to_string()).hint(
+            "wait until they have moved on, or revoke devices that do not come back; cloud-hub model gc --dry-run lists \
+             versions that no device holds",
+        ),
+        PublishError::Newest { .. } => Refused::new(ErrorCode::Conflict, error.to_string())
+            .hint("publish a higher version first: a number that a device knew never gets other content"),
         PublishError::Taken { .. } => Refused::new(ErrorCode::Conflict, error.to_string()).hint(
             "a version that a device has is followed by a higher one: raise `version` in model.toml and push that",
         ),
