@@ -5,9 +5,9 @@
 //! # Error probability
 //! A version that does no harm is stopped with a probability of at most [`Gate::delta`] over the whole rollout, whatever
 //! the number of looks and waves. The tests are sequential and run through all waves of a rollout, so waves cost nothing.
-//! `delta` is divided among the metrics that the gate measures ([`SHARES`]); the part of a metric among its tests: a tenth
-//! for the limit of single devices, if there is one, the rest for the comparison of the arms, and that among the ages
-//! of the windows ([`AGE_SHARES`]). Division needs no independence (union bound).
+//! `delta` is divided among the metrics that the gate measures ([`SHARES`]); the part of a metric among its tests: a twentieth
+//! for the limit of single devices, if there is one, the rest for the comparison of the arms, and that
+//! among the ages of the windows ([`AGE_SHARES`]). Division needs no independence (union bound).
 
 mod judge;
 mod words;
@@ -17,22 +17,22 @@ use crate::stats::Interval;
 use crate::stats::arms::CONTROLS_MAX;
 
 /// Weights of the metrics in the division of `delta`. Agreement differs by the fewest points and costs an extra request
-/// for each observation, so it gets half of the whole.
+/// for each observation, so it gets more than half of the whole.
 pub const SHARES: [(Metric, f64); 7] = [
     (Metric::Installs, 0.1),
     (Metric::Errors, 0.1),
     (Metric::Crashes, 0.1),
     (Metric::Deferrals, 0.05),
-    (Metric::Agreement, 0.5),
-    (Metric::Latency, 0.1),
+    (Metric::Agreement, 0.6),
+    (Metric::Latency, 0.05),
     (Metric::Memory, 0.05),
 ];
 
 /// Shares of the ages of windows in a comparison: most faults show in the first window, and slow ones are large later.
-pub const AGE_SHARES: [f64; AGES] = [0.8, 0.1, 0.05, 0.03, 0.015, 0.005];
+pub const AGE_SHARES: [f64; AGES] = [0.9, 0.05, 0.025, 0.015, 0.007, 0.003];
 
 /// Share of the limits of single devices in the error probability of a metric.
-pub const DEVICE_SHARE: f64 = 0.1;
+pub const DEVICE_SHARE: f64 = 0.05;
 
 /// Default probability that a version without harm is stopped.
 pub const DELTA: f64 = 0.01;

@@ -1,18 +1,21 @@
 //! Difference of the means of two arms, canary and control, that are observed over the same time.
 //!
-//! Observations come in blocks: one of the canary and `r` of the control, all from different devices and the same time.
-//! All are in `[0, 1]`. A block tests the hypothesis `canary mean - control mean <= limit` (or `>=`) with the e-variable of
-//! Turner and Grünwald ("Exact anytime-valid confidence intervals for contingency tables and beyond", Statistics &
-//! Probability Letters 2023, arXiv 2203.09785) for two Bernoulli streams. In the form of a bet it is linear in each
-//! observation, so it holds for bounded observations too, as in Waudby-Smith and Ramdas:
+//! Observations come in blocks: one of the canary (`y`) and `r` of the control (`x`), all from different devices and the
+//! same time. All are in `[0, 1]`. A block tests the hypothesis `canary mean - control mean <= d` with the bet
 //!
-//! `S = (1 + (y - b0) (b1 - b0) / (b0 (1 - b0))) * prod over x of (1 + (x - a0) (a1 - a0) / (a0 (1 - a0)))`
+//! `S = (1 + s (y - a - d)) * prod over x of (1 - s/r (x - a))`
 //!
-//! `(a1, b1)` are means that the bet is made for. `(a0, b0)` is the point of the hypothesis that is nearest to them:
-//! it minimises `r KL(a1 | a0) + KL(b1 | b0)`. The logarithm of the expectation of `S` is concave in the true means, is 0 at
-//! `(a0, b0)` and falls from there into the hypothesis, which is convex. Therefore the expectation is at most 1 wherever
+//! for a stake `s > 0` and an anchor `a`, both fixed, with `s` so small that no factor can be negative. `S` is an e-variable: the
+//! logarithm of its expectation is concave in the means of the block, is 0 at `(a + d, a)`, and its slope there is
+//! `s (canary mean - control mean - d)`, which is at most 0 under the hypothesis. So the expectation is at most 1 wherever
 //! the hypothesis holds, also when the means change from block to block, and the product over blocks is a test
-//! supermartingale. [`Arms`] mixes fixed bets: the result does not depend on the order of the blocks.
+//! supermartingale. The hypothesis `>= d` is tested by a negative stake.
+//!
+//! With `s = (b1 - b0) / (b0 (1 - b0))` and observations that are 0 or 1 this is the e-variable of Turner and Grünwald
+//! ("Exact anytime-valid confidence intervals for contingency tables and beyond", Statistics & Probability Letters 2023,
+//! arXiv 2203.09785); as a bet on bounded observations it is in the manner of Waudby-Smith and Ramdas (arXiv 2010.09686).
+//! The bet can use the small variance of rates that are means of several answers. [`Arms`] mixes fixed bets over a
+//! grid of anchors and stakes: the result does not depend on the order of the blocks.
 
 use std::collections::BTreeMap;
 
@@ -21,18 +24,24 @@ use super::{Interval, last_that_holds, log_sum_exp, threshold};
 /// Observations are rounded to this many parts of 1, which bounds the memory of [`Arms`].
 pub const PARTS: u16 = 10_000;
 
-/// Maximum number of control observations in a block.
-pub const CONTROLS_MAX: u8 = 10;
+/// Maximum number of control observations in a block. With 20, the control costs a tenth of the data that a known control mean
+/// would save; more controls hardly help.
+pub const CONTROLS_MAX: u8 = 20;
 
-/// Control means that bets are made for: rates of errors and disagreement between 1 in 1,000 and nearly all.
-const BASES: [f64; 9] = [0.001, 0.004, 0.01, 0.025, 0.06, 0.14, 0.3, 0.55, 0.85];
+/// Anchors and stakes of the bets on one side of the limit.
+#[derive(Debug)]
+struct Grid {
+    /// Control means: rates of errors and disagreement between 3 in 1,000 and most.
+    anchors: &'static [f64],
+    /// Shares of the largest stake that cannot lose everything.
+    stakes: &'static [f64],
+}
 
-/// Odds of the canary in relation to the odds at the limit that bets on harm are made for, with their shares of the
-/// capital: small harm needs the most data, so it gets no less than large harm.
-const HARMS: [(f64, f64); 3] = [(1.7, 0.4), (4.0, 0.4), (20.0, 0.2)];
+/// Bets on harm: the best stake depends on the control mean and on the size of the harm.
+const ABOVE: Grid = Grid { anchors: &[0.003, 0.02, 0.1, 0.3, 0.7], stakes: &[0.9, 0.5, 0.28, 0.15, 0.08] };
 
-/// Odds of the canary in relation to those of the control that bets on harmlessness are made for.
-const BENEFITS: [(f64, f64); 2] = [(1.0, 0.75), (0.5, 0.25)];
+/// Bets on harmlessness: the largest stake is about 1 at every anchor, because an observation can be 1.
+const BELOW: Grid = Grid { anchors: &[0.02, 0.3], stakes: &[0.9, 0.5, 0.2] };
 
 /// Observations of one arm in parts of [`PARTS`], with the number of times that each occurred.
 pub type Values = BTreeMap<u16, u64>;
@@ -96,15 +105,15 @@ impl Arms {
     /// of the limit. The limit is in `(-1, 1)`.
     #[must_use]
     pub fn log_capital(&self, side: Side, limit: f64) -> f64 {
-        let bets = bets(side, limit);
-        let mut capital: Vec<f64> = bets.iter().map(|bet| bet.share.ln()).collect();
+        let grid = side.grid();
+        let bets = grid.anchors.len() * grid.stakes.len();
+        let mut capital = vec![-(bets as f64).ln(); bets];
         for (controls, blocks) in &self.by_controls {
-            for (bet, capital) in bets.iter().zip(&mut capital) {
-                let (control, canary) = bet.against(side, limit, *controls);
-                *capital += control.log_growth(&blocks.control) + canary.log_growth(&blocks.canary);
+            for (capital, bet) in capital.iter_mut().zip(grid.bets(side, limit, f64::from(*controls))) {
+                *capital += bet.log_growth(blocks);
             }
         }
-        log_sum_exp(capital.iter().copied())
+        log_sum_exp(capital.into_iter())
     }
 
     /// Returns whether the difference is shown to be on this side of the limit, with an error probability of at most
@@ -135,70 +144,51 @@ fn whole(parts: u16) -> f64 {
     f64::from(parts) / f64::from(PARTS)
 }
 
-/// Means of both arms that a bet is made for, and its share of the capital.
+/// Bet on a block, in the terms of the module's formula.
 #[derive(Debug, Clone, Copy)]
 struct Bet {
-    control: f64,
-    canary: f64,
-    share: f64,
+    canary_mean: f64,
+    canary_stake: f64,
+    control_mean: f64,
+    control_stake: f64,
 }
 
-/// Bet on the mean of one arm: an observation `x` multiplies the capital by `1 + (x - mean) stake`.
-#[derive(Debug, Clone, Copy)]
-struct Stake {
-    mean: f64,
-    stake: f64,
-}
-
-impl Stake {
-    const NONE: Self = Self { mean: 0.5, stake: 0.0 };
-
-    /// Returns the bet that turns into the likelihood ratio of `aimed` and `mean` for observations that are 0 or 1.
-    fn new(aimed: f64, mean: f64) -> Self {
-        Self { mean, stake: (aimed - mean) / (mean * (1.0 - mean)) }
-    }
-
-    fn log_growth(self, values: &Values) -> f64 {
-        let growth = |(value, times): (&u16, &u64)| *times as f64 * (self.stake * (whole(*value) - self.mean)).ln_1p();
-        values.iter().map(growth).sum()
-    }
-}
-
-fn bets(side: Side, limit: f64) -> Vec<Bet> {
-    let odds: &[(f64, f64)] = match side {
-        Side::Above => &HARMS,
-        Side::Below => &BENEFITS,
-    };
-    let inside = |value: f64| value.clamp(1e-4, 1.0 - 1e-4);
-    let mut bets = Vec::with_capacity(BASES.len() * odds.len());
-    for control in BASES {
-        for (factor, share) in odds {
-            let at = match side {
-                Side::Above => inside(control + limit),
-                Side::Below => control,
-            };
-            let canary = inside(factor * at / (1.0 - at + factor * at));
-            bets.push(Bet { control, canary, share: share / BASES.len() as f64 });
+impl Side {
+    fn grid(self) -> &'static Grid {
+        match self {
+            Self::Above => &ABOVE,
+            Self::Below => &BELOW,
         }
     }
-    bets
 }
+
+impl Grid {
+    fn bets(&self, side: Side, limit: f64, controls: f64) -> impl Iterator<Item = Bet> {
+        self.anchors.iter().flat_map(move |anchor| {
+            // Both means of the anchor are inside (0, 1).
+            let control_mean = anchor.clamp((-limit).max(0.0) + MEAN_MIN, (1.0 - limit).min(1.0) - MEAN_MIN);
+            let canary_mean = control_mean + limit;
+            let largest = match side {
+                Side::Above => (1.0 / canary_mean).min(controls / (1.0 - control_mean)),
+                Side::Below => -(1.0 / (1.0 - canary_mean)).min(controls / control_mean),
+            };
+            self.stakes.iter().map(move |share| {
+                let canary_stake = share * largest;
+                Bet { canary_mean, canary_stake, control_mean, control_stake: -canary_stake / controls }
+            })
+        })
+    }
+}
+
+/// Distance of the means of an anchor from 0 and 1.
+const MEAN_MIN: f64 = 1e-4;
 
 impl Bet {
-    /// Returns the stakes of control and canary against the nearest point `(a, a + limit)` of the hypothesis. Nothing is
-    /// staked if the means of the bet fulfil the hypothesis themselves.
-    fn against(self, side: Side, limit: f64, controls: u8) -> (Stake, Stake) {
-        let is_alternative = match side {
-            Side::Above => self.canary - self.control > limit,
-            Side::Below => self.canary - self.control < limit,
+    fn log_growth(self, blocks: &Blocks) -> f64 {
+        let growth = |values: &Values, mean: f64, stake: f64| -> f64 {
+            values.iter().map(|(value, times)| *times as f64 * (stake * (whole(*value) - mean)).ln_1p()).sum()
         };
-        if !is_alternative {
-            return (Stake::NONE, Stake::NONE);
-        }
-        // Derivative of the Kullback-Leibler divergence from `aimed` to `point`.
-        let slope = |aimed: f64, point: f64| (point - aimed) / (point * (1.0 - point));
-        let falls = |a: f64| f64::from(controls) * slope(self.control, a) + slope(self.canary, a + limit) < 0.0;
-        let nearest = last_that_holds((-limit).max(0.0) + 1e-9, (1.0 - limit).min(1.0) - 1e-9, falls);
-        (Stake::new(self.control, nearest), Stake::new(self.canary, nearest + limit))
+        growth(&blocks.canary, self.canary_mean, self.canary_stake)
+            + growth(&blocks.control, self.control_mean, self.control_stake)
     }
 }
