@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use types::{DeviceId, Digest, EngineName, ModelName, VariantName, Version};
 
-use crate::{ClonedView, UnknownDevice};
+use crate::{ClonedView, FiguresView, UnknownDevice};
 
 /// Query of the list of devices.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -143,6 +143,10 @@ pub struct DeviceModelView {
     /// Last report of the device on an update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<ReportView>,
+    /// Figures of each version over the last day, as the device counts them, newest first. Only in
+    /// `GET /devices/{device}`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub figures: Vec<FiguresView>,
 }
 
 /// Session that serves a model on a device.

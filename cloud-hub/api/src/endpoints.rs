@@ -5,7 +5,12 @@ use types::{DeviceId, Digest, ModelName};
 use crate::audit::{AuditPage, AuditQuery, AuditVerification};
 use crate::endpoint::{Body, Description, Endpoint, FileBytes, Method, NoBody, NoQuery};
 use crate::trust::{OnlineKeysView, TrustChange, TrustChanged, TrustView};
-use crate::{BackupSnapshot, BlobStored, DeleteRequest, Deleted, DeviceList, DeviceListQuery, DeviceView, Garbage, GarbageRequest, HubStatus, LabelChange, ModelList, ModelView, OfferRequest, OperatorCreated, OperatorList, OperatorRenewal, OperatorRequest, OperatorRevoked, PageQuery, PublishRequest, Published, RevokeRequest, Role, TokenCreated, TokenRequest, WithdrawRequest, Withdrawn};
+use crate::{
+    BackupSnapshot, BlobStored, DeleteRequest, Deleted, DeviceList, DeviceListQuery, DeviceView, Garbage,
+    GarbageRequest, HubStatus, LabelChange, ModelFigures, ModelList, ModelView, OfferRequest, OperatorCreated,
+    OperatorList, OperatorRenewal, OperatorRequest, OperatorRevoked, PageQuery, PublishRequest, Published,
+    RevokeRequest, Role, TokenCreated, TokenRequest, WithdrawRequest, Withdrawn,
+};
 
 /// Defines the endpoints and the list of them.
 macro_rules! endpoints {
@@ -70,6 +75,9 @@ endpoints! {
     /// Reads the state of one model.
     ShowModel = Get "/models/{model}" (ModelName) NoQuery [] NoBody => ModelView, Viewer, ["model status"],
         "gives one model";
+    /// Reads the figures of one model.
+    ShowFigures = Get "/models/{model}/figures" (ModelName) NoQuery [] NoBody => ModelFigures, Viewer, ["model figures"],
+        "gives what devices count and measure of a model's versions: answers, deferrals, errors, audits, latency, memory";
     /// Publishes a version of a model.
     PublishVersion = Post "/models/{model}/versions" (ModelName) NoQuery [] PublishRequest => Published, Releaser, ["model push", "trust publish"],
         "publishes a version whose files are uploaded; `targets` is the newly signed metadata";
@@ -145,6 +153,7 @@ bodies! {
     RevokeRequest = r#"{"reason":"stolen"}"#;
     ModelList = include_str!("../examples/models.json");
     ModelView = include_str!("../examples/model.json");
+    ModelFigures = include_str!("../examples/figures.json");
     PublishRequest = r#"{"version":2,"manifest":"sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4","targets":"…","hold":true,"force":true}"#;
     Published = r#"{"model":"digits","version":2,"devices_told":3,"unchanged":false,"warnings":["…"]}"#;
     OfferRequest = r#"{"version":2}"#;

@@ -11,6 +11,7 @@ mod devices;
 pub mod endpoint;
 pub mod endpoints;
 mod error;
+mod figures;
 mod hub;
 mod models;
 pub mod openapi;
@@ -29,10 +30,12 @@ pub use devices::{
     ReportView, RevokeRequest, RunningView,
 };
 pub use error::{ApiError, ErrorCode};
+pub use figures::{FiguresView, MeasuredView, ModelFigures, VariantFiguresView};
 pub use hub::{EngineView, HubStatus, Listening};
 pub use models::{
-    BlobStored, DeleteRequest, Deleted, DeltaView, FilesView, Garbage, GarbageRequest, ModelDeviceView, ModelList, ModelView, OfferRequest, PublishRequest, Published, ReasonView,
-    UnheldView, VersionView, WithdrawRequest, Withdrawn,
+    BlobStored, DeleteRequest, Deleted, DeltaView, FilesView, Garbage, GarbageRequest, ModelDeviceView, ModelList,
+    ModelView, OfferRequest, PublishRequest, Published, ReasonView, UnheldView, VersionView, WithdrawRequest,
+    Withdrawn,
 };
 pub use operators::{OperatorCreated, OperatorList, OperatorRenewal, OperatorRequest, OperatorRevoked, OperatorView};
 pub use page::{PAGE_MAX, PageQuery};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use types::{DeviceId, Digest, ModelName, Version};
 
-use crate::{FormView, ReportView, RunningView};
+use crate::{FiguresView, FormView, ReportView, RunningView};
 
 /// Page of models, by name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,9 @@ pub struct ModelView {
     /// Requests of devices that this hub has answered since it started, by the device's reason for asking.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub answered: Vec<ReasonView>,
+    /// Figures of each version over the last day, as devices count them, newest first. Only in `GET /models/{model}`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub figures: Vec<FiguresView>,
     /// Effects of the offered version that its author may not expect, like a missing threshold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

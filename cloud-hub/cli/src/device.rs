@@ -326,6 +326,10 @@ fn page(view: &DeviceView) -> String {
         ]
     });
     let models = console::render_table(["model", "active", "runs with", "previous", "last report"], rows);
+    let counted = view.models.iter().filter(|model| !model.figures.is_empty());
+    let counted: String = counted
+        .map(|model| format!("\n\n{} over the last day:\n{}", model.model, show::figures(&model.figures)))
+        .collect();
     let warning = clone_warning(view).map_or_else(String::new, |warning| format!("\n\n{warning}"));
-    format!("{}{warning}\n\n{models}", facts.join("\n"))
+    format!("{}{warning}\n\n{models}{counted}", facts.join("\n"))
 }

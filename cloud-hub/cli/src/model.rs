@@ -1,10 +1,13 @@
-//! `cloud-hub model list | status | offer | gc`.
+//! `cloud-hub model list | status | figures | offer | gc`.
 
 use clap::Args;
 use console::CliError;
 use hub_api::endpoint::NoBody;
-use hub_api::endpoints::{CollectGarbage, ListModels, OfferVersion, ShowModel};
-use hub_api::{FilesView, Garbage, GarbageRequest, ModelList, ModelView, OfferRequest, PAGE_MAX, PageQuery, UnheldView};
+use hub_api::endpoints::{CollectGarbage, ListModels, OfferVersion, ShowFigures, ShowModel};
+use hub_api::{
+    FilesView, Garbage, GarbageRequest, ModelFigures, ModelList, ModelView, OfferRequest, PAGE_MAX, PageQuery,
+    UnheldView, VariantFiguresView,
+};
 use service::clock;
 use types::{ModelName, Version};
 
@@ -17,7 +20,7 @@ pub struct ListArgs {
     operate: Operate,
 }
 
-/// Arguments of `cloud-hub model status`.
+/// Arguments of `cloud-hub model status` and `model figures`.
 #[derive(Debug, Args)]
 pub struct OneArgs {
     /// Name of the model.
@@ -73,6 +76,15 @@ pub fn list(args: &ListArgs, locate: Locate) -> Result<(), CliError> {
 pub fn status(args: &OneArgs, locate: Locate) -> Result<(), CliError> {
     let view = args.operate.client(locate)?.get::<ShowModel>(&args.model)?;
     Ok(args.operate.output().print(&view, page)?)
+}
+
+/// Shows what devices count and measure of one model's versions.
+///
+/// # Errors
+/// When the hub does not answer, or refuses.
+pub fn figures(args: &OneArgs, locate: Locate) -> Result<(), CliError> {
+    let figures = args.operate.client(locate)?.get::<ShowFigures>(&args.model)?;
+    Ok(args.operate.output().print(&figures, figures_page)?)
 }
 
 /// Offers a version to devices.
@@ -185,7 +197,33 @@ fn page(view: &ModelView) -> String {
         let reasons = reasons.join(", ");
         lines.push(format!("\n{total} {requests} of devices answered here since the hub started: {reasons}"));
     }
+    if !view.figures.is_empty() {
+        lines.push(format!("\nOver the last day, as devices count:\n{}", show::figures(&view.figures)));
+    }
     let offered = number(view.offered);
     lines.extend(view.warnings.iter().map(|warning| format!("\nwarning: version {offered}: {warning}")));
+    lines.join("\n")
+}
+
+fn figures_page(figures: &ModelFigures) -> String {
+    let mut lines = vec![show::figures(&figures.versions)];
+    let measured = figures.measured.iter().filter_map(|measured| {
+        let chosen = measured.variants.first()?;
+        let form = |figures: &VariantFiguresView| {
+            format!("{} {} on {}: p95 {:.1} ms", figures.version, figures.variant, figures.engine, figures.p95_ms)
+        };
+        Some([
+            measured.device.to_string(),
+            form(chosen),
+            measured.active.as_ref().map_or_else(|| "-".to_owned(), form),
+            format!("{} of {}", chosen.agreed, chosen.compared),
+            chosen.refused.clone().unwrap_or_else(|| "-".to_owned()),
+        ])
+    });
+    let measured: Vec<[String; 5]> = measured.collect();
+    if !measured.is_empty() {
+        let header = ["device", "measured before the switch", "beside", "same answers", "refused"];
+        lines.push(format!("\n{}", console::render_table(header, measured.into_iter())));
+    }
     lines.join("\n")
 }

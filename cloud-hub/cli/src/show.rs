@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use types::Digest;
 
-use hub_api::{FormView, ReportView, RunningView};
+use hub_api::{FiguresView, FormView, ReportView, RunningView};
 
 /// Reads a duration like `90s`, `10m`, `1h` or `7d`.
 ///
@@ -38,6 +38,46 @@ pub fn report(report: Option<&ReportView>) -> String {
             format!("{} {}: {}{detail}", report.version, report.stage, report.outcome)
         },
     )
+}
+
+/// Bytes of a mebibyte.
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// Returns the figures of versions as a table.
+#[must_use]
+pub fn figures(figures: &[FiguresView]) -> String {
+    let optional =
+        |value: Option<f64>, unit: &str| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1} {unit}"));
+    let rows = figures.iter().map(|view| {
+        let latency = |value| optional(value, "ms");
+        [
+            view.version.to_string(),
+            view.devices.to_string(),
+            view.kept.to_string(),
+            view.deferred.to_string(),
+            view.failed.to_string(),
+            view.crashed.to_string(),
+            if view.audited == 0 { "-".to_owned() } else { format!("{} of {}", view.agreed, view.audited) },
+            if view.shadowed == 0 { "-".to_owned() } else { format!("{} of {}", view.shadow_agreed, view.shadowed) },
+            latency(view.p50_ms_max),
+            latency(view.p95_ms_max),
+            optional(view.memory_bytes_max.map(|bytes| bytes as f64 / MIB), "MiB"),
+        ]
+    });
+    let header = [
+        "version",
+        "devices",
+        "kept",
+        "deferred",
+        "failed",
+        "crashed",
+        "audits agree",
+        "shadow agrees",
+        "p50 up to",
+        "p95 up to",
+        "memory",
+    ];
+    console::render_table(header, rows)
 }
 
 /// Returns the first digits of a digest: enough for eyes.

@@ -21,9 +21,11 @@ use types::{DeviceId, Version};
 
 use crate::stats::arms::Arms;
 
-pub use gather::{LATE_S, gather};
+pub use gather::{LATE_S, gather, involved};
 pub use slices::{Attribute, Excess, Slices};
-pub use tally::{Cell, LATENCY_BUCKETS, LATENCY_FIRST_US, Tally, bucket_ratio, latency_bound_us, memory_bound};
+pub use tally::{
+    Cell, Counted, LATENCY_BUCKETS, LATENCY_FIRST_US, Tally, bucket_ratio, cell_of, latency_bound_us, memory_bound,
+};
 
 /// Number of ages: with windows of an hour, the last one ends after 63 hours.
 pub const AGES: usize = 6;

@@ -16,6 +16,7 @@ const SEEDS: u64 = 1_000;
 const DELTA: f64 = 0.05;
 
 /// Returns the largest number of errors among the seeds that is compatible with the promise: three standard deviations.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of seeds")]
 fn allowed(delta: f64) -> u64 {
     let seeds = SEEDS as f64;
     (seeds * delta + 3.0 * (seeds * delta * (1.0 - delta)).sqrt()).round() as u64

@@ -148,8 +148,16 @@ impl<R: Record> Table<R> {
     /// # Errors
     /// Returns the store's errors.
     pub async fn list(&self) -> Result<Listing<R::Value>, StoreError> {
+        self.list_under("").await
+    }
+
+    /// Returns the records whose keys begin with `prefix`; an unreadable one does not hide the others.
+    ///
+    /// # Errors
+    /// Returns the store's errors.
+    pub async fn list_under(&self, prefix: &str) -> Result<Listing<R::Value>, StoreError> {
         let mut listing = Listing { records: Vec::new(), unreadable: Vec::new() };
-        for (key, raw) in entries(self.store.as_ref(), &format!("{}/", R::TABLE)).await? {
+        for (key, raw) in entries(self.store.as_ref(), &format!("{}/{prefix}", R::TABLE)).await? {
             let name = String::from_utf8_lossy(&key[R::TABLE.len() + 1..]).into_owned();
             match record::decode::<R>(&raw) {
                 Ok(value) => listing.records.push((name, value)),

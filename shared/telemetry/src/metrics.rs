@@ -79,6 +79,10 @@ pub const UNREADABLE_RECORDS: &str = "sanderling_store_unreadable_records";
 pub const OPERATOR_TOKEN_EXPIRES: &str = "sanderling_operator_token_expires_timestamp_seconds";
 /// Number of files of published versions that are damaged or missing on the hub's disk.
 pub const BLOBS_DAMAGED: &str = "sanderling_blobs_damaged";
+/// Number of periods of device counters, by `outcome` (`counted`, `repeated`, `refused`).
+pub const COUNTER_PERIODS: &str = "sanderling_counter_periods_total";
+/// Number of stored hourly counters of devices.
+pub const COUNTER_CELLS: &str = "sanderling_counter_cells";
 /// Always 1; the label `version` is the version of the build.
 pub const BUILD_INFO: &str = "sanderling_build_info";
 
@@ -171,6 +175,8 @@ fn describe() {
         "Models disabled because they repeatedly crashed child processes."
     );
     describe_gauge!(OPERATOR_TOKEN_EXPIRES, Unit::Seconds, "Earliest expiry of an operator token, since 1970.");
+    describe_counter!(COUNTER_PERIODS, Unit::Count, "Periods of device counters that were received, by outcome.");
+    describe_gauge!(COUNTER_CELLS, Unit::Count, "Hourly counters of devices that the hub stores.");
     describe_gauge!(BLOBS_DAMAGED, Unit::Count, "Files of published versions that are damaged or missing.");
     describe_gauge!(TRUST_EXPIRES, Unit::Seconds, "Expiry of the signature of a trust role, since 1970.");
     describe_gauge!(UNREADABLE_RECORDS, Unit::Count, "Unreadable records of the store that were set aside.");
@@ -319,6 +325,16 @@ pub fn operator_token_expires(unix_s: u64) {
 /// Sets the number of files of published versions that are damaged or missing on the hub's disk.
 pub fn blobs_damaged(count: usize) {
     gauge!(BLOBS_DAMAGED).set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+}
+
+/// Counts a period of device counters (on the hub).
+pub fn counter_period(outcome: &'static str) {
+    counter!(COUNTER_PERIODS, "outcome" => outcome).increment(1);
+}
+
+/// Sets the number of stored hourly counters of devices (on the hub).
+pub fn counter_cells(count: usize) {
+    gauge!(COUNTER_CELLS).set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
 }
 
 /// Counts a model that left this engine because its GPU was lost (on a device).

@@ -83,6 +83,13 @@ pub fn gather(
     evidence
 }
 
+/// Returns the devices whose counters [`gather`] reads: those that serve the version, and their controls.
+pub fn involved<'a>(assignment: &'a Assignment, gate: &Gate) -> impl Iterator<Item = &'a DeviceId> {
+    let serving = assignment.canaries.iter().filter(|canary| matches!(canary.install, Install::Active { .. }));
+    let controls = serving.clone().count().saturating_mul(controls_of_each(gate, assignment.cohort));
+    serving.map(|canary| &canary.device).chain(assignment.controls.iter().take(controls))
+}
+
 fn controls_of_each(gate: &Gate, cohort: u64) -> usize {
     let of_cohort = usize::try_from(cohort / COHORT_SHARE).unwrap_or(usize::MAX);
     of_cohort.clamp(1, usize::from(gate.controls.clamp(1, CONTROLS_MAX)))

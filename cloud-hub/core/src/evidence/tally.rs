@@ -50,6 +50,32 @@ pub struct Cell {
     pub tally: Tally,
 }
 
+/// Last period of a version on a device that was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Counted {
+    /// Start of the period in seconds of the device's Unix clock.
+    pub from_unix_s: u64,
+    /// Number of the period on the device.
+    pub sequence: u64,
+}
+
+impl Counted {
+    /// Returns whether a period was counted already. Numbers of periods rise; a device that lost its state begins with
+    /// low numbers again, but with a later time.
+    #[must_use]
+    pub fn covers(self, period: Self) -> bool {
+        period.sequence <= self.sequence && period.from_unix_s <= self.from_unix_s
+    }
+}
+
+/// Returns the start of the cell in which a period is counted, in seconds of the hub's Unix clock. `skew_s` is the hub's
+/// clock minus the device's. A period that would end in the future, or has no time, ends now.
+#[must_use]
+pub fn cell_of(from_unix_s: u64, seconds: u32, skew_s: i64, now_unix_s: u64) -> u64 {
+    let from = from_unix_s.saturating_add_signed(skew_s).min(now_unix_s.saturating_sub(seconds.into()));
+    from - from % super::CELL_S
+}
+
 impl Tally {
     /// Adds the counts of another period.
     pub fn add(&mut self, other: &Self) {

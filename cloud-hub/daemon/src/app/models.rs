@@ -10,9 +10,11 @@ use types::{ModelName, Place, Version};
 
 use super::offers::Offers;
 use crate::api::{
-    DeleteRequest, Deleted, DeltaView, Garbage, ModelList, ModelView, PAGE_MAX, PageQuery, PublishRequest, Published, VersionView, WithdrawRequest, Withdrawn,
+    DeleteRequest, Deleted, DeltaView, Garbage, ModelList, ModelView, PAGE_MAX, PageQuery, PublishRequest, Published,
+    VersionView, WithdrawRequest, Withdrawn,
 };
 use crate::clock;
+use crate::counters::Counters;
 use crate::deltas::Deltas;
 use crate::fleet::Fleet;
 use crate::operators::Caller;
@@ -38,6 +40,8 @@ pub struct Models {
     pub fleet: Arc<Fleet>,
     /// Deltas to the versions.
     pub deltas: Arc<Deltas>,
+    /// Counters of devices, for figures.
+    pub counters: Arc<Counters>,
     /// Sender of offers to devices.
     pub offers: Offers,
     /// Publications in progress, which the end of the hub waits for.
@@ -178,7 +182,8 @@ impl Models {
         let orphans = self.registry.collect_orphans(ORPHAN_AGE, dry_run).await?;
         let deltas = self.deltas.collect(dry_run);
         if !dry_run {
-            let after = format!("{} uploads, {} deltas, {} bytes", orphans.files, deltas.files, orphans.bytes + deltas.bytes);
+            let after =
+                format!("{} uploads, {} deltas, {} bytes", orphans.files, deltas.files, orphans.bytes + deltas.bytes);
             let event = Event::new(clock::unix_ms(), &by.name, "model.gc", "files");
             self.audit.record(event.states(None, Some(after))).await;
         }
@@ -254,6 +259,7 @@ impl Models {
             versions,
             devices: self.fleet.followers(name),
             answered: self.workers.answered(name),
+            figures: Vec::new(),
             warnings: offered.map_or_else(Vec::new, |manifest| regress::warnings(&manifest)),
         }
     }

@@ -1,4 +1,4 @@
-//! `cloud-hub model push | list | status | offer | withdraw | delete | gc | check | inspect | compress`.
+//! `cloud-hub model push | list | status | figures | offer | withdraw | delete | gc | check | inspect | compress`.
 
 use clap::Subcommand;
 use console::CliError;
@@ -24,6 +24,13 @@ Shows the number and share of the requests that this hub served since it started
 which devices sent them. The hub does not see requests that devices serve themselves: `edge-agent
 status` on a device shows the share that it sends to the hub.")]
     Status(OneArgs),
+    /// Show what devices count and measure of a model's versions: answers, errors, audits, latency, memory.
+    #[command(after_help = "\
+Example:
+  cloud-hub model figures digits --json | jq '.versions[] | {version, audited, agreed}'
+
+Figures cover the last day. Latencies are upper bounds, at most 19 % above the true value.")]
+    Figures(OneArgs),
     /// Offer devices a version that was pushed with --hold, or offer one again that failed.
     #[command(after_help = "Example:\n  cloud-hub model offer digits 2")]
     Offer(OfferArgs),
@@ -69,6 +76,7 @@ pub(super) fn run(verb: &ModelVerb) -> Result<(), CliError> {
         ModelVerb::Compress(args) => compress::run(args),
         ModelVerb::List(args) => model::list(args, own_hub),
         ModelVerb::Status(args) => model::status(args, own_hub),
+        ModelVerb::Figures(args) => model::figures(args, own_hub),
         ModelVerb::Offer(args) => model::offer(args, own_hub),
     }
 }

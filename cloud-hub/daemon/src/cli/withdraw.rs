@@ -97,7 +97,10 @@ pub(super) fn send(
             let deleted = client.send::<DeleteVersion>(model, &DeleteRequest { version, targets })?;
             Ok(output.print(&deleted, |done| {
                 let FilesView { files, bytes } = done.files;
-                format!("{}/{} is deleted, with {files} files of {bytes} bytes that only it had", done.model, done.version)
+                format!(
+                    "{}/{} is deleted, with {files} files of {bytes} bytes that only it had",
+                    done.model, done.version
+                )
             })?)
         }
     }

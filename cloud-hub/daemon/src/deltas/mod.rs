@@ -283,7 +283,13 @@ impl Deltas {
     }
 
     /// Keeps a delta that saves enough.
-    fn judge(&self, pair: Pair, made: Made, target_bytes: u64, out: &std::path::Path) -> Result<Option<Settled>, FileError> {
+    fn judge(
+        &self,
+        pair: Pair,
+        made: Made,
+        target_bytes: u64,
+        out: &std::path::Path,
+    ) -> Result<Option<Settled>, FileError> {
         let whole = Pair { base: None, target: pair.target };
         let compressed = pair.base.and_then(|_base| self.cache.find(&whole)).map(|entry| entry.bytes);
         if !is_worth(made.bytes, compressed.unwrap_or(target_bytes)) {

@@ -24,6 +24,7 @@ impl Inner {
             previous: status.previous.as_ref().map(form),
             running: running(status),
             report: report(status),
+            figures: Vec::new(),
         });
         let now = clock::unix_s();
         let expired = until.filter(|until| now > *until && record.standing == Standing::Good);

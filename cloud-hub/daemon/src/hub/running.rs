@@ -112,6 +112,7 @@ impl Running {
             registry: Arc::clone(&hub.services.registry),
             operators: Arc::clone(&hub.app.operators),
             workers: Arc::clone(&hub.services.workers),
+            counters: Arc::clone(&hub.services.counters),
             store: Arc::clone(&hub.store),
         };
         let ended = stop.clone();

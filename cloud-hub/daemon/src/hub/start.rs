@@ -33,6 +33,7 @@ use crate::app::trust::Trust;
 use crate::app::uploads::Uploads;
 use crate::backup::{Restored, SNAPSHOT_PREFIX};
 use crate::config::{HubConfig, InferenceTable};
+use crate::counters::Counters;
 use crate::deltas::Deltas;
 use crate::fleet::Fleet;
 use crate::operators::Operators;
@@ -200,6 +201,7 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>, stop:
     let is_restored = Restored::read(&ground.folder).is_some();
     let grace_s = config.gateway.renewal_grace.as_secs();
     let fleet = Arc::new(Fleet::open(Arc::clone(&store), is_restored, grace_s).await?);
+    let counters = Arc::new(Counters::open(Arc::clone(&store)).await?);
     let (registry, deltas_table) = (Arc::new(registry), &config.deltas);
     let deltas = Arc::new(Deltas::open(&ground.folder, deltas_table, &registry, &fleet)?);
     let loader = Loader { engine, inference: config.inference.clone(), gateway: config.gateway.clone() };
@@ -234,6 +236,7 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>, stop:
         registry,
         deltas,
         fleet,
+        counters,
         loader: Arc::new(loader),
         workers: Arc::new(workers),
         operators: Arc::new(operators),
@@ -250,6 +253,7 @@ struct Parts {
     registry: Arc<Registry>,
     deltas: Arc<Deltas>,
     fleet: Arc<Fleet>,
+    counters: Arc<Counters>,
     loader: Arc<Loader>,
     workers: Arc<Workers>,
     operators: Arc<Operators>,
@@ -266,7 +270,7 @@ fn compose(
     listening: Listening,
     warnings: Vec<String>,
 ) -> Hub {
-    let Parts { store, registry, deltas, fleet, loader, workers, operators, stop } = parts;
+    let Parts { store, registry, deltas, fleet, counters, loader, workers, operators, stop } = parts;
     let (config, issuer) = (Arc::new(config), Arc::new(issuer));
     let (notices, publications) = (TaskTracker::new(), TaskTracker::new());
     let audit = AuditLog::new(Arc::clone(&store));
@@ -286,6 +290,7 @@ fn compose(
             workers: Arc::clone(&workers),
             loader: Arc::clone(&loader),
             fleet: Arc::clone(&fleet),
+            counters: Arc::clone(&counters),
             deltas: Arc::clone(&deltas),
             offers,
             publications: publications.clone(),
@@ -323,6 +328,7 @@ fn compose(
         issuer,
         tokens,
         fleet,
+        counters,
         registry,
         deltas,
         workers,

@@ -11,12 +11,14 @@ use super::progress::{PROOF_EVERY, stuck};
 use service::stop::Stop;
 
 use crate::clock;
+use crate::counters::Counters;
 use crate::operators::Operators;
 use crate::registry::Registry;
 use crate::registry::orphans::ORPHAN_AGE;
 use crate::workers::Workers;
 
-/// Interval between checks whether the signed metadata needs renewal; it lives for days.
+/// Interval between checks whether the signed metadata needs renewal, which lives for days, and between removals of old
+/// counters.
 const SIGNING_CHECK: Duration = Duration::from_secs(3600);
 
 /// Interval between log lines about trust and tokens that the operator must renew.
@@ -31,6 +33,8 @@ pub struct Upkeep {
     pub operators: Arc<Operators>,
     /// Loaded versions, whose runs must come back.
     pub workers: Arc<Workers>,
+    /// Counters of devices, of which old ones are removed.
+    pub counters: Arc<Counters>,
     /// Store, which must answer.
     pub store: Arc<dyn Store>,
 }
@@ -53,6 +57,9 @@ impl Upkeep {
                 _ = signing.tick() => {
                     self.renew(is_first).await;
                     is_first = false;
+                    if let Err(error) = self.counters.sweep(clock::unix_s()).await {
+                        tracing::warn!(error = telemetry::chain(&error), "old counters of devices were not removed");
+                    }
                 }
                 _ = notices.tick() => self.notice().await,
                 _ = proof.tick() => {

@@ -221,8 +221,7 @@ impl BlobStore for FolderBlobs {
                 let name = entry.file_name().into_string().unwrap_or_default();
                 let Ok(digest) = format!("sha256:{name}").parse::<Digest>() else { continue };
                 let Ok(metadata) = entry.metadata() else { continue };
-                let is_old = before
-                    .is_some_and(|before| metadata.modified().is_ok_and(|written| written <= before));
+                let is_old = before.is_some_and(|before| metadata.modified().is_ok_and(|written| written <= before));
                 if is_old && !named.contains(&digest) {
                     if !dry_run {
                         std::fs::remove_file(entry.path())?;

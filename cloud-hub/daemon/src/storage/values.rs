@@ -2,9 +2,10 @@
 //!
 //! Here rather than beside their users, so that storage depends on none of them.
 
+use hub_core::evidence::{Cell, Counted};
 use hub_core::fleet::Device;
 use hub_core::tokens::TokenRecord;
-use types::{DeviceId, Version};
+use types::{DeviceId, EngineName, VariantName, Version};
 
 use crate::api::Role;
 
@@ -65,4 +66,49 @@ pub struct Attempt {
     pub boot: String,
     /// Reason why the version does not answer.
     pub problem: Option<String>,
+}
+
+/// Counters of one version on one device in one hour.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredCell {
+    /// Counts of the hour.
+    pub cell: Cell,
+    /// Last period that was counted in it.
+    pub last: Counted,
+}
+
+/// Measurement of a version on a device before it served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredMeasurement {
+    /// Version that was measured.
+    pub version: Version,
+    /// Time at which the hub received it, in seconds of its Unix clock.
+    pub at_unix_s: u64,
+    /// Variants that were measured, the chosen one first.
+    pub variants: Vec<MeasuredVariant>,
+    /// Version that served then, measured at the same time.
+    pub active: Option<MeasuredVariant>,
+}
+
+/// Figures of one variant on one engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeasuredVariant {
+    /// Version of the model.
+    pub version: Version,
+    /// Name of the variant.
+    pub variant: VariantName,
+    /// Engine that ran it.
+    pub engine: EngineName,
+    /// Median duration of a run in microseconds.
+    pub p50_us: u64,
+    /// Duration that 95 % of the runs do not exceed, in microseconds.
+    pub p95_us: u64,
+    /// Memory of the session in bytes, where the device knows it.
+    pub memory_bytes: Option<u64>,
+    /// Golden inputs that were compared with the answers of the active version.
+    pub compared: u32,
+    /// Of these, the inputs with equal answers.
+    pub agreed: u32,
+    /// Reason for which the variant cannot serve.
+    pub refused: Option<String>,
 }

@@ -8,7 +8,8 @@ use bundle::trust::{MetadataSource, SourceError};
 use bytes::Bytes;
 use edge_core::route::{HubFailure, HubState};
 use protocol::v1::{
-    BlobRange, DeltaFile, DeltaRequest, DeviceRequest, HubResponse, InferRequest, InferResponse, Refusal, RefusalCode, join_body,
+    BlobRange, DeltaFile, DeltaRequest, DeviceRequest, HubResponse, InferRequest, InferResponse, Refusal, RefusalCode,
+    join_body,
 };
 use tokio::sync::watch;
 use transport::{CloseCode, Connection, ExchangeError, Priority};

@@ -9,9 +9,9 @@ use store::files::{self, Mode};
 
 use super::keys::Keyring;
 use super::site::Site;
+use crate::api::PublishRequest;
 use crate::api::endpoints::PublishVersion;
 use crate::api::trust::{TrustChange, TrustChanged};
-use crate::api::PublishRequest;
 use crate::cli::withdraw::{self, Removal};
 
 /// End of a change.

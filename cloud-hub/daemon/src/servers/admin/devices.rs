@@ -7,6 +7,7 @@ use super::call::Call;
 use crate::api::endpoints::{CreateToken, LabelDevice, ListDevices, ReadmitDevice, RevokeDevice, ShowDevice};
 use crate::api::{DeviceList, DeviceView, ErrorCode, TOKEN_TTL_S_MAX, TokenCreated};
 use crate::app::tokens::JoinTokens;
+use crate::counters::Counters;
 use crate::fleet::{Fleet, FleetError};
 use crate::tokens::{CreateTokenError, TokenOrder};
 
@@ -33,8 +34,17 @@ pub(super) async fn list(fleet: Arc<Fleet>, call: Call<ListDevices>) -> Result<D
 }
 
 /// Answers `GET /devices/{device}`.
-pub(super) async fn show(fleet: Arc<Fleet>, call: Call<ShowDevice>) -> Result<DeviceView, Refused> {
-    fleet.show(&call.id).await.map_err(|error| refuse(&error))
+pub(super) async fn show(
+    parts: Arc<(Arc<Fleet>, Arc<Counters>)>,
+    call: Call<ShowDevice>,
+) -> Result<DeviceView, Refused> {
+    let (fleet, counters) = parts.as_ref();
+    let mut view = fleet.show(&call.id).await.map_err(|error| refuse(&error))?;
+    for model in &mut view.models {
+        let figures = counters.figures(&model.model, Some(&call.id)).await;
+        model.figures = figures.map_err(|error| Refused::storage(&error))?;
+    }
+    Ok(view)
 }
 
 /// Answers `POST /devices/{device}/labels`.

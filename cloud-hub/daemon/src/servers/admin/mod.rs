@@ -55,12 +55,16 @@ pub fn router(app: &App) -> Router {
         .on::<calls::Status, _, _, _>(&app.overview, status)
         .on::<calls::CreateToken, _, _, _>(&app.tokens, devices::create_token)
         .on::<calls::ListDevices, _, _, _>(&app.devices, devices::list)
-        .on::<calls::ShowDevice, _, _, _>(&app.devices, devices::show)
+        .on::<calls::ShowDevice, _, _, _>(
+            &Arc::new((Arc::clone(&app.devices), Arc::clone(&app.models.counters))),
+            devices::show,
+        )
         .on::<calls::LabelDevice, _, _, _>(&app.devices, devices::label)
         .on::<calls::RevokeDevice, _, _, _>(&app.devices, devices::revoke)
         .on::<calls::ReadmitDevice, _, _, _>(&app.devices, devices::readmit)
         .on::<calls::ListModels, _, _, _>(&app.models, models::list)
         .on::<calls::ShowModel, _, _, _>(&app.models, models::show)
+        .on::<calls::ShowFigures, _, _, _>(&app.models, models::figures)
         .on::<calls::PublishVersion, _, _, _>(
             &Arc::new((Arc::clone(&app.models), Arc::clone(&app.uploads))),
             models::publish,

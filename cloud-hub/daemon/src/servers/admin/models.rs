@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use hub_core::registry::RegistryError;
+use types::ModelName;
 
 use super::Refused;
 use super::call::Call;
 use crate::api::endpoints::{
-    CollectGarbage, DeleteVersion, ListModels, OfferVersion, PublishVersion, ShowModel, WithdrawVersion,
+    CollectGarbage, DeleteVersion, ListModels, OfferVersion, PublishVersion, ShowFigures, ShowModel, WithdrawVersion,
 };
-use crate::api::{Deleted, ErrorCode, Garbage, ModelList, ModelView, Published, Withdrawn};
+use crate::api::{Deleted, ErrorCode, Garbage, ModelFigures, ModelList, ModelView, Published, Withdrawn};
 use crate::app::models::Models;
 use crate::app::uploads::Uploads;
 use crate::registry::publish::PublishError;
@@ -21,10 +22,22 @@ pub(super) async fn list(models: Arc<Models>, call: Call<ListModels>) -> Result<
 
 /// Answers `GET /models/{model}`.
 pub(super) async fn show(models: Arc<Models>, call: Call<ShowModel>) -> Result<ModelView, Refused> {
-    models.show(&call.id).ok_or_else(|| {
-        Refused::new(ErrorCode::NotFound, format!("no model is called {}", call.id))
-            .hint("see all of them: cloud-hub model list")
-    })
+    let mut view = models.show(&call.id).ok_or_else(|| unknown(&call.id))?;
+    view.figures = models.counters.figures(&call.id, None).await.map_err(|error| Refused::storage(&error))?;
+    Ok(view)
+}
+
+/// Answers `GET /models/{model}/figures`.
+pub(super) async fn figures(models: Arc<Models>, call: Call<ShowFigures>) -> Result<ModelFigures, Refused> {
+    if models.show(&call.id).is_none() {
+        return Err(unknown(&call.id));
+    }
+    models.counters.model_figures(&call.id).await.map_err(|error| Refused::storage(&error))
+}
+
+fn unknown(model: &ModelName) -> Refused {
+    Refused::new(ErrorCode::NotFound, format!("no model is called {model}"))
+        .hint("see all of them: cloud-hub model list")
 }
 
 /// Answers `POST /models/{model}/versions`; on a full disk the files of failed pushes are removed.

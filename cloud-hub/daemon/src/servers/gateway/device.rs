@@ -1,6 +1,7 @@
 //! One enrolled device: judged, seated, and served exchange by exchange.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use hub_core::authorise::Presented;
@@ -18,7 +19,7 @@ use types::Version;
 use types::update::Stage;
 
 use super::Services;
-use super::{artifact, infer, renewal};
+use super::{artifact, counters, infer, renewal};
 use crate::clock;
 use crate::fleet::{Admitted, Entry, NotAdmitted};
 
@@ -31,6 +32,8 @@ pub(super) struct Visit {
     pub(super) requests: Arc<Semaphore>,
     /// Files that this device may fetch at once; further requests wait.
     pub(super) artifacts: Semaphore,
+    /// The hub's clock minus the device's in seconds, as of its greeting.
+    pub(super) skew_s: AtomicI64,
 }
 
 /// Maximum number of files that one device fetches at once: enough to keep its link busy.
@@ -68,7 +71,8 @@ async fn seat_and_serve(services: Arc<Services>, connection: Connection, present
     services.limits.handshakes.know(connection.remote_addr().ip());
     let requests = Arc::new(Semaphore::new(services.limits.requests_per_device_max));
     let artifacts = Semaphore::new(ARTIFACTS_PER_DEVICE_MAX);
-    let visit = Arc::new(Visit { services: Arc::clone(&services), admitted, requests, artifacts });
+    let visit =
+        Arc::new(Visit { services: Arc::clone(&services), admitted, requests, artifacts, skew_s: AtomicI64::new(0) });
     let reason = exchanges(&visit, &connection).await;
     let device = visit.admitted.device.clone();
     // The guard goes with the last exchange; after it the device counts as away.
@@ -136,9 +140,8 @@ async fn serve_exchange(visit: &Visit, exchange: &mut Exchange) -> Result<(), Ex
         DeviceRequest::Report(report) => respond(exchange, note(visit, report).await).await,
         DeviceRequest::Running(running) => respond(exchange, note_running(visit, running).await).await,
         DeviceRequest::Delta(request) => respond(exchange, artifact::delta(visit, &request).await).await,
-        DeviceRequest::Counters(_) | DeviceRequest::Measured(_) => {
-            refuse(exchange, Refusal::new(RefusalCode::Unsupported, "the hub does not take this request")).await
-        }
+        DeviceRequest::Counters(periods) => respond(exchange, counters::count(visit, periods).await).await,
+        DeviceRequest::Measured(figures) => respond(exchange, counters::measured(visit, figures).await).await,
         DeviceRequest::Renew { csr_der } => {
             respond(exchange, renewal::renew(&visit.services, &visit.admitted.device, &csr_der).await).await
         }
@@ -183,6 +186,8 @@ async fn greet(visit: &Visit, hello: Hello) -> Result<HubResponse, Refusal> {
     let services = &visit.services;
     let now = clock::unix_ms();
     let skew_s = now.abs_diff(hello.device_now_unix_ms) / 1000;
+    let ahead_s = i64::try_from(skew_s).unwrap_or(i64::MAX);
+    visit.skew_s.store(if now >= hello.device_now_unix_ms { ahead_s } else { -ahead_s }, Ordering::Relaxed);
     if skew_s > CLOCK_SKEW_WARN_S {
         tracing::warn!(skew_s, "the device's clock is off");
     }
@@ -206,7 +211,10 @@ async fn greet(visit: &Visit, hello: Hello) -> Result<HubResponse, Refusal> {
     let offers = offers.map_err(|replaced| not_yours(&replaced))?;
     let lifetime_s = services.issuer.device_lifetime.as_secs();
     let deltas = services.deltas.is_on().then_some(feature::DELTAS);
-    let features = [feature::UPDATE_OUTCOMES, feature::RUNNING_MODELS].into_iter().chain(deltas).map(str::to_owned);
+    let features = [feature::UPDATE_OUTCOMES, feature::RUNNING_MODELS, feature::MODEL_COUNTERS]
+        .into_iter()
+        .chain(deltas)
+        .map(str::to_owned);
     Ok(HubResponse::Welcome(Welcome {
         hub_version: env!("CARGO_PKG_VERSION").to_owned(),
         features: features.chain(cloned.map(feature::identity_also_at)).collect(),

@@ -4,6 +4,7 @@
 //! whatever ends a connection ends its work. [`device`] serves enrolled devices, [`enrol`] machines that want to be.
 
 mod artifact;
+mod counters;
 mod device;
 mod enrol;
 mod infer;

@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 use types::DeviceId;
 
 use crate::app::issuer::Issuer;
+use crate::counters::Counters;
 use crate::deltas::Deltas;
 use crate::fleet::Fleet;
 use crate::registry::Registry;
@@ -28,6 +29,8 @@ pub struct Services {
     pub tokens: Arc<Tokens>,
     /// Devices and their connections.
     pub fleet: Arc<Fleet>,
+    /// Counters and measurements of devices.
+    pub counters: Arc<Counters>,
     /// Registry of versions and files.
     pub registry: Arc<Registry>,
     /// Deltas between the files of versions.

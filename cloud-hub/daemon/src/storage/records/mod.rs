@@ -12,7 +12,7 @@ use store::{Record, StateSchema};
 pub const STATE_SCHEMA: StateSchema = StateSchema { known: 1, version: env!("CARGO_PKG_VERSION") };
 
 /// The tables of the store.
-pub const TABLES: [Check; 8] = [
+pub const TABLES: [Check; 10] = [
     Check::of::<v1::Device>(),
     Check::of::<v1::DeviceState>(),
     Check::of::<v1::JoinToken>(),
@@ -21,6 +21,8 @@ pub const TABLES: [Check; 8] = [
     Check::of::<v1::CurrentVersion>(),
     Check::of::<v1::AuditEvent>(),
     Check::of::<v1::AuditLink>(),
+    Check::of::<v1::CounterCell>(),
+    Check::of::<v1::Measurement>(),
 ];
 
 /// Returns what follows when a record of a table is not readable, as the end of a sentence with what to do.
@@ -39,6 +41,8 @@ pub fn consequence(table: &str) -> &'static str {
         }
         v1::DeviceState::TABLE => "; the device tells it again when it connects",
         v1::AuditEvent::TABLE | v1::AuditLink::TABLE => "; `cloud-hub audit --verify` names the gap",
+        v1::CounterCell::TABLE => "; the counts of that hour are missing from gates and figures",
+        v1::Measurement::TABLE => "; the device measures again with the next version",
         v1::ModelVersion::TABLE => "; it was made again from what is signed",
         _ => "",
     }

@@ -14,10 +14,12 @@ use crate::api::{Role, UnknownRole};
 use crate::storage::values::{CurrentRecord, OperatorRecord, StoredToken};
 
 mod audit;
+mod counters;
 mod device_state;
 mod start_loads;
 
 pub use audit::{AuditEvent, AuditLink, NEWEST, OLDEST};
+pub use counters::{CounterCell, Measurement};
 pub use device_state::DeviceState;
 pub use start_loads::{SCHEMA, StartLoad, StartLoads};
 

@@ -216,3 +216,66 @@ async fn an_audit_event_reads_back_for_ever() {
     check::<AuditEvent>(&fields, event).await;
     check::<AuditLink>(&format!(r#""number":7,"hash":"{DIGEST}""#), Link { number: 7, hash: digest() }).await;
 }
+
+#[tokio::test]
+async fn counters_of_a_device_read_back_for_ever() {
+    use crate::storage::values::{MeasuredVariant, StoredCell, StoredMeasurement};
+    use hub_core::evidence::{Cell, Counted, Tally};
+
+    let tally = Tally {
+        kept: 10,
+        deferred: 2,
+        failed: 1,
+        crashed: 1,
+        audited: 4,
+        agreed: 3,
+        shadowed: 8,
+        shadow_agreed: 7,
+        latency: vec![0, 0, 5, 6],
+        memory_bytes: Some(1_000_000),
+    };
+    let cell = |tally| StoredCell {
+        cell: Cell { version: version(7), from_unix_s: 1_800_000_000, tally },
+        last: Counted { from_unix_s: 1_800_000_060, sequence: 9 },
+    };
+    let head = r#""version":7,"from_unix_s":1800000000,"last_from_unix_s":1800000060,"last_sequence":9"#;
+    check::<CounterCell>(head, cell(Tally::default())).await;
+    let fields = format!(
+        r#"{head},"kept":10,"deferred":2,"failed":1,"crashed":1,"audited":4,"agreed":3,"shadowed":8,"shadow_agreed":7,"latency":[[2,5],[3,6]],"memory_bytes":1000000"#
+    );
+    check::<CounterCell>(&fields, cell(tally)).await;
+    let store = std::sync::Arc::new(MemoryStore::new());
+    for damaged in [r#""latency":[[65,1]]"#, r#""audited":1,"agreed":2"#] {
+        store.apply(Batch::new().put("counters/a", format!("{{{head},{damaged}}}"))).await.unwrap();
+        assert!(Table::<CounterCell>::new(store.clone()).get("a").await.is_err(), "{damaged}");
+    }
+
+    let variant = |number, refused| MeasuredVariant {
+        version: version(number),
+        variant: "int8".parse().unwrap(),
+        engine: types::EngineName::Ort,
+        p50_us: 900,
+        p95_us: 1_100,
+        memory_bytes: None,
+        compared: 20,
+        agreed: 19,
+        refused,
+    };
+    let measured = StoredMeasurement {
+        version: version(7),
+        at_unix_s: 1_800_000_000,
+        variants: vec![variant(7, Some("slow".into()))],
+        active: Some(variant(6, None)),
+    };
+    let one = |number: u64, refused: &str| {
+        format!(
+            r#"{{"version":{number},"variant":"int8","engine":"ort","p50_us":900,"p95_us":1100,"memory_bytes":null,"compared":20,"agreed":19,"refused":{refused}}}"#
+        )
+    };
+    let fields = format!(
+        r#""version":7,"at_unix_s":1800000000,"variants":[{}],"active":{}"#,
+        one(7, r#""slow""#),
+        one(6, "null")
+    );
+    check::<Measurement>(&fields, measured).await;
+}
