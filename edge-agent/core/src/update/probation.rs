@@ -22,7 +22,7 @@ pub const ERROR_SHARE_DEFAULT: f64 = 0.125;
 
 /// Default factor of the median latency beyond which the version is left. Generous, because another load on the device
 /// slows both versions, and only the new one is measured then.
-pub const LATENCY_FACTOR_DEFAULT: f64 = 5.0;
+pub const LATENCY_FACTOR_DEFAULT: u32 = 5;
 
 /// Runs that are needed to judge an error rate or a latency: a few failures at the start prove little.
 pub const JUDGED_FROM: u64 = 50;
@@ -61,7 +61,7 @@ impl Default for ProbationLimits {
             period: PROBATION_DEFAULT,
             answers: PROBATION_ANSWERS_DEFAULT,
             error_share: ERROR_SHARE_DEFAULT,
-            latency_factor: LATENCY_FACTOR_DEFAULT,
+            latency_factor: f64::from(LATENCY_FACTOR_DEFAULT),
         }
     }
 }
