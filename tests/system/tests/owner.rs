@@ -125,8 +125,9 @@ fn an_order_needs_the_state_folder_and_a_model_that_is_followed() {
     story(|site| {
         let fleet = Fleet::serving_v1(site)?;
         let client = fleet.client()?;
-        let (status, answer) = client.post_json("/sanderling/v1/models/digits/order", &"hold".into())?;
-        ensure!(status == 403 && answer.to_string().contains("edge-agent model"), "{status} {answer}");
+        let json = [("Content-Type", "application/json".to_owned())];
+        let refused = client.post("/sanderling/v1/models/digits/order", &json, br#""hold""#)?;
+        ensure!(refused.status == 403 && refused.error().contains("edge-agent model"), "{refused:?}");
         let unknown = fleet.agent.run(["model", "hold", "vowels"])?;
         ensure!(unknown.stderr.contains("does not follow model vowels"), "{unknown:?}");
         ensure!(fleet.agent.status()?["models"][0]["orders"].is_null(), "a refused order is in force");

@@ -95,7 +95,7 @@ struct Made {
 pub struct ModelUpdater {
     pub(super) parts: Arc<UpdaterParts>,
     pub(super) machine: Machine,
-    pub(super) made: Made,
+    made: Made,
     job: Option<Job>,
     failovers: Failovers,
     /// Orders as they are stored, with the audit that the hub asks for.
