@@ -1,17 +1,24 @@
 //! The life of one model's updates on one device.
 //!
 //! Fed by the updater task of the agent with what happened ([`Event`]); answers with what it must do ([`Step`]), one
-//! job at a time: refresh trust, fetch, verify, load beside the active version, check the golden inputs, switch.
-//! The active version is never touched before the switch, and every road leads back to [`State::Idle`].
+//! job at a time: refresh trust, fetch, verify, load beside the active version, check the golden inputs, measure, answer in
+//! the shadow of the active version, switch. Then the version serves on [`probation`].
+//! The active version is never touched before the switch, and every path leads back to [`State::Idle`].
 //!
-//! Which version is taken: the highest number that was offered. Offers may overtake each other on the way here, and
-//! numbers cannot; a version that must be withdrawn is followed by a higher one. An older or equal one is refused, one
-//! that failed for good is left alone until an operator asks for it again. Failures that may pass are tried again
-//! for ever, with back-off, and reported once each kind; a missing hub is waited for. A version whose bytes were not
-//! the signed ones is given up and tried again within a day, because the hub's copy may have been mended ([`SECOND_CHANCE`]).
+//! The device takes the highest version that was offered. Offers may overtake each other on the way here, and numbers
+//! cannot. An older one is refused; the device returns to an earlier version only by an order ([`orders`]) or at the end of
+//! a failed probation. A version that was left, or that failed permanently, is not taken again until an operator asks for
+//! it. Transient failures are retried for ever, with back-off, and reported once each kind; a missing hub is waited for. A
+//! version whose bytes were not the signed ones is given up and tried again within a day, because the hub's copy may have
+//! been repaired ([`SECOND_CHANCE`]).
 
 mod chances;
 mod event;
+mod failing;
+pub mod measure;
+pub mod orders;
+pub mod probation;
+mod resume;
 mod state;
 
 use std::collections::BTreeMap;
@@ -21,38 +28,49 @@ use types::{ModelName, Version};
 
 use chances::Chances;
 pub use chances::SECOND_CHANCE;
-pub use event::{Event, Failure, FailureKind, OfferKind, Outcome, Report, Step};
+pub use event::{Event, Failure, FailureKind, OfferKind, Outcome, Postponed, Report, ShadowTally, Step};
+use orders::Orders;
+use probation::{Probation, ProbationLimits};
+pub use resume::{LastEnd, OnDisk, before_load, resume};
 pub use state::State;
 pub use types::update::Stage;
 
 use crate::Refused;
 use crate::backoff::Backoff;
-use crate::slots::{Installed, Slots};
+use crate::slots::{Installed, KEEP_DEFAULT, Slots};
 
 /// Waits between tries of an update whose failure may pass.
 ///
 /// The first is short because most are broken exchanges; the cap is what a device with a full disk should cost.
 pub const RETRY: Backoff = Backoff { base: Duration::from_secs(2), max: Duration::from_secs(900) };
 
-/// Most failed versions that are remembered for one model; the lowest numbers go first.
+/// Maximum number of failed versions that are remembered for one model; the lowest numbers go first.
 ///
 /// Only versions above the active one matter, and a fleet that fails 32 of them in a row has an operator at work.
 pub const FAILED_MAX: usize = 32;
 
-/// Longest detail of a failure in bytes; it is stored, sent to the hub and shown in a table.
+/// Maximum length of the detail of a failure in bytes; it is stored, sent to the hub and shown in a table.
 pub const DETAIL_BYTES_MAX: usize = 1024;
 
-/// Versions and slots that the shell found on the disk at its start.
-#[derive(Debug, Clone, Default)]
-pub struct OnDisk {
-    /// The pointers as they were written last.
-    pub slots: Slots,
-    /// The versions whose files are all there and hash to what their signed manifest says, with the chosen variant.
-    pub complete: Vec<Installed>,
-    /// The versions of which only some files or parts are there.
-    pub partial: Vec<Version>,
-    /// Failures that were kept by [`Step::Remember`].
-    pub failed: BTreeMap<Version, Failure>,
+/// Settings of the updates of one model, from the configuration of the device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Number of earlier versions that stay on the disk.
+    pub keep: usize,
+    /// Limits of a candidate that is measured before it serves; `None` to measure none.
+    pub measure: Option<measure::Limits>,
+    /// Whether a candidate answers a share of the live requests in the shadow of the active version before it serves.
+    pub shadow: bool,
+    /// Minimum share of equal answers in the shadow, 0 to 1.
+    pub shadow_agreement: f64,
+    /// Limits of a version that has just begun to serve; `None` for no probation.
+    pub probation: Option<ProbationLimits>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { keep: KEEP_DEFAULT, measure: None, shadow: false, shadow_agreement: 0.0, probation: None }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,12 +83,15 @@ enum Hub {
 #[derive(Debug, Clone)]
 pub struct Updater {
     model: ModelName,
+    settings: Settings,
     state: State,
     slots: Slots,
     hub: Hub,
-    /// A higher version than the one under way.
+    /// Offered version that waits for the end of the run under way, or of an order.
     next: Option<Version>,
-    /// A version whose files the last run left behind.
+    /// Whether the run under way was told to stop.
+    is_abandoned: bool,
+    /// Version whose files the last run left behind.
     leftover: Option<Version>,
     /// Versions that are left alone, and why.
     failed: BTreeMap<Version, Failure>,
@@ -78,63 +99,43 @@ pub struct Updater {
     chances: Chances,
     /// Failures in a row of the version under way.
     tries: u32,
-    /// The last kind of passing failure that was reported for it.
+    /// Last kind of transient failure that was reported for it.
     told: Option<FailureKind>,
-}
-
-/// Takes up where the last run of the agent was cut off, at whatever point that was.
-///
-/// A half-fetched version is left where it is: the hub offers it again at its greeting and the fetch resumes. A
-/// damaged active version gives way to the previous one. The steps come before anything is served.
-#[must_use]
-pub fn resume(model: ModelName, found: OnDisk) -> (Updater, Vec<Step>) {
-    let slots = found.slots.repaired(|slot| found.complete.contains(slot));
-    let mut updater = Updater { failed: found.failed, ..Updater::new(model) };
-    let mut steps = Vec::new();
-    if slots != found.slots {
-        steps.push(Step::Repair { slots: slots.clone() });
-    }
-    for lost in [found.slots.active, found.slots.previous].into_iter().flatten() {
-        if !slots.names(lost.version) {
-            let damaged =
-                || Failure { kind: FailureKind::Damaged, detail: "its files are missing or damaged".to_owned() };
-            // One that was given up at this start is whole; the shell left it out because it must not be loaded again.
-            let outcome = match updater.failed.get(&lost.version) {
-                Some(failure) => Outcome::Rejected(failure.clone()),
-                None => Outcome::Retrying(damaged()),
-            };
-            steps.push(updater.report(lost.version, Stage::Active, outcome));
-        }
-    }
-    updater.slots = slots;
-    let active = updater.slots.active_version();
-    let mut on_disk: Vec<Version> = found.complete.iter().map(|installed| installed.version).collect();
-    on_disk.extend(found.partial);
-    on_disk.sort_unstable();
-    on_disk.dedup();
-    // The highest above the active version is a start on what the hub will offer again.
-    let is_start = |version: &&Version| Some(**version) > active && !updater.failed.contains_key(version);
-    updater.leftover = on_disk.iter().rfind(is_start).copied();
-    let garbage = updater.slots.garbage(&on_disk, updater.leftover);
-    steps.extend(garbage.into_iter().map(|version| Step::Remove { version }));
-    (updater, steps)
+    /// Last version that was reported as put off, with the reason.
+    told_postponed: Option<(Version, String)>,
+    orders: Orders,
+    probation: Option<probation::Serving>,
+    /// Reason for which no update begins now; orders go past it.
+    postponed: Option<Postponed>,
+    /// Version that cannot be taken from the disk: its return goes the whole way.
+    not_recalled: Option<Version>,
+    /// Median duration of a run of the active version, as far as the shell knows it.
+    baseline: Option<Duration>,
 }
 
 impl Updater {
-    /// A model that is followed but not yet installed.
+    /// Creates the updates of a model that is followed but not yet installed.
     #[must_use]
-    pub fn new(model: ModelName) -> Self {
+    pub fn new(model: ModelName, settings: Settings) -> Self {
         Self {
             model,
+            settings,
             state: State::Idle,
             slots: Slots::default(),
             hub: Hub::Away,
             next: None,
+            is_abandoned: false,
             leftover: None,
             failed: BTreeMap::new(),
             chances: Chances::default(),
             tries: 0,
             told: None,
+            told_postponed: None,
+            orders: Orders::default(),
+            probation: None,
+            postponed: None,
+            not_recalled: None,
+            baseline: None,
         }
     }
 
@@ -150,13 +151,13 @@ impl Updater {
         &self.state
     }
 
-    /// Returns the versions that serve and that a rollback returns to.
+    /// Returns the pointers to the version that serves and to the earlier ones.
     #[must_use]
     pub fn slots(&self) -> &Slots {
         &self.slots
     }
 
-    /// The versions that are left alone, and why.
+    /// Returns the versions that are left alone, with the reasons.
     #[must_use]
     pub fn failed(&self) -> &BTreeMap<Version, Failure> {
         &self.failed
@@ -167,20 +168,24 @@ impl Updater {
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         match self.state {
             State::Waiting { until, .. } => Some((until, "next try of an update")),
-            State::Idle => {
+            State::Idle if self.orders.obstacle().is_none() => {
                 Some((self.chances.next(self.slots.active_version())?, "second chance of a version that was given up"))
             }
-            State::Paused { .. }
+            State::Idle
+            | State::Paused { .. }
+            | State::Recalling { .. }
             | State::Refreshing { .. }
             | State::Fetching { .. }
             | State::Verifying { .. }
             | State::Loading { .. }
             | State::Checking { .. }
+            | State::Measuring { .. }
+            | State::Shadowing { .. }
             | State::Switching { .. } => None,
         }
     }
 
-    /// Takes what happened and says what must be done, in this order. `random` is uniform over all of `u64`.
+    /// Handles an event and returns the steps to take, in this order. `random` is uniform over all of `u64`.
     ///
     /// # Errors
     /// [`Refused`] for an event that the job under way cannot have caused; nothing has changed.
@@ -191,21 +196,29 @@ impl Updater {
     }
 
     fn step(&mut self, event: Event, now: Instant, random: u64) -> Result<Vec<Step>, Refused> {
-        let superseded = self.next.is_some();
         Ok(match (self.state.clone(), event) {
             (_, Event::Offered { version, kind }) => self.offered(version, kind),
+            (_, Event::Ordered(order)) => self.ordered(&order),
+            (_, Event::Pinned(version)) => self.pinned_by_hub(version),
+            (_, Event::Return { from, to, reason }) => self.returned_by_hub(from, to, reason),
+            (_, Event::Observed(sample)) => self.observed(&sample, now),
+            (_, Event::Baseline(median)) => {
+                self.baseline = median;
+                Vec::new()
+            }
+            (state, Event::Postponed(postponed)) => {
+                self.postponed = postponed;
+                match state {
+                    // An update that has begun goes on.
+                    State::Waiting { target, .. } if self.postponed.is_none() && self.tries == 0 => self.begin(target),
+                    _under_way_or_idle => Vec::new(),
+                }
+            }
             (state, Event::HubOnline) => {
                 self.hub = Hub::Online;
                 match state {
                     State::Paused { target } => self.begin(target),
-                    State::Idle
-                    | State::Waiting { .. }
-                    | State::Refreshing { .. }
-                    | State::Fetching { .. }
-                    | State::Verifying { .. }
-                    | State::Loading { .. }
-                    | State::Checking { .. }
-                    | State::Switching { .. } => Vec::new(),
+                    _needs_no_hub_now => Vec::new(),
                 }
             }
             // Only remembered here: the job that needs the hub says so itself, the others go on without it.
@@ -218,13 +231,15 @@ impl Updater {
             (State::Idle, Event::Tick) => self.second_chance(now),
             (_, Event::Tick) => Vec::new(),
 
-            // Between two jobs is where a higher version takes over.
-            (State::Refreshing { .. }, Event::Trusted)
+            // Between two jobs is where another version takes over.
+            (State::Recalling { .. } | State::Verifying { .. }, Event::Verified(_))
+            | (State::Refreshing { .. }, Event::Trusted)
             | (State::Fetching { .. }, Event::Fetched)
-            | (State::Verifying { .. }, Event::Verified(_))
             | (State::Loading { .. }, Event::Loaded)
             | (State::Checking { .. }, Event::GoldenMatched)
-                if superseded =>
+            | (State::Measuring { .. }, Event::Measured(_))
+            | (State::Shadowing { .. }, Event::Shadowed(_))
+                if self.is_abandoned =>
             {
                 self.take_over()
             }
@@ -236,26 +251,40 @@ impl Updater {
                 self.enter(State::Verifying { target }, Step::Verify { version: target })
             }
             // Only a verified version reaches the engine.
-            (State::Verifying { target }, Event::Verified(candidate)) if candidate.version == target => {
+            (State::Recalling { target } | State::Verifying { target }, Event::Verified(candidate))
+                if candidate.version == target =>
+            {
                 self.enter(State::Loading { candidate: candidate.clone() }, Step::Load { installed: candidate })
             }
             (State::Loading { candidate }, Event::Loaded) => {
                 self.enter(State::Checking { candidate: candidate.clone() }, Step::CheckGolden { installed: candidate })
             }
             // Only a version that answers as its maker says may serve.
-            (State::Checking { candidate }, Event::GoldenMatched) => {
-                let slots = self.slots.switched_to(candidate.clone());
-                let step = Step::Switch { installed: candidate.clone(), slots };
-                self.enter(State::Switching { candidate }, step)
+            (State::Checking { candidate }, Event::GoldenMatched) => self.checked(candidate),
+            (State::Measuring { candidate }, Event::Measured(compared)) => {
+                let limits = self.settings.measure.clone().unwrap_or_default();
+                match limits.judge(&compared) {
+                    Some(detail) => self.unfit(&State::Measuring { candidate }, detail, now, random),
+                    None => self.measured(candidate),
+                }
+            }
+            (State::Shadowing { candidate }, Event::Shadowed(tally)) => {
+                match tally.judge(self.settings.shadow_agreement) {
+                    Some(detail) => self.unfit(&State::Shadowing { candidate }, detail, now, random),
+                    None => self.switch_to(candidate),
+                }
             }
             (State::Switching { candidate }, Event::Switched) => self.switched(candidate),
 
             (
-                state @ (State::Refreshing { .. }
+                state @ (State::Recalling { .. }
+                | State::Refreshing { .. }
                 | State::Fetching { .. }
                 | State::Verifying { .. }
                 | State::Loading { .. }
                 | State::Checking { .. }
+                | State::Measuring { .. }
+                | State::Shadowing { .. }
                 | State::Switching { .. }),
                 Event::Failed(failure),
             ) => self.job_failed(&state, failure, now, random),
@@ -267,41 +296,19 @@ impl Updater {
                 | Event::Verified(_)
                 | Event::Loaded
                 | Event::GoldenMatched
+                | Event::Measured(_)
+                | Event::Shadowed(_)
                 | Event::Switched
                 | Event::Failed(_)),
             ) => return Err(Refused { machine: "update", state: state.name(), event: event.name() }),
         })
     }
 
-    fn offered(&mut self, version: Version, kind: OfferKind) -> Vec<Step> {
-        match self.slots.active.clone() {
-            // Said again, because the hub would not ask if it knew.
-            Some(active) if active.version == version => {
-                return vec![self.report(version, Stage::Active, Outcome::Active(active))];
-            }
-            // Signed or not: going back is not done by offering.
-            Some(active) if active.version > version => {
-                let outcome = Outcome::Superseded { by: active.version };
-                return vec![self.report(version, Stage::Offered, outcome)];
-            }
-            Some(_) | None => {}
-        }
-        let mut steps = Vec::new();
-        match (kind, self.failed.contains_key(&version)) {
-            (OfferKind::Fleet, true) => return steps,
-            (OfferKind::Retry, true) => {
-                self.failed.remove(&version);
-                self.chances.begun(version);
-                steps.push(Step::Forget { version });
-            }
-            (OfferKind::Fleet | OfferKind::Retry, false) => {}
-        }
-        steps.extend(self.take(version, kind));
-        steps
-    }
-
     /// Begins the version whose second chance has come.
     fn second_chance(&mut self, now: Instant) -> Vec<Step> {
+        if self.orders.obstacle().is_some() {
+            return Vec::new();
+        }
         let Some(version) = self.chances.due(self.slots.active_version(), now) else { return Vec::new() };
         self.chances.begun(version);
         self.failed.remove(&version);
@@ -310,7 +317,7 @@ impl Updater {
         steps
     }
 
-    /// Finds the place of a version that may be taken.
+    /// Decides when a version that may be taken begins.
     fn take(&mut self, version: Version, kind: OfferKind) -> Vec<Step> {
         match (&self.state, kind) {
             (State::Idle, _) => self.begin_new(version),
@@ -327,31 +334,14 @@ impl Updater {
                 self.next = self.next.max(Some(version));
                 Vec::new()
             }
-            (
-                State::Refreshing { .. }
-                | State::Fetching { .. }
-                | State::Verifying { .. }
-                | State::Loading { .. }
-                | State::Checking { .. },
-                _,
-            ) if self.state.target() < Some(version) => {
-                let first = self.next.is_none();
+            (state, _) if state.has_job() && state.target() < Some(version) => {
                 self.next = self.next.max(Some(version));
-                let stop = self.state.target().filter(|_| first);
+                let stop = state.target().filter(|_| !self.is_abandoned);
+                self.is_abandoned = true;
                 stop.into_iter().map(|version| Step::Abandon { version }).collect()
             }
             // The same or a lower one than is under way.
-            (
-                State::Paused { .. }
-                | State::Waiting { .. }
-                | State::Refreshing { .. }
-                | State::Fetching { .. }
-                | State::Verifying { .. }
-                | State::Loading { .. }
-                | State::Checking { .. }
-                | State::Switching { .. },
-                _,
-            ) => Vec::new(),
+            (_, _) => Vec::new(),
         }
     }
 
@@ -359,6 +349,7 @@ impl Updater {
     fn begin_new(&mut self, version: Version) -> Vec<Step> {
         self.tries = 0;
         self.told = None;
+        self.not_recalled = None;
         let mut steps = vec![self.report(version, Stage::Offered, Outcome::Started)];
         steps.extend(self.begin(version));
         steps
@@ -366,6 +357,23 @@ impl Updater {
 
     /// Begins at the beginning: what was signed may have changed since the last try, and files are not fetched twice.
     fn begin(&mut self, target: Version) -> Vec<Step> {
+        self.is_abandoned = false;
+        let is_ordered = self.orders.anchor() == Some(target);
+        if let Some(Postponed { until, reason }) = self.postponed.clone().filter(|_| !is_ordered) {
+            self.state = State::Waiting { target, until };
+            let failure = Failure { kind: FailureKind::Postponed, detail: reason };
+            let mut steps = Vec::new();
+            if self.told != Some(FailureKind::Postponed) {
+                self.told = Some(FailureKind::Postponed);
+                steps.push(self.report(target, Stage::Offered, Outcome::Retrying(failure)));
+            }
+            steps.push(Step::WaitUntil(until));
+            return steps;
+        }
+        // A version that is kept on the disk needs no hub, only metadata that still lists it.
+        if is_ordered && self.slots.names(target) && self.not_recalled != Some(target) {
+            return self.enter(State::Recalling { target }, Step::Recall { version: target });
+        }
         match self.hub {
             Hub::Online => self.enter(State::Refreshing { target }, Step::RefreshTrust { version: target }),
             Hub::Away => {
@@ -375,95 +383,91 @@ impl Updater {
         }
     }
 
-    /// Leaves the version under way for the higher one.
-    fn take_over(&mut self) -> Vec<Step> {
-        let left = self.state.target().filter(|version| !self.slots.names(*version));
-        let mut steps: Vec<Step> = left.into_iter().map(|version| Step::Remove { version }).collect();
-        self.state = State::Idle;
-        steps.extend(self.begin_next());
-        steps
+    /// Continues with a version that answered its golden inputs.
+    fn checked(&mut self, candidate: Installed) -> Vec<Step> {
+        // What an order wants serves as soon as it can.
+        let is_ordered = self.orders.anchor() == Some(candidate.version);
+        if self.settings.measure.is_some() && !is_ordered {
+            let step = Step::Measure { installed: candidate.clone() };
+            return self.enter(State::Measuring { candidate }, step);
+        }
+        self.measured(candidate)
     }
 
-    fn begin_next(&mut self) -> Vec<Step> {
-        match self.next.take() {
-            // It may have been offered twice, and have failed or been reached in between.
-            Some(version) if Some(version) > self.slots.active_version() && !self.failed.contains_key(&version) => {
-                self.begin_new(version)
+    fn measured(&mut self, candidate: Installed) -> Vec<Step> {
+        let is_ordered = self.orders.anchor() == Some(candidate.version);
+        if self.settings.shadow && !is_ordered && self.slots.active.is_some() {
+            let step = Step::Shadow { installed: candidate.clone() };
+            return self.enter(State::Shadowing { candidate }, step);
+        }
+        self.switch_to(candidate)
+    }
+
+    fn switch_to(&mut self, candidate: Installed) -> Vec<Step> {
+        let slots = self.slots_with(candidate.clone());
+        let probation = self.probation_of(candidate.version);
+        let step = Step::Switch { installed: candidate.clone(), slots, probation };
+        self.enter(State::Switching { candidate }, step)
+    }
+
+    fn slots_with(&self, candidate: Installed) -> Slots {
+        match &self.orders.leaving {
+            Some(leaving) if leaving.to == candidate.version => {
+                self.slots.returned_to(candidate, leaving.from, self.settings.keep)
             }
-            Some(_) | None => Vec::new(),
+            Some(_) | None => self.slots.switched_to(candidate, self.settings.keep),
         }
     }
 
-    fn switched(&mut self, candidate: Installed) -> Vec<Step> {
-        let candidate_version = candidate.version;
-        let before = std::mem::take(&mut self.slots);
-        self.slots = before.switched_to(candidate.clone());
+    /// Returns the probation of a version that is about to serve: none for one that served before, or that replaces none.
+    fn probation_of(&self, version: Version) -> Option<Probation> {
+        let is_new = !self.slots.names(version) && self.slots.active.is_some();
+        let limits = self.settings.probation.as_ref().filter(|_| is_new)?;
+        // A return would have nothing to return to.
+        (self.settings.keep > 0).then(|| Probation::new(version, limits, self.baseline))
+    }
+
+    /// Leaves the version under way for another one.
+    fn take_over(&mut self) -> Vec<Step> {
+        let left = self.state.target().filter(|version| !self.slots.names(*version));
+        let unload = self.state.is_loaded().then_some(self.state.target()).flatten();
+        let unload = unload.filter(|_| left.is_none()).map(|version| Step::Unload { version });
+        let mut steps: Vec<Step> = unload.into_iter().collect();
+        steps.extend(left.into_iter().map(|version| Step::Remove { version }));
         self.state = State::Idle;
-        let mut steps = vec![self.report(candidate.version, Stage::Active, Outcome::Active(candidate))];
-        let passed = self.leftover.take_if(|version| *version <= candidate_version);
-        let left: Vec<Version> = before.previous.map(|installed| installed.version).into_iter().chain(passed).collect();
-        steps.extend(self.slots.garbage(&left, None).into_iter().map(|version| Step::Remove { version }));
-        steps.extend(self.forget_passed());
-        steps.extend(self.begin_next());
+        self.is_abandoned = false;
+        steps.extend(self.pursue());
         steps
     }
 
-    /// Failures of versions under the active one can never matter again.
+    fn switched(&mut self, candidate: Installed) -> Vec<Step> {
+        let version = candidate.version;
+        let probation = self.probation_of(version);
+        let after = self.slots_with(candidate.clone());
+        let before = std::mem::replace(&mut self.slots, after);
+        self.state = State::Idle;
+        let mut steps = Vec::new();
+        if probation.is_none() {
+            steps.extend(self.end_probation());
+        }
+        self.probation = probation.map(probation::Serving::new);
+        self.baseline = None;
+        steps.extend(self.left(version));
+        steps.push(self.report(version, Stage::Active, Outcome::Active(candidate)));
+        let passed = self.leftover.take_if(|leftover| *leftover <= version);
+        let left: Vec<Version> = before.all().map(|installed| installed.version).chain(passed).collect();
+        steps.extend(self.slots.garbage(&left, None).into_iter().map(|version| Step::Remove { version }));
+        steps.extend(self.forget_passed());
+        steps.extend(self.pursue());
+        steps
+    }
+
+    /// Forgets failures of versions under the active one, which can never matter again.
     fn forget_passed(&mut self) -> Vec<Step> {
         let Some(active) = self.slots.active_version() else { return Vec::new() };
         let open = self.failed.split_off(&active);
         let passed = std::mem::replace(&mut self.failed, open);
         passed.into_keys().map(|version| Step::Forget { version }).collect()
-    }
-
-    fn job_failed(&mut self, state: &State, mut failure: Failure, now: Instant, random: u64) -> Vec<Step> {
-        let Some(target) = state.target() else { return Vec::new() };
-        failure.detail.truncate(failure.detail.floor_char_boundary(DETAIL_BYTES_MAX));
-        let loaded = matches!(state, State::Checking { .. } | State::Switching { .. });
-        let unload = loaded.then_some(Step::Unload { version: target });
-        if !failure.kind.is_transient() {
-            let mut steps = self.given_up(target, state.stage(), failure);
-            steps.extend(self.take_over());
-            return steps;
-        }
-        if self.next.is_some() {
-            return self.take_over();
-        }
-        let mut steps: Vec<Step> = unload.into_iter().collect();
-        steps.extend(self.put_off(target, state.stage(), failure, now, random));
-        steps
-    }
-
-    /// Remembers a version as one to be left alone.
-    fn given_up(&mut self, target: Version, stage: Stage, failure: Failure) -> Vec<Step> {
-        let mut steps = vec![Step::Remember { version: target, failure: failure.clone() }];
-        self.failed.insert(target, failure.clone());
-        while self.failed.len() > FAILED_MAX {
-            let lowest = self.failed.pop_first();
-            steps.extend(lowest.map(|(version, _)| Step::Forget { version }));
-        }
-        steps.push(self.report(target, stage, Outcome::Rejected(failure)));
-        // With no higher version waiting, `take_over` only cleans up.
-        steps
-    }
-
-    /// Puts a version off until the hub is back or the back-off is over.
-    fn put_off(&mut self, target: Version, stage: Stage, failure: Failure, now: Instant, random: u64) -> Vec<Step> {
-        if failure.kind == FailureKind::HubAway && self.hub == Hub::Away {
-            self.state = State::Paused { target };
-            return Vec::new();
-        }
-        // A hub that is back before its absence was noticed is tried again like a broken exchange.
-        self.tries = self.tries.saturating_add(1);
-        let until = now + RETRY.delay(self.tries, random);
-        self.state = State::Waiting { target, until };
-        let mut steps = Vec::new();
-        if self.told != Some(failure.kind) {
-            self.told = Some(failure.kind);
-            steps.push(self.report(target, stage, Outcome::Retrying(failure)));
-        }
-        steps.push(Step::WaitUntil(until));
-        steps
     }
 
     fn enter(&mut self, state: State, job: Step) -> Vec<Step> {

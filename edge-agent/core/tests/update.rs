@@ -3,13 +3,18 @@
 
 #[path = "update/device.rs"]
 mod device;
+#[path = "update/orders.rs"]
+mod orders;
+#[path = "update/proving.rs"]
+mod proving;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use edge_core::slots::{Installed, Slots};
 use edge_core::update::{
-    Event, Failure, FailureKind, OfferKind, OnDisk, Outcome, Report, SECOND_CHANCE, State, Step, Updater, resume,
+    Event, Failure, FailureKind, OfferKind, OnDisk, Outcome, Report, SECOND_CHANCE, Settings, State, Step, Updater,
+    resume,
 };
 use types::{Digest, ModelName, Version};
 
@@ -33,14 +38,25 @@ fn failed(kind: FailureKind) -> Event {
     Event::Failed(Failure { kind, detail: "as the test wants".into() })
 }
 
-/// An updater that serves this version, with the hub online.
-fn serving(number: u64) -> Updater {
-    let slots = Slots { active: Some(installed(number)), previous: None };
-    let found = OnDisk { slots, complete: vec![installed(number)], ..OnDisk::default() };
-    let (mut updater, steps) = resume(digits(), found);
+/// Pointers to these versions, the active one first.
+fn slots(versions: &[u64]) -> Slots {
+    let mut all = versions.iter().copied().map(installed);
+    Slots { active: all.next(), previous: all.collect() }
+}
+
+/// An updater that serves the first of these versions and keeps the others, with the hub online.
+fn serving_of(versions: &[u64], settings: Settings) -> Updater {
+    let complete = versions.iter().copied().map(installed).collect();
+    let found = OnDisk { slots: slots(versions), complete, ..OnDisk::default() };
+    let (mut updater, steps) = resume(digits(), settings, found);
     assert_eq!(steps, []);
     handle(&mut updater, Event::HubOnline);
     updater
+}
+
+/// An updater that serves this version, with the hub online.
+fn serving(number: u64) -> Updater {
+    serving_of(&[number], Settings::default())
 }
 
 fn handle(updater: &mut Updater, event: Event) -> Vec<Step> {
@@ -79,7 +95,7 @@ fn an_offer_becomes_active_after_every_check_and_the_old_one_is_kept() {
         assert_eq!(updater.slots().active_version(), Some(version(1)), "the active one serves until the switch");
         steps.extend(handle(&mut updater, event));
     }
-    let slots = Slots { active: Some(installed(2)), previous: Some(installed(1)) };
+    let slots = slots(&[2, 1]);
     assert_eq!(updater.slots(), &slots);
     assert_eq!(*updater.state(), State::Idle);
     let jobs: Vec<&Step> = steps.iter().filter(|step| !matches!(step, Step::Report(_))).collect();
@@ -92,21 +108,25 @@ fn an_offer_becomes_active_after_every_check_and_the_old_one_is_kept() {
             &Step::Verify { version: v },
             &Step::Load { installed: two.clone() },
             &Step::CheckGolden { installed: two.clone() },
-            &Step::Switch { installed: two, slots },
+            &Step::Switch { installed: two, slots, probation: None },
         ]
     );
     assert_eq!(outcomes(&steps), ["started", "active"]);
 }
 
 #[test]
-fn the_version_before_the_previous_one_is_removed() {
-    let mut updater = serving(1);
-    let mut steps = Vec::new();
-    for event in until(2, &Event::Tick).into_iter().chain(until(3, &Event::Tick)) {
-        steps.extend(handle(&mut updater, event));
+fn earlier_versions_beyond_the_keep_count_are_removed() {
+    for (keep, removed) in [(0, [2, 3].as_slice()), (1, &[2]), (2, &[])] {
+        let mut updater = serving_of(&[2], Settings { keep, ..Settings::default() });
+        let events = until(3, &Event::Tick).into_iter().chain(until(4, &Event::Tick));
+        let steps: Vec<Step> = events.flat_map(|event| handle(&mut updater, event)).collect();
+        let gone = steps.iter().filter_map(|step| match step {
+            Step::Remove { version } => Some(version.number()),
+            _ => None,
+        });
+        assert_eq!(gone.collect::<Vec<_>>(), removed, "keep {keep}");
+        assert_eq!(updater.slots().previous.len(), keep);
     }
-    assert!(steps.contains(&Step::Remove { version: version(1) }));
-    assert!(!steps.contains(&Step::Remove { version: version(2) }));
 }
 
 #[test]
@@ -188,15 +208,15 @@ fn wrong_bytes_are_tried_again_within_a_day_and_a_bad_model_never() {
 
 #[test]
 fn a_second_chance_survives_a_restart_and_ends_with_a_higher_version() {
-    let slots = Slots { active: Some(installed(1)), previous: None };
+    let slots = slots(&[1]);
     let failure = |kind| Failure { kind, detail: "chunk 3".into() };
     let failed = BTreeMap::from([
         (version(2), failure(FailureKind::Tampered)),
         (version(3), failure(FailureKind::Tampered)),
         (version(4), failure(FailureKind::GoldenMismatch)),
     ]);
-    let found = OnDisk { slots, complete: vec![installed(1)], partial: Vec::new(), failed };
-    let (mut updater, _steps) = resume(digits(), found);
+    let found = OnDisk { slots, complete: vec![installed(1)], failed, ..OnDisk::default() };
+    let (mut updater, _steps) = resume(digits(), Settings::default(), found);
     let now = Instant::now();
     updater.handle(Event::HubOnline, now, u64::MAX).unwrap();
     let (until, _why) = updater.poll_timeout().unwrap();
@@ -285,10 +305,10 @@ fn a_verified_version_that_is_not_the_one_under_way_is_refused() {
 
 #[test]
 fn a_damaged_active_version_gives_way_to_the_previous_one_after_a_restart() {
-    let slots = Slots { active: Some(installed(3)), previous: Some(installed(2)) };
+    let slots = slots(&[3, 2]);
     let found = OnDisk { slots, complete: vec![installed(1), installed(2)], ..OnDisk::default() };
-    let (mut updater, steps) = resume(digits(), found);
-    let repaired = Slots { active: Some(installed(2)), previous: None };
+    let (mut updater, steps) = resume(digits(), Settings::default(), found);
+    let repaired = self::slots(&[2]);
     assert_eq!(steps.first(), Some(&Step::Repair { slots: repaired.clone() }));
     assert_eq!(outcomes(&steps), ["retrying"]);
     assert!(steps.contains(&Step::Remove { version: version(1) }));
@@ -299,15 +319,16 @@ fn a_damaged_active_version_gives_way_to_the_previous_one_after_a_restart() {
 
 #[test]
 fn a_half_fetched_version_is_kept_over_a_restart_and_a_failed_one_is_not() {
-    let slots = Slots { active: Some(installed(1)), previous: None };
+    let slots = slots(&[1]);
     let failure = Failure { kind: FailureKind::Tampered, detail: "chunk 3".into() };
     let found = OnDisk {
         slots,
         complete: vec![installed(1)],
         partial: vec![version(2), version(3)],
         failed: BTreeMap::from([(version(2), failure)]),
+        ..OnDisk::default()
     };
-    let (mut updater, steps) = resume(digits(), found);
+    let (mut updater, steps) = resume(digits(), Settings::default(), found);
     assert_eq!(steps, [Step::Remove { version: version(2) }]);
     handle(&mut updater, Event::HubOnline);
     assert_eq!(handle(&mut updater, offered(2)), [], "the restart has not forgotten it");
@@ -316,7 +337,7 @@ fn a_half_fetched_version_is_kept_over_a_restart_and_a_failed_one_is_not() {
 #[test]
 fn what_an_earlier_run_left_behind_is_removed_when_a_higher_version_serves() {
     let found = OnDisk { complete: vec![installed(3)], partial: vec![version(2)], ..OnDisk::default() };
-    let (mut updater, steps) = resume(digits(), found);
+    let (mut updater, steps) = resume(digits(), Settings::default(), found);
     assert_eq!(steps, [Step::Remove { version: version(2) }], "one start is kept, the highest");
     handle(&mut updater, Event::HubOnline);
     let steps: Vec<Step> = until(4, &Event::Tick).into_iter().flat_map(|event| handle(&mut updater, event)).collect();

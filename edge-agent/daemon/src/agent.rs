@@ -16,12 +16,13 @@ use serving::{ConnectionLimits, Endpoint, Wire, serve};
 use store::files::FileError;
 use store::{LockError, MemoryStore, Opened, SledStore, StateLock, Store, StoreError, Table};
 use telemetry::metrics::Metrics;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::answer::RunLimits;
+use crate::assigned::Assigned;
 use crate::config::AgentConfig;
+use crate::control::{self, ControlToken};
 use crate::engines::{Engines, NoEngine, Runtime, reopen};
 use crate::identity::{self, Enrolment};
 use crate::inference::{self, AgentService};
@@ -33,11 +34,9 @@ use crate::sockets::Sockets;
 use crate::state::{Folder, Listening};
 use crate::status::SharedStatus;
 use crate::trust::{DeviceTrust, watch};
-use crate::updater::{self, Attempts, LoadTable, ModelUpdater, UpdaterParts};
-use crate::uplink::{Link, Offers, Uplink, UplinkParts};
+use crate::updater::{self, Attempts, Followed, Follower, LoadTable, Updaters};
+use crate::uplink::{Link, Uplink, UplinkParts};
 
-/// Offers of one model that may wait for its updater; the hub offers again at each greeting.
-const OFFERS_WAITING: usize = 16;
 /// Time for the link and the updaters to end: a goodbye is one packet, a job is resumed at the next start.
 const LINK_GRACE: Duration = Duration::from_secs(3);
 /// Maximum number of connections to the metrics server: a scraper or two.
@@ -107,7 +106,9 @@ pub struct Agent {
     shared_status: Arc<SharedStatus>,
     metrics: Metrics,
     sockets: Sockets,
-    updaters: Vec<(ModelUpdater, mpsc::Receiver<(types::Version, edge_core::update::OfferKind)>)>,
+    updaters: Vec<Followed>,
+    registry: Arc<Updaters>,
+    assigned: Assigned,
     uplink: Option<Uplink>,
     trust: Option<(Arc<DeviceTrust>, Link)>,
     listening: Listening,
@@ -145,28 +146,27 @@ impl Agent {
         let link = Link::new(connection);
 
         let attempts = Attempts::new(Table::new(Arc::clone(&store)), config.engine.isolation);
+        let registry = Arc::new(Updaters::default());
+        let follower = Follower {
+            folder: folder.clone(),
+            trust: trust.clone(),
+            link: link.clone(),
+            engines: Arc::clone(&engines),
+            load: LoadTable::from(&config.engine),
+            updates: config.updates.clone(),
+            transfers: Arc::default(),
+            reports: Arc::clone(&reports),
+            store: Arc::clone(&store),
+            attempts: attempts.clone(),
+            shared_status: Arc::clone(&shared_status),
+            updaters: Arc::clone(&registry),
+        };
         let mut updaters = Vec::new();
-        let mut offers = Offers::new();
-        let transfers = Arc::default();
         for model in models.iter() {
-            let (send, receive) = mpsc::channel(OFFERS_WAITING);
-            offers.insert(model.name.clone(), send);
-            let parts = UpdaterParts {
-                model: Arc::clone(model),
-                folder: folder.clone(),
-                trust: trust.clone(),
-                link: link.clone(),
-                engines: Arc::clone(&engines),
-                load: LoadTable::from(&config.engine),
-                updates: config.updates.clone(),
-                transfers: Arc::clone(&transfers),
-                reports: Arc::clone(&reports),
-                failed: Table::new(Arc::clone(&store)),
-                attempts: attempts.clone(),
-                shared_status: Arc::clone(&shared_status),
-            };
-            updaters.push((ModelUpdater::resume(parts).await.map_err(StartError::Store)?, receive));
+            updaters.push(follower.follow(model).await.map_err(StartError::Store)?);
         }
+        let restored = Assigned::restore(follower, Arc::clone(&models), config.updates.assign).await;
+        let (assigned, assigned_link) = restored.map_err(StartError::Store)?;
         let uplink = enrolment.and_then(|enrolment| {
             let addresses = match config.hub.addresses.is_empty() {
                 true => enrolment.hub.addresses.clone(),
@@ -179,7 +179,8 @@ impl Agent {
                 congestion: config.hub.congestion,
                 models: Arc::clone(&models),
                 engines: Arc::clone(&engines),
-                offers,
+                updaters: Arc::clone(&registry),
+                assigned: assigned_link,
                 reports,
                 shared_status: Arc::clone(&shared_status),
                 publish,
@@ -201,6 +202,8 @@ impl Agent {
             metrics,
             sockets,
             updaters,
+            registry,
+            assigned,
             uplink,
             trust,
             listening,
@@ -225,7 +228,8 @@ impl Agent {
         let (requests, background) = (TaskTracker::new(), TaskTracker::new());
         let (servers_stop, link_stop) = (CancellationToken::new(), CancellationToken::new());
         self.announce();
-        let app = inference::router(Arc::clone(&self.endpoint), Arc::clone(&self.models), self.shared_status);
+        let control = control::router(control_token(&self.folder), self.registry);
+        let app = inference::router(Arc::clone(&self.endpoint), Arc::clone(&self.models), self.shared_status, control);
         let limits = ConnectionLimits::of(&self.config.inference.limits());
         let metrics_limits = ConnectionLimits { connections: METRICS_CONNECTIONS, ..limits };
         let guarded = Guarded { guard: Arc::clone(self.endpoint.guard()), protocol: Protocol::Http };
@@ -250,9 +254,10 @@ impl Agent {
             background.clone(),
             link_stop.clone(),
         )));
-        for (updater, offers) in self.updaters {
-            drop(background.spawn(updater.run(offers, link_stop.clone())));
+        for followed in self.updaters {
+            drop(background.spawn(followed.run(link_stop.clone())));
         }
+        drop(background.spawn(self.assigned.run(link_stop.clone())));
         if let Some(uplink) = self.uplink {
             drop(background.spawn(uplink.run(link_stop.clone())));
         }
@@ -296,6 +301,14 @@ impl Agent {
         tracing::info!(%http, grpc, socket, %metrics, pid, state_dir = %self.folder.root().display(), "serving");
         telemetry::service::ready(&format!("serving on {http}"));
     }
+}
+
+/// Makes the token for orders of the owner; without one the agent serves and takes none.
+fn control_token(folder: &Folder) -> Option<ControlToken> {
+    let created = ControlToken::create(folder);
+    created
+        .inspect_err(|error| tracing::error!(error = telemetry::chain(error), "the owner can give no orders: no token"))
+        .ok()
 }
 
 fn take_folder(folder: &Folder) -> Result<StateLock, StartError> {

@@ -5,12 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use config::{LoadError, Mistakes, Validate};
-use edge_core::trust::REFRESH_PERIOD;
 use engine::{Isolation, Provider};
 use serde::{Deserialize, Serialize};
 use transport::Congestion;
@@ -19,8 +17,10 @@ use types::policy::{Budget, Privacy};
 use types::{EngineName, ModelName, Policy, PolicyMode, VariantName};
 
 mod inference;
+mod updates;
 
 pub use inference::{GrpcListen, InferenceTable};
+pub use updates::{Share, UpdatesTable};
 
 /// The commented example that `edge-agent config example` prints and the packages ship.
 pub const EXAMPLE: &str = include_str!("../agent.example.toml");
@@ -152,21 +152,6 @@ pub struct HubTable {
     pub congestion: Congestion,
 }
 
-/// Section `[updates]` of the file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct UpdatesTable {
-    /// Whether new versions are taken at all. Default true.
-    pub enabled: bool,
-    /// Free space in bytes that an update must leave on the disk of the state folder. Default 67108864 (64 MiB).
-    pub disk_free_min_bytes: u64,
-    /// Time between two refreshes of the signed metadata without an update. Default `24h`; `1s` to `7d`.
-    ///
-    /// Each device draws its own moment. It is how a hub that is silent or kept from news is noticed: `trust` in status.
-    #[serde(with = "config::duration")]
-    pub trust_refresh: Duration,
-}
-
 /// Section `[models.<name>]` of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -249,17 +234,8 @@ impl Default for WgpuTable {
     }
 }
 
-impl Default for UpdatesTable {
-    fn default() -> Self {
-        Self { enabled: true, disk_free_min_bytes: 64 * 1024 * 1024, trust_refresh: REFRESH_PERIOD }
-    }
-}
-
 /// Minimum of `engine.memory_max_bytes`: with less not even a model of a few kilobytes loads.
 const MEMORY_BYTES_LEAST: u64 = 16 * 1024 * 1024;
-
-/// Shortest and longest time between two refreshes of the trust: the hub signs its timestamp for seven days.
-const TRUST_REFRESH_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
 
 /// Longest stop: systemd kills after 90 s by default, and nobody waits longer than this.
 const STOP_GRACE_MAX: Duration = Duration::from_secs(600);
@@ -291,9 +267,7 @@ impl Validate for AgentConfig {
                 mistakes.add(format!("hub.addresses[{at}]"), problem);
             }
         }
-        if !TRUST_REFRESH_RANGE.contains(&self.updates.trust_refresh) {
-            mistakes.add("updates.trust_refresh", "use 1s to 7d");
-        }
+        self.updates.validate(mistakes);
         for (name, model) in &self.models {
             if model.deadline.is_some_and(|deadline| deadline.is_zero()) {
                 mistakes.add(format!("models.{name}.deadline"), "use more than zero");

@@ -19,6 +19,10 @@ pub enum CrashPoint {
     VersionStored,
     /// The version is loaded and answered its golden inputs; the old one still serves.
     GoldenChecked,
+    /// Orders of owner or hub are stored; nothing was done for them.
+    OrdersStored,
+    /// The probation of the new version is stored; the slot pointer still names the old one.
+    ProbationStored,
     /// The slot pointer names the new version; the old one still serves in memory.
     SlotStored,
     /// The new version serves; nothing was reported or cleaned up.
@@ -41,13 +45,15 @@ pub enum CrashPoint {
 
 impl CrashPoint {
     /// Every place, in the order an update, a renewal and an enrolment pass them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::TrustStored,
         Self::ManifestStored,
         Self::ChunkStored,
         Self::FilesStored,
         Self::VersionStored,
         Self::GoldenChecked,
+        Self::OrdersStored,
+        Self::ProbationStored,
         Self::SlotStored,
         Self::Switched,
         Self::ReportStored,
@@ -69,6 +75,8 @@ impl CrashPoint {
             Self::FilesStored => "files-stored",
             Self::VersionStored => "version-stored",
             Self::GoldenChecked => "golden-checked",
+            Self::OrdersStored => "orders-stored",
+            Self::ProbationStored => "probation-stored",
             Self::SlotStored => "slot-stored",
             Self::Switched => "switched",
             Self::ReportStored => "report-stored",

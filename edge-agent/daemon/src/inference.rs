@@ -48,7 +48,7 @@ impl AgentService {
         Self { models, link, run }
     }
 
-    fn model(&self, name: &ModelName) -> Result<&Arc<Model>, InferenceError> {
+    fn model(&self, name: &ModelName) -> Result<Arc<Model>, InferenceError> {
         let unknown = || InferenceError::with_advice(ErrorCode::UnknownModel, format!("there is no model {name} here"));
         self.models.find(name.as_str()).ok_or_else(unknown)
     }
@@ -62,10 +62,15 @@ pub fn endpoint(service: AgentService, table: &InferenceTable) -> Endpoint {
     Endpoint::new(Arc::new(service), IDENTITY, table.limits(), guard)
 }
 
-/// Makes the router of the HTTP server: the protocol, and the status of the agent.
-pub fn router(endpoint: Arc<Endpoint>, models: Arc<Models>, shared_status: Arc<SharedStatus>) -> Router {
+/// Makes the router of the HTTP server: the protocol, the status of the agent, and `control`, the orders of the owner.
+pub fn router(
+    endpoint: Arc<Endpoint>,
+    models: Arc<Models>,
+    shared_status: Arc<SharedStatus>,
+    control: Router,
+) -> Router {
     let status = Router::new().route("/sanderling/v1/status", get(status)).with_state((models, shared_status));
-    serving::http::router(endpoint, status)
+    serving::http::router(endpoint, status.merge(control))
 }
 
 async fn status(State((models, shared_status)): State<(Arc<Models>, Arc<SharedStatus>)>) -> Json<Status> {
@@ -90,11 +95,11 @@ impl InferenceService for AgentService {
             traceparent,
             arrived,
         };
-        answer(model, &self.link, self.run, &request).await.map_err(|error| explained(model, error))
+        answer(&model, &self.link, self.run, &request).await.map_err(|error| explained(&model, error))
     }
 
     fn models(&self) -> Vec<ModelDescription> {
-        self.models.iter().map(|model| describe(model)).collect()
+        self.models.iter().map(|model| describe(&model)).collect()
     }
 
     fn find(&self, name: &str) -> Option<ModelName> {
@@ -106,7 +111,7 @@ impl InferenceService for AgentService {
     }
 
     fn statistics(&self) -> Vec<ModelStatistics> {
-        self.models.iter().map(|model| statistics(model)).collect()
+        self.models.iter().map(|model| statistics(&model)).collect()
     }
 
     async fn load(&self, name: &ModelName) -> Result<(), InferenceError> {

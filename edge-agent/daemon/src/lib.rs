@@ -7,8 +7,10 @@
 
 pub mod agent;
 pub mod answer;
+pub mod assigned;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod crash;
 pub mod engines;
 pub mod identity;

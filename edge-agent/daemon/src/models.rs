@@ -42,6 +42,12 @@ impl Serving {
         self.manifest.variant(&self.installed.variant)
     }
 
+    /// Returns whether this session is of an installed version and can run.
+    #[must_use]
+    pub fn is_ready(&self, installed: &Installed) -> bool {
+        self.installed == *installed && self.on.lost().is_none() && self.session.condemned().is_none()
+    }
+
     /// Least score at which an answer is kept; `None` when this form was never calibrated.
     #[must_use]
     pub fn threshold(&self) -> Option<f32> {
@@ -92,6 +98,8 @@ pub struct Model {
     losses: watch::Sender<u64>,
     /// Wish of a client that the model be loaded or unloaded; its updater obeys.
     residency: watch::Sender<Residency>,
+    /// Version whose kept answers the hub wants audited, and their share in thousandths.
+    audit: RwLock<Option<(Version, u16)>>,
     /// Statistics of its requests.
     pub statistics: Statistics,
 }
@@ -113,7 +121,13 @@ impl Model {
     fn new(name: ModelName, table: ModelTable, losses: watch::Sender<u64>) -> Self {
         let (serving, given_up) = (RwLock::default(), RwLock::default());
         let residency = watch::Sender::new(Residency::Normal);
-        Self { name, table, serving, given_up, losses, residency, statistics: Statistics::default() }
+        let (audit, statistics) = (RwLock::default(), Statistics::default());
+        Self { name, table, serving, given_up, losses, residency, audit, statistics }
+    }
+
+    /// Sets the version whose kept answers the hub wants audited, with their share in thousandths.
+    pub fn set_audit(&self, audit: Option<(Version, u16)>) {
+        *self.audit.write().unwrap_or_else(PoisonError::into_inner) = audit;
     }
 
     /// Stores the reason why no version serves, for clients that ask this device alone.
@@ -252,39 +266,59 @@ impl Model {
     }
 }
 
-/// The models that this device follows, by name.
+/// The models that this device follows, by name. The hub may assign some while the agent runs.
 #[derive(Debug)]
-pub struct Models(BTreeMap<ModelName, Arc<Model>>);
+pub struct Models {
+    by_name: RwLock<BTreeMap<ModelName, Arc<Model>>>,
+    /// Counts the runs that found their device gone.
+    losses: watch::Sender<u64>,
+}
 
 impl Models {
-    /// The models of a configuration; none of them serves yet.
+    /// Creates the models of a configuration; none of them serves yet.
     #[must_use]
     pub fn new(tables: &BTreeMap<ModelName, ModelTable>) -> Self {
         let (losses, _nobody_yet) = watch::channel(0);
-        let model = |(name, table): (&ModelName, &ModelTable)| {
-            (name.clone(), Arc::new(Model::new(name.clone(), table.clone(), losses.clone())))
-        };
-        Self(tables.iter().map(model).collect())
+        let models = Self { by_name: RwLock::default(), losses };
+        for (name, table) in tables {
+            models.add(name, table.clone());
+        }
+        models
     }
 
-    /// The model of that name.
+    /// Returns the model of that name.
     #[must_use]
-    pub fn find(&self, name: &str) -> Option<&Arc<Model>> {
-        self.0.values().find(|model| model.name.as_str() == name)
+    pub fn find(&self, name: &str) -> Option<Arc<Model>> {
+        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        by_name.iter().find(|(known, _model)| known.as_str() == name).map(|(_name, model)| Arc::clone(model))
     }
 
-    /// Every model, in the order of their names.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Model>> {
-        self.0.values()
+    /// Returns the models of this moment, in the order of their names.
+    pub fn iter(&self) -> std::vec::IntoIter<Arc<Model>> {
+        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        by_name.values().cloned().collect::<Vec<_>>().into_iter()
     }
 
-    /// The names of all models, for error messages.
+    /// Follows a model from now on; returns the model, or the one that is followed already.
+    pub fn add(&self, name: &ModelName, table: ModelTable) -> Arc<Model> {
+        let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Model::new(name.clone(), table, self.losses.clone()));
+        Arc::clone(by_name.entry(name.clone()).or_insert_with(new))
+    }
+
+    /// Stops following a model.
+    pub fn remove(&self, name: &ModelName) {
+        self.by_name.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    /// Returns the names of all models, for error messages.
     #[must_use]
     pub fn names(&self) -> String {
-        if self.0.is_empty() {
+        let names: Vec<String> = self.iter().map(|model| model.name.to_string()).collect();
+        if names.is_empty() {
             return "none: add a [models.<name>] table to agent.toml".to_owned();
         }
-        self.0.keys().map(ModelName::as_str).collect::<Vec<_>>().join(", ")
+        names.join(", ")
     }
 }
 

@@ -125,6 +125,12 @@ impl Folder {
         self.root.join("listening.json")
     }
 
+    /// Returns the file with the token for orders of the owner to the running agent.
+    #[must_use]
+    pub fn control_token(&self) -> PathBuf {
+        self.root.join("control-token")
+    }
+
     /// Returns a warning for each folder that other users of the machine can read or write.
     #[must_use]
     pub fn exposed(&self) -> Vec<String> {

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edge_core::slots::Installed;
 use edge_core::trust::Standing;
+use edge_core::update::orders::{Leaving, Orders};
+use edge_core::update::probation::Probation;
 use engine::EngineDescription;
 use serde::{Deserialize, Serialize};
 use service::clock;
@@ -119,6 +121,15 @@ pub struct ModelStatus {
     pub active: Option<InstalledVersion>,
     /// Version that served before, kept for a rollback.
     pub previous: Option<InstalledVersion>,
+    /// Versions before the previous one that stay on the disk, the latest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<InstalledVersion>,
+    /// Pins, holds and returns in force; `None` if offers decide on the version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orders: Option<OrdersStatus>,
+    /// Probation of the active version; `None` if it has proven itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probation: Option<ProbationStatus>,
     /// The engine that runs it.
     #[serde(default)]
     pub engine: Option<EngineName>,
@@ -161,6 +172,81 @@ pub struct InstalledVersion {
 impl From<Installed> for InstalledVersion {
     fn from(Installed { version, variant, digest }: Installed) -> Self {
         Self { version, variant, digest }
+    }
+}
+
+/// Pins, holds and returns in force on one model.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OrdersStatus {
+    /// Version that the owner keeps the model at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner_pin: Option<Version>,
+    /// Whether the owner keeps the model at the version that serves.
+    #[serde(default)]
+    pub hold: bool,
+    /// Version that the hub keeps the model at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub_pin: Option<Version>,
+    /// Return to an earlier version that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returning: Option<ReturningStatus>,
+}
+
+/// Return to an earlier version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReturningStatus {
+    /// Version that is left.
+    pub from: Version,
+    /// Version that will serve.
+    pub to: Version,
+    /// Reason of the return.
+    pub reason: String,
+}
+
+impl OrdersStatus {
+    /// Returns the state of orders; `None` if offers decide.
+    #[must_use]
+    pub fn of(orders: &Orders) -> Option<Self> {
+        if *orders == Orders::default() {
+            return None;
+        }
+        let Orders { owner_pin, hold, hub_pin, leaving } = orders.clone();
+        let returning =
+            leaving.map(|Leaving { from, to, failure }| ReturningStatus { from, to, reason: failure.to_string() });
+        Some(Self { owner_pin, hold, hub_pin, returning })
+    }
+}
+
+impl std::fmt::Display for OrdersStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let returning = self.returning.as_ref().map(|ReturningStatus { from, to, reason }| {
+            format!("returns from version {from} to version {to}: {reason}")
+        });
+        let owner = self.owner_pin.map(|version| format!("pinned to version {version} by the owner"));
+        let hold = self.hold.then(|| "held by the owner".to_owned());
+        let hub = self.hub_pin.map(|version| format!("pinned to version {version} by the hub"));
+        let all: Vec<String> = returning.into_iter().chain(owner).chain(hold).chain(hub).collect();
+        f.write_str(&all.join("; "))
+    }
+}
+
+/// Probation of the active version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbationStatus {
+    /// Version on probation.
+    pub version: Version,
+    /// Seconds that are left of it.
+    pub left_s: u64,
+    /// Answers so far.
+    pub answers: u64,
+    /// Failed runs so far.
+    pub failures: u64,
+}
+
+impl From<&Probation> for ProbationStatus {
+    fn from(probation: &Probation) -> Self {
+        let Probation { version, left, answers, failures, .. } = probation;
+        Self { version: *version, left_s: left.as_secs(), answers: *answers, failures: *failures }
     }
 }
 
@@ -262,8 +348,12 @@ pub struct FailedVersion {
 /// The part of one model that its updater writes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UpdaterPart {
-    /// Version that served before.
-    pub previous: Option<Installed>,
+    /// Versions that served before, the latest first.
+    pub previous: Vec<Installed>,
+    /// Pins, holds and returns in force.
+    pub orders: Option<OrdersStatus>,
+    /// Probation of the active version.
+    pub probation: Option<ProbationStatus>,
     /// Progress of the update.
     pub update: UpdateStatus,
     /// Versions that were given up.
@@ -334,14 +424,19 @@ impl SharedStatus {
         change(self.parts().updaters.entry(model.clone()).or_default());
     }
 
-    /// Everything, as of now.
+    /// Forgets a model that is not followed any more.
+    pub fn forget(&self, model: &ModelName) {
+        self.parts().updaters.remove(model);
+    }
+
+    /// Returns the status of this moment.
     #[must_use]
     pub fn status(&self, models: &crate::models::Models) -> Status {
         let parts = self.parts();
         let engines = parts.engines.as_ref().map(|engines| engines.status()).unwrap_or_default();
-        let status = |model: &Arc<crate::models::Model>| {
+        let status = |model: Arc<crate::models::Model>| {
             let part = parts.updaters.get(&model.name).cloned().unwrap_or_default();
-            model_status(model, part)
+            model_status(&model, part)
         };
         Status {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -378,7 +473,10 @@ fn model_status(model: &crate::models::Model, part: UpdaterPart) -> ModelStatus 
         model: model.name.clone(),
         policy: model.table.policy,
         active: serving.map(|serving| serving.installed.clone().into()),
-        previous: part.previous.map(Into::into),
+        previous: part.previous.first().cloned().map(Into::into),
+        earlier: part.previous.into_iter().skip(1).map(Into::into).collect(),
+        orders: part.orders,
+        probation: part.probation,
         engine: serving.map(|serving| serving.engine),
         provider: serving.map(|serving| serving.session.provider().to_owned()),
         failover: part.failover,

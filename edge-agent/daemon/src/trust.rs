@@ -35,6 +35,12 @@ impl DeviceTrust {
         device
     }
 
+    /// Returns what was trusted last, also if it has expired since; `None` before the first refresh.
+    #[must_use]
+    pub fn current(&self) -> Option<Trusted> {
+        self.trust.current()
+    }
+
     /// Fetches what is new from the hub, and notes how that went.
     ///
     /// # Errors

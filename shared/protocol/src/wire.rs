@@ -63,6 +63,8 @@ coded!(
     /// Codes of the stages of an update.
     stage, Stage, "stage of an update", {
         Offered = 0, Refreshing = 1, Fetching = 2, Verifying = 3, Loading = 4, Checking = 5, Switching = 6, Active = 7,
+        // From here on, sent only to hubs with the feature `model-counters`.
+        Measuring = 8, Shadowing = 9,
     }
 );
 

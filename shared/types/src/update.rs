@@ -20,6 +20,10 @@ pub enum Stage {
     Loading,
     /// The device runs the version on its golden inputs.
     Checking,
+    /// The device measures the version beside the active one.
+    Measuring,
+    /// The version answers a share of the live requests in the shadow of the active one.
+    Shadowing,
     /// The device moves the pointer to the active version, and routes requests to the new one.
     Switching,
     /// The version serves, or served until its files were found damaged.
@@ -28,13 +32,15 @@ pub enum Stage {
 
 impl Stage {
     /// All stages, in order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Offered,
         Self::Refreshing,
         Self::Fetching,
         Self::Verifying,
         Self::Loading,
         Self::Checking,
+        Self::Measuring,
+        Self::Shadowing,
         Self::Switching,
         Self::Active,
     ];
@@ -49,6 +55,8 @@ impl Stage {
             Self::Verifying => "verifying",
             Self::Loading => "loading",
             Self::Checking => "checking",
+            Self::Measuring => "measuring",
+            Self::Shadowing => "shadowing",
             Self::Switching => "switching",
             Self::Active => "active",
         }

@@ -10,7 +10,11 @@ use edge_core::outbox::{Entry, Outbox};
 use edge_core::renewal::{self, ClockSkew, Renewal, Validity};
 use edge_core::route;
 use edge_core::slots::Slots;
-use edge_core::update::{self, Failure, FailureKind, OfferKind, OnDisk, Report, Updater, resume};
+use edge_core::update::orders::Orders;
+use edge_core::update::probation::Probation;
+use edge_core::update::{
+    self, Failure, FailureKind, LastEnd, OfferKind, OnDisk, Report, Settings, Updater, before_load, resume,
+};
 use edge_core::uplink::{self, State as UplinkState, Uplink};
 use hub_core::authorise::Presented;
 use hub_core::tokens::Claim;
@@ -67,6 +71,8 @@ pub struct Disk {
     pub complete: BTreeSet<Version>,
     partial: BTreeSet<Version>,
     failed: BTreeMap<Version, Failure>,
+    orders: Orders,
+    probation: Option<Probation>,
     outbox: BTreeMap<u64, Entry<Report>>,
 }
 
@@ -121,6 +127,8 @@ impl Device {
             complete: BTreeSet::new(),
             partial: BTreeSet::new(),
             failed: BTreeMap::new(),
+            orders: Orders::default(),
+            probation: None,
             outbox: BTreeMap::new(),
         };
         let (agent, _) = Agent::start(&disk, 0);
@@ -410,10 +418,7 @@ impl Device {
     /// Checks the invariants of the device after every event.
     fn check(&mut self, env: &mut Env) {
         let slots = &self.disk.slots;
-        let whole = [&slots.active, &slots.previous]
-            .into_iter()
-            .flatten()
-            .all(|slot| self.disk.complete.contains(&slot.version));
+        let whole = slots.all().all(|slot| self.disk.complete.contains(&slot.version));
         env.expect(whole, || format!("a pointer names an incomplete version: {}", self.describe()));
         self.ever_active |= self.agent.served.is_some();
         let serves = !self.ever_active || self.agent.served.is_some();
@@ -427,9 +432,15 @@ impl Agent {
             slots: disk.slots.clone(),
             complete: disk.complete.iter().map(|version| updates::installed(*version)).collect(),
             partial: disk.partial.iter().copied().collect(),
+            listed: disk.complete.iter().copied().collect(),
             failed: disk.failed.clone(),
+            orders: disk.orders.clone(),
+            probation: disk.probation.clone(),
         };
-        let (updater, steps) = resume(name(MODEL), found);
+        let (settings, model) = (Settings::default(), name(MODEL));
+        let (found, mut steps) = before_load(&model, &settings, found, LastEnd::Orderly);
+        let (updater, rest) = resume(model, settings, found);
+        steps.extend(rest);
         let (outbox, _) = Outbox::restore(OUTBOX, disk.outbox.values().cloned().collect());
         #[expect(clippy::unwrap_used, reason = "an address is given")]
         let uplink = Uplink::new(vec!["hub:4433".to_owned()]).unwrap();

@@ -251,7 +251,8 @@ impl Hub {
     fn greet(&mut self, env: &mut Env, at: usize, connection: Connection, id: &DeviceId, slots: Slots) {
         env.watch.counts.greeted += 1;
         let model = name(MODEL);
-        let follows = Follows { model, active: slots.active.map(here), previous: slots.previous.map(here) };
+        let follows =
+            Follows { model, active: slots.active.map(here), previous: slots.previous.into_iter().next().map(here) };
         let greeting =
             Greeting { agent_version: "0.1.0".to_owned(), machine: Machine::default(), models: vec![follows] };
         let registry = &self.registry;

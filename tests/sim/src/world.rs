@@ -221,7 +221,8 @@ impl World {
             followers += 1;
             env.expect(device.is_online(), || format!("not online: {}", device.describe()));
             env.expect(device.serves() == last, || format!("not converged: {}", device.describe()));
-            env.expect(device.disk.complete.len() <= 2, || format!("files left over: {}", device.describe()));
+            let kept = 1 + edge_core::slots::KEEP_DEFAULT;
+            env.expect(device.disk.complete.len() <= kept, || format!("files left over: {}", device.describe()));
             env.expect(device.reports_waiting() == 0, || format!("reports wait: {}", device.describe()));
             let known = self.hub.fleet.device(&device.id).and_then(|seen| seen.model(&name(MODEL)));
             let active = known.and_then(|model| model.active.as_ref()).map(|active| active.version);

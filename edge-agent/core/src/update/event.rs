@@ -1,11 +1,14 @@
-//! The nouns of an update: what happens to it, what must be done for it, and what the hub is told.
+//! Events, steps and reports of an update.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use types::update::Stage;
 use types::{ModelName, Version};
 
+use super::measure::Comparison;
+use super::orders::{Orders, OwnerOrder};
+use super::probation::{ERROR_SHARE_DEFAULT, Probation, Sample};
 use crate::slots::{Installed, Slots};
 
 /// Kind of a failure of a job.
@@ -47,11 +50,17 @@ pub enum FailureKind {
     EngineLost,
     /// The version ended the engine host, or the agent, each time that it was loaded or tried.
     EngineCrashed,
+    /// A setting or an order of the owner, or a pin of the hub, puts the version off.
+    Postponed,
+    /// The hub or the owner took the version back.
+    Returned,
+    /// The version is slower, takes more memory, fails or disagrees more often than the limits of this device allow.
+    Unfit,
 }
 
 impl FailureKind {
     /// All kinds, in the order of their declaration.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::HubAway,
         Self::Interrupted,
         Self::HubBusy,
@@ -70,6 +79,9 @@ impl FailureKind {
         Self::Superseded,
         Self::EngineLost,
         Self::EngineCrashed,
+        Self::Postponed,
+        Self::Returned,
+        Self::Unfit,
     ];
 
     /// Returns the kind of a code.
@@ -100,6 +112,9 @@ impl FailureKind {
             Self::Superseded => "superseded",
             Self::EngineLost => "engine_lost",
             Self::EngineCrashed => "engine_crashed",
+            Self::Postponed => "postponed",
+            Self::Returned => "returned",
+            Self::Unfit => "unfit",
         }
     }
 
@@ -119,7 +134,8 @@ impl FailureKind {
             | Self::NoRoom
             | Self::Damaged
             | Self::Superseded
-            | Self::EngineLost => true,
+            | Self::EngineLost
+            | Self::Postponed => true,
             Self::TrustRefused
             | Self::NotSigned
             | Self::Tampered
@@ -127,7 +143,9 @@ impl FailureKind {
             | Self::NoVariant
             | Self::ModelRefused
             | Self::GoldenMismatch
-            | Self::EngineCrashed => false,
+            | Self::EngineCrashed
+            | Self::Returned
+            | Self::Unfit => false,
         }
     }
 }
@@ -157,6 +175,13 @@ pub struct Failure {
     pub detail: String,
 }
 
+impl Failure {
+    /// Shortens the detail to [`super::DETAIL_BYTES_MAX`].
+    pub(super) fn shorten(&mut self) {
+        self.detail.truncate(self.detail.floor_char_boundary(super::DETAIL_BYTES_MAX));
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.kind, self.detail)
@@ -184,18 +209,41 @@ pub enum Event {
     },
     /// The hub has greeted this device.
     HubOnline,
+    /// The owner of the device gives an order; the shell has checked it with [`super::Updater::check_order`].
+    Ordered(OwnerOrder),
+    /// The hub keeps the device at a version, or ends that with `None`.
+    Pinned(Option<Version>),
+    /// The hub asks for the return to an earlier version.
+    Return {
+        /// Version to leave.
+        from: Version,
+        /// Version to serve again.
+        to: Version,
+        /// Reason for the report.
+        reason: String,
+    },
+    /// A setting of the owner puts updates off from now on; `None` when they may begin.
+    Postponed(Option<Postponed>),
+    /// Behaviour of the version on probation since the last such event.
+    Observed(Sample),
+    /// Median duration of a run of the active version, for the comparison on probation.
+    Baseline(Option<Duration>),
     /// The connection is gone. A job that needs it ends by itself, with [`FailureKind::HubAway`].
     HubAway,
     /// [`Step::RefreshTrust`] is done: the version is signed, its manifest lies on the disk and a variant was chosen.
     Trusted,
     /// [`Step::Fetch`] is done: every file is there.
     Fetched,
-    /// [`Step::Verify`] is done: every file is what was signed, and synced.
+    /// [`Step::Verify`] or [`Step::Recall`] is done: every file is what was signed, and synced.
     Verified(Installed),
     /// [`Step::Load`] is done: the session is ready, beside the active one, and gets no traffic.
     Loaded,
     /// [`Step::CheckGolden`] ended well.
     GoldenMatched,
+    /// [`Step::Measure`] is done.
+    Measured(Comparison),
+    /// [`Step::Shadow`] is done.
+    Shadowed(ShadowTally),
     /// [`Step::Switch`] is done: the pointer is on the disk and new requests go to the new session.
     Switched,
     /// The job under way failed; what it had made in memory is released.
@@ -208,6 +256,14 @@ impl Event {
     pub(super) const fn name(&self) -> &'static str {
         match self {
             Self::Offered { .. } => "offered",
+            Self::Ordered(_) => "ordered",
+            Self::Pinned(_) => "pinned",
+            Self::Return { .. } => "return",
+            Self::Postponed(_) => "postponed",
+            Self::Observed(_) => "observed",
+            Self::Baseline(_) => "baseline",
+            Self::Measured(_) => "measured",
+            Self::Shadowed(_) => "shadowed",
             Self::HubOnline => "hub online",
             Self::HubAway => "hub away",
             Self::Trusted => "trusted",
@@ -222,9 +278,55 @@ impl Event {
     }
 }
 
-/// What the shell must do. The first six are jobs: at most one is under way, and each ends with exactly one event.
+/// Reason for which no update begins now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Postponed {
+    /// Time at which updates may begin, or at which that is checked again.
+    pub until: Instant,
+    /// Setting that forbids them, for the report.
+    pub reason: String,
+}
+
+/// Answers of a candidate in the shadow of the active version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ShadowTally {
+    /// Answers that were compared.
+    pub compared: u64,
+    /// Of these, the answers that agreed.
+    pub agreed: u64,
+    /// Runs of the candidate that failed where the active version answered.
+    pub failed: u64,
+}
+
+impl ShadowTally {
+    /// Returns the reason for which the candidate must not serve; `None` if it may, or if nothing was compared.
+    #[must_use]
+    pub fn judge(&self, agreement: f64) -> Option<String> {
+        let Self { compared, agreed, failed } = *self;
+        #[expect(clippy::cast_precision_loss, reason = "counts of requests, far below 2^53")]
+        let share = |part: u64, of: u64| part as f64 / of.max(1) as f64;
+        let runs = compared.saturating_add(failed);
+        if share(failed, runs) > ERROR_SHARE_DEFAULT {
+            return Some(format!("in the shadow of the version that serves {failed} of {runs} runs failed"));
+        }
+        (compared > 0 && share(agreed, compared) < agreement).then(|| {
+            format!(
+                "in the shadow {agreed} of {compared} answers agreed with the version that serves, a share of {agreement} \
+                 is required"
+            )
+        })
+    }
+}
+
+/// What the shell must do. The jobs (the steps up to `Switch`): at most one is under way, and each ends with one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    /// Job: prove a version that is kept on the disk: its manifest is the one that the trusted metadata lists, its files
+    /// are whole. Needs no hub. Ends with [`Event::Verified`].
+    Recall {
+        /// Version that the event or step is about.
+        version: Version,
+    },
     /// Job: refresh the trust metadata, fetch the signed manifest, choose a variant. Ends with [`Event::Trusted`].
     RefreshTrust {
         /// Version that the event or step is about.
@@ -252,13 +354,26 @@ pub enum Step {
         /// Version whose session answers the golden inputs.
         installed: Installed,
     },
-    /// Job: write the pointers in one atomic step, then lead new requests to the new session, then let the old one
+    /// Job: measure the loaded candidate beside the active version: golden inputs and a short benchmark, on every engine
+    /// and variant that fits. Ends with [`Event::Measured`].
+    Measure {
+        /// Version to measure.
+        installed: Installed,
+    },
+    /// Job: have the candidate answer a share of the live requests too, and compare. Ends with [`Event::Shadowed`].
+    Shadow {
+        /// Version that answers in the shadow.
+        installed: Installed,
+    },
+    /// Job: store the probation, write the pointers in one atomic step, then lead new requests to the new session, then let the old one
     /// finish what it holds. Ends with [`Event::Switched`] as soon as new requests go to the new session.
     Switch {
         /// Slots from now on.
         installed: Installed,
         /// The pointers to write.
         slots: Slots,
+        /// Probation of the version, to be stored before the pointers; `None` for none.
+        probation: Option<Probation>,
     },
     /// Stop the job under way; it ends with [`Event::Failed`] and [`FailureKind::Superseded`], or as it would have.
     Abandon {
@@ -273,7 +388,7 @@ pub enum Step {
     /// Delete the files of a version, complete or not, and release its session where one is loaded. What is not
     /// there needs no deleting: it may be said twice, and a crash in between does no harm.
     Remove {
-        /// The version; never the active or the previous one.
+        /// The version; never one that a slot names.
         version: Version,
     },
     /// Write repaired pointers (after a restart), before anything is served. No event follows.
@@ -294,6 +409,16 @@ pub enum Step {
     Forget {
         /// Version that the event or step is about.
         version: Version,
+    },
+    /// Store the orders before anything that they cause. No event follows.
+    KeepOrders {
+        /// Orders from now on.
+        orders: Orders,
+    },
+    /// Store the state of the probation, or remove it. No event follows.
+    KeepProbation {
+        /// Probation of the version that serves; `None` when it is over.
+        probation: Option<Probation>,
     },
     /// Nothing is to be done before then.
     WaitUntil(Instant),

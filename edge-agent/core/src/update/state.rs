@@ -1,4 +1,4 @@
-//! Where an update stands, and what that is called.
+//! State of an update of one model.
 
 use std::time::Instant;
 
@@ -23,6 +23,11 @@ pub enum State {
         target: Version,
         /// Time of the next attempt.
         until: Instant,
+    },
+    /// Proving a version that is kept on the disk.
+    Recalling {
+        /// The version under way.
+        target: Version,
     },
     /// Refreshing the trust metadata.
     Refreshing {
@@ -49,7 +54,17 @@ pub enum State {
         /// The loaded version under way.
         candidate: Installed,
     },
-    /// Writing the pointers and leading the traffic over.
+    /// Measuring the candidate beside the active version.
+    Measuring {
+        /// The loaded version under way.
+        candidate: Installed,
+    },
+    /// Answering a share of the live requests in the shadow of the active version.
+    Shadowing {
+        /// The loaded version under way.
+        candidate: Installed,
+    },
+    /// Writing the pointers and routing requests to the candidate.
     Switching {
         /// The version that will serve.
         candidate: Installed,
@@ -57,35 +72,41 @@ pub enum State {
 }
 
 impl State {
-    /// The name in errors, logs and `edge-agent status`.
+    /// Returns the name in errors, logs and `edge-agent status`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Idle => "idle",
             Self::Paused { .. } => "paused",
             Self::Waiting { .. } => "waiting",
+            Self::Recalling { .. } => "recalling",
             Self::Refreshing { .. } => "refreshing trust",
             Self::Fetching { .. } => "fetching",
             Self::Verifying { .. } => "verifying",
             Self::Loading { .. } => "loading",
             Self::Checking { .. } => "checking golden inputs",
+            Self::Measuring { .. } => "measuring",
+            Self::Shadowing { .. } => "shadowing",
             Self::Switching { .. } => "switching",
         }
     }
 
-    /// The version under way.
+    /// Returns the version under way.
     #[must_use]
     pub const fn target(&self) -> Option<Version> {
         match self {
             Self::Idle => None,
             Self::Paused { target }
             | Self::Waiting { target, .. }
+            | Self::Recalling { target }
             | Self::Refreshing { target }
             | Self::Fetching { target }
             | Self::Verifying { target } => Some(*target),
-            Self::Loading { candidate } | Self::Checking { candidate } | Self::Switching { candidate } => {
-                Some(candidate.version)
-            }
+            Self::Loading { candidate }
+            | Self::Checking { candidate }
+            | Self::Measuring { candidate }
+            | Self::Shadowing { candidate }
+            | Self::Switching { candidate } => Some(candidate.version),
         }
     }
 
@@ -94,10 +115,22 @@ impl State {
             Self::Idle | Self::Paused { .. } | Self::Waiting { .. } => Stage::Offered,
             Self::Refreshing { .. } => Stage::Refreshing,
             Self::Fetching { .. } => Stage::Fetching,
-            Self::Verifying { .. } => Stage::Verifying,
+            Self::Recalling { .. } | Self::Verifying { .. } => Stage::Verifying,
             Self::Loading { .. } => Stage::Loading,
             Self::Checking { .. } => Stage::Checking,
+            Self::Measuring { .. } => Stage::Measuring,
+            Self::Shadowing { .. } => Stage::Shadowing,
             Self::Switching { .. } => Stage::Switching,
         }
+    }
+
+    /// Returns whether a job is under way.
+    pub(super) const fn has_job(&self) -> bool {
+        !matches!(self, Self::Idle | Self::Paused { .. } | Self::Waiting { .. })
+    }
+
+    /// Returns whether a session of the candidate may be loaded beside the active one.
+    pub(super) const fn is_loaded(&self) -> bool {
+        matches!(self, Self::Checking { .. } | Self::Measuring { .. } | Self::Shadowing { .. } | Self::Switching { .. })
     }
 }

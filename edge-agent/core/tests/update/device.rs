@@ -4,7 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use edge_core::slots::Slots;
-use edge_core::update::{Event, Failure, FailureKind, OfferKind, OnDisk, State, Step, Updater, resume};
+use edge_core::update::measure::Comparison;
+use edge_core::update::orders::{Orders, OwnerOrder};
+use edge_core::update::probation::{Probation, ProbationLimits, Sample};
+use edge_core::update::{
+    Event, Failure, FailureKind, LastEnd, OfferKind, OnDisk, Settings, ShadowTally, State, Step, Updater, before_load,
+    measure, resume,
+};
 use proptest::prelude::*;
 use types::Version;
 
@@ -34,6 +40,36 @@ enum Act {
     Pass {
         seconds: u64,
     },
+    Owner(OwnerOrder),
+    HubPin(Option<u64>),
+    Return {
+        from: u64,
+        to: u64,
+    },
+    /// The version that serves does this, on probation or not.
+    Behave {
+        deaths: u64,
+    },
+}
+
+/// Every stage is on, so that a crash may come at each.
+fn settings() -> Settings {
+    Settings {
+        measure: Some(measure::Limits::default()),
+        shadow: true,
+        probation: Some(ProbationLimits::default()),
+        ..Settings::default()
+    }
+}
+
+fn order() -> impl Strategy<Value = OwnerOrder> {
+    prop_oneof![
+        2 => Just(OwnerOrder::Rollback),
+        2 => (1..9_u64).prop_map(|number| OwnerOrder::Pin(version(number))),
+        2 => Just(OwnerOrder::Unpin),
+        1 => Just(OwnerOrder::Hold),
+        2 => Just(OwnerOrder::Resume),
+    ]
 }
 
 const KINDS: [FailureKind; 16] = [
@@ -65,6 +101,10 @@ fn act() -> impl Strategy<Value = Act> {
         1 => any::<bool>().prop_map(|at_the_pointer| Act::Crash { at_the_pointer }),
         1 => (1..9_u64).prop_map(|number| Act::Rot { number }),
         2 => (0..2000_u64).prop_map(|seconds| Act::Pass { seconds }),
+        1 => order().prop_map(Act::Owner),
+        1 => proptest::option::of(1..9_u64).prop_map(Act::HubPin),
+        2 => (1..9_u64, 1..9_u64).prop_map(|(from, to)| Act::Return { from, to }),
+        1 => (0..3_u64).prop_map(|deaths| Act::Behave { deaths }),
     ]
 }
 
@@ -77,6 +117,8 @@ struct Device {
     complete: BTreeSet<u64>,
     partial: BTreeSet<u64>,
     remembered: BTreeMap<Version, Failure>,
+    orders: Orders,
+    probation: Option<Probation>,
     /// In memory.
     job: Option<Step>,
     served: Option<Version>,
@@ -86,30 +128,63 @@ struct Device {
 impl Device {
     fn new() -> Self {
         Self {
-            updater: Updater::new(digits()),
+            updater: Updater::new(digits(), settings()),
             now: Instant::now(),
             slots: Slots::default(),
             complete: BTreeSet::new(),
             partial: BTreeSet::new(),
             remembered: BTreeMap::new(),
+            orders: Orders::default(),
+            probation: None,
             job: None,
             served: None,
             beside: None,
         }
     }
 
-    fn restart(&mut self) {
+    fn restart(&mut self, last_end: LastEnd) {
         let found = OnDisk {
             slots: self.slots.clone(),
             complete: self.complete.iter().map(|number| installed(*number)).collect(),
             partial: self.partial.iter().map(|number| version(*number)).collect(),
             failed: self.remembered.clone(),
+            // The metadata lists the even versions only: a return to another one needs the hub.
+            listed: self.complete.iter().filter(|number| *number % 2 == 0).map(|number| version(*number)).collect(),
+            orders: self.orders.clone(),
+            probation: self.probation.clone(),
         };
-        let (updater, steps) = resume(digits(), found);
-        self.updater = updater;
         (self.job, self.beside) = (None, None);
+        let (found, first) = before_load(&digits(), &settings(), found, last_end);
+        let no_jobs = first.iter().all(|step| {
+            matches!(
+                step,
+                Step::Repair { .. }
+                    | Step::Remember { .. }
+                    | Step::KeepOrders { .. }
+                    | Step::KeepProbation { .. }
+                    | Step::Report(_)
+            )
+        });
+        assert!(no_jobs, "{first:?}");
+        let (updater, steps) = resume(digits(), settings(), found);
+        self.updater = updater;
+        self.write(first);
+        self.served = self.slots.active_version();
         self.obey(steps);
         self.served = self.updater.slots().active_version();
+    }
+
+    fn write(&mut self, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::Repair { slots } => self.slots = slots,
+                Step::Remember { version, failure } => drop(self.remembered.insert(version, failure)),
+                Step::KeepOrders { orders } => self.orders = orders,
+                Step::KeepProbation { probation } => self.probation = probation,
+                Step::Report(_) => {}
+                other => panic!("{other:?} comes too early"),
+            }
+        }
     }
 
     fn event(&mut self, event: Event) {
@@ -120,11 +195,14 @@ impl Device {
     fn obey(&mut self, steps: Vec<Step>) {
         for step in steps {
             match step {
-                Step::RefreshTrust { .. }
+                Step::Recall { .. }
+                | Step::RefreshTrust { .. }
                 | Step::Fetch { .. }
                 | Step::Verify { .. }
                 | Step::Load { .. }
                 | Step::CheckGolden { .. }
+                | Step::Measure { .. }
+                | Step::Shadow { .. }
                 | Step::Switch { .. } => {
                     assert_eq!(self.job, None, "one job at a time");
                     if let Step::Load { installed } | Step::CheckGolden { installed } | Step::Switch { installed, .. } =
@@ -152,6 +230,8 @@ impl Device {
                 Step::Forget { version } => {
                     self.remembered.remove(&version);
                 }
+                Step::KeepOrders { orders } => self.orders = orders,
+                Step::KeepProbation { probation } => self.probation = probation,
                 Step::Report(_) | Step::WaitUntil(_) => {}
             }
         }
@@ -176,9 +256,18 @@ impl Device {
                 self.beside = Some(installed.version);
                 Event::Loaded
             }
+            Some(Step::Recall { version })
+                if self.complete.contains(&version.number()) && version.number() % 2 == 0 =>
+            {
+                Event::Verified(installed(version.number()))
+            }
+            Some(Step::Recall { .. }) => failed(FailureKind::NotSigned),
             Some(Step::CheckGolden { .. }) => Event::GoldenMatched,
-            Some(Step::Switch { installed, slots }) => {
+            Some(Step::Measure { .. }) => Event::Measured(Comparison::default()),
+            Some(Step::Shadow { .. }) => Event::Shadowed(ShadowTally::default()),
+            Some(Step::Switch { installed, slots, probation }) => {
                 assert_eq!(self.beside.take(), Some(installed.version));
+                self.probation = probation.or(self.probation.take());
                 self.slots = slots;
                 self.served = Some(installed.version);
                 Event::Switched
@@ -196,15 +285,16 @@ impl Device {
     }
 
     fn crash(&mut self, at_the_pointer: bool) {
-        if let (Some(Step::Switch { slots, .. }), true) = (&self.job, at_the_pointer) {
+        if let (Some(Step::Switch { slots, probation, .. }), true) = (&self.job, at_the_pointer) {
             self.slots = slots.clone();
+            self.probation = probation.clone();
         }
-        self.restart();
+        self.restart(LastEnd::Agent);
     }
 
     fn rot(&mut self, number: u64) {
         self.complete.remove(&number);
-        self.restart();
+        self.restart(LastEnd::Orderly);
     }
 
     fn act(&mut self, act: Act) {
@@ -222,14 +312,29 @@ impl Device {
             Act::Pass { seconds } => {
                 self.now += Duration::from_secs(seconds);
                 self.event(Event::Tick);
+                self.event(Event::Observed(Sample::default()));
             }
+            Act::Owner(order) => {
+                if self.updater.check_order(&order).is_ok() {
+                    self.event(Event::Ordered(order));
+                }
+            }
+            Act::HubPin(number) => self.event(Event::Pinned(number.map(version))),
+            Act::Return { from, to } => {
+                self.event(Event::Return { from: version(from), to: version(to), reason: "it is bad".to_owned() });
+            }
+            Act::Behave { deaths } => self.event(Event::Observed(Sample { deaths, ..Sample::default() })),
         }
     }
 
     fn check(&self) {
         assert_eq!(self.updater.slots(), &self.slots, "the pointers known are the pointers stored");
         assert_eq!(self.served, self.slots.active_version(), "what serves is what the pointer names");
-        for slot in [&self.slots.active, &self.slots.previous].into_iter().flatten() {
+        assert_eq!(self.updater.orders(), &self.orders, "the orders known are the orders stored");
+        let on_probation = |probation: Option<&Probation>| probation.map(|probation| probation.version);
+        assert_eq!(on_probation(self.updater.probation()), on_probation(self.probation.as_ref()), "the same probation");
+        assert!(self.slots.previous.len() <= settings().keep, "too many are kept");
+        for slot in self.slots.all() {
             assert!(self.complete.contains(&slot.version.number()), "a pointer names an incomplete version");
         }
         let busy = !matches!(self.updater.state(), State::Idle | State::Paused { .. } | State::Waiting { .. });
@@ -239,7 +344,7 @@ impl Device {
     /// Lets everything go well until nothing is left to do.
     fn settle(&mut self) {
         self.event(Event::HubOnline);
-        for _ in 0..100 {
+        for _ in 0..60 {
             self.succeed();
             if let Some((until, _)) = self.updater.poll_timeout() {
                 self.now = until;
@@ -259,24 +364,37 @@ proptest! {
         let mut device = Device::new();
         for act in acts {
             let before = device.served;
-            let lossy = matches!(act, Act::Rot { .. });
+            // A loss of files, an order and a return are the only ways down.
+            let may_go_down = matches!(act, Act::Rot { .. }) || device.orders.anchor().is_some();
             device.act(act);
             device.check();
-            prop_assert!(lossy || before.is_none() || device.served >= before, "it went back, or served nothing");
+            prop_assert!(before.is_none() || device.served.is_some() || may_go_down, "it serves nothing any more");
+            prop_assert!(
+                may_go_down || before.is_none() || device.served >= before || !device.remembered.is_empty(),
+                "it went back without a reason"
+            );
         }
         device.settle();
         device.check();
         prop_assert_eq!(device.updater.state(), &State::Idle);
+        let anchor = device.orders.anchor().filter(|anchor| !device.remembered.contains_key(anchor));
+        prop_assert!(anchor.is_none() || device.served == anchor, "an order is not carried out: {anchor:?}");
+        for order in [OwnerOrder::Unpin, OwnerOrder::Resume] {
+            device.event(Event::Ordered(order));
+        }
+        device.event(Event::Pinned(None));
+        device.settle();
         device.event(Event::Offered { version: version(20), kind: OfferKind::Fleet });
         device.settle();
+        device.check();
         prop_assert_eq!(device.served, Some(version(20)));
         prop_assert_eq!(&device.beside, &None);
-        prop_assert!(device.complete.len() <= 2, "files are left over: {:?}", device.complete);
+        prop_assert!(device.complete.len() <= 1 + settings().keep, "files are left over: {:?}", device.complete);
     }
 
     #[test]
     fn no_sequence_of_events_makes_an_unverified_version_active(
-        events in proptest::collection::vec((0..12_u8, 1..5_u64, proptest::sample::select(KINDS.to_vec())), 0..200),
+        events in proptest::collection::vec((0..18_u8, 1..5_u64, proptest::sample::select(KINDS.to_vec())), 0..200),
     ) {
         let mut updater = serving(1);
         let mut verified = BTreeSet::from([version(1)]);
@@ -292,6 +410,12 @@ proptest! {
                 8 => Event::Loaded,
                 9 => Event::GoldenMatched,
                 10 => Event::Switched,
+                11 => Event::Ordered(OwnerOrder::Rollback),
+                12 => Event::Ordered(OwnerOrder::Pin(version(number))),
+                13 => Event::Ordered(OwnerOrder::Unpin),
+                14 => Event::Pinned(Some(version(number)).filter(|_| number % 2 == 0)),
+                15 => Event::Return { from: version(number), to: version(1), reason: String::new() },
+                16 => Event::Measured(Comparison::default()),
                 _ => failed(kind),
             };
             let before = updater.slots().clone();

@@ -93,6 +93,12 @@ impl Client {
         self.read(request.header("Content-Type", "application/octet-stream").send(body))
     }
 
+    /// Sends an order of the owner.
+    pub(super) fn order(&self, path: &str, authorization: &str, body: &[u8]) -> Result<Answer, CliError> {
+        let request = self.agent.post(format!("{}{path}", self.base)).header("Authorization", authorization);
+        self.read(request.header("Content-Type", "application/json").send(body))
+    }
+
     fn read(&self, response: Result<Response<ureq::Body>, ureq::Error>) -> Result<Answer, CliError> {
         let away = |error: Box<dyn std::error::Error + Send + Sync>| {
             let said = format!("ask the agent at {}", self.base);
@@ -140,7 +146,9 @@ impl Answer {
         let said = said.as_ref().and_then(|said| said.get("error")).and_then(serde_json::Value::as_str);
         let said = said.map_or_else(|| format!("the agent answered status {}", self.status), str::to_owned);
         let kind = match self.status {
+            403 => ExitKind::Refused,
             404 => ExitKind::NotFound,
+            409 => ExitKind::Conflict,
             400 | 413 | 415 | 501 => ExitKind::Usage,
             503 | 504 => ExitKind::Unavailable,
             _ => ExitKind::Failed,

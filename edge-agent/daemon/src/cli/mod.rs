@@ -15,6 +15,7 @@ mod doctor_state;
 mod doctor_trust;
 mod enroll;
 mod infer;
+mod model;
 mod run;
 mod status;
 
@@ -73,6 +74,8 @@ pub enum Verb {
     Infer(infer::Infer),
     /// Shows the running agent: hub, models, updates
     Status(status::StatusVerb),
+    /// Decides on the version of a model on this device: rollback, pin, hold
+    Model(model::ModelVerb),
     /// Looks for what is wrong on this device and says what to do
     Doctor(doctor::Doctor),
     /// Says whether an engine can run a model file
@@ -103,6 +106,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Run(verb) => verb.run(&context),
         Verb::Infer(verb) => verb.run(&context),
         Verb::Status(verb) => verb.run(&context),
+        Verb::Model(verb) => verb.run(&context),
         Verb::Doctor(verb) => verb.run(&context),
         Verb::Check(verb) => verb.run(&context),
         Verb::Config(verb) => verb.run(&context),

@@ -7,7 +7,7 @@ use edge_core::trust::Standing;
 use super::Context;
 use super::client::Client;
 use crate::engines::EngineStatus;
-use crate::status::{ModelStatus, Status, TrustStatus};
+use crate::status::{ModelStatus, ProbationStatus, Status, TrustStatus};
 use engine::HostStatus;
 use service::{clock, units};
 
@@ -75,6 +75,12 @@ fn print(status: &Status) -> Result<(), CliError> {
     for model in &status.models {
         let told = model.share().into_iter().chain(model.without_threshold().map(str::to_owned));
         lines.extend(told.map(|text| format!("{}: {text}", model.model)));
+        lines.extend(model.orders.iter().map(|orders| format!("{} {orders}", model.model)));
+        lines.extend(model.probation.iter().map(|probation| {
+            let ProbationStatus { version, left_s, answers, failures } = probation;
+            let left = format!("{left_s} s left, {answers} answers, {failures} failed runs");
+            format!("{} version {version} is on probation: {left}", model.model)
+        }));
         if let Some(failover) = &model.failover {
             let to = failover.to.map_or_else(|| "no engine".to_owned(), |to| to.to_string());
             lines.push(format!("{} went from {} to {to}: {}", model.model, failover.from, failover.cause));

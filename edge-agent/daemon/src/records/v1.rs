@@ -9,6 +9,10 @@ use types::{Digest, ModelName, VariantName, Version};
 
 use crate::updater::Attempt;
 
+mod rollout;
+
+pub use rollout::{AssignedModels, OnProbation, StandingOrders};
+
 /// A report that the hub has not acknowledged, under its number.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WaitingReport {
@@ -47,6 +51,8 @@ const fn stage_name(stage: Stage) -> &'static str {
         Stage::Verifying => "verify",
         Stage::Loading => "load",
         Stage::Checking => "golden",
+        Stage::Measuring => "measure",
+        Stage::Shadowing => "shadow",
         Stage::Switching => "switch",
         Stage::Active => "restart",
     }
@@ -92,6 +98,9 @@ pub struct LoadAttempt {
 pub struct Slots {
     active: Option<Installed>,
     previous: Option<Installed>,
+    /// Versions before the previous one, the latest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<Installed>,
 }
 
 impl Record for WaitingReport {
@@ -207,14 +216,16 @@ impl From<Installed> for slots::Installed {
 
 impl From<&slots::Slots> for Slots {
     fn from(slots: &slots::Slots) -> Self {
-        let installed = |slot: &Option<slots::Installed>| slot.as_ref().map(Installed::from);
-        Self { active: installed(&slots.active), previous: installed(&slots.previous) }
+        let mut previous = slots.previous.iter().map(Installed::from);
+        let active = slots.active.as_ref().map(Installed::from);
+        Self { active, previous: previous.next(), earlier: previous.collect() }
     }
 }
 
 impl From<Slots> for slots::Slots {
-    fn from(Slots { active, previous }: Slots) -> Self {
-        Self { active: active.map(Into::into), previous: previous.map(Into::into) }
+    fn from(Slots { active, previous, earlier }: Slots) -> Self {
+        let previous = previous.into_iter().chain(earlier).map(Into::into).collect();
+        Self { active: active.map(Into::into), previous }
     }
 }
 

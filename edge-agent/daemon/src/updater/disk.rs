@@ -133,6 +133,11 @@ pub(super) fn is_installed(
     pin.is_ok_and(|pin| pin == Pin { manifest, variant: variant.clone() })
 }
 
+/// Returns whether the version that is installed has the manifest with this digest.
+pub(super) fn is_pinned_to(folder: &Folder, model: &ModelName, version: Version, manifest: Digest) -> bool {
+    read_pin(&folder.version(model, version)).is_ok_and(|pin| pin.manifest == manifest)
+}
+
 /// Makes the folder in which a version is put together, with its manifest. Files that were fetched for another
 /// manifest of the same version are removed.
 pub(super) fn begin_staging(staging: &Path, manifest: &[u8]) -> Result<(), FileError> {
@@ -294,6 +299,30 @@ pub(super) fn remove(folder: &Folder, model: &ModelName, version: Version) -> Re
     Ok(())
 }
 
+/// Deletes everything of a model: its pointers first, then its versions.
+pub(super) fn remove_model(folder: &Folder, model: &ModelName) -> Result<(), FileError> {
+    files::remove_file(&folder.slot(model))?;
+    for version in folder.versions(model).into_iter().chain(staged_versions(folder, model)) {
+        remove(folder, model, version)?;
+    }
+    remove_folder(&folder.models().join(model.as_str()))
+}
+
+/// Proves an installed version by its pin, and that its manifest is the one with this digest.
+pub(super) fn listed_bundle(
+    folder: &Folder,
+    model: &ModelName,
+    version: Version,
+    manifest: Digest,
+) -> Result<Bundle<Verified>, Failure> {
+    let bundle = installed_bundle(folder, model, version).map_err(|error| trouble::of_verify(&error))?;
+    if bundle.manifest_digest() == manifest {
+        return Ok(bundle);
+    }
+    let detail = format!("the signed list names another manifest of version {version} than the one on this disk");
+    Err(trouble::because(FailureKind::NotSigned, detail))
+}
+
 /// Removes what belongs to no version under way. Only at start, before any updater runs.
 ///
 /// # Errors
@@ -358,7 +387,7 @@ mod tests {
     fn slots(active: u64) -> Slots {
         let active =
             Installed { version: version(active), variant: "int8".parse().unwrap(), digest: Digest::of(b"model") };
-        Slots { active: Some(active), previous: None }
+        Slots { active: Some(active), previous: Vec::new() }
     }
 
     #[test]

@@ -267,7 +267,7 @@ async fn load_again(parts: Arc<UpdaterParts>, lost: Arc<Serving>) -> Result<Arc<
         let elsewhere = load(lost.installed.version, Wanted { after: Some(lost.engine), ..wanted });
         elsewhere.or_else(|failure| {
             let slots = disk::read_slots(&parts.folder, &parts.model.name).unwrap_or_default();
-            match slots.previous.filter(|previous| previous.version != lost.installed.version) {
+            match slots.previous.into_iter().find(|previous| previous.version != lost.installed.version) {
                 Some(previous) => load(previous.version, wanted),
                 None => Err(failure),
             }

@@ -10,6 +10,7 @@ use bundle::trust::{TargetRef, Trusted};
 use bundle::{Bundle, Manifest, Unverified, Variant, Verified, golden};
 use bytes::{Bytes, BytesMut};
 use edge_core::slots::Slots;
+use edge_core::update::probation::Probation;
 use edge_core::update::{Failure, FailureKind};
 use engine::{HostDeath, InferError};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use types::{Digest, EngineName, Place, Version};
 
 use super::load::{Trial, Wanted};
 use super::task::UpdaterParts;
-use super::{disk, trouble};
+use super::{disk, keep, memory, trouble};
 use crate::crash::{CrashPoint, crash_at};
 use crate::models::Serving;
 
@@ -44,7 +45,8 @@ pub(super) enum Done {
     Verified(Box<Bundle<Verified>>),
     Loaded(Arc<Serving>),
     GoldenMatched(Arc<Serving>),
-    Switched,
+    /// The session that served before, if it stays loaded.
+    Switched(Option<Arc<Serving>>),
 }
 
 /// Runs disk or engine work where it may block.
@@ -172,8 +174,26 @@ pub(super) async fn verify(parts: Arc<UpdaterParts>, candidate: Candidate) -> Re
     .await
 }
 
-/// Loads the version beside the active one.
-pub(super) async fn load(parts: Arc<UpdaterParts>, bundle: Bundle<Verified>) -> Result<Done, Failure> {
+/// Proves a version that is kept on the disk: the metadata that was trusted last lists it, and its files are whole.
+pub(super) async fn recall(parts: Arc<UpdaterParts>, version: Version) -> Result<Done, Failure> {
+    let model = parts.model.name.clone();
+    let trusted = parts.trust.as_ref().and_then(|trust| trust.current());
+    let missing = || trouble::because(FailureKind::TrustStale, "this device has no signed list of versions yet");
+    let target = trusted.ok_or_else(missing)?.manifest(&model, version);
+    let target = target.map_err(|error| trouble::of_trust(&error, true))?;
+    let bundle = blocking(move || disk::listed_bundle(&parts.folder, &model, version, target.digest)).await?;
+    Ok(Done::Verified(Box::new(bundle)))
+}
+
+/// Loads the version beside the active one; `ready` is a session of it that is loaded already.
+pub(super) async fn load(
+    parts: Arc<UpdaterParts>,
+    bundle: Bundle<Verified>,
+    ready: Option<Arc<Serving>>,
+) -> Result<Done, Failure> {
+    if let Some(ready) = ready {
+        return Ok(Done::Loaded(ready));
+    }
     let wanted = Wanted::by(&parts.model.table);
     load_new(&parts, &bundle, wanted).await.map(Done::Loaded)
 }
@@ -312,16 +332,38 @@ async fn answer_golden(bundle: &Bundle<Verified>, serving: &Serving) -> Result<(
     Ok(())
 }
 
-/// Writes the pointers, then leads new requests to the new session.
-pub(super) async fn switch(parts: Arc<UpdaterParts>, serving: Arc<Serving>, slots: Slots) -> Result<Done, Failure> {
+/// Stores the probation and writes the pointers, then leads new requests to the new session.
+pub(super) async fn switch(
+    parts: Arc<UpdaterParts>,
+    serving: Arc<Serving>,
+    slots: Slots,
+    probation: Option<Probation>,
+) -> Result<Done, Failure> {
+    let is_on_probation = probation.is_some();
+    if is_on_probation {
+        keep::keep_probation(&parts, probation, true).await;
+        crash_at(CrashPoint::ProbationStored);
+    }
     let writer = Arc::clone(&parts);
     blocking(move || disk::write_slots(&writer.folder, &writer.model.name, &slots)).await?;
     crash_at(CrashPoint::SlotStored);
     // Whoever still holds the old session finishes on it; it is freed with the last of them.
-    drop(parts.model.switch(Some(Arc::clone(&serving))));
+    let before = parts.model.switch(Some(Arc::clone(&serving)));
     crash_at(CrashPoint::Switched);
+    if is_on_probation {
+        // It keeps a process of its own until it is proven, so that it cannot take the version before along.
+        return Ok(Done::Switched(before.filter(|_before| has_room_for_standby())));
+    }
     share_host(serving).await;
-    Ok(Done::Switched)
+    Ok(Done::Switched(None))
+}
+
+/// Minimum of available memory in bytes at which the session of the version before stays loaded on probation. Below it
+/// the memory is of more use to applications; the version is then loaded again for a return.
+const STANDBY_MEMORY_MIN: u64 = 256 * 1024 * 1024;
+
+fn has_room_for_standby() -> bool {
+    memory::available().is_none_or(|bytes| bytes >= STANDBY_MEMORY_MIN)
 }
 
 /// Moves a proven version to the child process that proven versions share. It answers all the while.

@@ -5,16 +5,24 @@
 //! sorts errors into the kinds that the core understands, `failover` takes a model to the next engine when a GPU is lost.
 
 mod attempts;
+mod commands;
 mod disk;
 mod failover;
 mod fetch;
+mod follow;
 mod jobs;
+mod keep;
 mod load;
+mod memory;
+mod start;
 mod task;
 mod trouble;
 
 pub use attempts::{Attempt, Attempts};
+pub use commands::{Command, HubOrder, NotOrdered, Updaters};
 pub use disk::{collect_incoming, read_slots};
 pub use fetch::Transfers;
+pub use follow::{Followed, Follower};
+pub use keep::{StoredOrders, StoredProbation};
 pub use load::{LoadTable, Trial, Wanted, load};
 pub use task::{ModelUpdater, UpdaterParts};

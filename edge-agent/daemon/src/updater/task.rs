@@ -1,32 +1,32 @@
 //! The task of one model: feeds its update machine and does what it says, one job at a time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bundle::{Bundle, Verified};
 use edge_core::slots::{Installed, Slots};
-use edge_core::update::{
-    Event, Failure, FailureKind, OfferKind, OnDisk, Outcome, Report, Stage, Step, Updater as Machine, resume,
-};
+use edge_core::update::orders::OwnerOrder;
+use edge_core::update::{Event, Failure, FailureKind, Report, Step, Updater as Machine};
 use store::{StoreError, Table};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use types::Version;
+use types::{ModelName, Version};
 
+use super::commands::{Command, HubOrder, NotOrdered};
 use super::failover::Failovers;
 use super::jobs::{self, Candidate, Done};
-use super::load::{Trial, Wanted};
+use super::keep::{self, StoredOrders};
 use super::{Attempts, LoadTable, Transfers, disk, fetch, trouble};
 use crate::config::UpdatesTable;
 use crate::crash::{CrashPoint, crash_at};
 use crate::engines::Engines;
 use crate::models::{Model, Serving};
-use crate::records::v1::FailedVersion as FailedRecord;
+use crate::records::v1::{FailedVersion as FailedRecord, OnProbation, StandingOrders};
 use crate::reports::Reports;
 use crate::state::Folder;
-use crate::status::{FailedVersion, SharedStatus};
+use crate::status::{FailedVersion, OrdersStatus, ProbationStatus, SharedStatus};
 use crate::trust::DeviceTrust;
 use crate::uplink::Link;
 
@@ -53,6 +53,10 @@ pub struct UpdaterParts {
     pub reports: Arc<Reports>,
     /// Versions that were given up, by `<model>/<version>`.
     pub failed: Table<FailedRecord>,
+    /// Orders of owner and hub, by model.
+    pub orders: Table<StandingOrders>,
+    /// Probations, by model.
+    pub probations: Table<OnProbation>,
     /// Loads that were begun.
     pub attempts: Attempts,
     /// Status of the agent, updated at each change.
@@ -68,7 +72,7 @@ impl UpdaterParts {
         });
     }
 
-    fn key(&self, version: Version) -> String {
+    pub(super) fn key(&self, version: Version) -> String {
         format!("{}/{version}", self.model.name)
     }
 }
@@ -89,11 +93,15 @@ struct Made {
 
 /// The task of one model.
 pub struct ModelUpdater {
-    parts: Arc<UpdaterParts>,
-    machine: Machine,
+    pub(super) parts: Arc<UpdaterParts>,
+    pub(super) machine: Machine,
     made: Made,
     job: Option<Job>,
     failovers: Failovers,
+    /// Orders as they are stored, with the audit that the hub asks for.
+    pub(super) stored: StoredOrders,
+    /// Session of the version before the one on probation, ready to serve again.
+    standby: Option<Arc<Serving>>,
 }
 
 impl std::fmt::Debug for ModelUpdater {
@@ -103,49 +111,8 @@ impl std::fmt::Debug for ModelUpdater {
 }
 
 impl ModelUpdater {
-    /// Takes up where the last run was cut off, and loads what served then.
-    ///
-    /// # Errors
-    /// When the store does not read.
-    pub async fn resume(parts: UpdaterParts) -> Result<Self, StoreError> {
-        let parts = Arc::new(parts);
-        let mut failed = failed_versions(&parts).await?;
-        let looker = Arc::clone(&parts);
-        let found = tokio::task::spawn_blocking(move || {
-            let (folder, model) = (&looker.folder, &looker.model.name);
-            let slots = disk::read_slots(folder, model).unwrap_or_else(|error| {
-                tracing::error!(%model, error = telemetry::chain(&error), "the pointers of a model cannot be read");
-                Slots::default()
-            });
-            (slots, disk::look(folder, model))
-        });
-        let (slots, mut found) = found.await.unwrap_or_default();
-        // Before the machine is told what is there: a version that cannot be loaded without harm is not.
-        let (serving, crashed) = load_what_served(&parts, &slots, &found.complete).await;
-        for (version, failure) in crashed {
-            found.complete.retain(|installed| installed.version != version);
-            if let Err(error) = parts.failed.put(&parts.key(version), &failure).await {
-                tracing::warn!(error = telemetry::chain(&error), "what failed is remembered in memory only");
-            }
-            failed.insert(version, failure);
-        }
-        let on_disk = OnDisk { slots, complete: found.complete, partial: found.partial, failed };
-        let (machine, steps) = resume(parts.model.name.clone(), on_disk);
-        let failovers = Failovers::new(Arc::clone(&parts));
-        let mut updater = Self { parts, machine, made: Made::default(), job: None, failovers };
-        for step in steps {
-            updater.obey(step).await;
-        }
-        match serving {
-            Some(serving) => drop(updater.parts.model.switch(Some(serving))),
-            None => tracing::info!(model = %updater.parts.model.name, "no version is installed yet"),
-        }
-        updater.note();
-        Ok(updater)
-    }
-
     /// Takes offers and works on them until `stop` is cancelled. What is under way then is taken up at the next start.
-    pub async fn run(mut self, mut offers: mpsc::Receiver<(Version, OfferKind)>, stop: CancellationToken) {
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
         let mut link = self.parts.link.clone();
         if link.is_online() {
             self.handle(Event::HubOnline).await;
@@ -153,14 +120,17 @@ impl ModelUpdater {
         loop {
             let timeout = self.machine.poll_timeout().map(|(until, _why)| until);
             let event = tokio::select! {
-                () = stop.cancelled() => return,
-                online = link.changed() => if online { Event::HubOnline } else { Event::HubAway },
-                Some((version, kind)) = offers.recv() => {
-                    if !self.parts.updates.enabled {
-                        tracing::info!(model = %self.parts.model.name, %version, "updates are switched off: not taken");
-                        continue;
+                () = stop.cancelled() => {
+                    // A stop in good order is no fault of the version on probation.
+                    if let Some(probation) = self.machine.probation() {
+                        keep::keep_probation(&self.parts, Some(probation.clone()), false).await;
                     }
-                    Event::Offered { version, kind }
+                    return;
+                }
+                online = link.changed() => if online { Event::HubOnline } else { Event::HubAway },
+                Some(command) = commands.recv() => {
+                    self.on_command(command).await;
+                    continue;
                 }
                 ended = job_end(&mut self.job) => self.job_ended(ended),
                 turn = self.failovers.next() => {
@@ -173,7 +143,44 @@ impl ModelUpdater {
         }
     }
 
-    async fn handle(&mut self, event: Event) {
+    pub(super) fn new(parts: Arc<UpdaterParts>, machine: Machine, stored: StoredOrders) -> Self {
+        let failovers = Failovers::new(Arc::clone(&parts));
+        Self { parts, machine, made: Made::default(), job: None, failovers, stored, standby: None }
+    }
+
+    async fn on_command(&mut self, command: Command) {
+        let enabled = self.parts.updates.enabled;
+        match command {
+            Command::Offered(version, _kind) if !enabled => {
+                tracing::info!(model = %self.parts.model.name, %version, "updates are switched off: not taken");
+            }
+            Command::Offered(version, kind) => self.handle(Event::Offered { version, kind }).await,
+            Command::Hub(_, done) if !enabled => drop(done.send(Err(NotOrdered::Disabled))),
+            Command::Hub(order, done) => {
+                match order {
+                    HubOrder::Return { from, to, reason } => self.handle(Event::Return { from, to, reason }).await,
+                    HubOrder::Pin(version) => self.handle(Event::Pinned(version)).await,
+                    HubOrder::Audit { version, per_mille } => {
+                        self.stored.audit_version = Some(version).filter(|_version| per_mille > 0);
+                        self.stored.audit_per_mille = per_mille;
+                        keep::keep_orders(&self.parts, &self.stored).await;
+                        self.note_audit();
+                    }
+                }
+                drop(done.send(Ok(())));
+            }
+            Command::Owner(order, done) => {
+                let checked = self.machine.check_order(&order);
+                let effect = effect(&self.parts.model.name, &order, &self.machine);
+                if checked.is_ok() {
+                    self.handle(Event::Ordered(order)).await;
+                }
+                drop(done.send(checked.map(|()| effect).map_err(NotOrdered::Refused)));
+            }
+        }
+    }
+
+    pub(super) async fn handle(&mut self, event: Event) {
         let is_switched = event == Event::Switched;
         if let Event::Failed(failure) = &event {
             tracing::warn!(model = %self.parts.model.name, state = self.machine.state().name(), %failure, "update");
@@ -224,17 +231,22 @@ impl ModelUpdater {
                 self.made.serving = Some(serving);
                 Event::GoldenMatched
             }
-            Ok(Done::Switched) => {
+            Ok(Done::Switched(before)) => {
                 self.made = Made::default();
+                self.standby = before;
                 Event::Switched
             }
             Err(failure) => Event::Failed(failure),
         }
     }
 
-    async fn obey(&mut self, step: Step) {
+    pub(super) async fn obey(&mut self, step: Step) {
         tracing::debug!(model = %self.parts.model.name, ?step, "update");
         match step {
+            Step::Recall { version } => {
+                self.made = Made::default();
+                self.begin(jobs::recall(self.parts(), version), CancellationToken::new());
+            }
             Step::RefreshTrust { version } => {
                 let abandoned = CancellationToken::new();
                 self.begin(jobs::trust(self.parts(), version, abandoned.clone()), abandoned);
@@ -250,8 +262,11 @@ impl ModelUpdater {
                 Some(candidate) => self.begin(jobs::verify(self.parts(), candidate), CancellationToken::new()),
                 None => self.begin_lost(),
             },
-            Step::Load { .. } => match self.made.bundle.clone() {
-                Some(bundle) => self.begin(jobs::load(self.parts(), bundle), CancellationToken::new()),
+            Step::Load { installed } => match self.made.bundle.clone() {
+                Some(bundle) => {
+                    let ready = self.standby.clone().filter(|standby| standby.is_ready(&installed));
+                    self.begin(jobs::load(self.parts(), bundle, ready), CancellationToken::new());
+                }
                 None => self.begin_lost(),
             },
             Step::CheckGolden { .. } => match (self.made.bundle.clone(), self.made.serving.clone()) {
@@ -260,8 +275,13 @@ impl ModelUpdater {
                 }
                 (None, _) | (_, None) => self.begin_lost(),
             },
-            Step::Switch { slots, .. } => match self.made.serving.clone() {
-                Some(serving) => self.begin(jobs::switch(self.parts(), serving, slots), CancellationToken::new()),
+            // Settings never ask for these two yet.
+            Step::Measure { .. } | Step::Shadow { .. } => self.begin_lost(),
+            Step::Switch { slots, probation, .. } => match self.made.serving.clone() {
+                Some(serving) => {
+                    let job = jobs::switch(self.parts(), serving, slots, probation);
+                    self.begin(job, CancellationToken::new());
+                }
                 None => self.begin_lost(),
             },
             Step::Abandon { .. } => {
@@ -271,15 +291,23 @@ impl ModelUpdater {
             }
             Step::Unload { .. } => self.made.serving = None,
             Step::Remove { version } => self.remove(version).await,
-            Step::Repair { slots } => self.repair(slots).await,
-            Step::Report(report) => self.report(report).await,
-            Step::Remember { version, failure } => {
-                let kept = self.parts.failed.put(&self.parts.key(version), &failure).await;
-                self.say_if_not_kept(kept);
+            Step::KeepOrders { orders } => {
+                self.stored.orders = orders;
+                keep::keep_orders(&self.parts, &self.stored).await;
+                crash_at(CrashPoint::OrdersStored);
             }
+            Step::KeepProbation { probation } => {
+                if probation.is_none() {
+                    self.proven().await;
+                }
+                keep::keep_probation(&self.parts, probation, true).await;
+            }
+            Step::Repair { slots } => repair(&self.parts, slots).await,
+            Step::Report(report) => send_report(&self.parts, report).await,
+            Step::Remember { version, failure } => remember(&self.parts, version, &failure).await,
             Step::Forget { version } => {
                 let kept = self.parts.failed.delete(&self.parts.key(version)).await;
-                self.say_if_not_kept(kept);
+                say_if_not_kept(kept);
             }
             // The loop asks the machine for its next time-out.
             Step::WaitUntil(_) => {}
@@ -315,46 +343,29 @@ impl ModelUpdater {
         }
     }
 
-    async fn repair(&mut self, slots: Slots) {
-        tracing::warn!(model = %self.parts.model.name, ?slots, "the pointers are repaired");
-        let parts = self.parts();
-        let written =
-            tokio::task::spawn_blocking(move || disk::write_slots(&parts.folder, &parts.model.name, &slots)).await;
-        if let Ok(Err(failure)) = written {
-            tracing::error!(%failure, "repaired pointers were not written: they are repaired again at the next start");
+    /// Ends what a probation needed: the session of the version before, and the process of the version's own.
+    async fn proven(&mut self) {
+        self.standby = None;
+        if let Some(serving) = self.parts.model.serving() {
+            jobs::share_host(serving).await;
         }
     }
 
-    async fn report(&mut self, report: Report) {
-        if report.outcome.is_final() {
-            telemetry::metrics::update_ended(self.parts.model.name.as_str(), report.outcome.as_str());
-        }
-        tracing::info!(
-            model = %report.model,
-            version = %report.version,
-            stage = %report.stage,
-            outcome = report.outcome.as_str(),
-            "update"
-        );
-        self.parts.reports.push(report).await;
-        crash_at(CrashPoint::ReportStored);
-    }
-
-    fn say_if_not_kept(&self, kept: Result<(), StoreError>) {
-        if let Err(error) = kept {
-            tracing::warn!(error = telemetry::chain(&error), "what failed is remembered in memory only");
-        }
+    pub(super) fn note_audit(&self) {
+        self.parts.model.set_audit(self.stored.audit_version.map(|version| (version, self.stored.audit_per_mille)));
     }
 
     /// Writes down where the update stands.
-    fn note(&self) {
+    pub(super) fn note(&self) {
         let state = self.machine.state();
         if self.machine.slots().active_version().is_none() {
             let newest = self.machine.failed().last_key_value();
             self.parts.model.set_given_up(newest.map(|(version, failure)| format!("version {version}: {failure}")));
         }
         self.parts.shared_status.updater(&self.parts.model.name, |part| {
-            part.previous = self.machine.slots().previous.clone();
+            part.previous.clone_from(&self.machine.slots().previous);
+            part.orders = OrdersStatus::of(self.machine.orders());
+            part.probation = self.machine.probation().map(ProbationStatus::from);
             state.name().clone_into(&mut part.update.state);
             part.update.version = state.target();
             if state.target().is_none() {
@@ -368,60 +379,6 @@ impl ModelUpdater {
             part.failed = self.machine.failed().iter().map(failed).collect();
         });
     }
-}
-
-/// Loads the active version; where that does not load any more, the one before it. Also returns the versions that ended their
-/// child process, or the agent, so often that they are given up.
-async fn load_what_served(
-    parts: &Arc<UpdaterParts>,
-    slots: &Slots,
-    complete: &[Installed],
-) -> (Option<Arc<Serving>>, Vec<(Version, Failure)>) {
-    let mut crashed = Vec::new();
-    let slots = [&slots.active, &slots.previous].into_iter().flatten();
-    for installed in slots.filter(|installed| complete.contains(installed)) {
-        let loader = Arc::clone(parts);
-        let version = installed.version;
-        let loaded = tokio::task::spawn_blocking(move || {
-            let bundle = disk::installed_bundle(&loader.folder, &loader.model.name, version);
-            let bundle = bundle.map_err(|error| trouble::of_verify(&error))?;
-            let wanted = Wanted::by(&loader.model.table);
-            let serving = super::load(&loader.engines, &loader.load, &loader.attempts, &bundle, wanted, Trial::Proven)?;
-            Ok((bundle, serving))
-        });
-        match loaded.await.unwrap_or_else(|_stopped| Err(trouble::interrupted())) {
-            Ok((bundle, serving)) => {
-                let serving = prove(parts, bundle, serving).await;
-                let (engine, provider) = (serving.engine, serving.session.provider());
-                tracing::info!(model = %parts.model.name, %version, %engine, provider, "serving");
-                return (Some(serving), crashed);
-            }
-            Err(failure) if failure.kind == FailureKind::EngineCrashed => {
-                tracing::error!(model = %parts.model.name, %version, %failure, "an installed version is given up");
-                crashed.push((version, failure));
-            }
-            Err(failure) => {
-                tracing::error!(model = %parts.model.name, %version, %failure, "an installed version does not load");
-                let outcome = Outcome::Retrying(failure);
-                let model = parts.model.name.clone();
-                parts.reports.push(Report { model, version, stage: Stage::Active, outcome }).await;
-            }
-        }
-    }
-    (None, crashed)
-}
-
-/// Where there is a choice of engines, the configuration or a driver may have changed since the golden inputs were
-/// answered. The last engine serves what it was trusted with before.
-async fn prove(parts: &Arc<UpdaterParts>, bundle: Bundle<Verified>, serving: Arc<Serving>) -> Arc<Serving> {
-    let behind = Wanted { after: Some(serving.engine), ..Wanted::by(&parts.model.table) };
-    if behind.among(&parts.engines, &bundle.variant().engines).next().is_none() {
-        return serving;
-    }
-    jobs::proven(parts, &bundle, serving).await.unwrap_or_else(|(serving, failure)| {
-        tracing::error!(model = %parts.model.name, %failure, "no engine gives the golden answers");
-        serving
-    })
 }
 
 /// Ends when the job does; never, when there is none.
@@ -440,9 +397,65 @@ async fn sleep_until(instant: Option<Instant>) {
     }
 }
 
-async fn failed_versions(parts: &UpdaterParts) -> Result<BTreeMap<Version, Failure>, StoreError> {
-    let prefix = format!("{}/", parts.model.name);
-    let all = parts.failed.list().await?.records;
-    let of_model = |(key, failure): (String, Failure)| Some((key.strip_prefix(&prefix)?.parse().ok()?, failure));
-    Ok(all.into_iter().filter_map(of_model).collect())
+/// Writes repaired pointers.
+pub(super) async fn repair(parts: &Arc<UpdaterParts>, slots: Slots) {
+    tracing::warn!(model = %parts.model.name, ?slots, "the pointers are repaired");
+    let writer = Arc::clone(parts);
+    let written =
+        tokio::task::spawn_blocking(move || disk::write_slots(&writer.folder, &writer.model.name, &slots)).await;
+    if let Ok(Err(failure)) = written {
+        tracing::error!(%failure, "repaired pointers were not written: they are repaired again at the next start");
+    }
+}
+
+/// Puts a report into the outbox.
+pub(super) async fn send_report(parts: &UpdaterParts, report: Report) {
+    if report.outcome.is_final() {
+        telemetry::metrics::update_ended(parts.model.name.as_str(), report.outcome.as_str());
+    }
+    tracing::info!(
+        model = %report.model,
+        version = %report.version,
+        stage = %report.stage,
+        outcome = report.outcome.as_str(),
+        "update"
+    );
+    parts.reports.push(report).await;
+    crash_at(CrashPoint::ReportStored);
+}
+
+/// Stores the reason for which a version is left alone.
+pub(super) async fn remember(parts: &UpdaterParts, version: Version, failure: &Failure) {
+    say_if_not_kept(parts.failed.put(&parts.key(version), failure).await);
+}
+
+fn say_if_not_kept(kept: Result<(), StoreError>) {
+    if let Err(error) = kept {
+        tracing::warn!(error = telemetry::chain(&error), "a failure is remembered in memory only");
+    }
+}
+
+/// Returns the effect of an order that is about to be carried out, for people.
+fn effect(model: &ModelName, order: &OwnerOrder, machine: &Machine) -> String {
+    let slots = machine.slots();
+    let version = |installed: Option<&Installed>| installed.map_or("none".to_owned(), |slot| slot.version.to_string());
+    match order {
+        OwnerOrder::Rollback => format!(
+            "{model} returns from version {} to version {}; `edge-agent status` shows the progress",
+            version(slots.active.as_ref()),
+            version(slots.previous.first())
+        ),
+        OwnerOrder::Pin(pinned) if slots.active_version() == Some(*pinned) => {
+            format!("{model} stays at version {pinned} until `edge-agent model unpin {model}`")
+        }
+        OwnerOrder::Pin(pinned) => {
+            format!("{model} goes to version {pinned} and stays there until `edge-agent model unpin {model}`")
+        }
+        OwnerOrder::Unpin => format!("{model} takes the versions that the hub offers"),
+        OwnerOrder::Hold => format!(
+            "{model} stays at version {} until `edge-agent model resume {model}`",
+            version(slots.active.as_ref())
+        ),
+        OwnerOrder::Resume => format!("{model} takes the versions that the hub offers"),
+    }
 }

@@ -25,8 +25,8 @@ pub(super) struct Search {
 impl Search {
     /// Looks for each followed model that the greeting offered no version of.
     pub(super) async fn run(self, offered: Vec<ModelName>) {
-        let followed = self.models.iter().map(|model| &model.name);
-        let unsure: Vec<&ModelName> = followed.filter(|name| !offered.contains(name)).collect();
+        let followed = self.models.iter().map(|model| model.name.clone());
+        let unsure: Vec<ModelName> = followed.filter(|name| !offered.contains(name)).collect();
         let Some(trust) = self.trust.as_ref().filter(|_| !unsure.is_empty()) else { return };
         let trusted = match trust.refresh(&self.link).await {
             Ok(trusted) => trusted,
@@ -36,7 +36,7 @@ impl Search {
             }
         };
         let known: Vec<&str> = trusted.models().map(ModelName::as_str).collect();
-        for name in unsure {
+        for name in &unsure {
             let is_serving = self.models.iter().any(|model| model.name == *name && model.serving().is_some());
             let problem = problem(name, &known, is_serving);
             if let Some(problem) = &problem {

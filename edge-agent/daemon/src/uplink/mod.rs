@@ -18,4 +18,4 @@ pub(crate) use link::source;
 pub use link::{DeferredRequest, HubAnswer, Link, LinkError, NotAnswered};
 pub use silence::Silence;
 pub use takes::Takes;
-pub use task::{Offers, Uplink, UplinkParts};
+pub use task::{Uplink, UplinkParts};

@@ -5,16 +5,21 @@ use std::time::Duration;
 use edge_core::renewal;
 use edge_core::update::OfferKind;
 use edge_core::uplink::Event;
-use protocol::v1::{DeviceRequest, DeviceResponse, HubRequest, Offer, Refusal, RefusalCode, feature};
-use tokio::sync::mpsc;
+use protocol::v1::{
+    Audit, DeviceRequest, DeviceResponse, HubRequest, Offer, Pin, Refusal, RefusalCode, Return, feature,
+};
+use tokio::sync::{mpsc, oneshot};
 use transport::{CloseCode, CloseReason, Connection, Exchange, ExchangeError, Priority};
+use types::ModelName;
 
 use super::beside::{self, Beside};
 use super::link::{LinkError, exchange};
 use super::{renew, say, task};
+use crate::assigned::{Assignment, NotAssigned};
 use crate::identity::Enrolment;
 use crate::models::Models;
 use crate::reports::Reports;
+use crate::updater::{Command, HubOrder, NotOrdered};
 use crate::uplink::Uplink;
 
 /// Requests of the hub that are read at once: it sends offers and goodbyes, one at a time.
@@ -27,6 +32,8 @@ const HUB_REQUEST_WITHIN: Duration = Duration::from_secs(10);
 /// Request of the hub on its own initiative.
 enum Said {
     Offer(Offer),
+    Order(ModelName, HubOrder, oneshot::Sender<Result<(), NotOrdered>>),
+    Assigned(Assignment),
     Goodbye { retry_after: Option<Duration> },
 }
 
@@ -79,11 +86,24 @@ impl Uplink {
                         self.offered(&offer, OfferKind::Retry);
                         continue;
                     }
+                    Said::Order(model, order, done) => {
+                        self.ordered(&model, order, done);
+                        continue;
+                    }
+                    Said::Assigned(assignment) => {
+                        // A list that finds the queue full is not answered; the hub sends it again.
+                        drop(self.parts.assigned.lists.try_send(assignment));
+                        continue;
+                    }
                     Said::Goodbye { retry_after } => {
                         self.parts.reports.not_delivered();
                         return Event::Goodbye { retry_after };
                     }
                 },
+                Ok(()) = self.parts.assigned.changed.changed() => {
+                    self.greet_again(&connection).await;
+                    continue;
+                }
                 never = &mut listening => match never {},
                 never = &mut sending => match never {},
                 () = tokio::time::sleep(pause) => {
@@ -106,11 +126,34 @@ impl Uplink {
         }
     }
 
+    /// Passes an order of the hub to the updater of its model.
+    fn ordered(&self, model: &ModelName, order: HubOrder, done: oneshot::Sender<Result<(), NotOrdered>>) {
+        tracing::info!(%model, ?order, "the hub gives an order");
+        if !self.parts.updaters.knows(model) {
+            drop(done.send(Err(NotOrdered::UnknownModel(model.clone()))));
+            return;
+        }
+        if let Err(error) = self.parts.updaters.send(model, Command::Hub(order, done)) {
+            // Whoever waits for the order hears of it by the end of the channel.
+            tracing::warn!(%model, error = telemetry::chain(&error), "an order of the hub is not taken");
+        }
+    }
+
+    /// Tells the hub that the device follows other models now, and takes what it offers of them.
+    async fn greet_again(&mut self, connection: &Connection) {
+        match self.greet(connection).await {
+            Ok(welcome) => self.welcomed(&welcome),
+            // The next connection begins with a greeting.
+            Err(error) => tracing::warn!(error = telemetry::chain(&error), "the hub was not told of assigned models"),
+        }
+    }
+
     /// Sends reports over a connection that takes the place of another one.
     fn sending_on(&self, connection: &Connection) -> std::pin::Pin<Box<dyn Future<Output = Never> + Send>> {
         let reports = std::sync::Arc::clone(&self.parts.reports);
         reports.not_delivered();
-        let sending = send_reports(connection.clone(), reports, self.hub_knows_all_outcomes);
+        let knows = say::HubKnows { outcomes: self.hub_knows_all_outcomes, stages: self.hub_takes_counters };
+        let sending = send_reports(connection.clone(), reports, knows);
         let (connection, models) = (connection.clone(), std::sync::Arc::clone(&self.parts.models));
         let takes_running = self.hub_takes_running;
         Box::pin(async move {
@@ -240,9 +283,8 @@ enum Never {}
 /// Reads what the hub says, one exchange at a time. Never ends: that the connection is over is seen elsewhere.
 async fn listen(connection: Connection, tell: mpsc::Sender<Said>) -> Never {
     while let Ok(exchange) = connection.accept().await {
-        match tokio::time::timeout(HUB_REQUEST_WITHIN, hear(exchange)).await {
-            Ok(Ok(Some(said))) => drop(tell.send(said).await),
-            Ok(Ok(None)) => {}
+        match tokio::time::timeout(HUB_REQUEST_WITHIN, hear(exchange, &tell)).await {
+            Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(error = telemetry::chain(&error), "a request of the hub was not understood")
             }
@@ -252,13 +294,29 @@ async fn listen(connection: Connection, tell: mpsc::Sender<Said>) -> Never {
     std::future::pending().await
 }
 
-async fn hear(mut exchange: Exchange) -> Result<Option<Said>, ExchangeError> {
+/// Reads a request of the hub and answers it; an order is answered once it is stored.
+async fn hear(mut exchange: Exchange, tell: &mpsc::Sender<Said>) -> Result<(), ExchangeError> {
     let said = match exchange.receive::<HubRequest>().await? {
         HubRequest::Offer(offer) => Said::Offer(offer),
-        HubRequest::Return(_) | HubRequest::Pin(_) | HubRequest::Audit(_) | HubRequest::Assigned(_) => {
-            let refusal = Refusal::new(RefusalCode::Unsupported, "the agent does not take this request");
-            exchange.send_last(&DeviceResponse::Refused(refusal), &[]).await?;
-            return Ok(None);
+        HubRequest::Return(Return { model, from, to, reason }) => {
+            return obey(exchange, tell, model, HubOrder::Return { from, to, reason }).await;
+        }
+        HubRequest::Pin(Pin { model, version }) => {
+            return obey(exchange, tell, model, HubOrder::Pin(version)).await;
+        }
+        HubRequest::Audit(Audit { model, version, share_per_mille }) => {
+            return obey(exchange, tell, model, HubOrder::Audit { version, per_mille: share_per_mille }).await;
+        }
+        HubRequest::Assigned(assigned) => {
+            let (done, stored) = oneshot::channel();
+            drop(tell.send(Said::Assigned(Assignment { models: assigned.models, done })).await);
+            let response = match stored.await {
+                Ok(Ok(())) => DeviceResponse::Accepted,
+                Ok(Err(error @ NotAssigned::Forbidden)) => refuse(RefusalCode::Unsupported, &error),
+                Ok(Err(error @ NotAssigned::Store(_))) => refuse(RefusalCode::Internal, &error),
+                Err(_dropped) => refuse(RefusalCode::Busy, &NotOrdered::Busy),
+            };
+            return exchange.send_last(&response, &[]).await;
         }
         HubRequest::Goodbye { reason, retry_after_ms } => {
             tracing::info!(reason, "the hub says goodbye");
@@ -266,7 +324,34 @@ async fn hear(mut exchange: Exchange) -> Result<Option<Said>, ExchangeError> {
         }
     };
     exchange.send_last(&DeviceResponse::Accepted, &[]).await?;
-    Ok(Some(said))
+    drop(tell.send(said).await);
+    Ok(())
+}
+
+async fn obey(
+    mut exchange: Exchange,
+    tell: &mpsc::Sender<Said>,
+    model: ModelName,
+    order: HubOrder,
+) -> Result<(), ExchangeError> {
+    let (done, stored) = oneshot::channel();
+    drop(tell.send(Said::Order(model, order, done)).await);
+    let response = match stored.await.unwrap_or(Err(NotOrdered::Busy)) {
+        Ok(()) => DeviceResponse::Accepted,
+        Err(error) => {
+            let code = match error {
+                NotOrdered::UnknownModel(_) => RefusalCode::UnknownModel,
+                NotOrdered::Busy => RefusalCode::Busy,
+                NotOrdered::Disabled | NotOrdered::Refused(_) => RefusalCode::Unsupported,
+            };
+            refuse(code, &error)
+        }
+    };
+    exchange.send_last(&response, &[]).await
+}
+
+fn refuse(code: RefusalCode, error: &(dyn std::error::Error + 'static)) -> DeviceResponse {
+    DeviceResponse::Refused(Refusal::new(code, telemetry::chain(error)))
 }
 
 /// Interval between checks whether the sessions that serve have changed since the hub was told.
@@ -291,10 +376,10 @@ async fn send_running(connection: Connection, models: std::sync::Arc<Models>) ->
 }
 
 /// Sends reports, oldest first, each until the hub has it. Never ends.
-async fn send_reports(connection: Connection, reports: std::sync::Arc<Reports>, knows_all_outcomes: bool) -> Never {
+async fn send_reports(connection: Connection, reports: std::sync::Arc<Reports>, knows: say::HubKnows) -> Never {
     loop {
         let entry = reports.next().await;
-        let request = DeviceRequest::Report(say::report(&entry.report, knows_all_outcomes));
+        let request = DeviceRequest::Report(say::report(&entry.report, knows));
         match exchange(&connection, Priority::Control, &request, 0).await {
             Ok(_accepted) => reports.acknowledged(entry.id).await,
             // Said again it would be refused again.

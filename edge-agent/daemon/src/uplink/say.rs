@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use edge_core::update::{Outcome, Report, Stage};
 use engine::EngineDescription;
-use protocol::v1::feature::{Instance, Platform};
+use protocol::v1::feature::{self, Instance, Platform};
 use protocol::v1::{ActiveVariant, EngineInfo, Hello, ModelState, RunningModel, UpdateOutcome, UpdateReport, shorten};
 use service::clock;
 
@@ -19,7 +19,7 @@ pub(super) fn hello(
     instance: Instance,
 ) -> Hello {
     let status = shared_status.status(models);
-    let state = |model: &Arc<Model>| {
+    let state = |model: Arc<Model>| {
         let previous = status.models.iter().find(|status| status.model == model.name);
         ModelState {
             model: model.name.clone(),
@@ -30,7 +30,7 @@ pub(super) fn hello(
     let platform = Platform { os: std::env::consts::OS.to_owned(), arch: std::env::consts::ARCH.to_owned() };
     Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        features: vec![instance.to_feature(), platform.to_feature()],
+        features: vec![instance.to_feature(), platform.to_feature(), feature::ROLLOUTS.to_owned()],
         device_now_unix_ms: clock::unix_ms(),
         models: models.iter().map(state).collect(),
         engines: engines.iter().take(protocol::v1::hello::ENGINES_MAX).map(engine_info).collect(),
@@ -39,7 +39,7 @@ pub(super) fn hello(
 
 /// Returns the sessions that serve now, for a hub that takes them.
 pub(super) fn running(models: &Models) -> Vec<RunningModel> {
-    let of = |model: &Arc<Model>| {
+    let of = |model: Arc<Model>| {
         let serving = model.serving()?;
         Some(RunningModel {
             model: model.name.clone(),
@@ -63,8 +63,17 @@ fn engine_info(engine: &EngineDescription) -> EngineInfo {
     }
 }
 
-/// Returns a report as the hub reads it. A hub that does not know all outcomes is told the nearest one that it knows.
-pub(super) fn report(report: &Report, knows_all_outcomes: bool) -> UpdateReport {
+/// Parts of reports that the hub knows, by its greeting.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HubKnows {
+    /// Every outcome of an update.
+    pub(super) outcomes: bool,
+    /// The stages that measure a version.
+    pub(super) stages: bool,
+}
+
+/// Returns a report as the hub reads it: in place of a stage or an outcome that it does not know, the nearest one.
+pub(super) fn report(report: &Report, hub: HubKnows) -> UpdateReport {
     let variant = match &report.outcome {
         Outcome::Active(installed) => Some(installed.variant.clone()),
         Outcome::Started
@@ -73,13 +82,17 @@ pub(super) fn report(report: &Report, knows_all_outcomes: bool) -> UpdateReport 
         | Outcome::Superseded { .. }
         | Outcome::RolledBack(_) => None,
     };
-    let stage = if variant.is_some() { Stage::Active } else { report.stage };
+    let stage = match report.stage {
+        _ if variant.is_some() => Stage::Active,
+        Stage::Measuring | Stage::Shadowing if !hub.stages => Stage::Checking,
+        stage => stage,
+    };
     let outcome = report.outcome.clone().map(|_installed| (), |failure| shorten(&failure.to_string()));
     let outcome = match outcome {
-        UpdateOutcome::Superseded { by } if !knows_all_outcomes => {
+        UpdateOutcome::Superseded { by } if !hub.outcomes => {
             UpdateOutcome::Rejected(format!("version {} is older than version {by}, which serves", report.version))
         }
-        UpdateOutcome::RolledBack(reason) if !knows_all_outcomes => UpdateOutcome::Rejected(reason),
+        UpdateOutcome::RolledBack(reason) if !hub.outcomes => UpdateOutcome::Rejected(reason),
         known => known,
     };
     UpdateReport { model: report.model.clone(), version: report.version, variant, stage, outcome }
@@ -98,13 +111,21 @@ mod tests {
         let of =
             |outcome| Report { model: "digits".parse().unwrap(), version: version(2), stage: Stage::Offered, outcome };
         let superseded = of(Outcome::Superseded { by: version(3) });
-        assert_eq!(report(&superseded, true).outcome, UpdateOutcome::Superseded { by: version(3) });
+        let (known, unknown) =
+            (HubKnows { outcomes: true, stages: true }, HubKnows { outcomes: false, stages: false });
+        assert_eq!(report(&superseded, known).outcome, UpdateOutcome::Superseded { by: version(3) });
         let rejected = UpdateOutcome::Rejected("version 2 is older than version 3, which serves".to_owned());
-        assert_eq!(report(&superseded, false).outcome, rejected);
+        assert_eq!(report(&superseded, unknown).outcome, rejected);
         let failure = Failure { kind: FailureKind::EngineCrashed, detail: "signal 11".to_owned() };
         let rolled_back = of(Outcome::RolledBack(failure));
         let reason = "engine_crashed: signal 11".to_owned();
-        assert_eq!(report(&rolled_back, true).outcome, UpdateOutcome::RolledBack(reason.clone()));
-        assert_eq!(report(&rolled_back, false).outcome, UpdateOutcome::Rejected(reason));
+        assert_eq!(report(&rolled_back, known).outcome, UpdateOutcome::RolledBack(reason.clone()));
+        assert_eq!(report(&rolled_back, unknown).outcome, UpdateOutcome::Rejected(reason));
+        for stage in Stage::ALL {
+            let measured = Report { stage, ..of(Outcome::Started) };
+            let is_new = matches!(stage, Stage::Measuring | Stage::Shadowing);
+            assert_eq!(report(&measured, unknown).stage, if is_new { Stage::Checking } else { stage });
+            assert_eq!(report(&measured, known).stage, stage);
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! The task that keeps the connection: dials, greets, stays online, and says in the status how it stands.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -11,13 +10,13 @@ use edge_core::uplink::{Event, NoAddress, Rejection, Step, Uplink as Machine};
 use protocol::v1::feature::{self, Instance};
 use protocol::v1::{Offer, RefusalCode, Welcome};
 use service::clock;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use transport::{
     Alpn, CertificateError, CloseCode, CloseReason, Congestion, Connection, DialError, DialErrorKind, Dialer,
     DialerConfig, Limits, Trust,
 };
-use types::{ModelName, Version};
+use types::ModelName;
 
 use super::beside::Greeter;
 use super::link::{Link, LinkError};
@@ -25,19 +24,18 @@ use super::missing::Search;
 use super::renew;
 use super::silence::Silence;
 use super::takes::Takes;
+use crate::assigned::AssignedLink;
 use crate::engines::Engines;
 use crate::identity::Enrolment;
 use crate::models::Models;
 use crate::reports::Reports;
+use crate::updater::{Command, Updaters};
 use crate::status::{CLONE_ADVICE, HubStatus, SharedStatus};
 
 /// Interval at which a refused device checks whether its clock was set: a wrong clock may be the reason.
 const CLOCK_LOOK: Duration = Duration::from_secs(10);
 /// A step of the clock from which a rejected device tries again at once.
 const CLOCK_STEP: Duration = Duration::from_secs(30);
-
-/// The ways to the updaters, by model.
-pub type Offers = BTreeMap<ModelName, mpsc::Sender<(Version, OfferKind)>>;
 
 /// Parts that the uplink uses.
 #[derive(Debug)]
@@ -54,8 +52,10 @@ pub struct UplinkParts {
     pub models: Arc<Models>,
     /// Engines of this device, for the greeting.
     pub engines: Arc<Engines>,
-    /// Receivers of offers, by model.
-    pub offers: Offers,
+    /// Updaters that take the offers and orders of the hub.
+    pub updaters: Arc<Updaters>,
+    /// The way to the models that the hub assigns.
+    pub assigned: AssignedLink,
     /// Outbox of reports to the hub.
     pub reports: Arc<Reports>,
     /// Status of the agent, updated at each change.
@@ -101,6 +101,8 @@ pub struct Uplink {
     pub(super) hub_knows_all_outcomes: bool,
     /// Whether the hub takes the sessions that serve.
     pub(super) hub_takes_running: bool,
+    /// Whether the hub takes counters and measurements, and knows the stages that came with them.
+    pub(super) hub_takes_counters: bool,
 }
 
 impl Uplink {
@@ -125,6 +127,7 @@ impl Uplink {
             renewal_only: false,
             hub_knows_all_outcomes: false,
             hub_takes_running: false,
+            hub_takes_counters: false,
         })
     }
 
@@ -347,6 +350,7 @@ impl Uplink {
         self.hub_knows_all_outcomes = feature::knows_all_outcomes(&welcome.features);
         self.hub_takes_running = feature::takes_running_models(&welcome.features);
         self.parts.takes.greeted(&welcome.features);
+        self.hub_takes_counters = feature::has(&welcome.features, feature::MODEL_COUNTERS);
         let also_at = feature::find_identity_also_at(&welcome.features);
         if let Some(address) = also_at {
             tracing::warn!(%address, advice = CLONE_ADVICE, "another machine uses the identity of this device");
@@ -367,14 +371,13 @@ impl Uplink {
     /// Passes an offer on. Whether it is taken is decided by the model's updater.
     pub(super) fn offered(&self, offer: &Offer, kind: OfferKind) {
         tracing::info!(model = %offer.model, version = %offer.version, "the hub offers a version");
-        let Some(updater) = self.parts.offers.get(&offer.model) else {
-            tracing::debug!(model = %offer.model, "this device does not follow the model");
-            return;
-        };
-        self.parts.shared_status.updater(&offer.model, |part| part.hub_problem = None);
-        if updater.try_send((offer.version, kind)).is_err() {
+        match self.parts.updaters.send(&offer.model, Command::Offered(offer.version, kind)) {
+            Ok(()) => self.parts.shared_status.updater(&offer.model, |part| part.hub_problem = None),
             // The hub offers it again at its next greeting.
-            tracing::warn!(model = %offer.model, version = %offer.version, "the updater does not keep up with offers");
+            Err(error) => {
+                let (model, version) = (&offer.model, offer.version);
+                tracing::warn!(%model, %version, error = telemetry::chain(&error), "an offer is not taken");
+            }
         }
     }
 

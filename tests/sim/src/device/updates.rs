@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use edge_core::outbox::Gone;
 use edge_core::slots::Installed;
-use edge_core::update::{Event, Failure, FailureKind, Report, Step};
+use edge_core::update::measure::Comparison;
+use edge_core::update::{Event, Failure, FailureKind, Report, ShadowTally, Step};
 use types::{Digest, Version};
 
 use super::{ANSWERED_WITHIN, Alarm, Device};
@@ -56,11 +57,14 @@ impl Device {
 
     fn obey(&mut self, env: &mut Env, step: Step) {
         match step {
-            Step::RefreshTrust { .. }
+            Step::Recall { .. }
+            | Step::RefreshTrust { .. }
             | Step::Fetch { .. }
             | Step::Verify { .. }
             | Step::Load { .. }
             | Step::CheckGolden { .. }
+            | Step::Measure { .. }
+            | Step::Shadow { .. }
             | Step::Switch { .. } => self.begin(env, step),
             Step::Abandon { .. } => self.end_soon(env, FailureKind::Superseded),
             Step::Remove { version } => {
@@ -79,6 +83,8 @@ impl Device {
             Step::Forget { version } => {
                 self.disk.failed.remove(&version);
             }
+            Step::KeepOrders { orders } => self.disk.orders = orders,
+            Step::KeepProbation { probation } => self.disk.probation = probation,
             Step::Report(report) => self.report(env, report),
             Step::Unload { .. } | Step::WaitUntil(_) => {}
         }
@@ -101,8 +107,8 @@ impl Device {
                 None
             }
             Step::Verify { .. } | Step::CheckGolden { .. } => Some(env.millis(50, 2000)),
-            Step::Load { .. } => Some(env.millis(100, 5000)),
-            _switch => Some(env.millis(5, 50)),
+            Step::Load { .. } | Step::Measure { .. } | Step::Shadow { .. } => Some(env.millis(100, 5000)),
+            _recall_or_switch => Some(env.millis(5, 50)),
         };
         self.agent.job = Some(Job { number, step, part: 0 });
         match time {
@@ -161,15 +167,22 @@ impl Device {
                     Ok(Event::Verified(installed(*version)))
                 }
             },
+            Step::Recall { version } if self.disk.complete.contains(version) => {
+                Ok(Event::Verified(installed(*version)))
+            }
+            Step::Recall { .. } => Err(FailureKind::Damaged),
             Step::Load { .. } => Ok(Event::Loaded),
+            Step::Measure { .. } => Ok(Event::Measured(Comparison::default())),
+            Step::Shadow { .. } => Ok(Event::Shadowed(ShadowTally::default())),
             Step::CheckGolden { installed } => match quality(installed.version) {
                 Some(Quality::WrongAnswers) => Err(FailureKind::GoldenMismatch),
                 Some(_) | None => Ok(Event::GoldenMatched),
             },
-            Step::Switch { installed, slots } => {
+            Step::Switch { installed, slots, probation } => {
                 let good = quality(installed.version) == Some(Quality::Good);
                 let older = Some(installed.version) <= self.agent.served;
                 env.watch.counts.switched += 1;
+                self.disk.probation = probation.clone().or(self.disk.probation.take());
                 self.disk.slots = slots.clone();
                 self.agent.served = Some(installed.version);
                 env.expect(good, || format!("{} serves a bad version: {:?}", self.id, self.agent.served));
@@ -191,7 +204,7 @@ impl Device {
             self.disk.slots = slots.clone();
         }
         // Sometimes the file that was in use is damaged; one of two always survives.
-        if let (Some(active), Some(_)) = (&self.disk.slots.active, &self.disk.slots.previous)
+        if let (Some(active), Some(_)) = (&self.disk.slots.active, self.disk.slots.previous.first())
             && env.chance(ROT)
         {
             env.watch.counts.damaged += 1;

@@ -2,9 +2,14 @@
 //!
 //! A sample is never changed. A field that is added later gets a sample of its own.
 
+use std::time::Duration;
+
+use edge_core::update::orders::{Leaving, Orders};
+use edge_core::update::probation::Probation;
 use store::{Batch, MemoryStore, Store, Table};
 
 use super::*;
+use crate::updater::{StoredOrders, StoredProbation};
 
 const DIGEST: &str = "sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4";
 
@@ -95,13 +100,70 @@ fn slots_read_back_for_ever() {
     let golden = format!(
         "{{\n  \"active\": {{\n    \"version\": 3,\n    \"variant\": \"int8\",\n    \"digest\": \"{DIGEST}\"\n  }},\n  \"previous\": null\n}}"
     );
-    let slots = slots::Slots { active: Some(installed()), previous: None };
+    let slots = slots::Slots { active: Some(installed()), previous: Vec::new() };
     assert_eq!(serde_json::to_string_pretty(&Slots::from(&slots)).unwrap(), golden);
     assert_eq!(slots::Slots::from(serde_json::from_str::<Slots>(&golden).unwrap()), slots);
 }
 
 #[test]
+fn slots_with_earlier_versions_read_back_and_an_older_agent_reads_the_first_of_them() {
+    let installed_json = format!(r#"{{"version":3,"variant":"int8","digest":"{DIGEST}"}}"#);
+    let golden = format!(
+        r#"{{"active":{installed_json},"previous":{installed_json},"earlier":[{installed_json},{installed_json}]}}"#
+    );
+    let slots = slots::Slots { active: Some(installed()), previous: vec![installed(); 3] };
+    assert_eq!(serde_json::to_string(&Slots::from(&slots)).unwrap(), golden);
+    assert_eq!(slots::Slots::from(serde_json::from_str::<Slots>(&golden).unwrap()), slots);
+}
+
+#[tokio::test]
+async fn standing_orders_read_back_for_ever() {
+    let version = |number| Version::new(number).unwrap();
+    let leaving = Leaving { from: version(5), to: version(4), failure: failure() };
+    let orders = StoredOrders {
+        orders: Orders {
+            owner_pin: Some(version(1)),
+            hold: true,
+            hub_pin: Some(version(2)),
+            leaving: Some(leaving),
+        },
+        audit_version: Some(version(3)),
+        audit_per_mille: 50,
+    };
+    let golden = r#"{"schema":1,"owner_pin":1,"hold":true,"hub_pin":2,"leaving":{"from":5,"to":4,"failure":{"kind":"golden_mismatch","detail":"output y differs"}},"audit_version":3,"audit_per_mille":50}"#;
+    assert_eq!(through_the_store::<StandingOrders>(golden, &orders).await, (orders.clone(), golden.to_owned()));
+    let (read, _written) = through_the_store::<StandingOrders>(r#"{"schema":1}"#, &orders).await;
+    assert_eq!(read, StoredOrders::default());
+}
+
+#[tokio::test]
+async fn a_probation_reads_back_for_ever() {
+    let probation = Probation {
+        version: Version::new(3).unwrap(),
+        left: Duration::from_millis(4),
+        answers: 5,
+        failures: 6,
+        deaths: 7,
+        agent_ends: 8,
+        machine_ends: 9,
+        baseline: Some(Duration::from_micros(10)),
+    };
+    let value = StoredProbation { probation, running: true, boot: "b".into() };
+    let golden = r#"{"schema":1,"version":3,"left_ms":4,"answers":5,"failures":6,"deaths":7,"agent_ends":8,"machine_ends":9,"baseline_us":10,"running":true,"boot":"b"}"#;
+    assert_eq!(through_the_store::<OnProbation>(golden, &value).await, (value.clone(), golden.to_owned()));
+    let (read, _written) = through_the_store::<OnProbation>(r#"{"version":3,"left_ms":4}"#, &value).await;
+    assert!(!read.running && read.probation.agent_ends == 0);
+}
+
+#[tokio::test]
+async fn assigned_models_read_back_for_ever() {
+    let golden = r#"{"schema":1,"models":["digits","vowels"]}"#;
+    let value = vec!["digits".parse().unwrap(), "vowels".parse().unwrap()];
+    assert_eq!(through_the_store::<AssignedModels>(golden, &value).await, (value.clone(), golden.to_owned()));
+}
+
+#[test]
 fn the_names_of_stages_in_records_stay_as_they_are() {
-    let names = ["offer", "trust", "fetch", "verify", "load", "golden", "switch", "restart"];
+    let names = ["offer", "trust", "fetch", "verify", "load", "golden", "measure", "shadow", "switch", "restart"];
     assert_eq!(Stage::ALL.map(stage_name), names);
 }

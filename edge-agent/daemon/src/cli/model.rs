@@ -1,0 +1,84 @@
+//! `edge-agent model`: orders of the owner on the version of a model, to the running agent.
+
+use clap::{Args, Subcommand};
+use console::{CliError, ExitKind, OrExit, Output};
+use types::{ModelName, Version};
+
+use super::client::Client;
+use super::{Context, folder_of};
+use crate::control::{ControlToken, OrderBody, OrderTaken};
+
+/// Decides on the version of a model on this device. The owner goes before the hub.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  edge-agent model rollback digits\n  edge-agent model pin digits 6\n  \
+                        edge-agent model hold digits         the hub changes nothing until `edge-agent model resume digits`")]
+pub struct ModelVerb {
+    /// Agent's server; without it the agent on the configured state folder
+    #[arg(long, global = true)]
+    url: Option<String>,
+    /// Order to give
+    #[command(subcommand)]
+    order: Order,
+}
+
+/// Orders of the owner.
+#[derive(Debug, Subcommand)]
+enum Order {
+    /// Leaves the version that serves and serves the one before it; offers of the fleet do not bring it back
+    Rollback {
+        /// Name of the model
+        model: ModelName,
+    },
+    /// Serves one version until it is unpinned, fetching it where it is not on the device
+    Pin {
+        /// Name of the model
+        model: ModelName,
+        /// Version to serve; the hub must still list it as signed
+        version: Version,
+    },
+    /// Ends a pin: offers of the hub are taken again
+    Unpin {
+        /// Name of the model
+        model: ModelName,
+    },
+    /// Keeps the version that serves, whatever the hub wants
+    Hold {
+        /// Name of the model
+        model: ModelName,
+    },
+    /// Ends a hold: offers of the hub are taken again
+    Resume {
+        /// Name of the model
+        model: ModelName,
+    },
+}
+
+impl ModelVerb {
+    pub(super) fn run(self, context: &Context) -> Result<(), CliError> {
+        let (model, order) = match self.order {
+            Order::Rollback { model } => (model, OrderBody::Rollback),
+            Order::Pin { model, version } => (model, OrderBody::Pin { version }),
+            Order::Unpin { model } => (model, OrderBody::Unpin),
+            Order::Hold { model } => (model, OrderBody::Hold),
+            Order::Resume { model } => (model, OrderBody::Resume),
+        };
+        let client = Client::new(self.url.as_deref(), context)?;
+        let folder = folder_of(&context.configuration()?);
+        let token = ControlToken::read(&folder).map_err(|error| {
+            let (kind, hint) = match error.is_not_found() {
+                true => (ExitKind::Unavailable, "start the agent with `edge-agent run`, or name its folder with --state-dir"),
+                false => (ExitKind::Refused, "run this as the user of the agent, or with sudo"),
+            };
+            CliError::new(kind, error).hint(hint)
+        })?;
+        let body = serde_json::to_vec(&order).or_exit_try(ExitKind::Failed, "report this as a bug")?;
+        let path = format!("/sanderling/v1/models/{model}/order");
+        let answer = client.order(&path, &token.authorization(), &body)?.good()?;
+        let taken: OrderTaken = serde_json::from_slice(&answer.body)
+            .or_exit_try(ExitKind::Failed, "agent and command line differ in version")?;
+        match context.output {
+            Output::Json => console::print_json(&taken).or_exit(ExitKind::Storage),
+            Output::Table => console::print_line(&telemetry::escape_control(&taken.effect)).or_exit(ExitKind::Storage),
+        }
+    }
+}

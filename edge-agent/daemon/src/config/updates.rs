@@ -1,0 +1,166 @@
+//! Section `[updates]` of `agent.toml`: versions from the hub, and the orders that the hub may give.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use config::{Mistakes, Validate};
+use edge_core::slots::KEEP_DEFAULT;
+use edge_core::trust::REFRESH_PERIOD;
+use edge_core::update::Settings;
+use edge_core::update::probation::{
+    ERROR_SHARE_DEFAULT, LATENCY_FACTOR_DEFAULT, PROBATION_ANSWERS_DEFAULT, PROBATION_DEFAULT, ProbationLimits,
+};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Shortest and longest time between two refreshes of the trust: the hub signs its timestamp for seven days.
+const TRUST_REFRESH_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
+
+/// Maximum number of earlier versions that stay on the disk: as many as the hub remembers of a device.
+const KEEP_MAX: usize = 16;
+
+/// Maximum length of a probation: a week shows every day of the week.
+const PROBATION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Section `[updates]` of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpdatesTable {
+    /// Whether new versions are taken at all. Default true.
+    pub enabled: bool,
+    /// Free space in bytes that an update must leave on the disk of the state folder. Default 67108864 (64 MiB).
+    pub disk_free_min_bytes: u64,
+    /// Time between two refreshes of the signed metadata without an update. Default `24h`; `1s` to `7d`.
+    ///
+    /// Each device draws its own moment. It is how a hub that is silent or kept from news is noticed: `trust` in status.
+    #[serde(with = "config::duration")]
+    pub trust_refresh: Duration,
+    /// Number of earlier versions of each model that stay on the disk, for a return without the hub. Default 2; 0 to 16.
+    pub keep: usize,
+    /// Whether the hub may assign models to this device beside those of this file. Default true.
+    pub assign: bool,
+    /// Length of the probation of a new version. Default `10m`; `0s` for none, at most `7d`.
+    ///
+    /// During it the version before stays loaded where the memory allows, and serves again by itself when the new one ends
+    /// its process, fails too often or is too slow.
+    #[serde(with = "config::duration")]
+    pub probation: Duration,
+    /// Number of answers after which a probation ends early. Default 1000.
+    pub probation_answers: u64,
+    /// Share of failed runs, 0 to 1, beyond which a version on probation is left. Default 0.125.
+    pub probation_error_share_max: Share,
+    /// Factor of the median latency of the version before, beyond which a version on probation is left. Default 5.
+    pub probation_latency_factor_max: u32,
+}
+
+impl Default for UpdatesTable {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            disk_free_min_bytes: 64 * 1024 * 1024,
+            trust_refresh: REFRESH_PERIOD,
+            keep: KEEP_DEFAULT,
+            assign: true,
+            probation: PROBATION_DEFAULT,
+            probation_answers: PROBATION_ANSWERS_DEFAULT,
+            probation_error_share_max: Share::of(ERROR_SHARE_DEFAULT).unwrap_or_default(),
+            probation_latency_factor_max: LATENCY_FACTOR_DEFAULT,
+        }
+    }
+}
+
+impl UpdatesTable {
+    /// Returns the settings of the update machine.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        let probation = ProbationLimits {
+            period: self.probation,
+            answers: self.probation_answers,
+            error_share: self.probation_error_share_max.as_f64(),
+            latency_factor: f64::from(self.probation_latency_factor_max),
+        };
+        Settings {
+            keep: self.keep,
+            probation: (!self.probation.is_zero()).then_some(probation),
+            ..Settings::default()
+        }
+    }
+}
+
+impl Validate for UpdatesTable {
+    fn validate(&self, mistakes: &mut Mistakes) {
+        if !TRUST_REFRESH_RANGE.contains(&self.trust_refresh) {
+            mistakes.add("updates.trust_refresh", "use 1s to 7d");
+        }
+        if self.keep > KEEP_MAX {
+            mistakes.add("updates.keep", format!("use 0 to {KEEP_MAX}"));
+        }
+        if self.probation > PROBATION_MAX {
+            mistakes.add("updates.probation", "use 0s to 7d");
+        }
+        if self.probation_answers == 0 {
+            mistakes.add("updates.probation_answers", "use at least 1, or probation = \"0s\" for no probation");
+        }
+        if self.probation_latency_factor_max == 0 {
+            mistakes.add("updates.probation_latency_factor_max", "use at least 1");
+        }
+    }
+}
+
+/// Share from 0 to 1, in steps of a thousandth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Share(u16);
+
+impl Share {
+    /// Returns the share of a number; `None` if it is not from 0 to 1.
+    #[must_use]
+    pub fn of(share: f64) -> Option<Self> {
+        if !(0.0..=1.0).contains(&share) {
+            return None;
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 1000")]
+        let per_mille = (share * 1000.0).round() as u16;
+        Some(Self(per_mille))
+    }
+
+    /// Returns the share in thousandths, 0 to 1000.
+    #[must_use]
+    pub const fn per_mille(self) -> u16 {
+        self.0
+    }
+
+    /// Returns the share as a number from 0 to 1.
+    #[must_use]
+    pub fn as_f64(self) -> f64 {
+        f64::from(self.0) / 1000.0
+    }
+}
+
+impl Serialize for Share {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(self.as_f64())
+    }
+}
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let share = f64::deserialize(deserializer)?;
+        Self::of(share).ok_or_else(|| serde::de::Error::custom(format_args!("{share} is no share: use 0 to 1")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_from_0_to_1() {
+        assert_eq!(Share::of(0.05).map(Share::per_mille), Some(50));
+        assert_eq!(Share::of(0.125).map(Share::as_f64), Some(0.125));
+        for wrong in [-0.001, 1.001, f64::NAN, f64::INFINITY] {
+            assert_eq!(Share::of(wrong), None, "{wrong}");
+        }
+        let mut mistakes = Mistakes::default();
+        UpdatesTable { keep: 17, probation_answers: 0, ..UpdatesTable::default() }.validate(&mut mistakes);
+        assert_eq!(mistakes.len(), 2);
+    }
+}
