@@ -9,6 +9,7 @@
 //! version of the model.
 
 mod admission;
+mod assignment;
 pub mod cohort;
 mod decision;
 pub mod draw;

@@ -306,7 +306,8 @@ impl Model {
     }
 
     /// Returns whether offering this version makes sense: it is above what serves, and was not given up.
-    pub(super) fn wants(&self, version: Version) -> bool {
+    #[must_use]
+    pub fn wants(&self, version: Version) -> bool {
         let above = self.active.as_ref().is_none_or(|active| active.version < version);
         above && !self.progress(version).is_some_and(Progress::is_given_up)
     }

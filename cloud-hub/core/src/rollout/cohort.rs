@@ -13,7 +13,12 @@ pub enum Cohort {
     /// Every device.
     All,
     /// Devices that pass a filter.
-    Filter(Filter),
+    Filter {
+        /// Text as the operator wrote it.
+        text: String,
+        /// The parsed text.
+        filter: Filter,
+    },
 }
 
 /// Fields of which a device has one value: two filters that want different values exclude each other.
@@ -33,7 +38,7 @@ impl Cohort {
     pub fn parse(text: &str) -> Result<Self, FilterError> {
         match text.trim() {
             ALL | "*" => Ok(Self::All),
-            text => filter::parse(text).map(Self::Filter),
+            text => Ok(Self::Filter { text: text.to_owned(), filter: filter::parse(text)? }),
         }
     }
 
@@ -43,7 +48,7 @@ impl Cohort {
         match self {
             _ if subject.is_revoked => false,
             Self::All => true,
-            Self::Filter(filter) => filter.matches(subject),
+            Self::Filter { filter, .. } => filter.matches(subject),
         }
     }
 
@@ -52,7 +57,7 @@ impl Cohort {
     /// False only where both want different values of the same label, name, system or processor.
     #[must_use]
     pub fn may_overlap(&self, other: &Self) -> bool {
-        let (Self::Filter(one), Self::Filter(other)) = (self, other) else { return true };
+        let (Self::Filter { filter: one, .. }, Self::Filter { filter: other, .. }) = (self, other) else { return true };
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         required(one, &mut ours);
         required(other, &mut theirs);
@@ -97,12 +102,12 @@ fn single(field: &Field) -> Option<Single<'_>> {
     }
 }
 
-/// Prints a cohort that parses to the same one.
+/// Prints the cohort as the operator wrote it.
 impl fmt::Display for Cohort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All => f.write_str(ALL),
-            Self::Filter(filter) => filter.fmt(f),
+            Self::Filter { text, .. } => f.write_str(text),
         }
     }
 }

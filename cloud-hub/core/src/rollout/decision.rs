@@ -3,16 +3,16 @@
 use std::collections::VecDeque;
 
 /// Maximum number of decisions that are kept of a rollout; the oldest but the creation go first.
-pub const DECISIONS_MAX: usize = 100;
+pub const DECISIONS_MAX: usize = 60;
 
 /// Maximum number of pieces of evidence of one decision.
-pub const EVIDENCE_MAX: usize = 12;
+pub const EVIDENCE_MAX: usize = 10;
 
 /// Maximum length of a piece of evidence in bytes.
-pub const EVIDENCE_BYTES_MAX: usize = 300;
+pub const EVIDENCE_BYTES_MAX: usize = 160;
 
 /// Maximum length of a reason in bytes. A record with the maximum of everything stays below the limit of the store.
-pub const REASON_BYTES_MAX: usize = 500;
+pub const REASON_BYTES_MAX: usize = 300;
 
 /// One decision.
 #[derive(Debug, Clone, PartialEq, Eq)]

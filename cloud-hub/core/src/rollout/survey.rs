@@ -153,6 +153,11 @@ impl Rollout {
                 );
                 return Judgement::Breach(reason, evidence);
             }
+            // A gate needs devices that serve the version, and none will.
+            Some(_) if tally.is_hopeless() => {
+                let reason = format!("no admitted device took version {}", self.parts.spec.version);
+                return Judgement::Breach(reason, evidence);
+            }
             Some(Verdict::Passes | Verdict::Holds) | None => {}
         }
         let soak_s = self.parts.spec.waves.get(running.wave).map_or(0, |wave| wave.soak_s);
@@ -190,7 +195,7 @@ impl Rollout {
         match self.parts.spec.cohort {
             Cohort::All => self.parts.state = State::Promoting { since_unix_s: now },
             // The others are not asked: the version is current for the cohort only.
-            Cohort::Filter(_) => {
+            Cohort::Filter { .. } => {
                 self.parts.state = State::Completed { at_unix_s: now };
                 let reason = format!("the cohort has version {}", self.parts.spec.version);
                 self.decide(now, "completed", reason, Vec::new());

@@ -85,6 +85,13 @@ impl Tally {
         harmed > 0 && harmed.saturating_mul(1000) > reached.saturating_mul(FAILED_PER_MILLE_MAX)
     }
 
+    /// Returns whether every member has failed or fallen silent that was reached.
+    #[must_use]
+    pub fn is_hopeless(&self) -> bool {
+        let is_harmed = self.failed.saturating_add(self.silent) > 0;
+        is_harmed && self.active == 0 && self.working == 0 && self.idle == 0
+    }
+
     /// Returns the numbers in words, for decisions and for operators.
     #[must_use]
     pub fn words(&self) -> Vec<String> {
