@@ -6,11 +6,12 @@ use crate::audit::{AuditPage, AuditQuery, AuditVerification};
 use crate::endpoint::{Body, Description, Endpoint, FileBytes, Method, NoBody, NoQuery};
 use crate::trust::{OnlineKeysView, TrustChange, TrustChanged, TrustView};
 use crate::{
-    AssignRequest, AssignmentView, BackupSnapshot, BlobStored, DeleteRequest, Deleted, Garbage, GarbageRequest, ModelFigures, DeviceList, DeviceListQuery, DeviceView, ExplainQuery,
-    HubStatus, LabelChange, ModelList, ModelView, OfferRequest, OperatorCreated, OperatorList, OperatorRenewal,
-    OperatorRequest, OperatorRevoked, PageQuery, PinRequest, PinView, PublishRequest, Published, RevokeRequest, Role,
-    RolloutAction, RolloutDetail, RolloutExplanation, RolloutList, RolloutRequest, RolloutView, TokenCreated,
-    TokenRequest, WithdrawRequest, Withdrawn,
+    AssignRequest, AssignmentView, BackupSnapshot, BlobStored, DeleteRequest, Deleted, DeviceList, DeviceListQuery,
+    DeviceView, ExplainQuery, Garbage, GarbageRequest, HubStatus, LabelChange, ModelFigures, ModelList, ModelView,
+    OfferRequest, OperatorCreated, OperatorList, OperatorRenewal, OperatorRequest, OperatorRevoked, PageQuery,
+    PinRequest, PinView, PublishRequest, Published, RevokeRequest, Role, RolloutAction, RolloutDetail,
+    RolloutExplanation, RolloutList, RolloutRequest, RolloutView, TokenCreated, TokenRequest, WithdrawRequest,
+    Withdrawn,
 };
 
 /// Defines the endpoints and the list of them.

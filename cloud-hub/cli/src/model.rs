@@ -5,8 +5,8 @@ use console::CliError;
 use hub_api::endpoint::NoBody;
 use hub_api::endpoints::{AssignModel, CollectGarbage, ListModels, OfferVersion, ShowFigures, ShowModel};
 use hub_api::{
-    AssignRequest, FilesView, Garbage, GarbageRequest, ModelFigures, ModelList, ModelView, OfferRequest, PAGE_MAX, PageQuery,
-    UnheldView, VariantFiguresView,
+    AssignRequest, FilesView, Garbage, GarbageRequest, ModelFigures, ModelList, ModelView, OfferRequest, PAGE_MAX,
+    PageQuery, UnheldView, VariantFiguresView,
 };
 use service::clock;
 use types::{ModelName, Version};

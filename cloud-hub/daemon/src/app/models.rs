@@ -172,6 +172,13 @@ impl Models {
         let (models, model, by) = (Arc::clone(self), model.clone(), by.clone());
         let work = async move {
             let version = request.version;
+            if let Some(rollout) = models.rollouts.active(&model, None) {
+                return Err(PublishError::InRollout { model, rollout });
+            }
+            let devices = models.rollouts.pinned_to(&model, version);
+            if !devices.is_empty() {
+                return Err(PublishError::Taken { model, version, devices });
+            }
             let files = models.registry.delete(&models.fleet, &model, &request).await?;
             models.workers.remove(&model, version);
             models.deltas.collect(false);

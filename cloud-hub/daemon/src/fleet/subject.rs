@@ -77,8 +77,9 @@ impl Fleet {
         let inner = self.inner();
         let facets: Vec<Facets<'_>> = records.iter().map(|(_name, record)| inner.facets(record)).collect();
         let views = records.iter().zip(&facets);
-        let views: Vec<DeviceView<'_>> =
-            views.map(|((_name, record), facets)| inner.rollout_view(record, facets, model, pinned(&record.id))).collect();
+        let views: Vec<DeviceView<'_>> = views
+            .map(|((_name, record), facets)| inner.rollout_view(record, facets, model, pinned(&record.id)))
+            .collect();
         Ok(call(&views))
     }
 

@@ -41,7 +41,7 @@ use crate::reach;
 use crate::records;
 use crate::registry::metadata::{Metadata, MetadataError};
 use crate::registry::{Registry, RegistryOpenError};
-use crate::rollouts::Rollouts;
+use crate::rollouts::{self, Rollouts};
 use crate::servers::gateway::{DeviceLimits, Services};
 use crate::servers::guard::places::Places;
 use crate::state::Folder;
@@ -206,8 +206,14 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>, stop:
     let (registry, deltas_table) = (Arc::new(registry), &config.deltas);
     let deltas = Arc::new(Deltas::open(&ground.folder, deltas_table, &registry, &fleet)?);
     let notices = TaskTracker::new();
-    let rollouts =
-        Rollouts::open(Arc::clone(&store), Arc::clone(&fleet), Arc::clone(&registry), notices.clone()).await?;
+    let for_rollouts = rollouts::Parts {
+        fleet: Arc::clone(&fleet),
+        registry: Arc::clone(&registry),
+        counters: Arc::clone(&counters),
+        deltas: Arc::clone(&deltas),
+        notices: notices.clone(),
+    };
+    let rollouts = Rollouts::open(Arc::clone(&store), for_rollouts).await?;
     let loader = Loader { engine, inference: config.inference.clone(), gateway: config.gateway.clone() };
     let workers = Workers::new(config.inference.clone());
     let listening = ground.sockets.listening().map_err(StartError::Address)?;

@@ -6,6 +6,7 @@
 
 mod assign;
 mod evaluate;
+mod gates;
 mod greeting;
 mod orders;
 mod pins;
@@ -21,6 +22,8 @@ use store::{Store, StoreError, Table};
 use tokio_util::task::TaskTracker;
 use types::{DeviceId, ModelName, Version};
 
+use crate::counters::Counters;
+use crate::deltas::Deltas;
 use crate::fleet::Fleet;
 use crate::records::v1;
 use crate::registry::Registry;
@@ -58,6 +61,9 @@ pub enum RolloutError {
     /// The waves cannot be used.
     #[error(transparent)]
     Waves(#[from] rollout::WaveError),
+    /// The gate cannot be used.
+    #[error("{0}")]
+    Gate(config::ConfigErrors),
     /// A text has no meaning.
     #[error("{0}")]
     Text(String),
@@ -123,6 +129,8 @@ fn join(mistakes: &[SpecError]) -> String {
 pub struct Rollouts {
     fleet: Arc<Fleet>,
     registry: Arc<Registry>,
+    counters: Arc<Counters>,
+    deltas: Arc<Deltas>,
     audit: AuditLog,
     rollouts: Table<v1::Rollout>,
     members: Table<v1::RolloutMember>,
@@ -133,6 +141,21 @@ pub struct Rollouts {
     writing: tokio::sync::Mutex<()>,
     /// Tracker of the messages in progress.
     notices: TaskTracker,
+}
+
+/// Parts that rollouts work with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Devices and their connections.
+    pub fleet: Arc<Fleet>,
+    /// Registry of versions.
+    pub registry: Arc<Registry>,
+    /// Counters of devices, for gates.
+    pub counters: Arc<Counters>,
+    /// Deltas, which are made when a rollout begins.
+    pub deltas: Arc<Deltas>,
+    /// Tracker of the messages in progress.
+    pub notices: TaskTracker,
 }
 
 /// Everything that is stored, in memory.
@@ -162,15 +185,13 @@ impl Rollouts {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn open(
-        store: Arc<dyn Store>,
-        fleet: Arc<Fleet>,
-        registry: Arc<Registry>,
-        notices: TaskTracker,
-    ) -> Result<Self, StoreError> {
+    pub async fn open(store: Arc<dyn Store>, parts: Parts) -> Result<Self, StoreError> {
+        let Parts { fleet, registry, counters, deltas, notices } = parts;
         let rollouts = Self {
             fleet,
             registry,
+            counters,
+            deltas,
             audit: AuditLog::new(Arc::clone(&store)),
             rollouts: Table::new(Arc::clone(&store)),
             members: Table::new(Arc::clone(&store)),
@@ -222,6 +243,13 @@ impl Rollouts {
             rollout.state().is_active() && version.is_none_or(|version| rollout.spec().version == version)
         });
         active.map(Rollout::id)
+    }
+
+    /// Returns the devices on which an operator keeps a version of a model.
+    #[must_use]
+    pub fn pinned_to(&self, model: &ModelName, version: Version) -> Vec<DeviceId> {
+        let pins = self.state().pins_of(model);
+        pins.into_iter().filter(|(_device, pinned)| *pinned == version).map(|(device, _pinned)| device).collect()
     }
 
     /// Returns whether an operator keeps a version of a model on a device.

@@ -1,5 +1,7 @@
 //! Creates rollouts and acts on them for operators. One audit event for each change, in the same write as the change.
 
+use std::path::Path;
+
 use hub_core::audit::Change;
 use hub_core::registry::RegistryError;
 use hub_core::rollout::{
@@ -8,9 +10,11 @@ use hub_core::rollout::{
 use store::Batch;
 use types::{DeviceId, Version};
 
+use super::gates;
 use super::{ACTIVE_MAX, GATE_BYTES_MAX, REASON_BYTES_MAX, ROLLOUTS_MAX, RolloutError, Rollouts, key, member_key};
 use crate::api::{RolloutAction, RolloutRequest, RolloutView};
 use crate::clock;
+use crate::gate_file;
 use crate::operators::Caller;
 
 impl Rollouts {
@@ -26,12 +30,12 @@ impl Rollouts {
         let id = self.check_others(&spec)?;
         self.registry.require_fresh()?;
         let now = clock::unix_s();
-        let mut rollout = Rollout::new(id, spec, base, &by.name, now);
+        let rollout = Rollout::new(id, spec, base, &by.name, now);
         let text = describe(rollout.spec());
         let change = Change::new(clock::unix_ms(), &by.name, "rollout.create", object(&rollout));
         let batch = self.kept(&rollout, &[], self.without_oldest(Batch::new())?)?;
         self.audit.commit(batch, change.states(None, Some(text))).await?;
-        rollout.take_changed();
+        self.deltas.prepare(&rollout.spec().model, rollout.spec().version);
         self.state().rollouts.insert(id, rollout);
         self.forget_oldest();
         self.count();
@@ -165,6 +169,9 @@ fn read(request: RolloutRequest) -> Result<Spec, RolloutError> {
     let gate = gate.filter(|gate| !gate.trim().is_empty());
     if gate.as_ref().is_some_and(|gate| gate.len() > GATE_BYTES_MAX) {
         return Err(RolloutError::Text(format!("the gate is longer than {GATE_BYTES_MAX} bytes")));
+    }
+    if let Some(text) = &gate {
+        gate_file::parse(text, Path::new(gates::GATE_NAME)).map_err(RolloutError::Gate)?;
     }
     let max_per_site = max_per_site.as_deref().map(|text| {
         let malformed =

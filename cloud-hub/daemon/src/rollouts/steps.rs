@@ -1,11 +1,9 @@
 //! Carries out the steps of a rollout that is stored.
 
-use std::collections::BTreeMap;
-
-use hub_core::rollout::{Event, Judged, Rollout, RolloutId, Step};
+use hub_core::rollout::{Event, RolloutId, Step};
 use protocol::v1::{Audit, HubRequest, Return};
-use store::{Batch, StoreError};
-use types::{DeviceId, Version};
+use store::Batch;
+use types::Version;
 
 use super::{Rollouts, evaluate};
 use crate::clock;
@@ -90,16 +88,6 @@ impl Rollouts {
         if let Err(error) = self.registry.revert(&model, version, to).await {
             tracing::error!(rollout = %id, error = telemetry::chain(&error), "the earlier version is not current yet");
         }
-    }
-
-    /// Judges the gate of a rollout over the evidence so far; `None` without a gate.
-    #[expect(clippy::unused_async, reason = "the evidence is in the store")]
-    pub(super) async fn judge(
-        &self,
-        _rollout: &Rollout,
-        _pins: &BTreeMap<DeviceId, Version>,
-    ) -> Result<Option<Judged>, StoreError> {
-        Ok(None)
     }
 
     fn about(&self, id: RolloutId) -> Option<(types::ModelName, Version)> {

@@ -56,7 +56,11 @@ fn refuse(error: &RolloutError) -> Refused {
         RolloutError::UnknownDevice(_) => {
             Refused::new(ErrorCode::NotFound, error.to_string()).hint("see all of them: cloud-hub device list")
         }
-        RolloutError::Spec(_) | RolloutError::Cohort(_) | RolloutError::Waves(_) | RolloutError::Text(_) => {
+        RolloutError::Spec(_)
+        | RolloutError::Cohort(_)
+        | RolloutError::Waves(_)
+        | RolloutError::Gate(_)
+        | RolloutError::Text(_) => {
             Refused::new(ErrorCode::BadRequest, error.to_string())
         }
         RolloutError::Overlap { other, .. } => Refused::new(ErrorCode::Conflict, error.to_string())
