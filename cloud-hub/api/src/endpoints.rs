@@ -6,10 +6,12 @@ use crate::audit::{AuditPage, AuditQuery, AuditVerification};
 use crate::endpoint::{Body, Description, Endpoint, FileBytes, Method, NoBody, NoQuery};
 use crate::trust::{OnlineKeysView, TrustChange, TrustChanged, TrustView};
 use crate::{
-    BackupSnapshot, BlobStored, DeleteRequest, Deleted, DeviceList, DeviceListQuery, DeviceView, Garbage,
-    GarbageRequest, HubStatus, LabelChange, ModelFigures, ModelList, ModelView, OfferRequest, OperatorCreated,
-    OperatorList, OperatorRenewal, OperatorRequest, OperatorRevoked, PageQuery, PublishRequest, Published,
-    RevokeRequest, Role, TokenCreated, TokenRequest, WithdrawRequest, Withdrawn,
+    AssignRequest, AssignmentView, BackupSnapshot, BlobStored, DeleteRequest, Deleted, DeviceList, DeviceListQuery,
+    DeviceView, ExplainQuery, Garbage, GarbageRequest, HubStatus, LabelChange, ModelFigures, ModelList, ModelView,
+    OfferRequest, OperatorCreated, OperatorList, OperatorRenewal, OperatorRequest, OperatorRevoked, PageQuery,
+    PinRequest, PinView, PublishRequest, Published, RevokeRequest, Role, RolloutAction, RolloutDetail,
+    RolloutExplanation, RolloutList, RolloutRequest, RolloutView, TokenCreated, TokenRequest, WithdrawRequest,
+    Withdrawn,
 };
 
 /// Defines the endpoints and the list of them.
@@ -93,6 +95,27 @@ endpoints! {
     /// Removes files that nothing needs.
     CollectGarbage = Post "/garbage" (()) NoQuery [] GarbageRequest => Garbage, Releaser, ["model gc"],
         "removes files of failed pushes and deltas that no device can use, or counts them with `dry_run`; `versions` could be deleted";
+    /// Lets devices follow a model.
+    AssignModel = Post "/models/{model}/assignment" (ModelName) NoQuery [] AssignRequest => AssignmentView, Releaser, ["model assign"],
+        "lets the devices of a filter follow the model beside those of their own configuration; without `to` it ends that";
+    /// Keeps a version of a model on a device.
+    PinDevice = Post "/devices/{device}/pins" (DeviceId) NoQuery [] PinRequest => PinView, Releaser, ["device pin"],
+        "keeps a version of a model on a device, also an earlier one; without `version` it ends the pin";
+    /// Creates a rollout.
+    CreateRollout = Post "/rollouts" (()) NoQuery [] RolloutRequest => RolloutView, Releaser, ["rollout create", "model push"],
+        "brings a published version to a cohort in waves; refused (`conflict`) while another rollout of the model may have the same devices";
+    /// Lists rollouts.
+    ListRollouts = Get "/rollouts" (()) NoQuery [] NoBody => RolloutList, Viewer, ["rollout list"],
+        "lists the rollouts that the hub keeps, newest first";
+    /// Reads the state of one rollout.
+    ShowRollout = Get "/rollouts/{rollout}" (String) NoQuery [] NoBody => RolloutDetail, Viewer, ["rollout show"],
+        "gives one rollout with its devices; `{rollout}` is its number, or the name of a model for its newest one";
+    /// Acts on a rollout.
+    ActOnRollout = Post "/rollouts/{rollout}/actions" (String) NoQuery [] RolloutAction => RolloutView, Releaser, ["rollout pause", "rollout resume", "rollout abort", "rollout approve", "rollout skip", "rollout retry", "rollout rollback"],
+        "pauses, resumes, aborts, approves, skips, retries or rolls back";
+    /// Explains a rollout.
+    ExplainRollout = Get "/rollouts/{rollout}/explanation" (String) ExplainQuery ["device"] NoBody => RolloutExplanation, Viewer, ["rollout explain"],
+        "gives each decision of a rollout with its evidence in words, and the part of one device in it";
     /// Checks for an uploaded file.
     HeadBlob = Head "/blobs/{digest}" (Digest) NoQuery [] NoBody => NoBody, Releaser, ["model push"],
         "answers 200 when a file is there and whole, otherwise 404";
@@ -154,15 +177,25 @@ bodies! {
     ModelList = include_str!("../examples/models.json");
     ModelView = include_str!("../examples/model.json");
     ModelFigures = include_str!("../examples/figures.json");
-    PublishRequest = r#"{"version":2,"manifest":"sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4","targets":"…","hold":true,"force":true}"#;
-    Published = r#"{"model":"digits","version":2,"devices_told":3,"unchanged":false,"warnings":["…"]}"#;
-    OfferRequest = r#"{"version":2}"#;
-    WithdrawRequest = r#"{"version":2,"targets":"…"}"#;
-    Withdrawn = r#"{"model":"digits","version":2,"offered":1}"#;
     DeleteRequest = r#"{"version":2,"targets":"…"}"#;
     Deleted = r#"{"model":"digits","version":2,"files":{"files":5,"bytes":600000}}"#;
     GarbageRequest = r#"{"dry_run":true}"#;
     Garbage = r#"{"dry_run":true,"orphans":{"files":1,"bytes":600000},"deltas":{"files":2,"bytes":30000},"versions":[{"model":"digits","version":1,"files":{"files":5,"bytes":600000}}]}"#;
+    PublishRequest = r#"{"version":2,"manifest":"sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4","targets":"…","hold":true,"offer":true,"force":true}"#;
+    Published = r#"{"model":"digits","version":2,"devices_told":3,"offered":2,"unchanged":false,"warnings":["…"]}"#;
+    OfferRequest = r#"{"version":2}"#;
+    WithdrawRequest = r#"{"version":2,"targets":"…"}"#;
+    Withdrawn = r#"{"model":"digits","version":2,"offered":1}"#;
+    AssignRequest = r#"{"to":"site=berlin"}"#;
+    AssignmentView = r#"{"model":"digits","to":"site=berlin","devices":12,"told":9,"warnings":["…"]}"#;
+    PinRequest = r#"{"model":"digits","version":6}"#;
+    PinView = r#"{"device":"kitchen","model":"digits","version":6,"told":true,"warnings":["…"]}"#;
+    RolloutRequest = r#"{"model":"digits","version":7,"to":"site=berlin and engine=ort","waves":"1@2h,5%,25%,100%","gate":"…","approve":true,"start_unix_ms":1800000000000,"max_per_site":"site=2","on_breach":"rollback","patience_s":86400,"silent_after_s":3600}"#;
+    RolloutAction = r#"{"action":"pause","reason":"errors in shop 7"}"#;
+    RolloutView = include_str!("../examples/rollout.json");
+    RolloutList = include_str!("../examples/rollouts.json");
+    RolloutDetail = include_str!("../examples/rollout_detail.json");
+    RolloutExplanation = include_str!("../examples/rollout_explanation.json");
     BlobStored = r#"{"digest":"sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4","bytes":600000}"#;
     TrustView = include_str!("../examples/trust.json");
     OnlineKeysView = r#"{"snapshot":"9f…","timestamp":"a0…"}"#;

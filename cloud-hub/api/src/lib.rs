@@ -20,6 +20,7 @@ mod page;
 mod recovery;
 pub mod reference;
 mod role;
+mod rollouts;
 mod schema;
 mod tokens;
 pub mod trust;
@@ -41,6 +42,10 @@ pub use operators::{OperatorCreated, OperatorList, OperatorRenewal, OperatorRequ
 pub use page::{PAGE_MAX, PageQuery};
 pub use recovery::{BackupSnapshot, UnknownDevice};
 pub use role::{Role, UnknownRole};
+pub use rollouts::{
+    AssignRequest, AssignmentView, DecisionView, ExplainQuery, PinRequest, PinView, RolloutAction, RolloutCounts,
+    RolloutDetail, RolloutDeviceView, RolloutExplanation, RolloutList, RolloutRequest, RolloutView,
+};
 pub use tokens::{TOKEN_TTL_S_MAX, TokenCreated, TokenRequest};
 
 /// Prefix of every path.

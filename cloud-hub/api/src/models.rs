@@ -136,9 +136,13 @@ pub struct PublishRequest {
     pub manifest: Digest,
     /// The newly signed `targets.json`, as text.
     pub targets: String,
-    /// Whether to publish without offering the version to devices.
+    /// Whether to publish the version so that no device is offered it, although it is the first one of its model.
     #[serde(default)]
     pub hold: bool,
+    /// Whether to make the version current and offer it to every device at once. Otherwise only the first version of a
+    /// model is: a rollout brings later ones to devices.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub offer: bool,
     /// Whether to publish although the version is worse than the one in force: no threshold, no golden inputs, other labels, other
     /// inputs or outputs.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -168,6 +172,9 @@ pub struct Published {
     pub version: Version,
     /// Number of connected devices that were offered the version.
     pub devices_told: usize,
+    /// Version that every device is offered now; absent when the model has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered: Option<Version>,
     /// Whether it was published already with the same content.
     pub unchanged: bool,
     /// Effects that the author may not expect, like a missing threshold.

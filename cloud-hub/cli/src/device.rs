@@ -1,13 +1,15 @@
-//! `cloud-hub device list | show | label | revoke | readmit`.
+//! `cloud-hub device list | show | label | pin | revoke | readmit`.
 
 use clap::{Args, Subcommand};
 use console::CliError;
 use serde::Serialize;
-use types::DeviceId;
+use types::{DeviceId, ModelName, Version};
 
 use hub_api::endpoint::NoBody;
-use hub_api::endpoints::{LabelDevice, ListDevices, ReadmitDevice, RevokeDevice, ShowDevice};
-use hub_api::{DeviceList, DeviceListQuery, DeviceState, DeviceView, LabelChange, PAGE_MAX, RevokeRequest};
+use hub_api::endpoints::{LabelDevice, ListDevices, PinDevice, ReadmitDevice, RevokeDevice, ShowDevice};
+use hub_api::{
+    DeviceList, DeviceListQuery, DeviceState, DeviceView, LabelChange, PAGE_MAX, PinRequest, PinView, RevokeRequest,
+};
 use service::clock;
 
 use crate::client::Client;
@@ -37,6 +39,14 @@ Examples:
 
 A key has 1 to 63 of a-z, 0-9, '-', '_' and '.'; a value up to 128 bytes. A device has at most 32 labels.")]
     Label(LabelArgs),
+    /// Keep one version of a model on a device, also an earlier one, whatever is rolled out.
+    #[command(after_help = "\
+Examples:
+  cloud-hub device pin kitchen digits 6
+  cloud-hub device pin kitchen digits --none          # follows rollouts and the current version again
+
+A pin precedes rollouts, and rollouts precede the current version.")]
+    Pin(PinArgs),
     /// Revoke a device: its connections are closed now and its certificate is refused for ever.
     #[command(after_help = "\
 Example:
@@ -76,6 +86,23 @@ pub struct LabelArgs {
     /// Labels to set (KEY=VALUE) and to remove (KEY-).
     #[arg(required = true, value_name = "KEY=VALUE|KEY-", value_parser = parse_label)]
     labels: Vec<Label>,
+    #[command(flatten)]
+    operate: Operate,
+}
+
+/// Arguments of `cloud-hub device pin`.
+#[derive(Debug, Args)]
+pub struct PinArgs {
+    /// Name of the device.
+    device: DeviceId,
+    /// Name of the model.
+    model: ModelName,
+    /// Version to keep.
+    #[arg(required_unless_present = "none")]
+    version: Option<Version>,
+    /// End the pin.
+    #[arg(long, conflicts_with = "version")]
+    none: bool,
     #[command(flatten)]
     operate: Operate,
 }
@@ -163,6 +190,11 @@ pub fn run(verb: &DeviceVerb, locate: Locate) -> Result<(), CliError> {
                 false => format!("device {}: {}", view.device, labels(view)),
             })?;
         }
+        DeviceVerb::Pin(args) => {
+            let request = PinRequest { model: args.model.clone(), version: args.version };
+            let pin = args.operate.client(locate)?.send::<PinDevice>(&args.device, &request)?;
+            args.operate.output().print(&pin, pinned)?;
+        }
         DeviceVerb::Revoke(args) => {
             let request = RevokeRequest { reason: args.reason.clone() };
             let view = args.operate.client(locate)?.send::<RevokeDevice>(&args.device, &request)?;
@@ -171,6 +203,16 @@ pub fn run(verb: &DeviceVerb, locate: Locate) -> Result<(), CliError> {
         DeviceVerb::Readmit(args) => readmit(args, locate)?,
     }
     Ok(())
+}
+
+fn pinned(pin: &PinView) -> String {
+    let state = match pin.version {
+        Some(version) => format!("device {} keeps {}/{version}", pin.device, pin.model),
+        None => format!("device {} follows rollouts and the current version of {} again", pin.device, pin.model),
+    };
+    let told = if pin.told { "it was told" } else { "it is told when it connects" };
+    let warnings: String = pin.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
+    format!("{state}; {told}{warnings}")
 }
 
 /// Reads the whole list, page by page.

@@ -8,6 +8,7 @@ pub mod client;
 pub mod context;
 pub mod device;
 pub mod model;
+pub mod rollout;
 pub mod show;
 pub mod status;
 pub mod token;

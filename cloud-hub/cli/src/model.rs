@@ -1,12 +1,12 @@
-//! `cloud-hub model list | status | figures | offer | gc`.
+//! `cloud-hub model list | status | figures | offer | assign | gc`.
 
 use clap::Args;
 use console::CliError;
 use hub_api::endpoint::NoBody;
-use hub_api::endpoints::{CollectGarbage, ListModels, OfferVersion, ShowFigures, ShowModel};
+use hub_api::endpoints::{AssignModel, CollectGarbage, ListModels, OfferVersion, ShowFigures, ShowModel};
 use hub_api::{
-    FilesView, Garbage, GarbageRequest, ModelFigures, ModelList, ModelView, OfferRequest, PAGE_MAX, PageQuery,
-    UnheldView, VariantFiguresView,
+    AssignRequest, FilesView, Garbage, GarbageRequest, ModelFigures, ModelList, ModelView, OfferRequest, PAGE_MAX,
+    PageQuery, UnheldView, VariantFiguresView,
 };
 use service::clock;
 use types::{ModelName, Version};
@@ -48,6 +48,38 @@ pub struct GcArgs {
     dry_run: bool,
     #[command(flatten)]
     operate: Operate,
+}
+
+/// Arguments of `cloud-hub model assign`.
+#[derive(Debug, Args)]
+pub struct AssignArgs {
+    /// Name of the model.
+    model: ModelName,
+    /// Devices that follow the model: `all`, or a filter like `site=berlin`.
+    #[arg(long, value_name = "FILTER", required_unless_present = "none")]
+    filter: Option<String>,
+    /// End the assignment.
+    #[arg(long, conflicts_with = "filter")]
+    none: bool,
+    #[command(flatten)]
+    operate: Operate,
+}
+
+/// Lets devices follow a model beside those of their own configuration.
+///
+/// # Errors
+/// When the hub does not answer, or refuses.
+pub fn assign(args: &AssignArgs, locate: Locate) -> Result<(), CliError> {
+    let request = AssignRequest { to: args.filter.clone() };
+    let assigned = args.operate.client(locate)?.send::<AssignModel>(&args.model, &request)?;
+    Ok(args.operate.output().print(&assigned, |done| {
+        let warnings: String = done.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
+        let told = format!("{} connected devices were told", done.told);
+        match &done.to {
+            Some(to) => format!("{} is assigned to {to}: {} devices now; {told}{warnings}", done.model, done.devices),
+            None => format!("{} is assigned to no device; {told}{warnings}", done.model),
+        }
+    })?)
 }
 
 /// Lists all models, page by page.

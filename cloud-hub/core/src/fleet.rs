@@ -247,6 +247,16 @@ impl Fleet {
         self.publish(model, version)
     }
 
+    /// Offers a version to one device, also if it had given it up. Returns whom to tell; `None` while it is away.
+    pub fn offer_again(&mut self, id: &DeviceId, model: &ModelName, version: Version) -> Option<Recipient> {
+        let device = self.devices.get_mut(id)?;
+        device.forget_refusal(model, version);
+        let connection = *self.connections.get(id)?;
+        let wants = device.model(model).is_some_and(|status| status.wants(version));
+        let offer = Offer { model: model.clone(), version };
+        wants.then(|| Recipient { device: id.clone(), connection, offer })
+    }
+
     /// A device was revoked. Returns its connection, to be closed at once.
     pub fn revoked(&mut self, id: &DeviceId, now_unix_s: u64) -> Option<ConnectionId> {
         let connection = self.connections.get(id).copied()?;

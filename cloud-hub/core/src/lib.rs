@@ -13,6 +13,7 @@
 //! | [`shares`] | how much of a common budget one user may hold |
 //! | [`intake`] | which stranger gets a place, and whose place it takes |
 //! | [`labels`], [`filter`] | which devices a list or a rollout is about |
+//! | [`rollout`] | which devices of a rollout get its version now, when its next wave begins, who goes back |
 //! | [`audit`] | whether the log of changes is whole |
 //! | [`gate`], [`evidence`] | whether a rollout goes on, from the counters of canary and control devices |
 //! | [`stats`] | which differences are shown, however often they are looked at |
@@ -29,6 +30,7 @@ pub mod intake;
 pub mod labels;
 pub mod logins;
 pub mod registry;
+pub mod rollout;
 pub mod shares;
 pub mod stats;
 pub mod tokens;

@@ -19,6 +19,8 @@ pub struct VersionRecord {
     pub published_unix_s: u64,
     /// Whether it was published with [`Publish::Hold`] and never offered since. Devices cannot fetch such a version.
     pub held: bool,
+    /// Whether a rollout brings or brought it to devices, which may fetch it although it is not current.
+    pub released: bool,
 }
 
 /// Choice to offer a published version at once or later.
@@ -125,7 +127,7 @@ impl Model {
     #[must_use]
     pub fn is_offered(&self, version: Version) -> bool {
         let reached = self.current.is_some_and(|current| version <= current);
-        reached && self.versions.get(&version).is_some_and(|record| !record.held)
+        self.versions.get(&version).is_some_and(|record| !record.held && (reached || record.released))
     }
 
     fn newest(&self) -> Option<Version> {
@@ -204,6 +206,39 @@ impl Registry {
             record.held = false;
         }
         Ok(Change::Current(version))
+    }
+
+    /// Lets devices fetch a version that is not current: a rollout or a pin brings it to some of them.
+    ///
+    /// # Errors
+    /// When there is no such version; nothing has changed.
+    pub fn release(&mut self, model: &ModelName, version: Version) -> Result<&VersionRecord, RegistryError> {
+        let entry = self.models.get_mut(model).ok_or_else(|| RegistryError::UnknownModel(model.clone()))?;
+        let missing = || RegistryError::UnknownVersion { model: model.clone(), version };
+        let record = entry.versions.get_mut(&version).ok_or_else(missing)?;
+        (record.held, record.released) = (false, true);
+        Ok(record)
+    }
+
+    /// Makes an earlier version current again in place of `from`, which stays published. Returns whether it did: `from` may
+    /// not be the current one any more.
+    ///
+    /// # Errors
+    /// When there is no such version; nothing has changed.
+    pub fn revert(&mut self, model: &ModelName, from: Version, to: Version) -> Result<bool, RegistryError> {
+        let entry = self.models.get_mut(model).ok_or_else(|| RegistryError::UnknownModel(model.clone()))?;
+        if !entry.versions.contains_key(&to) {
+            return Err(RegistryError::UnknownVersion { model: model.clone(), version: to });
+        }
+        let is_current = entry.current == Some(from) && to < from;
+        if is_current {
+            entry.current = Some(to);
+            // Devices that are still to return, and those that fetch it now, must not find it gone.
+            if let Some(record) = entry.versions.get_mut(&from) {
+                record.released = true;
+            }
+        }
+        Ok(is_current)
     }
 
     /// Takes a version back that no device has; its number may be published again with other content.
@@ -290,7 +325,7 @@ mod tests {
 
     fn record(number: u64, content: &str) -> VersionRecord {
         let manifest = Digest::of(content.as_bytes());
-        VersionRecord { version: version(number), manifest, published_unix_s: 0, held: false }
+        VersionRecord { version: version(number), manifest, published_unix_s: 0, held: false, released: false }
     }
 
     fn digits() -> ModelName {
@@ -355,6 +390,26 @@ mod tests {
         registry.publish(&digits, record(4, "d"), Publish::Hold).unwrap();
         registry.offer(&digits, version(4)).unwrap();
         assert_eq!(offered(&registry), [1, 3, 4]);
+    }
+
+    #[test]
+    fn a_version_under_rollout_may_be_fetched_and_an_earlier_one_can_be_current_again() {
+        let mut registry = Registry::default();
+        let digits = digits();
+        registry.publish(&digits, record(1, "a"), Publish::Offer).unwrap();
+        registry.publish(&digits, record(2, "b"), Publish::Hold).unwrap();
+        assert!(!registry.model(&digits).unwrap().is_offered(version(2)));
+        registry.release(&digits, version(2)).unwrap();
+        assert!(registry.model(&digits).unwrap().is_offered(version(2)));
+        assert_eq!(registry.current(&digits), Some(version(1)), "only some devices are offered it");
+        registry.offer(&digits, version(2)).unwrap();
+        assert_eq!(registry.revert(&digits, version(2), version(1)), Ok(true));
+        assert_eq!(registry.current(&digits), Some(version(1)));
+        assert!(registry.model(&digits).unwrap().is_offered(version(2)), "devices that return need not find it gone");
+        assert_eq!(registry.revert(&digits, version(2), version(1)), Ok(false));
+        assert_eq!(registry.offer(&digits, version(2)), Ok(Change::Current(version(2))));
+        assert!(registry.revert(&digits, version(2), version(9)).is_err());
+        assert!(registry.release(&digits, version(9)).is_err());
     }
 
     #[test]

@@ -7,18 +7,20 @@ mod admission;
 mod cloned;
 mod labels;
 mod list;
+mod subject;
 mod view;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hub_core::audit::Change;
 use hub_core::authorise::{self, DeviceRecord, Standing};
 use hub_core::filter::FilterError;
-use hub_core::fleet::{self as core, ConnectionId, Greeting, Offer, Presence, Recipient, Replaced, Report};
+use hub_core::fleet::{self as core, ConnectionId, Greeting, Presence, Recipient, Replaced, Report};
 use hub_core::labels::LabelError;
 use store::{Store, StoreError, Table};
+use tokio::sync::Notify;
 use transport::{CloseCode, Connection};
 use types::{DeviceId, Digest, ModelName, VariantName, Version};
 
@@ -68,6 +70,8 @@ pub struct Fleet {
     audit: AuditLog,
     inner: Mutex<Inner>,
     connections: AtomicU64,
+    /// Notified when a device connects, leaves, reports or gets other labels.
+    changes: Notify,
     /// Whether this hub was restored from a backup: keys that were renewed since are then taken from certificates.
     is_restored: bool,
     /// Seconds after its end in which a certificate can be renewed.
@@ -80,6 +84,10 @@ struct Inner {
     live: HashMap<ConnectionId, Connection>,
     unknown: crate::readmission::UnknownDevices,
     certificates: HashMap<DeviceId, u64>,
+    /// Connections whose agents take the requests of rollouts.
+    speaking: HashSet<ConnectionId>,
+    /// Devices that have greeted since [`Fleet::take_greeted`].
+    greeted: HashSet<DeviceId>,
 }
 
 impl Fleet {
@@ -101,22 +109,59 @@ impl Fleet {
         }
         let audit = AuditLog::new(Arc::clone(&store));
         let (records, connections) = (device_table(store), AtomicU64::new(0));
-        Ok(Self { records, states, audit, inner: Mutex::new(inner), connections, is_restored, grace_s })
+        let (inner, changes) = (Mutex::new(inner), Notify::new());
+        Ok(Self { records, states, audit, inner, connections, changes, is_restored, grace_s })
     }
 
-    /// Notes what a device runs and says what it is offered.
+    /// Notes what a device runs; `speaks` says whether its agent takes the requests of rollouts.
     ///
     /// # Errors
     /// When the connection was replaced by a newer one.
-    pub async fn greeted(
-        &self,
-        admitted: &Admitted,
-        greeting: Greeting,
-        current: impl Fn(&ModelName) -> Option<Version>,
-    ) -> Result<Vec<Offer>, Replaced> {
-        let offers = self.inner().fleet.greeted(&admitted.device, admitted.id, greeting, current)?;
+    pub async fn greeted(&self, admitted: &Admitted, greeting: Greeting, speaks: bool) -> Result<(), Replaced> {
+        {
+            let mut inner = self.inner();
+            // Rollouts decide about the offers.
+            inner.fleet.greeted(&admitted.device, admitted.id, greeting, |_model| None)?;
+            if speaks {
+                inner.speaking.insert(admitted.id);
+            }
+            inner.greeted.insert(admitted.device.clone());
+        }
         self.keep(&admitted.device).await;
-        Ok(offers)
+        Ok(())
+    }
+
+    /// Returns the devices that have greeted since the last call.
+    pub fn take_greeted(&self) -> HashSet<DeviceId> {
+        std::mem::take(&mut self.inner().greeted)
+    }
+
+    /// Notifies the rollouts that the fleet has changed.
+    pub fn note_change(&self) {
+        self.changes.notify_one();
+    }
+
+    /// Waits until the fleet has changed since the last call.
+    pub async fn changed(&self) {
+        self.changes.notified().await;
+    }
+
+    /// Returns the connection of a device whose agent takes the requests of rollouts.
+    #[must_use]
+    pub fn speaking(&self, device: &DeviceId) -> Option<Connection> {
+        let inner = self.inner();
+        let id = inner.fleet.connection(device).filter(|id| inner.speaking.contains(id))?;
+        inner.live.get(&id).cloned()
+    }
+
+    /// Returns the offers of a version to these devices, also to those that had given it up.
+    #[must_use]
+    pub fn offers_to(&self, devices: &[DeviceId], model: &ModelName, version: Version) -> Vec<(Recipient, Connection)> {
+        let mut inner = self.inner();
+        let recipients: Vec<Recipient> =
+            devices.iter().filter_map(|device| inner.fleet.offer_again(device, model, version)).collect();
+        let live = |recipient: Recipient| Some((inner.live.get(&recipient.connection)?.clone(), recipient));
+        recipients.into_iter().filter_map(live).map(|(connection, recipient)| (recipient, connection)).collect()
     }
 
     /// Notes how an update fares; progress on the way is kept in memory only.
@@ -126,6 +171,7 @@ impl Fleet {
     pub async fn reported(&self, admitted: &Admitted, report: Report) -> Result<(), Replaced> {
         let is_passing = report.outcome == core::Outcome::Started;
         self.inner().fleet.reported(&admitted.device, admitted.id, report, clock::unix_s())?;
+        self.note_change();
         if !is_passing {
             self.keep(&admitted.device).await;
         }

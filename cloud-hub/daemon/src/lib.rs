@@ -20,6 +20,7 @@ pub mod operators;
 pub mod reach;
 mod readmission;
 pub mod registry;
+pub mod rollouts;
 pub mod servers;
 pub mod state;
 pub mod storage;

@@ -35,6 +35,8 @@ pub const HUB_CONNECTED: &str = "sanderling_hub_connected";
 pub const HUB_CONNECTIONS: &str = "sanderling_hub_connections_total";
 /// Number of devices that are connected to the hub now.
 pub const DEVICES_CONNECTED: &str = "sanderling_devices_connected";
+/// Number of rollouts that the hub keeps, by `state`.
+pub const ROLLOUTS: &str = "sanderling_rollouts";
 /// Number of connections and enrolments that the hub refused, by `reason`.
 pub const REFUSALS: &str = "sanderling_refusals_total";
 /// Number of clients that the hub refused at a limit, or evicted for a new client, by `what` and `outcome`.
@@ -147,6 +149,7 @@ fn describe() {
     describe_counter!(DEFERRED_BYTES, Unit::Bytes, "Tensor bytes sent to the hub for deferred requests.");
     describe_gauge!(HUB_CONNECTED, Unit::Count, "1 while this device is connected to the hub.");
     describe_counter!(HUB_CONNECTIONS, Unit::Count, "Connections to the hub that were established.");
+    describe_gauge!(ROLLOUTS, Unit::Count, "Rollouts that the hub keeps, by state.");
     describe_gauge!(DEVICES_CONNECTED, Unit::Count, "Devices connected now.");
     describe_counter!(REFUSALS, Unit::Count, "Connections and enrolments refused, by reason.");
     describe_counter!(CONTENTION, Unit::Count, "Clients refused at a limit, or evicted for a new client.");
@@ -245,6 +248,11 @@ pub fn hub_disconnected() {
 /// Sets the number of devices that are connected now (on the hub).
 pub fn devices_connected(count: u32) {
     gauge!(DEVICES_CONNECTED).set(f64::from(count));
+}
+
+/// Sets the number of rollouts in a state (on the hub).
+pub fn rollouts(state: &'static str, count: u32) {
+    gauge!(ROLLOUTS, "state" => state).set(f64::from(count));
 }
 
 /// Counts a refused connection or enrolment (on the hub).

@@ -202,11 +202,23 @@ impl Hub {
         created.get("token").and_then(Value::as_str).map(str::to_owned).context("a token in the answer")
     }
 
-    /// Publishes a model version from an author's folder; `extra` are further arguments, like `--hold`.
+    /// Publishes a model version from an author's folder and offers it to every device at once, unless `extra`, further
+    /// arguments like `--hold`, says otherwise.
     ///
     /// # Errors
     /// Fails if the program does not start; the result contains the hub's response.
     pub fn push(&self, folder: &Path, extra: &[&str]) -> Result<Finished> {
+        let decides = ["--hold", "--prepare", "--to", "--offer"];
+        let is_decided = extra.iter().any(|argument| decides.contains(argument));
+        let offer: &[&str] = if is_decided { &[] } else { &["--offer"] };
+        self.publish(folder, &[extra, offer].concat())
+    }
+
+    /// Publishes a model version as `cloud-hub model push` does without further arguments than `extra`.
+    ///
+    /// # Errors
+    /// Fails if the program does not start; the result contains the hub's response.
+    pub fn publish(&self, folder: &Path, extra: &[&str]) -> Result<Finished> {
         let mut command = self.command();
         command.args(["model", "push"]).arg(folder).arg("--keys").arg(&self.keys).args(extra);
         Finished::run(&mut command)

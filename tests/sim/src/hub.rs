@@ -100,7 +100,7 @@ impl Hub {
         let number = u64::try_from(self.store.versions.len()).unwrap_or(u64::MAX).saturating_add(1);
         let Some(version) = Version::new(number) else { return };
         let manifest = Digest::of(&number.to_le_bytes());
-        let record = VersionRecord { version, manifest, published_unix_s: env.unix_s(), held: false };
+        let record = VersionRecord { version, manifest, published_unix_s: env.unix_s(), held: false, released: false };
         let change = self.registry.publish(&model, record.clone(), Publish::Offer);
         env.expect(change == Ok(Change::Current(version)), || format!("version {version} was refused: {change:?}"));
         self.store.versions.push(record);

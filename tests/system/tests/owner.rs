@@ -79,7 +79,11 @@ fn a_pin_fetches_what_the_device_does_not_have_and_the_hub_changes_nothing_until
         let third = ModelFolder::copy(site, "v2", 3)?;
         fleet.hub.push(third.path(), &[])?.ok()?;
         wait::until_true("the hub hears that the owner puts version 3 off", || {
-            Ok(fleet.hub.device("kitchen")?.to_string().contains("the owner of the device keeps the model at version 1"))
+            Ok(fleet
+                .hub
+                .device("kitchen")?
+                .to_string()
+                .contains("the owner of the device keeps the model at version 1"))
         })?;
         fleet.agent.kill()?;
         fleet.agent.start()?;

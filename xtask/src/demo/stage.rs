@@ -47,7 +47,7 @@ impl Stage {
     /// Publishes a version; the command line displays its own progress on a terminal.
     pub(super) fn push(&self, folder: &Path) -> Result<()> {
         let mut push = self.hub.command();
-        push.args(["model", "push"]).arg(folder).arg("--keys").arg(self.hub.keys());
+        push.args(["model", "push"]).arg(folder).arg("--offer").arg("--keys").arg(self.hub.keys());
         let done = push.stdout(Stdio::null()).status().context("run cloud-hub model push")?;
         ensure!(done.success(), "cloud-hub model push {} failed", folder.display());
         Ok(())

@@ -135,6 +135,17 @@ pub enum Presence {
     },
 }
 
+impl Presence {
+    /// Returns the time of the last connection or disconnection in seconds of the hub's Unix clock; 0 if there was none.
+    #[must_use]
+    pub fn since_unix_s(self) -> u64 {
+        match self {
+            Self::Never => 0,
+            Self::Away { since_unix_s } | Self::Online { since_unix_s } => since_unix_s,
+        }
+    }
+}
+
 /// State of one device as the hub knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
@@ -212,8 +223,10 @@ impl Device {
     pub(super) fn report(&mut self, report: Report, now_unix_s: u64) {
         // Reports are only about what the greeting named; anything else would grow without bound.
         let Some(model) = self.models.get_mut(&report.model) else { return };
-        if report.outcome == Outcome::Active(()) {
-            model.now_serves(report.version, report.installed);
+        match &report.outcome {
+            Outcome::Active(()) => model.now_serves(report.version, report.installed),
+            Outcome::RolledBack(_) => model.went_back(report.version),
+            Outcome::Started | Outcome::Retrying(_) | Outcome::Rejected(_) | Outcome::Superseded { .. } => {}
         }
         let progress = Progress {
             variant: report.variant,
@@ -293,7 +306,8 @@ impl Model {
     }
 
     /// Returns whether offering this version makes sense: it is above what serves, and was not given up.
-    pub(super) fn wants(&self, version: Version) -> bool {
+    #[must_use]
+    pub fn wants(&self, version: Version) -> bool {
         let above = self.active.as_ref().is_none_or(|active| active.version < version);
         above && !self.progress(version).is_some_and(Progress::is_given_up)
     }
@@ -318,6 +332,14 @@ impl Model {
         let newer = self.active.as_ref().is_none_or(|active| active.version < version);
         let Some(installed) = installed.filter(|installed| newer && installed.version == version) else { return };
         self.previous = self.active.replace(installed);
+    }
+
+    /// The device has left a version that served: the previous one serves again, as far as the hub knows. The next greeting
+    /// says it exactly.
+    fn went_back(&mut self, version: Version) {
+        if self.active.as_ref().is_some_and(|active| active.version == version) {
+            self.active = self.previous.take();
+        }
     }
 }
 

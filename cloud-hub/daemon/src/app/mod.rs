@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use crate::fleet::Fleet;
 use crate::operators::Operators;
+use crate::rollouts::Rollouts;
 use crate::storage::audit::AuditLog;
 
 /// Every use case, for the server's router to hand out.
@@ -29,6 +30,8 @@ pub struct App {
     pub tokens: Arc<tokens::JoinTokens>,
     /// Models and their versions: list, publication, offer, withdrawal.
     pub models: Arc<models::Models>,
+    /// Rollouts, pins and assigned models.
+    pub rollouts: Arc<Rollouts>,
     /// Uploads of a version's files.
     pub uploads: Arc<uploads::Uploads>,
     /// Signed metadata: reading, new keys, changes.

@@ -21,6 +21,7 @@ use crate::operators::Caller;
 use crate::registry::Registry;
 use crate::registry::orphans::ORPHAN_AGE;
 use crate::registry::publish::{Publication, PublishError};
+use crate::rollouts::Rollouts;
 use crate::storage::audit::AuditLog;
 use crate::storage::blobs::BlobError;
 use crate::workers::Workers;
@@ -42,6 +43,8 @@ pub struct Models {
     pub deltas: Arc<Deltas>,
     /// Counters of devices, for figures.
     pub counters: Arc<Counters>,
+    /// Rollouts, which a version must not be taken from.
+    pub rollouts: Arc<Rollouts>,
     /// Sender of offers to devices.
     pub offers: Offers,
     /// Publications in progress, which the end of the hub waits for.
@@ -103,7 +106,8 @@ impl Models {
             Change::Held(_) | Change::None => 0,
         };
         let Publication { unchanged, warnings, .. } = publication;
-        Ok(Published { model, version, devices_told, unchanged, warnings })
+        let offered = self.registry.current(&model);
+        Ok(Published { model, version, devices_told, offered, unchanged, warnings })
     }
 
     /// Makes a version current and offers it to devices, also to those that had rejected it.
@@ -111,6 +115,9 @@ impl Models {
     /// # Errors
     /// When there is no such version, it is too low, or the store fails.
     pub async fn offer(&self, by: &Caller, model: &ModelName, version: Version) -> Result<Published, PublishError> {
+        if let Some(rollout) = self.rollouts.active(model, None) {
+            return Err(PublishError::InRollout { model: model.clone(), rollout });
+        }
         let before = self.offered(model);
         let change = self.registry.offer(model, version).await?;
         // Also when it was current already: devices that rejected it try again.
@@ -118,7 +125,8 @@ impl Models {
         self.deltas.prepare(model, version);
         let devices_told = self.offers.offer(model, version, true);
         let (model, unchanged) = (model.clone(), change == Change::None);
-        Ok(Published { model, version, devices_told, unchanged, warnings: Vec::new() })
+        let offered = Some(version);
+        Ok(Published { model, version, devices_told, offered, unchanged, warnings: Vec::new() })
     }
 
     /// Withdraws a version that no device has.
@@ -135,6 +143,9 @@ impl Models {
         let (models, model, by) = (Arc::clone(self), model.clone(), by.clone());
         let work = async move {
             let version = request.version;
+            if let Some(rollout) = models.rollouts.active(&model, Some(version)) {
+                return Err(PublishError::InRollout { model, rollout });
+            }
             let before = models.offered(&model);
             let offered = models.registry.withdraw(&models.fleet, &model, &request).await?;
             models.workers.remove(&model, version);
@@ -161,6 +172,13 @@ impl Models {
         let (models, model, by) = (Arc::clone(self), model.clone(), by.clone());
         let work = async move {
             let version = request.version;
+            if let Some(rollout) = models.rollouts.active(&model, None) {
+                return Err(PublishError::InRollout { model, rollout });
+            }
+            let devices = models.rollouts.pinned_to(&model, version);
+            if !devices.is_empty() {
+                return Err(PublishError::Taken { model, version, devices });
+            }
             let files = models.registry.delete(&models.fleet, &model, &request).await?;
             models.workers.remove(&model, version);
             models.deltas.collect(false);

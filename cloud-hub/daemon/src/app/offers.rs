@@ -7,6 +7,7 @@ use types::{ModelName, Version};
 
 use crate::fleet::Fleet;
 use crate::registry::Registry;
+use crate::rollouts::Rollouts;
 use crate::servers::gateway;
 
 /// Sends offers without waiting for the devices.
@@ -14,6 +15,8 @@ use crate::servers::gateway;
 pub struct Offers {
     /// Devices and their connections.
     pub fleet: Arc<Fleet>,
+    /// Rollouts and pins, which precede the current version.
+    pub rollouts: Arc<Rollouts>,
     /// Tracker of the offers in progress.
     pub notices: TaskTracker,
 }
@@ -22,7 +25,8 @@ impl Offers {
     /// Offers a version to the connected devices that follow the model; with `again` also to those that had rejected it.
     /// Returns their number.
     pub fn offer(&self, model: &ModelName, version: Version, again: bool) -> usize {
-        let recipients = self.fleet.to_tell(model, version, again);
+        let mut recipients = self.fleet.to_tell(model, version, again);
+        recipients.retain(|(recipient, _connection)| !self.rollouts.is_pinned(&recipient.device, model));
         let count = recipients.len();
         self.notices.spawn(gateway::tell(recipients));
         count

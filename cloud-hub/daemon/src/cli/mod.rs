@@ -31,7 +31,7 @@ mod trust;
 mod withdraw;
 
 pub use hub_cli::Context;
-use hub_cli::{Operate, audit, device, status, token};
+use hub_cli::{Operate, audit, device, rollout, status, token};
 
 use locate::own_hub;
 
@@ -83,6 +83,9 @@ enum Verb {
     /// Publish models and see where they got to.
     #[command(subcommand)]
     Model(model::ModelVerb),
+    /// Bring versions to devices in waves, and take them back.
+    #[command(subcommand)]
+    Rollout(rollout::RolloutVerb),
     /// See and renew who may sign what: expiry, keys, thresholds.
     #[command(subcommand)]
     Trust(trust::TrustVerb),
@@ -123,6 +126,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Backup(verb) => backup::run(&verb),
         Verb::Device(verb) => device::run(&verb, own_hub),
         Verb::Model(verb) => model::run(&verb),
+        Verb::Rollout(verb) => rollout::run(&verb, own_hub),
         Verb::Trust(verb) => trust::run(&verb),
         Verb::Audit(args) => audit::run(&args, own_hub),
         Verb::Status(args) => status::run(&args, own_hub),

@@ -1,8 +1,8 @@
-//! `cloud-hub model push | list | status | figures | offer | withdraw | delete | gc | check | inspect | compress`.
+//! `cloud-hub model push | list | status | figures | offer | assign | withdraw | delete | gc | check | inspect | compress`.
 
 use clap::Subcommand;
 use console::CliError;
-use hub_cli::model::{self, GcArgs, ListArgs, OfferArgs, OneArgs};
+use hub_cli::model::{self, AssignArgs, GcArgs, ListArgs, OfferArgs, OneArgs};
 
 use super::locate::own_hub;
 use super::withdraw::Removal;
@@ -31,9 +31,21 @@ Example:
 
 Figures cover the last day. Latencies are upper bounds, at most 19 % above the true value.")]
     Figures(OneArgs),
-    /// Offer devices a version that was pushed with --hold, or offer one again that failed.
-    #[command(after_help = "Example:\n  cloud-hub model offer digits 2")]
+    /// Make a version current and offer it to every device at once, or offer one again that failed.
+    #[command(after_help = "\
+Example:
+  cloud-hub model offer digits 2
+
+`cloud-hub rollout create` brings a version to devices in waves instead.")]
     Offer(OfferArgs),
+    /// Let devices follow a model beside those of their own configuration.
+    #[command(after_help = "\
+Examples:
+  cloud-hub model assign digits --filter 'site=berlin'
+  cloud-hub model assign digits --none
+
+The owner of a device can forbid it in agent.toml.")]
+    Assign(AssignArgs),
     /// Take back a version that no device took, for example one with a wrong number.
     #[command(after_help = "\
 Example:
@@ -78,5 +90,6 @@ pub(super) fn run(verb: &ModelVerb) -> Result<(), CliError> {
         ModelVerb::Status(args) => model::status(args, own_hub),
         ModelVerb::Figures(args) => model::figures(args, own_hub),
         ModelVerb::Offer(args) => model::offer(args, own_hub),
+        ModelVerb::Assign(args) => model::assign(args, own_hub),
     }
 }

@@ -9,6 +9,7 @@ use bundle::trust::inspect_targets;
 use clap::Args;
 use console::{CliError, ExitKind, OrExit};
 use hub_cli::Client;
+use hub_cli::rollout::{self, RolloutOptions};
 use jiff::Timestamp;
 use model_tools::pack::{Packed, pack};
 use model_tools::sign::{Change, Push, draft_addition};
@@ -20,7 +21,7 @@ use super::locate::own_hub;
 use super::trust::Site;
 use super::trust::keys::{KeyArgs, Keyring};
 use crate::api::endpoints::{PublishVersion, ReadMetadata};
-use crate::api::{PublishRequest, Published};
+use crate::api::{PublishRequest, Published, RolloutView};
 
 /// Advice when list and keys do not belong together.
 pub(super) const FOREIGN: &str = "this hub's trust is not the one of these keys: is operator.toml of the right hub?";
@@ -29,8 +30,13 @@ pub(super) const FOREIGN: &str = "this hub's trust is not the one of these keys:
 #[command(after_help = "\
 Examples:
   cloud-hub model push models/catalog/digits/v2 --keys offline-keys
-  cloud-hub model push v3 --keys /media/usb/keys --hold      # publish now, `model offer` later
+  cloud-hub model push v3 --keys /media/usb/keys --to all    # publish, and start a rollout in waves
+  cloud-hub model push v3 --keys mine --to site=berlin --waves 1,25%@2h,100% --approve
+  cloud-hub model push v3 --keys mine --offer                # publish, and offer it to every device at once
   cloud-hub model push v4 --keys mine --prepare v4.json      # when further holders must sign: trust sign, trust publish
+
+The first version of a model is offered to every device that follows it. A later one is published without
+offering it: `cloud-hub rollout create` brings it to devices in waves, and --to does both.
 
 DIR holds model.toml and the files it names. Only files that the hub does not have are uploaded.
 The hub loads its own variant and checks its golden answers before anything is published.
@@ -46,9 +52,17 @@ pub(super) struct PushArgs {
     /// Upload the files and write the signed list to this file instead of publishing: further holders sign it.
     #[arg(long, value_name = "FILE")]
     prepare: Option<PathBuf>,
-    /// Publish without offering the version to devices.
-    #[arg(long)]
+    /// Publish without offering the version to devices, although it is the first one of its model.
+    #[arg(long, conflicts_with_all = ["offer", "to"])]
     hold: bool,
+    /// Make the version current and offer it to every device at once, without waves.
+    #[arg(long, conflicts_with_all = ["prepare", "to"])]
+    offer: bool,
+    /// Start a rollout of the version to these devices: `all` or a filter.
+    #[arg(long, value_name = "COHORT", conflicts_with = "prepare")]
+    to: Option<String>,
+    #[command(flatten)]
+    rollout: RolloutOptions,
     /// Publish although the version is worse than the one in force: no threshold, no golden inputs, other labels.
     #[arg(long)]
     force: bool,
@@ -62,6 +76,8 @@ struct Pushed {
     #[serde(flatten)]
     published: Published,
     held: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollout: Option<RolloutView>,
     manifest: Digest,
     files: usize,
     files_uploaded: usize,
@@ -93,30 +109,67 @@ pub(super) fn run(args: &PushArgs) -> Result<(), CliError> {
         (List::Change(change), None) => signed_list(&change)?,
     };
     let spinner = console::spinner("the hub checks and publishes");
-    let hold = args.hold;
-    let request = PublishRequest { version: packed.manifest.version, manifest, targets, hold, force: args.force };
-    let published = client.send::<PublishVersion>(&packed.manifest.model, &request)?;
+    // A rollout brings the version to devices, also the first one.
+    let hold = args.hold || args.to.is_some();
+    let Manifest { model, version, .. } = &packed.manifest;
+    let request = PublishRequest { version: *version, manifest, targets, hold, offer: args.offer, force: args.force };
+    let published = client.send::<PublishVersion>(model, &request)?;
     drop(spinner);
+    let rollout = match &args.to {
+        Some(to) => Some(roll_out(&client, args, &packed.manifest, to)?),
+        None => None,
+    };
     let files = packed.files.len();
-    let pushed = Pushed { published, held: args.hold, manifest, files, files_uploaded, bytes_uploaded };
+    let pushed = Pushed { published, held: hold, rollout, manifest, files, files_uploaded, bytes_uploaded };
     Ok(args.operate.output().print(&pushed, told)?)
 }
 
 fn told(pushed: &Pushed) -> String {
-    let Published { model, version, devices_told, unchanged, warnings } = &pushed.published;
+    let Published { model, version, devices_told, offered, unchanged, warnings } = &pushed.published;
     let state = match (unchanged, pushed.held) {
+        _ if let Some(rollout) = &pushed.rollout => {
+            let number = rollout.rollout;
+            format!(
+                "is published; rollout {number} brings it to {} in waves {}\nwatch it: cloud-hub rollout show {number} --watch",
+                rollout.to,
+                rollout.waves.join(", ")
+            )
+        }
         (true, _) if pushed.files_uploaded > 0 => {
             format!("was published already; damaged files were replaced, {devices_told} connected devices were told")
         }
         (true, _) => "was published already, nothing has changed".to_owned(),
         (false, true) => format!("is published and held; offer it with: cloud-hub model offer {model} {version}"),
-        (false, false) => format!("is published; {devices_told} connected devices were told"),
+        (false, false) if *offered == Some(*version) => {
+            format!("is published; {devices_told} connected devices were told")
+        }
+        (false, false) => unoffered(&pushed.published),
     };
     let warnings: String = warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
     format!(
         "{model}/{version} {state}\n{} of {} files uploaded, {} bytes{warnings}",
         pushed.files_uploaded, pushed.files, pushed.bytes_uploaded
     )
+}
+
+/// Says that a version is published and offered to no device.
+pub(super) fn unoffered(published: &Published) -> String {
+    let Published { model, version, .. } = published;
+    format!(
+        "is published, and no device is offered it yet\nroll it out: cloud-hub rollout create {model} {version} --to all"
+    )
+}
+
+/// Starts the rollout of a version that is published now.
+fn roll_out(client: &Client, args: &PushArgs, manifest: &Manifest, to: &str) -> Result<RolloutView, CliError> {
+    let Manifest { model, version, .. } = manifest;
+    rollout::create(client, model, *version, to, &args.rollout).map_err(|error| {
+        let hint = format!(
+            "{model}/{version} is published; start its rollout: cloud-hub rollout create {model} {version} --to …"
+        );
+        console::warn(&hint);
+        error
+    })
 }
 
 /// The list of versions with this one on it.

@@ -76,8 +76,11 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         let mut inner = self.fleet.inner();
         inner.live.remove(&self.id);
+        inner.speaking.remove(&self.id);
         inner.fleet.disconnected(&self.device, self.id, clock::unix_s());
         count_connected(&inner);
+        drop(inner);
+        self.fleet.note_change();
     }
 }
 

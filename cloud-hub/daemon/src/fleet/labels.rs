@@ -24,6 +24,7 @@ impl Fleet {
             Ok::<_, FleetError>((record.labelled(labels), change))
         };
         self.audit.update(&self.records, device.as_str(), label).await?;
+        self.note_change();
         self.show(device).await
     }
 }

@@ -1,7 +1,7 @@
 //! The list of devices: filtered, in pages.
 
-use hub_core::authorise::{DeviceRecord, Standing};
-use hub_core::filter::{self, Filter, Subject, SubjectModel};
+use hub_core::authorise::DeviceRecord;
+use hub_core::filter::{self, Filter};
 
 use super::{Fleet, FleetError, Inner};
 use crate::api::{DeviceList, DeviceListQuery, PAGE_MAX};
@@ -31,27 +31,7 @@ impl Fleet {
 impl Inner {
     /// Returns whether a device passes a filter.
     fn passes(&self, record: &DeviceRecord, filter: &Filter) -> bool {
-        let device = self.fleet.device(&record.id);
-        let models: Vec<SubjectModel<'_>> = device
-            .into_iter()
-            .flat_map(hub_core::fleet::Device::models)
-            .map(|(name, model)| SubjectModel {
-                name: name.as_str(),
-                active: model.active.as_ref().map(|active| (active.version.number(), active.variant.as_str())),
-            })
-            .collect();
-        let engines: Vec<&str> =
-            device.into_iter().flat_map(|device| &device.machine.engines).map(|engine| engine.name.as_str()).collect();
-        filter.matches(&Subject {
-            name: record.id.as_str(),
-            labels: &record.labels,
-            is_online: self.fleet.connection(&record.id).is_some(),
-            is_revoked: record.standing != Standing::Good,
-            agent: device.and_then(|device| device.agent_version.as_deref()),
-            os: device.and_then(|device| device.machine.os.as_deref()),
-            arch: device.and_then(|device| device.machine.arch.as_deref()),
-            engines: &engines,
-            models: &models,
-        })
+        let facets = self.facets(record);
+        filter.matches(&self.subject(record, &facets))
     }
 }

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::Hub;
 use super::start::Sockets;
 use crate::api::Listening;
+use crate::jobs::rollouts::MoveRollouts;
 use crate::jobs::scrub::Scrub;
 use crate::jobs::upkeep::Upkeep;
 use crate::metrics;
@@ -118,6 +119,12 @@ impl Running {
         let ended = stop.clone();
         tasks.spawn(async move {
             upkeep.run(ended).await;
+            Ok(())
+        });
+        let rollouts = MoveRollouts { rollouts: Arc::clone(&hub.app.rollouts), fleet: Arc::clone(&hub.services.fleet) };
+        let ended = stop.clone();
+        tasks.spawn(async move {
+            rollouts.run(ended).await;
             Ok(())
         });
         let scrub = Scrub {

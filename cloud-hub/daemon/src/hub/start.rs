@@ -41,6 +41,7 @@ use crate::reach;
 use crate::records;
 use crate::registry::metadata::{Metadata, MetadataError};
 use crate::registry::{Registry, RegistryOpenError};
+use crate::rollouts::{self, Rollouts};
 use crate::servers::gateway::{DeviceLimits, Services};
 use crate::servers::guard::places::Places;
 use crate::state::Folder;
@@ -204,6 +205,15 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>, stop:
     let counters = Arc::new(Counters::open(Arc::clone(&store)).await?);
     let (registry, deltas_table) = (Arc::new(registry), &config.deltas);
     let deltas = Arc::new(Deltas::open(&ground.folder, deltas_table, &registry, &fleet)?);
+    let notices = TaskTracker::new();
+    let for_rollouts = rollouts::Parts {
+        fleet: Arc::clone(&fleet),
+        registry: Arc::clone(&registry),
+        counters: Arc::clone(&counters),
+        deltas: Arc::clone(&deltas),
+        notices: notices.clone(),
+    };
+    let rollouts = Rollouts::open(Arc::clone(&store), for_rollouts).await?;
     let loader = Loader { engine, inference: config.inference.clone(), gateway: config.gateway.clone() };
     let workers = Workers::new(config.inference.clone());
     let listening = ground.sockets.listening().map_err(StartError::Address)?;
@@ -237,6 +247,8 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>, stop:
         deltas,
         fleet,
         counters,
+        rollouts: Arc::new(rollouts),
+        notices,
         loader: Arc::new(loader),
         workers: Arc::new(workers),
         operators: Arc::new(operators),
@@ -254,6 +266,8 @@ struct Parts {
     deltas: Arc<Deltas>,
     fleet: Arc<Fleet>,
     counters: Arc<Counters>,
+    rollouts: Arc<Rollouts>,
+    notices: TaskTracker,
     loader: Arc<Loader>,
     workers: Arc<Workers>,
     operators: Arc<Operators>,
@@ -270,12 +284,12 @@ fn compose(
     listening: Listening,
     warnings: Vec<String>,
 ) -> Hub {
-    let Parts { store, registry, deltas, fleet, counters, loader, workers, operators, stop } = parts;
+    let Parts { store, registry, deltas, fleet, counters, rollouts, notices, loader, workers, operators, stop } = parts;
     let (config, issuer) = (Arc::new(config), Arc::new(issuer));
-    let (notices, publications) = (TaskTracker::new(), TaskTracker::new());
+    let publications = TaskTracker::new();
     let audit = AuditLog::new(Arc::clone(&store));
     let tokens = Arc::new(Tokens::new(Arc::clone(&store)));
-    let offers = Offers { fleet: Arc::clone(&fleet), notices: notices.clone() };
+    let offers = Offers { fleet: Arc::clone(&fleet), rollouts: Arc::clone(&rollouts), notices: notices.clone() };
     let app = App {
         devices: Arc::clone(&fleet),
         operators: Arc::clone(&operators),
@@ -293,9 +307,11 @@ fn compose(
             counters: Arc::clone(&counters),
             deltas: Arc::clone(&deltas),
             offers,
+            rollouts: Arc::clone(&rollouts),
             publications: publications.clone(),
             audit: audit.clone(),
         }),
+        rollouts: Arc::clone(&rollouts),
         uploads: Arc::new(Uploads { registry: Arc::clone(&registry), blob_bytes_max: config.admin.blob_bytes_max }),
         trust: Arc::new(Trust {
             registry: Arc::clone(&registry),
@@ -331,6 +347,7 @@ fn compose(
         counters,
         registry,
         deltas,
+        rollouts,
         workers,
         limits: DeviceLimits::new(memory, handshakes, config.gateway.requests_per_device_max),
         in_flight: TaskTracker::new(),

@@ -10,6 +10,7 @@ use bundle::{FileRef, Manifest, ManifestError};
 use engine::ModelLimits;
 use hub_core::registry as core;
 use hub_core::registry::{Change, Publish, RegistryError, VersionRecord};
+use hub_core::rollout::RolloutId;
 use jiff::Timestamp;
 use std::sync::PoisonError;
 use store::StoreError;
@@ -146,6 +147,14 @@ pub enum PublishError {
         /// The devices, by name.
         devices: Vec<DeviceId>,
     },
+    /// A rollout of the model is under way.
+    #[error("rollout {rollout} of {model} is under way")]
+    InRollout {
+        /// Name of the model.
+        model: ModelName,
+        /// Number of the rollout.
+        rollout: RolloutId,
+    },
     /// The disk, for blobs.
     #[error("read an uploaded file")]
     Blob(#[from] BlobError),
@@ -214,9 +223,19 @@ impl Registry {
         let _one_at_a_time = self.signing.lock().await;
         let version = request.version;
         let manifest = self.uploaded_manifest(model, version, request.manifest).await?;
-        let held = request.hold;
-        let record = VersionRecord { version, manifest: request.manifest, published_unix_s: clock::unix_s(), held };
-        let publish = if request.hold { Publish::Hold } else { Publish::Offer };
+        // The first version is current at once: there is nothing to protect. Later ones are rolled out.
+        let is_first = self.snapshot().model(model).is_none_or(|known| {
+            known.current().is_none() && known.versions().all(|(other, _standing)| other.version == version)
+        });
+        let held = request.hold || !(request.offer || is_first);
+        let record = VersionRecord {
+            version,
+            manifest: request.manifest,
+            published_unix_s: clock::unix_s(),
+            held,
+            released: false,
+        };
+        let publish = if held { Publish::Hold } else { Publish::Offer };
         // Before the files are looked at: the operator must act first.
         self.metadata.current()?.require_fresh(Timestamp::now())?;
         let mut after = self.snapshot();

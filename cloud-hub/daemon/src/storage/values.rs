@@ -4,6 +4,7 @@
 
 use hub_core::evidence::{Cell, Counted};
 use hub_core::fleet::Device;
+use hub_core::rollout::Cohort;
 use hub_core::tokens::TokenRecord;
 use types::{DeviceId, EngineName, VariantName, Version};
 
@@ -36,6 +37,28 @@ pub struct CurrentRecord {
     pub version: Version,
     /// The version that devices followed before, for a withdrawal.
     pub before: Option<Version>,
+}
+
+/// Version of a model that an operator keeps on one device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinRecord {
+    /// The version; `None` after the end of a pin that the device may not have heard of.
+    pub version: Option<Version>,
+    /// Time of the call in seconds of the Unix clock.
+    pub at_unix_s: u64,
+    /// Name of the operator.
+    pub by: String,
+}
+
+/// Devices that follow a model because the hub says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AssignmentRecord {
+    /// The devices; `None` after the end of an assignment of which not every device may have heard.
+    pub cohort: Option<Cohort>,
+    /// Time of the call in seconds of the Unix clock.
+    pub at_unix_s: u64,
+    /// Name of the operator.
+    pub by: String,
 }
 
 /// One operator token as it is kept, under the hash of its text.

@@ -90,6 +90,7 @@ fn of(packed: &Packed, signed: Signed) -> PublishRequest {
         manifest: Digest::of(&packed.manifest_bytes),
         targets: String::from_utf8(signed.bytes).unwrap(),
         hold: false,
+        offer: true,
         force: false,
     }
 }
@@ -212,6 +213,7 @@ async fn a_number_is_never_given_to_other_content_nor_a_lower_one_after_a_higher
         manifest: Digest::of(&other.manifest_bytes),
         targets,
         hold: false,
+        offer: true,
         force: false,
     };
     let taken = bench.publish(&other, &request).await;

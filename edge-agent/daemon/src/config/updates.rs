@@ -78,11 +78,7 @@ impl UpdatesTable {
             error_share: self.probation_error_share_max.as_f64(),
             latency_factor: f64::from(self.probation_latency_factor_max),
         };
-        Settings {
-            keep: self.keep,
-            probation: (!self.probation.is_zero()).then_some(probation),
-            ..Settings::default()
-        }
+        Settings { keep: self.keep, probation: (!self.probation.is_zero()).then_some(probation), ..Settings::default() }
     }
 }
 

@@ -111,8 +111,7 @@ mod tests {
         let of =
             |outcome| Report { model: "digits".parse().unwrap(), version: version(2), stage: Stage::Offered, outcome };
         let superseded = of(Outcome::Superseded { by: version(3) });
-        let (known, unknown) =
-            (HubKnows { outcomes: true, stages: true }, HubKnows { outcomes: false, stages: false });
+        let (known, unknown) = (HubKnows { outcomes: true, stages: true }, HubKnows { outcomes: false, stages: false });
         assert_eq!(report(&superseded, known).outcome, UpdateOutcome::Superseded { by: version(3) });
         let rejected = UpdateOutcome::Rejected("version 2 is older than version 3, which serves".to_owned());
         assert_eq!(report(&superseded, unknown).outcome, rejected);

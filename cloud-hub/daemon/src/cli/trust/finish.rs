@@ -120,9 +120,18 @@ pub(super) fn publish(site: &Site, change: &Change, output: Output) -> Result<()
         }
         (Some(push), Site::Api(client)) => {
             let (version, manifest, hold, force) = (push.version, push.manifest, push.hold, push.force);
-            let request = PublishRequest { version, manifest, targets: targets.unwrap_or_default(), hold, force };
+            let targets = targets.unwrap_or_default();
+            let request = PublishRequest { version, manifest, targets, hold, offer: false, force };
             let published = client.send::<PublishVersion>(&push.model, &request)?;
             Ok(output.print(&published, |published| {
+                if published.offered != Some(published.version) {
+                    return format!(
+                        "{}/{} {}",
+                        published.model,
+                        published.version,
+                        crate::cli::push::unoffered(published)
+                    );
+                }
                 format!(
                     "{}/{} is published; {} connected devices were told",
                     published.model, published.version, published.devices_told

@@ -13,6 +13,7 @@ mod devices;
 mod error;
 mod models;
 mod operators;
+mod rollouts;
 mod trust;
 
 use std::net::{SocketAddr, TcpListener};
@@ -73,6 +74,13 @@ pub fn router(app: &App) -> Router {
         .on::<calls::WithdrawVersion, _, _, _>(&app.models, models::withdraw)
         .on::<calls::DeleteVersion, _, _, _>(&app.models, models::delete)
         .on::<calls::CollectGarbage, _, _, _>(&app.models, models::collect_garbage)
+        .on::<calls::AssignModel, _, _, _>(&app.rollouts, rollouts::assign)
+        .on::<calls::PinDevice, _, _, _>(&app.rollouts, rollouts::pin)
+        .on::<calls::CreateRollout, _, _, _>(&app.rollouts, rollouts::create)
+        .on::<calls::ListRollouts, _, _, _>(&app.rollouts, rollouts::list)
+        .on::<calls::ShowRollout, _, _, _>(&app.rollouts, rollouts::show)
+        .on::<calls::ActOnRollout, _, _, _>(&app.rollouts, rollouts::act)
+        .on::<calls::ExplainRollout, _, _, _>(&app.rollouts, rollouts::explain)
         .on::<calls::ShowTrust, _, _, _>(&app.trust, trust::show)
         .on_file::<calls::ReadMetadata, _, _, _, _>(&app.trust, trust::metadata)
         .on::<calls::MakeOnlineKeys, _, _, _>(&app.trust, trust::make_online_keys)

@@ -77,7 +77,7 @@ pub(super) async fn collect_garbage(models: Arc<Models>, call: Call<CollectGarba
     collected.map_err(|error| Refused::storage(&error))
 }
 
-fn refuse(error: &PublishError) -> Refused {
+pub(super) fn refuse(error: &PublishError) -> Refused {
     match error {
         PublishError::Registry(RegistryError::UnknownModel(_) | RegistryError::UnknownVersion { .. }) => {
             Refused::new(ErrorCode::NotFound, error.to_string()).hint("see what there is: cloud-hub model list")
@@ -97,6 +97,9 @@ fn refuse(error: &PublishError) -> Refused {
         PublishError::Taken { .. } => Refused::new(ErrorCode::Conflict, error.to_string()).hint(
             "a version that a device has is followed by a higher one: raise `version` in model.toml and push that",
         ),
+        PublishError::InRollout { rollout, .. } => Refused::new(ErrorCode::Conflict, error.to_string()).hint(format!(
+            "see it with `cloud-hub rollout show {rollout}`, end it with `cloud-hub rollout abort {rollout}`"
+        )),
         PublishError::Moved => {
             Refused::new(ErrorCode::Conflict, error.to_string()).hint("push again: somebody else published meanwhile")
         }

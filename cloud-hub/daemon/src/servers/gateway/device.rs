@@ -207,8 +207,11 @@ async fn greet(visit: &Visit, hello: Hello) -> Result<HubResponse, Refusal> {
             })
             .collect(),
     };
-    let offers = services.fleet.greeted(&visit.admitted, greeting, |model| services.registry.current(model)).await;
-    let offers = offers.map_err(|replaced| not_yours(&replaced))?;
+    let speaks = hello.features.iter().any(|feature| feature == feature::ROLLOUTS);
+    let greeted = services.fleet.greeted(&visit.admitted, greeting, speaks).await;
+    greeted.map_err(|replaced| not_yours(&replaced))?;
+    let offers = services.rollouts.offers(&visit.admitted.device).await.map_err(|error| internal(&error))?;
+    services.fleet.note_change();
     let lifetime_s = services.issuer.device_lifetime.as_secs();
     let deltas = services.deltas.is_on().then_some(feature::DELTAS);
     let features = [feature::UPDATE_OUTCOMES, feature::RUNNING_MODELS, feature::MODEL_COUNTERS]

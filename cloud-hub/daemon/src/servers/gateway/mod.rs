@@ -22,7 +22,7 @@ use transport::{Alpn, CloseCode, Connection, Listener, ListenerConfig};
 use crate::app::issuer;
 use crate::servers::guard::places::Places;
 
-pub use notices::{goodbye, tell};
+pub use notices::{goodbye, request, tell};
 pub use services::{DeviceLimits, Services};
 
 /// Maximum number of enrolments at once; each costs a signature and two writes. A whole site may be switched on at once.

@@ -6,6 +6,7 @@ use futures_util::StreamExt;
 use hub_core::fleet::Recipient;
 use protocol::v1::{DeviceResponse, HubRequest, Offer};
 use transport::{Connection, Exchange, ExchangeError, Priority};
+use types::DeviceId;
 
 /// Devices that are told at once; each costs a stream for as long as its network takes.
 const TOLD_AT_ONCE: usize = 256;
@@ -28,6 +29,19 @@ pub async fn tell(recipients: Vec<(Recipient, Connection)>) {
         let offer = Offer { model: recipient.offer.model, version: recipient.offer.version };
         if let Err(error) = notice(&connection, &HubRequest::Offer(offer), NOTICE_LIMIT).await {
             tracing::info!(device = %recipient.device, error, "offer was not taken; the next greeting repeats it");
+        }
+    });
+    futures_util::stream::iter(telling).for_each_concurrent(TOLD_AT_ONCE, |telling| telling).await;
+}
+
+/// Sends a request of its own to each device.
+///
+/// # Cancel safety
+/// Those that were told are told; the rollouts send the others their request again when they connect.
+pub async fn request(requests: Vec<(DeviceId, Connection, HubRequest)>) {
+    let telling = requests.into_iter().map(|(device, connection, request)| async move {
+        if let Err(error) = notice(&connection, &request, NOTICE_LIMIT).await {
+            tracing::info!(%device, error, "a request to the device was not taken");
         }
     });
     futures_util::stream::iter(telling).for_each_concurrent(TOLD_AT_ONCE, |telling| telling).await;

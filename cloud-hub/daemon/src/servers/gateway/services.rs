@@ -12,6 +12,7 @@ use crate::counters::Counters;
 use crate::deltas::Deltas;
 use crate::fleet::Fleet;
 use crate::registry::Registry;
+use crate::rollouts::Rollouts;
 use crate::servers::guard::budget::Budget;
 use crate::servers::guard::places::Places;
 use crate::tokens::Tokens;
@@ -35,6 +36,8 @@ pub struct Services {
     pub registry: Arc<Registry>,
     /// Deltas between the files of versions.
     pub deltas: Arc<Deltas>,
+    /// Rollouts, which decide about offers.
+    pub rollouts: Arc<Rollouts>,
     /// Versions that the hub has loaded.
     pub workers: Arc<Workers>,
     /// Limits that devices share.

@@ -12,7 +12,7 @@ use store::{Record, StateSchema};
 pub const STATE_SCHEMA: StateSchema = StateSchema { known: 1, version: env!("CARGO_PKG_VERSION") };
 
 /// The tables of the store.
-pub const TABLES: [Check; 10] = [
+pub const TABLES: [Check; 14] = [
     Check::of::<v1::Device>(),
     Check::of::<v1::DeviceState>(),
     Check::of::<v1::JoinToken>(),
@@ -23,6 +23,10 @@ pub const TABLES: [Check; 10] = [
     Check::of::<v1::AuditLink>(),
     Check::of::<v1::CounterCell>(),
     Check::of::<v1::Measurement>(),
+    Check::of::<v1::Rollout>(),
+    Check::of::<v1::RolloutMember>(),
+    Check::of::<v1::Pin>(),
+    Check::of::<v1::Assignment>(),
 ];
 
 /// Returns what follows when a record of a table is not readable, as the end of a sentence with what to do.
@@ -44,6 +48,12 @@ pub fn consequence(table: &str) -> &'static str {
         v1::CounterCell::TABLE => "; the counts of that hour are missing from gates and figures",
         v1::Measurement::TABLE => "; the device measures again with the next version",
         v1::ModelVersion::TABLE => "; it was made again from what is signed",
+        v1::Rollout::TABLE => {
+            "; its devices keep what they have and are offered the current version: create another one with `cloud-hub rollout create`"
+        }
+        v1::RolloutMember::TABLE => "; the device does not take part in that rollout until it is admitted again",
+        v1::Pin::TABLE => "; the hub offers the device other versions again: `cloud-hub device pin` sets the pin anew",
+        v1::Assignment::TABLE => "; devices that have the model keep it: `cloud-hub model assign` assigns it anew",
         _ => "",
     }
 }

@@ -16,11 +16,13 @@ use crate::storage::values::{CurrentRecord, OperatorRecord, StoredToken};
 mod audit;
 mod counters;
 mod device_state;
+mod rollout;
 mod start_loads;
 
 pub use audit::{AuditEvent, AuditLink, NEWEST, OLDEST};
 pub use counters::{CounterCell, Measurement};
 pub use device_state::DeviceState;
+pub use rollout::{Assignment, Pin, Rollout, RolloutMember};
 pub use start_loads::{SCHEMA, StartLoad, StartLoads};
 
 /// An enrolled device, under its name.
@@ -101,6 +103,15 @@ pub struct ModelVersion {
     published_unix_s: u64,
     #[serde(default)]
     held: bool,
+    /// Whether a rollout brings or brought it to devices. Records of 0.1.0 have none.
+    #[serde(default, skip_serializing_if = "is_false")]
+    released: bool,
+}
+
+/// Returns whether a switch has its default, which is left out.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_false(switch: &bool) -> bool {
+    !switch
 }
 
 /// The version of a model that devices follow, under the name of the model.
@@ -184,13 +195,13 @@ impl Record for ModelVersion {
     const TABLE: &'static str = "version";
 
     fn from_value(value: &VersionRecord) -> Self {
-        let VersionRecord { version, manifest, published_unix_s, held } = *value;
-        Self { version, manifest, published_unix_s, held }
+        let VersionRecord { version, manifest, published_unix_s, held, released } = *value;
+        Self { version, manifest, published_unix_s, held, released }
     }
 
     fn into_value(self) -> Result<VersionRecord, String> {
-        let Self { version, manifest, published_unix_s, held } = self;
-        Ok(VersionRecord { version, manifest, published_unix_s, held })
+        let Self { version, manifest, published_unix_s, held, released } = self;
+        Ok(VersionRecord { version, manifest, published_unix_s, held, released })
     }
 }
 

@@ -121,12 +121,7 @@ async fn standing_orders_read_back_for_ever() {
     let version = |number| Version::new(number).unwrap();
     let leaving = Leaving { from: version(5), to: version(4), failure: failure() };
     let orders = StoredOrders {
-        orders: Orders {
-            owner_pin: Some(version(1)),
-            hold: true,
-            hub_pin: Some(version(2)),
-            leaving: Some(leaving),
-        },
+        orders: Orders { owner_pin: Some(version(1)), hold: true, hub_pin: Some(version(2)), leaving: Some(leaving) },
         audit_version: Some(version(3)),
         audit_per_mille: 50,
     };

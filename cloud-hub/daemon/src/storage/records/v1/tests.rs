@@ -8,6 +8,8 @@ use hub_core::labels::Labels;
 use store::{Batch, MemoryStore, Store, Table};
 use types::update::Stage;
 
+mod rollouts;
+
 use super::*;
 use crate::storage::values::StoredState;
 
@@ -119,10 +121,18 @@ async fn an_operator_reads_back_for_ever() {
 
 #[tokio::test]
 async fn versions_read_back_for_ever() {
-    let published =
-        VersionRecord { version: version(2), manifest: digest(), published_unix_s: 1_800_000_000, held: true };
+    let published = VersionRecord {
+        version: version(2),
+        manifest: digest(),
+        published_unix_s: 1_800_000_000,
+        held: true,
+        released: false,
+    };
     let fields = format!(r#""version":2,"manifest":"{DIGEST}","published_unix_s":1800000000,"held":true"#);
-    check::<ModelVersion>(&fields, published).await;
+    check::<ModelVersion>(&fields, published.clone()).await;
+    let fields =
+        format!(r#""version":2,"manifest":"{DIGEST}","published_unix_s":1800000000,"held":false,"released":true"#);
+    check::<ModelVersion>(&fields, VersionRecord { held: false, released: true, ..published.clone() }).await;
     check::<CurrentVersion>(
         r#""version":2,"before":1"#,
         CurrentRecord { version: version(2), before: Some(version(1)) },
