@@ -6,6 +6,7 @@
 
 mod admin;
 mod artifacts;
+mod counters;
 mod device;
 mod flood;
 mod gateway;
