@@ -139,7 +139,8 @@ async fn order(
     Json(body): Json<OrderBody>,
 ) -> Result<Json<OrderTaken>, Refused> {
     if !control.token.is_some_and(|token| token.is_in(&headers)) {
-        let message = "orders need the token of this run: give them with `edge-agent model` as the owner of the state folder";
+        let message =
+            "orders need the token of this run: give them with `edge-agent model` as the owner of the state folder";
         return Err(refused(StatusCode::FORBIDDEN, message));
     }
     let unknown = |_error| refused(StatusCode::NOT_FOUND, "the name of the model is malformed");
@@ -176,7 +177,8 @@ mod tests {
         let with = |value: &str| HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
         assert!(token.is_in(&with(&read.authorization())));
         let other = ControlToken::create(&folder).unwrap();
-        for wrong in ["", "Bearer ", &other.authorization(), &read.authorization()[..40], &(read.authorization() + "0")] {
+        for wrong in ["", "Bearer ", &other.authorization(), &read.authorization()[..40], &(read.authorization() + "0")]
+        {
             assert!(!token.is_in(&with(wrong)), "{wrong}");
         }
         assert!(!token.is_in(&HeaderMap::new()));

@@ -66,7 +66,10 @@ impl ModelVerb {
         let folder = folder_of(&context.configuration()?);
         let token = ControlToken::read(&folder).map_err(|error| {
             let (kind, hint) = match error.is_not_found() {
-                true => (ExitKind::Unavailable, "start the agent with `edge-agent run`, or name its folder with --state-dir"),
+                true => (
+                    ExitKind::Unavailable,
+                    "start the agent with `edge-agent run`, or name its folder with --state-dir",
+                ),
                 false => (ExitKind::Refused, "run this as the user of the agent, or with sudo"),
             };
             CliError::new(kind, error).hint(hint)

@@ -13,8 +13,8 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use bundle::{FileRef, Variant};
 use bundle::fetch::Download;
+use bundle::{FileRef, Variant};
 use edge_core::update::{Failure, FailureKind};
 use store::files;
 use tokio_util::sync::CancellationToken;

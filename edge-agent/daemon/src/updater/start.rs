@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use bundle::{Bundle, Verified};
 use edge_core::slots::{Installed, Slots};
-use edge_core::update::{
-    Failure, FailureKind, LastEnd, OnDisk, Outcome, Report, Stage, Step, before_load, resume,
-};
+use edge_core::update::{Failure, FailureKind, LastEnd, OnDisk, Outcome, Report, Stage, Step, before_load, resume};
 use store::StoreError;
 use types::Version;
 

@@ -29,8 +29,8 @@ use crate::engines::Engines;
 use crate::identity::Enrolment;
 use crate::models::Models;
 use crate::reports::Reports;
-use crate::updater::{Command, Updaters};
 use crate::status::{CLONE_ADVICE, HubStatus, SharedStatus};
+use crate::updater::{Command, Updaters};
 
 /// Interval at which a refused device checks whether its clock was set: a wrong clock may be the reason.
 const CLOCK_LOOK: Duration = Duration::from_secs(10);

@@ -121,12 +121,7 @@ async fn standing_orders_read_back_for_ever() {
     let version = |number| Version::new(number).unwrap();
     let leaving = Leaving { from: version(5), to: version(4), failure: failure() };
     let orders = StoredOrders {
-        orders: Orders {
-            owner_pin: Some(version(1)),
-            hold: true,
-            hub_pin: Some(version(2)),
-            leaving: Some(leaving),
-        },
+        orders: Orders { owner_pin: Some(version(1)), hold: true, hub_pin: Some(version(2)), leaving: Some(leaving) },
         audit_version: Some(version(3)),
         audit_per_mille: 50,
     };
@@ -160,6 +155,26 @@ async fn assigned_models_read_back_for_ever() {
     let golden = r#"{"schema":1,"models":["digits","vowels"]}"#;
     let value = vec!["digits".parse().unwrap(), "vowels".parse().unwrap()];
     assert_eq!(through_the_store::<AssignedModels>(golden, &value).await, (value.clone(), golden.to_owned()));
+}
+
+#[tokio::test]
+async fn a_period_of_counters_reads_back_for_ever() {
+    let tally = edge_core::counters::Tally {
+        kept: 1,
+        deferred: 2,
+        failed: 3,
+        crashed: 4,
+        audited: 6,
+        agreed: 5,
+        shadowed: 8,
+        shadow_agreed: 7,
+        latency: edge_core::counters::Histogram::of(&[0, 9]),
+        memory_bytes: Some(10),
+    };
+    let tallies = [(("digits".parse().unwrap(), Version::new(3).unwrap()), tally)].into();
+    let value = edge_core::counters::Period { sequence: 11, from_unix_s: 12, seconds: 60, tallies };
+    let golden = r#"{"schema":1,"sequence":11,"from_unix_s":12,"seconds":60,"tallies":[{"model":"digits","version":3,"kept":1,"deferred":2,"failed":3,"crashed":4,"audited":6,"agreed":5,"shadowed":8,"shadow_agreed":7,"latency":[0,9],"memory_bytes":10}]}"#;
+    assert_eq!(through_the_store::<CounterPeriod>(golden, &value).await, (value.clone(), golden.to_owned()));
 }
 
 #[test]

@@ -135,7 +135,7 @@ impl Fetching {
         blocking(move || {
             let (folder, model) = (&parts.folder, &parts.model.name);
             let slots = disk::read_slots(folder, model).unwrap_or_default();
-            let slots = [slots.active, slots.previous].into_iter().flatten().map(|installed| installed.version);
+            let slots = slots.active.into_iter().chain(slots.previous).map(|installed| installed.version);
             let mut versions: Vec<_> = slots.collect();
             let others = folder.versions(model).into_iter().rev().filter(|version| !versions.contains(version));
             versions.extend(others.collect::<Vec<_>>());
