@@ -13,10 +13,16 @@
 //! | [`renewal`] | when to ask for the next certificate |
 //! | [`trust`] | when to refresh the trust metadata, and whether it has expired |
 //! | [`outbox`] | in which order reports reach the hub, and which are dropped |
+//! | [`counters`] | which counts of each version wait for the hub |
+//! | [`audit`] | which kept answers are compared with the full model's |
+//! | [`agreement`] | whether two answers agree |
 //! | [`backoff`] | how long to wait before trying again |
 //! | [`refused`] | how a machine says no to an event that makes no sense |
 
+pub mod agreement;
+pub mod audit;
 pub mod backoff;
+pub mod counters;
 pub mod outbox;
 pub mod refused;
 pub mod renewal;

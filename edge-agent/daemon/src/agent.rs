@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::answer::RunLimits;
 use crate::assigned::Assigned;
+use crate::audits::{Auditor, Audits};
 use crate::config::AgentConfig;
 use crate::control::{self, ControlToken};
 use crate::engines::{Engines, NoEngine, Runtime, reopen};
@@ -108,6 +109,7 @@ pub struct Agent {
     sockets: Sockets,
     updaters: Vec<Followed>,
     registry: Arc<Updaters>,
+    auditor: Auditor,
     assigned: Assigned,
     uplink: Option<Uplink>,
     trust: Option<(Arc<DeviceTrust>, Link)>,
@@ -140,6 +142,7 @@ impl Agent {
         let trust = enrolment.as_ref().and_then(|_| open_trust(&folder, &shared_status));
         let trust = trust.map(|trust| Arc::new(DeviceTrust::new(trust, Arc::clone(&shared_status))));
         let models = Arc::new(Models::new(&config.models));
+        models.counters().restore(Arc::clone(&store)).await.map_err(StartError::Store)?;
         let reports = Reports::restore(Arc::clone(&store)).await.map_err(StartError::Store)?;
         let reports = Arc::new(reports);
         let (publish, connection) = tokio::sync::watch::channel(None);
@@ -190,7 +193,12 @@ impl Agent {
             })
         });
         let trust = trust.map(|trust| (trust, link.clone()));
-        let run = RunLimits { run_limit: config.engine.run_limit };
+        let (audits, auditor) = Audits::new(link.clone());
+        let run = RunLimits {
+            run_limit: config.engine.run_limit,
+            audits: uplink.is_some().then_some(audits),
+            audit_share_max: config.updates.audit_share_max,
+        };
         let service = AgentService::new(Arc::clone(&models), link, run);
         let endpoint = Arc::new(inference::endpoint(service, &config.inference));
         Ok(Self {
@@ -203,6 +211,7 @@ impl Agent {
             sockets,
             updaters,
             registry,
+            auditor,
             assigned,
             uplink,
             trust,
@@ -258,6 +267,9 @@ impl Agent {
             drop(background.spawn(followed.run(link_stop.clone())));
         }
         drop(background.spawn(self.assigned.run(link_stop.clone())));
+        drop(background.spawn(self.auditor.run(link_stop.clone())));
+        let counters = Arc::clone(self.models.counters());
+        drop(background.spawn(counters.run(Arc::clone(&self.engines), link_stop.clone())));
         if let Some(uplink) = self.uplink {
             drop(background.spawn(uplink.run(link_stop.clone())));
         }

@@ -14,8 +14,12 @@ use types::{
     ErrorCode, InferenceResponse, NamedTensor, Place, PolicyMode, Reason, Receipt, RequestId, Timings, Version,
 };
 
+use crate::audits::Audits;
+use crate::config::Share;
 use crate::models::{Model, Serving};
 use crate::uplink::{DeferredRequest, HubAnswer, Link, NotAnswered};
+
+mod evidence;
 
 /// One request, ready to be routed.
 #[derive(Debug)]
@@ -79,10 +83,14 @@ impl AnswerError {
 }
 
 /// Limits that the configuration sets for every request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct RunLimits {
     /// Longest run on this device.
     pub run_limit: Duration,
+    /// Queue of audits; `None` where no hub can be asked.
+    pub audits: Option<Audits>,
+    /// Maximum share of the kept answers that are audited, where a model has none of its own.
+    pub audit_share_max: Share,
 }
 
 /// Answers one request, wherever the policy allows.
@@ -95,7 +103,7 @@ pub struct RunLimits {
 pub async fn answer(
     model: &Arc<Model>,
     link: &Link,
-    limits: RunLimits,
+    limits: &RunLimits,
     request: &RoutedRequest,
 ) -> Result<InferenceResponse, AnswerError> {
     let serving = model.serving_version(request.version);
@@ -106,7 +114,11 @@ pub async fn answer(
         local: model.local_state(route.serving.as_ref()),
         input_bytes: request.inputs.iter().map(|input| bytes_of(&input.tensor)).sum(),
     };
-    route.follow(facts).await
+    // Drawn before the answer is known.
+    let is_drawn = route.is_audited(&facts);
+    let response = route.follow(facts).await?;
+    route.note_answer(&response, is_drawn);
+    Ok(response)
 }
 
 fn bytes_of(tensor: &types::Tensor) -> u64 {
@@ -117,7 +129,7 @@ fn bytes_of(tensor: &types::Tensor) -> u64 {
 struct Walk<'a> {
     model: &'a Arc<Model>,
     link: &'a Link,
-    limits: RunLimits,
+    limits: &'a RunLimits,
     request: &'a RoutedRequest,
     serving: Option<Arc<Serving>>,
 }
@@ -270,6 +282,7 @@ impl Walk<'_> {
         self.model.statistics.took_locally(started.elapsed());
         match outcome {
             Ok(outcome) => {
+                self.note_run(&serving, &outcome);
                 let (score, threshold) = (serving.score(&outcome.outputs), serving.threshold());
                 let outputs = self.only_wanted(outcome.outputs);
                 Ok(Local { outputs, score, threshold, queue: outcome.queue, compute: outcome.compute })
@@ -279,7 +292,9 @@ impl Walk<'_> {
                     // Its updater takes the model to the next engine; this request goes on as its policy says.
                     self.model.tell_lost();
                 }
-                Err(LocalFault::of(&error))
+                let fault = LocalFault::of(&error);
+                self.note_failure(&serving, &error, &fault);
+                Err(fault)
             }
         }
     }
@@ -313,6 +328,7 @@ impl Walk<'_> {
             inputs: &self.request.inputs,
             outputs: &self.request.outputs,
             traceparent: self.request.traceparent.as_deref(),
+            is_background: false,
         };
         self.link.infer(request).await
     }

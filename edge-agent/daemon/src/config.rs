@@ -172,6 +172,11 @@ pub struct ModelTable {
     /// The form of each version to take, by its name in the manifest. Default: the first one made for devices.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<VariantName>,
+    /// Maximum share of the kept answers that are also sent to the hub, to be compared. Default `updates.audit_share_max`.
+    ///
+    /// Only where the policy lets the input leave the device, and only as much as the hub asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_share_max: Option<Share>,
     /// The engine to prefer for this model; those of `engine.engines` stand by behind it. Default: their order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineName>,

@@ -95,7 +95,7 @@ impl InferenceService for AgentService {
             traceparent,
             arrived,
         };
-        answer(&model, &self.link, self.run, &request).await.map_err(|error| explained(&model, error))
+        answer(&model, &self.link, &self.run, &request).await.map_err(|error| explained(&model, error))
     }
 
     fn models(&self) -> Vec<ModelDescription> {

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bundle::{Manifest, ScoreFrom, ScoreKind, ScoreRule, Variant};
+use edge_core::agreement::Compared;
 use edge_core::route::LocalState;
 use edge_core::score;
 use edge_core::slots::Installed;
@@ -19,6 +20,8 @@ use tokio::sync::watch;
 use types::{EngineName, ModelName, NamedTensor, Place, Reason, Receipt, Version};
 
 use crate::config::ModelTable;
+use crate::counters::DeviceCounters;
+use crate::vitals::Vitals;
 
 /// A version that is loaded and answers.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub struct Serving {
     pub on: Arc<dyn Engine>,
     /// The session, or the pool of them.
     pub session: SessionHandle,
+    /// Behaviour since it was loaded.
+    pub vitals: Vitals,
 }
 
 impl Serving {
@@ -58,6 +63,17 @@ impl Serving {
     #[must_use]
     pub fn scored_output(&self) -> Option<&str> {
         self.manifest.score.as_ref().map(|rule| rule.output.as_str())
+    }
+
+    /// Returns the rule by which answers of this version are compared with others.
+    #[must_use]
+    pub fn compared(&self) -> Compared {
+        match &self.manifest.score {
+            Some(ScoreRule { kind: ScoreKind::Top1Probability, output, axis, .. }) => {
+                Compared::Top1 { output: output.clone(), axis: axis.unwrap_or(-1) }
+            }
+            Some(_) | None => Compared::Outputs,
+        }
     }
 
     /// Returns the confidence of an answer; `None` when the manifest has no rule, or the answer cannot be scored by it.
@@ -102,6 +118,8 @@ pub struct Model {
     audit: RwLock<Option<(Version, u16)>>,
     /// Statistics of its requests.
     pub statistics: Statistics,
+    /// Counters of all models of the device.
+    pub counters: Arc<DeviceCounters>,
 }
 
 /// Wish of a client that a model be loaded or unloaded.
@@ -118,16 +136,23 @@ pub enum Residency {
 }
 
 impl Model {
-    fn new(name: ModelName, table: ModelTable, losses: watch::Sender<u64>) -> Self {
+    fn new(name: ModelName, table: ModelTable, losses: watch::Sender<u64>, counters: Arc<DeviceCounters>) -> Self {
         let (serving, given_up) = (RwLock::default(), RwLock::default());
         let residency = watch::Sender::new(Residency::Normal);
         let (audit, statistics) = (RwLock::default(), Statistics::default());
-        Self { name, table, serving, given_up, losses, residency, audit, statistics }
+        Self { name, table, serving, given_up, losses, residency, audit, statistics, counters }
     }
 
     /// Sets the version whose kept answers the hub wants audited, with their share in thousandths.
     pub fn set_audit(&self, audit: Option<(Version, u16)>) {
         *self.audit.write().unwrap_or_else(PoisonError::into_inner) = audit;
+    }
+
+    /// Returns the share in thousandths of this version's kept answers that the hub wants audited.
+    #[must_use]
+    pub fn audit_per_mille(&self, version: Version) -> u16 {
+        let audit = *self.audit.read().unwrap_or_else(PoisonError::into_inner);
+        audit.filter(|(audited, _share)| *audited == version).map_or(0, |(_version, share)| share)
     }
 
     /// Stores the reason why no version serves, for clients that ask this device alone.
@@ -272,6 +297,7 @@ pub struct Models {
     by_name: RwLock<BTreeMap<ModelName, Arc<Model>>>,
     /// Counts the runs that found their device gone.
     losses: watch::Sender<u64>,
+    counters: Arc<DeviceCounters>,
 }
 
 impl Models {
@@ -279,7 +305,7 @@ impl Models {
     #[must_use]
     pub fn new(tables: &BTreeMap<ModelName, ModelTable>) -> Self {
         let (losses, _nobody_yet) = watch::channel(0);
-        let models = Self { by_name: RwLock::default(), losses };
+        let models = Self { by_name: RwLock::default(), losses, counters: Arc::default() };
         for (name, table) in tables {
             models.add(name, table.clone());
         }
@@ -302,8 +328,14 @@ impl Models {
     /// Follows a model from now on; returns the model, or the one that is followed already.
     pub fn add(&self, name: &ModelName, table: ModelTable) -> Arc<Model> {
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Model::new(name.clone(), table, self.losses.clone()));
+        let new = || Arc::new(Model::new(name.clone(), table, self.losses.clone(), Arc::clone(&self.counters)));
         Arc::clone(by_name.entry(name.clone()).or_insert_with(new))
+    }
+
+    /// Returns the counters of all models.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<DeviceCounters> {
+        &self.counters
     }
 
     /// Stops following a model.

@@ -21,6 +21,9 @@ const KEEP_MAX: usize = 16;
 /// Maximum length of a probation: a week shows every day of the week.
 const PROBATION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// Default maximum share of audited answers: one in twenty, so that 300 audits take 6,000 answers of a whole fleet.
+const AUDIT_SHARE_DEFAULT: f64 = 0.05;
+
 /// Section `[updates]` of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -38,6 +41,11 @@ pub struct UpdatesTable {
     pub keep: usize,
     /// Whether the hub may assign models to this device beside those of this file. Default true.
     pub assign: bool,
+    /// Maximum share, 0 to 1, of the answers kept on the device that are also sent to the hub, to be compared with the full
+    /// model's. Default 0.05. The hub asks for a share while it judges a version, and gets at most this one.
+    ///
+    /// Inputs that the policy keeps on the device are never sent.
+    pub audit_share_max: Share,
     /// Length of the probation of a new version. Default `10m`; `0s` for none, at most `7d`.
     ///
     /// During it the version before stays loaded where the memory allows, and serves again by itself when the new one ends
@@ -60,6 +68,7 @@ impl Default for UpdatesTable {
             trust_refresh: REFRESH_PERIOD,
             keep: KEEP_DEFAULT,
             assign: true,
+            audit_share_max: Share::of(AUDIT_SHARE_DEFAULT).unwrap_or_default(),
             probation: PROBATION_DEFAULT,
             probation_answers: PROBATION_ANSWERS_DEFAULT,
             probation_error_share_max: Share::of(ERROR_SHARE_DEFAULT).unwrap_or_default(),

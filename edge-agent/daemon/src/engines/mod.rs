@@ -254,6 +254,16 @@ impl Engines {
         names.into_iter().skip(passed).filter_map(slot).filter_map(Slot::usable)
     }
 
+    /// Returns the memory in bytes of the child process that runs one session alone, by the name of its load; `None` if it
+    /// runs elsewhere or beside others.
+    #[must_use]
+    pub fn memory_of(&self, session: &str) -> Option<u64> {
+        let hosts = self.slots.iter().filter_map(|slot| slot.opened().engine.ok()).flat_map(|engine| engine.hosts());
+        let mut alone =
+            hosts.filter(|host| host.sessions.iter().all(|name| name == session) && !host.sessions.is_empty());
+        crate::memory::resident(alone.next()?.pid?)
+    }
+
     /// Whether the device under this engine is gone.
     #[must_use]
     pub fn lost(&self, name: EngineName) -> Option<String> {

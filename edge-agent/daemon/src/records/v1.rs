@@ -9,8 +9,10 @@ use types::{Digest, ModelName, VariantName, Version};
 
 use crate::updater::Attempt;
 
+mod counters;
 mod rollout;
 
+pub use counters::CounterPeriod;
 pub use rollout::{AssignedModels, OnProbation, StandingOrders};
 
 /// A report that the hub has not acknowledged, under its number.

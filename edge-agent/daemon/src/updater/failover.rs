@@ -84,9 +84,11 @@ impl Failovers {
         }
     }
 
-    /// Carries out the decision.
-    pub(super) async fn on(&mut self, turn: Turn) {
+    /// Carries out the decision. `is_leaving` says that the updater returns to an earlier version.
+    pub(super) async fn on(&mut self, turn: Turn, is_leaving: bool) {
+        let is_condemned = || self.parts.model.serving().is_some_and(|serving| serving.session.condemned().is_some());
         match turn {
+            Turn::Loss if is_leaving && is_condemned() => {}
             Turn::Loss => self.look().await,
             Turn::Return => self.come_back().await,
             Turn::Wanted => self.load_installed().await,

@@ -18,8 +18,9 @@ use types::{Digest, EngineName, Place, Version};
 
 use super::load::{Trial, Wanted};
 use super::task::UpdaterParts;
-use super::{disk, keep, memory, trouble};
+use super::{disk, keep, trouble};
 use crate::crash::{CrashPoint, crash_at};
+use crate::memory;
 use crate::models::Serving;
 
 /// Bytes that are asked for at once: four chunks. What has arrived is safe on the disk after each.

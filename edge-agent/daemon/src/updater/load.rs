@@ -11,6 +11,7 @@ use super::{Attempts, disk, trouble};
 use crate::config::{EngineTable, ModelTable};
 use crate::engines::Engines;
 use crate::models::Serving;
+use crate::vitals::Vitals;
 
 /// Configuration of loads on this device.
 #[derive(Debug, Clone)]
@@ -191,6 +192,7 @@ fn load_on(
         engine: engine.name(),
         on: Arc::clone(engine),
         session,
+        vitals: Vitals::default(),
     }))
 }
 

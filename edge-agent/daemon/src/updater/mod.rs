@@ -13,7 +13,7 @@ mod follow;
 mod jobs;
 mod keep;
 mod load;
-mod memory;
+mod observe;
 mod start;
 mod task;
 mod trouble;

@@ -18,6 +18,7 @@ use super::commands::{Command, HubOrder, NotOrdered};
 use super::failover::Failovers;
 use super::jobs::{self, Candidate, Done};
 use super::keep::{self, StoredOrders};
+use super::observe::{self, Observer};
 use super::{Attempts, LoadTable, Transfers, disk, fetch, trouble};
 use crate::config::UpdatesTable;
 use crate::crash::{CrashPoint, crash_at};
@@ -100,6 +101,7 @@ pub struct ModelUpdater {
     failovers: Failovers,
     /// Orders as they are stored, with the audit that the hub asks for.
     pub(super) stored: StoredOrders,
+    observer: Observer,
     /// Session of the version before the one on probation, ready to serve again.
     standby: Option<Arc<Serving>>,
 }
@@ -132,9 +134,21 @@ impl ModelUpdater {
                     self.on_command(command).await;
                     continue;
                 }
-                ended = job_end(&mut self.job) => self.job_ended(ended),
+                ended = job_end(&mut self.job) => {
+                    let event = self.job_ended(ended);
+                    // The version before is what the new one is held against on probation.
+                    let median = self.parts.model.serving().and_then(|serving| serving.vitals.median());
+                    self.handle(Event::Baseline(median)).await;
+                    event
+                }
                 turn = self.failovers.next() => {
-                    self.failovers.on(turn).await;
+                    // A version on probation that its engine will not run again is left, and not moved.
+                    self.observe().await;
+                    self.failovers.on(turn, self.machine.orders().leaving.is_some()).await;
+                    continue;
+                }
+                () = observe::due(self.machine.probation().is_some()) => {
+                    self.observe().await;
                     continue;
                 }
                 () = sleep_until(timeout) => Event::Tick,
@@ -145,7 +159,27 @@ impl ModelUpdater {
 
     pub(super) fn new(parts: Arc<UpdaterParts>, machine: Machine, stored: StoredOrders) -> Self {
         let failovers = Failovers::new(Arc::clone(&parts));
-        Self { parts, machine, made: Made::default(), job: None, failovers, stored, standby: None }
+        Self {
+            parts,
+            machine,
+            made: Made::default(),
+            job: None,
+            failovers,
+            stored,
+            observer: Observer::default(),
+            standby: None,
+        }
+    }
+
+    /// Tells the machine what the version on probation did.
+    async fn observe(&mut self) {
+        match self.machine.probation().map(|probation| probation.version) {
+            Some(version) => {
+                let sample = self.observer.sample(version, self.parts.model.serving());
+                self.handle(Event::Observed(sample)).await;
+            }
+            None => self.observer.end(),
+        }
     }
 
     async fn on_command(&mut self, command: Command) {

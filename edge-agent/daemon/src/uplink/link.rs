@@ -99,6 +99,8 @@ pub struct DeferredRequest<'a> {
     pub outputs: &'a [String],
     /// W3C trace context of the caller.
     pub traceparent: Option<&'a str>,
+    /// Whether nobody waits for the answer: the request then gives way to all others.
+    pub is_background: bool,
 }
 
 /// Answer of the hub.
@@ -357,9 +359,10 @@ async fn infer_once(connection: &Connection, deferred: &DeferredRequest<'_>) -> 
         outputs: deferred.outputs.to_vec(),
         tensors,
     });
+    let priority = if deferred.is_background { Priority::Artifact } else { Priority::Inference };
     let asked = async {
         let (response, mut exchange): (HubResponse, _) =
-            connection.request(Priority::Inference, &request, &body).await.map_err(|error| broken(&error))?;
+            connection.request(priority, &request, &body).await.map_err(|error| broken(&error))?;
         let bytes_max = u64::try_from(TENSOR_BYTES_MAX).unwrap_or(u64::MAX);
         let body = exchange.read_body(bytes_max).await.map_err(|error| broken(&error))?;
         Ok((response, body))

@@ -16,6 +16,7 @@ use super::beside::{self, Beside};
 use super::link::{LinkError, exchange};
 use super::{renew, say, task};
 use crate::assigned::{Assignment, NotAssigned};
+use crate::counters::DeviceCounters;
 use crate::identity::Enrolment;
 use crate::models::Models;
 use crate::reports::Reports;
@@ -155,11 +156,13 @@ impl Uplink {
         let knows = say::HubKnows { outcomes: self.hub_knows_all_outcomes, stages: self.hub_takes_counters };
         let sending = send_reports(connection.clone(), reports, knows);
         let (connection, models) = (connection.clone(), std::sync::Arc::clone(&self.parts.models));
-        let takes_running = self.hub_takes_running;
+        let (takes_running, takes_counters) = (self.hub_takes_running, self.hub_takes_counters);
+        let counters = std::sync::Arc::clone(models.counters());
         Box::pin(async move {
             tokio::select! {
                 never = sending => never,
-                never = send_running(connection, models), if takes_running => never,
+                never = send_counters(connection.clone(), counters), if takes_counters => never,
+                never = send_running(connection.clone(), models), if takes_running => never,
             }
         })
     }
@@ -372,6 +375,26 @@ async fn send_running(connection: Connection, models: std::sync::Arc<Models>) ->
             }
         }
         tokio::time::sleep(RUNNING_CHECK).await;
+    }
+}
+
+/// Sends counters, oldest period first, each until the hub has it. Never ends.
+async fn send_counters(connection: Connection, counters: std::sync::Arc<DeviceCounters>) -> Never {
+    loop {
+        let period = counters.next().await;
+        let request = DeviceRequest::Counters(say::counters(&period));
+        match exchange(&connection, Priority::Control, &request, 0).await {
+            Ok(_accepted) => counters.acknowledged(period.sequence).await,
+            // Sent again it would be refused again.
+            Err(LinkError::Refused(refusal)) if !refusal.is_retryable() => {
+                tracing::warn!(error = telemetry::chain(&refusal), "the hub does not take a period of counters");
+                counters.acknowledged(period.sequence).await;
+            }
+            Err(error) => {
+                tracing::debug!(error = telemetry::chain(&error), "a period of counters did not arrive");
+                tokio::time::sleep(REPORT_AGAIN_AFTER).await;
+            }
+        }
     }
 }
 

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use edge_core::counters::{Period, Tally};
 use edge_core::update::{Outcome, Report, Stage};
 use engine::EngineDescription;
 use protocol::v1::feature::{self, Instance, Platform};
-use protocol::v1::{ActiveVariant, EngineInfo, Hello, ModelState, RunningModel, UpdateOutcome, UpdateReport, shorten};
+use protocol::v1::{
+    ActiveVariant, EngineInfo, Hello, ModelCounters, ModelState, RunningModel, UpdateOutcome, UpdateReport, shorten,
+};
 use service::clock;
+use types::{ModelName, Version};
 
 use crate::models::{Model, Models};
 use crate::status::{InstalledVersion, SharedStatus};
@@ -50,6 +54,35 @@ pub(super) fn running(models: &Models) -> Vec<RunningModel> {
     };
     models.iter().filter_map(of).take(protocol::v1::hello::MODELS_MAX).collect()
 }
+
+/// Returns a period of counters in the words of the protocol.
+pub(super) fn counters(period: &Period) -> Vec<ModelCounters> {
+    let of = |((model, version), tally): (&(ModelName, Version), &Tally)| ModelCounters {
+        model: model.clone(),
+        version: *version,
+        sequence: period.sequence,
+        from_unix_s: period.from_unix_s,
+        seconds: period.seconds,
+        kept: tally.kept,
+        deferred: tally.deferred,
+        failed: tally.failed,
+        crashed: tally.crashed,
+        audited: tally.audited,
+        agreed: tally.agreed,
+        shadowed: tally.shadowed,
+        shadow_agreed: tally.shadow_agreed,
+        latency: tally.latency.counts(),
+        memory_bytes: tally.memory_bytes,
+    };
+    period.tallies.iter().map(of).collect()
+}
+
+const _: () =
+    assert!(edge_core::counters::BUCKETS == protocol::v1::rollout::LATENCY_BUCKETS, "one histogram on both sides");
+const _: () = assert!(
+    edge_core::counters::VERSIONS_MAX <= protocol::v1::rollout::COUNTERS_MAX,
+    "one period fits into one message"
+);
 
 fn variant(installed: InstalledVersion) -> ActiveVariant {
     ActiveVariant { version: installed.version, variant: installed.variant, digest: installed.digest }

@@ -157,6 +157,26 @@ async fn assigned_models_read_back_for_ever() {
     assert_eq!(through_the_store::<AssignedModels>(golden, &value).await, (value.clone(), golden.to_owned()));
 }
 
+#[tokio::test]
+async fn a_period_of_counters_reads_back_for_ever() {
+    let tally = edge_core::counters::Tally {
+        kept: 1,
+        deferred: 2,
+        failed: 3,
+        crashed: 4,
+        audited: 6,
+        agreed: 5,
+        shadowed: 8,
+        shadow_agreed: 7,
+        latency: edge_core::counters::Histogram::of(&[0, 9]),
+        memory_bytes: Some(10),
+    };
+    let tallies = [(("digits".parse().unwrap(), Version::new(3).unwrap()), tally)].into();
+    let value = edge_core::counters::Period { sequence: 11, from_unix_s: 12, seconds: 60, tallies };
+    let golden = r#"{"schema":1,"sequence":11,"from_unix_s":12,"seconds":60,"tallies":[{"model":"digits","version":3,"kept":1,"deferred":2,"failed":3,"crashed":4,"audited":6,"agreed":5,"shadowed":8,"shadow_agreed":7,"latency":[0,9],"memory_bytes":10}]}"#;
+    assert_eq!(through_the_store::<CounterPeriod>(golden, &value).await, (value.clone(), golden.to_owned()));
+}
+
 #[test]
 fn the_names_of_stages_in_records_stay_as_they_are() {
     let names = ["offer", "trust", "fetch", "verify", "load", "golden", "measure", "shadow", "switch", "restart"];

@@ -3,8 +3,13 @@
 use std::path::Path;
 
 /// Returns the memory in bytes that programs can still take without swapping; `None` where the kernel does not tell.
-pub(super) fn available() -> Option<u64> {
+pub(crate) fn available() -> Option<u64> {
     kibibytes_in(Path::new("/proc/meminfo"), "MemAvailable:")
+}
+
+/// Returns the resident memory of a process in bytes; `None` if it is gone.
+pub(crate) fn resident(pid: u32) -> Option<u64> {
+    kibibytes_in(Path::new(&format!("/proc/{pid}/status")), "VmRSS:")
 }
 
 /// Reads a line like `VmRSS:    1234 kB` of a file under `/proc`.
@@ -28,5 +33,6 @@ mod tests {
         assert_eq!(kibibytes_in(&file, "Odd:"), None);
         assert_eq!(kibibytes_in(&file, "Missing:"), None);
         assert_eq!(kibibytes_in(&folder.path().join("none"), "MemAvailable:"), None);
+        assert!(resident(std::process::id()).is_some_and(|bytes| bytes > 0) && available().is_some());
     }
 }

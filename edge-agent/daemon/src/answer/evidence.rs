@@ -1,0 +1,79 @@
+//! Evidence of each request: counts of runs and answers by version, and the draw of audits.
+
+use edge_core::audit::is_drawn;
+use edge_core::route::{LocalFailure, RequestInfo};
+use engine::{InferError, Outcome};
+use types::{InferenceResponse, Place, Reason};
+
+use super::{LocalFault, Walk};
+use crate::audits::Audit;
+use crate::models::Serving;
+
+impl Walk<'_> {
+    /// Returns whether the answer to this request is audited if the device keeps it.
+    pub(super) fn is_audited(&self, info: &RequestInfo) -> bool {
+        let Some(serving) = self.serving.as_ref().filter(|_| self.limits.audits.is_some()) else { return false };
+        let asked = self.model.audit_per_mille(serving.installed.version);
+        let allowed = self.model.table.audit_share_max.unwrap_or(self.limits.audit_share_max).per_mille();
+        is_drawn(&info.policy, info.input_bytes, asked, allowed, &self.request.id)
+    }
+
+    /// Counts an answer, and queues its audit.
+    pub(super) fn note_answer(&self, response: &InferenceResponse, is_audited: bool) {
+        let Some(serving) = &self.serving else { return };
+        let (model, version) = (self.model, serving.installed.version);
+        match response.receipt.place {
+            Place::Device => {
+                model.counters.count(&model.name, version, |tally| tally.kept = tally.kept.saturating_add(1));
+                if let Some(audits) = self.limits.audits.as_ref().filter(|_| is_audited) {
+                    audits.add(Audit {
+                        model: model.clone(),
+                        version,
+                        id: self.request.id.clone(),
+                        inputs: self.request.inputs.clone(),
+                        outputs: response.outputs.clone(),
+                        rule: serving.compared(),
+                    });
+                }
+            }
+            Place::Hub if is_deferral(response.receipt.reason) => {
+                model.counters.count(&model.name, version, |tally| tally.deferred = tally.deferred.saturating_add(1));
+            }
+            Place::Hub => {}
+        }
+    }
+
+    /// Counts a run that gave an answer.
+    pub(super) fn note_run(&self, serving: &Serving, outcome: &Outcome) {
+        serving.vitals.answered(outcome.compute);
+        let version = serving.installed.version;
+        self.model.counters.count(&self.model.name, version, |tally| tally.latency.count(outcome.compute));
+    }
+
+    /// Counts a run that failed, unless that was the request's fault or the device under the engine is gone.
+    pub(super) fn note_failure(&self, serving: &Serving, error: &InferError, fault: &LocalFault) {
+        let is_death = match fault.failure {
+            LocalFailure::Crashed => true,
+            LocalFailure::Failed if error.is_lost() => return,
+            LocalFailure::Failed | LocalFailure::Quarantined => false,
+            LocalFailure::Busy
+            | LocalFailure::TooLate
+            | LocalFailure::BadInput
+            | LocalFailure::Refused
+            | LocalFailure::NoModel => return,
+        };
+        if matches!(error, InferError::Cancelled | InferError::Stopped) {
+            return;
+        }
+        serving.vitals.failed(is_death);
+        self.model.counters.count(&self.model.name, serving.installed.version, |tally| {
+            tally.failed = tally.failed.saturating_add(1);
+            tally.crashed = tally.crashed.saturating_add(u64::from(is_death));
+        });
+    }
+}
+
+/// Returns whether the hub was asked because the device's own answer was not confident.
+const fn is_deferral(reason: Reason) -> bool {
+    matches!(reason, Reason::LowConfidence | Reason::NoScore | Reason::NotCalibrated)
+}

@@ -1,0 +1,128 @@
+//! Audits: a share of the answers that the device keeps is compared with the full model's answers.
+//!
+//! Fed by [`crate::answer`] after the client has its answer; asks the hub in the background, with the lowest priority, one
+//! audit at a time, and counts in [`crate::counters`]. An audit that finds the queue full or the hub away is dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use edge_core::agreement::{Compared, agree};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use types::{NamedTensor, Reason, RequestId, Version};
+
+use crate::models::Model;
+use crate::uplink::{DeferredRequest, Link};
+
+/// Maximum number of audits that wait for the hub; at 5 % of 100 requests a second that is some seconds of a slow hub.
+const WAITING_MAX: usize = 32;
+
+/// Maximum bytes of the inputs and outputs of audits that wait.
+const WAITING_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// Maximum wait for the full model's answer: nobody waits for it.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
+
+/// An answer that the device has given and that is to be compared.
+#[derive(Debug)]
+pub struct Audit {
+    /// Model that answered.
+    pub model: Arc<Model>,
+    /// Version that answered.
+    pub version: Version,
+    /// Id of the request.
+    pub id: RequestId,
+    /// Inputs of the request.
+    pub inputs: Vec<NamedTensor>,
+    /// Answer of the device.
+    pub outputs: Vec<NamedTensor>,
+    /// Rule of the comparison.
+    pub rule: Compared,
+}
+
+impl Audit {
+    fn bytes(&self) -> u64 {
+        let bytes = |tensors: &[NamedTensor]| tensors.iter().map(|tensor| tensor.tensor.data().len()).sum::<usize>();
+        u64::try_from(bytes(&self.inputs).saturating_add(bytes(&self.outputs))).unwrap_or(u64::MAX)
+    }
+}
+
+/// Queue of the audits. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Audits {
+    queue: mpsc::Sender<Audit>,
+    bytes: Arc<AtomicU64>,
+}
+
+/// Worker that takes audits from the queue.
+#[derive(Debug)]
+pub struct Auditor {
+    queue: mpsc::Receiver<Audit>,
+    bytes: Arc<AtomicU64>,
+    link: Link,
+}
+
+impl Audits {
+    /// Creates an empty queue and its worker, which asks over `link`.
+    #[must_use]
+    pub fn new(link: Link) -> (Self, Auditor) {
+        let (send, receive) = mpsc::channel(WAITING_MAX);
+        let bytes = Arc::<AtomicU64>::default();
+        (Self { queue: send, bytes: Arc::clone(&bytes) }, Auditor { queue: receive, bytes, link })
+    }
+
+    /// Queues an audit, or drops it if too many wait. Never waits.
+    pub fn add(&self, audit: Audit) {
+        let bytes = audit.bytes();
+        let waiting = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = waiting.saturating_add(bytes) <= WAITING_BYTES_MAX;
+        if !fits || self.queue.try_send(audit).is_err() {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            tracing::debug!("an audit is dropped: too many wait for the hub");
+        }
+    }
+}
+
+impl Auditor {
+    /// Compares the answers that wait, one at a time, until `stop` is cancelled.
+    pub async fn run(mut self, stop: CancellationToken) {
+        while let Some(Some(audit)) = stop.run_until_cancelled(self.queue.recv()).await {
+            self.bytes.fetch_sub(audit.bytes(), Ordering::Relaxed);
+            if stop.run_until_cancelled(self.compare(audit)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn compare(&self, audit: Audit) {
+        let wanted: Vec<String> = audit.outputs.iter().map(|output| output.name.clone()).collect();
+        let request = DeferredRequest {
+            id: &audit.id,
+            model: &audit.model.name,
+            // The hub's present full model, whichever version that is: it is what the answer is held against.
+            version: None,
+            reason: Reason::Policy,
+            until: Instant::now() + ANSWERED_WITHIN,
+            inputs: &audit.inputs,
+            outputs: &wanted,
+            traceparent: None,
+            is_background: true,
+        };
+        let answer = match self.link.infer(request).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::debug!(failure = ?error.failure, "an audit got no answer of the hub");
+                return;
+            }
+        };
+        let Some(agrees) = agree(&audit.rule, &answer.outputs, &audit.outputs) else {
+            tracing::debug!(model = %audit.model.name, "the answers of device and hub cannot be compared");
+            return;
+        };
+        audit.model.counters.count(&audit.model.name, audit.version, |tally| {
+            tally.audited = tally.audited.saturating_add(1);
+            tally.agreed = tally.agreed.saturating_add(u64::from(agrees));
+        });
+    }
+}
