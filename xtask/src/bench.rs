@@ -69,6 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         Subject::Delta => {
             cargo.arg("delta").env(DELTA_PAIRS_ENV, setup::delta_pairs(&workspace())?);
+            cargo.env(ONNXRUNTIME_ENV, setup::onnxruntime(setup::Arch::host()?)?);
         }
         Subject::Size => {
             cargo.arg("size");

@@ -4,6 +4,7 @@ mod delta;
 mod isolation;
 mod serve;
 mod size;
+mod transfer;
 mod wgpu;
 
 use std::path::PathBuf;
@@ -101,7 +102,11 @@ fn run(verb: &Verb) -> Result<()> {
             println!("{:.3}", isolation::memory_here(*place)?);
             Ok(())
         }
-        Verb::Delta(args) => print_rows(&delta::rows(args.rounds, &args.only)?, args),
+        Verb::Delta(args) => {
+            let mut rows = delta::rows(args.rounds, &args.only)?;
+            rows.extend(transfer::rows(&args.only));
+            print_rows(&rows, args)
+        }
         Verb::Size(args) => print_rows(&size::rows(&args.only), args),
         Verb::FirstResult { model, input, cache } => {
             let [took, busy] = wgpu::load::first_result(model, input, cache)?;

@@ -30,6 +30,16 @@ impl Fleet {
         Self::with_hub(site, hub)
     }
 
+    /// Creates the fleet as [`Fleet::serving_v1`] does, with a hub that sends whole files only.
+    ///
+    /// # Errors
+    /// Fails when any of it fails.
+    pub fn of_whole_files(site: &Site) -> Result<Self> {
+        let mut hub = site.hub_of_whole_files()?;
+        hub.start()?;
+        Self::with_hub(site, hub)
+    }
+
     /// Creates the fleet as [`Fleet::serving_v1`] does, with a hub that is already running.
     ///
     /// # Errors

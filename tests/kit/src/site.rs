@@ -95,6 +95,16 @@ impl Site {
         Hub::init(self, "hub")
     }
 
+    /// Creates a hub that sends whole files only, for tests of what happens to those.
+    ///
+    /// # Errors
+    /// Fails when `cloud-hub init` fails.
+    pub fn hub_of_whole_files(&self) -> Result<Hub> {
+        let mut hub = self.hub()?;
+        hub.config().set("deltas.cache_bytes_max", 0)?;
+        Ok(hub)
+    }
+
     /// Creates the folder and configuration of an agent; neither enrols nor starts it.
     ///
     /// # Errors

@@ -39,7 +39,7 @@ fn agent_on(kind: FileSystem) {
 /// Fills the disk of a device before a version arrives: the device continues to serve and installs the version once
 /// there is space.
 fn full_device(site: &Site, disk: &SmallDisk<'_>, state: &Path) -> Result<()> {
-    let mut hub = site.hub()?;
+    let mut hub = site.hub_of_whole_files()?;
     hub.start()?;
     hub.push(&catalog().join("v1"), &[])?.ok()?;
     let mut agent = site.agent("kitchen")?;
@@ -119,7 +119,7 @@ fn filled_half_way(kind: FileSystem) {
     story(|site| {
         let state = site.folder().join("kitchen/state");
         let Some(disk) = mount(kind, &state, 48) else { return Ok(()) };
-        let mut hub = site.hub()?;
+        let mut hub = site.hub_of_whole_files()?;
         hub.start()?;
         publish_two(site, &hub)?;
         // A slow connection to the hub, on which the download can be stopped.

@@ -66,7 +66,7 @@ fn bytes_of_one(agent: &Agent) -> Result<u64> {
 #[test]
 fn many_models_with_one_file_all_become_active_and_the_file_is_fetched_once() {
     story(|site| {
-        let mut hub = site.hub()?;
+        let mut hub = site.hub_of_whole_files()?;
         hub.start()?;
         publish_same(&hub, site, 1..=MODELS)?;
         for device in ["d1", "d2", "d3"] {
@@ -87,7 +87,7 @@ fn many_models_with_one_file_all_become_active_and_the_file_is_fetched_once() {
 #[test]
 fn an_agent_killed_while_models_share_a_file_goes_on_after_the_restart() {
     story(|site| {
-        let mut hub = site.hub()?;
+        let mut hub = site.hub_of_whole_files()?;
         hub.start()?;
         publish_same(&hub, site, 1..=MODELS)?;
         let mut agent = follower(site, &hub, "d1")?;
@@ -108,7 +108,7 @@ fn an_agent_killed_while_models_share_a_file_goes_on_after_the_restart() {
 #[test]
 fn a_model_that_is_superseded_half_way_takes_nothing_from_one_with_the_same_file() {
     story(|site| {
-        let mut hub = site.hub()?;
+        let mut hub = site.hub_of_whole_files()?;
         hub.start()?;
         publish_same(&hub, site, 1..=MODELS)?;
         let mut agent = follower(site, &hub, "d1")?;
@@ -130,7 +130,7 @@ fn a_model_that_is_superseded_half_way_takes_nothing_from_one_with_the_same_file
 #[test]
 fn a_damaged_local_copy_and_a_lost_part_are_fetched_anew_and_never_called_tampering() {
     story(|site| {
-        let mut hub = site.hub()?;
+        let mut hub = site.hub_of_whole_files()?;
         hub.start()?;
         publish_same(&hub, site, 1..=1)?;
         let mut agent = follower(site, &hub, "d1")?;

@@ -35,7 +35,7 @@ fn doctor(hub: &Hub) -> Result<(Option<i32>, String)> {
 }
 
 fn fleet_that_looks_often(site: &testkit::Site) -> Result<Fleet> {
-    let mut hub = site.hub()?;
+    let mut hub = site.hub_of_whole_files()?;
     hub.config().set("hub.scrub_every", "1s")?;
     hub.start()?;
     Fleet::with_hub(site, hub)
@@ -92,7 +92,7 @@ fn whatever_rots_while_the_hub_runs_is_named_with_the_verb_that_mends_it() {
 #[test]
 fn a_file_that_rotted_while_the_hub_was_stopped_is_found_at_the_start_and_never_served() {
     story(|site| {
-        let mut fleet = Fleet::serving_v1(site)?;
+        let mut fleet = Fleet::of_whole_files(site)?;
         let blob = blob_of(&fleet.hub, "digits", 1, "device")?;
         let good = fs::read(&blob)?;
         fleet.hub.stop()?;
@@ -132,7 +132,7 @@ fn a_file_that_is_put_back_by_hand_is_noticed_and_fetched_without_an_operator() 
 #[test]
 fn what_was_damaged_at_the_start_is_mended_by_a_push_without_a_restart() {
     story(|site| {
-        let mut fleet = Fleet::serving_v1(site)?;
+        let mut fleet = Fleet::of_whole_files(site)?;
         let harmed = [blob_of(&fleet.hub, "digits", 1, "hub")?, manifest_of(&fleet.hub, 1)?];
         for file in harmed {
             fleet.hub.stop()?;

@@ -34,7 +34,7 @@ fn expect_recovery(fleet: &Fleet, site: &Site, version: u64) -> Result<()> {
 #[test]
 fn one_flipped_byte_in_the_model_file_is_refused() {
     story(|site| {
-        let fleet = Fleet::serving_v1(site)?;
+        let fleet = Fleet::of_whole_files(site)?;
         fleet.hub.push(&catalog().join("v2"), &["--hold"])?.ok()?;
         flip_byte(&blob_of(&fleet.hub, "digits", 2, "device")?, 5000)?;
         fleet.hub.offer("digits", 2)?.ok()?;

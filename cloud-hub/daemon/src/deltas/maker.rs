@@ -1,7 +1,7 @@
-//! Makes one delta in a child process: with a low priority, a limit of memory and a limit of time.
+//! Makes one delta, in a child process with a low priority, a limit of memory and a limit of time unless the files are small.
 //!
-//! [`make`] runs in the hub, [`work`] in the child behind the hidden verb `make-delta`. The child checks that its delta makes
-//! the new file before it reports it.
+//! [`make`] runs in the hub, [`work`] in the child behind the hidden verb `make-delta`. A delta is applied once before it is
+//! reported.
 
 use std::fs::{self, File};
 use std::io::{self, Cursor, Write as _};
@@ -28,8 +28,11 @@ const MAKE_WITHIN: Duration = Duration::from_secs(30 * 60);
 /// Bytes of memory for the program itself and for zstd at its highest level, beside what grows with the files.
 pub(super) const OWN_BYTES: u64 = 512 << 20;
 
-/// Nice value of the child, as `nice -n 15`: requests come first on a busy machine.
-const NICENESS: i32 = 15;
+/// Nice value of the child: requests come first on a busy machine, and a delta still gets a quarter of a core.
+const NICENESS: i32 = 5;
+
+/// Maximum length of both files together for which no process is started: making takes less than a second of one core.
+const HERE_BYTES_MAX: u64 = 512 << 10;
 
 /// Maximum bytes of a report or of an error that are read from the child.
 const REPORT_BYTES_MAX: u64 = 4096;
@@ -45,6 +48,8 @@ pub(super) struct Order {
     pub(super) out: PathBuf,
     /// Maximum memory of the child in bytes.
     pub(super) memory_max_bytes: u64,
+    /// Length of both files together in bytes.
+    pub(super) bytes: u64,
 }
 
 /// Report of a child.
@@ -67,6 +72,10 @@ pub(super) enum MakeError {
     Ended { status: ExitStatus, told: String },
     #[error("the child process reported nothing that can be read")]
     Report(#[source] serde_json::Error),
+    #[error(transparent)]
+    Here(#[from] WorkError),
+    #[error("a thread that makes a delta was lost")]
+    Lost(#[source] tokio::task::JoinError),
 }
 
 /// Returns an upper bound of the memory that a delta between files of these lengths takes: both files, the dictionary, and the
@@ -75,14 +84,23 @@ pub(super) const fn memory_bytes(base: u64, target: u64) -> u64 {
     OWN_BYTES.saturating_add(base.saturating_mul(2)).saturating_add(target.saturating_mul(4))
 }
 
-/// Makes a delta in a child process.
+/// Makes a delta: between small files on a thread, else in a child process.
 ///
 /// # Errors
-/// When the child fails, is killed for its memory, or takes too long; then the caller removes what it wrote.
+/// When the work fails, or the child is killed for its memory or takes too long; then the caller removes what it wrote.
 ///
 /// # Cancel safety
 /// Dropping the future kills the child.
 pub(super) async fn make(order: &Order) -> Result<Made, MakeError> {
+    if order.bytes > HERE_BYTES_MAX {
+        return make_in_child(order).await;
+    }
+    let Order { base, target, out, .. } = order.clone();
+    let made = tokio::task::spawn_blocking(move || produce(base.as_ref(), &target, &out)).await;
+    Ok(made.map_err(MakeError::Lost)??)
+}
+
+async fn make_in_child(order: &Order) -> Result<Made, MakeError> {
     let mut command = tokio::process::Command::new(THIS_PROGRAM);
     command.arg(VERB).arg("--out").arg(&order.out).arg("--memory-max-bytes").arg(order.memory_max_bytes.to_string());
     command.arg("--target").arg(&order.target.0).arg("--target-digest").arg(order.target.1.to_string());
@@ -169,21 +187,25 @@ pub fn work(work: &Work) -> Result<String, WorkError> {
     let _nice = nice(NICENESS);
     let limit = Rlimit { current: Some(work.memory_max_bytes), ..getrlimit(Resource::As) };
     setrlimit(Resource::As, limit).map_err(|error| WorkError::Limit(error.into()))?;
-    let base = match &work.base {
+    let report = produce(work.base.as_ref(), &work.target, &work.out)?;
+    // A digest and a number always serialise.
+    Ok(serde_json::to_string(&report).unwrap_or_default())
+}
+
+/// Makes a delta, checks that it makes the new file, and stores it.
+fn produce(base: Option<&(PathBuf, Digest)>, target: &(PathBuf, Digest), out: &Path) -> Result<Made, WorkError> {
+    let base = match base {
         Some((path, digest)) => read_file(path, *digest)?,
         None => Vec::new(),
     };
-    let target = read_file(&work.target.0, work.target.1)?;
-    let made = delta::make(&base, &target)?;
-    let expected = Expected { digest: work.target.1, bytes: u64::try_from(target.len()).unwrap_or(u64::MAX) };
+    let new = read_file(&target.0, target.1)?;
+    let made = delta::make(&base, &new)?;
+    let expected = Expected { digest: target.1, bytes: u64::try_from(new.len()).unwrap_or(u64::MAX) };
     bundle::delta::apply(&mut Cursor::new(&base), &mut made.bytes.as_slice(), &mut io::sink(), &expected)?;
-    let failed = |source| WorkError::File { path: work.out.clone(), source };
-    let mut out = File::create(&work.out).map_err(failed)?;
-    out.write_all(&made.bytes).and_then(|()| out.sync_all()).map_err(failed)?;
-    let bytes = u64::try_from(made.bytes.len()).unwrap_or(u64::MAX);
-    let report = Made { digest: Digest::of(&made.bytes), bytes };
-    // A digest and a number always serialise.
-    Ok(serde_json::to_string(&report).unwrap_or_default())
+    let failed = |source| WorkError::File { path: out.to_owned(), source };
+    let mut file = File::create(out).map_err(failed)?;
+    file.write_all(&made.bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+    Ok(Made { digest: Digest::of(&made.bytes), bytes: u64::try_from(made.bytes.len()).unwrap_or(u64::MAX) })
 }
 
 fn read_file(path: &Path, expected: Digest) -> Result<Vec<u8>, WorkError> {

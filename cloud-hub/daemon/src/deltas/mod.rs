@@ -271,7 +271,8 @@ impl Deltas {
         let at = |file: &bundle::FileRef| (self.folder.blob(&file.digest), file.digest);
         let out = self.cache.unfinished();
         let memory_max_bytes = self.config.memory_max_bytes;
-        let order = Order { base: base.as_ref().map(at), target: at(&target), out: out.clone(), memory_max_bytes };
+        let (bytes, base) = (base_bytes.saturating_add(target.size), base.as_ref().map(at));
+        let order = Order { base, target: at(&target), out: out.clone(), memory_max_bytes, bytes };
         let made = match maker::make(&order).await {
             Ok(made) => made,
             Err(error) => {
