@@ -256,3 +256,36 @@ fn a_gate_that_breaks_holds_or_passes_decides() {
     let ended = world.steps.iter().filter(|step| matches!(step, Step::Audit { per_mille: 0, .. })).count();
     assert!(ended >= 2, "audits end with the rollout: {ended}");
 }
+
+#[test]
+fn a_gate_that_no_device_can_satisfy_stops_at_the_canary() {
+    let mut world = World::new(20);
+    world.bad = true;
+    world.judged = Some(super::Judged {
+        verdict: super::Verdict::Holds,
+        reasons: vec!["The gate holds.".into()],
+        audit_per_mille: 0,
+    });
+    let mut rollout = rollout(spec("1,100%"));
+    world.run(&mut rollout, 30);
+    assert_eq!(rollout.state().reason(), Some("no admitted device took version 2"));
+    assert_eq!(rollout.parts().members.len(), 1);
+}
+
+#[test]
+fn evidence_has_canary_devices_in_the_order_of_their_admission_and_control_devices_from_the_end_of_the_draw() {
+    use crate::evidence::Install;
+
+    let mut world = World::new(10);
+    let mut rollout = rollout(spec("3@1h,100%"));
+    world.run(&mut rollout, 60);
+    let now = world.now;
+    let assignment = world.with(|devices| rollout.assignment(devices, now));
+    assert_eq!((assignment.cohort, assignment.admitted_next, assignment.canaries.len()), (10, 10, 3));
+    assert!(assignment.canaries.iter().all(|canary| matches!(canary.install, Install::Active { .. })));
+    let canaries: Vec<_> = assignment.canaries.iter().map(|canary| canary.device.clone()).collect();
+    let mut last = assignment.controls.clone();
+    last.reverse();
+    assert_eq!(last[..3], canaries, "both orders are those of the draw");
+    assert!(now - assignment.wave_since_unix_s >= 58);
+}
