@@ -5,10 +5,11 @@
 //! device depend on each other, devices do not, because chance assigns them to canary and control.
 //!
 //! A canary device gets up to [`crate::stats::arms::CONTROLS_MAX`] control devices of its own, which no other canary
-//! device has. From the moment that it serves the version, its life is divided into windows (*ages*), each twice as
-//! long as the one before. Each window gives one number for each metric: the rate of the canary device, beside the
-//! rates of its control devices in the same time. Windows of one age are independent of each other, because each comes
-//! from other devices; windows of different ages are never put into one test.
+//! device has. Windows begin with the first full hour in which it serves the version, and each (*age*) is about
+//! twice as long as the one before: 1, 3, 7, 15, 31 and 63 hours. Each window gives one number for each metric: the rate
+//! of the canary device over the whole window, beside the rates of its control devices in the same time. Numbers of one
+//! age are independent of each other, because each comes from other devices; numbers of different ages are never put into
+//! one test.
 
 mod gather;
 mod slices;
@@ -21,6 +22,7 @@ use types::{DeviceId, Version};
 
 use crate::stats::arms::Arms;
 
+pub(crate) use gather::window_end_s;
 pub use gather::{LATE_S, gather, involved};
 pub use slices::{Attribute, Excess, Slices};
 pub use tally::{

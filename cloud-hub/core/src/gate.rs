@@ -5,7 +5,7 @@
 //! # Error probability
 //! A version that does no harm is stopped with a probability of at most [`Gate::delta`] over the whole rollout, whatever
 //! the number of looks and waves. The tests are sequential and run through all waves of a rollout, so waves cost nothing.
-//! `delta` is divided among the metrics that the gate measures ([`SHARES`]); the part of a metric among its tests: a twentieth
+//! `delta` is divided among the metrics that the gate measures ([`SHARES`]); the part of a metric among its tests: a tenth
 //! for the limit of single devices, if there is one, the rest for the comparison of the arms, and that
 //! among the ages of the windows ([`AGE_SHARES`]). Division needs no independence (union bound).
 
@@ -28,11 +28,11 @@ pub const SHARES: [(Metric, f64); 7] = [
     (Metric::Memory, 0.05),
 ];
 
-/// Shares of the ages of windows in a comparison: most faults show in the first window, and slow ones are large later.
-pub const AGE_SHARES: [f64; AGES] = [0.9, 0.05, 0.025, 0.015, 0.007, 0.003];
+/// Shares of the ages of windows in a comparison: early windows decide first, later ones have more data of each device.
+pub const AGE_SHARES: [f64; AGES] = [0.4, 0.2, 0.15, 0.1, 0.1, 0.05];
 
 /// Share of the limits of single devices in the error probability of a metric.
-pub const DEVICE_SHARE: f64 = 0.05;
+pub const DEVICE_SHARE: f64 = 0.1;
 
 /// Default probability that a version without harm is stopped.
 pub const DELTA: f64 = 0.01;
@@ -254,8 +254,8 @@ pub enum Figures {
         devices: u64,
         /// Answers of canary devices that the metric counts, in total.
         answers: u64,
-        /// Window after the start of the version that was compared, in seconds: begin and end.
-        window_s: (u64, u64),
+        /// Length of the window after the start of the version that was compared, in seconds.
+        window_s: u64,
     },
     /// One device above the limit of single devices.
     Device {

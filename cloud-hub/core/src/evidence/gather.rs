@@ -1,20 +1,18 @@
 //! Makes the evidence of a rollout from its state and the stored counters.
 
-use std::collections::BTreeMap;
-
 use types::{DeviceId, Version};
 
 use super::slices::Attribute;
-use super::{AGES, Assignment, CELL_S, Cell, DeviceTally, Evidence, Install, LATENCY_BUCKETS, Metric, Tally};
+use super::{AGES, Assignment, CELL_S, Canary, Cell, DeviceTally, Evidence, Install, LATENCY_BUCKETS, Metric, Tally};
 use crate::gate::Gate;
 use crate::stats::arms::CONTROLS_MAX;
 
 /// Seconds after the end of a window before it is used: the counters of its last minutes arrive within them.
 pub const LATE_S: u64 = 300;
 
-/// Share of the cohort below which the number of controls of a canary device is kept: a canary device of a small cohort
-/// must not use up all control devices.
-const COHORT_SHARE: u64 = 20;
+/// Divides the control devices among the canary devices: number `n` gets an `8 n`-th of the cohort, so that the first few,
+/// which decide early, have many, and half of the cohort has some.
+const CONTROLS_DIVISOR: u64 = 8;
 
 /// Makes the evidence of a rollout. `cells` returns the stored counters of a device, `attributes` its labels, hardware and
 /// engine.
@@ -33,9 +31,7 @@ pub fn gather(
         window_s: gate.window_s.max(1),
         ..Evidence::default()
     };
-    let each = controls_of_each(gate, assignment.cohort);
-    let mut controls = assignment.controls.chunks(each);
-    for canary in &assignment.canaries {
+    for (canary, own_controls) in pairs(assignment, gate) {
         count_install(&mut evidence, gate, canary.install, now_unix_s);
         let own = attributes(&canary.device);
         let outcome = match canary.install {
@@ -52,56 +48,52 @@ pub fn gather(
         evidence.canary.add(&with);
         add_slices(&mut evidence, gate, true, &with, &own);
         evidence.devices.push(DeviceTally { device: canary.device.clone(), with, before });
-        let Some(own_controls) = controls.next() else { continue };
         let compared: Vec<(Device, &DeviceId)> = own_controls
             .iter()
             .map(|control| (Device { cells: cells(control), version: assignment.version }, control))
             .collect();
         let since = since_unix_s.next_multiple_of(CELL_S);
-        let mut total: BTreeMap<&DeviceId, Tally> = BTreeMap::new();
+        let mut newest: Vec<Tally> = Vec::new();
         for age in 0..AGES {
-            let (from, until) = window(since, evidence.window_s, age);
+            let until = since.saturating_add(window_end_s(evidence.window_s, age));
             if until.saturating_add(LATE_S) > now_unix_s {
                 break;
             }
-            let with = device.counts(true, from, until);
-            let others: Vec<Tally> = compared
-                .iter()
-                .map(|(control, id)| {
-                    let tally = control.counts(false, from, until);
-                    total.entry(id).or_default().add(&tally);
-                    tally
-                })
-                .collect();
-            compare(&mut evidence, gate, age, &with, &others);
+            let with = device.counts(true, since, until);
+            newest = compared.iter().map(|(control, _id)| control.counts(false, since, until)).collect();
+            compare(&mut evidence, gate, age, &with, &newest);
         }
-        for (id, tally) in total {
-            evidence.control.add(&tally);
-            add_slices(&mut evidence, gate, false, &tally, &attributes(id));
+        for (tally, (_control, id)) in newest.iter().zip(&compared) {
+            evidence.control.add(tally);
+            add_slices(&mut evidence, gate, false, tally, &attributes(id));
         }
     }
     evidence
 }
 
 /// Returns the devices whose counters [`gather`] reads: those that serve the version, and their controls.
-pub fn involved<'a>(assignment: &'a Assignment, gate: &Gate) -> impl Iterator<Item = &'a DeviceId> {
-    let serving = assignment.canaries.iter().filter(|canary| matches!(canary.install, Install::Active { .. }));
-    let controls = serving.clone().count().saturating_mul(controls_of_each(gate, assignment.cohort));
-    serving.map(|canary| &canary.device).chain(assignment.controls.iter().take(controls))
+pub fn involved<'a>(assignment: &'a Assignment, gate: &'a Gate) -> impl Iterator<Item = &'a DeviceId> {
+    let serving = pairs(assignment, gate).filter(|(canary, _)| matches!(canary.install, Install::Active { .. }));
+    serving.flat_map(|(canary, controls)| std::iter::once(&canary.device).chain(controls))
 }
 
-fn controls_of_each(gate: &Gate, cohort: u64) -> usize {
-    let of_cohort = usize::try_from(cohort / COHORT_SHARE).unwrap_or(usize::MAX);
-    of_cohort.clamp(1, usize::from(gate.controls.clamp(1, CONTROLS_MAX)))
+/// Returns each canary device with its control devices. They depend only on the place in the order of admission, so that
+/// they stay the same during the whole rollout, and no control device is given twice.
+fn pairs<'a>(assignment: &'a Assignment, gate: &'a Gate) -> impl Iterator<Item = (&'a Canary, &'a [DeviceId])> {
+    let mut rest = assignment.controls.as_slice();
+    let most = usize::from(gate.controls.clamp(1, CONTROLS_MAX));
+    assignment.canaries.iter().zip(1_u64..).map(move |(canary, number)| {
+        let share = assignment.cohort / CONTROLS_DIVISOR.saturating_mul(number);
+        let count = usize::try_from(share).unwrap_or(most).clamp(1, most).min(rest.len());
+        let (own, left) = rest.split_at(count);
+        rest = left;
+        (canary, own)
+    })
 }
 
-/// Returns start and end of the window of an age.
-fn window(since_unix_s: u64, window_s: u64, age: usize) -> (u64, u64) {
-    let begin = |age: usize| {
-        let windows = (1_u64 << age.min(AGES)) - 1;
-        since_unix_s.saturating_add(window_s.saturating_mul(windows))
-    };
-    (begin(age), begin(age + 1))
+/// Returns the end of the window of an age, in seconds after its begin: each is about twice as long as the one before.
+pub(crate) fn window_end_s(window_s: u64, age: usize) -> u64 {
+    window_s.saturating_mul((2_u64 << age.min(AGES)) - 1)
 }
 
 struct Device {

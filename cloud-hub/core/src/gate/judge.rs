@@ -3,7 +3,9 @@
 use std::f64::consts::PI;
 
 use super::{AGE_SHARES, DEVICE_SHARE, Figures, Gate, Judgement, Rate, Ratio, Reason, Undecided, Verdict};
-use crate::evidence::{DeviceTally, Evidence, Histograms, Metric, Tally, bucket_ratio, latency_bound_us, memory_bound};
+use crate::evidence::{
+    DeviceTally, Evidence, Histograms, Metric, Tally, bucket_ratio, latency_bound_us, memory_bound, window_end_s,
+};
 use crate::stats::arms::{Arms, Side};
 use crate::stats::bernoulli::{self, JEFFREYS};
 use crate::stats::{Interval, quantile};
@@ -166,8 +168,7 @@ impl Gate {
         let Some((canary, control)) = arms.means() else { return Figures::None };
         let difference: Interval = Arms::interval(arms, SHOWN_DELTA);
         let answers = counted(metric, &evidence.canary).1;
-        let begin = |age: usize| evidence.window_s.saturating_mul((1_u64 << age.min(AGE_SHARES.len())) - 1);
-        let window_s = (begin(age), begin(age + 1));
+        let window_s = window_end_s(evidence.window_s, age);
         Figures::Rates { canary, control, difference, margin: rate.margin, devices: arms.blocks(), answers, window_s }
     }
 

@@ -78,13 +78,12 @@ impl fmt::Display for Reason {
                 let noun = self.metric.map_or("rate", noun);
                 write!(
                     f,
-                    "{noun} is {} on {devices} canary devices and {} on their control devices, in hours {} to {} of the \
-                     version. Difference: {} to {} points (95 % confidence), accepted {}. Canary devices counted {answers} \
+                    "{noun} is {} on {devices} canary devices and {} on their control devices, in the first {} hours of \
+                     the version. Difference: {} to {} points (95 % confidence), accepted {}. Canary devices counted {answers} \
                      answers in total.",
                     percent(*canary),
                     percent(*control),
-                    window_s.0 / 3600,
-                    window_s.1 / 3600,
+                    window_s / 3600,
                     points(difference.low),
                     points(difference.high),
                     points(*margin)
