@@ -26,19 +26,30 @@ pub enum Compared {
 /// Returns whether two answers agree; `None` if they cannot be compared, because an output is missing or has another shape.
 #[must_use]
 pub fn agree(rule: &Compared, left: &[NamedTensor], right: &[NamedTensor]) -> Option<bool> {
+    count(rule, left, right).map(|(compared, agreed)| compared == agreed)
+}
+
+/// Returns the number of answers that were compared, and of those that agree; `None` as in [`agree`].
+///
+/// Answers with classes have one for each row; all other answers are one.
+#[must_use]
+pub fn count(rule: &Compared, left: &[NamedTensor], right: &[NamedTensor]) -> Option<(u32, u32)> {
     let find = |outputs: &'_ [NamedTensor], name: &str| {
         outputs.iter().find(|output| output.name == name).map(|output| output.tensor.clone())
     };
     match rule {
         Compared::Top1 { output, axis } => {
-            Some(classes(&find(left, output)?, *axis)? == classes(&find(right, output)?, *axis)?)
+            let (left, right) = (classes(&find(left, output)?, *axis)?, classes(&find(right, output)?, *axis)?);
+            let rows = (left.len() == right.len()).then_some(left.len())?;
+            let same = left.iter().zip(&right).filter(|(left, right)| left == right).count();
+            Some((u32::try_from(rows).ok()?, u32::try_from(same).ok()?))
         }
         Compared::Outputs => {
             let mut all = (!left.is_empty()).then_some(true)?;
             for output in left {
                 all &= same(&output.tensor, &find(right, &output.name)?)?;
             }
-            Some(all)
+            Some((1, u32::from(all)))
         }
     }
 }

@@ -16,6 +16,7 @@
 //! | [`counters`] | which counts of each version wait for the hub |
 //! | [`audit`] | which kept answers are compared with the full model's |
 //! | [`agreement`] | whether two answers agree |
+//! | [`window`] | when updates may begin |
 //! | [`backoff`] | how long to wait before trying again |
 //! | [`refused`] | how a machine says no to an event that makes no sense |
 
@@ -32,5 +33,6 @@ pub mod slots;
 pub mod trust;
 pub mod update;
 pub mod uplink;
+pub mod window;
 
 pub use refused::Refused;

@@ -27,6 +27,7 @@ use crate::control::{self, ControlToken};
 use crate::engines::{Engines, NoEngine, Runtime, reopen};
 use crate::identity::{self, Enrolment};
 use crate::inference::{self, AgentService};
+use crate::measured::Measurements;
 use crate::models::Models;
 use crate::notify;
 use crate::records;
@@ -150,6 +151,7 @@ impl Agent {
 
         let attempts = Attempts::new(Table::new(Arc::clone(&store)), config.engine.isolation);
         let registry = Arc::new(Updaters::default());
+        let measurements = Arc::<Measurements>::default();
         let follower = Follower {
             folder: folder.clone(),
             trust: trust.clone(),
@@ -161,6 +163,7 @@ impl Agent {
             reports: Arc::clone(&reports),
             store: Arc::clone(&store),
             attempts: attempts.clone(),
+            measurements: Arc::clone(&measurements),
             shared_status: Arc::clone(&shared_status),
             updaters: Arc::clone(&registry),
         };
@@ -184,6 +187,7 @@ impl Agent {
                 engines: Arc::clone(&engines),
                 updaters: Arc::clone(&registry),
                 assigned: assigned_link,
+                measurements,
                 reports,
                 shared_status: Arc::clone(&shared_status),
                 publish,

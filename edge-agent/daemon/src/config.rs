@@ -20,7 +20,7 @@ mod inference;
 mod updates;
 
 pub use inference::{GrpcListen, InferenceTable};
-pub use updates::{Share, UpdatesTable};
+pub use updates::{LinkCost, OnMetered, Share, UpdateWindow, UpdatesTable};
 
 /// The commented example that `edge-agent config example` prints and the packages ship.
 pub const EXAMPLE: &str = include_str!("../agent.example.toml");

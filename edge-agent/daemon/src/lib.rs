@@ -18,6 +18,7 @@ pub mod engines;
 pub mod identity;
 pub mod inference;
 pub mod input;
+pub mod measured;
 mod memory;
 pub mod models;
 pub mod notify;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// Default factor of the median latency beyond which a candidate is refused: a form that falls off an accelerator, or an
 /// fp16 model on a processor, is ten times slower; anything less may be wanted.
-pub const LATENCY_FACTOR_MAX: f64 = 10.0;
+pub const LATENCY_FACTOR_MAX: u32 = 10;
 
 /// Difference of the median latency below which no factor counts.
 pub const LATENCY_SLACK: Duration = Duration::from_millis(20);
@@ -57,7 +57,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { latency_factor: LATENCY_FACTOR_MAX, memory_bytes: None, agreement: 0.0 }
+        Self { latency_factor: f64::from(LATENCY_FACTOR_MAX), memory_bytes: None, agreement: 0.0 }
     }
 }
 

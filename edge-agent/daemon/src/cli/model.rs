@@ -34,6 +34,7 @@ enum Order {
         /// Name of the model
         model: ModelName,
         /// Version to serve; the hub must still list it as signed
+        #[arg(id = "number", value_name = "VERSION")]
         version: Version,
     },
     /// Ends a pin: offers of the hub are taken again

@@ -7,9 +7,11 @@ use config::{Mistakes, Validate};
 use edge_core::slots::KEEP_DEFAULT;
 use edge_core::trust::REFRESH_PERIOD;
 use edge_core::update::Settings;
+use edge_core::update::measure::{LATENCY_FACTOR_MAX, Limits};
 use edge_core::update::probation::{
     ERROR_SHARE_DEFAULT, LATENCY_FACTOR_DEFAULT, PROBATION_ANSWERS_DEFAULT, PROBATION_DEFAULT, ProbationLimits,
 };
+use edge_core::window::Window;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Shortest and longest time between two refreshes of the trust: the hub signs its timestamp for seven days.
@@ -46,6 +48,27 @@ pub struct UpdatesTable {
     ///
     /// Inputs that the policy keeps on the device are never sent.
     pub audit_share_max: Share,
+    /// Whether a new version is measured on this device before it serves. Default true. It takes at most two seconds, in
+    /// which applications are answered more slowly.
+    pub measure: bool,
+    /// Factor of the median latency of the version that serves, beyond which a new one is refused. Default 10. A difference
+    /// of less than 20 ms never counts.
+    pub measure_latency_factor_max: u32,
+    /// Maximum memory in bytes of the process of a new version. Default no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measure_memory_max_bytes: Option<u64>,
+    /// Minimum share, 0 to 1, of the golden inputs to which a new version gives the answers of the one that serves. Default 0:
+    /// a new version is meant to answer otherwise.
+    pub measure_agreement_min: Share,
+    /// Time of the day in which updates may begin, like `02:00-05:00`, by the device's local time. Default any time.
+    ///
+    /// An update that has begun goes on. Orders of the owner, and returns that the hub asks for, do not wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<UpdateWindow>,
+    /// Updates over a metered link: `allow` or `wait`. Default `allow`.
+    pub metered: OnMetered,
+    /// Link to the hub: `metered`, `unmetered`, or `auto` to ask NetworkManager. Default `auto`. Read where `metered` is `wait`.
+    pub link: LinkCost,
     /// Length of the probation of a new version. Default `10m`; `0s` for none, at most `7d`.
     ///
     /// During it the version before stays loaded where the memory allows, and serves again by itself when the new one ends
@@ -69,6 +92,13 @@ impl Default for UpdatesTable {
             keep: KEEP_DEFAULT,
             assign: true,
             audit_share_max: Share::of(AUDIT_SHARE_DEFAULT).unwrap_or_default(),
+            measure: true,
+            measure_latency_factor_max: LATENCY_FACTOR_MAX,
+            measure_memory_max_bytes: None,
+            measure_agreement_min: Share::default(),
+            window: None,
+            metered: OnMetered::default(),
+            link: LinkCost::default(),
             probation: PROBATION_DEFAULT,
             probation_answers: PROBATION_ANSWERS_DEFAULT,
             probation_error_share_max: Share::of(ERROR_SHARE_DEFAULT).unwrap_or_default(),
@@ -87,7 +117,17 @@ impl UpdatesTable {
             error_share: self.probation_error_share_max.as_f64(),
             latency_factor: f64::from(self.probation_latency_factor_max),
         };
-        Settings { keep: self.keep, probation: (!self.probation.is_zero()).then_some(probation), ..Settings::default() }
+        let measure = Limits {
+            latency_factor: f64::from(self.measure_latency_factor_max),
+            memory_bytes: self.measure_memory_max_bytes,
+            agreement: self.measure_agreement_min.as_f64(),
+        };
+        Settings {
+            keep: self.keep,
+            measure: self.measure.then_some(measure),
+            probation: (!self.probation.is_zero()).then_some(probation),
+            ..Settings::default()
+        }
     }
 }
 
@@ -105,10 +145,54 @@ impl Validate for UpdatesTable {
         if self.probation_answers == 0 {
             mistakes.add("updates.probation_answers", "use at least 1, or probation = \"0s\" for no probation");
         }
+        if self.measure_latency_factor_max == 0 {
+            mistakes.add("updates.measure_latency_factor_max", "use at least 1");
+        }
         if self.probation_latency_factor_max == 0 {
             mistakes.add("updates.probation_latency_factor_max", "use at least 1");
         }
     }
+}
+
+/// Time of the day in which updates may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpdateWindow(pub Window);
+
+impl Serialize for UpdateWindow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for UpdateWindow {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Updates over a metered link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnMetered {
+    /// Updates begin over any link.
+    #[default]
+    Allow,
+    /// Updates wait for a link that is not metered.
+    Wait,
+}
+
+/// Cost of the link to the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkCost {
+    /// NetworkManager knows; a link that it does not know counts as unmetered.
+    #[default]
+    Auto,
+    /// Each byte costs.
+    Metered,
+    /// Bytes are free.
+    Unmetered,
 }
 
 /// Share from 0 to 1, in steps of a thousandth.

@@ -13,6 +13,7 @@ use super::task::{ModelUpdater, UpdaterParts};
 use super::{Attempts, LoadTable, Transfers, disk};
 use crate::config::UpdatesTable;
 use crate::engines::Engines;
+use crate::measured::Measurements;
 use crate::models::Model;
 use crate::records::v1::{FailedVersion, OnProbation, StandingOrders};
 use crate::reports::Reports;
@@ -44,6 +45,8 @@ pub struct Follower {
     pub store: Arc<dyn Store>,
     /// Loads that were begun.
     pub attempts: Attempts,
+    /// Measurements that wait for the hub.
+    pub measurements: Arc<Measurements>,
     /// Status of the agent, updated at each change.
     pub shared_status: Arc<SharedStatus>,
     /// Registry of the updaters.
@@ -86,6 +89,7 @@ impl Follower {
             orders: Table::new(store()),
             probations: Table::new(store()),
             attempts: self.attempts.clone(),
+            measurements: Arc::clone(&self.measurements),
             shared_status: Arc::clone(&self.shared_status),
         };
         Ok(Followed { updater: ModelUpdater::resume(parts).await?, commands })

@@ -10,6 +10,7 @@ use bundle::trust::{TargetRef, Trusted};
 use bundle::{Bundle, Manifest, Unverified, Variant, Verified, golden};
 use bytes::{Bytes, BytesMut};
 use edge_core::slots::Slots;
+use edge_core::update::measure::Comparison;
 use edge_core::update::probation::Probation;
 use edge_core::update::{Failure, FailureKind};
 use engine::{HostDeath, InferError};
@@ -46,6 +47,8 @@ pub(super) enum Done {
     Verified(Box<Bundle<Verified>>),
     Loaded(Arc<Serving>),
     GoldenMatched(Arc<Serving>),
+    /// Figures of the candidate, and the session of its best form.
+    Measured(Comparison, Arc<Serving>),
     /// The session that served before, if it stays loaded.
     Switched(Option<Arc<Serving>>),
 }
@@ -257,6 +260,25 @@ pub(super) async fn proven(
         tracing::error!(%model, %engine, %failure, next = %next.engine, "an engine does not give the golden answers");
         serving = next;
     }
+}
+
+/// Loads a version on one engine and has it answer its golden inputs there; on no other engine where that fails.
+pub(super) async fn load_proven(
+    parts: &Arc<UpdaterParts>,
+    bundle: &Bundle<Verified>,
+    wanted: Wanted,
+) -> Result<Arc<Serving>, Failure> {
+    let serving = load_new(parts, bundle, wanted).await?;
+    let (death, failure) = match answer_golden(bundle, &serving).await {
+        Ok(()) => (None, None),
+        Err(Unproven::Failed(failure)) => (None, Some(failure)),
+        Err(Unproven::Died(death)) => {
+            let failure = trouble::because(FailureKind::EngineCrashed, death.to_string());
+            (Some(death), Some(failure))
+        }
+    };
+    drop(note_attempt(parts, bundle, serving.engine, death).await);
+    failure.map_or(Ok(serving), Err)
 }
 
 /// Writes down how an attempt ended; the failure, if the version is given up on that engine.

@@ -16,13 +16,15 @@ use types::{ModelName, Version};
 
 use super::commands::{Command, HubOrder, NotOrdered};
 use super::failover::Failovers;
+use super::gate::Gate;
 use super::jobs::{self, Candidate, Done};
 use super::keep::{self, StoredOrders};
 use super::observe::{self, Observer};
-use super::{Attempts, LoadTable, Transfers, disk, fetch, trouble};
+use super::{Attempts, LoadTable, Transfers, disk, fetch, measure, trouble};
 use crate::config::UpdatesTable;
 use crate::crash::{CrashPoint, crash_at};
 use crate::engines::Engines;
+use crate::measured::Measurements;
 use crate::models::{Model, Serving};
 use crate::records::v1::{FailedVersion as FailedRecord, OnProbation, StandingOrders};
 use crate::reports::Reports;
@@ -60,6 +62,8 @@ pub struct UpdaterParts {
     pub probations: Table<OnProbation>,
     /// Loads that were begun.
     pub attempts: Attempts,
+    /// Measurements that wait for the hub.
+    pub measurements: Arc<Measurements>,
     /// Status of the agent, updated at each change.
     pub shared_status: Arc<SharedStatus>,
 }
@@ -102,6 +106,7 @@ pub struct ModelUpdater {
     /// Orders as they are stored, with the audit that the hub asks for.
     pub(super) stored: StoredOrders,
     observer: Observer,
+    gate: Gate,
     /// Session of the version before the one on probation, ready to serve again.
     standby: Option<Arc<Serving>>,
 }
@@ -153,12 +158,13 @@ impl ModelUpdater {
                 }
                 () = sleep_until(timeout) => Event::Tick,
             };
-            self.handle(event).await;
+            self.handle_gated(event).await;
         }
     }
 
     pub(super) fn new(parts: Arc<UpdaterParts>, machine: Machine, stored: StoredOrders) -> Self {
         let failovers = Failovers::new(Arc::clone(&parts));
+        let gate = Gate::new(&parts.updates);
         Self {
             parts,
             machine,
@@ -167,6 +173,7 @@ impl ModelUpdater {
             failovers,
             stored,
             observer: Observer::default(),
+            gate,
             standby: None,
         }
     }
@@ -188,7 +195,7 @@ impl ModelUpdater {
             Command::Offered(version, _kind) if !enabled => {
                 tracing::info!(model = %self.parts.model.name, %version, "updates are switched off: not taken");
             }
-            Command::Offered(version, kind) => self.handle(Event::Offered { version, kind }).await,
+            Command::Offered(version, kind) => self.handle_gated(Event::Offered { version, kind }).await,
             Command::Hub(_, done) if !enabled => drop(done.send(Err(NotOrdered::Disabled))),
             Command::Hub(order, done) => {
                 match order {
@@ -212,6 +219,14 @@ impl ModelUpdater {
                 drop(done.send(checked.map(|()| effect).map_err(NotOrdered::Refused)));
             }
         }
+    }
+
+    /// Handles an event that may begin an update, after a look at the settings that put updates off.
+    async fn handle_gated(&mut self, event: Event) {
+        if let Some(changed) = self.gate.look().await {
+            self.handle(Event::Postponed(changed)).await;
+        }
+        self.handle(event).await;
     }
 
     pub(super) async fn handle(&mut self, event: Event) {
@@ -265,6 +280,10 @@ impl ModelUpdater {
                 self.made.serving = Some(serving);
                 Event::GoldenMatched
             }
+            Ok(Done::Measured(compared, serving)) => {
+                self.made.serving = Some(serving);
+                Event::Measured(compared)
+            }
             Ok(Done::Switched(before)) => {
                 self.made = Made::default();
                 self.standby = before;
@@ -309,8 +328,14 @@ impl ModelUpdater {
                 }
                 (None, _) | (_, None) => self.begin_lost(),
             },
-            // Settings never ask for these two yet.
-            Step::Measure { .. } | Step::Shadow { .. } => self.begin_lost(),
+            Step::Measure { .. } => match (self.made.bundle.clone(), self.made.serving.clone()) {
+                (Some(bundle), Some(serving)) => {
+                    self.begin(measure::measure(self.parts(), bundle, serving), CancellationToken::new());
+                }
+                (None, _) | (_, None) => self.begin_lost(),
+            },
+            // The settings of this agent never ask for it.
+            Step::Shadow { .. } => self.begin_lost(),
             Step::Switch { slots, probation, .. } => match self.made.serving.clone() {
                 Some(serving) => {
                     let job = jobs::switch(self.parts(), serving, slots, probation);

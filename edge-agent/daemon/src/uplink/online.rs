@@ -18,6 +18,7 @@ use super::{renew, say, task};
 use crate::assigned::{Assignment, NotAssigned};
 use crate::counters::DeviceCounters;
 use crate::identity::Enrolment;
+use crate::measured::Measurements;
 use crate::models::Models;
 use crate::reports::Reports;
 use crate::updater::{Command, HubOrder, NotOrdered};
@@ -158,10 +159,12 @@ impl Uplink {
         let (connection, models) = (connection.clone(), std::sync::Arc::clone(&self.parts.models));
         let (takes_running, takes_counters) = (self.hub_takes_running, self.hub_takes_counters);
         let counters = std::sync::Arc::clone(models.counters());
+        let measurements = std::sync::Arc::clone(&self.parts.measurements);
         Box::pin(async move {
             tokio::select! {
                 never = sending => never,
                 never = send_counters(connection.clone(), counters), if takes_counters => never,
+                never = send_measurements(connection.clone(), measurements), if takes_counters => never,
                 never = send_running(connection.clone(), models), if takes_running => never,
             }
         })
@@ -392,6 +395,25 @@ async fn send_counters(connection: Connection, counters: std::sync::Arc<DeviceCo
             }
             Err(error) => {
                 tracing::debug!(error = telemetry::chain(&error), "a period of counters did not arrive");
+                tokio::time::sleep(REPORT_AGAIN_AFTER).await;
+            }
+        }
+    }
+}
+
+/// Sends measurements, oldest first, each until the hub has it. Never ends.
+async fn send_measurements(connection: Connection, measurements: std::sync::Arc<Measurements>) -> Never {
+    loop {
+        let measured = measurements.next().await;
+        let request = DeviceRequest::Measured(say::measurement(&measured));
+        match exchange(&connection, Priority::Control, &request, 0).await {
+            Ok(_accepted) => measurements.sent(),
+            Err(LinkError::Refused(refusal)) if !refusal.is_retryable() => {
+                tracing::warn!(error = telemetry::chain(&refusal), "the hub does not take a measurement");
+                measurements.sent();
+            }
+            Err(error) => {
+                tracing::debug!(error = telemetry::chain(&error), "a measurement did not arrive");
                 tokio::time::sleep(REPORT_AGAIN_AFTER).await;
             }
         }

@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use edge_core::counters::{Period, Tally};
 use edge_core::update::{Outcome, Report, Stage};
 use engine::EngineDescription;
 use protocol::v1::feature::{self, Instance, Platform};
 use protocol::v1::{
-    ActiveVariant, EngineInfo, Hello, ModelCounters, ModelState, RunningModel, UpdateOutcome, UpdateReport, shorten,
+    ActiveVariant, EngineInfo, Hello, Measurement, ModelCounters, ModelState, RunningModel, UpdateOutcome,
+    UpdateReport, VariantFigures, shorten,
 };
 use service::clock;
 use types::{ModelName, Version};
 
+use crate::measured::{Form, Measured};
 use crate::models::{Model, Models};
 use crate::status::{InstalledVersion, SharedStatus};
 
@@ -79,6 +83,28 @@ pub(super) fn counters(period: &Period) -> Vec<ModelCounters> {
 
 const _: () =
     assert!(edge_core::counters::BUCKETS == protocol::v1::rollout::LATENCY_BUCKETS, "one histogram on both sides");
+/// Returns a measurement in the words of the protocol.
+pub(super) fn measurement(measured: &Measured) -> Measurement {
+    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let form = |form: &Form| VariantFigures {
+        version: form.version,
+        variant: form.variant.clone(),
+        engine: form.engine,
+        p50_us: micros(form.figures.p50),
+        p95_us: micros(form.figures.p95),
+        memory_bytes: form.figures.memory_bytes,
+        compared: form.figures.compared,
+        agreed: form.figures.agreed.min(form.figures.compared),
+        refused: form.refused.as_deref().map(shorten),
+    };
+    Measurement {
+        model: measured.model.clone(),
+        version: measured.version,
+        variants: measured.forms.iter().map(form).collect(),
+        active: measured.active.as_ref().map(form),
+    }
+}
+
 const _: () = assert!(
     edge_core::counters::VERSIONS_MAX <= protocol::v1::rollout::COUNTERS_MAX,
     "one period fits into one message"

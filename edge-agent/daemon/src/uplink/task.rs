@@ -27,6 +27,7 @@ use super::takes::Takes;
 use crate::assigned::AssignedLink;
 use crate::engines::Engines;
 use crate::identity::Enrolment;
+use crate::measured::Measurements;
 use crate::models::Models;
 use crate::reports::Reports;
 use crate::status::{CLONE_ADVICE, HubStatus, SharedStatus};
@@ -56,6 +57,8 @@ pub struct UplinkParts {
     pub updaters: Arc<Updaters>,
     /// The way to the models that the hub assigns.
     pub assigned: AssignedLink,
+    /// Measurements of candidates.
+    pub measurements: Arc<Measurements>,
     /// Outbox of reports to the hub.
     pub reports: Arc<Reports>,
     /// Status of the agent, updated at each change.
