@@ -11,7 +11,7 @@ pub enum CrashPoint {
     TrustStored,
     /// The manifest lies in the version's folder-to-be.
     ManifestStored,
-    /// The first chunk of a file was stored, the file is not complete.
+    /// The first chunk of a file, or the first part of a delta, was stored; the file is not complete.
     ChunkStored,
     /// Every file is there, complete and durable, still in `incoming`.
     FilesStored,

@@ -40,9 +40,8 @@ pub(crate) fn rows(only: &str) -> Vec<Row> {
     match measure() {
         Ok([idle, busy]) => {
             let share = |percent: usize, times: &[f64]| Sample::exact(percentile(times, percent));
-            let measured = |name: &str, percent| {
-                row(name).measured(None, &share(percent, &busy), Some(&share(percent, &idle)))
-            };
+            let measured =
+                |name: &str, percent| row(name).measured(None, &share(percent, &busy), Some(&share(percent, &idle)));
             vec![measured(names[0], 50), measured(names[1], 95)]
         }
         Err(error) => names.map(|name| row(name).missing(format!("{error:#}"))).into(),

@@ -223,10 +223,10 @@ impl Lie {
             Self::ForeignBase => of(&Header { base_digest: Digest::of(b"foreign"), ..header }, &[]),
             Self::OtherFile => of(&Header { new_digest: Digest::of(b"other"), ..header }, &[]),
             Self::WrongBytes => {
-                let elements = header.new_bytes / 2;
+                let elements = header.new_bytes.min(header.base_bytes);
                 let segment = Segment { literal: 0, kind: Kind::Byte, base: Some(0), elements };
-                // One chunk that is the same as in the base, and an end that is missing.
-                of(&Header { dictionary: Vec::new(), segments: vec![segment], ..header }, &[0, 0, 0])
+                // One chunk, which is the same as in the base.
+                of(&Header { dictionary: Vec::new(), segments: vec![segment], ..header }, &[0])
             }
             Self::Bomb => {
                 let mut body = Vec::new();

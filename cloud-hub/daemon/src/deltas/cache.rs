@@ -4,7 +4,7 @@
 //! (`whole` without one) and its own. The index is read from the names at the start, so no record can contradict the folder. A
 //! device checks every delta that it fetches, so a damaged one costs bytes and nothing else.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -21,13 +21,13 @@ const NO_BASE: &str = "whole";
 /// Ending of a delta that is being made; removed when the hub starts.
 const UNFINISHED: &str = "making";
 
-/// Files between which a delta is made.
+/// Files between which a delta is made, ordered by the new file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pair {
-    /// Digest of the file that a device has; `None` for the compressed new file.
-    pub base: Option<Digest>,
     /// Digest of the new file.
     pub target: Digest,
+    /// Digest of the file that a device has; `None` for the compressed new file.
+    pub base: Option<Digest>,
 }
 
 /// Delta in the cache.
@@ -43,7 +43,7 @@ pub struct Entry {
 
 #[derive(Debug, Default)]
 struct Index {
-    entries: HashMap<Pair, (Entry, u64)>,
+    entries: BTreeMap<Pair, (Entry, u64)>,
     by_digest: HashMap<Digest, Pair>,
     bytes: u64,
     /// Counts the uses; the entry with the lowest count was not used for the longest time.
@@ -121,7 +121,15 @@ impl Cache {
         index.by_digest.get(digest).and_then(|pair| index.entries.get(pair)).map(|(entry, _used)| *entry)
     }
 
-    /// Returns every delta, in no order.
+    /// Returns the deltas to a file.
+    pub(super) fn to_file(&self, target: &Digest) -> Vec<Entry> {
+        let index = self.index();
+        let from = Pair { target: *target, base: None };
+        let found = index.entries.range(from..).take_while(|(pair, _entry)| pair.target == *target);
+        found.map(|(_pair, (entry, _used))| *entry).collect()
+    }
+
+    /// Returns every delta, ordered by the new file.
     pub(super) fn all(&self) -> Vec<Entry> {
         self.index().entries.values().map(|(entry, _used)| *entry).collect()
     }
@@ -233,6 +241,7 @@ mod tests {
         let cache = Cache::open(folder.path(), 1000).unwrap();
         assert_eq!((cache.find(&a.pair), cache.find(&b.pair)), (Some(a), Some(b)));
         assert_eq!(cache.by_digest(&a.digest), Some(a));
+        assert_eq!((cache.to_file(&a.pair.target), cache.to_file(&Digest::of(b"1"))), (vec![b, a], Vec::new()));
         assert_eq!(cache.read(&b, 4, 100).unwrap(), Bytes::from_static(b"ressed"));
         assert_eq!(cache.read(&b, u64::MAX, 1).unwrap(), Bytes::new());
         assert_eq!(names(folder.path()), 2);

@@ -12,6 +12,7 @@ mod queue;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use service::stop::Stop;
@@ -44,6 +45,9 @@ const WORTH_PERCENT: u64 = 95;
 
 /// Maximum number of pairs that are remembered as not worth a delta; when there are more, all are forgotten and tried again.
 const SETTLED_MAX: usize = 4096;
+
+/// Time after which a delta that was not made, for example on a full disk, is tried again when a device asks.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(600);
 
 /// Reason for which a pair has no delta.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +90,7 @@ struct State {
     queue: Queue,
     /// Delta that is being made.
     making: Option<Pair>,
-    settled: HashMap<Pair, Settled>,
+    settled: HashMap<Pair, (Settled, Instant)>,
 }
 
 impl Deltas {
@@ -126,8 +130,7 @@ impl Deltas {
     /// Returns the deltas to a file, smallest first.
     #[must_use]
     pub fn to_file(&self, target: &Digest) -> Vec<Entry> {
-        let mut found = self.cache.all();
-        found.retain(|entry| entry.pair.target == *target);
+        let mut found = self.cache.to_file(target);
         found.sort_by_key(|entry| (entry.bytes, entry.digest));
         found
     }
@@ -218,8 +221,11 @@ impl Deltas {
             return true;
         }
         let mut state = self.state();
-        if state.settled.contains_key(&pair) {
-            return false;
+        if let Some((settled, at)) = state.settled.get(&pair) {
+            if *settled != Settled::Failed || at.elapsed() < TRY_AGAIN_AFTER {
+                return false;
+            }
+            state.settled.remove(&pair);
         }
         if state.making == Some(pair) {
             return true;
@@ -317,7 +323,7 @@ impl Deltas {
         if state.settled.len() >= SETTLED_MAX {
             state.settled.clear();
         }
-        state.settled.insert(pair, settled);
+        state.settled.insert(pair, (settled, Instant::now()));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

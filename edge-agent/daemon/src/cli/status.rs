@@ -92,6 +92,20 @@ fn print(status: &Status) -> Result<(), CliError> {
             ));
         }
         lines.extend(model.hub_problem.iter().map(|problem| format!("{}: {problem}", model.model)));
+        if model.update.bytes_saved > 0 {
+            lines.push(format!(
+                "{}: deltas saved {} of downloads",
+                model.model,
+                units::bytes(model.update.bytes_saved)
+            ));
+        }
+        if let Some(error) = &model.update.delta_error {
+            let count = model.update.delta_failures;
+            lines.push(format!(
+                "{}: {count} deltas could not be used, the files were fetched; the last: {error}",
+                model.model
+            ));
+        }
         if let Some(error) = &model.update.last_error {
             lines.push(format!("{} last update error: {error}", model.model));
         }
