@@ -12,11 +12,12 @@ use std::time::Duration;
 use bundle::manifest::Precision;
 use bundle::{FileRef, Manifest, Variant};
 use edge_agent::answer::RunLimits;
-use edge_agent::config::{InferenceTable, ModelTable};
+use edge_agent::config::{InferenceTable, ModelTable, Share};
 use edge_agent::inference::{AgentService, endpoint, router};
 use edge_agent::models::{Models, Serving};
 use edge_agent::status::SharedStatus;
 use edge_agent::uplink::Link;
+use edge_agent::vitals::Vitals;
 use edge_core::slots::Installed;
 use engine::fake::Gate;
 use engine::{Engine, FakeEngine, LoadOptions, ModelBytes, SessionWorker, WorkerOptions};
@@ -77,13 +78,14 @@ impl Running {
         let tables = BTreeMap::from([("adder".parse().unwrap(), ModelTable { policy, ..ModelTable::default() })]);
         let models = Arc::new(Models::new(&tables));
         models.find("adder").unwrap().switch(serving);
-        let run = RunLimits { run_limit: Duration::from_secs(30) };
+        let run = RunLimits { run_limit: Duration::from_secs(30), audits: None, audit_share_max: Share::default() };
         let limits = ConnectionLimits { connections: 64, ..ConnectionLimits::of(&table.limits()) };
         let endpoint = endpoint(AgentService::new(Arc::clone(&models), Link::none(), run), &table);
         let (requests, stop) = (TaskTracker::new(), CancellationToken::new());
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let app = router(Arc::new(endpoint), Arc::clone(&models), Arc::new(SharedStatus::default()));
+        let app =
+            router(Arc::new(endpoint), Arc::clone(&models), Arc::new(SharedStatus::default()), axum::Router::new());
         let serving = serve(listener, Wire::Http1, app, limits, requests.clone(), stop.clone());
         drop(requests.spawn_on(serving, runtime.handle()));
         Self { address, models, requests, stop, _runtime: runtime }

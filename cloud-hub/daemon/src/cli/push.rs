@@ -163,12 +163,11 @@ pub(super) fn unoffered(published: &Published) -> String {
 /// Starts the rollout of a version that is published now.
 fn roll_out(client: &Client, args: &PushArgs, manifest: &Manifest, to: &str) -> Result<RolloutView, CliError> {
     let Manifest { model, version, .. } = manifest;
-    rollout::create(client, model, *version, to, &args.rollout).map_err(|error| {
+    rollout::create(client, model, *version, to, &args.rollout).inspect_err(|_error| {
         let hint = format!(
             "{model}/{version} is published; start its rollout: cloud-hub rollout create {model} {version} --to …"
         );
         console::warn(&hint);
-        error
     })
 }
 

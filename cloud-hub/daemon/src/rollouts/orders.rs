@@ -40,7 +40,7 @@ impl Rollouts {
         self.forget_oldest();
         self.count();
         self.fleet.note_change();
-        Ok(self.view(id).await?)
+        self.view(id).await
     }
 
     /// Acts on a rollout.
@@ -67,7 +67,7 @@ impl Rollouts {
         self.state().rollouts.insert(id, rollout);
         self.count();
         self.fleet.note_change();
-        Ok(self.view(id).await?)
+        self.view(id).await
     }
 
     fn check_version(&self, spec: &Spec, current: Option<Version>) -> Result<(), RolloutError> {
