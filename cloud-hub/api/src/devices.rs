@@ -137,6 +137,9 @@ pub struct DeviceModelView {
     /// Variant that the device can roll back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<FormView>,
+    /// Version that an operator keeps on the device, whatever is rolled out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<Version>,
     /// Engine and provider that run the active variant, where the device reported them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<RunningView>,

@@ -8,7 +8,8 @@ use types::{DeviceId, ModelName, Version};
 use hub_api::endpoint::NoBody;
 use hub_api::endpoints::{LabelDevice, ListDevices, PinDevice, ReadmitDevice, RevokeDevice, ShowDevice};
 use hub_api::{
-    DeviceList, DeviceListQuery, DeviceState, DeviceView, LabelChange, PAGE_MAX, PinRequest, PinView, RevokeRequest,
+    DeviceList, DeviceListQuery, DeviceModelView, DeviceState, DeviceView, LabelChange, PAGE_MAX, PinRequest, PinView,
+    RevokeRequest,
 };
 use service::clock;
 
@@ -205,6 +206,12 @@ pub fn run(verb: &DeviceVerb, locate: Locate) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Returns the active variant of a model in one cell, with the pin of an operator.
+fn active(model: &DeviceModelView) -> String {
+    let form = show::form(model.active.as_ref());
+    model.pinned.map_or_else(|| form.clone(), |version| format!("{form} (pinned to {version})"))
+}
+
 fn pinned(pin: &PinView) -> String {
     let state = match pin.version {
         Some(version) => format!("device {} keeps {}/{version}", pin.device, pin.model),
@@ -361,7 +368,7 @@ fn page(view: &DeviceView) -> String {
     let rows = view.models.iter().map(|model| {
         [
             model.model.to_string(),
-            show::form(model.active.as_ref()),
+            active(model),
             show::running(model.running.as_ref()),
             show::form(model.previous.as_ref()),
             show::report(model.report.as_ref()),

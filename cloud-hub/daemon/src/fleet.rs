@@ -86,6 +86,8 @@ struct Inner {
     certificates: HashMap<DeviceId, u64>,
     /// Connections whose agents take the requests of rollouts.
     speaking: HashSet<ConnectionId>,
+    /// Pins of operators, for display; [`crate::rollouts`] stores them.
+    pins: BTreeMap<(DeviceId, ModelName), Version>,
     /// Devices that have greeted since [`Fleet::take_greeted`].
     greeted: HashSet<DeviceId>,
 }
@@ -129,6 +131,11 @@ impl Fleet {
         }
         self.keep(&admitted.device).await;
         Ok(())
+    }
+
+    /// Takes the pins of all devices, for display.
+    pub fn note_pins(&self, pins: BTreeMap<(DeviceId, ModelName), Version>) {
+        self.inner().pins = pins;
     }
 
     /// Returns the devices that have greeted since the last call.

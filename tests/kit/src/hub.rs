@@ -232,6 +232,16 @@ impl Hub {
         self.run(["model", "offer", model, &version.to_string()])
     }
 
+    /// Waits until a version is the one that every device is offered: the end of its rollout, or an offer.
+    ///
+    /// # Errors
+    /// Fails when that does not come.
+    pub fn wait_offered(&self, model: &str, version: u64) -> Result<()> {
+        wait::until_true(&format!("{model}/{version} is offered to every device"), || {
+            Ok(self.model(model)?["offered"] == version)
+        })
+    }
+
     /// Returns the hub's data about a device.
     ///
     /// # Errors

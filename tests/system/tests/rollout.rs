@@ -211,7 +211,7 @@ fn a_rollback_returns_the_devices_also_one_that_slept() {
 }
 
 #[test]
-fn a_pin_precedes_a_rollout_and_a_retry_offers_again() {
+fn a_pin_precedes_a_rollout_until_it_ends() {
     story(|site| {
         let fleet = Fleet::new(site, 2)?;
         let pinned = fleet.hub.json(&["device", "pin", "d0", "digits", "1"])?;

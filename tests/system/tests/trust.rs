@@ -350,8 +350,11 @@ fn two_holders_sign_a_version_each_on_an_own_machine() {
         ensure!(early.code == Some(REFUSED), "published with one signature: {}", early.stdout);
         let shown = fleet.hub.run(["trust", "sign", &file, "--key", &key])?.ok()?.stdout;
         ensure!(shown.contains("adds digits/2/manifest.json"), "the holder is not told what is signed: {shown}");
-        fleet.hub.run(["trust", "publish", &file])?.ok()?;
+        let published = fleet.hub.run(["trust", "publish", &file])?.ok()?.stdout;
+        ensure!(published.contains("rollout create digits 2"), "the operator is not told what comes next: {published}");
+        fleet.hub.run(["rollout", "create", "digits", "2", "--to", "all", "--waves", "100%"])?.ok()?;
         fleet.agent.wait_version("digits", 2)?;
+        fleet.hub.wait_offered("digits", 2)?;
         // A lost key: one holder is removed, and the threshold with it.
         let public = fs::read_to_string(path("pub"))?;
         let args = ["remove-signer", "targets", public.trim(), "--threshold", "1", "--key", &key];

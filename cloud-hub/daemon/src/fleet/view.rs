@@ -22,6 +22,7 @@ impl Inner {
             model: model.clone(),
             active: status.active.as_ref().map(form),
             previous: status.previous.as_ref().map(form),
+            pinned: self.pins.get(&(record.id.clone(), model.clone())).copied(),
             running: running(status),
             report: report(status),
             figures: Vec::new(),

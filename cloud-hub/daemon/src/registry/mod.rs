@@ -9,6 +9,7 @@ pub mod health;
 mod judge;
 pub mod orphans;
 pub mod publish;
+mod release;
 pub mod scrub;
 pub mod withdraw;
 
@@ -224,48 +225,6 @@ impl Registry {
         self.keep_current(&after, model, version).await?;
         self.take(after);
         Ok(change)
-    }
-
-    /// Lets devices fetch a version that is not current, because a rollout or a pin brings it to some of them.
-    ///
-    /// # Errors
-    /// When there is no such version, or the store fails.
-    pub async fn release(&self, model: &ModelName, version: Version) -> Result<(), publish::PublishError> {
-        if self.snapshot().model(model).is_some_and(|known| known.is_offered(version)) {
-            return Ok(());
-        }
-        let _one_at_a_time = self.signing.lock().await;
-        let mut after = self.snapshot();
-        let record = after.release(model, version)?.clone();
-        self.versions.put(&version_key(model, version), &record).await?;
-        self.take(after);
-        Ok(())
-    }
-
-    /// Makes an earlier version current again in place of `from`, after a rollback.
-    ///
-    /// # Errors
-    /// When there is no such version, or the store fails.
-    pub async fn revert(&self, model: &ModelName, from: Version, to: Version) -> Result<(), publish::PublishError> {
-        let _one_at_a_time = self.signing.lock().await;
-        let mut after = self.snapshot();
-        if !after.revert(model, from, to)? {
-            return Ok(());
-        }
-        if let Ok(record) = after.resolve(model, Some(from)) {
-            self.versions.put(&version_key(model, from), record).await?;
-        }
-        self.keep_current(&after, model, to).await?;
-        self.take(after);
-        Ok(())
-    }
-
-    /// Checks that devices would accept what is signed: otherwise nothing new reaches them.
-    ///
-    /// # Errors
-    /// When a signature has expired.
-    pub fn require_fresh(&self) -> Result<(), publish::PublishError> {
-        Ok(self.metadata.current()?.require_fresh(Timestamp::now())?)
     }
 
     /// Holds publications back as long as the guard lives, and reads the timestamp that is published: for a backup whose

@@ -60,7 +60,8 @@ impl Rollouts {
             let Some(rollout) = state.rollouts.get(&id) else { return Ok(Evaluated::default()) };
             let later = state.rollouts.range((std::ops::Bound::Excluded(id), std::ops::Bound::Unbounded));
             let is_superseded = later.map(|(_id, later)| later).any(|later| supersedes(later, rollout));
-            if !is_watched(rollout.state()) {
+            let is_over = matches!(rollout.state(), State::RolledBack { .. }) && is_superseded;
+            if is_over || !is_watched(rollout.state()) {
                 return Ok(Evaluated::default());
             }
             (rollout.clone(), state.pins_of(&rollout.spec().model), is_superseded)

@@ -230,6 +230,7 @@ impl Rollouts {
             }
         }
         *self.state() = state;
+        self.show_pins();
         self.count();
         Ok(())
     }
@@ -266,6 +267,16 @@ impl Rollouts {
         }
         let mut of_model = state.rollouts.values().rev().filter(|rollout| rollout.spec().model.as_str() == name);
         of_model.next().map(Rollout::id)
+    }
+
+    /// Passes the pins to the fleet, which shows them.
+    fn show_pins(&self) {
+        let pins = {
+            let state = self.state();
+            let pins = state.pins.iter().filter_map(|(of, pin)| Some((of.clone(), pin.version?)));
+            pins.collect()
+        };
+        self.fleet.note_pins(pins);
     }
 
     /// Counts the rollouts by state for the metrics.

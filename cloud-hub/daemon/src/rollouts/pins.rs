@@ -40,6 +40,7 @@ impl Rollouts {
         let batch = self.pins.put_in(Batch::new(), &format!("{device}/{model}"), &pin)?;
         self.audit.commit(batch, change).await?;
         self.state().pins.insert((device.clone(), model.clone()), pin);
+        self.show_pins();
         let mut warnings = Vec::new();
         if let Some(version) = version {
             self.registry.release(&model, version).await?;

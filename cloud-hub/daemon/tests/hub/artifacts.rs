@@ -104,7 +104,7 @@ async fn damage_of_any_kind_is_refused_shown_and_mended_by_the_same_push() {
 async fn only_what_no_device_has_is_withdrawn_and_its_files_go_with_it() {
     let site = Site::start().await;
     site.push("v1", &[]).await;
-    let pushed = site.push("v2", &[]).await;
+    let pushed = site.push("v2", &["--offer"]).await;
     let (manifest, file, _size) = digests(&site, &pushed, 2);
     let device = site.device("kitchen").await;
     device.hello(Some(1)).await;
@@ -128,7 +128,7 @@ async fn only_what_no_device_has_is_withdrawn_and_its_files_go_with_it() {
     // The one that serves is not: the greeting says so.
     let (code, err) = withdraw(&site, "1").await;
     assert!(code != Some(0) && err.contains("kitchen"), "{err}");
-    let again = site.push("v2", &[]).await;
+    let again = site.push("v2", &["--offer"]).await;
     assert_eq!(again["unchanged"], false, "{again}");
     assert_eq!(device.hello(Some(1)).await.len(), 1, "it is offered like any new version");
 }
