@@ -51,7 +51,8 @@ async fn counters_are_counted_once_shown_to_operators_and_known_after_a_restart(
     // The device has not heard the answer and sends the second period again, with a new one.
     send(&device, vec![period(1, 2, 60), period(1, 3, 120)]).await;
     // Versions that the hub does not have would let a device fill the store with names.
-    send(&device, vec![period(9, 4, 180), ModelCounters { model: "other".parse().unwrap(), ..period(1, 5, 180) }]).await;
+    send(&device, vec![period(9, 4, 180), ModelCounters { model: "other".parse().unwrap(), ..period(1, 5, 180) }])
+        .await;
 
     let shown = site.operate(&["model", "figures", "digits"]).await;
     assert_eq!(shown["versions"].as_array().unwrap().len(), 1, "{shown}");
@@ -87,7 +88,10 @@ async fn counters_are_counted_once_shown_to_operators_and_known_after_a_restart(
     let cells = again.cells(&digits(), &kitchen).await.unwrap();
     assert_eq!(cells.iter().map(|cell| cell.tally.kept).sum::<u64>(), 30);
     // A device that lost its state counts from 0 again, at a later time.
-    again.take(registry, &kitchen, vec![period(1, 0, 240)], i64::try_from(cloud_hub::clock::unix_s()).unwrap()).await.unwrap();
+    again
+        .take(registry, &kitchen, vec![period(1, 0, 240)], i64::try_from(cloud_hub::clock::unix_s()).unwrap())
+        .await
+        .unwrap();
     let cells = again.cells(&digits(), &kitchen).await.unwrap();
     assert_eq!(cells.iter().map(|cell| cell.tally.kept).sum::<u64>(), 40);
     site.stop().await;
@@ -138,7 +142,10 @@ async fn old_counters_go_and_one_device_does_not_fill_the_store() {
     // A period that is too old is not stored; one from the future ends now.
     take(vec![period(1, 3, now.saturating_sub(2 * RETENTION_S)), period(1, 4, now + 1_000_000)]).await.unwrap();
     let cells = counters.cells(&digits(), &kitchen).await.unwrap();
-    assert!(cells.iter().all(|cell| cell.from_unix_s <= now && cell.from_unix_s + RETENTION_S > now - 3600), "{cells:?}");
+    assert!(
+        cells.iter().all(|cell| cell.from_unix_s <= now && cell.from_unix_s + RETENTION_S > now - 3600),
+        "{cells:?}"
+    );
     assert_eq!(cells.iter().map(|cell| cell.tally.kept).sum::<u64>(), 30);
     counters.sweep(now + 3 * 3600).await.unwrap();
     let cells = counters.cells(&digits(), &kitchen).await.unwrap();
