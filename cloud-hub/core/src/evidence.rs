@@ -23,7 +23,7 @@ use types::{DeviceId, Version};
 use crate::stats::arms::Arms;
 
 pub(crate) use gather::window_end_s;
-pub use gather::{LATE_S, gather, involved};
+pub use gather::{LATE_S, controls_of, gather, involved};
 pub use slices::{Attribute, Excess, Slices};
 pub use tally::{
     Cell, Counted, LATENCY_BUCKETS, LATENCY_FIRST_US, Tally, bucket_ratio, cell_of, latency_bound_us, memory_bound,
@@ -106,9 +106,9 @@ impl fmt::Display for Metric {
 pub enum Install {
     /// The device could not be told yet, because it is not connected. Not a failure.
     Pending,
-    /// The device was told at this time, was connected since, and has not reported an end.
+    /// The device was told, is connected, and has not reported an end.
     Told {
-        /// Time in seconds of the hub's Unix clock.
+        /// Time at which it was told, connected or reported last, in seconds of the hub's Unix clock.
         at_unix_s: u64,
     },
     /// The version serves since this time.

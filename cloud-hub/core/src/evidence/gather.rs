@@ -77,14 +77,28 @@ pub fn involved<'a>(assignment: &'a Assignment, gate: &'a Gate) -> impl Iterator
     serving.flat_map(|(canary, controls)| std::iter::once(&canary.device).chain(controls))
 }
 
+/// Returns the number of control devices that are compared with the first `canaries` canary devices of a cohort, for a gate
+/// with the maximum number of controls.
+#[must_use]
+pub fn controls_of(canaries: usize, cohort: usize) -> usize {
+    let cohort = u64::try_from(cohort).unwrap_or(u64::MAX);
+    let most = usize::from(CONTROLS_MAX);
+    (1_u64..).take(canaries).map(|number| controls_of_one(number, cohort, most)).sum()
+}
+
+/// Returns the number of control devices of a canary device, by its number in the order of admission, from 1.
+fn controls_of_one(number: u64, cohort: u64, most: usize) -> usize {
+    let share = cohort / CONTROLS_DIVISOR.saturating_mul(number).max(1);
+    usize::try_from(share).unwrap_or(most).clamp(1, most)
+}
+
 /// Returns each canary device with its control devices. They depend only on the place in the order of admission, so that
 /// they stay the same during the whole rollout, and no control device is given twice.
 fn pairs<'a>(assignment: &'a Assignment, gate: &'a Gate) -> impl Iterator<Item = (&'a Canary, &'a [DeviceId])> {
     let mut rest = assignment.controls.as_slice();
     let most = usize::from(gate.controls.clamp(1, CONTROLS_MAX));
     assignment.canaries.iter().zip(1_u64..).map(move |(canary, number)| {
-        let share = assignment.cohort / CONTROLS_DIVISOR.saturating_mul(number);
-        let count = usize::try_from(share).unwrap_or(most).clamp(1, most).min(rest.len());
+        let count = controls_of_one(number, assignment.cohort, most).min(rest.len());
         let (own, left) = rest.split_at(count);
         rest = left;
         (canary, own)

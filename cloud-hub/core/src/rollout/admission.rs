@@ -205,12 +205,12 @@ impl Rollout {
         }
     }
 
-    /// Returns the control devices: those of the cohort that do not take part and come last in the draw, as many as take
-    /// part. They are measured over the same time.
+    /// Returns the control devices: those of the cohort that do not take part and come last in the draw, as many as a gate
+    /// compares with the devices that take part. They are measured over the same time.
     #[must_use]
     pub fn control(&self, devices: &[DeviceView<'_>]) -> BTreeSet<DeviceId> {
-        let wanted = self.parts.members.len().clamp(1, CONTROL_MAX);
         let eligible = self.eligible(devices);
+        let wanted = crate::evidence::controls_of(self.parts.members.len(), eligible.len()).clamp(1, CONTROL_MAX);
         let outside = eligible
             .iter()
             .rev()

@@ -40,7 +40,11 @@ impl Rollout {
                 Some(Install::Active { since_unix_s: since.max(self.parts.evidence_unix_s) })
             }
             Standing::Working | Standing::Idle => {
-                Some(Install::Told { at_unix_s: member.admitted_unix_s.max(since).max(self.parts.evidence_unix_s) })
+                // A device that reports that it tries again is not silent.
+                let status = device.and_then(|device| device.status);
+                let progress = status.and_then(|status| status.progress(self.parts.spec.version));
+                let heard = progress.map_or(0, |progress| progress.at_unix_s).max(since);
+                Some(Install::Told { at_unix_s: member.admitted_unix_s.max(heard).max(self.parts.evidence_unix_s) })
             }
             Standing::Silent { since_unix_s } => Some(Install::Told { at_unix_s: since_unix_s }),
             Standing::Failed { .. } => Some(Install::Failed),

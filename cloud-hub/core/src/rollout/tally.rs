@@ -15,7 +15,7 @@ pub enum Standing {
     Active,
     /// The device works on it.
     Working,
-    /// The device has it offered for a long time and has not begun.
+    /// The device has it offered for a long time and has not begun, or tries again without success.
     Idle,
     /// The device is away and had not begun or not ended when it left.
     Away {
@@ -154,6 +154,8 @@ impl Rollout {
             }
             _ if !device.subject.is_online => Standing::Away { since_unix_s: device.since_unix_s },
             None if is_overdue => Standing::Idle,
+            // A device that tries again and again, as with a full disk, must not keep a wave open for ever.
+            Some((Outcome::Retrying(_), _)) if now.saturating_sub(member.admitted_unix_s) > silent_s => Standing::Idle,
             Some((Outcome::Started | Outcome::Retrying(_) | Outcome::Active(()), _)) | None => Standing::Working,
         }
     }

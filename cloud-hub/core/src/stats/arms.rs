@@ -102,9 +102,10 @@ impl Arms {
     }
 
     /// Returns the logarithm of the capital of the test against the hypothesis that the difference is not on this side
-    /// of the limit. The limit is in `(-1, 1)`.
+    /// of the limit. A limit beyond [`LIMIT_MAX`] counts as that one.
     #[must_use]
     pub fn log_capital(&self, side: Side, limit: f64) -> f64 {
+        let limit = if limit.is_nan() { 0.0 } else { limit.clamp(-LIMIT_MAX, LIMIT_MAX) };
         let grid = side.grid();
         let bets = grid.anchors.len() * grid.stakes.len();
         let mut capital = vec![-(bets as f64).ln(); bets];
@@ -127,9 +128,9 @@ impl Arms {
     #[must_use]
     pub fn interval(&self, delta: f64) -> Interval {
         let Some((canary, control)) = self.means() else { return Interval { low: -1.0, high: 1.0 } };
-        let (difference, edge) = (canary - control, 1.0 - 1e-6);
-        let low = last_that_holds(-edge, difference, |limit| self.shows(Side::Above, limit, delta / 2.0));
-        let high = last_that_holds(difference, edge, |limit| !self.shows(Side::Below, limit, delta / 2.0));
+        let difference = canary - control;
+        let low = last_that_holds(-1.0, difference, |limit| self.shows(Side::Above, limit, delta / 2.0));
+        let high = last_that_holds(difference, 1.0, |limit| !self.shows(Side::Below, limit, delta / 2.0));
         Interval { low, high }
     }
 }
@@ -180,7 +181,10 @@ impl Grid {
     }
 }
 
-/// Distance of the means of an anchor from 0 and 1.
+/// Largest limit of a difference of means, in both directions.
+pub const LIMIT_MAX: f64 = 0.999;
+
+/// Distance of the means of an anchor from 0 and 1; less than half of what [`LIMIT_MAX`] leaves.
 const MEAN_MIN: f64 = 1e-4;
 
 impl Bet {

@@ -245,18 +245,17 @@ impl Device {
 
 /// Draws a binomial number by the gaps between successes.
 fn binomial(random: &mut StdRng, of: u64, rate: f64) -> u64 {
-    if rate >= 1.0 {
-        return of;
+    if rate <= 0.0 || rate >= 1.0 {
+        return if rate <= 0.0 { 0 } else { of };
     }
     let (mut at, mut count) = (0.0, 0);
-    while rate > 0.0 {
+    loop {
         at += (random.random::<f64>().ln() / (-rate).ln_1p()).floor() + 1.0;
         if at > of as f64 {
-            break;
+            return count;
         }
         count += 1;
     }
-    count
 }
 
 fn version(number: u64) -> Version {
