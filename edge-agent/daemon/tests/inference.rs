@@ -59,7 +59,14 @@ fn version(number: u64, bias: &str, engine: &FakeEngine) -> Arc<Serving> {
     };
     let installed = Installed { version: manifest.version, variant: "fp32".parse().unwrap(), digest };
     let on: Arc<dyn Engine> = Arc::new(FakeEngine::new(1));
-    Arc::new(Serving { installed, manifest, engine: EngineName::Fake, on, session, vitals: Vitals::default() })
+    Arc::new(Serving {
+        installed,
+        manifest,
+        engine: EngineName::Fake,
+        on,
+        session,
+        vitals: edge_agent::vitals::Vitals::default(),
+    })
 }
 
 /// A server on a free port, with one model `adder` that may serve a version.
@@ -77,13 +84,18 @@ impl Running {
         let tables = BTreeMap::from([("adder".parse().unwrap(), ModelTable { policy, ..ModelTable::default() })]);
         let models = Arc::new(Models::new(&tables));
         models.find("adder").unwrap().switch(serving);
-        let run = RunLimits { run_limit: Duration::from_secs(30) };
+        let run = RunLimits {
+            run_limit: Duration::from_secs(30),
+            audits: None,
+            audit_share_max: edge_agent::config::Share::default(),
+        };
         let limits = ConnectionLimits { connections: 64, ..ConnectionLimits::of(&table.limits()) };
         let endpoint = endpoint(AgentService::new(Arc::clone(&models), Link::none(), run), &table);
         let (requests, stop) = (TaskTracker::new(), CancellationToken::new());
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let app = router(Arc::new(endpoint), Arc::clone(&models), Arc::new(SharedStatus::default()));
+        let app =
+            router(Arc::new(endpoint), Arc::clone(&models), Arc::new(SharedStatus::default()), axum::Router::new());
         let serving = serve(listener, Wire::Http1, app, limits, requests.clone(), stop.clone());
         drop(requests.spawn_on(serving, runtime.handle()));
         Self { address, models, requests, stop, _runtime: runtime }
