@@ -421,15 +421,6 @@ mod tests {
     }
 
     #[test]
-    fn limits_of_updates_are_checked() {
-        let told = parse("[updates]\nkeep = 17\nprobation_answers = 0").unwrap_err();
-        assert!(
-            told.contains("updates.keep (line 2)") && told.contains("updates.probation_answers (line 3)"),
-            "{told}"
-        );
-    }
-
-    #[test]
     fn a_table_under_its_former_name_is_refused_with_the_new_one() {
         let told = parse("[door]\nhttp = \"127.0.0.1:0\"\n[engine]\nqueue = 0").unwrap_err();
         assert!(told.contains("door (line 1): is called [inference] now") && told.contains("engine.queue"), "{told}");

@@ -24,6 +24,7 @@ pub mod models;
 pub mod notify;
 pub mod records;
 pub mod reports;
+pub mod shadow;
 mod sockets;
 pub mod state;
 pub mod status;

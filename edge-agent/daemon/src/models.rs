@@ -21,6 +21,7 @@ use types::{EngineName, ModelName, NamedTensor, Place, Reason, Receipt, Version}
 
 use crate::config::ModelTable;
 use crate::counters::DeviceCounters;
+use crate::shadow::Shadow;
 use crate::vitals::Vitals;
 
 /// A version that is loaded and answers.
@@ -116,6 +117,8 @@ pub struct Model {
     residency: watch::Sender<Residency>,
     /// Version whose kept answers the hub wants audited, and their share in thousandths.
     audit: RwLock<Option<(Version, u16)>>,
+    /// Candidate that repeats a share of the answers.
+    shadow: RwLock<Option<Arc<Shadow>>>,
     /// Statistics of its requests.
     pub statistics: Statistics,
     /// Counters of all models of the device.
@@ -139,13 +142,26 @@ impl Model {
     fn new(name: ModelName, table: ModelTable, losses: watch::Sender<u64>, counters: Arc<DeviceCounters>) -> Self {
         let (serving, given_up) = (RwLock::default(), RwLock::default());
         let residency = watch::Sender::new(Residency::Normal);
-        let (audit, statistics) = (RwLock::default(), Statistics::default());
-        Self { name, table, serving, given_up, losses, residency, audit, statistics, counters }
+        let (audit, shadow, statistics) = (RwLock::default(), RwLock::default(), Statistics::default());
+        Self { name, table, serving, given_up, losses, residency, audit, shadow, statistics, counters }
     }
 
     /// Sets the version whose kept answers the hub wants audited, with their share in thousandths.
     pub fn set_audit(&self, audit: Option<(Version, u16)>) {
         *self.audit.write().unwrap_or_else(PoisonError::into_inner) = audit;
+    }
+
+    /// Has a candidate repeat a share of the answers until the guard is dropped.
+    #[must_use]
+    pub fn begin_shadow(self: &Arc<Self>, shadow: Shadow) -> ShadowGuard {
+        *self.shadow.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(shadow));
+        ShadowGuard(Arc::clone(self))
+    }
+
+    /// Returns the candidate that repeats a share of the answers.
+    #[must_use]
+    pub fn shadow(&self) -> Option<Arc<Shadow>> {
+        self.shadow.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns the share in thousandths of this version's kept answers that the hub wants audited.
@@ -288,6 +304,16 @@ impl Model {
             None => LocalState::NoModel,
             Some(_) => LocalState::Ready { expected: self.statistics.expected() },
         }
+    }
+}
+
+/// Ends the shadow of a model when dropped.
+#[derive(Debug)]
+pub struct ShadowGuard(Arc<Model>);
+
+impl Drop for ShadowGuard {
+    fn drop(&mut self) {
+        *self.0.shadow.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

@@ -60,7 +60,14 @@ fn version(number: u64, bias: &str, engine: &FakeEngine) -> Arc<Serving> {
     };
     let installed = Installed { version: manifest.version, variant: "fp32".parse().unwrap(), digest };
     let on: Arc<dyn Engine> = Arc::new(FakeEngine::new(1));
-    Arc::new(Serving { installed, manifest, engine: EngineName::Fake, on, session, vitals: Vitals::default() })
+    Arc::new(Serving {
+        installed,
+        manifest,
+        engine: EngineName::Fake,
+        on,
+        session,
+        vitals: edge_agent::vitals::Vitals::default(),
+    })
 }
 
 /// A server on a free port, with one model `adder` that may serve a version.

@@ -16,6 +16,7 @@ const UPDATE_STEPS: [&str; 10] = [
     "files-stored",
     "version-stored",
     "golden-checked",
+    "probation-stored",
     "slot-stored",
     "switched",
     "report-stored",
@@ -68,8 +69,8 @@ fn publish(site: &Site, version: u64) -> Result<ModelFolder> {
 /// Checks that the files which an interrupted update fetched are either in use or removed.
 fn no_leftovers(fleet: &Fleet, step: &str) -> Result<()> {
     let folder = fleet.agent.state_dir().join("models/digits");
-    wait::until_true(&format!("at most two versions are kept after {step}"), || {
-        Ok(std::fs::read_dir(&folder)?.count() <= 2)
+    wait::until_true(&format!("at most three versions are kept after {step}"), || {
+        Ok(std::fs::read_dir(&folder)?.count() <= 3)
     })
 }
 

@@ -316,7 +316,11 @@ fn a_model_that_is_not_run_any_more_on_the_device_leaves_its_requests_to_the_hub
 #[test]
 fn the_version_before_one_that_is_not_run_any_more_answers_on_device_and_hub() {
     story(|site| {
-        let (hub, agent) = fleet(site, &[("divide", "harmless", "harmless")])?;
+        let (hub, mut agent) = fleet(site, &[("divide", "harmless", "harmless")])?;
+        // On probation it would be left for good; here it has proven itself before it crashes.
+        agent.config().set("updates.probation", "0s")?;
+        agent.stop()?;
+        agent.start()?;
         hub.push(&folder(site, "divide", 2, "divide", "divide")?, &[])?.ok()?;
         agent.wait_version("divide", 2)?;
         for policy in ["only-device", "only-hub"] {
@@ -335,6 +339,50 @@ fn the_version_before_one_that_is_not_run_any_more_answers_on_device_and_hub() {
         ensure!(doctor.stdout.contains("an older version of divide serves"), "doctor does not tell: {doctor:?}");
         let told: Value = hub.json(&["status"])?;
         ensure!(told["warnings"].to_string().contains("divide/2 is not run any more"), "{told}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_version_that_kills_its_engine_on_probation_is_left_for_the_one_before_also_without_the_hub() {
+    story(|site| {
+        let (mut hub, agent) = fleet(site, &[("divide", "harmless", "harmless")])?;
+        hub.push(&folder(site, "divide", 2, "divide", "harmless")?, &[])?.ok()?;
+        agent.wait_version("divide", 2)?;
+        hub.kill()?;
+        wait::until_true("version 1 serves again", || {
+            ask(&agent, "divide", "only-device", &POISON)?;
+            Ok(agent.active_version("divide")? == Some(1))
+        })?;
+        expect(&agent, "divide", "only-device", &POISON)?;
+        let model = agent.status()?["models"][0].clone();
+        ensure!(model["failed"][0]["version"] == 2 && model["failed"][0]["kind"] == "engine_crashed", "{model}");
+        hub.start()?;
+        agent.wait_hub(true)?;
+        wait::until_true("the hub hears of the return", || {
+            Ok(hub.device("kitchen")?["models"][0]["active"]["version"] == 1)
+        })?;
+        ensure!(agent.active_version("divide")? == Some(1), "the greeting brought version 2 back");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_version_under_which_the_agent_ends_three_times_is_left_at_the_third_start() {
+    story(|site| {
+        let (hub, mut agent) = fleet(site, &[("divide", "harmless", "harmless")])?;
+        hub.push(&folder(site, "divide", 2, "harmless", "harmless")?, &[])?.ok()?;
+        agent.wait_version("divide", 2)?;
+        for end in 1..=3 {
+            wait::until_true("version 2 is on probation", || {
+                Ok(agent.status()?["models"][0]["probation"]["version"] == 2)
+            })?;
+            agent.kill()?;
+            agent.start()?;
+            ensure!(agent.active_version("divide")? == Some(if end < 3 { 2 } else { 1 }), "after {end} ends");
+        }
+        let failed = agent.status()?["models"][0]["failed"][0].clone();
+        ensure!(failed["detail"].to_string().contains("the agent ended 3 times"), "{failed}");
         Ok(())
     });
 }

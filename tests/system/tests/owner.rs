@@ -1,9 +1,12 @@
 //! Tests that the owner of a device decides on the versions of its models, before the hub does.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use testkit::author::ModelFolder;
 use testkit::digits::catalog;
-use testkit::{Fleet, Site, story, wait};
+use testkit::load::{Load, Summary};
+use testkit::{Fleet, InferOptions, Site, story, wait};
 
 /// A device that serves version 3 and keeps versions 2 and 1.
 fn serving_v3(site: &Site) -> Result<Fleet> {
@@ -53,7 +56,7 @@ fn a_rollback_returns_without_the_hub_survives_restarts_and_no_greeting_undoes_i
         fleet.agent.wait_hub(true)?;
         wait::until_true("the hub hears of the rollback", || {
             let device = fleet.hub.device("kitchen")?;
-            Ok(device["models"][0]["active"]["version"] == 1 && device["models"][0]["report"]["version"] == 1)
+            Ok(device["models"][0]["active"]["version"] == 1)
         })?;
         ensure!(fleet.agent.active_version("digits")? == Some(1), "the greeting brought version 3 back");
         // An operator who asks for this device goes past it.
@@ -121,6 +124,49 @@ fn a_pin_to_a_version_that_was_never_signed_keeps_what_serves() {
             Ok(status(&fleet)?["failed"][0]["kind"] == "not_signed" && status(&fleet)?["update"]["state"] == "idle")
         })?;
         fleet.expect_local(1)
+    });
+}
+
+#[test]
+fn a_rollback_that_is_cut_off_after_it_was_stored_is_carried_out_at_the_next_start() {
+    story(|site| {
+        let mut fleet = Fleet::serving_v1(site)?;
+        fleet.hub.push(&catalog().join("v2"), &[])?.ok()?;
+        fleet.agent.wait_version("digits", 2)?;
+        fleet.hub.kill()?;
+        fleet.agent.stop()?;
+        fleet.agent.env("SANDERLING_CRASH_AT", "orders-stored");
+        fleet.agent.start()?;
+        fleet.agent.run(["model", "rollback", "digits"])?;
+        wait::until("the agent dies", || fleet.agent.daemon()?.ended())?;
+        fleet.agent.env("SANDERLING_CRASH_AT", "");
+        fleet.agent.start()?;
+        ensure!(fleet.agent.active_version("digits")? == Some(1), "version 2 was loaded again");
+        fleet.expect_local(1)
+    });
+}
+
+#[test]
+fn no_request_is_lost_while_versions_are_left_and_pinned() {
+    story(|site| {
+        let fleet = serving_v3(site)?;
+        let load =
+            Load::start(&fleet.client()?, &fleet.digits, &InferOptions::policy("only-device"), 2, Duration::ZERO);
+        wait::until_true("the load runs", || Ok(load.sent() > 50))?;
+        for (args, version) in [
+            (["rollback", "digits"].as_slice(), 2),
+            (&["pin", "digits", "1"], 1),
+            (&["pin", "digits", "3"], 3),
+            (&["rollback", "digits"], 1),
+        ] {
+            order(&fleet, args)?;
+            fleet.agent.wait_version("digits", version)?;
+            let after = load.sent();
+            wait::until_true("the load goes on", || Ok(load.sent() > after + 20))?;
+        }
+        let summary = Summary::of(&load.finish()?);
+        ensure!(summary.failed == 0, "{} of {} failed: {:?}", summary.failed, summary.requests, summary.first_failure);
+        Ok(())
     });
 }
 

@@ -25,6 +25,9 @@ impl Walk<'_> {
         match response.receipt.place {
             Place::Device => {
                 model.counters.count(&model.name, version, |tally| tally.kept = tally.kept.saturating_add(1));
+                if let Some(shadow) = self.model.shadow() {
+                    shadow.offer(&self.request.id, &self.request.inputs, &response.outputs);
+                }
                 if let Some(audits) = self.limits.audits.as_ref().filter(|_| is_audited) {
                     audits.add(Audit {
                         model: model.clone(),

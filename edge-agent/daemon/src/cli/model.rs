@@ -25,11 +25,13 @@ pub struct ModelVerb {
 #[derive(Debug, Subcommand)]
 enum Order {
     /// Leaves the version that serves and serves the one before it; offers of the fleet do not bring it back
+    #[command(after_help = "Example: edge-agent model rollback digits")]
     Rollback {
         /// Name of the model
         model: ModelName,
     },
     /// Serves one version until it is unpinned, fetching it where it is not on the device
+    #[command(after_help = "Example: edge-agent model pin digits 6")]
     Pin {
         /// Name of the model
         model: ModelName,
@@ -38,16 +40,19 @@ enum Order {
         version: Version,
     },
     /// Ends a pin: offers of the hub are taken again
+    #[command(after_help = "Example: edge-agent model unpin digits")]
     Unpin {
         /// Name of the model
         model: ModelName,
     },
     /// Keeps the version that serves, whatever the hub wants
+    #[command(after_help = "Example: edge-agent model hold digits")]
     Hold {
         /// Name of the model
         model: ModelName,
     },
     /// Ends a hold: offers of the hub are taken again
+    #[command(after_help = "Example: edge-agent model resume digits")]
     Resume {
         /// Name of the model
         model: ModelName,

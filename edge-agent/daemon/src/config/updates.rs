@@ -26,6 +26,12 @@ const PROBATION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Default maximum share of audited answers: one in twenty, so that 300 audits take 6,000 answers of a whole fleet.
 const AUDIT_SHARE_DEFAULT: f64 = 0.05;
 
+/// Default share of the live requests that are drawn for the shadow.
+const SHADOW_SHARE_DEFAULT: f64 = 0.1;
+
+/// Default maximum time in the shadow: long enough for a device that infers ten times a minute to compare ten answers.
+const SHADOW_TIME_DEFAULT: Duration = Duration::from_secs(600);
+
 /// Section `[updates]` of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -60,6 +66,17 @@ pub struct UpdatesTable {
     /// Minimum share, 0 to 1, of the golden inputs to which a new version gives the answers of the one that serves. Default 0:
     /// a new version is meant to answer otherwise.
     pub measure_agreement_min: Share,
+    /// Number of live requests that a new version answers too before it serves, compared and never shown. Default 0: none.
+    ///
+    /// The version that serves answers them as usual. An update over a quiet model takes up to `shadow_time` longer.
+    pub shadow_answers: u64,
+    /// Share, 0 to 1, of the live requests that are drawn for it. Default 0.1. It takes at most a tenth of one processor.
+    pub shadow_share: Share,
+    /// Maximum time that a new version answers in the shadow. Default `10m`; at most `7d`.
+    #[serde(with = "config::duration")]
+    pub shadow_time: Duration,
+    /// Minimum share, 0 to 1, of equal answers in the shadow. Default 0: a new version is meant to answer otherwise sometimes.
+    pub shadow_agreement_min: Share,
     /// Time of the day in which updates may begin, like `02:00-05:00`, by the device's local time. Default any time.
     ///
     /// An update that has begun goes on. Orders of the owner, and returns that the hub asks for, do not wait.
@@ -96,6 +113,10 @@ impl Default for UpdatesTable {
             measure_latency_factor_max: LATENCY_FACTOR_MAX,
             measure_memory_max_bytes: None,
             measure_agreement_min: Share::default(),
+            shadow_answers: 0,
+            shadow_share: Share::of(SHADOW_SHARE_DEFAULT).unwrap_or_default(),
+            shadow_time: SHADOW_TIME_DEFAULT,
+            shadow_agreement_min: Share::default(),
             window: None,
             metered: OnMetered::default(),
             link: LinkCost::default(),
@@ -125,8 +146,9 @@ impl UpdatesTable {
         Settings {
             keep: self.keep,
             measure: self.measure.then_some(measure),
+            shadow: self.shadow_answers > 0 && !self.shadow_time.is_zero(),
+            shadow_agreement: self.shadow_agreement_min.as_f64(),
             probation: (!self.probation.is_zero()).then_some(probation),
-            ..Settings::default()
         }
     }
 }
@@ -144,6 +166,9 @@ impl Validate for UpdatesTable {
         }
         if self.probation_answers == 0 {
             mistakes.add("updates.probation_answers", "use at least 1, or probation = \"0s\" for no probation");
+        }
+        if self.shadow_time > PROBATION_MAX {
+            mistakes.add("updates.shadow_time", "use 0s to 7d");
         }
         if self.measure_latency_factor_max == 0 {
             mistakes.add("updates.measure_latency_factor_max", "use at least 1");
@@ -247,6 +272,16 @@ mod tests {
         assert_eq!(Share::of(0.125).map(Share::as_f64), Some(0.125));
         for wrong in [-0.001, 1.001, f64::NAN, f64::INFINITY] {
             assert_eq!(Share::of(wrong), None, "{wrong}");
+        }
+        let text = "[updates]\nmeasure_agreement_min = 2.0\nwindow = \"02:00\"\nlink = \"free\"";
+        let told = ::config::parse::<crate::config::AgentConfig>(text, std::path::Path::new("agent.toml")).unwrap_err();
+        for mistake in ["updates.measure_agreement_min", "updates.window", "updates.link"] {
+            assert!(told.to_string().contains(mistake), "{mistake} is not in {told}");
+        }
+        let text = "[updates]\nkeep = 17\nprobation_answers = 0";
+        let told = ::config::parse::<crate::config::AgentConfig>(text, std::path::Path::new("agent.toml")).unwrap_err();
+        for mistake in ["updates.keep", "updates.probation_answers"] {
+            assert!(told.to_string().contains(mistake), "{mistake} is not in {told}");
         }
     }
 }

@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
-use edge_core::update::OfferKind;
+use edge_core::slots::Installed;
 use edge_core::update::orders::{OrderRefused, OwnerOrder};
+use edge_core::update::{OfferKind, Updater as Machine};
 use tokio::sync::{mpsc, oneshot};
 use types::{ModelName, Version};
 
@@ -95,5 +96,30 @@ impl Updaters {
         let updaters = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let updater = updaters.get(model).ok_or_else(|| NotOrdered::UnknownModel(model.clone()))?;
         updater.try_send(command).map_err(|_full_or_closed| NotOrdered::Busy)
+    }
+}
+
+/// Returns the effect of an order that is about to be carried out, for people.
+pub(super) fn effect(model: &ModelName, order: &OwnerOrder, machine: &Machine) -> String {
+    let slots = machine.slots();
+    let version = |installed: Option<&Installed>| installed.map_or("none".to_owned(), |slot| slot.version.to_string());
+    match order {
+        OwnerOrder::Rollback => format!(
+            "{model} returns from version {} to version {}; `edge-agent status` shows the progress",
+            version(slots.active.as_ref()),
+            version(slots.previous.first())
+        ),
+        OwnerOrder::Pin(pinned) if slots.active_version() == Some(*pinned) => {
+            format!("{model} stays at version {pinned} until `edge-agent model unpin {model}`")
+        }
+        OwnerOrder::Pin(pinned) => {
+            format!("{model} goes to version {pinned} and stays there until `edge-agent model unpin {model}`")
+        }
+        OwnerOrder::Unpin => format!("{model} takes the versions that the hub offers"),
+        OwnerOrder::Hold => format!(
+            "{model} stays at version {} until `edge-agent model resume {model}`",
+            version(slots.active.as_ref())
+        ),
+        OwnerOrder::Resume => format!("{model} takes the versions that the hub offers"),
     }
 }

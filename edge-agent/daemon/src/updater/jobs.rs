@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use edge_core::slots::Slots;
 use edge_core::update::measure::Comparison;
 use edge_core::update::probation::Probation;
-use edge_core::update::{Failure, FailureKind};
+use edge_core::update::{Failure, FailureKind, ShadowTally};
 use engine::{HostDeath, InferError};
 use tokio_util::sync::CancellationToken;
 use types::{Digest, EngineName, Place, Version};
@@ -49,6 +49,8 @@ pub(super) enum Done {
     GoldenMatched(Arc<Serving>),
     /// Figures of the candidate, and the session of its best form.
     Measured(Comparison, Arc<Serving>),
+    /// Answers of the candidate in the shadow of the version that serves.
+    Shadowed(ShadowTally),
     /// The session that served before, if it stays loaded.
     Switched(Option<Arc<Serving>>),
 }

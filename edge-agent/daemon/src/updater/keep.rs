@@ -1,12 +1,17 @@
 //! Durable state of a model's orders and probation: what the update machine wants kept, with what only the shell knows.
 
-use edge_core::update::LastEnd;
+use std::sync::Arc;
+
+use edge_core::slots::Slots;
 use edge_core::update::orders::Orders;
 use edge_core::update::probation::Probation;
+use edge_core::update::{Failure, LastEnd, Report};
 use store::StoreError;
 use types::Version;
 
+use super::disk;
 use super::task::UpdaterParts;
+use crate::crash::{CrashPoint, crash_at};
 
 /// Orders on one model, with the audit that the hub asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -75,6 +80,44 @@ pub(super) async fn keep_probation(parts: &UpdaterParts, probation: Option<Proba
     };
     if let Err(error) = kept {
         tracing::warn!(model = key, error = telemetry::chain(&error), "a probation is not stored");
+    }
+}
+
+/// Writes repaired pointers.
+pub(super) async fn repair(parts: &Arc<UpdaterParts>, slots: Slots) {
+    tracing::warn!(model = %parts.model.name, ?slots, "the pointers are repaired");
+    let writer = Arc::clone(parts);
+    let written =
+        tokio::task::spawn_blocking(move || disk::write_slots(&writer.folder, &writer.model.name, &slots)).await;
+    if let Ok(Err(failure)) = written {
+        tracing::error!(%failure, "repaired pointers were not written: they are repaired again at the next start");
+    }
+}
+
+/// Puts a report into the outbox.
+pub(super) async fn send_report(parts: &UpdaterParts, report: Report) {
+    if report.outcome.is_final() {
+        telemetry::metrics::update_ended(parts.model.name.as_str(), report.outcome.as_str());
+    }
+    tracing::info!(
+        model = %report.model,
+        version = %report.version,
+        stage = %report.stage,
+        outcome = report.outcome.as_str(),
+        "update"
+    );
+    parts.reports.push(report).await;
+    crash_at(CrashPoint::ReportStored);
+}
+
+/// Stores the reason for which a version is left alone.
+pub(super) async fn remember(parts: &UpdaterParts, version: Version, failure: &Failure) {
+    say_if_not_kept(parts.failed.put(&parts.key(version), failure).await);
+}
+
+pub(super) fn say_if_not_kept(kept: Result<(), StoreError>) {
+    if let Err(error) = kept {
+        tracing::warn!(error = telemetry::chain(&error), "a failure is remembered in memory only");
     }
 }
 

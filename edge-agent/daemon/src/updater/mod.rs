@@ -16,6 +16,7 @@ mod keep;
 mod load;
 mod measure;
 mod observe;
+mod shadow;
 mod start;
 mod task;
 mod trouble;

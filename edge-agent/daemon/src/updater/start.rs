@@ -10,7 +10,7 @@ use store::StoreError;
 use types::Version;
 
 use super::load::{Trial, Wanted};
-use super::task::{self, ModelUpdater, UpdaterParts};
+use super::task::{ModelUpdater, UpdaterParts};
 use super::{disk, jobs, keep, trouble};
 use crate::models::Serving;
 
@@ -39,7 +39,7 @@ impl ModelUpdater {
         let (serving, crashed) = load_what_served(&parts, &found.slots, &found.complete).await;
         for (version, failure) in crashed {
             found.complete.retain(|installed| installed.version != version);
-            task::remember(&parts, version, &failure).await;
+            keep::remember(&parts, version, &failure).await;
             found.failed.insert(version, failure);
         }
         let (machine, steps) = resume(parts.model.name.clone(), settings, found);
@@ -60,10 +60,10 @@ impl ModelUpdater {
 /// Carries out a step that comes before anything is loaded.
 async fn write(parts: &Arc<UpdaterParts>, step: Step) {
     match step {
-        Step::Repair { slots } => task::repair(parts, slots).await,
-        Step::Remember { version, failure } => task::remember(parts, version, &failure).await,
+        Step::Repair { slots } => keep::repair(parts, slots).await,
+        Step::Remember { version, failure } => keep::remember(parts, version, &failure).await,
         Step::KeepProbation { probation } => keep::keep_probation(parts, probation, true).await,
-        Step::Report(report) => task::send_report(parts, report).await,
+        Step::Report(report) => keep::send_report(parts, report).await,
         other => tracing::error!(step = ?other, "this step is not for the start of the agent"),
     }
 }

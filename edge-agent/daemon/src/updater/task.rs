@@ -6,21 +6,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bundle::{Bundle, Verified};
-use edge_core::slots::{Installed, Slots};
-use edge_core::update::orders::OwnerOrder;
-use edge_core::update::{Event, Failure, FailureKind, Report, Step, Updater as Machine};
-use store::{StoreError, Table};
+use edge_core::update::{Event, Failure, FailureKind, Step, Updater as Machine};
+use store::Table;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use types::{ModelName, Version};
+use types::Version;
 
-use super::commands::{Command, HubOrder, NotOrdered};
+use super::commands::{self, Command, HubOrder, NotOrdered};
 use super::failover::Failovers;
 use super::gate::Gate;
 use super::jobs::{self, Candidate, Done};
 use super::keep::{self, StoredOrders};
 use super::observe::{self, Observer};
-use super::{Attempts, LoadTable, Transfers, disk, fetch, measure, trouble};
+use super::{Attempts, LoadTable, Transfers, disk, fetch, measure, shadow, trouble};
 use crate::config::UpdatesTable;
 use crate::crash::{CrashPoint, crash_at};
 use crate::engines::Engines;
@@ -212,7 +210,7 @@ impl ModelUpdater {
             }
             Command::Owner(order, done) => {
                 let checked = self.machine.check_order(&order);
-                let effect = effect(&self.parts.model.name, &order, &self.machine);
+                let effect = commands::effect(&self.parts.model.name, &order, &self.machine);
                 if checked.is_ok() {
                     self.handle(Event::Ordered(order)).await;
                 }
@@ -284,6 +282,7 @@ impl ModelUpdater {
                 self.made.serving = Some(serving);
                 Event::Measured(compared)
             }
+            Ok(Done::Shadowed(tally)) => Event::Shadowed(tally),
             Ok(Done::Switched(before)) => {
                 self.made = Made::default();
                 self.standby = before;
@@ -334,8 +333,13 @@ impl ModelUpdater {
                 }
                 (None, _) | (_, None) => self.begin_lost(),
             },
-            // The settings of this agent never ask for it.
-            Step::Shadow { .. } => self.begin_lost(),
+            Step::Shadow { .. } => match self.made.serving.clone() {
+                Some(serving) => {
+                    let abandoned = CancellationToken::new();
+                    self.begin(shadow::shadow(self.parts(), serving, abandoned.clone()), abandoned);
+                }
+                None => self.begin_lost(),
+            },
             Step::Switch { slots, probation, .. } => match self.made.serving.clone() {
                 Some(serving) => {
                     let job = jobs::switch(self.parts(), serving, slots, probation);
@@ -361,12 +365,12 @@ impl ModelUpdater {
                 }
                 keep::keep_probation(&self.parts, probation, true).await;
             }
-            Step::Repair { slots } => repair(&self.parts, slots).await,
-            Step::Report(report) => send_report(&self.parts, report).await,
-            Step::Remember { version, failure } => remember(&self.parts, version, &failure).await,
+            Step::Repair { slots } => keep::repair(&self.parts, slots).await,
+            Step::Report(report) => keep::send_report(&self.parts, report).await,
+            Step::Remember { version, failure } => keep::remember(&self.parts, version, &failure).await,
             Step::Forget { version } => {
                 let kept = self.parts.failed.delete(&self.parts.key(version)).await;
-                say_if_not_kept(kept);
+                keep::say_if_not_kept(kept);
             }
             // The loop asks the machine for its next time-out.
             Step::WaitUntil(_) => {}
@@ -453,68 +457,5 @@ async fn sleep_until(instant: Option<Instant>) {
         // Never in the past by much: a machine that asks for a moment gone by must not spin the task.
         Some(instant) => tokio::time::sleep_until(instant.max(Instant::now() + Duration::from_millis(1)).into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Writes repaired pointers.
-pub(super) async fn repair(parts: &Arc<UpdaterParts>, slots: Slots) {
-    tracing::warn!(model = %parts.model.name, ?slots, "the pointers are repaired");
-    let writer = Arc::clone(parts);
-    let written =
-        tokio::task::spawn_blocking(move || disk::write_slots(&writer.folder, &writer.model.name, &slots)).await;
-    if let Ok(Err(failure)) = written {
-        tracing::error!(%failure, "repaired pointers were not written: they are repaired again at the next start");
-    }
-}
-
-/// Puts a report into the outbox.
-pub(super) async fn send_report(parts: &UpdaterParts, report: Report) {
-    if report.outcome.is_final() {
-        telemetry::metrics::update_ended(parts.model.name.as_str(), report.outcome.as_str());
-    }
-    tracing::info!(
-        model = %report.model,
-        version = %report.version,
-        stage = %report.stage,
-        outcome = report.outcome.as_str(),
-        "update"
-    );
-    parts.reports.push(report).await;
-    crash_at(CrashPoint::ReportStored);
-}
-
-/// Stores the reason for which a version is left alone.
-pub(super) async fn remember(parts: &UpdaterParts, version: Version, failure: &Failure) {
-    say_if_not_kept(parts.failed.put(&parts.key(version), failure).await);
-}
-
-fn say_if_not_kept(kept: Result<(), StoreError>) {
-    if let Err(error) = kept {
-        tracing::warn!(error = telemetry::chain(&error), "a failure is remembered in memory only");
-    }
-}
-
-/// Returns the effect of an order that is about to be carried out, for people.
-fn effect(model: &ModelName, order: &OwnerOrder, machine: &Machine) -> String {
-    let slots = machine.slots();
-    let version = |installed: Option<&Installed>| installed.map_or("none".to_owned(), |slot| slot.version.to_string());
-    match order {
-        OwnerOrder::Rollback => format!(
-            "{model} returns from version {} to version {}; `edge-agent status` shows the progress",
-            version(slots.active.as_ref()),
-            version(slots.previous.first())
-        ),
-        OwnerOrder::Pin(pinned) if slots.active_version() == Some(*pinned) => {
-            format!("{model} stays at version {pinned} until `edge-agent model unpin {model}`")
-        }
-        OwnerOrder::Pin(pinned) => {
-            format!("{model} goes to version {pinned} and stays there until `edge-agent model unpin {model}`")
-        }
-        OwnerOrder::Unpin => format!("{model} takes the versions that the hub offers"),
-        OwnerOrder::Hold => format!(
-            "{model} stays at version {} until `edge-agent model resume {model}`",
-            version(slots.active.as_ref())
-        ),
-        OwnerOrder::Resume => format!("{model} takes the versions that the hub offers"),
     }
 }
