@@ -10,7 +10,9 @@ use bundle::delta::{Header, Segment, element::Kind, header::Range, wire};
 use serde_json::Value;
 use testkit::author::{ModelFolder, blob_of};
 use testkit::digits::catalog;
-use testkit::{Agent, Fleet, Hub, Site, story, wait};
+use testkit::load::ask_one;
+use testkit::udp_proxy::{Faults, UdpProxy};
+use testkit::{Agent, Digits, Fleet, Hub, InferOptions, Site, story, tools, wait};
 use types::Digest;
 
 /// Bytes of the weights that make a model large: more than the first part in which a device fetches a delta (1 MiB).
@@ -396,5 +398,56 @@ fn only_past_versions_that_no_device_holds_are_deleted() {
         delete(&fleet.hub, 5)?.ok()?;
         fleet.hub.run(["model", "gc"])?.ok()?;
         fleet.expect_local(4)
+    });
+}
+
+/// Bytes of weights that take seconds to download over a network with delay.
+const LARGE_BYTES: usize = 48 << 20;
+
+#[test]
+fn requests_to_the_hub_are_answered_while_a_version_downloads() {
+    if !tools::runs_long("a download of 48 MiB over a slow network") {
+        return;
+    }
+    story(|site| {
+        let mut hub = site.hub_of_whole_files()?;
+        hub.start()?;
+        hub.push(&catalog().join("v1"), &[])?.ok()?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        let network = Faults { delay: Duration::from_millis(10), ..Faults::NONE };
+        let proxy = runtime.block_on(UdpProxy::start(hub.address("quic")?.parse()?, network, 1))?;
+        let mut agent = site.agent("kitchen")?;
+        agent.enrol(&hub)?;
+        agent.config().set("hub.addresses", vec![proxy.addr().to_string()])?;
+        agent.start()?;
+        agent.wait_version("digits", 1)?;
+        let (client, digits) = (agent.client()?, Digits::load()?);
+        let one = |index: usize| {
+            let sample = ask_one(&client, &digits, index % 100, &InferOptions::policy("only-hub"));
+            let seen = sample.outcome.map_err(anyhow::Error::msg)?;
+            ensure!(seen.place == "hub", "{seen:?}");
+            Ok(sample.took)
+        };
+        let mut idle = (0..100).map(one).collect::<Result<Vec<Duration>>>()?;
+        let second = ModelFolder::copy(site, "v1", 2)?;
+        second.add_weights("int8-qdq.onnx", "ballast", LARGE_BYTES, 1)?;
+        hub.push(second.path(), &[])?.ok()?;
+        let mut busy = Vec::new();
+        while agent.active_version("digits")? != Some(2) && busy.len() < 10_000 {
+            let took = one(busy.len())?;
+            let state = update(&agent)?;
+            if state["state"] == "fetching" {
+                busy.push(took);
+            }
+        }
+        idle.sort();
+        busy.sort();
+        ensure!(busy.len() >= 10, "only {} requests during the download", busy.len());
+        let at = |times: &[Duration], percent: usize| times[times.len() * percent / 100];
+        for percent in [50, 95] {
+            println!("p{percent}: {:?} idle, {:?} during the download", at(&idle, percent), at(&busy, percent));
+        }
+        println!("{} requests during the download", busy.len());
+        Ok(())
     });
 }

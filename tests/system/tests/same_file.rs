@@ -156,7 +156,7 @@ fn a_damaged_local_copy_and_a_lost_part_are_fetched_anew_and_never_called_tamper
 #[test]
 fn a_file_that_rotted_on_the_hub_is_not_sent_is_shown_and_is_fetched_again_once_it_is_pushed() {
     story(|site| {
-        let fleet = testkit::Fleet::serving_v1(site)?;
+        let fleet = testkit::Fleet::of_whole_files(site)?;
         let v2 = catalog().join("v2");
         fleet.hub.push(&v2, &["--hold"])?.ok()?;
         let blob = testkit::author::blob_of(&fleet.hub, "digits", 2, "device")?;

@@ -96,10 +96,11 @@ fn walk(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<(String, Path
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let name = format!("{prefix}{name}");
-        let is_store = depth == 0 && name.starts_with("store");
+        // The store has its own snapshot; deltas are a cache that a restored hub makes again.
+        let is_left_out = depth == 0 && (name.starts_with("store") || name == "deltas");
         // Links are followed: blobs may lie on another disk.
         match std::fs::metadata(&path) {
-            Ok(kind) if kind.is_dir() && depth < DEPTH_MAX && !is_store && name != "trust/trusted" => {
+            Ok(kind) if kind.is_dir() && depth < DEPTH_MAX && !is_left_out && name != "trust/trusted" => {
                 walk(&path, &format!("{name}/"), depth + 1, found)?;
             }
             Ok(kind) if kind.is_file() => found.push((name, path)),
