@@ -1,26 +1,26 @@
-//! `cargo xtask demo`: the whole product on loopback, in five acts, with every figure measured in this run.
+//! `cargo xtask demo`: the whole product on loopback, in six acts, with every figure measured in this run.
 //!
-//! A hub and two agents run as real processes from a temporary folder ([`stage`]); the results are collected in
+//! A hub and two agents, later six, run as real processes from a temporary folder ([`stage`]); the results are collected in
 //! [`figures`], which also checks the claims of the run. If a claim does not hold, the exit code is not zero.
 
 #![expect(clippy::print_stdout, reason = "the demo is what it prints")]
 
 mod figures;
+mod rollout;
 mod stage;
 
 use std::fs;
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use testkit::author::{ModelFolder, blob_of, flip_byte};
 use testkit::digits::catalog;
-use testkit::load::{Load, Summary, sweep};
-use testkit::{Binaries, Client, InferOptions, wait};
+use testkit::load::{Summary, sweep};
+use testkit::{Binaries, Client, InferOptions};
 
-use figures::{Figures, Outage, PolicyRow, Update, bytes, micros, millis, percent, time};
+use figures::{Figures, Outage, PolicyRow, micros, millis, percent, time};
 use stage::Stage;
 
 use crate::package::{build_packages, target_folder};
@@ -50,12 +50,6 @@ const CLIENTS_PER_DEVICE: usize = 2;
 /// Number of digits that are sent while the hub is down: enough to exclude chance.
 const DIGITS_WITHOUT_HUB: usize = 500;
 
-/// Pause of each client of the steady load: about 200 requests per second in all on two cores.
-const LOAD_PAUSE: Duration = Duration::from_millis(10);
-
-/// Duration of the load before the push and after the last switch.
-const LOAD_MARGIN: Duration = Duration::from_millis(1500);
-
 /// Runs the verb to its end.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let library = setup::onnxruntime(setup::Arch::host()?)?;
@@ -81,7 +75,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn play(binaries: Binaries, keep: bool, figures: &mut Figures) -> Result<Stage> {
     println!("\nSanderling: one hub, two devices and 2,000 real handwritten digits, over loopback on this machine.");
     let mut stage = Stage::set(binaries, keep)?;
-    let acts = [raise, compare_policies, lose_the_hub, update_under_load, offer_a_tampered_version];
+    let acts = [
+        raise,
+        compare_policies,
+        lose_the_hub,
+        rollout::bring_version_2,
+        offer_a_tampered_version,
+        rollout::stop_a_version_with_wrong_answers,
+    ];
     for act in acts {
         if let Err(error) = act(&mut stage, figures) {
             eprintln!("{}", stage.site().logs());
@@ -203,66 +204,6 @@ fn lose_the_hub(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
     figures.claim(refused.status == 503, "only-hub failed at once with an error");
     figures.claim(back.status == 200, "both devices reconnected to the hub automatically");
     figures.outage = outage;
-    Ok(())
-}
-
-fn update_under_load(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
-    act(4, "Version 2 arrives under steady load");
-    let before = stage.sum("sanderling_update_bytes_total")?;
-    let clients = stage.agents.iter().map(testkit::Agent::client).collect::<Result<Vec<Client>>>()?;
-    let load: Vec<Load> = clients
-        .iter()
-        .map(|client| Load::start(client, &stage.digits, &InferOptions::policy("cascade"), 2, LOAD_PAUSE))
-        .collect();
-    thread::sleep(LOAD_MARGIN);
-    let pushed = Instant::now();
-    stage.push(&catalog().join("v2"))?;
-    follow_update(stage)?;
-    let took = pushed.elapsed();
-    thread::sleep(LOAD_MARGIN);
-    let samples = load.into_iter().map(Load::finish).collect::<Result<Vec<_>>>()?.concat();
-    let summary = Summary::of(&samples);
-    let update = Update {
-        accuracy_before: figures.policies.first().map_or(0.0, |row| row.accuracy),
-        accuracy_after: sweep_all(stage, "only-device")?.accuracy,
-        requests: summary.requests,
-        failed: summary.failed,
-        p99_us: micros(summary.p99),
-        bytes_fetched: stage.sum("sanderling_update_bytes_total")?.saturating_sub(before),
-        took_ms: millis(took),
-    };
-    println!(
-        "   digits/2   on both devices {} ms after the push began, {} fetched",
-        update.took_ms,
-        bytes(update.bytes_fetched)
-    );
-    println!(
-        "   load       {} requests during the update, {} failed, p99 {}",
-        update.requests,
-        update.failed,
-        time(update.p99_us)
-    );
-    let (old, new) = (percent(update.accuracy_before), percent(update.accuracy_after));
-    println!("   accuracy   on the device alone: {old} before, {new} after");
-    if let Some(failure) = &summary.first_failure {
-        println!("   failure    {failure}");
-    }
-    figures.claim(update.failed == 0 && update.requests > 0, "no request failed while the version was switched");
-    figures.claim(update.accuracy_after > update.accuracy_before, "version 2 is better than version 1");
-    figures.update = update;
-    Ok(())
-}
-
-/// Displays the switches of the devices, one after the other.
-fn follow_update(stage: &Stage) -> Result<()> {
-    let bar = progress(u64::try_from(stage.agents.len())?, "switched");
-    wait::until_true("both devices serve digits/2", || {
-        let versions = stage.agents.iter().map(|agent| agent.active_version("digits")).collect::<Result<Vec<_>>>()?;
-        let done = versions.iter().filter(|version| **version == Some(2)).count();
-        bar.set_position(u64::try_from(done)?);
-        Ok(done == versions.len())
-    })?;
-    bar.finish_and_clear();
     Ok(())
 }
 

@@ -17,7 +17,6 @@ use edge_agent::inference::{AgentService, endpoint, router};
 use edge_agent::models::{Models, Serving};
 use edge_agent::status::SharedStatus;
 use edge_agent::uplink::Link;
-use edge_agent::vitals::Vitals;
 use edge_core::slots::Installed;
 use engine::fake::Gate;
 use engine::{Engine, FakeEngine, LoadOptions, ModelBytes, SessionWorker, WorkerOptions};

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use onnx_graph::proto::{ModelProto, TensorProto};
+use onnx_graph::proto::{AttributeProto, ModelProto, NodeProto, TensorProto};
 use prost::Message as _;
 use serde_json::Value;
 
@@ -88,6 +88,39 @@ impl ModelFolder {
             ..TensorProto::default()
         };
         model.graph.get_or_insert_default().initializer.push(tensor);
+        fs::write(&path, model.encode_to_vec()).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Turns each answer of a classifier into the next class, with the same confidence: a valid model with wrong answers.
+    ///
+    /// # Errors
+    /// Fails when the file is no ONNX model with an output of `classes` scores, or cannot be read or written.
+    pub fn answer_wrongly(&self, file: &str, output: &str, classes: u64) -> Result<()> {
+        let path = self.path.join(file);
+        let read = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let mut model = ModelProto::decode(read.as_slice()).with_context(|| format!("decode {}", path.display()))?;
+        let graph = model.graph.get_or_insert_default();
+        let right = format!("{output}_right");
+        let made = graph.node.iter_mut().flat_map(|node| &mut node.output).find(|made| *made == output);
+        right.clone_into(made.with_context(|| format!("{} has no output {output}", path.display()))?);
+        let turned: Vec<u8> = (0..classes).flat_map(|class| ((class + 1) % classes).to_le_bytes()).collect();
+        graph.initializer.push(TensorProto {
+            name: Some("turned_classes".to_owned()),
+            data_type: Some(7),
+            dims: vec![i64::try_from(classes).context("a number of classes")?],
+            raw_data: Some(turned.into()),
+            ..TensorProto::default()
+        });
+        let axis =
+            AttributeProto { name: Some("axis".to_owned()), r#type: Some(2), i: Some(-1), ..AttributeProto::default() };
+        graph.node.push(NodeProto {
+            op_type: Some("Gather".to_owned()),
+            name: Some("turn_classes".to_owned()),
+            input: vec![right, "turned_classes".to_owned()],
+            output: vec![output.to_owned()],
+            attribute: vec![axis],
+            ..NodeProto::default()
+        });
         fs::write(&path, model.encode_to_vec()).with_context(|| format!("write {}", path.display()))
     }
 

@@ -15,6 +15,8 @@ pub(super) struct Figures {
     pub(super) outage: Outage,
     /// Figures of the update to version 2 under load.
     pub(super) update: Update,
+    /// Figures of the rollout of wrong answers.
+    pub(super) rollout: Rollout,
     /// Report of each device on the tampered version.
     pub(super) tampered: Vec<String>,
     /// Claims about the product, with the result of this run.
@@ -75,8 +77,23 @@ pub(super) struct Update {
     pub(super) p99_us: u64,
     /// Bytes of model files that the devices received.
     pub(super) bytes_fetched: u64,
-    /// Time from the push until the last device served the version, in milliseconds.
+    /// Bytes of model files that deltas made.
+    pub(super) bytes_saved: u64,
+    /// Time from the start of the rollout until the last device served the version, in milliseconds.
     pub(super) took_ms: u64,
+}
+
+/// Figures of the rollout with wrong answers.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Rollout {
+    /// State at its end.
+    pub(super) state: String,
+    /// Number of devices that served the version.
+    pub(super) devices_exposed: u64,
+    /// Time from its start until every device served the version before, in milliseconds.
+    pub(super) took_ms: u64,
+    /// Explanation by the hub.
+    pub(super) explained: String,
 }
 
 /// One claim of the demo about the product.

@@ -105,7 +105,8 @@ pub(super) fn stop_a_version_with_wrong_answers(stage: &mut Stage, figures: &mut
     fs::write(&gate, GATE).with_context(|| format!("write {}", gate.display()))?;
     let load = start_load(stage)?;
     let begun = Instant::now();
-    let create = ["rollout", "create", "digits", "4", "--to", "all", "--waves", WAVES, "--on-breach", "rollback", "--gate"];
+    let create =
+        ["rollout", "create", "digits", "4", "--to", "all", "--waves", WAVES, "--on-breach", "rollback", "--gate"];
     let mut command = stage.hub.command();
     command.args(create).arg(&gate);
     testkit::Finished::run(&mut command)?.ok()?;
