@@ -82,7 +82,7 @@ pub struct RolloutView {
     /// Reason of the state, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What happens next, in words.
+    /// Next thing that happens, in words.
     pub next: String,
     /// Gate as TOML, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -98,7 +98,7 @@ pub struct RolloutView {
     pub created_unix_ms: u64,
     /// Operator who created it.
     pub created_by: String,
-    /// Numbers of devices.
+    /// Numbers of its devices by state.
     pub devices: RolloutCounts,
 }
 
@@ -186,11 +186,11 @@ pub struct RolloutExplanation {
 pub struct DecisionView {
     /// Time of the decision.
     pub at_unix_ms: u64,
-    /// Kind, like `wave-passed`.
+    /// Kind of the decision, like `wave-passed`.
     pub what: String,
-    /// Reason in words.
+    /// Reason of the decision in words.
     pub reason: String,
-    /// Evidence in words.
+    /// Evidence in words, one figure each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evidence: Vec<String>,
 }

@@ -177,6 +177,8 @@ fn page(view: &ModelView) -> String {
         let state = match (Some(version.version) == view.offered, version.held) {
             (true, _) => "offered",
             (false, true) => "held",
+            // A rollout or a pin brings it to some devices.
+            (false, false) if view.offered.is_none_or(|offered| version.version > offered) => "released",
             (false, false) => "past",
         };
         [

@@ -90,7 +90,7 @@ pub struct DeviceView<'a> {
 /// The fleet at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Survey<'a> {
-    /// Every device.
+    /// Every device of the hub, by name.
     pub devices: &'a [DeviceView<'a>],
     /// Current version of the model.
     pub current: Option<Version>,
@@ -129,7 +129,7 @@ pub enum Event<'a> {
     Survey(&'a Survey<'a>),
     /// Verb of an operator.
     Verb {
-        /// The verb.
+        /// Verb that the operator used.
         verb: Verb,
         /// Name of the operator.
         by: &'a str,
@@ -168,7 +168,7 @@ pub enum Step {
     MakeCurrent,
     /// Make an earlier version the current one again.
     Revert {
-        /// The earlier version.
+        /// Version that becomes current again.
         to: Version,
     },
 }
@@ -212,7 +212,7 @@ pub struct Parts {
     pub decisions: VecDeque<Decision>,
 }
 
-/// One rollout.
+/// Rollout with what it remembers since the hub's start.
 #[derive(Debug, Clone)]
 pub struct Rollout {
     parts: Parts,
@@ -227,7 +227,7 @@ pub struct Rollout {
 }
 
 impl Rollout {
-    /// Creates a rollout. It begins with the first survey at or after its start.
+    /// Creates a rollout that begins with the first survey at or after its start.
     #[must_use]
     pub fn new(id: RolloutId, spec: Spec, base: Option<Version>, by: &str, now_unix_s: u64) -> Self {
         let start_unix_s = spec.start_unix_s.unwrap_or(now_unix_s);
@@ -256,7 +256,7 @@ impl Rollout {
         Self { parts, changed, offered, told, audited: BTreeMap::new() }
     }
 
-    /// Takes news. Store the rollout and its changed members, then carry out the steps.
+    /// Takes news and returns the tasks of the shell. Store the rollout and its changed members, then carry out the steps.
     ///
     /// # Errors
     /// [`Refused`] for a verb that the state does not allow; nothing has changed.
@@ -292,7 +292,7 @@ impl Rollout {
         &self.parts.spec
     }
 
-    /// Returns the state.
+    /// Returns the state that the rollout is in.
     #[must_use]
     pub fn state(&self) -> &State {
         &self.parts.state

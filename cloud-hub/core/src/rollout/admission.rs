@@ -1,5 +1,5 @@
-//! Who takes part: eligible devices in the order of the draw, the part of them that the waves so far reach, and the reason
-//! for each device in words.
+//! Admission of devices: the eligible ones in the order of the draw, the part of them that the waves so far reach, and the
+//! reason for each device in words.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,12 +12,12 @@ use super::{ADMISSIONS_MAX, CONTROL_MAX, DeviceView, Member, Rollout, Scope, Sta
 /// Answer to the question whether a device takes part in a rollout, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
-    /// It takes part.
+    /// The device takes part in the rollout.
     Admitted {
         /// Wave that admitted it, from 0.
         wave: usize,
     },
-    /// It does not follow the model.
+    /// The device does not follow the model.
     NotFollowing,
     /// The cohort does not include it.
     Outside,

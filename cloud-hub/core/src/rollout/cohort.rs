@@ -10,13 +10,13 @@ pub const ALL: &str = "all";
 /// Devices that a rollout is about, of those that follow its model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cohort {
-    /// Every device.
+    /// Every device that follows the model.
     All,
     /// Devices that pass a filter.
     Filter {
         /// Text as the operator wrote it.
         text: String,
-        /// The parsed text.
+        /// Filter that the text says.
         filter: Filter,
     },
 }

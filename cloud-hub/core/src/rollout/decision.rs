@@ -14,14 +14,14 @@ pub const EVIDENCE_BYTES_MAX: usize = 160;
 /// Maximum length of a reason in bytes. A record with the maximum of everything stays below the limit of the store.
 pub const REASON_BYTES_MAX: usize = 300;
 
-/// One decision.
+/// Decision of a rollout, as it is stored and explained.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     /// Time in seconds of the Unix clock.
     pub at_unix_s: u64,
-    /// Kind, like `wave-passed`.
+    /// Kind of the decision, like `wave-passed`.
     pub what: String,
-    /// Reason in words.
+    /// Reason of the decision in words.
     pub reason: String,
     /// Evidence in words, one figure each.
     pub evidence: Vec<String>,

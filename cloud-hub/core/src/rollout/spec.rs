@@ -34,7 +34,7 @@ pub struct Spec {
     pub version: Version,
     /// Devices that it is about.
     pub cohort: Cohort,
-    /// Waves, smallest first.
+    /// Waves of the rollout, smallest first.
     pub waves: Vec<Wave>,
     /// Gate between the waves in its TOML form, which was checked; `None` judges by installations alone.
     pub gate: Option<String>,
@@ -82,11 +82,11 @@ pub enum SpecError {
     Time {
         /// Name of the setting.
         name: &'static str,
-        /// Value seen.
+        /// Value of the setting in the order.
         value: u64,
-        /// Smallest possible value.
+        /// Smallest value that is possible.
         min: u64,
-        /// Largest possible value.
+        /// Largest value that is possible.
         max: u64,
     },
     /// The limit per site is out of bounds.
@@ -95,7 +95,7 @@ pub enum SpecError {
 }
 
 impl OnBreach {
-    /// All reactions.
+    /// All reactions, the default first.
     pub const ALL: [Self; 2] = [Self::Pause, Self::RollBack];
 
     /// Returns the name in requests, records and on the command line.

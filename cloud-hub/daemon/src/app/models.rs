@@ -262,7 +262,7 @@ impl Models {
                 version: record.version,
                 manifest: record.manifest,
                 published_unix_ms: record.published_unix_s.saturating_mul(1000),
-                held: standing == Standing::Held || record.held,
+                held: record.held || (standing == Standing::Held && !record.released),
                 variants: self.variant_names(name, record.version),
                 loaded: self.workers.is_loaded(name, record.version),
                 deltas: self.delta_views(name, record.version),

@@ -1,4 +1,4 @@
-//! What a device is offered when it connects, and what it is told of its pins and assigned models.
+//! Greetings: offers for a device that connects, and notices of its pins and assigned models.
 
 use hub_core::fleet::Offer;
 use protocol::v1::{Assigned, HubRequest, Pin};

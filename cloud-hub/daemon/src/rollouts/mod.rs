@@ -73,7 +73,7 @@ pub enum RolloutError {
          cohorts that exclude each other, like site=berlin and site=paris"
     )]
     Overlap {
-        /// The other rollout.
+        /// Number of the other rollout.
         other: RolloutId,
         /// Name of the model.
         model: ModelName,
@@ -91,13 +91,13 @@ pub enum RolloutError {
         model: ModelName,
         /// Version of the order.
         version: Version,
-        /// Current version.
+        /// Version that is current now.
         current: Version,
     },
     /// A later rollout of the model follows.
     #[error("rollout {later} of the model is later: act on that one")]
     NotNewest {
-        /// The later rollout.
+        /// Number of the later rollout.
         later: RolloutId,
     },
     /// There is no version to return to.
@@ -148,7 +148,7 @@ pub struct Rollouts {
 pub struct Parts {
     /// Devices and their connections.
     pub fleet: Arc<Fleet>,
-    /// Registry of versions.
+    /// Registry of models and versions.
     pub registry: Arc<Registry>,
     /// Counters of devices, for gates.
     pub counters: Arc<Counters>,
@@ -162,6 +162,8 @@ pub struct Parts {
 #[derive(Debug, Default)]
 struct State {
     rollouts: BTreeMap<RolloutId, Rollout>,
+    /// Highest number that was ever given to a rollout, as far as the store knows.
+    last: u64,
     pins: BTreeMap<(DeviceId, ModelName), PinRecord>,
     assignments: BTreeMap<ModelName, AssignmentRecord>,
     /// Devices that are to be told their pins and assigned models.
@@ -206,18 +208,23 @@ impl Rollouts {
     }
 
     async fn restore(&self) -> Result<(), StoreError> {
+        let mut last = 0;
         let mut members: BTreeMap<u64, BTreeMap<DeviceId, rollout::Member>> = BTreeMap::new();
         for (key, member) in self.members.list().await?.records {
             let Some((number, device)) = key.split_once('/') else { continue };
             if let (Ok(number), Ok(device)) = (number.parse(), device.parse()) {
+                last = last.max(number);
                 members.entry(number).or_default().insert(device, member);
             }
         }
         let mut state = State::default();
+        // Members whose rollout is not readable must not take part in a later one of the same number.
         for (_key, mut parts) in self.rollouts.list().await?.records {
+            last = last.max(parts.id.0);
             parts.members = members.remove(&parts.id.0).unwrap_or_default();
             state.rollouts.insert(parts.id, Rollout::restored(parts));
         }
+        state.last = last;
         for (key, pin) in self.pins.list().await?.records {
             let Some((device, model)) = key.split_once('/') else { continue };
             if let (Ok(device), Ok(model)) = (device.parse(), model.parse()) {

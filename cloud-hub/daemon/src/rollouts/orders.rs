@@ -36,7 +36,11 @@ impl Rollouts {
         let batch = self.kept(&rollout, &[], self.without_oldest(Batch::new())?)?;
         self.audit.commit(batch, change.states(None, Some(text))).await?;
         self.deltas.prepare(&rollout.spec().model, rollout.spec().version);
-        self.state().rollouts.insert(id, rollout);
+        {
+            let mut state = self.state();
+            state.last = id.0;
+            state.rollouts.insert(id, rollout);
+        }
         self.forget_oldest();
         self.count();
         self.fleet.note_change();
@@ -98,10 +102,7 @@ impl Rollouts {
                 cohort: other.spec().cohort.to_string(),
                 state: other.state().as_str(),
             }),
-            None => {
-                let last = state.rollouts.last_key_value().map_or(0, |(id, _rollout)| id.0);
-                Ok(RolloutId(last.saturating_add(1)))
-            }
+            None => Ok(RolloutId(state.last.saturating_add(1))),
         }
     }
 

@@ -18,7 +18,7 @@ impl Rollouts {
         }
     }
 
-    /// Carries out steps. What fails is a step of the next look again.
+    /// Carries out the steps of a rollout. What fails is a step of the next look again.
     pub(super) async fn carry_out(&self, id: RolloutId, steps: Vec<Step>) {
         let Some((model, version)) = self.about(id) else { return };
         let reason = self.state().rollouts.get(&id).and_then(|rollout| rollout.state().reason().map(str::to_owned));

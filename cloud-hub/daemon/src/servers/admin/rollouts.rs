@@ -10,27 +10,27 @@ use crate::api::endpoints::{
 use crate::api::{AssignmentView, ErrorCode, PinView, RolloutDetail, RolloutExplanation, RolloutList, RolloutView};
 use crate::rollouts::{RolloutError, Rollouts};
 
-/// Answers `POST /rollouts`.
+/// Answers `POST /rollouts`: creates a rollout.
 pub(super) async fn create(rollouts: Arc<Rollouts>, call: Call<CreateRollout>) -> Result<RolloutView, Refused> {
     rollouts.create(&call.by, call.body).await.map_err(|error| refuse(&error))
 }
 
-/// Answers `GET /rollouts`.
+/// Answers `GET /rollouts`: lists all of them.
 pub(super) async fn list(rollouts: Arc<Rollouts>, _call: Call<ListRollouts>) -> Result<RolloutList, Refused> {
     rollouts.list().await.map_err(|error| refuse(&error))
 }
 
-/// Answers `GET /rollouts/{rollout}`.
+/// Answers `GET /rollouts/{rollout}` with its devices.
 pub(super) async fn show(rollouts: Arc<Rollouts>, call: Call<ShowRollout>) -> Result<RolloutDetail, Refused> {
     rollouts.show(&call.id).await.map_err(|error| refuse(&error))
 }
 
-/// Answers `POST /rollouts/{rollout}/actions`.
+/// Answers `POST /rollouts/{rollout}/actions`: pause, resume and so on.
 pub(super) async fn act(rollouts: Arc<Rollouts>, call: Call<ActOnRollout>) -> Result<RolloutView, Refused> {
     rollouts.act(&call.by, &call.id, &call.body).await.map_err(|error| refuse(&error))
 }
 
-/// Answers `GET /rollouts/{rollout}/explanation`.
+/// Answers `GET /rollouts/{rollout}/explanation` with every decision.
 pub(super) async fn explain(
     rollouts: Arc<Rollouts>,
     call: Call<ExplainRollout>,
@@ -38,12 +38,12 @@ pub(super) async fn explain(
     rollouts.explain(&call.id, call.query.device.as_ref()).await.map_err(|error| refuse(&error))
 }
 
-/// Answers `POST /devices/{device}/pins`.
+/// Answers `POST /devices/{device}/pins`: sets or ends a pin.
 pub(super) async fn pin(rollouts: Arc<Rollouts>, call: Call<PinDevice>) -> Result<PinView, Refused> {
     rollouts.pin(&call.by, &call.id, call.body).await.map_err(|error| refuse(&error))
 }
 
-/// Answers `POST /models/{model}/assignment`.
+/// Answers `POST /models/{model}/assignment`: sets or ends it.
 pub(super) async fn assign(rollouts: Arc<Rollouts>, call: Call<AssignModel>) -> Result<AssignmentView, Refused> {
     rollouts.assign(&call.by, &call.id, &call.body).await.map_err(|error| refuse(&error))
 }

@@ -71,7 +71,7 @@ struct Wave {
     settled_unix_s: Option<u64>,
 }
 
-/// One decision.
+/// Decision of a rollout with its evidence.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct StoredDecision {
     at_unix_s: u64,
