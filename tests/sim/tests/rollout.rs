@@ -21,7 +21,7 @@ use types::{DeviceId, Digest, ModelName, Version};
 /// Start of the simulation in seconds of the hub's Unix clock.
 const START: u64 = 1_800_000_000;
 
-/// Chance that a message is lost; the sender repeats it in the next hour.
+/// Chance that a message is lost: a report is repeated in the next hour, an offer after the next greeting.
 const LOSS: f64 = 0.1;
 
 /// Days of the simulation. In the last two, every device is awake that ever is.
@@ -231,8 +231,16 @@ impl World {
                 self.rollout.handle(Event::Promoted, now).unwrap();
             }
             Step::Revert { to } => self.current = to.number(),
-            Step::Offer { .. } | Step::Return { .. } | Step::Audit { .. } => {}
+            // A message is lost with its connection, and the device greets again.
+            Step::Offer { device } | Step::Return { device, .. } => self.cut(self.numbers[device]),
+            Step::Audit { .. } => {}
         }
+    }
+
+    fn cut(&mut self, number: usize) {
+        let (now, device) = (self.now(), &mut self.devices[number]);
+        device.is_online = false;
+        self.fleet.disconnected(&device.id, ConnectionId(device.connections), now);
     }
 
     fn survey(&mut self, judged: Option<&Judged>) -> Vec<Step> {
