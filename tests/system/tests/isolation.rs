@@ -356,8 +356,11 @@ fn a_version_that_kills_its_engine_on_probation_is_left_for_the_one_before_also_
         hub.push(&folder(site, "divide", 2, "divide", "harmless")?, &[])?.ok()?;
         agent.wait_version("divide", 2)?;
         hub.kill()?;
+        let mut number = 0.0;
         wait::until_true("version 1 serves again", || {
-            ask(&agent, "divide", "only-device", &POISON)?;
+            // An input that has killed the engine once is not run again, so each one is new.
+            number += 1.0;
+            ask(&agent, "divide", "only-device", &[POISON[0], number, 0.0, 0.0])?;
             Ok(agent.active_version("divide")? == Some(1))
         })?;
         expect(&agent, "divide", "only-device", &POISON)?;
