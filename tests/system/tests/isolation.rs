@@ -343,6 +343,12 @@ fn the_version_before_one_that_is_not_run_any_more_answers_on_device_and_hub() {
     });
 }
 
+fn model(agent: &Agent, name: &str) -> Result<Value> {
+    let status = agent.status()?;
+    let models = status["models"].as_array().context("models")?;
+    models.iter().find(|entry| entry["model"] == name).cloned().context("the model is not followed")
+}
+
 #[test]
 fn a_version_that_kills_its_engine_on_probation_is_left_for_the_one_before_also_without_the_hub() {
     story(|site| {
@@ -350,17 +356,22 @@ fn a_version_that_kills_its_engine_on_probation_is_left_for_the_one_before_also_
         hub.push(&folder(site, "divide", 2, "divide", "harmless")?, &[])?.ok()?;
         agent.wait_version("divide", 2)?;
         hub.kill()?;
+        let mut number = 0.0;
         wait::until_true("version 1 serves again", || {
-            ask(&agent, "divide", "only-device", &POISON)?;
+            // An input that has killed the engine once is not run again, so each one is new.
+            number += 1.0;
+            ask(&agent, "divide", "only-device", &[POISON[0], number, 0.0, 0.0])?;
             Ok(agent.active_version("divide")? == Some(1))
         })?;
         expect(&agent, "divide", "only-device", &POISON)?;
-        let model = agent.status()?["models"][0].clone();
+        let model = model(&agent, "divide")?;
         ensure!(model["failed"][0]["version"] == 2 && model["failed"][0]["kind"] == "engine_crashed", "{model}");
         hub.start()?;
         agent.wait_hub(true)?;
         wait::until_true("the hub hears of the return", || {
-            Ok(hub.device("kitchen")?["models"][0]["active"]["version"] == 1)
+            let device = hub.device("kitchen")?;
+            let models = device["models"].as_array().context("models")?;
+            Ok(models.iter().any(|entry| entry["model"] == "divide" && entry["active"]["version"] == 1))
         })?;
         ensure!(agent.active_version("divide")? == Some(1), "the greeting brought version 2 back");
         Ok(())
@@ -374,14 +385,15 @@ fn a_version_under_which_the_agent_ends_three_times_is_left_at_the_third_start()
         hub.push(&folder(site, "divide", 2, "harmless", "harmless")?, &[])?.ok()?;
         agent.wait_version("divide", 2)?;
         for end in 1..=3 {
-            wait::until_true("version 2 is on probation", || {
-                Ok(agent.status()?["models"][0]["probation"]["version"] == 2)
-            })?;
+            wait::until_true(
+                "version 2 is on probation",
+                || Ok(model(&agent, "divide")?["probation"]["version"] == 2),
+            )?;
             agent.kill()?;
             agent.start()?;
             ensure!(agent.active_version("divide")? == Some(if end < 3 { 2 } else { 1 }), "after {end} ends");
         }
-        let failed = agent.status()?["models"][0]["failed"][0].clone();
+        let failed = model(&agent, "divide")?["failed"][0].clone();
         ensure!(failed["detail"].to_string().contains("the agent ended 3 times"), "{failed}");
         Ok(())
     });
