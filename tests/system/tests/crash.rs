@@ -9,7 +9,7 @@ use testkit::load::ask_one;
 use testkit::{Fleet, InferOptions, Site, story, wait};
 
 /// Names of the steps at which `SANDERLING_CRASH_AT` ends an update (`edge-agent/daemon/src/crash.rs`), in their order.
-const UPDATE_STEPS: [&str; 10] = [
+const UPDATE_STEPS: [&str; 11] = [
     "trust-stored",
     "manifest-stored",
     "chunk-stored",

@@ -68,8 +68,8 @@ pub(super) enum MakeError {
     Spawn(#[source] io::Error),
     #[error("the delta was not made within {} s", MAKE_WITHIN.as_secs())]
     TooLate,
-    #[error("the child process ended with {status}: {told}")]
-    Ended { status: ExitStatus, told: String },
+    #[error("the child process ended with {status}: {error}")]
+    Ended { status: ExitStatus, error: String },
     #[error("the child process reported nothing that can be read")]
     Report(#[source] serde_json::Error),
     #[error(transparent)]
@@ -111,16 +111,16 @@ async fn make_in_child(order: &Order) -> Result<Made, MakeError> {
     let mut child = command.spawn().map_err(MakeError::Spawn)?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let work = async {
-        let (told, failed) = tokio::join!(read(stdout), read(stderr));
-        Ok::<_, io::Error>((child.wait().await?, told, failed))
+        let (report, failed) = tokio::join!(read(stdout), read(stderr));
+        Ok::<_, io::Error>((child.wait().await?, report, failed))
     };
     let done = tokio::time::timeout(MAKE_WITHIN, work).await.map_err(|_elapsed| MakeError::TooLate)?;
-    let (status, told, failed) = done.map_err(MakeError::Spawn)?;
+    let (status, report, failed) = done.map_err(MakeError::Spawn)?;
     if !status.success() {
-        let told = telemetry::escape_control(String::from_utf8_lossy(&failed).trim()).into_owned();
-        return Err(MakeError::Ended { status, told });
+        let error = telemetry::escape_control(String::from_utf8_lossy(&failed).trim()).into_owned();
+        return Err(MakeError::Ended { status, error });
     }
-    serde_json::from_slice(&told).map_err(MakeError::Report)
+    serde_json::from_slice(&report).map_err(MakeError::Report)
 }
 
 /// Reads the begin of an output of the child, and drops the rest.
