@@ -6,6 +6,7 @@
 mod running;
 mod secrets;
 mod start;
+mod start_error;
 
 use std::sync::Arc;
 
@@ -21,7 +22,8 @@ use crate::state::Folder;
 
 pub use running::{RunError, Running};
 pub(crate) use start::second_config;
-pub use start::{StartError, start, start_with_engine};
+pub use start::{start, start_with_engine};
+pub use start_error::StartError;
 
 /// All parts of a running hub. Servers and jobs get the parts that they need, never the whole.
 #[derive(Debug)]

@@ -2,24 +2,24 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bundle::Manifest;
-use engine::{Engine, Isolation, LibrarySearch, OpenError, OrtEngine};
+use engine::{Engine, Isolation, LibrarySearch, OrtEngine};
 use service::stop::Stop;
 use store::aside::SetAside;
-use store::files::{self, FileError};
-use store::{LockError, Opened, SledStore, StateLock, Store, StoreError};
+use store::files;
+use store::{Opened, SledStore, StateLock, Store, StoreError};
 use tokio_util::task::TaskTracker;
-use transport::error::{CertificateError, ListenError};
 use transport::identity::Identity;
 use transport::limits::Limits;
 use transport::socket::BUFFER_BYTES_WANTED;
 use transport::{Ca, EndpointKeys, Listener, ListenerConfig};
 
+use super::start_error::StartError;
 use super::{Hub, Running, secrets};
 use crate::api::Listening;
 use crate::app::App;
@@ -39,8 +39,8 @@ use crate::fleet::Fleet;
 use crate::operators::Operators;
 use crate::reach;
 use crate::records;
-use crate::registry::metadata::{Metadata, MetadataError};
-use crate::registry::{Registry, RegistryOpenError};
+use crate::registry::Registry;
+use crate::registry::metadata::Metadata;
 use crate::rollouts::{self, Rollouts};
 use crate::servers::gateway::{DeviceLimits, Services};
 use crate::servers::guard::places::Places;
@@ -55,82 +55,6 @@ use crate::workers::{Workers, host};
 /// Minimum memory for requests, in bytes, whatever the config says: a device may hold a quarter of it (see
 /// [`hub_core::shares`]), and the largest request must fit into that.
 const REQUEST_BYTES_MIN: u64 = 4 * types::limits::TENSOR_BYTES_MAX as u64;
-
-/// Error of a start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// There is no hub in the folder.
-    #[error("there is no hub in {0:?}")]
-    NoHub(PathBuf),
-    /// Another hub has the folder.
-    #[error("take the state folder")]
-    Lock(#[from] LockError),
-    /// ONNX Runtime cannot be used.
-    #[error("open ONNX Runtime")]
-    Engine(#[source] OpenError),
-    /// ONNX Runtime cannot be used in a child process.
-    #[error("open ONNX Runtime in a child process")]
-    Host(#[source] engine::Cause),
-    /// A TCP address cannot be had.
-    #[error("listen on {addr} for {what}")]
-    Bind {
-        /// Purpose of the server, like `operators` or `metrics`.
-        what: &'static str,
-        /// Address that could not be bound.
-        addr: SocketAddr,
-        /// Error of the system.
-        #[source]
-        source: io::Error,
-    },
-    /// The UDP address cannot be had, or the certificate cannot be used.
-    #[error("listen for devices")]
-    Listen(#[from] ListenError),
-    /// The CA cannot be used.
-    #[error("use the hub's CA")]
-    Ca(#[from] CertificateError),
-    /// A file cannot be read or written.
-    #[error("use the hub's files")]
-    File(#[from] FileError),
-    /// The store cannot be used.
-    #[error("open the store")]
-    Store(#[from] StoreError),
-    /// The signed metadata cannot be used.
-    #[error("open the signed metadata")]
-    Metadata(#[from] MetadataError),
-    /// The registry cannot be read.
-    #[error("open the registry")]
-    Registry(#[from] RegistryOpenError),
-    /// A step was lost.
-    #[error("a step of the start was broken off")]
-    Lost(#[from] tokio::task::JoinError),
-    /// A bound address is not told.
-    #[error("ask for a bound address")]
-    Address(#[source] io::Error),
-}
-
-impl StartError {
-    /// Returns whether something else holds what is needed: a port or the folder.
-    #[must_use]
-    pub fn is_in_the_way(&self) -> bool {
-        match self {
-            Self::Lock(error) => error.is_held(),
-            Self::Store(error) => error.is_locked(),
-            Self::Bind { source, .. } | Self::Listen(ListenError::Bind { source, .. }) => {
-                source.kind() == io::ErrorKind::AddrInUse
-            }
-            Self::NoHub(_)
-            | Self::Engine(_)
-            | Self::Host(_)
-            | Self::Listen(ListenError::Identity(_))
-            | Self::Ca(_)
-            | Self::File(_)
-            | Self::Metadata(_)
-            | Self::Registry(_)
-            | Self::Lost(_)
-            | Self::Address(_) => false,
-        }
-    }
-}
 
 /// Everything that is open before the hub is one.
 struct Ground {
