@@ -229,6 +229,10 @@ impl World {
                 self.current = 2;
                 let now = self.now();
                 self.rollout.handle(Event::Promoted, now).unwrap();
+                // As the daemon does: devices that woke during the last look are offered the current version.
+                for recipient in self.fleet.publish(&digits(), version(2)) {
+                    self.devices[self.numbers[&recipient.device]].target = Some(2);
+                }
             }
             Step::Revert { to } => self.current = to.number(),
             // A message is lost with its connection, and the device greets again.
