@@ -1,3 +1,5 @@
+//! Tests of the counters: nothing is lost offline, nothing is counted twice.
+
 use super::*;
 
 fn digits() -> ModelName {

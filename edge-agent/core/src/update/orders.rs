@@ -267,7 +267,11 @@ impl Updater {
     fn may_go_on(&self, version: Version) -> bool {
         match self.orders.anchor() {
             Some(anchor) => anchor == version,
-            None => !self.orders.hold && !self.failed.contains_key(&version),
+            // An order that was withdrawn half-way takes the device no further back.
+            None => {
+                let is_newer = Some(version) > self.slots.active_version();
+                is_newer && !self.orders.hold && !self.failed.contains_key(&version)
+            }
         }
     }
 

@@ -224,3 +224,17 @@ fn a_return_that_was_cut_off_ends_before_the_bad_version_is_loaded_again() {
     assert_eq!(updater.slots().active_version(), Some(version(5)));
     assert!(steps.contains(&Step::Recall { version: version(4) }), "{steps:?}");
 }
+
+#[test]
+fn a_pin_that_ends_before_it_was_carried_out_takes_the_device_no_further_back() {
+    for done in 0..3 {
+        let mut updater = keeping();
+        handle(&mut updater, Event::Pinned(Some(version(3))));
+        for event in [Event::Verified(installed(3)), Event::Loaded].into_iter().take(done) {
+            handle(&mut updater, event);
+        }
+        assert!(handle(&mut updater, Event::Pinned(None)).contains(&Step::Abandon { version: version(3) }), "{done}");
+        handle(&mut updater, failed(FailureKind::Superseded));
+        assert_eq!((updater.state(), updater.slots()), (&State::Idle, &slots(&[5, 4, 3])), "{done}");
+    }
+}
