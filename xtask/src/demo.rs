@@ -212,7 +212,13 @@ fn offer_a_tampered_version(stage: &mut Stage, figures: &mut Figures) -> Result<
     let third = ModelFolder::copy(stage.site(), "v2", 3)?;
     stage.hub.push(third.path(), &["--hold"])?.ok()?;
     let blob = blob_of(&stage.hub, "digits", 3, "device")?;
+    // A delta that was made before the change would still make the right file.
+    stage.hub.stop()?;
     flip_byte(&blob, 1000)?;
+    let deltas = stage.hub.folder().join("deltas");
+    fs::remove_dir_all(&deltas).with_context(|| format!("remove {}", deltas.display()))?;
+    stage.hub.start()?;
+    stage.agents.iter().try_for_each(|agent| agent.wait_hub(true))?;
     println!("   digits/3   signed and published, then one bit of its file on the hub's disk was flipped");
     stage.hub.offer("digits", 3)?.ok()?;
     let mut still_two = true;

@@ -222,8 +222,8 @@ pub struct Rollout {
     offered: BTreeMap<DeviceId, u64>,
     /// Time of the last request to return, by device. Not stored: a hub that was restarted asks again.
     told: BTreeMap<DeviceId, u64>,
-    /// Share and time of the last request to audit, by device. Not stored.
-    audited: BTreeMap<DeviceId, (u16, u64)>,
+    /// Version and share of the last request to audit, and its time, by device. Not stored.
+    audited: BTreeMap<DeviceId, ((Version, u16), u64)>,
 }
 
 impl Rollout {

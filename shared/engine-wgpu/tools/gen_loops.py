@@ -84,11 +84,11 @@ def loops():
                              node("If", ["big"], ["s2"], then_branch=then, else_branch=other)], [*HEAD, ("s", F, [None])], [("c2", B, []), ("s2", F, [None])])
     three = node("Constant", [], ["three"], value_float=3.0)
     case("branch_in_loop", [three, node("Loop", ["m", "", "x"], ["y"], body=choose)], {"m": integer(6), "x": x}, [("y", F)])
-    # An island in a loop: how much is found differs from round to round.
+    # A host node in a loop: how much is found differs from round to round.
     found = body("found", [node("Identity", ["c"], ["c2"]), node("Cast", ["i"], ["f"], to=F), node("Sub", ["s", "f"], ["d"]), node("Relu", ["d"], ["r"]),
                            node("NonZero", ["r"], ["nz"]), node("Shape", ["nz"], ["sh"]), node("ReduceSum", ["sh"], ["total"], keepdims=0), node("Add", ["n", "total"], ["n2"]), node("Identity", ["s"], ["s2"])],
                  [*HEAD, ("s", F, [None]), ("n", I, [])], [("c2", B, []), ("s2", F, [None]), ("n2", I, [])])
-    case("island_in_loop", [node("Loop", ["m", "", "x", "m"], ["y", "n"], body=found)], {"m": integer(3), "x": np.abs(x)}, [("n", I)])
+    case("host_node_in_loop", [node("Loop", ["m", "", "x", "m"], ["y", "n"], body=found)], {"m": integer(3), "x": np.abs(x)}, [("n", I)])
     # What follows the loop depends on the shape of what it made.
     case("behind", [node("Loop", ["m", "", "x"], ["y", "rows"], body=double_it()), node("Shape", ["rows"], ["shape"]), node("Expand", ["y", "shape"], ["wide"]), node("Add", ["wide", "rows"], ["z"])],
          {"m": integer(4), "x": x}, [("z", F)])

@@ -25,7 +25,7 @@ HEADER = """\
 # The operators of the wgpu engine: the single source of its docs, refusals and tests.
 #
 # opsets: first and last operator set version that a model may import.
-# runs: device; host = while planning, from shapes and constants, never from request data; island = on the host between
+# runs: device; host = while planning, from shapes and constants, never from request data; host-node = on the host between
 #   two plans, because the shape of the output depends on the data.
 # types of the data: float = float32, and float16, bfloat16, float64 computed as float32; int = int32, and int16, int64,
 #   uint16, uint32, uint64 held in 32 bits (range-checked where they enter); byte = int8, uint8; bool; 4bit = int4, uint4 weights.

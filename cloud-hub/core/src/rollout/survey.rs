@@ -254,14 +254,15 @@ impl Rollout {
             let told = self.audited.get(device.id).copied();
             let is_due = match told {
                 None => per_mille > 0,
-                Some((told, _at)) if told != per_mille => true,
+                // A canary device that has switched since is asked for its new version.
+                Some((told, _at)) if told != (version, per_mille) => true,
                 Some((_told, at)) => per_mille > 0 && now.saturating_sub(at) >= 10 * super::REPEAT_S,
             };
             if !is_due {
                 continue;
             }
             if per_mille > 0 {
-                self.audited.insert(device.id.clone(), (per_mille, now));
+                self.audited.insert(device.id.clone(), ((version, per_mille), now));
             } else {
                 self.audited.remove(device.id);
             }

@@ -12,7 +12,7 @@ pub const OPS_TOML: &str = include_str!("../../ops.toml");
 
 /// Place in which an operator runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Runs {
     /// Runs on the device.
     Device,
