@@ -263,7 +263,21 @@ fn every_refusal_keeps_its_number() {
 
 #[test]
 fn every_stage_keeps_its_number() {
-    for (number, stage) in (0_u8..).zip(Stage::ALL) {
+    // In the order of their release; `Stage::ALL` is in the order of an update.
+    let released = [
+        Stage::Offered,
+        Stage::Refreshing,
+        Stage::Fetching,
+        Stage::Verifying,
+        Stage::Loading,
+        Stage::Checking,
+        Stage::Switching,
+        Stage::Active,
+        Stage::Measuring,
+        Stage::Shadowing,
+    ];
+    assert_eq!(released.len(), Stage::ALL.len());
+    for (number, stage) in (0_u8..).zip(released) {
         let report = UpdateReport {
             model: "m".parse().unwrap(),
             version: version(1),
