@@ -111,8 +111,11 @@ fn a_request_that_kills_native_code_is_an_error_of_its_own_and_nothing_else_fail
             }
         }
         let died = |readings: testkit::metrics::Readings| readings.sum("sanderling_engine_host_deaths_total", &[]);
-        let before = (died(agent.metrics()?), died(hub.metrics()?));
-        ensure!(before == (2.0, 2.0), "{before:?}");
+        // A death is counted when its host has been waited for, which may be after the response.
+        let before = (2.0, 2.0);
+        wait::until_true("two deaths are counted on each side", || {
+            Ok((died(agent.metrics()?), died(hub.metrics()?)) == before)
+        })?;
         // The third time it is not run at all.
         for policy in ["only-device", "only-hub"] {
             let refused = ask(&agent, "divide", policy, &POISON)?;
