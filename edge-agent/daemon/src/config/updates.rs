@@ -57,6 +57,8 @@ pub struct UpdatesTable {
     /// Whether a new version is measured on this device before it serves. Default true. It takes at most two seconds, in
     /// which applications are answered more slowly.
     pub measure: bool,
+    /// Whether the quickest engine of `engine.engines` that fits serves a new version, in place of the first one. Default false.
+    pub measure_engines: bool,
     /// Factor of the median latency of the version that serves, beyond which a new one is refused. Default 10. A difference
     /// of less than 20 ms never counts.
     pub measure_latency_factor_max: u32,
@@ -110,6 +112,7 @@ impl Default for UpdatesTable {
             assign: true,
             audit_share_max: Share::of(AUDIT_SHARE_DEFAULT).unwrap_or_default(),
             measure: true,
+            measure_engines: false,
             measure_latency_factor_max: LATENCY_FACTOR_MAX,
             measure_memory_max_bytes: None,
             measure_agreement_min: Share::default(),

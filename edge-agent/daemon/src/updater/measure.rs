@@ -1,4 +1,5 @@
-//! Measured activation: runs a candidate on this device beside the version that serves, on every engine that fits.
+//! Measured activation: runs a candidate on this device beside the version that serves, and on every engine
+//! that fits where the owner asks for it.
 //!
 //! Used by [`super::task`] for `Step::Measure`. The golden inputs are the load of the benchmark; candidate and active
 //! version take turns, so that another load on the device slows both alike. `edge_core::update::measure` judges.
@@ -73,7 +74,7 @@ impl Bench {
     }
 }
 
-/// Measures a candidate on each engine that may run it, beside the active version; chooses the best.
+/// Measures a candidate beside the active version, and chooses the best of its engines.
 pub(super) async fn measure(
     parts: Arc<UpdaterParts>,
     bundle: Bundle<Verified>,
@@ -140,9 +141,9 @@ fn choose(parts: &UpdaterParts, forms: Vec<Bench>, active: Option<Bench>) -> Don
     }
 }
 
-/// Loads the candidate on the other engines that may run it, where the owner has named none.
+/// Loads the candidate on the other engines that may run it, where the owner leaves the choice to the measurement.
 async fn add_other_engines(parts: &Arc<UpdaterParts>, bundle: &Bundle<Verified>, forms: &mut Vec<Bench>) {
-    if parts.model.table.engine.is_some() {
+    if parts.model.table.engine.is_some() || !parts.updates.measure_engines {
         return;
     }
     let Some(mut last) = forms.first().map(|form| form.serving.engine) else { return };
