@@ -247,11 +247,15 @@ fn a_gate_that_breaks_holds_or_passes_decides() {
     let audited = world.steps.iter().filter(|step| matches!(step, Step::Audit { per_mille: 50, .. })).count();
     assert!(audited >= 2, "canary and control are audited: {audited}");
     let canary = rollout.parts().members.keys().next().unwrap().clone();
-    let of_canary = world.steps.iter().filter_map(|step| match step {
+    let mut of_canary = world.steps.iter().filter_map(|step| match step {
         Step::Audit { device, version, .. } if *device == canary => Some(*version),
         _ => None,
     });
-    assert_eq!(of_canary.last(), Some(rollout.spec().version), "the canary is audited with the version that it serves");
+    assert_eq!(
+        of_canary.next_back(),
+        Some(rollout.spec().version),
+        "the canary is audited with the version that it serves"
+    );
     world.judged = Some(judged(super::Verdict::Breaks, 50));
     world.run(&mut rollout, 5);
     assert_eq!(rollout.state().reason(), Some("agreement is 3 points lower"));
