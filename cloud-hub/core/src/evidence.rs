@@ -115,6 +115,9 @@ pub enum Install {
     Active {
         /// Time in seconds of the hub's Unix clock.
         since_unix_s: u64,
+        /// Start of the first cell whose answers count for the limits of single devices, in seconds of the hub's Unix clock. After a
+        /// resume or a retry it is the next whole hour: the hour under way holds answers of before.
+        counts_from_unix_s: u64,
     },
     /// The device has refused the version for good, or served it and returned to an earlier one by itself.
     Failed,

@@ -345,6 +345,12 @@ impl Models {
         by_name.iter().find(|(known, _model)| known.as_str() == name).map(|(_name, model)| Arc::clone(model))
     }
 
+    /// Ends the audits that the hub asked for over an earlier connection. It asks again for those that it still wants, so
+    /// that a hub which forgot one, or is not the same any more, cannot leave it running.
+    pub fn end_audits(&self) {
+        self.iter().for_each(|model| model.set_audit(None));
+    }
+
     /// Returns the models of this moment, in the order of their names.
     pub fn iter(&self) -> std::vec::IntoIter<Arc<Model>> {
         let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);

@@ -42,9 +42,9 @@ pub fn gather(
         if let Some(failed) = outcome {
             evidence.slices.add(Metric::Installs, true, failed, &own);
         }
-        let Install::Active { since_unix_s } = canary.install else { continue };
+        let Install::Active { since_unix_s, counts_from_unix_s } = canary.install else { continue };
         let device = Device { cells: cells(&canary.device), version: assignment.version };
-        let (with, before) = (device.counts(true, 0, u64::MAX), device.counts(false, 0, since_unix_s));
+        let (with, before) = (device.counts(true, counts_from_unix_s, u64::MAX), device.counts(false, 0, since_unix_s));
         evidence.canary.add(&with);
         add_slices(&mut evidence, gate, true, &with, &own);
         evidence.devices.push(DeviceTally { device: canary.device.clone(), with, before });

@@ -1,7 +1,7 @@
 //! The state of a rollout as evidence needs it: canary devices with their installations, and control devices.
 
 use super::{DeviceView, Member, Rollout, Standing, draw};
-use crate::evidence::{Assignment, Canary, Install};
+use crate::evidence::{Assignment, CELL_S, Canary, Install};
 
 impl Rollout {
     /// Returns the canary and control devices, for [`crate::evidence::gather`].
@@ -37,7 +37,14 @@ impl Rollout {
                 let progress = status.and_then(|status| status.progress(self.parts.spec.version));
                 let since = progress.map_or(member.admitted_unix_s, |progress| progress.at_unix_s);
                 // After a broken gate, only what comes later counts.
-                Some(Install::Active { since_unix_s: since.max(self.parts.evidence_unix_s) })
+                let begun_unix_s = self.parts.evidence_unix_s;
+                let is_new = since > begun_unix_s && self.parts.retried_unix_s.is_none();
+                let since_unix_s = since.max(begun_unix_s);
+                let counts_from_unix_s = match is_new {
+                    true => since_unix_s - since_unix_s % CELL_S,
+                    false => since_unix_s.next_multiple_of(CELL_S),
+                };
+                Some(Install::Active { since_unix_s, counts_from_unix_s })
             }
             Standing::Working | Standing::Idle => {
                 // A device that reports that it tries again is not silent.

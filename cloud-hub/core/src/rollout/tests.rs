@@ -299,3 +299,46 @@ fn evidence_has_canary_devices_in_the_order_of_their_admission_and_control_devic
     assert_eq!(last[..3], canaries, "both orders are those of the draw");
     assert!(now - assignment.wave_since_unix_s >= 58);
 }
+
+#[test]
+fn wrong_answers_of_before_a_resume_or_a_retry_break_no_gate_again() {
+    use crate::evidence::{CELL_S, Cell, Tally, gather};
+    use crate::gate::{Gate, Verdict};
+
+    for verb in [Verb::Resume, Verb::Retry] {
+        let mut world = World::new(10);
+        let mut rollout = rollout(spec("1,100%"));
+        world.judged = Some(super::Judged {
+            verdict: super::Verdict::Holds,
+            reasons: vec!["more evidence is needed".into()],
+            audit_per_mille: 0,
+        });
+        world.run(&mut rollout, 60);
+        let gate = Gate::default();
+        let wrong = Tally { kept: 200, audited: 200, ..Tally::default() };
+        let right = Tally { agreed: 200, ..wrong.clone() };
+        let hour = |at: u64| at - at % CELL_S;
+        let cell = |from_unix_s, tally: &Tally| Cell { version: rollout_version(), from_unix_s, tally: tally.clone() };
+        let judge = |world: &World, rollout: &super::Rollout, cells: &[Cell]| {
+            let now = world.now;
+            let assignment = world.with(|devices| rollout.assignment(devices, now));
+            gate.judge(&gather(&assignment, &gate, &|_device| cells.to_vec(), &|_device| Vec::new(), now)).verdict
+        };
+        let before = hour(world.now);
+        assert_eq!(judge(&world, &rollout, &[cell(before, &wrong)]), Verdict::Breaks, "the answers count at once");
+        world.judged.as_mut().unwrap().verdict = super::Verdict::Breaks;
+        world.run(&mut rollout, 5);
+        assert_eq!(rollout.state().as_str(), "paused");
+        world.judged.as_mut().unwrap().verdict = super::Verdict::Holds;
+        world.verb(&mut rollout, verb).unwrap();
+        world.run(&mut rollout, 5);
+        assert_ne!(judge(&world, &rollout, &[cell(before, &wrong)]), Verdict::Breaks, "{verb} forgets them");
+        let later = before + CELL_S;
+        assert_ne!(judge(&world, &rollout, &[cell(before, &wrong), cell(later, &right)]), Verdict::Breaks);
+        assert_eq!(judge(&world, &rollout, &[cell(later, &wrong)]), Verdict::Breaks, "later ones count after {verb}");
+    }
+}
+
+fn rollout_version() -> types::Version {
+    spec("100%").version
+}

@@ -143,7 +143,7 @@ impl Fleet {
                 Device { is_offline: true, .. } => Install::Pending,
                 Device { is_silent: true, .. } => Install::Told { at_unix_s: at(*told_h) },
                 Device { refuses: true, .. } => Install::Failed,
-                _ => Install::Active { since_unix_s: at(*told_h) + 30 },
+                _ => Install::Active { since_unix_s: at(*told_h) + 30, counts_from_unix_s: at(*told_h) },
             };
             Canary { device: device.id.clone(), install }
         });

@@ -28,13 +28,6 @@ pub enum HubOrder {
     },
     /// Keep a version, or end that with `None`.
     Pin(Option<Version>),
-    /// Have a share of the kept answers of a version compared with the full model's.
-    Audit {
-        /// Version whose answers are audited.
-        version: Version,
-        /// Share of the answers in thousandths; 0 ends the audit.
-        per_mille: u16,
-    },
 }
 
 /// Reason for which an order is not carried out.

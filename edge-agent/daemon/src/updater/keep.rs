@@ -13,17 +13,6 @@ use super::disk;
 use super::task::UpdaterParts;
 use crate::crash::{CrashPoint, crash_at};
 
-/// Orders on one model, with the audit that the hub asks for.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct StoredOrders {
-    /// Pins, holds and returns.
-    pub orders: Orders,
-    /// Version whose answers the hub wants audited.
-    pub audit_version: Option<Version>,
-    /// Share of its answers in thousandths.
-    pub audit_per_mille: u16,
-}
-
 /// Probation of the version that serves, with the run of the agent that saw it last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredProbation {
@@ -52,14 +41,14 @@ pub(super) fn boot() -> String {
 }
 
 /// Reads the orders of a model.
-pub(super) async fn orders(parts: &UpdaterParts) -> Result<StoredOrders, StoreError> {
+pub(super) async fn orders(parts: &UpdaterParts) -> Result<Orders, StoreError> {
     Ok(parts.orders.get(parts.model.name.as_str()).await?.unwrap_or_default())
 }
 
 /// Stores the orders of a model.
-pub(super) async fn keep_orders(parts: &UpdaterParts, orders: &StoredOrders) {
+pub(super) async fn keep_orders(parts: &UpdaterParts, orders: &Orders) {
     let key = parts.model.name.as_str();
-    let kept = match *orders == StoredOrders::default() {
+    let kept = match *orders == Orders::default() {
         true => parts.orders.delete(key).await,
         false => parts.orders.put(key, orders).await,
     };

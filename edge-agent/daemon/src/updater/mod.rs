@@ -26,6 +26,6 @@ pub use commands::{Command, HubOrder, NotOrdered, Updaters};
 pub use disk::{collect_incoming, read_slots};
 pub use fetch::Transfers;
 pub use follow::{Followed, Follower};
-pub use keep::{StoredOrders, StoredProbation};
+pub use keep::StoredProbation;
 pub use load::{LoadTable, Trial, Wanted, load};
 pub use task::{ModelUpdater, UpdaterParts};

@@ -22,18 +22,12 @@ impl ModelUpdater {
     pub(super) async fn resume(parts: UpdaterParts) -> Result<Self, StoreError> {
         let parts = Arc::new(parts);
         let settings = parts.updates.settings();
-        let mut stored = keep::orders(&parts).await?;
-        let (mut found, last_end) = look(&parts, &stored.orders).await?;
+        let orders = keep::orders(&parts).await?;
+        let (mut found, last_end) = look(&parts, &orders).await?;
         let first;
         (found, first) = before_load(&parts.model.name, &settings, found, last_end);
         for step in first {
-            match step {
-                Step::KeepOrders { orders } => {
-                    stored.orders = orders;
-                    keep::keep_orders(&parts, &stored).await;
-                }
-                step => write(&parts, step).await,
-            }
+            write(&parts, step).await;
         }
         // Before the machine is told what is there: a version that cannot be loaded without harm is not.
         let (serving, crashed) = load_what_served(&parts, &found.slots, &found.complete).await;
@@ -43,7 +37,7 @@ impl ModelUpdater {
             found.failed.insert(version, failure);
         }
         let (machine, steps) = resume(parts.model.name.clone(), settings, found);
-        let mut updater = Self::new(parts, machine, stored);
+        let mut updater = Self::new(parts, machine);
         match serving {
             Some(serving) => drop(updater.parts.model.switch(Some(serving))),
             None => tracing::info!(model = %updater.parts.model.name, "no version is installed yet"),
@@ -51,7 +45,6 @@ impl ModelUpdater {
         for step in steps {
             updater.obey(step).await;
         }
-        updater.note_audit();
         updater.note();
         Ok(updater)
     }
@@ -62,6 +55,7 @@ async fn write(parts: &Arc<UpdaterParts>, step: Step) {
     match step {
         Step::Repair { slots } => keep::repair(parts, slots).await,
         Step::Remember { version, failure } => keep::remember(parts, version, &failure).await,
+        Step::KeepOrders { orders } => keep::keep_orders(parts, &orders).await,
         Step::KeepProbation { probation } => keep::keep_probation(parts, probation, true).await,
         Step::Report(report) => keep::send_report(parts, report).await,
         other => tracing::error!(step = ?other, "this step is not for the start of the agent"),

@@ -16,7 +16,7 @@ use super::commands::{self, Command, HubOrder, NotOrdered};
 use super::failover::Failovers;
 use super::gate::Gate;
 use super::jobs::{self, Candidate, Done};
-use super::keep::{self, StoredOrders};
+use super::keep;
 use super::observe::{self, Observer};
 use super::{Attempts, LoadTable, Transfers, disk, fetch, measure, shadow, trouble};
 use crate::config::UpdatesTable;
@@ -101,8 +101,6 @@ pub struct ModelUpdater {
     made: Made,
     job: Option<Job>,
     failovers: Failovers,
-    /// Orders as they are stored, with the audit that the hub asks for.
-    pub(super) stored: StoredOrders,
     observer: Observer,
     gate: Gate,
     /// Session of the version before the one on probation, ready to serve again.
@@ -160,7 +158,7 @@ impl ModelUpdater {
         }
     }
 
-    pub(super) fn new(parts: Arc<UpdaterParts>, machine: Machine, stored: StoredOrders) -> Self {
+    pub(super) fn new(parts: Arc<UpdaterParts>, machine: Machine) -> Self {
         let failovers = Failovers::new(Arc::clone(&parts));
         let gate = Gate::new(&parts.updates);
         Self {
@@ -169,7 +167,6 @@ impl ModelUpdater {
             made: Made::default(),
             job: None,
             failovers,
-            stored,
             observer: Observer::default(),
             gate,
             standby: None,
@@ -199,12 +196,6 @@ impl ModelUpdater {
                 match order {
                     HubOrder::Return { from, to, reason } => self.handle(Event::Return { from, to, reason }).await,
                     HubOrder::Pin(version) => self.handle(Event::Pinned(version)).await,
-                    HubOrder::Audit { version, per_mille } => {
-                        self.stored.audit_version = Some(version).filter(|_version| per_mille > 0);
-                        self.stored.audit_per_mille = per_mille;
-                        keep::keep_orders(&self.parts, &self.stored).await;
-                        self.note_audit();
-                    }
                 }
                 drop(done.send(Ok(())));
             }
@@ -355,8 +346,7 @@ impl ModelUpdater {
             Step::Unload { .. } => self.made.serving = None,
             Step::Remove { version } => self.remove(version).await,
             Step::KeepOrders { orders } => {
-                self.stored.orders = orders;
-                keep::keep_orders(&self.parts, &self.stored).await;
+                keep::keep_orders(&self.parts, &orders).await;
                 crash_at(CrashPoint::OrdersStored);
             }
             Step::KeepProbation { probation } => {
@@ -412,10 +402,6 @@ impl ModelUpdater {
         if let Some(serving) = self.parts.model.serving() {
             jobs::share_host(serving).await;
         }
-    }
-
-    pub(super) fn note_audit(&self) {
-        self.parts.model.set_audit(self.stored.audit_version.map(|version| (version, self.stored.audit_per_mille)));
     }
 
     /// Writes down where the update stands.

@@ -34,6 +34,7 @@ const HUB_REQUEST_WITHIN: Duration = Duration::from_secs(10);
 /// Request of the hub on its own initiative.
 enum Said {
     Offer(Offer),
+    Audit(Audit),
     Order(ModelName, HubOrder, oneshot::Sender<Result<(), NotOrdered>>),
     Assigned(Assignment),
     Goodbye { retry_after: Option<Duration> },
@@ -43,6 +44,7 @@ impl Uplink {
     /// Returns when the connection is over, and what that means.
     pub(super) async fn stay_online(&mut self, mut connection: Connection) -> Event {
         let (tell, mut told) = mpsc::channel(HUB_REQUESTS);
+        self.parts.models.end_audits();
         let mut listening = Box::pin(listen(connection.clone(), tell.clone()));
         let mut sending = self.sending_on(&connection);
         let mut look = self.look_at_certificate(renewal::Event::Online);
@@ -92,6 +94,12 @@ impl Uplink {
                         self.ordered(&model, order, done);
                         continue;
                     }
+                    Said::Audit(Audit { model, version, share_per_mille }) => {
+                        if let Some(model) = self.parts.models.find(model.as_str()) {
+                            model.set_audit(Some((version, share_per_mille)));
+                        }
+                        continue;
+                    }
                     Said::Assigned(assignment) => {
                         // A list that finds the queue full is not answered; the hub sends it again.
                         drop(self.parts.assigned.lists.try_send(assignment));
@@ -120,6 +128,7 @@ impl Uplink {
                     self.welcomed(&welcome);
                     self.parts.publish.send_replace(Some(next.clone()));
                     connection = next;
+                    self.parts.models.end_audits();
                     listening = Box::pin(listen(connection.clone(), tell.clone()));
                     sending = self.sending_on(&connection);
                 }
@@ -310,9 +319,7 @@ async fn hear(mut exchange: Exchange, tell: &mpsc::Sender<Said>) -> Result<(), E
         HubRequest::Pin(Pin { model, version }) => {
             return obey(exchange, tell, model, HubOrder::Pin(version)).await;
         }
-        HubRequest::Audit(Audit { model, version, share_per_mille }) => {
-            return obey(exchange, tell, model, HubOrder::Audit { version, per_mille: share_per_mille }).await;
-        }
+        HubRequest::Audit(audit) => Said::Audit(audit),
         HubRequest::Assigned(assigned) => {
             let (done, stored) = oneshot::channel();
             drop(tell.send(Said::Assigned(Assignment { models: assigned.models, done })).await);

@@ -38,6 +38,7 @@ pub struct Pin {
 /// Request to send a share of the kept answers' inputs to the hub too, and to count how often both answers agree.
 ///
 /// The device takes at most the share that its owner allows, and none for requests whose policy keeps them on the device.
+/// It ends with the connection: the hub asks again over the next one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Audit {
     /// Name of the model.

@@ -9,7 +9,7 @@ use store::Record;
 use types::{ModelName, Version};
 
 use super::FailedVersion;
-use crate::updater::{StoredOrders, StoredProbation};
+use crate::updater::StoredProbation;
 
 /// Orders of owner and hub on one model, under its name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,10 +22,6 @@ pub struct StandingOrders {
     hub_pin: Option<Version>,
     #[serde(default)]
     leaving: Option<LeavingVersion>,
-    #[serde(default)]
-    audit_version: Option<Version>,
-    #[serde(default)]
-    audit_per_mille: u16,
 }
 
 /// A return that has begun and not ended.
@@ -66,27 +62,26 @@ pub struct AssignedModels {
 }
 
 impl Record for StandingOrders {
-    type Value = StoredOrders;
+    type Value = Orders;
     const TABLE: &'static str = "standing-orders";
 
     fn from_value(value: &Self::Value) -> Self {
-        let StoredOrders { orders, audit_version, audit_per_mille } = value.clone();
-        let Orders { owner_pin, hold, hub_pin, leaving } = orders;
+        let Orders { owner_pin, hold, hub_pin, leaving } = value.clone();
         let leaving = leaving.map(|Leaving { from, to, failure }| LeavingVersion {
             from,
             to,
             failure: FailedVersion::from_value(&failure),
         });
-        Self { owner_pin, hold, hub_pin, leaving, audit_version, audit_per_mille }
+        Self { owner_pin, hold, hub_pin, leaving }
     }
 
     fn into_value(self) -> Result<Self::Value, String> {
-        let Self { owner_pin, hold, hub_pin, leaving, audit_version, audit_per_mille } = self;
+        let Self { owner_pin, hold, hub_pin, leaving } = self;
         let leaving = match leaving {
             Some(LeavingVersion { from, to, failure }) => Some(Leaving { from, to, failure: failure.into_value()? }),
             None => None,
         };
-        Ok(StoredOrders { orders: Orders { owner_pin, hold, hub_pin, leaving }, audit_version, audit_per_mille })
+        Ok(Orders { owner_pin, hold, hub_pin, leaving })
     }
 }
 
