@@ -25,9 +25,8 @@ use crate::stats::arms::Arms;
 pub(crate) use gather::window_end_s;
 pub use gather::{LATE_S, controls_of, gather, involved};
 pub use slices::{Attribute, Excess, Slices};
-pub use tally::{
-    Cell, Counted, LATENCY_BUCKETS, LATENCY_FIRST_US, Tally, bucket_ratio, cell_of, latency_bound_us, memory_bound,
-};
+pub use tally::{Cell, Counted, bucket_ratio, cell_of, latency_bucket, memory_bound, memory_bucket};
+pub use types::counters::Tally;
 
 /// Number of ages: with windows of an hour, the last one ends after 63 hours.
 pub const AGES: usize = 6;

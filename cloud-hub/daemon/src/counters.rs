@@ -17,6 +17,7 @@ use hub_core::evidence::{Cell, Counted, Tally, cell_of};
 use protocol::v1::{Measurement, ModelCounters, VariantFigures};
 use store::{Batch, Store, StoreError, Table};
 use tokio::sync::Mutex;
+use types::histogram::Histogram;
 use types::{DeviceId, ModelName, Version};
 
 use crate::clock;
@@ -242,7 +243,7 @@ fn tally(period: ModelCounters) -> Tally {
         agreed: period.agreed,
         shadowed: period.shadowed,
         shadow_agreed: period.shadow_agreed,
-        latency: period.latency.into_iter().map(u64::from).collect(),
+        latency: Histogram::of(&period.latency.into_iter().map(u64::from).collect::<Vec<_>>()),
         memory_bytes: period.memory_bytes,
     }
 }

@@ -4,14 +4,13 @@
 //! acknowledged them. While there is no hub, neighbouring periods are merged, so that a year offline takes no more room
 //! than an hour. The shell stores closed periods under their sequence numbers.
 
-mod histogram;
-
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use types::{ModelName, Version};
 
-pub use histogram::{BUCKETS, Histogram};
+pub use types::counters::Tally;
+pub use types::histogram::{BUCKETS, Histogram};
 
 /// Length of a period: short enough that a bad version is noticed within minutes, long enough that a device writes little.
 pub const PERIOD: Duration = Duration::from_secs(60);
@@ -23,52 +22,6 @@ pub const PERIODS_MAX: usize = 60;
 
 /// Maximum number of versions that are counted in one period: two of each model that a device may follow.
 pub const VERSIONS_MAX: usize = 256;
-
-/// Counts of one version.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Tally {
-    /// Requests that the device answered itself.
-    pub kept: u64,
-    /// Requests that it passed to the hub because its own answer was not confident.
-    pub deferred: u64,
-    /// Runs that ended in an error that was not the request's fault.
-    pub failed: u64,
-    /// Ends of the process that ran the model.
-    pub crashed: u64,
-    /// Kept answers that were compared with those of the full model.
-    pub audited: u64,
-    /// Of these, the answers that agreed.
-    pub agreed: u64,
-    /// Answers in the shadow of the serving version that were compared with its answers.
-    pub shadowed: u64,
-    /// Of these, the answers that agreed.
-    pub shadow_agreed: u64,
-    /// Runs by their duration.
-    pub latency: Histogram,
-    /// Largest memory of the session in bytes that was seen; `None` where it is not known.
-    pub memory_bytes: Option<u64>,
-}
-
-impl Tally {
-    /// Adds the counts of another tally of the same version.
-    pub fn add(&mut self, other: &Self) {
-        let sums = [
-            (&mut self.kept, other.kept),
-            (&mut self.deferred, other.deferred),
-            (&mut self.failed, other.failed),
-            (&mut self.crashed, other.crashed),
-            (&mut self.audited, other.audited),
-            (&mut self.agreed, other.agreed),
-            (&mut self.shadowed, other.shadowed),
-            (&mut self.shadow_agreed, other.shadow_agreed),
-        ];
-        for (sum, more) in sums {
-            *sum = sum.saturating_add(more);
-        }
-        self.latency.add(&other.latency);
-        self.memory_bytes = self.memory_bytes.max(other.memory_bytes);
-    }
-}
 
 /// Counts of one period.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,12 +1,15 @@
 //! Data types that the cores and the shells exchange.
 //!
 //! Data without behaviour of its own: names and digests ([`id`]), tensors ([`tensor`]), the inputs and outputs of a
-//! model ([`signature`]), host names ([`host`]), options of a GPU ([`gpu`]), texts of errors ([`error`]), processes of engines ([`process`]), inferences ([`inference`]), routing policies
-//! ([`policy`]), the origin of a response ([`receipt`]) and the limits that several crates share ([`limits`]). Depends on no
+//! model ([`signature`]), host names ([`host`]), options of a GPU ([`gpu`]), texts of errors ([`error`]), processes of
+//! engines ([`process`]), counts of what a version did ([`counters`], [`histogram`]), inferences ([`inference`]), routing
+//! policies ([`policy`]), the origin of a response ([`receipt`]) and the limits that several crates share ([`limits`]). Depends on no
 //! other crate of this workspace; does no I/O, reads no clock, knows no engine.
 
+pub mod counters;
 pub mod error;
 pub mod gpu;
+pub mod histogram;
 pub mod host;
 pub mod id;
 pub mod inference;

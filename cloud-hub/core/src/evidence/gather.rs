@@ -3,9 +3,13 @@
 use types::{DeviceId, Version};
 
 use super::slices::Attribute;
-use super::{AGES, Assignment, CELL_S, Canary, Cell, DeviceTally, Evidence, Install, LATENCY_BUCKETS, Metric, Tally};
+use super::{
+    AGES, Assignment, CELL_S, Canary, Cell, DeviceTally, Evidence, Install, Metric, Tally, latency_bucket,
+    memory_bucket,
+};
 use crate::gate::Gate;
 use crate::stats::arms::CONTROLS_MAX;
+use types::histogram::BUCKETS;
 
 /// Seconds after the end of a window before it is used: the counters of its last minutes arrive within them.
 pub const LATE_S: u64 = 300;
@@ -148,7 +152,7 @@ fn compare(evidence: &mut Evidence, gate: &Gate, age: usize, canary: &Tally, con
     for metric in [Metric::Latency, Metric::Memory] {
         let histograms = evidence.buckets.entry((metric, age)).or_default();
         let note = |histogram: &mut Vec<u64>, tally: &Tally| {
-            histogram.resize(LATENCY_BUCKETS, 0);
+            histogram.resize(BUCKETS, 0);
             if let Some(count) = bucket(metric, gate, tally).and_then(|bucket| histogram.get_mut(bucket)) {
                 *count += 1;
             }
@@ -160,8 +164,8 @@ fn compare(evidence: &mut Evidence, gate: &Gate, age: usize, canary: &Tally, con
 
 fn bucket(metric: Metric, gate: &Gate, tally: &Tally) -> Option<usize> {
     match metric {
-        Metric::Latency => tally.latency_bucket(gate.latency.map_or(0.95, |latency| latency.quantile)),
-        Metric::Memory => tally.memory_bucket(),
+        Metric::Latency => latency_bucket(tally, gate.latency.map_or(0.95, |latency| latency.quantile)),
+        Metric::Memory => memory_bucket(tally),
         Metric::Installs | Metric::Errors | Metric::Crashes | Metric::Deferrals | Metric::Agreement => None,
     }
 }

@@ -3,9 +3,7 @@
 use std::f64::consts::PI;
 
 use super::{AGE_SHARES, DEVICE_SHARE, Figures, Gate, Judgement, Rate, Ratio, Reason, Undecided, Verdict};
-use crate::evidence::{
-    DeviceTally, Evidence, Histograms, Metric, Tally, bucket_ratio, latency_bound_us, memory_bound, window_end_s,
-};
+use crate::evidence::{DeviceTally, Evidence, Histograms, Metric, Tally, bucket_ratio, memory_bound, window_end_s};
 use crate::stats::arms::{Arms, Side};
 use crate::stats::bernoulli::{self, JEFFREYS};
 use crate::stats::{Interval, quantile};
@@ -187,7 +185,7 @@ impl Gate {
             | Metric::Crashes
             | Metric::Deferrals
             | Metric::Agreement
-            | Metric::Latency => latency_bound_us(bucket),
+            | Metric::Latency => types::histogram::bound_us(bucket),
         };
         let (Some(with), Some(without)) = (quantile::observed(canary, MEDIAN), quantile::observed(control, MEDIAN))
         else {

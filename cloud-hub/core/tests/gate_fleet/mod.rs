@@ -8,6 +8,7 @@ use hub_core::evidence::{Assignment, Attribute, CELL_S, Canary, Cell, Install, M
 use hub_core::gate::{Gate, Judgement, Verdict};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use types::histogram::Histogram;
 use types::{DeviceId, Version};
 
 /// Start of the simulation in seconds of the Unix clock.
@@ -202,7 +203,7 @@ impl Fleet {
             crashed,
             audited,
             agreed,
-            latency,
+            latency: Histogram::of(&latency),
             memory_bytes: Some(9 << 20),
             ..Tally::default()
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hub_core::evidence::{Tally, latency_bound_us};
+use hub_core::evidence::Tally;
 use hub_core::stats::quantile;
 use store::StoreError;
 use types::{DeviceId, ModelName, Version};
@@ -55,8 +55,8 @@ impl Counters {
 
 fn view(version: Version, tally: &Tally, devices: usize) -> FiguresView {
     let quantile = |order: f64| {
-        let bucket = quantile::observed(&tally.latency, order)?;
-        Some(latency_bound_us(bucket) / US_PER_MS)
+        let bucket = quantile::observed(tally.latency.buckets(), order)?;
+        Some(types::histogram::bound_us(bucket) / US_PER_MS)
     };
     FiguresView {
         version,

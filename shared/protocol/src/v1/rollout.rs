@@ -5,6 +5,7 @@
 //! counters and measurements only to hubs whose `Welcome` has [`super::feature::MODEL_COUNTERS`].
 
 use serde::{Deserialize, Serialize};
+use types::histogram::BUCKETS;
 use types::{EngineName, ModelName, VariantName, Version};
 
 use super::hello::MODELS_MAX;
@@ -62,13 +63,6 @@ pub const ASSIGNED_MAX: usize = 128;
 /// Maximum share of an [`Audit`] in thousandths.
 pub const AUDIT_SHARE_MAX: u16 = 1000;
 
-/// Number of buckets of [`ModelCounters::latency`].
-pub const LATENCY_BUCKETS: usize = 65;
-
-/// Upper bound of the first latency bucket in microseconds. Bucket `i` ends at `100 us * 2^(i/4)`, so the buckets reach
-/// to 6.5 s in steps of 19 %; the last one counts everything above.
-pub const LATENCY_FIRST_US: u32 = 100;
-
 /// Maximum number of [`ModelCounters`] in one message: one period of two versions of every model.
 pub const COUNTERS_MAX: usize = 2 * MODELS_MAX;
 
@@ -101,7 +95,7 @@ pub struct ModelCounters {
     pub shadowed: u64,
     /// Of these, the answers that agreed.
     pub shadow_agreed: u64,
-    /// Runs by their duration, see [`LATENCY_FIRST_US`]; buckets at the end that are empty are left out.
+    /// Runs by their duration, in the buckets of [`types::histogram`]; buckets at the end that are empty are left out.
     pub latency: Vec<u32>,
     /// Memory of the version's session in bytes, where the device knows it.
     pub memory_bytes: Option<u64>,
@@ -109,7 +103,7 @@ pub struct ModelCounters {
 
 impl ModelCounters {
     fn check(&self) -> Result<(), String> {
-        count("latency", self.latency.len(), LATENCY_BUCKETS)?;
+        count("latency", self.latency.len(), BUCKETS)?;
         at_most("agreed", self.agreed, self.audited)?;
         at_most("shadow_agreed", self.shadow_agreed, self.shadowed)
     }

@@ -36,7 +36,7 @@ struct VersionTally {
     #[serde(default)]
     shadow_agreed: u64,
     #[serde(default)]
-    latency: Vec<u32>,
+    latency: Vec<u64>,
     #[serde(default)]
     memory_bytes: Option<u64>,
 }

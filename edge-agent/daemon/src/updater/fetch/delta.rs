@@ -300,7 +300,8 @@ fn open(path: &Path, expected: u64) -> Result<(File, u64), Failure> {
 
 /// Returns the bytes of a delta that an earlier run stored; 0 if they are more than the delta has.
 fn length_of(path: &Path, expected: u64) -> u64 {
-    std::fs::metadata(path).map_or(0, |found| found.len()).checked_rem(expected.saturating_add(1)).unwrap_or(0)
+    let found = std::fs::metadata(path).map_or(0, |found| found.len());
+    if found <= expected { found } else { 0 }
 }
 
 fn is_busy(error: &LinkError) -> bool {

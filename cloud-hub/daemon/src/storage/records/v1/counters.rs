@@ -1,8 +1,9 @@
 //! The records of device counters and of measurements.
 
-use hub_core::evidence::{Cell, Counted, LATENCY_BUCKETS, Tally};
+use hub_core::evidence::{Cell, Counted, Tally};
 use serde::{Deserialize, Serialize};
 use store::Record;
+use types::histogram::{BUCKETS, Histogram};
 use types::{EngineName, VariantName, Version};
 
 use crate::storage::values::{MeasuredVariant, StoredCell, StoredMeasurement};
@@ -77,7 +78,7 @@ impl Record for CounterCell {
         let StoredCell { cell: Cell { version, from_unix_s, tally }, last } = value;
         let Tally { kept, deferred, failed, crashed, audited, agreed, shadowed, shadow_agreed, latency, memory_bytes } =
             tally.clone();
-        let latency = latency.into_iter().enumerate().filter(|(_bucket, count)| *count > 0);
+        let latency = latency.counts().into_iter().enumerate().filter(|(_bucket, count)| *count > 0);
         Self {
             version: *version,
             from_unix_s: *from_unix_s,
@@ -98,8 +99,8 @@ impl Record for CounterCell {
 
     fn into_value(self) -> Result<StoredCell, String> {
         let buckets = self.latency.iter().map(|(bucket, _count)| usize::from(*bucket) + 1).max().unwrap_or(0);
-        if buckets > LATENCY_BUCKETS {
-            return Err(format!("latency bucket {} of {LATENCY_BUCKETS}", buckets - 1));
+        if buckets > BUCKETS {
+            return Err(format!("latency bucket {} of {BUCKETS}", buckets - 1));
         }
         if self.agreed > self.audited || self.shadow_agreed > self.shadowed {
             return Err("more answers agreed than were compared".to_owned());
@@ -119,7 +120,7 @@ impl Record for CounterCell {
             agreed: self.agreed,
             shadowed: self.shadowed,
             shadow_agreed: self.shadow_agreed,
-            latency,
+            latency: Histogram::of(&latency),
             memory_bytes: self.memory_bytes,
         };
         let last = Counted { from_unix_s: self.last_from_unix_s, sequence: self.last_sequence };

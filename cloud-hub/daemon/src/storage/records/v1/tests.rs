@@ -241,7 +241,7 @@ async fn counters_of_a_device_read_back_for_ever() {
         agreed: 3,
         shadowed: 8,
         shadow_agreed: 7,
-        latency: vec![0, 0, 5, 6],
+        latency: types::histogram::Histogram::of(&[0, 0, 5, 6]),
         memory_bytes: Some(1_000_000),
     };
     let cell = |tally| StoredCell {
