@@ -36,7 +36,7 @@ use crate::sockets::Sockets;
 use crate::state::{Folder, Listening};
 use crate::status::SharedStatus;
 use crate::trust::{DeviceTrust, watch};
-use crate::updater::{self, Attempts, Followed, Follower, LoadTable, Updaters};
+use crate::updater::{self, Attempts, Followed, LoadTable, SharedParts, Updaters};
 use crate::uplink::{Link, Uplink, UplinkParts};
 
 /// Time for the link and the updaters to end: a goodbye is one packet, a job is resumed at the next start.
@@ -152,7 +152,7 @@ impl Agent {
         let attempts = Attempts::new(Table::new(Arc::clone(&store)), config.engine.isolation);
         let registry = Arc::new(Updaters::default());
         let measurements = Arc::<Measurements>::default();
-        let follower = Follower {
+        let shared = SharedParts {
             folder: folder.clone(),
             trust: trust.clone(),
             link: link.clone(),
@@ -169,9 +169,9 @@ impl Agent {
         };
         let mut updaters = Vec::new();
         for model in models.iter() {
-            updaters.push(follower.follow(model).await.map_err(StartError::Store)?);
+            updaters.push(shared.follow(model).await.map_err(StartError::Store)?);
         }
-        let restored = Assigned::restore(follower, Arc::clone(&models), config.updates.assign).await;
+        let restored = Assigned::restore(shared, Arc::clone(&models), config.updates.assign).await;
         let (assigned, assigned_link) = restored.map_err(StartError::Store)?;
         let uplink = enrolment.and_then(|enrolment| {
             let addresses = match config.hub.addresses.is_empty() {

@@ -16,7 +16,7 @@ use types::ModelName;
 use crate::config::ModelTable;
 use crate::models::Models;
 use crate::records::v1::AssignedModels;
-use crate::updater::{Followed, Follower};
+use crate::updater::{Followed, SharedParts};
 
 /// Key of the list: there is one.
 const KEY: &str = "list";
@@ -47,7 +47,7 @@ pub struct Assignment {
 /// Models that the hub has assigned, and their updaters.
 #[derive(Debug)]
 pub struct Assigned {
-    follower: Follower,
+    shared: SharedParts,
     models: Arc<Models>,
     table: Table<AssignedModels>,
     /// Models of the configuration, which the hub cannot take away.
@@ -76,16 +76,16 @@ impl Assigned {
     /// # Errors
     /// When the store does not read.
     pub async fn restore(
-        follower: Follower,
+        shared: SharedParts,
         models: Arc<Models>,
         is_allowed: bool,
     ) -> Result<(Self, AssignedLink), StoreError> {
         let configured = models.iter().map(|model| model.name.clone()).collect();
-        let table: Table<AssignedModels> = Table::new(Arc::clone(&follower.store));
+        let table: Table<AssignedModels> = Table::new(Arc::clone(&shared.store));
         let (send, lists) = mpsc::channel(LISTS_WAITING);
         let (changed, follow) = watch::channel(0);
         let (waiting, running) = (BTreeMap::new(), BTreeMap::new());
-        let mut assigned = Self { follower, models, table, configured, is_allowed, waiting, running, changed, lists };
+        let mut assigned = Self { shared, models, table, configured, is_allowed, waiting, running, changed, lists };
         if is_allowed {
             for name in assigned.table.get(KEY).await?.unwrap_or_default() {
                 assigned.follow(&name).await?;
@@ -99,7 +99,7 @@ impl Assigned {
             return Ok(());
         }
         let model = self.models.add(name, ModelTable::default());
-        let followed = self.follower.follow(model).await?;
+        let followed = self.shared.follow(model).await?;
         self.waiting.insert(name.clone(), followed);
         Ok(())
     }
@@ -146,7 +146,7 @@ impl Assigned {
             if let Some(model) = self.models.find(name.as_str()) {
                 self.models.remove(name);
                 drop(model.switch(None));
-                self.follower.forget(&model).await;
+                self.shared.forget(&model).await;
             }
         }
         for name in &added {

@@ -58,7 +58,7 @@ pub(super) struct Failovers {
 
 impl Failovers {
     pub(super) fn new(parts: Arc<UpdaterParts>) -> Self {
-        let (losses, returns) = (parts.model.losses(), parts.engines.returns());
+        let (losses, returns) = (parts.model.losses(), parts.shared.engines.returns());
         let residency = parts.model.residency();
         Self { parts, losses, returns, residency, under_way: None, return_waits: false }
     }
@@ -140,7 +140,9 @@ impl Failovers {
         };
         let Some(version) = version else { return };
         let best = match left.as_ref().and_then(|serving| serving.variant()) {
-            Some(variant) => Wanted::by(&self.parts.model.table).among(&self.parts.engines, &variant.engines).next(),
+            Some(variant) => {
+                Wanted::by(&self.parts.model.table).among(&self.parts.shared.engines, &variant.engines).next()
+            }
             None => None,
         };
         let is_there = |serving: &Arc<Serving>| best.is_none_or(|best| best.name() == serving.engine);
@@ -172,7 +174,7 @@ impl Failovers {
     /// The version that should serve, by the pointers on the disk.
     async fn installed_version(&mut self) -> Option<Version> {
         let parts = Arc::clone(&self.parts);
-        let read = tokio::task::spawn_blocking(move || disk::read_slots(&parts.folder, &parts.model.name));
+        let read = tokio::task::spawn_blocking(move || disk::read_slots(&parts.shared.folder, &parts.model.name));
         read.await.ok()?.ok()?.active_version()
     }
 
@@ -195,7 +197,7 @@ impl Failovers {
         telemetry::metrics::engine_taken_back(model.as_str(), to.as_str());
         let from = left.map_or(to, |left| left.engine);
         let failover = Failover { from, to: Some(to), cause: why, at_unix_ms: clock::unix_ms() };
-        self.parts.shared_status.updater(model, |part| part.failover = Some(failover));
+        self.parts.shared.shared_status.updater(model, |part| part.failover = Some(failover));
         report(&self.parts, version, outcome).await;
     }
 
@@ -231,23 +233,23 @@ impl Failovers {
         }
         let at_unix_ms = clock::unix_ms();
         let failover = Failover { from: lost.engine, to, cause, at_unix_ms };
-        self.parts.shared_status.updater(model, |part| part.failover = Some(failover));
+        self.parts.shared.shared_status.updater(model, |part| part.failover = Some(failover));
         report(&self.parts, lost.installed.version, outcome).await;
     }
 }
 
 async fn report(parts: &UpdaterParts, version: Version, outcome: Outcome) {
     let model = parts.model.name.clone();
-    parts.reports.push(Report { model, version, stage: Stage::Loading, outcome }).await;
+    parts.shared.reports.push(Report { model, version, stage: Stage::Loading, outcome }).await;
 }
 
 /// Loads a version on the first engine that takes it.
 async fn load_back(parts: Arc<UpdaterParts>, version: Version) -> Result<Arc<Serving>, Failure> {
     let loaded = tokio::task::spawn_blocking(move || {
-        let bundle = disk::installed_bundle(&parts.folder, &parts.model.name, version);
+        let bundle = disk::installed_bundle(&parts.shared.folder, &parts.model.name, version);
         let bundle = bundle.map_err(|error| trouble::of_verify(&error))?;
         let wanted = Wanted::by(&parts.model.table);
-        super::load(&parts.engines, &parts.load, &parts.attempts, &bundle, wanted, Trial::Proven)
+        super::load(&parts.shared.engines, &parts.shared.load, &parts.shared.attempts, &bundle, wanted, Trial::Proven)
     });
     loaded.await.unwrap_or_else(|_stopped| Err(trouble::interrupted()))
 }
@@ -257,9 +259,16 @@ async fn load_back(parts: Arc<UpdaterParts>, version: Version) -> Result<Arc<Ser
 async fn load_again(parts: Arc<UpdaterParts>, lost: Arc<Serving>) -> Result<Arc<Serving>, Failure> {
     let loaded = tokio::task::spawn_blocking(move || {
         let load = |version, wanted| {
-            let bundle = disk::installed_bundle(&parts.folder, &parts.model.name, version);
+            let bundle = disk::installed_bundle(&parts.shared.folder, &parts.model.name, version);
             let bundle = bundle.map_err(|error| trouble::of_verify(&error))?;
-            super::load(&parts.engines, &parts.load, &parts.attempts, &bundle, wanted, Trial::Proven)
+            super::load(
+                &parts.shared.engines,
+                &parts.shared.load,
+                &parts.shared.attempts,
+                &bundle,
+                wanted,
+                Trial::Proven,
+            )
         };
         let wanted = Wanted::by(&parts.model.table);
         if lost.session.condemned().is_none() {
@@ -268,7 +277,7 @@ async fn load_again(parts: Arc<UpdaterParts>, lost: Arc<Serving>) -> Result<Arc<
         // The engine is well and the version is not: another engine, else the version before it.
         let elsewhere = load(lost.installed.version, Wanted { after: Some(lost.engine), ..wanted });
         elsewhere.or_else(|failure| {
-            let slots = disk::read_slots(&parts.folder, &parts.model.name).unwrap_or_default();
+            let slots = disk::read_slots(&parts.shared.folder, &parts.model.name).unwrap_or_default();
             match slots.previous.into_iter().find(|previous| previous.version != lost.installed.version) {
                 Some(previous) => load(previous.version, wanted),
                 None => Err(failure),

@@ -108,7 +108,7 @@ pub(super) async fn fetch(
         return Ok(Done::Fetched);
     }
     let (version, variant) = (candidate.manifest.version, &candidate.variant);
-    let staging = parts.folder.staging(&parts.model.name, version);
+    let staging = parts.shared.folder.staging(&parts.model.name, version);
     let total: u64 = variant.files().map(|file| file.size).sum();
     let there = disk::bytes_there(&staging, variant);
     parts.note_bytes(there, total);
@@ -132,7 +132,7 @@ async fn is_whole(parts: &Arc<UpdaterParts>, candidate: &Candidate) -> Result<bo
     let (parts, version) = (Arc::clone(parts), candidate.manifest.version);
     let (manifest, variant) = (candidate.manifest_digest, candidate.variant.name.clone());
     blocking(move || {
-        let (folder, model) = (&parts.folder, &parts.model.name);
+        let (folder, model) = (&parts.shared.folder, &parts.model.name);
         let pinned = disk::is_installed(folder, model, version, manifest, &variant);
         Ok(pinned && disk::installed_bundle(folder, model, version).is_ok())
     })
@@ -141,13 +141,13 @@ async fn is_whole(parts: &Arc<UpdaterParts>, candidate: &Candidate) -> Result<bo
 
 /// A full disk is found before the first byte is asked for, and leaves room for everybody else.
 fn require_room(parts: &UpdaterParts, needed: u64) -> Result<Room, Failure> {
-    let free = files::free_bytes(parts.folder.root()).map_err(|error| trouble::of_file(&error))?;
-    let keep = parts.updates.disk_free_min_bytes;
-    parts.transfers.reserve(needed, free, keep).ok_or_else(|| {
+    let free = files::free_bytes(parts.shared.folder.root()).map_err(|error| trouble::of_file(&error))?;
+    let keep = parts.shared.updates.disk_free_min_bytes;
+    parts.shared.transfers.reserve(needed, free, keep).ok_or_else(|| {
         let detail = format!(
             "the disk of {} has {free} bytes free, the update needs {needed} beside other updates under way and must \
              leave {keep}: free some space, or lower updates.disk_free_min_bytes",
-            parts.folder.root().display(),
+            parts.shared.folder.root().display(),
         );
         trouble::because(FailureKind::DiskFull, detail)
     })
@@ -160,7 +160,7 @@ impl Fetching {
         let open = move || Download::open(expected, &part).map_err(|error| trouble::of_fetch(&error));
         let mut download = blocking(open).await?;
         // Whoever comes second waits here, and then finds the copy of the first.
-        let lock = self.parts.transfers.lock_of(&file.digest);
+        let lock = self.parts.shared.transfers.lock_of(&file.digest);
         let waited = async { Ok(lock.lock().await) };
         let _only_one = unless_abandoned(&self.abandoned, waited).await?;
         let destination = staging.join(&file.name);
@@ -170,7 +170,7 @@ impl Fetching {
             // Up to the end of this chunk and some whole ones more.
             let length = (download.size() - range.offset).min(range.length + ASK_BYTES - bundle::CHUNK_BYTES);
             let asked = async {
-                let answer = self.parts.link.blob(file.digest, range.offset, length).await;
+                let answer = self.parts.shared.link.blob(file.digest, range.offset, length).await;
                 answer.map_err(|error| trouble::of_link(&error))
             };
             let bytes = unless_abandoned(&self.abandoned, asked).await?;
@@ -199,7 +199,7 @@ impl Fetching {
             let mut download = download;
             // Once more where a version was moved to its place between the look and the read.
             for _look in 0..2 {
-                for path in disk::copies(&parts.folder, &file, &destination) {
+                for path in disk::copies(&parts.shared.folder, &file, &destination) {
                     if download.next_range().is_some() {
                         copy_from(&mut download, &path)?;
                     }

@@ -4,54 +4,16 @@
 
 use std::sync::Arc;
 
-use store::{Store, StoreError, Table};
+use store::{StoreError, Table};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::commands::{Command, Updaters};
+use super::commands::Command;
+use super::disk;
+use super::shared::SharedParts;
 use super::task::{ModelUpdater, UpdaterParts};
-use super::{Attempts, LoadTable, Transfers, disk};
-use crate::config::UpdatesTable;
-use crate::engines::Engines;
-use crate::measured::Measurements;
 use crate::models::Model;
 use crate::records::v1::{FailedVersion, OnProbation, StandingOrders};
-use crate::reports::Reports;
-use crate::state::Folder;
-use crate::status::SharedStatus;
-use crate::trust::DeviceTrust;
-use crate::uplink::Link;
-
-/// Parts that the updaters of all models share.
-#[derive(Debug, Clone)]
-pub struct Follower {
-    /// State folder with the versions.
-    pub folder: Folder,
-    /// Trust in versions; `None` on a device that was never enrolled.
-    pub trust: Option<Arc<DeviceTrust>>,
-    /// The way to the hub.
-    pub link: Link,
-    /// Engines that can run models.
-    pub engines: Arc<Engines>,
-    /// Configuration of loads.
-    pub load: LoadTable,
-    /// Settings of updates.
-    pub updates: UpdatesTable,
-    /// The downloads of all models.
-    pub transfers: Arc<Transfers>,
-    /// Outbox of reports to the hub.
-    pub reports: Arc<Reports>,
-    /// Store of the agent's records.
-    pub store: Arc<dyn Store>,
-    /// Loads that were begun.
-    pub attempts: Attempts,
-    /// Measurements that wait for the hub.
-    pub measurements: Arc<Measurements>,
-    /// Status of the agent, updated at each change.
-    pub shared_status: Arc<SharedStatus>,
-    /// Registry of the updaters.
-    pub updaters: Arc<Updaters>,
-}
 
 /// The updater of a model that is followed, and its commands.
 #[derive(Debug)]
@@ -67,7 +29,7 @@ impl Followed {
     }
 }
 
-impl Follower {
+impl SharedParts {
     /// Takes up where the last run of a model was cut off, and loads what served then.
     ///
     /// # Errors
@@ -77,20 +39,10 @@ impl Follower {
         let store = || Arc::clone(&self.store);
         let parts = UpdaterParts {
             model,
-            folder: self.folder.clone(),
-            trust: self.trust.clone(),
-            link: self.link.clone(),
-            engines: Arc::clone(&self.engines),
-            load: self.load.clone(),
-            updates: self.updates.clone(),
-            transfers: Arc::clone(&self.transfers),
-            reports: Arc::clone(&self.reports),
+            shared: self.clone(),
             failed: Table::new(store()),
             orders: Table::new(store()),
             probations: Table::new(store()),
-            attempts: self.attempts.clone(),
-            measurements: Arc::clone(&self.measurements),
-            shared_status: Arc::clone(&self.shared_status),
         };
         Ok(Followed { updater: ModelUpdater::resume(parts).await?, commands })
     }

@@ -76,12 +76,12 @@ pub(super) async fn trust(
     version: Version,
     abandoned: CancellationToken,
 ) -> Result<Done, Failure> {
-    let Some(trust) = &parts.trust else {
+    let Some(trust) = &parts.shared.trust else {
         return Err(trouble::because(FailureKind::Storage, "this device has no trust root: enrol it first"));
     };
     let refreshed = async {
-        let refreshed = trust.refresh(&parts.link).await;
-        refreshed.map_err(|error| trouble::of_trust(&error, parts.link.is_online()))
+        let refreshed = trust.refresh(&parts.shared.link).await;
+        refreshed.map_err(|error| trouble::of_trust(&error, parts.shared.link.is_online()))
     };
     let trusted = unless_abandoned(&abandoned, refreshed).await?;
     if let Some(behind) = trusted.clock_behind() {
@@ -94,7 +94,7 @@ pub(super) async fn trust(
     let manifest =
         bundle::read_manifest(&trusted, model, version, &bytes).map_err(|error| trouble::of_manifest(&error))?;
     let variant = choose(&manifest, &parts)?.clone();
-    let staging = parts.folder.staging(model, version);
+    let staging = parts.shared.folder.staging(model, version);
     blocking(move || disk::begin_staging(&staging, &bytes).map_err(|error| trouble::of_file(&error))).await?;
     crash_at(CrashPoint::ManifestStored);
     Ok(Done::Trusted(Box::new(Candidate { trusted, manifest, manifest_digest: target.digest, variant })))
@@ -106,7 +106,7 @@ async fn fetch_manifest(parts: &UpdaterParts, target: TargetRef) -> Result<Bytes
     loop {
         let there = u64::try_from(whole.len()).unwrap_or(u64::MAX);
         let Some(left) = target.length.checked_sub(there).filter(|&left| left > 0) else { return Ok(whole.freeze()) };
-        let part = parts.link.blob(target.digest, there, left.min(ASK_BYTES)).await;
+        let part = parts.shared.link.blob(target.digest, there, left.min(ASK_BYTES)).await;
         let part = part.map_err(|error| trouble::of_link(&error))?;
         if part.is_empty() {
             let detail = "the hub's manifest is shorter than the signed one";
@@ -119,7 +119,7 @@ async fn fetch_manifest(parts: &UpdaterParts, target: TargetRef) -> Result<Bytes
 /// The named variant, or the first that is made for devices and that an engine here can run.
 fn choose<'a>(manifest: &'a Manifest, parts: &UpdaterParts) -> Result<&'a Variant, Failure> {
     let table = &parts.model.table;
-    let runs = |variant: &&Variant| Wanted::by(table).among(&parts.engines, &variant.engines).next().is_some();
+    let runs = |variant: &&Variant| Wanted::by(table).among(&parts.shared.engines, &variant.engines).next().is_some();
     let chosen = match &table.variant {
         Some(name) => manifest.variant(name).filter(runs),
         None => manifest.variants_for(Place::Device).find(runs),
@@ -130,15 +130,21 @@ fn choose<'a>(manifest: &'a Manifest, parts: &UpdaterParts) -> Result<&'a Varian
             format!("{} (for {})", variant.name, variant.engines.iter().map(engine).collect::<Vec<_>>().join(", "))
         });
         let forms = forms.collect::<Vec<_>>().join(", ");
-        let states: Vec<String> =
-            parts.engines.status().iter().map(|status| format!("{} is {}", status.engine, status.state)).collect();
+        let states: Vec<String> = parts
+            .shared
+            .engines
+            .status()
+            .iter()
+            .map(|status| format!("{} is {}", status.engine, status.state))
+            .collect();
         let states = states.join(", ");
         let detail = match &table.variant {
             Some(name) => format!("it has no variant {name} that runs here ({states}): it has {forms}"),
             None => format!("none of its variants for devices runs here ({states}): it has {forms}"),
         };
         // With a GPU that is gone it may run after a restart; otherwise only another version or configuration helps.
-        let is_lost = parts.engines.status().iter().any(|status| parts.engines.lost(status.engine).is_some());
+        let is_lost =
+            parts.shared.engines.status().iter().any(|status| parts.shared.engines.lost(status.engine).is_some());
         let kind = if is_lost { FailureKind::EngineLost } else { FailureKind::NoVariant };
         trouble::because(kind, detail)
     })
@@ -147,7 +153,7 @@ fn choose<'a>(manifest: &'a Manifest, parts: &UpdaterParts) -> Result<&'a Varian
 /// Holds every file against the signed manifest and puts the version in its place.
 pub(super) async fn verify(parts: Arc<UpdaterParts>, candidate: Candidate) -> Result<Done, Failure> {
     blocking(move || {
-        let (folder, model) = (&parts.folder, &parts.model.name);
+        let (folder, model) = (&parts.shared.folder, &parts.model.name);
         let version = candidate.manifest.version;
         let variant = &candidate.variant.name;
         let prove = |place: &std::path::Path| {
@@ -183,11 +189,11 @@ pub(super) async fn verify(parts: Arc<UpdaterParts>, candidate: Candidate) -> Re
 /// Proves a version that is kept on the disk: the metadata that was trusted last lists it, and its files are whole.
 pub(super) async fn recall(parts: Arc<UpdaterParts>, version: Version) -> Result<Done, Failure> {
     let model = parts.model.name.clone();
-    let trusted = parts.trust.as_ref().and_then(|trust| trust.current());
+    let trusted = parts.shared.trust.as_ref().and_then(|trust| trust.current());
     let missing = || trouble::because(FailureKind::TrustStale, "this device has no signed list of versions yet");
     let target = trusted.ok_or_else(missing)?.manifest(&model, version);
     let target = target.map_err(|error| trouble::of_trust(&error, true))?;
-    let bundle = blocking(move || disk::listed_bundle(&parts.folder, &model, version, target.digest)).await?;
+    let bundle = blocking(move || disk::listed_bundle(&parts.shared.folder, &model, version, target.digest)).await?;
     Ok(Done::Verified(Box::new(bundle)))
 }
 
@@ -210,7 +216,10 @@ async fn load_new(
     wanted: Wanted,
 ) -> Result<Arc<Serving>, Failure> {
     let (parts, bundle) = (Arc::clone(parts), bundle.clone());
-    blocking(move || super::load(&parts.engines, &parts.load, &parts.attempts, &bundle, wanted, Trial::New)).await
+    blocking(move || {
+        super::load(&parts.shared.engines, &parts.shared.load, &parts.shared.attempts, &bundle, wanted, Trial::New)
+    })
+    .await
 }
 
 /// Has the version answer its golden inputs, on the next engine where one does not answer as it must.
@@ -292,9 +301,9 @@ async fn note_attempt(
 ) -> Option<Failure> {
     let (parts, bundle) = (Arc::clone(parts), bundle.clone());
     let noting = blocking(move || match death {
-        Some(death) => parts.attempts.died(&bundle, engine, death),
+        Some(death) => parts.shared.attempts.died(&bundle, engine, death),
         None => {
-            parts.attempts.survived(&bundle, engine);
+            parts.shared.attempts.survived(&bundle, engine);
             Ok(())
         }
     });
@@ -370,7 +379,7 @@ pub(super) async fn switch(
         crash_at(CrashPoint::ProbationStored);
     }
     let writer = Arc::clone(&parts);
-    blocking(move || disk::write_slots(&writer.folder, &writer.model.name, &slots)).await?;
+    blocking(move || disk::write_slots(&writer.shared.folder, &writer.model.name, &slots)).await?;
     crash_at(CrashPoint::SlotStored);
     // Whoever still holds the old session finishes on it; it is freed with the last of them.
     let before = parts.model.switch(Some(Arc::clone(&serving)));

@@ -77,7 +77,7 @@ pub(super) async fn repair(parts: &Arc<UpdaterParts>, slots: Slots) {
     tracing::warn!(model = %parts.model.name, ?slots, "the pointers are repaired");
     let writer = Arc::clone(parts);
     let written =
-        tokio::task::spawn_blocking(move || disk::write_slots(&writer.folder, &writer.model.name, &slots)).await;
+        tokio::task::spawn_blocking(move || disk::write_slots(&writer.shared.folder, &writer.model.name, &slots)).await;
     if let Ok(Err(failure)) = written {
         tracing::error!(%failure, "repaired pointers were not written: they are repaired again at the next start");
     }
@@ -95,7 +95,7 @@ pub(super) async fn send_report(parts: &UpdaterParts, report: Report) {
         outcome = report.outcome.as_str(),
         "update"
     );
-    parts.reports.push(report).await;
+    parts.shared.reports.push(report).await;
     crash_at(CrashPoint::ReportStored);
 }
 

@@ -102,14 +102,15 @@ pub(super) async fn measure(
 fn choose(parts: &UpdaterParts, forms: Vec<Bench>, active: Option<Bench>) -> Done {
     let memory = |bench: &Bench| {
         let installed = &bench.serving.installed;
-        parts.engines.memory_of(&format!("{}/{}", parts.model.name, installed.version))
+        parts.shared.engines.memory_of(&format!("{}/{}", parts.model.name, installed.version))
     };
     let active = active.filter(|active| active.refused.is_none());
     let figures: Vec<Figures> = forms.iter().map(|form| form.figures(memory(form), active.as_ref())).collect();
     let usable = |at: &usize| forms.get(*at).is_some_and(|form| form.refused.is_none());
     let usable: Vec<usize> = (0..forms.len()).filter(usable).collect();
     let candidates: Vec<Figures> = usable.iter().filter_map(|at| figures.get(*at).cloned()).collect();
-    let chosen = best(&candidates, parts.updates.measure_memory_max_bytes).and_then(|at| usable.get(at).copied());
+    let chosen =
+        best(&candidates, parts.shared.updates.measure_memory_max_bytes).and_then(|at| usable.get(at).copied());
     // Where none fits, the first is judged, and refused with its figures.
     let chosen = chosen.unwrap_or(0);
     let active_figures = active.as_ref().map(|active| active.figures(memory(active), None));
@@ -129,7 +130,7 @@ fn choose(parts: &UpdaterParts, forms: Vec<Bench>, active: Option<Bench>) -> Don
     let active_form = active.as_ref().zip(active_figures.as_ref()).map(form);
     let model = parts.model.name.clone();
     if let Some(version) = measured.first().map(|form| form.version) {
-        parts.measurements.push(Measured { model, version, forms: measured, active: active_form });
+        parts.shared.measurements.push(Measured { model, version, forms: measured, active: active_form });
     }
     let candidate = figures.get(chosen).cloned().unwrap_or_default();
     let serving = forms.into_iter().nth(chosen).map(|form| form.serving);
@@ -143,13 +144,13 @@ fn choose(parts: &UpdaterParts, forms: Vec<Bench>, active: Option<Bench>) -> Don
 
 /// Loads the candidate on the other engines that may run it, where the owner leaves the choice to the measurement.
 async fn add_other_engines(parts: &Arc<UpdaterParts>, bundle: &Bundle<Verified>, forms: &mut Vec<Bench>) {
-    if parts.model.table.engine.is_some() || !parts.updates.measure_engines {
+    if parts.model.table.engine.is_some() || !parts.shared.updates.measure_engines {
         return;
     }
     let Some(mut last) = forms.first().map(|form| form.serving.engine) else { return };
     loop {
         let wanted = Wanted { preferred: None, after: Some(last) };
-        if wanted.among(&parts.engines, &bundle.variant().engines).next().is_none() {
+        if wanted.among(&parts.shared.engines, &bundle.variant().engines).next().is_none() {
             return;
         }
         match jobs::load_proven(parts, bundle, wanted).await {

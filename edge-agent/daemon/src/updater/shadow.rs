@@ -35,12 +35,12 @@ pub(super) async fn shadow(
     abandoned: CancellationToken,
 ) -> Result<Done, Failure> {
     let (send, mut answers) = mpsc::channel(WAITING_MAX);
-    let (version, per_mille) = (candidate.installed.version, parts.updates.shadow_share.per_mille());
+    let (version, per_mille) = (candidate.installed.version, parts.shared.updates.shadow_share.per_mille());
     let _shadow = parts.model.begin_shadow(Shadow::new(version, per_mille, send));
     let mut tally = ShadowTally::default();
-    let until = Instant::now() + parts.updates.shadow_time;
+    let until = Instant::now() + parts.shared.updates.shadow_time;
     let comparing = async {
-        while tally.compared.saturating_add(tally.failed) < parts.updates.shadow_answers {
+        while tally.compared.saturating_add(tally.failed) < parts.shared.updates.shadow_answers {
             let Ok(Some(answer)) = tokio::time::timeout_at(until.into(), answers.recv()).await else { break };
             let started = Instant::now();
             compare(&parts, &candidate, answer, &mut tally).await;

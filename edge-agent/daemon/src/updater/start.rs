@@ -21,7 +21,7 @@ impl ModelUpdater {
     /// When the store does not read.
     pub(super) async fn resume(parts: UpdaterParts) -> Result<Self, StoreError> {
         let parts = Arc::new(parts);
-        let settings = parts.updates.settings();
+        let settings = parts.shared.updates.settings();
         let orders = keep::orders(&parts).await?;
         let (mut found, last_end) = look(&parts, &orders).await?;
         let first;
@@ -72,13 +72,13 @@ async fn look(
     let last_end = probation.as_ref().map_or(LastEnd::Orderly, |stored| stored.last_end(&keep::boot()));
     let looker = Arc::clone(parts);
     let found = tokio::task::spawn_blocking(move || {
-        let (folder, model) = (&looker.folder, &looker.model.name);
+        let (folder, model) = (&looker.shared.folder, &looker.model.name);
         let slots = disk::read_slots(folder, model).unwrap_or_else(|error| {
             tracing::error!(%model, error = telemetry::chain(&error), "the pointers of a model cannot be read");
             Slots::default()
         });
         let found = disk::look(folder, model);
-        let trusted = looker.trust.as_ref().and_then(|trust| trust.current());
+        let trusted = looker.shared.trust.as_ref().and_then(|trust| trust.current());
         let is_listed = |version: &Version| {
             let target = trusted.as_ref().and_then(|trusted| trusted.manifest(model, *version).ok());
             target.is_some_and(|target| disk::is_pinned_to(folder, model, *version, target.digest))
@@ -112,10 +112,17 @@ async fn load_what_served(
         let loader = Arc::clone(parts);
         let version = installed.version;
         let loaded = tokio::task::spawn_blocking(move || {
-            let bundle = disk::installed_bundle(&loader.folder, &loader.model.name, version);
+            let bundle = disk::installed_bundle(&loader.shared.folder, &loader.model.name, version);
             let bundle = bundle.map_err(|error| trouble::of_verify(&error))?;
             let wanted = Wanted::by(&loader.model.table);
-            let serving = super::load(&loader.engines, &loader.load, &loader.attempts, &bundle, wanted, Trial::Proven)?;
+            let serving = super::load(
+                &loader.shared.engines,
+                &loader.shared.load,
+                &loader.shared.attempts,
+                &bundle,
+                wanted,
+                Trial::Proven,
+            )?;
             Ok((bundle, serving))
         });
         match loaded.await.unwrap_or_else(|_stopped| Err(trouble::interrupted())) {
@@ -133,7 +140,7 @@ async fn load_what_served(
                 tracing::error!(model = %parts.model.name, %version, %failure, "an installed version does not load");
                 let outcome = Outcome::Retrying(failure);
                 let model = parts.model.name.clone();
-                parts.reports.push(Report { model, version, stage: Stage::Active, outcome }).await;
+                parts.shared.reports.push(Report { model, version, stage: Stage::Active, outcome }).await;
             }
         }
     }
@@ -144,7 +151,7 @@ async fn load_what_served(
 /// answered. The last engine serves what it was trusted with before.
 async fn prove(parts: &Arc<UpdaterParts>, bundle: Bundle<Verified>, serving: Arc<Serving>) -> Arc<Serving> {
     let behind = Wanted { after: Some(serving.engine), ..Wanted::by(&parts.model.table) };
-    if behind.among(&parts.engines, &bundle.variant().engines).next().is_none() {
+    if behind.among(&parts.shared.engines, &bundle.variant().engines).next().is_none() {
         return serving;
     }
     jobs::proven(parts, &bundle, serving).await.unwrap_or_else(|(serving, failure)| {

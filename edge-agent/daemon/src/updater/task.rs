@@ -18,58 +18,32 @@ use super::gate::Gate;
 use super::jobs::{self, Candidate, Done};
 use super::keep;
 use super::observe::{self, Observer};
-use super::{Attempts, LoadTable, Transfers, disk, fetch, measure, shadow, trouble};
-use crate::config::UpdatesTable;
+use super::shared::SharedParts;
+use super::{disk, fetch, measure, shadow, trouble};
 use crate::crash::{CrashPoint, crash_at};
-use crate::engines::Engines;
-use crate::measured::Measurements;
 use crate::models::{Model, Serving};
 use crate::records::v1::{FailedVersion as FailedRecord, OnProbation, StandingOrders};
-use crate::reports::Reports;
-use crate::state::Folder;
-use crate::status::{FailedVersion, OrdersStatus, ProbationStatus, SharedStatus};
-use crate::trust::DeviceTrust;
-use crate::uplink::Link;
+use crate::status::{FailedVersion, OrdersStatus, ProbationStatus};
 
 /// Parts that the updater of one model uses.
 #[derive(Debug)]
 pub struct UpdaterParts {
     /// Model that is updated.
     pub model: Arc<Model>,
-    /// State folder with the versions.
-    pub folder: Folder,
-    /// Trust in versions; `None` on a device that was never enrolled.
-    pub trust: Option<Arc<DeviceTrust>>,
-    /// The way to the hub.
-    pub link: Link,
-    /// Engines that can run the model.
-    pub engines: Arc<Engines>,
-    /// Configuration of its loads.
-    pub load: LoadTable,
-    /// Limits of the configuration.
-    pub updates: UpdatesTable,
-    /// The downloads of all models.
-    pub transfers: Arc<Transfers>,
-    /// Outbox of reports to the hub.
-    pub reports: Arc<Reports>,
+    /// Parts that it shares with the updaters of the other models.
+    pub shared: SharedParts,
     /// Versions that were given up, by `<model>/<version>`.
     pub failed: Table<FailedRecord>,
     /// Orders of owner and hub, by model.
     pub orders: Table<StandingOrders>,
     /// Probations, by model.
     pub probations: Table<OnProbation>,
-    /// Loads that were begun.
-    pub attempts: Attempts,
-    /// Measurements that wait for the hub.
-    pub measurements: Arc<Measurements>,
-    /// Status of the agent, updated at each change.
-    pub shared_status: Arc<SharedStatus>,
 }
 
 impl UpdaterParts {
     /// Writes down how far a download is.
     pub(super) fn note_bytes(&self, done: u64, total: u64) {
-        self.shared_status.updater(&self.model.name, |part| {
+        self.shared.shared_status.updater(&self.model.name, |part| {
             part.update.bytes_done = done;
             part.update.bytes_total = total;
         });
@@ -116,7 +90,7 @@ impl std::fmt::Debug for ModelUpdater {
 impl ModelUpdater {
     /// Takes offers and works on them until `stop` is cancelled. What is under way then is taken up at the next start.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
-        let mut link = self.parts.link.clone();
+        let mut link = self.parts.shared.link.clone();
         if link.is_online() {
             self.handle(Event::HubOnline).await;
         }
@@ -160,7 +134,7 @@ impl ModelUpdater {
 
     pub(super) fn new(parts: Arc<UpdaterParts>, machine: Machine) -> Self {
         let failovers = Failovers::new(Arc::clone(&parts));
-        let gate = Gate::new(&parts.updates);
+        let gate = Gate::new(&parts.shared.updates);
         Self {
             parts,
             machine,
@@ -185,7 +159,7 @@ impl ModelUpdater {
     }
 
     async fn on_command(&mut self, command: Command) {
-        let enabled = self.parts.updates.enabled;
+        let enabled = self.parts.shared.updates.enabled;
         match command {
             Command::Offered(version, _kind) if !enabled => {
                 tracing::info!(model = %self.parts.model.name, %version, "updates are switched off: not taken");
@@ -223,7 +197,7 @@ impl ModelUpdater {
         if let Event::Failed(failure) = &event {
             tracing::warn!(model = %self.parts.model.name, state = self.machine.state().name(), %failure, "update");
             let said = failure.to_string();
-            self.parts.shared_status.updater(&self.parts.model.name, |part| part.update.last_error = Some(said));
+            self.parts.shared.shared_status.updater(&self.parts.model.name, |part| part.update.last_error = Some(said));
         }
         let mut steps: VecDeque<Step> = match self.machine.handle(event, Instant::now(), rand::random()) {
             Ok(steps) => steps.into(),
@@ -241,6 +215,7 @@ impl ModelUpdater {
         if is_switched {
             crash_at(CrashPoint::Collected);
             self.parts
+                .shared
                 .shared_status
                 .updater(&self.parts.model.name, |part| (part.update.last_error, part.failover) = (None, None));
         }
@@ -389,7 +364,7 @@ impl ModelUpdater {
         self.made = Made::default();
         let parts = self.parts();
         let removed =
-            tokio::task::spawn_blocking(move || disk::remove(&parts.folder, &parts.model.name, version)).await;
+            tokio::task::spawn_blocking(move || disk::remove(&parts.shared.folder, &parts.model.name, version)).await;
         if let Ok(Err(error)) = removed {
             // Found again at the next start.
             tracing::warn!(error = telemetry::chain(&error), %version, "a version was not removed");
@@ -411,7 +386,7 @@ impl ModelUpdater {
             let newest = self.machine.failed().last_key_value();
             self.parts.model.set_given_up(newest.map(|(version, failure)| format!("version {version}: {failure}")));
         }
-        self.parts.shared_status.updater(&self.parts.model.name, |part| {
+        self.parts.shared.shared_status.updater(&self.parts.model.name, |part| {
             part.previous.clone_from(&self.machine.slots().previous);
             part.orders = OrdersStatus::of(self.machine.orders());
             part.probation = self.machine.probation().map(ProbationStatus::from);

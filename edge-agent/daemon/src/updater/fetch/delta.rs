@@ -93,7 +93,7 @@ impl Fetching {
     ) -> Result<Download, Failure> {
         let missing = download.size().saturating_sub(download.arrived());
         let is_refused = disk::delta_refused(staging, file).exists();
-        if missing < ASKED_BYTES_MIN || is_refused || !self.parts.link.takes().deltas() {
+        if missing < ASKED_BYTES_MIN || is_refused || !self.parts.shared.link.takes().deltas() {
             return Ok(download);
         }
         let bases = self.bases(file).await?;
@@ -116,7 +116,7 @@ impl Fetching {
                 let saved = made.saturating_sub(delta.bytes);
                 telemetry::metrics::delta_applied(self.parts.model.name.as_str(), "applied");
                 telemetry::metrics::update_bytes_saved(self.parts.model.name.as_str(), saved);
-                self.parts.shared_status.updater(&self.parts.model.name, |part| {
+                self.parts.shared.shared_status.updater(&self.parts.model.name, |part| {
                     part.update.bytes_saved = part.update.bytes_saved.saturating_add(saved);
                 });
                 tracing::info!(file = %file.name, bytes = file.size, delta_bytes = delta.bytes, "made from a delta");
@@ -133,7 +133,7 @@ impl Fetching {
     async fn bases(&self, file: &FileRef) -> Result<Vec<Base>, Failure> {
         let (parts, variant, digest) = (Arc::clone(&self.parts), self.variant.clone(), file.digest);
         blocking(move || {
-            let (folder, model) = (&parts.folder, &parts.model.name);
+            let (folder, model) = (&parts.shared.folder, &parts.model.name);
             let slots = disk::read_slots(folder, model).unwrap_or_default();
             let slots = slots.active.into_iter().chain(slots.previous).map(|installed| installed.version);
             let mut versions: Vec<_> = slots.collect();
@@ -160,7 +160,7 @@ impl Fetching {
         let until = Instant::now() + MAKING_WITHIN;
         loop {
             let digests = bases.iter().map(|base| base.digest).collect();
-            let asked = async { Ok(self.parts.link.delta(digests, file.digest).await) };
+            let asked = async { Ok(self.parts.shared.link.delta(digests, file.digest).await) };
             match unless_abandoned(&self.abandoned, asked).await? {
                 Ok(delta) => return Ok(delta.filter(|delta| (1..missing).contains(&delta.bytes))),
                 Err(LinkError::Refused(refusal)) if refusal.code == RefusalCode::Busy && Instant::now() < until => {}
@@ -203,7 +203,7 @@ impl Fetching {
         let before = arrived;
         while arrived < expected {
             let length = PART_BYTES.min(expected - arrived);
-            let asked = async { Ok(self.parts.link.blob(delta.digest, arrived, length).await) };
+            let asked = async { Ok(self.parts.shared.link.blob(delta.digest, arrived, length).await) };
             let bytes = match unless_abandoned(&self.abandoned, asked).await? {
                 Ok(bytes) => bytes,
                 // Trouble that may pass: what has arrived is kept, and the next try goes on there.
@@ -274,7 +274,7 @@ impl Fetching {
         let error = telemetry::chain(reason);
         tracing::warn!(%model, file = %file.name, error, "a delta was not used: fetching the file");
         telemetry::metrics::delta_applied(model.as_str(), "failed");
-        self.parts.shared_status.updater(model, |part| {
+        self.parts.shared.shared_status.updater(model, |part| {
             part.update.delta_failures = part.update.delta_failures.saturating_add(1);
             part.update.delta_error = Some(error.clone());
         });
