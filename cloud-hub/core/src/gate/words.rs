@@ -64,8 +64,8 @@ impl fmt::Display for Reason {
             Figures::None => f.write_str("nothing was measured yet."),
             Figures::Installs { installs, share, limit } => write!(
                 f,
-                "{} devices serve the version, {} refused it or went back, {} are silent, {} are pending (offline or \
-                 still installing, not counted as failures). Share that fails: {} to {} (95 % confidence), accepted {}.",
+                "devices that serve the version: {}; refused it or went back: {}; silent: {}; pending (offline or still \
+                 installing, not counted as failures): {}. Share that fails: {} to {} (95 % confidence), accepted {}.",
                 installs.active,
                 installs.failed,
                 installs.silent,

@@ -141,7 +141,9 @@ impl Rollout {
         let gate = judged.map(|judged| judged.verdict);
         match gate {
             Some(Verdict::Breaks) => {
+                // The first reason is that of the decision, and the others are its evidence.
                 let reason = judged.and_then(|judged| judged.reasons.first().cloned());
+                evidence.drain(..usize::from(reason.is_some()));
                 return Judgement::Breach(reason.unwrap_or_else(|| "the gate is broken".to_owned()), evidence);
             }
             None if tally.is_breach() => {

@@ -259,6 +259,8 @@ fn a_gate_that_breaks_holds_or_passes_decides() {
     world.judged = Some(judged(super::Verdict::Breaks, 50));
     world.run(&mut rollout, 5);
     assert_eq!(rollout.state().reason(), Some("agreement is 3 points lower"));
+    let decision = rollout.parts().decisions.back().unwrap();
+    assert!(!decision.evidence.contains(&decision.reason), "the reason is printed twice: {decision:?}");
     world.judged = Some(judged(super::Verdict::Passes, 50));
     world.verb(&mut rollout, Verb::Resume).unwrap();
     world.run(&mut rollout, 60);
