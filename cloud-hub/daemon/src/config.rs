@@ -3,6 +3,8 @@
 //! Read by [`crate::cli`] before a port is bound; handed to [`crate::hub`]. The shipped example is [`EXAMPLE`], and a
 //! test holds it against the defaults below, so that neither can drift from the other.
 
+pub mod reach;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -18,7 +18,7 @@ use crate::api::Listening;
 use crate::app::App;
 use crate::config::HubConfig;
 use crate::servers::gateway::Services;
-use crate::state::Folder;
+use crate::storage::folder::Folder;
 
 pub use running::{RunError, Running};
 pub(crate) use start::second_config;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use hub_core::audit::Change;
 use store::Store;
 
-use crate::backup::SNAPSHOT_PREFIX;
-use crate::backup::snapshot::{self, SnapshotError};
+use crate::app::operators::Caller;
+use crate::app::registry::Registry;
 use crate::clock;
-use crate::operators::Caller;
-use crate::registry::Registry;
-use crate::state::Folder;
 use crate::storage::audit::AuditLog;
+use crate::storage::backup::SNAPSHOT_PREFIX;
+use crate::storage::backup::snapshot::{self, SnapshotError};
+use crate::storage::folder::Folder;
 
 /// Snapshots of the store.
 #[derive(Debug)]

@@ -1,22 +1,28 @@
-//! The use cases of operators, one file per noun. Each receives the few parts that it works on and records one audit event
-//! for each change.
+//! The use cases of the hub and what they keep, one module per noun. A change by an operator records one audit event.
 //!
-//! Fed by [`crate::servers::admin`]. Composed once, by [`crate::hub::start`].
+//! Fed by [`crate::servers`] and [`crate::jobs`]. Composed once, by [`crate::hub::start`].
 
 pub mod backups;
+pub mod counters;
+pub mod deltas;
+pub mod fleet;
 pub mod issuer;
+pub mod join_tokens;
 pub mod models;
 pub mod offers;
+pub mod operators;
 pub mod overview;
+pub mod registry;
+pub mod rollouts;
 pub mod tokens;
 pub mod trust;
 pub mod uploads;
 
 use std::sync::Arc;
 
-use crate::fleet::Fleet;
-use crate::operators::Operators;
-use crate::rollouts::Rollouts;
+use crate::app::fleet::Fleet;
+use crate::app::operators::Operators;
+use crate::app::rollouts::Rollouts;
 use crate::storage::audit::AuditLog;
 
 /// Every use case, for the server's router to hand out.
@@ -27,7 +33,7 @@ pub struct App {
     /// Operators and their tokens.
     pub operators: Arc<Operators>,
     /// Join tokens: creation and listing.
-    pub tokens: Arc<tokens::JoinTokens>,
+    pub tokens: Arc<join_tokens::JoinTokens>,
     /// Models and their versions: list, publication, offer, withdrawal.
     pub models: Arc<models::Models>,
     /// Rollouts, pins and assigned models.

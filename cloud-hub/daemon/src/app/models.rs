@@ -13,15 +13,15 @@ use crate::api::{
     DeleteRequest, Deleted, DeltaView, Garbage, ModelList, ModelView, PAGE_MAX, PageQuery, PublishRequest, Published,
     VersionView, WithdrawRequest, Withdrawn,
 };
+use crate::app::counters::Counters;
+use crate::app::deltas::Deltas;
+use crate::app::fleet::Fleet;
+use crate::app::operators::Caller;
+use crate::app::registry::Registry;
+use crate::app::registry::orphans::ORPHAN_AGE;
+use crate::app::registry::publish::{Publication, PublishError};
+use crate::app::rollouts::Rollouts;
 use crate::clock;
-use crate::counters::Counters;
-use crate::deltas::Deltas;
-use crate::fleet::Fleet;
-use crate::operators::Caller;
-use crate::registry::Registry;
-use crate::registry::orphans::ORPHAN_AGE;
-use crate::registry::publish::{Publication, PublishError};
-use crate::rollouts::Rollouts;
 use crate::storage::audit::AuditLog;
 use crate::storage::blobs::BlobError;
 use crate::workers::Workers;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 use types::{ModelName, Version};
 
-use crate::fleet::Fleet;
-use crate::registry::Registry;
-use crate::rollouts::Rollouts;
-use crate::servers::gateway;
+use crate::app::fleet::Fleet;
+use crate::app::fleet::notices;
+use crate::app::registry::Registry;
+use crate::app::rollouts::Rollouts;
 
 /// Sends offers without waiting for the devices.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ impl Offers {
         let mut recipients = self.fleet.to_tell(model, version, again);
         recipients.retain(|(recipient, _connection)| !self.rollouts.is_pinned(&recipient.device, model));
         let count = recipients.len();
-        self.notices.spawn(gateway::tell(recipients));
+        self.notices.spawn(notices::tell(recipients));
         count
     }
 

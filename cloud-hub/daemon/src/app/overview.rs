@@ -8,12 +8,12 @@ use store::StoreError;
 use types::{Digest, ModelName};
 
 use crate::api::{EngineView, FormView, HubStatus, Listening};
-use crate::backup::Restored;
+use crate::app::fleet::Fleet;
+use crate::app::operators::Operators;
+use crate::app::registry::Registry;
 use crate::clock;
-use crate::fleet::Fleet;
-use crate::operators::Operators;
-use crate::registry::Registry;
-use crate::state::Folder;
+use crate::storage::backup::Restored;
+use crate::storage::folder::Folder;
 use crate::workers::Workers;
 use crate::workers::load::Loader;
 

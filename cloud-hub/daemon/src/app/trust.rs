@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use tokio_util::task::TaskTracker;
 
 use crate::api::trust::{OnlineKeysView, TrustChange, TrustChanged};
+use crate::app::operators::Caller;
+use crate::app::registry::Registry;
+use crate::app::registry::metadata::MetadataError;
 use crate::clock;
-use crate::operators::Caller;
-use crate::registry::Registry;
-use crate::registry::metadata::MetadataError;
 use crate::storage::audit::AuditLog;
 
 /// Use cases of the signed metadata.

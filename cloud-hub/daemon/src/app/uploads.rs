@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use types::Digest;
 
-use crate::registry::Registry;
+use crate::app::registry::Registry;
 use crate::storage::blobs::{BlobError, BlobUpload};
 
 /// Use cases of uploads of files.

@@ -6,8 +6,8 @@ use clap::Subcommand;
 use console::{CliError, Output};
 use service::config_verb;
 
+use crate::config::reach;
 use crate::config::{EXAMPLE, HubConfig};
-use crate::reach;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigVerb {

@@ -14,10 +14,10 @@ use store::aside::SetAside;
 
 use super::doctor_hub;
 use crate::config::HubConfig;
+use crate::config::reach;
 use crate::hub::second_config;
-use crate::reach;
 use crate::records;
-use crate::state::Folder;
+use crate::storage::folder::Folder;
 use crate::workers::attempts;
 
 /// Free bytes under which the disk is short: one version with its variants takes tens to hundreds of megabytes.

@@ -13,11 +13,11 @@ use types::Digest;
 
 use super::machine;
 use crate::api::endpoints::Status;
+use crate::app::operators::Operators;
+use crate::app::registry::scrub::is_whole;
 use crate::clock;
 use crate::config::HubConfig;
-use crate::operators::Operators;
-use crate::registry::scrub::is_whole;
-use crate::state::Folder;
+use crate::storage::folder::Folder;
 
 /// Largest list of versions that is read, in bytes: what the protocol allows.
 const TARGETS_BYTES_MAX: u64 = protocol::v1::METADATA_BYTES_MAX;

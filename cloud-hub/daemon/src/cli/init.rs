@@ -19,11 +19,11 @@ use types::{Digest, host};
 
 use super::trust::keys::NewPassphrase;
 use crate::api::Role;
+use crate::app::operators::{Caller, Operators};
+use crate::app::registry::metadata::{SNAPSHOT_KEY, TIMESTAMP_KEY};
 use crate::config::HubConfig;
-use crate::operators::{Caller, Operators};
-use crate::reach;
-use crate::registry::metadata::{SNAPSHOT_KEY, TIMESTAMP_KEY};
-use crate::state::Folder;
+use crate::config::reach;
+use crate::storage::folder::Folder;
 
 use places::Places;
 pub(super) use places::{CONFIG_FILE, OPERATOR_FILE};

@@ -10,8 +10,8 @@ use store::StateLock;
 
 use crate::api::Listening;
 use crate::config::HubConfig;
-use crate::reach;
-use crate::state::Folder;
+use crate::config::reach;
+use crate::storage::folder::Folder;
 
 /// Timeout of a connection to a port of this machine.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);

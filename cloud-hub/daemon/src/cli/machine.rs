@@ -9,9 +9,9 @@ use store::StateLock;
 
 use hub_cli::{Client, Context};
 
+use crate::app::operators::local;
 use crate::config::HubConfig;
-use crate::operators::local;
-use crate::state::Folder;
+use crate::storage::folder::Folder;
 
 /// Advice to whoever may not read the state folder.
 pub(super) const AS_ITS_USER: &str = "run this as the user that the hub runs as, or with sudo";

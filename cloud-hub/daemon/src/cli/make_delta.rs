@@ -6,7 +6,7 @@ use clap::Args;
 use console::{CliError, ExitKind, OrExit};
 use types::Digest;
 
-use crate::deltas::{Work, work};
+use crate::app::deltas::{Work, work};
 
 #[derive(Debug, Args)]
 pub(super) struct MakeDeltaArgs {

@@ -97,7 +97,7 @@ enum Verb {
     #[command(hide = true)]
     EngineHost,
     /// Make one delta for the hub, which starts it itself.
-    #[command(hide = true, name = crate::deltas::VERB)]
+    #[command(hide = true, name = crate::app::deltas::VERB)]
     MakeDelta(make_delta::MakeDeltaArgs),
     /// Look for what is wrong on the hub's machine and say what to do.
     Doctor(doctor::DoctorArgs),

@@ -12,9 +12,9 @@ use super::machine::{self, Reached};
 use crate::api::endpoint::NoBody;
 use crate::api::endpoints::{CreateOperator, ListOperators, RevokeOperator};
 use crate::api::{OperatorList, OperatorRequest, OperatorRevoked, PAGE_MAX, PageQuery, Role};
+use crate::app::operators::{Caller, Operators, expiry};
 use crate::clock;
-use crate::operators::{Caller, Operators, expiry};
-use crate::state::Folder;
+use crate::storage::folder::Folder;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum OperatorVerb {

@@ -11,9 +11,9 @@ use serde::Serialize;
 use super::machine::{self, Reached};
 use crate::api::endpoints::RenewOperator;
 use crate::api::{OperatorCreated, OperatorRenewal, OperatorView};
+use crate::app::operators::{Caller, Operators, fingerprint};
 use crate::clock;
 use crate::config::HubConfig;
-use crate::operators::{Caller, Operators, fingerprint};
 
 #[derive(Debug, Args)]
 pub(super) struct RenewArgs {
@@ -70,7 +70,7 @@ pub(super) fn run(args: &RenewArgs) -> Result<(), CliError> {
     let context = match (own, &config) {
         (Some(own), _) => Context { token: renewed.token, ..own },
         (None, Some(config)) => {
-            let folder = crate::state::Folder::new(&config.hub.state_dir);
+            let folder = crate::storage::folder::Folder::new(&config.hub.state_dir);
             Context { url: super::init::admin_url(config), token: renewed.token, ca: machine::certificate(&folder)? }
         }
         // Read above.
@@ -121,7 +121,7 @@ enum Way {
     /// Over the admin API.
     Api(Box<Client>),
     /// In the store of a stopped hub.
-    Store(crate::state::Folder),
+    Store(crate::storage::folder::Folder),
 }
 
 impl Way {

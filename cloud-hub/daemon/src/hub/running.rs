@@ -14,13 +14,14 @@ use tokio::task::JoinSet;
 use super::Hub;
 use super::start::Sockets;
 use crate::api::Listening;
+use crate::app::fleet::notices;
 use crate::jobs::rollouts::MoveRollouts;
 use crate::jobs::scrub::Scrub;
 use crate::jobs::upkeep::Upkeep;
-use crate::metrics;
 use crate::servers::admin;
-use crate::servers::gateway::{self, Gateway};
+use crate::servers::gateway::Gateway;
 use crate::servers::inference;
+use crate::servers::metrics;
 
 /// A hub whose ports are bound and whose models are loaded.
 pub struct Running {
@@ -178,7 +179,7 @@ async fn wind_down(hub: &Arc<Hub>, stop: &Stop, handle: &Handle<std::net::Socket
     let idle = async {
         // A device that is told in time sends its next request elsewhere or keeps it.
         tokio::join!(
-            gateway::goodbye(hub.services.fleet.live()),
+            notices::goodbye(hub.services.fleet.live()),
             hub.services.in_flight.wait(),
             hub.publications.wait()
         );

@@ -10,7 +10,7 @@ use transport::endpoint_keys::ENDPOINT_KEYS_BYTES;
 use transport::{Ca, CertificateError, EndpointKeys};
 
 use super::StartError;
-use crate::state::Folder;
+use crate::storage::folder::Folder;
 
 /// Largest PEM file of the CA, in bytes.
 const PEM_BYTES_MAX: u64 = 64 * 1024;

@@ -24,30 +24,30 @@ use super::{Hub, Running, secrets};
 use crate::api::Listening;
 use crate::app::App;
 use crate::app::backups::Backups;
+use crate::app::counters::Counters;
+use crate::app::deltas::Deltas;
+use crate::app::fleet::Fleet;
 use crate::app::issuer::Issuer;
+use crate::app::join_tokens::JoinTokens;
 use crate::app::models::Models;
 use crate::app::offers::Offers;
+use crate::app::operators::Operators;
 use crate::app::overview::Overview;
-use crate::app::tokens::JoinTokens;
+use crate::app::registry::Registry;
+use crate::app::registry::metadata::Metadata;
+use crate::app::rollouts::{self, Rollouts};
+use crate::app::tokens::Tokens;
 use crate::app::trust::Trust;
 use crate::app::uploads::Uploads;
-use crate::backup::{Restored, SNAPSHOT_PREFIX};
+use crate::config::reach;
 use crate::config::{HubConfig, InferenceTable};
-use crate::counters::Counters;
-use crate::deltas::Deltas;
-use crate::fleet::Fleet;
-use crate::operators::Operators;
-use crate::reach;
 use crate::records;
-use crate::registry::Registry;
-use crate::registry::metadata::Metadata;
-use crate::rollouts::{self, Rollouts};
 use crate::servers::gateway::{DeviceLimits, Services};
 use crate::servers::guard::places::Places;
-use crate::state::Folder;
 use crate::storage::audit::AuditLog;
+use crate::storage::backup::{Restored, SNAPSHOT_PREFIX};
 use crate::storage::blobs::FolderBlobs;
-use crate::tokens::Tokens;
+use crate::storage::folder::Folder;
 use crate::workers::attempts::Attempts;
 use crate::workers::load::{Loader, hub_variant};
 use crate::workers::{Workers, host};
@@ -443,7 +443,7 @@ async fn load_version(
     workers: &Workers,
     loader: &Loader,
     manifest: &Manifest,
-) -> Result<(), crate::registry::publish::PublishError> {
+) -> Result<(), crate::app::registry::publish::PublishError> {
     if let Some(pool) = registry.load_own(loader, manifest).await? {
         workers.put(pool, registry.current(&manifest.model));
     }

@@ -9,8 +9,8 @@ use store::files::FileError;
 use store::{LockError, StoreError};
 use transport::error::{CertificateError, ListenError};
 
-use crate::registry::RegistryOpenError;
-use crate::registry::metadata::MetadataError;
+use crate::app::registry::RegistryOpenError;
+use crate::app::registry::metadata::MetadataError;
 
 /// Error of a start.
 #[derive(Debug, thiserror::Error)]

@@ -6,9 +6,9 @@ use std::time::Duration;
 use service::stop::Stop;
 use tokio::time::Instant;
 
+use crate::app::fleet::Fleet;
+use crate::app::rollouts::Rollouts;
 use crate::clock;
-use crate::fleet::Fleet;
-use crate::rollouts::Rollouts;
 
 /// Minimum pause between two looks: reports that come together are looked at together.
 const PAUSE_MIN: Duration = Duration::from_millis(100);

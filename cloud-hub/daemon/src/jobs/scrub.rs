@@ -6,7 +6,7 @@ use std::time::Duration;
 use service::stop::Stop;
 
 use crate::app::offers::Offers;
-use crate::registry::Registry;
+use crate::app::registry::Registry;
 
 /// Checks of the published files.
 #[derive(Debug)]

@@ -10,11 +10,11 @@ use tokio::time::MissedTickBehavior;
 use super::progress::{PROOF_EVERY, stuck};
 use service::stop::Stop;
 
+use crate::app::counters::Counters;
+use crate::app::operators::Operators;
+use crate::app::registry::Registry;
+use crate::app::registry::orphans::ORPHAN_AGE;
 use crate::clock;
-use crate::counters::Counters;
-use crate::operators::Operators;
-use crate::registry::Registry;
-use crate::registry::orphans::ORPHAN_AGE;
 use crate::workers::Workers;
 
 /// Interval between checks whether the signed metadata needs renewal, which lives for days, and between removals of old

@@ -30,9 +30,9 @@ use types::{
 };
 
 use crate::api::Role;
+use crate::app::operators::{NotAnOperator, Operators};
+use crate::app::registry::Registry;
 use crate::clock;
-use crate::operators::{NotAnOperator, Operators};
-use crate::registry::Registry;
 use crate::workers::Workers;
 use crate::workers::load::Loader;
 use crate::workers::pool::{Pool, PoolError, PoolRequest};

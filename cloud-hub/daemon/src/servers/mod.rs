@@ -5,3 +5,4 @@ pub mod admin;
 pub mod gateway;
 pub mod guard;
 pub(crate) mod inference;
+pub mod metrics;

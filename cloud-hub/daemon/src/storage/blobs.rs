@@ -16,7 +16,7 @@ use store::files::{self, AtomicFile, Mode};
 use types::Digest;
 
 use crate::api::FilesView;
-use crate::state::Folder;
+use crate::storage::folder::Folder;
 
 /// Bytes gathered before they are written: one system call for many small pieces of an upload.
 const WRITE_BYTES: usize = 1024 * 1024;

@@ -18,7 +18,7 @@ use model_tools::sign::{
 use store::files::{self, FileError, Mode};
 
 use super::rotation;
-use crate::state::Folder;
+use crate::storage::folder::Folder;
 
 /// Largest metadata file that is read from our own disk: the largest that devices take.
 const METADATA_BYTES_MAX: u64 = trust::TARGETS_BYTES_MAX;

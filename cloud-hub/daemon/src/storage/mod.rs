@@ -1,7 +1,9 @@
 //! Storage of the hub: records, files, signed metadata, the audit log.
 
 pub mod audit;
+pub mod backup;
 pub mod blobs;
+pub mod folder;
 pub mod metadata;
 pub mod records;
 pub mod rotation;

@@ -14,7 +14,7 @@ use model_tools::sign::{KeyPair, OnlineKeys, PublicKey, Role, Roles, SignError, 
 use store::files::{self, FileError, Mode};
 
 use super::metadata::{Current, Metadata, MetadataError, SNAPSHOT_KEY, TIMESTAMP_KEY};
-use crate::state::Folder;
+use crate::storage::folder::Folder;
 
 /// Largest file of a change in bytes: the largest metadata file.
 const FILE_BYTES_MAX: u64 = trust::TARGETS_BYTES_MAX;

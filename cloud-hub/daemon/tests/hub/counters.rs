@@ -1,6 +1,6 @@
 //! Counters and measurements of devices, from the connection to the operator's verbs.
 
-use cloud_hub::counters::{CELLS_PER_DEVICE_MAX, Counters, RETENTION_S};
+use cloud_hub::app::counters::{CELLS_PER_DEVICE_MAX, Counters, RETENTION_S};
 use protocol::v1::{DeviceRequest, HubResponse, Measurement, ModelCounters, VariantFigures};
 use types::{DeviceId, EngineName, ModelName, Version};
 

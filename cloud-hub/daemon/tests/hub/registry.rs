@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bundle::Manifest;
 use cloud_hub::api::PublishRequest;
+use cloud_hub::app::operators::Caller;
+use cloud_hub::app::registry::Registry;
+use cloud_hub::app::registry::metadata::{Metadata, MetadataName};
+use cloud_hub::app::registry::publish::{Publication, PublishError};
 use cloud_hub::config::{GatewayTable, InferenceTable};
-use cloud_hub::operators::Caller;
-use cloud_hub::registry::Registry;
-use cloud_hub::registry::metadata::{Metadata, MetadataName};
-use cloud_hub::registry::publish::{Publication, PublishError};
-use cloud_hub::state::Folder;
 use cloud_hub::storage::blobs::{BlobError, FolderBlobs};
+use cloud_hub::storage::folder::Folder;
 use cloud_hub::workers::load::{LoadFailed, Loader};
 use futures_util::FutureExt;
 use hub_core::registry::Change;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 use types::Digest;
 
-use crate::backup::{Member, is_made_anew, is_member_name};
+use crate::storage::backup::{Member, is_made_anew, is_member_name};
 
 /// Folder of the blobs, as members name it: files there are named by their digest.
 const BLOBS: &str = "blobs/sha256/";

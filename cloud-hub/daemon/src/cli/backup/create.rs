@@ -14,11 +14,11 @@ use transport::Ca;
 use super::CreateArgs;
 use super::collect::Collected;
 use crate::api::endpoints::Backup;
-use crate::backup::archive::{self, ArchiveError};
-use crate::backup::{Contents, FORMAT, FORMAT_VERSION, SNAPSHOT_PREFIX, STORE_FILE, snapshot};
+use crate::app::registry::metadata::TIMESTAMP_FILE;
 use crate::cli::machine;
-use crate::registry::metadata::TIMESTAMP_FILE;
-use crate::state::Folder;
+use crate::storage::backup::archive::{self, ArchiveError};
+use crate::storage::backup::{Contents, FORMAT, FORMAT_VERSION, SNAPSHOT_PREFIX, STORE_FILE, snapshot};
+use crate::storage::folder::Folder;
 use hub_cli::{Client, Context};
 
 /// Largest PEM file of the CA, in bytes.

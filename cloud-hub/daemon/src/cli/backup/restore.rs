@@ -14,11 +14,11 @@ use transport::Ca;
 use types::{DeviceId, Digest};
 
 use super::RestoreArgs;
-use crate::backup::archive::{self, ArchiveError};
-use crate::backup::{Contents, Member, RESTORED_FILE, Restored, STORE_FILE, snapshot};
+use crate::app::registry::metadata::Metadata;
 use crate::cli::init;
-use crate::registry::metadata::Metadata;
-use crate::state::Folder;
+use crate::storage::backup::archive::{self, ArchiveError};
+use crate::storage::backup::{Contents, Member, RESTORED_FILE, Restored, STORE_FILE, snapshot};
+use crate::storage::folder::Folder;
 
 /// Largest file that is read whole: a config, a certificate, a key.
 const TEXT_BYTES_MAX: u64 = 1024 * 1024;
@@ -214,7 +214,7 @@ fn fill_store(mut file: &File, folder: &Folder) -> Result<(usize, Vec<Revoked>),
         entries.map(drop).map_err(io::Error::other)
     });
     filled.map_err(refused)?;
-    let table = crate::fleet::device_table(store);
+    let table = crate::app::fleet::device_table(store);
     let records = runtime.block_on(table.list()).or_exit(ExitKind::Storage)?.records;
     let mut revoked: Vec<Revoked> = records.iter().filter_map(|(_name, record)| revocation(record)).collect();
     revoked.sort_by_key(|revoked| std::cmp::Reverse(revoked.at_unix_ms));

@@ -10,8 +10,8 @@ use console::{CliError, ExitKind, OrExit};
 use store::files;
 
 use super::InitArgs;
+use crate::config::reach;
 use crate::config::{EXAMPLE, HubConfig};
-use crate::reach;
 
 /// Name of the config file in its folder.
 pub(in crate::cli) const CONFIG_FILE: &str = "hub.toml";

@@ -11,9 +11,9 @@ use tokio::runtime::Runtime;
 
 use crate::api::endpoints::{ChangeTrust, MakeOnlineKeys, ReadMetadata, ShowTrust};
 use crate::api::trust::{OnlineKeysView, TrustChange, TrustChanged, TrustView};
+use crate::app::registry::metadata::{Metadata, MetadataError, MetadataName};
 use crate::cli::locate::own_hub;
-use crate::registry::metadata::{Metadata, MetadataError, MetadataName};
-use crate::state::Folder;
+use crate::storage::folder::Folder;
 use crate::storage::trust_view::read_view;
 
 /// Arguments that name a hub.

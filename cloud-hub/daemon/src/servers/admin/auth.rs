@@ -13,8 +13,8 @@ use hub_core::logins::Failure;
 
 use super::Refused;
 use crate::api::ErrorCode;
+use crate::app::operators::{NotAnOperator, Operators};
 use crate::clock;
-use crate::operators::{NotAnOperator, Operators};
 use crate::servers::guard::budget::Budget;
 use crate::servers::guard::tcp::Guest;
 

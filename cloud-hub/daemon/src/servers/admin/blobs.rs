@@ -15,8 +15,8 @@ use super::Refused;
 use super::call::FileCall;
 use crate::api::endpoints::{HeadBlob, PutBlob};
 use crate::api::{BlobStored, ErrorCode};
+use crate::app::registry::blobs::BlobError;
 use crate::app::uploads::Uploads;
-use crate::registry::blobs::BlobError;
 
 /// Longest silence in an upload before it is given up: a dead uplink must not hold a half-written file for ever.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);

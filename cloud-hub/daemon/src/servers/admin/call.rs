@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use super::Refused;
 use crate::api::ErrorCode;
 use crate::api::endpoint::{Body, Endpoint, Kind, Method, PathId};
-use crate::operators::Caller;
+use crate::app::operators::Caller;
 
 /// Deadline for a JSON body: the largest one takes a link of 1.1 Mbit/s this long.
 const JSON_LIMIT: Duration = Duration::from_secs(60);

@@ -6,10 +6,10 @@ use super::Refused;
 use super::call::Call;
 use crate::api::endpoints::{CreateToken, LabelDevice, ListDevices, ReadmitDevice, RevokeDevice, ShowDevice};
 use crate::api::{DeviceList, DeviceView, ErrorCode, TOKEN_TTL_S_MAX, TokenCreated};
-use crate::app::tokens::JoinTokens;
-use crate::counters::Counters;
-use crate::fleet::{Fleet, FleetError};
-use crate::tokens::{CreateTokenError, TokenOrder};
+use crate::app::counters::Counters;
+use crate::app::fleet::{Fleet, FleetError};
+use crate::app::join_tokens::JoinTokens;
+use crate::app::tokens::{CreateTokenError, TokenOrder};
 
 /// Maximum length of the reason of a revocation in bytes: one line.
 const REASON_BYTES_MAX: usize = 200;

@@ -12,8 +12,8 @@ use crate::api::endpoints::{
 };
 use crate::api::{Deleted, ErrorCode, Garbage, ModelFigures, ModelList, ModelView, Published, Withdrawn};
 use crate::app::models::Models;
+use crate::app::registry::publish::PublishError;
 use crate::app::uploads::Uploads;
-use crate::registry::publish::PublishError;
 
 /// Answers `GET /models`, in pages.
 pub(super) async fn list(models: Arc<Models>, call: Call<ListModels>) -> Result<ModelList, Refused> {

@@ -6,8 +6,8 @@ use super::Refused;
 use super::call::Call;
 use crate::api::endpoints::{CreateOperator, ListOperators, RenewOperator, RevokeOperator};
 use crate::api::{ErrorCode, OperatorCreated, OperatorList, OperatorRevoked, PAGE_MAX, Role};
+use crate::app::operators::{CreateOperatorError, Operators, RevokeOperatorError, local};
 use crate::clock;
-use crate::operators::{CreateOperatorError, Operators, RevokeOperatorError, local};
 
 /// Answers `POST /operators`: creates an operator.
 pub(super) async fn create(operators: Arc<Operators>, call: Call<CreateOperator>) -> Result<OperatorCreated, Refused> {

@@ -8,7 +8,7 @@ use crate::api::endpoints::{
     ActOnRollout, AssignModel, CreateRollout, ExplainRollout, ListRollouts, PinDevice, ShowRollout,
 };
 use crate::api::{AssignmentView, ErrorCode, PinView, RolloutDetail, RolloutExplanation, RolloutList, RolloutView};
-use crate::rollouts::{RolloutError, Rollouts};
+use crate::app::rollouts::{RolloutError, Rollouts};
 
 /// Answers `POST /rollouts`: creates a rollout.
 pub(super) async fn create(rollouts: Arc<Rollouts>, call: Call<CreateRollout>) -> Result<RolloutView, Refused> {

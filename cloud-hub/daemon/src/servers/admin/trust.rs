@@ -11,9 +11,9 @@ use super::call::{Call, FileCall};
 use crate::api::ErrorCode;
 use crate::api::endpoints::{ChangeTrust, MakeOnlineKeys, ReadMetadata, ShowTrust};
 use crate::api::trust::{OnlineKeysView, TrustChanged, TrustView};
+use crate::app::registry::MetadataName;
+use crate::app::registry::metadata::MetadataError;
 use crate::app::trust::Trust;
-use crate::registry::MetadataName;
-use crate::registry::metadata::MetadataError;
 
 /// Answers `GET /trust`: the state of the metadata.
 pub(super) async fn show(trust: Arc<Trust>, _call: Call<ShowTrust>) -> Result<TrustView, Refused> {

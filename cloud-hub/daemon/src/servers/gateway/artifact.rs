@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use transport::{Exchange, ExchangeError, Priority};
 
 use super::device::{Visit, delivered, internal, refuse};
-use crate::deltas::Choice;
-use crate::registry::MetadataName;
-use crate::registry::health::SendError;
+use crate::app::deltas::Choice;
+use crate::app::registry::MetadataName;
+use crate::app::registry::health::SendError;
 
 /// Time after which a transfer gives its turn to one that waits, and waits itself: a slow reader delays others by this.
 const TURN_MAX: Duration = Duration::from_secs(10);

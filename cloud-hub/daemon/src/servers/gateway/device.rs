@@ -20,8 +20,8 @@ use types::update::Stage;
 
 use super::Services;
 use super::{artifact, counters, infer, renewal};
+use crate::app::fleet::{Admitted, Entry, NotAdmitted};
 use crate::clock;
-use crate::fleet::{Admitted, Entry, NotAdmitted};
 
 /// One device's connection, as its exchanges see it.
 #[derive(Debug)]

@@ -8,10 +8,10 @@ use transport::{CloseCode, Connection, ExchangeError, Priority};
 
 use super::Services;
 use super::device::internal;
+use crate::app::registry::MetadataName;
+use crate::app::tokens::RedeemError;
 use crate::clock;
-use crate::registry::MetadataName;
 use crate::servers::guard::places::Place;
-use crate::tokens::RedeemError;
 
 /// From the connection to the delivered answer; the machine has its key ready before it connects.
 const ENROL_LIMIT: Duration = Duration::from_secs(20);

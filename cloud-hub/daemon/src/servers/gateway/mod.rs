@@ -8,7 +8,6 @@ mod counters;
 mod device;
 mod enrol;
 mod infer;
-mod notices;
 mod renewal;
 mod services;
 
@@ -22,7 +21,6 @@ use transport::{Alpn, CloseCode, Connection, Listener, ListenerConfig};
 use crate::app::issuer;
 use crate::servers::guard::places::Places;
 
-pub use notices::{goodbye, request, tell};
 pub use services::{DeviceLimits, Services};
 
 /// Maximum number of enrolments at once; each costs a signature and two writes. A whole site may be switched on at once.

@@ -12,8 +12,8 @@ use types::DeviceId;
 
 use super::Services;
 use super::device::{internal, refuse, respond};
+use crate::app::fleet::NotAdmitted;
 use crate::clock;
-use crate::fleet::NotAdmitted;
 
 /// Longest life of a connection that may only renew: a greeting and a renewal on a poor link, several times over.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(60);

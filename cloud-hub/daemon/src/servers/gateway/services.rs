@@ -7,15 +7,15 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use types::DeviceId;
 
+use crate::app::counters::Counters;
+use crate::app::deltas::Deltas;
+use crate::app::fleet::Fleet;
 use crate::app::issuer::Issuer;
-use crate::counters::Counters;
-use crate::deltas::Deltas;
-use crate::fleet::Fleet;
-use crate::registry::Registry;
-use crate::rollouts::Rollouts;
+use crate::app::registry::Registry;
+use crate::app::rollouts::Rollouts;
+use crate::app::tokens::Tokens;
 use crate::servers::guard::budget::Budget;
 use crate::servers::guard::places::Places;
-use crate::tokens::Tokens;
 use crate::workers::Workers;
 
 /// Maximum number of files that are read and sent at once; each holds one piece of 256 KiB.

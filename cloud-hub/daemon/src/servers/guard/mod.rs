@@ -1,7 +1,7 @@
 //! Shares of what all clients have in common: memory, places, calls. The decisions are [`hub_core::shares`],
 //! [`hub_core::intake`] and [`hub_core::logins`]; here they are held under a lock and given back when a guard is dropped.
 //!
-//! Used by [`crate::gateway`], [`crate::admin`] and [`crate::metrics`].
+//! Used by [`crate::gateway`], [`crate::admin`] and [`crate::servers::metrics`].
 
 pub mod budget;
 pub mod places;

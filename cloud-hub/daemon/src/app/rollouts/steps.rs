@@ -6,8 +6,8 @@ use store::Batch;
 use types::Version;
 
 use super::{Rollouts, evaluate};
+use crate::app::fleet::notices;
 use crate::clock;
-use crate::servers::gateway;
 
 impl Rollouts {
     /// Lets devices fetch the version of a rollout.
@@ -25,7 +25,7 @@ impl Rollouts {
         let reason = bounded(format!("rollout {id}: {}", reason.unwrap_or_default()));
         let offers = self.fleet.offers_to(&evaluate::offers(&steps), &model, version);
         if !offers.is_empty() {
-            self.notices.spawn(gateway::tell(offers));
+            self.notices.spawn(notices::tell(offers));
         }
         let mut requests = Vec::new();
         for step in steps {
@@ -51,7 +51,7 @@ impl Rollouts {
             requests.extend(self.fleet.speaking(&device).map(|connection| (device, connection, request)));
         }
         if !requests.is_empty() {
-            self.notices.spawn(gateway::request(requests));
+            self.notices.spawn(notices::request(requests));
         }
     }
 
@@ -80,7 +80,7 @@ impl Rollouts {
         self.count();
         let mut recipients = self.fleet.to_tell(&model, version, false);
         recipients.retain(|(recipient, _connection)| !self.is_pinned(&recipient.device, &model));
-        self.notices.spawn(gateway::tell(recipients));
+        self.notices.spawn(notices::tell(recipients));
     }
 
     async fn revert(&self, id: RolloutId, to: Version) {

@@ -102,7 +102,7 @@ impl Restored {
 
     /// Reads the mark of a state folder; `None` where it was never restored, or the mark does not read.
     #[must_use]
-    pub fn read(folder: &crate::state::Folder) -> Option<Self> {
+    pub fn read(folder: &crate::storage::folder::Folder) -> Option<Self> {
         /// Two numbers and their names.
         const MARK_BYTES_MAX: u64 = 4096;
         let bytes = store::files::read_bounded(&folder.root().join(RESTORED_FILE), MARK_BYTES_MAX).ok()?;

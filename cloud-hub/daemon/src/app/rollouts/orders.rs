@@ -13,9 +13,9 @@ use types::{DeviceId, Version};
 use super::gates;
 use super::{ACTIVE_MAX, GATE_BYTES_MAX, REASON_BYTES_MAX, ROLLOUTS_MAX, RolloutError, Rollouts, key, member_key};
 use crate::api::{RolloutAction, RolloutRequest, RolloutView};
+use crate::app::operators::Caller;
+use crate::app::rollouts::gate_file;
 use crate::clock;
-use crate::gate_file;
-use crate::operators::Caller;
 
 impl Rollouts {
     /// Creates a rollout, which begins at once or at its time.

@@ -6,7 +6,7 @@
 use store::files::{self, FileError, Mode};
 
 use super::{Operators, key, secret_token};
-use crate::state::Folder;
+use crate::storage::folder::Folder;
 
 /// Name of the caller in the hub's log. No operator can have it.
 pub const NAME: &str = "(state folder)";

@@ -7,8 +7,8 @@ use types::DeviceId;
 
 use super::{Fleet, FleetError};
 use crate::api::{DeviceView, LabelChange};
+use crate::app::operators::Caller;
 use crate::clock;
-use crate::operators::Caller;
 
 impl Fleet {
     /// Sets and removes labels of a device.

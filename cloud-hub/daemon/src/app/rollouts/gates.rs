@@ -10,8 +10,8 @@ use store::StoreError;
 use types::{DeviceId, Version};
 
 use super::Rollouts;
+use crate::app::rollouts::gate_file;
 use crate::clock;
-use crate::gate_file;
 
 /// Name of the gate in messages: its text comes from the operator's file.
 pub(super) const GATE_NAME: &str = "gate";

@@ -7,10 +7,10 @@ use types::{DeviceId, ModelName, Version};
 
 use super::{RolloutError, Rollouts};
 use crate::api::{PinRequest, PinView};
+use crate::app::fleet::FleetError;
+use crate::app::fleet::notices;
+use crate::app::operators::Caller;
 use crate::clock;
-use crate::fleet::FleetError;
-use crate::operators::Caller;
-use crate::servers::gateway;
 use crate::storage::values::PinRecord;
 
 impl Rollouts {
@@ -49,7 +49,7 @@ impl Rollouts {
                 warnings.push(format!("{device} does not follow {model}: the pin holds once it does"));
             }
             let offers = self.fleet.offers_to(std::slice::from_ref(device), &model, version);
-            self.notices.spawn(gateway::tell(offers));
+            self.notices.spawn(notices::tell(offers));
         }
         if seen.connected && self.fleet.speaking(device).is_none() {
             warnings.push("its agent is too old to be told of a pin: it only takes a later version".to_owned());
@@ -75,7 +75,7 @@ impl Rollouts {
             Ok(offers) => {
                 for offer in offers {
                     let told = self.fleet.offers_to(std::slice::from_ref(device), &offer.model, offer.version);
-                    self.notices.spawn(gateway::tell(told));
+                    self.notices.spawn(notices::tell(told));
                 }
             }
             Err(error) => tracing::error!(%device, error = telemetry::chain(&error), "offers were not made"),

@@ -12,8 +12,8 @@ use types::{DeviceId, ModelName};
 
 use super::{ASSIGNMENTS_MAX, RolloutError, Rollouts};
 use crate::api::{AssignRequest, AssignmentView};
+use crate::app::operators::Caller;
 use crate::clock;
-use crate::operators::Caller;
 use crate::storage::values::AssignmentRecord;
 
 impl Rollouts {

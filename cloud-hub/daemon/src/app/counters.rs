@@ -20,9 +20,9 @@ use tokio::sync::Mutex;
 use types::histogram::Histogram;
 use types::{DeviceId, ModelName, Version};
 
+use crate::app::registry::Registry;
 use crate::clock;
 use crate::records::v1;
-use crate::registry::Registry;
 use crate::storage::values::{MeasuredVariant, StoredCell, StoredMeasurement};
 
 /// Maximum number of stored cells. A cell takes about 300 bytes of the store, so all of them take a quarter of it:

@@ -11,7 +11,7 @@ use types::Digest;
 
 use super::Registry;
 use crate::api::{FilesView, UnheldView};
-use crate::fleet::Fleet;
+use crate::app::fleet::Fleet;
 use crate::storage::blobs::BlobError;
 
 /// Age from which a file that no version names is removed: a push of gigabytes over a slow link takes hours.

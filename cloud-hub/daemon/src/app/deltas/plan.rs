@@ -6,7 +6,7 @@ use bundle::{FileRef, Manifest, Variant};
 use types::{ModelName, Place, VariantName, Version};
 
 use super::{FILE_BYTES_MIN, Pair};
-use crate::registry::Registry;
+use crate::app::registry::Registry;
 
 /// Maximum number of versions from which deltas are made in advance; others are made when a device asks.
 const BASES_MAX: usize = 8;

@@ -1,5 +1,5 @@
 //! Devices that show a certificate of this hub's CA and have no record: after a restore these are the ones that were
-//! enrolled later than the backup. Kept in memory by [`crate::fleet::Fleet`] until an operator readmits them.
+//! enrolled later than the backup. Kept in memory by [`crate::app::fleet::Fleet`] until an operator readmits them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -21,11 +21,11 @@ use tokio::sync::{Notify, watch};
 use types::{DeviceId, Digest, ModelName, Version};
 
 use crate::api::FilesView;
+use crate::app::fleet::Fleet;
+use crate::app::registry::Registry;
+use crate::app::registry::health::SendError;
 use crate::config::DeltasTable;
-use crate::fleet::Fleet;
-use crate::registry::Registry;
-use crate::registry::health::SendError;
-use crate::state::Folder;
+use crate::storage::folder::Folder;
 
 use cache::Cache;
 use maker::{Made, MakeError, Order};

@@ -332,7 +332,7 @@ impl Default for MemoryFile {
 mod tests {
     use super::*;
 
-    const EXAMPLE: &str = include_str!("../gate.example.toml");
+    const EXAMPLE: &str = include_str!("../../../gate.example.toml");
 
     fn read(text: &str) -> Result<Gate, String> {
         parse(text, Path::new("gate.toml")).map_err(|errors| errors.to_string())

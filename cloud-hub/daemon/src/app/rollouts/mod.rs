@@ -6,6 +6,7 @@
 
 mod assign;
 mod evaluate;
+pub mod gate_file;
 mod gates;
 mod greeting;
 mod orders;
@@ -22,12 +23,12 @@ use store::{Store, StoreError, Table};
 use tokio_util::task::TaskTracker;
 use types::{DeviceId, ModelName, Version};
 
-use crate::counters::Counters;
-use crate::deltas::Deltas;
-use crate::fleet::Fleet;
+use crate::app::counters::Counters;
+use crate::app::deltas::Deltas;
+use crate::app::fleet::Fleet;
+use crate::app::registry::Registry;
+use crate::app::registry::publish::PublishError;
 use crate::records::v1;
-use crate::registry::Registry;
-use crate::registry::publish::PublishError;
 use crate::storage::audit::AuditLog;
 use crate::storage::values::{AssignmentRecord, PinRecord};
 

@@ -7,6 +7,8 @@ mod admission;
 mod cloned;
 mod labels;
 mod list;
+pub mod notices;
+mod readmission;
 mod subject;
 mod view;
 
@@ -25,15 +27,15 @@ use transport::{CloseCode, Connection};
 use types::{DeviceId, Digest, ModelName, VariantName, Version};
 
 use crate::api::{DeviceView, ModelDeviceView, UnknownDevice};
+use crate::app::operators::Caller;
 use crate::clock;
-use crate::operators::Caller;
 use crate::records::v1;
 use crate::storage::audit::AuditLog;
 use crate::storage::values::StoredState;
 
 pub use admission::{Admitted, Entry, NotAdmitted};
 
-/// The table of device records; [`crate::tokens`] enters devices into it.
+/// The table of device records; [`crate::app::tokens`] enters devices into it.
 #[must_use]
 pub fn device_table(store: Arc<dyn Store>) -> Table<v1::Device> {
     Table::new(store)
@@ -82,11 +84,11 @@ pub struct Fleet {
 struct Inner {
     fleet: core::Fleet,
     live: HashMap<ConnectionId, Connection>,
-    unknown: crate::readmission::UnknownDevices,
+    unknown: crate::app::fleet::readmission::UnknownDevices,
     certificates: HashMap<DeviceId, u64>,
     /// Connections whose agents take the requests of rollouts.
     speaking: HashSet<ConnectionId>,
-    /// Pins of operators, for display; [`crate::rollouts`] stores them.
+    /// Pins of operators, for display; [`crate::app::rollouts`] stores them.
     pins: BTreeMap<(DeviceId, ModelName), Version>,
     /// Devices that have greeted since [`Fleet::take_greeted`].
     greeted: HashSet<DeviceId>,

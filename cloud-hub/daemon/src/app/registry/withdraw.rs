@@ -17,7 +17,7 @@ use types::{Digest, ModelName, Version};
 use super::publish::{PublishError, check_only_addition, inspect};
 use super::{Registry, version_key};
 use crate::api::{DeleteRequest, FilesView, WithdrawRequest};
-use crate::fleet::Fleet;
+use crate::app::fleet::Fleet;
 
 impl Registry {
     /// Withdraws one version of a model. Returns the version that devices follow from now on.

@@ -6,7 +6,7 @@ use store::StoreError;
 use types::{DeviceId, ModelName};
 
 use super::{Rollouts, State};
-use crate::servers::gateway;
+use crate::app::fleet::notices;
 use hub_core::rollout::DeviceView;
 use types::Version;
 
@@ -74,7 +74,7 @@ impl Rollouts {
         let live: Vec<_> = live.collect();
         let count = live.len();
         if count > 0 {
-            self.notices.spawn(gateway::request(live));
+            self.notices.spawn(notices::request(live));
         }
         count
     }
