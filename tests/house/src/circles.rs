@@ -60,6 +60,19 @@ impl Crate {
         circles.into_iter().collect()
     }
 
+    /// Returns each file that needs a module of an earlier layer; `layers` lists modules of the root, the highest first.
+    ///
+    /// Files outside of the layers do not count.
+    #[must_use]
+    pub fn against_layers(&self, layers: &[&str]) -> Vec<String> {
+        let layer = |module: &str| layers.iter().position(|&layer| module.split("::").next() == Some(layer));
+        let pairs =
+            self.texts.keys().flat_map(|module| self.needs(module).into_iter().map(move |other| (module, other)));
+        let against =
+            pairs.filter(|(module, other)| matches!((layer(module), layer(other)), (Some(a), Some(b)) if b < a));
+        against.map(|(module, other)| format!("{module} needs {other}")).collect()
+    }
+
     /// Modules whose files a module names.
     fn needs(&self, module: &str) -> BTreeSet<&str> {
         let text = &self.texts[module];

@@ -22,6 +22,19 @@ fn no_file_needs_one_that_needs_it() {
     }
 }
 
+/// Layers of the hub's daemon; each may use those after it.
+const HUB_LAYERS: [&str; 9] = ["cli", "hub", "jobs", "servers", "app", "workers", "storage", "config", "clock"];
+
+#[test]
+fn no_layer_of_the_hub_needs_one_above_it() {
+    let texts = tree::texts(".rs").unwrap();
+    let files =
+        texts.iter().filter_map(|(path, text)| Some((path.strip_prefix("cloud-hub/daemon/src/")?, text.as_str())));
+    let hub = Crate::of(files);
+    assert_eq!(hub.against_layers(&HUB_LAYERS), Vec::<String>::new());
+    assert!(!hub.against_layers(&["storage", "app", "servers"]).is_empty(), "no need between layers is found");
+}
+
 #[test]
 fn kernels_read_their_numbers_by_name() {
     let mut texts = tree::texts(".rs").unwrap();
