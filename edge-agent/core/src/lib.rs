@@ -6,7 +6,6 @@
 //! | module | decides |
 //! |---|---|
 //! | [`route`] | where one request is answered |
-//! | [`score`] | how sure the device's own answer is |
 //! | [`update`] | the life of a model update |
 //! | [`slots`] | which version serves and which is the way back |
 //! | [`uplink`] | when to dial the hub, and where |
@@ -28,7 +27,6 @@ pub mod outbox;
 pub mod refused;
 pub mod renewal;
 pub mod route;
-pub mod score;
 pub mod slots;
 pub mod trust;
 pub mod update;

@@ -93,7 +93,7 @@ pub enum Event {
     Tick,
     /// The device has an answer; the shell keeps it until the route is over.
     LocalAnswered {
-        /// Confidence, 0 to 1; `None` (or not a number) where it could not be scored. See [`crate::score`].
+        /// Confidence, 0 to 1; `None` (or not a number) where it could not be scored.
         score: Option<f32>,
         /// The threshold of the variant that answered; `None` where its manifest has none.
         threshold: Option<f32>,

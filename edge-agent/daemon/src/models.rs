@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use bundle::{Manifest, ScoreFrom, ScoreKind, ScoreRule, Variant};
+use bundle::{Manifest, ScoreRule, Variant, confidence};
 use edge_core::agreement::Compared;
 use edge_core::route::LocalState;
-use edge_core::score;
 use edge_core::slots::Installed;
 use engine::{Engine, SessionHandle};
 use service::clock;
@@ -60,6 +59,12 @@ impl Serving {
         self.variant().and_then(|variant| variant.threshold)
     }
 
+    /// Rule for the score of its answers.
+    #[must_use]
+    pub fn rule(&self) -> Option<&ScoreRule> {
+        self.manifest.score_of(self.variant()?)
+    }
+
     /// The output that must be there for an answer to be scored.
     #[must_use]
     pub fn scored_output(&self) -> Option<&str> {
@@ -70,7 +75,7 @@ impl Serving {
     #[must_use]
     pub fn compared(&self) -> Compared {
         match &self.manifest.score {
-            Some(ScoreRule { kind: ScoreKind::Top1Probability, output, axis, .. }) => {
+            Some(ScoreRule { kind, output, axis, .. }) if kind.is_of_classes() => {
                 Compared::Top1 { output: output.clone(), axis: axis.unwrap_or(-1) }
             }
             Some(_) | None => Compared::Outputs,
@@ -80,18 +85,9 @@ impl Serving {
     /// Returns the confidence of an answer; `None` when the manifest has no rule, or the answer cannot be scored by it.
     #[must_use]
     pub fn score(&self, outputs: &[NamedTensor]) -> Option<f32> {
-        let rule: &ScoreRule = self.manifest.score.as_ref()?;
+        let rule = self.rule()?;
         let output = outputs.iter().find(|output| output.name == rule.output)?;
-        let from = match rule.from {
-            ScoreFrom::Logits => score::ScoreFrom::Logits,
-            ScoreFrom::Probabilities => score::ScoreFrom::Probabilities,
-        };
-        let kind = match rule.kind {
-            ScoreKind::Top1Probability => score::ScoreKind::Top1 { axis: rule.axis.unwrap_or(-1) },
-            ScoreKind::Sigmoid => score::ScoreKind::Sigmoid,
-            ScoreKind::BoxMaximum => score::ScoreKind::BoxMaximum,
-        };
-        match score::score(&output.tensor, kind, from) {
+        match confidence::score(&output.tensor, rule) {
             Ok(score) => Some(score),
             Err(error) => {
                 tracing::debug!(error = telemetry::chain(&error), "an answer has no score");

@@ -53,6 +53,7 @@ fn version(number: u64, bias: &str, engine: &FakeEngine) -> Arc<Serving> {
             file,
             golden: None,
             golden_tolerance: None,
+            score: None,
             threshold: None,
             calibration: None,
         }],

@@ -232,6 +232,7 @@ impl Packer {
             file,
             golden,
             golden_tolerance,
+            score: author.score.clone(),
             threshold: author.threshold,
             calibration,
         })

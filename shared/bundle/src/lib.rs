@@ -1,10 +1,11 @@
 //! Signed bundles, in which model versions are distributed.
 //!
 //! The content of a bundle ([`manifest`]), its files ([`mod@file`]), their download ([`fetch`]), their signatures
-//! ([`trust`]) and the outputs that the model must produce before it serves ([`golden`]). A bundle on disk is a
+//! ([`trust`]) and the outputs that the model must produce before it serves ([`golden`]), the score of an answer ([`confidence`]). A bundle on disk is a
 //! [`Bundle<Unverified>`]; only [`Bundle::verify`] makes it a [`Bundle<Verified>`], and only that one returns the bytes
 //! of a model. Reads and writes local files; does no network I/O: the caller provides a [`trust::MetadataSource`].
 
+pub mod confidence;
 pub mod delta;
 pub mod fetch;
 pub mod file;

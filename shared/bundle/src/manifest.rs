@@ -12,6 +12,7 @@ mod spec;
 use serde::{Deserialize, Serialize};
 use types::{EngineName, ModelName, Place, Signature, TensorSpec, VariantName, Version};
 
+use crate::confidence::FEATURES;
 use crate::file::FileRef;
 pub use spec::{TensorEntry, write_dimensions};
 
@@ -31,6 +32,12 @@ pub const LABELS_MAX: usize = 32_768;
 
 /// Maximum length of a description in bytes; a paragraph, the model card contains more.
 pub const TEXT_BYTES_MAX: usize = 4096;
+
+/// Smallest temperature of a score: below it every answer is sure.
+pub const TEMPERATURE_MIN: f32 = 0.01;
+
+/// Largest temperature of a score: above it no answer is sure.
+pub const TEMPERATURE_MAX: f32 = 100.0;
 
 /// Maximum number of points of a calibration curve; more than a plot can show.
 pub const CURVE_POINTS_MAX: usize = 1024;
@@ -68,7 +75,7 @@ pub struct Manifest {
 }
 
 /// Rule that computes the score of a response from one of its outputs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScoreRule {
     /// Kind of score that is computed.
@@ -79,9 +86,15 @@ pub struct ScoreRule {
     pub from: ScoreFrom,
     /// Number of the dimension of the classes, from 0; a negative number counts from the end.
     ///
-    /// Only for [`ScoreKind::Top1Probability`]; `None` is the last dimension.
+    /// Only for kinds of classes ([`ScoreKind::is_of_classes`]); `None` is the last dimension.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub axis: Option<i64>,
+    /// Number, above 0, by which logits (or logarithms of probabilities) are divided before anything else; `None` is 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f32>,
+    /// Bias and weights of the features of [`crate::confidence::features`]; present exactly for [`ScoreKind::Learned`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<[f32; FEATURES + 1]>,
 }
 
 /// Kinds of scores. Append only: an agent that does not know a kind refuses the version and keeps its present one.
@@ -92,8 +105,17 @@ pub enum ScoreKind {
     Top1Probability,
     /// Certainty of independent yes/no responses: each is `max(p, 1 - p)`, and the least certain one counts.
     Sigmoid,
-    /// Largest probability of any detected box of an image. An image without a likely object has a low score.
+    /// Largest probability of any detected box of an image. An image without a likely object has a low score: nothing in an
+    /// output tells a sure "nothing here" from an object that was missed.
     BoxMaximum,
+    /// Difference of the two largest class probabilities.
+    Margin,
+    /// One minus the entropy of the class probabilities over that of equal ones.
+    Entropy,
+    /// Logarithm of the sum of the exponentials of the logits, `e`, as `(1 + e / (1 + |e|)) / 2`.
+    Energy,
+    /// Logistic regression over features of the class probabilities; see [`crate::confidence::features`].
+    Learned,
 }
 
 impl ScoreKind {
@@ -104,6 +126,19 @@ impl ScoreKind {
             Self::Top1Probability => "top1-probability",
             Self::Sigmoid => "sigmoid",
             Self::BoxMaximum => "box-maximum",
+            Self::Margin => "margin",
+            Self::Entropy => "entropy",
+            Self::Energy => "energy",
+            Self::Learned => "learned",
+        }
+    }
+
+    /// Returns whether it is computed from one class out of several, along a dimension of classes.
+    #[must_use]
+    pub const fn is_of_classes(self) -> bool {
+        match self {
+            Self::Top1Probability | Self::Margin | Self::Entropy | Self::Energy | Self::Learned => true,
+            Self::Sigmoid | Self::BoxMaximum => false,
         }
     }
 }
@@ -156,6 +191,9 @@ pub struct Variant {
     /// Tolerance for differences from the golden outputs; present exactly if `golden` is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub golden_tolerance: Option<GoldenTolerance>,
+    /// Rule for the score of this variant's responses, instead of that of the manifest: same output and content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<ScoreRule>,
     /// Minimum score, 0 to 1, at which the device keeps its response; `None` without calibration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f32>,
@@ -278,6 +316,12 @@ impl Manifest {
     #[must_use]
     pub fn variant(&self, name: &VariantName) -> Option<&Variant> {
         self.variants.iter().find(|variant| variant.name == *name)
+    }
+
+    /// Returns the rule for the score of a variant's responses: its own, or that of the manifest.
+    #[must_use]
+    pub fn score_of<'a>(&'a self, variant: &'a Variant) -> Option<&'a ScoreRule> {
+        variant.score.as_ref().or(self.score.as_ref())
     }
 
     /// Returns the variants for a host, in the author's order.

@@ -20,6 +20,7 @@ fn variant(name: &str) -> Variant {
         file: file(&format!("{name}.onnx"), b"model"),
         golden: Some(file("golden.safetensors", b"golden")),
         golden_tolerance: Some(GoldenTolerance { max_abs: Some(0.05), top1: None }),
+        score: None,
         threshold: Some(0.9),
         calibration: Some(Calibration {
             examples: 1000,
@@ -50,6 +51,8 @@ fn manifest() -> Manifest {
             output: "logits".into(),
             from: ScoreFrom::Logits,
             axis: None,
+            temperature: None,
+            weights: None,
         }),
         variants: vec![variant("int8")],
     }
@@ -207,7 +210,14 @@ fn rule_text(rule: ScoreRule) -> String {
 
 #[test]
 fn later_rules_for_scores_have_one_text_each_and_leave_the_older_ones_as_they_are() {
-    let rule = |kind, axis| ScoreRule { kind, output: "logits".into(), from: ScoreFrom::Logits, axis };
+    let rule = |kind, axis| ScoreRule {
+        kind,
+        output: "logits".into(),
+        from: ScoreFrom::Logits,
+        axis,
+        temperature: None,
+        weights: None,
+    };
     for (rule, text) in [
         (rule(ScoreKind::Top1Probability, None), r#"{"kind":"top1-probability","output":"logits","from":"logits"}"#),
         (
@@ -228,8 +238,8 @@ fn a_rule_that_is_not_known_is_refused_and_so_is_an_axis_that_cannot_be() {
     // An agent handles a kind of a later release like this: it refuses the version and keeps the present one.
     let text = String::from_utf8(manifest().to_bytes().unwrap()).unwrap();
     for (old, new) in [
-        ("\"kind\":\"top1-probability\"", "\"kind\":\"energy\""),
-        ("\"from\":\"logits\"", "\"from\":\"logits\",\"temperature\":2"),
+        ("\"kind\":\"top1-probability\"", "\"kind\":\"conformal\""),
+        ("\"from\":\"logits\"", "\"from\":\"logits\",\"chill\":2"),
     ] {
         assert!(matches!(Manifest::parse(text.replacen(old, new, 1).as_bytes()), Err(ManifestError::Json(_))), "{new}");
     }
@@ -240,7 +250,14 @@ fn a_rule_that_is_not_known_is_refused_and_so_is_an_axis_that_cannot_be() {
         (ScoreKind::Top1Probability, -17),
         (ScoreKind::Top1Probability, i64::MIN),
     ] {
-        let rule = ScoreRule { kind, output: "logits".into(), from: ScoreFrom::Logits, axis: Some(axis) };
+        let rule = ScoreRule {
+            kind,
+            output: "logits".into(),
+            from: ScoreFrom::Logits,
+            axis: Some(axis),
+            temperature: None,
+            weights: None,
+        };
         let refused = Manifest { score: Some(rule), ..manifest() }.to_bytes();
         assert!(matches!(refused, Err(ManifestError::Field { path, .. }) if path == "score.axis"), "{kind:?} {axis}");
     }

@@ -49,6 +49,7 @@ pub(super) struct AuthorVariant {
     pub(super) engines: Vec<EngineName>,
     pub(super) precision: Precision,
     pub(super) file: String,
+    pub(super) score: Option<ScoreRule>,
     pub(super) threshold: Option<f32>,
     pub(super) calibration: Option<String>,
     pub(super) golden: Option<AuthorGolden>,
@@ -74,6 +75,7 @@ impl AuthorModel {
             file: file.clone(),
             golden: variant.golden.as_ref().map(|_given| file.clone()),
             golden_tolerance: variant.golden.as_ref().map(AuthorGolden::tolerance),
+            score: variant.score.clone(),
             threshold: variant.threshold,
             calibration: None,
         };

@@ -6,8 +6,8 @@ use types::limits::{RANK_MAX, TENSOR_NAME_BYTES_MAX, TENSORS_MAX};
 use types::{Dim, TensorSpec};
 
 use super::{
-    CURVE_POINTS_MAX, Calibration, GoldenTolerance, LABELS_MAX, Manifest, ManifestError, SCHEMA, ScoreKind,
-    TEXT_BYTES_MAX, VARIANTS_MAX, Variant,
+    CURVE_POINTS_MAX, Calibration, GoldenTolerance, LABELS_MAX, Manifest, ManifestError, SCHEMA, ScoreFrom, ScoreKind,
+    ScoreRule, TEMPERATURE_MAX, TEMPERATURE_MIN, TEXT_BYTES_MAX, VARIANTS_MAX, Variant,
 };
 use crate::file::FileRef;
 
@@ -37,7 +37,7 @@ pub(super) fn manifest(manifest: &Manifest) -> Vec<ManifestError> {
     checked.extend(specs(&manifest.inputs, "inputs"));
     checked.extend(specs(&manifest.outputs, "outputs"));
     checked.push(score(manifest));
-    checked.extend(variants(&manifest.variants));
+    checked.extend(variants(manifest));
     checked.into_iter().filter_map(Result::err).collect()
 }
 
@@ -96,23 +96,56 @@ fn dims(dims: &[Dim], path: &str) -> Checked {
 
 fn score(manifest: &Manifest) -> Checked {
     let Some(rule) = &manifest.score else { return Ok(()) };
-    let known = manifest.outputs.iter().find(|spec| spec.name == rule.output);
-    let Some(output) = known else {
-        return Err(fault("score.output", format!("there is no output {:?}", rule.output)));
-    };
-    use types::DType::{Bf16, F16, F32, F64};
-    let float = matches!(output.dtype, F16 | Bf16 | F32 | F64);
-    require(float, "score.output", || format!("{output} is not floating-point"))?;
-    // The push checks whether a rule can be right (see `super::score`): versions that were published before that check
-    // existed must still be readable. Only values that no older text can contain are refused here.
-    let lawful = rule.axis.is_none() || rule.kind == ScoreKind::Top1Probability;
-    require(lawful, "score.axis", || format!("must be left out for kind = {:?}", rule.kind.as_str()))?;
-    let rank = i64::try_from(RANK_MAX).unwrap_or(i64::MAX);
-    let within = rule.axis.is_none_or(|axis| (-rank..rank).contains(&axis));
-    require(within, "score.axis", || format!("must be a number from -{rank} to {}", rank - 1))
+    score_rule(manifest, rule, "score")
 }
 
-fn variants(variants: &[Variant]) -> Vec<Checked> {
+/// Checks the rule of the manifest, or of a variant.
+fn score_rule(manifest: &Manifest, rule: &ScoreRule, path: &str) -> Checked {
+    use types::DType::{Bf16, F16, F32, F64};
+    let field = |name: &str| format!("{path}.{name}");
+    let known = manifest.outputs.iter().find(|spec| spec.name == rule.output);
+    let Some(output) = known else {
+        return Err(fault(&field("output"), format!("there is no output {:?}", rule.output)));
+    };
+    let float = matches!(output.dtype, F16 | Bf16 | F32 | F64);
+    require(float, &field("output"), || format!("{output} is not floating-point"))?;
+    // The push checks whether a rule can be right (see `super::score`): versions that were published before that check
+    // existed must still be readable. Only values that no older text can contain are refused here.
+    let left_out = || format!("must be left out for kind = {:?}", rule.kind.as_str());
+    require(rule.axis.is_none() || rule.kind.is_of_classes(), &field("axis"), left_out)?;
+    let rank = i64::try_from(RANK_MAX).unwrap_or(i64::MAX);
+    let within = rule.axis.is_none_or(|axis| (-rank..rank).contains(&axis));
+    require(within, &field("axis"), || format!("must be a number from -{rank} to {}", rank - 1))?;
+    let range = TEMPERATURE_MIN..=TEMPERATURE_MAX;
+    require(rule.temperature.is_none_or(|one| range.contains(&one)), &field("temperature"), || {
+        format!("must be a number from {TEMPERATURE_MIN} to {TEMPERATURE_MAX}")
+    })?;
+    let is_energy_of_logits = rule.kind != ScoreKind::Energy || rule.from == ScoreFrom::Logits;
+    require(is_energy_of_logits, &field("from"), || "must be \"logits\": probabilities have no energy".to_owned())?;
+    let weights = field("weights");
+    match (rule.kind, &rule.weights) {
+        (ScoreKind::Learned, None) => Err(fault(&weights, "must be set: `cloud-hub model calibrate` writes them")),
+        (ScoreKind::Learned, Some(numbers)) => {
+            require(numbers.iter().all(|one| one.is_finite()), &weights, || "must be finite numbers".to_owned())
+        }
+        (_, Some(_)) => Err(fault(&weights, left_out())),
+        (_, None) => Ok(()),
+    }
+}
+
+/// Checks that a variant's own rule changes how a score is computed, and not what it is computed from.
+fn variant_rule(manifest: &Manifest, variant: &Variant, path: &str) -> Checked {
+    let Some(rule) = &variant.score else { return Ok(()) };
+    score_rule(manifest, rule, path)?;
+    let Some(common) = &manifest.score else {
+        return Err(fault(path, "needs a [score] of the model too, with the same output"));
+    };
+    let is_same = (&rule.output, rule.from, rule.axis) == (&common.output, common.from, common.axis);
+    require(is_same, path, || "must have the output, from and axis of [score]".to_owned())
+}
+
+fn variants(manifest: &Manifest) -> Vec<Checked> {
+    let variants = &manifest.variants;
     let mut checked = vec![
         require(!variants.is_empty(), "variants", || "must not be empty".to_owned()),
         require(variants.len() <= VARIANTS_MAX, "variants", || format!("more than {VARIANTS_MAX} variants")),
@@ -122,6 +155,7 @@ fn variants(variants: &[Variant]) -> Vec<Checked> {
         let known = variants.iter().take(at).any(|earlier| earlier.name == variant.name);
         checked.push(require(!known, &format!("{path}.name"), || format!("{:?} is listed twice", variant.name)));
         checked.extend(self::variant(variant, &path));
+        checked.push(variant_rule(manifest, variant, &format!("{path}.score")));
     }
     checked.push(one_name_one_file(variants));
     checked

@@ -5,7 +5,7 @@
 
 use types::{Dim, Place, TensorSpec};
 
-use super::{Manifest, Variant};
+use super::{Manifest, ScoreKind, ScoreRule, Variant};
 
 /// Returns the regressions of `new` against `old`, the version that devices follow now. Empty if nothing got worse.
 #[must_use]
@@ -56,10 +56,10 @@ pub fn warnings(manifest: &Manifest) -> Vec<String> {
             found.push(format!("variant {} has no golden inputs: its outputs cannot be checked", variant.name));
         }
     }
-    let newer = manifest
-        .score
-        .as_ref()
-        .is_some_and(|rule| rule.axis.is_some() || rule.kind != super::ScoreKind::Top1Probability);
+    let is_newer =
+        |rule: &ScoreRule| rule.axis.is_some() || rule.temperature.is_some() || rule.kind != ScoreKind::Top1Probability;
+    let newer = manifest.score.as_ref().is_some_and(is_newer)
+        || manifest.variants.iter().any(|variant| variant.score.is_some());
     if newer {
         found
             .push("agents of 0.1.0 do not know this [score], refuse the version and keep the one they have".to_owned());

@@ -50,7 +50,11 @@ pub fn of_manifest(manifest: &Manifest) -> Verdict {
 #[must_use]
 pub fn of_shape(rule: &ScoreRule, labels: &[String], shape: Option<&[Dim]>) -> Verdict {
     match rule.kind {
-        ScoreKind::Top1Probability => top1(rule, labels, shape),
+        ScoreKind::Top1Probability
+        | ScoreKind::Margin
+        | ScoreKind::Entropy
+        | ScoreKind::Energy
+        | ScoreKind::Learned => top1(rule, labels, shape),
         ScoreKind::Sigmoid => sigmoid(rule, labels, shape),
         ScoreKind::BoxMaximum => boxes(rule, shape),
     }
@@ -188,9 +192,10 @@ fn wrong_values(rule: &ScoreRule, answer: &Tensor) -> Option<String> {
     }
     let within = |value: f32| (-RANGE_SLACK..=1.0 + RANGE_SLACK).contains(&value);
     let all_within = values.iter().all(|&value| within(value));
-    let sums = match rule.kind {
-        ScoreKind::Top1Probability => sums(answer, &values, position(rule.axis, answer.shape().len())?),
-        ScoreKind::Sigmoid | ScoreKind::BoxMaximum => Vec::new(),
+    let sums = if rule.kind.is_of_classes() {
+        sums(answer, &values, position(rule.axis, answer.shape().len())?)
+    } else {
+        Vec::new()
     };
     match rule.from {
         ScoreFrom::Probabilities => {
@@ -209,10 +214,7 @@ fn wrong_values(rule: &ScoreRule, answer: &Tensor) -> Option<String> {
         }
         ScoreFrom::Logits => {
             let softmaxed = !sums.is_empty() && sums.iter().all(|(sum, _)| (sum - 1.0).abs() <= SUM_SLACK);
-            let is_certain = match rule.kind {
-                ScoreKind::Top1Probability => softmaxed,
-                ScoreKind::Sigmoid | ScoreKind::BoxMaximum => values.len() >= VALUES_TELLING,
-            };
+            let is_certain = if rule.kind.is_of_classes() { softmaxed } else { values.len() >= VALUES_TELLING };
             (all_within && is_certain).then(|| {
                 format!(
                     "the values of output {output:?} are probabilities and not logits: write from = \"probabilities\""
@@ -241,7 +243,7 @@ mod tests {
     use super::*;
 
     fn rule(kind: ScoreKind, from: ScoreFrom, axis: Option<i64>) -> ScoreRule {
-        ScoreRule { kind, output: "y".into(), from, axis }
+        ScoreRule { kind, output: "y".into(), from, axis, temperature: None, weights: None }
     }
 
     fn top1_rule(axis: Option<i64>) -> ScoreRule {

@@ -151,6 +151,8 @@ impl Head {
             output: output.to_owned(),
             from: if is_probabilities { ScoreFrom::Probabilities } else { ScoreFrom::Logits },
             axis: None,
+            temperature: None,
+            weights: None,
         };
         let task = quality.and_then(|quality| quality.labelled.as_ref()).map(|labelled| labelled.task.as_str());
         let guessed = task.unwrap_or(if scored.is_some() { "classification" } else { "inference" });

@@ -4,14 +4,21 @@ use types::DType;
 
 use super::*;
 
-const LAST: ScoreKind = ScoreKind::Top1 { axis: -1 };
+fn rule(kind: ScoreKind, from: ScoreFrom) -> ScoreRule {
+    ScoreRule { kind, output: "y".into(), from, axis: None, temperature: None, weights: None }
+}
 
 fn of(kind: ScoreKind, shape: &[usize], values: &[f32], from: ScoreFrom) -> Result<f32, ScoreError> {
-    score(&Tensor::from_f32(shape.to_vec(), values).unwrap(), kind, from)
+    score(&Tensor::from_f32(shape.to_vec(), values).unwrap(), &rule(kind, from))
+}
+
+fn along(axis: i64, shape: &[usize], values: &[f32], from: ScoreFrom) -> Result<f32, ScoreError> {
+    let rule = ScoreRule { axis: Some(axis), ..rule(ScoreKind::Top1Probability, from) };
+    score(&Tensor::from_f32(shape.to_vec(), values).unwrap(), &rule)
 }
 
 fn last(shape: &[usize], values: &[f32], from: ScoreFrom) -> Result<f32, ScoreError> {
-    of(LAST, shape, values, from)
+    of(ScoreKind::Top1Probability, shape, values, from)
 }
 
 #[test]
@@ -44,12 +51,12 @@ fn classes_may_be_any_dimension() {
     // Three classes of two pixels: the columns are (0.8, 0.1, 0.1) and (0.3, 0.5, 0.2).
     let pixels = [0.8, 0.3, 0.1, 0.5, 0.1, 0.2];
     for axis in [1, -2] {
-        assert_eq!(of(ScoreKind::Top1 { axis }, &[1, 3, 2], &pixels, ScoreFrom::Probabilities), Ok(0.5));
+        assert_eq!(along(axis, &[1, 3, 2], &pixels, ScoreFrom::Probabilities), Ok(0.5));
     }
-    let even = of(ScoreKind::Top1 { axis: 1 }, &[1, 3, 1, 1], &[0.0; 3], ScoreFrom::Logits).unwrap();
+    let even = along(1, &[1, 3, 1, 1], &[0.0; 3], ScoreFrom::Logits).unwrap();
     assert!((even - 1.0 / 3.0).abs() < 1e-6, "{even}");
     for axis in [3, -4, i64::MAX, i64::MIN] {
-        let refused = of(ScoreKind::Top1 { axis }, &[1, 3, 2], &pixels, ScoreFrom::Probabilities);
+        let refused = along(axis, &[1, 3, 2], &pixels, ScoreFrom::Probabilities);
         assert!(matches!(refused, Err(ScoreError::NoAxis { .. })), "{axis}");
     }
 }
@@ -89,7 +96,9 @@ fn what_is_no_number_has_no_score() {
     for values in [[f32::NAN, 0.0], [f32::INFINITY, 0.0], [f32::NEG_INFINITY; 2]] {
         assert!(last(&[2], &values, ScoreFrom::Logits).is_err(), "{values:?} as logits");
     }
-    for kind in [LAST, ScoreKind::Sigmoid, ScoreKind::BoxMaximum] {
+    for kind in
+        [ScoreKind::Top1Probability, ScoreKind::Margin, ScoreKind::Entropy, ScoreKind::Sigmoid, ScoreKind::BoxMaximum]
+    {
         for values in [[f32::NAN, 0.5], [1.5, 0.0], [-1.0, 1.0]] {
             assert!(of(kind, &[2], &values, ScoreFrom::Probabilities).is_err(), "{values:?} as probabilities");
         }
@@ -107,5 +116,55 @@ fn an_output_without_classes_has_no_score() {
     assert!(last(&[0, 3], &[], ScoreFrom::Logits).is_err());
     assert!(last(&[3, 0], &[], ScoreFrom::Logits).is_err());
     let integers = Tensor::new(DType::U8, vec![2], vec![0, 1].into()).unwrap();
-    assert!(matches!(score(&integers, LAST, ScoreFrom::Logits), Err(ScoreError::NotFloat(_))));
+    assert!(matches!(score(&integers, &rule(ScoreKind::Entropy, ScoreFrom::Logits)), Err(ScoreError::NotFloat(_))));
+}
+
+#[test]
+fn scores_of_classes_agree_with_their_formulas() {
+    // Probabilities 0.7, 0.2, 0.1 as logits with an offset, which only the energy sees.
+    let logits: Vec<f32> = [0.7_f32, 0.2, 0.1].iter().map(|p| p.ln() + 3.0).collect();
+    let near = |kind, expected: f32| {
+        let score = of(kind, &[1, 3], &logits, ScoreFrom::Logits).unwrap();
+        assert!((score - expected).abs() < 1e-5, "{kind:?}: {score}");
+    };
+    near(ScoreKind::Margin, 0.5);
+    let entropy = -(0.7_f32 * 0.7_f32.ln() + 0.2 * 0.2_f32.ln() + 0.1 * 0.1_f32.ln());
+    near(ScoreKind::Entropy, 1.0 - entropy / 3.0_f32.ln());
+    near(ScoreKind::Energy, 0.5 + 0.5 * 3.0 / 4.0);
+    assert_eq!(of(ScoreKind::Margin, &[3], &[0.7, 0.2, 0.1], ScoreFrom::Probabilities), Ok(0.5));
+    assert_eq!(of(ScoreKind::Entropy, &[2], &[1.0, 0.0], ScoreFrom::Probabilities), Ok(1.0));
+    assert_eq!(of(ScoreKind::Entropy, &[4], &[0.25; 4], ScoreFrom::Probabilities), Ok(0.0));
+    assert_eq!(of(ScoreKind::Margin, &[2], &[f32::NEG_INFINITY, 0.0], ScoreFrom::Logits), Ok(1.0), "a masked class");
+}
+
+#[test]
+fn a_temperature_flattens_logits_and_probabilities_alike() {
+    let at = |temperature, values: &[f32], from| {
+        let rule = ScoreRule { temperature: Some(temperature), ..rule(ScoreKind::Top1Probability, from) };
+        score(&Tensor::from_f32(vec![1, values.len()], values).unwrap(), &rule).unwrap()
+    };
+    let logits = [0.7_f32.ln(), 0.3_f32.ln()];
+    let expected = 0.7_f32.sqrt() / (0.7_f32.sqrt() + 0.3_f32.sqrt());
+    assert!((at(2.0, &logits, ScoreFrom::Logits) - expected).abs() < 1e-6);
+    assert!((at(2.0, &[0.7, 0.3], ScoreFrom::Probabilities) - expected).abs() < 1e-6);
+    assert!((at(1.0, &logits, ScoreFrom::Logits) - 0.7).abs() < 1e-6);
+    for extreme in [[3e38, -3e38], [-3e38, 3e38]] {
+        assert_eq!(at(0.01, &extreme, ScoreFrom::Logits), 1.0);
+    }
+}
+
+#[test]
+fn a_learned_score_weighs_features_that_are_always_finite() {
+    let learned = |weights, values: &[f32]| {
+        let rule = ScoreRule { weights: Some(weights), ..rule(ScoreKind::Learned, ScoreFrom::Logits) };
+        score(&Tensor::from_f32(vec![1, values.len()], values).unwrap(), &rule).unwrap()
+    };
+    // Only the log-odds, with weight 1: the probability itself.
+    let odds = [0.0, 1.0, 0.0, 0.0, 0.0];
+    let top1 = last(&[1, 3], &[1.0, 2.0, 3.0], ScoreFrom::Logits).unwrap();
+    assert!((learned(odds, &[1.0, 2.0, 3.0]) - top1).abs() < 1e-6);
+    for extreme in [[3e38, -3e38], [f32::NEG_INFINITY, 0.0], [0.0, 0.0]] {
+        let score = learned([-1.0, 0.3, 0.2, -0.5, 0.1], &extreme);
+        assert!((0.0..=1.0).contains(&score), "{extreme:?}: {score}");
+    }
 }
