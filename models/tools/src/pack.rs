@@ -27,10 +27,13 @@
 //! shape = ["batch", 10]
 //!
 //! [score]                          # optional: how sure an answer is; without it `cascade` always defers
-//! kind = "top1-probability"        # largest class probability; "sigmoid" for yes/no answers, "box-maximum" for detections
+//! kind = "top1-probability"        # largest class probability; also "margin", "entropy", "energy" and "learned" for classes,
+//!                                  # "sigmoid" for yes/no answers, "box-maximum" for detections
 //! output = "logits"
 //! from = "logits"                  # "logits" (softmax is taken; sigmoid for the other kinds) or "probabilities"
-//! axis = 1                         # optional, top1-probability only: dimension of the classes; negative from the end (-1)
+//! axis = 1                         # optional, for classes only: dimension of the classes; negative from the end (-1)
+//! temperature = 1.5                # optional: logits are divided by it first; 0.01 to 100
+//! weights = [0, 1, 0, 0, 0]        # for "learned" only: `cloud-hub model calibrate` writes them
 //!
 //! [[variant]]                      # one table for each form of this version
 //! name = "int8-qdq"
@@ -38,6 +41,7 @@
 //! engines = ["ort"]                # what can run it
 //! precision = "int8"               # fp32, fp16, bf16, int8, int4 or mixed
 //! file = "edge_v1_int8.onnx"       # inside this folder; no links, no ".."
+//! score = { kind = "margin", output = "logits", from = "logits" }  # optional: the rule of this variant instead of [score]
 //! threshold = 0.9                  # optional: least score, 0 to 1, at which the device keeps its answer
 //! calibration = "int8.calibration.json"  # optional: the curve the threshold was read from, see below
 //!
@@ -56,6 +60,7 @@
 //! ```
 
 mod author;
+pub mod edit;
 
 use std::fs::File;
 use std::io::{self, Read};

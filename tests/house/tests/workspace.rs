@@ -90,7 +90,7 @@ fn the_agent_and_the_hub_never_depend_on_each_other() {
     let why = "agent and hub meet in `protocol` alone";
     none(&graph().must_not_reach(
         &["edge-core", "edge-agent"],
-        &["hub-core", "cloud-hub", "model-tools", "compress"],
+        &["hub-core", "cloud-hub", "model-tools", "compress", "evaluate"],
         why,
     ));
     none(&graph().must_not_reach(&["hub-core", "cloud-hub"], &["edge-core", "edge-agent"], why));
@@ -126,7 +126,7 @@ fn our_packages_depend_on_each_other_only_in_the_directions_of_the_design() {
         }
         "cloud-hub/daemon" => {
             place(other).starts_with("shared/")
-                || ["hub-api", "hub-cli", "hub-core", "model-tools", "compress", "onnx-graph"].contains(&&*other.name)
+                || ["hub-api", "hub-cli", "hub-core", "model-tools", "compress", "evaluate", "onnx-graph"].contains(&&*other.name)
         }
         "models/compress" => place(other).starts_with("shared/") || other.name == "onnx-graph",
         folder if folder.starts_with("tests/") || folder == "xtask" => true,

@@ -12,11 +12,15 @@ use console::{CliError, ExitKind};
 use service::trial::Trial;
 
 mod backup;
+mod calibrate;
 mod check;
+mod compare;
 mod compress;
 mod config;
 mod doctor;
 mod doctor_hub;
+mod evaluate;
+mod examined;
 mod init;
 mod inspect;
 mod locate;

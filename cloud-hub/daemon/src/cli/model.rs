@@ -1,4 +1,5 @@
-//! `cloud-hub model push | list | status | figures | offer | assign | withdraw | delete | gc | check | inspect | compress`.
+//! `cloud-hub model push | list | status | figures | offer | assign | withdraw | delete | gc | check | inspect | compress |
+//! calibrate | evaluate | compare`.
 
 use clap::Subcommand;
 use console::CliError;
@@ -6,7 +7,7 @@ use hub_cli::model::{self, AssignArgs, GcArgs, ListArgs, OfferArgs, OneArgs};
 
 use super::locate::own_hub;
 use super::withdraw::Removal;
-use super::{check, compress, inspect, push, withdraw};
+use super::{calibrate, check, compare, compress, evaluate, inspect, push, withdraw};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ModelVerb {
@@ -75,6 +76,15 @@ Lists the versions that no device holds, too. They stay until you delete them: s
     Inspect(inspect::InspectArgs),
     /// Make small, fast variants of a model file, and measure what they cost.
     Compress(Box<compress::CompressArgs>),
+    /// Find the threshold of each device variant with which few answers are kept that differ from the full model's.
+    #[command(after_help = calibrate::HELP)]
+    Calibrate(calibrate::CalibrateArgs),
+    /// Measure the variants, the full model and the cascade of both on examples.
+    #[command(after_help = evaluate::HELP)]
+    Evaluate(evaluate::EvaluateArgs),
+    /// Compare two models on the same examples: which is better, and where they disagree.
+    #[command(after_help = compare::HELP)]
+    Compare(compare::CompareArgs),
 }
 
 pub(super) fn run(verb: &ModelVerb) -> Result<(), CliError> {
@@ -86,6 +96,9 @@ pub(super) fn run(verb: &ModelVerb) -> Result<(), CliError> {
         ModelVerb::Check(args) => check::run(args),
         ModelVerb::Inspect(args) => inspect::run(args),
         ModelVerb::Compress(args) => compress::run(args),
+        ModelVerb::Calibrate(args) => calibrate::run(args),
+        ModelVerb::Evaluate(args) => evaluate::run(args),
+        ModelVerb::Compare(args) => compare::run(args),
         ModelVerb::List(args) => model::list(args, own_hub),
         ModelVerb::Status(args) => model::status(args, own_hub),
         ModelVerb::Figures(args) => model::figures(args, own_hub),

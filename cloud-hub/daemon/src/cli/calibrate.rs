@@ -1,0 +1,256 @@
+//! `cloud-hub model calibrate`: finds the threshold of each device variant, and writes it into model.toml.
+
+use std::path::Path;
+
+use bundle::ScoreKind;
+use clap::Args;
+use console::{CliError, ExitKind, OrExit, Output};
+use evaluate::Interval;
+use evaluate::calibrate::{Calibrated, Choice, Options, calibrate};
+use evaluate::candidates::Answers;
+use evaluate::threshold::Promise;
+use model_tools::pack::edit::{self, FormEdit};
+use serde::Serialize;
+use store::files::{self, Mode};
+use types::Place;
+
+use super::examined::{Answered, Examined, ExaminedArgs, packed};
+
+/// Examples of the verb.
+pub(super) const HELP: &str = "\
+Examples:
+  cloud-hub model calibrate digits --data examples.npz
+  cloud-hub model calibrate digits --data examples.npz --alpha 1% --full big.onnx
+  cloud-hub model calibrate digits --data examples.npz --dry-run --json
+
+With the confidence that is asked for, at most the share --alpha of all requests is kept on the device and answered otherwise than
+by the full model, over requests like the examples. Use examples that neither trained the model nor calibrated its quantization.
+Each variant has a promise of its own. At least 299 examples are needed for 1 %, 149 for 2 %, 59 for 5 % (with 95 %). docs/evaluate.md
+explains the method. The exit code is 1 when no threshold could be shown for any variant.";
+
+/// Name of the file that a full model gets in the folder.
+const FULL_FILE: &str = "full.onnx";
+
+#[derive(Debug, Args)]
+pub(super) struct CalibrateArgs {
+    #[command(flatten)]
+    examined: ExaminedArgs,
+    /// Largest share of all requests that may be kept and differ from the full model's answer, like 2% or 0.02.
+    #[arg(long, value_name = "SHARE", default_value = "2%", value_parser = share)]
+    alpha: f64,
+    /// Confidence of the promise, like 95% or 0.95.
+    #[arg(long, value_name = "SHARE", default_value = "95%", value_parser = share)]
+    confidence: f64,
+    /// Keep the kind of score that model.toml has, instead of the one that separates best.
+    #[arg(long)]
+    keep_score: bool,
+    /// Seed of the division of the examples into those that choose the score and those that show the threshold.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Print the result and change no file.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Result of a calibration, as it is printed.
+#[derive(Debug, Serialize)]
+struct Calibration {
+    folder: String,
+    alpha: f64,
+    confidence: f64,
+    examples: usize,
+    written: bool,
+    variants: Vec<VariantCalibration>,
+    notes: Vec<String>,
+}
+
+/// Result for one variant.
+#[derive(Debug, Serialize)]
+struct VariantCalibration {
+    name: String,
+    agreement: f64,
+    threshold: Option<f32>,
+    coverage: f64,
+    coverage_interval: Interval,
+    bound: Option<f64>,
+    #[serde(flatten)]
+    calibrated: Calibrated,
+}
+
+pub(super) fn run(args: &CalibrateArgs) -> Result<(), CliError> {
+    let examined = Examined::run(&args.examined)?;
+    let promise = Promise { alpha: args.alpha, delta: 1.0 - args.confidence };
+    let choice = if args.keep_score { Choice::Given } else { Choice::Best };
+    let options = Options { promise, choice, seed: args.seed };
+    let variants: Vec<_> = examined.device.iter().map(|variant| of(variant, &examined, options)).collect();
+    let mut notes = Vec::new();
+    if examined.is_found {
+        notes.push(format!("model.toml had no [score]: output {:?} has the classes", examined.rule.output));
+    }
+    if variants.iter().all(|variant| variant.calibrated.choosing == 0) && !args.keep_score {
+        notes.push("the score of model.toml was kept: 800 examples or more allow a choice".to_owned());
+    }
+    if !args.dry_run {
+        write(&args.examined, &examined, &variants, promise)?;
+    }
+    let is_shown = variants.iter().any(|variant| variant.threshold.is_some());
+    let examples = examined.full.outputs.len();
+    let needed = variants.first().map_or(0, |variant| variant.calibrated.examples_needed);
+    let calibration = Calibration {
+        folder: args.examined.folder.display().to_string(),
+        alpha: args.alpha,
+        confidence: args.confidence,
+        examples,
+        written: !args.dry_run,
+        variants,
+        notes,
+    };
+    Output::from_json_flag(args.json).print(&calibration, page)?;
+    if is_shown {
+        return Ok(());
+    }
+    let problem = format!("no threshold keeps at most {} differing answers with this confidence", percent(args.alpha));
+    let hint = if examples < needed {
+        format!("give {} more examples (at least {needed} are needed), or a larger --alpha", needed - examples)
+    } else {
+        "give a larger --alpha, or a device variant that agrees more often with the full model".to_owned()
+    };
+    Err(CliError::new(ExitKind::Failed, problem).hint(hint))
+}
+
+fn of(variant: &Answered, examined: &Examined, options: Options) -> VariantCalibration {
+    let differs = variant.differs(&examined.full);
+    let classes = examined.full.classes().unwrap_or_default();
+    let answers = Answers { outputs: &variant.outputs, differs: &differs, classes: &classes };
+    let calibrated = calibrate(answers, &examined.rule, options);
+    let agreeing = differs.iter().filter(|differs| !**differs).count();
+    VariantCalibration {
+        name: variant.name.clone(),
+        agreement: evaluate::metrics::proportion(agreeing, differs.len()).value,
+        threshold: calibrated.walk.point().map(|point| point.threshold),
+        coverage: calibrated.walk.coverage(),
+        coverage_interval: calibrated.walk.coverage_interval(1.0 - options.promise.delta),
+        bound: calibrated.walk.point().map(|point| point.bound),
+        calibrated,
+    }
+}
+
+/// Writes the curves, then the form that names them; what was there stays until the new form is whole.
+fn write(
+    args: &ExaminedArgs,
+    examined: &Examined,
+    variants: &[VariantCalibration],
+    promise: Promise,
+) -> Result<(), CliError> {
+    let folder: &Path = &args.folder;
+    let mut form = FormEdit::open(folder).or_exit(ExitKind::Config)?;
+    if examined.is_found {
+        form.set_score(&examined.rule);
+    }
+    for variant in variants {
+        let file = format!("{}.calibration.json", variant.name);
+        let text = serde_json::to_vec_pretty(&variant.calibrated.calibration(promise))?;
+        files::write_atomic(&folder.join(&file), &text, Mode::Shared).map_err(storage)?;
+        let rule = &variant.calibrated.rule;
+        let score = (*rule != examined.rule).then_some(rule);
+        let calibrated = edit::Calibrated { score, threshold: variant.threshold, calibration: &file };
+        form.set_calibrated(&variant.name, calibrated).or_exit(ExitKind::Config)?;
+    }
+    let has_full = examined.manifest.variants_for(Place::Hub).next().is_some();
+    if let (Some(full), false) = (&args.full, has_full) {
+        let limit = engine::ModelLimits::default().file_bytes;
+        let content = files::read_bounded(full, limit).or_exit(ExitKind::Storage)?;
+        files::write_atomic(&folder.join(FULL_FILE), &content, Mode::Shared).map_err(storage)?;
+        form.add_full(FULL_FILE);
+    }
+    files::write_atomic(form.path(), form.text().as_bytes(), Mode::Shared).map_err(storage)?;
+    // The form must be one that can be pushed.
+    packed(folder).map(drop)
+}
+
+fn storage(error: files::FileError) -> CliError {
+    CliError::new(ExitKind::Storage, error).hint("make the folder writable, or free some space there")
+}
+
+fn page(calibration: &Calibration) -> String {
+    let rows = calibration.variants.iter().map(|variant| {
+        let interval = variant.coverage_interval;
+        [
+            variant.name.clone(),
+            percent(variant.agreement),
+            variant.calibrated.rule.kind.as_str().to_owned(),
+            variant.threshold.map_or_else(|| "none".to_owned(), |threshold| threshold.to_string()),
+            format!("{} ({} to {})", percent(variant.coverage), percent(interval.low), percent(interval.high)),
+            variant.bound.map_or_else(|| "-".to_owned(), |bound| format!("at most {}", percent(bound))),
+        ]
+    });
+    let headers = ["variant", "agrees", "score", "threshold", "kept on the device", "kept and differing"];
+    let mut lines = vec![console::render_table(headers, rows), String::new()];
+    for variant in &calibration.variants {
+        // Other kinds are no probabilities of being right, so their distance from the share that is right says nothing.
+        let is_probability = matches!(variant.calibrated.rule.kind, ScoreKind::Top1Probability | ScoreKind::Learned);
+        if let (true, Some(before), Some(after)) =
+            (is_probability, &variant.calibrated.before, &variant.calibrated.after)
+        {
+            let (before, after) = (before.ece, after.ece);
+            lines.push(format!(
+                "{}: calibration error {} with the score of model.toml, {} with the one chosen",
+                variant.name,
+                percent(before),
+                percent(after)
+            ));
+        }
+    }
+    lines.extend(calibration.notes.iter().map(|note| format!("note: {note}")));
+    lines.push(format!(
+        "{} examples; with {} confidence at most {} of all requests are kept and differ from the full model, for each variant",
+        calibration.examples,
+        percent(calibration.confidence),
+        percent(calibration.alpha)
+    ));
+    if calibration.written {
+        lines.push(format!("written to {}/model.toml", calibration.folder));
+    }
+    escaped(&lines)
+}
+
+/// Joins lines; names in them come from files and must not control the terminal.
+pub(super) fn escaped(lines: &[String]) -> String {
+    let lines = lines.iter().flat_map(|line| line.lines().chain(line.is_empty().then_some("")));
+    lines.map(|line| telemetry::escape_control(line).into_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// Reads a share: `2%` or `0.02`, above 0 and below 1.
+fn share(text: &str) -> Result<f64, String> {
+    let number = match text.trim().strip_suffix('%') {
+        Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
+        None => text.trim().parse(),
+    };
+    match number {
+        Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
+        Ok(_) => Err("must be above 0 and below 1, like 2% or 0.02".to_owned()),
+        Err(_) => Err("is no share: write 2% or 0.02".to_owned()),
+    }
+}
+
+/// Writes a share in per cent, with one decimal.
+pub(super) fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_read_in_both_forms() {
+        assert_eq!(share("2%"), Ok(0.02));
+        assert_eq!(share("0.02"), Ok(0.02));
+        for wrong in ["0", "1", "100%", "-1%", "nan", "two", ""] {
+            assert!(share(wrong).is_err(), "{wrong}");
+        }
+    }
+}
