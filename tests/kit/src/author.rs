@@ -9,6 +9,7 @@ use onnx_graph::proto::{AttributeProto, ModelProto, NodeProto, TensorProto};
 use prost::Message as _;
 use serde_json::Value;
 
+use crate::binaries::workspace;
 use crate::digits::catalog;
 use crate::{Hub, Site};
 
@@ -143,6 +144,37 @@ fn stamp(version: u64) -> Vec<u8> {
     entry.extend_from_slice(value.as_bytes());
     // Tag of field 14, length-delimited, and the entry's length: 2 + 5 + 2 + 20.
     [vec![0x72, 29], entry].concat()
+}
+
+/// Writes a folder for `cloud-hub model push` of two model files of `tests/system/fixtures/isolation`, one for devices and one
+/// for the hub: each takes and returns four numbers.
+///
+/// # Errors
+/// Fails when a file cannot be copied or written.
+pub fn fixture(site: &Site, model: &str, version: u64, device: &str, full: &str) -> Result<PathBuf> {
+    let path = site.folder().join(format!("{model}-{version}"));
+    fs::create_dir_all(&path)?;
+    let fixtures = workspace().join("tests/system/fixtures/isolation");
+    for (from, to) in [(device, "device.onnx"), (full, "full.onnx")] {
+        let from = fixtures.join(from).with_extension("onnx");
+        fs::copy(&from, path.join(to)).with_context(|| format!("copy {}", from.display()))?;
+    }
+    let tensor =
+        |kind: &str, name: &str| format!("[[{kind}]]\nname = \"{name}\"\ndatatype = \"FP32\"\nshape = [1, 4]\n");
+    let variant = |name: &str, runs_on: &str| {
+        format!(
+            "[[variant]]\nname = \"{name}\"\nruns_on = \"{runs_on}\"\nengines = [\"ort\"]\nprecision = \"fp32\"\nfile = \"{name}.onnx\"\n"
+        )
+    };
+    let text = format!(
+        "schema = 1\nmodel = \"{model}\"\nversion = {version}\ntask = \"test\"\ndescription = \"A test.\"\nlicence = \"MIT\"\n{}{}{}{}",
+        tensor("input", "x"),
+        tensor("output", "y"),
+        variant("device", "device"),
+        variant("full", "hub")
+    );
+    fs::write(path.join("model.toml"), text)?;
+    Ok(path)
 }
 
 /// Flips one bit of the byte that is `offset_from_end` before a file's end.

@@ -1,43 +1,16 @@
 //! Tests of native code that crashes, exhausts memory or never returns: it costs a request or a version, but no daemon.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use testkit::binaries::workspace;
+use testkit::author::fixture;
 use testkit::{Agent, Hub, InferOptions, Input, Reply, Site, story, wait};
 
 /// Input with the smallest 64-bit integer, whose quotient by -1 overflows.
 const POISON: [f32; 4] = [-9.3e18, 1.0, 2.0, 3.0];
 const FINE: [f32; 4] = [4.0, 3.0, 2.0, 1.0];
-
-/// Writes a folder for `cloud-hub model push` of two model files of `fixtures/isolation`.
-fn folder(site: &Site, model: &str, version: u64, device: &str, full: &str) -> Result<PathBuf> {
-    let path = site.folder().join(format!("{model}-{version}"));
-    fs::create_dir_all(&path)?;
-    let fixtures = workspace().join("tests/system/fixtures/isolation");
-    for (from, to) in [(device, "device.onnx"), (full, "full.onnx")] {
-        let from = fixtures.join(from).with_extension("onnx");
-        fs::copy(&from, path.join(to)).with_context(|| format!("copy {}", from.display()))?;
-    }
-    let tensor =
-        |kind: &str, name: &str| format!("[[{kind}]]\nname = \"{name}\"\ndatatype = \"FP32\"\nshape = [1, 4]\n");
-    let variant = |name: &str, runs_on: &str| {
-        format!(
-            "[[variant]]\nname = \"{name}\"\nruns_on = \"{runs_on}\"\nengines = [\"ort\"]\nprecision = \"fp32\"\nfile = \"{name}.onnx\"\n"
-        )
-    };
-    let text = format!(
-        "schema = 1\nmodel = \"{model}\"\nversion = {version}\ntask = \"test\"\ndescription = \"A test.\"\nlicence = \"MIT\"\n{}{}{}{}",
-        tensor("input", "x"),
-        tensor("output", "y"),
-        variant("device", "device"),
-        variant("full", "hub")
-    );
-    fs::write(path.join("model.toml"), text)?;
-    Ok(path)
-}
 
 fn ask(agent: &Agent, model: &str, policy: &str, values: &[f32; 4]) -> Result<Reply> {
     agent.client()?.infer(model, &[Input::fp32("x", &[1, 4], values)], &InferOptions::policy(policy))
@@ -52,7 +25,7 @@ fn fleet(site: &Site, models: &[(&str, &str, &str)]) -> Result<(Hub, Agent)> {
     let mut hub = site.hub()?;
     hub.start()?;
     for (model, device, full) in models {
-        hub.push(&folder(site, model, 1, device, full)?, &[])?.ok()?;
+        hub.push(&fixture(site, model, 1, device, full)?, &[])?.ok()?;
     }
     let mut agent = site.agent("kitchen")?;
     for (model, _, _) in models {
@@ -136,12 +109,12 @@ fn a_version_that_kills_the_engine_is_refused_at_push() {
         let mut hub = site.hub()?;
         hub.start()?;
         for (device, full) in [("divide-always", "harmless"), ("harmless", "divide-always")] {
-            let refused = hub.push(&folder(site, "always", 1, device, full)?, &[])?;
+            let refused = hub.push(&fixture(site, "always", 1, device, full)?, &[])?;
             ensure!(refused.code != Some(0) && refused.stderr.contains("SIGFPE"), "{refused:?}");
         }
         ensure!(hub.daemon()?.ended()?.is_none(), "the hub ended");
         // While it is held, it can be inspected.
-        let held = hub.push(&folder(site, "always", 1, "divide-always", "harmless")?, &["--hold"])?.ok()?;
+        let held = hub.push(&fixture(site, "always", 1, "divide-always", "harmless")?, &["--hold"])?.ok()?;
         ensure!(held.stdout.contains("SIGFPE") || held.stderr.contains("SIGFPE"), "{held:?}");
         Ok(())
     });
@@ -151,7 +124,7 @@ fn a_version_that_kills_the_engine_is_refused_at_push() {
 fn a_version_that_kills_the_engine_is_rejected_by_the_device_also_over_restarts() {
     story(|site| {
         let (hub, mut agent) = fleet(site, &[("always", "harmless", "harmless")])?;
-        hub.push(&folder(site, "always", 2, "divide-always", "harmless")?, &["--hold"])?.ok()?;
+        hub.push(&fixture(site, "always", 2, "divide-always", "harmless")?, &["--hold"])?.ok()?;
         hub.offer("always", 2)?.ok()?;
         let refused = wait::until("the hub hears of the refusal", || {
             let device = hub.device("kitchen")?;
@@ -181,14 +154,14 @@ fn without_isolation_a_version_that_ends_the_agent_is_given_up_at_its_third_star
         let mut hub = site.hub()?;
         hub.config().set("inference.isolation", "none")?;
         hub.start()?;
-        hub.push(&folder(site, "always", 1, "harmless", "harmless")?, &[])?.ok()?;
+        hub.push(&fixture(site, "always", 1, "harmless", "harmless")?, &[])?.ok()?;
         let mut agent = site.agent("kitchen")?;
         agent.config().set("models.always.policy", "only-device")?;
         agent.config().set("engine.isolation", "none")?;
         agent.enrol(&hub)?;
         agent.start()?;
         agent.wait_version("always", 1)?;
-        hub.push(&folder(site, "always", 2, "divide-always", "harmless")?, &[])?.ok()?;
+        hub.push(&fixture(site, "always", 2, "divide-always", "harmless")?, &[])?.ok()?;
         for _attempt in 0..2 {
             agent.daemon()?.wait_ended(std::time::Duration::from_secs(120))?;
             agent.launch()?;
@@ -211,9 +184,9 @@ fn memory_that_a_model_takes_is_limited_and_not_the_daemons() {
         hub.config().set("inference.memory_max_bytes", 512 * 1024 * 1024)?;
         hub.start()?;
         // Both results are right: refused at the push, or stopped at the limit of the run.
-        let pushed = hub.push(&folder(site, "memory", 1, "memory", "memory")?, &[])?;
+        let pushed = hub.push(&fixture(site, "memory", 1, "memory", "memory")?, &[])?;
         ensure!(hub.daemon()?.ended()?.is_none(), "the hub ended: {pushed:?}");
-        hub.push(&folder(site, "request", 1, "memory-on-request", "memory-on-request")?, &[])?.ok()?;
+        hub.push(&fixture(site, "request", 1, "memory-on-request", "memory-on-request")?, &[])?.ok()?;
         let mut agent = site.agent("kitchen")?;
         agent.config().set("models.request.policy", "only-device")?;
         agent.config().set("engine.memory_max_bytes", 512 * 1024 * 1024)?;
@@ -324,7 +297,7 @@ fn the_version_before_one_that_is_not_run_any_more_answers_on_device_and_hub() {
         agent.config().set("updates.probation", "0s")?;
         agent.stop()?;
         agent.start()?;
-        hub.push(&folder(site, "divide", 2, "divide", "divide")?, &[])?.ok()?;
+        hub.push(&fixture(site, "divide", 2, "divide", "divide")?, &[])?.ok()?;
         agent.wait_version("divide", 2)?;
         for policy in ["only-device", "only-hub"] {
             let answer = expect(&agent, "divide", policy, &FINE)?;
@@ -356,7 +329,7 @@ fn model(agent: &Agent, name: &str) -> Result<Value> {
 fn a_version_that_kills_its_engine_on_probation_is_left_for_the_one_before_also_without_the_hub() {
     story(|site| {
         let (mut hub, agent) = fleet(site, &[("divide", "harmless", "harmless")])?;
-        hub.push(&folder(site, "divide", 2, "divide", "harmless")?, &[])?.ok()?;
+        hub.push(&fixture(site, "divide", 2, "divide", "harmless")?, &[])?.ok()?;
         agent.wait_version("divide", 2)?;
         hub.kill()?;
         let mut number = 0.0;
@@ -385,7 +358,7 @@ fn a_version_that_kills_its_engine_on_probation_is_left_for_the_one_before_also_
 fn a_version_under_which_the_agent_ends_three_times_is_left_at_the_third_start() {
     story(|site| {
         let (hub, mut agent) = fleet(site, &[("divide", "harmless", "harmless")])?;
-        hub.push(&folder(site, "divide", 2, "harmless", "harmless")?, &[])?.ok()?;
+        hub.push(&fixture(site, "divide", 2, "harmless", "harmless")?, &[])?.ok()?;
         agent.wait_version("divide", 2)?;
         for end in 1..=3 {
             wait::until_true(

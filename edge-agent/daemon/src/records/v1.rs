@@ -75,7 +75,7 @@ pub struct FailedVersion {
     detail: String,
 }
 
-/// The loads of one version on one engine, under `<model>/<version>/<engine>`.
+/// Loads of one version on one engine, under `<model>/<version>/<engine>`; its shadows under the same key with `/shadow`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LoadAttempt {
     digest: Digest,

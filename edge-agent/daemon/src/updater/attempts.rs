@@ -121,18 +121,35 @@ impl Attempts {
     /// # Errors
     /// When it is given up there, with the reason; or when it cannot be written down.
     pub(super) fn begin(&self, bundle: &Bundle<Verified>, engine: EngineName) -> Result<(), Failure> {
-        let key = key(bundle, engine);
-        let before = self.runtime.block_on(self.table.get(&key)).unwrap_or_else(|error| {
+        self.begin_under(&key(bundle, engine), bundle)
+    }
+
+    /// Writes down that a version is about to answer live requests in the shadow of the one that serves. Counted apart from
+    /// its loads, which are forgotten as soon as it has answered its golden inputs.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub(super) fn begin_shadow(&self, bundle: &Bundle<Verified>, engine: EngineName) -> Result<(), Failure> {
+        self.begin_under(&shadow_key(bundle, engine), bundle)
+    }
+
+    /// Forgets the shadows of a version, the last of which has ended.
+    pub(super) fn survived_shadow(&self, bundle: &Bundle<Verified>, engine: EngineName) {
+        self.forget(&shadow_key(bundle, engine));
+    }
+
+    fn begin_under(&self, key: &str, bundle: &Bundle<Verified>) -> Result<(), Failure> {
+        let before = self.runtime.block_on(self.table.get(key)).unwrap_or_else(|error| {
             tracing::warn!(error = telemetry::chain(&error), "earlier attempts do not read: they do not count");
             None
         });
         let attempt = Attempt::begun(before, bundle.variant().file.digest, &self.boot, clock::unix_ms());
         if let Some(why) = attempt.verdict(self.isolation) {
             // Remembered with the failed versions from now on; an operator's retry begins anew.
-            self.forget(&key);
+            self.forget(key);
             return Err(trouble::because(FailureKind::EngineCrashed, why));
         }
-        let written = self.runtime.block_on(self.table.put(&key, &attempt));
+        let written = self.runtime.block_on(self.table.put(key, &attempt));
         written.map_err(|error| trouble::failure(FailureKind::Storage, &error))
     }
 
@@ -182,6 +199,10 @@ impl Attempts {
 
 fn key(bundle: &Bundle<Verified>, engine: EngineName) -> String {
     format!("{}/{}/{engine}", bundle.manifest().model, bundle.manifest().version)
+}
+
+fn shadow_key(bundle: &Bundle<Verified>, engine: EngineName) -> String {
+    format!("{}/shadow", key(bundle, engine))
 }
 
 #[cfg(test)]

@@ -299,12 +299,12 @@ impl ModelUpdater {
                 }
                 (None, _) | (_, None) => self.begin_lost(),
             },
-            Step::Shadow { .. } => match self.made.serving.clone() {
-                Some(serving) => {
+            Step::Shadow { .. } => match (self.made.bundle.clone(), self.made.serving.clone()) {
+                (Some(bundle), Some(serving)) => {
                     let abandoned = CancellationToken::new();
-                    self.begin(shadow::shadow(self.parts(), serving, abandoned.clone()), abandoned);
+                    self.begin(shadow::shadow(self.parts(), bundle, serving, abandoned.clone()), abandoned);
                 }
-                None => self.begin_lost(),
+                (None, _) | (_, None) => self.begin_lost(),
             },
             Step::Switch { slots, probation, .. } => match self.made.serving.clone() {
                 Some(serving) => {
