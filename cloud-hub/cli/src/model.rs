@@ -241,22 +241,26 @@ fn page(view: &ModelView) -> String {
 
 fn figures_page(figures: &ModelFigures) -> String {
     let mut lines = vec![show::figures(&figures.versions)];
-    let measured = figures.measured.iter().filter_map(|measured| {
-        let chosen = measured.variants.first()?;
-        let form = |figures: &VariantFiguresView| {
-            format!("{} {} on {}: p95 {:.1} ms", figures.version, figures.variant, figures.engine, figures.p95_ms)
-        };
-        Some([
-            measured.device.to_string(),
-            form(chosen),
-            measured.active.as_ref().map_or_else(|| "-".to_owned(), form),
-            format!("{} of {}", chosen.agreed, chosen.compared),
-            chosen.refused.clone().unwrap_or_else(|| "-".to_owned()),
-        ])
+    let form = |figures: &VariantFiguresView| {
+        format!("{} {} on {}: p95 {:.1} ms", figures.version, figures.variant, figures.engine, figures.p95_ms)
+    };
+    let measured = figures.measured.iter().flat_map(|measured| {
+        let active = measured.active.as_ref().map_or_else(|| "-".to_owned(), form);
+        measured.variants.iter().enumerate().map(move |(at, variant)| {
+            let chosen = if at == 0 && variant.refused.is_none() { "chosen" } else { "-" };
+            [
+                measured.device.to_string(),
+                form(variant),
+                chosen.to_owned(),
+                active.clone(),
+                format!("{} of {}", variant.agreed, variant.compared),
+                variant.refused.clone().unwrap_or_else(|| "-".to_owned()),
+            ]
+        })
     });
-    let measured: Vec<[String; 5]> = measured.collect();
+    let measured: Vec<[String; 6]> = measured.collect();
     if !measured.is_empty() {
-        let header = ["device", "measured before the switch", "beside", "same answers", "refused"];
+        let header = ["device", "measured before the switch", "choice", "beside", "same answers", "refused"];
         lines.push(format!("\n{}", console::render_table(header, measured.into_iter())));
     }
     lines.join("\n")

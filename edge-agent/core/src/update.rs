@@ -262,6 +262,9 @@ impl Updater {
             // Only a version that answers as its maker says may serve.
             (State::Checking { candidate }, Event::GoldenMatched) => self.checked(candidate),
             (State::Measuring { candidate }, Event::Measured(compared)) => {
+                // Another variant of the same version may be the best one on this device.
+                let chosen = compared.form.clone().filter(|form| form.version == candidate.version);
+                let candidate = chosen.unwrap_or(candidate);
                 let limits = self.settings.measure.clone().unwrap_or_default();
                 match limits.judge(&compared) {
                     Some(detail) => self.unfit(&State::Measuring { candidate }, detail, now, random),

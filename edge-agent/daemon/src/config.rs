@@ -169,7 +169,8 @@ pub struct ModelTable {
     pub hub_bytes_max: Option<u64>,
     /// Whether inputs never leave the device, whatever policy a request names. Default false.
     pub device_only: bool,
-    /// The form of each version to take, by its name in the manifest. Default: the first one made for devices.
+    /// The variant of each version to take, by its name in the manifest. Default: as measured (`updates.measure_variants`), else
+    /// the first one made for devices.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<VariantName>,
     /// Maximum share of the kept answers that are also sent to the hub, to be compared. Default `updates.audit_share_max`.

@@ -55,7 +55,7 @@ impl DeviceCounters {
     async fn close(&self, engines: &Engines) {
         let counted: Vec<(ModelName, Version)> = self.lock().counted().cloned().collect();
         for (model, version) in counted {
-            if let Some(bytes) = engines.memory_of(&format!("{model}/{version}")) {
+            if let Some(bytes) = engines.memory_of_version(&model, version) {
                 self.count(&model, version, |tally| tally.memory_bytes = tally.memory_bytes.max(Some(bytes)));
             }
         }

@@ -19,6 +19,10 @@ pub enum CrashPoint {
     VersionStored,
     /// The version is loaded and answered its golden inputs; the old one still serves.
     GoldenChecked,
+    /// The measured choice among the forms of a version is stored; its folder is still that of the first variant.
+    ChoiceStored,
+    /// The folder of the version is that of the chosen variant; files of the others are still there.
+    ChoicePinned,
     /// Orders of owner or hub are stored; nothing was done for them.
     OrdersStored,
     /// The probation of the new version is stored; the slot pointer still names the old one.
@@ -45,13 +49,15 @@ pub enum CrashPoint {
 
 impl CrashPoint {
     /// Every place, in the order an update, a renewal and an enrolment pass them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::TrustStored,
         Self::ManifestStored,
         Self::ChunkStored,
         Self::FilesStored,
         Self::VersionStored,
         Self::GoldenChecked,
+        Self::ChoiceStored,
+        Self::ChoicePinned,
         Self::OrdersStored,
         Self::ProbationStored,
         Self::SlotStored,
@@ -75,6 +81,8 @@ impl CrashPoint {
             Self::FilesStored => "files-stored",
             Self::VersionStored => "version-stored",
             Self::GoldenChecked => "golden-checked",
+            Self::ChoiceStored => "choice-stored",
+            Self::ChoicePinned => "choice-pinned",
             Self::OrdersStored => "orders-stored",
             Self::ProbationStored => "probation-stored",
             Self::SlotStored => "slot-stored",

@@ -28,6 +28,8 @@ use crate::vitals::Vitals;
 pub struct Serving {
     /// Version and variant that serve.
     pub installed: Installed,
+    /// Name of its sessions at the engine.
+    pub loaded_as: String,
     /// Manifest of the version.
     pub manifest: Manifest,
     /// Engine of the session.

@@ -354,8 +354,8 @@ pub enum Step {
         /// Version whose session answers the golden inputs.
         installed: Installed,
     },
-    /// Job: measure the loaded candidate beside the active version: golden inputs and a short benchmark, on every engine
-    /// and variant that fits. Ends with [`Event::Measured`].
+    /// Job: measure the loaded candidate beside the active version: golden inputs and a short benchmark, in every variant and
+    /// on every engine that is to be compared; choose the best of these and store the choice. Ends with [`Event::Measured`].
     Measure {
         /// Version to measure.
         installed: Installed,

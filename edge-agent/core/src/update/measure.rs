@@ -5,12 +5,21 @@
 
 use std::time::Duration;
 
+use crate::slots::Installed;
+
 /// Default factor of the median latency beyond which a candidate is refused: a form that falls off an accelerator, or an
 /// fp16 model on a processor, is ten times slower; anything less may be wanted.
 pub const LATENCY_FACTOR_MAX: u32 = 10;
 
 /// Difference of the median latency below which no factor counts.
 pub const LATENCY_SLACK: Duration = Duration::from_millis(20);
+
+/// Factor of the median latency of the preferred form up to which another form takes its place: the order of an author or an
+/// owner is not changed for what the next measurement may show the other way round.
+pub const QUICKER_FACTOR: f64 = 0.8;
+
+/// Difference of the median latency below which no other form takes the place of the preferred one.
+pub const QUICKER_BY: Duration = Duration::from_micros(500);
 
 /// Figures of one variant on one engine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,6 +51,8 @@ pub struct Comparison {
     pub candidate: Figures,
     /// The version that served; `None` if none did.
     pub active: Option<Figures>,
+    /// Form of the candidate that was chosen; `None` if it is the one that was given.
+    pub form: Option<Installed>,
 }
 
 /// Limits of a candidate, relative to the version that serves.
@@ -65,7 +76,7 @@ impl Limits {
     /// Returns the reason, with figures, for which a candidate must not serve; `None` if it may.
     #[must_use]
     pub fn judge(&self, compared: &Comparison) -> Option<String> {
-        let Comparison { candidate, active } = compared;
+        let Comparison { candidate, active, form: _chosen } = compared;
         if let Some((limit, bytes)) = self.memory_bytes.zip(candidate.memory_bytes).filter(|(limit, is)| is > limit) {
             return Some(format!("its session takes {bytes} bytes of memory, at most {limit} are allowed"));
         }
@@ -91,18 +102,27 @@ impl Limits {
     }
 }
 
-/// Returns the index of the best of several forms of one version: the quickest among those that agree best with the
-/// version that serves and fit into the memory. `None` without any that fits.
+/// Returns the index of the best of several forms of one version, which come in the order of preference. `None` without any
+/// that fits into the memory.
+///
+/// The first that fits is taken, unless another one is clearly quicker ([`QUICKER_FACTOR`], [`QUICKER_BY`]) and agrees no
+/// less with the version that serves; then the quickest of those.
 #[must_use]
 pub fn best(forms: &[Figures], memory_bytes: Option<u64>) -> Option<usize> {
-    let fits = |figures: &&(usize, &Figures)| match (memory_bytes, figures.1.memory_bytes) {
+    let fits = |figures: &Figures| match (memory_bytes, figures.memory_bytes) {
         (Some(limit), Some(bytes)) => bytes <= limit,
         (None, _) | (_, None) => true,
     };
-    let fitting: Vec<(usize, &Figures)> = forms.iter().enumerate().filter(|form| fits(&form)).collect();
-    let most = fitting.iter().map(|(_, figures)| figures.agreement().unwrap_or(1.0)).fold(0.0, f64::max);
-    let agrees = fitting.into_iter().filter(|(_, figures)| figures.agreement().unwrap_or(1.0) >= most);
-    agrees.min_by_key(|(at, figures)| (figures.p50, *at)).map(|(at, _)| at)
+    let mut fitting = forms.iter().enumerate().filter(|(_at, figures)| fits(figures));
+    let (preferred, first) = fitting.next()?;
+    let agreement = |figures: &Figures| figures.agreement().unwrap_or(1.0);
+    let is_better = |figures: &Figures| {
+        let is_quicker = figures.p50 + QUICKER_BY <= first.p50
+            && figures.p50.as_secs_f64() <= QUICKER_FACTOR * first.p50.as_secs_f64();
+        is_quicker && agreement(figures) >= agreement(first)
+    };
+    let better = fitting.filter(|(_at, figures)| is_better(figures)).min_by_key(|(at, figures)| (figures.p50, *at));
+    Some(better.map_or(preferred, |(at, _figures)| at))
 }
 
 #[cfg(test)]
@@ -116,7 +136,7 @@ mod tests {
 
     fn judged(candidate: Figures, active: Option<Figures>) -> Option<String> {
         let limits = Limits { agreement: 0.5, memory_bytes: Some(1_000_000), ..Limits::default() };
-        limits.judge(&Comparison { candidate, active })
+        limits.judge(&Comparison { candidate, active, form: None })
     }
 
     #[test]
@@ -130,13 +150,18 @@ mod tests {
     }
 
     #[test]
-    fn the_quickest_form_that_fits_and_agrees_is_chosen() {
+    fn a_clearly_quicker_form_that_fits_and_agrees_takes_the_place_of_the_preferred_one() {
         assert_eq!(best(&[figures(10, 10), figures(5, 10), figures(7, 10)], None), Some(1));
         assert_eq!(best(&[figures(10, 10), figures(5, 9)], None), Some(0), "not at the cost of agreement");
         assert_eq!(best(&[figures(10, 10), figures(5, 10)], Some(4000)), None);
         assert_eq!(best(&[figures(10, 10), figures(5, 10), figures(3, 9)], Some(6000)), Some(1));
         let unknown = |ms| Figures { compared: 0, agreed: 0, memory_bytes: None, ..figures(ms, 0) };
-        assert_eq!(best(&[unknown(9), unknown(8)], Some(1)), Some(1), "what is not known is no reason");
+        assert_eq!(best(&[unknown(9), unknown(5)], Some(1)), Some(1), "what is not known is no reason");
+        assert_eq!(best(&[figures(10, 10), figures(9, 10)], None), Some(0), "not clearly quicker");
+        let micros = |us| Figures { p50: Duration::from_micros(us), ..figures(0, 10) };
+        assert_eq!(best(&[micros(600), micros(200)], None), Some(0), "a difference that nobody notices");
+        assert_eq!(best(&[micros(900), micros(400)], None), Some(1));
+        assert_eq!(best(&[figures(10, 9), figures(5, 10)], None), Some(1), "more agreement is no reason against it");
         assert_eq!(best(&[], None), None);
     }
 }

@@ -22,7 +22,7 @@ fn figures(ms: u64) -> Figures {
 }
 
 fn compared(candidate: u64, active: u64) -> Event {
-    Event::Measured(Comparison { candidate: figures(candidate), active: Some(figures(active)) })
+    Event::Measured(Comparison { candidate: figures(candidate), active: Some(figures(active)), form: None })
 }
 
 fn shadowed(compared: u64, agreed: u64, failed: u64) -> Event {
@@ -57,6 +57,24 @@ fn a_candidate_is_measured_then_answers_in_the_shadow_then_serves_on_probation()
     let steps = handle(&mut updater, shadowed(20, 18, 1));
     let stored = |step: &Step| matches!(step, Step::Switch { probation: Some(probation), .. } if probation.version == version(2));
     assert!(steps.iter().any(stored), "the probation is stored with the pointers: {steps:?}");
+}
+
+#[test]
+fn the_variant_that_a_measurement_has_chosen_goes_on_and_serves() {
+    let mut updater = checked();
+    let other = Installed { variant: "fp32".parse().unwrap(), ..installed(2) };
+    let chosen = |form: Installed| {
+        let compared = Comparison { candidate: figures(10), active: Some(figures(10)), form: Some(form) };
+        Event::Measured(compared)
+    };
+    let before = updater.clone();
+    assert_eq!(handle(&mut updater, chosen(other.clone())), [Step::Shadow { installed: other.clone() }]);
+    handle(&mut updater, shadowed(20, 20, 0));
+    handle(&mut updater, Event::Switched);
+    assert_eq!(updater.slots().active.as_ref(), Some(&other));
+    // A form of another version is not what was measured.
+    let mut updater = before;
+    assert_eq!(handle(&mut updater, chosen(installed(3))), [Step::Shadow { installed: installed(2) }]);
 }
 
 #[test]

@@ -32,6 +32,13 @@ const SHADOW_SHARE_DEFAULT: f64 = 0.1;
 /// Default maximum time in the shadow: long enough for a device that infers ten times a minute to compare ten answers.
 const SHADOW_TIME_DEFAULT: Duration = Duration::from_secs(600);
 
+/// Default number of variants that are measured against each other: an integer form and a floating-point one, either of which
+/// may be the slower one on a processor.
+const MEASURE_VARIANTS_DEFAULT: usize = 2;
+
+/// Number of variants that may be measured against each other; each is loaded at the same time, in a process of its own.
+const MEASURE_VARIANTS_RANGE: RangeInclusive<usize> = 1..=4;
+
 /// Section `[updates]` of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -58,7 +65,18 @@ pub struct UpdatesTable {
     /// which applications are answered more slowly.
     pub measure: bool,
     /// Whether the quickest engine of `engine.engines` that fits serves a new version, in place of the first one. Default false.
+    ///
+    /// The choice is kept: the same engine serves after a restart, and later versions where it is clearly quicker.
     pub measure_engines: bool,
+    /// Maximum number of variants of a new version that are fetched and measured against each other. Default 2; 1 to 4, and 1
+    /// takes the first that runs here.
+    ///
+    /// Only variants of different precision are compared, and only once for each model: the device takes the same variant of
+    /// later versions, as long as these have the same variants. Not over a metered link, and not where the model has a
+    /// `variant`.
+    pub measure_variants: usize,
+    /// Maximum bytes that are fetched for the variants beside the first one. Default 67108864 (64 MiB).
+    pub measure_variants_bytes_max: u64,
     /// Factor of the median latency of the version that serves, beyond which a new one is refused. Default 10. A difference
     /// of less than 20 ms never counts.
     pub measure_latency_factor_max: u32,
@@ -113,6 +131,8 @@ impl Default for UpdatesTable {
             audit_share_max: Share::of(AUDIT_SHARE_DEFAULT).unwrap_or_default(),
             measure: true,
             measure_engines: false,
+            measure_variants: MEASURE_VARIANTS_DEFAULT,
+            measure_variants_bytes_max: 64 * 1024 * 1024,
             measure_latency_factor_max: LATENCY_FACTOR_MAX,
             measure_memory_max_bytes: None,
             measure_agreement_min: Share::default(),
@@ -172,6 +192,9 @@ impl Validate for UpdatesTable {
         }
         if self.shadow_time > PROBATION_MAX {
             mistakes.add("updates.shadow_time", "use 0s to 7d");
+        }
+        if !MEASURE_VARIANTS_RANGE.contains(&self.measure_variants) {
+            mistakes.add("updates.measure_variants", "use 1 to 4");
         }
         if self.measure_latency_factor_max == 0 {
             mistakes.add("updates.measure_latency_factor_max", "use at least 1");
@@ -281,9 +304,9 @@ mod tests {
         for mistake in ["updates.measure_agreement_min", "updates.window", "updates.link"] {
             assert!(told.to_string().contains(mistake), "{mistake} is not in {told}");
         }
-        let text = "[updates]\nkeep = 17\nprobation_answers = 0";
+        let text = "[updates]\nkeep = 17\nprobation_answers = 0\nmeasure_variants = 5";
         let told = ::config::parse::<crate::config::AgentConfig>(text, std::path::Path::new("agent.toml")).unwrap_err();
-        for mistake in ["updates.keep", "updates.probation_answers"] {
+        for mistake in ["updates.keep", "updates.probation_answers", "updates.measure_variants"] {
             assert!(told.to_string().contains(mistake), "{mistake} is not in {told}");
         }
     }

@@ -16,7 +16,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use engine::{Engine, EngineDescription, HostStatus, Isolation, LibrarySearch, OrtEngine};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use types::EngineName;
+use types::{EngineName, ModelName, Version};
 
 use crate::config::AgentConfig;
 use crate::state::Folder;
@@ -254,13 +254,27 @@ impl Engines {
         names.into_iter().skip(passed).filter_map(slot).filter_map(Slot::usable)
     }
 
-    /// Returns the memory in bytes of the child process that runs one session alone, by the name of its load; `None` if it
-    /// runs elsewhere or beside others.
+    /// Returns the memory in bytes of the child process that runs the sessions of one load on an engine alone; `None` if
+    /// they run elsewhere or beside others.
     #[must_use]
-    pub fn memory_of(&self, session: &str) -> Option<u64> {
-        let hosts = self.slots.iter().filter_map(|slot| slot.opened().engine.ok()).flat_map(|engine| engine.hosts());
-        let mut alone =
-            hosts.filter(|host| host.sessions.iter().all(|name| name == session) && !host.sessions.is_empty());
+    pub fn memory_of_load(&self, load: &str, engine: EngineName) -> Option<u64> {
+        self.memory_of(|slot| slot.name == engine, |name| name == load)
+    }
+
+    /// Returns the memory in bytes of a child process that runs sessions of one version, in any variant, alone.
+    #[must_use]
+    pub fn memory_of_version(&self, model: &ModelName, version: Version) -> Option<u64> {
+        let load = format!("{model}/{version}");
+        let is_of = |name: &str| name.strip_prefix(&load).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        self.memory_of(|_any_engine| true, is_of)
+    }
+
+    fn memory_of(&self, is_on: impl Fn(&Slot) -> bool, is_of: impl Fn(&str) -> bool) -> Option<u64> {
+        let engines = self.slots.iter().filter(|slot| is_on(slot)).filter_map(|slot| slot.opened().engine.ok());
+        let mut alone = engines.flat_map(|engine| engine.hosts()).filter(|host| {
+            let is_alone = host.sessions.iter().all(|name| is_of(name));
+            is_alone && !host.sessions.is_empty()
+        });
         crate::memory::resident(alone.next()?.pid?)
     }
 

@@ -12,12 +12,13 @@ use store::aside::Check;
 pub const STATE_SCHEMA: StateSchema = StateSchema { known: 1, version: env!("CARGO_PKG_VERSION") };
 
 /// The tables of the store.
-pub const TABLES: [Check; 7] = [
+pub const TABLES: [Check; 8] = [
     Check::of::<v1::WaitingReport>(),
     Check::of::<v1::FailedVersion>(),
     Check::of::<v1::LoadAttempt>(),
     Check::of::<v1::StandingOrders>(),
     Check::of::<v1::OnProbation>(),
     Check::of::<v1::AssignedModels>(),
+    Check::of::<v1::ChosenForm>(),
     Check::of::<v1::CounterPeriod>(),
 ];

@@ -10,10 +10,12 @@ use types::{Digest, ModelName, VariantName, Version};
 use crate::updater::Attempt;
 
 mod counters;
+mod form;
 mod rollout;
 
 pub use counters::CounterPeriod;
 pub use rollout::{AssignedModels, OnProbation, StandingOrders};
+pub use form::ChosenForm;
 
 /// A report that the hub has not acknowledged, under its number.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -33,6 +33,18 @@ const MACHINE_ENDS_MAX: u32 = 5;
 /// Time after which earlier attempts do not count any more: a version that killed nothing for a day is not what killed.
 const ATTEMPT_LIFE: Duration = Duration::from_secs(24 * 3600);
 
+/// Purpose of a load. Each is counted apart, because the loads of a version are forgotten once it has answered its golden
+/// inputs, and the others come later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To serve.
+    Load,
+    /// To be measured against another variant of the same version.
+    Form,
+    /// To answer live requests in the shadow of the version that serves.
+    Shadow,
+}
+
 /// Loads of one version on one engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
@@ -116,46 +128,35 @@ impl Attempts {
         Self { table, isolation, boot: boot.trim().to_owned(), runtime: tokio::runtime::Handle::current() }
     }
 
-    /// Writes down that a version is about to be loaded on an engine.
+    /// Writes down that a version is about to be loaded or tried on an engine.
     ///
     /// # Errors
     /// When it is given up there, with the reason; or when it cannot be written down.
-    pub(super) fn begin(&self, bundle: &Bundle<Verified>, engine: EngineName) -> Result<(), Failure> {
-        self.begin_under(&key(bundle, engine), bundle)
-    }
-
-    /// Writes down that a version is about to answer live requests in the shadow of the one that serves. Counted apart from
-    /// its loads, which are forgotten as soon as it has answered its golden inputs.
-    ///
-    /// # Errors
-    /// As [`Self::begin`].
-    pub(super) fn begin_shadow(&self, bundle: &Bundle<Verified>, engine: EngineName) -> Result<(), Failure> {
-        self.begin_under(&shadow_key(bundle, engine), bundle)
-    }
-
-    /// Forgets the shadows of a version, the last of which has ended.
-    pub(super) fn survived_shadow(&self, bundle: &Bundle<Verified>, engine: EngineName) {
-        self.forget(&shadow_key(bundle, engine));
-    }
-
-    fn begin_under(&self, key: &str, bundle: &Bundle<Verified>) -> Result<(), Failure> {
-        let before = self.runtime.block_on(self.table.get(key)).unwrap_or_else(|error| {
+    pub(super) fn begin(&self, bundle: &Bundle<Verified>, engine: EngineName, purpose: Purpose) -> Result<(), Failure> {
+        let key = key(bundle, engine, purpose);
+        let before = self.runtime.block_on(self.table.get(&key)).unwrap_or_else(|error| {
             tracing::warn!(error = telemetry::chain(&error), "earlier attempts do not read: they do not count");
             None
         });
         let attempt = Attempt::begun(before, bundle.variant().file.digest, &self.boot, clock::unix_ms());
         if let Some(why) = attempt.verdict(self.isolation) {
             // Remembered with the failed versions from now on; an operator's retry begins anew.
-            self.forget(key);
+            self.forget(&key);
             return Err(trouble::because(FailureKind::EngineCrashed, why));
         }
-        let written = self.runtime.block_on(self.table.put(key, &attempt));
+        let written = self.runtime.block_on(self.table.put(&key, &attempt));
         written.map_err(|error| trouble::failure(FailureKind::Storage, &error))
     }
 
     /// Writes down that the engine host ended; returns whether the version is given up on that engine.
-    pub(super) fn died(&self, bundle: &Bundle<Verified>, engine: EngineName, death: HostDeath) -> Result<(), Failure> {
-        let key = key(bundle, engine);
+    pub(super) fn died(
+        &self,
+        bundle: &Bundle<Verified>,
+        engine: EngineName,
+        purpose: Purpose,
+        death: HostDeath,
+    ) -> Result<(), Failure> {
+        let key = key(bundle, engine, purpose);
         let mut deaths = 0;
         let noted = self.runtime.block_on(self.table.update(&key, |before| {
             let digest = bundle.variant().file.digest;
@@ -176,8 +177,8 @@ impl Attempts {
     }
 
     /// Forgets the attempts of a version that is proven, or that was refused without harm.
-    pub(super) fn survived(&self, bundle: &Bundle<Verified>, engine: EngineName) {
-        self.forget(&key(bundle, engine));
+    pub(super) fn survived(&self, bundle: &Bundle<Verified>, engine: EngineName, purpose: Purpose) {
+        self.forget(&key(bundle, engine, purpose));
     }
 
     fn forget(&self, key: &str) {
@@ -197,12 +198,13 @@ impl Attempts {
     }
 }
 
-fn key(bundle: &Bundle<Verified>, engine: EngineName) -> String {
-    format!("{}/{}/{engine}", bundle.manifest().model, bundle.manifest().version)
-}
-
-fn shadow_key(bundle: &Bundle<Verified>, engine: EngineName) -> String {
-    format!("{}/shadow", key(bundle, engine))
+fn key(bundle: &Bundle<Verified>, engine: EngineName, purpose: Purpose) -> String {
+    let load = format!("{}/{}/{engine}", bundle.manifest().model, bundle.manifest().version);
+    match purpose {
+        Purpose::Load => load,
+        Purpose::Form => format!("{load}/form/{}", bundle.variant().name),
+        Purpose::Shadow => format!("{load}/shadow"),
+    }
 }
 
 #[cfg(test)]

@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 use store::files::{self, FileError, Mode};
 use types::{Digest, ModelName, VariantName, Version};
 
-use super::trouble;
+use super::{forms, trouble};
 use crate::records;
 use crate::state::{Folder, MANIFEST_FILE};
 
 /// Name of the pin in a version's folder. Not a name that a bundle's file can have: those begin with a letter or digit.
-const PIN_FILE: &str = ".installed.json";
+pub(super) const PIN_FILE: &str = ".installed.json";
 
 /// Pins and pointers take a few hundred bytes.
 const SMALL_FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -242,14 +242,24 @@ pub(super) fn drop_staging(staging: &Path) {
     }
 }
 
-/// Pins a proven bundle and moves it to its place in one step.
-pub(super) fn install(folder: &Folder, model: &ModelName, bundle: &Bundle<Verified>) -> Result<(), FileError> {
-    let version = bundle.manifest().version;
-    remove_strays(bundle)?;
+/// Writes into the folder of a proven bundle which variant of it is used.
+pub(super) fn pin(bundle: &Bundle<Verified>) -> Result<(), FileError> {
     let pin = Pin { manifest: bundle.manifest_digest(), variant: bundle.variant().name.clone() };
     // Two texts always serialise.
     let text = serde_json::to_vec_pretty(&pin).unwrap_or_default();
-    files::write_atomic(&bundle.folder().join(PIN_FILE), &text, Mode::Private)?;
+    files::write_atomic(&bundle.folder().join(PIN_FILE), &text, Mode::Private)
+}
+
+/// Pins a proven bundle and moves it to its place in one step, with the files of the variants that it is measured against.
+pub(super) fn install(
+    folder: &Folder,
+    model: &ModelName,
+    bundle: &Bundle<Verified>,
+    others: &[Bundle<Verified>],
+) -> Result<(), FileError> {
+    let version = bundle.manifest().version;
+    forms::remove_others(bundle, others)?;
+    pin(bundle)?;
     let place = folder.version(model, version);
     let models = folder.models().join(model.as_str());
     files::create_dir(&models)?;
@@ -264,20 +274,6 @@ pub(super) fn install(folder: &Folder, model: &ModelName, bundle: &Bundle<Verifi
     })?;
     files::sync_dir(&models)?;
     files::sync_dir(&folder.incoming())
-}
-
-/// Removes what lies in a staging folder and is no file of the proven variant: parts of a variant that was chosen before.
-fn remove_strays(bundle: &Bundle<Verified>) -> Result<(), FileError> {
-    let failed = |source| FileError::Io { attempt: "clean folder", path: bundle.folder().to_owned(), source };
-    for entry in std::fs::read_dir(bundle.folder()).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name();
-        let is_ours = name == MANIFEST_FILE || bundle.variant().files().any(|file| name == file.name.as_str());
-        if !is_ours {
-            files::remove_file(&entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 /// Deletes everything of a version: its folder, and what was staged with its parts.

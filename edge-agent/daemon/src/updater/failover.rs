@@ -141,7 +141,7 @@ impl Failovers {
         let Some(version) = version else { return };
         let best = match left.as_ref().and_then(|serving| serving.variant()) {
             Some(variant) => {
-                Wanted::by(&self.parts.model.table).among(&self.parts.shared.engines, &variant.engines).next()
+                self.parts.wanted().among(&self.parts.shared.engines, &variant.engines).next()
             }
             None => None,
         };
@@ -248,7 +248,7 @@ async fn load_back(parts: Arc<UpdaterParts>, version: Version) -> Result<Arc<Ser
     let loaded = tokio::task::spawn_blocking(move || {
         let bundle = disk::installed_bundle(&parts.shared.folder, &parts.model.name, version);
         let bundle = bundle.map_err(|error| trouble::of_verify(&error))?;
-        let wanted = Wanted::by(&parts.model.table);
+        let wanted = parts.wanted();
         super::load(&parts.shared.engines, &parts.shared.load, &parts.shared.attempts, &bundle, wanted, Trial::Proven)
     });
     loaded.await.unwrap_or_else(|_stopped| Err(trouble::interrupted()))
@@ -270,7 +270,7 @@ async fn load_again(parts: Arc<UpdaterParts>, lost: Arc<Serving>) -> Result<Arc<
                 Trial::Proven,
             )
         };
-        let wanted = Wanted::by(&parts.model.table);
+        let wanted = parts.wanted();
         if lost.session.condemned().is_none() {
             return load(lost.installed.version, wanted);
         }

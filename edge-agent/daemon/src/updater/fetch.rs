@@ -123,6 +123,9 @@ pub(super) async fn fetch(
         fetching.before += file.size;
         fetching.parts.note_bytes(fetching.before, total);
     }
+    for other in &candidate.others {
+        fetching.other(other, &staging).await?;
+    }
     crash_at(CrashPoint::FilesStored);
     Ok(Done::Fetched)
 }
@@ -154,6 +157,35 @@ fn require_room(parts: &UpdaterParts, needed: u64) -> Result<Room, Failure> {
 }
 
 impl Fetching {
+    /// Fetches a variant that the chosen one is measured against. What fails is not measured: only the end of the job does.
+    async fn other(&mut self, variant: &Variant, staging: &Path) -> Result<(), Failure> {
+        self.variant = variant.clone();
+        let size = variant.files().fold(0_u64, |sum, file| sum.saturating_add(file.size));
+        let missing = size.saturating_sub(disk::bytes_there(staging, variant));
+        self.room = match require_room(&self.parts, missing) {
+            Ok(room) => room,
+            Err(failure) => {
+                tracing::info!(variant = %variant.name, %failure, "a variant is not fetched to be measured");
+                return Ok(());
+            }
+        };
+        self.total = self.total.saturating_add(size);
+        for file in variant.files() {
+            let is_there = std::fs::metadata(staging.join(&file.name)).is_ok_and(|found| found.len() == file.size);
+            match if is_there { Ok(()) } else { self.file(file, staging).await } {
+                Ok(()) => {}
+                Err(failure) if failure.kind == FailureKind::Superseded => return Err(failure),
+                Err(failure) => {
+                    tracing::info!(variant = %variant.name, %failure, "a variant is not fetched to be measured");
+                    return Ok(());
+                }
+            }
+            self.before = self.before.saturating_add(file.size);
+            self.parts.note_bytes(self.before, self.total);
+        }
+        Ok(())
+    }
+
     /// Brings one file to its place: from a copy on this disk where there is one, else from the hub.
     async fn file(&mut self, file: &FileRef, staging: &Path) -> Result<(), Failure> {
         let (expected, part) = (file.clone(), disk::part(staging, file));

@@ -2,7 +2,7 @@
 //!
 //! Used by [`crate::agent`] for the models of the configuration and by [`crate::assigned`] for those of the hub.
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use store::{StoreError, Table};
 use tokio::sync::mpsc;
@@ -13,7 +13,7 @@ use super::disk;
 use super::shared::SharedParts;
 use super::task::{ModelUpdater, UpdaterParts};
 use crate::models::Model;
-use crate::records::v1::{FailedVersion, OnProbation, StandingOrders};
+use crate::records::v1::{ChosenForm, FailedVersion, OnProbation, StandingOrders};
 
 /// The updater of a model that is followed, and its commands.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ impl SharedParts {
             failed: Table::new(store()),
             orders: Table::new(store()),
             probations: Table::new(store()),
+            choices: Table::new(store()),
+            choice: RwLock::default(),
         };
         Ok(Followed { updater: ModelUpdater::resume(parts).await?, commands })
     }
@@ -59,7 +61,10 @@ impl SharedParts {
             (Table::new(Arc::clone(&self.store)), Table::new(Arc::clone(&self.store)));
         let failed: Table<FailedVersion> = Table::new(Arc::clone(&self.store));
         let prefix = format!("{}/", model.name);
-        let mut deleted = vec![orders.delete(model.name.as_str()).await, probations.delete(model.name.as_str()).await];
+        let choices: Table<ChosenForm> = Table::new(Arc::clone(&self.store));
+        let key = model.name.as_str();
+        let mut deleted =
+            vec![orders.delete(key).await, probations.delete(key).await, choices.delete(key).await];
         for (key, _failure) in failed.list().await.map(|listing| listing.records).unwrap_or_default() {
             if key.starts_with(&prefix) {
                 deleted.push(failed.delete(&key).await);

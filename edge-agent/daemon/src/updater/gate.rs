@@ -63,8 +63,7 @@ impl Gate {
             return None;
         }
         let is_metered = match self.link {
-            LinkCost::Metered => true,
-            LinkCost::Unmetered => false,
+            LinkCost::Metered | LinkCost::Unmetered => is_metered(self.link).await,
             LinkCost::Auto => self.ask_network_manager(now).await,
         };
         let reason = "the link of this device is metered (updates.metered is \"wait\")".to_owned();
@@ -77,22 +76,32 @@ impl Gate {
         {
             return is_metered;
         }
-        let asking = Command::new("busctl")
-            .args(["--system", "get-property", "org.freedesktop.NetworkManager", "/org/freedesktop/NetworkManager"])
-            .args(["org.freedesktop.NetworkManager", "Metered"])
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let output = tokio::time::timeout(ANSWERED_WITHIN, asking).await.ok().and_then(Result::ok);
-        let is_metered = output.is_some_and(|output| is_metered(&String::from_utf8_lossy(&output.stdout)));
+        let is_metered = is_metered(LinkCost::Auto).await;
         self.known = Some((now, is_metered));
         is_metered
     }
 }
 
+/// Returns whether each byte over the link to the hub costs: as configured, or as NetworkManager says now.
+pub(super) async fn is_metered(link: LinkCost) -> bool {
+    match link {
+        LinkCost::Metered => return true,
+        LinkCost::Unmetered => return false,
+        LinkCost::Auto => {}
+    }
+    let asking = Command::new("busctl")
+        .args(["--system", "get-property", "org.freedesktop.NetworkManager", "/org/freedesktop/NetworkManager"])
+        .args(["org.freedesktop.NetworkManager", "Metered"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(ANSWERED_WITHIN, asking).await.ok().and_then(Result::ok);
+    output.is_some_and(|output| says_metered(&String::from_utf8_lossy(&output.stdout)))
+}
+
 /// Reads the property: `u 1` is metered, `u 3` is guessed to be; 0, 2 and 4 are unknown, unmetered and guessed unmetered.
-fn is_metered(property: &str) -> bool {
+fn says_metered(property: &str) -> bool {
     matches!(property.trim(), "u 1" | "u 3")
 }
 
@@ -126,9 +135,9 @@ mod tests {
 
     #[test]
     fn the_answer_of_network_manager_is_a_number() {
-        assert!(is_metered("u 1\n") && is_metered("u 3"));
+        assert!(says_metered("u 1\n") && says_metered("u 3"));
         for other in ["u 0", "u 2", "u 4", "", "no such service"] {
-            assert!(!is_metered(other), "{other}");
+            assert!(!says_metered(other), "{other}");
         }
     }
 }

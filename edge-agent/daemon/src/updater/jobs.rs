@@ -3,6 +3,7 @@
 //! Disk and engine are worked on blocking threads. A job that is abandoned stops at the next place where it waits for
 //! the network; what runs on a blocking thread finishes first, so that nobody removes a file that is being written.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,10 @@ use edge_core::update::probation::Probation;
 use edge_core::update::{Failure, FailureKind, ShadowTally};
 use engine::{HostDeath, InferError};
 use tokio_util::sync::CancellationToken;
-use types::{Digest, EngineName, Place, Version};
+use types::{Digest, EngineName, VariantName, Version};
 
+use super::attempts::Purpose;
+use super::forms::{self, Chosen};
 use super::load::{Trial, Wanted};
 use super::task::UpdaterParts;
 use super::{disk, keep, trouble};
@@ -37,6 +40,8 @@ pub(super) struct Candidate {
     pub(super) manifest: Manifest,
     pub(super) manifest_digest: Digest,
     pub(super) variant: Variant,
+    /// Variants to measure it against.
+    pub(super) others: Vec<Variant>,
 }
 
 /// Result of a job.
@@ -44,11 +49,12 @@ pub(super) struct Candidate {
 pub(super) enum Done {
     Trusted(Box<Candidate>),
     Fetched,
-    Verified(Box<Bundle<Verified>>),
+    /// The version in the chosen variant, and in the others that it is measured against.
+    Verified(Box<Bundle<Verified>>, Vec<Bundle<Verified>>),
     Loaded(Arc<Serving>),
     GoldenMatched(Arc<Serving>),
-    /// Figures of the candidate, and the session of its best form.
-    Measured(Comparison, Arc<Serving>),
+    /// Figures of the candidate, and its best form.
+    Measured(Comparison, Box<Bundle<Verified>>, Arc<Serving>),
     /// Answers of the candidate in the shadow of the version that serves.
     Shadowed(ShadowTally),
     /// The session that served before, if it stays loaded.
@@ -70,10 +76,11 @@ pub(super) async fn unless_abandoned<T>(
     abandoned.run_until_cancelled(work).await.unwrap_or_else(|| Err(trouble::superseded()))
 }
 
-/// Refreshes trust, fetches the signed manifest and chooses a variant.
+/// Refreshes trust, fetches the signed manifest and chooses a variant; with `measures` also others to measure it against.
 pub(super) async fn trust(
     parts: Arc<UpdaterParts>,
     version: Version,
+    measures: bool,
     abandoned: CancellationToken,
 ) -> Result<Done, Failure> {
     let Some(trust) = &parts.shared.trust else {
@@ -93,11 +100,11 @@ pub(super) async fn trust(
     let bytes = unless_abandoned(&abandoned, fetch_manifest(&parts, target)).await?;
     let manifest =
         bundle::read_manifest(&trusted, model, version, &bytes).map_err(|error| trouble::of_manifest(&error))?;
-    let variant = choose(&manifest, &parts)?.clone();
+    let Chosen { variant, others } = forms::choose(&parts, &manifest, measures).await?;
     let staging = parts.shared.folder.staging(model, version);
     blocking(move || disk::begin_staging(&staging, &bytes).map_err(|error| trouble::of_file(&error))).await?;
     crash_at(CrashPoint::ManifestStored);
-    Ok(Done::Trusted(Box::new(Candidate { trusted, manifest, manifest_digest: target.digest, variant })))
+    Ok(Done::Trusted(Box::new(Candidate { trusted, manifest, manifest_digest: target.digest, variant, others })))
 }
 
 /// A manifest is a file of the hub like any other; its length and digest are signed.
@@ -116,57 +123,26 @@ async fn fetch_manifest(parts: &UpdaterParts, target: TargetRef) -> Result<Bytes
     }
 }
 
-/// The named variant, or the first that is made for devices and that an engine here can run.
-fn choose<'a>(manifest: &'a Manifest, parts: &UpdaterParts) -> Result<&'a Variant, Failure> {
-    let table = &parts.model.table;
-    let runs = |variant: &&Variant| Wanted::by(table).among(&parts.shared.engines, &variant.engines).next().is_some();
-    let chosen = match &table.variant {
-        Some(name) => manifest.variant(name).filter(runs),
-        None => manifest.variants_for(Place::Device).find(runs),
-    };
-    chosen.ok_or_else(|| {
-        let engine = |name: &types::EngineName| name.as_str();
-        let forms = manifest.variants.iter().map(|variant| {
-            format!("{} (for {})", variant.name, variant.engines.iter().map(engine).collect::<Vec<_>>().join(", "))
-        });
-        let forms = forms.collect::<Vec<_>>().join(", ");
-        let states: Vec<String> = parts
-            .shared
-            .engines
-            .status()
-            .iter()
-            .map(|status| format!("{} is {}", status.engine, status.state))
-            .collect();
-        let states = states.join(", ");
-        let detail = match &table.variant {
-            Some(name) => format!("it has no variant {name} that runs here ({states}): it has {forms}"),
-            None => format!("none of its variants for devices runs here ({states}): it has {forms}"),
-        };
-        // With a GPU that is gone it may run after a restart; otherwise only another version or configuration helps.
-        let is_lost =
-            parts.shared.engines.status().iter().any(|status| parts.shared.engines.lost(status.engine).is_some());
-        let kind = if is_lost { FailureKind::EngineLost } else { FailureKind::NoVariant };
-        trouble::because(kind, detail)
-    })
-}
-
 /// Holds every file against the signed manifest and puts the version in its place.
 pub(super) async fn verify(parts: Arc<UpdaterParts>, candidate: Candidate) -> Result<Done, Failure> {
     blocking(move || {
         let (folder, model) = (&parts.shared.folder, &parts.model.name);
         let version = candidate.manifest.version;
         let variant = &candidate.variant.name;
-        let prove = |place: &std::path::Path| {
+        let prove_form = |place: &Path, variant: &VariantName| {
             let bundle = Bundle::<Unverified>::load(place)?;
             bundle.verify(&candidate.trusted, model, version, variant)
         };
+        let prove = |place: &Path| prove_form(place, variant);
         let staging = folder.staging(model, version);
         let place = folder.version(model, version);
         let installed = disk::is_installed(folder, model, version, candidate.manifest_digest, variant);
         // What an earlier run installed is used, if it still is what it was.
         if let Some(bundle) = installed.then(|| prove(&place).ok()).flatten() {
             disk::drop_staging(&staging);
-            return Ok(Done::Verified(Box::new(bundle)));
+            let others = forms::proven(&place, &candidate.others, prove_form);
+            forms::remove_others(&bundle, &others).map_err(|error| trouble::of_file(&error))?;
+            return Ok(Done::Verified(Box::new(bundle), others));
         }
         let bundle = match prove(&staging) {
             Ok(bundle) => bundle,
@@ -178,10 +154,12 @@ pub(super) async fn verify(parts: Arc<UpdaterParts>, candidate: Candidate) -> Re
                 return Err(trouble::of_verify(&error));
             }
         };
-        disk::install(folder, model, &bundle).map_err(|error| trouble::of_file(&error))?;
+        let others = forms::proven(&staging, &candidate.others, prove_form);
+        disk::install(folder, model, &bundle, &others).map_err(|error| trouble::of_file(&error))?;
         crash_at(CrashPoint::VersionStored);
         let bundle = prove(&place).map_err(|error| trouble::of_verify(&error))?;
-        Ok(Done::Verified(Box::new(bundle)))
+        let others: Vec<Variant> = others.iter().map(|other| other.variant().clone()).collect();
+        Ok(Done::Verified(Box::new(bundle), forms::proven(&place, &others, prove_form)))
     })
     .await
 }
@@ -194,7 +172,7 @@ pub(super) async fn recall(parts: Arc<UpdaterParts>, version: Version) -> Result
     let target = trusted.ok_or_else(missing)?.manifest(&model, version);
     let target = target.map_err(|error| trouble::of_trust(&error, true))?;
     let bundle = blocking(move || disk::listed_bundle(&parts.shared.folder, &model, version, target.digest)).await?;
-    Ok(Done::Verified(Box::new(bundle)))
+    Ok(Done::Verified(Box::new(bundle), Vec::new()))
 }
 
 /// Loads the version beside the active one; `ready` is a session of it that is loaded already.
@@ -206,18 +184,19 @@ pub(super) async fn load(
     if let Some(ready) = ready {
         return Ok(Done::Loaded(ready));
     }
-    let wanted = Wanted::by(&parts.model.table);
-    load_new(&parts, &bundle, wanted).await.map(Done::Loaded)
+    let wanted = parts.wanted();
+    load_new(&parts, &bundle, wanted, Trial::New).await.map(Done::Loaded)
 }
 
 async fn load_new(
     parts: &Arc<UpdaterParts>,
     bundle: &Bundle<Verified>,
     wanted: Wanted,
+    trial: Trial,
 ) -> Result<Arc<Serving>, Failure> {
     let (parts, bundle) = (Arc::clone(parts), bundle.clone());
     blocking(move || {
-        super::load(&parts.shared.engines, &parts.shared.load, &parts.shared.attempts, &bundle, wanted, Trial::New)
+        super::load(&parts.shared.engines, &parts.shared.load, &parts.shared.attempts, &bundle, wanted, trial)
     })
     .await
 }
@@ -243,19 +222,19 @@ pub(super) async fn proven(
     loop {
         let failure = match answer_golden(bundle, &serving).await {
             Ok(()) => {
-                note_attempt(parts, bundle, serving.engine, None).await;
+                note_attempt(parts, bundle, serving.engine, Purpose::Load, None).await;
                 return Ok(serving);
             }
             Err(Unproven::Failed(failure)) => {
-                note_attempt(parts, bundle, serving.engine, None).await;
+                note_attempt(parts, bundle, serving.engine, Purpose::Load, None).await;
                 failure
             }
             Err(Unproven::Died(death)) => {
-                match note_attempt(parts, bundle, serving.engine, Some(death)).await {
+                match note_attempt(parts, bundle, serving.engine, Purpose::Load, Some(death)).await {
                     // Loaded and tried once more on the same engine, in a new child process.
                     None => {
-                        let wanted = Wanted { preferred: Some(serving.engine), after: None };
-                        match load_new(parts, bundle, wanted).await {
+                        let wanted = Wanted { preferred: Some(serving.engine), ..Wanted::default() };
+                        match load_new(parts, bundle, wanted, Trial::New).await {
                             Ok(again) => serving = again,
                             Err(failure) => return Err((serving, failure)),
                         }
@@ -265,21 +244,22 @@ pub(super) async fn proven(
                 }
             }
         };
-        let wanted = Wanted { after: Some(serving.engine), ..Wanted::by(&parts.model.table) };
-        let Ok(next) = load_new(parts, bundle, wanted).await else { return Err((serving, failure)) };
+        let wanted = Wanted { after: Some(serving.engine), ..parts.wanted() };
+        let Ok(next) = load_new(parts, bundle, wanted, Trial::New).await else { return Err((serving, failure)) };
         let (model, engine) = (&parts.model.name, serving.engine);
         tracing::error!(%model, %engine, %failure, next = %next.engine, "an engine does not give the golden answers");
         serving = next;
     }
 }
 
-/// Loads a version on one engine and has it answer its golden inputs there; on no other engine where that fails.
+/// Loads a form of a version on one engine, to be measured, and has it answer its golden inputs there; on no other engine
+/// where that fails.
 pub(super) async fn load_proven(
     parts: &Arc<UpdaterParts>,
     bundle: &Bundle<Verified>,
     wanted: Wanted,
 ) -> Result<Arc<Serving>, Failure> {
-    let serving = load_new(parts, bundle, wanted).await?;
+    let serving = load_new(parts, bundle, wanted, Trial::Compared).await?;
     let (death, failure) = match answer_golden(bundle, &serving).await {
         Ok(()) => (None, None),
         Err(Unproven::Failed(failure)) => (None, Some(failure)),
@@ -288,7 +268,7 @@ pub(super) async fn load_proven(
             (Some(death), Some(failure))
         }
     };
-    drop(note_attempt(parts, bundle, serving.engine, death).await);
+    drop(note_attempt(parts, bundle, serving.engine, Purpose::Form, death).await);
     failure.map_or(Ok(serving), Err)
 }
 
@@ -297,13 +277,14 @@ async fn note_attempt(
     parts: &Arc<UpdaterParts>,
     bundle: &Bundle<Verified>,
     engine: EngineName,
+    purpose: Purpose,
     death: Option<HostDeath>,
 ) -> Option<Failure> {
     let (parts, bundle) = (Arc::clone(parts), bundle.clone());
     let noting = blocking(move || match death {
-        Some(death) => parts.shared.attempts.died(&bundle, engine, death),
+        Some(death) => parts.shared.attempts.died(&bundle, engine, purpose, death),
         None => {
-            parts.shared.attempts.survived(&bundle, engine);
+            parts.shared.attempts.survived(&bundle, engine, purpose);
             Ok(())
         }
     });

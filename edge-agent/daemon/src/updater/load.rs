@@ -7,8 +7,9 @@ use edge_core::update::{Failure, FailureKind};
 use engine::{Engine, HostDeath, LoadError, LoadOptions, ModelBytes, ModelLimits, SessionWorker, WorkerOptions};
 use types::{EngineName, Signature, TensorSpec};
 
+use super::attempts::Purpose;
 use super::{Attempts, disk, trouble};
-use crate::config::{EngineTable, ModelTable};
+use crate::config::EngineTable;
 use crate::engines::Engines;
 use crate::models::Serving;
 use crate::vitals::Vitals;
@@ -47,8 +48,20 @@ impl From<&EngineTable> for LoadTable {
 pub enum Trial {
     /// It has not answered its golden inputs on this device: it gets a child process of its own.
     New,
+    /// It is measured against another variant of the same version: as [`Self::New`], and its loads are counted apart.
+    Compared,
     /// It served here before: it goes to the child process that proven versions share.
     Proven,
+}
+
+impl Trial {
+    /// Returns the purpose under which its loads are counted.
+    pub(super) const fn purpose(self) -> Purpose {
+        match self {
+            Self::New | Self::Proven => Purpose::Load,
+            Self::Compared => Purpose::Form,
+        }
+    }
 }
 
 /// Engines of this device to try.
@@ -58,22 +71,19 @@ pub struct Wanted {
     pub preferred: Option<EngineName>,
     /// Only those behind this one.
     pub after: Option<EngineName>,
+    /// Only this one.
+    pub only: Option<EngineName>,
 }
 
 impl Wanted {
-    /// As a model's table says.
-    #[must_use]
-    pub fn by(table: &ModelTable) -> Self {
-        Self { preferred: table.engine, after: None }
-    }
-
     /// The engines to try for a form that allows `allowed`, in order.
     pub(super) fn among<'a>(
         self,
         engines: &'a Engines,
         allowed: &'a [EngineName],
     ) -> impl Iterator<Item = Arc<dyn Engine>> {
-        engines.usable(self.preferred, self.after).filter(|engine| allowed.contains(&engine.name()))
+        let is_wanted = move |name| allowed.contains(&name) && self.only.is_none_or(|only| only == name);
+        engines.usable(self.preferred, self.after).filter(move |engine| is_wanted(engine.name()))
     }
 }
 
@@ -123,21 +133,22 @@ fn survive(
     bytes: &ModelBytes,
     trial: Trial,
 ) -> Result<Arc<Serving>, Failure> {
+    let purpose = trial.purpose();
     loop {
-        attempts.begin(bundle, engine.name())?;
+        attempts.begin(bundle, engine.name(), purpose)?;
         match (load_on(engine, table, bundle, bytes, trial), trial) {
             // It goes on being tried; whoever has it answer its golden inputs says when it is over.
-            (Ok(serving), Trial::New) => return Ok(serving),
+            (Ok(serving), Trial::New | Trial::Compared) => return Ok(serving),
             (Ok(serving), Trial::Proven) => {
-                attempts.survived(bundle, engine.name());
+                attempts.survived(bundle, engine.name(), purpose);
                 return Ok(serving);
             }
             (Err(Refused::Died(death)), _) => {
                 tracing::error!(model = %bundle.manifest().model, version = %bundle.manifest().version, %death, "loading it");
-                attempts.died(bundle, engine.name(), death)?;
+                attempts.died(bundle, engine.name(), purpose, death)?;
             }
             (Err(Refused::Failed(failure)), _) => {
-                attempts.survived(bundle, engine.name());
+                attempts.survived(bundle, engine.name(), purpose);
                 return Err(failure);
             }
         }
@@ -165,9 +176,13 @@ fn load_on(
     bytes: &ModelBytes,
     trial: Trial,
 ) -> Result<Arc<Serving>, Refused> {
+    let name = format!("{}/{}", bundle.manifest().model, bundle.manifest().version);
     let options = LoadOptions {
-        name: format!("{}/{}", bundle.manifest().model, bundle.manifest().version),
-        trial: trial == Trial::New,
+        name: match trial {
+            Trial::New | Trial::Proven => name,
+            Trial::Compared => format!("{name}/{}", bundle.variant().name),
+        },
+        trial: trial != Trial::Proven,
         ..table.options.clone()
     };
     let one = |_number| {
@@ -188,6 +203,7 @@ fn load_on(
     let session = started.map_err(|error| trouble::failure(FailureKind::NoRoom, &error))?;
     Ok(Arc::new(Serving {
         installed: disk::installed(bundle),
+        loaded_as: options.name,
         manifest,
         engine: engine.name(),
         on: Arc::clone(engine),

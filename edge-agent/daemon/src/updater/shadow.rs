@@ -13,6 +13,7 @@ use edge_core::update::{Failure, FailureKind, ShadowTally};
 use engine::InferError;
 use tokio_util::sync::CancellationToken;
 
+use super::attempts::Purpose;
 use super::jobs::{Done, blocking, unless_abandoned};
 use super::task::UpdaterParts;
 use super::trouble;
@@ -34,11 +35,11 @@ pub(super) async fn shadow(
 ) -> Result<Done, Failure> {
     // A candidate that ends the agent itself with a live input would otherwise do so at every start.
     let (noting, noted, engine) = (Arc::clone(&parts), bundle.clone(), candidate.engine);
-    blocking(move || noting.shared.attempts.begin_shadow(&noted, engine)).await?;
+    blocking(move || noting.shared.attempts.begin(&noted, engine, Purpose::Shadow)).await?;
     let compared = compare_live(&parts, &candidate, &abandoned).await;
     let noting = Arc::clone(&parts);
     blocking(move || {
-        noting.shared.attempts.survived_shadow(&bundle, engine);
+        noting.shared.attempts.survived(&bundle, engine, Purpose::Shadow);
         Ok(())
     })
     .await?;

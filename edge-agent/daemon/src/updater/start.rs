@@ -1,7 +1,7 @@
 //! Start of one model's updates: what the disk holds, what the last run left, and the session that served.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bundle::{Bundle, Verified};
 use edge_core::slots::{Installed, Slots};
@@ -69,6 +69,8 @@ async fn look(
 ) -> Result<(OnDisk, LastEnd), StoreError> {
     let failed = failed_versions(parts).await?;
     let probation = parts.probations.get(parts.model.name.as_str()).await?;
+    let choice = parts.choices.get(parts.model.name.as_str()).await?;
+    *parts.choice.write().unwrap_or_else(PoisonError::into_inner) = choice;
     let last_end = probation.as_ref().map_or(LastEnd::Orderly, |stored| stored.last_end(&keep::boot()));
     let looker = Arc::clone(parts);
     let found = tokio::task::spawn_blocking(move || {
@@ -114,7 +116,7 @@ async fn load_what_served(
         let loaded = tokio::task::spawn_blocking(move || {
             let bundle = disk::installed_bundle(&loader.shared.folder, &loader.model.name, version);
             let bundle = bundle.map_err(|error| trouble::of_verify(&error))?;
-            let wanted = Wanted::by(&loader.model.table);
+            let wanted = loader.wanted();
             let serving = super::load(
                 &loader.shared.engines,
                 &loader.shared.load,
@@ -150,7 +152,7 @@ async fn load_what_served(
 /// Where there is a choice of engines, the configuration or a driver may have changed since the golden inputs were
 /// answered. The last engine serves what it was trusted with before.
 async fn prove(parts: &Arc<UpdaterParts>, bundle: Bundle<Verified>, serving: Arc<Serving>) -> Arc<Serving> {
-    let behind = Wanted { after: Some(serving.engine), ..Wanted::by(&parts.model.table) };
+    let behind = Wanted { after: Some(serving.engine), ..parts.wanted() };
     if behind.among(&parts.shared.engines, &bundle.variant().engines).next().is_none() {
         return serving;
     }

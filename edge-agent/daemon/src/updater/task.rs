@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use bundle::{Bundle, Verified};
@@ -14,6 +14,7 @@ use types::Version;
 
 use super::commands::{self, Command, HubOrder, NotOrdered};
 use super::failover::Failovers;
+use super::forms::Choice;
 use super::gate::Gate;
 use super::jobs::{self, Candidate, Done};
 use super::keep;
@@ -22,7 +23,7 @@ use super::shared::SharedParts;
 use super::{disk, fetch, measure, shadow, trouble};
 use crate::crash::{CrashPoint, crash_at};
 use crate::models::{Model, Serving};
-use crate::records::v1::{FailedVersion as FailedRecord, OnProbation, StandingOrders};
+use crate::records::v1::{ChosenForm, FailedVersion as FailedRecord, OnProbation, StandingOrders};
 use crate::status::{FailedVersion, OrdersStatus, ProbationStatus};
 
 /// Parts that the updater of one model uses.
@@ -38,6 +39,10 @@ pub struct UpdaterParts {
     pub orders: Table<StandingOrders>,
     /// Probations, by model.
     pub probations: Table<OnProbation>,
+    /// Measured choices of a form, by model.
+    pub choices: Table<ChosenForm>,
+    /// The choice of this model, as it is stored.
+    pub choice: RwLock<Option<Choice>>,
 }
 
 impl UpdaterParts {
@@ -65,6 +70,8 @@ struct Job {
 struct Made {
     candidate: Option<Candidate>,
     bundle: Option<Bundle<Verified>>,
+    /// Variants that the bundle is measured against.
+    others: Vec<Bundle<Verified>>,
     serving: Option<Arc<Serving>>,
 }
 
@@ -230,9 +237,9 @@ impl ModelUpdater {
                 Event::Trusted
             }
             Ok(Done::Fetched) => Event::Fetched,
-            Ok(Done::Verified(bundle)) => {
+            Ok(Done::Verified(bundle, others)) => {
                 let installed = disk::installed(&bundle);
-                self.made.bundle = Some(*bundle);
+                (self.made.bundle, self.made.others) = (Some(*bundle), others);
                 Event::Verified(installed)
             }
             Ok(Done::Loaded(serving)) => {
@@ -244,8 +251,8 @@ impl ModelUpdater {
                 self.made.serving = Some(serving);
                 Event::GoldenMatched
             }
-            Ok(Done::Measured(compared, serving)) => {
-                self.made.serving = Some(serving);
+            Ok(Done::Measured(compared, bundle, serving)) => {
+                (self.made.bundle, self.made.serving) = (Some(*bundle), Some(serving));
                 Event::Measured(compared)
             }
             Ok(Done::Shadowed(tally)) => Event::Shadowed(tally),
@@ -267,7 +274,9 @@ impl ModelUpdater {
             }
             Step::RefreshTrust { version } => {
                 let abandoned = CancellationToken::new();
-                self.begin(jobs::trust(self.parts(), version, abandoned.clone()), abandoned);
+                // What an order wants serves as soon as it can.
+                let measures = self.machine.orders().anchor() != Some(version);
+                self.begin(jobs::trust(self.parts(), version, measures, abandoned.clone()), abandoned);
             }
             Step::Fetch { .. } => match self.made.candidate.clone() {
                 Some(candidate) => {
@@ -295,7 +304,8 @@ impl ModelUpdater {
             },
             Step::Measure { .. } => match (self.made.bundle.clone(), self.made.serving.clone()) {
                 (Some(bundle), Some(serving)) => {
-                    self.begin(measure::measure(self.parts(), bundle, serving), CancellationToken::new());
+                    let others = std::mem::take(&mut self.made.others);
+                    self.begin(measure::measure(self.parts(), bundle, others, serving), CancellationToken::new());
                 }
                 (None, _) | (_, None) => self.begin_lost(),
             },
