@@ -160,6 +160,7 @@ impl Agent {
             load: LoadTable::from(&config.engine),
             updates: config.updates.clone(),
             transfers: Arc::default(),
+            load_memory: Arc::default(),
             reports: Arc::clone(&reports),
             store: Arc::clone(&store),
             attempts: attempts.clone(),

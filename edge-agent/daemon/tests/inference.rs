@@ -62,6 +62,7 @@ fn version(number: u64, bias: &str, engine: &FakeEngine) -> Arc<Serving> {
     let on: Arc<dyn Engine> = Arc::new(FakeEngine::new(1));
     Arc::new(Serving {
         installed,
+        loaded_as: "adder/1".to_owned(),
         manifest,
         engine: EngineName::Fake,
         on,

@@ -16,6 +16,6 @@ pub mod trust;
 
 pub use file::{CHUNK_BYTES, FileName, FileRef};
 pub use manifest::{
-    GoldenTolerance, MANIFEST_BYTES_MAX, Manifest, ManifestError, Precision, ScoreFrom, ScoreKind, ScoreRule, Variant,
+    GoldenTolerance, MANIFEST_BYTES_MAX, Manifest, ManifestError, ScoreFrom, ScoreKind, ScoreRule, Variant,
 };
 pub use parcel::{Bundle, Unverified, Verified, VerifyError, read_manifest, verify_file};

@@ -86,7 +86,10 @@ fn a_good_candidate_serves_after_its_answers_in_the_shadow_and_the_hub_has_the_f
         let fleet = shadowed(site, &[])?;
         offer_good(site, &fleet)?;
         wait_state(&fleet.agent, "shadowing")?;
-        ensure!(fleet.agent.active_version("digits")? == Some(1), "the candidate serves without an answer in the shadow");
+        ensure!(
+            fleet.agent.active_version("digits")? == Some(1),
+            "the candidate serves without an answer in the shadow"
+        );
         let load = load(&fleet)?;
         fleet.agent.wait_version("digits", 2)?;
         let after = load.sent();

@@ -47,6 +47,12 @@ pub struct UpdatesTable {
     pub enabled: bool,
     /// Free space in bytes that an update must leave on the disk of the state folder. Default 67108864 (64 MiB).
     pub disk_free_min_bytes: u64,
+    /// Memory in bytes that must stay available while a new version is loaded beside the one that serves. Default 33554432
+    /// (32 MiB).
+    ///
+    /// A version that would take more is put off, and refused where it takes more than the device has. The memory of the
+    /// machine, of the control groups (`MemoryMax=`) and of a process (`LimitDATA=`) count.
+    pub memory_free_min_bytes: u64,
     /// Time between two refreshes of the signed metadata without an update. Default `24h`; `1s` to `7d`.
     ///
     /// Each device draws its own moment. It is how a hub that is silent or kept from news is noticed: `trust` in status.
@@ -125,6 +131,7 @@ impl Default for UpdatesTable {
         Self {
             enabled: true,
             disk_free_min_bytes: 64 * 1024 * 1024,
+            memory_free_min_bytes: 32 * 1024 * 1024,
             trust_refresh: REFRESH_PERIOD,
             keep: KEEP_DEFAULT,
             assign: true,

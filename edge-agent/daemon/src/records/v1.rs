@@ -14,8 +14,8 @@ mod form;
 mod rollout;
 
 pub use counters::CounterPeriod;
-pub use rollout::{AssignedModels, OnProbation, StandingOrders};
 pub use form::ChosenForm;
+pub use rollout::{AssignedModels, OnProbation, StandingOrders};
 
 /// A report that the hub has not acknowledged, under its number.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use types::Version;
 
 use super::load::{Trial, Wanted};
 use super::task::UpdaterParts;
-use super::{disk, trouble};
+use super::{admission, disk, trouble};
 use crate::models::{Residency, Serving};
 use crate::status::Failover;
 
@@ -140,9 +140,7 @@ impl Failovers {
         };
         let Some(version) = version else { return };
         let best = match left.as_ref().and_then(|serving| serving.variant()) {
-            Some(variant) => {
-                self.parts.wanted().among(&self.parts.shared.engines, &variant.engines).next()
-            }
+            Some(variant) => self.parts.wanted().among(&self.parts.shared.engines, &variant.engines).next(),
             None => None,
         };
         let is_there = |serving: &Arc<Serving>| best.is_none_or(|best| best.name() == serving.engine);
@@ -150,7 +148,7 @@ impl Failovers {
             return;
         }
         tracing::info!(model = %self.parts.model.name, "an engine was opened again: the version is loaded on it");
-        let loading = Box::pin(load_back(Arc::clone(&self.parts), version));
+        let loading = Box::pin(load_back(Arc::clone(&self.parts), version, false));
         let why = "the engine that comes before it was opened again".to_owned();
         self.under_way = Some(UnderWay { left, version, kind: FailureKind::EngineLost, why, is_return: true, loading });
     }
@@ -158,7 +156,10 @@ impl Failovers {
     /// Loads the installed version on request of a client.
     async fn load_installed(&mut self) {
         let loaded = match self.installed_version().await {
-            Some(version) => load_back(Arc::clone(&self.parts), version).await.map_err(|failure| failure.to_string()),
+            Some(version) => {
+                let parts = Arc::clone(&self.parts);
+                load_back(parts, version, true).await.map_err(|failure| failure.to_string())
+            }
             None => Err("no version is installed yet".to_owned()),
         };
         match &loaded {
@@ -243,11 +244,12 @@ async fn report(parts: &UpdaterParts, version: Version, outcome: Outcome) {
     parts.shared.reports.push(Report { model, version, stage: Stage::Loading, outcome }).await;
 }
 
-/// Loads a version on the first engine that takes it.
-async fn load_back(parts: Arc<UpdaterParts>, version: Version) -> Result<Arc<Serving>, Failure> {
+/// Loads a version on the first engine that takes it; with `is_wish` only where the memory is free.
+async fn load_back(parts: Arc<UpdaterParts>, version: Version, is_wish: bool) -> Result<Arc<Serving>, Failure> {
     let loaded = tokio::task::spawn_blocking(move || {
         let bundle = disk::installed_bundle(&parts.shared.folder, &parts.model.name, version);
         let bundle = bundle.map_err(|error| trouble::of_verify(&error))?;
+        let _reserved = is_wish.then(|| admission::reserve(&parts, bundle.variant())).transpose()?;
         let wanted = parts.wanted();
         super::load(&parts.shared.engines, &parts.shared.load, &parts.shared.attempts, &bundle, wanted, Trial::Proven)
     });

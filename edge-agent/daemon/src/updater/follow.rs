@@ -63,8 +63,7 @@ impl SharedParts {
         let prefix = format!("{}/", model.name);
         let choices: Table<ChosenForm> = Table::new(Arc::clone(&self.store));
         let key = model.name.as_str();
-        let mut deleted =
-            vec![orders.delete(key).await, probations.delete(key).await, choices.delete(key).await];
+        let mut deleted = vec![orders.delete(key).await, probations.delete(key).await, choices.delete(key).await];
         for (key, _failure) in failed.list().await.map(|listing| listing.records).unwrap_or_default() {
             if key.starts_with(&prefix) {
                 deleted.push(failed.delete(&key).await);

@@ -1,21 +1,22 @@
 //! Forms of a version: its variants for devices and the engines that run them. Chooses the variants to fetch, and keeps the
 //! choice that was measured.
 //!
-//! Used by [`super::jobs`] and [`super::measure`]. The first variant of the manifest that runs here is taken, unless the owner
-//! names one. Where variants of different precision run here, the device measures them once for each model ([`Choice`]) and
+//! Used by [`super::jobs`] and [`super::measure`]. The first variant of the manifest that runs here and fits into
+//! the memory is taken, unless the owner names one. Where variants of different precision run here, the device measures them once for each model ([`Choice`]) and
 //! takes the same one of later versions, as long as these have the same variants and the device has the same engines.
 
 use std::path::Path;
 use std::sync::PoisonError;
 
-use bundle::{Bundle, Manifest, Precision, Variant, Verified};
+use bundle::manifest::Precision;
+use bundle::{Bundle, Manifest, Variant, Verified};
 use edge_core::update::{Failure, FailureKind};
 use store::files::{self, FileError};
 use types::{EngineName, Place, VariantName};
 
 use super::load::Wanted;
 use super::task::UpdaterParts;
-use super::{disk, gate, trouble};
+use super::{admission, disk, gate, trouble};
 use crate::crash::{CrashPoint, crash_at};
 use crate::state::MANIFEST_FILE;
 
@@ -68,10 +69,16 @@ pub(super) async fn choose(parts: &UpdaterParts, manifest: &Manifest, measures: 
     if let Some(name) = &parts.model.table.variant {
         let named = manifest.variant(name).filter(|variant| parts.runs(variant));
         let variant = named.ok_or_else(|| no_variant(parts, manifest))?.clone();
+        admission::can_ever_fit(parts, &variant)?;
         return Ok(Chosen { variant, others: Vec::new() });
     }
     let fitting = fitting(parts, manifest);
-    let first = *fitting.first().ok_or_else(|| no_variant(parts, manifest))?;
+    let Some(first) = fitting.first().copied() else {
+        // The reason why the first one that runs here does not fit; else that none runs here.
+        let running = manifest.variants_for(Place::Device).find(|variant| parts.runs(variant));
+        running.map_or(Ok(()), |variant| admission::can_ever_fit(parts, variant))?;
+        return Err(no_variant(parts, manifest));
+    };
     if let Some(choice) = parts.choice().filter(|choice| choice.among == names(&fitting)) {
         let chosen = fitting.iter().find(|variant| variant.name == choice.variant).unwrap_or(&first);
         return Ok(Chosen { variant: (*chosen).clone(), others: Vec::new() });
@@ -90,7 +97,8 @@ pub(super) async fn choose(parts: &UpdaterParts, manifest: &Manifest, measures: 
 }
 
 fn fitting<'a>(parts: &UpdaterParts, manifest: &'a Manifest) -> Vec<&'a Variant> {
-    manifest.variants_for(Place::Device).filter(|variant| parts.runs(variant)).collect()
+    let fits = |variant: &&Variant| parts.runs(variant) && admission::can_ever_fit(parts, variant).is_ok();
+    manifest.variants_for(Place::Device).filter(fits).collect()
 }
 
 fn names(fitting: &[&Variant]) -> Vec<(VariantName, Precision)> {
@@ -191,7 +199,12 @@ mod tests {
     use super::*;
 
     fn variant(name: &str, precision: Precision, size: u64, threshold: Option<f32>) -> Variant {
-        let file = FileRef { name: format!("{name}.onnx").parse().unwrap(), size, digest: Digest::of(name.as_bytes()) };
+        let file = FileRef {
+            name: format!("{name}.onnx").parse().unwrap(),
+            size,
+            digest: Digest::of(name.as_bytes()),
+            chunks: Vec::new(),
+        };
         Variant {
             name: name.parse().unwrap(),
             runs_on: Place::Device,

@@ -22,7 +22,7 @@ use super::attempts::Purpose;
 use super::forms::{self, Chosen};
 use super::load::{Trial, Wanted};
 use super::task::UpdaterParts;
-use super::{disk, keep, trouble};
+use super::{admission, disk, keep, trouble};
 use crate::crash::{CrashPoint, crash_at};
 use crate::memory;
 use crate::models::Serving;
@@ -196,6 +196,7 @@ async fn load_new(
 ) -> Result<Arc<Serving>, Failure> {
     let (parts, bundle) = (Arc::clone(parts), bundle.clone());
     blocking(move || {
+        let _reserved = admission::reserve(&parts, bundle.variant())?;
         super::load(&parts.shared.engines, &parts.shared.load, &parts.shared.attempts, &bundle, wanted, trial)
     })
     .await

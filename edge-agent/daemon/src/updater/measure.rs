@@ -128,7 +128,8 @@ fn choose(
     let runs = |at: &usize| benches.get(*at).is_some_and(|bench| bench.measuring.refused.is_none());
     let usable: Vec<usize> = (0..benches.len()).filter(runs).collect();
     let candidates: Vec<Figures> = usable.iter().filter_map(|at| figures.get(*at).cloned()).collect();
-    let chosen = best(&candidates, parts.shared.updates.measure_memory_max_bytes).and_then(|at| usable.get(at).copied());
+    let chosen =
+        best(&candidates, parts.shared.updates.measure_memory_max_bytes).and_then(|at| usable.get(at).copied());
     let form = |serving: &Serving, measuring: &Measuring, figures: &Figures| Form {
         version: serving.installed.version,
         variant: serving.installed.variant.clone(),

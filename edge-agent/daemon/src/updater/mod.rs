@@ -4,6 +4,7 @@
 //! versions and the outbox with reports. `jobs` and `fetch` do the work of each step, `disk` knows what lies where, `trouble`
 //! sorts errors into the kinds that the core understands, `failover` takes a model to the next engine when a GPU is lost.
 
+mod admission;
 mod attempts;
 mod commands;
 mod disk;
@@ -23,6 +24,7 @@ mod start;
 mod task;
 mod trouble;
 
+pub use admission::LoadMemory;
 pub use attempts::{Attempt, Attempts};
 pub use commands::{Command, HubOrder, NotOrdered, Updaters};
 pub use disk::{collect_incoming, read_slots};

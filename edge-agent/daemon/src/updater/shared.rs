@@ -7,7 +7,7 @@ use std::sync::Arc;
 use store::Store;
 
 use super::commands::Updaters;
-use super::{Attempts, LoadTable, Transfers};
+use super::{Attempts, LoadMemory, LoadTable, Transfers};
 use crate::config::UpdatesTable;
 use crate::engines::Engines;
 use crate::measured::Measurements;
@@ -34,6 +34,8 @@ pub struct SharedParts {
     pub updates: UpdatesTable,
     /// The downloads of all models.
     pub transfers: Arc<Transfers>,
+    /// Memory of the loads of all models.
+    pub load_memory: Arc<LoadMemory>,
     /// Outbox of reports to the hub.
     pub reports: Arc<Reports>,
     /// Store of the agent's records.

@@ -1,6 +1,6 @@
 //! Record of the form of a model that a measurement has chosen.
 
-use bundle::Precision;
+use bundle::manifest::Precision;
 use serde::{Deserialize, Serialize};
 use store::Record;
 use types::{EngineName, VariantName};

@@ -4,12 +4,14 @@
 
 use std::time::Duration;
 
+use bundle::manifest::Precision;
 use edge_core::update::orders::{Leaving, Orders};
 use edge_core::update::probation::Probation;
 use store::{Batch, MemoryStore, Store, Table};
+use types::EngineName;
 
 use super::*;
-use crate::updater::StoredProbation;
+use crate::updater::{Choice, StoredProbation};
 
 const DIGEST: &str = "sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4";
 
@@ -114,6 +116,17 @@ fn slots_with_earlier_versions_read_back_and_an_older_agent_reads_the_first_of_t
     let slots = slots::Slots { active: Some(installed()), previous: vec![installed(); 3] };
     assert_eq!(serde_json::to_string(&Slots::from(&slots)).unwrap(), golden);
     assert_eq!(slots::Slots::from(serde_json::from_str::<Slots>(&golden).unwrap()), slots);
+}
+
+#[tokio::test]
+async fn a_chosen_form_reads_back_for_ever() {
+    let among = vec![("int8".parse().unwrap(), Precision::Int8), ("fp32".parse().unwrap(), Precision::Fp32)];
+    let engines = vec![EngineName::Ort, EngineName::Wgpu];
+    let choice = Choice { among, engines, variant: "fp32".parse().unwrap(), engine: Some(EngineName::Wgpu) };
+    let golden = r#"{"schema":1,"among":[{"variant":"int8","precision":"int8"},{"variant":"fp32","precision":"fp32"}],"engines":["ort","wgpu"],"variant":"fp32","engine":"wgpu"}"#;
+    assert_eq!(through_the_store::<ChosenForm>(golden, &choice).await, (choice.clone(), golden.to_owned()));
+    let (read, _written) = through_the_store::<ChosenForm>(&golden.replace(r#","engine":"wgpu""#, ""), &choice).await;
+    assert_eq!(read, Choice { engine: None, ..choice });
 }
 
 #[tokio::test]
