@@ -79,16 +79,18 @@ fn rooms_of_group(root: &Path, line: &str) -> Vec<Room> {
 }
 
 fn room_of_group(folder: &Path, is_second: bool) -> Option<Room> {
-    let (limit, usage, reclaimable) = match is_second {
-        true => ("memory.max", "memory.current", "inactive_file "),
-        false => ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "),
+    let (limit, usage, cache) = match is_second {
+        true => ("memory.max", "memory.current", ["inactive_file ", "active_file "]),
+        false => ("memory.limit_in_bytes", "memory.usage_in_bytes", ["total_inactive_file ", "total_active_file "]),
     };
     let number = |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
     // No limit is "max", or a number beyond any machine.
     let total = number(limit).filter(|limit| *limit < UNLIMITED_FROM)?;
     let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
-    let cached = stat.lines().find_map(|line| line.strip_prefix(reclaimable)?.trim().parse::<u64>().ok());
-    let used = number(usage)?.saturating_sub(cached.unwrap_or(0));
+    // The kernel takes the cache of files back before it ends a process.
+    let bytes = |line: &str| cache.iter().find_map(|name| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    let cached = stat.lines().filter_map(bytes).fold(0, u64::saturating_add);
+    let used = number(usage)?.saturating_sub(cached);
     Some(Room { available: total.saturating_sub(used), total, limit: Limit::Group })
 }
 
@@ -142,7 +144,11 @@ mod tests {
         let slice = root.path().join("system.slice");
         write(
             &slice,
-            &[("memory.max", "1000\n"), ("memory.current", "900\n"), ("memory.stat", "anon 1\ninactive_file 50\n")],
+            &[
+                ("memory.max", "1000\n"),
+                ("memory.current", "900\n"),
+                ("memory.stat", "anon 1\ninactive_file 30\nactive_file 20\n"),
+            ],
         );
         write(&slice.join("agent.service"), &[("memory.max", "max\n"), ("memory.current", "100\n")]);
         let room = Room { available: 150, total: 1000, limit: Limit::Group };
@@ -158,7 +164,7 @@ mod tests {
         let files = [
             ("memory.limit_in_bytes", "500"),
             ("memory.usage_in_bytes", "600"),
-            ("memory.stat", "total_inactive_file 7"),
+            ("memory.stat", "inactive_file 400\ntotal_inactive_file 7"),
         ];
         write(&root.path().join("memory"), &files);
         let full = Room { available: 0, total: 500, limit: Limit::Group };

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::crash::{Crash, Side};
 use crate::files;
 use crate::folder::Folder;
 use crate::health::{Health, Pulse, hang_if_asked, operation_limit};
@@ -97,7 +98,14 @@ impl SledStore {
         let shared = Arc::new(Shared { map: RwLock::new(map), ..Shared::default() });
         let path = folder.path().to_owned();
         let (sender, jobs) = mpsc::channel(QUEUE_BATCHES_MAX);
-        let writer = Writer { folder: folder.clone(), log: Some(log), shared: Arc::clone(&shared), jobs, reserve };
+        let writer = Writer {
+            folder: folder.clone(),
+            log: Some(log),
+            shared: Arc::clone(&shared),
+            jobs,
+            reserve,
+            crash: Crash::from_environment(),
+        };
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || writer.run());
         let thread = thread.map_err(|error| folder.error("start the writer of the store", error))?;
         let limit = operation_limit();
@@ -159,6 +167,7 @@ struct Writer {
     shared: Arc<Shared>,
     jobs: mpsc::Receiver<Job>,
     reserve: u64,
+    crash: Crash,
 }
 
 impl Writer {
@@ -190,8 +199,10 @@ impl Writer {
                 answers.push((job.done, stage(&map, &mut changes, job.batch)));
             }
         }
+        self.crash.at(Side::Before, &changes);
         let written = self.write(&changes);
         if written.is_ok() {
+            self.crash.at(Side::After, &changes);
             self.shared.map.write().unwrap_or_else(PoisonError::into_inner).change(changes);
         }
         for (done, staged) in answers {

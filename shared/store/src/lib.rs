@@ -14,6 +14,7 @@
 
 pub mod aside;
 mod batch;
+mod crash;
 mod durable;
 mod error;
 pub mod files;
@@ -34,6 +35,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use batch::{Batch, Scan};
+pub use crash::CRASH_VARIABLE;
 pub use durable::{Opened, SledStore};
 pub use error::StoreError;
 pub use health::{HANG_VARIABLE, Health, LIMIT_VARIABLE, OPEN_LIMIT, OPERATION_LIMIT};

@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod author;
 pub mod binaries;
+pub mod cohort;
 pub mod digits;
 pub mod disk;
 pub mod fleet;
@@ -27,6 +28,7 @@ pub mod wait;
 
 pub use agent::Agent;
 pub use binaries::Binaries;
+pub use cohort::Cohort;
 pub use digits::Digits;
 pub use fleet::Fleet;
 pub use hub::Hub;

@@ -8,7 +8,7 @@ use testkit::author::ModelFolder;
 use testkit::{Fleet, Site, skip, story, wait};
 
 /// Bytes of weights without use that make a version large.
-const LARGE: usize = 60_000_000;
+const LARGE: usize = 40_000_000;
 
 /// Publishes a version with files too large for the group or limit of a test, and offers it.
 fn offer_large(site: &Site, fleet: &Fleet, version: u64) -> Result<()> {
@@ -57,7 +57,7 @@ impl Drop for Group {
 #[test]
 fn a_version_that_can_never_fit_into_the_agents_control_group_is_refused_before_it_is_fetched() {
     story(|site| {
-        let Some(group) = Group::new(180_000_000) else {
+        let Some(group) = Group::new(150_000_000) else {
             skip("no control group of memory can be made on this machine");
             return Ok(());
         };
@@ -69,9 +69,13 @@ fn a_version_that_can_never_fit_into_the_agents_control_group_is_refused_before_
         ensure!(report.to_string().contains("the memory limit of its control group is"), "{report}");
         ensure!(fleet.agent.daemon()?.ended()?.is_none(), "the agent has ended");
         fleet.expect_local(1)?;
-        // A small one is still taken.
-        fleet.hub.push(ModelFolder::copy(site, "v2", 3)?.path(), &[])?.ok()?;
+        // A variant that fits is taken in place of the first.
+        let mixed = ModelFolder::copy(site, "v2", 3)?;
+        mixed.add_weights("int8-qdq.onnx", "unused", LARGE, 3)?;
+        fleet.hub.push(mixed.path(), &["--force"])?.ok()?;
         fleet.agent.wait_version("digits", 3)?;
+        let status = fleet.agent.status()?["models"][0].clone();
+        ensure!(status["active"]["variant"] == "fp32", "{status}");
         fleet.agent.stop().map(drop)
     });
 }
@@ -84,7 +88,7 @@ fn a_version_that_is_larger_than_a_process_may_be_is_refused() {
         // As LimitDATA= of a service does; child processes inherit it.
         let limited = site.folder().join("limited-agent");
         let program = site.binaries().agent.display();
-        fs::write(&limited, format!("#!/bin/sh\nulimit -d 170000\nexec {program} \"$@\"\n"))?;
+        fs::write(&limited, format!("#!/bin/sh\nulimit -d 140000\nexec {program} \"$@\"\n"))?;
         fs::set_permissions(&limited, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         fleet.agent.replace_programs(&testkit::Binaries { agent: limited, ..site.binaries().clone() });
         fleet.agent.start()?;

@@ -14,11 +14,9 @@ impl Rollout {
         if is_wanted_again {
             return self.rolled_back(0, 0, now);
         }
-        let mut steps = Vec::new();
-        if survey.current == Some(version) {
-            // Before any device is asked: it must not be offered the version again.
-            steps.extend(self.parts.base.map(|to| Step::Revert { to }));
-        }
+        // Before any device is asked: it must not be offered the version again.
+        let revert = self.parts.base.filter(|_base| survey.current == Some(version));
+        let mut steps: Vec<Step> = revert.map(|to| Step::Revert { to }).into_iter().collect();
         let (mut left, mut stuck) = (0_u64, 0_u64);
         for device in survey.devices.iter().filter(|device| self.must_return(device, now)) {
             let to = self.target(device);
@@ -40,7 +38,10 @@ impl Rollout {
                 self.told.insert(device.clone(), now);
             }
         }
-        steps.extend(self.rolled_back(left, stuck, now));
+        // A hub that dies now must begin with the earlier version again: the end is stored once that is current.
+        if revert.is_none() {
+            steps.extend(self.rolled_back(left, stuck, now));
+        }
         steps
     }
 

@@ -150,6 +150,30 @@ fn a_rollback_returns_every_device_also_one_that_slept() {
 }
 
 #[test]
+fn a_hub_that_dies_before_the_earlier_version_is_current_goes_on_with_the_rollback() {
+    let mut world = World::new(3);
+    let mut rollout = rollout(spec("100%"));
+    world.run(&mut rollout, 30);
+    (0..3).for_each(|number| world.sleep(number));
+    world.verb(&mut rollout, Verb::RollBack).unwrap();
+    // Nobody is connected: nothing holds the rollback up but the version that is still current.
+    let current = world.current;
+    let steps = world.with(|devices| {
+        let survey = super::Survey { devices, current, is_superseded: false, judged: None };
+        rollout.handle(super::Event::Survey(&survey), world.now).unwrap()
+    });
+    assert_eq!(steps, [super::Step::Revert { to: fleet::version(1) }]);
+    // The hub dies before it carries the step out.
+    let mut again = super::Rollout::restored(rollout.parts().clone());
+    assert_eq!(again.state().as_str(), "rolling-back");
+    world.run(&mut again, 5);
+    assert_eq!((again.state().as_str(), world.current), ("rolled-back", Some(fleet::version(1))));
+    (0..3).for_each(|number| world.wake(number));
+    world.run(&mut again, 30);
+    assert_eq!(world.serving(1), 3);
+}
+
+#[test]
 fn a_breach_rolls_back_where_the_order_says_so() {
     let mut world = World::new(20);
     world.bad_site = Some(0);

@@ -14,16 +14,18 @@ pub const LATENCY_FACTOR_MAX: u32 = 10;
 /// Difference of the median latency below which no factor counts.
 pub const LATENCY_SLACK: Duration = Duration::from_millis(20);
 
-/// Factor of the median latency of the preferred form up to which another form takes its place: the order of an author or an
+/// Factor of the shortest run of the preferred form up to which another form takes its place: the order of an author or an
 /// owner is not changed for what the next measurement may show the other way round.
 pub const QUICKER_FACTOR: f64 = 0.8;
 
-/// Difference of the median latency below which no other form takes the place of the preferred one.
+/// Difference of the shortest runs below which no other form takes the place of the preferred one.
 pub const QUICKER_BY: Duration = Duration::from_micros(500);
 
 /// Figures of one variant on one engine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Figures {
+    /// Duration of the shortest run: forms are compared by it, because another load on the device hardly changes it.
+    pub least: Duration,
     /// Median duration of a run.
     pub p50: Duration,
     /// Duration that 95 % of the runs do not exceed.
@@ -117,11 +119,11 @@ pub fn best(forms: &[Figures], memory_bytes: Option<u64>) -> Option<usize> {
     let (preferred, first) = fitting.next()?;
     let agreement = |figures: &Figures| figures.agreement().unwrap_or(1.0);
     let is_better = |figures: &Figures| {
-        let is_quicker = figures.p50 + QUICKER_BY <= first.p50
-            && figures.p50.as_secs_f64() <= QUICKER_FACTOR * first.p50.as_secs_f64();
+        let is_quicker = figures.least + QUICKER_BY <= first.least
+            && figures.least.as_secs_f64() <= QUICKER_FACTOR * first.least.as_secs_f64();
         is_quicker && agreement(figures) >= agreement(first)
     };
-    let better = fitting.filter(|(_at, figures)| is_better(figures)).min_by_key(|(at, figures)| (figures.p50, *at));
+    let better = fitting.filter(|(_at, figures)| is_better(figures)).min_by_key(|(at, figures)| (figures.least, *at));
     Some(better.map_or(preferred, |(at, _figures)| at))
 }
 
@@ -131,7 +133,7 @@ mod tests {
 
     fn figures(ms: u64, agreed: u32) -> Figures {
         let p50 = Duration::from_millis(ms);
-        Figures { p50, p95: p50 * 2, memory_bytes: Some(ms * 1000), compared: 10, agreed }
+        Figures { least: p50, p50, p95: p50 * 2, memory_bytes: Some(ms * 1000), compared: 10, agreed }
     }
 
     fn judged(candidate: Figures, active: Option<Figures>) -> Option<String> {
@@ -158,7 +160,7 @@ mod tests {
         let unknown = |ms| Figures { compared: 0, agreed: 0, memory_bytes: None, ..figures(ms, 0) };
         assert_eq!(best(&[unknown(9), unknown(5)], Some(1)), Some(1), "what is not known is no reason");
         assert_eq!(best(&[figures(10, 10), figures(9, 10)], None), Some(0), "not clearly quicker");
-        let micros = |us| Figures { p50: Duration::from_micros(us), ..figures(0, 10) };
+        let micros = |us| Figures { least: Duration::from_micros(us), ..figures(7, 10) };
         assert_eq!(best(&[micros(600), micros(200)], None), Some(0), "a difference that nobody notices");
         assert_eq!(best(&[micros(900), micros(400)], None), Some(1));
         assert_eq!(best(&[figures(10, 9), figures(5, 10)], None), Some(1), "more agreement is no reason against it");

@@ -77,7 +77,7 @@ impl Measuring {
         let agreed = active.and_then(|active| agreement::count(&rule, &self.outputs, &active.outputs));
         let (compared, agreed) = agreed.unwrap_or_default();
         let (p50, p95) = (at(50).unwrap_or_default(), at(95).unwrap_or_default());
-        Figures { p50, p95, memory_bytes, compared, agreed }
+        Figures { least: runs.first().copied().unwrap_or_default(), p50, p95, memory_bytes, compared, agreed }
     }
 }
 

@@ -85,8 +85,12 @@ impl Rollouts {
 
     async fn revert(&self, id: RolloutId, to: Version) {
         let Some((model, version)) = self.about(id) else { return };
-        if let Err(error) = self.registry.revert(&model, version, to).await {
-            tracing::error!(rollout = %id, error = telemetry::chain(&error), "the earlier version is not current yet");
+        match self.registry.revert(&model, version, to).await {
+            // The rollback ends at the next look, which is due now.
+            Ok(()) => self.fleet.note_change(),
+            Err(error) => {
+                tracing::error!(rollout = %id, error = telemetry::chain(&error), "the earlier version is not current yet");
+            }
         }
     }
 
