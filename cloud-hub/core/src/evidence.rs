@@ -21,6 +21,7 @@ use std::fmt;
 use types::{DeviceId, Version};
 
 use crate::stats::arms::Arms;
+use crate::stats::permutation::Counted as Audited;
 
 pub(crate) use gather::window_end_s;
 pub use gather::{LATE_S, controls_of, gather, involved};
@@ -182,6 +183,17 @@ pub struct Histograms {
     pub control: Vec<u64>,
 }
 
+/// Numbers of the devices on which the version served first, all from the same hour on, and of their control devices.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Draw {
+    /// Length of the window in seconds.
+    pub window_s: u64,
+    /// Audits of each canary device.
+    pub canary: Vec<Audited>,
+    /// Audits of each control device.
+    pub control: Vec<Audited>,
+}
+
 /// Everything that a gate decides by.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Evidence {
@@ -195,6 +207,8 @@ pub struct Evidence {
     pub rates: BTreeMap<(Metric, usize), Arms>,
     /// Devices by bucket, by metric and age.
     pub buckets: BTreeMap<(Metric, usize), Histograms>,
+    /// Disagreement on the devices that got the version first and on their control devices, by window.
+    pub draws: Vec<Draw>,
     /// Devices that serve the version, in the order of their admission.
     pub devices: Vec<DeviceTally>,
     /// Figures of canary and control by label, hardware and engine.

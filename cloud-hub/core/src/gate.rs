@@ -7,7 +7,8 @@
 //! the number of looks and waves. The tests are sequential and run through all waves of a rollout, so waves cost nothing.
 //! `delta` is divided among the metrics that the gate measures ([`SHARES`]); the part of a metric among its tests: a tenth
 //! for the limit of single devices, if there is one, the rest for the comparison of the arms, and that
-//! among the ages of the windows ([`AGE_SHARES`]). Division needs no independence (union bound).
+//! among the ages of the windows ([`AGE_SHARES`]). Agreement leaves a part of it to the randomization test of the devices that get
+//! the version first ([`DRAW_SHARE`]), which looks five times ([`DRAW_LOOKS`]). Division needs no independence (union bound).
 
 mod judge;
 mod words;
@@ -30,6 +31,13 @@ pub const SHARES: [(Metric, f64); 7] = [
 
 /// Shares of the ages of windows in a comparison: early windows decide first, later ones have more data of each device.
 pub const AGE_SHARES: [f64; AGES] = [0.4, 0.2, 0.15, 0.1, 0.1, 0.05];
+
+/// Looks at the devices that get the version first: windows of each, and its share of the error probability of [`DRAW_SHARE`].
+pub const DRAW_LOOKS: [(u64, f64); 5] = [(1, 0.35), (2, 0.3), (3, 0.2), (5, 0.1), (8, 0.05)];
+
+/// Share of the comparison of the devices that get the version first in the error probability of agreement that is left after
+/// the limits of single devices: it decides with fewest audits, and only about the first wave.
+pub const DRAW_SHARE: f64 = 0.6;
 
 /// Share of the limits of single devices in the error probability of a metric.
 pub const DEVICE_SHARE: f64 = 0.1;
@@ -256,6 +264,21 @@ pub enum Figures {
         answers: u64,
         /// Length of the window after the start of the version that was compared, in seconds.
         window_s: u64,
+    },
+    /// Devices that got the version first, and the probability that their draw alone makes such a difference.
+    Draw {
+        /// Mean of the canary devices.
+        canary: f64,
+        /// Mean of their control devices.
+        control: f64,
+        /// Canary devices that were compared.
+        devices: u64,
+        /// Control devices that were compared.
+        controls: u64,
+        /// Length of the window after the start of the version, in seconds.
+        window_s: u64,
+        /// Probability of such a difference if the version changed nothing.
+        chance: f64,
     },
     /// One device above the limit of single devices.
     Device {

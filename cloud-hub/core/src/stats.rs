@@ -11,10 +11,13 @@
 //! | [`betting`] | bounded observations of one arm | hedged grid bets, Waudby-Smith and Ramdas 2024 |
 //! | [`arms`] | bounded observations of two arms, over the same time | Turner and Grünwald 2023, as bets |
 //! | [`quantile`] | quantiles of a distribution, from histograms | Howard and Ramdas 2022 |
+//!
+//! [`permutation`] is the exception: it is for one look at one set of data.
 
 pub mod arms;
 pub mod bernoulli;
 pub mod betting;
+pub mod permutation;
 pub mod quantile;
 
 /// Iterations of a bisection: halves an interval of length 1 to below 1e-9.

@@ -64,7 +64,7 @@ fn right_hashes_with_wrong_answers_are_stopped_with_half_a_per_cent_of_the_fleet
     );
     assert_eq!(others, 0, "stopped by another metric");
     // A test that knows the control's rate would need 204 audits on average.
-    assert!(audits.0 <= 1_800 && audits.1 <= 4_500, "{audits:?}");
+    assert!(audits.0 <= 800 && audits.1 <= 2_000, "{audits:?}");
 }
 
 #[test]

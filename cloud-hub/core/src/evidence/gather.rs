@@ -4,11 +4,12 @@ use types::{DeviceId, Version};
 
 use super::slices::Attribute;
 use super::{
-    AGES, Assignment, CELL_S, Canary, Cell, DeviceTally, Evidence, Install, Metric, Tally, latency_bucket,
+    AGES, Assignment, CELL_S, Canary, Cell, DeviceTally, Draw, Evidence, Install, Metric, Tally, latency_bucket,
     memory_bucket,
 };
-use crate::gate::Gate;
+use crate::gate::{DRAW_LOOKS, Gate};
 use crate::stats::arms::CONTROLS_MAX;
+use crate::stats::permutation::{CANARIES_MAX, Counted};
 use types::histogram::BUCKETS;
 
 /// Seconds after the end of a window before it is used: the counters of its last minutes arrive within them.
@@ -35,6 +36,7 @@ pub fn gather(
         window_s: gate.window_s.max(1),
         ..Evidence::default()
     };
+    let mut first_since = None;
     for (canary, own_controls) in pairs(assignment, gate) {
         count_install(&mut evidence, gate, canary.install, now_unix_s);
         let own = attributes(&canary.device);
@@ -57,6 +59,10 @@ pub fn gather(
             .map(|control| (Device { cells: cells(control), version: assignment.version }, control))
             .collect();
         let since = since_unix_s.next_multiple_of(CELL_S);
+        let counts_from = since.max(counts_from_unix_s);
+        if *first_since.get_or_insert(counts_from) == counts_from {
+            add_draws(&mut evidence, &device, &compared, counts_from, now_unix_s);
+        }
         let mut newest: Vec<Tally> = Vec::new();
         for age in 0..AGES {
             let until = since.saturating_add(window_end_s(evidence.window_s, age));
@@ -127,6 +133,36 @@ impl Device {
             |cell: &&Cell| (cell.version == self.version) == with && (from..until).contains(&cell.from_unix_s);
         self.cells.iter().filter(counted).for_each(|cell| sum.add(&cell.tally));
         sum
+    }
+}
+
+/// Adds a canary device on which the version served among the first, with its controls, to the windows that are over.
+fn add_draws(
+    evidence: &mut Evidence,
+    device: &Device,
+    controls: &[(Device, &DeviceId)],
+    since_unix_s: u64,
+    now_unix_s: u64,
+) {
+    for (at, (windows, _share)) in DRAW_LOOKS.into_iter().enumerate() {
+        let window_s = evidence.window_s.saturating_mul(windows);
+        let until = since_unix_s.saturating_add(window_s);
+        if until.saturating_add(LATE_S) > now_unix_s {
+            return;
+        }
+        if evidence.draws.len() <= at {
+            evidence.draws.push(Draw { window_s, ..Draw::default() });
+        }
+        let Some(draw) = evidence.draws.get_mut(at) else { return };
+        // A device without audits has no number. Controls count only beside their canary device.
+        let audits = |device: &Device, with| {
+            let Tally { audited, agreed, .. } = device.counts(with, since_unix_s, until);
+            (audited > 0).then(|| Counted { bad: audited.saturating_sub(agreed), of: audited })
+        };
+        if let Some(audited) = audits(device, true).filter(|_| draw.canary.len() < CANARIES_MAX) {
+            draw.canary.push(audited);
+            draw.control.extend(controls.iter().filter_map(|(control, _id)| audits(control, false)));
+        }
     }
 }
 

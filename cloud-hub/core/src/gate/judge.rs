@@ -2,11 +2,16 @@
 
 use std::f64::consts::PI;
 
-use super::{AGE_SHARES, DEVICE_SHARE, Figures, Gate, Judgement, Rate, Ratio, Reason, Undecided, Verdict};
-use crate::evidence::{DeviceTally, Evidence, Histograms, Metric, Tally, bucket_ratio, memory_bound, window_end_s};
+use super::{
+    AGE_SHARES, DEVICE_SHARE, DRAW_LOOKS, DRAW_SHARE, Figures, Gate, Judgement, Rate, Ratio, Reason, Undecided, Verdict,
+};
+use crate::evidence::{
+    DeviceTally, Draw, Evidence, Histograms, Metric, Tally, bucket_ratio, memory_bound, window_end_s,
+};
 use crate::stats::arms::{Arms, Side};
 use crate::stats::bernoulli::{self, JEFFREYS};
-use crate::stats::{Interval, quantile};
+use crate::stats::permutation::Counted;
+use crate::stats::{Interval, permutation, quantile};
 
 /// Error probability of the intervals that are shown: the usual 95 %. Decisions use the smaller ones of the gate.
 const SHOWN_DELTA: f64 = 0.05;
@@ -73,6 +78,7 @@ impl Gate {
         let figures = match (metric, at) {
             (Metric::Installs, _) => self.install_figures(evidence),
             (_, At::Device(at)) => self.device_figures(metric, evidence, at),
+            (_, At::Draw(at)) => draw_figures(evidence, at),
             (Metric::Latency | Metric::Memory, At::Age(age)) => self.size_figures(metric, evidence, age),
             (_, At::Age(age)) => self.rate_figures(metric, evidence, age),
         };
@@ -117,6 +123,14 @@ impl Gate {
             && let Some(at) = device_above(metric, limit, of_devices, &evidence.devices)
         {
             return (Verdict::Breaks, At::Device(at));
+        }
+        let of_draws = if metric == Metric::Agreement && rate.stop <= 0.0 { of_arms * DRAW_SHARE } else { 0.0 };
+        let of_arms = of_arms - of_draws;
+        let first_age = evidence.rates.get(&(metric, 0));
+        let is_within =
+            first_age.is_some_and(|arms| arms.shows(Side::Below, rate.margin, self.pass_delta * AGE_SHARES[0]));
+        if !is_within && let Some(at) = draw_above(&evidence.draws, of_draws) {
+            return (Verdict::Breaks, At::Draw(at));
         }
         let mut passes = None;
         for (age, share) in AGE_SHARES.into_iter().enumerate() {
@@ -202,6 +216,35 @@ impl Gate {
 enum At {
     Age(usize),
     Device(usize),
+    Draw(usize),
+}
+
+/// Returns the first look at the devices that got the version first that shows harm: chance alone would hardly give them so
+/// much more than their control devices.
+fn draw_above(draws: &[Draw], delta: f64) -> Option<usize> {
+    if delta <= 0.0 {
+        return None;
+    }
+    draws
+        .iter()
+        .zip(DRAW_LOOKS)
+        .position(|(draw, (_windows, share))| permutation::p_value(&draw.canary, &draw.control) <= delta * share)
+}
+
+fn draw_figures(evidence: &Evidence, at: usize) -> Figures {
+    let Some(draw) = evidence.draws.get(at) else { return Figures::None };
+    let rate = |devices: &[Counted]| {
+        let sum = |count: fn(&Counted) -> u64| devices.iter().map(count).sum::<u64>() as f64;
+        sum(|device| device.bad) / sum(|device| device.of).max(1.0)
+    };
+    Figures::Draw {
+        canary: rate(&draw.canary),
+        control: rate(&draw.control),
+        devices: draw.canary.len() as u64,
+        controls: draw.control.len() as u64,
+        window_s: draw.window_s,
+        chance: permutation::p_value(&draw.canary, &draw.control),
+    }
 }
 
 /// Returns the first device that is shown to be above a limit for single devices. Device number `n` gets the share

@@ -89,6 +89,17 @@ impl fmt::Display for Reason {
                     points(*margin)
                 )
             }
+            Figures::Draw { canary, control, devices, controls, window_s, chance } => write!(
+                f,
+                "{} is {} on the {devices} canary devices that got the version first and {} on their {controls} control \
+                 devices, in the first {} hours of the version. If the version changed nothing, the draw of the devices would \
+                 give such a difference with a probability of {}.",
+                self.metric.map_or("rate", noun),
+                percent(*canary),
+                percent(*control),
+                window_s / 3600,
+                if *chance < 0.0001 { "less than 0.01 %".to_owned() } else { format!("{:.2} %", chance * 100.0) }
+            ),
             Figures::Device { device, bad, of, limit } => write!(
                 f,
                 "{} of device {device} is {bad} of {of} answers, which is shown to be above the limit for a single device, \
