@@ -57,7 +57,7 @@ impl Drop for Group {
 #[test]
 fn a_version_that_can_never_fit_into_the_agents_control_group_is_refused_before_it_is_fetched() {
     story(|site| {
-        let Some(group) = Group::new(150_000_000) else {
+        let Some(group) = Group::new(200_000_000) else {
             skip("no control group of memory can be made on this machine");
             return Ok(());
         };

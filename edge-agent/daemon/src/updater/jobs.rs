@@ -385,6 +385,10 @@ fn has_room_for_standby() -> bool {
 /// Moves a proven version to the child process that proven versions share. It answers all the while.
 pub(super) async fn share_host(serving: Arc<Serving>) {
     let model = serving.manifest.model.clone();
+    if !admission::has_room_to_move(serving.variant()) {
+        tracing::info!(%model, "it keeps a child process of its own: there is no memory to move it");
+        return;
+    }
     let moved = tokio::task::spawn_blocking(move || serving.session.promote()).await;
     if let Ok(Err(error)) = moved {
         tracing::warn!(%model, error = telemetry::chain(&error), "it keeps a child process of its own");
