@@ -33,6 +33,8 @@ fn publish_same(hub: &Hub, site: &Site, models: std::ops::RangeInclusive<u64>) -
 
 fn follower(site: &Site, hub: &Hub, device: &str) -> Result<Agent> {
     let mut agent = site.agent(device)?;
+    // One variant of each model, so that all models have the same files and no others.
+    agent.config().set("updates.measure_variants", 1)?;
     for number in 1..=MODELS {
         agent.config().set(&format!("models.{}.policy", name(number)), "only-device")?;
     }
