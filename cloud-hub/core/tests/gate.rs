@@ -42,6 +42,20 @@ fn rollouts_of_an_equal_version_are_stopped_at_most_as_often_as_promised() {
 }
 
 #[test]
+fn the_devices_that_get_an_equal_version_first_stop_it_at_most_as_often_as_promised() {
+    let seeds = seeds(20, 1_000);
+    // Every look at the first devices comes before the wave ends.
+    let gate = Gate { wait_s: 12 * 3600, ..Gate::default() };
+    let ends: Vec<(u64, Run)> = seeds
+        .iter()
+        .map(|seed| (*seed, Fleet::new(*seed, 1_500, Faults::default()).rollout(&gate, &[50])))
+        .filter(|(_seed, run)| matches!(run, Run::Stopped { .. }))
+        .collect();
+    eprintln!("{} first waves of an equal version, stopped: {ends:?}", seeds.len());
+    assert!(ends.len() * 100 <= seeds.len(), "more than 1 %: {ends:?}");
+}
+
+#[test]
 fn right_hashes_with_wrong_answers_are_stopped_with_half_a_per_cent_of_the_fleet() {
     let gate = Gate { exposure_max: 0.005, ..Gate::default() };
     let faults = Faults { disagreement: 0.03, ..Faults::default() };
