@@ -1,7 +1,9 @@
 //! Resize and Upsample: along one axis after the other, with input places and weights tabulated on the host.
 //!
 //! Every mode (nearest, linear, cubic, each with or without antialiasing) is a weighted sum of taps per axis, so that one
-//! kernel serves all. Formulas are those of ONNX's reference (`onnx/reference/ops/op_resize.py`).
+//! kernel serves all. Formulas are those of the operator's text and of ONNX Runtime (`upsamplebase.h`). Two
+//! faults of ONNX Runtime are not repeated: it ignores negative axes under an aspect ratio policy, and the region of an axis
+//! whose scale is 1.
 
 use crate::error::OpError;
 use crate::ir::{Literal, Node};
@@ -13,6 +15,10 @@ use crate::value_info::{Inputs, ValueInfo};
 
 /// The operators of this family.
 pub(super) const RULES: &[Rule] = &[Rule::device("Resize", infer, lower), Rule::device("Upsample", infer, lower)];
+
+/// Distance from the middle between two places within which `nearest` treats a place as the middle, as ONNX Runtime does:
+/// places are rounded to single precision.
+const MIDDLE_TOLERANCE: f64 = 1e-6;
 
 /// Mapping of output positions to input positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +38,8 @@ enum Nearest {
     PreferCeil,
     Floor,
     Ceil,
+    /// The only way before operator set 11: up where the axis shrinks, down where it grows.
+    BySize,
 }
 
 /// Interpolation between input positions.
@@ -48,9 +56,9 @@ enum Mode {
 struct Axis {
     input: usize,
     output: usize,
-    scale: f64,
+    scale: f32,
     /// Begin and end of the region, as fractions.
-    region: [f64; 2],
+    region: [f32; 2],
 }
 
 /// Resizing along every axis.
@@ -68,15 +76,26 @@ fn numbers(literal: Option<&Literal>) -> Option<Vec<f64>> {
     literal.map(Literal::to_f64s).filter(|values| !values.is_empty())
 }
 
-/// The sizes of an axis scaled by a factor, as ONNX's implementations round: in single precision, down.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
-    reason = "as ONNX does"
-)]
-fn scaled(size: usize, scale: f64) -> usize {
-    (size as f32 * scale as f32).floor() as usize
+/// Returns scales or fractions in the precision in which models state them.
+#[expect(clippy::cast_possible_truncation, reason = "they are stored in single precision")]
+fn singles(literal: Option<&Literal>) -> Option<Vec<f32>> {
+    Some(numbers(literal)?.into_iter().map(|value| value as f32).collect())
+}
+
+/// Rounds a product of a length and a scale to a length, at most the largest that ONNX's sizes of 32 bits allow.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "cut off at both ends first")]
+fn length(product: f32) -> usize {
+    f64::from(product).clamp(0.0, f64::from(i32::MAX)) as usize
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "places are rounded to single precision")]
+fn rounded(place: f64) -> f32 {
+    place as f32
+}
+
+#[expect(clippy::cast_precision_loss, reason = "as ONNX Runtime does: it computes places in single precision")]
+fn single(size: usize) -> f32 {
+    size as f32
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^53")]
@@ -92,16 +111,15 @@ impl Resize {
         // Before opset 11 a resize had no region and one way to count.
         let old = upsample || node.opset < 11;
         let (region, scales, sizes) = if old {
-            let given = if inputs.len() > 1 { numbers(inputs.optional_known(1)?) } else { None };
-            let stated = attributes.floats("scales")?.map(|scales| scales.iter().map(|&s| f64::from(s)).collect());
-            (None, given.or(stated), None)
+            let given = if inputs.len() > 1 { singles(inputs.optional_known(1)?) } else { None };
+            (None, given.or(attributes.floats("scales")?.map(<[f32]>::to_vec)), None)
         } else {
             let region = if attributes.text("coordinate_transformation_mode", "")? == "tf_crop_and_resize" {
-                numbers(inputs.optional_known(1)?)
+                singles(inputs.optional_known(1)?)
             } else {
                 None
             };
-            (region, numbers(inputs.optional_known(2)?), numbers(inputs.optional_known(3)?))
+            (region, singles(inputs.optional_known(2)?), numbers(inputs.optional_known(3)?))
         };
         let rank = x.rank();
         let named: Vec<usize> = match attributes.ints("axes")? {
@@ -121,7 +139,7 @@ impl Resize {
                         return Err(OpError::invalid(format!("a scale is {scale}")));
                     }
                     axes[at].scale = scale;
-                    axes[at].output = scaled(axes[at].input, scale);
+                    axes[at].output = length((single(axes[at].input) * scale).floor());
                 }
             }
             (None, Some(sizes)) => {
@@ -150,7 +168,8 @@ impl Resize {
                 "tf_crop_and_resize" => Coordinates::CropAndResize,
                 other => return Err(OpError::unsupported(format!("coordinate_transformation_mode {other:?}"))),
             };
-        let nearest = match attributes.text("nearest_mode", if old { "floor" } else { "round_prefer_floor" })? {
+        let nearest = match attributes.text("nearest_mode", if old { "" } else { "round_prefer_floor" })? {
+            "" => Nearest::BySize,
             "round_prefer_floor" => Nearest::PreferFloor,
             "round_prefer_ceil" => Nearest::PreferCeil,
             "floor" => Nearest::Floor,
@@ -176,25 +195,28 @@ impl Resize {
         })
     }
 
+    /// Sets output lengths and scales of the named axes from sizes, in single precision as ONNX Runtime does.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "sizes are checked to be small first")]
     fn to_sizes(axes: &mut [Axis], named: &[usize], sizes: &[f64], policy: &str) -> Result<(), OpError> {
         if sizes.iter().any(|&size| !(0.0..=f64::from(i32::MAX)).contains(&size)) {
             return Err(OpError::invalid(format!("its sizes are {sizes:?}")));
         }
-        let ratios = named.iter().zip(sizes).map(|(&at, &size)| size / real(axes[at].input.max(1)));
-        let common = match policy {
-            "stretch" => None,
-            "not_larger" => Some(ratios.fold(f64::INFINITY, f64::min)),
-            "not_smaller" => Some(ratios.fold(0.0, f64::max)),
-            other => return Err(OpError::invalid(format!("keep_aspect_ratio_policy is {other:?}"))),
-        };
         for (&at, &size) in named.iter().zip(sizes) {
             let axis = &mut axes[at];
-            axis.scale = common.unwrap_or(size / real(axis.input.max(1)));
-            axis.output = match common {
-                Some(scale) => (scale * real(axis.input) + 0.5).floor().min(f64::from(i32::MAX)) as usize,
-                None => size as usize,
-            };
+            axis.output = size as usize;
+            axis.scale = single(axis.output) / single(axis.input.max(1));
+        }
+        let scales = named.iter().map(|&at| axes[at].scale);
+        let common = match policy {
+            "stretch" => return Ok(()),
+            "not_larger" => scales.fold(f32::INFINITY, f32::min),
+            "not_smaller" => scales.fold(0.0, f32::max),
+            other => return Err(OpError::invalid(format!("keep_aspect_ratio_policy is {other:?}"))),
+        };
+        for &at in named {
+            let axis = &mut axes[at];
+            axis.scale = common;
+            axis.output = length((common * single(axis.input)).round());
         }
         Ok(())
     }
@@ -203,45 +225,51 @@ impl Resize {
         self.axes.iter().map(|axis| axis.output).collect()
     }
 
-    /// The input place of an output place; `None` outside the region.
+    /// Returns the input place of an output place; `None` outside the input, for which a region has its own value.
+    ///
+    /// Computes in single precision and in ONNX Runtime's order, because `nearest` selects another element where a place
+    /// between two is rounded differently. Lengths are those of the tensors, as the text of the operator says. ONNX's
+    /// reference takes the unrounded product of scale and length instead, and -0.5 for the only place of
+    /// `pytorch_half_pixel`.
     fn place(&self, axis: &Axis, at: usize) -> Option<f64> {
-        let (input, at) = (real(axis.input), real(at));
-        // The reference computes with the unrounded output size.
-        let output = axis.scale * input;
-        let half = (at + 0.5) / axis.scale - 0.5;
-        Some(match self.coordinates {
+        let (input, output, at, scale) = (single(axis.input), single(axis.output), single(at), axis.scale);
+        let half = (at + 0.5) / scale - 0.5;
+        Some(f64::from(match self.coordinates {
             Coordinates::HalfPixel => half,
-            Coordinates::HalfPixelSymmetric => half + input / 2.0 * (1.0 - real(axis.output) / output),
-            Coordinates::PytorchHalfPixel if axis.output == 1 => -0.5,
+            Coordinates::HalfPixelSymmetric => {
+                let offset = f64::from(input / 2.0 * (1.0 - output / (scale * input)));
+                rounded(offset + f64::from(at + 0.5) / f64::from(scale) - 0.5)
+            }
+            Coordinates::PytorchHalfPixel | Coordinates::AlignCorners if axis.output == 1 => 0.0,
             Coordinates::PytorchHalfPixel => half,
-            Coordinates::AlignCorners if axis.output == 1 => 0.0,
             Coordinates::AlignCorners => at * (input - 1.0) / (output - 1.0),
-            Coordinates::Asymmetric => at / axis.scale,
+            Coordinates::Asymmetric => at / scale,
             Coordinates::CropAndResize => {
                 let [begin, end] = axis.region;
                 let place = if axis.output == 1 {
-                    begin * (input - 1.0) + (end - begin) * (input - 1.0) / 2.0
+                    0.5 * (begin + end) * (input - 1.0)
                 } else {
                     begin * (input - 1.0) + at * (end - begin) * (input - 1.0) / (output - 1.0)
                 };
-                return (0.0..=input - 1.0).contains(&place).then_some(place);
+                return (0.0..=input - 1.0).contains(&place).then_some(f64::from(place));
             }
-        })
+        }))
     }
 
     /// Weights of the taps around a place, the first tap counted from the last place before it, for the fraction
     /// `ratio` in (0, 1] beyond that place.
     #[expect(clippy::cast_possible_truncation, reason = "a handful of taps")]
     fn taps(&self, axis: &Axis, ratio: f64) -> (i64, Vec<f64>) {
-        let scale = if self.antialias { axis.scale.min(1.0) } else { 1.0 };
+        let scale = if self.antialias { f64::from(axis.scale.min(1.0)) } else { 1.0 };
         let (reach, kernel): (f64, Box<dyn Fn(f64) -> f64>) = match self.mode {
             Mode::Nearest(nearest) => {
                 let upper = ratio >= 1.0
                     || match nearest {
-                        Nearest::PreferFloor => ratio > 0.5,
-                        Nearest::PreferCeil => ratio >= 0.5,
+                        Nearest::PreferFloor => ratio >= 0.5 + MIDDLE_TOLERANCE,
+                        Nearest::PreferCeil => ratio > 0.5 - MIDDLE_TOLERANCE,
                         Nearest::Floor => false,
                         Nearest::Ceil => true,
+                        Nearest::BySize => axis.scale < 1.0,
                     };
                 return (i64::from(upper), vec![1.0]);
             }
@@ -330,9 +358,13 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     if x.elements() == 0 {
         return Err(OpError::invalid("an empty tensor is enlarged"));
     }
+    // Whatever the scales are, ONNX Runtime copies a tensor of which no length changes, and antialiases no axis that keeps its
+    // length.
+    let keeps_length = resize.antialias || resize.shape() == x.shape;
     let mut passes = Vec::new();
     for (at, axis) in resize.axes.iter().enumerate() {
-        if axis.input == axis.output && axis.region == [0.0, 1.0] && (axis.scale - 1.0).abs() < f64::EPSILON {
+        let is_whole = axis.input == axis.output && axis.region == [0.0, 1.0];
+        if is_whole && (keeps_length || axis.scale.to_bits() == 1.0_f32.to_bits()) {
             continue;
         }
         let (taps, words) = resize.table(axis)?;
