@@ -139,17 +139,17 @@ fn ranges(seen: impl Iterator<Item = (String, bool, Option<Range>)>) -> Ranges {
     ranges
 }
 
-/// What looks at the values of a batch, given its number.
-pub type See<'a> = dyn FnMut(usize, &[NamedTensor]) -> Result<(), CompressError> + 'a;
+/// Receiver of the values of a batch.
+pub type See<'a> = dyn FnMut(&[NamedTensor]) -> Result<(), CompressError> + 'a;
 
-/// Runs the model on every example and hands the values of each batch to `see`, with the number of the batch.
+/// Runs the model on every example and gives the values of each batch to `see`.
 ///
-/// Values that do not fit into one answer of the engine are handed over in groups: one group through all batches, then
-/// the next. Inputs of the model may be asked for too. Values of any type are handed over.
+/// Values that do not fit into one answer of the engine are given in groups: one group through all batches, then
+/// the next. A value that alone is larger than an answer is given in parts along one axis: along the third of an image, the
+/// second of a stack of rows. Inputs of the model may be asked for too. Values of any type are given.
 ///
 /// # Errors
-/// When examples cannot be read, the engine does not run the model, a value alone is larger than an answer may be, or
-/// `see` gives an error.
+/// When examples cannot be read, the engine does not run the model, or `see` gives an error.
 pub fn each(
     engine: &dyn Engine,
     model: &Model,
@@ -169,7 +169,7 @@ fn histograms(
     values: &[String],
 ) -> Result<Seen, CompressError> {
     let mut seen = Seen::new();
-    run::in_groups(engine, model, examples, values, &mut |_batch, tensors| {
+    run::in_groups(engine, model, examples, values, &mut |tensors| {
         for tensor in tensors {
             if !seen.contains_key(&tensor.name) {
                 seen.insert(tensor.name.clone(), Default::default());

@@ -75,7 +75,7 @@ impl Grams {
     ) -> Result<Self, CompressError> {
         let mut grams = Self::of(model, selection);
         let values = grams.values();
-        calibrate::each(engine, model, examples, &values, &mut |_batch, values| grams.add(values))?;
+        calibrate::each(engine, model, examples, &values, &mut |values| grams.add(values))?;
         Ok(grams)
     }
 

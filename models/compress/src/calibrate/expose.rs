@@ -24,6 +24,56 @@ pub(super) fn values(model: &Model, wanted: &[String]) -> Model {
     exposed
 }
 
+/// Part of a value that is too large for one answer: a range of one axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slab {
+    axis: usize,
+    begin: usize,
+    /// Excluded; `None` for the rest of the axis, which may be longer in other examples.
+    end: Option<usize>,
+}
+
+impl Slab {
+    /// Returns the whole of a value of this shape, along the axis to divide: rows of images and of matrices, so that
+    /// channels stay together, or the longest axis where there is one row.
+    pub(super) fn along(shape: &[usize]) -> Self {
+        let rows = match shape.len() {
+            4.. => 2,
+            3 => 1,
+            _ => 0,
+        };
+        let longest = (0..shape.len()).max_by_key(|&axis| shape.get(axis));
+        let axis = Some(rows).filter(|&axis| shape.get(axis).is_some_and(|&length| length > 1)).or(longest);
+        Self { axis: axis.unwrap_or_default(), begin: 0, end: None }
+    }
+
+    /// Returns both halves of a part that has this shape; `None` where it cannot be divided.
+    pub(super) fn halves(self, shape: &[usize]) -> Option<[Self; 2]> {
+        let half = shape.get(self.axis).map(|&length| length / 2).filter(|&half| half > 0)?;
+        let middle = self.begin.checked_add(half)?;
+        Some([Self { end: Some(middle), ..self }, Self { begin: middle, ..self }])
+    }
+}
+
+/// Creates the model that computes only a part of this value, and hands it out.
+pub(super) fn slab(model: &Model, value: &str, slab: Slab) -> Model {
+    let mut exposed = model.clone();
+    let mut names = Names::of(&exposed.graph);
+    let number = |at: Option<usize>| at.and_then(|at| i64::try_from(at).ok()).unwrap_or(i64::MAX);
+    let part = names.fresh("sanderling_part");
+    let mut inputs = vec![value.to_owned()];
+    let lists = [("starts", number(Some(slab.begin))), ("ends", number(slab.end)), ("axes", number(Some(slab.axis)))];
+    for (name, at) in lists {
+        let constant = names.fresh(name);
+        exposed.graph.add_initializer(TensorProto::of_int64(&constant, &[1], &[at]));
+        inputs.push(constant);
+    }
+    let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+    let slice = NodeProto::new("Slice", &names.fresh("sanderling_slice"), &inputs, &[&part]);
+    exposed.graph.nodes.push(slice);
+    values(&exposed, &[part])
+}
+
 /// Names that a node of the top graph makes.
 fn made(model: &Model) -> HashSet<&str> {
     model.graph.nodes.iter().flat_map(|node| &node.output).map(String::as_str).filter(|name| !name.is_empty()).collect()

@@ -99,14 +99,14 @@ pub(super) fn least_and_greatest(
     let (inside, outside): (Vec<String>, Vec<String>) = values.iter().cloned().partition(|name| inside(&name));
     let mut seen = Averages { momentum, found: BTreeMap::new() };
     if in_graph(engine, model, examples, &inside, &mut seen).is_ok() {
-        in_groups(engine, model, examples, &outside, &mut |_batch, tensors| {
+        in_groups(engine, model, examples, &outside, &mut |tensors| {
             tensors.iter().for_each(|seen_one| seen.see(&seen_one.name, of_tensor(&seen_one.tensor)));
             Ok(())
         })?;
     } else {
         // An empty tensor has no least element, and one of another type cannot stand beside floats: look at them here.
         seen.found.clear();
-        in_groups(engine, model, examples, values, &mut |_batch, tensors| {
+        in_groups(engine, model, examples, values, &mut |tensors| {
             tensors.iter().for_each(|seen_one| seen.see(&seen_one.name, of_tensor(&seen_one.tensor)));
             Ok(())
         })?;

@@ -29,7 +29,7 @@ pub fn means(
     let (pooled, names) = pool(model, values);
     let exposed: Vec<String> = names.keys().cloned().collect();
     let mut sums: BTreeMap<String, (Vec<f64>, f64)> = BTreeMap::new();
-    in_groups(engine, &pooled, examples, &exposed, &mut |_batch, tensors| {
+    in_groups(engine, &pooled, examples, &exposed, &mut |tensors| {
         for tensor in tensors {
             if let Some(value) = names.get(&tensor.name) {
                 add(sums.entry(value.clone()).or_default(), &tensor.tensor);

@@ -9,7 +9,8 @@ use onnx_graph::Model;
 use types::limits::TENSORS_MAX;
 use types::{NamedTensor, TensorError};
 
-use super::{BATCH, See, expose};
+use super::expose::{self, Slab};
+use super::{BATCH, See};
 use crate::examples::Batch;
 use crate::{CompressError, Examples};
 
@@ -101,10 +102,33 @@ fn failed(source: RunError) -> CompressError {
     CompressError::Run { what: "run it on an example", source: source.into() }
 }
 
-/// Values that are exposed together, and the first batch for which they are still to be seen.
+/// Values that are exposed together, and the first example for which they are still to be seen.
 struct Group {
     values: Vec<String>,
+    /// Number of examples in one request.
+    size: usize,
+    /// Number of examples that are done.
     from: usize,
+    /// Part of the one value; `None` for whole values.
+    slab: Option<Slab>,
+}
+
+impl Group {
+    /// Divides a group of which one answer, of a value of this shape, was too large: the values first, then the examples of
+    /// one request, then the value itself. `None` where nothing is left to divide.
+    fn divide(self, done: usize, shape: &[usize]) -> Option<Vec<Self>> {
+        if self.values.len() > 1 {
+            let (first, second) = self.values.split_at(self.values.len() / 2);
+            let part = |values: &[String]| Self { values: values.to_vec(), from: done, ..self };
+            return Some(vec![part(second), part(first)]);
+        }
+        if self.size > 1 {
+            return Some(vec![Self { size: 1, from: done, ..self }]);
+        }
+        let slabs = self.slab.unwrap_or_else(|| Slab::along(shape)).halves(shape)?;
+        let part = |slab| Self { values: self.values.clone(), from: done, slab: Some(slab), ..self };
+        Some(slabs.map(part).into())
+    }
 }
 
 /// As [`super::each`].
@@ -121,50 +145,63 @@ pub(super) fn in_groups(
         see_inputs(examples, &inputs, see)?;
     }
     let inner: Vec<String> = inner.into_iter().cloned().collect();
+    let size = if examples.can_be_joined() { BATCH } else { 1 };
     let mut groups: Vec<Group> =
-        inner.rchunks(TENSORS_MAX).map(|chunk| Group { values: chunk.to_vec(), from: 0 }).collect();
+        inner.rchunks(TENSORS_MAX).map(|chunk| Group { values: chunk.to_vec(), size, from: 0, slab: None }).collect();
     while let Some(group) = groups.pop() {
-        if let Some(stopped) = one_group(engine, model, examples, &group, see)? {
-            // Too much for one answer: both halves go on from the batch that was.
-            let (first, second) = group.values.split_at(group.values.len() / 2);
-            groups.push(Group { values: second.to_vec(), from: stopped });
-            groups.push(Group { values: first.to_vec(), from: stopped });
+        if let Some(rest) = one_group(engine, model, examples, group, see)? {
+            groups.extend(rest);
         }
     }
     Ok(())
 }
 
 fn see_inputs(examples: &Examples, inputs: &[&String], see: &mut See<'_>) -> Result<(), CompressError> {
-    for (number, batch) in examples.batches(BATCH).enumerate() {
+    for batch in examples.batches(BATCH) {
         let mut tensors = batch?.inputs;
         tensors.retain(|tensor| inputs.contains(&&tensor.name));
-        see(number, &tensors)?;
+        see(&tensors)?;
     }
     Ok(())
 }
 
-/// Runs one group through all batches. Gives the number of the batch at which it was too much, if it was.
+/// Runs one group through all examples. Returns the groups that are left where an answer was too large.
 fn one_group(
     engine: &dyn Engine,
     model: &Model,
     examples: &Examples,
-    group: &Group,
+    group: Group,
     see: &mut See<'_>,
-) -> Result<Option<usize>, CompressError> {
-    let exposed = expose::values(model, &group.values);
+) -> Result<Option<Vec<Group>>, CompressError> {
+    let exposed = match (&group.slab, group.values.as_slice()) {
+        (Some(slab), [value]) => expose::slab(model, value, *slab),
+        (_, values) => expose::values(model, values),
+    };
     if exposed.graph.outputs.is_empty() {
         return Ok(None);
     }
     let file = bytes_of(&exposed)?;
     drop(exposed);
     let mut session = load(engine, file, EVERY_CORE)?;
-    for (number, batch) in examples.batches(BATCH).enumerate().skip(group.from) {
+    let done = group.from / group.size;
+    for (number, batch) in examples.batches(group.size).enumerate().skip(done) {
         match run(session.as_mut(), &batch?) {
-            Ok(tensors) => see(number, &tensors)?,
-            Err(RunError::Output { cause: TensorError::TooLarge { .. }, .. }) if group.values.len() > 1 => {
-                return Ok(Some(number));
+            Ok(mut tensors) => {
+                if let (Some(_), [value]) = (group.slab, group.values.as_slice()) {
+                    // Of a shorter example there may be nothing in this part.
+                    tensors.retain(|tensor| tensor.tensor.elements() > 0);
+                    tensors.iter_mut().for_each(|tensor| tensor.name.clone_from(value));
+                }
+                see(&tensors)?;
             }
-            Err(error) => return Err(failed(error)),
+            Err(error) => {
+                let shape = match &error {
+                    RunError::Output { cause: TensorError::TooLarge { shape, .. }, .. } => shape.clone(),
+                    _other => return Err(failed(error)),
+                };
+                let done = number * group.size;
+                return group.divide(done, &shape).map(Some).ok_or_else(|| failed(error));
+            }
         }
     }
     Ok(None)

@@ -20,7 +20,7 @@ pub fn magnitudes(engine: &dyn Engine, model: &Model, examples: &Examples) -> Re
     let norms = model.graph.nodes.iter().filter(|node| node.is("LayerNormalization"));
     let values: Vec<String> = norms.filter_map(|node| node.output.first().cloned()).collect();
     let mut found = Magnitudes::new();
-    calibrate::each(engine, model, examples, &values, &mut |_batch, tensors| {
+    calibrate::each(engine, model, examples, &values, &mut |tensors| {
         for tensor in tensors {
             let (Ok(values), Some(&channels)) = (tensor.tensor.to_f32(), tensor.tensor.shape().last()) else {
                 continue;

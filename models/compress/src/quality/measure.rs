@@ -28,6 +28,7 @@ pub enum Measure {
     /// Increase of the mean absolute error on labelled examples, as a share of the labels' mean absolute deviation.
     Mae,
     /// Mean average precision of boxes (overlap 0.5) lost on labels; without labels, against the reference's boxes.
+    #[serde(rename = "map", alias = "mean-precision")]
     MeanPrecision,
     /// Edits per symbol of decoded texts, more than the reference's on labels; without labels, against its texts.
     EditDistance,
@@ -177,5 +178,14 @@ mod tests {
     fn no_two_measures_have_one_name() {
         let names: std::collections::BTreeSet<&str> = Measure::ALL.iter().map(|measure| measure.as_str()).collect();
         assert_eq!(names.len(), Measure::ALL.len());
+    }
+
+    #[test]
+    fn a_report_names_a_measure_as_the_command_line_does() {
+        for measure in Measure::ALL {
+            assert_eq!(serde_json::to_value(measure).unwrap(), measure.as_str());
+        }
+        let earlier: Measure = serde_json::from_str("\"mean-precision\"").unwrap();
+        assert_eq!(earlier, Measure::MeanPrecision);
     }
 }
