@@ -1,11 +1,11 @@
 //! DFT and STFT by their definition, one thread an output: frames of sound are short.
 //!
-//! Angles come from whole numbers modulo the length, so that they stay exact for every bin.
+//! Sines and cosines come from a table that the host makes, indexed by whole numbers modulo the length: they stay exact for
+//! every bin, and no term computes one. Software adapters spent nine tenths of a spectrogram on that.
 
 use crate::error::OpError;
 use crate::ir::Node;
-use crate::lower::{Effort, KernelBuilder, Lowering, Params, element_groups, steps};
-use crate::ops::elementwise::math;
+use crate::lower::{Effort, KernelBuilder, Lowering, Params, Repr, element_groups, steps};
 use crate::ops::movement::{integers, optional_integers, size};
 use crate::ops::rule::Rule;
 use crate::shape::axis;
@@ -72,20 +72,52 @@ fn infer(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError> {
     Ok(vec![ValueInfo::new(inputs.at(0)?.dtype, transform(node, inputs)?.y)])
 }
 
-/// Sums `value(t)` turned by `-k t / n` of a circle; gives both parts.
-const TURN: &str = "fn turned(k: u32, t: u32, n: u32, back: bool, re: f32, im: f32) -> vec2<f32> {
-    // Whole quarters of the circle first: what is zero by symmetry is exactly zero.
-    let quarters = ((k * t) % n) * 4u;
-    let quarter = i32(quarters / n);
-    let angle = 1.5707963267948966 * f32(quarters % n) / f32(n);
-    let c = wave(angle, quarter + 1); let s = select(-wave(angle, quarter), wave(angle, quarter), back);
-    return vec2<f32>(re * c - im * s, re * s + im * c);
+/// Returns cosine and sine of each multiple of `1 / length` of a circle, backwards unless `back`, as words of f32.
+///
+/// Whole quarters come first: what is zero by symmetry is exactly zero.
+#[expect(clippy::cast_precision_loss, reason = "lengths are far below 2^53")]
+#[expect(clippy::cast_possible_truncation, reason = "computed in f64 and used in f32")]
+fn turns(length: usize, back: bool) -> Vec<u32> {
+    let mut words = Vec::with_capacity(2 * length);
+    for quarters in (0..length).map(|at| 4 * at) {
+        let angle = std::f64::consts::FRAC_PI_2 * ((quarters % length) as f64) / (length as f64);
+        let (sine, cosine) = angle.sin_cos();
+        let (re, im) = match quarters / length {
+            0 => (cosine, sine),
+            1 => (-sine, cosine),
+            2 => (-cosine, -sine),
+            _ => (sine, -cosine),
+        };
+        words.extend([re, if back { im } else { -im }].map(|value| (value as f32).to_bits()));
+    }
+    words
 }
-";
+
+/// Returns WGSL that sums, for one part of one bin, `count` terms from 0 to below `n`, each turned by `k * t / n` of a circle, and
+/// the rounds of its loop. `before` is WGSL that sets `place`, the position of the term's number in `x`, and may end in a
+/// condition; `weight` multiplies the number; `imaginary` sets `signed`, the imaginary part, from `im`.
+fn summed(complex: bool, count: usize, before: &str, weight: &str, imaginary: &str) -> (String, usize) {
+    let value = if complex {
+        format!(
+            "let re = load_x(place){weight}; let im = load_x(place + 1u){weight}; {imaginary}
+            let c = bitcast<f32>(load_turns(turn)); let s = bitcast<f32>(load_turns(turn + 1u));
+            sum += select(re * c - signed * s, re * s + signed * c, part == 1u);"
+        )
+    } else {
+        format!("sum += load_x(place){weight} * bitcast<f32>(load_turns(turn + part));")
+    };
+    let term = format!(
+        "{before}{{ {value} }}
+        turn += 2u * k; if (turn >= 2u * n) {{ turn -= 2u * n; }}"
+    );
+    let (walk, rounds) = steps("t", "n", count, &term);
+    (format!("    var sum = 0.0; var turn = 0u;\n{walk}"), rounds)
+}
 
 fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let Transform { axis, length, inverse, real_inverse, y: shape } = transform(node, Inputs(&cx.input_infos(node)))?;
     let (x, y) = (cx.input(node, 0)?, cx.output(node, 0)?);
+    let id = node.output(0).ok_or_else(|| OpError::invalid("its output is missing"))?;
     let last = shape.len() - 1;
     let inner: usize = shape[axis + 1..last].iter().product();
     let complex = x.shape[last];
@@ -95,29 +127,20 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     } else {
         "let mirrored = false; let at = t;"
     };
-    let term = format!(
-        "{mirror}
-        if (at < given) {{
-            let place = ((outer * given + at) * inner + column) * parts;
-            let re = load_x(place);
-            var im = 0.0;
-            if (parts == 2u) {{ im = load_x(place + 1u); }}
-            sum += turned(k, t, n, back, re, select(im, -im, mirrored));
-        }}"
-    );
-    let (walk, rounds) = steps("t", "n", length, &term);
+    let before = format!("{mirror} let place = ((outer * given + at) * inner + column) * parts; if (at < given) ");
+    let (walk, rounds) = summed(complex == 2, length, &before, "", "let signed = select(im, -im, mirrored);");
     let text = format!(
-        "{TURN}fn element(i: u32) -> f32 {{
+        "fn element(i: u32) -> f32 {{
     let n = param.length; let given = param.given; let inner = param.inner; let bins = param.bins;
-    let parts = param.parts; let out_parts = param.out_parts; let back = param.back == 1u;
+    let parts = param.parts; let out_parts = param.out_parts;
     let part = i % out_parts; let column = (i / out_parts) % inner;
     let k = (i / (out_parts * inner)) % bins; let outer = i / (out_parts * inner * bins);
-    var sum = vec2<f32>(0.0, 0.0);
-{walk}    if (back) {{ sum = sum / f32(n); }}
-    return select(sum.x, sum.y, part == 1u);
+{walk}    if (param.back == 1u) {{ sum = sum / f32(n); }}
+    return sum;
 }}"
     );
-    let kernel = KernelBuilder::new("dft").read("x", x.repr).text(&math::needed_by(&text)).text(&text).element(y.repr);
+    let table = cx.table(id, if inverse { "turns back" } else { "turns" }, || Ok(turns(length, inverse)))?;
+    let kernel = KernelBuilder::new("dft").read("x", x.repr).read("turns", Repr::U32).text(&text).element(y.repr);
     let elements = y.elements();
     let numbers = Params::sizes([
         ("elements", elements),
@@ -129,9 +152,9 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         ("out_parts", shape[last]),
         ("back", usize::from(inverse)),
     ])?;
-    let work = u64::try_from(elements.saturating_mul(length)).unwrap_or(u64::MAX).saturating_mul(16);
+    let work = u64::try_from(elements.saturating_mul(length)).unwrap_or(u64::MAX).saturating_mul(4);
     let effort = Effort::looping(work, rounds);
-    cx.dispatch(kernel, vec![x.arg, y.arg], numbers, element_groups(elements, y.repr), effort);
+    cx.dispatch(kernel, vec![x.arg, table, y.arg], numbers, element_groups(elements, y.repr), effort);
     Ok(())
 }
 
@@ -177,33 +200,28 @@ fn infer_stft(node: &Node, inputs: Inputs<'_>) -> Result<Vec<ValueInfo>, OpError
 fn lower_stft(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
     let (length, step, shape) = frames(node, Inputs(&cx.input_infos(node)))?;
     let (x, window, y) = (cx.input(node, 0)?, cx.optional_input(node, 2)?, cx.output(node, 0)?);
-    let weight = if window.is_some() { "load_window(t)" } else { "1.0" };
-    let term = format!(
-        "let place = (batch * signal + frame * step + t) * parts;
-        let weight = {weight};
-        var im = 0.0;
-        if (parts == 2u) {{ im = load_x(place + 1u) * weight; }}
-        sum += turned(k, t, n, false, load_x(place) * weight, im);"
-    );
-    let (walk, rounds) = steps("t", "n", length, &term);
+    let id = node.output(0).ok_or_else(|| OpError::invalid("its output is missing"))?;
+    let [_batch, signal, parts] = signals(&x.shape)?;
+    let weight = if window.is_some() { " * load_window(t)" } else { "" };
+    let before = "let place = (batch * signal + frame * step + t) * parts; ";
+    let (walk, rounds) = summed(parts == 2, length, before, weight, "let signed = im;");
     let text = format!(
-        "{TURN}fn element(i: u32) -> f32 {{
+        "fn element(i: u32) -> f32 {{
     let n = param.length; let step = param.step; let signal = param.signal; let frames = param.frames; let bins = param.bins;
-    let parts = param.parts;
+    let parts = param.parts; let part = i & 1u;
     let k = (i / 2u) % bins; let frame = (i / (2u * bins)) % frames; let batch = i / (2u * bins * frames);
-    var sum = vec2<f32>(0.0, 0.0);
-{walk}    return select(sum.x, sum.y, (i & 1u) == 1u);
+{walk}    return sum;
 }}"
     );
-    let mut kernel = KernelBuilder::new("stft").read("x", x.repr);
-    let mut args = vec![x.arg];
+    let table = cx.table(id, "turns", || Ok(turns(length, false)))?;
+    let mut kernel = KernelBuilder::new("stft").read("x", x.repr).read("turns", Repr::U32);
+    let mut args = vec![x.arg, table];
     if let Some(window) = &window {
         kernel = kernel.read("window", window.repr);
         args.push(window.arg);
     }
     args.push(y.arg);
     let elements = y.elements();
-    let [_batch, signal, parts] = signals(&x.shape)?;
     let numbers = Params::sizes([
         ("elements", elements),
         ("length", length),
@@ -213,8 +231,23 @@ fn lower_stft(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         ("bins", shape[2]),
         ("parts", parts),
     ])?;
-    let work = u64::try_from(elements.saturating_mul(length)).unwrap_or(u64::MAX).saturating_mul(16);
-    let kernel = kernel.text(&math::needed_by(&text)).text(&text).element(y.repr);
+    let work = u64::try_from(elements.saturating_mul(length)).unwrap_or(u64::MAX).saturating_mul(4);
+    let kernel = kernel.text(&text).element(y.repr);
     cx.dispatch(kernel, args, numbers, element_groups(elements, y.repr), Effort::looping(work, rounds));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quarters_of_the_circle_are_exact() {
+        let words: Vec<f32> = turns(8, false).into_iter().map(f32::from_bits).collect();
+        let half = std::f32::consts::FRAC_1_SQRT_2;
+        assert_eq!(words[..6], [1.0, 0.0, half, -half, 0.0, -1.0]);
+        assert_eq!(words[8..10], [-1.0, 0.0]);
+        let back: Vec<f32> = turns(8, true).into_iter().map(f32::from_bits).collect();
+        assert_eq!(back[4..6], [0.0, 1.0]);
+    }
 }
