@@ -55,7 +55,7 @@ pub fn prepare(original: &Model) -> Result<Model, PrepareError> {
         Err(_stuck) if model.opset("").is_some_and(|opset| opset >= OPSET_NEEDED) => model,
         Err(stuck) => return Err(PrepareError::Opset(stuck)),
     };
-    resize::spread_scales(&mut model);
+    resize::spread_axes(&mut model);
     while convolutions::fold_into_convolutions(&mut model.graph) > 0 {}
     activations::put_together(&mut model);
     rewrite::remove_dead(&mut model.graph);

@@ -226,33 +226,74 @@ fn pad(step: &Step<'_>) -> Option<Vec<Dim>> {
     Some(padded)
 }
 
-/// Sizes given, or scales that are constants.
+/// Shape from sizes, or from constant scales, of all axes or of those that `axes` names.
 fn resize(step: &Step<'_>) -> Option<Vec<Dim>> {
     let shape = step.shape(0)?;
-    let unknown = || Some(vec![Dim::Unknown; shape.len()]);
-    if step.node.attr("axes").is_some()
-        || step.node.attr("keep_aspect_ratio_policy").is_some_and(|policy| policy.s() != b"stretch")
-    {
-        return unknown();
-    }
-    let place = if step.opset < RESIZE_SIZES { 1 } else { 2 };
-    if step.opset >= RESIZE_SIZES && step.node.input_at(3).is_some() {
-        return step.content(3).filter(|sizes| sizes.len() == shape.len()).map(<[Dim]>::to_vec).or_else(unknown);
-    }
-    let scales = match step.node.attr("scales") {
-        Some(scales) => Some(scales.floats.clone()),
-        None => step.node.input_at(place).and_then(|name| step.inference.graph.initializer(name)?.floats().ok()),
+    let named = step.node.attr_ints("axes");
+    let axes: Option<Vec<usize>> = match named {
+        Some(axes) => axes.iter().map(|&axis| axis_of(axis, shape.len())).collect(),
+        None => Some((0..shape.len()).collect()),
     };
-    let Some(scales) = scales.filter(|scales| scales.len() == shape.len()) else { return unknown() };
+    let Some(axes) = axes else { return Some(vec![Dim::Unknown; shape.len()]) };
+    let given: Vec<Dim> = axes.iter().filter_map(|&axis| shape.get(axis).cloned()).collect();
+    let lengths = if step.opset >= RESIZE_SIZES && step.node.input_at(3).is_some() {
+        let sizes = step.content(3).filter(|sizes| sizes.len() == given.len());
+        match step.node.attr_str("keep_aspect_ratio_policy").unwrap_or("stretch") {
+            "stretch" => sizes.map(<[Dim]>::to_vec),
+            // ONNX Runtime ignores negative axes here, against the text of the operator.
+            _ if named.is_some_and(|axes| axes.iter().any(|&axis| axis < 0)) => None,
+            policy => sizes.and_then(|sizes| in_proportion(&given, sizes, policy)),
+        }
+    } else {
+        scaled(step, &given)
+    };
+    let mut resized = shape.to_vec();
+    for (place, &axis) in axes.iter().enumerate() {
+        *resized.get_mut(axis)? =
+            lengths.as_ref().and_then(|lengths| lengths.get(place).cloned()).unwrap_or(Dim::Unknown);
+    }
+    Some(resized)
+}
+
+/// Returns a length in single precision, in which ONNX Runtime computes; `None` where it would be rounded.
+#[expect(clippy::cast_precision_loss, reason = "it is bounded")]
+fn exact(length: i64) -> Option<f32> {
+    (0..1 << 24).contains(&length).then_some(length as f32)
+}
+
+/// Lengths that change by one scale, the least or the greatest of all; `None` where one is not known.
+fn in_proportion(given: &[Dim], sizes: &[Dim], policy: &str) -> Option<Vec<Dim>> {
+    let scales: Option<Vec<f32>> = (given.iter().zip(sizes))
+        .map(|(length, size)| Some(exact(size.known()?)? / exact(length.known()?.max(1))?))
+        .collect();
+    let scale = match policy {
+        "not_larger" => scales?.into_iter().reduce(f32::min)?,
+        "not_smaller" => scales?.into_iter().reduce(f32::max)?,
+        _ => return None,
+    };
+    given.iter().map(|length| whole((exact(length.known()?)? * scale).round()).map(Dim::Known)).collect()
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "it is bounded")]
+fn whole(length: f32) -> Option<i64> {
+    (0.0..=i32::MAX as f32).contains(&length).then_some(length as i64)
+}
+
+/// Lengths by constant scales; `None` where they are not known.
+fn scaled(step: &Step<'_>, given: &[Dim]) -> Option<Vec<Dim>> {
+    let place = if step.opset < RESIZE_SIZES { 1 } else { 2 };
+    let scales = match step.node.attr("scales") {
+        Some(scales) => scales.floats.clone(),
+        None => step.node.input_at(place).and_then(|name| step.inference.graph.initializer(name)?.floats().ok())?,
+    };
     let scaled = |(dim, &scale): (&Dim, &f32)| {
         if scale.to_bits() == 1.0_f32.to_bits() {
             return dim.clone();
         }
-        let size = dim.known().filter(|&size| size < 1 << 24 && (0.0..=1024.0).contains(&scale));
-        #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "both were bounded")]
-        size.map_or(Dim::Unknown, |size| Dim::Known((size as f32 * scale).floor() as i64))
+        let length = dim.known().and_then(exact).and_then(|length| whole((length * scale).floor()));
+        length.map_or(Dim::Unknown, Dim::Known)
     };
-    Some(shape.iter().zip(&scales).map(scaled).collect())
+    (scales.len() == given.len()).then(|| given.iter().zip(&scales).map(scaled).collect())
 }
 
 fn blocks(step: &Step<'_>) -> Option<Vec<Dim>> {
