@@ -107,9 +107,9 @@ fn extremes_found_by_the_engine_are_those_of_the_tensors() {
         model.graph.nodes.iter().flat_map(|node| node.output.clone()).chain(["image".into()]).collect();
     let ranges = observe(&engine, &model, &examples, &names, Method::MinMax).unwrap();
     let mut seen = std::collections::BTreeMap::new();
-    let mut batches = std::collections::BTreeSet::new();
-    each(&engine, &model, &examples, &names, &mut |batch, tensors| {
-        batches.insert(batch);
+    let mut batches = 0;
+    each(&engine, &model, &examples, &names, &mut |tensors| {
+        batches += tensors.iter().filter(|tensor| tensor.name == "image").count();
         for tensor in tensors {
             let (low, high): &mut (f32, f32) = seen.entry(tensor.name.clone()).or_insert((f32::MAX, f32::MIN));
             for value in tensor.tensor.to_f32().unwrap() {
@@ -119,7 +119,7 @@ fn extremes_found_by_the_engine_are_those_of_the_tensors() {
         Ok(())
     })
     .unwrap();
-    assert_eq!(batches.len(), 7, "50 examples in batches of 8");
+    assert_eq!(batches, 7, "50 examples in batches of 8");
     assert_eq!(seen.len(), names.len());
     for (name, (low, high)) in seen {
         let range = ranges.found[&name];
