@@ -213,6 +213,7 @@ mod tests {
             file,
             golden: None,
             golden_tolerance: None,
+            score: None,
             threshold,
             calibration: None,
         }
