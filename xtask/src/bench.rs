@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Also write the rows to this file, as a JSON array.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Number of devices of the subject `fleet` [default: 10000].
+    #[arg(long, value_name = "N")]
+    devices: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -44,6 +47,8 @@ enum Subject {
     Isolation,
     /// What the inference server adds to a run: requests of 110 kB and 600 kB against the session asked directly.
     Serve,
+    /// A hub with ten thousand devices: memory, CPU, the time after a crash, and the time of a push.
+    Fleet,
 }
 
 /// Runs the verb; results below their targets do not change the exit code.
@@ -77,13 +82,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Subject::Serve => {
             cargo.arg("serve").env(ONNXRUNTIME_ENV, setup::onnxruntime(setup::Arch::host()?)?);
         }
+        Subject::Fleet => {
+            cargo.arg("fleet").env(ONNXRUNTIME_ENV, setup::onnxruntime(setup::Arch::host()?)?);
+        }
         Subject::Isolation => {
             cargo.arg("isolation").env(ONNXRUNTIME_ENV, setup::onnxruntime(setup::Arch::host()?)?);
         }
     }
     let rounds = args.rounds.map(|rounds| rounds.to_string().into());
     let json = args.json.as_ref().map(|file| std::path::absolute(file).map(PathBuf::into_os_string)).transpose();
-    let given: [(&str, Option<OsString>); 3] = [
+    ensure!(args.devices.is_none() || args.subject == Subject::Fleet, "--devices is an option of the subject fleet");
+    let given: [(&str, Option<OsString>); 4] = [
+        ("--devices", args.devices.map(|devices| devices.to_string().into())),
         ("--rounds", rounds),
         ("--only", args.only.clone().map(Into::into)),
         ("--json", json.context("find --json's folder")?),

@@ -140,6 +140,10 @@ impl Store for SledStore {
         Ok(self.shared.map.read().unwrap_or_else(PoisonError::into_inner).scan(&scan))
     }
 
+    async fn count(&self, table: &str) -> Result<usize, StoreError> {
+        Ok(self.shared.map.read().unwrap_or_else(PoisonError::into_inner).count(table))
+    }
+
     async fn apply(&self, batch: Batch) -> Result<(), StoreError> {
         batch.check_limits()?;
         let jobs = self.jobs.as_ref().ok_or(StoreError::Closed)?;

@@ -43,7 +43,7 @@ pub use lock::{LockError, StateLock};
 pub use memory::MemoryStore;
 pub use record::{Record, Unreadable};
 pub use schema::{NewerFolder, StateSchema};
-pub use table::{Entry, Listing, Table};
+pub use table::{Entry, Listing, Page, Table};
 
 /// Maximum length of a key in bytes. A table name, a slash and a device or model name need far less.
 pub const KEY_BYTES_MAX: usize = 512;
@@ -80,6 +80,13 @@ pub trait Store: Send + Sync + Debug {
     /// # Errors
     /// Returns [`StoreError::Closed`] if the store was shut down.
     async fn scan(&self, scan: Scan) -> Result<Vec<(Bytes, Bytes)>, StoreError>;
+
+    /// Returns the number of entries of a table, whose keys begin with `<table>/`. Takes the same time for any number of
+    /// entries.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Closed`] if the store was shut down.
+    async fn count(&self, table: &str) -> Result<usize, StoreError>;
 
     /// Applies all operations of a batch, if all its conditions hold, or none; durable when it returns `Ok`.
     ///

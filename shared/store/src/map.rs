@@ -18,6 +18,8 @@ pub(crate) type Changes = BTreeMap<Bytes, Option<Bytes>>;
 pub(crate) struct Map {
     entries: BTreeMap<Bytes, Bytes>,
     bytes: u64,
+    /// Number of entries of each table, by the key up to its first slash; a table without entries is not listed.
+    tables: BTreeMap<Bytes, usize>,
 }
 
 impl Map {
@@ -33,6 +35,11 @@ impl Map {
         let entries = self.entries.range((from, Bound::Unbounded));
         let entries = entries.take_while(|(key, _)| key.starts_with(&scan.prefix));
         entries.take(scan.limit.min(SCAN_ENTRIES_MAX)).map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    /// Returns the number of entries whose keys begin with `<table>/`, without looking at them.
+    pub(crate) fn count(&self, table: &str) -> usize {
+        self.tables.get(table.as_bytes()).copied().unwrap_or(0)
     }
 
     /// Returns the size of keys and values in bytes.
@@ -51,14 +58,43 @@ impl Map {
             match value {
                 Some(value) => {
                     self.bytes += size(&key, &value);
-                    self.entries.insert(key, value);
+                    if self.entries.insert(key.clone(), value).is_none() {
+                        self.added(&key);
+                    }
                 }
                 None => {
-                    self.entries.remove(&key);
+                    if self.entries.remove(&key).is_some() {
+                        self.removed(&key);
+                    }
                 }
             }
         }
     }
+
+    fn added(&mut self, key: &Bytes) {
+        let Some(table) = table_of(key) else { return };
+        match self.tables.get_mut(table) {
+            Some(count) => *count += 1,
+            None => {
+                self.tables.insert(Bytes::copy_from_slice(table), 1);
+            }
+        }
+    }
+
+    fn removed(&mut self, key: &Bytes) {
+        let Some(table) = table_of(key) else { return };
+        if let Some(count) = self.tables.get_mut(table) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.tables.remove(table);
+            }
+        }
+    }
+}
+
+/// Returns the table of a key: the part before its first slash.
+fn table_of(key: &[u8]) -> Option<&[u8]> {
+    key.iter().position(|byte| *byte == b'/').and_then(|slash| key.get(..slash))
 }
 
 /// Checks a batch against the map with the changes of the batches before it in the same group, and adds its changes.
@@ -117,6 +153,17 @@ mod tests {
         assert_eq!(map.bytes, 7);
         applied(&mut map, Batch::new().delete("key").delete("absent").delete("k")).unwrap();
         assert_eq!(map, Map::default());
+    }
+
+    #[test]
+    fn entries_are_counted_by_table_through_every_change() {
+        let mut map = Map::default();
+        applied(&mut map, Batch::new().put("a/1", "x").put("a/2/3", "x").put("ab/1", "x").put("none", "x")).unwrap();
+        assert_eq!([map.count("a"), map.count("ab"), map.count("none"), map.count("")], [2, 1, 0, 0]);
+        applied(&mut map, Batch::new().put("a/1", "y").delete("ab/1").delete("ab/2").delete("none")).unwrap();
+        assert_eq!([map.count("a"), map.count("ab")], [2, 0]);
+        applied(&mut map, Batch::new().delete("a/1").delete("a/2/3")).unwrap();
+        assert_eq!(map, Map::default(), "a table without entries takes no memory");
     }
 
     #[test]

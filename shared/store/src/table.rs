@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::aside::entries;
 use crate::record::{self, Record};
-use crate::{Batch, KEY_BYTES_MAX, Store, StoreError, Unreadable};
+use crate::{Batch, KEY_BYTES_MAX, SCAN_ENTRIES_MAX, Scan, Store, StoreError, Unreadable};
 
 /// The values of one kind of record, each under `<table>/<key>` with a text key.
 pub struct Table<R> {
@@ -25,6 +25,15 @@ pub struct Listing<T> {
     pub records: Vec<(String, T)>,
     /// Keys of the unreadable records, with the reason. [`crate::aside`] moves them away before a daemon uses a table.
     pub unreadable: Vec<(String, Unreadable)>,
+}
+
+/// A part of the records of a table.
+#[derive(Debug)]
+pub struct Page<T> {
+    /// Records of the part.
+    pub listing: Listing<T>,
+    /// Key after which the next part begins; `None` at the end of the table.
+    pub next: Option<String>,
 }
 
 /// A value with its stored form, so that a write can require that it is unchanged.
@@ -151,20 +160,46 @@ impl<R: Record> Table<R> {
         self.list_under("").await
     }
 
+    /// Returns the next records after a key, or the first ones without it: at most `limit` and [`SCAN_ENTRIES_MAX`]. Reads no
+    /// others.
+    ///
+    /// # Errors
+    /// Returns the store's errors.
+    pub async fn page(&self, after: Option<&str>, limit: usize) -> Result<Page<R::Value>, StoreError> {
+        let limit = limit.clamp(1, SCAN_ENTRIES_MAX);
+        let mut scan = Scan::prefix(format!("{}/", R::TABLE)).limit(limit);
+        if let Some(after) = after {
+            scan = scan.after(format!("{}/{after}", R::TABLE));
+        }
+        let entries = self.store.scan(scan).await?;
+        let is_last = entries.len() < limit;
+        let next = entries.last().filter(|_last| !is_last).map(|(key, _raw)| name_of::<R>(key));
+        Ok(Page { listing: listing::<R>(entries), next })
+    }
+
+    /// Returns the number of records, readable or not. Takes the same time for any number of records.
+    ///
+    /// # Errors
+    /// Returns the store's errors.
+    pub async fn count(&self) -> Result<usize, StoreError> {
+        self.store.count(R::TABLE).await
+    }
+
+    /// Returns the entry that a write of a value leaves, for a condition on a write that is not done yet.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Encode`].
+    pub fn entry_of(&self, key: &str, value: R::Value) -> Result<Entry<R::Value>, StoreError> {
+        let raw = encode::<R>(&self.key(key)?, &value)?;
+        Ok(Entry { value, raw })
+    }
+
     /// Returns the records whose keys begin with `prefix`; an unreadable one does not hide the others.
     ///
     /// # Errors
     /// Returns the store's errors.
     pub async fn list_under(&self, prefix: &str) -> Result<Listing<R::Value>, StoreError> {
-        let mut listing = Listing { records: Vec::new(), unreadable: Vec::new() };
-        for (key, raw) in entries(self.store.as_ref(), &format!("{}/{prefix}", R::TABLE)).await? {
-            let name = String::from_utf8_lossy(&key[R::TABLE.len() + 1..]).into_owned();
-            match record::decode::<R>(&raw) {
-                Ok(value) => listing.records.push((name, value)),
-                Err(reason) => listing.unreadable.push((name, reason)),
-            }
-        }
-        Ok(listing)
+        Ok(listing::<R>(entries(self.store.as_ref(), &format!("{}/{prefix}", R::TABLE)).await?))
     }
 
     /// Adds a write of this table to a batch, so that several tables change together.
@@ -173,8 +208,7 @@ impl<R: Record> Table<R> {
     /// Returns [`StoreError::Encode`] or [`StoreError::BadKey`].
     pub fn put_in(&self, batch: Batch, key: &str, value: &R::Value) -> Result<Batch, StoreError> {
         let key = self.key(key)?;
-        let raw = record::encode::<R>(value)
-            .map_err(|source| StoreError::Encode { key: key.clone(), source: Arc::new(source) })?;
+        let raw = encode::<R>(&key, value)?;
         Ok(batch.put(key, raw))
     }
 
@@ -207,6 +241,27 @@ impl<R: Record> Table<R> {
         }
         Ok(full.into())
     }
+}
+
+fn encode<R: Record>(key: &Bytes, value: &R::Value) -> Result<Bytes, StoreError> {
+    record::encode::<R>(value).map_err(|source| StoreError::Encode { key: key.clone(), source: Arc::new(source) })
+}
+
+/// Returns the key of an entry inside its table.
+fn name_of<R: Record>(key: &Bytes) -> String {
+    String::from_utf8_lossy(key.get(R::TABLE.len() + 1..).unwrap_or_default()).into_owned()
+}
+
+fn listing<R: Record>(entries: Vec<(Bytes, Bytes)>) -> Listing<R::Value> {
+    let mut listing = Listing { records: Vec::new(), unreadable: Vec::new() };
+    for (key, raw) in entries {
+        let name = name_of::<R>(&key);
+        match record::decode::<R>(&raw) {
+            Ok(value) => listing.records.push((name, value)),
+            Err(reason) => listing.unreadable.push((name, reason)),
+        }
+    }
+    listing
 }
 
 fn decode<R: Record>(key: &Bytes, raw: &Bytes) -> Result<R::Value, StoreError> {
@@ -297,6 +352,51 @@ mod tests {
             result.unwrap();
         }
         assert_eq!(waves.get("sum").await.unwrap().unwrap().len(), 50);
+    }
+
+    #[tokio::test]
+    async fn pages_hold_every_record_once_and_read_no_others() {
+        let store = Arc::new(MemoryStore::new());
+        let waves: Table<Waves> = Table::new(store.clone());
+        let other: Table<Wave> = Table::new(store.clone());
+        for number in 0..10_u32 {
+            waves.put(&format!("{number}"), &vec![number]).await.unwrap();
+            other.put(&format!("{number}"), &vec![number]).await.unwrap();
+        }
+        store.apply(Batch::new().put("waves/4", "{}")).await.unwrap();
+        assert_eq!((waves.count().await.unwrap(), other.count().await.unwrap()), (10, 10));
+        for limit in [1, 3, 5, 10, 11] {
+            let before = store.entries_read();
+            let (mut found, mut after) = (Vec::new(), None::<String>);
+            loop {
+                let page = waves.page(after.as_deref(), limit).await.unwrap();
+                found.extend(page.listing.records.into_iter().map(|(key, _value)| key));
+                found.extend(page.listing.unreadable.into_iter().map(|(key, _reason)| key));
+                assert!(found.len() as u64 <= store.entries_read() - before);
+                match page.next {
+                    Some(next) => after = Some(next),
+                    None => break,
+                }
+            }
+            found.sort();
+            let all: Vec<String> = (0..10).map(|number| number.to_string()).collect();
+            assert_eq!((found, store.entries_read() - before), (all, 10), "pages of {limit}");
+        }
+        let from_the_middle = waves.page(Some("7"), 2).await.unwrap();
+        assert_eq!(from_the_middle.listing.records, [("8".to_owned(), vec![8]), ("9".to_owned(), vec![9])]);
+    }
+
+    #[tokio::test]
+    async fn a_write_can_expect_one_that_is_not_done_yet() {
+        let waves = table();
+        let first = waves.put_in(Batch::new(), "a", &vec![1]).unwrap();
+        let written = waves.entry_of("a", vec![1]).unwrap();
+        let second = waves.expect_in(Batch::new(), "a", Some(&written)).unwrap();
+        let second = waves.put_in(second, "a", &vec![2]).unwrap();
+        assert!(waves.store().apply(second.clone()).await.unwrap_err().is_conflict());
+        waves.store().apply(first).await.unwrap();
+        waves.store().apply(second).await.unwrap();
+        assert_eq!(waves.get("a").await.unwrap(), Some(vec![2]));
     }
 
     #[tokio::test]

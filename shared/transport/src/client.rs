@@ -10,12 +10,12 @@ use futures_util::stream::FuturesUnordered;
 use rustls::crypto::CryptoProvider;
 use types::Digest;
 
+use crate::client_endpoint::ClientEndpoint;
 use crate::connection::{Alpn, Connection};
 use crate::error::{CertificateError, CloseReason, DialError};
 use crate::identity::Identity;
 use crate::limits::{Congestion, Limits};
 use crate::pinning::HubVerifier;
-use crate::socket;
 use crate::tls::{crypto_provider, quic_client};
 
 /// Delay before the next address is tried in parallel with the previous one (RFC 8305, section 8).
@@ -63,6 +63,8 @@ pub struct Dialer {
     config: DialerConfig,
     quic: quinn::ClientConfig,
     verifier: Arc<HubVerifier>,
+    /// Socket of all connections; a new one for each dial without it.
+    shared: Option<ClientEndpoint>,
 }
 
 impl Dialer {
@@ -80,7 +82,14 @@ impl Dialer {
         let tls = quic_client(provider, Arc::clone(&verifier), config.identity.as_ref(), config.alpn)?;
         let mut quic = quinn::ClientConfig::new(Arc::new(tls));
         quic.transport_config(config.limits.transport(config.congestion));
-        Ok(Self { config, quic, verifier })
+        Ok(Self { config, quic, verifier, shared: None })
+    }
+
+    /// Returns the dialer with a socket that all its connections use, and those of other dialers. The addresses that it
+    /// dials must be of the socket's address family.
+    #[must_use]
+    pub fn on(self, endpoint: ClientEndpoint) -> Self {
+        Self { shared: Some(endpoint), ..self }
     }
 
     /// Connects to the first of these `host:port` addresses that responds as the right hub. Must be called within a
@@ -119,16 +128,18 @@ impl Dialer {
         Err(worst.unwrap_or(DialError::NoAddress))
     }
 
-    /// Connects to one address from a new socket, so that each dial uses the current network.
+    /// Connects to one address: from the shared socket, or from a new one, so that each dial uses the current network.
     async fn attempt(&self, target: SocketAddr) -> Result<Connection, DialError> {
         let any: SocketAddr = match target {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
-        let (socket, _buffers) = socket::bind(any).map_err(DialError::Socket)?;
-        let runtime = Arc::new(quinn::TokioRuntime);
-        let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, runtime);
-        let endpoint = endpoint.map_err(DialError::Socket)?;
+        let endpoint = match &self.shared {
+            Some(shared) => shared.quic(),
+            None => ClientEndpoint::bind(any).map_err(DialError::Socket)?.quic(),
+        };
+        // Only a socket of its own is waited for when the connection is drained.
+        let own = self.shared.is_none().then(|| endpoint.clone());
         let address = target.to_string();
         let name = &self.config.server_name;
         let start =
@@ -137,7 +148,7 @@ impl Dialer {
         let within = self.config.limits.handshake;
         let finished = tokio::time::timeout(within, confirmed(connecting)).await;
         let reason = match finished {
-            Ok(Ok(quic)) => return Ok(Connection::dialled(quic, endpoint, self.config.alpn, self.config.limits)),
+            Ok(Ok(quic)) => return Ok(Connection::dialled(quic, own, self.config.alpn, self.config.limits)),
             Ok(Err(reason)) => reason,
             Err(_elapsed) => CloseReason::Silent,
         };

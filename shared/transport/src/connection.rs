@@ -70,7 +70,7 @@ pub struct Traffic {
 #[derive(Clone)]
 pub struct Connection {
     quic: quinn::Connection,
-    /// Endpoint of the dialling side, which owns its socket.
+    /// Endpoint of the dialling side that owns its socket; `None` on a socket that is shared, and on the listening side.
     endpoint: Option<quinn::Endpoint>,
     peer: Peer,
     alpn: Alpn,
@@ -87,8 +87,13 @@ impl Connection {
     }
 
     /// Wraps the client's side of a confirmed handshake.
-    pub(crate) fn dialled(quic: quinn::Connection, endpoint: quinn::Endpoint, alpn: Alpn, limits: Limits) -> Self {
-        Self { quic, endpoint: Some(endpoint), peer: Peer::Hub, alpn, limits }
+    pub(crate) fn dialled(
+        quic: quinn::Connection,
+        endpoint: Option<quinn::Endpoint>,
+        alpn: Alpn,
+        limits: Limits,
+    ) -> Self {
+        Self { quic, endpoint, peer: Peer::Hub, alpn, limits }
     }
 
     /// Returns the identity of the peer.
@@ -172,7 +177,8 @@ impl Connection {
     }
 
     /// Waits, after [`Connection::close`] on the dialling side, until the peer was notified. Bounded by three probe
-    /// timeouts of QUIC. Does nothing on the listening side, where [`crate::Listener`] does it for all connections.
+    /// timeouts of QUIC. Does nothing on a [`crate::ClientEndpoint`], and on the listening side, where
+    /// [`crate::Listener`] does it for all connections.
     pub async fn drain(&self) {
         if let Some(endpoint) = &self.endpoint {
             endpoint.wait_idle().await;

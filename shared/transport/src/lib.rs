@@ -5,6 +5,7 @@
 //!
 //! - [`ca`], [`identity`]: issuing and using certificates.
 //! - [`client`], [`server`]: the two sides; both create a [`Connection`].
+//! - [`client_endpoint`]: one socket for many connections of a process.
 //! - [`endpoint_keys`], [`socket`]: the secrets that a listener keeps over a restart, and the buffers of UDP sockets.
 //! - [`connection`], [`exchange`]: streams with priorities, typed messages, cancellation by reset.
 //! - [`intake`]: admission of new connections. [`pace`]: minimum rates.
@@ -17,6 +18,7 @@
 
 pub mod ca;
 pub mod client;
+pub mod client_endpoint;
 pub mod connection;
 pub mod endpoint_keys;
 pub mod error;
@@ -37,6 +39,7 @@ mod tests;
 
 pub use ca::{Ca, Issued, Validity};
 pub use client::{Dialer, DialerConfig, Trust};
+pub use client_endpoint::ClientEndpoint;
 pub use connection::{Alpn, Connection, Peer, Traffic};
 pub use endpoint_keys::EndpointKeys;
 pub use error::{CertificateError, CloseCode, CloseReason, DialError, DialErrorKind, ExchangeError, ListenError};

@@ -1,6 +1,7 @@
 //! The benchmarks, which `cargo xtask bench` runs after preparing drivers, libraries and models.
 
 mod delta;
+mod fleet;
 mod isolation;
 mod serve;
 mod size;
@@ -38,6 +39,13 @@ enum Verb {
     Isolation(Args),
     /// The time that the inference server adds to a run.
     Serve(Args),
+    /// A hub with ten thousand devices: memory, CPU, the time after a crash, and the time of a push.
+    Fleet {
+        #[command(flatten)]
+        args: Args,
+        #[command(flatten)]
+        options: fleet::Options,
+    },
     /// Runs the child process of an engine.
     #[command(hide = true)]
     EngineHost,
@@ -97,6 +105,7 @@ fn run(verb: &Verb) -> Result<()> {
         Verb::MakeForm { form, folder, out } => quantize::ours::make(*form, &Entry::at(folder), out),
         Verb::Isolation(args) => print_rows(&isolation::rows(args.rounds, &args.only), args),
         Verb::Serve(args) => print_rows(&serve::rows(args.rounds, &args.only), args),
+        Verb::Fleet { args, options } => print_rows(&fleet::rows(args.rounds, &args.only, *options)?, args),
         Verb::EngineHost => Ok(()),
         Verb::MemoryHere { place } => {
             println!("{:.3}", isolation::memory_here(*place)?);

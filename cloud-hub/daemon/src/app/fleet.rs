@@ -335,7 +335,7 @@ impl Fleet {
     /// # Errors
     /// When the store fails.
     pub async fn count(&self) -> Result<usize, StoreError> {
-        Ok(self.records.list().await?.records.len())
+        self.records.count().await
     }
 
     /// The devices that follow a model, by name.

@@ -3,7 +3,7 @@
 //! [`hub_core::tokens`] judges; here is the store. Using a token and entering the device it was for is one atomic
 //! write ([`Tokens::redeem`]): of two devices that come with the same token exactly one becomes a device.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hub_core::audit::Change;
 use hub_core::authorise::{DeviceRecord, Standing};
@@ -19,6 +19,10 @@ use crate::clock;
 use crate::records::v1;
 use crate::storage::audit::AuditLog;
 use crate::storage::values::StoredToken;
+
+/// Number of records that are looked at for each new token, to remove old ones: more than one, so that the table shrinks
+/// while tokens are made, and few, so that a token takes the same time however many there are.
+const LOOKED_AT: usize = 8;
 
 /// Order for a join token.
 #[derive(Debug, Clone)]
@@ -79,6 +83,8 @@ pub struct Tokens {
     tokens: Table<v1::JoinToken>,
     devices: Table<v1::Device>,
     audit: AuditLog,
+    /// Key of the record that was looked at last; the next token continues after it.
+    looked_at: Arc<Mutex<Option<String>>>,
 }
 
 impl Tokens {
@@ -86,7 +92,7 @@ impl Tokens {
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
         let (tokens, audit) = (Table::new(Arc::clone(&store)), AuditLog::new(Arc::clone(&store)));
-        Self { tokens, devices: fleet::device_table(store), audit }
+        Self { tokens, devices: fleet::device_table(store), audit, looked_at: Arc::default() }
     }
 
     /// Creates a join token for a device.
@@ -94,7 +100,6 @@ impl Tokens {
     /// # Errors
     /// When the name is taken, the life is out of bounds, or the store fails.
     pub async fn mint(&self, by: &Caller, order: TokenOrder, now_unix_s: u64) -> Result<Minted, CreateTokenError> {
-        self.forget_old(now_unix_s).await?;
         let device = match order.device {
             Some(device) => device,
             None => invented_name()?,
@@ -109,7 +114,8 @@ impl Tokens {
         let expires_unix_s = record.expires_unix_s;
         let stored = StoredToken { record, device: device.clone(), replace: order.replace };
         let key = secret.digest().to_hex();
-        let batch = self.tokens.expect_in(Batch::new(), &key, None)?;
+        let batch = self.without_old(Batch::new(), now_unix_s).await?;
+        let batch = self.tokens.expect_in(batch, &key, None)?;
         let state = format!("open until {}", clock::utc(expires_unix_s.saturating_mul(1000)));
         let change = Change::new(now_unix_s.saturating_mul(1000), &by.name, "token.create", device.as_str());
         let batch = self.tokens.put_in(batch, &key, &stored)?;
@@ -179,14 +185,21 @@ impl Tokens {
         if same { Ok(device) } else { Err(TokenRefused::Used.into()) }
     }
 
-    /// Forgets tokens whose refusal interests nobody any more.
-    async fn forget_old(&self, now_unix_s: u64) -> Result<(), StoreError> {
-        for (key, stored) in self.tokens.list().await?.records {
+    /// Removes tokens that ended so long ago that nobody needs the reason of their refusal, among the next few of the table.
+    async fn without_old(&self, mut batch: Batch, now_unix_s: u64) -> Result<Batch, StoreError> {
+        let after = self.looked_at().clone();
+        let page = self.tokens.page(after.as_deref(), LOOKED_AT).await?;
+        for (key, stored) in page.listing.records {
             if stored.record.is_garbage(now_unix_s) {
-                self.tokens.delete(&key).await?;
+                batch = self.tokens.delete_in(batch, &key)?;
             }
         }
-        Ok(())
+        *self.looked_at() = page.next;
+        Ok(batch)
+    }
+
+    fn looked_at(&self) -> MutexGuard<'_, Option<String>> {
+        self.looked_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -280,6 +293,39 @@ mod tests {
         assert!(matches!(tokens.mint(&by(), order("kitchen"), 2).await, Err(CreateTokenError::DeviceExists(_))));
         let replace = tokens.mint(&by(), TokenOrder { replace: true, ..order("kitchen") }, 2).await.unwrap();
         assert_eq!(tokens.redeem(&replace.secret, key("b"), 3).await.unwrap().as_str(), "kitchen");
+    }
+
+    #[tokio::test]
+    async fn a_token_reads_as_little_among_ten_thousand_as_among_a_thousand() {
+        let store = Arc::new(MemoryStore::default());
+        let tokens = Tokens::new(store.clone());
+        let mut read = Vec::new();
+        for wanted in [1_000, 10_000] {
+            while tokens.tokens.count().await.unwrap() < wanted {
+                tokens.mint(&by(), TokenOrder { device: None, replace: false, lifetime_s: 3600 }, 0).await.unwrap();
+            }
+            let before = store.entries_read();
+            let minted = tokens.mint(&by(), order(&format!("device{wanted}")), 0).await.unwrap();
+            tokens.redeem(&minted.secret, key("a"), 1).await.unwrap();
+            read.push(store.entries_read() - before);
+        }
+        assert_eq!(read[0], read[1]);
+        assert!(read[0] < 2 * LOOKED_AT as u64, "{read:?}");
+    }
+
+    #[tokio::test]
+    async fn old_tokens_go_while_new_ones_are_made() {
+        let tokens = tokens();
+        for number in 0..100 {
+            tokens.mint(&by(), order(&format!("old{number}")), 0).await.unwrap();
+        }
+        let later = 3600 + tokens::KEPT_S + 1;
+        for number in 0..100 {
+            tokens.mint(&by(), order(&format!("new{number}")), later).await.unwrap();
+        }
+        let left = tokens.tokens.list().await.unwrap().records;
+        assert!(left.iter().all(|(_key, stored)| stored.device.as_str().starts_with("new")), "{}", left.len());
+        assert_eq!(left.len(), 100);
     }
 
     #[tokio::test]

@@ -5,10 +5,13 @@
 //! checked. Housekeeping (expired tokens, what devices report of themselves, renewed certificates) is not recorded.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
 use hub_core::audit::{self, Change, EVENTS_MAX, Event, Link};
-use store::{Batch, Record, Store, StoreError, Table};
+use store::{Batch, Entry, Record, Store, StoreError, Table};
+use tokio::sync::{Mutex, RwLock};
 
 use crate::api::audit::{AuditEvent, AuditPage, AuditVerification};
 use crate::records::v1;
@@ -18,8 +21,20 @@ use crate::records::v1;
 pub struct AuditLog {
     events: Table<v1::AuditEvent>,
     links: Table<v1::AuditLink>,
-    /// Held while an event is numbered and written, so that writers wait instead of trying again.
-    writing: Arc<tokio::sync::Mutex<()>>,
+    /// End of the log with the events that are on their way to the disk; `None` when only the store knows it. Held while an
+    /// event is numbered and handed to the store, and not until it is durable: the events of many writers share one fsync.
+    tail: Arc<Mutex<Option<Tail>>>,
+    /// Held for reading by each writer, and for writing by whoever needs a log that nobody is writing to.
+    writers: Arc<RwLock<()>>,
+}
+
+/// Both ends of the log.
+#[derive(Debug, Clone)]
+struct Tail {
+    /// Link of the newest event; `None` in an empty log.
+    newest: Option<Entry<Link>>,
+    /// Link of the newest event that was removed.
+    oldest: Link,
 }
 
 impl fmt::Debug for AuditLog {
@@ -32,7 +47,7 @@ impl AuditLog {
     /// Returns the audit log in a store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { events: Table::new(Arc::clone(&store)), links: Table::new(store), writing: Arc::default() }
+        Self { events: Table::new(Arc::clone(&store)), links: Table::new(store), tail: Arc::default(), writers: Arc::default() }
     }
 
     /// Writes a batch and the event about it, both or none.
@@ -46,17 +61,34 @@ impl AuditLog {
     /// # Cancel safety
     /// Batch and event are written or neither.
     pub async fn commit(&self, batch: Batch, change: Change) -> Result<Link, StoreError> {
-        let _one_at_a_time = self.writing.lock().await;
+        let _writer = self.writers.read().await;
         let newest_key = format!("{}/{}", v1::AuditLink::TABLE, v1::NEWEST);
         loop {
-            let newest = self.links.entry(v1::NEWEST).await?;
-            let place = newest.as_ref().map_or_else(Link::start, |entry| entry.value);
+            let mut tail = self.tail.lock().await;
+            let before = match tail.take() {
+                Some(known) => known,
+                None => self.stored_tail().await?,
+            };
+            let place = before.newest.as_ref().map_or_else(Link::start, |entry| entry.value);
             let event = Event::following(place, change.clone());
             let extended = self.events.put_in(batch.clone(), &key(event.number), &event)?;
-            let extended = self.links.expect_in(extended, v1::NEWEST, newest.as_ref())?;
+            let extended = self.links.expect_in(extended, v1::NEWEST, before.newest.as_ref())?;
             let extended = self.links.put_in(extended, v1::NEWEST, &event.link())?;
-            let extended = self.without_oldest(extended, event.number).await?;
-            match self.events.store().apply(extended).await {
+            let (extended, oldest) = self.without_oldest(extended, before.oldest, event.number).await?;
+            let mut applying = self.events.store().apply(extended);
+            // The first poll puts the batch into the store's queue, behind those of earlier events.
+            let at_once = poll_fn(|context| Poll::Ready(applying.as_mut().poll(context))).await;
+            *tail = Some(Tail { newest: Some(self.links.entry_of(v1::NEWEST, event.link())?), oldest });
+            drop(tail);
+            let applied = match at_once {
+                Poll::Ready(applied) => applied,
+                Poll::Pending => applying.await,
+            };
+            if applied.is_err() {
+                // Later events expect this one, so they conflict and are numbered anew.
+                *self.tail.lock().await = None;
+            }
+            match applied {
                 Ok(()) => {
                     let Event { number, change, hash, .. } = event;
                     let Change { actor, action, object, .. } = change;
@@ -69,11 +101,17 @@ impl AuditLog {
                     tracing::error!(actor, action, object, "the disk is full: a change is missing in the audit log");
                     return Ok(place);
                 }
-                // Another log of the same store was faster: number the event anew.
+                // Another log of the same store was faster, or an earlier event was not written: number the event anew.
                 Err(StoreError::Conflict { key }) if key == newest_key.as_bytes() => {}
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    async fn stored_tail(&self) -> Result<Tail, StoreError> {
+        let newest = self.links.entry(v1::NEWEST).await?;
+        let oldest = self.links.get(v1::OLDEST).await?.unwrap_or_else(Link::start);
+        Ok(Tail { newest, oldest })
     }
 
     /// Records a change that is not in the store, like one of signed metadata. A failure is only logged: the change is made.
@@ -110,11 +148,11 @@ impl AuditLog {
         }
     }
 
-    /// Removes the oldest event from the log when the event of this number makes it one too many.
-    async fn without_oldest(&self, batch: Batch, number: u64) -> Result<Batch, StoreError> {
-        let oldest = self.links.get(v1::OLDEST).await?.unwrap_or_else(Link::start);
+    /// Removes the oldest event from the log when the event of this number makes it one too many. Returns the link of the
+    /// newest event that is removed then.
+    async fn without_oldest(&self, batch: Batch, oldest: Link, number: u64) -> Result<(Batch, Link), StoreError> {
         if number.saturating_sub(oldest.number) <= EVENTS_MAX {
-            return Ok(batch);
+            return Ok((batch, oldest));
         }
         let removed = oldest.number.saturating_add(1);
         let place = match self.events.get(&key(removed)).await? {
@@ -126,7 +164,7 @@ impl AuditLog {
             },
         };
         let batch = self.events.delete_in(batch, &key(removed))?;
-        self.links.put_in(batch, v1::OLDEST, &place)
+        Ok((self.links.put_in(batch, v1::OLDEST, &place)?, place))
     }
 
     /// Returns events, newest first, from before a number (the newest without it).
@@ -154,7 +192,7 @@ impl AuditLog {
     /// # Errors
     /// When the store cannot be read.
     pub async fn verification(&self) -> Result<AuditVerification, StoreError> {
-        let _no_writer = self.writing.lock().await;
+        let _no_writer = self.writers.write().await;
         let newest = self.links.get(v1::NEWEST).await?.unwrap_or_else(Link::start);
         let oldest = self.links.get(v1::OLDEST).await?.unwrap_or_else(Link::start);
         let events = self.events.list().await?.records;

@@ -102,6 +102,18 @@ impl Fleet {
         Ok(())
     }
 
+    /// Calls a function with one device as filters see it, if it is on record.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn with_subject(&self, device: &DeviceId, call: impl FnOnce(&Subject<'_>)) -> Result<(), StoreError> {
+        let Some(record) = self.records.get(device.as_str()).await? else { return Ok(()) };
+        let inner = self.inner();
+        let facets = inner.facets(&record);
+        call(&inner.subject(&record, &facets));
+        Ok(())
+    }
+
     /// Calls a function with each device as filters see it, by name.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hub_core::audit::Change;
+use hub_core::filter::Subject;
 use hub_core::registry::RegistryError;
 use hub_core::rollout::Cohort;
 use protocol::v1::rollout::ASSIGNED_MAX;
@@ -32,7 +33,7 @@ impl Rollouts {
         if cohort.is_some() && self.registry.snapshot().model(model).is_none() {
             return Err(RegistryError::UnknownModel(model.clone()).into());
         }
-        let before = self.assigned(|_device| true).await?;
+        let before = self.assigned().await?;
         let earlier = {
             let state = self.state();
             let is_new = !state.assignments.contains_key(model);
@@ -47,7 +48,7 @@ impl Rollouts {
         let batch = self.assignments.put_in(Batch::new(), model.as_str(), &record)?;
         self.audit.commit(batch, change).await?;
         self.state().assignments.insert(model.clone(), record);
-        let after = self.assigned(|_device| true).await?;
+        let after = self.assigned().await?;
         let devices = after.values().filter(|models| models.contains(model)).count();
         let changed = after.into_iter().filter(|(device, models)| before.get(device) != Some(models));
         let requests =
@@ -58,11 +59,8 @@ impl Rollouts {
         Ok(AssignmentView { model: model.clone(), to: request.to.clone(), devices, told, warnings })
     }
 
-    /// Returns the models that are assigned to each of the devices; nothing while no model was ever assigned.
-    pub(super) async fn assigned(
-        &self,
-        wanted: impl Fn(&DeviceId) -> bool,
-    ) -> Result<BTreeMap<DeviceId, Vec<ModelName>>, StoreError> {
+    /// Returns the models that are assigned to each device; nothing while no model was ever assigned.
+    async fn assigned(&self) -> Result<BTreeMap<DeviceId, Vec<ModelName>>, StoreError> {
         let assignments = self.state().assignments.clone();
         let mut assigned = BTreeMap::new();
         if assignments.is_empty() {
@@ -70,20 +68,41 @@ impl Rollouts {
         }
         self.fleet
             .for_each_subject(|device, subject| {
-                if !wanted(device) || subject.is_revoked {
-                    return;
-                }
-                let includes = |assignment: &AssignmentRecord| {
-                    assignment.cohort.as_ref().is_some_and(|cohort| cohort.includes(subject))
-                };
-                let models: BTreeSet<ModelName> = assignments
-                    .iter()
-                    .filter(|(_model, assignment)| includes(assignment))
-                    .map(|(model, _assignment)| model.clone())
-                    .collect();
-                assigned.insert(device.clone(), models.into_iter().take(ASSIGNED_MAX).collect());
+                assigned.extend(models_of(subject, &assignments).map(|models| (device.clone(), models)));
             })
             .await?;
         Ok(assigned)
     }
+
+    /// Returns the models that are assigned to each of these devices, and reads no other device; nothing while no model was
+    /// ever assigned.
+    pub(super) async fn assigned_to(
+        &self,
+        devices: &BTreeSet<DeviceId>,
+    ) -> Result<BTreeMap<DeviceId, Vec<ModelName>>, StoreError> {
+        let assignments = self.state().assignments.clone();
+        let mut assigned = BTreeMap::new();
+        if assignments.is_empty() {
+            return Ok(assigned);
+        }
+        for device in devices {
+            let add = |subject: &Subject<'_>| {
+                assigned.extend(models_of(subject, &assignments).map(|models| (device.clone(), models)));
+            };
+            self.fleet.with_subject(device, add).await?;
+        }
+        Ok(assigned)
+    }
+}
+
+/// Returns the models that are assigned to a device; `None` if the device is revoked.
+fn models_of(
+    subject: &Subject<'_>,
+    assignments: &BTreeMap<ModelName, AssignmentRecord>,
+) -> Option<Vec<ModelName>> {
+    let includes = |assignment: &AssignmentRecord| {
+        assignment.cohort.as_ref().is_some_and(|cohort| cohort.includes(subject))
+    };
+    let models = assignments.iter().filter(|(_model, assignment)| includes(assignment));
+    (!subject.is_revoked).then(|| models.map(|(model, _assignment)| model.clone()).take(ASSIGNED_MAX).collect())
 }

@@ -55,7 +55,7 @@ impl Rollouts {
                 requests.push((device.clone(), request));
             }
         }
-        match self.assigned(|device| untold.contains(device)).await {
+        match self.assigned_to(&untold).await {
             Ok(assigned) => requests.extend(
                 assigned.into_iter().map(|(device, models)| (device, HubRequest::Assigned(Assigned { models }))),
             ),
