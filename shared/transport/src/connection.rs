@@ -135,6 +135,18 @@ impl Connection {
         Ok(Exchange::accepted(send, receive, self.limits))
     }
 
+    /// Returns whether so many open exchanges of the peer come near to [`Limits::streams_at_first`].
+    #[must_use]
+    pub fn is_short_of_streams(&self, open: usize) -> bool {
+        let at_first = usize::try_from(self.limits.streams_at_first).unwrap_or(usize::MAX);
+        self.limits.streams_at_first < self.limits.streams && open >= at_first / 2
+    }
+
+    /// Lets the peer have [`Limits::streams`] exchanges open at once from now on.
+    pub fn allow_all_streams(&self) {
+        self.quic.set_max_concurrent_bi_streams(quinn::VarInt::from_u32(self.limits.streams));
+    }
+
     /// Sends one request: a message with its body, then the end of this side of the stream; returns the exchange with
     /// the response message. The body of the response, if announced, is read from the exchange.
     ///

@@ -158,6 +158,11 @@ impl Identity {
         self.chain.clone()
     }
 
+    /// Returns the certificate of this side without its issuer.
+    pub(crate) fn own_certificate(&self) -> Vec<CertificateDer<'static>> {
+        self.chain.iter().take(1).cloned().collect()
+    }
+
     pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
         self.key.clone_key()
     }

@@ -33,6 +33,7 @@ pub mod tls;
 
 mod certificate;
 mod device_verifier;
+mod listener_socket;
 mod pinning;
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,9 @@ use crate::pace::Pace;
 pub struct Limits {
     /// Maximum number of exchanges that the peer may have open at once; further ones wait at the peer.
     pub streams: u32,
+    /// The same at the beginning of a connection, until [`crate::Connection::allow_all_streams`]: each stream that a peer may open
+    /// takes 85 bytes, used or not.
+    pub streams_at_first: u32,
     /// Maximum number of unread bytes from the peer on one stream.
     pub stream_window_bytes: u32,
     /// Maximum number of unread bytes from the peer on all streams, which limits the memory of one connection.
@@ -54,6 +57,7 @@ impl Limits {
         Self {
             // The hub opens streams for offers and goodbyes only.
             streams: 16,
+            streams_at_first: 16,
             // 4 MiB in flight is 640 Mbit/s at 50 ms; a device rarely has more.
             stream_window_bytes: 4 * 1024 * 1024,
             connection_window_bytes: 8 * 1024 * 1024,
@@ -83,9 +87,11 @@ impl Limits {
         Self {
             // More than an agent's workers ever have in flight, few enough that one device cannot occupy the hub.
             streams: 64,
+            // A device that is not busy has one or two.
+            streams_at_first: 8,
             // 1 MiB in flight is 160 Mbit/s at 50 ms for one request.
             stream_window_bytes: 1024 * 1024,
-            // 2 MiB for each of 10,000 hostile connections would be 20 GB; honest ones use about 50 kB.
+            // 2 MiB for each of 10,000 hostile connections would be 20 GB; honest ones use about 45 kB.
             connection_window_bytes: 2 * 1024 * 1024,
             // Maximum for files to a device that reads nothing, in addition to the budget of requests. 2 MiB in flight
             // is 320 Mbit/s at 50 ms.
@@ -100,7 +106,7 @@ impl Limits {
             // 1 KiB/s, less than GSM data of 1996 (9,600 bit/s). The window outlasts two lost packets and a short outage.
             rate_window: Duration::from_secs(20),
             rate_bytes_min: 20 * 1024,
-            // 50 kB each when idle (design, measured): 500 MB.
+            // About 45 kB each when idle (docs/benchmarks/fleet.md): 450 MB.
             connections: 10_000,
             // A handshake costs about 1 ms of CPU: half a second of work on one core.
             handshakes: 512,
@@ -120,7 +126,7 @@ impl Limits {
     pub(crate) fn transport(&self, congestion: Congestion) -> Arc<quinn::TransportConfig> {
         let mut config = quinn::TransportConfig::default();
         config
-            .max_concurrent_bidi_streams(VarInt::from_u32(self.streams))
+            .max_concurrent_bidi_streams(VarInt::from_u32(self.streams_at_first.min(self.streams)))
             // This protocol uses no one-way streams and no datagrams; disabling them saves memory.
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)

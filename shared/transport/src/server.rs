@@ -17,6 +17,7 @@ use crate::error::{CertificateError, CloseCode, ListenError};
 use crate::identity::Identity;
 use crate::intake::{FirstCome, Intake, Judgement, Newcomer};
 use crate::limits::{Congestion, Limits};
+use crate::listener_socket::ListenerSocket;
 use crate::socket::{self, Buffers};
 use crate::tls::{crypto_provider, quic_server};
 
@@ -83,8 +84,9 @@ impl Listener {
         let addr = config.addr;
         let bind = |source| ListenError::Bind { addr, source };
         let (socket, buffers) = socket::bind(addr).map_err(bind)?;
-        let runtime = Arc::new(quinn::TokioRuntime);
-        let endpoint = quinn::Endpoint::new(config.keys.endpoint_config(), Some(server), socket, runtime);
+        let (socket, runtime) = (ListenerSocket::wrap(socket).map_err(bind)?, Arc::new(quinn::TokioRuntime));
+        let keys = config.keys.endpoint_config();
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(keys, Some(server), socket, runtime);
         let endpoint = endpoint.map_err(bind)?;
         let (limits, grace) = (config.limits, config.grace);
         let first_come = || Arc::new(FirstCome::new(limits.handshakes, limits.handshakes_before_retry));

@@ -72,6 +72,8 @@ pub(crate) fn quic_server(
     config.alpn_protocols = vec![Alpn::Device.name().to_vec(), Alpn::Enrol.name().to_vec()];
     // Encrypted tickets: the hub stores nothing per device, because the ticket contains the peer's certificates.
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(tls)?;
+    // A device has one connection, and each resumption brings it the next ticket.
+    config.send_tls13_tickets = 1;
     // Early data can be replayed; no request here is worth that risk.
     config.max_early_data_size = 0;
     QuicServerConfig::try_from(config).map_err(tls)
@@ -90,7 +92,8 @@ pub(crate) fn quic_client(
         .dangerous()
         .with_custom_certificate_verifier(verifier);
     let mut config = match identity {
-        Some(identity) => builder.with_client_auth_cert(identity.chain(), identity.key()).map_err(tls)?,
+        // The hub has the CA, and keeps what it is sent as long as the connection lives.
+        Some(identity) => builder.with_client_auth_cert(identity.own_certificate(), identity.key()).map_err(tls)?,
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![alpn.name().to_vec()];

@@ -157,7 +157,8 @@ pub struct Device {
     pub machine: Machine,
     /// The last time that two machines were seen to share its identity.
     pub cloned: Option<Cloned>,
-    models: BTreeMap<ModelName, Model>,
+    /// Boxed: a node of the map has room for eleven entries, and most devices follow one model.
+    models: BTreeMap<ModelName, Box<Model>>,
 }
 
 /// A model on one device.
@@ -194,18 +195,19 @@ impl Device {
         cloned: Option<Cloned>,
         models: BTreeMap<ModelName, Model>,
     ) -> Self {
+        let models = models.into_iter().map(|(name, model)| (name, Box::new(model))).collect();
         Self { presence, agent_version, machine, cloned, models }
     }
 
     /// Returns the models that it follows, by name.
     pub fn models(&self) -> impl Iterator<Item = (&ModelName, &Model)> {
-        self.models.iter()
+        self.models.iter().map(|(name, model)| (name, model.as_ref()))
     }
 
     /// One model it follows.
     #[must_use]
     pub fn model(&self, model: &ModelName) -> Option<&Model> {
-        self.models.get(model)
+        self.models.get(model).map(Box::as_ref)
     }
 
     /// Takes the greeting as the truth: what it does not name is not followed any more.
@@ -214,9 +216,10 @@ impl Device {
         self.machine = greeting.machine;
         let mut known = std::mem::take(&mut self.models);
         for follows in greeting.models.into_iter().take(MODELS_MAX) {
-            let Model { progress, running, .. } = known.remove(&follows.model).unwrap_or_default();
+            let Model { progress, running, .. } =
+                known.remove(&follows.model).map_or_else(Model::default, |model| *model);
             let model = Model { active: follows.active, previous: follows.previous, running, progress };
-            self.models.insert(follows.model, model);
+            self.models.insert(follows.model, Box::new(model));
         }
     }
 

@@ -47,7 +47,12 @@ impl AuditLog {
     /// Returns the audit log in a store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { events: Table::new(Arc::clone(&store)), links: Table::new(store), tail: Arc::default(), writers: Arc::default() }
+        Self {
+            events: Table::new(Arc::clone(&store)),
+            links: Table::new(store),
+            tail: Arc::default(),
+            writers: Arc::default(),
+        }
     }
 
     /// Writes a batch and the event about it, both or none.

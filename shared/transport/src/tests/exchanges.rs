@@ -180,11 +180,30 @@ async fn who_opens_too_many_exchanges_waits() {
 }
 
 #[tokio::test]
+async fn a_busy_device_gets_all_its_streams_and_an_idle_one_few() {
+    let limits = Limits { streams: 6, streams_at_first: 2, ..Limits::hub() };
+    let pair = Pair::with(Limits::agent(), limits).await;
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        open.push(pair.device.open(Priority::Inference).await.unwrap());
+    }
+    assert!(pair.device.open(Priority::Inference).now_or_never().is_none(), "a third must wait");
+    assert!(!pair.hub.is_short_of_streams(0) && pair.hub.is_short_of_streams(1));
+    pair.hub.allow_all_streams();
+    for _ in 2..6 {
+        open.push(pair.device.open(Priority::Inference).await.unwrap());
+    }
+    assert!(pair.device.open(Priority::Inference).now_or_never().is_none(), "a seventh must wait");
+    // A side whose limits are the same from the begin never runs short.
+    assert!(!pair.device.is_short_of_streams(usize::MAX));
+}
+
+#[tokio::test]
 async fn a_request_that_someone_waits_for_overtakes_files() {
     const MIB: usize = 1 << 20;
     // Everything fits into the sender's buffer, and a quarter of a file is in flight when the request begins.
     let device = Limits { send_window_bytes: 16 << 20, ..Limits::agent() };
-    let hub = Limits { connection_window_bytes: 256 << 10, ..Limits::hub() };
+    let hub = Limits { connection_window_bytes: 256 << 10, streams_at_first: 64, ..Limits::hub() };
     let pair = Pair::with(device, hub).await;
     let mut files = Vec::new();
     for _ in 0..8 {

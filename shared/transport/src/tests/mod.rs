@@ -10,4 +10,5 @@ mod hostile;
 mod pair;
 mod restarts;
 mod resumption;
+mod sharing;
 mod slow;

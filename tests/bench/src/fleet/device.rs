@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
@@ -38,7 +38,9 @@ pub(super) struct Shared {
     /// First error of an update.
     pub(super) broken: Mutex<Option<String>>,
     /// Files of the model by digest: what each device that has a version has on its disk.
-    pub(super) files: Mutex<HashMap<Digest, Bytes>>,
+    files: Mutex<HashMap<Digest, Bytes>>,
+    /// Times that one device took to apply each delta; locked while one applies it.
+    pub(super) applied: tokio::sync::Mutex<Vec<Duration>>,
     /// Digest of the device's file of the first version.
     first: Digest,
     gate: Semaphore,
@@ -62,6 +64,7 @@ impl Shared {
             served: Mutex::default(),
             broken: Mutex::default(),
             files: Mutex::new(HashMap::from([(first, first_file)])),
+            applied: tokio::sync::Mutex::default(),
             first,
             gate: Semaphore::new(FIRST_DIALS_AT_ONCE),
         }
@@ -74,6 +77,11 @@ impl Shared {
     /// Returns the file with a digest.
     pub(super) fn file(&self, digest: &Digest) -> Option<Bytes> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+    }
+
+    /// Stores a file by its digest.
+    pub(super) fn keep(&self, digest: Digest, file: Bytes) {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, file);
     }
 
     fn note_broken(&self, error: &anyhow::Error) {

@@ -64,6 +64,12 @@ const CONNECTIONS_SPARE: usize = 2_000;
 /// Share of the devices, in percent, that must be back.
 const BACK_PERCENT: usize = 99;
 
+/// Figures of a push, in the order of [`PUSH_S_MAX`].
+const FIGURES_OF_PUSH: [&str; 2] = ["fleet_push_p50", "fleet_push_p99"];
+
+/// Figures of a restart.
+const FIGURES_OF_RESTART: [&str; 3] = ["fleet_restart_back", "fleet_restart_peak", "fleet_restart_cpu"];
+
 /// Options of the benchmark.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Options {
@@ -82,11 +88,14 @@ pub(crate) fn rows(rounds: u32, only: &str, options: Options) -> Result<Vec<Row>
     if wanted("fleet_idle_cpu") {
         rows.push(fleet.idle_cpu()?);
     }
-    if wanted("fleet_push") {
-        rows.extend(push::rows(&mut fleet, rounds.min(ROUNDS_MAX))?);
+    let rounds = rounds.min(ROUNDS_MAX);
+    let failed =
+        |figure: &str, error: anyhow::Error| vec![Row::empty(figure, "s", None, None).missing(format!("{error:#}"))];
+    if FIGURES_OF_PUSH.iter().any(|figure| wanted(figure)) {
+        rows.extend(push::rows(&mut fleet, rounds).unwrap_or_else(|error| failed(FIGURES_OF_PUSH[0], error)));
     }
-    if wanted("fleet_restart") {
-        rows.extend(fleet.restart(rounds.min(ROUNDS_MAX))?);
+    if FIGURES_OF_RESTART.iter().any(|figure| wanted(figure)) {
+        rows.extend(fleet.restart(rounds).unwrap_or_else(|error| failed(FIGURES_OF_RESTART[0], error)));
     }
     rows.retain(|row| wanted(&row.figure));
     Ok(rows)
@@ -218,15 +227,12 @@ impl Fleet {
             ));
         }
         let bar = Some(Bar::AtMost(BACK_S_MAX));
-        let back = Row::empty("fleet_restart_back", "s", None, bar).measured(bar, &seconds, None);
+        let [back, peak, cpu] = FIGURES_OF_RESTART;
+        let back = Row::empty(back, "s", None, bar).measured(bar, &seconds, None);
         let printed = |figure: &str, unit: &str, sample: &Sample| {
             Row::empty(figure, unit, None, None).measured(None, sample, None)
         };
-        Ok(vec![
-            Row { note: Some(notes.join("; ")), ..back },
-            printed("fleet_restart_peak", "MB", &peaks),
-            printed("fleet_restart_cpu", "s", &used),
-        ])
+        Ok(vec![Row { note: Some(notes.join("; ")), ..back }, printed(peak, "MB", &peaks), printed(cpu, "s", &used)])
     }
 
     fn wait_online(&self, devices: usize, limit: Duration) -> Result<()> {

@@ -49,6 +49,7 @@ fn field(path: &str, name: &str) -> Result<u64> {
     let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let line = line.with_context(|| format!("{path} has no line {name}"))?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().with_context(|| format!("read {name} of {path}"))?;
+    let kib: u64 =
+        line.trim().trim_end_matches("kB").trim().parse().with_context(|| format!("read {name} of {path}"))?;
     Ok(kib * 1024)
 }

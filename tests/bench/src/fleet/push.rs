@@ -14,7 +14,7 @@ use testkit::author::ModelFolder;
 use testkit::{Hub, Site, wait};
 use types::Version;
 
-use super::{Fleet, PUSH_S_MAX, PUSHED};
+use super::{FIGURES_OF_PUSH, Fleet, PUSH_S_MAX, PUSHED};
 
 /// Model that is pushed.
 pub(super) const MODEL: &str = "digits";
@@ -71,17 +71,16 @@ fn weights(version: u64) -> Vec<u8> {
 /// Pushes further versions, one in each round, and measures when the devices report that they serve.
 pub(super) fn rows(fleet: &mut Fleet, rounds: u32) -> Result<Vec<Row>> {
     let (mut medians, mut last) = (Sample::default(), Sample::default());
-    let mut deltas = Vec::new();
+    let (mut deltas, mut cpu) = (Vec::new(), Sample::default());
     for round in 0..rounds {
         let number = u64::from(round) + 2;
         eprintln!("pushing version {number}");
         publish(&fleet.site, &fleet.hub, number)?;
         deltas.push(wait_delta(&fleet.hub, number)?);
         let version = Version::new(number).context("a version")?;
-        let begun = Instant::now();
+        let (process, pushed) = (fleet.process()?, PUSHED.min(fleet.devices));
+        let (begun, before) = (Instant::now(), process.cpu()?);
         fleet.hub.offer(MODEL, number)?.ok()?;
-        let ordered = begun.elapsed();
-        let pushed = PUSHED.min(fleet.devices);
         let served = wait::until_within("the devices report the version", SERVED_WITHIN, || {
             if let Some(error) = fleet.shared.broken.lock().unwrap_or_else(PoisonError::into_inner).clone() {
                 bail!("an update failed: {error}");
@@ -94,16 +93,23 @@ pub(super) fn rows(fleet: &mut Fleet, rounds: u32) -> Result<Vec<Row>> {
         let at = |percent: usize| seconds.get((seconds.len() * percent / 100).min(seconds.len() - 1)).copied();
         medians.push(at(50).unwrap_or(f64::NAN));
         last.push(at(99).unwrap_or(f64::NAN));
-        eprintln!("the operator's command took {:.2} s", ordered.as_secs_f64());
+        cpu.push(process.cpu()?.saturating_sub(before).as_secs_f64());
     }
+    let applied =
+        Sample::new(fleet.runtime.block_on(fleet.shared.applied.lock()).iter().map(Duration::as_secs_f64).collect());
     let row = |figure: &str, max: f64, sample: &Sample| {
         let bar = Some(Bar::AtMost(max));
         Row::empty(figure, "s", None, bar).measured(bar, sample, None)
     };
-    let note = format!("{} devices, deltas of {deltas:?} bytes, from the start of `cloud-hub model offer`", PUSHED);
-    let [median_max, last_max] = PUSH_S_MAX;
-    let median = Row { note: Some(note), ..row("fleet_push_p50", median_max, &medians) };
-    Ok(vec![median, row("fleet_push_p99", last_max, &last)])
+    let note = format!(
+        "{PUSHED} devices, deltas of {deltas:?} bytes, from the start of `cloud-hub model offer`; the hub used {:.1} s of CPU; one \
+         device applies the delta, in {:.1} ms, for all",
+        cpu.median(),
+        applied.median() * 1e3
+    );
+    let ([median, p99], [median_max, p99_max]) = (FIGURES_OF_PUSH, PUSH_S_MAX);
+    let median = Row { note: Some(note), ..row(median, median_max, &medians) };
+    Ok(vec![median, row(p99, p99_max, &last)])
 }
 
 /// Waits until the hub has made the delta from the version before; returns its length.

@@ -31,8 +31,7 @@ pub(super) async fn install(device: &mut Device, connection: &Connection, offer:
     let manifest = manifest(connection, offer).await?;
     let variant = manifest.variants_for(Place::Device).next().context("a variant for devices")?;
     let base = device.active.as_ref().map(|active| active.digest);
-    let file = file(device, connection, &variant.file, base).await.context("fetch the model")?;
-    device.shared.files.lock().unwrap_or_else(PoisonError::into_inner).entry(variant.file.digest).or_insert(file);
+    file(device, connection, &variant.file, base).await.context("fetch the model")?;
     report(connection, offer, Some(variant), Stage::Active, UpdateOutcome::Active(())).await?;
     let now = Instant::now();
     device.shared.served.lock().unwrap_or_else(PoisonError::into_inner).entry(offer.version).or_default().push(now);
@@ -74,7 +73,7 @@ async fn manifest(connection: &Connection, offer: &Offer) -> Result<Manifest> {
     let path = Manifest::target_path(&offer.model, offer.version);
     let target = &targets["signed"]["targets"][&path];
     let digest = target["hashes"]["sha256"].as_str().with_context(|| format!("{path} is not listed"))?;
-    let digest: Digest = digest.parse().context("read the digest of the manifest")?;
+    let digest: Digest = format!("sha256:{digest}").parse().context("read the digest of the manifest")?;
     let length = target["length"].as_u64().context("the length of the manifest")?;
     let bytes = blob(connection, digest, length).await.context("fetch the manifest")?;
     Ok(Manifest::parse(&bytes)?)
@@ -116,13 +115,24 @@ async fn file(device: &Device, connection: &Connection, file: &FileRef, base: Op
     let Some(delta) = delta else {
         let whole = blob(connection, file.digest, file.size).await?;
         ensure!(Digest::of(&whole) == file.digest, "the file has another digest");
+        device.shared.keep(file.digest, whole.clone());
         return Ok(whole);
     };
     let bytes = blob(connection, delta.digest, delta.bytes).await?;
+    ensure!(Digest::of(&bytes) == delta.digest, "the delta has another digest");
+    // One device applies it for all: each of a real fleet has a processor of its own, these share two cores with the hub.
+    let mut applied = device.shared.applied.lock().await;
+    if let Some(made) = device.shared.file(&file.digest) {
+        return Ok(made);
+    }
     let base = base.and_then(|base| device.shared.file(&base)).unwrap_or_default();
     let mut made = Vec::with_capacity(usize::try_from(file.size).unwrap_or(0));
+    let begun = Instant::now();
     apply(&mut Cursor::new(&base), &mut bytes.as_ref(), &mut made, &expected).context("apply the delta")?;
-    Ok(made.into())
+    applied.push(begun.elapsed());
+    let made = Bytes::from(made);
+    device.shared.keep(file.digest, made.clone());
+    Ok(made)
 }
 
 async fn blob(connection: &Connection, digest: Digest, bytes: u64) -> Result<Bytes> {

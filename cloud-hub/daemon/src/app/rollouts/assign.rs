@@ -96,13 +96,9 @@ impl Rollouts {
 }
 
 /// Returns the models that are assigned to a device; `None` if the device is revoked.
-fn models_of(
-    subject: &Subject<'_>,
-    assignments: &BTreeMap<ModelName, AssignmentRecord>,
-) -> Option<Vec<ModelName>> {
-    let includes = |assignment: &AssignmentRecord| {
-        assignment.cohort.as_ref().is_some_and(|cohort| cohort.includes(subject))
-    };
+fn models_of(subject: &Subject<'_>, assignments: &BTreeMap<ModelName, AssignmentRecord>) -> Option<Vec<ModelName>> {
+    let includes =
+        |assignment: &AssignmentRecord| assignment.cohort.as_ref().is_some_and(|cohort| cohort.includes(subject));
     let models = assignments.iter().filter(|(_model, assignment)| includes(assignment));
     (!subject.is_revoked).then(|| models.map(|(model, _assignment)| model.clone()).take(ASSIGNED_MAX).collect())
 }

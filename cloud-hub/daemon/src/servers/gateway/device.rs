@@ -95,11 +95,16 @@ async fn exchanges(visit: &Arc<Visit>, connection: &Connection) -> String {
     let left = Duration::from_secs(visit.admitted.not_after_unix_s.saturating_sub(clock::unix_s()).saturating_add(1));
     let expiry = tokio::time::sleep(left);
     tokio::pin!(expiry);
+    let mut has_all_streams = false;
     loop {
         tokio::select! {
             accepted = connection.accept() => match accepted {
                 Ok(exchange) => {
                     tasks.spawn(exchange_task(Arc::clone(visit), exchange).in_current_span());
+                    if !has_all_streams && connection.is_short_of_streams(tasks.len()) {
+                        connection.allow_all_streams();
+                        has_all_streams = true;
+                    }
                 }
                 Err(reason) => {
                     tasks.shutdown().await;
