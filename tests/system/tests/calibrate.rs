@@ -14,6 +14,9 @@ use testkit::{Digits, Finished, InferOptions, Site, story};
 /// Exit code for a result that is not what was asked for.
 const FAILED: i32 = 1;
 
+/// Exit code for a file that is there already.
+const CONFLICT: i32 = 7;
+
 /// Exit code for a folder or examples that are wrong.
 const INPUT: i32 = 3;
 
@@ -110,6 +113,58 @@ fn a_calibrated_folder_cascades_on_a_device_as_it_was_evaluated() {
         }
         let share = at_the_hub as f64 / asked as f64;
         ensure!((share - deferred).abs() < 0.1, "{share} deferred, {deferred} by the evaluation");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_form_begun_by_init_is_calibrated_and_pushed() {
+    story(|site| {
+        let folder = site.folder().join("letters");
+        fs::create_dir(&folder)?;
+        for file in ["int8-qdq.onnx", "full.onnx"] {
+            fs::copy(catalog().join("v1").join(file), folder.join(file))?;
+        }
+        let (small, full) = (folder.join("int8-qdq.onnx"), folder.join("full.onnx"));
+        let outside = model(site, &["init", text(&small), "--full", text(&catalog().join("v1/full.onnx"))])?;
+        ensure!(outside.code == Some(INPUT) && outside.stderr.contains("into one folder"), "{outside:?}");
+        let init = ["init", text(&small), "--full", text(&full), "--name", "letters"];
+        model(site, &init)?.ok()?;
+        let again = model(site, &init)?;
+        ensure!(again.code == Some(CONFLICT), "{again:?}");
+        let form = fs::read_to_string(folder.join("model.toml"))?;
+        ensure!(form.contains("output = \"logits\"\nfrom = \"logits\""), "{form}");
+
+        let examples = site.folder().join("calibration.npz");
+        Digits::load()?.write_examples(&examples, 600)?;
+        model(site, &["calibrate", text(&folder), "--data", text(&examples), "--alpha", "5%"])?.ok()?;
+        ensure!(thresholds(&folder)?.len() == 1, "{}", fs::read_to_string(folder.join("model.toml"))?);
+        let mut hub = site.hub()?;
+        hub.start()?;
+        hub.publish(&folder, &[])?.ok()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_folder_compressed_with_a_full_model_cascades_as_it_stands() {
+    story(|site| {
+        let (out, examples) = (site.folder().join("small"), site.folder().join("inputs.npz"));
+        Digits::load()?.write_examples(&examples, 500)?;
+        let (base, full) = (catalog().join("v1/fp32.onnx"), catalog().join("v1/full.onnx"));
+        let files = ["compress", text(&base), "--examples", text(&examples), "--out", text(&out), "--name", "digits"];
+        let form = ["--to", "int8-qdq", "--engine", "ort", "--timing-seconds", "1", "--max-loss", "0.1"];
+        let full = ["--full", text(&full), "--alpha", "5%", "--json"];
+        let made = model(site, &[&files[..], &form, &full].concat())?.ok()?;
+        let made: Value = serde_json::from_str(&made.stdout)?;
+        // Only examples that did not calibrate the quantization show the threshold.
+        let judged = made["judged_on"].as_u64();
+        ensure!(judged.is_some() && made["calibration"]["examples"].as_u64() == judged, "judged on {judged:?}");
+        // The form given is a variant for devices too.
+        ensure!(thresholds(&out)?.len() == 2, "{:?}", thresholds(&out)?);
+        ensure!(fs::read(out.join("full.onnx"))? == fs::read(catalog().join("v1/full.onnx"))?, "another full model");
+        let evaluated = model(site, &["evaluate", text(&out), "--data", text(&examples)])?.ok()?;
+        ensure!(evaluated.stdout.contains("cascade int8-qdq at"), "{}", evaluated.stdout);
         Ok(())
     });
 }

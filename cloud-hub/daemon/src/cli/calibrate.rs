@@ -14,7 +14,7 @@ use serde::Serialize;
 use store::files::{self, Mode};
 use types::Place;
 
-use super::examined::{Answered, Examined, ExaminedArgs, packed};
+use super::examined::{Answered, Examined, ExaminedArgs, OpenExamples, packed};
 
 /// Examples of the verb.
 pub(super) const HELP: &str = "\
@@ -27,6 +27,12 @@ With the confidence that is asked for, at most the share --alpha of all requests
 by the full model, over requests like the examples. Use examples that neither trained the model nor calibrated its quantization.
 Each variant has a promise of its own. At least 299 examples are needed for 1 %, 149 for 2 %, 59 for 5 % (with 95 %). docs/evaluate.md
 explains the method. The exit code is 1 when no threshold could be shown for any variant.";
+
+/// Probability with which a promise may be broken by the draw of the examples, unless said otherwise.
+const DELTA: f64 = 0.05;
+
+/// Seed of the division of the examples, unless said otherwise.
+const SEED: u64 = 1;
 
 /// Name of the file that a full model gets in the folder.
 const FULL_FILE: &str = "full.onnx";
@@ -45,7 +51,7 @@ pub(super) struct CalibrateArgs {
     #[arg(long)]
     keep_score: bool,
     /// Seed of the division of the examples into those that choose the score and those that show the threshold.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = SEED)]
     seed: u64,
     /// Print the result and change no file.
     #[arg(long)]
@@ -57,7 +63,7 @@ pub(super) struct CalibrateArgs {
 
 /// Result of a calibration, as it is printed.
 #[derive(Debug, Serialize)]
-struct Calibration {
+pub(super) struct Calibration {
     folder: String,
     alpha: f64,
     confidence: f64,
@@ -85,40 +91,62 @@ pub(super) fn run(args: &CalibrateArgs) -> Result<(), CliError> {
     let promise = Promise { alpha: args.alpha, delta: 1.0 - args.confidence };
     let choice = if args.keep_score { Choice::Given } else { Choice::Best };
     let options = Options { promise, choice, seed: args.seed };
-    let variants: Vec<_> = examined.device.iter().map(|variant| of(variant, &examined, options)).collect();
-    let mut notes = Vec::new();
-    if examined.is_found {
-        notes.push(format!("model.toml had no [score]: output {:?} has the classes", examined.rule.output));
-    }
-    if variants.iter().all(|variant| variant.calibrated.choosing == 0) && !args.keep_score {
-        notes.push("the score of model.toml was kept: 800 examples or more allow a choice".to_owned());
-    }
-    if !args.dry_run {
-        write(&args.examined, &examined, &variants, promise)?;
-    }
-    let is_shown = variants.iter().any(|variant| variant.threshold.is_some());
-    let examples = examined.full.outputs.len();
-    let needed = variants.first().map_or(0, |variant| variant.calibrated.examples_needed);
-    let calibration = Calibration {
-        folder: args.examined.folder.display().to_string(),
-        alpha: args.alpha,
-        confidence: args.confidence,
-        examples,
-        written: !args.dry_run,
-        variants,
-        notes,
-    };
+    let ExaminedArgs { folder, full, .. } = &args.examined;
+    let calibration = calibrated(folder, full.as_deref(), &examined, options, !args.dry_run)?;
     Output::from_json_flag(args.json).print(&calibration, page)?;
-    if is_shown {
+    if calibration.variants.iter().any(|variant| variant.threshold.is_some()) {
         return Ok(());
     }
+    let needed = calibration.variants.first().map_or(0, |variant| variant.calibrated.examples_needed);
     let problem = format!("no threshold keeps at most {} differing answers with this confidence", percent(args.alpha));
-    let hint = if examples < needed {
-        format!("give {} more examples (at least {needed} are needed), or a larger --alpha", needed - examples)
+    let hint = if calibration.examples < needed {
+        let missing = needed - calibration.examples;
+        format!("give {missing} more examples (at least {needed} are needed), or a larger --alpha")
     } else {
         "give a larger --alpha, or a device variant that agrees more often with the full model".to_owned()
     };
     Err(CliError::new(ExitKind::Failed, problem).hint(hint))
+}
+
+/// Calibrates a folder that was just written, on the examples that judged its variants, and writes the thresholds into it.
+pub(super) fn of_folder(
+    folder: &Path,
+    full: &Path,
+    alpha: f64,
+    examples: OpenExamples<'_>,
+) -> Result<Calibration, CliError> {
+    let examined = Examined::of(folder, Some(full), examples)?;
+    let options = Options { promise: Promise { alpha, delta: DELTA }, choice: Choice::Best, seed: SEED };
+    calibrated(folder, Some(full), &examined, options, true)
+}
+
+fn calibrated(
+    folder: &Path,
+    full: Option<&Path>,
+    examined: &Examined,
+    options: Options,
+    written: bool,
+) -> Result<Calibration, CliError> {
+    let variants: Vec<_> = examined.device.iter().map(|variant| of(variant, examined, options)).collect();
+    let mut notes = Vec::new();
+    if examined.is_found {
+        notes.push(format!("model.toml had no [score]: output {:?} has the classes", examined.rule.output));
+    }
+    if variants.iter().all(|variant| variant.calibrated.choosing == 0) && options.choice == Choice::Best {
+        notes.push("the score of model.toml was kept: 800 examples or more allow a choice".to_owned());
+    }
+    if written {
+        write(folder, full, examined, &variants, options.promise)?;
+    }
+    Ok(Calibration {
+        folder: folder.display().to_string(),
+        alpha: options.promise.alpha,
+        confidence: 1.0 - options.promise.delta,
+        examples: examined.full.outputs.len(),
+        written,
+        variants,
+        notes,
+    })
 }
 
 fn of(variant: &Answered, examined: &Examined, options: Options) -> VariantCalibration {
@@ -140,12 +168,12 @@ fn of(variant: &Answered, examined: &Examined, options: Options) -> VariantCalib
 
 /// Writes the curves, then the form that names them; what was there stays until the new form is whole.
 fn write(
-    args: &ExaminedArgs,
+    folder: &Path,
+    full: Option<&Path>,
     examined: &Examined,
     variants: &[VariantCalibration],
     promise: Promise,
 ) -> Result<(), CliError> {
-    let folder: &Path = &args.folder;
     let mut form = FormEdit::open(folder).or_exit(ExitKind::Config)?;
     if examined.is_found {
         form.set_score(&examined.rule);
@@ -159,23 +187,42 @@ fn write(
         let calibrated = edit::Calibrated { score, threshold: variant.threshold, calibration: &file };
         form.set_calibrated(&variant.name, calibrated).or_exit(ExitKind::Config)?;
     }
-    let has_full = examined.manifest.variants_for(Place::Hub).next().is_some();
-    if let (Some(full), false) = (&args.full, has_full) {
-        let limit = engine::ModelLimits::default().file_bytes;
-        let content = files::read_bounded(full, limit).or_exit(ExitKind::Storage)?;
-        files::write_atomic(&folder.join(FULL_FILE), &content, Mode::Shared).map_err(storage)?;
-        form.add_full(FULL_FILE);
+    if let Some(full) = full {
+        put_full(folder, full, examined, &mut form)?;
     }
     files::write_atomic(form.path(), form.text().as_bytes(), Mode::Shared).map_err(storage)?;
     // The form must be one that can be pushed.
     packed(folder).map(drop)
 }
 
+/// Makes a file the full model of the folder, unless it is that already.
+fn put_full(folder: &Path, full: &Path, examined: &Examined, form: &mut FormEdit) -> Result<(), CliError> {
+    let hub = examined.manifest.variants_for(Place::Hub).next();
+    let same = hub.and_then(|variant| folder.join(variant.file.name.as_str()).canonicalize().ok());
+    if same.is_some() && same == full.canonicalize().ok() {
+        return Ok(());
+    }
+    let mut of_devices = examined.manifest.variants_for(Place::Device);
+    if let Some(variant) = of_devices.find(|variant| variant.file.name.as_str() == FULL_FILE) {
+        let problem =
+            format!("variant {} of devices has the file {FULL_FILE}, which the full model gets", variant.name);
+        return Err(
+            CliError::new(ExitKind::Conflict, problem).hint("rename that file, in the folder and in model.toml")
+        );
+    }
+    let limit = engine::ModelLimits::default().file_bytes;
+    let content = files::read_bounded(full, limit).or_exit(ExitKind::Storage)?;
+    files::write_atomic(&folder.join(FULL_FILE), &content, Mode::Shared).map_err(storage)?;
+    form.set_full(FULL_FILE);
+    Ok(())
+}
+
 fn storage(error: files::FileError) -> CliError {
     CliError::new(ExitKind::Storage, error).hint("make the folder writable, or free some space there")
 }
 
-fn page(calibration: &Calibration) -> String {
+/// Returns the text for people.
+pub(super) fn page(calibration: &Calibration) -> String {
     let rows = calibration.variants.iter().map(|variant| {
         let interval = variant.coverage_interval;
         [
@@ -224,7 +271,7 @@ pub(super) fn escaped(lines: &[String]) -> String {
 }
 
 /// Reads a share: `2%` or `0.02`, above 0 and below 1.
-fn share(text: &str) -> Result<f64, String> {
+pub(super) fn share(text: &str) -> Result<f64, String> {
     let number = match text.trim().strip_suffix('%') {
         Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
         None => text.trim().parse(),

@@ -21,17 +21,20 @@ use compress::auto::{self, Outcome, Request, Stage};
 use compress::quality::{Custom, Measure};
 use compress::{CompressError, Examples};
 use console::{CliError, ExitKind, OrExit, Output, Progress};
-use engine::{LoadError, LoadOptions, ModelBytes, ModelLimits, Refusal, precheck};
+use engine::{LoadError, LoadOptions, ModelBytes, ModelLimits, Refusal, Session, precheck};
 use onnx_graph::Model;
 use store::files;
 use types::Signature;
 
+use super::calibrate::{self, Calibration};
+use super::examined;
 use engines::Engines;
 use folder::Target;
 use interrupt::Interrupt;
 use options::WantedMeasure;
 use supervise::Activity;
 
+pub(super) use form::named_like;
 pub(super) use options::CompressArgs;
 
 /// Most share of the examples that calibrate when there are few: the rest must judge.
@@ -54,7 +57,8 @@ pub(super) fn run(args: &CompressArgs) -> Result<(), CliError> {
     let form = head.form(&signature, &outcome, &chosen, &goldens.files);
     let files = folder::Files::new(&args.model, &form, &outcome, &chosen, goldens.files)?;
     target.write(&files, &interrupt)?;
-    let made = show::Made::new(&args.out, &outcome, &chosen, &notes);
+    let calibration = args.full.as_deref().map(|full| calibrate_folder(args, full, &outcome)).transpose()?;
+    let made = show::Made::new(&args.out, &outcome, &chosen, &notes, calibration);
     Output::from_json_flag(args.json).print(&made, show::told)?;
     match missing.split_first() {
         None => Ok(()),
@@ -64,6 +68,20 @@ pub(super) fn run(args: &CompressArgs) -> Result<(), CliError> {
             Err(CliError::new(ExitKind::Failed, written).hint(first.hint))
         }
     }
+}
+
+/// Calibrates the folder that was written, on the examples that did not calibrate its quantization.
+fn calibrate_folder(args: &CompressArgs, full: &Path, outcome: &Outcome) -> Result<Calibration, CliError> {
+    let judging = |session: &dyn Session| {
+        let examples = examined::open_examples(&args.examples, session)?;
+        Ok(examples.split(outcome.calibrated_on).1)
+    };
+    calibrate::of_folder(&args.out, full, args.alpha, &judging).map_err(|error| {
+        let out = args.out.display();
+        let hint = error.hint.as_deref().map_or_else(String::new, |hint| format!("{hint}; "));
+        let hint = format!("{hint}{out} was written without thresholds: cloud-hub model calibrate {out} completes it");
+        error.hint(hint)
+    })
 }
 
 /// Reads the model, with the data that lies beside it, and holds it against the limits. Gives what was changed in it to

@@ -11,7 +11,7 @@ use console::{CliError, ExitKind, OrExit, progress_count};
 use engine::{Engine, LibrarySearch, LoadOptions, ModelBytes, ModelLimits, OrtEngine, RunControl, Session};
 use model_tools::pack::{Packed, pack};
 use store::files;
-use types::{NamedTensor, Place, Tensor};
+use types::{NamedTensor, Place, Tensor, TensorSpec};
 
 /// Most bytes of the scored outputs of one variant that are kept: a million examples of a thousand classes are split up by hand.
 const OUTPUTS_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
@@ -25,7 +25,7 @@ pub(super) struct ExaminedArgs {
     /// folder of .npz files with one example each.
     #[arg(long, value_name = "FILE")]
     pub(super) data: PathBuf,
-    /// ONNX file of the full model [default: the variant of the folder that runs on the hub].
+    /// ONNX file of the full model [default: that of the variant that runs on the hub]; `calibrate` makes it that of the folder.
     #[arg(long, value_name = "FILE")]
     pub(super) full: Option<PathBuf>,
 }
@@ -72,15 +72,24 @@ impl Answered {
     }
 }
 
+/// Opens the examples for a model that is loaded.
+pub(super) type OpenExamples<'a> = &'a dyn Fn(&dyn Session) -> Result<Examples, CliError>;
+
 impl Examined {
-    /// Packs the folder and runs its variants, the full model first.
+    /// Packs the folder and runs its variants on all examples, the full model first.
     pub(super) fn run(args: &ExaminedArgs) -> Result<Self, CliError> {
-        let packed = packed(&args.folder)?;
+        let examples = |session: &dyn Session| open_examples(&args.data, session);
+        Self::of(&args.folder, args.full.as_deref(), &examples)
+    }
+
+    /// Packs a folder and runs its variants on examples, the full model first.
+    pub(super) fn of(folder: &Path, full: Option<&Path>, open: OpenExamples<'_>) -> Result<Self, CliError> {
+        let packed = packed(folder)?;
         let manifest = packed.manifest.clone();
         let engine = open_engine()?;
-        let (full_name, full_file) = full_model(args, &packed)?;
+        let (full_name, full_file) = full_model(full, &packed)?;
         let mut full = Loaded::open(&engine, full_name, &full_file)?;
-        let examples = open_examples(&args.data, full.session.as_ref())?;
+        let examples = open(full.session.as_ref())?;
         let (rule, is_found) = match &manifest.score {
             Some(rule) => (rule.clone(), false),
             None => (find_rule(&manifest, full.session.as_mut(), &examples)?, true),
@@ -89,7 +98,7 @@ impl Examined {
         let mut device = Vec::new();
         for variant in manifest.variants_for(Place::Device) {
             let mut loaded = Loaded::open(&engine, variant.name.to_string(), &path_of(&packed, variant)?)?;
-            let examples = open_examples(&args.data, loaded.session.as_ref())?;
+            let examples = open(loaded.session.as_ref())?;
             device.push(loaded.answer(&examples, &rule)?.0);
         }
         if device.is_empty() {
@@ -113,9 +122,9 @@ pub(super) fn open_engine() -> Result<OrtEngine, CliError> {
     OrtEngine::open(&LibrarySearch::default()).or_exit_try(ExitKind::Runtime, hint)
 }
 
-fn full_model(args: &ExaminedArgs, packed: &Packed) -> Result<(String, PathBuf), CliError> {
-    if let Some(file) = &args.full {
-        return Ok(("full".to_owned(), file.clone()));
+fn full_model(full: Option<&Path>, packed: &Packed) -> Result<(String, PathBuf), CliError> {
+    if let Some(file) = full {
+        return Ok(("full".to_owned(), file.to_owned()));
     }
     match packed.manifest.variants_for(Place::Hub).next() {
         Some(variant) => Ok((variant.name.to_string(), path_of(packed, variant)?)),
@@ -132,7 +141,8 @@ fn path_of(packed: &Packed, variant: &Variant) -> Result<PathBuf, CliError> {
         .ok_or_else(|| CliError::new(ExitKind::Failed, format!("the file of variant {} is missing", variant.name)))
 }
 
-fn open_examples(data: &Path, session: &dyn Session) -> Result<Examples, CliError> {
+/// Opens a file or folder of examples for a model.
+pub(super) fn open_examples(data: &Path, session: &dyn Session) -> Result<Examples, CliError> {
     let hint = format!("correct {}: one array for each input, an example in each row", data.display());
     Examples::open(data, session.signature()).or_exit_try(ExitKind::Config, &hint)
 }
@@ -249,14 +259,17 @@ fn find_rule(manifest: &Manifest, session: &mut dyn Session, examples: &Examples
     let first = examples.iter().next().ok_or_else(|| CliError::new(ExitKind::Config, "there is no example"))?;
     let inputs = first.or_exit(ExitKind::Config)?.inputs;
     let answers = session.run(&inputs, &[], &RunControl::default()).or_exit(ExitKind::Failed)?;
-    for output in &manifest.outputs {
-        for from in [ScoreFrom::Probabilities, ScoreFrom::Logits] {
-            let rule = ScoreRule { from, ..rule_of_file(output.name.clone()) };
-            if score::of_answers(&rule, &manifest.labels, &answers) == Some(Verdict::Fits) {
-                return Ok(rule);
-            }
-        }
-    }
-    let problem = "model.toml has no [score], and no output looks like classes";
-    Err(CliError::new(ExitKind::Config, problem).hint("write [score] into model.toml: docs/reference/model.md"))
+    rule_of(&manifest.outputs, &manifest.labels, &answers).ok_or_else(|| {
+        let problem = "model.toml has no [score], and no output looks like classes";
+        CliError::new(ExitKind::Config, problem).hint("write [score] into model.toml: docs/reference/model.md")
+    })
+}
+
+/// Returns the rule that fits the answers: the first output whose values are those of classes.
+pub(super) fn rule_of(outputs: &[TensorSpec], labels: &[String], answers: &[NamedTensor]) -> Option<ScoreRule> {
+    let rules = outputs.iter().flat_map(|output| {
+        let of = |from| ScoreRule { from, ..rule_of_file(output.name.clone()) };
+        [of(ScoreFrom::Probabilities), of(ScoreFrom::Logits)]
+    });
+    rules.into_iter().find(|rule| score::of_answers(rule, labels, answers) == Some(Verdict::Fits))
 }

@@ -27,6 +27,7 @@ mod locate;
 mod machine;
 mod make_delta;
 mod model;
+mod new_form;
 mod operator;
 mod push;
 mod renew;

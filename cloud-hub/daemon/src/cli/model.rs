@@ -1,4 +1,4 @@
-//! `cloud-hub model push | list | status | figures | offer | assign | withdraw | delete | gc | check | inspect | compress |
+//! `cloud-hub model push | list | status | figures | offer | assign | withdraw | delete | gc | init | check | inspect | compress |
 //! calibrate | evaluate | compare`.
 
 use clap::Subcommand;
@@ -7,7 +7,7 @@ use hub_cli::model::{self, AssignArgs, GcArgs, ListArgs, OfferArgs, OneArgs};
 
 use super::locate::own_hub;
 use super::withdraw::Removal;
-use super::{calibrate, check, compare, compress, evaluate, inspect, push, withdraw};
+use super::{calibrate, check, compare, compress, evaluate, inspect, new_form, push, withdraw};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ModelVerb {
@@ -70,6 +70,9 @@ Example:
 
 Lists the versions that no device holds, too. They stay until you delete them: see `cloud-hub model delete --help`.")]
     Gc(GcArgs),
+    /// Write a commented model.toml for an ONNX file.
+    #[command(after_help = new_form::HELP)]
+    Init(new_form::InitModelArgs),
     /// Check whether an engine can run a model file, and list everything that prevents it.
     Check(check::CheckArgs),
     /// Show what is in a model file: inputs, operators, weights, arithmetic, and which engine runs it.
@@ -93,6 +96,7 @@ pub(super) fn run(verb: &ModelVerb) -> Result<(), CliError> {
         ModelVerb::Withdraw(args) => withdraw::run(args, Removal::Withdraw),
         ModelVerb::Delete(args) => withdraw::run(args, Removal::Delete),
         ModelVerb::Gc(args) => model::gc(args, own_hub),
+        ModelVerb::Init(args) => new_form::run(args),
         ModelVerb::Check(args) => check::run(args),
         ModelVerb::Inspect(args) => inspect::run(args),
         ModelVerb::Compress(args) => compress::run(args),

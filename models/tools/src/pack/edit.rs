@@ -76,18 +76,23 @@ impl FormEdit {
         Ok(())
     }
 
-    /// Adds a full model for the hub: variant `full` in the file `file` of the folder.
-    pub fn add_full(&mut self, file: &str) {
+    /// Sets the full model: the file of the hub's first variant, or of a new variant `full`. Golden inputs of another file go.
+    pub fn set_full(&mut self, file: &str) {
+        let variants = self.document.entry("variant").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
+        let Some(variants) = variants.as_array_of_tables_mut() else { return };
+        let is_of_hub = |table: &&mut Table| table.get("runs_on").and_then(Item::as_str) == Some("hub");
+        if let Some(table) = variants.iter_mut().find(is_of_hub) {
+            table.insert("file", value(file));
+            table.remove("golden");
+            return;
+        }
         let mut table = Table::new();
         table.insert("name", value("full"));
         table.insert("runs_on", value("hub"));
         table.insert("engines", value(Array::from_iter(["ort"])));
         table.insert("precision", value("fp32"));
         table.insert("file", value(file));
-        let variants = self.document.entry("variant").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
-        if let Some(variants) = variants.as_array_of_tables_mut() {
-            variants.push(table);
-        }
+        variants.push(table);
     }
 
     /// Returns the text of the form.
@@ -150,7 +155,8 @@ mod tests {
         let calibrated = Calibrated { score: Some(&rule), threshold: Some(0.9), calibration: "int8.calibration.json" };
         form.set_calibrated("int8", calibrated).unwrap();
         form.set_calibrated("fp32", Calibrated { score: None, threshold: None, ..calibrated }).unwrap();
-        form.add_full("full.onnx");
+        form.set_full("full.onnx");
+        form.set_full("larger.onnx");
         let text = form.text();
         assert!(
             text.starts_with("# A comment.\nschema = 1\n\n[[variant]]\nname = \"int8\" # the small one\n"),
@@ -159,6 +165,7 @@ mod tests {
         assert!(text.contains("threshold = 0.9\n") && text.contains("weights = [0.1, 1.0, -2.0, 0.0, 3.0]"), "{text}");
         let parsed: toml_edit::DocumentMut = text.parse().unwrap();
         assert_eq!(parsed["variant"].as_array_of_tables().unwrap().len(), 3);
+        assert!(text.contains("file = \"larger.onnx\"") && !text.contains("full.onnx"), "{text}");
         assert!(form.set_calibrated("int4", calibrated).is_err());
     }
 }

@@ -225,7 +225,7 @@ fn existing(model: &Path) -> Option<Existing> {
 }
 
 /// A model's name made of its file's: `Mobile Net.onnx` is `mobile-net`.
-fn named_like(model: &Path) -> Option<ModelName> {
+pub(in crate::cli) fn named_like(model: &Path) -> Option<ModelName> {
     let stem = model.file_stem()?.to_str()?.to_lowercase();
     let plain = |letter: char| if letter.is_ascii_alphanumeric() || "-_.".contains(letter) { letter } else { '-' };
     let name: String = stem.chars().map(plain).take(types::limits::NAME_BYTES_MAX).collect();

@@ -27,6 +27,7 @@ Examples:
   cloud-hub model compress model.onnx --examples inputs.npz --out v2 --auto
   cloud-hub model compress model.onnx --examples inputs.npz --out v2 --to int8-qdq --calibration entropy
   cloud-hub model compress model.onnx --examples inputs.npz --out v2 --auto --json | jq '.recommendations'
+  cloud-hub model compress small.onnx --examples inputs.npz --out v2 --auto --full big.onnx --alpha 1%
   cloud-hub model push v2 --keys offline-keys
 
 inputs.npz holds one array for each input of the model, an example in each row, and if you have them an array `labels`
@@ -62,6 +63,13 @@ pub(in crate::cli) struct CompressArgs {
     /// Task of the model, which says how labels and answers are read [default: as model.toml or the labels say].
     #[arg(long, value_name = "TASK", value_parser = tasks())]
     pub(super) task: Option<Task>,
+    /// ONNX file of the full model: at the end the variants get thresholds against it, on the examples that judged them, and
+    /// it becomes the hub's variant, so that the folder cascades as it stands.
+    #[arg(long, value_name = "FILE")]
+    pub(super) full: Option<PathBuf>,
+    /// Largest share of all requests that may be kept on a device and differ from the full model's answer, like 2% or 0.02.
+    #[arg(long, value_name = "SHARE", default_value = "2%", requires = "full", value_parser = crate::cli::calibrate::share)]
+    pub(super) alpha: f64,
     /// Longest time in seconds that one form is timed for on one engine.
     #[arg(long, value_name = "SECONDS", default_value_t = FORM_SECONDS, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub(super) timing_seconds: u64,

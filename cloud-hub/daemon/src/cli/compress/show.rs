@@ -8,6 +8,7 @@ use serde::Serialize;
 use types::EngineName;
 
 use super::choice::Chosen;
+use crate::cli::calibrate::{self, Calibration};
 
 /// Result of a run, as it is printed.
 #[derive(Debug, Serialize)]
@@ -17,6 +18,8 @@ pub(super) struct Made<'a> {
     #[serde(flatten)]
     outcome: &'a Outcome,
     engine_notes: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calibration: Option<Calibration>,
 }
 
 /// A variant that was written.
@@ -30,7 +33,13 @@ struct MadeVariant {
 }
 
 impl<'a> Made<'a> {
-    pub(super) fn new(folder: &Path, outcome: &'a Outcome, chosen: &[Chosen<'_>], engine_notes: &'a [String]) -> Self {
+    pub(super) fn new(
+        folder: &Path,
+        outcome: &'a Outcome,
+        chosen: &[Chosen<'_>],
+        engine_notes: &'a [String],
+        calibration: Option<Calibration>,
+    ) -> Self {
         let variant = |chosen: &Chosen<'_>| MadeVariant {
             name: chosen.name.clone(),
             file: chosen.file(),
@@ -38,7 +47,13 @@ impl<'a> Made<'a> {
             made_by: chosen.candidate.name.clone(),
             bytes: chosen.candidate.bytes,
         };
-        Self { folder: folder.to_owned(), variants: chosen.iter().map(variant).collect(), outcome, engine_notes }
+        Self {
+            folder: folder.to_owned(),
+            variants: chosen.iter().map(variant).collect(),
+            outcome,
+            engine_notes,
+            calibration,
+        }
     }
 }
 
@@ -73,6 +88,12 @@ pub(super) fn told(made: &Made<'_>) -> String {
         if outcome.judged_on < EXAMPLES_FEW { " (few)" } else { "" }
     ));
     let folder = made.folder.display();
+    match &made.calibration {
+        Some(calibration) => lines.extend([String::new(), calibrate::page(calibration), String::new()]),
+        None => lines.push(format!(
+            "no thresholds: `cascade` asks the full model each time, until cloud-hub model calibrate {folder} --data FILE --full FILE"
+        )),
+    }
     lines
         .push(format!("written to {folder}; read {folder}/model.toml, then: cloud-hub model push {folder} --keys DIR"));
     // Names come from files.

@@ -1,0 +1,163 @@
+//! `cloud-hub model init`: a commented model.toml for an ONNX file.
+
+use std::path::{Path, PathBuf};
+
+use bundle::manifest::{TensorEntry, write_dimensions};
+use bundle::{ScoreFrom, ScoreRule};
+use clap::Args;
+use console::{CliError, ExitKind, Output};
+use engine::{RunControl, zeros};
+use model_tools::pack::AUTHOR_FILE;
+use serde::Serialize;
+use store::files::{self, Mode};
+use types::{ModelName, TensorSpec};
+
+use super::compress::named_like;
+use super::examined::{Loaded, open_engine, packed, rule_of};
+
+/// Examples of the verb.
+pub(super) const HELP: &str = "\
+Examples:
+  cloud-hub model init digits/small.onnx
+  cloud-hub model init digits/small.onnx --full digits/big.onnx --name digits
+
+Writes model.toml beside the file, with a comment for each field (docs/reference/model.md has them all). Next: cloud-hub model calibrate
+finds thresholds, cloud-hub model push publishes the folder.";
+
+#[derive(Debug, Args)]
+pub(super) struct InitModelArgs {
+    /// ONNX file for devices.
+    model: PathBuf,
+    /// ONNX file of the full model, which the hub runs; in the same folder.
+    #[arg(long, value_name = "FILE")]
+    full: Option<PathBuf>,
+    /// Name of the model [default: like the file].
+    #[arg(long, value_name = "NAME")]
+    name: Option<ModelName>,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Form that was written, as it is printed.
+#[derive(Debug, Serialize)]
+struct Written {
+    file: PathBuf,
+    model: ModelName,
+    score: Option<ScoreRule>,
+}
+
+pub(super) fn run(args: &InitModelArgs) -> Result<(), CliError> {
+    let folder = match args.model.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        Some(_) | None => PathBuf::from("."),
+    };
+    let path = folder.join(AUTHOR_FILE);
+    if path.exists() {
+        let problem = format!("{} is there already", path.display());
+        return Err(CliError::new(ExitKind::Conflict, problem).hint("edit it, or move it away"));
+    }
+    let Some(name) = args.name.clone().or_else(|| named_like(&args.model)) else {
+        return Err(CliError::new(ExitKind::Usage, "the file's name makes no name of a model").hint("give --name NAME"));
+    };
+    let file = name_in(&folder, &args.model)?;
+    let full = args.full.as_deref().map(|full| name_in(&folder, full)).transpose()?;
+    let mut loaded = Loaded::open(&open_engine()?, name.to_string(), &args.model)?;
+    let signature = loaded.session.signature().clone();
+    // Many models run on zeros; where this one does not, the author writes the rule.
+    let rule = zeros(&signature).and_then(|inputs| loaded.session.run(&inputs, &[], &RunControl::default()).ok());
+    let rule = rule.and_then(|answers| rule_of(&signature.outputs, &[], &answers));
+    let text = text(&name, &signature.inputs, &signature.outputs, rule.as_ref(), &file, full.as_deref())?;
+    files::write_atomic(&path, text.as_bytes(), Mode::Shared)
+        .map_err(|error| CliError::new(ExitKind::Storage, error).hint("make the folder writable"))?;
+    packed(&folder)?;
+    let written = Written { file: path, model: name, score: rule };
+    Ok(Output::from_json_flag(args.json).print(&written, |written| {
+        let file = written.file.display();
+        telemetry::escape_control(&format!("written: {file}; read it, complete description and licence")).into_owned()
+    })?)
+}
+
+/// Returns the name of a file that must be in the folder.
+fn name_in(folder: &Path, file: &Path) -> Result<String, CliError> {
+    let real = |path: &Path| {
+        path.canonicalize().map_err(|error| CliError::new(ExitKind::NotFound, error).hint("name an ONNX file"))
+    };
+    let (inside, name) =
+        (real(file)?.parent() == Some(real(folder)?.as_path()), file.file_name().and_then(|name| name.to_str()));
+    match name {
+        Some(name) if inside => Ok(name.to_owned()),
+        Some(_) | None => {
+            Err(CliError::new(ExitKind::Config, format!("{} is not in {}", file.display(), folder.display()))
+                .hint("copy both files into one folder: a version is a folder"))
+        }
+    }
+}
+
+/// One `[[input]]` or `[[output]]`.
+fn table(header: &str, spec: &TensorSpec) -> Result<String, CliError> {
+    let mut spec = [spec.clone()];
+    write_dimensions(&mut spec);
+    let entries: Vec<TensorEntry> = spec.iter().map(TensorEntry::from).collect();
+    let fields = entries.iter().map(toml::to_string).collect::<Result<String, _>>();
+    let fields = fields.map_err(|error| CliError::new(ExitKind::Failed, error))?;
+    Ok(format!("[[{header}]]\n{fields}\n"))
+}
+
+/// Writes a variant.
+fn variant(name: &str, place: &str, file: &str) -> String {
+    let file = toml::Value::from(file);
+    format!(
+        "[[variant]]\nname = \"{name}\"\nruns_on = \"{place}\"\nengines = [\"ort\"] # best first; also \"wgpu\", where cloud-hub model check says so\n\
+         precision = \"fp32\" # fp32, fp16, bf16, int8, int4 or mixed\nfile = {file}\n"
+    )
+}
+
+fn text(
+    name: &ModelName,
+    inputs: &[TensorSpec],
+    outputs: &[TensorSpec],
+    rule: Option<&ScoreRule>,
+    file: &str,
+    full: Option<&str>,
+) -> Result<String, CliError> {
+    let mut parts = vec![format!(
+        "# Written by `cloud-hub model init`. docs/reference/model.md describes every field.\n\
+         schema = 1\nmodel = \"{name}\"\nversion = 1 # a version never changes once it was pushed\n\
+         # classification, binary, regression, detection or ctc choose how answers are judged.\n\
+         task = \"{}\"\ndescription = \"\" # one or two sentences for people\nlicence = \"NOASSERTION\" # SPDX expression, like \"MIT\"\n\
+         # labels = [\"cat\", \"dog\"] # names of the classes, in the order of the scored output\n",
+        if rule.is_some() { "classification" } else { "inference" }
+    )];
+    for input in inputs {
+        parts.push(table("input", input)?);
+    }
+    for output in outputs {
+        parts.push(table("output", output)?);
+    }
+    parts.push(match rule {
+        Some(rule) => {
+            let output = toml::Value::from(rule.output.as_str());
+            let from = match rule.from {
+                ScoreFrom::Logits => "logits",
+                ScoreFrom::Probabilities => "probabilities",
+            };
+            format!(
+                "# How sure an answer is. Check it: softmax is taken of logits, probabilities are used as they are.\n\
+                 [score]\nkind = \"{}\"\noutput = {output}\nfrom = \"{from}\"\n",
+                rule.kind.as_str()
+            )
+        }
+        None => "# How sure an answer is; without it `cascade` asks the hub each time.\n\
+                 # [score]\n# kind = \"top1-probability\"\n# output = \"logits\"\n# from = \"logits\"\n"
+            .to_owned(),
+    });
+    parts.push(format!(
+        "{}# cloud-hub model calibrate writes the threshold.\n# threshold = 0.9\n\n\
+         # Inputs with the answers they must give, in a safetensors file (input.NAME, output.NAME): recommended.\n\
+         # [variant.golden]\n# file = \"golden.safetensors\"\n# max_abs = 0.001\n",
+        variant("device", "device", file)
+    ));
+    parts.extend(full.map(|full| variant("full", "hub", full)));
+    Ok(parts.join("\n"))
+}
