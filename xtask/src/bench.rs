@@ -45,6 +45,8 @@ enum Subject {
     Size,
     /// The cost of an engine in a child process against the same engine inside: time of a run, memory.
     Isolation,
+    /// The promise of a calibration over 1,000 calibration sets of the digits, and what a cascade defers.
+    Cascade,
     /// What the inference server adds to a run: requests of 110 kB and 600 kB against the session asked directly.
     Serve,
     /// A hub with ten thousand devices: memory, CPU, the time after a crash, and the time of a push.
@@ -78,6 +80,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         Subject::Size => {
             cargo.arg("size");
+        }
+        Subject::Cascade => {
+            cargo.arg("cascade").env(ONNXRUNTIME_ENV, setup::onnxruntime(setup::Arch::host()?)?);
         }
         Subject::Serve => {
             cargo.arg("serve").env(ONNXRUNTIME_ENV, setup::onnxruntime(setup::Arch::host()?)?);

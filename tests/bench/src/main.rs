@@ -1,5 +1,6 @@
 //! The benchmarks, which `cargo xtask bench` runs after preparing drivers, libraries and models.
 
+mod cascade;
 mod delta;
 mod fleet;
 mod isolation;
@@ -46,6 +47,8 @@ enum Verb {
         #[command(flatten)]
         options: fleet::Options,
     },
+    /// The promise of a calibration over many calibration sets, and what a cascade defers.
+    Cascade(Args),
     /// Runs the child process of an engine.
     #[command(hide = true)]
     EngineHost,
@@ -106,6 +109,7 @@ fn run(verb: &Verb) -> Result<()> {
         Verb::Isolation(args) => print_rows(&isolation::rows(args.rounds, &args.only), args),
         Verb::Serve(args) => print_rows(&serve::rows(args.rounds, &args.only), args),
         Verb::Fleet { args, options } => print_rows(&fleet::rows(args.rounds, &args.only, *options)?, args),
+        Verb::Cascade(args) => print_rows(&cascade::rows(&args.only)?, args),
         Verb::EngineHost => Ok(()),
         Verb::MemoryHere { place } => {
             println!("{:.3}", isolation::memory_here(*place)?);
