@@ -277,7 +277,9 @@ impl Updater {
                     None => self.switch_to(candidate),
                 }
             }
-            (State::Switching { candidate }, Event::Switched) => self.switched(candidate),
+            (State::Switching { candidate, slots, probation }, Event::Switched) => {
+                self.switched(candidate, slots, probation)
+            }
 
             (
                 state @ (State::Recalling { .. }
@@ -333,7 +335,7 @@ impl Updater {
                 steps
             }
             // A switch cannot be stopped half-way; the higher version comes after it.
-            (State::Switching { candidate }, _) if candidate.version < version => {
+            (State::Switching { candidate, .. }, _) if candidate.version < version => {
                 self.next = self.next.max(Some(version));
                 Vec::new()
             }
@@ -409,8 +411,8 @@ impl Updater {
     fn switch_to(&mut self, candidate: Installed) -> Vec<Step> {
         let slots = self.slots_with(candidate.clone());
         let probation = self.probation_of(candidate.version);
-        let step = Step::Switch { installed: candidate.clone(), slots, probation };
-        self.enter(State::Switching { candidate }, step)
+        let step = Step::Switch { installed: candidate.clone(), slots: slots.clone(), probation: probation.clone() };
+        self.enter(State::Switching { candidate, slots, probation }, step)
     }
 
     fn slots_with(&self, candidate: Installed) -> Slots {
@@ -443,11 +445,10 @@ impl Updater {
         steps
     }
 
-    fn switched(&mut self, candidate: Installed) -> Vec<Step> {
+    /// Takes over the pointers and the probation as they were written: an order may have changed what a new switch would write.
+    fn switched(&mut self, candidate: Installed, slots: Slots, probation: Option<Probation>) -> Vec<Step> {
         let version = candidate.version;
-        let probation = self.probation_of(version);
-        let after = self.slots_with(candidate.clone());
-        let before = std::mem::replace(&mut self.slots, after);
+        let before = std::mem::replace(&mut self.slots, slots);
         self.state = State::Idle;
         let mut steps = Vec::new();
         if probation.is_none() {

@@ -158,7 +158,7 @@ impl Updater {
 
     /// Obeys a return that the hub asks for, unless the owner has decided.
     pub(super) fn returned_by_hub(&mut self, from: Version, to: Version, reason: String) -> Vec<Step> {
-        let is_switching = matches!(&self.state, State::Switching { candidate } if candidate.version == from);
+        let is_switching = matches!(&self.state, State::Switching { candidate, .. } if candidate.version == from);
         let serves = self.slots.active_version() == Some(from) || is_switching;
         let is_under_way = self.state.target() == Some(from) || self.next == Some(from);
         let is_returning = self.orders.leaving.as_ref().is_some_and(|leaving| leaving.from == from);

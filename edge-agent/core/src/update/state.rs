@@ -5,7 +5,8 @@ use std::time::Instant;
 use types::Version;
 use types::update::Stage;
 
-use crate::slots::Installed;
+use super::probation::Probation;
+use crate::slots::{Installed, Slots};
 
 /// State of an update of one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +69,10 @@ pub enum State {
     Switching {
         /// The version that will serve.
         candidate: Installed,
+        /// Pointers that are being written.
+        slots: Slots,
+        /// Probation that is being written with them.
+        probation: Option<Probation>,
     },
 }
 
@@ -106,7 +111,7 @@ impl State {
             | Self::Checking { candidate }
             | Self::Measuring { candidate }
             | Self::Shadowing { candidate }
-            | Self::Switching { candidate } => Some(candidate.version),
+            | Self::Switching { candidate, .. } => Some(candidate.version),
         }
     }
 
