@@ -76,14 +76,7 @@ mod tests {
 
     #[test]
     fn the_temperature_that_made_the_answers_is_found() {
-        let rule = ScoreRule {
-            kind: ScoreKind::Top1Probability,
-            output: "y".into(),
-            from: ScoreFrom::Logits,
-            axis: None,
-            temperature: None,
-            weights: None,
-        };
+        let rule = ScoreRule::new(ScoreKind::Top1Probability, "y", ScoreFrom::Logits);
         let mut random = StdRng::seed_from_u64(5);
         for wanted in [0.5_f64, 1.0, 3.0] {
             let (mut answers, mut classes) = (Vec::new(), Vec::new());

@@ -18,14 +18,7 @@ struct Population {
 }
 
 fn rule() -> ScoreRule {
-    ScoreRule {
-        kind: ScoreKind::Top1Probability,
-        output: "y".into(),
-        from: ScoreFrom::Logits,
-        axis: None,
-        temperature: None,
-        weights: None,
-    }
+    ScoreRule::new(ScoreKind::Top1Probability, "y", ScoreFrom::Logits)
 }
 
 /// Five classes; the device sees the full model's logits with noise that is larger for hard inputs. Every fiftieth input is answered

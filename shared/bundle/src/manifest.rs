@@ -97,6 +97,14 @@ pub struct ScoreRule {
     pub weights: Option<[f32; FEATURES + 1]>,
 }
 
+impl ScoreRule {
+    /// Creates the rule of a kind over an output, along its last dimension, at temperature 1 and without weights.
+    #[must_use]
+    pub fn new(kind: ScoreKind, output: &str, from: ScoreFrom) -> Self {
+        Self { kind, output: output.to_owned(), from, axis: None, temperature: None, weights: None }
+    }
+}
+
 /// Kinds of scores. Append only: an agent that does not know a kind refuses the version and keeps its present one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

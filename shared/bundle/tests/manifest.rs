@@ -46,14 +46,7 @@ fn manifest() -> Manifest {
             shape: Some(vec![batch, Dim::Fixed(28), Dim::Any]),
         }],
         outputs: vec![TensorSpec { name: "logits".into(), dtype: DType::F32, shape: None }],
-        score: Some(ScoreRule {
-            kind: ScoreKind::Top1Probability,
-            output: "logits".into(),
-            from: ScoreFrom::Logits,
-            axis: None,
-            temperature: None,
-            weights: None,
-        }),
+        score: Some(ScoreRule::new(ScoreKind::Top1Probability, "logits", ScoreFrom::Logits)),
         variants: vec![variant("int8")],
     }
 }
@@ -210,14 +203,7 @@ fn rule_text(rule: ScoreRule) -> String {
 
 #[test]
 fn later_rules_for_scores_have_one_text_each_and_leave_the_older_ones_as_they_are() {
-    let rule = |kind, axis| ScoreRule {
-        kind,
-        output: "logits".into(),
-        from: ScoreFrom::Logits,
-        axis,
-        temperature: None,
-        weights: None,
-    };
+    let rule = |kind, axis| ScoreRule { axis, ..ScoreRule::new(kind, "logits", ScoreFrom::Logits) };
     for (rule, text) in [
         (rule(ScoreKind::Top1Probability, None), r#"{"kind":"top1-probability","output":"logits","from":"logits"}"#),
         (
@@ -226,11 +212,60 @@ fn later_rules_for_scores_have_one_text_each_and_leave_the_older_ones_as_they_ar
         ),
         (rule(ScoreKind::Sigmoid, None), r#"{"kind":"sigmoid","output":"logits","from":"logits"}"#),
         (rule(ScoreKind::BoxMaximum, None), r#"{"kind":"box-maximum","output":"logits","from":"logits"}"#),
+        (rule(ScoreKind::Margin, Some(1)), r#"{"kind":"margin","output":"logits","from":"logits","axis":1}"#),
+        (rule(ScoreKind::Energy, None), r#"{"kind":"energy","output":"logits","from":"logits"}"#),
+        (
+            ScoreRule { temperature: Some(1.5), ..rule(ScoreKind::Entropy, None) },
+            r#"{"kind":"entropy","output":"logits","from":"logits","temperature":1.5}"#,
+        ),
+        (
+            ScoreRule { weights: Some([0.25, 1.0, -2.0, 0.0, 3.5]), ..rule(ScoreKind::Learned, None) },
+            r#"{"kind":"learned","output":"logits","from":"logits","weights":[0.25,1.0,-2.0,0.0,3.5]}"#,
+        ),
     ] {
         assert_eq!(rule_text(rule.clone()), text);
         let bytes = Manifest { score: Some(rule.clone()), ..manifest() }.to_bytes().unwrap();
         assert_eq!(Manifest::parse(&bytes).unwrap().score, Some(rule));
     }
+}
+
+#[test]
+fn a_variant_has_a_rule_of_its_own_over_the_same_output() {
+    let common = ScoreRule::new(ScoreKind::Top1Probability, "logits", ScoreFrom::Logits);
+    let own = ScoreRule { temperature: Some(0.5), ..ScoreRule::new(ScoreKind::Margin, "logits", ScoreFrom::Logits) };
+    let with = |common: Option<&ScoreRule>, own: &ScoreRule| {
+        let variants = vec![Variant { score: Some(own.clone()), ..variant("int8") }];
+        Manifest { score: common.cloned(), variants, ..manifest() }
+    };
+    let manifest = with(Some(&common), &own);
+    let text = String::from_utf8(manifest.to_bytes().unwrap()).unwrap();
+    let golden = r#","golden_tolerance":{"max_abs":0.05},"score":{"kind":"margin","output":"logits","from":"logits","temperature":0.5},"threshold":0.9,"#;
+    assert!(text.contains(golden), "{text}");
+    let read = Manifest::parse(text.as_bytes()).unwrap();
+    assert_eq!(read.score_of(&read.variants[0]), Some(&own));
+    assert_eq!(read.score_of(&variant("fp32")), Some(&common));
+
+    let refused = |manifest: &Manifest, wanted: &str| match manifest.to_bytes() {
+        Err(ManifestError::Field { path, .. }) => assert_eq!(path, wanted),
+        other => panic!("{wanted}: {other:?}"),
+    };
+    refused(&with(None, &own), "variants[0].score");
+    refused(&with(Some(&common), &ScoreRule { axis: Some(0), ..own.clone() }), "variants[0].score");
+    refused(
+        &with(Some(&common), &ScoreRule { temperature: Some(0.0), ..own.clone() }),
+        "variants[0].score.temperature",
+    );
+    refused(
+        &with(Some(&common), &ScoreRule { temperature: Some(f32::NAN), ..own.clone() }),
+        "variants[0].score.temperature",
+    );
+    refused(&with(Some(&common), &ScoreRule { weights: Some([0.0; 5]), ..own.clone() }), "variants[0].score.weights");
+    let learned = ScoreRule::new(ScoreKind::Learned, "logits", ScoreFrom::Logits);
+    refused(&with(Some(&common), &learned), "variants[0].score.weights");
+    let endless = ScoreRule { weights: Some([f32::INFINITY, 0.0, 0.0, 0.0, 0.0]), ..learned };
+    refused(&with(Some(&common), &endless), "variants[0].score.weights");
+    let energy = ScoreRule::new(ScoreKind::Energy, "logits", ScoreFrom::Probabilities);
+    refused(&with(Some(&common), &energy), "variants[0].score.from");
 }
 
 #[test]
@@ -250,14 +285,7 @@ fn a_rule_that_is_not_known_is_refused_and_so_is_an_axis_that_cannot_be() {
         (ScoreKind::Top1Probability, -17),
         (ScoreKind::Top1Probability, i64::MIN),
     ] {
-        let rule = ScoreRule {
-            kind,
-            output: "logits".into(),
-            from: ScoreFrom::Logits,
-            axis: Some(axis),
-            temperature: None,
-            weights: None,
-        };
+        let rule = ScoreRule { axis: Some(axis), ..ScoreRule::new(kind, "logits", ScoreFrom::Logits) };
         let refused = Manifest { score: Some(rule), ..manifest() }.to_bytes();
         assert!(matches!(refused, Err(ManifestError::Field { path, .. }) if path == "score.axis"), "{kind:?} {axis}");
     }

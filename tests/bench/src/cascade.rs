@@ -86,14 +86,7 @@ pub(crate) fn rows(only: &str) -> Result<Vec<Row>> {
 }
 
 fn rule() -> ScoreRule {
-    ScoreRule {
-        kind: ScoreKind::Top1Probability,
-        output: "logits".into(),
-        from: ScoreFrom::Logits,
-        axis: None,
-        temperature: None,
-        weights: None,
-    }
+    ScoreRule::new(ScoreKind::Top1Probability, "logits", ScoreFrom::Logits)
 }
 
 impl Population {

@@ -145,12 +145,9 @@ mod tests {
         std::fs::write(folder.path().join(AUTHOR_FILE), FORM).unwrap();
         let mut form = FormEdit::open(folder.path()).unwrap();
         let rule = ScoreRule {
-            kind: ScoreKind::Learned,
-            output: "y".into(),
-            from: ScoreFrom::Logits,
-            axis: None,
             temperature: Some(1.5),
             weights: Some([0.1, 1.0, -2.0, 0.0, 3.0]),
+            ..ScoreRule::new(ScoreKind::Learned, "y", ScoreFrom::Logits)
         };
         let calibrated = Calibrated { score: Some(&rule), threshold: Some(0.9), calibration: "int8.calibration.json" };
         form.set_calibrated("int8", calibrated).unwrap();

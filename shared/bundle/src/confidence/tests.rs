@@ -5,7 +5,7 @@ use types::DType;
 use super::*;
 
 fn rule(kind: ScoreKind, from: ScoreFrom) -> ScoreRule {
-    ScoreRule { kind, output: "y".into(), from, axis: None, temperature: None, weights: None }
+    ScoreRule::new(kind, "y", from)
 }
 
 fn of(kind: ScoreKind, shape: &[usize], values: &[f32], from: ScoreFrom) -> Result<f32, ScoreError> {

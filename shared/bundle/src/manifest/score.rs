@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     fn rule(kind: ScoreKind, from: ScoreFrom, axis: Option<i64>) -> ScoreRule {
-        ScoreRule { kind, output: "y".into(), from, axis, temperature: None, weights: None }
+        ScoreRule { axis, ..ScoreRule::new(kind, "y", from) }
     }
 
     fn top1_rule(axis: Option<i64>) -> ScoreRule {

@@ -146,13 +146,9 @@ impl Head {
     ) -> AuthorForm {
         let quality = outcome.candidates.first().and_then(|reference| reference.quality.as_ref());
         let scored = quality.and_then(scored_output);
-        let rule = |(output, is_probabilities): (&str, bool)| ScoreRule {
-            kind: ScoreKind::Top1Probability,
-            output: output.to_owned(),
-            from: if is_probabilities { ScoreFrom::Probabilities } else { ScoreFrom::Logits },
-            axis: None,
-            temperature: None,
-            weights: None,
+        let rule = |(output, is_probabilities): (&str, bool)| {
+            let from = if is_probabilities { ScoreFrom::Probabilities } else { ScoreFrom::Logits };
+            ScoreRule::new(ScoreKind::Top1Probability, output, from)
         };
         let task = quality.and_then(|quality| quality.labelled.as_ref()).map(|labelled| labelled.task.as_str());
         let guessed = task.unwrap_or(if scored.is_some() { "classification" } else { "inference" });
