@@ -29,9 +29,15 @@ pub fn mcnemar(first: &[usize], second: &[usize], labels: &[usize]) -> McNemar {
             (true, true) | (false, false) => {}
         }
     }
-    let (fewer, total) = (only_first.min(only_second), only_first + only_second);
-    let p = if total == 0 { 1.0 } else { (2.0 * binomial::at_most(fewer, total, 0.5)).min(1.0) };
-    McNemar { only_first, only_second, p }
+    McNemar { only_first, only_second, p: mcnemar_p(only_first, only_second) }
+}
+
+/// Returns the two-sided probability of McNemar's exact test: with equally good models, each example that only one of them reads right
+/// falls to either side like a fair coin.
+#[must_use]
+pub fn mcnemar_p(only_first: usize, only_second: usize) -> f64 {
+    let (fewer, total) = (only_first.min(only_second), only_first.saturating_add(only_second));
+    (2.0 * binomial::at_most(fewer, total, 0.5)).min(1.0)
 }
 
 /// Agreement of two models.

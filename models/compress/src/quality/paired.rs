@@ -1,5 +1,6 @@
 //! Two models on the same labelled examples: how much accuracy was lost, and how sure that is.
 
+use evaluate::compare::mcnemar_p;
 use serde::{Deserialize, Serialize};
 
 /// Confidence of every interval here; the usual one, so that reports of different tools can be held together.
@@ -82,23 +83,13 @@ impl Paired {
             lost: reference - variant,
             lost_low: (centre - NORMAL_QUANTILE * spread).max(-1.0),
             lost_high: (centre + NORMAL_QUANTILE * spread).min(1.0),
-            p_value: self.p_value(),
+            p_value: mcnemar_p(count(self.only_reference), count(self.only_variant)),
         })
     }
+}
 
-    /// The exact McNemar test: under equality each discordant example falls to either side like a fair coin.
-    fn p_value(self) -> f64 {
-        let discordant = self.only_reference.saturating_add(self.only_variant);
-        let fewer = self.only_reference.min(self.only_variant);
-        // ln of C(n, k) / 2^n, from k = 0 upwards.
-        let mut term = -number(discordant) * std::f64::consts::LN_2;
-        let mut tail = 0.0;
-        for taken in 0..=fewer {
-            tail += term.exp();
-            term += (number(discordant - taken) / number(taken + 1)).ln();
-        }
-        (2.0 * tail).min(1.0)
-    }
+fn count(examples: u64) -> usize {
+    usize::try_from(examples).unwrap_or(usize::MAX)
 }
 
 /// Counts of examples stay far below 2^53.
