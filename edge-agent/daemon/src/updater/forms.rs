@@ -1,9 +1,9 @@
 //! Forms of a version: its variants for devices and the engines that run them. Chooses the variants to fetch, and keeps the
 //! choice that was measured.
 //!
-//! Used by [`super::jobs`] and [`super::measure`]. The first variant of the manifest that runs here and fits into
-//! the memory is taken, unless the owner names one. Where variants of different precision run here, the device measures them once for each model ([`Choice`]) and
-//! takes the same one of later versions, as long as these have the same variants and the device has the same engines.
+//! Used by [`super::jobs`] and [`super::measure`]. The first variant of the manifest that runs here and fits into the memory is
+//! taken, unless the owner names one. Where variants of different precision run here, the device measures them once for each model
+//! ([`Choice`]) and takes the same one of later versions, as long as these have the same variants and the device the same engines.
 
 use std::path::Path;
 use std::sync::PoisonError;
