@@ -48,10 +48,27 @@ fn a_calibration_finds_the_thresholds_of_the_catalog_and_keeps_the_rest_of_the_f
         model(site, &[&arguments[..], &["--dry-run"]].concat())?.ok()?;
         ensure!(fs::read_to_string(&form)? == before, "a dry run changed the form");
         model(site, &arguments)?.ok()?;
+        // A run that is cut off before it writes the form leaves what that form names.
+        let curve = "int8-qdq.calibration.json";
+        ensure!(
+            fs::read(folder.path().join(curve))? == fs::read(catalog().join("v1").join(curve))?,
+            "the old curve is gone"
+        );
         // The recipe of the catalog computes them in Python.
         ensure!(thresholds(folder.path())? == thresholds(&catalog().join("v1"))?, "{:?}", thresholds(folder.path())?);
         let after = fs::read_to_string(&form)?;
         ensure!(after.lines().next() == before.lines().next() && !after.contains("score = {"), "{after}");
+
+        // A variant's own score is kept when that is asked for.
+        folder.edit(|form| {
+            let own = "score = { kind = \"margin\", output = \"logits\", from = \"logits\" }\nthreshold = ";
+            form.replacen("threshold = ", own, 1)
+        })?;
+        model(site, &arguments)?.ok()?;
+        let margin = fs::read_to_string(&form)?;
+        ensure!(margin.matches("kind = \"margin\"").count() == 1, "{margin}");
+        let (before, after) = (thresholds(&catalog().join("v1"))?, thresholds(folder.path())?);
+        ensure!(before[0] != after[0] && before[1] == after[1], "{before:?} {after:?}");
         Ok(())
     });
 }

@@ -15,6 +15,7 @@ use store::files::{self, Mode};
 use types::Place;
 
 use super::examined::{Answered, Examined, ExaminedArgs, OpenExamples, packed};
+use super::words::{escaped, percent, share};
 
 /// Examples of the verb.
 pub(super) const HELP: &str = "\
@@ -34,9 +35,6 @@ const DELTA: f64 = 0.05;
 /// Seed of the division of the examples, unless said otherwise.
 const SEED: u64 = 1;
 
-/// Name of the file that a full model gets in the folder.
-const FULL_FILE: &str = "full.onnx";
-
 #[derive(Debug, Args)]
 pub(super) struct CalibrateArgs {
     #[command(flatten)]
@@ -47,7 +45,8 @@ pub(super) struct CalibrateArgs {
     /// Confidence of the promise, like 95% or 0.95.
     #[arg(long, value_name = "SHARE", default_value = "95%", value_parser = share)]
     confidence: f64,
-    /// Keep the kind of score that model.toml has, instead of the one that separates best.
+    /// Keep the score of each variant as model.toml has it, instead of the one that separates best, and use all examples for
+    /// the threshold. They must be others than those that chose that score.
     #[arg(long)]
     keep_score: bool,
     /// Seed of the division of the examples into those that choose the score and those that show the threshold.
@@ -153,7 +152,12 @@ fn of(variant: &Answered, examined: &Examined, options: Options) -> VariantCalib
     let differs = variant.differs(&examined.full);
     let classes = examined.full.classes().unwrap_or_default();
     let answers = Answers { outputs: &variant.outputs, differs: &differs, classes: &classes };
-    let calibrated = calibrate(answers, &examined.rule, options);
+    // A choice begins with the rule of the model: one that an earlier choice has fitted may know these examples.
+    let rule = match options.choice {
+        Choice::Given => examined.rule_of(variant),
+        Choice::Best => &examined.rule,
+    };
+    let calibrated = calibrate(answers, rule, options);
     let agreeing = differs.iter().filter(|differs| !**differs).count();
     VariantCalibration {
         name: variant.name.clone(),
@@ -166,7 +170,8 @@ fn of(variant: &Answered, examined: &Examined, options: Options) -> VariantCalib
     }
 }
 
-/// Writes the curves, then the form that names them; what was there stays until the new form is whole.
+/// Writes the curves and the full model under names that the form does not use, then the form with these names. A run that is cut off
+/// leaves the form and all that it names as they were.
 fn write(
     folder: &Path,
     full: Option<&Path>,
@@ -179,42 +184,37 @@ fn write(
         form.set_score(&examined.rule);
     }
     for variant in variants {
-        let file = format!("{}.calibration.json", variant.name);
         let text = serde_json::to_vec_pretty(&variant.calibrated.calibration(promise))?;
-        files::write_atomic(&folder.join(&file), &text, Mode::Shared).map_err(storage)?;
+        let file = put(folder, &form, &format!("{}.calibration", variant.name), "json", &text)?;
         let rule = &variant.calibrated.rule;
         let score = (*rule != examined.rule).then_some(rule);
         let calibrated = edit::Calibrated { score, threshold: variant.threshold, calibration: &file };
         form.set_calibrated(&variant.name, calibrated).or_exit(ExitKind::Config)?;
     }
-    if let Some(full) = full {
-        put_full(folder, full, examined, &mut form)?;
+    if let Some(full) = full.filter(|full| !is_full_model(folder, full, examined)) {
+        let limit = engine::ModelLimits::default().file_bytes;
+        let content = files::read_bounded(full, limit).or_exit(ExitKind::Storage)?;
+        form.set_full(&put(folder, &form, "full", "onnx", &content)?);
     }
     files::write_atomic(form.path(), form.text().as_bytes(), Mode::Shared).map_err(storage)?;
     // The form must be one that can be pushed.
     packed(folder).map(drop)
 }
 
-/// Makes a file the full model of the folder, unless it is that already.
-fn put_full(folder: &Path, full: &Path, examined: &Examined, form: &mut FormEdit) -> Result<(), CliError> {
+/// Writes a file of the folder under the first name, like `full.onnx` or `full-2.onnx`, that the form does not use, and returns the name.
+fn put(folder: &Path, form: &FormEdit, stem: &str, extension: &str, content: &[u8]) -> Result<String, CliError> {
+    let names = std::iter::once(format!("{stem}.{extension}"))
+        .chain((2_u32..).map(|number| format!("{stem}-{number}.{extension}")));
+    let name = names.into_iter().find(|name| !form.uses(name)).unwrap_or_default();
+    files::write_atomic(&folder.join(&name), content, Mode::Shared).map_err(storage)?;
+    Ok(name)
+}
+
+/// Returns whether a file is the full model of the folder already.
+fn is_full_model(folder: &Path, full: &Path, examined: &Examined) -> bool {
     let hub = examined.manifest.variants_for(Place::Hub).next();
     let same = hub.and_then(|variant| folder.join(variant.file.name.as_str()).canonicalize().ok());
-    if same.is_some() && same == full.canonicalize().ok() {
-        return Ok(());
-    }
-    let mut of_devices = examined.manifest.variants_for(Place::Device);
-    if let Some(variant) = of_devices.find(|variant| variant.file.name.as_str() == FULL_FILE) {
-        let problem =
-            format!("variant {} of devices has the file {FULL_FILE}, which the full model gets", variant.name);
-        return Err(
-            CliError::new(ExitKind::Conflict, problem).hint("rename that file, in the folder and in model.toml")
-        );
-    }
-    let limit = engine::ModelLimits::default().file_bytes;
-    let content = files::read_bounded(full, limit).or_exit(ExitKind::Storage)?;
-    files::write_atomic(&folder.join(FULL_FILE), &content, Mode::Shared).map_err(storage)?;
-    form.set_full(FULL_FILE);
-    Ok(())
+    same.is_some() && same == full.canonicalize().ok()
 }
 
 fn storage(error: files::FileError) -> CliError {
@@ -262,42 +262,4 @@ pub(super) fn page(calibration: &Calibration) -> String {
         lines.push(format!("written to {}/model.toml", calibration.folder));
     }
     escaped(&lines)
-}
-
-/// Joins lines; names in them come from files and must not control the terminal.
-pub(super) fn escaped(lines: &[String]) -> String {
-    let lines = lines.iter().flat_map(|line| line.lines().chain(line.is_empty().then_some("")));
-    lines.map(|line| telemetry::escape_control(line).into_owned()).collect::<Vec<_>>().join("\n")
-}
-
-/// Reads a share: `2%` or `0.02`, above 0 and below 1.
-pub(super) fn share(text: &str) -> Result<f64, String> {
-    let number = match text.trim().strip_suffix('%') {
-        Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
-        None => text.trim().parse(),
-    };
-    match number {
-        Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
-        Ok(_) => Err("must be above 0 and below 1, like 2% or 0.02".to_owned()),
-        Err(_) => Err("is no share: write 2% or 0.02".to_owned()),
-    }
-}
-
-/// Writes a share in per cent, with one decimal.
-pub(super) fn percent(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_are_read_in_both_forms() {
-        assert_eq!(share("2%"), Ok(0.02));
-        assert_eq!(share("0.02"), Ok(0.02));
-        for wrong in ["0", "1", "100%", "-1%", "nan", "two", ""] {
-            assert!(share(wrong).is_err(), "{wrong}");
-        }
-    }
 }

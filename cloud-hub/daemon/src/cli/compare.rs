@@ -10,8 +10,8 @@ use evaluate::metrics::{Figure, agreement};
 use serde::Serialize;
 use types::{DType, TensorSpec};
 
-use super::calibrate::{escaped, percent};
 use super::examined::{Answered, Loaded, open_engine, rule_of_file};
+use super::words::{escaped, percent};
 
 /// Examples of the verb.
 pub(super) const HELP: &str = "\
@@ -68,7 +68,7 @@ pub(super) fn run(args: &CompareArgs) -> Result<(), CliError> {
         let output = scored(args.output.as_deref(), &signature.outputs, name)?;
         let hint = format!("correct {}: one array for each input, an example in each row", args.data.display());
         let examples = Examples::open(&args.data, &signature).or_exit_try(ExitKind::Config, &hint)?;
-        let (answers, found) = loaded.answer(&examples, &rule_of_file(output))?;
+        let (answers, found) = loaded.answer(&examples, &rule_of_file(&output))?;
         labels = found;
         answered.push(classes(&answers, name)?);
     }

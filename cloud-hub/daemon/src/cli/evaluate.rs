@@ -8,8 +8,8 @@ use evaluate::reliability::reliability;
 use serde::Serialize;
 use types::{Place, Tensor};
 
-use super::calibrate::{escaped, percent};
 use super::examined::{Answered, Examined, ExaminedArgs};
+use super::words::{escaped, percent};
 
 /// Examples of the verb.
 pub(super) const HELP: &str = "\
@@ -64,7 +64,7 @@ pub(super) fn run(args: &EvaluateArgs) -> Result<(), CliError> {
     let mut models = vec![of_model(&examined.full, &examined, None)];
     for answered in &examined.device {
         let variant = examined.manifest.variants_for(Place::Device).find(|one| one.name.as_str() == answered.name);
-        let rule = variant.and_then(|variant| examined.manifest.score_of(variant)).unwrap_or(&examined.rule);
+        let rule = examined.rule_of(answered);
         models.push(of_model(answered, &examined, Some(rule)));
         match variant.and_then(|variant| variant.threshold) {
             Some(threshold) => models.push(cascade(answered, &examined, rule, threshold)),

@@ -13,8 +13,9 @@ use model_tools::pack::{Packed, pack};
 use store::files;
 use types::{NamedTensor, Place, Tensor, TensorSpec};
 
-/// Most bytes of the scored outputs of one variant that are kept: a million examples of a thousand classes are split up by hand.
-const OUTPUTS_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
+/// Most bytes of one model's answers that are kept, so that a version with ten variants stays below 6 GB: 130,000 examples of a thousand
+/// classes, or all of ImageNet's 50,000.
+const ANSWERS_BYTES_MAX: usize = 512 * 1024 * 1024;
 
 /// Arguments that name a folder and examples.
 #[derive(Debug, Args)]
@@ -76,6 +77,12 @@ impl Answered {
 pub(super) type OpenExamples<'a> = &'a dyn Fn(&dyn Session) -> Result<Examples, CliError>;
 
 impl Examined {
+    /// Returns the rule for the score of a variant: its own in model.toml, or that of the model.
+    pub(super) fn rule_of(&self, variant: &Answered) -> &ScoreRule {
+        let found = self.manifest.variants_for(Place::Device).find(|one| one.name.as_str() == variant.name);
+        found.and_then(|variant| self.manifest.score_of(variant)).unwrap_or(&self.rule)
+    }
+
     /// Packs the folder and runs its variants on all examples, the full model first.
     pub(super) fn run(args: &ExaminedArgs) -> Result<Self, CliError> {
         let examples = |session: &dyn Session| open_examples(&args.data, session);
@@ -182,15 +189,15 @@ impl Loaded {
         for (at, example) in examples.iter().enumerate() {
             let example = example.or_exit(ExitKind::Config)?;
             let output = self.run(&example.inputs, &rule.output, at)?;
-            kept = kept.saturating_add(output.data().len());
-            if kept > OUTPUTS_BYTES_MAX {
-                let problem = format!("the answers of {} are over {OUTPUTS_BYTES_MAX} bytes", self.name);
-                return Err(CliError::new(ExitKind::Config, problem).hint("give fewer examples"));
-            }
             let said = saying(&output, rule).map_err(|error| {
                 CliError::new(ExitKind::Config, format!("example {at}: {}", telemetry::chain(&error)))
                     .hint("correct [score] in model.toml: output, from and axis must fit the model")
             })?;
+            kept = kept.saturating_add(output.data().len()).saturating_add(size_of_val(said.as_slice()));
+            if kept > ANSWERS_BYTES_MAX {
+                let problem = format!("the answers of {} are over {ANSWERS_BYTES_MAX} bytes", self.name);
+                return Err(CliError::new(ExitKind::Config, problem).hint("give fewer examples"));
+            }
             outputs.push(output);
             says.push(said);
             let label = example.label.as_ref().and_then(compress::Label::number).and_then(class);
@@ -243,15 +250,8 @@ fn saying(output: &Tensor, rule: &ScoreRule) -> Result<Vec<usize>, confidence::S
 }
 
 /// Returns the rule for an output with a value for each class, of a file without a manifest.
-pub(super) fn rule_of_file(output: String) -> ScoreRule {
-    ScoreRule {
-        kind: ScoreKind::Top1Probability,
-        output,
-        from: ScoreFrom::Logits,
-        axis: None,
-        temperature: None,
-        weights: None,
-    }
+pub(super) fn rule_of_file(output: &str) -> ScoreRule {
+    ScoreRule::new(ScoreKind::Top1Probability, output, ScoreFrom::Logits)
 }
 
 /// Finds the rule for a model whose form has none: the first output whose values are those of classes.
@@ -268,7 +268,7 @@ fn find_rule(manifest: &Manifest, session: &mut dyn Session, examples: &Examples
 /// Returns the rule that fits the answers: the first output whose values are those of classes.
 pub(super) fn rule_of(outputs: &[TensorSpec], labels: &[String], answers: &[NamedTensor]) -> Option<ScoreRule> {
     let rules = outputs.iter().flat_map(|output| {
-        let of = |from| ScoreRule { from, ..rule_of_file(output.name.clone()) };
+        let of = |from| ScoreRule { from, ..rule_of_file(&output.name) };
         [of(ScoreFrom::Probabilities), of(ScoreFrom::Logits)]
     });
     rules.into_iter().find(|rule| score::of_answers(rule, labels, answers) == Some(Verdict::Fits))

@@ -34,6 +34,7 @@ mod renew;
 mod serve;
 mod trust;
 mod withdraw;
+mod words;
 
 pub use hub_cli::Context;
 use hub_cli::{Operate, audit, device, rollout, status, token};

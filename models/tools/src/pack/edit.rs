@@ -95,6 +95,17 @@ impl FormEdit {
         variants.push(table);
     }
 
+    /// Returns whether a variant names a file of the folder: as its model, its curve or its golden inputs.
+    #[must_use]
+    pub fn uses(&self, file: &str) -> bool {
+        let tables = self.document.get("variant").and_then(Item::as_array_of_tables);
+        tables.into_iter().flatten().any(|table| {
+            let golden = table.get("golden").and_then(|golden| golden.get("file"));
+            let named = [table.get("file"), table.get("calibration"), golden];
+            named.into_iter().flatten().any(|item| item.as_str() == Some(file))
+        })
+    }
+
     /// Returns the text of the form.
     #[must_use]
     pub fn text(&self) -> String {
@@ -154,6 +165,7 @@ mod tests {
         form.set_calibrated("fp32", Calibrated { score: None, threshold: None, ..calibrated }).unwrap();
         form.set_full("full.onnx");
         form.set_full("larger.onnx");
+        assert!(form.uses("larger.onnx") && form.uses("int8.calibration.json") && !form.uses("full.onnx"));
         let text = form.text();
         assert!(
             text.starts_with("# A comment.\nschema = 1\n\n[[variant]]\nname = \"int8\" # the small one\n"),

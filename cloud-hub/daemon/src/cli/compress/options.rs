@@ -68,7 +68,7 @@ pub(in crate::cli) struct CompressArgs {
     #[arg(long, value_name = "FILE")]
     pub(super) full: Option<PathBuf>,
     /// Largest share of all requests that may be kept on a device and differ from the full model's answer, like 2% or 0.02.
-    #[arg(long, value_name = "SHARE", default_value = "2%", requires = "full", value_parser = crate::cli::calibrate::share)]
+    #[arg(long, value_name = "SHARE", default_value = "2%", requires = "full", value_parser = crate::cli::words::share)]
     pub(super) alpha: f64,
     /// Longest time in seconds that one form is timed for on one engine.
     #[arg(long, value_name = "SECONDS", default_value_t = FORM_SECONDS, value_parser = clap::value_parser!(u64).range(1..=600))]

@@ -9,6 +9,7 @@ use types::EngineName;
 
 use super::choice::Chosen;
 use crate::cli::calibrate::{self, Calibration};
+use crate::cli::words::{self, escaped};
 
 /// Result of a run, as it is printed.
 #[derive(Debug, Serialize)]
@@ -96,13 +97,7 @@ pub(super) fn told(made: &Made<'_>) -> String {
     }
     lines
         .push(format!("written to {folder}; read {folder}/model.toml, then: cloud-hub model push {folder} --keys DIR"));
-    // Names come from files.
-    lines
-        .iter()
-        .flat_map(|line| line.lines().chain(line.is_empty().then_some("")))
-        .map(escaped)
-        .collect::<Vec<_>>()
-        .join("\n")
+    escaped(&lines)
 }
 
 /// The measure; where each output has its own, all of them.
@@ -115,10 +110,6 @@ fn judged_by(outcome: &Outcome) -> String {
         }
         (measure, _) => measure.as_str().to_owned(),
     }
-}
-
-fn escaped(line: &str) -> String {
-    telemetry::escape_control(line).into_owned()
 }
 
 fn table(outcome: &Outcome) -> String {
@@ -234,7 +225,5 @@ pub(super) fn percent(share: f64) -> String {
     if share >= 1e6 {
         return "everything".to_owned();
     }
-    let percent = in_percent(share);
-    let digits = if percent.abs() >= 10.0 { 1 } else { 2 };
-    format!("{percent:.digits$} %")
+    words::percent(share)
 }
