@@ -14,7 +14,7 @@ use types::Tensor;
 use crate::candidates::{self, Answers, Candidate};
 use crate::reliability::{Reliability, reliability};
 use crate::threshold::{self, Promise, Walk};
-use crate::{binomial, share};
+use crate::{binomial, narrow, share};
 
 /// Share of the examples that choose the score, as one of so many.
 const CHOOSING_ONE_OF: usize = 4;
@@ -139,10 +139,4 @@ impl Part {
     fn answers(&self) -> Answers<'_> {
         Answers { outputs: &self.outputs, differs: &self.differs, classes: &self.classes }
     }
-}
-
-fn narrow(value: f64) -> f32 {
-    #[expect(clippy::cast_possible_truncation, reason = "rounding a number from 0 to 1 to f32 is meant")]
-    let narrowed = value as f32;
-    narrowed.clamp(0.0, 1.0)
 }

@@ -101,8 +101,9 @@ fn rules(answers: Answers<'_>, base: &ScoreRule) -> Vec<ScoreRule> {
     if base.from == ScoreFrom::Logits {
         rules.push(plain(ScoreKind::Energy));
     }
-    if let Some(temperature) = temperature::fit(answers.outputs, answers.classes, base)
-        && answers.classes.len() == answers.outputs.len()
+    // Answers with several rows have no single class.
+    if answers.classes.len() == answers.outputs.len()
+        && let Some(temperature) = temperature::fit(answers.outputs, answers.classes, base)
     {
         for kind in [ScoreKind::Top1Probability, ScoreKind::Entropy] {
             rules.push(ScoreRule { temperature: Some(temperature), ..plain(kind) });

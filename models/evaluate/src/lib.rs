@@ -44,6 +44,14 @@ pub(crate) fn real(count: usize) -> f64 {
     real
 }
 
+/// Rounds a number to the precision of scores and thresholds.
+#[must_use]
+pub(crate) fn narrow(value: f64) -> f32 {
+    #[expect(clippy::cast_possible_truncation, reason = "rounding a number within the range of f32 is meant")]
+    let narrowed = value as f32;
+    narrowed
+}
+
 /// Returns a share of a total; 0 for an empty total.
 #[must_use]
 pub(crate) fn share(part: usize, total: usize) -> f64 {

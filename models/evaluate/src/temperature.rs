@@ -2,12 +2,11 @@
 //!
 //! Guo and others, "On calibration of modern neural networks", 2017: least negative log-likelihood of the right classes.
 
-use bundle::confidence::{self, ScoreError};
 use bundle::manifest::{TEMPERATURE_MAX, TEMPERATURE_MIN};
-use bundle::{ScoreKind, ScoreRule};
+use bundle::{ScoreFrom, ScoreRule};
 use types::Tensor;
 
-use crate::real;
+use crate::{narrow, real};
 
 /// Steps of the golden-section search over the logarithm of the temperature: narrows it to below a ten-thousandth.
 const STEPS: u32 = 40;
@@ -18,15 +17,16 @@ const GOLDEN: f64 = 0.618_033_988_749_894_9;
 /// Least probability of a right class: one that is taken for impossible does not decide the fit alone.
 const LEAST: f64 = 1e-9;
 
-/// Fits the temperature of answers to the right class of each; rows of classes of one answer share its class.
+/// Fits the temperature of answers with one row of classes each to the right class of each.
 ///
-/// `None` where nothing is to fit: no answers, or rules without classes.
+/// `None` where nothing is to fit: no answers, rules without classes, answers that are no numbers.
 #[must_use]
 pub fn fit(answers: &[Tensor], classes: &[usize], rule: &ScoreRule) -> Option<f32> {
     if answers.is_empty() || !rule.kind.is_of_classes() {
         return None;
     }
-    let cost = |log: f64| loss(answers, classes, rule, narrow(log.exp())).unwrap_or(f64::INFINITY);
+    let rows: Vec<Vec<f64>> = answers.iter().map(|answer| logits(answer, rule)).collect::<Option<_>>()?;
+    let cost = |log: f64| loss(&rows, classes, log.exp());
     let (mut low, mut high) = (f64::from(TEMPERATURE_MIN).ln(), f64::from(TEMPERATURE_MAX).ln());
     let (mut left, mut right) = (high - GOLDEN * (high - low), low + GOLDEN * (high - low));
     let (mut cost_left, mut cost_right) = (cost(left), cost(right));
@@ -45,30 +45,30 @@ pub fn fit(answers: &[Tensor], classes: &[usize], rule: &ScoreRule) -> Option<f3
     cost(best).is_finite().then(|| narrow(best.exp()).clamp(TEMPERATURE_MIN, TEMPERATURE_MAX))
 }
 
-/// Mean negative log-likelihood of the right classes, in nats.
-fn loss(answers: &[Tensor], classes: &[usize], rule: &ScoreRule, temperature: f32) -> Result<f64, ScoreError> {
-    let rule =
-        ScoreRule { kind: ScoreKind::Top1Probability, temperature: Some(temperature), weights: None, ..rule.clone() };
-    let mut sum = 0.0;
-    for (answer, &class) in answers.iter().zip(classes) {
-        // Of the top class the probability is known; of another one only what is left for all others.
-        for row in confidence::rows(answer, &rule)? {
-            let p = if row.top == class { row.first } else { (1.0 - row.first).min(row.second) };
-            sum -= p.max(LEAST).ln();
-        }
-    }
-    Ok(sum / real(answers.len().max(1)))
+/// Logits of a row, or the logarithms of its probabilities.
+fn logits(answer: &Tensor, rule: &ScoreRule) -> Option<Vec<f64>> {
+    let values = answer.to_f32().ok()?;
+    let logit = |value: &f32| match rule.from {
+        ScoreFrom::Logits => f64::from(*value),
+        ScoreFrom::Probabilities => f64::from(*value).max(LEAST).ln(),
+    };
+    Some(values.iter().map(logit).collect())
 }
 
-fn narrow(value: f64) -> f32 {
-    #[expect(clippy::cast_possible_truncation, reason = "a temperature within the range of f32")]
-    let narrowed = value as f32;
-    narrowed
+/// Mean negative log-likelihood of the right classes, in nats.
+fn loss(rows: &[Vec<f64>], classes: &[usize], temperature: f64) -> f64 {
+    let of_row = |(row, &class): (&Vec<f64>, &usize)| {
+        let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = row.iter().map(|x| ((x - largest) / temperature).exp()).sum();
+        let right = row.get(class).map_or(0.0, |x| ((x - largest) / temperature).exp() / sum);
+        -right.max(LEAST).ln()
+    };
+    rows.iter().zip(classes).map(of_row).sum::<f64>() / real(rows.len().max(1))
 }
 
 #[cfg(test)]
 mod tests {
-    use bundle::ScoreFrom;
+    use bundle::ScoreKind;
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
 

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Interval, binomial, real, share};
+use crate::{Interval, binomial, narrow, real, share};
 
 /// Maximum number of thresholds of a grid: more than a plot can show.
 pub const GRID_MAX: usize = 200;
@@ -95,9 +95,7 @@ pub fn grid_of_quantiles(scores: &[f32]) -> Vec<f32> {
 /// Walks a grid, the strictest threshold first, and chooses the last one that the promise allows.
 #[must_use]
 pub fn walk(examples: &[Scored], grid: &[f32], promise: Promise) -> Walk {
-    let mut sorted: Vec<(f32, bool)> =
-        examples.iter().filter_map(|one| Some((one.score.filter(|score| !score.is_nan())?, one.differs))).collect();
-    sorted.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let sorted = surest_first(examples);
     let n = examples.len();
     let (mut kept, mut differing, mut is_open) = (0, 0, true);
     let mut walk = Walk { examples: n, curve: Vec::with_capacity(grid.len()), chosen: None };
@@ -125,9 +123,7 @@ pub fn walk(examples: &[Scored], grid: &[f32], promise: Promise) -> Walk {
 /// Returns the largest share that could have been kept with a share of at most `alpha` kept and differing, in hindsight.
 #[must_use]
 pub fn hindsight(examples: &[Scored], alpha: f64) -> f64 {
-    let mut sorted: Vec<(f32, bool)> =
-        examples.iter().filter_map(|one| Some((one.score.filter(|score| !score.is_nan())?, one.differs))).collect();
-    sorted.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let sorted = surest_first(examples);
     let allowed = alpha * real(examples.len());
     let (mut differing, mut best) = (0, 0);
     for (at, &(score, differs)) in sorted.iter().enumerate() {
@@ -140,10 +136,12 @@ pub fn hindsight(examples: &[Scored], alpha: f64) -> f64 {
     share(best, examples.len())
 }
 
-fn narrow(value: f64) -> f32 {
-    #[expect(clippy::cast_possible_truncation, reason = "rounding a number from 0 to 1 to f32 is meant")]
-    let narrowed = value as f32;
-    narrowed
+/// Scores with whether the answer differs, the highest first; answers without a score are left out.
+fn surest_first(examples: &[Scored]) -> Vec<(f32, bool)> {
+    let scored = |one: &Scored| Some((one.score.filter(|score| !score.is_nan())?, one.differs));
+    let mut sorted: Vec<(f32, bool)> = examples.iter().filter_map(scored).collect();
+    sorted.sort_by(|a, b| b.0.total_cmp(&a.0));
+    sorted
 }
 
 #[cfg(test)]
