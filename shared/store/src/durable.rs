@@ -281,7 +281,8 @@ mod tests {
 
     impl Drop for SmallDisk {
         fn drop(&mut self) {
-            drop(Command::new("umount").arg(self.0.path()).status());
+            // Lazily: a process that another test starts holds the files of this one until its `exec`.
+            drop(Command::new("umount").arg("--lazy").arg(self.0.path()).status());
         }
     }
 

@@ -365,6 +365,8 @@ pub(super) async fn switch(
     crash_at(CrashPoint::SlotStored);
     // Whoever still holds the old session finishes on it; it is freed with the last of them.
     let before = parts.model.switch(Some(Arc::clone(&serving)));
+    // A loss of an engine that is told from now on is one of this version.
+    parts.shared.shared_status.updater(&parts.model.name, |part| part.failover = None);
     crash_at(CrashPoint::Switched);
     if is_on_probation {
         // It keeps a process of its own until it is proven, so that it cannot take the version before along.

@@ -221,10 +221,7 @@ impl ModelUpdater {
         }
         if is_switched {
             crash_at(CrashPoint::Collected);
-            self.parts
-                .shared
-                .shared_status
-                .updater(&self.parts.model.name, |part| (part.update.last_error, part.failover) = (None, None));
+            self.parts.shared.shared_status.updater(&self.parts.model.name, |part| part.update.last_error = None);
         }
         self.note();
     }

@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::writer::{Work, Writer, check};
 
@@ -15,6 +16,10 @@ const CUTS: usize = 24;
 
 /// Size of the image in bytes: space for the store, ext4 and its journal; small enough to be copied often.
 const IMAGE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Number of attempts to unmount a busy file system, and the pause between two: 10 s, far longer than any `exec`.
+const UNMOUNT_TRIES: u32 = 200;
+const UNMOUNT_PAUSE: Duration = Duration::from_millis(50);
 
 #[test]
 fn a_power_cut_loses_no_acknowledged_batch() {
@@ -86,8 +91,15 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if let Err(error) = run(Command::new("umount").arg(&self.at)) {
-            eprintln!("could not unmount {}: {error}", self.at.display());
+        // Busy for a moment: a process that another test starts holds this one's open files until its `exec`.
+        let mut left = UNMOUNT_TRIES;
+        while let Err(error) = run(Command::new("umount").arg(&self.at)) {
+            left -= 1;
+            if left == 0 {
+                eprintln!("could not unmount {}: {error}", self.at.display());
+                return;
+            }
+            std::thread::sleep(UNMOUNT_PAUSE);
         }
     }
 }
