@@ -3,6 +3,7 @@
 //! Either the whole computation in f16, with f32 kept where 16 bits are too few, or only the weights stored in 16 bits
 //! and widened by the engine as it loads. Inputs and outputs of the model stay f32.
 
+mod tiny;
 mod weights;
 mod whole;
 

@@ -17,8 +17,10 @@ const ELEMENTS_MIN: usize = 1_024;
 const BFLOAT16_OPSET: i64 = 13;
 const FLOAT16_OPSET: i64 = 6;
 
-/// The smallest normal f16, and half its smallest subnormal: what is below becomes zero.
-const NORMAL_MIN: f32 = 6.103_515_6e-5;
+/// The smallest normal f16.
+pub(super) const NORMAL_MIN: f32 = 6.103_515_6e-5;
+
+/// Half the smallest subnormal f16: what is below becomes zero.
 const SUBNORMAL_MIN: f32 = 2.980_232_2e-8;
 
 pub(super) fn convert(model: &Model, options: &Options) -> Result<(Model, Report), CompressError> {

@@ -13,9 +13,8 @@ use onnx_graph::proto::{AttributeProto, NodeProto, ValueInfoProto, type_proto};
 use onnx_graph::rewrite::remove_dead;
 use onnx_graph::{Attributes, ElementType, Graph, Model, Names, Uses, Values, subgraphs};
 
-use super::Options;
 use super::weights::{Losses, of_floats, overflows};
-
+use super::{Options, tiny};
 use crate::calibrate::Ranges;
 use crate::{CompressError, Report};
 
@@ -130,8 +129,13 @@ pub(super) fn convert(model: &Model, options: &Options, seen: &Ranges) -> Result
     report.tell_of_subgraphs(&model.graph);
     let types = infer(model, &HashMap::new());
     let choice = Choice { graph: &model.graph, types: &types, options, seen };
-    let halved: Vec<bool> =
-        model.graph.nodes.iter().map(|node| choice.takes(node, &mut report)).collect::<Result<_, _>>()?;
+    let halved: Vec<bool> = model
+        .graph
+        .nodes
+        .iter()
+        .zip(tiny::protected(&model.graph)?)
+        .map(|(node, is_protected)| choice.takes(node, is_protected, &mut report))
+        .collect::<Result<_, _>>()?;
     let mut made = model.clone();
     let mut pass = Pass {
         graph: &model.graph,
@@ -186,7 +190,7 @@ struct Choice<'a> {
 
 impl Choice<'_> {
     /// Returns whether a node computes in f16; why not is reported when it could be expected to.
-    fn takes(&self, node: &NodeProto, report: &mut Report) -> Result<bool, CompressError> {
+    fn takes(&self, node: &NodeProto, is_protected: bool, report: &mut Report) -> Result<bool, CompressError> {
         let operator = node.op_type();
         let floats = || node.input.iter().chain(&node.output).filter(|name| is_float(self.types, name));
         let known =
@@ -204,6 +208,8 @@ impl Choice<'_> {
             "the type of one of its values is unknown"
         } else if operator == "Constant" && node.attr_tensor("value").is_none() {
             return Ok(false);
+        } else if is_protected {
+            "it computes with numbers that are too small for f16"
         } else if self.beyond_f16(node)? {
             "one of its weights is beyond f16"
         } else if floats().any(|name| self.went_beyond(name)) {

@@ -94,3 +94,69 @@ fn weights_too_small_for_f16_are_counted() {
         assert_eq!(report.notes, ["5 weights are subnormal in f16, 2 of them became zero"]);
     }
 }
+
+#[test]
+fn what_a_tiny_number_protects_stays_f32_as_far_as_the_logarithm_or_the_quotient() {
+    let Some(engine) = judge::runtime() else { return };
+    let before = || NodeProto::new("MatMul", "before", &["x", "w"], &["h"]);
+    let after = || NodeProto::new("MatMul", "after", &["p", "w"], &["y"]);
+    let epsilon = |value: f32| TensorProto::of_floats("epsilon", &[1], &[value]);
+    // What sits between the product and the next one, and the nodes of it that may compute in f16.
+    let cases: [(&str, Vec<NodeProto>, &[&str]); 5] = [
+        (
+            "the floor of a logarithm",
+            vec![
+                NodeProto::new("Max", "floor", &["h", "epsilon"], &["m"]),
+                NodeProto::new("Transpose", "turn", &["m"], &["t"]),
+                NodeProto::new("Transpose", "turn back", &["t"], &["u"]),
+                NodeProto::new("Log", "log", &["u"], &["p"]),
+            ],
+            &[],
+        ),
+        (
+            "the floor of a norm",
+            vec![
+                NodeProto::new("Mul", "square", &["h", "h"], &["q"]),
+                NodeProto::new("Add", "floor", &["q", "epsilon"], &["m"]),
+                NodeProto::new("Sqrt", "root", &["m"], &["r"]),
+                NodeProto::new("Div", "quotient", &["h", "r"], &["p"]),
+            ],
+            &["square"],
+        ),
+        (
+            "a reciprocal",
+            vec![
+                NodeProto::new("Add", "floor", &["h", "epsilon"], &["m"]),
+                NodeProto::new("Reciprocal", "one over", &["m"], &["r"]),
+                NodeProto::new("Mul", "product", &["h", "r"], &["p"]),
+            ],
+            &["product"],
+        ),
+        (
+            "a limit",
+            vec![
+                NodeProto::new("Clip", "floor", &["h", "epsilon"], &["m"]),
+                NodeProto::new("Log", "log", &["m"], &["p"]),
+            ],
+            &[],
+        ),
+        ("a small summand", vec![NodeProto::new("Add", "sum", &["h", "epsilon"], &["p"])], &[]),
+    ];
+    for (name, nodes, halved) in cases {
+        for value in [1e-12, 1e-7, 1e-5] {
+            let nodes: Vec<NodeProto> = [vec![before()], nodes.clone(), vec![after()]].concat();
+            let model = hostile::model(nodes, vec![hostile::weight("w", 4, 4), epsilon(value)]);
+            let (made, report) = convert(&model, &Options::default(), &Ranges::default()).unwrap();
+            judge::check(&made);
+            let wanted = [&["before"], halved, &["after"]].concat();
+            assert_eq!(report.changed, wanted, "{name}, {value}");
+            assert!(report.skipped.iter().all(|skipped| skipped.reason.contains("too small for f16")), "{name}");
+            // Zeros are what the number is for.
+            let tensor = types::Tensor::from_f32(vec![1, 4], &[0.0; 4]).unwrap();
+            let requests = [vec![types::NamedTensor { name: "x".into(), tensor }]];
+            let answer = judge::answers(&engine, &made, &requests);
+            let all = answer[0].iter().flat_map(|one| one.tensor.to_f32().unwrap());
+            assert!(all.into_iter().all(f32::is_finite), "{name}, {value}");
+        }
+    }
+}
