@@ -15,6 +15,7 @@
 //! | [`counters`] | which counts of each version wait for the hub |
 //! | [`audit`] | which kept answers are compared with the full model's |
 //! | [`agreement`] | whether two answers agree |
+//! | [`drift`] | whether scores have left the distribution of their calibration |
 //! | [`window`] | when updates may begin |
 //! | [`backoff`] | how long to wait before trying again |
 //! | [`refused`] | how a machine says no to an event that makes no sense |
@@ -23,6 +24,7 @@ pub mod agreement;
 pub mod audit;
 pub mod backoff;
 pub mod counters;
+pub mod drift;
 pub mod outbox;
 pub mod refused;
 pub mod renewal;
