@@ -283,7 +283,9 @@ impl Walk<'_> {
         match outcome {
             Ok(outcome) => {
                 self.note_run(&serving, &outcome);
-                let (score, threshold) = (serving.score(&outcome.outputs), serving.threshold());
+                let score = serving.score(&outcome.outputs);
+                self.watch_drift(&serving, &outcome.outputs, score);
+                let threshold = self.threshold(&serving);
                 let outputs = self.only_wanted(outcome.outputs);
                 Ok(Local { outputs, score, threshold, queue: outcome.queue, compute: outcome.compute })
             }
@@ -335,7 +337,7 @@ impl Walk<'_> {
 
     fn finish(&self, made: Made, place: Place, reason: Reason) -> Result<InferenceResponse, AnswerError> {
         let score = made.local.as_ref().and_then(|local| local.score);
-        let threshold = self.serving.as_ref().and_then(|serving| serving.threshold()).filter(|_| score.is_some());
+        let threshold = self.serving.as_ref().and_then(|serving| self.threshold(serving)).filter(|_| score.is_some());
         let request = self.request;
         let model = self.model;
         let receipt = |made: MadeBy| Receipt {

@@ -19,6 +19,7 @@ use types::{EngineName, ModelName, Policy, PolicyMode, VariantName};
 mod inference;
 mod updates;
 
+use crate::drift::OnDrift;
 pub use inference::{GrpcListen, InferenceTable};
 pub use updates::{LinkCost, OnMetered, Share, UpdateWindow, UpdatesTable};
 
@@ -178,6 +179,8 @@ pub struct ModelTable {
     /// Only where the policy lets the input leave the device, and only as much as the hub asks for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit_share_max: Option<Share>,
+    /// Reaction of `cascade` when the scores leave the distribution of the calibration: `answer` or `defer`. Default `answer`.
+    pub on_drift: OnDrift,
     /// The engine to prefer for this model; those of `engine.engines` stand by behind it. Default: their order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineName>,

@@ -14,6 +14,7 @@ pub mod config;
 pub mod control;
 pub mod counters;
 pub mod crash;
+pub mod drift;
 pub mod engines;
 pub mod identity;
 pub mod inference;

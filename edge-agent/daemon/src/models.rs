@@ -20,6 +20,7 @@ use types::{EngineName, ModelName, NamedTensor, Place, Reason, Receipt, Version}
 
 use crate::config::ModelTable;
 use crate::counters::DeviceCounters;
+use crate::drift::DriftWatch;
 use crate::shadow::Shadow;
 use crate::vitals::Vitals;
 
@@ -40,6 +41,8 @@ pub struct Serving {
     pub session: SessionHandle,
     /// Behaviour since it was loaded.
     pub vitals: Vitals,
+    /// Watch over its scores.
+    pub drift: DriftWatch,
 }
 
 impl Serving {

@@ -16,6 +16,7 @@ use service::clock;
 use store::aside::SetAside;
 use types::{DeviceId, Digest, EngineName, ModelName, Place, PolicyMode, VariantName, Version};
 
+use crate::drift::DriftStatus;
 use crate::engines::{EngineStatus, Engines};
 use crate::state::Listening;
 
@@ -140,6 +141,9 @@ pub struct ModelStatus {
     pub failover: Option<Failover>,
     /// Least score at which the device keeps its answer.
     pub threshold: Option<f32>,
+    /// Alarm that stands because the scores have left the distribution of the calibration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftStatus>,
     /// Progress of its update.
     pub update: UpdateStatus,
     /// Versions that were given up; an operator's retry or a newer version goes past them.
@@ -481,6 +485,7 @@ fn model_status(model: &crate::models::Model, part: UpdaterPart) -> ModelStatus 
         provider: serving.map(|serving| serving.session.provider().to_owned()),
         failover: part.failover,
         threshold: serving.and_then(crate::models::Serving::threshold),
+        drift: serving.and_then(|serving| serving.drift.alarm()),
         update: part.update,
         failed: part.failed,
         hub_problem: part.hub_problem,

@@ -68,6 +68,7 @@ fn version(number: u64, bias: &str, engine: &FakeEngine) -> Arc<Serving> {
         on,
         session,
         vitals: edge_agent::vitals::Vitals::default(),
+        drift: edge_agent::drift::DriftWatch::default(),
     })
 }
 

@@ -63,6 +63,10 @@ pub const DELTA_CACHE_BYTES: &str = "sanderling_delta_cache_bytes";
 pub const FAILOVERS: &str = "sanderling_engine_failovers_total";
 /// Number of models that returned to an engine that was reopened after a loss, by `model` and `engine`.
 pub const TAKEN_BACK: &str = "sanderling_engine_returns_total";
+/// Number of alarms because scores left the distribution of their calibration, by `model` and `shift`.
+pub const DRIFT_ALARMS: &str = "sanderling_drift_alarms_total";
+/// Whether such an alarm stands, by `model`: 1 or 0.
+pub const DRIFT: &str = "sanderling_drift";
 /// Number of attempts to reopen an engine whose device was lost, by `engine` and `outcome` (`opened`, `failed`).
 pub const REOPENED: &str = "sanderling_engine_reopened_total";
 /// Number of child processes of engines that were restarted, by `engine`.
@@ -164,6 +168,8 @@ fn describe() {
     describe_gauge!(DELTA_CACHE_BYTES, Unit::Bytes, "Bytes of deltas and compressed files in the cache.");
     describe_counter!(FAILOVERS, Unit::Count, "Models that left an engine because its device was lost.");
     describe_counter!(TAKEN_BACK, Unit::Count, "Models that returned to a reopened engine.");
+    describe_counter!(DRIFT_ALARMS, Unit::Count, "Alarms because scores left the distribution of their calibration.");
+    describe_gauge!(DRIFT, Unit::Count, "Whether an alarm of drift stands.");
     describe_counter!(REOPENED, Unit::Count, "Attempts to reopen an engine whose device was lost.");
     describe_counter!(HOST_RESTARTS, Unit::Count, "Child processes of engines that were restarted.");
     describe_counter!(HOST_DEATHS, Unit::Count, "Child processes of engines that ended, by cause.");
@@ -348,6 +354,17 @@ pub fn counter_cells(count: usize) {
 /// Counts a model that left this engine because its GPU was lost (on a device).
 pub fn engine_failed_over(model: &str, engine: &'static str) {
     counter!(FAILOVERS, "model" => model.to_owned(), "engine" => engine).increment(1);
+}
+
+/// Counts an alarm of drift (on a device).
+pub fn drift_began(model: &str, shift: &'static str) {
+    counter!(DRIFT_ALARMS, "model" => model.to_owned(), "shift" => shift).increment(1);
+    gauge!(DRIFT, "model" => model.to_owned()).set(1.0);
+}
+
+/// Sets that no alarm of drift stands.
+pub fn drift_ended(model: &str) {
+    gauge!(DRIFT, "model" => model.to_owned()).set(0.0);
 }
 
 /// Counts a model that returned to a reopened engine.

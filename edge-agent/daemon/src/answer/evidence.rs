@@ -3,10 +3,11 @@
 use edge_core::audit::is_drawn;
 use edge_core::route::{LocalFailure, RequestInfo};
 use engine::{InferError, Outcome};
-use types::{InferenceResponse, Place, Reason};
+use types::{InferenceResponse, NamedTensor, Place, Reason};
 
 use super::{LocalFault, Walk};
 use crate::audits::Audit;
+use crate::drift::OnDrift;
 use crate::models::Serving;
 
 impl Walk<'_> {
@@ -43,6 +44,20 @@ impl Walk<'_> {
                 model.counters.count(&model.name, version, |tally| tally.deferred = tally.deferred.saturating_add(1));
             }
             Place::Hub => {}
+        }
+    }
+
+    /// Returns the threshold in force: none while an alarm of drift stands, where the owner then asks the hub.
+    pub(super) fn threshold(&self, serving: &Serving) -> Option<f32> {
+        let is_void = self.model.table.on_drift == OnDrift::Defer && serving.drift.is_alarmed();
+        serving.threshold().filter(|_| !is_void)
+    }
+
+    /// Adds the score of an answer to the watch over its version.
+    pub(super) fn watch_drift(&self, serving: &Serving, outputs: &[NamedTensor], score: Option<f32>) {
+        let scored = serving.scored_output().and_then(|name| outputs.iter().find(|output| output.name == name));
+        if let (Some(output), Some(score)) = (scored, score) {
+            serving.drift.observe(&self.model.name, serving.installed.version, output, score);
         }
     }
 

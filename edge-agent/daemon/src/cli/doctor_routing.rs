@@ -19,6 +19,10 @@ pub(super) fn routing(model: &ModelStatus) -> Option<Check> {
         let advice = "push a version with a `threshold` for this variant, or use the policy prefer-device";
         return Some(Check::warning(NAME, format!("{name}: {problem}"), advice));
     }
+    if let Some(drift) = &model.drift {
+        let advice = "calibrate again on recent inputs, or set on_drift = \"defer\" so that the hub answers meanwhile";
+        return Some(Check::warning(NAME, format!("{name}: {}", drift.sentence()), advice));
+    }
     let share = model.share()?;
     let found = format!("{name}: {share}");
     let nearly_all = model.answered_by_hub.saturating_mul(100) >= model.answered.saturating_mul(SHARE_HIGH_PERCENT);

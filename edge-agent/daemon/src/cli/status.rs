@@ -6,6 +6,7 @@ use edge_core::trust::Standing;
 
 use super::Context;
 use super::client::Client;
+use crate::drift::DriftStatus;
 use crate::engines::EngineStatus;
 use crate::status::{ModelStatus, ProbationStatus, Status, TrustStatus};
 use engine::HostStatus;
@@ -74,6 +75,7 @@ fn print(status: &Status) -> Result<(), CliError> {
     lines.push(console::render_table(headers, status.models.iter().map(row)));
     for model in &status.models {
         let told = model.share().into_iter().chain(model.without_threshold().map(str::to_owned));
+        let told = told.chain(model.drift.as_ref().map(DriftStatus::sentence));
         lines.extend(told.map(|text| format!("{}: {text}", model.model)));
         lines.extend(model.orders.iter().map(|orders| format!("{} {orders}", model.model)));
         lines.extend(model.probation.iter().map(|probation| {

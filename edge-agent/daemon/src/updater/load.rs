@@ -10,6 +10,7 @@ use types::{EngineName, Signature, TensorSpec};
 use super::attempts::Purpose;
 use super::{Attempts, disk, trouble};
 use crate::config::EngineTable;
+use crate::drift::DriftWatch;
 use crate::engines::Engines;
 use crate::models::Serving;
 use crate::vitals::Vitals;
@@ -201,6 +202,7 @@ fn load_on(
     let name = format!("{}-{}", manifest.model, manifest.version);
     let started = SessionWorker::start_pool(sessions, &WorkerOptions { queue: table.queue, name });
     let session = started.map_err(|error| trouble::failure(FailureKind::NoRoom, &error))?;
+    let drift = DriftWatch::of(Some(bundle.variant()));
     Ok(Arc::new(Serving {
         installed: disk::installed(bundle),
         loaded_as: options.name,
@@ -209,6 +211,7 @@ fn load_on(
         on: Arc::clone(engine),
         session,
         vitals: Vitals::default(),
+        drift,
     }))
 }
 
