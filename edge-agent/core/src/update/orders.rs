@@ -184,9 +184,12 @@ impl Updater {
             });
             return steps;
         }
-        // It never served: nothing is left, and its run ends.
+        // It never served: nothing is left, and its run ends, whatever pin of the hub has begun it.
+        let before = self.orders.clone();
+        self.orders.hub_pin = self.orders.hub_pin.filter(|pin| *pin != from);
         let stage = if self.state.target() == Some(from) { self.state.stage() } else { Stage::Offered };
-        let mut steps = self.remember(from, failure.clone());
+        let mut steps = self.keep_orders(&before);
+        steps.extend(self.remember(from, failure.clone()));
         steps.push(self.report(from, stage, Outcome::RolledBack(failure)));
         self.next = self.next.filter(|next| *next != from);
         steps.extend(self.redirect());

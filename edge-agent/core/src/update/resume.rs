@@ -83,7 +83,8 @@ fn judge_last_end(settings: &Settings, found: &mut OnDisk, last_end: LastEnd) ->
         LastEnd::Machine => probation.machine_ends = probation.machine_ends.saturating_add(1),
     }
     let from = probation.version;
-    let to = found.slots.previous.iter().find(|slot| found.complete.contains(slot)).map(|slot| slot.version);
+    let is_good = |slot: &&Installed| found.complete.contains(slot) && !found.failed.contains_key(&slot.version);
+    let to = found.slots.previous.iter().find(is_good).map(|slot| slot.version);
     let Some((failure, to)) = probation.verdict(limits, &Sample::default()).zip(to) else {
         return vec![Step::KeepProbation { probation: found.probation.clone() }];
     };
@@ -121,6 +122,10 @@ pub fn resume(model: ModelName, settings: Settings, found: OnDisk) -> (Updater, 
     }
     updater.slots = slots;
     steps.extend(updater.left_otherwise());
+    // A return to a version that was given up would never end.
+    let leaving = updater.orders.leaving.as_ref().map(|leaving| leaving.to);
+    let unreachable = leaving.filter(|to| updater.failed.contains_key(to));
+    steps.extend(unreachable.into_iter().flat_map(|to| updater.stay(to)).collect::<Vec<_>>());
     let active = updater.slots.active_version();
     match found.probation {
         Some(probation) if Some(probation.version) == active => updater.probation = Some(Serving::new(probation)),

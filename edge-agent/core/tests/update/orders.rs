@@ -97,6 +97,28 @@ fn a_return_from_a_version_that_does_not_serve_changes_nothing_that_serves() {
 }
 
 #[test]
+fn a_return_ends_the_pin_of_the_hub_that_brought_the_version() {
+    let mut updater = keeping();
+    handle(&mut updater, Event::Pinned(Some(version(6))));
+    let steps = handle(&mut updater, returned(6, 5));
+    assert_eq!(outcomes(&steps), ["rolled-back"]);
+    assert!(steps.contains(&Step::KeepOrders { orders: Orders::default() }), "{steps:?}");
+    assert!(steps.contains(&Step::Abandon { version: version(6) }), "{steps:?}");
+    handle(&mut updater, failed(FailureKind::Superseded));
+    assert_eq!((updater.state(), updater.slots()), (&State::Idle, &slots(&[5, 4, 3])));
+}
+
+#[test]
+fn a_return_to_a_version_that_was_given_up_ends_at_the_restart() {
+    // Not listed, so that it is not carried out before anything is loaded; it failed to load in the last run.
+    let (updater, steps) = cut_off_after(&[5, 4, 3], &[5], &[5, 4]);
+    assert_eq!((updater.slots().active_version(), updater.orders()), (Some(version(5)), &Orders::default()));
+    assert_eq!(outcomes(&steps), ["active"]);
+    assert!(!updater.failed().contains_key(&version(5)) && updater.failed().contains_key(&version(4)));
+    assert_eq!(*updater.state(), State::Idle);
+}
+
+#[test]
 fn a_return_during_the_switch_follows_the_switch() {
     let mut updater = keeping();
     for event in until(6, &Event::Switched) {
@@ -191,13 +213,18 @@ fn an_order_stops_an_update_at_every_stage() {
 }
 
 fn cut_off(active: &[u64], listed: &[u64]) -> (Updater, Vec<Step>) {
+    cut_off_after(active, listed, &[5])
+}
+
+/// A device that was cut off in the return from version 5 to 4, after it had given up `failed`.
+fn cut_off_after(active: &[u64], listed: &[u64], failed: &[u64]) -> (Updater, Vec<Step>) {
     let failure = Failure { kind: FailureKind::Returned, detail: "bad".into() };
     let leaving = Leaving { from: version(5), to: version(4), failure: failure.clone() };
     let found = OnDisk {
         slots: slots(active),
         complete: [5, 4, 3].map(installed).to_vec(),
         listed: listed.iter().map(|number| version(*number)).collect(),
-        failed: BTreeMap::from([(version(5), failure)]),
+        failed: failed.iter().map(|number| (version(*number), failure.clone())).collect(),
         orders: Orders { leaving: Some(leaving), ..Orders::default() },
         ..OnDisk::default()
     };
