@@ -6,6 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use edge_core::route::{Event, Failure, HubFailure, LocalFailure, RequestInfo, Route, Step};
@@ -20,6 +21,9 @@ use crate::models::{Model, Serving};
 use crate::uplink::{DeferredRequest, HubAnswer, Link, NotAnswered};
 
 mod evidence;
+mod trace;
+
+use trace::Trace;
 
 /// One request, ready to be routed.
 #[derive(Debug)]
@@ -107,7 +111,7 @@ pub async fn answer(
     request: &RoutedRequest,
 ) -> Result<InferenceResponse, AnswerError> {
     let serving = model.serving_version(request.version);
-    let route = Walk { model, link, limits, request, serving };
+    let route = Walk { model, link, limits, request, serving, sent: AtomicU64::new(0) };
     let facts = RequestInfo {
         policy: model.table.rules(request.policy),
         deadline: request.deadline,
@@ -116,7 +120,8 @@ pub async fn answer(
     };
     // Drawn before the answer is known.
     let is_drawn = route.is_audited(&facts);
-    let response = route.follow(facts).await?;
+    let mut trace = Trace::new(&route);
+    let response = route.follow(facts, &mut trace).await?;
     route.note_answer(&response, is_drawn);
     Ok(response)
 }
@@ -132,6 +137,8 @@ struct Walk<'a> {
     limits: &'a RunLimits,
     request: &'a RoutedRequest,
     serving: Option<Arc<Serving>>,
+    /// Bytes of input that were handed to the connection to the hub.
+    sent: AtomicU64,
 }
 
 /// Work in flight at one place; `None` while the place has nothing to do.
@@ -239,7 +246,7 @@ async fn reached(at: Option<Instant>) {
 }
 
 impl Walk<'_> {
-    async fn follow(&self, facts: RequestInfo) -> Result<InferenceResponse, AnswerError> {
+    async fn follow(&self, facts: RequestInfo, trace: &mut Trace<'_>) -> Result<InferenceResponse, AnswerError> {
         let mut made = Made::default();
         let mut on_device: InFlight<'_, Result<Local, LocalFault>> = None;
         let mut at_hub: InFlight<'_, Result<HubAnswer, NotAnswered>> = None;
@@ -249,17 +256,23 @@ impl Walk<'_> {
                 tracing::debug!(?step, "routed");
                 match step {
                     Step::RunLocal { until } => on_device = Some(Box::pin(self.run_local(until))),
-                    Step::AskHub { until, reason } => at_hub = Some(Box::pin(self.ask_hub(until, reason))),
+                    Step::AskHub { until, reason } => {
+                        trace.asks_hub();
+                        at_hub = Some(Box::pin(self.ask_hub(until, reason)));
+                    }
                     // Dropped, the work is withdrawn from the session's queue, or from the hub's.
                     Step::Cancel(Place::Device) => on_device = None,
                     Step::Cancel(Place::Hub) => at_hub = None,
-                    Step::Answer { place, reason } => return self.finish(made, place, reason),
+                    Step::Answer { place, reason } => return self.finish(made, place, reason, trace),
                     Step::Fail(failure) => return Err(made.failed(failure)),
                 }
             }
             let event = tokio::select! {
                 result = finished(&mut on_device) => made.note_local(result),
-                result = finished(&mut at_hub) => made.note_hub(result),
+                result = finished(&mut at_hub) => {
+                    trace.hub_ended();
+                    made.note_hub(result)
+                }
                 () = reached(route.poll_timeout().map(|(at, _why)| at)) => Event::Tick,
             };
             let now = Instant::now();
@@ -331,11 +344,18 @@ impl Walk<'_> {
             outputs: &self.request.outputs,
             traceparent: self.request.traceparent.as_deref(),
             is_background: false,
+            sent: &self.sent,
         };
         self.link.infer(request).await
     }
 
-    fn finish(&self, made: Made, place: Place, reason: Reason) -> Result<InferenceResponse, AnswerError> {
+    fn finish(
+        &self,
+        made: Made,
+        place: Place,
+        reason: Reason,
+        trace: &Trace<'_>,
+    ) -> Result<InferenceResponse, AnswerError> {
         let score = made.local.as_ref().and_then(|local| local.score);
         let threshold = self.serving.as_ref().and_then(|serving| self.threshold(serving)).filter(|_| score.is_some());
         let request = self.request;
@@ -353,7 +373,10 @@ impl Walk<'_> {
             policy: request.policy,
             score,
             threshold,
-            timings: Timings { total: request.arrived.elapsed(), ..made.timings },
+            calibration: Some(trace.calibration()),
+            hub_bytes: trace.sent(),
+            is_final: true,
+            timings: Timings { hub: trace.at_hub(), total: request.arrived.elapsed(), ..made.timings },
         };
         match (place, made.local, made.hub, self.serving.as_ref()) {
             (Place::Device, Some(local), _, Some(serving)) => {

@@ -97,6 +97,7 @@ impl Auditor {
 
     async fn compare(&self, audit: Audit) {
         let wanted: Vec<String> = audit.outputs.iter().map(|output| output.name.clone()).collect();
+        let sent = AtomicU64::new(0);
         let request = DeferredRequest {
             id: &audit.id,
             model: &audit.model.name,
@@ -108,6 +109,7 @@ impl Auditor {
             outputs: &wanted,
             traceparent: None,
             is_background: true,
+            sent: &sent,
         };
         let answer = match self.link.infer(request).await {
             Ok(answer) => answer,

@@ -5,6 +5,7 @@
 //! one text for a manifest ([`Manifest::to_bytes`]); [`Manifest::parse`] accepts no other.
 
 mod check;
+mod guarantee;
 pub mod regress;
 pub mod score;
 mod spec;

@@ -34,6 +34,9 @@ impl InferenceService for Echo {
             policy: PolicyMode::OnlyDevice,
             score: None,
             threshold: None,
+            calibration: None,
+            hub_bytes: 0,
+            is_final: true,
             // Where a test can see what the service was told.
             timings: Timings { network: request.deadline.unwrap_or_default(), ..Timings::default() },
         };

@@ -25,6 +25,6 @@ pub use id::{DeviceId, Digest, InvalidId, ModelName, RequestId, VariantName, Ver
 pub use inference::{Caller, ErrorCode, InferenceError, InferenceRequest, InferenceResponse};
 pub use policy::{Policy, PolicyMode};
 pub use process::{HostStatus, Isolation};
-pub use receipt::{EngineName, Place, Reason, Receipt, Timings};
+pub use receipt::{Calibration, EngineName, Place, Reason, Receipt, Timings};
 pub use signature::{Dim, Mismatch, Signature, TensorSpec};
 pub use tensor::{DType, NamedTensor, Tensor, TensorError};

@@ -137,6 +137,44 @@ impl fmt::Display for Reason {
     }
 }
 
+/// Guarantee behind the threshold of the device's variant.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Calibration {
+    /// The variant has no threshold.
+    NotCalibrated,
+    /// The manifest has a threshold, and no calibration curve with a bound for it.
+    Uncertified,
+    /// The manifest has a bound for the threshold.
+    Certified {
+        /// Upper bound, 0 to 1, of the share of requests that the device keeps and that the full model would answer otherwise.
+        alpha: f32,
+        /// Confidence of the bound, 0 to 1.
+        confidence: f32,
+    },
+}
+
+impl Calibration {
+    /// Returns the name used in responses and records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotCalibrated => "not-calibrated",
+            Self::Uncertified => "uncertified",
+            Self::Certified { .. } => "certified",
+        }
+    }
+
+    /// Returns the bound and its confidence.
+    #[must_use]
+    pub const fn bound(self) -> Option<(f32, f32)> {
+        match self {
+            Self::Certified { alpha, confidence } => Some((alpha, confidence)),
+            Self::NotCalibrated | Self::Uncertified => None,
+        }
+    }
+}
+
 /// Durations of the parts of a request. A part that did not occur is zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Timings {
@@ -146,6 +184,8 @@ pub struct Timings {
     pub compute: Duration,
     /// Time from the first byte sent to the hub to the last byte received, less the hub's queue and compute times.
     pub network: Duration,
+    /// Time from asking the hub to its answer, its failure or the end of the request; also where the device answered.
+    pub hub: Duration,
     /// Time from the receipt of the whole request to the whole response.
     pub total: Duration,
 }
@@ -177,6 +217,12 @@ pub struct Receipt {
     pub score: Option<f32>,
     /// Threshold that the score was compared with.
     pub threshold: Option<f32>,
+    /// Guarantee behind the threshold; `None` at a hub, which compares with none.
+    pub calibration: Option<Calibration>,
+    /// Bytes of input that were handed to the connection to the hub, whoever answered. 0 if nothing left the device.
+    pub hub_bytes: u64,
+    /// Whether no later answer to this request will replace this one.
+    pub is_final: bool,
     /// Durations of the parts of the request.
     pub timings: Timings,
 }

@@ -86,6 +86,9 @@ impl InferenceService for OneModel {
             policy: PolicyMode::OnlyDevice,
             score: None,
             threshold: None,
+            calibration: None,
+            hub_bytes: 0,
+            is_final: true,
             timings: Timings { total: request.arrived.elapsed(), ..Timings::default() },
         };
         Ok(InferenceResponse { outputs: answered.outputs, receipt })

@@ -250,6 +250,9 @@ impl InferenceService for HubService {
             policy: policy.unwrap_or(PolicyMode::OnlyHub),
             score: None,
             threshold: None,
+            calibration: None,
+            hub_bytes: 0,
+            is_final: true,
             timings,
         };
         Ok(InferenceResponse { outputs: answer.outputs, receipt })

@@ -1,6 +1,7 @@
 //! What the rest of the agent sees of the hub: questions and answers over the connection there is.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -101,6 +102,8 @@ pub struct DeferredRequest<'a> {
     pub traceparent: Option<&'a str>,
     /// Whether nobody waits for the answer: the request then gives way to all others.
     pub is_background: bool,
+    /// Counts the bytes of input that are handed to a connection.
+    pub sent: &'a AtomicU64,
 }
 
 /// Answer of the hub.
@@ -226,9 +229,6 @@ impl Link {
             answered = infer_once(connection, deferred) => return answered,
             silent = silence(connection) => silent,
         };
-        // What was sent was sent, also when nobody took it.
-        let bytes = deferred.inputs.iter().map(|input| u64::try_from(input.tensor.data().len()).unwrap_or(u64::MAX));
-        telemetry::metrics::deferred_bytes(deferred.model.as_str(), bytes.sum());
         self.silence.note(silent);
         Err(NotAnswered { failure: HubFailure::Unreachable, detail: Some("the hub fell silent".to_owned()) })
     }
@@ -367,8 +367,12 @@ async fn infer_once(connection: &Connection, deferred: &DeferredRequest<'_>) -> 
         let body = exchange.read_body(bytes_max).await.map_err(|error| broken(&error))?;
         Ok((response, body))
     };
+    // Before the first byte: an exchange that is cancelled later has sent some of them, and all are counted.
+    if connection.close_reason().is_none() {
+        deferred.sent.fetch_add(bytes, Ordering::Relaxed);
+        telemetry::metrics::deferred_bytes(deferred.model.as_str(), bytes);
+    }
     let answered = tokio::time::timeout(left, asked).await;
-    telemetry::metrics::deferred_bytes(deferred.model.as_str(), bytes);
     let (response, body) = answered.map_err(|_elapsed| NotAnswered::new(HubFailure::TooLate))??;
     match response {
         HubResponse::Infer(response) => answer(&response, &body, begun.elapsed()),
@@ -398,7 +402,7 @@ fn answer(response: &InferResponse, body: &Bytes, took: Duration) -> Result<HubA
         digest: response.digest,
         engine: response.engine,
         provider: response.provider.clone(),
-        timings: Timings { queue, compute, network, total: Duration::ZERO },
+        timings: Timings { queue, compute, network, ..Timings::default() },
     };
     Ok(HubAnswer { outputs, made })
 }

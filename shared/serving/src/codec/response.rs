@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use serde::Serialize;
-use types::{InferenceResponse, NamedTensor, Receipt};
+use types::{Calibration, InferenceResponse, NamedTensor, Receipt};
 
 use super::{CodecError, Wanted, elements, shorten};
 
@@ -104,14 +104,24 @@ struct ReceiptJson<'a> {
     score: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     threshold: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calibration: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alpha: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confidence: Option<f32>,
     queue_us: u64,
     compute_us: u64,
     network_us: u64,
+    hub_us: u64,
     total_us: u64,
+    hub_bytes: u64,
+    r#final: bool,
 }
 
 impl<'a> ReceiptJson<'a> {
     fn new(receipt: &'a Receipt) -> Self {
+        let bound = receipt.calibration.and_then(Calibration::bound);
         Self {
             place: receipt.place.as_str(),
             reason: receipt.reason.as_str(),
@@ -122,10 +132,16 @@ impl<'a> ReceiptJson<'a> {
             provider: &receipt.provider,
             score: receipt.score.filter(|score| score.is_finite()),
             threshold: receipt.threshold.filter(|threshold| threshold.is_finite()),
+            calibration: receipt.calibration.map(Calibration::as_str),
+            alpha: bound.map(|(alpha, _)| alpha).filter(|alpha| alpha.is_finite()),
+            confidence: bound.map(|(_, confidence)| confidence).filter(|confidence| confidence.is_finite()),
             queue_us: micros(receipt.timings.queue),
             compute_us: micros(receipt.timings.compute),
             network_us: micros(receipt.timings.network),
+            hub_us: micros(receipt.timings.hub),
             total_us: micros(receipt.timings.total),
+            hub_bytes: receipt.hub_bytes,
+            r#final: receipt.is_final,
         }
     }
 }
@@ -156,6 +172,9 @@ mod tests {
             policy: PolicyMode::Cascade,
             score: Some(0.5),
             threshold: None,
+            calibration: Some(Calibration::Certified { alpha: 0.02, confidence: 0.95 }),
+            hub_bytes: 3136,
+            is_final: true,
             timings: Timings { total: Duration::from_micros(7), ..Timings::default() },
         };
         InferenceResponse { outputs, receipt }
@@ -178,8 +197,9 @@ mod tests {
             r#"{"model_name":"digits","model_version":"2","id":"r-1","parameters":{"place":"device","reason":"confident","#,
             r#""policy":"cascade","variant":"int8-qdq","#,
             r#""model_digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","#,
-            r#""engine":"ort","provider":"CPUExecutionProvider","score":0.5,"queue_us":0,"compute_us":0,"network_us":0,"#,
-            r#""total_us":7},"outputs":[{"name":"logits","datatype":"FP32","shape":[1,2],"data":[0.1,-2.0]}]}"#,
+            r#""engine":"ort","provider":"CPUExecutionProvider","score":0.5,"calibration":"certified","alpha":0.02,"#,
+            r#""confidence":0.95,"queue_us":0,"compute_us":0,"network_us":0,"hub_us":0,"total_us":7,"hub_bytes":3136,"#,
+            r#""final":true},"outputs":[{"name":"logits","datatype":"FP32","shape":[1,2],"data":[0.1,-2.0]}]}"#,
         );
         assert_eq!(text, expected);
         assert_eq!(encoded.header_length, None);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use types::{InferenceResponse, Receipt};
+use types::{Calibration, InferenceResponse, Receipt};
 
 use super::inference::infer_parameter::ParameterChoice;
 use super::inference::model_infer_response::InferOutputTensor;
@@ -49,13 +49,23 @@ fn parameters(receipt: &Receipt) -> HashMap<String, InferParameter> {
         ("queue_us", micros(timings.queue)),
         ("compute_us", micros(timings.compute)),
         ("network_us", micros(timings.network)),
+        ("hub_us", micros(timings.hub)),
         ("total_us", micros(timings.total)),
+        ("hub_bytes", ParameterChoice::Int64Param(i64::try_from(receipt.hub_bytes).unwrap_or(i64::MAX))),
+        ("final", ParameterChoice::BoolParam(receipt.is_final)),
     ];
-    let scores = [("score", receipt.score), ("threshold", receipt.threshold)];
+    let bound = receipt.calibration.and_then(Calibration::bound);
+    let scores = [
+        ("score", receipt.score),
+        ("threshold", receipt.threshold),
+        ("alpha", bound.map(|(alpha, _)| alpha)),
+        ("confidence", bound.map(|(_, confidence)| confidence)),
+    ];
+    let calibration = receipt.calibration.map(|calibration| ("calibration", text(calibration.as_str())));
     let scores = scores.into_iter().filter_map(|(name, value)| {
         let value = value.filter(|value| value.is_finite())?;
         Some((name, ParameterChoice::DoubleParam(value.into())))
     });
-    let named = always.into_iter().chain(scores);
+    let named = always.into_iter().chain(calibration).chain(scores);
     named.map(|(name, choice)| (name.to_owned(), InferParameter { parameter_choice: Some(choice) })).collect()
 }
