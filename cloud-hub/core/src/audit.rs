@@ -6,6 +6,9 @@
 //! consistent other one: compare the newest hash with one that was kept elsewhere.
 
 use types::Digest;
+use types::chain::{Broken, Check, Fault, PartsHash, Stated};
+
+pub use types::chain::Link;
 
 /// Maximum length of the state before or after a change in bytes; longer texts are cut.
 pub const STATE_BYTES_MAX: usize = 2048;
@@ -35,15 +38,6 @@ pub struct Change {
     pub after: Option<String>,
 }
 
-/// Place in the chain: an event's number and hash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Link {
-    /// Number of the event; 0 before the first one.
-    pub number: u64,
-    /// Hash of the event.
-    pub hash: Digest,
-}
-
 /// Recorded change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -55,31 +49,6 @@ pub struct Event {
     pub previous: Digest,
     /// Hash of this event.
     pub hash: Digest,
-}
-
-/// First place at which a log is not the one that was written.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Broken {
-    /// An event is not there.
-    #[error("event {0} is missing")]
-    Missing(u64),
-    /// The content of an event is not what its hash says.
-    #[error("event {0} was changed")]
-    Changed(u64),
-    /// An event does not follow the one before it.
-    #[error("event {0} does not follow event {before}: one of them was replaced", before = .0.saturating_sub(1))]
-    Unlinked(u64),
-    /// The newest event is not the one that was written last.
-    #[error("event {found} is the newest, and event {wanted} was written last")]
-    Head {
-        /// Newest event in the log.
-        found: u64,
-        /// Event that was written last.
-        wanted: u64,
-    },
-    /// An event is there that was never written.
-    #[error("event {0} is behind the newest one")]
-    Extra(u64),
 }
 
 impl Change {
@@ -96,12 +65,10 @@ impl Change {
     }
 }
 
-impl Link {
-    /// Returns the place before the first event.
-    #[must_use]
-    pub fn start() -> Self {
-        Self { number: 0, hash: Digest::of(FORMAT.as_bytes()) }
-    }
+/// Returns the place before the first event.
+#[must_use]
+pub fn start() -> Link {
+    Link::start(FORMAT)
 }
 
 impl Event {
@@ -129,28 +96,13 @@ fn cut(mut text: String) -> String {
     text
 }
 
-/// Hashes an event: each part with its length before it, so that no two events have the same bytes.
+/// Hashes an event.
 fn hash(number: u64, change: &Change, previous: &Digest) -> Digest {
     let Change { at_unix_ms, actor, action, object, before, after } = change;
-    let mut bytes = Vec::new();
-    let mut part = |part: Option<&str>| match part {
-        Some(text) => {
-            bytes.push(1);
-            bytes.extend_from_slice(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
-            bytes.extend_from_slice(text.as_bytes());
-        }
-        None => bytes.push(0),
-    };
-    part(Some(FORMAT));
-    part(Some(&number.to_string()));
-    part(Some(&at_unix_ms.to_string()));
-    for text in [actor, action, object] {
-        part(Some(text));
-    }
-    part(before.as_deref());
-    part(after.as_deref());
-    part(Some(&previous.to_string()));
-    Digest::of(&bytes)
+    let texts = [FORMAT, &number.to_string(), &at_unix_ms.to_string(), actor, action, object];
+    let hash = texts.iter().fold(PartsHash::new(), |hash, text| hash.part(text.as_bytes()));
+    let states = hash.optional(before.as_ref().map(String::as_bytes)).optional(after.as_ref().map(String::as_bytes));
+    states.part(previous.to_string().as_bytes()).finish()
 }
 
 /// Checks the events after an anchor up to the place that was written last. Returns the number of events.
@@ -158,32 +110,15 @@ fn hash(number: u64, change: &Change, previous: &Digest) -> Digest {
 /// # Errors
 /// [`Broken`]: the first place at which the log is not the one that was written.
 pub fn verify<'e>(anchor: Link, events: impl IntoIterator<Item = &'e Event>, newest: Link) -> Result<u64, Broken> {
-    let mut place = anchor;
-    let mut checked: u64 = 0;
+    let mut check = Check::after("event", anchor);
     for event in events {
-        let expected = place.number.saturating_add(1);
-        if expected > newest.number {
-            return Err(Broken::Extra(event.number));
+        if check.place().number >= newest.number {
+            return Err(check.broken(Fault::Extra(event.number)));
         }
-        if event.number != expected {
-            return Err(Broken::Missing(expected));
-        }
-        if event.hash != hash(event.number, &event.change, &event.previous) {
-            return Err(Broken::Changed(event.number));
-        }
-        if event.previous != place.hash {
-            return Err(Broken::Unlinked(event.number));
-        }
-        place = event.link();
-        checked = checked.saturating_add(1);
+        let stated = Stated { number: event.number, previous: event.previous, hash: event.hash };
+        check.entry(stated, hash(event.number, &event.change, &event.previous))?;
     }
-    if place.number < newest.number {
-        return Err(Broken::Missing(place.number.saturating_add(1)));
-    }
-    if place != newest {
-        return Err(Broken::Head { found: place.number, wanted: newest.number });
-    }
-    Ok(checked)
+    check.end(newest)
 }
 
 #[cfg(test)]
@@ -191,7 +126,7 @@ mod tests {
     use super::*;
 
     fn log() -> (Vec<Event>, Link) {
-        let mut place = Link::start();
+        let mut place = start();
         let mut events = Vec::new();
         for number in 0..5_u64 {
             let change = Change {
@@ -212,9 +147,9 @@ mod tests {
     #[test]
     fn a_whole_log_is_accepted_also_from_an_anchor() {
         let (events, newest) = log();
-        assert_eq!(verify(Link::start(), &events, newest), Ok(5));
+        assert_eq!(verify(start(), &events, newest), Ok(5));
         assert_eq!(verify(events[1].link(), &events[2..], newest), Ok(3));
-        assert_eq!(verify(Link::start(), &[], Link::start()), Ok(0));
+        assert_eq!(verify(start(), &[], start()), Ok(0));
     }
 
     #[test]
@@ -234,27 +169,36 @@ mod tests {
             for change in changes {
                 let mut tampered = events.clone();
                 change(&mut tampered[at]);
-                assert_eq!(verify(Link::start(), &tampered, newest), Err(Broken::Changed(at as u64 + 1)));
+                assert_eq!(
+                    verify(start(), &tampered, newest).map_err(|broken| broken.fault),
+                    Err(Fault::Changed(at as u64 + 1))
+                );
             }
             let mut without = events.clone();
             without.remove(at);
-            assert_eq!(verify(Link::start(), &without, newest), Err(Broken::Missing(at as u64 + 1)));
+            assert_eq!(
+                verify(start(), &without, newest).map_err(|broken| broken.fault),
+                Err(Fault::Missing(at as u64 + 1))
+            );
         }
         // An event that is replaced by another one of its own making is found at the next one.
         let mut replaced = events.clone();
         let other = Change { actor: "you".into(), ..events[2].change.clone() };
         replaced[2] = Event::following(events[1].link(), other);
-        assert_eq!(verify(Link::start(), &replaced, newest), Err(Broken::Unlinked(4)));
+        assert_eq!(verify(start(), &replaced, newest).map_err(|broken| broken.fault), Err(Fault::Unlinked(4)));
         let last = Event::following(events[3].link(), Change { actor: "you".into(), ..events[4].change.clone() });
         let replaced = [&events[..4], &[last]].concat();
-        assert_eq!(verify(Link::start(), &replaced, newest), Err(Broken::Head { found: 5, wanted: 5 }));
-        assert_eq!(verify(Link::start(), &events, events[3].link()), Err(Broken::Extra(5)));
+        assert_eq!(
+            verify(start(), &replaced, newest).map_err(|broken| broken.fault),
+            Err(Fault::Head { found: 5, wanted: 5 })
+        );
+        assert_eq!(verify(start(), &events, events[3].link()).map_err(|broken| broken.fault), Err(Fault::Extra(5)));
     }
 
     #[test]
     fn the_hash_of_an_event_never_changes() {
         let (events, _newest) = log();
-        let hashes = [Link::start().hash, events[0].hash, events[1].hash].map(|hash| hash.to_string());
+        let hashes = [start().hash, events[0].hash, events[1].hash].map(|hash| hash.to_string());
         assert_eq!(
             hashes,
             [
@@ -268,7 +212,7 @@ mod tests {
     #[test]
     fn a_long_state_is_cut_at_a_character() {
         let long = Change { after: Some("ä".repeat(2000)), ..log().0[0].change.clone() };
-        let after = Event::following(Link::start(), long).change.after.unwrap();
+        let after = Event::following(start(), long).change.after.unwrap();
         assert!(after.len() <= STATE_BYTES_MAX && after.ends_with("ä…"));
     }
 }

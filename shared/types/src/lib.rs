@@ -3,9 +3,10 @@
 //! Data without behaviour of its own: names and digests ([`id`]), tensors ([`tensor`]), the inputs and outputs of a
 //! model ([`signature`]), host names ([`host`]), options of a GPU ([`gpu`]), texts of errors ([`error`]), processes of
 //! engines ([`process`]), counts of what a version did ([`counters`], [`histogram`]), inferences ([`inference`]), routing
-//! policies ([`policy`]), the origin of a response ([`receipt`]) and the limits that several crates share ([`limits`]). Depends on no
+//! policies ([`policy`]), chains of hashes over logs ([`chain`]), the origin of a response ([`receipt`]) and the limits that several crates share ([`limits`]). Depends on no
 //! other crate of this workspace; does no I/O, reads no clock, knows no engine.
 
+pub mod chain;
 pub mod counters;
 pub mod error;
 pub mod gpu;

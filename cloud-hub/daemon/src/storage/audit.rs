@@ -74,7 +74,7 @@ impl AuditLog {
                 Some(known) => known,
                 None => self.stored_tail().await?,
             };
-            let place = before.newest.as_ref().map_or_else(Link::start, |entry| entry.value);
+            let place = before.newest.as_ref().map_or_else(audit::start, |entry| entry.value);
             let event = Event::following(place, change.clone());
             let extended = self.events.put_in(batch.clone(), &key(event.number), &event)?;
             let extended = self.links.expect_in(extended, v1::NEWEST, before.newest.as_ref())?;
@@ -115,7 +115,7 @@ impl AuditLog {
 
     async fn stored_tail(&self) -> Result<Tail, StoreError> {
         let newest = self.links.entry(v1::NEWEST).await?;
-        let oldest = self.links.get(v1::OLDEST).await?.unwrap_or_else(Link::start);
+        let oldest = self.links.get(v1::OLDEST).await?.unwrap_or_else(audit::start);
         Ok(Tail { newest, oldest })
     }
 
@@ -198,8 +198,8 @@ impl AuditLog {
     /// When the store cannot be read.
     pub async fn verification(&self) -> Result<AuditVerification, StoreError> {
         let _no_writer = self.writers.write().await;
-        let newest = self.links.get(v1::NEWEST).await?.unwrap_or_else(Link::start);
-        let oldest = self.links.get(v1::OLDEST).await?.unwrap_or_else(Link::start);
+        let newest = self.links.get(v1::NEWEST).await?.unwrap_or_else(audit::start);
+        let oldest = self.links.get(v1::OLDEST).await?.unwrap_or_else(audit::start);
         let events = self.events.list().await?.records;
         let checked = audit::verify(oldest, events.iter().map(|(_key, event)| event), newest);
         Ok(AuditVerification {
