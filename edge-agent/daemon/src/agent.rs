@@ -30,6 +30,7 @@ use crate::inference::{self, AgentService};
 use crate::measured::Measurements;
 use crate::models::Models;
 use crate::notify;
+use crate::receipts::{self, Recorder, Recording};
 use crate::records;
 use crate::reports::Reports;
 use crate::sockets::Sockets;
@@ -111,6 +112,7 @@ pub struct Agent {
     updaters: Vec<Followed>,
     registry: Arc<Updaters>,
     auditor: Auditor,
+    recording: Option<Recording>,
     assigned: Assigned,
     uplink: Option<Uplink>,
     trust: Option<(Arc<DeviceTrust>, Link)>,
@@ -198,11 +200,14 @@ impl Agent {
             })
         });
         let trust = trust.map(|trust| (trust, link.clone()));
-        let (audits, auditor) = Audits::new(link.clone());
+        let recording = start_recording(&config, &folder);
+        let receipts = recording.as_ref().map_or_else(Recorder::none, Recording::recorder);
+        let (audits, auditor) = Audits::new(link.clone(), receipts.clone());
         let run = RunLimits {
             run_limit: config.engine.run_limit,
             audits: uplink.is_some().then_some(audits),
             audit_share_max: config.updates.audit_share_max,
+            receipts,
         };
         let service = AgentService::new(Arc::clone(&models), link, run);
         let endpoint = Arc::new(inference::endpoint(service, &config.inference));
@@ -217,6 +222,7 @@ impl Agent {
             updaters,
             registry,
             auditor,
+            recording,
             assigned,
             uplink,
             trust,
@@ -302,6 +308,10 @@ impl Agent {
         if stop.drain_tasks(&background, LINK_GRACE).await != Stopped::Drained {
             tracing::info!("an update or the link was cut off: it is taken up at the next start");
         }
+        // Last: the requests and audits that were drained are in it.
+        if let Some(recording) = self.recording {
+            recording.stop().await;
+        }
         self.attempts.settle().await;
         self.folder.remove_listening();
         drop(self.store);
@@ -318,6 +328,13 @@ impl Agent {
         tracing::info!(%http, grpc, socket, %metrics, pid, state_dir = %self.folder.root().display(), "serving");
         telemetry::service::ready(&format!("serving on {http}"));
     }
+}
+
+/// Starts the log of receipts. Without it the agent serves all the same.
+fn start_recording(config: &AgentConfig, folder: &Folder) -> Option<Recording> {
+    let settings = config.receipts.settings(folder)?;
+    let started = receipts::start(settings);
+    started.inspect_err(|error| tracing::error!(error = telemetry::chain(error), "receipts are not recorded")).ok()
 }
 
 /// Makes the token for orders of the owner; without one the agent serves and takes none.

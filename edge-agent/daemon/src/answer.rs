@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use edge_core::route::{Event, Failure, HubFailure, LocalFailure, RequestInfo, Route, Step};
+use edge_core::route::{Event, Failure, HubFailure, HubState, LocalFailure, RequestInfo, Route, Step};
 use engine::InferError;
 use types::{
     ErrorCode, InferenceResponse, NamedTensor, Place, PolicyMode, Reason, Receipt, RequestId, Timings, Version,
@@ -18,6 +18,7 @@ use types::{
 use crate::audits::Audits;
 use crate::config::Share;
 use crate::models::{Model, Serving};
+use crate::receipts::Recorder;
 use crate::uplink::{DeferredRequest, HubAnswer, Link, NotAnswered};
 
 mod evidence;
@@ -95,6 +96,8 @@ pub struct RunLimits {
     pub audits: Option<Audits>,
     /// Maximum share of the kept answers that are audited, where a model has none of its own.
     pub audit_share_max: Share,
+    /// Log of receipts.
+    pub receipts: Recorder,
 }
 
 /// Answers one request, wherever the policy allows.
@@ -120,8 +123,11 @@ pub async fn answer(
     };
     // Drawn before the answer is known.
     let is_drawn = route.is_audited(&facts);
-    let mut trace = Trace::new(&route);
-    let response = route.follow(facts, &mut trace).await?;
+    let hub = link.hub_state();
+    let mut trace = Trace::new(&route, facts, hub);
+    let result = route.follow(facts, hub, &mut trace).await;
+    trace.end(&result);
+    let response = result?;
     route.note_answer(&response, is_drawn);
     Ok(response)
 }
@@ -246,31 +252,47 @@ async fn reached(at: Option<Instant>) {
 }
 
 impl Walk<'_> {
-    async fn follow(&self, facts: RequestInfo, trace: &mut Trace<'_>) -> Result<InferenceResponse, AnswerError> {
+    async fn follow(
+        &self,
+        facts: RequestInfo,
+        hub: HubState,
+        trace: &mut Trace<'_>,
+    ) -> Result<InferenceResponse, AnswerError> {
         let mut made = Made::default();
         let mut on_device: InFlight<'_, Result<Local, LocalFault>> = None;
         let mut at_hub: InFlight<'_, Result<HubAnswer, NotAnswered>> = None;
-        let (mut route, mut steps) = Route::start(facts, self.link.hub_state(), Instant::now());
+        let (mut route, mut steps) = Route::start(facts, hub, Instant::now());
         loop {
             for step in steps {
                 tracing::debug!(?step, "routed");
                 match step {
-                    Step::RunLocal { until } => on_device = Some(Box::pin(self.run_local(until))),
+                    Step::RunLocal { until } => {
+                        trace.runs_local();
+                        on_device = Some(Box::pin(self.run_local(until)));
+                    }
                     Step::AskHub { until, reason } => {
-                        trace.asks_hub();
+                        trace.asks_hub(until, reason);
                         at_hub = Some(Box::pin(self.ask_hub(until, reason)));
                     }
                     // Dropped, the work is withdrawn from the session's queue, or from the hub's.
-                    Step::Cancel(Place::Device) => on_device = None,
-                    Step::Cancel(Place::Hub) => at_hub = None,
+                    Step::Cancel(place) => {
+                        trace.cancelled(place);
+                        match place {
+                            Place::Device => on_device = None,
+                            Place::Hub => at_hub = None,
+                        }
+                    }
                     Step::Answer { place, reason } => return self.finish(made, place, reason, trace),
                     Step::Fail(failure) => return Err(made.failed(failure)),
                 }
             }
             let event = tokio::select! {
-                result = finished(&mut on_device) => made.note_local(result),
+                result = finished(&mut on_device) => {
+                    trace.local_ended(&result);
+                    made.note_local(result)
+                }
                 result = finished(&mut at_hub) => {
-                    trace.hub_ended();
+                    trace.hub_ended(&result);
                     made.note_hub(result)
                 }
                 () = reached(route.poll_timeout().map(|(at, _why)| at)) => Event::Tick,

@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 use types::{NamedTensor, Reason, RequestId, Version};
 
 use crate::models::Model;
+use crate::receipts::note::{AuditNote, Content};
+use crate::receipts::{Note, Recorder};
 use crate::uplink::{DeferredRequest, Link};
 
 /// Maximum number of audits that wait for the hub; at 5 % of 100 requests a second that is some seconds of a slow hub.
@@ -61,15 +63,16 @@ pub struct Auditor {
     queue: mpsc::Receiver<Audit>,
     bytes: Arc<AtomicU64>,
     link: Link,
+    receipts: Recorder,
 }
 
 impl Audits {
-    /// Creates an empty queue and its worker, which asks over `link`.
+    /// Creates an empty queue and its worker, which asks over `link` and records what it sends.
     #[must_use]
-    pub fn new(link: Link) -> (Self, Auditor) {
+    pub fn new(link: Link, receipts: Recorder) -> (Self, Auditor) {
         let (send, receive) = mpsc::channel(WAITING_MAX);
         let bytes = Arc::<AtomicU64>::default();
-        (Self { queue: send, bytes: Arc::clone(&bytes) }, Auditor { queue: receive, bytes, link })
+        (Self { queue: send, bytes: Arc::clone(&bytes) }, Auditor { queue: receive, bytes, link, receipts })
     }
 
     /// Queues an audit, or drops it if too many wait. Never waits.
@@ -89,15 +92,29 @@ impl Auditor {
     pub async fn run(mut self, stop: CancellationToken) {
         while let Some(Some(audit)) = stop.run_until_cancelled(self.queue.recv()).await {
             self.bytes.fetch_sub(audit.bytes(), Ordering::Relaxed);
-            if stop.run_until_cancelled(self.compare(audit)).await.is_none() {
+            // Recorded also when the agent stops meanwhile: some bytes may have left the device.
+            let sent = AtomicU64::new(0);
+            let agrees = stop.run_until_cancelled(self.compare(&audit, &sent)).await;
+            self.record(audit, sent.into_inner(), agrees.flatten());
+            if agrees.is_none() {
                 return;
             }
         }
     }
 
-    async fn compare(&self, audit: Audit) {
+    fn record(&self, audit: Audit, hub_bytes: u64, agrees: Option<bool>) {
+        if hub_bytes == 0 || !self.receipts.is_on() {
+            return;
+        }
+        let bytes = audit.inputs.iter().map(|input| u64::try_from(input.tensor.data().len()).unwrap_or(u64::MAX));
+        let input = Content { bytes: bytes.sum(), tensors: audit.inputs };
+        let (request, model) = (audit.id, audit.model.name.clone());
+        self.receipts.add(Note::Audit(Box::new(AuditNote { request, model, input, hub_bytes, agrees })));
+    }
+
+    /// Asks the hub and counts whether the answers agree; `None` if they cannot be compared.
+    async fn compare(&self, audit: &Audit, sent: &AtomicU64) -> Option<bool> {
         let wanted: Vec<String> = audit.outputs.iter().map(|output| output.name.clone()).collect();
-        let sent = AtomicU64::new(0);
         let request = DeferredRequest {
             id: &audit.id,
             model: &audit.model.name,
@@ -109,22 +126,23 @@ impl Auditor {
             outputs: &wanted,
             traceparent: None,
             is_background: true,
-            sent: &sent,
+            sent,
         };
         let answer = match self.link.infer(request).await {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::debug!(failure = ?error.failure, "an audit got no answer of the hub");
-                return;
+                return None;
             }
         };
         let Some(agrees) = agree(&audit.rule, &answer.outputs, &audit.outputs) else {
             tracing::debug!(model = %audit.model.name, "the answers of device and hub cannot be compared");
-            return;
+            return None;
         };
         audit.model.counters.count(&audit.model.name, audit.version, |tally| {
             tally.audited = tally.audited.saturating_add(1);
             tally.agreed = tally.agreed.saturating_add(u64::from(agrees));
         });
+        Some(agrees)
     }
 }

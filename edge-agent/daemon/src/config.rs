@@ -17,10 +17,12 @@ use types::policy::{Budget, Privacy};
 use types::{EngineName, ModelName, Policy, PolicyMode, VariantName};
 
 mod inference;
+mod receipts;
 mod updates;
 
 use crate::drift::OnDrift;
 pub use inference::{GrpcListen, InferenceTable};
+pub use receipts::{ReceiptsTable, RecordedAnswers};
 pub use updates::{LinkCost, OnMetered, Share, UpdateWindow, UpdatesTable};
 
 /// The commented example that `edge-agent config example` prints and the packages ship.
@@ -42,6 +44,8 @@ pub struct AgentConfig {
     pub hub: HubTable,
     /// Updates from the hub.
     pub updates: UpdatesTable,
+    /// The log of receipts.
+    pub receipts: ReceiptsTable,
     /// Logging. The environment variable `SANDERLING_LOG` overrides its filter.
     pub log: telemetry::LogConfig,
     /// The models that this device follows: one table each, `[models.<name>]`. Default none.
@@ -277,6 +281,7 @@ impl Validate for AgentConfig {
             }
         }
         self.updates.validate(mistakes);
+        self.receipts.validate(mistakes);
         for (name, model) in &self.models {
             if model.deadline.is_some_and(|deadline| deadline.is_zero()) {
                 mistakes.add(format!("models.{name}.deadline"), "use more than zero");

@@ -3,7 +3,7 @@
 //! Shell around [`edge_core`], which decides. [`agent`] composes the parts and runs them; [`inference`] answers the
 //! servers for applications,
 //! [`answer`] walks one request through the routing core, [`uplink`] speaks to the hub, [`updater`] brings versions into
-//! [`models`], [`trust`] watches who vouches for them; [`cli`] is the command line.
+//! [`models`], [`trust`] watches who vouches for them, [`receipts`] keeps the log of receipts; [`cli`] is the command line.
 
 pub mod agent;
 pub mod answer;
@@ -23,6 +23,7 @@ pub mod measured;
 mod memory;
 pub mod models;
 pub mod notify;
+pub mod receipts;
 pub mod records;
 pub mod reports;
 pub mod shadow;

@@ -101,6 +101,18 @@ impl Folder {
         self.incoming().join(format!("{model}-{version}.staging"))
     }
 
+    /// Returns the folder of the log of receipts.
+    #[must_use]
+    pub fn receipts(&self) -> PathBuf {
+        self.root.join("receipts")
+    }
+
+    /// Returns the file with the key for digests of inputs; outside of the log, which may be copied elsewhere.
+    #[must_use]
+    pub fn input_key(&self) -> PathBuf {
+        self.root.join("input-key")
+    }
+
     /// Compiled kernels of the GPU; made when there are any.
     #[must_use]
     pub fn pipelines(&self) -> PathBuf {

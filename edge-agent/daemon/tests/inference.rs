@@ -87,7 +87,12 @@ impl Running {
         let tables = BTreeMap::from([("adder".parse().unwrap(), ModelTable { policy, ..ModelTable::default() })]);
         let models = Arc::new(Models::new(&tables));
         models.find("adder").unwrap().switch(serving);
-        let run = RunLimits { run_limit: Duration::from_secs(30), audits: None, audit_share_max: Share::default() };
+        let run = RunLimits {
+            run_limit: Duration::from_secs(30),
+            audits: None,
+            audit_share_max: Share::default(),
+            receipts: edge_agent::receipts::Recorder::none(),
+        };
         let limits = ConnectionLimits { connections: 64, ..ConnectionLimits::of(&table.limits()) };
         let endpoint = endpoint(AgentService::new(Arc::clone(&models), Link::none(), run), &table);
         let (requests, stop) = (TaskTracker::new(), CancellationToken::new());

@@ -87,6 +87,8 @@ pub const OPERATOR_TOKEN_EXPIRES: &str = "sanderling_operator_token_expires_time
 pub const BLOBS_DAMAGED: &str = "sanderling_blobs_damaged";
 /// Number of periods of device counters, by `outcome` (`counted`, `repeated`, `refused`).
 pub const COUNTER_PERIODS: &str = "sanderling_counter_periods_total";
+/// Number of records of the log of receipts, by `outcome` (`written`, `lost`).
+pub const RECEIPTS: &str = "sanderling_receipts_total";
 /// Number of stored hourly counters of devices.
 pub const COUNTER_CELLS: &str = "sanderling_counter_cells";
 /// Always 1; the label `version` is the version of the build.
@@ -185,6 +187,7 @@ fn describe() {
     );
     describe_gauge!(OPERATOR_TOKEN_EXPIRES, Unit::Seconds, "Earliest expiry of an operator token, since 1970.");
     describe_counter!(COUNTER_PERIODS, Unit::Count, "Periods of device counters that were received, by outcome.");
+    describe_counter!(RECEIPTS, Unit::Count, "Records of the log of receipts by outcome: written, lost.");
     describe_gauge!(COUNTER_CELLS, Unit::Count, "Hourly counters of devices that the hub stores.");
     describe_gauge!(BLOBS_DAMAGED, Unit::Count, "Files of published versions that are damaged or missing.");
     describe_gauge!(TRUST_EXPIRES, Unit::Seconds, "Expiry of the signature of a trust role, since 1970.");
@@ -349,6 +352,16 @@ pub fn counter_period(outcome: &'static str) {
 /// Sets the number of stored hourly counters of devices (on the hub).
 pub fn counter_cells(count: usize) {
     gauge!(COUNTER_CELLS).set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+}
+
+/// Counts records that are in the log of receipts (on a device).
+pub fn receipts_written(count: u64) {
+    counter!(RECEIPTS, "outcome" => "written").increment(count);
+}
+
+/// Counts records that did not get into the log of receipts (on a device).
+pub fn receipts_lost(count: u64) {
+    counter!(RECEIPTS, "outcome" => "lost").increment(count);
 }
 
 /// Counts a model that left this engine because its GPU was lost (on a device).

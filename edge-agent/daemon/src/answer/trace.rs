@@ -1,40 +1,94 @@
-//! Course of one request: the figures of its receipt that no single place knows.
+//! Course of one request: the figures of its receipt that no single place knows, and its note for the log of receipts.
+//!
+//! A request whose client goes away is dropped with its future: the note is then made by [`Drop`].
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use types::Calibration;
+use edge_core::route::{HubState, LocalState, RequestInfo};
+use types::{Calibration, InferenceResponse, NamedTensor, Place, Reason};
 
-use super::Walk;
+use super::{AnswerError, HubAnswer, Local, LocalFault, NotAnswered, Walk, bytes_of};
+use crate::receipts::Note;
+use crate::receipts::note::{Content, DeviceWork, End, Form, HubWork, Outcome, RequestNote};
 
 /// Course of one request so far.
 pub(super) struct Trace<'a> {
     walk: &'a Walk<'a>,
-    /// Time at which the hub was asked.
-    hub_asked: Option<Instant>,
-    /// Time that the hub took, once its part is over.
-    hub_took: Option<Duration>,
+    facts: RequestInfo,
+    /// Connection to the hub at the start of the route.
+    link: HubState,
+    /// Time at the start of the route.
+    began: Instant,
+    device: Option<Work<DeviceWork>>,
+    hub: Option<Work<HubWork>>,
+    is_recorded: bool,
+}
+
+/// Work of one place: `begun` until it is over.
+struct Work<T> {
+    begun: Instant,
+    is_over: bool,
+    work: T,
 }
 
 impl<'a> Trace<'a> {
     /// Starts with a request that no place was asked for yet.
-    pub(super) fn new(walk: &'a Walk<'a>) -> Self {
-        Self { walk, hub_asked: None, hub_took: None }
+    pub(super) fn new(walk: &'a Walk<'a>, facts: RequestInfo, link: HubState) -> Self {
+        Self { walk, facts, link, began: Instant::now(), device: None, hub: None, is_recorded: false }
     }
 
-    /// Notes that the hub is asked now.
-    pub(super) fn asks_hub(&mut self) {
-        self.hub_asked = Some(Instant::now());
+    /// Notes that the device runs the model now.
+    pub(super) fn runs_local(&mut self) {
+        let none = Duration::ZERO;
+        let work = DeviceWork { outcome: Outcome::Cancelled, score: None, queue: none, compute: none, took: none };
+        self.device = Some(Work { begun: Instant::now(), is_over: false, work });
     }
 
-    /// Notes that the hub answered or failed.
-    pub(super) fn hub_ended(&mut self) {
-        self.hub_took = self.hub_asked.map(|asked| asked.elapsed());
+    /// Notes that the hub is asked now and has time until `until`.
+    pub(super) fn asks_hub(&mut self, until: Instant, reason: Reason) {
+        let begun = Instant::now();
+        let wait = until.saturating_duration_since(begun);
+        let work = HubWork { reason, outcome: Outcome::Cancelled, wait, took: Duration::ZERO };
+        self.hub = Some(Work { begun, is_over: false, work });
+    }
+
+    /// Notes the end of the run on the device.
+    pub(super) fn local_ended(&mut self, result: &Result<Local, LocalFault>) {
+        let Some(Work { begun, is_over, work }) = &mut self.device else { return };
+        (*is_over, work.took) = (true, begun.elapsed());
+        match result {
+            Ok(local) => {
+                work.outcome = Outcome::Answered;
+                (work.score, work.queue, work.compute) = (local.score, local.queue, local.compute);
+            }
+            Err(fault) => work.outcome = Outcome::Failed(fault.failure),
+        }
+    }
+
+    /// Notes the end of the request to the hub.
+    pub(super) fn hub_ended(&mut self, result: &Result<HubAnswer, NotAnswered>) {
+        let Some(Work { begun, is_over, work }) = &mut self.hub else { return };
+        (*is_over, work.took) = (true, begun.elapsed());
+        work.outcome = result.as_ref().map_or_else(|error| Outcome::Failed(error.failure), |_answer| Outcome::Answered);
+    }
+
+    /// Notes that the work of a place was withdrawn.
+    pub(super) fn cancelled(&mut self, place: Place) {
+        match place {
+            Place::Device => self.device.iter_mut().for_each(|device| {
+                (device.is_over, device.work.took) = (true, device.begun.elapsed());
+            }),
+            Place::Hub => self.hub.iter_mut().for_each(|hub| {
+                (hub.is_over, hub.work.took) = (true, hub.begun.elapsed());
+            }),
+        }
     }
 
     /// Returns the time that the hub has taken; zero if it was not asked.
     pub(super) fn at_hub(&self) -> Duration {
-        self.hub_took.or_else(|| Some(self.hub_asked?.elapsed())).unwrap_or_default()
+        let took = |hub: &Work<HubWork>| if hub.is_over { hub.work.took } else { hub.begun.elapsed() };
+        self.hub.as_ref().map(took).unwrap_or_default()
     }
 
     /// Returns the bytes of input that were handed to the connection to the hub.
@@ -47,4 +101,77 @@ impl<'a> Trace<'a> {
         let serving = self.walk.serving.as_ref();
         serving.and_then(|serving| serving.variant()).map_or(Calibration::NotCalibrated, |variant| variant.guarantee())
     }
+
+    /// Records the end of the request.
+    pub(super) fn end(mut self, result: &Result<InferenceResponse, AnswerError>) {
+        let end = match result {
+            Ok(response) => {
+                let records_answers = self.walk.limits.receipts.records_answers();
+                let output = records_answers.then(|| content(&response.outputs));
+                End::Answered { receipt: Box::new(response.receipt.clone()), output }
+            }
+            Err(AnswerError::Failed { failure, .. }) => End::Failed(*failure),
+            Err(AnswerError::Route(_)) => End::Broken,
+        };
+        self.record(end);
+    }
+
+    fn record(&mut self, end: End) {
+        if std::mem::replace(&mut self.is_recorded, true) || !self.walk.limits.receipts.is_on() {
+            return;
+        }
+        let (request, model) = (self.walk.request, self.walk.model);
+        let note = RequestNote {
+            request: request.id.clone(),
+            model: model.name.clone(),
+            version: request.version,
+            input: content(&request.inputs),
+            policy: self.facts.policy,
+            deadline: self.deadline_left(),
+            link: self.link,
+            form: self.form(),
+            expected: match self.facts.local {
+                LocalState::Ready { expected } => expected,
+                LocalState::NoModel => None,
+            },
+            device: self.device.as_ref().map(|device| {
+                let took = if device.is_over { device.work.took } else { device.begun.elapsed() };
+                DeviceWork { took, ..device.work }
+            }),
+            hub: self.hub.as_ref().map(|hub| HubWork { took: self.at_hub(), ..hub.work }),
+            hub_bytes: self.sent(),
+            end,
+            total: request.arrived.elapsed(),
+        };
+        self.walk.limits.receipts.add(Note::Request(Box::new(note)));
+    }
+
+    fn deadline_left(&self) -> Option<Duration> {
+        let asked = self.facts.deadline.map(|deadline| deadline.saturating_duration_since(self.began));
+        asked.or(self.facts.policy.deadline)
+    }
+
+    fn form(&self) -> Option<Form> {
+        let serving = self.walk.serving.as_ref()?;
+        Some(Form {
+            version: serving.installed.version,
+            variant: serving.installed.variant.clone(),
+            digest: serving.installed.digest,
+            engine: serving.engine,
+            provider: serving.session.provider().to_owned(),
+            threshold: serving.threshold(),
+            calibration: self.calibration(),
+        })
+    }
+}
+
+impl Drop for Trace<'_> {
+    fn drop(&mut self) {
+        self.record(End::Cancelled);
+    }
+}
+
+fn content(tensors: &[NamedTensor]) -> Content {
+    let bytes = tensors.iter().map(|named| bytes_of(&named.tensor)).sum();
+    Content { bytes, tensors: tensors.to_vec() }
 }

@@ -15,16 +15,20 @@ mod doctor_state;
 mod doctor_trust;
 mod enroll;
 mod infer;
+mod log;
 mod model;
+mod policy;
 mod run;
 mod status;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use console::{CliError, ExitKind, OrExit, Output};
+use serde::de::IntoDeserializer as _;
 use service::config_verb;
 use service::trial::Trial;
 
@@ -76,6 +80,11 @@ pub enum Verb {
     Status(status::StatusVerb),
     /// Decides on the version of a model on this device: rollback, pin, hold
     Model(model::ModelVerb),
+    /// Checks, shows or exports the log of receipts
+    Log(log::LogVerb),
+    /// Explains why a request was answered where it was
+    #[command(subcommand)]
+    Policy(policy::PolicyVerb),
     /// Looks for what is wrong on this device and says what to do
     Doctor(doctor::Doctor),
     /// Says whether an engine can run a model file
@@ -107,6 +116,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Infer(verb) => verb.run(&context),
         Verb::Status(verb) => verb.run(&context),
         Verb::Model(verb) => verb.run(&context),
+        Verb::Log(verb) => verb.run(&context),
+        Verb::Policy(verb) => verb.run(&context),
         Verb::Doctor(verb) => verb.run(&context),
         Verb::Check(verb) => verb.run(&context),
         Verb::Config(verb) => verb.run(&context),
@@ -152,6 +163,12 @@ impl Context {
 fn read_config(file: &Path) -> Result<AgentConfig, CliError> {
     let when_missing = "name another file with --config, or write one: edge-agent config example > agent.toml";
     AgentConfig::read(file).map_err(|error| config_verb::explain(error, "edge-agent", when_missing))
+}
+
+/// Parses a duration as config files write it, like `7d`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let read: Result<Duration, serde::de::value::Error> = ::config::duration::deserialize(text.into_deserializer());
+    read.map_err(|_unreadable| format!("{text:?} is not a time: write it like 90m, 24h or 7d"))
 }
 
 /// The layout of the configured state folder.

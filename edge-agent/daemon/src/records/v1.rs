@@ -11,10 +11,15 @@ use crate::updater::Attempt;
 
 mod counters;
 mod form;
+mod receipt;
 mod rollout;
 
 pub use counters::CounterPeriod;
 pub use form::ChosenForm;
+pub use receipt::{
+    AuditRecord, CalibrationRecord, ContentRecord, DeviceRecord, EndRecord, FormRecord, HubRecord, LogEvent, LogRecord,
+    PolicyRecord, RequestRecord, StartedRecord, Word,
+};
 pub use rollout::{AssignedModels, OnProbation, StandingOrders};
 
 /// A report that the hub has not acknowledged, under its number.

@@ -1,0 +1,253 @@
+//! Records of the log of receipts, one JSON object each.
+//!
+//! Words of closed sets (reasons, modes, failures) are stored as text, so that an older program shows the words of a newer one.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use types::{Digest, ModelName, RequestId, VariantName, Version};
+
+/// Word of a closed set, like `low-confidence`.
+pub type Word = Cow<'static, str>;
+
+/// One record of the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogRecord {
+    /// Time in milliseconds since 1970, by the clock of the device.
+    pub at_unix_ms: u64,
+    /// Number of records that were lost since the record before: the queue was full, or the disk.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub missing: u64,
+    /// Event that is recorded.
+    pub event: LogEvent,
+}
+
+/// Event of the log. A reader of this version cannot read events that a later version adds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogEvent {
+    /// The agent began to write to the log.
+    Started(StartedRecord),
+    /// The agent closed the log. Without it before a start, the agent was killed.
+    Stopped,
+    /// A request was answered, failed or was withdrawn.
+    Request(Box<RequestRecord>),
+    /// An answer that the device kept was sent to the hub for comparison.
+    Audit(AuditRecord),
+}
+
+/// Start of the agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StartedRecord {
+    /// Version of the agent.
+    pub agent: String,
+    /// Whether the run before closed the log.
+    pub clean: bool,
+    /// Bytes of an incomplete record that were cut from the end of the log.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cut_bytes: u64,
+    /// Damage of earlier records that was found at this start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+}
+
+/// Input or output of a request, without its content.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContentRecord {
+    /// Size of all tensors in bytes.
+    pub bytes: u64,
+    /// SHA-256 over the key of the device and the tensors; `None` if it was not computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+}
+
+/// Routing rules of a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PolicyRecord {
+    /// Mode, like `cascade`.
+    pub mode: Word,
+    /// Privacy class: `shared` or `device-only`.
+    pub class: Word,
+    /// Time left at the start of the route in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_us: Option<u64>,
+    /// Hedge delay in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge_us: Option<u64>,
+    /// Maximum bytes of input that may be sent to the hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub_bytes_max: Option<u64>,
+}
+
+/// Version and engine that could answer, or that answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FormRecord {
+    /// Version of the model.
+    pub version: Version,
+    /// Variant of the version.
+    pub variant: VariantName,
+    /// Digest of its model file.
+    pub digest: Digest,
+    /// Engine, like `ort`.
+    pub engine: Word,
+    /// Execution provider or adapter.
+    pub provider: String,
+}
+
+/// Guarantee of the device's variant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationRecord {
+    /// `certified`, `uncertified` or `not-calibrated`.
+    pub state: Word,
+    /// Minimum score at which the device keeps its answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f32>,
+    /// Upper bound of the share of requests that are kept and answered otherwise than by the full model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f32>,
+    /// Confidence of the bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<f32>,
+}
+
+/// Work of the device on a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    /// `answered`, `failed` or `cancelled`.
+    pub outcome: Word,
+    /// Kind of the failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Word>,
+    /// Confidence of the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f32>,
+    /// Time in the queue of the session in microseconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub queue_us: u64,
+    /// Time in the engine in microseconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub compute_us: u64,
+    /// Time from the order to run to the end of the work in microseconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub took_us: u64,
+}
+
+/// Work of the hub on a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HubRecord {
+    /// Reason for asking the hub.
+    pub reason: Word,
+    /// `answered`, `failed` or `cancelled`.
+    pub outcome: Word,
+    /// Kind of the failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Word>,
+    /// Time that the hub was given in microseconds.
+    pub wait_us: u64,
+    /// Time from asking the hub to the end of its work in microseconds.
+    pub took_us: u64,
+    /// Time in the hub's queue in microseconds, where it answered.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub queue_us: u64,
+    /// Time in the hub's engine in microseconds, where it answered.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub compute_us: u64,
+}
+
+/// End of a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndRecord {
+    /// The client got an answer.
+    Answered {
+        /// `device` or `hub`.
+        place: Word,
+        /// Reason for the place.
+        reason: Word,
+        /// Whether no later answer replaces it.
+        #[serde(rename = "final")]
+        is_final: bool,
+        /// Version and engine that answered.
+        form: FormRecord,
+        /// Answer, if `receipts.answers` asks for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        output: Option<ContentRecord>,
+    },
+    /// The client got an error.
+    Failed {
+        /// Code of the error, like `hub-unreachable`.
+        code: Word,
+        /// Failure of the device.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<Word>,
+        /// Failure of the hub.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hub: Option<Word>,
+    },
+    /// The client went away before the answer.
+    Cancelled,
+}
+
+/// Request, the decision on it and its end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RequestRecord {
+    /// Id of the request.
+    pub request: RequestId,
+    /// Name of the model.
+    pub model: ModelName,
+    /// Version that the request asked for; `None` for the one that serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+    /// Input of the request.
+    pub input: ContentRecord,
+    /// Routing rules in force.
+    pub policy: PolicyRecord,
+    /// Smoothed round trip of the connection to the hub in microseconds; `None` while it was away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_us: Option<u64>,
+    /// Version and engine of the device; `None` where no version was ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub form: Option<FormRecord>,
+    /// Guarantee of the device's variant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationRecord>,
+    /// Recent time of the device from queue to answer in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_us: Option<u64>,
+    /// Work of the device, where it was used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceRecord>,
+    /// Work of the hub, where it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<HubRecord>,
+    /// Bytes of input that were handed to the connection to the hub.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hub_bytes: u64,
+    /// End of the request.
+    pub end: EndRecord,
+    /// Time from the arrival of the whole request to its end in microseconds.
+    pub total_us: u64,
+}
+
+/// Request that was sent to the hub a second time, to compare the answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AuditRecord {
+    /// Id of the request.
+    pub request: RequestId,
+    /// Name of the model.
+    pub model: ModelName,
+    /// Privacy class: `shared`.
+    pub class: Word,
+    /// Input of the request.
+    pub input: ContentRecord,
+    /// Bytes of input that were handed to the connection to the hub.
+    pub hub_bytes: u64,
+    /// Whether both answers agree; `None` if they were not compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agrees: Option<bool>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
