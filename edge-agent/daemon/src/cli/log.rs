@@ -143,7 +143,6 @@ fn broken(summary: &Summary) -> Result<(), CliError> {
 /// Result of `log verify`.
 #[derive(Debug, Serialize)]
 struct Verification {
-    #[serde(flatten)]
     summary: Summary,
     /// Number of records that were lost because the disk was full or slow, as later records count them.
     lost: u64,

@@ -251,3 +251,135 @@ pub struct AuditRecord {
 const fn is_zero(value: &u64) -> bool {
     *value == 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4";
+
+    fn form(variant: &str, provider: &str) -> FormRecord {
+        FormRecord {
+            version: Version::new(3).unwrap(),
+            variant: variant.parse().unwrap(),
+            digest: DIGEST.parse().unwrap(),
+            engine: "ort".into(),
+            provider: provider.into(),
+        }
+    }
+
+    fn deferred(end: EndRecord) -> LogEvent {
+        LogEvent::Request(Box::new(RequestRecord {
+            request: "r-1".parse().unwrap(),
+            model: "digits".parse().unwrap(),
+            version: Some(Version::new(3).unwrap()),
+            input: ContentRecord { bytes: 3136, digest: Some(DIGEST.parse().unwrap()) },
+            policy: PolicyRecord {
+                mode: "cascade".into(),
+                class: "shared".into(),
+                deadline_us: Some(2_000_000),
+                hedge_us: Some(200_000),
+                hub_bytes_max: Some(4096),
+            },
+            link_us: Some(350),
+            form: Some(form("int8-qdq", "CPUExecutionProvider")),
+            calibration: Some(CalibrationRecord {
+                state: "certified".into(),
+                threshold: Some(0.875),
+                alpha: Some(0.015625),
+                confidence: Some(0.95),
+            }),
+            expected_us: Some(900),
+            device: Some(DeviceRecord {
+                outcome: "answered".into(),
+                failure: None,
+                score: Some(0.5),
+                queue_us: 10,
+                compute_us: 800,
+                took_us: 900,
+            }),
+            hub: Some(HubRecord {
+                reason: "low-confidence".into(),
+                outcome: "failed".into(),
+                failure: Some("busy".into()),
+                wait_us: 1_998_000,
+                took_us: 4000,
+                queue_us: 7,
+                compute_us: 8,
+            }),
+            hub_bytes: 3136,
+            end,
+            total_us: 5000,
+        }))
+    }
+
+    fn deferred_json(end: &str) -> String {
+        [
+            r#"{"request":{"request":"r-1","model":"digits","version":3,"input":{"bytes":3136,"digest":"DIGEST"},"#,
+            r#""policy":{"mode":"cascade","class":"shared","deadline_us":2000000,"hedge_us":200000,"hub_bytes_max":4096},"#,
+            r#""link_us":350,"form":{"version":3,"variant":"int8-qdq","digest":"DIGEST","engine":"ort","#,
+            r#""provider":"CPUExecutionProvider"},"calibration":{"state":"certified","threshold":0.875,"alpha":0.015625,"#,
+            r#""confidence":0.95},"expected_us":900,"device":{"outcome":"answered","score":0.5,"queue_us":10,"compute_us":800,"#,
+            r#""took_us":900},"hub":{"reason":"low-confidence","outcome":"failed","failure":"busy","wait_us":1998000,"#,
+            r#""took_us":4000,"queue_us":7,"compute_us":8},"hub_bytes":3136,"end":"#,
+            end,
+            r#","total_us":5000}}"#,
+        ]
+        .concat()
+        .replace("DIGEST", DIGEST)
+    }
+
+    #[test]
+    fn records_of_every_event_read_back_for_ever() {
+        let output = Some(ContentRecord { bytes: 40, digest: Some(DIGEST.parse().unwrap()) });
+        let answered = EndRecord::Answered {
+            place: "device".into(),
+            reason: "hub-failed".into(),
+            is_final: true,
+            form: form("int8-qdq", "CPUExecutionProvider"),
+            output,
+        };
+        let answered_json = r#"{"answered":{"place":"device","reason":"hub-failed","final":true,"form":{"version":3,"variant":"int8-qdq","digest":"DIGEST","engine":"ort","provider":"CPUExecutionProvider"},"output":{"bytes":40,"digest":"DIGEST"}}}"#;
+        let failed =
+            EndRecord::Failed { code: "hub-busy".into(), device: Some("busy".into()), hub: Some("busy".into()) };
+        let failed_json = r#"{"failed":{"code":"hub-busy","device":"busy","hub":"busy"}}"#;
+        let started = StartedRecord {
+            agent: "0.1.0".into(),
+            clean: false,
+            cut_bytes: 7,
+            damage: Some("record 5 was replaced".into()),
+        };
+        let audit = AuditRecord {
+            request: "r-1".parse().unwrap(),
+            model: "digits".parse().unwrap(),
+            class: "shared".into(),
+            input: ContentRecord { bytes: 3136, digest: None },
+            hub_bytes: 3136,
+            agrees: Some(true),
+        };
+        let samples = [
+            (
+                LogEvent::Started(started),
+                r#"{"started":{"agent":"0.1.0","clean":false,"cut_bytes":7,"damage":"record 5 was replaced"}}"#.to_owned(),
+            ),
+            (LogEvent::Stopped, r#""stopped""#.to_owned()),
+            (deferred(answered), deferred_json(answered_json)),
+            (deferred(failed), deferred_json(failed_json)),
+            (deferred(EndRecord::Cancelled), deferred_json(r#""cancelled""#)),
+            (
+                LogEvent::Audit(audit),
+                r#"{"audit":{"request":"r-1","model":"digits","class":"shared","input":{"bytes":3136},"hub_bytes":3136,"agrees":true}}"#
+                    .to_owned(),
+            ),
+        ];
+        for (event, json) in samples {
+            let golden = format!(r#"{{"at_unix_ms":1800000000000,"missing":2,"event":{json}}}"#);
+            let record = LogRecord { at_unix_ms: 1_800_000_000_000, missing: 2, event };
+            assert_eq!(serde_json::to_string(&record).unwrap(), golden);
+            assert_eq!(serde_json::from_str::<LogRecord>(&golden).unwrap(), record);
+            // Fields of a later version are ignored.
+            let later = golden.replacen('{', r#"{"later":1,"#, 1);
+            assert_eq!(serde_json::from_str::<LogRecord>(&later).unwrap(), record);
+        }
+    }
+}
