@@ -1,25 +1,27 @@
-//! Real inputs, and what they really show, read from the operator's files.
+//! Examples of inputs with their labels, read from the operator's files.
 //!
-//! Fed by `.npz` files; feeds calibration and everything that judges a model. Holds no more than one batch at a time, so
-//! that gigabytes of examples need no more memory than one.
+//! Fed by `.npz`, `.npy`, CSV and Parquet files; feeds calibration and everything that judges a model. Keeps no more than one batch
+//! in memory, so that gigabytes of examples need no more memory than one.
 
+mod cell;
 mod column;
+mod csv_file;
+mod folder;
+mod parquet_file;
+mod table;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use types::{DType, Dim, NamedTensor, Signature, Tensor, TensorSpec};
 
 use crate::CompressError;
-use crate::labels::{Label, numbers};
 use column::{Column, Rows};
+use evaluate::labels::{Label, numbers};
+use table::{Format, Table};
 
 /// Most examples of one set. Calibration wants hundreds, an evaluation thousands.
 pub const EXAMPLES_MAX: usize = 1_000_000;
-
-/// Most files of a folder of examples: each is opened on its own.
-pub const FILES_MAX: usize = 100_000;
 
 /// The array that holds what each example shows; it is no input.
 pub const LABELS: &str = "labels";
@@ -51,8 +53,10 @@ pub struct Batch {
 
 #[derive(Debug)]
 enum Source {
-    /// One file, whose arrays have an example in each row.
-    File { path: PathBuf, inputs: Vec<Input>, labels: Option<Column> },
+    /// Arrays with an example in each row: an `.npz` file, or a folder with an `.npy` file for each input.
+    Arrays { inputs: Vec<Input>, labels: Option<Column> },
+    /// A CSV or Parquet file with an example in each row.
+    Table(Table),
     /// One file for each example.
     Folder { files: Vec<PathBuf>, inputs: Vec<TensorSpec> },
 }
@@ -70,16 +74,40 @@ struct Input {
 }
 
 impl Examples {
-    /// Opens a `.npz` file, whose arrays are named like the inputs and have one example in each row; or a folder of
-    /// `.npz` files of one example each (for inputs whose shape varies), in the order of their names.
+    /// Opens examples: an `.npz` file whose arrays are named like the inputs and have one example in each row; a folder of `.npy` files
+    /// named like the inputs, of the same form; a `.csv`, `.tsv` or `.parquet` file with one example in each row (see [`table`]);
+    /// or a folder of `.npz` files of one example each (for inputs whose shape varies), in the order of their names.
     ///
     /// An array `labels`, if there is one, holds the right answer of each example: a class number, a quantity, or several
-    /// numbers. Reads no data yet.
+    /// numbers. Of arrays only the headers are read yet, of tables every cell.
     ///
     /// # Errors
     /// [`CompressError::Examples`] when files are missing, broken, over a limit or do not fit the signature.
     pub fn open(path: &Path, signature: &Signature) -> Result<Self, CompressError> {
-        let opened = if path.is_dir() { folder(path, signature) } else { file(path, signature) };
+        Self::open_with_classes(path, signature, &[])
+    }
+
+    /// Opens examples as [`Examples::open`] does; labels of tables may be names of `classes`, too.
+    ///
+    /// # Errors
+    /// As [`Examples::open`].
+    pub fn open_with_classes(path: &Path, signature: &Signature, classes: &[String]) -> Result<Self, CompressError> {
+        let table = |format| {
+            let (table, count) = Table::open(path, format, &signature.inputs, classes)?;
+            Ok((Source::Table(table), count))
+        };
+        let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+        let opened = match extension.as_deref() {
+            _ if path.is_dir() => folder::open(path, signature),
+            Some("csv" | "tsv") => table(Format::Csv),
+            Some("parquet" | "pq") => table(Format::Parquet),
+            Some("npy") => Err(format!(
+                "{} is a single array: name the folder with an .npy file for each input, or save an .npz file",
+                path.display()
+            )),
+            Some(extension) if folder::LATER.contains(&extension) => Err(folder::later(path)),
+            Some(_) | None => file(path, signature),
+        };
         let (source, count) = opened.map_err(unusable)?;
         if count == 0 {
             return Err(unusable(format!("{} holds no example", path.display())));
@@ -102,10 +130,14 @@ impl Examples {
         self.chosen.is_empty()
     }
 
-    /// Returns whether every example of a file comes with a label; a folder's files are looked into only when they are read.
+    /// Returns whether every example comes with a label; a folder's `.npz` files are opened only when they are read.
     #[must_use]
     pub fn are_labelled(&self) -> bool {
-        matches!(&*self.source, Source::File { labels: Some(_), .. })
+        match &*self.source {
+            Source::Arrays { labels, .. } => labels.is_some(),
+            Source::Table(table) => table.is_labelled(),
+            Source::Folder { .. } => false,
+        }
     }
 
     /// Takes `calibration` of them, spread evenly over all (files are often sorted by class), and the rest.
@@ -130,16 +162,21 @@ impl Examples {
     /// [`CompressError::Examples`] in an item, when a file cannot be read or is not what its header said.
     pub fn iter(&self) -> impl Iterator<Item = Result<Example, CompressError>> + use<'_> {
         let mut reader: Option<Reader> = None;
+        let mut rows: Option<table::Reader> = None;
         let mut failed = false;
         self.chosen.iter().map_while(move |&index| {
             if failed {
                 return None;
             }
             let example = match &*self.source {
-                Source::File { path, inputs, labels } => match &mut reader {
+                Source::Arrays { inputs, labels } => match &mut reader {
                     Some(reader) => reader.read(inputs, index),
-                    None => Reader::open(path, inputs, labels.as_ref())
+                    None => Reader::open(inputs, labels.as_ref())
                         .and_then(|opened| reader.insert(opened).read(inputs, index)),
+                },
+                Source::Table(table) => match &mut rows {
+                    Some(rows) => rows.read(table, index),
+                    None => table.reader().and_then(|opened| rows.insert(opened).read(table, index)),
                 },
                 Source::Folder { files, inputs } => {
                     files.get(index).ok_or_else(|| "no such example".to_owned()).and_then(|file| whole(file, inputs))
@@ -202,12 +239,20 @@ impl Examples {
     pub fn place(&self, position: usize) -> String {
         let index = self.chosen.get(position).copied().unwrap_or(position);
         match &*self.source {
-            Source::File { .. } => format!("row {index}"),
+            Source::Arrays { .. } | Source::Table(_) => format!("row {index}"),
             Source::Folder { files, .. } => match files.get(index).and_then(|file| file.file_name()) {
                 Some(name) => format!("file {}", name.to_string_lossy()),
                 None => format!("file {index}"),
             },
         }
+    }
+
+    /// Returns the examples at these positions, in the order of the file.
+    #[must_use]
+    pub fn select(&self, positions: &[usize]) -> Self {
+        let mut chosen: Vec<usize> = positions.iter().filter_map(|&at| self.chosen.get(at).copied()).collect();
+        chosen.sort_unstable();
+        Self { source: Arc::clone(&self.source), chosen }
     }
 
     /// Positions of the examples in the file or folder they were read from.
@@ -219,7 +264,11 @@ impl Examples {
     /// Returns whether every input has a free first dimension that counts examples.
     #[must_use]
     pub fn can_be_joined(&self) -> bool {
-        matches!(&*self.source, Source::File { inputs, .. } if inputs.iter().all(|input| input.joins))
+        match &*self.source {
+            Source::Arrays { inputs, .. } => inputs.iter().all(|input| input.joins),
+            Source::Table(table) => table.joins(),
+            Source::Folder { .. } => false,
+        }
     }
 }
 
@@ -229,7 +278,11 @@ fn unusable(reason: String) -> CompressError {
 
 fn file(path: &Path, signature: &Signature) -> Result<(Source, usize), String> {
     let wanted = |name: &str| name == LABELS || signature.inputs.iter().any(|input| input.name == name);
-    let mut columns = column::columns(path, wanted)?;
+    arrays(path, column::columns(path, wanted)?, signature)
+}
+
+/// Holds arrays with an example in each row against the inputs that they feed.
+fn arrays(path: &Path, mut columns: Vec<Column>, signature: &Signature) -> Result<(Source, usize), String> {
     let mut take = |name: &str| {
         let at = columns.iter().position(|column| column.name == name)?;
         Some(columns.swap_remove(at))
@@ -251,7 +304,7 @@ fn file(path: &Path, signature: &Signature) -> Result<(Source, usize), String> {
     if let Some(labels) = labels.as_ref().filter(|labels| labels.dtype == DType::Bytes) {
         return Err(format!("array {LABELS:?} holds {}: save numbers, one row per example", labels.dtype));
     }
-    Ok((Source::File { path: path.to_owned(), inputs, labels }, count))
+    Ok((Source::Arrays { inputs, labels }, count))
 }
 
 /// Holds an array with one example in each row against the input it is for.
@@ -289,23 +342,6 @@ fn fits(dims: &[Dim], shape: &[usize]) -> bool {
     dims.len() == shape.len() && dims.iter().zip(shape).all(fit)
 }
 
-fn folder(path: &Path, signature: &Signature) -> Result<(Source, usize), String> {
-    let broken = |error: std::io::Error| format!("read folder {}: {error}", path.display());
-    let mut files = Vec::new();
-    for entry in fs::read_dir(path).map_err(broken)? {
-        let file = entry.map_err(broken)?.path();
-        if file.extension().is_some_and(|extension| extension == "npz") && file.is_file() {
-            files.push(file);
-        }
-        if files.len() > FILES_MAX {
-            return Err(format!("{} holds more than {FILES_MAX} files: take a part", path.display()));
-        }
-    }
-    files.sort();
-    let count = files.len();
-    Ok((Source::Folder { files, inputs: signature.inputs.clone() }, count))
-}
-
 /// Reads a file that is one example.
 fn whole(path: &Path, inputs: &[TensorSpec]) -> Result<Example, String> {
     let wanted = |name: &str| name == LABELS || inputs.iter().any(|input| input.name == name);
@@ -326,12 +362,12 @@ fn whole(path: &Path, inputs: &[TensorSpec]) -> Result<Example, String> {
                 return Err(format!("array {name:?} of {} has shape {found:?}, not {spec}", path.display()));
             }
         };
-        let data = column.rows(path, column.bytes_of(false)?)?.read(0)?;
+        let data = column.rows(column.bytes_of(false)?)?.read(0)?;
         tensors.push(named(&spec.name, column.dtype, shape, data)?);
     }
     let is_input = inputs.iter().any(|input| input.name == LABELS);
     let label = match find(LABELS).filter(|_| !is_input) {
-        Some(column) => Some(label(column.dtype, &column.rows(path, column.bytes_of(false)?)?.read(0)?)?),
+        Some(column) => Some(label(column.dtype, &column.rows(column.bytes_of(false)?)?.read(0)?)?),
         None => None,
     };
     Ok(Example { inputs: tensors, label })
@@ -367,9 +403,9 @@ struct Reader {
 }
 
 impl Reader {
-    fn open(path: &Path, inputs: &[Input], labels: Option<&Column>) -> Result<Self, String> {
-        let rows = inputs.iter().map(|input| input.column.rows(path, input.bytes)).collect::<Result<_, _>>()?;
-        let labels = labels.map(|column| Ok::<_, String>((column.dtype, column.rows(path, column.bytes_of(true)?)?)));
+    fn open(inputs: &[Input], labels: Option<&Column>) -> Result<Self, String> {
+        let rows = inputs.iter().map(|input| input.column.rows(input.bytes)).collect::<Result<_, _>>()?;
+        let labels = labels.map(|column| Ok::<_, String>((column.dtype, column.rows(column.bytes_of(true)?)?)));
         Ok(Self { inputs: rows, labels: labels.transpose()? })
     }
 

@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use compress::Examples;
-use console::{CliError, ExitKind, OrExit, Output};
+use console::{CliError, ExitKind, Output};
 use evaluate::compare::{Agreement, McNemar, agree, mcnemar};
 use evaluate::metrics::{Figure, agreement};
 use serde::Serialize;
 use types::{DType, TensorSpec};
 
-use super::examined::{Answered, Loaded, open_engine, rule_of_file};
+use super::examined::{Answered, Loaded, Reading, class, open_engine, open_examples, rule_of_file};
 use super::words::{escaped, percent};
 
 /// Examples of the verb.
@@ -37,7 +36,7 @@ pub(super) struct CompareArgs {
     first: PathBuf,
     /// Second ONNX file.
     second: PathBuf,
-    /// Examples that both models take: an .npz file, or a folder of .npz files; see `cloud-hub model calibrate --help`.
+    /// Examples that both models take: an .npz, .csv, .tsv or .parquet file, or a folder; see `cloud-hub model calibrate --help`.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Output with a value for each class [default: the first output of floating-point numbers].
@@ -64,12 +63,12 @@ pub(super) fn run(args: &CompareArgs) -> Result<(), CliError> {
     let mut labels = None;
     for (name, file) in [("the first model", &args.first), ("the second model", &args.second)] {
         let mut loaded = Loaded::open(&engine, name.to_owned(), file)?;
-        let signature = loaded.session.signature().clone();
-        let output = scored(args.output.as_deref(), &signature.outputs, name)?;
-        let hint = format!("correct {}: one array for each input, an example in each row", args.data.display());
-        let examples = Examples::open(&args.data, &signature).or_exit_try(ExitKind::Config, &hint)?;
-        let (answers, found) = loaded.answer(&examples, &rule_of_file(&output))?;
-        labels = found;
+        let output = scored(args.output.as_deref(), &loaded.session.signature().outputs, name)?;
+        let examples = open_examples(&args.data, loaded.session.as_ref(), &[])?;
+        let rule = rule_of_file(&output);
+        let (answers, found) = loaded.answer(&examples, &mut Reading::scored(&rule))?;
+        labels = found.iter().map(|label| label.number().and_then(class)).collect::<Option<Vec<_>>>();
+        labels = labels.filter(|labels| labels.len() == answers.says.len());
         answered.push(classes(&answers, name)?);
     }
     let [first, second] = answered.as_slice() else { return Ok(()) };

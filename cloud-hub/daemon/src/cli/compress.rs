@@ -72,8 +72,8 @@ pub(super) fn run(args: &CompressArgs) -> Result<(), CliError> {
 
 /// Calibrates the folder that was written, on the examples that did not calibrate its quantization.
 fn calibrate_folder(args: &CompressArgs, full: &Path, outcome: &Outcome) -> Result<Calibration, CliError> {
-    let judging = |session: &dyn Session| {
-        let examples = examined::open_examples(&args.examples, session)?;
+    let judging = |session: &dyn Session, classes: &[String]| {
+        let examples = examined::open_examples(&args.examples, session, classes)?;
         Ok(examples.split(outcome.calibrated_on).1)
     };
     calibrate::of_folder(&args.out, full, args.alpha, &judging).map_err(|error| {
@@ -202,7 +202,7 @@ fn explained(error: CompressError, args: &CompressArgs) -> CliError {
     let examples = args.examples.display();
     match &error {
         CompressError::Examples { .. } => CliError::new(ExitKind::Config, error)
-            .hint(format!("correct {examples}: one array for each input, an example in each row")),
+            .hint(format!("correct {examples}: an example in each row, for each input; see docs/evaluate.md")),
         CompressError::Answers { .. } => CliError::new(ExitKind::Config, error)
             .hint("correct the model, or leave those examples out: its answers must be finite numbers"),
         CompressError::Command { .. } => CliError::new(ExitKind::Failed, error).hint(

@@ -1,11 +1,11 @@
-//! One array of an `.npz` file, read row by row.
+//! One array of an `.npz` file or one `.npy` file, read row by row.
 //!
-//! Fed by [`super`] with a file and a name; gives rows without ever holding the array. The archive's directory says where
-//! the bytes lie; they are read straight from the file, so that several arrays can be read side by side.
+//! Fed by [`super`] with a file and a name; gives rows without ever holding the array. The archive's directory says at which
+//! offset the bytes begin; they are read straight from the file, so that several arrays can be read side by side.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flate2::read::DeflateDecoder;
 use types::DType;
@@ -21,9 +21,11 @@ const HEADER_BYTES_MAX: u64 = 4 * 1024;
 /// Bytes read from the file at a time.
 const READ_BYTES: usize = 256 * 1024;
 
-/// Where an array lies and what it is.
+/// Location, type and shape of an array.
 #[derive(Debug, Clone)]
 pub(super) struct Column {
+    /// File with the bytes of the array.
+    path: PathBuf,
     /// Name without `.npy`.
     pub(super) name: String,
     pub(super) dtype: DType,
@@ -65,6 +67,16 @@ pub(super) fn columns(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<
     Ok(found)
 }
 
+/// Reads the header of one `.npy` file, which becomes an array named `name`.
+///
+/// # Errors
+/// A sentence that says what is wrong and what to do.
+pub(super) fn single(path: &Path, name: &str) -> Result<Column, String> {
+    let broken = |error: &dyn std::fmt::Display| format!("{} is no readable .npy file: {error}", path.display());
+    let length = std::fs::metadata(path).map_err(|error| broken(&error))?.len();
+    header(path, name.to_owned(), Place { start: 0, length, deflated: false }).map_err(|error| broken(&error))
+}
+
 struct Place {
     start: u64,
     length: u64,
@@ -95,7 +107,7 @@ fn header(path: &Path, name: String, place: Place) -> Result<Column, String> {
     if shape.len() > RANK_MAX + 1 {
         return Err(wrong(format!("has {} dimensions", shape.len())));
     }
-    Ok(Column { name, dtype, shape, start, length, deflated, header: size })
+    Ok(Column { path: path.to_owned(), name, dtype, shape, start, length, deflated, header: size })
 }
 
 /// Bytes before the header's text, and with it; from the format's own description (NEP 1).
@@ -158,7 +170,8 @@ impl Column {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub(super) fn rows(&self, path: &Path, bytes: usize) -> Result<Rows, String> {
+    pub(super) fn rows(&self, bytes: usize) -> Result<Rows, String> {
+        let path = &self.path;
         let wrong = |error: io::Error| format!("read array {:?} of {}: {error}", self.name, path.display());
         if self.deflated {
             let mut source = stream(path, self.start, self.length, true).map_err(wrong)?;

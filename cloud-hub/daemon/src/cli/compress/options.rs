@@ -40,7 +40,7 @@ docs/compress.md explains the figures.")]
 pub(in crate::cli) struct CompressArgs {
     /// The model file, in fp32.
     pub(super) model: PathBuf,
-    /// Real inputs: a .npz file, or a folder of them.
+    /// Real inputs: an .npz, .csv, .tsv or .parquet file, or a folder of .npz or .npy files; docs/evaluate.md describes them.
     #[arg(long, value_name = "FILE")]
     pub(super) examples: PathBuf,
     /// Folder to write; it must be absent or empty.
