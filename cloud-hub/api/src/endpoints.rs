@@ -181,7 +181,7 @@ bodies! {
     Deleted = r#"{"model":"digits","version":2,"files":{"files":5,"bytes":600000}}"#;
     GarbageRequest = r#"{"dry_run":true}"#;
     Garbage = r#"{"dry_run":true,"orphans":{"files":1,"bytes":600000},"deltas":{"files":2,"bytes":30000},"versions":[{"model":"digits","version":1,"files":{"files":5,"bytes":600000}}]}"#;
-    PublishRequest = r#"{"version":2,"manifest":"sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4","targets":"…","hold":true,"offer":true,"force":true}"#;
+    PublishRequest = r#"{"version":2,"manifest":"sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4","targets":"…","hold":true,"offer":true,"force":true,"strict":true}"#;
     Published = r#"{"model":"digits","version":2,"devices_told":3,"offered":2,"unchanged":false,"warnings":["…"]}"#;
     OfferRequest = r#"{"version":2}"#;
     WithdrawRequest = r#"{"version":2,"targets":"…"}"#;

@@ -147,6 +147,10 @@ pub struct PublishRequest {
     /// inputs or outputs.
     #[serde(default, skip_serializing_if = "is_false")]
     pub force: bool,
+    /// Whether to refuse the version if it has warnings that its author can mend: no score, no threshold, no golden inputs, a looser bound than
+    /// the version before.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub strict: bool,
 }
 
 /// Returns whether a switch is off: it is left out of a request then, so that an older hub understands it.

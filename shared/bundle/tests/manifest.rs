@@ -328,3 +328,33 @@ fn what_a_version_takes_away_is_listed() {
     assert_eq!(worse(&old, &free), Vec::<String>::new(), "names are free text, and more is taken than before");
     assert_eq!(warnings(&of_variant(|variant| variant.threshold = None)).len(), 1);
 }
+
+#[test]
+fn a_looser_bound_than_the_version_before_states_is_listed() {
+    use bundle::manifest::regress::looser;
+    let of = |bound: f32, confidence: f32, threshold: f32| {
+        let mut manifest = manifest();
+        let points = [(0.9, bound / 2.0), (0.5, bound), (0.1, 0.5)];
+        let curve = points.map(|(threshold, bound)| CurvePoint { threshold, coverage: 0.5, differing: 0.0, bound });
+        for variant in &mut manifest.variants {
+            variant.threshold = Some(threshold);
+            variant.calibration = Some(Calibration { examples: 1000, confidence, curve: curve.to_vec() });
+        }
+        manifest
+    };
+    let old = of(0.02, 0.95, 0.5);
+    assert_eq!(looser(&old, &of(0.0205, 0.95, 0.5)), Vec::<String>::new());
+    assert_eq!(looser(&old, &of(0.02, 0.99, 0.95)), Vec::<String>::new(), "a stricter threshold keeps less");
+    // Between two points of the curve the looser one counts.
+    assert!(
+        looser(&old, &of(0.02, 0.95, 0.4))[0].contains("at most 50.00 % differing answers, version 2 at most 2.00 %")
+    );
+    assert!(looser(&old, &of(0.03, 0.95, 0.5))[0].contains("at most 3.00 %"));
+    assert!(looser(&old, &of(0.02, 0.9, 0.5))[0].contains("90.00 % confidence"));
+    let mut bare = of(0.02, 0.95, 0.5);
+    bare.variants.iter_mut().for_each(|variant| variant.calibration = None);
+    assert!(looser(&old, &bare)[0].contains("no calibration"));
+    assert_eq!(looser(&bare, &old), Vec::<String>::new());
+    bare.variants.iter_mut().for_each(|variant| variant.threshold = None);
+    assert_eq!(looser(&old, &bare), Vec::<String>::new(), "a missing threshold is listed by `worse`");
+}

@@ -42,6 +42,8 @@ DIR holds model.toml and the files it names. Only files that the hub does not ha
 The hub loads its own variant and checks its golden answers before anything is published.
 A version that is worse than the one in force (no threshold, no golden inputs, other labels, other
 inputs or outputs) is refused with a list of what is worse; --force publishes it all the same.
+What a version lacks, and a looser bound than that of the version in force, is printed as a warning on the standard error
+and in --json; --strict refuses such a version.
 Pushing the same content again changes nothing, except that files which are damaged on the hub are sent again.
 Other content under the same version is refused.")]
 pub(super) struct PushArgs {
@@ -66,6 +68,9 @@ pub(super) struct PushArgs {
     /// Publish although the version is worse than the one in force: no threshold, no golden inputs, other labels.
     #[arg(long)]
     force: bool,
+    /// Refuse the version if it has warnings: no score, no threshold, no golden inputs, a looser bound than the version in force.
+    #[arg(long, conflicts_with_all = ["force", "prepare"])]
+    strict: bool,
     #[command(flatten)]
     operate: Operate,
 }
@@ -112,7 +117,8 @@ pub(super) fn run(args: &PushArgs) -> Result<(), CliError> {
     // A rollout brings the version to devices, also the first one.
     let hold = args.hold || args.to.is_some();
     let Manifest { model, version, .. } = &packed.manifest;
-    let request = PublishRequest { version: *version, manifest, targets, hold, offer: args.offer, force: args.force };
+    let (offer, force, strict) = (args.offer, args.force, args.strict);
+    let request = PublishRequest { version: *version, manifest, targets, hold, offer, force, strict };
     let published = client.send::<PublishVersion>(model, &request)?;
     drop(spinner);
     let rollout = match &args.to {
@@ -120,12 +126,15 @@ pub(super) fn run(args: &PushArgs) -> Result<(), CliError> {
         None => None,
     };
     let files = packed.files.len();
+    for warning in &published.warnings {
+        console::warn(warning);
+    }
     let pushed = Pushed { published, held: hold, rollout, manifest, files, files_uploaded, bytes_uploaded };
     Ok(args.operate.output().print(&pushed, told)?)
 }
 
 fn told(pushed: &Pushed) -> String {
-    let Published { model, version, devices_told, offered, unchanged, warnings } = &pushed.published;
+    let Published { model, version, devices_told, offered, unchanged, .. } = &pushed.published;
     let state = match (unchanged, pushed.held) {
         _ if let Some(rollout) = &pushed.rollout => {
             let number = rollout.rollout;
@@ -145,9 +154,8 @@ fn told(pushed: &Pushed) -> String {
         }
         (false, false) => unoffered(&pushed.published),
     };
-    let warnings: String = warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
     format!(
-        "{model}/{version} {state}\n{} of {} files uploaded, {} bytes{warnings}",
+        "{model}/{version} {state}\n{} of {} files uploaded, {} bytes",
         pushed.files_uploaded, pushed.files, pushed.bytes_uploaded
     )
 }

@@ -92,6 +92,7 @@ fn of(packed: &Packed, signed: Signed) -> PublishRequest {
         hold: false,
         offer: true,
         force: false,
+        strict: false,
     }
 }
 
@@ -215,6 +216,7 @@ async fn a_number_is_never_given_to_other_content_nor_a_lower_one_after_a_higher
         hold: false,
         offer: true,
         force: false,
+        strict: false,
     };
     let taken = bench.publish(&other, &request).await;
     assert!(matches!(taken, Err(PublishError::Registry(_))), "{taken:?}");

@@ -1,7 +1,8 @@
 //! Warnings for an operator before a version replaces another.
 //!
 //! Called by the hub at a push with the new manifest and that of the active version. None of these is a fault of the
-//! format: a worse version can be intended, which `--force` confirms.
+//! format: a worse version can be intended, which `--force` confirms. [`worse`] refuses a push without `--force`, [`lints`] and
+//! [`looser`] refuse one with `--strict`, and [`warnings`] and [`looser`] are shown.
 
 use types::{Dim, Place, TensorSpec};
 
@@ -37,9 +38,68 @@ pub fn worse(old: &Manifest, new: &Manifest) -> Vec<String> {
     found
 }
 
+/// Returns promises that `new` states more loosely than `old`, the version that devices follow now: a larger bound of the share that is
+/// kept and differs from the full model, a lower confidence, or no bound at all.
+#[must_use]
+pub fn looser(old: &Manifest, new: &Manifest) -> Vec<String> {
+    let version = old.version;
+    let mut found = Vec::new();
+    for variant in new.variants_for(Place::Device).filter(|variant| variant.threshold.is_some()) {
+        let strictest = before(old, variant).into_iter().filter_map(bound).min_by(|a, b| a.0.total_cmp(&b.0));
+        let Some((old_bound, old_confidence)) = strictest else { continue };
+        let name = &variant.name;
+        match bound(variant) {
+            None => found.push(format!(
+                "variant {name} has a threshold and no calibration that states its bound, version {version} states {}: cloud-hub model calibrate",
+                percent(old_bound)
+            )),
+            Some((bound, _)) if bound > old_bound + BOUND_SLACK => found.push(format!(
+                "variant {name} keeps at most {} differing answers, version {version} at most {}",
+                percent(bound),
+                percent(old_bound)
+            )),
+            Some((_, confidence)) if confidence < old_confidence => found.push(format!(
+                "the bound of variant {name} holds with {} confidence, that of version {version} with {}",
+                percent(confidence),
+                percent(old_confidence)
+            )),
+            Some(_) => {}
+        }
+    }
+    found
+}
+
+/// Returns the upper bound of the share that a variant keeps and answers otherwise than the full model, and its confidence; `None` without a
+/// threshold or a calibration that reaches it.
+fn bound(variant: &Variant) -> Option<(f32, f32)> {
+    let (threshold, calibration) = (variant.threshold?, variant.calibration.as_ref()?);
+    // Strictest first: a point that keeps at least as much bounds what this threshold keeps.
+    let point = calibration.curve.iter().find(|point| point.threshold <= threshold)?;
+    Some((point.bound, calibration.confidence))
+}
+
+fn percent(share: f32) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
 /// Returns properties of a version that its author may not expect, whatever serves now.
 #[must_use]
 pub fn warnings(manifest: &Manifest) -> Vec<String> {
+    let mut found = lints(manifest);
+    let is_newer =
+        |rule: &ScoreRule| rule.axis.is_some() || rule.temperature.is_some() || rule.kind != ScoreKind::Top1Probability;
+    let newer = manifest.score.as_ref().is_some_and(is_newer)
+        || manifest.variants.iter().any(|variant| variant.score.is_some());
+    if newer {
+        found
+            .push("agents of 0.1.0 do not know this [score], refuse the version and keep the one they have".to_owned());
+    }
+    found
+}
+
+/// Returns what a version lacks that its author can add: a score, thresholds, golden inputs.
+#[must_use]
+pub fn lints(manifest: &Manifest) -> Vec<String> {
     let mut found = Vec::new();
     let device: Vec<&Variant> = manifest.variants_for(Place::Device).collect();
     if manifest.score.is_none() && !device.is_empty() {
@@ -56,16 +116,11 @@ pub fn warnings(manifest: &Manifest) -> Vec<String> {
             found.push(format!("variant {} has no golden inputs: its outputs cannot be checked", variant.name));
         }
     }
-    let is_newer =
-        |rule: &ScoreRule| rule.axis.is_some() || rule.temperature.is_some() || rule.kind != ScoreKind::Top1Probability;
-    let newer = manifest.score.as_ref().is_some_and(is_newer)
-        || manifest.variants.iter().any(|variant| variant.score.is_some());
-    if newer {
-        found
-            .push("agents of 0.1.0 do not know this [score], refuse the version and keep the one they have".to_owned());
-    }
     found
 }
+
+/// Increase of a bound that is not worth a warning: two draws of examples for one α differ by more than that only if the variant is worse.
+const BOUND_SLACK: f32 = 0.001;
 
 const DEFERS: &str = "under the policy cascade every request goes to the hub";
 

@@ -9,21 +9,32 @@ use bundle::manifest::score::{self, Verdict};
 use bundle::{FileRef, Manifest};
 use bytes::Bytes;
 use onnx_graph::memory::Peak;
-use types::{ModelName, Place};
+use types::Place;
 
 use super::Registry;
 use super::publish::PublishError;
+use crate::api::PublishRequest;
 use crate::workers::pool::Pool;
 
 impl Registry {
-    /// Refuses a version that is worse than the one in force, unless the operator forces it.
-    pub(super) fn refuse_worse(&self, model: &ModelName, new: &Manifest, force: bool) -> Result<(), PublishError> {
-        let current = self.snapshot().current(model);
-        let Some(old) = current.and_then(|version| self.manifest(model, version)).filter(|_| !force) else {
-            return Ok(());
-        };
-        let problems = regress::worse(&old, new);
-        if problems.is_empty() { Ok(()) } else { Err(PublishError::Worse { than: old.version, problems }) }
+    /// Refuses a version that is worse than the one in force, unless the operator forces it. Returns in what respects it is worse or promises
+    /// less all the same. With `strict` these and what the version lacks refuse it, too.
+    pub(super) fn refuse_worse(&self, new: &Manifest, request: &PublishRequest) -> Result<Vec<String>, PublishError> {
+        let mut compared = Vec::new();
+        let current = self.snapshot().current(&new.model);
+        if let Some(old) = current.and_then(|version| self.manifest(&new.model, version)) {
+            compared = regress::worse(&old, new);
+            if !compared.is_empty() && !request.force {
+                return Err(PublishError::Worse { than: old.version, problems: compared });
+            }
+            compared.extend(regress::looser(&old, new));
+        }
+        let mut problems = regress::lints(new);
+        problems.extend(compared.iter().cloned());
+        if request.strict && !problems.is_empty() {
+            return Err(PublishError::Strict { problems });
+        }
+        Ok(compared)
     }
 
     /// Refuses variants whose runs would take more memory than `limit` bytes, as far as that follows from their graphs and

@@ -117,6 +117,12 @@ pub enum PublishError {
         /// Parts that it lacks or changes.
         problems: Vec<String>,
     },
+    /// The version has warnings, and the operator asked for none.
+    #[error("this version has warnings, which --strict refuses: {}", .problems.join("; "))]
+    Strict {
+        /// Parts that it lacks, or promises more loosely than the version before.
+        problems: Vec<String>,
+    },
     /// Devices have the version, or may have it.
     #[error("{model} {version} cannot be withdrawn: {} has it or may have it", holders(.devices))]
     Taken {
@@ -244,7 +250,7 @@ impl Registry {
         let mut pool = None;
         let mut warnings = Vec::new();
         if !was_there {
-            self.refuse_worse(model, &manifest, request.force)?;
+            warnings.extend(self.refuse_worse(&manifest, request)?);
             self.check_files(&manifest).await?;
             self.check_device_models(&manifest).await?;
             let unknown = self.judge_memory(&manifest, loader.inference.run_memory_max_bytes).await?;

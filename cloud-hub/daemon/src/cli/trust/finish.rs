@@ -121,7 +121,7 @@ pub(super) fn publish(site: &Site, change: &Change, output: Output) -> Result<()
         (Some(push), Site::Api(client)) => {
             let (version, manifest, hold, force) = (push.version, push.manifest, push.hold, push.force);
             let targets = targets.unwrap_or_default();
-            let request = PublishRequest { version, manifest, targets, hold, offer: false, force };
+            let request = PublishRequest { version, manifest, targets, hold, offer: false, force, strict: false };
             let published = client.send::<PublishVersion>(&push.model, &request)?;
             Ok(output.print(&published, |published| {
                 if published.offered != Some(published.version) {

@@ -125,6 +125,8 @@ pub(super) fn refuse(error: &PublishError) -> Refused {
             .hint("correct [score] in model.toml: with a wrong rule a device keeps every answer, or none"),
         PublishError::Worse { .. } => Refused::new(ErrorCode::Conflict, error.to_string())
             .hint("correct model.toml, or publish it as it is with: cloud-hub model push DIR --force"),
+        PublishError::Strict { .. } => Refused::new(ErrorCode::Conflict, error.to_string())
+            .hint("correct model.toml (docs/reference/model.md), or push without --strict"),
         PublishError::Stopped(cause) => super::trust::refuse(cause),
         PublishError::Blob(cause) => Refused::storage(cause),
         PublishError::Metadata(cause) => Refused::storage(cause),
