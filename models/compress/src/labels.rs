@@ -1,10 +1,10 @@
-//! Labels of examples: class numbers, quantities, or several numbers per example.
+//! Summary of the labels of a set of examples.
 //!
 //! Fed by [`crate::examples`] with the array `labels`; read by [`crate::quality`], which chooses the task by them.
 
 use std::collections::BTreeSet;
 
-use types::DType;
+use evaluate::labels::Label;
 
 /// Number of different labels of a yes-or-no question.
 ///
@@ -13,47 +13,6 @@ const TWO_CLASSES: usize = 2;
 
 /// Largest number of different values that [`LabelFacts`] remembers.
 const VALUES_MAX: usize = 64;
-
-/// Numbers that describe one example: one for a class or a quantity, several for boxes, texts or several targets.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Label(pub Vec<f64>);
-
-impl Label {
-    /// The label's only number.
-    #[must_use]
-    pub fn number(&self) -> Option<f64> {
-        match self.0.as_slice() {
-            [only] => Some(*only),
-            _ => None,
-        }
-    }
-
-    /// Reads little-endian numbers; `None` for text and broken data.
-    pub(crate) fn read(dtype: DType, data: &[u8]) -> Option<Self> {
-        numbers(dtype, data).map(Self)
-    }
-}
-
-/// Numbers of a tensor's bytes as f64; `None` for text.
-pub(crate) fn numbers(dtype: DType, data: &[u8]) -> Option<Vec<f64>> {
-    #[expect(clippy::cast_precision_loss, reason = "class numbers and quantities stay below 2^53")]
-    let values = match dtype {
-        DType::F64 => data.as_chunks().0.iter().map(|&lane| f64::from_le_bytes(lane)).collect(),
-        DType::F32 => data.as_chunks().0.iter().map(|&lane| f64::from(f32::from_le_bytes(lane))).collect(),
-        DType::F16 => data.as_chunks().0.iter().map(|&lane| half::f16::from_le_bytes(lane).to_f64()).collect(),
-        DType::Bf16 => data.as_chunks().0.iter().map(|&lane| half::bf16::from_le_bytes(lane).to_f64()).collect(),
-        DType::Bool | DType::U8 => data.iter().map(|&byte| f64::from(byte)).collect(),
-        DType::I8 => data.iter().map(|&byte| f64::from(i8::from_le_bytes([byte]))).collect(),
-        DType::U16 => data.as_chunks().0.iter().map(|&lane| f64::from(u16::from_le_bytes(lane))).collect(),
-        DType::I16 => data.as_chunks().0.iter().map(|&lane| f64::from(i16::from_le_bytes(lane))).collect(),
-        DType::U32 => data.as_chunks().0.iter().map(|&lane| f64::from(u32::from_le_bytes(lane))).collect(),
-        DType::I32 => data.as_chunks().0.iter().map(|&lane| f64::from(i32::from_le_bytes(lane))).collect(),
-        DType::U64 => data.as_chunks().0.iter().map(|&lane| u64::from_le_bytes(lane) as f64).collect(),
-        DType::I64 => data.as_chunks().0.iter().map(|&lane| i64::from_le_bytes(lane) as f64).collect(),
-        DType::Bytes => return None,
-    };
-    Some(values)
-}
 
 /// Summary of all labels of a set, by which the task is chosen.
 #[derive(Debug, Clone, PartialEq)]

@@ -38,9 +38,9 @@ pub mod weight_only;
 
 pub use dequantize::dequantize;
 pub use error::CompressError;
+pub use evaluate::labels::Label;
 pub use examples::Examples;
 pub use gram::Grams;
-pub use labels::Label;
 pub use prepare::{PrepareError, prepare};
 pub use report::{Report, Skipped};
 pub use selection::Selection;

@@ -5,14 +5,12 @@
 //! much smaller losses than two separate figures could. Fed by [`crate::auto`], [`crate::sensitivity`] and searches.
 
 mod arithmetic;
-mod boxes;
 mod custom;
 mod judge;
 mod labelled;
 mod measure;
 mod output;
 mod paired;
-mod symbols;
 mod task;
 
 use engine::{Engine, LoadOptions, ModelBytes, RunControl, Session};

@@ -14,6 +14,17 @@ pub fn interval(
     n: usize,
     confidence: f64,
     seed: u64,
+    statistic: impl FnMut(&[usize]) -> Option<f64>,
+) -> Option<Interval> {
+    interval_of(DRAWS, n, confidence, seed, statistic)
+}
+
+/// Returns the interval as [`interval`] does, from another number of draws, for statistics that take long.
+pub fn interval_of(
+    draws: usize,
+    n: usize,
+    confidence: f64,
+    seed: u64,
     mut statistic: impl FnMut(&[usize]) -> Option<f64>,
 ) -> Option<Interval> {
     if n == 0 {
@@ -21,8 +32,8 @@ pub fn interval(
     }
     let mut random = StdRng::seed_from_u64(seed);
     let mut drawn = vec![0; n];
-    let mut values = Vec::with_capacity(DRAWS);
-    for _ in 0..DRAWS {
+    let mut values = Vec::with_capacity(draws);
+    for _ in 0..draws {
         drawn.fill_with(|| random.random_range(0..n));
         values.extend(statistic(&drawn).filter(|value| value.is_finite()));
     }

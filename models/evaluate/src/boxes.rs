@@ -6,8 +6,10 @@
 
 use types::NamedTensor;
 
-use crate::Label;
-use crate::labels::numbers;
+use crate::arithmetic::top1;
+use crate::labels::{Label, numbers};
+use crate::metrics::{CONFIDENCE, Figure};
+use crate::{bootstrap, real};
 
 /// Smallest score of a box; what detectors use where nothing else is said.
 const SCORE_LEAST: f64 = 0.05;
@@ -21,20 +23,30 @@ const OVERLAP: f64 = 0.5;
 /// Overlap above which the weaker of two boxes of one class goes.
 const OVERLAP_MAX: f64 = 0.45;
 
+/// Boxes that all draws of an interval look at together: bounds the interval of a large set to seconds.
+const BOXES_DRAWN_MAX: usize = 200_000_000;
+
+/// Fewest draws of an interval; an interval of fewer is not worth showing.
+const DRAWS_MIN: usize = 200;
+
+/// Seed of the draws: the same examples give the same interval.
+const SEED: u64 = 1;
+
 /// Boxes of one image that are looked at, the strongest; what COCO's evaluation takes is 100.
 const BOXES_MAX: usize = 300;
 
 /// One detected or labelled object.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Found {
+pub struct Found {
     /// Left, top, right, bottom.
     corners: [f64; 4],
     score: f64,
     class: i64,
 }
 
-/// The boxes of one answer; `None` when its outputs have none of the known forms.
-pub(super) fn read(answers: &[NamedTensor]) -> Option<Vec<Found>> {
+/// Reads the boxes of one answer, strongest first; `None` when its outputs have none of the known forms.
+#[must_use]
+pub fn read(answers: &[NamedTensor]) -> Option<Vec<Found>> {
     let mut boxes = separate(answers).or_else(|| rows(answers))?;
     boxes.retain(|found| found.score >= SCORE_LEAST && found.corners.iter().all(|corner| corner.is_finite()));
     boxes.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -42,8 +54,9 @@ pub(super) fn read(answers: &[NamedTensor]) -> Option<Vec<Found>> {
     Some(boxes)
 }
 
-/// The boxes of a label: rows of `x1 y1 x2 y2 class`, a negative class being padding.
-pub(super) fn of_label(label: &Label) -> Vec<Found> {
+/// Returns the boxes of a label: rows of `x1 y1 x2 y2 class`, a negative class being padding.
+#[must_use]
+pub fn of_label(label: &Label) -> Vec<Found> {
     let rows = label.0.chunks_exact(5);
     let found = rows.filter_map(|row| match *row {
         [left, top, right, bottom, class] if class >= 0.0 => {
@@ -54,8 +67,9 @@ pub(super) fn of_label(label: &Label) -> Vec<Found> {
     found.collect()
 }
 
-/// The boxes of the reference that another model must find.
-pub(super) fn certain(boxes: &[Found]) -> Vec<Found> {
+/// Returns the boxes of the reference that another model must find.
+#[must_use]
+pub fn certain(boxes: &[Found]) -> Vec<Found> {
     boxes.iter().copied().filter(|found| found.score >= SCORE_CERTAIN).collect()
 }
 
@@ -133,7 +147,7 @@ fn whole(class: f64) -> i64 {
 }
 
 fn strongest(scores: &[f64]) -> (i64, f64) {
-    let best = super::arithmetic::top1(scores).unwrap_or(0);
+    let best = top1(scores).unwrap_or(0);
     (i64::try_from(best).unwrap_or(0), scores.get(best).copied().unwrap_or(0.0))
 }
 
@@ -178,55 +192,119 @@ fn overlap(one: &Found, other: &Found) -> f64 {
     if union > 0.0 { shared / union } else { 0.0 }
 }
 
-/// Mean over the classes of the average precision (area under the precision-recall curve, every point counts) of boxes
+/// Returns the mean over the classes of the average precision (area under the precision-recall curve, every point counts) of boxes
 /// against the true ones, image by image. 1 when there is nothing to find and nothing was found.
-pub(super) fn mean_precision(images: &[(Vec<Found>, Vec<Found>)]) -> f64 {
-    let mut classes: Vec<i64> = images.iter().flat_map(|(truth, _)| truth).map(|found| found.class).collect();
-    classes.sort_unstable();
-    classes.dedup();
-    if classes.is_empty() {
-        let is_empty = images.iter().all(|(_, found)| certain(found).is_empty());
-        return f64::from(u8::from(is_empty));
-    }
-    let sum: f64 = classes.iter().map(|&class| precision(images, class)).sum();
-    // Sums of parts of 1 may end a rounding error beside it.
-    (sum / f64::from(u32::try_from(classes.len()).unwrap_or(u32::MAX))).clamp(0.0, 1.0)
+#[must_use]
+pub fn mean_precision(images: &[(Vec<Found>, Vec<Found>)]) -> f64 {
+    Matched::new(images).mean_precision(&vec![1.0; images.len()]).unwrap_or_else(|| nothing(images))
 }
 
-fn precision(images: &[(Vec<Found>, Vec<Found>)], class: i64) -> f64 {
-    let mut hits: Vec<(f64, bool)> = Vec::new();
-    let mut wanted = 0_u32;
-    for (truth, found) in images {
-        let truth: Vec<&Found> = truth.iter().filter(|found| found.class == class).collect();
-        let mut taken = vec![false; truth.len()];
-        wanted = wanted.saturating_add(u32::try_from(truth.len()).unwrap_or(u32::MAX));
-        // Strongest first, as they were sorted when read.
-        for one in found.iter().filter(|found| found.class == class) {
-            let free = truth.iter().enumerate().filter(|(at, _)| taken.get(*at) == Some(&false));
-            let best = free.map(|(at, truth)| (at, overlap(truth, one))).max_by(|a, b| a.1.total_cmp(&b.1));
-            let hit = best.filter(|(_, overlap)| *overlap >= OVERLAP);
-            if let Some(taken) = hit.and_then(|(at, _)| taken.get_mut(at)) {
-                *taken = true;
+/// Returns the mean average precision with a bootstrap interval over the images; `None` without images.
+#[must_use]
+pub fn mean_precision_figure(images: &[(Vec<Found>, Vec<Found>)]) -> Option<Figure> {
+    let matched = Matched::new(images);
+    let value = mean_precision(images);
+    let draws = (BOXES_DRAWN_MAX / matched.boxes().max(1)).clamp(DRAWS_MIN, bootstrap::DRAWS);
+    let mut weights = vec![0.0; images.len()];
+    let interval = bootstrap::interval_of(draws, images.len(), CONFIDENCE, SEED, |drawn| {
+        weights.fill(0.0);
+        for &image in drawn {
+            if let Some(weight) = weights.get_mut(image) {
+                *weight += 1.0;
             }
-            hits.push((one.score, hit.is_some()));
         }
+        Some(matched.mean_precision(&weights).unwrap_or(value))
+    })?;
+    Some(Figure { value, interval, examples: images.len() })
+}
+
+/// Precision where there is nothing to find.
+fn nothing(images: &[(Vec<Found>, Vec<Found>)]) -> f64 {
+    f64::from(u8::from(images.iter().all(|(_, found)| certain(found).is_empty())))
+}
+
+/// Boxes that were matched with the true ones, class by class.
+struct Matched {
+    classes: Vec<MatchedClass>,
+}
+
+struct MatchedClass {
+    /// True boxes of each image.
+    wanted: Vec<f64>,
+    /// Image of each box, and whether it is a true one; strongest first.
+    hits: Vec<(usize, bool)>,
+}
+
+impl Matched {
+    fn new(images: &[(Vec<Found>, Vec<Found>)]) -> Self {
+        let mut classes: Vec<i64> = images.iter().flat_map(|(truth, _)| truth).map(|found| found.class).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        Self { classes: classes.into_iter().map(|class| MatchedClass::new(images, class)).collect() }
     }
-    hits.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let (mut right, mut curve) = (0.0_f64, Vec::with_capacity(hits.len()));
-    for (seen, (_, is_hit)) in (1_u32..).zip(&hits) {
-        right += f64::from(u8::from(*is_hit));
-        curve.push((right / f64::from(wanted.max(1)), right / f64::from(seen)));
+
+    fn boxes(&self) -> usize {
+        self.classes.iter().map(|class| class.hits.len()).sum()
     }
-    // Precision is made to fall with recall, from the end backwards.
-    let (mut area, mut best, mut behind) = (0.0, 0.0_f64, None::<f64>);
-    for &(recall, precision) in curve.iter().rev() {
-        if let Some(next) = behind {
-            area += (next - recall) * best;
+
+    /// Returns the mean over the classes that have a true box in an image with a weight; `None` when there is none.
+    fn mean_precision(&self, weights: &[f64]) -> Option<f64> {
+        let found: Vec<f64> = self.classes.iter().filter_map(|class| class.precision(weights)).collect();
+        let count = u32::try_from(found.len()).ok().filter(|&count| count > 0)?;
+        // Sums of parts of 1 may end a rounding error beside it.
+        Some((found.iter().sum::<f64>() / f64::from(count)).clamp(0.0, 1.0))
+    }
+}
+
+impl MatchedClass {
+    fn new(images: &[(Vec<Found>, Vec<Found>)], class: i64) -> Self {
+        let mut hits: Vec<(f64, usize, bool)> = Vec::new();
+        let mut wanted = Vec::with_capacity(images.len());
+        for (image, (truth, found)) in images.iter().enumerate() {
+            let truth: Vec<&Found> = truth.iter().filter(|found| found.class == class).collect();
+            let mut taken = vec![false; truth.len()];
+            wanted.push(real(truth.len()));
+            // Strongest first, as they were sorted when read.
+            for one in found.iter().filter(|found| found.class == class) {
+                let free = truth.iter().enumerate().filter(|(at, _)| taken.get(*at) == Some(&false));
+                let best = free.map(|(at, truth)| (at, overlap(truth, one))).max_by(|a, b| a.1.total_cmp(&b.1));
+                let hit = best.filter(|(_, overlap)| *overlap >= OVERLAP);
+                if let Some(taken) = hit.and_then(|(at, _)| taken.get_mut(at)) {
+                    *taken = true;
+                }
+                hits.push((one.score, image, hit.is_some()));
+            }
         }
-        best = best.max(precision);
-        behind = Some(recall);
+        hits.sort_by(|a, b| b.0.total_cmp(&a.0));
+        Self { wanted, hits: hits.into_iter().map(|(_score, image, hit)| (image, hit)).collect() }
     }
-    area + behind.unwrap_or(0.0) * best
+
+    /// Returns the average precision with a weight for each image; `None` without a true box.
+    fn precision(&self, weights: &[f64]) -> Option<f64> {
+        let wanted: f64 = self.wanted.iter().zip(weights).map(|(wanted, weight)| wanted * weight).sum();
+        if wanted <= 0.0 {
+            return None;
+        }
+        let (mut right, mut seen, mut curve) = (0.0_f64, 0.0_f64, Vec::with_capacity(self.hits.len()));
+        for &(image, is_hit) in &self.hits {
+            let weight = weights.get(image).copied().unwrap_or(0.0);
+            if weight > 0.0 {
+                seen += weight;
+                right += if is_hit { weight } else { 0.0 };
+                curve.push((right / wanted, right / seen));
+            }
+        }
+        // Precision is made to fall with recall, from the end backwards.
+        let (mut area, mut best, mut behind) = (0.0, 0.0_f64, None::<f64>);
+        for &(recall, precision) in curve.iter().rev() {
+            if let Some(next) = behind {
+                area += (next - recall) * best;
+            }
+            best = best.max(precision);
+            behind = Some(recall);
+        }
+        Some(area + behind.unwrap_or(0.0) * best)
+    }
 }
 
 #[cfg(test)]
@@ -253,6 +331,18 @@ mod tests {
         assert!((mean_precision(&[(truth.clone(), late)]) - 2.0 / 3.0).abs() < 1e-9);
         assert_eq!(mean_precision(&[(truth, vec![found(0.0, 0.9, 1)])]), 0.0, "of another class");
         assert_eq!(mean_precision(&[(vec![], vec![])]), 1.0);
+    }
+
+    #[test]
+    fn the_interval_of_a_mean_precision_is_over_images() {
+        // In every other image the object is missed: a share of 0.5 of 200 images.
+        let image = |at: usize| (vec![found(0.0, 1.0, 0)], if at % 2 == 0 { vec![found(0.0, 0.9, 0)] } else { vec![] });
+        let images: Vec<_> = (0..200).map(image).collect();
+        let figure = mean_precision_figure(&images).unwrap();
+        assert!((figure.value - 0.5).abs() < 1e-9, "{figure:?}");
+        // 1.96 standard errors of 0.035 each.
+        assert!((figure.interval.low - 0.43).abs() < 0.02 && (figure.interval.high - 0.57).abs() < 0.02, "{figure:?}");
+        assert_eq!(mean_precision_figure(&[]), None);
     }
 
     #[test]

@@ -12,18 +12,33 @@
 //! | [`calibrate`] | all of these, for one variant | design §5 |
 //! | [`metrics`] | accuracy, top-k, F1, agreement | Clopper-Pearson, or percentile bootstrap |
 //! | [`reliability`] | calibration error, Brier score | 15 bins of equal mass |
+//! | [`deferral`] | accuracy of a cascade over the share deferred | every threshold that the scores allow |
 //! | [`compare`] | McNemar's exact test, agreement matrix | McNemar 1947 |
 //! | [`binomial`] | exact tails and intervals | Clopper and Pearson 1934 |
 //! | [`bootstrap`] | intervals of any statistic | percentile bootstrap |
+//! | [`boxes`] | boxes of detectors, mean average precision | every point of the precision-recall curve |
+//! | [`symbols`] | texts of models with a symbol in each step, edit distance | Graves and others 2006; Levenshtein 1966 |
+//! | [`similarity`] | mean cosine of two models' outputs | percentile bootstrap |
+//! | [`labels`], [`arithmetic`] | labels, and numbers in tensors | |
+//! | [`document`], [`chart`], [`picture`] | a page of tables, plots and pictures | HTML, SVG and PNG |
 
+pub mod arithmetic;
 pub mod binomial;
 pub mod bootstrap;
+pub mod boxes;
 pub mod calibrate;
 pub mod candidates;
+pub mod chart;
 pub mod compare;
+pub mod deferral;
+pub mod document;
+pub mod labels;
 pub mod learned;
 pub mod metrics;
+pub mod picture;
 pub mod reliability;
+pub mod similarity;
+pub mod symbols;
 pub mod temperature;
 pub mod threshold;
 

@@ -18,6 +18,16 @@ pub struct Bin {
     pub right: f64,
 }
 
+impl Bin {
+    /// Returns the number of examples in the bin that are right.
+    #[must_use]
+    pub fn right_examples(&self) -> usize {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a count of examples")]
+        let right = (self.right * real(self.examples)).round() as usize;
+        right.min(self.examples)
+    }
+}
+
 /// Reliability of the scores of a set of examples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reliability {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bundle::ScoreKind;
+use bundle::{ScoreKind, ScoreRule};
 use clap::Args;
 use console::{CliError, ExitKind, OrExit, Output};
 use evaluate::Interval;
@@ -126,10 +126,11 @@ fn calibrated(
     options: Options,
     written: bool,
 ) -> Result<Calibration, CliError> {
-    let variants: Vec<_> = examined.device.iter().map(|variant| of(variant, examined, options)).collect();
+    let model_rule = examined.rule()?;
+    let variants: Vec<_> = examined.device.iter().map(|variant| of(variant, examined, model_rule, options)).collect();
     let mut notes = Vec::new();
     if examined.is_found {
-        notes.push(format!("model.toml had no [score]: output {:?} has the classes", examined.rule.output));
+        notes.push(format!("model.toml had no [score]: output {:?} has the classes", model_rule.output));
     }
     if variants.iter().all(|variant| variant.calibrated.choosing == 0) && options.choice == Choice::Best {
         notes.push("the score of model.toml was kept: 800 examples or more allow a choice".to_owned());
@@ -141,21 +142,21 @@ fn calibrated(
         folder: folder.display().to_string(),
         alpha: options.promise.alpha,
         confidence: 1.0 - options.promise.delta,
-        examples: examined.full.outputs.len(),
+        examples: examined.full.says.len(),
         written,
         variants,
         notes,
     })
 }
 
-fn of(variant: &Answered, examined: &Examined, options: Options) -> VariantCalibration {
+fn of(variant: &Answered, examined: &Examined, model_rule: &ScoreRule, options: Options) -> VariantCalibration {
     let differs = variant.differs(&examined.full);
     let classes = examined.full.classes().unwrap_or_default();
     let answers = Answers { outputs: &variant.outputs, differs: &differs, classes: &classes };
     // A choice begins with the rule of the model: one that an earlier choice has fitted may know these examples.
     let rule = match options.choice {
-        Choice::Given => examined.rule_of(variant),
-        Choice::Best => &examined.rule,
+        Choice::Given => examined.rule_of(variant).unwrap_or(model_rule),
+        Choice::Best => model_rule,
     };
     let calibrated = calibrate(answers, rule, options);
     let agreeing = differs.iter().filter(|differs| !**differs).count();
@@ -180,14 +181,15 @@ fn write(
     promise: Promise,
 ) -> Result<(), CliError> {
     let mut form = FormEdit::open(folder).or_exit(ExitKind::Config)?;
+    let model_rule = examined.rule()?;
     if examined.is_found {
-        form.set_score(&examined.rule);
+        form.set_score(model_rule);
     }
     for variant in variants {
         let text = serde_json::to_vec_pretty(&variant.calibrated.calibration(promise))?;
         let file = put(folder, &form, &format!("{}.calibration", variant.name), "json", &text)?;
         let rule = &variant.calibrated.rule;
-        let score = (*rule != examined.rule).then_some(rule);
+        let score = (rule != model_rule).then_some(rule);
         let calibrated = edit::Calibrated { score, threshold: variant.threshold, calibration: &file };
         form.set_calibrated(&variant.name, calibrated).or_exit(ExitKind::Config)?;
     }

@@ -1,17 +1,21 @@
 //! A folder with a model version, run on examples: what `calibrate`, `evaluate` and `compare` begin with.
 
+mod whole;
+
 use std::path::{Path, PathBuf};
 
 use bundle::confidence;
 use bundle::manifest::score::{self, Verdict};
 use bundle::{Manifest, ScoreFrom, ScoreKind, ScoreRule, Variant};
 use clap::Args;
-use compress::Examples;
+use compress::{Examples, Label};
 use console::{CliError, ExitKind, OrExit, progress_count};
 use engine::{Engine, LibrarySearch, LoadOptions, ModelBytes, ModelLimits, OrtEngine, RunControl, Session};
 use model_tools::pack::{Packed, pack};
 use store::files;
 use types::{NamedTensor, Place, Tensor, TensorSpec};
+
+pub(super) use whole::{Whole, WholeReader, WholeTask};
 
 /// Most bytes of one model's answers that are kept, so that a version with ten variants stays below 6 GB: 130,000 examples of a thousand
 /// classes, or all of ImageNet's 50,000.
@@ -22,8 +26,9 @@ const ANSWERS_BYTES_MAX: usize = 512 * 1024 * 1024;
 pub(super) struct ExaminedArgs {
     /// Folder with model.toml and the files that it names.
     pub(super) folder: PathBuf,
-    /// Examples: an .npz file with an array for each input and an example in each row, and optionally the array `labels`; or a
-    /// folder of .npz files with one example each.
+    /// Examples: an .npz file with an array for each input and an example in each row, and optionally the array `labels`; a folder of
+    /// such arrays as .npy files; a .csv, .tsv or .parquet file with a column for each element, and optionally `label`; or a folder of
+    /// .npz files with one example each.
     #[arg(long, value_name = "FILE")]
     pub(super) data: PathBuf,
     /// ONNX file of the full model [default: that of the variant that runs on the hub]; `calibrate` makes it that of the folder.
@@ -36,16 +41,20 @@ pub(super) struct ExaminedArgs {
 pub(super) struct Examined {
     /// Manifest of the folder.
     pub(super) manifest: Manifest,
-    /// Rule for scores: that of the manifest, or the one that fits the outputs.
-    pub(super) rule: ScoreRule,
+    /// Rule for scores: that of the manifest, or the one that fits the outputs; `None` for boxes and texts without one.
+    rule: Option<ScoreRule>,
     /// Whether the rule was found here, because model.toml has none.
     pub(super) is_found: bool,
+    /// Examples, as the full model takes them.
+    pub(super) examples: Examples,
     /// Answers of the full model.
     pub(super) full: Answered,
     /// Answers of each device variant, in the order of model.toml.
     pub(super) device: Vec<Answered>,
-    /// Label of each example; `None` where the examples have none.
+    /// Class of each example; `None` where the examples have none.
     pub(super) labels: Option<Vec<usize>>,
+    /// True boxes or texts of each example; `None` for other tasks, and where the examples have no labels.
+    pub(super) truth: Option<Whole>,
 }
 
 /// Answers of one model to all examples.
@@ -55,10 +64,13 @@ pub(super) struct Answered {
     pub(super) name: String,
     /// Size of the model file in bytes.
     pub(super) bytes: u64,
-    /// Scored output of each answer.
+    /// Scored output of each answer; none without a rule for scores.
     pub(super) outputs: Vec<Tensor>,
-    /// What each answer says: the class of each of its rows, or yes (1) and no (0) for each element.
+    /// Meaning of each answer: the class of each of its rows, or yes (1) and no (0) for each element. Without a rule for scores, the symbols of
+    /// a text, and nothing for boxes.
     pub(super) says: Vec<Vec<usize>>,
+    /// Boxes or texts of all answers, where model.toml declares such a task.
+    pub(super) whole: Option<Whole>,
 }
 
 impl Answered {
@@ -73,19 +85,38 @@ impl Answered {
     }
 }
 
-/// Opens the examples for a model that is loaded.
-pub(super) type OpenExamples<'a> = &'a dyn Fn(&dyn Session) -> Result<Examples, CliError>;
+/// Opens the examples for a model that is loaded, whose classes have these names.
+pub(super) type OpenExamples<'a> = &'a dyn Fn(&dyn Session, &[String]) -> Result<Examples, CliError>;
 
 impl Examined {
+    /// Returns the rule for scores of the model.
+    ///
+    /// # Errors
+    /// Fails for boxes and texts whose model.toml has none.
+    pub(super) fn rule(&self) -> Result<&ScoreRule, CliError> {
+        self.rule.as_ref().ok_or_else(no_rule)
+    }
+
     /// Returns the rule for the score of a variant: its own in model.toml, or that of the model.
-    pub(super) fn rule_of(&self, variant: &Answered) -> &ScoreRule {
+    pub(super) fn rule_of(&self, variant: &Answered) -> Option<&ScoreRule> {
         let found = self.manifest.variants_for(Place::Device).find(|one| one.name.as_str() == variant.name);
-        found.and_then(|variant| self.manifest.score_of(variant)).unwrap_or(&self.rule)
+        found.and_then(|variant| self.manifest.score_of(variant)).or(self.rule.as_ref())
+    }
+
+    /// Returns whether answers can be told to be equal or to differ: by classes, by yes and no, or by texts.
+    pub(super) fn can_agree(&self) -> bool {
+        self.rule.is_some() || matches!(self.full.whole, Some(Whole::Texts(_)))
+    }
+
+    /// Returns the threshold of a variant in model.toml.
+    pub(super) fn threshold_of(&self, variant: &Answered) -> Option<f32> {
+        let found = self.manifest.variants_for(Place::Device).find(|one| one.name.as_str() == variant.name);
+        found.and_then(|variant| variant.threshold)
     }
 
     /// Packs the folder and runs its variants on all examples, the full model first.
     pub(super) fn run(args: &ExaminedArgs) -> Result<Self, CliError> {
-        let examples = |session: &dyn Session| open_examples(&args.data, session);
+        let examples = |session: &dyn Session, classes: &[String]| open_examples(&args.data, session, classes);
         Self::of(&args.folder, args.full.as_deref(), &examples)
     }
 
@@ -96,17 +127,24 @@ impl Examined {
         let engine = open_engine()?;
         let (full_name, full_file) = full_model(full, &packed)?;
         let mut full = Loaded::open(&engine, full_name, &full_file)?;
-        let examples = open(full.session.as_ref())?;
-        let (rule, is_found) = match &manifest.score {
-            Some(rule) => (rule.clone(), false),
-            None => (find_rule(&manifest, full.session.as_mut(), &examples)?, true),
+        let examples = open(full.session.as_ref(), &manifest.labels)?;
+        let task = WholeTask::declared(&manifest.task);
+        let (rule, is_found) = match (&manifest.score, task) {
+            (Some(rule), _) => (Some(rule.clone()), false),
+            (None, Some(_)) => (None, false),
+            (None, None) => (Some(find_rule(&manifest, full.session.as_mut(), &examples)?), true),
         };
-        let (full, labels) = full.answer(&examples, &rule)?;
+        let mut reading = Reading { rule: rule.as_ref(), whole: task.map(WholeReader::new) };
+        let (full, labels) = full.answer(&examples, &mut reading)?;
+        let truth = reading.whole.as_ref().and_then(|reader| reader.truth(&labels));
+        let labels = labels.iter().map(|label| label.number().and_then(class)).collect::<Option<Vec<_>>>();
+        let labels = labels.filter(|labels| labels.len() == full.says.len() && task.is_none());
+        let kept = examples;
         let mut device = Vec::new();
         for variant in manifest.variants_for(Place::Device) {
             let mut loaded = Loaded::open(&engine, variant.name.to_string(), &path_of(&packed, variant)?)?;
-            let examples = open(loaded.session.as_ref())?;
-            device.push(loaded.answer(&examples, &rule)?.0);
+            let examples = open(loaded.session.as_ref(), &manifest.labels)?;
+            device.push(loaded.answer(&examples, &mut reading)?.0);
         }
         if device.is_empty() {
             let hint = "make variants for devices: cloud-hub model compress MODEL --examples FILE --out DIR";
@@ -114,7 +152,7 @@ impl Examined {
                 CliError::new(ExitKind::Config, "model.toml has no variant with runs_on = \"device\"").hint(hint)
             );
         }
-        Ok(Self { manifest, rule, is_found, full, device, labels })
+        Ok(Self { manifest, rule, is_found, examples: kept, full, device, labels, truth })
     }
 }
 
@@ -149,9 +187,9 @@ fn path_of(packed: &Packed, variant: &Variant) -> Result<PathBuf, CliError> {
 }
 
 /// Opens a file or folder of examples for a model.
-pub(super) fn open_examples(data: &Path, session: &dyn Session) -> Result<Examples, CliError> {
-    let hint = format!("correct {}: one array for each input, an example in each row", data.display());
-    Examples::open(data, session.signature()).or_exit_try(ExitKind::Config, &hint)
+pub(super) fn open_examples(data: &Path, session: &dyn Session, classes: &[String]) -> Result<Examples, CliError> {
+    let hint = format!("correct {}: an example in each row, for each input; see docs/evaluate.md", data.display());
+    Examples::open_with_classes(data, session.signature(), classes).or_exit_try(ExitKind::Config, &hint)
 }
 
 /// A model that is ready to answer.
@@ -177,54 +215,93 @@ impl Loaded {
         Ok(Self { name, bytes, session })
     }
 
-    /// Answers all examples, one at a time, as devices ask. Returns the labels too, if every example has one class.
+    /// Answers all examples, one at a time, as devices ask. Returns the labels too.
     pub(super) fn answer(
         &mut self,
         examples: &Examples,
-        rule: &ScoreRule,
-    ) -> Result<(Answered, Option<Vec<usize>>), CliError> {
+        reading: &mut Reading<'_>,
+    ) -> Result<(Answered, Vec<Label>), CliError> {
         let total = u64::try_from(examples.len()).unwrap_or(u64::MAX);
         let progress = progress_count(format!("{} answers the examples", self.name), total);
-        let (mut outputs, mut says, mut labels, mut kept) = (Vec::new(), Vec::new(), Some(Vec::new()), 0_usize);
+        let mut answered =
+            Answered { name: self.name.clone(), bytes: self.bytes, outputs: Vec::new(), says: Vec::new(), whole: None };
+        let (mut labels, mut kept) = (Vec::new(), 0_usize);
+        let mut whole = reading.whole.as_ref().map(WholeReader::empty);
         for (at, example) in examples.iter().enumerate() {
             let example = example.or_exit(ExitKind::Config)?;
-            let output = self.run(&example.inputs, &rule.output, at)?;
-            let said = saying(&output, rule).map_err(|error| {
-                CliError::new(ExitKind::Config, format!("example {at}: {}", telemetry::chain(&error)))
-                    .hint("correct [score] in model.toml: output, from and axis must fit the model")
-            })?;
-            kept = kept.saturating_add(output.data().len()).saturating_add(size_of_val(said.as_slice()));
+            let mut answers = self.run(&example.inputs, reading.wanted(), at)?;
+            let mut said = Vec::new();
+            if let (Some(reader), Some(whole)) = (&mut reading.whole, &mut whole) {
+                let read = reader.read(&answers).map_err(|problem| {
+                    CliError::new(ExitKind::Config, format!("{} on example {at}: {problem}", self.name))
+                        .hint("correct `task` in model.toml: docs/reference/model.md")
+                })?;
+                said = whole.add(read);
+                kept = kept.saturating_add(whole.last_bytes());
+            }
+            if let Some(rule) = reading.rule {
+                let output = answers
+                    .iter()
+                    .position(|answer| answer.name == rule.output)
+                    .map(|at| answers.swap_remove(at).tensor);
+                let output = output.ok_or_else(|| {
+                    CliError::new(ExitKind::Failed, format!("{} has no output {:?}", self.name, rule.output))
+                })?;
+                said = saying(&output, rule).map_err(|error| {
+                    CliError::new(ExitKind::Config, format!("example {at}: {}", telemetry::chain(&error)))
+                        .hint("correct [score] in model.toml: output, from and axis must fit the model")
+                })?;
+                kept = kept.saturating_add(output.data().len());
+                answered.outputs.push(output);
+            }
+            kept = kept.saturating_add(size_of_val(said.as_slice()));
             if kept > ANSWERS_BYTES_MAX {
                 let problem = format!("the answers of {} are over {ANSWERS_BYTES_MAX} bytes", self.name);
                 return Err(CliError::new(ExitKind::Config, problem).hint("give fewer examples"));
             }
-            outputs.push(output);
-            says.push(said);
-            let label = example.label.as_ref().and_then(compress::Label::number).and_then(class);
-            labels = labels.zip(label).map(|(mut labels, label)| {
-                labels.push(label);
-                labels
-            });
+            answered.says.push(said);
+            labels.extend(example.label);
             progress.add(1);
         }
-        Ok((Answered { name: self.name.clone(), bytes: self.bytes, outputs, says }, labels))
+        answered.whole = whole;
+        Ok((answered, labels))
     }
 
-    fn run(&mut self, inputs: &[NamedTensor], output: &str, at: usize) -> Result<Tensor, CliError> {
-        let wanted = [output.to_owned()];
+    fn run(&mut self, inputs: &[NamedTensor], wanted: Vec<String>, at: usize) -> Result<Vec<NamedTensor>, CliError> {
         let answers = self.session.run(inputs, &wanted, &RunControl::default());
-        let answers = answers.map_err(|error| {
+        answers.map_err(|error| {
             let hint = "the model must answer every example; try it: cloud-hub model check MODEL";
             let problem = format!("{} on example {at}: {}", self.name, telemetry::chain(&error));
             CliError::new(ExitKind::Failed, problem).hint(hint)
-        })?;
-        let found = answers.into_iter().find(|answer| answer.name == *output).map(|answer| answer.tensor);
-        found.ok_or_else(|| CliError::new(ExitKind::Failed, format!("{} has no output {output:?}", self.name)))
+        })
     }
 }
 
-/// A class number of a label.
-fn class(number: f64) -> Option<usize> {
+/// Parts of the answers that are kept.
+pub(super) struct Reading<'a> {
+    /// Rule that names the scored output.
+    rule: Option<&'a ScoreRule>,
+    /// Reader of boxes or texts.
+    whole: Option<WholeReader>,
+}
+
+impl<'a> Reading<'a> {
+    /// Returns the reading of the scored output alone.
+    pub(super) fn scored(rule: &'a ScoreRule) -> Self {
+        Self { rule: Some(rule), whole: None }
+    }
+
+    /// Returns the names of the outputs to ask for; none means all.
+    fn wanted(&self) -> Vec<String> {
+        match (self.rule, &self.whole) {
+            (Some(rule), None) => vec![rule.output.clone()],
+            (_, Some(_)) | (None, None) => Vec::new(),
+        }
+    }
+}
+
+/// Returns the class number of a label.
+pub(super) fn class(number: f64) -> Option<usize> {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -259,10 +336,12 @@ fn find_rule(manifest: &Manifest, session: &mut dyn Session, examples: &Examples
     let first = examples.iter().next().ok_or_else(|| CliError::new(ExitKind::Config, "there is no example"))?;
     let inputs = first.or_exit(ExitKind::Config)?.inputs;
     let answers = session.run(&inputs, &[], &RunControl::default()).or_exit(ExitKind::Failed)?;
-    rule_of(&manifest.outputs, &manifest.labels, &answers).ok_or_else(|| {
-        let problem = "model.toml has no [score], and no output looks like classes";
-        CliError::new(ExitKind::Config, problem).hint("write [score] into model.toml: docs/reference/model.md")
-    })
+    rule_of(&manifest.outputs, &manifest.labels, &answers).ok_or_else(no_rule)
+}
+
+fn no_rule() -> CliError {
+    let problem = "model.toml has no [score], and no output looks like classes";
+    CliError::new(ExitKind::Config, problem).hint("write [score] into model.toml: docs/reference/model.md")
 }
 
 /// Returns the rule that fits the answers: the first output whose values are those of classes.

@@ -1,5 +1,6 @@
 //! Arithmetic over rows of numbers, for [`super::output`] and [`super::labelled`].
 
+pub(super) use evaluate::arithmetic::{cosine, top1};
 use types::Tensor;
 
 /// Largest distance from 1 of the sum of a row of probabilities; half precision rounds about this much over 1,000 classes.
@@ -22,26 +23,6 @@ pub(super) fn equal_elements(one: &Tensor, other: &Tensor) -> usize {
             (Ok(one), Ok(other)) => one.iter().zip(&other).filter(|(one, other)| one == other).count(),
             (Ok(_) | Err(_), _) => 0,
         },
-    }
-}
-
-/// Place of the largest element; the first of equals. NaN is never the largest.
-pub(super) fn top1(row: &[f64]) -> Option<usize> {
-    let mut best: Option<(usize, f64)> = None;
-    for (at, &value) in row.iter().enumerate() {
-        if !value.is_nan() && best.is_none_or(|(_at, largest)| value > largest) {
-            best = Some((at, value));
-        }
-    }
-    best.map(|(at, _value)| at)
-}
-
-/// Two answers of nothing but zeros are the same; one of them alone has no direction in common with the other.
-pub(super) fn cosine(product: f64, wanted: f64, found: f64) -> f64 {
-    match (wanted > 0.0, found > 0.0) {
-        (true, true) => (product / (wanted.sqrt() * found.sqrt())).clamp(-1.0, 1.0),
-        (false, false) => 1.0,
-        (true, false) | (false, true) => 0.0,
     }
 }
 

@@ -3,16 +3,17 @@
 use engine::{Engine, ModelBytes, Session};
 use types::{NamedTensor, Signature, Tensor};
 
-use super::boxes::{self, Found};
 use super::custom::{Custom, Score};
 use super::labelled::Rows;
 use super::output::Comparison;
-use super::symbols::{self, Blank, Edits};
 use super::task::{self, Choice};
 use super::{Figure, Measure, Quality, Task, answer, load, named};
 use crate::examples::{Example, not_finite};
-use crate::labels::{LabelFacts, numbers};
+use crate::labels::LabelFacts;
 use crate::{CompressError, Examples, Label};
+use evaluate::boxes::{self, Found};
+use evaluate::labels::numbers;
+use evaluate::symbols::{self, Blank, Edits};
 
 /// Most bytes of the reference's answers that are kept for the next variant; beyond it the reference runs again.
 const ANSWERS_BYTES_MAX: usize = 256 * 1024 * 1024;

@@ -10,7 +10,7 @@ use super::arithmetic::{number, top1};
 use super::paired::{Accuracy, Paired};
 use super::task::Choice;
 use super::{CONFIDENCE, Task};
-use crate::labels::Label;
+use evaluate::labels::Label;
 
 /// Resamples of a bootstrap; what `shared/notes/statistics.md` asks for at least.
 const RESAMPLES_MAX: usize = 2_000;

@@ -5,7 +5,7 @@ use types::{DType, Tensor};
 
 use super::Measure;
 use super::arithmetic::{cosine, count, divergence, equal_elements, is_distribution, number, ratio, softmax, top1};
-use crate::labels::numbers;
+use evaluate::labels::numbers;
 
 /// Words in an output's name that say that its last axis is one of classes.
 const CLASS_WORDS: [&str; 5] = ["logit", "prob", "class", "score", "label"];
