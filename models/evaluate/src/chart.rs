@@ -13,7 +13,7 @@ const WIDTH: f64 = 520.0;
 const HEIGHT: f64 = 320.0;
 const LEFT: f64 = 58.0;
 const TOP: f64 = 14.0;
-const RIGHT: f64 = 16.0;
+const RIGHT: f64 = 24.0;
 const FOOT: f64 = 46.0;
 /// Height of a line of the legend.
 const LINE: f64 = 18.0;
@@ -155,7 +155,9 @@ impl Plot {
                     100.0 * part
                 ),
             );
-            let digits = usize::from(self.axis.high - self.axis.low < 0.1);
+            // Steps of less than a whole per cent need a decimal.
+            let step = 100.0 * (self.axis.high - self.axis.low) / f64::from(STEPS);
+            let digits = usize::from((step - step.round()).abs() > 1e-6);
             let base = upwards + 4.0;
             push(
                 svg,

@@ -21,6 +21,7 @@ p, figcaption, caption { color: var(--soft); } figure { margin: 0; flex: 1 1 30r
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--rule); vertical-align: middle; }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; } caption { text-align: left; padding-bottom: .5rem; }
+small { color: var(--soft); white-space: nowrap; }
 img { width: 56px; image-rendering: pixelated; display: block; }
 svg { width: 100%; height: auto; font: 11px system-ui, sans-serif; } svg text { fill: var(--soft); }
 .grid { stroke: var(--rule); fill: none; } .diagonal { stroke: var(--soft); stroke-dasharray: 4 4; fill: none; }
@@ -38,6 +39,8 @@ svg { width: 100%; height: auto; font: 11px system-ui, sans-serif; } svg text { 
 pub enum Cell {
     /// Text.
     Text(String),
+    /// A value with its interval.
+    Interval(String, String),
     /// Picture in a data URI of [`crate::picture::data_uri`].
     Picture(String),
 }
@@ -78,6 +81,9 @@ impl Document {
         let headers: String = headers.iter().map(|header| format!("<th>{}</th>", escaped(header))).collect();
         let cell = |cell: &Cell| match cell {
             Cell::Text(text) => format!("<td>{}</td>", escaped(text)),
+            Cell::Interval(value, interval) => {
+                format!("<td>{}<br><small>{}</small></td>", escaped(value), escaped(interval))
+            }
             Cell::Picture(uri) => format!("<td><img src=\"{}\" alt=\"input\"></td>", escaped(uri)),
         };
         let rows: String =

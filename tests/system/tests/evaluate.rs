@@ -2,18 +2,26 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use onnx_graph::proto::{
+    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    tensor_shape_proto, type_proto,
+};
+use prost::Message as _;
+use serde_json::{Value, json};
 use testkit::author::ModelFolder;
 use testkit::binaries::ONNXRUNTIME_ENV;
-use testkit::digits::npy;
+use testkit::digits::{npy, write_npz};
 use testkit::{Digits, Finished, Site, skip, story};
 
 /// Exit code for examples that are wrong.
 const INPUT: i32 = 3;
+
+/// Exit code for a version that is refused.
+const CONFLICT: i32 = 7;
 
 /// Exit code for a file that cannot be written.
 const STORAGE: i32 = 8;
@@ -110,6 +118,144 @@ fn the_page_of_an_evaluation_shows_its_figures_plots_and_worst_examples() {
         // A curve for each of two variants, markers for their bins, and pictures of the worst digits.
         ensure!(dom.matches("class=\"band").count() == 2 && dom.matches("<circle").count() > 20, "{dom}");
         ensure!(dom.contains("data:image/png;base64,") && dom.contains("kept on the device"), "{dom}");
+        Ok(())
+    });
+}
+
+/// Writes a folder whose device variant and full model answer with their input `x` FP32[batch, rows, columns], as output `y`.
+fn identity(site: &Site, task: &str, rows: i64, columns: i64) -> Result<PathBuf> {
+    let value = |name: &str| {
+        let dim = |value| tensor_shape_proto::Dimension { value: Some(value), ..Default::default() };
+        let fixed = |size| dim(tensor_shape_proto::dimension::Value::DimValue(size));
+        let batch = dim(tensor_shape_proto::dimension::Value::DimParam("batch".to_owned()));
+        let shape = TensorShapeProto { dim: vec![batch, fixed(rows), fixed(columns)] };
+        let tensor = type_proto::Tensor { elem_type: Some(1), shape: Some(shape) };
+        let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() };
+        ValueInfoProto { name: Some(name.to_owned()), r#type: Some(kind), ..Default::default() }
+    };
+    let node = NodeProto {
+        input: vec!["x".to_owned()],
+        output: vec!["y".to_owned()],
+        op_type: Some("Identity".to_owned()),
+        ..Default::default()
+    };
+    let graph = GraphProto {
+        name: Some("identity".to_owned()),
+        node: vec![node],
+        input: vec![value("x")],
+        output: vec![value("y")],
+        ..Default::default()
+    };
+    let model = ModelProto {
+        ir_version: Some(8),
+        graph: Some(graph),
+        opset_import: vec![OperatorSetIdProto { version: Some(13), ..Default::default() }],
+        ..Default::default()
+    };
+    let folder = site.folder().join(task);
+    fs::create_dir(&folder)?;
+    for name in ["device.onnx", "full.onnx"] {
+        let model = ModelProto { producer_name: Some(name.to_owned()), ..model.clone() };
+        fs::write(folder.join(name), model.encode_to_vec())?;
+    }
+    let tensor = |kind: &str, name: &str| {
+        format!("[[{kind}]]\nname = \"{name}\"\ndatatype = \"FP32\"\nshape = [\"batch\", {rows}, {columns}]\n")
+    };
+    let variant = |name: &str, place: &str| {
+        format!(
+            "[[variant]]\nname = \"{name}\"\nruns_on = \"{place}\"\nengines = [\"ort\"]\nprecision = \"fp32\"\nfile = \"{name}.onnx\"\n"
+        )
+    };
+    let head = format!(
+        "schema = 1\nmodel = \"{task}\"\nversion = 1\ntask = \"{task}\"\ndescription = \"\"\nlicence = \"MIT\"\n"
+    );
+    let parts =
+        [head, tensor("input", "x"), tensor("output", "y"), variant("device", "device"), variant("full", "hub")];
+    fs::write(folder.join("model.toml"), parts.concat())?;
+    Ok(folder)
+}
+
+/// Writes examples of `x` with labels.
+fn examples(site: &Site, x: (&str, &[f32]), labels: (&str, &[f32])) -> Result<PathBuf> {
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+    let path = site.folder().join("examples.npz");
+    write_npz(&path, &[("x", npy("<f4", x.0, &bytes(x.1))), ("labels", npy("<f4", labels.0, &bytes(labels.1)))])?;
+    Ok(path)
+}
+
+#[test]
+fn detectors_are_measured_by_their_mean_average_precision() {
+    story(|site| {
+        let folder = identity(site, "detection", 2, 6)?;
+        // In the first image the box is found; in the second it is elsewhere. Rows of x1 y1 x2 y2 score class.
+        let found = [0.0, 0.0, 10.0, 10.0, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        let missed = [50.0, 50.0, 60.0, 60.0, 0.8, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        let truth = [0.0, 0.0, 10.0, 10.0, 0.0];
+        let data = examples(site, ("(2, 2, 6)", &[found, missed].concat()), ("(2, 1, 5)", &[truth, truth].concat()))?;
+        let figures = figures(site, &folder, &data)?;
+        ensure!(figures["labelled"] == json!(true), "{figures}");
+        ensure!(figures["models"][0]["mean_precision"]["value"] == json!(0.5), "{figures}");
+        ensure!(figures["models"][1]["mean_precision"]["examples"] == json!(2), "{figures}");
+        ensure!(figures["models"][1]["agreement"].is_null(), "boxes without a score have no agreement: {figures}");
+        let shown = evaluate(site, &folder, &data, &[])?.ok()?;
+        ensure!(shown.stdout.contains("MAP") || shown.stdout.contains("mAP"), "{}", shown.stdout);
+        let mut calibrate = Command::new(&site.binaries().hub);
+        calibrate.args(["model", "calibrate"]).arg(&folder).arg("--data").arg(&data);
+        let refused = Finished::run(calibrate.env(ONNXRUNTIME_ENV, &site.binaries().onnxruntime))?;
+        ensure!(refused.code == Some(INPUT) && refused.stderr.contains("[score]"), "{refused:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn texts_are_measured_by_their_edit_distance() {
+    story(|site| {
+        let folder = identity(site, "ctc", 4, 3)?;
+        // Scores of blank, 1 and 2 in four steps: the texts 1 2, and 1 alone.
+        let text = |symbols: [usize; 4]| {
+            symbols
+                .iter()
+                .flat_map(|&symbol| (0..3).map(move |at| f32::from(u8::from(at == symbol))))
+                .collect::<Vec<_>>()
+        };
+        let x = [text([0, 1, 0, 2]), text([0, 0, 0, 1])].concat();
+        let data = examples(site, ("(2, 4, 3)", &x), ("(2, 2)", &[1.0, 2.0, 1.0, 2.0]))?;
+        let figures = figures(site, &folder, &data)?;
+        // One of four true symbols is missing.
+        ensure!(figures["models"][0]["edit_distance"]["value"] == json!(0.25), "{figures}");
+        ensure!(figures["models"][1]["agreement"]["value"] == json!(1.0), "{figures}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_push_warns_of_a_looser_bound_and_strict_refuses_it() {
+    story(|site| {
+        let mut hub = site.hub()?;
+        hub.start()?;
+        let first = hub.publish(ModelFolder::copy(site, "v1", 1)?.path(), &["--json", "--strict"])?.ok()?;
+        let first: Value = serde_json::from_str(&first.stdout)?;
+        ensure!(first["warnings"].as_array().is_none_or(Vec::is_empty), "{first}");
+        let looser = ModelFolder::copy(site, "v1", 2)?;
+        let point = json!({"threshold": 0.5, "coverage": 0.9, "differing": 0.05, "bound": 0.07});
+        let curve = json!({"examples": 1000, "confidence": 0.95, "curve": [point]});
+        fs::write(looser.path().join("int8-qdq.calibration.json"), curve.to_string())?;
+        let told = "variant int8-qdq keeps at most 7.00 % differing answers, version 1 at most";
+        let strict = hub.publish(looser.path(), &["--strict"])?;
+        ensure!(strict.code == Some(CONFLICT) && strict.stderr.contains(told), "{strict:?}");
+        let after = hub.json(&["model", "status", "digits"])?;
+        ensure!(after["latest"] == json!(1), "a refused version is published: {after}");
+        let pushed = hub.publish(looser.path(), &["--json"])?.ok()?;
+        ensure!(pushed.stderr.contains(told), "{}", pushed.stderr);
+        let pushed: Value = serde_json::from_str(&pushed.stdout)?;
+        ensure!(pushed["warnings"].to_string().contains(told), "{pushed}");
+
+        // What --force publishes all the same is told as well.
+        let bare = ModelFolder::copy(site, "v1", 3)?;
+        bare.edit(|form| form.lines().filter(|line| !line.starts_with("threshold")).collect::<Vec<_>>().join("\n"))?;
+        ensure!(hub.publish(bare.path(), &[])?.code == Some(CONFLICT), "a version without thresholds is published");
+        let forced = hub.publish(bare.path(), &["--force"])?.ok()?;
+        ensure!(forced.stderr.contains("warning: variant int8-qdq has no threshold, version"), "{}", forced.stderr);
         Ok(())
     });
 }

@@ -1,4 +1,7 @@
-//! `cloud-hub model init`: a commented model.toml for an ONNX file.
+//! `cloud-hub model init`: a commented model.toml for an ONNX file, or for a folder of Hugging Face or Triton.
+
+mod import;
+mod pbtxt;
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +15,8 @@ use serde::Serialize;
 use store::files::{self, Mode};
 use types::{ModelName, TensorSpec};
 
+use import::Imported;
+
 use super::compress::named_like;
 use super::examined::{Loaded, open_engine, packed, rule_of};
 
@@ -20,13 +25,16 @@ pub(super) const HELP: &str = "\
 Examples:
   cloud-hub model init digits/small.onnx
   cloud-hub model init digits/small.onnx --full digits/big.onnx --name digits
+  cloud-hub model init resnet-50            # a folder of Hugging Face: config.json, onnx/model.onnx
+  cloud-hub model init repository/densenet  # a model of a Triton repository: config.pbtxt, 1/model.onnx
 
-Writes model.toml beside the file, with a comment for each field (docs/reference/model.md has them all). Next: cloud-hub model calibrate
+A folder gives the names of the classes and the newest version; of Hugging Face's files the quantized one runs on devices and the other one on
+the hub. Writes model.toml beside the file or into the folder, with a comment for each field (docs/reference/model.md has them all). Next: cloud-hub model calibrate
 finds thresholds, cloud-hub model push publishes the folder.";
 
 #[derive(Debug, Args)]
 pub(super) struct InitModelArgs {
-    /// ONNX file for devices.
+    /// ONNX file for devices, or a folder with config.json (Hugging Face) or config.pbtxt (Triton).
     model: PathBuf,
     /// ONNX file of the full model, which the hub runs; in the same folder.
     #[arg(long, value_name = "FILE")]
@@ -45,33 +53,71 @@ struct Written {
     file: PathBuf,
     model: ModelName,
     score: Option<ScoreRule>,
+    labels: usize,
+    notes: Vec<String>,
 }
 
 pub(super) fn run(args: &InitModelArgs) -> Result<(), CliError> {
-    let folder = match args.model.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        Some(_) | None => PathBuf::from("."),
+    let imported = if args.model.is_dir() { Some(Imported::read(&args.model)?) } else { None };
+    let folder = match (&imported, args.model.parent()) {
+        (Some(_), _) => args.model.clone(),
+        (None, Some(folder)) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        (None, Some(_) | None) => PathBuf::from("."),
     };
     let path = folder.join(AUTHOR_FILE);
     if path.exists() {
         let problem = format!("{} is there already", path.display());
         return Err(CliError::new(ExitKind::Conflict, problem).hint("edit it, or move it away"));
     }
-    let Some(name) = args.name.clone().or_else(|| named_like(&args.model)) else {
+    let called = || args.model.canonicalize().ok().as_deref().and_then(named_like);
+    let Some(name) = args.name.clone().or_else(|| named_like(&args.model)).or_else(called) else {
         return Err(CliError::new(ExitKind::Usage, "the file's name makes no name of a model").hint("give --name NAME"));
     };
-    let file = name_in(&folder, &args.model)?;
+    let file = match &imported {
+        Some(imported) => imported.device.clone(),
+        None => name_in(&folder, &args.model)?,
+    };
     let full = args.full.as_deref().map(|full| name_in(&folder, full)).transpose()?;
-    let mut loaded = Loaded::open(&open_engine()?, name.to_string(), &args.model)?;
+    let full = full.or_else(|| imported.as_ref().and_then(|imported| imported.full.clone()));
+    let mut loaded = Loaded::open(&open_engine()?, name.to_string(), &folder.join(&file))?;
     let signature = loaded.session.signature().clone();
+    if let Some(imported) = &imported {
+        imported.check(&signature.inputs, &signature.outputs)?;
+    }
+    let Imported { version, labels, .. } = imported.unwrap_or_default();
     // Many models run on zeros; where this one does not, the author writes the rule.
-    let rule = zeros(&signature).and_then(|inputs| loaded.session.run(&inputs, &[], &RunControl::default()).ok());
-    let rule = rule.and_then(|answers| rule_of(&signature.outputs, &[], &answers));
-    let text = text(&name, &signature.inputs, &signature.outputs, rule.as_ref(), &file, full.as_deref())?;
+    let answers = zeros(&signature).and_then(|inputs| loaded.session.run(&inputs, &[], &RunControl::default()).ok());
+    let found = |labels: &[String]| answers.as_ref().and_then(|answers| rule_of(&signature.outputs, labels, answers));
+    let (rule, mut notes) = (found(&labels), Vec::new());
+    let rule = rule.or_else(|| {
+        let rule = found(&[]);
+        if !labels.is_empty() && rule.is_some() {
+            notes.push(format!(
+                "the {} labels of the folder fit no output: correct `labels` in model.toml",
+                labels.len()
+            ));
+        }
+        rule
+    });
+    let labels = if notes.is_empty() { labels } else { Vec::new() };
+    let form = Form {
+        name: &name,
+        version: version.unwrap_or(1),
+        labels: &labels,
+        inputs: &signature.inputs,
+        outputs: &signature.outputs,
+        rule: rule.as_ref(),
+        file: &file,
+        full: full.as_deref(),
+    };
+    let text = form.text()?;
     files::write_atomic(&path, text.as_bytes(), Mode::Shared)
         .map_err(|error| CliError::new(ExitKind::Storage, error).hint("make the folder writable"))?;
     packed(&folder)?;
-    let written = Written { file: path, model: name, score: rule };
+    for note in &notes {
+        console::warn(note);
+    }
+    let written = Written { file: path, model: name, score: rule, labels: labels.len(), notes };
     Ok(Output::from_json_flag(args.json).print(&written, |written| {
         let file = written.file.display();
         telemetry::escape_control(&format!("written: {file}; read it, complete description and licence")).into_owned()
@@ -113,29 +159,41 @@ fn variant(name: &str, place: &str, file: &str) -> String {
     )
 }
 
-fn text(
-    name: &ModelName,
-    inputs: &[TensorSpec],
-    outputs: &[TensorSpec],
-    rule: Option<&ScoreRule>,
-    file: &str,
-    full: Option<&str>,
-) -> Result<String, CliError> {
-    let mut parts = vec![format!(
-        "# Written by `cloud-hub model init`. docs/reference/model.md describes every field.\n\
-         schema = 1\nmodel = \"{name}\"\nversion = 1 # a version never changes once it was pushed\n\
+/// Content of a new model.toml.
+struct Form<'a> {
+    name: &'a ModelName,
+    version: u64,
+    labels: &'a [String],
+    inputs: &'a [TensorSpec],
+    outputs: &'a [TensorSpec],
+    rule: Option<&'a ScoreRule>,
+    file: &'a str,
+    full: Option<&'a str>,
+}
+
+impl Form<'_> {
+    fn text(&self) -> Result<String, CliError> {
+        let Self { name, version, labels, inputs, outputs, rule, file, full } = *self;
+        let classes = if labels.is_empty() {
+            "# labels = [\"cat\", \"dog\"] # names of the classes, in the order of the scored output\n".to_owned()
+        } else {
+            format!("labels = {}\n", toml::Value::from(labels.to_vec()))
+        };
+        let mut parts = vec![format!(
+            "# Written by `cloud-hub model init`. docs/reference/model.md describes every field.\n\
+         schema = 1\nmodel = \"{name}\"\nversion = {version} # a version never changes once it was pushed\n\
          # classification, binary, regression, detection or ctc choose how answers are judged.\n\
          task = \"{}\"\ndescription = \"\" # one or two sentences for people\nlicence = \"NOASSERTION\" # SPDX expression, like \"MIT\"\n\
-         # labels = [\"cat\", \"dog\"] # names of the classes, in the order of the scored output\n",
-        if rule.is_some() { "classification" } else { "inference" }
-    )];
-    for input in inputs {
-        parts.push(table("input", input)?);
-    }
-    for output in outputs {
-        parts.push(table("output", output)?);
-    }
-    parts.push(match rule {
+         {classes}",
+            if rule.is_some() { "classification" } else { "inference" }
+        )];
+        for input in inputs {
+            parts.push(table("input", input)?);
+        }
+        for output in outputs {
+            parts.push(table("output", output)?);
+        }
+        parts.push(match rule {
         Some(rule) => {
             let output = toml::Value::from(rule.output.as_str());
             let from = match rule.from {
@@ -152,12 +210,13 @@ fn text(
                  # [score]\n# kind = \"top1-probability\"\n# output = \"logits\"\n# from = \"logits\"\n"
             .to_owned(),
     });
-    parts.push(format!(
-        "{}# cloud-hub model calibrate writes the threshold.\n# threshold = 0.9\n\n\
+        parts.push(format!(
+            "{}# cloud-hub model calibrate writes the threshold.\n# threshold = 0.9\n\n\
          # Inputs with the answers they must give, in a safetensors file (input.NAME, output.NAME): recommended.\n\
          # [variant.golden]\n# file = \"golden.safetensors\"\n# max_abs = 0.001\n",
-        variant("device", "device", file)
-    ));
-    parts.extend(full.map(|full| variant("full", "hub", full)));
-    Ok(parts.join("\n"))
+            variant("device", "device", file)
+        ));
+        parts.extend(full.map(|full| variant("full", "hub", full)));
+        Ok(parts.join("\n"))
+    }
 }

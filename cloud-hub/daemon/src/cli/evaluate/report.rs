@@ -98,7 +98,7 @@ fn page(examined: &Examined, evaluation: &Evaluation) -> Result<String, CliError
         if evaluation.labelled { "with labels" } else { "without labels: judged by agreement with the full model" };
     page.paragraph(&format!("{} examples {against}, one at a time. Intervals are at 95 %.", evaluation.examples));
     let (headers, rows) = table(&evaluation.models);
-    let rows: Vec<Vec<Cell>> = rows.into_iter().map(|row| row.into_iter().map(Cell::from).collect()).collect();
+    let rows: Vec<Vec<Cell>> = rows.into_iter().map(|row| row.into_iter().map(figure).collect()).collect();
     page.table("Variants, full model, and cascades at the thresholds of model.toml", &headers, &rows);
     for note in &evaluation.notes {
         page.paragraph(note);
@@ -160,6 +160,16 @@ fn charts(judged: &[Judged<'_>], examined: &Examined) -> Vec<(Chart, &'static st
         ));
     }
     charts
+}
+
+/// Returns the cell of a figure: `99.2 % (98.0 % to 99.8 %)` is shown in two lines.
+fn figure(text: String) -> Cell {
+    let parts =
+        text.split_once(" (").and_then(|(value, rest)| Some((value.to_owned(), rest.strip_suffix(')')?.to_owned())));
+    match parts {
+        Some((value, interval)) => Cell::Interval(value, interval),
+        None => Cell::Text(text),
+    }
 }
 
 /// Returns the Clopper-Pearson interval of the share that is right in a bin.
