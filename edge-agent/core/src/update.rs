@@ -235,12 +235,16 @@ impl Updater {
             (State::Recalling { .. } | State::Verifying { .. }, Event::Verified(_))
             | (State::Refreshing { .. }, Event::Trusted)
             | (State::Fetching { .. }, Event::Fetched)
-            | (State::Loading { .. }, Event::Loaded)
             | (State::Checking { .. }, Event::GoldenMatched)
             | (State::Measuring { .. }, Event::Measured(_))
             | (State::Shadowing { .. }, Event::Shadowed(_))
                 if self.is_abandoned =>
             {
+                self.take_over()
+            }
+            (State::Loading { candidate }, Event::Loaded) if self.is_abandoned => {
+                // It is loaded by now, and has to be released.
+                self.state = State::Checking { candidate };
                 self.take_over()
             }
             // Nothing of a version is fetched before it is known to be signed.

@@ -97,6 +97,18 @@ fn a_return_from_a_version_that_does_not_serve_changes_nothing_that_serves() {
 }
 
 #[test]
+fn a_kept_version_whose_load_is_abandoned_is_released_at_its_end() {
+    let mut updater = keeping();
+    ordered(&mut updater, OwnerOrder::Rollback);
+    handle(&mut updater, Event::Verified(installed(4)));
+    // The way back is bad too: the version that serves stays, and the load that is under way is of no use.
+    let steps = handle(&mut updater, returned(4, 5));
+    assert!(steps.contains(&Step::Abandon { version: version(4) }), "{steps:?}");
+    assert_eq!(handle(&mut updater, Event::Loaded), [Step::Unload { version: version(4) }]);
+    assert_eq!((updater.state(), updater.slots()), (&State::Idle, &slots(&[5, 4, 3])));
+}
+
+#[test]
 fn a_return_ends_the_pin_of_the_hub_that_brought_the_version() {
     let mut updater = keeping();
     handle(&mut updater, Event::Pinned(Some(version(6))));
