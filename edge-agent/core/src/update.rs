@@ -333,8 +333,9 @@ impl Updater {
             // Nothing is under way: whoever asks again need not wait, and a higher version replaces the one put off.
             (State::Waiting { target, .. }, OfferKind::Retry) if *target == version => self.begin(version),
             (State::Paused { target } | State::Waiting { target, .. }, _) if *target < version => {
-                let put_off = *target;
-                let mut steps = vec![Step::Remove { version: put_off }];
+                // An earlier version that is offered again may be a way back.
+                let put_off = Some(*target).filter(|target| !self.slots.names(*target));
+                let mut steps: Vec<Step> = put_off.into_iter().map(|version| Step::Remove { version }).collect();
                 steps.extend(self.begin_new(version));
                 steps
             }

@@ -109,6 +109,20 @@ fn a_kept_version_whose_load_is_abandoned_is_released_at_its_end() {
 }
 
 #[test]
+fn a_kept_version_that_waits_for_its_next_try_stays_a_way_back_when_a_higher_one_comes() {
+    let mut updater = keeping();
+    handle(&mut updater, Event::Pinned(Some(version(3))));
+    recall(&mut updater, 3);
+    handle(&mut updater, Event::Pinned(None));
+    assert_eq!(updater.slots(), &slots(&[3, 5, 4]));
+    handle(&mut updater, offered(5));
+    handle(&mut updater, failed(FailureKind::Damaged));
+    let steps = handle(&mut updater, offered(6));
+    assert!(!steps.contains(&Step::Remove { version: version(5) }), "{steps:?}");
+    assert_eq!(*updater.state(), State::Refreshing { target: version(6) });
+}
+
+#[test]
 fn a_return_ends_the_pin_of_the_hub_that_brought_the_version() {
     let mut updater = keeping();
     handle(&mut updater, Event::Pinned(Some(version(6))));
