@@ -204,7 +204,7 @@ impl AuditLog {
         let checked = audit::verify(oldest, events.iter().map(|(_key, event)| event), newest);
         Ok(AuditVerification {
             intact: checked.is_ok(),
-            checked: checked.clone().unwrap_or_else(|_broken| u64::try_from(events.len()).unwrap_or(u64::MAX)),
+            checked: checked.unwrap_or_else(|_broken| u64::try_from(events.len()).unwrap_or(u64::MAX)),
             first: events.first().map_or(0, |(_key, event)| event.number),
             last: newest.number,
             head: newest.hash,
