@@ -375,7 +375,7 @@ fn explain_says_why_each_place_answered() {
 }
 
 #[test]
-fn a_client_that_goes_away_and_a_lost_hedge_leave_records_of_the_bytes_that_left() {
+fn a_client_that_goes_away_leaves_a_record_of_the_bytes_that_left() {
     story(|site| {
         let mut fleet = Fleet::serving_v1(site)?;
         fleet.agent.wait_hub(true)?;
