@@ -96,7 +96,7 @@ pub struct RunLimits {
     pub audits: Option<Audits>,
     /// Maximum share of the kept answers that are audited, where a model has none of its own.
     pub audit_share_max: Share,
-    /// Log of receipts.
+    /// Queue of the log of receipts.
     pub receipts: Recorder,
 }
 

@@ -62,7 +62,7 @@ consistent log: compare the newest hash, which this prints, with one kept elsewh
     },
 }
 
-/// Selection of records.
+/// Selection of records by time and model.
 #[derive(Debug, Args)]
 struct Which {
     /// Only records of this time, like 7d or 90m
@@ -227,7 +227,7 @@ struct Shown {
     lost: u64,
     /// Number of records that only a later version can read.
     unreadable: u64,
-    /// The newest records.
+    /// The newest records, newest last.
     records: Vec<ShownRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,

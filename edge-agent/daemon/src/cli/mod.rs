@@ -82,7 +82,7 @@ pub enum Verb {
     Model(model::ModelVerb),
     /// Checks, shows or exports the log of receipts
     Log(log::LogVerb),
-    /// Explains why a request was answered where it was
+    /// Explains why a request was served where it was
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
     /// Looks for what is wrong on this device and says what to do

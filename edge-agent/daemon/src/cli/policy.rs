@@ -18,7 +18,7 @@ use crate::records::v1::{AuditRecord, LogEvent, RequestRecord};
 /// Verbs on the policy of requests.
 #[derive(Debug, Subcommand)]
 pub enum PolicyVerb {
-    /// Explains why a request was answered where it was, and what would have had to differ
+    /// Explains why a request was served where it was, and what would have had to differ
     #[command(after_help = "\
 Examples:
   edge-agent policy explain 3f2c8f0e-8a51-4c0e-9a41-6d1f0c8f7a55

@@ -20,7 +20,7 @@ use crate::records::v1::{
 /// Maximum length of the name of a provider in characters; the hub's comes from another machine.
 const PROVIDER_CHARS_MAX: usize = 128;
 
-/// Something to record.
+/// Event that is to be recorded.
 #[derive(Debug)]
 pub enum Note {
     /// A request has ended.
@@ -60,9 +60,9 @@ pub struct Form {
 /// End of the work at one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome<F> {
-    /// It answered.
+    /// The place gave an answer.
     Answered,
-    /// It failed.
+    /// The place gave no answer, for this reason.
     Failed(F),
     /// It was withdrawn: the other place was first, or the client went away.
     Cancelled,

@@ -42,7 +42,7 @@ pub enum ReadError {
     Io {
         /// Path of the file.
         path: PathBuf,
-        /// Cause.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -59,7 +59,7 @@ pub struct Summary {
     pub last: u64,
     /// Hash of the newest record.
     pub hash: types::Digest,
-    /// Number of files.
+    /// Number of files in the folder.
     pub files: usize,
     /// Size of all files in bytes.
     pub bytes: u64,

@@ -38,7 +38,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(3);
 /// Message to the thread.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// Record this.
+    /// Adds a record to the log.
     Note {
         /// Time of the event in milliseconds since 1970.
         at_unix_ms: u64,
@@ -47,7 +47,7 @@ pub(super) enum Message {
         /// Bytes of tensors that it holds.
         bytes: u64,
     },
-    /// Write what waits, and end.
+    /// Writes what waits, and ends the thread.
     Stop,
 }
 

@@ -63,7 +63,7 @@ pub enum WriteError {
     Append {
         /// Path of the file.
         path: PathBuf,
-        /// Cause.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -82,7 +82,7 @@ struct Segment {
     newest_ms: u64,
 }
 
-/// Open log.
+/// Log that is open for writing.
 #[derive(Debug)]
 pub struct Writer {
     folder: PathBuf,
