@@ -92,11 +92,35 @@ pub enum Reason {
     NoScore,
     /// The device had not answered when the hedge delay was over, so the hub was asked too and was first.
     Hedged,
+    /// The device could not answer within the deadline, by what it took before, so the hub was asked.
+    DeviceTooLate,
+    /// The hub was not asked: by what it took before, it could not answer within the deadline.
+    HubPredictedLate,
+    /// The hub was not asked: the privacy class `never-leaves` keeps the input on the device.
+    NeverLeaves,
+    /// The hub was not asked: the privacy class is `personal`, or the policy demands consent, and there is no consent.
+    NoConsent,
+    /// The hub was not asked: the link is metered, and the policy sends nothing over a metered link.
+    MeteredLink,
+    /// The hub was not asked: the battery is below the policy's minimum.
+    BatteryLow,
+    /// The hub was not asked: the local time is outside the hours of the policy.
+    OutsideHours,
+    /// The hub was not asked: the request has none of the tags that the policy demands.
+    NoTag,
+    /// The hub was not asked: today's budget of bytes to the hub is used up.
+    BytesSpent,
+    /// The hub was not asked: today's budget of requests to the hub is used up.
+    CallsSpent,
+    /// The hub was not asked: this minute's budget of deferred answers is used up.
+    EscalationsSpent,
+    /// The device has no version of the model yet, and is fetching one: the hub answered meanwhile.
+    Downloading,
 }
 
 impl Reason {
     /// All reasons, so that metrics start at zero and the documentation is complete.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 24] = [
         Self::Policy,
         Self::Confident,
         Self::LowConfidence,
@@ -109,6 +133,18 @@ impl Reason {
         Self::HubTooLate,
         Self::NoScore,
         Self::Hedged,
+        Self::DeviceTooLate,
+        Self::HubPredictedLate,
+        Self::NeverLeaves,
+        Self::NoConsent,
+        Self::MeteredLink,
+        Self::BatteryLow,
+        Self::OutsideHours,
+        Self::NoTag,
+        Self::BytesSpent,
+        Self::CallsSpent,
+        Self::EscalationsSpent,
+        Self::Downloading,
     ];
 
     /// Returns the code used in responses, metrics and logs.
@@ -127,6 +163,49 @@ impl Reason {
             Self::HubTooLate => "hub-too-late",
             Self::NoScore => "no-score",
             Self::Hedged => "hedged",
+            Self::DeviceTooLate => "device-too-late",
+            Self::HubPredictedLate => "hub-predicted-late",
+            Self::NeverLeaves => "never-leaves",
+            Self::NoConsent => "no-consent",
+            Self::MeteredLink => "metered-link",
+            Self::BatteryLow => "battery-low",
+            Self::OutsideHours => "outside-hours",
+            Self::NoTag => "no-tag",
+            Self::BytesSpent => "bytes-spent",
+            Self::CallsSpent => "calls-spent",
+            Self::EscalationsSpent => "escalations-spent",
+            Self::Downloading => "downloading",
+        }
+    }
+
+    /// Returns the reason as a sentence for people, without a full stop.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Policy => "the policy prefers this place, and nothing prevented it",
+            Self::Confident => "the score of the device's answer reached the threshold",
+            Self::LowConfidence => "the score of the device's answer was below the threshold",
+            Self::NotCalibrated => "this version has no threshold, so no answer of the device counts as sure",
+            Self::NoLocalModel => "the device has no loaded version of the model",
+            Self::DeviceBusy => "the device's queue was full",
+            Self::DeviceFailed => "the device's engine failed or did not answer in time",
+            Self::HubUnreachable => "the hub could not be reached",
+            Self::HubFailed => "the hub answered with an error",
+            Self::HubTooLate => "the hub did not answer within the deadline",
+            Self::NoScore => "the device's answer has no score, so it does not count as sure",
+            Self::Hedged => "the device had not answered when the hedge delay was over, and the hub was first",
+            Self::DeviceTooLate => "the device could not answer within the deadline, by its recent latency",
+            Self::HubPredictedLate => "the hub could not answer within the deadline, by its recent latency",
+            Self::NeverLeaves => "the privacy class never-leaves keeps the input on the device",
+            Self::NoConsent => "the input is personal, or the policy demands consent, and there is no consent",
+            Self::MeteredLink => "the policy sends nothing to the hub over a metered link",
+            Self::BatteryLow => "the battery is below the policy's minimum for using the hub",
+            Self::OutsideHours => "the local time is outside the policy's hours for using the hub",
+            Self::NoTag => "the request has none of the tags that the policy demands for using the hub",
+            Self::BytesSpent => "today's budget of bytes to the hub is used up",
+            Self::CallsSpent => "today's budget of requests to the hub is used up",
+            Self::EscalationsSpent => "this minute's budget of deferred answers is used up",
+            Self::Downloading => "the device is still fetching its version of the model",
         }
     }
 }
@@ -225,4 +304,18 @@ pub struct Receipt {
     pub is_final: bool,
     /// Durations of the parts of the request.
     pub timings: Timings,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_code_and_a_sentence_of_its_own() {
+        let codes: BTreeSet<_> = Reason::ALL.into_iter().map(Reason::as_str).collect();
+        let sentences: BTreeSet<_> = Reason::ALL.into_iter().map(Reason::sentence).collect();
+        assert_eq!((codes.len(), sentences.len()), (Reason::ALL.len(), Reason::ALL.len()));
+    }
 }

@@ -306,7 +306,19 @@ async fn silence(connection: &Connection) -> Heard {
 fn sent_reason(reason: Reason) -> Reason {
     match reason {
         Reason::NoScore => Reason::LowConfidence,
-        Reason::Hedged => Reason::DeviceBusy,
+        Reason::Hedged | Reason::DeviceTooLate => Reason::DeviceBusy,
+        Reason::Downloading => Reason::NoLocalModel,
+        // Reasons for not asking the hub never go to it.
+        Reason::HubPredictedLate
+        | Reason::NeverLeaves
+        | Reason::NoConsent
+        | Reason::MeteredLink
+        | Reason::BatteryLow
+        | Reason::OutsideHours
+        | Reason::NoTag
+        | Reason::BytesSpent
+        | Reason::CallsSpent
+        | Reason::EscalationsSpent => Reason::Policy,
         Reason::Policy
         | Reason::Confident
         | Reason::LowConfidence
