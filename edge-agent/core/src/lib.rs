@@ -16,7 +16,7 @@
 //! | [`audit`] | which kept answers are compared with the full model's |
 //! | [`agreement`] | whether two answers agree |
 //! | [`drift`] | whether scores have left the distribution of their calibration |
-//! | [`window`] | when updates may begin |
+//! | [`policy`] | which places may answer, by deadline, privacy, conditions and budgets |
 //! | [`backoff`] | how long to wait before trying again |
 //! | [`refused`] | how a machine says no to an event that makes no sense |
 
@@ -26,6 +26,7 @@ pub mod backoff;
 pub mod counters;
 pub mod drift;
 pub mod outbox;
+pub mod policy;
 pub mod refused;
 pub mod renewal;
 pub mod route;
@@ -33,6 +34,5 @@ pub mod slots;
 pub mod trust;
 pub mod update;
 pub mod uplink;
-pub mod window;
 
 pub use refused::Refused;

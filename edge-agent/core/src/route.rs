@@ -7,18 +7,20 @@
 //!
 //! The shell must bring an event no later than the `until` of a step: when that moment comes first it stops the work
 //! and sends [`LocalFailure::TooLate`] or [`HubFailure::TooLate`]. At [`Route::poll_timeout`] it sends [`Event::Tick`].
-//! An input that the policy keeps on the device is never sent: [`Step::AskHub`] is made in one place, which checks the
-//! policy itself.
+//! An input that the policy keeps on the device is never sent: [`Step::AskHub`] is made in one place, which asks
+//! [`crate::policy::hub_wait`] itself. The first step is that of [`crate::policy::decide`].
 
 mod failure;
 
 use std::time::{Duration, Instant};
 
+use types::policy::Offline;
 use types::{Place, Policy, PolicyMode, Reason};
 
 pub use failure::{Failure, HubFailure, LocalFailure};
 
 use crate::Refused;
+use crate::policy::{Plan, Snapshot, decide, hub_wait, is_never_sure, reserved_for_run};
 
 /// Least time that must be left for asking the hub to make sense.
 ///
@@ -196,21 +198,28 @@ enum Verdict {
 /// Way of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    facts: RequestInfo,
-    /// Latest known connection to the hub.
-    hub_state: HubState,
+    /// Request, policy and measurements, with the latest known connection to the hub.
+    snapshot: Snapshot,
     state: State,
     /// Time at which the second place is asked too.
     hedge_at: Option<Instant>,
+    /// Whether the device is tried when the hub fails.
+    has_fallback: bool,
 }
 
 impl Route {
-    /// Decides where the request goes first.
+    /// Begins a route without measurements, conditions and budgets.
     #[must_use]
     pub fn start(facts: RequestInfo, hub: HubState, now: Instant) -> (Self, Vec<Step>) {
-        let limit = facts.policy.deadline.and_then(|limit| now.checked_add(limit));
-        let facts = RequestInfo { deadline: facts.deadline.or(limit), ..facts };
-        let mut route = Self { facts, hub_state: hub, state: State::Over, hedge_at: None };
+        Self::begin(Snapshot::of(facts, hub), now)
+    }
+
+    /// Begins the route that [`decide`] plans for a snapshot.
+    #[must_use]
+    pub fn begin(mut snapshot: Snapshot, now: Instant) -> (Self, Vec<Step>) {
+        let limit = snapshot.info.policy.deadline.and_then(|limit| now.checked_add(limit));
+        snapshot.info.deadline = snapshot.info.deadline.or(limit);
+        let mut route = Self { snapshot, state: State::Over, hedge_at: None, has_fallback: false };
         let steps = route.first(now);
         (route, steps)
     }
@@ -221,7 +230,7 @@ impl Route {
     /// [`Refused`] for an event that no step in flight can have caused; the route is as it was.
     pub fn handle(&mut self, event: Event, now: Instant) -> Result<Vec<Step>, Refused> {
         if let Event::Hub(hub) = event {
-            self.hub_state = hub;
+            self.snapshot.hub = hub;
             return Ok(Vec::new());
         }
         let State::Open { local, hub } = self.state else { return Err(self.refuse(event)) };
@@ -256,40 +265,57 @@ impl Route {
     }
 
     fn first(&mut self, now: Instant) -> Vec<Step> {
-        if self.facts.deadline.is_some_and(|deadline| deadline <= now) {
-            return self.fail(Failure::of(None, None));
-        }
-        let no_model = Local::Failed(LocalFailure::NoModel);
-        match (self.facts.policy.mode, self.facts.local) {
-            (PolicyMode::OnlyDevice | PolicyMode::PreferDevice | PolicyMode::Cascade, LocalState::Ready { .. }) => {
+        let decision = decide(&self.snapshot, now);
+        let unused = match self.snapshot.info.local {
+            LocalState::NoModel if self.mode() != PolicyMode::OnlyHub => Local::Failed(LocalFailure::NoModel),
+            LocalState::NoModel | LocalState::Ready { .. } => Local::Unused,
+        };
+        match decision.plan {
+            Plan::Refuse(failure) => self.fail(failure),
+            Plan::Device | Plan::DeviceThenHub => self.run_local(self.hub_before(decision.hub), now),
+            Plan::Hedge { first: Place::Device, second_at } => {
+                self.hedge_at = Some(second_at);
                 self.run_local(Hub::Unused, now)
             }
-            (PolicyMode::Hedge, LocalState::Ready { .. }) => {
-                self.hedge_at = self.facts.policy.hedge.and_then(|after| now.checked_add(after));
-                self.run_local(Hub::Unused, now)
+            Plan::Hub => self.ask_or_fail(decision.reason, unused, now),
+            Plan::HubThenDevice => {
+                self.has_fallback = true;
+                self.ask_or_fail(decision.reason, Local::Unused, now)
             }
-            (
-                PolicyMode::OnlyDevice | PolicyMode::PreferDevice | PolicyMode::Cascade | PolicyMode::Hedge,
-                LocalState::NoModel,
-            ) => self.without_device(LocalFailure::NoModel, now),
-            (PolicyMode::PreferHub, LocalState::Ready { .. }) => match self.defer(Reason::Policy, Local::Unused, now) {
-                Ok(steps) => steps,
-                Err(why) => self.run_local(Hub::Failed(why), now),
-            },
-            (PolicyMode::PreferHub, LocalState::NoModel) => self.ask_or_fail(Reason::Policy, no_model, now),
-            (PolicyMode::OnlyHub, _) => self.ask_or_fail(Reason::Policy, Local::Unused, now),
+            Plan::Hedge { first: Place::Hub, second_at } => {
+                self.has_fallback = true;
+                let steps = self.ask_or_fail(decision.reason, Local::Unused, now);
+                self.hedge_at = Some(second_at).filter(|_| !self.is_over());
+                steps
+            }
         }
     }
 
-    /// Asks the hub too when the device has not answered within the hedge delay.
+    fn mode(&self) -> PolicyMode {
+        self.snapshot.info.policy.mode
+    }
+
+    /// Returns the state of the hub when the device begins: failed where the mode wanted the hub first.
+    fn hub_before(&self, failure: Option<HubFailure>) -> Hub {
+        failure.filter(|_| self.mode() == PolicyMode::PreferHub).map_or(Hub::Unused, Hub::Failed)
+    }
+
+    /// Has the second place work too when the hedge delay is over.
     fn tick(&mut self, local: Local, hub: Hub, now: Instant) -> Vec<Step> {
         if self.hedge_at.is_none_or(|at| now < at) {
             return Vec::new();
         }
         self.hedge_at = None;
+        let reason = match self.mode() {
+            PolicyMode::Hedge => Reason::Hedged,
+            _other if is_never_sure(&self.snapshot) => Reason::NotCalibrated,
+            _other => Reason::DeviceTooLate,
+        };
         match (local, hub) {
             // A hub that is away or too far only loses the hedge: the device goes on.
-            (Local::Running, Hub::Unused) => self.defer(Reason::Hedged, local, now).unwrap_or_default(),
+            (Local::Running, Hub::Unused) => self.defer(reason, local, now).unwrap_or_default(),
+            // The run begins now, so that it ends in time if the hub fails.
+            (Local::Unused, Hub::Asked(_)) if self.has_fallback => self.run_local(hub, now),
             (Local::Running | Local::Unused | Local::Answered | Local::Failed(_), _) => Vec::new(),
         }
     }
@@ -298,16 +324,17 @@ impl Route {
         self.state = State::Open { local: Local::Answered, hub };
         match (verdict, hub) {
             // With prefer-hub the failure of the hub is the reason for this place.
-            (Verdict::Accept(_), Hub::Failed(why)) if self.facts.policy.mode == PolicyMode::PreferHub => {
+            (Verdict::Accept(_), Hub::Failed(why)) if self.mode() == PolicyMode::PreferHub => {
                 self.answer(Place::Device, why.reason())
             }
+            // The hub is preferred as long as it may still answer.
+            (Verdict::Accept(_), Hub::Asked(_)) if self.mode() == PolicyMode::PreferHub => Vec::new(),
             (Verdict::Accept(reason), _) => self.answer(Place::Device, reason),
-            // A less sure answer is better than none.
-            (Verdict::Defer(_), Hub::Failed(why)) => self.answer(Place::Device, why.reason()),
+            (Verdict::Defer(_), Hub::Failed(why)) => self.answer_unsure(why),
             (Verdict::Defer(_), Hub::Asked(_)) => Vec::new(),
             (Verdict::Defer(reason), Hub::Unused) => match self.defer(reason, Local::Answered, now) {
                 Ok(steps) => steps,
-                Err(why) => self.answer(Place::Device, why.reason()),
+                Err(why) => self.answer_unsure(why),
             },
         }
     }
@@ -325,12 +352,11 @@ impl Route {
     }
 
     fn hub_failed(&mut self, why: HubFailure, local: Local, now: Instant) -> Vec<Step> {
-        let has_fallback = self.facts.policy.mode == PolicyMode::PreferHub;
+        let has_fallback = self.has_fallback && !self.fails_without(why);
         self.state = State::Open { local, hub: Hub::Failed(why) };
         match local {
             Local::Running => Vec::new(),
-            // A less sure answer is better than none.
-            Local::Answered => self.answer(Place::Device, why.reason()),
+            Local::Answered => self.answer_unsure(why),
             Local::Failed(device) => self.fail(Failure::of(Some(device), Some(why))),
             // The same input would be refused here as well.
             Local::Unused if has_fallback && why != HubFailure::BadInput => self.run_local(Hub::Failed(why), now),
@@ -338,9 +364,22 @@ impl Route {
         }
     }
 
+    /// Returns the device's answer although it is not sure, because that is better than none; fails if the policy says so.
+    fn answer_unsure(&mut self, why: HubFailure) -> Vec<Step> {
+        if self.fails_without(why) {
+            return self.fail(Failure::of(None, Some(why)));
+        }
+        self.answer(Place::Device, why.reason())
+    }
+
+    /// Returns whether the request fails because the hub cannot be reached.
+    fn fails_without(&self, why: HubFailure) -> bool {
+        why == HubFailure::Unreachable && self.snapshot.info.policy.offline == Offline::Fail
+    }
+
     /// Judges an answer of the device by the policy.
     fn judge(&self, score: Option<f32>, threshold: Option<f32>) -> Verdict {
-        let is_hedge = match self.facts.policy.mode {
+        let is_hedge = match self.mode() {
             PolicyMode::Cascade => false,
             PolicyMode::Hedge => true,
             PolicyMode::OnlyDevice | PolicyMode::PreferDevice | PolicyMode::PreferHub | PolicyMode::OnlyHub => {
@@ -362,7 +401,7 @@ impl Route {
 
     /// Decides what follows when the device cannot answer and the hub was not asked.
     fn without_device(&mut self, why: LocalFailure, now: Instant) -> Vec<Step> {
-        match self.facts.policy.mode {
+        match self.mode() {
             PolicyMode::PreferDevice | PolicyMode::Cascade | PolicyMode::Hedge => {
                 self.ask_or_fail(why.reason(), Local::Failed(why), now)
             }
@@ -373,7 +412,7 @@ impl Route {
     }
 
     fn run_local(&mut self, hub: Hub, now: Instant) -> Vec<Step> {
-        match self.facts.deadline {
+        match self.snapshot.info.deadline {
             // The hub took all the time there was.
             Some(deadline) if deadline <= now => self.fail(Failure::of(None, Some(HubFailure::TooLate))),
             until => {
@@ -396,15 +435,7 @@ impl Route {
 
     /// Sends the input to the hub: the one place that lets it leave the device. `local` is the state of the device then.
     fn defer(&mut self, reason: Reason, local: Local, now: Instant) -> Result<Vec<Step>, HubFailure> {
-        if !self.facts.policy.may_send(self.facts.input_bytes) {
-            return Err(HubFailure::Forbidden);
-        }
-        let HubState::Online { round_trip } = self.hub_state else { return Err(HubFailure::Unreachable) };
-        let left = self.facts.deadline.map_or(HUB_WAIT_MAX, |deadline| deadline.saturating_duration_since(now));
-        let wait = left.saturating_sub(self.reserved(local).min(left / 2)).min(HUB_WAIT_MAX);
-        if wait < HUB_TIME_MIN.max(round_trip) {
-            return Err(HubFailure::TooLate);
-        }
+        let wait = hub_wait(&self.snapshot, self.reserved(local), reason, now)?;
         self.hedge_at = None;
         self.state = State::Open { local, hub: Hub::Asked(reason) };
         Ok(vec![Step::AskHub { until: now + wait, reason }])
@@ -412,15 +443,11 @@ impl Route {
 
     /// Returns the time that must be left for the device when the hub does not answer.
     fn reserved(&self, local: Local) -> Duration {
-        match (self.facts.deadline, local, self.facts.local) {
-            (None, _, _) | (_, Local::Failed(_), _) => Duration::ZERO,
-            (Some(_), Local::Answered | Local::Running, _) => ANSWER_TIME,
-            (Some(_), Local::Unused, LocalState::Ready { expected })
-                if self.facts.policy.mode == PolicyMode::PreferHub =>
-            {
-                expected.map_or(LOCAL_TIME_UNKNOWN, |expected| expected.saturating_mul(2).max(LOCAL_TIME_MIN))
-            }
-            (Some(_), Local::Unused, _) => Duration::ZERO,
+        match (self.snapshot.info.deadline, local) {
+            (None, _) | (_, Local::Failed(_)) => Duration::ZERO,
+            (Some(_), Local::Answered | Local::Running) => ANSWER_TIME,
+            (Some(_), Local::Unused) if self.mode() == PolicyMode::PreferHub => reserved_for_run(&self.snapshot),
+            (Some(_), Local::Unused) => Duration::ZERO,
         }
     }
 

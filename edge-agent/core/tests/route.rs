@@ -211,7 +211,7 @@ fn a_policy_with_a_deadline_sets_it_where_the_request_brings_none() {
 #[test]
 fn an_input_over_the_budget_stays_on_the_device() {
     let limited = |mode| {
-        let policy = Policy { budget: Budget { hub_bytes: Some(999) }, ..Policy::from(mode) };
+        let policy = Policy { budget: Budget { hub_bytes: Some(999), ..Budget::default() }, ..Policy::from(mode) };
         RequestInfo { policy, ..facts(mode) }
     };
     assert_eq!(last(limited(PolicyMode::Cascade), ONLINE, &[UNSURE]), answered(Place::Device, Reason::Policy));
@@ -331,7 +331,7 @@ fn policy() -> impl Strategy<Value = Policy> {
         |(mode, hedge, deadline, hub_bytes)| {
             let preset = Policy::from(mode);
             let hedge = preset.hedge.and(hedge.map(Duration::from_millis));
-            Policy { hedge, deadline: deadline.map(Duration::from_millis), budget: Budget { hub_bytes }, ..preset }
+            Policy { hedge, deadline: deadline.map(Duration::from_millis), budget: Budget { hub_bytes, ..Budget::default() }, ..preset }
         },
     )
 }

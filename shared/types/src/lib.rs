@@ -3,7 +3,8 @@
 //! Data without behaviour of its own: names and digests ([`id`]), tensors ([`tensor`]), the inputs and outputs of a
 //! model ([`signature`]), host names ([`host`]), options of a GPU ([`gpu`]), texts of errors ([`error`]), processes of
 //! engines ([`process`]), counts of what a version did ([`counters`], [`histogram`]), inferences ([`inference`]), routing
-//! policies ([`policy`]), chains of hashes over logs ([`chain`]), the origin of a response ([`receipt`]) and the limits that several crates share ([`limits`]). Depends on no
+//! policies ([`policy`]), chains of hashes over logs ([`chain`]), the origin of a response ([`receipt`]), shares and times of
+//! the day ([`share`], [`window`]) and the limits that several crates share ([`limits`]). Depends on no
 //! other crate of this workspace; does no I/O, reads no clock, knows no engine.
 
 pub mod chain;
@@ -18,9 +19,11 @@ pub mod limits;
 pub mod policy;
 pub mod process;
 pub mod receipt;
+pub mod share;
 pub mod signature;
 pub mod tensor;
 pub mod update;
+pub mod window;
 
 pub use id::{DeviceId, Digest, InvalidId, ModelName, RequestId, VariantName, Version};
 pub use inference::{Caller, ErrorCode, InferenceError, InferenceRequest, InferenceResponse};

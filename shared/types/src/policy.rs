@@ -1,10 +1,24 @@
 //! Routing policies of a model, as users name them.
+//!
+//! A policy has three layers: the author's default in the manifest, the owner's in `agent.toml`, and the application's in
+//! a request. [`PolicyLayer`] is the form of the first two, [`RequestRules`] that of the third; [`Policy::resolve`] makes
+//! one [`Policy`] of them. A later layer replaces the mode, the times and the offline behaviour of an earlier one. Privacy,
+//! conditions, budgets and the audit share only tighten.
+
+mod layer;
+mod resolve;
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::Reason;
+use crate::share::Share;
+use crate::window::Window;
+pub use layer::{BudgetLimits, HubConditions, LayerMistake, PolicyLayer, TAG_BYTES_MAX, TAGS_MAX, check_tags};
+pub use resolve::RequestRules;
 
 /// Routing mode: decides whether the device or the hub serves a request, and when the other one takes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -69,17 +83,159 @@ pub struct Policy {
     pub deadline: Option<Duration>,
     /// Time after which a second place is asked while the first one still works; `None` for never.
     pub hedge: Option<Duration>,
+    /// Whether `hedge` was configured; if not, the device's measured 95th percentile is used in place of the default.
+    pub is_hedge_fixed: bool,
     /// Limits of what a request may cost.
     pub budget: Budget,
     /// Whether the input may leave the device.
     pub privacy: Privacy,
+    /// Reason for which this request is kept from the hub whatever the surroundings are; `None` if there is none.
+    pub withheld: Option<Reason>,
+    /// Conditions of the surroundings under which the input may go to the hub.
+    pub conditions: Conditions,
+    /// Behaviour while the hub cannot be reached.
+    pub offline: Offline,
+    /// Maximum share of the kept answers that are audited; `None` for the agent's common limit.
+    pub audit_share_max: Option<Share>,
 }
 
-/// Limits of what one request may cost.
+/// Conditions of the surroundings under which an input may go to the hub. All of them must hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Conditions {
+    /// Whether the link to the hub must not be metered.
+    pub is_unmetered: bool,
+    /// Minimum charge of a discharging battery in percent; `None` for no limit.
+    pub battery_min_percent: Option<u8>,
+    /// Hours of the day, by the device's local time. The author's and the owner's; both must hold.
+    pub hours: [Option<Window>; 2],
+}
+
+/// Behaviour while the hub cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Offline {
+    /// The device's own answer is given, with the reason, also if it is not sure.
+    #[default]
+    Answer,
+    /// The request fails if the policy wants the hub's answer.
+    Fail,
+}
+
+impl Offline {
+    /// Returns the name in policies and requests.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answer => "answer",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+/// Error: a text is not an offline behaviour of this version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownOffline {
+    /// The outbox does not exist yet.
+    #[error("\"queue\" is not available in this version, because there is no outbox yet: use \"answer\" or \"fail\"")]
+    Queue,
+    /// No such behaviour.
+    #[error("unknown offline behaviour {0:?}: use \"answer\" or \"fail\"")]
+    Other(String),
+}
+
+impl FromStr for Offline {
+    type Err = UnknownOffline;
+    fn from_str(text: &str) -> Result<Self, UnknownOffline> {
+        match text {
+            "answer" => Ok(Self::Answer),
+            "fail" => Ok(Self::Fail),
+            "queue" => Err(UnknownOffline::Queue),
+            other => Err(UnknownOffline::Other(other.chars().take(NAME_SHOWN).collect())),
+        }
+    }
+}
+
+impl TryFrom<String> for Offline {
+    type Error = UnknownOffline;
+    fn try_from(text: String) -> Result<Self, UnknownOffline> {
+        text.parse()
+    }
+}
+
+impl From<Offline> for String {
+    fn from(offline: Offline) -> Self {
+        offline.as_str().to_owned()
+    }
+}
+
+/// Privacy class of the inputs of a model, from open to strict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrivacyClass {
+    /// Inputs may go to the hub.
+    #[default]
+    Public,
+    /// Inputs go to the hub only with consent.
+    Personal,
+    /// Nothing of an input goes to the hub, neither for an answer nor for an audit.
+    NeverLeaves,
+}
+
+impl PrivacyClass {
+    /// Every class, from open to strict.
+    pub const ALL: [Self; 3] = [Self::Public, Self::Personal, Self::NeverLeaves];
+
+    /// Returns the name in policies and requests.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Personal => "personal",
+            Self::NeverLeaves => "never-leaves",
+        }
+    }
+}
+
+/// Error: a text is not the name of a privacy class.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown privacy class {0:?}: use public, personal or never-leaves")]
+pub struct UnknownClass(String);
+
+impl FromStr for PrivacyClass {
+    type Err = UnknownClass;
+    fn from_str(text: &str) -> Result<Self, UnknownClass> {
+        let known = Self::ALL.into_iter().find(|class| class.as_str() == text);
+        known.ok_or_else(|| UnknownClass(text.chars().take(NAME_SHOWN).collect()))
+    }
+}
+
+/// Maximum number of characters of an unknown name that an error shows.
+const NAME_SHOWN: usize = 40;
+
+/// Limits of what requests may cost. The days are those of UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Budget {
     /// Maximum bytes of input that are sent to the hub; a larger input stays on the device. `None` for no limit.
     pub hub_bytes: Option<u64>,
+    /// Maximum bytes of inputs that are sent to the hub in a day over a metered link.
+    pub metered_bytes_per_day: Option<u64>,
+    /// Maximum bytes of inputs that are sent to the hub in a day over a link that is not metered.
+    pub unmetered_bytes_per_day: Option<u64>,
+    /// Maximum number of requests that are sent to the hub in a day, audits included.
+    pub hub_calls_per_day: Option<u64>,
+    /// Maximum number of requests in a minute that go to the hub because the device's answer is not sure.
+    pub escalations_per_minute: Option<u64>,
+}
+
+impl Budget {
+    /// Returns whether anything must be counted over several requests.
+    #[must_use]
+    pub const fn is_counted(&self) -> bool {
+        self.metered_bytes_per_day.is_some()
+            || self.unmetered_bytes_per_day.is_some()
+            || self.hub_calls_per_day.is_some()
+            || self.escalations_per_minute.is_some()
+    }
 }
 
 /// Confidentiality of an input.
@@ -95,7 +251,14 @@ impl Policy {
     /// Returns whether an input of so many bytes may be sent to the hub.
     #[must_use]
     pub fn may_send(&self, bytes: u64) -> bool {
-        self.privacy == Privacy::Shared && self.budget.hub_bytes.is_none_or(|most| bytes <= most)
+        self.forbids(bytes).is_none()
+    }
+
+    /// Returns the reason for which an input of so many bytes stays on the device, whatever the surroundings are.
+    #[must_use]
+    pub fn forbids(&self, bytes: u64) -> Option<Reason> {
+        let is_shared = self.privacy == Privacy::Shared && self.budget.hub_bytes.is_none_or(|most| bytes <= most);
+        self.withheld.or((!is_shared).then_some(Reason::Policy))
     }
 }
 
@@ -103,7 +266,18 @@ impl From<PolicyMode> for Policy {
     fn from(mode: PolicyMode) -> Self {
         let privacy = if mode.may_leave_device() { Privacy::Shared } else { Privacy::DeviceOnly };
         let hedge = (mode == PolicyMode::Hedge).then_some(HEDGE_AFTER);
-        Self { mode, deadline: None, hedge, budget: Budget::default(), privacy }
+        Self {
+            mode,
+            deadline: None,
+            hedge,
+            is_hedge_fixed: false,
+            budget: Budget::default(),
+            privacy,
+            withheld: None,
+            conditions: Conditions::default(),
+            offline: Offline::default(),
+            audit_share_max: None,
+        }
     }
 }
 
@@ -122,7 +296,7 @@ impl FromStr for PolicyMode {
     type Err = UnknownPolicy;
     fn from_str(text: &str) -> Result<Self, UnknownPolicy> {
         let known = Self::ALL.into_iter().find(|mode| mode.as_str() == text);
-        known.ok_or_else(|| UnknownPolicy(text.chars().take(40).collect()))
+        known.ok_or_else(|| UnknownPolicy(text.chars().take(NAME_SHOWN).collect()))
     }
 }
 
@@ -144,7 +318,7 @@ mod tests {
         for mode in PolicyMode::ALL {
             assert_eq!(Policy::from(mode).may_send(0), mode.may_leave_device(), "{mode}");
         }
-        let limited = Policy { budget: Budget { hub_bytes: Some(10) }, ..Policy::from(PolicyMode::Cascade) };
+        let limited = Policy { budget: Budget { hub_bytes: Some(10), ..Budget::default() }, ..Policy::from(PolicyMode::Cascade) };
         assert!(limited.may_send(10) && !limited.may_send(11));
     }
 }

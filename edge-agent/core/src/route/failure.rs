@@ -81,9 +81,22 @@ pub enum HubFailure {
     Failed,
     /// The policy keeps the input on the device. Never reported by a shell.
     Forbidden,
+    /// A privacy class, a condition or a budget of the policy keeps the input on the device, for this reason.
+    Withheld(Reason),
+    /// Its recent latency is longer than the time left. Never reported by a shell.
+    PredictedLate,
 }
 
 impl HubFailure {
+    /// Returns the failure for a reason of the policy.
+    #[must_use]
+    pub const fn of_policy(reason: Reason) -> Self {
+        match reason {
+            Reason::Policy => Self::Forbidden,
+            other => Self::Withheld(other),
+        }
+    }
+
     /// Returns the reason in a receipt when the device answered instead.
     #[must_use]
     pub const fn reason(self) -> Reason {
@@ -92,6 +105,8 @@ impl HubFailure {
             Self::TooLate => Reason::HubTooLate,
             Self::Busy | Self::UnknownModel | Self::BadInput | Self::NotAuthorised | Self::Failed => Reason::HubFailed,
             Self::Forbidden => Reason::Policy,
+            Self::Withheld(reason) => reason,
+            Self::PredictedLate => Reason::HubPredictedLate,
         }
     }
 
@@ -105,6 +120,8 @@ impl HubFailure {
             Self::NotAuthorised => "the hub does not serve this device",
             Self::Failed => "the hub failed",
             Self::Forbidden => "the policy keeps the input on the device",
+            Self::Withheld(reason) => reason.sentence(),
+            Self::PredictedLate => Reason::HubPredictedLate.sentence(),
         }
     }
 
@@ -119,6 +136,10 @@ impl HubFailure {
             Self::Failed => ErrorCode::HubFailed,
             // The request asks for the hub with an input that its policy does not send: another request may succeed.
             Self::Forbidden => ErrorCode::BadInput,
+            Self::Withheld(Reason::NeverLeaves | Reason::NoConsent | Reason::NoTag) => ErrorCode::BadInput,
+            // Another link, another hour or another day may let it through.
+            Self::Withheld(_) => ErrorCode::HubBusy,
+            Self::PredictedLate => ErrorCode::DeadlineExceeded,
         }
     }
 }
@@ -136,12 +157,14 @@ pub struct Failure {
 
 impl Failure {
     /// Names the kind after what may still change: a missing model matters only when the other place lacks it too.
-    pub(super) fn of(device: Option<LocalFailure>, hub: Option<HubFailure>) -> Self {
+    pub(crate) fn of(device: Option<LocalFailure>, hub: Option<HubFailure>) -> Self {
         let code = match (device, hub) {
             (None, None) => ErrorCode::DeadlineExceeded,
             // A hub that is away, or fails too, does not make the request a better one.
             (Some(LocalFailure::BadInput | LocalFailure::Refused), _) => ErrorCode::BadInput,
-            (Some(device), None | Some(HubFailure::UnknownModel | HubFailure::Forbidden)) => device.code(),
+            (Some(device), None | Some(HubFailure::UnknownModel | HubFailure::Forbidden | HubFailure::Withheld(_))) => {
+                device.code()
+            }
             (_, Some(hub)) => hub.code(),
         };
         Self { code, device, hub }

@@ -4,9 +4,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use edge_core::update::Postponed;
-use edge_core::window::Window;
 use jiff::Zoned;
 use tokio::process::Command;
+use types::window::Window;
 
 use crate::config::{LinkCost, OnMetered, UpdatesTable};
 

@@ -1,10 +1,12 @@
-//! Update window: the time of the day in which updates may begin.
+//! Daily time window: updates may begin in it, or inputs may go to the hub in it.
 //!
 //! Fed by the shell with the local time. An update that has begun goes on after the window has closed.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Seconds of a day. A day with a change of the clock is an hour longer or shorter; the shell asks again after each wait.
 const DAY_S: u32 = 24 * 3600;
@@ -20,10 +22,16 @@ pub struct Window {
 
 /// The text is not a window.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no update window: write it like 02:00-05:00, with two different times")]
+#[error("{0:?} is no time window: write it like 02:00-05:00, with two different times")]
 pub struct NotAWindow(String);
 
 impl Window {
+    /// Returns whether a local second of the day is within the window.
+    #[must_use]
+    pub fn contains(&self, second: u32) -> bool {
+        self.opens_in(second).is_none()
+    }
+
     /// Returns the time until the window opens; `None` while it is open. `second` is the local second of the day.
     #[must_use]
     pub fn opens_in(&self, second: u32) -> Option<Duration> {
@@ -51,6 +59,19 @@ impl FromStr for Window {
         let (from, to) = text.split_once('-').ok_or_else(wrong)?;
         let (from, to) = (minute(from.trim()).ok_or_else(wrong)?, minute(to.trim()).ok_or_else(wrong)?);
         if from == to { Err(wrong()) } else { Ok(Self { from, to }) }
+    }
+}
+
+impl Serialize for Window {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Window {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
