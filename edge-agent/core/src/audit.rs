@@ -46,7 +46,8 @@ mod tests {
         assert_eq!(drawn(&Policy::from(PolicyMode::OnlyDevice), 1000, 1000), 0);
         let private = Policy { privacy: Privacy::DeviceOnly, ..Policy::from(PolicyMode::Cascade) };
         assert_eq!(drawn(&private, 1000, 1000), 0);
-        let small = Policy { budget: Budget { hub_bytes: Some(99), ..Budget::default() }, ..Policy::from(PolicyMode::Cascade) };
+        let small =
+            Policy { budget: Budget { hub_bytes: Some(99), ..Budget::default() }, ..Policy::from(PolicyMode::Cascade) };
         assert_eq!(drawn(&small, 1000, 1000), 0);
     }
 }

@@ -262,7 +262,8 @@ fn hub_first(snapshot: &Snapshot, now: Instant) -> Decision {
 fn run_at(snapshot: &Snapshot, now: Instant) -> Option<Instant> {
     let slow = snapshot.device_time(|times| times.slow)?.saturating_add(ANSWER_TIME);
     let at = snapshot.info.deadline?.checked_sub(slow).filter(|at| *at >= now)?;
-    let before = snapshot.hub_time(|times| times.slow).is_some_and(|hub| now.checked_add(hub).is_some_and(|end| end <= at));
+    let before =
+        snapshot.hub_time(|times| times.slow).is_some_and(|hub| now.checked_add(hub).is_some_and(|end| end <= at));
     (!before).then_some(at)
 }
 
@@ -291,7 +292,8 @@ pub fn hub_wait(snapshot: &Snapshot, reserve: Duration, reason: Reason, now: Ins
     if wait < HUB_TIME_MIN.max(round_trip) {
         return Err(HubFailure::TooLate);
     }
-    let is_late = snapshot.info.deadline.is_some() && snapshot.hub_time(|times| times.fast).is_some_and(|fast| fast > wait);
+    let is_late =
+        snapshot.info.deadline.is_some() && snapshot.hub_time(|times| times.fast).is_some_and(|fast| fast > wait);
     if is_late { Err(HubFailure::PredictedLate) } else { Ok(wait) }
 }
 

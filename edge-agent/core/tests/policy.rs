@@ -1,5 +1,5 @@
 //! Promises of the pure router, over random snapshots.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at its first surprise")]
+#![expect(clippy::unwrap_used, reason = "a test ends at its first surprise")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -24,7 +24,7 @@ thread_local! {
 // SAFETY: every call is passed on to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        drop(ALLOCATIONS.try_with(|count| count.set(count.get() + 1)));
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
@@ -61,7 +61,8 @@ fn within(mode: PolicyMode, left: u64, now: Instant) -> Snapshot {
 fn layer() -> impl Strategy<Value = PolicyLayer> {
     let class = prop::option::of(prop::sample::select(&PrivacyClass::ALL));
     let number = || prop::option::of(0_u64..3000);
-    let conditions = (any::<bool>(), any::<bool>(), prop::option::of(1_u8..=100), prop::option::of(Just("08:00-20:00")));
+    let conditions =
+        (any::<bool>(), any::<bool>(), prop::option::of(1_u8..=100), prop::option::of(Just("08:00-20:00")));
     let budget = (number(), number(), number(), number());
     (class, conditions, budget).prop_map(|(privacy, (consent, unmetered, battery, hours), budget)| PolicyLayer {
         privacy,
@@ -111,11 +112,7 @@ fn case() -> impl Strategy<Value = Case> {
                 hub_times,
                 device_queue,
                 is_calibrated,
-                surroundings: Surroundings {
-                    is_metered: around.0,
-                    battery_percent: around.1,
-                    second_of_day: around.2,
-                },
+                surroundings: Surroundings { is_metered: around.0, battery_percent: around.1, second_of_day: around.2 },
                 left: Left { bytes: left.0, calls: left.1, escalations: left.2 },
                 ..Snapshot::of(info, hub)
             };
@@ -276,7 +273,8 @@ fn what_is_known_to_come_late_is_not_sent() {
     let answer = Step::Answer { place: Place::Device, reason: Reason::HubPredictedLate };
     assert_eq!(route.handle(unsure, now), Ok(vec![answer]));
     // A long queue at the hub counts like a slow hub.
-    let queued = Snapshot { hub_times: Some(times(5, 2)), hub_queue: Some(ms(400)), ..within(PolicyMode::OnlyHub, 100, now) };
+    let queued =
+        Snapshot { hub_times: Some(times(5, 2)), hub_queue: Some(ms(400)), ..within(PolicyMode::OnlyHub, 100, now) };
     assert!(matches!(decide(&queued, now).plan, Plan::Refuse(_)));
 }
 
@@ -302,7 +300,11 @@ fn the_hub_is_asked_too_while_it_can_still_answer() {
 #[test]
 fn a_hub_that_is_slow_lets_the_device_begin_in_time() {
     let now = Instant::now();
-    let slow = Snapshot { device_times: Some(times(60, 2)), hub_times: Some(times(120, 2)), ..within(PolicyMode::PreferHub, 200, now) };
+    let slow = Snapshot {
+        device_times: Some(times(60, 2)),
+        hub_times: Some(times(120, 2)),
+        ..within(PolicyMode::PreferHub, 200, now)
+    };
     let (mut route, steps) = Route::begin(slow, now);
     assert!(matches!(steps[..], [Step::AskHub { .. }]), "{steps:?}");
     let (at, _) = route.poll_timeout().unwrap();
@@ -379,7 +381,8 @@ fn offline_fail_gives_no_unsure_answer_and_answer_does() {
         // An answer that is sure is given in any case.
         let policy = Policy { offline, ..Policy::from(PolicyMode::Cascade) };
         let plain = snapshot(PolicyMode::Cascade);
-        let (mut route, _) = Route::begin(Snapshot { hub: HubState::Away, info: RequestInfo { policy, ..plain.info }, ..plain }, now);
+        let (mut route, _) =
+            Route::begin(Snapshot { hub: HubState::Away, info: RequestInfo { policy, ..plain.info }, ..plain }, now);
         let sure = Event::LocalAnswered { score: Some(0.9), threshold: Some(0.8) };
         assert_eq!(route.handle(sure, now), Ok(vec![Step::Answer { place: Place::Device, reason: Reason::Confident }]));
     }
@@ -395,7 +398,8 @@ fn a_model_that_is_being_fetched_is_served_by_the_hub_and_says_so() {
 
 #[test]
 fn a_budget_of_bytes_of_one_request_stays_the_reason_policy() {
-    let policy = Policy { budget: Budget { hub_bytes: Some(999), ..Budget::default() }, ..Policy::from(PolicyMode::OnlyHub) };
+    let policy =
+        Policy { budget: Budget { hub_bytes: Some(999), ..Budget::default() }, ..Policy::from(PolicyMode::OnlyHub) };
     let plain = snapshot(PolicyMode::OnlyHub);
     let decision = decide(&Snapshot { info: RequestInfo { policy, ..plain.info }, ..plain }, Instant::now());
     assert_eq!((decision.reason, decision.hub), (Reason::Policy, Some(HubFailure::Forbidden)));

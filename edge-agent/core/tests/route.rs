@@ -331,7 +331,12 @@ fn policy() -> impl Strategy<Value = Policy> {
         |(mode, hedge, deadline, hub_bytes)| {
             let preset = Policy::from(mode);
             let hedge = preset.hedge.and(hedge.map(Duration::from_millis));
-            Policy { hedge, deadline: deadline.map(Duration::from_millis), budget: Budget { hub_bytes, ..Budget::default() }, ..preset }
+            Policy {
+                hedge,
+                deadline: deadline.map(Duration::from_millis),
+                budget: Budget { hub_bytes, ..Budget::default() },
+                ..preset
+            }
         },
     )
 }

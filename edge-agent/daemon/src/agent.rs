@@ -30,12 +30,14 @@ use crate::inference::{self, AgentService};
 use crate::measured::Measurements;
 use crate::models::Models;
 use crate::notify;
+use crate::permits::Permits;
 use crate::receipts::{self, Recorder, Recording};
 use crate::records;
 use crate::reports::Reports;
 use crate::sockets::Sockets;
 use crate::state::{Folder, Listening};
 use crate::status::SharedStatus;
+use crate::surroundings::SurroundingsWatch;
 use crate::trust::{DeviceTrust, watch};
 use crate::updater::{self, Attempts, Followed, LoadTable, SharedParts, Updaters};
 use crate::uplink::{Link, Uplink, UplinkParts};
@@ -120,6 +122,8 @@ pub struct Agent {
     store: Arc<dyn Store>,
     attempts: Attempts,
     engines: Arc<Engines>,
+    permits: Permits,
+    surroundings: Arc<SurroundingsWatch>,
     /// Held until the end.
     _lock: StateLock,
 }
@@ -202,12 +206,17 @@ impl Agent {
         let trust = trust.map(|trust| (trust, link.clone()));
         let recording = start_recording(&config, &folder);
         let receipts = recording.as_ref().map_or_else(Recorder::none, Recording::recorder);
-        let (audits, auditor) = Audits::new(link.clone(), receipts.clone());
+        let surroundings = Arc::new(SurroundingsWatch::new(config.updates.link));
+        let permits = Permits::restore(Arc::clone(&store), Arc::clone(&surroundings)).await;
+        let permits = permits.map_err(StartError::Store)?;
+        shared_status.set_permits(permits.clone());
+        let (audits, auditor) = Audits::new(link.clone(), receipts.clone(), permits.clone());
         let run = RunLimits {
             run_limit: config.engine.run_limit,
             audits: uplink.is_some().then_some(audits),
             audit_share_max: config.updates.audit_share_max,
             receipts,
+            permits: permits.clone(),
         };
         let service = AgentService::new(Arc::clone(&models), link, run);
         let endpoint = Arc::new(inference::endpoint(service, &config.inference));
@@ -230,6 +239,8 @@ impl Agent {
             store,
             attempts,
             engines,
+            permits,
+            surroundings,
             _lock: lock,
         })
     }
@@ -289,6 +300,9 @@ impl Agent {
         }
         drop(background.spawn(service::metrics::upkeep(self.metrics, link_stop.clone())));
         drop(background.spawn(reopen::run(self.engines, link_stop.clone())));
+        let (surroundings, models) = (self.surroundings, Arc::clone(&self.models));
+        let stopping = link_stop.clone();
+        drop(background.spawn(async move { surroundings.run(|| models.need_link_cost(), stopping).await }));
         let proof = notify::Proof {
             store: Arc::clone(&self.store),
             models: self.models,
@@ -313,6 +327,7 @@ impl Agent {
             recording.stop().await;
         }
         self.attempts.settle().await;
+        self.permits.settle().await;
         self.folder.remove_listening();
         drop(self.store);
         Ok(stopped)

@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use edge_core::route::{Event, Failure, HubFailure, HubState, LocalFailure, RequestInfo, Route, Step};
+use edge_core::policy::Snapshot;
+use edge_core::route::{Event, Failure, HubFailure, LocalFailure, RequestInfo, Route, Step};
 use engine::InferError;
-use types::{
-    ErrorCode, InferenceResponse, NamedTensor, Place, PolicyMode, Reason, Receipt, RequestId, Timings, Version,
-};
+use types::{ErrorCode, InferenceResponse, NamedTensor, Place, Policy, Reason, Receipt, RequestId, Timings, Version};
 
 use crate::audits::Audits;
 use crate::config::Share;
 use crate::models::{Model, Serving};
+use crate::permits::Permits;
 use crate::receipts::Recorder;
 use crate::uplink::{DeferredRequest, HubAnswer, Link, NotAnswered};
 
@@ -33,8 +33,8 @@ pub struct RoutedRequest {
     pub id: RequestId,
     /// The version that must answer; `None` for whichever serves.
     pub version: Option<Version>,
-    /// The policy in force.
-    pub policy: PolicyMode,
+    /// The policy in force, made of its three layers.
+    pub policy: Policy,
     /// Time at which the answer is worthless.
     pub deadline: Option<Instant>,
     /// Input tensors of the request.
@@ -98,6 +98,8 @@ pub struct RunLimits {
     pub audit_share_max: Share,
     /// Queue of the log of receipts.
     pub receipts: Recorder,
+    /// Conditions of the surroundings, and budgets.
+    pub permits: Permits,
 }
 
 /// Answers one request, wherever the policy allows.
@@ -116,16 +118,16 @@ pub async fn answer(
     let serving = model.serving_version(request.version);
     let route = Walk { model, link, limits, request, serving, sent: AtomicU64::new(0) };
     let facts = RequestInfo {
-        policy: model.table.rules(request.policy),
+        policy: request.policy,
         deadline: request.deadline,
         local: model.local_state(route.serving.as_ref()),
         input_bytes: request.inputs.iter().map(|input| bytes_of(&input.tensor)).sum(),
     };
     // Drawn before the answer is known.
     let is_drawn = route.is_audited(&facts);
-    let hub = link.hub_state();
-    let mut trace = Trace::new(&route, facts, hub);
-    let result = route.follow(facts, hub, &mut trace).await;
+    let snapshot = route.snapshot(facts);
+    let mut trace = Trace::new(&route, facts, snapshot.hub);
+    let result = route.follow(snapshot, &mut trace).await;
     trace.end(&result);
     let response = result?;
     route.note_answer(&response, is_drawn);
@@ -252,16 +254,32 @@ async fn reached(at: Option<Instant>) {
 }
 
 impl Walk<'_> {
-    async fn follow(
-        &self,
-        facts: RequestInfo,
-        hub: HubState,
-        trace: &mut Trace<'_>,
-    ) -> Result<InferenceResponse, AnswerError> {
+    /// Collects everything that decides the place of the request.
+    fn snapshot(&self, info: RequestInfo) -> Snapshot {
+        let now = Instant::now();
+        let (surroundings, left) = self.limits.permits.look(&self.model.name, &info.policy);
+        let (hub_times, hub_queue) = self.model.latencies.hub(now);
+        let waiting = self.serving.as_ref().map_or(0, |serving| serving.runs_ahead());
+        Snapshot {
+            info,
+            hub: self.link.hub_state(),
+            device_times: self.model.latencies.device(now),
+            device_queue: waiting,
+            hub_times,
+            hub_queue,
+            surroundings,
+            left,
+            is_calibrated: self.serving.as_ref().is_some_and(|serving| self.threshold(serving).is_some()),
+            is_downloading: self.model.is_downloading(),
+        }
+    }
+
+    async fn follow(&self, snapshot: Snapshot, trace: &mut Trace<'_>) -> Result<InferenceResponse, AnswerError> {
+        let bytes = snapshot.info.input_bytes;
         let mut made = Made::default();
         let mut on_device: InFlight<'_, Result<Local, LocalFault>> = None;
         let mut at_hub: InFlight<'_, Result<HubAnswer, NotAnswered>> = None;
-        let (mut route, mut steps) = Route::start(facts, hub, Instant::now());
+        let (mut route, mut steps) = Route::begin(snapshot, Instant::now());
         loop {
             for step in steps {
                 tracing::debug!(?step, "routed");
@@ -272,7 +290,7 @@ impl Walk<'_> {
                     }
                     Step::AskHub { until, reason } => {
                         trace.asks_hub(until, reason);
-                        at_hub = Some(Box::pin(self.ask_hub(until, reason)));
+                        at_hub = Some(Box::pin(self.ask_hub(until, reason, bytes)));
                     }
                     // Dropped, the work is withdrawn from the session's queue, or from the hub's.
                     Step::Cancel(place) => {
@@ -312,11 +330,13 @@ impl Walk<'_> {
         let started = Instant::now();
         let limit = started.checked_add(self.limits.run_limit);
         let until = [until, limit].into_iter().flatten().min();
+        let ahead = serving.runs_ahead();
         let asked = self.outputs_to_ask(&serving);
         let outcome = serving.session.infer(self.request.inputs.clone(), asked, until).await;
         self.model.statistics.took_locally(started.elapsed());
         match outcome {
             Ok(outcome) => {
+                self.model.latencies.ran_on_device(outcome.compute);
                 self.note_run(&serving, &outcome);
                 let score = serving.score(&outcome.outputs);
                 self.watch_drift(&serving, &outcome.outputs, score);
@@ -330,6 +350,10 @@ impl Walk<'_> {
                     self.model.tell_lost();
                 }
                 let fault = LocalFault::of(&error);
+                if fault.failure == LocalFailure::TooLate {
+                    // It takes at least this long.
+                    self.model.latencies.ran_on_device(started.elapsed() / ahead.saturating_add(1));
+                }
                 self.note_failure(&serving, &error, &fault);
                 Err(fault)
             }
@@ -355,7 +379,12 @@ impl Walk<'_> {
         outputs
     }
 
-    async fn ask_hub(&self, until: Instant, reason: Reason) -> Result<HubAnswer, NotAnswered> {
+    async fn ask_hub(&self, until: Instant, reason: Reason, bytes: u64) -> Result<HubAnswer, NotAnswered> {
+        let (name, policy) = (&self.model.name, &self.request.policy);
+        if let Err(spent) = self.limits.permits.take(name, policy, bytes, reason).await {
+            return Err(NotAnswered { failure: HubFailure::of_policy(spent), detail: None });
+        }
+        let started = Instant::now();
         let request = DeferredRequest {
             id: &self.request.id,
             model: &self.model.name,
@@ -368,7 +397,16 @@ impl Walk<'_> {
             is_background: false,
             sent: &self.sent,
         };
-        self.link.infer(request).await
+        let answered = self.link.infer(request).await;
+        match &answered {
+            Ok(answer) => self.model.latencies.asked_hub(started.elapsed(), Some(answer.made.timings.queue)),
+            Err(NotAnswered { failure: HubFailure::TooLate, .. }) => {
+                self.model.latencies.asked_hub(started.elapsed(), None);
+            }
+            // Other failures say nothing of the time that an answer takes.
+            Err(_other) => {}
+        }
+        answered
     }
 
     fn finish(
@@ -392,7 +430,7 @@ impl Walk<'_> {
             provider: made.provider,
             place,
             reason,
-            policy: request.policy,
+            policy: request.policy.mode,
             score,
             threshold,
             calibration: Some(trace.calibration()),

@@ -8,11 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use edge_core::agreement::{Compared, agree};
+use edge_core::policy::{Snapshot, withheld};
+use edge_core::route::{LocalState, RequestInfo};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use types::{NamedTensor, Reason, RequestId, Version};
+use types::{NamedTensor, Policy, Reason, RequestId, Version};
 
 use crate::models::Model;
+use crate::permits::Permits;
 use crate::receipts::note::{AuditNote, Content};
 use crate::receipts::{Note, Recorder};
 use crate::uplink::{DeferredRequest, Link};
@@ -33,6 +36,8 @@ pub struct Audit {
     pub model: Arc<Model>,
     /// Version that answered.
     pub version: Version,
+    /// Policy of the request.
+    pub policy: Policy,
     /// Id of the request.
     pub id: RequestId,
     /// Inputs of the request.
@@ -45,9 +50,13 @@ pub struct Audit {
 
 impl Audit {
     fn bytes(&self) -> u64 {
-        let bytes = |tensors: &[NamedTensor]| tensors.iter().map(|tensor| tensor.tensor.data().len()).sum::<usize>();
-        u64::try_from(bytes(&self.inputs).saturating_add(bytes(&self.outputs))).unwrap_or(u64::MAX)
+        bytes_of(&self.inputs).saturating_add(bytes_of(&self.outputs))
     }
+}
+
+fn bytes_of(tensors: &[NamedTensor]) -> u64 {
+    let bytes = tensors.iter().map(|tensor| tensor.tensor.data().len()).sum::<usize>();
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 /// Queue of the audits. Clones share it.
@@ -64,15 +73,16 @@ pub struct Auditor {
     bytes: Arc<AtomicU64>,
     link: Link,
     receipts: Recorder,
+    permits: Permits,
 }
 
 impl Audits {
-    /// Creates an empty queue and its worker, which asks over `link` and records what it sends.
+    /// Creates an empty queue and its worker, which asks over `link` as far as `permits` allows, and records what it sends.
     #[must_use]
-    pub fn new(link: Link, receipts: Recorder) -> (Self, Auditor) {
+    pub fn new(link: Link, receipts: Recorder, permits: Permits) -> (Self, Auditor) {
         let (send, receive) = mpsc::channel(WAITING_MAX);
         let bytes = Arc::<AtomicU64>::default();
-        (Self { queue: send, bytes: Arc::clone(&bytes) }, Auditor { queue: receive, bytes, link, receipts })
+        (Self { queue: send, bytes: Arc::clone(&bytes) }, Auditor { queue: receive, bytes, link, receipts, permits })
     }
 
     /// Queues an audit, or drops it if too many wait. Never waits.
@@ -112,8 +122,22 @@ impl Auditor {
         self.receipts.add(Note::Audit(Box::new(AuditNote { request, model, input, hub_bytes, agrees })));
     }
 
+    /// Takes the audit from the budgets if the policy allows the hub at this moment.
+    async fn is_permitted(&self, audit: &Audit) -> bool {
+        let (model, policy, input_bytes) = (&audit.model.name, audit.policy, bytes_of(&audit.inputs));
+        let (surroundings, left) = self.permits.look(model, &policy);
+        let info = RequestInfo { policy, deadline: None, local: LocalState::NoModel, input_bytes };
+        let snapshot = Snapshot { surroundings, left, ..Snapshot::of(info, self.link.hub_state()) };
+        withheld(&snapshot, Reason::Policy).is_none()
+            && self.permits.take(model, &policy, input_bytes, Reason::Policy).await.is_ok()
+    }
+
     /// Asks the hub and counts whether the answers agree; `None` if they cannot be compared.
     async fn compare(&self, audit: &Audit, sent: &AtomicU64) -> Option<bool> {
+        if !self.is_permitted(audit).await {
+            tracing::debug!(model = %audit.model.name, "the policy allows no audit now");
+            return None;
+        }
         let wanted: Vec<String> = audit.outputs.iter().map(|output| output.name.clone()).collect();
         let request = DeferredRequest {
             id: &audit.id,

@@ -13,15 +13,17 @@ use engine::{Isolation, Provider};
 use serde::{Deserialize, Serialize};
 use transport::Congestion;
 use types::gpu::{BackEnd, Power};
-use types::policy::{Budget, Privacy};
+use types::policy::{PolicyLayer, Privacy, RequestRules};
 use types::{EngineName, ModelName, Policy, PolicyMode, VariantName};
 
 mod inference;
+mod policy;
 mod receipts;
 mod updates;
 
 use crate::drift::OnDrift;
 pub use inference::{GrpcListen, InferenceTable};
+pub use policy::PolicySetting;
 pub use receipts::{ReceiptsTable, RecordedAnswers};
 pub use updates::{LinkCost, OnMetered, Share, UpdateWindow, UpdatesTable};
 
@@ -161,8 +163,13 @@ pub struct HubTable {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelTable {
-    /// Policy of requests that name none. Default `cascade`.
-    pub policy: PolicyMode,
+    /// Mode of requests that name none, or a table with the owner's layer of the policy. Default: that of the model's author,
+    /// else `cascade`.
+    #[serde(skip_serializing_if = "PolicySetting::is_unset")]
+    pub policy: PolicySetting,
+    /// Whether the persons whom the inputs are about consent to their use by the hub, where a request says nothing. Default
+    /// false.
+    pub consent: bool,
     /// Maximum wait for an answer where the request brings no deadline. Default none.
     #[serde(with = "config::option_duration", skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Duration>,
@@ -191,16 +198,59 @@ pub struct ModelTable {
 }
 
 impl ModelTable {
-    /// Returns the routing rules of a request with this policy.
+    /// Returns the owner's layer of the policy, with the short forms of this table in it.
     #[must_use]
-    pub fn rules(&self, mode: PolicyMode) -> Policy {
-        let preset = Policy::from(mode);
-        Policy {
-            mode,
-            deadline: self.deadline,
-            hedge: preset.hedge.map(|default| self.hedge_after.unwrap_or(default)),
-            budget: Budget { hub_bytes: self.hub_bytes_max },
-            privacy: if self.device_only { Privacy::DeviceOnly } else { preset.privacy },
+    pub fn layer(&self) -> PolicyLayer {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let mut layer = self.policy.0.clone();
+        // A deadline is more than zero, and one below a millisecond is no shorter.
+        layer.deadline_ms = layer.deadline_ms.or(self.deadline.map(|time| ms(time).max(1)));
+        layer.hedge_after_ms = layer.hedge_after_ms.or(self.hedge_after.map(ms));
+        layer.budget.request_bytes = layer.budget.request_bytes.or(self.hub_bytes_max);
+        layer.audit_share_max = layer.audit_share_max.or(self.audit_share_max);
+        layer
+    }
+
+    /// Returns the policy of a request; `layer` is [`ModelTable::layer`] of this table.
+    #[must_use]
+    pub fn resolve(
+        &self,
+        author: Option<&PolicyLayer>,
+        layer: &PolicyLayer,
+        mode: Option<PolicyMode>,
+        rules: &RequestRules,
+    ) -> Policy {
+        let policy = Policy::resolve(author, layer, self.consent, mode, rules);
+        Policy { privacy: if self.device_only { Privacy::DeviceOnly } else { policy.privacy }, ..policy }
+    }
+
+    fn validate(&self, path: &str, mistakes: &mut Mistakes) {
+        let layer = &self.policy.0;
+        for (field, problem) in layer.mistakes() {
+            mistakes.add(format!("{path}.policy.{field}"), problem);
+        }
+        if self.deadline.is_some_and(|deadline| deadline.is_zero()) {
+            mistakes.add(format!("{path}.deadline"), "use more than zero");
+        }
+        if self.device_only && layer.mode == Some(PolicyMode::OnlyHub) {
+            mistakes.add(format!("{path}.device_only"), "no place may answer with policy \"only-hub\"");
+        }
+        for (short, is_twice, field) in [
+            ("deadline", self.deadline.is_some() && layer.deadline_ms.is_some(), "deadline_ms"),
+            ("hedge_after", self.hedge_after.is_some() && layer.hedge_after_ms.is_some(), "hedge_after_ms"),
+            (
+                "hub_bytes_max",
+                self.hub_bytes_max.is_some() && layer.budget.request_bytes.is_some(),
+                "budget.request_bytes",
+            ),
+            ("audit_share_max", self.audit_share_max.is_some() && layer.audit_share_max.is_some(), "audit_share_max"),
+        ] {
+            if is_twice {
+                mistakes.add(format!("{path}.{short}"), format!("is set twice: remove it, or {path}.policy.{field}"));
+            }
+        }
+        if let Some(problem) = self.engine.and_then(not_an_engine) {
+            mistakes.add(format!("{path}.engine"), problem);
         }
     }
 }
@@ -283,15 +333,7 @@ impl Validate for AgentConfig {
         self.updates.validate(mistakes);
         self.receipts.validate(mistakes);
         for (name, model) in &self.models {
-            if model.deadline.is_some_and(|deadline| deadline.is_zero()) {
-                mistakes.add(format!("models.{name}.deadline"), "use more than zero");
-            }
-            if model.device_only && model.policy == PolicyMode::OnlyHub {
-                mistakes.add(format!("models.{name}.device_only"), "no place may answer with policy \"only-hub\"");
-            }
-            if let Some(problem) = model.engine.and_then(not_an_engine) {
-                mistakes.add(format!("models.{name}.engine"), problem);
-            }
+            model.validate(&format!("models.{name}"), mistakes);
         }
         if let Err(error) = self.log.check() {
             mistakes.add("log.filter", telemetry::chain(&error));
@@ -394,7 +436,7 @@ mod tests {
             .collect();
         let config = parse(&told).unwrap();
         let digits = &config.models[&"digits".parse::<ModelName>().unwrap()];
-        assert_eq!((digits.policy, digits.deadline), (PolicyMode::Cascade, Some(Duration::from_secs(2))));
+        assert_eq!((digits.policy.0.mode, digits.deadline), (Some(PolicyMode::Cascade), Some(Duration::from_secs(2))));
         assert!(config.engine.onnxruntime.is_some() && digits.variant.is_some() && digits.engine.is_some());
         assert!(config.engine.wgpu.back_end.is_some() && config.engine.wgpu.adapter.is_some());
     }

@@ -81,10 +81,11 @@ async fn status(State((models, shared_status)): State<(Arc<Models>, Arc<SharedSt
 impl InferenceService for AgentService {
     async fn infer(&self, request: InferenceRequest) -> Result<InferenceResponse, InferenceError> {
         let model = self.model(&request.model)?;
-        let InferenceRequest { id, version, policy, deadline, inputs, outputs, traceparent, arrived, .. } = request;
-        let policy = policy.unwrap_or(model.table.policy);
-        tracing::Span::current().record("policy", policy.as_str());
-        let deadline = deadline.or(model.table.deadline);
+        let InferenceRequest { id, version, policy, deadline, rules, inputs, outputs, traceparent, arrived, .. } =
+            request;
+        let policy = model.policy(policy, &rules);
+        tracing::Span::current().record("policy", policy.mode.as_str());
+        let deadline = deadline.or(policy.deadline);
         let request = RoutedRequest {
             id,
             version,

@@ -5,7 +5,7 @@
 //! itself when its last request is done.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -16,11 +16,13 @@ use edge_core::slots::Installed;
 use engine::{Engine, SessionHandle};
 use service::clock;
 use tokio::sync::watch;
-use types::{EngineName, ModelName, NamedTensor, Place, Reason, Receipt, Version};
+use types::policy::{PolicyLayer, RequestRules};
+use types::{EngineName, ModelName, NamedTensor, Place, Policy, PolicyMode, Reason, Receipt, Version};
 
 use crate::config::ModelTable;
 use crate::counters::DeviceCounters;
 use crate::drift::DriftWatch;
+use crate::latencies::Latencies;
 use crate::shadow::Shadow;
 use crate::vitals::Vitals;
 
@@ -70,6 +72,13 @@ impl Serving {
         self.manifest.score_of(self.variant()?)
     }
 
+    /// Returns how many runs one of its workers must end before a new request begins.
+    #[must_use]
+    pub fn runs_ahead(&self) -> u32 {
+        let ahead = self.session.waiting() + usize::from(self.session.oldest_run().is_some());
+        u32::try_from(ahead / self.session.workers()).unwrap_or(u32::MAX)
+    }
+
     /// The output that must be there for an answer to be scored.
     #[must_use]
     pub fn scored_output(&self) -> Option<&str> {
@@ -109,6 +118,14 @@ pub struct Model {
     pub name: ModelName,
     /// Configuration of the model.
     pub table: ModelTable,
+    /// The owner's layer of the policy.
+    owner: PolicyLayer,
+    /// The author's layer of the policy: of the version that serves, else of the last signed manifest that was seen.
+    author: RwLock<Option<PolicyLayer>>,
+    /// Recent latency of both places.
+    pub latencies: Latencies,
+    /// Whether a version is being fetched or prepared.
+    is_updating: AtomicBool,
     serving: RwLock<Option<Arc<Serving>>>,
     /// Reason why no version serves although one was installed; read while none does.
     given_up: RwLock<Option<String>>,
@@ -144,7 +161,49 @@ impl Model {
         let (serving, given_up) = (RwLock::default(), RwLock::default());
         let residency = watch::Sender::new(Residency::Normal);
         let (audit, shadow, statistics) = (RwLock::default(), RwLock::default(), Statistics::default());
-        Self { name, table, serving, given_up, losses, residency, audit, shadow, statistics, counters }
+        let (owner, author, latencies) = (table.layer(), RwLock::default(), Latencies::default());
+        let is_updating = AtomicBool::new(false);
+        Self {
+            name,
+            table,
+            owner,
+            author,
+            latencies,
+            is_updating,
+            serving,
+            given_up,
+            losses,
+            residency,
+            audit,
+            shadow,
+            statistics,
+            counters,
+        }
+    }
+
+    /// Returns the policy of a request with this mode and these rules.
+    #[must_use]
+    pub fn policy(&self, mode: Option<PolicyMode>, rules: &RequestRules) -> Policy {
+        let author = self.author.read().unwrap_or_else(PoisonError::into_inner);
+        self.table.resolve(author.as_ref(), &self.owner, mode, rules)
+    }
+
+    /// Takes the author's layer of a manifest whose signature is proven, unless a version serves: then its own holds.
+    pub fn note_author(&self, manifest: &Manifest) {
+        if self.serving().is_none() {
+            self.author.write().unwrap_or_else(PoisonError::into_inner).clone_from(&manifest.policy);
+        }
+    }
+
+    /// Sets whether a version is being fetched or prepared.
+    pub fn set_updating(&self, is_updating: bool) {
+        self.is_updating.store(is_updating, Ordering::Relaxed);
+    }
+
+    /// Returns whether the first version is being fetched or prepared.
+    #[must_use]
+    pub fn is_downloading(&self) -> bool {
+        self.is_updating.load(Ordering::Relaxed) && self.serving().is_none()
     }
 
     /// Sets the version whose kept answers the hub wants audited, with their share in thousandths.
@@ -276,6 +335,11 @@ impl Model {
     }
 
     fn note_version(&self, serving: Option<&Arc<Serving>>) {
+        if let Some(serving) = serving {
+            let mut author = self.author.write().unwrap_or_else(PoisonError::into_inner);
+            author.clone_from(&serving.manifest.policy);
+            self.latencies.forget_device();
+        }
         let number = serving.map_or(0, |serving| serving.installed.version.number());
         telemetry::metrics::model_version(self.name.as_str(), u32::try_from(number).unwrap_or(u32::MAX));
     }
@@ -344,6 +408,17 @@ impl Models {
     pub fn find(&self, name: &str) -> Option<Arc<Model>> {
         let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
         by_name.iter().find(|(known, _model)| known.as_str() == name).map(|(_name, model)| Arc::clone(model))
+    }
+
+    /// Returns whether the policy of any model depends on the cost of the link.
+    #[must_use]
+    pub fn need_link_cost(&self) -> bool {
+        let rules = RequestRules::default();
+        self.iter().map(|model| model.policy(None, &rules)).any(|policy| {
+            let budget = policy.budget;
+            let bytes = budget.metered_bytes_per_day.or(budget.unmetered_bytes_per_day);
+            policy.conditions.is_unmetered || bytes.is_some()
+        })
     }
 
     /// Ends the audits that the hub asked for over an earlier connection. It asks again for those that it still wants, so

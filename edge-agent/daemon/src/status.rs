@@ -14,10 +14,12 @@ use engine::EngineDescription;
 use serde::{Deserialize, Serialize};
 use service::clock;
 use store::aside::SetAside;
-use types::{DeviceId, Digest, EngineName, ModelName, Place, PolicyMode, VariantName, Version};
+use types::policy::{Budget, RequestRules};
+use types::{DeviceId, Digest, EngineName, ModelName, Place, PolicyMode, Reason, VariantName, Version};
 
 use crate::drift::DriftStatus;
 use crate::engines::{EngineStatus, Engines};
+use crate::permits::Permits;
 use crate::state::Listening;
 
 /// The whole of `GET /sanderling/v1/status`.
@@ -116,8 +118,15 @@ impl TrustStatus {
 pub struct ModelStatus {
     /// Name of the model.
     pub model: ModelName,
-    /// Policy of requests that name none.
+    /// Mode of requests that name none.
     pub policy: PolicyMode,
+    /// Reason for which no input goes to the hub, whatever the surroundings are and unless a request says more; like
+    /// `never-leaves` or `no-consent`. `None` if inputs may go there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<Reason>,
+    /// Budgets of the policy; `None` if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetStatus>,
     /// Version that serves now.
     pub active: Option<InstalledVersion>,
     /// Version that served before, kept for a rollback.
@@ -301,6 +310,64 @@ impl ModelStatus {
     }
 }
 
+/// Budgets of a model's policy, and what is left of them. A limit that is not set is left out.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BudgetStatus {
+    /// Maximum bytes a day over a metered link, and what is left of it today.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metered_bytes: Option<Remaining>,
+    /// Maximum bytes a day over a link that is not metered, and what is left of it today.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmetered_bytes: Option<Remaining>,
+    /// Maximum requests a day, and what is left of it today.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls: Option<Remaining>,
+    /// Maximum deferred answers a minute, and what is left of it now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalations: Option<Remaining>,
+}
+
+/// A limit and what is left of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remaining {
+    /// The limit.
+    pub limit: u64,
+    /// Part of the limit that is not used.
+    pub left: u64,
+}
+
+impl BudgetStatus {
+    fn of(permits: &Permits, model: &ModelName, budget: &Budget) -> Option<Self> {
+        if !budget.is_counted() {
+            return None;
+        }
+        let [free, metered] = [false, true].map(|is_metered| permits.left(model, budget, is_metered));
+        let of = |limit: Option<u64>, left: Option<u64>| limit.zip(left).map(|(limit, left)| Remaining { limit, left });
+        Some(Self {
+            metered_bytes: of(budget.metered_bytes_per_day, metered.bytes),
+            unmetered_bytes: of(budget.unmetered_bytes_per_day, free.bytes),
+            calls: of(budget.hub_calls_per_day, free.calls),
+            escalations: of(budget.escalations_per_minute, free.escalations),
+        })
+    }
+
+    /// Returns one line for people.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let part = |what: &str, remaining: Option<Remaining>| {
+            remaining.map(|Remaining { limit, left }| format!("{left} of {limit} {what}"))
+        };
+        let parts = [
+            part("requests today", self.calls),
+            part("bytes today over a metered link", self.metered_bytes),
+            part("bytes today over other links", self.unmetered_bytes),
+            part("deferred answers this minute", self.escalations),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        format!("hub budget left: {}", parts.join(", "))
+    }
+}
+
 /// Change of the engine of a model after its device was lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failover {
@@ -380,6 +447,7 @@ struct Parts {
     device: Option<DeviceId>,
     listening: Option<Listening>,
     engines: Option<Arc<Engines>>,
+    permits: Permits,
     hub: HubStatus,
     trust: TrustStatus,
     updaters: BTreeMap<ModelName, UpdaterPart>,
@@ -406,6 +474,11 @@ impl SharedStatus {
     /// Sets what can run models here.
     pub fn set_engines(&self, engines: Arc<Engines>) {
         self.parts().engines = Some(engines);
+    }
+
+    /// Sets the budgets of the models.
+    pub fn set_permits(&self, permits: Permits) {
+        self.parts().permits = permits;
     }
 
     /// Sets which records of the store were set aside.
@@ -440,7 +513,7 @@ impl SharedStatus {
         let engines = parts.engines.as_ref().map(|engines| engines.status()).unwrap_or_default();
         let status = |model: Arc<crate::models::Model>| {
             let part = parts.updaters.get(&model.name).cloned().unwrap_or_default();
-            model_status(&model, part)
+            model_status(&model, &parts.permits, part)
         };
         Status {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -470,12 +543,15 @@ fn with_state(trust: TrustStatus) -> TrustStatus {
     TrustStatus { state: state.to_owned(), ..trust }
 }
 
-fn model_status(model: &crate::models::Model, part: UpdaterPart) -> ModelStatus {
+fn model_status(model: &crate::models::Model, permits: &Permits, part: UpdaterPart) -> ModelStatus {
     let serving = model.serving();
+    let policy = model.policy(None, &RequestRules::default());
     let serving = serving.as_deref();
     ModelStatus {
         model: model.name.clone(),
-        policy: model.table.policy,
+        policy: policy.mode,
+        withheld: policy.withheld,
+        budget: BudgetStatus::of(permits, &model.name, &policy.budget),
         active: serving.map(|serving| serving.installed.clone().into()),
         previous: part.previous.first().cloned().map(Into::into),
         earlier: part.previous.into_iter().skip(1).map(Into::into).collect(),

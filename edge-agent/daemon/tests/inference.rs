@@ -15,6 +15,7 @@ use edge_agent::answer::RunLimits;
 use edge_agent::config::{InferenceTable, ModelTable, Share};
 use edge_agent::inference::{AgentService, endpoint, router};
 use edge_agent::models::{Models, Serving};
+use edge_agent::permits::Permits;
 use edge_agent::status::SharedStatus;
 use edge_agent::uplink::Link;
 use edge_core::slots::Installed;
@@ -45,6 +46,7 @@ fn version(number: u64, bias: &str, engine: &FakeEngine) -> Arc<Serving> {
         inputs,
         outputs,
         score: None,
+        policy: None,
         variants: vec![Variant {
             name: "fp32".parse().unwrap(),
             runs_on: Place::Device,
@@ -84,7 +86,8 @@ struct Running {
 impl Running {
     fn new(serving: Option<Arc<Serving>>, table: InferenceTable, policy: PolicyMode) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let tables = BTreeMap::from([("adder".parse().unwrap(), ModelTable { policy, ..ModelTable::default() })]);
+        let tables =
+            BTreeMap::from([("adder".parse().unwrap(), ModelTable { policy: policy.into(), ..ModelTable::default() })]);
         let models = Arc::new(Models::new(&tables));
         models.find("adder").unwrap().switch(serving);
         let run = RunLimits {
@@ -92,6 +95,7 @@ impl Running {
             audits: None,
             audit_share_max: Share::default(),
             receipts: edge_agent::receipts::Recorder::none(),
+            permits: Permits::default(),
         };
         let limits = ConnectionLimits { connections: 64, ..ConnectionLimits::of(&table.limits()) };
         let endpoint = endpoint(AgentService::new(Arc::clone(&models), Link::none(), run), &table);

@@ -11,6 +11,7 @@ pub mod score;
 mod spec;
 
 use serde::{Deserialize, Serialize};
+use types::policy::PolicyLayer;
 use types::{EngineName, ModelName, Place, Signature, TensorSpec, VariantName, Version};
 
 use crate::confidence::FEATURES;
@@ -71,6 +72,9 @@ pub struct Manifest {
     /// Rule for the score of a response; `None` if the model's responses cannot be scored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<ScoreRule>,
+    /// The author's layer of the policy; `None` leaves it to the owner. Agents of 0.1.0 refuse a version that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyLayer>,
     /// Variants of this version, at least one.
     pub variants: Vec<Variant>,
 }

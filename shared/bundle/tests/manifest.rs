@@ -47,6 +47,7 @@ fn manifest() -> Manifest {
         }],
         outputs: vec![TensorSpec { name: "logits".into(), dtype: DType::F32, shape: None }],
         score: Some(ScoreRule::new(ScoreKind::Top1Probability, "logits", ScoreFrom::Logits)),
+        policy: None,
         variants: vec![variant("int8")],
     }
 }
@@ -357,4 +358,24 @@ fn a_looser_bound_than_the_version_before_states_is_listed() {
     assert_eq!(looser(&bare, &old), Vec::<String>::new());
     bare.variants.iter_mut().for_each(|variant| variant.threshold = None);
     assert_eq!(looser(&old, &bare), Vec::<String>::new(), "a missing threshold is listed by `worse`");
+}
+
+/// Golden text of a policy: fields are added, never changed.
+const GOLDEN_POLICY: &str = r#""policy":{"mode":"cascade","deadline_ms":200,"hedge_after_ms":50,"privacy":"personal","offline":"fail","audit_share_max":0.01,"hub_when":{"consent":true,"unmetered":true,"battery_min_percent":20,"hours":"08:00-20:00","tags":["urgent"]},"budget":{"request_bytes":1,"metered_bytes_per_day":2,"unmetered_bytes_per_day":3,"hub_calls_per_day":4,"escalations_per_minute":5}}"#;
+
+#[test]
+fn the_policy_of_an_author_reads_back_and_its_mistakes_are_told_at_once() {
+    let text = String::from_utf8(manifest().to_bytes().unwrap()).unwrap();
+    let text = text.replace(r#","variants""#, &format!(r#",{GOLDEN_POLICY},"variants""#));
+    let read = Manifest::parse(text.as_bytes()).unwrap();
+    assert_eq!(read.to_bytes().unwrap(), text.as_bytes());
+    let policy = read.policy.clone().unwrap();
+    assert_eq!(policy.deadline_ms, Some(200));
+    let wrong = types::policy::PolicyLayer { deadline_ms: Some(0), hedge_after_ms: Some(u64::MAX), ..policy };
+    let mistakes = Manifest { policy: Some(wrong), ..read }.mistakes();
+    let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    assert!(told[0].starts_with("policy.deadline_ms:") && told[1].starts_with("policy.hedge_after_ms:"), "{told:?}");
+    let queue = text.replace(r#""offline":"fail""#, r#""offline":"queue""#);
+    let refused = Manifest::parse(queue.as_bytes()).unwrap_err();
+    assert!(std::error::Error::source(&refused).unwrap().to_string().contains("no outbox yet"));
 }

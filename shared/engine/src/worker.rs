@@ -148,7 +148,8 @@ impl SessionWorker {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a worker needs at least one session"));
         };
         let hosted = sessions.iter().filter_map(|session| session.hosted()).collect();
-        let shared = Shared { signature: first.signature().clone(), provider: first.provider().to_owned(), hosted };
+        let (signature, provider) = (first.signature().clone(), first.provider().to_owned());
+        let shared = Shared { signature, provider, hosted, workers: sessions.len() };
         let queue = Arc::new(Queue::new(options.queue, sessions.len()));
         let (alive, ended) = watch::channel(());
         // Made before the threads: if one cannot be started, dropping it ends those that were.
@@ -184,6 +185,8 @@ struct Shared {
     provider: String,
     /// Controls of the sessions that live in host processes.
     hosted: Vec<Arc<dyn Hosted>>,
+    /// Number of sessions behind the queue, at least 1.
+    workers: usize,
 }
 
 impl Drop for Owner {
@@ -224,6 +227,12 @@ impl SessionHandle {
     #[must_use]
     pub fn condemned(&self) -> Option<String> {
         self.owner.shared.hosted.iter().find_map(|session| session.condemned())
+    }
+
+    /// Returns the number of sessions that take requests from the queue, at least 1.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.owner.shared.workers.max(1)
     }
 
     /// Requests that wait now.

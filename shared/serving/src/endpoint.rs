@@ -204,6 +204,7 @@ impl Endpoint {
             version,
             policy: call.policy,
             deadline: call.deadline,
+            rules: call.rules,
             inputs: call.inputs,
             outputs: call.wanted.names(),
             traceparent,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 pub use error::{ErrorCode, InferenceError};
 
+use crate::policy::RequestRules;
 use crate::{DeviceId, ModelName, NamedTensor, PolicyMode, Receipt, RequestId, Version};
 
 /// Client that sent a request, for admission and logs.
@@ -37,6 +38,8 @@ pub struct InferenceRequest {
     pub policy: Option<PolicyMode>,
     /// Time after `arrived` from which the response is worth nothing; `None` for the model's own limit.
     pub deadline: Option<Duration>,
+    /// Further rules of the policy for this request alone.
+    pub rules: RequestRules,
     /// Inputs in the order of the request.
     pub inputs: Vec<NamedTensor>,
     /// Names of the wanted outputs, in the wanted order; empty for all of them.

@@ -318,7 +318,8 @@ mod tests {
         for mode in PolicyMode::ALL {
             assert_eq!(Policy::from(mode).may_send(0), mode.may_leave_device(), "{mode}");
         }
-        let limited = Policy { budget: Budget { hub_bytes: Some(10), ..Budget::default() }, ..Policy::from(PolicyMode::Cascade) };
+        let limited =
+            Policy { budget: Budget { hub_bytes: Some(10), ..Budget::default() }, ..Policy::from(PolicyMode::Cascade) };
         assert!(limited.may_send(10) && !limited.may_send(11));
     }
 }

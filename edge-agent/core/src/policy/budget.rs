@@ -79,6 +79,12 @@ impl Ledger {
         self.usage
     }
 
+    /// Returns the usage that must be on the disk by now; it runs ahead of [`Ledger::usage`].
+    #[must_use]
+    pub fn stored(&self) -> Usage {
+        self.stored
+    }
+
     /// Returns what is left at this moment.
     pub fn left(&mut self, budget: &Budget, is_metered: bool, unix_s: u64, now: Instant) -> Left {
         self.advance(unix_s, now);
@@ -115,10 +121,10 @@ impl Ledger {
             let begun = self.minute.map_or(now, |(begun, _count)| begun);
             self.minute = Some((begun, count));
         }
-        Ok(self.to_store(budget))
+        Ok(self.reserve(budget))
     }
 
-    fn to_store(&mut self, budget: &Budget) -> Option<Usage> {
+    fn reserve(&mut self, budget: &Budget) -> Option<Usage> {
         let Usage { day, metered_bytes, unmetered_bytes, calls, .. } = self.usage;
         let is_counted = budget.metered_bytes_per_day.is_some()
             || budget.unmetered_bytes_per_day.is_some()
@@ -211,11 +217,8 @@ mod tests {
 
     #[test]
     fn metered_and_other_bytes_are_counted_apart() {
-        let budget = Budget {
-            metered_bytes_per_day: Some(100),
-            unmetered_bytes_per_day: Some(1000),
-            ..Budget::default()
-        };
+        let budget =
+            Budget { metered_bytes_per_day: Some(100), unmetered_bytes_per_day: Some(1000), ..Budget::default() };
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         let metered = Cost { is_metered: true, ..cost(60) };
         assert!(ledger.take(&budget, metered, NOON, now).is_ok());

@@ -15,7 +15,7 @@ impl Walk<'_> {
     pub(super) fn is_audited(&self, info: &RequestInfo) -> bool {
         let Some(serving) = self.serving.as_ref().filter(|_| self.limits.audits.is_some()) else { return false };
         let asked = self.model.audit_per_mille(serving.installed.version);
-        let allowed = self.model.table.audit_share_max.unwrap_or(self.limits.audit_share_max).per_mille();
+        let allowed = info.policy.audit_share(self.limits.audit_share_max).per_mille();
         is_drawn(&info.policy, info.input_bytes, asked, allowed, &self.request.id)
     }
 
@@ -33,6 +33,7 @@ impl Walk<'_> {
                     audits.add(Audit {
                         model: model.clone(),
                         version,
+                        policy: self.request.policy,
                         id: self.request.id.clone(),
                         inputs: self.request.inputs.clone(),
                         outputs: response.outputs.clone(),

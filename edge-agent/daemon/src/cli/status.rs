@@ -77,6 +77,10 @@ fn print(status: &Status) -> Result<(), CliError> {
         let told = model.share().into_iter().chain(model.without_threshold().map(str::to_owned));
         let told = told.chain(model.drift.as_ref().map(DriftStatus::sentence));
         lines.extend(told.map(|text| format!("{}: {text}", model.model)));
+        lines.extend(
+            model.withheld.map(|reason| format!("{}: no input goes to the hub: {}", model.model, reason.sentence())),
+        );
+        lines.extend(model.budget.as_ref().map(|budget| format!("{}: {}", model.model, budget.line())));
         lines.extend(model.orders.iter().map(|orders| format!("{} {orders}", model.model)));
         lines.extend(model.probation.iter().map(|probation| {
             let ProbationStatus { version, left_s, answers, failures } = probation;

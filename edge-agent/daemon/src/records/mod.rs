@@ -12,7 +12,7 @@ use store::aside::Check;
 pub const STATE_SCHEMA: StateSchema = StateSchema { known: 1, version: env!("CARGO_PKG_VERSION") };
 
 /// The tables of the store.
-pub const TABLES: [Check; 8] = [
+pub const TABLES: [Check; 9] = [
     Check::of::<v1::WaitingReport>(),
     Check::of::<v1::FailedVersion>(),
     Check::of::<v1::LoadAttempt>(),
@@ -21,4 +21,5 @@ pub const TABLES: [Check; 8] = [
     Check::of::<v1::AssignedModels>(),
     Check::of::<v1::ChosenForm>(),
     Check::of::<v1::CounterPeriod>(),
+    Check::of::<v1::BudgetUsage>(),
 ];

@@ -9,11 +9,13 @@ use types::{Digest, ModelName, VariantName, Version};
 
 use crate::updater::Attempt;
 
+mod budget;
 mod counters;
 mod form;
 mod receipt;
 mod rollout;
 
+pub use budget::BudgetUsage;
 pub use counters::CounterPeriod;
 pub use form::ChosenForm;
 pub use receipt::{

@@ -83,7 +83,7 @@ impl Gate {
 }
 
 /// Returns whether each byte over the link to the hub costs: as configured, or as NetworkManager says now.
-pub(super) async fn is_metered(link: LinkCost) -> bool {
+pub(crate) async fn is_metered(link: LinkCost) -> bool {
     match link {
         LinkCost::Metered => return true,
         LinkCost::Unmetered => return false,

@@ -100,6 +100,8 @@ pub(super) async fn trust(
     let bytes = unless_abandoned(&abandoned, fetch_manifest(&parts, target)).await?;
     let manifest =
         bundle::read_manifest(&trusted, model, version, &bytes).map_err(|error| trouble::of_manifest(&error))?;
+    // Until the version serves, requests that the hub answers must obey its author already.
+    parts.model.note_author(&manifest);
     let Chosen { variant, others } = forms::choose(&parts, &manifest, measures).await?;
     let staging = parts.shared.folder.staging(model, version);
     blocking(move || disk::begin_staging(&staging, &bytes).map_err(|error| trouble::of_file(&error))).await?;

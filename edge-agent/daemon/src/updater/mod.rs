@@ -31,6 +31,7 @@ pub use disk::{collect_incoming, read_slots};
 pub use fetch::Transfers;
 pub use follow::Followed;
 pub use forms::Choice;
+pub(crate) use gate::is_metered;
 pub use keep::StoredProbation;
 pub use load::{LoadTable, Trial, Wanted, load};
 pub use shared::SharedParts;

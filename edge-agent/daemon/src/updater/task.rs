@@ -389,6 +389,7 @@ impl ModelUpdater {
     /// Writes down where the update stands.
     pub(super) fn note(&self) {
         let state = self.machine.state();
+        self.parts.model.set_updating(state.target().is_some());
         if self.machine.slots().active_version().is_none() {
             let newest = self.machine.failed().last_key_value();
             self.parts.model.set_given_up(newest.map(|(version, failure)| format!("version {version}: {failure}")));

@@ -5,6 +5,7 @@ use bundle::manifest::{Precision, SCHEMA, TensorEntry, write_dimensions};
 use bundle::{FileRef, GoldenTolerance, Manifest, ManifestError, ScoreRule, Variant};
 use config::{Mistakes, Validate};
 use serde::Deserialize;
+use types::policy::PolicyLayer;
 use types::{EngineName, ModelName, Place, TensorSpec, VariantName, Version};
 
 /// Content of the form.
@@ -24,6 +25,7 @@ pub(super) struct AuthorModel {
     #[serde(rename = "output")]
     outputs: Vec<TensorEntry>,
     score: Option<ScoreRule>,
+    policy: Option<PolicyLayer>,
     #[serde(rename = "variant")]
     pub(super) variants: Vec<AuthorVariant>,
 }
@@ -84,8 +86,20 @@ impl AuthorModel {
 
     /// The manifest, once its variants are packed.
     pub(super) fn into_manifest(self, schema: u32, variants: Vec<Variant>) -> Manifest {
-        let Self { schema: Schema, model, version, task, description, licence, labels, inputs, outputs, score, .. } =
-            self;
+        let Self {
+            schema: Schema,
+            model,
+            version,
+            task,
+            description,
+            licence,
+            labels,
+            inputs,
+            outputs,
+            score,
+            policy,
+            ..
+        } = self;
         let specs = |entries: Vec<TensorEntry>| {
             let mut specs: Vec<TensorSpec> = entries.into_iter().map(TensorSpec::from).collect();
             write_dimensions(&mut specs);
@@ -102,6 +116,7 @@ impl AuthorModel {
             inputs: specs(inputs),
             outputs: specs(outputs),
             score,
+            policy,
             variants,
         }
     }

@@ -37,6 +37,8 @@ pub(super) fn manifest(manifest: &Manifest) -> Vec<ManifestError> {
     checked.extend(specs(&manifest.inputs, "inputs"));
     checked.extend(specs(&manifest.outputs, "outputs"));
     checked.push(score(manifest));
+    let policy = manifest.policy.iter().flat_map(types::policy::PolicyLayer::mistakes);
+    checked.extend(policy.map(|(field, problem)| Err(fault(&format!("policy.{field}"), problem))));
     checked.extend(variants(manifest));
     checked.into_iter().filter_map(Result::err).collect()
 }

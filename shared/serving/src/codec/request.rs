@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use types::limits::{RANK_MAX, TENSOR_BYTES_MAX, TENSOR_NAME_BYTES_MAX, TENSORS_MAX};
+use types::policy::{Offline, PrivacyClass, RequestRules, TAGS_MAX, check_tags};
 use types::{DType, NamedTensor, PolicyMode, RequestId, Tensor, TensorError};
 
 use super::scalar::{Id, Size};
@@ -40,6 +41,8 @@ pub struct InferCall {
     pub policy: Option<PolicyMode>,
     /// Time that the client waits, counted from the arrival of the whole request.
     pub deadline: Option<Duration>,
+    /// Further rules of the policy for this request alone.
+    pub rules: RequestRules,
     /// The inputs, in the order of the request.
     pub inputs: Vec<NamedTensor>,
     /// Outputs that the request asks for.
@@ -90,6 +93,7 @@ impl InferCall {
             id: read_id(request.id)?,
             policy: read_policy(parameters.policy.as_deref())?,
             deadline: read_deadline(parameters.deadline_ms, parameters.timeout)?,
+            rules: read_rules(parameters.rules())?,
             inputs: read_inputs(request.inputs, binary, room)?,
             wanted: Wanted {
                 outputs: read_outputs(request.outputs.unwrap_or_default().0, binary_by_default)?,
@@ -127,6 +131,17 @@ struct RequestParameters {
     #[serde(default)]
     timeout: Option<u64>,
     #[serde(default)]
+    hedge_after_ms: Option<u64>,
+    #[serde(default)]
+    privacy: Option<String>,
+    #[serde(default)]
+    consent: Option<bool>,
+    /// Tags with commas between them.
+    #[serde(default)]
+    tags: Option<String>,
+    #[serde(default)]
+    offline: Option<String>,
+    #[serde(default)]
     binary_data_output: Option<bool>,
     /// Zero and empty text mean none.
     #[serde(default)]
@@ -138,6 +153,16 @@ struct RequestParameters {
 }
 
 impl RequestParameters {
+    fn rules(&self) -> RuleTexts<'_> {
+        RuleTexts {
+            hedge_after_ms: self.hedge_after_ms,
+            privacy: self.privacy.as_deref(),
+            consent: self.consent,
+            tags: self.tags.as_deref(),
+            offline: self.offline.as_deref(),
+        }
+    }
+
     fn belongs_to_a_sequence(&self) -> bool {
         self.sequence_id.as_ref().is_some_and(|id| id.0)
             || self.sequence_start == Some(true)
@@ -201,6 +226,51 @@ pub(crate) fn read_deadline(deadline_ms: Option<u64>, timeout_us: Option<u64>) -
         (None, None) => return Ok(None),
     };
     check_deadline(deadline).map(Some).map_err(|problem| CodecError::Parameter { name, problem })
+}
+
+/// Parameters of a request for its policy, as they were sent.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct RuleTexts<'a> {
+    /// Milliseconds until the second place is asked too.
+    pub(crate) hedge_after_ms: Option<u64>,
+    /// Name of a privacy class.
+    pub(crate) privacy: Option<&'a str>,
+    /// Consent to the use of the input by the hub.
+    pub(crate) consent: Option<bool>,
+    /// Tags with commas between them.
+    pub(crate) tags: Option<&'a str>,
+    /// Name of an offline behaviour.
+    pub(crate) offline: Option<&'a str>,
+}
+
+/// Reads the rules of a request for its policy.
+///
+/// # Errors
+/// Returns the first parameter that is wrong: a privacy class that is not understood must not count as none.
+pub(crate) fn read_rules(texts: RuleTexts<'_>) -> Result<RequestRules, CodecError> {
+    let wrong = |name: &'static str| move |problem: String| CodecError::Parameter { name, problem };
+    let hedge_after = texts.hedge_after_ms.map(Duration::from_millis);
+    if hedge_after.is_some_and(|after| after > DEADLINE_MAX) {
+        return Err(wrong("hedge_after_ms")("give at most 24 hours".to_owned()));
+    }
+    let parsed = |name: &'static str| move |error: &dyn std::error::Error| wrong(name)(error.to_string());
+    let privacy = texts.privacy.map(str::parse::<PrivacyClass>).transpose();
+    let offline = texts.offline.map(str::parse::<Offline>).transpose();
+    let tags: Vec<String> = texts.tags.map(tags).unwrap_or_default();
+    check_tags(&tags).map_err(wrong("tags"))?;
+    Ok(RequestRules {
+        hedge_after,
+        privacy: privacy.map_err(|error| parsed("privacy")(&error))?,
+        consent: texts.consent,
+        tags,
+        offline: offline.map_err(|error| parsed("offline")(&error))?,
+    })
+}
+
+/// Splits a list of tags; one more than the limit is enough to refuse it.
+fn tags(text: &str) -> Vec<String> {
+    let tags = text.split(',').map(str::trim).filter(|tag| !tag.is_empty());
+    tags.take(TAGS_MAX + 1).map(str::to_owned).collect()
 }
 
 /// Holds a wished deadline against its limits.

@@ -10,7 +10,7 @@ use types::{DType, NamedTensor, Tensor, TensorError};
 use super::inference::infer_parameter::ParameterChoice;
 use super::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use super::inference::{InferParameter, InferTensorContents, ModelInferRequest};
-use crate::codec::request::{check_deadline, read_deadline, read_id, read_policy};
+use crate::codec::request::{RuleTexts, check_deadline, read_deadline, read_id, read_policy, read_rules};
 use crate::codec::{CodecError, InferCall, Wanted, WantedOutput, shorten};
 
 /// Parameters of a message, by name.
@@ -32,6 +32,13 @@ pub(super) fn call(request: ModelInferRequest, timeout: Option<Duration>) -> Res
         id: read_id(Some(id))?,
         policy: read_policy(text(&parameters, "policy")?)?,
         deadline: [own, timeout].into_iter().flatten().min(),
+        rules: read_rules(RuleTexts {
+            hedge_after_ms: number(&parameters, "hedge_after_ms")?,
+            privacy: text(&parameters, "privacy")?,
+            consent: flag(&parameters, "consent")?,
+            tags: text(&parameters, "tags")?,
+            offline: text(&parameters, "offline")?,
+        })?,
         inputs: tensors(inputs, raw_input_contents)?,
         wanted: Wanted { outputs: wanted(outputs)?, binary_by_default: true },
     })
@@ -67,6 +74,14 @@ fn text<'a>(parameters: &'a Parameters, name: &'static str) -> Result<Option<&'a
         None => Ok(None),
         Some(ParameterChoice::StringParam(text)) => Ok(Some(text)),
         Some(_) => Err(CodecError::Parameter { name, problem: "give a text".to_owned() }),
+    }
+}
+
+fn flag(parameters: &Parameters, name: &'static str) -> Result<Option<bool>, CodecError> {
+    match parameters.get(name).and_then(|parameter| parameter.parameter_choice.as_ref()) {
+        None => Ok(None),
+        Some(ParameterChoice::BoolParam(set)) => Ok(Some(*set)),
+        Some(_) => Err(CodecError::Parameter { name, problem: "give true or false".to_owned() }),
     }
 }
 

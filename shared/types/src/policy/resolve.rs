@@ -175,8 +175,7 @@ mod tests {
     #[test]
     fn nothing_configured_is_the_preset_of_the_mode() {
         for mode in PolicyMode::ALL {
-            let policy =
-                Policy::resolve(None, &PolicyLayer::default(), false, Some(mode), &RequestRules::default());
+            let policy = Policy::resolve(None, &PolicyLayer::default(), false, Some(mode), &RequestRules::default());
             assert_eq!(policy, Policy::from(mode));
         }
     }

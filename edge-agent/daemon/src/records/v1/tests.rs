@@ -186,6 +186,13 @@ async fn a_period_of_counters_reads_back_for_ever() {
     assert_eq!(through_the_store::<CounterPeriod>(golden, &value).await, (value.clone(), golden.to_owned()));
 }
 
+#[tokio::test]
+async fn the_usage_of_budgets_reads_back_for_ever() {
+    let value = edge_core::policy::Usage { day: 20_787, ran_s: 1, metered_bytes: 2, unmetered_bytes: 3, calls: 4 };
+    let golden = r#"{"schema":1,"day":20787,"ran_s":1,"metered_bytes":2,"unmetered_bytes":3,"calls":4}"#;
+    assert_eq!(through_the_store::<BudgetUsage>(golden, &value).await, (value, golden.to_owned()));
+}
+
 #[test]
 fn the_names_of_stages_in_records_stay_as_they_are() {
     let names = ["offer", "trust", "fetch", "verify", "load", "golden", "measure", "shadow", "switch", "restart"];
