@@ -47,6 +47,8 @@ enum Subject {
     Isolation,
     /// The promise of a calibration over 1,000 calibration sets of the digits, and what a cascade defers.
     Cascade,
+    /// The time to decide the place of a request: policy, router, first step.
+    Route,
     /// What the inference server adds to a run: requests of 110 kB and 600 kB against the session asked directly.
     Serve,
     /// A hub with ten thousand devices: memory, CPU, the time after a crash, and the time of a push.
@@ -83,6 +85,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         Subject::Cascade => {
             cargo.arg("cascade").env(ONNXRUNTIME_ENV, setup::onnxruntime(setup::Arch::host()?)?);
+        }
+        Subject::Route => {
+            cargo.arg("route");
         }
         Subject::Serve => {
             cargo.arg("serve").env(ONNXRUNTIME_ENV, setup::onnxruntime(setup::Arch::host()?)?);

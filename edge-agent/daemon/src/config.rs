@@ -429,6 +429,7 @@ mod tests {
         let told: String = EXAMPLE
             .lines()
             .map(|line| match line.strip_prefix("# ") {
+                Some(setting) if setting.starts_with(' ') => line,
                 Some(setting) if setting.contains(" = ") || setting.starts_with('[') => setting,
                 _ => line,
             })
@@ -439,6 +440,21 @@ mod tests {
         assert_eq!((digits.policy.0.mode, digits.deadline), (Some(PolicyMode::Cascade), Some(Duration::from_secs(2))));
         assert!(config.engine.onnxruntime.is_some() && digits.variant.is_some() && digits.engine.is_some());
         assert!(config.engine.wgpu.back_end.is_some() && config.engine.wgpu.adapter.is_some());
+    }
+
+    #[test]
+    fn the_policy_table_of_the_example_is_right_and_whole() {
+        let table: String =
+            EXAMPLE.lines().filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect();
+        let config = parse(&table).unwrap();
+        let toml::Value::Table(written) =
+            toml::Value::try_from(&config.models[&"digits".parse::<ModelName>().unwrap()].policy).unwrap()
+        else {
+            panic!()
+        };
+        // A condition that is false is not written.
+        let fields: usize = written.values().map(|value| value.as_table().map_or(1, toml::Table::len)).sum();
+        assert_eq!(fields + 2, 16, "{written:?}");
     }
 
     #[test]

@@ -305,7 +305,8 @@ impl ModelStatus {
     /// Says that the policy cascade has no threshold to compare with; `None` where that is not so.
     #[must_use]
     pub fn without_threshold(&self) -> Option<&'static str> {
-        let without = self.policy == PolicyMode::Cascade && self.active.is_some() && self.threshold.is_none();
+        let is_deferred = self.policy == PolicyMode::Cascade && self.withheld.is_none();
+        let without = is_deferred && self.active.is_some() && self.threshold.is_none();
         without.then_some("no threshold: every request goes to the hub")
     }
 }

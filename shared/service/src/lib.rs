@@ -25,6 +25,7 @@ pub mod engine_host;
 pub mod listening;
 pub mod logs;
 pub mod metrics;
+pub mod policy_verb;
 pub mod signals;
 pub mod stop;
 pub mod trial;

@@ -4,6 +4,7 @@ mod cascade;
 mod delta;
 mod fleet;
 mod isolation;
+mod route;
 mod serve;
 mod size;
 mod transfer;
@@ -38,6 +39,8 @@ enum Verb {
     Size(Args),
     /// Cost of an engine in a child process: time of a run, memory.
     Isolation(Args),
+    /// Time to decide the place of a request.
+    Route(Args),
     /// The time that the inference server adds to a run.
     Serve(Args),
     /// A hub with ten thousand devices: memory, CPU, the time after a crash, and the time of a push.
@@ -107,6 +110,7 @@ fn run(verb: &Verb) -> Result<()> {
         }
         Verb::MakeForm { form, folder, out } => quantize::ours::make(*form, &Entry::at(folder), out),
         Verb::Isolation(args) => print_rows(&isolation::rows(args.rounds, &args.only), args),
+        Verb::Route(args) => print_rows(&route::rows(args.rounds, &args.only), args),
         Verb::Serve(args) => print_rows(&serve::rows(args.rounds, &args.only), args),
         Verb::Fleet { args, options } => print_rows(&fleet::rows(args.rounds, &args.only, *options)?, args),
         Verb::Cascade(args) => print_rows(&cascade::rows(&args.only)?, args),

@@ -52,6 +52,8 @@ pub struct InferOptions {
     pub policy: Option<String>,
     /// Deadline of the response; `None` for the model's own.
     pub deadline: Option<Duration>,
+    /// Further parameters of the request.
+    pub parameters: Map<String, Value>,
 }
 
 impl InferOptions {
@@ -68,8 +70,15 @@ impl InferOptions {
         self
     }
 
+    /// Adds a parameter to the request.
+    #[must_use]
+    pub fn with(mut self, parameter: &str, value: impl Into<Value>) -> Self {
+        self.parameters.insert(parameter.to_owned(), value.into());
+        self
+    }
+
     fn parameters(&self) -> Map<String, Value> {
-        let mut parameters = Map::new();
+        let mut parameters = self.parameters.clone();
         if let Some(policy) = &self.policy {
             parameters.insert("policy".to_owned(), json!(policy));
         }

@@ -29,6 +29,7 @@ mod make_delta;
 mod model;
 mod new_form;
 mod operator;
+mod policy;
 mod push;
 mod renew;
 mod serve;
@@ -89,6 +90,9 @@ enum Verb {
     /// Publish models and see where they got to.
     #[command(subcommand)]
     Model(model::ModelVerb),
+    /// Check policies.
+    #[command(subcommand)]
+    Policy(policy::PolicyVerb),
     /// Bring versions to devices in waves, and take them back.
     #[command(subcommand)]
     Rollout(rollout::RolloutVerb),
@@ -132,6 +136,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Backup(verb) => backup::run(&verb),
         Verb::Device(verb) => device::run(&verb, own_hub),
         Verb::Model(verb) => model::run(&verb),
+        Verb::Policy(verb) => policy::run(&verb),
         Verb::Rollout(verb) => rollout::run(&verb, own_hub),
         Verb::Trust(verb) => trust::run(&verb),
         Verb::Audit(args) => audit::run(&args, own_hub),

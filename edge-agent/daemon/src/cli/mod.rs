@@ -18,6 +18,7 @@ mod infer;
 mod log;
 mod model;
 mod policy;
+mod policy_check;
 mod run;
 mod status;
 
@@ -82,7 +83,7 @@ pub enum Verb {
     Model(model::ModelVerb),
     /// Checks, shows or exports the log of receipts
     Log(log::LogVerb),
-    /// Explains why a request was served where it was
+    /// Checks policies, and explains why a request was served where it was
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
     /// Looks for what is wrong on this device and says what to do

@@ -1,4 +1,4 @@
-//! `edge-agent policy`: the reason for the place of one request, from the log of receipts.
+//! `edge-agent policy`: checks policies, and tells the reason for the place of one request from the log of receipts.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use service::clock;
 use types::RequestId;
 
-use super::{Context, log};
+use super::{Context, log, policy_check};
 use crate::receipts::explain::{Explanation, explain};
 use crate::receipts::frame::Frame;
 use crate::receipts::reader::{self, Summary};
@@ -18,6 +18,13 @@ use crate::records::v1::{AuditRecord, LogEvent, RequestRecord};
 /// Verbs on the policy of requests.
 #[derive(Debug, Subcommand)]
 pub enum PolicyVerb {
+    /// Reads a policy and reports every mistake in it, or what it says
+    #[command(after_help = "Examples:\n  edge-agent policy check policy.toml\n  \
+                            edge-agent policy check /etc/sanderling/agent.toml")]
+    Check {
+        /// File with the fields of a policy, with a table [policy] (model.toml), or an agent.toml
+        file: PathBuf,
+    },
     /// Explains why a request was served where it was, and what would have had to differ
     #[command(after_help = "\
 Examples:
@@ -37,6 +44,7 @@ The id of a request is in its answer: `id` over HTTP and gRPC. It reads the log 
 impl PolicyVerb {
     pub(super) fn run(self, context: &Context) -> Result<(), CliError> {
         match self {
+            Self::Check { file } => policy_check::check(&file, context),
             Self::Explain { request, folder } => explain_request(&request, folder, context),
         }
     }

@@ -33,6 +33,13 @@ pub fn worse(old: &Manifest, new: &Manifest) -> Vec<String> {
     if !old.labels.is_empty() && old.labels != new.labels {
         found.push(labels(old, new));
     }
+    let class = |manifest: &Manifest| manifest.policy.as_ref().and_then(|policy| policy.privacy).unwrap_or_default();
+    if class(new) < class(old) {
+        let (now, before) = (class(new).as_str(), class(old).as_str());
+        found.push(format!(
+            "the privacy class is {now}, version {version} has {before}: inputs that stayed on the device may leave it"
+        ));
+    }
     found.extend(signature("input", &old.inputs, &new.inputs, version));
     found.extend(signature("output", &old.outputs, &new.outputs, version));
     found
@@ -93,6 +100,10 @@ pub fn warnings(manifest: &Manifest) -> Vec<String> {
     if newer {
         found
             .push("agents of 0.1.0 do not know this [score], refuse the version and keep the one they have".to_owned());
+    }
+    if manifest.policy.is_some() {
+        let text = "agents of 0.1.0 do not know [policy], refuse the version and keep the one they have";
+        found.push(text.to_owned());
     }
     found
 }

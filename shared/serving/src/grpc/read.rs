@@ -268,6 +268,29 @@ mod tests {
     }
 
     #[test]
+    fn the_rules_of_a_request_for_its_policy_are_read() {
+        let with = |name: &str, choice: ParameterChoice| {
+            let mut request = ModelInferRequest::default();
+            request.parameters.insert(name.into(), InferParameter { parameter_choice: Some(choice) });
+            call(request, None).map(|call| call.rules)
+        };
+        let text = |text: &str| ParameterChoice::StringParam(text.to_owned());
+        assert_eq!(with("consent", ParameterChoice::BoolParam(true)).unwrap().consent, Some(true));
+        assert_eq!(with("tags", text("a,b")).unwrap().tags, ["a", "b"]);
+        assert!(with("privacy", text("never-leaves")).unwrap().privacy.is_some());
+        // What is not understood is refused, and never counts as left out.
+        for (name, choice) in [
+            ("consent", text("yes")),
+            ("privacy", text("secret")),
+            ("privacy", ParameterChoice::BoolParam(true)),
+            ("offline", text("queue")),
+            ("hedge_after_ms", ParameterChoice::Int64Param(-1)),
+        ] {
+            assert!(with(name, choice).is_err(), "{name}");
+        }
+    }
+
+    #[test]
     fn the_shorter_of_both_deadlines_counts_and_a_deadline_of_years_is_none() {
         let deadline = |own: Option<i64>, grpc: Option<Duration>| {
             let contents = InferTensorContents { int_contents: vec![1], ..Default::default() };

@@ -246,6 +246,8 @@ fn schemas() -> Value {
             "id": {"type": "string"},
             "parameters": {"type": "object", "properties": {
                 "policy": {"type": "string"}, "deadline_ms": {"type": "integer"}, "timeout": {"type": "integer"},
+                "hedge_after_ms": {"type": "integer"}, "privacy": {"type": "string"}, "consent": {"type": "boolean"},
+                "tags": {"type": "string"}, "offline": {"type": "string"},
                 "binary_data_output": {"type": "boolean"},
             }},
             "inputs": {"type": "array", "items": {"type": "object", "required": ["name", "shape", "datatype"], "properties": {

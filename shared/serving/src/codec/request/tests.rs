@@ -65,7 +65,7 @@ fn nested_data_reads_like_flat_data() {
 
 #[test]
 fn every_fault_of_a_request_has_its_sentence() {
-    let cases: [(&'static [u8], &str); 10] = [
+    let cases: [(&'static [u8], &str); 15] = [
         (b"", "JSON"),
         (br#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32"}]}"#, "neither"),
         (br#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP8","data":[1]}]}"#, "FP8"),
@@ -78,6 +78,11 @@ fn every_fault_of_a_request_has_its_sentence() {
         ),
         (br#"{"inputs":[],"parameters":{"policy":"cloud"}}"#, "only-hub"),
         (br#"{"inputs":[],"parameters":{"deadline_ms":0}}"#, "24 hours"),
+        (br#"{"inputs":[],"parameters":{"hedge_after_ms":86400001}}"#, "24 hours"),
+        (br#"{"inputs":[],"parameters":{"privacy":"secret"}}"#, "never-leaves"),
+        (br#"{"inputs":[],"parameters":{"offline":"queue"}}"#, "no outbox yet"),
+        (br#"{"inputs":[],"parameters":{"tags":"a,b c"}}"#, "is no tag"),
+        (br#"{"inputs":[],"parameters":{"tags":"a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q,r,s"}}"#, "over the limit of 16"),
         (br#"{"inputs":[],"outputs":[{"name":"a"},{"name":"a"}]}"#, "twice"),
     ];
     for (body, expected) in cases {
@@ -125,6 +130,18 @@ proptest::proptest! {
             proptest::prop_assert_eq!(crate::codec::fuzz_request(data), Ok(()));
         }
     }
+}
+
+#[test]
+fn the_rules_of_a_request_for_its_policy_are_read() {
+    let call = parse(
+        br#"{"inputs":[],"parameters":{"hedge_after_ms":0,"privacy":"personal","consent":true,"tags":" a, b,","offline":"fail"}}"#,
+    );
+    let rules = call.unwrap().rules;
+    assert_eq!((rules.hedge_after, rules.consent), (Some(Duration::ZERO), Some(true)));
+    assert_eq!((rules.privacy, rules.offline), (Some(PrivacyClass::Personal), Some(Offline::Fail)));
+    assert_eq!(rules.tags, ["a", "b"]);
+    assert_eq!(parse(br#"{"inputs":[]}"#).unwrap().rules, RequestRules::default());
 }
 
 #[test]
