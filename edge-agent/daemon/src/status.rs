@@ -3,24 +3,29 @@
 //! Fed by the uplink and the updaters, each with its own part; read by `GET /sanderling/v1/status`, and so by
 //! `edge-agent status`. The form of the JSON is a treaty with scripts: fields are added, never changed.
 
+mod budget;
+mod trust;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edge_core::slots::Installed;
-use edge_core::trust::Standing;
 use edge_core::update::orders::{Leaving, Orders};
 use edge_core::update::probation::Probation;
 use engine::EngineDescription;
 use serde::{Deserialize, Serialize};
 use service::clock;
 use store::aside::SetAside;
-use types::policy::{Budget, RequestRules};
+use types::policy::RequestRules;
 use types::{DeviceId, Digest, EngineName, ModelName, Place, PolicyMode, Reason, VariantName, Version};
 
 use crate::drift::DriftStatus;
 use crate::engines::{EngineStatus, Engines};
 use crate::permits::Permits;
 use crate::state::Listening;
+pub use budget::{BudgetStatus, Remaining};
+pub use trust::TrustStatus;
+use trust::with_state;
 
 /// The whole of `GET /sanderling/v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,35 +88,6 @@ pub struct HubStatus {
 /// Advice for a device whose identity another machine uses.
 pub const CLONE_ADVICE: &str = "a state folder was copied: on one of the two machines stop the agent, remove the folder \
                                 `identity` from its state folder, and enrol it under another name";
-
-/// Whether the signatures that updates rest on are valid. The device goes on answering when they have expired.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct TrustStatus {
-    /// `unknown` (never refreshed), `valid` or `expired`, by this device's clock.
-    pub state: String,
-    /// Last second of each role's signature since 1970: `root`, `targets`, `snapshot`, `timestamp`.
-    pub expires_unix_s: BTreeMap<String, i64>,
-    /// Time of the last refresh since the agent started, in milliseconds since 1970.
-    pub refreshed_unix_ms: Option<u64>,
-    /// Error of the last refresh; `None` after a success.
-    pub last_error: Option<String>,
-}
-
-impl TrustStatus {
-    /// Expiry of each role that is known.
-    #[must_use]
-    pub fn roles(&self) -> Vec<(&'static str, i64)> {
-        let known = |role: &'static str| self.expires_unix_s.get(role).map(|expires| (role, *expires));
-        ["root", "targets", "snapshot", "timestamp"].into_iter().filter_map(known).collect()
-    }
-
-    /// Compares the expiry of the roles with this device's clock.
-    #[must_use]
-    pub fn standing(&self) -> Standing {
-        let now = clock::signed_unix_s();
-        edge_core::trust::standing(&self.roles(), now)
-    }
-}
 
 /// One model that this device follows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -311,64 +287,6 @@ impl ModelStatus {
     }
 }
 
-/// Budgets of a model's policy, and what is left of them. A limit that is not set is left out.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct BudgetStatus {
-    /// Maximum bytes a day over a metered link, and what is left of it today.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub metered_bytes: Option<Remaining>,
-    /// Maximum bytes a day over a link that is not metered, and what is left of it today.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unmetered_bytes: Option<Remaining>,
-    /// Maximum requests a day, and what is left of it today.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub calls: Option<Remaining>,
-    /// Maximum deferred answers a minute, and what is left of it now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub escalations: Option<Remaining>,
-}
-
-/// A limit and what is left of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Remaining {
-    /// The limit.
-    pub limit: u64,
-    /// Part of the limit that is not used.
-    pub left: u64,
-}
-
-impl BudgetStatus {
-    fn of(permits: &Permits, model: &ModelName, budget: &Budget) -> Option<Self> {
-        if !budget.is_counted() {
-            return None;
-        }
-        let [free, metered] = [false, true].map(|is_metered| permits.left(model, budget, is_metered));
-        let of = |limit: Option<u64>, left: Option<u64>| limit.zip(left).map(|(limit, left)| Remaining { limit, left });
-        Some(Self {
-            metered_bytes: of(budget.metered_bytes_per_day, metered.bytes),
-            unmetered_bytes: of(budget.unmetered_bytes_per_day, free.bytes),
-            calls: of(budget.hub_calls_per_day, free.calls),
-            escalations: of(budget.escalations_per_minute, free.escalations),
-        })
-    }
-
-    /// Returns one line for people.
-    #[must_use]
-    pub fn line(&self) -> String {
-        let part = |what: &str, remaining: Option<Remaining>| {
-            remaining.map(|Remaining { limit, left }| format!("{left} of {limit} {what}"))
-        };
-        let parts = [
-            part("requests today", self.calls),
-            part("bytes today over a metered link", self.metered_bytes),
-            part("bytes today over other links", self.unmetered_bytes),
-            part("deferred answers this minute", self.escalations),
-        ];
-        let parts: Vec<String> = parts.into_iter().flatten().collect();
-        format!("hub budget left: {}", parts.join(", "))
-    }
-}
-
 /// Change of the engine of a model after its device was lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failover {
@@ -533,15 +451,6 @@ impl SharedStatus {
     fn parts(&self) -> MutexGuard<'_, Parts> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn with_state(trust: TrustStatus) -> TrustStatus {
-    let state = match trust.standing() {
-        Standing::Unknown => "unknown",
-        Standing::Valid { .. } => "valid",
-        Standing::Expired { .. } => "expired",
-    };
-    TrustStatus { state: state.to_owned(), ..trust }
 }
 
 fn model_status(model: &crate::models::Model, permits: &Permits, part: UpdaterPart) -> ModelStatus {

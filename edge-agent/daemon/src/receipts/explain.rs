@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use types::Reason;
 
 use crate::records::v1::{AuditRecord, EndRecord, FormRecord, HubRecord, RequestRecord};
 
@@ -123,8 +124,45 @@ fn answered(request: &RequestRecord, place: &str, reason: &str) -> (Sentences, S
             )
         }
         (_, "hub-unreachable" | "hub-failed" | "hub-too-late") => without_hub(request, reason),
-        (place, reason) => (vec![format!("The {place} answered for the reason {reason}.")], Vec::new()),
+        (place, code) => match Reason::ALL.into_iter().find(|reason| reason.as_str() == code) {
+            Some(reason) => (vec![format!("The {place} answered: {}.", reason.sentence())], otherwise(reason)),
+            None => (vec![format!("The {place} answered for the reason {code}.")], Vec::new()),
+        },
     }
+}
+
+/// Returns what would have had to differ for a rule of the policy to let the input go to the hub.
+fn otherwise(reason: Reason) -> Sentences {
+    let said = match reason {
+        Reason::NeverLeaves => {
+            "Only another privacy class of all layers of the policy would let the input go to the hub."
+        }
+        Reason::NoConsent => {
+            "With consent (`consent` of the request, or of the model in agent.toml) the hub could be asked."
+        }
+        Reason::MeteredLink => "Over a link that is not metered the hub could be asked.",
+        Reason::BatteryLow => "With a charged battery or on mains power the hub could be asked.",
+        Reason::OutsideHours => "Within hub_when.hours the hub could be asked.",
+        Reason::NoTag => "With one of the tags of hub_when.tags the hub could be asked.",
+        Reason::BytesSpent | Reason::CallsSpent => "With a larger budget, or on the next day, the hub could be asked.",
+        Reason::EscalationsSpent => "With a larger budget, or a minute later, the hub could be asked.",
+        Reason::HubPredictedLate => "With a later deadline, or a faster hub, the hub would have been asked.",
+        Reason::DeviceTooLate => "With a later deadline, or a faster device, the device would have answered.",
+        Reason::Downloading => "Once the version is installed (`edge-agent status`) the device answers.",
+        Reason::Policy
+        | Reason::Confident
+        | Reason::LowConfidence
+        | Reason::NotCalibrated
+        | Reason::NoLocalModel
+        | Reason::DeviceBusy
+        | Reason::DeviceFailed
+        | Reason::HubUnreachable
+        | Reason::HubFailed
+        | Reason::HubTooLate
+        | Reason::NoScore
+        | Reason::Hedged => return Vec::new(),
+    };
+    vec![said.to_owned()]
 }
 
 /// Explains the reason `policy`: the mode alone decided, or the input was not allowed to leave.
@@ -357,7 +395,7 @@ fn time(micros: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use types::{PolicyMode, Reason};
+    use types::PolicyMode;
 
     fn request(mode: &str, place: &str, reason: &str, hub: Option<&str>) -> RequestRecord {
         let form = r#"{"version":1,"variant":"int8","digest":"sha256:DIGEST","engine":"ort","provider":"CPU"}"#;
@@ -381,14 +419,26 @@ mod tests {
                 | Reason::Confident
                 | Reason::HubUnreachable
                 | Reason::HubFailed
-                | Reason::HubTooLate => "device",
+                | Reason::HubTooLate
+                | Reason::HubPredictedLate
+                | Reason::NeverLeaves
+                | Reason::NoConsent
+                | Reason::MeteredLink
+                | Reason::BatteryLow
+                | Reason::OutsideHours
+                | Reason::NoTag
+                | Reason::BytesSpent
+                | Reason::CallsSpent
+                | Reason::EscalationsSpent => "device",
                 Reason::LowConfidence
                 | Reason::NotCalibrated
                 | Reason::NoLocalModel
                 | Reason::DeviceBusy
                 | Reason::DeviceFailed
                 | Reason::NoScore
-                | Reason::Hedged => "hub",
+                | Reason::Hedged
+                | Reason::DeviceTooLate
+                | Reason::Downloading => "hub",
             };
             for mode in PolicyMode::ALL {
                 let told = explain(&request(mode.as_str(), place, reason.as_str(), None), &[]);

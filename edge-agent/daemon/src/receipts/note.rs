@@ -362,5 +362,7 @@ pub const fn hub_failure(why: HubFailure) -> &'static str {
         HubFailure::NotAuthorised => "not-authorised",
         HubFailure::Failed => "failed",
         HubFailure::Forbidden => "forbidden",
+        HubFailure::Withheld(reason) => reason.as_str(),
+        HubFailure::PredictedLate => Reason::HubPredictedLate.as_str(),
     }
 }
