@@ -336,7 +336,9 @@ mod tests {
     #[test]
     fn the_interval_of_a_mean_precision_is_over_images() {
         // In every other image the object is missed: a share of 0.5 of 200 images.
-        let image = |at: usize| (vec![found(0.0, 1.0, 0)], if at % 2 == 0 { vec![found(0.0, 0.9, 0)] } else { vec![] });
+        let image = |at: usize| {
+            (vec![found(0.0, 1.0, 0)], if at.is_multiple_of(2) { vec![found(0.0, 0.9, 0)] } else { vec![] })
+        };
         let images: Vec<_> = (0..200).map(image).collect();
         let figure = mean_precision_figure(&images).unwrap();
         assert!((figure.value - 0.5).abs() < 1e-9, "{figure:?}");
