@@ -336,7 +336,8 @@ impl Walk<'_> {
         self.model.statistics.took_locally(started.elapsed());
         match outcome {
             Ok(outcome) => {
-                self.model.latencies.ran_on_device(outcome.compute);
+                // With the way to the engine and back, which a hedge waits for too.
+                self.model.latencies.ran_on_device(started.elapsed().saturating_sub(outcome.queue));
                 self.note_run(&serving, &outcome);
                 let score = serving.score(&outcome.outputs);
                 self.watch_drift(&serving, &outcome.outputs, score);
