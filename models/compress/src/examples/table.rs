@@ -312,7 +312,9 @@ fn feed(spec: &TensorSpec, columns: Option<Columns>) -> Result<Feed, String> {
         })
         .collect();
     if shape.iter().filter(|dim| dim.is_none()).count() > 1 {
-        return Err(format!("input {spec} has several free dimensions, which a table cannot tell: save an .npz file"));
+        return Err(format!(
+            "input {spec} has several free dimensions, and the columns of a table do not determine their sizes: save an .npz file"
+        ));
     }
     let shape = match &columns {
         Columns::Each(columns) => {
