@@ -118,8 +118,8 @@ impl Auditor {
         }
         let bytes = audit.inputs.iter().map(|input| u64::try_from(input.tensor.data().len()).unwrap_or(u64::MAX));
         let input = Content { bytes: bytes.sum(), tensors: audit.inputs };
-        let (request, model) = (audit.id, audit.model.name.clone());
-        self.receipts.add(Note::Audit(Box::new(AuditNote { request, model, input, hub_bytes, agrees })));
+        let (request, model, class) = (audit.id, audit.model.name.clone(), audit.policy.class);
+        self.receipts.add(Note::Audit(Box::new(AuditNote { request, model, class, input, hub_bytes, agrees })));
     }
 
     /// Takes the audit from the budgets if the policy allows the hub at this moment.

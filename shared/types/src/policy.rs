@@ -89,6 +89,8 @@ pub struct Policy {
     pub budget: Budget,
     /// Whether the input may leave the device.
     pub privacy: Privacy,
+    /// Privacy class of the input: the strictest one of all layers.
+    pub class: PrivacyClass,
     /// Reason for which this request is kept from the hub whatever the surroundings are; `None` if there is none.
     pub withheld: Option<Reason>,
     /// Conditions of the surroundings under which the input may go to the hub.
@@ -273,6 +275,7 @@ impl From<PolicyMode> for Policy {
             is_hedge_fixed: false,
             budget: Budget::default(),
             privacy,
+            class: PrivacyClass::default(),
             withheld: None,
             conditions: Conditions::default(),
             offline: Offline::default(),

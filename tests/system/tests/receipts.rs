@@ -369,10 +369,10 @@ fn explain_says_why_each_place_answered() {
         // Totals by privacy class.
         let shown: Value =
             serde_json::from_str(&fleet.agent.run(["log", "show", "--json", "--limit", "0"])?.ok()?.stdout)?;
-        let shared = &shown["classes"]["shared"];
+        let shared = &shown["classes"]["public"];
         ensure!(shared["hub"].as_u64() >= Some(2) && shared["failed"] == 1, "{shown}");
         ensure!(shared["bytes"].as_u64() == shared["sent"].as_u64().map(|sent| sent * DIGIT_BYTES), "{shown}");
-        ensure!(shown["classes"]["device-only"]["bytes"] == Value::Null, "{shown}");
+        ensure!(shown["classes"]["never-leaves"]["bytes"] == Value::Null, "{shown}");
         Ok(())
     });
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use config::Mistakes;
 use serde::{Deserialize, Serialize};
-use types::policy::{PolicyLayer, Privacy, RequestRules};
+use types::policy::{PolicyLayer, Privacy, PrivacyClass, RequestRules};
 use types::{EngineName, Policy, PolicyMode, VariantName};
 
 use super::{PolicySetting, Share, not_an_engine};
@@ -72,7 +72,10 @@ impl ModelTable {
         rules: &RequestRules,
     ) -> Policy {
         let policy = Policy::resolve(author, layer, self.consent, mode, rules);
-        Policy { privacy: if self.device_only { Privacy::DeviceOnly } else { policy.privacy }, ..policy }
+        if self.device_only {
+            return Policy { privacy: Privacy::DeviceOnly, class: PrivacyClass::NeverLeaves, ..policy };
+        }
+        policy
     }
 
     pub(super) fn validate(&self, path: &str, mistakes: &mut Mistakes) {

@@ -308,8 +308,8 @@ fn hub_failure(why: &str) -> String {
 
 /// Returns the rule that keeps the input on the device, if there is one.
 fn forbidden(request: &RequestRecord) -> Option<String> {
-    if request.policy.class == "device-only" {
-        return Some("The input is of the class device-only: it never leaves the device.".to_owned());
+    if request.policy.class == "never-leaves" {
+        return Some("The input is of the class never-leaves: nothing of it is sent to the hub.".to_owned());
     }
     let most = request.policy.hub_bytes_max.filter(|&most| request.input.bytes > most)?;
     Some(format!(

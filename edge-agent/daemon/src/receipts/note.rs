@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use edge_core::route::{Failure, HubFailure, HubState, LocalFailure};
-use types::policy::Privacy;
+use types::policy::PrivacyClass;
 use types::{
     Calibration, Digest, EngineName, ModelName, NamedTensor, Place, Policy, Reason, Receipt, RequestId, VariantName,
     Version,
@@ -154,6 +154,8 @@ pub struct AuditNote {
     pub request: RequestId,
     /// Name of the model.
     pub model: ModelName,
+    /// Privacy class of the input.
+    pub class: PrivacyClass,
     /// Input of the request.
     pub input: Content,
     /// Bytes of input that were handed to the connection to the hub.
@@ -195,8 +197,8 @@ impl Note {
         match self {
             Self::Request(note) => LogEvent::Request(Box::new(record_of(*note, key))),
             Self::Audit(note) => {
-                let AuditNote { request, model, input, hub_bytes, agrees } = *note;
-                let (class, input) = (class_of(Privacy::Shared).into(), content_of(&input, key));
+                let AuditNote { request, model, class, input, hub_bytes, agrees } = *note;
+                let (class, input) = (class.as_str().into(), content_of(&input, key));
                 LogEvent::Audit(AuditRecord { request, model, class, input, hub_bytes, agrees })
             }
         }
@@ -218,7 +220,7 @@ fn record_of(note: RequestNote, key: Option<&InputKey>) -> RequestRecord {
         input: content_of(&input, key),
         policy: PolicyRecord {
             mode: policy.mode.as_str().into(),
-            class: class_of(policy.privacy).into(),
+            class: policy.class.as_str().into(),
             deadline_us: deadline.map(micros),
             hedge_us: policy.hedge.map(micros),
             hub_bytes_max: policy.budget.hub_bytes,
@@ -324,15 +326,6 @@ fn cut(text: &str) -> String {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Returns the name of a privacy class in records.
-#[must_use]
-pub const fn class_of(privacy: Privacy) -> &'static str {
-    match privacy {
-        Privacy::Shared => "shared",
-        Privacy::DeviceOnly => "device-only",
-    }
 }
 
 /// Returns the name of a failure of the device in records.

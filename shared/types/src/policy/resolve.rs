@@ -59,6 +59,7 @@ impl Policy {
             is_hedge_fixed: hedge_after.is_some(),
             budget: budget(author.map(|layer| &layer.budget), &owner.budget),
             privacy: if is_private { Privacy::DeviceOnly } else { Privacy::Shared },
+            class,
             withheld,
             conditions: Conditions {
                 is_unmetered: layers().any(|layer| layer.hub_when.unmetered),

@@ -66,7 +66,7 @@ pub struct ContentRecord {
 pub struct PolicyRecord {
     /// Mode, like `cascade`.
     pub mode: Word,
-    /// Privacy class: `shared` or `device-only`.
+    /// Privacy class: `public`, `personal` or `never-leaves`.
     pub class: Word,
     /// Time left at the start of the route in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -236,7 +236,7 @@ pub struct AuditRecord {
     pub request: RequestId,
     /// Name of the model.
     pub model: ModelName,
-    /// Privacy class: `shared`.
+    /// Privacy class: `public` or `personal`.
     pub class: Word,
     /// Input of the request.
     pub input: ContentRecord,
