@@ -38,8 +38,10 @@ pub struct Snapshot {
     pub surroundings: Surroundings,
     /// What is left of the budgets.
     pub left: Left,
-    /// Whether the serving version has a threshold.
+    /// Whether the serving version has a threshold that holds.
     pub is_calibrated: bool,
+    /// Whether its threshold is void because the scores have left the distribution of the calibration.
+    pub is_drifted: bool,
     /// Whether the device is fetching its first version of the model.
     pub is_downloading: bool,
 }
@@ -69,6 +71,7 @@ impl Snapshot {
             surroundings: Surroundings::default(),
             left: Left::default(),
             is_calibrated: true,
+            is_drifted: false,
             is_downloading: false,
         }
     }
@@ -215,9 +218,14 @@ fn device_first(snapshot: &Snapshot, now: Instant) -> Decision {
     Decision { plan, reason: Reason::Policy, hub: hub.err() }
 }
 
-/// Returns whether no answer of the device counts as sure, because the version has no threshold.
+/// Returns whether no answer of the device counts as sure, because the version has no threshold or its threshold is void.
 pub(crate) fn is_never_sure(snapshot: &Snapshot) -> bool {
     snapshot.info.policy.mode == PolicyMode::Cascade && !snapshot.is_calibrated
+}
+
+/// Returns the reason for which no answer of the device counts as sure.
+pub(crate) const fn never_sure(snapshot: &Snapshot) -> Reason {
+    if snapshot.is_drifted { Reason::Drifted } else { Reason::NotCalibrated }
 }
 
 /// Returns the delay after which the mode `hedge` also asks the hub: as configured, or the device's 95th percentile.
@@ -320,5 +328,5 @@ pub fn withheld(snapshot: &Snapshot, reason: Reason) -> Option<Reason> {
 /// Returns whether the hub is asked because the device's own answer is not sure.
 #[must_use]
 pub const fn is_escalation(reason: Reason) -> bool {
-    matches!(reason, Reason::LowConfidence | Reason::NoScore | Reason::NotCalibrated)
+    matches!(reason, Reason::LowConfidence | Reason::NoScore | Reason::NotCalibrated | Reason::Drifted)
 }

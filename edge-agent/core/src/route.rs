@@ -20,7 +20,7 @@ use types::{Place, Policy, PolicyMode, Reason};
 pub use failure::{Failure, HubFailure, LocalFailure};
 
 use crate::Refused;
-use crate::policy::{Plan, Snapshot, decide, hub_wait, is_never_sure, reserved_for_run};
+use crate::policy::{Plan, Snapshot, decide, hub_wait, is_never_sure, never_sure, reserved_for_run};
 
 /// Least time that must be left for asking the hub to make sense.
 ///
@@ -308,7 +308,7 @@ impl Route {
         self.hedge_at = None;
         let reason = match self.mode() {
             PolicyMode::Hedge => Reason::Hedged,
-            _other if is_never_sure(&self.snapshot) => Reason::NotCalibrated,
+            _other if is_never_sure(&self.snapshot) => never_sure(&self.snapshot),
             _other => Reason::DeviceTooLate,
         };
         match (local, hub) {
@@ -389,7 +389,7 @@ impl Route {
         let reason = match (threshold, score) {
             // Hedging is about time: without a threshold every answer is acceptable.
             (None, _) if is_hedge => return Verdict::Accept(Reason::Policy),
-            (None, _) => Reason::NotCalibrated,
+            (None, _) => never_sure(&self.snapshot),
             (Some(_), None) => Reason::NoScore,
             (Some(_), Some(score)) if score.is_nan() => Reason::NoScore,
             // Every comparison with NaN is false: what cannot be compared is not confident.

@@ -270,6 +270,7 @@ impl Walk<'_> {
             surroundings,
             left,
             is_calibrated: self.serving.as_ref().is_some_and(|serving| self.threshold(serving).is_some()),
+            is_drifted: self.serving.as_ref().is_some_and(|serving| self.is_drifted(serving)),
             is_downloading: self.model.is_downloading(),
         }
     }

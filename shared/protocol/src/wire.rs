@@ -55,6 +55,7 @@ coded!(
         // Not sent yet, for the same reason; `sent_reason` of the agent has the replacements.
         DeviceTooLate = 13, HubPredictedLate = 14, NeverLeaves = 15, NoConsent = 16, MeteredLink = 17, BatteryLow = 18,
         OutsideHours = 19, NoTag = 20, BytesSpent = 21, CallsSpent = 22, EscalationsSpent = 23, Downloading = 24,
+        Drifted = 25,
     }
 );
 coded!(

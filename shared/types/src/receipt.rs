@@ -116,11 +116,13 @@ pub enum Reason {
     EscalationsSpent,
     /// The device has no version of the model yet, and is fetching one: the hub answered meanwhile.
     Downloading,
+    /// Cascade deferred to the hub: the scores have left the distribution of the calibration, and the owner wants the hub then.
+    Drifted,
 }
 
 impl Reason {
     /// All reasons, so that metrics start at zero and the documentation is complete.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Policy,
         Self::Confident,
         Self::LowConfidence,
@@ -145,6 +147,7 @@ impl Reason {
         Self::CallsSpent,
         Self::EscalationsSpent,
         Self::Downloading,
+        Self::Drifted,
     ];
 
     /// Returns the code used in responses, metrics and logs.
@@ -175,6 +178,7 @@ impl Reason {
             Self::CallsSpent => "calls-spent",
             Self::EscalationsSpent => "escalations-spent",
             Self::Downloading => "downloading",
+            Self::Drifted => "drifted",
         }
     }
 
@@ -206,6 +210,9 @@ impl Reason {
             Self::CallsSpent => "today's budget of requests to the hub is used up",
             Self::EscalationsSpent => "this minute's budget of deferred answers is used up",
             Self::Downloading => "the device is still fetching its version of the model",
+            Self::Drifted => {
+                "the scores have left the distribution of the calibration, so no answer of the device counts as sure"
+            }
         }
     }
 }

@@ -80,7 +80,7 @@ fn inputs_that_change_raise_an_alarm_within_300_requests_and_the_owner_says_what
                 ensure!(kept > 0, "nothing is kept: {places:?}");
                 continue;
             }
-            ensure!(places.iter().all(|place| *place == ("hub".to_owned(), "not-calibrated".to_owned())), "{places:?}");
+            ensure!(places.iter().all(|place| *place == ("hub".to_owned(), "drifted".to_owned())), "{places:?}");
             let end = until(agent, ENDS_WITHIN, |at| digits.input(at), || Ok(!is_alarmed(agent)?))?;
             eprintln!("the alarm ended after {end:?} digits of the calibration's kind");
             ensure!(end.is_some(), "the alarm does not end");

@@ -50,8 +50,12 @@ impl Walk<'_> {
 
     /// Returns the threshold in force: none while an alarm of drift stands, where the owner then asks the hub.
     pub(super) fn threshold(&self, serving: &Serving) -> Option<f32> {
-        let is_void = self.model.table.on_drift == OnDrift::Defer && serving.drift.is_alarmed();
-        serving.threshold().filter(|_| !is_void)
+        serving.threshold().filter(|_| !self.is_drifted(serving))
+    }
+
+    /// Returns whether an alarm of drift makes the threshold void.
+    pub(super) fn is_drifted(&self, serving: &Serving) -> bool {
+        self.model.table.on_drift == OnDrift::Defer && serving.drift.is_alarmed()
     }
 
     /// Adds the score of an answer to the watch over its version.
@@ -94,5 +98,5 @@ impl Walk<'_> {
 
 /// Returns whether the hub was asked because the device's own answer was not confident.
 const fn is_deferral(reason: Reason) -> bool {
-    matches!(reason, Reason::LowConfidence | Reason::NoScore | Reason::NotCalibrated)
+    matches!(reason, Reason::LowConfidence | Reason::NoScore | Reason::NotCalibrated | Reason::Drifted)
 }

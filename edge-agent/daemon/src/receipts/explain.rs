@@ -149,6 +149,9 @@ fn otherwise(reason: Reason) -> Sentences {
         Reason::HubPredictedLate => "With a later deadline, or a faster hub, the hub would have been asked.",
         Reason::DeviceTooLate => "With a later deadline, or a faster device, the device would have answered.",
         Reason::Downloading => "Once the version is installed (`edge-agent status`) the device answers.",
+        Reason::Drifted => {
+            "Once 1,000 answers fit the calibration again, with a new calibration, or with on_drift = \"answer\" the threshold decides."
+        }
         Reason::Policy
         | Reason::Confident
         | Reason::LowConfidence
@@ -438,7 +441,8 @@ mod tests {
                 | Reason::NoScore
                 | Reason::Hedged
                 | Reason::DeviceTooLate
-                | Reason::Downloading => "hub",
+                | Reason::Downloading
+                | Reason::Drifted => "hub",
             };
             for mode in PolicyMode::ALL {
                 let told = explain(&request(mode.as_str(), place, reason.as_str(), None), &[]);
