@@ -293,7 +293,7 @@ fn what_is_wrong_with_the_command_line_or_the_files_is_said_and_nothing_is_writt
             (at("text.onnx"), good.clone(), auto, INPUT, "ONNX"),
             (full(), at("absent.npz"), auto, INPUT, "absent.npz"),
             (full(), at("text.npz"), auto, INPUT, "text.npz"),
-            (full(), at("empty"), auto, INPUT, "no example"),
+            (full(), at("empty"), auto, INPUT, "no .npz and no .npy file"),
             (full(), at("none.npz"), auto, INPUT, "no example"),
             (full(), at("shape.npz"), auto, INPUT, "8, 8"),
             (full(), at("type.npz"), auto, INPUT, "float32"),
