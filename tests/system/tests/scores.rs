@@ -98,7 +98,7 @@ fn a_version_without_a_threshold_needs_force_and_says_where_its_requests_go() {
         let mut hub = site.hub()?;
         hub.start()?;
         let first = hub.push(&catalog().join("v2"), &[])?.ok()?;
-        ensure!(!first.stdout.contains("no threshold"), "{}", first.stdout);
+        ensure!(!first.stderr.contains("no threshold"), "{}", first.stderr);
         let mut agent = site.agent("kitchen")?;
         agent.config().set("models.digits.policy", "cascade")?;
         agent.enrol(&hub)?;
@@ -114,7 +114,7 @@ fn a_version_without_a_threshold_needs_force_and_says_where_its_requests_go() {
             ensure!(refused.code != Some(0) && refused.stderr.contains(word), "{word}: {}", refused.stderr);
         }
         let forced = hub.push(folder.path(), &["--force"])?.ok()?;
-        ensure!(forced.stdout.contains("every request goes to the hub"), "{}", forced.stdout);
+        ensure!(forced.stderr.contains("every request goes to the hub"), "{}", forced.stderr);
         agent.wait_version("digits", 3)?;
         agent.wait_hub(true)?;
         let digits = testkit::Digits::load()?;
