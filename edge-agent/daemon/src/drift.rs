@@ -87,7 +87,7 @@ impl DriftWatch {
             }
             Some(Change::Ends) => {
                 tracing::info!(%model, %version, "the scores fit the calibration again");
-                telemetry::metrics::drift_ended(model.as_str());
+                telemetry::metrics::drift(model.as_str(), false);
                 state.alarm = None;
             }
             None => {}

@@ -342,6 +342,9 @@ impl Model {
             author.clone_from(&serving.manifest.policy);
             self.latencies.forget_device();
         }
+        // The alarm of the version before ends with it.
+        let is_alarmed = serving.is_some_and(|serving| serving.drift.is_alarmed());
+        telemetry::metrics::drift(self.name.as_str(), is_alarmed);
         let number = serving.map_or(0, |serving| serving.installed.version.number());
         telemetry::metrics::model_version(self.name.as_str(), u32::try_from(number).unwrap_or(u32::MAX));
     }

@@ -372,12 +372,12 @@ pub fn engine_failed_over(model: &str, engine: &'static str) {
 /// Counts an alarm of drift (on a device).
 pub fn drift_began(model: &str, shift: &'static str) {
     counter!(DRIFT_ALARMS, "model" => model.to_owned(), "shift" => shift).increment(1);
-    gauge!(DRIFT, "model" => model.to_owned()).set(1.0);
+    drift(model, true);
 }
 
-/// Sets that no alarm of drift stands.
-pub fn drift_ended(model: &str) {
-    gauge!(DRIFT, "model" => model.to_owned()).set(0.0);
+/// Sets whether an alarm of drift stands.
+pub fn drift(model: &str, is_alarmed: bool) {
+    gauge!(DRIFT, "model" => model.to_owned()).set(f64::from(u8::from(is_alarmed)));
 }
 
 /// Counts a model that returned to a reopened engine.

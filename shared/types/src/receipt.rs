@@ -229,7 +229,7 @@ impl fmt::Display for Reason {
 pub enum Calibration {
     /// The variant has no threshold.
     NotCalibrated,
-    /// The manifest has a threshold, and no calibration curve with a bound for it.
+    /// The manifest has a threshold, and no calibration curve with a bound for it; or the bound is void because of drift.
     Uncertified,
     /// The manifest has a bound for the threshold.
     Certified {

@@ -52,6 +52,12 @@ fn places(agent: &Agent, input: impl Fn(usize) -> Input) -> Result<Vec<(String, 
     (0..10).map(ask).collect()
 }
 
+/// Guarantee that a receipt states for the threshold.
+fn guarantee(agent: &Agent, digits: &Digits) -> Result<String> {
+    let reply = agent.client()?.infer("digits", &[digits.input(FRESH)], &InferOptions::policy("cascade"))?.ok()?;
+    Ok(reply.parameter("calibration"))
+}
+
 #[test]
 fn inputs_that_change_raise_an_alarm_within_300_requests_and_the_owner_says_what_then_answers() {
     story(|site| {
@@ -65,7 +71,12 @@ fn inputs_that_change_raise_an_alarm_within_300_requests_and_the_owner_says_what
             fleet.agent.wait_hub(true)?;
             let agent = &fleet.agent;
             let early = until(agent, 400, |at| digits.input(at), || is_alarmed(agent))?;
+            ensure!(
+                agent.metrics()?.sum("sanderling_drift", &[("model", "digits")]) < 0.1,
+                "an alarm of the run before"
+            );
             ensure!(early.is_none(), "{reaction}: an alarm after {early:?} digits of the calibration's kind");
+            ensure!(guarantee(agent, &digits)? == "certified", "no bound is stated");
             let alarm = until(agent, ALARM_WITHIN, |at| turned(&digits, at), || is_alarmed(agent))?;
             let alarm = alarm.context("no alarm")?;
             eprintln!("{reaction}: alarm after {alarm} turned digits");
@@ -76,6 +87,7 @@ fn inputs_that_change_raise_an_alarm_within_300_requests_and_the_owner_says_what
             ensure!(doctor.stdout.contains("have left the distribution of the calibration"), "{}", doctor.stdout);
             let places = places(agent, |at| digits.input(at))?;
             let kept = places.iter().filter(|(place, _reason)| place == "device").count();
+            ensure!(guarantee(agent, &digits)? == "uncertified", "a bound is stated that does not hold");
             if reaction == "answer" {
                 ensure!(kept > 0, "nothing is kept: {places:?}");
                 continue;
@@ -84,6 +96,7 @@ fn inputs_that_change_raise_an_alarm_within_300_requests_and_the_owner_says_what
             let end = until(agent, ENDS_WITHIN, |at| digits.input(at), || Ok(!is_alarmed(agent)?))?;
             eprintln!("the alarm ended after {end:?} digits of the calibration's kind");
             ensure!(end.is_some(), "the alarm does not end");
+            ensure!(agent.metrics()?.sum("sanderling_drift", &[("model", "digits")]) < 0.1, "the metric stays");
             let kept = self::places(agent, |at| digits.input(at))?;
             ensure!(kept.iter().any(|(place, _reason)| place == "device"), "{kept:?}");
         }

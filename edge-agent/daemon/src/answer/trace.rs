@@ -96,10 +96,16 @@ impl<'a> Trace<'a> {
         self.walk.sent.load(Ordering::Relaxed)
     }
 
-    /// Returns the guarantee of the device's variant.
+    /// Returns the guarantee of the device's variant. While an alarm of drift stands its bound holds for other inputs than these.
     pub(super) fn calibration(&self) -> Calibration {
         let serving = self.walk.serving.as_ref();
-        serving.and_then(|serving| serving.variant()).map_or(Calibration::NotCalibrated, |variant| variant.guarantee())
+        let stated = serving.and_then(|serving| serving.variant()).map(|variant| variant.guarantee());
+        match stated.unwrap_or(Calibration::NotCalibrated) {
+            Calibration::Certified { .. } if serving.is_some_and(|serving| serving.drift.is_alarmed()) => {
+                Calibration::Uncertified
+            }
+            stated => stated,
+        }
     }
 
     /// Records the end of the request.
