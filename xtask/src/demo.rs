@@ -1,10 +1,11 @@
-//! `cargo xtask demo`: the whole product on loopback, in six acts, with every figure measured in this run.
+//! `cargo xtask demo`: the whole product on loopback, in seven acts, with every figure measured in this run.
 //!
 //! A hub and two agents, later six, run as real processes from a temporary folder ([`stage`]); the results are collected in
 //! [`figures`], which also checks the claims of the run. If a claim does not hold, the exit code is not zero.
 
 #![expect(clippy::print_stdout, reason = "the demo is what it prints")]
 
+mod drift;
 mod figures;
 mod rollout;
 mod stage;
@@ -16,8 +17,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use testkit::author::{ModelFolder, blob_of, flip_byte};
-use testkit::digits::catalog;
-use testkit::load::{Summary, sweep};
+use testkit::digits::{FRESH, catalog};
+use testkit::load::{Sample, Summary, kept_and_different, sweep};
 use testkit::{Binaries, Client, InferOptions};
 
 use figures::{Figures, Outage, PolicyRow, micros, millis, percent, time};
@@ -79,6 +80,7 @@ fn play(binaries: Binaries, keep: bool, figures: &mut Figures) -> Result<Stage> 
         raise,
         compare_policies,
         lose_the_hub,
+        drift::turn_the_digits,
         rollout::bring_version_2,
         offer_a_tampered_version,
         rollout::stop_a_version_with_wrong_answers,
@@ -119,11 +121,22 @@ fn raise(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
 
 fn compare_policies(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
     act(2, "The same 2,000 digits with three policies");
+    let mut sweeps = Vec::new();
     for policy in POLICIES {
-        let row = measure(stage, policy)?;
+        let (row, samples) = measure(stage, policy)?;
         figures.policies.push(row);
+        sweeps.push(samples);
+    }
+    if let [_, full, _] = sweeps.as_slice() {
+        for (row, samples) in figures.policies.iter_mut().zip(&sweeps) {
+            row.kept_and_different = kept_and_different(samples, full, FRESH);
+        }
     }
     println!("{}", figures.policy_table());
+    println!(
+        "   kept, differs: share of the requests that the device answered otherwise than the full model, over digits"
+    );
+    println!("   that did not calibrate the threshold; at most: what the signed calibration promises for it.");
     println!(
         "   p50 and p99 are measured at the device's HTTP server, with {} concurrent requests.",
         clients(stage)?.len()
@@ -135,6 +148,8 @@ fn compare_policies(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
         let between = cascade.accuracy > device.accuracy && cascade.from_hub < 1.0;
         let private = device.bytes_sent == 0 && device.from_hub == 0.0;
         let heavy = hub.bytes_sent > cascade.bytes_sent && hub.from_hub == 1.0;
+        let promised = cascade.alpha.is_some_and(|alpha| cascade.kept_and_different <= alpha);
+        figures.claim(promised, "cascade kept no more differing answers than its calibration promises");
         figures.claim(private, "only-device sent nothing to the hub");
         figures.claim(
             between && heavy,
@@ -145,14 +160,18 @@ fn compare_policies(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
 }
 
 /// Sends all digits, spread over both devices, and reads the sent bytes from their metrics.
-fn measure(stage: &Stage, policy: &str) -> Result<PolicyRow> {
+fn measure(stage: &Stage, policy: &str) -> Result<(PolicyRow, Vec<Sample>)> {
     let before = stage.sum("sanderling_deferred_bytes_total")?;
-    let summary = sweep_all(stage, policy)?;
+    let samples = sweep_all(stage, policy)?;
     let sent = stage.sum("sanderling_deferred_bytes_total")?.saturating_sub(before);
-    Ok(PolicyRow::new(policy, &summary, sent))
+    let mut row = PolicyRow::new(policy, &Summary::of(&samples), sent);
+    if policy == "cascade" {
+        row.alpha = samples.iter().find_map(|sample| sample.outcome.as_ref().ok()?.alpha);
+    }
+    Ok((row, samples))
 }
 
-fn sweep_all(stage: &Stage, policy: &str) -> Result<Summary> {
+fn sweep_all(stage: &Stage, policy: &str) -> Result<Vec<Sample>> {
     let bar = progress(u64::try_from(stage.digits.len())?, policy);
     let counting = bar.clone();
     let samples =
@@ -160,7 +179,7 @@ fn sweep_all(stage: &Stage, policy: &str) -> Result<Summary> {
             counting.inc(1)
         })?;
     bar.finish_and_clear();
-    Ok(Summary::of(&samples))
+    Ok(samples)
 }
 
 /// Returns a client for each concurrent request.
@@ -208,7 +227,7 @@ fn lose_the_hub(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
 }
 
 fn offer_a_tampered_version(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
-    act(5, "One byte of a published model is changed");
+    act(6, "One byte of a published model is changed");
     let third = ModelFolder::copy(stage.site(), "v2", 3)?;
     stage.hub.push(third.path(), &["--hold"])?.ok()?;
     let blob = blob_of(&stage.hub, "digits", 3, "device")?;

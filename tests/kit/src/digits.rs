@@ -9,8 +9,14 @@ use anyhow::{Context, Result, ensure};
 use crate::binaries::workspace;
 use crate::oip::Input;
 
+/// Rows and columns of one image.
+const SIDE: usize = 28;
+
 /// Number of pixels of one image: 28 x 28, row-major.
-pub const PIXELS: usize = 28 * 28;
+pub const PIXELS: usize = SIDE * SIDE;
+
+/// First of the digits that did not calibrate the catalog's thresholds.
+pub const FRESH: usize = 1_000;
 
 /// Labelled images of handwritten digits.
 #[derive(Debug, Clone)]
@@ -73,6 +79,15 @@ impl Digits {
     #[must_use]
     pub fn input(&self, index: usize) -> Input {
         let values: Vec<f32> = self.pixels(index).iter().map(|&pixel| f32::from(pixel) / 255.0).collect();
+        Input::fp32("image", &[1, 1, 28, 28], &values)
+    }
+
+    /// Returns the image turned by a quarter, as by a camera that has fallen over.
+    #[must_use]
+    pub fn turned(&self, index: usize) -> Input {
+        let pixels = self.pixels(index);
+        let at = |row: usize, column: usize| pixels.get((SIDE - 1 - column) * SIDE + row).copied().unwrap_or_default();
+        let values: Vec<f32> = (0..PIXELS).map(|place| f32::from(at(place / SIDE, place % SIDE)) / 255.0).collect();
         Input::fp32("image", &[1, 1, 28, 28], &values)
     }
 

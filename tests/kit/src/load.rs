@@ -1,5 +1,6 @@
 //! Load of digits on an agent's HTTP server: a sweep over the test set, or steady load until stopped.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -13,6 +14,8 @@ use crate::{Client, Digits, InferOptions};
 /// One request and its result.
 #[derive(Debug, Clone)]
 pub struct Sample {
+    /// Place of the digit in the test set.
+    pub index: usize,
     /// Time of sending.
     pub sent: Instant,
     /// Duration until the whole response was received.
@@ -22,7 +25,7 @@ pub struct Sample {
 }
 
 /// Content of a response.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Seen {
     /// Version that served the request.
     pub version: u64,
@@ -32,8 +35,12 @@ pub struct Seen {
     pub reason: String,
     /// Variant that served the request.
     pub variant: String,
+    /// Top class of the response.
+    pub top1: Option<u8>,
     /// Whether the top class is the true one.
     pub right: bool,
+    /// Largest share of wrong answers that the response promises; `None` where nothing is certified.
+    pub alpha: Option<f64>,
 }
 
 /// Sends one digit and returns its sample.
@@ -48,9 +55,11 @@ pub fn ask_one(client: &Client, digits: &Digits, index: usize, ask: &InferOption
         place: reply.parameter("place"),
         reason: reply.parameter("reason"),
         variant: reply.parameter("variant"),
+        top1: top1(&reply.output),
         right: top1(&reply.output) == Some(digits.label(index)),
+        alpha: reply.json["parameters"]["alpha"].as_f64(),
     });
-    Sample { sent, took, outcome }
+    Sample { index, sent, took, outcome }
 }
 
 /// Sends the first `count` digits, one at a time over each of `clients`, and returns the samples in no particular
@@ -188,6 +197,20 @@ impl Summary {
             first_failure: samples.iter().find_map(|sample| sample.outcome.as_ref().err().cloned()),
         }
     }
+}
+
+/// Returns the share of the requests for digits from `first` on that a device answered otherwise than the full model, whose
+/// answers are `full`.
+#[must_use]
+pub fn kept_and_different(samples: &[Sample], full: &[Sample], first: usize) -> f64 {
+    let answer = |sample: &Sample| sample.outcome.as_ref().ok().and_then(|seen| seen.top1);
+    let full: HashMap<usize, Option<u8>> = full.iter().map(|sample| (sample.index, answer(sample))).collect();
+    let counted: Vec<&Sample> = samples.iter().filter(|sample| sample.index >= first).collect();
+    let differs = |sample: &&&Sample| {
+        sample.outcome.as_ref().is_ok_and(|seen| seen.place == "device")
+            && full.get(&sample.index) != Some(&answer(sample))
+    };
+    share(counted.iter().filter(differs).count(), counted.len())
 }
 
 /// Returns the time that `percent` of 100 sorted times do not exceed (nearest rank).

@@ -1,25 +1,15 @@
 //! Tests of the watch over scores: an alarm when the inputs change, the owner's reaction to it, and its end.
 
 use anyhow::{Context, Result, ensure};
+use testkit::digits::FRESH;
 use testkit::oip::Input;
 use testkit::{Agent, Digits, Fleet, InferOptions, story};
-
-/// First digit that did not calibrate the catalog's threshold.
-const FRESH: usize = 1_000;
 
 /// Longest time to an alarm in requests, as promised.
 const ALARM_WITHIN: usize = 300;
 
 /// Longest time to the end of an alarm: 1,000 requests that fit, counted from the last alarm on.
 const ENDS_WITHIN: usize = 1_400;
-
-/// A digit that is turned by a quarter, as by a camera that has fallen over.
-fn turned(digits: &Digits, index: usize) -> Input {
-    let pixels = digits.pixels(index);
-    let at = |row: usize, column: usize| pixels.get((27 - column) * 28 + row).copied().unwrap_or_default();
-    let values: Vec<f32> = (0..28 * 28).map(|place| f32::from(at(place / 28, place % 28)) / 255.0).collect();
-    Input::fp32("image", &[1, 1, 28, 28], &values)
-}
 
 /// Returns after how many requests `is_over` holds, `None` after `most` without.
 fn until(
@@ -77,7 +67,7 @@ fn inputs_that_change_raise_an_alarm_within_300_requests_and_the_owner_says_what
             );
             ensure!(early.is_none(), "{reaction}: an alarm after {early:?} digits of the calibration's kind");
             ensure!(guarantee(agent, &digits)? == "certified", "no bound is stated");
-            let alarm = until(agent, ALARM_WITHIN, |at| turned(&digits, at), || is_alarmed(agent))?;
+            let alarm = until(agent, ALARM_WITHIN, |at| digits.turned(at), || is_alarmed(agent))?;
             let alarm = alarm.context("no alarm")?;
             eprintln!("{reaction}: alarm after {alarm} turned digits");
             let status = agent.status()?;

@@ -13,6 +13,8 @@ pub(super) struct Figures {
     pub(super) policies: Vec<PolicyRow>,
     /// Figures of the outage of the hub.
     pub(super) outage: Outage,
+    /// Figures of the digits that were turned.
+    pub(super) drift: Drift,
     /// Figures of the update to version 2 under load.
     pub(super) update: Update,
     /// Figures of the rollout of wrong answers.
@@ -36,6 +38,11 @@ pub(super) struct PolicyRow {
     pub(super) p99_us: u64,
     /// Tensor bytes that the devices sent to the hub.
     pub(super) bytes_sent: u64,
+    /// Share of the requests that the device answered otherwise than the full model, over the digits that did not
+    /// calibrate the threshold.
+    pub(super) kept_and_different: f64,
+    /// Certified limit of that share; `None` where nothing is promised.
+    pub(super) alpha: Option<f64>,
 }
 
 impl PolicyRow {
@@ -49,6 +56,8 @@ impl PolicyRow {
             p50_us: micros(summary.p50),
             p99_us: micros(summary.p99),
             bytes_sent,
+            kept_and_different: 0.0,
+            alpha: None,
         }
     }
 }
@@ -64,6 +73,19 @@ pub(super) struct Outage {
     pub(super) only_hub_error: String,
     /// Time from the restart of the hub until both devices were connected, in milliseconds.
     pub(super) reconnected_after_ms: u64,
+}
+
+/// Figures of the digits that were turned.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Drift {
+    /// Requests before the change, without an alarm.
+    pub(super) calm: usize,
+    /// Requests from the change to the alarm.
+    pub(super) alarm_after: usize,
+    /// Requests of those during the alarm that went to the hub.
+    pub(super) deferred: usize,
+    /// Requests that fitted again until the alarm ended.
+    pub(super) ended_after: usize,
 }
 
 /// Figures of the update to version 2.
@@ -126,7 +148,16 @@ impl Figures {
     fn policies_side_by_side(&self) -> Table {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        table.set_header(["policy", "accuracy", "answered by hub", "p50", "p99", "sent to hub", "failed"]);
+        table.set_header([
+            "policy",
+            "accuracy",
+            "answered by hub",
+            "p50",
+            "p99",
+            "sent to hub",
+            "kept, differs",
+            "at most",
+        ]);
         for row in &self.policies {
             table.add_row([
                 row.policy.clone(),
@@ -135,7 +166,8 @@ impl Figures {
                 time(row.p50_us),
                 time(row.p99_us),
                 bytes(row.bytes_sent),
-                row.failed.to_string(),
+                percent(row.kept_and_different),
+                row.alpha.map_or("-".to_owned(), percent),
             ]);
         }
         for column in table.column_iter_mut().skip(1) {

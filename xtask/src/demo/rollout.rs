@@ -37,7 +37,7 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Brings version 2 to six devices in waves, under steady load, as deltas.
 pub(super) fn bring_version_2(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
-    act(4, "Version 2 reaches six devices in waves, under steady load");
+    act(5, "Version 2 reaches six devices in waves, under steady load");
     for name in MORE_DEVICES {
         stage.raise_device(name)?;
     }
@@ -58,7 +58,7 @@ pub(super) fn bring_version_2(stage: &mut Stage, figures: &mut Figures) -> Resul
     let summary = Summary::of(&finish(load)?);
     let update = Update {
         accuracy_before: figures.policies.first().map_or(0.0, |row| row.accuracy),
-        accuracy_after: sweep_all(stage, "only-device")?.accuracy,
+        accuracy_after: Summary::of(&sweep_all(stage, "only-device")?).accuracy,
         requests: summary.requests,
         failed: summary.failed,
         p99_us: micros(summary.p99),
@@ -93,7 +93,7 @@ pub(super) fn bring_version_2(stage: &mut Stage, figures: &mut Figures) -> Resul
 
 /// Rolls out a signed version whose answers are wrong: the gate stops it at the first device, which goes back.
 pub(super) fn stop_a_version_with_wrong_answers(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
-    act(6, "A signed version with wrong answers is rolled out");
+    act(7, "A signed version with wrong answers is rolled out");
     let bad = ModelFolder::copy(stage.site(), "v2", 4)?;
     for form in ["int8-qdq", "fp32"] {
         bad.answer_wrongly(&format!("{form}.onnx"), "logits", 10)?;

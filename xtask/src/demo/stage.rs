@@ -62,6 +62,8 @@ impl Stage {
         let mut agent = self.site.agent(name)?;
         // The owner lets a rollout compare each answer with the hub's: the demo sends too few requests for a small share.
         agent.config().set("updates.audit_share_max", 1.0)?;
+        // The owner wants no answer of the device while its inputs do not fit the calibration.
+        agent.config().set("models.digits.on_drift", "defer")?;
         agent.enrol(&self.hub)?;
         agent.start()?;
         agent.wait_version("digits", 1)?;
