@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, ensure};
-use onnx_graph::proto::{ModelProto, NodeProto, TensorProto};
+use anyhow::{Context, Result, ensure};
+use onnx_graph::proto::{AttributeProto, ModelProto, NodeProto, TensorProto};
 use onnx_graph::{Graph, Model, Values};
 use serde_json::Value;
 use testkit::binaries::ONNXRUNTIME_ENV;
@@ -174,4 +174,41 @@ fn a_form_that_cannot_be_made_costs_none_of_the_others() {
         ensure!(told["candidates"].as_array().is_some_and(|all| all.len() == 3), "{told:#}");
         Ok(())
     });
+}
+
+#[test]
+fn golden_answers_take_no_more_examples_than_a_device_has_memory_for() {
+    story(|site| {
+        let examples = site.folder().join("x.npz");
+        write_examples(&examples, 12, &noise(12 * 64))?;
+        // Each example takes so many bytes in the tensor that is made by repeating its row.
+        for (name, bytes, rows) in [("small", 1 << 16, 8), ("large", 8 << 20, 4), ("larger", 24 << 20, 2)] {
+            let repeats = AttributeProto::int_list("value_ints", &[1, bytes / (64 * 4)]);
+            let mut nodes = layers();
+            nodes.extend([
+                NodeProto::new("Constant", "c", &[], &["repeats"]).with(repeats),
+                NodeProto::new("Tile", "t", &["y", "repeats"], &["long"]),
+                NodeProto::new("Sqrt", "s", &["long"], &["roots"]),
+                NodeProto::new("ReduceMean", "e", &["roots"], &["mean"]).with(AttributeProto::int_list("axes", &[1])),
+                NodeProto::new("Add", "p", &["y", "mean"], &["z"]),
+            ]);
+            let (model, out) = (site.folder().join(format!("{name}.onnx")), site.folder().join(name));
+            write_model(&model, &weight(), nodes, &["z"])?;
+            Finished::run(compress(site, &model, &examples, &out).args(["--to", "int8-dynamic"]))?.ok()?;
+            for form in ["fp32", "int8-dynamic"] {
+                let found = golden_rows(&out.join(format!("{form}.golden.safetensors")))?;
+                ensure!(found == rows, "{form} of {name}: {found} examples, not {rows}");
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Returns the number of examples in a golden file: a header in JSON behind its length, then the bytes.
+fn golden_rows(path: &Path) -> Result<u64> {
+    let file = fs::read(path)?;
+    let (length, rest) = file.split_first_chunk::<8>().context("too short")?;
+    let header = rest.get(..usize::try_from(u64::from_le_bytes(*length))?).context("too short")?;
+    let header: Value = serde_json::from_slice(header)?;
+    header["input.x"]["shape"][0].as_u64().with_context(|| format!("no shape: {header}"))
 }

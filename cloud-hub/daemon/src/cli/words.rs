@@ -15,15 +15,22 @@ pub(super) fn escaped(lines: &[String]) -> String {
 
 /// Reads a share, `2%` or `0.02`, of which neither nothing nor everything makes sense.
 pub(super) fn share(text: &str) -> Result<f64, String> {
+    let share = number(text)?;
+    if share > 0.0 && share < 1.0 { Ok(share) } else { Err("must be above 0 and below 1, like 2% or 0.02".to_owned()) }
+}
+
+/// Reads a share, `2%` or `0.02`, of which nothing and everything make sense too.
+pub(super) fn whole_share(text: &str) -> Result<f64, String> {
+    let share = number(text)?;
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("must be from 0 to 1, like 2% or 0.02".to_owned()) }
+}
+
+fn number(text: &str) -> Result<f64, String> {
     let number = match text.trim().strip_suffix('%') {
         Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
         None => text.trim().parse(),
     };
-    match number {
-        Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
-        Ok(_) => Err("must be above 0 and below 1, like 2% or 0.02".to_owned()),
-        Err(_) => Err("is no share: write 2% or 0.02".to_owned()),
-    }
+    number.map_err(|_| "is no share: write 2% or 0.02".to_owned())
 }
 
 #[cfg(test)]
@@ -36,6 +43,10 @@ mod tests {
         assert_eq!(share("0.02"), Ok(0.02));
         for wrong in ["0", "1", "100%", "-1%", "nan", "two", ""] {
             assert!(share(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!((whole_share("0"), whole_share("100%"), whole_share("1 %")), (Ok(0.0), Ok(1.0), Ok(0.01)));
+        for wrong in ["1.1", "101%", "-1%", "nan", "two", ""] {
+            assert!(whole_share(wrong).is_err(), "{wrong}");
         }
     }
 }

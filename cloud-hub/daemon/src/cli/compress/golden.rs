@@ -1,6 +1,7 @@
 //! Golden answers of each variant: what a device asks before a variant may serve.
 
 use bundle::golden::{GOLDEN_BYTES_MAX, Golden as GoldenTensors};
+use bytes::Bytes;
 use compress::Examples;
 use compress::auto::Outcome;
 use console::CliError;
@@ -10,8 +11,13 @@ use types::NamedTensor;
 use super::choice::Chosen;
 use super::engines::Engines;
 
-/// Examples in a golden file, where they can stand in one request.
-const EXAMPLES: usize = 8;
+/// Examples in a golden file, most first: as many as one request can hold and a device has memory for.
+const EXAMPLES: [usize; 4] = [8, 4, 2, 1];
+
+/// Bytes of tensors that a run of several examples may hold at once, by the estimate: an eighth of what a process that
+/// runs a model may take by default. Kernels take several times the estimate: those of integer convolutions copy
+/// their input once per element of the kernel (DNSMOS as int8: 1.6 GiB where its tensors take 0.2 GiB).
+const RUN_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
 /// Least tolerance, as a share of the largest answer: another processor rounds otherwise.
 const TOLERANCE_LEAST: f32 = 1e-3;
@@ -39,8 +45,8 @@ pub(super) struct Goldens {
     pub(super) missing: Vec<String>,
 }
 
-/// Has every chosen form answer the same few examples. Where eight answers are too large for a golden file, one is tried;
-/// a form whose answers no golden file can hold gets none, and a sentence says so.
+/// Has every chosen form answer the same few examples: eight, or fewer where their run takes much memory or their answers
+/// are too large for a golden file. A form whose answers no golden file can hold gets none, and a sentence says so.
 pub(super) fn make(
     chosen: &[Chosen<'_>],
     outcome: &Outcome,
@@ -50,7 +56,7 @@ pub(super) fn make(
     let mut goldens = Goldens::default();
     for variant in chosen.iter().filter(|variant| variant.is_first_of_file()) {
         let mut made = Err("there is no example".to_owned());
-        for count in [EXAMPLES, 1] {
+        for count in EXAMPLES {
             made = of(variant, outcome, examples, engines, count)?;
             if made.is_ok() {
                 break;
@@ -77,6 +83,10 @@ fn of(
 ) -> Result<Result<Golden, String>, CliError> {
     let Some(batch) = examples.batches(count).next() else { return Ok(Err("there is no example".to_owned())) };
     let inputs = batch?.inputs;
+    let run_bytes = estimate(&variant.model, &inputs);
+    if count > 1 && run_bytes > RUN_BYTES_MAX {
+        return Ok(Err(format!("a run takes {run_bytes} bytes, over the limit of {RUN_BYTES_MAX}")));
+    }
     let Some(reference) = outcome.candidates.first().and_then(|reference| reference.model.as_ref()) else {
         return Ok(Err("there is no reference".to_owned()));
     };
@@ -94,6 +104,13 @@ fn of(
         return Ok(Ok(Golden { file: variant.golden_file(), bytes, max_abs }));
     }
     Ok(Err(format!("{} bytes are over the limit of {GOLDEN_BYTES_MAX}", bytes.len())))
+}
+
+/// Bytes of the tensors of one run; 0 where they cannot be estimated.
+fn estimate(model: &engine::ModelBytes, inputs: &[NamedTensor]) -> u64 {
+    let Ok(model) = onnx_graph::Model::from_bytes(Bytes::copy_from_slice(model.as_slice())) else { return 0 };
+    let shapes = inputs.iter().map(|input| (input.name.clone(), input.tensor.shape().to_vec())).collect();
+    onnx_graph::memory::peak(model, &shapes).bytes
 }
 
 fn tolerance(wanted: &[NamedTensor], found: &[NamedTensor]) -> f32 {

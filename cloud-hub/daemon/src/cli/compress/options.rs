@@ -52,8 +52,8 @@ pub(in crate::cli) struct CompressArgs {
     /// Make this form; may be given several times.
     #[arg(long, value_name = "FORM", value_parser = forms())]
     pub(super) to: Vec<&'static Pass>,
-    /// Greatest loss of a form that is kept, as a share: 0.01 is one in a hundred.
-    #[arg(long, value_name = "SHARE", default_value_t = LOSS_MAX, value_parser = share)]
+    /// Greatest loss of a form that is kept, as a share: 1% or 0.01.
+    #[arg(long, value_name = "SHARE", default_value_t = LOSS_MAX, value_parser = crate::cli::words::whole_share)]
     pub(super) max_loss: f64,
     /// Measure of loss [default: by the labels and the kind of the answers]: accuracy, auc, f1, r2, mae (with labels);
     /// agreement, cosine, error, each, map, edit-distance; or a command of yours that judges a file of answers, like
@@ -293,10 +293,4 @@ fn measure(text: &str) -> Result<WantedMeasure, String> {
             Err(format!("use {}, or a command with its path or arguments, like 'python3 score.py'", names.join(", ")))
         }
     }
-}
-
-/// Reads a share between 0 and 1.
-fn share(text: &str) -> Result<f64, String> {
-    let share: f64 = text.parse().map_err(|_not| format!("{text:?} is no number"))?;
-    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err(format!("{text} is not between 0 and 1; 1 % is 0.01")) }
 }
