@@ -17,6 +17,7 @@ pub mod id;
 pub mod inference;
 pub mod limits;
 pub mod policy;
+pub mod preprocess;
 pub mod process;
 pub mod receipt;
 pub mod share;
