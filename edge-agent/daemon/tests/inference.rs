@@ -47,6 +47,7 @@ fn version(number: u64, bias: &str, engine: &FakeEngine) -> Arc<Serving> {
         outputs,
         score: None,
         policy: None,
+        preprocess: BTreeMap::new(),
         variants: vec![Variant {
             name: "fp32".parse().unwrap(),
             runs_on: Place::Device,
@@ -58,6 +59,7 @@ fn version(number: u64, bias: &str, engine: &FakeEngine) -> Arc<Serving> {
             score: None,
             threshold: None,
             calibration: None,
+            preprocess: BTreeMap::new(),
         }],
     };
     let installed = Installed { version: manifest.version, variant: "fp32".parse().unwrap(), digest };

@@ -8,16 +8,20 @@ mod column;
 mod csv_file;
 mod folder;
 mod parquet_file;
+mod pictures;
 mod table;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use types::preprocess::InputRule;
 use types::{DType, Dim, NamedTensor, Signature, Tensor, TensorSpec};
 
 use crate::CompressError;
 use column::{Column, Rows};
 use evaluate::labels::{Label, numbers};
+use pictures::Pictures;
 use table::{Format, Table};
 
 /// Most examples of one set. Calibration wants hundreds, an evaluation thousands.
@@ -31,6 +35,22 @@ pub const LABELS: &str = "labels";
 pub struct Examples {
     source: Arc<Source>,
     chosen: Vec<usize>,
+}
+
+/// Parts of `model.toml` that say how examples are read.
+#[derive(Debug, Clone, Copy)]
+pub struct ExampleRules<'a> {
+    /// Names of the classes, for labels that are text.
+    pub classes: &'a [String],
+    /// Preprocessing of inputs, by their names.
+    pub preprocess: &'a BTreeMap<String, InputRule>,
+}
+
+impl Default for ExampleRules<'_> {
+    fn default() -> Self {
+        static NONE: BTreeMap<String, InputRule> = BTreeMap::new();
+        Self { classes: &[], preprocess: &NONE }
+    }
 }
 
 /// One request, and its answer where it is known.
@@ -59,6 +79,8 @@ enum Source {
     Table(Table),
     /// One file for each example.
     Folder { files: Vec<PathBuf>, inputs: Vec<TensorSpec> },
+    /// A picture for each example.
+    Pictures(Pictures),
 }
 
 /// An input of the model and the array that feeds it.
@@ -76,7 +98,8 @@ struct Input {
 impl Examples {
     /// Opens examples: an `.npz` file whose arrays are named like the inputs and have one example in each row; a folder of `.npy` files
     /// named like the inputs, of the same form; a `.csv`, `.tsv` or `.parquet` file with one example in each row (see [`table`]);
-    /// or a folder of `.npz` files of one example each (for inputs whose shape varies), in the order of their names.
+    /// a folder of `.npz` files of one example each (for inputs whose shape varies), in the order of their names; or a folder of
+    /// pictures, or of folders of pictures that are named like classes, where `rules` say how they become the input.
     ///
     /// An array `labels`, if there is one, holds the right answer of each example: a class number, a quantity, or several
     /// numbers. Of arrays only the headers are read yet, of tables every cell.
@@ -84,27 +107,30 @@ impl Examples {
     /// # Errors
     /// [`CompressError::Examples`] when files are missing, broken, over a limit or do not fit the signature.
     pub fn open(path: &Path, signature: &Signature) -> Result<Self, CompressError> {
-        Self::open_with_classes(path, signature, &[])
+        Self::open_as(path, signature, &ExampleRules::default())
     }
 
-    /// Opens examples as [`Examples::open`] does; labels of tables may be names of `classes`, too.
+    /// Opens examples as [`Examples::open`] does, as `model.toml` says: labels may be names of classes, and pictures become inputs.
     ///
     /// # Errors
     /// As [`Examples::open`].
-    pub fn open_with_classes(path: &Path, signature: &Signature, classes: &[String]) -> Result<Self, CompressError> {
+    pub fn open_as(path: &Path, signature: &Signature, rules: &ExampleRules<'_>) -> Result<Self, CompressError> {
         let table = |format| {
-            let (table, count) = Table::open(path, format, &signature.inputs, classes)?;
+            let (table, count) = Table::open(path, format, &signature.inputs, rules)?;
             Ok((Source::Table(table), count))
         };
         let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
         let opened = match extension.as_deref() {
-            _ if path.is_dir() => folder::open(path, signature),
+            _ if path.is_dir() => folder::open(path, signature, rules),
             Some("csv" | "tsv") => table(Format::Csv),
             Some("parquet" | "pq") => table(Format::Parquet),
             Some("npy") => Err(format!(
                 "{} is a single array: name the folder with an .npy file for each input, or save an .npz file",
                 path.display()
             )),
+            Some(extension) if pictures::PICTURES.contains(&extension) => {
+                Err(format!("{} is one picture: name the folder that holds it", path.display()))
+            }
             Some(extension) if folder::LATER.contains(&extension) => Err(folder::later(path)),
             Some(_) | None => file(path, signature),
         };
@@ -136,6 +162,7 @@ impl Examples {
         match &*self.source {
             Source::Arrays { labels, .. } => labels.is_some(),
             Source::Table(table) => table.is_labelled(),
+            Source::Pictures(pictures) => pictures.are_labelled(),
             Source::Folder { .. } => false,
         }
     }
@@ -181,6 +208,7 @@ impl Examples {
                 Source::Folder { files, inputs } => {
                     files.get(index).ok_or_else(|| "no such example".to_owned()).and_then(|file| whole(file, inputs))
                 }
+                Source::Pictures(pictures) => pictures.read(index),
             };
             failed = example.is_err();
             Some(example.map_err(unusable))
@@ -244,6 +272,9 @@ impl Examples {
                 Some(name) => format!("file {}", name.to_string_lossy()),
                 None => format!("file {index}"),
             },
+            Source::Pictures(pictures) => {
+                pictures.name(index).map_or_else(|| format!("file {index}"), |name| format!("file {name}"))
+            }
         }
     }
 
@@ -267,6 +298,7 @@ impl Examples {
         match &*self.source {
             Source::Arrays { inputs, .. } => inputs.iter().all(|input| input.joins),
             Source::Table(table) => table.joins(),
+            Source::Pictures(pictures) => pictures.joins(),
             Source::Folder { .. } => false,
         }
     }

@@ -39,7 +39,7 @@ pub mod weight_only;
 pub use dequantize::dequantize;
 pub use error::CompressError;
 pub use evaluate::labels::Label;
-pub use examples::Examples;
+pub use examples::{ExampleRules, Examples};
 pub use gram::Grams;
 pub use prepare::{PrepareError, prepare};
 pub use report::{Report, Skipped};

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use compress::{CompressError, Examples, Label};
+use compress::{CompressError, ExampleRules, Examples, Label};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
 use parquet::file::properties::WriterProperties;
@@ -99,7 +99,8 @@ fn the_order_of_columns_and_further_columns_do_not_matter() {
     let folder = tempfile::tempdir().unwrap();
     let path = written(&folder, "examples.csv", b"id,label,x1,x0\nfirst,cat,2,1\n\"a,\"\"b\",dog,4,3\n");
     let classes = ["dog".to_owned(), "cat".to_owned()];
-    let examples = Examples::open_with_classes(&path, &pair(), &classes).unwrap();
+    let examples =
+        Examples::open_as(&path, &pair(), &ExampleRules { classes: &classes, ..ExampleRules::default() }).unwrap();
     let (values, labels) = read(&examples);
     assert_eq!(values, [vec![1.0, 2.0], vec![3.0, 4.0]]);
     assert_eq!(labels, [Some(Label(vec![1.0])), Some(Label(vec![0.0]))]);
@@ -161,7 +162,7 @@ fn columns_that_do_not_fit_are_named_before_any_row() {
         "{}",
         of("f.csv", b"x0,x1\n1,\xff\n")
     );
-    assert!(of("g.png", b"").contains("a later version"));
+    assert!(of("g.png", b"").contains("is one picture"));
     assert!(of("h.npy", b"").contains("folder"));
     let free = signature(vec![TensorSpec {
         name: "x".into(),
@@ -198,7 +199,7 @@ fn a_folder_of_arrays_is_an_archive_that_was_unpacked() {
 
     let pictures = tempfile::tempdir().unwrap();
     written(&pictures, "one.JPG", b"");
-    assert!(reason(pictures.path(), &pair()).contains("a later version"));
+    assert!(reason(pictures.path(), &pair()).contains("[preprocess.x] kind"));
     let empty = tempfile::tempdir().unwrap();
     assert!(reason(empty.path(), &pair()).contains("no .npz"));
 }

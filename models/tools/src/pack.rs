@@ -240,6 +240,7 @@ impl Packer {
             score: author.score.clone(),
             threshold: author.threshold,
             calibration,
+            preprocess: author.preprocess.clone(),
         })
     }
 

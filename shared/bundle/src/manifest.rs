@@ -10,8 +10,11 @@ pub mod regress;
 pub mod score;
 mod spec;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use types::policy::PolicyLayer;
+use types::preprocess::InputRule;
 use types::{EngineName, ModelName, Place, Signature, TensorSpec, VariantName, Version};
 
 use crate::confidence::FEATURES;
@@ -75,6 +78,9 @@ pub struct Manifest {
     /// The author's layer of the policy; `None` leaves it to the owner. Agents of 0.1.0 refuse a version that has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyLayer>,
+    /// Preprocessing of inputs, by their names. Agents of 0.1.0 refuse a version that has any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub preprocess: BTreeMap<String, InputRule>,
     /// Variants of this version, at least one.
     pub variants: Vec<Variant>,
 }
@@ -213,6 +219,9 @@ pub struct Variant {
     /// Calibration that determined the threshold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
+    /// Preprocessing for this variant, by the names of inputs, instead of that of the manifest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub preprocess: BTreeMap<String, InputRule>,
 }
 
 /// Tolerance for differences from the golden outputs; at least one of the two is set.
@@ -335,6 +344,14 @@ impl Manifest {
     #[must_use]
     pub fn score_of<'a>(&'a self, variant: &'a Variant) -> Option<&'a ScoreRule> {
         variant.score.as_ref().or(self.score.as_ref())
+    }
+
+    /// Returns the preprocessing of a variant's inputs, by their names: its own, and that of the manifest for the others.
+    #[must_use]
+    pub fn preprocess_of(&self, variant: &Variant) -> BTreeMap<String, InputRule> {
+        let mut rules = self.preprocess.clone();
+        rules.extend(variant.preprocess.clone());
+        rules
     }
 
     /// Returns the variants for a host, in the author's order.

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of a test stop it as its own lines do")]
 
+use std::collections::BTreeMap;
+
 use bundle::manifest::{Calibration, CurvePoint, MANIFEST_BYTES_MAX, Precision, VARIANTS_MAX};
 use bundle::{FileRef, GoldenTolerance, Manifest, ManifestError, ScoreFrom, ScoreKind, ScoreRule, Variant};
 use proptest::prelude::*;
@@ -27,6 +29,7 @@ fn variant(name: &str) -> Variant {
             confidence: 0.95,
             curve: vec![CurvePoint { threshold: 0.99, coverage: 0.41, differing: 0.0, bound: 0.003 }],
         }),
+        preprocess: BTreeMap::new(),
     }
 }
 
@@ -48,6 +51,7 @@ fn manifest() -> Manifest {
         outputs: vec![TensorSpec { name: "logits".into(), dtype: DType::F32, shape: None }],
         score: Some(ScoreRule::new(ScoreKind::Top1Probability, "logits", ScoreFrom::Logits)),
         policy: None,
+        preprocess: BTreeMap::new(),
         variants: vec![variant("int8")],
     }
 }
@@ -378,4 +382,46 @@ fn the_policy_of_an_author_reads_back_and_its_mistakes_are_told_at_once() {
     let queue = text.replace(r#""offline":"fail""#, r#""offline":"queue""#);
     let refused = Manifest::parse(queue.as_bytes()).unwrap_err();
     assert!(std::error::Error::source(&refused).unwrap().to_string().contains("no outbox yet"));
+}
+
+#[test]
+fn preprocessing_has_one_text_and_its_mistakes_are_named_by_their_place() {
+    use types::preprocess::{Colour, Filter, Fit, InputRule, PictureRule};
+
+    let mut with = manifest();
+    with.inputs[0].shape = Some(vec![Dim::Any, Dim::Fixed(3), Dim::Fixed(28), Dim::Fixed(28)]);
+    let plain = PictureRule::default();
+    let full = PictureRule {
+        colour: Some(Colour::Bgr),
+        size: Some([28, 28]),
+        fit: Fit::ContainTopLeft,
+        pad: Some(114),
+        filter: Filter::Lanczos,
+        scale: Some(0.5),
+        mean: vec![0.5],
+        std: vec![0.25, 0.25, 0.5],
+        ..plain.clone()
+    };
+    with.preprocess = BTreeMap::from([("image".to_owned(), InputRule::Picture(plain.clone()))]);
+    with.variants[0].preprocess = BTreeMap::from([("image".to_owned(), InputRule::Picture(full.clone()))]);
+    let bytes = with.to_bytes().unwrap();
+    let text = String::from_utf8(bytes.clone()).unwrap();
+    assert!(text.contains(r#""preprocess":{"image":{"kind":"picture"}},"variants""#), "{text}");
+    let of_variant = r#""preprocess":{"image":{"kind":"picture","colour":"bgr","size":[28,28],"fit":"contain-top-left","pad":114,"filter":"lanczos","scale":0.5,"mean":[0.5],"std":[0.25,0.25,0.5]}}}]}"#;
+    assert!(text.ends_with(of_variant), "{text}");
+    assert_eq!(Manifest::parse(&bytes).unwrap(), with);
+    assert_eq!(with.preprocess_of(&with.variants[0]), with.variants[0].preprocess);
+    let unknown = text.replacen(r#"{"kind":"picture"}"#, r#"{"kind":"picture","zoom":2}"#, 1);
+    assert!(matches!(Manifest::parse(unknown.as_bytes()), Err(ManifestError::Json(_))), "an unknown field");
+    let later = text.replacen(r#"{"kind":"picture"}"#, r#"{"kind":"sound"}"#, 1);
+    assert!(matches!(Manifest::parse(later.as_bytes()), Err(ManifestError::Json(_))), "an unknown kind");
+    let mut wrong = with.clone();
+    wrong.preprocess.insert("other".to_owned(), InputRule::Picture(plain.clone()));
+    wrong.variants[0]
+        .preprocess
+        .insert("image".to_owned(), InputRule::Picture(PictureRule { pad: None, size: Some([1, 1]), ..full }));
+    let paths: Vec<String> = wrong.mistakes().into_iter().map(|mistake| mistake.to_string()).collect();
+    assert_eq!(paths.len(), 2, "{paths:?}");
+    assert!(paths[0].starts_with("preprocess: there is no input \"other\""), "{paths:?}");
+    assert!(paths[1].starts_with("variants[0].preprocess.image.size: "), "{paths:?}");
 }

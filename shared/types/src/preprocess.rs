@@ -43,7 +43,7 @@ pub struct PictureRule {
     /// Interpolation of the resize.
     #[serde(default, skip_serializing_if = "is_default")]
     pub filter: Filter,
-    /// Factor of the samples, which are 0 to 255; `None` is 1/255 for floating-point inputs and 1 for integers.
+    /// Factor of the samples, which are 0 to 255; `None` divides by 255 for floating-point inputs and changes nothing for integers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<f32>,
     /// Subtracted from the scaled samples: one number, or one for each channel of the tensor; empty is 0.

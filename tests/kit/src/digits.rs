@@ -97,6 +97,23 @@ impl Digits {
         npy("<f4", "(1, 28, 28)", &self.input(index).bytes)
     }
 
+    /// Writes the first `count` images as PNG files, each in the folder of its class: `folder/7/12.png`.
+    ///
+    /// # Errors
+    /// Fails when a file cannot be written.
+    pub fn write_pictures(&self, folder: &Path, count: usize) -> Result<()> {
+        let side = u32::try_from(SIDE)?;
+        for index in 0..count {
+            let class = folder.join(self.label(index).to_string());
+            std::fs::create_dir_all(&class)?;
+            let file = std::fs::File::create(class.join(format!("{index}.png")))?;
+            let mut encoder = png::Encoder::new(file, side, side);
+            encoder.set_color(png::ColorType::Grayscale);
+            encoder.write_header()?.write_image_data(self.pixels(index))?;
+        }
+        Ok(())
+    }
+
     /// Writes the first `count` images and their labels as `cloud-hub model compress --examples` reads them: `image`
     /// FP32[count,1,28,28] in 0 to 1 and `labels` u8[count].
     ///

@@ -57,6 +57,36 @@ fn csv(digits: &Digits, path: &Path) -> Result<()> {
 }
 
 #[test]
+fn a_folder_of_pictures_for_each_class_gives_the_figures_of_an_archive() {
+    story(|site| {
+        let digits = Digits::load()?;
+        let folder = ModelFolder::copy(site, "v1", 1)?;
+        let (archive, pictures) = (site.folder().join("test.npz"), site.folder().join("pictures"));
+        digits.write_examples(&archive, COUNT)?;
+        digits.write_pictures(&pictures, COUNT)?;
+        let refused = evaluate(site, folder.path(), &pictures, &[])?;
+        ensure!(refused.code == Some(INPUT), "{:?}", refused.code);
+        ensure!(refused.stderr.contains("[preprocess.image] kind = \"picture\""), "{}", refused.stderr);
+        let form = folder.path().join("model.toml");
+        let text = fs::read_to_string(&form)?;
+        fs::write(&form, format!("{text}\n[preprocess.image]\nkind = \"picture\"\n"))?;
+        let (expected, found) = (figures(site, folder.path(), &archive)?, figures(site, folder.path(), &pictures)?);
+        for at in 0..3 {
+            let figure = |json: &Value| json["models"][at]["accuracy"]["value"].as_f64();
+            ensure!(figure(&found).is_some() && figure(&found) == figure(&expected), "{found}, not {expected}");
+        }
+        // The calibration of the folder holds for both, and the folder with the rule can be published.
+        let mut hub = site.hub()?;
+        hub.start()?;
+        hub.push(folder.path(), &[])?.ok()?;
+        let mut agent = site.agent("kitchen")?;
+        agent.enrol(&hub)?;
+        agent.start()?;
+        agent.wait_version("digits", 1)
+    });
+}
+
+#[test]
 fn a_csv_file_and_a_folder_of_arrays_give_the_figures_of_an_archive() {
     story(|site| {
         let digits = Digits::load()?;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use compress::ExampleRules;
 use console::{CliError, ExitKind, Output};
 use evaluate::compare::{Agreement, McNemar, agree, mcnemar};
 use evaluate::metrics::{Figure, agreement};
@@ -64,7 +65,14 @@ pub(super) fn run(args: &CompareArgs) -> Result<(), CliError> {
     for (name, file) in [("the first model", &args.first), ("the second model", &args.second)] {
         let mut loaded = Loaded::open(&engine, name.to_owned(), file)?;
         let output = scored(args.output.as_deref(), &loaded.session.signature().outputs, name)?;
-        let examples = open_examples(&args.data, loaded.session.as_ref(), &[])?;
+        let examples = {
+            let (classes, preprocess) = super::compress::beside(file);
+            open_examples(
+                &args.data,
+                loaded.session.as_ref(),
+                &ExampleRules { classes: &classes, preprocess: &preprocess },
+            )?
+        };
         let rule = rule_of_file(&output);
         let (answers, found) = loaded.answer(&examples, &mut Reading::scored(&rule))?;
         labels = found.iter().map(|label| label.number().and_then(class)).collect::<Option<Vec<_>>>();

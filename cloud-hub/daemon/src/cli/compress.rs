@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use compress::auto::{self, Outcome, Request, Stage};
 use compress::quality::{Custom, Measure};
-use compress::{CompressError, Examples};
+use compress::{CompressError, ExampleRules, Examples};
 use console::{CliError, ExitKind, OrExit, Output, Progress};
 use engine::{LoadError, LoadOptions, ModelBytes, ModelLimits, Refusal, Session, precheck};
 use onnx_graph::Model;
@@ -34,7 +34,7 @@ use interrupt::Interrupt;
 use options::WantedMeasure;
 use supervise::Activity;
 
-pub(super) use form::named_like;
+pub(super) use form::{beside, named_like};
 pub(super) use options::CompressArgs;
 
 /// Most share of the examples that calibrate when there are few: the rest must judge.
@@ -49,7 +49,8 @@ pub(super) fn run(args: &CompressArgs) -> Result<(), CliError> {
     let head = form::Head::find(&args.model, &args.about)?;
     let engines = Engines::open(&args.engine, args.software_gpu)?;
     let signature = signature(&engines, &file)?;
-    let examples = Examples::open(&args.examples, &signature).map_err(|error| explained(error, args))?;
+    let examples =
+        Examples::open_as(&args.examples, &signature, &head.example_rules()).map_err(|error| explained(error, args))?;
     let outcome = measure(args, &head, &file, model, &examples, &engines, activity)?;
     let (chosen, missing) = choice::choose(&outcome, args.auto, &engines)?;
     let goldens = golden::make(&chosen, &outcome, &examples, &engines)?;
@@ -72,8 +73,8 @@ pub(super) fn run(args: &CompressArgs) -> Result<(), CliError> {
 
 /// Calibrates the folder that was written, on the examples that did not calibrate its quantization.
 fn calibrate_folder(args: &CompressArgs, full: &Path, outcome: &Outcome) -> Result<Calibration, CliError> {
-    let judging = |session: &dyn Session, classes: &[String]| {
-        let examples = examined::open_examples(&args.examples, session, classes)?;
+    let judging = |session: &dyn Session, rules: &ExampleRules<'_>| {
+        let examples = examined::open_examples(&args.examples, session, rules)?;
         Ok(examples.split(outcome.calibrated_on).1)
     };
     calibrate::of_folder(&args.out, full, args.alpha, &judging).map_err(|error| {

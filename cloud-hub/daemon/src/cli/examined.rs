@@ -8,7 +8,7 @@ use bundle::confidence;
 use bundle::manifest::score::{self, Verdict};
 use bundle::{Manifest, ScoreFrom, ScoreKind, ScoreRule, Variant};
 use clap::Args;
-use compress::{Examples, Label};
+use compress::{ExampleRules, Examples, Label};
 use console::{CliError, ExitKind, OrExit, progress_count};
 use engine::{Engine, LibrarySearch, LoadOptions, ModelBytes, ModelLimits, OrtEngine, RunControl, Session};
 use model_tools::pack::{Packed, pack};
@@ -85,8 +85,8 @@ impl Answered {
     }
 }
 
-/// Opens the examples for a model that is loaded, whose classes have these names.
-pub(super) type OpenExamples<'a> = &'a dyn Fn(&dyn Session, &[String]) -> Result<Examples, CliError>;
+/// Opens the examples for a model that is loaded, as its model.toml says.
+pub(super) type OpenExamples<'a> = &'a dyn Fn(&dyn Session, &ExampleRules<'_>) -> Result<Examples, CliError>;
 
 impl Examined {
     /// Returns the rule for scores of the model.
@@ -116,7 +116,7 @@ impl Examined {
 
     /// Packs the folder and runs its variants on all examples, the full model first.
     pub(super) fn run(args: &ExaminedArgs) -> Result<Self, CliError> {
-        let examples = |session: &dyn Session, classes: &[String]| open_examples(&args.data, session, classes);
+        let examples = |session: &dyn Session, rules: &ExampleRules<'_>| open_examples(&args.data, session, rules);
         Self::of(&args.folder, args.full.as_deref(), &examples)
     }
 
@@ -127,7 +127,11 @@ impl Examined {
         let engine = open_engine()?;
         let (full_name, full_file) = full_model(full, &packed)?;
         let mut full = Loaded::open(&engine, full_name, &full_file)?;
-        let examples = open(full.session.as_ref(), &manifest.labels)?;
+        let rules = match manifest.variants_for(Place::Hub).next() {
+            Some(variant) => manifest.preprocess_of(variant),
+            None => manifest.preprocess.clone(),
+        };
+        let examples = open(full.session.as_ref(), &ExampleRules { classes: &manifest.labels, preprocess: &rules })?;
         let task = WholeTask::declared(&manifest.task);
         let (rule, is_found) = match (&manifest.score, task) {
             (Some(rule), _) => (Some(rule.clone()), false),
@@ -143,7 +147,9 @@ impl Examined {
         let mut device = Vec::new();
         for variant in manifest.variants_for(Place::Device) {
             let mut loaded = Loaded::open(&engine, variant.name.to_string(), &path_of(&packed, variant)?)?;
-            let examples = open(loaded.session.as_ref(), &manifest.labels)?;
+            let rules = manifest.preprocess_of(variant);
+            let examples =
+                open(loaded.session.as_ref(), &ExampleRules { classes: &manifest.labels, preprocess: &rules })?;
             device.push(loaded.answer(&examples, &mut reading)?.0);
         }
         if device.is_empty() {
@@ -187,9 +193,13 @@ fn path_of(packed: &Packed, variant: &Variant) -> Result<PathBuf, CliError> {
 }
 
 /// Opens a file or folder of examples for a model.
-pub(super) fn open_examples(data: &Path, session: &dyn Session, classes: &[String]) -> Result<Examples, CliError> {
+pub(super) fn open_examples(
+    data: &Path,
+    session: &dyn Session,
+    rules: &ExampleRules<'_>,
+) -> Result<Examples, CliError> {
     let hint = format!("correct {}: an example in each row, for each input; see docs/evaluate.md", data.display());
-    Examples::open_with_classes(data, session.signature(), classes).or_exit_try(ExitKind::Config, &hint)
+    Examples::open_as(data, session.signature(), rules).or_exit_try(ExitKind::Config, &hint)
 }
 
 /// A model that is ready to answer.

@@ -216,6 +216,7 @@ mod tests {
             score: None,
             threshold,
             calibration: None,
+            preprocess: std::collections::BTreeMap::new(),
         }
     }
 

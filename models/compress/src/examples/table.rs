@@ -8,14 +8,18 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use types::limits::TENSOR_BYTES_MAX;
+use types::preprocess::InputRule;
 use types::{DType, Dim, NamedTensor, TensorSpec};
 
 use super::cell::{Cell, push};
-use super::{EXAMPLES_MAX, Example, LABELS, csv_file, named, parquet_file};
+use super::{EXAMPLES_MAX, Example, ExampleRules, LABELS, csv_file, named, parquet_file, pictures};
 use evaluate::labels::Label;
 
 /// Name of the column with the class of each example; `labels` is read too.
 const LABEL: &str = "label";
+
+/// Name of the column with the file of each example, for inputs that are made of files.
+const FILE: &str = "file";
 
 /// Largest number of mistakes that an error names; the rest is counted.
 const MISTAKES_SHOWN: usize = 10;
@@ -48,6 +52,15 @@ pub(super) enum Format {
     Parquet,
 }
 
+/// Extent to which files that a table names are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Files {
+    /// Only checked to be there, before anything is run.
+    Exist,
+    /// Read and made into tensors.
+    Read,
+}
+
 /// A table whose columns fit the inputs of a model.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -69,6 +82,8 @@ struct Feed {
     shape: Vec<Option<usize>>,
     columns: Columns,
     joins: bool,
+    /// The cell names a file, which becomes the input by this rule.
+    rule: Option<(TensorSpec, InputRule)>,
 }
 
 /// Columns of one tensor.
@@ -89,7 +104,7 @@ impl Table {
         path: &Path,
         format: Format,
         inputs: &[TensorSpec],
-        classes: &[String],
+        rules: &ExampleRules<'_>,
     ) -> Result<(Self, usize), String> {
         let (headers, mut rows) = open(path, format)?;
         if headers.len() > COLUMNS_MAX {
@@ -100,7 +115,11 @@ impl Table {
         let mut problems = Vec::new();
         let mut feeds = Vec::new();
         for spec in inputs {
-            match feed(spec, find(&spec.name)) {
+            let fed = match rules.preprocess.get(&spec.name) {
+                Some(rule) => files(spec, rule, find(&spec.name).or_else(|| find(FILE))),
+                None => feed(spec, find(&spec.name)),
+            };
+            match fed {
                 Ok(feed) => feeds.push(feed),
                 Err(problem) => problems.push(problem),
             }
@@ -117,8 +136,14 @@ impl Table {
                 shown.join(", ")
             ));
         }
-        let table =
-            Self { path: path.to_owned(), format, headers, inputs: feeds, label: labels, classes: classes.to_vec() };
+        let table = Self {
+            path: path.to_owned(),
+            format,
+            headers,
+            inputs: feeds,
+            label: labels,
+            classes: rules.classes.to_vec(),
+        };
         let count = table.check(rows.as_mut())?;
         Ok((table, count))
     }
@@ -147,7 +172,7 @@ impl Table {
                 return Err(format!("{} has more than {EXAMPLES_MAX} rows: take a part", self.path.display()));
             }
             let mut found = Vec::new();
-            self.example(rows, &mut found);
+            self.example(rows, Files::Exist, &mut found);
             total += found.len();
             mistakes.extend(found.into_iter().take(MISTAKES_SHOWN.saturating_sub(mistakes.len())));
         }
@@ -160,7 +185,7 @@ impl Table {
     }
 
     /// Reads the example of the current row; adds a sentence for each cell that cannot be read.
-    fn example(&self, row: &dyn TableRows, mistakes: &mut Vec<String>) -> Option<Example> {
+    fn example(&self, row: &dyn TableRows, files: Files, mistakes: &mut Vec<String>) -> Option<Example> {
         if row.len() != self.headers.len() {
             let (found, wanted) = (row.len(), self.headers.len());
             mistakes.push(format!("{} has {found} cells, the first line names {wanted} columns", row.place()));
@@ -168,13 +193,41 @@ impl Table {
         }
         let mut tensors = Vec::with_capacity(self.inputs.len());
         for input in &self.inputs {
-            tensors.extend(self.tensor(input, row, mistakes));
+            tensors.extend(match (&input.rule, files) {
+                (Some((spec, rule)), files) => self.file(spec, rule, input, row, files, mistakes),
+                (None, _) => self.tensor(input, row, mistakes),
+            });
         }
         let label = match &self.label {
             Some(columns) => Some(self.label(columns, row, mistakes)?),
             None => None,
         };
+        // While it is only checked whether files are there, there is no tensor of them.
         (tensors.len() == self.inputs.len()).then_some(Example { inputs: tensors, label })
+    }
+
+    /// Reads the file that a cell names, beside the table.
+    fn file(
+        &self,
+        spec: &TensorSpec,
+        rule: &InputRule,
+        input: &Feed,
+        row: &dyn TableRows,
+        files: Files,
+        mistakes: &mut Vec<String>,
+    ) -> Option<NamedTensor> {
+        let Columns::One(column) = input.columns else { return None };
+        let Some(name) = row.cell(column).text().map(str::trim).filter(|name| !name.is_empty()) else {
+            mistakes.push(self.mistake(row, column, "names no file"));
+            return None;
+        };
+        let path = self.path.parent().unwrap_or(Path::new(".")).join(name);
+        let made = match files {
+            Files::Exist if path.is_file() => return None,
+            Files::Exist => Err(format!("there is no file {}", path.display())),
+            Files::Read => pictures::tensor(&path, rule, spec),
+        };
+        made.map_err(|problem| mistakes.push(self.mistake(row, column, &problem))).ok()
     }
 
     fn tensor(&self, input: &Feed, row: &dyn TableRows, mistakes: &mut Vec<String>) -> Option<NamedTensor> {
@@ -256,7 +309,9 @@ impl Reader {
             }
             self.next += 1;
         }
-        table.example(self.rows.as_ref(), &mut Vec::new()).ok_or_else(changed)
+        let mut mistakes = Vec::new();
+        let example = table.example(self.rows.as_ref(), Files::Read, &mut mistakes);
+        example.ok_or_else(|| mistakes.into_iter().next().unwrap_or_else(changed))
     }
 }
 
@@ -327,7 +382,23 @@ fn feed(spec: &TensorSpec, columns: Option<Columns>) -> Result<Feed, String> {
         }
         Columns::One(_) => shape,
     };
-    Ok(Feed { name: name.clone(), dtype: spec.dtype, shape, columns, joins })
+    Ok(Feed { name: name.clone(), dtype: spec.dtype, shape, columns, joins, rule: None })
+}
+
+/// Takes the column with the names of the files that become an input.
+fn files(spec: &TensorSpec, rule: &InputRule, columns: Option<Columns>) -> Result<Feed, String> {
+    let name = &spec.name;
+    let columns = match columns {
+        Some(columns @ Columns::One(_)) => columns,
+        Some(Columns::Each(_)) | None => {
+            return Err(format!("input {spec} has no column {name:?} or {FILE:?} with the names of its files"));
+        }
+    };
+    if let Some((field, problem)) = rule.mistakes(spec).into_iter().next() {
+        return Err(format!("[preprocess.{name}] {field}: {problem}"));
+    }
+    let rule = Some((spec.clone(), rule.clone()));
+    Ok(Feed { name: name.clone(), dtype: spec.dtype, shape: Vec::new(), columns, joins: false, rule })
 }
 
 /// Returns the shape for a number of elements, with its free dimension filled in; `None` if they do not fit.

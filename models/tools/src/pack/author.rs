@@ -1,11 +1,14 @@
 //! `model.toml` as the author writes it; see the module above for its fields.
 
+use std::collections::BTreeMap;
+
 use bundle::manifest::score::{self, Verdict};
 use bundle::manifest::{Precision, SCHEMA, TensorEntry, write_dimensions};
 use bundle::{FileRef, GoldenTolerance, Manifest, ManifestError, ScoreRule, Variant};
 use config::{Mistakes, Validate};
 use serde::Deserialize;
 use types::policy::PolicyLayer;
+use types::preprocess::InputRule;
 use types::{EngineName, ModelName, Place, TensorSpec, VariantName, Version};
 
 /// Content of the form.
@@ -26,6 +29,8 @@ pub(super) struct AuthorModel {
     outputs: Vec<TensorEntry>,
     score: Option<ScoreRule>,
     policy: Option<PolicyLayer>,
+    #[serde(default)]
+    preprocess: BTreeMap<String, InputRule>,
     #[serde(rename = "variant")]
     pub(super) variants: Vec<AuthorVariant>,
 }
@@ -55,6 +60,8 @@ pub(super) struct AuthorVariant {
     pub(super) threshold: Option<f32>,
     pub(super) calibration: Option<String>,
     pub(super) golden: Option<AuthorGolden>,
+    #[serde(default)]
+    pub(super) preprocess: BTreeMap<String, InputRule>,
 }
 
 /// The `[variant.golden]` of a variant.
@@ -80,6 +87,7 @@ impl AuthorModel {
             score: variant.score.clone(),
             threshold: variant.threshold,
             calibration: None,
+            preprocess: variant.preprocess.clone(),
         };
         self.clone().into_manifest(SCHEMA, self.variants.iter().map(variant).collect())
     }
@@ -98,6 +106,7 @@ impl AuthorModel {
             outputs,
             score,
             policy,
+            preprocess,
             ..
         } = self;
         let specs = |entries: Vec<TensorEntry>| {
@@ -117,6 +126,7 @@ impl AuthorModel {
             outputs: specs(outputs),
             score,
             policy,
+            preprocess,
             variants,
         }
     }

@@ -2,7 +2,10 @@
 //!
 //! Called by [`Manifest::mistakes`]; returns every mistake with its path, one for each field.
 
+use std::collections::BTreeMap;
+
 use types::limits::{RANK_MAX, TENSOR_NAME_BYTES_MAX, TENSORS_MAX};
+use types::preprocess::InputRule;
 use types::{Dim, TensorSpec};
 
 use super::{
@@ -39,6 +42,7 @@ pub(super) fn manifest(manifest: &Manifest) -> Vec<ManifestError> {
     checked.push(score(manifest));
     let policy = manifest.policy.iter().flat_map(types::policy::PolicyLayer::mistakes);
     checked.extend(policy.map(|(field, problem)| Err(fault(&format!("policy.{field}"), problem))));
+    checked.extend(preprocess(manifest, &manifest.preprocess, "preprocess"));
     checked.extend(variants(manifest));
     checked.into_iter().filter_map(Result::err).collect()
 }
@@ -146,6 +150,20 @@ fn variant_rule(manifest: &Manifest, variant: &Variant, path: &str) -> Checked {
     require(is_same, path, || "must have the output, from and axis of [score]".to_owned())
 }
 
+/// Checks that each rule is for an input, and that the input can take what the rule makes.
+fn preprocess(manifest: &Manifest, rules: &BTreeMap<String, InputRule>, path: &str) -> Vec<Checked> {
+    let mut checked = Vec::new();
+    for (name, rule) in rules {
+        let Some(input) = manifest.inputs.iter().find(|input| input.name == *name) else {
+            checked.push(Err(fault(path, format!("there is no input {name:?}"))));
+            continue;
+        };
+        let mistakes = rule.mistakes(input).into_iter();
+        checked.extend(mistakes.map(|(field, problem)| Err(fault(&format!("{path}.{name}.{field}"), problem))));
+    }
+    checked
+}
+
 fn variants(manifest: &Manifest) -> Vec<Checked> {
     let variants = &manifest.variants;
     let mut checked = vec![
@@ -158,6 +176,7 @@ fn variants(manifest: &Manifest) -> Vec<Checked> {
         checked.push(require(!known, &format!("{path}.name"), || format!("{:?} is listed twice", variant.name)));
         checked.extend(self::variant(variant, &path));
         checked.push(variant_rule(manifest, variant, &format!("{path}.score")));
+        checked.extend(preprocess(manifest, &variant.preprocess, &format!("{path}.preprocess")));
     }
     checked.push(one_name_one_file(variants));
     checked

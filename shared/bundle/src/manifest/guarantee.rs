@@ -48,6 +48,7 @@ mod tests {
             score: None,
             threshold: None,
             calibration: None,
+            preprocess: std::collections::BTreeMap::new(),
         }
     }
 

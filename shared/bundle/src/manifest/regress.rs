@@ -105,6 +105,11 @@ pub fn warnings(manifest: &Manifest) -> Vec<String> {
         let text = "agents of 0.1.0 do not know [policy], refuse the version and keep the one they have";
         found.push(text.to_owned());
     }
+    let has_rules = |variant: &Variant| !variant.preprocess.is_empty();
+    if !manifest.preprocess.is_empty() || manifest.variants.iter().any(has_rules) {
+        let text = "agents of 0.1.0 do not know [preprocess], refuse the version and keep the one they have";
+        found.push(text.to_owned());
+    }
     found
 }
 

@@ -88,14 +88,14 @@ fn arranged(pixels: &Pixels, channels_at: ChannelsAt) -> Vec<u8> {
 /// Scales the samples and subtracts and divides, in f32 and in this order. Each sample has one of 256 values for each channel,
 /// so they are computed once.
 fn encode(samples: &[u8], rule: &PictureRule, dtype: DType, channel: impl Fn(usize) -> usize) -> Vec<u8> {
-    let scale = rule.scale.unwrap_or(1.0 / 255.0);
+    let scaled = |sample: u8| rule.scale.map_or(f32::from(sample) / 255.0, |scale| f32::from(sample) * scale);
     let of_channel = |values: &[f32], channel: usize, default: f32| match values {
         [one] => *one,
         values => values.get(channel).copied().unwrap_or(default),
     };
     let table = |channel: usize| -> Vec<f32> {
         let (mean, std) = (of_channel(&rule.mean, channel, 0.0), of_channel(&rule.std, channel, 1.0));
-        (0..=u8::MAX).map(|sample| (f32::from(sample) * scale - mean) / std).collect()
+        (0..=u8::MAX).map(|sample| (scaled(sample) - mean) / std).collect()
     };
     let tables = [table(0), table(1), table(2)];
     let value = |(at, sample): (usize, &u8)| {

@@ -85,7 +85,8 @@ def case(file, datatype, shape, turn=None, **rule):
     if datatype != "UINT8":
         f32 = np.float32
         mean, std = np.array(rule.get("mean", [0]), f32), np.array(rule.get("std", [1]), f32)
-        values = (samples.astype(f32) * f32(rule.get("scale", f32(1.0) / f32(255.0))) - mean) / std
+        scaled = samples.astype(f32) * f32(rule["scale"]) if "scale" in rule else samples.astype(f32) / f32(255)
+        values = (scaled - mean) / std
         values = values.astype({"FP32": np.float32, "FP16": np.float16, "FP64": np.float64}[datatype])
     if first:
         values = values.transpose(2, 0, 1)

@@ -1,15 +1,18 @@
 //! `model.toml` of the folder: taken over from the one beside the model, or begun from the command line.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use bundle::manifest::score::{self, Verdict};
 use bundle::manifest::{Precision, ScoreFrom, ScoreKind, ScoreRule, TensorEntry, write_dimensions};
+use compress::ExampleRules;
 use compress::auto::{Form, Outcome, scored_output};
 use compress::quality::Task;
 use console::{CliError, ExitKind};
 use model_tools::pack::AUTHOR_FILE;
 use serde::{Deserialize, Serialize};
 use store::files;
+use types::preprocess::InputRule;
 use types::{EngineName, ModelName, Place, Signature, TensorSpec, Version};
 
 use super::choice::Chosen;
@@ -37,6 +40,7 @@ pub(super) struct Head {
     licence: String,
     labels: Vec<String>,
     score: Option<ScoreRule>,
+    preprocess: BTreeMap<String, InputRule>,
 }
 
 /// Fields that are read from an existing model.toml.
@@ -50,6 +54,8 @@ struct Existing {
     #[serde(default)]
     labels: Vec<String>,
     score: Option<ScoreRule>,
+    #[serde(default)]
+    preprocess: BTreeMap<String, InputRule>,
     #[serde(rename = "variant")]
     variants: Vec<ExistingVariant>,
 }
@@ -57,6 +63,8 @@ struct Existing {
 #[derive(Debug, Deserialize)]
 struct ExistingVariant {
     file: String,
+    #[serde(default)]
+    preprocess: BTreeMap<String, InputRule>,
 }
 
 /// The form as it is written; the packer reads it.
@@ -76,6 +84,8 @@ pub(super) struct AuthorForm {
     outputs: Vec<TensorEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
     score: Option<ScoreRule>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    preprocess: BTreeMap<String, InputRule>,
     #[serde(rename = "variant")]
     variants: Vec<AuthorVariant>,
 }
@@ -127,8 +137,14 @@ impl Head {
                 .or_else(|| of.map(|one| one.licence.clone()))
                 .unwrap_or_else(|| LICENCE_UNKNOWN.to_owned()),
             labels: of.map(|one| one.labels.clone()).unwrap_or_default(),
-            score: existing.and_then(|one| one.score),
+            score: of.and_then(|one| one.score.clone()),
+            preprocess: existing.map(|one| one.preprocess).unwrap_or_default(),
         })
+    }
+
+    /// Parts of the form that say how examples are read.
+    pub(super) fn example_rules(&self) -> ExampleRules<'_> {
+        ExampleRules { classes: &self.labels, preprocess: &self.preprocess }
     }
 
     /// Task that the form beside the model declares, where it is one that judging knows.
@@ -169,6 +185,7 @@ impl Head {
             inputs: entries(&signature.inputs),
             outputs: entries(&signature.outputs),
             score: self.score.or_else(|| scored.map(rule).filter(|rule| fits(rule, signature))),
+            preprocess: self.preprocess,
             variants: chosen.iter().map(|variant| entry(variant, goldens)).collect(),
         }
     }
@@ -215,9 +232,16 @@ const fn precision(form: Form) -> Precision {
 /// The form beside the model, if it is one and names the model's file. Any other file of that name is none of ours.
 fn existing(model: &Path) -> Option<Existing> {
     let bytes = files::read_bounded(&model.with_file_name(AUTHOR_FILE), FORM_BYTES_MAX).ok()?;
-    let existing: Existing = toml::from_str(std::str::from_utf8(&bytes).ok()?).ok()?;
+    let mut existing: Existing = toml::from_str(std::str::from_utf8(&bytes).ok()?).ok()?;
     let file = model.file_name()?.to_str()?;
-    existing.variants.iter().any(|variant| variant.file == file).then_some(existing)
+    let variant = existing.variants.iter().find(|variant| variant.file == file)?;
+    existing.preprocess.extend(variant.preprocess.clone());
+    Some(existing)
+}
+
+/// Class names and preprocessing in the form beside a model, if it names that file.
+pub(in crate::cli) fn beside(model: &Path) -> (Vec<String>, BTreeMap<String, InputRule>) {
+    existing(model).map(|existing| (existing.labels, existing.preprocess)).unwrap_or_default()
 }
 
 /// A model's name made of its file's: `Mobile Net.onnx` is `mobile-net`.
