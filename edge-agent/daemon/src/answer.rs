@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 use edge_core::policy::Snapshot;
 use edge_core::route::{Event, Failure, HubFailure, LocalFailure, RequestInfo, Route, Step};
 use engine::InferError;
-use types::{ErrorCode, InferenceResponse, NamedTensor, Place, Policy, Reason, Receipt, RequestId, Timings, Version};
+use types::policy::RequestRules;
+use types::{
+    ErrorCode, InferenceResponse, NamedTensor, Place, Policy, PolicyMode, Reason, Receipt, RequestId, Timings, Version,
+};
 
 use crate::audits::Audits;
 use crate::config::Share;
@@ -35,6 +38,8 @@ pub struct RoutedRequest {
     pub version: Option<Version>,
     /// The policy in force, made of its three layers.
     pub policy: Policy,
+    /// Layer of the application, for the record of the request.
+    pub asked: Asked,
     /// Time at which the answer is worthless.
     pub deadline: Option<Instant>,
     /// Input tensors of the request.
@@ -45,6 +50,17 @@ pub struct RoutedRequest {
     pub traceparent: Option<String>,
     /// Time at which the whole request had arrived.
     pub arrived: Instant,
+}
+
+/// Layer of the application: what the request itself asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// Mode of the policy.
+    pub mode: Option<PolicyMode>,
+    /// Whether the request brought a deadline.
+    pub has_deadline: bool,
+    /// Further rules of the policy.
+    pub rules: RequestRules,
 }
 
 /// Reason for a request without an answer.
@@ -126,7 +142,7 @@ pub async fn answer(
     // Drawn before the answer is known.
     let is_drawn = route.is_audited(&facts);
     let snapshot = route.snapshot(facts);
-    let mut trace = Trace::new(&route, facts, snapshot.hub);
+    let mut trace = Trace::new(&route, snapshot);
     let result = route.follow(snapshot, &mut trace).await;
     trace.end(&result);
     let response = result?;

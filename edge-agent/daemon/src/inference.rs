@@ -17,7 +17,7 @@ use serving::{
 };
 use types::{ErrorCode, InferenceError, InferenceRequest, InferenceResponse, ModelName, Receipt};
 
-use crate::answer::{AnswerError, RoutedRequest, RunLimits, answer};
+use crate::answer::{AnswerError, Asked, RoutedRequest, RunLimits, answer};
 use crate::config::InferenceTable;
 use crate::models::{Model, Models, Sum};
 use crate::status::{SharedStatus, Status};
@@ -81,15 +81,18 @@ async fn status(State((models, shared_status)): State<(Arc<Models>, Arc<SharedSt
 impl InferenceService for AgentService {
     async fn infer(&self, request: InferenceRequest) -> Result<InferenceResponse, InferenceError> {
         let model = self.model(&request.model)?;
-        let InferenceRequest { id, version, policy, deadline, rules, inputs, outputs, traceparent, arrived, .. } =
-            request;
-        let policy = model.policy(policy, &rules);
+        let InferenceRequest {
+            id, version, policy: mode, deadline, rules, inputs, outputs, traceparent, arrived, ..
+        } = request;
+        let policy = model.policy(mode, &rules);
         tracing::Span::current().record("policy", policy.mode.as_str());
+        let asked = Asked { mode, has_deadline: deadline.is_some(), rules };
         let deadline = deadline.or(policy.deadline);
         let request = RoutedRequest {
             id,
             version,
             policy,
+            asked,
             deadline: deadline.and_then(|deadline| arrived.checked_add(deadline)),
             inputs,
             outputs,

@@ -190,6 +190,12 @@ impl Model {
         self.table.resolve(author.as_ref(), &self.owner, mode, rules)
     }
 
+    /// Returns the layers of the policy: the author's, and the owner's.
+    #[must_use]
+    pub fn layers(&self) -> (Option<PolicyLayer>, PolicyLayer) {
+        (self.author.read().unwrap_or_else(PoisonError::into_inner).clone(), self.owner.clone())
+    }
+
     /// Takes the author's layer of a manifest whose signature is proven, unless a version serves: then its own holds.
     pub fn note_author(&self, manifest: &Manifest) {
         if self.serving().is_none() {

@@ -44,6 +44,12 @@ impl Permits {
         (surroundings, self.left(model, &policy.budget, surroundings.is_metered))
     }
 
+    /// Returns whether the link is metered; `None` where nobody has asked for its cost, so that it counts as metered.
+    #[must_use]
+    pub fn link_cost(&self) -> Option<bool> {
+        self.surroundings.knows_link().then(|| self.surroundings.is_metered())
+    }
+
     /// Returns what is left of a budget over a metered link, or over another one.
     #[must_use]
     pub fn left(&self, model: &ModelName, budget: &Budget, is_metered: bool) -> Left {

@@ -5,10 +5,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use edge_core::policy::Surroundings;
-use jiff::Zoned;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
 use tokio_util::sync::CancellationToken;
 use types::policy::Conditions;
 
@@ -27,6 +29,8 @@ pub struct SurroundingsWatch {
     link: LinkCost,
     /// Metered link and battery. Until the first look the link counts as metered, so that nothing is sent by mistake.
     latest: Mutex<(bool, Option<u8>)>,
+    /// Whether the cost of the link was found, and does not only count as metered.
+    is_link_known: AtomicBool,
 }
 
 impl Default for SurroundingsWatch {
@@ -39,7 +43,8 @@ impl SurroundingsWatch {
     /// Creates the watch over a link of this cost.
     #[must_use]
     pub fn new(link: LinkCost) -> Self {
-        Self { link, latest: Mutex::new((link != LinkCost::Unmetered, None)) }
+        let is_link_known = AtomicBool::new(link != LinkCost::Auto);
+        Self { link, latest: Mutex::new((link != LinkCost::Unmetered, None)), is_link_known }
     }
 
     /// Looks at link and battery until `stop` is cancelled. `is_needed` says whether any policy asks for the link.
@@ -56,7 +61,9 @@ impl SurroundingsWatch {
     pub async fn look(&self, needs_link: bool) {
         let folder = power_supplies();
         let battery = tokio::task::spawn_blocking(move || battery_percent(&folder)).await.ok().flatten();
-        let is_metered = if needs_link || self.link != LinkCost::Auto { is_metered(self.link).await } else { true };
+        let is_link_known = needs_link || self.link != LinkCost::Auto;
+        let is_metered = if is_link_known { is_metered(self.link).await } else { true };
+        self.is_link_known.store(is_link_known, Ordering::Relaxed);
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = (is_metered, battery);
     }
 
@@ -64,6 +71,12 @@ impl SurroundingsWatch {
     #[must_use]
     pub fn is_metered(&self) -> bool {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Returns whether the cost of the link was found. If not, it counts as metered.
+    #[must_use]
+    pub fn knows_link(&self) -> bool {
+        self.is_link_known.load(Ordering::Relaxed)
     }
 
     /// Returns the surroundings of this moment; the time of the day only where a condition needs it.
@@ -76,7 +89,17 @@ impl SurroundingsWatch {
 }
 
 fn second_of_day() -> u32 {
-    let now = Zoned::now();
+    second_of(&Zoned::now())
+}
+
+/// Returns the second of the local day at a time in milliseconds since 1970; 0 for a time outside of the calendar.
+#[must_use]
+pub fn second_of_day_at(unix_ms: u64) -> u32 {
+    let at = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    at.map_or(0, |at| second_of(&at.to_zoned(TimeZone::system())))
+}
+
+fn second_of(now: &Zoned) -> u32 {
     let part = |number: i8, seconds: u32| u32::try_from(number).unwrap_or(0).saturating_mul(seconds);
     part(now.hour(), 3600) + part(now.minute(), 60) + part(now.second(), 1)
 }

@@ -104,6 +104,16 @@ pub fn kind(file: &Path) -> Kind {
 /// # Errors
 /// Fails with every mistake of the policy, or when the file cannot be read.
 pub fn check(file: &Path, output: Output) -> Result<(), CliError> {
+    let layer = read(file)?;
+    let text = |layer: &PolicyLayer| format!("{} is right\n{}", file.display(), words(layer).join("\n"));
+    output.print(&layer, text).or_exit(ExitKind::Storage)
+}
+
+/// Reads the policy of a file of the kinds [`Kind::Policy`] and [`Kind::Model`].
+///
+/// # Errors
+/// Fails with every mistake of the policy, or when the file cannot be read.
+pub fn read(file: &Path) -> Result<PolicyLayer, CliError> {
     let layer = match kind(file) {
         Kind::Policy => config::load::<PolicyFile>(file).map(|read| read.0),
         Kind::Model => config::load::<ModelFile>(file).map(|read| read.policy),
@@ -113,9 +123,7 @@ pub fn check(file: &Path, output: Output) -> Result<(), CliError> {
             return Err(CliError::new(ExitKind::Usage, said).hint(hint));
         }
     };
-    let layer = layer.map_err(explain)?;
-    let text = |layer: &PolicyLayer| format!("{} is right\n{}", file.display(), words(layer).join("\n"));
-    output.print(&layer, text).or_exit(ExitKind::Storage)
+    layer.map_err(explain)
 }
 
 fn explain(error: LoadError) -> CliError {

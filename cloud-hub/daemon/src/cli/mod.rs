@@ -30,6 +30,7 @@ mod model;
 mod new_form;
 mod operator;
 mod policy;
+mod policy_replay;
 mod push;
 mod renew;
 mod serve;
@@ -90,7 +91,7 @@ enum Verb {
     /// Publish models and see where they got to.
     #[command(subcommand)]
     Model(model::ModelVerb),
-    /// Check policies.
+    /// Check policies, and predict their effect on recorded requests.
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
     /// Bring versions to devices in waves, and take them back.

@@ -1,10 +1,12 @@
-//! `cloud-hub policy check FILE`.
+//! `cloud-hub policy check FILE`, and `cloud-hub policy replay FILE`.
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
 use console::{CliError, Output};
 use service::policy_verb;
+
+use super::policy_replay;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyVerb {
@@ -17,9 +19,14 @@ pub(super) enum PolicyVerb {
         #[arg(long)]
         json: bool,
     },
+    /// Predict the effect of another policy on the requests in exported logs of devices.
+    #[command(after_help = policy_replay::HELP)]
+    Replay(policy_replay::Replaying),
 }
 
 pub(super) fn run(verb: &PolicyVerb) -> Result<(), CliError> {
-    let PolicyVerb::Check { file, json } = verb;
-    policy_verb::check(file, Output::from_json_flag(*json))
+    match verb {
+        PolicyVerb::Check { file, json } => policy_verb::check(file, Output::from_json_flag(*json)),
+        PolicyVerb::Replay(verb) => policy_replay::run(verb),
+    }
 }

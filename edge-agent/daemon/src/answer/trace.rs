@@ -5,19 +5,19 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use edge_core::route::{HubState, LocalState, RequestInfo};
+use edge_core::policy::Snapshot;
+use edge_core::route::LocalState;
 use types::{Calibration, InferenceResponse, NamedTensor, Place, Reason};
 
 use super::{AnswerError, HubAnswer, Local, LocalFault, NotAnswered, Walk, bytes_of};
 use crate::receipts::Note;
-use crate::receipts::note::{Content, DeviceWork, End, Form, HubWork, Outcome, RequestNote};
+use crate::receipts::note::{Content, DeviceWork, End, Form, HubWork, Moment, Outcome, RequestNote};
 
 /// Course of one request so far.
 pub(super) struct Trace<'a> {
     walk: &'a Walk<'a>,
-    facts: RequestInfo,
-    /// Connection to the hub at the start of the route.
-    link: HubState,
+    /// State of everything at the start of the route.
+    snapshot: Snapshot,
     /// Time at the start of the route.
     began: Instant,
     device: Option<Work<DeviceWork>>,
@@ -34,14 +34,15 @@ struct Work<T> {
 
 impl<'a> Trace<'a> {
     /// Starts with a request that no place was asked for yet.
-    pub(super) fn new(walk: &'a Walk<'a>, facts: RequestInfo, link: HubState) -> Self {
-        Self { walk, facts, link, began: Instant::now(), device: None, hub: None, is_recorded: false }
+    pub(super) fn new(walk: &'a Walk<'a>, snapshot: Snapshot) -> Self {
+        Self { walk, snapshot, began: Instant::now(), device: None, hub: None, is_recorded: false }
     }
 
     /// Notes that the device runs the model now.
     pub(super) fn runs_local(&mut self) {
         let none = Duration::ZERO;
-        let work = DeviceWork { outcome: Outcome::Cancelled, score: None, queue: none, compute: none, took: none };
+        let outcome = Outcome::Cancelled;
+        let work = DeviceWork { outcome, score: None, differs: None, queue: none, compute: none, took: none };
         self.device = Some(Work { begun: Instant::now(), is_over: false, work });
     }
 
@@ -132,29 +133,51 @@ impl<'a> Trace<'a> {
             model: model.name.clone(),
             version: request.version,
             input: content(&request.inputs),
-            policy: self.facts.policy,
+            policy: self.snapshot.info.policy,
             deadline: self.deadline_left(),
-            link: self.link,
+            link: self.snapshot.hub,
             form: self.form(),
-            expected: match self.facts.local {
+            expected: match self.snapshot.info.local {
                 LocalState::Ready { expected } => expected,
                 LocalState::NoModel => None,
             },
             device: self.device.as_ref().map(|device| {
                 let took = if device.is_over { device.work.took } else { device.begun.elapsed() };
-                DeviceWork { took, ..device.work }
+                DeviceWork { took, differs: self.chance_of_difference(device.work.score), ..device.work }
             }),
             hub: self.hub.as_ref().map(|hub| HubWork { took: self.at_hub(), ..hub.work }),
             hub_bytes: self.sent(),
             end,
             total: request.arrived.elapsed(),
+            moment: self.moment(),
         };
         self.walk.limits.receipts.add(Note::Request(Box::new(note)));
     }
 
     fn deadline_left(&self) -> Option<Duration> {
-        let asked = self.facts.deadline.map(|deadline| deadline.saturating_duration_since(self.began));
-        asked.or(self.facts.policy.deadline)
+        let info = &self.snapshot.info;
+        let asked = info.deadline.map(|deadline| deadline.saturating_duration_since(self.began));
+        asked.or(info.policy.deadline)
+    }
+
+    /// Returns the share of the calibration's answers with such a score that differ from the full model's.
+    fn chance_of_difference(&self, score: Option<f32>) -> Option<f32> {
+        self.walk.serving.as_ref()?.variant()?.chance_of_difference(score?)
+    }
+
+    /// Returns what a replay under another policy needs.
+    fn moment(&self) -> Moment {
+        let model = self.walk.model;
+        let (author, owner) = model.layers();
+        Moment {
+            snapshot: self.snapshot,
+            asked: self.walk.request.asked.clone(),
+            author,
+            owner,
+            consent: model.table.consent,
+            device_only: model.table.device_only,
+            metered: self.walk.limits.permits.link_cost(),
+        }
     }
 
     fn form(&self) -> Option<Form> {

@@ -19,6 +19,7 @@ mod log;
 mod model;
 mod policy;
 mod policy_check;
+mod policy_replay;
 mod run;
 mod status;
 

@@ -1,4 +1,4 @@
-//! `edge-agent policy`: checks policies, and tells the reason for the place of one request from the log of receipts.
+//! `edge-agent policy`: checks policies, explains the place of one request from the log of receipts, and replays the log.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use service::clock;
 use types::RequestId;
 
-use super::{Context, log, policy_check};
+use super::{Context, log, policy_check, policy_replay};
 use crate::receipts::explain::{Explanation, explain};
 use crate::receipts::frame::Frame;
 use crate::receipts::reader::{self, Summary};
@@ -39,6 +39,9 @@ The id of a request is in its answer: `id` over HTTP and gRPC. It reads the log 
         #[arg(long, value_name = "FOLDER")]
         folder: Option<PathBuf>,
     },
+    /// Predicts the effect of another policy on the recorded requests
+    #[command(after_help = policy_replay::HELP)]
+    Replay(policy_replay::Replaying),
 }
 
 impl PolicyVerb {
@@ -46,6 +49,7 @@ impl PolicyVerb {
         match self {
             Self::Check { file } => policy_check::check(&file, context),
             Self::Explain { request, folder } => explain_request(&request, folder, context),
+            Self::Replay(verb) => verb.run(context),
         }
     }
 }

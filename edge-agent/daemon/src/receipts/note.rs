@@ -4,18 +4,21 @@
 
 use std::time::Duration;
 
+use edge_core::policy::{Quantiles, Snapshot};
 use edge_core::route::{Failure, HubFailure, HubState, LocalFailure};
-use types::policy::PrivacyClass;
+use types::policy::{PolicyLayer, PrivacyClass};
 use types::{
     Calibration, Digest, EngineName, ModelName, NamedTensor, Place, Policy, Reason, Receipt, RequestId, VariantName,
     Version,
 };
 
 use super::input::InputKey;
+use crate::answer::Asked;
 use crate::records::v1::{
-    AuditRecord, CalibrationRecord, ContentRecord, DeviceRecord, EndRecord, FormRecord, HubRecord, LogEvent,
-    PolicyRecord, RequestRecord, Word,
+    AskedRecord, AuditRecord, CalibrationRecord, ContentRecord, DeviceRecord, EndRecord, FormRecord, HubRecord,
+    LeftRecord, LogEvent, MomentRecord, PolicyRecord, RequestRecord, Word,
 };
+use crate::surroundings::second_of_day_at;
 
 /// Maximum length of the name of a provider in characters; the hub's comes from another machine.
 const PROVIDER_CHARS_MAX: usize = 128;
@@ -75,6 +78,8 @@ pub struct DeviceWork {
     pub outcome: Outcome<LocalFailure>,
     /// Confidence of the answer.
     pub score: Option<f32>,
+    /// Share of the calibration's answers with such a score that differ from the full model's.
+    pub differs: Option<f32>,
     /// Time in the queue of the session.
     pub queue: Duration,
     /// Time in the engine.
@@ -145,6 +150,27 @@ pub struct RequestNote {
     pub end: End,
     /// Time from the arrival of the whole request to its end.
     pub total: Duration,
+    /// State of everything that decided the place.
+    pub moment: Moment,
+}
+
+/// State of everything that decided the place of a request.
+#[derive(Debug)]
+pub struct Moment {
+    /// State that the router decided on.
+    pub snapshot: Snapshot,
+    /// Layer of the application.
+    pub asked: Asked,
+    /// Layer of the author.
+    pub author: Option<PolicyLayer>,
+    /// Layer of the owner.
+    pub owner: PolicyLayer,
+    /// Standing consent of the owner.
+    pub consent: bool,
+    /// Whether the owner keeps all inputs on the device.
+    pub device_only: bool,
+    /// Whether the link was metered; `None` where nobody had asked for it.
+    pub metered: Option<bool>,
 }
 
 /// Audit that has ended.
@@ -191,11 +217,11 @@ impl Note {
         }
     }
 
-    /// Makes the record of the note.
+    /// Makes the record of the note of an event at a time in milliseconds since 1970.
     #[must_use]
-    pub fn into_event(self, key: Option<&InputKey>) -> LogEvent {
+    pub fn into_event(self, at_unix_ms: u64, key: Option<&InputKey>) -> LogEvent {
         match self {
-            Self::Request(note) => LogEvent::Request(Box::new(record_of(*note, key))),
+            Self::Request(note) => LogEvent::Request(Box::new(record_of(*note, at_unix_ms, key))),
             Self::Audit(note) => {
                 let AuditNote { request, model, class, input, hub_bytes, agrees } = *note;
                 let (class, input) = (class.as_str().into(), content_of(&input, key));
@@ -205,7 +231,7 @@ impl Note {
     }
 }
 
-fn record_of(note: RequestNote, key: Option<&InputKey>) -> RequestRecord {
+fn record_of(note: RequestNote, at_unix_ms: u64, key: Option<&InputKey>) -> RequestRecord {
     let RequestNote { request, model, version, input, policy, deadline, link, form, expected, .. } = note;
     let calibration = form.as_ref().map(calibration_of);
     let receipt = match &note.end {
@@ -243,6 +269,43 @@ fn record_of(note: RequestNote, key: Option<&InputKey>) -> RequestRecord {
         hub_bytes: note.hub_bytes,
         end: end_of(note.end, key),
         total_us: micros(note.total),
+        moment: Some(Box::new(moment_of(note.moment, second_of_day_at(at_unix_ms)))),
+    }
+}
+
+fn moment_of(moment: Moment, local_s: u32) -> MomentRecord {
+    let Moment { snapshot, asked, author, owner, consent, device_only, metered } = moment;
+    let Asked { mode, has_deadline, rules } = asked;
+    let quantiles = |of: Quantiles| [of.fast, of.typical, of.slow].map(micros);
+    let layer = |layer: &PolicyLayer| serde_json::to_value(layer).ok().filter(|_| *layer != PolicyLayer::default());
+    MomentRecord {
+        asked: AskedRecord {
+            mode: mode.map(|mode| mode.as_str().into()),
+            deadline: has_deadline,
+            hedge_us: rules.hedge_after.map(micros),
+            privacy: rules.privacy.map(|class| class.as_str().into()),
+            consent: rules.consent,
+            tags: rules.tags,
+            offline: rules.offline.map(|offline| offline.as_str().into()),
+        },
+        author: author.as_ref().and_then(layer),
+        owner: layer(&owner),
+        consent,
+        device_only,
+        metered,
+        battery: snapshot.surroundings.battery_percent,
+        local_s,
+        device_us: snapshot.device_times.map(quantiles),
+        device_queue: snapshot.device_queue,
+        hub_us: snapshot.hub_times.map(quantiles),
+        hub_queue_us: snapshot.hub_queue.map(micros),
+        left: LeftRecord {
+            bytes: snapshot.left.bytes,
+            calls: snapshot.left.calls,
+            escalations: snapshot.left.escalations,
+        },
+        drifted: snapshot.is_drifted,
+        downloading: snapshot.is_downloading,
     }
 }
 
@@ -267,6 +330,7 @@ fn device_of(work: &DeviceWork) -> DeviceRecord {
         outcome,
         failure,
         score: work.score.filter(|score| score.is_finite()),
+        differs: work.differs.filter(|share| share.is_finite()),
         queue_us: micros(work.queue),
         compute_us: micros(work.compute),
         took_us: micros(work.took),
@@ -359,3 +423,6 @@ pub const fn hub_failure(why: HubFailure) -> &'static str {
         HubFailure::PredictedLate => Reason::HubPredictedLate.as_str(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -175,7 +175,7 @@ impl Task {
     }
 
     fn record(&mut self, (at_unix_ms, note, bytes): (u64, Note, u64)) -> LogRecord {
-        let event = note.into_event(self.key.as_ref());
+        let event = note.into_event(at_unix_ms, self.key.as_ref());
         self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         LogRecord { at_unix_ms, missing: 0, event }
     }

@@ -12,12 +12,14 @@ use crate::updater::Attempt;
 mod budget;
 mod counters;
 mod form;
+mod moment;
 mod receipt;
 mod rollout;
 
 pub use budget::BudgetUsage;
 pub use counters::CounterPeriod;
 pub use form::ChosenForm;
+pub use moment::{AskedRecord, LeftRecord, MomentRecord};
 pub use receipt::{
     AuditRecord, CalibrationRecord, ContentRecord, DeviceRecord, EndRecord, FormRecord, HubRecord, LogEvent, LogRecord,
     PolicyRecord, RequestRecord, StartedRecord, Word,

@@ -2,10 +2,16 @@
 
 use types::Calibration;
 
-use super::Variant;
+use super::{CurvePoint, Variant};
 
 /// Maximum difference between the threshold and a point of the curve that are the same number, written twice.
 const SAME_THRESHOLD: f32 = 1e-6;
+
+/// Minimum number of examples of which the share of differing answers is told: fewer would often have none or all.
+const ALIKE_MIN: u32 = 20;
+
+/// Maximum error of a difference of two shares of a curve, which are written with four to six digits.
+const ROUNDING: f64 = 1e-4;
 
 impl Variant {
     /// Returns the bound that the calibration has for the threshold in force.
@@ -24,6 +30,37 @@ impl Variant {
             }
         }
         Calibration::Uncertified
+    }
+
+    /// Returns the share of the calibration's answers with a score like this one that differ from the full model's, 0 to 1;
+    /// `None` without a curve, or below its last threshold.
+    ///
+    /// Answers are like this one that lie in the smallest part of the curve around the score with at least [`ALIKE_MIN`]
+    /// examples.
+    #[must_use]
+    pub fn chance_of_difference(&self, score: f32) -> Option<f32> {
+        let calibration = self.calibration.as_ref()?;
+        let curve = &calibration.curve;
+        // The examples of a part of the curve are those between two of its points; above the first point there are some too.
+        let above = curve.iter().position(|point| point.threshold <= score)?;
+        let (mut first, mut last) = (above.checked_sub(1), above);
+        let least = f64::from(ALIKE_MIN) / f64::from(calibration.examples.max(1));
+        let edge = |at: Option<usize>, of: fn(&CurvePoint) -> f32| {
+            at.and_then(|at| curve.get(at)).map_or(0.0, |point| f64::from(of(point)))
+        };
+        loop {
+            let kept = edge(Some(last), |point| point.coverage) - edge(first, |point| point.coverage);
+            let differing = edge(Some(last), |point| point.differing) - edge(first, |point| point.differing);
+            let has_all = first.is_none() && last + 1 >= curve.len();
+            // The shares of the curve are rounded.
+            if kept + ROUNDING >= least || has_all {
+                let share = differing / kept;
+                #[expect(clippy::cast_possible_truncation, reason = "a share between 0 and 1")]
+                return (kept > 0.0 && share.is_finite()).then(|| share.clamp(0.0, 1.0) as f32);
+            }
+            first = first.and_then(|at| at.checked_sub(1));
+            last = (last + 1).min(curve.len().saturating_sub(1));
+        }
     }
 }
 

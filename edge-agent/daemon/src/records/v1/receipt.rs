@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use types::{Digest, ModelName, RequestId, VariantName, Version};
 
+use super::MomentRecord;
+
 /// Word of a closed set, like `low-confidence`.
 pub type Word = Cow<'static, str>;
 
@@ -121,6 +123,9 @@ pub struct DeviceRecord {
     /// Confidence of the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f32>,
+    /// Share of the calibration's answers with a score like this one that differ from the full model's, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub differs: Option<f32>,
     /// Time in the queue of the session in microseconds.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub queue_us: u64,
@@ -227,6 +232,9 @@ pub struct RequestRecord {
     pub end: EndRecord,
     /// Time from the arrival of the whole request to its end in microseconds.
     pub total_us: u64,
+    /// State of everything that decided the place; `None` in records of earlier agents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moment: Option<Box<MomentRecord>>,
 }
 
 /// Request that was sent to the hub a second time, to compare the answers.
@@ -294,6 +302,7 @@ mod tests {
                 outcome: "answered".into(),
                 failure: None,
                 score: Some(0.5),
+                differs: None,
                 queue_us: 10,
                 compute_us: 800,
                 took_us: 900,
@@ -310,6 +319,7 @@ mod tests {
             hub_bytes: 3136,
             end,
             total_us: 5000,
+            moment: None,
         }))
     }
 
