@@ -31,6 +31,8 @@ pub(super) struct Answer {
     pub(super) status: u16,
     /// The header that tells JSON from tensors.
     pub(super) header_length: Option<String>,
+    /// Pause after which the server may take the request; `None` unless it says that it is busy.
+    pub(super) retry_after: Option<Duration>,
     pub(super) body: Bytes,
 }
 
@@ -109,11 +111,13 @@ impl Client {
         let response = response.map_err(|error| away(error.into()))?;
         let header = response.headers().get("inference-header-content-length");
         let header_length = header.and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let retry = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+        let retry_after = retry.map(Duration::from_secs);
         let status = response.status().as_u16();
         let mut body = Vec::new();
         let reader = response.into_body().into_reader();
         reader.take(ANSWER_BYTES_MAX).read_to_end(&mut body).map_err(|error| away(error.into()))?;
-        Ok(Answer { status, header_length, body: body.into() })
+        Ok(Answer { status, header_length, retry_after, body: body.into() })
     }
 }
 

@@ -8,7 +8,14 @@ use console::{CliError, ExitKind, OrExit, Output};
 use serde::Deserialize;
 use service::{clock, units};
 use serving::codec::client::{DecodedResponse, RequestOptions, decode_response, encode_request};
+use types::policy::{Offline, PrivacyClass, RequestRules, check_tags};
 use types::{DType, Dim, ModelName, NamedTensor, PolicyMode, TensorSpec, Version};
+
+mod answers;
+mod batch;
+mod items;
+
+use batch::Batch;
 
 use super::client::Client;
 use super::{Context, status};
@@ -25,7 +32,9 @@ const ELEMENTS_SHOWN: usize = 16;
 #[command(after_help = "Examples:\n  \
                         edge-agent infer digits --image seven.png\n  \
                         edge-agent infer digits --npy batch.npy --policy only-hub\n  \
-                        edge-agent infer fusion --image camera=front.png --npy radar=echo.npy --deadline-ms 250")]
+                        edge-agent infer fusion --image camera=front.png --npy radar=echo.npy --deadline-ms 250\n  \
+                        edge-agent infer digits --batch pictures --out answers.jsonl --jobs 8\n\n\
+                        A batch that was interrupted goes on with the same command: items that are answered are skipped.")]
 pub struct Infer {
     /// Name of the model
     model: ModelName,
@@ -41,6 +50,32 @@ pub struct Infer {
     /// Milliseconds after which the answer is of no use
     #[arg(long, value_name = "MS")]
     deadline_ms: Option<u64>,
+    /// Milliseconds after which a request with the policy hedge also goes to the hub
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=86_400_000))]
+    hedge_after_ms: Option<u64>,
+    /// Privacy class of the input: public, personal or never-leaves; the strictest of all layers holds
+    #[arg(long, value_name = "CLASS")]
+    privacy: Option<PrivacyClass>,
+    /// Consent to the use of the input by the hub: true or false
+    #[arg(long, value_name = "BOOL")]
+    consent: Option<bool>,
+    /// Tag of the request, for conditions of the policy; may be repeated
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+    /// While the hub cannot be reached: answer (with the device's answer) or fail
+    #[arg(long, value_name = "BEHAVIOUR")]
+    offline: Option<Offline>,
+    /// Folder of .png, .npy, .npz or .json files, an .npy or .npz file with an input in each row, or a .jsonl file with a
+    /// request in each line; each item is one request
+    #[arg(long, value_name = "PATH", requires = "out", conflicts_with_all = ["image", "npy"])]
+    batch: Option<PathBuf>,
+    /// Place of the answers of a batch: a .jsonl file with a line for each item, or a folder with a .json file for each item;
+    /// items that are answered there are skipped
+    #[arg(long, value_name = "PATH", requires = "batch")]
+    out: Option<PathBuf>,
+    /// Number of items of a batch that are asked at the same time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    jobs: u8,
     /// The version that must answer
     #[arg(long = "model-version", value_name = "N")]
     model_version: Option<Version>,
@@ -79,8 +114,13 @@ impl Infer {
         wait_for_first_version(&client, &self.model);
         let metadata = client.get(&path)?.good()?;
         let metadata: Metadata = serde_json::from_slice(&metadata.body)?;
+        let options = self.options()?;
+        if let (Some(from), Some(out)) = (&self.batch, &self.out) {
+            let specs: Vec<TensorSpec> = metadata.inputs.iter().map(InputMetadata::spec).collect();
+            let (client, path, jobs) = (&client, path.as_str(), usize::from(self.jobs));
+            return Batch { client, path, specs: &specs, options: &options, jobs }.run(from, out, context);
+        }
         let inputs = self.inputs(&metadata)?;
-        let options = RequestOptions { id: None, policy: self.policy, deadline_ms: self.deadline_ms };
         let request = encode_request(&inputs, &options)?;
         let answer = client.post(&format!("{path}/infer"), Some(request.header_length), &request.body)?.good()?;
         let answered = decode_response(answer.header_length.as_deref(), &answer.body)?;
@@ -90,6 +130,19 @@ impl Infer {
         }
     }
 
+    /// Returns the parameters of the request.
+    fn options(&self) -> Result<RequestOptions, CliError> {
+        check_tags(&self.tag).map_err(|problem| CliError::new(ExitKind::Usage, format!("--tag: {problem}")))?;
+        let rules = RequestRules {
+            hedge_after: self.hedge_after_ms.map(Duration::from_millis),
+            privacy: self.privacy,
+            consent: self.consent,
+            tags: self.tag.clone(),
+            offline: self.offline,
+        };
+        Ok(RequestOptions { id: None, policy: self.policy, deadline_ms: self.deadline_ms, rules })
+    }
+
     fn inputs(&self, metadata: &Metadata) -> Result<Vec<NamedTensor>, CliError> {
         let pictures = self.image.iter().map(|file| (file, FileKind::Picture));
         let arrays = self.npy.iter().map(|file| (file, FileKind::Npy));
@@ -97,7 +150,8 @@ impl Infer {
         if given.is_empty() {
             let takes: Vec<String> = metadata.inputs.iter().map(|input| input.spec().to_string()).collect();
             let said = format!("no input was given; {} takes {}", self.model, takes.join(", "));
-            return Err(CliError::new(ExitKind::Usage, said).hint("add --image FILE or --npy FILE"));
+            return Err(CliError::new(ExitKind::Usage, said)
+                .hint("add --image FILE or --npy FILE, or --batch FOLDER --out FILE.jsonl"));
         }
         given.into_iter().map(|(argument, kind)| input(argument, kind, metadata)).collect()
     }
@@ -156,6 +210,7 @@ fn input(argument: &str, kind: FileKind, metadata: &Metadata) -> Result<NamedTen
             | InputError::TooLarge { .. }
             | InputError::Png { .. }
             | InputError::Npy { .. }
+            | InputError::Npz { .. }
             | InputError::Array { .. }
             | InputError::NotAPicture { .. }
             | InputError::Tensor { .. } => ExitKind::Config,

@@ -1,9 +1,10 @@
-//! Inputs from files, for `edge-agent infer`: pictures (`picture`) and NumPy arrays (`npy`).
+//! Inputs from files, for `edge-agent infer`: pictures (`picture`), NumPy arrays (`npy`) and files of several arrays (`npz`).
 //!
 //! Fed by the command line with a path and by the HTTP server with what the model takes ([`TensorSpec`]); yields the tensor
 //! for one input. Files are hostile: they are read up to a limit, and every size is checked before it is allocated.
 
 mod npy;
+mod npz;
 mod picture;
 
 use std::path::{Path, PathBuf};
@@ -59,6 +60,14 @@ pub enum InputError {
         #[source]
         source: std::io::Error,
     },
+    /// Not a file of arrays that reads, or one that lacks an input.
+    #[error("read {path:?} as NumPy arrays: {problem}")]
+    Npz {
+        /// File that was read.
+        path: PathBuf,
+        /// Problem with the file.
+        problem: String,
+    },
     /// The array is of a kind that no tensor has.
     #[error("the array in {path:?} {problem}")]
     Array {
@@ -99,7 +108,19 @@ pub fn load(path: &Path, kind: FileKind, spec: &TensorSpec) -> Result<NamedTenso
     Ok(NamedTensor { name: spec.name.clone(), tensor })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, InputError> {
+/// Reads a file of arrays (`numpy.savez`) as all inputs of a model; each array has the name of its input.
+///
+/// # Errors
+/// [`InputError`], with what to do where that is known.
+pub fn load_all(path: &Path, specs: &[TensorSpec]) -> Result<Vec<NamedTensor>, InputError> {
+    npz::load(path, &read(path)?, specs)
+}
+
+/// Reads a whole file up to the limit for inputs.
+///
+/// # Errors
+/// When it does not open or read, or is too large.
+pub fn read(path: &Path) -> Result<Vec<u8>, InputError> {
     use std::io::Read as _;
     let failed = |source| InputError::Read { path: path.to_owned(), source };
     let file = std::fs::File::open(path).map_err(failed)?;

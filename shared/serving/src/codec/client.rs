@@ -5,6 +5,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use types::limits::{RANK_MAX, TENSORS_MAX};
+use types::policy::{Offline, PrivacyClass, RequestRules};
 use types::{DType, NamedTensor, PolicyMode, RequestId, Tensor};
 
 use super::{BinaryPart, CodecError, bounded_list, shorten, split_body};
@@ -18,6 +19,8 @@ pub struct RequestOptions {
     pub policy: Option<PolicyMode>,
     /// Milliseconds until the response is of no use.
     pub deadline_ms: Option<u64>,
+    /// Further rules of the policy for this request alone.
+    pub rules: RequestRules,
 }
 
 /// Body of a request.
@@ -40,12 +43,18 @@ pub fn encode_request(inputs: &[NamedTensor], options: &RequestOptions) -> Resul
         datatype: input.tensor.dtype().as_str(),
         parameters: Size { binary_data_size: input.tensor.data().len() },
     });
+    let rules = &options.rules;
     let json = RequestJson {
         id: options.id.as_ref().map(RequestId::as_str),
         parameters: RequestParameters {
             binary_data_output: true,
             policy: options.policy.map(PolicyMode::as_str),
             deadline_ms: options.deadline_ms,
+            hedge_after_ms: rules.hedge_after.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
+            privacy: rules.privacy.map(PrivacyClass::as_str),
+            consent: rules.consent,
+            tags: (!rules.tags.is_empty()).then(|| rules.tags.join(",")),
+            offline: rules.offline.map(Offline::as_str),
         },
         inputs: described.collect(),
     };
@@ -70,6 +79,16 @@ struct RequestParameters {
     policy: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deadline_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hedge_after_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    privacy: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consent: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tags: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offline: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -153,12 +172,19 @@ mod tests {
     fn the_server_reads_what_the_client_writes() {
         let tensor = Tensor::from_f32(vec![2], &[1.0, f32::NAN]).unwrap();
         let inputs = [NamedTensor { name: "x".into(), tensor }];
+        let rules = RequestRules {
+            hedge_after: Some(std::time::Duration::from_millis(7)),
+            privacy: Some(PrivacyClass::Personal),
+            consent: Some(true),
+            tags: vec!["a".to_owned(), "b".to_owned()],
+            offline: Some(Offline::Fail),
+        };
         let options =
-            RequestOptions { policy: Some(PolicyMode::OnlyHub), deadline_ms: Some(5), ..RequestOptions::default() };
+            RequestOptions { id: None, policy: Some(PolicyMode::OnlyHub), deadline_ms: Some(5), rules: rules.clone() };
         let encoded = encode_request(&inputs, &options).unwrap();
         let call = InferCall::parse(Some(&encoded.header_length.to_string()), &encoded.body, &|_bytes| true).unwrap();
         assert_eq!(call.inputs, inputs);
-        assert_eq!(call.policy, Some(PolicyMode::OnlyHub));
+        assert_eq!((call.policy, call.rules), (Some(PolicyMode::OnlyHub), rules));
         assert!(call.wanted.binary_by_default);
     }
 }
