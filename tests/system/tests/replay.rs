@@ -123,7 +123,9 @@ fn the_hub_replays_the_logs_that_devices_export() {
         let at_hub = |logs: &[&Path], more: &[&str]| {
             let mut command = Command::new(&site.binaries().hub);
             command.args(["policy", "replay", &new, "--model", "digits"]).args(more);
-            logs.iter().for_each(|log| drop(command.arg("--log").arg(log)));
+            for log in logs {
+                command.arg("--log").arg(log);
+            }
             Finished::run(&mut command)
         };
         let outcome: Value = serde_json::from_str(&at_hub(&[&log], &["--json"])?.ok()?.stdout)?;

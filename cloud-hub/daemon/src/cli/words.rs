@@ -30,7 +30,7 @@ fn number(text: &str) -> Result<f64, String> {
         Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
         None => text.trim().parse(),
     };
-    number.map_err(|_| "is no share: write 2% or 0.02".to_owned())
+    number.map_err(|_not| "is no share: write 2% or 0.02".to_owned())
 }
 
 #[cfg(test)]
