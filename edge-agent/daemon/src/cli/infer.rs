@@ -34,7 +34,7 @@ const ELEMENTS_SHOWN: usize = 16;
                         edge-agent infer digits --npy batch.npy --policy only-hub\n  \
                         edge-agent infer fusion --image camera=front.png --npy radar=echo.npy --deadline-ms 250\n  \
                         edge-agent infer digits --batch pictures --out answers.jsonl --jobs 8\n\n\
-                        A batch that was interrupted goes on with the same command: items that are answered are skipped.")]
+                        A batch that was interrupted goes on with the same command: items with an answer are skipped.")]
 pub struct Infer {
     /// Name of the model
     model: ModelName,
@@ -70,7 +70,7 @@ pub struct Infer {
     #[arg(long, value_name = "PATH", requires = "out", conflicts_with_all = ["image", "npy"])]
     batch: Option<PathBuf>,
     /// Place of the answers of a batch: a .jsonl file with a line for each item, or a folder with a .json file for each item;
-    /// items that are answered there are skipped
+    /// items with an answer there are skipped
     #[arg(long, value_name = "PATH", requires = "batch")]
     out: Option<PathBuf>,
     /// Number of items of a batch that are asked at the same time

@@ -43,7 +43,7 @@ pub enum PictureError {
     /// The picture has no pixels.
     #[error("the picture has no pixels")]
     NoPixels,
-    /// The picture moves.
+    /// The WebP file has several frames.
     #[error("the WebP file is an animation: send one picture of it")]
     Animation,
     /// The file is damaged, or uses a feature that the decoder lacks.
@@ -82,7 +82,7 @@ const OTHER_KINDS: [(&[u8], &str); 9] = [
     (b"{", "a JSON text"),
 ];
 
-/// Decodes a file. Transparency is dropped, as Pillow's `convert("RGB")` does; 16-bit samples keep their upper byte.
+/// Decodes a picture file. Transparency is dropped, as Pillow's `convert("RGB")` does; 16-bit samples keep their upper byte.
 pub(super) fn decode(file: &[u8]) -> Result<Pixels, PictureError> {
     if file.is_empty() {
         return Err(PictureError::Empty);

@@ -87,7 +87,7 @@ fn taps(from: usize, to: usize, filter: Filter) -> Vec<Taps> {
     (0..to).map(of).collect()
 }
 
-/// Resamples each row.
+/// Resamples each row to the number of columns.
 fn across(pixels: &Pixels, taps: &[Taps]) -> Pixels {
     let channels = pixels.channels;
     let mut samples = Vec::with_capacity(pixels.rows * taps.len() * channels);
@@ -102,7 +102,7 @@ fn across(pixels: &Pixels, taps: &[Taps]) -> Pixels {
     Pixels { columns: taps.len(), samples, ..*pixels }
 }
 
-/// Resamples each column.
+/// Resamples each column to the number of rows.
 fn down(pixels: &Pixels, taps: &[Taps]) -> Pixels {
     let stride = pixels.columns * pixels.channels;
     let mut samples = Vec::with_capacity(taps.len() * stride);
