@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -97,13 +98,13 @@ impl Digits {
         npy("<f4", "(1, 28, 28)", &self.input(index).bytes)
     }
 
-    /// Writes the first `count` images as PNG files, each in the folder of its class: `folder/7/12.png`.
+    /// Writes images as PNG files, each in the folder of its class: `folder/7/12.png`.
     ///
     /// # Errors
     /// Fails when a file cannot be written.
-    pub fn write_pictures(&self, folder: &Path, count: usize) -> Result<()> {
+    pub fn write_pictures(&self, folder: &Path, indices: Range<usize>) -> Result<()> {
         let side = u32::try_from(SIDE)?;
-        for index in 0..count {
+        for index in indices {
             let class = folder.join(self.label(index).to_string());
             std::fs::create_dir_all(&class)?;
             let file = std::fs::File::create(class.join(format!("{index}.png")))?;

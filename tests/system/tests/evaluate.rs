@@ -63,7 +63,7 @@ fn a_folder_of_pictures_for_each_class_gives_the_figures_of_an_archive() {
         let folder = ModelFolder::copy(site, "v1", 1)?;
         let (archive, pictures) = (site.folder().join("test.npz"), site.folder().join("pictures"));
         digits.write_examples(&archive, COUNT)?;
-        digits.write_pictures(&pictures, COUNT)?;
+        digits.write_pictures(&pictures, 0..COUNT)?;
         let refused = evaluate(site, folder.path(), &pictures, &[])?;
         ensure!(refused.code == Some(INPUT), "{:?}", refused.code);
         ensure!(refused.stderr.contains("[preprocess.image] kind = \"picture\""), "{}", refused.stderr);

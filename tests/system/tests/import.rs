@@ -74,6 +74,35 @@ fn a_folder_of_hugging_face_becomes_a_version_that_is_calibrated_and_published()
 }
 
 #[test]
+fn the_image_processor_of_hugging_face_becomes_preprocessing_and_pictures_calibrate_the_version() {
+    story(|site| {
+        let folder = hugging_face(site, "digits", IDS)?;
+        let processor = r#"{"do_normalize": true, "do_resize": true, "image_mean": [0.0], "image_std": [1.0], "resample": 3, "size": 28}"#;
+        fs::write(folder.join("preprocessor_config.json"), processor)?;
+        model(site, "init", &folder, &[])?.ok()?;
+        let text = fs::read_to_string(folder.join("model.toml"))?;
+        let form: toml::Table = text.parse()?;
+        let rule = &form["preprocess"]["image"];
+        ensure!(rule["filter"].as_str() == Some("bicubic") && rule["kind"].as_str() == Some("picture"), "{text}");
+        ensure!(rule.get("size").is_none(), "the size of the input is said again: {text}");
+        let pictures = site.folder().join("pictures");
+        Digits::load()?.write_pictures(&pictures, 0..600)?;
+        let data = ["--data", pictures.to_str().unwrap_or_default(), "--alpha", "5%"];
+        model(site, "calibrate", &folder, &data)?.ok()?;
+        // Steps that no rule does: the rest is imported, and the reason is a warning.
+        let other = hugging_face(site, "other", IDS)?;
+        fs::write(other.join("preprocessor_config.json"), processor.replace("\"size\": 28", "\"crop_pct\": 0.9"))?;
+        let warned = model(site, "init", &other, &[])?.ok()?;
+        ensure!(warned.stderr.contains("it has crop_pct, which [preprocess] does not have"), "{}", warned.stderr);
+        let broken = hugging_face(site, "broken", IDS)?;
+        fs::write(broken.join("preprocessor_config.json"), processor.replace("28", "30"))?;
+        let refused = model(site, "init", &broken, &[])?;
+        ensure!(refused.code == Some(INPUT) && refused.stderr.contains("is not the size of the input"), "{refused:?}");
+        Ok(())
+    });
+}
+
+#[test]
 fn a_model_of_a_triton_repository_keeps_its_version_and_labels() {
     story(|site| {
         let folder = triton(site, "numbers", CONFIG)?;

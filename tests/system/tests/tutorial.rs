@@ -1,6 +1,7 @@
-//! Tests that the tutorial works as written: its commands run in order, against a real hub and a real device.
+//! Tests that the tutorials work as written: their commands run in order, against a real hub and a real device.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -18,9 +19,9 @@ struct Step {
     shown: Vec<String>,
 }
 
-/// Reads the steps of the page.
-fn steps() -> Result<Vec<Step>> {
-    let text = fs::read_to_string(workspace().join("docs/tutorial.md")).context("read docs/tutorial.md")?;
+/// Reads the steps of a page.
+fn steps(page: &str) -> Result<Vec<Step>> {
+    let text = fs::read_to_string(workspace().join("docs").join(page)).with_context(|| format!("read {page}"))?;
     let mut steps: Vec<Step> = Vec::new();
     for block in text.split("\n```") {
         if let Some(command) = block.strip_prefix("sh tutorial\n") {
@@ -35,13 +36,30 @@ fn steps() -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-/// Writes the files that the page takes for granted.
-fn prepare(site: &Site) -> Result<()> {
-    let digits = Digits::load()?;
-    let folder = site.folder();
+/// Writes the two models that both pages take for granted.
+fn write_models(folder: &Path) -> Result<()> {
     fs::create_dir(folder.join("digits"))?;
     fs::copy(catalog().join("v1/int8-qdq.onnx"), folder.join("digits/model.onnx"))?;
     fs::copy(catalog().join("v1/full.onnx"), folder.join("digits/full.onnx"))?;
+    Ok(())
+}
+
+/// Writes pictures for the page about them.
+fn prepare_pictures(site: &Site) -> Result<()> {
+    let digits = Digits::load()?;
+    let folder = site.folder();
+    write_models(folder)?;
+    digits.write_pictures(&folder.join("examples"), 0..1000)?;
+    digits.write_pictures(&folder.join("test"), 1000..1400)?;
+    fs::copy(folder.join(format!("examples/{}/0.png", digits.label(0))), folder.join("one.png"))?;
+    Ok(())
+}
+
+/// Writes arrays for the page about them.
+fn prepare_arrays(site: &Site) -> Result<()> {
+    let digits = Digits::load()?;
+    let folder = site.folder();
+    write_models(folder)?;
     for (name, range) in [("examples.npz", 0..1000), ("test.npz", 1000..1400)] {
         let count = range.len();
         let images: Vec<u8> = range.clone().flat_map(|index| digits.input(index).bytes).collect();
@@ -54,6 +72,16 @@ fn prepare(site: &Site) -> Result<()> {
 
 #[test]
 fn six_commands_lead_from_a_model_and_examples_to_a_certified_cascade() {
+    follow("tutorial.md", prepare_arrays);
+}
+
+#[test]
+fn six_commands_lead_from_a_model_and_a_folder_of_pictures_to_a_certified_cascade() {
+    follow("tutorial-pictures.md", prepare_pictures);
+}
+
+/// Runs the commands of a page.
+fn follow(page: &str, prepare: fn(&Site) -> Result<()>) {
     story(|site| {
         prepare(site)?;
         let mut hub = site.hub()?;
@@ -64,7 +92,7 @@ fn six_commands_lead_from_a_model_and_examples_to_a_certified_cascade() {
         agent.start()?;
         let config = agent.config().path().to_owned();
         let programs = site.binaries().agent.parent().context("a folder of programs")?.display().to_string();
-        for step in steps()? {
+        for step in steps(page)? {
             let mut shell = Command::new("bash");
             shell.args(["-euc", &step.command]).current_dir(site.folder());
             shell.env("PATH", format!("{programs}:{}", std::env::var("PATH")?));

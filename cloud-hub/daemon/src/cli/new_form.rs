@@ -2,7 +2,9 @@
 
 mod import;
 mod pbtxt;
+mod preprocessor;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bundle::manifest::{TensorEntry, write_dimensions};
@@ -13,6 +15,7 @@ use engine::{RunControl, zeros};
 use model_tools::pack::AUTHOR_FILE;
 use serde::Serialize;
 use store::files::{self, Mode};
+use types::preprocess::{InputRule, Layout, PictureRule};
 use types::{ModelName, TensorSpec};
 
 use import::Imported;
@@ -42,6 +45,9 @@ pub(super) struct InitModelArgs {
     /// Name of the model [default: like the file].
     #[arg(long, value_name = "NAME")]
     name: Option<ModelName>,
+    /// The model takes pictures: write [preprocess], with the picture stretched to the input and its samples divided by 255.
+    #[arg(long)]
+    pictures: bool,
     /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
@@ -84,14 +90,23 @@ pub(super) fn run(args: &InitModelArgs) -> Result<(), CliError> {
     if let Some(imported) = &imported {
         imported.check(&signature.inputs, &signature.outputs)?;
     }
-    let Imported { version, labels, .. } = imported.unwrap_or_default();
+    let Imported { version, labels, pictures, .. } = imported.unwrap_or_default();
+    let (pictures, mut notes) = match pictures {
+        Some(Ok(rule)) => (Some(rule), Vec::new()),
+        Some(Err(reason)) => {
+            (None, vec![format!("{reason}, which [preprocess] does not have: write the rule by hand")])
+        }
+        None => (args.pictures.then(PictureRule::default), Vec::new()),
+    };
+    let preprocess = pictures.map(|rule| for_picture(rule, &signature.inputs)).transpose()?;
     // Many models run on zeros; where this one does not, the author writes the rule.
     let answers = zeros(&signature).and_then(|inputs| loaded.session.run(&inputs, &[], &RunControl::default()).ok());
     let found = |labels: &[String]| answers.as_ref().and_then(|answers| rule_of(&signature.outputs, labels, answers));
-    let (rule, mut notes) = (found(&labels), Vec::new());
-    let rule = rule.or_else(|| {
+    let mut are_labels_wrong = false;
+    let rule = found(&labels).or_else(|| {
         let rule = found(&[]);
         if !labels.is_empty() && rule.is_some() {
+            are_labels_wrong = true;
             notes.push(format!(
                 "the {} labels of the folder fit no output: correct `labels` in model.toml",
                 labels.len()
@@ -99,7 +114,7 @@ pub(super) fn run(args: &InitModelArgs) -> Result<(), CliError> {
         }
         rule
     });
-    let labels = if notes.is_empty() { labels } else { Vec::new() };
+    let labels = if are_labels_wrong { Vec::new() } else { labels };
     let form = Form {
         name: &name,
         version: version.unwrap_or(1),
@@ -107,6 +122,7 @@ pub(super) fn run(args: &InitModelArgs) -> Result<(), CliError> {
         inputs: &signature.inputs,
         outputs: &signature.outputs,
         rule: rule.as_ref(),
+        preprocess: preprocess.as_ref(),
         file: &file,
         full: full.as_deref(),
     };
@@ -122,6 +138,45 @@ pub(super) fn run(args: &InitModelArgs) -> Result<(), CliError> {
         let file = written.file.display();
         telemetry::escape_control(&format!("written: {file}; read it, complete description and licence")).into_owned()
     })?)
+}
+
+/// Preprocessing, by the names of inputs.
+type Preprocess = BTreeMap<String, InputRule>;
+
+/// Gives the rule to the one input that can take a picture.
+fn for_picture(rule: PictureRule, inputs: &[TensorSpec]) -> Result<Preprocess, CliError> {
+    let fitting: Vec<&TensorSpec> = inputs.iter().filter(|input| Layout::of(input).is_ok()).collect();
+    let [input] = fitting.as_slice() else {
+        let problem = format!("{} of {} inputs can take a picture, not one", fitting.len(), inputs.len());
+        return Err(
+            CliError::new(ExitKind::Config, problem).hint("write [preprocess] by hand: docs/reference/model.md")
+        );
+    };
+    // A size that the input has already need not be said again.
+    let same = |layout: Layout| {
+        let side = |side: Option<usize>| side.and_then(|side| u32::try_from(side).ok());
+        side(layout.rows).zip(side(layout.columns)).map(|(rows, columns)| [rows, columns])
+    };
+    let known = Layout::of(input).ok().and_then(same);
+    let size = rule.size.filter(|size| known != Some(*size));
+    let rule = InputRule::Picture(PictureRule { size, ..rule });
+    match rule.mistakes(input).into_iter().next() {
+        None => Ok(BTreeMap::from([(input.name.clone(), rule)])),
+        Some((field, problem)) => {
+            let problem = format!("[preprocess.{}] {field}: {problem}", input.name);
+            Err(CliError::new(ExitKind::Config, problem).hint("write [preprocess] by hand: docs/reference/model.md"))
+        }
+    }
+}
+
+/// The tables `[preprocess.INPUT]`.
+fn written(preprocess: &Preprocess) -> Result<String, CliError> {
+    #[derive(Serialize)]
+    struct Tables<'a> {
+        preprocess: &'a Preprocess,
+    }
+    let tables = toml::to_string(&Tables { preprocess }).map_err(|error| CliError::new(ExitKind::Failed, error))?;
+    Ok(format!("# Steps from a picture file to the input. Check them: they must be those of the training.\n{tables}"))
 }
 
 /// Returns the name of a file that must be in the folder.
@@ -167,13 +222,14 @@ struct Form<'a> {
     inputs: &'a [TensorSpec],
     outputs: &'a [TensorSpec],
     rule: Option<&'a ScoreRule>,
+    preprocess: Option<&'a Preprocess>,
     file: &'a str,
     full: Option<&'a str>,
 }
 
 impl Form<'_> {
     fn text(&self) -> Result<String, CliError> {
-        let Self { name, version, labels, inputs, outputs, rule, file, full } = *self;
+        let Self { name, version, labels, inputs, outputs, rule, preprocess, file, full } = *self;
         let classes = if labels.is_empty() {
             "# labels = [\"cat\", \"dog\"] # names of the classes, in the order of the scored output\n".to_owned()
         } else {
@@ -210,6 +266,7 @@ impl Form<'_> {
                  # [score]\n# kind = \"top1-probability\"\n# output = \"logits\"\n# from = \"logits\"\n"
             .to_owned(),
     });
+        parts.extend(preprocess.map(written).transpose()?);
         parts.push(format!(
             "{}# cloud-hub model calibrate writes the threshold.\n# threshold = 0.9\n\n\
          # Inputs with the answers they must give, in a safetensors file (input.NAME, output.NAME): recommended.\n\

@@ -9,8 +9,9 @@ use bundle::manifest::LABELS_MAX;
 use console::{CliError, ExitKind};
 use store::files;
 use types::TensorSpec;
+use types::preprocess::PictureRule;
 
-use super::pbtxt;
+use super::{pbtxt, preprocessor};
 
 /// Maximum size of a configuration or of a file of labels in bytes: 21,000 classes of ImageNet take one megabyte.
 const CONFIG_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -20,6 +21,9 @@ const HUGGING_FACE: &str = "config.json";
 
 /// Configuration of a model of a Triton repository.
 const TRITON: &str = "config.pbtxt";
+
+/// Steps of Hugging Face from a picture to the input.
+const PREPROCESSOR: &str = "preprocessor_config.json";
 
 /// Files that Hugging Face's exporters write for devices, best first.
 const DEVICE_FILES: [&str; 6] = [
@@ -48,6 +52,8 @@ pub(super) struct Imported {
     pub(super) version: Option<u64>,
     /// Names of the classes.
     pub(super) labels: Vec<String>,
+    /// Steps from a picture to the input; the reason why there is no rule for them.
+    pub(super) pictures: Option<Result<PictureRule, String>>,
     /// Names of inputs and outputs that the configuration claims.
     claimed: Vec<(&'static str, String)>,
     /// Path of the configuration.
@@ -117,7 +123,11 @@ fn hugging_face(folder: &Path) -> Result<Imported, String> {
             ));
         }
     };
-    Ok(Imported { device, full, labels, config, ..Imported::default() })
+    let steps = folder.join(PREPROCESSOR);
+    // Processors of sound and text have a file of the same name.
+    let pictures = steps.is_file().then(|| text(&steps)).transpose()?.filter(|text| text.contains("image_mean"));
+    let pictures = pictures.map(|text| preprocessor::rule(&text).map_err(|reason| format!("{PREPROCESSOR}: {reason}")));
+    Ok(Imported { device, full, labels, pictures, config, ..Imported::default() })
 }
 
 /// Returns the names of classes 0, 1, … of `{"0": "cat", "1": "dog"}`.
@@ -156,7 +166,7 @@ fn triton(folder: &Path) -> Result<Imported, String> {
         None => Vec::new(),
     };
     let device = format!("{version}/{file}");
-    Ok(Imported { device, full: None, version: Some(version), labels, claimed, config: path })
+    Ok(Imported { device, full: None, version: Some(version), labels, pictures: None, claimed, config: path })
 }
 
 /// Returns a file name that leads nowhere else.
