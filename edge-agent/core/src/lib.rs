@@ -23,6 +23,7 @@
 pub mod agreement;
 pub mod audit;
 pub mod backoff;
+pub mod cache;
 pub mod counters;
 pub mod drift;
 pub mod outbox;

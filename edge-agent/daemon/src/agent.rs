@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::answer::RunLimits;
 use crate::assigned::Assigned;
 use crate::audits::{Auditor, Audits};
+use crate::cached::AnswerCache;
 use crate::config::AgentConfig;
 use crate::control::{self, ControlToken};
 use crate::engines::{Engines, NoEngine, Runtime, reopen};
@@ -217,6 +218,7 @@ impl Agent {
             audit_share_max: config.updates.audit_share_max,
             receipts,
             permits: permits.clone(),
+            cache: AnswerCache::new(&config.cache),
         };
         let service = AgentService::new(Arc::clone(&models), link, run);
         let endpoint = Arc::new(inference::endpoint(service, &config.inference));

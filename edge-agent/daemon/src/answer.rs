@@ -12,20 +12,23 @@ use std::time::{Duration, Instant};
 use edge_core::policy::Snapshot;
 use edge_core::route::{Event, Failure, HubFailure, LocalFailure, RequestInfo, Route, Step};
 use engine::InferError;
-use types::policy::RequestRules;
-use types::{
-    ErrorCode, InferenceResponse, NamedTensor, Place, Policy, PolicyMode, Reason, Receipt, RequestId, Timings, Version,
-};
+use types::{ErrorCode, InferenceResponse, NamedTensor, Place, Policy, Reason, Receipt, RequestId, Timings, Version};
 
 use crate::audits::Audits;
+use crate::cached::AnswerCache;
 use crate::config::Share;
 use crate::models::{Model, Serving};
 use crate::permits::Permits;
 use crate::receipts::Recorder;
 use crate::uplink::{DeferredRequest, HubAnswer, Link, NotAnswered};
 
+mod asked;
 mod evidence;
+mod origin;
 mod trace;
+
+pub use asked::Asked;
+pub use origin::MadeBy;
 
 use trace::Trace;
 
@@ -50,17 +53,6 @@ pub struct RoutedRequest {
     pub traceparent: Option<String>,
     /// Time at which the whole request had arrived.
     pub arrived: Instant,
-}
-
-/// Layer of the application: what the request itself asked for.
-#[derive(Debug, Clone, Default)]
-pub struct Asked {
-    /// Mode of the policy.
-    pub mode: Option<PolicyMode>,
-    /// Whether the request brought a deadline.
-    pub has_deadline: bool,
-    /// Further rules of the policy.
-    pub rules: RequestRules,
 }
 
 /// Reason for a request without an answer.
@@ -116,6 +108,8 @@ pub struct RunLimits {
     pub receipts: Recorder,
     /// Conditions of the surroundings, and budgets.
     pub permits: Permits,
+    /// Answers that may be given again.
+    pub cache: AnswerCache,
 }
 
 /// Answers one request, wherever the policy allows.
@@ -143,10 +137,20 @@ pub async fn answer(
     let is_drawn = route.is_audited(&facts);
     let snapshot = route.snapshot(facts);
     let mut trace = Trace::new(&route, snapshot);
+    let serving = route.serving.as_deref();
+    let key = limits.cache.key(model, serving, serving.and_then(|serving| route.threshold(serving)), request);
+    if let Some(response) = key.as_ref().and_then(|key| limits.cache.find(key, model, request)) {
+        let result = Ok(response);
+        trace.end(&result);
+        return result;
+    }
     let result = route.follow(snapshot, &mut trace).await;
     trace.end(&result);
     let response = result?;
     route.note_answer(&response, is_drawn);
+    if let Some(key) = key {
+        limits.cache.keep(key, model, &response);
+    }
     Ok(response)
 }
 
@@ -481,21 +485,4 @@ impl Walk<'_> {
             })),
         }
     }
-}
-
-/// Origin of an answer; see [`Receipt`].
-#[derive(Debug, Clone)]
-pub struct MadeBy {
-    /// The version that answered.
-    pub version: Version,
-    /// Variant that answered.
-    pub variant: types::VariantName,
-    /// Digest of its model file.
-    pub digest: types::Digest,
-    /// Engine that ran it.
-    pub engine: types::EngineName,
-    /// The execution provider that really ran.
-    pub provider: String,
-    /// Queue, compute and network; the total is measured by whoever asked.
-    pub timings: Timings,
 }

@@ -15,12 +15,14 @@ use transport::Congestion;
 use types::gpu::{BackEnd, Power};
 use types::{EngineName, ModelName};
 
+mod cache;
 mod inference;
 mod models;
 mod policy;
 mod receipts;
 mod updates;
 
+pub use cache::CacheTable;
 pub use inference::{GrpcListen, InferenceTable};
 pub use models::ModelTable;
 pub use policy::PolicySetting;
@@ -48,6 +50,8 @@ pub struct AgentConfig {
     pub updates: UpdatesTable,
     /// The log of receipts.
     pub receipts: ReceiptsTable,
+    /// Limits of the cache of answers.
+    pub cache: CacheTable,
     /// Logging. The environment variable `SANDERLING_LOG` overrides its filter.
     pub log: telemetry::LogConfig,
     /// The models that this device follows: one table each, `[models.<name>]`. Default none.
@@ -236,6 +240,7 @@ impl Validate for AgentConfig {
         }
         self.updates.validate(mistakes);
         self.receipts.validate(mistakes);
+        self.cache.validate(mistakes);
         for (name, model) in &self.models {
             model.validate(&format!("models.{name}"), mistakes);
         }

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod answer;
 pub mod assigned;
 pub mod audits;
+pub mod cached;
 pub mod cli;
 pub mod config;
 pub mod control;

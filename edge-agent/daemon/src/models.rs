@@ -7,7 +7,7 @@
 mod statistics;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bundle::{Manifest, ScoreRule, Variant, confidence};
@@ -128,6 +128,8 @@ pub struct Model {
     pub latencies: Latencies,
     /// Whether a version is being fetched or prepared.
     is_updating: AtomicBool,
+    /// Newest version that the hub has offered; 0 before the first.
+    offered: AtomicU64,
     serving: RwLock<Option<Arc<Serving>>>,
     /// Reason why no version serves although one was installed; read while none does.
     given_up: RwLock<Option<String>>,
@@ -172,6 +174,7 @@ impl Model {
             author,
             latencies,
             is_updating,
+            offered: AtomicU64::new(0),
             serving,
             given_up,
             losses,
@@ -201,6 +204,17 @@ impl Model {
         if self.serving().is_none() {
             self.author.write().unwrap_or_else(PoisonError::into_inner).clone_from(&manifest.policy);
         }
+    }
+
+    /// Notes that the hub has offered a version.
+    pub fn note_offer(&self, version: Version) {
+        self.offered.fetch_max(version.number(), Ordering::Relaxed);
+    }
+
+    /// Returns the newest version that the hub has offered.
+    #[must_use]
+    pub fn offered(&self) -> Option<Version> {
+        Version::new(self.offered.load(Ordering::Relaxed))
     }
 
     /// Sets whether a version is being fetched or prepared.

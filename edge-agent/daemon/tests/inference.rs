@@ -98,6 +98,7 @@ impl Running {
             audit_share_max: Share::default(),
             receipts: edge_agent::receipts::Recorder::none(),
             permits: Permits::default(),
+            cache: edge_agent::cached::AnswerCache::new(&edge_agent::config::CacheTable::default()),
         };
         let limits = ConnectionLimits { connections: 64, ..ConnectionLimits::of(&table.limits()) };
         let endpoint = endpoint(AgentService::new(Arc::clone(&models), Link::none(), run), &table);

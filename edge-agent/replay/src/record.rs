@@ -276,6 +276,11 @@ impl Request {
         }
     }
 
+    /// Returns whether an earlier answer was given again: no place was asked.
+    pub(crate) fn is_cached(&self) -> bool {
+        matches!(&self.end, End::Answered { reason, .. } if reason == Reason::Cached.as_str())
+    }
+
     /// Returns whether the request has an end that a policy decides: it was not withdrawn, and no fault of the program ended it.
     pub(crate) fn is_decided(&self) -> bool {
         match &self.end {

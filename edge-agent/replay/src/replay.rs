@@ -54,6 +54,7 @@ struct Counts {
     changed: u64,
     open: u64,
     withdrawn: u64,
+    cached: u64,
     reproduced: u64,
     lacking: Lacking,
 }
@@ -112,6 +113,10 @@ impl Replay {
     fn request(&mut self, at_unix_ms: u64, request: &Request) {
         if !request.is_decided() {
             self.counts.withdrawn = self.counts.withdrawn.saturating_add(1);
+            return;
+        }
+        if request.is_cached() {
+            self.counts.cached = self.counts.cached.saturating_add(1);
             return;
         }
         let start = self.log.advance(self.origin, at_unix_ms.saturating_sub(request.total_us / 1000));
@@ -255,6 +260,7 @@ impl Replay {
             changes: changes.into_groups(),
             open: counts.open,
             withdrawn: counts.withdrawn,
+            cached: counts.cached,
             reproduced: counts.reproduced,
             lacking: counts.lacking,
         }

@@ -28,6 +28,8 @@ pub struct Report {
     pub open: u64,
     /// Requests that are not compared because the client withdrew them, or a fault of the program ended them.
     pub withdrawn: u64,
+    /// Requests that are not compared because an earlier answer was given again.
+    pub cached: u64,
     /// Compared requests that the router decides as they were recorded, with the policy of then.
     pub reproduced: u64,
     /// Gaps of the records.

@@ -91,6 +91,7 @@ impl Report {
                 "requests are left out: the new policy looks at the score of the device's answer, and the device did not run",
             ),
             (self.withdrawn, "requests are left out: the client withdrew them, or a fault of the agent ended them"),
+            (self.cached, "requests are left out: an earlier answer was given again"),
             (
                 lacking.moment,
                 "records are of an earlier agent: they lack the parameters of the request, consent, battery, local time, \

@@ -56,6 +56,8 @@ coded!(
         DeviceTooLate = 13, HubPredictedLate = 14, NeverLeaves = 15, NoConsent = 16, MeteredLink = 17, BatteryLow = 18,
         OutsideHours = 19, NoTag = 20, BytesSpent = 21, CallsSpent = 22, EscalationsSpent = 23, Downloading = 24,
         Drifted = 25,
+        // Never sent: an answer that is given again asks no hub.
+        Cached = 26,
     }
 );
 coded!(

@@ -89,6 +89,10 @@ pub const BLOBS_DAMAGED: &str = "sanderling_blobs_damaged";
 pub const COUNTER_PERIODS: &str = "sanderling_counter_periods_total";
 /// Number of records of the log of receipts, by `outcome` (`written`, `lost`).
 pub const RECEIPTS: &str = "sanderling_receipts_total";
+/// Lookups in the cache of answers, and answers that left it.
+pub const CACHE: &str = "sanderling_cache_total";
+/// Bytes of cached answers.
+pub const CACHE_BYTES: &str = "sanderling_cache_bytes";
 /// Number of stored hourly counters of devices.
 pub const COUNTER_CELLS: &str = "sanderling_counter_cells";
 /// Always 1; the label `version` is the version of the build.
@@ -188,6 +192,12 @@ fn describe() {
     describe_gauge!(OPERATOR_TOKEN_EXPIRES, Unit::Seconds, "Earliest expiry of an operator token, since 1970.");
     describe_counter!(COUNTER_PERIODS, Unit::Count, "Periods of device counters that were received, by outcome.");
     describe_counter!(RECEIPTS, Unit::Count, "Records of the log of receipts by outcome: written, lost.");
+    describe_counter!(
+        CACHE,
+        Unit::Count,
+        "Lookups in the cache of answers: hit, miss; and answers that left it: evicted."
+    );
+    describe_gauge!(CACHE_BYTES, Unit::Bytes, "Bytes of cached answers.");
     describe_gauge!(COUNTER_CELLS, Unit::Count, "Hourly counters of devices that the hub stores.");
     describe_gauge!(BLOBS_DAMAGED, Unit::Count, "Files of published versions that are damaged or missing.");
     describe_gauge!(TRUST_EXPIRES, Unit::Seconds, "Expiry of the signature of a trust role, since 1970.");
@@ -357,6 +367,15 @@ pub fn counter_cells(count: usize) {
 /// Counts records that are in the log of receipts (on a device).
 pub fn receipts_written(count: u64) {
     counter!(RECEIPTS, "outcome" => "written").increment(count);
+}
+
+/// Counts lookups of a model in the cache of answers by outcome, and sets the bytes of all cached answers (on a device).
+pub fn cache(model: &str, outcomes: [(&'static str, u64); 3], bytes: u64) {
+    for (outcome, count) in outcomes.into_iter().filter(|(_outcome, count)| *count > 0) {
+        counter!(CACHE, "model" => model.to_owned(), "outcome" => outcome).increment(count);
+    }
+    #[expect(clippy::cast_precision_loss, reason = "at most 4 GiB")]
+    gauge!(CACHE_BYTES).set(bytes as f64);
 }
 
 /// Counts records that did not get into the log of receipts (on a device).

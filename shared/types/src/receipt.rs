@@ -118,11 +118,13 @@ pub enum Reason {
     Downloading,
     /// Cascade deferred to the hub: the scores have left the distribution of the calibration, and the owner wants the hub then.
     Drifted,
+    /// The same input was answered before, and that answer was given again.
+    Cached,
 }
 
 impl Reason {
     /// All reasons, so that metrics start at zero and the documentation is complete.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Policy,
         Self::Confident,
         Self::LowConfidence,
@@ -148,6 +150,7 @@ impl Reason {
         Self::EscalationsSpent,
         Self::Downloading,
         Self::Drifted,
+        Self::Cached,
     ];
 
     /// Returns the code used in responses, metrics and logs.
@@ -179,6 +182,7 @@ impl Reason {
             Self::EscalationsSpent => "escalations-spent",
             Self::Downloading => "downloading",
             Self::Drifted => "drifted",
+            Self::Cached => "cached",
         }
     }
 
@@ -210,6 +214,7 @@ impl Reason {
             Self::CallsSpent => "today's budget of requests to the hub is used up",
             Self::EscalationsSpent => "this minute's budget of deferred answers is used up",
             Self::Downloading => "the device is still fetching its version of the model",
+            Self::Cached => "the same input was answered before, and that answer was given again",
             Self::Drifted => {
                 "the scores have left the distribution of the calibration, so no answer of the device counts as sure"
             }

@@ -41,6 +41,9 @@ pub struct ModelTable {
     /// Only where the policy lets the input leave the device, and only as much as the hub asks for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit_share_max: Option<Share>,
+    /// Whether the answer to an input is given again when the same input comes again, within the limits of `[cache]`. Default
+    /// false. Never for inputs of the classes `personal` and `never-leaves`.
+    pub cache: bool,
     /// Reaction of `cascade` when the scores leave the distribution of the calibration: `answer` or `defer`. Default `answer`.
     pub on_drift: OnDrift,
     /// The engine to prefer for this model; those of `engine.engines` stand by behind it. Default: their order.

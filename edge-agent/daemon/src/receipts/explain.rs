@@ -152,6 +152,9 @@ fn otherwise(reason: Reason) -> Sentences {
         Reason::Drifted => {
             "Once 1,000 answers fit the calibration again, with a new calibration, or with on_drift = \"answer\" the threshold decides."
         }
+        Reason::Cached => {
+            "Without `cache` of the model in agent.toml, with another input, or after cache.max_age the request would have been routed."
+        }
         Reason::Policy
         | Reason::Confident
         | Reason::LowConfidence
@@ -432,7 +435,8 @@ mod tests {
                 | Reason::NoTag
                 | Reason::BytesSpent
                 | Reason::CallsSpent
-                | Reason::EscalationsSpent => "device",
+                | Reason::EscalationsSpent
+                | Reason::Cached => "device",
                 Reason::LowConfidence
                 | Reason::NotCalibrated
                 | Reason::NoLocalModel

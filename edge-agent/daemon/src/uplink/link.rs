@@ -311,6 +311,7 @@ fn sent_reason(reason: Reason) -> Reason {
         Reason::Downloading => Reason::NoLocalModel,
         // Reasons for not asking the hub never go to it.
         Reason::HubPredictedLate
+        | Reason::Cached
         | Reason::NeverLeaves
         | Reason::NoConsent
         | Reason::MeteredLink

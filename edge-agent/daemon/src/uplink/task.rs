@@ -374,6 +374,9 @@ impl Uplink {
     /// Passes an offer on. Whether it is taken is decided by the model's updater.
     pub(super) fn offered(&self, offer: &Offer, kind: OfferKind) {
         tracing::info!(model = %offer.model, version = %offer.version, "the hub offers a version");
+        if let Some(model) = self.parts.models.find(offer.model.as_str()) {
+            model.note_offer(offer.version);
+        }
         match self.parts.updaters.send(&offer.model, Command::Offered(offer.version, kind)) {
             Ok(()) => self.parts.shared_status.updater(&offer.model, |part| part.hub_problem = None),
             // The hub offers it again at its next greeting.
