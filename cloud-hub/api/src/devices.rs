@@ -146,10 +146,24 @@ pub struct DeviceModelView {
     /// Last report of the device on an update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<ReportView>,
+    /// Alarm that the device reports because the scores have left the distribution of the calibration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftView>,
     /// Figures of each version over the last day, as the device counts them, newest first. Only in
     /// `GET /devices/{device}`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub figures: Vec<FiguresView>,
+}
+
+/// Alarm of drift on a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriftView {
+    /// Version whose scores have changed.
+    pub version: Version,
+    /// Direction of the change: `less-sure` or `more-sure`.
+    pub shift: String,
+    /// Time at which the device raised the alarm, by its clock.
+    pub since_unix_ms: u64,
 }
 
 /// Session that serves a model on a device.

@@ -6,12 +6,12 @@ use crate::audit::{AuditPage, AuditQuery, AuditVerification};
 use crate::endpoint::{Body, Description, Endpoint, FileBytes, Method, NoBody, NoQuery};
 use crate::trust::{OnlineKeysView, TrustChange, TrustChanged, TrustView};
 use crate::{
-    AssignRequest, AssignmentView, BackupSnapshot, BlobStored, DeleteRequest, Deleted, DeviceList, DeviceListQuery,
-    DeviceView, ExplainQuery, Garbage, GarbageRequest, HubStatus, LabelChange, ModelFigures, ModelList, ModelView,
-    OfferRequest, OperatorCreated, OperatorList, OperatorRenewal, OperatorRequest, OperatorRevoked, PageQuery,
-    PinRequest, PinView, PublishRequest, Published, RevokeRequest, Role, RolloutAction, RolloutDetail,
-    RolloutExplanation, RolloutList, RolloutRequest, RolloutView, TokenCreated, TokenRequest, WithdrawRequest,
-    Withdrawn,
+    AssignRequest, AssignmentView, BackupSnapshot, BlobStored, CalibrationList, CalibrationReset, CalibrationResetDone,
+    DeleteRequest, Deleted, DeviceList, DeviceListQuery, DeviceView, ExplainQuery, Garbage, GarbageRequest, HubStatus,
+    LabelChange, ModelFigures, ModelList, ModelView, OfferRequest, OperatorCreated, OperatorList, OperatorRenewal,
+    OperatorRequest, OperatorRevoked, PageQuery, PinRequest, PinView, PublishRequest, Published, RevokeRequest, Role,
+    RolloutAction, RolloutDetail, RolloutExplanation, RolloutList, RolloutRequest, RolloutView, TokenCreated,
+    TokenRequest, WithdrawRequest, Withdrawn,
 };
 
 /// Defines the endpoints and the list of them.
@@ -116,6 +116,15 @@ endpoints! {
     /// Explains a rollout.
     ExplainRollout = Get "/rollouts/{rollout}/explanation" (String) ExplainQuery ["device"] NoBody => RolloutExplanation, Viewer, ["rollout explain"],
         "gives each decision of a rollout with its evidence in words, and the part of one device in it";
+    /// Lists the thresholds that are kept valid in the field.
+    ListCalibrations = Get "/calibrations" (()) NoQuery [] NoBody => CalibrationList, Viewer, ["calibration list"],
+        "lists the thresholds that audits keep valid: group of devices, threshold in force, audits, bounds; `notes` names variants of offered versions that are not watched";
+    /// Reads the thresholds of one model.
+    ShowCalibration = Get "/calibrations/{model}" (ModelName) NoQuery [] NoBody => CalibrationList, Viewer, ["calibration show"],
+        "gives the thresholds of one model that audits keep valid";
+    /// Puts the author's thresholds in force again.
+    ResetCalibration = Post "/calibrations/{model}/reset" (ModelName) NoQuery [] CalibrationReset => CalibrationResetDone, Releaser, ["calibration reset"],
+        "puts the author's thresholds in force again and forgets the audits, of one version and group or of all";
     /// Checks for an uploaded file.
     HeadBlob = Head "/blobs/{digest}" (Digest) NoQuery [] NoBody => NoBody, Releaser, ["model push"],
         "answers 200 when a file is there and whole, otherwise 404";
@@ -196,6 +205,9 @@ bodies! {
     RolloutList = include_str!("../examples/rollouts.json");
     RolloutDetail = include_str!("../examples/rollout_detail.json");
     RolloutExplanation = include_str!("../examples/rollout_explanation.json");
+    CalibrationList = include_str!("../examples/calibrations.json");
+    CalibrationReset = r#"{"version":2,"group":"site=berlin"}"#;
+    CalibrationResetDone = r#"{"model":"digits","reset":1}"#;
     BlobStored = r#"{"digest":"sha256:9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4","bytes":600000}"#;
     TrustView = include_str!("../examples/trust.json");
     OnlineKeysView = r#"{"snapshot":"9f…","timestamp":"a0…"}"#;

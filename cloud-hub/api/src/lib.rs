@@ -6,6 +6,7 @@
 //! Deliberately absent: HTTP libraries. [`endpoint::Endpoint`] describes a call; servers and clients carry it out.
 
 pub mod audit;
+mod calibrations;
 mod cloned;
 mod devices;
 pub mod endpoint;
@@ -25,10 +26,11 @@ mod schema;
 mod tokens;
 pub mod trust;
 
+pub use calibrations::{CalibrationList, CalibrationReset, CalibrationResetDone, CalibrationView};
 pub use cloned::ClonedView;
 pub use devices::{
-    DeviceList, DeviceListQuery, DeviceModelView, DeviceState, DeviceView, EngineOfDevice, FormView, LabelChange,
-    ReportView, RevokeRequest, RunningView,
+    DeviceList, DeviceListQuery, DeviceModelView, DeviceState, DeviceView, DriftView, EngineOfDevice, FormView,
+    LabelChange, ReportView, RevokeRequest, RunningView,
 };
 pub use error::{ApiError, ErrorCode};
 pub use figures::{FiguresView, MeasuredView, ModelFigures, VariantFiguresView};

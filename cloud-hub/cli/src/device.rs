@@ -274,7 +274,8 @@ fn table(list: &DeviceList) -> String {
         ]
     });
     let table = console::render_table(["device", "state", "seen", "agent", "serves", "labels"], rows);
-    let warnings: Vec<String> = list.devices.iter().filter_map(clone_warning).collect();
+    let drifting = list.devices.iter().flat_map(drift_warnings);
+    let warnings: Vec<String> = list.devices.iter().filter_map(clone_warning).chain(drifting).collect();
     let known = [vec![table], warnings].concat().join("\n");
     if list.unknown.is_empty() {
         return known;
@@ -380,5 +381,18 @@ fn page(view: &DeviceView) -> String {
         .map(|model| format!("\n\n{} over the last day:\n{}", model.model, show::figures(&model.figures)))
         .collect();
     let warning = clone_warning(view).map_or_else(String::new, |warning| format!("\n\n{warning}"));
-    format!("{}{warning}\n\n{models}{counted}", facts.join("\n"))
+    let drift: String = drift_warnings(view).map(|warning| format!("\n\n{warning}")).collect();
+    format!("{}{warning}\n\n{models}{drift}{counted}", facts.join("\n"))
+}
+
+/// Returns a line for each alarm of drift of a device.
+fn drift_warnings(view: &DeviceView) -> impl Iterator<Item = String> + '_ {
+    view.models.iter().filter_map(|model| {
+        let drift = model.drift.as_ref()?;
+        let (device, name, version) = (&view.device, &model.model, drift.version);
+        let (shift, since) = (drift.shift.replace('-', " "), clock::utc(drift.since_unix_ms));
+        Some(format!(
+            "{device}: the scores of {name}/{version} have left the distribution of the calibration since {since} ({shift})"
+        ))
+    })
 }

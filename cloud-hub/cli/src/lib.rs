@@ -4,6 +4,7 @@
 //! its config and state folder are reached through [`Locate`].
 
 pub mod audit;
+pub mod calibration;
 pub mod client;
 pub mod context;
 pub mod device;

@@ -14,8 +14,8 @@ use types::{DeviceId, ModelName, VariantName, Version};
 
 pub use clones::{Cloned, LOGGED_EVERY_S, RETURNS_TOLD, RETURNS_WITHIN_S, SHOWN_FOR_S, Sighting};
 pub use device::{
-    CAUSE_BYTES_MAX, Device, EngineOfDevice, Follows, Greeting, Installed, MODELS_MAX, Machine, Model, Outcome,
-    Presence, Progress, Report, Running, VERSIONS_MAX,
+    CAUSE_BYTES_MAX, Device, DriftAlarm, EngineOfDevice, Follows, Greeting, Installed, MODELS_MAX, Machine, Model,
+    Outcome, Presence, Progress, Report, Running, VERSIONS_MAX,
 };
 
 /// Names a live connection; the gateway gives each a new number.
@@ -168,6 +168,39 @@ impl Fleet {
     ) -> Result<(), Replaced> {
         self.speaking(id, connection)?.runs(running);
         Ok(())
+    }
+
+    /// Takes the alarms of drift of a device, in place of what it said before.
+    ///
+    /// # Errors
+    /// [`Replaced`].
+    pub fn drifts(
+        &mut self,
+        id: &DeviceId,
+        connection: ConnectionId,
+        alarms: Vec<(ModelName, DriftAlarm)>,
+    ) -> Result<(), Replaced> {
+        self.speaking(id, connection)?.drifts(alarms);
+        Ok(())
+    }
+
+    /// Returns the number of devices that serve a version and report an alarm of drift about it.
+    #[must_use]
+    pub fn drifting(&self, model: &ModelName, version: Version) -> usize {
+        let alarm = |device: &Device| device.model(model).and_then(Model::drift_of_active);
+        self.devices.values().filter_map(alarm).filter(|alarm| alarm.version == version).count()
+    }
+
+    /// Returns the number of devices with an alarm of drift, by model.
+    #[must_use]
+    pub fn alarmed(&self) -> BTreeMap<ModelName, usize> {
+        let mut alarmed = BTreeMap::new();
+        for (name, _model) in
+            self.devices.values().flat_map(Device::models).filter(|(_name, model)| model.drift_of_active().is_some())
+        {
+            *alarmed.entry(name.clone()).or_default() += 1;
+        }
+        alarmed
     }
 
     /// A device fetches the manifest of a version. Store the device before the manifest is served: from then on it may

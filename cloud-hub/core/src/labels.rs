@@ -87,6 +87,12 @@ impl Labels {
     }
 }
 
+/// Returns whether a text can be the key of a label.
+#[must_use]
+pub fn is_key(text: &str) -> bool {
+    check_key(text).is_ok()
+}
+
 fn check(key: &str, value: &str) -> Result<(), LabelError> {
     check_key(key)?;
     let is_valid = (1..=VALUE_BYTES_MAX).contains(&value.len())

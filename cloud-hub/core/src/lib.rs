@@ -16,12 +16,14 @@
 //! | [`rollout`] | which devices of a rollout get its version now, when its next wave begins, who goes back |
 //! | [`audit`] | whether the log of changes is whole |
 //! | [`gate`], [`evidence`] | whether a rollout goes on, from the counters of canary and control devices |
+//! | [`calibration`] | whether the promise of a threshold holds in the field, and which threshold follows |
 //! | [`stats`] | which differences are shown, however often they are looked at |
 //! | [`logins`] | which failed logins are logged one by one |
 
 pub mod admission;
 pub mod audit;
 pub mod authorise;
+pub mod calibration;
 pub mod evidence;
 pub mod filter;
 pub mod fleet;

@@ -39,7 +39,7 @@ pub fn threshold(delta: f64) -> f64 {
 }
 
 /// Returns the logarithm of a weighted sum of exponentials, without overflow.
-fn log_sum_exp(terms: impl Iterator<Item = f64> + Clone) -> f64 {
+pub(crate) fn log_sum_exp(terms: impl Iterator<Item = f64> + Clone) -> f64 {
     let largest = terms.clone().fold(f64::NEG_INFINITY, f64::max);
     if largest == f64::NEG_INFINITY {
         return largest;

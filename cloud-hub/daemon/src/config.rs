@@ -3,7 +3,10 @@
 //! Read by [`crate::cli`] before a port is bound; handed to [`crate::hub`]. The shipped example is [`EXAMPLE`], and a
 //! test holds it against the defaults below, so that neither can drift from the other.
 
+mod calibration;
 pub mod reach;
+
+pub use calibration::CalibrationTable;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,6 +36,8 @@ pub struct HubConfig {
     pub inference: InferenceTable,
     /// Config of the deltas between versions.
     pub deltas: DeltasTable,
+    /// Config of the thresholds that are kept valid in the field.
+    pub calibration: CalibrationTable,
     /// Config of the log. The environment variable `SANDERLING_LOG` takes precedence over its filter.
     pub log: telemetry::LogConfig,
     /// The file this was read from, for messages that say where to change something; `None` when it was none.
@@ -366,6 +371,7 @@ impl HubConfig {
         if inference.run_memory_max_bytes == 0 {
             mistakes.add("inference.run_memory_max_bytes", "use at least 1");
         }
+        self.calibration.validate(mistakes);
         if let Err(error) = self.log.check() {
             mistakes.add("log.filter", telemetry::chain(&error));
         }

@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use types::{ModelName, Version};
+use types::{ModelName, VariantName, Version};
 
-pub use types::counters::Tally;
+pub use types::counters::{AuditScores, Compared, Tally};
 pub use types::histogram::{BUCKETS, Histogram};
 
 /// Length of a period: short enough that a bad version is noticed within minutes, long enough that a device writes little.
@@ -23,6 +23,9 @@ pub const PERIODS_MAX: usize = 60;
 /// Maximum number of versions that are counted in one period: two of each model that a device may follow.
 pub const VERSIONS_MAX: usize = 256;
 
+/// Maximum number of variants whose audits are counted by score in one period: with 65 places each they fit into a stored record.
+pub const SCORED_MAX: usize = 64;
+
 /// Counts of one period.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Period {
@@ -34,6 +37,8 @@ pub struct Period {
     pub seconds: u32,
     /// Counts of each version that did something.
     pub tallies: BTreeMap<(ModelName, Version), Tally>,
+    /// Audits of each variant by score.
+    pub scores: BTreeMap<(ModelName, Version, VariantName), AuditScores>,
 }
 
 impl Period {
@@ -47,6 +52,11 @@ impl Period {
         for (key, tally) in later.tallies {
             if self.tallies.len() < VERSIONS_MAX || self.tallies.contains_key(&key) {
                 self.tallies.entry(key).or_default().add(&tally);
+            }
+        }
+        for (key, scores) in later.scores {
+            if self.scores.len() < SCORED_MAX || self.scores.contains_key(&key) {
+                self.scores.entry(key).or_default().add(&scores);
             }
         }
     }
@@ -65,6 +75,7 @@ pub struct Changes {
 #[derive(Debug, Clone, Default)]
 pub struct Counters {
     current: BTreeMap<(ModelName, Version), Tally>,
+    scores: BTreeMap<(ModelName, Version, VariantName), AuditScores>,
     since_unix_s: Option<u64>,
     waiting: VecDeque<Period>,
     /// Highest number that was given to a message: the hub may have counted it, so it is not merged any more.
@@ -89,6 +100,23 @@ impl Counters {
         }
     }
 
+    /// Counts an audit of a variant by its score, as [`AuditScores::count`].
+    pub fn count_score(
+        &mut self,
+        model: &ModelName,
+        version: Version,
+        variant: &VariantName,
+        threshold: Option<f32>,
+        agrees: bool,
+    ) {
+        // The hub takes scores with the counts of their version only.
+        self.count(model, version, |_tally| ());
+        let key = (model.clone(), version, variant.clone());
+        if self.scores.len() < SCORED_MAX || self.scores.contains_key(&key) {
+            self.scores.entry(key).or_default().count(threshold, agrees);
+        }
+    }
+
     /// Returns the versions that did something in the period under way.
     pub fn counted(&self) -> impl Iterator<Item = &(ModelName, Version)> {
         self.current.keys()
@@ -97,14 +125,14 @@ impl Counters {
     /// Ends the period under way; one in which nothing happened leaves nothing.
     pub fn close(&mut self, now_unix_s: u64) -> Changes {
         let from_unix_s = self.since_unix_s.replace(now_unix_s).unwrap_or(now_unix_s).min(now_unix_s);
-        let tallies = std::mem::take(&mut self.current);
+        let (tallies, scores) = (std::mem::take(&mut self.current), std::mem::take(&mut self.scores));
         if tallies.is_empty() {
             return Changes::default();
         }
         let seconds = u32::try_from(now_unix_s.saturating_sub(from_unix_s)).unwrap_or(u32::MAX);
         // Not below the clock: numbers go on rising also when the stored ones are lost.
         self.last = self.last.saturating_add(1).max(now_unix_s);
-        self.waiting.push_back(Period { sequence: self.last, from_unix_s, seconds, tallies });
+        self.waiting.push_back(Period { sequence: self.last, from_unix_s, seconds, tallies, scores });
         let mut dirty = vec![self.last];
         let mut changes = Changes::default();
         while self.waiting.len() > PERIODS_MAX {

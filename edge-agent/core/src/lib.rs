@@ -16,6 +16,7 @@
 //! | [`audit`] | which kept answers are compared with the full model's |
 //! | [`agreement`] | whether two answers agree |
 //! | [`drift`] | whether scores have left the distribution of their calibration |
+//! | [`refit`] | which threshold is in force: the author's, or one that the hub refitted |
 //! | [`policy`] | which places may answer, by deadline, privacy, conditions and budgets |
 //! | [`backoff`] | how long to wait before trying again |
 //! | [`refused`] | how a machine says no to an event that makes no sense |
@@ -28,6 +29,7 @@ pub mod counters;
 pub mod drift;
 pub mod outbox;
 pub mod policy;
+pub mod refit;
 pub mod refused;
 pub mod renewal;
 pub mod route;

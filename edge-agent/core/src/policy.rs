@@ -42,6 +42,8 @@ pub struct Snapshot {
     pub is_calibrated: bool,
     /// Whether its threshold is void because the scores have left the distribution of the calibration.
     pub is_drifted: bool,
+    /// Whether its threshold is void because audits broke the promise, and the hub has shown no other one.
+    pub is_withdrawn: bool,
     /// Whether the device is fetching its first version of the model.
     pub is_downloading: bool,
 }
@@ -72,6 +74,7 @@ impl Snapshot {
             left: Left::default(),
             is_calibrated: true,
             is_drifted: false,
+            is_withdrawn: false,
             is_downloading: false,
         }
     }
@@ -225,7 +228,11 @@ pub(crate) fn is_never_sure(snapshot: &Snapshot) -> bool {
 
 /// Returns the reason for which no answer of the device counts as sure.
 pub(crate) const fn never_sure(snapshot: &Snapshot) -> Reason {
-    if snapshot.is_drifted { Reason::Drifted } else { Reason::NotCalibrated }
+    match (snapshot.is_withdrawn, snapshot.is_drifted) {
+        (true, _) => Reason::BoundBroken,
+        (false, true) => Reason::Drifted,
+        (false, false) => Reason::NotCalibrated,
+    }
 }
 
 /// Returns the delay after which the mode `hedge` also asks the hub: as configured, or the device's 95th percentile.
@@ -328,5 +335,8 @@ pub fn withheld(snapshot: &Snapshot, reason: Reason) -> Option<Reason> {
 /// Returns whether the hub is asked because the device's own answer is not sure.
 #[must_use]
 pub const fn is_escalation(reason: Reason) -> bool {
-    matches!(reason, Reason::LowConfidence | Reason::NoScore | Reason::NotCalibrated | Reason::Drifted)
+    matches!(
+        reason,
+        Reason::LowConfidence | Reason::NoScore | Reason::NotCalibrated | Reason::Drifted | Reason::BoundBroken
+    )
 }

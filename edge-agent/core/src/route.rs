@@ -388,7 +388,7 @@ impl Route {
         };
         let reason = match (threshold, score) {
             // Hedging is about time: without a threshold every answer is acceptable.
-            (None, _) if is_hedge => return Verdict::Accept(Reason::Policy),
+            (None, _) if is_hedge && !self.snapshot.is_withdrawn => return Verdict::Accept(Reason::Policy),
             (None, _) => never_sure(&self.snapshot),
             (Some(_), None) => Reason::NoScore,
             (Some(_), Some(score)) if score.is_nan() => Reason::NoScore,

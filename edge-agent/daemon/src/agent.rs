@@ -151,6 +151,7 @@ impl Agent {
         let trust = trust.map(|trust| Arc::new(DeviceTrust::new(trust, Arc::clone(&shared_status))));
         let models = Arc::new(Models::new(&config.models));
         models.counters().restore(Arc::clone(&store)).await.map_err(StartError::Store)?;
+        models.thresholds().restore(Arc::clone(&store)).await.map_err(StartError::Store)?;
         let reports = Reports::restore(Arc::clone(&store)).await.map_err(StartError::Store)?;
         let reports = Arc::new(reports);
         let (publish, connection) = tokio::sync::watch::channel(None);

@@ -5,8 +5,8 @@
 //! everywhere: from the session's queue and from the hub's.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use edge_core::policy::Snapshot;
@@ -126,7 +126,8 @@ pub async fn answer(
     request: &RoutedRequest,
 ) -> Result<InferenceResponse, AnswerError> {
     let serving = model.serving_version(request.version);
-    let route = Walk { model, link, limits, request, serving, sent: AtomicU64::new(0) };
+    let (sent, reached, is_drawn) = (AtomicU64::new(0), OnceLock::new(), false);
+    let mut route = Walk { model, link, limits, request, serving, sent, is_drawn, reached };
     let facts = RequestInfo {
         policy: request.policy,
         deadline: request.deadline,
@@ -134,7 +135,7 @@ pub async fn answer(
         input_bytes: request.inputs.iter().map(|input| bytes_of(&input.tensor)).sum(),
     };
     // Drawn before the answer is known.
-    let is_drawn = route.is_audited(&facts);
+    route.is_drawn = route.is_audited(&facts);
     let snapshot = route.snapshot(facts);
     let mut trace = Trace::new(&route, snapshot);
     let serving = route.serving.as_deref();
@@ -147,7 +148,7 @@ pub async fn answer(
     let result = route.follow(snapshot, &mut trace).await;
     trace.end(&result);
     let response = result?;
-    route.note_answer(&response, is_drawn);
+    route.note_answer(&response);
     if let Some(key) = key {
         limits.cache.keep(key, model, &response);
     }
@@ -167,6 +168,10 @@ struct Walk<'a> {
     serving: Option<Arc<Serving>>,
     /// Bytes of input that were handed to the connection to the hub.
     sent: AtomicU64,
+    /// Whether the answer is audited, drawn before it is known.
+    is_drawn: bool,
+    /// Highest threshold of the curve that the device's score reaches, once it is known; unset where it is not counted.
+    reached: OnceLock<Option<f32>>,
 }
 
 /// Work in flight at one place; `None` while the place has nothing to do.
@@ -291,6 +296,7 @@ impl Walk<'_> {
             left,
             is_calibrated: self.serving.as_ref().is_some_and(|serving| self.threshold(serving).is_some()),
             is_drifted: self.serving.as_ref().is_some_and(|serving| self.is_drifted(serving)),
+            is_withdrawn: self.serving.as_ref().is_some_and(|serving| self.is_withdrawn(serving)),
             is_downloading: self.model.is_downloading(),
         }
     }
@@ -361,7 +367,7 @@ impl Walk<'_> {
                 self.model.latencies.ran_on_device(started.elapsed().saturating_sub(outcome.queue));
                 self.note_run(&serving, &outcome);
                 let score = serving.score(&outcome.outputs);
-                self.watch_drift(&serving, &outcome.outputs, score);
+                self.watch_score(&serving, &outcome.outputs, score);
                 let threshold = self.threshold(&serving);
                 let outputs = self.only_wanted(outcome.outputs);
                 Ok(Local { outputs, score, threshold, queue: outcome.queue, compute: outcome.compute })
@@ -473,7 +479,8 @@ impl Walk<'_> {
                 };
                 Ok(InferenceResponse { outputs: local.outputs, receipt: receipt(made) })
             }
-            (Place::Hub, _, Some(hub), _) => {
+            (Place::Hub, local, Some(hub), _) => {
+                self.note_deferred(local.as_ref(), &hub.outputs, reason);
                 let receipt = receipt(hub.made);
                 Ok(InferenceResponse { outputs: hub.outputs, receipt })
             }

@@ -12,7 +12,7 @@ use edge_core::policy::{Snapshot, withheld};
 use edge_core::route::{LocalState, RequestInfo};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use types::{NamedTensor, Policy, Reason, RequestId, Version};
+use types::{NamedTensor, Policy, Reason, RequestId, VariantName, Version};
 
 use crate::models::Model;
 use crate::permits::Permits;
@@ -46,6 +46,17 @@ pub struct Audit {
     pub outputs: Vec<NamedTensor>,
     /// Rule of the comparison.
     pub rule: Compared,
+    /// Score of the answer, where the hub watches the threshold of its variant.
+    pub scored: Option<ScoredAudit>,
+}
+
+/// Score of an audited answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoredAudit {
+    /// Variant that answered.
+    pub variant: VariantName,
+    /// Highest threshold of its curve that the score reaches; `None` if it reaches none.
+    pub reached: Option<f32>,
 }
 
 impl Audit {
@@ -94,6 +105,15 @@ impl Audits {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             tracing::debug!("an audit is dropped: too many wait for the hub");
         }
+    }
+}
+
+impl Audits {
+    /// Returns whether an audit that is added now would wait for its turn. Deferred answers are counted only then, so that a queue that
+    /// is full leaves out kept and deferred answers alike.
+    #[must_use]
+    pub fn have_room(&self) -> bool {
+        self.queue.capacity() > 0 && self.bytes.load(Ordering::Relaxed) < WAITING_BYTES_MAX
     }
 }
 
@@ -167,6 +187,9 @@ impl Auditor {
             tally.audited = tally.audited.saturating_add(1);
             tally.agreed = tally.agreed.saturating_add(u64::from(agrees));
         });
+        if let Some(ScoredAudit { variant, reached }) = &audit.scored {
+            audit.model.counters.count_score((&audit.model.name, audit.version, variant), *reached, agrees);
+        }
         Some(agrees)
     }
 }

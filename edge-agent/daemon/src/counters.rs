@@ -11,7 +11,7 @@ use service::clock;
 use store::{Batch, Store, StoreError, Table};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use types::{ModelName, Version};
+use types::{ModelName, VariantName, Version};
 
 use crate::engines::Engines;
 use crate::records::v1::CounterPeriod;
@@ -40,6 +40,12 @@ impl DeviceCounters {
     /// Changes the counts of a version.
     pub fn count(&self, model: &ModelName, version: Version, change: impl FnOnce(&mut Tally)) {
         self.lock().count(model, version, change);
+    }
+
+    /// Counts an audit of a variant: `reached` is the highest threshold of its curve that the score reaches.
+    pub fn count_score(&self, of: (&ModelName, Version, &VariantName), reached: Option<f32>, agrees: bool) {
+        let (model, version, variant) = of;
+        self.lock().count_score(model, version, variant, reached, agrees);
     }
 
     /// Closes a period each minute until `stop` is cancelled, and the last one then.

@@ -31,6 +31,12 @@ pub struct DriftStatus {
 }
 
 impl DriftStatus {
+    /// Returns whether scores are lower than in the calibration; otherwise they are higher.
+    #[must_use]
+    pub fn is_less_sure(&self) -> bool {
+        self.shift == "less-sure"
+    }
+
     /// Returns the finding in plain words.
     #[must_use]
     pub fn sentence(&self) -> String {

@@ -34,6 +34,7 @@ mod sockets;
 pub mod state;
 pub mod status;
 pub mod surroundings;
+pub mod thresholds;
 pub mod trust;
 pub mod updater;
 pub mod uplink;

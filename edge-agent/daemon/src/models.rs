@@ -5,6 +5,7 @@
 //! itself when its last request is done.
 
 mod statistics;
+mod threshold;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,6 +27,7 @@ use crate::counters::DeviceCounters;
 use crate::drift::DriftWatch;
 use crate::latencies::Latencies;
 use crate::shadow::Shadow;
+use crate::thresholds::{ScoreGrid, Thresholds};
 use crate::vitals::Vitals;
 
 /// A version that is loaded and answers.
@@ -47,6 +49,8 @@ pub struct Serving {
     pub vitals: Vitals,
     /// Watch over its scores.
     pub drift: DriftWatch,
+    /// Thresholds that its audits are counted between.
+    pub grid: ScoreGrid,
 }
 
 impl Serving {
@@ -62,7 +66,7 @@ impl Serving {
         self.installed == *installed && self.on.lost().is_none() && self.session.condemned().is_none()
     }
 
-    /// Least score at which an answer is kept; `None` when this form was never calibrated.
+    /// Returns the author's threshold; `None` when this form was never calibrated.
     #[must_use]
     pub fn threshold(&self) -> Option<f32> {
         self.variant().and_then(|variant| variant.threshold)
@@ -145,6 +149,8 @@ pub struct Model {
     pub statistics: Statistics,
     /// Counters of all models of the device.
     pub counters: Arc<DeviceCounters>,
+    /// Thresholds of the hub for all models of the device.
+    thresholds: Arc<Thresholds>,
 }
 
 /// Wish of a client that a model be loaded or unloaded.
@@ -161,7 +167,13 @@ pub enum Residency {
 }
 
 impl Model {
-    fn new(name: ModelName, table: ModelTable, losses: watch::Sender<u64>, counters: Arc<DeviceCounters>) -> Self {
+    fn new(
+        name: ModelName,
+        table: ModelTable,
+        losses: watch::Sender<u64>,
+        counters: Arc<DeviceCounters>,
+        thresholds: Arc<Thresholds>,
+    ) -> Self {
         let (serving, given_up) = (RwLock::default(), RwLock::default());
         let residency = watch::Sender::new(Residency::Normal);
         let (audit, shadow, statistics) = (RwLock::default(), RwLock::default(), Statistics::default());
@@ -183,6 +195,7 @@ impl Model {
             shadow,
             statistics,
             counters,
+            thresholds,
         }
     }
 
@@ -244,13 +257,6 @@ impl Model {
     #[must_use]
     pub fn shadow(&self) -> Option<Arc<Shadow>> {
         self.shadow.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Returns the share in thousandths of this version's kept answers that the hub wants audited.
-    #[must_use]
-    pub fn audit_per_mille(&self, version: Version) -> u16 {
-        let audit = *self.audit.read().unwrap_or_else(PoisonError::into_inner);
-        audit.filter(|(audited, _share)| *audited == version).map_or(0, |(_version, share)| share)
     }
 
     /// Stores the reason why no version serves, for clients that ask this device alone.
@@ -365,6 +371,7 @@ impl Model {
         // The alarm of the version before ends with it.
         let is_alarmed = serving.is_some_and(|serving| serving.drift.is_alarmed());
         telemetry::metrics::drift(self.name.as_str(), is_alarmed);
+        self.show_threshold(serving.map(Arc::as_ref));
         let number = serving.map_or(0, |serving| serving.installed.version.number());
         telemetry::metrics::model_version(self.name.as_str(), u32::try_from(number).unwrap_or(u32::MAX));
     }
@@ -414,6 +421,7 @@ pub struct Models {
     /// Counts the runs that found their device gone.
     losses: watch::Sender<u64>,
     counters: Arc<DeviceCounters>,
+    thresholds: Arc<Thresholds>,
 }
 
 impl Models {
@@ -421,7 +429,7 @@ impl Models {
     #[must_use]
     pub fn new(tables: &BTreeMap<ModelName, ModelTable>) -> Self {
         let (losses, _nobody_yet) = watch::channel(0);
-        let models = Self { by_name: RwLock::default(), losses, counters: Arc::default() };
+        let models = Self { by_name: RwLock::default(), losses, counters: Arc::default(), thresholds: Arc::default() };
         for (name, table) in tables {
             models.add(name, table.clone());
         }
@@ -461,7 +469,8 @@ impl Models {
     /// Follows a model from now on; returns the model, or the one that is followed already.
     pub fn add(&self, name: &ModelName, table: ModelTable) -> Arc<Model> {
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Model::new(name.clone(), table, self.losses.clone(), Arc::clone(&self.counters)));
+        let (counters, thresholds) = (Arc::clone(&self.counters), Arc::clone(&self.thresholds));
+        let new = || Arc::new(Model::new(name.clone(), table, self.losses.clone(), counters, thresholds));
         Arc::clone(by_name.entry(name.clone()).or_insert_with(new))
     }
 

@@ -23,6 +23,7 @@ use crate::drift::DriftStatus;
 use crate::engines::{EngineStatus, Engines};
 use crate::permits::Permits;
 use crate::state::Listening;
+use crate::thresholds::RefitStatus;
 pub use budget::{BudgetStatus, Remaining};
 pub use trust::TrustStatus;
 use trust::with_state;
@@ -129,6 +130,9 @@ pub struct ModelStatus {
     /// Alarm that stands because the scores have left the distribution of the calibration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<DriftStatus>,
+    /// Threshold of the hub in place of the author's; `None` while the author's is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refit: Option<RefitStatus>,
     /// Progress of its update.
     pub update: UpdateStatus,
     /// Versions that were given up; an operator's retry or a newer version goes past them.
@@ -282,7 +286,7 @@ impl ModelStatus {
     #[must_use]
     pub fn without_threshold(&self) -> Option<&'static str> {
         let is_deferred = self.policy == PolicyMode::Cascade && self.withheld.is_none();
-        let without = is_deferred && self.active.is_some() && self.threshold.is_none();
+        let without = is_deferred && self.active.is_some() && self.threshold.is_none() && self.refit.is_none();
         without.then_some("no threshold: every request goes to the hub")
     }
 }
@@ -470,7 +474,8 @@ fn model_status(model: &crate::models::Model, permits: &Permits, part: UpdaterPa
         engine: serving.map(|serving| serving.engine),
         provider: serving.map(|serving| serving.session.provider().to_owned()),
         failover: part.failover,
-        threshold: serving.and_then(crate::models::Serving::threshold),
+        threshold: serving.and_then(|serving| model.in_force(serving).threshold),
+        refit: serving.and_then(|serving| model.refit_status(serving)),
         drift: serving.and_then(|serving| serving.drift.alarm()),
         update: part.update,
         failed: part.failed,

@@ -73,6 +73,7 @@ fn version(number: u64, bias: &str, engine: &FakeEngine) -> Arc<Serving> {
         session,
         vitals: edge_agent::vitals::Vitals::default(),
         drift: edge_agent::drift::DriftWatch::default(),
+        grid: edge_agent::thresholds::ScoreGrid::default(),
     })
 }
 

@@ -7,7 +7,7 @@ use edge_core::route::{HubState, LocalFailure, LocalState, RequestInfo};
 use types::policy::{Budget, HEDGE_AFTER, PolicyLayer, Privacy, PrivacyClass, RequestRules};
 use types::{Policy, PolicyMode, Reason};
 
-use crate::record::{Asked, Request, hub_failure, local_failure, micros, reason};
+use crate::record::{Asked, Calibration, Request, hub_failure, local_failure, micros, reason};
 use crate::samples::{Times, interpolate, positions};
 use crate::walk::{Course, Work};
 
@@ -157,6 +157,7 @@ impl Request {
             left,
             is_calibrated: self.threshold().is_some(),
             is_drifted: moment.is_some_and(|moment| moment.drifted),
+            is_withdrawn: self.is_withdrawn(),
             is_downloading: moment.is_some_and(|moment| moment.downloading),
             ..Snapshot::of(info, hub)
         }
@@ -167,6 +168,12 @@ impl Request {
         let is_own = self.moment.as_ref().is_none_or(|moment| moment.asked.deadline);
         let left = self.policy.deadline_us.filter(|_| is_own).map(micros).or(policy.deadline)?;
         start.checked_add(left)
+    }
+
+    /// Returns whether the hub had withdrawn the threshold: a variant that was never calibrated is not called uncertified.
+    fn is_withdrawn(&self) -> bool {
+        let is_void = |calibration: &Calibration| calibration.threshold.is_none() && calibration.state == "uncertified";
+        self.calibration.as_ref().is_some_and(is_void)
     }
 
     /// Returns the threshold in force: none while drift made it void.

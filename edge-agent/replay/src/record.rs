@@ -92,6 +92,9 @@ pub(crate) struct InForce {
 /// Threshold of the device's variant and its bound.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(crate) struct Calibration {
+    /// `certified`, `refitted`, `uncertified` or `not-calibrated`.
+    #[serde(default)]
+    pub(crate) state: String,
     pub(crate) threshold: Option<f32>,
     pub(crate) alpha: Option<f32>,
     pub(crate) confidence: Option<f32>,

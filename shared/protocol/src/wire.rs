@@ -58,6 +58,8 @@ coded!(
         Drifted = 25,
         // Never sent: an answer that is given again asks no hub.
         Cached = 26,
+        // Not sent yet. Agents send NotCalibrated in its place.
+        BoundBroken = 27,
     }
 );
 coded!(

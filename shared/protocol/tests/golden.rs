@@ -11,10 +11,11 @@ mod golden_bytes;
 use bytes::Bytes;
 use golden_bytes as gold;
 use protocol::v1::{
-    ActiveVariant, Assigned, Audit, BlobRange, BlobSlice, DeltaFile, DeltaRequest, DeviceRequest, DeviceResponse,
-    EngineInfo, EnrolRequest, EnrolResponse, Enrolled, Hello, HubRequest, HubResponse, InferRequest, InferResponse,
-    Measurement, ModelCounters, ModelState, Offer, Pin, Refusal, RefusalCode, Return, RunningModel, TensorHeader,
-    UpdateOutcome, UpdateReport, VariantFigures, Welcome,
+    ActiveVariant, Assigned, Audit, AuditScores, BlobRange, BlobSlice, DeltaFile, DeltaRequest, DeviceRequest,
+    DeviceResponse, DriftAlarm, EngineInfo, EnrolRequest, EnrolResponse, Enrolled, Evidence, Hello, HubRequest,
+    HubResponse, InferRequest, InferResponse, Measurement, ModelCounters, ModelState, Offer, Pin, Refusal, RefusalCode,
+    Return, RunningModel, ScoreBin, TensorHeader, ThresholdOrder, Thresholds, UpdateOutcome, UpdateReport,
+    VariantFigures, VariantThreshold, Welcome,
 };
 use protocol::{DecodeError, FrameHeader, JoinSecret, JoinToken, Message, decode, encode};
 use types::update::Stage;
@@ -172,6 +173,32 @@ fn the_requests_of_a_hub_in_a_rollout_keep_their_bytes() {
     let audit = Audit { model: digits(), version: version(2), share_per_mille: 50 };
     golden("Audit", &HubRequest::Audit(audit), gold::AUDIT);
     golden("Assigned", &HubRequest::Assigned(Assigned { models: vec![digits()] }), gold::ASSIGNED);
+}
+
+#[test]
+fn the_messages_that_keep_thresholds_valid_keep_their_bytes() {
+    let (model, variant) = (|| "digits".parse().unwrap(), || "int8-qdq".parse().unwrap());
+    let bins = vec![
+        ScoreBin { threshold_bits: Some(0.875_f32.to_bits()), agreed: 300, differing: 1 },
+        ScoreBin { threshold_bits: None, agreed: 7, differing: 9 },
+    ];
+    let scores = AuditScores { model: model(), version: version(3), variant: variant(), bins };
+    let evidence = Evidence { counters: Vec::new(), scores: vec![scores] };
+    golden("Evidence", &DeviceRequest::Evidence(evidence), gold::EVIDENCE);
+    let alarm = DriftAlarm { model: model(), version: version(3), is_less_sure: true, since_unix_s: 1_800_000_000 };
+    golden("Drift", &DeviceRequest::Drift(vec![alarm]), gold::DRIFT);
+    let order = |threshold| VariantThreshold {
+        model: model(),
+        version: version(3),
+        variant: variant(),
+        digest: digest(5),
+        share_per_mille: 10,
+        changes: 2,
+        threshold,
+    };
+    let at_least = ThresholdOrder::AtLeast { bits: 0.875_f32.to_bits() };
+    let variants = vec![order(ThresholdOrder::Author), order(ThresholdOrder::Nothing), order(at_least)];
+    golden("Thresholds", &HubRequest::Thresholds(Thresholds { variants }), gold::THRESHOLDS);
 }
 
 #[test]

@@ -7,10 +7,16 @@
 //! Each label value creates a time series that is kept for the life of the process: model names come from the installed
 //! models, never from a request; a request for an unknown model counts under [`UNKNOWN_MODEL`].
 
+mod calibration;
+
 use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+pub use calibration::{
+    CALIBRATIONS, DEVICES_DRIFTING, THRESHOLD_STATE, calibrations, devices_drifting, threshold_state,
+};
 
 /// Value of the `model` label for requests that name no known model.
 pub const UNKNOWN_MODEL: &str = "unknown";
@@ -176,6 +182,7 @@ fn describe() {
     describe_counter!(TAKEN_BACK, Unit::Count, "Models that returned to a reopened engine.");
     describe_counter!(DRIFT_ALARMS, Unit::Count, "Alarms because scores left the distribution of their calibration.");
     describe_gauge!(DRIFT, Unit::Count, "Whether an alarm of drift stands.");
+    calibration::describe();
     describe_counter!(REOPENED, Unit::Count, "Attempts to reopen an engine whose device was lost.");
     describe_counter!(HOST_RESTARTS, Unit::Count, "Child processes of engines that were restarted.");
     describe_counter!(HOST_DEATHS, Unit::Count, "Child processes of engines that ended, by cause.");

@@ -1,5 +1,7 @@
 //! Counts of what a version of a model did, as devices make them and the hub judges them.
 
+use std::collections::BTreeMap;
+
 use crate::histogram::Histogram;
 
 /// Counts of one version of a model on one device, or on several.
@@ -81,4 +83,49 @@ impl Tally {
 
 fn share(part: u64, of: u64) -> Option<f64> {
     (of > 0).then(|| (part as f64 / of as f64).min(1.0))
+}
+
+/// Maximum number of places in [`AuditScores`]: 64 thresholds, and the scores below the last one.
+pub const SCORE_PLACES_MAX: usize = 65;
+
+/// Audits of one variant, counted by score.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AuditScores(BTreeMap<Option<u32>, Compared>);
+
+/// Answers that were compared with the full model's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Compared {
+    /// Answers that agree.
+    pub agreed: u64,
+    /// Answers that differ.
+    pub differing: u64,
+}
+
+impl AuditScores {
+    /// Counts an answer: `threshold` is the highest one of the variant's curve that the score reaches, `None` if it reaches none.
+    pub fn count(&mut self, threshold: Option<f32>, agrees: bool) {
+        let more = Compared { agreed: u64::from(agrees), differing: u64::from(!agrees) };
+        self.add_at(threshold.map(f32::to_bits), more);
+    }
+
+    /// Adds the counts of other audits of the same variant.
+    pub fn add(&mut self, other: &Self) {
+        for (threshold, counts) in &other.0 {
+            self.add_at(*threshold, *counts);
+        }
+    }
+
+    /// Adds counts at a threshold, given by its bits. A place beyond [`SCORE_PLACES_MAX`] is not counted.
+    pub fn add_at(&mut self, threshold_bits: Option<u32>, more: Compared) {
+        if self.0.len() < SCORE_PLACES_MAX || self.0.contains_key(&threshold_bits) {
+            let counts = self.0.entry(threshold_bits).or_default();
+            counts.agreed = counts.agreed.saturating_add(more.agreed);
+            counts.differing = counts.differing.saturating_add(more.differing);
+        }
+    }
+
+    /// Returns the counts with the bits of their thresholds.
+    pub fn places(&self) -> impl Iterator<Item = (Option<u32>, Compared)> + '_ {
+        self.0.iter().map(|(threshold, counts)| (*threshold, *counts))
+    }
 }

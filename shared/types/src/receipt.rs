@@ -120,11 +120,13 @@ pub enum Reason {
     Drifted,
     /// The same input was answered before, and that answer was given again.
     Cached,
+    /// Cascade deferred to the hub: audits broke the promise of the threshold, and the hub has shown no other one since.
+    BoundBroken,
 }
 
 impl Reason {
     /// All reasons, so that metrics start at zero and the documentation is complete.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Policy,
         Self::Confident,
         Self::LowConfidence,
@@ -151,6 +153,7 @@ impl Reason {
         Self::Downloading,
         Self::Drifted,
         Self::Cached,
+        Self::BoundBroken,
     ];
 
     /// Returns the code used in responses, metrics and logs.
@@ -183,6 +186,7 @@ impl Reason {
             Self::Downloading => "downloading",
             Self::Drifted => "drifted",
             Self::Cached => "cached",
+            Self::BoundBroken => "bound-broken",
         }
     }
 
@@ -218,6 +222,9 @@ impl Reason {
             Self::Drifted => {
                 "the scores have left the distribution of the calibration, so no answer of the device counts as sure"
             }
+            Self::BoundBroken => {
+                "audits broke the promise of the threshold and no other one is shown yet, so no answer of the device counts as sure"
+            }
         }
     }
 }
@@ -243,6 +250,13 @@ pub enum Calibration {
         /// Confidence of the bound, 0 to 1.
         confidence: f32,
     },
+    /// The hub has refitted the threshold from audits of the device's group, so that the bound of the manifest holds there.
+    Refitted {
+        /// Upper bound as in [`Self::Certified`].
+        alpha: f32,
+        /// Confidence of the bound, 0 to 1.
+        confidence: f32,
+    },
 }
 
 impl Calibration {
@@ -253,6 +267,7 @@ impl Calibration {
             Self::NotCalibrated => "not-calibrated",
             Self::Uncertified => "uncertified",
             Self::Certified { .. } => "certified",
+            Self::Refitted { .. } => "refitted",
         }
     }
 
@@ -260,7 +275,7 @@ impl Calibration {
     #[must_use]
     pub const fn bound(self) -> Option<(f32, f32)> {
         match self {
-            Self::Certified { alpha, confidence } => Some((alpha, confidence)),
+            Self::Certified { alpha, confidence } | Self::Refitted { alpha, confidence } => Some((alpha, confidence)),
             Self::NotCalibrated | Self::Uncertified => None,
         }
     }

@@ -175,7 +175,9 @@ impl Role {
             DeviceRequest::Running(_)
             | DeviceRequest::Counters(_)
             | DeviceRequest::Measured(_)
-            | DeviceRequest::Delta(_) => refused(RefusalCode::Internal),
+            | DeviceRequest::Delta(_)
+            | DeviceRequest::Evidence(_)
+            | DeviceRequest::Drift(_) => refused(RefusalCode::Internal),
             DeviceRequest::Infer(_) => refused(RefusalCode::Busy),
             DeviceRequest::Renew { .. } => refused(RefusalCode::Internal),
         }

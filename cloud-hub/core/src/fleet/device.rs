@@ -105,6 +105,17 @@ pub struct Running {
     pub provider: String,
 }
 
+/// Alarm of a device: the scores of a version have left the distribution of its calibration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DriftAlarm {
+    /// Version whose scores have changed.
+    pub version: Version,
+    /// Whether scores are lower than in the calibration; otherwise they are higher.
+    pub is_less_sure: bool,
+    /// Time at which the alarm was raised, in seconds of the device's Unix clock.
+    pub since_unix_s: u64,
+}
+
 /// The last that was heard of a version on a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
@@ -170,6 +181,8 @@ pub struct Model {
     pub previous: Option<Installed>,
     /// Engine and provider that run the active version, where the device said so.
     pub running: Option<Running>,
+    /// Alarm of drift that the device has reported and not ended.
+    pub drift: Option<DriftAlarm>,
     progress: BTreeMap<Version, Progress>,
 }
 
@@ -216,9 +229,9 @@ impl Device {
         self.machine = greeting.machine;
         let mut known = std::mem::take(&mut self.models);
         for follows in greeting.models.into_iter().take(MODELS_MAX) {
-            let Model { progress, running, .. } =
+            let Model { progress, running, drift, .. } =
                 known.remove(&follows.model).map_or_else(Model::default, |model| *model);
-            let model = Model { active: follows.active, previous: follows.previous, running, progress };
+            let model = Model { active: follows.active, previous: follows.previous, running, drift, progress };
             self.models.insert(follows.model, Box::new(model));
         }
     }
@@ -250,6 +263,16 @@ impl Device {
             running.provider.truncate(running.provider.floor_char_boundary(PROVIDER_BYTES_MAX));
             if let Some(model) = self.models.get_mut(&name) {
                 model.running = Some(running);
+            }
+        }
+    }
+
+    /// Takes the alarms of drift that stand; models that the greeting did not name are ignored.
+    pub(super) fn drifts(&mut self, alarms: Vec<(ModelName, DriftAlarm)>) {
+        self.models.values_mut().for_each(|model| model.drift = None);
+        for (name, alarm) in alarms {
+            if let Some(model) = self.models.get_mut(&name) {
+                model.drift = Some(alarm);
             }
         }
     }
@@ -287,7 +310,7 @@ impl Model {
         previous: Option<Installed>,
         progress: BTreeMap<Version, Progress>,
     ) -> Self {
-        Self { active, previous, running: None, progress }
+        Self { active, previous, running: None, drift: None, progress }
     }
 
     /// Returns what runs the active version, where the device said so.
@@ -295,6 +318,13 @@ impl Model {
     pub fn running_active(&self) -> Option<&Running> {
         let active = self.active.as_ref()?.version;
         self.running.as_ref().filter(|running| running.version == active)
+    }
+
+    /// Returns the alarm of drift about the version that serves.
+    #[must_use]
+    pub fn drift_of_active(&self) -> Option<DriftAlarm> {
+        let active = self.active.as_ref()?.version;
+        self.drift.filter(|alarm| alarm.version == active)
     }
 
     /// The last that was heard of a version.

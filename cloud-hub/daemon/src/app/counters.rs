@@ -9,7 +9,7 @@ mod evidence;
 mod figures;
 mod sweep;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -115,21 +115,42 @@ impl Counters {
         periods: Vec<ModelCounters>,
         skew_s: i64,
     ) -> Result<(), StoreError> {
+        self.take_with(registry, device, periods, skew_s, |batch, _counted| Ok(batch)).await
+    }
+
+    /// Counts periods as [`Counters::take`] does; `keep` gets the versions that are counted now and adds to the same write.
+    ///
+    /// # Errors
+    /// As for [`Counters::take`], and those of `keep`.
+    pub async fn take_with(
+        &self,
+        registry: &Registry,
+        device: &DeviceId,
+        periods: Vec<ModelCounters>,
+        skew_s: i64,
+        keep: impl FnOnce(Batch, &BTreeSet<(ModelName, Version)>) -> Result<Batch, StoreError> + Send,
+    ) -> Result<(), StoreError> {
         if self.stored.load(Ordering::Relaxed) >= CELLS_MAX {
             self.sweep(clock::unix_s()).await?;
         }
         let mut shard = self.shard(device).lock().await;
         let mut work =
             Work { now: clock::unix_s(), skew_s, changed: HashMap::new(), counted: HashMap::new(), added: 0 };
+        let mut accepted = BTreeSet::new();
         for period in periods {
+            let subject = (period.model.clone(), period.version);
             let is_known = registry.manifest(&period.model, period.version).is_some();
             let taken = if is_known { self.add(&shard, &mut work, device, period).await? } else { Taken::Refused };
             telemetry::metrics::counter_period(taken.as_str());
+            if taken == Taken::Counted {
+                accepted.insert(subject);
+            }
         }
         let mut batch = Batch::new();
         for (key, stored) in &work.changed {
             batch = self.cells.put_in(batch, key, stored)?;
         }
+        let batch = keep(batch, &accepted)?;
         self.cells.store().apply(batch).await?;
         shard.counted.extend(work.counted);
         *shard.cells.entry(device.clone()).or_default() += work.added;

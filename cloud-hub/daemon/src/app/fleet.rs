@@ -4,6 +4,7 @@
 //! connections that both decide about. Every connection passes [`Fleet::admit`] before anything is served on it.
 
 mod admission;
+pub mod calibrating;
 mod cloned;
 mod labels;
 mod list;
@@ -88,6 +89,8 @@ struct Inner {
     certificates: HashMap<DeviceId, u64>,
     /// Connections whose agents take the requests of rollouts.
     speaking: HashSet<ConnectionId>,
+    /// Connections whose agents take thresholds.
+    calibrating: HashSet<ConnectionId>,
     /// Pins of operators, for display; [`crate::app::rollouts`] stores them.
     pins: BTreeMap<(DeviceId, ModelName), Version>,
     /// Devices that have greeted since [`Fleet::take_greeted`].
@@ -193,6 +196,20 @@ impl Fleet {
     /// When the connection was replaced by a newer one.
     pub async fn runs(&self, admitted: &Admitted, running: Vec<(ModelName, core::Running)>) -> Result<(), Replaced> {
         self.inner().fleet.runs(&admitted.device, admitted.id, running)?;
+        self.keep(&admitted.device).await;
+        Ok(())
+    }
+
+    /// Notes the alarms of drift of a device.
+    ///
+    /// # Errors
+    /// When the connection was replaced by a newer one.
+    pub async fn drifts(
+        &self,
+        admitted: &Admitted,
+        alarms: Vec<(ModelName, core::DriftAlarm)>,
+    ) -> Result<(), Replaced> {
+        self.inner().fleet.drifts(&admitted.device, admitted.id, alarms)?;
         self.keep(&admitted.device).await;
         Ok(())
     }

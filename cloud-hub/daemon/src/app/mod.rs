@@ -3,6 +3,7 @@
 //! Fed by [`crate::servers`] and [`crate::jobs`]. Composed once, by [`crate::hub::start`].
 
 pub mod backups;
+pub mod calibrations;
 pub mod counters;
 pub mod deltas;
 pub mod fleet;
@@ -20,6 +21,7 @@ pub mod uploads;
 
 use std::sync::Arc;
 
+use crate::app::calibrations::Calibrations;
 use crate::app::fleet::Fleet;
 use crate::app::operators::Operators;
 use crate::app::rollouts::Rollouts;
@@ -38,6 +40,8 @@ pub struct App {
     pub models: Arc<models::Models>,
     /// Rollouts, pins and assigned models.
     pub rollouts: Arc<Rollouts>,
+    /// Thresholds that are kept valid in the field.
+    pub calibrations: Arc<Calibrations>,
     /// Uploads of a version's files.
     pub uploads: Arc<uploads::Uploads>,
     /// Signed metadata: reading, new keys, changes.

@@ -8,6 +8,7 @@ use store::StoreError;
 use types::{Digest, ModelName};
 
 use crate::api::{EngineView, FormView, HubStatus, Listening};
+use crate::app::calibrations::Calibrations;
 use crate::app::fleet::Fleet;
 use crate::app::operators::Operators;
 use crate::app::registry::Registry;
@@ -28,6 +29,8 @@ pub struct Overview {
     pub loader: Arc<Loader>,
     /// Devices and their connections.
     pub fleet: Arc<Fleet>,
+    /// Thresholds in the field, for those that are broken.
+    pub calibrations: Arc<Calibrations>,
     /// Operators, for tokens that end soon.
     pub operators: Arc<Operators>,
     /// State folder, for the note of a restored backup.
@@ -82,7 +85,11 @@ impl Overview {
         let own = self.warnings.iter().filter(|warning| !self.is_over(warning)).cloned();
         let own = own.chain(self.workers.warnings()).chain(self.registry.trust_warnings(Timestamp::now()));
         let restored = Restored::read(&self.folder).map(|restored| restored.warning());
-        own.chain(restored).chain(self.registry.damage()).chain(self.foreign_content()).collect()
+        own.chain(restored)
+            .chain(self.registry.damage())
+            .chain(self.foreign_content())
+            .chain(self.calibrations.warnings())
+            .collect()
     }
 
     /// Returns a warning for each device that serves other content under a number than was published under it. That takes

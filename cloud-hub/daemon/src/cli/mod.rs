@@ -1,7 +1,7 @@
 //! The command line: verbs and the modules that carry them out.
 //!
 //! Verbs of the machine the hub runs on ([`init`], [`serve`], [`config`], [`backup`]) read `hub.toml`; verbs of the operator
-//! ([`token`], [`operator`], [`device`], [`model`], [`trust`], [`audit`], [`status`]) speak to a running hub from any machine that has an
+//! ([`token`], [`operator`], [`device`], [`model`], [`calibration`], [`trust`], [`audit`], [`status`]) speak to a running hub from any machine that has an
 //! `operator.toml` ([`Context`]).
 
 use std::process::ExitCode;
@@ -39,7 +39,7 @@ mod withdraw;
 mod words;
 
 pub use hub_cli::Context;
-use hub_cli::{Operate, audit, device, rollout, status, token};
+use hub_cli::{Operate, audit, calibration, device, rollout, status, token};
 
 use locate::own_hub;
 
@@ -97,6 +97,9 @@ enum Verb {
     /// Bring versions to devices in waves, and take them back.
     #[command(subcommand)]
     Rollout(rollout::RolloutVerb),
+    /// See which thresholds hold in the field, and put the author's in force again.
+    #[command(subcommand)]
+    Calibration(calibration::CalibrationVerb),
     /// See and renew who may sign what: expiry, keys, thresholds.
     #[command(subcommand)]
     Trust(trust::TrustVerb),
@@ -139,6 +142,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Model(verb) => model::run(&verb),
         Verb::Policy(verb) => policy::run(&verb),
         Verb::Rollout(verb) => rollout::run(&verb, own_hub),
+        Verb::Calibration(verb) => calibration::run(&verb, own_hub),
         Verb::Trust(verb) => trust::run(&verb),
         Verb::Audit(args) => audit::run(&args, own_hub),
         Verb::Status(args) => status::run(&args, own_hub),

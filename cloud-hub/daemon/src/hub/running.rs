@@ -128,6 +128,11 @@ impl Running {
             rollouts.run(ended).await;
             Ok(())
         });
+        let calibrations = crate::jobs::calibrations::run(Arc::clone(&hub.app.calibrations), stop.clone());
+        tasks.spawn(async move {
+            calibrations.await;
+            Ok(())
+        });
         let scrub = Scrub {
             registry: Arc::clone(&hub.services.registry),
             offers: hub.app.models.offers.clone(),

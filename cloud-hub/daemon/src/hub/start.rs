@@ -24,6 +24,7 @@ use super::{Hub, Running, secrets};
 use crate::api::Listening;
 use crate::app::App;
 use crate::app::backups::Backups;
+use crate::app::calibrations::{self, Calibrations};
 use crate::app::counters::Counters;
 use crate::app::deltas::Deltas;
 use crate::app::fleet::Fleet;
@@ -137,6 +138,13 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>, stop:
         deltas: Arc::clone(&deltas),
         notices: notices.clone(),
     };
+    let for_calibrations = calibrations::Parts {
+        fleet: Arc::clone(&fleet),
+        registry: Arc::clone(&registry),
+        config: config.calibration.clone(),
+        notices: notices.clone(),
+    };
+    let calibrations = Calibrations::open(Arc::clone(&store), for_calibrations).await?;
     let rollouts = Rollouts::open(Arc::clone(&store), for_rollouts).await?;
     let loader = Loader { engine, inference: config.inference.clone(), gateway: config.gateway.clone() };
     let workers = Workers::new(config.inference.clone());
@@ -172,6 +180,7 @@ async fn raise(config: HubConfig, ground: Ground, engine: Arc<dyn Engine>, stop:
         fleet,
         counters,
         rollouts: Arc::new(rollouts),
+        calibrations: Arc::new(calibrations),
         notices,
         loader: Arc::new(loader),
         workers: Arc::new(workers),
@@ -191,6 +200,7 @@ struct Parts {
     fleet: Arc<Fleet>,
     counters: Arc<Counters>,
     rollouts: Arc<Rollouts>,
+    calibrations: Arc<Calibrations>,
     notices: TaskTracker,
     loader: Arc<Loader>,
     workers: Arc<Workers>,
@@ -208,7 +218,8 @@ fn compose(
     listening: Listening,
     warnings: Vec<String>,
 ) -> Hub {
-    let Parts { store, registry, deltas, fleet, counters, rollouts, notices, loader, workers, operators, stop } = parts;
+    let Parts { store, registry, deltas, fleet, counters, rollouts, calibrations, notices, loader, .. } = parts;
+    let (workers, operators, stop) = (parts.workers, parts.operators, parts.stop);
     let (config, issuer) = (Arc::new(config), Arc::new(issuer));
     let publications = TaskTracker::new();
     let audit = AuditLog::new(Arc::clone(&store));
@@ -236,6 +247,7 @@ fn compose(
             audit: audit.clone(),
         }),
         rollouts: Arc::clone(&rollouts),
+        calibrations: Arc::clone(&calibrations),
         uploads: Arc::new(Uploads { registry: Arc::clone(&registry), blob_bytes_max: config.admin.blob_bytes_max }),
         trust: Arc::new(Trust {
             registry: Arc::clone(&registry),
@@ -247,6 +259,7 @@ fn compose(
             workers: Arc::clone(&workers),
             loader,
             fleet: Arc::clone(&fleet),
+            calibrations: Arc::clone(&calibrations),
             operators,
             folder: folder.clone(),
             ca: issuer.ca.fingerprint(),
@@ -269,6 +282,7 @@ fn compose(
         tokens,
         fleet,
         counters,
+        calibrations,
         registry,
         deltas,
         rollouts,

@@ -2,11 +2,12 @@
 //!
 //! Here rather than beside their users, so that storage depends on none of them.
 
+use hub_core::calibration::Watch;
 use hub_core::evidence::{Cell, Counted};
 use hub_core::fleet::Device;
 use hub_core::rollout::Cohort;
 use hub_core::tokens::TokenRecord;
-use types::{DeviceId, EngineName, VariantName, Version};
+use types::{DeviceId, Digest, EngineName, ModelName, VariantName, Version};
 
 use crate::api::Role;
 
@@ -134,4 +135,34 @@ pub struct MeasuredVariant {
     pub agreed: u32,
     /// Reason for which the variant cannot serve.
     pub refused: Option<String>,
+}
+
+/// Watch over the threshold of a variant on a group of devices.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CalibrationRecord {
+    /// Name of the model.
+    pub model: ModelName,
+    /// Version of the model.
+    pub version: Version,
+    /// Variant of the version.
+    pub variant: VariantName,
+    /// Digest of its model file.
+    pub digest: Digest,
+    /// Group of devices.
+    pub group: String,
+    /// State of the watch.
+    pub watch: Watch,
+    /// Number of times that the threshold was changed.
+    pub changes: u32,
+    /// Last change of the threshold.
+    pub last_change: Option<CalibrationChange>,
+}
+
+/// Change of a threshold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CalibrationChange {
+    /// Time in seconds of the hub's Unix clock.
+    pub at_unix_s: u64,
+    /// The change with its figures.
+    pub what: String,
 }

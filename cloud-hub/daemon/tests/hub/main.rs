@@ -6,6 +6,7 @@
 
 mod admin;
 mod artifacts;
+mod calibrations;
 mod counters;
 mod device;
 mod flood;

@@ -127,3 +127,38 @@ fn durations_fall_into_buckets_of_equal_ratio() {
     let median = even.median().unwrap();
     assert!(median >= Duration::from_millis(2) && median < Duration::from_micros(2400), "{median:?}");
 }
+
+#[test]
+fn audits_by_score_wait_with_the_counts_of_their_version_and_are_merged_offline() {
+    let (mut counters, variant) = (Counters::default(), || "int8".parse().unwrap());
+    let minutes: u64 = 200;
+    for minute in 0..minutes {
+        counters.count_score(&digits(), version(1), &variant(), (minute % 2 == 0).then_some(0.875), true);
+        counters.count_score(&digits(), version(1), &variant(), None, false);
+        counters.close(1_800_000_000 + minute * 60);
+    }
+    let (mut agreed, mut differing) = (0, 0);
+    while let Some(period) = counters.send() {
+        assert!(period.tallies.contains_key(&(digits(), version(1))), "the hub takes scores with counts only");
+        for (_place, counts) in period.scores.values().flat_map(AuditScores::places) {
+            agreed += counts.agreed;
+            differing += counts.differing;
+        }
+        counters.acknowledged(period.sequence);
+    }
+    assert_eq!((agreed, differing), (minutes, minutes));
+}
+
+#[test]
+fn the_places_and_variants_of_audits_are_bounded() {
+    let mut counters = Counters::default();
+    for number in 0_u16..200 {
+        let variant = format!("v{number}").parse().unwrap();
+        for place in 0_u16..100 {
+            counters.count_score(&digits(), version(1), &variant, Some(f32::from(place)), true);
+        }
+    }
+    let scores = counters.close(1_800_000_060).written.remove(0).scores;
+    assert_eq!(scores.len(), SCORED_MAX);
+    assert!(scores.values().all(|scores| scores.places().count() == types::counters::SCORE_PLACES_MAX));
+}

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use edge_core::policy::Snapshot;
+use edge_core::refit::Source;
 use edge_core::route::LocalState;
 use types::{Calibration, InferenceResponse, NamedTensor, Place, Reason};
 
@@ -101,7 +102,13 @@ impl<'a> Trace<'a> {
     pub(super) fn calibration(&self) -> Calibration {
         let serving = self.walk.serving.as_ref();
         let stated = serving.and_then(|serving| serving.variant()).map(|variant| variant.guarantee());
+        let source = serving.map(|serving| self.walk.model.in_force(serving).source).unwrap_or_default();
         match stated.unwrap_or(Calibration::NotCalibrated) {
+            // Shown by audits of the inputs that come.
+            Calibration::Certified { alpha, confidence } if source == Source::Refitted => {
+                Calibration::Refitted { alpha, confidence }
+            }
+            Calibration::Certified { .. } if source == Source::Withdrawn => Calibration::Uncertified,
             Calibration::Certified { .. } if serving.is_some_and(|serving| serving.drift.is_alarmed()) => {
                 Calibration::Uncertified
             }
@@ -188,7 +195,7 @@ impl<'a> Trace<'a> {
             digest: serving.installed.digest,
             engine: serving.engine,
             provider: serving.session.provider().to_owned(),
-            threshold: serving.threshold(),
+            threshold: self.walk.model.in_force(serving).threshold,
             calibration: self.calibration(),
         })
     }

@@ -19,6 +19,11 @@ pub(super) fn routing(model: &ModelStatus) -> Option<Check> {
         let advice = "push a version with a `threshold` for this variant, or use the policy prefer-device";
         return Some(Check::warning(NAME, format!("{name}: {problem}"), advice));
     }
+    if let Some(refit) = &model.refit {
+        let advice =
+            "calibrate on recent inputs and roll out that version; `cloud-hub calibration show` has the audits";
+        return Some(Check::warning(NAME, format!("{name}: {}", refit.sentence()), advice));
+    }
     if let Some(drift) = &model.drift {
         let advice = "calibrate again on recent inputs, or set on_drift = \"defer\" so that the hub answers meanwhile";
         return Some(Check::warning(NAME, format!("{name}: {}", drift.sentence()), advice));

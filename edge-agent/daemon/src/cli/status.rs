@@ -9,6 +9,7 @@ use super::client::Client;
 use crate::drift::DriftStatus;
 use crate::engines::EngineStatus;
 use crate::status::{ModelStatus, ProbationStatus, Status, TrustStatus};
+use crate::thresholds::RefitStatus;
 use engine::HostStatus;
 use service::{clock, units};
 
@@ -76,6 +77,7 @@ fn print(status: &Status) -> Result<(), CliError> {
     for model in &status.models {
         let told = model.share().into_iter().chain(model.without_threshold().map(str::to_owned));
         let told = told.chain(model.drift.as_ref().map(DriftStatus::sentence));
+        let told = told.chain(model.refit.as_ref().map(RefitStatus::sentence));
         lines.extend(told.map(|text| format!("{}: {text}", model.model)));
         lines.extend(
             model.withheld.map(|reason| format!("{}: no input goes to the hub: {}", model.model, reason.sentence())),

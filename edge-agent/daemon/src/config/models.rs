@@ -9,6 +9,7 @@ use types::{EngineName, Policy, PolicyMode, VariantName};
 
 use super::{PolicySetting, Share, not_an_engine};
 use crate::drift::OnDrift;
+use crate::thresholds::OnRefit;
 
 /// Section `[models.<name>]` of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -46,6 +47,9 @@ pub struct ModelTable {
     pub cache: bool,
     /// Reaction of `cascade` when the scores leave the distribution of the calibration: `answer` or `defer`. Default `answer`.
     pub on_drift: OnDrift,
+    /// Reaction to a threshold that the hub has refitted because audits broke the promise of the author's: `accept` or `ignore`.
+    /// Default `accept`; the hub only makes it stricter than the author's.
+    pub on_refit: OnRefit,
     /// The engine to prefer for this model; those of `engine.engines` stand by behind it. Default: their order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineName>,

@@ -155,6 +155,10 @@ fn otherwise(reason: Reason) -> Sentences {
         Reason::Cached => {
             "Without `cache` of the model in agent.toml, with another input, or after cache.max_age the request would have been routed."
         }
+        Reason::BoundBroken => {
+            "Once audits have shown a threshold (`cloud-hub calibration show` at the hub), or with on_refit = \"ignore\", the \
+             device can answer."
+        }
         Reason::Policy
         | Reason::Confident
         | Reason::LowConfidence
@@ -363,11 +367,18 @@ fn guarantee(request: &RequestRecord) -> String {
     match (calibration.alpha, calibration.confidence) {
         (Some(alpha), Some(confidence)) => format!(
             "at most {:.2} % of all requests are kept on the device and answered otherwise than by the full model, with \
-             {:.0} % confidence",
+             {:.0} % confidence{}",
             alpha * 100.0,
-            confidence * 100.0
+            confidence * 100.0,
+            if calibration.state.as_ref() == "refitted" { ", by a threshold that the hub refitted from audits" } else { "" }
         ),
-        _ if calibration.threshold.is_some() => "none: the threshold has no bound in the manifest".to_owned(),
+        _ if calibration.threshold.is_some() => {
+            "none: the threshold has no bound in the manifest, or the scores have left the distribution of its calibration"
+                .to_owned()
+        }
+        _ if calibration.state.as_ref() == "uncertified" => {
+            "none: audits broke the promise of the threshold, and no other one is shown yet".to_owned()
+        }
         _ => "none: the device's variant is not calibrated".to_owned(),
     }
 }
@@ -446,7 +457,8 @@ mod tests {
                 | Reason::Hedged
                 | Reason::DeviceTooLate
                 | Reason::Downloading
-                | Reason::Drifted => "hub",
+                | Reason::Drifted
+                | Reason::BoundBroken => "hub",
             };
             for mode in PolicyMode::ALL {
                 let told = explain(&request(mode.as_str(), place, reason.as_str(), None), &[]);

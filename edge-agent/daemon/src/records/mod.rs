@@ -12,7 +12,7 @@ use store::aside::Check;
 pub const STATE_SCHEMA: StateSchema = StateSchema { known: 1, version: env!("CARGO_PKG_VERSION") };
 
 /// The tables of the store.
-pub const TABLES: [Check; 9] = [
+pub const TABLES: [Check; 10] = [
     Check::of::<v1::WaitingReport>(),
     Check::of::<v1::FailedVersion>(),
     Check::of::<v1::LoadAttempt>(),
@@ -22,4 +22,5 @@ pub const TABLES: [Check; 9] = [
     Check::of::<v1::ChosenForm>(),
     Check::of::<v1::CounterPeriod>(),
     Check::of::<v1::BudgetUsage>(),
+    Check::of::<v1::HubThresholds>(),
 ];

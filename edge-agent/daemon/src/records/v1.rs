@@ -15,6 +15,7 @@ mod form;
 mod moment;
 mod receipt;
 mod rollout;
+mod thresholds;
 
 pub use budget::BudgetUsage;
 pub use counters::CounterPeriod;
@@ -25,6 +26,7 @@ pub use receipt::{
     PolicyRecord, RequestRecord, StartedRecord, Word,
 };
 pub use rollout::{AssignedModels, OnProbation, StandingOrders};
+pub use thresholds::HubThresholds;
 
 /// A report that the hub has not acknowledged, under its number.
 #[derive(Debug, Clone, Serialize, Deserialize)]

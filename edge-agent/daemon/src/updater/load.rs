@@ -13,6 +13,7 @@ use crate::config::EngineTable;
 use crate::drift::DriftWatch;
 use crate::engines::Engines;
 use crate::models::Serving;
+use crate::thresholds::ScoreGrid;
 use crate::vitals::Vitals;
 
 /// Configuration of loads on this device.
@@ -203,6 +204,7 @@ fn load_on(
     let started = SessionWorker::start_pool(sessions, &WorkerOptions { queue: table.queue, name });
     let session = started.map_err(|error| trouble::failure(FailureKind::NoRoom, &error))?;
     let drift = DriftWatch::of(Some(bundle.variant()));
+    let grid = ScoreGrid::of(Some(bundle.variant()));
     Ok(Arc::new(Serving {
         installed: disk::installed(bundle),
         loaded_as: options.name,
@@ -212,6 +214,7 @@ fn load_on(
         session,
         vitals: Vitals::default(),
         drift,
+        grid,
     }))
 }
 

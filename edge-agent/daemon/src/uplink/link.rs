@@ -306,7 +306,7 @@ async fn silence(connection: &Connection) -> Heard {
 fn sent_reason(reason: Reason) -> Reason {
     match reason {
         Reason::NoScore => Reason::LowConfidence,
-        Reason::Drifted => Reason::NotCalibrated,
+        Reason::Drifted | Reason::BoundBroken => Reason::NotCalibrated,
         Reason::Hedged | Reason::DeviceTooLate => Reason::DeviceBusy,
         Reason::Downloading => Reason::NoLocalModel,
         // Reasons for not asking the hub never go to it.

@@ -10,6 +10,7 @@ mod missing;
 mod online;
 mod renew;
 mod say;
+mod send;
 mod silence;
 mod takes;
 mod task;

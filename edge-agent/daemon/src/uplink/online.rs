@@ -2,32 +2,26 @@
 
 use std::time::Duration;
 
+use edge_core::refit::Order;
 use edge_core::renewal;
 use edge_core::update::OfferKind;
 use edge_core::uplink::Event;
-use protocol::v1::{
-    Audit, DeviceRequest, DeviceResponse, HubRequest, Offer, Pin, Refusal, RefusalCode, Return, feature,
-};
+use protocol::v1::{Audit, DeviceResponse, HubRequest, Offer, Pin, Refusal, RefusalCode, Return, feature};
+use store::StoreError;
 use tokio::sync::{mpsc, oneshot};
-use transport::{CloseCode, CloseReason, Connection, Exchange, ExchangeError, Priority};
+use transport::{CloseCode, CloseReason, Connection, Exchange, ExchangeError};
 use types::ModelName;
 
 use super::beside::{self, Beside};
-use super::link::{LinkError, exchange};
-use super::{renew, say, task};
+use super::{renew, say, send, task};
 use crate::assigned::{Assignment, NotAssigned};
-use crate::counters::DeviceCounters;
 use crate::identity::Enrolment;
-use crate::measured::Measurements;
-use crate::models::Models;
-use crate::reports::Reports;
+use crate::thresholds::HubThreshold;
 use crate::updater::{Command, HubOrder, NotOrdered};
 use crate::uplink::Uplink;
 
 /// Requests of the hub that are read at once: it sends offers and goodbyes, one at a time.
 const HUB_REQUESTS: usize = 16;
-/// Pause before a report is sent again over a connection that still lives.
-const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Longest time for a hub's request to be read and answered.
 const HUB_REQUEST_WITHIN: Duration = Duration::from_secs(10);
 
@@ -37,6 +31,7 @@ enum Said {
     Audit(Audit),
     Order(ModelName, HubOrder, oneshot::Sender<Result<(), NotOrdered>>),
     Assigned(Assignment),
+    Thresholds(Vec<HubThreshold>, oneshot::Sender<Result<(), StoreError>>),
     Goodbye { retry_after: Option<Duration> },
 }
 
@@ -105,6 +100,10 @@ impl Uplink {
                         drop(self.parts.assigned.lists.try_send(assignment));
                         continue;
                     }
+                    Said::Thresholds(list, done) => {
+                        self.put_in_force(list, done).await;
+                        continue;
+                    }
                     Said::Goodbye { retry_after } => {
                         self.parts.reports.not_delivered();
                         return Event::Goodbye { retry_after };
@@ -137,6 +136,18 @@ impl Uplink {
         }
     }
 
+    /// Puts the thresholds of the hub in force and answers once they are stored.
+    async fn put_in_force(&self, list: Vec<HubThreshold>, done: oneshot::Sender<Result<(), StoreError>>) {
+        let replaced = list.iter().filter(|threshold| threshold.order != Order::Author).count();
+        let taken = self.parts.models.thresholds().take(list).await;
+        match &taken {
+            Ok(()) => tracing::info!(replaced, "the hub has sent thresholds"),
+            Err(error) => tracing::warn!(error = telemetry::chain(error), "thresholds of the hub are not in force"),
+        }
+        self.parts.models.show_thresholds();
+        drop(done.send(taken));
+    }
+
     /// Passes an order of the hub to the updater of its model.
     fn ordered(&self, model: &ModelName, order: HubOrder, done: oneshot::Sender<Result<(), NotOrdered>>) {
         tracing::info!(%model, ?order, "the hub gives an order");
@@ -164,17 +175,19 @@ impl Uplink {
         let reports = std::sync::Arc::clone(&self.parts.reports);
         reports.not_delivered();
         let knows = say::HubKnows { outcomes: self.hub_knows_all_outcomes, stages: self.hub_takes_counters };
-        let sending = send_reports(connection.clone(), reports, knows);
+        let sending = send::reports(connection.clone(), reports, knows);
         let (connection, models) = (connection.clone(), std::sync::Arc::clone(&self.parts.models));
         let (takes_running, takes_counters) = (self.hub_takes_running, self.hub_takes_counters);
+        let takes_scores = self.hub_takes_scores;
         let counters = std::sync::Arc::clone(models.counters());
         let measurements = std::sync::Arc::clone(&self.parts.measurements);
         Box::pin(async move {
             tokio::select! {
                 never = sending => never,
-                never = send_counters(connection.clone(), counters), if takes_counters => never,
-                never = send_measurements(connection.clone(), measurements), if takes_counters => never,
-                never = send_running(connection.clone(), models), if takes_running => never,
+                never = send::counters(connection.clone(), counters, takes_scores), if takes_counters => never,
+                never = send::drift(connection.clone(), std::sync::Arc::clone(&models)), if takes_scores => never,
+                never = send::measurements(connection.clone(), measurements), if takes_counters => never,
+                never = send::running(connection.clone(), models), if takes_running => never,
             }
         })
     }
@@ -293,7 +306,7 @@ enum Look {
 }
 
 /// A future that does not end by itself.
-enum Never {}
+pub(super) enum Never {}
 
 /// Reads what the hub says, one exchange at a time. Never ends: that the connection is over is seen elsewhere.
 async fn listen(connection: Connection, tell: mpsc::Sender<Said>) -> Never {
@@ -327,6 +340,16 @@ async fn hear(mut exchange: Exchange, tell: &mpsc::Sender<Said>) -> Result<(), E
                 Ok(Ok(())) => DeviceResponse::Accepted,
                 Ok(Err(error @ NotAssigned::Forbidden)) => refuse(RefusalCode::Unsupported, &error),
                 Ok(Err(error @ NotAssigned::Store(_))) => refuse(RefusalCode::Internal, &error),
+                Err(_dropped) => refuse(RefusalCode::Busy, &NotOrdered::Busy),
+            };
+            return exchange.send_last(&response, &[]).await;
+        }
+        HubRequest::Thresholds(thresholds) => {
+            let (done, stored) = oneshot::channel();
+            drop(tell.send(Said::Thresholds(say::thresholds(thresholds), done)).await);
+            let response = match stored.await {
+                Ok(Ok(())) => DeviceResponse::Accepted,
+                Ok(Err(error)) => refuse(RefusalCode::Internal, &error),
                 Err(_dropped) => refuse(RefusalCode::Busy, &NotOrdered::Busy),
             };
             return exchange.send_last(&response, &[]).await;
@@ -365,85 +388,4 @@ async fn obey(
 
 fn refuse(code: RefusalCode, error: &(dyn std::error::Error + 'static)) -> DeviceResponse {
     DeviceResponse::Refused(Refusal::new(code, telemetry::chain(error)))
-}
-
-/// Interval between checks whether the sessions that serve have changed since the hub was told.
-const RUNNING_CHECK: Duration = Duration::from_secs(1);
-
-/// Sends the engine and provider of each model, at first and at each change. Never ends.
-async fn send_running(connection: Connection, models: std::sync::Arc<Models>) -> Never {
-    let mut sent = None;
-    loop {
-        let running = say::running(&models);
-        if sent.as_ref() != Some(&running) {
-            match exchange(&connection, Priority::Control, &DeviceRequest::Running(running.clone()), 0).await {
-                Ok(_accepted) => sent = Some(running),
-                Err(error) => {
-                    tracing::debug!(error = telemetry::chain(&error), "the hub did not take what runs here");
-                    tokio::time::sleep(REPORT_AGAIN_AFTER).await;
-                }
-            }
-        }
-        tokio::time::sleep(RUNNING_CHECK).await;
-    }
-}
-
-/// Sends counters, oldest period first, each until the hub has it. Never ends.
-async fn send_counters(connection: Connection, counters: std::sync::Arc<DeviceCounters>) -> Never {
-    loop {
-        let period = counters.next().await;
-        let request = DeviceRequest::Counters(say::counters(&period));
-        match exchange(&connection, Priority::Control, &request, 0).await {
-            Ok(_accepted) => counters.acknowledged(period.sequence).await,
-            // Sent again it would be refused again.
-            Err(LinkError::Refused(refusal)) if !refusal.is_retryable() => {
-                tracing::warn!(error = telemetry::chain(&refusal), "the hub does not take a period of counters");
-                counters.acknowledged(period.sequence).await;
-            }
-            Err(error) => {
-                tracing::debug!(error = telemetry::chain(&error), "a period of counters did not arrive");
-                tokio::time::sleep(REPORT_AGAIN_AFTER).await;
-            }
-        }
-    }
-}
-
-/// Sends measurements, oldest first, each until the hub has it. Never ends.
-async fn send_measurements(connection: Connection, measurements: std::sync::Arc<Measurements>) -> Never {
-    loop {
-        let measured = measurements.next().await;
-        let request = DeviceRequest::Measured(say::measurement(&measured));
-        match exchange(&connection, Priority::Control, &request, 0).await {
-            Ok(_accepted) => measurements.sent(),
-            Err(LinkError::Refused(refusal)) if !refusal.is_retryable() => {
-                tracing::warn!(error = telemetry::chain(&refusal), "the hub does not take a measurement");
-                measurements.sent();
-            }
-            Err(error) => {
-                tracing::debug!(error = telemetry::chain(&error), "a measurement did not arrive");
-                tokio::time::sleep(REPORT_AGAIN_AFTER).await;
-            }
-        }
-    }
-}
-
-/// Sends reports, oldest first, each until the hub has it. Never ends.
-async fn send_reports(connection: Connection, reports: std::sync::Arc<Reports>, knows: say::HubKnows) -> Never {
-    loop {
-        let entry = reports.next().await;
-        let request = DeviceRequest::Report(say::report(&entry.report, knows));
-        match exchange(&connection, Priority::Control, &request, 0).await {
-            Ok(_accepted) => reports.acknowledged(entry.id).await,
-            // Said again it would be refused again.
-            Err(LinkError::Refused(refusal)) if !refusal.is_retryable() => {
-                tracing::warn!(error = telemetry::chain(&refusal), "the hub does not take a report");
-                reports.acknowledged(entry.id).await;
-            }
-            Err(error) => {
-                tracing::debug!(error = telemetry::chain(&error), "a report did not arrive");
-                reports.not_delivered();
-                tokio::time::sleep(REPORT_AGAIN_AFTER).await;
-            }
-        }
-    }
 }

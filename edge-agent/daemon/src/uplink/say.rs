@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edge_core::counters::{Period, Tally};
+use edge_core::refit::Order;
 use edge_core::update::{Outcome, Report, Stage};
 use engine::EngineDescription;
 use protocol::v1::feature::{self, Instance, Platform};
 use protocol::v1::{
-    ActiveVariant, EngineInfo, Hello, Measurement, ModelCounters, ModelState, RunningModel, UpdateOutcome,
-    UpdateReport, VariantFigures, shorten,
+    ActiveVariant, AuditScores, DriftAlarm, EngineInfo, Evidence, Hello, Measurement, ModelCounters, ModelState,
+    RunningModel, ScoreBin, ThresholdOrder, Thresholds, UpdateOutcome, UpdateReport, VariantFigures, VariantThreshold,
+    shorten,
 };
 use service::clock;
 use types::{ModelName, Version};
@@ -18,6 +20,7 @@ use types::{ModelName, Version};
 use crate::measured::{Form, Measured};
 use crate::models::{Model, Models};
 use crate::status::{InstalledVersion, SharedStatus};
+use crate::thresholds::HubThreshold;
 
 /// Returns the greeting of the device.
 pub(super) fn hello(
@@ -38,7 +41,12 @@ pub(super) fn hello(
     let platform = Platform { os: std::env::consts::OS.to_owned(), arch: std::env::consts::ARCH.to_owned() };
     Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        features: vec![instance.to_feature(), platform.to_feature(), feature::ROLLOUTS.to_owned()],
+        features: vec![
+            instance.to_feature(),
+            platform.to_feature(),
+            feature::ROLLOUTS.to_owned(),
+            feature::CALIBRATION.to_owned(),
+        ],
         device_now_unix_ms: clock::unix_ms(),
         models: models.iter().map(state).collect(),
         engines: engines.iter().take(protocol::v1::hello::ENGINES_MAX).map(engine_info).collect(),
@@ -79,6 +87,60 @@ pub(super) fn counters(period: &Period) -> Vec<ModelCounters> {
         memory_bytes: tally.memory_bytes,
     };
     period.tallies.iter().map(of).collect()
+}
+
+/// Returns a period of counters with the scores of its audits in the words of the protocol.
+pub(super) fn evidence(period: &Period) -> Evidence {
+    let small = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+    let scores = period.scores.iter().take(protocol::v1::rollout::COUNTERS_MAX);
+    let scores = scores.map(|((model, version, variant), scores)| AuditScores {
+        model: model.clone(),
+        version: *version,
+        variant: variant.clone(),
+        bins: scores
+            .places()
+            .take(protocol::v1::calibration::SCORE_BINS_MAX)
+            .map(|(threshold_bits, counts)| ScoreBin {
+                threshold_bits,
+                agreed: small(counts.agreed),
+                differing: small(counts.differing),
+            })
+            .collect(),
+    });
+    Evidence { counters: counters(period), scores: scores.collect() }
+}
+
+/// Returns the thresholds of a message of the hub.
+pub(super) fn thresholds(thresholds: Thresholds) -> Vec<HubThreshold> {
+    let of = |one: VariantThreshold| HubThreshold {
+        model: one.model,
+        version: one.version,
+        variant: one.variant,
+        digest: one.digest,
+        share_per_mille: one.share_per_mille,
+        changes: one.changes,
+        order: match one.threshold {
+            ThresholdOrder::Author => Order::Author,
+            ThresholdOrder::Nothing => Order::Nothing,
+            ThresholdOrder::AtLeast { bits } => Order::AtLeast(f32::from_bits(bits)),
+        },
+    };
+    thresholds.variants.into_iter().map(of).collect()
+}
+
+/// Returns the alarms of drift that stand.
+pub(super) fn drift(models: &Models) -> Vec<DriftAlarm> {
+    let of = |model: Arc<Model>| {
+        let serving = model.serving()?;
+        let alarm = serving.drift.alarm()?;
+        Some(DriftAlarm {
+            model: model.name.clone(),
+            version: serving.installed.version,
+            is_less_sure: alarm.is_less_sure(),
+            since_unix_s: alarm.since_unix_ms / 1000,
+        })
+    };
+    models.iter().filter_map(of).take(protocol::v1::hello::MODELS_MAX).collect()
 }
 
 /// Returns a measurement in the words of the protocol.

@@ -106,6 +106,8 @@ pub struct Uplink {
     pub(super) hub_takes_running: bool,
     /// Whether the hub takes counters and measurements, and knows the stages that came with them.
     pub(super) hub_takes_counters: bool,
+    /// Whether the hub takes scores of audits and alarms of drift.
+    pub(super) hub_takes_scores: bool,
 }
 
 impl Uplink {
@@ -131,6 +133,7 @@ impl Uplink {
             hub_knows_all_outcomes: false,
             hub_takes_running: false,
             hub_takes_counters: false,
+            hub_takes_scores: false,
         })
     }
 
@@ -354,6 +357,7 @@ impl Uplink {
         self.hub_takes_running = feature::takes_running_models(&welcome.features);
         self.parts.takes.greeted(&welcome.features);
         self.hub_takes_counters = feature::has(&welcome.features, feature::MODEL_COUNTERS);
+        self.hub_takes_scores = feature::has(&welcome.features, feature::CALIBRATION);
         let also_at = feature::find_identity_also_at(&welcome.features);
         if let Some(address) = also_at {
             tracing::warn!(%address, advice = CLONE_ADVICE, "another machine uses the identity of this device");

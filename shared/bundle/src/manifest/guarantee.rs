@@ -13,6 +13,9 @@ const ALIKE_MIN: u32 = 20;
 /// Maximum error of a difference of two shares of a curve, which are written with four to six digits.
 const ROUNDING: f64 = 1e-4;
 
+/// Maximum number of thresholds in [`Variant::score_grid`].
+const GRID_MAX: usize = 64;
+
 impl Variant {
     /// Returns the bound that the calibration has for the threshold in force.
     ///
@@ -62,6 +65,26 @@ impl Variant {
             last = (last + 1).min(curve.len().saturating_sub(1));
         }
     }
+
+    /// Returns the thresholds that the hub may put in force in the field, the strictest first: those of the curve, at most
+    /// 64, and the threshold of the author as the last one. Empty where no bound is stated.
+    ///
+    /// They are fixed before anything is heard from the field.
+    #[must_use]
+    pub fn score_grid(&self) -> Vec<f32> {
+        let (Some(last), Calibration::Certified { .. }) = (self.threshold, self.guarantee()) else { return Vec::new() };
+        let curve = self.calibration.iter().flat_map(|calibration| &calibration.curve);
+        let mut stricter: Vec<f32> = Vec::new();
+        for threshold in curve.map(|point| point.threshold).filter(|threshold| threshold.is_finite()) {
+            if threshold > last + SAME_THRESHOLD && stricter.last().is_none_or(|before| threshold < *before) {
+                stricter.push(threshold);
+            }
+        }
+        let (all, most) = (stricter.len(), GRID_MAX - 1);
+        let is_taken = |at: usize| all <= most || (at + 1) * most / all > at * most / all;
+        let taken = stricter.into_iter().enumerate().filter(|(at, _)| is_taken(*at)).map(|(_at, threshold)| threshold);
+        taken.chain([last]).collect()
+    }
 }
 
 #[cfg(test)]
@@ -106,5 +129,21 @@ mod tests {
         assert_eq!(calibrated(None).guarantee(), Calibration::NotCalibrated);
         let by_hand = Variant { threshold: Some(0.9), calibration: None, ..variant() };
         assert_eq!(by_hand.guarantee(), Calibration::Uncertified);
+    }
+
+    #[test]
+    fn the_thresholds_of_a_refit_are_those_of_the_curve_and_the_authors_is_the_loosest() {
+        let point = |threshold| CurvePoint { threshold, coverage: 0.5, differing: 0.0, bound: 0.01 };
+        let of = |thresholds: &[f32], threshold| {
+            let curve = thresholds.iter().copied().map(point).collect();
+            let calibration = Some(Curve { examples: 1000, confidence: 0.95, curve });
+            Variant { threshold: Some(threshold), calibration, ..variant() }.score_grid()
+        };
+        assert_eq!(of(&[0.9, 0.8, 0.8, 0.7], 0.8), [0.9, 0.8]);
+        assert!(of(&[0.9, 0.8], 0.75).is_empty(), "a threshold without a bound");
+        let many: Vec<f32> = (0_u8..200).map(|step| 1.0 - f32::from(step) / 256.0).collect();
+        let thinned = of(&many, many[150]);
+        assert_eq!((thinned.len(), thinned.last()), (GRID_MAX, Some(&many[150])));
+        assert!(thinned.windows(2).all(|pair| pair[1] < pair[0]), "{thinned:?}");
     }
 }

@@ -23,6 +23,10 @@ pub const MODEL_COUNTERS: &str = "model-counters";
 /// In [`super::Welcome`]: the hub takes [`super::DeviceRequest::Delta`].
 pub const DELTAS: &str = "deltas";
 
+/// In [`super::Hello`]: the device takes [`super::HubRequest::Thresholds`]. In [`super::Welcome`]: the hub takes
+/// [`super::DeviceRequest::Evidence`] and [`super::DeviceRequest::Drift`].
+pub const CALIBRATION: &str = "calibration";
+
 /// In [`super::Hello`], with a value: the running process of the agent.
 const INSTANCE: &str = "instance";
 

@@ -2,11 +2,12 @@
 //!
 //! Each side opens streams for its requests: a device sends [`DeviceRequest`] and receives [`HubResponse`]; the hub
 //! sends [`HubRequest`] and receives [`DeviceResponse`]; a machine without a certificate sends [`EnrolRequest`] and
-//! receives [`EnrolResponse`]. The parts are in [`hello`], [`infer`], [`update`] and [`rollout`], the refusals in [`refusal`],
+//! receives [`EnrolResponse`]. The parts are in [`hello`], [`infer`], [`update`], [`rollout`] and [`calibration`], the refusals in [`refusal`],
 //! optional parts of `Hello` and `Welcome` in [`feature`].
 //!
 //! Enums here are append-only and structs are closed; see the documentation of the crate.
 
+pub mod calibration;
 pub mod enrol;
 pub mod feature;
 pub mod hello;
@@ -18,6 +19,7 @@ pub mod update;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use calibration::{AuditScores, DriftAlarm, Evidence, ScoreBin, ThresholdOrder, Thresholds, VariantThreshold};
 pub use enrol::{EnrolRequest, EnrolResponse, Enrolled};
 pub use hello::{ActiveVariant, EngineInfo, Hello, ModelState, RunningModel, Welcome};
 pub use infer::{BodyError, InferRequest, InferResponse, TensorHeader, join_body, split_body};
@@ -92,6 +94,11 @@ pub enum DeviceRequest {
     /// Asks for a file that makes one file out of another; the hub answers [`HubResponse::Delta`]. Sent only to hubs with
     /// the feature [`feature::DELTAS`].
     Delta(DeltaRequest),
+    /// Counters of a period with the scores of its audits, in place of `Counters`; the hub answers [`HubResponse::Accepted`] once both
+    /// are stored. Sent only to hubs with the feature [`feature::CALIBRATION`], as is the following.
+    Evidence(Evidence),
+    /// Alarms of drift that stand, in place of what was sent before; the hub answers [`HubResponse::Accepted`].
+    Drift(Vec<DriftAlarm>),
 }
 
 impl Message for DeviceRequest {
@@ -111,7 +118,9 @@ impl Message for DeviceRequest {
             | Self::Running(_)
             | Self::Counters(_)
             | Self::Measured(_)
-            | Self::Delta(_) => 0,
+            | Self::Delta(_)
+            | Self::Evidence(_)
+            | Self::Drift(_) => 0,
         }
     }
 
@@ -130,6 +139,8 @@ impl Message for DeviceRequest {
             Self::Counters(counters) => ModelCounters::check_all(counters),
             Self::Measured(measurement) => measurement.check(),
             Self::Delta(request) => request.check(),
+            Self::Evidence(evidence) => evidence.check(),
+            Self::Drift(alarms) => DriftAlarm::check_all(alarms),
         }
     }
 }
@@ -210,6 +221,8 @@ pub enum HubRequest {
     Audit(Audit),
     /// Replaces the list of models that the hub assigns to the device.
     Assigned(Assigned),
+    /// Replaces the thresholds that the hub keeps valid. Sent only to devices with the feature [`feature::CALIBRATION`].
+    Thresholds(Thresholds),
 }
 
 impl Message for HubRequest {
@@ -226,6 +239,7 @@ impl Message for HubRequest {
             Self::Pin(_) => Ok(()),
             Self::Audit(request) => request.check(),
             Self::Assigned(assigned) => assigned.check(),
+            Self::Thresholds(thresholds) => thresholds.check(),
         }
     }
 }

@@ -210,7 +210,8 @@ async fn hear(mut exchange: Exchange) -> Result<Option<Offer>> {
         | HubRequest::Return(_)
         | HubRequest::Pin(_)
         | HubRequest::Audit(_)
-        | HubRequest::Assigned(_) => Ok(None),
+        | HubRequest::Assigned(_)
+        | HubRequest::Thresholds(_) => Ok(None),
     }
 }
 

@@ -77,6 +77,7 @@ impl Drop for Admitted {
         let mut inner = self.fleet.inner();
         inner.live.remove(&self.id);
         inner.speaking.remove(&self.id);
+        inner.calibrating.remove(&self.id);
         inner.fleet.disconnected(&self.device, self.id, clock::unix_s());
         count_connected(&inner);
         drop(inner);

@@ -47,6 +47,14 @@ pub async fn request(requests: Vec<(DeviceId, Connection, HubRequest)>) {
     futures_util::stream::iter(telling).for_each_concurrent(TOLD_AT_ONCE, |telling| telling).await;
 }
 
+/// Sends a request of its own to one device.
+///
+/// # Errors
+/// The reason for which the device did not take it.
+pub async fn ask(connection: &Connection, request: &HubRequest) -> Result<(), String> {
+    notice(connection, request, NOTICE_LIMIT).await
+}
+
 /// Tells every device that the hub is about to go, and when to come back.
 ///
 /// # Cancel safety

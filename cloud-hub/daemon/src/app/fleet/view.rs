@@ -4,7 +4,9 @@ use hub_core::authorise::{self, DeviceRecord, Standing};
 use hub_core::fleet::{self as core, Device, Presence};
 
 use super::Inner;
-use crate::api::{DeviceModelView, DeviceState, DeviceView, EngineOfDevice, FormView, ReportView, RunningView};
+use crate::api::{
+    DeviceModelView, DeviceState, DeviceView, DriftView, EngineOfDevice, FormView, ReportView, RunningView,
+};
 use crate::clock;
 
 impl Inner {
@@ -25,6 +27,7 @@ impl Inner {
             pinned: self.pins.get(&(record.id.clone(), model.clone())).copied(),
             running: running(status),
             report: report(status),
+            drift: status.drift_of_active().map(drift),
             figures: Vec::new(),
         });
         let now = clock::unix_s();
@@ -53,6 +56,15 @@ impl Inner {
             engines: device.into_iter().flat_map(|device| &device.machine.engines).map(engine).collect(),
             models: models.collect(),
         }
+    }
+}
+
+fn drift(alarm: core::DriftAlarm) -> DriftView {
+    let shift = if alarm.is_less_sure { "less-sure" } else { "more-sure" };
+    DriftView {
+        version: alarm.version,
+        shift: shift.to_owned(),
+        since_unix_ms: alarm.since_unix_s.saturating_mul(1000),
     }
 }
 

@@ -8,6 +8,7 @@ mod audit;
 mod auth;
 mod backups;
 mod blobs;
+mod calibrations;
 mod call;
 mod devices;
 mod error;
@@ -81,6 +82,9 @@ pub fn router(app: &App) -> Router {
         .on::<calls::ShowRollout, _, _, _>(&app.rollouts, rollouts::show)
         .on::<calls::ActOnRollout, _, _, _>(&app.rollouts, rollouts::act)
         .on::<calls::ExplainRollout, _, _, _>(&app.rollouts, rollouts::explain)
+        .on::<calls::ListCalibrations, _, _, _>(&app.calibrations, calibrations::list)
+        .on::<calls::ShowCalibration, _, _, _>(&app.calibrations, calibrations::show)
+        .on::<calls::ResetCalibration, _, _, _>(&app.calibrations, calibrations::reset)
         .on::<calls::ShowTrust, _, _, _>(&app.trust, trust::show)
         .on_file::<calls::ReadMetadata, _, _, _, _>(&app.trust, trust::metadata)
         .on::<calls::MakeOnlineKeys, _, _, _>(&app.trust, trust::make_online_keys)

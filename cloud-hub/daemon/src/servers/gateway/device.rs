@@ -146,6 +146,8 @@ async fn serve_exchange(visit: &Visit, exchange: &mut Exchange) -> Result<(), Ex
         DeviceRequest::Running(running) => respond(exchange, note_running(visit, running).await).await,
         DeviceRequest::Delta(request) => respond(exchange, artifact::delta(visit, &request).await).await,
         DeviceRequest::Counters(periods) => respond(exchange, counters::count(visit, periods).await).await,
+        DeviceRequest::Evidence(evidence) => respond(exchange, counters::evidence(visit, evidence).await).await,
+        DeviceRequest::Drift(alarms) => respond(exchange, counters::drift(visit, alarms).await).await,
         DeviceRequest::Measured(figures) => respond(exchange, counters::measured(visit, figures).await).await,
         DeviceRequest::Renew { csr_der } => {
             respond(exchange, renewal::renew(&visit.services, &visit.admitted.device, &csr_der).await).await
@@ -215,11 +217,14 @@ async fn greet(visit: &Visit, hello: Hello) -> Result<HubResponse, Refusal> {
     let speaks = hello.features.iter().any(|feature| feature == feature::ROLLOUTS);
     let greeted = services.fleet.greeted(&visit.admitted, greeting, speaks).await;
     greeted.map_err(|replaced| not_yours(&replaced))?;
+    if feature::has(&hello.features, feature::CALIBRATION) {
+        services.fleet.takes_thresholds(visit.admitted.id);
+    }
     let offers = services.rollouts.offers(&visit.admitted.device).await.map_err(|error| internal(&error))?;
     services.fleet.note_change();
     let lifetime_s = services.issuer.device_lifetime.as_secs();
     let deltas = services.deltas.is_on().then_some(feature::DELTAS);
-    let features = [feature::UPDATE_OUTCOMES, feature::RUNNING_MODELS, feature::MODEL_COUNTERS]
+    let features = [feature::UPDATE_OUTCOMES, feature::RUNNING_MODELS, feature::MODEL_COUNTERS, feature::CALIBRATION]
         .into_iter()
         .chain(deltas)
         .map(str::to_owned);
@@ -257,7 +262,7 @@ fn machine(features: &[String], engines: Vec<EngineInfo>) -> Machine {
 
 /// Another connection has taken the place of the one that speaks. Busy, because the device may repeat what it said on
 /// its newer connection; a device that is not authorised would stay away for an hour.
-fn not_yours(replaced: &Replaced) -> Refusal {
+pub(super) fn not_yours(replaced: &Replaced) -> Refusal {
     Refusal::new(RefusalCode::Busy, replaced.to_string())
 }
 

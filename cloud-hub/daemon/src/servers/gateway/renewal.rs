@@ -63,7 +63,9 @@ async fn serve(services: &Arc<Services>, exchange: &mut Exchange, device: &Devic
         | DeviceRequest::Running(_)
         | DeviceRequest::Counters(_)
         | DeviceRequest::Measured(_)
-        | DeviceRequest::Delta(_) => {
+        | DeviceRequest::Delta(_)
+        | DeviceRequest::Evidence(_)
+        | DeviceRequest::Drift(_) => {
             exchange.set_priority(Priority::Control);
             let message = "the device's certificate has expired: the hub serves nothing but its renewal";
             // Busy, so that the device repeats the request once it has renewed.

@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use types::DeviceId;
 
+use crate::app::calibrations::Calibrations;
 use crate::app::counters::Counters;
 use crate::app::deltas::Deltas;
 use crate::app::fleet::Fleet;
@@ -32,6 +33,8 @@ pub struct Services {
     pub fleet: Arc<Fleet>,
     /// Counters and measurements of devices.
     pub counters: Arc<Counters>,
+    /// Thresholds that are kept valid in the field.
+    pub calibrations: Arc<Calibrations>,
     /// Registry of versions and files.
     pub registry: Arc<Registry>,
     /// Deltas between the files of versions.

@@ -12,7 +12,7 @@ use store::{Record, StateSchema};
 pub const STATE_SCHEMA: StateSchema = StateSchema { known: 1, version: env!("CARGO_PKG_VERSION") };
 
 /// The tables of the store.
-pub const TABLES: [Check; 14] = [
+pub const TABLES: [Check; 15] = [
     Check::of::<v1::Device>(),
     Check::of::<v1::DeviceState>(),
     Check::of::<v1::JoinToken>(),
@@ -27,6 +27,7 @@ pub const TABLES: [Check; 14] = [
     Check::of::<v1::RolloutMember>(),
     Check::of::<v1::Pin>(),
     Check::of::<v1::Assignment>(),
+    Check::of::<v1::Calibration>(),
 ];
 
 /// Returns what follows when a record of a table is not readable, as the end of a sentence with what to do.
@@ -54,6 +55,9 @@ pub fn consequence(table: &str) -> &'static str {
         v1::RolloutMember::TABLE => "; the device does not take part in that rollout until it is admitted again",
         v1::Pin::TABLE => "; the hub offers the device other versions again: `cloud-hub device pin` sets the pin anew",
         v1::Assignment::TABLE => "; devices that have the model keep it: `cloud-hub model assign` assigns it anew",
+        v1::Calibration::TABLE => {
+            "; the author's threshold is in force on that group until audits break its promise again"
+        }
         _ => "",
     }
 }

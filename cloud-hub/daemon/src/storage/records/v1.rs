@@ -14,12 +14,14 @@ use crate::api::{Role, UnknownRole};
 use crate::storage::values::{CurrentRecord, OperatorRecord, StoredToken};
 
 mod audit;
+mod calibration;
 mod counters;
 mod device_state;
 mod rollout;
 mod start_loads;
 
 pub use audit::{AuditEvent, AuditLink, NEWEST, OLDEST};
+pub use calibration::Calibration;
 pub use counters::{CounterCell, Measurement};
 pub use device_state::DeviceState;
 pub use rollout::{Assignment, Pin, Rollout, RolloutMember};

@@ -1,9 +1,9 @@
 //! Records of counters that wait for the hub.
 
-use edge_core::counters::{Histogram, Period, Tally};
+use edge_core::counters::{AuditScores, Compared, Histogram, Period, Tally};
 use serde::{Deserialize, Serialize};
 use store::Record;
-use types::{ModelName, Version};
+use types::{ModelName, VariantName, Version};
 
 /// Counts of one period, under its number.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -12,6 +12,18 @@ pub struct CounterPeriod {
     from_unix_s: u64,
     seconds: u32,
     tallies: Vec<VersionTally>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    scores: Vec<VariantScores>,
+}
+
+/// Audits of one variant by score.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct VariantScores {
+    model: ModelName,
+    version: Version,
+    variant: VariantName,
+    /// Bits of a threshold or none, answers that agree, answers that differ.
+    places: Vec<(Option<u32>, u64, u64)>,
 }
 
 /// Counts of one version in a period.
@@ -46,7 +58,7 @@ impl Record for CounterPeriod {
     const TABLE: &'static str = "counters";
 
     fn from_value(value: &Self::Value) -> Self {
-        let Period { sequence, from_unix_s, seconds, tallies } = value;
+        let Period { sequence, from_unix_s, seconds, tallies, scores } = value;
         let tally = |((model, version), tally): (&(ModelName, Version), &Tally)| VersionTally {
             model: model.clone(),
             version: *version,
@@ -62,11 +74,18 @@ impl Record for CounterPeriod {
             memory_bytes: tally.memory_bytes,
         };
         let tallies = tallies.iter().map(tally).collect();
-        Self { sequence: *sequence, from_unix_s: *from_unix_s, seconds: *seconds, tallies }
+        let scores = scores.iter().map(|((model, version, variant), scores)| VariantScores {
+            model: model.clone(),
+            version: *version,
+            variant: variant.clone(),
+            places: scores.places().map(|(place, counts)| (place, counts.agreed, counts.differing)).collect(),
+        });
+        let scores = scores.collect();
+        Self { sequence: *sequence, from_unix_s: *from_unix_s, seconds: *seconds, tallies, scores }
     }
 
     fn into_value(self) -> Result<Self::Value, String> {
-        let Self { sequence, from_unix_s, seconds, tallies } = self;
+        let Self { sequence, from_unix_s, seconds, tallies, scores } = self;
         let tally = |tally: VersionTally| {
             let counts = Tally {
                 kept: tally.kept,
@@ -82,6 +101,14 @@ impl Record for CounterPeriod {
             };
             ((tally.model, tally.version), counts)
         };
-        Ok(Period { sequence, from_unix_s, seconds, tallies: tallies.into_iter().map(tally).collect() })
+        let scores = scores.into_iter().map(|VariantScores { model, version, variant, places }| {
+            let mut scores = AuditScores::default();
+            for (place, agreed, differing) in places {
+                scores.add_at(place, Compared { agreed, differing });
+            }
+            ((model, version, variant), scores)
+        });
+        let scores = scores.collect();
+        Ok(Period { sequence, from_unix_s, seconds, tallies: tallies.into_iter().map(tally).collect(), scores })
     }
 }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use bundle::manifest::Precision;
+use edge_core::refit::Order;
 use edge_core::update::orders::{Leaving, Orders};
 use edge_core::update::probation::Probation;
 use store::{Batch, MemoryStore, Store, Table};
@@ -181,9 +182,43 @@ async fn a_period_of_counters_reads_back_for_ever() {
         memory_bytes: Some(10),
     };
     let tallies = [(("digits".parse().unwrap(), Version::new(3).unwrap()), tally)].into();
-    let value = edge_core::counters::Period { sequence: 11, from_unix_s: 12, seconds: 60, tallies };
+    let scores = std::collections::BTreeMap::new();
+    let mut value = edge_core::counters::Period { sequence: 11, from_unix_s: 12, seconds: 60, tallies, scores };
     let golden = r#"{"schema":1,"sequence":11,"from_unix_s":12,"seconds":60,"tallies":[{"model":"digits","version":3,"kept":1,"deferred":2,"failed":3,"crashed":4,"audited":6,"agreed":5,"shadowed":8,"shadow_agreed":7,"latency":[0,9],"memory_bytes":10}]}"#;
     assert_eq!(through_the_store::<CounterPeriod>(golden, &value).await, (value.clone(), golden.to_owned()));
+    // With scores of audits, since 0.2.0.
+    let mut scores = edge_core::counters::AuditScores::default();
+    scores.count(None, false);
+    scores.count(Some(0.875), true);
+    value.scores = [(("digits".parse().unwrap(), Version::new(3).unwrap(), "int8".parse().unwrap()), scores)].into();
+    let golden = golden.replace(
+        "\"memory_bytes\":10}]}",
+        r#""memory_bytes":10}],"scores":[{"model":"digits","version":3,"variant":"int8","places":[[null,0,1],[1063256064,1,0]]}]}"#,
+    );
+    assert_eq!(through_the_store::<CounterPeriod>(&golden, &value).await, (value.clone(), golden.clone()));
+}
+
+#[tokio::test]
+async fn thresholds_of_the_hub_read_back_for_ever() {
+    let threshold = |order| crate::thresholds::HubThreshold {
+        model: "digits".parse().unwrap(),
+        version: Version::new(3).unwrap(),
+        variant: "int8".parse().unwrap(),
+        digest: Digest::from_bytes([1; 32]),
+        share_per_mille: 10,
+        changes: 2,
+        order,
+    };
+    let value = vec![threshold(Order::Author), threshold(Order::Nothing), threshold(Order::AtLeast(0.875))];
+    let one = |threshold: &str| {
+        let digest = Digest::from_bytes([1; 32]);
+        format!(
+            r#"{{"model":"digits","version":3,"variant":"int8","digest":"{digest}","share_per_mille":10,"changes":2,"threshold":{threshold}}}"#
+        )
+    };
+    let all = [one(r#""author""#), one(r#""nothing""#), one(r#"{"at_least":0.875}"#)].join(",");
+    let golden = format!(r#"{{"schema":1,"variants":[{all}]}}"#);
+    assert_eq!(through_the_store::<HubThresholds>(&golden, &value).await, (value.clone(), golden.clone()));
 }
 
 #[tokio::test]

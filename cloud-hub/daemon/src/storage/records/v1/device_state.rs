@@ -71,6 +71,17 @@ struct Model {
     progress: BTreeMap<Version, Progress>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     running: Option<Running>,
+    /// Alarm of drift; devices before 0.2.0 do not report it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    drift: Option<Drift>,
+}
+
+/// Alarm of drift.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Drift {
+    version: Version,
+    is_less_sure: bool,
+    since_unix_s: u64,
 }
 
 /// Session that serves a model.
@@ -172,6 +183,11 @@ impl From<&fleet::Model> for Model {
             previous: installed(&model.previous),
             progress: progress.collect(),
             running: running.map(|fleet::Running { version, engine, provider }| Running { version, engine, provider }),
+            drift: model.drift.map(|fleet::DriftAlarm { version, is_less_sure, since_unix_s }| Drift {
+                version,
+                is_less_sure,
+                since_unix_s,
+            }),
         }
     }
 }
@@ -179,12 +195,17 @@ impl From<&fleet::Model> for Model {
 impl TryFrom<Model> for fleet::Model {
     type Error = String;
 
-    fn try_from(Model { active, previous, progress, running }: Model) -> Result<Self, String> {
+    fn try_from(Model { active, previous, progress, running, drift }: Model) -> Result<Self, String> {
         let progress = progress.into_iter().map(|(version, progress)| Ok((version, progress.try_into()?)));
         let progress = progress.collect::<Result<_, String>>()?;
         let mut model = Self::restored(active.map(Into::into), previous.map(Into::into), progress);
         model.running =
             running.map(|Running { version, engine, provider }| fleet::Running { version, engine, provider });
+        model.drift = drift.map(|Drift { version, is_less_sure, since_unix_s }| fleet::DriftAlarm {
+            version,
+            is_less_sure,
+            since_unix_s,
+        });
         Ok(model)
     }
 }

@@ -289,3 +289,48 @@ async fn counters_of_a_device_read_back_for_ever() {
     );
     check::<Measurement>(&fields, measured).await;
 }
+
+#[tokio::test]
+async fn a_watch_over_a_threshold_reads_back_for_ever() {
+    use hub_core::calibration::{Bin, Force, Parts, Promise, Start, Watch};
+
+    use crate::storage::values::{CalibrationChange, CalibrationRecord};
+
+    for (force, json) in
+        [(Force::Author, r#""author""#), (Force::Nothing, r#""nothing""#), (Force::At(0.875), r#"{"at_least":0.875}"#)]
+    {
+        let parts = Parts {
+            force,
+            refits: 1,
+            watches: 2,
+            audits: 30,
+            wrong: 3,
+            starts: vec![Start { number: 1, audits: 30, wrong: 3 }, Start { number: 2, audits: 5, wrong: 0 }],
+            started: 2,
+            bins: vec![
+                Bin { agreed: 4, differing: 5 },
+                Bin { agreed: 6, differing: 7 },
+                Bin { agreed: 8, differing: 9 },
+            ],
+        };
+        let watch = Watch::restored(Promise { alpha: 0.0078125, delta: 0.0625 }, vec![0.875, 0.75], parts).unwrap();
+        let value = CalibrationRecord {
+            model: "digits".parse().unwrap(),
+            version: version(3),
+            variant: "int8".parse().unwrap(),
+            digest: digest(),
+            group: "site=berlin".to_owned(),
+            watch,
+            changes: 1,
+            last_change: Some(CalibrationChange { at_unix_s: 1_800_000_000, what: "broken".to_owned() }),
+        };
+        let golden = [
+            r#""model":"digits","version":3,"variant":"int8","digest":"DIGEST","group":"site=berlin","alpha":0.0078125,"#,
+            r#""delta":0.0625,"grid":[0.875,0.75],"threshold":FORCE,"refits":1,"watches":2,"audits":30,"wrong":3,"#,
+            r#""starts":[[1,30,3],[2,5,0]],"started":2,"bins":[[4,5],[6,7],[8,9]],"changes":1,"#,
+            r#""last_change":{"at_unix_s":1800000000,"what":"broken"}"#,
+        ];
+        let golden = golden.concat().replace("DIGEST", DIGEST).replace("FORCE", json);
+        check::<Calibration>(&golden, value).await;
+    }
+}
