@@ -1,6 +1,8 @@
 //! Validates the watch over thresholds by simulation: how often it breaks a promise that holds, how soon one that does not, and how
 //! often a refitted threshold breaks the promise.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test stop it as its own lines do")]
+
 use hub_core::calibration::{Bin, Change, Force, GRID_MAX, Parts, Promise, STARTS_MAX, Watch};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
