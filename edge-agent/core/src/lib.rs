@@ -12,6 +12,7 @@
 //! | [`renewal`] | when to ask for the next certificate |
 //! | [`trust`] | when to refresh the trust metadata, and whether it has expired |
 //! | [`outbox`] | in which order reports reach the hub, and which are dropped |
+//! | [`request_outbox`] | which requests wait for the hub, in which order they are sent, and what is given up |
 //! | [`counters`] | which counts of each version wait for the hub |
 //! | [`audit`] | which kept answers are compared with the full model's |
 //! | [`agreement`] | whether two answers agree |
@@ -32,6 +33,7 @@ pub mod policy;
 pub mod refit;
 pub mod refused;
 pub mod renewal;
+pub mod request_outbox;
 pub mod route;
 pub mod slots;
 pub mod trust;

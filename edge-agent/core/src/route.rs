@@ -11,6 +11,7 @@
 //! [`crate::policy::hub_wait`] itself. The first step is that of [`crate::policy::decide`].
 
 mod failure;
+mod later;
 
 use std::time::{Duration, Instant};
 
@@ -138,6 +139,12 @@ pub enum Step {
     },
     /// Stop the work at this place; no event of it is expected any more.
     Cancel(Place),
+    /// Put the request into the outbox, so that the hub answers it later. [`Step::Answer`] or [`Step::Fail`] follows at once;
+    /// the answer is provisional then, and in place of the failure the client is told where to ask.
+    Queue {
+        /// Reason for asking the hub.
+        reason: Reason,
+    },
     /// Return the answer that was made at `place`. The route is over.
     Answer {
         /// Place whose answer to return.
@@ -271,7 +278,11 @@ impl Route {
             LocalState::NoModel | LocalState::Ready { .. } => Local::Unused,
         };
         match decision.plan {
-            Plan::Refuse(failure) => self.fail(failure),
+            Plan::Refuse(failure) => self.fail_or_queue(failure, self.wanted()),
+            // The application takes the hub's answer later, and the device's at once.
+            Plan::HubThenDevice | Plan::Hedge { first: Place::Hub, .. } if self.answers_first() => {
+                self.run_local(Hub::Unused, now)
+            }
             Plan::Device | Plan::DeviceThenHub => self.run_local(self.hub_before(decision.hub), now),
             Plan::Hedge { first: Place::Device, second_at } => {
                 self.hedge_at = Some(second_at);
@@ -325,16 +336,22 @@ impl Route {
         match (verdict, hub) {
             // With prefer-hub the failure of the hub is the reason for this place.
             (Verdict::Accept(_), Hub::Failed(why)) if self.mode() == PolicyMode::PreferHub => {
-                self.answer(Place::Device, why.reason())
+                self.answer_without(Reason::Policy, why)
+            }
+            (Verdict::Accept(_), Hub::Unused) if self.answers_first() => {
+                self.answer_provisionally(Reason::Policy, Reason::Policy)
             }
             // The hub is preferred as long as it may still answer.
             (Verdict::Accept(_), Hub::Asked(_)) if self.mode() == PolicyMode::PreferHub => Vec::new(),
             (Verdict::Accept(reason), _) => self.answer(Place::Device, reason),
-            (Verdict::Defer(_), Hub::Failed(why)) => self.answer_unsure(why),
+            (Verdict::Defer(reason), Hub::Failed(why)) => self.answer_unsure(reason, why),
             (Verdict::Defer(_), Hub::Asked(_)) => Vec::new(),
+            (Verdict::Defer(reason), Hub::Unused) if self.may_amend(reason) => {
+                self.answer_provisionally(reason, reason)
+            }
             (Verdict::Defer(reason), Hub::Unused) => match self.defer(reason, Local::Answered, now) {
                 Ok(steps) => steps,
-                Err(why) => self.answer_unsure(why),
+                Err(why) => self.answer_unsure(reason, why),
             },
         }
     }
@@ -345,7 +362,7 @@ impl Route {
             // No place would take this input, and the sender must know: the hub runs the same operators.
             (LocalFailure::BadInput | LocalFailure::Refused, _) => self.fail(Failure::of(Some(why), None)),
             // Nobody is asked twice.
-            (_, Hub::Failed(hub)) => self.fail(Failure::of(Some(why), Some(hub))),
+            (_, Hub::Failed(hub)) => self.fail_or_queue(Failure::of(Some(why), Some(hub)), why.reason()),
             (_, Hub::Asked(_)) => Vec::new(),
             (_, Hub::Unused) => self.without_device(why, now),
         }
@@ -353,23 +370,28 @@ impl Route {
 
     fn hub_failed(&mut self, why: HubFailure, local: Local, now: Instant) -> Vec<Step> {
         let has_fallback = self.has_fallback && !self.fails_without(why);
+        let asked = match self.state {
+            State::Open { hub: Hub::Asked(reason), .. } => reason,
+            State::Open { .. } | State::Over => Reason::Policy,
+        };
         self.state = State::Open { local, hub: Hub::Failed(why) };
         match local {
             Local::Running => Vec::new(),
-            Local::Answered => self.answer_unsure(why),
-            Local::Failed(device) => self.fail(Failure::of(Some(device), Some(why))),
+            Local::Answered => self.answer_unsure(asked, why),
+            Local::Failed(device) => self.fail_or_queue(Failure::of(Some(device), Some(why)), asked),
             // The same input would be refused here as well.
             Local::Unused if has_fallback && why != HubFailure::BadInput => self.run_local(Hub::Failed(why), now),
-            Local::Unused => self.fail(Failure::of(None, Some(why))),
+            Local::Unused => self.fail_or_queue(Failure::of(None, Some(why)), asked),
         }
     }
 
     /// Returns the device's answer although it is not sure, because that is better than none; fails if the policy says so.
-    fn answer_unsure(&mut self, why: HubFailure) -> Vec<Step> {
+    /// `wanted` is the reason for which the hub was wanted, `why` the one for which it has not answered.
+    fn answer_unsure(&mut self, wanted: Reason, why: HubFailure) -> Vec<Step> {
         if self.fails_without(why) {
             return self.fail(Failure::of(None, Some(why)));
         }
-        self.answer(Place::Device, why.reason())
+        self.answer_without(wanted, why)
     }
 
     /// Returns whether the request fails because the hub cannot be reached.
@@ -405,6 +427,8 @@ impl Route {
             PolicyMode::PreferDevice | PolicyMode::Cascade | PolicyMode::Hedge => {
                 self.ask_or_fail(why.reason(), Local::Failed(why), now)
             }
+            // The hub was left for later, and is asked at once after all.
+            PolicyMode::PreferHub if self.answers_first() => self.ask_or_fail(why.reason(), Local::Failed(why), now),
             PolicyMode::OnlyDevice | PolicyMode::PreferHub | PolicyMode::OnlyHub => {
                 self.fail(Failure::of(Some(why), None))
             }
@@ -429,7 +453,7 @@ impl Route {
         };
         match self.defer(reason, local, now) {
             Ok(steps) => steps,
-            Err(why) => self.fail(Failure::of(device, Some(why))),
+            Err(why) => self.fail_or_queue(Failure::of(device, Some(why)), reason),
         }
     }
 

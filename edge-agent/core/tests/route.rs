@@ -8,7 +8,7 @@ use edge_core::route::{
     Step,
 };
 use proptest::prelude::*;
-use types::policy::{Budget, Privacy};
+use types::policy::{Budget, Offline, Privacy};
 use types::{ErrorCode, Place, Policy, PolicyMode, Reason};
 
 const ONLINE: HubState = HubState::Online { round_trip: Duration::from_millis(2) };
@@ -327,14 +327,17 @@ fn world() -> impl Strategy<Value = World> {
 /// Policies of every mode, some of them with a hedge delay, a deadline or a budget.
 fn policy() -> impl Strategy<Value = Policy> {
     let optional = |most: u64| proptest::option::of(0..most);
-    (proptest::sample::select(PolicyMode::ALL.to_vec()), optional(300), optional(600), optional(2000)).prop_map(
-        |(mode, hedge, deadline, hub_bytes)| {
+    let later = (any::<bool>(), any::<bool>());
+    (proptest::sample::select(PolicyMode::ALL.to_vec()), optional(300), optional(600), optional(2000), later).prop_map(
+        |(mode, hedge, deadline, hub_bytes, (amends, queues))| {
             let preset = Policy::from(mode);
             let hedge = preset.hedge.and(hedge.map(Duration::from_millis));
             Policy {
                 hedge,
                 deadline: deadline.map(Duration::from_millis),
                 budget: Budget { hub_bytes, ..Budget::default() },
+                amends,
+                offline: if queues { Offline::Queue } else { Offline::Answer },
                 ..preset
             }
         },
@@ -391,7 +394,7 @@ impl Shell<'_> {
             }
             Step::Cancel(Place::Device) => self.in_flight[0] = None,
             Step::Cancel(Place::Hub) => self.in_flight[1] = None,
-            Step::Answer { .. } | Step::Fail(_) => {}
+            Step::Queue { .. } | Step::Answer { .. } | Step::Fail(_) => {}
         }
     }
 
@@ -420,7 +423,7 @@ proptest! {
         let limit = facts.policy.deadline.map(|limit| start + limit);
         let deadline = facts.deadline.or(limit);
         let (mut route, mut steps) = Route::start(facts, world.hub_first, start);
-        let (mut local_runs, mut asks, mut ends) = (0, 0, Vec::new());
+        let (mut local_runs, mut asks, mut queued, mut ends) = (0, 0, 0, Vec::new());
         let mut has_answer = false;
         loop {
             for step in steps {
@@ -437,11 +440,17 @@ proptest! {
                     }
                     Step::Cancel(Place::Device) => prop_assert!(shell.in_flight[0].is_some(), "nothing to cancel"),
                     Step::Cancel(Place::Hub) => prop_assert!(shell.in_flight[1].is_some(), "nothing to cancel"),
+                    Step::Queue { .. } => {
+                        queued += 1;
+                        prop_assert!(facts.policy.amends || facts.policy.offline == Offline::Queue);
+                        prop_assert!(facts.policy.may_send(facts.input_bytes), "what must not leave is queued");
+                    }
                     Step::Answer { .. } | Step::Fail(_) => ends.push(step),
                 }
                 shell.obey(step);
             }
             prop_assert!(local_runs <= 1 && asks <= 1, "nobody is asked twice");
+            prop_assert!(queued == 0 || (queued == 1 && route.is_over()), "it is queued once, at the end");
             prop_assert_eq!(route.is_over(), !ends.is_empty());
             if route.is_over() {
                 break;
@@ -459,12 +468,14 @@ proptest! {
             Step::Answer { place: Place::Device, .. } => {
                 prop_assert!(local_runs == 1 && facts.policy.mode != PolicyMode::OnlyHub);
             }
-            Step::Answer { place: Place::Hub, .. } => prop_assert_eq!(asks, 1),
+            Step::Answer { place: Place::Hub, .. } => prop_assert_eq!((asks, queued), (1, 0)),
             Step::Fail(failure) => {
                 prop_assert!(!failure.to_string().is_empty() && !failure.code.advice().is_empty());
                 prop_assert!(!has_answer, "an answer was thrown away: {}", failure);
             }
-            other @ (Step::RunLocal { .. } | Step::AskHub { .. } | Step::Cancel(_)) => prop_assert!(false, "{other:?}"),
+            other @ (Step::RunLocal { .. } | Step::AskHub { .. } | Step::Queue { .. } | Step::Cancel(_)) => {
+                prop_assert!(false, "{other:?}");
+            }
         }
         prop_assert!(route.handle(Event::Tick, shell.now).is_err(), "over is over");
     }
@@ -475,7 +486,12 @@ proptest! {
         events in proptest::collection::vec((0..11_u8, score(), score(), hub_state()), 0..8),
         (start, facts) in Just(Instant::now()).prop_flat_map(|now| (Just(now), facts_with(now))),
     ) {
-        let policy = Policy { privacy: Privacy::DeviceOnly, ..Policy::from(mode) };
+        let policy = Policy {
+            privacy: Privacy::DeviceOnly,
+            offline: facts.policy.offline,
+            amends: facts.policy.amends,
+            ..Policy::from(mode)
+        };
         let facts = RequestInfo { policy, ..facts };
         let (mut route, steps) = Route::start(facts, ONLINE, start);
         let mut steps = vec![Ok(steps)];
@@ -496,7 +512,8 @@ proptest! {
             steps.push(route.handle(event, start + Duration::from_secs(1)));
         }
         let all: Vec<Step> = steps.into_iter().flatten().flatten().collect();
-        prop_assert!(!all.iter().any(|step| matches!(step, Step::AskHub { .. })), "the input left the device");
+        let leaves = |step: &Step| matches!(step, Step::AskHub { .. } | Step::Queue { .. });
+        prop_assert!(!all.iter().any(leaves), "the input left the device, or waits for it");
         let ends = all.iter().filter(|step| matches!(step, Step::Answer { .. } | Step::Fail(_))).count();
         prop_assert!(ends <= 1);
     }

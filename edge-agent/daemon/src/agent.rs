@@ -31,6 +31,8 @@ use crate::inference::{self, AgentService};
 use crate::measured::Measurements;
 use crate::models::Models;
 use crate::notify;
+use crate::outbox::drain::Drain;
+use crate::outbox::{self, Outbox};
 use crate::permits::Permits;
 use crate::receipts::{self, Recorder, Recording};
 use crate::records;
@@ -125,6 +127,7 @@ pub struct Agent {
     engines: Arc<Engines>,
     permits: Permits,
     surroundings: Arc<SurroundingsWatch>,
+    drain: Option<Drain>,
     /// Held until the end.
     _lock: StateLock,
 }
@@ -213,6 +216,15 @@ impl Agent {
         let permits = permits.map_err(StartError::Store)?;
         shared_status.set_permits(permits.clone());
         let (audits, auditor) = Audits::new(link.clone(), receipts.clone(), permits.clone());
+        let outbox = Outbox::open(&store, config.outbox.settings(&folder)).await;
+        outbox.iter().for_each(|outbox| shared_status.set_outbox(outbox.clone()));
+        let drain = outbox.clone().map(|outbox| Drain {
+            outbox,
+            link: link.clone(),
+            models: Arc::clone(&models),
+            permits: permits.clone(),
+            receipts: receipts.clone(),
+        });
         let run = RunLimits {
             run_limit: config.engine.run_limit,
             audits: uplink.is_some().then_some(audits),
@@ -220,6 +232,7 @@ impl Agent {
             receipts,
             permits: permits.clone(),
             cache: AnswerCache::new(&config.cache),
+            outbox,
         };
         let service = AgentService::new(Arc::clone(&models), link, run);
         let endpoint = Arc::new(inference::endpoint(service, &config.inference));
@@ -244,6 +257,7 @@ impl Agent {
             engines,
             permits,
             surroundings,
+            drain,
             _lock: lock,
         })
     }
@@ -262,7 +276,16 @@ impl Agent {
         let (requests, background) = (TaskTracker::new(), TaskTracker::new());
         let (servers_stop, link_stop) = (CancellationToken::new(), CancellationToken::new());
         self.announce();
-        let control = control::router(control_token(&self.folder), self.registry);
+        let token = control_token(&self.folder);
+        let mut control = control::router(token.clone(), self.registry);
+        let outbox = self.drain.as_ref().map(|drain| drain.outbox.clone());
+        if let Some(outbox) = &outbox {
+            control = control.merge(outbox::http::router(outbox.clone(), token));
+            drop(background.spawn(outbox::callback::run(outbox.clone(), link_stop.clone())));
+        }
+        if let Some(drain) = self.drain {
+            drop(background.spawn(drain.run(link_stop.clone())));
+        }
         let app = inference::router(Arc::clone(&self.endpoint), Arc::clone(&self.models), self.shared_status, control);
         let limits = ConnectionLimits::of(&self.config.inference.limits());
         let metrics_limits = ConnectionLimits { connections: METRICS_CONNECTIONS, ..limits };
@@ -320,6 +343,8 @@ impl Agent {
         telemetry::service::stopping();
         tracing::info!(grace = ?self.config.agent.stop_grace, "stopping: no new requests are taken");
         servers_stop.cancel();
+        // Streams of events would keep the servers from ending.
+        outbox.iter().for_each(|outbox| outbox.closing().cancel());
         let stopped = stop.drain_tasks(&requests, self.config.agent.stop_grace).await;
         link_stop.cancel();
         if stop.drain_tasks(&background, LINK_GRACE).await != Stopped::Drained {
@@ -328,6 +353,9 @@ impl Agent {
         // Last: the requests and audits that were drained are in it.
         if let Some(recording) = self.recording {
             recording.stop().await;
+        }
+        if let Some(outbox) = outbox {
+            outbox.close().await;
         }
         self.attempts.settle().await;
         self.permits.settle().await;

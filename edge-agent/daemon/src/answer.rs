@@ -18,18 +18,21 @@ use crate::audits::Audits;
 use crate::cached::AnswerCache;
 use crate::config::Share;
 use crate::models::{Model, Serving};
+use crate::outbox::Outbox;
 use crate::permits::Permits;
 use crate::receipts::Recorder;
 use crate::uplink::{DeferredRequest, HubAnswer, Link, NotAnswered};
 
 mod asked;
+mod error;
 mod evidence;
+mod later;
 mod origin;
 mod trace;
 
 pub use asked::Asked;
+pub use error::AnswerError;
 pub use origin::MadeBy;
-
 use trace::Trace;
 
 /// One request, ready to be routed.
@@ -55,46 +58,6 @@ pub struct RoutedRequest {
     pub arrived: Instant,
 }
 
-/// Reason for a request without an answer.
-#[derive(Debug, thiserror::Error)]
-pub enum AnswerError {
-    /// The route ended without one.
-    #[error("{failure}{}", cause(.detail))]
-    Failed {
-        /// The kind, and what failed where.
-        failure: Failure,
-        /// Fault of the request, where a place named one.
-        detail: Option<String>,
-    },
-    /// The machine and the shell disagree about what happened: a mistake in this program.
-    #[error("route the request")]
-    Route(#[source] edge_core::Refused),
-}
-
-fn cause(detail: &Option<String>) -> String {
-    detail.as_deref().map_or_else(String::new, |detail| format!(": {detail}"))
-}
-
-impl AnswerError {
-    /// The label in metrics and logs.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Failed { failure, .. } => failure.code.as_str(),
-            Self::Route(_) => "internal",
-        }
-    }
-
-    /// The kind; `None` for a mistake in this program.
-    #[must_use]
-    pub fn failure(&self) -> Option<ErrorCode> {
-        match self {
-            Self::Failed { failure, .. } => Some(failure.code),
-            Self::Route(_) => None,
-        }
-    }
-}
-
 /// Limits that the configuration sets for every request.
 #[derive(Debug, Clone)]
 pub struct RunLimits {
@@ -110,6 +73,8 @@ pub struct RunLimits {
     pub permits: Permits,
     /// Answers that may be given again.
     pub cache: AnswerCache,
+    /// Requests that wait for the hub; `None` where the outbox cannot be used.
+    pub outbox: Option<Outbox>,
 }
 
 /// Answers one request, wherever the policy allows.
@@ -125,6 +90,9 @@ pub async fn answer(
     limits: &RunLimits,
     request: &RoutedRequest,
 ) -> Result<InferenceResponse, AnswerError> {
+    if let Some(earlier) = later::earlier(limits, request).await {
+        return earlier;
+    }
     let serving = model.serving_version(request.version);
     let (sent, reached, is_drawn) = (AtomicU64::new(0), OnceLock::new(), false);
     let mut route = Walk { model, link, limits, request, serving, sent, is_drawn, reached };
@@ -145,11 +113,14 @@ pub async fn answer(
         trace.end(&result);
         return result;
     }
-    let result = route.follow(snapshot, &mut trace).await;
+    let mut wanted = None;
+    let result = route.follow(snapshot, &mut trace, &mut wanted).await;
+    let result = route.queue(wanted, result).await;
     trace.end(&result);
     let response = result?;
     route.note_answer(&response);
-    if let Some(key) = key {
+    // A provisional answer is for its own request alone.
+    if let Some(key) = key.filter(|_| response.receipt.is_final) {
         limits.cache.keep(key, model, &response);
     }
     Ok(response)
@@ -301,7 +272,13 @@ impl Walk<'_> {
         }
     }
 
-    async fn follow(&self, snapshot: Snapshot, trace: &mut Trace<'_>) -> Result<InferenceResponse, AnswerError> {
+    /// Obeys the route to its end. `wanted` becomes the reason for which the hub is to answer later, where it is.
+    async fn follow(
+        &self,
+        snapshot: Snapshot,
+        trace: &mut Trace<'_>,
+        wanted: &mut Option<Reason>,
+    ) -> Result<InferenceResponse, AnswerError> {
         let bytes = snapshot.info.input_bytes;
         let mut made = Made::default();
         let mut on_device: InFlight<'_, Result<Local, LocalFault>> = None;
@@ -327,6 +304,7 @@ impl Walk<'_> {
                             Place::Hub => at_hub = None,
                         }
                     }
+                    Step::Queue { reason } => *wanted = Some(reason),
                     Step::Answer { place, reason } => return self.finish(made, place, reason, trace),
                     Step::Fail(failure) => return Err(made.failed(failure)),
                 }
@@ -410,7 +388,8 @@ impl Walk<'_> {
     async fn ask_hub(&self, until: Instant, reason: Reason, bytes: u64) -> Result<HubAnswer, NotAnswered> {
         let (name, policy) = (&self.model.name, &self.request.policy);
         if let Err(spent) = self.limits.permits.take(name, policy, bytes, reason).await {
-            return Err(NotAnswered { failure: HubFailure::of_policy(spent), detail: None });
+            let failure = HubFailure::of_policy(spent);
+            return Err(NotAnswered { failure, detail: None, retry_after: None });
         }
         let started = Instant::now();
         let request = DeferredRequest {
@@ -423,6 +402,7 @@ impl Walk<'_> {
             outputs: &self.request.outputs,
             traceparent: self.request.traceparent.as_deref(),
             is_background: false,
+            is_queued: false,
             sent: &self.sent,
         };
         let answered = self.link.infer(request).await;
@@ -464,6 +444,7 @@ impl Walk<'_> {
             calibration: Some(trace.calibration()),
             hub_bytes: trace.sent(),
             is_final: true,
+            amendment: None,
             timings: Timings { hub: trace.at_hub(), total: request.arrived.elapsed(), ..made.timings },
         };
         match (place, made.local, made.hub, self.serving.as_ref()) {

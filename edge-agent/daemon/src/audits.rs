@@ -170,6 +170,7 @@ impl Auditor {
             outputs: &wanted,
             traceparent: None,
             is_background: true,
+            is_queued: false,
             sent,
         };
         let answer = match self.link.infer(request).await {

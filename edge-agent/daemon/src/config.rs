@@ -18,6 +18,7 @@ use types::{EngineName, ModelName};
 mod cache;
 mod inference;
 mod models;
+mod outbox;
 mod policy;
 mod receipts;
 mod updates;
@@ -25,6 +26,7 @@ mod updates;
 pub use cache::CacheTable;
 pub use inference::{GrpcListen, InferenceTable};
 pub use models::ModelTable;
+pub use outbox::OutboxTable;
 pub use policy::PolicySetting;
 pub use receipts::{ReceiptsTable, RecordedAnswers};
 pub use updates::{LinkCost, OnMetered, Share, UpdateWindow, UpdatesTable};
@@ -48,6 +50,8 @@ pub struct AgentConfig {
     pub hub: HubTable,
     /// Updates from the hub.
     pub updates: UpdatesTable,
+    /// Requests that wait for the hub.
+    pub outbox: OutboxTable,
     /// The log of receipts.
     pub receipts: ReceiptsTable,
     /// Limits of the cache of answers.
@@ -239,6 +243,7 @@ impl Validate for AgentConfig {
             }
         }
         self.updates.validate(mistakes);
+        self.outbox.validate(mistakes);
         self.receipts.validate(mistakes);
         self.cache.validate(mistakes);
         for (name, model) in &self.models {

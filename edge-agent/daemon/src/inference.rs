@@ -143,6 +143,9 @@ impl InferenceService for AgentService {
 
 /// Converts an error of the route; adds the reason where every installed version was given up or unloaded.
 fn explained(model: &Model, error: AnswerError) -> InferenceError {
+    if let AnswerError::Queued { amendment, .. } = error {
+        return InferenceError::queued(amendment);
+    }
     let Some(code) = error.failure() else {
         tracing::error!(error = telemetry::chain(&error), "the route of a request broke");
         return InferenceError::with_advice(ErrorCode::Internal, "route the request");

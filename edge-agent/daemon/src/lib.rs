@@ -25,6 +25,7 @@ pub mod measured;
 mod memory;
 pub mod models;
 pub mod notify;
+pub mod outbox;
 pub mod permits;
 pub mod receipts;
 pub mod records;

@@ -28,7 +28,7 @@ impl Folder {
     /// # Errors
     /// When one cannot be made.
     pub fn create(&self) -> Result<(), FileError> {
-        [self.identity(), self.trust(), self.models(), self.incoming(), self.slots()]
+        [self.identity(), self.trust(), self.models(), self.incoming(), self.slots(), self.outbox()]
             .iter()
             .try_for_each(|folder| files::create_dir(folder))
     }
@@ -113,6 +113,18 @@ impl Folder {
         self.root.join("input-key")
     }
 
+    /// Returns the folder of requests that wait for the hub, and of their answers.
+    #[must_use]
+    pub fn outbox(&self) -> PathBuf {
+        self.root.join("outbox")
+    }
+
+    /// Returns the file with the key that encrypts personal requests in the outbox (mode 0600).
+    #[must_use]
+    pub fn outbox_key(&self) -> PathBuf {
+        self.root.join("outbox.key")
+    }
+
     /// Compiled kernels of the GPU; made when there are any.
     #[must_use]
     pub fn pipelines(&self) -> PathBuf {
@@ -146,7 +158,7 @@ impl Folder {
     /// Returns a warning for each folder that other users of the machine can read or write.
     #[must_use]
     pub fn exposed(&self) -> Vec<String> {
-        [self.root.clone(), self.identity(), self.trust(), self.models(), self.slots(), self.store()]
+        [self.root.clone(), self.identity(), self.trust(), self.models(), self.slots(), self.store(), self.outbox()]
             .iter()
             .filter_map(|folder| files::exposed_folder(folder))
             .collect()

@@ -4,7 +4,9 @@
 //! `edge-agent status`. The form of the JSON is a treaty with scripts: fields are added, never changed.
 
 mod budget;
+mod outbox;
 mod trust;
+mod unreadable;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,18 +17,20 @@ use edge_core::update::probation::Probation;
 use engine::EngineDescription;
 use serde::{Deserialize, Serialize};
 use service::clock;
-use store::aside::SetAside;
 use types::policy::RequestRules;
 use types::{DeviceId, Digest, EngineName, ModelName, Place, PolicyMode, Reason, VariantName, Version};
 
 use crate::drift::DriftStatus;
 use crate::engines::{EngineStatus, Engines};
+use crate::outbox::Outbox;
 use crate::permits::Permits;
 use crate::state::Listening;
 use crate::thresholds::RefitStatus;
 pub use budget::{BudgetStatus, Remaining};
+pub use outbox::OutboxStatus;
 pub use trust::TrustStatus;
 use trust::with_state;
+pub use unreadable::UnreadableRecord;
 
 /// The whole of `GET /sanderling/v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,6 +55,9 @@ pub struct Status {
     pub trust: TrustStatus,
     /// The models, by name.
     pub models: Vec<ModelStatus>,
+    /// Requests that wait for the hub; `None` if the outbox cannot be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outbox: Option<OutboxStatus>,
     /// Records of the store that were set aside because they are not readable.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable_records: Vec<UnreadableRecord>,
@@ -243,23 +250,6 @@ impl From<&Probation> for ProbationStatus {
     }
 }
 
-/// A record of the store that is not readable, and was set aside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UnreadableRecord {
-    /// Table that the record was in.
-    pub table: String,
-    /// Its key in that table.
-    pub key: String,
-    /// The reason why it is not readable.
-    pub reason: String,
-}
-
-impl From<SetAside> for UnreadableRecord {
-    fn from(SetAside { table, key, reason }: SetAside) -> Self {
-        Self { table, key, reason }
-    }
-}
-
 /// Answers of one place for one reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReasonCount {
@@ -371,6 +361,7 @@ struct Parts {
     listening: Option<Listening>,
     engines: Option<Arc<Engines>>,
     permits: Permits,
+    outbox: Option<Outbox>,
     hub: HubStatus,
     trust: TrustStatus,
     updaters: BTreeMap<ModelName, UpdaterPart>,
@@ -402,6 +393,11 @@ impl SharedStatus {
     /// Sets the budgets of the models.
     pub fn set_permits(&self, permits: Permits) {
         self.parts().permits = permits;
+    }
+
+    /// Sets the outbox.
+    pub fn set_outbox(&self, outbox: Outbox) {
+        self.parts().outbox = Some(outbox);
     }
 
     /// Sets which records of the store were set aside.
@@ -448,6 +444,7 @@ impl SharedStatus {
             hub: parts.hub.clone(),
             trust: with_state(parts.trust.clone()),
             models: models.iter().map(status).collect(),
+            outbox: parts.outbox.as_ref().map(OutboxStatus::of),
             unreadable_records: parts.unreadable_records.clone(),
         }
     }

@@ -100,6 +100,7 @@ impl Running {
             receipts: edge_agent::receipts::Recorder::none(),
             permits: Permits::default(),
             cache: edge_agent::cached::AnswerCache::new(&edge_agent::config::CacheTable::default()),
+            outbox: None,
         };
         let limits = ConnectionLimits { connections: 64, ..ConnectionLimits::of(&table.limits()) };
         let endpoint = endpoint(AgentService::new(Arc::clone(&models), Link::none(), run), &table);

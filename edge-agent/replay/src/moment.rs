@@ -257,6 +257,8 @@ impl Asked {
             consent: self.consent,
             tags: self.tags.clone(),
             offline: self.offline.as_deref().and_then(|offline| offline.parse().ok()),
+            // The record does not say whether the application took the hub's answer later.
+            ..RequestRules::default()
         }
     }
 }

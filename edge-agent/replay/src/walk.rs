@@ -81,6 +81,8 @@ pub(crate) fn walk(snapshot: Snapshot, course: &Course, start: Instant, take: Ta
                         }
                     });
                 }
+                // The hub's later answer is no part of the route.
+                Step::Queue { .. } => {}
                 Step::Cancel(Place::Device) => device = None,
                 Step::Cancel(Place::Hub) => hub = None,
                 Step::Answer { place, reason } => {

@@ -380,8 +380,11 @@ fn the_policy_of_an_author_reads_back_and_its_mistakes_are_told_at_once() {
     let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
     assert!(told[0].starts_with("policy.deadline_ms:") && told[1].starts_with("policy.hedge_after_ms:"), "{told:?}");
     let queue = text.replace(r#""offline":"fail""#, r#""offline":"queue""#);
-    let refused = Manifest::parse(queue.as_bytes()).unwrap_err();
-    assert!(std::error::Error::source(&refused).unwrap().to_string().contains("no outbox yet"));
+    let read = Manifest::parse(queue.as_bytes()).unwrap();
+    assert_eq!(read.policy.unwrap().offline, Some(types::policy::Offline::Queue));
+    let unknown = text.replace(r#""offline":"fail""#, r#""offline":"later""#);
+    let refused = Manifest::parse(unknown.as_bytes()).unwrap_err();
+    assert!(std::error::Error::source(&refused).unwrap().to_string().contains("use answer, fail or queue"));
 }
 
 #[test]

@@ -92,6 +92,19 @@ fn device_requests_keep_their_bytes() {
         tensors: vec![tensor("image", DType::F32, &[1, 1, 28, 28], 3136), tensor("mask", DType::Bool, &[1], 1)],
     };
     golden("Infer", &DeviceRequest::Infer(infer), gold::INFER);
+    let queued = InferRequest {
+        request_id: "r-1".parse().unwrap(),
+        model: "digits".parse().unwrap(),
+        version: None,
+        reason: Reason::Policy,
+        deadline_left_ms: None,
+        traceparent: None,
+        outputs: Vec::new(),
+        tensors: vec![tensor("x", DType::F32, &[1], 4)],
+    };
+    golden("Queued", &DeviceRequest::Queued(queued), gold::QUEUED);
+    let settled = vec!["r-1".parse().unwrap(), "r-2".parse().unwrap()];
+    golden("Settled", &DeviceRequest::Settled(settled), gold::SETTLED);
     let metadata = DeviceRequest::Metadata { name: "3.root.json".to_owned(), bytes_max: 524_288 };
     golden("Metadata", &metadata, gold::METADATA);
     let blob = BlobRange { digest: digest(0xb2), offset: 1_048_576, length: 1_048_576 };

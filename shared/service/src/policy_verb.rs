@@ -162,6 +162,9 @@ pub fn words(layer: &PolicyLayer) -> Vec<String> {
             .map(|share| format!("at most {} % of the kept answers are audited", share.as_f64() * 100.0)),
         layer.offline.map(|offline| match offline {
             Offline::Answer => "without the hub, the device's answer is given, also if it is not sure".to_owned(),
+            Offline::Queue => {
+                "without the hub, a request waits for it, and the device's answer is given meanwhile".to_owned()
+            }
             Offline::Fail => "without the hub, a request fails if the policy wants the hub's answer".to_owned(),
         }),
     ];

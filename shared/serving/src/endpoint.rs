@@ -168,7 +168,9 @@ impl Endpoint {
         async {
             let begun = Instant::now();
             let result = work.await;
-            if let Err(error) = &result {
+            if let Err(error) = &result
+                && error.code != ErrorCode::Queued
+            {
                 self.service.record(model, Err(error.code), begun.elapsed());
                 metrics::request_failed(model.as_str(), error.code.as_str());
                 tracing::info!(code = error.code.as_str(), error = error.message, "a request was not answered");

@@ -14,6 +14,8 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 pub fn http_status(code: ErrorCode) -> StatusCode {
     match code {
         ErrorCode::BadInput => StatusCode::BAD_REQUEST,
+        ErrorCode::Queued => StatusCode::ACCEPTED,
+        ErrorCode::IdInUse => StatusCode::CONFLICT,
         ErrorCode::Unauthenticated => StatusCode::UNAUTHORIZED,
         ErrorCode::Forbidden => StatusCode::FORBIDDEN,
         ErrorCode::UnknownModel | ErrorCode::UnknownPath => StatusCode::NOT_FOUND,
@@ -30,6 +32,7 @@ pub fn http_status(code: ErrorCode) -> StatusCode {
         | ErrorCode::DeviceBusy
         | ErrorCode::HubBusy
         | ErrorCode::HubUnreachable
+        | ErrorCode::OutboxFull
         | ErrorCode::NotAuthorised => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
     }
@@ -47,12 +50,15 @@ pub fn grpc_status(code: ErrorCode) -> Code {
         ErrorCode::TooLarge | ErrorCode::TooManyLogins => Code::ResourceExhausted,
         ErrorCode::TooSlow => Code::Aborted,
         ErrorCode::Cancelled => Code::Cancelled,
+        ErrorCode::IdInUse => Code::AlreadyExists,
         ErrorCode::DeviceFailed | ErrorCode::HubFailed | ErrorCode::Internal => Code::Internal,
         ErrorCode::NotReady
         | ErrorCode::Busy
         | ErrorCode::DeviceBusy
         | ErrorCode::HubBusy
         | ErrorCode::HubUnreachable
+        | ErrorCode::Queued
+        | ErrorCode::OutboxFull
         | ErrorCode::NotAuthorised => Code::Unavailable,
         ErrorCode::DeadlineExceeded => Code::DeadlineExceeded,
     }

@@ -37,6 +37,7 @@ impl InferenceService for Echo {
             calibration: None,
             hub_bytes: 0,
             is_final: true,
+            amendment: None,
             // Where a test can see what the service was told.
             timings: Timings { network: request.deadline.unwrap_or_default(), ..Timings::default() },
         };

@@ -9,6 +9,8 @@
 
 mod calibration;
 
+mod outbox;
+
 use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
@@ -16,6 +18,11 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 pub use calibration::{
     CALIBRATIONS, DEVICES_DRIFTING, THRESHOLD_STATE, calibrations, devices_drifting, threshold_state,
+};
+
+pub use outbox::{
+    OUTBOX_ANSWERS, OUTBOX_BYTES, OUTBOX_OLDEST_SECONDS, OUTBOX_OUTCOMES, OUTBOX_REQUESTS, QUEUED_REQUESTS, outbox,
+    outbox_outcome, queued_request,
 };
 
 /// Value of the `model` label for requests that name no known model.
@@ -205,6 +212,7 @@ fn describe() {
         "Lookups in the cache of answers: hit, miss; and answers that left it: evicted."
     );
     describe_gauge!(CACHE_BYTES, Unit::Bytes, "Bytes of cached answers.");
+    outbox::describe();
     describe_gauge!(COUNTER_CELLS, Unit::Count, "Hourly counters of devices that the hub stores.");
     describe_gauge!(BLOBS_DAMAGED, Unit::Count, "Files of published versions that are damaged or missing.");
     describe_gauge!(TRUST_EXPIRES, Unit::Seconds, "Expiry of the signature of a trust role, since 1970.");

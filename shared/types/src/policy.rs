@@ -97,6 +97,8 @@ pub struct Policy {
     pub conditions: Conditions,
     /// Behaviour while the hub cannot be reached.
     pub offline: Offline,
+    /// Whether the application takes the hub's answer later, and the device's own at once.
+    pub amends: bool,
     /// Maximum share of the kept answers that are audited; `None` for the agent's common limit.
     pub audit_share_max: Option<Share>,
 }
@@ -121,6 +123,8 @@ pub enum Offline {
     Answer,
     /// The request fails if the policy wants the hub's answer.
     Fail,
+    /// The request waits in the agent's outbox for the hub; meanwhile the device's own answer is given, if it has one.
+    Queue,
 }
 
 impl Offline {
@@ -130,20 +134,15 @@ impl Offline {
         match self {
             Self::Answer => "answer",
             Self::Fail => "fail",
+            Self::Queue => "queue",
         }
     }
 }
 
 /// Error: a text is not an offline behaviour of this version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UnknownOffline {
-    /// The outbox does not exist yet.
-    #[error("\"queue\" is not available in this version, because there is no outbox yet: use \"answer\" or \"fail\"")]
-    Queue,
-    /// No such behaviour.
-    #[error("unknown offline behaviour {0:?}: use \"answer\" or \"fail\"")]
-    Other(String),
-}
+#[error("unknown offline behaviour {0:?}: use answer, fail or queue")]
+pub struct UnknownOffline(String);
 
 impl FromStr for Offline {
     type Err = UnknownOffline;
@@ -151,8 +150,8 @@ impl FromStr for Offline {
         match text {
             "answer" => Ok(Self::Answer),
             "fail" => Ok(Self::Fail),
-            "queue" => Err(UnknownOffline::Queue),
-            other => Err(UnknownOffline::Other(other.chars().take(NAME_SHOWN).collect())),
+            "queue" => Ok(Self::Queue),
+            other => Err(UnknownOffline(other.chars().take(NAME_SHOWN).collect())),
         }
     }
 }
@@ -279,6 +278,7 @@ impl From<PolicyMode> for Policy {
             withheld: None,
             conditions: Conditions::default(),
             offline: Offline::default(),
+            amends: false,
             audit_share_max: None,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, ModelName, PolicyMode, RequestId, VariantName, Version};
+use crate::{Amendment, Digest, ModelName, PolicyMode, RequestId, VariantName, Version};
 
 /// Host that computed a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -329,6 +329,9 @@ pub struct Receipt {
     pub hub_bytes: u64,
     /// Whether no later answer to this request will replace this one.
     pub is_final: bool,
+    /// Reference to the later answer; `None` if none will come.
+    #[serde(skip)]
+    pub amendment: Option<Amendment>,
     /// Durations of the parts of the request.
     pub timings: Timings,
 }

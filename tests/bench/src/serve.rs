@@ -89,6 +89,7 @@ impl InferenceService for OneModel {
             calibration: None,
             hub_bytes: 0,
             is_final: true,
+            amendment: None,
             timings: Timings { total: request.arrived.elapsed(), ..Timings::default() },
         };
         Ok(InferenceResponse { outputs: answered.outputs, receipt })

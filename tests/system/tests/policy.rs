@@ -120,8 +120,8 @@ fn a_personal_input_goes_to_the_hub_only_with_consent() {
         ensure!(ask(&fleet, 0, &without[1])?.ok()?.parameter("place") == "device");
         let unknown = ask(&fleet, 0, &InferOptions::policy("prefer-hub").with("privacy", "secret"))?;
         ensure!(unknown.status == 400 && unknown.error().contains("never-leaves"), "{}", unknown.json);
-        let queue = ask(&fleet, 0, &InferOptions::policy("prefer-hub").with("offline", "queue"))?;
-        ensure!(queue.status == 400 && queue.error().contains("no outbox yet"), "{}", queue.json);
+        let unknown = ask(&fleet, 0, &InferOptions::policy("prefer-hub").with("offline", "later"))?;
+        ensure!(unknown.status == 400 && unknown.error().contains("answer, fail or queue"), "{}", unknown.json);
         Ok(())
     });
 }

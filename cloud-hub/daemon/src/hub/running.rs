@@ -116,6 +116,7 @@ impl Running {
             workers: Arc::clone(&hub.services.workers),
             counters: Arc::clone(&hub.services.counters),
             store: Arc::clone(&hub.store),
+            queued_answers: Arc::clone(&hub.services.queued_answers),
         };
         let ended = stop.clone();
         tasks.spawn(async move {

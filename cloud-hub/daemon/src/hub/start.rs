@@ -5,7 +5,7 @@ use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use bundle::Manifest;
 use engine::{Engine, Isolation, LibrarySearch, OrtEngine};
@@ -49,6 +49,7 @@ use crate::storage::audit::AuditLog;
 use crate::storage::backup::{Restored, SNAPSHOT_PREFIX};
 use crate::storage::blobs::FolderBlobs;
 use crate::storage::folder::Folder;
+use crate::storage::queued::QueuedAnswers;
 use crate::workers::attempts::Attempts;
 use crate::workers::load::{Loader, hub_variant};
 use crate::workers::{Workers, host};
@@ -275,6 +276,7 @@ fn compose(
         }),
         audit,
     };
+    let queued_answers = Arc::new(QueuedAnswers::open(&folder.queued_answers(), SystemTime::now()));
     let memory = config.gateway.request_bytes_max.max(REQUEST_BYTES_MIN);
     let handshakes = Arc::clone(&sockets.handshakes);
     let services = Arc::new(Services {
@@ -287,6 +289,7 @@ fn compose(
         deltas,
         rollouts,
         workers,
+        queued_answers,
         limits: DeviceLimits::new(memory, handshakes, config.gateway.requests_per_device_max),
         in_flight: TaskTracker::new(),
         stop: stop.clone(),

@@ -1,7 +1,7 @@
 //! Regular work: signatures are renewed, remains of failed pushes removed, warnings logged, progress proven.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use store::Store;
@@ -15,6 +15,7 @@ use crate::app::operators::Operators;
 use crate::app::registry::Registry;
 use crate::app::registry::orphans::ORPHAN_AGE;
 use crate::clock;
+use crate::storage::queued::QueuedAnswers;
 use crate::workers::Workers;
 
 /// Interval between checks whether the signed metadata needs renewal, which lives for days, and between removals of old
@@ -37,6 +38,8 @@ pub struct Upkeep {
     pub counters: Arc<Counters>,
     /// Store, which must answer.
     pub store: Arc<dyn Store>,
+    /// Answers to queued requests, of which old ones are removed.
+    pub queued_answers: Arc<QueuedAnswers>,
 }
 
 impl Upkeep {
@@ -57,6 +60,7 @@ impl Upkeep {
                 _ = signing.tick() => {
                     self.renew(is_first).await;
                     is_first = false;
+                    self.queued_answers.sweep(SystemTime::now()).await;
                     if let Err(error) = self.counters.sweep(clock::unix_s()).await {
                         tracing::warn!(error = telemetry::chain(&error), "old counters of devices were not removed");
                     }

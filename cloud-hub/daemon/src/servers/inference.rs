@@ -232,7 +232,7 @@ impl InferenceService for HubService {
         let current = self.parts.registry.current(&model);
         let pool = self.parts.workers.pool(&model, version, current).ok_or_else(|| unloaded(&model, version))?;
         let deadline = deadline.and_then(|deadline| arrived.checked_add(deadline));
-        let ask = PoolRequest { caller, inputs, outputs, deadline };
+        let ask = PoolRequest { caller, inputs, outputs, deadline, is_background: false };
         let answer = pool.infer(ask).await.map_err(refused)?;
         let facts = pool.facts();
         let timings =
@@ -253,6 +253,7 @@ impl InferenceService for HubService {
             calibration: None,
             hub_bytes: 0,
             is_final: true,
+            amendment: None,
             timings,
         };
         Ok(InferenceResponse { outputs: answer.outputs, receipt })

@@ -45,6 +45,12 @@ impl Folder {
         self.root.join("deltas")
     }
 
+    /// Returns the folder of the answers to queued requests that devices have not stored yet.
+    #[must_use]
+    pub fn queued_answers(&self) -> PathBuf {
+        self.root.join("queued-answers")
+    }
+
     /// Certificate of the CA (PEM).
     #[must_use]
     pub fn ca_certificate(&self) -> PathBuf {

@@ -5,6 +5,7 @@ pub mod backup;
 pub mod blobs;
 pub mod folder;
 pub mod metadata;
+pub mod queued;
 pub mod records;
 pub mod rotation;
 pub mod standing;

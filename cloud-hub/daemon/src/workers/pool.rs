@@ -47,6 +47,8 @@ pub struct PoolRequest {
     pub outputs: Vec<String>,
     /// Deadline after which the response is useless.
     pub deadline: Option<Instant>,
+    /// Whether nobody waits for the answer: the request then gives way to all others.
+    pub is_background: bool,
 }
 
 /// An answer and what it cost.
@@ -190,7 +192,7 @@ impl Pool {
         let bytes = ask.inputs.iter().map(|input| input.tensor.data().len()).sum::<usize>();
         let request = Request {
             caller: ask.caller,
-            priority: Priority::Interactive,
+            priority: if ask.is_background { Priority::Background } else { Priority::Interactive },
             deadline: ask.deadline,
             bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
         };
@@ -326,6 +328,7 @@ mod tests {
             inputs: vec![NamedTensor { name: "x".to_owned(), tensor }],
             outputs: Vec::new(),
             deadline: deadline.map(|left| Instant::now() + left),
+            is_background: false,
         }
     }
 

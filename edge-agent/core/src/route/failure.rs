@@ -97,6 +97,32 @@ impl HubFailure {
         }
     }
 
+    /// Returns whether the hub may take the same request later without a change of the request: it is away, or a condition or
+    /// budget of the policy is closed for the moment.
+    #[must_use]
+    pub const fn passes(self) -> bool {
+        match self {
+            Self::Unreachable => true,
+            Self::Withheld(reason) => matches!(
+                reason,
+                Reason::MeteredLink
+                    | Reason::BatteryLow
+                    | Reason::OutsideHours
+                    | Reason::BytesSpent
+                    | Reason::CallsSpent
+                    | Reason::EscalationsSpent
+            ),
+            Self::TooLate
+            | Self::Busy
+            | Self::UnknownModel
+            | Self::BadInput
+            | Self::NotAuthorised
+            | Self::Failed
+            | Self::Forbidden
+            | Self::PredictedLate => false,
+        }
+    }
+
     /// Returns the reason in a receipt when the device answered instead.
     #[must_use]
     pub const fn reason(self) -> Reason {

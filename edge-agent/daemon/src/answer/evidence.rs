@@ -26,6 +26,10 @@ impl Walk<'_> {
         let Some(serving) = &self.serving else { return };
         let (model, version) = (self.model, serving.installed.version);
         match response.receipt.place {
+            // The hub answers it later, so it counts as deferred and is not sent a second time.
+            Place::Device if !response.receipt.is_final => {
+                model.counters.count(&model.name, version, |tally| tally.deferred = tally.deferred.saturating_add(1));
+            }
             Place::Device => {
                 model.counters.count(&model.name, version, |tally| tally.kept = tally.kept.saturating_add(1));
                 if let Some(shadow) = self.model.shadow() {

@@ -124,7 +124,11 @@ impl<'a> Trace<'a> {
                 let output = records_answers.then(|| content(&response.outputs));
                 End::Answered { receipt: Box::new(response.receipt.clone()), output }
             }
-            Err(AnswerError::Failed { failure, .. }) => End::Failed(*failure),
+            Err(
+                AnswerError::Failed { failure, .. }
+                | AnswerError::Queued { failure, .. }
+                | AnswerError::NotQueued { failure, .. },
+            ) => End::Failed(*failure),
             Err(AnswerError::Route(_)) => End::Broken,
         };
         self.record(end);

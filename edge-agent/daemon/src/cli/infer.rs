@@ -139,6 +139,7 @@ impl Infer {
             consent: self.consent,
             tags: self.tag.clone(),
             offline: self.offline,
+            ..RequestRules::default()
         };
         Ok(RequestOptions { id: None, policy: self.policy, deadline_ms: self.deadline_ms, rules })
     }

@@ -80,6 +80,7 @@ impl Which {
         let model = match &record.event {
             LogEvent::Request(request) => Some(&request.model),
             LogEvent::Audit(audit) => Some(&audit.model),
+            LogEvent::Amendment(amendment) => Some(&amendment.model),
             LogEvent::Started(_) | LogEvent::Stopped => None,
         };
         record.at_unix_ms >= since && self.model.as_ref().is_none_or(|wanted| model == Some(wanted))
@@ -287,6 +288,11 @@ fn count(classes: &mut BTreeMap<String, ClassTotals>, event: &LogEvent) {
             add(&mut totals.sent, u64::from(audit.hub_bytes > 0));
             add(&mut totals.bytes, audit.hub_bytes);
         }
+        LogEvent::Amendment(amendment) => {
+            let totals = classes.entry(amendment.class.clone().into_owned()).or_default();
+            add(&mut totals.sent, u64::from(amendment.hub_bytes > 0));
+            add(&mut totals.bytes, amendment.hub_bytes);
+        }
         LogEvent::Started(_) | LogEvent::Stopped => {}
     }
 }
@@ -334,6 +340,11 @@ fn row(event: &LogEvent) -> [String; 6] {
             };
             let (id, model) = (audit.request.to_string(), audit.model.to_string());
             [id, model, "(audit)".to_owned(), agrees.to_owned(), audit.hub_bytes.to_string(), none()]
+        }
+        LogEvent::Amendment(amendment) => {
+            let (id, model) = (amendment.request.to_string(), amendment.model.to_string());
+            let (place, reason) = (format!("(later: {})", amendment.outcome), amendment.reason.to_string());
+            [id, model, place, reason, amendment.hub_bytes.to_string(), none()]
         }
         LogEvent::Started(started) => {
             let after = if started.clean { "" } else { " after a kill" };

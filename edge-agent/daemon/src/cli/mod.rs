@@ -17,6 +17,7 @@ mod enroll;
 mod infer;
 mod log;
 mod model;
+mod outbox;
 mod policy;
 mod policy_check;
 mod policy_replay;
@@ -82,6 +83,8 @@ pub enum Verb {
     Status(status::StatusVerb),
     /// Decides on the version of a model on this device: rollback, pin, hold
     Model(model::ModelVerb),
+    /// Lists or removes requests that wait for the hub, and their answers
+    Outbox(outbox::OutboxVerb),
     /// Checks, shows or exports the log of receipts
     Log(log::LogVerb),
     /// Checks policies, and explains why a request was served where it was
@@ -118,6 +121,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Infer(verb) => verb.run(&context),
         Verb::Status(verb) => verb.run(&context),
         Verb::Model(verb) => verb.run(&context),
+        Verb::Outbox(verb) => verb.run(&context),
         Verb::Log(verb) => verb.run(&context),
         Verb::Policy(verb) => verb.run(&context),
         Verb::Doctor(verb) => verb.run(&context),

@@ -13,7 +13,7 @@ use super::{Context, log, policy_check, policy_replay};
 use crate::receipts::explain::{Explanation, explain};
 use crate::receipts::frame::Frame;
 use crate::receipts::reader::{self, Summary};
-use crate::records::v1::{AuditRecord, LogEvent, RequestRecord};
+use crate::records::v1::{AmendmentRecord, AuditRecord, LogEvent, RequestRecord};
 
 /// Verbs on the policy of requests.
 #[derive(Debug, Subcommand)]
@@ -66,6 +66,9 @@ struct Explained {
     request: RequestRecord,
     /// Audits of the answer.
     audits: Vec<AuditRecord>,
+    /// Sendings from the outbox.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    amendments: Vec<AmendmentRecord>,
     /// Number of earlier requests with the same id.
     earlier: u64,
 }
@@ -75,6 +78,8 @@ struct Explained {
 struct Found {
     newest: Option<(u64, u64, RequestRecord)>,
     audits: Vec<AuditRecord>,
+    /// Of all requests with the id: a sending may be recorded before its request.
+    amendments: Vec<AmendmentRecord>,
     earlier: u64,
     /// Time of the first record in the log.
     oldest_unix_ms: Option<u64>,
@@ -91,7 +96,12 @@ impl Found {
                 self.newest = Some((frame.stated.number, record.at_unix_ms, *request));
             }
             LogEvent::Audit(audit) if audit.request == *id => self.audits.push(audit),
-            LogEvent::Request(_) | LogEvent::Audit(_) | LogEvent::Started(_) | LogEvent::Stopped => {}
+            LogEvent::Amendment(later) if later.request == *id => self.amendments.push(*later),
+            LogEvent::Request(_)
+            | LogEvent::Audit(_)
+            | LogEvent::Amendment(_)
+            | LogEvent::Started(_)
+            | LogEvent::Stopped => {}
         }
     }
 }
@@ -107,12 +117,12 @@ fn explain_request(id: &RequestId, folder: Option<PathBuf>, context: &Context) -
     if let Some(problem) = &summary.problem {
         console::warn(&format!("the log of receipts is not whole: {}", log::safe(problem)));
     }
-    let Found { newest, audits, earlier, oldest_unix_ms } = found;
+    let Found { newest, audits, amendments, earlier, oldest_unix_ms } = found;
     let Some((number, at_unix_ms, request)) = newest else {
         return Err(not_found(id, &summary, oldest_unix_ms));
     };
-    let explanation = explain(&request, &audits);
-    let explained = Explained { number, at_unix_ms, explanation, request, audits, earlier };
+    let explanation = explain(&request, &audits, &amendments);
+    let explained = Explained { number, at_unix_ms, explanation, request, audits, amendments, earlier };
     context.output.print(&explained, text).or_exit(ExitKind::Storage)
 }
 

@@ -8,7 +8,7 @@ use super::Context;
 use super::client::Client;
 use crate::drift::DriftStatus;
 use crate::engines::EngineStatus;
-use crate::status::{ModelStatus, ProbationStatus, Status, TrustStatus};
+use crate::status::{ModelStatus, OutboxStatus, ProbationStatus, Status, TrustStatus};
 use crate::thresholds::RefitStatus;
 use engine::HostStatus;
 use service::{clock, units};
@@ -63,6 +63,7 @@ fn print(status: &Status) -> Result<(), CliError> {
         lines.push(format!("  warning: another machine uses the identity of this device: {address}"));
         lines.push(format!("  try: {}", crate::status::CLONE_ADVICE));
     }
+    lines.extend(status.outbox.as_ref().and_then(OutboxStatus::line));
     lines.push(trust(&status.trust));
     lines.extend(status.engines.iter().map(engine));
     lines.extend(status.unreadable_records.iter().map(|record| {

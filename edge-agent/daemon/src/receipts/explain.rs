@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use types::Reason;
 
-use crate::records::v1::{AuditRecord, EndRecord, FormRecord, HubRecord, RequestRecord};
+use crate::records::v1::{AmendmentRecord, AuditRecord, EndRecord, FormRecord, HubRecord, RequestRecord};
 
 /// Explanation of one request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,9 +26,9 @@ pub struct Explanation {
     pub times: Vec<String>,
 }
 
-/// Explains a request from its record and those of its audits.
+/// Explains a request from its record, those of its audits, and those of its sendings from the outbox.
 #[must_use]
-pub fn explain(request: &RequestRecord, audits: &[AuditRecord]) -> Explanation {
+pub fn explain(request: &RequestRecord, audits: &[AuditRecord], later: &[AmendmentRecord]) -> Explanation {
     let (because, otherwise) = match &request.end {
         EndRecord::Answered { place, reason, .. } => answered(request, place, reason),
         EndRecord::Failed { code, device, hub } => failed(request, code, device.as_deref(), hub.as_deref()),
@@ -38,7 +38,7 @@ pub fn explain(request: &RequestRecord, audits: &[AuditRecord]) -> Explanation {
         outcome: outcome(request),
         because,
         otherwise,
-        left: left(request, audits),
+        left: left(request, audits, later),
         guarantee: guarantee(request),
         times: times(request),
     }
@@ -342,10 +342,12 @@ fn deadline(request: &RequestRecord) -> String {
     request.policy.deadline_us.map_or_else(String::new, |left| format!(", with {} left at the start", time(left)))
 }
 
-fn left(request: &RequestRecord, audits: &[AuditRecord]) -> Vec<String> {
+fn left(request: &RequestRecord, audits: &[AuditRecord], later: &[AmendmentRecord]) -> Vec<String> {
     let mut left = Vec::new();
     match (request.hub_bytes, &request.hub) {
-        (0, _) if audits.is_empty() => left.push("Nothing of the input was sent to the hub.".to_owned()),
+        (0, _) if audits.is_empty() && later.is_empty() => {
+            left.push("Nothing of the input was sent to the hub.".to_owned())
+        }
         (0, _) => left.push("Nothing of the input was sent to the hub for this answer.".to_owned()),
         (bytes, _) => left.push(format!("{bytes} bytes of input were sent to the hub.")),
     }
@@ -356,6 +358,14 @@ fn left(request: &RequestRecord, audits: &[AuditRecord]) -> Vec<String> {
             None => "the answers were not compared",
         };
         format!("{} bytes were sent afterwards for an audit; {agrees}.", audit.hub_bytes)
+    }));
+    left.extend(later.iter().map(|later| {
+        let outcome = match later.outcome.as_ref() {
+            "answered" => "the hub answered",
+            "sent-back" => "the hub did not answer, and the request went on waiting",
+            _failed => "the request has failed",
+        };
+        format!("{} bytes were sent from the outbox after {} s; {outcome}.", later.hub_bytes, later.waited_s)
     }));
     left
 }
@@ -461,20 +471,20 @@ mod tests {
                 | Reason::BoundBroken => "hub",
             };
             for mode in PolicyMode::ALL {
-                let told = explain(&request(mode.as_str(), place, reason.as_str(), None), &[]);
+                let told = explain(&request(mode.as_str(), place, reason.as_str(), None), &[], &[]);
                 assert!(!told.because.is_empty() && !told.otherwise.is_empty(), "{mode} {reason}: {told:?}");
                 let all = [told.because, told.otherwise].concat().join(" ");
                 assert!(!all.contains("for the reason"), "{mode} {reason}: {all}");
             }
         }
-        let later = explain(&request("cascade", "hub", "a-reason-of-later", None), &[]);
+        let later = explain(&request("cascade", "hub", "a-reason-of-later", None), &[], &[]);
         assert_eq!(later.because, ["The hub answered for the reason a-reason-of-later."]);
     }
 
     #[test]
     fn the_figures_of_the_decision_are_named() {
         let text = |request: &RequestRecord| {
-            let told = explain(request, &[]);
+            let told = explain(request, &[], &[]);
             [told.because, told.otherwise].concat().join(" ")
         };
         let low = text(&request("cascade", "hub", "low-confidence", None));

@@ -42,6 +42,12 @@ impl InputKey {
         }
     }
 
+    /// Returns a key that is kept elsewhere.
+    #[must_use]
+    pub const fn of(bytes: [u8; KEY_BYTES]) -> Self {
+        Self(bytes)
+    }
+
     fn create(path: &Path) -> Result<Self, FileError> {
         let key: [u8; KEY_BYTES] = rand::random();
         files::write_atomic(path, &key, Mode::Private)?;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 
+pub use input::InputKey;
 pub use note::Note;
 pub use task::{Recording, Settings, start};
 

@@ -13,10 +13,10 @@ use types::{
 };
 
 use super::input::InputKey;
-use crate::answer::Asked;
+use crate::answer::{Asked, MadeBy};
 use crate::records::v1::{
-    AskedRecord, AuditRecord, CalibrationRecord, ContentRecord, DeviceRecord, EndRecord, FormRecord, HubRecord,
-    LeftRecord, LogEvent, MomentRecord, PolicyRecord, RequestRecord, Word,
+    AmendmentRecord, AskedRecord, AuditRecord, CalibrationRecord, ContentRecord, DeviceRecord, EndRecord, FormRecord,
+    HubRecord, LeftRecord, LogEvent, MomentRecord, PolicyRecord, RequestRecord, Word,
 };
 use crate::surroundings::second_of_day_at;
 
@@ -30,6 +30,8 @@ pub enum Note {
     Request(Box<RequestNote>),
     /// An audit has ended.
     Audit(Box<AuditNote>),
+    /// A request of the outbox was sent.
+    Amendment(Box<AmendmentNote>),
 }
 
 /// Tensors whose digest is recorded.
@@ -190,6 +192,29 @@ pub struct AuditNote {
     pub agrees: Option<bool>,
 }
 
+/// Request of the outbox that was sent to the hub, or that has failed.
+#[derive(Debug)]
+pub struct AmendmentNote {
+    /// Id of the request.
+    pub request: RequestId,
+    /// Name of the model.
+    pub model: ModelName,
+    /// Privacy class of the input.
+    pub class: PrivacyClass,
+    /// Reason for asking the hub.
+    pub reason: Reason,
+    /// Input of the request.
+    pub input: Content,
+    /// Bytes of input that were handed to the connection to the hub this time.
+    pub hub_bytes: u64,
+    /// `answered`, `sent-back` or `failed`.
+    pub outcome: &'static str,
+    /// Version and engine that answered.
+    pub made: Option<MadeBy>,
+    /// Time in the outbox so far, in seconds.
+    pub waited_s: u64,
+}
+
 impl Note {
     /// Returns the bytes of tensors that the note holds.
     #[must_use]
@@ -201,6 +226,7 @@ impl Note {
                 End::Answered { .. } | End::Failed(_) | End::Broken | End::Cancelled => held(&note.input),
             },
             Self::Audit(note) => held(&note.input),
+            Self::Amendment(note) => held(&note.input),
         }
     }
 
@@ -214,6 +240,7 @@ impl Note {
                 }
             }
             Self::Audit(note) => note.input.tensors.clear(),
+            Self::Amendment(note) => note.input.tensors.clear(),
         }
     }
 
@@ -226,6 +253,26 @@ impl Note {
                 let AuditNote { request, model, class, input, hub_bytes, agrees } = *note;
                 let (class, input) = (class.as_str().into(), content_of(&input, key));
                 LogEvent::Audit(AuditRecord { request, model, class, input, hub_bytes, agrees })
+            }
+            Self::Amendment(note) => {
+                let AmendmentNote { request, model, class, reason, input, hub_bytes, outcome, made, waited_s } = *note;
+                LogEvent::Amendment(Box::new(AmendmentRecord {
+                    request,
+                    model,
+                    class: class.as_str().into(),
+                    reason: reason.as_str().into(),
+                    input: content_of(&input, key),
+                    hub_bytes,
+                    outcome: outcome.into(),
+                    form: made.map(|made| FormRecord {
+                        version: made.version,
+                        variant: made.variant,
+                        digest: made.digest,
+                        engine: made.engine.as_str().into(),
+                        provider: cut(&made.provider),
+                    }),
+                    waited_s,
+                }))
             }
         }
     }

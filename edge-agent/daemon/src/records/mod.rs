@@ -12,7 +12,7 @@ use store::aside::Check;
 pub const STATE_SCHEMA: StateSchema = StateSchema { known: 1, version: env!("CARGO_PKG_VERSION") };
 
 /// The tables of the store.
-pub const TABLES: [Check; 10] = [
+pub const TABLES: [Check; 12] = [
     Check::of::<v1::WaitingReport>(),
     Check::of::<v1::FailedVersion>(),
     Check::of::<v1::LoadAttempt>(),
@@ -23,4 +23,6 @@ pub const TABLES: [Check; 10] = [
     Check::of::<v1::CounterPeriod>(),
     Check::of::<v1::BudgetUsage>(),
     Check::of::<v1::HubThresholds>(),
+    Check::of::<v1::OutboxRequest>(),
+    Check::of::<v1::OutboxClock>(),
 ];

@@ -13,6 +13,7 @@ mod budget;
 mod counters;
 mod form;
 mod moment;
+mod outbox;
 mod receipt;
 mod rollout;
 mod thresholds;
@@ -21,9 +22,10 @@ pub use budget::BudgetUsage;
 pub use counters::CounterPeriod;
 pub use form::ChosenForm;
 pub use moment::{AskedRecord, LeftRecord, MomentRecord};
+pub use outbox::{CLOCK_KEY, OutboxClock, OutboxRequest};
 pub use receipt::{
-    AuditRecord, CalibrationRecord, ContentRecord, DeviceRecord, EndRecord, FormRecord, HubRecord, LogEvent, LogRecord,
-    PolicyRecord, RequestRecord, StartedRecord, Word,
+    AmendmentRecord, AuditRecord, CalibrationRecord, ContentRecord, DeviceRecord, EndRecord, FormRecord, HubRecord,
+    LogEvent, LogRecord, PolicyRecord, RequestRecord, StartedRecord, Word,
 };
 pub use rollout::{AssignedModels, OnProbation, StandingOrders};
 pub use thresholds::HubThresholds;

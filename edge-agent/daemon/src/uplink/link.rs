@@ -102,6 +102,8 @@ pub struct DeferredRequest<'a> {
     pub traceparent: Option<&'a str>,
     /// Whether nobody waits for the answer: the request then gives way to all others.
     pub is_background: bool,
+    /// Whether the request waited on the device: the hub then runs it once for its id, where it can.
+    pub is_queued: bool,
     /// Counts the bytes of input that are handed to a connection.
     pub sent: &'a AtomicU64,
 }
@@ -122,11 +124,13 @@ pub struct NotAnswered {
     pub failure: HubFailure,
     /// Message of the hub or the connection.
     pub detail: Option<String>,
+    /// Pause that the hub asks for.
+    pub retry_after: Option<Duration>,
 }
 
 impl NotAnswered {
     fn new(failure: HubFailure) -> Self {
-        Self { failure, detail: None }
+        Self { failure, detail: None, retry_after: None }
     }
 }
 
@@ -226,11 +230,15 @@ impl Link {
     ) -> Result<HubAnswer, NotAnswered> {
         let silent = tokio::select! {
             biased;
-            answered = infer_once(connection, deferred) => return answered,
+            answered = infer_once(connection, deferred, self.takes.queued()) => return answered,
             silent = silence(connection) => silent,
         };
         self.silence.note(silent);
-        Err(NotAnswered { failure: HubFailure::Unreachable, detail: Some("the hub fell silent".to_owned()) })
+        Err(NotAnswered {
+            failure: HubFailure::Unreachable,
+            detail: Some("the hub fell silent".to_owned()),
+            retry_after: None,
+        })
     }
 
     /// The connection that took the place of a lost one; waits for it a moment where the hub said that there is one.
@@ -273,6 +281,21 @@ impl Link {
         match self.exchange(Priority::Artifact, &request, length).await? {
             (HubResponse::Blob(_slice), bytes) => Ok(bytes),
             (_other, _) => Err(LinkError::OffTopic),
+        }
+    }
+
+    /// Tells the hub that the answer to a queued request is stored here. Nothing is lost where that does not arrive: the hub
+    /// forgets the answer when it is too old.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the exchange.
+    pub async fn settle(&self, id: &RequestId) {
+        if !self.takes.queued() {
+            return;
+        }
+        let request = DeviceRequest::Settled(vec![id.clone()]);
+        if let Err(error) = self.exchange(Priority::Artifact, &request, 0).await {
+            tracing::debug!(error = telemetry::chain(&error), "the hub was not told that an answer is stored");
         }
     }
 
@@ -358,12 +381,16 @@ pub(super) async fn exchange(
     }
 }
 
-async fn infer_once(connection: &Connection, deferred: &DeferredRequest<'_>) -> Result<HubAnswer, NotAnswered> {
+async fn infer_once(
+    connection: &Connection,
+    deferred: &DeferredRequest<'_>,
+    takes_queued: bool,
+) -> Result<HubAnswer, NotAnswered> {
     let begun = Instant::now();
     let left = deferred.until.saturating_duration_since(begun);
     let (tensors, body) = join_body(deferred.inputs);
     let bytes = tensors.iter().map(|tensor| tensor.bytes).sum();
-    let request = DeviceRequest::Infer(InferRequest {
+    let request = InferRequest {
         request_id: deferred.id.clone(),
         model: deferred.model.clone(),
         version: deferred.version,
@@ -372,7 +399,11 @@ async fn infer_once(connection: &Connection, deferred: &DeferredRequest<'_>) -> 
         traceparent: deferred.traceparent.map(str::to_owned),
         outputs: deferred.outputs.to_vec(),
         tensors,
-    });
+    };
+    let request = match deferred.is_queued && takes_queued {
+        true => DeviceRequest::Queued(request),
+        false => DeviceRequest::Infer(request),
+    };
     let priority = if deferred.is_background { Priority::Artifact } else { Priority::Inference };
     let asked = async {
         let (response, mut exchange): (HubResponse, _) =
@@ -399,14 +430,16 @@ async fn infer_once(connection: &Connection, deferred: &DeferredRequest<'_>) -> 
         | HubResponse::Renewed { .. } => Err(NotAnswered {
             failure: HubFailure::Failed,
             detail: Some("the hub sent a response of another kind than requested".to_owned()),
+            retry_after: None,
         }),
     }
 }
 
 fn answer(response: &InferResponse, body: &Bytes, took: Duration) -> Result<HubAnswer, NotAnswered> {
-    let outputs = response
-        .split_body(body)
-        .map_err(|error| NotAnswered { failure: HubFailure::Failed, detail: Some(telemetry::chain(&error)) })?;
+    let outputs = response.split_body(body).map_err(|error| NotAnswered {
+        detail: Some(telemetry::chain(&error)),
+        ..NotAnswered::new(HubFailure::Failed)
+    })?;
     let queue = Duration::from_micros(response.queue_us);
     let compute = Duration::from_micros(response.compute_us);
     let network = took.saturating_sub(queue.saturating_add(compute));
@@ -423,7 +456,7 @@ fn answer(response: &InferResponse, body: &Bytes, took: Duration) -> Result<HubA
 
 fn broken(error: &ExchangeError) -> NotAnswered {
     let failure = if error.is_connection_lost() { HubFailure::Unreachable } else { HubFailure::Failed };
-    NotAnswered { failure, detail: Some(telemetry::chain(error)) }
+    NotAnswered { failure, detail: Some(telemetry::chain(error)), retry_after: None }
 }
 
 fn refused(refusal: Refusal) -> NotAnswered {
@@ -440,7 +473,8 @@ fn refused(refusal: Refusal) -> NotAnswered {
         | RefusalCode::Unsupported
         | RefusalCode::Internal => HubFailure::Failed,
     };
-    NotAnswered { failure, detail: Some(refusal.message) }
+    let retry_after = refusal.retry_after_ms.map(|ms| Duration::from_millis(u64::from(ms)));
+    NotAnswered { failure, detail: Some(refusal.message), retry_after }
 }
 
 #[async_trait]

@@ -11,12 +11,20 @@ use protocol::v1::feature;
 #[derive(Debug, Clone, Default)]
 pub struct Takes {
     deltas: Arc<AtomicBool>,
+    queued: Arc<AtomicBool>,
 }
 
 impl Takes {
     /// Reads the features of a hub's greeting.
     pub fn greeted(&self, features: &[String]) {
         self.deltas.store(feature::has(features, feature::DELTAS), Ordering::Relaxed);
+        self.queued.store(feature::has(features, feature::QUEUED_REQUESTS), Ordering::Relaxed);
+    }
+
+    /// Returns whether the hub runs a queued request once for its id.
+    #[must_use]
+    pub fn queued(&self) -> bool {
+        self.queued.load(Ordering::Relaxed)
     }
 
     /// Returns whether the hub makes deltas between files.

@@ -27,6 +27,9 @@ pub const DELTAS: &str = "deltas";
 /// [`super::DeviceRequest::Evidence`] and [`super::DeviceRequest::Drift`].
 pub const CALIBRATION: &str = "calibration";
 
+/// In [`super::Welcome`]: the hub takes [`super::DeviceRequest::Queued`] and [`super::DeviceRequest::Settled`].
+pub const QUEUED_REQUESTS: &str = "queued-requests";
+
 /// In [`super::Hello`], with a value: the running process of the agent.
 const INSTANCE: &str = "instance";
 

@@ -18,6 +18,7 @@ pub mod update;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use types::RequestId;
 
 pub use calibration::{AuditScores, DriftAlarm, Evidence, ScoreBin, ThresholdOrder, Thresholds, VariantThreshold};
 pub use enrol::{EnrolRequest, EnrolResponse, Enrolled};
@@ -57,6 +58,9 @@ pub const TEXT_BYTES_MAX: usize = 1024;
 
 /// Maximum number of features in a `Hello` or `Welcome`.
 pub const FEATURES_MAX: usize = 64;
+
+/// Maximum number of requests in one [`DeviceRequest::Settled`]; with ids of 128 bytes it has 33 kB.
+pub const SETTLED_MAX: usize = 256;
 
 /// Requests from a device to its hub.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +103,13 @@ pub enum DeviceRequest {
     Evidence(Evidence),
     /// Alarms of drift that stand, in place of what was sent before; the hub answers [`HubResponse::Accepted`].
     Drift(Vec<DriftAlarm>),
+    /// Requests an inference for a request that waited on the device; the hub answers [`HubResponse::Infer`]. The hub runs it
+    /// once for each request id and keeps the response until [`DeviceRequest::Settled`]. Sent only to hubs with the feature
+    /// [`feature::QUEUED_REQUESTS`].
+    Queued(InferRequest),
+    /// Names queued requests whose responses are stored on the device; the hub forgets them and answers
+    /// [`HubResponse::Accepted`]. At most [`SETTLED_MAX`]; sent as [`DeviceRequest::Queued`].
+    Settled(Vec<RequestId>),
 }
 
 impl Message for DeviceRequest {
@@ -109,7 +120,7 @@ impl Message for DeviceRequest {
 
     fn body_length(&self) -> u64 {
         match self {
-            Self::Infer(request) => infer::length(&request.tensors),
+            Self::Infer(request) | Self::Queued(request) => infer::length(&request.tensors),
             Self::Hello(_)
             | Self::Metadata { .. }
             | Self::Blob(_)
@@ -120,14 +131,16 @@ impl Message for DeviceRequest {
             | Self::Measured(_)
             | Self::Delta(_)
             | Self::Evidence(_)
-            | Self::Drift(_) => 0,
+            | Self::Drift(_)
+            | Self::Settled(_) => 0,
         }
     }
 
     fn check(&self) -> Result<(), String> {
         match self {
             Self::Hello(hello) => hello.check(),
-            Self::Infer(request) => request.check(),
+            Self::Infer(request) | Self::Queued(request) => request.check(),
+            Self::Settled(ids) => count("settled requests", ids.len(), SETTLED_MAX),
             Self::Metadata { name, bytes_max } => {
                 check_metadata_name(name)?;
                 at_most("bytes_max", *bytes_max, METADATA_BYTES_MAX)

@@ -178,6 +178,7 @@ mod tests {
             consent: Some(true),
             tags: vec!["a".to_owned(), "b".to_owned()],
             offline: Some(Offline::Fail),
+            ..RequestRules::default()
         };
         let options =
             RequestOptions { id: None, policy: Some(PolicyMode::OnlyHub), deadline_ms: Some(5), rules: rules.clone() };

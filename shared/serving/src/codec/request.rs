@@ -11,7 +11,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use types::limits::{RANK_MAX, TENSOR_BYTES_MAX, TENSOR_NAME_BYTES_MAX, TENSORS_MAX};
 use types::policy::{Offline, PrivacyClass, RequestRules, TAGS_MAX, check_tags};
-use types::{DType, NamedTensor, PolicyMode, RequestId, Tensor, TensorError};
+use types::{Amend, DType, NamedTensor, PolicyMode, QueuePriority, RequestId, Tensor, TensorError};
 
 use super::scalar::{Id, Size};
 use super::{BinaryPart, CodecError, Room, bounded_list, elements, shorten, split_body};
@@ -142,6 +142,12 @@ struct RequestParameters {
     #[serde(default)]
     offline: Option<String>,
     #[serde(default)]
+    amend: Option<String>,
+    #[serde(default)]
+    amend_url: Option<String>,
+    #[serde(default)]
+    queue_priority: Option<String>,
+    #[serde(default)]
     binary_data_output: Option<bool>,
     /// Zero and empty text mean none.
     #[serde(default)]
@@ -160,6 +166,9 @@ impl RequestParameters {
             consent: self.consent,
             tags: self.tags.as_deref(),
             offline: self.offline.as_deref(),
+            amend: self.amend.as_deref(),
+            amend_url: self.amend_url.as_deref(),
+            queue_priority: self.queue_priority.as_deref(),
         }
     }
 
@@ -241,6 +250,12 @@ pub(crate) struct RuleTexts<'a> {
     pub(crate) tags: Option<&'a str>,
     /// Name of an offline behaviour.
     pub(crate) offline: Option<&'a str>,
+    /// Name of a delivery of the hub's later answer.
+    pub(crate) amend: Option<&'a str>,
+    /// Address for that answer.
+    pub(crate) amend_url: Option<&'a str>,
+    /// Name of a priority.
+    pub(crate) queue_priority: Option<&'a str>,
 }
 
 /// Reads the rules of a request for its policy.
@@ -256,6 +271,8 @@ pub(crate) fn read_rules(texts: RuleTexts<'_>) -> Result<RequestRules, CodecErro
     let parsed = |name: &'static str| move |error: &dyn std::error::Error| wrong(name)(error.to_string());
     let privacy = texts.privacy.map(str::parse::<PrivacyClass>).transpose();
     let offline = texts.offline.map(str::parse::<Offline>).transpose();
+    let amend = Amend::read(texts.amend, texts.amend_url);
+    let priority = texts.queue_priority.map(str::parse::<QueuePriority>).transpose();
     let tags: Vec<String> = texts.tags.map(tags).unwrap_or_default();
     check_tags(&tags).map_err(wrong("tags"))?;
     Ok(RequestRules {
@@ -264,6 +281,8 @@ pub(crate) fn read_rules(texts: RuleTexts<'_>) -> Result<RequestRules, CodecErro
         consent: texts.consent,
         tags,
         offline: offline.map_err(|error| parsed("offline")(&error))?,
+        amend: amend.map_err(|error| parsed("amend")(&error))?,
+        queue_priority: priority.map_err(|error| parsed("queue_priority")(&error))?.unwrap_or_default(),
     })
 }
 

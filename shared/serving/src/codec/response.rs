@@ -117,6 +117,13 @@ struct ReceiptJson<'a> {
     total_us: u64,
     hub_bytes: u64,
     r#final: bool,
+    /// True, or absent for a final answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provisional: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amendment: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amendment_expires_unix_s: Option<u64>,
 }
 
 impl<'a> ReceiptJson<'a> {
@@ -142,6 +149,9 @@ impl<'a> ReceiptJson<'a> {
             total_us: micros(receipt.timings.total),
             hub_bytes: receipt.hub_bytes,
             r#final: receipt.is_final,
+            provisional: (!receipt.is_final).then_some(true),
+            amendment: receipt.amendment.as_ref().map(|later| later.path.as_str()),
+            amendment_expires_unix_s: receipt.amendment.as_ref().map(|later| later.expires_unix_s),
         }
     }
 }
@@ -175,6 +185,7 @@ mod tests {
             calibration: Some(Calibration::Certified { alpha: 0.02, confidence: 0.95 }),
             hub_bytes: 3136,
             is_final: true,
+            amendment: None,
             timings: Timings { total: Duration::from_micros(7), ..Timings::default() },
         };
         InferenceResponse { outputs, receipt }

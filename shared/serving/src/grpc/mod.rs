@@ -86,7 +86,7 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 
 /// Converts an error into a gRPC status; the code of the error is in the metadata `sanderling-error`.
 pub(crate) fn status_of(error: InferenceError) -> Status {
-    let InferenceError { code, message, retry_after } = error;
+    let InferenceError { code, message, retry_after, .. } = error;
     let message = message.get(..message.floor_char_boundary(MESSAGE_BYTES_MAX)).unwrap_or_default();
     let mut status = Status::new(grpc_status(code), message);
     let metadata = status.metadata_mut();

@@ -38,6 +38,9 @@ pub(super) fn call(request: ModelInferRequest, timeout: Option<Duration>) -> Res
             consent: flag(&parameters, "consent")?,
             tags: text(&parameters, "tags")?,
             offline: text(&parameters, "offline")?,
+            amend: text(&parameters, "amend")?,
+            amend_url: text(&parameters, "amend_url")?,
+            queue_priority: text(&parameters, "queue_priority")?,
         })?,
         inputs: tensors(inputs, raw_input_contents)?,
         wanted: Wanted { outputs: wanted(outputs)?, binary_by_default: true },
@@ -278,12 +281,15 @@ mod tests {
         assert_eq!(with("consent", ParameterChoice::BoolParam(true)).unwrap().consent, Some(true));
         assert_eq!(with("tags", text("a,b")).unwrap().tags, ["a", "b"]);
         assert!(with("privacy", text("never-leaves")).unwrap().privacy.is_some());
+        assert!(with("amend", text("stream")).unwrap().amend.is_some());
         // What is not understood is refused, and never counts as left out.
         for (name, choice) in [
             ("consent", text("yes")),
             ("privacy", text("secret")),
             ("privacy", ParameterChoice::BoolParam(true)),
-            ("offline", text("queue")),
+            ("offline", text("later")),
+            ("amend", text("mail")),
+            ("queue_priority", text("urgent")),
             ("hedge_after_ms", ParameterChoice::Int64Param(-1)),
         ] {
             assert!(with(name, choice).is_err(), "{name}");

@@ -66,6 +66,12 @@ fn parameters(receipt: &Receipt) -> HashMap<String, InferParameter> {
         let value = value.filter(|value| value.is_finite())?;
         Some((name, ParameterChoice::DoubleParam(value.into())))
     });
+    let later = receipt.amendment.as_ref().map(|later| {
+        let expiry = i64::try_from(later.expires_unix_s).unwrap_or(i64::MAX);
+        [("amendment", text(later.path.as_str())), ("amendment_expires_unix_s", ParameterChoice::Int64Param(expiry))]
+    });
+    let provisional = (!receipt.is_final).then_some(("provisional", ParameterChoice::BoolParam(true)));
     let named = always.into_iter().chain(calibration).chain(scores);
+    let named = named.chain(provisional).chain(later.into_iter().flatten());
     named.map(|(name, choice)| (name.to_owned(), InferParameter { parameter_choice: Some(choice) })).collect()
 }

@@ -30,7 +30,17 @@ impl From<CodecError> for HttpError {
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         let Self(error) = self;
-        let mut response = (http_status(error.code), axum::Json(ErrorBody { error: &error.message })).into_response();
+        let later = error.amendment.as_ref();
+        let body = ErrorBody {
+            error: &error.message,
+            id: later.map(|later| later.request_id.as_str()),
+            parameters: later.map(|later| LaterBody {
+                queued: true,
+                amendment: &later.path,
+                amendment_expires_unix_s: later.expires_unix_s,
+            }),
+        };
+        let mut response = (http_status(error.code), axum::Json(body)).into_response();
         let headers = response.headers_mut();
         if let Some(after) = error.retry_after {
             // Whole seconds, rounded up: zero would mean at once.
@@ -49,6 +59,19 @@ impl IntoResponse for HttpError {
 #[derive(serde::Serialize)]
 struct ErrorBody<'a> {
     error: &'a str,
+    /// Id of a request that waits for the hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<LaterBody<'a>>,
+}
+
+/// Reference to a later answer.
+#[derive(serde::Serialize)]
+struct LaterBody<'a> {
+    queued: bool,
+    amendment: &'a str,
+    amendment_expires_unix_s: u64,
 }
 
 /// Answers a request for a path that does not exist.

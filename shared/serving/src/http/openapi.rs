@@ -222,6 +222,11 @@ fn operation(call: &Call) -> Value {
             "application/octet-stream": {},
         }});
         fields.insert("requestBody".to_owned(), body);
+        let later = json!({"description": "The request waits for the hub; `parameters.amendment` is where its answer can be had.",
+            "content": {"application/json": {"schema": schema("Queued")}}});
+        if let Some(responses) = fields.get_mut("responses").and_then(Value::as_object_mut) {
+            responses.insert("202".to_owned(), later);
+        }
     }
     operation
 }
@@ -232,6 +237,13 @@ fn schemas() -> Value {
     let datatype = json!({"type": "string", "enum": datatypes});
     json!({
         "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
+        "Queued": {"type": "object", "properties": {
+            "error": {"type": "string"}, "id": {"type": "string"},
+            "parameters": {"type": "object", "properties": {
+                "queued": {"type": "boolean"}, "amendment": {"type": "string"},
+                "amendment_expires_unix_s": {"type": "integer"},
+            }},
+        }},
         "ModelMetadata": {"type": "object", "properties": {
             "name": {"type": "string"},
             "versions": {"type": "array", "items": {"type": "string"}},
@@ -247,7 +259,8 @@ fn schemas() -> Value {
             "parameters": {"type": "object", "properties": {
                 "policy": {"type": "string"}, "deadline_ms": {"type": "integer"}, "timeout": {"type": "integer"},
                 "hedge_after_ms": {"type": "integer"}, "privacy": {"type": "string"}, "consent": {"type": "boolean"},
-                "tags": {"type": "string"}, "offline": {"type": "string"},
+                "tags": {"type": "string"}, "offline": {"type": "string"}, "amend": {"type": "string"},
+                "amend_url": {"type": "string"}, "queue_priority": {"type": "string"},
                 "binary_data_output": {"type": "boolean"},
             }},
             "inputs": {"type": "array", "items": {"type": "object", "required": ["name", "shape", "datatype"], "properties": {

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::Amendment;
+
 /// Kind of an error, as metrics and logs name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ErrorCode {
@@ -52,11 +54,17 @@ pub enum ErrorCode {
     WrongMethod,
     /// A fault of the server itself.
     Internal,
+    /// No answer yet: the request is stored and waits for the hub.
+    Queued,
+    /// The outbox has no room for the request.
+    OutboxFull,
+    /// The id belongs to another request that waits for the hub.
+    IdInUse,
 }
 
 impl ErrorCode {
     /// Every code, for documentation and tests.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::BadInput,
         Self::UnknownModel,
         Self::NotReady,
@@ -79,6 +87,9 @@ impl ErrorCode {
         Self::UnknownPath,
         Self::WrongMethod,
         Self::Internal,
+        Self::Queued,
+        Self::OutboxFull,
+        Self::IdInUse,
     ];
 
     /// Returns the name in metrics, logs and the reference.
@@ -107,6 +118,9 @@ impl ErrorCode {
             Self::UnknownPath => "unknown-path",
             Self::WrongMethod => "wrong-method",
             Self::Internal => "internal",
+            Self::Queued => "queued",
+            Self::OutboxFull => "outbox-full",
+            Self::IdInUse => "id-in-use",
         }
     }
 
@@ -142,6 +156,9 @@ impl ErrorCode {
             Self::UnknownPath => "use a path that GET /openapi.json lists",
             Self::WrongMethod => "use the HTTP method that GET /openapi.json lists for the path",
             Self::Internal => "report the fault with the log of the server",
+            Self::Queued => "ask for the answer later, at the path in the response",
+            Self::OutboxFull => "send the request again when the hub is back, or raise outbox.bytes_max in agent.toml",
+            Self::IdInUse => "give each request an id of its own, or none",
         }
     }
 
@@ -168,19 +185,28 @@ pub struct InferenceError {
     pub message: String,
     /// Time after which the server expects to have room again; `None` where it does not know.
     pub retry_after: Option<Duration>,
+    /// Reference to the later answer; present if the code is [`ErrorCode::Queued`].
+    pub amendment: Option<Amendment>,
 }
 
 impl InferenceError {
     /// Creates an error whose message already tells the client what to do.
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_after: None }
+        Self { code, message: message.into(), retry_after: None, amendment: None }
     }
 
     /// Creates an error of a fact; the advice of its code is added.
     #[must_use]
     pub fn with_advice(code: ErrorCode, fact: impl fmt::Display) -> Self {
         Self::new(code, format!("{fact}: {}", code.advice()))
+    }
+
+    /// Creates the response to a request that waits for the hub.
+    #[must_use]
+    pub fn queued(amendment: Amendment) -> Self {
+        let message = format!("the hub will answer this request later: ask at {}", amendment.path);
+        Self { amendment: Some(amendment), ..Self::new(ErrorCode::Queued, message) }
     }
 
     /// Sets the time after which a new attempt makes sense.

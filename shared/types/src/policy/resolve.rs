@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Budget, BudgetLimits, Conditions, Offline, Policy, PolicyLayer, PolicyMode, Privacy, PrivacyClass};
 use crate::Reason;
+use crate::amend::{Amend, QueuePriority};
 use crate::share::Share;
 
 /// Layer of the application: the rules of one request.
@@ -19,6 +20,10 @@ pub struct RequestRules {
     pub tags: Vec<String>,
     /// Behaviour while the hub cannot be reached.
     pub offline: Option<Offline>,
+    /// Delivery of the hub's later answer, where the application wants the device's own at once.
+    pub amend: Option<Amend>,
+    /// Priority of the request if it waits for the hub.
+    pub queue_priority: QueuePriority,
 }
 
 impl Policy {
@@ -67,6 +72,7 @@ impl Policy {
                 hours: [author.and_then(|layer| layer.hub_when.hours), owner.hub_when.hours],
             },
             offline: rules.offline.or_else(|| layers().find_map(|layer| layer.offline)).unwrap_or_default(),
+            amends: rules.amend.is_some(),
             audit_share_max: least(author.and_then(|layer| layer.audit_share_max), owner.audit_share_max),
         }
     }

@@ -116,6 +116,8 @@ impl Device {
                 self.say(env, Up::Infer { request, policy: mode, left });
                 env.at(until, Happening::Device(self.at, self.boot, Alarm::TooLate(request)));
             }
+            // No policy of the simulated fleet queues.
+            Step::Queue { .. } => {}
             Step::Cancel(Place::Device) => pending.on_device = false,
             Step::Cancel(Place::Hub) => {
                 pending.at_hub = false;

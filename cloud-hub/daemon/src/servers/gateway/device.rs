@@ -19,7 +19,7 @@ use types::Version;
 use types::update::Stage;
 
 use super::Services;
-use super::{artifact, counters, infer, renewal};
+use super::{artifact, counters, infer, queued, renewal};
 use crate::app::fleet::{Admitted, Entry, NotAdmitted};
 use crate::clock;
 
@@ -139,6 +139,8 @@ async fn serve_exchange(visit: &Visit, exchange: &mut Exchange) -> Result<(), Ex
     }
     match request {
         DeviceRequest::Infer(request) => infer::serve(visit, exchange, request).await,
+        DeviceRequest::Queued(request) => queued::serve(visit, exchange, request).await,
+        DeviceRequest::Settled(ids) => respond(exchange, queued::settle(visit, &ids).await).await,
         DeviceRequest::Blob(range) => artifact::blob(visit, exchange, &range).await,
         DeviceRequest::Metadata { name, bytes_max } => artifact::metadata(visit, exchange, &name, bytes_max).await,
         DeviceRequest::Hello(hello) => respond(exchange, greet(visit, hello).await).await,
@@ -224,10 +226,16 @@ async fn greet(visit: &Visit, hello: Hello) -> Result<HubResponse, Refusal> {
     services.fleet.note_change();
     let lifetime_s = services.issuer.device_lifetime.as_secs();
     let deltas = services.deltas.is_on().then_some(feature::DELTAS);
-    let features = [feature::UPDATE_OUTCOMES, feature::RUNNING_MODELS, feature::MODEL_COUNTERS, feature::CALIBRATION]
-        .into_iter()
-        .chain(deltas)
-        .map(str::to_owned);
+    let features = [
+        feature::UPDATE_OUTCOMES,
+        feature::RUNNING_MODELS,
+        feature::MODEL_COUNTERS,
+        feature::CALIBRATION,
+        feature::QUEUED_REQUESTS,
+    ]
+    .into_iter()
+    .chain(deltas)
+    .map(str::to_owned);
     Ok(HubResponse::Welcome(Welcome {
         hub_version: env!("CARGO_PKG_VERSION").to_owned(),
         features: features.chain(cloned.map(feature::identity_also_at)).collect(),

@@ -87,20 +87,21 @@ async fn answer(
         inputs,
         outputs: request.outputs.clone(),
         deadline: left.and_then(|left| arrived.checked_add(left)),
+        is_background: false,
     };
     Ok(pool.infer(ask).await.map_err(refusal))
 }
 
-fn output_bytes(answer: &Answer) -> u64 {
+pub(super) fn output_bytes(answer: &Answer) -> u64 {
     let bytes: usize = answer.outputs.iter().map(|output| output.tensor.data().len()).sum();
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
-fn no_memory() -> Refusal {
+pub(super) fn no_memory() -> Refusal {
     busy("the hub holds too many requests, or too many of this device", None)
 }
 
-fn response(pool: &Pool, answer: &Answer) -> (InferResponse, Vec<bytes::Bytes>) {
+pub(super) fn response(pool: &Pool, answer: &Answer) -> (InferResponse, Vec<bytes::Bytes>) {
     let (tensors, body) = join_body(&answer.outputs);
     let facts = pool.facts();
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
@@ -117,7 +118,7 @@ fn response(pool: &Pool, answer: &Answer) -> (InferResponse, Vec<bytes::Bytes>) 
     (response, body)
 }
 
-fn unknown(request: &InferRequest) -> Refusal {
+pub(super) fn unknown(request: &InferRequest) -> Refusal {
     let message = match request.version {
         Some(version) => format!("the hub does not serve {} version {version}", request.model),
         None => format!("the hub serves no model called {}", request.model),
@@ -125,12 +126,12 @@ fn unknown(request: &InferRequest) -> Refusal {
     Refusal::new(RefusalCode::UnknownModel, message)
 }
 
-fn busy(message: &str, retry_after: Option<Duration>) -> Refusal {
+pub(super) fn busy(message: &str, retry_after: Option<Duration>) -> Refusal {
     let retry_after_ms = retry_after.map(|after| u32::try_from(after.as_millis()).unwrap_or(u32::MAX));
     Refusal { retry_after_ms, ..Refusal::new(RefusalCode::Busy, message) }
 }
 
-fn refusal(error: PoolError) -> Refusal {
+pub(super) fn refusal(error: PoolError) -> Refusal {
     match error {
         PoolError::Mismatch(mismatch) => Refusal::new(RefusalCode::BadInput, mismatch.to_string()),
         PoolError::Input(fault) => Refusal::new(RefusalCode::BadInput, fault),

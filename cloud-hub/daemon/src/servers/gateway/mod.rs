@@ -8,6 +8,7 @@ mod counters;
 mod device;
 mod enrol;
 mod infer;
+mod queued;
 mod renewal;
 mod services;
 

@@ -65,7 +65,9 @@ async fn serve(services: &Arc<Services>, exchange: &mut Exchange, device: &Devic
         | DeviceRequest::Measured(_)
         | DeviceRequest::Delta(_)
         | DeviceRequest::Evidence(_)
-        | DeviceRequest::Drift(_) => {
+        | DeviceRequest::Drift(_)
+        | DeviceRequest::Queued(_)
+        | DeviceRequest::Settled(_) => {
             exchange.set_priority(Priority::Control);
             let message = "the device's certificate has expired: the hub serves nothing but its renewal";
             // Busy, so that the device repeats the request once it has renewed.

@@ -17,6 +17,7 @@ use crate::app::rollouts::Rollouts;
 use crate::app::tokens::Tokens;
 use crate::servers::guard::budget::Budget;
 use crate::servers::guard::places::Places;
+use crate::storage::queued::QueuedAnswers;
 use crate::workers::Workers;
 
 /// Maximum number of files that are read and sent at once; each holds one piece of 256 KiB.
@@ -43,6 +44,8 @@ pub struct Services {
     pub rollouts: Arc<Rollouts>,
     /// Versions that the hub has loaded.
     pub workers: Arc<Workers>,
+    /// Answers to queued requests that devices have not stored yet.
+    pub queued_answers: Arc<QueuedAnswers>,
     /// Limits that devices share.
     pub limits: DeviceLimits,
     /// Tracker of the requests in progress.

@@ -69,6 +69,7 @@ fn a_replay_reads_every_field_that_is_recorded() {
         consent: Some(true),
         tags: vec!["a".to_owned()],
         offline: Some(Offline::Fail),
+        ..RequestRules::default()
     };
     let layer = PolicyLayer::of_mode(PolicyMode::PreferHub);
     let note = RequestNote {

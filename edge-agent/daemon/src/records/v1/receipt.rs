@@ -36,6 +36,8 @@ pub enum LogEvent {
     Request(Box<RequestRecord>),
     /// An answer that the device kept was sent to the hub for comparison.
     Audit(AuditRecord),
+    /// A request that waited was sent to the hub, or has failed.
+    Amendment(Box<AmendmentRecord>),
 }
 
 /// Start of the agent.
@@ -255,6 +257,31 @@ pub struct AuditRecord {
     pub agrees: Option<bool>,
 }
 
+/// Request of the outbox that was sent to the hub, or that has failed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AmendmentRecord {
+    /// Id of the request.
+    pub request: RequestId,
+    /// Name of the model.
+    pub model: ModelName,
+    /// Privacy class: `public` or `personal`.
+    pub class: Word,
+    /// Reason for asking the hub.
+    pub reason: Word,
+    /// Input of the request.
+    pub input: ContentRecord,
+    /// Bytes of input that were handed to the connection to the hub this time.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hub_bytes: u64,
+    /// `answered`, `sent-back` (it goes on waiting) or `failed`.
+    pub outcome: Word,
+    /// Version and engine that answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub form: Option<FormRecord>,
+    /// Time in the outbox so far in seconds.
+    pub waited_s: u64,
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 const fn is_zero(value: &u64) -> bool {
     *value == 0
@@ -367,7 +394,24 @@ mod tests {
             hub_bytes: 3136,
             agrees: Some(true),
         };
+        let amendment = AmendmentRecord {
+            request: "r-1".parse().unwrap(),
+            model: "digits".parse().unwrap(),
+            class: "personal".into(),
+            reason: "low-confidence".into(),
+            input: ContentRecord { bytes: 3136, digest: None },
+            hub_bytes: 3136,
+            outcome: "answered".into(),
+            form: Some(form("fp32", "CPUExecutionProvider")),
+            waited_s: 90,
+        };
+        let amendment_json = concat!(
+            r#"{"amendment":{"request":"r-1","model":"digits","class":"personal","reason":"low-confidence","#,
+            r#""input":{"bytes":3136},"hub_bytes":3136,"outcome":"answered","form":{"version":3,"variant":"fp32","#,
+            r#""digest":"DIGEST","engine":"ort","provider":"CPUExecutionProvider"},"waited_s":90}}"#,
+        );
         let samples = [
+            (LogEvent::Amendment(Box::new(amendment)), amendment_json.replace("DIGEST", DIGEST)),
             (
                 LogEvent::Started(started),
                 r#"{"started":{"agent":"0.1.0","clean":false,"cut_bytes":7,"damage":"record 5 was replaced"}}"#.to_owned(),

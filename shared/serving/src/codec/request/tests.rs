@@ -65,7 +65,7 @@ fn nested_data_reads_like_flat_data() {
 
 #[test]
 fn every_fault_of_a_request_has_its_sentence() {
-    let cases: [(&'static [u8], &str); 15] = [
+    let cases: [(&'static [u8], &str); 20] = [
         (b"", "JSON"),
         (br#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32"}]}"#, "neither"),
         (br#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP8","data":[1]}]}"#, "FP8"),
@@ -80,7 +80,12 @@ fn every_fault_of_a_request_has_its_sentence() {
         (br#"{"inputs":[],"parameters":{"deadline_ms":0}}"#, "24 hours"),
         (br#"{"inputs":[],"parameters":{"hedge_after_ms":86400001}}"#, "24 hours"),
         (br#"{"inputs":[],"parameters":{"privacy":"secret"}}"#, "never-leaves"),
-        (br#"{"inputs":[],"parameters":{"offline":"queue"}}"#, "no outbox yet"),
+        (br#"{"inputs":[],"parameters":{"offline":"later"}}"#, "use answer, fail or queue"),
+        (br#"{"inputs":[],"parameters":{"amend":"mail"}}"#, "\"poll\", \"stream\" or \"callback\""),
+        (br#"{"inputs":[],"parameters":{"amend":"callback"}}"#, "amend_url"),
+        (br#"{"inputs":[],"parameters":{"amend":"callback","amend_url":"http://10.0.0.1/"}}"#, "this machine"),
+        (br#"{"inputs":[],"parameters":{"amend":"poll","amend_url":"http://127.0.0.1/"}}"#, "only"),
+        (br#"{"inputs":[],"parameters":{"queue_priority":"urgent"}}"#, "low, normal or high"),
         (br#"{"inputs":[],"parameters":{"tags":"a,b c"}}"#, "is no tag"),
         (br#"{"inputs":[],"parameters":{"tags":"a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q,r,s"}}"#, "over the limit of 16"),
         (br#"{"inputs":[],"outputs":[{"name":"a"},{"name":"a"}]}"#, "twice"),
