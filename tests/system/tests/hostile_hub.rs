@@ -177,7 +177,9 @@ impl Role {
             | DeviceRequest::Measured(_)
             | DeviceRequest::Delta(_)
             | DeviceRequest::Evidence(_)
-            | DeviceRequest::Drift(_) => refused(RefusalCode::Internal),
+            | DeviceRequest::Drift(_)
+            | DeviceRequest::Queued(_)
+            | DeviceRequest::Settled(_) => refused(RefusalCode::Internal),
             DeviceRequest::Infer(_) => refused(RefusalCode::Busy),
             DeviceRequest::Renew { .. } => refused(RefusalCode::Internal),
         }
