@@ -1,3 +1,5 @@
+//! Tests of the outbox of requests: nothing is lost within the quota, nothing runs twice, and order and privacy are kept.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;

@@ -30,7 +30,7 @@ enum Order {
     /// Lists the requests in the order of their arrival, also those that ended in the last week
     #[command(after_help = "Example: edge-agent outbox list --json")]
     List,
-    /// Removes a request, or the answer to it; its client is told that the owner removed it
+    /// Removes a request, or the answer to it; its client gets the state `dropped`
     #[command(after_help = "Example: edge-agent outbox drop 0199c5b2-7d1e-7cc3-98c4-dc0c0c07398f")]
     Drop {
         /// Id of the request

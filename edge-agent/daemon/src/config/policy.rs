@@ -88,7 +88,7 @@ mod tests {
         let text = "[models.a.policy]
             mode = \"cloud\"
             privacy = \"secret\"
-            offline = \"queue\"
+            offline = \"later\"
             deadline_ms = 0
             hedge_afer_ms = 5
             [models.a.policy.hub_when]
@@ -110,7 +110,6 @@ mod tests {
             "models.a.policy.mode",
             "models.a.policy.privacy",
             "models.a.policy.offline",
-            "no outbox yet",
             "models.a.policy.deadline_ms",
             "models.a.policy.hedge_afer_ms",
             "hedge_after_ms",
