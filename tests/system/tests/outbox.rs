@@ -118,7 +118,9 @@ fn a_personal_request_is_not_readable_in_the_state_folder_and_obeys_a_policy_tha
             let told = end["error"].as_str().unwrap_or_default();
             ensure!(end["state"] == "failed" && told.contains("never-leaves"), "{end}");
         }
-        ensure!(runs(&fleet.hub)? == (0.0, 0.0) && traces(&fleet)? == 0);
+        // A file goes after the end of its request is stored.
+        wait::until_true("the inputs are removed", || Ok(traces(&fleet)? == 0))?;
+        ensure!(runs(&fleet.hub)? == (0.0, 0.0));
         ensure!(fleet.hub.metrics()?.sum("sanderling_requests_total", &[]) == 0.0);
         Ok(())
     });
