@@ -17,9 +17,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use testkit::author::{ModelFolder, blob_of, flip_byte};
-use testkit::digits::{FRESH, catalog};
+use testkit::digits::{FRESH, catalog, top1};
 use testkit::load::{Sample, Summary, kept_and_different, sweep};
-use testkit::{Binaries, Client, InferOptions};
+use testkit::{Binaries, Client, InferOptions, wait};
 
 use figures::{Figures, Outage, PolicyRow, micros, millis, percent, time};
 use stage::Stage;
@@ -50,6 +50,9 @@ const CLIENTS_PER_DEVICE: usize = 2;
 
 /// Number of digits that are sent while the hub is down: enough to exclude chance.
 const DIGITS_WITHOUT_HUB: usize = 500;
+
+/// Number of digits whose answer of the hub is to follow: enough that some differ.
+const DIGITS_TO_AMEND: usize = 50;
 
 /// Runs the verb to its end.
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -205,6 +208,8 @@ fn lose_the_hub(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
     let local = samples.iter().filter_map(|sample| sample.outcome.as_ref().ok()).filter(|seen| seen.place == "device");
     let mut outage = Outage { answered_locally: local.count(), failed: summary.failed, ..Outage::default() };
     println!("   cascade    {} of {DIGITS_WITHOUT_HUB} digits served on the devices", outage.answered_locally);
+    let waiting = ask_for_amendments(stage)?;
+    println!("   amend      {} digits served on the device, the hub's answers are to follow", waiting.len());
     let asked = Instant::now();
     let refused = stage.infer("only-hub")?;
     outage.only_hub_refused_after_us = micros(asked.elapsed());
@@ -215,15 +220,53 @@ fn lose_the_hub(stage: &mut Stage, figures: &mut Figures) -> Result<()> {
     stage.agents.iter().try_for_each(|agent| agent.wait_hub(true))?;
     outage.reconnected_after_ms = millis(open.elapsed());
     println!("   hub        restarted; both devices were connected after {} ms", outage.reconnected_after_ms);
+    (outage.amended, outage.corrected) = amendments(stage, &waiting)?;
+    println!(
+        "   amend      {} answers of the hub arrived, {} other than the device's",
+        outage.amended, outage.corrected
+    );
     let back = stage.infer("only-hub")?;
     figures.claim(
         outage.failed == 0 && outage.answered_locally == DIGITS_WITHOUT_HUB,
         "without the hub every digit was served on the devices",
     );
+    let all_came = outage.amended == DIGITS_TO_AMEND;
+    figures.claim(all_came, "what was answered without the hub got the hub's answer once it was back");
     figures.claim(refused.status == 503, "only-hub failed at once with an error");
     figures.claim(back.status == 200, "both devices reconnected to the hub automatically");
     figures.outage = outage;
     Ok(())
+}
+
+/// Asks for digits while the hub is down; the hub's answers are to follow. Returns the path of each and the class of the device.
+fn ask_for_amendments(stage: &Stage) -> Result<Vec<(String, Option<u8>)>> {
+    let client = stage.agents.first().context("a device")?.client()?;
+    let options = InferOptions::policy("prefer-hub").with("amend", "poll");
+    let ask = |index: usize| {
+        let reply = client.infer("digits", &[stage.digits.input(FRESH + index)], &options)?.ok()?;
+        ensure!(reply.parameter("provisional") == "true", "an answer without the hub is final: {}", reply.json);
+        Ok((reply.parameter("amendment"), top1(&reply.output)))
+    };
+    (0..DIGITS_TO_AMEND).map(ask).collect()
+}
+
+/// Waits for the answers of the hub; returns how many came, and how many of them differ.
+fn amendments(stage: &Stage, waiting: &[(String, Option<u8>)]) -> Result<(usize, usize)> {
+    let client = stage.agents.first().context("a device")?.client()?;
+    let (mut amended, mut corrected) = (0, 0);
+    for (path, of_device) in waiting {
+        let answer = wait::until(&format!("the hub's answer {path}"), || {
+            let (status, answer) = client.get(path)?;
+            ensure!(status == 200 || status == 202, "{path}: {status} {answer}");
+            Ok((status == 200).then_some(answer))
+        })?;
+        let data = answer["outputs"][0]["data"].as_array().context("an output")?;
+        let logits: Vec<f64> = data.iter().filter_map(serde_json::Value::as_f64).collect();
+        let top = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+        amended += 1;
+        corrected += usize::from(top.and_then(|top| u8::try_from(top).ok()) != *of_device);
+    }
+    Ok((amended, corrected))
 }
 
 fn offer_a_tampered_version(stage: &mut Stage, figures: &mut Figures) -> Result<()> {

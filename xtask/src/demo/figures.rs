@@ -71,6 +71,10 @@ pub(super) struct Outage {
     pub(super) only_hub_refused_after_us: u64,
     /// Error text of `only-hub`.
     pub(super) only_hub_error: String,
+    /// Answers of the hub that followed later.
+    pub(super) amended: usize,
+    /// Of these, the answers that differ from the device's.
+    pub(super) corrected: usize,
     /// Time from the restart of the hub until both devices were connected, in milliseconds.
     pub(super) reconnected_after_ms: u64,
 }
