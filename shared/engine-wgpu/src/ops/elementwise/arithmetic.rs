@@ -62,10 +62,11 @@ fn lower_mod(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
         match (class, fmod) {
             (Class::Float, true) => "remainder(a, b)".to_owned(),
             (Class::Float, false) => "modulo(a, b)".to_owned(),
-            (Class::Signed, true) | (Class::Unsigned, _) => format!("a % {by}"),
+            (Class::Signed, true) => format!("remainder_i32(a, {by})"),
+            (Class::Unsigned, _) => format!("a % {by}"),
             // The result has the divisor's sign.
             (Class::Signed, false) => {
-                "select(a % BY, (a % BY) + b, (a % BY) != 0 && ((a % BY) < 0) != (b < 0))".replace("BY", by)
+                "select(R, R + b, R != 0 && (R < 0) != (b < 0))".replace('R', &format!("remainder_i32(a, {by})"))
             }
         }
     })

@@ -185,6 +185,8 @@ const FUNCTIONS: &[(&str, &str)] = &[
     return v;
 }",
     ),
+    // GLSL leaves `%` of negative numbers undefined, and OpenGL drivers do differ; division rounds to zero everywhere.
+    ("remainder_i32", "fn remainder_i32(a: i32, b: i32) -> i32 { return a - b * (a / b); }"),
     (
         "remainder",
         "fn remainder(a: f32, b: f32) -> f32 {

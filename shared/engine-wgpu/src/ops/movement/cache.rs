@@ -75,7 +75,7 @@ fn lower(node: &Node, cx: &mut Lowering<'_>) -> Result<(), OpError> {
             check = format!("let start = {start}; if (start < 0{beyond}) {{ {} }}", Fault::Index.report());
         }
     }
-    let wrapped = if form.circular { "k = ((k % places) + places) % places;" } else { "" };
+    let wrapped = if form.circular { "k = k - places * (k / places); k = select(k, k + places, k < 0);" } else { "" };
     let text = format!(
         "fn element(i: u32) -> {} {{
     let inner = param.inner; let places = i32(param.places);

@@ -111,16 +111,16 @@ fn infer(node: &Node, inputs: Inputs<'_>, framing: Framing) -> Result<Vec<ValueI
 }
 
 impl Mode {
-    /// WGSL that turns `c`, a signed coordinate, into one inside `0..n`.
+    /// WGSL that turns `c`, a signed coordinate, into one inside `0..n`. Without `%`, which GLSL leaves undefined for negative numbers.
     const fn wgsl(self) -> &'static str {
         match self {
             Self::Constant => "if (c < 0 || c >= n) { return outside(); }",
             Self::Edge => "c = clamp(c, 0, n - 1);",
             Self::Reflect => {
-                "let period = max(2 * (n - 1), 1); c = ((c % period) + period) % period; \
+                "let period = max(2 * (n - 1), 1); c = c - period * (c / period); c = select(c, c + period, c < 0); \
                  c = select(c, period - c, c >= n); c = min(c, n - 1);"
             }
-            Self::Wrap => "c = ((c % n) + n) % n;",
+            Self::Wrap => "c = c - n * (c / n); c = select(c, c + n, c < 0);",
         }
     }
 
