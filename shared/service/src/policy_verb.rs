@@ -197,9 +197,9 @@ mod tests {
         {
             assert!(said.contains(mistake), "{mistake} is not in {said}");
         }
-        let said = told("model = \"digits\"\nlables = []\n[policy]\noffline = \"queue\"\n[[input]]\nname = \"x\"")
+        let said = told("model = \"digits\"\nlables = []\n[policy]\noffline = \"later\"\n[[input]]\nname = \"x\"")
             .unwrap_err();
-        for mistake in ["policy.offline (line 4)", "no outbox yet", "lables"] {
+        for mistake in ["policy.offline (line 4)", "lables"] {
             assert!(said.contains(mistake), "{mistake} is not in {said}");
         }
     }
