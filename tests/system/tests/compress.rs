@@ -279,7 +279,7 @@ fn what_is_wrong_with_the_command_line_or_the_files_is_said_and_nothing_is_writt
             (full(), good.clone(), &[], USAGE, "--auto"),
             (full(), good.clone(), &["--auto", "--to", "fp16"], USAGE, "--to"),
             (full(), good.clone(), &["--to", "int3"], USAGE, "int8-qdq"),
-            (full(), good.clone(), &["--auto", "--max-loss", "5"], USAGE, "1 % is 0.01"),
+            (full(), good.clone(), &["--auto", "--max-loss", "5"], USAGE, "from 0 to 1, like 2%"),
             (full(), good.clone(), &["--to", "int4-weights", "--block-size", "48"], USAGE, "16, 32, 64, 128 or 256"),
             (
                 full(),
