@@ -1,6 +1,6 @@
 //! Kernels on OpenGL, whose shading language leaves more undefined than others do.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests may do what tests may")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests may do what tests may")]
 
 mod support;
 
