@@ -9,7 +9,7 @@ mod picture;
 use types::preprocess::InputRule;
 use types::{NamedTensor, TensorSpec};
 
-pub use picture::{FILE_BYTES_MAX, PIXELS_MAX, PictureError};
+pub use picture::{FILE_BYTES_MAX, PIXELS_MAX, PictureError, SIDE_MAX};
 
 /// Turns a file into one input of a model.
 ///

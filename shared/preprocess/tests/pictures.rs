@@ -12,7 +12,7 @@ use preprocess::{PictureError, tensor};
 use proptest::prelude::*;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
-use types::preprocess::{InputRule, PictureRule};
+use types::preprocess::{Filter, Fit, InputRule, PictureRule};
 use types::{DType, Dim, TensorSpec};
 
 /// Maximum difference of a sample of a JPEG or a lossy WebP between two decoders, and maximum mean difference.
@@ -139,6 +139,40 @@ fn an_input_that_takes_no_picture_and_a_tensor_over_the_limit_are_refused() {
     let rule = InputRule::Picture(PictureRule { size: Some([8_192, 8_192]), ..PictureRule::default() });
     let large = tensor(&file, &rule, &spec(DType::F64, &[None, None, Some(3)]));
     assert!(matches!(large, Err(PictureError::LargeTensor { .. })), "{large:?}");
+}
+
+/// Returns a PNG file of black pixels, which takes few bytes whatever its size.
+fn black(columns: u32, rows: u32) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, columns, rows);
+    encoder.set_color(png::ColorType::Grayscale);
+    let samples = vec![0; usize::try_from(columns * rows).unwrap()];
+    encoder.write_header().unwrap().write_image_data(&samples).unwrap();
+    file
+}
+
+#[test]
+fn a_picture_with_a_long_side_takes_no_more_memory_than_any_other() {
+    let square = spec(DType::U8, &[Some(224), Some(224), Some(3)]);
+    for (columns, rows) in [(70_000, 1), (1, 70_000)] {
+        let told = tensor(&black(columns, rows), &plain(), &square);
+        assert!(matches!(told, Err(PictureError::LargePicture { .. })), "{told:?}");
+    }
+    for (columns, rows) in [(60_000, 1), (1, 60_000)] {
+        let file = black(columns, rows);
+        let wide = InputRule::Picture(PictureRule { size: Some([16, 8_192]), ..PictureRule::default() });
+        let told = tensor(&file, &wide, &samples());
+        assert_eq!(matches!(told, Err(PictureError::Narrow { .. })), rows > columns, "all rows with the new columns");
+        for (fit, fits) in
+            [(Fit::Stretch, true), (Fit::Contain, true), (Fit::ContainTopLeft, true), (Fit::Cover, false)]
+        {
+            let rule = InputRule::Picture(PictureRule { fit, filter: Filter::Lanczos, ..PictureRule::default() });
+            match tensor(&file, &rule, &square) {
+                Ok(made) => assert!(fits && made.tensor.shape() == [224, 224, 3], "{fit:?}"),
+                Err(error) => assert!(!fits && matches!(error, PictureError::Narrow { .. }), "{fit:?}: {error}"),
+            }
+        }
+    }
 }
 
 proptest! {

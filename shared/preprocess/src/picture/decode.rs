@@ -14,6 +14,9 @@ pub const FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Maximum number of pixels of a picture. Cameras of phones take 50 million; decoded, as many take 150 MB as RGB.
 pub const PIXELS_MAX: u64 = 50_000_000;
 
+/// Maximum rows or columns of a picture, which is that of JPEG. The weights of a resize take memory in proportion to it.
+pub const SIDE_MAX: u32 = 65_535;
+
 /// Maximum bytes that a decoder may allocate: twice the pixels of the largest picture in 16 bits and four channels.
 const DECODER_BYTES_MAX: u64 = 2 * 8 * PIXELS_MAX;
 
@@ -32,13 +35,25 @@ pub enum PictureError {
     /// The file is of a kind that is not read.
     #[error("the file is {0}, not a JPEG, PNG, WebP or BMP picture")]
     Kind(&'static str),
-    /// The picture has more than [`PIXELS_MAX`] pixels.
-    #[error("a picture of {columns} x {rows} pixels is over the limit of {PIXELS_MAX} pixels: make it smaller")]
+    /// The picture has more than [`PIXELS_MAX`] pixels, or a side over [`SIDE_MAX`].
+    #[error(
+        "a picture of {columns} x {rows} pixels is over the limit of {PIXELS_MAX} pixels, or {SIDE_MAX} on a side: make it smaller"
+    )]
     LargePicture {
         /// Columns of the picture.
         columns: u32,
         /// Rows of the picture.
         rows: u32,
+    },
+    /// The picture is so narrow that it has more than [`PIXELS_MAX`] pixels on the way to the size of the tensor.
+    #[error(
+        "a picture of {columns} x {rows} pixels is too narrow: its resize takes over {PIXELS_MAX} pixels; crop it first"
+    )]
+    Narrow {
+        /// Columns of the picture.
+        columns: usize,
+        /// Rows of the picture.
+        rows: usize,
     },
     /// The picture has no pixels.
     #[error("the picture has no pixels")]
@@ -140,7 +155,7 @@ fn read(
     failed: impl Fn(ImageError) -> PictureError,
 ) -> Result<(DynamicImage, Orientation), PictureError> {
     let (columns, rows) = decoder.dimensions();
-    if u64::from(columns) * u64::from(rows) > PIXELS_MAX {
+    if u64::from(columns) * u64::from(rows) > PIXELS_MAX || columns.max(rows) > SIDE_MAX {
         return Err(PictureError::LargePicture { columns, rows });
     }
     if columns == 0 || rows == 0 {

@@ -1,31 +1,44 @@
 //! Brings a picture to the size of the tensor: stretched, cropped or padded.
 
-use types::preprocess::{Fit, PictureRule};
+use types::preprocess::{Filter, Fit, PictureRule};
 
 use super::Pixels;
+use super::decode::{PIXELS_MAX, PictureError};
 use super::resize::resize;
 
 /// Returns the picture with these rows and columns.
-pub(super) fn fit(pixels: Pixels, rule: &PictureRule, rows: usize, columns: usize) -> Pixels {
-    match rule.fit {
-        Fit::Stretch => resize(pixels, rows, columns, rule.filter),
+///
+/// # Errors
+/// [`PictureError::Narrow`] when the picture would be over the limit for pictures on the way to that size.
+pub(super) fn fit(pixels: Pixels, rule: &PictureRule, rows: usize, columns: usize) -> Result<Pixels, PictureError> {
+    Ok(match rule.fit {
+        Fit::Stretch => resized(pixels, rows, columns, rule.filter)?,
         Fit::Cover => {
             let shorter = rule.shorter_side.and_then(|side| usize::try_from(side).ok());
             let (high, wide) = covering(&pixels, rows, columns, shorter);
-            let pixels = resize(pixels, high, wide, rule.filter);
+            let pixels = resized(pixels, high, wide, rule.filter)?;
             let (top, left) = (high.saturating_sub(rows) / 2, wide.saturating_sub(columns) / 2);
             crop(&pixels, top, left, rows, columns)
         }
         Fit::Contain | Fit::ContainTopLeft => {
             let (high, wide) = contained(&pixels, rows, columns);
-            let pixels = resize(pixels, high, wide, rule.filter);
+            let pixels = resized(pixels, high, wide, rule.filter)?;
             let place = match rule.fit {
                 Fit::ContainTopLeft => (0, 0),
                 Fit::Stretch | Fit::Cover | Fit::Contain => ((rows - high) / 2, (columns - wide) / 2),
             };
             pad(&pixels, place, rows, columns, rule.pad.unwrap_or(0))
         }
+    })
+}
+
+/// Resizes, unless the result or the picture between the two passes (all rows, the new columns) is over the limit for pictures.
+fn resized(pixels: Pixels, rows: usize, columns: usize, filter: Filter) -> Result<Pixels, PictureError> {
+    let most = columns.saturating_mul(rows.max(pixels.rows));
+    if u64::try_from(most).is_ok_and(|count| count > PIXELS_MAX) {
+        return Err(PictureError::Narrow { columns: pixels.columns, rows: pixels.rows });
     }
+    Ok(resize(pixels, rows, columns, filter))
 }
 
 /// Rows and columns of the same proportions whose shorter side is `shorter`, or that cover the size. The longer side is rounded down,

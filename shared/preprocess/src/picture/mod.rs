@@ -11,7 +11,7 @@ use types::limits::TENSOR_BYTES_MAX;
 use types::preprocess::{ChannelsAt, Colour, Layout, PictureRule};
 use types::{DType, Tensor, TensorSpec};
 
-pub use decode::{FILE_BYTES_MAX, PIXELS_MAX, PictureError};
+pub use decode::{FILE_BYTES_MAX, PIXELS_MAX, PictureError, SIDE_MAX};
 
 /// Pixels with 8 bits for each sample, row by row, the channels of a pixel side by side.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub(crate) fn tensor(file: &[u8], rule: &PictureRule, input: &TensorSpec) -> Res
     if bytes > TENSOR_BYTES_MAX {
         return Err(PictureError::LargeTensor { bytes });
     }
-    let pixels = fit::fit(pixels, rule, rows, columns);
+    let pixels = fit::fit(pixels, rule, rows, columns)?;
     let pixels = if rule.colour == Some(Colour::Bgr) { pixels.swapped() } else { pixels };
     let samples = arranged(&pixels, layout.channels_at);
     let channel = |at: usize| match layout.channels_at {
