@@ -5,13 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use bytes::Bytes;
-use console::{CliError, ExitKind};
+use console::{CliError, ExitKind, OrExit};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use store::StateLock;
 use types::limits::TENSOR_BYTES_MAX;
 use ureq::Agent;
 use ureq::http::Response;
 
 use super::{Context, folder_of};
+use crate::control::ControlToken;
 
 /// Longest wait for a connection: the agent is on this machine.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
@@ -24,6 +27,28 @@ const ANSWER_BYTES_MAX: u64 = TENSOR_BYTES_MAX as u64 + 4 * 1024 * 1024;
 pub(super) struct Client {
     base: String,
     agent: Agent,
+}
+
+/// Sends an order of the owner to the running agent, with the token that only the agent's user can read; returns its response.
+pub(super) fn order_as_owner<T: DeserializeOwned>(
+    url: Option<&str>,
+    context: &Context,
+    path: &str,
+    order: &impl Serialize,
+) -> Result<T, CliError> {
+    let client = Client::new(url, context)?;
+    let token = ControlToken::read(&folder_of(&context.configuration()?)).map_err(|error| {
+        let (kind, hint) = match error.is_not_found() {
+            true => {
+                (ExitKind::Unavailable, "start the agent with `edge-agent run`, or name its folder with --state-dir")
+            }
+            false => (ExitKind::Refused, "run this as the user of the agent, or with sudo"),
+        };
+        CliError::new(kind, error).hint(hint)
+    })?;
+    let body = serde_json::to_vec(order).or_exit_try(ExitKind::Failed, "report this as a bug")?;
+    let answer = client.order(path, &token.authorization(), &body)?.good()?;
+    serde_json::from_slice(&answer.body).or_exit_try(ExitKind::Failed, "agent and command line differ in version")
 }
 
 /// Response of the server.

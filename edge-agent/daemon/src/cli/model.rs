@@ -4,9 +4,9 @@ use clap::{Args, Subcommand};
 use console::{CliError, ExitKind, OrExit, Output};
 use types::{ModelName, Version};
 
-use super::client::Client;
-use super::{Context, folder_of};
-use crate::control::{ControlToken, OrderBody, OrderTaken};
+use super::Context;
+use super::client::order_as_owner;
+use crate::control::{OrderBody, OrderTaken};
 
 /// Decides on the version of a model on this device. The owner goes before the hub.
 #[derive(Debug, Args)]
@@ -68,23 +68,8 @@ impl ModelVerb {
             Order::Hold { model } => (model, OrderBody::Hold),
             Order::Resume { model } => (model, OrderBody::Resume),
         };
-        let client = Client::new(self.url.as_deref(), context)?;
-        let folder = folder_of(&context.configuration()?);
-        let token = ControlToken::read(&folder).map_err(|error| {
-            let (kind, hint) = match error.is_not_found() {
-                true => (
-                    ExitKind::Unavailable,
-                    "start the agent with `edge-agent run`, or name its folder with --state-dir",
-                ),
-                false => (ExitKind::Refused, "run this as the user of the agent, or with sudo"),
-            };
-            CliError::new(kind, error).hint(hint)
-        })?;
-        let body = serde_json::to_vec(&order).or_exit_try(ExitKind::Failed, "report this as a bug")?;
         let path = format!("/sanderling/v1/models/{model}/order");
-        let answer = client.order(&path, &token.authorization(), &body)?.good()?;
-        let taken: OrderTaken = serde_json::from_slice(&answer.body)
-            .or_exit_try(ExitKind::Failed, "agent and command line differ in version")?;
+        let taken: OrderTaken = order_as_owner(self.url.as_deref(), context, &path, &order)?;
         match context.output {
             Output::Json => console::print_json(&taken).or_exit(ExitKind::Storage),
             Output::Table => console::print_line(&telemetry::escape_control(&taken.effect)).or_exit(ExitKind::Storage),

@@ -5,9 +5,8 @@ use console::{CliError, ExitKind, OrExit, Output};
 use service::{clock, units};
 use types::RequestId;
 
-use super::client::Client;
-use super::{Context, folder_of};
-use crate::control::ControlToken;
+use super::Context;
+use super::client::order_as_owner;
 use crate::outbox::http::{Listed, OUTBOX_PATH, OutboxDone, OutboxOrder};
 
 /// Lists or removes requests that wait for the hub, and their answers.
@@ -49,22 +48,7 @@ impl OutboxVerb {
             Order::Drop { id } => OutboxOrder::Drop { id },
             Order::Clear => OutboxOrder::Clear,
         };
-        let client = Client::new(self.url.as_deref(), context)?;
-        let folder = folder_of(&context.configuration()?);
-        let token = ControlToken::read(&folder).map_err(|error| {
-            let (kind, hint) = match error.is_not_found() {
-                true => (
-                    ExitKind::Unavailable,
-                    "start the agent with `edge-agent run`, or name its folder with --state-dir",
-                ),
-                false => (ExitKind::Refused, "run this as the user of the agent, or with sudo"),
-            };
-            CliError::new(kind, error).hint(hint)
-        })?;
-        let body = serde_json::to_vec(&order).or_exit_try(ExitKind::Failed, "report this as a bug")?;
-        let answer = client.order(OUTBOX_PATH, &token.authorization(), &body)?.good()?;
-        let done: OutboxDone = serde_json::from_slice(&answer.body)
-            .or_exit_try(ExitKind::Failed, "agent and command line differ in version")?;
+        let done: OutboxDone = order_as_owner(self.url.as_deref(), context, OUTBOX_PATH, &order)?;
         match context.output {
             Output::Json => console::print_json(&done).or_exit(ExitKind::Storage),
             Output::Table if is_list => {
